@@ -1,0 +1,1 @@
+"""Environments that answer tool calls, and the loop that runs a model in them."""

@@ -1,0 +1,395 @@
+"""The typed recipe: a TOML file plus dotted overrides, checked before anything runs. Imports without torch.
+
+A recipe names a model, and stages in the order in which they run. Every field has a type, a
+default, a range and one sentence; unknown keys fail with the nearest valid name. `--stages.rl1.steps=10`
+on the command line sets one field.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qwq.errors import ConfigError, nearest
+from qwq.types import DOMAINS
+
+Unit = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Domain = Literal["math", "code", "instructions", "tools", "preference"]
+POLICY_KINDS = ("pretrain", "sft", "rl1", "rl2")  # the kinds whose result the next stage starts from
+
+
+class Section(BaseModel):
+    """Base of all parts of a recipe: unknown keys are errors, values are never coerced from text."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class ModelSection(Section):
+    """Where the weights come from: a preset starts from nothing, a path continues a checkpoint."""
+
+    preset: str | None = Field(None, description="named shape (tiny, small, qwq-32b) with fresh weights")
+    path: str | None = Field(None, description="Hugging Face folder or hub id to start from")
+    vocab_size: Positive | None = Field(None, description="tokens of the tokenizer trained for a preset; default: the preset's")
+
+    @model_validator(mode="after")
+    def _one(self) -> ModelSection:
+        if (self.preset is None) == (self.path is None):
+            raise ValueError(f"give exactly one of preset (now {self.preset!r}) and path (now {self.path!r})")
+        if self.path and self.vocab_size:
+            raise ValueError(f"vocab_size={self.vocab_size} goes with preset; a checkpoint at {self.path!r} has its own tokenizer")
+        return self
+
+
+class ComputeSection(Section):
+    """What to run on."""
+
+    device: str = Field("cpu", description="torch device")
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0: all cores")
+    max_rows: Positive = Field(256, description="rows sampled at once (bounds the key/value cache)")
+    micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass of an RL update")
+
+
+class Source(Section):
+    """A set of real problems: a file in the set's own format, or a hub data set."""
+
+    kind: Literal["gsm8k", "math", "mbpp"] = Field(description="format of the rows")
+    path: str = Field(description="JSON-lines file, or hub id")
+    split: Literal["train", "validation", "test"] = Field("train", description="rows to take where one file holds several splits")
+    weight: float = Field(1.0, gt=0, description="share of the prompts, relative to the other sources and the mix")
+    limit: Positive | None = Field(None, description="first rows only")
+
+
+class Mix(Section):
+    """Relative weights of the procedural families."""
+
+    math: float = Field(0.0, ge=0, description="multi-step arithmetic word problems")
+    code: float = Field(0.0, ge=0, description="small Python functions")
+    instructions: float = Field(0.0, ge=0, description="format, length and wording rules")
+    tools: float = Field(0.0, ge=0, description="calculator calls")
+    preference: float = Field(0.0, ge=0, description="open questions with a hidden rule")
+
+    def weights(self) -> dict[str, float]:
+        return {d: w for d in DOMAINS if (w := getattr(self, d)) > 0}
+
+
+class Optim(Section):
+    """AdamW with warm-up and decay (Loshchilov and Hutter 2019)."""
+
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    warmup: Unit = Field(0.02, description="share of the steps over which the rate rises")
+    decay: Literal["constant", "linear", "cosine"] = Field("linear", description="course after the warm-up")
+    final_lr: Unit = Field(0.05, description="rate at the end, as a share of the peak")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled decay of matrices")
+    beta1: Unit = Field(0.9, description="decay of the first moment")
+    beta2: Unit = Field(0.95, description="decay of the second moment")
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+    grad_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+
+
+class Stage(Section):
+    """What all stages share."""
+
+    start_from: str | None = Field(None, description="stage whose result to start from; default: the last one that changed the policy")
+    evaluate: bool = Field(True, description="run the benchmarks after the stage")
+    optim: Optim = Field(default_factory=Optim)
+
+
+class PretrainStage(Stage):
+    """Next-token prediction on an endless stream of documents."""
+
+    kind: Literal["pretrain"]
+    tokens: Positive = Field(description="training tokens")
+    batch_tokens: Positive = Field(1024, description="tokens a step, at least (documents are not cut)")
+    mix: Mix = Field(default_factory=Mix)
+    noise: Unit = Field(0.0, description="share of documents with a mistake")
+    drills: Unit = Field(0.0, description="share of documents that are pages of single-step exercises")
+    prompt_weight: Unit = Field(0.1, description="weight of prompt tokens in the loss")
+
+
+class SftStage(Stage):
+    """Supervised cold start on demonstrations; the loss counts the assistant's tokens only."""
+
+    kind: Literal["sft"]
+    documents: Positive = Field(1000, description="demonstrations")
+    epochs: Positive = Field(1, description="passes over them")
+    batch_tokens: Positive = Field(1024, description="tokens a step, at least")
+    mix: Mix = Field(default_factory=Mix)
+    path: str | None = Field(None, description="JSON lines with `messages` (and `tools`) instead of procedural demonstrations")
+
+
+class ControlStage(Stage):
+    """The SFT stage continued on its own demonstrations for as long as another stage trained."""
+
+    kind: Literal["control"]
+    of: str = Field("sft", description="SFT stage to continue")
+    match: str = Field("rl1", description="stage whose training seconds to match")
+    steps: Positive | None = Field(None, description="fixed number of steps instead of matching seconds")
+
+
+class RewardModelStage(Stage):
+    """Bradley-Terry reward model on preference pairs (Bradley and Terry 1952; Ouyang et al. 2022)."""
+
+    kind: Literal["reward_model"]
+    pairs: Positive = Field(2000, description="training pairs")
+    test_pairs: Positive = Field(500, description="held-out pairs for its accuracy")
+    epochs: Positive = Field(1, description="passes over the pairs")
+    batch_pairs: Positive = Field(16, description="pairs a step")
+    path: str | None = Field(None, description="JSON lines with `chosen` and `rejected` instead of procedural pairs")
+
+
+class RlStage(Stage):
+    """Reinforcement learning with verifiable rewards, GRPO family (Shao et al. 2024, arXiv 2402.03300).
+
+    Defaults follow Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) and DAPO (Yu et al. 2025, arXiv 2503.14476).
+    """
+
+    steps: Positive = Field(description="batches of rollouts")
+    prompts: Positive = Field(32, description="prompts a step")
+    samples: int = Field(8, ge=2, description="rollouts of each prompt: a group")
+    max_new_tokens: Positive = Field(160, description="longest completion; a longer one is unfinished and never correct")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature of rollouts")
+    mix: Mix = Field(default_factory=Mix)
+    sources: list[Source] = Field(default_factory=list, description="real problem sets")
+    loss: Literal["dr_grpo", "dapo"] = Field("dr_grpo", description="normaliser: constant, or the batch's completion tokens")
+    scale_advantage: bool = Field(False, description="divide advantages by the group's standard deviation (original GRPO)")
+    clip_low: float = Field(0.2, gt=0, lt=1, description="lower clip of the ratio; acts only with several updates a batch")
+    clip_high: float = Field(0.28, gt=0, description="upper clip of the ratio (DAPO's clip-higher)")
+    updates: Positive = Field(1, description="optimiser updates a batch; 1 is strictly on-policy")
+    kl: float = Field(0.0, ge=0, description="weight of the KL term against the stage's start")
+    kl_estimator: Literal["k2", "k3"] = Field("k3", description="estimator (Schulman 2020); k3 unbiased in value, k2 in gradient")
+    importance_cap: float = Field(2.0, gt=1, description="cap of trainer/sampler importance weights (external samplers)")
+    drop_zero_signal: bool = Field(True, description="leave out groups with equal rewards where no other term needs them")
+    refill: int = Field(0, ge=0, description="rounds of replacing zero-signal groups by new prompts (dynamic sampling)")
+    partial_credit: Unit = Field(0.0, description="share of the reward paid for the share of tests or rules passed")
+    max_infra_error_rate: Unit = Field(0.05, description="share of infrastructure errors in a step at which the run stops")
+
+
+class Rl1Stage(RlStage):
+    """Stage 1: math by the accuracy verifier, code by the execution server, outcome rewards, no KL."""
+
+    kind: Literal["rl1"]
+
+
+class Contract(Section):
+    """Per-domain floors, watched on validation problems while stage 2 runs."""
+
+    domains: list[Domain] = Field(default_factory=lambda: ["math", "code"], description="what may not be lost")
+    every: Positive = Field(10, description="steps between checks")
+    problems: Positive = Field(200, description="validation problems a domain and check")
+    max_drop: Unit = Field(0.03, description="largest tolerated drop against the end of stage 1")
+    on_breach: Literal["hold", "reweight", "rollback"] = Field("reweight", description="what a breach causes")
+    reweight: float = Field(1.5, gt=1, description="factor on a breached domain's share of the prompts")
+
+
+class RewardMixing(Section):
+    """How the reward model's score becomes a reward beside the rules."""
+
+    model: str = Field("reward_model", description="stage that trained the reward model")
+    weight: float = Field(1.0, ge=0, description="weight of the reward model's term")
+    debias_length: bool = Field(True, description="regress the answer's length out of the score")
+    canaries: int = Field(16, ge=0, description="prompts with known-bad answers scored at every check")
+
+
+class Rl2Stage(RlStage):
+    """Stage 2: reward model and rules for the general domains, math and code replayed and held by the contract."""
+
+    kind: Literal["rl2"]
+    kl: float = Field(1e-3, ge=0, description="weight of the KL term against the end of stage 1")
+    contract: Contract = Field(default_factory=Contract)
+    reward_model: RewardMixing = Field(default_factory=RewardMixing)
+
+
+AnyStage = Annotated[
+    PretrainStage | SftStage | ControlStage | Rl1Stage | RewardModelStage | Rl2Stage, Field(discriminator="kind")
+]
+
+
+class EvalSection(Section):
+    """Benchmarks after every stage: sampled at T=1 and greedily, on the fixed test splits."""
+
+    math: int = Field(0, ge=0, description="test problems; 0 leaves the benchmark out")
+    code: int = Field(0, ge=0, description="test problems")
+    instructions: int = Field(0, ge=0, description="test problems")
+    tools: int = Field(0, ge=0, description="test problems")
+    preference: int = Field(0, ge=0, description="test problems")
+    sources: list[Source] = Field(default_factory=list, description="real benchmarks")
+    max_new_tokens: Positive = Field(160, description="longest completion")
+    greedy: bool = Field(True, description="also evaluate greedily")
+
+    def counts(self) -> dict[str, int]:
+        return {d: n for d in DOMAINS if (n := getattr(self, d)) > 0}
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run's folder")
+    seed: int = Field(0, ge=0, description="seed of weights, data order and sampling; fixed test sets do not depend on it")
+    model: ModelSection
+    compute: ComputeSection = Field(default_factory=ComputeSection)
+    eval: EvalSection = Field(default_factory=EvalSection)
+    stages: dict[str, AnyStage] = Field(min_length=1, description="stages in the order in which they run")
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Recipe:
+        names = list(self.stages)
+        for i, (name, stage) in enumerate(self.stages.items()):
+            wanted = {"start_from": stage.start_from}
+            if isinstance(stage, ControlStage):
+                wanted |= {"of": stage.of, "match": stage.match if stage.steps is None else None}
+            if isinstance(stage, Rl2Stage) and stage.mix.preference > 0:
+                wanted |= {"reward_model.model": stage.reward_model.model}
+            for key, other in wanted.items():
+                if other is not None and other not in names[:i]:
+                    raise ValueError(f"stages.{name}.{key} is {other!r}, which is not an earlier stage: {nearest(other, names[:i])}")
+            if not self.has_data(stage):
+                raise ValueError(f"stages.{name} has no data: give stages.{name}.mix a weight or a path or sources")
+        if isinstance(next(iter(self.stages.values())), PretrainStage) and self.model.path:
+            pass  # continued pretraining
+        elif self.model.preset and not isinstance(next(iter(self.stages.values())), PretrainStage):
+            raise ValueError(f"a preset has fresh weights, so the first stage must be a pretrain stage, not {names[0]!r}")
+        return self
+
+    @staticmethod
+    def has_data(stage: Any) -> bool:
+        if isinstance(stage, RlStage):
+            return bool(stage.mix.weights() or stage.sources)
+        if isinstance(stage, PretrainStage):
+            return bool(stage.mix.weights())
+        if isinstance(stage, SftStage):
+            return bool(stage.path or stage.mix.weights())
+        return True
+
+    @property
+    def run_name(self) -> str:
+        return self.name if self.seed == 0 else f"{self.name}-s{self.seed}"
+
+    def start_of(self, name: str) -> str | None:
+        """The stage whose weights `name` starts from; None: the recipe's model itself."""
+        stage = self.stages[name]
+        if stage.start_from:
+            return stage.start_from
+        if isinstance(stage, ControlStage):
+            return stage.of
+        before = list(self.stages)[: list(self.stages).index(name)]
+        return next((b for b in reversed(before) if self.stages[b].kind in POLICY_KINDS), None)
+
+
+def parse_value(text: str) -> Any:
+    """A TOML value; what is not one is a string (`--model.path=../dir` needs no quotes)."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def apply_override(data: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set `a.b.c` in nested tables in place."""
+    *path, last = dotted.replace("-", "_").split(".") if "." not in dotted else dotted.split(".")
+    for key in path:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--{dotted}: {key!r} is a value, not a table")
+    last = last.replace("-", "_")
+    if last in ("preset", "path") and "preset" in data | {"preset": 0} and path == ["model"]:
+        # A model is a preset or a path: naming one on the command line replaces the other.
+        data.pop("path" if last == "preset" else "preset", None)
+    data[last] = value
+
+
+def _fields_at(location: tuple[Any, ...]) -> list[str]:
+    """Valid names beside the last key of a validation error's location."""
+    model: Any = Recipe
+    for key in location[:-1]:
+        if model is Recipe and key == "stages":
+            model = "stages"
+        elif model == "stages":
+            model = "stage"
+        elif model == "stage":
+            model = {c.model_fields["kind"].annotation.__args__[0]: c for c in STAGE_TYPES}.get(key)
+        elif isinstance(model, type) and key in model.model_fields:
+            annotation = model.model_fields[key].annotation
+            args = getattr(annotation, "__args__", ())
+            model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else (args[0] if args else None)
+        elif isinstance(key, int):
+            continue
+        else:
+            model = None
+    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+STAGE_TYPES = (PretrainStage, SftStage, ControlStage, Rl1Stage, RewardModelStage, Rl2Stage)
+_KINDS = [c.model_fields["kind"].annotation.__args__[0] for c in STAGE_TYPES]
+
+
+def _one_line(error: ValidationError, where: str) -> str:
+    """The first thing wrong, in one line with its repair."""
+    first = error.errors()[0]
+    # Pydantic inserts the union's tag into the location; a reader of the TOML does not see it.
+    loc = [str(p) for i, p in enumerate(first["loc"]) if not (i == 2 and first["loc"][0] == "stages" and p in _KINDS)]
+    key = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        valid = _fields_at(first["loc"])
+        return f"{where}: unknown key {key!r}: {nearest(loc[-1], valid)}" if valid else f"{where}: unknown key {key!r}"
+    if first["type"] == "missing":
+        return f"{where}: {key!r} is missing: add it"
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        kind = first.get("ctx", {}).get("tag")
+        hint = nearest(kind, _KINDS) if kind else f"add one of {', '.join(_KINDS)}"
+        return f"{where}: {key}.kind is {kind!r}: {hint}" if kind else f"{where}: {key} has no kind: {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = first["input"] if not isinstance(first["input"], dict) else None
+    return f"{where}: {key + ': ' if key else ''}{message}" + (f", not {json.dumps(shown, default=str)}" if shown is not None else "")
+
+
+def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read and check a recipe. Raises ConfigError with one line that names the key and the repair."""
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        hint = f"there: {', '.join(near)}" if near else "name a TOML file, such as recipes/tiny.toml"
+        raise ConfigError(f"no recipe at {path}: {hint}")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    for dotted, value in (overrides or {}).items():
+        apply_override(data, dotted, value)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, str(path))) from None
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+    return repr(value)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as TOML, every default written out. `load_recipe` reads it back to an equal one."""
+    lines: list[str] = []
+
+    def table(prefix: str, data: dict[str, Any]) -> None:
+        plain = {k: v for k, v in data.items() if not isinstance(v, dict) and v is not None}
+        if prefix and (plain or not data):
+            lines.append(f"\n[{prefix}]")
+        lines.extend(f"{k} = {_toml(v)}" for k, v in plain.items())
+        for k, v in data.items():
+            if isinstance(v, dict):
+                table(f"{prefix}.{k}" if prefix else k, v)
+
+    table("", recipe.model_dump(exclude_none=True))
+    return "\n".join(lines).strip() + "\n"

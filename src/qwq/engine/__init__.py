@@ -1,0 +1,1 @@
+"""Sampling from the model that is trained: requests in, tokens and their log-probabilities out."""

@@ -1,0 +1,68 @@
+"""Every error a user can meet, and nothing else.
+
+    QwqError
+    ├── UsageError(ValueError)     the request cannot be met as asked
+    │   ├── ConfigError            recipe or option: unknown key, bad value
+    │   ├── DataError              data file: missing, empty, malformed (file and line)
+    │   ├── ModelError             model folder: missing, truncated, does not fit
+    │   └── CapacityError          more memory than there is
+    ├── InfraError(RuntimeError)   our machinery failed (a worker died, a jail would not start); never a wrong answer
+    └── Interrupted                Ctrl-C or SIGTERM after the state was saved
+
+The command line prints a QwqError as one line and exits with its `exit_status`; anything else is a
+bug and shows its traceback. Messages show both sides and name the repair.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class QwqError(Exception):
+    """Base of all errors that are reported in one line."""
+
+    exit_status = 1
+
+
+class UsageError(QwqError, ValueError):
+    """The request cannot be met as asked."""
+
+    exit_status = 2
+
+
+class ConfigError(UsageError):
+    """A recipe or an option is not usable."""
+
+
+class DataError(UsageError):
+    """A data file is not usable."""
+
+
+class ModelError(UsageError):
+    """A model folder is not usable."""
+
+
+class CapacityError(UsageError):
+    """More memory is asked for than there is."""
+
+
+class InfraError(QwqError, RuntimeError):
+    """Our own machinery failed. Never to be read as a verdict about an answer."""
+
+    exit_status = 70
+
+
+class Interrupted(QwqError):
+    """Stopped by the user after the state was saved."""
+
+    exit_status = 130
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A hint for an unknown name: the closest valid one, or the list of all."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"valid names: {', '.join(valid)}"

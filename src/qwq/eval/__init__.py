@@ -1,0 +1,1 @@
+"""Benchmarks: problems in, scores with intervals and every transcript out."""

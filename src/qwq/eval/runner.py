@@ -1,0 +1,111 @@
+"""Run benchmarks on a model: one pass of sampling over all of them, graded by the verifiers that reward training."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwq.engine.sampler import SamplingParams
+from qwq.errors import InfraError
+from qwq.model.transformer import Transformer
+from qwq.rollout.collect import collect
+from qwq.stats import wilson
+from qwq.text.template import ChatFormat
+from qwq.types import Outcome, Problem, Rollout
+from qwq.verify.grade import grade_many
+
+EVAL_SEED = 20_250_306  # sampling seed of every evaluation; it does not depend on the run's
+
+
+@dataclass(slots=True)
+class BenchmarkResult:
+    """One benchmark's figures and the rollouts behind them, in the order of its problems."""
+
+    name: str
+    rollouts: list[Rollout]
+    thinking_tokens: list[int]
+
+    @property
+    def passed(self) -> list[float]:
+        """1.0 or 0.0 for each problem."""
+        return [float(r.verdicts[-1].correct) for r in self.rollouts]
+
+    def summary(self) -> dict[str, Any]:
+        """`score` and `ci95` (Wilson) as fractions, `mean_tokens` of completions, as results.json has them."""
+        n = len(self.rollouts)
+        passed = int(sum(self.passed))
+        return {
+            "score": passed / n,
+            "ci95": wilson(passed, n),
+            "n": n,
+            "mean_tokens": math.fsum(len(r.completion_ids) for r in self.rollouts) / n,
+            "mean_thinking_tokens": math.fsum(self.thinking_tokens) / n,
+            "outcomes": dict(sorted(Counter(r.verdicts[-1].outcome.value for r in self.rollouts).items())),
+        }
+
+
+def thinking_tokens(rollout: Rollout, close_id: int | None, open_id: int | None, thinking_open: bool) -> int:
+    """Sampled tokens inside the thinking, over all turns of a rollout. 0 where the vocabulary has no `</think>`."""
+    if close_id is None:
+        return 0
+    count, inside = 0, thinking_open
+    for token, sampled in zip(rollout.completion_ids, rollout.sampled_mask, strict=True):
+        if token == close_id:
+            inside = False
+        elif token == open_id:
+            inside = True
+        elif inside and sampled:
+            count += 1
+    return count
+
+
+def evaluate(
+    model: Transformer,
+    chat: ChatFormat,
+    benchmarks: Mapping[str, Sequence[Problem]],
+    params: SamplingParams,
+    *,
+    max_rows: int = 256,
+    seed: int = EVAL_SEED,
+) -> dict[str, BenchmarkResult]:
+    """Sample one answer to every problem and grade it. Raises InfraError when any verdict failed by infrastructure."""
+    problems = [p for group in benchmarks.values() for p in group]
+    rollouts, responses = collect(model, chat, problems, params, seed=seed, max_rows=max_rows)
+    verdicts = grade_many(list(zip(problems, responses, strict=True)), retries=2)
+    for rollout, verdict in zip(rollouts, verdicts, strict=True):
+        rollout.verdicts.append(verdict)
+        if verdict.outcome is Outcome.INFRA_ERROR:
+            raise InfraError(f"evaluation of {rollout.problem_id}: {verdict.reason}; a score cannot be given, run the same command again")
+    close_id, open_id = chat.tokenizer.token_id("</think>"), chat.tokenizer.token_id("<think>")
+    out, at = {}, 0
+    for name, group in benchmarks.items():
+        mine = rollouts[at : at + len(group)]
+        at += len(group)
+        out[name] = BenchmarkResult(name, mine, [thinking_tokens(r, close_id, open_id, chat.thinking_open) for r in mine])
+    return out
+
+
+def write_transcripts(path: Path, results: Mapping[str, BenchmarkResult], problems: Mapping[str, Sequence[Problem]]) -> None:
+    """One line a problem: what was asked, what came, the verdict. Readable with less."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".partial").open("w", encoding="utf-8") as f:
+        for name, result in results.items():
+            for problem, rollout in zip(problems[name], result.rollouts, strict=True):
+                row = {
+                    "benchmark": name,
+                    "problem_id": problem.id,
+                    "canonical": problem.canonical,
+                    "level": problem.level,
+                    "prompt": problem.messages[-1].content,
+                    "text": rollout.text,
+                    "verdict": rollout.verdicts[-1].to_dict(),
+                    "stop_reason": rollout.stop_reason.value,
+                    "tokens": len(rollout.completion_ids),
+                }
+                f.write(json.dumps(row) + "\n")
+    path.with_suffix(".partial").replace(path)

@@ -1,0 +1,155 @@
+"""The shape of a model, as Hugging Face's config.json states it, and two presets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qwq.errors import ModelError, nearest
+
+FAMILIES = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Sizes of one decoder-only transformer of the Qwen2 or Llama family.
+
+    The two families differ here in one thing: Qwen2 adds a bias to the query, key and value
+    projections (`qkv_bias`), Llama has none.
+    """
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float = 1e6
+    rms_norm_eps: float = 1e-6
+    tie_embeddings: bool = False
+    qkv_bias: bool = True
+    max_positions: int = 32768
+    initializer_range: float = 0.02
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ModelError(f"model family {self.family!r} is not one of {', '.join(FAMILIES)}: {nearest(self.family, FAMILIES)}")
+        if self.num_heads % self.num_kv_heads:
+            raise ModelError(
+                f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key/value heads: make the first a multiple of the second"
+            )
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights in total; a tied head counts once."""
+        d, qkv = self.hidden_size, (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        layer = d * qkv + (qkv if self.qkv_bias else 0) + self.num_heads * self.head_dim * d
+        layer += 3 * d * self.intermediate_size + 2 * d
+        return self.vocab_size * d * (1 if self.tie_embeddings else 2) + self.num_layers * layer + d
+
+    def flops_per_token(self, context: int = 0) -> int:
+        """Forward floating-point operations for one token with `context` tokens before it (2 per multiply-add)."""
+        matmul = self.num_parameters - (0 if self.tie_embeddings else self.vocab_size * self.hidden_size)
+        return 2 * matmul + 4 * self.num_layers * context * self.num_heads * self.head_dim
+
+    def to_hf(self) -> dict[str, Any]:
+        """The config.json that transformers reads."""
+        return {
+            "architectures": [FAMILIES[self.family]],
+            "model_type": self.family,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "rope_theta": self.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rms_norm_eps": self.rms_norm_eps,
+            "tie_word_embeddings": self.tie_embeddings,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "hidden_act": "silu",
+            "max_position_embeddings": self.max_positions,
+            "initializer_range": self.initializer_range,
+            "use_sliding_window": False,
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
+            "dtype": "float32",
+        }
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+        """Read a config.json. Raises ModelError for a family or feature this module does not compute."""
+        family = hf.get("model_type", "")
+        if family not in FAMILIES:
+            raise ModelError(f"{where}: model_type {family!r} is not supported; supported: {', '.join(FAMILIES)}")
+        rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        refused = {
+            "rope type": (rope_type, "default"),
+            "hidden_act": (hf.get("hidden_act", "silu"), "silu"),
+            "use_sliding_window": (bool(hf.get("use_sliding_window", False)), False),
+            "mlp_bias": (bool(hf.get("mlp_bias", False)), False),
+        }
+        if family == "llama":
+            refused["attention_bias"] = (bool(hf.get("attention_bias", False)), False)
+        for key, (found, wanted) in refused.items():
+            if found != wanted:
+                raise ModelError(f"{where}: {key} is {found!r}, this model computes {wanted!r} only")
+        try:
+            heads = hf["num_attention_heads"]
+            eos = hf.get("eos_token_id")
+            return cls(
+                family=family,
+                vocab_size=hf["vocab_size"],
+                hidden_size=hf["hidden_size"],
+                intermediate_size=hf["intermediate_size"],
+                num_layers=hf["num_hidden_layers"],
+                num_heads=heads,
+                num_kv_heads=hf.get("num_key_value_heads") or heads,
+                head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
+                rope_theta=float(hf.get("rope_theta") or rope.get("rope_theta") or 1e4),
+                rms_norm_eps=hf.get("rms_norm_eps", 1e-6),
+                tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
+                qkv_bias=family == "qwen2",
+                max_positions=hf.get("max_position_embeddings", 32768),
+                initializer_range=hf.get("initializer_range", 0.02),
+                bos_token_id=hf.get("bos_token_id"),
+                eos_token_id=eos[0] if isinstance(eos, list) else eos,
+                pad_token_id=hf.get("pad_token_id"),
+            )
+        except KeyError as missing:
+            raise ModelError(f"{where}: no {missing.args[0]!r}; a {family} config.json needs it") from None
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "tiny": ModelConfig(
+        family="qwen2", vocab_size=512, hidden_size=192, intermediate_size=512, num_layers=2, num_heads=6, num_kv_heads=2,
+        head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024,
+    ),
+    "small": ModelConfig(
+        family="qwen2", vocab_size=768, hidden_size=320, intermediate_size=864, num_layers=3, num_heads=10, num_kv_heads=2,
+        head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024,
+    ),
+    "qwq-32b": ModelConfig(
+        family="qwen2", vocab_size=152064, hidden_size=5120, intermediate_size=27648, num_layers=64, num_heads=40, num_kv_heads=8,
+        head_dim=128, rope_theta=1e6, rms_norm_eps=1e-5, tie_embeddings=False, max_positions=40960, bos_token_id=151643,
+        eos_token_id=151645, pad_token_id=151643,
+    ),
+}  # fmt: skip
+
+
+def preset(name: str, **overrides: Any) -> ModelConfig:
+    """A named shape, with fields replaced (`preset("tiny", vocab_size=640)`)."""
+    if name not in PRESETS:
+        raise ModelError(f"no model preset {name!r}: {nearest(name, PRESETS)}")
+    return replace(PRESETS[name], **overrides)

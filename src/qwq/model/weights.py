@@ -1,0 +1,269 @@
+"""Weights between this module's fused matrices and Hugging Face's names, and whole model folders in and out.
+
+    theirs                                             ours
+    model.embed_tokens.weight                          embed.weight
+    model.layers.I.self_attn.{q,k,v}_proj.{weight,bias}  blocks.I.qkv.{weight,bias}, rows q then k then v
+    model.layers.I.self_attn.o_proj.weight             blocks.I.o.weight
+    model.layers.I.mlp.{gate,up}_proj.weight           blocks.I.gate_up.weight, rows gate then up
+    model.layers.I.mlp.down_proj.weight                blocks.I.down.weight
+    model.layers.I.{input,post_attention}_layernorm.weight  blocks.I.{input,post}_norm.weight
+    model.norm.weight                                  norm.weight
+    lm_head.weight                                     head.weight, absent where it is tied
+    score.weight (reward models)                       kept beside the transformer
+
+Loading holds the model once: it is laid out without memory, each matrix is allocated when its parts are read,
+and the parts come memory-mapped from safetensors. No pickle is ever loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from qwq.errors import ModelError
+from qwq.model.config import FAMILIES, ModelConfig
+from qwq.model.folder import (
+    INDEX,
+    SINGLE,
+    StoredTensor,
+    eos_ids,
+    generation_config,
+    read_config,
+    resolve_folder,
+    stored_tensors,
+    write_atomic,
+)
+from qwq.model.transformer import Transformer
+
+__all__ = [
+    "eos_ids", "generation_config", "hf_shapes", "load_model", "load_reward_model", "save_model", "save_reward_model",
+    "state_from_hf", "state_to_hf",
+]  # fmt: skip
+
+SHARD_BYTES = 5 << 30
+SCORE = "score.weight"
+CLASSIFIERS = {family: name.replace("ForCausalLM", "ForSequenceClassification") for family, name in FAMILIES.items()}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+
+
+def _parts(config: ModelConfig) -> Iterator[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
+    """Our name, and the names and shapes of the tensors that are laid one under the other to make it."""
+    d, f, e = config.hidden_size, config.intermediate_size, config.head_dim
+    q, kv = config.num_heads * e, config.num_kv_heads * e
+    yield "embed.weight", [("model.embed_tokens.weight", (config.vocab_size, d))]
+    for i in range(config.num_layers):
+        ours, theirs = f"blocks.{i}.", f"model.layers.{i}."
+        rows = (("q", q), ("k", kv), ("v", kv))
+        yield ours + "input_norm.weight", [(theirs + "input_layernorm.weight", (d,))]
+        yield ours + "qkv.weight", [(f"{theirs}self_attn.{n}_proj.weight", (r, d)) for n, r in rows]
+        if config.qkv_bias:
+            yield ours + "qkv.bias", [(f"{theirs}self_attn.{n}_proj.bias", (r,)) for n, r in rows]
+        yield ours + "o.weight", [(theirs + "self_attn.o_proj.weight", (d, q))]
+        yield ours + "post_norm.weight", [(theirs + "post_attention_layernorm.weight", (d,))]
+        yield ours + "gate_up.weight", [(f"{theirs}mlp.{n}_proj.weight", (f, d)) for n in ("gate", "up")]
+        yield ours + "down.weight", [(theirs + "mlp.down_proj.weight", (d, f))]
+    yield "norm.weight", [("model.norm.weight", (d,))]
+    if not config.tie_embeddings:
+        yield "head.weight", [("lm_head.weight", (config.vocab_size, d))]
+
+
+def hf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that a Hugging Face folder of this model holds."""
+    return {name: shape for _, parts in _parts(config) for name, shape in parts}
+
+
+def state_to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict under Hugging Face's names, fused matrices split. The tensors are views."""
+    out: dict[str, Tensor] = {}
+    for ours, parts in _parts(config):
+        pieces = state[ours].detach().split([shape[0] for _, shape in parts])
+        out |= {name: piece for (name, _), piece in zip(parts, pieces, strict=True)}
+    return out
+
+
+def state_from_hf(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A Hugging Face state dict under our names. ModelError where a name is missing or unknown, or a shape is wrong."""
+    _check({n: StoredTensor(Path("state dict"), tuple(t.shape), "F32") for n, t in tensors.items()}, config, "state dict")
+    return {ours: torch.cat([tensors[name] for name, _ in parts]) for ours, parts in _parts(config)}
+
+
+# -- loading --------------------------------------------------------------------------------------------------------
+
+
+def load_model(model: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Transformer:
+    """The causal model in a folder (or on the hub), converted to `dtype`. ModelError names what is wrong with it."""
+    folder = resolve_folder(model)
+    config, stored = read_config(folder), stored_tensors(folder)
+    if SCORE in stored:
+        raise ModelError(f"{folder} is a reward model (it has {SCORE}) and cannot write text: give the folder of a policy")
+    _check(stored, config, str(folder))
+    return _fill(config, stored, device, dtype)
+
+
+def load_reward_model(
+    model: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Transformer, Tensor]:
+    """A transformer without a vocabulary head, and the score vector (1, D) of a one-label sequence classifier.
+
+    The returned config has `tie_embeddings` set, as there is no head to hold.
+    """
+    folder = resolve_folder(model)
+    config, stored = replace(read_config(folder), tie_embeddings=True), stored_tensors(folder)
+    if SCORE not in stored:
+        raise ModelError(f"{folder} is no reward model: it has no {SCORE}; the reward_model stage of a recipe writes one")
+    score = stored.pop(SCORE)
+    if score.shape != (1, config.hidden_size):
+        raise ModelError(f"{score.file}: {SCORE} is {list(score.shape)}, one score from width {config.hidden_size} is [1, {config.hidden_size}]")
+    _check(stored, config, str(folder))
+    with safe_open(score.file, framework="pt") as file:
+        weight = file.get_tensor(SCORE).to(device=device, dtype=dtype, copy=True)
+    return _fill(config, stored, device, dtype), weight
+
+
+def _check(stored: Mapping[str, StoredTensor], config: ModelConfig, where: str) -> None:
+    """ModelError unless the stored tensors are those that the config asks for."""
+    wanted = hf_shapes(config)
+    harmless = ("rotary_emb.inv_freq", *(("lm_head.weight",) if config.tie_embeddings else ()))
+    missing = [name for name in wanted if name not in stored]
+    unknown = [name for name in stored if name not in wanted and not name.endswith(harmless)]
+    if missing or unknown:
+        sides = [f"{len(names)} {what} ({_few(names)})" for names, what in ((missing, "missing"), (unknown, "unexpected")) if names]
+        raise ModelError(f"{where}: tensors do not match config.json ({config.family}, {config.num_layers} layers): {' and '.join(sides)}")
+    for name, shape in wanted.items():
+        found = stored[name]
+        if found.shape != shape:
+            raise ModelError(f"{found.file}: {name} is {list(found.shape)}, config.json asks for {list(shape)}: weights and config are not of one model")
+        if found.dtype not in DTYPES:
+            raise ModelError(f"{found.file}: {name} is stored as {found.dtype}; {', '.join(DTYPES)} are read here: use the unquantised model")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _fill(config: ModelConfig, stored: Mapping[str, StoredTensor], device: torch.device | str, dtype: torch.dtype) -> Transformer:
+    with torch.device("meta"):
+        model = Transformer(config)
+    state: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        files = {f: stack.enter_context(safe_open(f, framework="pt")) for f in {t.file for t in stored.values()}}
+        for ours, parts in _parts(config):
+            rows = sum(shape[0] for _, shape in parts)
+            whole = state[ours] = torch.empty((rows, *parts[0][1][1:]), dtype=dtype, device=device)
+            at = 0
+            for name, shape in parts:
+                whole[at : at + shape[0]].copy_(files[stored[name].file].get_tensor(name))
+                at += shape[0]
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+# -- saving ---------------------------------------------------------------------------------------------------------
+
+
+def save_model(
+    model: Transformer,
+    folder: str | Path,
+    *,
+    max_shard_bytes: int = SHARD_BYTES,
+    generation: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write config.json, safetensors and, where given, generation_config.json, as transformers reads them.
+
+    A folder that is not there yet appears whole, by one rename. In one that is there, each file is replaced
+    whole, weights first, and other files are left alone. Weights keep their dtype unless `dtype` is given.
+    `generation` may hold several `eos_token_id`.
+    """
+    _save(model, state_to_hf(model.config, model.state_dict()), {}, Path(folder), max_shard_bytes, generation, dtype)
+
+
+def save_reward_model(backbone: Transformer, score: Tensor, folder: str | Path, *, max_shard_bytes: int = SHARD_BYTES) -> None:
+    """Write a transformer and its score vector (1, D) as a sequence classifier with one label."""
+    state = state_to_hf(backbone.config, backbone.state_dict())
+    state.pop("lm_head.weight", None)
+    state[SCORE] = score.detach().view(1, backbone.config.hidden_size)
+    # num_labels is not stored as such: transformers counts the entries of id2label.
+    extra = {"architectures": [CLASSIFIERS[backbone.config.family]], "id2label": {"0": "score"}, "label2id": {"score": 0}}
+    _save(backbone, state, extra, Path(folder), max_shard_bytes, None, None)
+
+
+def _save(
+    model: Transformer,
+    state: dict[str, Tensor],
+    extra: Mapping[str, Any],
+    folder: Path,
+    max_shard_bytes: int,
+    generation: Mapping[str, Any] | None,
+    dtype: torch.dtype | None,
+) -> None:
+    dtype = dtype or model.embed.weight.dtype
+    config = model.config.to_hf() | extra | {"dtype": str(dtype).removeprefix("torch.")}
+    documents = {"config.json": config} | ({"generation_config.json": dict(generation)} if generation is not None else {})
+    target = folder
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        target = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+    _write_weights(state, target, max_shard_bytes, dtype)
+    for name, document in documents.items():
+        write_atomic(target / name, (json.dumps(document, indent=2) + "\n").encode())
+    if target is not folder:
+        os.rename(target, folder)
+    for path in (folder, folder.parent):
+        _sync(path)
+
+
+def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_bytes: int, dtype: torch.dtype) -> None:
+    shards = _shards(state, max_shard_bytes, dtype.itemsize)
+    names = [SINGLE] if len(shards) == 1 else [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    for file, shard in zip(names, shards, strict=True):
+        partial = folder / f".{file}.{os.getpid()}.partial"
+        # Cloned, because parts of a fused matrix share their memory; one shard at a time.
+        tensors = {name: state[name].to(device="cpu", dtype=dtype, copy=True).contiguous() for name in shard}
+        save_file(tensors, partial, metadata={"format": "pt"})
+        _sync(partial)
+        os.replace(partial, folder / file)
+    if len(shards) > 1:
+        total = sum(t.numel() for t in state.values()) * dtype.itemsize
+        weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_atomic(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
+    # Weights of an earlier save with another number of shards would be read instead of these, or lie about.
+    stale = [p for p in (*folder.glob("model-*-of-*.safetensors"), folder / SINGLE) if p.name not in names]
+    for path in (*stale, *([folder / INDEX] if len(shards) == 1 else [])):
+        path.unlink(missing_ok=True)
+
+
+def _shards(state: Mapping[str, Tensor], max_bytes: int, item_bytes: int) -> list[list[str]]:
+    """Names in order, cut so that no shard but one of a single tensor is over `max_bytes`."""
+    shards: list[list[str]] = [[]]
+    held = 0
+    for name, tensor in state.items():
+        size = tensor.numel() * item_bytes
+        if shards[-1] and held + size > max_bytes:
+            shards.append([])
+            held = 0
+        shards[-1].append(name)
+        held += size
+    return shards
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

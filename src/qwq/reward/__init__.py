@@ -1,0 +1,1 @@
+"""From verdicts and a reward model to rewards, every term apart."""

@@ -1,0 +1,87 @@
+"""What a rollout earns: verdicts first, the reward model behind their gate. Every term is logged apart.
+
+- `accuracy`: 1 where the verdict is correct, else 0. Unfinished, timeout and undecided pay 0.
+- `partial`: a share of the tests or rules that passed, where the recipe pays it and the answer is not correct.
+- `reward_model`: for domains that no rule can judge. The gate is a rule: only a finished response with an
+  answer after its thinking is scored; anything else earns what the worst answer would. The score goes through
+  a sigmoid, so that it is bounded like the other terms and an extreme score buys nothing.
+
+An infrastructure error earns nothing at all: the reward is None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwq.reward.model import Calibration, RewardModel
+from qwq.text.parse import parse_response
+from qwq.types import Outcome, Problem, Response, Rollout, Verdict
+from qwq.verify.grade import grade_many
+
+MODEL_DOMAINS = ("preference",)
+
+
+@dataclass(slots=True)
+class Scorer:
+    """A calibrated reward model with its weight in the sum."""
+
+    model: RewardModel
+    calibration: Calibration
+    weight: float = 1.0
+    debias_length: bool = True
+
+    def scores(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Calibrated scores, about -2 to 2, of whole rollouts (prompt and completion)."""
+        sequences = [[*r.prompt_ids, *r.completion_ids] for r in rollouts]
+        raw = self.model.raw_scores(sequences)
+        return [
+            self.calibration.apply(x, len(r.completion_ids), debias_length=self.debias_length)
+            for x, r in zip(raw, rollouts, strict=True)
+        ]
+
+
+class Rewarder:
+    """Grades rollouts in place: fills `verdicts`, `rewards` and `reward`."""
+
+    def __init__(self, *, partial_credit: float = 0.0, scorer: Scorer | None = None, workers: int = 2) -> None:
+        self.partial_credit, self.scorer, self.workers = partial_credit, scorer, workers
+
+    def reward(self, problems: Sequence[Problem], responses: Sequence[Response], rollouts: Sequence[Rollout]) -> None:
+        by_rule = [i for i, p in enumerate(problems) if p.domain not in MODEL_DOMAINS]
+        verdicts = grade_many([(problems[i], responses[i]) for i in by_rule], workers=self.workers)
+        for i, verdict in zip(by_rule, verdicts, strict=True):
+            rollouts[i].verdicts.append(verdict)
+            rollouts[i].rewards = self._rule_terms(verdict)
+        by_model = [i for i, p in enumerate(problems) if p.domain in MODEL_DOMAINS]
+        if by_model:
+            assert self.scorer, "a recipe that samples preference prompts has a reward model (config checks it)"
+            scores = self.scorer.scores([rollouts[i] for i in by_model])
+            for i, score in zip(by_model, scores, strict=True):
+                gate = gate_verdict(responses[i])
+                rollouts[i].verdicts.append(gate)
+                earned = self.scorer.weight / (1 + math.exp(-score)) if gate.correct else 0.0
+                rollouts[i].rewards = {"reward_model": earned}
+        for rollout in rollouts:
+            failed = rollout.verdicts[-1].outcome is Outcome.INFRA_ERROR
+            rollout.reward = None if failed else sum(rollout.rewards.values())
+
+    def _rule_terms(self, verdict: Verdict) -> dict[str, float]:
+        terms = {"accuracy": 1.0 if verdict.correct else 0.0}
+        if self.partial_credit and verdict.total:
+            earns = not verdict.correct and verdict.outcome is Outcome.WRONG
+            terms["partial"] = self.partial_credit * verdict.share if earns else 0.0
+        return terms
+
+
+def gate_verdict(response: Response) -> Verdict:
+    """The rule in front of the reward model: finished, thinking closed, an answer there, no tool call."""
+    if not response.finished:
+        return Verdict(Outcome.UNFINISHED, "the response did not end", "gate")
+    parsed = parse_response(response.text, thinking_open=response.thinking_open)
+    if not parsed.answer.strip():
+        return Verdict(Outcome.NO_ANSWER, "nothing after the thinking", "gate")
+    if parsed.tool_calls or parsed.malformed_calls:
+        return Verdict(Outcome.WRONG, "a tool call where there is no tool", "gate")
+    return Verdict(Outcome.CORRECT, "finished, with an answer", "gate")

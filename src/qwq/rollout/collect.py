@@ -1,0 +1,124 @@
+"""Problems in, rollouts out: groups of samples, with tool calls answered in between.
+
+A rollout is kept as the tokens that were sampled and the tokens an environment wrote; the text beside
+them is for readers and verifiers, and no token is ever made from it again (design promise 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qwq.agent.environment import CalculatorEnvironment, Environment
+from qwq.engine.generate import Request, generate
+from qwq.engine.sampler import SamplingParams
+from qwq.model.transformer import Transformer
+from qwq.text.parse import parse_response
+from qwq.text.template import ChatFormat
+from qwq.types import Problem, Response, Rollout, StopReason, ToolCall
+
+MAX_TOOL_TURNS = 4
+
+
+@dataclass(slots=True)
+class _Episode:
+    """One sample's dealings with its environment."""
+
+    environment: Environment | None
+    turn_start: int = 0
+    calls: list[ToolCall] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
+    malformed: int = 0
+
+
+def environment_for(problem: Problem) -> Environment | None:
+    """A fresh environment for a problem with tools, reset to it."""
+    if not problem.tools:
+        return None
+    environment = CalculatorEnvironment()
+    environment.reset(problem)
+    return environment
+
+
+class _ToolLoop:
+    """Decides, when a turn ends, whether the sample goes on with a tool's result."""
+
+    def __init__(self, chat: ChatFormat, problems: Sequence[Problem], samples: int) -> None:
+        self.chat = chat
+        self.episodes = [[_Episode(environment_for(p)) for _ in range(samples)] for p in problems]
+
+    def __call__(self, request: int, sample: int, ids: list[int]) -> list[int] | StopReason | None:
+        episode = self.episodes[request][sample]
+        if episode.environment is None:
+            return None
+        text = self.chat.tokenizer.decode(_without_end(ids[episode.turn_start :], self.chat.eos_ids))
+        parsed = parse_response(text, thinking_open=self.chat.thinking_open)
+        episode.malformed += len(parsed.malformed_calls)
+        if not parsed.tool_calls:
+            return None
+        if len(episode.calls) >= MAX_TOOL_TURNS:
+            return StopReason.TURNS
+        results = [m.content for m in episode.environment.step(parsed.tool_calls)]
+        episode.calls += parsed.tool_calls
+        episode.results += results
+        more = self.chat.tool_result_ids(results)
+        episode.turn_start = len(ids) + len(more)
+        return more
+
+
+def _without_end(ids: list[int], eos_ids: Sequence[int]) -> list[int]:
+    return ids[:-1] if ids and ids[-1] in eos_ids else ids
+
+
+def collect(
+    model: Transformer,
+    chat: ChatFormat,
+    problems: Sequence[Problem],
+    params: SamplingParams,
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    version: int = 0,
+    max_rows: int = 256,
+    first_group: int = 0,
+) -> tuple[list[Rollout], list[Response]]:
+    """`samples` rollouts of each problem, group after group, and what a verifier sees of each.
+
+    `version` is the number of the weights that sampled; every token carries it.
+    """
+    requests = [
+        Request(chat.prompt_ids(p.messages, p.tools), samples, seed * 1_000_003 + (first_group + g) * 1009)
+        for g, p in enumerate(problems)
+    ]
+    loop = _ToolLoop(chat, problems, samples)
+    completions = generate(model, requests, params, chat.eos_ids, max_rows=max_rows, continue_with=loop)
+    rollouts, responses = [], []
+    for g, (problem, request, group) in enumerate(zip(problems, requests, completions, strict=True)):
+        for episode, c in zip(loop.episodes[g], group, strict=True):
+            text = chat.tokenizer.decode(c.ids)
+            last = chat.tokenizer.decode(_without_end(c.ids[episode.turn_start :], chat.eos_ids))
+            rollouts.append(
+                Rollout(
+                    problem_id=problem.id,
+                    domain=problem.domain,
+                    group=first_group + g,
+                    prompt_ids=list(request.prompt_ids),
+                    completion_ids=c.ids,
+                    sampled_mask=c.sampled_mask,
+                    sampler_logprobs=c.logprobs,
+                    weight_versions=[version] * len(c.ids),
+                    stop_reason=c.stop_reason,
+                    text=text,
+                )
+            )
+            responses.append(
+                Response(
+                    last,
+                    finished=c.stop_reason is StopReason.END,
+                    thinking_open=chat.thinking_open,
+                    calls=tuple(episode.calls),
+                    results=tuple(episode.results),
+                    malformed_calls=episode.malformed,
+                )
+            )
+    return rollouts, responses

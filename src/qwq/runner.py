@@ -1,0 +1,334 @@
+"""One recipe from start to end: stages in order, evaluation after each, everything in the run's folder.
+
+This is the layer above `train` and `eval`: it hands the trainer callbacks, so neither imports the other.
+What is finished is never done again: a stage leaves `stages/NAME.json` and its `final` folder behind, and
+a run asked for again goes on after the last of them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qwq.config import (
+    ControlStage,
+    PretrainStage,
+    Recipe,
+    RewardModelStage,
+    Rl1Stage,
+    Rl2Stage,
+    RlStage,
+    SftStage,
+    dump_recipe,
+    load_recipe,
+)
+from qwq.engine.sampler import SamplingParams
+from qwq.errors import ConfigError
+from qwq.eval.runner import BenchmarkResult, evaluate, write_transcripts
+from qwq.model.config import preset
+from qwq.model.transformer import Transformer
+from qwq.model.weights import load_model, load_reward_model, save_model, save_reward_model
+from qwq.plan import check_capacity
+from qwq.problems.families import family
+from qwq.problems.mixing import ProblemMix
+from qwq.problems.real import load_source
+from qwq.reward.canaries import Canaries
+from qwq.reward.mixing import Rewarder, Scorer
+from qwq.reward.model import Calibration, RewardModel
+from qwq.stats import paired_difference
+from qwq.text.template import ChatFormat, default_template
+from qwq.text.tokenizer import Tokenizer, train_bpe
+from qwq.train.checkpoint import Progress, StageRun, StopFlag, atomic_folder, write_atomic
+from qwq.train.reward_model import train_reward_model
+from qwq.train.rl import RlTrainer
+from qwq.train.rl2 import ContractGuard
+from qwq.train.supervised import control, pretrain, sft
+from qwq.types import Problem
+
+TOKENIZER_DOCUMENTS = 4000
+VALIDATION_SEED = 17
+
+
+class RecipeRun:
+    """One run of one recipe, in `runs/NAME` (seed 0) or `runs/NAME-sSEED`."""
+
+    def __init__(self, recipe: Recipe, runs: Path, *, progress: Progress | None = None, stop: StopFlag | None = None, command: str = ""):
+        self.recipe, self.folder = recipe, runs / recipe.run_name
+        self.progress, self.stop = progress or Progress(), stop or StopFlag()
+        self.command = command or "run the same command again"
+        self.benchmarks: dict[str, list[Problem]] = {}
+
+    # -- the run's folder -------------------------------------------------------------------------------------------
+
+    def run(self, *, until: str | None = None, fresh: bool = False) -> dict[str, Any]:
+        """Run what is not done yet, up to and including stage `until`; returns what results.json holds."""
+        if until is not None and until not in self.recipe.stages:
+            raise ConfigError(f"--until {until}: the recipe's stages are {', '.join(self.recipe.stages)}")
+        if fresh and self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"{self.folder} is in use by another run: wait for it, or use another --seed") from None
+            finished = self.results()
+            if finished and finished["finished"]:
+                return finished
+            self._write_recipe()
+            torch.set_num_threads(self.recipe.compute.threads or torch.get_num_threads())
+            for name in self.recipe.stages:
+                if not self._record(name):
+                    self._stage(name)
+                if name == until:
+                    break
+            return self._write_results()
+
+    def results(self) -> dict[str, Any] | None:
+        path = self.folder / "results.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _write_recipe(self) -> None:
+        path = self.folder / "recipe.toml"
+        text = dump_recipe(self.recipe)
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            old, new = load_recipe(path).model_dump(), self.recipe.model_dump()
+            raise ConfigError(
+                f"{self.folder} was begun with another recipe ({_first_difference(old, new)}): "
+                "give the same options, or --fresh to start anew, or another name"
+            )
+        write_atomic(path, text)
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / "stages" / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _final(self, name: str) -> Path:
+        return self.folder / "checkpoints" / name / "final"
+
+    def _write_results(self) -> dict[str, Any]:
+        records = [r for name in self.recipe.stages if (r := self._record(name))]
+        results = {
+            "recipe": self.recipe.name,
+            "seed": self.recipe.seed,
+            "device": self.recipe.compute.device,
+            "wall_s": round(sum(r["wall_s"] for r in records), 1),
+            "finished": len(records) == len(self.recipe.stages),
+            "stages": records,
+        }
+        write_atomic(self.folder / "results.json", json.dumps(results, indent=1))
+        return results
+
+    # -- models -----------------------------------------------------------------------------------------------------
+
+    def chat(self) -> ChatFormat:
+        """The run's tokenizer and template: the checkpoint's own, or trained once for a preset."""
+        if self.recipe.model.path:
+            return ChatFormat.from_folder(self.recipe.model.path)
+        folder = self.folder / "tokenizer"
+        if not folder.exists():
+            with atomic_folder(folder) as partial:
+                self._train_tokenizer().save(partial)
+        return ChatFormat.from_folder(folder)
+
+    def _train_tokenizer(self) -> Tokenizer:
+        """Byte-level BPE on the documents of the first stage, rendered by the default template."""
+        stage = next(iter(self.recipe.stages.values()))
+        assert isinstance(stage, PretrainStage)
+        mix, template = ProblemMix(0, "tokenizer", stage.mix.weights()), default_template()
+        texts = []
+        for i in range(TOKENIZER_DOCUMENTS):
+            problem, turns = mix.demonstration(i, stage.noise)
+            texts.append(template.render([*problem.messages, *turns], tools=problem.tools))
+        size = self.recipe.model.vocab_size or preset(self.recipe.model.preset or "").vocab_size
+        return train_bpe(texts, size)
+
+    def _start_model(self, name: str, chat: ChatFormat) -> Transformer:
+        device = self.recipe.compute.device
+        before = self.recipe.start_of(name)
+        if before is not None:
+            return load_model(self._final(before), device=device)
+        if self.recipe.model.path:
+            model = load_model(self.recipe.model.path, device=device)
+            chat.tokenizer.check_fits(model.config)
+            return model
+        tokenizer = chat.tokenizer
+        config = preset(
+            self.recipe.model.preset or "", vocab_size=tokenizer.vocab_size, eos_token_id=chat.eos_ids[0],
+            pad_token_id=tokenizer.token_id("<|endoftext|>"), bos_token_id=None,
+        )  # fmt: skip
+        return Transformer(config).init_weights(torch.Generator().manual_seed(self.recipe.seed)).to(device)
+
+    # -- stages -----------------------------------------------------------------------------------------------------
+
+    def _stage(self, name: str) -> None:
+        stage = self.recipe.stages[name]
+        chat = self.chat()
+        check_capacity(self.recipe, name, self.folder)
+        run = StageRun(self.folder, name, stage.kind, progress=self.progress, stop=self.stop, how_to_go_on=self.command)
+        torch.manual_seed(self.recipe.seed)
+        evals: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        final = self._final(name)
+        if isinstance(stage, RewardModelStage):
+            backbone = self._start_model(name, chat)
+            model = RewardModel(backbone)
+            calibration, evals = train_reward_model(model, chat, stage, run, seed=self.recipe.seed)
+            extra["calibration"] = calibration.to_dict()
+            with atomic_folder(final) as partial:
+                save_reward_model(model.backbone, model.score.weight, partial)
+                chat.save(partial)
+        else:
+            policy = self._train_policy(name, chat, run)
+            extra |= {"contract": run.state["contract_log"]} if "contract_log" in run.state else {}
+            with atomic_folder(final) as partial:
+                save_model(policy, partial, generation={"eos_token_id": list(chat.eos_ids)})
+                chat.save(partial)
+        record: dict[str, Any] = {"name": name, "kind": stage.kind, "train_s": round(run.state["seconds"], 2)}
+        record |= {"steps": run.state["step"], "evals": evals, "evals_greedy": {}} | extra
+        started = time.perf_counter()
+        if stage.evaluate and not isinstance(stage, RewardModelStage):
+            record |= self._evaluate(name, policy, chat)
+        record["wall_s"] = round(run.state["seconds"] + time.perf_counter() - started, 2)
+        (self.folder / "stages").mkdir(exist_ok=True)
+        write_atomic(self.folder / "stages" / f"{name}.json", json.dumps(record))
+        run.clear()
+
+    def _train_policy(self, name: str, chat: ChatFormat, run: StageRun) -> Transformer:
+        """Train a stage that ends in a policy and return it."""
+        stage, seed = self.recipe.stages[name], self.recipe.seed
+        model = self._start_model(name, chat)
+        if isinstance(stage, PretrainStage):
+            pretrain(model, chat, stage, run, seed=seed)
+        elif isinstance(stage, SftStage):
+            sft(model, chat, stage, run, seed=seed)
+        elif isinstance(stage, ControlStage):
+            source = self.recipe.stages[stage.of]
+            assert isinstance(source, SftStage)
+            control(model, chat, stage, source, run, seed=seed, steps=stage.steps or self._matched_steps(stage))
+        elif isinstance(stage, RlStage):
+            self._rl(name, stage, model, chat, run)
+        return model
+
+    def _matched_steps(self, stage: ControlStage) -> int:
+        """Steps of SFT that take as long as the matched stage trained, by the speed the SFT stage itself had."""
+        source, matched = self._record(stage.of), self._record(stage.match)
+        assert source and matched
+        return max(1, round(matched["train_s"] / (source["train_s"] / source["steps"])))
+
+    def _rl(self, name: str, stage: RlStage, model: Transformer, chat: ChatFormat, run: StageRun) -> None:
+        seed = self.recipe.seed
+        pools = {f"{s.kind}:{s.path}:{s.split}": (s.weight, load_source(s)) for s in stage.sources}
+        mix = ProblemMix(seed, name, stage.mix.weights(), pools)
+        scorer = self._scorer(stage) if isinstance(stage, Rl2Stage) and stage.mix.preference else None
+        rewarder = Rewarder(partial_credit=stage.partial_credit, scorer=scorer)
+        trainer = RlTrainer(model, chat, stage, self.recipe.compute, run, mix, rewarder, seed=seed)
+        if isinstance(stage, Rl2Stage):
+            canaries = Canaries(chat, scorer, stage.reward_model.canaries) if scorer and stage.reward_model.canaries else None
+            problems = self._validation(stage)
+            params = SamplingParams(max_new_tokens=stage.max_new_tokens)
+
+            def validate() -> Mapping[str, list[float]]:
+                results = evaluate(model, chat, problems, params, max_rows=self.recipe.compute.max_rows, seed=VALIDATION_SEED)
+                return {d: r.passed for d, r in results.items()}
+
+            guard = ContractGuard(stage, model, mix, run, validate, canaries)
+            guard.begin()
+            trainer.after_step = guard.after_step
+        else:
+            assert isinstance(stage, Rl1Stage)
+        trainer.train()
+
+    def _validation(self, stage: Rl2Stage) -> dict[str, list[Problem]]:
+        """Validation problems of the held domains, and of preference, whose hidden rule watches the reward model."""
+        domains = [*stage.contract.domains, *(["preference"] if stage.mix.preference else [])]
+        return {d: family(d).fixed("validation", stage.contract.problems) for d in dict.fromkeys(domains)}
+
+    def _scorer(self, stage: Rl2Stage) -> Scorer:
+        name = stage.reward_model.model
+        record = self._record(name)
+        assert record
+        backbone, score = load_reward_model(self._final(name), device=self.recipe.compute.device)
+        model = RewardModel(backbone, score).requires_grad_(False).to(backbone.device)
+        return Scorer(model, Calibration(**record["calibration"]), stage.reward_model.weight, stage.reward_model.debias_length)
+
+    # -- evaluation -------------------------------------------------------------------------------------------------
+
+    def _test_problems(self) -> dict[str, list[Problem]]:
+        if not self.benchmarks:
+            self.benchmarks = {d: family(d).fixed("test", n) for d, n in self.recipe.eval.counts().items()}
+            for source in self.recipe.eval.sources:
+                self.benchmarks[source.kind if source.kind not in self.benchmarks else f"{source.kind}-real"] = load_source(source)
+        return self.benchmarks
+
+    def _evaluate(self, name: str, model: Transformer, chat: ChatFormat) -> dict[str, Any]:
+        """Both readings of all benchmarks, the transcripts on disk, and the paired change against the stage before."""
+        problems, out = self._test_problems(), {}
+        if not problems:
+            return {}
+        for reading, temperature in (("evals", 1.0), ("evals_greedy", 0.0)):
+            if reading == "evals_greedy" and not self.recipe.eval.greedy:
+                continue
+            self.progress.note(f"{name}: evaluating {sum(map(len, problems.values()))} problems, {'sampled' if temperature else 'greedy'}")
+            params = SamplingParams(temperature=temperature, max_new_tokens=self.recipe.eval.max_new_tokens)
+            results = evaluate(model, chat, problems, params, max_rows=self.recipe.compute.max_rows)
+            path = self.folder / "evals" / name / f"{'sampled' if temperature else 'greedy'}.jsonl"
+            write_transcripts(path, results, problems)
+            out[reading] = {d: r.summary() | self._against_before(name, reading, d, r) for d, r in results.items()}
+            passed = {d: r.passed for d, r in results.items()}
+            write_atomic(path.with_suffix(".passed.json"), json.dumps(passed))
+        return out
+
+    def _against_before(self, name: str, reading: str, benchmark: str, result: BenchmarkResult) -> dict[str, Any]:
+        """Change against the stage this one started from, problem by problem, with its 95% interval."""
+        before = self.recipe.start_of(name)
+        file = "sampled" if reading == "evals" else "greedy"
+        path = self.folder / "evals" / (before or "") / f"{file}.passed.json"
+        if before is None or not path.exists():
+            return {}
+        change, low, high = paired_difference(json.loads(path.read_text())[benchmark], result.passed)
+        return {"change": change, "change_ci95": [low, high], "against": before}
+
+
+def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict) and a != b:
+            return _first_difference(a, b, f"{prefix}{key}.")
+        if a != b:
+            return f"{prefix}{key} was {a!r}, now {b!r}"
+    return "other order"
+
+
+def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table by stage: sampled score with interval, greedy score in brackets, in percent."""
+    names: list[str] = []
+    for stage in results["stages"]:
+        names += [b for b in stage["evals"] if b not in names]
+    rows = []
+    for stage in results["stages"]:
+        cells = [stage["name"], f"{stage['wall_s']:.0f}"]
+        for b in names:
+            e = stage["evals"].get(b)
+            g = stage.get("evals_greedy", {}).get(b)
+            cells.append("" if e is None else f"{100 * e['score']:.1f}" + (f" ({100 * g['score']:.1f})" if g else ""))
+        rows.append(cells)
+    return ["stage", "seconds", *names], rows
+
+
+def paired_columns(results: Mapping[str, Any]) -> Sequence[str]:
+    """Lines such as `rl1 math +12.1 [9.0, 15.2] against sft`, in points, sampled."""
+    lines = []
+    for stage in results["stages"]:
+        for benchmark, e in stage["evals"].items():
+            if "change" in e:
+                low, high = e["change_ci95"]
+                lines.append(f"{stage['name']} {benchmark} {100 * e['change']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] against {e['against']}")
+    return lines

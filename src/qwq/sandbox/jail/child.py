@@ -1,0 +1,170 @@
+"""What one run does inside its jail: load a program, evaluate what is asked, write the values to one descriptor.
+
+Runs beside the untrusted program in one process, so nothing here is trusted by the parent: a record on the
+channel says only "this is what the program returned". Expected values are never sent here.
+
+Records, one JSON line each:  {"i": index, "v": nodes}   {"i": index, "t": truth}   {"i": index, "e": [type, message]}
+"""
+
+# ruff: noqa: BLE001, S102, SIM115 (whatever a program raises is a result; running programs is the purpose)
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import json
+import os
+import sys
+import threading
+import traceback
+import types
+from typing import Any
+
+from . import codec
+
+RESULT_FD = 3
+PROGRAM_NAME = "program.py"
+MAX_MESSAGE = 500
+
+
+def _record(fields: dict[str, Any]) -> None:
+    data = json.dumps(fields).encode() + b"\n"
+    while data:
+        data = data[os.write(RESULT_FD, data) :]
+
+
+def describe(error: BaseException) -> list[str]:
+    """Type name and message; a hostile `__str__` costs only its own case."""
+    try:
+        message = str.__str__(str(error))[:MAX_MESSAGE]
+    except BaseException:
+        message = "(no message)"
+    return [type(error).__name__[:100], message]
+
+
+def _module(name: str) -> types.ModuleType:
+    module = types.ModuleType(name)
+    module.__file__ = PROGRAM_NAME
+    module.__builtins__ = builtins
+    sys.modules[name] = module
+    return module
+
+
+def _use_standard_streams() -> None:
+    """Fresh stream objects: the zygote's own were opened on other files."""
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+
+
+def _flush() -> int:
+    """0, or 1 where buffered output could not be written."""
+    code = 0
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            code = 1
+    return code
+
+
+def _exit_code(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return int.__index__(error.code) & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+def _run_script(request: dict[str, Any]) -> int:
+    """Run as `python program.py` would: threads joined, atexit functions called, output flushed."""
+    module = _module("__main__")
+    sys.argv = [PROGRAM_NAME]
+    code = 0
+    try:
+        exec(compile(request["program"], PROGRAM_NAME, "exec"), module.__dict__)
+    except SystemExit as error:
+        code = _exit_code(error)
+    except MemoryError:
+        traceback.print_exc()
+        code = 1
+        _record({"e": ["MemoryError", ""]})
+    except BaseException as error:
+        traceback.print_exception(type(error), error, error.__traceback__.tb_next)
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    return _flush() or code
+
+
+def _entry_point(space: dict[str, Any], name: str) -> Any:
+    """The function of that name, or the method of a class `Solution` (LeetCode's form)."""
+    if name in space:
+        return space[name]
+    solution = space.get("Solution")
+    if isinstance(solution, type) and hasattr(solution, name):
+        return getattr(solution(), name)
+    raise NameError(f"the program defines no {name!r}")
+
+
+def _case_error(index: int, error: BaseException) -> None:
+    if isinstance(error, SystemExit):
+        _record({"i": index, "e": ["SystemExit", "the program ended itself"], "end": True})
+        _flush()
+        os._exit(1)
+    _record({"i": index, "e": describe(error)})
+
+
+def _run_calls(request: dict[str, Any], space: dict[str, Any]) -> None:
+    for index, case in enumerate(request["cases"]):
+        try:
+            args, kwargs = codec.decode(case["args"]), codec.decode(case["kwargs"])
+            function = _entry_point(space, request["entry_point"])
+            nodes = codec.encode(function(*args, **kwargs))
+        except BaseException as error:
+            _case_error(index, error)
+        else:
+            _record({"i": index, "v": nodes})
+
+
+def _run_items(request: dict[str, Any], space: dict[str, Any]) -> None:
+    """Expressions (their value or truth) and statements, each with its own bound names."""
+    for index, item in enumerate(request["items"]):
+        names = {name: codec.decode(nodes) for name, nodes in item.get("bind", {}).items()}
+        try:
+            space.update(names)
+            if item["mode"] == "exec":
+                exec(compile(item["source"], "test", "exec"), space)
+                fields: dict[str, Any] = {"t": True}
+            else:
+                value = eval(compile(item["source"], "test", "eval"), space)
+                fields = {"v": codec.encode(value)} if item["mode"] == "value" else {"t": bool(value)}
+        except BaseException as error:
+            _case_error(index, error)
+        else:
+            _record({"i": index, **fields})
+
+
+def _run_functions(request: dict[str, Any]) -> int:
+    """Load the program under a name other than __main__, then evaluate all that is asked."""
+    space = _module("program").__dict__
+    try:
+        for source in request["sources"]:
+            exec(compile(source, PROGRAM_NAME, "exec"), space)
+    except BaseException as error:
+        _record({"load": describe(error)})
+        _flush()
+        return 1
+    (_run_calls if request["kind"] == "call" else _run_items)(request, space)
+    return _flush()
+
+
+def run(payload: bytes) -> int:
+    """Run one request to its end and return the exit status."""
+    request = json.loads(payload)
+    del payload
+    sys.setrecursionlimit(1000)
+    _use_standard_streams()
+    os.write(RESULT_FD, b"R\n")  # from here on whatever happens is the program's doing
+    return _run_script(request) if request["kind"] == "script" else _run_functions(request)

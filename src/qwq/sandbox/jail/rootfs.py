@@ -1,0 +1,108 @@
+"""The outer jail of a slot: made once, before any program arrives.
+
+After `enter` the process sees a read-only tmpfs that holds the interpreter, the system's shared libraries, four
+harmless device nodes and an empty `/box`; no /proc, no /sys, no /home, and no way back to the old root.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import kernel
+
+BOX = "/box"
+INNER_ID = 1000
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+NAMESPACES = (
+    kernel.CLONE_NEWUSER
+    | kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+    | kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWCGROUP
+)
+
+
+def _write_at(folder_fd: int, name: str, text: str) -> None:
+    fd = os.open(name, os.O_WRONLY, dir_fd=folder_fd)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _bind(source: str, target: str) -> None:
+    """Read-only view of `source` at `target`; both are files or both are folders."""
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o444))
+    kernel.mount(source, target, None, kernel.MS_BIND | kernel.MS_REC)
+    attributes = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID
+    if not source.startswith("/old/dev/"):
+        attributes |= kernel.MOUNT_ATTR_NODEV
+    kernel.set_mount_attributes(target, attributes)
+
+
+def build(read_only: list[str], links: dict[str, str]) -> None:
+    """Replace the root of this mount namespace. `links` are symlinks to remake, name to target."""
+    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    # /tmp is only a place to stand on: the tmpfs covers it in this mount namespace alone.
+    options = "size=4m,nr_inodes=4096,mode=755"
+    kernel.mount("qwq", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+    os.mkdir("/tmp/old")
+    kernel.pivot_root("/tmp", "/tmp/old")
+    os.chdir("/")
+    for path in read_only:
+        _bind("/old" + path, path)
+    for device in DEVICES:
+        if os.path.exists("/old" + device):
+            _bind("/old" + device, device)
+    for name, target in links.items():
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        if not os.path.lexists(name):
+            os.symlink(target, name)
+    os.mkdir(BOX, 0o755)
+    os.symlink(BOX, "/tmp")
+    kernel.umount("/old")
+    os.rmdir("/old")
+    kernel.set_mount_attributes("/", kernel.MOUNT_ATTR_RDONLY, recursive=False)
+
+
+def become(uid: int) -> None:
+    """Give root up for an id that nobody uses, so that process limits hold and files are not ours."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # cleared by setuid; uid_map is not writable without it
+
+
+def enter(read_only: list[str], links: dict[str, str], own_uid: int | None) -> None:
+    """Enter all namespaces. The PID namespace begins with the next fork.
+
+    Real root builds the file tree first and then becomes `own_uid`; another user (`own_uid` None) builds it inside
+    its user namespace.
+    """
+    proc_self = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)
+    if own_uid is not None:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        build(read_only, links)
+        become(own_uid)
+    uid, gid = os.getuid(), os.getgid()
+    kernel.unshare(NAMESPACES)
+    _write_at(proc_self, "setgroups", "deny")
+    _write_at(proc_self, "uid_map", f"{INNER_ID} {uid} 1")
+    _write_at(proc_self, "gid_map", f"{INNER_ID} {gid} 1")
+    os.close(proc_self)
+    if own_uid is None:
+        build(read_only, links)
+    kernel.set_hostname("box")
+
+
+def mount_box(limit_bytes: int, max_files: int) -> None:
+    """A fresh, private working folder for one run; it vanishes with the run's mount namespace."""
+    options = f"size={limit_bytes},nr_inodes={max_files},mode=700,uid={INNER_ID},gid={INNER_ID}"
+    kernel.mount("box", BOX, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+    os.chdir(BOX)

@@ -1,0 +1,262 @@
+"""A slot's process: enters the outer jail once, then forks one child per run. Started by `slot.py`.
+
+    python -s -P -S -B zygote.py CONTROL_FD
+
+stage 0 (this program) reads its configuration from the control socket, imports what programs usually import, enters
+the namespaces and forks; the fork, first process of the slot's PID namespace, is the zygote. Killing it kills all
+that it started. The zygote never reads a program, its input or its output: these travel through descriptors that go
+straight to the child, so one run leaves nothing in memory for the next to find.
+
+Control packets. Parent: the configuration, then {limits} with five descriptors (payload, stdin, stdout, stderr,
+result), or b"K" to kill the run. Zygote: {"ready"} or {"error"}, then a packed (status, CPU seconds, peak KiB) per run.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import gc
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+from typing import Any
+
+if __name__ == "__main__":
+    # Siblings are imported by their folder: the package above them need not be importable here.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from jail import child, kernel, landlock, rootfs, seccomp
+
+    sys.path.pop(0)
+else:
+    from . import child, kernel, landlock, rootfs, seccomp
+
+EXIT_PACKET = struct.Struct("<id q")
+SETUP_FAILED = 125
+NUM_DESCRIPTORS = 5
+
+
+def preimport(names: list[str]) -> list[str]:
+    """Import what programs usually import; absent modules are left out. Returns what was imported."""
+    found = []
+    for name in names:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+            found.append(name)
+    return found
+
+
+def _limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def set_limits(limits: dict[str, int], base_bytes: int, count_processes: bool) -> None:
+    """rlimits of one run. The address space is counted on top of what the zygote already maps.
+
+    Processes are counted per user and user namespace, so the count means something only in a namespace of our own.
+    """
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, limits["files"])
+    _limit(resource.RLIMIT_FSIZE, limits["file_bytes"])
+    if count_processes:
+        _limit(resource.RLIMIT_NPROC, limits["processes"])
+    _limit(resource.RLIMIT_CPU, limits["cpu_s"])
+    _limit(resource.RLIMIT_MEMLOCK, 0)
+    _limit(resource.RLIMIT_MSGQUEUE, 0)
+    _limit(resource.RLIMIT_STACK, 64 << 20)
+    _limit(resource.RLIMIT_AS, base_bytes + limits["memory_bytes"])
+
+
+def mapped_bytes() -> int:
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[0]) * resource.getpagesize()
+
+
+def clear_folder(folder: str) -> None:
+    """Empty a folder however deep, closed or odd its content: what lies deeper is first moved up, so nothing recurses."""
+    moved = 0
+    while entries := list(os.scandir(folder)):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+                continue
+            os.chmod(entry.path, 0o700)
+            for inner in list(os.scandir(entry.path)):
+                if inner.is_dir(follow_symlinks=False):
+                    os.chmod(inner.path, 0o700)  # moving a folder writes to it
+                moved += 1
+                os.rename(inner.path, os.path.join(folder, f".moved-{moved}-{inner.inode()}"))
+            os.rmdir(entry.path)
+
+
+class Zygote:
+    """State of the slot process between runs."""
+
+    def __init__(self, control: socket.socket, config: dict[str, Any]):
+        self.control = control
+        self.level = config["level"]
+        self.scratch = config["scratch"]
+        self.oom_folder = -1
+        self.filter = seccomp.build()
+        if not self.filter and self.level != "rlimits":
+            raise OSError(f"no seccomp filter for {kernel.ARCH}")
+        self.ruleset = -1
+        if self.level == "landlock":
+            self.ruleset = landlock.create(config["read_only"], list(rootfs.DEVICES), self.scratch)
+        self.base_bytes = mapped_bytes()
+        if config["cgroup"]:
+            # The child marks itself as the first to go when the slot's memory group is full.
+            self.oom_folder = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+
+    def serve(self) -> None:
+        self.control.send(json.dumps({"ready": self.level}).encode())
+        while True:
+            data, descriptors = self._receive()
+            if not data:
+                return
+            if len(descriptors) != NUM_DESCRIPTORS:
+                continue  # a late kill of a run that has already ended
+            self._run(json.loads(data), descriptors)
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        fds = array.array("i")
+        data, ancillary, _, _ = self.control.recvmsg(4096, socket.CMSG_SPACE(NUM_DESCRIPTORS * fds.itemsize))
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        return data, list(fds)
+
+    def _fork(self) -> int:
+        if self.level == "namespaces":
+            return kernel.clone(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS)
+        return os.fork()
+
+    def _run(self, limits: dict[str, int], descriptors: list[int]) -> None:
+        pid = self._fork()
+        if pid == 0:
+            self._child(limits, descriptors)
+        for fd in descriptors:
+            os.close(fd)
+        pidfd = os.pidfd_open(pid)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        poller.register(self.control, select.POLLIN)
+        alive = True
+        while alive:
+            for fd, _ in poller.poll():
+                if fd == pidfd:
+                    alive = False
+                elif not self.control.recv(4096):
+                    os.kill(pid, signal.SIGKILL)
+                    os._exit(0)
+                else:
+                    self._kill(pid)
+        os.close(pidfd)
+        _, status, usage = os.wait4(pid, 0)
+        if self.level != "namespaces":
+            self._sweep()
+        self.control.send(EXIT_PACKET.pack(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
+
+    def _kill(self, pid: int) -> None:
+        if self.level != "namespaces":
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+
+    def _sweep(self) -> None:
+        """Without a PID namespace: kill what the run left (it was handed to us as subreaper) and its files."""
+        own = f"/proc/self/task/{os.getpid()}/children"
+        while True:
+            with open(own) as f:
+                left = [int(word) for word in f.read().split()]
+            if not left:
+                break
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            for pid in left:
+                os.waitpid(pid, 0)
+        clear_folder(self.scratch)
+
+    def _child(self, limits: dict[str, int], descriptors: list[int]) -> None:
+        """Set up the inner jail and run; never returns. What fails before the program starts is our fault."""
+        code = SETUP_FAILED
+        try:
+            payload_fd, *streams = descriptors
+            payload = self._confine(limits, payload_fd, streams)
+            code = child.run(payload)
+        except BaseException as error:  # noqa: BLE001 (reported to the parent, which raises)
+            if code == SETUP_FAILED:
+                with contextlib.suppress(OSError):
+                    os.write(2, f"{type(error).__name__}: {error}".encode(errors="replace"))
+        finally:
+            os._exit(code)
+
+    def _confine(self, limits: dict[str, int], payload_fd: int, streams: list[int]) -> bytes:
+        if self.oom_folder >= 0:
+            fd = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=self.oom_folder)
+            os.write(fd, b"1000")
+            os.close(fd)
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        if self.ruleset >= 0:
+            landlock.enforce(self.ruleset)
+        with open(payload_fd, "rb", closefd=False) as f:
+            payload = f.read()
+        high = [os.dup2(fd, 200 + index) for index, fd in enumerate(streams)]
+        for target, fd in enumerate(high):
+            os.dup2(fd, target)
+        os.setsid()
+        if self.level == "namespaces":
+            rootfs.mount_box(limits["box_bytes"], limits["box_files"])
+        else:
+            os.chdir(self.scratch)
+        os.closerange(4, 4096)
+        set_limits(limits, self.base_bytes, count_processes=self.level == "namespaces")
+        kernel.drop_capabilities()
+        if self.filter:
+            kernel.install_filter(self.filter if self.level == "namespaces" else seccomp.build(os.getpid()))
+        return payload
+
+
+def _become_zygote(config: dict[str, Any]) -> None:
+    if config["level"] == "namespaces":
+        rootfs.enter(config["read_only"], config["links"], config["own_uid"])
+    elif config["own_uid"] is not None:
+        rootfs.become(config["own_uid"])
+
+
+def main() -> None:
+    """Entry of the slot process; errors before the first run go to the parent as {"error": ...}."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    config = json.loads(control.recv(1 << 16))
+    os.environ.clear()
+    os.environ.update(config["environment"])
+    sys.path.extend(config["path"])
+    preimport(config["preimport"])
+    gc.collect()
+    gc.freeze()  # a collection in a child would otherwise touch, and so copy, every page of these objects
+    try:
+        zygote = Zygote(control, config)
+        _become_zygote(config)
+        pid = os.fork()
+    except OSError as error:
+        control.send(json.dumps({"error": f"{error}"}).encode())
+        os._exit(1)
+    if pid:
+        control.close()
+        _, status = os.waitpid(pid, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    zygote.serve()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What a run may use, how it can end, and how strong the jail around it is."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from qwq.errors import UsageError
+
+# numpy comes last: it is the only one that is not part of the standard library.
+PREIMPORT = (  # noqa: SIM905
+    "math cmath re json collections itertools functools heapq bisect string random datetime typing fractions decimal "
+    "statistics operator copy io textwrap array queue dataclasses enum abc contextlib numbers calendar hashlib struct "
+    "time timeit types warnings unicodedata zlib base64 binascii secrets uuid pprint threading ctypes inspect "
+    "subprocess tempfile numpy"
+).split()
+MIN_MEMORY_MB = 32
+ZYGOTE_MB = 96  # what the slot's own processes may take of its memory group
+RESULT_LIMIT_BYTES = 32 << 20
+
+
+class Level(StrEnum):
+    """How strong the jail is, strongest first. docs/sandbox.md lists what each covers."""
+
+    NAMESPACES = "namespaces"  # own user, mount, PID, network, IPC, UTS namespaces; seccomp; rlimits
+    LANDLOCK = "landlock"  # Landlock for files, TCP and signals; seccomp; rlimits
+    RLIMITS = "rlimits"  # seccomp where known, and rlimits; host files are readable: only with unsafe=True
+
+
+class RunStatus(StrEnum):
+    """Every way a run can end."""
+
+    OK = "ok"  # exit status 0
+    ERROR = "error"  # another exit status, an uncaught exception, or a signal
+    TIMEOUT = "timeout"  # the wall (or CPU) limit
+    MEMORY = "memory"  # MemoryError, or killed for memory
+    OUTPUT_LIMIT = "output_limit"  # more output than allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one run. `timeout_s` is wall time for the whole run, all its cases together."""
+
+    timeout_s: float = 5.0
+    memory_mb: int = 512
+    output_limit_bytes: int = 1 << 20
+    processes: int = 32
+    files: int = 64
+    box_mb: int = 64
+    box_files: int = 1024
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout_s <= 3600:
+            raise UsageError(f"timeout_s is {self.timeout_s}: give seconds above 0 and up to 3600")
+        if self.memory_mb < MIN_MEMORY_MB:
+            raise UsageError(f"memory_mb is {self.memory_mb}: the least that a program can start in is {MIN_MEMORY_MB}")
+        if self.output_limit_bytes < 1:
+            raise UsageError(f"output_limit_bytes is {self.output_limit_bytes}: give at least 1")
+
+    def packet(self) -> dict[str, int]:
+        """The numbers that the slot's process needs."""
+        return {
+            "memory_bytes": self.memory_mb << 20,
+            "file_bytes": self.box_mb << 20,
+            "box_bytes": self.box_mb << 20,
+            "box_files": self.box_files,
+            "files": self.files,
+            "processes": self.processes + 2,  # the zygote and its parent belong to the same user
+            "cpu_s": int(self.timeout_s) + 2,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class InterpreterFiles:
+    """What the interpreter needs to see inside the jail."""
+
+    executable: str
+    read_only: list[str] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
+    search_path: list[str] = field(default_factory=list)  # beyond the standard library
+
+
+def _numpy_files() -> tuple[list[str], list[str]]:
+    """numpy's folders and the folder to find it in; both empty where it is not installed."""
+    spec = importlib.util.find_spec("numpy")
+    if spec is None or not spec.submodule_search_locations:
+        return [], []
+    package = os.path.realpath(spec.submodule_search_locations[0])
+    site = os.path.dirname(package)
+    folders = [package, os.path.join(site, "numpy.libs")]
+    return [folder for folder in folders if os.path.isdir(folder)], [site]
+
+
+def readable_by_all(paths: list[str]) -> bool:
+    """Whether any user may pass through the folders above all `paths`."""
+    parents = {str(parent) for path in paths for parent in Path(path).parents}
+    return all(os.stat(parent).st_mode & 0o001 for parent in parents)
+
+
+@functools.cache
+def interpreter_files() -> InterpreterFiles:
+    """The real interpreter (not a version manager's shim or a venv link), its library, the system's libraries, numpy."""
+    executable = os.path.realpath(sys.executable)
+    prefix = os.path.realpath(sys.base_prefix)
+    if prefix in ("/usr", "/usr/local"):
+        read_only = [executable, f"{prefix}/lib"]
+    else:
+        read_only = [prefix]
+        if not executable.startswith(prefix + "/"):
+            read_only.append(executable)
+    links = {}
+    for path in ("/usr/lib", "/lib", "/usr/lib64", "/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"):
+        if os.path.islink(path):
+            links[path] = os.readlink(path)
+        elif os.path.exists(path) and path not in read_only:
+            read_only.append(path)
+    numpy_folders, search_path = _numpy_files()
+    read_only += [f for f in numpy_folders if not any(f.startswith(r + "/") for r in read_only)]
+    return InterpreterFiles(executable, read_only, links, search_path)
+
+
+def environment() -> dict[str, str]:
+    """All that a program sees of the environment; hashes are fixed, so that verdicts repeat."""
+    return {
+        "HOME": "/box",
+        "LANG": "C.UTF-8",
+        "PATH": "/usr/bin:/bin",
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }

@@ -1,0 +1,277 @@
+"""The parent's side of one slot: starts its process, sends one run at a time, reads what comes back.
+
+The parent alone reads the program's output and enforces the wall limit and the output caps; the slot's process
+(`jail/zygote.py`) only forks, waits and kills.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwq.errors import InfraError
+from qwq.sandbox import cgroup
+from qwq.sandbox.jail.zygote import EXIT_PACKET
+from qwq.sandbox.policy import (
+    PREIMPORT,
+    RESULT_LIMIT_BYTES,
+    ZYGOTE_MB,
+    Level,
+    Limits,
+    RunStatus,
+    environment,
+    interpreter_files,
+)
+
+START_TIMEOUT_S = 60.0
+KILL_TIMEOUT_S = 20.0
+STARTED = b"R\n"  # written by the child just before the program is loaded
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What one child did. `records` is the result channel without its start mark."""
+
+    status: RunStatus
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    records: bytes
+    seconds: float
+
+
+def _sealed_memory(name: str, data: bytes) -> int:
+    """A read-only in-memory file at offset 0."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+class _Pipes:
+    """The parent's ends of stdout, stderr and the result channel, and what was read from them."""
+
+    def __init__(self, limits: Limits):
+        self.limit = limits.output_limit_bytes
+        self.read_ends: list[int] = []
+        self.write_ends: list[int] = []
+        for _ in range(3):
+            read, write = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(read, False)
+            self.read_ends.append(read)
+            self.write_ends.append(write)
+        os.set_blocking(self.read_ends[0], False)
+        self.data = [bytearray(), bytearray(), bytearray()]
+        self.open = set(self.read_ends)
+
+    def read(self, fd: int) -> bool:
+        """Take what is there; False at the end of the stream or where nothing is there."""
+        try:
+            chunk = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            self.open.discard(fd)
+            return False
+        self.data[self.read_ends.index(fd)] += chunk
+        return True
+
+    def too_much(self) -> bool:
+        return len(self.data[0]) + len(self.data[1]) > self.limit or len(self.data[2]) > RESULT_LIMIT_BYTES
+
+    def drain(self) -> None:
+        for fd in list(self.open):
+            while not self.too_much() and self.read(fd):
+                pass
+
+    def close_write_ends(self) -> None:
+        for fd in self.write_ends:
+            os.close(fd)
+        self.write_ends = []
+
+    def close(self) -> None:
+        self.close_write_ends()
+        for fd in self.read_ends:
+            os.close(fd)
+
+
+class Slot:
+    """One jail, used by one thread at a time. Raises InfraError where the machinery fails; it is dead after that."""
+
+    def __init__(self, level: Level, own_uid: int | None, name: str):
+        self.level = level
+        self.own_uid = own_uid
+        self.name = name
+        self.dead = False
+        self._control, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._files = interpreter_files()
+        self._scratch: str | None = None
+        if level is not Level.NAMESPACES:
+            self._scratch = tempfile.mkdtemp(prefix=f"{name}-")
+            if own_uid is not None:
+                os.chown(self._scratch, own_uid, own_uid)
+        zygote = Path(__file__).with_name("jail") / "zygote.py"
+        command = [self._files.executable, "-s", "-P", "-S", "-B", "-X", "utf8", str(zygote), str(child_end.fileno())]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[child_end.fileno()],
+            env=environment(),
+            cwd="/",
+            start_new_session=True,
+        )
+        child_end.close()
+        self.group = cgroup.create(name, self._process.pid)
+        self._start()
+
+    def _start(self) -> None:
+        config = {
+            "level": self.level.value,
+            "read_only": self._files.read_only,
+            "links": self._files.links,
+            "path": self._files.search_path,
+            "own_uid": self.own_uid,
+            "environment": environment(),
+            "preimport": PREIMPORT,
+            "scratch": self._scratch,
+            "cgroup": self.group is not None,
+        }
+        self._control.settimeout(START_TIMEOUT_S)
+        try:
+            self._control.send(json.dumps(config).encode())
+            answer = self._control.recv(1 << 16)
+        except OSError as error:
+            raise self._fail(f"no answer from the slot's process: {error}") from error
+        if not answer:
+            raise self._fail("the slot's process ended while starting")
+        reply = json.loads(answer)
+        if "error" in reply:
+            raise self._fail(reply["error"])
+
+    def _fail(self, what: str) -> InfraError:
+        """Close the slot; the error says what its process wrote last."""
+        self.dead = True
+        self._process.kill()
+        _, stderr = self._process.communicate()
+        self.close()
+        last = stderr.decode(errors="replace").strip().splitlines()[-1:]
+        return InfraError(": ".join([f"sandbox slot at level {self.level}", what, *last]))
+
+    def execute(self, payload: bytes, stdin: bytes, limits: Limits) -> Execution:
+        """Run one request to its end. The payload is what `jail/child.py` reads."""
+        if self.group is not None:
+            self.group.set_limits((limits.memory_mb + limits.box_mb + ZYGOTE_MB) << 20, limits.processes + 8)
+        pipes = _Pipes(limits)
+        started = time.monotonic()
+        try:
+            self._send(payload, stdin, limits, pipes)
+            early, packet = self._watch(pipes, started + limits.timeout_s)
+            pipes.drain()
+        finally:
+            pipes.close()
+        seconds = time.monotonic() - started
+        if early is None and pipes.too_much():
+            early = RunStatus.OUTPUT_LIMIT
+        stdout, stderr, records = (bytes(data) for data in pipes.data)
+        if not records.startswith(STARTED):
+            if early is RunStatus.TIMEOUT:
+                raise InfraError(
+                    f"the jail was not ready within the limit of {limits.timeout_s} s: the machine is overloaded"
+                )
+            raise self._fail(f"a run could not be set up: {stderr.decode(errors='replace')[:300]}")
+        status, cpu_s, _ = EXIT_PACKET.unpack(packet)
+        exit_code = os.waitstatus_to_exitcode(status)
+        ended = early or _status(exit_code, cpu_s, limits, records)
+        cap = limits.output_limit_bytes
+        return Execution(ended, exit_code, stdout[:cap], stderr[:cap], records[len(STARTED) :], seconds)
+
+    def _send(self, payload: bytes, stdin: bytes, limits: Limits, pipes: _Pipes) -> None:
+        inputs = [_sealed_memory("payload", payload), _sealed_memory("stdin", stdin)]
+        try:
+            fds = array.array("i", inputs + pipes.write_ends)
+            message = json.dumps(limits.packet()).encode()
+            self._control.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        except OSError as error:
+            raise self._fail(f"the slot's process is gone: {error}") from error
+        finally:
+            for fd in inputs:
+                os.close(fd)
+            pipes.close_write_ends()
+
+    def _watch(self, pipes: _Pipes, deadline: float) -> tuple[RunStatus | None, bytes]:
+        """Read until the slot reports the end of the run. Returns why it was killed, if it was, and the report."""
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        for fd in pipes.read_ends:
+            poller.register(fd, select.POLLIN)
+        killed: RunStatus | None = None
+        while True:
+            events = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            for fd, _ in events:
+                if fd == self._control.fileno():
+                    packet = self._control.recv(64)
+                    if len(packet) != EXIT_PACKET.size:
+                        raise self._fail("the slot's process died during a run")
+                    return killed, packet
+                ended = not pipes.read(fd) and fd not in pipes.open
+                if ended or (killed and pipes.too_much()):
+                    poller.unregister(fd)
+            reason = RunStatus.OUTPUT_LIMIT if pipes.too_much() else None
+            if reason is None and time.monotonic() >= deadline:
+                reason = RunStatus.TIMEOUT
+            if reason and killed:
+                if time.monotonic() >= deadline:
+                    raise self._fail(f"a run did not end within {KILL_TIMEOUT_S} s of being killed")
+            elif reason:
+                killed = reason
+                deadline = time.monotonic() + KILL_TIMEOUT_S
+                self._control.send(b"K")
+
+    def close(self) -> None:
+        """End the slot's process and all below it. Safe to call twice."""
+        self.dead = True
+        self._control.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stderr:
+            self._process.stderr.close()
+        if self.group is not None:
+            self.group.remove()
+            self.group = None
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """In a forked copy of the parent: let go of the descriptors, leave the processes to their owner."""
+        self.dead = True
+        with contextlib.suppress(OSError):
+            self._control.close()
+
+
+def _status(exit_code: int, cpu_s: float, limits: Limits, records: bytes) -> RunStatus:
+    if exit_code in (-9, -24):  # SIGKILL that we did not send, or SIGXCPU
+        return RunStatus.TIMEOUT if cpu_s >= int(limits.timeout_s) + 1 else RunStatus.MEMORY
+    if exit_code != 0 and b'"e": ["MemoryError"' in records[-200:]:
+        return RunStatus.MEMORY
+    return RunStatus.OK if exit_code == 0 else RunStatus.ERROR

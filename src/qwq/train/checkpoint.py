@@ -1,0 +1,217 @@
+"""Saving and going on: a killed run loses at most the work since its last checkpoint (design promise 5).
+
+A checkpoint is a folder that appears by atomic rename: weights, optimiser moments and a small JSON
+state (step, data cursor, seconds). Everything else a step needs (which documents, which random
+numbers) is a function of the seed and the step, and rollouts are read back from their log, so the
+continued run takes the very steps the undisturbed one would have taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from qwq.errors import CapacityError, Interrupted
+from qwq.train.optim import Optimizer
+
+SAVING_SHARE = 0.04  # of the time, at most
+MIN_INTERVAL_S = 5.0
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old one or the new one, never half."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    partial.replace(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's files and its entries to disk."""
+    for path in [*folder.iterdir(), folder]:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `target` if the block succeeds; an existing target is replaced."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    sync_folder(partial)
+    if target.exists():
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old)
+    else:
+        partial.rename(target)
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """Refuse before writing when the disk cannot take it."""
+    free = shutil.disk_usage(folder).free
+    if needed_bytes > free:
+        raise CapacityError(
+            f"a checkpoint in {folder} needs {needed_bytes / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free: "
+            "free some space and run the same command again (the last checkpoint is untouched)"
+        )
+
+
+class Progress:
+    """Where a stage's progress is shown; the command line puts a live display here."""
+
+    def start(self, stage: str, kind: str, total: int, done: int) -> None: ...
+
+    def update(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class StopFlag:
+    """Turns Ctrl-C and SIGTERM into a flag that the loop reads between steps; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.raised = False
+
+    def install(self) -> None:
+        def handler(number: int, frame: Any) -> None:
+            if self.raised and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.raised = True
+
+        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGTERM, handler)
+
+
+class StageRun:
+    """One stage's life on disk: metrics, checkpoints, going on, stopping.
+
+    `state` is JSON and travels with every checkpoint; steps put in it whatever the next step depends on.
+    """
+
+    def __init__(
+        self,
+        run_folder: Path,
+        name: str,
+        kind: str,
+        *,
+        progress: Progress | None = None,
+        stop: StopFlag | None = None,
+        how_to_go_on: str = "run the same command again",
+    ) -> None:
+        self.run_folder, self.name, self.kind = run_folder, name, kind
+        self.folder = run_folder / "checkpoints" / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.metrics_path = run_folder / "metrics.jsonl"
+        self.progress, self.stop = progress or Progress(), stop or StopFlag()
+        self.how_to_go_on = how_to_go_on
+        self.state: dict[str, Any] = {"step": 0, "seconds": 0.0}
+
+    @property
+    def rollouts_folder(self) -> Path:
+        return self.run_folder / "rollouts" / self.name
+
+    def _latest(self) -> Path | None:
+        found = sorted(p for p in self.folder.glob("step-*") if (p / "state.json").exists())
+        return found[-1] if found else None
+
+    def resume(self, module: nn.Module, optimizer: Optimizer) -> None:
+        """Put back the last checkpoint, if there is one, and drop the metrics that came after it."""
+        latest = self._latest()
+        if latest:
+            self.state = json.loads((latest / "state.json").read_text())
+            module.load_state_dict(load_file(latest / "weights.safetensors", device=str(next(module.parameters()).device)))
+            optimizer.load_state(load_file(latest / "optimizer.safetensors"))
+            self.progress.note(f"{self.name}: going on from step {self.state['step']}")
+        if self.metrics_path.exists():
+            kept = []
+            for line in self.metrics_path.read_text().splitlines():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # the line a kill cut off
+                if row["stage"] != self.name or row["step"] < self.state["step"]:
+                    kept.append(line)
+            write_atomic(self.metrics_path, "".join(f"{line}\n" for line in kept))
+
+    def save(self, module: nn.Module, optimizer: Optimizer) -> None:
+        weights = {k: v for k, v in module.state_dict().items()}
+        moments = optimizer.state()
+        size = sum(t.numel() * t.element_size() for t in [*weights.values(), *moments.values()])
+        check_disk(self.folder, size + (1 << 20))
+        target = self.folder / f"step-{self.state['step']:06d}"
+        with atomic_folder(target) as partial:
+            save_file(_distinct(weights), partial / "weights.safetensors")
+            save_file(_distinct(moments), partial / "optimizer.safetensors")
+            write_atomic(partial / "state.json", json.dumps(self.state))
+        for old in self.folder.glob("step-*"):
+            if old != target:
+                shutil.rmtree(old)
+
+    def run(self, total: int, module: nn.Module, optimizer: Optimizer, step_fn: Callable[[int], dict[str, Any]]) -> None:
+        """Take the steps that are left. `step_fn(step)` does one and returns its metrics."""
+        self.progress.start(self.name, self.kind, total, self.state["step"])
+        last_save, save_seconds = time.perf_counter(), 0.2
+        with self.metrics_path.open("a", encoding="utf-8") as log:
+            while self.state["step"] < total:
+                started = time.perf_counter()
+                step = self.state["step"]
+                metrics = step_fn(step)
+                seconds = time.perf_counter() - started
+                self.state["step"] = step + 1
+                self.state["seconds"] += seconds
+                row = {"stage": self.name, "step": step, "seconds": round(seconds, 4)} | metrics
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                self.progress.update(self.name, step + 1, row)
+                due = time.perf_counter() - last_save > max(MIN_INTERVAL_S, save_seconds / SAVING_SHARE)
+                if self.stop.raised or (due and step + 1 < total):
+                    before = time.perf_counter()
+                    self.save(module, optimizer)
+                    last_save = time.perf_counter()
+                    save_seconds = last_save - before
+                if self.stop.raised and step + 1 < total:
+                    raise Interrupted(f"stopped in stage {self.name} after step {step + 1} of {total}, state saved: {self.how_to_go_on}")
+
+    def clear(self) -> None:
+        """Remove the trainer state of a stage that is finished."""
+        for old in self.folder.glob("step-*"):
+            shutil.rmtree(old)
+
+
+def _distinct(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Safetensors refuses tensors that share memory; tied ones are copied."""
+    seen: set[int] = set()
+    out = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        if tensor.data_ptr() in seen and tensor.numel():
+            tensor = tensor.clone()
+        seen.add(tensor.data_ptr())
+        out[name] = tensor
+    return out
+
+
+def clone_weights(module: nn.Module) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return {k: v.detach().clone() for k, v in module.state_dict().items()}

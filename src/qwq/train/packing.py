@@ -1,0 +1,96 @@
+"""Token sequences in, flat tensors out: next-token targets, weights, and the layout that keeps sequences apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from qwq.model.layouts import Packed, SharedPrefix
+from qwq.model.transformer import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Packed sequences, ready for one forward pass.
+
+    N flat tokens are fed; of the hidden states, those at `where_M` predict `targets_M`, weighted by
+    `weights_M`. A sequence's last token predicts nothing and is not fed at all. `extra` holds further
+    numbers per prediction (M,).
+    """
+
+    ids_N: Tensor
+    layout: Layout
+    where_M: Tensor
+    targets_M: Tensor
+    weights_M: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids_N)
+
+
+def pack(sequences: Sequence[Sequence[int]], weights: Sequence[Sequence[float]], device: torch.device | str = "cpu") -> Batch:
+    """Pack sequences of at least two tokens. `weights[s][i]` weighs token i of sequence s as a target; 0 leaves it out."""
+    ids = torch.tensor(list(chain.from_iterable(s[:-1] for s in sequences)))
+    targets = torch.tensor(list(chain.from_iterable(s[1:] for s in sequences)))
+    flat = torch.tensor(list(chain.from_iterable(w[1:] for w in weights)), dtype=torch.float32)
+    where = flat.nonzero()[:, 0]
+    layout = Packed([len(s) - 1 for s in sequences], device)
+    return Batch(ids.to(device), layout, where.to(device), targets[where].to(device), flat[where].to(device))
+
+
+def pack_groups(
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[Sequence[int]]],
+    masks: Sequence[Sequence[Sequence[int]]],
+    extra: Mapping[str, Sequence[Sequence[Sequence[float]]]],
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """Pack groups of completions that share a prompt; the prompt is computed once a group.
+
+    A prompt's last token opens each of its completions: it is fed once per completion, as the token that
+    predicts the completion's first. `masks` choose the predicted tokens, `extra` their further numbers.
+    """
+    ids: list[int] = []
+    targets: list[int] = []
+    chosen: list[int] = []
+    numbers: dict[str, list[float]] = {name: [] for name in extra}
+    for g, prompt in enumerate(prompts):
+        ids.extend(prompt[:-1])
+        targets.extend(prompt[1:])
+        chosen.extend([0] * (len(prompt) - 1))
+        for s, completion in enumerate(completions[g]):
+            ids.append(prompt[-1])
+            ids.extend(completion[:-1])
+            targets.extend(completion)
+            chosen.extend(masks[g][s])
+        for name, values in extra.items():
+            numbers[name].extend([0.0] * (len(prompt) - 1))
+            numbers[name].extend(chain.from_iterable(values[g]))
+    where = torch.tensor(chosen).nonzero()[:, 0]
+    layout = SharedPrefix([len(p) - 1 for p in prompts], [[len(c) for c in group] for group in completions], device)
+    extras = {k: torch.tensor(v, dtype=torch.float32)[where].to(device) for k, v in numbers.items()}
+    picked = torch.tensor(targets)[where].to(device)
+    return Batch(torch.tensor(ids, device=device), layout, where.to(device), picked, torch.ones(len(where), device=device), extras)
+
+
+def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Split sequences into lots of at most `max_tokens` (a longer one stands alone), like lengths together.
+
+    Like lengths together keep the padded rows of attention dense. The split depends on lengths alone.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    lots: list[list[int]] = []
+    total = 0
+    for i in order:
+        if not lots or total + lengths[i] > max_tokens:
+            lots.append([])
+            total = 0
+        lots[-1].append(i)
+        total += lengths[i]
+    return lots

@@ -1,0 +1,112 @@
+"""The reward-model stage: Bradley-Terry on pairs, then calibration and held-out accuracy."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from qwq.config import RewardModelStage
+from qwq.problems.base import digest
+from qwq.problems.families.preference import Preference
+from qwq.reward.model import Calibration, RewardModel, calibrate
+from qwq.stats import wilson
+from qwq.text.template import ChatFormat
+from qwq.train.checkpoint import StageRun
+from qwq.train.data import read_pairs
+from qwq.train.losses import preference_loss
+from qwq.train.optim import Optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two whole sequences (prompt and answer) and their completion lengths in tokens."""
+
+    chosen: list[int]
+    rejected: list[int]
+    chosen_length: int
+    rejected_length: int
+
+
+def make_pairs(chat: ChatFormat, config: RewardModelStage, seed: int, split: str, num: int) -> list[Pair]:
+    """Pairs of the preference family, or of the file in `config.path` (its last rows are held out for test)."""
+    if config.path:
+        rows = read_pairs(config.path)
+        held_out = min(num if split == "test" else config.test_pairs, len(rows) // 5)
+        rows = rows[len(rows) - held_out :] if split == "test" else rows[: len(rows) - held_out][:num]
+        return [_pair(chat, *row) for row in rows]
+    family, out = Preference(), []
+    problems = family.fixed(split, num) if split != "train" else [family.problem(seed, "train", i) for i in range(num)]
+    for i, problem in enumerate(problems):
+        chosen, rejected = family.pair(problem, random.Random(digest(f"{seed}/pairs/{split}/{i}")))
+        out.append(_pair(chat, problem.messages, chosen, rejected))
+    return out
+
+
+def _pair(chat: ChatFormat, messages: Any, chosen: Any, rejected: Any) -> Pair:
+    prompt = len(chat.prompt_ids(messages))
+    (c, _), (r, _) = (chat.training_example((*messages, answer)) for answer in (chosen, rejected))
+    # The template may write a line break behind the end token, which a rollout does not have.
+    c, r = (ids[: max(i for i, t in enumerate(ids) if t in chat.eos_ids) + 1] for ids in (c, r))
+    return Pair(c, r, len(c) - prompt, len(r) - prompt)
+
+
+def train_reward_model(
+    model: RewardModel, chat: ChatFormat, config: RewardModelStage, run: StageRun, *, seed: int
+) -> tuple[Calibration, dict[str, Any]]:
+    """Train `model` in place; returns its calibration and the evals of its stage."""
+    pairs = make_pairs(chat, config, seed, "train", config.pairs)
+    per_epoch = math.ceil(len(pairs) / config.batch_pairs)
+    steps = per_epoch * config.epochs
+    optimizer = Optimizer(model, config.optim, steps)
+    run.resume(model, optimizer)
+
+    def step(index: int) -> dict[str, Any]:
+        epoch, at = divmod(index, per_epoch)
+        order = list(range(len(pairs)))
+        random.Random(digest(f"{seed}/{run.name}/{epoch}")).shuffle(order)
+        lot = [pairs[i] for i in order[at * config.batch_pairs : (at + 1) * config.batch_pairs]]
+        scores = model([p.chosen for p in lot] + [p.rejected for p in lot])
+        chosen, rejected = scores[: len(lot)], scores[len(lot) :]
+        loss = preference_loss(chosen, rejected)
+        loss.backward()
+        tokens = sum(len(p.chosen) + len(p.rejected) for p in lot)
+        accuracy = float((chosen > rejected).float().mean())
+        return {"loss": loss.item(), "pair_accuracy": accuracy, "tokens": tokens} | optimizer.step(index)
+
+    run.run(steps, model, optimizer, step)
+    seen = pairs[: min(len(pairs), 500)]
+    calibration = calibrate(*_scored(model, seen))
+    return calibration, {"pair_accuracy": pair_accuracy(model, make_pairs(chat, config, seed, "test", config.test_pairs), calibration)}
+
+
+def _scored(model: RewardModel, pairs: Sequence[Pair]) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]:
+    raw = model.raw_scores([p.chosen for p in pairs] + [p.rejected for p in pairs])
+    lengths = [p.chosen_length for p in pairs] + [p.rejected_length for p in pairs]
+    scored = list(zip(raw, lengths, strict=True))
+    return scored[: len(pairs)], scored[len(pairs) :]
+
+
+def pair_accuracy(model: RewardModel, pairs: Sequence[Pair], calibration: Calibration) -> dict[str, Any]:
+    """Share of pairs whose chosen answer scores higher (length bias taken out), with a Wilson 95% interval.
+
+    `matched_length` is the same over the pairs whose answers differ by at most two tokens in length.
+    """
+    chosen, rejected = _scored(model, pairs)
+    wins = [
+        calibration.apply(c, cl) > calibration.apply(r, rl)
+        for (c, cl), (r, rl) in zip(chosen, rejected, strict=True)
+    ]
+    matched = [w for w, p in zip(wins, pairs, strict=True) if abs(p.chosen_length - p.rejected_length) <= 2]
+    mean_tokens = float(torch.tensor([n for _, n in chosen + rejected], dtype=torch.float64).mean())
+    out: dict[str, Any] = {
+        "score": sum(wins) / len(wins), "ci95": wilson(sum(wins), len(wins)), "n": len(wins),
+        "mean_tokens": mean_tokens, "mean_thinking_tokens": 0.0,
+    }  # fmt: skip
+    if matched:
+        out["matched_length"] = {"score": sum(matched) / len(matched), "ci95": wilson(sum(matched), len(matched)), "n": len(matched)}
+    return out

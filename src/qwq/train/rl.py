@@ -1,0 +1,262 @@
+"""The RL loop: sample groups, judge them, turn rewards into advantages, take one clipped policy-gradient step.
+
+Read `RlTrainer.step` first; it is the whole algorithm. It is GRPO (arXiv 2402.03300) with these departures:
+
+1. advantages are not divided by the group's standard deviation, and the loss has a constant normaliser,
+   prompts x samples x max_new_tokens, fixed before anything is dropped (Dr. GRPO, arXiv 2503.20783);
+2. the clip is asymmetric (DAPO, arXiv 2503.14476) and acts only with more than one update a batch:
+   by default the ratio is exactly 1, both of its sides coming from the trainer's own forward pass;
+3. no KL term in stage 1; in stage 2 a small one against the end of stage 1;
+4. groups whose rewards are all equal are dropped before the backward pass when nothing else needs them;
+5. a response that never ends is unfinished, and unfinished is never correct.
+
+A verdict spoiled by infrastructure is no reward: the rollout leaves its group's baseline and the loss.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qwq.config import ComputeSection, RlStage
+from qwq.engine.sampler import SamplingParams
+from qwq.errors import InfraError
+from qwq.model.transformer import Transformer
+from qwq.problems.mixing import ProblemMix
+from qwq.reward.mixing import Rewarder
+from qwq.rollout.collect import collect
+from qwq.text.template import ChatFormat
+from qwq.train.checkpoint import StageRun
+from qwq.train.losses import group_advantages, policy_terms, token_logprobs
+from qwq.train.optim import Optimizer
+from qwq.train.packing import Batch, micro_batches, pack_groups
+from qwq.train.rollout_log import RolloutLog
+from qwq.types import Outcome, Problem, Rollout
+
+# Promise 1, for real models; the tiny one stays under 1e-4 (tests).
+MISMATCH_MAX, MISMATCH_MEAN = 1e-3, 1e-5
+ALARM_SHARE = 0.02
+
+
+@dataclass(slots=True)
+class Group:
+    """The rollouts of one prompt that may be learnt from, with their advantages (G,)."""
+
+    rollouts: list[Rollout]
+    advantages: list[float]
+
+    @property
+    def has_signal(self) -> bool:
+        return any(a != 0.0 for a in self.advantages)
+
+
+def form_groups(rollouts: Sequence[Rollout], *, scale: bool) -> list[Group]:
+    """Group by prompt; rollouts without a reward (infrastructure errors) are left out of baseline and group."""
+    by_group: dict[int, list[Rollout]] = {}
+    for rollout in rollouts:
+        if rollout.reward is not None:
+            by_group.setdefault(rollout.group, []).append(rollout)
+    groups = []
+    for members in by_group.values():
+        rewards_G = torch.tensor([r.reward for r in members], dtype=torch.float64)
+        equal = bool((rewards_G == rewards_G[0]).all())
+        advantages = [0.0] * len(members) if equal else group_advantages(rewards_G, scale=scale).tolist()
+        groups.append(Group(members, advantages))
+    return groups
+
+
+class RlTrainer:
+    """One RL stage on one machine: sampler and trainer share the same tensors."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        chat: ChatFormat,
+        config: RlStage,
+        compute: ComputeSection,
+        run: StageRun,
+        mix: ProblemMix,
+        rewarder: Rewarder,
+        *,
+        seed: int,
+        after_step: Callable[[int, dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.model, self.chat, self.config, self.compute, self.run = model, chat, config, compute, run
+        self.mix, self.rewarder, self.seed, self.after_step = mix, rewarder, seed, after_step
+        self.optimizer = Optimizer(model, config.optim, config.steps * config.updates)
+        self.params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+        self.log = RolloutLog(run.rollouts_folder)
+        self.reference: Transformer | None = None
+        if config.kl > 0:
+            self.reference = Transformer(model.config).to(model.device)
+            self.reference.load_state_dict(model.state_dict())
+            self.reference.requires_grad_(False)
+        run.state |= {"next_problem": 0, "mix": dict(mix.weights)}
+        run.resume(model, self.optimizer)
+        self.mix.weights = run.state["mix"]
+
+    def train(self) -> None:
+        self.run.run(self.config.steps, self.model, self.optimizer, self.step)
+
+    def step(self, step: int) -> dict[str, Any]:
+        started = time.perf_counter()
+        rollouts = self.log.read(step)
+        if rollouts is None:
+            rollouts = self.sample(step)
+            self.log.write(step, rollouts)
+        sampled_s = time.perf_counter() - started
+        self.run.state["next_problem"] += len({r.group for r in rollouts})
+
+        groups = form_groups(rollouts, scale=self.config.scale_advantage)
+        learnt = [g for g in groups if g.has_signal] if self._may_drop else groups
+        metrics = self._describe(rollouts, groups)
+        metrics |= self.update(step, learnt) if learnt else {"loss": 0.0, "trained_tokens": 0}
+        metrics |= {"sampling_s": round(sampled_s, 3), "training_s": round(time.perf_counter() - started - sampled_s, 3)}
+        if self.after_step:
+            self.after_step(step, metrics)
+            self.run.state["mix"] = dict(self.mix.weights)
+        return metrics
+
+    @property
+    def _may_drop(self) -> bool:
+        return self.config.drop_zero_signal and self.config.kl == 0
+
+    def sample(self, step: int) -> list[Rollout]:
+        """Groups for this step, judged and rewarded; with `refill`, groups without signal are replaced by new prompts."""
+        kept: list[Rollout] = []
+        wanted = self.config.prompts
+        for _ in range(1 + self.config.refill):
+            first = self.run.state["next_problem"] + len({r.group for r in kept})
+            problems = [self.mix.problem(first + i) for i in range(wanted)]
+            kept += self._sample_groups(problems, first)
+            signal = sum(g.has_signal for g in form_groups(kept, scale=False))
+            wanted = self.config.prompts - signal
+            if wanted <= 0 or not self.config.refill:
+                break
+        return kept
+
+    def _sample_groups(self, problems: list[Problem], first: int) -> list[Rollout]:
+        samples = self.config.samples
+        rollouts, responses = collect(
+            self.model, self.chat, problems, self.params, samples=samples, seed=self.seed,
+            version=self.run.state["step"] * self.config.updates, max_rows=self.compute.max_rows, first_group=first,
+        )  # fmt: skip
+        asked = [p for p in problems for _ in range(samples)]
+        self.rewarder.reward(asked, responses, rollouts)
+        failed = [r for r in rollouts if r.reward is None]
+        if len(failed) > self.config.max_infra_error_rate * len(rollouts):
+            raise InfraError(
+                f"{len(failed)} of {len(rollouts)} verdicts failed by infrastructure, at most "
+                f"{self.config.max_infra_error_rate:.0%} may: {failed[0].verdicts[-1].reason}; the step was not trained on"
+            )
+        return rollouts
+
+    def update(self, step: int, groups: list[Group]) -> dict[str, Any]:
+        """`updates` optimiser steps on one batch of groups."""
+        lots = micro_batches([sum(len(r.completion_ids) for r in g.rollouts) for g in groups], self.compute.micro_batch_tokens)
+        batches = [self._pack([groups[i] for i in lot]) for lot in lots]
+        normaliser = float(self.config.prompts * self.config.samples * self.config.max_new_tokens)
+        if self.config.loss == "dapo":
+            normaliser = float(sum(len(b.extra["advantage"]) for b in batches))
+        references = [self._reference_logprobs(b) for b in batches]
+        old: list[Tensor | None] = [None] * len(batches)
+        sums: Counter[str] = Counter()
+        for update in range(self.config.updates):
+            for i, batch in enumerate(batches):
+                logprob, entropy = self._logprobs(self.model, batch)
+                if update == 0:
+                    self._check_mismatch(logprob.detach(), batch, sums)
+                terms = policy_terms(
+                    logprob, batch.extra["advantage"], old_logprob_N=old[i], reference_logprob_N=references[i],
+                    clip_low=self.config.clip_low, clip_high=self.config.clip_high, kl=self.config.kl,
+                    kl_estimator=self.config.kl_estimator,
+                )  # fmt: skip
+                loss = terms.loss_N.sum() / normaliser
+                loss.backward()
+                if update == 0:
+                    old[i] = logprob.detach()
+                sums.update(loss=loss.item(), clipped=float(terms.clipped_N.sum()), kl=float(terms.kl_N.sum()))
+                sums.update(entropy=float(entropy.sum()), terms=len(logprob), fed=batch.num_tokens)
+            stepped = self.optimizer.step(step * self.config.updates + update)
+        n = sums["terms"]
+        return stepped | {
+            "loss": sums["loss"] / self.config.updates,
+            "entropy": sums["entropy"] / n,
+            "kl": sums["kl"] / n,
+            "clip_fraction": sums["clipped"] / n,
+            "mismatch_max": sums["mismatch_max"],
+            "mismatch_mean": sums["mismatch_sum"] * self.config.updates / n,
+            "trained_tokens": n // self.config.updates,
+            "fed_tokens": sums["fed"] // self.config.updates,
+        }
+
+    def _pack(self, groups: list[Group]) -> Batch:
+        return pack_groups(
+            [g.rollouts[0].prompt_ids for g in groups],
+            [[r.completion_ids for r in g.rollouts] for g in groups],
+            [[r.sampled_mask for r in g.rollouts] for g in groups],
+            {
+                "advantage": [[[a] * len(r.completion_ids) for r, a in zip(g.rollouts, g.advantages, strict=True)] for g in groups],
+                "sampler": [[r.sampler_logprobs for r in g.rollouts] for g in groups],
+            },
+            self.model.device,
+        )
+
+    def _logprobs(self, model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+        hidden = model(batch.ids_N, batch.layout).index_select(0, batch.where_M)
+        return token_logprobs(hidden, model.head_weight, batch.targets_M, temperature=self.config.temperature)
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: Batch) -> Tensor | None:
+        return None if self.reference is None else self._logprobs(self.reference, batch)[0]
+
+    def _check_mismatch(self, logprob: Tensor, batch: Batch, sums: Counter[str]) -> None:
+        """Promise 1: what the sampler computed is what the trainer computes."""
+        difference = (logprob - batch.extra["sampler"]).abs()
+        worst = float(difference.max())
+        sums["mismatch_max"] = max(sums["mismatch_max"], worst)  # type: ignore[assignment]
+        sums["mismatch_sum"] += float(difference.sum())  # type: ignore[assignment]
+        if worst > MISMATCH_MAX and self.model.embed.weight.dtype == torch.float32:
+            raise InfraError(
+                f"sampler and trainer disagree: log-probabilities differ by {worst:.2e} at most, {MISMATCH_MAX:.0e} is allowed; "
+                "the rollouts do not come from these weights (delete the stage's rollouts folder and run again)"
+            )
+
+    def _describe(self, rollouts: list[Rollout], groups: list[Group]) -> dict[str, Any]:
+        """What a step's rollouts were like: rewards by domain, outcomes, lengths, alarms."""
+        outcomes = Counter(r.verdicts[-1].outcome.value for r in rollouts)
+        rewarded = [r for r in rollouts if r.reward is not None]
+        domains: dict[str, list[float]] = {}
+        terms: dict[str, list[float]] = {}
+        for r in rewarded:
+            domains.setdefault(r.domain, []).append(r.reward or 0.0)
+            for term, value in r.rewards.items():
+                terms.setdefault(term, []).append(value)
+        tokens = sum(len(r.completion_ids) for r in rollouts)
+        metrics: dict[str, Any] = {
+            "reward": _mean([r.reward or 0.0 for r in rewarded]),
+            "reward_by_domain": {d: _mean(v) for d, v in sorted(domains.items())},
+            "reward_terms": {t: _mean(v) for t, v in sorted(terms.items())},
+            "pass_rate": outcomes[Outcome.CORRECT] / len(rollouts),
+            "outcomes": dict(sorted(outcomes.items())),
+            "length": tokens / len(rollouts),
+            "tokens": tokens,
+            "zero_signal": sum(not g.has_signal for g in groups) / max(1, len(groups)),
+        }
+        for outcome in (Outcome.TIMEOUT, Outcome.UNDECIDED):
+            if outcomes[outcome] > ALARM_SHARE * len(rollouts):
+                share = outcomes[outcome] / len(rollouts)
+                metrics.setdefault("alarms", []).append(
+                    f"{share:.1%} of verdicts are {outcome.value} (alarm above {ALARM_SHARE:.0%}): read the rollouts, a policy can provoke these"
+                )
+        return metrics
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,107 @@
+"""Pretraining, SFT and the control: next-token prediction on documents, with a weight for each token."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from qwq.config import ControlStage, PretrainStage, SftStage
+from qwq.model.transformer import Transformer
+from qwq.problems.base import digest
+from qwq.problems.mixing import ProblemMix
+from qwq.text.template import ChatFormat
+from qwq.train.checkpoint import StageRun
+from qwq.train.data import Document, batches, demonstration, drill, read_conversations
+from qwq.train.losses import token_logprobs, weighted_nll
+from qwq.train.optim import Optimizer
+from qwq.train.packing import pack
+
+
+def supervised_step(model: Transformer, optimizer: Optimizer, documents: list[Document], step: int) -> dict[str, Any]:
+    """One update on packed documents; returns loss (nats a weighted token), tokens, rate and gradient norm."""
+    batch = pack([ids for ids, _ in documents], [weights for _, weights in documents], model.device)
+    hidden = model(batch.ids_N, batch.layout).index_select(0, batch.where_M)
+    logprob_M, _ = token_logprobs(hidden, model.head_weight, batch.targets_M)
+    loss = weighted_nll(logprob_M, batch.weights_M)
+    loss.backward()
+    return {"loss": loss.item(), "tokens": batch.num_tokens} | optimizer.step(step)
+
+
+def pretrain(model: Transformer, chat: ChatFormat, config: PretrainStage, run: StageRun, *, seed: int) -> None:
+    """`config.tokens` tokens of the endless stream. The number of steps is fixed before the first."""
+    mix = ProblemMix(seed, run.name, config.mix.weights())
+
+    def document(index: int) -> Document:
+        # Every index has one number in 0..1 of its own, which decides whether it is a page of exercises.
+        if digest(f"{seed}/{run.name}/kind/{index}") / 2**64 < config.drills and (page := drill(mix, chat, index, config.prompt_weight)):
+            return page
+        return demonstration(mix, chat, index, config.noise, config.prompt_weight)
+
+    # A step closes with the document that fills it, so it holds half a document more than batch_tokens on average.
+    sample = [len(document(i)[0]) for i in range(200)]
+    steps = max(1, round(config.tokens / (config.batch_tokens + 0.5 * sum(sample) / len(sample))))
+    optimizer = Optimizer(model, config.optim, steps)
+    run.state |= {"next_document": 0}
+    run.resume(model, optimizer)
+    stream = batches(document, run.state["next_document"], config.batch_tokens)
+
+    def step(index: int) -> dict[str, Any]:
+        documents, run.state["next_document"] = next(stream)
+        return supervised_step(model, optimizer, documents, index)
+
+    run.run(steps, model, optimizer, step)
+
+
+def sft_documents(chat: ChatFormat, config: SftStage, name: str, seed: int) -> list[Document]:
+    """The stage's demonstrations, clean, as tokens; only the assistant's tokens weigh."""
+    if config.path:
+        examples = [chat.training_example(messages, tools) for messages, tools in read_conversations(config.path)[: config.documents]]
+        return [(ids, [float(m) for m in mask]) for ids, mask in examples]
+    mix = ProblemMix(seed, name, config.mix.weights())
+    return [demonstration(mix, chat, i, 0.0, 0.0) for i in range(config.documents)]
+
+
+class EpochStream:
+    """Step number -> batch, over as many passes as are asked for; each pass has an order of its own."""
+
+    def __init__(self, documents: list[Document], batch_tokens: int, label: str) -> None:
+        self.documents, self.batch_tokens, self.label = documents, batch_tokens, label
+        self.lots: list[list[Document]] = []
+        self.epochs = 0
+
+    def _extend(self) -> None:
+        order = list(range(len(self.documents)))
+        random.Random(digest(f"{self.label}/{self.epochs}")).shuffle(order)
+        self.lots += [lot for lot, _ in batches(lambda i: self.documents[order[i]], 0, self.batch_tokens, len(order))]
+        self.epochs += 1
+
+    def batch(self, step: int) -> list[Document]:
+        while step >= len(self.lots):
+            self._extend()
+        return self.lots[step]
+
+    def num_steps(self, epochs: int) -> int:
+        while self.epochs < epochs:
+            self._extend()
+        return len(self.lots)
+
+
+def sft(model: Transformer, chat: ChatFormat, config: SftStage, run: StageRun, *, seed: int) -> None:
+    """`config.epochs` passes over the demonstrations."""
+    stream = EpochStream(sft_documents(chat, config, run.name, seed), config.batch_tokens, f"{seed}/{run.name}")
+    _epochs(model, config, stream, stream.num_steps(config.epochs), run)
+
+
+def control(
+    model: Transformer, chat: ChatFormat, config: ControlStage, source: SftStage, run: StageRun, *, seed: int, steps: int
+) -> None:
+    """The SFT stage `source` continued for `steps` steps on the same demonstrations."""
+    documents = sft_documents(chat, source, config.of, seed)
+    stream = EpochStream(documents, source.batch_tokens, f"{seed}/{config.of}/control")
+    _epochs(model, config, stream, steps, run)
+
+
+def _epochs(model: Transformer, config: SftStage | ControlStage, stream: EpochStream, steps: int, run: StageRun) -> None:
+    optimizer = Optimizer(model, config.optim, steps)
+    run.resume(model, optimizer)
+    run.run(steps, model, optimizer, lambda index: supervised_step(model, optimizer, stream.batch(index), index))

@@ -1,0 +1,201 @@
+"""The nouns of the project. Plain data: no torch, no I/O, nothing that decides.
+
+Every other package speaks in these. A `Problem` is asked, a `Rollout` is what the model did,
+a `Verdict` is what a verifier said about it, and the reward is made from verdicts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+DOMAINS = ("math", "code", "instructions", "tools", "preference")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call in Hermes form: `{"name": ..., "arguments": {...}}`."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `role` is system, user, assistant or tool."""
+
+    role: str
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The shape chat templates expect (`tool_calls` only where there are some)."""
+        message: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}} for c in self.tool_calls
+            ]
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A prompt and what a verifier needs to judge an answer to it.
+
+    `truth` is read by verifiers only and never rendered into a prompt. `canonical` names the
+    problem up to rewording (operations and numbers, not names): two problems with one canonical
+    form are the same problem, and splits are disjoint by it.
+    """
+
+    id: str
+    domain: str
+    messages: tuple[Message, ...]
+    truth: Mapping[str, Any]
+    canonical: str
+    tools: tuple[Mapping[str, Any], ...] = ()
+    level: int = 1
+    source: str = "procedural"
+
+
+class Outcome(StrEnum):
+    """Every way a grading can end (design promise 3). Only `INFRA_ERROR` may never become a reward."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    UNFINISHED = "unfinished"
+    TIMEOUT = "timeout"
+    UNDECIDED = "undecided"
+    INFRA_ERROR = "infra_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier found, with its reason in words.
+
+    `passed` of `total` counts tests or rules where there are several. `forgeable` marks a verdict
+    that the judged program itself could have influenced. `answer` is what was read out of the response.
+    """
+
+    outcome: Outcome
+    reason: str
+    verifier: str
+    passed: int | None = None
+    total: int | None = None
+    seconds: float = 0.0
+    forgeable: bool = False
+    answer: str | None = None
+
+    @property
+    def correct(self) -> bool:
+        return self.outcome is Outcome.CORRECT
+
+    @property
+    def share(self) -> float:
+        """Share of tests or rules passed, 0 to 1; 1 or 0 where there is only the outcome."""
+        if self.total:
+            return (self.passed or 0) / self.total
+        return float(self.correct)
+
+    def to_dict(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"outcome": self.outcome.value, "reason": self.reason, "verifier": self.verifier}
+        if self.total is not None:
+            out |= {"passed": self.passed, "total": self.total}
+        if self.forgeable:
+            out["forgeable"] = True
+        if self.answer is not None:
+            out["answer"] = self.answer
+        return out | {"seconds": round(self.seconds, 6)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
+        return cls(**{**data, "outcome": Outcome(data["outcome"])})
+
+
+class StopReason(StrEnum):
+    """Why a completion ended. Only `END` counts as finished."""
+
+    END = "end"  # the model emitted an end-of-turn token
+    LENGTH = "length"  # the completion reached max_new_tokens
+    CONTEXT = "context"  # prompt and completion filled the model's context
+    TURNS = "turns"  # the tool loop reached its limit of calls
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a verifier sees of a rollout: the last assistant turn and the calls before it.
+
+    `text` is the last assistant turn, thinking included. `thinking_open` says that the chat
+    template had already written `<think>`, so the text starts inside the thinking.
+    `calls` are the tool calls made, in order, and `results` what the tools returned.
+    """
+
+    text: str
+    finished: bool = True
+    thinking_open: bool = False
+    calls: tuple[ToolCall, ...] = ()
+    results: tuple[str, ...] = ()
+    malformed_calls: int = 0
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One sampled completion, token for token (design promise 2), and later what it earned.
+
+    All lists below `completion_ids` have its length. `sampled_mask` is 1 where the model chose the
+    token and 0 where the environment wrote it (tool results, forced closings); `sampler_logprobs`
+    is 0.0 there. `rewards` holds each term apart; `reward` is their sum, None after an infra error.
+    """
+
+    problem_id: str
+    domain: str
+    group: int
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    sampled_mask: list[int]
+    sampler_logprobs: list[float]
+    weight_versions: list[int]
+    stop_reason: StopReason
+    text: str = ""
+    verdicts: list[Verdict] = field(default_factory=list)
+    rewards: dict[str, float] = field(default_factory=dict)
+    reward: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.stop_reason is StopReason.END
+
+    @property
+    def num_sampled(self) -> int:
+        return sum(self.sampled_mask)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "problem_id": self.problem_id,
+            "domain": self.domain,
+            "group": self.group,
+            "text": self.text,
+            "verdicts": [v.to_dict() for v in self.verdicts],
+            "rewards": self.rewards,
+            "reward": self.reward,
+            "stop_reason": self.stop_reason.value,
+            "prompt_ids": self.prompt_ids,
+            "completion_ids": self.completion_ids,
+            "sampled_mask": self.sampled_mask,
+            "sampler_logprobs": self.sampler_logprobs,
+            "weight_versions": self.weight_versions,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Rollout:
+        known = {k: v for k, v in data.items() if k in cls.__slots__}
+        return cls(
+            **{
+                **known,
+                "stop_reason": StopReason(data["stop_reason"]),
+                "verdicts": [Verdict.from_dict(v) for v in data.get("verdicts", [])],
+            }
+        )

@@ -1,0 +1,55 @@
+"""Does an answer keep to its rules? Judged on the final answer alone, never on the thinking."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qwq.errors import DataError
+from qwq.text.parse import parse_response
+from qwq.types import Outcome, Verdict
+from qwq.verify.rules import resolve
+
+VERIFIER = "instructions"
+
+
+def verify(
+    response: str,
+    rules: Sequence[Mapping[str, Any]],
+    *,
+    finished: bool = True,
+    thinking_open: bool = False,
+) -> Verdict:
+    """Correct where every rule holds; `passed` of `total` counts the rules that hold.
+
+    `rules` are in the form of `qwq.verify.rules`. An empty list, an unknown rule or parameter is a DataError.
+    An unfinished response is `unfinished`, an empty answer `no_answer`, whatever the rules are.
+    """
+    start = time.perf_counter()
+    if isinstance(rules, str | Mapping) or not rules:
+        raise DataError("rules must be a list of at least one rule, got none")
+    resolved = [(resolve(spec), spec["id"]) for spec in rules]  # bad rules are reported whatever the answer is
+    total = len(resolved)
+
+    def verdict(outcome: Outcome, reason: str, passed: int = 0, answer: str | None = None) -> Verdict:
+        seconds = time.perf_counter() - start
+        return Verdict(
+            outcome,
+            reason,
+            VERIFIER,
+            passed=passed,
+            total=total,
+            seconds=seconds,
+            answer=answer,
+        )
+
+    if not finished:
+        return verdict(Outcome.UNFINISHED, "the response never ended")
+    answer = parse_response(response, thinking_open=thinking_open).answer
+    if not answer:
+        return verdict(Outcome.NO_ANSWER, "nothing after the thinking")
+    broken = [f"{rule_id}: {found}" for (check, params), rule_id in resolved if (found := check(answer, **params))]
+    if broken:
+        return verdict(Outcome.WRONG, "; ".join(broken), total - len(broken), answer)
+    return verdict(Outcome.CORRECT, f"all {total} rules hold", total, answer)

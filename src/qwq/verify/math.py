@@ -1,0 +1,156 @@
+r"""Grade a final answer: `verify(response, gold)` -> `Verdict`.
+
+The ladder, cheapest rung first: find the answer (`math_extract`), equal strings after cheap normalisation
+(`math_normal`), exact plain numbers (`math_number`), typed comparison of expressions, tuples, sets, intervals,
+equations, matrices, choices and text (`math_compare`), symbolic equivalence in a worker process
+(`math_symbolic` behind `worker`). The first rung that can decide decides; where none can within its limits the
+outcome is `undecided`, never `wrong`.
+
+Safe from threads and asyncio (call it through `asyncio.to_thread`); no signals. Verdicts of the same answer
+and gold are cached.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from functools import lru_cache
+
+from qwq.errors import ConfigError, InfraError, nearest
+from qwq.text.parse import parse_response
+from qwq.types import Outcome, Verdict
+from qwq.verify import math_compare, math_normal, math_number, worker
+from qwq.verify.math_extract import FORMS, extract
+
+VERIFIER = "math"
+SYMBOLIC_LIMIT_S = 0.6  # a worker needs about 0.4 s to start: a verdict stays within a second also after a kill
+SYMBOLIC_MAX_CHARS = 600
+SYMBOLIC_MAX_NESTING = 20
+CACHE_SIZE = 1 << 16
+
+_pool = worker.Pool("qwq.verify.math_symbolic", size=2)
+
+
+def verify(
+    response: str,
+    gold: str,
+    *,
+    form: str = "response",
+    finished: bool = True,
+    thinking_open: bool = False,
+) -> Verdict:
+    """Grade `response` against `gold`; the verdict's `answer` is what was read out of the response.
+
+    `form`: "bare" (the whole string is the answer), "extract" (an answer in any markup), "response" (a model's
+    response: the last box after the thinking, else an explicit final answer). `thinking_open` says that the chat
+    template had opened `<think>`. Unfinished responses, empty golds and empty boxes never score. ConfigError for
+    an unknown form. `infra_error` where the worker process died or could not be started twice in a row.
+    """
+    start = time.perf_counter()
+    if form not in FORMS:
+        raise ConfigError(f"unknown form {form!r}: {nearest(form, FORMS)}")
+    verdict = _judge(response, gold, form, finished, thinking_open)
+    return replace(verdict, seconds=time.perf_counter() - start)
+
+
+def _judge(response: str, gold: str, form: str, finished: bool, thinking_open: bool) -> Verdict:
+    if not finished:
+        return Verdict(Outcome.UNFINISHED, "the response never ended", VERIFIER)
+    answer = extract(response, form, thinking_open=thinking_open)
+    if answer is None or not math_normal.clean(answer):
+        return Verdict(
+            Outcome.NO_ANSWER,
+            _why_none(response, form, answer, thinking_open),
+            VERIFIER,
+        )
+    wanted = gold_answer(gold, form)
+    if not wanted:
+        return Verdict(
+            Outcome.WRONG,
+            "the gold answer is empty, and nothing equals that",
+            VERIFIER,
+            answer=answer,
+        )
+    return _compare(answer, wanted)
+
+
+def gold_answer(gold: str, form: str = "response") -> str:
+    r"""The gold answer out of what a data set has as one: after `####`, in a `\boxed`, else as it is; "" for none."""
+    if form == "extract" or "\\boxed" in gold or "####" in gold:
+        gold = extract(gold, "extract") or ""
+    return gold if math_normal.clean(gold) else ""
+
+
+def _why_none(response: str, form: str, answer: str | None, thinking_open: bool) -> str:
+    if answer is not None:
+        return "the answer is empty"
+    if form == "response" and not parse_response(response, thinking_open=thinking_open).thinking_closed:
+        return "the thinking was never closed"
+    return "no box and no explicit final answer after the thinking"
+
+
+def _compare(answer: str, gold: str) -> Verdict:
+    if len(answer) > math_normal.MAX_CHARS or len(gold) > math_normal.MAX_CHARS:
+        if answer.strip() == gold.strip():
+            return Verdict(Outcome.CORRECT, "the same text", VERIFIER, answer=answer[:200])
+        reason = f"an answer of {len(answer)} characters, {math_normal.MAX_CHARS} are read"
+        return Verdict(Outcome.UNDECIDED, reason, VERIFIER, answer=answer[:200])
+    return _compare_cached(answer, gold)
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _decided(answer: str, gold: str) -> tuple[Outcome, str]:
+    """Outcome and reason of a pair; raises InfraError, which is not cached."""
+    a, g = math_normal.clean(answer), math_normal.clean(gold)
+    if a == g:
+        return _said(True, "the same after normalisation")
+    number, wanted = math_number.read(a), math_number.read(g)
+    if number is not None and wanted is not None:
+        return _said(math_number.same(wanted, number), f"numbers {a} and {g}")
+    decision = math_compare.compare(g, a)
+    if decision.equal is not None:
+        return _said(decision.equal, decision.reason)
+    if decision.final:
+        return Outcome.UNDECIDED, decision.reason
+    if not (_sendable(a) and _sendable(g)):
+        return Outcome.UNDECIDED, "too long, too deep or too many digits for a symbolic comparison"
+    try:
+        reply = _pool.request({"gold": g, "answer": a}, SYMBOLIC_LIMIT_S)
+    except worker.OverLimit as over:
+        return Outcome.UNDECIDED, f"symbolic comparison: {over}"
+    if reply["equal"] is None:
+        return Outcome.UNDECIDED, "the gold answer cannot be read, neither here nor by sympy"
+    return _said(reply["equal"], f"{'' if reply['equal'] else 'not '}equal by sympy")
+
+
+def _sendable(text: str) -> bool:
+    """Whether sympy may see the text: short, shallow, no long digits, nothing that its parser would evaluate as code."""
+    if (
+        len(text) > SYMBOLIC_MAX_CHARS
+        or not text.isprintable()
+        or re.search(r"\d{60}|__|[\"'`@#]\s*\w*\s*\(|import", text)
+    ):
+        return False
+    depth = deepest = 0
+    for char in text:
+        depth += (char in "([{") - (char in ")]}")
+        deepest = max(deepest, depth)
+    return deepest <= SYMBOLIC_MAX_NESTING
+
+
+def _compare_cached(answer: str, gold: str) -> Verdict:
+    try:
+        outcome, reason = _decided(answer, gold)
+    except InfraError as error:
+        return Verdict(Outcome.INFRA_ERROR, str(error), VERIFIER, answer=answer)
+    return Verdict(outcome, reason, VERIFIER, answer=answer)
+
+
+def _said(equal: bool, reason: str) -> tuple[Outcome, str]:
+    return (Outcome.CORRECT if equal else Outcome.WRONG), reason
+
+
+def warm() -> None:
+    """Start the worker processes now, so that the first hard pair does not wait for their imports."""
+    _pool.warm()

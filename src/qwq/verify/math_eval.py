@@ -1,0 +1,351 @@
+"""Are two trees the same number, or the same function? Exactly where possible, else at 50 digits.
+
+Rational trees are compared as fractions. Everything else is evaluated with mpmath at 50 digits; trees with
+symbols at several fixed points, which tells different functions apart with near certainty (two different
+analytic expressions agree only on a set of measure zero). Magnitudes are bounded before anything is
+computed: what is too big raises `TooBig`, and nothing here can run long.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Mapping
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from qwq.verify.math_expr import Tree, symbols, walk
+
+DIGITS = 50
+MAX_BITS = 20_000  # of an exact numerator or denominator
+MAX_LOG2 = 100_000  # of a magnitude in floating point
+MAX_FACTORIAL = 2_000
+_local = threading.local()
+
+
+class TooBig(ValueError):
+    """Larger than anything that is computed here."""
+
+
+class Undefined(ValueError):
+    """No value: a division by zero, a logarithm of zero, an infinity where a number is needed."""
+
+
+def context() -> Any:
+    """This thread's mpmath context (mpmath's global one is not safe to share)."""
+    if not hasattr(_local, "mp"):
+        from mpmath.ctx_mp import MPContext
+
+        _local.mp = MPContext()
+        _local.mp.dps = DIGITS
+    return _local.mp
+
+
+# -- exact ------------------------------------------------------------------------------------------
+
+
+def exact(tree: Tree) -> Fraction | None:
+    """The value as a fraction, or None where it is not plainly rational. TooBig, Undefined."""
+    kind = tree[0]
+    if kind == "num":
+        return tree[1]
+    if kind in ("add", "mul", "div", "pow"):
+        a, b = exact(tree[1]), exact(tree[2])
+        if a is None or b is None:
+            return None
+        return _exact_binary(kind, a, b)
+    if kind == "neg":
+        a = exact(tree[1])
+        return None if a is None else -a
+    if kind == "fn" and tree[1] in ("factorial", "binom", "abs"):
+        parts = [exact(p) for p in tree[2:]]
+        if None in parts:
+            return None
+        return _exact_function(tree[1], parts)  # type: ignore[arg-type]
+    return None
+
+
+def _exact_binary(kind: str, a: Fraction, b: Fraction) -> Fraction | None:
+    if kind == "add":
+        return _bounded(a + b)
+    if kind == "mul":
+        return _bounded(a * b)
+    if kind == "div":
+        if b == 0:
+            raise Undefined("a division by zero")
+        return _bounded(a / b)
+    if b.denominator != 1:
+        return None
+    if a == 0 and b <= 0:
+        raise Undefined("a power of zero")
+    if abs(b) * max(a.numerator.bit_length(), a.denominator.bit_length()) > MAX_BITS:
+        if abs(a) == 1:
+            return a if b % 2 else Fraction(1)
+        raise TooBig("a power with more than thousands of digits")
+    return a ** int(b)
+
+
+def _bounded(value: Fraction) -> Fraction:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > 2 * MAX_BITS:
+        raise TooBig("a number with more than thousands of digits")
+    return value
+
+
+def _exact_function(name: str, parts: list[Fraction]) -> Fraction | None:
+    import math
+
+    if name == "abs":
+        return abs(parts[0])
+    if any(p.denominator != 1 or p < 0 for p in parts):
+        return None
+    if any(p > MAX_FACTORIAL for p in parts):
+        raise TooBig(f"a {name} of more than {MAX_FACTORIAL}")
+    return Fraction(math.factorial(int(parts[0])) if name == "factorial" else math.comb(*map(int, parts)))
+
+
+# -- numeric ----------------------------------------------------------------------------------------
+
+
+def numeric(tree: Tree, env: Mapping[str, Any], degree: Any = None) -> Any:
+    """The value at `env` (symbol -> mpf) in this thread's context. `degree`: what 1° counts outside trigonometry."""
+    mp = context()
+    kind = tree[0]
+    if kind == "num":
+        return mp.mpf(tree[1].numerator) / tree[1].denominator
+    if kind == "sym":
+        return env[tree[1]]
+    if kind == "const":
+        return _constant(tree[1], mp)
+    if kind == "neg":
+        return -numeric(tree[1], env, degree)
+    if kind == "deg":
+        return numeric(tree[1], env, degree) * (mp.pi / 180 if degree is None else degree)
+    if kind == "root":
+        return _root(numeric(tree[1], env, degree), numeric(tree[2], env, degree), mp)
+    if kind == "fn":
+        inner = None if tree[1] in _TRIGONOMETRY else degree
+        return _function(tree[1], [numeric(p, env, inner) for p in tree[2:]], mp)
+    if kind == "pm" or kind == "matrix":
+        raise Undefined(f"{kind} has no single value")
+    a, b = numeric(tree[1], env, degree), numeric(tree[2], env, degree)
+    if kind == "add":
+        return a + b
+    if kind == "mul":
+        return a * b
+    if kind == "div":
+        if b == 0:
+            raise Undefined("a division by zero")
+        return a / b
+    return _power(a, b, mp)
+
+
+def _constant(name: str, mp: Any) -> Any:
+    if name == "oo":
+        return mp.inf
+    return {"pi": +mp.pi, "e": +mp.e, "i": mp.mpc(0, 1)}[name]
+
+
+def _power(a: Any, b: Any, mp: Any) -> Any:
+    if a == 0:
+        if mp.re(b) > 0:
+            return mp.mpf(0)
+        raise Undefined("a power of zero")
+    if mp.isinf(a) or mp.isinf(b):
+        raise Undefined("a power with infinity")
+    if abs(b) * (abs(mp.log(abs(a), 2)) + 1) > MAX_LOG2:
+        raise TooBig("a power too large to compare")
+    return mp.power(a, b)
+
+
+def _root(a: Any, n: Any, mp: Any) -> Any:
+    if n == 0:
+        raise Undefined("a zeroth root")
+    real = not isinstance(a, mp.mpc) or a.imag == 0
+    if real and mp.re(a) < 0 and n == mp.floor(mp.re(n)) and int(n) % 2 == 1:
+        return -_power(-mp.re(a), 1 / n, mp)  # the real root of a negative number
+    return _power(a, 1 / n, mp)
+
+
+_TRIGONOMETRY = frozenset(["sin", "cos", "tan", "sec", "csc", "cot"])
+_DIRECT = {
+    "sin": "sin", "cos": "cos", "tan": "tan", "sec": "sec", "csc": "csc", "cot": "cot", "arcsin": "asin",
+    "arccos": "acos", "arctan": "atan", "arccot": "acot", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh",
+    "coth": "coth", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "abs": "fabs", "floor": "floor",
+    "ceil": "ceil", "sgn": "sign",
+}  # fmt: skip
+
+
+def _function(name: str, parts: list[Any], mp: Any) -> Any:
+    if any(mp.isinf(p) or mp.isnan(p) for p in parts):
+        raise Undefined(f"{name} of infinity")
+    if any(abs(p) > 10**6 for p in parts) and name not in (
+        "abs",
+        "max",
+        "min",
+        "sgn",
+        "ln",
+        "log",
+        "lg",
+        "floor",
+        "ceil",
+    ):
+        raise TooBig(f"{name} of a large number")
+    if name in ("ln", "log", "lg"):
+        if parts[0] == 0 or (len(parts) > 1 and parts[1] in (0, 1)):
+            raise Undefined("a logarithm of zero, or to base 0 or 1")
+        base = parts[1] if len(parts) > 1 else (10 if name == "lg" else None)
+        return mp.log(parts[0]) if base is None else mp.log(parts[0]) / mp.log(base)
+    if name == "exp":
+        return _power(+mp.e, parts[0], mp)
+    if name == "factorial":
+        return _gamma_of(mp.factorial, parts, mp)
+    if name == "binom":
+        return _gamma_of(mp.binomial, parts, mp)
+    if name in ("max", "min"):
+        if any(isinstance(p, mp.mpc) for p in parts):
+            raise Undefined(f"{name} of complex numbers")
+        return max(parts) if name == "max" else min(parts)
+    if name not in _DIRECT or len(parts) != 1:
+        raise Undefined(f"{name} is not evaluated here")
+    try:
+        return getattr(mp, _DIRECT[name])(parts[0])
+    except (ZeroDivisionError, ValueError) as error:
+        raise Undefined(f"{name}: {error}") from None
+
+
+def _gamma_of(function: Any, parts: list[Any], mp: Any) -> Any:
+    if any(abs(p) > MAX_FACTORIAL for p in parts):
+        raise TooBig("a factorial too large to compare")
+    try:
+        return function(*parts)
+    except ValueError as error:  # a pole
+        raise Undefined(str(error)) from None
+
+
+# -- equality ---------------------------------------------------------------------------------------
+
+
+def same(a: Tree, b: Tree) -> bool | None:
+    """Whether two trees are the same number or function; None where that cannot be told. TooBig."""
+    if a == b:
+        return True
+    if a[0] == "matrix" and b[0] == "matrix":
+        return _same_matrix(a, b)
+    if _has(a, "matrix") or _has(b, "matrix"):
+        # A matrix is no scalar; sums and products of matrices are not computed here.
+        return False if not (_has(a, "matrix") and _has(b, "matrix")) and "matrix" in (a[0], b[0]) else None
+    try:
+        left, right = exact(a), exact(b)
+        if left is not None and right is not None:
+            return left == right
+    except Undefined:
+        return False  # 0/0 equals nothing but itself
+    names = symbols(a) | symbols(b)
+    plain = _agree(a, b, names, degree=None)
+    if plain is not True and _has(a, "deg") != _has(b, "deg"):
+        return _agree(a, b, names, degree=1)  # 30° as a bare 30
+    return plain
+
+
+def _has(tree: Tree, kind: str) -> bool:
+    return any(n[0] == kind for n in walk(tree))
+
+
+def _same_matrix(a: Tree, b: Tree) -> bool | None:
+    if [len(r) for r in a[1]] != [len(r) for r in b[1]]:
+        return False
+    unsure = False
+    for row_a, row_b in zip(a[1], b[1], strict=True):
+        for x, y in zip(row_a, row_b, strict=True):
+            equal = same(x, y)
+            if equal is False:
+                return False
+            unsure |= equal is None
+    return None if unsure else True
+
+
+def close(x: Any, y: Any) -> bool:
+    """Equal to 35 of 50 digits, relative to the larger; both zero counts as equal."""
+    mp = context()
+    if mp.isinf(x) or mp.isinf(y):
+        return x == y
+    return abs(x - y) <= mp.mpf(10) ** -35 * max(abs(x), abs(y))
+
+
+def value(tree: Tree, degree: Any = None) -> Any | None:
+    """The number a tree without symbols is, or None where it has none. TooBig."""
+    try:
+        found = numeric(tree, {}, degree)
+    except Undefined:
+        return None
+    return None if context().isnan(found) else found
+
+
+def _agree(a: Tree, b: Tree, names: frozenset[str], degree: Any) -> bool | None:
+    if not names:
+        x, y = value(a, degree), value(b, degree)
+        return False if x is None or y is None else close(x, y) or _cancelled(a, b, x, y)
+    compared = apart = 0
+    many_valued = _many_valued(a) or _many_valued(b)
+    for env in points(names):
+        try:
+            x, y = numeric(a, env, degree), numeric(b, env, degree)
+        except Undefined:
+            continue
+        mp = context()
+        if mp.isnan(x) or mp.isnan(y):
+            continue
+        equal = close(x, y) or abs(x - y) <= mp.mpf(10) ** -40
+        branched = many_valued and abs(mp.im(x)) + abs(mp.im(y)) != 0
+        if not equal and not branched:
+            return False  # (branches of roots and logarithms may differ where their arguments are negative)
+        compared += equal
+        apart += not close(abs(x), abs(y))
+    if compared >= 3:
+        return True
+    return False if apart >= 3 and not compared else None  # not even the magnitudes agree anywhere
+
+
+def _cancelled(a: Tree, b: Tree, x: Any, y: Any) -> bool:
+    """Two irrational numbers that are both rounding noise around zero, such as sin(pi) and 0."""
+    mp = context()
+    tiny = mp.mpf(10) ** -40
+    return abs(x) < tiny and abs(y) < tiny and not (_rational_parts(a) and _rational_parts(b))
+
+
+def _many_valued(tree: Tree) -> bool:
+    return any(n[0] == "root" or n[0] == "pow" and exact_or_none(n[2]) is None or n[0] == "fn" for n in walk(tree))
+
+
+def exact_or_none(tree: Tree) -> int | None:
+    """A whole exponent, else None."""
+    tree, sign = (tree[1], -1) if tree[0] == "neg" else (tree, 1)
+    return sign * int(tree[1]) if tree[0] == "num" and tree[1].denominator == 1 else None
+
+
+def _rational_parts(tree: Tree) -> bool:
+    return not any(n[0] in ("const", "root", "fn") for n in walk(tree))
+
+
+@lru_cache(maxsize=1024)
+def _draws(names: frozenset[str]) -> tuple[dict[str, Fraction], ...]:
+    source = random.Random(",".join(sorted(names)))
+    spans = (
+        (0.3, 1.0),
+        (1.1, 2.5),
+        (0.5, 4.0),
+        (2.0, 9.0),
+        (-3.0, 3.0),
+        (-1.0, 1.0),
+        (-9.0, -1.0),
+    )
+    return tuple(
+        {n: Fraction(source.uniform(low, high)).limit_denominator(10**6) for n in sorted(names)} for low, high in spans
+    )
+
+
+def points(names: frozenset[str]) -> list[dict[str, Any]]:
+    """Fixed points for these symbols, the first ones positive."""
+    mp = context()
+    return [{n: mp.mpf(v.numerator) / v.denominator for n, v in draw.items()} for draw in _draws(names)]

@@ -1,0 +1,101 @@
+r"""Cheap normalisation of an answer's text: the same answer in other markup becomes the same string.
+
+Only what cannot change the meaning: math delimiters, spacing commands, sizes of brackets, fraction variants,
+Unicode look-alikes, bold, trailing punctuation. Units, words and order are for the typed comparison.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+MAX_CHARS = 4000
+
+_UNICODE = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "×": "\\times ", "÷": "/", "·": "\\cdot ", "⋅": "\\cdot ", "∗": "*",
+        "π": "\\pi ", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "∪": "\\cup ", "∩": "\\cap ",
+        "∈": "\\in ", "∅": "\\emptyset ", "°": "^{\\circ}", "√": "\\sqrt ", "±": "\\pm ", "²": "^{2}", "³": "^{3}",
+        "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "ℝ": "\\mathbb{R}", "…": "\\ldots ",
+        "，": ",", "：": ":", "（": "(", "）": ")", "％": "%", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
+        "⩽": "\\le ", "⩾": "\\ge ", "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ", "′": "'",
+    }
+)  # fmt: skip
+_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?")
+_STYLES = re.compile(r"\\(?:phantom|displaystyle|textstyle|limits|nolimits|boldsymbol|bm|hline|centering)(?![A-Za-z])")
+_SPACES = re.compile(
+    r"\\q?quad|\\(?:enspace|hfill|thinspace)(?![A-Za-z])|\\hspace\*?\{[^{}]*\}|~|(?<!\\)\\[;:> \n]|\s+"
+)
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!\s*|\\!\s*,\s*|\\,|\\ |,\\,)(?=\d{3}(?!\d))")
+_SYNONYMS = {
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "geq": "ge", "leqslant": "le", "geqslant": "ge",
+    "neq": "ne", "lt": "lt", "gt": "gt", "varnothing": "emptyset", "dots": "ldots", "cdots": "ldots",
+    "dotsc": "ldots", "dotsb": "ldots", "dotso": "ldots", "textbf": "text", "textit": "text", "textrm": "text",
+    "textnormal": "text", "mbox": "text", "hbox": "text", "textsf": "text", "texttt": "text", "emph": "text",
+    "dbinom": "binom", "tbinom": "binom", "lbrace": "{", "rbrace": "}", "colon": ":", "vert": "|", "lvert": "|",
+    "rvert": "|", "mid": "|", "operatorname*": "operatorname", "degree": "circ", "mathbf": "mathrm",
+    "mathit": "mathrm", "mathsf": "mathrm", "mathnormal": "mathrm", "langle": "(", "rangle": ")", "lbrack": "[", "rbrack": "]", "land": "text{ and }", "lor": "text{ or }",
+    "wedge": "text{ and }", "vee": "text{ or }", "thickapprox": "approx", "ast": "*", "rm": "", "bf": "", "it": "",
+    "arcsec": "operatorname{arcsec}", "infin": "infty", "thinspace": " ",
+}  # fmt: skip
+_SYNONYM = re.compile(r"\\(" + "|".join(sorted(map(re.escape, _SYNONYMS), key=len, reverse=True)) + r")(?![A-Za-z])")
+_BOLD = re.compile(r"\A\*\*(.+)\*\*\Z|\A__(.+)__\Z|\A`(.+)`\Z", re.DOTALL)
+_PLAIN = re.compile(r"[+-]?\d+\Z")
+
+
+def _synonym(match: re.Match[str]) -> str:
+    name = _SYNONYMS[match.group(1)]
+    return name if not name or not name[0].isalpha() else "\\" + name
+
+
+@lru_cache(maxsize=1 << 14)
+def clean(text: str) -> str:
+    """The answer without markup that means nothing; "" where nothing is left."""
+    text = text.strip()
+    if _PLAIN.match(text):
+        return text
+    if not text.isascii():
+        text = text.translate(_UNICODE)
+    while match := _BOLD.match(text):
+        text = next(g for g in match.groups() if g is not None).strip()
+    text = _strip_math_signs(text)
+    if "\\" in text:
+        text = _SYNONYM.sub(_synonym, text)
+        text = _SIZES.sub("", text)
+        text = _STYLES.sub("", text)
+        text = _THOUSANDS.sub("", text)
+        text = text.replace("\\!", "").replace("\\,", " ").replace("\\/", "")
+    text = _SPACES.sub(" ", text).strip()
+    text = _unwrap(text)
+    while text and (text[-1] in ".,;:" or text.endswith("\\")) and not text.endswith(("...", "\\.", "\\\\")):
+        text = text[:-1].rstrip()
+    return text
+
+
+def _strip_math_signs(text: str) -> str:
+    r"""Without $, $$, \( \), \[ \]; a dollar sign of money (`\$5`, `$5` alone) goes too."""
+    if "\\" in text:
+        text = text.replace("\\$", "")
+        text = re.sub(r"(?<!\\)\\[()]", " ", text)
+        text = re.sub(r"(?<!\\)\\[\[\]](?![^\n]*pt\])", " ", text)
+    return text.replace("$", " ") if "$" in text else text
+
+
+def _unwrap(text: str) -> str:
+    r"""Without one outer `\boxed{...}`, `{...}` of LaTeX grouping with a command inside, or `\mathrm{...}`."""
+    for opening in ("\\boxed{", "\\fbox{"):
+        if text.startswith(opening) and _closes_at_end(text, len(opening) - 1):
+            return text[len(opening) : -1].strip()
+    return text
+
+
+def _closes_at_end(text: str, opening: int) -> bool:
+    depth = 0
+    for position in range(opening, len(text)):
+        if text[position] == "{" and text[position - 1] != "\\":
+            depth += 1
+        elif text[position] == "}" and text[position - 1] != "\\":
+            depth -= 1
+            if depth == 0:
+                return position == len(text) - 1
+    return False
