@@ -16,7 +16,9 @@ from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
 from qwq.types import Message, ToolCall
 
-QWEN = ModelConfig("qwen2", 97, 32, 48, 2, 4, 2, 8, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=True, max_positions=128)
+QWEN = ModelConfig(
+    "qwen2", 97, 32, 48, 2, 4, 2, 8, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=True, max_positions=128
+)
 SHAPES = {
     "qwen2-tied": QWEN,
     "qwen2-untied-eps-theta": replace(QWEN, tie_embeddings=False, rms_norm_eps=1e-5, rope_theta=1e4),
@@ -32,7 +34,12 @@ MESSAGES = (
     Message("assistant", "<think>\n12*13\n</think>", (ToolCall("calculator", {"expression": "12*13 é"}),)),
     Message("tool", "156"),
 )
-TOOLS = ({"type": "function", "function": {"name": "calculator", "parameters": {"properties": {"expression": {"type": "string"}}}}},)
+TOOLS = (
+    {
+        "type": "function",
+        "function": {"name": "calculator", "parameters": {"properties": {"expression": {"type": "string"}}}},
+    },
+)
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +77,16 @@ def assert_same_logits(mine: Transformer, theirs: torch.nn.Module) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_folder_we_write_loads_there_with_equal_logits(tmp_path, name, shard):
     model = ours(SHAPES[name])
-    save_model(model, tmp_path / "m", max_shard_bytes=20_000 if shard == "sharded" else 1 << 30, generation={"eos_token_id": [5, 3]})
+    save_model(
+        model,
+        tmp_path / "m",
+        max_shard_bytes=20_000 if shard == "sharded" else 1 << 30,
+        generation={"eos_token_id": [5, 3]},
+    )
     assert len(list((tmp_path / "m").glob("*.safetensors"))) > (shard == "sharded")
-    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", output_loading_info=True, dtype=torch.float32)
+    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "m", output_loading_info=True, dtype=torch.float32
+    )
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     assert theirs.generation_config.eos_token_id == [5, 3]
     assert_same_logits(model, theirs.eval())
@@ -110,9 +124,14 @@ def test_gradients_equal(tmp_path, name):
 @pytest.mark.parametrize("name", ["qwen2-tied", "llama-untied-mha-wide"])
 @torch.no_grad()
 def test_reward_model_loads_as_sequence_classifier(tmp_path, name):
-    backbone, score = ours(SHAPES[name]), torch.randn(1, SHAPES[name].hidden_size, generator=torch.Generator().manual_seed(5))
+    backbone, score = (
+        ours(SHAPES[name]),
+        torch.randn(1, SHAPES[name].hidden_size, generator=torch.Generator().manual_seed(5)),
+    )
     save_reward_model(backbone, score, tmp_path / "r")
-    theirs, info = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "r", output_loading_info=True, dtype=torch.float32)
+    theirs, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "r", output_loading_info=True, dtype=torch.float32
+    )
     assert theirs.config.num_labels == 1 and not info["missing_keys"] and not info["unexpected_keys"]
     loaded, weight = load_reward_model(tmp_path / "r")
     got = loaded(IDS[0], Packed([40]))[-1] @ weight[0]
@@ -147,5 +166,7 @@ def test_real_templates_render_as_there(name):
     source = (MODELS / name / "chat_template.jinja").read_text()
     for messages, tools in ((MESSAGES, TOOLS), (MESSAGES[1:2], ())):
         dicts = [m.to_dict() for m in messages]
-        theirs, _ = render_jinja_template([dicts], tools=list(tools) or None, chat_template=source, add_generation_prompt=True)
+        theirs, _ = render_jinja_template(
+            [dicts], tools=list(tools) or None, chat_template=source, add_generation_prompt=True
+        )
         assert ChatTemplate(source).render(messages, tools=tools, add_generation_prompt=True) == theirs[0]

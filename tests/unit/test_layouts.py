@@ -69,7 +69,13 @@ def test_no_gradient_crosses_packed_sequences(model):
 
 @pytest.mark.parametrize(
     ("prompts", "completions"),
-    [((5,), ((3, 3),)), ((4, 2), ((3, 1, 2), (5,))), ((0, 3), ((2,), (2, 4))), ((0,), ((3, 2),)), ((6, 1, 3), ((1,), (2,), (3,)))],
+    [
+        ((5,), ((3, 3),)),
+        ((4, 2), ((3, 1, 2), (5,))),
+        ((0, 3), ((2,), (2, 4))),
+        ((0,), ((3, 2),)),
+        ((6, 1, 3), ((1,), (2,), (3,))),
+    ],
 )
 def test_shared_prefix_equals_each_whole_sequence_alone(model, prompts, completions):
     flat, expected, weights = [], [], []
@@ -81,7 +87,10 @@ def test_shared_prefix_equals_each_whole_sequence_alone(model, prompts, completi
     out = model(torch.cat(flat), SharedPrefix(prompts, completions))
     assert_close(out, torch.cat(expected))
     # Same loss on the completions, same gradient: what a completion sends into its prompt arrives.
-    weights = [torch.ones(len(e)) if i else torch.zeros(len(e)) for e, i in zip(expected, _is_completion(completions), strict=True)]
+    weights = [
+        torch.ones(len(e)) if i else torch.zeros(len(e))
+        for e, i in zip(expected, _is_completion(completions), strict=True)
+    ]
     weight = torch.cat(weights)[:, None]
     params = list(model.parameters())
     shared = torch.autograd.grad((out.square() * weight).sum(), params, allow_unused=True)

@@ -17,7 +17,13 @@ HF_QWEN = {
 def test_qwq_32b_preset_is_the_published_shape():
     c = preset("qwq-32b")
     assert (c.num_layers, c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim) == (64, 5120, 40, 8, 128)
-    assert (c.intermediate_size, c.vocab_size, c.rope_theta, c.rms_norm_eps, c.tie_embeddings) == (27648, 152064, 1e6, 1e-5, False)
+    assert (c.intermediate_size, c.vocab_size, c.rope_theta, c.rms_norm_eps, c.tie_embeddings) == (
+        27648,
+        152064,
+        1e6,
+        1e-5,
+        False,
+    )
     # Worked out by hand: 2 x 152064 x 5120 + 64 x (5120 x 7168 + 7168 + 5120 x 5120 + 3 x 5120 x 27648 + 2 x 5120) + 5120
     assert c.num_parameters == 32_763_876_352
 
@@ -48,7 +54,14 @@ def test_defaults_of_older_config_files():
     c = ModelConfig.from_hf(HF_QWEN)
     assert (c.head_dim, c.qkv_bias, c.tie_embeddings, c.rope_theta) == (8, True, True, 1e6)
     llama = {k: v for k, v in HF_QWEN.items() if k not in ("num_key_value_heads", "rope_theta")}
-    c = ModelConfig.from_hf(llama | {"model_type": "llama", "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "eos_token_id": [7, 8]})
+    c = ModelConfig.from_hf(
+        llama
+        | {
+            "model_type": "llama",
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+            "eos_token_id": [7, 8],
+        }
+    )
     assert (c.num_kv_heads, c.qkv_bias, c.rope_theta, c.eos_token_id) == (4, False, 5e5, 7)
 
 
@@ -84,7 +97,10 @@ def test_unknown_preset_suggests_the_nearest():
         ("{", "config.json: not JSON"),
         ("[1]", "config.json: holds a list, an object is needed"),
         ('{"model_type": "qwen2", "quantization_config": {"quant_method": "gptq"}}', "weights are quantised .gptq."),
-        ('{"model_type": "qwen2", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": "4"}', "a field has the wrong type"),
+        (
+            '{"model_type": "qwen2", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": "4"}',
+            "a field has the wrong type",
+        ),
     ],
 )
 def test_broken_config_files_are_one_line_errors(tmp_path, text, message):

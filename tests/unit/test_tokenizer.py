@@ -11,7 +11,9 @@ from qwq.errors import ConfigError, ModelError
 from qwq.model.config import preset
 from qwq.text.tokenizer import CONTROL_TOKENS, MARKUP_TOKENS, Tokenizer, train_bpe
 
-TEXTS = [f"There are {n} boxes with {n + 3} nuts in each box. The answer is \\boxed{{{n * (n + 3)}}}." for n in range(40)] * 2
+TEXTS = [
+    f"There are {n} boxes with {n + 3} nuts in each box. The answer is \\boxed{{{n * (n + 3)}}}." for n in range(40)
+] * 2
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,11 @@ def test_eos_ids_gather_all_named_ends(tok, tmp_path):
 def test_saving_keeps_the_config_but_no_code_to_run(tok, tmp_path):
     tok.save(tmp_path)
     path = tmp_path / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 77, "auto_map": {"AutoTokenizer": ["x.Y", None]}}))
+    path.write_text(
+        json.dumps(
+            json.loads(path.read_text()) | {"model_max_length": 77, "auto_map": {"AutoTokenizer": ["x.Y", None]}}
+        )
+    )
     Tokenizer.from_folder(tmp_path).save(tmp_path / "again")
     kept = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
     assert kept["model_max_length"] == 77 and "auto_map" not in kept

@@ -227,7 +227,15 @@ def test_missing_and_unexpected_tensors_are_named(saved):
 
 
 def test_leftovers_of_older_writers_are_ignored(saved):
-    rewrite(saved, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone(), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(3)}))
+    rewrite(
+        saved,
+        lambda t: t.update(
+            {
+                "lm_head.weight": t["model.embed_tokens.weight"].clone(),
+                "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(3),
+            }
+        ),
+    )
     assert_same(load_model(saved), make())
 
 

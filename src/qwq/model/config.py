@@ -134,11 +134,11 @@ class ModelConfig:
 PRESETS: dict[str, ModelConfig] = {
     "tiny": ModelConfig(
         family="qwen2", vocab_size=512, hidden_size=192, intermediate_size=512, num_layers=2, num_heads=6, num_kv_heads=2,
-        head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024,
+        head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.06,
     ),
     "small": ModelConfig(
         family="qwen2", vocab_size=768, hidden_size=320, intermediate_size=864, num_layers=3, num_heads=10, num_kv_heads=2,
-        head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024,
+        head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.06,
     ),
     "qwq-32b": ModelConfig(
         family="qwen2", vocab_size=152064, hidden_size=5120, intermediate_size=27648, num_layers=64, num_heads=40, num_kv_heads=8,

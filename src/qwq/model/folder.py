@@ -76,7 +76,9 @@ def read_config(folder: Path) -> ModelConfig:
     quantised = hf.get("quantization_config")
     if quantised:
         method = quantised.get("quant_method", "unknown") if isinstance(quantised, Mapping) else quantised
-        raise ModelError(f"{path}: weights are quantised ({method}), float weights are read here: use the unquantised model")
+        raise ModelError(
+            f"{path}: weights are quantised ({method}), float weights are read here: use the unquantised model"
+        )
     try:
         return ModelConfig.from_hf(hf, str(path))
     except (TypeError, ZeroDivisionError, AttributeError) as error:
@@ -135,7 +137,9 @@ def _weight_files(folder: Path) -> Iterator[Path]:
         file = folder / name
         # A name from a file could point anywhere; shards lie beside their index.
         if Path(name).name != name or not file.is_file():
-            raise ModelError(f"{folder / INDEX} names {name}, which is not in {folder}: fetch or write the folder again")
+            raise ModelError(
+                f"{folder / INDEX} names {name}, which is not in {folder}: fetch or write the folder again"
+            )
         yield file
 
 
@@ -148,7 +152,9 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
         if len(start) < 8 or 8 + length > size and length <= MAX_HEADER_BYTES:
             raise ModelError(_truncated(file, size, 8 + length))
         if length > MAX_HEADER_BYTES:
-            raise ModelError(f"{file}: not a safetensors file (its header would be {length} bytes): fetch or write it again")
+            raise ModelError(
+                f"{file}: not a safetensors file (its header would be {length} bytes): fetch or write it again"
+            )
         try:
             header = json.loads(f.read(length))
             header.pop("__metadata__", None)

@@ -94,19 +94,25 @@ def state_to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, T
 
 def state_from_hf(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A Hugging Face state dict under our names. ModelError where a name is missing or unknown, or a shape is wrong."""
-    _check({n: StoredTensor(Path("state dict"), tuple(t.shape), "F32") for n, t in tensors.items()}, config, "state dict")
+    _check(
+        {n: StoredTensor(Path("state dict"), tuple(t.shape), "F32") for n, t in tensors.items()}, config, "state dict"
+    )
     return {ours: torch.cat([tensors[name] for name, _ in parts]) for ours, parts in _parts(config)}
 
 
 # -- loading --------------------------------------------------------------------------------------------------------
 
 
-def load_model(model: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Transformer:
+def load_model(
+    model: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Transformer:
     """The causal model in a folder (or on the hub), converted to `dtype`. ModelError names what is wrong with it."""
     folder = resolve_folder(model)
     config, stored = read_config(folder), stored_tensors(folder)
     if SCORE in stored:
-        raise ModelError(f"{folder} is a reward model (it has {SCORE}) and cannot write text: give the folder of a policy")
+        raise ModelError(
+            f"{folder} is a reward model (it has {SCORE}) and cannot write text: give the folder of a policy"
+        )
     _check(stored, config, str(folder))
     return _fill(config, stored, device, dtype)
 
@@ -121,10 +127,13 @@ def load_reward_model(
     folder = resolve_folder(model)
     config, stored = replace(read_config(folder), tie_embeddings=True), stored_tensors(folder)
     if SCORE not in stored:
-        raise ModelError(f"{folder} is no reward model: it has no {SCORE}; the reward_model stage of a recipe writes one")
+        raise ModelError(
+            f"{folder} is no reward model: it has no {SCORE}; the reward_model stage of a recipe writes one"
+        )
     score = stored.pop(SCORE)
     if score.shape != (1, config.hidden_size):
-        raise ModelError(f"{score.file}: {SCORE} is {list(score.shape)}, one score from width {config.hidden_size} is [1, {config.hidden_size}]")
+        wanted = [1, config.hidden_size]
+        raise ModelError(f"{score.file}: {SCORE} is {list(score.shape)}, config.json asks for {wanted}")
     _check(stored, config, str(folder))
     with safe_open(score.file, framework="pt") as file:
         weight = file.get_tensor(SCORE).to(device=device, dtype=dtype, copy=True)
@@ -138,21 +147,31 @@ def _check(stored: Mapping[str, StoredTensor], config: ModelConfig, where: str) 
     missing = [name for name in wanted if name not in stored]
     unknown = [name for name in stored if name not in wanted and not name.endswith(harmless)]
     if missing or unknown:
-        sides = [f"{len(names)} {what} ({_few(names)})" for names, what in ((missing, "missing"), (unknown, "unexpected")) if names]
-        raise ModelError(f"{where}: tensors do not match config.json ({config.family}, {config.num_layers} layers): {' and '.join(sides)}")
+        kinds = ((missing, "missing"), (unknown, "unexpected"))
+        sides = [f"{len(names)} {what} ({_few(names)})" for names, what in kinds if names]
+        kind = f"{config.family}, {config.num_layers} layers"
+        raise ModelError(f"{where}: tensors do not match config.json ({kind}): {' and '.join(sides)}")
     for name, shape in wanted.items():
         found = stored[name]
         if found.shape != shape:
-            raise ModelError(f"{found.file}: {name} is {list(found.shape)}, config.json asks for {list(shape)}: weights and config are not of one model")
+            raise ModelError(
+                f"{found.file}: {name} is {list(found.shape)}, config.json asks for {list(shape)}: "
+                "weights and config are not of one model"
+            )
         if found.dtype not in DTYPES:
-            raise ModelError(f"{found.file}: {name} is stored as {found.dtype}; {', '.join(DTYPES)} are read here: use the unquantised model")
+            raise ModelError(
+                f"{found.file}: {name} is stored as {found.dtype}; {', '.join(DTYPES)} are read here: "
+                "use the unquantised model"
+            )
 
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _fill(config: ModelConfig, stored: Mapping[str, StoredTensor], device: torch.device | str, dtype: torch.dtype) -> Transformer:
+def _fill(
+    config: ModelConfig, stored: Mapping[str, StoredTensor], device: torch.device | str, dtype: torch.dtype
+) -> Transformer:
     with torch.device("meta"):
         model = Transformer(config)
     state: dict[str, Tensor] = {}
@@ -189,13 +208,19 @@ def save_model(
     _save(model, state_to_hf(model.config, model.state_dict()), {}, Path(folder), max_shard_bytes, generation, dtype)
 
 
-def save_reward_model(backbone: Transformer, score: Tensor, folder: str | Path, *, max_shard_bytes: int = SHARD_BYTES) -> None:
+def save_reward_model(
+    backbone: Transformer, score: Tensor, folder: str | Path, *, max_shard_bytes: int = SHARD_BYTES
+) -> None:
     """Write a transformer and its score vector (1, D) as a sequence classifier with one label."""
     state = state_to_hf(backbone.config, backbone.state_dict())
     state.pop("lm_head.weight", None)
     state[SCORE] = score.detach().view(1, backbone.config.hidden_size)
     # num_labels is not stored as such: transformers counts the entries of id2label.
-    extra = {"architectures": [CLASSIFIERS[backbone.config.family]], "id2label": {"0": "score"}, "label2id": {"score": 0}}
+    extra = {
+        "architectures": [CLASSIFIERS[backbone.config.family]],
+        "id2label": {"0": "score"},
+        "label2id": {"score": 0},
+    }
     _save(backbone, state, extra, Path(folder), max_shard_bytes, None, None)
 
 
@@ -209,8 +234,10 @@ def _save(
     dtype: torch.dtype | None,
 ) -> None:
     dtype = dtype or model.embed.weight.dtype
-    config = model.config.to_hf() | extra | {"dtype": str(dtype).removeprefix("torch.")}
-    documents = {"config.json": config} | ({"generation_config.json": dict(generation)} if generation is not None else {})
+    config = model.config.to_hf() | dict(extra) | {"dtype": str(dtype).removeprefix("torch.")}
+    documents = {"config.json": config} | (
+        {"generation_config.json": dict(generation)} if generation is not None else {}
+    )
     target = folder
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +255,11 @@ def _save(
 
 def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_bytes: int, dtype: torch.dtype) -> None:
     shards = _shards(state, max_shard_bytes, dtype.itemsize)
-    names = [SINGLE] if len(shards) == 1 else [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    names = (
+        [SINGLE]
+        if len(shards) == 1
+        else [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    )
     for file, shard in zip(names, shards, strict=True):
         partial = folder / f".{file}.{os.getpid()}.partial"
         # Cloned, because parts of a fused matrix share their memory; one shard at a time.

@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
@@ -33,9 +33,9 @@ MARKERS = range(0xE000, 0xF8FF)  # characters for private use
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}`: marks the assistant's words in some templates; here its content is just written."""
+    """`{% generation %}...{% endgeneration %}`: some templates mark the assistant's words so. Written as if not there."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags: set[str] = {"generation"}  # noqa: RUF012  # declared so by Jinja
 
     def parse(self, parser: Any) -> Any:
         line = next(parser.stream).lineno
@@ -51,7 +51,9 @@ def _raise_exception(message: str) -> NoReturn:
     raise _Refused(message)
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False) -> str:
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
     # Jinja's own filter escapes <, > and & for web pages; templates of language models mean plain JSON.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
@@ -73,10 +75,17 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise ModelError(f"chat template, line {error.lineno}: {error.message}; mend chat_template.jinja or take the model's own") from None
+            raise ModelError(
+                f"chat template, line {error.lineno}: {error.message}; mend chat_template.jinja or take the model's own"
+            ) from None
 
     def render(
-        self, messages: Sequence[MessageLike], *, tools: Sequence[Mapping[str, Any]] = (), add_generation_prompt: bool = False, **kw: Any
+        self,
+        messages: Sequence[MessageLike],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = False,
+        **kw: Any,
     ) -> str:
         """Text of the messages. `kw` are further variables that the template may read.
 
@@ -84,11 +93,15 @@ class ChatTemplate:
         """
         dicts = [m.to_dict() if isinstance(m, Message) else dict(m) for m in messages]
         try:
-            return self._template.render(messages=dicts, tools=_plain(tools) or None, add_generation_prompt=add_generation_prompt, **kw)
+            return self._template.render(
+                messages=dicts, tools=_plain(tools) or None, add_generation_prompt=add_generation_prompt, **kw
+            )
         except _Refused as refusal:
             raise UsageError(f"the chat template refuses these messages: {refusal}") from None
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            raise ModelError(f"the chat template fails on these messages ({type(error).__name__}: {error}): check them, or the template") from None
+            raise ModelError(
+                f"the chat template fails on these messages ({type(error).__name__}: {error}): check both"
+            ) from None
 
 
 def default_template() -> ChatTemplate:
@@ -137,7 +150,9 @@ class ChatFormat:
         """Tokenizer and template of a model folder. ModelError where either is missing."""
         tokenizer = Tokenizer.from_folder(folder)
         if tokenizer.chat_template is None:
-            raise ModelError(f"no chat template in {folder}: put a chat_template.jinja there (models trained here bring one)")
+            raise ModelError(
+                f"no chat template in {folder}: put a chat_template.jinja there (models trained here bring one)"
+            )
         return cls(tokenizer, ChatTemplate(tokenizer.chat_template))
 
     def save(self, folder: str | Path) -> None:
@@ -189,7 +204,10 @@ class ChatFormat:
         start = start[: start.rfind(self.end_of_turn) + len(self.end_of_turn)]
         whole = self._render([*before, *messages], (), True)
         if not whole.startswith(start):
-            raise ModelError("this chat template rewrites the assistant's turn when others follow, so a conversation cannot go on from its tokens: use another template")
+            raise ModelError(
+                "this chat template rewrites the assistant's turn when others follow, "
+                "so a conversation cannot go on from its tokens: use another template"
+            )
         return self._encode(whole[len(start) :], marker)
 
     def tool_result_ids(self, results: Sequence[str]) -> list[int]:
@@ -199,7 +217,9 @@ class ChatFormat:
     # -- text ---------------------------------------------------------------------------------------------------------
 
     def _render(self, messages: Sequence[MessageLike], tools: Sequence[Any], opening: bool) -> str:
-        return self.template.render(messages, tools=tools, add_generation_prompt=opening, **self.tokenizer.named_specials)
+        return self.template.render(
+            messages, tools=tools, add_generation_prompt=opening, **self.tokenizer.named_specials
+        )
 
     def _end_of_turn(self, tokens: Sequence[str]) -> str:
         """The special token that the template writes behind an assistant's words."""
@@ -207,7 +227,9 @@ class ChatFormat:
         text = self._render([{"role": "user", "content": "x"}, {"role": "assistant", "content": words}], (), False)
         match = re.search("|".join(map(re.escape, tokens)) or r"\Z.", text[text.rindex(words) + len(words) :])
         if match is None:
-            raise ModelError("the chat template writes no special token at the end of an assistant's turn: it does not go with this tokenizer")
+            raise ModelError(
+                "the chat template writes no special token at the end of an assistant's turn: it does not go with this tokenizer"
+            )
         return match.group()
 
     def _pieces(self, messages: Sequence[MessageLike], tools: Sequence[Any], opening: bool) -> list[tuple[str, int]]:
@@ -222,7 +244,8 @@ class ChatFormat:
             if not prompt.startswith(done):
                 raise _Unstable(_first_change("the chat template rewrites earlier turns", done, prompt))
             if not after.startswith(prompt):
-                raise _Unstable(_first_change(f"turn {i + 1} does not begin as the template opens an assistant's turn", prompt, after))
+                what = f"turn {i + 1} does not begin as the template opens an assistant's turn"
+                raise _Unstable(_first_change(what, prompt, after))
             end = after.rfind(self.end_of_turn, len(prompt)) + len(self.end_of_turn)
             assert end > len(prompt), "the template ended this turn when it was tried out"
             pieces += [(prompt[len(done) :], 0), (after[len(prompt) : end], 1)]
@@ -239,7 +262,9 @@ class ChatFormat:
             return self.tokenizer.encode_rendered(text)
         return [i for part in text.split(marker) for i in self.tokenizer.encode_rendered(part)]
 
-    def _protect(self, messages: Sequence[MessageLike], tools: Sequence[Any]) -> tuple[Sequence[MessageLike], Sequence[Any], str]:
+    def _protect(
+        self, messages: Sequence[MessageLike], tools: Sequence[Any]
+    ) -> tuple[Sequence[MessageLike], Sequence[Any], str]:
         """Break up special tokens spelled out in the messages with a marker character, at which `_encode` cuts."""
         dicts: list[Any] = _plain([m.to_dict() if isinstance(m, Message) else m for m in messages])
         tools = _plain(tools)
@@ -251,7 +276,9 @@ class ChatFormat:
             own = message["role"] == "assistant"
             for key, value in message.items():
                 if key != "role":
-                    message[key] = _mark(value, self._any_control if own and key == "content" else self._any_token, marker)
+                    message[key] = _mark(
+                        value, self._any_control if own and key == "content" else self._any_token, marker
+                    )
         return dicts, _mark(tools, self._any_token, marker), marker
 
 
@@ -276,5 +303,7 @@ def _mark(value: Any, tokens: re.Pattern[str], marker: str) -> Any:
 
 def _first_change(what: str, expected: str, found: str) -> str:
     """`what`, and the two texts where they part."""
-    at = next((i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found)))
+    at = next(
+        (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found))
+    )
     return f"{what}: expected {expected[at : at + 30]!r}, found {found[at : at + 30]!r}"

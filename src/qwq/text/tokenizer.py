@@ -59,7 +59,9 @@ class Tokenizer:
         self.chat_template = chat_template
         added = inner.get_added_tokens_decoder()
         self.added_tokens: dict[str, int] = {token.content: i for i, token in sorted(added.items())}
-        self.special_tokens: tuple[str, ...] = tuple(token.content for _, token in sorted(added.items()) if token.special)
+        self.special_tokens: tuple[str, ...] = tuple(
+            token.content for _, token in sorted(added.items()) if token.special
+        )
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
@@ -117,7 +119,9 @@ class Tokenizer:
         (folder / "tokenizer.json").write_text(self._inner.to_str(pretty=True) + "\n", encoding="utf-8")
         # auto_map would make other programs look for code to run.
         config = {k: v for k, v in self.config.items() if k not in ("chat_template", "auto_map")}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         if self.chat_template is not None:
             (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
 
@@ -134,7 +138,10 @@ class Tokenizer:
         data = read_json(path)
         decoder = data.get("decoder") or {}
         if "ByteLevel" not in json.dumps(decoder) or (data.get("model") or {}).get("type") != "BPE":
-            raise ModelError(f"{path}: not a byte-level BPE tokenizer (decoder {decoder.get('type')}): use a model of the Qwen or Llama 3 kind")
+            raise ModelError(
+                f"{path}: not a byte-level BPE tokenizer (decoder {decoder.get('type')}): "
+                "use a model of the Qwen or Llama 3 kind"
+            )
         try:
             inner = tokenizers.Tokenizer.from_str(json.dumps(data))
         except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
@@ -174,8 +181,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     the texts are too few. ConfigError where `vocab_size` leaves no room for merges.
     """
     added = (*CONTROL_TOKENS, *MARKUP_TOKENS)
-    if vocab_size <= NUM_BYTES + len(added):
-        raise ConfigError(f"vocab_size={vocab_size} is too small: {NUM_BYTES} bytes and {len(added)} special tokens come first, so give more than {NUM_BYTES + len(added)}")
+    least = NUM_BYTES + len(added)
+    if vocab_size <= least:
+        raise ConfigError(
+            f"vocab_size={vocab_size} is too small: {NUM_BYTES} bytes and {len(added)} special tokens take {least}, "
+            f"so give more than {least}"
+        )
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -202,8 +213,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         "unk_token": None,
         "clean_up_tokenization_spaces": False,
     }
-    eos = [inner.token_to_id(TURN_END), inner.token_to_id(END_OF_TEXT)]
-    return Tokenizer(inner, eos_ids=eos, config=config, chat_template=default_template_source())
+    eos = [inner.token_to_id(name) for name in (TURN_END, END_OF_TEXT)]
+    return Tokenizer(
+        inner, eos_ids=[i for i in eos if i is not None], config=config, chat_template=default_template_source()
+    )
 
 
 def default_template_source() -> str:

@@ -120,14 +120,15 @@ class CodeFunctions(Family):
         page = []
         for name in rng.sample(list(OPS), 6):
             k = rng.randint(*OPS[name].ks) if OPS[name].ks else 0
-            page.append((f"{OPS[name].words.format(k=k)}:", f"    x = {OPS[name].code.format(k=k)}"))
+            page.append((f"    # {OPS[name].words.format(k=k)}\n", f"    x = {OPS[name].code.format(k=k)}"))
         return page
 
     def demonstrate(self, problem: Problem, rng: random.Random, *, noisy: bool = False) -> tuple[Message, ...]:
         steps: list[tuple[str, int]] = list(problem.truth["steps"])
         if noisy:
             self._slip(steps, rng)
-        body = [f"    x = {OPS[name].code.format(k=k)}" for name, k in steps]
+        # Each line says what it does before it does it, which is also how the composition is kept in order.
+        body = [f"    # {OPS[name].words.format(k=k)}\n    x = {OPS[name].code.format(k=k)}" for name, k in steps]
         plan = f"{len(steps)} steps"
         code = "\n".join(["def f(x):", *body, "    return x"])
         return (answer_turn(plan, f"```python\n{code}\n```"),)

@@ -70,7 +70,8 @@ class Instructions(Family):
         words = [w for w in CATEGORIES[t["category"]] if w != t["avoid"]]
         if noisy:
             words = self._slip(t, words, rng)
-        chosen = rng.sample(words, t["num"])
+        # In alphabetical order, as a careful writer would: the next word differs from all before it.
+        chosen = sorted(rng.sample(words, t["num"]))
         listed = SEPARATORS[t["separator"]].join(CASES[t["case"]](w) for w in chosen)
         answer = " ".join(part for part in (t["opener"], listed, t["closer"]) if part)
         plan = f"{t['num']} {t['category']}, {t['case']}, {t['separator']}"

@@ -16,7 +16,7 @@ THINGS = ("pens", "eggs", "cards", "coins", "nuts", "books", "stamps", "shells")
 ADD = ("{n} buys {k} more.", "{n} finds {k} more.", "{n} gets {k} from a friend.")
 SUB = ("{n} gives away {k}.", "{n} loses {k}.", "{n} sells {k}.")
 MUL = {2: "Then the number doubles.", 3: "Then the number triples."}
-LIMIT = 99
+LIMIT = 60  # of any value; small numbers are learnt from the first token on
 
 
 def _apply(value: int, op: str, k: int) -> int:
@@ -27,7 +27,7 @@ def _step(value: int, rng: random.Random) -> tuple[str, int]:
     """A random operation whose result stays within 1..LIMIT."""
     while True:
         op = rng.choices("+-*", (45, 40, 15))[0]
-        k = rng.randint(2, 3) if op == "*" else rng.randint(2, 30)
+        k = rng.randint(2, 3) if op == "*" else rng.randint(2, 15)
         if 0 < _apply(value, op, k) <= LIMIT:
             return op, k
 
@@ -41,7 +41,7 @@ class MathWords(Family):
     def _chain(self, rng: random.Random) -> Problem:
         """One person's things grow and shrink in 2 to 4 steps."""
         num_steps = rng.choices((2, 3, 4), (45, 40, 15))[0]
-        start = value = rng.randint(3, 30)
+        start = value = rng.randint(3, 25)
         steps: list[tuple[str, int]] = []
         for _ in range(num_steps):
             op, k = _step(value, rng)
@@ -58,11 +58,10 @@ class MathWords(Family):
 
     def _together(self, rng: random.Random) -> Problem:
         """Two people compared, then added up."""
-        start = rng.randint(3, 40)
-        op = rng.choices("+-*", (45, 40, 15))[0]
-        k = rng.randint(2, 3) if op == "*" else rng.randint(2, 30)
+        start = rng.randint(3, 25)
+        op, k = _step(start, rng)
         second = _apply(start, op, k)
-        if not 0 < second or start + second > LIMIT:
+        if start + second > LIMIT:
             return self._together(rng)
         first_name, second_name = rng.sample(NAMES, 2)
         thing = rng.choice(THINGS)

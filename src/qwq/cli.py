@@ -1,0 +1,447 @@
+"""The command line: reads arguments, calls the part of the project that does the work, prints.
+
+Nothing here computes, and nothing heavy is imported before a command needs it, so `qwq --help` is quick.
+Results go to standard output, progress and summaries to standard error. A QwqError becomes one line and
+its exit status; any other exception is a bug and shows its traceback.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or input, 70 our machinery failed, 130 stopped by the user.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from qwq.errors import ConfigError, Interrupted, QwqError
+
+RECIPE_COMMANDS = ("train", "explain")
+DOTLESS_OVERRIDES = ("name",)  # the one top-level key of a recipe that is neither a table nor an option of its own
+
+Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
+
+app = App(
+    name="qwq",
+    help="Train, evaluate and talk to a QwQ-style reasoning model.",
+    default_parameter=Parameter(negative=()),
+    result_action="return_value",
+)
+verify_app = App(name="verify", help="Grade answers: JSON lines in, one JSON line out for each, in order.")
+sandbox_app = App(name="sandbox", help="The jail in which generated code runs.")
+app.command(verify_app)
+app.command(sandbox_app)
+
+
+# -- recipes ----------------------------------------------------------------------------------------------------------
+
+
+@app.command
+def train(
+    recipe: Path,
+    *,
+    until: str | None = None,
+    dry_run: bool = False,
+    fresh: bool = False,
+    seed: int | None = None,
+    runs: Path = Path("runs"),
+    overrides: Overrides,
+) -> int:
+    """Run a recipe, or go on with it where it was stopped.
+
+    Any field of the recipe can be set by its dotted key: `--stages.rl1.steps=30` or `--stages.rl1.steps 30`,
+    and `--name=other` names the run.
+
+    Parameters
+    ----------
+    recipe
+        TOML file, such as recipes/tiny.toml.
+    until
+        Last stage to run.
+    dry_run
+        Check the recipe, print the plan, write nothing.
+    fresh
+        Delete what the run has written before and start anew.
+    seed
+        Seed of weights, data order and sampling (the recipe's own by default); seed S writes runs/NAME-sS.
+    runs
+        Folder that holds the runs.
+    """
+    from qwq.config import load_recipe
+    from qwq.errors import nearest
+
+    loaded = load_recipe(recipe, _with_seed(overrides, seed))
+    if until is not None and until not in loaded.stages:
+        raise ConfigError(f"--until {until}: the recipe has no such stage: {nearest(until, loaded.stages)}")
+    if dry_run:
+        from qwq.plan import explain as plan
+
+        print(plan(loaded, runs))
+        return 0
+    from qwq.cli_train import train_recipe
+
+    train_recipe(loaded, runs, until=until, fresh=fresh, command=_go_on_command(recipe, until, seed, runs, overrides))
+    return 0
+
+
+@app.command
+def explain(recipe: Path, *, seed: int | None = None, runs: Path = Path("runs"), overrides: Overrides) -> int:
+    """Say what a recipe will do and need: rollouts, updates, tokens and memory of each stage.
+
+    Any field of the recipe can be set by its dotted key, as for `qwq train`.
+
+    Parameters
+    ----------
+    recipe
+        TOML file, such as recipes/tiny.toml.
+    seed
+        Seed of the run.
+    runs
+        Folder that holds the runs.
+    """
+    from qwq.config import load_recipe
+    from qwq.plan import explain as plan
+
+    print(plan(load_recipe(recipe, _with_seed(overrides, seed)), runs))
+    return 0
+
+
+@app.command
+def report(run: Path) -> int:
+    """Write a run's report.html again from what is in its folder.
+
+    Parameters
+    ----------
+    run
+        The run's folder, such as runs/tiny.
+    """
+    from qwq.report import write_report
+
+    print(write_report(run))
+    return 0
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+@app.command(name="eval")
+def evaluate(
+    model: str,
+    *benchmarks: str,
+    n: int | None = None,
+    data: Path | None = None,
+    greedy: bool = False,
+    seed: int | None = None,
+    max_new_tokens: int | None = None,
+    device: str = "cpu",
+    out: Path | None = None,
+) -> int:
+    """Score a model on benchmarks; prints one JSON object, with a 95% interval for each score.
+
+    Parameters
+    ----------
+    model
+        Model folder, a run's folder (its last policy), or a hub name.
+    benchmarks
+        math, code, instructions, tools, preference; or gsm8k, mbpp from `data`.
+    n
+        Problems of each benchmark.
+    data
+        File or folder of real problems.
+    greedy
+        Take the likeliest token instead of sampling at temperature 1.
+    seed
+        Seed of the sampling.
+    max_new_tokens
+        Longest answer.
+    device
+        torch device.
+    out
+        File for the transcripts, one JSON line a problem.
+    """
+    from qwq.cli_models import model_folder
+    from qwq.eval.command import eval_command
+
+    given = {"n": n, "seed": seed, "max_new_tokens": max_new_tokens, "data": data, "out": out}
+    chosen = {k: v for k, v in given.items() if v is not None}
+    result = eval_command(model_folder(model), list(benchmarks), greedy=greedy, device=device, **chosen)
+    print(json.dumps(result))
+    return 0
+
+
+@app.command
+def chat(
+    model: str,
+    *,
+    prompt: str | None = None,
+    tools: bool = False,
+    temperature: float = 0.6,
+    max_new_tokens: int = 512,
+    seed: int | None = None,
+    device: str = "cpu",
+) -> int:
+    """Talk to a model. `/new` begins a new conversation, `/quit` ends.
+
+    Parameters
+    ----------
+    model
+        Model folder, a run's folder (its last policy), or a hub name.
+    prompt
+        Ask this one question, print the answer and end.
+    tools
+        Offer the calculator and answer its calls.
+    temperature
+        Sampling temperature; 0 takes the likeliest token.
+    max_new_tokens
+        Longest answer, thinking and tool results included.
+    seed
+        Seed of the sampling; a random one by default.
+    device
+        torch device.
+    """
+    from qwq.chat import run_chat
+    from qwq.cli_models import model_folder
+
+    return run_chat(
+        model_folder(model), prompt=prompt, tools=tools, temperature=temperature,
+        max_new_tokens=max_new_tokens, seed=seed, device=device,
+    )  # fmt: skip
+
+
+@app.command
+def logits(model: str, file: Path, *, device: str = "cpu") -> int:
+    """Print the float32 logits of given token ids: lines `{"ids": [...]}` in, `{"index", "logits"}` out.
+
+    Parameters
+    ----------
+    model
+        Model folder, a run's folder (its last policy), or a hub name.
+    file
+        JSON lines.
+    device
+        torch device.
+    """
+    from qwq.cli_models import model_folder
+    from qwq.model.logits import logits_of_file, to_line
+
+    for row in logits_of_file(model_folder(model), file, device=device):
+        sys.stdout.buffer.write(to_line(row))
+        sys.stdout.buffer.flush()
+    return 0
+
+
+# -- verifiers and sandbox --------------------------------------------------------------------------------------------
+
+
+def _verify(kind: Literal["math", "code", "instructions", "tools"], file: Path) -> int:
+    from qwq.verify.cli_io import print_verdicts
+
+    print_verdicts(kind, file)
+    return 0
+
+
+@verify_app.command(name="math")
+def verify_math(file: Path) -> int:
+    """Grade lines with `gold` and `pred` (and optionally `form`: response, answer or bare).
+
+    Parameters
+    ----------
+    file
+        JSON lines.
+    """
+    return _verify("math", file)
+
+
+@verify_app.command(name="code")
+def verify_code(file: Path) -> int:
+    """Run lines with `code` and `tests` in the sandbox.
+
+    Parameters
+    ----------
+    file
+        JSON lines.
+    """
+    return _verify("code", file)
+
+
+@verify_app.command(name="instructions")
+def verify_instructions(file: Path) -> int:
+    """Check lines with `response` and `rules`.
+
+    Parameters
+    ----------
+    file
+        JSON lines.
+    """
+    return _verify("instructions", file)
+
+
+@verify_app.command(name="tools")
+def verify_tools(file: Path) -> int:
+    """Check lines with `response` (a string, or an object with `text` and `calls`) and `truth`.
+
+    Parameters
+    ----------
+    file
+        JSON lines.
+    """
+    return _verify("tools", file)
+
+
+@verify_app.command(name="audit")
+def verify_audit(dataset: Path, *, clean: Path | None = None, field: str | None = None) -> int:
+    """List the rows of a math set whose gold answer cannot be graded, with the reason.
+
+    Parameters
+    ----------
+    dataset
+        JSON lines with a gold answer.
+    clean
+        File to write the gradable rows to.
+    field
+        Column of the gold answer; the first of gold, answer, ground_truth, final_answer, solution by default.
+    """
+    from qwq.verify.math_audit import audit_file
+
+    rows = audit_file(dataset, clean, field=field)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration as stop:
+            summary = stop.value
+            break
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(summary["kinds"].items()))
+    print(f"{summary['n']} rows: {kinds}" + (f"; gradable rows in {clean}" if clean else ""), file=sys.stderr)
+    return 0
+
+
+@sandbox_app.command(name="doctor")
+def sandbox_doctor() -> int:
+    """Say how strong the jail is on this machine, and why not stronger. Status 1 where no level is safe."""
+    from qwq.sandbox.doctor import doctor
+
+    found = doctor()
+    print(json.dumps(found, indent=1))
+    return 0 if found["level"] else 1
+
+
+@sandbox_app.command(name="run")
+def sandbox_run(file: Path, *, stdin: Path | None = None, timeout_s: float = 5.0, memory_mb: int = 512) -> int:
+    """Run a Python file in the jail; its output is passed on. Status 1 where the program did not end well.
+
+    Parameters
+    ----------
+    file
+        The program.
+    stdin
+        File that the program reads as standard input.
+    timeout_s
+        Wall-clock limit in seconds.
+    memory_mb
+        Memory limit in MiB.
+    """
+    from qwq.sandbox.doctor import run_file
+
+    result = run_file(file, stdin, timeout_s=timeout_s, memory_mb=memory_mb)
+    sys.stdout.buffer.write(result.stdout)
+    sys.stdout.buffer.flush()
+    sys.stderr.buffer.write(result.stderr)
+    sys.stderr.buffer.flush()
+    print(f"{result.status.value}, exit code {result.exit_code}, {result.seconds:.3f} s", file=sys.stderr)
+    return 0 if result.status.value == "ok" else 1
+
+
+@app.command
+def env() -> int:
+    """Print versions, processor, memory and the sandbox level in force: what a bug report needs."""
+    from qwq.env import describe
+
+    for name, value in describe().items():
+        print(f"{name:<14} {value}")
+    return 0
+
+
+# -- arguments --------------------------------------------------------------------------------------------------------
+
+
+def split_overrides(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Take the recipe's own keys (`--a.b=v`, `--a.b v`, `--name v`) out of a command's arguments.
+
+    What is left are the command's options. ConfigError for a key without a value.
+    """
+    rest: list[str] = []
+    found: dict[str, str] = {}
+    waiting = list(tokens)
+    while waiting:
+        token = waiting.pop(0)
+        key, equals, value = token.removeprefix("--").partition("=")
+        if not token.startswith("--") or not ("." in key or key in DOTLESS_OVERRIDES):
+            rest.append(token)
+            continue
+        if not equals:
+            if not waiting or waiting[0].startswith("--"):
+                raise ConfigError(f"--{key} has no value: write --{key}=VALUE")
+            value = waiting.pop(0)
+        found[key] = value
+    return rest, found
+
+
+def _with_seed(overrides: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
+    return dict(overrides) | ({} if seed is None else {"seed": seed})
+
+
+def _go_on_command(recipe: Path, until: str | None, seed: int | None, runs: Path, overrides: Mapping[str, Any]) -> str:
+    """The command that goes on with this run: the same one, without --fresh."""
+    words = ["qwq", "train", str(recipe)]
+    words += [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()]
+    for option, given in (("--until", until), ("--seed", seed), ("--runs", None if runs == Path("runs") else runs)):
+        words += [] if given is None else [option, str(given)]
+    return shlex.join(words)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse and run one command; returns its exit status. Errors pass through."""
+    tokens, overrides = list(argv), {}
+    if tokens and tokens[0] in RECIPE_COMMANDS:
+        from qwq.config import parse_value
+
+        tokens, texts = split_overrides(tokens)
+        overrides = {key: parse_value(text) for key, text in texts.items()}
+    command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    extra = {"overrides": overrides} if "overrides" in ignored else {}
+    status = command(*bound.args, **bound.kwargs, **extra)
+    return status if isinstance(status, int) else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `qwq`: one line for every error a user can meet."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return run(argv)
+    except CycloptsError as error:
+        message = " ".join(str(error).split())
+        print(f"error: {message} (`{_help_for(argv)}` shows what there is)", file=sys.stderr)
+        return 2
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_status
+    except QwqError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return Interrupted.exit_status
+    except BrokenPipeError:
+        # The reader of our output went away (`qwq verify ... | head`); nothing is left to say to it.
+        sys.stderr.close()
+        return 1
+
+
+def _help_for(argv: Sequence[str]) -> str:
+    known = [c for c in argv[:1] if c in ("verify", "sandbox", *app)]
+    return " ".join(["qwq", *known, "--help"])

@@ -1,0 +1,28 @@
+"""Which model a command means: a model folder, a hub name, or a run's folder and so its last policy."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+from qwq.config import POLICY_KINDS
+from qwq.errors import ModelError
+
+
+def model_folder(model: str) -> str:
+    """`model` itself, or, where it is a run's folder, the final checkpoint of its last finished policy stage.
+
+    ModelError where the run has not finished one yet.
+    """
+    run = Path(model).expanduser()
+    if (run / "config.json").is_file() or not (run / "recipe.toml").is_file():
+        return model
+    stages = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8")).get("stages", {})
+    for name in reversed([n for n, stage in stages.items() if stage.get("kind") in POLICY_KINDS]):
+        # The stage's record is written last, so it says that the checkpoint is the finished one.
+        record = run / "stages" / f"{name}.json"
+        final = run / "checkpoints" / name / "final"
+        if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["name"] == name and final.is_dir():
+            return str(final)
+    raise ModelError(f"{run} has no finished stage yet: run `qwq train` on its recipe until the first one ends")

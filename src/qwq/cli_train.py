@@ -1,0 +1,68 @@
+"""`qwq train`: runs a recipe with live progress, then prints its table and says where everything is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qwq.config import Recipe
+from qwq.progress import LiveProgress
+from qwq.report import write_report
+from qwq.runner import RecipeRun, paired_columns, table
+from qwq.train.checkpoint import StopFlag
+
+
+def train_recipe(recipe: Recipe, runs: Path, *, until: str | None, fresh: bool, command: str) -> None:
+    """Run what is not done yet, write the report, print the table."""
+    stop = StopFlag()
+    with LiveProgress(expected_s=expected_seconds(recipe, runs)) as progress:
+        run = RecipeRun(recipe, runs, progress=progress, stop=stop, command=command)
+        before = None if fresh else run.results()
+        stop.install()
+        results = run.run(until=until, fresh=fresh)
+    if before and before["finished"]:
+        print(f"{run.folder} was finished before; --fresh starts it anew", file=sys.stderr)
+    path = write_report(run.folder)
+    print(format_results(results))
+    print(f"\nresults  {run.folder / 'results.json'}\nreport   {path}")
+    if results["finished"]:
+        print(f"talk     qwq chat {run.folder}")
+    else:
+        print(f"go on    {command}" if until is None else f"go on    {_without_until(command, until)}")
+
+
+def _without_until(command: str, until: str) -> str:
+    return command.replace(f" --until {until}", "")
+
+
+def expected_seconds(recipe: Recipe, runs: Path) -> dict[str, float]:
+    """Seconds of each stage as another seed of the same recipe took them; empty where there is no such run."""
+    for other in sorted(runs.glob(f"{recipe.name}*/results.json")):
+        if other.parent.name == recipe.run_name:
+            continue
+        results = json.loads(other.read_text(encoding="utf-8"))
+        if results["recipe"] == recipe.name and results["finished"]:
+            return {s["name"]: s["wall_s"] for s in results["stages"]}
+    return {}
+
+
+def format_results(results: Mapping[str, Any]) -> str:
+    """The table by stage and the paired changes, as aligned text."""
+    header, rows = table(results)
+    text = align([list(header), *rows])
+    if paired := paired_columns(results):
+        text += "\n\nchange in points, problem by problem, with its 95% interval\n" + align([line.split(" ", 3) for line in paired])
+    return "scores in percent, sampled at T=1 (greedy in brackets)\n" + text
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width: the first to the left, the others to the right unless they are last."""
+    widths = [max(len(row[i]) if i < len(row) else 0 for row in rows) for i in range(max(map(len, rows)))]
+    lines = []
+    for row in rows:
+        cells = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

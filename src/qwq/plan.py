@@ -1,0 +1,456 @@
+"""What a recipe will do and need, before anything runs: `qwq explain`, and the check in front of every stage.
+
+Counts (steps, rollouts, micro-batches, updates) come from the recipe; tokens are upper bounds, since a completion may
+use all of `max_new_tokens`. Memory is an estimate of the peak in float32. Covered: weights, gradients, AdamW's
+moments, reference and reward model, key/value cache, activations, logits. Not covered: worker processes of the
+verifiers and the sandbox, and what an allocator leaves unused. Lengths in tokens are guessed from characters, as the
+tokenizer may not exist yet. Imports without torch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwq.config import (
+    ControlStage,
+    PretrainStage,
+    Recipe,
+    RewardModelStage,
+    Rl2Stage,
+    RlStage,
+    SftStage,
+    Source,
+)
+from qwq.errors import CapacityError, ModelError
+from qwq.model.config import ModelConfig, preset
+from qwq.model.folder import read_config, resolve_folder
+from qwq.problems.families.preference import Preference
+from qwq.problems.mixing import ProblemMix
+from qwq.problems.real import load_source
+
+GIB = 2**30
+FLOAT = 4  # bytes; training is in float32
+PROGRAM = int(0.33 * GIB)  # Python, torch and the rest of the process before any model, measured
+PREFILL_TOKENS = 4096  # engine.generate and reward.model compute so many prompt tokens at once,
+SCORED_TOKENS = 8192  # or so many tokens to be scored
+CHUNK_LOGITS = 1 << 22  # train.losses holds so many logits at once,
+LOGIT_COPIES = 5  # in about so many forms (logits, log-probabilities, probabilities, their sums ...)
+ASSUMED_PROMPT, ASSUMED_DOCUMENT = 256, 512  # tokens, where the data are not at hand
+SAMPLE = 64  # procedural problems looked at for their lengths
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes at the peak, by part, and which option shrinks which part."""
+
+    parts: dict[str, int]
+    repairs: dict[str, str]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def describe(self) -> str:
+        """Parts in GiB, largest first; those under a twentieth of the whole are left out."""
+        shown = sorted(self.parts.items(), key=lambda item: -item[1])
+        return ", ".join(f"{name} {size / GIB:.1f}" for name, size in shown if size > self.total / 20)
+
+    def repair(self, free: int) -> str:
+        """What to change so that it fits: the largest part that an option shrinks far enough, else the machine."""
+        order = sorted(self.repairs, key=lambda name: -self.parts.get(name, 0))
+        fixed = self.total - sum(self.parts.get(name, 0) for name in order)
+        helpful = [self.repairs[name] for name in order if self.parts.get(name, 0) > self.total / 20]
+        if fixed > free or not helpful:
+            return "use a smaller model or a machine with more memory"
+        return f"lower {' or '.join(helpful[:2])}"
+
+
+def activation_values(config: ModelConfig, num_tokens: int) -> int:
+    """Numbers that the backward pass needs of `num_tokens` tokens, counted on `model.transformer.Block`.
+
+    A layer keeps six widths of hidden states, the turned and the laid-out queries, keys and values, attention's
+    output, and four feed-forward widths. One layer's gradients exist beside them.
+    """
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    layer = 6 * config.hidden_size + 6 * q + 7 * kv + 4 * config.intermediate_size
+    return num_tokens * (layer * (config.num_layers + 1) + 4 * config.hidden_size)
+
+
+def inference_values(config: ModelConfig, num_tokens: int) -> int:
+    """Numbers alive at once in a forward pass without gradients: about one layer's."""
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return num_tokens * (4 * config.hidden_size + 3 * q + 4 * kv + 4 * config.intermediate_size)
+
+
+def sampling_parts(config: ModelConfig, rows: int, prompt: int, new: int, prompts: int) -> dict[str, int]:
+    """Bytes of `engine.generate` with `rows` rows: cache, and the tensors of a prefill or a decoding step."""
+    width = min(prompt + new, config.max_positions)
+    cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * rows * width * FLOAT + rows * new * 28
+    prefill = inference_values(config, max(prompt, min(PREFILL_TOKENS, prompt * prompts)))
+    return {
+        "key/value cache": cache,
+        "activations": FLOAT * max(prefill, inference_values(config, rows)),
+        "logits": FLOAT * LOGIT_COPIES * rows * config.vocab_size,
+    }
+
+
+def update_parts(config: ModelConfig, num_tokens: int, *, head: bool = True) -> dict[str, int]:
+    """Bytes of one backward pass over `num_tokens` tokens; without `head` (reward models) there are no logits."""
+    parts = {"gradients": FLOAT * config.num_parameters, "activations": FLOAT * activation_values(config, num_tokens)}
+    if head:
+        # The head's gradient is gathered in a matrix of its own; where it is tied, the embedding's comes beside it.
+        matrices = 2 if config.tie_embeddings else 1
+        chunk = min(CHUNK_LOGITS, num_tokens * config.vocab_size)
+        parts["logits"] = FLOAT * (LOGIT_COPIES * chunk + matrices * config.vocab_size * config.hidden_size)
+    return parts
+
+
+def _peak(base: Mapping[str, int], phases: Sequence[Mapping[str, int]], repairs: dict[str, str]) -> Memory:
+    return Memory(dict(base) | max(phases, key=lambda parts: sum(parts.values())), repairs)
+
+
+def stage_memory(recipe: Recipe, name: str, config: ModelConfig) -> Memory:
+    """Estimated peak of training a stage."""
+    stage, at = recipe.stages[name], f"stages.{name}"
+    weights = FLOAT * config.num_parameters
+    base = {"weights": weights, "AdamW": 2 * weights} | ({} if _cuda(recipe.compute.device) else {"program": PROGRAM})
+    if isinstance(stage, RlStage):
+        lengths, compute = prompt_lengths(recipe, name), recipe.compute
+        if stage.kl > 0:
+            base["reference"] = weights
+        scored: dict[str, int] = {}
+        if isinstance(stage, Rl2Stage) and stage.mix.preference:
+            base["reward model"] = weights
+            scored = {"activations": FLOAT * inference_values(config, SCORED_TOKENS)}
+        rows = min(compute.max_rows, stage.prompts * stage.samples)
+        sampling = sampling_parts(config, rows, lengths.longest, stage.max_new_tokens, stage.prompts)
+        groups = groups_in_micro_batch(stage, compute.micro_batch_tokens)
+        rollout_tokens = stage.samples * stage.max_new_tokens
+        tokens = min(stage.prompts * rollout_tokens, max(compute.micro_batch_tokens, rollout_tokens)) + groups * lengths.longest
+        repairs = {"key/value cache": f"compute.max_rows (now {compute.max_rows})"}
+        small = groups == 1
+        key, now = (f"{at}.samples", stage.samples) if small else ("compute.micro_batch_tokens", compute.micro_batch_tokens)
+        repairs["activations"] = f"{key} (now {now})"
+        if stage.kl > 0:
+            repairs["reference"] = f"{at}.kl to 0 (now {stage.kl:g}: it needs a second copy of the weights)"
+        return _peak(base, [sampling, update_parts(config, tokens), scored], repairs)
+    if isinstance(stage, RewardModelStage):
+        pair = 2 * document_lengths(recipe, name).longest
+        scoring = {"activations": FLOAT * inference_values(config, SCORED_TOKENS)}
+        repairs = {"activations": f"{at}.batch_pairs (now {stage.batch_pairs})"}
+        return _peak(base, [update_parts(config, stage.batch_pairs * pair, head=False), scoring], repairs)
+    source = recipe.stages[stage.of] if isinstance(stage, ControlStage) else stage
+    assert isinstance(source, PretrainStage | SftStage)
+    owner = stage.of if isinstance(stage, ControlStage) else name
+    tokens = source.batch_tokens + document_lengths(recipe, owner).longest
+    repairs = {"activations": f"stages.{owner}.batch_tokens (now {source.batch_tokens})"}
+    return _peak(base, [update_parts(config, tokens)], repairs)
+
+
+def evaluation_memory(recipe: Recipe, config: ModelConfig) -> Memory:
+    """Estimated peak of the benchmarks after a stage, when the optimiser is gone."""
+    problems = sum(recipe.eval.counts().values()) + sum(s.limit or 1000 for s in recipe.eval.sources)
+    longest = max([_procedural(d).longest_prompt for d in recipe.eval.counts()] + [_real(s).longest_prompt for s in recipe.eval.sources])
+    prompt = to_tokens(longest, config.vocab_size)
+    rows = min(recipe.compute.max_rows, problems)
+    return inference_memory(config, rows, prompt, recipe.eval.max_new_tokens, recipe.compute.device)
+
+
+def inference_memory(config: ModelConfig, rows: int, prompt: int, new: int, device: str = "cpu") -> Memory:
+    """Estimated peak of sampling alone; `prompt` and `new` in tokens."""
+    base = {"weights": FLOAT * config.num_parameters} | ({} if _cuda(device) else {"program": PROGRAM})
+    parts = sampling_parts(config, rows, prompt, new, rows)
+    return Memory(base | parts, {"key/value cache": f"max_rows (now {rows}) or max_new_tokens (now {new})"})
+
+
+# -- memory there is --------------------------------------------------------------------------------------------------
+
+
+def _cuda(device: str) -> bool:
+    return device.split(":")[0] == "cuda"
+
+
+def _read_int(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None  # another cgroup version, or none
+    return int(text) if text.isdigit() else None
+
+
+def _cgroup_free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes left under every memory limit this process is under (cgroup v2 and v1); file cache counts as free."""
+    pairs = [(root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes")]
+    lines = own.read_text().splitlines() if own.exists() else []
+    inside = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+    pairs += [(folder, "memory.max", "memory.current") for folder in (root / inside, *(root / inside).parents) if folder.is_relative_to(root)]
+    free = []
+    for folder, limit_name, used_name in pairs:
+        limit, used = _read_int(folder / limit_name), _read_int(folder / used_name)
+        if limit is None or used is None:
+            continue
+        stat = folder / "memory.stat"
+        fields = dict(line.split() for line in stat.read_text().splitlines()) if stat.exists() else {}
+        free.append(limit - used + int(fields.get("inactive_file", 0)))
+    return free
+
+
+def _proc_kib(path: str, key: str) -> int | None:
+    """A field of a /proc file of the form `Key:  123 kB`, in bytes; None where there is no such file or field."""
+    if not Path(path).exists():
+        return None
+    line = next((line for line in Path(path).read_text().splitlines() if line.startswith(f"{key}:")), None)
+    return None if line is None else int(line.split()[1]) * 1024
+
+
+def free_memory(device: str = "cpu") -> int:
+    """Bytes that this process may have in all: what is free, and on a CPU what it holds already."""
+    if _cuda(device):
+        import torch
+
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    available = _proc_kib("/proc/meminfo", "MemAvailable")
+    if available is None:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    held = _proc_kib("/proc/self/status", "VmRSS") or 0
+    return min([available, *_cgroup_free()]) + held
+
+
+def check_capacity(recipe: Recipe, stage_name: str, folder: Path) -> None:
+    """Raise CapacityError when stage `stage_name` of the run in `folder` needs more memory than there is."""
+    start = recipe.start_of(stage_name)
+    final = folder / "checkpoints" / (start or "") / "final"
+    config = read_config(final) if start and (final / "config.json").is_file() else model_config(recipe)
+    free = free_memory(recipe.compute.device)
+    require(stage_memory(recipe, stage_name, config), free, f"stage {stage_name}")
+    stage = recipe.stages[stage_name]
+    if stage.evaluate and not isinstance(stage, RewardModelStage) and (recipe.eval.counts() or recipe.eval.sources):
+        memory = evaluation_memory(recipe, config)
+        rows = f"compute.max_rows (now {recipe.compute.max_rows})"
+        require(Memory(memory.parts, {"key/value cache": rows}), free, f"the evaluation after stage {stage_name}")
+
+
+def require(memory: Memory, free: int, what: str) -> None:
+    """Raise CapacityError unless `memory` fits into `free` bytes."""
+    if memory.total > free:
+        raise CapacityError(
+            f"{what} needs about {memory.total / GIB:.1f} GiB ({memory.describe()}), {free / GIB:.1f} GiB are free: {memory.repair(free)}"
+        )
+
+
+# -- lengths ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Lengths in characters."""
+
+    longest_prompt: int
+    mean_prompt: float
+    longest_document: int = 0
+    mean_document: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Lengths in tokens."""
+
+    longest: int
+    mean: float
+
+
+def to_tokens(characters: float, vocab_size: int) -> int:
+    """Tokens of a text in a chat template, on the high side.
+
+    Measured: 2.0 characters a token with a vocabulary of 512 on the procedural families; Qwen2.5's gives 4.1 on GSM8K,
+    2.8 on MBPP, and 2.5 on their longest prompts.
+    """
+    return math.ceil(characters / (2.0 if vocab_size < 4096 else 2.5)) + 30
+
+
+def _procedural(domain: str) -> Texts:
+    mix = ProblemMix(0, "plan", {domain: 1.0})
+    prompts, documents = [], []
+    for i in range(SAMPLE):
+        problem, turns = mix.demonstration(i, 0.0)
+        prompts.append(sum(len(m.content) for m in problem.messages))
+        documents.append(prompts[-1] + sum(len(m.content) + sum(len(str(c)) for c in m.tool_calls) for m in turns))
+    return Texts(max(prompts), statistics.fmean(prompts), max(documents), statistics.fmean(documents))
+
+
+def _real(source: Source) -> Texts:
+    if not Path(source.path).expanduser().exists() and "/" in source.path and not source.path.endswith(".jsonl"):
+        return Texts(int(ASSUMED_PROMPT * 2.5), ASSUMED_PROMPT * 2.5)  # on the hub: nothing is downloaded for an estimate
+    prompts = [sum(len(m.content) for m in p.messages) for p in load_source(source)]
+    return Texts(max(prompts), statistics.fmean(prompts))
+
+
+def prompt_lengths(recipe: Recipe, name: str) -> Lengths:
+    """Prompts of an RL stage."""
+    stage = recipe.stages[name]
+    assert isinstance(stage, RlStage)
+    vocab = model_config(recipe).vocab_size
+    texts = [(w, _procedural(d)) for d, w in stage.mix.weights().items()] + [(s.weight, _real(s)) for s in stage.sources]
+    mean = sum(w * t.mean_prompt for w, t in texts) / sum(w for w, _ in texts)
+    return Lengths(to_tokens(max(t.longest_prompt for _, t in texts), vocab), to_tokens(mean, vocab))
+
+
+def document_lengths(recipe: Recipe, name: str) -> Lengths:
+    """Documents of a pretraining, SFT or reward-model stage."""
+    stage, vocab = recipe.stages[name], model_config(recipe).vocab_size
+    if getattr(stage, "path", None):
+        return Lengths(ASSUMED_DOCUMENT, ASSUMED_DOCUMENT / 2)
+    weights = {Preference.domain: 1.0} if isinstance(stage, RewardModelStage) else stage.mix.weights()  # type: ignore[union-attr]
+    texts = [(w, _procedural(d)) for d, w in weights.items()]
+    mean = sum(w * t.mean_document for w, t in texts) / sum(w for w, _ in texts)
+    return Lengths(to_tokens(max(t.longest_document for _, t in texts), vocab), to_tokens(mean, vocab))
+
+
+def model_config(recipe: Recipe) -> ModelConfig:
+    """Shape of the recipe's model: the preset, or config.json of its path (of a hub model only that file is fetched)."""
+    model = recipe.model
+    if model.preset:
+        config = preset(model.preset)
+        return preset(model.preset, vocab_size=model.vocab_size) if model.vocab_size else config
+    path = Path(model.path or "").expanduser()
+    if path.exists() or path.parent.exists():
+        return read_config(resolve_folder(path))
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        return read_config(Path(hf_hub_download(str(model.path), "config.json")).parent)
+    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"no model folder at {model.path}, and the hub does not give it ({type(error).__name__}: {reason}): "
+            "check the name and the network, or set --model.path to a local folder"
+        ) from None
+
+
+# -- counts -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What a stage does. `tokens` is a bound, `flops` what these tokens cost; None where another stage's time decides."""
+
+    steps: int | None
+    work: str
+    tokens: int | None
+    flops: float | None
+
+
+def groups_in_micro_batch(stage: RlStage, micro_batch_tokens: int) -> int:
+    """Groups of full length in one forward and backward pass; a group is never divided (`train.packing.micro_batches`)."""
+    return min(stage.prompts, max(1, micro_batch_tokens // (stage.samples * stage.max_new_tokens)))
+
+
+def stage_plan(recipe: Recipe, name: str, config: ModelConfig) -> StagePlan:
+    stage = recipe.stages[name]
+    if isinstance(stage, RlStage):
+        return _rl_plan(recipe, name, stage, config)
+    if isinstance(stage, PretrainStage):
+        steps = math.ceil(stage.tokens / stage.batch_tokens)
+        return StagePlan(steps, f"{count(stage.batch_tokens)} tokens a step", stage.tokens, 3.0 * stage.tokens * config.flops_per_token())
+    if isinstance(stage, SftStage):
+        tokens = round(stage.documents * stage.epochs * document_lengths(recipe, name).mean)
+        work = f"{count(stage.documents)} demonstrations x {times(stage.epochs, 'epoch')}, {count(stage.batch_tokens)} tokens a step"
+        return StagePlan(math.ceil(tokens / stage.batch_tokens), work, tokens, 3.0 * tokens * config.flops_per_token())
+    if isinstance(stage, ControlStage):
+        if stage.steps is None:
+            return StagePlan(None, f"{stage.of} goes on for as long as {stage.match} trained", None, None)
+        source = recipe.stages[stage.of]
+        assert isinstance(source, SftStage)
+        tokens = stage.steps * source.batch_tokens
+        work = f"{stage.of} goes on, {count(source.batch_tokens)} tokens a step"
+        return StagePlan(stage.steps, work, tokens, 3.0 * tokens * config.flops_per_token())
+    assert isinstance(stage, RewardModelStage)
+    steps = math.ceil(stage.pairs / stage.batch_pairs) * stage.epochs
+    tokens = round(2 * stage.pairs * stage.epochs * document_lengths(recipe, name).mean)
+    work = f"{stage.batch_pairs} pairs a step, {count(stage.pairs)} pairs x {times(stage.epochs, 'epoch')}"
+    return StagePlan(steps, work, tokens, 3.0 * tokens * config.flops_per_token())
+
+
+def _rl_plan(recipe: Recipe, name: str, stage: RlStage, config: ModelConfig) -> StagePlan:
+    """Sampling (prompts once a group, every new token once) and updates (three forward passes' worth each)."""
+    prompt = prompt_lengths(recipe, name).mean
+    rounds = 1 + stage.refill
+    rollouts = stage.prompts * stage.samples
+    new, fed = rollouts * stage.max_new_tokens, stage.prompts * prompt + rollouts * stage.max_new_tokens
+    one = config.flops_per_token(int(prompt + stage.max_new_tokens / 2))
+    passes = rounds + 3 * stage.updates + (1 if stage.kl > 0 else 0)
+    micro = math.ceil(stage.prompts / groups_in_micro_batch(stage, recipe.compute.micro_batch_tokens))
+    work = f"{stage.prompts} prompts x {stage.samples} samples x {stage.max_new_tokens} new tokens"
+    work += f", {times(micro, 'micro-batch', 'micro-batches')} x {times(stage.updates, 'update')}"
+    work += f", up to {times(stage.refill, 'refill')}" if stage.refill else ""
+    return StagePlan(stage.steps, work, stage.steps * rounds * new, float(stage.steps * passes * fed * one))
+
+
+# -- the text ---------------------------------------------------------------------------------------------------------
+
+
+def count(number: float) -> str:
+    """Three digits and a letter: 950, 3.40M, 32.8G."""
+    for factor, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if number >= factor:
+            return f"{number / factor:.3g}{letter}"
+    return f"{number:,.0f}"
+
+
+def times(number: int, one: str, many: str = "") -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Columns as wide as their widest cell, the first `left` of them to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+
+
+def explain(recipe: Recipe, runs: Path = Path("runs")) -> str:
+    """The plan as text: model, a line for each stage with what it does, and a line with what memory it needs."""
+    config, folder = model_config(recipe), runs / recipe.run_name
+    free = free_memory(recipe.compute.device)
+    work = [["stage", "kind", "from", "work of a step", "steps", "tokens", "FLOPs"]]
+    columns = ("program", "weights", "gradients", "AdamW", "reference", "reward model", "key/value cache", "activations", "logits")
+    memory = [["GiB at the peak", *columns, "sum", "fits"]]
+
+    def add(label: str, need: Memory) -> None:
+        cells = [f"{need.parts[c] / GIB:.2f}" if c in need.parts else "-" for c in columns]
+        memory.append([label, *cells, f"{need.total / GIB:.2f}", "yes" if need.total <= free else "NO"])
+
+    problems = sum(recipe.eval.counts().values())
+    for name, stage in recipe.stages.items():
+        plan = stage_plan(recipe, name, config)
+        done = " (done)" if (folder / "stages" / f"{name}.json").is_file() else ""
+        numbers = [count(n) if n is not None else "?" for n in (plan.steps, plan.tokens, plan.flops)]
+        work.append([name + done, stage.kind, recipe.start_of(name) or recipe.model.preset or "model", plan.work, *numbers])
+        add(name, stage_memory(recipe, name, config))
+    if problems or recipe.eval.sources:
+        add("evaluation", evaluation_memory(recipe, config))
+    kind = f"{config.family}, {config.num_layers} layers, hidden {config.hidden_size}, vocabulary {count(config.vocab_size)}"
+    title = recipe.model.preset or recipe.model.path
+    lines = [f"{folder}: {title}, {count(config.num_parameters)} parameters ({kind}), float32 on {recipe.compute.device}", ""]
+    lines += [*_aligned(work, 4), ""]
+    lines += [*_evaluation_lines(recipe, problems), *_aligned(memory, 1), ""]
+    lines.append(f"Tokens are the most there can be. Free: {free / GIB:.1f} GiB. Checkpoints: {3 * FLOAT * config.num_parameters / GIB:.2f} GiB on disk.")
+    return "\n".join(lines)
+
+
+def _evaluation_lines(recipe: Recipe, problems: int) -> list[str]:
+    if not problems and not recipe.eval.sources:
+        return ["No evaluation.", ""]
+    stages = sum(s.evaluate and not isinstance(s, RewardModelStage) for s in recipe.stages.values())
+    sets = [f"{n:,} {d}" for d, n in recipe.eval.counts().items()] + [f"{s.limit or 'all'} {s.kind} ({s.path})" for s in recipe.eval.sources]
+    readings = "sampled and greedy" if recipe.eval.greedy else "sampled"
+    return [f"Evaluation after {stages} stages, {readings}, {recipe.eval.max_new_tokens} new tokens at most: {', '.join(sets)}", ""]

@@ -1,0 +1,126 @@
+"""The report's curves as inline SVG. One small picture for each quantity, so that the page can flow on a phone."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qwq.report.data import RunData, smooth
+
+# Okabe and Ito's palette: told apart also by readers who do not see all colours.
+COLOURS = {"math": "#0072b2", "code": "#d55e00", "instructions": "#009e73", "tools": "#cc79a7", "preference": "#a07d00"}
+OTHERS = ("#56b4e9", "#7f3c8d", "#444444", "#11a579", "#e73f74")
+INK, GRID, ALARM = "#333333", "#e4e4e4", "#c62828"
+WIDTH_IN, HEIGHT_IN = 4.0, 2.3
+MAX_POINTS = 400
+STYLE = {"svg.fonttype": "none", "font.size": 10, "axes.edgecolor": "#999999", "text.color": INK, "axes.labelcolor": INK}
+
+
+def colour(name: str, names: Sequence[str]) -> str:
+    """A benchmark's or domain's colour, the same all over the page."""
+    unknown = [n for n in names if n not in COLOURS]
+    return COLOURS.get(name) or OTHERS[unknown.index(name) % len(OTHERS)]
+
+
+def figure(salt: str, height: float = HEIGHT_IN, width: float = WIDTH_IN) -> tuple[Figure, Axes]:
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(width, height), layout="constrained")
+        ax = fig.add_subplot()
+    fig.set_label(salt)
+    ax.grid(True, color=GRID, linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(colors=INK, length=2, labelsize=9)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return fig, ax
+
+
+def svg(fig: Figure, label: str) -> str:
+    """The figure as an `<svg>` element that takes the width of its place. `label` is read out in its stead."""
+    out = io.StringIO()
+    # Each figure gets ids of its own: several of them stand in one page.
+    with mpl.rc_context(STYLE | {"svg.hashsalt": fig.get_label()}):
+        fig.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\b(width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", text)
+    assert label.isprintable() and not set(label) & set('<>&"'), label
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def thin(xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[float]]:
+    """At most MAX_POINTS points, each the mean of its neighbours: a page stays small."""
+    size = math.ceil(len(xs) / MAX_POINTS)
+    if size <= 1:
+        return list(xs), list(ys)
+    lots = [slice(i, i + size) for i in range(0, len(xs), size)]
+    return [sum(xs[s]) / len(xs[s]) for s in lots], [sum(ys[s]) / len(ys[s]) for s in lots]
+
+
+def curve(
+    salt: str, label: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *,
+    colours: Mapping[str, str], alarms: Sequence[int] = (), log: bool = False, unit: bool = False,
+) -> str:  # fmt: skip
+    """Lines over steps: the values faint, their running mean strong; a red mark at the foot for every alarm."""
+    fig, ax = figure(salt)
+    for name, (xs, ys) in series.items():
+        finite = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y) and (y > 0 or not log)]
+        if not finite:
+            continue
+        x, raw = thin([p[0] for p in finite], [p[1] for p in finite])
+        _, mean = thin([p[0] for p in finite], smooth([p[1] for p in finite], 0.8 if len(finite) < 200 else 0.95))
+        few = len(x) < 8
+        ax.plot(x, raw, color=colours[name], linewidth=0.8, alpha=0.3, marker="o" if few else None, markersize=3)
+        ax.plot(x, mean, color=colours[name], linewidth=1.8)
+    if log:
+        ax.set_yscale("log")
+    if unit:
+        ax.set_ylim(-0.02, 1.02)
+    for step in sorted(set(alarms)):
+        ax.plot([step], [0.02], transform=ax.get_xaxis_transform(), color=ALARM, marker="^", markersize=6, clip_on=False)
+    ax.set_xlabel("step", fontsize=9)
+    ax.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+    return svg(fig, label)
+
+
+def scores(run: RunData) -> str:
+    """Sampled score of every benchmark after each stage that changed the policy, with 95% intervals."""
+    stages = run.evaluated_policies()
+    fig, ax = figure("scores", height=3.0, width=7.5)
+    for i, b in enumerate(run.benchmarks):
+        points = [(x, s.evals[b]) for x, s in enumerate(stages) if b in s.evals]
+        shift = (i - (len(run.benchmarks) - 1) / 2) * 0.04  # so that the intervals do not cover each other
+        x, y = [x + shift for x, _ in points], [100 * e["score"] for _, e in points]
+        low = [max(0.0, v - 100 * e["ci95"][0]) for v, (_, e) in zip(y, points, strict=True)]
+        high = [max(0.0, 100 * e["ci95"][1] - v) for v, (_, e) in zip(y, points, strict=True)]
+        c = colour(b, run.benchmarks)
+        ax.errorbar(x, y, yerr=[low, high], color=c, marker="o", markersize=5, linewidth=1.8, elinewidth=1.2, capsize=2)
+    ax.set_xticks(range(len(stages)), [s.name for s in stages])
+    ax.set_xlim(-0.3, len(stages) - 0.7)
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("% correct, sampled", fontsize=9)
+    return svg(fig, "score of each benchmark after each stage")
+
+
+def contract(entries: Sequence[Mapping], max_drop: float, domains: Sequence[str]) -> str:
+    """Change of the held domains against the start of the stage at each check, with the tolerated drop as a line."""
+    fig, ax = figure("contract")
+    for i, domain in enumerate(domains):
+        points = [(e["step"] + 1, f) for e in entries for f in e["findings"] if f["domain"] == domain]
+        width = 0.012 * max((x for x, _ in points), default=1)
+        x, y = [x + i * width for x, _ in points], [100 * f["change"] for _, f in points]
+        low = [v - 100 * f["ci95"][0] for v, (_, f) in zip(y, points, strict=True)]
+        high = [100 * f["ci95"][1] - v for v, (_, f) in zip(y, points, strict=True)]
+        ax.errorbar(x, y, yerr=[low, high], color=colour(domain, domains), marker="o", markersize=4, linewidth=1.5, capsize=2)
+    ax.axhline(-100 * max_drop, color=ALARM, linewidth=1.2, linestyle="--")
+    ax.axhline(0, color="#888888", linewidth=0.8)
+    ax.set_xlabel("step", fontsize=9)
+    return svg(fig, "change of the held domains at each check, in points")
