@@ -54,8 +54,14 @@ def format_results(results: Mapping[str, Any]) -> str:
     header, rows = table(results)
     text = align([list(header), *rows])
     if paired := paired_columns(results):
-        text += "\n\nchange in points, problem by problem, with its 95% interval\n" + align([line.split(" ", 3) for line in paired])
+        text += "\n\nchange in points, problem by problem, with its 95% interval\n" + align([_cells(line) for line in paired])
     return "scores in percent, sampled at T=1 (greedy in brackets)\n" + text
+
+
+def _cells(line: str) -> list[str]:
+    """`rl1 math +12.1 [+9.0, +15.2] against sft` as five cells."""
+    start, _, against = line.partition("] ")
+    return [*f"{start}]".split(" ", 3), against]
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

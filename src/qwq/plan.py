@@ -12,10 +12,9 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from qwq.config import (
     ControlStage,
@@ -32,7 +31,7 @@ from qwq.model.config import ModelConfig, preset
 from qwq.model.folder import read_config, resolve_folder
 from qwq.problems.families.preference import Preference
 from qwq.problems.mixing import ProblemMix
-from qwq.problems.real import load_source
+from qwq.problems.real import is_hub_id, load_source
 
 GIB = 2**30
 FLOAT = 4  # bytes; training is in float32
@@ -114,8 +113,8 @@ def update_parts(config: ModelConfig, num_tokens: int, *, head: bool = True) -> 
     return parts
 
 
-def _peak(base: Mapping[str, int], phases: Sequence[Mapping[str, int]], repairs: dict[str, str]) -> Memory:
-    return Memory(dict(base) | max(phases, key=lambda parts: sum(parts.values())), repairs)
+def _peak(base: dict[str, int], phases: Sequence[dict[str, int]], repairs: dict[str, str]) -> Memory:
+    return Memory(base | max(phases, key=lambda parts: sum(parts.values())), repairs)
 
 
 def stage_memory(recipe: Recipe, name: str, config: ModelConfig) -> Memory:
@@ -135,10 +134,15 @@ def stage_memory(recipe: Recipe, name: str, config: ModelConfig) -> Memory:
         sampling = sampling_parts(config, rows, lengths.longest, stage.max_new_tokens, stage.prompts)
         groups = groups_in_micro_batch(stage, compute.micro_batch_tokens)
         rollout_tokens = stage.samples * stage.max_new_tokens
-        tokens = min(stage.prompts * rollout_tokens, max(compute.micro_batch_tokens, rollout_tokens)) + groups * lengths.longest
+        tokens = (
+            min(stage.prompts * rollout_tokens, max(compute.micro_batch_tokens, rollout_tokens))
+            + groups * lengths.longest
+        )
         repairs = {"key/value cache": f"compute.max_rows (now {compute.max_rows})"}
         small = groups == 1
-        key, now = (f"{at}.samples", stage.samples) if small else ("compute.micro_batch_tokens", compute.micro_batch_tokens)
+        key, now = (
+            (f"{at}.samples", stage.samples) if small else ("compute.micro_batch_tokens", compute.micro_batch_tokens)
+        )
         repairs["activations"] = f"{key} (now {now})"
         if stage.kl > 0:
             repairs["reference"] = f"{at}.kl to 0 (now {stage.kl:g}: it needs a second copy of the weights)"
@@ -159,7 +163,10 @@ def stage_memory(recipe: Recipe, name: str, config: ModelConfig) -> Memory:
 def evaluation_memory(recipe: Recipe, config: ModelConfig) -> Memory:
     """Estimated peak of the benchmarks after a stage, when the optimiser is gone."""
     problems = sum(recipe.eval.counts().values()) + sum(s.limit or 1000 for s in recipe.eval.sources)
-    longest = max([_procedural(d).longest_prompt for d in recipe.eval.counts()] + [_real(s).longest_prompt for s in recipe.eval.sources])
+    longest = max(
+        [_procedural(d).longest_prompt for d in recipe.eval.counts()]
+        + [_real(s).longest_prompt for s in recipe.eval.sources]
+    )
     prompt = to_tokens(longest, config.vocab_size)
     rows = min(recipe.compute.max_rows, problems)
     return inference_memory(config, rows, prompt, recipe.eval.max_new_tokens, recipe.compute.device)
@@ -192,7 +199,11 @@ def _cgroup_free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
     pairs = [(root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes")]
     lines = own.read_text().splitlines() if own.exists() else []
     inside = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
-    pairs += [(folder, "memory.max", "memory.current") for folder in (root / inside, *(root / inside).parents) if folder.is_relative_to(root)]
+    pairs += [
+        (folder, "memory.max", "memory.current")
+        for folder in (root / inside, *(root / inside).parents)
+        if folder.is_relative_to(root)
+    ]
     free = []
     for folder, limit_name, used_name in pairs:
         limit, used = _read_int(folder / limit_name), _read_int(folder / used_name)
@@ -243,7 +254,8 @@ def require(memory: Memory, free: int, what: str) -> None:
     """Raise CapacityError unless `memory` fits into `free` bytes."""
     if memory.total > free:
         raise CapacityError(
-            f"{what} needs about {memory.total / GIB:.1f} GiB ({memory.describe()}), {free / GIB:.1f} GiB are free: {memory.repair(free)}"
+            f"{what} needs about {memory.total / GIB:.1f} GiB ({memory.describe()}), "
+            f"{free / GIB:.1f} GiB are free: {memory.repair(free)}"
         )
 
 
@@ -288,8 +300,8 @@ def _procedural(domain: str) -> Texts:
 
 
 def _real(source: Source) -> Texts:
-    if not Path(source.path).expanduser().exists() and "/" in source.path and not source.path.endswith(".jsonl"):
-        return Texts(int(ASSUMED_PROMPT * 2.5), ASSUMED_PROMPT * 2.5)  # on the hub: nothing is downloaded for an estimate
+    if is_hub_id(source.path):  # nothing is downloaded for an estimate
+        return Texts(int(ASSUMED_PROMPT * 2.5), ASSUMED_PROMPT * 2.5)
     prompts = [sum(len(m.content) for m in p.messages) for p in load_source(source)]
     return Texts(max(prompts), statistics.fmean(prompts))
 
@@ -299,7 +311,9 @@ def prompt_lengths(recipe: Recipe, name: str) -> Lengths:
     stage = recipe.stages[name]
     assert isinstance(stage, RlStage)
     vocab = model_config(recipe).vocab_size
-    texts = [(w, _procedural(d)) for d, w in stage.mix.weights().items()] + [(s.weight, _real(s)) for s in stage.sources]
+    texts = [(w, _procedural(d)) for d, w in stage.mix.weights().items()] + [
+        (s.weight, _real(s)) for s in stage.sources
+    ]
     mean = sum(w * t.mean_prompt for w, t in texts) / sum(w for w, _ in texts)
     return Lengths(to_tokens(max(t.longest_prompt for _, t in texts), vocab), to_tokens(mean, vocab))
 
@@ -316,7 +330,7 @@ def document_lengths(recipe: Recipe, name: str) -> Lengths:
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
-    """Shape of the recipe's model: the preset, or config.json of its path (of a hub model only that file is fetched)."""
+    """Shape of the recipe's model: the preset, or config.json of its path (from the hub, that file alone)."""
     model = recipe.model
     if model.preset:
         config = preset(model.preset)
@@ -341,7 +355,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """What a stage does. `tokens` is a bound, `flops` what these tokens cost; None where another stage's time decides."""
+    """What a stage does. `tokens` is a bound, `flops` their cost; None where another stage's time decides."""
 
     steps: int | None
     work: str
@@ -350,7 +364,7 @@ class StagePlan:
 
 
 def groups_in_micro_batch(stage: RlStage, micro_batch_tokens: int) -> int:
-    """Groups of full length in one forward and backward pass; a group is never divided (`train.packing.micro_batches`)."""
+    """Groups of full length in one forward and backward pass; `train.packing.micro_batches` divides none."""
     return min(stage.prompts, max(1, micro_batch_tokens // (stage.samples * stage.max_new_tokens)))
 
 
@@ -360,10 +374,16 @@ def stage_plan(recipe: Recipe, name: str, config: ModelConfig) -> StagePlan:
         return _rl_plan(recipe, name, stage, config)
     if isinstance(stage, PretrainStage):
         steps = math.ceil(stage.tokens / stage.batch_tokens)
-        return StagePlan(steps, f"{count(stage.batch_tokens)} tokens a step", stage.tokens, 3.0 * stage.tokens * config.flops_per_token())
+        return StagePlan(
+            steps,
+            f"{count(stage.batch_tokens)} tokens a step",
+            stage.tokens,
+            3.0 * stage.tokens * config.flops_per_token(),
+        )
     if isinstance(stage, SftStage):
         tokens = round(stage.documents * stage.epochs * document_lengths(recipe, name).mean)
-        work = f"{count(stage.documents)} demonstrations x {times(stage.epochs, 'epoch')}, {count(stage.batch_tokens)} tokens a step"
+        work = f"{count(stage.documents)} demonstrations x {times(stage.epochs, 'epoch')}"
+        work += f", {count(stage.batch_tokens)} tokens a step"
         return StagePlan(math.ceil(tokens / stage.batch_tokens), work, tokens, 3.0 * tokens * config.flops_per_token())
     if isinstance(stage, ControlStage):
         if stage.steps is None:
@@ -414,7 +434,12 @@ def times(number: int, one: str, many: str = "") -> str:
 def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     """Columns as wide as their widest cell, the first `left` of them to the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+    return [
+        "  ".join(
+            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def explain(recipe: Recipe, runs: Path = Path("runs")) -> str:
@@ -422,7 +447,17 @@ def explain(recipe: Recipe, runs: Path = Path("runs")) -> str:
     config, folder = model_config(recipe), runs / recipe.run_name
     free = free_memory(recipe.compute.device)
     work = [["stage", "kind", "from", "work of a step", "steps", "tokens", "FLOPs"]]
-    columns = ("program", "weights", "gradients", "AdamW", "reference", "reward model", "key/value cache", "activations", "logits")
+    columns = (
+        "program",
+        "weights",
+        "gradients",
+        "AdamW",
+        "reference",
+        "reward model",
+        "key/value cache",
+        "activations",
+        "logits",
+    )
     memory = [["GiB at the peak", *columns, "sum", "fits"]]
 
     def add(label: str, need: Memory) -> None:
@@ -434,16 +469,24 @@ def explain(recipe: Recipe, runs: Path = Path("runs")) -> str:
         plan = stage_plan(recipe, name, config)
         done = " (done)" if (folder / "stages" / f"{name}.json").is_file() else ""
         numbers = [count(n) if n is not None else "?" for n in (plan.steps, plan.tokens, plan.flops)]
-        work.append([name + done, stage.kind, recipe.start_of(name) or recipe.model.preset or "model", plan.work, *numbers])
+        work.append(
+            [name + done, stage.kind, recipe.start_of(name) or recipe.model.preset or "model", plan.work, *numbers]
+        )
         add(name, stage_memory(recipe, name, config))
     if problems or recipe.eval.sources:
         add("evaluation", evaluation_memory(recipe, config))
-    kind = f"{config.family}, {config.num_layers} layers, hidden {config.hidden_size}, vocabulary {count(config.vocab_size)}"
-    title = recipe.model.preset or recipe.model.path
-    lines = [f"{folder}: {title}, {count(config.num_parameters)} parameters ({kind}), float32 on {recipe.compute.device}", ""]
+    kind = f"{config.family}, {config.num_layers} layers, hidden {config.hidden_size}, vocabulary {config.vocab_size:,}"
+    title, size = recipe.model.preset or recipe.model.path, count(config.num_parameters).replace("G", "B")
+    lines = [
+        f"{folder}: {title}, {size} parameters ({kind}), float32 on {recipe.compute.device}",
+        "",
+    ]
     lines += [*_aligned(work, 4), ""]
     lines += [*_evaluation_lines(recipe, problems), *_aligned(memory, 1), ""]
-    lines.append(f"Tokens are the most there can be. Free: {free / GIB:.1f} GiB. Checkpoints: {3 * FLOAT * config.num_parameters / GIB:.2f} GiB on disk.")
+    disk = 3 * FLOAT * config.num_parameters / GIB
+    lines.append(
+        f"Tokens are the most there can be. Free: {free / GIB:.1f} GiB. A checkpoint takes {disk:.2f} GiB of disk."
+    )
     return "\n".join(lines)
 
 
@@ -451,6 +494,12 @@ def _evaluation_lines(recipe: Recipe, problems: int) -> list[str]:
     if not problems and not recipe.eval.sources:
         return ["No evaluation.", ""]
     stages = sum(s.evaluate and not isinstance(s, RewardModelStage) for s in recipe.stages.values())
-    sets = [f"{n:,} {d}" for d, n in recipe.eval.counts().items()] + [f"{s.limit or 'all'} {s.kind} ({s.path})" for s in recipe.eval.sources]
+    sets = [f"{n:,} {d}" for d, n in recipe.eval.counts().items()] + [
+        f"{s.limit or 'all'} {s.kind} ({s.path})" for s in recipe.eval.sources
+    ]
     readings = "sampled and greedy" if recipe.eval.greedy else "sampled"
-    return [f"Evaluation after {stages} stages, {readings}, {recipe.eval.max_new_tokens} new tokens at most: {', '.join(sets)}", ""]
+    return [
+        f"Evaluation after {stages} stages, {readings}, {recipe.eval.max_new_tokens} new tokens at most: "
+        + ", ".join(sets),
+        "",
+    ]

@@ -80,7 +80,7 @@ class LiveProgress(Progress):
         if self.live:
             self.task = self.display.add_task(stage, total=total, completed=done, figures=kind, left="")
         else:
-            self._print(f"{stage}: {kind}, {total:,} steps" + (f", {done:,} of them done" if done else ""))
+            self._print(f"{stage}: {'' if kind == stage else kind + ', '}{total:,} steps" + (f", {done:,} of them done" if done else ""))
 
     def update(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         seconds = float(metrics.get("seconds", 0.0))

@@ -79,10 +79,10 @@ class RecipeRun:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigError(f"{self.folder} is in use by another run: wait for it, or use another --seed") from None
+            self._write_recipe()
             finished = self.results()
             if finished and finished["finished"]:
                 return finished
-            self._write_recipe()
             torch.set_num_threads(self.recipe.compute.threads or torch.get_num_threads())
             for name in self.recipe.stages:
                 if not self._record(name):

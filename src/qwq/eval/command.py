@@ -49,7 +49,11 @@ class _Meter:
             self.tokens += len(args[0])
         if self.last - self.said > REPORT_S:
             self.said = self.last
-            print(f"{self.label}: {self.tokens:,} tokens, {self.tokens / self.seconds:.1f} tokens/s", file=sys.stderr, flush=True)
+            print(
+                f"{self.label}: {self.tokens:,} tokens, {self.tokens / self.seconds:.1f} tokens/s",
+                file=sys.stderr,
+                flush=True,
+            )
 
     @property
     def seconds(self) -> float:
@@ -61,25 +65,32 @@ def benchmark_problems(name: str, n: int | None, data: str | Path | None = None)
     """Label and problems of one benchmark as the command line names it. ConfigError for an unknown one."""
     kind, equals, path = name.partition("=")
     if equals and kind not in REAL:
-        raise ConfigError(f"benchmark {name!r}: only {', '.join(REAL)} read a file: {nearest(kind, REAL)}")
+        raise ConfigError(f"benchmark {name!r}: only {', '.join(REAL)} are read from a path")
     if equals and not path:
         raise ConfigError(f"benchmark {name!r} has no path: write {kind}=PATH")
     if not equals and data is None and kind in DOMAINS:
         return kind, family(kind).fixed("test", n or DEFAULT_N)
     if kind not in (*DOMAINS, *REAL):
         raise ConfigError(f"no benchmark {kind!r}: {nearest(kind, {*DOMAINS, *REAL})}")
-    source = Source(kind=kind, path=str(path or data or HUB_SETS[kind]), split="test", limit=n)  # type: ignore[arg-type]
+    source = Source.model_validate(
+        {"kind": kind, "path": str(path or data or HUB_SETS[kind]), "split": "test", "limit": n}
+    )
     return name if equals and kind in DOMAINS else kind, load_source(source)
 
 
 def _chosen(benchmarks: Sequence[str], n: int | None, data: str | Path | None) -> dict[str, list[Problem]]:
     if not benchmarks:
-        raise ConfigError(f"name at least one benchmark: {', '.join(DOMAINS)}, gsm8k, mbpp, or KIND=PATH with one of {', '.join(REAL)}")
+        raise ConfigError(
+            f"name at least one benchmark: {', '.join(DOMAINS)}, gsm8k, mbpp, or KIND=PATH for {', '.join(REAL)}"
+        )
     if n is not None and n < 1:
         raise ConfigError(f"--n is {n}: give at least 1")
     takers = [b for b in benchmarks if b in ("gsm8k", "mbpp")] or [b for b in benchmarks if b == "math"]
     if data is not None and len(takers) != 1:
-        raise ConfigError(f"--data {data} goes with one real benchmark, {len(takers)} are named: write KIND=PATH for each, such as gsm8k={data}")
+        raise ConfigError(
+            f"--data {data} goes with one real benchmark, {len(takers)} are named: "
+            f"write KIND=PATH for each, such as gsm8k={data}"
+        )
     out: dict[str, list[Problem]] = {}
     for name in benchmarks:
         label, problems = benchmark_problems(name, n, data if name in takers else None)
@@ -117,12 +128,20 @@ def eval_command(
     chat.tokenizer.check_fits(transformer.config)
     longest = max(len(chat.prompt_ids(p.messages, p.tools)) for group in problems.values() for p in group)
     rows = min(max_rows, max(map(len, problems.values())))
-    require(inference_memory(transformer.config, rows, longest, max_new_tokens, device), free_memory(device), "the evaluation")
+    require(
+        inference_memory(transformer.config, rows, longest, max_new_tokens, device),
+        free_memory(device),
+        "the evaluation",
+    )
     results: dict[str, BenchmarkResult] = {}
     figures: dict[str, Any] = {}
     for name, group in problems.items():
         meter = _Meter(transformer, name)
-        print(f"{name}: {len(group)} problems, {'greedy' if params.temperature == 0 else f'T={params.temperature:g}'}", file=sys.stderr, flush=True)
+        print(
+            f"{name}: {len(group)} problems, {'greedy' if params.temperature == 0 else f'T={params.temperature:g}'}",
+            file=sys.stderr,
+            flush=True,
+        )
         results |= evaluate(transformer, chat, {name: group}, params, max_rows=max_rows, seed=seed)
         meter.handle.remove()
         summary = results[name].summary()
@@ -132,14 +151,19 @@ def eval_command(
         print(describe(name, summary), file=sys.stderr, flush=True)
     if out is not None:
         write_transcripts(Path(out), results, problems)
-    return {"model": str(model), "temperature": params.temperature, "seed": seed, "max_new_tokens": max_new_tokens, "evals": figures}
+    return {
+        "model": str(model),
+        "temperature": params.temperature,
+        "seed": seed,
+        "max_new_tokens": max_new_tokens,
+        "evals": figures,
+    }
 
 
 def describe(name: str, figures: dict[str, Any]) -> str:
     """One benchmark in one line, for people."""
     low, high = figures["ci95"]
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in figures["outcomes"].items())
-    return (
-        f"{name}: {100 * figures['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of {figures['n']} ({outcomes}); "
-        f"{figures['mean_tokens']:.0f} tokens an answer, {figures['mean_thinking_tokens']:.0f} of them thinking; {figures['tokens_per_s']:.1f} tokens/s"
-    )
+    score = f"{100 * figures['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of {figures['n']} ({outcomes})"
+    lengths = f"{figures['mean_tokens']:.0f} tokens an answer, {figures['mean_thinking_tokens']:.0f} of them thinking"
+    return f"{name}: {score}; {lengths}; {figures['tokens_per_s']:.1f} tokens/s"

@@ -48,8 +48,8 @@ _log = logging.getLogger(__name__)
 def load_source(source: Source) -> list[Problem]:
     """The problems of one split of a real set, in the file's order, the first `source.limit` of them.
 
-    Rows of MATH whose answer is null or blank cannot be judged; they are left out and counted in a warning. Raises DataError for a
-    file that is missing, empty or of another split, and for a bad row (file and line).
+    Rows of MATH whose answer is null or blank cannot be judged; they are left out and counted in a warning. Raises
+    DataError for a file that is missing, empty or of another split, and for a bad row (file and line).
     """
     files = _files(source)
     problems: list[Problem] = []
@@ -57,7 +57,9 @@ def load_source(source: Source) -> list[Problem]:
     for path in files:
         named = split_in_name(path.name)
         for number, row in read_rows(path):
-            problem = _READERS[source.kind](row, f"{path}, line {number}", f"{source.kind}/{named or path.stem}/{number}")
+            problem = _READERS[source.kind](
+                row, f"{path}, line {number}", f"{source.kind}/{named or path.stem}/{number}"
+            )
             if problem is None:
                 unanswered += 1
             elif _in_split(problem, source, named):
@@ -73,7 +75,7 @@ def load_source(source: Source) -> list[Problem]:
 
 
 def normalise(text: str) -> str:
-    """Lower case, single spaces, no punctuation; what changes a sum (+ - * / = < > ^ % brackets, decimal points) stays."""
+    """Lower case, single spaces, no punctuation but what changes a sum: + - * / = < > ^ % ( ) and decimal points."""
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text.lower())
     text = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w\s.+\-*/=<>^%()]|_", " ", text)
     return " ".join(re.sub(r"([+\-*/=<>^%()])", r" \1 ", text).split())
@@ -147,7 +149,10 @@ def _in_split(problem: Problem, source: Source, named: str | None) -> bool:
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: needs a text {key!r}, found {str(value)[:40]!r} (the row has {', '.join(map(str, row)) or 'no keys'})")
+        raise DataError(
+            f"{where}: needs a text {key!r}, found {str(value)[:40]!r} "
+            f"(the row has {', '.join(map(str, row)) or 'no keys'})"
+        )
     return value.replace("\r\n", "\n").strip()
 
 
@@ -193,14 +198,18 @@ def _mbpp(row: Mapping[str, Any], where: str, ident: str) -> Problem:
     return Problem(f"mbpp/{task}", "code", (message,), truth, canonical("code", question), source="mbpp")
 
 
-_READERS: dict[str, Callable[[Mapping[str, Any], str, str], Problem | None]] = {"gsm8k": _gsm8k, "math": _math, "mbpp": _mbpp}
+_READERS: dict[str, Callable[[Mapping[str, Any], str, str], Problem | None]] = {
+    "gsm8k": _gsm8k,
+    "math": _math,
+    "mbpp": _mbpp,
+}
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number (from 1) and object of each row of a JSON-lines or parquet file; blank lines are skipped. DataError says where."""
+    """Number (from 1) and object of each row of a JSON-lines or parquet file. Blank lines are skipped."""
     if path.suffix == ".parquet":
         yield from enumerate(_parquet_rows(path), 1)
         return
@@ -223,13 +232,21 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
     try:
-        from pyarrow import parquet
+        from pyarrow import parquet  # type: ignore[import-not-found]
     except ImportError:
-        raise DataError(f"{path} is a parquet file, and pyarrow is not installed: `pip install pyarrow`, or give JSON lines") from None
+        raise DataError(
+            f"{path} is a parquet file, and pyarrow is not installed: `pip install pyarrow`, or give JSON lines"
+        ) from None
     rows = parquet.read_table(path).to_pylist()
     if not rows:
         raise DataError(f"{path} is empty: it needs at least one row")
     return rows
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether `path` names a data set of the hub: `org/name`, no path here, and not the name of a data file."""
+    form = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", path)
+    return bool(form) and Path(path).suffix not in (*SUFFIXES, ".json") and not Path(path).exists()
 
 
 def _files(source: Source) -> list[Path]:
@@ -241,17 +258,18 @@ def _files(source: Source) -> list[Path]:
     if path.is_dir():
         names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
         return [path / name for name in choose_files(names, source.split, str(path))]
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source.path) and path.suffix not in (*SUFFIXES, ".json"):
+    if is_hub_id(source.path):
         return _hub_files(source)
     raise DataError(
-        f"no data file at {path}: give a JSON-lines file in {source.kind}'s own format, or a hub data set such as {HUB_SETS[source.kind]}"
+        f"no data file at {path}: give a JSON-lines file in {source.kind}'s own format, "
+        f"or a hub data set such as {HUB_SETS[source.kind]}"
     )
 
 
 def choose_files(names: Sequence[str], split: str, where: str) -> list[str]:
     """The data files of `split` among the file names of a folder or data set, in order.
 
-    Validation comes from a file of its own where there is one, else from the training file. DataError where nothing fits.
+    Validation comes from a file of its own where there is one, else from the training file. DataError where none fits.
     """
     data = [n for n in names if n.endswith(SUFFIXES)]
     folders = {n.rpartition("/")[0] for n in data}
@@ -265,7 +283,9 @@ def choose_files(names: Sequence[str], split: str, where: str) -> list[str]:
         lines = [n for n in fitting if n.endswith(".jsonl")]
         if fitting:
             return lines or fitting
-    raise DataError(f"{where} has no {split} file, only {', '.join(sorted(here)[:6])}: give another split or the path of a file")
+    raise DataError(
+        f"{where} has no {split} file, only {', '.join(sorted(here)[:6])}: give another split or the path of a file"
+    )
 
 
 def _hub_files(source: Source) -> list[Path]:
@@ -278,6 +298,6 @@ def _hub_files(source: Source) -> list[Path]:
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"no data file at {source.path}, and the hub does not give a data set of that name ({type(error).__name__}: {reason}): "
+            f"no data file at {source.path}, and the hub gives no such data set ({type(error).__name__}: {reason}): "
             "check the name and the network, or give a local JSON-lines file"
         ) from None

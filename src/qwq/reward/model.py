@@ -1,9 +1,9 @@
 """The reward model: the policy's own transformer with a scalar head on the last token (Ouyang et al. 2022).
 
-Scores are calibrated once, on the pairs it trained on: shifted and scaled so that chosen and rejected
-answers centre on zero with unit deviation, and with the part that length alone explains taken out. The
-slope on length is fitted within the chosen and within the rejected answers, so that a true preference
-for short or long answers between the two is kept.
+Scores are calibrated once, on validation pairs: shifted and scaled so that chosen and rejected answers centre
+on zero with unit deviation, and with the length bias taken out. The bias is what the labels do not bear
+out: where a logistic regression of the labels on the differences in score and in length gives length a weight
+of its own, the model over- or underrates length by that much. A true preference for short answers stays.
 """
 
 from __future__ import annotations
@@ -49,28 +49,40 @@ class RewardModel(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """score = (raw - mean - slope * (length - mean_length)) / deviation."""
+    """score = (raw + length_weight * (length - mean_length) - mean) / deviation; lengths in completion tokens."""
 
     mean: float
     deviation: float
-    slope: float
+    length_weight: float
     mean_length: float
 
     def apply(self, raw: float, length: int, *, debias_length: bool = True) -> float:
-        bias = self.slope * (length - self.mean_length) if debias_length else 0.0
-        return (raw - self.mean - bias) / self.deviation
+        correction = self.length_weight * (length - self.mean_length) if debias_length else 0.0
+        return (raw + correction - self.mean) / self.deviation
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)
 
 
-def calibrate(chosen: Sequence[tuple[float, int]], rejected: Sequence[tuple[float, int]]) -> Calibration:
-    """Fit mean, deviation and length slope to (raw score, length) of chosen and of rejected answers."""
+def calibrate(chosen: Sequence[tuple[float, int]], rejected: Sequence[tuple[float, int]], *, ridge: float = 1e-3) -> Calibration:
+    """Fit a calibration to (raw score, length) of the chosen and rejected answers of held-out pairs.
+
+    `length_weight` is b/a of the logistic regression P(chosen wins) = sigmoid(a * score difference + b * length
+    difference), by Newton's method with a small ridge on standardised differences.
+    """
     c, r = torch.tensor(chosen, dtype=torch.float64), torch.tensor(rejected, dtype=torch.float64)
-    within = torch.cat((c - c.mean(0), r - r.mean(0)))
-    variance = within[:, 1].square().sum()
-    slope = float((within[:, 0] * within[:, 1]).sum() / variance) if variance > 0 else 0.0
+    scale = (c - r).square().mean(0).sqrt().clamp(min=1e-9)
+    x_P2 = (c - r) / scale
+    w_2 = torch.zeros(2, dtype=torch.float64)
+    for _ in range(50):
+        p_P = torch.sigmoid(x_P2 @ w_2)
+        gradient = x_P2.T @ (1 - p_P) / len(x_P2) - ridge * w_2
+        hessian = (x_P2 * (p_P * (1 - p_P))[:, None]).T @ x_P2 / len(x_P2) + ridge * torch.eye(2, dtype=torch.float64)
+        w_2 = w_2 + torch.linalg.solve(hessian, gradient)
+    a, b = (w_2 / scale).tolist()
+    # A model that ranks pairs no better than chance has no scale to correct length on.
+    length_weight = b / a if a > 1e-6 else 0.0
     both = torch.cat((c, r))
-    mean, mean_length = both.mean(0).tolist()
-    residual = both[:, 0] - mean - slope * (both[:, 1] - mean_length)
-    return Calibration(mean, float(residual.std().clamp(min=1e-6)), slope, mean_length)
+    mean_length = float(both[:, 1].mean())
+    corrected = both[:, 0] + length_weight * (both[:, 1] - mean_length)
+    return Calibration(float(corrected.mean()), float(corrected.std().clamp(min=1e-6)), length_weight, mean_length)

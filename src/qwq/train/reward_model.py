@@ -22,6 +22,9 @@ from qwq.train.losses import preference_loss
 from qwq.train.optim import Optimizer
 
 
+VALIDATION_PAIRS = 300  # for the calibration
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """Two whole sequences (prompt and answer) and their completion lengths in tokens."""
@@ -33,12 +36,12 @@ class Pair:
 
 
 def make_pairs(chat: ChatFormat, config: RewardModelStage, seed: int, split: str, num: int) -> list[Pair]:
-    """Pairs of the preference family, or of the file in `config.path` (its last rows are held out for test)."""
+    """Pairs of the preference family, or of the file in `config.path`: its last fifth is for test, the tenth before for validation."""
     if config.path:
         rows = read_pairs(config.path)
-        held_out = min(num if split == "test" else config.test_pairs, len(rows) // 5)
-        rows = rows[len(rows) - held_out :] if split == "test" else rows[: len(rows) - held_out][:num]
-        return [_pair(chat, *row) for row in rows]
+        ends = {"train": (0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}[split]
+        first, last = (round(e * len(rows)) for e in ends)
+        return [_pair(chat, *row) for row in rows[first:last][:num]]
     family, out = Preference(), []
     problems = family.fixed(split, num) if split != "train" else [family.problem(seed, "train", i) for i in range(num)]
     for i, problem in enumerate(problems):
@@ -79,8 +82,7 @@ def train_reward_model(
         return {"loss": loss.item(), "pair_accuracy": accuracy, "tokens": tokens} | optimizer.step(index)
 
     run.run(steps, model, optimizer, step)
-    seen = pairs[: min(len(pairs), 500)]
-    calibration = calibrate(*_scored(model, seen))
+    calibration = calibrate(*_scored(model, make_pairs(chat, config, seed, "validation", VALIDATION_PAIRS)))
     return calibration, {"pair_accuracy": pair_accuracy(model, make_pairs(chat, config, seed, "test", config.test_pairs), calibration)}
 
 

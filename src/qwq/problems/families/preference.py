@@ -68,9 +68,11 @@ class Preference(Family):
         return (answer_turn(f"{t['color']} {t['thing']}, {t['place']}", self.answer(problem, rng, frozenset(flaws))),)
 
     def pair(self, problem: Problem, rng: random.Random) -> tuple[Message, Message]:
-        """A chosen and a rejected answer to the same prompt; the rejected one has one to three flaws."""
+        """A chosen and a rejected answer to the same prompt; the rejected one has one to three flaws, or says nothing."""
         flaws = frozenset(rng.sample(("hedge", "long", "kind", "color", "place"), rng.choice((1, 1, 2, 3))))
         t = problem.truth
         thinking = f"{t['color']} {t['thing']}, {t['place']}"
         chosen, rejected = self.answer(problem, rng), self.answer(problem, rng, flaws)
+        if rng.random() < 0.1:
+            rejected = " ".join(rng.sample(FILLERS, rng.randint(1, 3)))
         return answer_turn(thinking, chosen), answer_turn(thinking, rejected)

@@ -1,0 +1,128 @@
+"""The report's curves: for each stage the quantities in metrics.jsonl, one small picture each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qwq.report import plots
+from qwq.report.data import RunData, Stage
+from qwq.report.words import text
+from qwq.types import DOMAINS
+
+LINE = "#1f6f8b"
+MAX_ALARM_LINES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One picture: its title, the metric's key, and how to draw it."""
+
+    title: str
+    key: str
+    log: bool = False
+    unit: bool = False
+
+
+SUPERVISED = (Panel("loss, nats a token", "loss"), Panel("gradient norm", "grad_norm"))
+REWARD_MODEL = (Panel("loss", "loss"), Panel("pairs in the right order", "pair_accuracy", unit=True))
+RL = (
+    Panel("share correct", "pass_rate", unit=True),
+    Panel("completion length, tokens", "length"),
+    Panel("entropy, nats a token", "entropy"),
+    Panel("groups without signal", "zero_signal", unit=True),
+    Panel("KL to the stage's start", "kl"),
+    Panel("sampler against trainer, nats", "mismatch_max", log=True),
+)
+
+
+def curves_section(run: RunData) -> str:
+    """All stages that have taken a step."""
+    blocks = [stage_curves(stage, run) for stage in run.stages if stage.metrics]
+    if not blocks:
+        return ""
+    return (
+        "<h2>Curves</h2><p class='soft small'>Faint: every step. Strong: running mean. "
+        "Red triangle: a step that raised an alarm. At the right of each title: the mean of the first and of the last tenth of the steps.</p>" + "".join(blocks)
+    )
+
+
+def stage_curves(stage: Stage, run: RunData) -> str:
+    rl = stage.kind in ("rl1", "rl2")
+    panels = RL if rl else REWARD_MODEL if stage.kind == "reward_model" else SUPERVISED
+    pictures = [_rewards(stage)] if rl else []
+    pictures += [_picture(stage, panel) for panel in panels]
+    seconds = sum(row.get("seconds", 0.0) for row in stage.metrics)
+    tokens = sum(row.get("tokens", 0) for row in stage.metrics)
+    speed = f", {tokens:,} tokens at {tokens / seconds:,.0f} a second" if seconds and tokens else ""
+    note = "" if stage.record else ' <span class="chip warn">under way</span>'
+    return (
+        f'<h3>{text(stage.name)}{note} <span class="soft small">{len(stage.metrics):,} steps{speed}</span></h3>'
+        f'<div class="grid">{"".join(pictures)}</div>{_alarms(stage)}'
+    )
+
+
+def _series(stage: Stage, key: str) -> tuple[list[float], list[float]]:
+    rows = [row for row in stage.metrics if isinstance(row.get(key), int | float)]
+    return [row["step"] + 1 for row in rows], [float(row[key]) for row in rows]
+
+
+def _picture(stage: Stage, panel: Panel) -> str:
+    xs, ys = _series(stage, panel.key)
+    if not ys or (panel.key in ("kl", "mismatch_max") and not any(ys)):
+        return ""
+    alarms = [step for step, _ in stage.alarms]
+    drawn = plots.curve(
+        f"{stage.name}-{panel.key}", panel.title, {"": (xs, ys)}, colours={"": LINE}, alarms=alarms, log=panel.log, unit=panel.unit
+    )
+    return _figure(panel.title, _ends(ys), "", drawn)
+
+
+def _rewards(stage: Stage) -> str:
+    """Mean reward, each domain apart."""
+    by_domain: dict[str, tuple[list[float], list[float]]] = {}
+    for row in stage.metrics:
+        for domain, value in row.get("reward_by_domain", {}).items():
+            xs, ys = by_domain.setdefault(domain, ([], []))
+            xs.append(row["step"] + 1)
+            ys.append(value)
+    if not by_domain:
+        return ""
+    ordered = {d: by_domain[d] for d in [*DOMAINS, *(k for k in by_domain if k not in DOMAINS)] if d in by_domain}
+    colours = {d: plots.colour(d, list(ordered)) for d in ordered}
+    items = "".join(f'<span><i style="--c:{c}"></i>{text(d)}</span>' for d, c in colours.items())
+    drawn = plots.curve(f"{stage.name}-reward", "mean reward by domain", ordered, colours=colours, alarms=[s for s, _ in stage.alarms])
+    return _figure("mean reward", _ends(_series(stage, "reward")[1]), f'<div class="legend">{items}</div>', drawn)
+
+
+def _figure(title: str, ends: str, legend: str, drawn: str) -> str:
+    return f'<figure class="panel"><figcaption>{text(title)}<span>{ends}</span></figcaption>{legend}{drawn}</figure>'
+
+
+def _ends(ys: Sequence[float]) -> str:
+    """First and last values, each the mean of a tenth of the steps (at least one)."""
+    if not ys:
+        return ""
+    size = max(1, len(ys) // 10)
+    first, last = sum(ys[:size]) / size, sum(ys[-size:]) / size
+    return " → ".join(f"{v:.3g}" if abs(v) >= 0.01 or v == 0 else f"{v:.0e}".replace("e-0", "e-") for v in (first, last))
+
+
+def _alarms(stage: Stage) -> str:
+    """Alarms, equal texts counted together."""
+    if not stage.alarms:
+        return ""
+    first: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    for step, alarm in stage.alarms:
+        first.setdefault(alarm, step)
+        counts[alarm] += 1
+    lines = [f"<li>step {first[a]}{_times(counts, a)}: {text(a)}</li>" for a in list(first)[:MAX_ALARM_LINES]]
+    if len(first) > MAX_ALARM_LINES:
+        lines.append(f"<li>and {len(first) - MAX_ALARM_LINES} more, in metrics.jsonl</li>")
+    return f'<ul class="alarms">{"".join(lines)}</ul>'
+
+
+def _times(counts: Mapping[str, int], alarm: str) -> str:
+    return f" and {counts[alarm] - 1} later" if counts[alarm] > 1 else ""

@@ -1,0 +1,314 @@
+"""`report.html`: one self-contained page. Sections in reading order; each returns HTML, empty where it has nothing to say.
+
+Everything that a recipe, a model or a verifier wrote goes through `text`, which escapes it. The page has no scripts
+and loads nothing; its content policy forbids both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from qwq.report import plots
+from qwq.report.curves import curves_section
+from qwq.report.data import Change, Pair, RunData, Stage, compare, read_run, transcripts
+from qwq.report.words import interval, joined, minutes, points, text, tone
+
+OUTCOME_COLOURS = {
+    "correct": "#2e9e6b", "wrong": "#d9826b", "no_answer": "#b9c0cc", "unfinished": "#8f7fc0",
+    "timeout": "#e0b13c", "undecided": "#7db3d8", "infra_error": "#444444",
+}  # fmt: skip
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report.html` into a run's folder, finished or not; returns its path. DataError where it is no run."""
+    run = read_run(run_folder)
+    path = run_folder / "report.html"
+    partial = path.with_suffix(".html.partial")
+    partial.write_text(page(run), encoding="utf-8", errors="replace")
+    partial.replace(path)
+    return path
+
+
+def page(run: RunData) -> str:
+    css = files("qwq.report").joinpath("style.css").read_text(encoding="utf-8")
+    sections = (
+        header(run), cards(run), score_section(run), comparison_section(run), reward_model_section(run),
+        contract_section(run), curves_section(run), verdict_section(run), transcript_section(run),
+    )  # fmt: skip
+    title = text(f"qwq run {run.recipe['name']}, seed {run.recipe.get('seed', 0)}")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{title}</title><style>\n{css}</style></head>\n<body><main>\n" + "\n".join(s for s in sections if s) + "\n</main></body></html>\n"
+    )
+
+
+# -- sections ---------------------------------------------------------------------------------------------------------
+
+
+def header(run: RunData) -> str:
+    state = '<span class="chip good">finished</span>'
+    if not run.finished:
+        left = [s.name for s in run.stages if not s.record]
+        state = f'<span class="chip warn">not finished: {text(", ".join(left))} to come</span>'
+    model = run.recipe["model"]
+    facts = {
+        "seed": run.recipe.get("seed", 0),
+        "model": model.get("preset") or model.get("path"),
+        "device": run.recipe.get("compute", {}).get("device", "cpu"),
+        "wall time": minutes(run.wall_s),
+        "stages": " → ".join(s.name for s in run.stages),
+    }
+    items = "".join(f"<li>{text(k)} <b>{text(v)}</b></li>" for k, v in facts.items())
+    return f'<header><h1>{text(run.recipe["name"])} {state}</h1><ul class="meta">{items}</ul></header>'
+
+
+def cards(run: RunData) -> str:
+    """For each benchmark the last score, and the one after the supervised cold start."""
+    stages = run.evaluated_policies()
+    if not stages:
+        return ""
+    last, first = stages[-1], before_rl(run)
+    out = []
+    for b in run.benchmarks:
+        if b not in last.evals:
+            continue
+        note = f"after {last.name}"
+        if first and first is not last and b in first.evals:
+            note = f"{100 * first.evals[b]['score']:.1f} after {first.name}"
+        out.append(
+            f'<div class="panel" style="--c:{plots.colour(b, run.benchmarks)}"><div class="soft small">{text(b)}</div>'
+            f'<div class="big">{100 * last.evals[b]["score"]:.1f}</div><div class="soft small">{text(note)}</div></div>'
+        )
+    return f'<div class="cards">{"".join(out)}</div>'
+
+
+def before_rl(run: RunData) -> Stage | None:
+    """The stage to compare the end with: the last SFT stage, else the first policy that was evaluated."""
+    evaluated = run.evaluated_policies()
+    sft = [s for s in evaluated if s.kind == "sft"]
+    return sft[-1] if sft else evaluated[0] if evaluated else None
+
+
+def score_section(run: RunData) -> str:
+    stages = [s for s in run.stages if s.evals and s.kind != "reward_model"]
+    if not stages:
+        return ""
+    head = "".join(f"<th>{text(b)}</th>" for b in run.benchmarks)
+    rows = []
+    for s in stages:
+        aside = "" if s.changes_policy else ' class="aside"'
+        assert s.record
+        name = f'<b>{text(s.name)}</b><div>{text("" if s.kind == s.name else s.kind + ", ")}{minutes(s.record["wall_s"])}</div>'
+        rows.append(f"<tr{aside}><td>{name}</td>" + "".join(_score_cell(s, b) for b in run.benchmarks) + "</tr>")
+    counts = {b: e["n"] for s in stages for b, e in s.evals.items()}
+    sizes = ", ".join(f"{text(b)} {n:,}" for b, n in counts.items())
+    chart = ""
+    if len(run.evaluated_policies()) > 1:
+        chart = f'<div class="panel wide">{_legend(run.benchmarks)}{plots.scores(run)}</div>'
+    return (
+        "<h2>Scores by stage</h2><p class='soft small'>Percent correct on the test split, sampled at temperature 1, with the 95% "
+        "interval; then the greedy score; then the change against the stage that it started from, in points, problem by problem "
+        f"(green or red where the 95% interval excludes zero). Problems: {sizes}.</p>"
+        f'<div class="scroll"><table class="scores"><thead><tr><th>stage</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<div style="height:14px"></div>{chart}'
+    )
+
+
+def _score_cell(stage: Stage, benchmark: str) -> str:
+    e = stage.evals.get(benchmark)
+    if e is None:
+        return "<td></td>"
+    low, high = e["ci95"]
+    lines = [f"<b>{100 * e['score']:.1f}</b>", f"<div>[{100 * low:.1f}, {100 * high:.1f}]</div>"]
+    if g := stage.evals_greedy.get(benchmark):
+        lines.append(f"<div>greedy {100 * g['score']:.1f}</div>")
+    if "change" in e:
+        low, high = e["change_ci95"]
+        lines.append(f'<div class="{tone(low, high)}">{points(e["change"])} {interval(low, high)}</div>')
+    return f"<td>{''.join(lines)}</td>"
+
+
+def _legend(names: Sequence[str], colours: Mapping[str, str] | None = None) -> str:
+    items = "".join(
+        f'<span><i style="--c:{colours[n] if colours else plots.colour(n, names)}"></i>{text(n)}</span>' for n in names
+    )
+    return f'<div class="legend">{items}</div>'
+
+
+def comparison_section(run: RunData) -> str:
+    """Each control against the stage whose time it was given, in one sentence."""
+    out = []
+    for control in run.of_kind("control"):
+        rl = control.config.get("match", "rl1")
+        changes = compare(run, control.name, rl)
+        if changes:
+            out.append(f"<p>{_control_sentence(control, rl, changes)}</p>")
+    return "<h2>Reinforcement learning against more SFT</h2>" + "".join(out) if out else ""
+
+
+def _control_sentence(control: Stage, rl: str, changes: Sequence[Change]) -> str:
+    def say(c: Change) -> str:
+        return f'{text(c.benchmark)} by <b class="{tone(c.low, c.high)}">{points(c.mean)}</b> {interval(c.low, c.high)}'
+
+    better = [say(c) for c in changes if c.low > 0]
+    worse = [say(c) for c in changes if c.high < 0]
+    same = [say(c) for c in changes if c.low <= 0 <= c.high]
+    other = f"SFT continued on its own demonstrations (<b>{text(control.name)}</b>)"
+    parts = []
+    if better:
+        parts.append(f"is ahead of {other} on {joined(better)}")
+    if worse:
+        parts.append(f"is behind {'it' if parts else other} on {joined(worse)}")
+    if same:
+        parts.append(f"cannot be told from {'it' if parts else other} on {joined(same)}")
+    took = "as many seconds" if control.config.get("steps") is None else f"{control.config['steps']} steps"
+    return f"After {took} of training from the same start, <b>{text(rl)}</b> {'; it '.join(parts)} (points, sampled, 95% paired interval)."
+
+
+def reward_model_section(run: RunData) -> str:
+    out = []
+    for stage in run.of_kind("reward_model"):
+        e = stage.evals.get("pair_accuracy")
+        if not e:
+            continue
+        low, high = e["ci95"]
+        line = (
+            f"<b>{text(stage.name)}</b> puts the better answer first in <b>{100 * e['score']:.1f}%</b> "
+            f"[{100 * low:.1f}, {100 * high:.1f}] of {e['n']:,} held-out pairs"
+        )
+        if m := e.get("matched_length"):
+            low, high = m["ci95"]
+            line += (
+                f", and in {100 * m['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of the {m['n']:,} pairs of equal length "
+                "(at most two tokens apart), where length cannot help it"
+            )
+        out.append(f"<p>{line}.</p>")
+    return "<h2>Reward model</h2>" + "".join(out) if out else ""
+
+
+def contract_section(run: RunData) -> str:
+    """What the contract found at its checks of stage 2."""
+    out = []
+    for stage in run.of_kind("rl2"):
+        if not stage.contract:
+            continue
+        max_drop = stage.config.get("contract", {}).get("max_drop", 0.03)
+        entries = stage.contract
+        domains = list(dict.fromkeys(f["domain"] for e in entries for f in e["findings"]))
+        breaches = sum(f["state"] == "breach" for e in entries for f in e["findings"])
+        warnings = sum(f["state"] == "warning" for e in entries for f in e["findings"])
+        verdict = "kept at every check" if not breaches else f"broken {_times(breaches, 'time')}"
+        drawn = plots.contract(entries, max_drop, domains)
+        out.append(
+            f"<p>In <b>{text(stage.name)}</b> the contract (at most {100 * max_drop:.0f} points lost on {text(joined(domains))}, on validation "
+            f"problems, against the start of the stage) was {verdict}; {_times(warnings, 'warning')} in {_times(len(entries), 'check')}.</p>"
+            f'<figure class="panel wide"><figcaption>change against the start of the stage, points<span>dashed: the tolerated drop</span>'
+            f"</figcaption>{_legend(domains)}{drawn}</figure>{_contract_table(entries, domains)}"
+        )
+    return "<h2>Stage contract</h2>" + "".join(out) if out else ""
+
+
+def _times(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _contract_table(entries: Sequence[Mapping[str, Any]], domains: Sequence[str]) -> str:
+    chips = {"ok": "good", "warning": "warn", "breach": "bad"}
+    head = "".join(f"<th>{text(d)}</th>" for d in domains)
+    rows = []
+    for e in entries:
+        findings = {f["domain"]: f for f in e["findings"]}
+        cells = []
+        for d in domains:
+            f = findings.get(d)
+            shown = f and f'{points(f["change"])} {interval(*f["ci95"])} <span class="chip {chips[f["state"]]}">{text(f["state"])}</span>'
+            cells.append(f"<td>{shown or ''}</td>")
+        preference = e.get("validation", {}).get("preference")
+        score = e.get("reward_model")
+        beaten = {k: v for k, v in (e.get("canaries") or {}).items() if v}
+        canaries = ", ".join(f"{k} {v:.0%}" for k, v in beaten.items()) if beaten else "all refused" if e.get("canaries") else ""
+        rows.append(
+            f"<tr><td>{e['step'] + 1}</td>{''.join(cells)}<td>{'' if preference is None else f'{100 * preference:.1f}'}</td>"
+            f"<td>{'' if score is None else f'{score:.2f}'}</td><td class='words'>{text(canaries)}</td>"
+            f"<td class='words'>{text(e.get('action', ''))}</td></tr>"
+        )
+    return (
+        f'<details open><summary>Checks</summary><div><table class="small"><thead><tr><th>step</th>{head}<th>preference rule, %</th>'
+        '<th>reward model</th><th class="words">canaries it fell for</th><th class="words">action</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></details>"
+    )
+
+
+def verdict_section(run: RunData) -> str:
+    """Counts of verdict outcomes: over training rollouts, and of every evaluation."""
+    blocks = []
+    training = [(s.name, s.outcomes) for s in run.stages if s.outcomes]
+    if training:
+        blocks.append(_outcome_block("Training rollouts", training, opened=True))
+    for s in run.stages:
+        rows = [(b, e["outcomes"]) for b, e in s.evals.items() if e.get("outcomes")]
+        if rows:
+            blocks.append(_outcome_block(f"Evaluation after {s.name}, sampled", rows))
+    if not blocks:
+        return ""
+    return "<h2>Verdicts</h2>" + _legend(list(OUTCOME_COLOURS), OUTCOME_COLOURS) + "".join(blocks)
+
+
+def _outcome_block(title: str, rows: Sequence[tuple[str, Mapping[str, int]]], *, opened: bool = False) -> str:
+    names = [o for o in OUTCOME_COLOURS if any(counts.get(o) for _, counts in rows)]
+    head = "".join(f"<th>{text(o)}</th>" for o in names)
+    body = []
+    for name, counts in rows:
+        total = sum(counts.values())
+        bar = "".join(
+            f'<i style="--c:{OUTCOME_COLOURS[o]};width:{100 * counts[o] / total:.2f}%"></i>' for o in names if counts.get(o)
+        )
+        cells = "".join(f"<td>{counts.get(o, 0):,}</td>" for o in names)
+        body.append(f'<tr><td>{text(name)}</td><td style="width:45%"><div class="bar">{bar}</div></td>{cells}</tr>')
+    return (
+        f"<details{' open' if opened else ''}><summary>{text(title)}</summary><div><table class='small'><thead><tr><th></th><th></th>{head}"
+        f"</tr></thead><tbody>{''.join(body)}</tbody></table></div></details>"
+    )
+
+
+def transcript_section(run: RunData) -> str:
+    """The same problems before and after reinforcement learning."""
+    first, stages = before_rl(run), run.evaluated_policies()
+    if first is None or stages[-1] is first:
+        return ""
+    last = stages[-1]
+    found = transcripts(run, first.name, last.name)
+    if not found:
+        return ""
+    blocks = []
+    for benchmark, pairs in found.items():
+        blocks.append(f"<h3>{text(benchmark)}</h3>" + "".join(_pair(p, first.name, last.name) for p in pairs))
+    return (
+        f"<h2>Before and after</h2><p class='soft small'>Test problems that failed after {text(first.name)} and passed after "
+        f"{text(last.name)}, and one that went the other way, where there is one: the first of each in the file, not chosen. "
+        "Sampled; thinking is grey.</p>" + "".join(blocks)
+    )
+
+
+def _pair(pair: Pair, before: str, after: str) -> str:
+    chip = '<span class="chip bad">lost</span>' if pair.kind == "broken" else '<span class="chip good">learnt</span>'
+    sides = _side(pair.before, before) + _side(pair.after, after)
+    return f'<div class="pair panel"><div class="ask">{chip} {text(pair.after["prompt"])}</div><div class="sides">{sides}</div></div>'
+
+
+def _side(row: Mapping[str, Any], stage: str) -> str:
+    verdict = row["verdict"]
+    correct = verdict["outcome"] == "correct"
+    thinking, close, answer = row["text"].rpartition("</think>")
+    shown = f'<span class="thinking">{text(thinking + close)}</span>{text(answer)}' if close else text(answer)
+    return (
+        f'<div class="side{" right" if correct else ""}"><div class="small soft">after {text(stage)}, {row["tokens"]} tokens</div><pre>{shown}</pre>'
+        f'<div class="small"><b class="{"good" if correct else "bad"}">{text(verdict["outcome"].replace("_", " "))}</b> '
+        f"{text(verdict['reason'])}</div></div>"
+    )
+
