@@ -18,15 +18,16 @@ import torch
 from qwq.agent.environment import CalculatorEnvironment
 from qwq.engine.sampler import SamplingParams, sample
 from qwq.errors import CapacityError
+from qwq.model.folder import resolve_folder
 from qwq.model.layouts import Decode, KVCache, Prefill
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model
 from qwq.problems.families.calculator import CALCULATOR
+from qwq.rollout.collect import MAX_TOOL_TURNS
 from qwq.text.parse import parse_response
 from qwq.text.template import ChatFormat
 from qwq.types import Message, Problem
 
-MAX_TOOL_TURNS = 4
 HELP = "/new begins a new conversation, /quit ends"
 DIM, RESET = "\x1b[2m", "\x1b[0m"
 
@@ -61,7 +62,7 @@ class TextStream:
     """Token ids in, printable text out: a character is held back until all its bytes are there."""
 
     def __init__(self, chat: ChatFormat) -> None:
-        self.chat, self.ids, self.shown = chat, [], 0
+        self.chat, self.shown = chat, 0
         self.ids: list[int] = []
 
     def push(self, token: int) -> str:
@@ -133,10 +134,10 @@ class Conversation:
             new = out.push(token)
             text += new
             # The markers are single tokens, so they arrive whole.
-            thinking = True if "<think>" in new else thinking
+            thinking = thinking or "<think>" in new
             if new:
                 show(new, thinking)
-            thinking = False if "</think>" in new else thinking
+            thinking = thinking and "</think>" not in new
         return text, ids, bool(ids) and ids[-1] in self.chat.eos_ids
 
 
@@ -171,8 +172,8 @@ def run_chat(
     device: str = "cpu",
 ) -> int:
     """`qwq chat`: one question with `prompt` (the answer alone on standard output), else a conversation."""
-    model = load_model(model_path, device=device)
-    chat = ChatFormat.from_folder(_local(model_path))
+    folder = resolve_folder(model_path)
+    model, chat = load_model(folder, device=device), ChatFormat.from_folder(folder)
     chat.tokenizer.check_fits(model.config)
     params = SamplingParams(temperature=temperature, max_new_tokens=max_new_tokens)
     seed = random.SystemRandom().randrange(1 << 31) if seed is None else seed
@@ -185,12 +186,6 @@ def run_chat(
         return 0
     print(f"{model_path}: {HELP}", file=sys.stderr)
     return _talk(conversation, seed)
-
-
-def _local(model_path: str) -> str:
-    from qwq.model.folder import resolve_folder
-
-    return str(resolve_folder(model_path))
 
 
 def _talk(conversation: Conversation, seed: int) -> int:
@@ -211,11 +206,13 @@ def _talk(conversation: Conversation, seed: int) -> int:
             continue
         if not question:
             continue
+        before = len(conversation.messages)
         try:
-            turn = conversation.ask(question, seed + 1000 * len(conversation.messages), screen.show)
+            turn = conversation.ask(question, seed + 1000 * before, screen.show)
         except CapacityError as full:
+            screen.end()
             print(f"error: {full}", file=sys.stderr)
-            conversation.messages.pop()
+            del conversation.messages[before:]
             continue
         screen.end()
         if not turn.finished:

@@ -135,8 +135,10 @@ def evaluate(
     n: int | None = None,
     data: Path | None = None,
     greedy: bool = False,
+    temperature: float = 1.0,
     seed: int | None = None,
-    max_new_tokens: int | None = None,
+    max_new_tokens: int = 512,
+    max_rows: int = 32,
     device: str = "cpu",
     out: Path | None = None,
 ) -> int:
@@ -147,28 +149,33 @@ def evaluate(
     model
         Model folder, a run's folder (its last policy), or a hub name.
     benchmarks
-        math, code, instructions, tools, preference; or gsm8k, mbpp from `data`.
+        math, code, instructions, tools, preference; gsm8k or mbpp; or KIND=PATH for gsm8k, mbpp or math in its own format.
     n
-        Problems of each benchmark.
+        Problems of each benchmark; 500 of a family and the whole test split of a real set by default.
     data
-        File or folder of real problems.
+        File of the one real benchmark that is named.
     greedy
-        Take the likeliest token instead of sampling at temperature 1.
+        Take the likeliest token instead of sampling.
+    temperature
+        Sampling temperature.
     seed
-        Seed of the sampling.
+        Seed of the sampling; the same for every evaluation by default.
     max_new_tokens
-        Longest answer.
+        Longest answer; a longer one is unfinished and never correct.
+    max_rows
+        Answers sampled at once.
     device
         torch device.
     out
         File for the transcripts, one JSON line a problem.
     """
     from qwq.cli_models import model_folder
-    from qwq.eval.command import eval_command
+    from qwq.eval.command import EVAL_SEED, eval_command
 
-    given = {"n": n, "seed": seed, "max_new_tokens": max_new_tokens, "data": data, "out": out}
-    chosen = {k: v for k, v in given.items() if v is not None}
-    result = eval_command(model_folder(model), list(benchmarks), greedy=greedy, device=device, **chosen)
+    result = eval_command(
+        model_folder(model), benchmarks, n=n, data=data, greedy=greedy, temperature=temperature,
+        seed=EVAL_SEED if seed is None else seed, max_new_tokens=max_new_tokens, max_rows=max_rows, device=device, out=out,
+    )  # fmt: skip
     print(json.dumps(result))
     return 0
 

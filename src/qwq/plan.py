@@ -64,10 +64,10 @@ class Memory:
         return ", ".join(f"{name} {size / GIB:.1f}" for name, size in shown if size > self.total / 20)
 
     def repair(self, free: int) -> str:
-        """What to change so that it fits: the largest part that an option shrinks far enough, else the machine."""
+        """What to change so that it fits: the options behind the largest parts, else the machine."""
         order = sorted(self.repairs, key=lambda name: -self.parts.get(name, 0))
         fixed = self.total - sum(self.parts.get(name, 0) for name in order)
-        helpful = [self.repairs[name] for name in order if self.parts.get(name, 0) > self.total / 20]
+        helpful = list(dict.fromkeys(self.repairs[n] for n in order if self.parts.get(n, 0) > self.total / 20))
         if fixed > free or not helpful:
             return "use a smaller model or a machine with more memory"
         return f"lower {' or '.join(helpful[:2])}"
@@ -113,8 +113,10 @@ def update_parts(config: ModelConfig, num_tokens: int, *, head: bool = True) -> 
     return parts
 
 
-def _peak(base: dict[str, int], phases: Sequence[dict[str, int]], repairs: dict[str, str]) -> Memory:
-    return Memory(base | max(phases, key=lambda parts: sum(parts.values())), repairs)
+def _peak(base: dict[str, int], phases: Sequence[tuple[dict[str, int], dict[str, str]]]) -> Memory:
+    """The largest phase; each comes with the options that shrink its parts."""
+    parts, repairs = max(phases, key=lambda phase: sum(phase[0].values()))
+    return Memory(base | parts, repairs)
 
 
 def stage_memory(recipe: Recipe, name: str, config: ModelConfig) -> Memory:
@@ -123,41 +125,48 @@ def stage_memory(recipe: Recipe, name: str, config: ModelConfig) -> Memory:
     weights = FLOAT * config.num_parameters
     base = {"weights": weights, "AdamW": 2 * weights} | ({} if _cuda(recipe.compute.device) else {"program": PROGRAM})
     if isinstance(stage, RlStage):
-        lengths, compute = prompt_lengths(recipe, name), recipe.compute
-        if stage.kl > 0:
-            base["reference"] = weights
-        scored: dict[str, int] = {}
-        if isinstance(stage, Rl2Stage) and stage.mix.preference:
-            base["reward model"] = weights
-            scored = {"activations": FLOAT * inference_values(config, SCORED_TOKENS)}
-        rows = min(compute.max_rows, stage.prompts * stage.samples)
-        sampling = sampling_parts(config, rows, lengths.longest, stage.max_new_tokens, stage.prompts)
-        groups = groups_in_micro_batch(stage, compute.micro_batch_tokens)
-        rollout_tokens = stage.samples * stage.max_new_tokens
-        tokens = (
-            min(stage.prompts * rollout_tokens, max(compute.micro_batch_tokens, rollout_tokens))
-            + groups * lengths.longest
-        )
-        repairs = {"key/value cache": f"compute.max_rows (now {compute.max_rows})"}
-        small = groups == 1
-        key, now = (
-            (f"{at}.samples", stage.samples) if small else ("compute.micro_batch_tokens", compute.micro_batch_tokens)
-        )
-        repairs["activations"] = f"{key} (now {now})"
-        if stage.kl > 0:
-            repairs["reference"] = f"{at}.kl to 0 (now {stage.kl:g}: it needs a second copy of the weights)"
-        return _peak(base, [sampling, update_parts(config, tokens), scored], repairs)
+        return _rl_memory(recipe, name, stage, config, base)
     if isinstance(stage, RewardModelStage):
         pair = 2 * document_lengths(recipe, name).longest
         scoring = {"activations": FLOAT * inference_values(config, SCORED_TOKENS)}
-        repairs = {"activations": f"{at}.batch_pairs (now {stage.batch_pairs})"}
-        return _peak(base, [update_parts(config, stage.batch_pairs * pair, head=False), scoring], repairs)
+        update = update_parts(config, stage.batch_pairs * pair, head=False)
+        return _peak(base, [(update, {"activations": f"{at}.batch_pairs (now {stage.batch_pairs})"}), (scoring, {})])
     source = recipe.stages[stage.of] if isinstance(stage, ControlStage) else stage
     assert isinstance(source, PretrainStage | SftStage)
     owner = stage.of if isinstance(stage, ControlStage) else name
     tokens = source.batch_tokens + document_lengths(recipe, owner).longest
-    repairs = {"activations": f"stages.{owner}.batch_tokens (now {source.batch_tokens})"}
-    return _peak(base, [update_parts(config, tokens)], repairs)
+    option = f"stages.{owner}.batch_tokens (now {source.batch_tokens})"
+    return _peak(base, [(update_parts(config, tokens), {"activations": option})])
+
+
+def _rl_memory(recipe: Recipe, name: str, stage: RlStage, config: ModelConfig, base: dict[str, int]) -> Memory:
+    """The larger of sampling and updating; what stays in both is added to `base`."""
+    lengths, compute, weights = prompt_lengths(recipe, name), recipe.compute, base["weights"]
+    common: dict[str, str] = {}
+    if stage.kl > 0:
+        base = base | {"reference": weights}
+        common["reference"] = f"stages.{name}.kl to 0 (now {stage.kl:g}: it needs a second copy of the weights)"
+    scoring: dict[str, int] = {}
+    if isinstance(stage, Rl2Stage) and stage.mix.preference:
+        base = base | {"reward model": weights}
+        scoring = {"activations": FLOAT * inference_values(config, SCORED_TOKENS)}
+    rows = min(compute.max_rows, stage.prompts * stage.samples)
+    sampling = sampling_parts(config, rows, lengths.longest, stage.max_new_tokens, stage.prompts)
+    group = stage.samples * stage.max_new_tokens
+    tokens = min(stage.prompts * group, max(compute.micro_batch_tokens, group))
+    tokens += groups_in_micro_batch(stage, compute.micro_batch_tokens) * lengths.longest
+    # A group is never divided, so below its size the option for micro-batches changes nothing.
+    option = f"compute.micro_batch_tokens (now {compute.micro_batch_tokens})"
+    if group >= compute.micro_batch_tokens:
+        option = (
+            f"stages.{name}.samples (now {stage.samples}) or stages.{name}.max_new_tokens (now {stage.max_new_tokens})"
+        )
+    phases = [
+        (sampling, common | dict.fromkeys(sampling, f"compute.max_rows (now {compute.max_rows})")),
+        (update_parts(config, tokens), common | {"activations": option}),
+        (scoring, common),
+    ]
+    return _peak(base, phases)
 
 
 def evaluation_memory(recipe: Recipe, config: ModelConfig) -> Memory:
@@ -176,7 +185,7 @@ def inference_memory(config: ModelConfig, rows: int, prompt: int, new: int, devi
     """Estimated peak of sampling alone; `prompt` and `new` in tokens."""
     base = {"weights": FLOAT * config.num_parameters} | ({} if _cuda(device) else {"program": PROGRAM})
     parts = sampling_parts(config, rows, prompt, new, rows)
-    return Memory(base | parts, {"key/value cache": f"max_rows (now {rows}) or max_new_tokens (now {new})"})
+    return Memory(base | parts, dict.fromkeys(parts, f"max_rows (now {rows}) or max_new_tokens (now {new})"))
 
 
 # -- memory there is --------------------------------------------------------------------------------------------------
@@ -246,8 +255,8 @@ def check_capacity(recipe: Recipe, stage_name: str, folder: Path) -> None:
     stage = recipe.stages[stage_name]
     if stage.evaluate and not isinstance(stage, RewardModelStage) and (recipe.eval.counts() or recipe.eval.sources):
         memory = evaluation_memory(recipe, config)
-        rows = f"compute.max_rows (now {recipe.compute.max_rows})"
-        require(Memory(memory.parts, {"key/value cache": rows}), free, f"the evaluation after stage {stage_name}")
+        repairs = dict.fromkeys(memory.repairs, f"compute.max_rows (now {recipe.compute.max_rows})")
+        require(Memory(memory.parts, repairs), free, f"the evaluation after stage {stage_name}")
 
 
 def require(memory: Memory, free: int, what: str) -> None:

@@ -77,7 +77,9 @@ def test_a_family_with_too_few_problems_says_how_many_it_has() -> None:
 def test_code_of_the_test_split_is_composed_as_no_training_problem_is() -> None:
     """Read from the operations themselves, not from the canonical form."""
     tested = {tuple(name for name, _ in p.truth["steps"]) for p in fixed("code", "test")}
-    kinds = {(p.messages[0].content.split(":")[0], tuple(n for n, _ in p.truth["steps"])) for p in fixed("code", "test")}
+    kinds = {
+        (p.messages[0].content.split(":")[0], tuple(n for n, _ in p.truth["steps"])) for p in fixed("code", "test")
+    }
     trained = [family("code").problem(seed, "train", i) for seed in range(3) for i in range(700)]
     steps = [tuple(name for name, _ in p.truth["steps"]) for p in trained]
     assert len(tested) > 50
@@ -204,7 +206,9 @@ def test_no_prompt_shows_its_truth() -> None:
     for domain in ("math", "tools"):
         shown = sum(p.truth["gold"] in p.messages[0].content.replace(".", " ").split() for p in fixed(domain, "test"))
         assert shown < 0.2 * NUM_FIXED
-    assert not any("hedge" in p.messages[0].content or "sentence" in p.messages[0].content for p in fixed("preference", "test"))
+    assert not any(
+        "hedge" in p.messages[0].content or "sentence" in p.messages[0].content for p in fixed("preference", "test")
+    )
 
 
 # -- preference -------------------------------------------------------------------------------------------------------

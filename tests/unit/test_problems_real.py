@@ -55,9 +55,9 @@ def test_gsm8k_golds_have_no_thousands_commas(tmp_path: Path) -> None:
 
 
 def test_math_row_and_rows_without_an_answer(caplog: pytest.LogCaptureFixture) -> None:
-    problems = load("math", DATA / "math_train.jsonl")
+    problems = [*load("math", DATA / "math_train.jsonl"), *load("math", DATA / "math_train.jsonl", "validation")]
     rows = [json.loads(line) for line in (DATA / "math_train.jsonl").read_text().splitlines()]
-    assert [p.truth["gold"] for p in problems] == [r["answer"] for r in rows if r["answer"] is not None]
+    assert sorted(p.truth["gold"] for p in problems) == sorted(r["answer"] for r in rows if r["answer"] is not None)
     assert len(problems) == len(rows) - 1 and "1 rows without an answer are left out" in caplog.text
     boxed = [grade(p, Response(f"\\boxed{{{p.truth['gold']}}}")).outcome for p in problems]
     assert boxed == [Outcome.CORRECT] * len(problems)
@@ -126,7 +126,15 @@ def test_a_file_of_another_split_is_refused(tmp_path: Path, name: str, split: st
 
 
 def test_split_in_name() -> None:
-    names = ["train.jsonl", "leetcode_train.jsonl", "test-00000-of-00001.parquet", "val.jsonl", "contest.jsonl", "trainer.jsonl", "mbpp.jsonl"]
+    names = [
+        "train.jsonl",
+        "leetcode_train.jsonl",
+        "test-00000-of-00001.parquet",
+        "val.jsonl",
+        "contest.jsonl",
+        "trainer.jsonl",
+        "mbpp.jsonl",
+    ]
     assert [split_in_name(n) for n in names] == ["train", "train", "test", "validation", None, None, None]
 
 
@@ -141,7 +149,11 @@ TASK = {"task_id": 601, "text": "t", "test_list": ["assert f() == 1"], "test_set
     [
         ("gsm8k", [GOOD, '{"question": "q", \n'], r"train.jsonl, line 2: not JSON"),
         ("gsm8k", [GOOD, "\n", "[1]\n"], r"line 3: holds a list, an object is needed"),
-        ("gsm8k", [{"problem": "q", "answer": "1"}], r"line 1: needs a text 'question', found 'None' \(the row has problem, answer\)"),
+        (
+            "gsm8k",
+            [{"problem": "q", "answer": "1"}],
+            r"line 1: needs a text 'question', found 'None' \(the row has problem, answer\)",
+        ),
         ("gsm8k", [GOOD, {"question": "q", "answer": "1"}], r"line 2: the answer has no '#### RESULT'"),
         ("gsm8k", [GOOD, {"question": "q", "answer": "####  "}], r"line 2: the answer has no '#### RESULT'"),
         ("math", [{"problem": "q", "solution": "so 2"}], r"line 1: no `answer`, and the solution has no \\boxed"),
@@ -161,7 +173,10 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path: Path, kind: str, rows: li
 
 
 def test_a_missing_file_names_the_repair(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no data file at .*nope.jsonl: give a JSON-lines file .* or a hub data set such as openai/gsm8k"):
+    with pytest.raises(
+        DataError,
+        match="no data file at .*nope.jsonl: give a JSON-lines file .* or a hub data set such as openai/gsm8k",
+    ):
         load("gsm8k", tmp_path / "nope.jsonl")
 
 
@@ -181,7 +196,10 @@ def test_choose_files() -> None:
     assert choose_files(gsm8k, "validation", "x") == ["main/train-00000-of-00001.parquet"]
     mbpp = [f"full/{s}-00000-of-00001.parquet" for s in ("prompt", "test", "train", "validation")]
     assert choose_files(mbpp, "validation", "x") == ["full/validation-00000-of-00001.parquet"]
-    assert choose_files(["a/train-1.jsonl", "a/train-0.jsonl", "a/train-0.parquet"], "train", "x") == ["a/train-0.jsonl", "a/train-1.jsonl"]
+    assert choose_files(["a/train-1.jsonl", "a/train-0.jsonl", "a/train-0.parquet"], "train", "x") == [
+        "a/train-0.jsonl",
+        "a/train-1.jsonl",
+    ]
     assert choose_files(["sanitized-mbpp.json", "mbpp.jsonl"], "test", "x") == ["mbpp.jsonl"]
     with pytest.raises(DataError, match="x has files in a, b: give the path of one data file"):
         choose_files(["a/train.jsonl", "b/train.jsonl"], "train", "x")

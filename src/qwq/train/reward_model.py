@@ -21,7 +21,6 @@ from qwq.train.data import read_pairs
 from qwq.train.losses import preference_loss
 from qwq.train.optim import Optimizer
 
-
 VALIDATION_PAIRS = 300  # for the calibration
 
 
