@@ -1,7 +1,7 @@
 """Write docs/cli.md from the help texts of the commands.
 
-    python tools/cli_docs.py           write it
-    python tools/cli_docs.py --check   status 1 where it differs from what would be written
+python tools/cli_docs.py           write it
+python tools/cli_docs.py --check   status 1 where it differs from what would be written
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ def stream(
     """Token ids one by one, the end token included. CapacityError where the prompt fills the model's context."""
     length, limit = len(prompt_ids), model.config.max_positions
     if length >= limit:
-        raise CapacityError(f"the conversation has {length} tokens, the model reads at most {limit}: begin a new one with /new")
+        raise CapacityError(
+            f"the conversation has {length} tokens, the model reads at most {limit}: begin a new one with /new"
+        )
     width = min(length + params.max_new_tokens, limit)
     device = model.device
     cache = KVCache(model.config, 1, width, device=device, dtype=model.embed.weight.dtype)
@@ -182,7 +184,10 @@ def run_chat(
         turn = conversation.ask(prompt, seed, lambda text, thinking: None)
         print(turn.answer)
         if not turn.finished:
-            print(f"the answer did not end within {max_new_tokens} tokens: give a larger --max-new-tokens", file=sys.stderr)
+            print(
+                f"the answer did not end within {max_new_tokens} tokens: give a larger --max-new-tokens",
+                file=sys.stderr,
+            )
         return 0
     print(f"{model_path}: {HELP}", file=sys.stderr)
     return _talk(conversation, seed)

@@ -54,7 +54,9 @@ def format_results(results: Mapping[str, Any]) -> str:
     header, rows = table(results)
     text = align([list(header), *rows])
     if paired := paired_columns(results):
-        text += "\n\nchange in points, problem by problem, with its 95% interval\n" + align([_cells(line) for line in paired])
+        text += "\n\nchange in points, problem by problem, with its 95% interval\n" + align(
+            [_cells(line) for line in paired]
+        )
     return "scores in percent, sampled at T=1 (greedy in brackets)\n" + text
 
 

@@ -26,7 +26,7 @@ POLICY_KINDS = ("pretrain", "sft", "rl1", "rl2")  # the kinds whose result the n
 class Section(BaseModel):
     """Base of all parts of a recipe: unknown keys are errors, values are never coerced from text."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, strict=True)
 
 
 class ModelSection(Section):
@@ -370,7 +370,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML forbids DEL, JSON does not
     if isinstance(value, list):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     if isinstance(value, dict):

@@ -80,7 +80,10 @@ class LiveProgress(Progress):
         if self.live:
             self.task = self.display.add_task(stage, total=total, completed=done, figures=kind, left="")
         else:
-            self._print(f"{stage}: {'' if kind == stage else kind + ', '}{total:,} steps" + (f", {done:,} of them done" if done else ""))
+            self._print(
+                f"{stage}: {'' if kind == stage else kind + ', '}{total:,} steps"
+                + (f", {done:,} of them done" if done else "")
+            )
 
     def update(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         seconds = float(metrics.get("seconds", 0.0))
@@ -97,7 +100,9 @@ class LiveProgress(Progress):
         if step >= self.total or waited >= LINE_EVERY_S or (tenth > self.last_tenth and waited >= LINE_AT_LEAST_S):
             self.last_line, self.last_tenth = now, tenth
             left = self._left(step)
-            self._print(f"{stage} {step:,}/{self.total:,} {figures(metrics, self.step_s)}" + (f", {left}" if left else ""))
+            self._print(
+                f"{stage} {step:,}/{self.total:,} {figures(metrics, self.step_s)}" + (f", {left}" if left else "")
+            )
 
     def note(self, text: str) -> None:
         self.noted.add(text)
@@ -139,7 +144,9 @@ def figures(metrics: Mapping[str, Any], step_s: float) -> str:
     """The few figures of one step: `reward 0.61 pass 0.58 len 33 1.3 s/step`, or `loss 0.842 9,800 tokens/s`."""
     words = []
     if "reward" in metrics:
-        words.append(f"reward {metrics['reward']:.2f} pass {metrics.get('pass_rate', 0.0):.2f} len {metrics.get('length', 0.0):.0f}")
+        words.append(
+            f"reward {metrics['reward']:.2f} pass {metrics.get('pass_rate', 0.0):.2f} len {metrics.get('length', 0.0):.0f}"
+        )
     elif "loss" in metrics:
         words.append(f"loss {metrics['loss']:.3f}")
     if "pair_accuracy" in metrics:

@@ -99,7 +99,7 @@ def chat(thinker: Path) -> ChatFormat:
 def test_score_interval_and_outcomes_of_known_answers(
     monkeypatch: pytest.MonkeyPatch, chat: ChatFormat, tmp_path: Path
 ) -> None:
-    scripted(monkeypatch, ["\\boxed{1}", "\\boxed{2}", "nothing", "\\boxed{5}", "\\boxed{9}"])
+    scripted(monkeypatch, ["\\boxed{1}", "\\boxed{2}", "", "\\boxed{5}", "\\boxed{9}"])
     benchmarks = {"first": sums(1, 2, 3, 4), "second": sums(9)}
     results = evaluate(None, chat, benchmarks, SamplingParams())  # type: ignore[arg-type]
     summary = results["first"].summary()
@@ -147,7 +147,7 @@ def test_eval_of_a_folder(thinker: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert figures["n"] == sum(figures["outcomes"].values()) == 3, name
         assert 0 <= figures["ci95"][0] <= figures["score"] <= figures["ci95"][1] <= 1
         assert 0 < figures["mean_tokens"] <= 12 and figures["mean_thinking_tokens"] <= figures["mean_tokens"]
-        assert figures["tokens_per_s"] == pytest.approx(3 * figures["mean_tokens"] / figures["seconds"], rel=0.6)
+        assert figures["tokens_per_s"] == pytest.approx(3 * figures["mean_tokens"] / figures["seconds"], rel=0.1)
     # The template opens the thinking, and an untrained model hardly closes it.
     assert result["evals"]["math"]["mean_thinking_tokens"] > 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]

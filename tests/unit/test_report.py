@@ -24,7 +24,14 @@ SHARES = {  # of problems solved by stage
     "control": {"math": 0.32, "code": 0.4, "preference": 0.2},
     "rl2": {"math": 0.58, "code": 0.7, "preference": 0.6},
 }
-STAGES = {"pretrain": "pretrain", "sft": "sft", "rl1": "rl1", "control": "control", "reward_model": "reward_model", "rl2": "rl2"}
+STAGES = {
+    "pretrain": "pretrain",
+    "sft": "sft",
+    "rl1": "rl1",
+    "control": "control",
+    "reward_model": "reward_model",
+    "rl2": "rl2",
+}
 STARTS = {"sft": "pretrain", "rl1": "sft", "control": "sft", "rl2": "rl1"}
 NUM = 60
 
@@ -44,7 +51,15 @@ def make_run(folder: Path, *, until: str = "rl2", steps: int = 12, hostile: str 
             for step in range(steps):
                 f.write(json.dumps(metric_row(name, step, steps, hostile)) + "\n")
     for name in done:
-        record = {"name": name, "kind": STAGES[name], "train_s": 40.0, "wall_s": 50.0, "steps": steps, "evals": {}, "evals_greedy": {}}
+        record = {
+            "name": name,
+            "kind": STAGES[name],
+            "train_s": 40.0,
+            "wall_s": 50.0,
+            "steps": steps,
+            "evals": {},
+            "evals_greedy": {},
+        }
         if name == "reward_model":
             record["evals"] = {"pair_accuracy": {"score": 0.9, "ci95": [0.87, 0.92], "n": 500, "mean_tokens": 20.0, "mean_thinking_tokens": 0.0,
                                                  "matched_length": {"score": 0.8, "ci95": [0.7, 0.87], "n": 100}}}  # fmt: skip
@@ -63,8 +78,19 @@ def metric_row(name: str, step: int, steps: int, hostile: str) -> dict:
         row["loss"] = 3.0 * math.exp(-4 * t) + 0.4 + rng.gauss(0, 0.05)
         return row | ({"pair_accuracy": 0.5 + 0.4 * t} if name == "reward_model" else {})
     reward = min(0.95, 0.3 + 0.5 * t + rng.gauss(0, 0.04))
-    row |= {"reward": reward, "reward_by_domain": {"math": reward, "code": min(1.0, reward + 0.1)}, "pass_rate": reward, "length": 30 + 8 * t}
-    row |= {"entropy": 0.8 - 0.4 * t, "zero_signal": 0.3, "kl": 1e-3 * t, "mismatch_max": 3e-6, "outcomes": {"correct": 6, "wrong": 2}}
+    row |= {
+        "reward": reward,
+        "reward_by_domain": {"math": reward, "code": min(1.0, reward + 0.1)},
+        "pass_rate": reward,
+        "length": 30 + 8 * t,
+    }
+    row |= {
+        "entropy": 0.8 - 0.4 * t,
+        "zero_signal": 0.3,
+        "kl": 1e-3 * t,
+        "mismatch_max": 3e-6,
+        "outcomes": {"correct": 6, "wrong": 2},
+    }
     if step == 5:
         row["alarms"] = [f"3.1% of verdicts are timeout {hostile}"]
     return row
@@ -87,9 +113,25 @@ def evaluations(folder: Path, name: str, hostile: str) -> dict:
     with (path / "sampled.jsonl").open("w") as f:
         for b, values in passed.items():
             for i, value in enumerate(values):
-                verdict = {"outcome": "correct" if value else "wrong", "reason": f"numbers {i} {hostile}", "verifier": b, "seconds": 0.0}
-                row = {"benchmark": b, "problem_id": f"{b}/{i}", "canonical": f"{b}/{i}", "level": 1, "prompt": f"{b} problem {i} {hostile}"}
-                row |= {"text": f"{name} thinks {hostile}\n</think>\n\\boxed{{{i}}}", "verdict": verdict, "stop_reason": "end", "tokens": 20 + i}
+                verdict = {
+                    "outcome": "correct" if value else "wrong",
+                    "reason": f"numbers {i} {hostile}",
+                    "verifier": b,
+                    "seconds": 0.0,
+                }
+                row = {
+                    "benchmark": b,
+                    "problem_id": f"{b}/{i}",
+                    "canonical": f"{b}/{i}",
+                    "level": 1,
+                    "prompt": f"{b} problem {i} {hostile}",
+                }
+                row |= {
+                    "text": f"{name} thinks {hostile}\n</think>\n\\boxed{{{i}}}",
+                    "verdict": verdict,
+                    "stop_reason": "end",
+                    "tokens": 20 + i,
+                }
                 f.write(json.dumps(row) + "\n")
     (path / "sampled.passed.json").write_text(json.dumps(passed))
     for b, values in passed.items():
@@ -168,7 +210,10 @@ def test_the_table_has_scores_intervals_greedy_and_paired_changes(finished):
 def test_the_control_is_compared_problem_by_problem(finished):
     words = squeezed(finished[2].words)
     # math: 36 against 19 of 60, code: 42 against 24, preference equal
-    assert "is ahead of SFT continued on its own demonstrations (control) on math by +28.3" in words and "code by +30.0" in words
+    assert (
+        "is ahead of SFT continued on its own demonstrations (control) on math by +28.3" in words
+        and "code by +30.0" in words
+    )
     assert "cannot be told from it on preference by +0.0" in words
 
 
@@ -187,7 +232,11 @@ def test_transcripts_are_the_first_that_turned_and_tell_what_was_lost(finished):
     folder, text, _ = finished
     pairs = transcripts(read_run(folder), "sft", "rl2")
     # sft solves math 0..17; rl2 solves 1..34
-    assert [(p.kind, p.after["problem_id"]) for p in pairs["math"]] == [("fixed", "math/18"), ("fixed", "math/19"), ("broken", "math/0")]
+    assert [(p.kind, p.after["problem_id"]) for p in pairs["math"]] == [
+        ("fixed", "math/18"),
+        ("fixed", "math/19"),
+        ("broken", "math/0"),
+    ]
     assert [p.kind for p in pairs["code"]] == ["fixed", "fixed"]
     assert len(re.findall(r'<div class="side( right)?">', text)) == 2 * (3 + 2 + 2)
     assert '<span class="thinking">sft thinks' in text and "\\boxed{18}" in text
@@ -217,7 +266,9 @@ def test_a_run_that_was_killed_in_its_first_stage_has_a_report(tmp_path):
     with (folder / "metrics.jsonl").open("a") as f:
         f.write('{"stage": "pretr')  # cut off by the kill
     words = squeezed(Page(write_report(folder).read_text()).words)
-    assert "under way" in words and "12 steps, 12,000 tokens at 800 a second" in words and "Scores by stage" not in words
+    assert (
+        "under way" in words and "12 steps, 12,000 tokens at 800 a second" in words and "Scores by stage" not in words
+    )
 
 
 def test_a_broken_metrics_line_and_a_folder_that_is_no_run_are_named(tmp_path):

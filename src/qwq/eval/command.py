@@ -146,7 +146,7 @@ def eval_command(
         meter.handle.remove()
         summary = results[name].summary()
         tokens = sum(len(r.completion_ids) for r in results[name].rollouts)
-        summary |= {"seconds": round(meter.seconds, 2), "tokens_per_s": round(tokens / meter.seconds, 2)}
+        summary |= {"seconds": round(meter.seconds, 4), "tokens_per_s": round(tokens / meter.seconds, 2)}
         figures[name] = summary
         print(describe(name, summary), file=sys.stderr, flush=True)
     if out is not None:

@@ -58,12 +58,16 @@ class Family(ABC):
         """
         return []
 
+    def belongs(self, problem: Problem, split: str) -> bool:
+        """Whether a drawn problem may stand in `split`. Families whose problems have parts look at those too."""
+        return split_of(problem.canonical) == split
+
     def problem(self, seed: int, split: str, index: int) -> Problem:
         """Problem `index` of the endless stream of `split`."""
         rng = random.Random(digest(f"{seed}/{self.domain}/{split}/{index}"))
         for _ in range(10_000):
             drawn = self.draw(rng)
-            if split_of(drawn.canonical) == split:
+            if self.belongs(drawn, split):
                 return drawn
         raise AssertionError(f"{self.domain}: 10,000 draws and none in split {split}")
 

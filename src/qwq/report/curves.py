@@ -44,7 +44,8 @@ def curves_section(run: RunData) -> str:
         return ""
     return (
         "<h2>Curves</h2><p class='soft small'>Faint: every step. Strong: running mean. "
-        "Red triangle: a step that raised an alarm. At the right of each title: the mean of the first and of the last tenth of the steps.</p>" + "".join(blocks)
+        "Red triangle: a step that raised an alarm. At the right of each title: the mean of the first and of the last tenth of the steps.</p>"
+        + "".join(blocks)
     )
 
 
@@ -74,7 +75,13 @@ def _picture(stage: Stage, panel: Panel) -> str:
         return ""
     alarms = [step for step, _ in stage.alarms]
     drawn = plots.curve(
-        f"{stage.name}-{panel.key}", panel.title, {"": (xs, ys)}, colours={"": LINE}, alarms=alarms, log=panel.log, unit=panel.unit
+        f"{stage.name}-{panel.key}",
+        panel.title,
+        {"": (xs, ys)},
+        colours={"": LINE},
+        alarms=alarms,
+        log=panel.log,
+        unit=panel.unit,
     )
     return _figure(panel.title, _ends(ys), "", drawn)
 
@@ -92,7 +99,9 @@ def _rewards(stage: Stage) -> str:
     ordered = {d: by_domain[d] for d in [*DOMAINS, *(k for k in by_domain if k not in DOMAINS)] if d in by_domain}
     colours = {d: plots.colour(d, list(ordered)) for d in ordered}
     items = "".join(f'<span><i style="--c:{c}"></i>{text(d)}</span>' for d, c in colours.items())
-    drawn = plots.curve(f"{stage.name}-reward", "mean reward by domain", ordered, colours=colours, alarms=[s for s, _ in stage.alarms])
+    drawn = plots.curve(
+        f"{stage.name}-reward", "mean reward by domain", ordered, colours=colours, alarms=[s for s, _ in stage.alarms]
+    )
     return _figure("mean reward", _ends(_series(stage, "reward")[1]), f'<div class="legend">{items}</div>', drawn)
 
 
@@ -106,7 +115,9 @@ def _ends(ys: Sequence[float]) -> str:
         return ""
     size = max(1, len(ys) // 10)
     first, last = sum(ys[:size]) / size, sum(ys[-size:]) / size
-    return " → ".join(f"{v:.3g}" if abs(v) >= 0.01 or v == 0 else f"{v:.0e}".replace("e-0", "e-") for v in (first, last))
+    return " → ".join(
+        f"{v:.3g}" if abs(v) >= 0.01 or v == 0 else f"{v:.0e}".replace("e-0", "e-") for v in (first, last)
+    )
 
 
 def _alarms(stage: Stage) -> str:

@@ -102,7 +102,9 @@ def read_run(folder: Path) -> RunData:
     """Read a run's folder. DataError where it is none."""
     recipe_path = folder / "recipe.toml"
     if not recipe_path.is_file():
-        raise DataError(f"no run at {folder}: it has no recipe.toml; give a folder that `qwq train` wrote, such as runs/tiny")
+        raise DataError(
+            f"no run at {folder}: it has no recipe.toml; give a folder that `qwq train` wrote, such as runs/tiny"
+        )
     recipe = tomllib.loads(recipe_path.read_text(encoding="utf-8"))
     metrics = _metrics(folder / "metrics.jsonl")
     stages = []

@@ -43,7 +43,9 @@ def page(run: RunData) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{title}</title><style>\n{css}</style></head>\n<body><main>\n" + "\n".join(s for s in sections if s) + "\n</main></body></html>\n"
+        f"<title>{title}</title><style>\n{css}</style></head>\n<body><main>\n"
+        + "\n".join(s for s in sections if s)
+        + "\n</main></body></html>\n"
     )
 
 
@@ -103,7 +105,7 @@ def score_section(run: RunData) -> str:
     for s in stages:
         aside = "" if s.changes_policy else ' class="aside"'
         assert s.record
-        name = f'<b>{text(s.name)}</b><div>{text("" if s.kind == s.name else s.kind + ", ")}{minutes(s.record["wall_s"])}</div>'
+        name = f"<b>{text(s.name)}</b><div>{text('' if s.kind == s.name else s.kind + ', ')}{minutes(s.record['wall_s'])}</div>"
         rows.append(f"<tr{aside}><td>{name}</td>" + "".join(_score_cell(s, b) for b in run.benchmarks) + "</tr>")
     counts = {b: e["n"] for s in stages for b, e in s.evals.items()}
     sizes = ", ".join(f"{text(b)} {n:,}" for b, n in counts.items())
@@ -226,12 +228,21 @@ def _contract_table(entries: Sequence[Mapping[str, Any]], domains: Sequence[str]
         cells = []
         for d in domains:
             f = findings.get(d)
-            shown = f and f'{points(f["change"])} {interval(*f["ci95"])} <span class="chip {chips[f["state"]]}">{text(f["state"])}</span>'
+            shown = (
+                f
+                and f'{points(f["change"])} {interval(*f["ci95"])} <span class="chip {chips[f["state"]]}">{text(f["state"])}</span>'
+            )
             cells.append(f"<td>{shown or ''}</td>")
         preference = e.get("validation", {}).get("preference")
         score = e.get("reward_model")
         beaten = {k: v for k, v in (e.get("canaries") or {}).items() if v}
-        canaries = ", ".join(f"{k} {v:.0%}" for k, v in beaten.items()) if beaten else "all refused" if e.get("canaries") else ""
+        canaries = (
+            ", ".join(f"{k} {v:.0%}" for k, v in beaten.items())
+            if beaten
+            else "all refused"
+            if e.get("canaries")
+            else ""
+        )
         rows.append(
             f"<tr><td>{e['step'] + 1}</td>{''.join(cells)}<td>{'' if preference is None else f'{100 * preference:.1f}'}</td>"
             f"<td>{'' if score is None else f'{score:.2f}'}</td><td class='words'>{text(canaries)}</td>"
@@ -266,7 +277,9 @@ def _outcome_block(title: str, rows: Sequence[tuple[str, Mapping[str, int]]], *,
     for name, counts in rows:
         total = sum(counts.values())
         bar = "".join(
-            f'<i style="--c:{OUTCOME_COLOURS[o]};width:{100 * counts[o] / total:.2f}%"></i>' for o in names if counts.get(o)
+            f'<i style="--c:{OUTCOME_COLOURS[o]};width:{100 * counts[o] / total:.2f}%"></i>'
+            for o in names
+            if counts.get(o)
         )
         cells = "".join(f"<td>{counts.get(o, 0):,}</td>" for o in names)
         body.append(f'<tr><td>{text(name)}</td><td style="width:45%"><div class="bar">{bar}</div></td>{cells}</tr>')
@@ -311,4 +324,3 @@ def _side(row: Mapping[str, Any], stage: str) -> str:
         f'<div class="small"><b class="{"good" if correct else "bad"}">{text(verdict["outcome"].replace("_", " "))}</b> '
         f"{text(verdict['reason'])}</div></div>"
     )
-

@@ -20,7 +20,13 @@ OTHERS = ("#56b4e9", "#7f3c8d", "#444444", "#11a579", "#e73f74")
 INK, GRID, ALARM = "#333333", "#e4e4e4", "#c62828"
 WIDTH_IN, HEIGHT_IN = 4.0, 2.3
 MAX_POINTS = 400
-STYLE = {"svg.fonttype": "none", "font.size": 10, "axes.edgecolor": "#999999", "text.color": INK, "axes.labelcolor": INK}
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.edgecolor": "#999999",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+}
 
 
 def colour(name: str, names: Sequence[str]) -> str:
@@ -47,7 +53,9 @@ def svg(fig: Figure, label: str) -> str:
     out = io.StringIO()
     # Each figure gets ids of its own: several of them stand in one page.
     with mpl.rc_context(STYLE | {"svg.hashsalt": fig.get_label()}):
-        fig.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        fig.savefig(
+            out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -85,7 +93,9 @@ def curve(
     if unit:
         ax.set_ylim(-0.02, 1.02)
     for step in sorted(set(alarms)):
-        ax.plot([step], [0.02], transform=ax.get_xaxis_transform(), color=ALARM, marker="^", markersize=6, clip_on=False)
+        ax.plot(
+            [step], [0.02], transform=ax.get_xaxis_transform(), color=ALARM, marker="^", markersize=6, clip_on=False
+        )
     ax.set_xlabel("step", fontsize=9)
     ax.xaxis.get_major_locator().set_params(integer=True, nbins=6)
     return svg(fig, label)
@@ -119,7 +129,9 @@ def contract(entries: Sequence[Mapping], max_drop: float, domains: Sequence[str]
         x, y = [x + i * width for x, _ in points], [100 * f["change"] for _, f in points]
         low = [v - 100 * f["ci95"][0] for v, (_, f) in zip(y, points, strict=True)]
         high = [100 * f["ci95"][1] - v for v, (_, f) in zip(y, points, strict=True)]
-        ax.errorbar(x, y, yerr=[low, high], color=colour(domain, domains), marker="o", markersize=4, linewidth=1.5, capsize=2)
+        ax.errorbar(
+            x, y, yerr=[low, high], color=colour(domain, domains), marker="o", markersize=4, linewidth=1.5, capsize=2
+        )
     ax.axhline(-100 * max_drop, color=ALARM, linewidth=1.2, linestyle="--")
     ax.axhline(0, color="#888888", linewidth=0.8)
     ax.set_xlabel("step", fontsize=9)

@@ -98,26 +98,41 @@ class RlTrainer:
             self.reference.load_state_dict(model.state_dict())
             self.reference.requires_grad_(False)
         run.state |= {"next_problem": 0, "mix": dict(mix.weights)}
+        run.state["totals"] = {"sampled_tokens": 0, "sampling_s": 0.0, "verifying_s": 0.0, "trained_tokens": 0, "training_s": 0.0}
         run.resume(model, self.optimizer)
         self.mix.weights = run.state["mix"]
 
     def train(self) -> None:
         self.run.run(self.config.steps, self.model, self.optimizer, self.step)
+        self.run.progress.note(self.throughput())
+
+    def throughput(self) -> str:
+        """Useful tokens a second of the stage: sampled ones, and completion tokens that were trained on."""
+        t = self.run.state["totals"]
+        sampling = t["sampled_tokens"] / max(t["sampling_s"], 1e-9)
+        training = t["trained_tokens"] / max(t["training_s"], 1e-9)
+        return (
+            f"{self.run.name}: useful tokens/s: sampling {sampling:,.1f} ({t['sampled_tokens']:,} in {t['sampling_s']:.1f} s), "
+            f"training {training:,.1f} ({t['trained_tokens']:,} in {t['training_s']:.1f} s), verifying {t['verifying_s']:.1f} s"
+        )
 
     def step(self, step: int) -> dict[str, Any]:
-        started = time.perf_counter()
+        totals = self.run.state["totals"]
+        before = dict(totals)
         rollouts = self.log.read(step)
         if rollouts is None:
             rollouts = self.sample(step)
             self.log.write(step, rollouts)
-        sampled_s = time.perf_counter() - started
         self.run.state["next_problem"] += len({r.group for r in rollouts})
 
         groups = form_groups(rollouts, scale=self.config.scale_advantage)
         learnt = [g for g in groups if g.has_signal] if self._may_drop else groups
         metrics = self._describe(rollouts, groups)
+        started = time.perf_counter()
         metrics |= self.update(step, learnt) if learnt else {"loss": 0.0, "trained_tokens": 0}
-        metrics |= {"sampling_s": round(sampled_s, 3), "training_s": round(time.perf_counter() - started - sampled_s, 3)}
+        totals["training_s"] += time.perf_counter() - started
+        totals["trained_tokens"] += metrics["trained_tokens"]
+        metrics |= {k: round(totals[k] - before[k], 3) for k in ("sampling_s", "verifying_s", "training_s")}
         if self.after_step:
             self.after_step(step, metrics)
             self.run.state["mix"] = dict(self.mix.weights)
@@ -142,13 +157,17 @@ class RlTrainer:
         return kept
 
     def _sample_groups(self, problems: list[Problem], first: int) -> list[Rollout]:
-        samples = self.config.samples
+        samples, totals, started = self.config.samples, self.run.state["totals"], time.perf_counter()
         rollouts, responses = collect(
             self.model, self.chat, problems, self.params, samples=samples, seed=self.seed,
             version=self.run.state["step"] * self.config.updates, max_rows=self.compute.max_rows, first_group=first,
         )  # fmt: skip
+        sampled = time.perf_counter()
+        totals["sampling_s"] += sampled - started
+        totals["sampled_tokens"] += sum(r.num_sampled for r in rollouts)
         asked = [p for p in problems for _ in range(samples)]
         self.rewarder.reward(asked, responses, rollouts)
+        totals["verifying_s"] += time.perf_counter() - sampled
         failed = [r for r in rollouts if r.reward is None]
         if len(failed) > self.config.max_infra_error_rate * len(rollouts):
             raise InfraError(

@@ -2,7 +2,8 @@
 
 A specification is a composition of two to four operations. Canonical form: the sequence of operations
 without their numbers, so that a test problem is a composition never met in training, not a renamed or
-renumbered function.
+renumbered function. Nor does a test composition stand inside a longer training one: every run of two or
+more steps of a training problem belongs to the training split itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from qwq.problems.base import Family, answer_turn, digest
+from qwq.problems.base import Family, answer_turn, digest, split_of
 from qwq.types import Message, Problem
 
 NUM_TESTS = 6
@@ -93,7 +94,7 @@ class CodeFunctions(Family):
 
     def draw(self, rng: random.Random) -> Problem:
         kind = start = rng.choices(("int", "list", "str"), (30, 45, 25))[0]
-        length = rng.choices((2, 3, 4), (45, 40, 15))[0]
+        length = rng.choices((2, 3, 4), (35, 45, 20))[0]
         steps: list[tuple[str, int]] = []
         while len(steps) < length:
             name = rng.choice(BY_TYPE[kind])
@@ -108,6 +109,13 @@ class CodeFunctions(Family):
         cases = self._cases(ident, start, steps)
         truth = {"tests": {"kind": "call", "entry_point": "f", "cases": cases}, "steps": steps}
         return Problem(ident, "code", (Message("user", text),), truth, canonical, level=length)
+
+    def belongs(self, problem: Problem, split: str) -> bool:
+        if split != "train":
+            return split_of(problem.canonical) == split
+        names = [name for name, _ in problem.truth["steps"]]
+        runs = (names[i:j] for i in range(len(names) - 1) for j in range(i + 2, len(names) + 1))
+        return all(split_of(f"code/{OPS[run[0]].takes}/" + ">".join(run)) == "train" for run in runs)
 
     @staticmethod
     def _cases(ident: str, kind: str, steps: list[tuple[str, int]]) -> list[dict[str, Any]]:

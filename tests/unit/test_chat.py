@@ -1,0 +1,171 @@
+"""`qwq chat`: it samples what the engine samples, keeps the sampled tokens as history, and answers the calculator."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+
+from qwq.chat import Conversation, Screen, TextStream, _talk, stream
+from qwq.engine.generate import Request, generate
+from qwq.engine.sampler import SamplingParams, stream_seed
+from qwq.errors import CapacityError
+from qwq.model.config import preset
+from qwq.model.transformer import Transformer
+from qwq.text.template import ChatFormat, ChatTemplate, default_template
+from qwq.text.tokenizer import train_bpe
+
+# Drops the thinking of earlier turns, as QwQ-32B's template does.
+FORGETFUL = """{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content if loop.last else m.content.split('</think>')[-1] }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+<think>
+{% endif %}"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_bpe(["What is 2 plus 3? 2+3=5 \\boxed{5} naïve 😀"] * 3, 300)
+
+
+@pytest.fixture(scope="module")
+def chat(tokenizer) -> ChatFormat:
+    return ChatFormat(tokenizer, default_template())
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer) -> Transformer:
+    config = preset("tiny", vocab_size=tokenizer.vocab_size, max_positions=160)
+    return Transformer(config).init_weights(torch.Generator().manual_seed(0))
+
+
+def scripted(conversation: Conversation, replies: list[str], prompts: list[list[int]]) -> None:
+    """Lets the conversation's turns be these texts, and notes the prompt ids of each."""
+    waiting = iter(replies)
+
+    def turn(prompt, seed, show):
+        text = next(waiting)
+        prompts.append(list(prompt))
+        show(text, False)
+        chat = conversation.chat
+        return text, [*chat.tokenizer.encode_rendered(text), chat.eos_ids[0]], True
+
+    Conversation._turn = turn  # restored by the fixture below
+
+
+@pytest.fixture(autouse=True)
+def own_turns():
+    turn = Conversation._turn
+    yield
+    Conversation._turn = turn
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_stream_is_what_the_engine_samples(model, chat, temperature):
+    params = SamplingParams(temperature=temperature, max_new_tokens=30)
+    prompt = chat.prompt_ids([{"role": "user", "content": "What is 2 plus 3?"}])
+    ((expected,),) = generate(model, [Request(prompt, seed=5)], params, chat.eos_ids)
+    assert list(stream(model, prompt, params, chat.eos_ids, stream_seed(5, 0))) == expected.ids
+
+
+def test_a_full_context_is_told_and_a_nearly_full_one_ends(model, chat):
+    params = SamplingParams(max_new_tokens=30)
+    with pytest.raises(CapacityError, match="160 tokens, the model reads at most 160: begin a new one with /new"):
+        list(stream(model, [5] * 160, params, (), 0))
+    assert len(list(stream(model, [5] * 157, params, (), 0))) == 3
+
+
+def test_characters_of_several_tokens_come_whole(chat):
+    out = TextStream(chat)
+    ids = chat.tokenizer.encode("ab 😀 naïve ñ")
+    pieces = [out.push(i) for i in ids]
+    assert "".join(pieces) == "ab 😀 naïve ñ" and not any("\ufffd" in p for p in pieces)
+    assert out.push(chat.eos_ids[0]) == ""
+
+
+def test_the_history_is_the_sampled_tokens(model, chat):
+    conversation, prompts = Conversation(model, chat, SamplingParams()), []
+    scripted(conversation, ["2+3=5\n</think>\n5", "x"], prompts)
+    shown = []
+    assert conversation.ask("What is 2 plus 3?", 0, lambda text, thinking: shown.append(text)).answer == "5"
+    kept = list(conversation.ids)
+    conversation.ask("And 4?", 1, lambda *_: None)
+    assert prompts[1][: len(kept)] == kept
+    # and it reads exactly as the template writes the whole conversation
+    assert prompts[1] == chat.prompt_ids(conversation.messages[:3])
+    assert shown == ["2+3=5\n</think>\n5"]
+
+
+def test_a_template_that_forgets_thinking_is_rendered_anew(model, tokenizer):
+    forgetful = ChatFormat(tokenizer, ChatTemplate(FORGETFUL))
+    conversation, prompts = Conversation(model, forgetful, SamplingParams()), []
+    scripted(conversation, ["hidden\n</think>\n5", "x"], prompts)
+    conversation.ask("What is 2 plus 3?", 0, lambda *_: None)
+    conversation.ask("And 4?", 1, lambda *_: None)
+    second = tokenizer.decode(prompts[1])
+    assert "hidden" not in second and "\n5<|im_end|>" in second
+
+
+def test_calculator_calls_are_answered_and_the_answer_follows(model, chat):
+    conversation, prompts = Conversation(model, chat, SamplingParams(), tools=True), []
+    call = '345*22\n</think>\n<tool_call>\n{"name": "calculator", "arguments": {"expression": "345*22"}}\n</tool_call>'
+    scripted(conversation, [call, "</think>\n\\boxed{7590}"], prompts)
+    shown = []
+    turn = conversation.ask("What is 345 times 22?", 0, lambda text, thinking: shown.append(text))
+    assert turn.answer == "\\boxed{7590}" and "\n[calculator] 7590\n" in shown
+    text = chat.tokenizer.decode(prompts[1])
+    assert (
+        "calculator(expression)" in text
+        and text.rstrip().endswith("<|im_start|>assistant\n<think>")
+        and "\n7590\n" in text
+    )
+    assert [m.role for m in conversation.messages] == ["user", "assistant", "tool", "assistant"]
+
+
+def test_without_tools_a_call_is_only_text(model, chat):
+    conversation, prompts = Conversation(model, chat, SamplingParams()), []
+    scripted(
+        conversation,
+        ['</think>\n<tool_call>\n{"name": "calculator", "arguments": {"expression": "1"}}\n</tool_call>'],
+        prompts,
+    )
+    conversation.ask("x", 0, lambda *_: None)
+    assert len(prompts) == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_thinking_is_dimmed_and_control_sequences_are_not_obeyed():
+    out = Terminal()
+    screen = Screen(out)
+    for text, thinking in (("a", True), ("b\x1b[2J\u202e", True), ("c", False)):
+        screen.show(text, thinking)
+    screen.end()
+    assert out.getvalue() == "\x1b[2mab\ufffd[2J\ufffd\x1b[0mc\n"
+    plain = io.StringIO()
+    Screen(plain).show("a", True)
+    assert plain.getvalue() == "a"
+
+
+def test_commands_of_the_conversation(model, chat, monkeypatch, capsys):
+    conversation, prompts = Conversation(model, chat, SamplingParams()), []
+    scripted(conversation, ["</think>\nfirst", "</think>\nsecond"], prompts)
+    lines = iter(["hello", "/new", "", "/nwe", "hello", "/quit", "never read"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    assert _talk(conversation, 0) == 0
+    out, err = capsys.readouterr()
+    assert prompts[0] == prompts[1]  # nothing is left of the first conversation
+    assert "first" in out and "second" in out and "a new conversation" in err and "no command /nwe" in err
+    assert next(lines) == "never read"
+
+
+def test_a_question_that_does_not_fit_leaves_the_conversation_as_it_was(model, chat, monkeypatch, capsys):
+    conversation = Conversation(model, chat, SamplingParams(max_new_tokens=2))
+    lines = iter(["word " * 200, "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    assert _talk(conversation, 0) == 0
+    assert conversation.messages == [] and "begin a new one with /new" in capsys.readouterr().err

@@ -1,0 +1,159 @@
+"""The recipe: what may stand in it, what the command line may change, and how a mistake is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qwq.config import apply_override, dump_recipe, load_recipe, parse_value
+from qwq.errors import ConfigError
+
+TINY = Path(__file__).resolve().parents[2] / "recipes" / "tiny.toml"
+SMALL = """
+name = "t"
+[model]
+preset = "tiny"
+[stages.pretrain]
+kind = "pretrain"
+tokens = 1000
+mix = { math = 1.0 }
+[stages.sft]
+kind = "sft"
+mix = { math = 1.0 }
+[stages.rl1]
+kind = "rl1"
+steps = 3
+mix = { math = 0.5, code = 0.5 }
+[stages.more]
+kind = "control"
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path) -> Path:
+    path = tmp_path / "t.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def fails(path: Path, overrides: dict | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("stages.rl1.step", "unknown key 'stages.rl1.step': did you mean 'steps'?"),
+        ("stages.rl1.optim.learning_rat", "unknown key 'stages.rl1.optim.learning_rat'"),
+        ("stages.rl1.mix.maths", "did you mean 'math'?"),
+        ("stagess.rl1", "did you mean 'stages'?"),
+        ("compute.thread", "did you mean 'threads'?"),
+        ("eval.codes", "did you mean 'code'?"),
+    ],
+)
+def test_an_unknown_key_fails_with_the_nearest_name(recipe_file, key, hint):
+    assert hint in fails(recipe_file, {key: 3})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("stages.rl1.steps", "many", "stages.rl1.steps"),
+        ("stages.rl1.steps", 0, "greater than or equal to 1, not 0"),
+        ("stages.rl1.samples", 1, "greater than or equal to 2, not 1"),
+        ("stages.rl1.optim.warmup", 1.5, "less than or equal to 1, not 1.5"),
+        ("stages.rl1.kind", "pretran", "stages.rl1.kind is 'pretran': did you mean 'pretrain'?"),
+        ("name", "../up", "name"),
+        ("stages.more.match", "rl9", "stages.more.match is 'rl9', which is not an earlier stage: did you mean 'rl1'?"),
+        ("stages.sft.mix", {}, "stages.sft has no data"),
+        ("model.vocab_size", "512", "model.vocab_size"),
+    ],
+)
+def test_a_bad_value_is_told_with_its_key_and_both_sides(recipe_file, key, value, part):
+    assert part in fails(recipe_file, {key: value})
+
+
+def test_a_missing_key_and_a_missing_recipe_name_the_repair(tmp_path, recipe_file):
+    recipe_file.write_text(SMALL.replace("steps = 3\n", ""))
+    assert "'stages.rl1.steps' is missing: add it" in fails(recipe_file)
+    assert f"no recipe at {tmp_path / 'u.toml'}: there: t.toml" in fails(tmp_path / "u.toml")
+    recipe_file.write_text("name = ")
+    assert "is not TOML" in fails(recipe_file)
+
+
+def test_overrides_set_one_field_and_leave_the_rest(recipe_file):
+    plain = load_recipe(recipe_file)
+    changed = load_recipe(recipe_file, {"stages.rl1.steps": 7, "stages.rl1.optim.lr": 0.5, "seed": 2, "name": "x"})
+    assert (changed.stages["rl1"].steps, changed.stages["rl1"].optim.lr, changed.run_name) == (7, 0.5, "x-s2")
+    assert changed.stages["sft"] == plain.stages["sft"] and plain.run_name == "t"
+    assert changed.stages["rl1"].optim.beta2 == plain.stages["rl1"].optim.beta2
+    # dashes are read as underscores, as options are usually written
+    assert load_recipe(recipe_file, {"stages.rl1.max-new-tokens": 9}).stages["rl1"].max_new_tokens == 9
+
+
+def test_a_model_path_on_the_command_line_takes_the_preset_s_place(recipe_file):
+    model = load_recipe(recipe_file, {"model.path": "../dir"}).model
+    assert (model.preset, model.path) == (None, "../dir")
+
+
+def test_an_override_below_a_value_is_refused():
+    with pytest.raises(ConfigError, match="'seed' is a value, not a table"):
+        apply_override({"seed": 1}, "seed.x", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("3e-4", 3e-4),
+        ("true", True),
+        ("../a b", "../a b"),
+        ('"3"', "3"),
+        ("{math = 1.0}", {"math": 1.0}),
+        ("[1, 2]", [1, 2]),
+        ("-1", -1),
+    ],
+)
+def test_values_are_toml_and_anything_else_is_text(text, value):
+    parsed = parse_value(text)
+    assert parsed == value and type(parsed) is type(value)
+
+
+@pytest.mark.parametrize("path", sorted(TINY.parent.glob("*.toml")), ids=lambda p: p.stem)
+def test_a_resolved_recipe_reads_back_equal(tmp_path, path):
+    recipe = load_recipe(path)
+    written = tmp_path / "recipe.toml"
+    written.write_text(dump_recipe(recipe), encoding="utf-8")
+    again = load_recipe(written)
+    assert again == recipe and list(again.stages) == list(recipe.stages)
+    assert dump_recipe(again) == dump_recipe(recipe)
+
+
+def test_quotes_backslashes_and_umlauts_survive_the_round_trip(tmp_path, recipe_file):
+    recipe = load_recipe(recipe_file, {"stages.sft.path": 'C:\\d\t"ä"\x7f/x.jsonl'})
+    recipe_file.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(recipe_file) == recipe
+
+
+def test_a_stage_starts_from_the_last_one_that_changed_the_policy(recipe_file):
+    recipe = load_recipe(recipe_file)
+    assert [recipe.start_of(n) for n in recipe.stages] == [None, "pretrain", "sft", "sft"]
+    tiny = load_recipe(TINY)
+    # the control and the reward model change no policy, so stage 2 goes on from the end of stage 1
+    assert (tiny.start_of("rl2"), tiny.start_of("reward_model"), tiny.start_of("control")) == ("rl1", "rl1", "sft")
+    assert load_recipe(recipe_file, {"stages.rl1.start_from": "pretrain"}).start_of("rl1") == "pretrain"
+
+
+def test_the_recipe_is_read_without_torch():
+    code = (
+        f"import sys; from qwq.config import load_recipe; load_recipe({str(TINY)!r}); "
+        "import qwq.types, qwq.errors; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
