@@ -218,6 +218,7 @@ def _talk(conversation: Conversation, seed: int) -> int:
             screen.end()
             print(f"error: {full}", file=sys.stderr)
             del conversation.messages[before:]
+            conversation.ids = []
             continue
         screen.end()
         if not turn.finished:

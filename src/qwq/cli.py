@@ -441,7 +441,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        training = (
+            "; the same command without --fresh goes on from the last checkpoint" if argv[:1] == ["train"] else ""
+        )
+        print(f"stopped{training}", file=sys.stderr)
         return Interrupted.exit_status
     except BrokenPipeError:
         # The reader of our output went away (`qwq verify ... | head`); nothing is left to say to it.

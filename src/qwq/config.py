@@ -52,6 +52,9 @@ class ComputeSection(Section):
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0: all cores")
     max_rows: Positive = Field(256, description="rows sampled at once (bounds the key/value cache)")
     micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass of an RL update")
+    checkpoint_interval_s: float = Field(
+        5.0, ge=0, description="seconds between checkpoints, more where saving would take over 4% of the time; 0: after every step"
+    )
 
 
 class Source(Section):
@@ -244,6 +247,8 @@ class Recipe(Section):
                 wanted |= {"of": stage.of, "match": stage.match if stage.steps is None else None}
             if isinstance(stage, Rl2Stage) and stage.mix.preference > 0:
                 wanted |= {"reward_model.model": stage.reward_model.model}
+            if isinstance(stage, Rl1Stage) and stage.mix.preference > 0:
+                raise ValueError(f"stages.{name}.mix.preference is {stage.mix.preference}: no rule judges it, so it goes in an rl2 stage")
             for key, other in wanted.items():
                 if other is not None and other not in names[:i]:
                     raise ValueError(f"stages.{name}.{key} is {other!r}, which is not an earlier stage: {nearest(other, names[:i])}")

@@ -30,7 +30,7 @@ from qwq.config import (
     load_recipe,
 )
 from qwq.engine.sampler import SamplingParams
-from qwq.errors import ConfigError
+from qwq.errors import ConfigError, Interrupted
 from qwq.eval.runner import BenchmarkResult, evaluate, write_transcripts
 from qwq.model.config import preset
 from qwq.model.transformer import Transformer
@@ -71,14 +71,14 @@ class RecipeRun:
         """Run what is not done yet, up to and including stage `until`; returns what results.json holds."""
         if until is not None and until not in self.recipe.stages:
             raise ConfigError(f"--until {until}: the recipe's stages are {', '.join(self.recipe.stages)}")
-        if fresh and self.folder.exists():
-            shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigError(f"{self.folder} is in use by another run: wait for it, or use another --seed") from None
+            if fresh:
+                self._empty()
             self._write_recipe()
             finished = self.results()
             if finished and finished["finished"]:
@@ -91,6 +91,14 @@ class RecipeRun:
                     break
             return self._write_results()
 
+    def _empty(self) -> None:
+        """Remove all but the lock, which this run holds."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != ".lock":
+                path.unlink()
+
     def results(self) -> dict[str, Any] | None:
         path = self.folder / "results.json"
         return json.loads(path.read_text()) if path.exists() else None
@@ -98,8 +106,9 @@ class RecipeRun:
     def _write_recipe(self) -> None:
         path = self.folder / "recipe.toml"
         text = dump_recipe(self.recipe)
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            old, new = load_recipe(path).model_dump(), self.recipe.model_dump()
+        # Compared as read, so that a field which is new with its default value does not count as a change.
+        if path.exists() and dump_recipe(begun := load_recipe(path)) != text:
+            old, new = begun.model_dump(), self.recipe.model_dump()
             raise ConfigError(
                 f"{self.folder} was begun with another recipe ({_first_difference(old, new)}): "
                 "give the same options, or --fresh to start anew, or another name"
@@ -172,7 +181,10 @@ class RecipeRun:
         stage = self.recipe.stages[name]
         chat = self.chat()
         check_capacity(self.recipe, name, self.folder)
-        run = StageRun(self.folder, name, stage.kind, progress=self.progress, stop=self.stop, how_to_go_on=self.command)
+        run = StageRun(
+            self.folder, name, stage.kind, progress=self.progress, stop=self.stop, how_to_go_on=self.command,
+            interval_s=self.recipe.compute.checkpoint_interval_s,
+        )  # fmt: skip
         torch.manual_seed(self.recipe.seed)
         evals: dict[str, Any] = {}
         extra: dict[str, Any] = {}
@@ -276,6 +288,8 @@ class RecipeRun:
         for reading, temperature in (("evals", 1.0), ("evals_greedy", 0.0)):
             if reading == "evals_greedy" and not self.recipe.eval.greedy:
                 continue
+            if self.stop.raised:
+                raise Interrupted(f"stopped before the evaluation of stage {name}, its training is saved: {self.command}")
             self.progress.note(f"{name}: evaluating {sum(map(len, problems.values()))} problems, {'sampled' if temperature else 'greedy'}")
             params = SamplingParams(temperature=temperature, max_new_tokens=self.recipe.eval.max_new_tokens)
             results = evaluate(model, chat, problems, params, max_rows=self.recipe.compute.max_rows)

@@ -40,25 +40,18 @@ def model(tokenizer) -> Transformer:
     return Transformer(config).init_weights(torch.Generator().manual_seed(0))
 
 
-def scripted(conversation: Conversation, replies: list[str], prompts: list[list[int]]) -> None:
-    """Lets the conversation's turns be these texts, and notes the prompt ids of each."""
+def scripted(patch: pytest.MonkeyPatch, replies: list[str], prompts: list[list[int]]) -> None:
+    """Lets the turns of a conversation be these texts, and notes the prompt ids of each."""
     waiting = iter(replies)
 
-    def turn(prompt, seed, show):
+    def turn(self, prompt, seed, show):
         text = next(waiting)
         prompts.append(list(prompt))
         show(text, False)
-        chat = conversation.chat
+        chat = self.chat
         return text, [*chat.tokenizer.encode_rendered(text), chat.eos_ids[0]], True
 
-    Conversation._turn = turn  # restored by the fixture below
-
-
-@pytest.fixture(autouse=True)
-def own_turns():
-    turn = Conversation._turn
-    yield
-    Conversation._turn = turn
+    patch.setattr(Conversation, "_turn", turn)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -84,9 +77,9 @@ def test_characters_of_several_tokens_come_whole(chat):
     assert out.push(chat.eos_ids[0]) == ""
 
 
-def test_the_history_is_the_sampled_tokens(model, chat):
+def test_the_history_is_the_sampled_tokens(model, chat, monkeypatch):
     conversation, prompts = Conversation(model, chat, SamplingParams()), []
-    scripted(conversation, ["2+3=5\n</think>\n5", "x"], prompts)
+    scripted(monkeypatch, ["2+3=5\n</think>\n5", "x"], prompts)
     shown = []
     assert conversation.ask("What is 2 plus 3?", 0, lambda text, thinking: shown.append(text)).answer == "5"
     kept = list(conversation.ids)
@@ -97,20 +90,20 @@ def test_the_history_is_the_sampled_tokens(model, chat):
     assert shown == ["2+3=5\n</think>\n5"]
 
 
-def test_a_template_that_forgets_thinking_is_rendered_anew(model, tokenizer):
+def test_a_template_that_forgets_thinking_is_rendered_anew(model, tokenizer, monkeypatch):
     forgetful = ChatFormat(tokenizer, ChatTemplate(FORGETFUL))
     conversation, prompts = Conversation(model, forgetful, SamplingParams()), []
-    scripted(conversation, ["hidden\n</think>\n5", "x"], prompts)
+    scripted(monkeypatch, ["hidden\n</think>\n5", "x"], prompts)
     conversation.ask("What is 2 plus 3?", 0, lambda *_: None)
     conversation.ask("And 4?", 1, lambda *_: None)
     second = tokenizer.decode(prompts[1])
     assert "hidden" not in second and "\n5<|im_end|>" in second
 
 
-def test_calculator_calls_are_answered_and_the_answer_follows(model, chat):
+def test_calculator_calls_are_answered_and_the_answer_follows(model, chat, monkeypatch):
     conversation, prompts = Conversation(model, chat, SamplingParams(), tools=True), []
     call = '345*22\n</think>\n<tool_call>\n{"name": "calculator", "arguments": {"expression": "345*22"}}\n</tool_call>'
-    scripted(conversation, [call, "</think>\n\\boxed{7590}"], prompts)
+    scripted(monkeypatch, [call, "</think>\n\\boxed{7590}"], prompts)
     shown = []
     turn = conversation.ask("What is 345 times 22?", 0, lambda text, thinking: shown.append(text))
     assert turn.answer == "\\boxed{7590}" and "\n[calculator] 7590\n" in shown
@@ -123,10 +116,10 @@ def test_calculator_calls_are_answered_and_the_answer_follows(model, chat):
     assert [m.role for m in conversation.messages] == ["user", "assistant", "tool", "assistant"]
 
 
-def test_without_tools_a_call_is_only_text(model, chat):
+def test_without_tools_a_call_is_only_text(model, chat, monkeypatch):
     conversation, prompts = Conversation(model, chat, SamplingParams()), []
     scripted(
-        conversation,
+        monkeypatch,
         ['</think>\n<tool_call>\n{"name": "calculator", "arguments": {"expression": "1"}}\n</tool_call>'],
         prompts,
     )
@@ -153,7 +146,7 @@ def test_thinking_is_dimmed_and_control_sequences_are_not_obeyed():
 
 def test_commands_of_the_conversation(model, chat, monkeypatch, capsys):
     conversation, prompts = Conversation(model, chat, SamplingParams()), []
-    scripted(conversation, ["</think>\nfirst", "</think>\nsecond"], prompts)
+    scripted(monkeypatch, ["</think>\nfirst", "</think>\nsecond"], prompts)
     lines = iter(["hello", "/new", "", "/nwe", "hello", "/quit", "never read"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     assert _talk(conversation, 0) == 0

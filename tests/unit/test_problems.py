@@ -280,3 +280,18 @@ def test_every_domain_has_its_family() -> None:
 def test_digest_is_the_same_on_every_machine() -> None:
     """Splits and streams rest on it: blake2b-64 of the text, read big-endian."""
     assert digest("") == 0xE4A6A0577479B2B4
+
+
+def test_no_held_out_composition_stands_inside_a_longer_training_one() -> None:
+    code = family("code")
+
+    def names(problem: Problem) -> tuple[str, ...]:
+        return tuple(name for name, _ in problem.truth["steps"])
+
+    inside = set()
+    for index in range(3000):
+        steps = names(code.problem(0, "train", index))
+        inside |= {steps[i:j] for i in range(len(steps) - 1) for j in range(i + 2, len(steps) + 1)}
+    assert len(inside) > 1000
+    for split in ("validation", "test"):
+        assert not [p.id for p in code.fixed(split, 200) if names(p) in inside]

@@ -173,3 +173,20 @@ class Decode:
         mask = self.mask_N11T.to(q_NHE.dtype)
         out = F.scaled_dot_product_attention(q_NKGE, keys[:, :, : self.width], values[:, :, : self.width], attn_mask=mask)
         return out.reshape(N, H * E)
+
+
+def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Split sequences into lots of at most `max_tokens` (a longer one stands alone), like lengths together.
+
+    Like lengths together keep the padded rows of attention dense. The split depends on lengths alone.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    lots: list[list[int]] = []
+    total = 0
+    for i in order:
+        if not lots or total + lengths[i] > max_tokens:
+            lots.append([])
+            total = 0
+        lots[-1].append(i)
+        total += lengths[i]
+    return lots

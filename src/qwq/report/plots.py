@@ -7,10 +7,12 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from qwq.report.data import RunData, smooth
 
@@ -20,7 +22,7 @@ OTHERS = ("#56b4e9", "#7f3c8d", "#444444", "#11a579", "#e73f74")
 INK, GRID, ALARM = "#333333", "#e4e4e4", "#c62828"
 WIDTH_IN, HEIGHT_IN = 4.0, 2.3
 MAX_POINTS = 400
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 10,
     "axes.edgecolor": "#999999",
@@ -97,7 +99,7 @@ def curve(
             [step], [0.02], transform=ax.get_xaxis_transform(), color=ALARM, marker="^", markersize=6, clip_on=False
         )
     ax.set_xlabel("step", fontsize=9)
-    ax.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     return svg(fig, label)
 
 

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from qwq.model.layouts import Packed
+from qwq.model.layouts import Packed, micro_batches
 from qwq.model.transformer import Transformer
-from qwq.train.packing import micro_batches
 
 
 class RewardModel(nn.Module):

@@ -26,7 +26,7 @@ from qwq.errors import CapacityError, Interrupted
 from qwq.train.optim import Optimizer
 
 SAVING_SHARE = 0.04  # of the time, at most
-MIN_INTERVAL_S = 5.0
+MIN_INTERVAL_S = 5.0  # the default of the recipe's compute.checkpoint_interval_s
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -107,6 +107,7 @@ class StageRun:
     """One stage's life on disk: metrics, checkpoints, going on, stopping.
 
     `state` is JSON and travels with every checkpoint; steps put in it whatever the next step depends on.
+    `tensors` travels in the same way, for what is too large for JSON.
     """
 
     def __init__(
@@ -118,14 +119,16 @@ class StageRun:
         progress: Progress | None = None,
         stop: StopFlag | None = None,
         how_to_go_on: str = "run the same command again",
+        interval_s: float = MIN_INTERVAL_S,
     ) -> None:
         self.run_folder, self.name, self.kind = run_folder, name, kind
         self.folder = run_folder / "checkpoints" / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.metrics_path = run_folder / "metrics.jsonl"
         self.progress, self.stop = progress or Progress(), stop or StopFlag()
-        self.how_to_go_on = how_to_go_on
+        self.how_to_go_on, self.interval_s = how_to_go_on, interval_s
         self.state: dict[str, Any] = {"step": 0, "seconds": 0.0}
+        self.tensors: dict[str, Tensor] = {}
 
     @property
     def rollouts_folder(self) -> Path:
@@ -142,6 +145,8 @@ class StageRun:
             self.state = json.loads((latest / "state.json").read_text())
             module.load_state_dict(load_file(latest / "weights.safetensors", device=str(next(module.parameters()).device)))
             optimizer.load_state(load_file(latest / "optimizer.safetensors"))
+            if (latest / "tensors.safetensors").exists():
+                self.tensors = load_file(latest / "tensors.safetensors")
             self.progress.note(f"{self.name}: going on from step {self.state['step']}")
         if self.metrics_path.exists():
             kept = []
@@ -157,12 +162,14 @@ class StageRun:
     def save(self, module: nn.Module, optimizer: Optimizer) -> None:
         weights = {k: v for k, v in module.state_dict().items()}
         moments = optimizer.state()
-        size = sum(t.numel() * t.element_size() for t in [*weights.values(), *moments.values()])
+        size = sum(t.numel() * t.element_size() for t in [*weights.values(), *moments.values(), *self.tensors.values()])
         check_disk(self.folder, size + (1 << 20))
         target = self.folder / f"step-{self.state['step']:06d}"
         with atomic_folder(target) as partial:
             save_file(_distinct(weights), partial / "weights.safetensors")
             save_file(_distinct(moments), partial / "optimizer.safetensors")
+            if self.tensors:
+                save_file(_distinct(self.tensors), partial / "tensors.safetensors")
             write_atomic(partial / "state.json", json.dumps(self.state))
         for old in self.folder.glob("step-*"):
             if old != target:
@@ -171,7 +178,7 @@ class StageRun:
     def run(self, total: int, module: nn.Module, optimizer: Optimizer, step_fn: Callable[[int], dict[str, Any]]) -> None:
         """Take the steps that are left. `step_fn(step)` does one and returns its metrics."""
         self.progress.start(self.name, self.kind, total, self.state["step"])
-        last_save, save_seconds = time.perf_counter(), 0.2
+        last_save, save_seconds = time.perf_counter(), 0.0
         with self.metrics_path.open("a", encoding="utf-8") as log:
             while self.state["step"] < total:
                 started = time.perf_counter()
@@ -184,7 +191,7 @@ class StageRun:
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 self.progress.update(self.name, step + 1, row)
-                due = time.perf_counter() - last_save > max(MIN_INTERVAL_S, save_seconds / SAVING_SHARE)
+                due = not self.interval_s or time.perf_counter() - last_save > max(self.interval_s, save_seconds / SAVING_SHARE)
                 if self.stop.raised or (due and step + 1 < total):
                     before = time.perf_counter()
                     self.save(module, optimizer)
@@ -194,8 +201,8 @@ class StageRun:
                     raise Interrupted(f"stopped in stage {self.name} after step {step + 1} of {total}, state saved: {self.how_to_go_on}")
 
     def clear(self) -> None:
-        """Remove the trainer state of a stage that is finished."""
-        for old in self.folder.glob("step-*"):
+        """Remove the trainer state of a stage that is finished, what a kill has left half written included."""
+        for old in [*self.folder.glob("step-*"), *self.folder.glob(".step-*")]:
             shutil.rmtree(old)
 
 

@@ -9,8 +9,10 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from qwq.model.layouts import Packed, SharedPrefix
+from qwq.model.layouts import Packed, SharedPrefix, micro_batches
 from qwq.model.transformer import Layout
+
+__all__ = ["Batch", "micro_batches", "pack", "pack_groups"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +79,3 @@ def pack_groups(
     extras = {k: torch.tensor(v, dtype=torch.float32)[where].to(device) for k, v in numbers.items()}
     picked = torch.tensor(targets)[where].to(device)
     return Batch(torch.tensor(ids, device=device), layout, where.to(device), picked, torch.ones(len(where), device=device), extras)
-
-
-def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Split sequences into lots of at most `max_tokens` (a longer one stands alone), like lengths together.
-
-    Like lengths together keep the padded rows of attention dense. The split depends on lengths alone.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    lots: list[list[int]] = []
-    total = 0
-    for i in order:
-        if not lots or total + lengths[i] > max_tokens:
-            lots.append([])
-            total = 0
-        lots[-1].append(i)
-        total += lengths[i]
-    return lots

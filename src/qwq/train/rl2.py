@@ -33,16 +33,21 @@ class ContractGuard:
     ) -> None:
         self.config, self.model, self.mix, self.run = config, model, mix, run
         self.evaluate, self.canaries = evaluate, canaries
-        self.base_weights = dict(mix.weights)
-        self.good: Mapping[str, Any] | None = None
+        # Not mix.weights: a run that goes on finds them as an earlier breach has left them.
+        self.base_weights = config.mix.weights()
 
     def begin(self) -> None:
         """Measure the start of the stage, unless a checkpoint has brought the figures along."""
         if "contract_before" not in self.run.state:
             self.run.state["contract_before"] = {d: list(v) for d, v in self.evaluate().items()}
             self.run.state["contract_log"] = []
-        if self.config.contract.on_breach == "rollback":
-            self.good = clone_weights(self.model)
+        # The weights of the last good check are in run.tensors, so that a run that goes on has them too.
+        if self._rolls_back and not self.run.tensors:
+            self.run.tensors = clone_weights(self.model)
+
+    @property
+    def _rolls_back(self) -> bool:
+        return self.config.contract.on_breach == "rollback"
 
     def after_step(self, step: int, metrics: dict[str, Any]) -> None:
         terms = metrics.get("reward_terms", {})
@@ -69,8 +74,8 @@ class ContractGuard:
             if self.mix.weights.keys() == self.base_weights.keys() and any(w == 0 for w in self.mix.weights.values()):
                 self.mix.weights = dict(self.base_weights)
                 entry["action"] = "the held domains are back within the contract: the full mix again"
-            if self.good is not None:
-                self.good = clone_weights(self.model)
+            if self._rolls_back:
+                self.run.tensors = clone_weights(self.model)
         log.append(entry)
         scores = [e["reward_model"] for e in log if e["reward_model"] is not None]
         truths = [e["validation"]["preference"] for e in log if "preference" in e["validation"]]
@@ -89,7 +94,7 @@ class ContractGuard:
             return f"training on {', '.join(c.domains)} only until the next check"
         self.mix.weights = contract.reweighted(self.mix.weights, breached, c.reweight)
         shares = ", ".join(f"{d} {w:.2f}" for d, w in self.mix.weights.items())
-        if c.on_breach == "rollback" and self.good is not None:
-            self.model.load_state_dict(self.good)
+        if self._rolls_back:
+            self.model.load_state_dict(self.run.tensors)
             return f"weights of the last good check put back, mix now {shares}"
         return f"mix now {shares}"

@@ -1,0 +1,118 @@
+"""Runs of the small recipe, as a user starts them: the `qwq` command in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).with_name("mini.toml")
+QWQ = str(Path(sys.executable).with_name("qwq"))
+PATIENCE_S = 120.0  # for one start of the command, on a busy machine
+
+
+@dataclass
+class Ending:
+    """How one start of the command ended."""
+
+    stage: str
+    step: int
+    signal: int
+    status: int
+    stderr: str
+    finished_stages: set[str]
+
+
+@dataclass
+class Run:
+    """A run's folder, what was done to it and what its last start printed."""
+
+    folder: Path
+    endings: list[Ending] = field(default_factory=list)
+    stdout: str = ""
+    stderr: str = ""
+
+    def rows(self) -> list[dict]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    def results(self) -> dict:
+        return json.loads((self.folder / "results.json").read_text())
+
+
+def start(runs: Path, *options: str) -> subprocess.Popen[str]:
+    # Every warning is an error, as in the tests that run inside pytest.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    command = [QWQ, "train", str(RECIPE), "--runs", str(runs), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(runs: Path, *options: str) -> tuple[int, str, str]:
+    process = start(runs, *options)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, out, err
+
+
+def reached(folder: Path, stage: str, step: int) -> bool:
+    """True once metrics.jsonl shows that the step was taken (by this start or an earlier one)."""
+    path = folder / "metrics.jsonl"
+    wanted = f'{{"stage": "{stage}", "step": {step},'
+    return path.exists() and any(line.startswith(wanted) for line in path.read_text().splitlines())
+
+
+def stop_at(run: Run, stage: str, step: int, number: int, delay_s: float) -> None:
+    """Start the recipe and send it signal `number` a moment after it has taken the step."""
+    process = start(run.folder.parent)
+    deadline = time.monotonic() + PATIENCE_S
+    while not reached(run.folder, stage, step) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.003)
+    time.sleep(delay_s)
+    if process.poll() is None:
+        process.send_signal(number)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    done = {p.stem for p in (run.folder / "stages").glob("*.json")} if (run.folder / "stages").exists() else set()
+    run.endings.append(Ending(stage, step, number, process.returncode, err, done))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The recipe from start to end, in one go."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    status, out, err = finish(runs)
+    assert status == 0, err
+    return Run(runs / "mini", stdout=out, stderr=err)
+
+
+@pytest.fixture(scope="session")
+def killed(tmp_path_factory: pytest.TempPathFactory, undisturbed: Run) -> Run:
+    """The same recipe, killed at random moments in each stage, stopped by Ctrl-C in one, and gone on with each time."""
+    run = Run(tmp_path_factory.mktemp("killed") / "mini")
+    rng = random.Random(5)
+    for stage in undisturbed.results()["stages"]:
+        steps = stage["steps"]
+        moments = sorted(rng.sample(range(steps - 1), 2))
+        for i, step in enumerate(moments):
+            number = signal.SIGINT if stage["name"] == "sft" and i == 0 else signal.SIGKILL
+            # The delay is a part of a step, so that the signal falls before, in and after the writing of checkpoints.
+            delay_s = 0.0 if number == signal.SIGINT else rng.random() * stage["train_s"] / steps
+            stop_at(run, stage["name"], step, number, delay_s)
+    status, run.stdout, run.stderr = finish(run.folder.parent)
+    assert status == 0, run.stderr
+    return run
+
+
+@pytest.fixture
+def keep_signals() -> Iterator[None]:
+    """Puts back the handlers that `qwq train` installs when it runs inside pytest."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -1,0 +1,186 @@
+"""Losses against values worked out by hand, and against torch's own softmax where the sum is long."""
+
+import math
+
+import pytest
+import torch
+
+from qwq.train.losses import group_advantages, kl_term, policy_terms, preference_loss, token_logprobs, weighted_nll
+
+
+def assert_close(a, b, tolerance: float = 1e-6) -> None:
+    torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=tolerance, atol=tolerance, check_dtype=False)
+
+
+# --- token_logprobs ---------------------------------------------------------------------------------------------
+
+
+def test_logprob_and_entropy_by_hand():
+    """Logits ln 1, ln 2, ln 5: probabilities 1/8, 2/8, 5/8."""
+    weight_VD = torch.tensor([[math.log(1.0)], [math.log(2.0)], [math.log(5.0)]])
+    logprob, entropy = token_logprobs(torch.ones(2, 1), weight_VD, torch.tensor([2, 0]))
+    assert_close(logprob, [math.log(5 / 8), math.log(1 / 8)])
+    by_hand = -(1 / 8 * math.log(1 / 8) + 2 / 8 * math.log(2 / 8) + 5 / 8 * math.log(5 / 8))
+    assert_close(entropy, [by_hand, by_hand])
+
+
+def test_temperature_divides_the_logits():
+    """At temperature 1/2 the same odds are squared: 1, 4, 25 of 30."""
+    weight_VD = torch.tensor([[math.log(1.0)], [math.log(2.0)], [math.log(5.0)]])
+    logprob, _ = token_logprobs(torch.ones(1, 1), weight_VD, torch.tensor([1]), temperature=0.5)
+    assert_close(logprob, [math.log(4 / 30)])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("chunk", [1, 3, 4, 12, 13, 100, None])
+def test_values_and_gradients_equal_plain_log_softmax(chunk, temperature):
+    """12 tokens: chunks that divide them, that do not, of exactly them, and larger than them."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(12, 5, generator=generator)
+    weight = torch.randn(17, 5, generator=generator)
+    targets = torch.randint(0, 17, (12,), generator=generator)
+    upstream = torch.randn(12, generator=generator)
+
+    def run(function):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        logprob, entropy = function(h, w)
+        (logprob * upstream).sum().backward()
+        return logprob.detach(), entropy.detach(), h.grad, w.grad
+
+    def plain(h, w):
+        logp = (h @ w.T / temperature).log_softmax(-1)
+        return logp[torch.arange(12), targets], -(logp.exp() * logp).sum(-1)
+
+    ours = run(lambda h, w: token_logprobs(h, w, targets, temperature=temperature, chunk=chunk))
+    for a, b in zip(ours, run(plain), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_entropy_carries_no_gradient():
+    hidden = torch.randn(3, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    logprob, entropy = token_logprobs(hidden, torch.eye(4), torch.tensor([0, 1, 2]))
+    assert logprob.requires_grad and not entropy.requires_grad
+
+
+def test_large_logits_stay_finite():
+    logprob, entropy = token_logprobs(torch.tensor([[1000.0]]), torch.tensor([[1.0], [-1.0]]), torch.tensor([1]))
+    assert_close(logprob, [-2000.0])
+    assert_close(entropy, [0.0])
+
+
+# --- supervised and preference losses ---------------------------------------------------------------------------
+
+
+def test_weighted_nll_by_hand():
+    """(1 * 1 + 0.5 * 2 + 0 * 9) / 1.5."""
+    assert_close(weighted_nll(torch.tensor([-1.0, -2.0, -9.0]), torch.tensor([1.0, 0.5, 0.0])), 2 / 1.5)
+
+
+def test_preference_loss_by_hand():
+    """A tie costs ln 2; a lead of ln 3 costs -ln(3/4)."""
+    assert_close(preference_loss(torch.tensor([2.0]), torch.tensor([2.0])), math.log(2))
+    chosen, rejected = torch.tensor([0.0, math.log(3)]), torch.tensor([0.0, 0.0])
+    assert_close(preference_loss(chosen, rejected), (math.log(2) - math.log(3 / 4)) / 2)
+    assert_close(preference_loss(torch.tensor([-500.0]), torch.tensor([500.0])), 1000.0)
+
+
+# --- advantages -------------------------------------------------------------------------------------------------
+
+
+def test_group_advantages_by_hand():
+    rewards_G = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0])
+    assert_close(group_advantages(rewards_G), [0.6, -0.4, -0.4, 0.6, -0.4])
+    # The population deviation of two ones and three zeros is sqrt(0.4 * 0.6).
+    deviation = math.sqrt(0.24)
+    assert_close(group_advantages(rewards_G, scale=True), [a / deviation for a in (0.6, -0.4, -0.4, 0.6, -0.4)], 1e-5)
+
+
+def test_equal_rewards_have_no_advantage_even_when_scaled():
+    for scale in (False, True):
+        assert_close(group_advantages(torch.ones(4), scale=scale), [0.0] * 4)
+
+
+# --- policy terms -----------------------------------------------------------------------------------------------
+
+
+def test_the_first_update_has_ratio_exactly_one_and_the_policy_gradient():
+    logprob = torch.tensor([-0.3, -1.7, -4.0], requires_grad=True)
+    advantage = torch.tensor([0.5, -1.0, 2.0])
+    terms = policy_terms(logprob, advantage)
+    assert terms.ratio_N.tolist() == [1.0, 1.0, 1.0]
+    assert terms.clipped_N.tolist() == [0.0, 0.0, 0.0]
+    assert terms.loss_N.tolist() == [-0.5, 1.0, -2.0]
+    terms.loss_N.sum().backward()
+    assert logprob.grad.tolist() == [-0.5, 1.0, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "clipped", "gradient"),
+    [
+        (1.1, 2.0, -2.2, 0, -2.2),  # inside
+        (1.5, 2.0, -2.56, 1, 0.0),  # above 1.28 with a good action: no more to gain
+        (0.5, 2.0, -1.0, 0, -1.0),  # below 0.8 with a good action: the pull back stays
+        (0.5, -2.0, 1.6, 1, 0.0),  # below 0.8 with a bad action: no more to gain
+        (1.5, -2.0, 3.0, 0, 3.0),  # above 1.28 with a bad action: the pull back stays
+        (0.9, -2.0, 1.8, 0, 1.8),  # inside
+    ],
+)
+def test_clip_by_hand(ratio, advantage, loss, clipped, gradient):
+    """Low 0.2, high 0.28. Where the clip acts the gradient is zero, elsewhere it is -ratio * advantage."""
+    logprob = torch.tensor([-1.0 + math.log(ratio)], requires_grad=True)
+    terms = policy_terms(logprob, torch.tensor([advantage]), old_logprob_N=torch.tensor([-1.0]))
+    assert_close(terms.ratio_N, [ratio])
+    assert_close(terms.loss_N, [loss])
+    assert terms.clipped_N.tolist() == [clipped]
+    terms.loss_N.sum().backward()
+    assert_close(logprob.grad, [gradient])
+
+
+def test_the_clip_range_is_the_one_that_is_asked_for():
+    logprob, old = torch.tensor([math.log(1.5)]), torch.zeros(1)
+    assert_close(policy_terms(logprob, torch.ones(1), old_logprob_N=old, clip_high=0.1).loss_N, [-1.1])
+    assert_close(policy_terms(-logprob, -torch.ones(1), old_logprob_N=old, clip_low=0.1).loss_N, [0.9])
+
+
+def test_importance_weight_is_capped_and_carries_no_gradient():
+    """Trainer over sampler: e^ln1.5 = 1.5 counts, 8 is cut to 2, 0.25 stays."""
+    logprob = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
+    sampler = -1.0 - torch.tensor([1.5, 8.0, 0.25]).log()
+    terms = policy_terms(logprob, torch.ones(3), sampler_logprob_N=sampler)
+    assert_close(terms.loss_N, [-1.5, -2.0, -0.25])
+    assert terms.ratio_N.tolist() == [1.0, 1.0, 1.0]
+    terms.loss_N.sum().backward()
+    assert_close(logprob.grad, [-1.5, -2.0, -0.25])
+    assert_close(policy_terms(logprob, torch.ones(3), sampler_logprob_N=sampler, importance_cap=4.0).loss_N, [-1.5, -4.0, -0.25])
+
+
+def test_kl_estimators_by_hand():
+    """Policy twice as sure as the reference: d = ln 2."""
+    p, q = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)])
+    assert_close(kl_term(p, q, "k2"), [math.log(2) ** 2 / 2])
+    assert_close(kl_term(p, q, "k3"), [0.5 - 1 + math.log(2)])
+    assert_close(kl_term(q, p, "k3"), [2 - 1 - math.log(2)])
+
+
+def test_k3_is_unbiased_in_value_and_k2_in_gradient():
+    """Expectations over the policy's own distribution, summed exactly over three tokens."""
+    logits = torch.tensor([0.2, -0.4, 1.0], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log()
+    logp = logits.log_softmax(-1)
+    exact = (logp.exp() * (logp - reference)).sum()
+    assert_close((logp.exp() * kl_term(logp, reference, "k3")).sum().detach(), exact.detach(), 1e-12)
+    (wanted,) = torch.autograd.grad(exact, logits, retain_graph=True)
+    (got,) = torch.autograd.grad((logp.exp().detach() * kl_term(logp, reference, "k2")).sum(), logits)
+    assert_close(got, wanted, 1e-12)
+
+
+def test_kl_enters_the_loss_with_its_weight():
+    logprob = torch.tensor([math.log(0.5)], requires_grad=True)
+    reference = torch.tensor([math.log(0.25)])
+    terms = policy_terms(logprob, torch.tensor([3.0]), reference_logprob_N=reference, kl=0.1)
+    k3 = 0.5 - 1 + math.log(2)
+    assert_close(terms.kl_N, [k3])
+    assert_close(terms.loss_N, [-3.0 + 0.1 * k3])
+    terms.loss_N.sum().backward()
+    # d k3 / d logprob = 1 - e^-d = 1/2.
+    assert_close(logprob.grad, [-3.0 + 0.1 * 0.5])

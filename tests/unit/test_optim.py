@@ -1,0 +1,116 @@
+"""The schedule by hand, the skipped step, and a state that goes on bit for bit."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from qwq.config import Optim
+from qwq.train.optim import Optimizer, learning_rate
+
+
+def test_warm_up_and_linear_decay_by_hand():
+    """10 steps, 2 of warm-up: half, full, then 8 equal steps from 1 towards 0.2 (which step 10 would reach)."""
+    config = Optim(lr=1.0, warmup=0.2, decay="linear", final_lr=0.2)
+    rates = [learning_rate(config, s, 10) for s in range(11)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+
+
+def test_cosine_and_constant_by_hand():
+    cosine = Optim(lr=2.0, warmup=0.0, decay="cosine", final_lr=0.0)
+    # No warm-up still makes the first step a full one; then 4 quarters of half a cosine.
+    assert learning_rate(cosine, 0, 5) == 2.0
+    expected = [2.0 * 0.5 * (1 + math.cos(math.pi * q / 4)) for q in range(4)]
+    assert [learning_rate(cosine, s, 5) for s in range(1, 5)] == pytest.approx(expected)
+    constant = Optim(lr=3.0, warmup=0.5, decay="constant")
+    assert [learning_rate(constant, s, 4) for s in range(4)] == [1.5, 3.0, 3.0, 3.0]
+
+
+def make(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def backward(model: nn.Module, index: int) -> None:
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(index))
+    model(x).square().sum().backward()
+
+
+def test_first_step_by_hand():
+    """Adam's first step is lr * g / (|g| + eps) after decay by 1 - lr * weight_decay, on matrices only."""
+    model = nn.Linear(1, 1)
+    nn.init.constant_(model.weight, 2.0)
+    nn.init.constant_(model.bias, 2.0)
+    optimizer = Optimizer(model, Optim(lr=0.1, warmup=0.0, decay="constant", weight_decay=0.5, grad_clip=100.0), 10)
+    (3 * model.weight.sum() - 4 * model.bias.sum()).backward()
+    report = optimizer.step(0)
+    assert report == {"lr": 0.1, "grad_norm": pytest.approx(5.0), "skipped": 0.0}
+    assert float(model.weight) == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1, abs=1e-6)
+    assert float(model.bias) == pytest.approx(2.0 + 0.1, abs=1e-6)
+    assert model.weight.grad is None
+
+
+def test_the_gradient_is_clipped_to_its_largest_norm():
+    """Norm 5 clipped to 1: the second moments are (1 - beta2) of the squares of 0.6 and 0.8."""
+    model = nn.Linear(1, 1)
+    optimizer = Optimizer(model, Optim(grad_clip=1.0, beta2=0.9), 10)
+    (3 * model.weight.sum() - 4 * model.bias.sum()).backward()
+    assert optimizer.step(0)["grad_norm"] == pytest.approx(5.0)
+    state = optimizer.state()
+    assert float(state["weight/exp_avg_sq"]) == pytest.approx(0.1 * 0.36, rel=1e-4)
+    assert float(state["bias/exp_avg_sq"]) == pytest.approx(0.1 * 0.64, rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_is_skipped_and_said(bad):
+    model = make()
+    optimizer = Optimizer(model, Optim(), 10)
+    backward(model, 0)
+    optimizer.step(0)
+    before = [p.detach().clone() for p in model.parameters()]
+    moments = {k: v.clone() for k, v in optimizer.state().items()}
+    backward(model, 1)
+    model[0].weight.grad[0, 0] = bad
+    report = optimizer.step(1)
+    assert report["skipped"] == 1.0 and not math.isfinite(report["grad_norm"])
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(torch.equal(moments[k], v) for k, v in optimizer.state().items())
+    backward(model, 2)
+    assert optimizer.step(2)["skipped"] == 0.0
+    assert not torch.equal(before[0], model[0].weight)
+
+
+def test_a_saved_state_goes_on_bit_for_bit():
+    config = Optim(weight_decay=0.1)
+    whole = make()
+    optimizer = Optimizer(whole, config, 8)
+    for step in range(8):
+        backward(whole, step)
+        optimizer.step(step)
+
+    first = make()
+    optimizer = Optimizer(first, config, 8)
+    for step in range(4):
+        backward(first, step)
+        optimizer.step(step)
+    saved = {k: v.clone() for k, v in optimizer.state().items()}
+    assert sorted({k.split("/")[1] for k in saved}) == ["exp_avg", "exp_avg_sq", "step"]
+    weights = {k: v.clone() for k, v in first.state_dict().items()}
+    second = make(seed=99)
+    second.load_state_dict(weights)
+    optimizer = Optimizer(second, config, 8)
+    optimizer.load_state(saved)
+    for step in range(4, 8):
+        backward(second, step)
+        optimizer.step(step)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+
+
+def test_extra_parameters_are_trained_and_saved():
+    model, extra = make(), nn.Parameter(torch.ones(2))
+    optimizer = Optimizer(model, Optim(lr=0.1), 10, [extra])
+    extra.sum().backward()
+    optimizer.step(0)
+    assert float(extra[0].detach()) < 1.0
+    assert {k for k in optimizer.state() if k.startswith("extra.0/")} == {"extra.0/exp_avg", "extra.0/exp_avg_sq", "extra.0/step"}
