@@ -33,6 +33,7 @@ from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, Interrupted
 from qwq.eval.runner import BenchmarkResult, evaluate, write_transcripts
 from qwq.model.config import preset
+from qwq.model.folder import resolve_folder
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model, load_reward_model, save_model, save_reward_model
 from qwq.plan import check_capacity
@@ -140,7 +141,7 @@ class RecipeRun:
     def chat(self) -> ChatFormat:
         """The run's tokenizer and template: the checkpoint's own, or trained once for a preset."""
         if self.recipe.model.path:
-            return ChatFormat.from_folder(self.recipe.model.path)
+            return ChatFormat.from_folder(resolve_folder(self.recipe.model.path))
         folder = self.folder / "tokenizer"
         if not folder.exists():
             with atomic_folder(folder) as partial:

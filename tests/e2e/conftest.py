@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 
 RECIPE = Path(__file__).with_name("mini.toml")
 QWQ = str(Path(sys.executable).with_name("qwq"))
@@ -61,24 +62,32 @@ def finish(runs: Path, *options: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def reached(folder: Path, stage: str, step: int) -> bool:
-    """True once metrics.jsonl shows that the step was taken (by this start or an earlier one)."""
-    path = folder / "metrics.jsonl"
-    wanted = f'{{"stage": "{stage}", "step": {step},'
-    return path.exists() and any(line.startswith(wanted) for line in path.read_text().splitlines())
+def inode(path: Path) -> int:
+    return path.stat().st_ino if path.exists() else 0
+
+
+def reached(path: Path, stage: str, step: int) -> bool:
+    """True where metrics.jsonl shows that the step was taken."""
+    return any(line.startswith(f'{{"stage": "{stage}", "step": {step},') for line in path.read_text().splitlines())
 
 
 def stop_at(run: Run, stage: str, step: int, number: int, delay_s: float) -> None:
     """Start the recipe and send it signal `number` a moment after it has taken the step."""
+    metrics = run.folder / "metrics.jsonl"
+    before, begun = inode(metrics), False
     process = start(run.folder.parent)
     deadline = time.monotonic() + PATIENCE_S
-    while not reached(run.folder, stage, step) and process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None and time.monotonic() < deadline:
+        # A start that goes on writes the file anew; until then it shows the steps of the start before.
+        begun = begun or inode(metrics) not in (0, before)
+        if begun and reached(metrics, stage, step):
+            break
         time.sleep(0.003)
     time.sleep(delay_s)
     if process.poll() is None:
         process.send_signal(number)
     _, err = process.communicate(timeout=PATIENCE_S)
-    done = {p.stem for p in (run.folder / "stages").glob("*.json")} if (run.folder / "stages").exists() else set()
+    done = {p.stem for p in (run.folder / "stages").glob("*.json")}
     run.endings.append(Ending(stage, step, number, process.returncode, err, done))
 
 
@@ -98,9 +107,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory, undisturbed: Run) -> Run:
     rng = random.Random(5)
     for stage in undisturbed.results()["stages"]:
         steps = stage["steps"]
-        moments = sorted(rng.sample(range(steps - 1), 2))
-        for i, step in enumerate(moments):
-            number = signal.SIGINT if stage["name"] == "sft" and i == 0 else signal.SIGKILL
+        first = stage["name"] == "pretrain"
+        for i, step in enumerate(sorted(rng.sample(range(steps - 1), 3 if first else 2))):
+            number = signal.SIGINT if first and i == 0 else signal.SIGKILL
             # The delay is a part of a step, so that the signal falls before, in and after the writing of checkpoints.
             delay_s = 0.0 if number == signal.SIGINT else rng.random() * stage["train_s"] / steps
             stop_at(run, stage["name"], step, number, delay_s)
@@ -111,8 +120,10 @@ def killed(tmp_path_factory: pytest.TempPathFactory, undisturbed: Run) -> Run:
 
 @pytest.fixture
 def keep_signals() -> Iterator[None]:
-    """Puts back the handlers that `qwq train` installs when it runs inside pytest."""
+    """Puts back the handlers and the number of threads that `qwq train` sets when it runs inside pytest."""
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -16,7 +16,7 @@ from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
 
 RECIPE = str(Path(__file__).with_name("mini.toml"))
-SFT = '''
+SFT = """
 name = "one"
 model = { path = "%s" }
 compute = { threads = 1 }
@@ -25,7 +25,7 @@ kind = "sft"
 documents = 2
 evaluate = false
 path = "%s"
-'''
+"""
 LINE = json.dumps({"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]})
 
 
@@ -54,7 +54,15 @@ def model(tmp_path_factory) -> Path:
     """A whole model folder: tiny weights, a tokenizer that fits, the default template."""
     folder = tmp_path_factory.mktemp("model")
     tokenizer = train_bpe(["What is 2 + 2? It is 4. " * 3], 280)
-    config = preset("tiny", vocab_size=tokenizer.vocab_size, hidden_size=32, intermediate_size=32, num_heads=2, num_kv_heads=1, head_dim=16)
+    config = preset(
+        "tiny",
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        intermediate_size=32,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+    )
     chat = ChatFormat(tokenizer, default_template())
     save_model(Transformer(config).init_weights(torch.Generator().manual_seed(0)), folder)
     chat.save(folder)
@@ -103,7 +111,7 @@ def test_missing_recipe_names_those_that_are_there(error):
 
 
 def test_unknown_stage_in_until(error, tmp_path):
-    assert "did you mean 'rl1'?" in error("train", RECIPE, "--runs", tmp_path, "--until", "rl")
+    assert "did you mean 'pretrain'?" in error("train", RECIPE, "--runs", tmp_path, "--until", "pretrane")
 
 
 def test_missing_model_folder(error, tmp_path):
@@ -125,7 +133,9 @@ def test_truncated_weights(error, model, tmp_path):
 
 def test_tokenizer_that_does_not_fit_the_model(error, model, tmp_path):
     mixed = copy_of(model, tmp_path / "mixed")
-    larger = train_bpe([f"{a} {b} words and more of them" for a in range(90) for b in ("plum", "pear", "quince", "apple")], 330)
+    larger = train_bpe(
+        [f"{a} {b} words and more of them" for a in range(90) for b in ("plum", "pear", "quince", "apple")], 330
+    )
     ChatFormat(larger, default_template()).save(mixed)
     rows = preset("tiny", vocab_size=json.loads((model / "config.json").read_text())["vocab_size"]).vocab_size
     assert larger.vocab_size > rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shutil
@@ -60,7 +61,10 @@ def test_metrics_have_each_step_once_and_the_same_figures(undisturbed, killed):
 def test_rollouts_are_the_same(undisturbed, killed):
     def rollouts(folder: Path) -> dict[str, list]:
         files = sorted((folder / "rollouts").rglob("*.jsonl"))
-        return {str(f.relative_to(folder)): [without_clock(json.loads(line)) for line in f.read_text().splitlines()] for f in files}
+        return {
+            str(f.relative_to(folder)): [without_clock(json.loads(line)) for line in f.read_text().splitlines()]
+            for f in files
+        }
 
     expected = rollouts(undisturbed.folder)
     assert len(expected) == 6 + 4
@@ -69,7 +73,10 @@ def test_rollouts_are_the_same(undisturbed, killed):
 
 def test_results_are_the_same(undisturbed, killed):
     def read(run) -> list:
-        return [without_clock({k: v for k, v in s.items() if k not in ("wall_s", "train_s")}) for s in run.results()["stages"]]
+        return [
+            without_clock({k: v for k, v in s.items() if k not in ("wall_s", "train_s")})
+            for s in run.results()["stages"]
+        ]
 
     assert killed.results()["finished"] is True
     assert read(killed) == read(undisturbed)
@@ -85,10 +92,10 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(killed):
     assert stopped.status == 130
     last = stopped.stderr.rstrip().splitlines()[-1]
     command = f"qwq train {RECIPE} --runs {killed.folder.parent}"
-    assert re.fullmatch(rf"stopped in stage sft after step \d+ of \d+, state saved: {re.escape(command)}", last)
+    assert re.fullmatch(rf"stopped in stage pretrain after step \d+ of \d+, state saved: {re.escape(command)}", last)
     after = killed.endings[killed.endings.index(stopped) + 1]
     step = re.search(r"after step (\d+) of", last)
-    assert step and f"sft: going on from step {step[1]}" in after.stderr
+    assert step and f"pretrain: going on from step {step[1]}" in after.stderr
 
 
 def test_finished_run_prints_its_table_and_does_nothing(undisturbed, capsys, keep_signals):
@@ -114,13 +121,47 @@ def test_fresh_starts_anew(undisturbed, tmp_path, capsys, keep_signals):
     """One stage of the finished run, from its first step again, and nothing of the other stages left."""
     shutil.copytree(undisturbed.folder, tmp_path / "mini")
     (tmp_path / "mini" / "stray.txt").write_text("of the run before")
-    words = ["train", str(RECIPE), "--runs", str(tmp_path), "--fresh", "--until", "pretrain", "--stages.pretrain.tokens=2000"]
+    words = [
+        "train",
+        str(RECIPE),
+        "--runs",
+        str(tmp_path),
+        "--fresh",
+        "--until",
+        "pretrain",
+        "--stages.pretrain.tokens=2000",
+    ]
     assert main([*words, "--eval.code=0", "--eval.math=1"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "mini" / "metrics.jsonl").read_text().splitlines()]
     assert {r["stage"] for r in rows} == {"pretrain"} and [r["step"] for r in rows] == list(range(len(rows)))
     assert not (tmp_path / "mini" / "stray.txt").exists()
     assert sorted(p.name for p in (tmp_path / "mini" / "checkpoints").iterdir()) == ["pretrain"]
     assert "go on" in capsys.readouterr().out
+
+
+def test_a_folder_in_use_is_left_alone_even_by_fresh(tmp_path, capsys, keep_signals):
+    folder = tmp_path / "mini"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("of the run that is going on\n")
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["train", str(RECIPE), "--runs", str(tmp_path), "--fresh"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and "is in use by another run" in line
+    assert (folder / "metrics.jsonl").read_text() == "of the run that is going on\n"
+
+
+def test_run_begun_before_a_field_was_new_goes_on(tmp_path, capsys, keep_signals):
+    """A recipe.toml without a field that has its default value now is the same recipe."""
+    words = ["train", str(RECIPE), "--runs", str(tmp_path), "--until", "pretrain", "--stages.pretrain.tokens=600"]
+    words += [f"--eval.{d}=0" for d in ("math", "code", "instructions", "tools", "preference")]
+    assert main(words) == 0
+    path = tmp_path / "mini" / "recipe.toml"
+    text = path.read_text()
+    path.write_text(text.replace("micro_batch_tokens = 8192\n", ""))
+    assert path.read_text() != text
+    assert main(words) == 0
+    assert path.read_text() == text
 
 
 # -- stage 2's guard: what a breach has done is not forgotten either -----------------------------------------------------
@@ -160,9 +201,9 @@ def test_rollback_after_going_on_puts_back_the_last_good_check(tmp_path):
     guard.run.state["step"] = 2
     guard.run.save(guard.model, optimizer)  # a checkpoint between two checks
     later, optimizer = guard_at(tmp_path, "rollback", [0.0] * 8)
-    assert float(later.model.weight[0, 0]) == 2.0
+    assert later.model.weight[0, 0].item() == 2.0
     assert "put back" in take(later, optimizer, 2)["action"]
-    assert float(later.model.weight[0, 0]) == 1.0
+    assert later.model.weight[0, 0].item() == 1.0
 
 
 def test_hold_ends_after_going_on_with_the_full_mix(tmp_path):

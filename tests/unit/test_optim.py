@@ -46,8 +46,8 @@ def test_first_step_by_hand():
     (3 * model.weight.sum() - 4 * model.bias.sum()).backward()
     report = optimizer.step(0)
     assert report == {"lr": 0.1, "grad_norm": pytest.approx(5.0), "skipped": 0.0}
-    assert float(model.weight) == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1, abs=1e-6)
-    assert float(model.bias) == pytest.approx(2.0 + 0.1, abs=1e-6)
+    assert model.weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1, abs=1e-6)
+    assert model.bias.item() == pytest.approx(2.0 + 0.1, abs=1e-6)
     assert model.weight.grad is None
 
 
