@@ -24,7 +24,6 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
 
 small: $(STAMP)
 	$(BIN)/qwq train recipes/small.toml
