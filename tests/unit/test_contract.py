@@ -11,7 +11,9 @@ def outcomes(right: int, n: int = 100) -> list[float]:
 
 
 def check(before: int, now: int, max_drop: float = 0.03) -> contract.Finding:
-    (finding,) = contract.check(Contract(domains=["math"], max_drop=max_drop), {"math": outcomes(before)}, {"math": outcomes(now)})
+    (finding,) = contract.check(
+        Contract(domains=["math"], max_drop=max_drop), {"math": outcomes(before)}, {"math": outcomes(now)}
+    )
     return finding
 
 
@@ -65,11 +67,17 @@ def test_reweighted_by_hand():
     assert new == pytest.approx({"math": 2.0, "code": 2 / 3, "tools": 4 / 3})
     assert contract.reweighted({"math": 1.0, "code": 3.0}, [], 2.0) == {"math": 1.0, "code": 3.0}
     # All breached: nothing can grow at another's cost.
-    assert contract.reweighted({"math": 1.0, "code": 3.0}, ["math", "code"], 2.0) == pytest.approx({"math": 1.0, "code": 3.0})
+    assert contract.reweighted({"math": 1.0, "code": 3.0}, ["math", "code"], 2.0) == pytest.approx(
+        {"math": 1.0, "code": 3.0}
+    )
 
 
 def test_held_keeps_only_the_held_shares():
-    assert contract.held({"math": 1.0, "code": 2.0, "tools": 3.0}, ["math", "code"]) == {"math": 1.0, "code": 2.0, "tools": 0.0}
+    assert contract.held({"math": 1.0, "code": 2.0, "tools": 3.0}, ["math", "code"]) == {
+        "math": 1.0,
+        "code": 2.0,
+        "tools": 0.0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def full_logits(model: Transformer, ids: list[int]) -> torch.Tensor:
         return model.logits(model(torch.tensor(ids), Packed([len(ids)])))
 
 
-def trainer_logprobs(model: Transformer, prompt_ids: list[int], c: Completion, temperature: float = 1.0) -> torch.Tensor:
+def trainer_logprobs(
+    model: Transformer, prompt_ids: list[int], c: Completion, temperature: float = 1.0
+) -> torch.Tensor:
     """Log-probabilities of the sampled tokens by a plain forward pass over the whole sequence."""
     ids = [*prompt_ids, *c.ids]
     logp = (full_logits(model, ids[:-1]) / temperature).log_softmax(-1)
@@ -68,14 +70,25 @@ def test_greedy_equals_full_forward_argmax(model, length):
 def test_logprobs_equal_the_trainers_in_both_packings(model, temperature):
     """Promise 1, over many rows that end at different times and move in the cache."""
     requests = [Request(prompt(n, n), 5, seed=n) for n in (1, 3, 12, 7)]
-    groups = generate(model, requests, SamplingParams(temperature=temperature, max_new_tokens=30), [0, 1, 2], max_rows=6)
+    groups = generate(
+        model, requests, SamplingParams(temperature=temperature, max_new_tokens=30), [0, 1, 2], max_rows=6
+    )
     ours = torch.cat([sampled(c) for g in groups for c in g])
     assert len({len(c.ids) for g in groups for c in g}) > 3, "the rows should end at different times"
 
-    whole = [([*r.prompt_ids, *c.ids], [0.0] * len(r.prompt_ids) + [1.0] * len(c.ids)) for r, g in zip(requests, groups, strict=True) for c in g]
+    whole = [
+        ([*r.prompt_ids, *c.ids], [0.0] * len(r.prompt_ids) + [1.0] * len(c.ids))
+        for r, g in zip(requests, groups, strict=True)
+        for c in g
+    ]
     batches = [
         pack([ids for ids, _ in whole], [weights for _, weights in whole]),
-        pack_groups([r.prompt_ids for r in requests], [[c.ids for c in g] for g in groups], [[c.sampled_mask for c in g] for g in groups], {}),
+        pack_groups(
+            [r.prompt_ids for r in requests],
+            [[c.ids for c in g] for g in groups],
+            [[c.sampled_mask for c in g] for g in groups],
+            {},
+        ),
     ]
     for batch in batches:
         with torch.no_grad():
@@ -189,14 +202,18 @@ def test_forcing_leaves_the_other_rows_as_they_are(model):
     params = SamplingParams(max_new_tokens=60)
     plain = generate(model, requests, params, ENDS)
     turns = iter([FORCED])
-    forced = generate(model, requests, params, ENDS, continue_with=lambda r, s, ids: next(turns, None) if r == 2 else None)
+    forced = generate(
+        model, requests, params, ENDS, continue_with=lambda r, s, ids: next(turns, None) if r == 2 else None
+    )
     for r in range(4):
         a, b = plain[r][0].ids, forced[r][0].ids
         assert (b[: len(a)] == a and len(b) > len(a)) if r == 2 else a == b
 
 
 def test_continue_with_may_name_the_reason(model):
-    ((c,),) = generate(model, [Request(prompt(6))], SamplingParams(max_new_tokens=80), ENDS, continue_with=lambda *_: StopReason.TURNS)
+    ((c,),) = generate(
+        model, [Request(prompt(6))], SamplingParams(max_new_tokens=80), ENDS, continue_with=lambda *_: StopReason.TURNS
+    )
     assert c.stop_reason is StopReason.TURNS and c.ids[-1] in ENDS
 
 
@@ -206,6 +223,8 @@ def test_forced_tokens_that_do_not_fit_stop_the_row(model):
     n = len(plain.ids)
     for room, more in ((3, False), (4, True)):
         params = SamplingParams(max_new_tokens=n + room)
-        ((c,),) = generate(model, [Request(prompt(6))], params, ENDS, continue_with=lambda r, s, ids: FORCED if len(ids) == n else None)
+        ((c,),) = generate(
+            model, [Request(prompt(6))], params, ENDS, continue_with=lambda r, s, ids: FORCED if len(ids) == n else None
+        )
         assert (c.ids[n : n + 3] == FORCED) is more
         assert more or (c.ids == plain.ids and c.stop_reason is StopReason.LENGTH)

@@ -9,7 +9,9 @@ from qwq.train.losses import group_advantages, kl_term, policy_terms, preference
 
 
 def assert_close(a, b, tolerance: float = 1e-6) -> None:
-    torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=tolerance, atol=tolerance, check_dtype=False)
+    torch.testing.assert_close(
+        torch.as_tensor(a), torch.as_tensor(b), rtol=tolerance, atol=tolerance, check_dtype=False
+    )
 
 
 # --- token_logprobs ---------------------------------------------------------------------------------------------
@@ -151,7 +153,9 @@ def test_importance_weight_is_capped_and_carries_no_gradient():
     assert terms.ratio_N.tolist() == [1.0, 1.0, 1.0]
     terms.loss_N.sum().backward()
     assert_close(logprob.grad, [-1.5, -2.0, -0.25])
-    assert_close(policy_terms(logprob, torch.ones(3), sampler_logprob_N=sampler, importance_cap=4.0).loss_N, [-1.5, -4.0, -0.25])
+    assert_close(
+        policy_terms(logprob, torch.ones(3), sampler_logprob_N=sampler, importance_cap=4.0).loss_N, [-1.5, -4.0, -0.25]
+    )
 
 
 def test_kl_estimators_by_hand():

@@ -113,4 +113,8 @@ def test_extra_parameters_are_trained_and_saved():
     extra.sum().backward()
     optimizer.step(0)
     assert float(extra[0].detach()) < 1.0
-    assert {k for k in optimizer.state() if k.startswith("extra.0/")} == {"extra.0/exp_avg", "extra.0/exp_avg_sq", "extra.0/step"}
+    assert {k for k in optimizer.state() if k.startswith("extra.0/")} == {
+        "extra.0/exp_avg",
+        "extra.0/exp_avg_sq",
+        "extra.0/step",
+    }

@@ -79,7 +79,11 @@ SHAPES = [
 def test_groups_equal_whole_sequences_in_logprobs_and_gradient(model, shape):
     prompts, completions, masks, advantages = ragged(*shape)
     shared = pack_groups(prompts, completions, masks, {"advantage": advantages})
-    flat = [(p + c, [0.0] * len(p) + [float(x) for x in m]) for p, cs, ms in zip(prompts, completions, masks, strict=True) for c, m in zip(cs, ms, strict=True)]
+    flat = [
+        (p + c, [0.0] * len(p) + [float(x) for x in m])
+        for p, cs, ms in zip(prompts, completions, masks, strict=True)
+        for c, m in zip(cs, ms, strict=True)
+    ]
     whole = pack([ids for ids, _ in flat], [weights for _, weights in flat])
     whole.extra["advantage"] = shared.extra["advantage"]
     assert whole.targets_M.tolist() == shared.targets_M.tolist()

@@ -134,7 +134,16 @@ def test_gate(response, outcome):
 def rollout(group: int = 0, reward: float | None = None, prompt_ids=(1,), completion_ids=(2, 3)) -> Rollout:
     n = len(completion_ids)
     return Rollout(
-        "p", "math", group, list(prompt_ids), list(completion_ids), [1] * n, [0.0] * n, [0] * n, StopReason.END, reward=reward
+        "p",
+        "math",
+        group,
+        list(prompt_ids),
+        list(completion_ids),
+        [1] * n,
+        [0.0] * n,
+        [0] * n,
+        StopReason.END,
+        reward=reward,
     )
 
 

@@ -80,14 +80,18 @@ def test_tokens_of_zero_probability_are_never_drawn():
 
 @pytest.mark.parametrize(("draw", "token"), [(0.0, 1), (0.4999, 1), (0.5, 3), (1 - 2**-53, 3)])
 def test_the_ends_of_the_unit_interval(monkeypatch, draw, token):
-    monkeypatch.setattr("qwq.engine.sampler.uniforms", lambda seeds, counters: torch.full((1,), draw, dtype=torch.float64))
+    monkeypatch.setattr(
+        "qwq.engine.sampler.uniforms", lambda seeds, counters: torch.full((1,), draw, dtype=torch.float64)
+    )
     logits = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]]).log()
     assert sample(logits, SamplingParams(), torch.zeros(1).long(), torch.zeros(1).long())[0].tolist() == [token]
 
 
 def test_logprobs_are_those_of_the_tempered_distribution_before_any_cut():
     logits = torch.tensor([[0.2, 0.8]]).log()
-    tokens, logprobs = sample(logits, SamplingParams(temperature=0.5, top_k=1), torch.zeros(1).long(), torch.zeros(1).long())
+    tokens, logprobs = sample(
+        logits, SamplingParams(temperature=0.5, top_k=1), torch.zeros(1).long(), torch.zeros(1).long()
+    )
     assert tokens.tolist() == [1]
     assert float(logprobs[0]) == pytest.approx(math.log(16 / 17), abs=1e-6)
 
@@ -95,7 +99,9 @@ def test_logprobs_are_those_of_the_tempered_distribution_before_any_cut():
 def test_temperature_zero_is_greedy_and_reports_temperature_one():
     logits = torch.tensor([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1]]).log()
     for counter in range(5):
-        tokens, logprobs = sample(logits, SamplingParams(temperature=0), torch.tensor([1, 2]), torch.full((2,), counter))
+        tokens, logprobs = sample(
+            logits, SamplingParams(temperature=0), torch.tensor([1, 2]), torch.full((2,), counter)
+        )
         assert tokens.tolist() == [1, 0]
         torch.testing.assert_close(logprobs, torch.tensor([0.7, 0.6]).log())
 

@@ -68,6 +68,8 @@ class Rewarder:
             rollout.reward = None if failed else sum(rollout.rewards.values())
 
     def _rule_terms(self, verdict: Verdict) -> dict[str, float]:
+        if verdict.outcome is Outcome.INFRA_ERROR:
+            return {}
         terms = {"accuracy": 1.0 if verdict.correct else 0.0}
         if self.partial_credit and verdict.total:
             earns = not verdict.correct and verdict.outcome is Outcome.WRONG
