@@ -46,13 +46,15 @@ class Preference(Family):
         return Problem(canonical, "preference", (Message("user", text),), truth, canonical)
 
     def answer(self, problem: Problem, rng: random.Random, flaws: frozenset[str] = frozenset()) -> str:
-        """An answer with the given flaws: hedge, long, kind, color, place."""
+        """An answer with the given flaws: hedge, long, thing, kind, color, place."""
         t = problem.truth
+        others = [w for category in KINDS for w in CATEGORIES[category] if w != t["thing"]]
+        thing = rng.choice(others) if "thing" in flaws else t["thing"]
         color = rng.choice([c for c in COLORS if c != t["color"]]) if "color" in flaws else t["color"]
         place = rng.choice([p for p in PLACES if p != t["place"]]) if "place" in flaws else t["place"]
         kind = rng.choice([k for k in KINDS.values() if k != t["kind"]]) if "kind" in flaws else t["kind"]
         article = "an" if kind[0] in "aeiou" else "a"
-        first = f"the {t['thing']} is {article} {kind}."
+        first = f"the {thing} is {article} {kind}."
         first = f"{rng.choice(HEDGES)} {first}" if "hedge" in flaws else first[0].upper() + first[1:]
         sentences = [first, f"It is {color} and lives in the {place}."]
         if "long" in flaws:
@@ -69,7 +71,7 @@ class Preference(Family):
 
     def pair(self, problem: Problem, rng: random.Random) -> tuple[Message, Message]:
         """A chosen and a rejected answer to the same prompt; the rejected one has one to three flaws, or says nothing."""
-        flaws = frozenset(rng.sample(("hedge", "long", "kind", "color", "place"), rng.choice((1, 1, 2, 3))))
+        flaws = frozenset(rng.sample(("hedge", "long", "thing", "kind", "color", "place"), rng.choice((1, 1, 2, 3))))
         t = problem.truth
         thinking = f"{t['color']} {t['thing']}, {t['place']}"
         chosen, rejected = self.answer(problem, rng), self.answer(problem, rng, flaws)
