@@ -223,7 +223,7 @@ def test_pairs_chosen_meets_the_hidden_rule_and_rejected_does_not() -> None:
         assert grade(problem, response_to((rejected,))).outcome is Outcome.WRONG
 
 
-@pytest.mark.parametrize("flaw", ["hedge", "long", "kind", "color", "place"])
+@pytest.mark.parametrize("flaw", ["hedge", "long", "thing", "kind", "color", "place"])
 def test_each_flaw_alone_breaks_the_hidden_rule(flaw: str) -> None:
     one = Preference()
     verdicts = []

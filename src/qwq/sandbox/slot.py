@@ -227,7 +227,10 @@ class Slot:
             events = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
             for fd, _ in events:
                 if fd == self._control.fileno():
-                    packet = self._control.recv(64)
+                    try:
+                        packet = self._control.recv(64)
+                    except ConnectionError:  # the slot died with a message of ours unread
+                        packet = b""
                     if len(packet) != EXIT_PACKET.size:
                         raise self._fail("the slot's process died during a run")
                     return killed, packet
@@ -243,7 +246,10 @@ class Slot:
             elif reason:
                 killed = reason
                 deadline = time.monotonic() + KILL_TIMEOUT_S
-                self._control.send(b"K")
+                try:
+                    self._control.send(b"K")
+                except OSError as error:
+                    raise self._fail(f"the slot's process is gone: {error}") from error
 
     def close(self) -> None:
         """End the slot's process and all below it. Safe to call twice."""

@@ -65,7 +65,10 @@ def build(read_only: list[str], links: dict[str, str]) -> None:
         if not os.path.lexists(name):
             os.symlink(target, name)
     os.mkdir(BOX, 0o755)
-    os.symlink(BOX, "/tmp")
+    # An interpreter that is installed below /tmp has made that folder already; temporary files then go to the box
+    # by the standard library's own fallback, the working folder.
+    if not os.path.lexists("/tmp"):
+        os.symlink(BOX, "/tmp")
     kernel.umount("/old")
     os.rmdir("/old")
     kernel.set_mount_attributes("/", kernel.MOUNT_ATTR_RDONLY, recursive=False)
