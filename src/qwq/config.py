@@ -165,7 +165,6 @@ class RlStage(Stage):
     updates: Positive = Field(1, description="optimiser updates a batch; 1 is strictly on-policy")
     kl: float = Field(0.0, ge=0, description="weight of the KL term against the stage's start")
     kl_estimator: Literal["k2", "k3"] = Field("k3", description="estimator (Schulman 2020); k3 unbiased in value, k2 in gradient")
-    importance_cap: float = Field(2.0, gt=1, description="cap of trainer/sampler importance weights (external samplers)")
     drop_zero_signal: bool = Field(True, description="leave out groups with equal rewards where no other term needs them")
     refill: int = Field(0, ge=0, description="rounds of replacing zero-signal groups by new prompts (dynamic sampling)")
     partial_credit: Unit = Field(0.0, description="share of the reward paid for the share of tests or rules passed")
@@ -254,9 +253,7 @@ class Recipe(Section):
                     raise ValueError(f"stages.{name}.{key} is {other!r}, which is not an earlier stage: {nearest(other, names[:i])}")
             if not self.has_data(stage):
                 raise ValueError(f"stages.{name} has no data: give stages.{name}.mix a weight or a path or sources")
-        if isinstance(next(iter(self.stages.values())), PretrainStage) and self.model.path:
-            pass  # continued pretraining
-        elif self.model.preset and not isinstance(next(iter(self.stages.values())), PretrainStage):
+        if self.model.preset and not isinstance(next(iter(self.stages.values())), PretrainStage):
             raise ValueError(f"a preset has fresh weights, so the first stage must be a pretrain stage, not {names[0]!r}")
         return self
 
@@ -295,13 +292,13 @@ def parse_value(text: str) -> Any:
 
 def apply_override(data: dict[str, Any], dotted: str, value: Any) -> None:
     """Set `a.b.c` in nested tables in place."""
-    *path, last = dotted.replace("-", "_").split(".") if "." not in dotted else dotted.split(".")
+    *path, last = dotted.split(".")
     for key in path:
         data = data.setdefault(key, {})
         if not isinstance(data, dict):
             raise ConfigError(f"--{dotted}: {key!r} is a value, not a table")
     last = last.replace("-", "_")
-    if last in ("preset", "path") and "preset" in data | {"preset": 0} and path == ["model"]:
+    if path == ["model"] and last in ("preset", "path"):
         # A model is a preset or a path: naming one on the command line replaces the other.
         data.pop("path" if last == "preset" else "preset", None)
     data[last] = value
