@@ -10,7 +10,8 @@ from qwq.errors import DataError, InfraError, UsageError
 from qwq.sandbox import cgroup
 from qwq.sandbox.jail import seccomp
 from qwq.sandbox.policy import Level
-from qwq.sandbox.pool import RunResult, Sandbox, default_sandbox
+from qwq.sandbox.pool import Sandbox, default_sandbox
+from qwq.sandbox.runner import RunResult
 
 
 def doctor() -> dict[str, Any]:
