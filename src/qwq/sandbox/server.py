@@ -17,6 +17,7 @@ import base64
 import contextlib
 import hmac
 import ipaddress
+import itertools
 import json
 import platform
 import signal
@@ -131,12 +132,11 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-class BatchStream:
+class BatchStream(Response):
     """Runs a batch and sends each result when it is there; ends all that is left of it when the client goes away."""
 
-    background = None  # what FastAPI looks for in a response
-
     def __init__(self, service: Service, batch: Batch):
+        super().__init__()
         self.service = service
         self.items = batch.items
         self.ready: asyncio.Queue[tuple[int, Job] | None] = asyncio.Queue()
@@ -156,7 +156,7 @@ class BatchStream:
         running: set[Job] = set()
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            running |= {self._submit(i) for i, _ in zip(waiting, range(self.service.window), strict=False)}
+            running |= {self._submit(i) for i in itertools.islice(waiting, self.service.window)}
             while left:
                 try:
                     ready = await asyncio.wait_for(self.ready.get(), HEARTBEAT_S)
@@ -174,7 +174,7 @@ class BatchStream:
                 running.discard(job)
                 self.service.release(job)
                 await send({"type": "http.response.body", "body": json.dumps(line).encode() + b"\n", "more_body": True})
-                running |= {self._submit(i) for i, _ in zip(waiting, range(1), strict=False)}
+                running |= {self._submit(i) for i in itertools.islice(waiting, 1)}
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except OSError:
             return  # the connection broke while we wrote
@@ -314,8 +314,8 @@ def create_app(service: Service, api_key: str | None = None) -> FastAPI:
     async def full(request: Request, error: Full) -> Response:
         return _error(429, str(error), {"Retry-After": str(error.retry_after_s)})
 
-    @app.post("/batch", response_model=None)
-    async def batch(request: Request) -> Any:
+    @app.post("/batch")
+    async def batch(request: Request) -> Response:
         asked = await _read(request, BATCH, service.limits.body_bytes)
         if len(asked.items) > service.limits.queue:
             raise _Refused(413, f"{len(asked.items)} items, the queue holds {service.limits.queue}: send fewer")
