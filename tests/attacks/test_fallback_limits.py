@@ -36,8 +36,9 @@ def test_programs_cannot_make_folders(fallback):
     assert error_of(fallback, "import os\nos.mkdir('x')") == "PermissionError"
 
 
-def test_the_number_of_files_is_not_limited(fallback):
-    assert fallback.run("for i in range(2000): open(str(i), 'w').close()\nprint('all')").stdout == b"all\n"
+def test_a_short_run_may_exceed_the_number_of_files(fallback):
+    """Files on disk are counted from outside, some times a second."""
+    assert fallback.run("for i in range(1100): open(str(i), 'w').close()\nprint('all')").stdout in (b"all\n", b"")
 
 
 def test_the_existence_of_host_files_can_be_seen(fallback):

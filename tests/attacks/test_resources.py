@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-import pytest
-
 from qwq.sandbox import RunStatus
 from qwq.types import Outcome
 from qwq.verify.code import verify
@@ -80,33 +78,34 @@ def test_memory_grown_step_by_step_is_refused(jail):
     assert "Memory" in verdict.reason or "memory" in verdict.reason
 
 
-def test_eight_children_of_150_mb(strongest):
-    if os.geteuid() != 0:
-        pytest.skip(
-            "a memory group per slot needs root here: without it only each process is bounded (docs/sandbox.md)"
-        )
+def no_processes(result) -> bool:
+    """Whether the level refused the first fork: then there is nothing to bound."""
+    return result.status is RunStatus.ERROR and b"PermissionError" in result.stderr
+
+
+def test_eight_children_of_150_mb(jail):
     program = (
         "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n"
         "        x = bytes([1]) * (150 << 20)\n        time.sleep(100)\n"
         "time.sleep(1)\nalive = 8\nwhile os.waitpid(-1, os.WNOHANG)[0]: alive -= 1\nprint(alive)"
     )
-    result = strongest.run(program, memory_mb=200, timeout_s=4)
-    assert result.status is RunStatus.MEMORY or int(result.stdout) <= 2
-    assert still_works(strongest)
+    result = jail.run(program, memory_mb=200, timeout_s=4)
+    assert no_processes(result) or result.status is RunStatus.MEMORY or int(result.stdout) <= 2
+    assert still_works(jail)
 
 
-def test_fork_bomb_is_bounded(strongest):
+def test_fork_bomb_is_bounded(jail):
     program = "import os\nn = 0\ntry:\n    while True:\n        if os.fork() == 0:\n            import time; time.sleep(50)\n        n += 1\nexcept OSError: print(n)"
-    result = strongest.run(program, timeout_s=3)
-    assert 0 < int(result.stdout) <= 40
-    assert still_works(strongest)
+    result = jail.run(program, timeout_s=3)
+    assert 0 <= int(result.stdout) <= 40
+    assert still_works(jail)
 
 
-def test_exponential_fork_bomb(strongest):
-    result, seconds = timed(strongest, "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass")
+def test_exponential_fork_bomb(jail):
+    result, seconds = timed(jail, "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass")
     assert result.status in (RunStatus.TIMEOUT, RunStatus.MEMORY)
     assert seconds < 8
-    assert still_works(strongest)
+    assert still_works(jail)
 
 
 def test_thread_bomb_is_bounded(jail):
@@ -134,27 +133,30 @@ def test_endless_writes_to_the_result_channel_are_cut(jail):
     assert seconds < 4
 
 
-def test_daemon_holding_stdout_does_not_delay_the_result(strongest):
+def test_daemon_holding_stdout_does_not_delay_the_result(jail):
     program = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(100)\n    os._exit(0)\nprint('main')"
     started = time.monotonic()
-    result = strongest.run(program)
-    assert (result.status, result.stdout) == (RunStatus.OK, b"main\n")
+    result = jail.run(program)
+    assert no_processes(result) or (result.status, result.stdout) == (RunStatus.OK, b"main\n")
     assert time.monotonic() - started < 2
 
 
-def test_box_filled_by_bytes(strongest):
+def test_box_filled_by_bytes(jail):
     program = "n = 0\ntry:\n    for i in range(100):\n        with open(f'f{i}', 'wb') as f:\n            for _ in range(32): f.write(bytes(1 << 20)); f.flush(); n += 1\nexcept OSError as e: print(n, e.errno)"
-    result = strongest.run(program, timeout_s=4)
-    megabytes, errno = map(int, result.stdout.split())
-    assert megabytes <= 64 and errno == 28
-    assert still_works(strongest)
+    result = jail.run(program, timeout_s=6)
+    if result.status is not RunStatus.OUTPUT_LIMIT:  # a folder on disk is watched from outside
+        megabytes, errno = map(int, result.stdout.split())
+        assert megabytes <= 64 and errno == 28
+    assert still_works(jail)
 
 
-def test_box_filled_by_files(strongest):
-    program = "n = 0\ntry:\n    while n < 50000:\n        open(f'f{n}', 'w').close(); n += 1\nexcept OSError as e: print(n, e.errno)"
-    count, errno = map(int, strongest.run(program).stdout.split())
-    assert count <= 1024 and errno == 28
-    assert still_works(strongest)
+def test_box_filled_by_files(jail):
+    program = "n = 0\ntry:\n    while n < 500000:\n        open(f'f{n}', 'w').close(); n += 1\nexcept OSError as e: print(n, e.errno)"
+    result = jail.run(program)
+    if result.status is not RunStatus.OUTPUT_LIMIT:
+        count, errno = map(int, result.stdout.split())
+        assert count <= 1024 and errno == 28
+    assert still_works(jail)
 
 
 def test_recursion_limit_raised_and_used(jail):

@@ -33,9 +33,9 @@ def judged(box: Sandbox, code: str, tests: dict, **options):
     return verify(code, tests, sandbox=box, timeout_s=options.pop("timeout_s", 3.0), **options)
 
 
-def assert_refused(box: Sandbox, code: str, *kinds: dict) -> None:
+def assert_refused(box: Sandbox, code: str, *kinds: dict, **options) -> None:
     for tests in kinds or (CALLS, ASSERTS, NEAR):
-        verdict = judged(box, code, tests)
+        verdict = judged(box, code, tests, **options)
         assert verdict.outcome is Outcome.WRONG, verdict
         assert verdict.passed == 0
         assert not verdict.forgeable
@@ -217,9 +217,9 @@ def test_all_descriptors_closed(jail):
     assert_refused(jail, "import os\nos.closerange(0, 256)\ndef f(n): return 1000 + 37 * n", CALLS)
 
 
-def test_fork_with_the_parent_returning(strongest):
+def test_fork_with_the_parent_returning(jail):
     code = "import os, time\ndef f(n):\n    if os.fork() == 0:\n        time.sleep(0.1)\n        return 1000 + 37 * n\n    return 0"
-    assert_refused(strongest, code, CALLS)
+    assert_refused(jail, code, CALLS)
 
 
 def test_truth_is_taken_but_not_of_a_broken_bool(jail):
@@ -297,3 +297,43 @@ def test_raw_json_that_would_hurt_the_grader(strongest):
     ):
         code = f"import os\nos.write(3, {text!r}.encode() + b'\\n')\ndef f(n): return 0"
         assert_refused(strongest, code, CALLS)
+
+
+def test_a_message_of_lone_surrogates_does_not_hurt_the_grader(strongest):
+    code = "def f(n):\n    raise ValueError('\\ud800\\x1b[2J\\x00')"
+    verdict = judged(strongest, code, CALLS)
+    assert verdict.outcome is Outcome.WRONG and "raised ValueError" in verdict.reason
+    assert verdict.reason.encode() and "\x1b" not in verdict.reason and "\x00" not in verdict.reason
+    forged = "import os\nos.write(3, b'{\"i\": 0, \"v\": [[\"o\", \"\\\\ud800\"]]}\\n')\ndef f(n): return 0"
+    assert judged(strongest, forged, CALLS).reason.encode()
+
+
+def test_huge_numbers_under_a_tolerance_cost_no_time(strongest):
+    for value in ("1 << 4000000", "-(1 << 100000)", "10 ** 400", "1e308 * 10", "float('nan')"):
+        for expected in (1, 1.5):
+            tests = {"kind": "call", "entry_point": "f", "cases": [{"args": [], "expected": expected}]}
+            started = time.monotonic()
+            assert_refused(strongest, f"def f(): return {value}", tests, tolerance=1e-6)
+            assert time.monotonic() - started < 2
+
+
+def test_a_flood_of_lines_costs_the_grader_no_memory(strongest):
+    import tracemalloc
+
+    from qwq.sandbox.policy import RunStatus as Status
+    from qwq.sandbox.runner import parse_records
+
+    flood = b"\n" * (31 << 20)
+    tracemalloc.start()
+    cases, _ = parse_records(flood, 3, Status.OK)
+    assert tracemalloc.get_traced_memory()[1] < 80 << 20
+    tracemalloc.stop()
+    assert all(case.fault for case in cases)
+    wide, _ = parse_records(b'{"i": 0, "v": [' + b"0," * (12 << 20) + b"0]}", 1, Status.OK)
+    assert wide[0].fault
+
+
+def test_the_prelude_of_published_tests_does_not_help(strongest):
+    tests = {**CALLS, "compare": "livecodebench"}
+    assert_refused(strongest, f"{LIARS}\ndef f(n): return Any()", tests)
+    assert_refused(strongest, "import sys\nsys.modules['builtins'].tuple = list\ndef f(n): return ()", tests)

@@ -65,7 +65,11 @@ def remote(server):
 
 
 def line(number: int, right: bool = True, before: str = "") -> dict:
-    tests = {"kind": "call", "entry_point": "f", "cases": [{"args": [number], "expected": number + (1 if right else 2)}]}
+    tests = {
+        "kind": "call",
+        "entry_point": "f",
+        "cases": [{"args": [number], "expected": number + (1 if right else 2)}],
+    }
     return {"code": f"{before}\ndef f(x): return x + 1", "tests": tests}
 
 

@@ -15,7 +15,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from qwq.errors import UsageError, nearest
+from qwq.errors import UsageError
 
 PROGRAM = "program"  # the name of what a compiler builds
 CACHE_BYTES = 256 << 20
@@ -58,7 +58,7 @@ def canonical(name: str) -> str:
     """The project's name of a language. Raises UsageError for one that is not known."""
     known = _ALIASES.get(name, name)
     if known not in LANGUAGES:
-        raise UsageError(f"language {name!r} is not supported: {nearest(name, [*LANGUAGES, *_ALIASES])}")
+        raise UsageError(f"language {name!r} is not supported: supported are {', '.join(LANGUAGES)}")
     return known
 
 

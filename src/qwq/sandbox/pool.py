@@ -59,10 +59,12 @@ class Sandbox(Runner):
         level: Level | str | None = None,
         unsafe: bool = False,
         tools: bool = False,
+        cgroups: bool = True,
     ):
         self.slots = slots or os.cpu_count() or 1
         self.unsafe = unsafe
         self.tools = tools  # whether these slots show compilers: set for the inner pool of other languages
+        self.cgroups = cgroups  # False: watch memory from outside even where a group could bound it
         self._wanted = Level(level) if level else None
         self._level: Level | None = None
         self.reason = ""
@@ -119,7 +121,7 @@ class Sandbox(Runner):
         own_uid = (
             _own_uid(index) if level is Level.NAMESPACES or readable_by_all(interpreter_files().read_only) else None
         )
-        return Slot(level, own_uid, f"qwq-{os.getpid()}-{id(self):x}-{index}", tools=self.tools)
+        return Slot(level, own_uid, f"qwq-{os.getpid()}-{id(self):x}-{index}", tools=self.tools, cgroups=self.cgroups)
 
     def _find_level(self, index: int) -> Slot:
         """Start the first slot at the strongest level that works; called with the lock held."""
@@ -204,7 +206,7 @@ class Sandbox(Runner):
             if self._closed:
                 raise InfraError("the sandbox is closed")
             if self._tool_pool is None:
-                self._tool_pool = Sandbox(self.slots, level=self._level, tools=True)
+                self._tool_pool = Sandbox(self.slots, level=self._level, tools=True, cgroups=self.cgroups)
             return self._tool_pool
 
     def _execute_source(

@@ -27,6 +27,7 @@ class _Strict(BaseModel):
 class ScriptRequest(_Strict):
     kind: Literal["script"]
     program: str
+    prelude: str = ""
     files: dict[FileName, Base64] = {}
     fetch: list[FileName] = []
 

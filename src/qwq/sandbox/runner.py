@@ -2,7 +2,7 @@
 
 A runner implements one method, `_execute`: a request, its standard input and its limits give an `Execution`. Requests:
 
-    {"kind": "script", "program", "files", "fetch"}           a Python program
+    {"kind": "script", "program", "prelude", "files", "fetch"}    a Python program
     {"kind": "source", "language", "program", "files", "fetch", "compile_timeout_s"}    a program in another language
     {"kind": "call", "sources", "entry_point", "cases"}       function calls, arguments as nodes of `jail/codec.py`
     {"kind": "items", "sources", "items"}                     expressions and statements
@@ -107,6 +107,7 @@ class Runner:
         *,
         stdin: bytes = b"",
         language: str = "python",
+        prelude: str = "",
         files: Mapping[str, bytes] | None = None,
         fetch: Sequence[str] = (),
         timeout_s: float = 5.0,
@@ -114,7 +115,10 @@ class Runner:
         output_limit_bytes: int = 1 << 20,
         compile_timeout_s: float = COMPILE_TIMEOUT_S,
     ) -> RunResult:
-        """Run a whole program as `python program.py < stdin`, or compile and run it in another language."""
+        """Run a whole program as `python program.py < stdin`, or compile and run it in another language.
+
+        `prelude` is Python that runs before a Python program in its namespace.
+        """
         limits = Limits(timeout_s, memory_mb, output_limit_bytes)
         language = canonical(language)
         request: dict[str, Any] = {"kind": "script", "program": program}
@@ -122,6 +126,8 @@ class Runner:
             compiler_limits = Limits(compile_timeout_s)
             request = {"kind": "source", "language": language, "program": program}
             request["compile_timeout_s"] = compiler_limits.timeout_s
+        elif prelude:
+            request["prelude"] = prelude
         if files or fetch:
             request["files"] = {name: base64.b64encode(data).decode() for name, data in (files or {}).items()}
             request["fetch"] = list(fetch)
@@ -133,6 +139,7 @@ class Runner:
         entry_point: str,
         cases: Sequence[Mapping[str, Any]],
         *,
+        prelude: str = "",
         timeout_s: float = 5.0,
         memory_mb: int = 512,
         output_limit_bytes: int = 1 << 20,
@@ -144,7 +151,12 @@ class Runner:
         encoded = [
             {"args": _encode(list(c.get("args") or [])), "kwargs": _encode(dict(c.get("kwargs") or {}))} for c in cases
         ]
-        request = {"kind": "call", "sources": [program], "entry_point": entry_point, "cases": encoded}
+        request = {
+            "kind": "call",
+            "sources": [*filter(None, [prelude]), program],
+            "entry_point": entry_point,
+            "cases": encoded,
+        }
         return self._functions(request, len(cases), Limits(timeout_s, memory_mb, output_limit_bytes))
 
     def evaluate(

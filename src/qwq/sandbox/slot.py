@@ -135,7 +135,7 @@ class _Pipes:
 class Slot:
     """One jail, used by one thread at a time. Raises InfraError where the machinery fails; it is dead after that."""
 
-    def __init__(self, level: Level, own_uid: int | None, name: str, *, tools: bool = False):
+    def __init__(self, level: Level, own_uid: int | None, name: str, *, tools: bool = False, cgroups: bool = True):
         self.level = level
         self.own_uid = own_uid
         self.name = name
@@ -162,7 +162,7 @@ class Slot:
             start_new_session=True,
         )
         child_end.close()
-        self.group = cgroup.create(name, self._process.pid)
+        self.group = cgroup.create(name, self._process.pid) if cgroups else None
         self._start()
 
     def _start(self) -> None:
@@ -267,7 +267,8 @@ class Slot:
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
         poller.register(self._wake, select.POLLIN)
-        guard = watchdog.Watchdog(self._process.pid, self._scratch, limits) if self.group is None else None
+        watched = self._process.pid if self.group is None else None
+        guard = watchdog.Watchdog(watched, self._scratch, limits) if watched or self._scratch else None
         for fd in pipes.read_ends:
             poller.register(fd, select.POLLIN)
         killed: RunStatus | None = None

@@ -16,9 +16,10 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Watchdog:
-    """Watches the processes below `pid` and the files in `scratch` (None where the box is a tmpfs) for one run."""
+    """Watches the processes below `pid` (None where a group bounds them) and the files in `scratch` (None where the box
+    is a tmpfs) for one run."""
 
-    def __init__(self, pid: int, scratch: str | None, limits: Limits):
+    def __init__(self, pid: int | None, scratch: str | None, limits: Limits):
         self.period_s = PERIOD_S
         self._pid = pid
         self._scratch = scratch
@@ -30,6 +31,8 @@ class Watchdog:
         """Why the run should be killed now, or None."""
         if self._scratch is not None and self._too_much_on_disk(self._scratch):
             return RunStatus.OUTPUT_LIMIT
+        if self._pid is None:
+            return None
         return RunStatus.MEMORY if sum(map(memory_of, descendants(self._pid))) > self._memory_bytes else None
 
     def _too_much_on_disk(self, folder: str) -> bool:

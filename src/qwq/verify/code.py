@@ -6,6 +6,7 @@ Tests are one of
     {"kind": "stdio", "cases": [{"input", "output"}]}                          one process a case
     {"kind": "call", "entry_point", "cases": [{"args", "kwargs", "expected"}]}  all cases in one process
     {"kind": "asserts", "setup", "asserts": ["assert ..."]}                     all cases in one process
+    {"kind": "livecodebench", ...}                   a row of LiveCodeBench (`livecodebench.py`), as stdio or call tests
 `timeout_s` is wall time for one process. Covered: a program cannot learn what is expected, and cannot pass by lying
 objects, by patching what compares, or by ending early. Not covered: a test that cannot be split (see `asserts.py`)
 runs beside the program; its verdict is marked forgeable.
@@ -29,13 +30,14 @@ from qwq.errors import DataError, InfraError, UsageError, nearest
 from qwq.sandbox import CallResult, CaseResult, Item, Runner, RunResult, RunStatus, default_sandbox
 from qwq.sandbox.languages import canonical
 from qwq.types import Outcome, Response, Verdict
+from qwq.verify import livecodebench
 from qwq.verify.asserts import Setup, SplitAssert, judge_plain, split_all
 from qwq.verify.code_values import equal, output_difference, short
 
 VERIFIER = "code"
 KINDS = {
-    "stdio": ({"kind", "cases"}, set()),
-    "call": ({"kind", "entry_point", "cases"}, set()),
+    "stdio": ({"kind", "cases"}, {"compare"}),
+    "call": ({"kind", "entry_point", "cases"}, {"compare"}),
     "asserts": ({"kind", "asserts"}, {"setup"}),
 }
 _CASE_KEYS = {"stdio": ({"input", "output"}, set()), "call": ({"expected"}, {"args", "kwargs"})}
@@ -108,9 +110,10 @@ def _check_case(kind: str, index: int, case: Any) -> None:
 
 def check_tests(tests: Any) -> int:
     """The number of cases. Raises UsageError where `tests` has not one of the three forms, or no case at all."""
+    tests = livecodebench.expand(tests)
     if not isinstance(tests, Mapping) or tests.get("kind") not in KINDS:
         kind = tests.get("kind") if isinstance(tests, Mapping) else tests
-        raise UsageError(f"tests.kind is {short(kind)}: it must be one of {', '.join(KINDS)}")
+        raise UsageError(f"tests.kind is {short(kind)}: it must be one of {', '.join([*KINDS, livecodebench.KIND])}")
     kind = tests["kind"]
     _check_keys("tests", tests, *KINDS[kind])
     name = "asserts" if kind == "asserts" else "cases"
@@ -123,6 +126,8 @@ def check_tests(tests: Any) -> int:
     else:
         for index, case in enumerate(cases):
             _check_case(kind, index, case)
+    if tests.get("compare", livecodebench.KIND) != livecodebench.KIND:
+        raise UsageError(f"tests.compare is {short(tests['compare'])}: leave it out, or give {livecodebench.KIND!r}")
     if kind == "call" and not isinstance(tests["entry_point"], str):
         raise UsageError("tests.entry_point must be the name of a function")
     return len(cases)
@@ -146,12 +151,15 @@ def _failure(case: CaseResult, status: RunStatus) -> tuple[Outcome, str] | None:
 
 
 def _stdio(job: _Job, tests: Mapping[str, Any], tally: _Tally) -> None:
+    published = "compare" in tests
+    prelude = livecodebench.PRELUDE if published and job.language == "python" else ""
+    matches = livecodebench.line_matches if published else None
     for index, case in enumerate(tests["cases"]):
         stdin = case["input"].encode("utf-8", errors="surrogateescape")
-        result = job.sandbox.run(job.code, stdin=stdin, language=job.language, **job.limits)
+        result = job.sandbox.run(job.code, stdin=stdin, language=job.language, prelude=prelude, **job.limits)
         tally.saw(result)
         if result.status is RunStatus.OK:
-            difference = output_difference(result.stdout, case["output"], job.tolerance)
+            difference = output_difference(result.stdout, case["output"], job.tolerance, matches)
             tally.add(index, Outcome.WRONG if difference else Outcome.CORRECT, difference or "")
             continue
         if result.status is RunStatus.COMPILE_ERROR:
@@ -177,16 +185,23 @@ def _first_error(stderr: bytes) -> str:
 
 
 def _calls(job: _Job, tests: Mapping[str, Any], tally: _Tally) -> None:
-    result = job.sandbox.call(job.code, tests["entry_point"], tests["cases"], **job.limits)
+    published = "compare" in tests
+    prelude = livecodebench.PRELUDE if published else ""
+    result = job.sandbox.call(job.code, tests["entry_point"], tests["cases"], prelude=prelude, **job.limits)
     tally.saw(result)
     for index, (case, test) in enumerate(zip(result.cases, tests["cases"], strict=True)):
         failure = _failure(case, result.status)
         if failure is not None:
             tally.add(index, *failure)
-        elif equal(case.value, test["expected"], job.tolerance):
+        elif equal(_listed(case.value) if published else case.value, test["expected"], job.tolerance):
             tally.add(index, Outcome.CORRECT)
         else:
             tally.add(index, Outcome.WRONG, f"returned {short(case.value)}, expected {short(test['expected'])}")
+
+
+def _listed(value: Any) -> Any:
+    """LiveCodeBench takes a returned tuple for a list."""
+    return list(value) if type(value) is tuple else value
 
 
 # -- asserts
@@ -348,6 +363,7 @@ def verify(
     Raises UsageError for tests of another form, DataError where the tests' own setup fails.
     """
     language = canonical(language)
+    tests = livecodebench.expand(tests)
     total = check_tests(tests)
     if language != "python" and tests["kind"] != "stdio":
         raise UsageError(f"{tests['kind']} tests are for Python programs: give stdio tests for language {language!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -93,12 +94,14 @@ def lines_of(text: str) -> list[str]:
     return lines
 
 
-def output_difference(got: bytes, expected: str, tolerance: float | None = None) -> str | None:
-    """None where the output is right, else the first difference in words."""
+def output_difference(
+    got: bytes, expected: str, tolerance: float | None = None, line_matches: Callable[[str, str], bool] | None = None
+) -> str | None:
+    """None where the output is right, else the first difference in words. `line_matches` accepts more than equality."""
     got_lines = lines_of(got.decode("utf-8", errors="surrogateescape"))
     expected_lines = lines_of(expected)
     for number, (left, right) in enumerate(zip(got_lines, expected_lines, strict=False), 1):
-        if left == right:
+        if left == right or (line_matches is not None and line_matches(left, right)):
             continue
         tokens = left.split(), right.split()
         if tolerance is None or len(tokens[0]) != len(tokens[1]):

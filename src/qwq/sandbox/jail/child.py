@@ -165,6 +165,8 @@ def _script(request: dict[str, Any]) -> int:
     sys.argv = [PROGRAM_NAME]
     code = 0
     try:
+        if request.get("prelude"):
+            exec(compile(request["prelude"], "prelude", "exec"), module.__dict__)
         exec(compile(request["program"], PROGRAM_NAME, "exec"), module.__dict__)
     except SystemExit as error:
         code = _exit_code(error)
