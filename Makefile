@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint small cli-docs constraints clean
+.PHONY: install demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean
 
 install: $(STAMP)
 
@@ -19,11 +19,19 @@ demo: $(STAMP)
 	$(BIN)/qwq train recipes/tiny.toml
 
 test: $(STAMP)
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/python -m pytest --cov=qwq --cov-report=term
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff check src tests benchmarks
+
+# 10,000 runs with a tenth of them hostile, and a server killed with 500 runs in flight; half an hour on two cores.
+soak-sandbox: $(STAMP)
+	QWQ_SOAK_RUNS=10000 QWQ_RESTART_RUNS=500 $(BIN)/python -m pytest -s tests/e2e/test_sandbox_soak.py \
+		tests/e2e/test_sandbox_server.py -k "left_over or in_flight"
+
+bench-sandbox: $(STAMP)
+	$(BIN)/python benchmarks/sandbox.py
 
 small: $(STAMP)
 	$(BIN)/qwq train recipes/small.toml
