@@ -232,6 +232,17 @@ def test_an_address_that_others_reach_needs_a_key():
     assert done.returncode == 2 and "--api-key" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_the_command_line_grades_on_a_server(server, tmp_path):
+    file = tmp_path / "lines.jsonl"
+    file.write_text("".join(json.dumps(line(n, right=n == 0)) + "\n" for n in range(2)))
+    command = [*SERVE[:3], "verify", "code", str(file), "--server", server.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    found = [json.loads(text) for text in done.stdout.splitlines()]
+    assert [(f["index"], f["outcome"]) for f in found] == [(0, "correct"), (1, "wrong")]
+    refused = subprocess.run([*command, "--unsafe"], capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2 and "qwq sandbox serve" in refused.stderr
+
+
 def test_no_server_is_an_infrastructure_error():
     tests = {"kind": "stdio", "cases": [{"input": "", "output": "1"}]}
     with RemoteSandbox("http://127.0.0.1:9", patience_s=0.3) as box:

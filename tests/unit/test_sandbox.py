@@ -228,3 +228,47 @@ def test_run_file(tmp_path):
     assert run_file(program, data).stdout == b"42\n"
     with pytest.raises(DataError, match="no file"):
         run_file(tmp_path / "absent.py")
+
+
+def test_every_unsafe_result_is_marked(box):
+    from qwq.verify.code import clear_cache, verify
+
+    tests = {"kind": "call", "entry_point": "f", "cases": [{"args": [], "expected": 1}]}
+    clear_cache()
+    with Sandbox(slots=1, level=Level.RLIMITS, unsafe=True) as open_box:
+        assert open_box.run("print(1)").unsafe and open_box.call("def f(): return 1", "f", [{}]).unsafe
+        verdict = verify("def f(): return 1", tests, sandbox=open_box)
+        assert verdict.unsafe and verdict.to_dict()["unsafe"] is True
+    clear_cache()
+    assert not box.run("print(1)").unsafe
+    assert "unsafe" not in verify("def f(): return 1", tests, sandbox=box).to_dict()
+
+
+def test_files_go_in_and_come_out(box):
+    program = "import os\nopen('out', 'wb').write(open('a/in', 'rb').read()[::-1])\nos.symlink('/etc/passwd', 'link')\nos._exit(7)"
+    result = box.run(program, files={"a/in": bytes(range(256))}, fetch=["out", "absent", "link", "a"])
+    assert (result.exit_code, result.files) == (7, {"out": bytes(range(255, -1, -1))})
+    outside = box.run("print(1)", files={"../x": b""})
+    assert outside.status is RunStatus.ERROR and b"outside the working folder" in outside.stderr
+
+
+def test_a_run_is_given_up_from_another_thread(box):
+    from qwq.sandbox import Cancel, Cancelled
+
+    cancel = Cancel()
+    threading.Timer(0.3, cancel.set).start()
+    with pytest.raises(Cancelled):
+        box.cancellable(cancel).run("while True: pass", timeout_s=20)
+    with pytest.raises(Cancelled):
+        box.cancellable(cancel).run("print(1)")
+    assert box.run("print('well')").stdout == b"well\n"
+
+
+def test_the_watchdog_bounds_a_tree_of_processes_without_a_group():
+    with Sandbox(slots=1, cgroups=False) as alone:
+        if alone.level is not Level.NAMESPACES:
+            pytest.skip("one process a run at this level")
+        program = "import os, time\nfor _ in range(6):\n    if os.fork() == 0:\n        x = bytes([1]) * (100 << 20)\n        time.sleep(50)\ntime.sleep(50)"
+        assert alone.run(program, memory_mb=128, timeout_s=10).status is RunStatus.MEMORY
+        quiet = "import os, time\nfor _ in range(6):\n    if os.fork() == 0: time.sleep(0.3); os._exit(0)\ntime.sleep(0.4)\nprint(1)"
+        assert alone.run(quiet, memory_mb=128).stdout == b"1\n"

@@ -7,13 +7,17 @@ program, and what it built is only ever run in the jail again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import shutil
+import subprocess
+import tempfile
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 
 from qwq.errors import UsageError
 
@@ -83,6 +87,36 @@ def available() -> dict[str, str]:
 
 
 @functools.cache
+def precompiled_headers() -> str | None:
+    """A folder with bits/stdc++.h precompiled, made once a machine; None where that is not possible.
+
+    The compiler's input here is its own header, so this runs outside the jail. It turns a second of compiling into a
+    quarter (about 100 MB on disk); the folder is shown read-only in the jail and searched first.
+    """
+    try:
+        language, tool = installed("cpp")
+        options = [part for part in language.build if part.startswith(("-O", "-std"))]
+        stat = os.stat(tool)
+        key = hashlib.sha256(repr((tool, stat.st_size, stat.st_mtime_ns, options)).encode()).hexdigest()[:16]
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwq" / f"cpp-{key}"
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+                made = Path(work) / "made"
+                (made / "bits").mkdir(parents=True)
+                (made / "bits/stdc++.h").write_text("#include_next <bits/stdc++.h>\n")
+                command = [tool, *options, "-x", "c++-header", "bits/stdc++.h", "-o", "bits/stdc++.h.gch"]
+                subprocess.run(command, cwd=made, check=True, capture_output=True, timeout=120)
+                for path in (made, made / "bits"):
+                    path.chmod(0o755)
+                with contextlib.suppress(OSError):  # another process was first
+                    made.rename(folder)
+        return str(folder) if folder.is_dir() else None
+    except (UsageError, OSError, RuntimeError, subprocess.SubprocessError):
+        return None  # slower, and nothing else
+
+
+@functools.cache
 def tool_files() -> tuple[list[str], dict[str, str]]:
     """What a tools slot sees beyond a Python slot: paths to show read-only, and links to remake."""
     read_only = [
@@ -95,6 +129,9 @@ def tool_files() -> tuple[list[str], dict[str, str]]:
         links["/bin"] = os.readlink("/bin")
     elif os.path.isdir("/bin"):
         read_only.append("/bin")
+    headers = precompiled_headers()
+    if headers is not None:
+        read_only.append(headers)
     for path in available().values():
         if os.path.isabs(path) and not any(path.startswith(folder + "/") for folder in read_only):
             read_only.append(path)
@@ -102,7 +139,9 @@ def tool_files() -> tuple[list[str], dict[str, str]]:
 
 
 def build_command(language: Language, tool: str) -> list[str]:
-    return [part.format(tool=tool) for part in language.build]
+    command = [part.format(tool=tool) for part in language.build]
+    headers = precompiled_headers() if language.name == "cpp" else None
+    return command if headers is None else [command[0], f"-I{headers}", *command[1:]]
 
 
 def start_command(language: Language, tool: str, memory_mb: int) -> list[str]:

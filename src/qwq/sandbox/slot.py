@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import socket
@@ -39,6 +40,7 @@ START_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 20.0
 STARTED = b"R\n"  # written by the child just before the program is loaded
 _CHUNK = 1 << 16
+_SCRATCH = re.compile(r"qwq-(\d+)-[0-9a-f]+-\d+-")
 
 
 class Cancelled(InfraError):
@@ -83,6 +85,15 @@ def _sealed_memory(name: str, data: bytes) -> int:
     seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
+
+
+def _remove_stale_scratch() -> None:
+    """Working folders of a process of ours that was killed."""
+    for entry in os.scandir(tempfile.gettempdir()):
+        match = _SCRATCH.match(entry.name)
+        if match and entry.is_dir(follow_symlinks=False) and not os.path.exists(f"/proc/{match[1]}"):
+            if os.geteuid() in (0, entry.stat(follow_symlinks=False).st_uid):
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 class _Pipes:
@@ -146,6 +157,7 @@ class Slot:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._scratch: str | None = None
         if level is not Level.NAMESPACES:
+            _remove_stale_scratch()
             self._scratch = tempfile.mkdtemp(prefix=f"{name}-")
             if own_uid is not None:
                 os.chown(self._scratch, own_uid, own_uid)

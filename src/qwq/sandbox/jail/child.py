@@ -101,7 +101,7 @@ def _read_files(names: list[str]) -> dict[str, str]:
     for name in names:
         try:
             with open(name, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-                data = file.read(left + 1)
+                data = file.read(left + 1) or b""  # None: a pipe without data
         except OSError:
             continue
         left -= len(data)
