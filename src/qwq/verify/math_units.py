@@ -52,7 +52,7 @@ _NEVER = frozenset(
 )
 
 _BEHIND = re.compile(
-    r"(?P<core>.*?[\d})!\]])\s*"
+    r"(?P<core>.*?(?:[\d})!\]]|\\pi\s*(?=\\)))\s*"
     r"(?:\\(?:text|mathrm|operatorname)\s*\{\s*(?P<tex>[^{}\\]*?)\s*\}|(?P<ascii>[A-Za-z][A-Za-z/ .-]*))"
     r"\s*(?:\^\s*\{?\s*(?P<power>-?[1-4])\s*\}?)?\s*\.?\Z",
     re.DOTALL,
@@ -76,8 +76,10 @@ def split(text: str) -> tuple[str, str]:
     tex, ascii_words = match["tex"], match["ascii"]
     words = re.findall(r"[A-Za-z/]+", tex if tex is not None else ascii_words)
     if not words:
-        return (match["core"], "") if tex is not None and not tex.strip() else (text, "")
+        return (match["core"], "") if tex is not None and not tex.strip(" .,;") else (text, "")
     lowered = [w.lower() for w in words]
+    if tex is not None and (lowered == ["in"] or (lowered[0] == "of" and len(words) > 1)):
+        return match["core"].strip(), "in" if lowered == ["in"] else ""  # inches; "of the cake" says what is counted
     if any(w in _NEVER for w in lowered):
         return text, ""
     if tex is None and not _plausible(words, lowered, match["core"]):
