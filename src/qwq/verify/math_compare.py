@@ -46,7 +46,7 @@ _CHOICE = re.compile(
     r"\s*(?:\\(?:text|mathrm)\s*\{\s*)?(?:\(\s*([A-Z])\s*\)|([A-Z])\s*[.:)])\s*\}?[\s.:]*(?:\\ )?\s*(?P<rest>\S.*)",
     re.DOTALL,
 )
-_OPTION = re.compile(r"(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*:?\s*(?=\(?[A-Z]\b)", re.IGNORECASE)
+_OPTION = re.compile(r"\A(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*:?\s*(?=\(?[A-Z]\b)", re.IGNORECASE)
 _SEVERAL = re.compile(r"(?:\\text\s*\{)?([A-H]{2,8})\}?")
 _LISTED = re.compile(r"\(?([A-H])\)?(?:\s*(?:,|;|and|\\text\s*\{\s*and\s*\}|&|\s)\s*(?:and\s+)?\(?[A-H]\)?){1,7}")
 _RADIX = re.compile(r"([+-]?[0-9A-Fa-f]+)\s*_\s*\{?\s*(?:\\text\s*\{)?\s*(\d{1,2})\s*\}{0,2}")
@@ -97,7 +97,7 @@ def _same_choice(gold: str, answer: str) -> bool | None:
         letters = several[1]
         if list(letters) == sorted(set(letters)):
             return sorted(re.findall(r"[A-H]", listed[0])) == list(letters)
-    answer = _OPTION.sub("", answer, count=1)
+    answer = _OPTION.sub("", answer)
     letter, other = _LETTER.fullmatch(gold), _LETTER.fullmatch(answer)
     if letter and letter[1] in "ABCDEFGH" and re.fullmatch(r"\(?[a-h]\)?", answer):
         return letter[1].lower() == answer.strip("()")

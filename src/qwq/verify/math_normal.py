@@ -26,8 +26,8 @@ _STYLES = re.compile(r"\\(?:phantom|displaystyle|textstyle|limits|nolimits|bolds
 _SPACES = re.compile(
     r"\\q?quad|\\(?:enspace|hfill|thinspace)(?![A-Za-z])|\\hspace\*?\{[^{}]*\}|~|(?<!\\)\\[;:> \n]|\s+"
 )
-_RECURRING_DOTS = re.compile(r"(\d*\.\d*?)\\dot\s*\{?\s*(\d)\s*\}?(?:(\d*)\\dot\s*\{?\s*(\d)\s*\}?)?(?!\d)")
-_GOES_ON = re.compile(r"([+-]?\d*\.\d*?)(\d{1,6})\2{2,}\d{0,5}\s*(?:\\ldots|\.\.\.)")
+_RECURRING_DOTS = re.compile(r"(?<!\d)(\d{0,20}\.\d{0,30}?)\\dot\s*\{?\s*(\d)\s*\}?(?:(\d{0,30})\\dot\s*\{?\s*(\d)\s*\}?)?(?!\d)")
+_GOES_ON = re.compile(r"([+-]?\d{0,20}\.\d{0,9}?)(\d{1,6})\2{2,60}\d{0,5}\s*(?:\\ldots|\.\.\.)")
 _CHOOSE = re.compile(r"(?<![A-Za-z\\}])C\s*_\s*(?:\{(\w+)\}|(\w))\s*\^\s*(?:\{(\w+)\}|(\w))")
 _MODULUS = re.compile(r"\\?\(\s*(?:\\bmod|\\mod|mod)\s*(\w+)\s*\)|\\pmod\s*\{?\s*(\w+)\s*\}?")
 _ABOUT = re.compile(r"\A(?:\\text\s*\{\s*(?:approximately|about|roughly)\s*\}|(?:approximately|about|roughly)\s)\s*")
