@@ -128,7 +128,7 @@ def test_labelled_cases_with_their_sources() -> None:
 
 
 def test_handwritten_cases() -> None:
-    """Near misses and markup for every rule, labelled by hand before the verifier saw them."""
+    """Near misses and markup for every rule, labelled by hand."""
     for line in SAMPLE.with_name("math_verdicts_handwritten.jsonl").read_text(encoding="utf-8").splitlines():
         case = json.loads(line)
         verdict = math.verify(case["pred"], case["gold"], form=case["form"])

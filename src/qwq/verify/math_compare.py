@@ -57,6 +57,8 @@ _QUALIFIER = re.compile(
 _CONSTANT = re.compile(r"\+\s*([CcKk])\s*\Z")
 _FUNCTION = re.compile(r"[A-Za-z]\s*\(\s*([a-z])\s*\)\s*=")
 _HALF_OF_DAY = re.compile(r"(?<=\d)\s*(?:\\text\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?\s*\Z", re.IGNORECASE)
+_FOR_ALL = re.compile(r",?\s*\\text\s*\{\s*,?\s*for\s+(?:all|any|every|each)\b(?P<what>.{0,60})\Z")
+_PARAMETER = re.compile(r"(?<![A-Za-z\\])[knm](?![A-Za-z])|(?<=\\pi)\s*[knm]\b")
 _WORD = re.compile(r"[A-Z]?[a-z]{2,}")
 _JOINING = re.compile(r"\band\b")
 _NUMERALS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
@@ -66,11 +68,13 @@ _DECIMAL_COMMA = re.compile(r"[+-]?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))\Z")
 
 def compare(gold: str, answer: str) -> Decision:
     """Decide a cleaned pair of answers."""
-    if "".join(gold.split()) == "".join(answer.split()):
+    if _as_text(gold) == _as_text(answer):
         return Decision(True, "the same text")
     choice = _same_choice(gold, answer)
     if choice is not None:
         return Decision(choice, "choice letters")
+    if (labelled := _CHOICE.fullmatch(gold)) and not _CHOICE.fullmatch(answer):
+        return compare(labelled["rest"], answer)  # the text of the right choice, without its letter
     if (left := _RADIX.fullmatch(gold)) and (right := _RADIX.fullmatch(answer)):
         return Decision(_same_radix(left, right), "numbers with their bases")
     gold, answer = _same_names(*_without_qualifier(gold, answer))
@@ -89,6 +93,13 @@ def compare(gold: str, answer: str) -> Decision:
         equal,
         f"{'' if equal else 'not '}equal as {kinds}" if equal is not None else f"no rule for {kinds}",
     )
+
+
+def _as_text(text: str) -> str:
+    r"""Without spaces, and without a `\text{...}` around it all."""
+    if match := re.fullmatch(r"\\text\s*\{([^{}]*)\}", text):
+        text = match[1]
+    return "".join(text.split())
 
 
 def _same_choice(gold: str, answer: str) -> bool | None:
@@ -121,6 +132,8 @@ def _same_radix(gold: re.Match[str], answer: re.Match[str]) -> bool:
 def _without_qualifier(gold: str, answer: str) -> tuple[str, str]:
     r"""Without `, k \in \mathbb{Z}` behind a family of values, where the other side leaves it out or says the same."""
     g, a = _QUALIFIER.search(gold), _QUALIFIER.search(answer)
+    if not g and not a:
+        g, a = _FOR_ALL.search(gold), _FOR_ALL.search(answer)
     if g and a and "".join(g["what"].split()) != "".join(a["what"].split()):
         return gold, answer
     return (gold[: g.start()] or gold) if g else gold, (answer[: a.start()] or answer) if a else answer
@@ -133,6 +146,10 @@ def _same_names(gold: str, answer: str) -> tuple[str, str]:
     g, a = _FUNCTION.match(gold), _FUNCTION.match(answer)
     if g and a and g[1] != a[1] and not re.search(rf"(?<![A-Za-z\\\\]){g[1]}(?![A-Za-z])", answer):
         answer = re.sub(rf"(?<![A-Za-z\\\\]){a[1]}(?![A-Za-z])", g[1], answer)
+    if "\\pi" in gold and "\\pi" in answer:  # the integer of a family of angles has no name of its own
+        names, others = set(_PARAMETER.findall(gold)), set(_PARAMETER.findall(answer))
+        if len(names) == len(others) == 1 and names != others:
+            answer = _PARAMETER.sub(f" {names.pop().strip()}", answer)
     if bool(g := _HALF_OF_DAY.search(gold)) != bool(a := _HALF_OF_DAY.search(answer)):
         gold, answer = (gold[: g.start()] if g else gold), (answer[: a.start()] if a else answer)
     return gold, answer
@@ -412,7 +429,7 @@ def _same_ratio(gold: Value, answer: Value) -> bool | None:
         if len(gold.parts) != len(answer.parts):
             return False
         equal = _in_order(gold.parts, answer.parts)
-        if equal is not False or gold.clock or answer.clock or Dots() in gold.parts + answer.parts:
+        if equal is not False or gold.clock or Dots() in gold.parts + answer.parts:
             return equal
         return _proportional(gold.parts, answer.parts)
     ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)

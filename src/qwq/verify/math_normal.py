@@ -30,6 +30,8 @@ _RECURRING_DOTS = re.compile(r"(?<!\d)(\d{0,20}\.\d{0,30}?)\\dot\s*\{?\s*(\d)\s*
 _GOES_ON = re.compile(r"([+-]?\d{0,20}\.\d{0,9}?)(\d{1,6})\2{2,60}\d{0,5}\s*(?:\\ldots|\.\.\.)")
 _CHOOSE = re.compile(r"(?<![A-Za-z\\}])C\s*_\s*(?:\{(\w+)\}|(\w))\s*\^\s*(?:\{(\w+)\}|(\w))")
 _MODULUS = re.compile(r"\\?\(\s*(?:\\bmod|\\mod|mod)\s*(\w+)\s*\)|\\pmod\s*\{?\s*(\w+)\s*\}?")
+_BASES = {w: n for n, w in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)}
+_BASE = re.compile(r"_\s*\{?\s*\\text\s*\{\s*(" + "|".join(_BASES) + r")\s*\}\s*\}?")
 _ABOUT = re.compile(r"\A(?:\\text\s*\{\s*(?:approximately|about|roughly)\s*\}|(?:approximately|about|roughly)\s)\s*")
 _TEXT_WITHOUT_WORDS = re.compile(r"\\text\s*\{([^A-Za-z{}\\]*)\}")
 _ASCII_UNION = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
@@ -93,6 +95,7 @@ def _spelled_alike(text: str) -> str:
     if "mod" in text:
         text = _MODULUS.sub(lambda m: f"\\pmod{{{m[1] or m[2]}}}", text)
     if "\\text" in text:
+        text = _BASE.sub(lambda m: f"_{{{_BASES[m[1]]}}}", text)
         text = _TEXT_WITHOUT_WORDS.sub(r" \1 ", text).strip()
     return _ABOUT.sub("", text)
 

@@ -62,6 +62,8 @@ _QUOTIENT = re.compile(
     r"\{\s*\\(?:text|mathrm)\s*\{[^{}]*\}\s*(?:\^\s*\{?\s*\d\s*\}?)?\s*\}\Z",
     re.DOTALL,
 )
+_UNIT_PART = r"\\(?:text|mathrm)\s*\{[~\s]*[A-Za-z]{1,12}\s*\}\s*(?:\^\s*\{?\s*-?\d\s*\}?)?"
+_COMPOUND = re.compile(rf"(?P<core>.*[\d}}])\s*{_UNIT_PART}(?:\s*(?:/|\\cdot|\s)\s*{_UNIT_PART}){{1,3}}\Z", re.DOTALL)
 _CURRENCY = re.compile(r"\A([+-]?)\s*[€£¥]|[€£¥]\Z")
 
 
@@ -70,6 +72,8 @@ def split(text: str) -> tuple[str, str]:
     text = _CURRENCY.sub(r"\1", text)
     if quotient := _QUOTIENT.match(text):
         return quotient["core"], ""
+    if compound := _COMPOUND.match(text):
+        return compound["core"], ""  # m/s^2 and the like: compared with nothing
     match = _BEHIND.match(text)
     if match is None:
         return text, ""

@@ -132,6 +132,8 @@ _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _LABEL = re.compile(
     r"\\?[A-Za-z]{1,12}'*(?:\s*_\s*(?:\{[^{}]*\}|\w))?'*(?:\s*\(\s*[A-Za-z0-9](?:\s*,\s*[A-Za-z0-9])*\s*\))?"
     r"|\\(?:text|mathrm|angle|triangle|overline|vec|operatorname|overrightarrow)\s*(?:\{[^{}]*\}|\s[A-Za-z\s]+)(?:_\S+)?"
+    r"|\\frac\s*\{\s*d(?:\^\{?\d\}?)?\s*[A-Za-z]?\s*\}\s*\{\s*d\s*[A-Za-z](?:\^\{?\d\}?)?\s*\}"
+    r"|[A-Za-z]\s*\^\s*\{\s*(?:-1|\(\w\))\s*\}\s*\(\s*[A-Za-z]\s*\)"
     r"|\(\s*[A-Za-z]\w*(?:\s*,\s*[A-Za-z]\w*)*\s*\)"
     r"|[A-Za-z](?:_\{?\w\}?)?(?:\s*:\s*[A-Za-z](?:_\{?\w\}?)?)+"
 )
@@ -411,6 +413,12 @@ def _inequality(sides: list[str], ops: list[str]) -> Region | None:
         factor = quantity[1]
         bound, op = ("div", bound, factor), _FLIP.get(op, op) if factor[1] < 0 else op
         quantity = quantity[2]
+    if quantity[:2] == ("fn", "abs") and quantity[2][0] == "sym" and bound[0] == "num" and bound[1] > 0:
+        low, high, closed = ("neg", bound), bound, op in ("\\le", "\\ge")
+        if op in ("<", "\\le"):
+            return Region((Interval(low, closed, high, closed),))
+        if op in (">", "\\ge"):
+            return Region((Interval(NEG_INF, False, low, closed), Interval(high, closed, INF, False)))
     if quantity[0] not in ("sym", "mul", "fn"):
         return None
     if quantity[0] == "fn" or (quantity[0] == "mul" and quantity[1][0] != "sym"):
