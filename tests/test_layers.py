@@ -46,8 +46,10 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cli_models": {"errors", "config"},
     "cli_train": {"config", "train", "report", "progress", "runner"},
+    "cli_sandbox": {"errors", "sandbox", "verify"},
     "cli": {
-        "errors", "config", "model", "sandbox", "verify", "plan", "eval", "report", "env", "chat", "cli_models", "cli_train",
+        "errors", "config", "model", "verify", "plan", "eval", "report", "env", "chat", "cli_models", "cli_train",
+        "cli_sandbox",
     },
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from qwq.cli_sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
 
 RECIPE_COMMANDS = ("train", "explain")
@@ -32,7 +33,6 @@ app = App(
     result_action="return_value",
 )
 verify_app = App(name="verify", help="Grade answers: JSON lines in, one JSON line out for each, in order.")
-sandbox_app = App(name="sandbox", help="The jail in which generated code runs.")
 app.command(verify_app)
 app.command(sandbox_app)
 
@@ -241,7 +241,7 @@ def logits(model: str, file: Path, *, device: str = "cpu") -> int:
     return 0
 
 
-# -- verifiers and sandbox --------------------------------------------------------------------------------------------
+# -- verifiers --------------------------------------------------------------------------------------------------------
 
 
 def _verify(kind: Literal["math", "code", "instructions", "tools"], file: Path) -> int:
@@ -264,15 +264,26 @@ def verify_math(file: Path) -> int:
 
 
 @verify_app.command(name="code")
-def verify_code(file: Path) -> int:
+def verify_code(file: Path, *, server: str | None = None, api_key: str | None = None, unsafe: bool = False) -> int:
     """Run lines with `code` and `tests` in the sandbox.
 
     Parameters
     ----------
     file
         JSON lines.
+    server
+        URL of a sandbox server to run the programs on; they are graded here.
+    api_key
+        Key of that server; the environment's QWQ_SANDBOX_API_KEY by default.
+    unsafe
+        Run also where no jail that protects is possible; each verdict is marked.
     """
-    return _verify("code", file)
+    from qwq.cli_sandbox import runner
+    from qwq.verify.cli_io import print_verdicts
+
+    with runner(server, api_key, unsafe) as sandbox:
+        print_verdicts("code", file, sandbox=sandbox)
+    return 0
 
 
 @verify_app.command(name="instructions")
@@ -325,42 +336,6 @@ def verify_audit(dataset: Path, *, clean: Path | None = None, field: str | None 
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(summary["kinds"].items()))
     print(f"{summary['n']} rows: {kinds}" + (f"; gradable rows in {clean}" if clean else ""), file=sys.stderr)
     return 0
-
-
-@sandbox_app.command(name="doctor")
-def sandbox_doctor() -> int:
-    """Say how strong the jail is on this machine, and why not stronger. Status 1 where no level is safe."""
-    from qwq.sandbox.doctor import doctor
-
-    found = doctor()
-    print(json.dumps(found, indent=1))
-    return 0 if found["level"] else 1
-
-
-@sandbox_app.command(name="run")
-def sandbox_run(file: Path, *, stdin: Path | None = None, timeout_s: float = 5.0, memory_mb: int = 512) -> int:
-    """Run a Python file in the jail; its output is passed on. Status 1 where the program did not end well.
-
-    Parameters
-    ----------
-    file
-        The program.
-    stdin
-        File that the program reads as standard input.
-    timeout_s
-        Wall-clock limit in seconds.
-    memory_mb
-        Memory limit in MiB.
-    """
-    from qwq.sandbox.doctor import run_file
-
-    result = run_file(file, stdin, timeout_s=timeout_s, memory_mb=memory_mb)
-    sys.stdout.buffer.write(result.stdout)
-    sys.stdout.buffer.flush()
-    sys.stderr.buffer.write(result.stderr)
-    sys.stderr.buffer.flush()
-    print(f"{result.status.value}, exit code {result.exit_code}, {result.seconds:.3f} s", file=sys.stderr)
-    return 0 if result.status.value == "ok" else 1
 
 
 @app.command

@@ -78,6 +78,7 @@ class Verdict:
 
     `passed` of `total` counts tests or rules where there are several. `forgeable` marks a verdict
     that the judged program itself could have influenced. `answer` is what was read out of the response.
+    `unsafe` marks a verdict on a program that ran without a jail that protects.
     """
 
     outcome: Outcome
@@ -88,6 +89,7 @@ class Verdict:
     seconds: float = 0.0
     forgeable: bool = False
     answer: str | None = None
+    unsafe: bool = False
 
     @property
     def correct(self) -> bool:
@@ -106,6 +108,8 @@ class Verdict:
             out |= {"passed": self.passed, "total": self.total}
         if self.forgeable:
             out["forgeable"] = True
+        if self.unsafe:
+            out["unsafe"] = True
         if self.answer is not None:
             out["answer"] = self.answer
         return out | {"seconds": round(self.seconds, 6)}

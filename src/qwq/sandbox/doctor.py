@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from qwq.errors import DataError, InfraError, UsageError
-from qwq.sandbox import cgroup
+from qwq.sandbox import cgroup, languages
 from qwq.sandbox.jail import seccomp
 from qwq.sandbox.policy import Level
-from qwq.sandbox.pool import RunResult, Sandbox, default_sandbox
+from qwq.sandbox.pool import Sandbox
+from qwq.sandbox.runner import RunResult
 
 
 def doctor() -> dict[str, Any]:
@@ -30,8 +31,9 @@ def doctor() -> dict[str, Any]:
     return {
         "level": chosen,
         "levels": levels,
-        "memory_of_a_process_tree": why if grouped else f"not bounded as a whole: {why}",
+        "memory_of_a_process_tree": why if grouped else f"watched from outside, not bounded: {why}",
         "seccomp": f"allow-list for {platform.machine()}" if seccomp.build() else f"none for {platform.machine()}",
+        "languages": languages.available(),
         "advice": _advice(chosen),
     }
 
@@ -46,14 +48,33 @@ def _advice(chosen: str | None) -> str:
     return "allow unprivileged user namespaces or a kernel with Landlock ABI 4 (Linux 6.7 or later)"
 
 
+_SUFFIXES = {
+    ".c": "c",
+    ".cc": "cpp",
+    ".cpp": "cpp",
+    ".cxx": "cpp",
+    ".js": "javascript",
+    ".mjs": "javascript",
+    ".sh": "bash",
+}
+
+
 def run_file(
-    path: str | Path, stdin: str | Path | None = None, *, timeout_s: float = 5.0, memory_mb: int = 512
+    path: str | Path,
+    stdin: str | Path | None = None,
+    *,
+    language: str | None = None,
+    timeout_s: float = 5.0,
+    memory_mb: int = 512,
+    unsafe: bool = False,
 ) -> RunResult:
-    """Run a Python file in the default sandbox, with `stdin` a file to read from. Raises DataError for a missing file."""
+    """Run a file, with `stdin` a file to read from; the language is told by the suffix. DataError for a missing file."""
     files = [Path(p) for p in (path, stdin) if p is not None]
     for file in files:
         if not file.is_file():
             raise DataError(f"no file {file}: give the path of a file that can be read")
     program = files[0].read_text(encoding="utf-8", errors="surrogateescape")
     data = files[1].read_bytes() if stdin is not None else b""
-    return default_sandbox().run(program, stdin=data, timeout_s=timeout_s, memory_mb=memory_mb)
+    language = language or _SUFFIXES.get(files[0].suffix, "python")
+    with Sandbox(slots=1, unsafe=unsafe) as box:
+        return box.run(program, stdin=data, language=language, timeout_s=timeout_s, memory_mb=memory_mb)

@@ -39,7 +39,8 @@ class RunStatus(StrEnum):
     ERROR = "error"  # another exit status, an uncaught exception, or a signal
     TIMEOUT = "timeout"  # the wall (or CPU) limit
     MEMORY = "memory"  # MemoryError, or killed for memory
-    OUTPUT_LIMIT = "output_limit"  # more output than allowed
+    OUTPUT_LIMIT = "output_limit"  # more output, or more files, than allowed
+    COMPILE_ERROR = "compile_error"  # the compiler refused the program
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Limits:
     files: int = 64
     box_mb: int = 64
     box_files: int = 1024
+    reserves_memory: bool = False  # a runtime that reserves address space it does not use: its data is limited
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s <= 3600:
@@ -66,6 +68,7 @@ class Limits:
         """The numbers that the slot's process needs."""
         return {
             "memory_bytes": self.memory_mb << 20,
+            "reserves_memory": int(self.reserves_memory),
             "file_bytes": self.box_mb << 20,
             "box_bytes": self.box_mb << 20,
             "box_files": self.box_files,

@@ -1,77 +1,36 @@
-"""`Sandbox`: a pool of slots that runs untrusted Python programs. Threads may share one.
+"""`Sandbox`: a pool of slots that runs untrusted programs. Threads may share one.
 
 with Sandbox() as box:
     print(box.run("print(input()[::-1])", stdin=b"abc").stdout)
     print(box.call("def f(x): return x + 1", "f", [{"args": [1]}]).cases[0].value)
+    print(box.run('#include <cstdio>\nint main() { puts("hi"); }', language="cpp").stdout)
 """
 
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import os
 import queue
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 from qwq.errors import InfraError, UsageError
+from qwq.sandbox import languages
 from qwq.sandbox.jail import codec
 from qwq.sandbox.policy import Level, Limits, RunStatus, interpreter_files, readable_by_all
-from qwq.sandbox.slot import Execution, Slot
+from qwq.sandbox.runner import Execution, Runner
+from qwq.sandbox.slot import Cancel, Cancelled, Slot, status_of
 
 _ATTEMPTS = 2
 _UID_BASE = 1_900_000_000  # far from any account; a container that maps fewer ids gets _UID_BASE_SMALL
 _UID_BASE_SMALL = 61_000
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """One program run to its end. A negative `exit_code` is the signal that ended it."""
-
-    status: RunStatus
-    exit_code: int
-    stdout: bytes
-    stderr: bytes
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class CaseResult:
-    """What one call or expression gave: a value, a truth, an error, or nothing because the run ended before.
-
-    `error` is (type name, message) of what was raised; `fault` says in words why there is no usable result although
-    nothing was raised. Exactly one of the three is set, else `has_value` or `truth` holds the result.
-    """
-
-    value: Any = None
-    has_value: bool = False
-    truth: bool | None = None
-    error: tuple[str, str] | None = None
-    fault: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CallResult:
-    """All cases of one program, in order; `status` is how the process that held them ended."""
-
-    status: RunStatus
-    cases: list[CaseResult]
-    stdout: bytes
-    stderr: bytes
-    seconds: float
-    load_error: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One thing to evaluate after the program is loaded: mode "value" or "truth" (expression), "exec" (statements)."""
-
-    source: str
-    mode: str = "value"
-    bind: Mapping[str, Any] = field(default_factory=dict)
+_SLOT_NUMBERS = itertools.count(1)  # over all pools of this process, so that no two slots share a user id
+_BUILD_MEMORY_MB = 1024
 
 
 def _own_uid(index: int) -> int | None:
@@ -85,24 +44,35 @@ def _own_uid(index: int) -> int | None:
     return _UID_BASE_SMALL + (os.getpid() * 7 + index) % 4000
 
 
-class Sandbox:
+class Sandbox(Runner):
     """`slots` programs at a time (default: one per core); further callers wait for a free slot.
 
     level: the strongest that this machine allows is found at the first use; a given level is required exactly.
+    Programs in languages other than Python run in as many slots more, which are started when the first one arrives.
     Raises UsageError where only `rlimits` is possible and `unsafe` is not set; InfraError where the machinery fails.
     """
 
-    def __init__(self, slots: int | None = None, *, level: Level | str | None = None, unsafe: bool = False):
+    def __init__(
+        self,
+        slots: int | None = None,
+        *,
+        level: Level | str | None = None,
+        unsafe: bool = False,
+        tools: bool = False,
+    ):
         self.slots = slots or os.cpu_count() or 1
         self.unsafe = unsafe
+        self.tools = tools  # whether these slots show compilers: set for the inner pool of other languages
         self._wanted = Level(level) if level else None
         self._level: Level | None = None
         self.reason = ""
+        self.num_replaced = 0
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._closed = False
-        self._count = 0
         self._live: set[Slot] = set()
+        self._tool_pool: Sandbox | None = None
+        self._artefacts = languages.ArtefactCache()
         self._free: queue.LifoQueue[Slot | None] = queue.LifoQueue()
         for _ in range(self.slots):
             self._free.put(None)
@@ -126,15 +96,17 @@ class Sandbox:
         self._closed = True
         with self._lock:
             live, self._live = self._live, set()
+            inner, self._tool_pool = self._tool_pool, None
         for slot in live:
             slot.close() if os.getpid() == self._pid else slot.abandon()
+        if inner is not None:
+            inner.close()
 
     # -- slots
 
     def _start_slot(self) -> Slot:
+        index = next(_SLOT_NUMBERS)
         with self._lock:
-            self._count += 1
-            index = self._count
             if self._level is None:
                 return self._find_level(index)
         slot = self._new_slot(self._level, index)
@@ -147,7 +119,7 @@ class Sandbox:
         own_uid = (
             _own_uid(index) if level is Level.NAMESPACES or readable_by_all(interpreter_files().read_only) else None
         )
-        return Slot(level, own_uid, f"qwq-{os.getpid()}-{id(self):x}-{index}")
+        return Slot(level, own_uid, f"qwq-{os.getpid()}-{id(self):x}-{index}", tools=self.tools)
 
     def _find_level(self, index: int) -> Slot:
         """Start the first slot at the strongest level that works; called with the lock held."""
@@ -168,7 +140,7 @@ class Sandbox:
             return slot
         raise UsageError(
             "no safe jail on this machine (" + "; ".join(tried or ["only rlimits was asked for"]) + "): allow user "
-            "namespaces or Landlock, or pass unsafe=True to run programs that can read this user's files"
+            "namespaces or Landlock, or pass unsafe=True (--unsafe) to run programs that can read this user's files"
         )
 
     def _take(self) -> Slot:
@@ -189,15 +161,32 @@ class Sandbox:
         if slot.dead:
             with self._lock:
                 self._live.discard(slot)
+                self.num_replaced += 1
         self._free.put(None if slot.dead else slot)
 
-    def _execute(self, request: Mapping[str, Any], stdin: bytes, limits: Limits) -> Execution:
+    # -- runs
+
+    def cancellable(self, cancel: Cancel) -> Runner:
+        """This sandbox for one caller who may give up: `cancel.set()` from any thread kills what runs for them."""
+        return _Cancellable(self, cancel)
+
+    def _execute(
+        self, request: Mapping[str, Any], stdin: bytes, limits: Limits, cancel: Cancel | None = None
+    ) -> Execution:
+        if request["kind"] == "source":
+            return self._execute_source(request, stdin, limits, cancel)
+        return self._on_slot(request, stdin, limits, cancel)
+
+    def _on_slot(self, request: Mapping[str, Any], stdin: bytes, limits: Limits, cancel: Cancel | None) -> Execution:
         """Run a request on a free slot; a slot that dies is replaced and the run tried once more."""
         payload = json.dumps(request).encode()
         for attempt in range(_ATTEMPTS):
             slot = self._take()
             try:
-                return slot.execute(payload, stdin, limits)
+                done = slot.execute(payload, stdin, limits, cancel)
+                return replace(done, unsafe=True) if slot.level is Level.RLIMITS else done
+            except Cancelled:
+                raise
             except InfraError:
                 if self._closed or attempt == _ATTEMPTS - 1:
                     raise
@@ -205,140 +194,87 @@ class Sandbox:
                 self._put_back(slot)
         raise AssertionError("unreachable")
 
-    # -- what callers use
+    def _tools(self) -> Sandbox:
+        if self.level is not Level.NAMESPACES:
+            raise UsageError(
+                f"languages other than Python need the level {Level.NAMESPACES}, here it is {self.level}: "
+                "`qwq sandbox doctor` says why"
+            )
+        with self._lock:
+            if self._closed:
+                raise InfraError("the sandbox is closed")
+            if self._tool_pool is None:
+                self._tool_pool = Sandbox(self.slots, level=self._level, tools=True)
+            return self._tool_pool
 
-    def run(
-        self,
-        program: str,
-        *,
-        stdin: bytes = b"",
-        timeout_s: float = 5.0,
-        memory_mb: int = 512,
-        output_limit_bytes: int = 1 << 20,
-    ) -> RunResult:
-        """Run a whole program as `python program.py < stdin`."""
-        limits = Limits(timeout_s, memory_mb, output_limit_bytes)
-        done = self._execute({"kind": "script", "program": program}, stdin, limits)
-        return RunResult(done.status, done.exit_code, done.stdout, done.stderr, done.seconds)
+    def _execute_source(
+        self, request: Mapping[str, Any], stdin: bytes, limits: Limits, cancel: Cancel | None
+    ) -> Execution:
+        """Compile where the language asks for it, then run, in slots that show the tools."""
+        language, tool = languages.installed(request["language"])
+        pool = self._tools()
+        files = dict(request.get("files") or {})
+        files[language.source_name] = codec.text_to_base64(request["program"])
+        built = None
+        if language.build:
+            artefact, built = self._build(pool, language, tool, request, files, cancel)
+            if artefact is None:
+                assert built is not None
+                status = RunStatus.TIMEOUT if built.status is RunStatus.TIMEOUT else RunStatus.COMPILE_ERROR
+                return replace(built, status=status, built=built, records=b"")
+            files = dict(request.get("files") or {}) | {languages.PROGRAM: artefact}
+        command = {
+            "kind": "command",
+            "files": files,
+            "argv": languages.start_command(language, tool, limits.memory_mb),
+            "fetch": list(request.get("fetch") or []),
+        }
+        if language.reserves_memory:
+            limits = replace(limits, reserves_memory=True)
+        return replace(_ended(pool._on_slot(command, stdin, limits, cancel), limits)[0], built=built)
 
-    def call(
-        self,
-        program: str,
-        entry_point: str,
-        cases: Sequence[Mapping[str, Any]],
-        *,
-        timeout_s: float = 5.0,
-        memory_mb: int = 512,
-        output_limit_bytes: int = 1 << 20,
-    ) -> CallResult:
-        """Load `program` once, then call `entry_point` with each case's "args" and "kwargs", in one process.
-
-        Arguments and results are plain values (see `jail/codec.py`); `timeout_s` holds for all cases together.
-        """
-        encoded = [
-            {"args": _encode(list(c.get("args") or [])), "kwargs": _encode(dict(c.get("kwargs") or {}))} for c in cases
-        ]
-        request = {"kind": "call", "sources": [program], "entry_point": entry_point, "cases": encoded}
-        return self._functions(request, len(cases), Limits(timeout_s, memory_mb, output_limit_bytes))
-
-    def evaluate(
-        self,
-        sources: Sequence[str],
-        items: Sequence[Item],
-        *,
-        timeout_s: float = 5.0,
-        memory_mb: int = 512,
-        output_limit_bytes: int = 1 << 20,
-    ) -> CallResult:
-        """Run `sources` in one namespace, then evaluate each item in it; `bind` may hold stand-ins (codec.Opaque)."""
-        encoded = [
-            {"source": i.source, "mode": i.mode, "bind": {name: _encode_any(value) for name, value in i.bind.items()}}
-            for i in items
-        ]
-        request = {"kind": "items", "sources": list(sources), "items": encoded}
-        return self._functions(request, len(items), Limits(timeout_s, memory_mb, output_limit_bytes))
-
-    def _functions(self, request: Mapping[str, Any], count: int, limits: Limits) -> CallResult:
-        done = self._execute(request, b"", limits)
-        cases, load_error = parse_records(done.records, count, done.status)
-        return CallResult(done.status, cases, done.stdout, done.stderr, done.seconds, load_error)
-
-
-def _encode(value: Any) -> list[Any]:
-    """Nodes of a caller's value. Raises UsageError for what has no plain form."""
-    nodes = _encode_any(value)
-    opaque = next((n for n in nodes if type(n) is list and n[0] == "o"), None)
-    if opaque is not None:
-        raise UsageError(f"an argument of type {opaque[1]} has no plain form: pass numbers, strings and containers")
-    return nodes
+    def _build(
+        self, pool: Sandbox, language: languages.Language, tool: str, request: Mapping[str, Any],
+        files: dict[str, str], cancel: Cancel | None,
+    ) -> tuple[str | None, Execution | None]:  # fmt: skip
+        """(the artefact or None, how the compiler ended); an artefact of the cache comes with an empty run."""
+        key = languages.cache_key(language, tool, request["program"], files)
+        known = self._artefacts.get(key)
+        if known is not None:
+            return known, Execution(RunStatus.OK, 0, b"", b"", b"", 0.0)
+        limits = Limits(float(request.get("compile_timeout_s", 10.0)), _BUILD_MEMORY_MB)
+        command = {
+            "kind": "command",
+            "files": files,
+            "argv": languages.build_command(language, tool),
+            "fetch": [languages.PROGRAM],
+        }
+        done, found = _ended(pool._on_slot(command, b"", limits, cancel), limits)
+        artefact = found.get(languages.PROGRAM) if done.status is RunStatus.OK else None
+        if artefact is not None:
+            self._artefacts.put(key, artefact)
+        return artefact, replace(done, records=b"")
 
 
-def _encode_any(value: Any) -> list[Any]:
-    """Like `_encode`; an object without a plain form becomes a stand-in that is equal to nothing."""
-    try:
-        nodes = codec.encode(value)
-    except codec.CodecError as error:
-        raise UsageError(f"an argument cannot be sent to the sandbox: {error}") from error
-    return nodes
+def _ended(done: Execution, limits: Limits) -> tuple[Execution, Mapping[str, str]]:
+    """How a command ended and what was fetched, from its supervisor's record, which the command could not write."""
+    line, _, _ = done.records.partition(b"\n")
+    if done.status not in (RunStatus.OK, RunStatus.ERROR) or not line:
+        return done, {}
+    record = codec.loads(line)
+    if "failed" in record:
+        return replace(done, status=RunStatus.ERROR, stderr=done.stderr + record["failed"].encode()), {}
+    exit_code = os.waitstatus_to_exitcode(record["status"])
+    return replace(done, status=status_of(exit_code, done.cpu_s, limits, b""), exit_code=exit_code), record["files"]
 
 
-def _error(fields: object) -> tuple[str, str]:
-    if type(fields) is list and len(fields) == 2 and all(type(f) is str for f in fields):
-        return fields[0][:100], fields[1][:500]
-    raise codec.CodecError("malformed error record")
+class _Cancellable(Runner):
+    def __init__(self, sandbox: Sandbox, cancel: Cancel):
+        self._sandbox = sandbox
+        self._cancel = cancel
 
-
-def _case(record: Mapping[str, Any]) -> CaseResult:
-    if "e" in record:
-        return CaseResult(error=_error(record["e"]))
-    if "t" in record:
-        if type(record["t"]) is not bool:
-            raise codec.CodecError("a truth that is not a bool")
-        return CaseResult(truth=record["t"])
-    return CaseResult(value=codec.decode(record.get("v")), has_value=True)
-
-
-_MISSING = {
-    RunStatus.TIMEOUT: "not finished within the time limit",
-    RunStatus.MEMORY: "the program ran out of memory",
-    RunStatus.OUTPUT_LIMIT: "the program wrote more output than allowed",
-}
-
-
-def parse_records(data: bytes, count: int, status: RunStatus) -> tuple[list[CaseResult], tuple[str, str] | None]:
-    """Results by case from the channel, which the program could also write to: the first record of a case holds.
-
-    A line that is not a record spoils nothing but what it stands for.
-    """
-    found: dict[int, CaseResult] = {}
-    load_error: tuple[str, str] | None = None
-    garbled = False
-    for line in data.split(b"\n")[: 4 * count + 4]:
-        if not line:
-            continue
-        try:
-            record = codec.loads(line)
-            if type(record) is not dict:
-                raise codec.CodecError("not a record")
-            if "load" in record:
-                load_error = load_error or _error(record["load"])
-                continue
-            index = record.get("i")
-            if type(index) is not int or not 0 <= index < count or index in found:
-                continue
-        except codec.CodecError:
-            garbled = True
-            continue
-        try:
-            found[index] = _case(record)
-        except codec.CodecError as error:
-            found[index] = CaseResult(fault=f"the result is not usable: {error}")
-    missing = _MISSING.get(status, "the program ended before this case")
-    if garbled:
-        missing += " (the result channel was written to by the program)"
-    if load_error is not None:
-        return [CaseResult(error=load_error)] * count, load_error
-    return [found.get(i, CaseResult(fault=missing)) for i in range(count)], None
+    def _execute(self, request: Mapping[str, Any], stdin: bytes, limits: Limits) -> Execution:
+        return self._sandbox._execute(request, stdin, limits, self._cancel)
 
 
 _default: Sandbox | None = None

@@ -16,12 +16,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from qwq.errors import InfraError
-from qwq.sandbox import cgroup
+from qwq.sandbox import cgroup, languages, watchdog
 from qwq.sandbox.jail.zygote import EXIT_PACKET
 from qwq.sandbox.policy import (
     PREIMPORT,
@@ -33,6 +33,7 @@ from qwq.sandbox.policy import (
     environment,
     interpreter_files,
 )
+from qwq.sandbox.runner import Execution
 
 START_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 20.0
@@ -40,16 +41,36 @@ STARTED = b"R\n"  # written by the child just before the program is loaded
 _CHUNK = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """What one child did. `records` is the result channel without its start mark."""
+class Cancelled(InfraError):
+    """The caller gave the run up."""
 
-    status: RunStatus
-    exit_code: int
-    stdout: bytes
-    stderr: bytes
-    records: bytes
-    seconds: float
+
+class Cancel:
+    """Lets another thread end the run that was started with it. Once set it stays set: what is yet to start, does not."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._slot: Slot | None = None
+        self._set = False
+
+    def set(self) -> None:
+        with self._lock:
+            self._set = True
+            if self._slot is not None:
+                self._slot.wake()
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def enter(self, slot: Slot) -> None:
+        with self._lock:
+            if self._set:
+                raise Cancelled("the caller gave the run up")
+            self._slot = slot
+
+    def leave(self) -> None:
+        with self._lock:
+            self._slot = None
 
 
 def _sealed_memory(name: str, data: bytes) -> int:
@@ -114,13 +135,15 @@ class _Pipes:
 class Slot:
     """One jail, used by one thread at a time. Raises InfraError where the machinery fails; it is dead after that."""
 
-    def __init__(self, level: Level, own_uid: int | None, name: str):
+    def __init__(self, level: Level, own_uid: int | None, name: str, *, tools: bool = False):
         self.level = level
         self.own_uid = own_uid
         self.name = name
         self.dead = False
         self._control, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._files = interpreter_files()
+        self._tools = tools
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._scratch: str | None = None
         if level is not Level.NAMESPACES:
             self._scratch = tempfile.mkdtemp(prefix=f"{name}-")
@@ -143,14 +166,19 @@ class Slot:
         self._start()
 
     def _start(self) -> None:
+        read_only, links = self._files.read_only, self._files.links
+        if self._tools:
+            more, more_links = languages.tool_files()
+            read_only = more + [path for path in read_only if not any(path.startswith(m + "/") for m in more)]
+            links = links | more_links
         config = {
             "level": self.level.value,
-            "read_only": self._files.read_only,
-            "links": self._files.links,
+            "read_only": read_only,
+            "links": links,
             "path": self._files.search_path,
             "own_uid": self.own_uid,
             "environment": environment(),
-            "preimport": PREIMPORT,
+            "preimport": [] if self._tools else PREIMPORT,
             "scratch": self._scratch,
             "cgroup": self.group is not None,
         }
@@ -175,15 +203,33 @@ class Slot:
         last = stderr.decode(errors="replace").strip().splitlines()[-1:]
         return InfraError(": ".join([f"sandbox slot at level {self.level}", what, *last]))
 
-    def execute(self, payload: bytes, stdin: bytes, limits: Limits) -> Execution:
-        """Run one request to its end. The payload is what `jail/child.py` reads."""
+    def wake(self) -> None:
+        """Called from another thread: the run in progress is to be killed."""
+        os.eventfd_write(self._wake, 1)
+
+    def execute(self, payload: bytes, stdin: bytes, limits: Limits, cancel: Cancel | None = None) -> Execution:
+        """Run one request to its end. The payload is what `jail/child.py` reads. Raises Cancelled if given up."""
+        if cancel is None:
+            return self._execute(payload, stdin, limits)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)  # a wake that came too late for an earlier run
+        cancel.enter(self)
+        try:
+            done = self._execute(payload, stdin, limits)
+        finally:
+            cancel.leave()
+        if cancel.is_set():
+            raise Cancelled("the caller gave the run up")
+        return done
+
+    def _execute(self, payload: bytes, stdin: bytes, limits: Limits) -> Execution:
         if self.group is not None:
             self.group.set_limits((limits.memory_mb + limits.box_mb + ZYGOTE_MB) << 20, limits.processes + 8)
         pipes = _Pipes(limits)
         started = time.monotonic()
         try:
             self._send(payload, stdin, limits, pipes)
-            early, packet = self._watch(pipes, started + limits.timeout_s)
+            early, packet = self._watch(pipes, started + limits.timeout_s, limits)
             pipes.drain()
         finally:
             pipes.close()
@@ -199,9 +245,9 @@ class Slot:
             raise self._fail(f"a run could not be set up: {stderr.decode(errors='replace')[:300]}")
         status, cpu_s, _ = EXIT_PACKET.unpack(packet)
         exit_code = os.waitstatus_to_exitcode(status)
-        ended = early or _status(exit_code, cpu_s, limits, records)
+        ended = early or status_of(exit_code, cpu_s, limits, records)
         cap = limits.output_limit_bytes
-        return Execution(ended, exit_code, stdout[:cap], stderr[:cap], records[len(STARTED) :], seconds)
+        return Execution(ended, exit_code, stdout[:cap], stderr[:cap], records[len(STARTED) :], seconds, cpu_s)
 
     def _send(self, payload: bytes, stdin: bytes, limits: Limits, pipes: _Pipes) -> None:
         inputs = [_sealed_memory("payload", payload), _sealed_memory("stdin", stdin)]
@@ -216,30 +262,34 @@ class Slot:
                 os.close(fd)
             pipes.close_write_ends()
 
-    def _watch(self, pipes: _Pipes, deadline: float) -> tuple[RunStatus | None, bytes]:
+    def _watch(self, pipes: _Pipes, deadline: float, limits: Limits) -> tuple[RunStatus | None, bytes]:
         """Read until the slot reports the end of the run. Returns why it was killed, if it was, and the report."""
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
+        poller.register(self._wake, select.POLLIN)
+        guard = watchdog.Watchdog(self._process.pid, self._scratch, limits) if self.group is None else None
         for fd in pipes.read_ends:
             poller.register(fd, select.POLLIN)
         killed: RunStatus | None = None
         while True:
-            events = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            wait_s = max(0.0, deadline - time.monotonic())
+            events = poller.poll((wait_s if guard is None or killed else min(wait_s, guard.period_s)) * 1000)
+            given_up = False
             for fd, _ in events:
                 if fd == self._control.fileno():
-                    try:
-                        packet = self._control.recv(64)
-                    except ConnectionError:  # the slot died with a message of ours unread
-                        packet = b""
-                    if len(packet) != EXIT_PACKET.size:
-                        raise self._fail("the slot's process died during a run")
-                    return killed, packet
+                    return killed, self._exit_packet()
+                if fd == self._wake:
+                    poller.unregister(fd)
+                    given_up = True
+                    continue
                 ended = not pipes.read(fd) and fd not in pipes.open
                 if ended or (killed and pipes.too_much()):
                     poller.unregister(fd)
             reason = RunStatus.OUTPUT_LIMIT if pipes.too_much() else None
-            if reason is None and time.monotonic() >= deadline:
+            if reason is None and (given_up or time.monotonic() >= deadline):
                 reason = RunStatus.TIMEOUT
+            if reason is None and guard is not None:
+                reason = guard.look()
             if reason and killed:
                 if time.monotonic() >= deadline:
                     raise self._fail(f"a run did not end within {KILL_TIMEOUT_S} s of being killed")
@@ -251,10 +301,22 @@ class Slot:
                 except OSError as error:
                     raise self._fail(f"the slot's process is gone: {error}") from error
 
+    def _exit_packet(self) -> bytes:
+        try:
+            packet = self._control.recv(64)
+        except ConnectionError:  # the slot died with a message of ours unread
+            packet = b""
+        if len(packet) != EXIT_PACKET.size:
+            raise self._fail("the slot's process died during a run")
+        return packet
+
     def close(self) -> None:
         """End the slot's process and all below it. Safe to call twice."""
         self.dead = True
         self._control.close()
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -273,9 +335,11 @@ class Slot:
         self.dead = True
         with contextlib.suppress(OSError):
             self._control.close()
+            os.close(self._wake)
 
 
-def _status(exit_code: int, cpu_s: float, limits: Limits, records: bytes) -> RunStatus:
+def status_of(exit_code: int, cpu_s: float, limits: Limits, records: bytes) -> RunStatus:
+    """The status of a run that was not killed by us."""
     if exit_code in (-9, -24):  # SIGKILL that we did not send, or SIGXCPU
         return RunStatus.TIMEOUT if cpu_s >= int(limits.timeout_s) + 1 else RunStatus.MEMORY
     if exit_code != 0 and b'"e": ["MemoryError"' in records[-200:]:

@@ -24,19 +24,19 @@ Job = Callable[[], Verdict]
 Summary = dict[str, Any]
 
 
-def verify_file(kind: str, path: str | Path, *, workers: int = 2) -> Generator[dict[str, Any], None, Summary]:
+def verify_file(kind: str, path: str | Path, *, workers: int = 2, sandbox: Any = None) -> Generator[dict[str, Any], None, Summary]:
     """Yield one output object per input line, in order; return a summary (`n`, `outcomes`, `score`, `seconds`).
 
     `kind` is math (`gold`, `pred`, optional `form`, default "response"), instructions (`response`, `rules`), tools
     (`response` as a string or an object with `text` and `calls`; `truth`), or code (`code`, `tests` and limits).
-    Lines are graded `workers` at a time.
+    Lines are graded `workers` at a time; `sandbox` is where programs run, by default the jail of this process.
     """
     if kind not in _READERS:
         raise DataError(f"unknown kind {kind!r}: {nearest(kind, _READERS)}")
     outcomes: Counter[str] = Counter()
     seconds = 0.0
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        for index, verdict in _in_order(pool, _jobs(kind, Path(path)), ahead=4 * workers):
+        for index, verdict in _in_order(pool, _jobs(kind, Path(path), sandbox), ahead=4 * workers):
             outcomes[verdict.outcome.value] += 1
             seconds += verdict.seconds
             yield _line(index, verdict)
@@ -51,12 +51,14 @@ def verify_file(kind: str, path: str | Path, *, workers: int = 2) -> Generator[d
     }
 
 
-def print_verdicts(kind: str, path: str | Path, out: TextIO | None = None, err: TextIO | None = None) -> Summary:
+def print_verdicts(
+    kind: str, path: str | Path, out: TextIO | None = None, err: TextIO | None = None, sandbox: Any = None
+) -> Summary:
     """Run `verify_file`, print as the contract says, return the summary. DataError passes through.
 
     `out` and `err` default to the standard streams as they are at the call.
     """
-    lines = verify_file(kind, path)
+    lines = verify_file(kind, path, sandbox=sandbox)
     while True:
         try:
             line = next(lines)
@@ -116,10 +118,10 @@ def _in_order(pool: ThreadPoolExecutor, jobs: Iterator[Job], ahead: int) -> Iter
         raise failure
 
 
-def _jobs(kind: str, path: Path) -> Iterator[Job]:
+def _jobs(kind: str, path: Path, sandbox: Any) -> Iterator[Job]:
     for number, data in read_lines(path):
         try:
-            job = _READERS[kind](data)
+            job = _code(data, sandbox) if kind == "code" else _READERS[kind](data)
         except UsageError as error:
             raise DataError(f"{path}, line {number}: {error}") from None
         yield _at(job, path, number)
@@ -143,6 +145,7 @@ def _line(index: int, verdict: Verdict) -> dict[str, Any]:
     }
     if verdict.total is not None:
         line |= {"passed": verdict.passed, "total": verdict.total}
+    line |= {mark: True for mark in ("forgeable", "unsafe") if getattr(verdict, mark)}
     return line | {"seconds": round(verdict.seconds, 6)}
 
 
@@ -199,13 +202,12 @@ def _call(data: Any) -> ToolCall:
     return call
 
 
-def _code(data: Mapping[str, Any]) -> Job:
+def _code(data: Mapping[str, Any], sandbox: Any = None) -> Job:
     # The sandbox is loaded only where programs are run
     from qwq.verify import code
 
     source, tests = _field(data, "code", str), _field(data, "tests", dict)
-    limits = {k: v for k, v in data.items() if k in ("timeout_s", "memory_mb", "language", "tolerance")}
-    return lambda: code.verify(source, tests, **limits)
+    return lambda: code.verify(source, tests, sandbox=sandbox, **code.options_of(data))
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any]], Job]] = {

@@ -26,13 +26,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwq.errors import DataError, InfraError, UsageError, nearest
-from qwq.sandbox import CaseResult, Item, RunStatus, Sandbox, default_sandbox
+from qwq.sandbox import CallResult, CaseResult, Item, Runner, RunResult, RunStatus, default_sandbox
+from qwq.sandbox.languages import canonical
 from qwq.types import Outcome, Response, Verdict
 from qwq.verify.asserts import Setup, SplitAssert, judge_plain, split_all
 from qwq.verify.code_values import equal, output_difference, short
 
 VERIFIER = "code"
-LANGUAGES = ("python",)
 KINDS = {
     "stdio": ({"kind", "cases"}, set()),
     "call": ({"kind", "entry_point", "cases"}, set()),
@@ -50,6 +50,12 @@ class _Tally:
     found: dict[int, tuple[Outcome, str]] = field(default_factory=dict)
     forgeable: bool = False
     repeatable: bool = True  # no resource limit took part in the outcome
+    unsafe: bool = False
+
+    def saw(self, result: RunResult | CallResult) -> None:
+        """Take note of how a run ended that a verdict rests on."""
+        self.repeatable &= result.status in (RunStatus.OK, RunStatus.ERROR, RunStatus.COMPILE_ERROR)
+        self.unsafe |= result.unsafe
 
     def add(self, index: int, outcome: Outcome, reason: str = "") -> None:
         self.found[index] = (outcome, reason)
@@ -69,7 +75,8 @@ class _Tally:
 @dataclass(frozen=True, slots=True)
 class _Job:
     code: str
-    sandbox: Sandbox
+    sandbox: Runner
+    language: str
     limits: Mapping[str, Any]
     tolerance: float | None
 
@@ -141,14 +148,20 @@ def _failure(case: CaseResult, status: RunStatus) -> tuple[Outcome, str] | None:
 def _stdio(job: _Job, tests: Mapping[str, Any], tally: _Tally) -> None:
     for index, case in enumerate(tests["cases"]):
         stdin = case["input"].encode("utf-8", errors="surrogateescape")
-        result = job.sandbox.run(job.code, stdin=stdin, **job.limits)
+        result = job.sandbox.run(job.code, stdin=stdin, language=job.language, **job.limits)
+        tally.saw(result)
         if result.status is RunStatus.OK:
             difference = output_difference(result.stdout, case["output"], job.tolerance)
             tally.add(index, Outcome.WRONG if difference else Outcome.CORRECT, difference or "")
             continue
-        tally.repeatable &= result.status is RunStatus.ERROR
+        if result.status is RunStatus.COMPILE_ERROR:
+            reason = f"does not compile: {short(_first_error(result.stderr))}"
+            for rest in range(index, tally.total):
+                tally.add(rest, Outcome.WRONG, reason)
+            return
         if result.status is RunStatus.TIMEOUT:
-            reason = f"not finished within {job.limits['timeout_s']:g} s"
+            compiling = result.built is not None and result.built.status is RunStatus.TIMEOUT
+            reason = "not compiled in time" if compiling else f"not finished within {job.limits['timeout_s']:g} s"
             for rest in range(index, tally.total):  # the others would likely cost the full limit too
                 tally.add(rest, Outcome.TIMEOUT, reason)
             return
@@ -157,9 +170,15 @@ def _stdio(job: _Job, tests: Mapping[str, Any], tally: _Tally) -> None:
         tally.add(index, Outcome.WRONG, words.get(result.status, short(last[0])))
 
 
+def _first_error(stderr: bytes) -> str:
+    """The compiler's line that says what is wrong."""
+    lines = stderr.decode(errors="replace").strip().splitlines()
+    return next((line for line in lines if "error" in line), lines[-1] if lines else "no message")
+
+
 def _calls(job: _Job, tests: Mapping[str, Any], tally: _Tally) -> None:
     result = job.sandbox.call(job.code, tests["entry_point"], tests["cases"], **job.limits)
-    tally.repeatable = result.status in (RunStatus.OK, RunStatus.ERROR)
+    tally.saw(result)
     for index, (case, test) in enumerate(zip(result.cases, tests["cases"], strict=True)):
         failure = _failure(case, result.status)
         if failure is not None:
@@ -186,7 +205,7 @@ def _asserts(job: _Job, tests: Mapping[str, Any], tally: _Tally) -> None:
     sources = [setup.imports, job.code, beside]
     items = [Item(h.source, h.mode) for split in splits for h in split.holes]
     result = job.sandbox.evaluate(sources, items, **job.limits)
-    tally.repeatable = result.status in (RunStatus.OK, RunStatus.ERROR)
+    tally.saw(result)
     if result.load_error is not None:
         _check_setup(job, setup)
     values = iter(result.cases)
@@ -232,6 +251,7 @@ def _judge(job: _Job, setup: Setup, splits: Sequence[SplitAssert], items: Mappin
     modules = sorted({module for index in items for module in splits[index].modules})
     imports = "\n".join(f"import {module}" for module in modules)
     result = job.sandbox.evaluate([imports, setup.imports, setup.pure], list(items.values()), **job.limits)
+    tally.unsafe |= result.unsafe
     if result.load_error is not None:
         _check_setup(job, setup)
     for (index, item), case in zip(items.items(), result.cases, strict=True):
@@ -251,7 +271,7 @@ def _run_whole(
     if not splits:
         return
     result = job.sandbox.evaluate(sources, [Item(split.source, "exec") for split in splits], **job.limits)
-    tally.repeatable &= result.status in (RunStatus.OK, RunStatus.ERROR)
+    tally.saw(result)
     for index, split, case in zip(indices, splits, result.cases, strict=True):
         failure = _failure(case, result.status)
         if failure is None and case.truth is not True:
@@ -296,6 +316,19 @@ def clear_cache() -> None:
         _cache.entries.clear()
 
 
+_NUMBERS = {"timeout_s": (int, float), "memory_mb": (int,), "tolerance": (int, float, type(None))}
+
+
+def options_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `verify` among the fields of a line. Raises UsageError for a value of the wrong type."""
+    for name, kinds in _NUMBERS.items():
+        if name in data and type(data[name]) not in kinds:
+            raise UsageError(f"{name} is {short(data[name])}: give a number")
+    if type(data.get("language", "")) is not str:
+        raise UsageError(f"language is {short(data['language'])}: give a name")
+    return {name: data[name] for name in (*_NUMBERS, "language") if name in data}
+
+
 def verify(
     code: str,
     tests: Mapping[str, Any],
@@ -304,34 +337,39 @@ def verify(
     memory_mb: int = 512,
     language: str = "python",
     tolerance: float | None = None,
-    sandbox: Sandbox | None = None,
+    sandbox: Runner | None = None,
 ) -> Verdict:
     """The verdict on `code`; `passed` of `total` counts cases.
 
     no_answer: empty code. wrong: a case gave another result, raised, ended early, ran out of memory or wrote too much.
     timeout: no case was wrong and one met the limit. undecided: only the comparison itself met a limit. infra_error:
     the sandbox failed. `tolerance` (numbers, absolute or relative to the expected one) holds for stdio and call.
+    `language` other than Python goes with stdio tests. `sandbox` may be a `RemoteSandbox`: then programs run on a server.
     Raises UsageError for tests of another form, DataError where the tests' own setup fails.
     """
-    if language not in LANGUAGES:
-        raise UsageError(f"language {language!r} is not supported: supported are {', '.join(LANGUAGES)}")
+    language = canonical(language)
     total = check_tests(tests)
+    if language != "python" and tests["kind"] != "stdio":
+        raise UsageError(f"{tests['kind']} tests are for Python programs: give stdio tests for language {language!r}")
     if tolerance is not None and (tests["kind"] == "asserts" or not tolerance >= 0):
         raise UsageError(f"tolerance {tolerance} with {tests['kind']} tests: give 0 or more, with stdio or call tests")
     if not code.strip():
         return Verdict(Outcome.NO_ANSWER, "there is no code", VERIFIER, 0, total)
     limits = {"timeout_s": timeout_s, "memory_mb": memory_mb}
-    key = hashlib.sha256(repr((code, tests, timeout_s, memory_mb, tolerance)).encode(errors="surrogatepass")).digest()
+    key = hashlib.sha256(
+        repr((code, language, tests, timeout_s, memory_mb, tolerance)).encode(errors="surrogatepass")
+    ).digest()
     known = _cache.get(key)
     if known is not None:
         return known
     started = time.monotonic()
     tally = _Tally(total)
     try:
-        _RUNNERS[tests["kind"]](_Job(code, sandbox or default_sandbox(), limits, tolerance), tests, tally)
+        _RUNNERS[tests["kind"]](_Job(code, sandbox or default_sandbox(), language, limits, tolerance), tests, tally)
     except InfraError as error:
         return Verdict(Outcome.INFRA_ERROR, str(error), VERIFIER, 0, total, time.monotonic() - started)
-    verdict = replace(tally.verdict(), seconds=time.monotonic() - started, forgeable=tally.forgeable)
+    seconds = time.monotonic() - started
+    verdict = replace(tally.verdict(), seconds=seconds, forgeable=tally.forgeable, unsafe=tally.unsafe)
     if tally.repeatable and verdict.outcome in (Outcome.CORRECT, Outcome.WRONG):
         _cache.put(key, verdict)
     return verdict
@@ -372,16 +410,23 @@ def _is_program(text: str) -> bool:
     return any(not isinstance(s, ast.Expr) or isinstance(s.value, ast.Call) for s in statements)
 
 
-def extract_code(text: str) -> str | None:
-    """The program in a final answer (thinking taken off): the last fenced Python block, else the last fenced block,
-    else the whole text where it is a program, else None."""
-    blocks = [(language, textwrap.dedent(body)) for language, body in _fenced_blocks(text) if body.strip()]
-    for language, body in reversed(blocks):
-        if language in ("python", "py", "python3"):
+def _is_language(tag: str, language: str) -> bool:
+    try:
+        return canonical(tag) == language
+    except UsageError:
+        return False
+
+
+def extract_code(text: str, language: str = "python") -> str | None:
+    """The program in a final answer (thinking taken off): the last fenced block of the language, else the last fenced
+    block, else the whole text where it is a Python program, else None."""
+    blocks = [(tag, textwrap.dedent(body)) for tag, body in _fenced_blocks(text) if body.strip()]
+    for tag, body in reversed(blocks):
+        if _is_language(tag, language):
             return body
     if blocks:
         return blocks[-1][1]
-    return text if _is_program(text) else None
+    return text if language == "python" and _is_program(text) else None
 
 
 def verify_response(response: Response, tests: Mapping[str, Any], **options: Any) -> Verdict:
@@ -392,7 +437,7 @@ def verify_response(response: Response, tests: Mapping[str, Any], **options: Any
     _, mark, answer = response.text.rpartition("</think>")
     if not mark and (response.thinking_open or "<think>" in response.text):
         return Verdict(Outcome.NO_ANSWER, "the thinking was never closed", VERIFIER, 0, total)
-    code = extract_code(answer)
+    code = extract_code(answer, canonical(options.get("language", "python")))
     if code is None:
         return Verdict(Outcome.NO_ANSWER, "the answer holds no code", VERIFIER, 0, total)
     return replace(verify(code, tests, **options), answer=code)

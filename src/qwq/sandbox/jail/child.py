@@ -11,7 +11,9 @@ Records, one JSON line each:  {"i": index, "v": nodes}   {"i": index, "t": truth
 from __future__ import annotations
 
 import atexit
+import base64
 import builtins
+import contextlib
 import json
 import os
 import sys
@@ -25,6 +27,7 @@ from . import codec
 RESULT_FD = 3
 PROGRAM_NAME = "program.py"
 MAX_MESSAGE = 500
+MAX_FETCHED = 20 << 20
 
 
 def _record(fields: dict[str, Any]) -> None:
@@ -77,7 +80,86 @@ def _exit_code(error: SystemExit) -> int:
     return 1
 
 
+def _write_files(files: dict[str, str]) -> None:
+    """Put the caller's files into the working folder; programs among them can be started."""
+    here = os.getcwd()
+    for name, data in files.items():
+        path = os.path.realpath(os.path.join(here, name))
+        if not path.startswith(here + "/"):
+            raise ValueError(f"a file outside the working folder: {name!r}")
+        if not os.path.isdir(os.path.dirname(path)):
+            os.makedirs(os.path.dirname(path))
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700)
+        with open(fd, "wb") as file:
+            file.write(base64.b64decode(data))
+
+
+def _read_files(names: list[str]) -> dict[str, str]:
+    """Those of the asked files that are there, as far as the result channel holds them."""
+    found = {}
+    left = MAX_FETCHED
+    for name in names:
+        try:
+            with open(name, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+                data = file.read(left + 1)
+        except OSError:
+            continue
+        left -= len(data)
+        if left < 0:
+            break
+        found[name] = base64.b64encode(data).decode()
+    return found
+
+
+def _wait(pid: int) -> int:
+    """The wait status of `pid`; orphans, which come to us as the first process, are reaped on the way."""
+    while True:
+        ended, status = os.wait()
+        if ended == pid:
+            return status
+
+
+def _run_command(request: dict[str, Any]) -> int:
+    """Start a program as a process of its own, which does not hold the result channel, and wait for it."""
+    try:
+        _write_files(request["files"])
+        argv = request["argv"]
+        pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=[(os.POSIX_SPAWN_CLOSE, RESULT_FD)])
+    except (OSError, ValueError) as error:
+        _record({"failed": f"{type(error).__name__}: {error}"[:MAX_MESSAGE]})
+        return 1
+    status = _wait(pid)
+    _record({"files": _read_files(request["fetch"]), "status": status})
+    return 0
+
+
 def _run_script(request: dict[str, Any]) -> int:
+    """A Python program, with files put beside it before and read back afterwards where that is asked for."""
+    if not request.get("files") and not request.get("fetch"):
+        return _script(request)
+    try:
+        _write_files(request.get("files") or {})
+    except (OSError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    if not request.get("fetch"):
+        return _script(request)
+    try:
+        pid = os.fork()  # so that the files are read also where the program ends itself hard
+    except PermissionError:  # no processes at this level
+        code = _script(request)
+    else:
+        if pid == 0:
+            os.close(RESULT_FD)
+            os._exit(_script(request))
+        code = os.waitstatus_to_exitcode(_wait(pid))
+    _record({"files": _read_files(request["fetch"])})
+    if code < 0:
+        os.kill(os.getpid(), -code)  # has an effect outside a PID namespace only
+    return code if code >= 0 else 128 - code
+
+
+def _script(request: dict[str, Any]) -> int:
     """Run as `python program.py` would: threads joined, atexit functions called, output flushed."""
     module = _module("__main__")
     sys.argv = [PROGRAM_NAME]
@@ -89,7 +171,8 @@ def _run_script(request: dict[str, Any]) -> int:
     except MemoryError:
         traceback.print_exc()
         code = 1
-        _record({"e": ["MemoryError", ""]})
+        with contextlib.suppress(OSError):
+            _record({"e": ["MemoryError", ""]})
     except BaseException as error:
         traceback.print_exception(type(error), error, error.__traceback__.tb_next)
         code = 1
@@ -167,4 +250,6 @@ def run(payload: bytes) -> int:
     sys.setrecursionlimit(1000)
     _use_standard_streams()
     os.write(RESULT_FD, b"R\n")  # from here on whatever happens is the program's doing
+    if request["kind"] == "command":
+        return _run_command(request)
     return _run_script(request) if request["kind"] == "script" else _run_functions(request)

@@ -18,6 +18,7 @@ class, so a subclass with its own `__eq__`, `__iter__` or `__int__` is sent as t
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
 from datetime import date, datetime, time, timedelta
@@ -253,6 +254,11 @@ def decode(nodes: object) -> object:
                 return value
             open_[-1][2].append(value)
     raise CodecError("a value that does not end")
+
+
+def text_to_base64(text: str) -> str:
+    """Program text for a file of the working folder; bytes that were not UTF-8 come back as they were."""
+    return base64.b64encode(text.encode("utf-8", errors="surrogateescape")).decode()
 
 
 def _refuse(name: str) -> object:

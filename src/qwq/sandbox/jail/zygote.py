@@ -39,6 +39,7 @@ else:
 EXIT_PACKET = struct.Struct("<id q")
 SETUP_FAILED = 125
 NUM_DESCRIPTORS = 5
+RUNTIME_BYTES = 256 << 20  # what node maps for its own threads and heap spaces before a program has done anything
 
 
 def preimport(names: list[str]) -> list[str]:
@@ -70,6 +71,11 @@ def set_limits(limits: dict[str, int], base_bytes: int, count_processes: bool) -
     _limit(resource.RLIMIT_CPU, limits["cpu_s"])
     _limit(resource.RLIMIT_MEMLOCK, 0)
     _limit(resource.RLIMIT_MSGQUEUE, 0)
+    if limits["reserves_memory"]:
+        # Stacks of threads count as data; 8 MB is what such a runtime expects.
+        _limit(resource.RLIMIT_STACK, 8 << 20)
+        _limit(resource.RLIMIT_DATA, base_bytes + limits["memory_bytes"] + RUNTIME_BYTES)
+        return
     _limit(resource.RLIMIT_STACK, 64 << 20)
     _limit(resource.RLIMIT_AS, base_bytes + limits["memory_bytes"])
 

@@ -1,0 +1,166 @@
+"""What travels between `RemoteSandbox` and the server: items of a batch, results, and SandboxFusion's /run_code.
+
+An item of kind "execute" is a request of `runner.py` with its limits; one of kind "verify" is a line of
+`qwq verify code`. Requests are checked here in full, so that a malformed one is the caller's mistake and never
+reaches a slot. Field names of /run_code: bytedance/SandboxFusion, sandbox/server/sandbox_api.py (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from qwq.sandbox.policy import RunStatus
+from qwq.sandbox.runner import Execution
+
+Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
+FileName = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ScriptRequest(_Strict):
+    kind: Literal["script"]
+    program: str
+    files: dict[FileName, Base64] = {}
+    fetch: list[FileName] = []
+
+
+class SourceRequest(_Strict):
+    kind: Literal["source"]
+    language: str
+    program: str
+    compile_timeout_s: float = Field(10.0, gt=0)
+    files: dict[FileName, Base64] = {}
+    fetch: list[FileName] = []
+
+
+class CallCase(_Strict):
+    args: list[Any]
+    kwargs: list[Any]
+
+
+class CallRequest(_Strict):
+    kind: Literal["call"]
+    sources: list[str]
+    entry_point: str
+    cases: list[CallCase]
+
+
+class EvaluateItem(_Strict):
+    source: str
+    mode: Literal["value", "truth", "exec"]
+    bind: dict[str, list[Any]] = {}
+
+
+class ItemsRequest(_Strict):
+    kind: Literal["items"]
+    sources: list[str]
+    items: list[EvaluateItem]
+
+
+Request = Annotated[ScriptRequest | SourceRequest | CallRequest | ItemsRequest, Field(discriminator="kind")]
+
+
+class ItemLimits(_Strict):
+    timeout_s: float = Field(5.0, gt=0)
+    memory_mb: int = Field(512, ge=32)
+    output_limit_bytes: int = Field(1 << 20, ge=1)
+
+
+class ExecuteItem(_Strict):
+    kind: Literal["execute"]
+    id: str = Field("", max_length=100)
+    request: Request
+    stdin: Base64 = ""
+    limits: ItemLimits = ItemLimits()
+
+
+class VerifyItem(_Strict):
+    kind: Literal["verify"] = "verify"
+    id: str = Field("", max_length=100)
+    code: str
+    tests: dict[str, Any]
+    timeout_s: float = Field(5.0, gt=0)
+    memory_mb: int = Field(512, ge=32)
+    language: str = "python"
+    tolerance: float | None = Field(None, ge=0)
+
+
+class Batch(_Strict):
+    """`items` of any mix; results come back as they finish, each with its `index` and `id`."""
+
+    items: list[Annotated[ExecuteItem | VerifyItem, Field(discriminator="kind")]] = Field(min_length=1)
+
+
+class RunCodeRequest(BaseModel):
+    """SandboxFusion's request. Fields it does not know are ignored, as there."""
+
+    compile_timeout: float = Field(10.0, gt=0)
+    run_timeout: float = Field(10.0, gt=0)
+    memory_limit_MB: int = -1
+    code: str
+    stdin: str | None = None
+    language: str
+    files: dict[FileName, Base64 | None] = {}
+    fetch_files: list[FileName] = []
+    args: list[str] = []
+
+
+class CommandRunResult(BaseModel):
+    status: Literal["Finished", "Error", "TimeLimitExceeded"]
+    execution_time: float | None = None
+    return_code: int | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+
+
+class RunCodeResponse(BaseModel):
+    """SandboxFusion's response."""
+
+    status: Literal["Success", "Failed", "SandboxError"]
+    message: str
+    compile_result: CommandRunResult | None = None
+    run_result: CommandRunResult | None = None
+    executor_pod_name: str | None = None
+    files: dict[str, str] = {}
+
+
+BATCH = TypeAdapter(Batch)
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def execution_to_dict(done: Execution) -> dict[str, Any]:
+    return {
+        "status": done.status.value,
+        "exit_code": done.exit_code,
+        "stdout": _text(done.stdout),
+        "stderr": _text(done.stderr),
+        "records": _text(done.records),
+        "seconds": done.seconds,
+        "cpu_s": done.cpu_s,
+        "unsafe": done.unsafe,
+        "built": execution_to_dict(done.built) if done.built else None,
+    }
+
+
+def execution_from_dict(data: Mapping[str, Any]) -> Execution:
+    return Execution(
+        RunStatus(data["status"]),
+        data["exit_code"],
+        base64.b64decode(data["stdout"]),
+        base64.b64decode(data["stderr"]),
+        base64.b64decode(data["records"]),
+        data["seconds"],
+        data["cpu_s"],
+        data["unsafe"],
+        execution_from_dict(data["built"]) if data["built"] else None,
+    )

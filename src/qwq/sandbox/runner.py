@@ -1,0 +1,272 @@
+"""What runs programs, whatever the place: `Sandbox` runs them in jails here, `RemoteSandbox` on a server.
+
+A runner implements one method, `_execute`: a request, its standard input and its limits give an `Execution`. Requests:
+
+    {"kind": "script", "program", "files", "fetch"}           a Python program
+    {"kind": "source", "language", "program", "files", "fetch", "compile_timeout_s"}    a program in another language
+    {"kind": "call", "sources", "entry_point", "cases"}       function calls, arguments as nodes of `jail/codec.py`
+    {"kind": "items", "sources", "items"}                     expressions and statements
+
+`files` (path to base64) are put into the working folder first, the paths in `fetch` are read from it afterwards.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwq.errors import UsageError
+from qwq.sandbox.jail import codec
+from qwq.sandbox.languages import canonical
+from qwq.sandbox.policy import Limits, RunStatus
+
+COMPILE_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What one run did. `records` is the result channel without its start mark; `built` is how the compiler ended."""
+
+    status: RunStatus
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    records: bytes
+    seconds: float
+    cpu_s: float = 0.0
+    unsafe: bool = False
+    built: Execution | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One program run to its end. A negative `exit_code` is the signal that ended it.
+
+    `files` holds what was fetched. `built` says how the compiler ended, where there was one; after COMPILE_ERROR
+    nothing ran, and the other fields repeat it. `unsafe` marks a run without a jail that protects.
+    """
+
+    status: RunStatus
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    built: RunResult | None = None
+    unsafe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """What one call or expression gave: a value, a truth, an error, or nothing because the run ended before.
+
+    `error` is (type name, message) of what was raised; `fault` says in words why there is no usable result although
+    nothing was raised. Exactly one of the three is set, else `has_value` or `truth` holds the result.
+    """
+
+    value: Any = None
+    has_value: bool = False
+    truth: bool | None = None
+    error: tuple[str, str] | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """All cases of one program, in order; `status` is how the process that held them ended."""
+
+    status: RunStatus
+    cases: list[CaseResult]
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+    load_error: tuple[str, str] | None = None
+    unsafe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to evaluate after the program is loaded: mode "value" or "truth" (expression), "exec" (statements)."""
+
+    source: str
+    mode: str = "value"
+    bind: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Runner:
+    """Runs programs through `_execute`, which a subclass gives. Values and records are decoded on this side."""
+
+    def _execute(self, request: Mapping[str, Any], stdin: bytes, limits: Limits) -> Execution:
+        raise NotImplementedError
+
+    def run(
+        self,
+        program: str,
+        *,
+        stdin: bytes = b"",
+        language: str = "python",
+        files: Mapping[str, bytes] | None = None,
+        fetch: Sequence[str] = (),
+        timeout_s: float = 5.0,
+        memory_mb: int = 512,
+        output_limit_bytes: int = 1 << 20,
+        compile_timeout_s: float = COMPILE_TIMEOUT_S,
+    ) -> RunResult:
+        """Run a whole program as `python program.py < stdin`, or compile and run it in another language."""
+        limits = Limits(timeout_s, memory_mb, output_limit_bytes)
+        language = canonical(language)
+        request: dict[str, Any] = {"kind": "script", "program": program}
+        if language != "python":
+            compiler_limits = Limits(compile_timeout_s)
+            request = {"kind": "source", "language": language, "program": program}
+            request["compile_timeout_s"] = compiler_limits.timeout_s
+        if files or fetch:
+            request["files"] = {name: base64.b64encode(data).decode() for name, data in (files or {}).items()}
+            request["fetch"] = list(fetch)
+        return run_result(self._execute(request, stdin, limits))
+
+    def call(
+        self,
+        program: str,
+        entry_point: str,
+        cases: Sequence[Mapping[str, Any]],
+        *,
+        timeout_s: float = 5.0,
+        memory_mb: int = 512,
+        output_limit_bytes: int = 1 << 20,
+    ) -> CallResult:
+        """Load `program` once, then call `entry_point` with each case's "args" and "kwargs", in one process.
+
+        Arguments and results are plain values (see `jail/codec.py`); `timeout_s` holds for all cases together.
+        """
+        encoded = [
+            {"args": _encode(list(c.get("args") or [])), "kwargs": _encode(dict(c.get("kwargs") or {}))} for c in cases
+        ]
+        request = {"kind": "call", "sources": [program], "entry_point": entry_point, "cases": encoded}
+        return self._functions(request, len(cases), Limits(timeout_s, memory_mb, output_limit_bytes))
+
+    def evaluate(
+        self,
+        sources: Sequence[str],
+        items: Sequence[Item],
+        *,
+        timeout_s: float = 5.0,
+        memory_mb: int = 512,
+        output_limit_bytes: int = 1 << 20,
+    ) -> CallResult:
+        """Run `sources` in one namespace, then evaluate each item in it; `bind` may hold stand-ins (codec.Opaque)."""
+        encoded = [
+            {"source": i.source, "mode": i.mode, "bind": {name: _encode_any(value) for name, value in i.bind.items()}}
+            for i in items
+        ]
+        request = {"kind": "items", "sources": list(sources), "items": encoded}
+        return self._functions(request, len(items), Limits(timeout_s, memory_mb, output_limit_bytes))
+
+    def _functions(self, request: Mapping[str, Any], count: int, limits: Limits) -> CallResult:
+        done = self._execute(request, b"", limits)
+        cases, load_error = parse_records(done.records, count, done.status)
+        return CallResult(done.status, cases, done.stdout, done.stderr, done.seconds, load_error, done.unsafe)
+
+
+def run_result(done: Execution) -> RunResult:
+    """An execution as callers see it, fetched files decoded."""
+    built = run_result(done.built) if done.built else None
+    files: dict[str, bytes] = {}
+    if done.records.startswith(b'{"files"'):
+        try:
+            found = codec.loads(done.records.split(b"\n", 1)[0])["files"]
+            files = {str(name): base64.b64decode(data) for name, data in found.items()}
+        except (codec.CodecError, ValueError, TypeError, AttributeError, KeyError):
+            files = {}  # at a level without processes the program itself could write this record
+    return RunResult(done.status, done.exit_code, done.stdout, done.stderr, done.seconds, files, built, done.unsafe)
+
+
+def _encode(value: Any) -> list[Any]:
+    """Nodes of a caller's value. Raises UsageError for what has no plain form."""
+    nodes = _encode_any(value)
+    opaque = next((n for n in nodes if type(n) is list and n[0] == "o"), None)
+    if opaque is not None:
+        raise UsageError(f"an argument of type {opaque[1]} has no plain form: pass numbers, strings and containers")
+    return nodes
+
+
+def _encode_any(value: Any) -> list[Any]:
+    """Like `_encode`; an object without a plain form becomes a stand-in that is equal to nothing."""
+    try:
+        nodes = codec.encode(value)
+    except codec.CodecError as error:
+        raise UsageError(f"an argument cannot be sent to the sandbox: {error}") from error
+    return nodes
+
+
+def printable(text: str) -> str:
+    """Text that a program chose, fit for logs and terminals: no lone surrogates, no control characters."""
+    if text.isprintable():
+        return text
+    kept = (c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    return "".join(kept)
+
+
+def _error(fields: object) -> tuple[str, str]:
+    if type(fields) is list and len(fields) == 2 and all(type(f) is str for f in fields):
+        return printable(fields[0][:100]), printable(fields[1][:500])
+    raise codec.CodecError("malformed error record")
+
+
+def _case(record: Mapping[str, Any]) -> CaseResult:
+    if "e" in record:
+        return CaseResult(error=_error(record["e"]))
+    if "t" in record:
+        if type(record["t"]) is not bool:
+            raise codec.CodecError("a truth that is not a bool")
+        return CaseResult(truth=record["t"])
+    return CaseResult(value=codec.decode(record.get("v")), has_value=True)
+
+
+_MISSING = {
+    RunStatus.TIMEOUT: "not finished within the time limit",
+    RunStatus.MEMORY: "the program ran out of memory",
+    RunStatus.OUTPUT_LIMIT: "the program wrote more output than allowed",
+}
+
+
+def parse_records(data: bytes, count: int, status: RunStatus) -> tuple[list[CaseResult], tuple[str, str] | None]:
+    """Results by case from the channel, which the program could also write to: the first record of a case holds.
+
+    A line that is not a record spoils nothing but what it stands for.
+    """
+    found: dict[int, CaseResult] = {}
+    load_error: tuple[str, str] | None = None
+    garbled = False
+    most = 4 * count + 4
+    # Split no further than is read: 32 MB of line ends would be 32 million lines.
+    for line in data.split(b"\n", most)[:most]:
+        if not line:
+            continue
+        try:
+            if line.count(b",") > 4 * codec.MAX_NODES:
+                raise codec.CodecError("more parts than a value may have")
+            record = codec.loads(line)
+            if type(record) is not dict:
+                raise codec.CodecError("not a record")
+            if "load" in record:
+                load_error = load_error or _error(record["load"])
+                continue
+            index = record.get("i")
+            if type(index) is not int or not 0 <= index < count or index in found:
+                continue
+        except codec.CodecError:
+            garbled = True
+            continue
+        try:
+            found[index] = _case(record)
+        except codec.CodecError as error:
+            found[index] = CaseResult(fault=f"the result is not usable: {error}")
+    missing = _MISSING.get(status, "the program ended before this case")
+    if garbled:
+        missing += " (the result channel was written to by the program)"
+    if load_error is not None:
+        return [CaseResult(error=load_error)] * count, load_error
+    return [found.get(i, CaseResult(fault=missing)) for i in range(count)], None
