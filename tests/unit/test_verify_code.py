@@ -276,7 +276,7 @@ def test_malformed_tests_are_refused(box, tests, message):
 
 
 def test_unknown_language_and_misplaced_tolerance_are_refused(box):
-    with pytest.raises(UsageError, match="supported are python"):
+    with pytest.raises(UsageError, match="'cobol' is not supported: valid names: bash, c,"):
         verify("x", call(([1], 1)), language="cobol", sandbox=box)
     with pytest.raises(UsageError, match="tolerance"):
         verify("x", asserts("assert f()"), tolerance=0.1, sandbox=box)

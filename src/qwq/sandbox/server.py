@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import uvicorn
@@ -131,12 +132,11 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-class BatchStream:
+class BatchStream(Response):
     """Runs a batch and sends each result when it is there; ends all that is left of it when the client goes away."""
 
-    background = None  # what FastAPI looks for in a response
-
     def __init__(self, service: Service, batch: Batch):
+        super().__init__(media_type="application/x-ndjson")
         self.service = service
         self.items = batch.items
         self.ready: asyncio.Queue[tuple[int, Job] | None] = asyncio.Queue()
@@ -156,7 +156,7 @@ class BatchStream:
         running: set[Job] = set()
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            running |= {self._submit(i) for i, _ in zip(waiting, range(self.service.window), strict=False)}
+            running |= {self._submit(i) for i in islice(waiting, self.service.window)}
             while left:
                 try:
                     ready = await asyncio.wait_for(self.ready.get(), HEARTBEAT_S)
@@ -174,7 +174,7 @@ class BatchStream:
                 running.discard(job)
                 self.service.release(job)
                 await send({"type": "http.response.body", "body": json.dumps(line).encode() + b"\n", "more_body": True})
-                running |= {self._submit(i) for i, _ in zip(waiting, range(1), strict=False)}
+                running |= {self._submit(i) for i in islice(waiting, 1)}
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except OSError:
             return  # the connection broke while we wrote
