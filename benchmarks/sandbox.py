@@ -1,15 +1,12 @@
-"""How many runs a second the sandbox gives, against a bare interpreter and against bubblewrap, in one run.
+"""Runs a second of the sandbox, beside a plain subprocess and bubblewrap, and through its HTTP server, in one run.
 
-    python benchmarks/sandbox.py                       five repetitions, about a minute
-    python benchmarks/sandbox.py --repeat 2 --runs 40  a quick look
+    python benchmarks/sandbox.py                         # about two minutes
+    python benchmarks/sandbox.py --runs 60 --rounds 1    # a quick look
 
-Every contestant runs `print(1)` from as many threads as there are cores, in turns, so that a noisy minute hits all.
-1. "jail": the strongest level of this machine, through the library.
-2. "subprocess": the same interpreter with -I, without any protection.
-3. "bwrap": that interpreter in bubblewrap with all namespaces, a tmpfs and a read-only view of the system.
-4. "http": a server process of its own, verdicts on stdin/stdout tests, client and server sharing the cores.
-Overhead is the time of one verdict through HTTP, one after the other, of a program that does nothing.
-The last lines are JSON: {"name", "ours", "theirs", "ratio"}.
+Each way runs `print(int(input()) + 1)` with an input and looks at the output, from as many threads as there are cores. The ways
+take turns, round after round; a figure is the median of the rounds, with the smallest and the largest. The latency is
+what a verdict through the server takes, one at a time, start to end.
+bubblewrap is left out where it is not installed.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -30,153 +26,120 @@ from pathlib import Path
 
 from qwq.sandbox import Sandbox
 from qwq.sandbox.client import RemoteSandbox
-from qwq.sandbox.policy import interpreter_files
+from qwq.verify.code import verify
 
+PROGRAM = "print(int(input()) + 1)"
 CORES = os.cpu_count() or 1
-PROGRAM = "print(1)"
-SERVE = [
-    sys.executable,
-    "-c",
-    "import sys; from qwq.cli import main; sys.exit(main())",
-    "sandbox",
-    "serve",
-    "--port",
-    "0",
-]
+INTERPRETER = os.path.realpath(sys.executable)
+BWRAP = [
+    "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib",
+    "--symlink", "usr/lib64", "/lib64", "--symlink", "usr/bin", "/bin", "--ro-bind", str(Path(INTERPRETER).parents[1]),
+    str(Path(INTERPRETER).parents[1]), "--tmpfs", "/tmp", "--chdir", "/tmp",
+]  # fmt: skip
 
 
-def rate(run: Callable[[int], object], runs: int) -> float:
-    """Runs a second of `run` from one thread per core."""
-    with ThreadPoolExecutor(CORES) as pool:
+def rate(run: Callable[[int], bool], count: int) -> float:
+    """Right answers a second from as many threads as cores. Stops where one is wrong: a benchmark of failures is none."""
+    with ThreadPoolExecutor(CORES) as threads:
         started = time.perf_counter()
-        list(pool.map(run, range(runs)))
-        return runs / (time.perf_counter() - started)
+        right = sum(threads.map(run, range(count)))
+        seconds = time.perf_counter() - started
+    if right != count:
+        sys.exit(f"error: {count - right} of {count} runs gave no right answer")
+    return count / seconds
 
 
-def bwrap_command(python: str, program: str) -> list[str] | None:
-    """bubblewrap with all namespaces, showing what the interpreter needs; None where it is not installed."""
-    tool = shutil.which("bwrap")
-    if tool is None:
-        return None
-    command = [tool, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--tmpfs", "/tmp"]
-    for path in ("/usr", "/lib", "/lib64", "/bin"):
-        if os.path.islink(path):
-            command += ["--symlink", os.readlink(path), path]
-        elif os.path.isdir(path):
-            command += ["--ro-bind", path, path]
-    prefix = os.path.realpath(sys.base_prefix)
-    if not prefix.startswith("/usr"):
-        command += ["--ro-bind", prefix, prefix]
-    return [*command, "--ro-bind", program, "/tmp/program.py", python, "-I", "/tmp/program.py"]
+def subprocess_way(prefix: list[str], file: str) -> Callable[[int], bool]:
+    def run(n: int) -> bool:
+        done = subprocess.run([*prefix, INTERPRETER, "-I", *(["-c", PROGRAM] if prefix else [file])], input=f"{n}\n", capture_output=True, text=True)
+        return done.stdout == f"{n + 1}\n"
+
+    return run
 
 
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+class HttpServer:
+    """The server in this process's sandbox package but a process of its own, as users run it."""
 
-
-def check(output: bytes) -> None:
-    if output != b"1\n":
-        raise SystemExit(f"a contestant printed {output!r}")
-
-
-class Server:
-    """`qwq sandbox serve` as a process of its own."""
-
-    def __enter__(self) -> RemoteSandbox:
-        self.process = subprocess.Popen(SERVE, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        first = self.process.stderr.readline()
-        found = re.search(r"http://\S+", first)
-        if found is None:
-            raise SystemExit(f"the server did not start: {first}")
-        self.client = RemoteSandbox(found[0])
-        return self.client
-
-    def __exit__(self, *exc: object) -> None:
-        self.client.close()
-        self.process.terminate()
-        self.process.wait()
-
-
-def verdicts(remote: RemoteSandbox, runs: int, tag: str) -> float:
-    """Verdicts a second of programs that all differ, so that none comes from the verdict cache."""
-    tests = {"kind": "stdio", "cases": [{"input": "", "output": "1"}]}
-    started = time.perf_counter()
-    found = list(remote.verify_many([{"code": f"print(1) # {tag} {n}", "tests": tests} for n in range(runs)]))
-    seconds = time.perf_counter() - started
-    assert all(verdict["outcome"] == "correct" for _, verdict in found), found[:3]
-    return runs / seconds
-
-
-def single(remote: RemoteSandbox, tag: str) -> float:
-    tests = {"kind": "stdio", "cases": [{"input": "", "output": "1"}]}
-    started = time.perf_counter()
-    ((_, verdict),) = remote.verify_many([{"code": f"print(1) # {tag}", "tests": tests}])
-    assert verdict["outcome"] == "correct", verdict
-    return 1000 * (time.perf_counter() - started)
-
-
-def measure(repeat: int, runs: int) -> tuple[dict[str, list[float]], list[float], list[float]]:
-    """Rates by contestant, and milliseconds of single verdicts and of single bare processes."""
-    python = interpreter_files().executable
-    rates: dict[str, list[float]] = {"jail": [], "subprocess": [], "bwrap": [], "http": []}
-    ours_ms: list[float] = []
-    bare_ms: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, Sandbox() as box, Server() as remote:
-        program = Path(folder) / "program.py"
-        program.write_text(PROGRAM)
-        bare = [python, "-I", str(program)]
-        wrapped = bwrap_command(python, str(program))
-        print(
-            f"{CORES} cores, level {box.level}, load {os.getloadavg()[0]:.1f}, bwrap {'found' if wrapped else 'NOT INSTALLED'}"
+    def __init__(self) -> None:
+        start = "import sys; from qwq.cli import main; sys.exit(main())"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", start, "sandbox", "serve", "--port", "0"], stderr=subprocess.PIPE, text=True
         )
-        rate(lambda _: check(box.run(PROGRAM).stdout), 2 * CORES)  # slots start at their first use
-        verdicts(remote, 2 * CORES, "warm")
-        for turn in range(repeat):
-            rates["jail"].append(rate(lambda _: check(box.run(PROGRAM).stdout), runs))
-            rates["subprocess"].append(
-                rate(lambda _: check(subprocess.run(bare, stdout=subprocess.PIPE).stdout), runs // 2)
-            )
-            if wrapped:
-                rates["bwrap"].append(
-                    rate(lambda _: check(subprocess.run(wrapped, stdout=subprocess.PIPE).stdout), runs // 2)
-                )
-            rates["http"].append(verdicts(remote, runs, f"{turn}"))
-            for n in range(runs // 2):
-                ours_ms.append(single(remote, f"one {turn} {n}"))
-                started = time.perf_counter()
-                subprocess.run(bare, stdout=subprocess.PIPE)
-                bare_ms.append(1000 * (time.perf_counter() - started))
-    return rates, ours_ms, bare_ms
+        assert self.process.stderr
+        self.url = self.process.stderr.readline().split()[2]
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
+def http_rate(box: RemoteSandbox, count: int) -> float:
+    """Verdicts a second of one batch, graded on the server."""
+    unique = time.perf_counter_ns()
+    lines = [
+        {"code": f"{PROGRAM}  # {unique} {n}", "tests": {"kind": "stdio", "cases": [{"input": f"{n}\n", "output": f"{n + 1}\n"}]}}
+        for n in range(count)
+    ]
+    started = time.perf_counter()
+    right = sum(verdict.get("outcome") == "correct" for _, verdict in box.verify_many(lines))
+    seconds = time.perf_counter() - started
+    if right != count:
+        sys.exit(f"error: {count - right} of {count} verdicts are wrong")
+    return count / seconds
+
+
+def latencies(box: RemoteSandbox, count: int) -> list[float]:
+    """Seconds of single verdicts through the server, sorted."""
+    out = []
+    for n in range(count):
+        tests = {"kind": "stdio", "cases": [{"input": f"{n}\n", "output": f"{n + 1}\n"}]}
+        started = time.perf_counter()
+        verdict = verify(f"{PROGRAM}  # {started} {n}", tests, sandbox=box)
+        out.append(time.perf_counter() - started)
+        assert verdict.correct, verdict.reason
+    return sorted(out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--runs", type=int, default=400, help="runs a repetition")
-    asked = parser.parse_args()
-    rates, ours_ms, bare_ms = measure(asked.repeat, asked.runs)
-    for name, values in rates.items():
-        if values:
-            print(f"{name:<11} {statistics.median(values):7.1f} runs/s, from {min(values):.1f} to {max(values):.1f}")
-    for name, values in (("http", ours_ms), ("subprocess", bare_ms)):
-        p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
-        print(f"{name:<11} p50 {p50:.1f} ms, p99 {p99:.1f} ms, one at a time ({len(values)} runs)")
+    parser.add_argument("--runs", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    server = HttpServer()
+    with tempfile.TemporaryDirectory() as folder, Sandbox(CORES) as box, RemoteSandbox(server.url) as remote:
+        file = Path(folder, "p.py")
+        file.write_text(PROGRAM)
 
-    def line(name: str, ours: float, theirs: float) -> None:
-        print(
-            json.dumps(
-                {"name": name, "ours": round(ours, 2), "theirs": round(theirs, 2), "ratio": round(ours / theirs, 3)}
-            )
-        )
+        def jailed(n: int) -> bool:
+            return box.run(PROGRAM, stdin=f"{n}\n".encode()).stdout == f"{n + 1}\n".encode()
 
-    median = {name: statistics.median(values) for name, values in rates.items() if values}
-    line("sandbox_runs_per_s_vs_subprocess", median["jail"], median["subprocess"])
-    if "bwrap" in median:
-        line("sandbox_runs_per_s_vs_bwrap", median["jail"], median["bwrap"])
-    line("sandbox_http_verdicts_per_s_per_core_vs_subprocess", median["http"] / CORES, median["subprocess"] / CORES)
-    line("sandbox_http_overhead_p50_ms_vs_subprocess", percentile(ours_ms, 0.5), percentile(bare_ms, 0.5))
-    line("sandbox_http_overhead_p99_ms_vs_subprocess", percentile(ours_ms, 0.99), percentile(bare_ms, 0.99))
+        ways: dict[str, Callable[[int], float]] = {
+            "jail": lambda count: rate(jailed, count),
+            "http": lambda count: http_rate(remote, count),
+            "subprocess": lambda count: rate(subprocess_way([], str(file)), count),
+        }
+        if shutil.which("bwrap"):
+            ways["bwrap"] = lambda count: rate(subprocess_way(BWRAP, str(file)), count)
+        else:
+            print("bwrap is not installed: left out")
+        for way in ways.values():
+            way(2 * CORES)  # slots and caches begin warm
+        found: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(args.rounds):
+            for name, way in ways.items():
+                found[name].append(way(args.runs))
+        latency = latencies(remote, args.runs)
+        print(f"level {box.level}, {CORES} cores, {args.runs} runs a round, {args.rounds} rounds")
+    server.stop()
+    medians = {name: statistics.median(rates) for name, rates in found.items()}
+    for name, rates in found.items():
+        print(f"  {name:<11} {medians[name]:7.1f} runs/s ({min(rates):.1f} to {max(rates):.1f})")
+    p50, p99 = latency[len(latency) // 2], latency[int(0.99 * (len(latency) - 1))]
+    print(f"  one verdict through the server: p50 {1e3 * p50:.1f} ms, p99 {1e3 * p99:.1f} ms; {medians['http'] / CORES:.0f} verdicts/s a core")
+    for ours, theirs in (("jail", "subprocess"), ("jail", "bwrap"), ("http", "subprocess")):
+        if theirs in medians:
+            a, b = medians[ours], medians[theirs]
+            print(json.dumps({"name": f"sandbox {ours} against {theirs}, runs/s", "ours": round(a, 1), "theirs": round(b, 1), "ratio": round(a / b, 2)}))
 
 
 if __name__ == "__main__":

@@ -312,7 +312,7 @@ def verify_tools(file: Path) -> int:
 
 @verify_app.command(name="audit")
 def verify_audit(dataset: Path, *, clean: Path | None = None, field: str | None = None) -> int:
-    """List the rows of a math set whose gold answer cannot be graded, with the reason.
+    """Say of each row of a math set whether its gold answer can be graded, and why not.
 
     Parameters
     ----------

@@ -218,7 +218,9 @@ def test_audit_writes_the_gradable_rows(call, tmp_path):
     file, clean = tmp_path / "set.jsonl", tmp_path / "clean.jsonl"
     file.write_text('{"answer": "12"}\n{"answer": ""}\n')
     status, out, err = call("verify", "audit", file, "--clean", clean)
-    assert status == 0 and json.loads(out)["kind"] == "empty" and "2 rows: 1 empty, 1 gradable" in err
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and [(r["index"], r["gradable"], r["kind"]) for r in rows] == [(0, True, "gradable"), (1, False, "empty")]
+    assert "2 rows: 1 empty, 1 gradable" in err
     assert clean.read_text() == '{"answer": "12"}\n'
     assert "no column 'gold'" in one_line_error(call("verify", "audit", file, "--field", "gold"))
 

@@ -157,6 +157,11 @@ def test_drills_hold_no_whole_problem(domain: str) -> None:
             assert not any(answer in text for text in texts)
 
 
+def test_calculator_drills_are_sums_of_the_training_split() -> None:
+    pages = [family("tools").drill(random.Random(i)) for i in range(300)]
+    assert all(split_of(f"tools/{expression}") == "train" for page in pages for _, expression in page)
+
+
 # -- demonstrations ---------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import random
+import re
 import threading
 import time
 from fractions import Fraction
@@ -125,6 +127,14 @@ def test_labelled_cases_with_their_sources() -> None:
         assert math.verify(case["pred"], case["gold"], form=case["form"]).correct == case["expected"], case
 
 
+def test_handwritten_cases() -> None:
+    """Near misses and markup for every rule, labelled by hand."""
+    for line in SAMPLE.with_name("math_verdicts_handwritten.jsonl").read_text(encoding="utf-8").splitlines():
+        case = json.loads(line)
+        verdict = math.verify(case["pred"], case["gold"], form=case["form"])
+        assert verdict.correct == case["expected"], (case, verdict.reason)
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
 def test_all_labelled_cases() -> None:
     lines = (SHARED / "math_verdicts" / "cases.jsonl").read_text().splitlines()
@@ -141,6 +151,20 @@ def test_gsm8k_golds_verify_against_their_solutions() -> None:
         gold = row["answer"].rpartition("#### ")[2]
         assert math.verify(row["answer"], gold).correct and math.verify(rf"\boxed{{{gold}}}", row["answer"]).correct
     assert len(rows) == 1319
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+def test_math_golds_verify_against_themselves_and_no_other() -> None:
+    rows = [json.loads(line) for line in (SHARED / "math" / "train.jsonl").read_text().splitlines()]
+    golds = [str(row["answer"]) for row in rows]
+    right = sum(math.verify(rf"\boxed{{{gold}}}", gold).correct for gold in golds)
+    assert right >= 0.995 * len(golds)
+    rng = random.Random(0)
+    for _ in range(10_000):
+        one, other = rng.sample(golds, 2)
+        if math.verify(rf"\boxed{{{one}}}", other).correct:
+            # The same value in another dress (a unit, a name, a currency) has the same numerals in the same order.
+            assert re.findall(r"\d+", one) == re.findall(r"\d+", other), (one, other)
 
 
 @given(st.integers(-(10**20), 10**20), st.integers(-(10**20), 10**20))
@@ -326,7 +350,7 @@ def test_audit_writes_the_clean_set(tmp_path: Path) -> None:
     path, clean_path = tmp_path / "set.jsonl", tmp_path / "clean.jsonl"
     path.write_text('{"q": "a", "answer": "3"}\n{"q": "b", "answer": ""}\n')
     lines = list(audit_file(path, clean_path))
-    assert [(line["index"], line["kind"]) for line in lines] == [(1, "empty")]
+    assert [(line["index"], line["gradable"], line["kind"]) for line in lines] == [(0, True, "gradable"), (1, False, "empty")]
     assert json.loads(clean_path.read_text()) == {"q": "a", "answer": "3"}
     with pytest.raises(DataError, match="no column 'gold'"):
         list(audit_file(path, field="gold"))

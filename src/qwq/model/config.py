@@ -137,7 +137,7 @@ PRESETS: dict[str, ModelConfig] = {
         head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.06,
     ),
     "small": ModelConfig(
-        family="qwen2", vocab_size=768, hidden_size=320, intermediate_size=864, num_layers=3, num_heads=10, num_kv_heads=2,
+        family="qwen2", vocab_size=768, hidden_size=256, intermediate_size=704, num_layers=3, num_heads=8, num_kv_heads=2,
         head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.06,
     ),
     "qwq-32b": ModelConfig(

@@ -54,7 +54,7 @@ class Family(ABC):
         """A page of plain exercises, (question, answer) pairs, as a textbook has them; empty where a family has none.
 
         Pretraining mixes such pages in: they teach the single steps at a fraction of the tokens. A page never
-        holds a whole problem (those have at least two steps), so splits do not apply to it.
+        holds a whole problem: its steps are single where problems have two or more, or of the training split.
         """
         return []
 

@@ -17,13 +17,13 @@ import base64
 import contextlib
 import hmac
 import ipaddress
-import itertools
 import json
 import platform
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import uvicorn
@@ -136,7 +136,7 @@ class BatchStream(Response):
     """Runs a batch and sends each result when it is there; ends all that is left of it when the client goes away."""
 
     def __init__(self, service: Service, batch: Batch):
-        super().__init__()
+        super().__init__(media_type="application/x-ndjson")
         self.service = service
         self.items = batch.items
         self.ready: asyncio.Queue[tuple[int, Job] | None] = asyncio.Queue()
@@ -156,7 +156,7 @@ class BatchStream(Response):
         running: set[Job] = set()
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            running |= {self._submit(i) for i in itertools.islice(waiting, self.service.window)}
+            running |= {self._submit(i) for i in islice(waiting, self.service.window)}
             while left:
                 try:
                     ready = await asyncio.wait_for(self.ready.get(), HEARTBEAT_S)
@@ -174,7 +174,7 @@ class BatchStream(Response):
                 running.discard(job)
                 self.service.release(job)
                 await send({"type": "http.response.body", "body": json.dumps(line).encode() + b"\n", "more_body": True})
-                running |= {self._submit(i) for i in itertools.islice(waiting, 1)}
+                running |= {self._submit(i) for i in islice(waiting, 1)}
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except OSError:
             return  # the connection broke while we wrote
@@ -314,8 +314,8 @@ def create_app(service: Service, api_key: str | None = None) -> FastAPI:
     async def full(request: Request, error: Full) -> Response:
         return _error(429, str(error), {"Retry-After": str(error.retry_after_s)})
 
-    @app.post("/batch")
-    async def batch(request: Request) -> Response:
+    @app.post("/batch", response_model=None)
+    async def batch(request: Request) -> Any:
         asked = await _read(request, BATCH, service.limits.body_bytes)
         if len(asked.items) > service.limits.queue:
             raise _Refused(413, f"{len(asked.items)} items, the queue holds {service.limits.queue}: send fewer")
@@ -359,7 +359,7 @@ def listen(host: str, port: int, api_key: str | None) -> socket.socket:
     if not api_key and not is_loopback(host):
         raise UsageError(f"{host} can be reached by other machines: give --api-key, or listen on 127.0.0.1")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named because asyncio turns Nagle's algorithm off only then; with it, every answer takes 40 ms.
+    # The protocol is named, since asyncio switches Nagle's delay off (40 ms a small answer) only where it is.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

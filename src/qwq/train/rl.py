@@ -202,6 +202,8 @@ class RlTrainer:
                     old[i] = logprob.detach()
                 sums.update(loss=loss.item(), clipped=float(terms.clipped_N.sum()), kl=float(terms.kl_N.sum()))
                 sums.update(entropy=float(entropy.sum()), terms=len(logprob), fed=batch.num_tokens)
+            if update == 0:
+                self._check_mean_mismatch(sums["mismatch_sum"] / sums["terms"])
             stepped = self.optimizer.step(step * self.config.updates + update)
         n = sums["terms"]
         return stepped | {
@@ -241,9 +243,16 @@ class RlTrainer:
         worst = float(difference.max())
         sums["mismatch_max"] = max(sums["mismatch_max"], worst)  # type: ignore[assignment]
         sums["mismatch_sum"] += float(difference.sum())  # type: ignore[assignment]
-        if worst > MISMATCH_MAX and self.model.embed.weight.dtype == torch.float32:
+        self._hold("at most", worst, MISMATCH_MAX)
+
+    def _check_mean_mismatch(self, mean: float) -> None:
+        """Before the batch's first update: also the mean difference is no more than rounding."""
+        self._hold("on average", mean, MISMATCH_MEAN)
+
+    def _hold(self, what: str, found: float, allowed: float) -> None:
+        if found > allowed and self.model.embed.weight.dtype == torch.float32:
             raise InfraError(
-                f"sampler and trainer disagree: log-probabilities differ by {worst:.2e} at most, {MISMATCH_MAX:.0e} is allowed; "
+                f"sampler and trainer disagree: log-probabilities differ by {found:.2e} {what}, {allowed:.0e} is allowed; "
                 "the rollouts do not come from these weights (delete the stage's rollouts folder and run again)"
             )
 

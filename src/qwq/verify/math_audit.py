@@ -77,7 +77,7 @@ def _by_sympy(answer: str) -> tuple[GoldKind, str]:
 def audit_file(
     path: str | Path, clean_path: str | Path | None = None, *, field: str | None = None
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Yield `index`, `kind`, `reason`, `gold` for each row that is not gradable; return counts by kind.
+    """Yield `index`, `gradable`, `kind`, `reason`, `gold` for each row, in order; return counts by kind.
 
     `field` names the gold's column (default: the first of gold, answer, ground_truth, final_answer, solution).
     `clean_path` gets the gradable rows, as they were. DataError: missing or malformed file, no gold column.
@@ -91,8 +91,8 @@ def audit_file(
         counts[kind.value] += 1
         if kind is GoldKind.GRADABLE:
             kept.append(json.dumps(row, ensure_ascii=False))
-        else:
-            yield {"index": index, "kind": kind.value, "reason": reason, "gold": str(gold)[:200]}
+        gradable = kind is GoldKind.GRADABLE
+        yield {"index": index, "gradable": gradable, "kind": kind.value, "reason": reason, "gold": str(gold)[:200]}
     if clean_path is not None:
         Path(clean_path).write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     return {"n": sum(counts.values()), "kinds": dict(counts)}

@@ -46,18 +46,38 @@ _CHOICE = re.compile(
     r"\s*(?:\\(?:text|mathrm)\s*\{\s*)?(?:\(\s*([A-Z])\s*\)|([A-Z])\s*[.:)])\s*\}?[\s.:]*(?:\\ )?\s*(?P<rest>\S.*)",
     re.DOTALL,
 )
+_OPTION = re.compile(r"\A(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*:?\s*(?=\(?[A-Z]\b)", re.IGNORECASE)
+_SEVERAL = re.compile(r"(?:\\text\s*\{)?([A-H]{2,8})\}?")
+_LISTED = re.compile(r"\(?([A-H])\)?(?:\s*(?:,|;|and|\\text\s*\{\s*and\s*\}|&|\s)\s*(?:and\s+)?\(?[A-H]\)?){1,7}")
+_RADIX = re.compile(r"([+-]?[0-9A-Fa-f]+)\s*_\s*\{?\s*(?:\\text\s*\{)?\s*(\d{1,2})\s*\}{0,2}")
+_QUALIFIER = re.compile(
+    r"\s*(?:[,;(]|\\text\s*\{[^{}]{0,12}\}|\bwhere\b|\bfor\b|\bwith\b)\s*(?:\\text\s*\{[^{}]{0,12}\}\s*)?"
+    r"(?P<what>[a-z](?:\s*,\s*[a-z])*\s*\\in\s*\\mathbb\s*\{?\s*[ZNQRC]\s*\}?[_^*+{}]{0,4})\s*\)?\Z"
+)
+_CONSTANT = re.compile(r"\+\s*([CcKk])\s*\Z")
+_FUNCTION = re.compile(r"[A-Za-z]\s*\(\s*([a-z])\s*\)\s*=")
+_HALF_OF_DAY = re.compile(r"(?<=\d)\s*(?:\\text\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?\s*\Z", re.IGNORECASE)
+_FOR_ALL = re.compile(r",?\s*\\text\s*\{\s*,?\s*for\s+(?:all|any|every|each)\b(?P<what>.{0,60})\Z")
+_PARAMETER = re.compile(r"(?<![A-Za-z\\])[knm](?![A-Za-z])|(?<=\\pi)\s*[knm]\b")
 _WORD = re.compile(r"[A-Z]?[a-z]{2,}")
+_JOINING = re.compile(r"\band\b")
+_NUMERALS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z' -]+")
 _DECIMAL_COMMA = re.compile(r"[+-]?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))\Z")
 
 
 def compare(gold: str, answer: str) -> Decision:
     """Decide a cleaned pair of answers."""
-    if "".join(gold.split()) == "".join(answer.split()):
+    if _as_text(gold) == _as_text(answer):
         return Decision(True, "the same text")
     choice = _same_choice(gold, answer)
     if choice is not None:
         return Decision(choice, "choice letters")
+    if (labelled := _CHOICE.fullmatch(gold)) and not _CHOICE.fullmatch(answer):
+        return compare(labelled["rest"], answer)  # the text of the right choice, without its letter
+    if (left := _RADIX.fullmatch(gold)) and (right := _RADIX.fullmatch(answer)):
+        return Decision(_same_radix(left, right), "numbers with their bases")
+    gold, answer = _same_names(*_without_qualifier(gold, answer))
     if _same_words(gold, answer):
         return Decision(True, "the same words")
     gold, answer = _with_point(gold, answer), _with_point(answer, gold)
@@ -75,9 +95,23 @@ def compare(gold: str, answer: str) -> Decision:
     )
 
 
+def _as_text(text: str) -> str:
+    r"""Without spaces, and without a `\text{...}` around it all."""
+    if match := re.fullmatch(r"\\text\s*\{([^{}]*)\}", text):
+        text = match[1]
+    return "".join(text.split())
+
+
 def _same_choice(gold: str, answer: str) -> bool | None:
     """A letter against a letter with or without its text: `B` and `(B)\\ 5`. None where the gold is no letter."""
+    if (several := _SEVERAL.fullmatch(gold)) and (listed := _LISTED.fullmatch(answer)):
+        letters = several[1]
+        if list(letters) == sorted(set(letters)):
+            return sorted(re.findall(r"[A-H]", listed[0])) == list(letters)
+    answer = _OPTION.sub("", answer)
     letter, other = _LETTER.fullmatch(gold), _LETTER.fullmatch(answer)
+    if letter and letter[1] in "ABCDEFGH" and re.fullmatch(r"\(?[a-h]\)?", answer):
+        return letter[1].lower() == answer.strip("()")
     if letter and other:
         return letter[1] == other[1]
     labelled = _CHOICE.fullmatch(answer)
@@ -89,6 +123,38 @@ def _same_choice(gold: str, answer: str) -> bool | None:
     return None
 
 
+def _same_radix(gold: re.Match[str], answer: re.Match[str]) -> bool:
+    r"""`2A_{16}` and `2a_{16}`: the same base and the same digits, whatever the case of the letters."""
+    digits = [m[1].upper().lstrip("+") for m in (gold, answer)]
+    return int(gold[2]) == int(answer[2]) and digits[0] == digits[1]
+
+
+def _without_qualifier(gold: str, answer: str) -> tuple[str, str]:
+    r"""Without `, k \in \mathbb{Z}` behind a family of values, where the other side leaves it out or says the same."""
+    g, a = _QUALIFIER.search(gold), _QUALIFIER.search(answer)
+    if not g and not a:
+        g, a = _FOR_ALL.search(gold), _FOR_ALL.search(answer)
+    if g and a and "".join(g["what"].split()) != "".join(a["what"].split()):
+        return gold, answer
+    return (gold[: g.start()] or gold) if g else gold, (answer[: a.start()] or answer) if a else answer
+
+
+def _same_names(gold: str, answer: str) -> tuple[str, str]:
+    """What is only a name is the same on both sides: the constant of an integral, the variable of f(x), am and pm."""
+    if (g := _CONSTANT.search(gold)) and (a := _CONSTANT.search(answer)) and g[1] != a[1]:
+        answer = f"{answer[: a.start(1)]}{g[1]}{answer[a.end(1) :]}"
+    g, a = _FUNCTION.match(gold), _FUNCTION.match(answer)
+    if g and a and g[1] != a[1] and not re.search(rf"(?<![A-Za-z\\\\]){g[1]}(?![A-Za-z])", answer):
+        answer = re.sub(rf"(?<![A-Za-z\\\\]){a[1]}(?![A-Za-z])", g[1], answer)
+    if "\\pi" in gold and "\\pi" in answer:  # the integer of a family of angles has no name of its own
+        names, others = set(_PARAMETER.findall(gold)), set(_PARAMETER.findall(answer))
+        if len(names) == len(others) == 1 and names != others:
+            answer = _PARAMETER.sub(f" {names.pop().strip()}", answer)
+    if bool(g := _HALF_OF_DAY.search(gold)) != bool(a := _HALF_OF_DAY.search(answer)):
+        gold, answer = (gold[: g.start()] if g else gold), (answer[: a.start()] if a else answer)
+    return gold, answer
+
+
 def _same_words(gold: str, answer: str) -> bool:
     r"""`\text{Even}` and `even`, `Yes` and `yes`: words, not products of letters."""
     pair = (gold, answer)
@@ -96,6 +162,10 @@ def _same_words(gold: str, answer: str) -> bool:
         return False
     if all(len(re.findall(r"[A-Za-z]{3,}", t)) >= 2 for t in pair) and plain_words(gold) == plain_words(answer):
         return True
+    if any("\\text" in t and re.search(r"[A-Za-z]{3,}", t.replace("\\text", "")) for t in pair):
+        words = [_JOINING.sub(" ", plain_words(t)) for t in pair]
+        if " ".join(words[0].split()) == " ".join(words[1].split()) != "":
+            return True
     bare = [re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", t).strip() for t in pair]
     return all(_LETTERS.fullmatch(b) for b in bare) and plain_words(bare[0]) == plain_words(bare[1]) != ""
 
@@ -118,6 +188,9 @@ def same(gold: Value, answer: Value) -> bool | None:
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _same_relation(gold, answer)
     if isinstance(gold, Text) or isinstance(answer, Text):
+        for one, other in ((gold, answer), (answer, gold)):
+            if isinstance(one, Text) and one.words in _NUMERALS and isinstance(other, Expr) and other.number is not None:
+                return other.number == math_number.Number(Fraction(_NUMERALS[one.words]), decimals=0)
         return gold == answer if type(gold) is type(answer) else False
     if isinstance(gold, Expr) and isinstance(answer, Expr):
         return _same_expr(gold, answer)
@@ -356,7 +429,7 @@ def _same_ratio(gold: Value, answer: Value) -> bool | None:
         if len(gold.parts) != len(answer.parts):
             return False
         equal = _in_order(gold.parts, answer.parts)
-        if equal is not False or gold.clock or answer.clock or Dots() in gold.parts + answer.parts:
+        if equal is not False or gold.clock or Dots() in gold.parts + answer.parts:
             return equal
         return _proportional(gold.parts, answer.parts)
     ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)

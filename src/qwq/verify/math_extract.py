@@ -22,10 +22,10 @@ _BARE_BOX = re.compile(r"\\boxed\s*(?![{\s])([A-Za-z0-9])")
 _DOUBLED = re.compile(r"\\\\(?=(?:boxed|fbox|d?frac|tfrac|sqrt|left|right|text|mathrm|pi|cdot|times|circ)(?![a-z]))")
 _ANNOUNCED = re.compile(
     r"(?:\bfinal\s+answer\b|\banswer\b|\bresult\b)[*_\s]{0,6}(?:\bis\b|\bare\b|=|:)[*_\s:]{0,6}|####[ \t]*"
-    r"|\bfinal\s+answer[*_:]{0,4}\s{1,4}",
+    r"|\bfinal\s+answer[*_:]{0,4}\s{1,4}|(?:答案|结果)[*_\s]{0,6}(?:应该是|应为|就是|是|为|=|:|：)[*_\s:：]{0,6}",
     re.IGNORECASE,
 )
-_STOP = re.compile(r"\n|(?<=[^\d\s])\.(?=\s|\Z)|(?<=\d)\.(?=\s|\Z)|<")
+_STOP = re.compile(r"\n|。|(?<=[^\d\s])\.(?=\s|\Z)|(?<=\d)\.(?=\s|\Z)|<")
 _CLOSING_PHRASE = re.compile(r"\s*I hope (?:it|this) is correct\.?\s*\Z", re.IGNORECASE)
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _MATH = re.compile(

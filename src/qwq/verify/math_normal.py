@@ -26,6 +26,15 @@ _STYLES = re.compile(r"\\(?:phantom|displaystyle|textstyle|limits|nolimits|bolds
 _SPACES = re.compile(
     r"\\q?quad|\\(?:enspace|hfill|thinspace)(?![A-Za-z])|\\hspace\*?\{[^{}]*\}|~|(?<!\\)\\[;:> \n]|\s+"
 )
+_RECURRING_DOTS = re.compile(r"(?<!\d)(\d{0,20}\.\d{0,30}?)\\dot\s*\{?\s*(\d)\s*\}?(?:(\d{0,30})\\dot\s*\{?\s*(\d)\s*\}?)?(?!\d)")
+_GOES_ON = re.compile(r"([+-]?\d{0,20}\.\d{0,9}?)(\d{1,6})\2{2,60}\d{0,5}\s*(?:\\ldots|\.\.\.)")
+_CHOOSE = re.compile(r"(?<![A-Za-z\\}])C\s*_\s*(?:\{(\w+)\}|(\w))\s*\^\s*(?:\{(\w+)\}|(\w))")
+_MODULUS = re.compile(r"\\?\(\s*(?:\\bmod|\\mod|mod)\s*(\w+)\s*\)|\\pmod\s*\{?\s*(\w+)\s*\}?")
+_BASES = {w: n for n, w in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)}
+_BASE = re.compile(r"_\s*\{?\s*\\text\s*\{\s*(" + "|".join(_BASES) + r")\s*\}\s*\}?")
+_ABOUT = re.compile(r"\A(?:\\text\s*\{\s*(?:approximately|about|roughly)\s*\}|(?:approximately|about|roughly)\s)\s*")
+_TEXT_WITHOUT_WORDS = re.compile(r"\\text\s*\{([^A-Za-z{}\\]*)\}")
+_ASCII_UNION = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!\s*|\\!\s*,\s*|\\,|\\ |,\\,)(?=\d{3}(?!\d))")
 _SYNONYMS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "geq": "ge", "leqslant": "le", "geqslant": "ge",
@@ -66,10 +75,29 @@ def clean(text: str) -> str:
         text = _THOUSANDS.sub("", text)
         text = text.replace("\\!", "").replace("\\,", " ").replace("\\/", "")
     text = _SPACES.sub(" ", text).strip()
+    text = _spelled_alike(text)
+    if "U" in text:
+        text = _ASCII_UNION.sub("\\\\cup ", text)
     text = _unwrap(text)
     while text and (text[-1] in ".,;:" or text.endswith("\\")) and not text.endswith(("...", "\\.", "\\\\")):
         text = text[:-1].rstrip()
     return text
+
+
+def _spelled_alike(text: str) -> str:
+    r"""One spelling of what has several: recurring decimals, `C_5^2`, `(mod 3)`, `\text{(2,5)}`, "about"."""
+    if "dot" in text:
+        text = _RECURRING_DOTS.sub(lambda m: f"{m[1]}\\overline{{{m[2]}{(m[3] or '') + m[4] if m[4] else ''}}}", text)
+    if match := _GOES_ON.fullmatch(text):
+        text = f"{match[1]}\\overline{{{match[2]}}}"
+    if "C" in text:
+        text = _CHOOSE.sub(lambda m: f"\\binom{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
+    if "mod" in text:
+        text = _MODULUS.sub(lambda m: f"\\pmod{{{m[1] or m[2]}}}", text)
+    if "\\text" in text:
+        text = _BASE.sub(lambda m: f"_{{{_BASES[m[1]]}}}", text)
+        text = _TEXT_WITHOUT_WORDS.sub(r" \1 ", text).strip()
+    return _ABOUT.sub("", text)
 
 
 def _strip_math_signs(text: str) -> str:

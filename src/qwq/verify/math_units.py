@@ -52,7 +52,7 @@ _NEVER = frozenset(
 )
 
 _BEHIND = re.compile(
-    r"(?P<core>.*?[\d})!\]])\s*"
+    r"(?P<core>.*?(?:[\d})!\]]|\\pi\s*(?=\\)))\s*"
     r"(?:\\(?:text|mathrm|operatorname)\s*\{\s*(?P<tex>[^{}\\]*?)\s*\}|(?P<ascii>[A-Za-z][A-Za-z/ .-]*))"
     r"\s*(?:\^\s*\{?\s*(?P<power>-?[1-4])\s*\}?)?\s*\.?\Z",
     re.DOTALL,
@@ -62,6 +62,8 @@ _QUOTIENT = re.compile(
     r"\{\s*\\(?:text|mathrm)\s*\{[^{}]*\}\s*(?:\^\s*\{?\s*\d\s*\}?)?\s*\}\Z",
     re.DOTALL,
 )
+_UNIT_PART = r"\\(?:text|mathrm)\s*\{[~\s]*[A-Za-z]{1,12}\s*\}\s*(?:\^\s*\{?\s*-?\d\s*\}?)?"
+_COMPOUND = re.compile(rf"(?P<core>.*[\d}}])\s*{_UNIT_PART}(?:\s*(?:/|\\cdot|\s)\s*{_UNIT_PART}){{1,3}}\Z", re.DOTALL)
 _CURRENCY = re.compile(r"\A([+-]?)\s*[€£¥]|[€£¥]\Z")
 
 
@@ -70,14 +72,18 @@ def split(text: str) -> tuple[str, str]:
     text = _CURRENCY.sub(r"\1", text)
     if quotient := _QUOTIENT.match(text):
         return quotient["core"], ""
+    if compound := _COMPOUND.match(text):
+        return compound["core"], ""  # m/s^2 and the like: compared with nothing
     match = _BEHIND.match(text)
     if match is None:
         return text, ""
     tex, ascii_words = match["tex"], match["ascii"]
     words = re.findall(r"[A-Za-z/]+", tex if tex is not None else ascii_words)
     if not words:
-        return (match["core"], "") if tex is not None and not tex.strip() else (text, "")
+        return (match["core"], "") if tex is not None and not tex.strip(" .,;") else (text, "")
     lowered = [w.lower() for w in words]
+    if tex is not None and (lowered == ["in"] or (lowered[0] == "of" and len(words) > 1)):
+        return match["core"].strip(), "in" if lowered == ["in"] else ""  # inches; "of the cake" says what is counted
     if any(w in _NEVER for w in lowered):
         return text, ""
     if tex is None and not _plausible(words, lowered, match["core"]):

@@ -126,19 +126,30 @@ _RELATIONS = {
     "=<": "\\le",
     "!=": "\\ne",
     "==": "=",
+    "\\approx": "=",
 }
 _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _LABEL = re.compile(
     r"\\?[A-Za-z]{1,12}'*(?:\s*_\s*(?:\{[^{}]*\}|\w))?'*(?:\s*\(\s*[A-Za-z0-9](?:\s*,\s*[A-Za-z0-9])*\s*\))?"
     r"|\\(?:text|mathrm|angle|triangle|overline|vec|operatorname|overrightarrow)\s*(?:\{[^{}]*\}|\s[A-Za-z\s]+)(?:_\S+)?"
+    r"|\\frac\s*\{\s*d(?:\^\{?\d\}?)?\s*[A-Za-z]?\s*\}\s*\{\s*d\s*[A-Za-z](?:\^\{?\d\}?)?\s*\}"
+    r"|[A-Za-z]\s*\^\s*\{\s*(?:-1|\(\w\))\s*\}\s*\(\s*[A-Za-z]\s*\)"
     r"|\(\s*[A-Za-z]\w*(?:\s*,\s*[A-Za-z]\w*)*\s*\)"
     r"|[A-Za-z](?:_\{?\w\}?)?(?:\s*:\s*[A-Za-z](?:_\{?\w\}?)?)+"
 )
+_WITHOUT = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?\s*(?:\\setminus|\\backslash|-|\\)\s*\\\{(?P<points>[^{}]{1,80}(?:\{[^{}]*\}[^{}]*)*)\\\}")
 _PERCENT = re.compile(
     r"(?<=[\d})])\s*(?:\\text\s*\{\s*)?(?:percentage|percent|pct)\s*\}?\s*\Z",
     re.IGNORECASE,
 )
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|operatorname)\s*\{([^{}]*)\}")
+_SAME_PHRASES = {
+    "dne": "does not exist", "undefined": "does not exist", "not exist": "does not exist",
+    "no real solution": "no solution", "no solutions": "no solution", "none": "no solution",
+    "infinitely many solutions": "infinitely many", "infinite": "infinitely many", "diverges": "divergent",
+    "converges": "convergent",
+}  # fmt: skip
+_GROUPED = re.compile(r"[+-]?\s*[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _GROUPED_HEAD = re.compile(r"\A([+-]?\s*[1-9]\d{0,2}(?:,\d{3})+)(?=\s*(?:\\|[A-Za-z]))")
 
 
@@ -176,6 +187,10 @@ def read(text: str, nesting: int = 0) -> Value:
         return ALL
     if _DOTS.fullmatch(text):
         return Dots()
+    if without := _WITHOUT.fullmatch(text):
+        return _all_but([p for _, p in split(without["points"], ",")], text)
+    if _GROUPED.fullmatch(text):
+        return _single(text, nesting)
     text = _GROUPED_HEAD.sub(lambda m: m.group().replace(",", ""), text)
     for kinds in (";", ",c"):
         parts = [(sep, part) for sep, part in split(text, kinds) if part]
@@ -310,7 +325,8 @@ def plain_words(text: str) -> str:
     text = re.sub(r"\\([A-Za-z]+)", r" \1 ", text)  # a root stays a root: only markup goes
     text = re.sub(r"[{}$\"'`,;!?()\\]", " ", text).lower()
     words = [w.strip(".:") for w in text.split()]
-    return " ".join(w for w in words if w and w not in ("a", "an", "the"))
+    words = [w for w in words if w and w not in ("a", "an", "the")]
+    return _SAME_PHRASES.get(" ".join(words), " ".join(words))
 
 
 def _wordy(text: str) -> bool:
@@ -326,8 +342,11 @@ def _wordy(text: str) -> bool:
 
 def _relation(pieces: list[tuple[str, str]], text: str, nesting: int) -> Value:
     sides = [side for _, side in pieces]
+    if pieces[1][0] == "\\approx" and not sides[0]:
+        return read(sides[1], nesting + 1) if len(sides) == 2 and sides[1] else Unknown(text)
     ops = [_RELATIONS.get(op, op) for op, _ in pieces[1:]]
-    while ops and ops[-1] == "\\approx":
+    while pieces[-1][0] == "\\approx" and (len(pieces) > 2 or _has_value(sides[0])):  # a value, then its rounding
+        pieces.pop()
         ops.pop()
         sides.pop()
     if not ops:
@@ -348,6 +367,11 @@ def _relation(pieces: list[tuple[str, str]], text: str, nesting: int) -> Value:
     if len(ops) > 1 or left is None or right_tree is None:
         return Unknown(text)
     return Relation(ops[0], left, Expr(right_tree), squeeze(sides[0]))
+
+
+def _has_value(side: str) -> bool:
+    tree = tree_or_none(side)
+    return tree is not None and not (symbols(tree) and _is_label(side))
 
 
 def _is_label(side: str) -> bool:
@@ -389,6 +413,12 @@ def _inequality(sides: list[str], ops: list[str]) -> Region | None:
         factor = quantity[1]
         bound, op = ("div", bound, factor), _FLIP.get(op, op) if factor[1] < 0 else op
         quantity = quantity[2]
+    if quantity[:2] == ("fn", "abs") and quantity[2][0] == "sym" and bound[0] == "num" and bound[1] > 0:
+        low, high, closed = ("neg", bound), bound, op in ("\\le", "\\ge")
+        if op in ("<", "\\le"):
+            return Region((Interval(low, closed, high, closed),))
+        if op in (">", "\\ge"):
+            return Region((Interval(NEG_INF, False, low, closed), Interval(high, closed, INF, False)))
     if quantity[0] not in ("sym", "mul", "fn"):
         return None
     if quantity[0] == "fn" or (quantity[0] == "mul" and quantity[1][0] != "sym"):
@@ -424,12 +454,34 @@ def _union(values: list[Value], text: str) -> Value:
 def _combine(regions: list[Region], separators: set[str], text: str) -> Value:
     """Several conditions: `or` unites them, `and` cuts them, a comma cuts them unless nothing would be left."""
     united = Region(tuple(i for r in regions for i in r.intervals))
-    if "or" in separators or any(len(r.intervals) != 1 for r in regions):
-        return united if "or" in separators else Unknown(text)
-    common = cut([r.intervals[0] for r in regions])
-    if common is None:
-        return united if "and" not in separators else Region(())
-    return Region((common,))
+    if "or" in separators:
+        return united
+    common = regions[0]
+    for other in regions[1:]:
+        if not _ordered((*common.intervals, *other.intervals)):
+            return Unknown(text)
+        pairs = (cut((a, b)) for a in common.intervals for b in other.intervals)
+        common = Region(tuple(i for i in pairs if i is not None))
+    return common if common.intervals or "and" in separators else united
+
+
+def _all_but(points: list[str], text: str) -> Value:
+    r"""`\mathbb{R} \setminus \{0, 1\}`: the line without these points."""
+    trees = [tree_or_none(p) for p in points]
+    holes = [Region((Interval(NEG_INF, False, t, False), Interval(t, False, INF, False))) for t in trees if t is not None]
+    return _combine(holes, {"and"}, text) if len(holes) == len(points) else Unknown(text)
+
+
+def _ordered(intervals: Sequence[Interval]) -> bool:
+    """Whether every bound is a real number, so that the intervals can be cut."""
+    for tree in {t for i in intervals for t in (i.low, i.high)}:
+        try:
+            value = None if math_eval.symbols(tree) else math_eval.value(tree)
+        except TooBig:
+            return False
+        if value is None or math_eval.context().im(value) != 0:
+            return False
+    return True
 
 
 def cut(intervals: Sequence[Interval]) -> Interval | None:
@@ -456,5 +508,7 @@ def cut(intervals: Sequence[Interval]) -> Interval | None:
         ):
             high = interval
     if values[low.low] > values[high.high]:  # type: ignore[operator]
+        return None
+    if values[low.low] == values[high.high] and not (low.low_closed and high.high_closed):
         return None
     return Interval(low.low, low.low_closed, high.high, high.high_closed)

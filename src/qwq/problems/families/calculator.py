@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from qwq.problems.base import Family, answer_turn
+from qwq.problems.base import Family, answer_turn, split_of
 from qwq.types import Message, Problem, ToolCall
 
 CALCULATOR = {
@@ -19,6 +19,7 @@ CALCULATOR = {
     },
 }
 THINGS = ("boxes", "bags", "trucks", "shelves", "crates", "rows")
+WORDS = {"+": "plus", "-": "minus", "*": "times"}
 GOODS = ("nuts", "bolts", "beads", "seeds", "bricks", "tiles")
 
 
@@ -48,6 +49,15 @@ class Calculator(Family):
         canonical = f"tools/{expression}"
         level = expression.count("+") + expression.count("-") + expression.count("*")
         return Problem(f"{canonical}#{text}", "tools", (Message("user", text),), truth, canonical, (CALCULATOR,), level)
+
+    def drill(self, rng: random.Random) -> list[tuple[str, str]]:
+        """A sum in words, and the expression to hand over: copying long numbers is what a small model learns last."""
+        page: list[tuple[str, str]] = []
+        while len(page) < 10:
+            a, b, op = rng.randint(112, 989), rng.randint(12, 98), rng.choice("+-*")
+            if split_of(f"tools/{a}{op}{b}") == "train":
+                page.append((f"{a} {WORDS[op]} {b}: ", f"{a}{op}{b}"))
+        return page
 
     def demonstrate(self, problem: Problem, rng: random.Random, *, noisy: bool = False) -> tuple[Message, ...]:
         expression = problem.canonical.removeprefix("tools/")

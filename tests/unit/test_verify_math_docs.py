@@ -1,0 +1,24 @@
+"""docs/verify_math.md says what the verifier does: every example line of the page is run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from qwq.verify.math import verify
+
+PAGE = (Path(__file__).parents[2] / "docs" / "verify_math.md").read_text(encoding="utf-8")
+LINES = [line for block in re.findall(r"```verdicts\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+
+
+def test_the_page_has_examples() -> None:
+    assert len(LINES) >= 90
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_example(line: str) -> None:
+    form, gold, answer, outcome = line.split(" | ")
+    verdict = verify(answer, gold, form=form)
+    assert verdict.outcome.value == outcome, verdict.reason
