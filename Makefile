@@ -28,7 +28,7 @@ lint: $(STAMP)
 # 10,000 runs with a tenth of them hostile, and a server killed with 500 runs in flight; half an hour on two cores.
 soak-sandbox: $(STAMP)
 	QWQ_SOAK_RUNS=10000 QWQ_RESTART_RUNS=500 $(BIN)/python -m pytest -s tests/e2e/test_sandbox_soak.py \
-		tests/unit/test_sandbox_server.py -k "left_over or loses_and_doubles"
+		tests/e2e/test_sandbox_server.py -k "left_over or loses_and_doubles"
 
 bench-sandbox: $(STAMP)
 	$(BIN)/python benchmarks/sandbox.py

@@ -58,7 +58,7 @@ def subprocess_way(prefix: list[str], file: str) -> Callable[[int], bool]:
 
 
 class HttpServer:
-    """The server in this process's sandbox package but a process of its own, as users run it."""
+    """`qwq sandbox serve` in a process of its own, as users run it."""
 
     def __init__(self) -> None:
         start = "import sys; from qwq.cli import main; sys.exit(main())"

@@ -1,13 +1,10 @@
-"""The server as a process of its own, beyond `unit/test_sandbox_server.py`: ids, limits, files, web pages, the command."""
+"""The server as a process of its own, beyond `test_sandbox_server.py`: ids, limits, files, web pages, the command."""
 
 from __future__ import annotations
 
 import json
-import re
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
@@ -16,34 +13,13 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 import httpx2
+from sandbox_process import QWQ, Server
 
 from qwq.errors import UsageError
 from qwq.sandbox.client import RemoteSandbox
 from qwq.verify.code import clear_cache
 
-SERVE = [sys.executable, "-c", "import sys; from qwq.cli import main; sys.exit(main())", "sandbox", "serve"]
 JSON = {"Content-Type": "application/json"}
-
-
-class Server:
-    def __init__(self, *options: str, port: int = 0):
-        command = [*SERVE, "--port", str(port), "--slots", "2", *options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        first = self.process.stderr.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", first)
-        assert found, first + self.process.stderr.read()
-        self.port = int(found[1])
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def metric(self, name: str) -> float:
-        text = httpx2.get(f"{self.url}/metrics").text
-        return sum(float(line.split()[-1]) for line in text.splitlines() if re.match(rf"{name}(\{{|\s)", line))
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        status = self.process.wait(20)
-        self.process.stderr.close()
-        return status
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +135,7 @@ def test_a_web_page_cannot_use_a_server_without_a_key(server):
 def test_the_command_line_grades_on_a_server(server, tmp_path):
     file = tmp_path / "lines.jsonl"
     file.write_text("".join(json.dumps(line(n, right=n == 0)) + "\n" for n in range(2)))
-    command = [*SERVE[:3], "verify", "code", str(file), "--server", server.url]
+    command = [*QWQ, "verify", "code", str(file), "--server", server.url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     found = [json.loads(text) for text in done.stdout.splitlines()]
     assert [(f["index"], f["outcome"]) for f in found] == [(0, "correct"), (1, "wrong")]

@@ -1,4 +1,4 @@
-"""C, C++, JavaScript and Bash in the jail: right programs pass, hostile sources get nothing, builds are cached."""
+"""C, C++, JavaScript and Bash in the jail: right programs pass, builds are cached; attacks/test_languages.py has the hostile ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 
-from qwq.errors import UsageError
 from qwq.sandbox import Sandbox, languages
 from qwq.types import Outcome
 from qwq.verify.code import verify
@@ -18,7 +17,6 @@ PROGRAMS = {
     "javascript": "let n=parseInt(require('fs').readFileSync(0,'utf8'));console.log(2*n)",
     "bash": "read n; echo $((2*n))",
 }
-SECRET = "root:"  # how /etc/passwd begins
 
 
 @pytest.fixture(scope="module")
@@ -51,30 +49,10 @@ def test_compile_error_is_the_programs_own(box):
     assert verdict.outcome is Outcome.WRONG and "compil" in verdict.reason.lower()
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        '#include "/etc/passwd"\nint main(){}',
-        '#include "/etc/shadow"\nint main(){}',
-        '__asm__(".incbin \\"/etc/passwd\\"");\nint main(){}',
-        '#include <stdio.h>\nint main(){FILE*f=fopen("/etc/passwd","r");char b[9]="";if(f)fgets(b,9,f);puts(b);}',
-    ],
-    ids=["include", "include-shadow", "incbin", "open"],
-)
-def test_a_source_reads_no_file_of_the_host(box, source):
+def test_a_running_program_opens_no_file_of_the_host(box):
     need("c")
-    shown = box.run(source, language="c", timeout_s=20)
-    text = (shown.stdout + shown.stderr + (shown.built.stderr if shown.built else b"")).decode(errors="replace")
-    assert SECRET not in text
-
-
-def test_a_template_bomb_ends_at_its_limit(box):
-    need("cpp")
-    bomb = "template<int N,int M>struct B{static const long v=B<N-1,M>::v+B<N-1,M+1>::v;};template<int M>struct B<0,M>{static const long v=M;};"
-    bomb += "int main(){return B<900,0>::v;}"
-    verdict = verify(bomb, DOUBLED, language="cpp", sandbox=box, timeout_s=3)
-    assert verdict.outcome in (Outcome.WRONG, Outcome.TIMEOUT)
-    assert verify(PROGRAMS["c"], DOUBLED, language="c", sandbox=box, timeout_s=20).outcome is Outcome.CORRECT
+    source = '#include <stdio.h>\nint main(){FILE*f=fopen("/etc/passwd","r");char b[9]="";if(f)fgets(b,9,f);printf("[%s]",b);}'
+    assert box.run(source, language="c", timeout_s=20).stdout == b"[]"
 
 
 def test_what_was_compiled_is_cached_by_its_source():
@@ -86,9 +64,3 @@ def test_what_was_compiled_is_cached_by_its_source():
     cache.put(b"1", "aaaaaa")
     cache.put(b"2", "bbbbbb")
     assert cache.get(b"1") is None and cache.get(b"2") == "bbbbbb"
-
-
-def test_function_tests_are_python_only(box):
-    tests = {"kind": "call", "entry_point": "f", "cases": [{"args": [1], "expected": 2}]}
-    with pytest.raises(UsageError, match="stdio|Python"):
-        verify("int f(int x){return 2*x;}", tests, language="c", sandbox=box)

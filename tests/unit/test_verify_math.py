@@ -6,6 +6,7 @@ import random
 import re
 import threading
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -165,6 +166,36 @@ def test_math_golds_verify_against_themselves_and_no_other() -> None:
         if math.verify(rf"\boxed{{{one}}}", other).correct:
             # The same value in another dress (a unit, a name, a currency) has the same numerals in the same order.
             assert re.findall(r"\d+", one) == re.findall(r"\d+", other), (one, other)
+
+
+def mutants(gold: str, rng: random.Random) -> Iterator[str]:
+    """The gold with one digit, its sign, a root, an exponent or a half-open end changed: another value, by construction."""
+    if digits := [m.start() for m in re.finditer(r"\d", gold)]:
+        at = rng.choice(digits)
+        yield f"{gold[:at]}{(int(gold[at]) + rng.randint(1, 8)) % 10}{gold[at + 1 :]}"
+    if gold[:1] in "123456789" and gold[:1]:
+        yield f"-{gold}"
+    if gold.startswith("-"):
+        yield gold[1:]
+    if "\\sqrt" in gold:
+        yield gold.replace("\\sqrt", "", 1)
+    if "[" in gold and ")" in gold:
+        yield gold.replace("[", "(", 1)
+    if match := re.search(r"\^\{?(\d)", gold):
+        yield f"{gold[: match.start(1)]}{(int(match[1]) + 1) % 10}{gold[match.end(1) :]}"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+def test_no_mutant_of_a_math_gold_passes() -> None:
+    rng, num, passed = random.Random(1), 0, []
+    for line in (SHARED / "math" / "train.jsonl").read_text().splitlines():
+        gold = str(json.loads(line)["answer"])
+        for mutant in mutants(gold, rng):
+            num += 1
+            if math.verify(rf"\boxed{{{mutant}}}", gold).correct:
+                passed.append((gold, mutant))
+    print(f"{num} mutants, {len(passed)} pass")
+    assert num > 10_000 and not passed
 
 
 @given(st.integers(-(10**20), 10**20), st.integers(-(10**20), 10**20))

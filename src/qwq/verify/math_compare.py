@@ -54,11 +54,11 @@ _QUALIFIER = re.compile(
     r"\s*(?:[,;(]|\\text\s*\{[^{}]{0,12}\}|\bwhere\b|\bfor\b|\bwith\b)\s*(?:\\text\s*\{[^{}]{0,12}\}\s*)?"
     r"(?P<what>[a-z](?:\s*,\s*[a-z])*\s*\\in\s*\\mathbb\s*\{?\s*[ZNQRC]\s*\}?[_^*+{}]{0,4})\s*\)?\Z"
 )
-_CONSTANT = re.compile(r"\+\s*([CcKk])\s*\Z")
+_CONSTANT = re.compile(r"\+\s*([Cc])\s*\Z")
 _FUNCTION = re.compile(r"[A-Za-z]\s*\(\s*([a-z])\s*\)\s*=")
-_HALF_OF_DAY = re.compile(r"(?<=\d)\s*(?:\\text\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?\s*\Z", re.IGNORECASE)
+_HALF_OF_DAY = re.compile(r"(?:(?<=:\d\d)\s*|(?<=\d)\s+|(?<=\d)\s*\\text\s*\{)\s*(?:\\text\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?\s*\Z", re.IGNORECASE)
 _FOR_ALL = re.compile(r",?\s*\\text\s*\{\s*,?\s*for\s+(?:all|any|every|each)\b(?P<what>.{0,60})\Z")
-_PARAMETER = re.compile(r"(?<![A-Za-z\\])[knm](?![A-Za-z])|(?<=\\pi)\s*[knm]\b")
+_PARAMETER = re.compile(r"(?<![A-Za-z\\])[knm](?=\s*\\pi)|(?<=\\pi)\s*[knm](?!\s*\^|[A-Za-z])")
 _WORD = re.compile(r"[A-Z]?[a-z]{2,}")
 _JOINING = re.compile(r"\band\b")
 _NUMERALS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
@@ -73,7 +73,8 @@ def compare(gold: str, answer: str) -> Decision:
     choice = _same_choice(gold, answer)
     if choice is not None:
         return Decision(choice, "choice letters")
-    if (labelled := _CHOICE.fullmatch(gold)) and not _CHOICE.fullmatch(answer):
+    labelled = _CHOICE.fullmatch(gold)
+    if labelled and (labelled[1] or labelled[2]) in "ABCDEFGH" and not re.match(r"[-+*/^_=(]", labelled["rest"]):
         return compare(labelled["rest"], answer)  # the text of the right choice, without its letter
     if (left := _RADIX.fullmatch(gold)) and (right := _RADIX.fullmatch(answer)):
         return Decision(_same_radix(left, right), "numbers with their bases")
@@ -144,8 +145,8 @@ def _same_names(gold: str, answer: str) -> tuple[str, str]:
     if (g := _CONSTANT.search(gold)) and (a := _CONSTANT.search(answer)) and g[1] != a[1]:
         answer = f"{answer[: a.start(1)]}{g[1]}{answer[a.end(1) :]}"
     g, a = _FUNCTION.match(gold), _FUNCTION.match(answer)
-    if g and a and g[1] != a[1] and not re.search(rf"(?<![A-Za-z\\\\]){g[1]}(?![A-Za-z])", answer):
-        answer = re.sub(rf"(?<![A-Za-z\\\\]){a[1]}(?![A-Za-z])", g[1], answer)
+    if g and a and g[1] != a[1] and not re.search(rf"(?<![A-Za-z\\]){g[1]}(?![A-Za-z])", answer):
+        answer = re.sub(rf"(?<![A-Za-z\\]){a[1]}(?![A-Za-z])", g[1], answer)
     if "\\pi" in gold and "\\pi" in answer:  # the integer of a family of angles has no name of its own
         names, others = set(_PARAMETER.findall(gold)), set(_PARAMETER.findall(answer))
         if len(names) == len(others) == 1 and names != others:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import httpx2
 import pytest
+from sandbox_process import QWQ, Server
 
 from qwq.errors import InfraError, UsageError
 from qwq.sandbox.client import RemoteSandbox
@@ -22,41 +20,10 @@ from qwq.types import Outcome
 from qwq.verify.code import verify
 
 STDIO = {"kind": "stdio", "cases": [{"input": "3\n", "output": "6\n"}]}
-QWQ = (sys.executable, "-c", "import sys; from qwq.cli import main; sys.exit(main())")
 GOOD, BAD = "print(2 * int(input()))", "print(3 * int(input()))"
 
 if not doctor()["level"]:
     pytest.skip("no safe level of the jail here", allow_module_level=True)
-
-
-class Server:
-    """`qwq sandbox serve` in a process of its own."""
-
-    def __init__(self, *options: str, port: int = 0, key: str | None = None) -> None:
-        env = {k: v for k, v in os.environ.items() if k != "QWQ_SANDBOX_API_KEY"} | ({"QWQ_SANDBOX_API_KEY": key} if key else {})
-        self.process = subprocess.Popen(
-            [*QWQ, "sandbox", "serve", "--port", str(port), "--slots", "2", *options],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env,
-        )  # fmt: skip
-        assert self.process.stderr
-        line = self.process.stderr.readline()
-        found = re.match(r"listening on (http://\S+:(\d+)) with 2 slots, level ", line)
-        assert found, line + self.process.stderr.read()
-        self.url, self.port = found[1], int(found[2])
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.end()
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.end()
-
-    def end(self) -> int:
-        status = self.process.wait(30)
-        assert self.process.stderr
-        self.process.stderr.close()
-        return status
 
 
 @pytest.fixture(scope="module")
