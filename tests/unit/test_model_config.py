@@ -69,7 +69,9 @@ def test_defaults_of_older_config_files():
     ("change", "message"),
     [
         ({"model_type": "mamba"}, "model_type 'mamba' is not supported; supported: qwen2, llama"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope type is 'yarn', this model computes 'default' only"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope type is 'dynamic', this model computes 'default' only"),
+        ({"rope_scaling": {"type": "yarn"}}, "YaRN's factor is None: it must be a number of at least 1"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0, "mscale": 1.0}}, "YaRN with mscale is not computed here"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"use_sliding_window": True}, "use_sliding_window is True"),
         ({"model_type": "llama", "attention_bias": True}, "attention_bias is True"),

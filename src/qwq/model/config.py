@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,31 @@ from typing import Any
 from qwq.errors import ModelError, nearest
 
 FAMILIES = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+
+
+@dataclass(frozen=True, slots=True)
+class YarnScaling:
+    """YaRN (Peng et al. 2023, arXiv 2309.00071): `factor` times the original length. Hugging Face's defaults."""
+
+    factor: float
+    original_max_positions: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+
+    @property
+    def attention_scale(self) -> float:
+        """What cosine and sine are multiplied with: 0.1 ln(factor) + 1 unless the config states it."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        return 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
+
+    @property
+    def max_positions(self) -> int:
+        return int(self.factor * self.original_max_positions)
+
+
+QWQ_YARN = YarnScaling(factor=4.0, original_max_positions=32768)  # the model card of QwQ-32B
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +62,7 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     pad_token_id: int | None = None
+    rope_scaling: YarnScaling | None = None
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -71,7 +98,7 @@ class ModelConfig:
             "num_key_value_heads": self.num_kv_heads,
             "head_dim": self.head_dim,
             "rope_theta": self.rope_theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rope_parameters": self._rope_parameters(),
             "rms_norm_eps": self.rms_norm_eps,
             "tie_word_embeddings": self.tie_embeddings,
             "attention_bias": False,
@@ -86,6 +113,16 @@ class ModelConfig:
             "dtype": "float32",
         }
 
+    def _rope_parameters(self) -> dict[str, Any]:
+        if (yarn := self.rope_scaling) is None:
+            return {"rope_type": "default", "rope_theta": self.rope_theta}
+        out = {
+            "rope_type": "yarn", "rope_theta": self.rope_theta, "factor": yarn.factor,
+            "original_max_position_embeddings": yarn.original_max_positions,
+            "beta_fast": yarn.beta_fast, "beta_slow": yarn.beta_slow,
+        }  # fmt: skip
+        return out if yarn.attention_factor is None else out | {"attention_factor": yarn.attention_factor}
+
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
         """Read a config.json. Raises ModelError for a family or feature this module does not compute."""
@@ -95,7 +132,7 @@ class ModelConfig:
         rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         refused = {
-            "rope type": (rope_type, "default"),
+            "rope type": (rope_type if rope_type != "yarn" else "default", "default"),
             "hidden_act": (hf.get("hidden_act", "silu"), "silu"),
             "use_sliding_window": (bool(hf.get("use_sliding_window", False)), False),
             "mlp_bias": (bool(hf.get("mlp_bias", False)), False),
@@ -108,6 +145,8 @@ class ModelConfig:
         try:
             heads = hf["num_attention_heads"]
             eos = hf.get("eos_token_id")
+            yarn = _yarn(rope, hf, where) if rope_type == "yarn" else None
+            positions = hf.get("max_position_embeddings", 32768)
             return cls(
                 family=family,
                 vocab_size=hf["vocab_size"],
@@ -121,7 +160,8 @@ class ModelConfig:
                 rms_norm_eps=hf.get("rms_norm_eps", 1e-6),
                 tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
                 qkv_bias=family == "qwen2",
-                max_positions=hf.get("max_position_embeddings", 32768),
+                max_positions=max(positions, yarn.max_positions) if yarn else positions,
+                rope_scaling=yarn,
                 initializer_range=hf.get("initializer_range", 0.02),
                 bos_token_id=hf.get("bos_token_id"),
                 eos_token_id=eos[0] if isinstance(eos, list) else eos,
@@ -129,6 +169,22 @@ class ModelConfig:
             )
         except KeyError as missing:
             raise ModelError(f"{where}: no {missing.args[0]!r}; a {family} config.json needs it") from None
+
+
+def _yarn(rope: Mapping[str, Any], hf: Mapping[str, Any], where: str) -> YarnScaling:
+    unknown = {k for k in rope if rope[k] is not None} - {
+        "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow",
+        "attention_factor", "truncate",
+    }  # fmt: skip
+    if unknown or rope.get("truncate", True) is not True:
+        raise ModelError(f"{where}: YaRN with {', '.join(sorted(unknown)) or 'truncate false'} is not computed here")
+    factor = rope.get("factor")
+    if not isinstance(factor, int | float) or not 1 <= factor < 1e4:
+        raise ModelError(f"{where}: YaRN's factor is {factor!r}: it must be a number of at least 1, QwQ's is 4.0")
+    original = rope.get("original_max_position_embeddings") or hf.get("max_position_embeddings", 32768)
+    return YarnScaling(
+        float(factor), int(original), rope.get("beta_fast") or 32.0, rope.get("beta_slow") or 1.0, rope.get("attention_factor")
+    )
 
 
 PRESETS: dict[str, ModelConfig] = {

@@ -23,30 +23,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qwq.model.config import ModelConfig
+from qwq.model.rope import apply_rope, rope_tables
 
 
 class Layout(Protocol):
-    """Says where each of the N tokens stands and lets it attend."""
+    """Says where each of the N tokens stands and lets it attend.
+
+    A layout may have a `yarn_N` (bool): for which tokens YaRN is on. Without it, the model's config decides for all.
+    """
 
     positions_N: Tensor
 
     def attend(self, layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor:
         """Attention output (N, H*E) of layer `layer`."""
         ...
-
-
-def rope_tables(positions_N: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (N, 1, E/2) of each position's angles, computed in float32."""
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions_N.device) / head_dim
-    angle_NE = positions_N[:, None].float() * (1.0 / theta**exponent)[None, :]
-    return angle_NE.cos()[:, None, :], angle_NE.sin()[:, None, :]
-
-
-def apply_rope(x_NHE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each head's pairs (i, i + E/2) by their position's angle."""
-    half = x_NHE.shape[-1] // 2
-    a, b = x_NHE[..., :half], x_NHE[..., half:]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
 class RMSNorm(nn.Module):
@@ -108,7 +98,7 @@ class Transformer(nn.Module):
 
     def forward(self, ids_N: Tensor, layout: Layout) -> Tensor:
         """Hidden states (N, D) after the last norm for flat token ids (N,)."""
-        cos, sin = rope_tables(layout.positions_N, self.config.head_dim, self.config.rope_theta)
+        cos, sin = rope_tables(layout.positions_N, self.config, getattr(layout, "yarn_N", None))
         x_ND = self.embed(ids_N)
         cos, sin = cos.to(x_ND.dtype), sin.to(x_ND.dtype)
         for block in self.blocks:
