@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors", "types"},
     "model": {"errors"},
     "text": {"errors", "types", "model"},  # of the model, config and folder only: TEXT_MAY_READ
-    "engine": {"errors", "types", "model"},
+    "engine": {"errors", "types", "model", "text"},
     "problems": {"errors", "types", "config"},
     "sandbox": {"errors"},
     "verify": {"errors", "types", "text", "sandbox"},

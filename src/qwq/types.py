@@ -126,6 +126,9 @@ class StopReason(StrEnum):
     LENGTH = "length"  # the completion reached max_new_tokens
     CONTEXT = "context"  # prompt and completion filled the model's context
     TURNS = "turns"  # the tool loop reached its limit of calls
+    STOP = "stop"  # a stop string or stop token that the request named
+    LOOP = "loop"  # the model said the same thing over and over
+    ABORT = "abort"  # the caller gave up
 
 
 @dataclass(frozen=True, slots=True)

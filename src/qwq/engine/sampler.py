@@ -18,13 +18,22 @@ from qwq.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to sample. `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch those cuts off."""
+    """How to sample. `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch those cuts off.
+
+    `repetition_penalty` (Keskar et al. 2019, arXiv 1909.05858) divides positive and multiplies negative logits of tokens
+    that stand in prompt or output; `presence_penalty` and `frequency_penalty` are subtracted from those of the output
+    (once; times their count), as OpenAI's API defines them. `logit_bias` pairs of token id and what is added.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
     max_new_tokens: int = 256
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         checks = {
@@ -33,11 +42,23 @@ class SamplingParams:
             "top_p": 0 < self.top_p <= 1,
             "min_p": 0 <= self.min_p <= 1,
             "max_new_tokens": self.max_new_tokens >= 1,
+            "repetition_penalty": self.repetition_penalty > 0,
+            "presence_penalty": -2 <= self.presence_penalty <= 2,
+            "frequency_penalty": -2 <= self.frequency_penalty <= 2,
         }
         for name, ok in checks.items():
             if not ok:
                 raise ConfigError(f"sampling: {name}={getattr(self, name)} is out of range")
 
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether a token's logit depends on what stands before it beyond what the model computes."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+
+# QwQ-32B's own (its model card); greedy decoding makes it repeat itself.
+QWQ_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 40, "min_p": 0.0}
 
 # Odd constants of the splitmix64 generator (Steele, Lea and Flood 2014), as signed 64-bit numbers.
 _GAMMA, _MIX1, _MIX2 = (c - (1 << 64) if c >> 63 else c for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -62,6 +83,15 @@ def uniforms(seeds_B: Tensor, counters_B: Tensor) -> Tensor:
     return _shift(z ^ _shift(z, 31), 11).double() * 2.0**-53
 
 
+def uniform(seed: int, counter: int) -> float:
+    """`uniforms` for one pair, in plain integers."""
+    mask = (1 << 64) - 1
+    z = (seed + (counter + 1) * 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return ((z ^ (z >> 31)) >> 11) * 2.0**-53
+
+
 def truncate(probs_BV: Tensor, params: SamplingParams) -> Tensor:
     """Zero what top-k, top-p and min-p cut, in that order, on the tempered distribution. Not renormalised."""
     if params.top_k and params.top_k < probs_BV.shape[-1]:
@@ -84,6 +114,7 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
     The log-probability is that of the tempered distribution before any cut, which is what a
     policy gradient differentiates. Greedy rows report it at temperature 1.
     """
+    assert not params.needs_history and not params.logit_bias, "penalties and bias need `penalise`, row by row"
     logits_BV = logits_BV.float()
     if params.temperature == 0:
         tokens_B = logits_BV.argmax(-1)
@@ -97,3 +128,90 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
     draw_B1 = torch.minimum(draw_B1, torch.nextafter(cdf_BV[:, -1:], torch.zeros_like(draw_B1)))
     tokens_B = torch.searchsorted(cdf_BV, draw_B1, right=True)[:, 0]
     return tokens_B, logprobs_BV.gather(-1, tokens_B[:, None])[:, 0]
+
+
+# -- one row with everything a request may ask for --------------------------------------------------------------------
+
+FIRST_LOOK = 1024  # tokens that a nucleus is first looked for in
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A sampled token. `raw` is its log-probability under the model, `processed` under what it was drawn from before
+    any cut (penalties, bias and temperature applied; greedy at temperature 1); both None unless asked for. `top` holds
+    the most likely tokens under the model with their log-probabilities."""
+
+    token: int
+    raw: float | None = None
+    processed: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def penalise(logits_V: Tensor, params: SamplingParams, prompt_ids: Tensor, output_ids: Tensor) -> Tensor:
+    """Logits after penalties and bias; the tensor itself where there are none. Ids are int64 tensors, repeats counted."""
+    if not params.needs_history and not params.logit_bias:
+        return logits_V
+    logits_V = logits_V.clone()
+    if params.repetition_penalty != 1:
+        seen = torch.cat((prompt_ids, output_ids)).unique()
+        at = logits_V[seen]
+        logits_V[seen] = torch.where(at > 0, at / params.repetition_penalty, at * params.repetition_penalty)
+    if len(output_ids) and (params.presence_penalty or params.frequency_penalty):
+        seen, counts = output_ids.unique(return_counts=True)
+        logits_V[seen] -= params.presence_penalty + params.frequency_penalty * counts.to(logits_V.dtype)
+    for token, bias in params.logit_bias:
+        logits_V[token] += bias
+    return logits_V
+
+
+def choose(logits_V: Tensor, params: SamplingParams, draw: float, *, raw_V: Tensor | None = None, top: int | None = None) -> Choice:
+    """Sample one token from float32 logits with the random number `draw` in [0, 1).
+
+    The same token that `sample` draws (same order of the same masses), found without sorting the vocabulary. `raw_V` are
+    the model's own logits, given with `top` when log-probabilities are wanted (`top` alternatives, 0 for none).
+    """
+    if params.temperature == 0:
+        token = int(logits_V.argmax())
+    else:
+        scaled_V = logits_V if params.temperature == 1 else logits_V / params.temperature
+        token = _draw(scaled_V, params, draw)
+    if top is None or raw_V is None:
+        return Choice(token)
+    raw_logprobs_V = raw_V.log_softmax(-1)
+    processed_V = logits_V if params.temperature in (0, 1) else logits_V / params.temperature
+    processed = float(processed_V[token] - processed_V.logsumexp(-1))
+    values, ids = raw_logprobs_V.topk(min(top, len(raw_V)))
+    return Choice(token, float(raw_logprobs_V[token]), processed, tuple(zip(ids.tolist(), values.tolist(), strict=True)))
+
+
+def _draw(scaled_V: Tensor, params: SamplingParams, draw: float) -> int:
+    V = len(scaled_V)
+    if params.top_k and params.top_k < V:
+        values, ids = scaled_V.topk(params.top_k)
+        probs = values.softmax(-1)
+    elif params.top_p < 1:
+        values, ids = scaled_V.topk(min(FIRST_LOOK, V))
+        probs = (values - scaled_V.logsumexp(-1)).exp()
+        if len(ids) < V and float(probs.sum()) < params.top_p:
+            probs, ids = scaled_V.softmax(-1).sort(descending=True)
+    else:
+        probs_V = scaled_V.softmax(-1)
+        if params.min_p > 0:
+            probs_V = probs_V.masked_fill(probs_V < params.min_p * probs_V.max(), 0.0)
+        return _invert(probs_V, draw)
+    if params.top_p < 1:
+        # Of what top-k left; of everything where there is no top-k.
+        mass = probs.sum() if params.top_k else 1.0
+        probs = probs.masked_fill(probs.cumsum(-1) - probs >= params.top_p * mass, 0.0)
+    if params.min_p > 0:
+        probs = probs.masked_fill(probs < params.min_p * probs[0], 0.0)
+    ids, order = ids[probs > 0].sort()
+    return int(ids[_invert(probs[probs > 0][order], draw)])
+
+
+def _invert(probs: Tensor, draw: float) -> int:
+    """The first place whose cumulative mass exceeds `draw` of the whole; a place of mass zero is never the first."""
+    cdf = probs.cumsum(-1)
+    at = torch.tensor(draw, dtype=torch.float64, device=cdf.device) * cdf[-1]
+    at = torch.minimum(at.to(cdf.dtype), torch.nextafter(cdf[-1], torch.zeros_like(cdf[-1])))
+    return int(torch.searchsorted(cdf, at[None], right=True)[0])

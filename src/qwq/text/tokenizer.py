@@ -8,6 +8,7 @@ models, whose tokens depend on where a piece of text begins; they are refused.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,6 +90,17 @@ class Tokenizer:
     def token_id(self, token: str) -> int | None:
         return self._inner.token_to_id(token)
 
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes that each id stands for; empty for an id without a token. Text is these laid end to end, as UTF-8."""
+        byte_of = {c: b for b, c in enumerate(_byte_alphabet())}
+        out = [b""] * self.vocab_size
+        for token, i in self._inner.get_vocab(with_added_tokens=False).items():
+            out[i] = bytes(byte_of[c] for c in token) if all(c in byte_of for c in token) else token.encode()
+        for token, i in self.added_tokens.items():
+            out[i] = token.encode()
+        return out
+
     def token(self, id: int) -> str | None:
         """The vocabulary's own spelling of an id, None where it has none."""
         return self._inner.id_to_token(id)
@@ -151,6 +163,29 @@ class Tokenizer:
         tokenizer = cls(inner, config=config, chat_template=_stored_template(folder, config))
         tokenizer.eos_ids = tuple(dict.fromkeys(_stored_eos(folder, tokenizer)))
         return tokenizer
+
+
+def _byte_alphabet() -> list[str]:
+    """The characters that byte-level BPE writes bytes 0 to 255 as: printable Latin-1 as itself, the others from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return [chr(b) if b in printable else chr(next(others)) for b in range(NUM_BYTES)]
+
+
+class TextStream:
+    """Token ids in, text out as soon as its characters are whole. The parts laid end to end are `Tokenizer.decode` of all ids."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._bytes = tokenizer.token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, id: int) -> str:
+        """The text that this token completes; empty inside a character. An id beyond the vocabulary is no text."""
+        return self._decoder.decode(self._bytes[id]) if id < len(self._bytes) else ""
+
+    def finish(self) -> str:
+        """What is left of a character that never got whole, as U+FFFD."""
+        return self._decoder.decode(b"", final=True)
 
 
 def _stored_template(folder: Path, config: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,103 @@
+"""The length of thought as something a user sets: a budget, an answer after it, and a detector for loops.
+
+A model thinks between `<think>` (written by itself or by its chat template) and `</think>`. `Thinking` follows one
+sample token by token. When the budget is spent, or the thought runs in a circle, it hands back a short closing phrase
+and `</think>`; the engine feeds these like any token, and the model goes on with its answer. Under a budget an end
+token is not allowed inside the thinking (it closes it instead) nor before the answer's first word.
+
+Covers any tokenizer: the markers are read in the text, so they need not be single tokens. The budget counts
+tokens between the markers; the closing phrase is not counted, as the model did not think it.
+
+Sources: budget forcing (Muennighoff et al. 2025, arXiv 2501.19393); Qwen3's `thinking_budget`, whose closing phrase says
+in the model's own voice that time is up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qwq.text.parse import THINK_CLOSE, THINK_OPEN
+from qwq.text.tokenizer import TextStream, Tokenizer
+
+CLOSING_PHRASE = "\n\nThat is enough thinking; I will answer with what I have.\n"
+ANSWER_RESERVE = 32  # tokens kept for the answer where max_new_tokens would end inside the thinking
+LOOP_CHECK_EVERY = 16
+LOOP_MAX_PERIOD = 96
+LOOP_MIN_REPEATS = 4
+
+
+class Thinking:
+    """Where one sample stands between thinking and answer.
+
+    `budget` in tokens, None without a limit; `max_new_tokens` bounds thinking and answer together, so a budget is cut
+    to leave room for the closing phrase and an answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, opened: bool, budget: int | None, max_new_tokens: int) -> None:
+        self.inside, self.closed = opened, False
+        self.num_thinking = 0
+        self.budget = budget
+        self.closing_ids: list[int] = []
+        if budget is not None:
+            phrase = CLOSING_PHRASE if budget > 0 else ""
+            self.closing_ids = tokenizer.encode_rendered(f"{phrase}{THINK_CLOSE}\n\n")
+            reserve = min(ANSWER_RESERVE, max_new_tokens // 2)
+            self.budget = max(0, min(budget, max_new_tokens - len(self.closing_ids) - reserve - (not opened)))
+        self._stream = TextStream(tokenizer)
+        self._tail = ""
+        self._answer_begun = False
+        self._marker_pieces = 0
+
+    @property
+    def limited(self) -> bool:
+        return self.budget is not None
+
+    @property
+    def end_forbidden(self) -> bool:
+        """Whether an end token would leave the caller without an answer."""
+        return self.limited and (self.inside or (self.closed and not self._answer_begun))
+
+    def due(self) -> bool:
+        """Whether the thinking must close now, before another token is sampled."""
+        return self.inside and self.budget is not None and self.num_thinking >= self.budget
+
+    def push(self, id: int, *, forced: bool = False) -> None:
+        """One token of the output, in order; `forced` where the engine wrote it."""
+        text = self._stream.push(id)
+        self._tail = (self._tail + text)[-64:]
+        if self.inside:
+            if THINK_CLOSE in self._tail:
+                self.inside, self.closed = False, True
+                self._answer_begun = bool(self._tail.rpartition(THINK_CLOSE)[2].strip())
+                self.num_thinking -= self._marker_pieces  # the marker's own tokens are no thought
+                self._tail = ""
+            elif not forced:
+                self.num_thinking += 1
+                self._marker_pieces = self._marker_pieces + 1 if _ends_inside(self._tail, THINK_CLOSE) else 0
+        elif THINK_OPEN in self._tail and not self.closed:
+            self.inside, self._tail = True, ""
+        elif self.closed and text.strip():
+            self._answer_begun = True
+
+
+def _ends_inside(text: str, marker: str) -> bool:
+    return any(text.endswith(marker[:n]) for n in range(1, len(marker)))
+
+
+def in_a_loop(ids: Sequence[int], min_tokens: int) -> bool:
+    """Whether the last tokens are one phrase over and over: at least 4 times and at least `min_tokens` tokens in all.
+
+    Phrases up to 96 tokens are seen, repeated exactly; a loop that changes a word each time is not.
+    """
+    span = max(min_tokens, LOOP_MIN_REPEATS * LOOP_MAX_PERIOD)
+    tail = np.asarray(ids[-span:], dtype=np.int64)
+    for period in range(1, LOOP_MAX_PERIOD + 1):
+        length = max(min_tokens, LOOP_MIN_REPEATS * period)
+        if length > len(tail):
+            return False
+        # The cheap look first: most periods fail on the last token.
+        if tail[-1] == tail[-1 - period] and np.array_equal(tail[-length + period :], tail[-length:-period]):
+            return True
+    return False
