@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from qwq import plan
+from qwq import memory, plan
 from qwq.config import Recipe, load_recipe
 from qwq.engine.generate import PREFILL_TOKENS
 from qwq.errors import CapacityError, DataError, ModelError
@@ -230,24 +230,24 @@ evaluate = false
 def test_free_memory_knows_cgroup_limits(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "own").write_text("0::/a/b\n")
-    assert plan._cgroup_free(tmp_path, tmp_path / "own") == []
+    assert memory._cgroup_free(tmp_path, tmp_path / "own") == []
     (tmp_path / "a/memory.max").write_text("1000\n")
     (tmp_path / "a/memory.current").write_text("700\n")
     (tmp_path / "a/memory.stat").write_text("anon 400\ninactive_file 250\n")
     (tmp_path / "a/b/memory.max").write_text("max\n")
     (tmp_path / "a/b/memory.current").write_text("600\n")
-    assert plan._cgroup_free(tmp_path, tmp_path / "own") == [550]  # 1000 - 700, and 250 that the kernel gives back
+    assert memory._cgroup_free(tmp_path, tmp_path / "own") == [550]  # 1000 - 700, and 250 that the kernel gives back
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory/memory.limit_in_bytes").write_text("900\n")
     (tmp_path / "memory/memory.usage_in_bytes").write_text("850\n")
-    assert plan._cgroup_free(tmp_path, tmp_path / "own") == [50, 550]
+    assert memory._cgroup_free(tmp_path, tmp_path / "own") == [50, 550]
 
 
 def test_free_memory_is_the_tightest_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide = plan.free_memory()
+    wide = memory.free_memory()
     assert wide > 0
-    monkeypatch.setattr(plan, "_cgroup_free", lambda: [1000])
-    assert plan.free_memory() < wide
+    monkeypatch.setattr(memory, "_cgroup_free", lambda: [1000])
+    assert memory.free_memory() < wide
 
 
 # -- the check --------------------------------------------------------------------------------------------------------
