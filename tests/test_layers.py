@@ -41,16 +41,18 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"errors", "types", "stats", "config"},
     "env": {"sandbox"},
     "chat": {"errors", "types", "model", "text", "engine", "problems", "agent", "rollout"},
+    "serve": {"errors", "types", "text", "engine"},
     "progress": {"train"},
     "runner": {
         "errors", "types", "stats", "config", "model", "text", "engine", "problems", "reward", "train", "plan", "eval",
     },
     "cli_models": {"errors", "config"},
     "cli_train": {"config", "train", "report", "progress", "runner"},
+    "cli_engine": {"cli_models", "engine", "serve"},
     "cli_sandbox": {"errors", "sandbox", "verify"},
     "cli": {
         "errors", "config", "model", "verify", "plan", "eval", "report", "env", "chat", "cli_models", "cli_train",
-        "cli_sandbox",
+        "cli_sandbox", "cli_engine",
     },
 }  # fmt: skip
 

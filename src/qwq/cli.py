@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from qwq.cli_engine import bench_app, serve
 from qwq.cli_sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
 
@@ -35,6 +36,8 @@ app = App(
 verify_app = App(name="verify", help="Grade answers: JSON lines in, one JSON line out for each, in order.")
 app.command(verify_app)
 app.command(sandbox_app)
+app.command(serve)
+app.command(bench_app)
 
 
 # -- recipes ----------------------------------------------------------------------------------------------------------

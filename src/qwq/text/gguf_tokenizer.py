@@ -55,10 +55,11 @@ class Metadata(Protocol):
 def tokenizer_from_gguf(file: Metadata) -> Tokenizer:
     """The tokenizer of an open GGUF file. ModelError where it is of a kind not covered here, or its tables do not agree."""
     read = _Reader(file)
-    kind, pre = read.text("model"), read.text("pre")
-    if kind != "gpt2":
-        raise read.fault(f"tokenizer {kind!r} is no byte-level BPE, use a model of the Qwen or Llama 3 kind")
-    if pre not in PRE_TOKENIZERS:
+    if (kind := read.text("model")) != "gpt2":
+        raise ModelError(
+            f"{file.path}: tokenizer {kind!r} is no byte-level BPE: use a model of the Qwen or Llama 3 kind"
+        )
+    if (pre := read.text("pre")) not in PRE_TOKENIZERS:
         raise read.fault(f"pre-tokenizer {pre!r} is not known here, {nearest(pre, PRE_TOKENIZERS)}")
     tokens, types = read.tokens()
     last = max((i for i, t in enumerate(types) if t not in (CONTROL, USER_DEFINED)), default=-1)
@@ -80,11 +81,11 @@ def tokenizer_from_gguf(file: Metadata) -> Tokenizer:
     for i in added:
         if inner.token_to_id(tokens[i]) != i:
             raise read.fault(f"added token {i} is {tokens[i][:40]!r}, a text of its own is expected")
-    named = {name: read.token_id(f"{key}_token_id", len(tokens)) for name, key in NAMED.items()}
+    ids = {name: read.token_id(f"{key}_token_id", len(tokens)) for name, key in NAMED.items()}
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    config |= {name: None if i is None else tokens[i] for name, i in named.items()}
-    eos = [named["eos_token"], read.token_id("eot_token_id", len(tokens))]
-    eos += [i for name in END_TOKENS if (i := inner.token_to_id(name)) is not None and types[i] == CONTROL]
+    config |= {name: None if i is None else tokens[i] for name, i in ids.items()}
+    eos = [ids["eos_token"], read.token_id("eot_token_id", len(tokens))]
+    eos += [i for i in map(inner.token_to_id, END_TOKENS) if i is not None and types[i] == CONTROL]
     return Tokenizer(inner, eos_ids=[i for i in eos if i is not None], config=config, chat_template=read.template())
 
 
@@ -147,10 +148,10 @@ class _Reader:
         return tokens, types
 
     def merges(self) -> Sequence[tuple[str, str]]:
-        pairs = [tuple(merge.split(" ")) for merge in self.texts("merges")]
-        if odd := [pair for pair in pairs if len(pair) != 2]:
-            raise self.fault(f"merge {' '.join(odd[0])[:40]!r} is not of two tokens, every merge is")
-        return pairs
+        merges = self.texts("merges")
+        if odd := [merge for merge in merges if merge.count(" ") != 1]:
+            raise self.fault(f"merge {odd[0][:40]!r} is not of two tokens, every merge is")
+        return [(a, b) for a, _, b in (merge.partition(" ") for merge in merges)]
 
     def token_id(self, key: str, num_tokens: int) -> int | None:
         value = self.file.metadata.get(f"tokenizer.ggml.{key}")
