@@ -117,7 +117,7 @@ class Engine:
             if thinking.due():
                 self._force_close(sample)
             samples.append(sample)
-        self.waiting.extend(samples)
+        self.waiting.extend(s for s in samples if not s.done)
         return samples
 
     def abort(self, sample: Sample) -> None:

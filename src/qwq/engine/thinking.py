@@ -41,8 +41,10 @@ class Thinking:
         self.budget = budget
         self.closing_ids: list[int] = []
         if budget is not None:
-            phrase = CLOSING_PHRASE if budget > 0 else ""
-            self.closing_ids = tokenizer.encode_rendered(f"{phrase}{THINK_CLOSE}\n\n")
+            bare = f"{THINK_CLOSE}\n\n"
+            self.closing_ids = tokenizer.encode_rendered(CLOSING_PHRASE + bare)
+            if budget == 0 or len(self.closing_ids) > max_new_tokens // 4:
+                self.closing_ids = tokenizer.encode_rendered(bare)  # nothing to conclude, or no room to say so
             reserve = min(ANSWER_RESERVE, max_new_tokens // 2)
             self.budget = max(0, min(budget, max_new_tokens - len(self.closing_ids) - reserve - (not opened)))
         self._stream = TextStream(tokenizer)
@@ -71,7 +73,8 @@ class Thinking:
             if THINK_CLOSE in self._tail:
                 self.inside, self.closed = False, True
                 self._answer_begun = bool(self._tail.rpartition(THINK_CLOSE)[2].strip())
-                self.num_thinking -= self._marker_pieces  # the marker's own tokens are no thought
+                if THINK_CLOSE not in text:  # written in pieces, which are no thought
+                    self.num_thinking -= self._marker_pieces
                 self._tail = ""
             elif not forced:
                 self.num_thinking += 1
