@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from pathlib import Path
 
@@ -26,7 +27,11 @@ def serve(
         opened = open_engine(model, options)
         name = served_name or Path(model).name
         app = create_app(opened, served_name=name, loop_tokens=loop_tokens, max_waiting=max_waiting)
+        listener.listen(1024)
         say(f"{name}: ready on http://{host}:{listener.getsockname()[1]}/v1, context {opened.engine.max_len} tokens")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn raises again what it was stopped by; having been asked to end is no failure.
+            signal.signal(number, lambda *_: None)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10)
         uvicorn.Server(config).run(sockets=[listener])
     return 0
