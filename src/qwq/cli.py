@@ -189,25 +189,34 @@ def chat(
     *,
     prompt: str | None = None,
     tools: bool = False,
-    temperature: float = 0.6,
-    max_new_tokens: int = 512,
+    temperature: float | None = None,
+    max_new_tokens: int | None = None,
+    thinking_budget: int | None = None,
+    fold: bool = False,
+    resume: bool = False,
     seed: int | None = None,
     device: str = "cpu",
 ) -> int:
-    """Talk to a model. `/new` begins a new conversation, `/quit` ends.
+    """Talk to a model. `/help` lists what can be said to the program, Ctrl-C stops an answer, `/quit` ends.
 
     Parameters
     ----------
     model
-        Model folder, a run's folder (its last policy), or a hub name.
+        Model folder, GGUF file, a run's folder (its last policy), or a hub name.
     prompt
         Ask this one question, print the answer and end.
     tools
         Offer the calculator and answer its calls.
     temperature
-        Sampling temperature; 0 takes the likeliest token.
+        Sampling temperature; 0 takes the likeliest token. The model's own by default.
     max_new_tokens
-        Longest answer, thinking and tool results included.
+        Longest answer, thinking included; half the model's context, at most 4,096, by default.
+    thinking_budget
+        End the thinking after so many tokens; an answer follows.
+    fold
+        Hide the thinking behind a counter.
+    resume
+        Go on with the last conversation with this model.
     seed
         Seed of the sampling; a random one by default.
     device
@@ -217,8 +226,8 @@ def chat(
     from qwq.cli_models import model_folder
 
     return run_chat(
-        model_folder(model), prompt=prompt, tools=tools, temperature=temperature,
-        max_new_tokens=max_new_tokens, seed=seed, device=device,
+        model_folder(model), prompt=prompt, tools=tools, temperature=temperature, max_new_tokens=max_new_tokens,
+        thinking_budget=thinking_budget, fold=fold, resume_last=resume, seed=seed, device=device,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qwq.errors import ConfigError, ModelError
 from qwq.model.config import preset
-from qwq.text.tokenizer import CONTROL_TOKENS, MARKUP_TOKENS, Tokenizer, train_bpe
+from qwq.text.tokenizer import CONTROL_TOKENS, MARKUP_TOKENS, TextStream, Tokenizer, train_bpe
 
 TEXTS = [
     f"There are {n} boxes with {n + 3} nuts in each box. The answer is \\boxed{{{n * (n + 3)}}}." for n in range(40)
@@ -149,3 +149,11 @@ def test_check_fits_shows_both_sides(tok):
     tok.check_fits(preset("tiny", vocab_size=300))
     with pytest.raises(ModelError, match="tokenizer has 300 tokens, model's vocabulary is 299"):
         tok.check_fits(preset("tiny", vocab_size=299))
+
+
+def test_a_stream_of_tokens_gives_whole_characters_and_the_same_text():
+    tokenizer = train_bpe(["ab 😀 naïve ñ"] * 3, 300)
+    ids = [*tokenizer.encode("ab 😀 naïve ñ"), tokenizer.token_id("</think>"), *tokenizer.encode("😀")[:-1]]
+    stream = TextStream(tokenizer)
+    pieces = [stream.push(i) for i in ids] + [stream.finish()]
+    assert "".join(pieces) == tokenizer.decode(ids) and not any("\ufffd" in p for p in pieces[:-1])
