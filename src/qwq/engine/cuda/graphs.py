@@ -14,6 +14,7 @@ Dimensions: B rows, D hidden width, V vocabulary, T blocks of a row, X columns o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class DecodeStep:
         self.ids_B = torch.zeros(max_rows, dtype=torch.long, device=model.device)
         self.cos, self.sin = self._rope()
         self.recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        self.memory = None  # the graphs share one pool, as only one runs at a time
+        self.memory: Any = None  # the graphs share one pool, as only one runs at a time
 
     def _rope(self) -> tuple[Tensor, Tensor]:
         """Cosine and sine (max_tokens, 1, E/2) by position; where the model has YaRN, once without it and then with it."""

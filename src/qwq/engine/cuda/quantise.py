@@ -35,6 +35,11 @@ class QuantLinear(nn.Module):
     `symmetric` (int4 only) fixes zero at 8; otherwise a group's grid spans from its least to its greatest weight.
     """
 
+    q: Tensor
+    scale: Tensor
+    zero: Tensor
+    bias: Tensor | None
+
     def __init__(
         self, weight_OI: Tensor, bias_O: Tensor | None = None, *, bits: int = 4, group: int = GROUP, symmetric: bool = False
     ) -> None:
