@@ -178,13 +178,16 @@ class _Header:
         return value
 
     def string(self, what: str, longest: int | None = None) -> str:
-        """A text; where `longest` is given, of 1 to so many bytes."""
+        """A text; where `longest` is given, a name: 1 to so many bytes that can stand in a message."""
         length = self.scalar(10, f"the length of {what}")
         if longest is not None and not 1 <= length <= longest:
             raise self.fault(f"has {length} bytes for {what}", f"1 to {longest} are expected")
         self.need(length, what)
         start, self.at = self.at, self.at + length
-        return self.text(start, what)
+        found = self.text(start, what)
+        if longest is not None and not found.isprintable():
+            raise self.fault(f"has {_short(found)} for {what}", "printable characters are expected")
+        return found
 
     def text(self, start: int, what: str) -> str:
         try:
