@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean
+.PHONY: install install-gguf test-engine bench-engine demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean
 
 install: $(STAMP)
 
@@ -14,6 +14,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
+
+# llama.cpp's kernels for GGUF files; compiled here, some minutes on two cores (needs cmake).
+install-gguf: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gguf]'
+
+# The tests that need llama.cpp and the two real models (QWQ_MODELS names their folder); the others run in `make test`.
+test-engine: install-gguf
+	$(BIN)/python -m pytest tests/unit/test_llama_backend.py tests/parity tests/unit/test_gguf.py tests/e2e/test_real_models.py
+
+bench-engine: install-gguf
+	$(BIN)/python benchmarks/engine.py
 
 demo: $(STAMP)
 	$(BIN)/qwq train recipes/tiny.toml

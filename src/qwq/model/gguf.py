@@ -18,7 +18,6 @@ Metadata keys: the GGUF specification (github.com/ggml-org/ggml, docs/gguf.md) a
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,7 @@ from torch import Tensor
 
 from qwq.errors import ModelError
 from qwq.model.config import FAMILIES, ModelConfig, YarnScaling
-from qwq.model.gguf_file import Encoded, GGUFFile, GGUFTensor, encode, write_gguf
+from qwq.model.gguf_file import Encoded, GGUFFile, GGUFTensor, encode, short, write_gguf
 from qwq.model.transformer import Transformer
 from qwq.model.weights import _few, _parts, hf_shapes
 
@@ -71,7 +70,7 @@ def gguf_config(file: GGUFFile) -> ModelConfig:
     """
     arch = _Keys(file, "general.").text("architecture")
     if arch not in FAMILIES:
-        raise ModelError(f"{file.path}: architecture {arch!r} is not supported; supported: {', '.join(FAMILIES)}")
+        raise ModelError(f"{file.path}: architecture {short(arch)} is not supported; supported: {', '.join(FAMILIES)}")
     keys = _Keys(file, f"{arch}.")
     hidden, heads, layers = (
         keys.whole("embedding_length"),
@@ -84,9 +83,10 @@ def gguf_config(file: GGUFFile) -> ModelConfig:
         raise keys.fault("attention.head_count", heads, f"a divisor of embedding_length {hidden} is expected")
     head_dim = keys.whole("attention.key_length", hidden // heads)
     kv_heads = keys.whole("attention.head_count_kv", heads)
-    if heads % kv_heads or head_dim % 2:
-        found, wanted = f"{heads} heads, {kv_heads} key/value heads of {head_dim}", "a multiple of them, of even width"
-        raise keys.fault("attention.head_count", found, f"{wanted}, is expected")
+    if heads % kv_heads:
+        raise keys.fault("attention.head_count_kv", kv_heads, f"a divisor of head_count {heads} is expected")
+    if head_dim % 2:
+        raise keys.fault("attention.key_length", head_dim, "an even number is expected")
     _refuse_features(file, keys, head_dim)
     embed = file.tensors.get("token_embd.weight")
     if embed is None:
@@ -129,9 +129,9 @@ class _Keys:
         return self.prefix + key in self.file.metadata
 
     def fault(self, key: str, found: Any, expected: str) -> ModelError:
-        shown = str(found) if len(str(found)) <= 80 else str(found)[:77] + "..."
-        shown = " ".join(shown.split())
-        return ModelError(f"{self.file.path}: {self.prefix}{key} is {shown}, {expected}: fetch or write it again")
+        return ModelError(
+            f"{self.file.path}: {self.prefix}{key} is {short(found)}, {expected}: fetch or write it again"
+        )
 
     def get(self, key: str, default: Any) -> Any:
         value = self.file.metadata.get(self.prefix + key, default)
@@ -155,7 +155,7 @@ class _Keys:
 
     def real(self, key: str, default: float | None = None) -> float:
         value = self.get(key, default)
-        if type(value) is not float or not 0 < value < math.inf:
+        if type(value) is not float or not 1e-30 < value < 1e30:
             raise self.fault(key, value, "a number above 0 is expected")
         return float(str(np.float32(value)))
 
@@ -175,7 +175,7 @@ def _refuse_features(file: GGUFFile, keys: _Keys, head_dim: int) -> None:
     for key, values in allowed.items():
         found = keys.get(key, values[0])
         if isinstance(found, np.ndarray | list) or found not in values:
-            raise ModelError(f"{file.path}: {keys.prefix}{key} is {found}, this model computes {values[0]} only")
+            raise ModelError(f"{file.path}: {keys.prefix}{key} is {short(found)}, this model computes {values[0]} only")
     if "rope_freqs.weight" in file.tensors:
         raise ModelError(
             f"{file.path}: rope_freqs.weight scales its rope as Llama 3.1 does, which is not computed here: use Llama 3"
@@ -192,7 +192,7 @@ def _yarn(keys: _Keys, context: int) -> YarnScaling | None:
         return None
     if kind != "yarn":
         raise ModelError(
-            f"{keys.file.path}: {keys.prefix}rope.scaling.type is {kind!r}, none and yarn are computed here"
+            f"{keys.file.path}: {keys.prefix}rope.scaling.type is {short(kind)}, none and yarn are computed here"
         )
     factor = keys.real("rope.scaling.factor")
     if not 1 <= factor < 1e4:

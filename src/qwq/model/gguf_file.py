@@ -134,15 +134,15 @@ class _Header:
         for i in range(num_keys):
             key = self.string(f"metadata key {i}", MAX_KEY_BYTES)
             if key in metadata:
-                raise self.fault(f"has metadata key {_short(key)} twice", "once is expected")
-            metadata[key] = self.value(self.scalar(4, f"the type of {_short(key)}"), _short(key))
+                raise self.fault(f"has metadata key {short(key)} twice", "once is expected")
+            metadata[key] = self.value(self.scalar(4, f"the type of {short(key)}"), short(key))
         self.entries(num_tensors, 33, "tensors")
         table: dict[str, tuple[tuple[int, ...], int, int]] = {}
         for i in range(num_tensors):
             name = self.string(f"the name of tensor {i}", MAX_NAME_BYTES)
             if name in table:
-                raise self.fault(f"has tensor {_short(name)} twice", "once is expected")
-            table[name] = self.entry(_short(name))
+                raise self.fault(f"has tensor {short(name)} twice", "once is expected")
+            table[name] = self.entry(short(name))
         alignment = self.alignment(metadata)
         start = -(-self.at // alignment) * alignment
         tensors = {name: self.placed(name, *entry, start, alignment) for name, entry in table.items()}
@@ -186,7 +186,7 @@ class _Header:
         start, self.at = self.at, self.at + length
         found = self.text(start, what)
         if longest is not None and not found.isprintable():
-            raise self.fault(f"has {_short(found)} for {what}", "printable characters are expected")
+            raise self.fault(f"has {short(found)} for {what}", "printable characters are expected")
         return found
 
     def text(self, start: int, what: str) -> str:
@@ -255,13 +255,13 @@ class _Header:
     def alignment(self, metadata: Mapping[str, Any]) -> int:
         found = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if type(found) is not int or not 8 <= found <= MAX_ALIGNMENT or found & (found - 1):
-            raise self.fault(f"has alignment {_short(found)}", f"a power of two from 8 to {MAX_ALIGNMENT} is expected")
+            raise self.fault(f"has alignment {short(found)}", f"a power of two from 8 to {MAX_ALIGNMENT} is expected")
         return found
 
     def placed(
         self, name: str, dims: tuple[int, ...], number: int, offset: int, start: int, alignment: int
     ) -> GGUFTensor:
-        shown = f"tensor {_short(name)}"
+        shown = f"tensor {short(name)}"
         if number not in BY_NUMBER:
             kind = OTHER_ENCODINGS.get(number, f"type {number}")
             raise ModelError(
@@ -283,12 +283,16 @@ class _Header:
         ordered = sorted(tensors.values(), key=lambda t: t.offset)
         for a, b in zip(ordered, ordered[1:], strict=False):
             if a.offset + a.num_bytes > b.offset:
-                found = f"has tensor {_short(b.name)} at byte {b.offset}, inside {_short(a.name)}"
+                found = f"has tensor {short(b.name)} at byte {b.offset}, inside {short(a.name)}"
                 raise self.fault(found, f"{a.offset + a.num_bytes} or later is expected")
 
 
-def _short(value: Any) -> str:
-    """A name or value from the file, fit for one line."""
+def short(value: Any) -> str:
+    """A name or value from the file, fit for a message of one line."""
+    if isinstance(value, list | np.ndarray):
+        value = list(value[:40]) if isinstance(value, list) else value[:40].tolist()
+    elif isinstance(value, str):
+        value = value[:80]
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -384,7 +388,7 @@ def _value(key: str, value: Any) -> bytes:
     dtype = array.dtype.newbyteorder("<") if array.dtype.kind in "iuf" else array.dtype
     if dtype not in kinds or array.ndim > 1:
         raise ModelError(
-            f"metadata {key} is {_short(value)}, of no type that GGUF has: give numbers, texts or a list of one kind"
+            f"metadata {key} is {short(value)}, of no type that GGUF has: give numbers, texts or a list of one kind"
         )
     kind = struct.pack("<I", kinds[dtype])
     if array.ndim == 0:

@@ -57,10 +57,10 @@ def tokenizer_from_gguf(file: Metadata) -> Tokenizer:
     read = _Reader(file)
     if (kind := read.text("model")) != "gpt2":
         raise ModelError(
-            f"{file.path}: tokenizer {kind!r} is no byte-level BPE: use a model of the Qwen or Llama 3 kind"
+            f"{file.path}: tokenizer {kind[:40]!r} is no byte-level BPE: use a model of the Qwen or Llama 3 kind"
         )
     if (pre := read.text("pre")) not in PRE_TOKENIZERS:
-        raise read.fault(f"pre-tokenizer {pre!r} is not known here, {nearest(pre, PRE_TOKENIZERS)}")
+        raise read.fault(f"pre-tokenizer {pre[:40]!r} is not known here, {nearest(pre[:40], PRE_TOKENIZERS)}")
     tokens, types = read.tokens()
     last = max((i for i, t in enumerate(types) if t not in (CONTROL, USER_DEFINED)), default=-1)
     # Added tokens behind all others stay out of the merges' vocabulary, as in a tokenizer.json: no word can be one.
