@@ -284,12 +284,9 @@ def test_blocks_by_hand():
     want = [0.5 * (i - 8) for i in range(16)] + [0.5 * (7 - i) for i in range(16)]
     assert dequantise(torch.tensor(data), "Q4_0").tolist() == want
     # Q4_K: scale 0.5, minimum 2; of the eight sub-blocks the second has scale 3 and minimum 1, the sixth 0x25 and 0x12.
-    scales = bytes([0, 3, 0, 0, 0, 1, 0, 0, 0, 0x25, 0, 0])
-    scales = bytearray(scales)
-    scales[1] |= 2 << 6  # high bits of the sixth's scale, 2 * 16 + 5
-    scales[5] |= 1 << 6  # high bits of the sixth's minimum, 1 * 16 + 2
-    scales[9] = 5 | 2 << 4
-    data = np.frombuffer(half + np.float16(2).tobytes() + bytes(scales) + b"\x71" * 128, np.uint8)
+    # The sixth's high bits, 2 and 1, stand above the second's values, and its low ones, 5 and 2, in byte 9.
+    scales = bytes([0, 3 | 2 << 6, 0, 0, 0, 1 | 1 << 6, 0, 0, 0, 5 | 2 << 4, 0, 0])
+    data = np.frombuffer(half + np.float16(2).tobytes() + scales + b"\x71" * 128, np.uint8)
     got = dequantise(torch.tensor(data), "Q4_K").view(8, 32)
     assert (got == got[:, :1]).all()
     # Even sub-blocks are low halves (1), odd ones high halves (7).
@@ -446,15 +443,11 @@ def test_tokenizer_round_trip(tmp_path, bpe):
     assert (again.added_tokens, again.special_tokens) == (bpe.added_tokens, bpe.special_tokens)
     assert again.named_specials == {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     messages = [Message("user", "12 <|im_end|> boxes"), Message("assistant", "15")]
-    ours, theirs = chat_format_from_gguf(file), ChatFormat.from_folder(saved_folder(bpe, tmp_path))
+    bpe.save(tmp_path / "folder")
+    ours, theirs = chat_format_from_gguf(file), ChatFormat.from_folder(tmp_path / "folder")
     assert ours.training_example(messages) == theirs.training_example(messages)
     again.save(tmp_path / "again")
     assert Tokenizer.from_folder(tmp_path / "again").encode(TEXTS[0]) == again.encode(TEXTS[0])
-
-
-def saved_folder(bpe: Tokenizer, path: Path) -> Path:
-    bpe.save(path / "folder")
-    return path / "folder"
 
 
 @pytest.mark.parametrize(
