@@ -5,7 +5,7 @@ flat tokens. Attention is one call for all single tokens of a width class, and t
 before it (no mask), and causally within it, merged by their log-sum-exps, so memory is linear in length.
 
 Deterministic mode. A float32 matrix product's rounding depends on its number of rows, so there every pass has one
-fixed shape: prompts in blocks of 64 tokens of one row, everything else in blocks of 8 tokens with attention token by
+fixed shape: prompts in blocks of 64 tokens of one row, everything else in blocks of 4 tokens with attention token by
 token. What stands in a block's other rows does not change a row's result (checked when the backend is made), so
 a sample's bits depend on its own tokens alone. The price is the blocks that are not full, and attention row by row.
 
@@ -25,7 +25,7 @@ from qwq.engine.rows import RowCache
 from qwq.errors import InfraError
 from qwq.model.transformer import Transformer
 
-PROMPT_BLOCK, TOKEN_BLOCK = 64, 8
+PROMPT_BLOCK, TOKEN_BLOCK = 64, 4
 MASK_LIMIT = 1 << 20  # query-key pairs up to which a chunk is attended to with one mask
 
 
@@ -132,7 +132,7 @@ class TorchBackend:
             for size in (TOKEN_BLOCK, PROMPT_BLOCK):
                 x_D = torch.randn(weight.shape[1], generator=generator).to(weight)
                 results = []
-                for place in range(0, size, max(1, size // 8)):
+                for place in range(0, size, -(-size // 8)):
                     others = torch.randn(size, weight.shape[1], generator=generator).to(weight)
                     others[place] = x_D
                     results.append(F.linear(others, weight)[place])

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qwq.model.config import ModelConfig
+from qwq.model.linear import Linear, linear
 from qwq.model.rope import apply_rope, rope_tables
 
 
@@ -58,11 +59,11 @@ class Block(nn.Module):
         self.index = index
         self.q_dim, self.kv_dim = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         self.input_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-        self.qkv = nn.Linear(c.hidden_size, self.q_dim + 2 * self.kv_dim, bias=c.qkv_bias)
-        self.o = nn.Linear(self.q_dim, c.hidden_size, bias=False)
+        self.qkv = Linear(c.hidden_size, self.q_dim + 2 * self.kv_dim, bias=c.qkv_bias)
+        self.o = Linear(self.q_dim, c.hidden_size, bias=False)
         self.post_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-        self.gate_up = nn.Linear(c.hidden_size, 2 * c.intermediate_size, bias=False)
-        self.down = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
+        self.gate_up = Linear(c.hidden_size, 2 * c.intermediate_size, bias=False)
+        self.down = Linear(c.intermediate_size, c.hidden_size, bias=False)
 
     def forward(self, x_ND: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
         E = self.config.head_dim
@@ -85,7 +86,7 @@ class Transformer(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
     def head_weight(self) -> Tensor:
@@ -107,7 +108,7 @@ class Transformer(nn.Module):
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits (N, V) of hidden states."""
-        return F.linear(hidden_ND, self.head_weight)
+        return linear(hidden_ND, self.head_weight)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> Transformer:
