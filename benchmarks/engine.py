@@ -303,15 +303,14 @@ def beside_server(
 ) -> None:
     some, shared = prompts(chat, count), prompts(chat, count, shared=PREAMBLE)
     server.run(some[:1], 4)
-    ours, theirs = rounds(args.rounds, lambda: run_engine(engine(), some, args.new_tokens), lambda: server.run(some, args.new_tokens))
-    table.compare(f"{name} GGUF, {count} at once, beside its server", ours, theirs)
-    pairs = []
-    for number in range(args.rounds):
-        # Another first token each time: neither side may know the prefix from the round before.
-        ids = [[1000 + number, *p] for p in shared]
-        pairs.append((run_engine(engine(cache=True), ids, args.new_tokens // 4), server.run(ids, args.new_tokens // 4)))
     length = len(shared[0]) // 100 * 100
-    table.compare(f"{name} GGUF, {count} at once, shared prefix of {length}", *map(list, zip(*pairs, strict=True)))
+    for what, wanted, new in (("", some, args.new_tokens), (f", shared prefix of {length}", shared, args.new_tokens // 4)):
+        pairs = []
+        for number in range(args.rounds):
+            # Both caches are on, so another first token each time: neither side may know the prompts from the round before.
+            ids = [[1000 + number, *p] for p in wanted]
+            pairs.append((run_engine(engine(cache=True), ids, new), server.run(ids, new)))
+        table.compare(f"{name} GGUF, {count} at once{what}, beside its server", *map(list, zip(*pairs, strict=True)))
 
 
 def main() -> None:

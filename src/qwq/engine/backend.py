@@ -35,6 +35,7 @@ class Backend(Protocol):
     chunk_unit: int  # a prompt's chunks begin at multiples of this many tokens
     deterministic: bool
     has_yarn: bool
+    own_threads: bool  # it computes on threads other than torch's
 
     def open_row(self) -> int | None:
         """A new empty row, None where there is no place for one."""

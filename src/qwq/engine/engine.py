@@ -14,6 +14,7 @@ a forced closing phrase and the repair after preemption are the same thing, toke
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch import Tensor
 from qwq.engine.backend import Backend, Chunk
 from qwq.engine.request import GenerationRequest, Phase, Sample
 from qwq.engine.sampler import Choice, choose, penalise, stream_seed, uniform
-from qwq.engine.speculative import NgramDraft
+from qwq.engine.speculative import NgramDraft, StepCosts
 from qwq.engine.thinking import LOOP_CHECK_EVERY, Thinking, in_a_loop
 from qwq.errors import CapacityError, UsageError
 from qwq.text.tokenizer import TextStream, Tokenizer
@@ -93,6 +94,7 @@ class Engine:
         self.stats = Stats()
         self._rows: dict[int, _Row] = {}
         self._clock = 0
+        self._costs = StepCosts(self._time_of) if speculate else None
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -178,12 +180,18 @@ class Engine:
         logits_NV = self.backend.forward([chunk for _, chunk in work])
         self.stats.steps += 1
         at, changed = 0, []
+        threads = torch.get_num_threads()
+        if self.backend.own_threads:
+            # torch's threads would go on spinning for a while and take the cores from the backend's.
+            torch.set_num_threads(1)
         for sample, chunk in work:
             outputs_V = logits_NV[at : at + chunk.num_logits]
             at += chunk.num_logits
             self.stats.computed_tokens += len(chunk.ids)
             if self._absorb(sample, chunk, outputs_V):
                 changed.append(sample)
+        if self.backend.own_threads:
+            torch.set_num_threads(threads)
         return changed
 
     def _schedule(self) -> list[tuple[Sample, Chunk]]:
@@ -236,8 +244,9 @@ class Engine:
         num_logits = int(last)
         sample.drafted = []
         if last and left == 1 and sample.draft is not None and not in_prompt:
-            room = min(budget - 1, self._room(sample) - 1)
-            sample.drafted = sample.draft.propose(sample.tokens, room) if room > 0 else []
+            assert self._costs is not None
+            room, others, costs = min(budget - 1, self._room(sample) - 1), len(self.running) - 1, self._costs
+            sample.drafted = sample.draft.propose(sample.tokens, max(room, 0), lambda right: costs.best_length(right, others))
             num_logits += len(sample.drafted)
         if in_prompt and sample.request.prompt_logprobs is not None:
             num_logits = size
@@ -246,6 +255,16 @@ class Engine:
     def _room(self, sample: Sample) -> int:
         """Tokens that a sample may still write."""
         return min(sample.request.params.max_new_tokens - len(sample.ids), self.max_len - len(sample.tokens))
+
+    def _time_of(self, num_tokens: int) -> float:
+        """Seconds of a step of so many tokens in one row."""
+        row = self.backend.open_row()
+        assert row is not None and self.backend.reserve(row, num_tokens)
+        started = time.perf_counter()
+        self.backend.forward([Chunk(row, [0] * num_tokens, 0, num_tokens)])
+        took = time.perf_counter() - started
+        self.backend.close_row(row)
+        return took
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
@@ -367,8 +386,6 @@ class Engine:
             hits += 1
             sample.num_computed += 1
         if drafted:
-            assert sample.draft is not None
-            sample.draft.settle(len(drafted), hits)
             self.stats.drafted += len(drafted)
             self.stats.accepted += hits
             if sample.row >= 0:

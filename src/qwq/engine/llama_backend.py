@@ -51,6 +51,7 @@ class LlamaBackend:
     """See `backend.Backend`. `kv_tokens` bounds the cells over all rows; the file is memory-mapped."""
 
     deterministic: bool
+    own_threads = True
 
     def __init__(
         self,

@@ -1,58 +1,95 @@
 """Speculative decoding: guess the next tokens cheaply, check them all in one step of the model.
 
-Guesses come from the sequence itself (an n-gram that stood there before: prompt look-up decoding, Saxena 2023) or from
-a draft model (Leviathan et al. 2023, arXiv 2211.17192). Both are lossless here in the strongest sense: the model's own
-sampler draws at every checked position with the random number of that position, and a guess is kept only where it is
-what was drawn. So the tokens are the ones that plain decoding would have sampled, not only their distribution. For a
-guess without a distribution of its own this accepts as often as rejection sampling would: with probability p(guess).
+Guesses come from the sequence itself: an n-gram that stood there before (prompt look-up decoding, Saxena 2023; the check is
+Leviathan et al. 2023, arXiv 2211.17192). It is lossless in the strongest sense: the model's own sampler draws
+at every checked position with the random number of that position, and a guess is kept only where it is what was drawn. So
+the tokens are the ones that plain decoding would have sampled, not only their distribution. For a guess without a
+distribution of its own this accepts as often as rejection sampling would: with probability p(guess).
+
+Whether guessing pays depends on the machine: checking 8 tokens may cost as much as one, or five times as much. So the engine
+measures what steps of several tokens cost (`StepCosts`), each sequence knows how often its look-ups are right
+(also those that were not checked: what was sampled tells), and the length that promises most tokens a second is taken, often 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 MIN_GRAM, MAX_GRAM = 3, 5
-MAX_DRAFT = 8
-START_DRAFT = 4
+LENGTHS = (1, 2, 3, 5, 7, 11, 15)  # tokens guessed at once
+CALIBRATED = (1, 2, 3, 4, 6, 8, 12, 16)  # tokens in a step whose cost is measured
+MEMORY = 0.95  # weight of the past in the share of right look-ups, a token
+
+
+class StepCosts:
+    """Seconds of one step by its number of tokens, between measured sizes on a straight line, beyond them on the last one's slope."""
+
+    def __init__(self, measure: Callable[[int], float]) -> None:
+        self.sizes = CALIBRATED
+        self.seconds = [min(measure(n) for _ in range(2)) for n in self.sizes]
+
+    def __call__(self, num_tokens: int) -> float:
+        at = next((i for i, size in enumerate(self.sizes) if size >= num_tokens), len(self.sizes) - 1)
+        if self.sizes[at] == num_tokens:
+            return self.seconds[at]
+        low, high = (at - 1, at) if at else (0, 1)
+        slope = (self.seconds[high] - self.seconds[low]) / (self.sizes[high] - self.sizes[low])
+        return self.seconds[low] + max(0.0, slope) * (num_tokens - self.sizes[low])
+
+    def best_length(self, right: float, others: int) -> int:
+        """Tokens to guess when a look-up is right with probability `right` and `others` samples decode in the same step."""
+        best, most = 0, (others + 1) / self(others + 1)
+        for length in LENGTHS:
+            expected = sum(right**i for i in range(length + 1))
+            if (rate := (others + expected) / self(others + 1 + length)) > 1.05 * most:
+                best, most = length, rate
+        return best
 
 
 class NgramDraft:
-    """Look-up of the last 3 to 5 tokens in all earlier ones of the same sequence; adapts its length to what is accepted."""
+    """Look-up of the last 3 to 5 tokens in all earlier ones of the same sequence."""
 
     def __init__(self) -> None:
-        self._seen: list[dict[tuple[int, ...], int]] = [{} for _ in range(MAX_GRAM + 1)]
+        self._ends: list[dict[tuple[int, ...], int]] = [{} for _ in range(MAX_GRAM + 1)]
         self._indexed = 0
-        self.length = START_DRAFT
-        self._pause = 0
-        self.num_drafted = self.num_accepted = 0
+        self._next = -1  # where the token stands that is expected to come next
+        self._looked = 0  # how many tokens there were at the last look-up
+        self._right = self._wrong = 1.0
 
-    def _index(self, tokens: Sequence[int]) -> None:
-        """Note where every n-gram ends, the last token left out: it is the one to be continued."""
-        for end in range(max(self._indexed, 1), len(tokens)):
-            for n in range(MIN_GRAM, MAX_GRAM + 1):
-                if end >= n:
-                    self._seen[n][tuple(tokens[end - n : end])] = end
-        self._indexed = max(self._indexed, len(tokens))
+    @property
+    def right(self) -> float:
+        """Share of look-ups that were right lately; a half before anything is known."""
+        return self._right / (self._right + self._wrong)
 
-    def propose(self, tokens: Sequence[int], room: int) -> list[int]:
-        """Up to `room` tokens that may follow `tokens`; none where nothing like the end was seen, or guessing did not pay."""
-        self._index(tokens)
-        if self._pause:
-            self._pause -= 1
-            return []
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Take in the tokens that came since the last call, and what they say about the look-ups made meanwhile."""
+        for at in range(max(self._looked, 1), len(tokens)):
+            if 0 <= self._next < at:
+                hit = tokens[self._next] == tokens[at]
+                self._right = MEMORY * self._right + hit
+                self._wrong = MEMORY * self._wrong + (not hit)
+                self._next = self._next + 1 if hit else -1
+            self._index(tokens, at)
+            if self._next < 0:
+                self._next = self._find(tokens, at + 1)
+        self._looked = len(tokens)
+
+    def _index(self, tokens: Sequence[int], end: int) -> None:
+        """Note the n-grams that stand before `end`; later ones take the place of earlier ones."""
+        for n in range(MIN_GRAM, MAX_GRAM + 1):
+            if end >= n:
+                self._ends[n][tuple(tokens[end - n : end])] = end
+
+    def _find(self, tokens: Sequence[int], end: int) -> int:
         for n in range(MAX_GRAM, MIN_GRAM - 1, -1):
-            if len(tokens) > n and (at := self._seen[n].get(tuple(tokens[-n:]))) is not None:
-                return list(tokens[at : at + min(self.length, room)])
-        return []
+            if end > n and (at := self._ends[n].get(tuple(tokens[end - n : end]))) is not None:
+                return at
+        return -1
 
-    def settle(self, drafted: int, accepted: int) -> None:
-        """Learn from a check: longer guesses after full hits, a pause that grows after misses."""
-        self.num_drafted += drafted
-        self.num_accepted += accepted
-        if accepted == drafted:
-            self.length = min(2 * self.length, MAX_DRAFT)
-        elif accepted == 0:
-            self.length = max(self.length // 2, 2)
-            # Guesses that fail cost a wider step each, so they become rare where the text does not repeat itself.
-            rate = self.num_accepted / self.num_drafted
-            self._pause = 0 if rate > 0.5 else 2 if rate > 0.3 else 8 if rate > 0.15 else 32
+    def propose(self, tokens: Sequence[int], room: int, length_for: Callable[[float], int]) -> list[int]:
+        """Tokens that may follow `tokens`, at most `room`; as many as `length_for` says for the share of right look-ups."""
+        self.follow(tokens)
+        if self._next < 0:
+            return []
+        length = min(length_for(self.right), room)
+        return list(tokens[self._next : self._next + length])

@@ -32,6 +32,8 @@ MASK_LIMIT = 1 << 20  # query-key pairs up to which a chunk is attended to with 
 class TorchBackend:
     """See `backend.Backend`. `kv_tokens` bounds the cache over all rows."""
 
+    own_threads = False
+
     def __init__(
         self, model: Transformer, *, kv_tokens: int, max_rows: int = 256, deterministic: bool = False, has_yarn: bool | None = None
     ) -> None:
