@@ -118,6 +118,7 @@ def run_engine(engine: Engine, all_ids: list[list[int]], new: int) -> float:
     done = engine.run([GenerationRequest(ids, params) for ids in all_ids])
     rate = sum(len(s.ids) for (s,) in done) / (time.perf_counter() - t)
     assert all(len(s.ids) == new for (s,) in done)
+    engine.forget()
     return rate
 
 

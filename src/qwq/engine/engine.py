@@ -134,6 +134,11 @@ class Engine:
             self.step()
         return samples
 
+    def forget(self) -> None:
+        """Drop every kept prefix: the weights have changed, or another engine is to have the backend."""
+        for row in [r for r in self._rows.values() if r.owner is None]:
+            self._drop(row)
+
     @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
