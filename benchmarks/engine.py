@@ -174,16 +174,22 @@ def float32(folder: Path, name: str, args: argparse.Namespace, table: Table) -> 
 
 
 def speculation(make: Callable[[bool], Engine], chat: ChatFormat, name: str, args: argparse.Namespace, table: Table) -> None:
-    """The same requests with and without look-up of earlier text, one at a time."""
+    """The same requests with and without look-up of earlier text, one at a time: tokens per second after the first token."""
     edits = [
         chat.prompt_ids([{"role": "user", "content": f"Here is a file:\n```python\n{CODE}```\n{e[0].upper() + e[1:]}. Give the whole file."}])
-        for e in EDITS[:2]
+        for e in EDITS
     ]
-    other = prompts(chat, 2)
+    other = prompts(chat, 4)
     for what, some in (("code editing", edits), ("elsewhere", other)):
 
         def side(on: bool, some: list[list[int]] = some) -> float:
-            rates = [run_engine(make(on), [ids], args.new_tokens) for ids in some]
+            rates = []
+            for ids in some:
+                engine = make(on)
+                params = SamplingParams(temperature=0, max_new_tokens=args.new_tokens)
+                ((sample,),) = engine.run([GenerationRequest(ids, params)])
+                rates.append((args.new_tokens - 1) / (sample.times[-1] - sample.times[1]))
+                engine.forget()
             return statistics.harmonic_mean(rates)
 
         ours, theirs = rounds(args.rounds, lambda: side(True), lambda: side(False))
@@ -314,11 +320,23 @@ def beside_server(
         table.compare(f"{name} GGUF, {count} at once{what}, beside its server", *map(list, zip(*pairs, strict=True)))
 
 
+def only_speculation(folder: Path, name: str, args: argparse.Namespace, table: Table) -> None:
+    chat = ChatFormat.from_folder(folder)
+    (path,) = folder.glob("*.gguf")
+    for what in ("GGUF", "float32"):
+        backend = LlamaBackend(path, kv_tokens=4096, max_rows=8, threads=args.threads) if what == "GGUF" else TorchBackend(load_model(folder), kv_tokens=4096)
+
+        def make(on: bool, backend: Any = backend) -> Engine:
+            return Engine(backend, chat.tokenizer, prefix_cache=False, speculate=on)
+
+        speculation(make, chat, f"{name} {what}", args, table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=Path("~/.cache/qwq-models").expanduser())
     parser.add_argument("--model", choices=[*MODELS, "both"], default="both")
-    parser.add_argument("--only", choices=["float32", "gguf", "all"], default="all")
+    parser.add_argument("--only", choices=["float32", "gguf", "speculation", "all"], default="all")
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -330,6 +348,8 @@ def main() -> None:
         folder = args.models / MODELS[short]
         if not folder.is_dir():
             sys.exit(f"no model at {folder}: give --models DIR with {', '.join(MODELS.values())}")
+        if args.only == "speculation":
+            only_speculation(folder, short, args, table)
         if args.only in ("gguf", "all"):
             quantised(folder, short, args, table)
         if args.only in ("float32", "all"):

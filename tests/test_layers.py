@@ -48,7 +48,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cli_models": {"errors", "config"},
     "cli_train": {"config", "train", "report", "progress", "runner"},
-    "cli_engine": {"cli_models", "engine", "serve"},
+    "bench": {"engine"},
+    "cli_engine": {"cli_models", "engine", "serve", "bench"},
     "cli_sandbox": {"errors", "sandbox", "verify"},
     "cli": {
         "errors", "config", "model", "verify", "plan", "eval", "report", "env", "chat", "cli_models", "cli_train",

@@ -26,6 +26,7 @@ def serve(
     threads: int | None = None,
     speculate: bool = False,
     yarn: bool = False,
+    quantization: str | None = None,
     loop_tokens: int = 192,
 ) -> int:
     """Serve a model over an OpenAI-compatible API: /v1/chat/completions, /v1/completions, /v1/models, /health.
@@ -63,6 +64,8 @@ def serve(
         Guess tokens from repeated text and check them; the output stays the same.
     yarn
         Stretch the context 4 times by YaRN for requests that need it (QwQ-32B does so without being asked).
+    quantization
+        int8 or int4: weight-only, on a GPU.
     loop_tokens
         Length of an exact repetition that ends an answer; 0 lets it go on.
     """
@@ -73,9 +76,61 @@ def serve(
     options = EngineOptions(
         dtype=dtype, device=device, max_model_len=max_model_len, kv_tokens=kv_tokens, max_num_seqs=max_num_seqs,
         token_budget=max_num_batched_tokens, threads=threads, deterministic=deterministic, speculate=speculate, yarn=yarn,
+        quantization=quantization,
     )  # fmt: skip
     # A checkpoint of a run is called by the run's name, not "final".
     name = served_model_name or (Path(model).name if not model.endswith(".gguf") else Path(model).stem)
     return run(
         model_folder(model), options, host=host, port=port, served_name=name, loop_tokens=loop_tokens, max_waiting=max_waiting
     )
+
+
+@bench_app.command(name="engine")
+def bench_engine(
+    model: str,
+    *,
+    prompt_tokens: int = 128,
+    new_tokens: int = 64,
+    requests: tuple[int, ...] = (1, 4, 16),
+    dtype: str = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+    deterministic: bool = False,
+    quantization: str | None = None,
+    seed: int = 0,
+) -> int:
+    """Tokens per second, time to the first token and between tokens, and the share of the memory's bandwidth: a JSON line each.
+
+    Parameters
+    ----------
+    model
+        Model folder, GGUF file, a run's folder, or a hub name.
+    prompt_tokens
+        Length of the random prompts.
+    new_tokens
+        Tokens written by each request.
+    requests
+        How many at once; give it several times for several lines.
+    dtype
+        As for `qwq serve`.
+    device
+        torch device.
+    threads
+        CPU threads.
+    deterministic
+        Measure the mode whose output does not depend on the company.
+    quantization
+        int8 or int4, on a GPU.
+    seed
+        Seed of the prompts.
+    """
+    from qwq.bench import bench_engine as run
+    from qwq.cli_models import model_folder
+    from qwq.engine.open import EngineOptions
+
+    options = EngineOptions(
+        dtype=dtype, device=device, threads=threads, deterministic=deterministic, quantization=quantization,
+        max_num_seqs=max(requests), kv_tokens=max(requests) * 2 * (prompt_tokens + new_tokens) + 4096, max_model_len=None,
+    )  # fmt: skip
+    run(model_folder(model), options, prompt_tokens=prompt_tokens, new_tokens=new_tokens, requests=requests, seed=seed)
+    return 0

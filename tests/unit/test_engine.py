@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from qwq.engine.cuda.backend import PagedBackend
 from qwq.engine.engine import Engine
 from qwq.engine.request import GenerationRequest, Sample
 from qwq.engine.sampler import SamplingParams
@@ -65,6 +66,11 @@ def alone(model: Transformer, ids: list[int], new: int) -> list[int]:
     for _ in range(new):
         ids.append(int(model.logits(model(torch.tensor(ids), Packed([len(ids)]))[-1:]).argmax()))
     return ids[start:]
+
+
+def paged(model: Transformer, tokenizer: Tokenizer, *, kv_tokens: int = 1 << 14, **options) -> Engine:
+    """The GPU's backend, without kernels and graphs."""
+    return Engine(PagedBackend(model, kv_tokens=kv_tokens, max_length=1024, max_running=8), tokenizer, **options)
 
 
 LENGTHS = [1, 2, 5, 130, 17, 64, 65, 200, 33, 3, 300, 129]
@@ -286,3 +292,29 @@ def test_a_long_chunk_equals_a_short_one(model, tokenizer) -> None:
     finally:
         torch_backend.MASK_LIMIT = limit
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kv_tokens", [1 << 14, 420])
+def test_paged_rows_write_the_same(model, tokenizer, kv_tokens, eager) -> None:
+    """All lengths at once, a group, and a chat that goes on; with little memory some of them are preempted."""
+    engine = paged(model, tokenizer, kv_tokens=kv_tokens, token_budget=64, max_running=5, speculate=True)
+    prompts = [prompt(n, n) for n in LENGTHS]
+    for p, (sample,) in zip(prompts, engine.run([GenerationRequest(p, GREEDY) for p in prompts]), strict=True):
+        assert sample.ids == alone(model, p, 24), len(p)
+    (group,) = engine.run([GenerationRequest(prompt(150), GREEDY, n=4)])
+    assert {tuple(s.ids) for s in group} == {tuple(alone(model, prompt(150), 24))}
+    follow_up = [*prompt(150), *group[0].ids, *prompt(20, 5)]
+    ((second,),) = engine.run([GenerationRequest(follow_up, GREEDY)])
+    assert second.ids == alone(model, follow_up, 24)
+    assert engine.stats.cached_tokens > 3 * 140 and (kv_tokens > 1000 or engine.stats.preemptions > 0)
+    engine.backend.cache.check()
+    engine.forget()
+    assert engine.backend.cache.num_available == engine.backend.cache.num_blocks - 1
+
+
+def test_paged_yarn(tokenizer) -> None:
+    stretched = make(tokenizer, rope_scaling=YarnScaling(4.0, 256), max_positions=1024)
+    engine = paged(stretched, tokenizer)
+    requests = [GenerationRequest(prompt(200), GREEDY, yarn=yarn) for yarn in (True, False)]
+    ((on,), (off,)) = engine.run(requests)
+    assert on.ids == alone(stretched, prompt(200), 24) and off.ids == alone(make(tokenizer), prompt(200), 24)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class LlamaBackend:
         self.chunk_unit = PROMPT_BLOCK if deterministic else 1
         self.threads = threads or os.cpu_count() or 1
         params = L.llama_model_default_params()
-        params.n_gpu_layers = 0 if os.uname().sysname == "Linux" else -1
+        params.n_gpu_layers = 0 if platform.system() == "Linux" else -1
         # llama.cpp would copy the weights into a layout of its own, which doubles the memory of a mapped file.
         params.use_extra_bufts = False
         if progress is not None:

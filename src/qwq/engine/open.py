@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from qwq.engine.backend import Backend
 from qwq.engine.engine import Engine
 from qwq.engine.llama_backend import LlamaBackend
 from qwq.engine.sampler import QWQ_SAMPLING
@@ -30,6 +31,7 @@ from qwq.text.gguf_tokenizer import chat_format_from_gguf
 from qwq.text.template import ChatFormat
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BITS = {"int8": 8, "int4": 4}
 DEFAULT_KV_TOKENS = 16384
 DEFAULT_MODEL_LEN = 32768
 MODELSCOPE = "modelscope:"
@@ -63,6 +65,7 @@ class EngineOptions:
     speculate: bool = False
     prefix_cache: bool = True
     yarn: bool = False
+    quantization: str | None = None
 
 
 def say(line: str) -> None:
@@ -73,6 +76,10 @@ def open_engine(model: str, options: EngineOptions = EngineOptions(), report: Ca
     """Load a model and make its engine. ModelError, ConfigError or CapacityError where that cannot be."""
     if options.dtype not in ("auto", *DTYPES):
         raise ConfigError(f"--dtype {options.dtype}: give auto, {', '.join(DTYPES)}")
+    if options.quantization not in (None, *BITS):
+        raise ConfigError(f"--quantization {options.quantization}: give {' or '.join(BITS)}")
+    if options.quantization and not options.device.startswith("cuda"):
+        raise ConfigError("--quantization is for GPUs; on a CPU quantised weights come as a GGUF file")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     path = Path(model).expanduser()
@@ -127,11 +134,28 @@ def _on_torch(
 ) -> Opened:
     config = module.config
     length = _length(config, options)
-    backend = TorchBackend(
-        module.eval(), kv_tokens=options.kv_tokens or _kv_tokens(config, options), max_rows=2 * options.max_num_seqs,
-        deterministic=options.deterministic,
-    )  # fmt: skip
+    kv_tokens = options.kv_tokens or _kv_tokens(config, options)
+    backend: Backend
+    if module.device.type == "cuda":
+        backend = _on_gpu(module, options, kv_tokens, length)
+    else:
+        backend = TorchBackend(
+            module.eval(), kv_tokens=kv_tokens, max_rows=2 * options.max_num_seqs, deterministic=options.deterministic
+        )
     return _opened(Engine(backend, chat.tokenizer, **_engine_options(options, length)), chat, name, config, plan, generation)
+
+
+def _on_gpu(module: Any, options: EngineOptions, kv_tokens: int, length: int) -> Backend:
+    from qwq.engine.cuda.backend import PagedBackend
+    from qwq.engine.cuda.quantise import quantise_model
+
+    if options.deterministic:
+        raise ConfigError("--deterministic is kept on a CPU only: matrix products of a GPU round by the number of their rows")
+    if options.quantization:
+        quantise_model(module, BITS[options.quantization])
+    return PagedBackend(
+        module.eval(), kv_tokens=kv_tokens, max_length=length, max_running=options.max_num_seqs, max_rows=2 * options.max_num_seqs
+    )
 
 
 def _opened(
