@@ -27,6 +27,8 @@ def serve(
     speculate: bool = False,
     yarn: bool = False,
     quantization: str | None = None,
+    draft_model: str | None = None,
+    draft_tokens: int = 4,
     loop_tokens: int = 192,
 ) -> int:
     """Serve a model over an OpenAI-compatible API: /v1/chat/completions, /v1/completions, /v1/models, /health.
@@ -66,6 +68,10 @@ def serve(
         Stretch the context 4 times by YaRN for requests that need it (QwQ-32B does so without being asked).
     quantization
         int8 or int4: weight-only, on a GPU.
+    draft_model
+        A smaller model with the same tokenizer (folder or GGUF file), which guesses tokens for this one to check.
+    draft_tokens
+        Tokens that it guesses at once.
     loop_tokens
         Length of an exact repetition that ends an answer; 0 lets it go on.
     """
@@ -76,7 +82,7 @@ def serve(
     options = EngineOptions(
         dtype=dtype, device=device, max_model_len=max_model_len, kv_tokens=kv_tokens, max_num_seqs=max_num_seqs,
         token_budget=max_num_batched_tokens, threads=threads, deterministic=deterministic, speculate=speculate, yarn=yarn,
-        quantization=quantization,
+        quantization=quantization, draft_model=draft_model, draft_tokens=draft_tokens,
     )  # fmt: skip
     # A checkpoint of a run is called by the run's name, not "final".
     name = served_model_name or (Path(model).name if not model.endswith(".gguf") else Path(model).stem)

@@ -216,6 +216,22 @@ def test_speculation_samples_from_the_same_distribution(model, tokenizer, eager)
     assert freedom >= 5 and chi2 < freedom + 4 * (2 * freedom) ** 0.5
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_draft_model_changes_nothing_but_the_number_of_steps(model, tokenizer, temperature) -> None:
+    params = SamplingParams(temperature=temperature, max_new_tokens=40)
+    requests = [GenerationRequest(prompt(30 + n, n), params, seed=n) for n in range(5)]
+    plain = engine_of(model, tokenizer, deterministic=True).run(requests)
+    other = make(tokenizer, num_layers=1)
+    for draft, share in ((model, 0.95), (other, 0.0)):
+        engine = engine_of(model, tokenizer, deterministic=True, draft=TorchBackend(draft, kv_tokens=4096))
+        done = engine.run(requests)
+        assert [s.ids for (s,) in done] == [s.ids for (s,) in plain]
+        assert engine.stats.drafted > 30 and engine.stats.accepted >= share * engine.stats.drafted
+        assert not engine.draft.rows.place_of  # every draft row was given back
+    with pytest.raises(UsageError, match="they must share a tokenizer"):
+        engine_of(model, tokenizer, draft=TorchBackend(make(tokenizer, vocab_size=400), kv_tokens=256))
+
+
 def test_stop_strings_are_cut_off_also_across_tokens(model, tokenizer) -> None:
     ((free,),) = engine_of(model, tokenizer).run([GenerationRequest(prompt(9), GREEDY)])
     text = tokenizer.decode(free.ids)

@@ -313,3 +313,19 @@ def test_missing_and_empty_logits_files(saved, tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(DataError, match="empty.jsonl is empty"):
         next(logits_of_file(saved, tmp_path / "empty.jsonl"))
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    model = make()
+    with torch.no_grad():
+        model.blocks[1].down.weight[3, 2] = float("nan")
+    save_model(model, tmp_path / "m")
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.down_proj\.weight holds NaN or infinite weights"):
+        load_model(tmp_path / "m")
+
+
+def test_loading_says_how_far_it_is(tmp_path):
+    model, seen = make(), []
+    save_model(model, tmp_path / "m")
+    load_model(tmp_path / "m", progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen) and seen[-1] == (model.config.num_parameters, model.config.num_parameters)

@@ -26,7 +26,7 @@ from torch import Tensor
 from qwq.engine.backend import Backend, Chunk
 from qwq.engine.request import GenerationRequest, Phase, Sample
 from qwq.engine.sampler import Choice, choose, penalise, stream_seed, uniform
-from qwq.engine.speculative import NgramDraft, StepCosts
+from qwq.engine.speculative import ModelDraft, NgramDraft, StepCosts
 from qwq.engine.thinking import LOOP_CHECK_EVERY, Thinking, in_a_loop
 from qwq.errors import CapacityError, UsageError
 from qwq.text.tokenizer import TextStream, Tokenizer
@@ -83,18 +83,25 @@ class Engine:
         token_budget: int = 512,
         prefix_cache: bool = True,
         speculate: bool = False,
+        draft: Backend | None = None,
+        draft_tokens: int = 4,
         max_model_len: int | None = None,
     ) -> None:
         self.backend, self.tokenizer = backend, tokenizer
         self.max_running, self.token_budget = max_running, max(token_budget, backend.chunk_unit)
         self.prefix_cache, self.speculate = prefix_cache, speculate
+        self.draft, self.draft_tokens = draft, draft_tokens
+        if draft is not None and draft.vocab_size != backend.vocab_size:
+            raise UsageError(
+                f"the draft model has a vocabulary of {draft.vocab_size}, the model one of {backend.vocab_size}: they must share a tokenizer"
+            )
         self.max_len = min(backend.max_positions, max_model_len or backend.max_positions)
         self.waiting: deque[Sample] = deque()
         self.running: list[Sample] = []
         self.stats = Stats()
         self._rows: dict[int, _Row] = {}
         self._clock = 0
-        self._costs = StepCosts(self._time_of) if speculate else None
+        self._costs = StepCosts(self._time_of) if speculate and draft is None else None
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -113,7 +120,9 @@ class Engine:
             sample = Sample(
                 request, number, stream_seed(request.seed, number), thinking, TextStream(self.tokenizer), list(request.prompt_ids), yarn
             )  # fmt: skip
-            if self.speculate:
+            if self.draft is not None:
+                sample.draft = ModelDraft(self.draft)
+            elif self.speculate:
                 sample.draft = NgramDraft()
             sample.stamp()
             if thinking.due():
@@ -249,9 +258,7 @@ class Engine:
         num_logits = int(last)
         sample.drafted = []
         if last and left == 1 and sample.draft is not None and not in_prompt:
-            assert self._costs is not None
-            room, others, costs = min(budget - 1, self._room(sample) - 1), len(self.running) - 1, self._costs
-            sample.drafted = sample.draft.propose(sample.tokens, max(room, 0), lambda right: costs.best_length(right, others))
+            sample.drafted = self._guess(sample, min(budget, self._room(sample)) - 1)
             num_logits += len(sample.drafted)
         if in_prompt and sample.request.prompt_logprobs is not None:
             num_logits = size
@@ -260,6 +267,16 @@ class Engine:
     def _room(self, sample: Sample) -> int:
         """Tokens that a sample may still write."""
         return min(sample.request.params.max_new_tokens - len(sample.ids), self.max_len - len(sample.tokens))
+
+    def _guess(self, sample: Sample, room: int) -> list[int]:
+        """Tokens to check with a sample's next one, at most `room`."""
+        if room <= 0:
+            return []
+        if isinstance(sample.draft, ModelDraft):
+            return sample.draft.propose(sample, min(self.draft_tokens, room))
+        costs, others = self._costs, len(self.running) - 1
+        assert costs is not None and sample.draft is not None
+        return sample.draft.propose(sample.tokens, room, lambda right: costs.best_length(right, others))
 
     def _time_of(self, num_tokens: int) -> float:
         """Seconds of a step of so many tokens in one row."""
@@ -483,6 +500,8 @@ class Engine:
         if sample.phase is Phase.WAITING and sample in self.waiting:
             self.waiting.remove(sample)
         sample.phase = Phase.DONE
+        if isinstance(sample.draft, ModelDraft):
+            sample.draft.close()
         if sample in self.running:
             self.running.remove(sample)
         if sample.row >= 0:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,10 +67,24 @@ class EngineOptions:
     prefix_cache: bool = True
     yarn: bool = False
     quantization: str | None = None
+    draft_model: str | None = None
+    draft_tokens: int = 4
 
 
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+class _Progress:
+    """Says how much is loaded every two seconds, so that a small model loads in silence."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self.report, self.said = report, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self.said > 2:
+            self.said = time.monotonic()
+            self.report(f"loading {100 * done // total}%")
 
 
 def open_engine(model: str, options: EngineOptions = EngineOptions(), report: Callable[[str], None] = say) -> Opened:
@@ -95,7 +110,7 @@ def open_engine(model: str, options: EngineOptions = EngineOptions(), report: Ca
     dtype = _dtype(options)
     plan = _torch_plan(config, options, dtype)
     _announce(model, plan, options, report)
-    module = load_model(folder, device=options.device, dtype=dtype)
+    module = load_model(folder, device=options.device, dtype=dtype, progress=_Progress(report))
     module.config = config
     return _on_torch(module, chat, model, options, plan, generation_config(folder))
 
@@ -109,7 +124,7 @@ def _open_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]
         dtype = _dtype(options)
         plan = _torch_plan(config, options, dtype)
         _announce(str(path), plan, options, report)
-        module = load_gguf(path, device=options.device, dtype=dtype)
+        module = load_gguf(path, device=options.device, dtype=dtype, progress=_Progress(report))
         module.config = config
         return _on_torch(module, chat, str(path), options, plan, {})
     # llama.cpp keeps keys and values in 16 bits; its graph and logits come on top.
@@ -122,11 +137,14 @@ def _open_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]
         {"key/value cache": f"--max-model-len or --kv-tokens (now {kv_tokens})"},
     )
     _announce(str(path), plan, options, report)
+    progress = _Progress(report)
     backend = LlamaBackend(
         path, kv_tokens=kv_tokens, max_rows=2 * options.max_num_seqs, threads=options.threads, batch_tokens=options.token_budget,
         deterministic=options.deterministic, yarn=config.rope_scaling is not None, max_positions=length,
+        progress=lambda share: progress(int(1000 * share), 1000),
     )  # fmt: skip
-    return _opened(Engine(backend, chat.tokenizer, **_engine_options(options, length)), chat, str(path), config, plan, {})
+    engine = Engine(backend, chat.tokenizer, draft=_draft(options, length), **_engine_options(options, length))
+    return _opened(engine, chat, str(path), config, plan, {})
 
 
 def _on_torch(
@@ -142,7 +160,19 @@ def _on_torch(
         backend = TorchBackend(
             module.eval(), kv_tokens=kv_tokens, max_rows=2 * options.max_num_seqs, deterministic=options.deterministic
         )
-    return _opened(Engine(backend, chat.tokenizer, **_engine_options(options, length)), chat, name, config, plan, generation)
+    engine = Engine(backend, chat.tokenizer, draft=_draft(options, length), **_engine_options(options, length))
+    return _opened(engine, chat, name, config, plan, generation)
+
+
+def _draft(options: EngineOptions, length: int) -> Backend | None:
+    """The backend of `--draft-model`, with as many tokens of keys and values as the model itself."""
+    if options.draft_model is None:
+        return None
+    path, kv_tokens = Path(options.draft_model).expanduser(), options.kv_tokens or max(length, DEFAULT_KV_TOKENS)
+    if path.suffix == ".gguf":
+        return LlamaBackend(path, kv_tokens=kv_tokens, max_rows=options.max_num_seqs, threads=options.threads, batch_tokens=options.token_budget)
+    module = load_model(path, device=options.device, dtype=_dtype(options))
+    return TorchBackend(module.eval(), kv_tokens=kv_tokens, max_rows=options.max_num_seqs)
 
 
 def _on_gpu(module: Any, options: EngineOptions, kv_tokens: int, length: int) -> Backend:
@@ -176,6 +206,7 @@ def _engine_options(options: EngineOptions, length: int) -> dict[str, Any]:
         "token_budget": options.token_budget,
         "prefix_cache": options.prefix_cache,
         "speculate": options.speculate,
+        "draft_tokens": options.draft_tokens,
         "max_model_len": length,
     }
 

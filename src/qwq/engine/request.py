@@ -11,7 +11,7 @@ from enum import StrEnum
 import torch
 
 from qwq.engine.sampler import Choice, SamplingParams
-from qwq.engine.speculative import NgramDraft
+from qwq.engine.speculative import ModelDraft, NgramDraft
 from qwq.engine.thinking import Thinking
 from qwq.text.tokenizer import TextStream
 from qwq.types import StopReason
@@ -74,7 +74,7 @@ class Sample:
     stop_reason: StopReason | None = None
     stopped_by: str | int | None = None
     loop_in_thinking: bool = False
-    draft: NgramDraft | None = None
+    draft: NgramDraft | ModelDraft | None = None
     # the engine's own bookkeeping
     row: int = -1
     num_computed: int = 0

@@ -1,10 +1,11 @@
 """Speculative decoding: guess the next tokens cheaply, check them all in one step of the model.
 
-Guesses come from the sequence itself: an n-gram that stood there before (prompt look-up decoding, Saxena 2023; the check is
-Leviathan et al. 2023, arXiv 2211.17192). It is lossless in the strongest sense: the model's own sampler draws
+Guesses come from the sequence itself, an n-gram that stood there before (prompt look-up decoding, Saxena 2023), or from a
+smaller model of the same vocabulary (Leviathan et al. 2023, arXiv 2211.17192, whose check this is). It is lossless in the strongest sense: the model's own sampler draws
 at every checked position with the random number of that position, and a guess is kept only where it is what was drawn. So
 the tokens are the ones that plain decoding would have sampled, not only their distribution. For a guess without a
-distribution of its own this accepts as often as rejection sampling would: with probability p(guess).
+distribution of its own this accepts as often as rejection sampling would: with probability p(guess). A draft model draws with the
+same random numbers, so where the two models agree they draw the same token.
 
 Whether guessing pays depends on the machine: checking 8 tokens may cost as much as one, or five times as much. So the engine
 measures what steps of several tokens cost (`StepCosts`), each sequence knows how often its look-ups are right
@@ -14,10 +15,20 @@ measures what steps of several tokens cost (`StepCosts`), each sequence knows ho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from qwq.engine.backend import Backend, Chunk
+from qwq.engine.sampler import choose, uniform
+
+if TYPE_CHECKING:
+    from qwq.engine.request import Sample
 
 MIN_GRAM, MAX_GRAM = 3, 5
 LENGTHS = (1, 2, 3, 5, 7, 11, 15)  # tokens guessed at once
 CALIBRATED = (1, 2, 3, 4, 6, 8, 12, 16)  # tokens in a step whose cost is measured
+FEED = 256  # prompt tokens that a draft model computes at once
 MEMORY = 0.95  # weight of the past in the share of right look-ups, a token
 
 
@@ -93,3 +104,51 @@ class NgramDraft:
             return []
         length = min(length_for(self.right), room)
         return list(tokens[self._next : self._next + length])
+
+
+class ModelDraft:
+    """Guesses of one sequence by a smaller model, in a row of its own on that model's backend."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._row = -1
+        self._held: list[int] = []  # tokens whose keys and values the row has
+
+    @torch.inference_mode()
+    def propose(self, sample: Sample, count: int) -> list[int]:
+        """`count` tokens that may follow; fewer where the draft's cache or context is full."""
+        if self._row < 0:
+            row = self.backend.open_row()
+            if row is None:
+                return []
+            self._row, self._held = row, []
+        tokens = sample.tokens
+        shared = next((i for i, (a, b) in enumerate(zip(self._held, tokens, strict=False)) if a != b), min(len(self._held), len(tokens)))
+        shared = min(shared, len(tokens) - 1)
+        self.backend.truncate(self._row, shared)
+        self._held = list(tokens[:shared])
+        drafted: list[int] = []
+        todo = list(tokens[shared:])
+        while len(drafted) < count and len(self._held) + len(todo) < self.backend.max_positions:
+            logits_V = self._feed(todo)
+            if logits_V is None:
+                break
+            draw = uniform(sample.stream_seed, len(sample.ids) + len(drafted))
+            drafted.append(choose(logits_V, sample.request.params, draw).token)
+            todo = drafted[-1:]
+        return drafted
+
+    def _feed(self, todo: list[int]) -> torch.Tensor | None:
+        """Logits after `todo`, computed in pieces that any backend takes; None where memory ends."""
+        if not self.backend.reserve(self._row, len(self._held) + len(todo)):
+            return None
+        for at in range(0, len(todo), FEED):
+            piece = todo[at : at + FEED]
+            logits_NV = self.backend.forward([Chunk(self._row, piece, len(self._held), int(at + FEED >= len(todo)))])
+            self._held += piece
+        return logits_NV[-1]
+
+    def close(self) -> None:
+        if self._row >= 0:
+            self.backend.close_row(self._row)
+            self._row = -1

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +52,7 @@ __all__ = [
 ]  # fmt: skip
 
 SHARD_BYTES = 5 << 30
+Progress = Callable[[int, int], None]
 SCORE = "score.weight"
 CLASSIFIERS = {family: name.replace("ForCausalLM", "ForSequenceClassification") for family, name in FAMILIES.items()}
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -104,9 +105,12 @@ def state_from_hf(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[st
 
 
 def load_model(
-    model: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    model: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, progress: Progress | None = None
 ) -> Transformer:
-    """The causal model in a folder (or on the hub), converted to `dtype`. ModelError names what is wrong with it."""
+    """The causal model in a folder (or on the hub), converted to `dtype`. ModelError names what is wrong with it.
+
+    `progress` is called with the weights read so far and all of them.
+    """
     folder = resolve_folder(model)
     config, stored = read_config(folder), stored_tensors(folder)
     if SCORE in stored:
@@ -114,7 +118,7 @@ def load_model(
             f"{folder} is a reward model (it has {SCORE}) and cannot write text: give the folder of a policy"
         )
     _check(stored, config, str(folder))
-    return _fill(config, stored, device, dtype)
+    return _fill(config, stored, device, dtype, progress)
 
 
 def load_reward_model(
@@ -170,11 +174,12 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _fill(
-    config: ModelConfig, stored: Mapping[str, StoredTensor], device: torch.device | str, dtype: torch.dtype
+    config: ModelConfig, stored: Mapping[str, StoredTensor], device: torch.device | str, dtype: torch.dtype, progress: Progress | None = None
 ) -> Transformer:
     with torch.device("meta"):
         model = Transformer(config)
     state: dict[str, Tensor] = {}
+    done = 0
     with ExitStack() as stack:
         files = {f: stack.enter_context(safe_open(f, framework="pt")) for f in {t.file for t in stored.values()}}
         for ours, parts in _parts(config):
@@ -184,6 +189,13 @@ def _fill(
             for name, shape in parts:
                 whole[at : at + shape[0]].copy_(files[stored[name].file].get_tensor(name))
                 at += shape[0]
+            low, high = whole.aminmax()  # a NaN is passed on
+            if not (low.isfinite() and high.isfinite()):
+                names = _few([name for name, _ in parts])
+                raise ModelError(f"{stored[parts[0][0]].file}: {names} holds NaN or infinite weights: fetch or write the folder again")
+            done += whole.numel()
+            if progress is not None:
+                progress(done, config.num_parameters)
     model.load_state_dict(state, assign=True)
     return model
 
