@@ -299,14 +299,23 @@ def verify_code(file: Path, *, server: str | None = None, api_key: str | None = 
 
 
 @verify_app.command(name="instructions")
-def verify_instructions(file: Path) -> int:
-    """Check lines with `response` and `rules`.
+def verify_instructions(file: Path, *, reward: bool = False) -> int:
+    """Check lines with `response` and `rules`; or IFEval's, with `instruction_id_list` and `kwargs`: strict and loose verdicts.
 
     Parameters
     ----------
     file
         JSON lines.
+    reward
+        For IFEval's: the strict reading that rewards use, in which nothing is met by an empty or senseless answer.
     """
+    from qwq.verify.cli_io import is_ifeval, print_ifeval
+
+    if is_ifeval(file):
+        print_ifeval(file, reward=reward)
+        return 0
+    if reward:
+        raise ConfigError("--reward is for lines with instruction_id_list; rules are always read strictly")
     return _verify("instructions", file)
 
 

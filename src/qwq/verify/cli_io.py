@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from qwq.errors import DataError, UsageError, nearest
 from qwq.text.parse import read_call
 from qwq.types import Outcome, Response, ToolCall, Verdict
-from qwq.verify import instructions, math, tools
+from qwq.verify import ifeval, instructions, math, tools
 
 Job = Callable[[], Verdict]
 Summary = dict[str, Any]
@@ -72,6 +72,34 @@ def print_verdicts(
         file=err or sys.stderr,
     )
     return summary
+
+
+def is_ifeval(path: str | Path) -> bool:
+    """Whether the first line of a file is in IFEval's form."""
+    return "instruction_id_list" in next(read_lines(Path(path)))[1]
+
+
+def print_ifeval(path: str | Path, *, reward: bool = False, out: TextIO | None = None, err: TextIO | None = None) -> None:
+    """Verdicts on IFEval's lines (`response`, `instruction_id_list`, `kwargs`, optional `prompt`): `index`, `strict`, `loose`."""
+    counts: Counter[str] = Counter()
+    for index, (number, line) in enumerate(read_lines(Path(path))):
+        where = f"{path}, line {number}"
+        names, kwargs, response = (line.get(k) for k in ("instruction_id_list", "kwargs", "response"))
+        if not isinstance(response, str) or not isinstance(names, list) or not isinstance(kwargs, list):
+            raise DataError(f"{where}: needs response (a string), instruction_id_list and kwargs (lists)")
+        if any(not isinstance(k, Mapping) for k in kwargs):
+            raise DataError(f"{where}: kwargs must hold an object for each instruction")
+        try:
+            strict, loose = ifeval.grade(response, names, kwargs, line.get("prompt"), reward=reward)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        print(json.dumps({"index": index, "strict": strict, "loose": loose}), file=out or sys.stdout, flush=True)
+        counts["lines"] += 1
+        counts["prompts"] += all(strict)
+        counts["loose prompts"] += all(loose)
+    n = counts["lines"]
+    shares = [100 * counts[k] / n for k in ("prompts", "loose prompts")]
+    print(f"{n} responses: {shares[0]:.1f}% follow all instructions strictly, {shares[1]:.1f}% loosely", file=err or sys.stderr)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
