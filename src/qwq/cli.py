@@ -144,8 +144,11 @@ def evaluate(
     max_rows: int = 32,
     device: str = "cpu",
     out: Path | None = None,
+    aggregate: Path | None = None,
 ) -> int:
     """Score a model on benchmarks; prints one JSON object, with a 95% interval for each score.
+
+    `qwq eval bfcl --aggregate DIR` computes BFCL's overall column from a leaderboard's CSV files instead.
 
     Parameters
     ----------
@@ -171,7 +174,17 @@ def evaluate(
         torch device.
     out
         File for the transcripts, one JSON line a problem.
+    aggregate
+        Folder of BFCL's leaderboard files; a JSON line for each row: model, published and our overall accuracy.
     """
+    if aggregate is not None:
+        if model != "bfcl" or benchmarks:
+            raise ConfigError("--aggregate goes with bfcl alone: qwq eval bfcl --aggregate DIR")
+        from qwq.eval.bfcl_aggregate import aggregate as rows
+
+        for row in rows(aggregate):
+            print(json.dumps(row))
+        return 0
     from qwq.cli_models import model_folder
     from qwq.eval.command import EVAL_SEED, eval_command
 
@@ -321,7 +334,8 @@ def verify_instructions(file: Path, *, reward: bool = False) -> int:
 
 @verify_app.command(name="tools")
 def verify_tools(file: Path) -> int:
-    """Check lines with `response` (a string, or an object with `text` and `calls`) and `truth`.
+    """Check lines with `response` (a string, or an object with `text` and `calls`) and `truth`; or BFCL's lines, with
+    `category`, `functions`, `ground_truth` and `calls`.
 
     Parameters
     ----------
