@@ -111,13 +111,15 @@ def bandwidth_bytes_s(threads: int) -> float:
     return best
 
 
-def run_engine(engine: Engine, all_ids: list[list[int]], new: int) -> float:
-    """Output tokens per second over all requests, prompts included in the time."""
-    params = SamplingParams(temperature=0, max_new_tokens=new)
+def run_engine(engine: Engine, all_ids: list[list[int]], new: int | list[int]) -> float:
+    """Output tokens per second over all requests, prompts included in the time. `new` tokens each, or a number for each."""
+    counts = [new] * len(all_ids) if isinstance(new, int) else new
     t = time.perf_counter()
-    done = engine.run([GenerationRequest(ids, params) for ids in all_ids])
+    done = engine.run(
+        [GenerationRequest(ids, SamplingParams(temperature=0, max_new_tokens=n)) for ids, n in zip(all_ids, counts, strict=True)]
+    )
     rate = sum(len(s.ids) for (s,) in done) / (time.perf_counter() - t)
-    assert all(len(s.ids) == new for (s,) in done)
+    assert all(len(s.ids) == n for (s,), n in zip(done, counts, strict=True))
     engine.forget()
     return rate
 
@@ -164,7 +166,13 @@ def float32(folder: Path, name: str, args: argparse.Namespace, table: Table) -> 
         table.compare(f"{name} float32, alone", ours, other, f"{100 * used:.0f}% of {read / 1e9:.1f} GB/s read")
         table.rows.append({"name": f"{name} float32, alone, share of read bandwidth", "ours": round(used, 3), "theirs": 1.0, "ratio": round(used, 3)})
         ours, other = rounds(args.rounds, lambda: run_engine(engine(), many, args.new_tokens), lambda: generate(many))
-        table.compare(f"{name} float32, 32 requests of mixed lengths", ours, other)
+        table.compare(f"{name} float32, 32 requests, all of {args.new_tokens} tokens", ours, other)
+        # Prompts of 40 to 400 tokens, answers of an eighth to all of the tokens: a static batch pads the ones and waits for the others.
+        mixed = [(p * 8)[: 40 + 360 * (i % 8) // 7] for i, p in enumerate(many)]
+        wanted = [args.new_tokens * (1 + (3 * i) % 8) // 8 for i in range(32)]
+        share = sum(wanted) / (32 * args.new_tokens)
+        ours, other = rounds(args.rounds, lambda: run_engine(engine(), mixed, wanted), lambda: share * generate(mixed))
+        table.compare(f"{name} float32, 32 requests of mixed lengths", ours, other, "tokens that were asked for")
         fixed = Engine(TorchBackend(model, kv_tokens=1 << 14, deterministic=True), chat.tokenizer, prefix_cache=False)
         costs, plain = rounds(
             max(1, args.rounds // 2), lambda: run_engine(fixed, many[:16], args.new_tokens), lambda: run_engine(engine(), many[:16], args.new_tokens)

@@ -99,14 +99,24 @@ def test_preempted_samples_come_back_and_lose_nothing(model, tokenizer) -> None:
 
 
 def test_what_can_never_fit_is_refused_with_both_numbers(model, tokenizer) -> None:
-    with pytest.raises(CapacityError, match="200 tokens does not fit"):
-        engine_of(model, tokenizer, kv_tokens=128).run([GenerationRequest(prompt(200), GREEDY)])
+    with pytest.raises(CapacityError, match="200 tokens, the key/value cache holds 128"):
+        engine_of(model, tokenizer, kv_tokens=128).submit(GenerationRequest(prompt(200), GREEDY))
     with pytest.raises(CapacityError, match="1100 tokens, the model's context is 1024"):
         engine_of(model, tokenizer).submit(GenerationRequest(prompt(1100), GREEDY))
     with pytest.raises(UsageError, match="the prompt is empty"):
         engine_of(model, tokenizer).submit(GenerationRequest([], GREEDY))
     with pytest.raises(UsageError, match="token id 99999 is outside the vocabulary"):
         engine_of(model, tokenizer).submit(GenerationRequest([1, 99999], GREEDY))
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_sample_that_fills_the_cache_ends_there(model, tokenizer, deterministic) -> None:
+    """And the engine goes on with the others."""
+    engine = engine_of(model, tokenizer, kv_tokens=150, deterministic=deterministic)
+    long = GenerationRequest(prompt(100), SamplingParams(temperature=0, max_new_tokens=400))
+    ((a,), (b,)) = engine.run([long, GenerationRequest(prompt(20), GREEDY)])
+    assert a.stop_reason is StopReason.CONTEXT and a.ids == alone(model, prompt(100), 50)
+    assert b.ids == alone(model, prompt(20), 24)
 
 
 def test_a_groups_prompt_and_a_chats_past_are_computed_once(model, tokenizer) -> None:

@@ -27,6 +27,7 @@ def tokenizer() -> Tokenizer:
 class Scripted:
     """A backend that says what a function of the tokens so far says."""
 
+    row_capacity = 4096
     max_positions, max_rows, chunk_unit, deterministic, has_yarn, own_threads = 4096, 8, 1, False, False, False
 
     def __init__(self, vocab_size: int, say: Callable[[list[int]], int]) -> None:

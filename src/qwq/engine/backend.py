@@ -32,6 +32,7 @@ class Backend(Protocol):
     vocab_size: int
     max_positions: int
     max_rows: int  # rows that can exist at once, running and cached
+    row_capacity: int  # tokens that one row alone can hold
     chunk_unit: int  # a prompt's chunks begin at multiples of this many tokens
     deterministic: bool
     has_yarn: bool

@@ -161,6 +161,11 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens, the model's context is {self.max_len}: "
                 "shorten it, or raise --max-model-len where the model allows it"
             )
+        if len(prompt) >= self.backend.row_capacity:
+            raise CapacityError(
+                f"the prompt has {len(prompt)} tokens, the key/value cache holds {self.backend.row_capacity}: "
+                "shorten it, or raise --kv-tokens"
+            )
         bad = [i for i in prompt if not 0 <= i < self.backend.vocab_size]
         bad += [i for i, _ in request.params.logit_bias if not 0 <= i < self.backend.vocab_size]
         if bad:
@@ -232,12 +237,6 @@ class Engine:
                 break
             work[sample] = chunk
             budget -= len(chunk.ids)
-        if not work and self.waiting and not self.running:
-            sample = self.waiting[0]
-            raise CapacityError(
-                f"a request of {len(sample.tokens)} tokens does not fit into the key/value cache: "
-                "lower --max-model-len or raise --kv-tokens"
-            )
         return list(work.items())
 
     def _next_chunk(self, sample: Sample, budget: int) -> Chunk | None:
@@ -266,7 +265,8 @@ class Engine:
 
     def _room(self, sample: Sample) -> int:
         """Tokens that a sample may still write."""
-        return min(sample.request.params.max_new_tokens - len(sample.ids), self.max_len - len(sample.tokens))
+        longest = min(self.max_len, self.backend.row_capacity)
+        return min(sample.request.params.max_new_tokens - len(sample.ids), longest - len(sample.tokens))
 
     def _guess(self, sample: Sample, room: int) -> list[int]:
         """Tokens to check with a sample's next one, at most `room`."""
@@ -313,7 +313,7 @@ class Engine:
             if source is not None and not self.backend.copy_prefix(source.row, row, shared):
                 shared = 0
         wanted = len(tokens) if not self.backend.deterministic else min(
-            sample.num_prompt + sample.request.params.max_new_tokens, self.max_len
+            sample.num_prompt + sample.request.params.max_new_tokens, self.max_len, self.backend.row_capacity
         )  # fmt: skip
         while not self.backend.reserve(target.row, wanted):
             if not self._evict(keep=target):
@@ -366,9 +366,8 @@ class Engine:
     def _preempt(self, sample: Sample) -> None:
         assert not self.backend.deterministic, "a deterministic row has reserved all it may need"
         if len(self.running) == 1:
-            raise CapacityError(
-                f"a sample of {len(sample.tokens)} tokens has filled the key/value cache: lower --max-model-len or raise --kv-tokens"
-            )
+            self._finish(sample, StopReason.CONTEXT)  # alone, and nothing left to give back
+            return
         self._drop(self._rows[sample.row])
         self.running.remove(sample)
         sample.row, sample.num_computed, sample.phase = -1, 0, Phase.WAITING
@@ -453,7 +452,7 @@ class Engine:
             return None
         if len(sample.ids) >= request.params.max_new_tokens:
             return self._finish(sample, StopReason.LENGTH)
-        if len(sample.tokens) >= self.max_len:
+        if len(sample.tokens) >= min(self.max_len, self.backend.row_capacity):
             return self._finish(sample, StopReason.CONTEXT)
         if forced:
             return None

@@ -87,7 +87,9 @@ class LlamaBackend:
         self.vocab_size = int(L.llama_vocab_n_tokens(vocab))
         trained = int(L.llama_model_n_ctx_train(self.model))
         self.has_yarn = yarn
-        self.max_positions = min(max_positions or (4 * trained if yarn else trained), kv_tokens)
+        # Rows with cells of their own have an equal share of them.
+        self.row_capacity = kv_tokens // self.max_rows if deterministic else kv_tokens
+        self.max_positions = min(max_positions or (4 * trained if yarn else trained), self.row_capacity)
         self.original_positions = trained
         self._contexts: dict[bool, Any] = {False: self._context(False)}
         self._yarn_rows: set[int] = set()

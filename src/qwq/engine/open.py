@@ -33,6 +33,7 @@ from qwq.text.template import ChatFormat
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BITS = {"int8": 8, "int4": 4}
+DETERMINISTIC_ROWS = 4
 DEFAULT_KV_TOKENS = 16384
 DEFAULT_MODEL_LEN = 32768
 MODELSCOPE = "modelscope:"
@@ -129,7 +130,9 @@ def _open_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]
         return _on_torch(module, chat, str(path), options, plan, {})
     # llama.cpp keeps keys and values in 16 bits; its graph and logits come on top.
     length = _length(config, options)
-    kv_tokens = options.kv_tokens or max(length, DEFAULT_KV_TOKENS)
+    # In deterministic mode each row has cells of its own, so there are few rows and no prefixes are kept beside them.
+    rows = min(options.max_num_seqs, DETERMINISTIC_ROWS) if options.deterministic else 2 * options.max_num_seqs
+    kv_tokens = options.kv_tokens or (rows * length if options.deterministic else max(length, DEFAULT_KV_TOKENS))
     kv = 4 * config.num_layers * config.num_kv_heads * config.head_dim * kv_tokens
     graph = 4 * options.token_budget * (4 * config.hidden_size + 3 * config.intermediate_size) + 4 * 64 * config.vocab_size
     plan = Memory(
@@ -139,7 +142,7 @@ def _open_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]
     _announce(str(path), plan, options, report)
     progress = _Progress(report)
     backend = LlamaBackend(
-        path, kv_tokens=kv_tokens, max_rows=2 * options.max_num_seqs, threads=options.threads, batch_tokens=options.token_budget,
+        path, kv_tokens=kv_tokens, max_rows=rows, threads=options.threads, batch_tokens=options.token_budget,
         deterministic=options.deterministic, yarn=config.rope_scaling is not None, max_positions=length,
         progress=lambda share: progress(int(1000 * share), 1000),
     )  # fmt: skip

@@ -67,8 +67,8 @@ class RowCache:
         width = MIN_WIDTH
         while width < length:
             width *= 2
-        # The last class ends at the model's context, which need not be a power of two.
-        return max(min(width, self.config.max_positions), length)
+        # The last class ends at the model's context or at all there is, which need not be a power of two.
+        return max(min(width, self.config.max_positions, self.capacity), length)
 
     def reserve(self, row: int, length: int) -> bool:
         """Room for `length` tokens in `row`; False where that would exceed the capacity."""

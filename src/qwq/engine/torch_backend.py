@@ -39,7 +39,7 @@ class TorchBackend:
     ) -> None:
         self.model = model
         self.vocab_size, self.max_positions = model.config.vocab_size, model.config.max_positions
-        self.max_rows, self.deterministic = max_rows, deterministic
+        self.max_rows, self.row_capacity, self.deterministic = max_rows, kv_tokens, deterministic
         self.chunk_unit = PROMPT_BLOCK if deterministic else 1
         self.has_yarn = model.config.rope_scaling is not None if has_yarn is None else has_yarn
         self.rows = RowCache(model.config, kv_tokens, dtype=model.embed.weight.dtype, device=model.device)

@@ -37,6 +37,7 @@ class PagedBackend:
             model.config, 1 + -(-kv_tokens // block_size), block_size, device=model.device, dtype=model.embed.weight.dtype
         )
         self.step = DecodeStep(model, self.cache, max_rows=max_running, max_tokens=self.max_positions)
+        self.row_capacity = (self.cache.num_blocks - 1) * block_size
         self.rows: dict[int, Table] = {}
         self._next = 0
 
