@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli_models": {"errors", "config"},
     "cli_train": {"config", "train", "report", "progress", "runner"},
     "bench": {"engine"},
-    "cli_engine": {"cli_models", "engine", "serve", "bench"},
+    "cli_engine": {"errors", "cli_models", "engine", "serve", "bench"},
     "cli_sandbox": {"errors", "sandbox", "verify"},
     "cli": {
         "errors", "config", "model", "verify", "plan", "eval", "report", "env", "chat", "cli_models", "cli_train",

@@ -118,17 +118,18 @@ def test_gguf_dequantised_agrees_with_llama_cpp(folder: Path, samples) -> None:
 def test_the_llama_backend_gives_llama_cpps_own_greedy_texts(folder: Path, chat: ChatFormat) -> None:
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: `make install-gguf`")
     (path,) = folder.glob("*.gguf")
-    opened = open_engine(str(path), EngineOptions(max_model_len=1024), lambda line: None)
-    plain = llama_cpp.Llama(str(path), n_ctx=1024, verbose=False)
+    opened = open_engine(str(path), EngineOptions(max_model_len=1024, prefix_cache=False), lambda line: None)
+    # Flash attention is what llama.cpp itself chooses; its Python class would leave it off, and keys in 16 bits then round otherwise.
+    threads = os.cpu_count()
+    plain = llama_cpp.Llama(str(path), n_ctx=1024, verbose=False, flash_attn=True, n_threads=threads, n_threads_batch=threads)
     params = SamplingParams(temperature=0, max_new_tokens=60)
-    same = 0
     for question in ASKED[:5]:
         ids = chat.prompt_ids([{"role": "user", "content": question}])
         ((sample,),) = opened.engine.run([GenerationRequest(ids, params, eos_ids=chat.eos_ids)])
+        plain.reset()
         want = []
-        for token in plain.generate(ids, temp=0.0):
+        for token in plain.generate(ids, temp=0.0, repeat_penalty=1.0):
             want.append(token)
             if token in chat.eos_ids or len(want) == 60:
                 break
-        same += sample.ids == want
-    assert same >= 4  # one may part where two tokens are all but level: llama.cpp's own kernels differ by batch
+        assert sample.ids == want, question
