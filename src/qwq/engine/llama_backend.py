@@ -74,8 +74,6 @@ class LlamaBackend:
         self.threads = threads or os.cpu_count() or 1
         params = L.llama_model_default_params()
         params.n_gpu_layers = 0 if platform.system() == "Linux" else -1
-        # llama.cpp would copy the weights into a layout of its own, which doubles the memory of a mapped file.
-        params.use_extra_bufts = False
         if progress is not None:
             report = progress
             self._progress = L.llama_progress_callback(lambda share, _: report(share) or True)
