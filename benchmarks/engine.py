@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from qwq.bench import read_bandwidth
 from qwq.engine.engine import Engine
 from qwq.engine.llama_backend import LlamaBackend, llama_cpp
 from qwq.engine.request import GenerationRequest
@@ -100,17 +101,6 @@ class Table:
             print(json.dumps(row))
 
 
-def bandwidth_bytes_s(threads: int) -> float:
-    """Read bandwidth: the best of some passes over a matrix that no cache holds."""
-    x, v = torch.ones(16384, 16384), torch.ones(16384)
-    best = 0.0
-    for _ in range(6):
-        t = time.perf_counter()
-        torch.mv(x, v)
-        best = max(best, x.numel() * 4 / (time.perf_counter() - t))
-    return best
-
-
 def run_engine(engine: Engine, all_ids: list[list[int]], new: int | list[int]) -> float:
     """Output tokens per second over all requests, prompts included in the time. `new` tokens each, or a number for each."""
     counts = [new] * len(all_ids) if isinstance(new, int) else new
@@ -160,7 +150,7 @@ def float32(folder: Path, name: str, args: argparse.Namespace, table: Table) -> 
         one, many = prompts(chat, 1), prompts(chat, 32)
         run_engine(engine(), one, 4)
         ours, other = rounds(args.rounds, lambda: run_engine(engine(), one, args.new_tokens), lambda: generate(one))
-        read = bandwidth_bytes_s(args.threads)
+        read = read_bandwidth()
         weights = 4 * sum(p.numel() for p in model.parameters())
         used = statistics.median(ours) * weights / read
         table.compare(f"{name} float32, alone", ours, other, f"{100 * used:.0f}% of {read / 1e9:.1f} GB/s read")

@@ -24,6 +24,7 @@ from qwq.engine.engine import Engine
 from qwq.engine.open import EngineOptions, open_engine
 from qwq.engine.request import GenerationRequest, Sample
 from qwq.engine.sampler import SamplingParams
+from qwq.engine.thinking import LOOP_TOKENS
 from qwq.errors import CapacityError, DataError
 from qwq.model.folder import write_atomic
 from qwq.problems.families.calculator import CALCULATOR
@@ -42,7 +43,6 @@ HELP = """\
 /help         this list
 /quit         end (Ctrl-C stops an answer, Ctrl-D ends too)"""
 DIM, RESET, ERASE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
-LOOP_TOKENS = 192
 
 
 @dataclass(slots=True)
@@ -210,11 +210,10 @@ def run_chat(
     thinking_budget: int | None = None,
     fold: bool = False,
     resume_last: bool = False,
-    options: EngineOptions | None = None,
 ) -> int:
     """`qwq chat`: one question with `prompt` (the answer alone on standard output), else a conversation."""
     quiet = (lambda line: None) if prompt is not None else None
-    options = options or EngineOptions(device=device, max_num_seqs=1)
+    options = EngineOptions(device=device, max_num_seqs=1)
     opened = open_engine(model_path, options, *([quiet] if quiet else []))
     own = dict(opened.sampling)
     if temperature is not None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -540,8 +540,3 @@ def _common(a: np.ndarray, b: np.ndarray) -> int:
     n = min(len(a), len(b))
     differ = np.flatnonzero(a[:n] != b[:n])
     return int(differ[0]) if len(differ) else n
-
-
-def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """An API's `stop` as a tuple."""
-    return () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)

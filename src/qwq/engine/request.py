@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -79,11 +78,9 @@ class Sample:
     row: int = -1
     num_computed: int = 0
     num_cached: int = 0
-    num_prefilled: int = 0
     drafted: list[int] = field(default_factory=list)
     num_preemptions: int = 0
     times: list[float] = field(default_factory=list)  # of submission, then of each step that brought tokens
-    queue: deque[int] = field(default_factory=deque)
 
     @property
     def done(self) -> bool:

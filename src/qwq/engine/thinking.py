@@ -23,6 +23,7 @@ from qwq.text.tokenizer import TextStream, Tokenizer
 
 CLOSING_PHRASE = "\n\nThat is enough thinking; I will answer with what I have.\n"
 ANSWER_RESERVE = 32  # tokens kept for the answer where max_new_tokens would end inside the thinking
+LOOP_TOKENS = 192  # an exact repetition this long ends an answer, unless another length is asked for
 LOOP_CHECK_EVERY = 16
 LOOP_MAX_PERIOD = 96
 LOOP_MIN_REPEATS = 4

@@ -28,7 +28,6 @@ from qwq.serve.schema import ChatMessage, ChatRequest, Common, CompletionRequest
 from qwq.text.parse import THINK_CLOSE, THINK_OPEN, parse_response
 from qwq.types import StopReason
 
-LOOP_TOKENS = 192  # an exact repetition this long ends an answer
 FINISH = {StopReason.END: "stop", StopReason.STOP: "stop"}
 
 
@@ -46,7 +45,7 @@ def _error(status: int, message: str, kind: str, param: str | None = None) -> JS
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-def create_app(opened: Opened, *, served_name: str, loop_tokens: int = LOOP_TOKENS, max_waiting: int = 256) -> FastAPI:
+def create_app(opened: Opened, *, served_name: str, loop_tokens: int, max_waiting: int) -> FastAPI:
     """The application around one engine; the engine's thread lives as long as the application."""
     runner = EngineRunner(opened.engine, max_waiting=max_waiting)
 
