@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install install-gguf test-engine bench-engine demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean
+.PHONY: install install-gguf install-peers test-engine bench-engine demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean
 
 install: $(STAMP)
 
@@ -18,6 +18,10 @@ $(STAMP): pyproject.toml constraints.txt
 # llama.cpp's kernels for GGUF files; compiled here, some minutes on two cores (needs cmake).
 install-gguf: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gguf]'
+
+# TRL and what it needs, for benchmarks/rl_step.py.
+install-peers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 
 # The tests that need llama.cpp and the two real models (QWQ_MODELS names their folder); the others run in `make test`.
 test-engine: install-gguf

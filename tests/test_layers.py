@@ -32,9 +32,10 @@ ALLOWED: dict[str, set[str]] = {
     "verify": {"errors", "types", "text", "sandbox"},
     "agent": {"types"},
     "rollout": {"types", "model", "text", "engine", "agent"},
-    "reward": {"types", "model", "text", "problems", "verify"},
+    "reward": {"errors", "types", "model", "text", "problems", "verify"},
     "train": {"errors", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "reward"},
     "plan": {"errors", "memory", "config", "model", "problems"},
+    "plan_cluster": {"config", "memory", "model", "plan"},
     "eval": {
         "errors", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "verify", "plan", "memory",
     },
@@ -46,14 +47,15 @@ ALLOWED: dict[str, set[str]] = {
     "runner": {
         "errors", "types", "stats", "config", "model", "text", "engine", "problems", "reward", "train", "plan", "eval",
     },
+    "export": {"errors", "model", "text"},
     "cli_models": {"errors", "config"},
     "cli_train": {"config", "train", "report", "progress", "runner"},
     "bench": {"engine"},
     "cli_engine": {"errors", "cli_models", "engine", "serve", "bench"},
     "cli_sandbox": {"errors", "sandbox", "verify"},
     "cli": {
-        "errors", "config", "model", "verify", "plan", "eval", "report", "env", "chat", "cli_models", "cli_train",
-        "cli_sandbox", "cli_engine",
+        "errors", "config", "model", "verify", "plan_cluster", "eval", "report", "env", "chat", "export", "cli_models",
+        "cli_train", "cli_sandbox", "cli_engine",
     },
 }  # fmt: skip
 

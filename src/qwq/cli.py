@@ -51,6 +51,7 @@ def train(
     dry_run: bool = False,
     fresh: bool = False,
     seed: int | None = None,
+    max_minutes: float | None = None,
     runs: Path = Path("runs"),
     overrides: Overrides,
 ) -> int:
@@ -71,23 +72,29 @@ def train(
         Delete what the run has written before and start anew.
     seed
         Seed of weights, data order and sampling (the recipe's own by default); seed S writes runs/NAME-sS.
+    max_minutes
+        Stop after the step that reaches this time, state saved; the same command goes on.
     runs
         Folder that holds the runs.
     """
     from qwq.config import load_recipe
     from qwq.errors import nearest
 
+    if max_minutes is not None and max_minutes <= 0:
+        raise ConfigError(f"--max-minutes is {max_minutes:g}: give a number above 0")
+
     loaded = load_recipe(recipe, _with_seed(overrides, seed))
     if until is not None and until not in loaded.stages:
         raise ConfigError(f"--until {until}: the recipe has no such stage: {nearest(until, loaded.stages)}")
     if dry_run:
-        from qwq.plan import explain as plan
+        from qwq.plan_cluster import explain_with_cluster as plan
 
         print(plan(loaded, runs))
         return 0
     from qwq.cli_train import train_recipe
 
-    train_recipe(loaded, runs, until=until, fresh=fresh, command=_go_on_command(recipe, until, seed, runs, overrides))
+    command = _go_on_command(recipe, until, seed, runs, overrides)
+    train_recipe(loaded, runs, until=until, fresh=fresh, command=command, max_minutes=max_minutes)
     return 0
 
 
@@ -107,7 +114,7 @@ def explain(recipe: Path, *, seed: int | None = None, runs: Path = Path("runs"),
         Folder that holds the runs.
     """
     from qwq.config import load_recipe
-    from qwq.plan import explain as plan
+    from qwq.plan_cluster import explain_with_cluster as plan
 
     print(plan(load_recipe(recipe, _with_seed(overrides, seed)), runs))
     return 0
@@ -242,6 +249,28 @@ def chat(
         model_folder(model), prompt=prompt, tools=tools, temperature=temperature, max_new_tokens=max_new_tokens,
         thinking_budget=thinking_budget, fold=fold, resume_last=resume, seed=seed, device=device,
     )  # fmt: skip
+
+
+@app.command
+def export(model: str, out: Path, *, adapter: list[Path] | None = None, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> int:
+    """Write a model as one plain Hugging Face folder: a run's policy, a GGUF file dequantised, LoRA adapters merged.
+
+    Parameters
+    ----------
+    model
+        Run folder, model folder, GGUF file, or hub id.
+    out
+        Folder to write; it must not be there yet.
+    adapter
+        LoRA adapter folder (ours or PEFT's) to merge; given several times, they are merged in turn.
+    dtype
+        Type of the weights written.
+    """
+    from qwq.cli_models import model_folder
+    from qwq.export import export as write
+
+    print(write(model_folder(model), out, adapters=adapter or [], dtype=dtype))
+    return 0
 
 
 @app.command

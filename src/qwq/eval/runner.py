@@ -72,10 +72,15 @@ def evaluate(
     *,
     max_rows: int = 256,
     seed: int = EVAL_SEED,
+    budget: int | None = None,
 ) -> dict[str, BenchmarkResult]:
-    """Sample one answer to every problem and grade it. Raises InfraError when any verdict failed by infrastructure."""
+    """Sample one answer to every problem, under a thinking budget if there is one, and grade it.
+
+    Raises InfraError when any verdict failed by infrastructure.
+    """
     problems = [p for group in benchmarks.values() for p in group]
-    rollouts, responses = collect(model, chat, problems, params, seed=seed, max_rows=max_rows)
+    budgets = None if budget is None else [budget] * len(problems)
+    rollouts, responses = collect(model, chat, problems, params, seed=seed, max_rows=max_rows, budgets=budgets)
     verdicts = grade_many(list(zip(problems, responses, strict=True)), retries=2)
     for rollout, verdict in zip(rollouts, verdicts, strict=True):
         rollout.verdicts.append(verdict)

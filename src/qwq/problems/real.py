@@ -25,6 +25,7 @@ import orjson
 
 from qwq.config import Source
 from qwq.errors import DataError
+from qwq.problems import arithmetic
 from qwq.problems.base import digest
 from qwq.types import Message, Problem
 
@@ -51,6 +52,8 @@ def load_source(source: Source) -> list[Problem]:
     Rows of MATH whose answer is null or blank cannot be judged; they are left out and counted in a warning. Raises
     DataError for a file that is missing, empty or of another split, and for a bad row (file and line).
     """
+    if source.kind == "arithmetic":
+        return arithmetic.problems(source.level, source.split, source.limit)
     files = _files(source)
     problems: list[Problem] = []
     unanswered = 0
@@ -198,10 +201,25 @@ def _mbpp(row: Mapping[str, Any], where: str, ident: str) -> Problem:
     return Problem(f"mbpp/{task}", "code", (message,), truth, canonical("code", question), source="mbpp")
 
 
+def _prompts(row: Mapping[str, Any], where: str, ident: str) -> Problem:
+    """A prompt as TRL and verl keep it: a text or a list of messages, and any other columns for the reward functions."""
+    prompt = row.get("prompt")
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if not isinstance(turns, list) or not turns or not all(isinstance(t, dict) and isinstance(t.get("content"), str) for t in turns):
+        raise DataError(f"{where}: needs `prompt`, a text or a list of messages with role and content, found {str(prompt)[:40]!r}")
+    messages = tuple(Message(str(t.get("role", "user")), t["content"]) for t in turns)
+    truth = {k: v for k, v in row.items() if k != "prompt"}
+    if isinstance(marked := truth.get("reward_model"), dict) and "ground_truth" in marked:  # verl's own place for it
+        truth["ground_truth"] = marked["ground_truth"]
+    question = "\n".join(m.content for m in messages)
+    return Problem(ident, "custom", messages, truth, canonical("custom", question), source=str(row.get("data_source", "prompts")))
+
+
 _READERS: dict[str, Callable[[Mapping[str, Any], str, str], Problem | None]] = {
     "gsm8k": _gsm8k,
     "math": _math,
     "mbpp": _mbpp,
+    "prompts": _prompts,
 }
 
 
@@ -262,7 +280,7 @@ def _files(source: Source) -> list[Path]:
         return _hub_files(source)
     raise DataError(
         f"no data file at {path}: give a JSON-lines file in {source.kind}'s own format, "
-        f"or a hub data set such as {HUB_SETS[source.kind]}"
+        f"or a hub data set such as {HUB_SETS.get(source.kind, 'org/name')}"
     )
 
 
