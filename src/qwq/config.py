@@ -163,6 +163,13 @@ class SftStage(Stage):
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
     mix: Mix = Field(default_factory=Mix)
     path: str | None = Field(None, description="JSON lines with `messages` (and `tools`) instead of procedural demonstrations")
+    source: Source | None = Field(None, description="arithmetic of a level instead: its training sums, each worked out")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SftStage:
+        if self.source and (self.source.kind != "arithmetic" or self.path):
+            raise ValueError(f"source of kind {self.source.kind!r} with path {self.path!r}: demonstrations come from one of mix, path, or arithmetic")
+        return self
 
 
 class ControlStage(Stage):
@@ -353,7 +360,7 @@ class Recipe(Section):
         if isinstance(stage, PretrainStage):
             return bool(stage.mix.weights())
         if isinstance(stage, SftStage):
-            return bool(stage.path or stage.mix.weights())
+            return bool(stage.path or stage.source or stage.mix.weights())
         return True
 
     @property

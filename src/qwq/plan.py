@@ -271,7 +271,7 @@ def prompt_lengths(recipe: Recipe, name: str) -> Lengths:
 def document_lengths(recipe: Recipe, name: str) -> Lengths:
     """Documents of a pretraining, SFT or reward-model stage."""
     stage, vocab = recipe.stages[name], model_config(recipe).vocab_size
-    if getattr(stage, "path", None):
+    if getattr(stage, "path", None) or getattr(stage, "source", None):
         return Lengths(ASSUMED_DOCUMENT, ASSUMED_DOCUMENT / 2)
     weights = {Preference.domain: 1.0} if isinstance(stage, RewardModelStage) else stage.mix.weights()  # type: ignore[union-attr]
     texts = [(w, _procedural(d)) for d, w in weights.items()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from qwq.errors import ConfigError
-from qwq.problems.base import digest, split_of
+from qwq.problems.base import answer_turn, digest, split_of
 from qwq.types import Message, Problem
 
 LEVELS = range(1, 7)
@@ -35,6 +35,25 @@ def problems(level: int, split: str, limit: int | None = None) -> list[Problem]:
         if len(out) == limit:
             break
     return out
+
+
+def demonstrate(problem: Problem) -> Message:
+    """The turn that answers a problem: the sum worked out in short, then the answer."""
+    terms = problem.canonical.partition("/")[2].split()
+    gold = problem.truth["gold"]
+    a, op, b = int(terms[0]), terms[1], int(terms[2])
+    if len(terms) > 3:
+        thought = f"{a} + {b} = {a + b}. {a + b} - {terms[4]} = {gold}."
+    elif op == "*":
+        tens, ones = b // 10 * 10, b % 10
+        parts = [(f"{a} * {n}", a * n) for n in (tens, ones) if n]
+        thought = ". ".join(f"{text} = {value}" for text, value in parts) + (f". {' + '.join(str(v) for _, v in parts)} = {gold}." if len(parts) > 1 else ".")
+    else:
+        step = b // 10 * 10
+        middle = a + step if op == "+" else a - step
+        steps = [f"{a} {op} {step} = {middle}", f"{middle} {op} {b - step} = {gold}"] if step and b - step else [f"{a} {op} {b} = {gold}"]
+        thought = ". ".join(steps) + "."
+    return answer_turn(thought, f"The answer is {gold}.")
 
 
 def _draw(level: int, rng: random.Random) -> tuple[str, int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from qwq.config import ControlStage, PretrainStage, SftStage
 from qwq.model.transformer import Transformer
+from qwq.problems import arithmetic
 from qwq.problems.base import digest
 from qwq.problems.mixing import ProblemMix
 from qwq.text.template import ChatFormat
@@ -56,6 +57,11 @@ def sft_documents(chat: ChatFormat, config: SftStage, name: str, seed: int) -> l
     """The stage's demonstrations, clean, as tokens; only the assistant's tokens weigh."""
     if config.path:
         examples = [chat.training_example(messages, tools) for messages, tools in read_conversations(config.path)[: config.documents]]
+        return [(ids, [float(m) for m in mask]) for ids, mask in examples]
+    if config.source:
+        problems = arithmetic.problems(config.source.level, "train")
+        random.Random(digest(f"{seed}/{name}/sums")).shuffle(problems)
+        examples = [chat.training_example((*p.messages, arithmetic.demonstrate(p))) for p in problems[: config.documents]]
         return [(ids, [float(m) for m in mask]) for ids, mask in examples]
     mix = ProblemMix(seed, name, config.mix.weights())
     return [demonstration(mix, chat, i, 0.0, 0.0) for i in range(config.documents)]
