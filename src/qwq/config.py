@@ -163,6 +163,7 @@ class SftStage(Stage):
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
     mix: Mix = Field(default_factory=Mix)
     path: str | None = Field(None, description="JSON lines with `messages` (and `tools`) instead of procedural demonstrations")
+    recheck: Unit = Field(0.0, description="share of procedural demonstrations that think everything twice before they answer, as models that overthink do")
     source: Source | None = Field(None, description="arithmetic of a level instead: its training sums, each worked out")
 
     @model_validator(mode="after")

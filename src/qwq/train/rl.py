@@ -107,7 +107,7 @@ class RlTrainer:
         run.state["totals"] = {"sampled_tokens": 0, "sampling_s": 0.0, "verifying_s": 0.0, "trained_tokens": 0, "training_s": 0.0}
         run.resume(model, self.optimizer)
         self.mix.weights = run.state["mix"]
-        self.watch = Watch(run.state["watch"])
+        self.watch = Watch(run.state.setdefault("watch", {}))
 
     def train(self) -> None:
         self.run.run(self.config.steps, self.model, self.optimizer, self.step)

@@ -64,7 +64,11 @@ def sft_documents(chat: ChatFormat, config: SftStage, name: str, seed: int) -> l
         examples = [chat.training_example((*p.messages, arithmetic.demonstrate(p))) for p in problems[: config.documents]]
         return [(ids, [float(m) for m in mask]) for ids, mask in examples]
     mix = ProblemMix(seed, name, config.mix.weights())
-    return [demonstration(mix, chat, i, 0.0, 0.0) for i in range(config.documents)]
+
+    def twice(index: int) -> bool:
+        return digest(f"{seed}/{name}/recheck/{index}") / 2**64 < config.recheck
+
+    return [demonstration(mix, chat, i, 0.0, 0.0, twice=twice(i)) for i in range(config.documents)]
 
 
 class EpochStream:
