@@ -3,8 +3,8 @@
     python tests/slow/kills.py                                   # the small recipe of the tests, every kind of stage, 20 kills
     python tests/slow/kills.py RECIPE --kills 20 --model.path=DIR --stages.rl1.steps=4      # another recipe, with its overrides
 
-The undisturbed run comes first and its time is the clock of the kills: each start of the command is killed after a random
-share of it. Prints one line a kill and ends with JSON; the exit status is 1 where a weight differs. One thread, so that
+The undisturbed run comes first; then each start of the command is killed after a random time. A run that reaches its end before all
+kills are spent is compared, and another one begins. Prints one line a kill and ends with JSON; the exit status is 1 where a weight differs. One thread, so that
 sums have one order.
 """
 
@@ -39,6 +39,16 @@ def weights(runs: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def reached(runs: Path) -> str:
+    """Where a run was when it was killed, by its last whole line of metrics."""
+    for path in runs.glob("*/metrics.jsonl"):
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        if lines:
+            row = json.loads(lines[-1])
+            return f"{row['stage']} step {row['step']}"
+    return "before the first step"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", type=Path, default=Path(__file__).parents[1] / "e2e" / "mini.toml")
@@ -48,35 +58,31 @@ def main() -> None:
     rng = random.Random(args.seed)
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        calm, wild = Path(folder) / "calm", Path(folder) / "wild"
+        calm = Path(folder) / "calm"
         started = time.monotonic()
         subprocess.run(command(args, calm, rest), check=True, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         whole = time.monotonic() - started
-        kills, finished = 0, False
+        expected, kills, rounds, different = weights(calm), 0, 0, []
         while kills < args.kills:
-            process = subprocess.Popen(command(args, wild, rest), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            # The later a kill, the more is done, so short spells keep the run from ending before all kills are spent.
-            wait = rng.uniform(0.3, 1.0) * max(4.0, 2 * whole / args.kills)
-            try:
-                process.wait(wait)
-                finished = True
-                break
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-            kills += 1
-            last = ""
-            for path in wild.glob("*/metrics.jsonl"):
-                lines = path.read_text().splitlines()
-                row = json.loads(lines[-1]) if lines and lines[-1].endswith("}") else {}
-                last = f"{row.get('stage')} step {row.get('step')}"
-            print(f"kill {kills} after {wait:.1f} s: {last or 'before the first step'}", flush=True)
-        if not finished:
+            wild, rounds = Path(folder) / f"wild{rounds}", rounds + 1
+            while kills < args.kills:
+                process = subprocess.Popen(command(args, wild, rest), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                # Long enough to get somewhere after the start, short enough for several kills before the end.
+                wait = rng.uniform(0.15, 1.0) * max(10.0, 0.4 * whole)
+                try:
+                    process.wait(wait)
+                    break
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+                kills += 1
+                print(f"kill {kills} after {wait:.1f} s: {reached(wild)}", flush=True)
             subprocess.run(command(args, wild, rest), check=True, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        a, b = weights(calm), weights(wild)
-        different = sorted(n for n in a.keys() | b.keys() if n not in a or n not in b or not torch.equal(a[n], b[n]))
-    print(json.dumps({"kills": kills, "tensors": len(a), "different": len(different), "first": different[:1], "undisturbed_s": round(whole, 1)}))
-    sys.exit(bool(different) or not a)
+            found = weights(wild)
+            different += sorted(n for n in expected.keys() | found.keys() if n not in expected or n not in found or not torch.equal(expected[n], found[n]))
+    summary = {"kills": kills, "runs": rounds, "tensors": len(expected), "different": len(different), "first": different[:1]}
+    print(json.dumps(summary | {"undisturbed_s": round(whole, 1)}))
+    sys.exit(bool(different) or not expected)
 
 
 if __name__ == "__main__":
