@@ -27,9 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors"},
     "text": {"errors", "types", "model"},  # of the model, config and folder only: TEXT_MAY_READ
     "engine": {"errors", "types", "memory", "model", "text"},
-    "problems": {"errors", "types", "config"},
     "sandbox": {"errors"},
     "verify": {"errors", "types", "text", "sandbox"},
+    "problems": {"errors", "types", "config", "verify"},
     "agent": {"types"},
     "rollout": {"types", "model", "text", "engine", "agent"},
     "reward": {"types", "model", "text", "problems", "verify"},

@@ -60,8 +60,8 @@ class ComputeSection(Section):
 class Source(Section):
     """A set of real problems: a file in the set's own format, or a hub data set."""
 
-    kind: Literal["gsm8k", "math", "mbpp"] = Field(description="format of the rows")
-    path: str = Field(description="JSON-lines file, or hub id")
+    kind: Literal["gsm8k", "math", "mbpp", "constraints"] = Field(description="format of the rows")
+    path: str = Field(description="JSON-lines file, or hub id; \"builtin\" for generated constraints")
     split: Literal["train", "validation", "test"] = Field("train", description="rows to take where one file holds several splits")
     weight: float = Field(1.0, gt=0, description="share of the prompts, relative to the other sources and the mix")
     limit: Positive | None = Field(None, description="first rows only")

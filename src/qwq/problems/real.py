@@ -3,6 +3,7 @@ r"""Real problem sets as problems: GSM8K, MATH and MBPP, from a file, a folder o
     gsm8k  {"question", "answer": "... #### 42"}                          Cobbe et al. 2021, arXiv 2110.14168
     math   {"problem", "answer"} or {"problem", "solution": "... \boxed{42}"}   Hendrycks et al. 2021, arXiv 2103.03874
     mbpp   {"task_id", "text", "test_list", "test_setup_code"}            Austin et al. 2021, arXiv 2108.07732
+    constraints  {"prompt", "instruction_id_list", "kwargs"}, IFEval's layout; or the path "builtin": generated ones
 
 Splits. A file of GSM8K or MATH holds one published split, and its name says which. Validation is carved out of the
 training file by a hash of the question, so `train` never holds it. MBPP is one file, divided by task id as in its
@@ -26,6 +27,7 @@ import orjson
 from qwq.config import Source
 from qwq.errors import DataError
 from qwq.problems.base import digest
+from qwq.problems.constraints import BUILTIN, BUILTIN_NUM, constraint_problem, read_row
 from qwq.types import Message, Problem
 
 VALIDATION_SHARE = 5  # percent of a training file
@@ -51,6 +53,8 @@ def load_source(source: Source) -> list[Problem]:
     Rows of MATH whose answer is null or blank cannot be judged; they are left out and counted in a warning. Raises
     DataError for a file that is missing, empty or of another split, and for a bad row (file and line).
     """
+    if source.kind == "constraints" and source.path == BUILTIN:
+        return [constraint_problem(0, source.split, i) for i in range(source.limit or BUILTIN_NUM)]
     files = _files(source)
     problems: list[Problem] = []
     unanswered = 0
@@ -202,6 +206,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any], str, str], Problem | None]] = {
     "gsm8k": _gsm8k,
     "math": _math,
     "mbpp": _mbpp,
+    "constraints": read_row,
 }
 
 
@@ -262,7 +267,7 @@ def _files(source: Source) -> list[Path]:
         return _hub_files(source)
     raise DataError(
         f"no data file at {path}: give a JSON-lines file in {source.kind}'s own format, "
-        f"or a hub data set such as {HUB_SETS[source.kind]}"
+        f"or a hub data set such as {HUB_SETS.get(source.kind, 'org/name')}"
     )
 
 
