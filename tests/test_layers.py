@@ -51,9 +51,10 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"engine"},
     "cli_engine": {"errors", "cli_models", "engine", "serve", "bench"},
     "cli_sandbox": {"errors", "sandbox", "verify"},
+    "cli_data": {"errors", "types", "problems"},
     "cli": {
         "errors", "config", "model", "verify", "plan", "eval", "report", "env", "chat", "cli_models", "cli_train",
-        "cli_sandbox", "cli_engine",
+        "cli_sandbox", "cli_engine", "cli_data",
     },
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from qwq.cli_data import data_app
 from qwq.cli_engine import bench_app, serve
 from qwq.cli_sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
@@ -38,6 +39,7 @@ app.command(verify_app)
 app.command(sandbox_app)
 app.command(serve)
 app.command(bench_app)
+app.command(data_app)
 
 
 # -- recipes ----------------------------------------------------------------------------------------------------------
@@ -463,5 +465,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help_for(argv: Sequence[str]) -> str:
-    known = [c for c in argv[:1] if c in ("verify", "sandbox", *app)]
+    known = [c for c in argv[:1] if c in ("verify", "sandbox", "data", *app)]
     return " ".join(["qwq", *known, "--help"])

@@ -65,6 +65,7 @@ class Source(Section):
     split: Literal["train", "validation", "test"] = Field("train", description="rows to take where one file holds several splits")
     weight: float = Field(1.0, gt=0, description="share of the prompts, relative to the other sources and the mix")
     limit: Positive | None = Field(None, description="first rows only")
+    decontaminate: list[str] = Field(default_factory=list, description="benchmark files; problems that share 13 words in a row with one are left out")
 
 
 class Mix(Section):

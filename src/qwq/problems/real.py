@@ -28,6 +28,7 @@ from qwq.config import Source
 from qwq.errors import DataError
 from qwq.problems.base import digest
 from qwq.problems.constraints import BUILTIN, BUILTIN_NUM, constraint_problem, read_row
+from qwq.problems.decontaminate import build_index
 from qwq.types import Message, Problem
 
 VALIDATION_SHARE = 5  # percent of a training file
@@ -48,6 +49,23 @@ _log = logging.getLogger(__name__)
 
 
 def load_source(source: Source) -> list[Problem]:
+    """The problems of a source, without those that share words with the benchmarks in `source.decontaminate`, as a warning says."""
+    if not source.decontaminate:
+        return _load(source)
+    index = build_index(source.decontaminate)
+    problems, dropped = index.without(_load(source.model_copy(update={"limit": None})), question_of)
+    if dropped:
+        problem, match = dropped[0]
+        _log.warning(
+            "%s: %d problems stand in %s and are left out, such as %s: %r",
+            source.path, len(dropped), ", ".join(sorted({m.benchmark for _, m in dropped})), problem.id, match.words,
+        )  # fmt: skip
+    if not problems:
+        raise DataError(f"{source.path}: every problem stands in {', '.join(source.decontaminate)}: is it the benchmark itself?")
+    return problems[: source.limit]
+
+
+def _load(source: Source) -> list[Problem]:
     """The problems of one split of a real set, in the file's order, the first `source.limit` of them.
 
     Rows of MATH whose answer is null or blank cannot be judged; they are left out and counted in a warning. Raises
