@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "eval": {
         "errors", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "verify", "plan", "memory",
     },
+    "distill": {"errors", "types", "config", "text", "engine", "problems", "verify"},
     "report": {"errors", "types", "stats", "config"},
     "env": {"sandbox"},
     "chat": {"errors", "types", "model", "text", "engine", "problems", "agent", "rollout"},
@@ -51,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"engine"},
     "cli_engine": {"errors", "cli_models", "engine", "serve", "bench"},
     "cli_sandbox": {"errors", "sandbox", "verify"},
-    "cli_data": {"errors", "types", "problems"},
+    "cli_data": {"errors", "types", "model", "text", "engine", "problems", "distill", "cli_models"},
     "cli": {
         "errors", "config", "model", "verify", "plan", "eval", "report", "env", "chat", "cli_models", "cli_train",
         "cli_sandbox", "cli_engine", "cli_data",
