@@ -93,6 +93,7 @@ def distill(
     samples: int = 4,
     keep_per_problem: int = 1,
     wrap: bool = False,
+    system: str | None = None,
     decontaminate: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     temperature: float = 0.6,
     top_p: float = 0.95,
@@ -128,7 +129,10 @@ def distill(
     keep_per_problem
         Good answers to keep of each problem, those with the shortest thinking first.
     wrap
-        Take answers without thinking too: what leads to the last paragraph, or to the program, becomes the thinking.
+        Take answers without thinking to math and code problems too: what leads to the boxed result, or stands around the
+        program, becomes the thinking.
+    system
+        A system prompt for the teacher, such as "Think between <think> and </think>, then answer."; it is not kept.
     decontaminate
         Benchmark files; problems that share 13 words in a row with one are left out.
     temperature
@@ -165,7 +169,7 @@ def distill(
         options = EngineOptions(dtype=dtype, device=device, threads=threads, max_num_seqs=concurrency)
         teacher = LocalTeacher(open_engine(model_folder(model), options), LOOP_TOKENS)
     plan = Plan(tuple(sources), n, samples, keep_per_problem, wrap, tuple(decontaminate or ()))
-    print(json.dumps(run(plan, teacher, Sampling(temperature, top_p, max_new_tokens, seed), out)))
+    print(json.dumps(run(plan, teacher, Sampling(temperature, top_p, max_new_tokens, seed, system), out)))
     return 0
 
 

@@ -71,6 +71,10 @@ def test_languages_and_repetition() -> None:
 
 def test_parts_and_conversations() -> None:
     assert parts_of(MATH, Answer("First.\n\nThen \\boxed{4}.\nDone", True), wrap=True) == ("First.", "Then \\boxed{4}.\nDone")
+    assert parts_of(MATH, Answer("First.\n\\[\n\\boxed{4}\n\\]", True), wrap=True) == ("First.", "\\[\n\\boxed{4}\n\\]")
+    assert parts_of(MATH, Answer("First.\n\nThen 4.", True), wrap=True)[0] is None
+    rules = Problem("r", "instructions", MATH.messages, {}, "c")
+    assert parts_of(rules, Answer("First.\n\nThen 4.", True), wrap=True) == (None, "First.\n\nThen 4.")
     code = Problem("c", "code", MATH.messages, {}, "c")
     text = "I add.\n```python\ndef f(): pass\n```\nThat is it."
     assert parts_of(code, Answer(text, True), wrap=True) == ("I add.\n\nThat is it.", "```python\ndef f(): pass\n```")
@@ -177,7 +181,7 @@ class Server:
 
     @staticmethod
     def reply(body: dict, apart: bool) -> dict:
-        number = int(body["messages"][0]["content"].split()[2])
+        number = int(body["messages"][-1]["content"].split()[2])
         message = {"content": f"\\boxed{{{2 * number}}}", "reasoning_content": "It is twice that."} if apart else {"content": f"Twice that.\n</think>\n\\boxed{{{2 * number}}}"}
         return {"choices": [{"message": message, "finish_reason": "stop"}]}
 
@@ -193,13 +197,16 @@ class Server:
 def test_an_endpoint(tmp_path, capsys, apart) -> None:
     source, out = gsm8k(tmp_path / "train.jsonl", 8), tmp_path / "sft.jsonl"
     with Server(faults=[503, 429], apart=apart) as server:
-        assert main(["data", "distill", source, "--endpoint", server.url, "--api-key", "k", "--model", "m", "--samples", "2", "--out", str(out)]) == 0
+        assert main(["data", "distill", source, "--endpoint", server.url, "--api-key", "k", "--model", "m", "--samples", "2", "--system", "Think.", "--out", str(out)]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["kept"] == summary["problems"] and summary["dropped"] == {"duplicate": summary["problems"]}
     first = server.requests[0]
     assert (first["path"], first["key"], first["model"], first["max_tokens"]) == ("/v1/chat/completions", "Bearer k", "m", 2048)
     assert len({r["seed"] for r in server.requests}) == 2 * summary["problems"]
-    content = read_conversations(out)[0][0][-1].content
+    assert first["messages"][0] == {"role": "system", "content": "Think."}
+    messages = read_conversations(out)[0][0]
+    assert [m.role for m in messages] == ["user", "assistant"]
+    content = messages[-1].content
     assert parse_response(content).thinking in ("Twice that.", "It is twice that.")
 
 

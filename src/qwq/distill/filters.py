@@ -67,12 +67,13 @@ def reason_against(problem: Problem, answer: Answer, verdict: Verdict, *, wrap: 
 def parts_of(problem: Problem, answer: Answer, *, wrap: bool = False) -> tuple[str | None, str]:
     """(thinking, answer after it). Thinking is "unclosed" where it never ends, None where there is none.
 
-    With `wrap`, an answer without thinking is divided: its program, or its last paragraph, is the answer, what leads there the thinking.
+    With `wrap`, an answer without thinking to a math or code problem is divided: its program, or the paragraphs from the boxed
+    result on, are the answer, what leads there is the thinking.
     """
     parsed = parse_response(answer.text, thinking_open=answer.thinking_open)
     if not parsed.thinking_closed:
         return "unclosed", ""
-    if parsed.thinking or THINK_CLOSE in answer.text or not wrap:
+    if parsed.thinking or THINK_CLOSE in answer.text or not wrap or problem.domain not in ("math", "code"):
         return parsed.thinking or None, parsed.answer
     text = answer.text.strip()
     if problem.domain == "code":
@@ -81,10 +82,11 @@ def parts_of(problem: Problem, answer: Answer, *, wrap: bool = False) -> tuple[s
             return None, text
         last = blocks[-1]
         return (text[: last.start()] + text[last.end() :]).strip() or None, last.group()
-    # The result may stand in a sum of its own, so a paragraph that holds the boxed answer is looked for first.
-    paragraphs = [p for p in re.split(r"\n\s*\n|\n", text) if p.strip()]
-    at = next((i for i in reversed(range(len(paragraphs))) if "\\boxed" in paragraphs[i]), len(paragraphs) - 1)
-    return "\n".join(paragraphs[:at]).strip() or None, "\n".join(paragraphs[at:]).strip()
+    lines = text.splitlines()
+    at = next((i for i in reversed(range(len(lines))) if "\\boxed" in lines[i]), 0)
+    if at and lines[at - 1].strip() in ("\\[", "$$"):  # a displayed formula is not taken apart
+        at -= 1
+    return "\n".join(lines[:at]).strip() or None, "\n".join(lines[at:]).strip()
 
 
 def conversation(problem: Problem, answer: Answer, *, wrap: bool = False) -> list[dict[str, str]]:

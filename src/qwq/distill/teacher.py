@@ -14,7 +14,7 @@ from qwq.distill.filters import Answer
 from qwq.errors import ConfigError, InfraError, UsageError
 from qwq.problems.base import digest
 from qwq.text.parse import THINK_CLOSE, THINK_OPEN
-from qwq.types import Problem
+from qwq.types import Message, Problem
 
 PATIENCE_S = 120.0
 READ_TIMEOUT_S = 1800.0  # a long thought can take this long to arrive whole
@@ -34,10 +34,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
+    """How the teacher is asked. `system` is a prompt for the teacher alone; what is learnt from holds no trace of it."""
+
     temperature: float = 0.6
     top_p: float = 0.95
     max_new_tokens: int = 2048
     seed: int = 0
+    system: str | None = None
+
+    def messages(self, problem: Problem) -> tuple[Message, ...]:
+        return problem.messages if self.system is None else (Message("system", self.system), *problem.messages)
 
 
 class Teacher(Protocol):
@@ -80,7 +86,7 @@ class Endpoint:
 
     def _ask(self, job: Job, sampling: Sampling) -> Answer:
         body = {
-            "model": self.model, "messages": [m.to_dict() for m in job.problem.messages], "temperature": sampling.temperature,
+            "model": self.model, "messages": [m.to_dict() for m in sampling.messages(job.problem)], "temperature": sampling.temperature,
             "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens, "seed": job.seed(sampling.seed),
         }  # fmt: skip
         deadline, pause = time.monotonic() + self.patience_s, 0.5
@@ -132,7 +138,7 @@ class LocalTeacher:
         running: list[tuple[Job, Any]] = []
         while True:
             while len(running) < engine.max_running and (job := next(jobs, None)) is not None:
-                prompt = chat.prompt_ids(job.problem.messages, job.problem.tools)
+                prompt = chat.prompt_ids(sampling.messages(job.problem), job.problem.tools)
                 request = GenerationRequest(
                     prompt, params, seed=job.seed(sampling.seed), eos_ids=chat.eos_ids, thinking_open=chat.thinking_open,
                     loop_tokens=self.loop_tokens,
