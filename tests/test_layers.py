@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "problems": {"errors", "types", "config", "verify"},
     "agent": {"types"},
     "rollout": {"types", "model", "text", "engine", "agent"},
-    "reward": {"types", "model", "text", "problems", "verify"},
+    "reward": {"errors", "types", "stats", "model", "text", "problems", "verify"},
     "train": {"errors", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "reward"},
     "plan": {"errors", "memory", "config", "model", "problems"},
     "eval": {
@@ -52,10 +52,11 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"engine"},
     "cli_engine": {"errors", "cli_models", "engine", "serve", "bench"},
     "cli_sandbox": {"errors", "sandbox", "verify"},
+    "cli_reward": {"errors", "reward"},
     "cli_data": {"errors", "types", "model", "text", "engine", "problems", "distill", "cli_models"},
     "cli": {
         "errors", "config", "model", "verify", "plan", "eval", "report", "env", "chat", "cli_models", "cli_train",
-        "cli_sandbox", "cli_engine", "cli_data",
+        "cli_sandbox", "cli_engine", "cli_data", "cli_reward",
     },
 }  # fmt: skip
 

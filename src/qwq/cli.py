@@ -20,6 +20,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from qwq.cli_data import data_app
 from qwq.cli_engine import bench_app, serve
+from qwq.cli_reward import reward_app
 from qwq.cli_sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
 
@@ -40,6 +41,7 @@ app.command(sandbox_app)
 app.command(serve)
 app.command(bench_app)
 app.command(data_app)
+app.command(reward_app)
 
 
 # -- recipes ----------------------------------------------------------------------------------------------------------
@@ -465,5 +467,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help_for(argv: Sequence[str]) -> str:
-    known = [c for c in argv[:1] if c in ("verify", "sandbox", "data", *app)]
+    known = [c for c in argv[:1] if c in ("verify", "sandbox", "data", "reward", *app)]
     return " ".join(["qwq", *known, "--help"])

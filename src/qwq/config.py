@@ -143,7 +143,9 @@ class RewardModelStage(Stage):
     test_pairs: Positive = Field(500, description="held-out pairs for its accuracy")
     epochs: Positive = Field(1, description="passes over the pairs")
     batch_pairs: Positive = Field(16, description="pairs a step")
-    path: str | None = Field(None, description="JSON lines with `chosen` and `rejected` instead of procedural pairs")
+    path: str | None = Field(None, description="JSON lines with `prompt`, `chosen` and `rejected` instead of procedural pairs")
+    max_tokens: Positive = Field(4096, description="longest prompt and answer together; pairs with a longer one are left out")
+    micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass")
 
 
 class RlStage(Stage):

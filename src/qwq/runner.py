@@ -42,7 +42,7 @@ from qwq.problems.mixing import ProblemMix
 from qwq.problems.real import load_source
 from qwq.reward.canaries import Canaries
 from qwq.reward.mixing import Rewarder, Scorer
-from qwq.reward.model import Calibration, RewardModel
+from qwq.reward.model import CALIBRATION, Calibration, RewardModel
 from qwq.stats import paired_difference
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import Tokenizer, train_bpe
@@ -197,6 +197,7 @@ class RecipeRun:
             extra["calibration"] = calibration.to_dict()
             with atomic_folder(final) as partial:
                 save_reward_model(model.backbone, model.score.weight, partial)
+                (partial / CALIBRATION).write_text(json.dumps(calibration.to_dict()) + "\n")
                 chat.save(partial)
         else:
             policy = self._train_policy(name, chat, run)
