@@ -124,6 +124,7 @@ class SftStage(Stage):
     batch_tokens: Positive = Field(1024, description="tokens a step, at least")
     mix: Mix = Field(default_factory=Mix)
     path: str | None = Field(None, description="JSON lines with `messages` (and `tools`) instead of procedural demonstrations")
+    max_tokens: Positive = Field(8192, description="longest conversation of the file; longer ones are left out")
 
 
 class ControlStage(Stage):

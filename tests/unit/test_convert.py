@@ -11,7 +11,7 @@ import pytest
 from qwq.cli import main
 from qwq.distill.convert import check_rows, convert
 from qwq.errors import ConfigError, DataError
-from qwq.text.template import ChatFormat, default_template
+from qwq.text.template import ChatFormat, ChatTemplate, default_template
 from qwq.text.tokenizer import train_bpe
 from qwq.train.data import read_conversations, read_pairs
 
@@ -145,3 +145,27 @@ def test_real_models_templates_take_them(tmp_path, capsys) -> None:
     command = ["data", "convert", str(SHARED / "data" / FILES["marco-o1"]), "--format", "marco-o1", "--out", str(tmp_path / "o"), "--check", str(model)]
     assert main([*command, "--max-tokens", "2048"]) == 0
     assert json.loads(capsys.readouterr().out)["kept"] >= 100
+
+
+def test_sft_leaves_out_long_conversations_and_names_bad_ones(tmp_path, caplog) -> None:
+    from qwq.config import SftStage
+    from qwq.train.supervised import sft_documents
+
+    template = default_template()
+    chat = ChatFormat(train_bpe(["a word and another word"] * 3, 300), template)
+    path = tmp_path / "sft.jsonl"
+    turn = lambda text: {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]}  # noqa: E731
+    path.write_text("".join(json.dumps(turn(f"<think>\n{'word ' * n}\n</think>\nb")) + "\n" for n in (5, 300, 6)))
+    stage = SftStage.model_validate({"kind": "sft", "path": str(path), "max_tokens": 120})
+    documents = sft_documents(chat, stage, "sft", 0)
+    assert len(documents) == 2 and "1 of 3 conversations are over 120 tokens" in caplog.text
+    with pytest.raises(DataError, match="no conversation of at most 10 tokens"):
+        sft_documents(chat, stage.model_copy(update={"max_tokens": 10}), "sft", 0)
+    # A template that opens the thinking whatever comes.
+    opener = ChatTemplate(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    )
+    chat = ChatFormat(chat.tokenizer, opener)
+    path.write_text(json.dumps(turn("no thinking")) + "\n")
+    with pytest.raises(DataError, match="conversation 1: no training example from these messages"):
+        sft_documents(chat, stage, "sft", 0)
