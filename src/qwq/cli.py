@@ -339,7 +339,8 @@ def verify_instructions(file: Path, *, reward: bool = False) -> int:
 @verify_app.command(name="tools")
 def verify_tools(file: Path) -> int:
     """Check lines with `response` (a string, or an object with `text` and `calls`) and `truth`; or BFCL's lines, with
-    `category`, `functions`, `ground_truth` and `calls`.
+    `category`, `functions`, `ground_truth` and `calls`; a multi-turn category has `initial_config` and `involved_classes` instead of
+    `functions`, and a list of turns as `ground_truth` and `calls`.
 
     Parameters
     ----------

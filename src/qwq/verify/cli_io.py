@@ -29,7 +29,7 @@ def verify_file(kind: str, path: str | Path, *, workers: int = 2, sandbox: Any =
 
     `kind` is math (`gold`, `pred`, optional `form`, default "response"), instructions (`response`, `rules`), tools
     (`response` as a string or an object with `text` and `calls`; `truth`; or BFCL's `category`, `functions`, `ground_truth`,
-    `calls`), or code (`code`, `tests` and limits).
+    `calls`; docs/bfcl.md has the multi-turn shape), or code (`code`, `tests` and limits).
     Lines are graded `workers` at a time; `sandbox` is where programs run, by default the jail of this process.
     """
     if kind not in _READERS:
