@@ -27,18 +27,19 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors"},
     "text": {"errors", "types", "model"},  # of the model, config and folder only: TEXT_MAY_READ
     "engine": {"errors", "types", "memory", "model", "text"},
-    "problems": {"errors", "types", "config"},
     "sandbox": {"errors"},
     "verify": {"errors", "types", "text", "sandbox"},
+    "problems": {"errors", "types", "config", "verify"},
     "agent": {"types"},
     "rollout": {"types", "model", "text", "engine", "agent"},
-    "reward": {"errors", "types", "model", "text", "problems", "verify"},
+    "reward": {"errors", "types", "stats", "model", "text", "problems", "verify"},
     "train": {"errors", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "reward"},
     "plan": {"errors", "memory", "config", "model", "problems"},
     "plan_cluster": {"config", "memory", "model", "plan"},
     "eval": {
         "errors", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "verify", "plan", "memory",
     },
+    "distill": {"errors", "types", "config", "text", "engine", "problems", "verify"},
     "report": {"errors", "types", "stats", "config"},
     "env": {"sandbox"},
     "chat": {"errors", "types", "model", "text", "engine", "problems", "agent", "rollout"},
@@ -53,9 +54,11 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"engine"},
     "cli_engine": {"errors", "cli_models", "engine", "serve", "bench"},
     "cli_sandbox": {"errors", "sandbox", "verify"},
+    "cli_reward": {"errors", "reward"},
+    "cli_data": {"errors", "types", "model", "text", "engine", "problems", "distill", "cli_models"},
     "cli": {
         "errors", "config", "model", "verify", "plan_cluster", "eval", "report", "env", "chat", "export", "cli_models",
-        "cli_train", "cli_sandbox", "cli_engine",
+        "cli_train", "cli_sandbox", "cli_engine", "cli_data", "cli_reward",
     },
 }  # fmt: skip
 

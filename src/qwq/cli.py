@@ -18,7 +18,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from qwq.cli_data import data_app
 from qwq.cli_engine import bench_app, serve
+from qwq.cli_reward import reward_app
 from qwq.cli_sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
 
@@ -38,6 +40,8 @@ app.command(verify_app)
 app.command(sandbox_app)
 app.command(serve)
 app.command(bench_app)
+app.command(data_app)
+app.command(reward_app)
 
 
 # -- recipes ----------------------------------------------------------------------------------------------------------
@@ -364,7 +368,8 @@ def verify_instructions(file: Path, *, reward: bool = False) -> int:
 @verify_app.command(name="tools")
 def verify_tools(file: Path) -> int:
     """Check lines with `response` (a string, or an object with `text` and `calls`) and `truth`; or BFCL's lines, with
-    `category`, `functions`, `ground_truth` and `calls`.
+    `category`, `functions`, `ground_truth` and `calls`; a multi-turn category has `initial_config` and `involved_classes` instead of
+    `functions`, and a list of turns as `ground_truth` and `calls`.
 
     Parameters
     ----------
@@ -492,5 +497,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help_for(argv: Sequence[str]) -> str:
-    known = [c for c in argv[:1] if c in ("verify", "sandbox", *app)]
+    known = [c for c in argv[:1] if c in ("verify", "sandbox", "data", "reward", *app)]
     return " ".join(["qwq", *known, "--help"])

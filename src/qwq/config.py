@@ -82,14 +82,15 @@ class ComputeSection(Section):
 class Source(Section):
     """A set of problems: a file in a published set's own format, a hub data set, or plain sums of a level."""
 
-    kind: Literal["gsm8k", "math", "mbpp", "arithmetic", "prompts"] = Field(
+    kind: Literal["gsm8k", "math", "mbpp", "constraints", "arithmetic", "prompts"] = Field(
         description="format of the rows; arithmetic needs no file; prompts: `prompt` and any columns, judged by reward functions alone"
     )
-    path: str = Field("", description="JSON-lines file, or hub id")
+    path: str = Field("", description="JSON-lines file, or hub id; \"builtin\" for generated constraints")
     level: int = Field(0, ge=0, le=6, description="of arithmetic: 1 to 3 sums up to 20, 99, 999; 4 three terms; 5 and 6 products")
     split: Literal["train", "validation", "test"] = Field("train", description="rows to take where one file holds several splits")
     weight: float = Field(1.0, gt=0, description="share of the prompts, relative to the other sources and the mix")
     limit: Positive | None = Field(None, description="first rows only")
+    decontaminate: list[str] = Field(default_factory=list, description="benchmark files; problems that share 13 words in a row with one are left out")
 
     @model_validator(mode="after")
     def _from_somewhere(self) -> Source:
@@ -163,6 +164,7 @@ class SftStage(Stage):
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
     mix: Mix = Field(default_factory=Mix)
     path: str | None = Field(None, description="JSON lines with `messages` (and `tools`) instead of procedural demonstrations")
+    max_tokens: Positive = Field(8192, description="longest conversation of the file; longer ones are left out")
     recheck: Unit = Field(0.0, description="share of procedural demonstrations that think everything twice before they answer, as models that overthink do")
     source: Source | None = Field(None, description="arithmetic of a level instead: its training sums, each worked out")
 
@@ -190,7 +192,9 @@ class RewardModelStage(Stage):
     test_pairs: Positive = Field(500, description="held-out pairs for its accuracy")
     epochs: Positive = Field(1, description="passes over the pairs")
     batch_pairs: Positive = Field(16, description="pairs a step")
-    path: str | None = Field(None, description="JSON lines with `chosen` and `rejected` instead of procedural pairs")
+    path: str | None = Field(None, description="JSON lines with `prompt`, `chosen` and `rejected` instead of procedural pairs")
+    max_tokens: Positive = Field(4096, description="longest prompt and answer together; pairs with a longer one are left out")
+    micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass")
 
 
 class Function(Section):

@@ -128,8 +128,9 @@ def stage_memory(recipe: Recipe, name: str, config: ModelConfig) -> Memory:
     if isinstance(stage, RewardModelStage):
         pair = 2 * document_lengths(recipe, name).longest
         scoring = {"activations": FLOAT * inference_values(config, SCORED_TOKENS)}
-        update = update_parts(config, stage.batch_pairs * pair, head=False)
-        return _peak(base, [(update, {"activations": f"{at}.batch_pairs (now {stage.batch_pairs})"}), (scoring, {})])
+        tokens = min(stage.batch_pairs * pair, max(stage.micro_batch_tokens, pair))
+        repair = f"{at}.batch_pairs (now {stage.batch_pairs}), micro_batch_tokens or max_tokens"
+        return _peak(base, [(update_parts(config, tokens, head=False), {"activations": repair}), (scoring, {})])
     source = recipe.stages[stage.of] if isinstance(stage, ControlStage) else stage
     assert isinstance(source, PretrainStage | SftStage)
     owner = stage.of if isinstance(stage, ControlStage) else name
@@ -271,8 +272,11 @@ def prompt_lengths(recipe: Recipe, name: str) -> Lengths:
 def document_lengths(recipe: Recipe, name: str) -> Lengths:
     """Documents of a pretraining, SFT or reward-model stage."""
     stage, vocab = recipe.stages[name], model_config(recipe).vocab_size
-    if getattr(stage, "path", None) or getattr(stage, "source", None):
-        return Lengths(ASSUMED_DOCUMENT, ASSUMED_DOCUMENT / 2)
+    if getattr(stage, "source", None):
+        return Lengths(ASSUMED_DOCUMENT // 4, ASSUMED_DOCUMENT / 8)
+    if isinstance(stage, SftStage | RewardModelStage) and stage.path:
+        longest = min(ASSUMED_DOCUMENT, stage.max_tokens)
+        return Lengths(longest, longest / 2)
     weights = {Preference.domain: 1.0} if isinstance(stage, RewardModelStage) else stage.mix.weights()  # type: ignore[union-attr]
     texts = [(w, _procedural(d)) for d, w in weights.items()]
     mean = sum(w * t.mean_document for w, t in texts) / sum(w for w, _ in texts)

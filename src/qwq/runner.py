@@ -44,7 +44,7 @@ from qwq.problems.real import load_source
 from qwq.reward.canaries import Canaries
 from qwq.reward.functions import load_function
 from qwq.reward.mixing import Rewarder, Scorer
-from qwq.reward.model import Calibration, RewardModel
+from qwq.reward.model import CALIBRATION, Calibration, RewardModel
 from qwq.reward.shaping import LengthShaping
 from qwq.stats import paired_difference
 from qwq.text.gguf_tokenizer import chat_format_from_gguf
@@ -221,6 +221,7 @@ class RecipeRun:
             extra["calibration"] = calibration.to_dict()
             with atomic_folder(final) as partial:
                 save_reward_model(model.backbone, model.score.weight, partial)
+                (partial / CALIBRATION).write_text(json.dumps(calibration.to_dict()) + "\n")
                 chat.save(partial)
         else:
             policy = self._train_policy(name, chat, run)

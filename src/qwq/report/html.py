@@ -207,7 +207,7 @@ def reward_model_section(run: RunData) -> str:
             low, high = m["ci95"]
             line += (
                 f", and in {100 * m['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of the {m['n']:,} pairs of equal length "
-                "(at most two tokens apart), where length cannot help it"
+                "(at most two tokens or 5% apart), where length cannot help it"
             )
         out.append(f"<p>{line}.</p>")
     return "<h2>Reward model</h2>" + "".join(out) if out else ""

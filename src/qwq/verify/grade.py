@@ -22,6 +22,8 @@ def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdi
                 finished=response.finished,
                 thinking_open=response.thinking_open,
             )
+        case "instructions" if "instruction_id_list" in truth:
+            return instructions.verify_listed(response.text, truth, finished=response.finished, thinking_open=response.thinking_open)
         case "instructions" | "preference":
             return instructions.verify(
                 response.text,
