@@ -35,10 +35,11 @@ ALLOWED: dict[str, set[str]] = {
     "reward": {"types", "model", "text", "problems", "verify"},
     "train": {"errors", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "reward"},
     "plan": {"errors", "memory", "config", "model", "problems"},
-    "eval": {
-        "errors", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "verify", "plan", "memory",
-    },
     "report": {"errors", "types", "stats", "config"},
+    "eval": {
+        "errors", "types", "stats", "config", "model", "text", "engine", "problems", "agent", "rollout", "verify", "plan", "memory",
+        "report",
+    },
     "env": {"sandbox"},
     "chat": {"errors", "types", "model", "text", "engine", "problems", "agent", "rollout"},
     "serve": {"errors", "types", "text", "engine"},
@@ -51,9 +52,10 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"engine"},
     "cli_engine": {"errors", "cli_models", "engine", "serve", "bench"},
     "cli_sandbox": {"errors", "sandbox", "verify"},
+    "cli_eval": {"errors", "types", "cli_models", "eval"},
     "cli": {
-        "errors", "config", "model", "verify", "plan", "eval", "report", "env", "chat", "cli_models", "cli_train",
-        "cli_sandbox", "cli_engine",
+        "errors", "config", "model", "verify", "plan", "report", "env", "chat", "cli_models", "cli_train", "cli_sandbox", "cli_engine",
+        "cli_eval",
     },
 }  # fmt: skip
 
