@@ -93,6 +93,7 @@ class DataFolder:
     bench: str
     folder: Path | None
     checksums: dict[str, str] = field(default_factory=dict)
+    quiet: bool = False  # read a second time: what there is to say was said
 
     @classmethod
     def of(cls, bench: str, data: Path | None) -> DataFolder:
@@ -105,7 +106,8 @@ class DataFolder:
         return cls(bench, folder)
 
     def say(self, text: str) -> None:
-        print(f"note: {self.bench}: {text}", file=sys.stderr, flush=True)
+        if not self.quiet:
+            print(f"note: {self.bench}: {text}", file=sys.stderr, flush=True)
 
     def rows(self, *, patterns: Sequence[str] = ("*.jsonl",), without: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         """(file and line, row) of the test files, in order; files whose rows have the field `without` are left out."""

@@ -33,7 +33,7 @@ class IfEval(Benchmark):
                 raise DataError(f"{where}: field 'instruction_id_list': unknown {unknown!r}: {nearest(str(unknown), ifeval.CHECKS)}")
             ident = str(row.get("key", number))
             truth = {"names": names, "kwargs": kwargs, "prompt": prompt}
-            problems.append(Problem(f"ifeval/{ident}", "instructions", (Message("user", prompt),), truth, ident))
+            problems.append(Problem(f"ifeval/{ident}", "instructions", (Message("user", prompt),), truth, ident, source=self.name))
         return problems
 
     def mark(self, problem: Problem, replies: Sequence[Reply]) -> Mark:

@@ -87,7 +87,7 @@ class LiveCodeBench(Benchmark):
                 return None
             tests = {"kind": "file", "path": str(path), "md5": need(about, "md5", where)}
         ident = str(row.get("question_id") or need(row, "id", where, (str, int)))
-        return Problem(f"livecodebench/{ident}", "code", (Message("user", prompt),), {"tests": tests}, ident)
+        return Problem(f"livecodebench/{ident}", "code", (Message("user", prompt),), {"tests": tests}, ident, source=self.name)
 
     def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
         code = last_block(replies[-1].answer)

@@ -46,7 +46,7 @@ class HumanEval(Benchmark):
                 raise DataError(f"{where}: field 'test': {error}") from None
             truth = {"tests": {"kind": "asserts", "setup": setup, "asserts": asserts}, "prompt": prompt, "entry_point": entry}
             message = Message("user", HUMANEVAL_INSTRUCTION.format(prompt=prompt.rstrip()))
-            problems.append(Problem(ident, "code", (message,), truth, ident))
+            problems.append(Problem(ident, "code", (message,), truth, ident, source=self.name))
         return problems
 
     def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
@@ -95,7 +95,7 @@ class Mbpp(Benchmark):
         question = need(row, "text" if "text" in row else "prompt", where).strip()
         message = Message("user", question + TESTS_HINT + "\n".join(asserts) + CODE_INSTRUCTION)
         truth = {"tests": {"kind": "asserts", "setup": setup, "asserts": asserts}}
-        return Problem(f"mbpp/{row['task_id']}", "code", (message,), truth, str(row["task_id"]))
+        return Problem(f"mbpp/{row['task_id']}", "code", (message,), truth, str(row["task_id"]), source=self.name)
 
     def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
         from qwq.verify.code import extract_code

@@ -130,15 +130,8 @@ def _choose(item: Prepared, backend: Backend, options: Options) -> None:
     native = backend.native_tools if options.tool_format == "auto" else options.tool_format == "native"
     if item.bench.name == "bfcl" and not native:
         item.bench = benchmark(item.name, native_tools=False)
-        item.problems = _distinct(item.bench.load(replace_note(item.data)))
+        item.problems = _distinct(item.bench.load(replace(item.data, quiet=True)))
     item.problems = item.bench.first(item.problems, options.n)
-
-
-def replace_note(data: DataFolder) -> DataFolder:
-    """The same folder, silent: what there is to say of it was said when it was first read."""
-    quiet = DataFolder(data.bench, data.folder)
-    quiet.say = lambda text: None  # type: ignore[method-assign]
-    return quiet
 
 
 def _settings(backend: Backend, item: Prepared, options: Options) -> Figures:
