@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -126,7 +127,8 @@ def evaluate(
     if out is None:
         out = Path("evals") / (Path(model).name or "model")
         print(f"samples and results go to {out}", file=sys.stderr)
-    print(json.dumps(run(backend, prepared, options, out, model=model)))
+    with contextlib.closing(backend):
+        print(json.dumps(run(backend, prepared, options, out, model=model)))
     return 0
 
 

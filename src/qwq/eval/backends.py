@@ -52,6 +52,8 @@ class Backend(Protocol):
 
     def run(self, asks: deque[Ask], concurrency: int) -> Iterator[tuple[Ask, Reply]]: ...
 
+    def close(self) -> None: ...
+
 
 def _say(text: str) -> None:
     print(f"note: {text}", file=sys.stderr, flush=True)
@@ -92,6 +94,9 @@ class EngineBackend:
             done, running = [r for r in running if r[1].done], [r for r in running if not r[1].done]
             for ask, sample, started in done:
                 yield ask, self._reply(ask, sample, time.monotonic() - started)
+
+    def close(self) -> None:
+        self.engine.forget()
 
     def _submit(self, ask: Ask) -> Any:
         """The sample, or None where the prompt alone fills the context."""
@@ -162,6 +167,9 @@ class EndpointBackend:
         self.model = self._known_as(model)
         self.identity = {"served": self.model}
 
+    def close(self) -> None:
+        self.client.close()
+
     def _known_as(self, model: str) -> str:
         """The name that the server has for the model (a path's last part will do), and the context it states."""
         import httpx2
@@ -169,6 +177,7 @@ class EndpointBackend:
         try:
             answer = self.client.get(f"{self.base}/models", timeout=30.0)
         except httpx2.TransportError as error:
+            self.client.close()
             raise InfraError(f"no answer from {self.base} ({type(error).__name__}: {error}): check that the server runs there") from None
         if answer.status_code == 401:
             raise ConfigError(f"{self.base} wants a key: set {' or '.join(KEY_VARIABLES)}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from qwq.errors import DataError
 from qwq.eval.estimates import paired
-from qwq.eval.store import SampleStore, file_name, read_object
+from qwq.eval.store import file_name, read_object, whole_lines
 
 
 def compare(a: Path, b: Path) -> list[dict[str, Any]]:
@@ -43,10 +43,8 @@ def _scores(folder: Path, name: str, figures: dict[str, Any]) -> dict[str, float
     path = folder / "samples" / f"{file_name(name)}.jsonl"
     if not path.is_file():
         raise DataError(f"no {path}: {folder} is not whole")
-    store = SampleStore(folder, name)
-    store.close(done=not store.ungraded)
     found: dict[str, list[float]] = {}
-    for record in store.records.values():
+    for record in whole_lines(path):
         if record["thinking_budget"] == figures["thinking_budget"]:
             found.setdefault(record["problem_id"], []).append(record["score"])
     return {p: sum(s) / len(s) for p, s in found.items()}

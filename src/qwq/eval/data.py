@@ -148,8 +148,8 @@ class DataFolder:
         return [p for name in published.hub for p in _from_hub(name, published.hub_files)]
 
 
-def _where(bench: str) -> str:
-    published = PUBLISHED.get(bench)
+def _where(bench: str, published: Published | None = None) -> str:
+    published = published or PUBLISHED.get(bench)
     if published is None:
         return f"get the files of {bench}"
     checksum = published.sha256 or next(iter(published.known), "")
@@ -166,7 +166,7 @@ def download(bench: str, published: Published, path: Path) -> Path:
             answer.raise_for_status()
         except httpx2.HTTPError as error:
             raise DataError(
-                f"{bench}: {published.url} cannot be fetched ({type(error).__name__}: {error}): {_where(bench)}, put it in "
+                f"{bench}: {published.url} cannot be fetched ({type(error).__name__}: {error}): {_where(bench, published)}, put it in "
                 f"DIR/{bench} and give --data DIR"
             ) from None
         content = gzip.decompress(answer.content) if published.url.endswith(".gz") else answer.content
@@ -178,7 +178,7 @@ def download(bench: str, published: Published, path: Path) -> Path:
     if found not in (published.sha256, *published.known):
         raise DataError(
             f"{path} has sha256 {found}, {published.sha256} is expected: it is damaged or another version; delete it, or "
-            f"{_where(bench)}; --data DIR takes any file"
+            f"{_where(bench, published)}; --data DIR takes any file"
         )
     return path
 

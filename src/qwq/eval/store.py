@@ -81,9 +81,11 @@ class SampleStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{file_name(bench)}.jsonl"
         self.pending_path = folder / f"{file_name(bench)}.pending"
-        self.records: dict[Key, dict[str, Any]] = {key_of(r): r for r in _whole_lines(self.path)}
-        self.ungraded = {key_of(r): r for r in _whole_lines(self.pending_path) if key_of(r) not in self.records}
+        self.records: dict[Key, dict[str, Any]] = {key_of(r): r for r in whole_lines(self.path)}
+        self.ungraded = {key_of(r): r for r in whole_lines(self.pending_path) if key_of(r) not in self.records}
         self._lock = threading.Lock()
+        for path in (self.path, self.pending_path):
+            _mend(path)
         self._file: IO[bytes] = self.path.open("ab")
         self._pending: IO[bytes] = self.pending_path.open("ab")
 
@@ -109,8 +111,8 @@ class SampleStore:
             self.pending_path.unlink(missing_ok=True)
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file; a half last line is cut off. DataError for any other line that is no record."""
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, without a half last line. DataError for any other line that is no record."""
     if not path.is_file():
         return []
     data = path.read_bytes()
@@ -124,7 +126,11 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
             # A disk that filled up leaves a half line, too; only the last one can be under way.
             raise DataError(f"{path}, line {number}: no sample: remove the line, it will be made again") from None
         records.append(record)
-    if len(whole) < len(data):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
     return records
+
+
+def _mend(path: Path) -> None:
+    """Cut off a half last line, so that the next one begins anew."""
+    if path.is_file() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
