@@ -315,6 +315,6 @@ def _reply_of(data: Mapping[str, Any], tools: bool, seconds: float) -> Reply:
     stop = StopReason.END if finish in ("stop", "tool_calls", "eos") else StopReason.LOOP if choice.get("stop_reason") == "loop" else StopReason.LENGTH
     tokens = int(usage.get("completion_tokens") or 0)
     counted = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
-    estimated = not isinstance(counted, int) and bool(thinking)
+    estimated = bool(thinking) and not counted  # some servers state 0 for what they do not count
     share = len(thinking) / max(1, len(thinking) + len(answer))
     return Reply(thinking, answer, stop, tokens, round(tokens * share) if estimated else int(counted or 0), tuple(calls), malformed, seconds, estimated)

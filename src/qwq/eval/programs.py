@@ -71,6 +71,7 @@ def whole_program(answer: str, prompt: str, entry: str) -> str | None:
 
 def _defines(code: str, name: str) -> bool:
     try:
+        compile(code, "answer", "exec", dont_inherit=True)  # the parser alone lets a return outside a function pass
         return any(isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef) and s.name == name for s in ast.parse(code).body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
