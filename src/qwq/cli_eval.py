@@ -102,7 +102,9 @@ def evaluate(
     refused = [o for o, v in stored.items() if v is not None]
     if _at_once(benchmarks, data, out, wants_folder=bool(refused)):
         if refused:
-            raise ConfigError(f"{refused[0]} needs a results folder, and benchmarks by name: give --out DIR (and --data DIR), no KIND=PATH")
+            raise ConfigError(
+                f"{refused[0]} needs a results folder, and benchmarks by name: give --out DIR (and --data DIR), no KIND=PATH"
+            )
         return _score_at_once(model, benchmarks, n, data, temperature, seed, max_new_tokens, concurrency, device, out)
     from qwq.eval.session import Options, prepare, run
 
@@ -122,7 +124,12 @@ def evaluate(
 
         longest = max(p.protocol.max_new_tokens for p in prepared)
         backend = EngineBackend(
-            model_folder(model), concurrency=options.concurrency, max_new_tokens=longest, device=device, threads=threads, deterministic=deterministic
+            model_folder(model),
+            concurrency=options.concurrency,
+            max_new_tokens=longest,
+            device=device,
+            threads=threads,
+            deterministic=deterministic,
         )
     if out is None:
         out = Path("evals") / (Path(model).name or "model")
@@ -136,7 +143,11 @@ def _at_once(benchmarks: tuple[str, ...], data: Path | None, out: Path | None, *
     """Whether the benchmarks are families or files of their own, and no folder is asked for."""
     from qwq.types import DOMAINS
 
-    if any("=" in b for b in benchmarks) or (data is not None and data.is_file()) or (out is not None and out.suffix == ".jsonl"):
+    if (
+        any("=" in b for b in benchmarks)
+        or (data is not None and data.is_file())
+        or (out is not None and out.suffix == ".jsonl")
+    ):
         return True
     return out is None and not wants_folder and all(b in DOMAINS for b in benchmarks)
 

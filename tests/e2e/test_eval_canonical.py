@@ -33,7 +33,9 @@ def test_humaneval_164_of_164() -> None:
     problems = bench.load(data)
     rows = {r["task_id"]: r for _, r in data.rows()}
     with ThreadPoolExecutor(2) as pool:
-        whole = pool.map(lambda p: bench.mark(p, fenced(rows[p.id]["prompt"] + rows[p.id]["canonical_solution"])), problems)
+        whole = pool.map(
+            lambda p: bench.mark(p, fenced(rows[p.id]["prompt"] + rows[p.id]["canonical_solution"])), problems
+        )
         assert sum(m.score for m in whole) == 164
         # A model may give the function's body alone, without a fence.
         bodies = pool.map(lambda p: bench.mark(p, said(rows[p.id]["canonical_solution"].strip("\n"))), problems[:10])
@@ -45,7 +47,9 @@ def test_mbpp_at_least_972_of_974() -> None:
     bench, data = Mbpp(), DataFolder.of("mbpp", DATA)
     rows = list(data.rows())
     with ThreadPoolExecutor(2) as pool:
-        marks = pool.map(lambda r: bench.mark(bench.problem(r[1], r[0]), fenced(r[1]["code"].replace("\r\n", "\n"))), rows)
+        marks = pool.map(
+            lambda r: bench.mark(bench.problem(r[1], r[0]), fenced(r[1]["code"].replace("\r\n", "\n"))), rows
+        )
         assert sum(m.score for m in marks) >= 972
     assert len(rows) == 974 and len(bench.load(data)) == 500
 
@@ -60,14 +64,26 @@ def first_answers(truth: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):  # the values of a dict are lists of possible ones
-            given = {k: next((x for x in v if x != ""), "") if isinstance(v, list) else v for k, v in value.items() if v != [""]}
+            given = {
+                k: next((x for x in v if x != ""), "") if isinstance(v, list) else v
+                for k, v in value.items()
+                if v != [""]
+            }
             return {k: plain(v) for k, v in given.items()}
         return [plain(v) for v in value] if isinstance(value, list) else value
 
     out = []
     for expected in truth:
         ((name, answers),) = expected.items()
-        out.append({name: {k: plain(next((v for v in possible if v != ""), "")) for k, possible in answers.items() if possible != [""]}})
+        out.append(
+            {
+                name: {
+                    k: plain(next((v for v in possible if v != ""), ""))
+                    for k, possible in answers.items()
+                    if possible != [""]
+                }
+            }
+        )
     return out
 
 
@@ -79,7 +95,13 @@ def test_bfcl_own_answers_are_right(native: bool) -> None:
     wrong = []
     for p in problems:
         language = language_of(p.source)
-        calls = first_answers(p.truth["ground_truth"]) if p.truth["ground_truth"] else [{p.truth["functions"][0]["name"]: {}}] if "irrel" not in p.source else []
+        calls = (
+            first_answers(p.truth["ground_truth"])
+            if p.truth["ground_truth"]
+            else [{p.truth["functions"][0]["name"]: {}}]
+            if "irrel" not in p.source
+            else []
+        )
         if native:
             reply = said("", tuple(ToolCall(n.replace(".", "_"), a) for c in calls for n, a in c.items()))
         elif language == "python":
@@ -103,11 +125,19 @@ def test_bfcl_silence_is_right_only_where_nothing_fits() -> None:
 @pytest.mark.parametrize(
     ("text", "language", "calls"),
     [
-        ("[f(a=1, b='x'), g.h(c=[1, -2.5], d={'k': True})]", "python", [{"f": {"a": 1, "b": "x"}}, {"g.h": {"c": [1, -2.5], "d": {"k": True}}}]),
+        (
+            "[f(a=1, b='x'), g.h(c=[1, -2.5], d={'k': True})]",
+            "python",
+            [{"f": {"a": 1, "b": "x"}}, {"g.h": {"c": [1, -2.5], "d": {"k": True}}}],
+        ),
         ("f(a=name, b=2*3, c=(1, 2))", "python", [{"f": {"a": "name", "b": 6, "c": (1, 2)}}]),
         ("`[f(a=os.system('x'))]`", "python", [{"f": {"a": "os.system('x')"}}]),  # text, and never run
         ("[f(a=9**9**9)]", "python", [{"f": {"a": "9 ** 9 ** 9"}}]),
-        ("[A.b(x=new int[]{1, 2}, y=\"s, t\", z=3L)]", "java", [{"A.b": {"x": "new int[]{1, 2}", "y": "s, t", "z": "3L"}}]),
+        (
+            '[A.b(x=new int[]{1, 2}, y="s, t", z=3L)]',
+            "java",
+            [{"A.b": {"x": "new int[]{1, 2}", "y": "s, t", "z": "3L"}}],
+        ),
         ("[f(o={a: [1, 2]}, g=(x) => x + 1)]", "javascript", [{"f": {"o": "{a: [1, 2]}", "g": "(x) => x + 1"}}]),
     ],
 )
@@ -115,7 +145,9 @@ def test_calls_are_read_from_text(text: str, language: str, calls: Any) -> None:
     assert read_calls(text, language) == calls
 
 
-@pytest.mark.parametrize("text", ["I would call f", "[1, 2]", "[f(a=1]", "[f(a={[1]: 2})]", "[f(a={**b})]", "[" * 3000, "[f(1)(2)]"])
+@pytest.mark.parametrize(
+    "text", ["I would call f", "[1, 2]", "[f(a=1]", "[f(a={[1]: 2})]", "[f(a={**b})]", "[" * 3000, "[f(1)(2)]"]
+)
 def test_what_is_no_call_is_refused(text: str) -> None:
     with pytest.raises(NotCalls):
         read_calls(text)

@@ -46,8 +46,13 @@ class FakeEndpoint:
                     return self.send(got[0], {"error": {"message": got[1]}})
                 message = {"role": "assistant", "content": got} if isinstance(got, str) else got
                 ending = "tool_calls" if message.get("tool_calls") else finish
-                usage = {"completion_tokens": 10, "completion_tokens_details": {"reasoning_tokens": 4 if message.get("reasoning_content") else 0}}
-                return self.send(200, {"choices": [{"index": 0, "message": message, "finish_reason": ending}], "usage": usage})
+                usage = {
+                    "completion_tokens": 10,
+                    "completion_tokens_details": {"reasoning_tokens": 4 if message.get("reasoning_content") else 0},
+                }
+                return self.send(
+                    200, {"choices": [{"index": 0, "message": message, "finish_reason": ending}], "usage": usage}
+                )
 
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -29,10 +29,19 @@ HUMAN = {
     "task_id": "HumanEval/0", "entry_point": "double", "test": "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-1) == -2\n",
     "prompt": 'import math\n\n\ndef double(x):\n    """Twice x."""\n', "canonical_solution": "    return 2 * x\n",
 }  # fmt: skip
-MBPP = {"task_id": 12, "text": "Write a function to add one.", "test_list": ["assert inc(1) == 2"], "test_setup_code": ""}
+MBPP = {
+    "task_id": 12,
+    "text": "Write a function to add one.",
+    "test_list": ["assert inc(1) == 2"],
+    "test_setup_code": "",
+}
 IFEVAL = [
     {"prompt": "No commas please.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
-    {"prompt": "Many words.", "instruction_id_list": ["length_constraints:number_words"], "kwargs": [{"relation": "at least", "num_words": 100}]},
+    {
+        "prompt": "Many words.",
+        "instruction_id_list": ["length_constraints:number_words"],
+        "kwargs": [{"relation": "at least", "num_words": 100}],
+    },
 ]
 FUNCTION = {
     "name": "geo.area", "description": "Area.",
@@ -55,10 +64,20 @@ def data(tmp_path: Path) -> Path:
     write(folder / "mbpp/mbpp.jsonl", [MBPP, {**MBPP, "task_id": 700}])
     write(folder / "ifeval/prompts.jsonl", IFEVAL)
     write(folder / "ifeval/graded.jsonl", [{**IFEVAL[0], "response": "x"}])
-    calls = [{"id": f"{c}_{i}", "question": [[{"role": "user", "content": f"{c} {i}"}]], "function": [FUNCTION]} for c in ("simple_python", "irrelevance") for i in range(2)]
+    calls = [
+        {"id": f"{c}_{i}", "question": [[{"role": "user", "content": f"{c} {i}"}]], "function": [FUNCTION]}
+        for c in ("simple_python", "irrelevance")
+        for i in range(2)
+    ]
     for category in ("simple_python", "irrelevance"):
         write(folder / f"bfcl/BFCL_v4_{category}.json", [r for r in calls if r["id"].startswith(category)])
-    write(folder / "bfcl/possible_answer/BFCL_v4_simple_python.json", [{"id": f"simple_python_{i}", "ground_truth": [{"geo.area": {"base": [i], "unit": ["", "m"]}}]} for i in range(2)])
+    write(
+        folder / "bfcl/possible_answer/BFCL_v4_simple_python.json",
+        [
+            {"id": f"simple_python_{i}", "ground_truth": [{"geo.area": {"base": [i], "unit": ["", "m"]}}]}
+            for i in range(2)
+        ],
+    )
     return folder
 
 
@@ -67,7 +86,12 @@ def answer(body: dict[str, Any]) -> dict[str, Any] | str:
     asked = question_of(body)
     if asked.startswith("What is"):
         i = int(asked.split()[2])
-        return {1: {"content": "\\boxed{2}", "reasoning_content": "one and one"}, 2: "<think>\nhm\n</think>\n\nit is \\boxed{4}", 3: "\\boxed{7}", 4: "I have turned it over for a long while and I still cannot tell you."}[i]
+        return {
+            1: {"content": "\\boxed{2}", "reasoning_content": "one and one"},
+            2: "<think>\nhm\n</think>\n\nit is \\boxed{4}",
+            3: "\\boxed{7}",
+            4: "I have turned it over for a long while and I still cannot tell you.",
+        }[i]
     if asked.startswith("Tom"):
         return f"\\boxed{{{int(asked.split()[2]) + 1}}}"
     if "def double" in asked:
@@ -91,13 +115,37 @@ def test_every_benchmark_end_to_end(data: Path, tmp_path: Path, capsys: pytest.C
     out = tmp_path / "out"
     names = ["aime24", "gsm8k", "mbpp", "ifeval", "bfcl", "humaneval"]
     with FakeEndpoint(answer) as server:
-        assert cli(["eval", "m", *names, "--endpoint", server.url, "--data", str(data), "--out", str(out), "--samples", "2"]) == 0
+        assert (
+            cli(
+                [
+                    "eval",
+                    "m",
+                    *names,
+                    "--endpoint",
+                    server.url,
+                    "--data",
+                    str(data),
+                    "--out",
+                    str(out),
+                    "--samples",
+                    "2",
+                ]
+            )
+            == 0
+        )
     results = json.loads((out / "results.json").read_text())
     assert json.loads(capsys.readouterr().out) == results
     assert {n: r["score"] for n, r in results.items()} == pytest.approx(
         {"aime24": 0.5, "gsm8k": 1.0, "mbpp": 0.0, "ifeval": 0.5, "bfcl": 1.0, "humaneval": 1.0}
     )
-    assert {n: r["n"] for n, r in results.items()} == {"aime24": 4, "gsm8k": 3, "mbpp": 1, "ifeval": 2, "bfcl": 4, "humaneval": 1}
+    assert {n: r["n"] for n, r in results.items()} == {
+        "aime24": 4,
+        "gsm8k": 3,
+        "mbpp": 1,
+        "ifeval": 2,
+        "bfcl": 4,
+        "humaneval": 1,
+    }
     for figures in results.values():
         assert figures["ci95"][0] <= figures["score"] <= figures["ci95"][1] and figures["mean_tokens"] == 10
     aime = results["aime24"]
@@ -108,7 +156,18 @@ def test_every_benchmark_end_to_end(data: Path, tmp_path: Path, capsys: pytest.C
     assert results["ifeval"]["prompt_strict"] == 0.5 and results["bfcl"]["not_run"][0] == "multi_turn_base"
     assert results["bfcl"]["overall_v3"] is None and results["bfcl"]["parts"] == {"non_live": 1.0}
     record = json.loads((out / "samples/aime24.jsonl").read_text().splitlines()[0])
-    assert {"problem_id", "sample", "seed", "prompt", "output", "verdict", "stop_reason", "tokens", "thinking_tokens", "seconds"} <= record.keys()
+    assert {
+        "problem_id",
+        "sample",
+        "seed",
+        "prompt",
+        "output",
+        "verdict",
+        "stop_reason",
+        "tokens",
+        "thinking_tokens",
+        "seconds",
+    } <= record.keys()
     assert not list((out / "samples").glob("*.pending"))
     sent = next(b for b in server.asked if b["messages"][0]["content"].startswith("What is 1"))
     assert (sent["temperature"], sent["top_p"], sent["top_k"], sent["max_tokens"]) == (0.6, 0.95, 40, 32768)
@@ -142,13 +201,26 @@ def test_a_half_last_line_and_an_ungraded_reply(data: Path, tmp_path: Path) -> N
         path.write_bytes(b"".join(lines[:2]) + lines[2][: len(lines[2]) // 2])
         # The fourth problem's reply had come, its verdict had not.
         last = json.loads(lines[3])
-        turn = {"thinking": "", "answer": last["output"], "stop": "end", "tokens": 10, "thinking_tokens": 0, "calls": [], "malformed": 0, "seconds": 0.1, "estimated": False}
+        turn = {
+            "thinking": "",
+            "answer": last["output"],
+            "stop": "end",
+            "tokens": 10,
+            "thinking_tokens": 0,
+            "calls": [],
+            "malformed": 0,
+            "seconds": 0.1,
+            "estimated": False,
+        }
         pending = {k: v for k, v in last.items() if k not in ("verdict", "score", "detail")} | {"turns": [turn]}
         path.with_suffix(".pending").write_text(json.dumps(pending) + "\n")
         asked = len(server.asked)
         again = evaluate(server.url, ["aime24"], data, out, samples=1)
         assert len(server.asked) == asked + 1  # only what was torn
-        assert again["aime24"]["score"] == whole["aime24"]["score"] and again["aime24"]["outcomes"] == whole["aime24"]["outcomes"]
+        assert (
+            again["aime24"]["score"] == whole["aime24"]["score"]
+            and again["aime24"]["outcomes"] == whole["aime24"]["outcomes"]
+        )
     assert len(path.read_text().splitlines()) == 4
 
 
@@ -160,7 +232,16 @@ def test_killed_at_any_moment_it_asks_for_no_finished_sample_again(data: Path, t
         return answer(body)
 
     with FakeEndpoint(slow) as server:
-        command = [sys.executable, "-c", "import sys; from qwq.cli import main; sys.exit(main())", "eval", "m", "aime24", "--endpoint", server.url]
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from qwq.cli import main; sys.exit(main())",
+            "eval",
+            "m",
+            "aime24",
+            "--endpoint",
+            server.url,
+        ]
         command += ["--data", str(data), "--out", str(out), "--samples", "8", "--concurrency", "2"]
         path = out / "samples/aime24.jsonl"
         for wanted in (5, 15):
@@ -189,9 +270,15 @@ def test_a_failing_server_is_asked_again_and_then_given_up(data: Path, tmp_path:
 
     with FakeEndpoint(flaky) as server:
         assert evaluate(server.url, ["gsm8k"], data, tmp_path / "a")["gsm8k"]["score"] == 1.0
-    with FakeEndpoint(lambda body: (500, "broken")) as server, pytest.raises(InfraError, match=r"status 500.*the same command goes on"):
+    with (
+        FakeEndpoint(lambda body: (500, "broken")) as server,
+        pytest.raises(InfraError, match=r"status 500.*the same command goes on"),
+    ):
         evaluate(server.url, ["gsm8k"], data, tmp_path / "b")
-    with FakeEndpoint(lambda body: (400, "Unrecognized request argument: top_k")) as server, pytest.raises(ConfigError, match="--top-k 0 leaves top_k out"):
+    with (
+        FakeEndpoint(lambda body: (400, "Unrecognized request argument: top_k")) as server,
+        pytest.raises(ConfigError, match="--top-k 0 leaves top_k out"),
+    ):
         evaluate(server.url, ["gsm8k"], data, tmp_path / "c")
     with pytest.raises(InfraError, match="no answer from http://127.0.0.1:9/v1"):
         EndpointBackend("http://127.0.0.1:9", "m", concurrency=1)
@@ -199,11 +286,17 @@ def test_a_failing_server_is_asked_again_and_then_given_up(data: Path, tmp_path:
         EndpointBackend("127.0.0.1:8000", "m", concurrency=1)
 
 
-def test_a_context_that_is_too_small_is_asked_for_what_is_left(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_context_that_is_too_small_is_asked_for_what_is_left(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def small(body: dict[str, Any]) -> Any:
         if "max_tokens" in body:
             return 400, "maximum context length is 512 tokens"
-        return (400, "maximum context length is 512 tokens") if "3 pens" in question_of(body) or "2 pens" in question_of(body) else answer(body)
+        return (
+            (400, "maximum context length is 512 tokens")
+            if "3 pens" in question_of(body) or "2 pens" in question_of(body)
+            else answer(body)
+        )
 
     with FakeEndpoint(small) as server:
         figures = evaluate(server.url, ["gsm8k"], data, tmp_path / "a")["gsm8k"]
@@ -214,7 +307,9 @@ def test_a_context_that_is_too_small_is_asked_for_what_is_left(data: Path, tmp_p
     assert "max_tokens" not in server.asked[0]
 
 
-def test_the_key_comes_from_the_environment_and_the_name_from_the_server(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_the_environment_and_the_name_from_the_server(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "k1")
     with FakeEndpoint(answer, models=[{"id": "little"}]) as server:
         ask = backends.Ask(0, [{"role": "user", "content": "Tom has 1 pens"}], (), 1, 0.6, 0.95, 40, 9)
@@ -235,7 +330,10 @@ def test_an_answer_that_was_cut_is_unfinished(data: Path, tmp_path: Path) -> Non
 
 def test_budgets_are_swept_and_drawn(data: Path, tmp_path: Path) -> None:
     def budgeted(body: dict[str, Any]) -> dict[str, Any]:
-        return {"content": "\\boxed{2}" if body["thinking_token_budget"] > 100 else "\\boxed{9}", "reasoning_content": "so"}
+        return {
+            "content": "\\boxed{2}" if body["thinking_token_budget"] > 100 else "\\boxed{9}",
+            "reasoning_content": "so",
+        }
 
     with FakeEndpoint(budgeted) as server:
         figures = evaluate(server.url, ["aime24"], data, tmp_path / "o", samples=1, budgets=(64, 256))["aime24"]
@@ -253,7 +351,15 @@ def test_comparison_is_paired(data: Path, tmp_path: Path, capsys: pytest.Capture
     printed = capsys.readouterr()
     (row,) = [json.loads(line) for line in printed.out.splitlines()]
     # a is right on problems 1 and 2, b on problem 4.
-    assert (row["benchmark"], row["n"], row["score_a"], row["score_b"], row["better"], row["worse"], row["p"]) == ("aime24", 4, 0.5, 0.25, 1, 2, 1.0)
+    assert (row["benchmark"], row["n"], row["score_a"], row["score_b"], row["better"], row["worse"], row["p"]) == (
+        "aime24",
+        4,
+        0.5,
+        0.25,
+        1,
+        2,
+        1.0,
+    )
     assert row["difference"] == -0.25 and row["ci95"][0] < -0.25 < row["ci95"][1]
     assert "sign test p" in printed.err
     with pytest.raises(DataError, match="no results.json in"):
@@ -268,7 +374,9 @@ def test_the_page_escapes_what_others_wrote(data: Path, tmp_path: Path) -> None:
         evaluate(server.url, ["aime24", "bfcl"], data, tmp_path / "o", samples=1)
     page = (tmp_path / "o/report.html").read_text()
     assert "<script" not in page and "<img" not in page and "\u202e" not in page and "&lt;script&gt;" in page
-    assert "default-src 'none'" in page and "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+    assert "default-src 'none'" in page and "http" not in page.replace("http-equiv", "").replace(
+        "http://www.w3.org", ""
+    )
     for figure in ("79.5", "63.4", "73.1", "83.9", "66.4", "72.6", "70.0", "58.3"):
         assert figure in page
     assert "not run: multi_turn_base" in page
@@ -301,10 +409,18 @@ def test_wrong_requests(data: Path, tmp_path: Path) -> None:
     ]:  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             prepare(names, data, Options(**options))
-    for options, message in [({"n": 0}, "--n is 0"), ({"budgets": (5, 5)}, "--thinking-budget"), ({"tool_format": "x"}, "--tool-format x"), ({"top_p": 0.0}, "top-p is above 0")]:
+    for options, message in [
+        ({"n": 0}, "--n is 0"),
+        ({"budgets": (5, 5)}, "--thinking-budget"),
+        ({"tool_format": "x"}, "--tool-format x"),
+        ({"top_p": 0.0}, "top-p is above 0"),
+    ]:
         with pytest.raises(ConfigError, match=message):
             Options(**options)
-    with pytest.raises(DataError, match=r"no folder .*math500: get test.jsonl from https://huggingface.co/datasets/HuggingFaceH4/MATH-500"):
+    with pytest.raises(
+        DataError,
+        match=r"no folder .*math500: get test.jsonl from https://huggingface.co/datasets/HuggingFaceH4/MATH-500",
+    ):
         prepare(["math500"], data, Options())
     with pytest.raises(ConfigError, match="contradict each other"):
         cli(["eval", "m", "aime24", "--greedy", "--temperature", "1", "--out", str(tmp_path / "x")])
@@ -317,7 +433,9 @@ def test_a_file_that_is_not_the_published_one_is_said_and_used(data: Path, capsy
 
 def test_a_download_of_another_version_is_refused(tmp_path: Path) -> None:
     published = Published("f.jsonl", "http://127.0.0.1:9/f.jsonl", "0" * 64)
-    with pytest.raises(DataError, match=f"cannot be fetched.*get f.jsonl from http://127.0.0.1:9/f.jsonl .sha256 {'0' * 64}"):
+    with pytest.raises(
+        DataError, match=f"cannot be fetched.*get f.jsonl from http://127.0.0.1:9/f.jsonl .sha256 {'0' * 64}"
+    ):
         download("gsm8k", published, tmp_path / "none.jsonl")
     (tmp_path / "f.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match=rf"has sha256 \w+, {'0' * 64} is expected: it is damaged or another version"):
@@ -325,7 +443,11 @@ def test_a_download_of_another_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
-    with store.locked(tmp_path), pytest.raises(ConfigError, match="another evaluation is writing"), store.locked(tmp_path):
+    with (
+        store.locked(tmp_path),
+        pytest.raises(ConfigError, match="another evaluation is writing"),
+        store.locked(tmp_path),
+    ):
         pass
 
 

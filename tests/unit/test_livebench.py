@@ -94,7 +94,15 @@ def test_small_parts() -> None:
 
 
 def question(ident: str, category: str, task: str, **more: Any) -> dict[str, Any]:
-    return {"question_id": ident, "category": category, "task": task, "turns": ["?"], "ground_truth": "1", "livebench_release_date": "2024-11-25", **more}
+    return {
+        "question_id": ident,
+        "category": category,
+        "task": task,
+        "turns": ["?"],
+        "ground_truth": "1",
+        "livebench_release_date": "2024-11-25",
+        **more,
+    }
 
 
 def folder(tmp_path: Path, rows: list[dict[str, Any]]) -> DataFolder:
@@ -105,11 +113,21 @@ def folder(tmp_path: Path, rows: list[dict[str, Any]]) -> DataFolder:
 
 def test_the_loader_takes_known_tasks_and_names_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tests = json.dumps([{"input": "1", "output": "1", "testtype": "stdin"}])
-    coding = question("c", "coding", "LCB_generation", public_test_cases=tests, private_test_cases="[]", original_json={"metadata": "{}"})
+    coding = question(
+        "c",
+        "coding",
+        "LCB_generation",
+        public_test_cases=tests,
+        private_test_cases="[]",
+        original_json={"metadata": "{}"},
+    )
     rows = [question("a", "reasoning", "spatial"), coding, question("z", "reasoning", "theory_of_mind")]
     bench = LiveBench()
     problems = bench.load(folder(tmp_path, rows))
-    assert [(p.id, p.source) for p in problems] == [("livebench/a", "reasoning/spatial"), ("livebench/c", "coding/LCB_generation")]
+    assert [(p.id, p.source) for p in problems] == [
+        ("livebench/a", "reasoning/spatial"),
+        ("livebench/c", "coding/LCB_generation"),
+    ]
     assert "theory_of_mind (1 questions)" in capsys.readouterr().err
     reply = Reply("", "```python\nprint(input())\n```", StopReason.END, 5, 0)
     assert bench.mark(problems[1], [reply]).score == 1.0

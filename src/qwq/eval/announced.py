@@ -7,7 +7,13 @@ table 4) and the chart 83.3. The distilled models' AIME24: arXiv 2501.12948, tab
 
 from __future__ import annotations
 
-BENCHMARKS = {"aime24": "AIME24", "livecodebench": "LiveCodeBench", "livebench": "LiveBench", "ifeval": "IFEval", "bfcl": "BFCL"}
+BENCHMARKS = {
+    "aime24": "AIME24",
+    "livecodebench": "LiveCodeBench",
+    "livebench": "LiveBench",
+    "ifeval": "IFEval",
+    "bfcl": "BFCL",
+}
 ANNOUNCED: dict[str, dict[str, float | None]] = {
     "QwQ-32B": {"aime24": 79.5, "livecodebench": 63.4, "livebench": 73.1, "ifeval": 83.9, "bfcl": 66.4},
     "DeepSeek-R1-671B": {"aime24": 79.8, "livecodebench": 65.9, "livebench": 71.6, "ifeval": 83.3, "bfcl": 60.3},
@@ -15,6 +21,4 @@ ANNOUNCED: dict[str, dict[str, float | None]] = {
     "R1-Distill-Llama-70B": {"aime24": 70.0, "livecodebench": None, "livebench": None, "ifeval": None, "bfcl": None},
     "R1-Distill-Qwen-32B": {"aime24": 72.6, "livecodebench": None, "livebench": None, "ifeval": None, "bfcl": None},
 }
-BFCL_NOTE = (
-    "The announcement's BFCL figure of QwQ-32B, 66.4, is not the leaderboard's: the leaderboard of June 2025 gives QwQ-32B 58.3 by version 3's rule."
-)
+BFCL_NOTE = "The announcement's BFCL figure of QwQ-32B, 66.4, is not the leaderboard's: the leaderboard of June 2025 gives QwQ-32B 58.3 by version 3's rule."

@@ -63,19 +63,31 @@ class EngineBackend:
     """A model folder, hub name or GGUF file in the engine of this process."""
 
     def __init__(
-        self, model: str, *, concurrency: int, max_new_tokens: int, device: str = "cpu", threads: int | None = None, deterministic: bool = False
+        self,
+        model: str,
+        *,
+        concurrency: int,
+        max_new_tokens: int,
+        device: str = "cpu",
+        threads: int | None = None,
+        deterministic: bool = False,
     ) -> None:
         from qwq.engine.open import DEFAULT_MODEL_LEN, EngineOptions, open_engine
 
         limit = _max_positions(model)
         length = None if limit is None else min(limit, max(DEFAULT_MODEL_LEN, max_new_tokens + PROMPT_ROOM))
-        options = EngineOptions(device=device, threads=threads, deterministic=deterministic, max_num_seqs=concurrency, max_model_len=length)
+        options = EngineOptions(
+            device=device, threads=threads, deterministic=deterministic, max_num_seqs=concurrency, max_model_len=length
+        )
         opened = open_engine(model, options)
         self.engine, self.chat = opened.engine, opened.chat
         self.context: int | None = self.engine.max_len
-        self.identity = _model_files(model)
+        self.identity: Mapping[str, Any] = _model_files(model)
         question = [{"role": "user", "content": "x"}]
-        tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}}
+        tool = {
+            "type": "function",
+            "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}},
+        }
         self.native_tools = self.chat.prompt_ids(question, [tool]) != self.chat.prompt_ids(question)
         self._told = False
 
@@ -109,7 +121,9 @@ class EngineBackend:
             return None
         if room < ask.max_new_tokens and not self._told:
             self._told = True
-            _say(f"{ask.max_new_tokens:,} new tokens are asked for, the context of {self.engine.max_len:,} leaves a prompt of {len(prompt):,} tokens {room:,}: answers are cut there")
+            _say(
+                f"{ask.max_new_tokens:,} new tokens are asked for, the context of {self.engine.max_len:,} leaves a prompt of {len(prompt):,} tokens {room:,}: answers are cut there"
+            )
         params = SamplingParams(ask.temperature, ask.top_k, ask.top_p, max_new_tokens=min(ask.max_new_tokens, room))
         request = GenerationRequest(
             prompt, params, seed=ask.seed, eos_ids=self.chat.eos_ids, thinking_open=self.chat.thinking_open,
@@ -121,8 +135,12 @@ class EngineBackend:
             return None
 
     def _reply(self, ask: Ask, sample: Any, seconds: float) -> Reply:
-        thinking, answer, calls, malformed = split(sample.text, thinking_open=self.chat.thinking_open, tools=bool(ask.tools))
-        return Reply(thinking, answer, sample.stop_reason, len(sample.ids), sample.num_thinking, calls, malformed, seconds)
+        thinking, answer, calls, malformed = split(
+            sample.text, thinking_open=self.chat.thinking_open, tools=bool(ask.tools)
+        )
+        return Reply(
+            thinking, answer, sample.stop_reason, len(sample.ids), sample.num_thinking, calls, malformed, seconds
+        )
 
 
 def _max_positions(model: str) -> int | None:
@@ -142,7 +160,11 @@ def _model_files(model: str) -> dict[str, Any]:
     path = Path(model).expanduser()
     if model.startswith("modelscope:"):
         return {"name": model}
-    files = [path] if path.is_file() else sorted(p for p in resolve_folder(model).iterdir() if p.suffix in (".safetensors", ".gguf"))
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(p for p in resolve_folder(model).iterdir() if p.suffix in (".safetensors", ".gguf"))
+    )
     return {"weights": {p.name: [p.stat().st_size, int(p.stat().st_mtime)] for p in files}}
 
 
@@ -163,9 +185,10 @@ class EndpointBackend:
             headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=10.0),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency), trust_env=False,
         )  # fmt: skip
-        self.patience, self.context, self._told = patience, None, False
+        self.patience, self._told = patience, False
+        self.context: int | None = None
         self.model = self._known_as(model)
-        self.identity = {"served": self.model}
+        self.identity: Mapping[str, Any] = {"served": self.model}
 
     def close(self) -> None:
         self.client.close()
@@ -178,7 +201,9 @@ class EndpointBackend:
             answer = self.client.get(f"{self.base}/models", timeout=30.0)
         except httpx2.TransportError as error:
             self.client.close()
-            raise InfraError(f"no answer from {self.base} ({type(error).__name__}: {error}): check that the server runs there") from None
+            raise InfraError(
+                f"no answer from {self.base} ({type(error).__name__}: {error}): check that the server runs there"
+            ) from None
         if answer.status_code == 401:
             raise ConfigError(f"{self.base} wants a key: set {' or '.join(KEY_VARIABLES)}")
         try:
@@ -236,7 +261,9 @@ class EndpointBackend:
     def _tell(self, ask: Ask, refusal: str) -> None:
         if not self._told:
             self._told = True
-            _say(f"{ask.max_new_tokens:,} new tokens do not fit ({refusal[:160]}): answers are cut where the server's context ends")
+            _say(
+                f"{ask.max_new_tokens:,} new tokens do not fit ({refusal[:160]}): answers are cut where the server's context ends"
+            )
 
     def _post(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         """The answer, or the text of a refusal. InfraError after the last try."""
@@ -268,7 +295,10 @@ class EndpointBackend:
 
 
 def _of_context(refusal: str) -> bool:
-    return bool(re.search(r"max_tokens|context|too long|maximum.{0,20}length", refusal, re.IGNORECASE)) and "top_k" not in refusal
+    return (
+        bool(re.search(r"max_tokens|context|too long|maximum.{0,20}length", refusal, re.IGNORECASE))
+        and "top_k" not in refusal
+    )
 
 
 def _for_api(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -284,7 +314,9 @@ def _for_api(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 ident = f"call_{index}_{number}"
                 waiting.append(ident)
                 arguments = json.dumps(function["arguments"], ensure_ascii=False)
-                calls.append({"id": ident, "type": "function", "function": {"name": function["name"], "arguments": arguments}})
+                calls.append(
+                    {"id": ident, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+                )
             new["tool_calls"] = calls
         elif new["role"] == "tool" and waiting:
             new["tool_call_id"] = waiting.popleft()
@@ -312,9 +344,25 @@ def _reply_of(data: Mapping[str, Any], tools: bool, seconds: float) -> Reply:
         calls += [call] if call else []
         malformed += call is None
     finish = choice.get("finish_reason")
-    stop = StopReason.END if finish in ("stop", "tool_calls", "eos") else StopReason.LOOP if choice.get("stop_reason") == "loop" else StopReason.LENGTH
+    stop = (
+        StopReason.END
+        if finish in ("stop", "tool_calls", "eos")
+        else StopReason.LOOP
+        if choice.get("stop_reason") == "loop"
+        else StopReason.LENGTH
+    )
     tokens = int(usage.get("completion_tokens") or 0)
     counted = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
     estimated = bool(thinking) and not counted  # some servers state 0 for what they do not count
     share = len(thinking) / max(1, len(thinking) + len(answer))
-    return Reply(thinking, answer, stop, tokens, round(tokens * share) if estimated else int(counted or 0), tuple(calls), malformed, seconds, estimated)
+    return Reply(
+        thinking,
+        answer,
+        stop,
+        tokens,
+        round(tokens * share) if estimated else int(counted or 0),
+        tuple(calls),
+        malformed,
+        seconds,
+        estimated,
+    )

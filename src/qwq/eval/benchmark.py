@@ -134,7 +134,19 @@ def need(row: Row, key: str, where: str, kind: type | tuple[type, ...] = str) ->
     """A field of a row. DataError with row and field where it is missing or of another type."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     value = row.get(key)
-    if not isinstance(value, kinds) or isinstance(value, bool) and bool not in kinds or (isinstance(value, str) and not value.strip()):
-        names = " or ".join({"str": "text", "list": "a list", "dict": "an object", "int": "a number", "float": "a number"}.get(k.__name__, k.__name__) for k in kinds)
-        raise DataError(f"{where}: field {key!r} must be {names}, found {str(value)[:40]!r} (the row has {', '.join(map(str, row)) or 'no fields'})")
+    if (
+        not isinstance(value, kinds)
+        or isinstance(value, bool)
+        and bool not in kinds
+        or (isinstance(value, str) and not value.strip())
+    ):
+        names = " or ".join(
+            {"str": "text", "list": "a list", "dict": "an object", "int": "a number", "float": "a number"}.get(
+                k.__name__, k.__name__
+            )
+            for k in kinds
+        )
+        raise DataError(
+            f"{where}: field {key!r} must be {names}, found {str(value)[:40]!r} (the row has {', '.join(map(str, row)) or 'no fields'})"
+        )
     return value

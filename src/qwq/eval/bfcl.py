@@ -85,7 +85,9 @@ class Bfcl(Benchmark):
         if self.skipped:
             data.say(f"not run: {', '.join(self.skipped)}")
         if not problems:
-            raise DataError(f"{data.folder} has none of the categories that are run: {', '.join(c for c in COLUMNS if not c.startswith('multi'))} (files BFCL_v4_CATEGORY.json)")
+            raise DataError(
+                f"{data.folder} has none of the categories that are run: {', '.join(c for c in COLUMNS if not c.startswith('multi'))} (files BFCL_v4_CATEGORY.json)"
+            )
         return problems
 
     def _category(self, category: str, path: Path, data: Any) -> list[Problem]:
@@ -112,11 +114,19 @@ class Bfcl(Benchmark):
 
     def _single(self, category: str, ident: str, row: Row, truth: list[Any], where: str) -> Problem:
         functions, question = need(row, "function", where, list), need(row, "question", where, list)
-        if len(question) != 1 or not isinstance(question[0], list) or not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in question[0]):
+        if (
+            len(question) != 1
+            or not isinstance(question[0], list)
+            or not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in question[0])
+        ):
             raise DataError(f"{where}: field 'question' must be one list of messages")
         for function in functions:
             parameters = function.get("parameters") if isinstance(function, dict) else None
-            if not isinstance(parameters, dict) or not isinstance(parameters.get("properties"), dict) or not isinstance(function.get("name"), str):
+            if (
+                not isinstance(parameters, dict)
+                or not isinstance(parameters.get("properties"), dict)
+                or not isinstance(function.get("name"), str)
+            ):
                 raise DataError(f"{where}: field 'function' must hold objects with name and parameters.properties")
         messages = [Message(need(m, "role", where), m["content"]) for m in question[0]]
         language = language_of(category)
@@ -157,7 +167,10 @@ class Bfcl(Benchmark):
                 calls = None
         if not calls and "irrelevance" not in problem.source:
             outcome = Outcome.WRONG if last.answer or last.malformed else Outcome.NO_ANSWER
-            return marked(Verdict(outcome, "format: the calls cannot be read" if calls is None else "no call", self.name), calls=[])
+            return marked(
+                Verdict(outcome, "format: the calls cannot be read" if calls is None else "no call", self.name),
+                calls=[],
+            )
         # BFCL's version 3 calls Python's simple category `simple`.
         category = V3_PYTHON.get(problem.source, problem.source)
         return marked(bfcl.verify(category, truth["functions"], truth["ground_truth"], calls), calls=calls or [])

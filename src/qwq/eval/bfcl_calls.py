@@ -55,9 +55,13 @@ def described(functions: Sequence[Mapping[str, Any]], language: str) -> list[dic
         name = {"java": "Java", "javascript": "JavaScript"}[language]
         for schema in function["parameters"]["properties"].values():
             kind, inner = schema["type"], (schema.pop("items", None) or {}).get("type")
-            schema["description"] = f"{schema.get('description', '')} This is {name} {kind} type parameter in string representation."
+            schema["description"] = (
+                f"{schema.get('description', '')} This is {name} {kind} type parameter in string representation."
+            )
             if inner:
-                schema["description"] += f" The list elements are of type {inner}; they are not in string representation."
+                schema["description"] += (
+                    f" The list elements are of type {inner}; they are not in string representation."
+                )
             schema["type"] = "string"
     return out
 
@@ -69,7 +73,10 @@ def system_prompt(functions: Sequence[Mapping[str, Any]], language: str) -> str:
 def tools(functions: Sequence[Mapping[str, Any]], language: str) -> list[dict[str, Any]]:
     """The functions as OpenAI's API takes them; APIs forbid dots in names, so an underscore stands for one."""
     return [
-        {"type": "function", "function": {**f, "name": f["name"].replace(".", "_"), "parameters": _json_schema(f["parameters"])}}
+        {
+            "type": "function",
+            "function": {**f, "name": f["name"].replace(".", "_"), "parameters": _json_schema(f["parameters"])},
+        }
         for f in described(functions, language)
     ]
 
@@ -125,7 +132,8 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Constant):
         return "..." if node.value is Ellipsis else node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
-        return -node.operand.value if type(node.operand.value) in (int, float) else ast.unparse(node)
+        value = node.operand.value
+        return -value if isinstance(value, int | float) and not isinstance(value, bool) else ast.unparse(node)
     if isinstance(node, ast.List):
         return [_value(e) for e in node.elts]
     if isinstance(node, ast.Tuple):

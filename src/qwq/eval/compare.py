@@ -25,7 +25,9 @@ def compare(a: Path, b: Path) -> list[dict[str, Any]]:
         results.append(read_object(folder / "results.json"))
     shared = [name for name in results[0] if name in results[1]]
     if not shared:
-        raise DataError(f"{a} has {', '.join(results[0]) or 'nothing'}, {b} has {', '.join(results[1]) or 'nothing'}: no benchmark is in both")
+        raise DataError(
+            f"{a} has {', '.join(results[0]) or 'nothing'}, {b} has {', '.join(results[1]) or 'nothing'}: no benchmark is in both"
+        )
     out = []
     for name in shared:
         first, second = _scores(a, name, results[0][name]), _scores(b, name, results[1][name])
@@ -61,5 +63,10 @@ def table(rows: Sequence[dict[str, Any]], a: str, b: str) -> str:
         for r in rows
     ]  # fmt: skip
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    body = "\n".join("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))) for line in lines)
+    body = "\n".join(
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
     return f"A: {a}\nB: {b}\n{body}"

@@ -109,7 +109,9 @@ class DataFolder:
         if not self.quiet:
             print(f"note: {self.bench}: {text}", file=sys.stderr, flush=True)
 
-    def rows(self, *, patterns: Sequence[str] = ("*.jsonl",), without: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows(
+        self, *, patterns: Sequence[str] = ("*.jsonl",), without: str = ""
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """(file and line, row) of the test files, in order; files whose rows have the field `without` are left out."""
         for path in self.files(patterns):
             for number, row in read_rows(path):
@@ -124,7 +126,11 @@ class DataFolder:
             return self._published()
         found = sorted({p for pattern in patterns for p in self.folder.glob(pattern) if p.is_file()})
         # Of a set that is published in splits, the test split.
-        test = [p for p in found if split_in_name(p.name) == "test"] or [p for p in found if split_in_name(p.name) is None] or found
+        test = (
+            [p for p in found if split_in_name(p.name) == "test"]
+            or [p for p in found if split_in_name(p.name) is None]
+            or found
+        )
         if not test:
             raise DataError(f"no {' or '.join(patterns)} in {self.folder}: {_where(self.bench)}, and put it there")
         return test
@@ -137,14 +143,18 @@ class DataFolder:
             return
         expected = [c for c in (published.sha256, *published.known) if c]
         if expected and found not in expected:
-            self.say(f"{path.name} is not the published file (sha256 {found[:12]}..., published {expected[0][:12]}...): scores do not compare with others'")
+            self.say(
+                f"{path.name} is not the published file (sha256 {found[:12]}..., published {expected[0][:12]}...): scores do not compare with others'"
+            )
 
     def _published(self) -> list[Path]:
         published = PUBLISHED[self.bench]
         if published.sha256:
             return [download(self.bench, published, cache_folder() / self.bench / published.file)]
         if not published.hub:
-            raise DataError(f"{self.bench} is not downloaded: {_where(self.bench)}, put its files in DIR/{self.bench} and give --data DIR")
+            raise DataError(
+                f"{self.bench} is not downloaded: {_where(self.bench)}, put its files in DIR/{self.bench} and give --data DIR"
+            )
         return [p for name in published.hub for p in _from_hub(name, published.hub_files)]
 
 

@@ -53,7 +53,11 @@ def mean_of_means(strata: Mapping[str, Any]) -> Any:
 
 
 def bootstrap(
-    strata: Mapping[str, Sequence[float]], combine: Combine = mean_of_means, *, seed: int = BOOTSTRAP_SEED, resamples: int = RESAMPLES
+    strata: Mapping[str, Sequence[float]],
+    combine: Combine = mean_of_means,
+    *,
+    seed: int = BOOTSTRAP_SEED,
+    resamples: int = RESAMPLES,
 ) -> list[float]:
     """95% interval of `combine` applied to the strata's means, when the problems of each stratum are drawn anew.
 
@@ -73,7 +77,9 @@ def bootstrap(
     return [float(low), float(high)]
 
 
-def paired(a: Sequence[float], b: Sequence[float], *, seed: int = BOOTSTRAP_SEED, resamples: int = 10_000) -> dict[str, Any]:
+def paired(
+    a: Sequence[float], b: Sequence[float], *, seed: int = BOOTSTRAP_SEED, resamples: int = 10_000
+) -> dict[str, Any]:
     """b - a over the same problems: mean, bootstrap interval, how many rose and fell, and the sign test's p-value."""
     difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     n = len(difference)

@@ -31,7 +31,12 @@ class Family(Benchmark):
 
     def go_on(self, problem: Problem, replies: Sequence[Reply]) -> list[dict[str, Any]] | None:
         last = replies[-1]
-        if not problem.tools or not last.finished or not last.calls or sum(len(r.calls) for r in replies[:-1]) >= MAX_TOOL_TURNS:
+        if (
+            not problem.tools
+            or not last.finished
+            or not last.calls
+            or sum(len(r.calls) for r in replies[:-1]) >= MAX_TOOL_TURNS
+        ):
             return None
         environment = CalculatorEnvironment()
         environment.reset(problem)

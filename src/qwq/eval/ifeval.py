@@ -27,13 +27,19 @@ class IfEval(Benchmark):
             prompt = need(row, "prompt", where)
             names, kwargs = need(row, "instruction_id_list", where, list), need(row, "kwargs", where, list)
             if len(names) != len(kwargs) or not names or not all(isinstance(k, dict) for k in kwargs):
-                raise DataError(f"{where}: field 'kwargs' must hold an object for each of the {len(names)} instructions")
+                raise DataError(
+                    f"{where}: field 'kwargs' must hold an object for each of the {len(names)} instructions"
+                )
             unknown = next((n for n in names if n not in ifeval.CHECKS), None)
             if unknown is not None:
-                raise DataError(f"{where}: field 'instruction_id_list': unknown {unknown!r}: {nearest(str(unknown), ifeval.CHECKS)}")
+                raise DataError(
+                    f"{where}: field 'instruction_id_list': unknown {unknown!r}: {nearest(str(unknown), ifeval.CHECKS)}"
+                )
             ident = str(row.get("key", number))
             truth = {"names": names, "kwargs": kwargs, "prompt": prompt}
-            problems.append(Problem(f"ifeval/{ident}", "instructions", (Message("user", prompt),), truth, ident, source=self.name))
+            problems.append(
+                Problem(f"ifeval/{ident}", "instructions", (Message("user", prompt),), truth, ident, source=self.name)
+            )
         return problems
 
     def mark(self, problem: Problem, replies: Sequence[Reply]) -> Mark:

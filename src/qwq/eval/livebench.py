@@ -45,15 +45,20 @@ class LiveBench(Benchmark):
                 continue
             problems.append(self.problem(row, task, category, where))
         if unknown:
-            data.say("tasks without a scorer here are left out: " + ", ".join(f"{t} ({n} questions)" for t, n in unknown.items()))
+            data.say(
+                "tasks without a scorer here are left out: "
+                + ", ".join(f"{t} ({n} questions)" for t, n in unknown.items())
+            )
         if not problems:
-            raise DataError(f"{data.folder or 'the hub'} has no question of {self.part or 'the 18 tasks'} of LiveBench {RELEASE}")
+            raise DataError(
+                f"{data.folder or 'the hub'} has no question of {self.part or 'the 18 tasks'} of LiveBench {RELEASE}"
+            )
         return problems
 
     def problem(self, row: Row, task: str, category: str, where: str) -> Problem:
         if category not in CATEGORIES:
             raise DataError(f"{where}: field 'category' must be one of {', '.join(CATEGORIES)}, found {category!r}")
-        turns = list(row.get("turns") if row.get("turns") is not None else ())
+        turns = _list(row, "turns")
         if not turns or not isinstance(turns[0], str):
             raise DataError(f"{where}: field 'turns' must be a list of texts")
         truth: dict[str, Any] = {"task": task, "row": {**row, "turns": turns}}
@@ -63,15 +68,20 @@ class LiveBench(Benchmark):
             tests = {k: need(row, k, where) for k in ("public_test_cases", "private_test_cases")}
             truth["tests"] = {"kind": "livecodebench", **tests, "metadata": metadata}
         elif category == "instruction_following":
-            names, kwargs = (list(row.get(k) if row.get(k) is not None else ()) for k in ("instruction_id_list", "kwargs"))
+            names, kwargs = _list(row, "instruction_id_list"), _list(row, "kwargs")
             if not names or len(names) != len(kwargs):
                 raise DataError(f"{where}: fields 'instruction_id_list' and 'kwargs' must be lists of one length")
             # Parquet files give every instruction all arguments that any has.
-            truth["row"] |= {"instruction_id_list": names, "kwargs": [{k: v for k, v in (a or {}).items() if v is not None} for a in kwargs]}
+            truth["row"] |= {
+                "instruction_id_list": names,
+                "kwargs": [{k: v for k, v in (a or {}).items() if v is not None} for a in kwargs],
+            }
         elif row.get("ground_truth") in (None, ""):
             raise DataError(f"{where}: field 'ground_truth' is empty")
         ident = str(need(row, "question_id", where))
-        return Problem(f"livebench/{ident}", category, (Message("user", turns[0]),), truth, ident, source=f"{category}/{task}")
+        return Problem(
+            f"livebench/{ident}", category, (Message("user", turns[0]),), truth, ident, source=f"{category}/{task}"
+        )
 
     def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
         answer, row, task = replies[-1].answer, problem.truth["row"], problem.truth["task"]
@@ -83,7 +93,9 @@ class LiveBench(Benchmark):
             code = code if not started or code.startswith(started) else f"{started}\n{code}"
             return marked(run_tests(code, problem.truth["tests"], timeout_s=TIMEOUT_S))
         score = SCORERS[task](answer, row)
-        return Mark(Verdict(Outcome.CORRECT if score == 1 else Outcome.WRONG, f"{task}: {score:.3f} of 1", self.name), score)
+        return Mark(
+            Verdict(Outcome.CORRECT if score == 1 else Outcome.WRONG, f"{task}: {score:.3f} of 1", self.name), score
+        )
 
     def combine(self, means: Mapping[str, Any]) -> Any:
         categories = by_category(means)
@@ -91,6 +103,12 @@ class LiveBench(Benchmark):
 
     def figures(self, means: Mapping[str, float], records: Sequence[Row]) -> Figures:
         return {"tasks": dict(means), "categories": by_category(means)}
+
+
+def _list(row: Row, key: str) -> list[Any]:
+    """A list from JSON or from a parquet file; empty where there is none."""
+    value = row.get(key)
+    return [] if value is None else list(value)
 
 
 def by_category(means: Mapping[str, Any]) -> dict[str, Any]:

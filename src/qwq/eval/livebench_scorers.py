@@ -20,7 +20,9 @@ from html.parser import HTMLParser
 from typing import Any
 
 Scorer = Callable[[str, Mapping[str, Any]], float]
-NUMBER_WORDS = dict(zip("zero one two three four five six seven eight nine ten eleven twelve".split(), map(str, range(13)), strict=True))
+NUMBER_WORDS = dict(
+    zip("zero one two three four five six seven eight nine ten eleven twelve".split(), map(str, range(13)), strict=True)
+)
 
 
 def boxed(text: str) -> str | None:
@@ -83,7 +85,10 @@ def math_comp(answer: str, row: Mapping[str, Any]) -> float:
         return 1.0
     last = answer.strip().split("\n")[-1]
     inside = re.search(r"\(([^()]*)\)", last)
-    return float(last.strip().replace("*", "").lower() == gold.lower() or (inside is not None and inside[1].lower() == gold.lower()))
+    return float(
+        last.strip().replace("*", "").lower() == gold.lower()
+        or (inside is not None and inside[1].lower() == gold.lower())
+    )
 
 
 def olympiad(answer: str, row: Mapping[str, Any]) -> float:
@@ -120,7 +125,11 @@ def spatial(answer: str, row: Mapping[str, Any]) -> float:
     for word in [w.strip().lower() for w in re.findall(r"\*\*([^*]+)\*\*", answer)[-3:]]:
         if gold in (word, NUMBER_WORDS.get(word)):
             return 1.0
-        if gold in ("tetrahedra", "tetrahedron", "triangle", "square") and gold in word and len(word) < 2 * len(gold) + 5:
+        if (
+            gold in ("tetrahedra", "tetrahedron", "triangle", "square")
+            and gold in word
+            and len(word) < 2 * len(gold) + 5
+        ):
             return 1.0
     return float(answer.strip().lower() == gold or plain(boxed(answer) or "").strip().lower() == gold)
 
@@ -138,7 +147,10 @@ def web_of_lies(answer: str, row: Mapping[str, Any]) -> float:
         triples = [", ".join(t) for t in itertools.product(("yes", "no", "unknown"), repeat=3)]
         said = [max(triples, key=answer.lower().rfind)] if any(t in answer.lower() for t in triples) else [""]
     text = said[0].lower()
-    return float(text == gold or (len(re.findall(r"yes|no(?!w)|unknown", text.replace("unknown", "unknow"))) == 3 and gold in text))
+    return float(
+        text == gold
+        or (len(re.findall(r"yes|no(?!w)|unknown", text.replace("unknown", "unknow"))) == 3 and gold in text)
+    )
 
 
 def zebra_puzzle(answer: str, row: Mapping[str, Any]) -> float:
@@ -181,7 +193,9 @@ def _fours(words: Sequence[str]) -> list[set[str]]:
 
 
 def plot_unscrambling(answer: str, row: Mapping[str, Any]) -> float:
-    match = re.search(r"<PLOT_SUMMARY>(.*)</PLOT_SUMMARY>", answer, re.DOTALL) or re.search(r"<PLOT_SUMMARY>(.*)", answer, re.DOTALL)
+    match = re.search(r"<PLOT_SUMMARY>(.*)</PLOT_SUMMARY>", answer, re.DOTALL) or re.search(
+        r"<PLOT_SUMMARY>(.*)", answer, re.DOTALL
+    )
     gold = [s.strip() for s in str(row["ground_truth"]).split(".") if s.strip()]
     said = [s.strip() for s in (match[1] if match else answer).split(".")]
     said = [s for s in said if s and s not in ("</PLOT_SUMMARY>", "**End of Plot Summary**")]
@@ -233,7 +247,9 @@ def _mapping(text: str) -> dict[Any, Any]:
 def tablereformat(answer: str, row: Mapping[str, Any]) -> float:
     """A table in another form: the same cells under the same names, in the same order of rows."""
     command = str(row["turns"][0])
-    asked = re.search(r"Please convert the Input Table from .*?format to (.*?) format", command, re.DOTALL) or re.search(r"Target Format:\s*(\w+)", command)
+    asked = re.search(
+        r"Please convert the Input Table from .*?format to (.*?) format", command, re.DOTALL
+    ) or re.search(r"Target Format:\s*(\w+)", command)
     if asked is None:
         return 0.0
     form = asked[1].strip().lower()
@@ -246,7 +262,9 @@ def _table_text(text: str) -> str:
     text = tagged[-1].strip() if tagged else text
     fenced = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
     text = fenced[-1] if fenced else text.replace("```", "")
-    return re.sub(r"^\s*(Here|Input)\b.*?\b(format|table)\s*[:)]\s*", "", text.replace("&amp;", "&"), flags=re.IGNORECASE).strip()
+    return re.sub(
+        r"^\s*(Here|Input)\b.*?\b(format|table)\s*[:)]\s*", "", text.replace("&amp;", "&"), flags=re.IGNORECASE
+    ).strip()
 
 
 def read_table(form: str, text: str) -> list[dict[str, Any]]:
@@ -262,7 +280,11 @@ def read_table(form: str, text: str) -> list[dict[str, Any]]:
             lines = list(csv.reader(io.StringIO(text.strip()), delimiter="," if form == "csv" else "\t"))
             rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:] if line]
         elif form == "markdown":
-            cells = [[c.strip() for c in line.strip().strip("|").split("|")] for line in text.strip().splitlines() if "|" in line]
+            cells = [
+                [c.strip() for c in line.strip().strip("|").split("|")]
+                for line in text.strip().splitlines()
+                if "|" in line
+            ]
             cells = [c for c in cells if not all(re.fullmatch(r":?-+:?", x) for x in c)]
             rows = [dict(zip(cells[0], c, strict=True)) for c in cells[1:]]
         elif form == "html":

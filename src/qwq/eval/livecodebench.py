@@ -68,9 +68,13 @@ class LiveCodeBench(Benchmark):
                 f"{data.folder}): get {', '.join(PUBLISHED[self.name].hub_files)} from {PUBLISHED[self.name].place}, and put them there"
             )
         if without_tests:
-            data.say(f"{len(without_tests)} problems without tests are left out: {TESTS_FOLDER} is not in {data.folder}")
+            data.say(
+                f"{len(without_tests)} problems without tests are left out: {TESTS_FOLDER} is not in {data.folder}"
+            )
         if outside:
-            data.say(f"{len(outside)} problems are not of {FIRST} to {LAST}: {'they are left out' if problems else 'there are no others, so they are taken'}")
+            data.say(
+                f"{len(outside)} problems are not of {FIRST} to {LAST}: {'they are left out' if problems else 'there are no others, so they are taken'}"
+            )
         return problems or outside
 
     def problem(self, row: Mapping[str, Any], where: str, folder: Path | None) -> Problem | None:
@@ -87,7 +91,9 @@ class LiveCodeBench(Benchmark):
                 return None
             tests = {"kind": "file", "path": str(path), "md5": need(about, "md5", where)}
         ident = str(row.get("question_id") or need(row, "id", where, (str, int)))
-        return Problem(f"livecodebench/{ident}", "code", (Message("user", prompt),), {"tests": tests}, ident, source=self.name)
+        return Problem(
+            f"livecodebench/{ident}", "code", (Message("user", prompt),), {"tests": tests}, ident, source=self.name
+        )
 
     def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
         code = last_block(replies[-1].answer)
@@ -111,9 +117,17 @@ def tests_of_file(path: str, md5: str) -> dict[str, Any]:
         data = json.loads(content["input_output"])
         pairs, function = list(zip(data["inputs"], data["outputs"], strict=True)), data.get("fn_name")
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} holds no tests ({type(error).__name__}: {error}): make it again with QwQ's process_data.py") from None
+        raise DataError(
+            f"{path} holds no tests ({type(error).__name__}: {error}): make it again with QwQ's process_data.py"
+        ) from None
     found = hashlib.md5(json.dumps(content).encode(), usedforsecurity=False).hexdigest()
     if found != md5:
-        raise DataError(f"{path} has md5 {found}, {md5} is expected: it is of another release; make it again with QwQ's process_data.py")
+        raise DataError(
+            f"{path} has md5 {found}, {md5} is expected: it is of another release; make it again with QwQ's process_data.py"
+        )
     cases = json.dumps([{"input": i, "output": o} for i, o in pairs])
-    return {"kind": "livecodebench", "public_test_cases": cases, "metadata": json.dumps({"func_name": function} if function else {})}
+    return {
+        "kind": "livecodebench",
+        "public_test_cases": cases,
+        "metadata": json.dumps({"func_name": function} if function else {}),
+    }

@@ -34,7 +34,11 @@ class Maths(Benchmark):
             question, gold = self.read(row, where)
             ident = str(row.get("id") or row.get("unique_id") or number)
             prompt = question if SUFFIX in question else f"{question}\n{SUFFIX}"
-            problems.append(Problem(f"{self.name}/{ident}", "math", (Message("user", prompt),), {"gold": gold}, ident, source=self.name))
+            problems.append(
+                Problem(
+                    f"{self.name}/{ident}", "math", (Message("user", prompt),), {"gold": gold}, ident, source=self.name
+                )
+            )
         return problems
 
     def read(self, row: Row, where: str) -> tuple[str, str]:

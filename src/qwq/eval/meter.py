@@ -30,7 +30,9 @@ class Meter:
         self.said = now
         took = max(now - self.started, 1e-9)
         left = (self.total - self.done) * took / (self.done - self.before)
-        text = f"{self.name} {self.done:,}/{self.total:,}, {num_correct:,} right so far, {self.tokens / took:.1f} tokens/s"
+        text = (
+            f"{self.name} {self.done:,}/{self.total:,}, {num_correct:,} right so far, {self.tokens / took:.1f} tokens/s"
+        )
         text += f", {duration(left)} left" if self.done < self.total else f", {duration(took)}"
         print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", file=self.out, flush=True)
 
@@ -44,4 +46,6 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )

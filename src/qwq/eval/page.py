@@ -29,7 +29,15 @@ def write_page(out: Path) -> Path:
     css = files("qwq.report").joinpath("style.css").read_text(encoding="utf-8")
     models = sorted({str(f.get("model", "")) for f in results.values()})
     title = text(f"qwq eval: {', '.join(models)}")
-    body = "\n".join([f"<header><h1>{title}</h1></header>", announced(results, models), figures(results), curves(results), *(samples(out, n) for n in results)])
+    body = "\n".join(
+        [
+            f"<header><h1>{title}</h1></header>",
+            announced(results, models),
+            figures(results),
+            curves(results),
+            *(samples(out, n) for n in results),
+        ]
+    )
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -45,9 +53,13 @@ def write_page(out: Path) -> Path:
 def announced(results: Mapping[str, Any], models: Sequence[str]) -> str:
     """The announcement's table with the model's own row on top."""
     head = "".join(f"<th>{text(title)}</th>" for title in BENCHMARKS.values())
-    own = "".join(f"<td>{_own(results[b]) if b in results else '<span class=soft>not run</span>'}</td>" for b in BENCHMARKS)
+    own = "".join(
+        f"<td>{_own(results[b]) if b in results else '<span class=soft>not run</span>'}</td>" for b in BENCHMARKS
+    )
     rows = "".join(
-        f"<tr><td>{text(name)}</td>" + "".join("<td>" + ("–" if row[b] is None else f"{row[b]:.1f}") + "</td>" for b in BENCHMARKS) + "</tr>"
+        f"<tr><td>{text(name)}</td>"
+        + "".join("<td>" + ("–" if row[b] is None else f"{row[b]:.1f}") + "</td>" for b in BENCHMARKS)
+        + "</tr>"
         for name, row in ANNOUNCED.items()
     )
     return (
@@ -67,11 +79,20 @@ def _own(f: Mapping[str, Any]) -> str:
 def figures(results: Mapping[str, Any]) -> str:
     rows = []
     for name, f in results.items():
-        more = {k: v for k, v in f.items() if k.startswith("maj_at_") or k in ("prompt_loose", "instruction_strict", "instruction_loose")}
-        more |= {f"pass@{k}": v for k, v in f.get("pass_at_k", {}).items()} | f.get("parts", {}) | f.get("categories", {})
+        more = {
+            k: v
+            for k, v in f.items()
+            if k.startswith("maj_at_") or k in ("prompt_loose", "instruction_strict", "instruction_loose")
+        }
+        more |= (
+            {f"pass@{k}": v for k, v in f.get("pass_at_k", {}).items()} | f.get("parts", {}) | f.get("categories", {})
+        )
         listed = ", ".join(f"{text(k)} {100 * v:.1f}" for k, v in more.items())
         total = sum(f["outcomes"].values())
-        bar = "".join(f'<i style="--c:{OUTCOME_COLOURS.get(k, "#444")};width:{100 * v / total:.2f}%" title="{text(k)} {v}"></i>' for k, v in f["outcomes"].items())
+        bar = "".join(
+            f'<i style="--c:{OUTCOME_COLOURS.get(k, "#444")};width:{100 * v / total:.2f}%" title="{text(k)} {v}"></i>'
+            for k, v in f["outcomes"].items()
+        )
         told = ", ".join(f"{v} {text(k)}" for k, v in f["outcomes"].items())
         p = f["protocol"]
         rows.append(
@@ -83,7 +104,9 @@ def figures(results: Mapping[str, Any]) -> str:
     legend = "".join(f'<span><i style="--c:{c}"></i>{text(k)}</span>' for k, c in OUTCOME_COLOURS.items())
     return (
         "<section><h2>Figures</h2><div class='scroll'><table class='scores'><tr><th></th><th>score</th><th>outcomes of samples</th>"
-        "<th>tokens: thinking + answer</th><th>sampling</th><th>more, in %</th></tr>" + "".join(rows) + f"</table></div><div class='legend'>{legend}</div></section>"
+        "<th>tokens: thinking + answer</th><th>sampling</th><th>more, in %</th></tr>"
+        + "".join(rows)
+        + f"</table></div><div class='legend'>{legend}</div></section>"
     )
 
 
@@ -101,11 +124,19 @@ def curves(results: Mapping[str, Any]) -> str:
         high = [max(0.0, 100 * (p["ci95"][1] - p["score"])) for p in points]
         ax.errorbar(x, y, yerr=[low, high], color="#0072b2", marker="o", markersize=4, linewidth=1.6, capsize=2)
         for p, at_x, at_y in zip(points, x, y, strict=True):
-            ax.annotate("no limit" if p["thinking_budget"] is None else f"{p['thinking_budget']:,}", (at_x, at_y), xytext=(4, 5), textcoords="offset points", fontsize=8)
+            ax.annotate(
+                "no limit" if p["thinking_budget"] is None else f"{p['thinking_budget']:,}",
+                (at_x, at_y),
+                xytext=(4, 5),
+                textcoords="offset points",
+                fontsize=8,
+            )
         ax.set_xlabel("thinking tokens, mean", fontsize=9)
         ax.set_ylabel("% correct", fontsize=9)
         ax.set_ylim(bottom=0)
-        pictures.append(f"<figure class='panel'><figcaption>{text(name)}</figcaption>{plots.svg(fig, f'accuracy of {name} against thinking tokens')}</figure>")
+        pictures.append(
+            f"<figure class='panel'><figcaption>{text(name)}</figcaption>{plots.svg(fig, f'accuracy of {name} against thinking tokens')}</figure>"
+        )
     return (
         "<section><h2>Accuracy against thinking</h2><p class='small soft'>One point for each thinking budget, which is written beside it.</p>"
         f"<div class='grid'>{''.join(pictures)}</div></section>"
@@ -117,21 +148,30 @@ def samples(out: Path, name: str) -> str:
     path = out / "samples" / f"{file_name(name)}.jsonl"
     if not path.is_file():
         return ""
-    blocks, total = [], 0
+    blocks: list[str] = []
+    total = 0
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             total += 1
             if len(blocks) < SHOWN and line.endswith("\n"):
                 blocks.append(_sample(json.loads(line)))
-    shown = f"the first {len(blocks)} of {total:,}; all stand in samples/{path.name}" if total > len(blocks) else f"all {total:,}"
-    return f"<section><h2>Samples of {text(name)}</h2><p class='small soft'>{text(shown)}</p>{''.join(blocks)}</section>"
+    shown = (
+        f"the first {len(blocks)} of {total:,}; all stand in samples/{path.name}"
+        if total > len(blocks)
+        else f"all {total:,}"
+    )
+    return (
+        f"<section><h2>Samples of {text(name)}</h2><p class='small soft'>{text(shown)}</p>{''.join(blocks)}</section>"
+    )
 
 
 def _sample(r: Mapping[str, Any]) -> str:
     verdict = r["verdict"]
     right = verdict["outcome"] == "correct"
     budget = "" if r["thinking_budget"] is None else f", budget {r['thinking_budget']}"
-    calls = "".join(f"<pre>{text(json.dumps(t['calls'], ensure_ascii=False))}</pre>" for t in r.get("turns", ()) if t["calls"])
+    calls = "".join(
+        f"<pre>{text(json.dumps(t['calls'], ensure_ascii=False))}</pre>" for t in r.get("turns", ()) if t["calls"]
+    )
     return (
         f"<details><summary>{text(r['problem_id'])}, sample {r['sample']}{budget} <span class='chip {'good' if right else 'bad'}'>{text(verdict['outcome'])}</span>"
         f" <span class='soft small'>{r['tokens']:,} tokens, {r['thinking_tokens']:,} thinking, {r['seconds']:.1f} s, ended by {text(r['stop_reason'])}</span></summary>"
@@ -150,4 +190,8 @@ def _output(output: str) -> str:
 def _cut(value: str) -> str:
     """Both ends of a long text: the answer stands at its end."""
     half = SHOWN_CHARS // 2
-    return value if len(value) <= SHOWN_CHARS else f"{value[:half]}\n[... {len(value) - SHOWN_CHARS:,} characters ...]\n{value[-half:]}"
+    return (
+        value
+        if len(value) <= SHOWN_CHARS
+        else f"{value[:half]}\n[... {len(value) - SHOWN_CHARS:,} characters ...]\n{value[-half:]}"
+    )

@@ -39,12 +39,20 @@ class HumanEval(Benchmark):
 
         problems = []
         for where, row in data.rows():
-            ident, prompt, entry = need(row, "task_id", where), need(row, "prompt", where), need(row, "entry_point", where)
+            ident, prompt, entry = (
+                need(row, "task_id", where),
+                need(row, "prompt", where),
+                need(row, "entry_point", where),
+            )
             try:
                 setup, asserts = asserts_from_check(need(row, "test", where), entry)
             except (SyntaxError, DataError, ValueError) as error:
                 raise DataError(f"{where}: field 'test': {error}") from None
-            truth = {"tests": {"kind": "asserts", "setup": setup, "asserts": asserts}, "prompt": prompt, "entry_point": entry}
+            truth = {
+                "tests": {"kind": "asserts", "setup": setup, "asserts": asserts},
+                "prompt": prompt,
+                "entry_point": entry,
+            }
             message = Message("user", HUMANEVAL_INSTRUCTION.format(prompt=prompt.rstrip()))
             problems.append(Problem(ident, "code", (message,), truth, ident, source=self.name))
         return problems
@@ -72,7 +80,9 @@ def whole_program(answer: str, prompt: str, entry: str) -> str | None:
 def _defines(code: str, name: str) -> bool:
     try:
         compile(code, "answer", "exec", dont_inherit=True)  # the parser alone lets a return outside a function pass
-        return any(isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef) and s.name == name for s in ast.parse(code).body)
+        return any(
+            isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef) and s.name == name for s in ast.parse(code).body
+        )
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 

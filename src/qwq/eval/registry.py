@@ -23,5 +23,7 @@ def benchmark(name: str, *, native_tools: bool = True) -> Benchmark:
         raise ConfigError(f"no benchmark {kind!r}: {nearest(kind, BENCHMARKS)}")
     made = BENCHMARKS[kind]
     if colon and part not in made.parts:
-        raise ConfigError(f"benchmark {kind} has no part {part!r}: {nearest(part, made.parts) if made.parts else 'it is one whole'}")
+        raise ConfigError(
+            f"benchmark {kind} has no part {part!r}: {nearest(part, made.parts) if made.parts else 'it is one whole'}"
+        )
     return made(part, native_tools=native_tools)

@@ -49,18 +49,31 @@ class Options:
     tool_format: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, value in (("n", self.n), ("samples", self.samples), ("max-new-tokens", self.max_new_tokens), ("concurrency", self.concurrency)):
+        for name, value in (
+            ("n", self.n),
+            ("samples", self.samples),
+            ("max-new-tokens", self.max_new_tokens),
+            ("concurrency", self.concurrency),
+        ):
             if value is not None and value < 1:
                 raise ConfigError(f"--{name} is {value}: give at least 1")
         if self.tool_format not in ("auto", "native", "prompt"):
             raise ConfigError(f"--tool-format {self.tool_format}: give auto, native or prompt")
         if any(b < 0 for b in self.budgets) or len(set(self.budgets)) < len(self.budgets):
             raise ConfigError(f"--thinking-budget {self.budgets}: give different numbers of 0 or more")
-        if not (self.temperature is None or self.temperature >= 0) or not (self.top_p is None or 0 < self.top_p <= 1) or not (self.top_k is None or self.top_k >= 0):
+        if (
+            not (self.temperature is None or self.temperature >= 0)
+            or not (self.top_p is None or 0 < self.top_p <= 1)
+            or not (self.top_k is None or self.top_k >= 0)
+        ):
             raise ConfigError("sampling: temperature and top-k are 0 or more, top-p is above 0 and at most 1")
 
     def protocol(self, own: Protocol) -> Protocol:
-        given = {f: getattr(self, f) for f in ("samples", "max_new_tokens", "temperature", "top_p", "top_k") if getattr(self, f) is not None}
+        given = {
+            f: getattr(self, f)
+            for f in ("samples", "max_new_tokens", "temperature", "top_p", "top_k")
+            if getattr(self, f) is not None
+        }
         if self.temperature == 0:
             given = {"samples": 1, **given}  # greedy samples are all the same
         return replace(own, **given)
@@ -106,7 +119,9 @@ def _distinct(problems: Sequence[Problem]) -> list[Problem]:
     return out
 
 
-def run(backend: Backend, prepared: Sequence[Prepared], options: Options, out: Path, *, model: str) -> dict[str, Figures]:
+def run(
+    backend: Backend, prepared: Sequence[Prepared], options: Options, out: Path, *, model: str
+) -> dict[str, Figures]:
     """Sample and grade what `out` lacks; returns and writes its results. Interrupted on Ctrl-C, with everything stored."""
     from qwq.eval.page import write_page
 
@@ -137,7 +152,13 @@ def _choose(item: Prepared, backend: Backend, options: Options) -> None:
 def _settings(backend: Backend, item: Prepared, options: Options) -> Figures:
     protocol = {k: v for k, v in asdict(item.protocol).items() if k != "samples"}
     tools = {"native_tools": item.bench.native_tools} if item.bench.name == "bfcl" else {}
-    return {"model": dict(backend.identity), **protocol, "seed": options.seed, "data": dict(sorted(item.data.checksums.items())), **tools}
+    return {
+        "model": dict(backend.identity),
+        **protocol,
+        "seed": options.seed,
+        "data": dict(sorted(item.data.checksums.items())),
+        **tools,
+    }
 
 
 def sample_seed(seed: int, bench: str, problem: str, sample: int) -> int:
@@ -158,7 +179,9 @@ def _sample(backend: Backend, item: Prepared, options: Options, out: Path) -> li
     try:
         for key in [k for k in keys if k in store.ungraded]:
             grader.submit(by_id[key[0]], store.ungraded[key])
-        asks = deque(_ask(item, by_id[k[0]], k, options) for k in keys if k not in store.records and k not in store.ungraded)
+        asks = deque(
+            _ask(item, by_id[k[0]], k, options) for k in keys if k not in store.records and k not in store.ungraded
+        )
         turns: dict[Any, list[Reply]] = {}
         for ask, reply in backend.run(asks, options.concurrency):
             replies = turns.setdefault(ask.key, [])
@@ -218,7 +241,13 @@ def _turn(reply: Reply) -> dict[str, Any]:
 def replies_of(record: Mapping[str, Any]) -> list[Reply]:
     """The replies behind a record, as the benchmark marks them."""
     return [
-        Reply(**{**t, "stop": StopReason(t["stop"]), "calls": tuple(ToolCall(c["name"], c["arguments"]) for c in t["calls"])})
+        Reply(
+            **{
+                **t,
+                "stop": StopReason(t["stop"]),
+                "calls": tuple(ToolCall(c["name"], c["arguments"]) for c in t["calls"]),
+            }
+        )
         for t in record["turns"]
     ]
 
@@ -282,7 +311,10 @@ def summarise(item: Prepared, records: Sequence[Mapping[str, Any]], options: Opt
     out = entries[headline] | {"thinking_budget": headline, "protocol": asdict(item.protocol), "seed": options.seed}
     if len(entries) > 1:
         kept = ("score", "ci95", "mean_tokens", "mean_thinking_tokens", "outcomes")
-        out["by_budget"] = [{"thinking_budget": b, **{k: e[k] for k in kept}} for b, e in sorted(entries.items(), key=lambda x: x[0] or 0)]
+        out["by_budget"] = [
+            {"thinking_budget": b, **{k: e[k] for k in kept}}
+            for b, e in sorted(entries.items(), key=lambda x: x[0] or 0)
+        ]
     return out
 
 
@@ -304,7 +336,9 @@ def _entry(bench: Benchmark, records: Sequence[Mapping[str, Any]], protocol: Pro
     if protocol.samples > 1:
         right = [sum(r["score"] == 1 for r in rows) for rows in problems.values()]
         n = protocol.samples
-        out["pass_at_k"] = {str(k): sum(estimates.pass_at_k(n, c, k) for c in right) / len(right) for k in estimates.ks_for(n)}
+        out["pass_at_k"] = {
+            str(k): sum(estimates.pass_at_k(n, c, k) for c in right) / len(right) for k in estimates.ks_for(n)
+        }
         if bench.majority_votes:
             out[f"maj_at_{n}"] = sum(_majority(rows) for rows in problems.values()) / len(problems)
     return out | bench.figures(means, records)

@@ -51,10 +51,16 @@ def agree(out: Path, bench: str, settings: Mapping[str, Any]) -> None:
     if stored is None:
         write_atomic(path, json.dumps(known | {bench: now}, indent=1).encode())
         return
-    changed = [f"{k} was {stored.get(k)!r}, is now {now.get(k)!r}" for k in sorted(stored.keys() | now.keys()) if stored.get(k) != now.get(k)]
+    changed = [
+        f"{k} was {stored.get(k)!r}, is now {now.get(k)!r}"
+        for k in sorted(stored.keys() | now.keys())
+        if stored.get(k) != now.get(k)
+    ]
     if changed:
         shown = "; ".join(c if len(c) < 240 else c[:240] + " ..." for c in changed)
-        raise ConfigError(f"{out} holds samples of {bench} made with other settings ({shown}): give another --out, or the same options")
+        raise ConfigError(
+            f"{out} holds samples of {bench} made with other settings ({shown}): give another --out, or the same options"
+        )
 
 
 def read_object(path: Path) -> dict[str, Any]:
