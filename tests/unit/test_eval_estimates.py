@@ -63,14 +63,20 @@ def test_bootstrap_draws_problems_not_samples() -> None:
 
 
 def test_bootstrap_within_strata() -> None:
-    low, high = bootstrap({"a": [1.0] * 5, "b": [0.0, 1.0] * 50})
+    low, high = bootstrap({"a": [0.5] * 5, "b": [0.0, 1.0] * 50})
     half = 1.96 * np.sqrt(0.25 / 100) / 2  # only b varies, and it weighs half
-    assert (low, high) == (pytest.approx(0.75 - half, abs=0.01), pytest.approx(0.75 + half, abs=0.01))
+    assert (low, high) == (pytest.approx(0.5 - half, abs=0.01), pytest.approx(0.5 + half, abs=0.01))
 
 
 def test_where_all_scored_alike_wilson_speaks() -> None:
     assert bootstrap({"": [0.0] * 20}) == wilson(0, 20)
     assert bootstrap({"": [1.0] * 3}) == wilson(3, 3)
+
+
+def test_a_stratum_of_equal_scores_is_not_taken_for_certain() -> None:
+    low, high = bootstrap({"a": [1.0] * 3, "b": [0.0] * 3})
+    assert low < 0.45 < 0.5 < 0.55 < high
+    assert bootstrap({"a": [1.0] * 3, "b": [1.0] * 3})[1] == 1.0  # the score itself always lies inside
 
 
 def test_sign_test_and_paired() -> None:

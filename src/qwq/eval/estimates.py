@@ -2,7 +2,8 @@
 
 pass@k is the unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1). Intervals are percentile bootstraps
 over problems (Efron 1979), within each stratum where a score is put together from several; seeded, so they repeat. Where
-every problem of a plain mean scored the same 0 or 1, resampling sees no spread at all and Wilson's interval is given.
+every problem scored the same 0 or 1, resampling sees no spread at all: a plain mean gets Wilson's interval, and the mean of such a
+stratum is drawn from its Beta distribution under Jeffreys' prior.
 """
 
 from __future__ import annotations
@@ -70,11 +71,15 @@ def bootstrap(
     drawn = {}
     for name, scores in strata.items():
         x = np.asarray(scores, dtype=np.float64)
+        if set(scores) in ({0.0}, {1.0}):
+            drawn[name] = generator.beta(x.sum() + 0.5, len(x) - x.sum() + 0.5, size=resamples)
+            continue
         # One resample's mean is the dot product of the scores and how often each problem was drawn.
         counts = generator.multinomial(len(x), np.full(len(x), 1 / len(x)), size=resamples)
         drawn[name] = counts @ x / len(x)
     low, high = np.quantile(combine(drawn), [0.025, 0.975])
-    return [float(low), float(high)]
+    score = float(combine({name: sum(scores) / len(scores) for name, scores in strata.items()}))
+    return [min(float(low), score), max(float(high), score)]
 
 
 def paired(

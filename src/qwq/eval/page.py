@@ -17,7 +17,8 @@ from qwq.eval.store import file_name, read_object
 from qwq.report import plots
 from qwq.report.words import text
 
-SHOWN = 40  # samples of each benchmark in the page; all stand in samples/
+READ, SHOWN = 400, 40  # samples of each benchmark that are looked at and shown; all stand in samples/
+EXTRA_CSS = ".wrap { white-space: normal; min-width: 22ch; max-width: 40ch; }"
 SHOWN_CHARS = 6000
 OUTCOME_COLOURS = {
     "correct": "#2e9e6b", "wrong": "#d9826b", "no_answer": "#b9c0cc", "unfinished": "#8f7fc0", "timeout": "#e0b13c", "undecided": "#7db3d8",
@@ -27,7 +28,7 @@ OUTCOME_COLOURS = {
 def write_page(out: Path) -> Path:
     results = read_object(out / "results.json")
     css = files("qwq.report").joinpath("style.css").read_text(encoding="utf-8")
-    models = sorted({str(f.get("model", "")) for f in results.values()})
+    models = sorted({Path(str(f.get("model", ""))).name for f in results.values()})
     title = text(f"qwq eval: {', '.join(models)}")
     body = "\n".join(
         [
@@ -41,7 +42,7 @@ def write_page(out: Path) -> Path:
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{title}</title><style>\n{css}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+        f"<title>{title}</title><style>\n{css}{EXTRA_CSS}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
     )
     path = out / "report.html"
     partial = path.with_suffix(".html.partial")
@@ -72,7 +73,7 @@ def announced(results: Mapping[str, Any], models: Sequence[str]) -> str:
 
 def _own(f: Mapping[str, Any]) -> str:
     low, high = f["ci95"]
-    part = f"<div>not run: {text(', '.join(f['not_run']))}</div>" if f.get("not_run") else ""
+    part = "<div>in part, see below</div>" if f.get("not_run") else ""
     return f"<b>{100 * f['score']:.1f}</b><div>[{100 * low:.1f}, {100 * high:.1f}] of {f['n']} x {f['samples']}</div>{part}"
 
 
@@ -98,15 +99,20 @@ def figures(results: Mapping[str, Any]) -> str:
         rows.append(
             f"<tr><td><b>{text(name)}</b></td><td>{_own(f)}</td><td><div class='bar'>{bar}</div><div>{told}</div></td>"
             f"<td>{f['mean_thinking_tokens']:.0f} + {f['mean_answer_tokens']:.0f}</td>"
-            f"<td class='small'>T {p['temperature']:g}, top-p {p['top_p']:g}, top-k {p['top_k']}, {p['max_new_tokens']:,} new tokens, seed {f['seed']}</td>"
-            f"<td class='small'>{listed}</td></tr>"
+            f"<td class='small wrap'>T {p['temperature']:g}, top-p {p['top_p']:g}, top-k {p['top_k']}, {p['max_new_tokens']:,} new tokens, seed {f['seed']}</td>"
+            f"<td class='small wrap'>{listed}</td></tr>"
         )
+    missing = "".join(
+        f"<p class='small soft'>{text(name)} is run in part; not run: {text(', '.join(f['not_run']))}. Its score is the mean of the parts that were.</p>"
+        for name, f in results.items()
+        if f.get("not_run")
+    )
     legend = "".join(f'<span><i style="--c:{c}"></i>{text(k)}</span>' for k, c in OUTCOME_COLOURS.items())
     return (
         "<section><h2>Figures</h2><div class='scroll'><table class='scores'><tr><th></th><th>score</th><th>outcomes of samples</th>"
         "<th>tokens: thinking + answer</th><th>sampling</th><th>more, in %</th></tr>"
         + "".join(rows)
-        + f"</table></div><div class='legend'>{legend}</div></section>"
+        + f"</table></div><div class='legend'>{legend}</div>{missing}</section>"
     )
 
 
@@ -144,22 +150,24 @@ def curves(results: Mapping[str, Any]) -> str:
 
 
 def samples(out: Path, name: str) -> str:
-    """Some samples to open: wrong ones and right ones in the order of the problems."""
+    """Some samples to open, problem by problem."""
     path = out / "samples" / f"{file_name(name)}.jsonl"
     if not path.is_file():
         return ""
-    blocks: list[str] = []
+    records: list[dict[str, Any]] = []
     total = 0
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             total += 1
-            if len(blocks) < SHOWN and line.endswith("\n"):
-                blocks.append(_sample(json.loads(line)))
-    shown = (
-        f"the first {len(blocks)} of {total:,}; all stand in samples/{path.name}"
-        if total > len(blocks)
-        else f"all {total:,}"
-    )
+            if len(records) < READ and line.endswith("\n"):
+                records.append(json.loads(line))
+    # They stand in the order in which they were done.
+    place: dict[str, int] = {}
+    for record in records:
+        place.setdefault(record["problem_id"], len(place))
+    records.sort(key=lambda r: (place[r["problem_id"]], r["sample"], r["thinking_budget"] or 0))
+    blocks = [_sample(r) for r in records[:SHOWN]]
+    shown = f"{len(blocks)} of {total:,}; all stand in samples/{path.name}" if total > len(blocks) else f"all {total:,}"
     return (
         f"<section><h2>Samples of {text(name)}</h2><p class='small soft'>{text(shown)}</p>{''.join(blocks)}</section>"
     )
