@@ -22,6 +22,7 @@ from qwq.eval import backends, store
 from qwq.eval.backends import EndpointBackend
 from qwq.eval.data import DataFolder, Published, download
 from qwq.eval.session import Options, prepare, run, sample_seed
+from qwq.problems.families import family
 
 AIME = [{"prompt": f"What is {i} and {i}?", "answer": 2 * i} for i in range(1, 5)]
 GSM = [{"question": f"Tom has {i} pens and gets 1. How many?", "answer": f"sum\n#### {i + 1}"} for i in range(3)]
@@ -457,6 +458,55 @@ def test_n_is_taken_from_the_categories_in_turn(data: Path) -> None:
     assert [p.id for p in item.bench.first(item.problems, 3)] == ["simple_python_0", "simple_python_1", "irrelevance_0"]
     (part,) = prepare(["bfcl:irrelevance"], data, Options())
     assert {p.source for p in part.problems} == {"irrelevance"}
+
+
+def test_a_family_with_tools_goes_on_after_a_call(tmp_path: Path) -> None:
+    problems = {p.messages[-1].content: p for p in family("tools").fixed("test", 3)}
+
+    def calculating(body: dict[str, Any]) -> Any:
+        problem = problems[next(m["content"] for m in body["messages"] if m["role"] == "user")]
+        if body["messages"][-1]["role"] != "tool":
+            wanted = (problem.truth.get("calls") or [{"name": "calculator", "arguments": {"expression": "1+1"}}])[0]
+            function = {"name": wanted["name"], "arguments": json.dumps(wanted["arguments"])}
+            return {
+                "content": "",
+                "reasoning_content": "I compute",
+                "tool_calls": [{"id": "x", "type": "function", "function": function}],
+            }
+        call, result = body["messages"][-2], body["messages"][-1]
+        assert call["tool_calls"][0]["id"] == result["tool_call_id"] and "error" not in result["content"]
+        assert isinstance(call["tool_calls"][0]["function"]["arguments"], str)
+        return f"\\boxed{{{problem.truth['gold']}}}"
+
+    with FakeEndpoint(calculating) as server:
+        figures = evaluate(server.url, ["tools"], tmp_path, tmp_path / "o", n=3)["tools"]
+    assert (figures["score"], figures["mean_tokens"], len(server.asked)) == (1.0, 20, 6)
+    record = json.loads((tmp_path / "o/samples/tools.jsonl").read_text().splitlines()[0])
+    assert len(record["turns"]) == 2 and server.asked[0]["temperature"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "extra", "expected"),
+    [
+        ({"content": "a"}, "stop", {}, ("", "a", "end")),
+        ({"content": "a"}, None, {}, ("", "a", "end")),
+        ({"content": "a"}, "length", {}, ("", "a", "length")),
+        ({"content": "a"}, "length", {"stop_reason": "loop"}, ("", "a", "loop")),
+        (
+            {"content": "a"},
+            "stop",
+            {"stop_reason": "loop"},
+            ("", "a", "end"),
+        ),  # a loop in the thinking, which a budget closed
+        ({"content": "x</think>\n\na"}, "stop", {}, ("x", "a", "end")),
+        ({"content": "<think>x"}, "length", {}, ("x", "", "length")),
+        ({"content": None, "reasoning": "x"}, "length", {}, ("x", "", "length")),
+    ],
+)
+def test_what_servers_say(message: dict[str, Any], finish: str | None, extra: dict[str, Any], expected: Any) -> None:
+    data = {"choices": [{"message": message, "finish_reason": finish, **extra}], "usage": None}
+    reply = backends._reply_of(data, False, 0.0)
+    assert (reply.thinking, reply.answer, reply.stop.value) == expected
 
 
 def test_data_folder_takes_the_test_split(data: Path) -> None:

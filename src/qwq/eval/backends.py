@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -183,7 +184,7 @@ class EndpointBackend:
         key = next((os.environ[v] for v in KEY_VARIABLES if os.environ.get(v)), None)
         self.client = httpx2.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=10.0),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency), trust_env=False,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency), trust_env=not re.match(r"https?://(localhost|127\.|\[::1\])", url),
         )  # fmt: skip
         self.patience, self._told = patience, False
         self.context: int | None = None
@@ -216,21 +217,37 @@ class EndpointBackend:
         return name
 
     def run(self, asks: deque[Ask], concurrency: int) -> Iterator[tuple[Ask, Reply]]:
-        with ThreadPoolExecutor(concurrency) as pool:
-            running: dict[Future[Reply], Ask] = {}
-            try:
-                while asks or running:
-                    while asks and len(running) < concurrency:
-                        ask = asks.popleft()
-                        running[pool.submit(self._ask, ask)] = ask
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield running.pop(future), future.result()
-            finally:
-                for future in running:
-                    future.cancel()
-                if running:
-                    self.client.close()  # answers under way are of no use any more
+        # Daemon threads, not a pool: whoever stops an evaluation does not wait for the answers that are under way.
+        inbox: queue.SimpleQueue[Ask | None] = queue.SimpleQueue()
+        outbox: queue.SimpleQueue[tuple[Ask, Reply | BaseException]] = queue.SimpleQueue()
+
+        def work() -> None:
+            while (ask := inbox.get()) is not None:
+                try:
+                    outbox.put((ask, self._ask(ask)))
+                except BaseException as error:  # noqa: BLE001  # handed on, and raised below
+                    outbox.put((ask, error))
+
+        threads = [threading.Thread(target=work, name=f"qwq-ask-{i}", daemon=True) for i in range(concurrency)]
+        for thread in threads:
+            thread.start()
+        running = 0
+        try:
+            while asks or running:
+                while asks and running < concurrency:
+                    inbox.put(asks.popleft())
+                    running += 1
+                ask, got = outbox.get()
+                running -= 1
+                if isinstance(got, BaseException):
+                    raise got
+                yield ask, got
+        finally:
+            for _ in threads:
+                inbox.put(None)
+            if not running:
+                for thread in threads:
+                    thread.join()
 
     def _ask(self, ask: Ask) -> Reply:
         body: dict[str, Any] = {
@@ -344,13 +361,9 @@ def _reply_of(data: Mapping[str, Any], tools: bool, seconds: float) -> Reply:
         calls += [call] if call else []
         malformed += call is None
     finish = choice.get("finish_reason")
-    stop = (
-        StopReason.END
-        if finish in ("stop", "tool_calls", "eos")
-        else StopReason.LOOP
-        if choice.get("stop_reason") == "loop"
-        else StopReason.LENGTH
-    )
+    cut = finish in ("length", "abort", "content_filter")
+    ended = StopReason.LOOP if choice.get("stop_reason") == "loop" else StopReason.LENGTH
+    stop = ended if cut else StopReason.END
     tokens = int(usage.get("completion_tokens") or 0)
     counted = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
     estimated = bool(thinking) and not counted  # some servers state 0 for what they do not count
