@@ -443,6 +443,14 @@ def test_a_download_of_another_version_is_refused(tmp_path: Path) -> None:
         download("gsm8k", published, tmp_path / "f.jsonl")
 
 
+def test_a_record_with_half_a_surrogate_is_stored_and_read(data: Path, tmp_path: Path) -> None:
+    with FakeEndpoint(lambda body: {"content": "\ud83d \u4f60 \\boxed{2}"}) as server:
+        first = evaluate(server.url, ["aime24"], data, tmp_path / "o", n=2, samples=1)
+        assert evaluate(server.url, ["aime24"], data, tmp_path / "o", n=2, samples=1) == first
+        assert len(server.asked) == 2
+    assert (tmp_path / "o/samples/aime24.jsonl").read_text(encoding="utf-8")
+
+
 def test_two_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
     with (
         store.locked(tmp_path),

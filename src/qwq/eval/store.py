@@ -105,7 +105,10 @@ class SampleStore:
             self.records[key_of(record)] = record
 
     def _append(self, file: IO[bytes], record: Mapping[str, Any]) -> None:
-        line = json.dumps(record, ensure_ascii=False).encode("utf-8", errors="surrogatepass") + b"\n"
+        try:
+            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        except UnicodeEncodeError:  # half of a surrogate pair, which some server sent: escaped, so that any reader takes it
+            line = json.dumps(record).encode() + b"\n"
         with self._lock:
             file.write(line)
             file.flush()
@@ -126,7 +129,7 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(whole.splitlines(), 1):
         try:
-            record = json.loads(line.decode("utf-8", errors="surrogatepass"))
+            record = json.loads(line)
             key_of(record)
         except (ValueError, KeyError, TypeError):
             # A disk that filled up leaves a half line, too; only the last one can be under way.
