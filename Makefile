@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install install-gguf test-engine bench-engine demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean
+.PHONY: install install-gguf install-peers test-kills bench-rl test-engine bench-engine demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean
 
 install: $(STAMP)
 
@@ -18,6 +18,18 @@ $(STAMP): pyproject.toml constraints.txt
 # llama.cpp's kernels for GGUF files; compiled here, some minutes on two cores (needs cmake).
 install-gguf: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gguf]'
+
+# kill -9 at 20 random moments; final weights compared bit for bit with an undisturbed run's.
+test-kills: $(STAMP)
+	$(BIN)/python tests/slow/kills.py
+
+# One GRPO step beside TRL; MODEL is the Hugging Face folder of SmolLM2-135M-Instruct.
+bench-rl: install-peers
+	$(BIN)/python benchmarks/rl_step.py --model $(MODEL)
+
+# TRL and what it needs, for benchmarks/rl_step.py.
+install-peers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 
 # The tests that need llama.cpp and the two real models (QWQ_MODELS names their folder); the others run in `make test`.
 test-engine: install-gguf

@@ -27,14 +27,16 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors"},
     "text": {"errors", "types", "model"},  # of the model, config and folder only: TEXT_MAY_READ
     "engine": {"errors", "types", "memory", "model", "text"},
-    "problems": {"errors", "types", "config"},
     "sandbox": {"errors"},
     "verify": {"errors", "types", "text", "sandbox"},
+    "problems": {"errors", "types", "config", "verify"},
     "agent": {"types"},
     "rollout": {"types", "model", "text", "engine", "agent"},
-    "reward": {"types", "model", "text", "problems", "verify"},
+    "reward": {"errors", "types", "stats", "model", "text", "problems", "verify"},
     "train": {"errors", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "reward"},
     "plan": {"errors", "memory", "config", "model", "problems"},
+    "plan_cluster": {"config", "memory", "model", "plan"},
+    "distill": {"errors", "types", "config", "text", "engine", "problems", "verify"},
     "report": {"errors", "types", "stats", "config"},
     "eval": {
         "errors", "types", "stats", "config", "model", "text", "engine", "problems", "agent", "rollout", "verify", "plan", "memory",
@@ -47,15 +49,18 @@ ALLOWED: dict[str, set[str]] = {
     "runner": {
         "errors", "types", "stats", "config", "model", "text", "engine", "problems", "reward", "train", "plan", "eval",
     },
+    "export": {"errors", "model", "text"},
     "cli_models": {"errors", "config"},
     "cli_train": {"config", "train", "report", "progress", "runner"},
     "bench": {"engine"},
     "cli_engine": {"errors", "cli_models", "engine", "serve", "bench"},
     "cli_sandbox": {"errors", "sandbox", "verify"},
     "cli_eval": {"errors", "types", "cli_models", "eval"},
+    "cli_reward": {"errors", "reward"},
+    "cli_data": {"errors", "types", "model", "text", "engine", "problems", "distill", "cli_models"},
     "cli": {
-        "errors", "config", "model", "verify", "plan", "report", "env", "chat", "cli_models", "cli_train", "cli_sandbox", "cli_engine",
-        "cli_eval",
+        "errors", "config", "model", "verify", "plan_cluster", "report", "env", "chat", "export", "cli_models",
+        "cli_train", "cli_sandbox", "cli_engine", "cli_data", "cli_reward", "cli_eval",
     },
 }  # fmt: skip
 

@@ -18,8 +18,10 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from qwq.cli_data import data_app
 from qwq.cli_engine import bench_app, serve
 from qwq.cli_eval import evaluate
+from qwq.cli_reward import reward_app
 from qwq.cli_sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
 
@@ -40,6 +42,8 @@ app.command(sandbox_app)
 app.command(serve)
 app.command(bench_app)
 app.command(evaluate, name="eval")
+app.command(data_app)
+app.command(reward_app)
 
 
 # -- recipes ----------------------------------------------------------------------------------------------------------
@@ -53,6 +57,7 @@ def train(
     dry_run: bool = False,
     fresh: bool = False,
     seed: int | None = None,
+    max_minutes: float | None = None,
     runs: Path = Path("runs"),
     overrides: Overrides,
 ) -> int:
@@ -73,23 +78,29 @@ def train(
         Delete what the run has written before and start anew.
     seed
         Seed of weights, data order and sampling (the recipe's own by default); seed S writes runs/NAME-sS.
+    max_minutes
+        Stop after the step that reaches this time, state saved; the same command goes on.
     runs
         Folder that holds the runs.
     """
     from qwq.config import load_recipe
     from qwq.errors import nearest
 
+    if max_minutes is not None and max_minutes <= 0:
+        raise ConfigError(f"--max-minutes is {max_minutes:g}: give a number above 0")
+
     loaded = load_recipe(recipe, _with_seed(overrides, seed))
     if until is not None and until not in loaded.stages:
         raise ConfigError(f"--until {until}: the recipe has no such stage: {nearest(until, loaded.stages)}")
     if dry_run:
-        from qwq.plan import explain as plan
+        from qwq.plan_cluster import explain_with_cluster as plan
 
         print(plan(loaded, runs))
         return 0
     from qwq.cli_train import train_recipe
 
-    train_recipe(loaded, runs, until=until, fresh=fresh, command=_go_on_command(recipe, until, seed, runs, overrides))
+    command = _go_on_command(recipe, until, seed, runs, overrides)
+    train_recipe(loaded, runs, until=until, fresh=fresh, command=command, max_minutes=max_minutes)
     return 0
 
 
@@ -109,7 +120,7 @@ def explain(recipe: Path, *, seed: int | None = None, runs: Path = Path("runs"),
         Folder that holds the runs.
     """
     from qwq.config import load_recipe
-    from qwq.plan import explain as plan
+    from qwq.plan_cluster import explain_with_cluster as plan
 
     print(plan(load_recipe(recipe, _with_seed(overrides, seed)), runs))
     return 0
@@ -179,6 +190,28 @@ def chat(
         model_folder(model), prompt=prompt, tools=tools, temperature=temperature, max_new_tokens=max_new_tokens,
         thinking_budget=thinking_budget, fold=fold, resume_last=resume, seed=seed, device=device,
     )  # fmt: skip
+
+
+@app.command
+def export(model: str, out: Path, *, adapter: list[Path] | None = None, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> int:
+    """Write a model as one plain Hugging Face folder: a run's policy, a GGUF file dequantised, LoRA adapters merged.
+
+    Parameters
+    ----------
+    model
+        Run folder, model folder, GGUF file, or hub id.
+    out
+        Folder to write; it must not be there yet.
+    adapter
+        LoRA adapter folder (ours or PEFT's) to merge; given several times, they are merged in turn.
+    dtype
+        Type of the weights written.
+    """
+    from qwq.cli_models import model_folder
+    from qwq.export import export as write
+
+    print(write(model_folder(model), out, adapters=adapter or [], dtype=dtype))
+    return 0
 
 
 @app.command
@@ -272,7 +305,8 @@ def verify_instructions(file: Path, *, reward: bool = False) -> int:
 @verify_app.command(name="tools")
 def verify_tools(file: Path) -> int:
     """Check lines with `response` (a string, or an object with `text` and `calls`) and `truth`; or BFCL's lines, with
-    `category`, `functions`, `ground_truth` and `calls`.
+    `category`, `functions`, `ground_truth` and `calls`; a multi-turn category has `initial_config` and `involved_classes` instead of
+    `functions`, and a list of turns as `ground_truth` and `calls`.
 
     Parameters
     ----------
@@ -400,5 +434,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help_for(argv: Sequence[str]) -> str:
-    known = [c for c in argv[:1] if c in ("verify", "sandbox", *app)]
+    known = [c for c in argv[:1] if c in ("verify", "sandbox", "data", "reward", *app)]
     return " ".join(["qwq", *known, "--help"])

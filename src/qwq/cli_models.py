@@ -23,6 +23,10 @@ def model_folder(model: str) -> str:
         # The stage's record is written last, so it says that the checkpoint is the finished one.
         record = run / "stages" / f"{name}.json"
         final = run / "checkpoints" / name / "final"
-        if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["name"] == name and final.is_dir():
-            return str(final)
+        if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["name"] == name:
+            if final.is_dir():
+                return str(final)
+            raise ModelError(
+                f"{run}: stage {name} kept its adapter alone: `qwq export BASE DIR --adapter {final.parent / 'adapter'}` writes the whole model"
+            )
     raise ModelError(f"{run} has no finished stage yet: run `qwq train` on its recipe until the first one ends")

@@ -15,9 +15,9 @@ from qwq.runner import RecipeRun, paired_columns, table
 from qwq.train.checkpoint import StopFlag
 
 
-def train_recipe(recipe: Recipe, runs: Path, *, until: str | None, fresh: bool, command: str) -> None:
-    """Run what is not done yet, write the report, print the table."""
-    stop = StopFlag()
+def train_recipe(recipe: Recipe, runs: Path, *, until: str | None, fresh: bool, command: str, max_minutes: float | None = None) -> None:
+    """Run what is not done yet, write the report, print the table. After `max_minutes` it stops as Ctrl-C would."""
+    stop = StopFlag(after_s=None if max_minutes is None else 60 * max_minutes)
     with LiveProgress(expected_s=expected_seconds(recipe, runs)) as progress:
         run = RecipeRun(recipe, runs, progress=progress, stop=stop, command=command)
         before = None if fresh else run.results()

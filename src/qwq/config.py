@@ -32,17 +32,34 @@ class Section(BaseModel):
 class ModelSection(Section):
     """Where the weights come from: a preset starts from nothing, a path continues a checkpoint."""
 
-    preset: str | None = Field(None, description="named shape (tiny, small, qwq-32b) with fresh weights")
+    preset: str | None = Field(None, description="named shape (tiny, small, qwen2.5-0.5b, qwen2.5-7b, qwq-32b) with fresh weights")
     path: str | None = Field(None, description="Hugging Face folder or hub id to start from")
+    shape: str | None = Field(None, description="named shape that the checkpoint at path has, so that `qwq explain` needs no download")
     vocab_size: Positive | None = Field(None, description="tokens of the tokenizer trained for a preset; default: the preset's")
 
     @model_validator(mode="after")
     def _one(self) -> ModelSection:
         if (self.preset is None) == (self.path is None):
             raise ValueError(f"give exactly one of preset (now {self.preset!r}) and path (now {self.path!r})")
+        if self.preset and self.shape:
+            raise ValueError(f"shape={self.shape!r} goes with path; preset {self.preset!r} has its own")
         if self.path and self.vocab_size:
             raise ValueError(f"vocab_size={self.vocab_size} goes with preset; a checkpoint at {self.path!r} has its own tokenizer")
         return self
+
+
+class Cluster(Section):
+    """The machines that a recipe is planned for: `qwq explain` says what each GPU holds and how long a step takes there.
+
+    `qwq train` runs on one device and refuses a recipe whose cluster has more.
+    """
+
+    gpus: Positive = Field(description="GPUs, all alike; trainer and sampler take turns on them")
+    gpu_gib: float = Field(80.0, gt=0, description="memory of each, in GiB")
+    tflops: float = Field(990.0, gt=0, description="dense bfloat16 rate of each, in TFLOP/s, as its maker states it")
+    mfu: float = Field(0.4, gt=0, le=1, description="share of it that training reaches")
+    sample_tokens_s: float = Field(description="tokens a second that one GPU samples with this model; measured, or an aim", gt=0)
+    tensor_parallel: Positive = Field(1, description="GPUs that share one copy of the weights when sampling")
 
 
 class ComputeSection(Section):
@@ -52,19 +69,34 @@ class ComputeSection(Section):
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0: all cores")
     max_rows: Positive = Field(256, description="rows sampled at once (bounds the key/value cache)")
     micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass of an RL update")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of weights and products; in bfloat16 the optimiser keeps a float32 copy of what it trains"
+    )
+    recompute: bool = Field(False, description="keep each layer's input only and compute the rest again in the backward pass")
+    cluster: Cluster | None = Field(None, description="machines to plan for")
     checkpoint_interval_s: float = Field(
         5.0, ge=0, description="seconds between checkpoints, more where saving would take over 4% of the time; 0: after every step"
     )
 
 
 class Source(Section):
-    """A set of real problems: a file in the set's own format, or a hub data set."""
+    """A set of problems: a file in a published set's own format, a hub data set, or plain sums of a level."""
 
-    kind: Literal["gsm8k", "math", "mbpp"] = Field(description="format of the rows")
-    path: str = Field(description="JSON-lines file, or hub id")
+    kind: Literal["gsm8k", "math", "mbpp", "constraints", "arithmetic", "prompts"] = Field(
+        description="format of the rows; arithmetic needs no file; prompts: `prompt` and any columns, judged by reward functions alone"
+    )
+    path: str = Field("", description="JSON-lines file, or hub id; \"builtin\" for generated constraints")
+    level: int = Field(0, ge=0, le=6, description="of arithmetic: 1 to 3 sums up to 20, 99, 999; 4 three terms; 5 and 6 products")
     split: Literal["train", "validation", "test"] = Field("train", description="rows to take where one file holds several splits")
     weight: float = Field(1.0, gt=0, description="share of the prompts, relative to the other sources and the mix")
     limit: Positive | None = Field(None, description="first rows only")
+    decontaminate: list[str] = Field(default_factory=list, description="benchmark files; problems that share 13 words in a row with one are left out")
+
+    @model_validator(mode="after")
+    def _from_somewhere(self) -> Source:
+        if (self.kind == "arithmetic") != bool(self.level) or (self.kind == "arithmetic") == bool(self.path):
+            raise ValueError(f"a source of kind {self.kind!r} has path {self.path!r} and level {self.level}: arithmetic takes a level, the others a path")
+        return self
 
 
 class Mix(Section):
@@ -94,6 +126,14 @@ class Optim(Section):
     grad_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
 
+class Lora(Section):
+    """Low-rank adapters on every matrix of the blocks; all else is frozen (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: Positive = Field(8, description="rank of each projection's change")
+    alpha: float | None = Field(None, gt=0, description="the change is scaled by alpha / rank; default: 2 x rank")
+    merged: bool = Field(True, description="write the merged model as the stage's final folder; false: the adapter alone")
+
+
 class Stage(Section):
     """What all stages share."""
 
@@ -121,8 +161,18 @@ class SftStage(Stage):
     documents: Positive = Field(1000, description="demonstrations")
     epochs: Positive = Field(1, description="passes over them")
     batch_tokens: Positive = Field(1024, description="tokens a step, at least")
+    lora: Lora | None = Field(None, description="train adapters instead of all weights")
     mix: Mix = Field(default_factory=Mix)
     path: str | None = Field(None, description="JSON lines with `messages` (and `tools`) instead of procedural demonstrations")
+    max_tokens: Positive = Field(8192, description="longest conversation of the file; longer ones are left out")
+    recheck: Unit = Field(0.0, description="share of procedural demonstrations that think everything twice before they answer, as models that overthink do")
+    source: Source | None = Field(None, description="arithmetic of a level instead: its training sums, each worked out")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SftStage:
+        if self.source and (self.source.kind != "arithmetic" or self.path):
+            raise ValueError(f"source of kind {self.source.kind!r} with path {self.path!r}: demonstrations come from one of mix, path, or arithmetic")
+        return self
 
 
 class ControlStage(Stage):
@@ -142,7 +192,26 @@ class RewardModelStage(Stage):
     test_pairs: Positive = Field(500, description="held-out pairs for its accuracy")
     epochs: Positive = Field(1, description="passes over the pairs")
     batch_pairs: Positive = Field(16, description="pairs a step")
-    path: str | None = Field(None, description="JSON lines with `chosen` and `rejected` instead of procedural pairs")
+    path: str | None = Field(None, description="JSON lines with `prompt`, `chosen` and `rejected` instead of procedural pairs")
+    max_tokens: Positive = Field(4096, description="longest prompt and answer together; pairs with a longer one are left out")
+    micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass")
+
+
+class Function(Section):
+    """A reward function of the user's own, as TRL or verl calls it."""
+
+    function: str = Field(description="file.py:function or package.module:function")
+    style: Literal["trl", "verl"] = Field("trl", description="whose signature it has")
+    weight: float = Field(1.0, description="factor on its values")
+
+
+class Validation(Section):
+    """Looks at validation problems while an RL stage runs: which weights to keep, and when to stop."""
+
+    every: int = Field(0, ge=0, description="steps between looks; 0: none")
+    problems: Positive = Field(100, description="validation problems of each domain and source")
+    patience: int = Field(0, ge=0, description="looks without a better one after which the stage ends; 0: never")
+    keep: Literal["last", "best"] = Field("best", description="which weights the stage hands on")
 
 
 class RlStage(Stage):
@@ -168,7 +237,34 @@ class RlStage(Stage):
     drop_zero_signal: bool = Field(True, description="leave out groups with equal rewards where no other term needs them")
     refill: int = Field(0, ge=0, description="rounds of replacing zero-signal groups by new prompts (dynamic sampling)")
     partial_credit: Unit = Field(0.0, description="share of the reward paid for the share of tests or rules passed")
+    overlong_buffer: int = Field(
+        0, ge=0, description="last tokens before max_new_tokens over which a punishment grows from 0 to overlong_penalty (DAPO); 0: none"
+    )
+    overlong_penalty: Unit = Field(1.0, description="punishment of a response that reaches max_new_tokens")
+    length_weight: float = Field(
+        0.0, ge=0, lt=1, description="share of a correct answer's reward that goes to the short ones among its group's correct answers"
+    )
+    thinking_budgets: list[int] = Field(
+        default_factory=list, description="thinking budgets in tokens, one drawn for each prompt and enforced as when served; -1 stands for none"
+    )
+    rewards: list[Function] = Field(default_factory=list, description="reward functions whose values are added to what the verifiers pay")
+    lora: Lora | None = Field(None, description="train adapters instead of all weights")
+    validation: Validation = Field(default_factory=Validation, description="looks at validation problems")
+    watch_kl: int = Field(0, ge=0, description="steps between measurements of the KL to the stage's start where no KL term does; 0: none")
     max_infra_error_rate: Unit = Field(0.05, description="share of infrastructure errors in a step at which the run stops")
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> RlStage:
+        if self.overlong_buffer >= self.max_new_tokens:
+            raise ValueError(f"overlong_buffer is {self.overlong_buffer}, max_new_tokens {self.max_new_tokens}: the buffer must be the smaller")
+        if any(b < -1 for b in self.thinking_budgets):
+            raise ValueError(f"thinking_budgets holds {min(self.thinking_budgets)}: give numbers of tokens from 0 up, or -1 for no budget")
+        custom = [s.path for s in self.sources if s.kind == "prompts"]
+        if custom and not self.rewards:
+            raise ValueError(f"source {custom[0]!r} has prompts that no verifier judges: give rewards, a list of reward functions")
+        if custom and self.validation.every:
+            raise ValueError(f"validation grades by the verifiers, and none judges the prompts of {custom[0]!r}: set validation.every to 0")
+        return self
 
 
 class Rl1Stage(RlStage):
@@ -184,7 +280,9 @@ class Contract(Section):
     every: Positive = Field(10, description="steps between checks")
     problems: Positive = Field(200, description="validation problems a domain and check")
     max_drop: Unit = Field(0.03, description="largest tolerated drop against the end of stage 1")
-    on_breach: Literal["hold", "reweight", "rollback"] = Field("reweight", description="what a breach causes")
+    on_breach: Literal["hold", "reweight", "rollback", "stop"] = Field(
+        "reweight", description="what a breach causes; rollback and stop put the weights of the last good check back"
+    )
     reweight: float = Field(1.5, gt=1, description="factor on a breached domain's share of the prompts")
 
 
@@ -222,6 +320,9 @@ class EvalSection(Section):
     sources: list[Source] = Field(default_factory=list, description="real benchmarks")
     max_new_tokens: Positive = Field(160, description="longest completion")
     greedy: bool = Field(True, description="also evaluate greedily")
+    budgets: list[int] = Field(
+        default_factory=list, description="thinking budgets to read the procedural and real benchmarks under as well: the overthinking curve"
+    )
 
     def counts(self) -> dict[str, int]:
         return {d: n for d in DOMAINS if (n := getattr(self, d)) > 0}
@@ -264,7 +365,7 @@ class Recipe(Section):
         if isinstance(stage, PretrainStage):
             return bool(stage.mix.weights())
         if isinstance(stage, SftStage):
-            return bool(stage.path or stage.mix.weights())
+            return bool(stage.path or stage.source or stage.mix.weights())
         return True
 
     @property

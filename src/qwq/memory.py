@@ -83,6 +83,8 @@ def free_memory(device: str = "cpu") -> int:
     if on_cuda(device):
         import torch
 
+        if not torch.cuda.is_available():
+            raise CapacityError(f"device {device!r} is asked for, and there is no CUDA device here: use --compute.device=cpu or another machine")
         return int(torch.cuda.mem_get_info(torch.device(device))[0])
     available = _proc_kib("/proc/meminfo", "MemAvailable")
     if available is None:

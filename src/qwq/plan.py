@@ -25,7 +25,7 @@ from qwq.config import (
     SftStage,
     Source,
 )
-from qwq.errors import ModelError
+from qwq.errors import CapacityError, ModelError
 from qwq.memory import GIB, Memory, free_memory, on_cuda, require
 from qwq.model.config import ModelConfig, preset
 from qwq.model.folder import read_config, resolve_folder
@@ -37,7 +37,7 @@ FLOAT = 4  # bytes; training is in float32
 PROGRAM = int(0.33 * GIB)  # Python, torch and the rest of the process before any model, measured
 PREFILL_TOKENS = 4096  # engine.generate and reward.model compute so many prompt tokens at once,
 SCORED_TOKENS = 8192  # or so many tokens to be scored
-CHUNK_LOGITS = 1 << 22  # train.losses holds so many logits at once,
+CHUNK_LOGITS = 1 << 24  # train.losses holds so many logits at once,
 LOGIT_COPIES = 5  # in about so many forms (logits, log-probabilities, probabilities, their sums ...)
 ASSUMED_PROMPT, ASSUMED_DOCUMENT = 256, 512  # tokens, where the data are not at hand
 SAMPLE = 64  # procedural problems looked at for their lengths
@@ -75,12 +75,34 @@ def sampling_parts(config: ModelConfig, rows: int, prompt: int, new: int, prompt
     }
 
 
-def update_parts(config: ModelConfig, num_tokens: int, *, head: bool = True) -> dict[str, int]:
-    """Bytes of one backward pass over `num_tokens` tokens; without `head` (reward models) there are no logits."""
-    parts = {"gradients": FLOAT * config.num_parameters, "activations": FLOAT * activation_values(config, num_tokens)}
+def lora_parameters(config: ModelConfig, rank: int) -> int:
+    """Numbers in the adapters of `model.lora`: rank x (in + out) for each of the seven projections of a layer."""
+    d, f = config.hidden_size, config.intermediate_size
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return config.num_layers * rank * ((d + q) + 2 * (d + kv) + (q + d) + 2 * (d + f) + (f + d))
+
+
+def trained_parameters(stage: object, config: ModelConfig) -> int:
+    """Parameters that a stage trains: all, or its adapters'."""
+    lora = getattr(stage, "lora", None)
+    return lora_parameters(config, lora.rank) if lora else config.num_parameters
+
+
+def update_parts(
+    config: ModelConfig, num_tokens: int, *, head: bool = True, trained: int | None = None, recompute: bool = False, width: int = FLOAT
+) -> dict[str, int]:
+    """Bytes of one backward pass over `num_tokens` tokens; without `head` (reward models) there are no logits.
+
+    `trained` parameters have gradients (None: all); with `recompute` each layer keeps its input only; `width` is an activation's bytes.
+    """
+    trained = config.num_parameters if trained is None else trained
+    values = activation_values(config, num_tokens)
+    if recompute:
+        values = values // (config.num_layers + 1) + num_tokens * config.hidden_size * config.num_layers
+    parts = {"gradients": width * trained, "activations": width * values}
     if head:
         # The head's gradient is gathered in a matrix of its own; where it is tied, the embedding's comes beside it.
-        matrices = 2 if config.tie_embeddings else 1
+        matrices = (2 if config.tie_embeddings else 1) if trained == config.num_parameters else 0
         chunk = min(CHUNK_LOGITS, num_tokens * config.vocab_size)
         parts["logits"] = FLOAT * (LOGIT_COPIES * chunk + matrices * config.vocab_size * config.hidden_size)
     return parts
@@ -95,28 +117,38 @@ def _peak(base: dict[str, int], phases: Sequence[tuple[dict[str, int], dict[str,
 def stage_memory(recipe: Recipe, name: str, config: ModelConfig) -> Memory:
     """Estimated peak of training a stage."""
     stage, at = recipe.stages[name], f"stages.{name}"
-    weights = FLOAT * config.num_parameters
-    base = {"weights": weights, "AdamW": 2 * weights} | ({} if on_cuda(recipe.compute.device) else {"program": PROGRAM})
+    small = recipe.compute.dtype == "bfloat16"
+    trained = trained_parameters(stage, config)
+    base = {"weights": (2 if small else FLOAT) * config.num_parameters, "AdamW": 2 * FLOAT * trained}
+    # Parameters in 16 bits have a float32 copy.
+    base |= {"float32 copies": FLOAT * trained} if small else {}
+    base |= {} if on_cuda(recipe.compute.device) else {"program": PROGRAM}
     if isinstance(stage, RlStage):
         return _rl_memory(recipe, name, stage, config, base)
     if isinstance(stage, RewardModelStage):
         pair = 2 * document_lengths(recipe, name).longest
         scoring = {"activations": FLOAT * inference_values(config, SCORED_TOKENS)}
-        update = update_parts(config, stage.batch_pairs * pair, head=False)
-        return _peak(base, [(update, {"activations": f"{at}.batch_pairs (now {stage.batch_pairs})"}), (scoring, {})])
+        tokens = min(stage.batch_pairs * pair, max(stage.micro_batch_tokens, pair))
+        repair = f"{at}.batch_pairs (now {stage.batch_pairs}), micro_batch_tokens or max_tokens"
+        return _peak(base, [(update_parts(config, tokens, head=False), {"activations": repair}), (scoring, {})])
     source = recipe.stages[stage.of] if isinstance(stage, ControlStage) else stage
     assert isinstance(source, PretrainStage | SftStage)
     owner = stage.of if isinstance(stage, ControlStage) else name
     tokens = source.batch_tokens + document_lengths(recipe, owner).longest
     option = f"stages.{owner}.batch_tokens (now {source.batch_tokens})"
-    return _peak(base, [(update_parts(config, tokens), {"activations": option})])
+    return _peak(base, [(_update_of(recipe, source, config, tokens), {"activations": option})])
+
+
+def _update_of(recipe: Recipe, stage: object, config: ModelConfig, tokens: int) -> dict[str, int]:
+    width = 2 if recipe.compute.dtype == "bfloat16" else FLOAT
+    return update_parts(config, tokens, trained=trained_parameters(stage, config), recompute=recipe.compute.recompute, width=width)
 
 
 def _rl_memory(recipe: Recipe, name: str, stage: RlStage, config: ModelConfig, base: dict[str, int]) -> Memory:
     """The larger of sampling and updating; what stays in both is added to `base`."""
     lengths, compute, weights = prompt_lengths(recipe, name), recipe.compute, base["weights"]
     common: dict[str, str] = {}
-    if stage.kl > 0:
+    if stage.kl > 0 and stage.lora is None:
         base = base | {"reference": weights}
         common["reference"] = f"stages.{name}.kl to 0 (now {stage.kl:g}: it needs a second copy of the weights)"
     scoring: dict[str, int] = {}
@@ -136,7 +168,7 @@ def _rl_memory(recipe: Recipe, name: str, stage: RlStage, config: ModelConfig, b
         )
     phases = [
         (sampling, common | dict.fromkeys(sampling, f"compute.max_rows (now {compute.max_rows})")),
-        (update_parts(config, tokens), common | {"activations": option}),
+        (_update_of(recipe, stage, config, tokens), common | {"activations": option}),
         (scoring, common),
     ]
     return _peak(base, phases)
@@ -219,7 +251,7 @@ def _procedural(domain: str) -> Texts:
 
 
 def _real(source: Source) -> Texts:
-    if is_hub_id(source.path):  # nothing is downloaded for an estimate
+    if source.path and is_hub_id(source.path):  # nothing is downloaded for an estimate
         return Texts(int(ASSUMED_PROMPT * 2.5), ASSUMED_PROMPT * 2.5)
     prompts = [sum(len(m.content) for m in p.messages) for p in load_source(source)]
     return Texts(max(prompts), statistics.fmean(prompts))
@@ -240,8 +272,11 @@ def prompt_lengths(recipe: Recipe, name: str) -> Lengths:
 def document_lengths(recipe: Recipe, name: str) -> Lengths:
     """Documents of a pretraining, SFT or reward-model stage."""
     stage, vocab = recipe.stages[name], model_config(recipe).vocab_size
-    if getattr(stage, "path", None):
-        return Lengths(ASSUMED_DOCUMENT, ASSUMED_DOCUMENT / 2)
+    if getattr(stage, "source", None):
+        return Lengths(ASSUMED_DOCUMENT // 4, ASSUMED_DOCUMENT / 8)
+    if isinstance(stage, SftStage | RewardModelStage) and stage.path:
+        longest = min(ASSUMED_DOCUMENT, stage.max_tokens)
+        return Lengths(longest, longest / 2)
     weights = {Preference.domain: 1.0} if isinstance(stage, RewardModelStage) else stage.mix.weights()  # type: ignore[union-attr]
     texts = [(w, _procedural(d)) for d, w in weights.items()]
     mean = sum(w * t.mean_document for w, t in texts) / sum(w for w, _ in texts)
@@ -255,8 +290,15 @@ def model_config(recipe: Recipe) -> ModelConfig:
         config = preset(model.preset)
         return preset(model.preset, vocab_size=model.vocab_size) if model.vocab_size else config
     path = Path(model.path or "").expanduser()
+    if path.suffix == ".gguf":
+        from qwq.model.gguf import gguf_config
+        from qwq.model.gguf_file import GGUFFile
+
+        return gguf_config(GGUFFile.open(path))
     if path.exists() or path.parent.exists():
         return read_config(resolve_folder(path))
+    if model.shape:
+        return preset(model.shape)
     from huggingface_hub import errors, hf_hub_download
 
     try:
@@ -361,16 +403,20 @@ def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     ]
 
 
-def explain(recipe: Recipe, runs: Path = Path("runs")) -> str:
-    """The plan as text: model, a line for each stage with what it does, and a line with what memory it needs."""
+def explain(recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = True) -> str:
+    """The plan as text: model, a line for each stage with what it does and, for one device, a line with what memory it needs."""
     config, folder = model_config(recipe), runs / recipe.run_name
-    free = free_memory(recipe.compute.device)
+    try:
+        free, there = free_memory(recipe.compute.device), ""
+    except CapacityError:
+        free, there = None, f"No {recipe.compute.device} here, so nothing says whether it fits. "
     work = [["stage", "kind", "from", "work of a step", "steps", "tokens", "FLOPs"]]
     columns = (
         "program",
         "weights",
         "gradients",
         "AdamW",
+        "float32 copies",
         "reference",
         "reward model",
         "key/value cache",
@@ -381,7 +427,8 @@ def explain(recipe: Recipe, runs: Path = Path("runs")) -> str:
 
     def add(label: str, need: Memory) -> None:
         cells = [f"{need.parts[c] / GIB:.2f}" if c in need.parts else "-" for c in columns]
-        memory.append([label, *cells, f"{need.total / GIB:.2f}", "yes" if need.total <= free else "NO"])
+        fits = "?" if free is None else "yes" if need.total <= free else "NO"
+        memory.append([label, *cells, f"{need.total / GIB:.2f}", fits])
 
     problems = sum(recipe.eval.counts().values())
     for name, stage in recipe.stages.items():
@@ -397,15 +444,17 @@ def explain(recipe: Recipe, runs: Path = Path("runs")) -> str:
     kind = f"{config.family}, {config.num_layers} layers, hidden {config.hidden_size}, vocabulary {config.vocab_size:,}"
     title, size = recipe.model.preset or recipe.model.path, count(config.num_parameters).replace("G", "B")
     lines = [
-        f"{folder}: {title}, {size} parameters ({kind}), float32 on {recipe.compute.device}",
+        f"{folder}: {title}, {size} parameters ({kind}), {recipe.compute.dtype} on {recipe.compute.device}",
         "",
     ]
     lines += [*_aligned(work, 4), ""]
-    lines += [*_evaluation_lines(recipe, problems), *_aligned(memory, 1), ""]
-    disk = 3 * FLOAT * config.num_parameters / GIB
-    lines.append(
-        f"Tokens are the most there can be. Free: {free / GIB:.1f} GiB. A checkpoint takes {disk:.2f} GiB of disk."
-    )
+    lines += _evaluation_lines(recipe, problems)
+    if not one_device:
+        return "\n".join(lines)
+    lines += [*_aligned(memory, 1), ""]
+    disk = 3 * FLOAT * max(trained_parameters(stage, config) for stage in recipe.stages.values()) / GIB
+    there = there or f"Free: {(free or 0) / GIB:.1f} GiB. "
+    lines.append(f"Tokens are the most there can be. {there}A checkpoint takes {disk:.2f} GiB of disk.")
     return "\n".join(lines)
 
 
@@ -414,7 +463,7 @@ def _evaluation_lines(recipe: Recipe, problems: int) -> list[str]:
         return ["No evaluation.", ""]
     stages = sum(s.evaluate and not isinstance(s, RewardModelStage) for s in recipe.stages.values())
     sets = [f"{n:,} {d}" for d, n in recipe.eval.counts().items()] + [
-        f"{s.limit or 'all'} {s.kind} ({s.path})" for s in recipe.eval.sources
+        f"{s.limit or 'all'} {s.kind} ({s.path or 'level ' + str(s.level)})" for s in recipe.eval.sources
     ]
     readings = "sampled and greedy" if recipe.eval.greedy else "sampled"
     return [

@@ -22,7 +22,6 @@ from qwq.config import (
     PretrainStage,
     Recipe,
     RewardModelStage,
-    Rl1Stage,
     Rl2Stage,
     RlStage,
     SftStage,
@@ -32,8 +31,10 @@ from qwq.config import (
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, Interrupted
 from qwq.eval.runner import BenchmarkResult, evaluate, write_transcripts
+from qwq.model import lora
 from qwq.model.config import preset
 from qwq.model.folder import resolve_folder
+from qwq.model.gguf_file import GGUFFile
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model, load_reward_model, save_model, save_reward_model
 from qwq.plan import check_capacity
@@ -41,12 +42,16 @@ from qwq.problems.families import family
 from qwq.problems.mixing import ProblemMix
 from qwq.problems.real import load_source
 from qwq.reward.canaries import Canaries
+from qwq.reward.functions import load_function
 from qwq.reward.mixing import Rewarder, Scorer
-from qwq.reward.model import Calibration, RewardModel
+from qwq.reward.model import CALIBRATION, Calibration, RewardModel
+from qwq.reward.shaping import LengthShaping
 from qwq.stats import paired_difference
+from qwq.text.gguf_tokenizer import chat_format_from_gguf
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import Tokenizer, train_bpe
 from qwq.train.checkpoint import Progress, StageRun, StopFlag, atomic_folder, write_atomic
+from qwq.train.keep import Keeper
 from qwq.train.reward_model import train_reward_model
 from qwq.train.rl import RlTrainer
 from qwq.train.rl2 import ContractGuard
@@ -72,6 +77,11 @@ class RecipeRun:
         """Run what is not done yet, up to and including stage `until`; returns what results.json holds."""
         if until is not None and until not in self.recipe.stages:
             raise ConfigError(f"--until {until}: the recipe's stages are {', '.join(self.recipe.stages)}")
+        if (cluster := self.recipe.compute.cluster) and cluster.gpus > 1:
+            raise ConfigError(
+                f"{self.recipe.name} is planned for {cluster.gpus} GPUs and `qwq train` runs on one device: `qwq explain` prints the plan; "
+                "without [compute.cluster] the recipe runs here, if it fits"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:
             try:
@@ -123,6 +133,9 @@ class RecipeRun:
     def _final(self, name: str) -> Path:
         return self.folder / "checkpoints" / name / "final"
 
+    def _adapter(self, name: str) -> Path:
+        return self.folder / "checkpoints" / name / "adapter"
+
     def _write_results(self) -> dict[str, Any]:
         records = [r for name in self.recipe.stages if (r := self._record(name))]
         results = {
@@ -140,8 +153,9 @@ class RecipeRun:
 
     def chat(self) -> ChatFormat:
         """The run's tokenizer and template: the checkpoint's own, or trained once for a preset."""
-        if self.recipe.model.path:
-            return ChatFormat.from_folder(resolve_folder(self.recipe.model.path))
+        path = self.recipe.model.path
+        if path:
+            return chat_format_from_gguf(GGUFFile.open(path)) if path.endswith(".gguf") else ChatFormat.from_folder(resolve_folder(path))
         folder = self.folder / "tokenizer"
         if not folder.exists():
             with atomic_folder(folder) as partial:
@@ -160,13 +174,23 @@ class RecipeRun:
         size = self.recipe.model.vocab_size or preset(self.recipe.model.preset or "").vocab_size
         return train_bpe(texts, size)
 
+    def _load_result(self, name: str, chat: ChatFormat) -> Transformer:
+        """What stage `name` left: its final folder, or its start with the stage's adapter merged where that alone was kept."""
+        if (self._final(name) / "config.json").is_file():
+            return load_model(self._final(name), device=self.recipe.compute.device, dtype=self.dtype)
+        return lora.merge(lora.load_adapter(self._start_model(name, chat), self._adapter(name)))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return getattr(torch, self.recipe.compute.dtype)
+
     def _start_model(self, name: str, chat: ChatFormat) -> Transformer:
         device = self.recipe.compute.device
         before = self.recipe.start_of(name)
         if before is not None:
-            return load_model(self._final(before), device=device)
+            return self._load_result(before, chat)
         if self.recipe.model.path:
-            model = load_model(self.recipe.model.path, device=device)
+            model = load_model(self.recipe.model.path, device=device, dtype=self.dtype)
             chat.tokenizer.check_fits(model.config)
             return model
         tokenizer = chat.tokenizer
@@ -174,7 +198,7 @@ class RecipeRun:
             self.recipe.model.preset or "", vocab_size=tokenizer.vocab_size, eos_token_id=chat.eos_ids[0],
             pad_token_id=tokenizer.token_id("<|endoftext|>"), bos_token_id=None,
         )  # fmt: skip
-        return Transformer(config).init_weights(torch.Generator().manual_seed(self.recipe.seed)).to(device)
+        return Transformer(config).init_weights(torch.Generator().manual_seed(self.recipe.seed)).to(device, self.dtype)
 
     # -- stages -----------------------------------------------------------------------------------------------------
 
@@ -197,13 +221,13 @@ class RecipeRun:
             extra["calibration"] = calibration.to_dict()
             with atomic_folder(final) as partial:
                 save_reward_model(model.backbone, model.score.weight, partial)
+                (partial / CALIBRATION).write_text(json.dumps(calibration.to_dict()) + "\n")
                 chat.save(partial)
         else:
             policy = self._train_policy(name, chat, run)
-            extra |= {"contract": run.state["contract_log"]} if "contract_log" in run.state else {}
-            with atomic_folder(final) as partial:
-                save_model(policy, partial, generation={"eos_token_id": list(chat.eos_ids)})
-                chat.save(partial)
+            kept = {"contract": "contract_log", "validation": "validation", "ended": "ended"}
+            extra |= {key: run.state[where] for key, where in kept.items() if where in run.state}
+            self._save_policy(name, policy, chat)
         record: dict[str, Any] = {"name": name, "kind": stage.kind, "train_s": round(run.state["seconds"], 2)}
         record |= {"steps": run.state["step"], "evals": evals, "evals_greedy": {}} | extra
         started = time.perf_counter()
@@ -214,10 +238,25 @@ class RecipeRun:
         write_atomic(self.folder / "stages" / f"{name}.json", json.dumps(record))
         run.clear()
 
+    def _save_policy(self, name: str, policy: Transformer, chat: ChatFormat) -> None:
+        """The stage's adapter, where it has one, and its final folder; the adapter is merged into `policy`."""
+        options = getattr(self.recipe.stages[name], "lora", None)
+        if options:
+            with atomic_folder(self._adapter(name)) as partial:
+                lora.save_adapter(policy, partial, base=self.recipe.start_of(name) or self.recipe.model.path or "")
+            lora.merge(policy)
+        if not options or options.merged:
+            with atomic_folder(self._final(name)) as partial:
+                save_model(policy, partial, generation={"eos_token_id": list(chat.eos_ids)})
+                chat.save(partial)
+
     def _train_policy(self, name: str, chat: ChatFormat, run: StageRun) -> Transformer:
         """Train a stage that ends in a policy and return it."""
         stage, seed = self.recipe.stages[name], self.recipe.seed
         model = self._start_model(name, chat)
+        if options := getattr(stage, "lora", None):
+            lora.add(model, rank=options.rank, alpha=options.alpha, seed=seed)
+        model.recompute = self.recipe.compute.recompute
         if isinstance(stage, PretrainStage):
             pretrain(model, chat, stage, run, seed=seed)
         elif isinstance(stage, SftStage):
@@ -225,6 +264,8 @@ class RecipeRun:
         elif isinstance(stage, ControlStage):
             source = self.recipe.stages[stage.of]
             assert isinstance(source, SftStage)
+            if source.lora:
+                lora.add(model, rank=source.lora.rank, alpha=source.lora.alpha, seed=seed)
             control(model, chat, stage, source, run, seed=seed, steps=stage.steps or self._matched_steps(stage))
         elif isinstance(stage, RlStage):
             self._rl(name, stage, model, chat, run)
@@ -238,26 +279,58 @@ class RecipeRun:
 
     def _rl(self, name: str, stage: RlStage, model: Transformer, chat: ChatFormat, run: StageRun) -> None:
         seed = self.recipe.seed
-        pools = {f"{s.kind}:{s.path}:{s.split}": (s.weight, load_source(s)) for s in stage.sources}
+        pools, watched_sources = self._pools(stage)
         mix = ProblemMix(seed, name, stage.mix.weights(), pools)
         scorer = self._scorer(stage) if isinstance(stage, Rl2Stage) and stage.mix.preference else None
-        rewarder = Rewarder(partial_credit=stage.partial_credit, scorer=scorer)
-        trainer = RlTrainer(model, chat, stage, self.recipe.compute, run, mix, rewarder, seed=seed)
+        shaping = LengthShaping(stage.max_new_tokens, stage.overlong_buffer, stage.overlong_penalty, stage.length_weight)
+        functions = [load_function(f.function, f.style, f.weight) for f in stage.rewards]
+        rewarder = Rewarder(
+            partial_credit=stage.partial_credit, scorer=scorer, shaping=shaping if shaping.active else None, functions=functions
+        )
+        trainer = RlTrainer(
+            model, chat, stage, self.recipe.compute, run, mix, rewarder, seed=seed,
+            load_start=lambda: self._start_model(name, chat).requires_grad_(False),
+        )  # fmt: skip
+        params = SamplingParams(max_new_tokens=stage.max_new_tokens)
+
+        def look(problems: Mapping[str, list[Problem]]) -> dict[str, list[float]]:
+            results = evaluate(model, chat, problems, params, max_rows=self.recipe.compute.max_rows, seed=VALIDATION_SEED)
+            return {d: r.passed for d, r in results.items()}
+
+        after = []
         if isinstance(stage, Rl2Stage):
             canaries = Canaries(chat, scorer, stage.reward_model.canaries) if scorer and stage.reward_model.canaries else None
-            problems = self._validation(stage)
-            params = SamplingParams(max_new_tokens=stage.max_new_tokens)
-
-            def validate() -> Mapping[str, list[float]]:
-                results = evaluate(model, chat, problems, params, max_rows=self.recipe.compute.max_rows, seed=VALIDATION_SEED)
-                return {d: r.passed for d, r in results.items()}
-
-            guard = ContractGuard(stage, model, mix, run, validate, canaries)
+            guarded = self._validation(stage)
+            guard = ContractGuard(stage, model, mix, run, lambda: look(guarded), canaries)
             guard.begin()
-            trainer.after_step = guard.after_step
-        else:
-            assert isinstance(stage, Rl1Stage)
+            after.append(guard.after_step)
+        keeper = None
+        if stage.validation.every:
+            watched = {d: family(d).fixed("validation", stage.validation.problems) for d in stage.mix.weights()} | watched_sources
+            keeper = Keeper(stage.validation, model, run, lambda: look(watched))
+            keeper.begin()
+            after.append(keeper.after_step)
+
+        def after_step(step: int, metrics: dict[str, Any]) -> None:
+            for callback in after:
+                callback(step, metrics)
+
+        trainer.after_step = after_step
         trainer.train()
+        if keeper:
+            keeper.finish()
+
+    def _pools(self, stage: RlStage) -> tuple[dict[str, tuple[float, list[Problem]]], dict[str, list[Problem]]]:
+        """Training problems of each source with its weight, and validation problems of each where the stage looks at them."""
+        pools: dict[str, tuple[float, list[Problem]]] = {}
+        watched: dict[str, list[Problem]] = {}
+        for source in stage.sources:
+            name = f"{source.kind}:{source.path or source.level}:{source.split}"
+            pools[name] = (source.weight, load_source(source))
+            if stage.validation.every:
+                held_out = source.model_copy(update={"split": "validation", "limit": stage.validation.problems})
+                watched[name] = load_source(held_out)
+        return pools, watched
 
     def _validation(self, stage: Rl2Stage) -> dict[str, list[Problem]]:
         """Validation problems of the held domains, and of preference, whose hidden rule watches the reward model."""
@@ -299,7 +372,24 @@ class RecipeRun:
             out[reading] = {d: r.summary() | self._against_before(name, reading, d, r) for d, r in results.items()}
             passed = {d: r.passed for d, r in results.items()}
             write_atomic(path.with_suffix(".passed.json"), json.dumps(passed))
+        if self.recipe.eval.budgets:
+            out["budgets"] = self._budget_curve(name, model, chat, out["evals"])
         return out
+
+    def _budget_curve(self, name: str, model: Transformer, chat: ChatFormat, free: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+        """Sampled scores under each thinking budget, and without one: accuracy against thinking tokens."""
+        params = SamplingParams(max_new_tokens=self.recipe.eval.max_new_tokens)
+        curves: dict[str, list[dict[str, Any]]] = {d: [] for d in free}
+        for budget in sorted(self.recipe.eval.budgets):
+            if self.stop.raised:
+                raise Interrupted(f"stopped before the evaluation of stage {name}, its training is saved: {self.command}")
+            self.progress.note(f"{name}: evaluating under a thinking budget of {budget} tokens")
+            results = evaluate(model, chat, self._test_problems(), params, max_rows=self.recipe.compute.max_rows, budget=budget)
+            for d, r in results.items():
+                curves[d].append({"budget": budget} | r.summary())
+        for d, summary in free.items():
+            curves[d].append({"budget": None} | {k: summary[k] for k in ("score", "ci95", "n", "mean_tokens", "mean_thinking_tokens")})
+        return curves
 
     def _against_before(self, name: str, reading: str, benchmark: str, result: BenchmarkResult) -> dict[str, Any]:
         """Change against the stage this one started from, problem by problem, with its 95% interval."""

@@ -170,6 +170,7 @@ class Rollout:
     verdicts: list[Verdict] = field(default_factory=list)
     rewards: dict[str, float] = field(default_factory=dict)
     reward: float | None = None
+    budget: int | None = None  # the thinking budget it was sampled under
 
     @property
     def finished(self) -> bool:
@@ -189,6 +190,7 @@ class Rollout:
             "rewards": self.rewards,
             "reward": self.reward,
             "stop_reason": self.stop_reason.value,
+            **({} if self.budget is None else {"budget": self.budget}),
             "prompt_ids": self.prompt_ids,
             "completion_ids": self.completion_ids,
             "sampled_mask": self.sampled_mask,

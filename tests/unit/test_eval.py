@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from qwq.engine.sampler import SamplingParams
 from qwq.errors import CapacityError, ConfigError, DataError, InfraError, ModelError
 from qwq.eval import command, runner
 from qwq.eval.command import benchmark_problems, eval_command
-from qwq.eval.runner import evaluate, thinking_tokens, write_transcripts
+from qwq.eval.runner import evaluate, thinking_in_pieces, thinking_tokens, write_transcripts
 from qwq.model.config import ModelConfig
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model
@@ -226,3 +227,14 @@ def test_a_missing_model_and_too_little_memory(tmp_path: Path, plain: Path, monk
     monkeypatch.setattr(command, "free_memory", lambda device: 1 << 20)
     with pytest.raises(CapacityError, match="the evaluation needs about .* 0.0 GiB are free"):
         eval_command(str(plain), ["math"], n=1)
+
+
+def test_thinking_is_counted_in_the_text_where_the_markers_are_no_tokens() -> None:
+    """A vocabulary of bytes: `<think>` and `</think>` are seven and eight tokens, and what is between them counts."""
+    tokenizer = SimpleNamespace(token_bytes=[bytes([i]) for i in range(256)], vocab_size=256, special_ids=frozenset())
+    chat: Any = SimpleNamespace(tokenizer=tokenizer, thinking_open=False)
+    ids = list(b"<think>abcd</think>ef")
+    assert len(ids) == 7 + 4 + 8 + 2
+    assert thinking_in_pieces(rollout(ids), chat) == 4
+    assert thinking_in_pieces(rollout(ids, [1] * 8 + [0] * 2 + [1] * 11), chat) == 2  # two of them were not sampled
+    assert thinking_in_pieces(rollout(list(b"abcd")), chat) == 0

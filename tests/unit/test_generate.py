@@ -228,3 +228,48 @@ def test_forced_tokens_that_do_not_fit_stop_the_row(model):
         )
         assert (c.ids[n : n + 3] == FORCED) is more
         assert more or (c.ids == plain.ids and c.stop_reason is StopReason.LENGTH)
+
+
+def test_a_thinking_budget_closes_the_thought_and_is_never_exceeded(model):
+    """The closing is fed like any tokens, marked as not sampled; the sampled tokens keep the trainer's log-probabilities."""
+
+    class Control:  # what `engine.thinking.Thinking` offers, without a tokenizer
+        closing_ids = [7, 8, 9]
+
+        def __init__(self, budget: int) -> None:
+            self.left, self.closed = budget, False
+
+        def due(self) -> bool:
+            return not self.closed and self.left <= 0
+
+        def push(self, token: int, *, forced: bool = False) -> None:
+            if forced:
+                self.closed = True
+            elif not self.closed:
+                self.left -= 1
+
+    budgets = [0, 4, None]
+    prompts = [prompt(5, seed=i) for i in range(3)]
+    groups = generate(
+        model, [Request(p, 3, i) for i, p in enumerate(prompts)], SamplingParams(max_new_tokens=12), NEVER, max_rows=4,
+        thinking=lambda request: None if budgets[request] is None else Control(budgets[request]),
+    )  # fmt: skip
+    for budget, p, group in zip(budgets, prompts, groups, strict=True):
+        for c in group:
+            assert len(c.ids) == 12
+            if budget is None:
+                assert c.sampled_mask == [1] * 12
+            else:
+                assert c.sampled_mask == [1] * budget + [0] * 3 + [1] * (9 - budget)
+                assert c.ids[budget : budget + 3] == [7, 8, 9]
+            torch.testing.assert_close(sampled(c), trainer_logprobs(model, p, c), rtol=1e-5, atol=1e-5)
+
+
+def test_samples_are_heard_of_as_they_end(model):
+    heard = []
+    groups = generate(
+        model, [Request(prompt(4, seed=i), 2, i) for i in range(3)], SamplingParams(max_new_tokens=6), NEVER, max_rows=2,
+        on_done=lambda request, number, c: heard.append((request, number, c.ids)),
+    )  # fmt: skip
+    assert sorted(heard) == [(r, n, groups[r][n].ids) for r in range(3) for n in range(2)]
+    assert [r for r, _, _ in heard] == [0, 0, 1, 1, 2, 2]  # two places, so the first group ends before the last begins

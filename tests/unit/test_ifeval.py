@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from qwq.errors import DataError
-from qwq.verify.ifeval import CHECKS, grade, is_an_answer, loose_variants
+from qwq.verify.answers import is_an_answer
+from qwq.verify.ifeval import CHECKS, grade, loose_variants
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
@@ -82,7 +83,7 @@ def test_the_known_holes_are_open_only_where_the_authors_left_them() -> None:
         assert grade(answer, [name], [kwargs])[0] == [True] and grade(answer, [name], [kwargs], reward=True)[0] == [False]
 
 
-@pytest.mark.parametrize("text", ["Das Meer ist weit und tief.", "La mer est grande.", "海はとても広いです。", "Море широкое и глубокое.", "My answer is no."])
+@pytest.mark.parametrize("text", ["Das Meer ist weit und tief.", "La mer est grande.", "海はとても広いです。", "Море широкое и глубокое.", "My answer is no.", "Η θάλασσα είναι πολύ μεγάλη.", "대한민국의 바다는 매우 넓고 깊다고 사람들이 말한다.", "البحر واسع وعميق جدا في هذا المكان.", "Biển rất rộng và sâu, không có bờ là một điều của tự nhiên.", "Bahari ni kubwa na ni nzuri kwa watu wa pwani.", "समुद्र बहुत बड़ा और गहरा है।", "大海很宽，也很深，我们都喜欢在那里看日出。"])
 def test_answers_in_any_language_are_answers(text) -> None:
     assert is_an_answer(text)
 

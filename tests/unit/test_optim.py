@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from qwq.config import Optim
-from qwq.train.optim import Optimizer, learning_rate
+from qwq.errors import InfraError
+from qwq.train.optim import MAX_SKIPPED, Optimizer, learning_rate
 
 
 def test_warm_up_and_linear_decay_by_hand():
@@ -118,3 +119,55 @@ def test_extra_parameters_are_trained_and_saved():
         "extra.0/exp_avg_sq",
         "extra.0/step",
     }
+
+
+def test_a_run_of_bad_gradients_stops_and_leaves_the_weights():
+    model = make()
+    optimizer = Optimizer(model, Optim(lr=0.1), 20)
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def bad() -> None:
+        for p in model.parameters():
+            p.grad = torch.full_like(p, float("nan"))
+
+    for index in range(MAX_SKIPPED - 1):
+        bad()
+        assert optimizer.step(index)["skipped"] == 1.0
+    backward(model, 0)
+    assert optimizer.step(10)["skipped"] == 0.0  # a good one between starts the count anew
+    before = [p.detach().clone() for p in model.parameters()]
+    for index in range(MAX_SKIPPED - 1):
+        bad()
+        optimizer.step(index)
+    bad()
+    with pytest.raises(InfraError, match=f"{MAX_SKIPPED} gradients in a row.*lower optim.lr"):
+        optimizer.step(11)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_sixteen_bit_weights_are_trained_through_a_float32_copy():
+    """Steps of 1e-4 vanish beside a weight of 1 in bfloat16 (its steps are 1/128), but not in the copy."""
+    model = nn.Linear(1, 1, bias=False).bfloat16()
+    nn.init.constant_(model.weight, 1.0)
+    optimizer = Optimizer(model, Optim(lr=1e-4, warmup=0.0, decay="constant", grad_clip=100.0), 100)
+    for index in range(50):
+        model.weight.sum().backward()
+        optimizer.step(index)
+    assert model.weight.dtype == torch.bfloat16
+    assert optimizer.masters[0].item() == pytest.approx(1 - 50e-4, abs=1e-5)
+    assert model.weight.item() == torch.tensor(1 - 50e-4).bfloat16().item() != 1.0
+    state = {k: v.clone() for k, v in optimizer.state().items()}
+    other = nn.Linear(1, 1, bias=False).bfloat16()
+    fresh = Optimizer(other, optimizer.config, 100)
+    fresh.load_state(state)
+    assert torch.equal(fresh.masters[0], optimizer.masters[0])
+
+
+def test_frozen_parameters_are_left_out():
+    model = make()
+    model[0].requires_grad_(False)
+    optimizer = Optimizer(model, Optim(lr=0.1), 10)
+    before = model[0].weight.clone()
+    backward(model, 0)
+    optimizer.step(0)
+    assert torch.equal(model[0].weight, before) and all(name.startswith("2.") for name in optimizer.names)

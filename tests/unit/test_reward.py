@@ -164,8 +164,24 @@ class FixedScorer:
         return self.fixed
 
 
+class FixedGrader:
+    """Verdicts by position, whatever comes; remembers what it was given."""
+
+    def __init__(self, verdicts: list[Verdict]) -> None:
+        self.fixed, self.graded = verdicts, []
+
+    def __call__(self, workers: int) -> "FixedGrader":
+        return self
+
+    def submit(self, at, problem, response) -> None:
+        self.graded.append((problem, response))
+
+    def verdicts(self) -> list[Verdict]:
+        return self.fixed
+
+
 def reward(monkeypatch, verdicts: list[Verdict], **options) -> list[Rollout]:
-    monkeypatch.setattr(mixing, "grade_many", lambda items, workers: verdicts)
+    monkeypatch.setattr(mixing, "Grader", FixedGrader(verdicts))
     rollouts = [rollout() for _ in verdicts]
     Rewarder(**options).reward([problem()] * len(verdicts), [Response("x")] * len(verdicts), rollouts)
     return rollouts
@@ -201,14 +217,14 @@ def test_partial_credit_is_a_term_of_its_own_and_only_for_wrong_answers(monkeypa
 
 
 def test_preference_goes_to_the_reward_model_behind_its_gate(monkeypatch):
-    graded = []
-    monkeypatch.setattr(mixing, "grade_many", lambda items, workers: graded.extend(items) or [verdict(Outcome.CORRECT)])
+    grader = FixedGrader([verdict(Outcome.CORRECT)])
+    monkeypatch.setattr(mixing, "Grader", grader)
     problems = [problem("preference"), problem("math"), problem("preference"), problem("preference")]
     responses = [Response("Tea."), Response("4"), Response("Tea.", finished=False), Response("Milk.")]
     rollouts = [rollout() for _ in problems]
     scorer = FixedScorer([0.0, 50.0, math.log(3)], weight=0.8)
     Rewarder(scorer=scorer).reward(problems, responses, rollouts)
-    assert [p.domain for p, _ in graded] == ["math"] and scorer.seen == [3]
+    assert [p.domain for p, _ in grader.graded] == ["math"] and scorer.seen == [3]
     # sigmoid 1/2 and 3/4, times the weight; what does not end earns nothing, however well it scores.
     assert [r.reward for r in rollouts] == pytest.approx([0.4, 1.0, 0.0, 0.6])
     assert rollouts[0].rewards == {"reward_model": 0.4} and rollouts[1].rewards == {"accuracy": 1.0}

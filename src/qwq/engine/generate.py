@@ -7,7 +7,8 @@ hole), so a step never computes an empty row.
 
 When a row ends its turn, `continue_with` may hand back tokens (a tool's result and the opening of the
 next turn). They are fed through the model like sampled ones, marked 0 in `sampled_mask`, and
-the row goes on: token in, token out, nothing is re-made from text (promise 2).
+the row goes on: token in, token out, nothing is re-made from text (promise 2). A thinking budget closes a thought in
+the same way; unlike the serving engine it forbids no end token, so every sampled token comes from the plain distribution.
 
 Dimensions: B rows in use, T cache columns, S samples of a request.
 """
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from qwq.engine.sampler import SamplingParams, sample, stream_seed
+from qwq.engine.thinking import Thinking
 from qwq.errors import CapacityError
 from qwq.model.layouts import Decode, KVCache, Prefill
 from qwq.model.transformer import Transformer
@@ -51,6 +53,10 @@ class Completion:
 
 # Called with (request index, sample index, completion ids so far) when a row ends its turn.
 ContinueWith = Callable[[int, int, list[int]], "list[int] | StopReason | None"]
+# Called with (request index, sample index, completion) when a sample has ended, while others still run.
+OnDone = Callable[[int, int, Completion], None]
+# The thinking control of one request's sample; None where it has no budget.
+MakeThinking = Callable[[int], "Thinking | None"]
 
 
 class _Rows:
@@ -104,9 +110,12 @@ class Generator:
         *,
         max_rows: int,
         continue_with: ContinueWith | None = None,
+        on_done: OnDone | None = None,
+        thinking: MakeThinking | None = None,
     ) -> None:
         self.model, self.requests, self.params = model, requests, params
-        self.continue_with = continue_with
+        self.continue_with, self.on_done, self.make_thinking = continue_with, on_done, thinking
+        self.thinking: dict[tuple[int, int], Thinking] = {}
         longest = max(len(r.prompt_ids) for r in requests)
         if longest >= model.config.max_positions:
             raise CapacityError(
@@ -147,6 +156,11 @@ class Generator:
             rows.last[index], rows.position[index] = prompt[-1], len(prompt) - 1
             for t in (rows.count, rows.forced_len, rows.forced_at):
                 t[index] = 0
+            for place in places if self.make_thinking else ():
+                control = self.make_thinking(r)  # type: ignore[misc]
+                if control is not None:
+                    self.thinking[rows.owner[place]] = control
+                    self._close_thought(place)
         # The last prompt token is fed by the first step, with each sample's own row, so only the tokens before it are prefilled.
         todo = [(self.requests[r].prompt_ids[:-1], places) for r, places in places_of.items() if len(self.requests[r].prompt_ids) > 1]
         todo.sort(key=lambda item: len(item[0]))
@@ -189,6 +203,11 @@ class Generator:
         rows.last[:B] = tokens_B
         rows.count[:B] += 1
         rows.position[:B] += 1
+        if self.thinking:
+            for place, (token, sampled) in enumerate(zip(tokens_B.tolist(), mask_B.tolist(), strict=True)):
+                if control := self.thinking.get(rows.owner[place]):
+                    control.push(token, forced=not sampled)
+                    self._close_thought(place)
         full_B = (rows.count[:B] >= self.params.max_new_tokens) | (rows.position[:B] >= self.width)
         done = (ends_B | full_B).nonzero()[:, 0].tolist()
         if done:
@@ -208,10 +227,20 @@ class Generator:
                     if self._force(place, more):
                         continue
                     reason = StopReason.LENGTH
-            self.out[request][number] = self.rows.completion(place, reason)
+            completion = self.out[request][number] = self.rows.completion(place, reason)
+            self.thinking.pop((request, number), None)
+            if self.on_done:
+                self.on_done(request, number, completion)
             leaving.append(place)
         if leaving:
             self.rows.remove(leaving, self.cache)
+
+    def _close_thought(self, place: int) -> None:
+        """Queue the end of the thinking where its budget is spent."""
+        control = self.thinking[self.rows.owner[place]]
+        forcing = bool(self.rows.forced_at[place] < self.rows.forced_len[place])
+        if control.due() and not forcing:
+            self._force(place, control.closing_ids)
 
     def _force(self, place: int, tokens: list[int]) -> bool:
         """Queue tokens that the row must feed next; False when they do not fit into what it has left."""
@@ -233,6 +262,8 @@ def generate(
     *,
     max_rows: int = 256,
     continue_with: ContinueWith | None = None,
+    on_done: OnDone | None = None,
+    thinking: MakeThinking | None = None,
 ) -> list[list[Completion]]:
     """Sample every request to its end; completions in the order of requests and samples.
 
@@ -241,4 +272,6 @@ def generate(
     """
     if not requests:
         return []
-    return Generator(model, requests, params, eos_ids, max_rows=max_rows, continue_with=continue_with).run()
+    return Generator(
+        model, requests, params, eos_ids, max_rows=max_rows, continue_with=continue_with, on_done=on_done, thinking=thinking
+    ).run()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qwq.engine.sampler import SamplingParams
+from qwq.engine.thinking import Thinking
 from qwq.errors import InfraError
 from qwq.model.transformer import Transformer
 from qwq.rollout.collect import collect
@@ -64,6 +65,14 @@ def thinking_tokens(rollout: Rollout, close_id: int | None, open_id: int | None,
     return count
 
 
+def thinking_in_pieces(rollout: Rollout, chat: ChatFormat) -> int:
+    """The same where the markers are no tokens of their own: they are read in the text. The first thought only."""
+    control = Thinking(chat.tokenizer, opened=chat.thinking_open, budget=None, max_new_tokens=len(rollout.completion_ids))
+    for token, sampled in zip(rollout.completion_ids, rollout.sampled_mask, strict=True):
+        control.push(token, forced=not sampled)
+    return control.num_thinking
+
+
 def evaluate(
     model: Transformer,
     chat: ChatFormat,
@@ -72,10 +81,15 @@ def evaluate(
     *,
     max_rows: int = 256,
     seed: int = EVAL_SEED,
+    budget: int | None = None,
 ) -> dict[str, BenchmarkResult]:
-    """Sample one answer to every problem and grade it. Raises InfraError when any verdict failed by infrastructure."""
+    """Sample one answer to every problem, under a thinking budget if there is one, and grade it.
+
+    Raises InfraError when any verdict failed by infrastructure.
+    """
     problems = [p for group in benchmarks.values() for p in group]
-    rollouts, responses = collect(model, chat, problems, params, seed=seed, max_rows=max_rows)
+    budgets = None if budget is None else [budget] * len(problems)
+    rollouts, responses = collect(model, chat, problems, params, seed=seed, max_rows=max_rows, budgets=budgets)
     verdicts = grade_many(list(zip(problems, responses, strict=True)), retries=2)
     for rollout, verdict in zip(rollouts, verdicts, strict=True):
         rollout.verdicts.append(verdict)
@@ -86,7 +100,10 @@ def evaluate(
     for name, group in benchmarks.items():
         mine = rollouts[at : at + len(group)]
         at += len(group)
-        out[name] = BenchmarkResult(name, mine, [thinking_tokens(r, close_id, open_id, chat.thinking_open) for r in mine])
+        counts = [
+            thinking_tokens(r, close_id, open_id, chat.thinking_open) if close_id is not None else thinking_in_pieces(r, chat) for r in mine
+        ]
+        out[name] = BenchmarkResult(name, mine, counts)
     return out
 
 

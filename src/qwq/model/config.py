@@ -196,6 +196,16 @@ PRESETS: dict[str, ModelConfig] = {
         family="qwen2", vocab_size=768, hidden_size=256, intermediate_size=704, num_layers=3, num_heads=8, num_kv_heads=2,
         head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.06,
     ),
+    "qwen2.5-0.5b": ModelConfig(
+        family="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864, num_layers=24, num_heads=14, num_kv_heads=2,
+        head_dim=64, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=True, max_positions=32768, bos_token_id=151643,
+        eos_token_id=151645, pad_token_id=151643,
+    ),
+    "qwen2.5-7b": ModelConfig(
+        family="qwen2", vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_layers=28, num_heads=28, num_kv_heads=4,
+        head_dim=128, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=False, max_positions=32768, bos_token_id=151643,
+        eos_token_id=151645, pad_token_id=151643,
+    ),
     "qwq-32b": ModelConfig(
         family="qwen2", vocab_size=152064, hidden_size=5120, intermediate_size=27648, num_layers=64, num_heads=40, num_kv_heads=8,
         head_dim=128, rope_theta=1e6, rms_norm_eps=1e-5, tie_embeddings=False, max_positions=40960, bos_token_id=151643,

@@ -21,6 +21,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from qwq.model.config import ModelConfig
 from qwq.model.linear import Linear, linear
@@ -83,6 +84,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False  # keep each block's input only, for less memory in training
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -103,7 +105,10 @@ class Transformer(nn.Module):
         x_ND = self.embed(ids_N)
         cos, sin = cos.to(x_ND.dtype), sin.to(x_ND.dtype)
         for block in self.blocks:
-            x_ND = block(x_ND, cos, sin, layout)
+            if self.recompute and torch.is_grad_enabled():
+                x_ND = checkpoint(block, x_ND, cos, sin, layout, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_ND = block(x_ND, cos, sin, layout)
         return self.norm(x_ND)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:

@@ -107,10 +107,14 @@ def state_from_hf(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[st
 def load_model(
     model: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, progress: Progress | None = None
 ) -> Transformer:
-    """The causal model in a folder (or on the hub), converted to `dtype`. ModelError names what is wrong with it.
+    """The causal model in a folder (or on the hub) or in a GGUF file, converted to `dtype`. ModelError names what is wrong with it.
 
-    `progress` is called with the weights read so far and all of them.
+    `progress` is called with the weights (of a GGUF file: bytes) read so far and all of them.
     """
+    if str(model).endswith(".gguf"):
+        from qwq.model.gguf import load_gguf
+
+        return load_gguf(model, device=device, dtype=dtype, progress=progress)
     folder = resolve_folder(model)
     config, stored = read_config(folder), stored_tensors(folder)
     if SCORE in stored:

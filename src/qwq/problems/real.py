@@ -3,6 +3,7 @@ r"""Real problem sets as problems: GSM8K, MATH and MBPP, from a file, a folder o
     gsm8k  {"question", "answer": "... #### 42"}                          Cobbe et al. 2021, arXiv 2110.14168
     math   {"problem", "answer"} or {"problem", "solution": "... \boxed{42}"}   Hendrycks et al. 2021, arXiv 2103.03874
     mbpp   {"task_id", "text", "test_list", "test_setup_code"}            Austin et al. 2021, arXiv 2108.07732
+    constraints  {"prompt", "instruction_id_list", "kwargs"}, IFEval's layout; or the path "builtin": generated ones
 
 Splits. A file of GSM8K or MATH holds one published split, and its name says which. Validation is carved out of the
 training file by a hash of the question, so `train` never holds it. MBPP is one file, divided by task id as in its
@@ -25,7 +26,10 @@ import orjson
 
 from qwq.config import Source
 from qwq.errors import DataError
+from qwq.problems import arithmetic
 from qwq.problems.base import digest
+from qwq.problems.constraints import BUILTIN, BUILTIN_NUM, constraint_problem, read_row
+from qwq.problems.decontaminate import build_index
 from qwq.types import Message, Problem
 
 VALIDATION_SHARE = 5  # percent of a training file
@@ -46,11 +50,32 @@ _log = logging.getLogger(__name__)
 
 
 def load_source(source: Source) -> list[Problem]:
+    """The problems of a source, without those that share words with the benchmarks in `source.decontaminate`, as a warning says."""
+    if not source.decontaminate:
+        return _load(source)
+    index = build_index(source.decontaminate)
+    problems, dropped = index.without(_load(source.model_copy(update={"limit": None})), question_of)
+    if dropped:
+        problem, match = dropped[0]
+        _log.warning(
+            "%s: %d problems stand in %s and are left out, such as %s: %r",
+            source.path, len(dropped), ", ".join(sorted({m.benchmark for _, m in dropped})), problem.id, match.words,
+        )  # fmt: skip
+    if not problems:
+        raise DataError(f"{source.path}: every problem stands in {', '.join(source.decontaminate)}: is it the benchmark itself?")
+    return problems[: source.limit]
+
+
+def _load(source: Source) -> list[Problem]:
     """The problems of one split of a real set, in the file's order, the first `source.limit` of them.
 
     Rows of MATH whose answer is null or blank cannot be judged; they are left out and counted in a warning. Raises
     DataError for a file that is missing, empty or of another split, and for a bad row (file and line).
     """
+    if source.kind == "arithmetic":
+        return arithmetic.problems(source.level, source.split, source.limit)
+    if source.kind == "constraints" and source.path == BUILTIN:
+        return [constraint_problem(0, source.split, i) for i in range(source.limit or BUILTIN_NUM)]
     files = _files(source)
     problems: list[Problem] = []
     unanswered = 0
@@ -198,10 +223,26 @@ def _mbpp(row: Mapping[str, Any], where: str, ident: str) -> Problem:
     return Problem(f"mbpp/{task}", "code", (message,), truth, canonical("code", question), source="mbpp")
 
 
+def _prompts(row: Mapping[str, Any], where: str, ident: str) -> Problem:
+    """A prompt as TRL and verl keep it: a text or a list of messages, and any other columns for the reward functions."""
+    prompt = row.get("prompt")
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if not isinstance(turns, list) or not turns or not all(isinstance(t, dict) and isinstance(t.get("content"), str) for t in turns):
+        raise DataError(f"{where}: needs `prompt`, a text or a list of messages with role and content, found {str(prompt)[:40]!r}")
+    messages = tuple(Message(str(t.get("role", "user")), t["content"]) for t in turns)
+    truth = {k: v for k, v in row.items() if k != "prompt"}
+    if isinstance(marked := truth.get("reward_model"), dict) and "ground_truth" in marked:  # verl's own place for it
+        truth["ground_truth"] = marked["ground_truth"]
+    question = "\n".join(m.content for m in messages)
+    return Problem(ident, "custom", messages, truth, canonical("custom", question), source=str(row.get("data_source", "prompts")))
+
+
 _READERS: dict[str, Callable[[Mapping[str, Any], str, str], Problem | None]] = {
     "gsm8k": _gsm8k,
     "math": _math,
     "mbpp": _mbpp,
+    "prompts": _prompts,
+    "constraints": read_row,
 }
 
 
@@ -262,7 +303,7 @@ def _files(source: Source) -> list[Path]:
         return _hub_files(source)
     raise DataError(
         f"no data file at {path}: give a JSON-lines file in {source.kind}'s own format, "
-        f"or a hub data set such as {HUB_SETS[source.kind]}"
+        f"or a hub data set such as {HUB_SETS.get(source.kind, 'org/name')}"
     )
 
 

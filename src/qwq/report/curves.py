@@ -31,8 +31,12 @@ RL = (
     Panel("share correct", "pass_rate", unit=True),
     Panel("completion length, tokens", "length"),
     Panel("entropy, nats a token", "entropy"),
+    Panel("responses cut at max_new_tokens", "truncated", unit=True),
     Panel("groups without signal", "zero_signal", unit=True),
+    Panel("tokens clipped", "clip_fraction", unit=True),
     Panel("KL to the stage's start", "kl"),
+    Panel("KL to the stage's start, watched", "kl_to_start"),
+    Panel("gradient norm", "grad_norm"),
     Panel("sampler against trainer, nats", "mismatch_max", log=True),
 )
 
@@ -52,7 +56,7 @@ def curves_section(run: RunData) -> str:
 def stage_curves(stage: Stage, run: RunData) -> str:
     rl = stage.kind in ("rl1", "rl2")
     panels = RL if rl else REWARD_MODEL if stage.kind == "reward_model" else SUPERVISED
-    pictures = [_rewards(stage)] if rl else []
+    pictures = [_rewards(stage), _verdicts(stage), _validation(stage)] if rl else []
     pictures += [_picture(stage, panel) for panel in panels]
     seconds = sum(row.get("seconds", 0.0) for row in stage.metrics)
     tokens = sum(row.get("tokens", 0) for row in stage.metrics)
@@ -71,7 +75,7 @@ def _series(stage: Stage, key: str) -> tuple[list[float], list[float]]:
 
 def _picture(stage: Stage, panel: Panel) -> str:
     xs, ys = _series(stage, panel.key)
-    if not ys or (panel.key in ("kl", "mismatch_max") and not any(ys)):
+    if not ys or (panel.key in ("kl", "mismatch_max", "clip_fraction", "truncated") and not any(ys)):
         return ""
     alarms = [step for step, _ in stage.alarms]
     drawn = plots.curve(
@@ -103,6 +107,32 @@ def _rewards(stage: Stage) -> str:
         f"{stage.name}-reward", "mean reward by domain", ordered, colours=colours, alarms=[s for s, _ in stage.alarms]
     )
     return _figure("mean reward", _ends(_series(stage, "reward")[1]), f'<div class="legend">{items}</div>', drawn)
+
+
+def _verdicts(stage: Stage) -> str:
+    """Share of each outcome but correct and wrong: what is lost to never ending, no answer, time limits, infrastructure."""
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for name in ("unfinished", "no_answer", "timeout", "undecided", "infra_error"):
+        rows = [row for row in stage.metrics if row.get("outcomes")]
+        shares = [row["outcomes"].get(name, 0) / sum(row["outcomes"].values()) for row in rows]
+        if any(shares):
+            series[name] = ([row["step"] + 1 for row in rows], shares)
+    if not series:
+        return ""
+    colours = {name: plots.OTHERS[i] for i, name in enumerate(series)}
+    items = "".join(f'<span><i style="--c:{c}"></i>{text(name)}</span>' for name, c in colours.items())
+    drawn = plots.curve(f"{stage.name}-verdicts", "verdicts that are neither right nor wrong", series, colours=colours)
+    return _figure("neither right nor wrong", "", f'<div class="legend">{items}</div>', drawn)
+
+
+def _validation(stage: Stage) -> str:
+    """Score on validation problems, where the stage looks at them."""
+    entries = (stage.record or {}).get("validation") or [row["validation"] for row in stage.metrics if "validation" in row]
+    if not entries:
+        return ""
+    series = {"": ([e["step"] + 1 for e in entries], [e["score"] for e in entries])}
+    drawn = plots.curve(f"{stage.name}-validation", "score on validation problems", series, colours={"": LINE}, unit=True)
+    return _figure("score on validation problems", _ends([e["score"] for e in entries]), "", drawn)
 
 
 def _figure(title: str, ends: str, legend: str, drawn: str) -> str:

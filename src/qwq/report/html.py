@@ -35,7 +35,7 @@ def write_report(run_folder: Path) -> Path:
 def page(run: RunData) -> str:
     css = files("qwq.report").joinpath("style.css").read_text(encoding="utf-8")
     sections = (
-        header(run), cards(run), score_section(run), comparison_section(run), reward_model_section(run),
+        header(run), cards(run), score_section(run), comparison_section(run), overthinking_section(run), reward_model_section(run),
         contract_section(run), curves_section(run), verdict_section(run), transcript_section(run),
     )  # fmt: skip
     title = text(f"qwq run {run.recipe['name']}, seed {run.recipe.get('seed', 0)}")
@@ -94,6 +94,26 @@ def before_rl(run: RunData) -> Stage | None:
     evaluated = run.evaluated_policies()
     sft = [s for s in evaluated if s.kind == "sft"]
     return sft[-1] if sft else evaluated[0] if evaluated else None
+
+
+def overthinking_section(run: RunData) -> str:
+    """Accuracy against thinking tokens by stage, where the recipe reads its benchmarks under thinking budgets."""
+    stages = [s for s in run.evaluated_policies() if s.record and s.record.get("budgets")]
+    if not stages:
+        return ""
+    colours = {s.name: plots.OTHERS[i % len(plots.OTHERS)] for i, s in enumerate(stages)}
+    legend = "".join(f'<span><i style="--c:{c}"></i>{text(name)}</span>' for name, c in colours.items())
+    figures = []
+    for b in run.benchmarks:
+        curves = {s.name: s.record["budgets"][b] for s in stages if s.record and b in s.record["budgets"]}
+        if curves:
+            drawn = plots.overthinking(b, curves)
+            figures.append(f'<figure class="panel"><figcaption>{text(b)}</figcaption>{drawn}</figure>')
+    return (
+        "<h2>Accuracy against thinking tokens</h2><p class='soft small'>Each dot is a thinking budget that the sampler enforced, the ring is "
+        "no budget; bars are 95% intervals. A curve that reaches its height further to the left thinks less for the same answers.</p>"
+        f'<div class="legend">{legend}</div><div class="grid">{"".join(figures)}</div>'
+    )
 
 
 def score_section(run: RunData) -> str:
@@ -187,7 +207,7 @@ def reward_model_section(run: RunData) -> str:
             low, high = m["ci95"]
             line += (
                 f", and in {100 * m['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of the {m['n']:,} pairs of equal length "
-                "(at most two tokens apart), where length cannot help it"
+                "(at most two tokens or 5% apart), where length cannot help it"
             )
         out.append(f"<p>{line}.</p>")
     return "<h2>Reward model</h2>" + "".join(out) if out else ""

@@ -122,6 +122,24 @@ def scores(run: RunData) -> str:
     return svg(fig, "score of each benchmark after each stage")
 
 
+def overthinking(benchmark: str, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Accuracy against mean thinking tokens, a line for each stage; every dot is a thinking budget, the ring is none."""
+    fig, ax = figure(f"overthinking-{benchmark}", height=2.8, width=4.0)
+    for i, (stage, points) in enumerate(curves.items()):
+        c = OTHERS[i % len(OTHERS)]
+        ordered = sorted(points, key=lambda p: p["mean_thinking_tokens"])
+        x, y = [p["mean_thinking_tokens"] for p in ordered], [100 * p["score"] for p in ordered]
+        low = [max(0.0, v - 100 * p["ci95"][0]) for v, p in zip(y, ordered, strict=True)]
+        high = [max(0.0, 100 * p["ci95"][1] - v) for v, p in zip(y, ordered, strict=True)]
+        ax.errorbar(x, y, yerr=[low, high], color=c, marker="o", markersize=4, linewidth=1.5, elinewidth=1, capsize=2, label=stage)
+        free = [(a, b) for a, b, p in zip(x, y, ordered, strict=True) if p["budget"] is None]
+        ax.plot([a for a, _ in free], [b for _, b in free], color=c, marker="o", markersize=9, markerfacecolor="none", linestyle="none")
+    ax.set_xlabel("mean thinking tokens", fontsize=9)
+    ax.set_ylabel("% correct", fontsize=9)
+    ax.set_ylim(bottom=0)
+    return svg(fig, f"{benchmark}: accuracy against thinking tokens")
+
+
 def contract(entries: Sequence[Mapping], max_drop: float, domains: Sequence[str]) -> str:
     """Change of the held domains against the start of the stage at each check, with the tolerated drop as a line."""
     fig, ax = figure("contract", height=2.4, width=7.5)

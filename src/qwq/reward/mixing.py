@@ -2,6 +2,8 @@
 
 - `accuracy`: 1 where the verdict is correct, else 0. Unfinished, timeout and undecided pay 0.
 - `partial`: a share of the tests or rules that passed, where the recipe pays it and the answer is not correct.
+- `overlong`, `length`: what a recipe says about length (`shaping.py`).
+- a term under the name of each reward function of the user's own (`functions.py`).
 - `reward_model`: for domains that no rule can judge. The gate is a rule: only a finished response with an
   answer after its thinking is scored; anything else earns what the worst answer would. The score goes through
   a sigmoid, so that it is bounded like the other terms and an extreme score buys nothing.
@@ -15,12 +17,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qwq.reward.functions import RewardFunction
 from qwq.reward.model import Calibration, RewardModel
+from qwq.reward.shaping import LengthShaping
 from qwq.text.parse import parse_response
 from qwq.types import Outcome, Problem, Response, Rollout, Verdict
-from qwq.verify.grade import grade_many
+from qwq.verify.grade import Grader
 
 MODEL_DOMAINS = ("preference",)
+CUSTOM = "custom"  # prompts that only the user's own functions judge
 
 
 @dataclass(slots=True)
@@ -42,30 +47,89 @@ class Scorer:
         ]
 
 
+class Grading:
+    """Responses as they come: those that a rule judges are being graded, the others wait for the reward model."""
+
+    def __init__(self, workers: int) -> None:
+        self.grader = Grader(workers=workers)
+        self._by_rule: list[int] = []
+        self.by_model: dict[int, Response] = {}
+        self.asked: dict[int, tuple[Problem, Response]] = {}
+
+    @property
+    def by_rule(self) -> list[int]:
+        return sorted(self._by_rule)
+
+    def hear(self, at: int, problem: Problem, response: Response) -> None:
+        """The response at position `at` has ended."""
+        self.asked[at] = (problem, response)
+        if problem.domain in MODEL_DOMAINS:
+            self.by_model[at] = response
+        elif problem.domain != CUSTOM:
+            self._by_rule.append(at)
+            self.grader.submit(at, problem, response)
+
+
 class Rewarder:
     """Grades rollouts in place: fills `verdicts`, `rewards` and `reward`."""
 
-    def __init__(self, *, partial_credit: float = 0.0, scorer: Scorer | None = None, workers: int = 2) -> None:
-        self.partial_credit, self.scorer, self.workers = partial_credit, scorer, workers
+    def __init__(
+        self,
+        *,
+        partial_credit: float = 0.0,
+        scorer: Scorer | None = None,
+        shaping: LengthShaping | None = None,
+        functions: Sequence[RewardFunction] = (),
+        workers: int = 2,
+    ) -> None:
+        self.partial_credit, self.scorer, self.shaping, self.workers = partial_credit, scorer, shaping, workers
+        self.functions = list(functions)
 
-    def reward(self, problems: Sequence[Problem], responses: Sequence[Response], rollouts: Sequence[Rollout]) -> None:
-        by_rule = [i for i, p in enumerate(problems) if p.domain not in MODEL_DOMAINS]
-        verdicts = grade_many([(problems[i], responses[i]) for i in by_rule], workers=self.workers)
-        for i, verdict in zip(by_rule, verdicts, strict=True):
+    def begin(self) -> Grading:
+        """A grading that hears of responses one by one, while others still decode."""
+        return Grading(self.workers)
+
+    def finish(self, grading: Grading, rollouts: Sequence[Rollout]) -> None:
+        """Fill in what each rollout earned. `grading` has heard of every one of them, by position."""
+        for i, verdict in zip(grading.by_rule, grading.grader.verdicts(), strict=True):
             rollouts[i].verdicts.append(verdict)
             rollouts[i].rewards = self._rule_terms(verdict)
-        by_model = [i for i, p in enumerate(problems) if p.domain in MODEL_DOMAINS]
+        by_model = sorted(grading.by_model)
         if by_model:
             assert self.scorer, "a recipe that samples preference prompts has a reward model (config checks it)"
             scores = self.scorer.scores([rollouts[i] for i in by_model])
             for i, score in zip(by_model, scores, strict=True):
-                gate = gate_verdict(responses[i])
+                gate = gate_verdict(grading.by_model[i])
                 rollouts[i].verdicts.append(gate)
                 earned = self.scorer.weight / (1 + math.exp(-score)) if gate.correct else 0.0
                 rollouts[i].rewards = {"reward_model": earned}
+        self._ask_functions(grading, rollouts)
         for rollout in rollouts:
             failed = rollout.verdicts[-1].outcome is Outcome.INFRA_ERROR
             rollout.reward = None if failed else sum(rollout.rewards.values())
+        if self.shaping:
+            self.shaping.apply(rollouts)
+
+    def reward(self, problems: Sequence[Problem], responses: Sequence[Response], rollouts: Sequence[Rollout]) -> None:
+        """Grade finished rollouts in one go."""
+        grading = self.begin()
+        for at, (problem, response) in enumerate(zip(problems, responses, strict=True)):
+            grading.hear(at, problem, response)
+        self.finish(grading, rollouts)
+
+    def _ask_functions(self, grading: Grading, rollouts: Sequence[Rollout]) -> None:
+        """The user's own terms, for every response that ended with an answer."""
+        for at, (problem, response) in grading.asked.items():
+            if problem.domain == CUSTOM:
+                rollouts[at].verdicts.append(gate_verdict(response))
+        places = [at for at in sorted(grading.asked) if gate_verdict(grading.asked[at][1]).correct]
+        if not self.functions or not places:
+            return
+        asked = [(*grading.asked[at], rollouts[at].completion_ids) for at in places]
+        for function in self.functions:
+            for at, value in zip(places, function.values(asked), strict=True):
+                if value is not None:
+                    rollouts[at].rewards[function.name] = value
 
     def _rule_terms(self, verdict: Verdict) -> dict[str, float]:
         if verdict.outcome is Outcome.INFRA_ERROR:

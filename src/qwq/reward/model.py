@@ -46,6 +46,9 @@ class RewardModel(nn.Module):
         return out
 
 
+CALIBRATION = "calibration.json"  # beside the weights of a reward model
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """score = (raw + length_weight * (length - mean_length) - mean) / deviation; lengths in completion tokens."""

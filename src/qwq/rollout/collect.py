@@ -6,12 +6,13 @@ them is for readers and verifiers, and no token is ever made from it again (desi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from qwq.agent.environment import CalculatorEnvironment, Environment
-from qwq.engine.generate import Request, generate
+from qwq.engine.generate import Completion, Request, generate
 from qwq.engine.sampler import SamplingParams
+from qwq.engine.thinking import Thinking
 from qwq.model.transformer import Transformer
 from qwq.text.parse import parse_response
 from qwq.text.template import ChatFormat
@@ -70,6 +71,10 @@ def _without_end(ids: list[int], eos_ids: Sequence[int]) -> list[int]:
     return ids[:-1] if ids and ids[-1] in eos_ids else ids
 
 
+# Called with the position (group after group), the problem and what a verifier sees, as soon as a sample has ended.
+OnResponse = Callable[[int, Problem, Response], None]
+
+
 def collect(
     model: Transformer,
     chat: ChatFormat,
@@ -81,44 +86,63 @@ def collect(
     version: int = 0,
     max_rows: int = 256,
     first_group: int = 0,
+    budgets: Sequence[int | None] | None = None,
+    on_response: OnResponse | None = None,
 ) -> tuple[list[Rollout], list[Response]]:
     """`samples` rollouts of each problem, group after group, and what a verifier sees of each.
 
-    `version` is the number of the weights that sampled; every token carries it.
+    `version` is the number of the weights that sampled; every token carries it. `budgets` are thinking budgets in tokens, one a
+    problem (None: no budget). `on_response` hears of each sample while others still decode.
     """
     requests = [
         Request(chat.prompt_ids(p.messages, p.tools), samples, seed * 1_000_003 + (first_group + g) * 1009)
         for g, p in enumerate(problems)
     ]
     loop = _ToolLoop(chat, problems, samples)
-    completions = generate(model, requests, params, chat.eos_ids, max_rows=max_rows, continue_with=loop)
-    rollouts, responses = [], []
-    for g, (problem, request, group) in enumerate(zip(problems, requests, completions, strict=True)):
-        for episode, c in zip(loop.episodes[g], group, strict=True):
-            text = chat.tokenizer.decode(c.ids)
-            last = chat.tokenizer.decode(_without_end(c.ids[episode.turn_start :], chat.eos_ids))
-            rollouts.append(
-                Rollout(
-                    problem_id=problem.id,
-                    domain=problem.domain,
-                    group=first_group + g,
-                    prompt_ids=list(request.prompt_ids),
-                    completion_ids=c.ids,
-                    sampled_mask=c.sampled_mask,
-                    sampler_logprobs=c.logprobs,
-                    weight_versions=[version] * len(c.ids),
-                    stop_reason=c.stop_reason,
-                    text=text,
-                )
-            )
-            responses.append(
-                Response(
-                    last,
-                    finished=c.stop_reason is StopReason.END,
-                    thinking_open=chat.thinking_open,
-                    calls=tuple(episode.calls),
-                    results=tuple(episode.results),
-                    malformed_calls=episode.malformed,
-                )
-            )
-    return rollouts, responses
+    responses: list[Response | None] = [None] * (len(problems) * samples)
+
+    def done(request: int, sample: int, c: Completion) -> None:
+        at, episode = request * samples + sample, loop.episodes[request][sample]
+        responses[at] = response = _response(chat, episode, c)
+        if on_response:
+            on_response(at, problems[request], response)
+
+    def thinking(request: int) -> Thinking | None:
+        budget = budgets[request] if budgets else None
+        if budget is None:
+            return None
+        return Thinking(chat.tokenizer, opened=chat.thinking_open, budget=budget, max_new_tokens=params.max_new_tokens)
+
+    completions = generate(
+        model, requests, params, chat.eos_ids, max_rows=max_rows, continue_with=loop, on_done=done,
+        thinking=thinking if budgets and any(b is not None for b in budgets) else None,
+    )  # fmt: skip
+    rollouts = [
+        Rollout(
+            problem_id=problem.id,
+            domain=problem.domain,
+            group=first_group + g,
+            prompt_ids=list(request.prompt_ids),
+            completion_ids=c.ids,
+            sampled_mask=c.sampled_mask,
+            sampler_logprobs=c.logprobs,
+            weight_versions=[version] * len(c.ids),
+            stop_reason=c.stop_reason,
+            text=chat.tokenizer.decode(c.ids),
+            budget=budgets[g] if budgets else None,
+        )
+        for g, (problem, request, group) in enumerate(zip(problems, requests, completions, strict=True))
+        for c in group
+    ]
+    return rollouts, [r for r in responses if r is not None]
+
+
+def _response(chat: ChatFormat, episode: _Episode, c: Completion) -> Response:
+    return Response(
+        chat.tokenizer.decode(_without_end(c.ids[episode.turn_start :], chat.eos_ids)),
+        finished=c.stop_reason is StopReason.END,
+        thinking_open=chat.thinking_open,
+        calls=tuple(episode.calls),
+        results=tuple(episode.results),
+        malformed_calls=episode.malformed,
+    )

@@ -9,6 +9,7 @@ continued run takes the very steps the undisturbed one would have taken.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qwq.errors import CapacityError, Interrupted
+from qwq.errors import CapacityError, Interrupted, ModelError
 from qwq.train.optim import Optimizer
 
 SAVING_SHARE = 0.04  # of the time, at most
@@ -88,14 +90,23 @@ class Progress:
 
 
 class StopFlag:
-    """Turns Ctrl-C and SIGTERM into a flag that the loop reads between steps; a second Ctrl-C stops at once."""
+    """Turns Ctrl-C, SIGTERM and a time limit into a flag that the loop reads between steps; a second Ctrl-C stops at once."""
 
-    def __init__(self) -> None:
-        self.raised = False
+    def __init__(self, *, after_s: float | None = None) -> None:
+        self._raised = False
+        self._deadline = math.inf if after_s is None else time.monotonic() + after_s
+
+    @property
+    def raised(self) -> bool:
+        return self._raised or time.monotonic() > self._deadline
+
+    @raised.setter
+    def raised(self, value: bool) -> None:
+        self._raised = value
 
     def install(self) -> None:
         def handler(number: int, frame: Any) -> None:
-            if self.raised and number == signal.SIGINT:
+            if self._raised and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.raised = True
 
@@ -106,7 +117,7 @@ class StopFlag:
 class StageRun:
     """One stage's life on disk: metrics, checkpoints, going on, stopping.
 
-    `state` is JSON and travels with every checkpoint; steps put in it whatever the next step depends on.
+    A step that puts a sentence under `state["ended"]` ends the stage early. `state` is JSON and travels with every checkpoint; steps put in it whatever the next step depends on.
     `tensors` travels in the same way, for what is too large for JSON.
     """
 
@@ -143,7 +154,8 @@ class StageRun:
         latest = self._latest()
         if latest:
             self.state = json.loads((latest / "state.json").read_text())
-            module.load_state_dict(load_file(latest / "weights.safetensors", device=str(next(module.parameters()).device)))
+            stored = load_file(latest / "weights.safetensors", device=str(next(module.parameters()).device))
+            load_trained(module, stored)
             optimizer.load_state(load_file(latest / "optimizer.safetensors"))
             if (latest / "tensors.safetensors").exists():
                 self.tensors = load_file(latest / "tensors.safetensors")
@@ -160,17 +172,25 @@ class StageRun:
             write_atomic(self.metrics_path, "".join(f"{line}\n" for line in kept))
 
     def save(self, module: nn.Module, optimizer: Optimizer) -> None:
-        weights = {k: v for k, v in module.state_dict().items()}
+        weights = trained_weights(module)
         moments = optimizer.state()
         size = sum(t.numel() * t.element_size() for t in [*weights.values(), *moments.values(), *self.tensors.values()])
         check_disk(self.folder, size + (1 << 20))
         target = self.folder / f"step-{self.state['step']:06d}"
-        with atomic_folder(target) as partial:
-            save_file(_distinct(weights), partial / "weights.safetensors")
-            save_file(_distinct(moments), partial / "optimizer.safetensors")
-            if self.tensors:
-                save_file(_distinct(self.tensors), partial / "tensors.safetensors")
-            write_atomic(partial / "state.json", json.dumps(self.state))
+        try:
+            with atomic_folder(target) as partial:
+                save_file(_distinct(weights), partial / "weights.safetensors")
+                save_file(_distinct(moments), partial / "optimizer.safetensors")
+                if self.tensors:
+                    save_file(_distinct(self.tensors), partial / "tensors.safetensors")
+                write_atomic(partial / "state.json", json.dumps(self.state))
+        except (OSError, SafetensorError) as error:
+            # The disk was full after all, or failed: what is half written goes, the last good checkpoint stays.
+            shutil.rmtree(target.with_name(f".{target.name}.partial"), ignore_errors=True)
+            raise CapacityError(
+                f"a checkpoint of {size / 2**20:.1f} MiB could not be written to {self.folder} ({error}): free that much "
+                "and run the same command again (the last checkpoint is untouched)"
+            ) from error
         for old in self.folder.glob("step-*"):
             if old != target:
                 shutil.rmtree(old)
@@ -180,7 +200,7 @@ class StageRun:
         self.progress.start(self.name, self.kind, total, self.state["step"])
         last_save, save_seconds = time.perf_counter(), 0.0
         with self.metrics_path.open("a", encoding="utf-8") as log:
-            while self.state["step"] < total:
+            while self.state["step"] < total and not self.state.get("ended"):
                 started = time.perf_counter()
                 step = self.state["step"]
                 metrics = step_fn(step)
@@ -197,12 +217,14 @@ class StageRun:
                     self.save(module, optimizer)
                     last_save = time.perf_counter()
                     save_seconds = last_save - before
-                if self.stop.raised and step + 1 < total:
+                if self.state.get("ended"):
+                    self.progress.note(self.state["ended"])
+                elif self.stop.raised and step + 1 < total:
                     raise Interrupted(f"stopped in stage {self.name} after step {step + 1} of {total}, state saved: {self.how_to_go_on}")
 
     def clear(self) -> None:
         """Remove the trainer state of a stage that is finished, what a kill has left half written included."""
-        for old in [*self.folder.glob("step-*"), *self.folder.glob(".step-*")]:
+        for old in [*self.folder.glob("step-*"), *self.folder.glob(".step-*"), *self.folder.glob("best")]:
             shutil.rmtree(old)
 
 
@@ -219,6 +241,23 @@ def _distinct(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+def trained_weights(module: nn.Module) -> dict[str, Tensor]:
+    """What training changes: all weights, or the adapters alone where the rest is frozen."""
+    names = {n for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+    return {k: v for k, v in module.state_dict().items() if k in names}
+
+
+@torch.no_grad()
+def load_trained(module: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Put `trained_weights` back, in place."""
+    own = trained_weights(module)
+    if own.keys() != stored.keys():
+        odd = sorted(own.keys() ^ stored.keys())
+        raise ModelError(f"a checkpoint holds {len(stored)} tensors, {len(own)} are trained here (first difference: {odd[0]}): start anew with --fresh")
+    for name, tensor in own.items():
+        tensor.copy_(stored[name])
+
+
 def clone_weights(module: nn.Module) -> dict[str, Tensor]:
     with torch.no_grad():
-        return {k: v.detach().clone() for k, v in module.state_dict().items()}
+        return {k: v.detach().clone() for k, v in trained_weights(module).items()}

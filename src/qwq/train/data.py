@@ -5,22 +5,35 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from qwq.errors import DataError
 from qwq.problems.base import digest
 from qwq.problems.mixing import ProblemMix
+from qwq.text.parse import THINK_CLOSE, THINK_OPEN
 from qwq.text.template import ChatFormat
 from qwq.types import Message, ToolCall
 
 Document = tuple[list[int], list[float]]
 
 
-def demonstration(mix: ProblemMix, chat: ChatFormat, index: int, noise: float, prompt_weight: float) -> Document:
-    """Document `index` of a mix: token ids, and the loss weight of each (1 for the assistant's own)."""
+def demonstration(mix: ProblemMix, chat: ChatFormat, index: int, noise: float, prompt_weight: float, *, twice: bool = False) -> Document:
+    """Document `index` of a mix: token ids, and the loss weight of each (1 for the assistant's own). `twice`: see `think_twice`."""
     problem, turns = mix.demonstration(index, noise)
+    if twice:
+        turns = tuple(think_twice(turn) for turn in turns)
     ids, mask = chat.training_example((*problem.messages, *turns), problem.tools)
     return ids, [1.0 if m else prompt_weight for m in mask]
+
+
+def think_twice(turn: Message) -> Message:
+    """The turn with its thought gone through once more before the answer."""
+    head, opened, rest = turn.content.partition(f"{THINK_OPEN}\n")
+    thought, closed, answer = rest.partition(f"\n{THINK_CLOSE}")
+    if not opened or not closed or not thought.strip():
+        return turn
+    return replace(turn, content=f"{head}{opened}{thought}\nagain:\n{thought}{closed}{answer}")
 
 
 def drill(mix: ProblemMix, chat: ChatFormat, index: int, prompt_weight: float) -> Document | None:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_LOGITS = 1 << 22  # logits held at once by token_logprobs: 16 MB in float32
+CHUNK_LOGITS = 1 << 24  # logits held at once by token_logprobs: 64 MB in float32; fewer would read a large head's matrix too often
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -37,11 +37,13 @@ class _ChunkedLogprobs(torch.autograd.Function):
         logprob_N = hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
         norm_N, entropy_N = torch.empty_like(logprob_N), torch.empty_like(logprob_N)
         for s in range(0, len(hidden_ND), chunk):
-            logits = F.linear(hidden_ND[s : s + chunk], weight_VD).float() / temperature
+            logits = F.linear(hidden_ND[s : s + chunk], weight_VD).float()
+            if temperature != 1:
+                logits /= temperature
             norm = logits.logsumexp(-1)
             logprob_N[s : s + chunk] = logits.gather(-1, targets_N[s : s + chunk, None])[:, 0] - norm
-            logp = logits - norm[:, None]
-            entropy_N[s : s + chunk] = -(logp.exp() * logp).sum(-1)
+            logits -= norm[:, None]
+            entropy_N[s : s + chunk] = logits.exp().mul_(logits).sum(-1).neg_()
             norm_N[s : s + chunk] = norm
         ctx.save_for_backward(hidden_ND, weight_VD, targets_N, norm_N)
         ctx.temperature, ctx.chunk = temperature, chunk
@@ -52,17 +54,22 @@ class _ChunkedLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_N: Tensor, _entropy_grad: Tensor):
         hidden_ND, weight_VD, targets_N, norm_N = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_ND)
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
+        # A frozen head (LoRA) needs no gradient of its own.
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for s in range(0, len(hidden_ND), ctx.chunk):
             h = hidden_ND[s : s + ctx.chunk]
-            probs = (F.linear(h, weight_VD).float() / ctx.temperature - norm_N[s : s + ctx.chunk, None]).exp_()
+            probs = F.linear(h, weight_VD).float()
+            if ctx.temperature != 1:
+                probs /= ctx.temperature
+            probs.sub_(norm_N[s : s + ctx.chunk, None]).exp_()
             # d logprob / d logits = onehot(target) - probs
             g = grad_N[s : s + ctx.chunk, None] / ctx.temperature
             probs.mul_(-g).scatter_add_(1, targets_N[s : s + ctx.chunk, None], g)
             probs = probs.to(h.dtype)
             grad_hidden[s : s + ctx.chunk] = probs @ weight_VD
-            grad_weight.addmm_(probs.t().float(), h.float())
-        return grad_hidden, grad_weight.to(weight_VD.dtype), None, None, None
+            if grad_weight is not None:
+                grad_weight.addmm_(probs.t().float(), h.float())
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype), None, None, None
 
 
 def token_logprobs(

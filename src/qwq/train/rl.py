@@ -26,22 +26,24 @@ from torch import Tensor
 
 from qwq.config import ComputeSection, RlStage
 from qwq.engine.sampler import SamplingParams
-from qwq.errors import InfraError
+from qwq.errors import ConfigError, InfraError
+from qwq.model import lora
 from qwq.model.transformer import Transformer
+from qwq.problems.base import digest
 from qwq.problems.mixing import ProblemMix
 from qwq.reward.mixing import Rewarder
 from qwq.rollout.collect import collect
 from qwq.text.template import ChatFormat
+from qwq.train.alarms import Watch
 from qwq.train.checkpoint import StageRun
-from qwq.train.losses import group_advantages, policy_terms, token_logprobs
+from qwq.train.losses import group_advantages, kl_term, policy_terms, token_logprobs
 from qwq.train.optim import Optimizer
 from qwq.train.packing import Batch, micro_batches, pack_groups
 from qwq.train.rollout_log import RolloutLog
-from qwq.types import Outcome, Problem, Rollout
+from qwq.types import Outcome, Problem, Rollout, StopReason
 
 # Promise 1, for real models; the tiny one stays under 1e-4 (tests).
 MISMATCH_MAX, MISMATCH_MEAN = 1e-3, 1e-5
-ALARM_SHARE = 0.02
 
 
 @dataclass(slots=True)
@@ -86,21 +88,26 @@ class RlTrainer:
         *,
         seed: int,
         after_step: Callable[[int, dict[str, Any]], None] | None = None,
+        load_start: Callable[[], Transformer] | None = None,
     ) -> None:
         self.model, self.chat, self.config, self.compute, self.run = model, chat, config, compute, run
         self.mix, self.rewarder, self.seed, self.after_step = mix, rewarder, seed, after_step
         self.optimizer = Optimizer(model, config.optim, config.steps * config.updates)
         self.params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         self.log = RolloutLog(run.rollouts_folder)
+        # With LoRA the stage's start is the model without its adapters; else KL needs a second copy of the weights.
+        self.has_adapters = bool(lora.adapters(model))
+        self.load_start = load_start
         self.reference: Transformer | None = None
-        if config.kl > 0:
-            self.reference = Transformer(model.config).to(model.device)
+        if config.kl > 0 and not self.has_adapters:
+            self.reference = Transformer(model.config).to(model.device, model.embed.weight.dtype)
             self.reference.load_state_dict(model.state_dict())
             self.reference.requires_grad_(False)
-        run.state |= {"next_problem": 0, "mix": dict(mix.weights)}
+        run.state |= {"next_problem": 0, "mix": dict(mix.weights), "watch": {}}
         run.state["totals"] = {"sampled_tokens": 0, "sampling_s": 0.0, "verifying_s": 0.0, "trained_tokens": 0, "training_s": 0.0}
         run.resume(model, self.optimizer)
         self.mix.weights = run.state["mix"]
+        self.watch = Watch(run.state.setdefault("watch", {}))
 
     def train(self) -> None:
         self.run.run(self.config.steps, self.model, self.optimizer, self.step)
@@ -133,6 +140,8 @@ class RlTrainer:
         totals["training_s"] += time.perf_counter() - started
         totals["trained_tokens"] += metrics["trained_tokens"]
         metrics |= {k: round(totals[k] - before[k], 3) for k in ("sampling_s", "verifying_s", "training_s")}
+        if alarms := self.watch.alarms(metrics):
+            metrics["alarms"] = alarms
         if self.after_step:
             self.after_step(step, metrics)
             self.run.state["mix"] = dict(self.mix.weights)
@@ -157,16 +166,18 @@ class RlTrainer:
         return kept
 
     def _sample_groups(self, problems: list[Problem], first: int) -> list[Rollout]:
-        samples, totals, started = self.config.samples, self.run.state["totals"], time.perf_counter()
-        rollouts, responses = collect(
-            self.model, self.chat, problems, self.params, samples=samples, seed=self.seed,
+        totals, started = self.run.state["totals"], time.perf_counter()
+        grading = self.rewarder.begin()
+        rollouts, _ = collect(
+            self.model, self.chat, problems, self.params, samples=self.config.samples, seed=self.seed,
             version=self.run.state["step"] * self.config.updates, max_rows=self.compute.max_rows, first_group=first,
+            budgets=self._budgets(first, len(problems)), on_response=grading.hear,
         )  # fmt: skip
         sampled = time.perf_counter()
         totals["sampling_s"] += sampled - started
         totals["sampled_tokens"] += sum(r.num_sampled for r in rollouts)
-        asked = [p for p in problems for _ in range(samples)]
-        self.rewarder.reward(asked, responses, rollouts)
+        # What is left of grading: most verdicts were reached while other rows still decoded.
+        self.rewarder.finish(grading, rollouts)
         totals["verifying_s"] += time.perf_counter() - sampled
         failed = [r for r in rollouts if r.reward is None]
         if len(failed) > self.config.max_infra_error_rate * len(rollouts):
@@ -176,6 +187,14 @@ class RlTrainer:
             )
         return rollouts
 
+    def _budgets(self, first: int, count: int) -> list[int | None] | None:
+        """A thinking budget for each prompt, by its number in the stage."""
+        choices = self.config.thinking_budgets
+        if not choices:
+            return None
+        drawn = [choices[digest(f"{self.seed}/{self.run.name}/budget/{first + i}") % len(choices)] for i in range(count)]
+        return [None if b < 0 else b for b in drawn]
+
     def update(self, step: int, groups: list[Group]) -> dict[str, Any]:
         """`updates` optimiser steps on one batch of groups."""
         lots = micro_batches([sum(len(r.completion_ids) for r in g.rollouts) for g in groups], self.compute.micro_batch_tokens)
@@ -183,7 +202,7 @@ class RlTrainer:
         normaliser = float(self.config.prompts * self.config.samples * self.config.max_new_tokens)
         if self.config.loss == "dapo":
             normaliser = float(sum(len(b.extra["advantage"]) for b in batches))
-        references = [self._reference_logprobs(b) for b in batches]
+        references = [self._start_logprobs(b) if self.config.kl > 0 else None for b in batches]
         old: list[Tensor | None] = [None] * len(batches)
         sums: Counter[str] = Counter()
         for update in range(self.config.updates):
@@ -206,7 +225,9 @@ class RlTrainer:
                 self._check_mean_mismatch(sums["mismatch_sum"] / sums["terms"])
             stepped = self.optimizer.step(step * self.config.updates + update)
         n = sums["terms"]
-        return stepped | {
+        every = self.config.watch_kl
+        watched = {"kl_to_start": self._kl_to_start(batches, old)} if every and self.config.kl == 0 and step % every == 0 else {}
+        return stepped | watched | {
             "loss": sums["loss"] / self.config.updates,
             "entropy": sums["entropy"] / n,
             "kl": sums["kl"] / n,
@@ -234,8 +255,22 @@ class RlTrainer:
         return token_logprobs(hidden, model.head_weight, batch.targets_M, temperature=self.config.temperature)
 
     @torch.no_grad()
-    def _reference_logprobs(self, batch: Batch) -> Tensor | None:
-        return None if self.reference is None else self._logprobs(self.reference, batch)[0]
+    def _start_logprobs(self, batch: Batch, start: Transformer | None = None) -> Tensor:
+        """Log-probabilities under the stage's start."""
+        if self.has_adapters:
+            with lora.switched_off(self.model):
+                return self._logprobs(self.model, batch)[0]
+        model = start or self.reference
+        assert model is not None
+        return self._logprobs(model, batch)[0]
+
+    def _kl_to_start(self, batches: Sequence[Batch], now: Sequence[Tensor | None]) -> float:
+        """Mean KL (k3) to the stage's start, of the weights that sampled; the start is loaded for it and let go again."""
+        start = None if self.has_adapters or self.load_start is None else self.load_start()
+        if start is None and not self.has_adapters:
+            raise ConfigError("watch_kl needs the stage's start: give RlTrainer load_start, or train with LoRA")
+        total = sum(float(kl_term(n, self._start_logprobs(b, start), "k3").sum()) for b, n in zip(batches, now, strict=True) if n is not None)
+        return total / sum(len(n) for n in now if n is not None)
 
     def _check_mismatch(self, logprob: Tensor, batch: Batch, sums: Counter[str]) -> None:
         """Promise 1: what the sampler computed is what the trainer computes."""
@@ -275,14 +310,9 @@ class RlTrainer:
             "outcomes": dict(sorted(outcomes.items())),
             "length": tokens / len(rollouts),
             "tokens": tokens,
+            "truncated": sum(r.stop_reason in (StopReason.LENGTH, StopReason.CONTEXT) for r in rollouts) / len(rollouts),
             "zero_signal": sum(not g.has_signal for g in groups) / max(1, len(groups)),
         }
-        for outcome in (Outcome.TIMEOUT, Outcome.UNDECIDED):
-            if outcomes[outcome] > ALARM_SHARE * len(rollouts):
-                share = outcomes[outcome] / len(rollouts)
-                metrics.setdefault("alarms", []).append(
-                    f"{share:.1%} of verdicts are {outcome.value} (alarm above {ALARM_SHARE:.0%}): read the rollouts, a policy can provoke these"
-                )
         return metrics
 
 

@@ -13,7 +13,7 @@ from qwq.model.transformer import Transformer
 from qwq.problems.mixing import ProblemMix
 from qwq.reward.canaries import Canaries
 from qwq.train import contract
-from qwq.train.checkpoint import StageRun, clone_weights
+from qwq.train.checkpoint import StageRun, clone_weights, load_trained
 
 # Per-problem outcomes (1 or 0) of validation problems, by domain.
 Outcomes = Mapping[str, list[float]]
@@ -47,7 +47,7 @@ class ContractGuard:
 
     @property
     def _rolls_back(self) -> bool:
-        return self.config.contract.on_breach == "rollback"
+        return self.config.contract.on_breach in ("rollback", "stop")
 
     def after_step(self, step: int, metrics: dict[str, Any]) -> None:
         terms = metrics.get("reward_terms", {})
@@ -89,12 +89,16 @@ class ContractGuard:
 
     def _act(self, breached: list[str]) -> str:
         c = self.config.contract
+        if c.on_breach == "stop":
+            load_trained(self.model, self.run.tensors)
+            self.run.state["ended"] = f"{self.run.name} ends early by the contract ({', '.join(breached)}): weights of the last good check put back"
+            return "the stage ends, weights of the last good check put back"
         if c.on_breach == "hold":
             self.mix.weights = contract.held(self.base_weights, c.domains)
             return f"training on {', '.join(c.domains)} only until the next check"
         self.mix.weights = contract.reweighted(self.mix.weights, breached, c.reweight)
         shares = ", ".join(f"{d} {w:.2f}" for d, w in self.mix.weights.items())
         if self._rolls_back:
-            self.model.load_state_dict(self.run.tensors)
+            load_trained(self.model, self.run.tensors)
             return f"weights of the last good check put back, mix now {shares}"
         return f"mix now {shares}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from typing import Any
 
 from qwq.config import ControlStage, PretrainStage, SftStage
+from qwq.errors import DataError, UsageError
 from qwq.model.transformer import Transformer
+from qwq.problems import arithmetic
 from qwq.problems.base import digest
 from qwq.problems.mixing import ProblemMix
 from qwq.text.template import ChatFormat
@@ -15,6 +18,8 @@ from qwq.train.data import Document, batches, demonstration, drill, read_convers
 from qwq.train.losses import token_logprobs, weighted_nll
 from qwq.train.optim import Optimizer
 from qwq.train.packing import pack
+
+_log = logging.getLogger(__name__)
 
 
 def supervised_step(model: Transformer, optimizer: Optimizer, documents: list[Document], step: int) -> dict[str, Any]:
@@ -55,10 +60,35 @@ def pretrain(model: Transformer, chat: ChatFormat, config: PretrainStage, run: S
 def sft_documents(chat: ChatFormat, config: SftStage, name: str, seed: int) -> list[Document]:
     """The stage's demonstrations, clean, as tokens; only the assistant's tokens weigh."""
     if config.path:
-        examples = [chat.training_example(messages, tools) for messages, tools in read_conversations(config.path)[: config.documents]]
+        return _file_documents(chat, config, config.path)
+    if config.source:
+        problems = arithmetic.problems(config.source.level, "train")
+        random.Random(digest(f"{seed}/{name}/sums")).shuffle(problems)
+        examples = [chat.training_example((*p.messages, arithmetic.demonstrate(p))) for p in problems[: config.documents]]
         return [(ids, [float(m) for m in mask]) for ids, mask in examples]
     mix = ProblemMix(seed, name, config.mix.weights())
-    return [demonstration(mix, chat, i, 0.0, 0.0) for i in range(config.documents)]
+
+    def twice(index: int) -> bool:
+        return digest(f"{seed}/{name}/recheck/{index}") / 2**64 < config.recheck
+
+    return [demonstration(mix, chat, i, 0.0, 0.0, twice=twice(i)) for i in range(config.documents)]
+
+
+def _file_documents(chat: ChatFormat, config: SftStage, path: str) -> list[Document]:
+    documents: list[Document] = []
+    conversations = read_conversations(path)[: config.documents]
+    for number, (messages, tools) in enumerate(conversations, 1):
+        try:
+            ids, mask = chat.training_example(messages, tools)
+        except UsageError as error:
+            raise DataError(f"{path}, conversation {number}: {error}; `qwq data convert --check MODEL` leaves such rows out") from None
+        if len(ids) <= config.max_tokens:
+            documents.append((ids, [float(m) for m in mask]))
+    if len(documents) < len(conversations):
+        _log.warning("%s: %d of %d conversations are over %d tokens and left out", path, len(conversations) - len(documents), len(conversations), config.max_tokens)
+    if not documents:
+        raise DataError(f"{path}: no conversation of at most {config.max_tokens} tokens: raise max_tokens or give shorter ones")
+    return documents
 
 
 class EpochStream:

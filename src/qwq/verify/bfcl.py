@@ -5,7 +5,7 @@ are: every required parameter is there and none that is unknown; a value has its
 name of a variable); an integer passes for a float in Python; strings are compared without case, blanks and `,./-_*^`; an optional
 parameter may be left out where the possible answers hold ""; parallel calls match in any order. Java and JavaScript arguments
 are literals in that language's spelling; arguments that are not strings are taken as already read.
-Multi-turn, memory and web search are not judged here.
+Multi-turn is judged by `verify.bfcl_multi_turn`; memory and web search are not.
 """
 
 from __future__ import annotations

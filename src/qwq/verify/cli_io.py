@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from qwq.errors import DataError, UsageError, nearest
 from qwq.text.parse import read_call
 from qwq.types import Outcome, Response, ToolCall, Verdict
-from qwq.verify import bfcl, ifeval, instructions, math, tools
+from qwq.verify import bfcl, bfcl_multi_turn, ifeval, instructions, math, tools
 
 Job = Callable[[], Verdict]
 Summary = dict[str, Any]
@@ -29,7 +29,7 @@ def verify_file(kind: str, path: str | Path, *, workers: int = 2, sandbox: Any =
 
     `kind` is math (`gold`, `pred`, optional `form`, default "response"), instructions (`response`, `rules`), tools
     (`response` as a string or an object with `text` and `calls`; `truth`; or BFCL's `category`, `functions`, `ground_truth`,
-    `calls`), or code (`code`, `tests` and limits).
+    `calls`; docs/bfcl.md has the multi-turn shape), or code (`code`, `tests` and limits).
     Lines are graded `workers` at a time; `sandbox` is where programs run, by default the jail of this process.
     """
     if kind not in _READERS:
@@ -208,8 +208,12 @@ def _instructions(data: Mapping[str, Any]) -> Job:
 
 def _tools(data: Mapping[str, Any]) -> Job:
     if "category" in data:  # BFCL's form
-        category, functions = _field(data, "category", str), _field(data, "functions", list)
-        truth, calls = _field(data, "ground_truth", list, []), data.get("calls") or []
+        category, truth, calls = _field(data, "category", str), _field(data, "ground_truth", list, []), data.get("calls") or []
+        if category.startswith("multi_turn"):
+            config = _field(data, "initial_config", dict)
+            classes = _field(data, "involved_classes", list, list(config))
+            return lambda: bfcl_multi_turn.verify(calls, truth, initial_config=config, involved_classes=classes, category=category)
+        functions = _field(data, "functions", list)
         return lambda: bfcl.verify(category, functions, truth, calls)
     truth = data.get("truth")
     tools.check_truth(truth)  # type: ignore[arg-type]

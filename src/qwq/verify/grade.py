@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from qwq.errors import DataError, InfraError, nearest
@@ -22,6 +22,8 @@ def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdi
                 finished=response.finished,
                 thinking_open=response.thinking_open,
             )
+        case "instructions" if "instruction_id_list" in truth:
+            return instructions.verify_listed(response.text, truth, finished=response.finished, thinking_open=response.thinking_open)
         case "instructions" | "preference":
             return instructions.verify(
                 response.text,
@@ -41,6 +43,34 @@ def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdi
             raise DataError(f"problem {problem.id}: unknown domain {other!r}: {nearest(other, DOMAINS)}")
 
 
+class Grader:
+    """Verdicts of answers that come one by one: each is graded on a thread while others are still written.
+
+    An `infra_error` (also a raised InfraError) is tried again up to `retries` times. A problem id with the same response
+    is graded once. Any other exception of a verifier is raised by `verdicts`.
+    """
+
+    def __init__(self, *, workers: int = 2, retries: int = 1, sandbox: Any = None) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="grade")
+        self._retries, self._sandbox = retries, sandbox
+        self._running: dict[Any, Future[Verdict]] = {}
+        self._order: dict[int, Any] = {}
+
+    def submit(self, at: int, problem: Problem, response: Response) -> None:
+        """Grade the answer at position `at`."""
+        key = (problem.id, _key(response))
+        if key not in self._running:
+            self._running[key] = self._pool.submit(_with_retries, (problem, response), self._retries, self._sandbox)
+        self._order[at] = key
+
+    def verdicts(self) -> list[Verdict]:
+        """All verdicts by position, once the last is there. The grader is used up."""
+        try:
+            return [self._running[self._order[at]].result() for at in sorted(self._order)]
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+
 def grade_many(
     items: Sequence[tuple[Problem, Response]],
     *,
@@ -48,25 +78,11 @@ def grade_many(
     retries: int = 1,
     sandbox: Any = None,
 ) -> list[Verdict]:
-    """Verdicts in the order of `items`.
-
-    Code runs on `workers` threads, the rest in this one. An `infra_error` (also a raised InfraError) is tried
-    again up to `retries` times. A problem id with the same response is graded once.
-    """
-    keys = [(problem.id, _key(response)) for problem, response in items]
-    unique = dict(zip(keys, items, strict=True))
-    jobs: dict[Any, Callable[[], Verdict]] = {
-        key: lambda item=item: _with_retries(item, retries, sandbox) for key, item in unique.items()
-    }
-    code_keys = [key for key, (problem, _) in unique.items() if problem.domain == "code"]
-    verdicts: dict[Any, Verdict] = {}
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        running = {key: pool.submit(jobs[key]) for key in code_keys}
-        for key in (k for k in unique if k not in running):
-            verdicts[key] = jobs[key]()
-        for key, future in running.items():
-            verdicts[key] = future.result()
-    return [verdicts[key] for key in keys]
+    """Verdicts in the order of `items`, by a `Grader`."""
+    grader = Grader(workers=workers, retries=retries, sandbox=sandbox)
+    for at, (problem, response) in enumerate(items):
+        grader.submit(at, problem, response)
+    return grader.verdicts()
 
 
 def _with_retries(item: tuple[Problem, Response], retries: int, sandbox: Any) -> Verdict:

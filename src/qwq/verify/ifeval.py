@@ -13,14 +13,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
-from qwq.errors import ConfigError, DataError, nearest
+from qwq.errors import DataError, nearest
+from qwq.verify.answers import is_an_answer, language_of
+from qwq.verify.constraints import CONSTRAINTS, check_kwargs
+from qwq.verify.text_units import library as _library
 
 Check = Callable[..., bool]
 CHECKS: dict[str, Check] = {}
-KNOWN_SHARE = 0.5  # of the words of an answer that have to be words of one language
 CONSTRAINED = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 
@@ -32,33 +33,14 @@ def _check(name: str) -> Callable[[Check], Check]:
     return register
 
 
-def _library(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ConfigError(f"IFEval needs {name.partition('.')[0]}: `pip install 'qwq[eval]'`") from None
-
-
 def _compare(count: int, relation: str, wanted: int) -> bool:
     if relation not in ("at least", "less than"):
         raise DataError(f"relation {relation!r}: it is 'at least' or 'less than'")
     return count >= wanted if relation == "at least" else count < wanted
 
 
-def _language(text: str) -> str | None:
-    """The most likely language's code, None where none can be told."""
-    langdetect = _library("langdetect")
-    langdetect.DetectorFactory.seed = 0
-    try:
-        return langdetect.detect(text)
-    except langdetect.LangDetectException:
-        return None
-
-
 def _is_language(text: str, code: str, reward: bool) -> bool:
-    found = _language(text)
+    found = language_of(text)
     return found == code if found is not None else not reward
 
 
@@ -230,14 +212,18 @@ def _quotation(text: str, **_: Any) -> bool:
 
 
 def follows(name: str, text: str, kwargs: Mapping[str, Any], prompt: str | None = None, *, reward: bool = False) -> bool:
-    """Whether `text` follows one instruction. DataError for an unknown type or arguments that it lacks."""
-    if name not in CHECKS:
-        raise DataError(f"unknown instruction {name!r}: {nearest(name, CHECKS)}")
+    """Whether `text` follows one instruction, IFEval's or one of `verify.constraints`. DataError for an unknown type or arguments that it lacks."""
+    check = CHECKS.get(name)
     given = {k: v for k, v in kwargs.items() if v is not None}
+    if name in CONSTRAINTS:
+        check = CONSTRAINTS[name].check
+        check_kwargs(CONSTRAINTS[name], given)
+    if check is None:
+        raise DataError(f"unknown instruction {name!r}: {nearest(name, [*CHECKS, *CONSTRAINTS])}")
     if name == "combination:repeat_prompt" and "prompt_to_repeat" not in given and prompt is not None:
         given["prompt_to_repeat"] = prompt
     try:
-        return CHECKS[name](text, **given, reward=reward)
+        return check(text, **given, reward=reward)
     except TypeError as error:
         if "keyword-only argument" not in str(error):
             raise
@@ -269,29 +255,3 @@ def grade(
         strict.append(usable and follows(name, response, arguments, prompt, reward=reward))
         loose.append(any(v.strip() and follows(name, v, arguments, prompt, reward=reward) for v in variants))
     return strict, loose
-
-
-# -- what counts as an answer ---------------------------------------------------------------------------------------------
-
-
-@cache
-def _vocabulary(language: str) -> frozenset[str]:
-    """Words that Punkt's model of a language has seen in its training corpus, lower case."""
-    return frozenset(_library("punkt").load_model(language).ortho_context)
-
-
-LATIN = ("english", "french", "german", "spanish", "italian", "portuguese", "dutch", "polish", "turkish", "swedish", "finnish", "czech")
-
-
-def is_an_answer(text: str) -> bool:
-    """Two words at least, and no gibberish: half of its words are known ones of one language, or it is in another script
-    whose language can be told. For rewards, so that rules about form alone are not met by nothing."""
-    words = re.findall(r"[^\W\d_]+", text.lower())
-    latin = [w for w in words if all(c < "\u0250" for c in w)]
-    others = "".join(w for w in words if not all(c < "\u0250" for c in w))
-    if len(others) > sum(map(len, latin)):  # scripts that may write without spaces
-        return len(set(others)) > 2 and _language(text) is not None
-    longer = [w for w in latin if len(w) > 1]
-    if len(set(longer)) < 2:
-        return False
-    return any(sum(w in _vocabulary(name) for w in longer) >= KNOWN_SHARE * len(longer) for name in LATIN)

@@ -53,3 +53,28 @@ def verify(
     if broken:
         return verdict(Outcome.WRONG, "; ".join(broken), total - len(broken), answer)
     return verdict(Outcome.CORRECT, f"all {total} rules hold", total, answer)
+
+
+def verify_listed(response: str, truth: Mapping[str, Any], *, finished: bool = True, thinking_open: bool = False) -> Verdict:
+    """IFEval's form: `instruction_id_list` and `kwargs` (optional `prompt`), each instruction in its strict reading for rewards.
+
+    Correct where the final answer follows all of them. Outcomes as in `verify`.
+    """
+    # The libraries that these types need are optional, so they are loaded with the first such problem.
+    from qwq.verify.ifeval import grade
+
+    start = time.perf_counter()
+    names, kwargs = truth["instruction_id_list"], truth["kwargs"]
+    answer = parse_response(response, thinking_open=thinking_open).answer
+    followed = grade(answer, names, kwargs, truth.get("prompt"), reward=True)[0] if finished and answer else [False] * len(names)
+    broken = [name for name, good in zip(names, followed, strict=True) if not good]
+    outcome, reason = Outcome.CORRECT, f"all {len(names)} instructions are followed"
+    if not finished:
+        outcome, reason = Outcome.UNFINISHED, "the response never ended"
+    elif not answer:
+        outcome, reason = Outcome.NO_ANSWER, "nothing after the thinking"
+    elif broken:
+        outcome, reason = Outcome.WRONG, f"not followed: {', '.join(broken)}"
+    return Verdict(
+        outcome, reason, VERIFIER, passed=len(names) - len(broken), total=len(names), seconds=time.perf_counter() - start, answer=answer or None
+    )

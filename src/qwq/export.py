@@ -1,0 +1,36 @@
+"""`qwq export`: any model that qwq reads, as one plain Hugging Face folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from qwq.errors import ConfigError
+from qwq.model import lora
+from qwq.model.folder import resolve_folder
+from qwq.model.gguf_file import GGUFFile
+from qwq.model.weights import load_model, save_model
+from qwq.text.gguf_tokenizer import chat_format_from_gguf
+from qwq.text.template import ChatFormat
+
+
+def export(model: str, out: Path, *, adapters: list[Path], dtype: str) -> Path:
+    """Write `model` (a folder, hub id or GGUF file), with `adapters` merged in turn, to the new folder `out`.
+
+    ConfigError where `out` is there already.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} is there already: name a folder that is not")
+    if model.endswith(".gguf"):
+        chat = chat_format_from_gguf(GGUFFile.open(Path(model)))
+    else:
+        chat = ChatFormat.from_folder(resolve_folder(model))
+    loaded = load_model(model)
+    for adapter in adapters:
+        lora.merge(lora.load_adapter(loaded, adapter))
+    partial = out.with_name(f".{out.name}.partial")
+    save_model(loaded, partial, generation={"eos_token_id": list(chat.eos_ids)}, dtype=getattr(torch, dtype))
+    chat.save(partial)
+    partial.rename(out)
+    return out

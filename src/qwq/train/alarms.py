@@ -1,0 +1,98 @@
+"""What an RL stage watches, and what to do when a number leaves its range.
+
+Means over the last `WINDOW` steps are compared with fixed limits or with the stage's first `WINDOW` steps. An alarm is one sentence:
+what was seen, what is normal, what helps. It stops nothing (what must stop a run is an error), it is printed, logged in
+metrics.jsonl and drawn in the report. The history is part of the stage's state, so a run that goes on raises the same alarms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qwq.types import Outcome
+
+WINDOW = 5
+VERDICT_SHARE = 0.02  # timeouts and undecided verdicts, which a policy could provoke
+WATCHED = ("entropy", "length", "truncated", "zero_signal", "clip_fraction", "kl", "kl_to_start", "mismatch_mean")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """`kind`: "above" or "below" a fixed limit; "times" more, or "share" less, than the stage's first steps."""
+
+    key: str
+    kind: str
+    limit: float
+    what: str
+    repair: str
+
+
+LIMITS = (
+    Limit("entropy", "share", 0.2, "entropy is {now:.3f} nats a token, {start:.3f} at first", "the policy collapses: lower optim.lr, or end the stage earlier"),
+    Limit("entropy", "times", 3.0, "entropy is {now:.3f} nats a token, {start:.3f} at first", "the policy dissolves: lower optim.lr or temperature"),
+    Limit("clip_fraction", "above", 0.3, "{now:.0%} of tokens are clipped", "lower optim.lr or updates"),
+    Limit("kl", "above", 0.2, "KL to the stage's start is {now:.3f} nats a token", "lower optim.lr, or raise kl"),
+    Limit("kl_to_start", "above", 0.2, "KL to the stage's start is {now:.3f} nats a token", "lower optim.lr, or set kl"),
+    Limit("truncated", "above", 0.25, "{now:.0%} of responses reach max_new_tokens", "raise max_new_tokens, or set overlong_buffer"),
+    Limit("length", "times", 2.5, "responses have {now:.0f} tokens, {start:.0f} at first", "read some; set length_weight or overlong_buffer"),
+    Limit("length", "share", 0.3, "responses have {now:.0f} tokens, {start:.0f} at first", "read some: the policy may have found a short cut"),
+    Limit("zero_signal", "above", 0.8, "{now:.0%} of groups teach nothing", "the problems are too easy or too hard: change the mix, or set refill"),
+    Limit("mismatch_mean", "above", 0.02, "sampler and trainer differ by {now:.3f} nats a token on average", "sample in the trainer's dtype"),
+)  # fmt: skip
+
+
+class Watch:
+    """Follows a stage's metrics; `history` is a plain dict that travels with the stage's state."""
+
+    def __init__(self, history: dict[str, Any]) -> None:
+        self.history = history
+
+    def alarms(self, metrics: Mapping[str, Any]) -> list[str]:
+        """Take in one step's metrics and say what is out of range."""
+        for key in WATCHED:
+            if isinstance(metrics.get(key), int | float):
+                self._remember(key, float(metrics[key]))
+        found = [text for limit in LIMITS if (text := self._check(limit))]
+        found += verdict_alarms(metrics.get("outcomes", {}))
+        if metrics.get("skipped"):
+            found.append(f"the gradient was not finite (norm {metrics['grad_norm']}): the step was skipped; lower optim.lr if it happens again")
+        return found
+
+    def _remember(self, key: str, value: float) -> None:
+        first, last = self.history.setdefault(key, [[], []])
+        if len(first) < WINDOW:
+            first.append(value)
+        last.append(value)
+        del last[:-WINDOW]
+
+    def _check(self, limit: Limit) -> str | None:
+        first, last = self.history.get(limit.key, [[], []])
+        if len(last) < WINDOW:
+            return None
+        start, now = _mean(first), _mean(last)
+        beyond = {
+            "above": now > limit.limit,
+            "below": now < limit.limit,
+            "times": start > 0 and now > limit.limit * start,
+            "share": now < limit.limit * start,
+        }[limit.kind]
+        return f"{limit.what.format(now=now, start=start)}: {limit.repair}" if beyond else None
+
+
+def verdict_alarms(outcomes: Mapping[str, int]) -> list[str]:
+    """Alarms about verdicts that are neither right nor wrong."""
+    total = sum(outcomes.values())
+    found = []
+    for outcome in (Outcome.TIMEOUT, Outcome.UNDECIDED):
+        count = outcomes.get(outcome.value, 0)
+        if count > VERDICT_SHARE * total:
+            found.append(f"{count / total:.1%} of verdicts are {outcome.value} (alarm above {VERDICT_SHARE:.0%}): read the rollouts, a policy can provoke these")
+    if failed := outcomes.get(Outcome.INFRA_ERROR.value, 0):
+        found.append(f"{failed} of {total} verdicts failed by infrastructure: they are left out; `qwq sandbox doctor` says what is wrong")
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,64 @@
+"""Alarms come when a number leaves its range for some steps, say what helps, and are the same after going on."""
+
+import json
+
+import pytest
+
+from qwq.train.alarms import WINDOW, Watch, verdict_alarms
+
+
+def run(watch: Watch, key: str, values: list[float]) -> list[list[str]]:
+    return [watch.alarms({key: v}) for v in values]
+
+
+@pytest.mark.parametrize(
+    "key, calm, wild, words",
+    [
+        ("entropy", 1.0, 0.05, "lower optim.lr"),
+        ("entropy", 0.5, 5.0, "dissolves"),
+        ("clip_fraction", 0.1, 0.6, "updates"),
+        ("kl", 0.01, 0.9, "raise kl"),
+        ("kl_to_start", 0.01, 0.9, "set kl"),
+        ("truncated", 0.1, 0.9, "max_new_tokens"),
+        ("length", 100.0, 600.0, "length_weight"),
+        ("length", 100.0, 5.0, "short cut"),
+        ("zero_signal", 0.4, 1.0, "refill"),
+        ("mismatch_mean", 1e-6, 0.5, "dtype"),
+    ],
+)
+def test_each_alarm_sounds_and_names_its_repair(key, calm, wild, words):
+    watch = Watch({})
+    assert not any(run(watch, key, [calm] * 10))
+    found = run(watch, key, [wild] * WINDOW)[-1]
+    assert len(found) == 1 and words in found[0]
+
+
+def test_one_odd_step_is_no_alarm():
+    watch = Watch({})
+    assert not any(run(watch, "entropy", [1.0] * 8 + [0.1] + [1.0] * 8))
+
+
+def test_nothing_sounds_before_there_is_a_window():
+    assert not any(run(Watch({}), "zero_signal", [1.0] * (WINDOW - 1)))
+
+
+def test_history_travels_as_json():
+    values = [1.0] * 7 + [0.1] * 6
+    whole = run(Watch({}), "entropy", values)
+    first = Watch({})
+    begun = run(first, "entropy", values[:9])
+    again = Watch(json.loads(json.dumps(first.history)))
+    assert begun + run(again, "entropy", values[9:]) == whole and any(whole)
+
+
+def test_verdicts_that_are_no_answer():
+    assert verdict_alarms({"correct": 97, "timeout": 2, "wrong": 1}) == []
+    (text,) = verdict_alarms({"correct": 96, "timeout": 4})
+    assert "4.0% of verdicts are timeout" in text
+    (text,) = verdict_alarms({"correct": 99, "infra_error": 1})
+    assert "1 of 100" in text and "doctor" in text
+
+
+def test_a_skipped_step_is_said():
+    (text,) = Watch({}).alarms({"skipped": 1.0, "grad_norm": float("nan")})
+    assert "skipped" in text
