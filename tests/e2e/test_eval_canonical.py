@@ -14,6 +14,7 @@ from qwq.eval.bfcl_calls import NotCalls, read_calls
 from qwq.eval.data import DataFolder
 from qwq.eval.programs import HumanEval, Mbpp, whole_program
 from qwq.types import Outcome, StopReason, ToolCall
+from qwq.verify.bfcl_multi_turn import read_call as read_true_call
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
 needs_data = pytest.mark.skipif(not (DATA / "bfcl").is_dir(), reason="shared/data is not beside the project")
@@ -94,6 +95,8 @@ def test_bfcl_own_answers_are_right(native: bool) -> None:
     problems = bench.load(DataFolder.of("bfcl", DATA))
     wrong = []
     for p in problems:
+        if p.source.startswith("multi_turn"):
+            continue
         language = language_of(p.source)
         calls = (
             first_answers(p.truth["ground_truth"])
@@ -114,10 +117,74 @@ def test_bfcl_own_answers_are_right(native: bool) -> None:
     assert len(wrong) <= 12, wrong
 
 
+def named(call: str, functions: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A true call with its positional arguments by name."""
+    name, positional, keywords = read_true_call(call)
+    (function,) = [f for f in functions if f["name"] == name]
+    return {name: dict(zip(function["parameters"]["properties"], positional, strict=False)) | keywords}
+
+
+@needs_data
+@pytest.mark.parametrize("native", [True, False])
+def test_bfcl_true_conversations_are_right(native: bool) -> None:
+    """The true calls of each turn, then a sentence; the functions that come late are on offer when they are needed."""
+    bench = Bfcl("multi_turn", native_tools=native)
+    problems = bench.load(DataFolder.of("bfcl", DATA))
+    assert len(problems) == 800
+    for p in problems[::4]:
+        replies: list[Reply] = []
+        for number, turn in enumerate(p.truth["ground_truth"]):
+            if native:
+                offered = {t["function"]["name"] for t in bench.tools(p, replies)}
+                assert {read_true_call(c)[0] for c in turn} <= offered, (p.id, number)
+            if turn:
+                calls = [named(c, p.truth["functions"]) for c in turn]
+                replies += (
+                    said("", tuple(ToolCall(n, a) for c in calls for n, a in c.items()))
+                    if native
+                    else said("[" + ", ".join(map(text_of, calls)) + "]")
+                )
+                answered = bench.go_on(p, replies)
+                assert answered is not None and [m["role"] for m in answered] == ["tool"] * len(turn)
+            replies += said("That is done.")
+            following = bench.go_on(p, replies)
+            assert (following is None) == (number == len(p.truth["ground_truth"]) - 1)
+            assert following is None or following[-1]["role"] == "user"
+        mark = bench.mark(p, replies)
+        assert mark.score == 1.0, (p.id, mark.verdict.reason)
+        assert bench.mark(p, replies[-1:]).score == 0.0
+
+
+@needs_data
+def test_bfcl_a_conversation_without_an_end_is_ended() -> None:
+    bench = Bfcl("multi_turn_base")
+    p = bench.load(DataFolder.of("bfcl", DATA))[0]
+    replies: list[Reply] = []
+    while bench.go_on(p, replies := replies + said("", (ToolCall("pwd", {}),))) is not None:
+        assert len(replies) <= 20
+    assert len(replies) == 21 and bench.mark(p, replies).score == 0.0
+
+
+@needs_data
+def test_bfcl_functions_that_come_late() -> None:
+    for native in (True, False):
+        bench = Bfcl("multi_turn_miss_func", native_tools=native)
+        p = bench.load(DataFolder.of("bfcl", DATA))[0]  # `sort` comes with the fourth turn
+        replies = said("a") + said("b")
+        assert "sort" not in {t["function"]["name"] for t in bench.tools(p, replies)}
+        replies += said("c")
+        (message,) = bench.go_on(p, replies) or ()
+        assert message["role"] == "user" and message["content"].endswith("What about now?")
+        if native:
+            assert "sort" in {t["function"]["name"] for t in bench.tools(p, replies)}
+        else:
+            assert '"sort"' in message["content"] and '"sort"' not in p.messages[0].content
+
+
 @needs_data
 def test_bfcl_silence_is_right_only_where_nothing_fits() -> None:
     bench = Bfcl(native_tools=False)
-    for p in bench.first(bench.load(DataFolder.of("bfcl", DATA)), 40):
+    for p in bench.first([p for p in bench.load(DataFolder.of("bfcl", DATA)) if "multi_turn" not in p.source], 40):
         mark = bench.mark(p, said("I can not help with that."))
         assert mark.verdict.outcome is (Outcome.CORRECT if "irrelevance" in p.source else Outcome.WRONG)
 

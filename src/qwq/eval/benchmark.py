@@ -109,6 +109,10 @@ class Benchmark:
         """Messages that answer the last reply's calls, where the benchmark has several turns; None ends the sample."""
         return None
 
+    def tools(self, problem: Problem, replies: Sequence[Reply]) -> Sequence[Mapping[str, Any]]:
+        """The tools on offer in the turn after these replies."""
+        return problem.tools
+
     def mark(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
         """The mark of a sample. What did not end, or says nothing, is told apart before `judge` is asked."""
         last = replies[-1]

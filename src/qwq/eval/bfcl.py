@@ -2,9 +2,8 @@
 
 Categories come from the files' names, BFCL_v4_CATEGORY.json; the answers from possible_answer/ beside them. Models whose chat template
 has tools are asked with tools, others by BFCL's own system prompt. The headline is version 3's overall where all three of its
-parts are run: the mean of non-live, live and multi-turn. Multi-turn needs its simulated back ends (`MULTI_TURN` is where a runner
-registers itself); without one the headline is the mean of the parts that were run, and `not_run` names the others. Web search and
-memory, which version 4 adds, are not run.
+parts are there: the mean of non-live, live and multi-turn (`bfcl_multi_turn.py`); otherwise the mean of the parts that are. Web search
+and memory, which version 4 adds, are not run, and `not_run` names them.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from qwq.errors import DataError
 from qwq.eval import bfcl_aggregate as rules
-from qwq.eval import bfcl_calls
+from qwq.eval import bfcl_calls, bfcl_multi_turn
 from qwq.eval.benchmark import Benchmark, Figures, Mark, Reply, Row, marked, need
 from qwq.eval.data import sha256_of
 from qwq.types import Message, Outcome, Problem, Verdict
@@ -47,20 +46,11 @@ COLUMNS = {
     "multi_turn_long_context": ("multi_turn", "Long Context"),
 }
 AGENTIC = ("web_search", "memory")
+# What version 3's overall cannot do without; Java's and JavaScript's simple categories are part of a mean.
+WHOLE = tuple(c for c in COLUMNS if c not in ("simple", "java", "javascript", "simple_java", "simple_javascript"))
 NO_ANSWER_FILE = ("irrelevance", "live_irrelevance", "live_relevance")
 # In version 3 `simple` is Python and `java` and `javascript` stand beside it.
 V3_PYTHON = {"simple": "simple_python"}
-
-
-class MultiTurn(Protocol):
-    """What runs multi-turn problems: the same three steps as a `Benchmark`."""
-
-    def problem(self, category: str, row: Row, truth: Any, folder: Path) -> Problem: ...
-    def go_on(self, problem: Problem, replies: Sequence[Reply]) -> list[dict[str, Any]] | None: ...
-    def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark: ...
-
-
-MULTI_TURN: MultiTurn | None = None
 
 
 def language_of(category: str) -> str:
@@ -77,17 +67,13 @@ class Bfcl(Benchmark):
         for category in [c for c in COLUMNS if c in found]:
             if self.part and self.part not in (category, COLUMNS[category][0], V3_PYTHON.get(category)):
                 continue
-            if category.startswith("multi_turn") and MULTI_TURN is None:
-                self.skipped.append(category)
-                continue
             problems += self._category(category, found[category], data)
         self.skipped += [c for c in AGENTIC if c in found and not self.part]
         if self.skipped:
             data.say(f"not run: {', '.join(self.skipped)}")
         if not problems:
-            raise DataError(
-                f"{data.folder} has none of the categories that are run: {', '.join(c for c in COLUMNS if not c.startswith('multi'))} (files BFCL_v4_CATEGORY.json)"
-            )
+            wanted = self.part or ", ".join(WHOLE)
+            raise DataError(f"{data.folder} has no file BFCL_v4_CATEGORY.json of {wanted}: bfcl-eval's data has them")
         return problems
 
     def _category(self, category: str, path: Path, data: Any) -> list[Problem]:
@@ -106,8 +92,7 @@ class Bfcl(Benchmark):
             if truth is None:
                 raise DataError(f"{where}: field 'id': {ident!r} has no line in possible_answer/{path.name}")
             if category.startswith("multi_turn"):
-                assert MULTI_TURN is not None
-                out.append(MULTI_TURN.problem(category, row, truth, path.parent))
+                out.append(bfcl_multi_turn.problem(category, row, truth, path.parent, where, native=self.native_tools))
             else:
                 out.append(self._single(category, ident, row, truth, where))
         return out
@@ -143,7 +128,10 @@ class Bfcl(Benchmark):
         return Problem(ident, "tools", tuple(messages), about, ident, offered, source=category)
 
     def go_on(self, problem: Problem, replies: Sequence[Reply]) -> list[dict[str, Any]] | None:
-        return MULTI_TURN.go_on(problem, replies) if MULTI_TURN and problem.source.startswith("multi_turn") else None
+        return bfcl_multi_turn.go_on(problem, replies) if problem.source.startswith("multi_turn") else None
+
+    def tools(self, problem: Problem, replies: Sequence[Reply]) -> Sequence[Mapping[str, Any]]:
+        return bfcl_multi_turn.tools(problem, replies) if problem.source.startswith("multi_turn") else problem.tools
 
     def mark(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
         # An empty answer is right where no function fits, so only the end is asked for.
@@ -154,8 +142,7 @@ class Bfcl(Benchmark):
 
     def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
         if problem.source.startswith("multi_turn"):
-            assert MULTI_TURN is not None
-            return MULTI_TURN.judge(problem, replies)
+            return marked(bfcl_multi_turn.judge(problem, replies))
         truth, last = problem.truth, replies[-1]
         calls: Any
         if problem.tools:
@@ -181,8 +168,12 @@ class Bfcl(Benchmark):
 
     def figures(self, means: Mapping[str, float], records: Sequence[Row]) -> Figures:
         parts = part_means(means)
-        whole = not self.part and set(parts) == {"non_live", "live", "multi_turn"}
-        missing = [c for c in COLUMNS if c.startswith("multi_turn") and c not in means] if not self.part else []
+        missing = (
+            []
+            if self.part
+            else [c for c in WHOLE if c not in means and not (c == "simple_python" and "simple" in means)]
+        )
+        whole = not self.part and not missing
         return {
             "categories": dict(means), "parts": parts, "overall_v3": sum(parts.values()) / 3 if whole else None, "overall_v4": None,
             "not_run": [*missing, *(AGENTIC if not self.part else ())], "tool_format": "native" if self.native_tools else "prompt",

@@ -189,7 +189,7 @@ def _sample(backend: Backend, item: Prepared, options: Options, out: Path) -> li
             problem = by_id[ask.key[0]]
             more = item.bench.go_on(problem, replies)
             if more is not None:
-                ask.messages = [*ask.messages, _assistant(reply), *more]
+                ask.messages, ask.tools = [*ask.messages, _assistant(reply), *more], item.bench.tools(problem, replies)
                 asks.appendleft(ask)
                 continue
             record = _record(item, problem, ask, turns.pop(ask.key))
