@@ -36,11 +36,12 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"errors", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "reward"},
     "plan": {"errors", "memory", "config", "model", "problems"},
     "plan_cluster": {"config", "memory", "model", "plan"},
-    "eval": {
-        "errors", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "verify", "plan", "memory",
-    },
     "distill": {"errors", "types", "config", "text", "engine", "problems", "verify"},
     "report": {"errors", "types", "stats", "config"},
+    "eval": {
+        "errors", "types", "stats", "config", "model", "text", "engine", "problems", "agent", "rollout", "verify", "plan", "memory",
+        "report",
+    },
     "env": {"sandbox"},
     "chat": {"errors", "types", "model", "text", "engine", "problems", "agent", "rollout"},
     "serve": {"errors", "types", "text", "engine"},
@@ -54,11 +55,12 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"engine"},
     "cli_engine": {"errors", "cli_models", "engine", "serve", "bench"},
     "cli_sandbox": {"errors", "sandbox", "verify"},
+    "cli_eval": {"errors", "types", "cli_models", "eval"},
     "cli_reward": {"errors", "reward"},
     "cli_data": {"errors", "types", "model", "text", "engine", "problems", "distill", "cli_models"},
     "cli": {
-        "errors", "config", "model", "verify", "plan_cluster", "eval", "report", "env", "chat", "export", "cli_models",
-        "cli_train", "cli_sandbox", "cli_engine", "cli_data", "cli_reward",
+        "errors", "config", "model", "verify", "plan_cluster", "report", "env", "chat", "export", "cli_models",
+        "cli_train", "cli_sandbox", "cli_engine", "cli_data", "cli_reward", "cli_eval",
     },
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from qwq.cli_data import data_app
 from qwq.cli_engine import bench_app, serve
+from qwq.cli_eval import evaluate
 from qwq.cli_reward import reward_app
 from qwq.cli_sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
@@ -40,6 +41,7 @@ app.command(verify_app)
 app.command(sandbox_app)
 app.command(serve)
 app.command(bench_app)
+app.command(evaluate, name="eval")
 app.command(data_app)
 app.command(reward_app)
 
@@ -140,71 +142,6 @@ def report(run: Path) -> int:
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
-
-
-@app.command(name="eval")
-def evaluate(
-    model: str,
-    *benchmarks: str,
-    n: int | None = None,
-    data: Path | None = None,
-    greedy: bool = False,
-    temperature: float = 1.0,
-    seed: int | None = None,
-    max_new_tokens: int = 512,
-    max_rows: int = 32,
-    device: str = "cpu",
-    out: Path | None = None,
-    aggregate: Path | None = None,
-) -> int:
-    """Score a model on benchmarks; prints one JSON object, with a 95% interval for each score.
-
-    `qwq eval bfcl --aggregate DIR` computes BFCL's overall column from a leaderboard's CSV files instead.
-
-    Parameters
-    ----------
-    model
-        Model folder, a run's folder (its last policy), or a hub name.
-    benchmarks
-        math, code, instructions, tools, preference; gsm8k or mbpp; or KIND=PATH for gsm8k, mbpp or math in its own format.
-    n
-        Problems of each benchmark; 500 of a family and the whole test split of a real set by default.
-    data
-        File of the one real benchmark that is named.
-    greedy
-        Take the likeliest token instead of sampling.
-    temperature
-        Sampling temperature.
-    seed
-        Seed of the sampling; the same for every evaluation by default.
-    max_new_tokens
-        Longest answer; a longer one is unfinished and never correct.
-    max_rows
-        Answers sampled at once.
-    device
-        torch device.
-    out
-        File for the transcripts, one JSON line a problem.
-    aggregate
-        Folder of BFCL's leaderboard files; a JSON line for each row: model, published and our overall accuracy.
-    """
-    if aggregate is not None:
-        if model != "bfcl" or benchmarks:
-            raise ConfigError("--aggregate goes with bfcl alone: qwq eval bfcl --aggregate DIR")
-        from qwq.eval.bfcl_aggregate import aggregate as rows
-
-        for row in rows(aggregate):
-            print(json.dumps(row))
-        return 0
-    from qwq.cli_models import model_folder
-    from qwq.eval.command import EVAL_SEED, eval_command
-
-    result = eval_command(
-        model_folder(model), benchmarks, n=n, data=data, greedy=greedy, temperature=temperature,
-        seed=EVAL_SEED if seed is None else seed, max_new_tokens=max_new_tokens, max_rows=max_rows, device=device, out=out,
-    )  # fmt: skip
-    print(json.dumps(result))
-    return 0
 
 
 @app.command

@@ -10,7 +10,7 @@ Source: gorilla's bfcl-eval and its leaderboard files. Percentages in, percentag
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -81,11 +81,11 @@ def aggregate(folder: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def _version3(overall: _Table, non_live: _Table, live: _Table, multi_turn: _Table) -> Iterator[dict[str, Any]]:
-    categories = ("Irrelevance Detection", *AST[1:], *(EXECUTED if non_live.has(*EXECUTED) else ()))
+    executed = EXECUTED if non_live.has(*EXECUTED) else ()
+    languages = LANGUAGES if non_live.has(*LANGUAGES) else ("Simple AST",)
     for model in overall.rows:
-        simple = non_live.mean(model, LANGUAGES) if non_live.has(*LANGUAGES) else non_live.percent(model, "Simple AST")
-        fixed = fmean([simple, *(non_live.percent(model, c) for c in categories)])
-        ours = fmean([fixed, live.weighted(model, LIVE), multi_turn.mean(model, TURNS)])
+        parts = {c: non_live.percent(model, c) for c in (*languages, *AST[1:], "Irrelevance Detection", *executed)}
+        ours = overall_v3(parts, {c: live.percent(model, c) for c in LIVE}, {c: multi_turn.percent(model, c) for c in TURNS})
         yield _line(overall, model, ours)
 
 
@@ -95,8 +95,34 @@ def _version4(overall: _Table) -> Iterator[dict[str, Any]]:
         turns = overall.mean(model, tuple(f"Multi Turn {c}" for c in TURNS))
         agentic = overall.mean(model, ("Web Search Acc", "Memory Acc"))
         irrelevance = overall.percent(model, "Irrelevance Detection")
-        ours = 0.1 * fixed + 0.1 * overall.weighted(model, LIVE_V4) + 0.1 * irrelevance + 0.3 * turns + 0.4 * agentic
-        yield _line(overall, model, ours)
+        yield _line(overall, model, overall_v4(fixed, overall.weighted(model, LIVE_V4), irrelevance, turns, agentic))
+
+
+# -- the rules, on figures (or arrays of them) by the leaderboard's column names --------------------------------------------
+
+
+def overall_v3(non_live: Mapping[str, Any], live: Mapping[str, Any], multi_turn: Mapping[str, Any]) -> Any:
+    return (non_live_v3(non_live) + live_v3(live) + _mean([multi_turn[c] for c in TURNS])) / 3
+
+
+def non_live_v3(parts: Mapping[str, Any]) -> Any:
+    """The mean of simple (itself the mean of its languages), the other AST categories, irrelevance, and executed ones if there are."""
+    simple = _mean([parts[c] for c in LANGUAGES if c in parts] or [parts["Simple AST"]])
+    return _mean([simple, *(parts[c] for c in (*AST[1:], "Irrelevance Detection", *EXECUTED) if c in parts)])
+
+
+def live_v3(parts: Mapping[str, Any]) -> Any:
+    """Weighted by the leaderboard's numbers of problems; over those categories that are there."""
+    weights = {c: n for c, n in LIVE.items() if c in parts}
+    return sum(parts[c] * n for c, n in weights.items()) / sum(weights.values())
+
+
+def overall_v4(non_live: Any, live: Any, irrelevance: Any, multi_turn: Any, agentic: Any) -> Any:
+    return 0.1 * non_live + 0.1 * live + 0.1 * irrelevance + 0.3 * multi_turn + 0.4 * agentic
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    return sum(values) / len(values)
 
 
 def _line(overall: _Table, model: str, ours: float) -> dict[str, Any]:

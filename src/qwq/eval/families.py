@@ -1,0 +1,53 @@
+"""The procedural families of the recipes as benchmarks: math, code, instructions, tools, preference.
+
+Endless and made here, so there is no file; sampled at temperature 1 like a run's own evaluations. `tools` goes on after a call with
+the calculator's result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qwq.agent.environment import CalculatorEnvironment
+from qwq.eval.benchmark import Benchmark, Mark, Protocol, Reply, marked
+from qwq.problems.families import family
+from qwq.rollout.collect import MAX_TOOL_TURNS
+from qwq.text.parse import THINK_CLOSE
+from qwq.types import DOMAINS, Problem, Response
+from qwq.verify.grade import grade
+
+DEFAULT_N = 500
+
+
+class Family(Benchmark):
+    protocol = Protocol(samples=1, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=512)
+
+    def load(self, data: Any) -> list[Problem]:
+        return family(self.name).fixed("test", DEFAULT_N)
+
+    def first(self, problems: list[Problem], n: int | None) -> list[Problem]:
+        return family(self.name).fixed("test", n or DEFAULT_N)
+
+    def go_on(self, problem: Problem, replies: Sequence[Reply]) -> list[dict[str, Any]] | None:
+        last = replies[-1]
+        if (
+            not problem.tools
+            or not last.finished
+            or not last.calls
+            or sum(len(r.calls) for r in replies[:-1]) >= MAX_TOOL_TURNS
+        ):
+            return None
+        environment = CalculatorEnvironment()
+        environment.reset(problem)
+        return [m.to_dict() for m in environment.step(last.calls)]
+
+    def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+        last = replies[-1]
+        earlier = [c for r in replies[:-1] for c in r.calls]
+        text = last.answer if not last.thinking else f"{THINK_CLOSE}\n{last.answer}"
+        malformed = sum(r.malformed for r in replies) + len(last.calls)
+        return marked(grade(problem, Response(text, calls=tuple(earlier), malformed_calls=malformed)))
+
+
+FAMILIES = {name: type(name.title(), (Family,), {"name": name}) for name in DOMAINS}

@@ -1,0 +1,205 @@
+"""`report.html` of a results folder: the announcement's table beside the model's own figures, curves, samples to read.
+
+Self-contained and without scripts; its content policy forbids both. Everything that a model, a benchmark or a server wrote is
+escaped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from qwq.eval.announced import ANNOUNCED, BENCHMARKS, BFCL_NOTE
+from qwq.eval.store import file_name, read_object
+from qwq.report import plots
+from qwq.report.words import text
+
+READ, SHOWN = 400, 40  # samples of each benchmark that are looked at and shown; all stand in samples/
+EXTRA_CSS = ".wrap { white-space: normal; min-width: 22ch; max-width: 40ch; }"
+SHOWN_CHARS = 6000
+OUTCOME_COLOURS = {
+    "correct": "#2e9e6b", "wrong": "#d9826b", "no_answer": "#b9c0cc", "unfinished": "#8f7fc0", "timeout": "#e0b13c", "undecided": "#7db3d8",
+}  # fmt: skip
+
+
+def write_page(out: Path) -> Path:
+    results = read_object(out / "results.json")
+    css = files("qwq.report").joinpath("style.css").read_text(encoding="utf-8")
+    models = sorted({Path(str(f.get("model", ""))).name for f in results.values()})
+    title = text(f"qwq eval: {', '.join(models)}")
+    body = "\n".join(
+        [
+            f"<header><h1>{title}</h1></header>",
+            announced(results, models),
+            figures(results),
+            curves(results),
+            *(samples(out, n) for n in results),
+        ]
+    )
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{title}</title><style>\n{css}{EXTRA_CSS}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
+    path = out / "report.html"
+    partial = path.with_suffix(".html.partial")
+    partial.write_text(page, encoding="utf-8", errors="replace")
+    partial.replace(path)
+    return path
+
+
+def announced(results: Mapping[str, Any], models: Sequence[str]) -> str:
+    """The announcement's table with the model's own row on top."""
+    head = "".join(f"<th>{text(title)}</th>" for title in BENCHMARKS.values())
+    own = "".join(
+        f"<td>{_own(results[b]) if b in results else '<span class=soft>not run</span>'}</td>" for b in BENCHMARKS
+    )
+    rows = "".join(
+        f"<tr><td>{text(name)}</td>"
+        + "".join("<td>" + ("–" if row[b] is None else f"{row[b]:.1f}") + "</td>" for b in BENCHMARKS)
+        + "</tr>"
+        for name, row in ANNOUNCED.items()
+    )
+    return (
+        f"<section><h2>Beside the announcement of QwQ-32B</h2><div class='scroll'><table class='scores'><tr><th></th>{head}</tr>"
+        f"<tr><td><b>{text(', '.join(models))}</b></td>{own}</tr>{rows}</table></div>"
+        f"<p class='small soft'>{text(BFCL_NOTE)} A dash: no figure in a source that could be read. The announced figures are for whole "
+        "benchmarks with 64 samples of AIME24 and 8 of LiveCodeBench; intervals in brackets are 95%, by bootstrap over problems.</p></section>"
+    )
+
+
+def _own(f: Mapping[str, Any]) -> str:
+    low, high = f["ci95"]
+    part = "<div>in part, see below</div>" if f.get("not_run") else ""
+    return f"<b>{100 * f['score']:.1f}</b><div>[{100 * low:.1f}, {100 * high:.1f}] of {f['n']} x {f['samples']}</div>{part}"
+
+
+def figures(results: Mapping[str, Any]) -> str:
+    rows = []
+    for name, f in results.items():
+        more = {
+            k: v
+            for k, v in f.items()
+            if k.startswith("maj_at_") or k in ("prompt_loose", "instruction_strict", "instruction_loose")
+        }
+        more |= (
+            {f"pass@{k}": v for k, v in f.get("pass_at_k", {}).items()} | f.get("parts", {}) | f.get("categories", {})
+        )
+        listed = ", ".join(f"{text(k)} {100 * v:.1f}" for k, v in more.items())
+        total = sum(f["outcomes"].values())
+        bar = "".join(
+            f'<i style="--c:{OUTCOME_COLOURS.get(k, "#444")};width:{100 * v / total:.2f}%" title="{text(k)} {v}"></i>'
+            for k, v in f["outcomes"].items()
+        )
+        told = ", ".join(f"{v} {text(k)}" for k, v in f["outcomes"].items())
+        p = f["protocol"]
+        rows.append(
+            f"<tr><td><b>{text(name)}</b></td><td>{_own(f)}</td><td><div class='bar'>{bar}</div><div>{told}</div></td>"
+            f"<td>{f['mean_thinking_tokens']:.0f} + {f['mean_answer_tokens']:.0f}</td>"
+            f"<td class='small wrap'>T {p['temperature']:g}, top-p {p['top_p']:g}, top-k {p['top_k']}, {p['max_new_tokens']:,} new tokens, seed {f['seed']}</td>"
+            f"<td class='small wrap'>{listed}</td></tr>"
+        )
+    missing = "".join(
+        f"<p class='small soft'>{text(name)} is run in part; not run: {text(', '.join(f['not_run']))}. Its score is the mean of the parts that were.</p>"
+        for name, f in results.items()
+        if f.get("not_run")
+    )
+    legend = "".join(f'<span><i style="--c:{c}"></i>{text(k)}</span>' for k, c in OUTCOME_COLOURS.items())
+    return (
+        "<section><h2>Figures</h2><div class='scroll'><table class='scores'><tr><th></th><th>score</th><th>outcomes of samples</th>"
+        "<th>tokens: thinking + answer</th><th>sampling</th><th>more, in %</th></tr>"
+        + "".join(rows)
+        + f"</table></div><div class='legend'>{legend}</div>{missing}</section>"
+    )
+
+
+def curves(results: Mapping[str, Any]) -> str:
+    """Accuracy against thinking tokens, one point a budget; empty where no budgets were swept."""
+    swept = {name: f["by_budget"] for name, f in results.items() if f.get("by_budget")}
+    if not swept:
+        return ""
+    pictures = []
+    for name, points in swept.items():
+        fig, ax = plots.figure(f"budget-{name}")
+        points = sorted(points, key=lambda p: p["mean_thinking_tokens"])
+        x, y = [p["mean_thinking_tokens"] for p in points], [100 * p["score"] for p in points]
+        low = [max(0.0, 100 * (p["score"] - p["ci95"][0])) for p in points]
+        high = [max(0.0, 100 * (p["ci95"][1] - p["score"])) for p in points]
+        ax.errorbar(x, y, yerr=[low, high], color="#0072b2", marker="o", markersize=4, linewidth=1.6, capsize=2)
+        for p, at_x, at_y in zip(points, x, y, strict=True):
+            ax.annotate(
+                "no limit" if p["thinking_budget"] is None else f"{p['thinking_budget']:,}",
+                (at_x, at_y),
+                xytext=(4, 5),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        ax.set_xlabel("thinking tokens, mean", fontsize=9)
+        ax.set_ylabel("% correct", fontsize=9)
+        ax.set_ylim(bottom=0)
+        pictures.append(
+            f"<figure class='panel'><figcaption>{text(name)}</figcaption>{plots.svg(fig, f'accuracy of {name} against thinking tokens')}</figure>"
+        )
+    return (
+        "<section><h2>Accuracy against thinking</h2><p class='small soft'>One point for each thinking budget, which is written beside it.</p>"
+        f"<div class='grid'>{''.join(pictures)}</div></section>"
+    )
+
+
+def samples(out: Path, name: str) -> str:
+    """Some samples to open, problem by problem."""
+    path = out / "samples" / f"{file_name(name)}.jsonl"
+    if not path.is_file():
+        return ""
+    records: list[dict[str, Any]] = []
+    total = 0
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            total += 1
+            if len(records) < READ and line.endswith("\n"):
+                records.append(json.loads(line))
+    # They stand in the order in which they were done.
+    place: dict[str, int] = {}
+    for record in records:
+        place.setdefault(record["problem_id"], len(place))
+    records.sort(key=lambda r: (place[r["problem_id"]], r["sample"], r["thinking_budget"] or 0))
+    blocks = [_sample(r) for r in records[:SHOWN]]
+    shown = f"{len(blocks)} of {total:,}; all stand in samples/{path.name}" if total > len(blocks) else f"all {total:,}"
+    return (
+        f"<section><h2>Samples of {text(name)}</h2><p class='small soft'>{text(shown)}</p>{''.join(blocks)}</section>"
+    )
+
+
+def _sample(r: Mapping[str, Any]) -> str:
+    verdict = r["verdict"]
+    right = verdict["outcome"] == "correct"
+    budget = "" if r["thinking_budget"] is None else f", budget {r['thinking_budget']}"
+    calls = "".join(
+        f"<pre>{text(json.dumps(t['calls'], ensure_ascii=False))}</pre>" for t in r.get("turns", ()) if t["calls"]
+    )
+    return (
+        f"<details><summary>{text(r['problem_id'])}, sample {r['sample']}{budget} <span class='chip {'good' if right else 'bad'}'>{text(verdict['outcome'])}</span>"
+        f" <span class='soft small'>{r['tokens']:,} tokens, {r['thinking_tokens']:,} thinking, {r['seconds']:.1f} s, ended by {text(r['stop_reason'])}</span></summary>"
+        f"<div class='pair'><div class='ask'>{text(_cut(r['prompt']))}</div><div class='side {'right' if right else ''}'><pre>{_output(r['output'])}</pre>{calls}"
+        f"<div class='small soft'>{text(verdict['reason'])}</div></div></div></details>"
+    )
+
+
+def _output(output: str) -> str:
+    thinking, close, answer = output.rpartition("</think>")
+    if not close and output.startswith("<think>"):
+        thinking, answer = output, ""
+    return (f"<span class='thinking'>{text(_cut(thinking + close))}</span>" if thinking else "") + text(_cut(answer))
+
+
+def _cut(value: str) -> str:
+    """Both ends of a long text: the answer stands at its end."""
+    half = SHOWN_CHARS // 2
+    return (
+        value
+        if len(value) <= SHOWN_CHARS
+        else f"{value[:half]}\n[... {len(value) - SHOWN_CHARS:,} characters ...]\n{value[-half:]}"
+    )

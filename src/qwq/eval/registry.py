@@ -1,0 +1,29 @@
+"""The benchmarks by name; `NAME:PART` takes a part of one, such as bfcl:simple_python or livebench:math."""
+
+from __future__ import annotations
+
+from qwq.errors import ConfigError, nearest
+from qwq.eval.benchmark import Benchmark
+from qwq.eval.bfcl import Bfcl
+from qwq.eval.families import FAMILIES
+from qwq.eval.ifeval import IfEval
+from qwq.eval.livebench import LiveBench
+from qwq.eval.livecodebench import LiveCodeBench
+from qwq.eval.maths import Aime24, Aime25, Gsm8k, Math500
+from qwq.eval.programs import HumanEval, Mbpp
+
+PUBLISHED = (Aime24, Aime25, LiveCodeBench, LiveBench, IfEval, Bfcl, Gsm8k, Math500, HumanEval, Mbpp)
+BENCHMARKS: dict[str, type[Benchmark]] = {b.name: b for b in PUBLISHED} | FAMILIES
+
+
+def benchmark(name: str, *, native_tools: bool = True) -> Benchmark:
+    """ConfigError for a name or a part that there is not."""
+    kind, colon, part = name.partition(":")
+    if kind not in BENCHMARKS:
+        raise ConfigError(f"no benchmark {kind!r}: {nearest(kind, BENCHMARKS)}")
+    made = BENCHMARKS[kind]
+    if colon and part not in made.parts:
+        raise ConfigError(
+            f"benchmark {kind} has no part {part!r}: {nearest(part, made.parts) if made.parts else 'it is one whole'}"
+        )
+    return made(part, native_tools=native_tools)
