@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 import uvicorn
+from fastapi import FastAPI
 
 from qwq.engine.backend import Chunk
 from qwq.engine.engine import Engine
@@ -57,6 +58,7 @@ class Script:
         self.steps = 0
         opening = chat.template.render([{"role": "user", "content": "x"}], add_generation_prompt=True)
         self.opening = chat.tokenizer.encode_rendered(opening[opening.rindex("<|im_start|>") :])
+        self._encoded: dict[str, list[int]] = {}
         self.noise = torch.rand(self.vocab_size, generator=torch.Generator().manual_seed(0))
 
     def open_row(self) -> int | None:
@@ -88,12 +90,23 @@ class Script:
                 out.append(self._logits(self.held[c.row][: c.start + len(c.ids) - c.num_logits + i + 1]))
         return torch.stack(out) if out else torch.empty(0, self.vocab_size)
 
+    def _ids(self, text: str) -> list[int]:
+        if text not in self._encoded:
+            self._encoded[text] = self.chat.own_ids(text)
+        return self._encoded[text]
+
     def _logits(self, tokens: list[int]) -> torch.Tensor:
         start = max((i for i in range(len(tokens)) if tokens[i : i + len(self.opening)] == self.opening), default=None)
         prompt_end = len(tokens) if start is None else start + len(self.opening)
-        written = self.chat.tokenizer.decode(tokens[prompt_end:])
-        reply = self.reply(self.chat.tokenizer.decode(tokens[:prompt_end]))
-        rest = self.chat.own_ids(reply[len(written) :]) if reply.startswith(written) else []
+        written = b"".join(self.chat.tokenizer.token_bytes[i] for i in tokens[prompt_end:])
+        reply = self.reply(self.chat.tokenizer.decode(tokens[:prompt_end])).encode()
+        rest: list[int] = []
+        if reply.startswith(written):
+            ids = self._ids(reply.decode())
+            at = 0
+            while at < len(ids) and len(b"".join(self.chat.tokenizer.token_bytes[i] for i in ids[: at + 1])) <= len(written):
+                at += 1
+            rest = ids[at:]
         logits = self.noise.clone()
         logits[rest[0] if rest else self.chat.eos_ids[0]] += 20
         return logits
@@ -105,9 +118,13 @@ def opened(chat: ChatFormat, backend: Script, *, max_running: int = 8, max_len: 
     return Opened(engine, chat, "scripted", {"temperature": 0.0}, config, None)  # type: ignore[arg-type]
 
 
+class Served(str):
+    app: FastAPI
+
+
 @contextmanager
-def served(model: Opened, **options: object) -> Iterator[str]:
-    """The base address of a server on loopback."""
+def served(model: Opened, **options: object) -> Iterator[Served]:
+    """The base address of a server on loopback; `Served.app` is its application."""
     app = create_app(model, ServeOptions(names=("scripted", "alias"), **options))  # type: ignore[arg-type]
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
@@ -116,7 +133,9 @@ def served(model: Opened, **options: object) -> Iterator[str]:
         time.sleep(0.01)
         assert thread.is_alive()
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        address = Served(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+        address.app = app
+        yield address
     finally:
         server.should_exit = True
         thread.join(30)

@@ -98,7 +98,7 @@ def test_a_call_and_its_result(client, choice, stream: bool) -> None:
             message = events.get_final_completion().choices[0].message
         assert kinds.count("tool_calls.function.arguments.delta") > 3
     (call,) = message.tool_calls
-    assert call.function.name == "add" and json.loads(call.function.arguments) == {"a": 3, "b": "4}"} and message.content is None
+    assert call.function.name == "add" and json.loads(call.function.arguments) == {"a": 3, "b": "4}"} and not message.content
     messages += [message.model_dump(exclude_none=True, exclude={"parsed"}), {"role": "tool", "tool_call_id": call.id, "content": "7"}]
     messages[1]["tool_calls"] = [{k: v for k, v in c.items() if k in ("id", "type")} | {"function": {"name": "add", "arguments": c["function"]["arguments"]}} for c in messages[1]["tool_calls"]]
     second = client.chat.completions.create(model="scripted", messages=messages, tools=[ADD])
@@ -124,7 +124,7 @@ def test_tool_choice_none_leaves_the_text(client) -> None:
 def test_required_without_the_models_will(client) -> None:
     """The model wants to say hello; the grammar makes it call, after its thinking."""
     message = client.chat.completions.create(model="scripted", messages=user("hi"), tools=[ADD, SAY], tool_choice="required", max_tokens=200).choices[0].message
-    assert message.reasoning_content == "so it is" and message.content is None
+    assert message.reasoning_content == "so it is" and not message.content
     for call in message.tool_calls:
         assert call.function.name in ("add", "say") and isinstance(json.loads(call.function.arguments), dict)
     named = {"type": "function", "function": {"name": "say"}}

@@ -6,9 +6,11 @@ off; then it answers whole or in events. A client that goes away ends its work.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -16,7 +18,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from qwq.engine.open import Opened
 from qwq.serve import errors
-from qwq.serve.chat import ChatCompletion
+from qwq.serve.chat import ChatCompletion, chat_chunks
 from qwq.serve.completions import Completion
 from qwq.serve.core import Core, ServeOptions
 from qwq.serve.guards import Guards
@@ -29,24 +31,32 @@ from qwq.serve.sse import EventStream, Json, unless_gone
 
 
 def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
-    """The application around one engine; the engine's thread lives as long as the application."""
+    """The application around one engine; the engine's thread lives as long as the application.
+
+    For what is mounted on it (the page): `app.state.chat` is the chat endpoint in process, `app.state.closing` a list of
+    coroutine functions that are awaited when the server ends, before the engine does.
+    """
     core = Core(opened, options)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         core.runner.start()
         yield
-        core.runner.stop()
+        for close in app.state.closing:
+            await close()
+        await asyncio.to_thread(core.runner.stop)
 
     app = FastAPI(title="qwq", version="1", lifespan=lifespan, responses=RESPONSES)
-    app.state.core = core
+    app.state.core, app.state.closing = core, []
+    app.state.chat = partial(chat_chunks, core)
     errors.install(app)
     _about(app, core)
     _generate(app, core)
     _responses(app, core, ResponseStore(options.stored_responses))
     if options.page and importlib.util.find_spec("qwq.serve.page") is not None:
         importlib.import_module("qwq.serve.page").mount(app, database=options.conversations)
-    describe(app)
+    engine = opened.engine
+    describe(app, vocab_size=core.tokenizer.vocab_size, max_len=engine.max_len, variables=opened.chat.template.variables)
     app.add_middleware(Guards, api_keys=options.api_keys, limit_bytes=options.limit_bytes)
     if options.cors_origins:
         app.add_middleware(

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from qwq.engine.request import GenerationRequest, Sample
+from qwq.errors import UsageError
 from qwq.serve.core import Core, new_id, usage_wanted
-from qwq.serve.errors import Refused
+from qwq.serve.errors import Refused, first_fault
 from qwq.serve.guide import calls_grammar, json_grammar, text_or_calls_grammar
 from qwq.serve.messages import Prompt, make_prompt
 from qwq.serve.runner import Group, Update
@@ -255,6 +257,24 @@ class ChatCompletion:
         if include:
             yield event(self.head | {"choices": [], "usage": core.usage(group.samples), "timings": core.timings(group.samples)})
         yield DONE
+
+
+async def chat_chunks(core: Core, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """The endpoint in process: the chunks of a streamed answer. UsageError where the request cannot be met; closing it ends the work."""
+    try:
+        run = await ChatCompletion.make(core, ChatRequest.model_validate(body | {"stream": True}))
+        group = core.start([run.conversation.request], streamed=True)
+    except ValidationError as error:
+        raise UsageError(first_fault(error.errors())[0]) from None
+    except Refused as refused:
+        raise UsageError(refused.message) from None
+    try:
+        async for data in run.events(group):
+            for line in data.split(b"\n\n"):
+                if line and line != DONE.strip():
+                    yield orjson.loads(line.removeprefix(b"data: "))
+    finally:
+        core.end(group)
 
 
 class _ChunkWriter:

@@ -51,7 +51,7 @@ class Completion:
     async def answer(self) -> dict[str, Any]:
         async with self.core.running(self.requests, streamed=False) as group:
             groups = await group.finished()
-        choices = []
+        choices: list[dict[str, Any]] = []
         for samples in groups:
             for s in samples:
                 choice = {"index": len(choices), "text": self._before(s) + s.text, "logprobs": None, **self.core.ending(s)}

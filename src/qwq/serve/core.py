@@ -24,6 +24,7 @@ from qwq.serve.schema import Common, Sampling
 from qwq.text.parse import THINK_OPEN
 from qwq.types import StopReason
 
+GREEDY_BELOW = 1e-4  # a smaller temperature overflows float32 and means the most likely token anyway
 FINISH = {StopReason.END: "stop", StopReason.STOP: "stop"}
 # Tokens of thinking for OpenAI's word; None is without a limit. docs/serve.md says the same.
 EFFORT: dict[str, int | None] = {
@@ -86,8 +87,6 @@ class Core:
                 code="context_length_exceeded",
             )
         params = self._sampling(body, max(1, max_new if max_new is not None else room))
-        if (body.min_tokens or 0) > params.max_new_tokens:
-            raise Refused(f"min_tokens: {body.min_tokens} is more than the {params.max_new_tokens} tokens allowed", "min_tokens")
         budget = body.thinking_token_budget
         if budget is None and effort is not None:
             budget = EFFORT[effort]
@@ -111,8 +110,9 @@ class Core:
 
     def _sampling(self, body: Sampling, max_new: int) -> SamplingParams:
         own = self.opened.sampling
+        temperature = _first(body.temperature, own.get("temperature"), 1.0)
         return SamplingParams(
-            temperature=_first(body.temperature, own.get("temperature"), 1.0),
+            temperature=temperature if temperature >= GREEDY_BELOW else 0.0,
             top_p=_first(body.top_p, own.get("top_p"), 1.0),
             top_k=max(0, int(_first(body.top_k, own.get("top_k"), 0))),
             min_p=_first(body.min_p, own.get("min_p"), 0.0),

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from qwq.errors import CapacityError, InfraError, QwqError, UsageError
 
@@ -61,7 +62,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return error_response(400, *_first_fault(error.errors()))
+        return error_response(400, *first_fault(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -70,6 +71,8 @@ def install(app: FastAPI) -> None:
         )
         out = error_response(error.status_code, message, INVALID)
         out.headers.update(error.headers or {})
+        if error.status_code == 405:
+            out.headers["allow"] = ", ".join(sorted(_methods(app, request)))
         return out
 
     @app.exception_handler(Exception)
@@ -77,9 +80,17 @@ def install(app: FastAPI) -> None:
         return error_response(500, "the server failed; its log says how", "server_error")
 
 
-def _first_fault(errors: Any) -> tuple[str, str, str | None]:
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    """What a path takes, over all routes that have it."""
+    routes = [r for r in app.routes if isinstance(r, Route) and r.matches(request.scope)[0] is not Match.NONE]
+    return {m for r in routes for m in r.methods or ()}
+
+
+def first_fault(errors: Any) -> tuple[str, str, str | None]:
     """(message, type, param) of the first thing that is wrong with a body."""
-    first = errors[0]
+    # Where a field may be of several types, each has its complaint; one that is not about the type knows more.
+    field = list(errors[0]["loc"][:2])
+    first = next((e for e in errors if list(e["loc"][:2]) == field and not e["type"].endswith("_type")), errors[0])
     if first["type"] == "json_invalid":
         return "the body is not JSON", INVALID, None
     # Names of types and of union members stand in the place too; fields are what a caller knows.

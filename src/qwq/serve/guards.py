@@ -1,7 +1,7 @@
 """What stands before the application: API keys and the size of a request. Plain ASGI, so streams pass untouched.
 
-Keys are compared by their SHA-256 in constant time, all of them each time. Open without a key: /health, the page and its
-files. Everything that answers with the model's or a user's words needs one.
+Keys are compared by their SHA-256 in constant time, all of them each time. Open without a key: /health, the
+API's description, the page and its files. Everything that answers with the model's or a user's words needs one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastapi import HTTPException
 
 from qwq.serve.errors import error_response
 
-OPEN_PATHS = frozenset({"/", "/health", "/ping", "/favicon.ico"})
+OPEN_PATHS = frozenset({"/", "/health", "/favicon.ico", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 OPEN_PREFIXES = ("/static/", "/page/", "/assets/")
 
 

@@ -18,7 +18,7 @@ from qwq.serve.schema import ChatMessage, TemplateFields, Tool
 from qwq.text.parse import THINK_CLOSE, THINK_OPEN
 from qwq.text.template import THOUGHT, ChatFormat
 
-RESERVED = {"messages", "tools", "add_generation_prompt", "documents"}
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "documents", "bos_token", "eos_token", "pad_token", "unk_token"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def _variables(chat: ChatFormat, given: Mapping[str, Any]) -> dict[str, Any]:
     """chat_template_kwargs, where the template reads them."""
     for name in given:
         param = f"chat_template_kwargs.{name}"
-        if name in RESERVED or name in chat.tokenizer.named_specials:
+        if name in RESERVED:
             raise Refused(f"{param}: is set by the request itself", param)
         if name not in chat.template.variables:
             raise Refused(f"{param}: this model's chat template does not read it", param)

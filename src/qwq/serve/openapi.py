@@ -7,6 +7,9 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from qwq.serve.messages import RESERVED
+from qwq.serve.schema import ANY_ID, ANY_LENGTH
+
 
 class ErrorDetail(BaseModel):
     message: str
@@ -33,15 +36,35 @@ RESPONSES: dict[int | str, dict[str, Any]] = {status: {"description": words, "mo
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
 
 
-def describe(app: FastAPI) -> None:
-    """FastAPI documents its own validation answer, which `errors.install` replaces by a 400."""
+def describe(app: FastAPI, *, vocab_size: int, max_len: int, variables: frozenset[str]) -> None:
+    """The document with what depends on the model: ids, lengths and what its chat template reads.
+
+    FastAPI documents its own validation answer, which `errors.install` replaces by a 400. A length is bounded by half of the
+    context, so that whatever the document allows fits beside a prompt of the other half; the server takes more where there is room.
+    """
     make = app.openapi
+    told = {"additionalProperties": False, "properties": {name: {} for name in sorted(variables - RESERVED)}, "type": "object"}
+
+    def fit(node: Any) -> None:
+        if isinstance(node, dict):
+            if node.get("exclusiveMaximum") == ANY_ID:
+                node["exclusiveMaximum"] = vocab_size
+            elif node.get("exclusiveMaximum") == ANY_LENGTH:
+                node["exclusiveMaximum"] = max(2, max_len // 2)
+            if "chat_template_kwargs" in node:
+                node["chat_template_kwargs"] = {"anyOf": [told, {"type": "null"}]}
+            for value in node.values():
+                fit(value)
+        elif isinstance(node, list):
+            for value in node:
+                fit(value)
 
     def openapi() -> dict[str, Any]:
         document = make()
         for path in document["paths"].values():
             for operation in path.values():
                 operation.get("responses", {}).pop("422", None)
+        fit(document["components"]["schemas"])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -31,6 +31,7 @@ from qwq.serve.schema import (
 )
 from qwq.serve.schema import NamedTool as ChatNamedTool
 from qwq.serve.schema_responses import (
+    LOGPROBS,
     InputCall,
     InputCallOutput,
     InputItem,
@@ -43,7 +44,6 @@ from qwq.serve.schema_responses import (
 from qwq.serve.sse import event
 from qwq.text.stream import Kind, Part
 
-LOGPROBS = "message.output_text.logprobs"
 SECTIONS = {Kind.THINKING: "reasoning", Kind.ANSWER: "message"}
 
 
@@ -175,10 +175,10 @@ class ResponseRun:
         error = {"code": "server_error", "message": body["error"]["message"]}
         return self._event("response.failed", response=self._response("failed") | {"error": error})
 
-    def _event(self, name: str, **fields: Any) -> bytes:
-        data = {"type": name, "sequence_number": self._number, **fields}
+    def _event(self, kind: str, **fields: Any) -> bytes:
+        data = {"type": kind, "sequence_number": self._number, **fields}
         self._number += 1
-        return event(data, name)
+        return event(data, kind)
 
     def _response(self, status: str, groups: list[list[Sample]] | None = None, reason: str | None = None) -> dict[str, Any]:
         body, params = self.body, self.conversation.request.params
@@ -296,9 +296,9 @@ class _ItemWriter:
         self._item = None
         return events
 
-    def _event(self, name: str, **fields: Any) -> bytes:
+    def _event(self, kind: str, **fields: Any) -> bytes:
         assert self._item is not None
-        return self.run._event(name, item_id=self._item["id"], output_index=self._index, **fields)
+        return self.run._event(kind, item_id=self._item["id"], output_index=self._index, **fields)
 
 
 def _call_item(call_id: str, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from qwq.engine.engine import Engine
 from qwq.engine.request import GenerationRequest, Sample
@@ -162,19 +163,26 @@ class EngineRunner:
             self.engine.check(request)
         group = Group(self, requests, streamed=streamed)
         self._open[group] = group.num_samples
-        self._inbox.put(lambda: [self._submit(job) for job in group.jobs] and None)
+        for job in group.jobs:
+            self._inbox.put(partial(self._submit, job))
         return group
 
     def give_up(self, group: Group) -> None:
         if self._open.pop(group, None) is not None:
-            self._inbox.put(lambda: [self._abort(job) for job in group.jobs] and None)
+            for job in group.jobs:
+                self._inbox.put(partial(self._abort, job))
 
     def abort(self, sample: Sample) -> None:
-        self._inbox.put(lambda: self.engine.abort(sample))
+        self._inbox.put(partial(self.engine.abort, sample))
 
     def abort_all(self) -> None:
         """Stop everything: the answers end where they are."""
-        self._inbox.put(lambda: [self._abort(job) for job in self._jobs] and None)
+
+        def abort() -> None:
+            for job in self._jobs:
+                self._abort(job)
+
+        self._inbox.put(abort)
 
     # -- in the engine's thread --------------------------------------------------------------------------------------------
 

@@ -9,14 +9,33 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 ADVISORY = (
     "user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
     "prediction", "request_id", "cache_salt",
 )  # fmt: skip
+
+
+def _only(value: Any) -> Any:
+    """A known field that has only its default value here. Python's own 0 == False does not count."""
+
+    def check(given: Any) -> Any:
+        if given != value or type(given) is not type(value):
+            raise ValueError(f"only {value!r} is implemented here")
+        return given
+
+    return Annotated[type(value), AfterValidator(check), WithJsonSchema({"const": value})]
+
+
+OnlyFalse, OnlyTrue, OnlyZero, OnlyOne = _only(False), _only(True), _only(0), _only(1)
+# JSON knows one kind of number: 3.0 is an integer.
+WHOLE = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
+# Bounds that depend on the model; openapi.py puts the model's own in their place.
+ANY_ID, ANY_LENGTH = 1 << 31, 1 << 30
+LENGTH = Field(ge=1, lt=ANY_LENGTH)
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-TokenId = Annotated[int, Field(ge=0)]
+TokenId = Annotated[int, Field(ge=0, lt=ANY_ID), WHOLE]
 StopString = Annotated[str, StringConstraints(min_length=1)]
 TokenKey = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 
@@ -33,18 +52,18 @@ class Sampling(Strict):
     model: str | None = None
     temperature: Annotated[float | None, Field(ge=0, le=100)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    top_k: Annotated[int | None, Field(ge=-1, le=1 << 31)] = None
+    top_k: Annotated[int, Field(ge=-1, le=1 << 31), WHOLE] | None = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
-    repetition_penalty: Annotated[float | None, Field(gt=0, le=100)] = None
+    repetition_penalty: Annotated[float | None, Field(ge=0.01, le=100)] = None
     logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    seed: Annotated[int | None, Field(ge=-(1 << 63), lt=1 << 63)] = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63), WHOLE] | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=64)] | None = None
     stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=64)] = None
     ignore_eos: bool | None = None
-    min_tokens: Annotated[int | None, Field(ge=0)] = None
-    thinking_token_budget: Annotated[int | None, Field(ge=0)] = None
+    min_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
+    thinking_token_budget: Annotated[int, Field(ge=0), WHOLE] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
     service_tier: str | None = None
@@ -53,11 +72,11 @@ class Sampling(Strict):
     safety_identifier: str | None = None
     request_id: str | None = None
     cache_salt: str | None = None
-    priority: Literal[0] | None = None
-    skip_special_tokens: Literal[True] | None = None
-    spaces_between_special_tokens: Literal[True] | None = None
-    include_stop_str_in_output: Literal[False] | None = None
-    use_beam_search: Literal[False] | None = None
+    priority: OnlyZero | None = None
+    skip_special_tokens: OnlyTrue | None = None
+    spaces_between_special_tokens: OnlyTrue | None = None
+    include_stop_str_in_output: OnlyFalse | None = None
+    use_beam_search: OnlyFalse | None = None
     truncate_prompt_tokens: None = None
 
 
@@ -72,12 +91,12 @@ class StreamOptions(Strict):
 class Common(Sampling):
     """What chat and text completions share."""
 
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
-    n: Annotated[int | None, Field(ge=1, le=128)] = None
+    max_tokens: Annotated[int, LENGTH, WHOLE] | None = None
+    n: Annotated[int, Field(ge=1, le=128), WHOLE] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    store: Literal[False] | None = None
-    best_of: Literal[1] | None = None
+    store: OnlyFalse | None = None
+    best_of: OnlyOne | None = None
     prompt_logprobs: None = None
 
 
@@ -90,7 +109,7 @@ class CompletionRequest(Common):
         | Annotated[list[TokenId], Field(min_length=1)]
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=256)]
     )
-    logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     echo: bool | None = None
     suffix: Literal[""] | None = None
     add_special_tokens: bool | None = None
@@ -128,7 +147,7 @@ class CalledTool(Strict):
     id: str | None = None
     type: Literal["function"] | None = None
     function: CalledFunction
-    index: int | None = None
+    index: Annotated[int, Field(ge=0), WHOLE] | None = None
 
 
 class JsonSchema(Strict):
@@ -136,7 +155,7 @@ class JsonSchema(Strict):
 
     name: str | None = None
     description: str | None = None
-    schema_: Annotated[dict[str, Any] | bool | None, Field(alias="schema")] = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 
@@ -156,8 +175,23 @@ class JsonSchemaFormat(Strict):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
+def _when(condition: dict[str, Any], then: dict[str, Any], needs: list[str]) -> dict[str, Any]:
+    """A rule between fields, for the OpenAPI document; the endpoints refuse what breaks it."""
+    there = {"required": list(condition), "properties": condition}
+    return {"if": there, "then": {"required": needs, "properties": then}}
+
+
+SOME = {"type": "array", "minItems": 1}
+CALLERS_ONLY = _when({"tool_calls": {"type": "array"}}, {"role": {"const": "assistant"}}, ["role"])
+CHOICE_NEEDS_TOOLS = _when({"tool_choice": {"not": {"enum": [None, "none", "auto"]}}}, {"tools": SOME}, ["tools"])
+TOP_NEEDS_LOGPROBS = _when({"top_logprobs": {"type": "integer", "minimum": 1}}, {"logprobs": {"const": True}}, ["logprobs"])
+GENERATION = {"add_generation_prompt": {"not": {"const": False}}, "continue_final_message": {"not": {"const": True}}}
+
+
 class ChatMessage(Strict):
     """One turn. Thinking of earlier turns is accepted under both of its names."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=CALLERS_ONLY)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
@@ -184,17 +218,21 @@ class TemplateFields(Strict):
 class ChatRequest(Common, TemplateFields):
     """`/v1/chat/completions`."""
 
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"allOf": [CHOICE_NEEDS_TOOLS, TOP_NEEDS_LOGPROBS]}
+    )
+
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_completion_tokens: Annotated[int, LENGTH, WHOLE] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
     include_reasoning: bool | None = None
-    echo: Literal[False] | None = None
+    echo: OnlyFalse | None = None
     prediction: dict[str, Any] | None = None
     modalities: list[Literal["text"]] | None = None
     verbosity: Literal["medium"] | None = None
@@ -206,6 +244,17 @@ class ChatRequest(Common, TemplateFields):
 
 class TokenizeRequest(TemplateFields):
     """`/tokenize`: a text, or messages as the chat template writes them."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["prompt"], "properties": {"prompt": {"type": "string"}, "messages": {"type": "null"}}},
+                {"required": ["messages"], "properties": {"prompt": {"type": "null"}, "messages": SOME}},
+            ]
+        },
+    )
 
     model: str | None = None
     prompt: str | None = None

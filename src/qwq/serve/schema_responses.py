@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
-from qwq.serve.schema import Effort, NamedFunction, Sampling, StreamOptions, Strict, TemplateFields
+from qwq.serve.schema import CHOICE_NEEDS_TOOLS, LENGTH, WHOLE, Effort, NamedFunction, OnlyFalse, Sampling, StreamOptions, Strict, TemplateFields
+
+LOGPROBS = "message.output_text.logprobs"
 
 
 class InputMessage(Strict):
@@ -47,6 +49,10 @@ class InputCallOutput(Strict):
     status: str | None = None
 
 
+TOP_NEEDS_INCLUDE = {
+    "if": {"required": ["top_logprobs"], "properties": {"top_logprobs": {"type": "integer", "minimum": 1}}},
+    "then": {"required": ["include"], "properties": {"include": {"type": "array", "contains": {"const": LOGPROBS}}}},
+}
 InputItem = InputMessage | InputReasoning | InputCall | InputCallOutput
 
 
@@ -56,7 +62,7 @@ class FunctionTool(Strict):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    defer_loading: Literal[False] | None = None
+    defer_loading: OnlyFalse | None = None
 
 
 class NamedTool(NamedFunction):
@@ -91,10 +97,12 @@ class Reasoning(Strict):
 class ResponsesRequest(Sampling, TemplateFields):
     """`/v1/responses`."""
 
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"allOf": [CHOICE_NEEDS_TOOLS, TOP_NEEDS_INCLUDE]})
+
     input: str | list[InputItem]
     instructions: str | None = None
     previous_response_id: str | None = None
-    max_output_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_output_tokens: Annotated[int, LENGTH, WHOLE] | None = None
     tools: list[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
@@ -102,12 +110,12 @@ class ResponsesRequest(Sampling, TemplateFields):
     reasoning: Reasoning | None = None
     include_reasoning: bool | None = None
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
-    top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     store: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     truncation: Literal["disabled", "auto"] | None = None
-    background: Literal[False] | None = None
+    background: OnlyFalse | None = None
     max_tool_calls: None = None
     conversation: None = None
     prompt: None = None
