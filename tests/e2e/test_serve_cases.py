@@ -150,9 +150,9 @@ def test_what_is_not_met_is_refused_with_its_field(client: httpx2.Client, body: 
     "messages",
     [
         [], [{"role": "robot", "content": "x"}], [{"content": "x"}], [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        [{"role": "user", "content": 3}], [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
+        [{"role": "user", "content": 3}], [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": 3}}]}],
         [{"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}], "x", [{"role": "user", "content": "\ud800"}],
-        [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "[" * 5000}}]}],
+        [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": '"\\ud800"'}}]}],
     ],
 )  # fmt: skip
 def test_bad_messages_are_refused(client: httpx2.Client, messages) -> None:

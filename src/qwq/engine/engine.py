@@ -170,6 +170,7 @@ class Engine:
                 "shorten it, or raise --kv-tokens"
             )
         bad = [i for i in prompt if not 0 <= i < self.backend.vocab_size]
+        bad += [i for i in request.stop_ids if not 0 <= i < self.backend.vocab_size]
         bad += [i for i, _ in request.params.logit_bias if not 0 <= i < self.backend.vocab_size]
         if bad:
             raise UsageError(f"token id {bad[0]} is outside the vocabulary of {self.backend.vocab_size}: use the model's own tokenizer")

@@ -55,8 +55,7 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
     _responses(app, core, ResponseStore(options.stored_responses))
     if options.page and importlib.util.find_spec("qwq.serve.page") is not None:
         importlib.import_module("qwq.serve.page").mount(app, database=options.conversations)
-    engine = opened.engine
-    describe(app, vocab_size=core.tokenizer.vocab_size, max_len=engine.max_len, variables=opened.chat.template.variables)
+    describe(app, vocab_size=core.tokenizer.vocab_size, variables=opened.chat.template.variables)
     app.add_middleware(Guards, api_keys=options.api_keys, limit_bytes=options.limit_bytes)
     if options.cors_origins:
         app.add_middleware(

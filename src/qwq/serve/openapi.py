@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from qwq.serve.messages import RESERVED
-from qwq.serve.schema import ANY_ID, ANY_LENGTH
+from qwq.serve.schema import ANY_ID, ANY_KEY
 
 
 class ErrorDetail(BaseModel):
@@ -36,11 +36,23 @@ RESPONSES: dict[int | str, dict[str, Any]] = {status: {"description": words, "mo
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
 
 
-def describe(app: FastAPI, *, vocab_size: int, max_len: int, variables: frozenset[str]) -> None:
-    """The document with what depends on the model: ids, lengths and what its chat template reads.
+def up_to(largest: int) -> str:
+    """A pattern of the numbers 0 to `largest`, written without leading zeros."""
+    digits = str(largest)
+    shorter = [f"[1-9][0-9]{{{n}}}" for n in range(1, len(digits) - 1)]
+    last = len(digits) - 1
+    below = []
+    for i, d in enumerate(digits):
+        low = 1 if i == 0 and last else 0
+        if int(d) > low:
+            below.append(f"{digits[:i]}[{low}-{int(d) - 1}][0-9]{{{last - i}}}")
+    return "^(" + "|".join([*(["[0-9]"] if last else []), *shorter, *below, digits]) + ")$"
 
-    FastAPI documents its own validation answer, which `errors.install` replaces by a 400. A length is bounded by half of the
-    context, so that whatever the document allows fits beside a prompt of the other half; the server takes more where there is room.
+
+def describe(app: FastAPI, *, vocab_size: int, variables: frozenset[str]) -> None:
+    """The document with what depends on the model: its token ids, and what its chat template reads.
+
+    FastAPI documents its own validation answer, which `errors.install` replaces by a 400.
     """
     make = app.openapi
     told = {"additionalProperties": False, "properties": {name: {} for name in sorted(variables - RESERVED)}, "type": "object"}
@@ -49,8 +61,10 @@ def describe(app: FastAPI, *, vocab_size: int, max_len: int, variables: frozense
         if isinstance(node, dict):
             if node.get("exclusiveMaximum") == ANY_ID:
                 node["exclusiveMaximum"] = vocab_size
-            elif node.get("exclusiveMaximum") == ANY_LENGTH:
-                node["exclusiveMaximum"] = max(2, max_len // 2)
+            if ANY_KEY in node.get("patternProperties", {}):
+                node["patternProperties"] = {up_to(vocab_size - 1): node["patternProperties"][ANY_KEY]}
+            if node.get("propertyNames", {}).get("pattern") == ANY_KEY:
+                node["propertyNames"]["pattern"] = up_to(vocab_size - 1)
             if "chat_template_kwargs" in node:
                 node["chat_template_kwargs"] = {"anyOf": [told, {"type": "null"}]}
             for value in node.values():

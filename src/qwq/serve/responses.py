@@ -113,8 +113,6 @@ class ResponseRun:
             raise Refused(f"top_logprobs: needs include to name {LOGPROBS}", "top_logprobs")
         messages = [] if body.previous_response_id is None else list(store.get(body.previous_response_id, "previous_response_id")[1])
         given = [InputMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
-        if not given and not messages:
-            raise Refused("input: is empty", "input")
         messages += chat_messages(given)
         # Instructions hold for this response alone.
         system = [] if body.instructions is None else [ChatMessage(role="system", content=body.instructions)]

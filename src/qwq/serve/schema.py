@@ -31,13 +31,12 @@ def _only(value: Any) -> Any:
 OnlyFalse, OnlyTrue, OnlyZero, OnlyOne = _only(False), _only(True), _only(0), _only(1)
 # JSON knows one kind of number: 3.0 is an integer.
 WHOLE = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
-# Bounds that depend on the model; openapi.py puts the model's own in their place.
-ANY_ID, ANY_LENGTH = 1 << 31, 1 << 30
-LENGTH = Field(ge=1, lt=ANY_LENGTH)
+# openapi.py puts the size of the model's vocabulary in the place of these.
+ANY_ID, ANY_KEY = 1 << 31, "^(0|[1-9][0-9]{0,8})$"
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 TokenId = Annotated[int, Field(ge=0, lt=ANY_ID), WHOLE]
 StopString = Annotated[str, StringConstraints(min_length=1)]
-TokenKey = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+TokenKey = Annotated[str, StringConstraints(pattern=ANY_KEY)]
 
 
 class Strict(BaseModel):
@@ -58,7 +57,7 @@ class Sampling(Strict):
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     repetition_penalty: Annotated[float | None, Field(ge=0.01, le=100)] = None
     logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63), WHOLE] | None = None
+    seed: Annotated[int, WHOLE] | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=64)] | None = None
     stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=64)] = None
     ignore_eos: bool | None = None
@@ -91,7 +90,7 @@ class StreamOptions(Strict):
 class Common(Sampling):
     """What chat and text completions share."""
 
-    max_tokens: Annotated[int, LENGTH, WHOLE] | None = None
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     n: Annotated[int, Field(ge=1, le=128), WHOLE] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -185,7 +184,32 @@ SOME = {"type": "array", "minItems": 1}
 CALLERS_ONLY = _when({"tool_calls": {"type": "array"}}, {"role": {"const": "assistant"}}, ["role"])
 CHOICE_NEEDS_TOOLS = _when({"tool_choice": {"not": {"enum": [None, "none", "auto"]}}}, {"tools": SOME}, ["tools"])
 TOP_NEEDS_LOGPROBS = _when({"top_logprobs": {"type": "integer", "minimum": 1}}, {"logprobs": {"const": True}}, ["logprobs"])
-GENERATION = {"add_generation_prompt": {"not": {"const": False}}, "continue_final_message": {"not": {"const": True}}}
+
+
+class TextPart(Strict):
+    """Text is all that is understood. `cache_control` is a hint."""
+
+    type: Literal["text", "input_text", "output_text"]
+    text: str
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
+    cache_control: dict[str, Any] | None = None
+
+    @property
+    def words(self) -> str:
+        return self.text
+
+
+class RefusalPart(Strict):
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def words(self) -> str:
+        return self.refusal
+
+
+Content = str | list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]]
 
 
 class ChatMessage(Strict):
@@ -194,7 +218,7 @@ class ChatMessage(Strict):
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=CALLERS_ONLY)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[dict[str, Any]] | None = None
+    content: Content | None = None
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -223,7 +247,7 @@ class ChatRequest(Common, TemplateFields):
     )
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, LENGTH, WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     tools: list[Tool] | None = None

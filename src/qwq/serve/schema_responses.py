@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from qwq.serve.schema import CHOICE_NEEDS_TOOLS, LENGTH, WHOLE, Effort, NamedFunction, OnlyFalse, Sampling, StreamOptions, Strict, TemplateFields
+from qwq.serve.schema import CHOICE_NEEDS_TOOLS, Content, WHOLE, Effort, NamedFunction, OnlyFalse, Sampling, StreamOptions, Strict, TemplateFields
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -16,7 +16,7 @@ class InputMessage(Strict):
 
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[dict[str, Any]]
+    content: Content
     id: str | None = None
     status: str | None = None
     phase: str | None = None
@@ -44,7 +44,7 @@ class InputCall(Strict):
 class InputCallOutput(Strict):
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[dict[str, Any]]
+    output: Content
     id: str | None = None
     status: str | None = None
 
@@ -99,10 +99,10 @@ class ResponsesRequest(Sampling, TemplateFields):
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"allOf": [CHOICE_NEEDS_TOOLS, TOP_NEEDS_INCLUDE]})
 
-    input: str | list[InputItem]
+    input: str | Annotated[list[InputItem], Field(min_length=1)]
     instructions: str | None = None
     previous_response_id: str | None = None
-    max_output_tokens: Annotated[int, LENGTH, WHOLE] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     tools: list[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None

@@ -198,6 +198,8 @@ class ChatFormat:
             thoughts = {i: _mark(t, self._any_control, marker) for i, t in thoughts.items()}
             return self._encode(self._with_thoughts(messages, tools, variables, thoughts), marker)
         try:
+            if _role(messages[0]) == "assistant":
+                raise _Unstable  # many templates cannot write what stands before the first turn
             pieces = self._pieces(messages, tools, True, variables)
         except _Unstable:
             # A template that drops earlier thinking: no piece of this prompt is the beginning of anything.
