@@ -25,10 +25,13 @@ def _only(value: Any) -> Any:
             raise ValueError(f"only {value!r} is implemented here")
         return given
 
-    return Annotated[type(value), AfterValidator(check), WithJsonSchema({"const": value})]
+    return AfterValidator(check)
 
 
-OnlyFalse, OnlyTrue, OnlyZero, OnlyOne = _only(False), _only(True), _only(0), _only(1)
+OnlyFalse = Annotated[bool, _only(False), WithJsonSchema({"const": False})]
+OnlyTrue = Annotated[bool, _only(True), WithJsonSchema({"const": True})]
+OnlyZero = Annotated[int, _only(0), WithJsonSchema({"const": 0})]
+OnlyOne = Annotated[int, _only(1), WithJsonSchema({"const": 1})]
 # JSON knows one kind of number: 3.0 is an integer.
 WHOLE = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
 # openapi.py puts the size of the model's vocabulary in the place of these.
@@ -174,13 +177,13 @@ class JsonSchemaFormat(Strict):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-def _when(condition: dict[str, Any], then: dict[str, Any], needs: list[str]) -> dict[str, Any]:
+def _when(condition: dict[str, Any], then: dict[str, Any], needs: list[str]) -> Any:
     """A rule between fields, for the OpenAPI document; the endpoints refuse what breaks it."""
     there = {"required": list(condition), "properties": condition}
     return {"if": there, "then": {"required": needs, "properties": then}}
 
 
-SOME = {"type": "array", "minItems": 1}
+SOME: Any = {"type": "array", "minItems": 1}
 CALLERS_ONLY = _when({"tool_calls": {"type": "array"}}, {"role": {"const": "assistant"}}, ["role"])
 CHOICE_NEEDS_TOOLS = _when({"tool_choice": {"not": {"enum": [None, "none", "auto"]}}}, {"tools": SOME}, ["tools"])
 TOP_NEEDS_LOGPROBS = _when({"top_logprobs": {"type": "integer", "minimum": 1}}, {"logprobs": {"const": True}}, ["logprobs"])

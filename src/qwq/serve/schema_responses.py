@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from qwq.serve.schema import CHOICE_NEEDS_TOOLS, Content, WHOLE, Effort, NamedFunction, OnlyFalse, Sampling, StreamOptions, Strict, TemplateFields
+from qwq.serve.schema import (
+    CHOICE_NEEDS_TOOLS,
+    WHOLE,
+    Content,
+    Effort,
+    NamedFunction,
+    OnlyFalse,
+    Sampling,
+    StreamOptions,
+    Strict,
+    TemplateFields,
+)
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -49,7 +60,7 @@ class InputCallOutput(Strict):
     status: str | None = None
 
 
-TOP_NEEDS_INCLUDE = {
+TOP_NEEDS_INCLUDE: Any = {
     "if": {"required": ["top_logprobs"], "properties": {"top_logprobs": {"type": "integer", "minimum": 1}}},
     "then": {"required": ["include"], "properties": {"include": {"type": "array", "contains": {"const": LOGPROBS}}}},
 }

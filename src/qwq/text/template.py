@@ -175,7 +175,7 @@ class ChatFormat:
         """Whether the template writes the thinking before a call again when the call's result follows."""
         call = {"type": "function", "function": {"name": "f", "arguments": {}}}
         turn = {"role": "assistant", "content": f"{THOUGHT.format('remember')}y", "tool_calls": [call]}
-        messages = [{"role": "user", "content": "x"}, turn, {"role": "tool", "content": "z"}]
+        messages: list[Mapping[str, Any]] = [{"role": "user", "content": "x"}, turn, {"role": "tool", "content": "z"}]
         return "remember" in self._render(messages, (), True)
 
     def prompt_ids(
