@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 bench_app = App(name="bench", help="Measure this machine; results on standard output.")
 
@@ -25,7 +26,7 @@ def serve(
     max_num_seqs: int = 32,
     max_num_batched_tokens: int = 512,
     max_waiting: int = 256,
-    enable_prefix_caching: bool = True,
+    enable_prefix_caching: Annotated[bool, Parameter(negative="--no-enable-prefix-caching")] = True,
     threads: int | None = None,
     speculate: bool = False,
     yarn: bool = False,
@@ -39,7 +40,7 @@ def serve(
     allowed_origins: tuple[str, ...] = (),
     shutdown_timeout: float = 10.0,
     stored_responses: int = 1000,
-    page: bool = True,
+    page: Annotated[bool, Parameter(negative="--no-page")] = True,
     conversations: Path | None = None,
 ) -> int:
     """Serve a model over an OpenAI-compatible API: /v1/chat/completions, /v1/responses, /v1/completions, /v1/models and more (docs/serve.md).

@@ -42,9 +42,9 @@ def make_prompt(
     if body.continue_final_message:
         if body.add_generation_prompt:
             raise Refused("continue_final_message: leave add_generation_prompt out, or make it false", "continue_final_message")
-        if len(messages) < 2 or messages[-1].role != "assistant" or messages[-1].tool_calls:
+        if messages[-1].role != "assistant" or messages[-1].tool_calls:
             raise Refused(
-                "continue_final_message: the last message must be the assistant's, without calls, behind another one", "continue_final_message"
+                "continue_final_message: the last message must be the assistant's, without calls", "continue_final_message"
             )
         messages, last = messages[:-1], messages[-1]
     elif body.add_generation_prompt is False:

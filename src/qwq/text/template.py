@@ -166,9 +166,13 @@ class ChatFormat:
 
     def opens_thinking(self, variables: Mapping[str, Any]) -> bool:
         """Whether the generation prompt opens `<think>` itself, given what else the template is told."""
-        user = {"role": "user", "content": "x"}
-        opening = self._render([user], (), True, variables)[len(self._render([user], (), False, variables)) :]
+        opening = self._opening(variables)
         return "<think>" in opening and "</think>" not in opening.rpartition("<think>")[2]
+
+    def _opening(self, variables: Mapping[str, Any]) -> str:
+        """What the template writes to open an assistant's turn."""
+        user = {"role": "user", "content": "x"}
+        return self._render([user], (), True, variables)[len(self._render([user], (), False, variables)) :]
 
     @cached_property
     def keeps_tool_thinking(self) -> bool:
@@ -192,6 +196,8 @@ class ChatFormat:
         whatever the template does with thinking. UsageError where it does not write those messages once each.
         """
         variables, thoughts = variables or {}, thoughts or {}
+        if not messages:
+            return self.tokenizer.encode_rendered(self._opening(variables))
         messages, tools, marker = self._protect(messages, tools)
         if thoughts:
             marker = marker or _unused(messages, tools, list(thoughts.values()))
