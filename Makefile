@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install install-gguf install-peers test-kills bench-rl test-engine bench-engine demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean
+.PHONY: install install-gguf install-peers test-kills bench-rl test-engine bench-engine demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve
 
 install: $(STAMP)
 
@@ -58,6 +58,19 @@ bench-sandbox: $(STAMP)
 
 small: $(STAMP)
 	$(BIN)/qwq train recipes/small.toml
+
+# schemathesis over the server's OpenAPI document, longer than the tests do.
+fuzz-serve: $(STAMP)
+	QWQ_FUZZ_EXAMPLES=200 $(BIN)/python -m pytest tests/e2e/test_serve_schema.py
+
+# Agent libraries, unmodified, against our server; their pins clash with ours, so they live in an environment of their own.
+test-clients: $(STAMP)
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet pytest openai-agents pydantic-ai-slim[openai] langchain-qwq smolagents[openai]
+	$(BIN)/python tests/clients/run.py .venv-clients/bin/python
+
+bench-serve: install-gguf
+	$(BIN)/python benchmarks/serve_load.py
 
 cli-docs: $(STAMP)
 	$(BIN)/python tools/cli_docs.py

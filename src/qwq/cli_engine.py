@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 bench_app = App(name="bench", help="Measure this machine; results on standard output.")
 
@@ -14,7 +16,8 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    served_model_name: str | None = None,
+    served_model_name: tuple[str, ...] = (),
+    api_key: tuple[str, ...] = (),
     dtype: str = "auto",
     device: str = "cpu",
     deterministic: bool = False,
@@ -23,6 +26,7 @@ def serve(
     max_num_seqs: int = 32,
     max_num_batched_tokens: int = 512,
     max_waiting: int = 256,
+    enable_prefix_caching: Annotated[bool, Parameter(negative="--no-enable-prefix-caching")] = True,
     threads: int | None = None,
     speculate: bool = False,
     yarn: bool = False,
@@ -30,8 +34,16 @@ def serve(
     draft_model: str | None = None,
     draft_tokens: int = 4,
     loop_tokens: int = 192,
+    seed: int | None = None,
+    keep_tool_thinking: bool = False,
+    max_request_mib: int = 32,
+    allowed_origins: tuple[str, ...] = (),
+    shutdown_timeout: float = 10.0,
+    stored_responses: int = 1000,
+    page: Annotated[bool, Parameter(negative="--no-page")] = True,
+    conversations: Path | None = None,
 ) -> int:
-    """Serve a model over an OpenAI-compatible API: /v1/chat/completions, /v1/completions, /v1/models, /health.
+    """Serve a model over an OpenAI-compatible API: /v1/chat/completions, /v1/responses, /v1/completions, /v1/models and more (docs/serve.md).
 
     Parameters
     ----------
@@ -42,7 +54,9 @@ def serve(
     port
         Port to listen on; 0 takes a free one and says which.
     served_model_name
-        Name that requests give; the file's or folder's by default.
+        Name that requests give; the file's or folder's by default. Several may be given; answers bear the first.
+    api_key
+        Key that requests must bear; several may be given. The environment's QWQ_API_KEY (keys parted by commas) by default.
     dtype
         float32, bfloat16 or float16; auto is float32 on a CPU, bfloat16 on a GPU, and for a GGUF file its quantised form
         (with any other value it is dequantised).
@@ -59,7 +73,9 @@ def serve(
     max_num_batched_tokens
         Tokens computed in one step.
     max_waiting
-        Requests that may wait; one more is answered 429.
+        Samples that may wait; one more is answered 429.
+    enable_prefix_caching
+        Compute a prompt's beginning only once where an earlier one began alike.
     threads
         CPU threads.
     speculate
@@ -74,6 +90,22 @@ def serve(
         Tokens that it guesses at once.
     loop_tokens
         Length of an exact repetition that ends an answer; 0 lets it go on.
+    seed
+        Seed of requests that give none, so that a run repeats; random by default.
+    keep_tool_thinking
+        Keep the thinking before a call in the prompt when its result comes, also where the model's template drops it.
+    max_request_mib
+        Largest body of a request; a larger one is answered 413.
+    allowed_origins
+        Web origins whose pages may ask (CORS); * for all, none by default.
+    shutdown_timeout
+        Seconds that answers under way get when the server is asked to end; then they are cut off.
+    stored_responses
+        Responses kept in memory for previous_response_id.
+    page
+        Serve the chat page at /.
+    conversations
+        File that the page's conversations are kept in.
     """
     from qwq.cli_models import model_folder
     from qwq.engine.open import EngineOptions
@@ -81,19 +113,28 @@ def serve(
 
     try:
         from qwq.serve.command import serve as run
+        from qwq.serve.core import ServeOptions
     except ModuleNotFoundError as missing:
         raise ConfigError(f"qwq serve needs {missing.name}: `pip install 'qwq[serve]'`") from None
 
     options = EngineOptions(
         dtype=dtype, device=device, max_model_len=max_model_len, kv_tokens=kv_tokens, max_num_seqs=max_num_seqs,
         token_budget=max_num_batched_tokens, threads=threads, deterministic=deterministic, speculate=speculate, yarn=yarn,
-        quantization=quantization, draft_model=draft_model, draft_tokens=draft_tokens,
+        quantization=quantization, draft_model=draft_model, draft_tokens=draft_tokens, prefix_cache=enable_prefix_caching,
     )  # fmt: skip
     # A checkpoint of a run is called by the run's name, not "final".
-    name = served_model_name or (Path(model).name if not model.endswith(".gguf") else Path(model).stem)
-    return run(
-        model_folder(model), options, host=host, port=port, served_name=name, loop_tokens=loop_tokens, max_waiting=max_waiting
-    )
+    names = served_model_name or (Path(model).name if not model.endswith(".gguf") else Path(model).stem,)
+    keys = api_key or tuple(k for k in os.environ.get("QWQ_API_KEY", "").split(",") if k)
+    if any(not k.strip() for k in keys):
+        raise ConfigError("--api-key is empty: give a key, or leave it out")
+    if max_request_mib < 1 or shutdown_timeout < 0 or max_waiting < 0 or stored_responses < 0:
+        raise ConfigError("--max-request-mib must be 1 or more; --shutdown-timeout, --max-waiting and --stored-responses 0 or more")
+    serving = ServeOptions(
+        names=names, loop_tokens=loop_tokens, max_waiting=max_waiting, api_keys=keys, limit_bytes=max_request_mib << 20, seed=seed,
+        cors_origins=allowed_origins, keep_tool_thinking=keep_tool_thinking, page=page, conversations=conversations,
+        shutdown_s=shutdown_timeout, stored_responses=stored_responses,
+    )  # fmt: skip
+    return run(model_folder(model), options, serving, host=host, port=port)
 
 
 @bench_app.command(name="engine")

@@ -160,11 +160,11 @@ def test_stop_and_bias_and_length(server: Served) -> None:
     ("body", "param", "words"),
     [
         ({"prompt": "x", "wibble": 1}, "wibble", "wibble: is not implemented here"),
-        ({"prompt": "x", "stream": True}, "stream", "stream"),
+        ({"prompt": "x", "stream": "yes"}, "stream", "boolean"),
         ({"prompt": "x", "temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"prompt": "x", "max_tokens": 600}, "max_tokens", "more than the model's context of 512: ask for at most 511"),
-        ({"prompt": ""}, None, "the prompt is empty"),
-        ({"prompt": []}, "prompt", "the list is empty"),
+        ({"prompt": ""}, "prompt", "at least 1 character"),
+        ({"prompt": []}, "prompt", "at least 1 item"),
         ({"prompt": [9999]}, None, "token id 9999 is outside the vocabulary"),
         ({"prompt": "x", "thinking_token_budget": -1}, "thinking_token_budget", "greater than or equal to 0"),
         ({"prompt": "what " * 600}, None, "the model's context is 512"),
@@ -219,3 +219,20 @@ def test_it_ends_when_asked_and_a_taken_port_is_said(folder: Path, server: Serve
     assert json.loads(short.client.get("/v1/models").text)["data"][0]["max_model_len"] == 64
     assert short.post("/v1/completions", prompt="question", max_tokens=8, temperature=0).status_code == 200
     assert short.stop() == 0
+
+
+def test_a_key_a_stream_and_a_clean_end(folder: Path) -> None:
+    served = Served(folder, "--api-key", "secret", "--shutdown-timeout", "0.3", "--no-page", "--served-model-name", "a", "--served-model-name", "b")
+    try:
+        assert served.client.get("/v1/models").status_code == 401
+        served.client.headers["authorization"] = "Bearer secret"
+        assert [m["id"] for m in served.client.get("/v1/models").json()["data"]] == ["a", "b"]
+        body = {"messages": QUESTION, "stream": True, "ignore_eos": True, "n": 4, "seed": 1}
+        with served.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            served.process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"  # finished or cut off, the stream has its end
+    finally:
+        assert served.stop() == 0

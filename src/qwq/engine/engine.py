@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from qwq.engine.backend import Backend, Chunk
-from qwq.engine.request import GenerationRequest, Phase, Sample
+from qwq.engine.request import GenerationRequest, Guide, Phase, Sample
 from qwq.engine.sampler import Choice, choose, penalise, stream_seed, uniform
 from qwq.engine.speculative import ModelDraft, NgramDraft, StepCosts
 from qwq.engine.thinking import LOOP_CHECK_EVERY, Thinking, in_a_loop
@@ -107,7 +107,7 @@ class Engine:
 
     def submit(self, request: GenerationRequest) -> list[Sample]:
         """Queue a request; its samples change as `step` is called. UsageError where it cannot be met."""
-        self._check(request)
+        self.check(request)
         yarn = self._wants_yarn(request)
         samples = []
         for number in range(request.n):
@@ -124,6 +124,8 @@ class Engine:
                 sample.draft = ModelDraft(self.draft)
             elif self.speculate:
                 sample.draft = NgramDraft()
+            if request.guide is not None:
+                sample.guide = request.guide()
             sample.stamp()
             if thinking.due():
                 self._force_close(sample)
@@ -152,7 +154,8 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
-    def _check(self, request: GenerationRequest) -> None:
+    def check(self, request: GenerationRequest) -> None:
+        """UsageError where a request can never be met. Reads nothing that changes, so any thread may ask."""
         prompt = request.prompt_ids
         if not len(prompt):
             raise UsageError("the prompt is empty: give at least one token")
@@ -167,6 +170,7 @@ class Engine:
                 "shorten it, or raise --kv-tokens"
             )
         bad = [i for i in prompt if not 0 <= i < self.backend.vocab_size]
+        bad += [i for i in request.stop_ids if not 0 <= i < self.backend.vocab_size]
         bad += [i for i, _ in request.params.logit_bias if not 0 <= i < self.backend.vocab_size]
         if bad:
             raise UsageError(f"token id {bad[0]} is outside the vocabulary of {self.backend.vocab_size}: use the model's own tokenizer")
@@ -320,6 +324,8 @@ class Engine:
                 self._drop(target)
                 return False
         target.owner, target.held = sample, None
+        if sample.admitted is None:
+            sample.admitted = time.perf_counter()
         sample.row, sample.num_computed, sample.num_cached, sample.phase = target.row, shared, shared, Phase.RUNNING
         self.stats.cached_tokens += shared
         self.stats.prompt_tokens += sample.num_prompt
@@ -427,6 +433,11 @@ class Engine:
         ):
             logits_V = logits_V.clone() if logits_V is raw_V else logits_V
             logits_V[list(request.eos_ids)] = -torch.inf
+        if sample.guide is not None and not thinking.inside:
+            logits_V = self._guided(sample, sample.guide, logits_V)
+            if sample.guide.failed:
+                self._finish(sample, StopReason.ABORT)
+                return None
         choice = choose(
             logits_V, request.params, uniform(sample.stream_seed, len(sample.ids)), raw_V=raw_V, top=request.logprobs
         )
@@ -435,6 +446,13 @@ class Engine:
             return None
         self._append(sample, choice, forced=False)
         return choice.token
+
+    @staticmethod
+    def _guided(sample: Sample, guide: Guide, logits_V: Tensor) -> Tensor:
+        masked_V, think_id = guide.mask(logits_V), sample.request.think_id
+        if think_id is not None and not sample.ids:
+            masked_V[think_id] = logits_V[think_id]
+        return masked_V
 
     def _append(self, sample: Sample, choice: Choice, *, forced: bool) -> None:
         request, token = sample.request, choice.token
@@ -447,9 +465,15 @@ class Engine:
             return self._finish(sample, StopReason.END, token)
         if token in request.stop_ids and not forced:
             return self._finish(sample, StopReason.STOP, token)
+        answering = not sample.thinking.inside
         sample.thinking.push(token, forced=forced)
+        # The tokens that open and close the thinking stand outside the answer.
+        complete = sample.guide is not None and answering and not sample.thinking.inside and sample.guide.push(token)
         if self._show(sample, sample.stream.push(token)):
             return None
+        if complete:
+            assert sample.guide is not None
+            return self._finish(sample, StopReason.ABORT if sample.guide.failed else StopReason.END)
         if len(sample.ids) >= request.params.max_new_tokens:
             return self._finish(sample, StopReason.LENGTH)
         if len(sample.tokens) >= min(self.max_len, self.backend.row_capacity):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 import torch
 
@@ -16,13 +17,28 @@ from qwq.text.tokenizer import TextStream
 from qwq.types import StopReason
 
 
+class Guide(Protocol):
+    """What holds one sample's answer to a form (a JSON schema, a call of a tool). It sees the answer alone, never the thinking."""
+
+    failed: str  # why it cannot go on; empty while it can
+
+    def mask(self, logits_V: torch.Tensor) -> torch.Tensor:
+        """A copy in which every token that may not come next is minus infinity. End tokens are allowed where the form is complete."""
+        ...
+
+    def push(self, token: int) -> bool:
+        """Take in a token of the answer. True where nothing but an end token may follow."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One prompt and how to go on from it. `n` samples are independent streams of one seed and share the prompt's work.
 
     `eos_ids` end a turn (they stay in `ids`, not in the text); `stop` are strings that end it and are cut off; `stop_ids`
     further tokens that do. `thinking_open`: the prompt ends inside `<think>`. `thinking_budget` in tokens, None without a
-    limit. `logprobs`: how many alternatives to report with each token's log-probability (0: the token's alone, None: none);
+    limit. `guide` makes what holds the answer to a form, once for each sample; `think_id` is a token with which the model may
+    open its thinking before a guided answer. `logprobs`: how many alternatives to report with each token's log-probability (0: the token's alone, None: none);
     `prompt_logprobs` the same for the prompt. `yarn`: None lets the engine decide by length. `loop_tokens`: how long an
     exact repetition may get before it is stopped, 0 for any length.
     """
@@ -41,6 +57,8 @@ class GenerationRequest:
     prompt_logprobs: int | None = None
     yarn: bool | None = None
     loop_tokens: int = 0
+    guide: Callable[[], Guide] | None = None
+    think_id: int | None = None
 
 
 class Phase(StrEnum):
@@ -74,6 +92,7 @@ class Sample:
     stopped_by: str | int | None = None
     loop_in_thinking: bool = False
     draft: NgramDraft | ModelDraft | None = None
+    guide: Guide | None = None
     # the engine's own bookkeeping
     row: int = -1
     num_computed: int = 0
@@ -81,6 +100,7 @@ class Sample:
     drafted: list[int] = field(default_factory=list)
     num_preemptions: int = 0
     times: list[float] = field(default_factory=list)  # of submission, then of each step that brought tokens
+    admitted: float | None = None  # when it first got a row
 
     @property
     def done(self) -> bool:

@@ -102,6 +102,7 @@ def truncate(probs_BV: Tensor, params: SamplingParams) -> Tensor:
         before = ordered.cumsum(-1) - ordered
         # A token stays while the mass before it is under top_p (of what top-k left), so the first one always stays.
         cut = before >= params.top_p * ordered.sum(-1, keepdim=True)
+        cut[:, 0] = False  # also where so small a top_p rounds to 0
         probs_BV = probs_BV.masked_fill(torch.zeros_like(cut).scatter(-1, index, cut), 0.0)
     if params.min_p > 0:
         probs_BV = probs_BV.masked_fill(probs_BV < params.min_p * probs_BV.amax(-1, keepdim=True), 0.0)
@@ -202,7 +203,9 @@ def _draw(scaled_V: Tensor, params: SamplingParams, draw: float) -> int:
     if params.top_p < 1:
         # Of what top-k left; of everything where there is no top-k.
         mass = probs.sum() if params.top_k else 1.0
-        probs = probs.masked_fill(probs.cumsum(-1) - probs >= params.top_p * mass, 0.0)
+        cut = probs.cumsum(-1) - probs >= params.top_p * mass
+        cut[0] = False
+        probs = probs.masked_fill(cut, 0.0)
     if params.min_p > 0:
         probs = probs.masked_fill(probs < params.min_p * probs[0], 0.0)
     ids, order = ids[probs > 0].sort()

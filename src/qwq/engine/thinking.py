@@ -51,6 +51,7 @@ class Thinking:
         self._stream = TextStream(tokenizer)
         self._tail = ""
         self._answer_begun = False
+        self._may_open = not opened
         self._marker_pieces = 0
 
     @property
@@ -80,8 +81,13 @@ class Thinking:
             elif not forced:
                 self.num_thinking += 1
                 self._marker_pieces = self._marker_pieces + 1 if _ends_inside(self._tail, THINK_CLOSE) else 0
-        elif THINK_OPEN in self._tail and not self.closed:
-            self.inside, self._tail = True, ""
+        elif self._may_open:
+            # Only the first thing said can open it: an answer may speak of the marker.
+            head = self._tail.lstrip()
+            self.inside = head.startswith(THINK_OPEN)
+            self._may_open = not self.inside and THINK_OPEN.startswith(head)
+            if self.inside:
+                self._tail = ""
         elif self.closed and text.strip():
             self._answer_begun = True
 

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
-from pathlib import Path
 
 import uvicorn
 
 from qwq.engine.open import EngineOptions, open_engine, say
 from qwq.errors import ConfigError
 from qwq.serve.app import create_app
+from qwq.serve.core import Core, ServeOptions
 
 
-def serve(
-    model: str, options: EngineOptions, *, host: str, port: int, served_name: str | None = None, loop_tokens: int, max_waiting: int
-) -> int:
-    """Serve until SIGINT or SIGTERM; answers that are under way are finished first (10 s at most)."""
+class _Server(uvicorn.Server):
+    """Asked to end, it takes no more requests, lets answers under way finish for a while, then has the engine cut them off,
+    so that every stream still gets its last event."""
+
+    def __init__(self, config: uvicorn.Config, core: Core) -> None:
+        super().__init__(config)
+        self._core = core
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        cutting = asyncio.create_task(self._cut_off())
+        await super().shutdown(sockets)
+        cutting.cancel()
+
+    async def _cut_off(self) -> None:
+        await asyncio.sleep(self._core.options.shutdown_s)
+        self._core.runner.abort_all()
+
+
+def serve(model: str, options: EngineOptions, serving: ServeOptions, *, host: str, port: int) -> int:
+    """Serve until SIGINT or SIGTERM."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -24,14 +41,13 @@ def serve(
             listener.bind((host, port))
         except OSError as error:
             raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}): give another --port") from None
-        opened = open_engine(model, options)
-        name = served_name or Path(model).name
-        app = create_app(opened, served_name=name, loop_tokens=loop_tokens, max_waiting=max_waiting)
+        app = create_app(open_engine(model, options), serving)
+        core: Core = app.state.core
         listener.listen(1024)
-        say(f"{name}: ready on http://{host}:{listener.getsockname()[1]}/v1, context {opened.engine.max_len} tokens")
+        say(f"{serving.names[0]}: ready on http://{host}:{listener.getsockname()[1]}/v1, context {core.max_len} tokens")
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn raises again what it was stopped by; having been asked to end is no failure.
             signal.signal(number, lambda *_: None)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10)
-        uvicorn.Server(config).run(sockets=[listener])
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=int(serving.shutdown_s) + 10, ws="none")
+        _Server(config, core).run(sockets=[listener])
     return 0

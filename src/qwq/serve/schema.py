@@ -1,79 +1,296 @@
 """The requests of OpenAI's API that this server understands, field for field.
 
 A field that is accepted works. Advisory fields, which cannot change the output, are accepted and do nothing (`ADVISORY`).
-Everything else is refused with the field's name: a caller learns that it has no effect here, instead of wondering.
+Fields that are known but not implemented are accepted at their default, which is what happens here, and refused at any other
+value. Everything else is refused with the field's name: a caller learns that it has no effect here, instead of wondering.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
-ADVISORY = ("user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier")
+ADVISORY = (
+    "user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
+    "prediction", "request_id", "cache_salt",
+)  # fmt: skip
 
 
-class Common(BaseModel):
-    """What both endpoints share. None means: the model's own default."""
+def _only(value: Any) -> Any:
+    """A known field that has only its default value here. Python's own 0 == False does not count."""
 
-    model_config = ConfigDict(extra="forbid")
+    def check(given: Any) -> Any:
+        if given != value or type(given) is not type(value):
+            raise ValueError(f"only {value!r} is implemented here")
+        return given
+
+    return AfterValidator(check)
+
+
+OnlyFalse = Annotated[bool, _only(False), WithJsonSchema({"const": False})]
+OnlyTrue = Annotated[bool, _only(True), WithJsonSchema({"const": True})]
+OnlyZero = Annotated[int, _only(0), WithJsonSchema({"const": 0})]
+OnlyOne = Annotated[int, _only(1), WithJsonSchema({"const": 1})]
+# JSON knows one kind of number: 3.0 is an integer.
+WHOLE = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
+# openapi.py puts the size of the model's vocabulary in the place of these.
+ANY_ID, ANY_KEY = 1 << 31, "^(0|[1-9][0-9]{0,8})$"
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+TokenId = Annotated[int, Field(ge=0, lt=ANY_ID), WHOLE]
+StopString = Annotated[str, StringConstraints(min_length=1)]
+TokenKey = Annotated[str, StringConstraints(pattern=ANY_KEY)]
+
+
+class Strict(BaseModel):
+    """JSON types as they are: "1" is no number, and an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Sampling(Strict):
+    """How to sample. None means: the model's own default."""
 
     model: str | None = None
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
     temperature: Annotated[float | None, Field(ge=0, le=100)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    top_k: Annotated[int | None, Field(ge=-1)] = None
+    top_k: Annotated[int, Field(ge=-1, le=1 << 31), WHOLE] | None = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
-    repetition_penalty: Annotated[float | None, Field(gt=0)] = None
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    repetition_penalty: Annotated[float | None, Field(ge=0.01, le=100)] = None
+    logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    seed: Annotated[int, WHOLE] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=64)] = None
     ignore_eos: bool | None = None
-    min_tokens: Annotated[int | None, Field(ge=0)] = None
-    n: Annotated[int | None, Field(ge=1, le=128)] = None
-    stream: Literal[False] | None = None
-    thinking_token_budget: Annotated[int | None, Field(ge=0)] = None
+    min_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
+    thinking_token_budget: Annotated[int, Field(ge=0), WHOLE] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
-    store: Literal[False] | None = None
     service_tier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
     safety_identifier: str | None = None
+    request_id: str | None = None
+    cache_salt: str | None = None
+    priority: OnlyZero | None = None
+    skip_special_tokens: OnlyTrue | None = None
+    spaces_between_special_tokens: OnlyTrue | None = None
+    include_stop_str_in_output: OnlyFalse | None = None
+    use_beam_search: OnlyFalse | None = None
+    truncate_prompt_tokens: None = None
+
+
+class StreamOptions(Strict):
+    """`include_usage`: a last event with the counts. `continuous_usage_stats`: counts in every event."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Common(Sampling):
+    """What chat and text completions share."""
+
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    n: Annotated[int, Field(ge=1, le=128), WHOLE] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    store: OnlyFalse | None = None
+    best_of: OnlyOne | None = None
+    prompt_logprobs: None = None
 
 
 class CompletionRequest(Common):
     """`/v1/completions`: text or token ids go on as they are."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
-    logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
-    echo: Literal[False] | None = None
+    prompt: (
+        Annotated[str, StringConstraints(min_length=1)]
+        | Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1, max_length=256)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=256)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    echo: bool | None = None
+    suffix: Literal[""] | None = None
+    add_special_tokens: bool | None = None
 
 
-class ChatMessage(BaseModel):
-    """One turn. Thinking of earlier turns is accepted under both of its names; the template decides what becomes of it."""
+class Function(Strict):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
-    model_config = ConfigDict(extra="forbid")
+
+class Tool(Strict):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Strict):
+    name: str
+
+
+class NamedTool(Strict):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class CalledFunction(Strict):
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class CalledTool(Strict):
+    """`index` comes along where a client has put a message together from a stream."""
+
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunction
+    index: Annotated[int, Field(ge=0), WHOLE] | None = None
+
+
+class JsonSchema(Strict):
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+
+    name: str | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class TextFormat(Strict):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Strict):
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Strict):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+def _when(condition: dict[str, Any], then: dict[str, Any], needs: list[str]) -> Any:
+    """A rule between fields, for the OpenAPI document; the endpoints refuse what breaks it."""
+    there = {"required": list(condition), "properties": condition}
+    return {"if": there, "then": {"required": needs, "properties": then}}
+
+
+SOME: Any = {"type": "array", "minItems": 1}
+CALLERS_ONLY = _when({"tool_calls": {"type": "array"}}, {"role": {"const": "assistant"}}, ["role"])
+CHOICE_NEEDS_TOOLS = _when({"tool_choice": {"not": {"enum": [None, "none", "auto"]}}}, {"tools": SOME}, ["tools"])
+TOP_NEEDS_LOGPROBS = _when({"top_logprobs": {"type": "integer", "minimum": 1}}, {"logprobs": {"const": True}}, ["logprobs"])
+
+
+class TextPart(Strict):
+    """Text is all that is understood. `cache_control` is a hint."""
+
+    type: Literal["text", "input_text", "output_text"]
+    text: str
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
+    cache_control: dict[str, Any] | None = None
+
+    @property
+    def words(self) -> str:
+        return self.text
+
+
+class RefusalPart(Strict):
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def words(self) -> str:
+        return self.refusal
+
+
+Content = str | list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]]
+
+
+class ChatMessage(Strict):
+    """One turn. Thinking of earlier turns is accepted under both of its names."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=CALLERS_ONLY)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[dict[str, Any]] | None = None
+    content: Content | None = None
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[CalledTool] | None = None
     tool_call_id: str | None = None
-    refusal: None = None
+    refusal: str | None = None
+    function_call: None = None
+    audio: None = None
+    annotations: list[Any] | None = None
 
 
-class ChatRequest(Common):
+class TemplateFields(Strict):
+    """What the chat template is told beside the messages."""
+
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template: None = None
+
+
+class ChatRequest(Common, TemplateFields):
     """`/v1/chat/completions`."""
 
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"allOf": [CHOICE_NEEDS_TOOLS, TOP_NEEDS_LOGPROBS]}
+    )
+
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
-    response_format: dict[Literal["type"], Literal["text"]] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Effort | None = None
+    include_reasoning: bool | None = None
+    echo: OnlyFalse | None = None
+    prediction: dict[str, Any] | None = None
+    modalities: list[Literal["text"]] | None = None
+    verbosity: Literal["medium"] | None = None
+    audio: None = None
+    functions: None = None
+    function_call: None = None
+    web_search_options: None = None
+
+
+class TokenizeRequest(TemplateFields):
+    """`/tokenize`: a text, or messages as the chat template writes them."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["prompt"], "properties": {"prompt": {"type": "string"}, "messages": {"type": "null"}}},
+                {"required": ["messages"], "properties": {"prompt": {"type": "null"}, "messages": SOME}},
+            ]
+        },
+    )
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage] | None, Field(min_length=1)] = None
+    tools: list[Tool] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(Strict):
+    model: str | None = None
+    tokens: list[TokenId]

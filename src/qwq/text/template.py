@@ -16,11 +16,13 @@ import datetime
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.sandbox
 
@@ -30,6 +32,7 @@ from qwq.types import Message
 
 MessageLike = Message | Mapping[str, Any]
 MARKERS = range(0xE000, 0xF8FF)  # characters for private use
+THOUGHT = "<think>\n{}\n</think>\n\n"  # as QwQ's kind of model writes its thinking
 
 
 class _Generation(jinja2.ext.Extension):
@@ -63,7 +66,10 @@ def _strftime_now(form: str) -> str:
 
 
 class ChatTemplate:
-    """A Jinja chat template, rendered as transformers renders it. ModelError where it does not parse."""
+    """A Jinja chat template, rendered as transformers renders it. ModelError where it does not parse.
+
+    `variables` are the names that it reads from outside, those that `render` gives it itself among them.
+    """
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -74,6 +80,7 @@ class ChatTemplate:
         environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         try:
             self._template = environment.from_string(source)
+            self.variables = frozenset(jinja2.meta.find_undeclared_variables(environment.parse(source)) - set(environment.globals))
         except jinja2.TemplateSyntaxError as error:
             raise ModelError(
                 f"chat template, line {error.lineno}: {error.message}; mend chat_template.jinja or take the model's own"
@@ -141,9 +148,7 @@ class ChatFormat:
         self.end_of_turn = self._end_of_turn(everything)
         end_id = tokenizer.added_tokens[self.end_of_turn]
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys((end_id, *tokenizer.eos_ids)))
-        user = {"role": "user", "content": "x"}
-        opening = self._render([user], (), True)[len(self._render([user], (), False)) :]
-        self.thinking_open = "<think>" in opening and "</think>" not in opening.rpartition("<think>")[2]
+        self.thinking_open = self.opens_thinking({})
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ChatFormat:
@@ -159,15 +164,70 @@ class ChatFormat:
         self.tokenizer.chat_template = self.template.source
         self.tokenizer.save(folder)
 
-    def prompt_ids(self, messages: Sequence[MessageLike], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
-        """Ids of the conversation so far and the opening of the assistant's next turn."""
+    def opens_thinking(self, variables: Mapping[str, Any]) -> bool:
+        """Whether the generation prompt opens `<think>` itself, given what else the template is told."""
+        opening = self._opening(variables)
+        return "<think>" in opening and "</think>" not in opening.rpartition("<think>")[2]
+
+    def _opening(self, variables: Mapping[str, Any]) -> str:
+        """What the template writes to open an assistant's turn."""
+        user = {"role": "user", "content": "x"}
+        return self._render([user], (), True, variables)[len(self._render([user], (), False, variables)) :]
+
+    @cached_property
+    def keeps_tool_thinking(self) -> bool:
+        """Whether the template writes the thinking before a call again when the call's result follows."""
+        call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+        turn = {"role": "assistant", "content": f"{THOUGHT.format('remember')}y", "tool_calls": [call]}
+        messages: list[Mapping[str, Any]] = [{"role": "user", "content": "x"}, turn, {"role": "tool", "content": "z"}]
+        return "remember" in self._render(messages, (), True)
+
+    def prompt_ids(
+        self,
+        messages: Sequence[MessageLike],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        variables: Mapping[str, Any] | None = None,
+        thoughts: Mapping[int, str] | None = None,
+    ) -> list[int]:
+        """Ids of the conversation so far and the opening of the assistant's next turn.
+
+        `variables` are told to the template. `thoughts` are written before the words of the messages with these numbers,
+        whatever the template does with thinking. UsageError where it does not write those messages once each.
+        """
+        variables, thoughts = variables or {}, thoughts or {}
+        if not messages:
+            return self.tokenizer.encode_rendered(self._opening(variables))
         messages, tools, marker = self._protect(messages, tools)
+        if thoughts:
+            marker = marker or _unused(messages, tools, list(thoughts.values()))
+            thoughts = {i: _mark(t, self._any_control, marker) for i, t in thoughts.items()}
+            return self._encode(self._with_thoughts(messages, tools, variables, thoughts), marker)
         try:
-            pieces = self._pieces(messages, tools, True)
+            if _role(messages[0]) == "assistant":
+                raise _Unstable  # many templates cannot write what stands before the first turn
+            pieces = self._pieces(messages, tools, True, variables)
         except _Unstable:
             # A template that drops earlier thinking: no piece of this prompt is the beginning of anything.
-            pieces = [(self._render(messages, tools, True), 0)]
+            pieces = [(self._render(messages, tools, True, variables), 0)]
         return [i for text, _ in pieces for i in self._encode(text, marker)]
+
+    def own_ids(self, text: str) -> list[int]:
+        """Ids of an assistant's words: `<think>` and `<tool_call>` in them are tokens, other special tokens are not."""
+        marker = _unused(text)
+        return self._encode(_mark(text, self._any_control, marker), marker)
+
+    def _with_thoughts(
+        self, messages: Sequence[Any], tools: Sequence[Any], variables: Mapping[str, Any], thoughts: Mapping[int, str]
+    ) -> str:
+        """The rendered text with thoughts put in where a character that stands for them was written."""
+        place = _unused(messages, tools, list(thoughts.values()))
+        messages = [m | {"content": place + m["content"]} if i in thoughts else m for i, m in enumerate(messages)]
+        pieces = self._render(messages, tools, True, variables).split(place)
+        if len(pieces) != len(thoughts) + 1:
+            raise UsageError("the chat template leaves out turns whose thinking is to be kept: serve without --keep-tool-thinking")
+        kept = [THOUGHT.format(thoughts[i]) for i in sorted(thoughts)]
+        return "".join(piece + thought for piece, thought in zip(pieces, [*kept, ""], strict=True))
 
     def training_example(
         self, messages: Sequence[MessageLike], tools: Sequence[Mapping[str, Any]] = ()
@@ -216,10 +276,11 @@ class ChatFormat:
 
     # -- text ---------------------------------------------------------------------------------------------------------
 
-    def _render(self, messages: Sequence[MessageLike], tools: Sequence[Any], opening: bool) -> str:
-        return self.template.render(
-            messages, tools=tools, add_generation_prompt=opening, **self.tokenizer.named_specials
-        )
+    def _render(
+        self, messages: Sequence[MessageLike], tools: Sequence[Any], opening: bool, variables: Mapping[str, Any] | None = None
+    ) -> str:
+        told = {**self.tokenizer.named_specials, **(variables or {})}
+        return self.template.render(messages, tools=tools, add_generation_prompt=opening, **told)
 
     def _end_of_turn(self, tokens: Sequence[str]) -> str:
         """The special token that the template writes behind an assistant's words."""
@@ -232,15 +293,17 @@ class ChatFormat:
             )
         return match.group()
 
-    def _pieces(self, messages: Sequence[MessageLike], tools: Sequence[Any], opening: bool) -> list[tuple[str, int]]:
+    def _pieces(
+        self, messages: Sequence[MessageLike], tools: Sequence[Any], opening: bool, variables: Mapping[str, Any] | None = None
+    ) -> list[tuple[str, int]]:
         """The rendered text cut at the edges of the assistant's own words, which are marked 1."""
         pieces: list[tuple[str, int]] = []
         done = after = ""
         for i, message in enumerate(messages):
             if _role(message) != "assistant":
                 continue
-            prompt = self._render(messages[:i], tools, True)
-            after = self._render(messages[: i + 1], tools, False)
+            prompt = self._render(messages[:i], tools, True, variables)
+            after = self._render(messages[: i + 1], tools, False, variables)
             if not prompt.startswith(done):
                 raise _Unstable(_first_change("the chat template rewrites earlier turns", done, prompt))
             if not after.startswith(prompt):
@@ -251,7 +314,7 @@ class ChatFormat:
             pieces += [(prompt[len(done) :], 0), (after[len(prompt) : end], 1)]
             done = after[:end]
         if opening or not messages or _role(messages[-1]) != "assistant":
-            whole = self._render(messages, tools, opening)
+            whole = self._render(messages, tools, opening, variables)
             if not whole.startswith(done):
                 raise _Unstable(_first_change("the chat template rewrites earlier turns", done, whole))
             pieces.append((whole[len(done) :], 0))
@@ -280,6 +343,12 @@ class ChatFormat:
                         value, self._any_control if own and key == "content" else self._any_token, marker
                     )
         return dicts, _mark(tools, self._any_token, marker), marker
+
+
+def _unused(*values: Any) -> str:
+    """A character for private use that stands in none of the values."""
+    text = json.dumps(values, ensure_ascii=False)
+    return next(c for c in map(chr, MARKERS) if c not in text)
 
 
 def _role(message: MessageLike) -> str:

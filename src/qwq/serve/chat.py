@@ -1,0 +1,300 @@
+"""`/v1/chat/completions`: messages in, one message out, with its thinking and its calls taken apart.
+
+`Conversation` is what chat completions and responses share: prompt, grammar and engine request. `Turn` follows one sample: the
+same parser makes whole answers and streamed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from qwq.engine.request import GenerationRequest, Sample
+from qwq.errors import UsageError
+from qwq.serve.core import Core, new_id, usage_wanted
+from qwq.serve.errors import Refused, first_fault
+from qwq.serve.guide import calls_grammar, json_grammar, text_or_calls_grammar
+from qwq.serve.messages import Prompt, make_prompt
+from qwq.serve.runner import Group, Update
+from qwq.serve.schema import (
+    ChatMessage,
+    ChatRequest,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    NamedTool,
+    ResponseFormat,
+    Sampling,
+    TemplateFields,
+    Tool,
+)
+from qwq.serve.sse import DONE, event
+from qwq.text.stream import Kind, Part, ResponseParser, Whole
+from qwq.types import StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A chat request made ready. `tools`: calls are looked for; `parallel`: more than one counts."""
+
+    request: GenerationRequest
+    prompt: Prompt
+    tools: bool
+    parallel: bool
+    include_reasoning: bool
+
+    def parser(self) -> ResponseParser:
+        return ResponseParser(
+            thinking_open=self.prompt.thinking_open, tools=self.tools, parallel=self.parallel, continued=self.prompt.continued
+        )
+
+    @property
+    def watched(self) -> bool:
+        """Whether the text must be read while it is written, to stop behind the first call."""
+        return self.tools and not self.parallel
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request asks for, whichever endpoint it came to."""
+
+    messages: Sequence[ChatMessage]
+    tools: Sequence[Tool]
+    tool_choice: str | NamedTool | None
+    parallel: bool
+    response_format: ResponseFormat | None
+    max_new: int | None
+    n: int | None
+    top: int | None
+    effort: str | None
+    include_reasoning: bool
+    format_param: str = "response_format"
+
+
+async def converse(core: Core, body: Sampling, template: TemplateFields, ask: Ask) -> Conversation:
+    """Refuses what cannot be met; nothing runs yet."""
+    core.check_model(body.model)
+    if ask.tool_choice not in (None, "none", "auto") and not ask.tools:
+        raise Refused("tool_choice: needs tools to choose from", "tool_choice")
+    tools = [] if ask.tool_choice == "none" else list(ask.tools)
+    no_thinking = ask.effort == "none" or body.thinking_token_budget == 0
+    prompt = make_prompt(
+        core.chat, ask.messages, tools, template, keep_tool_thinking=core.options.keep_tool_thinking, no_thinking=no_thinking
+    )
+    grammar, param = _grammar(ask, tools)
+    guide = None if grammar is None else await core.compile(grammar, param)
+    request = core.request(
+        body, prompt.ids, ask.max_new, n=ask.n, top=ask.top, opened=prompt.thinking_open, effort=ask.effort, guide=guide
+    )
+    return Conversation(request, prompt, bool(tools), ask.parallel, ask.include_reasoning)
+
+
+def _grammar(ask: Ask, tools: list[Tool]) -> tuple[str | None, str]:
+    """The form that the answer is held to, and the field that asks for it."""
+    schema: Any = None
+    formed = isinstance(ask.response_format, JsonObjectFormat | JsonSchemaFormat)
+    if isinstance(ask.response_format, JsonObjectFormat):
+        schema = {"type": "object"}
+    elif isinstance(ask.response_format, JsonSchemaFormat):
+        schema = ask.response_format.json_schema.schema_
+    functions = [(t.function.name, t.function.parameters) for t in tools]
+    choice = ask.tool_choice
+    if isinstance(choice, NamedTool):
+        functions = [(name, schema) for name, schema in functions if name == choice.function.name]
+        if not functions:
+            raise Refused(f"tool_choice: no tool is called {choice.function.name!r}", "tool_choice")
+        return calls_grammar(functions[:1], parallel=False), "tools"
+    if choice == "required":
+        return calls_grammar(functions, parallel=ask.parallel), "tools"
+    if formed and tools:
+        return calls_grammar(functions, parallel=ask.parallel, schema=schema, with_answer=True), ask.format_param
+    if formed:
+        return json_grammar(schema), ask.format_param
+    if any(t.function.strict for t in tools):
+        return text_or_calls_grammar(functions), "tools"
+    return None, ""
+
+
+class Turn:
+    """One sample's message while it comes to be."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self.parser = conversation.parser()
+        self.whole = Whole()
+        self.call_ids: dict[int, str] = {}
+
+    def push(self, text: str, *, done: bool) -> list[Part]:
+        parts = self.parser.push(text)
+        if done:
+            parts += self.parser.finish()
+        self.whole.add(parts)
+        return parts
+
+    def deltas(self, parts: list[Part]) -> list[dict[str, Any]]:
+        """The parts as a stream's deltas. What a broken call has sent cannot be taken back; its text follows as content."""
+        out: list[dict[str, Any]] = []
+        for part in parts:
+            match part.kind:
+                case Kind.THINKING if self.conversation.include_reasoning:
+                    out.append({"reasoning_content": part.text, "reasoning": part.text})
+                case Kind.ANSWER:
+                    out.append({"content": part.text})
+                case Kind.CALL:
+                    function = {"name": part.text, "arguments": ""}
+                    out.append({"tool_calls": [self._call(part.index) | {"function": function}]})
+                case Kind.ARGUMENTS:
+                    out.append({"tool_calls": [{"index": part.index, "function": {"arguments": part.text}}]})
+        return out
+
+    def _call(self, index: int) -> dict[str, Any]:
+        return {"index": index, "id": self.call_id(index), "type": "function"}
+
+    def call_id(self, index: int) -> str:
+        return self.call_ids.setdefault(index, new_id("call_")[:29])
+
+    def message(self) -> dict[str, Any]:
+        whole, reasoning = self.whole, self.whole.thinking if self.conversation.include_reasoning else ""
+        message: dict[str, Any] = {"role": "assistant", "content": whole.answer, "refusal": None}
+        message |= {"reasoning_content": reasoning or None, "reasoning": reasoning or None}
+        if whole.calls:
+            message["content"] = whole.answer or None
+            message["tool_calls"] = [
+                {"id": self.call_id(i), "type": "function", "function": {"name": name, "arguments": arguments}}
+                for i, (name, arguments) in enumerate(whole.calls)
+            ]
+        return message
+
+    def ending(self, core: Core, s: Sample) -> dict[str, Any]:
+        if self.parser.complete and s.stop_reason is StopReason.ABORT:  # stopped behind the one call that was asked for
+            return {"finish_reason": "tool_calls", "stop_reason": None}
+        ending = core.ending(s)
+        if self.whole.calls and ending["finish_reason"] == "stop":
+            ending["finish_reason"] = "tool_calls"
+        return ending
+
+
+async def follow(group: Group, turns: dict[Sample, Turn], conversation: Conversation) -> AsyncIterator[list[tuple[Update, Turn, list[Part]]]]:
+    """News of a group with their parts. Stops a sample whose message is complete before its text is."""
+    async for news in group.updates():
+        out = []
+        for u in news:
+            turn = turns.get(u.sample) or turns.setdefault(u.sample, Turn(conversation))
+            out.append((u, turn, turn.push(u.text, done=u.done)))
+            if turn.parser.complete and not u.done:
+                group.stop(u.sample)
+        yield out
+
+
+class ChatCompletion:
+    """One request and its answer, whole or in events."""
+
+    def __init__(self, core: Core, body: ChatRequest, conversation: Conversation) -> None:
+        self.core, self.body, self.conversation = core, body, conversation
+        self.head = core.head("chat.completion.chunk" if body.stream else "chat.completion", "chatcmpl-")
+
+    @classmethod
+    async def make(cls, core: Core, body: ChatRequest) -> ChatCompletion:
+        if body.top_logprobs and not body.logprobs:
+            raise Refused("top_logprobs: needs logprobs to be true", "top_logprobs")
+        ask = Ask(
+            messages=body.messages,
+            tools=body.tools or [],
+            tool_choice=body.tool_choice,
+            parallel=body.parallel_tool_calls is not False,
+            response_format=body.response_format,
+            max_new=body.max_completion_tokens or body.max_tokens,
+            n=body.n,
+            top=(body.top_logprobs or 0) if body.logprobs else None,
+            effort=body.reasoning_effort,
+            include_reasoning=body.include_reasoning is not False,
+        )
+        return cls(core, body, await converse(core, body, body, ask))
+
+    async def answer(self) -> dict[str, Any]:
+        core, turns = self.core, dict[Sample, Turn]()
+        async with core.running([self.conversation.request], streamed=self.conversation.watched) as group:
+            async for _ in follow(group, turns, self.conversation):
+                pass
+            (samples,) = groups = group.samples
+        choices = []
+        for s in samples:
+            turn = turns[s]
+            choice = {"index": s.number, "message": turn.message(), "logprobs": None, **turn.ending(core, s)}
+            if self.body.logprobs:
+                choice["logprobs"] = {"content": [core.token_logprob(c) for c in s.choices], "refusal": None}
+            choices.append(choice)
+        return self.head | {"choices": choices, "usage": core.usage(groups), "timings": core.timings(groups)}
+
+    async def events(self, group: Group) -> AsyncIterator[bytes]:
+        core, turns = self.core, dict[Sample, Turn]()
+        include, continuous = usage_wanted(self.body)
+        write = _ChunkWriter(self.head, usage_null=include and not continuous)
+        for i in range(self.body.n or 1):
+            yield write(i, {"role": "assistant", "content": ""})
+        async for news in follow(group, turns, self.conversation):
+            # One write for all that came in this step.
+            out = []
+            for u, turn, parts in news:
+                logprobs = None
+                if self.body.logprobs:
+                    logprobs = {"content": [core.token_logprob(c) for c in u.sample.choices[u.first : u.last]], "refusal": None}
+                usage = core.usage(group.samples) if continuous else None
+                deltas = turn.deltas(parts)
+                if not deltas and logprobs and logprobs["content"]:
+                    deltas = [{"content": ""}]
+                for delta in deltas:
+                    out.append(write(u.sample.number, delta, logprobs=logprobs, usage=usage))
+                    logprobs = None
+                if u.done:
+                    ending, timings = turn.ending(core, u.sample), core.timings([[u.sample]])
+                    out.append(write(u.sample.number, {}, ending=ending, usage=usage, timings=timings))
+            if out:
+                yield b"".join(out)
+        if include:
+            yield event(self.head | {"choices": [], "usage": core.usage(group.samples), "timings": core.timings(group.samples)})
+        yield DONE
+
+
+async def chat_chunks(core: Core, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """The endpoint in process: the chunks of a streamed answer. UsageError where the request cannot be met; closing it ends the work."""
+    try:
+        run = await ChatCompletion.make(core, ChatRequest.model_validate(body | {"stream": True}))
+        group = core.start([run.conversation.request], streamed=True)
+    except ValidationError as error:
+        raise UsageError(first_fault(error.errors())[0]) from None
+    except Refused as refused:
+        raise UsageError(refused.message) from None
+    try:
+        async for data in run.events(group):
+            for line in data.split(b"\n\n"):
+                if line and line != DONE.strip():
+                    yield orjson.loads(line.removeprefix(b"data: "))
+    finally:
+        core.end(group)
+
+
+class _ChunkWriter:
+    """Chunks of one stream; what all of them share is spelled out once."""
+
+    def __init__(self, head: dict[str, Any], *, usage_null: bool) -> None:
+        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":[{"index":'
+        self._plain_tail = b',"logprobs":null,"finish_reason":null}]' + (b',"usage":null' if usage_null else b"") + b"}\n\n"
+        self._usage_null = usage_null
+
+    def __call__(
+        self, index: int, delta: dict[str, Any], *, logprobs: Any = None, ending: dict[str, Any] | None = None, usage: Any = None,
+        timings: Any = None,
+    ) -> bytes:  # fmt: skip
+        start = self._head + str(index).encode() + b',"delta":' + orjson.dumps(delta)
+        if logprobs is None and ending is None and usage is None:
+            return start + self._plain_tail
+        rest = {"logprobs": logprobs, **(ending or {"finish_reason": None})}
+        out = start + b"," + orjson.dumps(rest)[1:] + b"]"
+        more = {} if usage is None and not self._usage_null else {"usage": usage}
+        if timings:
+            more["timings"] = timings
+        return out + (b"," + orjson.dumps(more)[1:] if more else b"}") + b"\n\n"

@@ -1,0 +1,107 @@
+"""`/v1/completions`: text goes on, as it is. Thinking and calls are left in the text."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from qwq.engine.request import GenerationRequest, Sample
+from qwq.engine.sampler import Choice
+from qwq.serve.core import Core, usage_wanted
+from qwq.serve.runner import Group
+from qwq.serve.schema import CompletionRequest
+from qwq.serve.sse import DONE, event
+from qwq.text.parse import THINK_CLOSE, THINK_OPEN
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+class Completion:
+    """One request: `requests` for the engine, and its answer whole or in events."""
+
+    def __init__(self, core: Core, body: CompletionRequest) -> None:
+        self.core, self.body = core, body
+        self.prompts = self._prompts()
+        prompt_top = body.logprobs if body.echo and body.logprobs is not None else None
+        self.requests: list[GenerationRequest] = [
+            core.request(
+                body, ids, body.max_tokens or self._default_tokens(ids), n=body.n, top=body.logprobs, opened=self._inside_thinking(ids),
+                prompt_top=prompt_top,
+            )
+            for ids in self.prompts
+        ]  # fmt: skip
+        self.head = core.head("text_completion", "cmpl-")
+
+    def _default_tokens(self, ids: list[int]) -> int:
+        return min(DEFAULT_MAX_TOKENS, max(1, self.core.max_len - len(ids)))
+
+    def _prompts(self) -> list[list[int]]:
+        prompt: Any = self.body.prompt
+        encode = self.core.tokenizer.encode_rendered
+        if isinstance(prompt, str):
+            return [encode(prompt)]
+        if isinstance(prompt[0], int):
+            return [prompt]
+        return [encode(p) if isinstance(p, str) else p for p in prompt]
+
+    def _inside_thinking(self, ids: list[int]) -> bool:
+        text = self.core.tokenizer.decode(ids)
+        return text.rfind(THINK_OPEN) > text.rfind(THINK_CLOSE)
+
+    async def answer(self) -> dict[str, Any]:
+        async with self.core.running(self.requests, streamed=False) as group:
+            groups = await group.finished()
+        choices: list[dict[str, Any]] = []
+        for samples in groups:
+            for s in samples:
+                choice = {"index": len(choices), "text": self._before(s) + s.text, "logprobs": None, **self.core.ending(s)}
+                if self.body.logprobs is not None:
+                    prompt = [c or Choice(s.tokens[0]) for c in s.prompt_choices] if self.body.echo else []
+                    choice["logprobs"] = self._logprobs([*prompt, *s.choices], 0, first_unknown=bool(prompt))
+                choices.append(choice)
+        return self.head | {"choices": choices, "usage": self.core.usage(groups), "timings": self.core.timings(groups)}
+
+    def _before(self, s: Sample) -> str:
+        return self.core.tokenizer.decode(list(s.request.prompt_ids)) if self.body.echo else ""
+
+    async def events(self, group: Group) -> AsyncIterator[bytes]:
+        body, core = self.body, self.core
+        include, continuous = usage_wanted(body)
+        offsets: dict[int, int] = {}
+        async for news in group.updates():
+            for u in news:
+                index = u.job * (body.n or 1) + u.sample.number
+                text, known = u.text, u.first > 0
+                choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None, "finish_reason": None, "stop_reason": None}
+                if not known:
+                    choice["text"] = self._before(u.sample) + text
+                if body.logprobs is not None:
+                    choices = u.sample.choices[u.first : u.last]
+                    prompt = [c or Choice(u.sample.tokens[0]) for c in u.sample.prompt_choices] if body.echo and not known else []
+                    choice["logprobs"] = self._logprobs([*prompt, *choices], offsets.get(index, 0), first_unknown=bool(prompt))
+                    offsets[index] = offsets.get(index, 0) + sum(len(t) for t in choice["logprobs"]["tokens"])
+                if u.done:
+                    choice |= core.ending(u.sample)
+                elif not choice["text"] and body.logprobs is None:
+                    continue
+                chunk = self.head | {"choices": [choice]}
+                if continuous:
+                    chunk["usage"] = core.usage(group.samples)
+                elif include:
+                    chunk["usage"] = None
+                yield event(chunk)
+        if include:
+            yield event(self.head | {"choices": [], "usage": core.usage(group.samples), "timings": core.timings(group.samples)})
+        yield DONE
+
+    def _logprobs(self, choices: list[Choice], at: int, *, first_unknown: bool) -> dict[str, Any]:
+        token, offsets = self.core.token, []
+        texts = [token(c.token)["token"] for c in choices]
+        for text in texts:
+            offsets.append(at)
+            at += len(text)
+        values: list[float | None] = [0.0 if c.raw is None else c.raw for c in choices]
+        top: list[dict[str, float] | None] = [{token(i)["token"]: p for i, p in c.top} for c in choices]
+        if first_unknown:  # nothing stands before a prompt's first token
+            values[0] = top[0] = None
+        return {"tokens": texts, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}

@@ -1,0 +1,227 @@
+"""What all endpoints share: requests for the engine out of requests of the API, counts, times, log-probabilities."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwq.engine.open import Opened
+from qwq.engine.request import GenerationRequest, Guide, Sample
+from qwq.engine.sampler import Choice, SamplingParams
+from qwq.errors import InfraError
+from qwq.serve.errors import Refused
+from qwq.serve.guide import Grammars
+from qwq.serve.metrics import Metrics
+from qwq.serve.runner import EngineRunner, Group
+from qwq.serve.schema import Common, Sampling
+from qwq.text.parse import THINK_OPEN
+from qwq.types import StopReason
+
+GREEDY_BELOW = 1e-4  # a smaller temperature overflows float32 and means the most likely token anyway
+FINISH = {StopReason.END: "stop", StopReason.STOP: "stop"}
+# Tokens of thinking for OpenAI's word; None is without a limit. docs/serve.md says the same.
+EFFORT: dict[str, int | None] = {
+    "none": 0, "minimal": 256, "low": 1024, "medium": 4096, "high": None, "xhigh": None, "max": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """How the server behaves, beside how the engine runs. `names`: what requests may call the model, the usual name first."""
+
+    names: tuple[str, ...]
+    loop_tokens: int = 192
+    max_waiting: int = 256
+    api_keys: tuple[str, ...] = ()
+    limit_bytes: int = 32 << 20
+    cors_origins: tuple[str, ...] = ()
+    keep_tool_thinking: bool = False
+    page: bool = True
+    conversations: Path | None = None
+    shutdown_s: float = 10.0
+    seed: int | None = None
+    stored_responses: int = 1000
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}{uuid.uuid4().hex}"
+
+
+class Core:
+    """The engine with its thread, and what turns a request into work and work into an answer."""
+
+    def __init__(self, opened: Opened, options: ServeOptions) -> None:
+        self.opened, self.options = opened, options
+        self.chat, self.tokenizer, self.max_len = opened.chat, opened.chat.tokenizer, opened.engine.max_len
+        self.runner = EngineRunner(opened.engine, max_waiting=options.max_waiting)
+        self.metrics = Metrics(opened.engine, options.names[0])
+        self.grammars = Grammars(self.tokenizer, opened.engine.backend.vocab_size, self.chat.eos_ids)
+        self.started = int(time.time())
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def check_model(self, name: str | None) -> None:
+        if name is not None and name not in self.options.names:
+            served = ", ".join(repr(n) for n in self.options.names)
+            raise Refused(f"model: {name!r} is not served here, {served} is", "model", 404, code="model_not_found")
+
+    def request(
+        self, body: Sampling, ids: list[int], max_new: int | None, *, n: int | None = None, top: int | None = None, opened: bool = False,
+        effort: str | None = None, guide: Callable[[], Guide] | None = None, prompt_top: int | None = None,
+    ) -> GenerationRequest:  # fmt: skip
+        """The engine's request. `max_new` None: as many tokens as the context has room for."""
+        self.check_model(body.model)
+        room = self.max_len - len(ids)
+        if max_new is not None and max_new > room >= 1:
+            raise Refused(
+                f"max_tokens: {len(ids)} prompt tokens and {max_new} new ones are more than the model's context of "
+                f"{self.max_len}: ask for at most {room}",
+                "max_tokens",
+                code="context_length_exceeded",
+            )
+        params = self._sampling(body, max(1, max_new if max_new is not None else room))
+        budget = body.thinking_token_budget
+        if budget is None and effort is not None:
+            budget = EFFORT[effort]
+        return GenerationRequest(
+            ids,
+            params,
+            n=n or 1,
+            seed=self._seed() if body.seed is None else body.seed,
+            eos_ids=() if body.ignore_eos else self.chat.eos_ids,
+            stop=() if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
+            stop_ids=tuple(body.stop_token_ids or ()),
+            min_new_tokens=body.min_tokens or 0,
+            thinking_open=opened,
+            thinking_budget=budget,
+            logprobs=top,
+            prompt_logprobs=prompt_top,
+            loop_tokens=0 if body.ignore_eos else self.options.loop_tokens,
+            guide=guide,
+            think_id=None if guide is None or opened else self._think_id(),
+        )
+
+    def _sampling(self, body: Sampling, max_new: int) -> SamplingParams:
+        own = self.opened.sampling
+        temperature = _first(body.temperature, own.get("temperature"), 1.0)
+        return SamplingParams(
+            temperature=temperature if temperature >= GREEDY_BELOW else 0.0,
+            top_p=_first(body.top_p, own.get("top_p"), 1.0),
+            top_k=max(0, int(_first(body.top_k, own.get("top_k"), 0))),
+            min_p=_first(body.min_p, own.get("min_p"), 0.0),
+            repetition_penalty=_first(body.repetition_penalty, own.get("repetition_penalty"), 1.0),
+            presence_penalty=body.presence_penalty or 0.0,
+            frequency_penalty=body.frequency_penalty or 0.0,
+            logit_bias=tuple((int(k), v) for k, v in (body.logit_bias or {}).items()),
+            max_new_tokens=max_new,
+        )
+
+    def _seed(self) -> int:
+        return secrets.randbits(48) if self.options.seed is None else self.options.seed
+
+    def _think_id(self) -> int | None:
+        """The token with which a model opens its thinking by itself, where it is of a kind that does."""
+        return self.tokenizer.token_id(THINK_OPEN) if "think" in self.chat.template.source else None
+
+    async def compile(self, grammar: str, param: str) -> Callable[[], Guide]:
+        """Off the event loop: a large schema takes a second."""
+        return await asyncio.to_thread(self.grammars.compile, grammar, param)
+
+    @asynccontextmanager
+    async def running(self, requests: Sequence[GenerationRequest], *, streamed: bool) -> AsyncIterator[Group]:
+        """The requests under way; whatever ends the block ends them."""
+        group = self.start(requests, streamed=streamed)
+        try:
+            yield group
+        finally:
+            self.end(group)
+
+    def start(self, requests: Sequence[GenerationRequest], *, streamed: bool) -> Group:
+        if self.runner.full:
+            raise Refused("the queue is full: try again in a moment", status=429, kind="rate_limit_error", code="queue_full")
+        return self.runner.submit(requests, streamed=streamed)
+
+    def end(self, group: Group) -> None:
+        if group.close():
+            for samples in group.samples:
+                for sample in samples:
+                    self.metrics.note(sample)
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def ending(self, s: Sample) -> dict[str, Any]:
+        """finish_reason, and stop_reason with what ended it."""
+        assert s.stop_reason is not None
+        if s.guide is not None and s.guide.failed:
+            raise InfraError(f"the answer cannot be held to its schema any further ({s.guide.failed[:200]})")
+        if s.stop_reason is StopReason.ABORT:
+            raise InfraError("the request was stopped by the server")
+        said: str | int | None = s.stopped_by if s.stop_reason is StopReason.STOP else None
+        if s.stop_reason is StopReason.LOOP or s.loop_in_thinking:
+            said = "loop"
+        return {"finish_reason": FINISH.get(s.stop_reason, "length"), "stop_reason": said}
+
+    def usage(self, groups: list[list[Sample]]) -> dict[str, Any]:
+        samples = [s for g in groups for s in g]
+        prompt, new = sum(g[0].num_prompt for g in groups if g), sum(len(s.ids) for s in samples)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": new,
+            "total_tokens": prompt + new,
+            "completion_tokens_details": {"reasoning_tokens": sum(s.num_thinking for s in samples)},
+            "prompt_tokens_details": {"cached_tokens": sum(min(s.num_cached for s in g) for g in groups if g)},
+        }
+
+    def timings(self, groups: list[list[Sample]]) -> dict[str, Any]:
+        """Times in milliseconds, named as llama.cpp's server names them, and time in the queue."""
+        samples = [s for g in groups for s in g if len(s.times) > 1 and s.admitted is not None]
+        if not samples:
+            return {}
+        admitted = min(s.admitted for s in samples if s.admitted is not None)
+        first, last = min(s.times[1] for s in samples), max(s.times[-1] for s in samples)
+        cached, prompt = sum(min(s.num_cached for s in g) for g in groups if g), sum(g[0].num_prompt for g in groups if g)
+        new = sum(len(s.ids) for s in samples)
+        prompt_s, new_s = max(first - admitted, 1e-9), max(last - first, 1e-9)
+        computed = prompt - cached
+        return {
+            "queued_ms": round(1000 * (admitted - min(s.times[0] for s in samples)), 3),
+            "cache_n": cached,
+            "prompt_n": computed,
+            "prompt_ms": round(1000 * prompt_s, 3),
+            "prompt_per_token_ms": round(1000 * prompt_s / max(computed, 1), 3),
+            "prompt_per_second": round(computed / prompt_s, 3),
+            "predicted_n": new,
+            "predicted_ms": round(1000 * new_s, 3),
+            "predicted_per_token_ms": round(1000 * new_s / max(new - 1, 1), 3),
+            "predicted_per_second": round((new - 1) / new_s, 3) if new > 1 else 0.0,
+            "thinking_n": sum(s.num_thinking for s in samples),
+        }
+
+    def head(self, kind: str, prefix: str) -> dict[str, Any]:
+        return {"id": new_id(prefix), "object": kind, "created": int(time.time()), "model": self.options.names[0]}
+
+    def token(self, id: int) -> dict[str, Any]:
+        data = self.tokenizer.token_bytes[id] if id < self.tokenizer.vocab_size else b""
+        return {"token": data.decode("utf-8", "replace"), "bytes": list(data)}
+
+    def token_logprob(self, c: Choice) -> dict[str, Any]:
+        top = [self.token(i) | {"logprob": p} for i, p in c.top]
+        # A token that a thinking budget wrote was not sampled: its log-probability is 0, as its probability was 1.
+        return self.token(c.token) | {"logprob": 0.0 if c.raw is None else c.raw, "top_logprobs": top}
+
+
+def usage_wanted(body: Common) -> tuple[bool, bool]:
+    """Whether a stream is to end with the counts, and whether every event is to have them."""
+    options = body.stream_options
+    return bool(options and options.include_usage), bool(options and options.continuous_usage_stats)
+
+
+def _first(*values: Any) -> Any:
+    return next(v for v in values if v is not None)

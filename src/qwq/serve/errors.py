@@ -1,0 +1,106 @@
+"""Errors as OpenAI's API words them: {"error": {"message", "type", "param", "code"}}.
+
+400 for a request that cannot be met, with the field at fault; 401 without a valid key; 404 for another model; 413 for a body that is
+too large; 429 where the queue is full; 500 where our machinery failed, without a word about where on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
+
+from qwq.errors import CapacityError, InfraError, QwqError, UsageError
+
+INVALID = "invalid_request_error"
+
+
+class Refused(Exception):
+    """A request that cannot be met, with the field at fault."""
+
+    def __init__(
+        self, message: str, param: str | None = None, status: int = 400, kind: str = INVALID, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message, self.param, self.status, self.kind, self.code = message, param, status, kind, code
+
+
+def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_response(status: int, message: str, kind: str, param: str | None = None, code: str | None = None) -> Response:
+    headers = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(status)
+    # Escaped, since a message may quote half a surrogate pair.
+    body = json.dumps(error_body(message, kind, param, code)).encode()
+    return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+def as_refused(error: QwqError) -> Refused:
+    """What a client is told of an error of ours."""
+    if isinstance(error, CapacityError):
+        return Refused(str(error), code="context_length_exceeded")
+    if isinstance(error, UsageError):
+        return Refused(str(error))
+    return Refused(str(error) if isinstance(error, InfraError) else "the server failed", status=500, kind="server_error")
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the application speak so."""
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> Response:
+        return error_response(error.status, error.message, error.kind, error.param, error.code)
+
+    @app.exception_handler(QwqError)
+    async def failed(request: Request, error: QwqError) -> Response:
+        return await refused(request, as_refused(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return error_response(400, *first_fault(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        message = {404: f"no {request.url.path} here", 405: f"{request.url.path} does not take {request.method}"}.get(
+            error.status_code, str(error.detail)
+        )
+        out = error_response(error.status_code, message, INVALID)
+        out.headers.update(error.headers or {})
+        if error.status_code == 405:
+            out.headers["allow"] = ", ".join(sorted(_methods(app, request)))
+        return out
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        return error_response(500, "the server failed; its log says how", "server_error")
+
+
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    """What a path takes, over all routes that have it."""
+    routes = [r for r in app.routes if isinstance(r, Route) and r.matches(request.scope)[0] is not Match.NONE]
+    return {m for r in routes for m in r.methods or ()}
+
+
+def first_fault(errors: Any) -> tuple[str, str, str | None]:
+    """(message, type, param) of the first thing that is wrong with a body."""
+    # Where a field may be of several types, each has its complaint; one that is not about the type knows more.
+    field = list(errors[0]["loc"][:2])
+    first = next((e for e in errors if list(e["loc"][:2]) == field and not e["type"].endswith("_type")), errors[0])
+    if first["type"] == "json_invalid":
+        return "the body is not JSON", INVALID, None
+    # Names of types and of union members stand in the place too; fields are what a caller knows.
+    place = [str(p) for p in first["loc"] if p not in ("body", "query", "path")]
+    known: list[str] = []
+    for p in place:
+        if "[" in p or "-" in p or p in ("str", "int", "float", "bool", "dict", "list") or p[:1].isupper():
+            break
+        known.append(p)
+    param = ".".join(known) or None
+    if first["type"] == "extra_forbidden":
+        return f"{param or 'request'}: is not implemented here", INVALID, param
+    return f"{param or 'request'}: {first['msg'][:300].lower()}", INVALID, param

@@ -1,0 +1,75 @@
+"""What stands before the application: API keys and the size of a request. Plain ASGI, so streams pass untouched.
+
+Keys are compared by their SHA-256 in constant time, all of them each time. Open without a key: /health, the
+API's description, the page and its files. Everything that answers with the model's or a user's words needs one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import HTTPException
+
+from qwq.serve.errors import error_response
+
+OPEN_PATHS = frozenset({"/", "/health", "/favicon.ico", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+OPEN_PREFIXES = ("/static/", "/page/", "/assets/")
+
+
+class Guards:
+    """Refuses what has no key (401) or is too large (413)."""
+
+    def __init__(self, app: Any, *, api_keys: Sequence[str], limit_bytes: int) -> None:
+        self.app, self.limit_bytes = app, limit_bytes
+        self._digests = [hashlib.sha256(k.encode()).digest() for k in api_keys]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = dict(scope["headers"])
+        if self._digests and not self._open(scope) and not self._known(headers):
+            message = "no valid API key: send `Authorization: Bearer KEY`"
+            return await error_response(401, message, "authentication_error", code="invalid_api_key")(scope, receive, send)
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.limit_bytes:
+            return await self._too_large(int(length))(scope, receive, send)
+        if b"transfer-encoding" not in headers:
+            return await self.app(scope, receive, send)
+        await self.app(scope, self._counted(receive), send)
+
+    def _counted(self, receive: Any) -> Any:
+        """A body without a stated length is counted as it comes."""
+        seen = 0
+
+        async def counted() -> Any:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.limit_bytes:
+                raise HTTPException(413, self._words(seen))  # FastAPI lets this kind pass while it reads a body
+            return message
+
+        return counted
+
+    def _words(self, size: int) -> str:
+        return f"the request has {size} bytes, {self.limit_bytes} are allowed: send less, or raise --max-request-mib"
+
+    def _too_large(self, size: int) -> Any:
+        return error_response(413, self._words(size), "invalid_request_error")
+
+    @staticmethod
+    def _open(scope: Any) -> bool:
+        path = scope["path"]
+        return scope["method"] == "OPTIONS" or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
+
+    def _known(self, headers: dict[bytes, bytes]) -> bool:
+        given = headers.get(b"authorization", b"")
+        scheme, _, key = given.partition(b" ")
+        if scheme.lower() != b"bearer":
+            key = headers.get(b"x-api-key", b"")
+        digest = hashlib.sha256(key.strip()).digest()
+        # Every key is compared, so that the time does not tell which one it was.
+        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0

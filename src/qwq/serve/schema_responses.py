@@ -1,0 +1,133 @@
+"""The requests of `/v1/responses`, field for field; see schema.py for what acceptance means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints
+
+from qwq.serve.schema import (
+    CHOICE_NEEDS_TOOLS,
+    WHOLE,
+    Content,
+    Effort,
+    NamedFunction,
+    OnlyFalse,
+    Sampling,
+    StreamOptions,
+    Strict,
+    TemplateFields,
+)
+
+LOGPROBS = "message.output_text.logprobs"
+
+
+class InputMessage(Strict):
+    """`id`, `status` and `phase` come along where an earlier answer is sent back."""
+
+    type: Literal["message"] | None = None
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content
+    id: str | None = None
+    status: str | None = None
+    phase: str | None = None
+
+
+class InputReasoning(Strict):
+    type: Literal["reasoning"]
+    id: str | None = None
+    summary: list[dict[str, Any]] | None = None
+    content: list[dict[str, Any]] | None = None
+    encrypted_content: None = None
+    status: str | None = None
+
+
+class InputCall(Strict):
+    type: Literal["function_call"]
+    name: str
+    arguments: str
+    call_id: str
+    id: str | None = None
+    status: str | None = None
+    namespace: None = None
+
+
+class InputCallOutput(Strict):
+    type: Literal["function_call_output"]
+    call_id: str
+    output: Content
+    id: str | None = None
+    status: str | None = None
+
+
+TOP_NEEDS_INCLUDE: Any = {
+    "if": {"required": ["top_logprobs"], "properties": {"top_logprobs": {"type": "integer", "minimum": 1}}},
+    "then": {"required": ["include"], "properties": {"include": {"type": "array", "contains": {"const": LOGPROBS}}}},
+}
+InputItem = InputMessage | InputReasoning | InputCall | InputCallOutput
+
+
+class FunctionTool(Strict):
+    type: Literal["function"]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    defer_loading: OnlyFalse | None = None
+
+
+class NamedTool(NamedFunction):
+    type: Literal["function"]
+
+
+class PlainFormat(Strict):
+    type: Literal["text", "json_object"]
+
+
+class SchemaFormat(Strict):
+    type: Literal["json_schema"]
+    name: str
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextOptions(Strict):
+    format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+class Reasoning(Strict):
+    """`summary`: thinking is given in full, as reasoning text; a summary is not made."""
+
+    effort: Effort | None = None
+    summary: Literal["auto"] | None = None
+    generate_summary: Literal["auto"] | None = None
+
+
+class ResponsesRequest(Sampling, TemplateFields):
+    """`/v1/responses`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"allOf": [CHOICE_NEEDS_TOOLS, TOP_NEEDS_INCLUDE]})
+
+    input: str | Annotated[list[InputItem], Field(min_length=1)]
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    max_output_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: Reasoning | None = None
+    include_reasoning: bool | None = None
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    truncation: Literal["disabled", "auto"] | None = None
+    background: OnlyFalse | None = None
+    max_tool_calls: None = None
+    conversation: None = None
+    prompt: None = None
+    context_management: None = None

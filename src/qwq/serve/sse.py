@@ -1,0 +1,91 @@
+"""Server-sent events, with little work for each: bytes in, bytes on the wire.
+
+A client that goes away is noticed at once (ASGI says so while nothing is being sent), and its work is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+from fastapi import Request
+from starlette.responses import Response
+
+from qwq.errors import QwqError
+from qwq.serve.errors import as_refused, error_body
+from qwq.serve.runner import Gone
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(data: Any, name: str | None = None) -> bytes:
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+class EventStream(Response):
+    """Sends events as they come; `close` is called however it ends. `failed` words an error that comes midway."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, events: AsyncIterator[bytes], close: Callable[[], None], failed: Callable[[dict[str, Any]], bytes] | None = None
+    ) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._events, self._close, self._failed = events, close, failed
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self._close()
+
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        watcher = asyncio.create_task(watch())
+        try:
+            async for data in self._events:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        except Gone:
+            return
+        except QwqError as error:
+            refused = as_refused(error)
+            body = error_body(refused.message, refused.kind, refused.param, refused.code)
+            last = self._failed(body) if self._failed else event(body) + DONE
+            await send({"type": "http.response.body", "body": last, "more_body": True})
+        finally:
+            watcher.cancel()
+            self._close()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Json(Response):
+    """An answer that was checked where it was made."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
+
+
+async def unless_gone(request: Request, answer: Any) -> Response:
+    """The answer as JSON, unless the client goes away first; then its work is cancelled."""
+    task = asyncio.ensure_future(answer)
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return Json(await task)
+    except asyncio.CancelledError:
+        if not watcher.done():  # it is the server that ends
+            raise
+        return Response(status_code=499)  # nobody reads it
+    finally:
+        watcher.cancel()
+        task.cancel()
