@@ -11,6 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from qwq.cli import main
 from qwq.config import Source
 from qwq.errors import DataError
 from qwq.problems.constraints import constraint_problem
@@ -205,3 +206,25 @@ def test_a_source_in_ifevals_layout(tmp_path: Path) -> None:
     path.write_text(json.dumps({"prompt": "Hello"}) + "\n")
     with pytest.raises(DataError, match=r"line 1: needs prompt \(a text\), instruction_id_list and kwargs"):
         load_source(Source(kind="constraints", path=str(path)))
+
+
+def test_prompts_as_a_file_come_back_as_the_same_problems(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "constraints_train.jsonl"
+    assert main(["data", "constraints", "--n", "60", "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 60 and set(rows[0]) == {"key", "prompt", "instruction_id_list", "kwargs"}
+    read = load_source(Source(kind="constraints", path=str(out)))
+    direct = {p.canonical: p for p in (constraint_problem(0, "train", i) for i in range(60))}
+    assert read and all(p.truth == direct[p.canonical].truth for p in read)
+    assert main(["data", "constraints", "--split", "tset", "--out", str(out)]) == 2
+    assert "did you mean 'test'" in capsys.readouterr().err
+
+
+def test_a_recipe_with_constraints_is_planned_without_reading_anything_else(tmp_path: Path, capsys) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        'name = "r"\nmodel.preset = "tiny"\n[stages.pretrain]\nkind = "pretrain"\ntokens = 1000\nmix.math = 1.0\n[stages.rl1]\nkind = "rl1"\nsteps = 1\n'
+        'prompts = 4\n[[stages.rl1.sources]]\nkind = "constraints"\npath = "builtin"\nlimit = 20\n'
+    )
+    assert main(["explain", str(recipe)]) == 0
+    assert "rl1" in capsys.readouterr().out

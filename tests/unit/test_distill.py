@@ -22,6 +22,8 @@ from qwq.distill.run import Plan, distill, load_problems
 from qwq.distill.teacher import Endpoint, Job, Sampling
 from qwq.errors import ConfigError, DataError, InfraError, UsageError
 from qwq.text.parse import parse_response
+from qwq.text.template import ChatFormat, default_template
+from qwq.text.tokenizer import train_bpe
 from qwq.train.data import read_conversations
 from qwq.types import Message, Outcome, Problem, Verdict
 
@@ -118,6 +120,12 @@ def test_a_set_is_made_and_goes_on_without_asking_again(tmp_path, capsys) -> Non
     assert summary["dropped"] == {"beyond_keep": num, "duplicate": num, "unfinished": num, "wrong": num}
     conversations = read_conversations(out)
     assert all(parse_response(messages[-1].content).thinking == "A thought." for messages, _ in conversations)
+    template = default_template()
+    chat = ChatFormat(train_bpe([template.render(conversations[0][0])], 300), template)
+    for messages, tools in conversations:
+        ids, mask = chat.training_example(messages, tools)
+        own = chat.tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m])
+        assert own.startswith("A thought.\n</think>\n\\boxed{") and "plus" not in own
     assert distill(Plan((source,), samples=5, keep=2), teacher, Sampling(), out)["kept"] == 2 * num and teacher.asked == 5 * num
     distill(Plan((source,), samples=6), teacher, Sampling(), out)
     assert teacher.asked == 6 * num
@@ -223,6 +231,7 @@ def test_faults_of_an_endpoint(tmp_path) -> None:
             with pytest.raises(ConfigError, match=words):
                 Endpoint(*arguments)
     assert Endpoint("http://x/v1/", "m").url == "http://x/v1/chat/completions" == Endpoint("http://x", "m").url
+    assert Endpoint("http://x/vllm/v1/chat/completions", "m").url == "http://x/vllm/v1/chat/completions"
 
 
 def test_killed_at_any_moment_it_asks_for_no_stored_sample_again(tmp_path) -> None:

@@ -111,17 +111,15 @@ def test_a_file_is_divided_by_prompts_and_long_pairs_are_left_out(tmp_path, part
     path = tmp_path / "p.jsonl"
     rows = [{"prompt": f"question {i // 5}", "chosen": f"good answer {i}", "rejected": "bad"} for i in range(50)]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    splits = {s: make_pairs(chat, stage(path), 0, s, 100) for s in ("train", "validation", "test")}
-    assert sum(map(len, splits.values())) == 50 and all(len(v) % 5 == 0 for v in splits.values()) and all(splits.values())
+    nums = dict.fromkeys(("train", "validation", "test"), 100)
+    splits = make_pairs(chat, stage(path), 0, nums)
+    assert [len(splits[s]) for s in nums] == [35, 5, 10] and make_pairs(chat, stage(path), 0, {"test": 3}) == {"test": splits["test"][:3]}
     rows[0]["chosen"] = "good " * 200
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    short = make_pairs(chat, stage(path, max_tokens=100), 0, "train", 100)
-    assert len(short) == len(splits["train"]) - 1 and "1 of 35 train pairs are over 100 tokens" in caplog.text
-    with pytest.raises(DataError, match="no train pair of at most 5 tokens"):
-        make_pairs(chat, stage(path, max_tokens=5), 0, "train", 100)
-    path.write_text(json.dumps(rows[0]) + "\n")
-    with pytest.raises(DataError, match="holds 1 pairs, 10 at least"):
-        make_pairs(chat, stage(path), 0, "train", 100)
+    short = make_pairs(chat, stage(path, max_tokens=100), 0, nums)
+    assert sum(map(len, short.values())) == 49 and "1 of 50 pairs are over 100 tokens" in caplog.text
+    with pytest.raises(DataError, match="holds pairs of 0 prompts within 5 tokens, 10 at least are needed: raise max_tokens"):
+        make_pairs(chat, stage(path, max_tokens=5), 0, nums)
 
 
 def test_matched_lengths_by_hand() -> None:

@@ -197,7 +197,7 @@ def _write(problems: Sequence[Problem], plan: Plan, teacher: Teacher, store: Sto
     if not lines:
         raise DataError(f"no answer of {teacher.name} is worth keeping ({_counts(summary)}): take easier problems, another teacher, or --wrap")
     partial = out.with_name(f".{out.name}.partial")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.write_bytes(("\n".join(lines) + "\n").encode("utf-8", "replace"))
     os.replace(partial, out)
     _say(f"{summary['kept']} answers to {solved} of {len(problems)} problems in {out}; dropped: {_counts(summary)}")
     return summary

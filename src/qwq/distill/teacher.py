@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -63,7 +64,7 @@ class Endpoint:
         if concurrency < 1:
             raise ConfigError(f"--concurrency is {concurrency}: give at least 1")
         base = url.rstrip("/").removesuffix("/chat/completions")
-        self.url = f"{base}/chat/completions" if "/v" in base.partition("://")[2] else f"{base}/v1/chat/completions"
+        self.url = f"{base}/chat/completions" if re.search(r"/v\d+$", base) else f"{base}/v1/chat/completions"
         self.model, self.name, self.concurrency, self.patience_s = model, model, concurrency, patience_s
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx2.Timeout(READ_TIMEOUT_S, connect=10.0)
@@ -81,6 +82,8 @@ class Endpoint:
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         yield running.pop(future), future.result()
             finally:
+                if running:  # left before the end: nobody waits for answers that nobody will read
+                    self._client.close()
                 for future in running:
                     future.cancel()
 

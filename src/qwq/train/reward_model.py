@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from qwq.train.losses import preference_loss
 from qwq.train.optim import Optimizer
 
 VALIDATION_PAIRS = 300  # for the calibration
-LEAST_PAIRS = 10  # of a file: it is divided into training, validation and test
+LEAST_PROMPTS = 10  # of a file: it is divided into training, validation and test
 MATCHED_TOKENS, MATCHED_SHARE = 2, 0.05  # answers of matched length differ by so much at most
 
 _log = logging.getLogger(__name__)
@@ -41,39 +41,49 @@ class Pair:
     rejected_length: int
 
 
-def make_pairs(chat: ChatFormat, config: RewardModelStage, seed: int, split: str, num: int) -> list[Pair]:
-    """Pairs of the preference family, or of the file in `config.path`: its last fifth is for test, the tenth before for validation."""
+def make_pairs(chat: ChatFormat, config: RewardModelStage, seed: int, nums: Mapping[str, int]) -> dict[str, list[Pair]]:
+    """Pairs of each split in `nums`, at most so many: of the preference family, or of the file in `config.path`."""
     if config.path:
-        rows = read_pairs(config.path)
-        if len(rows) < LEAST_PAIRS:
-            raise DataError(f"{config.path} holds {len(rows)} pairs, {LEAST_PAIRS} at least are needed: it is divided into training, validation and test")
-        # Rows with one prompt stay together, so that the test has no prompt of the training.
-        groups: dict[str, list[Any]] = {}
-        for row in rows:
-            groups.setdefault(repr(row[0]), []).append(row)
-        rows = [row for group in groups.values() for row in group]
-        ends = {"train": (0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}[split]
-        first, last = (_boundary(rows, round(e * len(rows))) for e in ends)
-        pairs = [_file_pair(chat, row, config.path) for row in rows[first:last][:num]]
-        short = [p for p in pairs if max(len(p.chosen), len(p.rejected)) <= config.max_tokens]
-        if len(short) < len(pairs):
-            _log.warning("%s: %d of %d %s pairs are over %d tokens and left out", config.path, len(pairs) - len(short), len(pairs), split, config.max_tokens)
-        if not short:
-            raise DataError(f"{config.path}: no {split} pair of at most {config.max_tokens} tokens: raise max_tokens or give shorter answers")
-        return short
-    family, out = Preference(), []
-    problems = family.fixed(split, num) if split != "train" else [family.problem(seed, "train", i) for i in range(num)]
-    for i, problem in enumerate(problems):
-        chosen, rejected = family.pair(problem, random.Random(digest(f"{seed}/pairs/{split}/{i}")))
-        out.append(_pair(chat, problem.messages, chosen, rejected))
+        return {split: pairs[: nums[split]] for split, pairs in _file_splits(chat, config, config.path).items() if split in nums}
+    out: dict[str, list[Pair]] = {}
+    family = Preference()
+    for split, num in nums.items():
+        problems = family.fixed(split, num) if split != "train" else [family.problem(seed, "train", i) for i in range(num)]
+        out[split] = []
+        for i, problem in enumerate(problems):
+            chosen, rejected = family.pair(problem, random.Random(digest(f"{seed}/pairs/{split}/{i}")))
+            out[split].append(_pair(chat, problem.messages, chosen, rejected))
     return out
 
 
-def _boundary(rows: Sequence[Any], at: int) -> int:
-    """`at`, or the next place where one prompt's rows end."""
-    while 0 < at < len(rows) and rows[at - 1][0] == rows[at][0]:
-        at += 1
-    return at
+def _file_splits(chat: ChatFormat, config: RewardModelStage, path: str) -> dict[str, list[Pair]]:
+    """The file's pairs that are short enough: the last fifth is for test, the tenth before for validation, by whole prompts."""
+    rows = read_pairs(path)
+    # Rows with one prompt stay together, so that the test has no prompt of the training.
+    prompts: dict[str, list[Pair]] = {}
+    for row in rows:
+        pair = _file_pair(chat, row, path)
+        if max(len(pair.chosen), len(pair.rejected)) <= config.max_tokens:
+            prompts.setdefault(repr(row[0]), []).append(pair)
+    kept = sum(map(len, prompts.values()))
+    if kept < len(rows):
+        _log.warning("%s: %d of %d pairs are over %d tokens and left out", path, len(rows) - kept, len(rows), config.max_tokens)
+    if len(prompts) < LEAST_PROMPTS:
+        raise DataError(
+            f"{path} holds pairs of {len(prompts)} prompts within {config.max_tokens} tokens, {LEAST_PROMPTS} at least are needed: "
+            "raise max_tokens or give more; they are divided into training, validation and test"
+        )
+    splits: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
+    done = 0
+    for number, pairs in enumerate(prompts.values()):
+        last = len(prompts) - number  # prompts from here on: the ends get one each, however few there are
+        if done < 0.7 * kept and last > 2:
+            split = "train"
+        else:
+            split = "validation" if not splits["validation"] or (done < 0.8 * kept and last > 1) else "test"
+        splits[split] += pairs
+        done += len(pairs)
+    return splits
 
 
 def _file_pair(chat: ChatFormat, row: Any, path: str) -> Pair:
@@ -95,7 +105,8 @@ def train_reward_model(
     model: RewardModel, chat: ChatFormat, config: RewardModelStage, run: StageRun, *, seed: int
 ) -> tuple[Calibration, dict[str, Any]]:
     """Train `model` in place; returns its calibration and the evals of its stage."""
-    pairs = make_pairs(chat, config, seed, "train", config.pairs)
+    splits = make_pairs(chat, config, seed, {"train": config.pairs, "validation": VALIDATION_PAIRS, "test": config.test_pairs})
+    pairs = splits["train"]
     per_epoch = math.ceil(len(pairs) / config.batch_pairs)
     steps = per_epoch * config.epochs
     optimizer = Optimizer(model, config.optim, steps)
@@ -120,8 +131,8 @@ def train_reward_model(
         return {"loss": total, "pair_accuracy": wins / len(lot), "tokens": tokens} | optimizer.step(index)
 
     run.run(steps, model, optimizer, step)
-    calibration = calibrate(*_scored(model, make_pairs(chat, config, seed, "validation", VALIDATION_PAIRS)))
-    return calibration, {"pair_accuracy": pair_accuracy(model, make_pairs(chat, config, seed, "test", config.test_pairs), calibration)}
+    calibration = calibrate(*_scored(model, splits["validation"]))
+    return calibration, {"pair_accuracy": pair_accuracy(model, splits["test"], calibration)}
 
 
 def _scored(model: RewardModel, pairs: Sequence[Pair]) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]:

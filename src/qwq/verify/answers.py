@@ -9,12 +9,14 @@ language that langdetect can tell is enough.
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import cache
 from typing import Any
 
 from qwq.verify.text_units import library
 
 KNOWN_SHARE = 0.5  # of the letters of an answer that have to stand in known words of one language
+WEB_LENGTH = 5
 KNOWN_LENGTH = 4  # letters that one of them has at least, or all are English: short runs are words of some language by chance
 LANGUAGES = {
     "latin": ("english", "french", "german", "spanish", "italian", "portuguese", "dutch", "polish", "turkish", "swedish", "finnish", "czech", "danish", "norwegian"),
@@ -24,7 +26,7 @@ LANGUAGES = {
 COMMON_WORDS = (
     ("na ya wa kwa ni la za cha katika hii kama yake pia au", 0.15),  # Swahili
     ("yang dan di ini itu dengan untuk tidak pada dari dalam adalah", 0.15),  # Indonesian
-    ("không và của là có được cho một các những người trong này với để đã", 0.15),  # Vietnamese
+    ("không và của là có được cho một các những người trong này với để đã như cũng khi thì về", 0.1),  # Vietnamese
 )
 # (characters of a script, its commonest ones, share of the script's characters that they make up in a text)
 SCRIPTS = (
@@ -51,12 +53,18 @@ def language_of(text: str) -> str | None:
 
 @cache
 def vocabulary(language: str) -> frozenset[str]:
-    """Words that Punkt's model of a language has seen in its training corpus, lower case."""
-    return frozenset(library("punkt").load_model(language).ortho_context)
+    """Words that Punkt's model of a language has seen in its training corpus, lower case.
+
+    English has a second corpus, from the web; its short words are half of all short runs of letters, so only its long ones count.
+    """
+    known = frozenset(library("punkt").load_model(language).ortho_context)
+    if language != "english":
+        return known
+    return known | {w for w in library("punkt").load_model("english_web").ortho_context if len(w) >= WEB_LENGTH}
 
 
 def is_an_answer(text: str) -> bool:
-    text = text.lower()
+    text = unicodedata.normalize("NFC", text.lower())
     words = re.findall(r"[^\W\d_]+(?:[\u0300-\u036f\u0900-\u0dff\u0e00-\u0eff]+[^\W\d_]*)*", text)
     by_script: dict[str, list[str]] = {"latin": [], "greek": [], "other": []}
     for word in words:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
 from qwq.verify.bfcl_worlds.base import Json, Refused, World
@@ -48,9 +48,9 @@ class GorillaFileSystem(World):
             names.append(name)
         tree = self.root
         for name in names:
-            tree = tree.get(name)
-            if not isinstance(tree, dict):
+            if not isinstance(tree.get(name), dict):
                 raise Refused(f"{command}: {path}: no such directory")
+            tree = tree[name]
         return names, tree
 
     def _file(self, name: str, command: str) -> str:
@@ -123,7 +123,9 @@ class GorillaFileSystem(World):
         return {"matches": list(below(tree, path.rstrip("/")))}
 
     def wc(self, file_name: str, mode: str = "l") -> Json:
-        kinds = {"l": ("lines", str.splitlines), "w": ("words", str.split), "c": ("characters", list)}
+        kinds: dict[str, tuple[str, Callable[[str], Sized]]] = {
+            "l": ("lines", str.splitlines), "w": ("words", str.split), "c": ("characters", str),
+        }  # fmt: skip
         if mode not in kinds:
             raise Refused(f"wc: {mode}: the modes are l, w and c")
         kind, parts = kinds[mode]

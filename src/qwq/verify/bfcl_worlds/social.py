@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from qwq.verify.bfcl_worlds.base import Json, Refused, World
 
 
 class MessageAPI(World):
     seed = 200191
-    defaults: Mapping[str, Any] = {  # noqa: RUF012
+    defaults: ClassVar[Mapping[str, Any]] = {
         "generated_ids": [],
         "user_count": 4,
         "user_map": {"Alice": "USR001", "Bob": "USR002", "Catherine": "USR003", "Daniel": "USR004"},
@@ -99,7 +99,7 @@ class MessageAPI(World):
 
 
 class TwitterAPI(World):
-    defaults: Mapping[str, Any] = {  # noqa: RUF012
+    defaults: ClassVar[Mapping[str, Any]] = {
         "username": "john", "password": "john123", "authenticated": False, "tweets": {}, "comments": {}, "retweets": {},
         "following_list": ["alice", "bob"], "tweet_counter": 0,
     }  # fmt: skip
@@ -201,7 +201,7 @@ class TwitterAPI(World):
 
 
 class TicketAPI(World):
-    defaults: Mapping[str, Any] = {"ticket_queue": [], "ticket_counter": 1, "current_user": None}  # noqa: RUF012
+    defaults: ClassVar[Mapping[str, Any]] = {"ticket_queue": [], "ticket_counter": 1, "current_user": None}
     ticket_queue: list[Json]
     ticket_counter: int
     current_user: str | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from qwq.verify.bfcl_worlds.base import Json, Refused, World
 
@@ -30,7 +30,7 @@ TIME = "%Y-%m-%d %H:%M:%S"
 
 class TradingBot(World):
     seed = 1053520
-    defaults: Mapping[str, Any] = {  # noqa: RUF012
+    defaults: ClassVar[Mapping[str, Any]] = {
         "orders": {
             12345: {"id": 12345, "order_type": "Buy", "symbol": "AAPL", "price": 210.65, "amount": 10, "status": "Completed"},
             12446: {"id": 12446, "order_type": "Sell", "symbol": "GOOG", "price": 2840.56, "amount": 5, "status": "Pending"},

@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import datetime
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from qwq.verify.bfcl_worlds.base import Json, Refused, World
 
-AIRPORTS = (
-    "RMS SBK MPC SVP SHD CDG LHR SSV OKD WLB PEK HND HKG CIA CRH ATV PHV GFD SFO LAX JFK ORD BOS".split()
-)  # fmt: skip
+AIRPORTS = "RMS SBK MPC SVP SHD CDG LHR SSV OKD WLB PEK HND HKG CIA CRH ATV PHV GFD SFO LAX JFK ORD BOS".split()
 CITIES = {
     "Rivermist": "RMS", "Stonebrook": "SBK", "Maplecrest": "MPC", "Silverpine": "SVP", "Shadowridge": "SHD", "London": "LHR", "Paris": "CDG",
     "Sunset Valley": "SSV", "Oakendale": "OKD", "Willowbend": "WLB", "Crescent Hollow": "CRH", "Autumnville": "ATV", "Pinehaven": "PHV",
@@ -43,7 +41,7 @@ FACTORS = {"economy": 1, "business": 2, "first": 5}
 
 
 def _routes() -> dict[tuple[str, str], int]:
-    table = {}
+    table: dict[tuple[str, str], int] = {}
     for line in ROUTES.strip().splitlines():
         start, _, rest = line.partition(": ")
         cells = rest.split()
@@ -56,7 +54,7 @@ COSTS = _routes()
 
 class TravelAPI(World):
     seed = 141053
-    defaults: Mapping[str, Any] = {  # noqa: RUF012
+    defaults: ClassVar[Mapping[str, Any]] = {
         "credit_card_list": {}, "booking_record": {}, "access_token": None, "token_type": None, "token_expires_in": None,
         "token_scope": None, "user_first_name": None, "user_last_name": None, "budget_limit": None,
     }  # fmt: skip
@@ -97,7 +95,7 @@ class TravelAPI(World):
     def travel_get_login_status(self) -> Json:
         return {"status": self.token_expires_in not in (None, 0)}
 
-    def get_budget_fiscal_year(self, lastModifiedAfter: str | None = None, includeRemoved: str | None = None) -> Json:  # noqa: N803
+    def get_budget_fiscal_year(self, lastModifiedAfter: str | None = None, includeRemoved: str | None = None) -> Json:
         return {"budget_fiscal_year": "2018"}
 
     # -- cards and the budget -------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from qwq.verify.bfcl_worlds.base import Json, Refused, World
 
@@ -26,26 +26,26 @@ TIRES = ("frontLeftTirePressure", "frontRightTirePressure", "rearLeftTirePressur
 
 class VehicleControlAPI(World):
     seed = 141053
-    defaults: Mapping[str, Any] = {  # noqa: RUF012
+    defaults: ClassVar[Mapping[str, Any]] = {
         "fuelLevel": 0.0, "batteryVoltage": 12.6, "engineState": "stopped", "doorStatus": dict.fromkeys(DOORS, "unlocked"),
         "acTemperature": 25.0, "fanSpeed": 50, "acMode": "auto", "humidityLevel": 50.0, "headLightStatus": "off",
         "parkingBrakeStatus": "released", "brakePedalStatus": "released", "distanceToNextVehicle": 50.0, "cruiseStatus": "inactive",
         "destination": "None", "frontLeftTirePressure": 32.0, "frontRightTirePressure": 32.0, "rearLeftTirePressure": 30.0,
         "rearRightTirePressure": 30.0,
     }  # fmt: skip
-    fuelLevel: float  # noqa: N815
-    batteryVoltage: float  # noqa: N815
-    engineState: str  # noqa: N815
-    doorStatus: dict[str, str]  # noqa: N815
-    acTemperature: float  # noqa: N815
-    fanSpeed: int  # noqa: N815
-    acMode: str  # noqa: N815
-    humidityLevel: float  # noqa: N815
-    headLightStatus: str  # noqa: N815
-    parkingBrakeStatus: str  # noqa: N815
-    brakePedalStatus: str  # noqa: N815
-    distanceToNextVehicle: float  # noqa: N815
-    cruiseStatus: str  # noqa: N815
+    fuelLevel: float
+    batteryVoltage: float
+    engineState: str
+    doorStatus: dict[str, str]
+    acTemperature: float
+    fanSpeed: int
+    acMode: str
+    humidityLevel: float
+    headLightStatus: str
+    parkingBrakeStatus: str
+    brakePedalStatus: str
+    distanceToNextVehicle: float
+    cruiseStatus: str
     destination: str
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ class VehicleControlAPI(World):
 
     # -- driving --------------------------------------------------------------------------------------------------------
 
-    def startEngine(self, ignitionMode: str) -> Json:  # noqa: N802, N803
+    def startEngine(self, ignitionMode: str) -> Json:
         if ignitionMode == "STOP":
             self.engineState = "stopped"
         if self._open_doors() > 0:
@@ -77,24 +77,24 @@ class VehicleControlAPI(World):
         self.engineState = "running"
         return {"engineState": self.engineState, "fuelLevel": self.fuelLevel, "batteryVoltage": self.batteryVoltage}
 
-    def pressBrakePedal(self, pedalPosition: float) -> Json:  # noqa: N802, N803
+    def pressBrakePedal(self, pedalPosition: float) -> Json:
         if not 0 <= pedalPosition <= 1:
             raise Refused(f"the pedal's position is {pedalPosition}: it is 0 to 1")
         self.brakePedalStatus = "pressed" if pedalPosition else "released"
         self._brake_force = float(pedalPosition * FULL_BRAKE_N)
         return {"brakePedalStatus": self.brakePedalStatus, "brakePedalForce": self._brake_force}
 
-    def releaseBrakePedal(self) -> Json:  # noqa: N802
+    def releaseBrakePedal(self) -> Json:
         return self.pressBrakePedal(0)
 
-    def activateParkingBrake(self, mode: str) -> Json:  # noqa: N802
+    def activateParkingBrake(self, mode: str) -> Json:
         if mode not in ("engage", "release"):
             raise Refused(f"no mode {mode}: engage or release")
         self.parkingBrakeStatus, self._parking_force = ("engaged", 500.0) if mode == "engage" else ("released", 0.0)
         self._slope = 10.0
         return {"parkingBrakeStatus": self.parkingBrakeStatus, "_parkingBrakeForce": self._parking_force, "_slopeAngle": self._slope}
 
-    def setCruiseControl(self, speed: float, activate: bool, distanceToNextVehicle: float) -> Json:  # noqa: N802, N803
+    def setCruiseControl(self, speed: float, activate: bool, distanceToNextVehicle: float) -> Json:
         speed, distance = float(speed), float(distanceToNextVehicle)
         if self.engineState == "stopped":
             raise Refused("start the engine before the cruise control")
@@ -107,7 +107,7 @@ class VehicleControlAPI(World):
     def get_current_speed(self) -> Json:
         return {"currentSpeed": self._random.uniform(0.0, 120.0)}
 
-    def fillFuelTank(self, fuelAmount: float) -> Json:  # noqa: N802, N803
+    def fillFuelTank(self, fuelAmount: float) -> Json:
         if fuelAmount < 0:
             raise Refused("the amount of fuel cannot be negative")
         if self.fuelLevel + fuelAmount > TANK_GALLONS:
@@ -120,7 +120,7 @@ class VehicleControlAPI(World):
 
     # -- doors, climate, lights -----------------------------------------------------------------------------------------
 
-    def lockDoors(self, unlock: bool, door: list[str]) -> Json:  # noqa: N802
+    def lockDoors(self, unlock: bool, door: list[str]) -> Json:
         status = "unlocked" if unlock else "locked"
         for name in door:
             if name not in self.doorStatus:
@@ -128,20 +128,20 @@ class VehicleControlAPI(World):
             self.doorStatus[name] = status
         return {"lockStatus": status, "remainingUnlockedDoors": self._open_doors()}
 
-    def adjustClimateControl(self, temperature: float, unit: str = "celsius", fanSpeed: int = 50, mode: str = "auto") -> Json:  # noqa: N802, N803
+    def adjustClimateControl(self, temperature: float, unit: str = "celsius", fanSpeed: int = 50, mode: str = "auto") -> Json:
         if not 0 <= fanSpeed <= 100:
             raise Refused(f"the fan's speed is {fanSpeed}: it is 0 to 100")
         self.acTemperature = (temperature - 32) * 5 / 9 if unit == "fahrenheit" else temperature
         self.fanSpeed, self.acMode = fanSpeed, mode
         return {"currentACTemperature": temperature, "climateMode": mode, "humidityLevel": self.humidityLevel}
 
-    def setHeadlights(self, mode: str) -> Json:  # noqa: N802
+    def setHeadlights(self, mode: str) -> Json:
         if mode not in ("on", "off", "auto"):
             raise Refused(f"no mode {mode}: on, off or auto")
         self.headLightStatus = "on" if mode == "on" else "off"
         return {"headlightStatus": self.headLightStatus}
 
-    def displayCarStatus(self, option: str) -> Json:  # noqa: N802
+    def displayCarStatus(self, option: str) -> Json:
         views: dict[str, Json] = {
             "fuel": {"fuelLevel": self.fuelLevel},
             "battery": {"batteryVoltage": self.batteryVoltage},
@@ -185,7 +185,7 @@ class VehicleControlAPI(World):
     def get_zipcode_based_on_city(self, city: str) -> Json:
         return {"zipcode": ZIP_CODES.get(city, "00000")}
 
-    def estimate_distance(self, cityA: str, cityB: str) -> Json:  # noqa: N803
+    def estimate_distance(self, cityA: str, cityB: str) -> Json:
         miles = MILES.get((cityA, cityB), MILES.get((cityB, cityA)))
         if miles is None:
             raise Refused(f"no distance known from {cityA} to {cityB}")
