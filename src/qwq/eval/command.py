@@ -1,11 +1,11 @@
-"""`qwq eval MODEL BENCHMARK...`: score any chat model on procedural test splits and on real problem sets.
+"""`qwq eval MODEL FAMILY...` or `KIND=PATH` without a results folder: one pass over all problems, scored at once.
 
     qwq eval runs/tiny math code --n 200
     qwq eval DIR gsm8k=../shared/data/gsm8k/test.jsonl mbpp=../shared/data/mbpp/mbpp.jsonl --n 50 --greedy
 
-A benchmark is a family (math, code, instructions, tools, preference), a real set with its data (`gsm8k=PATH`,
-`mbpp=PATH`, `math=PATH` for rows in MATH's format), or gsm8k or mbpp alone, which take `--data` or the hub. Progress
-goes to standard error; the figures are returned.
+A benchmark is a family (math, code, instructions, tools, preference) or a real set with its data (`gsm8k=PATH`, `mbpp=PATH`,
+`math=PATH` for rows in MATH's format; `--data FILE` does for one). Sampled by the trainer's model as a run's own evaluations are.
+Progress goes to standard error; the figures are returned. Published benchmarks by name: `session.py`.
 """
 
 from __future__ import annotations
