@@ -21,6 +21,8 @@ def reply(prompt: str) -> str:
         return "it said 7\n</think>\n\nThe sum is 7."
     if "add" in last:
         return f"a sum\n</think>\n\n{CALL}"
+    if "json" in last and '"City"' in prompt:
+        return 'so\n</think>\n\n<tool_call>\n{"name": "City", "arguments": {"city": "Paris", "size": 3}}\n</tool_call>'
     if "json" in last:
         return 'so\n</think>\n\n{"city": "Paris", "size": 3}'
     return "so it is\n</think>\n\nHello, wörld!"
@@ -30,7 +32,7 @@ def main() -> int:
     chat = scripted.chat_format()
     with scripted.served(scripted.opened(chat, scripted.Script(chat, reply), max_len=2048)) as url:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"QWQ_TEST_URL": f"{url}/v1"}
-        return subprocess.run([sys.argv[1], "-m", "pytest", "-q", "-ra", "--rootdir", str(HERE), "-p", "no:cacheprovider", str(HERE)], env=environment).returncode
+        return subprocess.run([sys.argv[1], "-m", "pytest", "-q", "-ra", "-c", os.devnull, "--rootdir", str(HERE), "-p", "no:cacheprovider", str(HERE)], env=environment).returncode
 
 
 if __name__ == "__main__":

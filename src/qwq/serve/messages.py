@@ -47,8 +47,6 @@ def make_prompt(
                 "continue_final_message: the last message must be the assistant's, without calls", "continue_final_message"
             )
         messages, last = messages[:-1], messages[-1]
-    elif body.add_generation_prompt is False:
-        raise Refused("add_generation_prompt: false is for continue_final_message", "add_generation_prompt")
     dicts, thoughts = template_messages(messages)
     plain_tools = [t.model_dump(exclude_none=True) for t in tools]
     _check_text(plain_tools, "tools")
@@ -56,8 +54,9 @@ def make_prompt(
     if not injected:
         for i, thought in thoughts.items():
             dicts[i]["content"] = THOUGHT.format(thought) + dicts[i]["content"]
-    ids = chat.prompt_ids(dicts, plain_tools, variables=variables, thoughts=injected)
-    opened = chat.opens_thinking(variables) if variables else chat.thinking_open
+    opening = last is not None or body.add_generation_prompt is not False
+    ids = chat.prompt_ids(dicts, plain_tools, variables=variables, thoughts=injected, opening=opening)
+    opened = opening and (chat.opens_thinking(variables) if variables else chat.thinking_open)
     if last is None:
         return Prompt(ids, opened)
     thinking, words = last.reasoning_content or last.reasoning or "", _content(last, len(messages))

@@ -63,6 +63,7 @@ def describe(app: FastAPI, *, vocab_size: int, variables: frozenset[str]) -> Non
                 node["exclusiveMaximum"] = vocab_size
             if ANY_KEY in node.get("patternProperties", {}):
                 node["patternProperties"] = {up_to(vocab_size - 1): node["patternProperties"][ANY_KEY]}
+                node["additionalProperties"] = False
             if node.get("propertyNames", {}).get("pattern") == ANY_KEY:
                 node["propertyNames"]["pattern"] = up_to(vocab_size - 1)
             if "chat_template_kwargs" in node:

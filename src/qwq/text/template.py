@@ -189,8 +189,9 @@ class ChatFormat:
         *,
         variables: Mapping[str, Any] | None = None,
         thoughts: Mapping[int, str] | None = None,
+        opening: bool = True,
     ) -> list[int]:
-        """Ids of the conversation so far and the opening of the assistant's next turn.
+        """Ids of the conversation so far and the opening of the assistant's next turn (unless `opening` is false).
 
         `variables` are told to the template. `thoughts` are written before the words of the messages with these numbers,
         whatever the template does with thinking. UsageError where it does not write those messages once each.
@@ -202,14 +203,14 @@ class ChatFormat:
         if thoughts:
             marker = marker or _unused(messages, tools, list(thoughts.values()))
             thoughts = {i: _mark(t, self._any_control, marker) for i, t in thoughts.items()}
-            return self._encode(self._with_thoughts(messages, tools, variables, thoughts), marker)
+            return self._encode(self._with_thoughts(messages, tools, variables, thoughts, opening), marker)
         try:
             if _role(messages[0]) == "assistant":
                 raise _Unstable  # many templates cannot write what stands before the first turn
-            pieces = self._pieces(messages, tools, True, variables)
+            pieces = self._pieces(messages, tools, opening, variables)
         except _Unstable:
             # A template that drops earlier thinking: no piece of this prompt is the beginning of anything.
-            pieces = [(self._render(messages, tools, True, variables), 0)]
+            pieces = [(self._render(messages, tools, opening, variables), 0)]
         return [i for text, _ in pieces for i in self._encode(text, marker)]
 
     def own_ids(self, text: str) -> list[int]:
@@ -218,12 +219,13 @@ class ChatFormat:
         return self._encode(_mark(text, self._any_control, marker), marker)
 
     def _with_thoughts(
-        self, messages: Sequence[Any], tools: Sequence[Any], variables: Mapping[str, Any], thoughts: Mapping[int, str]
-    ) -> str:
+        self, messages: Sequence[Any], tools: Sequence[Any], variables: Mapping[str, Any], thoughts: Mapping[int, str],
+        opening: bool,
+    ) -> str:  # fmt: skip
         """The rendered text with thoughts put in where a character that stands for them was written."""
         place = _unused(messages, tools, list(thoughts.values()))
         messages = [m | {"content": place + m["content"]} if i in thoughts else m for i, m in enumerate(messages)]
-        pieces = self._render(messages, tools, True, variables).split(place)
+        pieces = self._render(messages, tools, opening, variables).split(place)
         if len(pieces) != len(thoughts) + 1:
             raise UsageError("the chat template leaves out turns whose thinking is to be kept: serve without --keep-tool-thinking")
         kept = [THOUGHT.format(thoughts[i]) for i in sorted(thoughts)]
