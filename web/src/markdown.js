@@ -81,6 +81,7 @@ const PURE = {
     + 'table tbody td th thead tr u ul').split(' '),
   ALLOWED_ATTR: ['align', 'alt', 'checked', 'class', 'data-display', 'data-lang', 'data-tex', 'disabled', 'href', 'src', 'start', 'title', 'type'],
   ALLOW_DATA_ATTR: false,
+  ADD_URI_SAFE_ATTR: ['align', 'checked', 'data-display', 'data-lang', 'data-tex', 'disabled', 'start', 'type'],
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:|#|data:image\/(?:png|jpeg|gif|webp);)/i,
   RETURN_DOM_FRAGMENT: true,
 }

@@ -15,8 +15,11 @@ function Row({ entry }) {
   const box = useRef()
   useEffect(() => renaming && box.current.select(), [renaming])
   const done = (save) => {
+    if (!box.current) return // leaving the box ends it again
+    const title = box.current.value.trim().slice(0, 500)
+    box.current = null
     rename(false)
-    if (save && box.current.value.trim()) change(entry.id, { title: box.current.value.trim().slice(0, 500) })
+    if (save && title) change(entry.id, { title })
   }
   const pick = (work) => () => (setMenu(false), work())
   const leave = (e) => !e.currentTarget.contains(e.relatedTarget) && setMenu(false)
