@@ -262,6 +262,7 @@ def test_an_error_says_why_and_chinese_and_shortcuts_work(page: Any) -> None:
     expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
     shot(page, "help")
     page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
     page.keyboard.press("Control+,")
     shot(page, "settings")
     page.get_by_label("Language").select_option("zh")
