@@ -18,7 +18,17 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from qwq.errors import ConfigError, DataError
-from qwq.serve.conversation import Attachment, Conversation, Message, NewMessage, Piece, Settings, State, ToolCall, chat_body
+from qwq.serve.conversation import (
+    Attachment,
+    Conversation,
+    Message,
+    NewMessage,
+    Piece,
+    Settings,
+    State,
+    ToolCall,
+    chat_body,
+)
 from qwq.serve.generation import Generations
 from qwq.serve.page import STATIC, mount
 from qwq.serve.store import NotFound, Store

@@ -20,7 +20,7 @@ from qwq.serve.conversation import Attachment, Conversation, Message, ToolCall, 
 FORMAT = "qwq-conversations"
 Exported = tuple[Conversation, Sequence[Message]]
 PARTS = ("title", "system", "user", "thinking", "assistant", "call", "tool", "file")
-MARK = re.compile(r"<!-- qwq: (%s)(?: (\{.*\}))? -->" % "|".join(PARTS))
+MARK = re.compile(rf"<!-- qwq: ({'|'.join(PARTS)})(?: (\{{.*\}}))? -->")
 LOOKS_LIKE_MARK = re.compile(r"^(\\*)(?=<!-- qwq:)", re.MULTILINE)
 HEADINGS = {"system": "## System", "user": "## User", "assistant": "## Assistant", "tool": "## Tool result"}
 
@@ -191,7 +191,7 @@ def _attach(messages: list[Message], kind: str, facts: dict[str, Any], body: str
 def _split(text: str) -> list[tuple[str, dict[str, Any], str]]:
     marks = [m for m in re.finditer(r"^<!-- qwq:.*$", text, re.MULTILINE) if MARK.fullmatch(m[0])]
     parts = []
-    for mark, after in zip(marks, [*marks[1:], None], strict=True):
+    for mark, after in zip(marks, [*marks[1:], None], strict=False):
         match = MARK.fullmatch(mark[0])
         assert match
         kind = match[1]
