@@ -31,12 +31,14 @@ class Generation:
         self.pieces: list[Piece] = []
         self.final: Message | None = None
         self._wake = asyncio.Event()
-        self._state, self._error = State.INTERRUPTED, None  # type: tuple[State, str | None]
+        self._state = State.INTERRUPTED
+        self._error: str | None = None
         self._finish_reason: str | None = None
         self._usage: dict[str, Any] = {}
         self._timings: dict[str, Any] = {}
         self._started = time.monotonic()
-        self._first = self._answer = None  # type: tuple[float | None, float | None]
+        self._first: float | None = None
+        self._answer: float | None = None
         self.task = asyncio.create_task(self._run(), name=f"answer-{message.id}")
 
     async def follow(self, after: int) -> AsyncIterator[list[Piece]]:

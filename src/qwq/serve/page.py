@@ -227,7 +227,8 @@ def _answers(store: Store, running: Generations) -> APIRouter:
     async def generate(id: str, body: Ask) -> dict[str, Any]:
         if body.continue_ is not None:
             whole = await run_in_threadpool(store.whole, id)
-            answer, added = _continued(whole, body.continue_), []
+            added: list[Message] = []
+            answer = _continued(whole, body.continue_)
             await run_in_threadpool(store.begin_again, answer)
             answer = answer.model_copy(update={"state": State.STREAMING, "error": None})
         else:

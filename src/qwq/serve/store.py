@@ -76,8 +76,10 @@ class Store:
 
     def __init__(self, path: Path | None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="qwq-page-") if path is None else None
-        self.path = Path(self._folder.name) / "conversations.sqlite" if self._folder else path
-        assert self.path is not None
+        if self._folder is not None:
+            path = Path(self._folder.name) / "conversations.sqlite"
+        assert path is not None
+        self.path = path
         self._held = self._hold(self.path)
         self._lock = threading.Lock()
         try:
@@ -235,7 +237,9 @@ class Store:
         ids = []
         with self._write() as db:
             for conversation, messages in conversations:
-                new = conversation.model_copy(update={"id": secrets.token_hex(8), "head": None})
+                # Formats without times come in as used now.
+                times = {k: getattr(conversation, k) or time.time() for k in ("created", "updated")}
+                new = conversation.model_copy(update={"id": secrets.token_hex(8), "head": None, **times})
                 _insert_conversation(db, new)
                 known: dict[int, int] = {}
                 for m in messages:

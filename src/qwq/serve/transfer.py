@@ -94,7 +94,8 @@ def _checked(entry: _Entry) -> Exported:
 
 
 def _from_plain(plain: Sequence[_Plain], data: Any) -> Exported:
-    system, messages = [], []
+    system: list[str] = []
+    messages: list[Message] = []
     for m in plain:
         content = m.content or ""
         if isinstance(content, list):
