@@ -88,7 +88,7 @@ class Store:
             self._recover()
         except sqlite3.DatabaseError as error:
             os.close(self._held)
-            raise DataError(f"{self.path}: not a database of conversations ({error}): give another --database") from None
+            raise DataError(f"{self.path}: not a database of conversations ({error}): give another --conversations") from None
 
     @staticmethod
     def _hold(path: Path) -> int:
@@ -98,12 +98,12 @@ class Store:
             if not path.exists():
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # what people ask is theirs alone
         except OSError as error:
-            raise ConfigError(f"cannot write conversations to {path} ({error.strerror}): give another --database") from None
+            raise ConfigError(f"cannot write conversations to {path} ({error.strerror}): give another --conversations") from None
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(held)
-            raise ConfigError(f"another server keeps its conversations in {path}: stop it or give another --database") from None
+            raise ConfigError(f"another server keeps its conversations in {path}: stop it or give another --conversations") from None
         return held
 
     def _connect(self) -> sqlite3.Connection:
@@ -145,7 +145,7 @@ class Store:
                     raise
                 self._db.execute("COMMIT")
             except sqlite3.OperationalError as error:
-                raise InfraError(f"cannot write the conversations ({error}): make room or give another --database") from None
+                raise InfraError(f"cannot write the conversations ({error}): make room or give another --conversations") from None
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
