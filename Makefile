@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install install-gguf install-peers test-kills bench-rl test-engine bench-engine demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve
+.PHONY: install install-gguf install-peers test-kills bench-rl test-engine bench-engine page test-page demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve
 
 install: $(STAMP)
 
@@ -37,6 +37,16 @@ test-engine: install-gguf
 
 bench-engine: install-gguf
 	$(BIN)/python benchmarks/engine.py
+
+# The built page is part of the package; this builds it anew after a change under web/ (needs node and npm).
+page:
+	cd web && npm ci --no-fund --no-audit && npm run build
+
+# The page in headless Chromium (Debian's package chromium) with axe-core.
+test-page: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[page]'
+	cd web && npm ci --no-fund --no-audit
+	$(BIN)/python -m pytest tests/page
 
 demo: $(STAMP)
 	$(BIN)/qwq train recipes/tiny.toml

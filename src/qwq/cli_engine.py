@@ -42,6 +42,7 @@ def serve(
     stored_responses: int = 1000,
     page: Annotated[bool, Parameter(negative="--no-page")] = True,
     conversations: Path | None = None,
+    allowed_host: tuple[str, ...] = (),
 ) -> int:
     """Serve a model over an OpenAI-compatible API: /v1/chat/completions, /v1/responses, /v1/completions, /v1/models and more (docs/serve.md).
 
@@ -105,7 +106,10 @@ def serve(
     page
         Serve the chat page at /.
     conversations
-        File that the page's conversations are kept in.
+        File that the page's conversations are kept in; ~/.local/share/qwq/conversations.sqlite (or below $XDG_DATA_HOME) by default,
+        :memory: for none.
+    allowed_host
+        Name, besides localhost and the machine's own, under which a browser may reach the page; * for any.
     """
     from qwq.cli_models import model_folder
     from qwq.engine.open import EngineOptions
@@ -129,9 +133,12 @@ def serve(
         raise ConfigError("--api-key is empty: give a key, or leave it out")
     if max_request_mib < 1 or shutdown_timeout < 0 or max_waiting < 0 or stored_responses < 0:
         raise ConfigError("--max-request-mib must be 1 or more; --shutdown-timeout, --max-waiting and --stored-responses 0 or more")
+    home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "qwq" / "conversations.sqlite"
+    kept = None if str(conversations) == ":memory:" else conversations or home
     serving = ServeOptions(
         names=names, loop_tokens=loop_tokens, max_waiting=max_waiting, api_keys=keys, limit_bytes=max_request_mib << 20, seed=seed,
-        cors_origins=allowed_origins, keep_tool_thinking=keep_tool_thinking, page=page, conversations=conversations,
+        cors_origins=allowed_origins, keep_tool_thinking=keep_tool_thinking, page=page, conversations=kept,
+        conversations_wanted=conversations is not None, allowed_hosts=allowed_host,
         shutdown_s=shutdown_timeout, stored_responses=stored_responses,
     )  # fmt: skip
     return run(model_folder(model), options, serving, host=host, port=port)

@@ -16,7 +16,8 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 
-from qwq.engine.open import Opened
+from qwq.engine.open import Opened, say
+from qwq.errors import ConfigError, DataError
 from qwq.serve import errors
 from qwq.serve.chat import ChatCompletion, chat_chunks
 from qwq.serve.completions import Completion
@@ -54,7 +55,7 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
     _generate(app, core)
     _responses(app, core, ResponseStore(options.stored_responses))
     if options.page and importlib.util.find_spec("qwq.serve.page") is not None:
-        importlib.import_module("qwq.serve.page").mount(app, database=options.conversations)
+        _mount_page(app, options)
     describe(app, vocab_size=core.tokenizer.vocab_size, variables=opened.chat.template.variables)
     app.add_middleware(Guards, api_keys=options.api_keys, limit_bytes=options.limit_bytes)
     if options.cors_origins:
@@ -62,6 +63,18 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
             CORSMiddleware, allow_origins=list(options.cors_origins), allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
         )
     return app
+
+
+def _mount_page(app: FastAPI, options: ServeOptions) -> None:
+    """The chat page; where nobody named a file for its conversations and the usual one cannot be had, they end with the server."""
+    mount = importlib.import_module("qwq.serve.page").mount
+    try:
+        mount(app, database=options.conversations, allowed_hosts=options.allowed_hosts)
+    except (ConfigError, DataError) as error:
+        if options.conversations_wanted:
+            raise
+        say(f"conversations of the page are not kept: {error}")
+        mount(app, database=None, allowed_hosts=options.allowed_hosts)
 
 
 def _about(app: FastAPI, core: Core) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 
 import uvicorn
+from fastapi import FastAPI
 
 from qwq.engine.open import EngineOptions, open_engine, say
 from qwq.errors import ConfigError
@@ -18,9 +19,10 @@ class _Server(uvicorn.Server):
     """Asked to end, it takes no more requests, lets answers under way finish for a while, then has the engine cut them off,
     so that every stream still gets its last event."""
 
-    def __init__(self, config: uvicorn.Config, core: Core) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
-        self._core = core
+        self._core: Core = app.state.core
+        self._closing = app.state.closing
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         cutting = asyncio.create_task(self._cut_off())
@@ -30,6 +32,9 @@ class _Server(uvicorn.Server):
     async def _cut_off(self) -> None:
         await asyncio.sleep(self._core.options.shutdown_s)
         self._core.runner.abort_all()
+        # What is mounted keeps streams open of its own; they have to end before uvicorn's own limit cuts connections.
+        while self._closing:
+            await self._closing.pop()()
 
 
 def serve(model: str, options: EngineOptions, serving: ServeOptions, *, host: str, port: int) -> int:
@@ -49,5 +54,5 @@ def serve(model: str, options: EngineOptions, serving: ServeOptions, *, host: st
             # uvicorn raises again what it was stopped by; having been asked to end is no failure.
             signal.signal(number, lambda *_: None)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=int(serving.shutdown_s) + 10, ws="none")
-        _Server(config, core).run(sockets=[listener])
+        _Server(config, app).run(sockets=[listener])
     return 0

@@ -45,6 +45,8 @@ class ServeOptions:
     keep_tool_thinking: bool = False
     page: bool = True
     conversations: Path | None = None
+    conversations_wanted: bool = True  # False: where the file cannot be had, conversations last as long as the server
+    allowed_hosts: tuple[str, ...] = ()
     shutdown_s: float = 10.0
     seed: int | None = None
     stored_responses: int = 1000

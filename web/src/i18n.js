@@ -1,0 +1,53 @@
+// Words in English and Chinese, side by side so that none is forgotten. {n} is filled in.
+import { effect } from '@preact/signals'
+import { kept } from './kept.js'
+
+const WORDS = {
+  newChat: ['New chat', '新对话'], search: ['Search conversations', '搜索对话'], none: ['No conversations yet', '还没有对话'],
+  noHit: ['Nothing found', '没有找到'], untitled: ['Untitled', '未命名'], today: ['Today', '今天'], yesterday: ['Yesterday', '昨天'],
+  week: ['Last 7 days', '最近 7 天'], older: ['Older', '更早'], more: ['Show more', '显示更多'], rename: ['Rename', '重命名'],
+  remove: ['Delete', '删除'], removeSure: ['Delete “{n}”? This cannot be undone.', '删除“{n}”？此操作无法撤销。'],
+  exportJson: ['Export as JSON', '导出为 JSON'], exportMd: ['Export as Markdown', '导出为 Markdown'], exportAll: ['Export all', '导出全部'],
+  importFile: ['Import', '导入'], menu: ['Options', '选项'], sidebar: ['Conversations', '对话列表'], settings: ['Settings', '设置'],
+  help: ['Keyboard shortcuts', '键盘快捷键'], close: ['Close', '关闭'], cancel: ['Cancel', '取消'], save: ['Save', '保存'],
+  ask: ['Ask anything', '有什么想问的？'], send: ['Send', '发送'], stop: ['Stop', '停止'], attach: ['Attach text or CSV', '添加文本或 CSV 文件'],
+  detach: ['Remove {n}', '移除 {n}'], notText: ['{n} is not a text file', '{n} 不是文本文件'], tooLarge: ['{n} is larger than 2 MB', '{n} 超过 2 MB'],
+  hello: ['What shall we think through?', '想一起思考点什么？'], you: ['You', '你'], assistant: ['Assistant', '助手'],
+  thinking: ['Thinking', '思考中'], thoughtFor: ['Thought for {n}', '思考了 {n}'], tokens: ['{n} tokens', '{n} 个词元'],
+  budgetHit: ['limit reached', '已达上限'], second: ['{n} s', '{n} 秒'], minute: ['{n} min', '{n} 分'], rate: ['{n} tokens/s', '{n} 词元/秒'],
+  ttft: ['first token after {n} s', '首词元 {n} 秒'], copy: ['Copy', '复制'], copied: ['Copied', '已复制'], edit: ['Edit', '编辑'],
+  regenerate: ['Regenerate', '重新生成'], goOn: ['Continue', '继续'], answerIt: ['Answer', '回答'], previous: ['Previous version', '上一版本'],
+  next: ['Next version', '下一版本'], stopped: ['Stopped', '已停止'], interrupted: ['Interrupted when the server went away', '服务器中断，回答未完成'],
+  length: ['Token limit reached', '已达词元上限'], code: ['Copy code', '复制代码'], latest: ['Jump to the latest', '跳到最新'],
+  earlier: ['Show earlier messages', '显示更早的消息'], calls: ['{n} tool calls', '{n} 次工具调用'], call: ['1 tool call', '1 次工具调用'],
+  result: ['Result', '结果'], giveResult: ['Result of {n}', '{n} 的结果'], sendResults: ['Send results', '发送结果'],
+  budget: ['Thinking budget', '思考预算'], noLimit: ['no limit', '不限'], unlimited: ['No limit', '不限制'],
+  budgetHint: ['The most tokens spent on thinking before the answer begins.', '开始回答前最多用于思考的词元数。'],
+  system: ['System prompt', '系统提示词'], sampling: ['Sampling', '采样'], model: ['model default', '模型默认'], temperature: ['Temperature', '温度'],
+  top_p: ['Top-p', 'Top-p'], top_k: ['Top-k', 'Top-k'], min_p: ['Min-p', 'Min-p'], repetition_penalty: ['Repetition penalty', '重复惩罚'],
+  presence_penalty: ['Presence penalty', '存在惩罚'], frequency_penalty: ['Frequency penalty', '频率惩罚'], max_tokens: ['Most tokens', '最多词元'],
+  seed: ['Seed', '随机种子'], stopTexts: ['Stop at (one a line)', '停止文本（每行一个）'], toolsJson: ['Tools (JSON list, as in the API)', '工具（JSON 列表，同 API）'],
+  badJson: ['not a JSON list', '不是 JSON 列表'], language: ['Language', '语言'], theme: ['Appearance', '外观'], auto: ['As the system', '跟随系统'],
+  light: ['Light', '浅色'], dark: ['Dark', '深色'], key: ['API key', 'API 密钥'], needKey: ['This server asks for an API key', '此服务器需要 API 密钥'],
+  applies: ['For this conversation, and the next ones you start.', '用于本对话以及之后新建的对话。'],
+  kNew: ['New chat', '新对话'], kSearch: ['Search', '搜索'], kSidebar: ['Show or hide conversations', '显示或隐藏对话列表'], kSettings: ['Settings', '设置'],
+  kStop: ['Stop the answer', '停止回答'], kSend: ['Send', '发送'], kLine: ['New line', '换行'], kEdit: ['Edit the last question (empty box)', '编辑上一个问题（输入框为空时）'],
+  kCopy: ['Copy the last answer', '复制最后的回答'], kFocus: ['To the message box', '转到输入框'], kHelp: ['This help', '显示本帮助'],
+  done: ['Answer complete', '回答完成'], lost: ['The server cannot be reached', '无法连接服务器'], skip: ['Skip to the message box', '跳到输入框'],
+  chars: ['{n} characters', '{n} 个字符'], rows: ['{n} rows', '{n} 行'],
+}
+
+export const language = kept('language', navigator.language.startsWith('zh') ? 'zh' : 'en')
+effect(() => (document.documentElement.lang = language.value))
+
+export function t(name, n) {
+  const word = WORDS[name][language.value === 'zh' ? 1 : 0]
+  return n === undefined ? word : word.replace('{n}', () => String(n))
+}
+
+export function seconds(s) {
+  if (s < 60) return t('second', s < 9.95 ? s.toFixed(1) : Math.round(s))
+  return `${t('minute', Math.floor(s / 60))} ${t('second', Math.floor(s % 60))}`
+}
+
+export const number = (n) => n.toLocaleString(language.value)

@@ -1,0 +1,26 @@
+import { render } from 'preact'
+import { effect } from '@preact/signals'
+import { html } from './html.js'
+import { App } from './app.js'
+import { kept } from './kept.js'
+import { loadTools } from './markdown.js'
+import { current, loadList, loadModel, open } from './state.js'
+
+export const theme = kept('theme', 'auto')
+effect(() => {
+  if (theme.value === 'auto') delete document.documentElement.dataset.theme
+  else document.documentElement.dataset.theme = theme.value
+})
+effect(() => (document.title = current.value?.title ? `${current.value.title} · qwq` : 'qwq'))
+
+render(html`<${App} theme=${theme} />`, document.getElementById('app'))
+const route = () => {
+  const [id, message] = location.hash.slice(2).split('@')
+  if (id !== (current.value?.id ?? '') || message) open(id, Number(message) || 0)
+}
+addEventListener('hashchange', route)
+route()
+loadModel()
+loadList()
+addEventListener('focus', () => loadList())
+requestAnimationFrame(() => setTimeout(loadTools))
