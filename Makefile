@@ -32,6 +32,7 @@ install-peers: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 
 # The tests that need llama.cpp and the two real models (QWQ_MODELS names their folder); the others run in `make test`.
+test-engine: export QWQ_MODELS ?= $(HOME)/.cache/qwq-models
 test-engine: install-gguf
 	$(BIN)/python -m pytest tests/unit/test_llama_backend.py tests/parity tests/unit/test_gguf.py tests/e2e/test_real_models.py
 
@@ -53,7 +54,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/python -m pytest --cov=qwq --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=qwq --cov-report=term
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks

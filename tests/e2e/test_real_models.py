@@ -1,5 +1,5 @@
-"""The engine on real models: Qwen2.5-Coder-0.5B and SmolLM2-135M, as `../shared/models/fetch.py` lays them out (QWQ_MODELS names
-another folder). Skips where they are not there; `make test-engine` runs this, some minutes on two cores."""
+"""The engine on real models, Qwen2.5-Coder-0.5B and SmolLM2-135M, in the folder that QWQ_MODELS names. `make test-engine` names it and
+runs this, some minutes on two cores; elsewhere it skips."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qwq.model.layouts import Packed
 from qwq.model.weights import load_model
 from qwq.text.template import ChatFormat
 
-MODELS = Path(os.environ.get("QWQ_MODELS", "~/.cache/qwq-models")).expanduser()
+MODELS = Path(os.environ.get("QWQ_MODELS", "QWQ_MODELS is not set")).expanduser()
 NAMES = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 ASKED = [
     "Write a Python function that reverses a string.", "What is 17 times 23?", "Name three rivers of Europe.", "Why is the sky blue?",
@@ -36,7 +36,7 @@ ASKED = [
 def folder(request: pytest.FixtureRequest) -> Path:
     path = MODELS / request.param
     if not (path / "config.json").is_file():
-        pytest.skip(f"needs {path} (QWQ_MODELS names another place)")
+        pytest.skip(f"needs {path}: `make test-engine` runs this with real models, in the folder QWQ_MODELS")
     return path
 
 

@@ -534,7 +534,7 @@ def test_a_file_without_a_template_has_no_chat(bpe):
 
 # -- real files -------------------------------------------------------------------------------------------------------
 
-MODELS = Path(os.environ.get("QWQ_MODELS", "~/.cache/qwq-models")).expanduser()
+MODELS = Path(os.environ.get("QWQ_MODELS", "QWQ_MODELS is not set")).expanduser()
 REAL = ["qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct"]
 
 
@@ -543,7 +543,7 @@ def real(request) -> tuple[Path, GGUFFile]:
     folder = MODELS / request.param
     path = folder / f"{request.param}.gguf"
     if not path.is_file() or not (folder / "model.safetensors").is_file():
-        pytest.skip(f"needs {path} and the folder of the same model beside it (QWQ_MODELS names another place)")
+        pytest.skip(f"needs {path} and the folder of the same model beside it: `make test-engine` runs this, in the folder QWQ_MODELS")
     return folder, GGUFFile.open(path)
 
 
