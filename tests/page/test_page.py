@@ -136,6 +136,7 @@ def test_edit_regenerate_and_switch_versions(page: Any) -> None:
     expect(page.locator("article.assistant")).to_have_attribute("aria-busy", "false")
     page.locator("article.user").hover()
     page.get_by_role("button", name="Edit").click()
+    expect(page.get_by_label("Edit")).to_be_focused()  # the box is filled and focused a moment after it appears
     page.get_by_label("Edit").fill("second wording")
     page.get_by_label("Edit").press("Enter")
     expect(page.locator("article.user .versions")).to_contain_text("2/2")
