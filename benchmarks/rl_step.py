@@ -158,9 +158,6 @@ def theirs(case: Case, model_folder: str, mode: str, steps: int, between: Callab
         done: list[Step] = []
 
         class Turns(TrainerCallback):
-            def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                pass
-
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 total = time.perf_counter() - trainer.step_started
                 done.append(Step(sampling[-1], total - sampling[-1], lengths[-1], lengths[-1]))

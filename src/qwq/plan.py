@@ -118,7 +118,7 @@ def stage_memory(recipe: Recipe, name: str, config: ModelConfig) -> Memory:
     """Estimated peak of training a stage."""
     stage, at = recipe.stages[name], f"stages.{name}"
     small = recipe.compute.dtype == "bfloat16"
-    trained = trained_parameters(stage, config)
+    trained = trained_parameters(recipe.stages[stage.of] if isinstance(stage, ControlStage) else stage, config)
     base = {"weights": (2 if small else FLOAT) * config.num_parameters, "AdamW": 2 * FLOAT * trained}
     # Parameters in 16 bits have a float32 copy.
     base |= {"float32 copies": FLOAT * trained} if small else {}
@@ -148,9 +148,10 @@ def _rl_memory(recipe: Recipe, name: str, stage: RlStage, config: ModelConfig, b
     """The larger of sampling and updating; what stays in both is added to `base`."""
     lengths, compute, weights = prompt_lengths(recipe, name), recipe.compute, base["weights"]
     common: dict[str, str] = {}
-    if stage.kl > 0 and stage.lora is None:
+    if (stage.kl > 0 or stage.watch_kl) and stage.lora is None:
         base = base | {"reference": weights}
-        common["reference"] = f"stages.{name}.kl to 0 (now {stage.kl:g}: it needs a second copy of the weights)"
+        which = f"kl to 0 (now {stage.kl:g}" if stage.kl > 0 else f"watch_kl to 0 (now {stage.watch_kl}"
+        common["reference"] = f"stages.{name}.{which}: it needs a second copy of the weights)"
     scoring: dict[str, int] = {}
     if isinstance(stage, Rl2Stage) and stage.mix.preference:
         base = base | {"reward model": weights}

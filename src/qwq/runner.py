@@ -19,6 +19,7 @@ import torch
 
 from qwq.config import (
     ControlStage,
+    Lora,
     PretrainStage,
     Recipe,
     RewardModelStage,
@@ -216,6 +217,7 @@ class RecipeRun:
         final = self._final(name)
         if isinstance(stage, RewardModelStage):
             backbone = self._start_model(name, chat)
+            backbone.recompute = self.recipe.compute.recompute
             model = RewardModel(backbone)
             calibration, evals = train_reward_model(model, chat, stage, run, seed=self.recipe.seed)
             extra["calibration"] = calibration.to_dict()
@@ -240,7 +242,7 @@ class RecipeRun:
 
     def _save_policy(self, name: str, policy: Transformer, chat: ChatFormat) -> None:
         """The stage's adapter, where it has one, and its final folder; the adapter is merged into `policy`."""
-        options = getattr(self.recipe.stages[name], "lora", None)
+        options = self._lora(name)
         if options:
             with atomic_folder(self._adapter(name)) as partial:
                 lora.save_adapter(policy, partial, base=self.recipe.start_of(name) or self.recipe.model.path or "")
@@ -250,11 +252,16 @@ class RecipeRun:
                 save_model(policy, partial, generation={"eos_token_id": list(chat.eos_ids)})
                 chat.save(partial)
 
+    def _lora(self, name: str) -> Lora | None:
+        """The adapters that a stage trains; a control has those of the stage it goes on with."""
+        stage = self.recipe.stages[name]
+        return getattr(self.recipe.stages[stage.of] if isinstance(stage, ControlStage) else stage, "lora", None)
+
     def _train_policy(self, name: str, chat: ChatFormat, run: StageRun) -> Transformer:
         """Train a stage that ends in a policy and return it."""
         stage, seed = self.recipe.stages[name], self.recipe.seed
         model = self._start_model(name, chat)
-        if options := getattr(stage, "lora", None):
+        if options := self._lora(name):
             lora.add(model, rank=options.rank, alpha=options.alpha, seed=seed)
         model.recompute = self.recipe.compute.recompute
         if isinstance(stage, PretrainStage):
@@ -264,8 +271,6 @@ class RecipeRun:
         elif isinstance(stage, ControlStage):
             source = self.recipe.stages[stage.of]
             assert isinstance(source, SftStage)
-            if source.lora:
-                lora.add(model, rank=source.lora.rank, alpha=source.lora.alpha, seed=seed)
             control(model, chat, stage, source, run, seed=seed, steps=stage.steps or self._matched_steps(stage))
         elif isinstance(stage, RlStage):
             self._rl(name, stage, model, chat, run)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from qwq.config import load_recipe
 from qwq.model.weights import load_model
@@ -128,3 +129,18 @@ def test_early_end_by_patience(tmp_path):
     assert record["steps"] == 1 and "no better validation score" in record["ended"]
 
 
+
+
+def test_every_kind_of_stage_runs_in_sixteen_bits_and_a_control_keeps_its_adapters(tmp_path):
+    options = {
+        "compute.dtype": "bfloat16", "compute.recompute": True, "stages.pretrain.tokens": 4000, "stages.sft.lora": {"rank": 2},
+        "stages.rl1.steps": 1, "stages.rl2.steps": 1, "stages.control.steps": 2, "stages.reward_model.pairs": 16,
+    } | {f"eval.{d}": 0 for d in ("math", "code", "instructions", "tools", "preference")}  # fmt: skip
+    before = torch.get_num_threads()
+    assert RecipeRun(load_recipe(RECIPE, options), tmp_path).run()["finished"]
+    torch.set_num_threads(before)
+    finals = {s: load_file(tmp_path / "mini" / "checkpoints" / s / "final" / "model.safetensors") for s in ("pretrain", "sft", "control", "reward_model")}
+    assert all(t.dtype == torch.bfloat16 for weights in finals.values() for t in weights.values())
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert not torch.equal(finals["sft"][name], finals["pretrain"][name])
+    assert not torch.equal(finals["control"][name], finals["sft"][name])

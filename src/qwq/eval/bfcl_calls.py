@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qwq.verify.bfcl import split_top
+
 Calls = list[dict[str, dict[str, Any]]]
 
 # BFCL's own wording (bfcl_eval/constants/default_prompts.py, Apache-2.0): it is part of what is measured.
@@ -174,12 +176,12 @@ def _arithmetic(node: ast.expr) -> Any:
 def _foreign_calls(text: str) -> Calls:
     """`f(a=..., b=...)` in Java's or JavaScript's spelling: values stay text, quoted strings without their quotes."""
     calls: Calls = []
-    for part in split_top(text):
+    for part in _parts(text):
         match = re.fullmatch(r"([\w.$]+)\s*\((.*)\)", part.strip(), re.DOTALL)
         if match is None:
             raise NotCalls(f"{part.strip()[:60]!r} is no call")
         arguments: dict[str, Any] = {}
-        for argument in split_top(match[2]):
+        for argument in _parts(match[2]):
             key, equals, value = argument.partition("=")
             if not equals or not re.fullmatch(r"[\w$]+", key.strip()):
                 raise NotCalls(f"{argument.strip()[:60]!r} is no name=value")
@@ -190,25 +192,8 @@ def _foreign_calls(text: str) -> Calls:
     return calls
 
 
-def split_top(text: str) -> list[str]:
-    """At commas outside quotes and brackets. NotCalls where brackets or quotes do not close."""
-    parts, depth, quote, start, i = [], 0, "", 0, 0
-    while i < len(text):
-        c = text[i]
-        if quote:
-            i += c == "\\"
-            quote = "" if c == quote else quote
-        elif c in "\"'":
-            quote = c
-        elif c in "([{":
-            depth += 1
-        elif c in ")]}":
-            depth -= 1
-        elif c == "," and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-        i += 1
-    if depth or quote:
-        raise NotCalls("brackets or quotes that do not close")
-    parts.append(text[start:])
-    return [p for p in parts if p.strip()]
+def _parts(text: str) -> list[str]:
+    try:
+        return split_top(text, closed=True)
+    except ValueError as error:
+        raise NotCalls(str(error)) from None

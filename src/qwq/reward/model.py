@@ -25,7 +25,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         width = backbone.config.hidden_size
-        self.score = nn.Linear(width, 1, bias=False)
+        self.score = nn.Linear(width, 1, bias=False, device=backbone.device, dtype=backbone.embed.weight.dtype)
         with torch.no_grad():
             self.score.weight.copy_(torch.zeros(1, width) if score is None else score.view(1, width))
 

@@ -20,7 +20,7 @@ WATCHED = ("entropy", "length", "truncated", "zero_signal", "clip_fraction", "kl
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`kind`: "above" or "below" a fixed limit; "times" more, or "share" less, than the stage's first steps."""
+    """`kind`: "above" a fixed limit; "times" more, or "share" less, than the stage's first steps."""
 
     key: str
     kind: str
@@ -74,7 +74,6 @@ class Watch:
         start, now = _mean(first), _mean(last)
         beyond = {
             "above": now > limit.limit,
-            "below": now < limit.limit,
             "times": start > 0 and now > limit.limit * start,
             "share": now < limit.limit * start,
         }[limit.kind]

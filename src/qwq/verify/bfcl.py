@@ -237,7 +237,7 @@ def _java_list(text: str, inner: str | None) -> Any:
         return []
     if not (array or called):
         return text
-    return [_java_item(part, inner) for part in _split((array or called)[1])]
+    return [_java_item(part, inner) for part in split_top((array or called)[1])]
 
 
 def _java_item(part: str, inner: str | None) -> Any:
@@ -278,11 +278,13 @@ def _literal(text: str) -> Any:
     return text
 
 
-def _split(text: str) -> list[str]:
-    """At commas outside quotes and brackets."""
-    parts, depth, quote, current = [], 0, "", ""
-    for c in text:
+def split_top(text: str, *, closed: bool = False) -> list[str]:
+    """Parts at commas outside quotes and brackets, without blank ones. ValueError where brackets or quotes must close and do not."""
+    parts, depth, quote, start, i = [], 0, "", 0, 0
+    while i < len(text):
+        c = text[i]
         if quote:
+            i += c == "\\"
             quote = "" if c == quote else quote
         elif c in "\"'":
             quote = c
@@ -291,8 +293,9 @@ def _split(text: str) -> list[str]:
         elif c in ")]}":
             depth -= 1
         elif c == "," and depth == 0:
-            parts.append(current)
-            current = ""
-            continue
-        current += c
-    return [*parts, current] if current.strip() else parts
+            parts.append(text[start:i])
+            start = i + 1
+        i += 1
+    if closed and (depth or quote):
+        raise ValueError("brackets or quotes that do not close")
+    return [p for p in [*parts, text[start:]] if p.strip()]
