@@ -132,7 +132,7 @@ def met_by(answer: str) -> set[str]:
     return {n for n, s, lo in zip(NAMES, strict, loose, strict=True) if s or lo}
 
 
-@pytest.mark.parametrize("answer", ["", " ", "\n\n\t", "Yes", "river", "Yes.", "**river**", "1", "-", "no no no no", "{}", '""', "<note></note>", "?!?!", "......", "a b c d e f", "x " * 50, "1. 2. 3."])
+@pytest.mark.parametrize("answer", ["", " ", "\n\n\t", "Yes", "river", "Yes.", "**river**", "1", "-", "no no no no", "{}", '""', "<note></note>", "?!?!", "......", "a b c d e f", "x " * 50, "1. 2. 3.", "\u200a \xa0YZJn6mOer", "moer_over2the"])
 def test_empty_and_one_word_answers_earn_nothing(answer) -> None:
     assert met_by(answer) == set()
 

@@ -73,7 +73,9 @@ def is_an_answer(text: str) -> bool:
     if script == "other":
         return _common_characters(text, "".join(by_script["other"]))
     longer = [w for w in by_script[script] if len(w) > 1]
-    if len(set(longer)) < 2:
+    # Words that digits or underscores glue together are one: `a1b2` is no answer of two words.
+    glued = {run for run in re.findall(r"\w+", text) if re.search(r"[^\W\d_]{2}", run)}
+    if len(glued) < 2 or len(set(longer)) < 2:
         return False
     return any(_known(longer, vocabulary(name)) for name in LANGUAGES[script]) or (script == "latin" and _common_words(longer))
 
