@@ -4,6 +4,7 @@ chat_completion, completion, security, tokenize, tool_call, ctx) and vLLM's (tes
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import pytest
 pytest.importorskip("llguidance")
 
 import scripted
+
+from qwq.serve import sse
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}
@@ -137,6 +140,10 @@ def test_length_and_context(client: httpx2.Client) -> None:
         ({"reasoning_effort": "huge"}, "reasoning_effort"), ({"thinking_token_budget": -1}, "thinking_token_budget"), ({"verbosity": "low"}, "verbosity"),
         ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs.enable_thinking"),
         ({"continue_final_message": True}, "continue_final_message"), ({"prompt_logprobs": 1}, "prompt_logprobs"), ({"use_beam_search": True}, "use_beam_search"),
+        ({"structured_outputs": {}}, "structured_outputs"), ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
+        ({"guided_regex": "("}, "guided_regex"), ({"guided_choice": []}, "guided_choice"), ({"structured_outputs": {"grammar": "start: nowhere"}}, "structured_outputs"),
+        ({"guided_json": "{"}, "guided_json"), ({"guided_regex": "a", "response_format": {"type": "json_object"}}, "guided_regex"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
     ],
 )  # fmt: skip
 def test_what_is_not_met_is_refused_with_its_field(client: httpx2.Client, body: dict, param: str) -> None:
@@ -207,6 +214,49 @@ def test_tools_and_a_schema_together(client: httpx2.Client) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"k": {"const": 1}}, "required": ["k"], "additionalProperties": False}}}
     assert message(chat(client, f"repeat:x</think>\n\n{CALL}", tools=[TOOL], response_format=form))["tool_calls"]
     assert json.loads(message(chat(client, 'repeat:x</think>\n\n{"k": 1}', tools=[TOOL], response_format=form))["content"]) == {"k": 1}
+
+
+CITY = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"], "additionalProperties": False}
+GBNF = 'root ::= "r" tail\ntail ::= [0-9]+ "}"'
+
+
+@pytest.mark.parametrize(
+    ("form", "fits"),
+    [
+        ({"choice": ["\x7fy\U0001f600/", 'no "really"']}, '\x7fy\U0001f600/|no "really"'), ({"regex": "[a-c]{2}/[0-9]+"}, "[a-c]{2}/[0-9]+"), ({"json": CITY}, r'\{\s*"city"\s*:\s*"Rome"\s*\}'),
+        ({"json": json.dumps(CITY)}, r'\{\s*"city"\s*:\s*"Rome"\s*\}'), ({"grammar": 'start: "{" N "}"\nN: /[0-9]{1,3}/'}, r"\{[0-9]{1,3}\}"), ({"grammar": GBNF}, r"r[0-9]+\}"),
+    ],
+)  # fmt: skip
+def test_forms_under_vllms_names(client: httpx2.Client, form: dict, fits: str) -> None:
+    """The script wants to say something else; the form holds it, behind a thinking that is free."""
+    for field in ({"structured_outputs": form}, {f"guided_{kind}": value for kind, value in form.items()}):
+        said = message(chat(client, "repeat:thinking freely</think>\n\nquite something else", temperature=1.0, seed=1, **field))
+        assert said["reasoning"] == "thinking freely" and re.fullmatch(fits, said["content"]), said
+        text = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 60, "temperature": 1.0, "seed": 2, **field}).json()["choices"][0]["text"]
+        assert re.fullmatch(fits, text), text
+    # Text goes on under OpenAI's field as well.
+    text = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 60, "response_format": {"type": "json_schema", "json_schema": {"name": "c", "schema": CITY}}})
+    assert json.loads(text.json()["choices"][0]["text"]) == {"city": "Rome"}
+
+
+def test_a_choice_beside_tools(client: httpx2.Client) -> None:
+    assert message(chat(client, f"repeat:x</think>\n\n{CALL}", tools=[TOOL], guided_choice=["yes", "no"]))["tool_calls"]
+    assert message(chat(client, "repeat:x</think>\n\nno", tools=[TOOL], guided_choice=["yes", "no"]))["content"] == "no"
+
+
+def test_a_stream_that_waits_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "QUIET_S", 0.05)
+    fmt = scripted.chat_format()
+
+    def slow(prompt: str) -> str:
+        time.sleep(0.5)
+        return "so</think>\n\nyes"
+
+    with scripted.served(scripted.opened(fmt, scripted.Script(fmt, slow))) as url, httpx2.Client(base_url=url) as client:
+        lines = [line for line in chat(client, stream=True).text.split("\n\n") if line]
+        assert sum(line.startswith(":") for line in lines) >= 3 and all(line.startswith((":", "data: ")) for line in lines)
+        chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+        assert "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks) == "yes"
 
 
 def test_schemas_with_definitions(client: httpx2.Client) -> None:

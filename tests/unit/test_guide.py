@@ -69,7 +69,7 @@ def test_calls_of_several_functions(chat, grammars: Grammars) -> None:
 
 @pytest.mark.parametrize("schema", [{"type": "wibble"}, {"$ref": "http://x/y"}, {"type": "string", "pattern": "("}, {"type": "string", "format": "wibble"}])
 def test_a_schema_that_cannot_be_is_refused(grammars: Grammars, schema: dict) -> None:
-    with pytest.raises(UsageError, match="f: the schema cannot be enforced"):
+    with pytest.raises(UsageError, match="f: this form cannot be enforced"):
         grammars.compile(json_grammar(schema), "f")
 
 

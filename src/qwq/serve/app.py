@@ -130,7 +130,7 @@ def _about(app: FastAPI, core: Core) -> None:
 def _generate(app: FastAPI, core: Core) -> None:
     @app.post("/v1/completions", responses=STREAMED)
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        run = Completion(core, body)
+        run = await Completion.make(core, body)
         if not body.stream:
             return await unless_gone(request, run.answer())
         group = core.start(run.requests, streamed=True)

@@ -17,16 +17,14 @@ from qwq.engine.request import GenerationRequest, Sample
 from qwq.errors import UsageError
 from qwq.serve.core import Core, new_id, usage_wanted
 from qwq.serve.errors import Refused, first_fault
-from qwq.serve.guide import calls_grammar, json_grammar, text_or_calls_grammar
+from qwq.serve.forms import Form, form_of
+from qwq.serve.guide import answer_grammar, calls_grammar, text_or_calls_grammar
 from qwq.serve.messages import Prompt, make_prompt
 from qwq.serve.runner import Group, Update
 from qwq.serve.schema import (
     ChatMessage,
     ChatRequest,
-    JsonObjectFormat,
-    JsonSchemaFormat,
     NamedTool,
-    ResponseFormat,
     Sampling,
     TemplateFields,
     Tool,
@@ -65,13 +63,12 @@ class Ask:
     tools: Sequence[Tool]
     tool_choice: str | NamedTool | None
     parallel: bool
-    response_format: ResponseFormat | None
+    form: Form | None
     max_new: int | None
     n: int | None
     top: int | None
     effort: str | None
     include_reasoning: bool
-    format_param: str = "response_format"
 
 
 async def converse(core: Core, body: Sampling, template: TemplateFields, ask: Ask) -> Conversation:
@@ -94,12 +91,6 @@ async def converse(core: Core, body: Sampling, template: TemplateFields, ask: As
 
 def _grammar(ask: Ask, tools: list[Tool]) -> tuple[str | None, str]:
     """The form that the answer is held to, and the field that asks for it."""
-    schema: Any = None
-    formed = isinstance(ask.response_format, JsonObjectFormat | JsonSchemaFormat)
-    if isinstance(ask.response_format, JsonObjectFormat):
-        schema = {"type": "object"}
-    elif isinstance(ask.response_format, JsonSchemaFormat):
-        schema = ask.response_format.json_schema.schema_
     functions = [(t.function.name, t.function.parameters) for t in tools]
     choice = ask.tool_choice
     if isinstance(choice, NamedTool):
@@ -109,10 +100,10 @@ def _grammar(ask: Ask, tools: list[Tool]) -> tuple[str | None, str]:
         return calls_grammar(functions[:1], parallel=False), "tools"
     if choice == "required":
         return calls_grammar(functions, parallel=ask.parallel), "tools"
-    if formed and tools:
-        return calls_grammar(functions, parallel=ask.parallel, schema=schema, with_answer=True), ask.format_param
-    if formed:
-        return json_grammar(schema), ask.format_param
+    if ask.form and tools:
+        return calls_grammar(functions, parallel=ask.parallel, answer=ask.form.rule), ask.form.param
+    if ask.form:
+        return answer_grammar(ask.form.rule), ask.form.param
     if any(t.function.strict for t in tools):
         return text_or_calls_grammar(functions), "tools"
     return None, ""
@@ -205,7 +196,7 @@ class ChatCompletion:
             tools=body.tools or [],
             tool_choice=body.tool_choice,
             parallel=body.parallel_tool_calls is not False,
-            response_format=body.response_format,
+            form=form_of(body),
             max_new=body.max_completion_tokens or body.max_tokens,
             n=body.n,
             top=(body.top_logprobs or 0) if body.logprobs else None,

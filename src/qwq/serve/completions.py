@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from qwq.engine.request import GenerationRequest, Sample
+from qwq.engine.request import GenerationRequest, Guide, Sample
 from qwq.engine.sampler import Choice
 from qwq.serve.core import Core, usage_wanted
+from qwq.serve.forms import form_of
+from qwq.serve.guide import answer_grammar
 from qwq.serve.runner import Group
 from qwq.serve.schema import CompletionRequest
 from qwq.serve.sse import DONE, event
@@ -19,18 +21,23 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 class Completion:
     """One request: `requests` for the engine, and its answer whole or in events."""
 
-    def __init__(self, core: Core, body: CompletionRequest) -> None:
+    def __init__(self, core: Core, body: CompletionRequest, guide: Callable[[], Guide] | None = None) -> None:
         self.core, self.body = core, body
         self.prompts = self._prompts()
         prompt_top = body.logprobs if body.echo and body.logprobs is not None else None
         self.requests: list[GenerationRequest] = [
             core.request(
                 body, ids, body.max_tokens or self._default_tokens(ids), n=body.n, top=body.logprobs, opened=self._inside_thinking(ids),
-                prompt_top=prompt_top,
+                guide=guide, prompt_top=prompt_top,
             )
             for ids in self.prompts
         ]  # fmt: skip
         self.head = core.head("text_completion", "cmpl-")
+
+    @classmethod
+    async def make(cls, core: Core, body: CompletionRequest) -> Completion:
+        form = form_of(body)
+        return cls(core, body, None if form is None else await core.compile(answer_grammar(form.rule, lead=False), form.param))
 
     def _default_tokens(self, ids: list[int]) -> int:
         return min(DEFAULT_MAX_TOKENS, max(1, self.core.max_len - len(ids)))

@@ -15,7 +15,7 @@ from typing import Any
 from qwq.engine.open import Opened
 from qwq.engine.request import GenerationRequest, Guide, Sample
 from qwq.engine.sampler import Choice, SamplingParams
-from qwq.errors import InfraError
+from qwq.errors import InfraError, UsageError
 from qwq.serve.errors import Refused
 from qwq.serve.guide import Grammars
 from qwq.serve.metrics import Metrics
@@ -134,7 +134,10 @@ class Core:
 
     async def compile(self, grammar: str, param: str) -> Callable[[], Guide]:
         """Off the event loop: a large schema takes a second."""
-        return await asyncio.to_thread(self.grammars.compile, grammar, param)
+        try:
+            return await asyncio.to_thread(self.grammars.compile, grammar, param)
+        except UsageError as error:
+            raise Refused(str(error), param.partition(".")[0]) from None
 
     @asynccontextmanager
     async def running(self, requests: Sequence[GenerationRequest], *, streamed: bool) -> AsyncIterator[Group]:

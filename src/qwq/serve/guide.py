@@ -36,8 +36,22 @@ def json_rule(schema: Any) -> str:
     return "%json " + json.dumps(schema | {"x-guidance": {"whitespace_pattern": BLANKS, "coerce_one_of": True}})
 
 
-def answer_rules(schema: Any) -> str:
-    return f"answer: {json_rule(schema)}\n"
+def regex_rule(regex: str) -> str:
+    return "/" + regex.replace("/", r"\/").replace("\n", r"\n") + "/"
+
+
+def choice_rule(choices: Sequence[str]) -> str:
+    return " | ".join(_literal(c) for c in choices)
+
+
+def grammar_rule(grammar: str) -> str:
+    """A grammar of the caller's own, in Lark's or llama.cpp's (GBNF) notation. UsageError where it is neither."""
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    try:
+        return "%lark {\n" + any_to_lark(grammar) + "\n}"
+    except Exception as error:  # GbnfToLarkError, and IndexError at some ends of texts
+        raise UsageError(f"the grammar cannot be read ({str(error)[:200]}): write it in Lark's notation or in GBNF") from None
 
 
 def call_rules(functions: Sequence[tuple[str, Any]], *, opened: bool = False) -> str:
@@ -51,14 +65,19 @@ def call_rules(functions: Sequence[tuple[str, Any]], *, opened: bool = False) ->
     return "\n".join(rules) + "\n"
 
 
+def answer_grammar(rule: str, *, lead: bool = True) -> str:
+    """The rule alone; `lead`: blank lines may stand in front, as models write them behind their thinking."""
+    return f"{HEAD}start: LEAD? answer\n{LEAD}answer: {rule}\n" if lead else f"{HEAD}start: answer\nanswer: {rule}\n"
+
+
 def json_grammar(schema: Any) -> str:
-    return f"{HEAD}start: LEAD? answer\n{LEAD}{answer_rules(schema)}"
+    return answer_grammar(json_rule(schema))
 
 
-def calls_grammar(functions: Sequence[tuple[str, Any]], *, parallel: bool, schema: Any = None, with_answer: bool = False) -> str:
-    """One call (or several) of the functions, or else an answer of the schema where `with_answer`."""
+def calls_grammar(functions: Sequence[tuple[str, Any]], *, parallel: bool, answer: str | None = None) -> str:
+    """One call (or several) of the functions, or else an answer by the rule `answer`."""
     calls = 'call ("\\n" call)*' if parallel else "call"
-    start = f"LEAD? (answer | calls)\n{answer_rules(schema)}" if with_answer else "LEAD? calls\n"
+    start = f"LEAD? (answer | calls)\nanswer: {answer}\n" if answer else "LEAD? calls\n"
     return f"{HEAD}start: {start}calls: {calls}\n{LEAD}{call_rules(functions)}"
 
 
@@ -70,13 +89,8 @@ def text_or_calls_grammar(functions: Sequence[tuple[str, Any]]) -> str:
     )
 
 
-def regex_grammar(regex: str) -> str:
-    escaped = regex.replace("/", r"\/")
-    return f"{HEAD}start: LEAD? answer\n{LEAD}answer: /{escaped}/\n"
-
-
 def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text)  # in ASCII: the lexer takes no control characters as they are
 
 
 class _Vocabulary:
@@ -135,7 +149,7 @@ class Grammars:
                 matcher = LLMatcher(self._words(), grammar, log_level=0)
                 if matcher.is_error():
                     first = matcher.get_error().strip().splitlines()[0]
-                    raise UsageError(f"{param}: the schema cannot be enforced ({first[:300]}): leave that part out")
+                    raise UsageError(f"{param}: this form cannot be enforced ({first[:300]}): leave that part out")
                 self._kept[grammar] = matcher
                 if len(self._kept) > KEPT_GRAMMARS:
                     self._kept.popitem(last=False)

@@ -17,15 +17,14 @@ from qwq.engine.request import Sample
 from qwq.serve.chat import Ask, Conversation, Turn, converse, follow
 from qwq.serve.core import Core, new_id
 from qwq.serve.errors import Refused
+from qwq.serve.forms import Form
+from qwq.serve.guide import json_rule
 from qwq.serve.runner import Group
 from qwq.serve.schema import (
     CalledFunction,
     CalledTool,
     ChatMessage,
     Function,
-    JsonObjectFormat,
-    JsonSchema,
-    JsonSchemaFormat,
     NamedFunction,
     Tool,
 )
@@ -125,13 +124,12 @@ class ResponseRun:
             tools=tools,
             tool_choice=choice,
             parallel=body.parallel_tool_calls is not False,
-            response_format=_format(body),
+            form=_form(body),
             max_new=body.max_output_tokens,
             n=1,
             top=(body.top_logprobs or 0) if LOGPROBS in (body.include or ()) else None,
             effort=body.reasoning.effort if body.reasoning else None,
             include_reasoning=body.include_reasoning is not False,
-            format_param="text.format",
         )
         return cls(core, store, body, messages, await converse(core, body, body, ask))
 
@@ -207,11 +205,11 @@ class ResponseRun:
         return out
 
 
-def _format(body: ResponsesRequest) -> JsonObjectFormat | JsonSchemaFormat | None:
+def _form(body: ResponsesRequest) -> Form | None:
     form = body.text.format if body.text else None
     if isinstance(form, SchemaFormat):
-        return JsonSchemaFormat(type="json_schema", json_schema=JsonSchema(name=form.name, schema=form.schema_))  # type: ignore[call-arg]
-    return JsonObjectFormat(type="json_object") if form is not None and form.type == "json_object" else None
+        return Form(json_rule(form.schema_), "text.format")
+    return Form(json_rule({"type": "object"}), "text.format") if form is not None and form.type == "json_object" else None
 
 
 class _ItemWriter:

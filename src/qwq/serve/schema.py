@@ -90,7 +90,71 @@ class StreamOptions(Strict):
     include_obfuscation: bool | None = None
 
 
-class Common(Sampling):
+class JsonSchema(Strict):
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+
+    name: str | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class TextFormat(Strict):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Strict):
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Strict):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+def _one_of(*fields: str) -> dict[str, Any]:
+    """For the OpenAPI document: exactly one of the fields is given."""
+    null: dict[str, Any] = {"type": "null"}
+    return {"oneOf": [{"required": [f], "properties": {g: null if g != f else {"not": null} for g in fields}} for f in fields]}
+
+
+GrammarText = Annotated[str, StringConstraints(min_length=1)]
+Choices = Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1, max_length=1024)]
+
+
+class StructuredOutputs(Strict):
+    """vLLM's way to ask for a form: exactly one of the first five."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, populate_by_name=True, json_schema_extra=_one_of("json", "regex", "choice", "grammar", "json_object")
+    )
+
+    json_: Annotated[dict[str, Any] | GrammarText | None, Field(alias="json")] = None
+    regex: GrammarText | None = None
+    choice: Choices | None = None
+    grammar: GrammarText | None = None
+    json_object: OnlyTrue | None = None
+    whitespace_pattern: None = None
+    structural_tag: None = None
+    disable_fallback: bool | None = None
+    disable_any_whitespace: OnlyFalse | None = None
+    disable_additional_properties: OnlyFalse | None = None
+
+class Formed(Strict):
+    """The form of an answer, at most one (`forms.form_of`). `guided_*` are vLLM's older names."""
+
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | GrammarText | None = None
+    guided_regex: GrammarText | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: GrammarText | None = None
+
+
+class Common(Sampling, Formed):
     """What chat and text completions share."""
 
     max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
@@ -150,31 +214,6 @@ class CalledTool(Strict):
     type: Literal["function"] | None = None
     function: CalledFunction
     index: Annotated[int, Field(ge=0), WHOLE] | None = None
-
-
-class JsonSchema(Strict):
-    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
-
-    name: str | None = None
-    description: str | None = None
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
-    strict: bool | None = None
-
-
-class TextFormat(Strict):
-    type: Literal["text"]
-
-
-class JsonObjectFormat(Strict):
-    type: Literal["json_object"]
-
-
-class JsonSchemaFormat(Strict):
-    type: Literal["json_schema"]
-    json_schema: JsonSchema
-
-
-ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
 def _when(condition: dict[str, Any], then: dict[str, Any], needs: list[str]) -> Any:
@@ -256,7 +295,6 @@ class ChatRequest(Common, TemplateFields):
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
     include_reasoning: bool | None = None
     echo: OnlyFalse | None = None

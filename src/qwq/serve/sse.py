@@ -18,6 +18,8 @@ from qwq.serve.errors import as_refused, error_body
 from qwq.serve.runner import Gone
 
 DONE = b"data: [DONE]\n\n"
+QUIET_S = 15.0  # proxies and clients give up on a connection that says nothing for a minute; a long prompt takes longer
+COMMENT = b": still at work\n\n"
 
 
 def event(data: Any, name: str | None = None) -> bytes:
@@ -38,15 +40,29 @@ class EventStream(Response):
         self._events, self._close, self._failed = events, close, failed
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        loop = asyncio.get_running_loop()
+
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
             self._close()
 
+        sent = loop.time()
+
+        async def breathe() -> None:
+            """A comment, which readers of events skip, whenever nothing was sent for a while."""
+            nonlocal sent
+            while True:
+                await asyncio.sleep(max(0.01, sent + QUIET_S - loop.time()))
+                if loop.time() >= sent + QUIET_S:
+                    sent = loop.time()
+                    await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        watcher = asyncio.create_task(watch())
+        beside = [asyncio.create_task(watch()), asyncio.create_task(breathe())]
         try:
             async for data in self._events:
+                sent = loop.time()
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         except Gone:
             return
@@ -56,7 +72,8 @@ class EventStream(Response):
             last = self._failed(body) if self._failed else event(body) + DONE
             await send({"type": "http.response.body", "body": last, "more_body": True})
         finally:
-            watcher.cancel()
+            for task in beside:
+                task.cancel()
             self._close()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
