@@ -552,7 +552,7 @@ class Engine:
         for i, row_V in enumerate(logits_NV):
             if chunk.start + i + 1 >= len(prompt):
                 break
-            logprobs_V = row_V.log_softmax(-1)
+            logprobs_V = row_V - row_V.logsumexp(-1)
             values, ids = logprobs_V.topk(min(top, len(row_V)))
             token = prompt[chunk.start + i + 1]
             lp = float(logprobs_V[token])

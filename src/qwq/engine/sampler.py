@@ -119,16 +119,19 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
     logits_BV = logits_BV.float()
     if params.temperature == 0:
         tokens_B = logits_BV.argmax(-1)
-        return tokens_B, logits_BV.log_softmax(-1).gather(-1, tokens_B[:, None])[:, 0]
+        return tokens_B, logits_BV.gather(-1, tokens_B[:, None])[:, 0] - logits_BV.logsumexp(-1)
     if params.temperature != 1:
         logits_BV = logits_BV / params.temperature
     logprobs_BV = logits_BV.log_softmax(-1)
-    cdf_BV = truncate(logprobs_BV.exp(), params).cumsum(-1)
+    probs_BV = logprobs_BV.exp()
+    # On CPUs log_softmax is off by up to 1e-5 over a large vocabulary, always to the same side; what the masses sum to says by how much.
+    excess_B = probs_BV.sum(-1).log()
+    cdf_BV = truncate(probs_BV, params).cumsum(-1)
     # The first token whose cumulative mass exceeds the draw; a token of mass zero is never the first.
     draw_B1 = (uniforms(seeds_B, counters_B)[:, None] * cdf_BV[:, -1:]).to(cdf_BV.dtype)
     draw_B1 = torch.minimum(draw_B1, torch.nextafter(cdf_BV[:, -1:], torch.zeros_like(draw_B1)))
     tokens_B = torch.searchsorted(cdf_BV, draw_B1, right=True)[:, 0]
-    return tokens_B, logprobs_BV.gather(-1, tokens_B[:, None])[:, 0]
+    return tokens_B, logprobs_BV.gather(-1, tokens_B[:, None])[:, 0] - excess_B
 
 
 # -- one row with everything a request may ask for --------------------------------------------------------------------
@@ -178,7 +181,7 @@ def choose(logits_V: Tensor, params: SamplingParams, draw: float, *, raw_V: Tens
         token = _draw(scaled_V, params, draw)
     if top is None or raw_V is None:
         return Choice(token)
-    raw_logprobs_V = raw_V.log_softmax(-1)
+    raw_logprobs_V = raw_V - raw_V.logsumexp(-1)
     processed_V = logits_V if params.temperature in (0, 1) else logits_V / params.temperature
     processed = float(processed_V[token] - processed_V.logsumexp(-1))
     values, ids = raw_logprobs_V.topk(min(top, len(raw_V)))
