@@ -192,7 +192,7 @@ def convert(
     file
         JSON lines of the set.
     format
-        marco-o1, toolrl, apibank, glaive; dpo, kto.
+        marco-o1, gsm8k, toolrl, apibank, glaive; dpo, kto.
     out
         File for the converted rows.
     empty_thinking

@@ -50,6 +50,15 @@ def test_marco_o1() -> None:
     assert convert([(1, row | {"response": "Yes"})], "marco-o1") == ([], {"thought or output missing": 1})
 
 
+def test_gsm8ks_steps_become_the_thinking() -> None:
+    row = {"question": "Tom has 1,000 clips and buys 24. How many?", "answer": "He has 1000+24=<<1000+24=1024>>1,024 clips.\n#### 1,024"}
+    (made,), skipped = convert([(1, row)], "gsm8k")
+    user, assistant = made["messages"]
+    assert user["content"].startswith("Tom has") and user["content"].endswith("\\boxed{}.") and not skipped
+    assert assistant["content"] == "<think>\nHe has 1000+24=1,024 clips.\n</think>\nThe answer is \\boxed{1024}."
+    assert convert([(1, row | {"answer": "#### 3"})], "gsm8k") == ([], {"no steps or no answer": 1})
+
+
 def test_toolrl() -> None:
     history = "**Dialogue Records History**\n<user> Lend me Emma </user>\n\n<think> Find it. </think>\n<tool_call>\n{\"name\": \"Find Book\", \"parameters\": {\"title\": \"Emma\"}}\n</tool_call>\n<obs> [3] </obs>\n"
     output = '<think> It is 3. </think>\n<tool_call>\n{"name": "lend", "parameters": {"id": 3}}\n{"name": "lend", "parameters": {"id": 4}}\n</tool_call>'

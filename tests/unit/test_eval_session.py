@@ -154,6 +154,7 @@ def test_every_benchmark_end_to_end(data: Path, tmp_path: Path, capsys: pytest.C
     assert aime["pass_at_k"] == {"1": 0.5, "2": 0.5} and aime["maj_at_2"] == 0.5
     # Counted by the server for the first problem (4 of 10), by characters for the second, none for the others.
     assert 1.0 < aime["mean_thinking_tokens"] < 2.5
+    assert aime["closed_thinking"] == 0.5  # four of eight replies think, and answer
     assert results["ifeval"]["prompt_strict"] == 0.5 and "multi_turn_base" in results["bfcl"]["not_run"]
     assert results["bfcl"]["overall_v3"] is None and results["bfcl"]["parts"] == {"non_live": 1.0}
     record = json.loads((out / "samples/aime24.jsonl").read_text().splitlines()[0])

@@ -4,6 +4,7 @@
     toolrl     {"instruction", "input", "output": "<think>...</think> <tool_call>...</tool_call> <response>..."}   ToolRL (Qian et al. 2025, arXiv 2504.13958)
     apibank    {"system", "user", "answer": [{"name", "parameters"}]}    API-Bank (Li et al. 2023, arXiv 2304.08244) in ToolRL's form
     glaive     {"conversations": [{"from", "value"}], "tools": "[...]"}    Glaive function calling, ShareGPT form
+    gsm8k      {"question", "answer": "steps #### 42"}    GSM8K's worked solutions (Cobbe et al. 2021, arXiv 2110.14168): steps as thinking, boxed answer
     dpo        {"conversations", "chosen", "rejected"}    pairs: prompt, chosen, rejected
     kto        {"messages", "label"}    single answers that people liked or not; pairs where one prompt has both
 
@@ -23,10 +24,12 @@ from typing import Any
 
 from qwq.errors import ConfigError, DataError, nearest
 from qwq.problems.base import answer_turn
+from qwq.problems.real import MATH_INSTRUCTION
 
 Row = dict[str, Any]
 TYPES = {"str": "string", "string": "string", "int": "integer", "integer": "integer", "float": "number", "number": "number", "bool": "boolean", "boolean": "boolean", "list": "array", "array": "array", "dict": "object", "object": "object"}
 _COT_REQUEST = re.compile(r"\s*Let's think first\. Step-by-step reasoning process:\s*\Z")
+_CALCULATOR = re.compile(r"<<.*?>>")  # what GSM8K's authors gave to a calculator
 _TURN = re.compile(r"<(user|think|tool_call|obs|response)>(.*?)(?:</\1>|(?=<(?:user|think|tool_call|obs|response)>)|\Z)", re.DOTALL)
 _TOOL = re.compile(r"^\d+\. Name: (.+?)\nDescription: (.*?)\nParameters: (.*?)(?=\n\d+\. Name: |\n\n|\Z)", re.DOTALL | re.MULTILINE)
 
@@ -72,6 +75,14 @@ def _marco(row: Mapping[str, Any]) -> Row:
         raise Skipped("thought or output missing")
     prompt = _COT_REQUEST.sub("", row["instruction"]).strip()
     return {"messages": [_user(prompt), _assistant(match[2].strip(), thinking=match[1].strip())]}
+
+
+def _gsm8k(row: Mapping[str, Any]) -> Row:
+    steps, _, answer = _CALCULATOR.sub("", row["answer"]).rpartition("####")
+    if not steps.strip() or not answer.strip():
+        raise Skipped("no steps or no answer")
+    said = f"The answer is \\boxed{{{answer.strip().replace(',', '')}}}."
+    return {"messages": [_user(f"{row['question'].strip()}{MATH_INSTRUCTION}"), _assistant(said, thinking=steps.strip())]}
 
 
 def _toolrl(row: Mapping[str, Any]) -> Row:
@@ -258,6 +269,6 @@ def check_rows(rows: Iterable[Row], chat: Any, *, max_tokens: int | None = None)
 
 
 FORMATS: dict[str, Callable[[Mapping[str, Any]], Row]] = {
-    "marco-o1": _marco, "toolrl": _toolrl, "apibank": _apibank, "glaive": _glaive, "dpo": _dpo, "kto": _dpo,
+    "marco-o1": _marco, "gsm8k": _gsm8k, "toolrl": _toolrl, "apibank": _apibank, "glaive": _glaive, "dpo": _dpo, "kto": _dpo,
 }  # fmt: skip
 PREFERENCE = ("dpo", "kto")

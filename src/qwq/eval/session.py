@@ -27,6 +27,7 @@ from qwq.eval.meter import Meter
 from qwq.eval.registry import BENCHMARKS, benchmark
 from qwq.eval.store import SampleStore, agree, key_of, locked, read_object
 from qwq.model.folder import write_atomic
+from qwq.text.parse import THINK_CLOSE
 from qwq.types import DOMAINS, Outcome, Problem, StopReason, ToolCall
 
 GRADE_TRIES = 3
@@ -331,6 +332,7 @@ def _entry(bench: Benchmark, records: Sequence[Mapping[str, Any]], protocol: Pro
     out: Figures = {
         "score": float(bench.combine(means)), "ci95": estimates.bootstrap(strata, bench.combine), "n": len(problems),
         "mean_tokens": tokens / count, "mean_thinking_tokens": thinking / count, "mean_answer_tokens": (tokens - thinking) / count,
+        "closed_thinking": sum(THINK_CLOSE in r["output"] for r in records) / count,
         "samples": protocol.samples, "outcomes": dict(sorted(Counter(r["verdict"]["outcome"] for r in records).items())),
     }  # fmt: skip
     if protocol.samples > 1:
@@ -356,8 +358,9 @@ def describe(name: str, figures: Mapping[str, Any]) -> str:
     low, high = figures["ci95"]
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in figures["outcomes"].items())
     samples = f" x {figures['samples']} samples" if figures["samples"] > 1 else ""
+    closed = f" ({100 * figures['closed_thinking']:.1f}% think and come to an answer)" if figures["mean_thinking_tokens"] else ""
     missing = f"; not run: {', '.join(figures['not_run'])}" if figures.get("not_run") else ""
     return (
         f"{name}: {100 * figures['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of {figures['n']}{samples} ({outcomes}); "
-        f"{figures['mean_tokens']:.0f} tokens an answer, {figures['mean_thinking_tokens']:.0f} of them thinking{missing}"
+        f"{figures['mean_tokens']:.0f} tokens an answer, {figures['mean_thinking_tokens']:.0f} of them thinking{closed}{missing}"
     )
