@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,9 @@ def test_stop_closes_the_request_and_keeps_what_came(store: Store) -> None:
         await running.stop([answer.id])
         return store.message(answer.id)
 
-    message = asyncio.run(scenario())
+    # In a thread of its own: Playwright keeps a loop of its own in the main one.
+    with ThreadPoolExecutor(1) as pool:
+        message = pool.submit(asyncio.run, scenario()).result()
     assert closed == [True] and message.state is State.STOPPED and set(message.content) == {"a"} and len(message.content) >= 5
 
 
