@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install install-gguf install-peers test-kills bench-rl test-engine bench-engine page test-page demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve
+.PHONY: install install-gguf install-peers test-kills bench-rl test-engine bench-engine page test-page demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
 
 install: $(STAMP)
 
@@ -79,6 +79,11 @@ test-clients: $(STAMP)
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip install --quiet pytest openai-agents pydantic-ai-slim[openai] langchain-qwq smolagents[openai]
 	$(BIN)/python tests/clients/run.py .venv-clients/bin/python
+
+# First paint, and frames while 2,000 messages scroll.
+bench-page: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[page]'
+	$(BIN)/python benchmarks/page.py
 
 bench-serve: install-gguf
 	$(BIN)/python benchmarks/serve_load.py
