@@ -35,6 +35,9 @@ class ModelSection(Section):
     preset: str | None = Field(None, description="named shape (tiny, small, qwen2.5-0.5b, qwen2.5-7b, qwq-32b) with fresh weights")
     path: str | None = Field(None, description="Hugging Face folder or hub id to start from")
     shape: str | None = Field(None, description="named shape that the checkpoint at path has, so that `qwq explain` needs no download")
+    chat_template: str | None = Field(
+        None, description="Jinja file in place of the checkpoint's own template, or \"qwq\": ours, which opens the thinking as QwQ's does"
+    )
     vocab_size: Positive | None = Field(None, description="tokens of the tokenizer trained for a preset; default: the preset's")
 
     @model_validator(mode="after")
@@ -45,6 +48,8 @@ class ModelSection(Section):
             raise ValueError(f"shape={self.shape!r} goes with path; preset {self.preset!r} has its own")
         if self.path and self.vocab_size:
             raise ValueError(f"vocab_size={self.vocab_size} goes with preset; a checkpoint at {self.path!r} has its own tokenizer")
+        if self.preset and self.chat_template:
+            raise ValueError(f"chat_template={self.chat_template!r} goes with path; preset {self.preset!r} is trained with ours")
         return self
 
 

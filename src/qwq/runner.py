@@ -49,7 +49,7 @@ from qwq.reward.model import CALIBRATION, Calibration, RewardModel
 from qwq.reward.shaping import LengthShaping
 from qwq.stats import paired_difference
 from qwq.text.gguf_tokenizer import chat_format_from_gguf
-from qwq.text.template import ChatFormat, default_template
+from qwq.text.template import ChatFormat, ChatTemplate, default_template
 from qwq.text.tokenizer import Tokenizer, train_bpe
 from qwq.train.checkpoint import Progress, StageRun, StopFlag, atomic_folder, write_atomic
 from qwq.train.keep import Keeper
@@ -61,6 +61,12 @@ from qwq.types import Problem
 
 TOKENIZER_DOCUMENTS = 4000
 VALIDATION_SEED = 17
+
+
+def _template_of(path: Path) -> ChatTemplate:
+    if not path.is_file():
+        raise ConfigError(f"model.chat_template: no file {path}: give a Jinja file, or \"qwq\" for ours")
+    return ChatTemplate(path.read_text(encoding="utf-8"))
 
 
 class RecipeRun:
@@ -156,7 +162,9 @@ class RecipeRun:
         """The run's tokenizer and template: the checkpoint's own, or trained once for a preset."""
         path = self.recipe.model.path
         if path:
-            return chat_format_from_gguf(GGUFFile.open(path)) if path.endswith(".gguf") else ChatFormat.from_folder(resolve_folder(path))
+            own = chat_format_from_gguf(GGUFFile.open(path)) if path.endswith(".gguf") else ChatFormat.from_folder(resolve_folder(path))
+            given = self.recipe.model.chat_template
+            return own if given is None else ChatFormat(own.tokenizer, default_template() if given == "qwq" else _template_of(Path(given)))
         folder = self.folder / "tokenizer"
         if not folder.exists():
             with atomic_folder(folder) as partial:

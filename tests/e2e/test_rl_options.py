@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qwq.config import load_recipe
+from qwq.config import Recipe, load_recipe
+from qwq.errors import ConfigError
 from qwq.model.weights import load_model
 from qwq.report import write_report
 from qwq.runner import RecipeRun
@@ -107,12 +108,26 @@ def test_the_overthinking_curve_is_there_and_drawn(run):
 
 
 def test_a_buffer_longer_than_the_response_is_refused():
-    from qwq.errors import ConfigError
-
     with pytest.raises(ConfigError, match="overlong_buffer is 64"):
         load_recipe(RECIPE, {"stages.rl1.overlong_buffer": 64})
     with pytest.raises(ConfigError, match="thinking_budgets holds -5"):
         load_recipe(RECIPE, {"stages.rl1.thinking_budgets": [-5]})
+
+
+def test_a_checkpoint_gets_another_template(run, tmp_path):
+    """QwQ opens the thinking in its template; a cold start of a model whose template does not can take ours, or a file."""
+    plain = tmp_path / "plain.jinja"
+    plain.write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    base = {"name": "x", "model": {"path": str(run / "checkpoints" / "rl2" / "final")}, "stages": {"sft": {"kind": "sft", "mix": {"math": 1.0}}}}
+
+    def chat(**model: str):
+        return RecipeRun(Recipe.model_validate(base | {"model": base["model"] | model}), tmp_path).chat()
+
+    assert chat().thinking_open and not chat(chat_template=str(plain)).thinking_open and chat(chat_template="qwq").thinking_open
+    with pytest.raises(ConfigError, match="no file nowhere.jinja"):
+        chat(chat_template="nowhere.jinja")
 
 
 def test_early_end_by_patience(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 from fastapi import FastAPI
@@ -46,7 +47,11 @@ def serve(model: str, options: EngineOptions, serving: ServeOptions, *, host: st
             listener.bind((host, port))
         except OSError as error:
             raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}): give another --port") from None
-        app = create_app(open_engine(model, options), serving)
+        # libgomp keeps a team of threads for every thread that computed, and with more of them than cores each one sleeps
+        # between two products: the engine, in its own thread, would be a tenth slower. The loader's team ends with its thread.
+        with ThreadPoolExecutor(1) as loader:
+            opened = loader.submit(open_engine, model, options).result()
+        app = create_app(opened, serving)
         core: Core = app.state.core
         listener.listen(1024)
         say(f"{serving.names[0]}: ready on http://{host}:{listener.getsockname()[1]}/v1, context {core.max_len} tokens")
