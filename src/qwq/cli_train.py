@@ -29,7 +29,8 @@ def train_recipe(recipe: Recipe, runs: Path, *, until: str | None, fresh: bool, 
     print(format_results(results))
     print(f"\nresults  {run.folder / 'results.json'}\nreport   {path}")
     if results["finished"]:
-        print(f"talk     qwq chat {run.folder}")
+        scorer = all(stage["kind"] == "reward_model" for stage in results["stages"])
+        print(f"score    qwq reward score FILE --model {run.folder}" if scorer else f"talk     qwq chat {run.folder}")
     else:
         print(f"go on    {command}" if until is None else f"go on    {_without_until(command, until)}")
 
