@@ -85,8 +85,9 @@ bench-page: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[page]'
 	$(BIN)/python benchmarks/page.py
 
+# LLAMA_SERVER names llama.cpp's own server, to stand beside ours in the times to the first token.
 bench-serve: install-gguf
-	$(BIN)/python benchmarks/serve_load.py
+	$(BIN)/python benchmarks/serve_load.py $(if $(LLAMA_SERVER),--llama-server $(LLAMA_SERVER))
 
 cli-docs: $(STAMP)
 	$(BIN)/python tools/cli_docs.py

@@ -20,12 +20,12 @@ class Form:
     param: str
 
 
-def response_form(given: ResponseFormat | None, param: str = "response_format") -> Form | None:
+def response_form(given: ResponseFormat | None) -> Form | None:
     """OpenAI's field."""
     if isinstance(given, JsonObjectFormat):
-        return Form(json_rule({"type": "object"}), param)
+        return Form(json_rule({"type": "object"}), "response_format")
     if isinstance(given, JsonSchemaFormat):
-        return Form(json_rule(given.json_schema.schema_), param)
+        return Form(json_rule(given.json_schema.schema_), "response_format")
     return None
 
 

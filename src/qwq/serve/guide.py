@@ -70,10 +70,6 @@ def answer_grammar(rule: str, *, lead: bool = True) -> str:
     return f"{HEAD}start: LEAD? answer\n{LEAD}answer: {rule}\n" if lead else f"{HEAD}start: answer\nanswer: {rule}\n"
 
 
-def json_grammar(schema: Any) -> str:
-    return answer_grammar(json_rule(schema))
-
-
 def calls_grammar(functions: Sequence[tuple[str, Any]], *, parallel: bool, answer: str | None = None) -> str:
     """One call (or several) of the functions, or else an answer by the rule `answer`."""
     calls = 'call ("\\n" call)*' if parallel else "call"

@@ -139,9 +139,10 @@ class StructuredOutputs(Strict):
     json_object: OnlyTrue | None = None
     whitespace_pattern: None = None
     structural_tag: None = None
-    disable_fallback: bool | None = None
+    disable_fallback: OnlyFalse | None = None
     disable_any_whitespace: OnlyFalse | None = None
     disable_additional_properties: OnlyFalse | None = None
+
 
 class Formed(Strict):
     """The form of an answer, at most one (`forms.form_of`). `guided_*` are vLLM's older names."""
