@@ -97,9 +97,9 @@ class FixedPrompts:
         return Problem(id=f"p{at}", domain="math", messages=(Message("user", self.case.texts[at]),), truth={"gold": "0"}, canonical=f"p{at}")
 
 
-def ours(case: Case, model_folder: str, run_folder: str) -> Callable[[], Step]:
+def ours(case: Case, model_folder: str, run_folder: str, dtype: torch.dtype = torch.float32) -> Callable[[], Step]:
     """A function that takes one step."""
-    chat, model = ChatFormat.from_folder(model_folder), load_model(model_folder)
+    chat, model = ChatFormat.from_folder(model_folder), load_model(model_folder, dtype=dtype)
     config = Rl1Stage(
         kind="rl1", steps=1000, prompts=case.prompts, samples=case.samples, max_new_tokens=case.new,
         optim=Optim(lr=LR, warmup=0.0, decay="constant"), mix={"math": 1.0},  # type: ignore[arg-type]

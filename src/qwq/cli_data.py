@@ -112,8 +112,8 @@ def distill(
     Parameters
     ----------
     sources
-        gsm8k=FILE, math=FILE, mbpp=FILE, constraints (or constraints=FILE in IFEval's layout), and the procedural
-        family:math, family:code, family:instructions, family:preference. Training problems only.
+        gsm8k=FILE, math=FILE, mbpp=FILE, constraints (or constraints=FILE in IFEval's layout), prompts=FILE (open prompts, which no
+        verifier judges), and the procedural family:math, family:code, family:instructions, family:preference. Training problems only.
     model
         The teacher: its name at the endpoint; or a model folder, GGUF file or run folder, to run here.
     out

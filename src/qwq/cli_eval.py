@@ -31,6 +31,7 @@ def evaluate(
     tool_format: str = "auto",
     concurrency: Annotated[int | None, Parameter(name=["--concurrency", "--max-rows"])] = None,
     device: str = "cpu",
+    dtype: str = "auto",
     threads: int | None = None,
     deterministic: bool = False,
     aggregate: Path | None = None,
@@ -79,6 +80,8 @@ def evaluate(
         Answers made at once; 16 by default, 32 without a folder.
     device
         torch device.
+    dtype
+        Its dtype, as for `qwq serve`.
     threads
         CPU threads.
     deterministic
@@ -95,10 +98,13 @@ def evaluate(
     if greedy and temperature not in (None, 0):
         raise ConfigError(f"--greedy and --temperature {temperature:g} contradict each other: give one of them")
     temperature = 0.0 if greedy else temperature
+    here = {"--device": device != "cpu", "--dtype": dtype != "auto", "--threads": threads is not None, "--deterministic": deterministic}
+    if endpoint is not None and (local := [o for o, given in here.items() if given]):
+        raise ConfigError(f"{local[0]} is about a model run here, and the one at {endpoint} runs there: leave it out")
     stored = {
         "--endpoint": endpoint, "--samples": samples, "--thinking-budget": thinking_budget or None, "--top-p": top_p, "--top-k": top_k,
-        "--threads": threads, "--deterministic": deterministic or None, "--tool-format": None if tool_format == "auto" else tool_format,
-    }  # fmt: skip
+        "--tool-format": None if tool_format == "auto" else tool_format,
+    } | {o: given or None for o, given in here.items() if o != "--device"}  # fmt: skip
     refused = [o for o, v in stored.items() if v is not None]
     if _at_once(benchmarks, data, out, wants_folder=bool(refused)):
         if refused:
@@ -128,6 +134,7 @@ def evaluate(
             concurrency=options.concurrency,
             max_new_tokens=longest,
             device=device,
+            dtype=dtype,
             threads=threads,
             deterministic=deterministic,
         )

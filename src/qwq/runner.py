@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ from qwq.model import lora
 from qwq.model.config import preset
 from qwq.model.folder import resolve_folder
 from qwq.model.gguf_file import GGUFFile
+from qwq.model.linear import slow_bfloat16
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model, load_reward_model, save_model, save_reward_model
 from qwq.plan import check_capacity
@@ -58,6 +60,8 @@ from qwq.train.rl import RlTrainer
 from qwq.train.rl2 import ContractGuard
 from qwq.train.supervised import control, pretrain, sft
 from qwq.types import Problem
+
+_log = logging.getLogger(__name__)
 
 TOKENIZER_DOCUMENTS = 4000
 VALIDATION_SEED = 17
@@ -101,7 +105,10 @@ class RecipeRun:
             finished = self.results()
             if finished and finished["finished"]:
                 return finished
-            torch.set_num_threads(self.recipe.compute.threads or torch.get_num_threads())
+            compute = self.recipe.compute
+            torch.set_num_threads(compute.threads or torch.get_num_threads())
+            if compute.device == "cpu" and compute.dtype == "bfloat16" and slow_bfloat16():
+                _log.warning("compute.dtype is bfloat16, for which this CPU has no instructions (avx512_bf16, amx_bf16): float32 is faster here")
             for name in self.recipe.stages:
                 if not self._record(name):
                     self._stage(name)
@@ -254,11 +261,12 @@ class RecipeRun:
         if options:
             with atomic_folder(self._adapter(name)) as partial:
                 lora.save_adapter(policy, partial, base=self.recipe.start_of(name) or self.recipe.model.path or "")
-            lora.merge(policy)
+            lora.merge(policy.float())  # a small change would vanish in the rounding of a 16-bit weight
         if not options or options.merged:
             with atomic_folder(self._final(name)) as partial:
                 save_model(policy, partial, generation={"eos_token_id": list(chat.eos_ids)})
                 chat.save(partial)
+        policy.to(self.dtype)
 
     def _lora(self, name: str) -> Lora | None:
         """The adapters that a stage trains; a control has those of the stage it goes on with."""

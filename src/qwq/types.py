@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 DOMAINS = ("math", "code", "instructions", "tools", "preference")
+CUSTOM = "custom"  # the domain of open prompts: no verifier judges them, only functions of the user's own
 SPLITS = ("train", "validation", "test")
 
 

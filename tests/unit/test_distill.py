@@ -253,3 +253,24 @@ def test_killed_at_any_moment_it_asks_for_no_stored_sample_again(tmp_path) -> No
         done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=True)
         summary = json.loads(done.stdout)
         assert len(server.requests) - before == summary["samples"] - kept and summary["kept"] == summary["problems"]
+
+
+def test_open_prompts_are_sifted_by_their_form_alone(tmp_path) -> None:
+    rows = [{"prompt": "Name a fruit."}, {"prompt": [{"role": "user", "content": "Name a colour."}]}, {"prompt": "Name a town."}]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    plan = Plan((f"prompts={tmp_path / 'prompts.jsonl'}",), samples=1)
+    assert [p.domain for p in load_problems(plan)] == ["custom"] * 3
+
+    class Said:
+        name = "said"
+
+        def answers(self, jobs: Iterator[Job], sampling: Sampling) -> Iterator[tuple[Job, Answer]]:
+            texts = {"fruit": ("<think>\nA round one.\n</think>\nAn apple.", True), "colour": ("Blue.", True), "town": ("<think>\nA big", False)}
+            for job in jobs:
+                word = job.problem.messages[-1].content.split()[-1].rstrip(".")
+                yield job, Answer(*texts[word])
+
+    summary = distill(plan, Said(), Sampling(), tmp_path / "out.jsonl")
+    assert summary["kept"] == 1 and summary["dropped"] == {"no_thinking": 1, "unfinished": 1}
+    kept = json.loads((tmp_path / "out.jsonl").read_text())
+    assert kept["messages"] == [{"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": "<think>\nA round one.\n</think>\nAn apple."}]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from qwq.model.config import ModelConfig
+from qwq.model.config import ModelConfig, preset
 from qwq.model.transformer import Transformer
 from qwq.reward import mixing
 from qwq.reward.mixing import Rewarder, Scorer, gate_verdict
@@ -277,3 +277,13 @@ def test_scaled_advantages_have_unit_deviation():
     (group,) = form_groups([rollout(0, r) for r in (1.0, 0.0, 0.0, 0.0)], scale=True)
     deviation = math.sqrt(0.25 * 0.75)
     assert group.advantages == pytest.approx([0.75 / deviation, *[-0.25 / deviation] * 3], rel=1e-4)
+
+
+def test_scores_of_a_16_bit_model_are_finer_than_16_bits() -> None:
+    """Two bfloat16 numbers of a hundred are a half apart at least: many pairs would tie."""
+    torch.manual_seed(0)
+    model = RewardModel(Transformer(preset("tiny", vocab_size=300)).init_weights(torch.Generator().manual_seed(0)).bfloat16())
+    model.score.weight.data.normal_(0, 50)
+    scores = model.raw_scores([[i, i + 1, 7] for i in range(1, 41)])
+    assert model([[1, 2, 3]]).dtype == torch.float32
+    assert len(set(scores)) == 40 and len(set(torch.tensor(scores).bfloat16().tolist())) < 40

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from qwq.problems.base import answer_turn
 from qwq.text.parse import THINK_CLOSE, parse_response
-from qwq.types import Message, Outcome, Problem, Verdict
+from qwq.types import CUSTOM, Message, Outcome, Problem, Verdict
 
 RUN_WORDS = 10
 REPEATED_SHARE = 0.2
@@ -54,7 +54,7 @@ def reason_against(problem: Problem, answer: Answer, verdict: Verdict, *, wrap: 
         return "unfinished"
     if not thinking:
         return "no_thinking"
-    if not verdict.correct:
+    if not verdict.correct and problem.domain != CUSTOM:  # nothing can tell whether the answer to an open prompt is right
         return verdict.outcome.value
     text = f"{thinking}\n{final}"
     if is_repetitive(text):

@@ -24,10 +24,10 @@ from qwq.distill.teacher import Job, Sampling, Teacher
 from qwq.errors import ConfigError, DataError, InfraError, nearest
 from qwq.problems.families import FAMILIES, family
 from qwq.problems.real import load_source
-from qwq.types import Outcome, Problem, Response, Verdict
+from qwq.types import CUSTOM, Outcome, Problem, Response, Verdict
 from qwq.verify.grade import grade_many
 
-REAL = ("gsm8k", "math", "mbpp", "constraints")
+REAL = ("gsm8k", "math", "mbpp", "prompts", "constraints")
 FAMILY_NAMES = tuple(f"family:{name}" for name in FAMILIES if name != "tools")  # tools need an environment beside the teacher
 SAY_EVERY_S = 10.0
 
@@ -47,7 +47,7 @@ class Plan:
 def load_problems(plan: Plan) -> list[Problem]:
     """The training problems of all sources, `plan.num` of each. ConfigError for a source that cannot be."""
     if not plan.sources:
-        raise ConfigError(f"name at least one source: {', '.join(f'{k}=PATH' for k in REAL[:3])}, constraints, {', '.join(FAMILY_NAMES)}")
+        raise ConfigError(f"name at least one source: {', '.join(f'{k}=PATH' for k in REAL[:4])}, constraints, {', '.join(FAMILY_NAMES)}")
     problems: list[Problem] = []
     for name in plan.sources:
         kind, _, path = name.partition("=")
@@ -156,7 +156,10 @@ def _keep(store: Store, row: dict[str, Any]) -> bool:
 
 def _judged(job: Job, answer: Answer) -> dict[str, Any]:
     response = Response(answer.text, finished=answer.finished, thinking_open=answer.thinking_open)
-    verdict = grade_many([(job.problem, response)], workers=1, retries=2)[0]
+    if job.problem.domain == CUSTOM:
+        verdict = Verdict(Outcome.UNDECIDED, "no verifier judges an open prompt", CUSTOM)
+    else:
+        verdict = grade_many([(job.problem, response)], workers=1, retries=2)[0]
     if verdict.outcome is Outcome.INFRA_ERROR:
         raise InfraError(f"{job.problem.id} could not be judged ({verdict.reason}): mend that, then run the same command again")
     return {

@@ -70,6 +70,7 @@ class EngineBackend:
         concurrency: int,
         max_new_tokens: int,
         device: str = "cpu",
+        dtype: str = "auto",
         threads: int | None = None,
         deterministic: bool = False,
     ) -> None:
@@ -78,12 +79,12 @@ class EngineBackend:
         limit = _max_positions(model)
         length = None if limit is None else min(limit, max(DEFAULT_MODEL_LEN, max_new_tokens + PROMPT_ROOM))
         options = EngineOptions(
-            device=device, threads=threads, deterministic=deterministic, max_num_seqs=concurrency, max_model_len=length
+            device=device, dtype=dtype, threads=threads, deterministic=deterministic, max_num_seqs=concurrency, max_model_len=length
         )
         opened = open_engine(model, options)
         self.engine, self.chat = opened.engine, opened.chat
         self.context: int | None = self.engine.max_len
-        self.identity: Mapping[str, Any] = _model_files(model)
+        self.identity: Mapping[str, Any] = _model_files(model) | ({} if dtype == "auto" else {"dtype": dtype})
         question = [{"role": "user", "content": "x"}]
         tool = {
             "type": "function",

@@ -30,7 +30,7 @@ from qwq.problems import arithmetic
 from qwq.problems.base import digest
 from qwq.problems.constraints import BUILTIN, BUILTIN_NUM, constraint_problem, read_row
 from qwq.problems.decontaminate import build_index
-from qwq.types import Message, Problem
+from qwq.types import CUSTOM, Message, Problem
 
 VALIDATION_SHARE = 5  # percent of a training file
 MBPP_IDS = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
@@ -234,7 +234,7 @@ def _prompts(row: Mapping[str, Any], where: str, ident: str) -> Problem:
     if isinstance(marked := truth.get("reward_model"), dict) and "ground_truth" in marked:  # verl's own place for it
         truth["ground_truth"] = marked["ground_truth"]
     question = "\n".join(m.content for m in messages)
-    return Problem(ident, "custom", messages, truth, canonical("custom", question), source=str(row.get("data_source", "prompts")))
+    return Problem(ident, CUSTOM, messages, truth, canonical(CUSTOM, question), source=str(row.get("data_source", "prompts")))
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any], str, str], Problem | None]] = {

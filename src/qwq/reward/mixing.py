@@ -21,11 +21,10 @@ from qwq.reward.functions import RewardFunction
 from qwq.reward.model import Calibration, RewardModel
 from qwq.reward.shaping import LengthShaping
 from qwq.text.parse import parse_response
-from qwq.types import Outcome, Problem, Response, Rollout, Verdict
+from qwq.types import CUSTOM, Outcome, Problem, Response, Rollout, Verdict
 from qwq.verify.grade import Grader
 
 MODEL_DOMAINS = ("preference",)
-CUSTOM = "custom"  # prompts that only the user's own functions judge
 
 
 @dataclass(slots=True)

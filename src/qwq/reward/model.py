@@ -25,7 +25,8 @@ class RewardModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         width = backbone.config.hidden_size
-        self.score = nn.Linear(width, 1, bias=False, device=backbone.device, dtype=backbone.embed.weight.dtype)
+        # In float32 whatever the backbone has: in 16 bits the scores of like answers would be equal.
+        self.score = nn.Linear(width, 1, bias=False, device=backbone.device, dtype=torch.float32)
         with torch.no_grad():
             self.score.weight.copy_(torch.zeros(1, width) if score is None else score.view(1, width))
 
@@ -35,7 +36,7 @@ class RewardModel(nn.Module):
         lengths = torch.tensor([len(s) for s in sequences])
         ids_N = torch.tensor([t for s in sequences for t in s], device=device)
         hidden_ND = self.backbone(ids_N, Packed(lengths.tolist(), device))
-        return self.score(hidden_ND[(lengths.cumsum(0) - 1).to(device)])[:, 0]
+        return self.score(hidden_ND[(lengths.cumsum(0) - 1).to(device)].float())[:, 0]
 
     @torch.no_grad()
     def raw_scores(self, sequences: Sequence[Sequence[int]], max_tokens: int = 8192) -> list[float]:
