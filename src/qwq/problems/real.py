@@ -47,6 +47,7 @@ TESTS_HINT = "\n\nYour code should pass these tests:\n\n"
 CODE_INSTRUCTION = "\n\nAnswer with the whole program in one ```python block."
 
 _log = logging.getLogger(__name__)
+_said: set[tuple[str, ...]] = set()  # a recipe's plan reads a source several times, and one warning is enough
 
 
 def load_source(source: Source) -> list[Problem]:
@@ -55,7 +56,9 @@ def load_source(source: Source) -> list[Problem]:
         return _load(source)
     index = build_index(source.decontaminate)
     problems, dropped = index.without(_load(source.model_copy(update={"limit": None})), question_of)
-    if dropped:
+    said = (source.path, source.split, *source.decontaminate)
+    if dropped and said not in _said:
+        _said.add(said)
         problem, match = dropped[0]
         _log.warning(
             "%s: %d problems stand in %s and are left out, such as %s: %r",
