@@ -256,7 +256,7 @@ def test_killed_at_any_moment_it_asks_for_no_stored_sample_again(tmp_path) -> No
 
 
 def test_open_prompts_are_sifted_by_their_form_alone(tmp_path) -> None:
-    rows = [{"prompt": "Name a fruit."}, {"prompt": [{"role": "user", "content": "Name a colour."}]}, {"prompt": "Name a town."}]
+    rows = [{"prompt": "Name a fruit."}, {"prompt": [{"role": "user", "content": "Name a colour."}]}, {"messages": [{"role": "user", "content": "Name a town."}, {"role": "assistant", "content": "Ulm."}]}]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     plan = Plan((f"prompts={tmp_path / 'prompts.jsonl'}",), samples=1)
     assert [p.domain for p in load_problems(plan)] == ["custom"] * 3

@@ -227,13 +227,20 @@ def _mbpp(row: Mapping[str, Any], where: str, ident: str) -> Problem:
 
 
 def _prompts(row: Mapping[str, Any], where: str, ident: str) -> Problem:
-    """A prompt as TRL and verl keep it: a text or a list of messages, and any other columns for the reward functions."""
+    """A prompt as TRL and verl keep it: a text or a list of messages, and any other columns for the reward functions.
+
+    A conversation (`messages` without `prompt`) is its turns up to the last one of the user.
+    """
     prompt = row.get("prompt")
+    if prompt is None and isinstance(row.get("messages"), list):
+        prompt = list(row["messages"])
+        while prompt and isinstance(prompt[-1], dict) and prompt[-1].get("role") != "user":
+            prompt.pop()
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     if not isinstance(turns, list) or not turns or not all(isinstance(t, dict) and isinstance(t.get("content"), str) for t in turns):
         raise DataError(f"{where}: needs `prompt`, a text or a list of messages with role and content, found {str(prompt)[:40]!r}")
     messages = tuple(Message(str(t.get("role", "user")), t["content"]) for t in turns)
-    truth = {k: v for k, v in row.items() if k != "prompt"}
+    truth = {k: v for k, v in row.items() if k != ("prompt" if "prompt" in row else "messages")}
     if isinstance(marked := truth.get("reward_model"), dict) and "ground_truth" in marked:  # verl's own place for it
         truth["ground_truth"] = marked["ground_truth"]
     question = "\n".join(m.content for m in messages)
