@@ -129,8 +129,8 @@ def distill(
     keep_per_problem
         Good answers to keep of each problem, those with the shortest thinking first.
     wrap
-        Take answers without thinking to math and code problems too: what leads to the boxed result, or stands around the
-        program, becomes the thinking.
+        Take answers without thinking too: of math and code problems, what leads to the boxed result, or stands around the program,
+        becomes the thinking; before an answer under constraints goes the list of them.
     system
         A system prompt for the teacher, such as "Think between <think> and </think>, then answer."; it is not kept.
     decontaminate

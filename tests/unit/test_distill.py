@@ -21,11 +21,13 @@ from qwq.distill.filters import Answer, conversation, is_repetitive, mixes_langu
 from qwq.distill.run import Plan, distill, load_problems
 from qwq.distill.teacher import Endpoint, Job, Sampling
 from qwq.errors import ConfigError, DataError, InfraError, UsageError
+from qwq.problems.constraints import read_row
 from qwq.text.parse import parse_response
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
 from qwq.train.data import read_conversations
 from qwq.types import Message, Outcome, Problem, Verdict
+from qwq.verify.requests import describe
 
 MATH = Problem("p", "math", (Message("user", "What is 2 + 2?"),), {"gold": "4"}, "c")
 GOOD = Verdict(Outcome.CORRECT, "", "math")
@@ -77,6 +79,10 @@ def test_parts_and_conversations() -> None:
     assert parts_of(MATH, Answer("First.\n\nThen 4.", True), wrap=True)[0] is None
     rules = Problem("r", "instructions", MATH.messages, {}, "c")
     assert parts_of(rules, Answer("First.\n\nThen 4.", True), wrap=True) == (None, "First.\n\nThen 4.")
+    listed = read_row({"prompt": "Name a town. Use no commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}, "row", "p")
+    thinking, final = parts_of(listed, Answer("Ulm.", True), wrap=True)
+    assert final == "Ulm." and "- " + describe("punctuation:no_comma", {}) in thinking and "I am asked: Name a town." in thinking
+    assert parts_of(listed, Answer("Ulm.", True)) == (None, "Ulm.")
     code = Problem("c", "code", MATH.messages, {}, "c")
     text = "I add.\n```python\ndef f(): pass\n```\nThat is it."
     assert parts_of(code, Answer(text, True), wrap=True) == ("I add.\n\nThat is it.", "```python\ndef f(): pass\n```")

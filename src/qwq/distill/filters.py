@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from qwq.problems.base import answer_turn
 from qwq.text.parse import THINK_CLOSE, parse_response
 from qwq.types import CUSTOM, Message, Outcome, Problem, Verdict
+from qwq.verify.requests import describe
 
 RUN_WORDS = 10
 REPEATED_SHARE = 0.2
@@ -68,14 +69,16 @@ def parts_of(problem: Problem, answer: Answer, *, wrap: bool = False) -> tuple[s
     """(thinking, answer after it). Thinking is "unclosed" where it never ends, None where there is none.
 
     With `wrap`, an answer without thinking to a math or code problem is divided: its program, or the paragraphs from the boxed
-    result on, are the answer, what leads there is the thinking.
+    result on, are the answer, what leads there is the thinking. Before an answer to a problem of constraints goes the list of them.
     """
     parsed = parse_response(answer.text, thinking_open=answer.thinking_open)
     if not parsed.thinking_closed:
         return "unclosed", ""
-    if parsed.thinking or THINK_CLOSE in answer.text or not wrap or problem.domain not in ("math", "code"):
+    if parsed.thinking or THINK_CLOSE in answer.text or not wrap or not _can_wrap(problem):
         return parsed.thinking or None, parsed.answer
     text = answer.text.strip()
+    if problem.domain == "instructions":
+        return _checklist(problem), text
     if problem.domain == "code":
         blocks = list(re.finditer(r"```.*?```", text, re.DOTALL))
         if not blocks:
@@ -87,6 +90,18 @@ def parts_of(problem: Problem, answer: Answer, *, wrap: bool = False) -> tuple[s
     if at and lines[at - 1].strip() in ("\\[", "$$"):  # a displayed formula is not taken apart
         at -= 1
     return "\n".join(lines[:at]).strip() or None, "\n".join(lines[at:]).strip()
+
+
+def _can_wrap(problem: Problem) -> bool:
+    return problem.domain in ("math", "code") or "instruction_id_list" in problem.truth
+
+
+def _checklist(problem: Problem) -> str:
+    """What is asked and what the answer has to keep to, point by point: a short thought that reads the prompt closely."""
+    prompt, names, kwargs = (problem.truth[k] for k in ("prompt", "instruction_id_list", "kwargs"))
+    points = [describe(n, k) for n, k in zip(names, kwargs, strict=True)]
+    task = prompt.partition(points[0])[0].strip()  # the rest of a prompt that is worded otherwise is all of it
+    return "\n".join([f"I am asked: {task}", "The answer has to keep to this:", *(f"- {p}" for p in points), "I write it and keep to each point."])
 
 
 def conversation(problem: Problem, answer: Answer, *, wrap: bool = False) -> list[dict[str, str]]:
