@@ -23,7 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "stats": set(),
     "memory": {"errors"},
-    "config": {"errors", "types"},
+    "cpu": set(),
+    "config": {"errors", "types", "cpu"},
     "model": {"errors"},
     "text": {"errors", "types", "model"},  # of the model, config and folder only: TEXT_MAY_READ
     "engine": {"errors", "types", "memory", "model", "text"},
@@ -47,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "serve": {"errors", "types", "text", "engine"},
     "progress": {"train"},
     "runner": {
-        "errors", "types", "stats", "config", "model", "text", "engine", "problems", "reward", "train", "plan", "eval",
+        "errors", "types", "cpu", "stats", "config", "model", "text", "engine", "problems", "reward", "train", "plan", "eval",
     },
     "export": {"errors", "model", "text"},
     "cli_models": {"errors", "config"},

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qwq.cpu import has_bfloat16
 from qwq.errors import ConfigError, nearest
 from qwq.types import DOMAINS
 
@@ -21,6 +22,7 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Domain = Literal["math", "code", "instructions", "tools", "preference"]
 POLICY_KINDS = ("pretrain", "sft", "rl1", "rl2")  # the kinds whose result the next stage starts from
+START = "start"  # what the recipe's model itself scored, beside the stages
 
 
 class Section(BaseModel):
@@ -74,14 +76,22 @@ class ComputeSection(Section):
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0: all cores")
     max_rows: Positive = Field(256, description="rows sampled at once (bounds the key/value cache)")
     micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass of an RL update")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of weights and products; in bfloat16 the optimiser keeps a float32 copy of what it trains"
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="of weights and products; in bfloat16 the optimiser keeps a float32 copy of what it trains; "
+        "auto, settled when the recipe is read: bfloat16 on GPUs and on CPUs with instructions for it",
     )
     recompute: bool = Field(False, description="keep each layer's input only and compute the rest again in the backward pass")
     cluster: Cluster | None = Field(None, description="machines to plan for")
     checkpoint_interval_s: float = Field(
         5.0, ge=0, description="seconds between checkpoints, more where saving would take over 4% of the time; 0: after every step"
     )
+
+    @model_validator(mode="after")
+    def _settle_dtype(self) -> ComputeSection:
+        if self.dtype == "auto":
+            self.dtype = "bfloat16" if self.device != "cpu" or has_bfloat16() else "float32"
+        return self
 
 
 class Source(Section):
@@ -325,6 +335,7 @@ class EvalSection(Section):
     sources: list[Source] = Field(default_factory=list, description="real benchmarks")
     max_new_tokens: Positive = Field(160, description="longest completion")
     greedy: bool = Field(True, description="also evaluate greedily")
+    start: bool = Field(False, description="read the benchmarks before the first stage too, of the checkpoint at model.path: the baseline")
     budgets: list[int] = Field(
         default_factory=list, description="thinking budgets to read the procedural and real benchmarks under as well: the overthinking curve"
     )
@@ -359,6 +370,8 @@ class Recipe(Section):
                     raise ValueError(f"stages.{name}.{key} is {other!r}, which is not an earlier stage: {nearest(other, names[:i])}")
             if not self.has_data(stage):
                 raise ValueError(f"stages.{name} has no data: give stages.{name}.mix a weight or a path or sources")
+        if self.eval.start and (self.model.preset or START in names):
+            raise ValueError(f"eval.start reads the checkpoint at model.path as {START!r}: a preset has none, and no stage may be called so")
         if self.model.preset and not isinstance(next(iter(self.stages.values())), PretrainStage):
             raise ValueError(f"a preset has fresh weights, so the first stage must be a pretrain stage, not {names[0]!r}")
         return self

@@ -468,7 +468,7 @@ def _evaluation_lines(recipe: Recipe, problems: int) -> list[str]:
     ]
     readings = "sampled and greedy" if recipe.eval.greedy else "sampled"
     return [
-        f"Evaluation after {stages} stages, {readings}, {recipe.eval.max_new_tokens} new tokens at most: "
+        f"Evaluation {'at the start and ' if recipe.eval.start else ''}after {stages} stages, {readings}, {recipe.eval.max_new_tokens} new tokens at most: "
         + ", ".join(sets),
         "",
     ]

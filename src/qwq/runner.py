@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from qwq.config import (
+    START,
     ControlStage,
     Lora,
     PretrainStage,
@@ -30,6 +31,7 @@ from qwq.config import (
     dump_recipe,
     load_recipe,
 )
+from qwq.cpu import has_bfloat16
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, Interrupted
 from qwq.eval.runner import BenchmarkResult, evaluate, write_transcripts
@@ -37,7 +39,6 @@ from qwq.model import lora
 from qwq.model.config import preset
 from qwq.model.folder import resolve_folder
 from qwq.model.gguf_file import GGUFFile
-from qwq.model.linear import slow_bfloat16
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model, load_reward_model, save_model, save_reward_model
 from qwq.plan import check_capacity
@@ -107,8 +108,10 @@ class RecipeRun:
                 return finished
             compute = self.recipe.compute
             torch.set_num_threads(compute.threads or torch.get_num_threads())
-            if compute.device == "cpu" and compute.dtype == "bfloat16" and slow_bfloat16():
+            if compute.device == "cpu" and compute.dtype == "bfloat16" and not has_bfloat16():
                 _log.warning("compute.dtype is bfloat16, for which this CPU has no instructions (avx512_bf16, amx_bf16): float32 is faster here")
+            if self.recipe.eval.start and not self._record(START):
+                self._read_start()
             for name in self.recipe.stages:
                 if not self._record(name):
                     self._stage(name)
@@ -160,6 +163,8 @@ class RecipeRun:
             "finished": len(records) == len(self.recipe.stages),
             "stages": records,
         }
+        if start := self._record(START):
+            results |= {"start": start, "wall_s": round(results["wall_s"] + start["wall_s"], 1)}
         write_atomic(self.folder / "results.json", json.dumps(results, indent=1))
         return results
 
@@ -251,8 +256,7 @@ class RecipeRun:
         if stage.evaluate and not isinstance(stage, RewardModelStage):
             record |= self._evaluate(name, policy, chat)
         record["wall_s"] = round(run.state["seconds"] + time.perf_counter() - started, 2)
-        (self.folder / "stages").mkdir(exist_ok=True)
-        write_atomic(self.folder / "stages" / f"{name}.json", json.dumps(record))
+        self._keep_record(name, record)
         run.clear()
 
     def _save_policy(self, name: str, policy: Transformer, chat: ChatFormat) -> None:
@@ -383,8 +387,7 @@ class RecipeRun:
         for reading, temperature in (("evals", 1.0), ("evals_greedy", 0.0)):
             if reading == "evals_greedy" and not self.recipe.eval.greedy:
                 continue
-            if self.stop.raised:
-                raise Interrupted(f"stopped before the evaluation of stage {name}, its training is saved: {self.command}")
+            self._check_stop(name)
             self.progress.note(f"{name}: evaluating {sum(map(len, problems.values()))} problems, {'sampled' if temperature else 'greedy'}")
             params = SamplingParams(temperature=temperature, max_new_tokens=self.recipe.eval.max_new_tokens)
             results = evaluate(model, chat, problems, params, max_rows=self.recipe.compute.max_rows)
@@ -397,13 +400,28 @@ class RecipeRun:
             out["budgets"] = self._budget_curve(name, model, chat, out["evals"])
         return out
 
+    def _read_start(self) -> None:
+        """The benchmarks of the checkpoint that the recipe starts from."""
+        began, chat = time.perf_counter(), self.chat()
+        evals = self._evaluate(START, self._start_model(next(iter(self.recipe.stages)), chat), chat)
+        record = {"name": START, "kind": START, "evals": {}, "evals_greedy": {}} | evals | {"wall_s": round(time.perf_counter() - began, 2)}
+        self._keep_record(START, record)
+
+    def _keep_record(self, name: str, record: Mapping[str, Any]) -> None:
+        (self.folder / "stages").mkdir(exist_ok=True)
+        write_atomic(self.folder / "stages" / f"{name}.json", json.dumps(record))
+
+    def _check_stop(self, name: str) -> None:
+        if self.stop.raised:
+            saved = "" if name == START else ", its training is saved"
+            raise Interrupted(f"stopped before the evaluation of {'the start' if name == START else f'stage {name}'}{saved}: {self.command}")
+
     def _budget_curve(self, name: str, model: Transformer, chat: ChatFormat, free: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
         """Sampled scores under each thinking budget, and without one: accuracy against thinking tokens."""
         params = SamplingParams(max_new_tokens=self.recipe.eval.max_new_tokens)
         curves: dict[str, list[dict[str, Any]]] = {d: [] for d in free}
         for budget in sorted(self.recipe.eval.budgets):
-            if self.stop.raised:
-                raise Interrupted(f"stopped before the evaluation of stage {name}, its training is saved: {self.command}")
+            self._check_stop(name)
             self.progress.note(f"{name}: evaluating under a thinking budget of {budget} tokens")
             results = evaluate(model, chat, self._test_problems(), params, max_rows=self.recipe.compute.max_rows, budget=budget)
             for d, r in results.items():
@@ -414,7 +432,7 @@ class RecipeRun:
 
     def _against_before(self, name: str, reading: str, benchmark: str, result: BenchmarkResult) -> dict[str, Any]:
         """Change against the stage this one started from, problem by problem, with its 95% interval."""
-        before = self.recipe.start_of(name)
+        before = None if name == START else self.recipe.start_of(name) or START
         file = "sampled" if reading == "evals" else "greedy"
         path = self.folder / "evals" / (before or "") / f"{file}.passed.json"
         if before is None or not path.exists():
@@ -436,10 +454,11 @@ def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: st
 def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table by stage: sampled score with interval, greedy score in brackets, in percent."""
     names: list[str] = []
-    for stage in results["stages"]:
+    stages = [*([results[START]] if START in results else []), *results["stages"]]
+    for stage in stages:
         names += [b for b in stage["evals"] if b not in names]
     rows = []
-    for stage in results["stages"]:
+    for stage in stages:
         cells = [stage["name"], f"{stage['wall_s']:.0f}"]
         for b in names:
             e = stage["evals"].get(b)

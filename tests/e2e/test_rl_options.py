@@ -13,7 +13,7 @@ from qwq.config import Recipe, load_recipe
 from qwq.errors import ConfigError
 from qwq.model.weights import load_model
 from qwq.report import write_report
-from qwq.runner import RecipeRun
+from qwq.runner import RecipeRun, table
 
 RECIPE = Path(__file__).parent / "mini.toml"
 OPTIONS = {
@@ -128,6 +128,31 @@ def test_a_checkpoint_gets_another_template(run, tmp_path):
     assert chat().thinking_open and not chat(chat_template=str(plain)).thinking_open and chat(chat_template="qwq").thinking_open
     with pytest.raises(ConfigError, match="no file nowhere.jinja"):
         chat(chat_template="nowhere.jinja")
+
+
+def test_the_start_is_read_once_and_the_first_stage_compared_with_it(run, tmp_path):
+    options = {
+        "name": "x", "model": {"path": str(run / "checkpoints" / "rl2" / "final")}, "compute": {"threads": 1},
+        "eval": {"math": 6, "max_new_tokens": 24, "greedy": False, "start": True},
+        "stages": {"sft": {"kind": "sft", "mix": {"math": 1.0}, "documents": 4, "optim": {"lr": 1e-12}}},
+    }  # fmt: skip
+    before = torch.get_num_threads()
+    one = RecipeRun(Recipe.model_validate(options), tmp_path)
+    results = one.run()
+    torch.set_num_threads(before)
+    assert [s["name"] for s in results["stages"]] == ["sft"] and results["finished"]
+    start, sft = results["start"]["evals"]["math"], results["stages"][0]["evals"]["math"]
+    # Trained at a rate of nothing, it answers as it did, so the paired change is exactly nothing.
+    assert (start["score"], start["n"], start["mean_tokens"]) == (sft["score"], 6, sft["mean_tokens"])
+    assert (sft["change"], sft["against"]) == (0.0, "start") and "change" not in start
+    written = (tmp_path / "x/evals/start/sampled.jsonl").stat().st_mtime_ns
+    (tmp_path / "x/results.json").unlink()
+    assert one.run()["start"] == results["start"] and (tmp_path / "x/evals/start/sampled.jsonl").stat().st_mtime_ns == written
+    assert table(results)[1][0][0] == "start"
+    assert "<b>start</b>" in write_report(tmp_path / "x").read_text()
+    for wrong in ({"model": {"preset": "tiny"}}, {"stages": {"start": options["stages"]["sft"]}}):
+        with pytest.raises(ValueError, match="eval.start reads the checkpoint at model.path"):
+            Recipe.model_validate(options | wrong)
 
 
 def test_early_end_by_patience(tmp_path):

@@ -1,11 +1,12 @@
-"""Products of few rows are F.linear's, whatever way they go; a CPU without bfloat16 is known by its flags."""
+"""Products of few rows are F.linear's, whatever way they go; a CPU with bfloat16 is known by its flags."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from qwq.model import linear as module
-from qwq.model.linear import linear, slow_bfloat16
+from qwq import cpu
+from qwq.config import ComputeSection
+from qwq.model.linear import linear
 
 
 @pytest.mark.parametrize("shape", [(96, 40), (40, 96)])
@@ -21,15 +22,18 @@ def test_few_rows(shape, rows) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "slow"),
+    ("text", "has"),
     [
-        ("processor : 0\nflags\t\t: fpu avx2 avx512f\n", True), ("flags : avx512f avx512_bf16 amx_tile\n", False), ("flags : amx_bf16\n", False),
-        ("Features : fp asimd bf16\n", False), ("Features : fp asimd\n", True), ("model name : x\n", False),
+        ("processor : 0\nflags\t\t: fpu avx2 avx512f\n", False), ("flags : avx512f avx512_bf16 amx_tile\n", True), ("flags : amx_bf16\n", True),
+        ("Features : fp asimd bf16\n", True), ("Features : fp asimd\n", False), ("model name : x\n", False),
     ],
 )  # fmt: skip
-def test_flags(text, slow, tmp_path, monkeypatch) -> None:
+def test_flags_settle_the_dtype(text, has, tmp_path, monkeypatch) -> None:
     (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(module, "CPU_FLAGS", tmp_path / "cpuinfo")
-    assert slow_bfloat16() is slow
-    monkeypatch.setattr(module, "CPU_FLAGS", tmp_path / "none")
-    assert not slow_bfloat16()
+    monkeypatch.setattr(cpu, "FLAGS", tmp_path / "cpuinfo")
+    assert cpu.has_bfloat16() is has
+    assert ComputeSection(dtype="auto").dtype == ("bfloat16" if has else "float32")
+    assert ComputeSection(dtype="auto", device="cuda").dtype == "bfloat16"
+    assert ComputeSection(dtype="bfloat16").dtype == "bfloat16" and ComputeSection().dtype == "float32"
+    monkeypatch.setattr(cpu, "FLAGS", tmp_path / "none")
+    assert not cpu.has_bfloat16()

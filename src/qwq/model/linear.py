@@ -9,8 +9,6 @@ this way; everything else is F.linear.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,18 +16,6 @@ from torch import Tensor, nn
 MOST_ROWS = 24  # beyond it F.linear is as fast
 AT_ONCE = 7  # rows of one product; up to SPLIT_ROWS, lots of 4 are faster than one product
 SPLIT_ROWS = 12
-
-
-CPU_FLAGS = Path("/proc/cpuinfo")
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86-64, and bf16 of Arm
-
-
-def slow_bfloat16() -> bool:
-    """Whether this CPU is known to have no instructions for products of bfloat16, so that float32 is faster."""
-    if not CPU_FLAGS.is_file():
-        return False
-    lines = [line.partition(":")[2].split() for line in CPU_FLAGS.read_text().splitlines() if line.lower().startswith(("flags", "features"))]
-    return bool(lines) and not BFLOAT16_FLAGS & set(lines[0])
 
 
 def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:

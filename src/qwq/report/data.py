@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwq.config import POLICY_KINDS
+from qwq.config import POLICY_KINDS, START
 from qwq.errors import DataError
 from qwq.stats import paired_difference
 
@@ -41,7 +41,7 @@ class Stage:
 
     @property
     def changes_policy(self) -> bool:
-        return self.kind in POLICY_KINDS
+        return self.kind in (*POLICY_KINDS, START)
 
     @property
     def contract(self) -> list[Row]:
@@ -108,7 +108,8 @@ def read_run(folder: Path) -> RunData:
     recipe = tomllib.loads(recipe_path.read_text(encoding="utf-8"))
     metrics = _metrics(folder / "metrics.jsonl")
     stages = []
-    for name, config in recipe["stages"].items():
+    read_first = {START: {"kind": START}} if recipe.get("eval", {}).get("start") else {}
+    for name, config in (read_first | recipe["stages"]).items():
         path = folder / "stages" / f"{name}.json"
         record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         stages.append(Stage(name, config["kind"], config, record, metrics.get(name, [])))
