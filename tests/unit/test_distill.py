@@ -83,6 +83,8 @@ def test_parts_and_conversations() -> None:
     thinking, final = parts_of(listed, Answer("Ulm.", True), wrap=True)
     assert final == "Ulm." and "- " + describe("punctuation:no_comma", {}) in thinking and "I am asked: Name a town." in thinking
     assert parts_of(listed, Answer("Ulm.", True)) == (None, "Ulm.")
+    open_prompt = Problem("p", "custom", (Message("user", " ".join(["word"] * 61)),), {}, "c")
+    assert parts_of(open_prompt, Answer("Yes.", True), wrap=True) == ("I am asked: " + "word " * 60 + "...", "Yes.")
     code = Problem("c", "code", MATH.messages, {}, "c")
     text = "I add.\n```python\ndef f(): pass\n```\nThat is it."
     assert parts_of(code, Answer(text, True), wrap=True) == ("I add.\n\nThat is it.", "```python\ndef f(): pass\n```")

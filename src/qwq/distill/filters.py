@@ -20,6 +20,7 @@ from qwq.types import CUSTOM, Message, Outcome, Problem, Verdict
 from qwq.verify.requests import describe
 
 RUN_WORDS = 10
+RESTATED_WORDS = 60
 REPEATED_SHARE = 0.2
 LINE_CHARS, LINE_TIMES = 24, 4
 FOREIGN_LETTERS, FOREIGN_SHARE = 3, 0.005
@@ -69,7 +70,8 @@ def parts_of(problem: Problem, answer: Answer, *, wrap: bool = False) -> tuple[s
     """(thinking, answer after it). Thinking is "unclosed" where it never ends, None where there is none.
 
     With `wrap`, an answer without thinking to a math or code problem is divided: its program, or the paragraphs from the boxed
-    result on, are the answer, what leads there is the thinking. Before an answer to a problem of constraints goes the list of them.
+    result on, are the answer, what leads there is the thinking. Before an answer to an open prompt goes the prompt in the first
+    person (rephrase and respond, Deng et al. 2023, arXiv 2311.04205), and under constraints the list of them.
     """
     parsed = parse_response(answer.text, thinking_open=answer.thinking_open)
     if not parsed.thinking_closed:
@@ -77,6 +79,8 @@ def parts_of(problem: Problem, answer: Answer, *, wrap: bool = False) -> tuple[s
     if parsed.thinking or THINK_CLOSE in answer.text or not wrap or not _can_wrap(problem):
         return parsed.thinking or None, parsed.answer
     text = answer.text.strip()
+    if problem.domain == CUSTOM:
+        return _restated(problem.messages[-1].content), text
     if problem.domain == "instructions":
         return _checklist(problem), text
     if problem.domain == "code":
@@ -93,7 +97,12 @@ def parts_of(problem: Problem, answer: Answer, *, wrap: bool = False) -> tuple[s
 
 
 def _can_wrap(problem: Problem) -> bool:
-    return problem.domain in ("math", "code") or "instruction_id_list" in problem.truth
+    return problem.domain in ("math", "code", CUSTOM) or "instruction_id_list" in problem.truth
+
+
+def _restated(prompt: str) -> str:
+    words = prompt.split()
+    return f"I am asked: {' '.join(words[:RESTATED_WORDS])}{' ...' if len(words) > RESTATED_WORDS else ''}"
 
 
 def _checklist(problem: Problem) -> str:
@@ -101,7 +110,7 @@ def _checklist(problem: Problem) -> str:
     prompt, names, kwargs = (problem.truth[k] for k in ("prompt", "instruction_id_list", "kwargs"))
     points = [describe(n, k) for n, k in zip(names, kwargs, strict=True)]
     task = prompt.partition(points[0])[0].strip()  # the rest of a prompt that is worded otherwise is all of it
-    return "\n".join([f"I am asked: {task}", "The answer has to keep to this:", *(f"- {p}" for p in points), "I write it and keep to each point."])
+    return "\n".join([_restated(task), "The answer has to keep to this:", *(f"- {p}" for p in points), "I write it and keep to each point."])
 
 
 def conversation(problem: Problem, answer: Answer, *, wrap: bool = False) -> list[dict[str, str]]:
