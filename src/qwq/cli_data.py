@@ -130,7 +130,8 @@ def distill(
         Good answers to keep of each problem, those with the shortest thinking first.
     wrap
         Take answers without thinking too: of math and code problems, what leads to the boxed result, or stands around the program,
-        becomes the thinking; before one to an open prompt goes the prompt in the first person, and under constraints the list of them.
+        becomes the thinking; before a bare program or an answer to an open prompt goes the prompt in the first person, and under
+        constraints the list of them.
     system
         A system prompt for the teacher, such as "Think between <think> and </think>, then answer."; it is not kept.
     decontaminate

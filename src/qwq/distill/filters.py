@@ -70,8 +70,8 @@ def parts_of(problem: Problem, answer: Answer, *, wrap: bool = False) -> tuple[s
     """(thinking, answer after it). Thinking is "unclosed" where it never ends, None where there is none.
 
     With `wrap`, an answer without thinking to a math or code problem is divided: its program, or the paragraphs from the boxed
-    result on, are the answer, what leads there is the thinking. Before an answer to an open prompt goes the prompt in the first
-    person (rephrase and respond, Deng et al. 2023, arXiv 2311.04205), and under constraints the list of them.
+    result on, are the answer, what leads there is the thinking. Before a bare program or an answer to an open prompt goes the prompt
+    in the first person (rephrase and respond, Deng et al. 2023, arXiv 2311.04205), and under constraints the list of them.
     """
     parsed = parse_response(answer.text, thinking_open=answer.thinking_open)
     if not parsed.thinking_closed:
@@ -88,7 +88,7 @@ def parts_of(problem: Problem, answer: Answer, *, wrap: bool = False) -> tuple[s
         if not blocks:
             return None, text
         last = blocks[-1]
-        return (text[: last.start()] + text[last.end() :]).strip() or None, last.group()
+        return (text[: last.start()] + text[last.end() :]).strip() or _restated(problem.messages[-1].content), last.group()
     lines = text.splitlines()
     at = next((i for i in reversed(range(len(lines))) if "\\boxed" in lines[i]), 0)
     if at and lines[at - 1].strip() in ("\\[", "$$"):  # a displayed formula is not taken apart
