@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "memory": {"errors"},
     "cpu": set(),
     "config": {"errors", "types", "cpu"},
-    "model": {"errors"},
+    "model": {"errors", "cpu"},
     "text": {"errors", "types", "model"},  # of the model, config and folder only: TEXT_MAY_READ
     "engine": {"errors", "types", "memory", "model", "text"},
     "sandbox": {"errors"},

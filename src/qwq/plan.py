@@ -38,6 +38,7 @@ PROGRAM = int(0.33 * GIB)  # Python, torch and the rest of the process before an
 PREFILL_TOKENS = 4096  # engine.generate and reward.model compute so many prompt tokens at once,
 SCORED_TOKENS = 8192  # or so many tokens to be scored
 CHUNK_LOGITS = 1 << 24  # train.losses holds so many logits at once,
+KEPT_PROBS = 1 << 26  # keeps the probabilities of a batch up to here,
 LOGIT_COPIES = 5  # in about so many forms (logits, log-probabilities, probabilities, their sums ...)
 ASSUMED_PROMPT, ASSUMED_DOCUMENT = 256, 512  # tokens, where the data are not at hand
 SAMPLE = 64  # procedural problems looked at for their lengths
@@ -103,8 +104,9 @@ def update_parts(
     if head:
         # The head's gradient is gathered in a matrix of its own; where it is tied, the embedding's comes beside it.
         matrices = (2 if config.tie_embeddings else 1) if trained == config.num_parameters else 0
-        chunk = min(CHUNK_LOGITS, num_tokens * config.vocab_size)
-        parts["logits"] = FLOAT * (LOGIT_COPIES * chunk + matrices * config.vocab_size * config.hidden_size)
+        logits = num_tokens * config.vocab_size
+        held = LOGIT_COPIES * min(CHUNK_LOGITS, logits) + (logits if logits <= KEPT_PROBS else 0)
+        parts["logits"] = FLOAT * (held + matrices * config.vocab_size * config.hidden_size)
     return parts
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from qwq.engine import generate as module
 from qwq.engine.generate import Completion, Request, generate
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import CapacityError
@@ -95,6 +96,24 @@ def test_logprobs_equal_the_trainers_in_both_packings(model, temperature):
             hidden = model(batch.ids_N, batch.layout)[batch.where_M]
             theirs, _ = token_logprobs(hidden, model.head_weight, batch.targets_M, temperature=temperature)
         assert float((ours - theirs).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("max_rows", [64, 11])
+def test_a_prompt_is_read_once_for_all_its_samples(model, monkeypatch, max_rows):
+    """Prompts of other lengths, groups of other sizes, rows that end, move and are filled again."""
+    requests = [Request(prompt(n, n), k, seed=n) for n, k in ((12, 7), (9, 5), (20, 4))]
+    params = SamplingParams(max_new_tokens=30)
+    plain = generate(model, requests, params, [0, 1, 2], max_rows=max_rows)
+    seen, inner = [], Decode._attend_siblings
+    monkeypatch.setattr(Decode, "_attend_siblings", lambda self, *a: (seen.append(self.siblings), inner(self, *a))[1])
+    monkeypatch.setattr(module, "LONG_PROMPT", 8)
+    monkeypatch.setattr(module, "MANY_SAMPLES", 2)
+    joined = generate(model, requests, params, [0, 1, 2], max_rows=max_rows)
+    assert {s.length for s in seen} >= {8} and len({s.num_groups for s in seen}) > 1 and len({s.most for s in seen}) > 1
+    for r, a, b in zip(requests, plain, joined, strict=True):
+        assert [c.ids for c in a] == [c.ids for c in b]
+        for c in b:
+            assert float((sampled(c) - trainer_logprobs(model, r.prompt_ids, c)).abs().max()) < 1e-4
 
 
 def test_a_request_does_not_depend_on_its_batch_mates(model):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from qwq.train import losses
 from qwq.train.losses import group_advantages, kl_term, policy_terms, preference_loss, token_logprobs, weighted_nll
 
 
@@ -35,8 +36,10 @@ def test_temperature_divides_the_logits():
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("chunk", [1, 3, 4, 12, 13, 100, None])
-def test_values_and_gradients_equal_plain_log_softmax(chunk, temperature):
-    """12 tokens: chunks that divide them, that do not, of exactly them, and larger than them."""
+@pytest.mark.parametrize("kept", [0, 1 << 26])
+def test_values_and_gradients_equal_plain_log_softmax(chunk, temperature, kept, monkeypatch):
+    """12 tokens: chunks that divide them, that do not, of exactly them, and larger than them; probabilities kept, or computed again."""
+    monkeypatch.setattr(losses, "KEPT_PROBS", kept)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(12, 5, generator=generator)
     weight = torch.randn(17, 5, generator=generator)
@@ -56,6 +59,18 @@ def test_values_and_gradients_equal_plain_log_softmax(chunk, temperature):
     ours = run(lambda h, w: token_logprobs(h, w, targets, temperature=temperature, chunk=chunk))
     for a, b in zip(ours, run(plain), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_kept_probabilities_give_the_gradient_of_computed_ones_bit_for_bit(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    hidden, weight = torch.randn(9, 6, generator=generator), torch.randn(31, 6, generator=generator)
+    grads = []
+    for kept in (0, 9 * 31):
+        monkeypatch.setattr(losses, "KEPT_PROBS", kept)
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        token_logprobs(h, w, torch.arange(9), temperature=0.9, chunk=4)[0].square().sum().backward()
+        grads.append((h.grad, w.grad))
+    assert torch.equal(grads[0][0], grads[1][0]) and torch.equal(grads[0][1], grads[1][1])
 
 
 def test_entropy_carries_no_gradient():

@@ -18,7 +18,7 @@ from qwq.errors import CapacityError, DataError, ModelError
 from qwq.model.config import ModelConfig, preset
 from qwq.model.layouts import KVCache, Packed, SharedPrefix
 from qwq.model.transformer import Transformer
-from qwq.train.losses import CHUNK_LOGITS
+from qwq.train.losses import CHUNK_LOGITS, KEPT_PROBS
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GIB = 2**30
@@ -161,7 +161,7 @@ def test_parts_are_the_sizes_of_the_tensors() -> None:
 
 
 def test_the_constants_are_those_of_the_code_they_speak_of() -> None:
-    assert plan.PREFILL_TOKENS == PREFILL_TOKENS and plan.CHUNK_LOGITS == CHUNK_LOGITS
+    assert plan.PREFILL_TOKENS == PREFILL_TOKENS and (plan.CHUNK_LOGITS, plan.KEPT_PROBS) == (CHUNK_LOGITS, KEPT_PROBS)
 
 
 MEASURE = """

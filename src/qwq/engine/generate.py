@@ -25,10 +25,11 @@ from torch import Tensor
 from qwq.engine.sampler import SamplingParams, sample, stream_seed
 from qwq.engine.thinking import Thinking
 from qwq.errors import CapacityError
-from qwq.model.layouts import Decode, KVCache, Prefill
+from qwq.model.layouts import Decode, KVCache, Prefill, Siblings
 from qwq.model.transformer import Transformer
 from qwq.types import StopReason
 
+LONG_PROMPT, MANY_SAMPLES = 96, 4  # from here on reading a group's prompt once pays for joining two attentions
 PREFILL_TOKENS = 4096  # prompt tokens computed at once: bounds the activations of a long prefill
 
 
@@ -72,6 +73,8 @@ class _Rows:
         self.ids, self.mask = longs(num_places, max_new), longs(num_places, max_new)
         self.logprobs = torch.zeros(num_places, max_new, device=device)
         self.owner: list[tuple[int, int]] = []  # (request, sample) of each place in use
+        self.siblings: Siblings | None = None
+        self.siblings_known = False  # not since the rows last changed places
         self.any_forced = False
 
     @property
@@ -81,6 +84,7 @@ class _Rows:
     def remove(self, places: list[int], cache: KVCache) -> None:
         """Free places; rows from the end move into the holes."""
         gone, keep = set(places), len(self.owner) - len(places)
+        self.siblings_known = False
         movers = [p for p in range(keep, len(self.owner)) if p not in gone]
         holes = [p for p in places if p < keep]
         if holes:
@@ -143,6 +147,7 @@ class Generator:
     def _admit(self, free: int) -> None:
         """Give free places to waiting samples; each prompt is computed once and copied to its other samples."""
         rows, cache, device = self.rows, self.cache, self.model.device
+        rows.siblings_known = False
         places_of: dict[int, list[int]] = {}
         for _ in range(min(free, len(self.waiting))):
             r, s = self.waiting.popleft()
@@ -183,7 +188,7 @@ class Generator:
         rows, B = self.rows, len(self.rows.owner)
         position_B = rows.position[:B]
         width = min(self.width, -(-(int(position_B.max()) + 1) // 16) * 16)
-        hidden_BD = self.model(rows.last[:B], Decode(self.cache, position_B, width))
+        hidden_BD = self.model(rows.last[:B], Decode(self.cache, position_B, width, self._siblings()))
         logits_BV = self.model.logits(hidden_BD)
         tokens_B, logprobs_B = sample(logits_BV, self.params, rows.seed[:B], rows.count[:B])
         mask_B = torch.ones_like(tokens_B)
@@ -212,6 +217,19 @@ class Generator:
         done = (ends_B | full_B).nonzero()[:, 0].tolist()
         if done:
             self._settle(done, ends_B[done].tolist())
+
+    def _siblings(self) -> Siblings | None:
+        """The samples of each prompt, where what their prompts' keys and values would be read for each alone is much."""
+        rows = self.rows
+        if not rows.siblings_known:
+            groups: dict[int, list[int]] = {}
+            for place, (request, _) in enumerate(rows.owner):
+                groups.setdefault(request, []).append(place)
+            length = min(len(self.requests[r].prompt_ids) for r in groups) - 1
+            pays = length >= LONG_PROMPT and len(rows.owner) >= MANY_SAMPLES * len(groups) and self.model.device.type == "cpu"
+            rows.siblings = Siblings(list(groups.values()), length) if pays else None
+            rows.siblings_known = True
+        return rows.siblings
 
     def _settle(self, places: list[int], ended: list[bool]) -> None:
         leaving = []

@@ -23,6 +23,7 @@ from torch import Tensor
 from qwq.engine.backend import Chunk
 from qwq.engine.rows import RowCache
 from qwq.errors import InfraError
+from qwq.model.linear import linear
 from qwq.model.transformer import Transformer
 
 PROMPT_BLOCK, TOKEN_BLOCK = 64, 4
@@ -137,7 +138,7 @@ class TorchBackend:
                 for place in range(0, size, -(-size // 8)):
                     others = torch.randn(size, weight.shape[1], generator=generator).to(weight)
                     others[place] = x_D
-                    results.append(F.linear(others, weight)[place])
+                    results.append(linear(others, weight)[place])
                 if not all(torch.equal(r, results[0]) for r in results):
                     raise InfraError(
                         f"this machine's matrix product of {tuple(weight.shape)} rounds a row by its place in a block of {size}: "

@@ -149,16 +149,30 @@ class Prefill(Packed):
         return super().attend(layer, q_NHE, k_NKE, v_NKE)
 
 
+class Siblings:
+    """Rows of a cache that begin alike: groups of places whose first `length` columns hold the same keys and values."""
+
+    def __init__(self, groups: Sequence[Sequence[int]], length: int) -> None:
+        self.length, self.num_groups, self.most = length, len(groups), max(map(len, groups))
+        self.leaders_S = torch.tensor([g[0] for g in groups])
+        # A group with fewer rows repeats its first; what is computed twice is not read.
+        self.rows_SM = torch.tensor([[*g, *[g[0]] * (self.most - len(g))] for g in groups])
+        slots = {row: s * self.most + m for s, g in enumerate(groups) for m, row in enumerate(g)}
+        self.slots_N = torch.tensor([slots[row] for row in range(len(slots))])
+
+
 class Decode:
     """One new token for each of the first B rows of a cache.
 
     `positions_N` (B,) is the new token's position, so a row attends to columns 0..position. The G query
     heads that share a key/value head are treated as G queries of it, which makes grouped attention two
-    batched matrix products without copying keys.
+    batched matrix products without copying keys. With `siblings` (all rows of the cache in use, on a CPU) the columns that rows
+    have in common are read once for all of them, and joined with each row's own by their log-sum-exps (as in
+    Hydragen, Juravsky et al. 2024, arXiv 2402.05099).
     """
 
-    def __init__(self, cache: KVCache, positions_N: Tensor, width: int) -> None:
-        self.cache, self.positions_N, self.width = cache, positions_N, width
+    def __init__(self, cache: KVCache, positions_N: Tensor, width: int, siblings: Siblings | None = None) -> None:
+        self.cache, self.positions_N, self.width, self.siblings = cache, positions_N, width, siblings
         self.rows_N = torch.arange(len(positions_N), device=positions_N.device)
         beyond = torch.arange(width, device=positions_N.device)[None, :] > positions_N[:, None]
         self.mask_N11T = torch.zeros(beyond.shape, device=positions_N.device).masked_fill_(beyond, float("-inf"))[:, None, None, :]
@@ -171,8 +185,23 @@ class Decode:
         values[self.rows_N, :, self.positions_N] = v_NKE
         q_NKGE = q_NHE.reshape(N, K, H // K, E)
         mask = self.mask_N11T.to(q_NHE.dtype)
+        if self.siblings is not None:
+            return self._attend_siblings(q_NKGE, keys, values, mask).reshape(N, H * E)
         out = F.scaled_dot_product_attention(q_NKGE, keys[:, :, : self.width], values[:, :, : self.width], attn_mask=mask)
         return out.reshape(N, H * E)
+
+    def _attend_siblings(self, q_NKGE: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        sib, (N, K, G, E) = self.siblings, q_NKGE.shape
+        assert sib is not None
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        p, M = sib.length, sib.most
+        own, own_lse = flash(q_NKGE, keys[:, :, p : self.width], values[:, :, p : self.width], attn_mask=mask[..., p:])
+        q_SKQE = q_NKGE[sib.rows_SM].transpose(1, 2).reshape(-1, K, M * G, E)
+        shared, shared_lse = flash(q_SKQE, keys[sib.leaders_S, :, :p], values[sib.leaders_S, :, :p])
+        shared = shared.view(-1, K, M, G, E).transpose(1, 2).reshape(-1, K, G, E)[sib.slots_N]
+        shared_lse = shared_lse.view(-1, K, M, G).transpose(1, 2).reshape(-1, K, G)[sib.slots_N]
+        weight = torch.sigmoid(shared_lse - own_lse.view(N, K, G))[..., None]
+        return torch.lerp(own.float(), shared.float(), weight.float()).to(q_NKGE.dtype)
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -1,26 +1,71 @@
-"""Matrix products of few rows on a CPU, where decoding spends its time.
+"""Matrix products on a CPU, where training and decoding spend their time.
 
 A BLAS picks its kernel by shape, and `x @ W.T` with 1 to 24 rows of x falls between matrix-vector and matrix-matrix code: on
 the machines of `docs/lab_log.md` it reads W at 5 to 17 GB/s where memory gives 30. The same product written `W @ x.T` has the
 long side in front and comes close to memory's rate, a single row best as two equal ones. The numbers behind
 the limits below are printed by `python benchmarks/narrow_products.py`. Only float32 on CPUs without gradients goes
-this way; everything else is F.linear.
+this way.
+
+torch multiplies float32 by MKL, which uses half of the vector width of AMD's CPUs with AVX-512. oneDNN, which torch brings along for
+the kernels of its compiler, uses all of it: twice the rate, forward and backward, for any number of rows
+(`python benchmarks/products.py`). Large weights go through it there.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qwq.cpu import mkl_is_slow
+
 MOST_ROWS = 24  # beyond it F.linear is as fast
 AT_ONCE = 7  # rows of one product; up to SPLIT_ROWS, lots of 4 are faster than one product
 SPLIT_ROWS = 12
+ONEDNN = mkl_is_slow() and torch.backends.mkldnn.is_available()
+LEAST_WIDTH = 512  # of a weight's sides, for oneDNN
+
+
+def _by_onednn(x_ND: Tensor, weight_OD: Tensor) -> bool:
+    return (
+        ONEDNN and x_ND.dtype is torch.float32 and weight_OD.dtype is torch.float32 and x_ND.device.type == "cpu" and x_ND.ndim == 2
+        and min(weight_OD.shape) >= LEAST_WIDTH and len(x_ND) > 0
+    )  # fmt: skip
+
+
+def product(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """`F.linear` without a gradient, by the faster library. Transposed matrices are read as they lie."""
+    if _by_onednn(x_ND, weight_OD):
+        return torch.ops.mkldnn._linear_pointwise(x_ND, weight_OD, bias_O, "none", [], "")
+    return F.linear(x_ND, weight_OD, bias_O)
+
+
+class _Product(torch.autograd.Function):
+    """x W^T + b with both of its gradients by oneDNN."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_ND, weight_OD)
+        return product(x_ND, weight_OD, bias_O)
+
+    @staticmethod
+    def backward(ctx: Any, grad_NO: Tensor):
+        x_ND, weight_OD = ctx.saved_tensors
+        grad_NO = grad_NO.contiguous()
+        grad_x = product(grad_NO, weight_OD.t()) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.ops.mkldnn._linear_pointwise(grad_NO.t(), x_ND.t(), None, "none", [], "") if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, grad_NO.sum(0) if ctx.needs_input_grad[2] else None
 
 
 def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """`F.linear` for flat tokens: (N, O)."""
     num_rows = x_ND.shape[0]
+    if _by_onednn(x_ND, weight_OD):
+        if torch.is_grad_enabled() and (x_ND.requires_grad or weight_OD.requires_grad):
+            return _Product.apply(x_ND, weight_OD, bias_O)
+        return product(x_ND, weight_OD, bias_O)
     if (
         num_rows > MOST_ROWS or num_rows == 0 or x_ND.ndim != 2 or torch.is_grad_enabled()
         or x_ND.dtype is not torch.float32 or x_ND.device.type != "cpu"

@@ -22,31 +22,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qwq.model.linear import product
+
 CHUNK_LOGITS = 1 << 24  # logits held at once by token_logprobs: 64 MB in float32; fewer would read a large head's matrix too often
+KEPT_PROBS = 1 << 26  # probabilities that the forward pass keeps, 256 MB in float32: a batch that needs no more computes its logits once
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """log softmax(h W^T / T) at the targets, and the entropy, without ever holding all N x V logits.
+    """log softmax(h W^T / T) at the targets, and the entropy, without ever holding more than `KEPT_PROBS` of the N x V logits.
 
-    The forward pass keeps one number a token; the backward pass computes each chunk's logits again.
-    The entropy carries no gradient.
+    A small batch keeps its probabilities for the backward pass. A larger one keeps one number a token, and the backward pass
+    computes each chunk's logits again. The entropy carries no gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float, chunk: int):
         logprob_N = hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
         norm_N, entropy_N = torch.empty_like(logprob_N), torch.empty_like(logprob_N)
+        keep = any(ctx.needs_input_grad) and len(hidden_ND) * len(weight_VD) <= KEPT_PROBS
+        kept = []
         for s in range(0, len(hidden_ND), chunk):
-            logits = F.linear(hidden_ND[s : s + chunk], weight_VD).float()
+            logits = product(hidden_ND[s : s + chunk], weight_VD).float()
             if temperature != 1:
                 logits /= temperature
             norm = logits.logsumexp(-1)
             logprob_N[s : s + chunk] = logits.gather(-1, targets_N[s : s + chunk, None])[:, 0] - norm
             logits -= norm[:, None]
-            entropy_N[s : s + chunk] = logits.exp().mul_(logits).sum(-1).neg_()
+            probs = logits.exp()
+            entropy_N[s : s + chunk] = logits.mul_(probs).sum(-1).neg_()
             norm_N[s : s + chunk] = norm
+            if keep:
+                kept.append(probs)
         ctx.save_for_backward(hidden_ND, weight_VD, targets_N, norm_N)
-        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.temperature, ctx.chunk, ctx.kept = temperature, chunk, kept
         ctx.mark_non_differentiable(entropy_N)
         return logprob_N, entropy_N
 
@@ -58,15 +66,18 @@ class _ChunkedLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for s in range(0, len(hidden_ND), ctx.chunk):
             h = hidden_ND[s : s + ctx.chunk]
-            probs = F.linear(h, weight_VD).float()
-            if ctx.temperature != 1:
-                probs /= ctx.temperature
-            probs.sub_(norm_N[s : s + ctx.chunk, None]).exp_()
+            if ctx.kept:
+                probs = ctx.kept.pop(0)
+            else:
+                probs = product(h, weight_VD).float()
+                if ctx.temperature != 1:
+                    probs /= ctx.temperature
+                probs.sub_(norm_N[s : s + ctx.chunk, None]).exp_()
             # d logprob / d logits = onehot(target) - probs
             g = grad_N[s : s + ctx.chunk, None] / ctx.temperature
             probs.mul_(-g).scatter_add_(1, targets_N[s : s + ctx.chunk, None], g)
             probs = probs.to(h.dtype)
-            grad_hidden[s : s + ctx.chunk] = probs @ weight_VD
+            grad_hidden[s : s + ctx.chunk] = product(probs, weight_VD.t())
             if grad_weight is not None:
                 grad_weight.addmm_(probs.t().float(), h.float())
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype), None, None, None
