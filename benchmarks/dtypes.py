@@ -2,7 +2,7 @@
 
     python benchmarks/dtypes.py --model DIR --shape 4x8x64 --threads 2
 
-CPUs with AVX-512 BF16 or AMX multiply bfloat16 several times faster than float32, others slower: look before a long run. The first
+CPUs with AVX-512 BF16 or AMX multiply bfloat16 faster than float32, others much slower: look before a long run. The first
 step of each is a warm-up. The last lines are JSON `{"name", "ours", "theirs", "ratio"}`: tokens a second in bfloat16, in float32.
 """
 

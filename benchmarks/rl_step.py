@@ -1,8 +1,8 @@
 """One GRPO step through TRL and through qwq: the same weights, prompts, sampling, loss, micro-batches and rewards, step after step in turn.
 
     make install-peers                                                  # trl, accelerate, datasets
-    python benchmarks/rl_step.py --model DIR                            # SmolLM2-135M: all cases, about an hour on two cores
-    python benchmarks/rl_step.py --model DIR --shape 4x8x64 --case natural --steps 2      # a quick look
+    python benchmarks/rl_step.py --model DIR                            # SmolLM2-135M: all cases, two hours and more on two cores
+    python benchmarks/rl_step.py --model DIR --modes generate --steps 1      # half an hour
 
 A shape is prompts x samples x new tokens. Cases: `forced`, every completion has full length and every group signal; `natural`, completions
 end where the model ends them; `half`, as natural, and exactly every other group has equal rewards, so nothing to teach.
@@ -33,6 +33,7 @@ import torch
 
 from qwq.config import ComputeSection, Optim, Rl1Stage
 from qwq.engine.sampler import SamplingParams
+from qwq.model.linear import product
 from qwq.model.weights import load_model
 from qwq.text.template import ChatFormat
 from qwq.train.checkpoint import StageRun
@@ -181,13 +182,14 @@ def theirs(case: Case, model_folder: str, mode: str, steps: int, between: Callab
 
 
 def matmul_rate() -> float:
-    """Float operations a second of a large float32 product, the best of five."""
+    """Float operations a second of a large float32 product, the best of ten: torch's `@` and the library that training uses here."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
     best = 0.0
     for _ in range(5):
-        t = time.perf_counter()
-        a @ b
-        best = max(best, 2 * 2048**3 / (time.perf_counter() - t))
+        for multiply in (torch.matmul, product):
+            t = time.perf_counter()
+            multiply(a, b)
+            best = max(best, 2 * 2048**3 / (time.perf_counter() - t))
     return best
 
 

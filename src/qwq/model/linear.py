@@ -24,8 +24,9 @@ from qwq.cpu import mkl_is_slow
 MOST_ROWS = 24  # beyond it F.linear is as fast
 AT_ONCE = 7  # rows of one product; up to SPLIT_ROWS, lots of 4 are faster than one product
 SPLIT_ROWS = 12
-ONEDNN = mkl_is_slow() and torch.backends.mkldnn.is_available()
+ONEDNN = mkl_is_slow() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 LEAST_WIDTH = 512  # of a weight's sides, for oneDNN
+FEW_ROWS = 4  # up to here the way of few rows is as fast, or faster
 
 
 def _by_onednn(x_ND: Tensor, weight_OD: Tensor) -> bool:
@@ -62,10 +63,9 @@ class _Product(torch.autograd.Function):
 def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """`F.linear` for flat tokens: (N, O)."""
     num_rows = x_ND.shape[0]
-    if _by_onednn(x_ND, weight_OD):
-        if torch.is_grad_enabled() and (x_ND.requires_grad or weight_OD.requires_grad):
-            return _Product.apply(x_ND, weight_OD, bias_O)
-        return product(x_ND, weight_OD, bias_O)
+    learning = torch.is_grad_enabled() and (x_ND.requires_grad or weight_OD.requires_grad)
+    if _by_onednn(x_ND, weight_OD) and (learning or num_rows > FEW_ROWS):
+        return _Product.apply(x_ND, weight_OD, bias_O) if learning else product(x_ND, weight_OD, bias_O)
     if (
         num_rows > MOST_ROWS or num_rows == 0 or x_ND.ndim != 2 or torch.is_grad_enabled()
         or x_ND.dtype is not torch.float32 or x_ND.device.type != "cpu"
