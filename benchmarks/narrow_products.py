@@ -1,9 +1,9 @@
-"""Read rate of weights by the number of rows multiplied, three ways of writing the same product: what `model/linear.py` chooses by.
+"""Read rate of weights by the number of rows multiplied, four ways of writing the same product: what `model/linear.py` chooses by.
 
     python benchmarks/narrow_products.py
 
 Prints GB/s of weights read (bytes of the matrix over the median time), for shapes of Qwen2.5-0.5B and SmolLM2-135M, and as the
-last lines JSON: ours is `model.linear`, theirs F.linear.
+last lines JSON: ours is `model.linear`, theirs F.linear. `product` is oneDNN's where `model/linear.py` takes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from qwq.model.linear import linear
+from qwq.model.linear import linear, product
 
 SHAPES = {"gate and up": (9728, 896), "down": (896, 4864), "head": (151936, 896), "small gate and up": (3072, 576)}
 BYTES = 400 << 20  # of different matrices, so that no cache holds them
@@ -41,10 +41,10 @@ def main() -> None:
             weights = [torch.randn(out, width) for _ in range(max(1, BYTES // (4 * out * width)))]
             for n in (1, 2, 4, 8, 12, 16, 24, 32):
                 x = torch.randn(n, width)
-                plain, turned, ours = (
-                    rate(p, x, weights) for p in (F.linear, lambda x, w: torch.mm(w, x.t()).t().contiguous(), linear)
+                plain, turned, onednn, ours = (
+                    rate(p, x, weights) for p in (F.linear, lambda x, w: torch.mm(w, x.t()).t().contiguous(), product, linear)
                 )
-                print(f"{name:18s} {n:3d} rows: F.linear {plain:5.1f}  W @ x.T {turned:5.1f}  model.linear {ours:5.1f} GB/s", flush=True)
+                print(f"{name:18s} {n:3d} rows: F.linear {plain:5.1f}  W @ x.T {turned:5.1f}  product {onednn:5.1f}  model.linear {ours:5.1f} GB/s", flush=True)
                 if n in (1, 4, 16):
                     rows.append({"name": f"{name}, {n} rows, GB/s", "ours": round(ours, 2), "theirs": round(plain, 2), "ratio": round(ours / plain, 2)})
     for row in rows:

@@ -98,7 +98,7 @@ class Source(Section):
     """A set of problems: a file in a published set's own format, a hub data set, or plain sums of a level."""
 
     kind: Literal["gsm8k", "math", "mbpp", "constraints", "arithmetic", "prompts"] = Field(
-        description="format of the rows; arithmetic needs no file; prompts: `prompt` and any columns, judged by reward functions alone"
+        description="format of the rows; arithmetic needs no file; prompts: `prompt` (or `messages`) and any columns, judged by reward functions alone"
     )
     path: str = Field("", description="JSON-lines file, or hub id; \"builtin\" for generated constraints")
     level: int = Field(0, ge=0, le=6, description="of arithmetic: 1 to 3 sums up to 20, 99, 999; 4 three terms; 5 and 6 products")

@@ -16,7 +16,7 @@ def _read() -> tuple[str, set[str]]:
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU has instructions for products of bfloat16. Without them float32 is several times faster, with them slower."""
+    """Whether the CPU is known to have instructions for products of bfloat16. Without them float32 is several times faster, with them slower."""
     return bool(BFLOAT16 & _read()[1])
 
 

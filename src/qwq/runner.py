@@ -109,7 +109,7 @@ class RecipeRun:
             compute = self.recipe.compute
             torch.set_num_threads(compute.threads or torch.get_num_threads())
             if compute.device == "cpu" and compute.dtype == "bfloat16" and not has_bfloat16():
-                _log.warning("compute.dtype is bfloat16, for which this CPU has no instructions (avx512_bf16, amx_bf16): float32 is faster here")
+                _log.warning("compute.dtype is bfloat16, and this CPU is not known to have instructions for it (avx512_bf16, amx_bf16): without them float32 is faster")
             if self.recipe.eval.start and not self._record(START):
                 self._read_start()
             for name in self.recipe.stages:

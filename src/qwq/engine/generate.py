@@ -29,7 +29,7 @@ from qwq.model.layouts import Decode, KVCache, Prefill, Siblings
 from qwq.model.transformer import Transformer
 from qwq.types import StopReason
 
-LONG_PROMPT, MANY_SAMPLES = 96, 4  # from here on reading a group's prompt once pays for joining two attentions
+LONG_PROMPT, MANY_SAMPLES = 96, 4  # from here on a group's prompt is read once; chosen, not tuned: a short one gains little
 PREFILL_TOKENS = 4096  # prompt tokens computed at once: bounds the activations of a long prefill
 
 

@@ -26,7 +26,7 @@ AT_ONCE = 7  # rows of one product; up to SPLIT_ROWS, lots of 4 are faster than 
 SPLIT_ROWS = 12
 ONEDNN = mkl_is_slow() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 LEAST_WIDTH = 512  # of a weight's sides, for oneDNN
-FEW_ROWS = 4  # up to here the way of few rows is as fast, or faster
+FEW_ROWS = 4  # up to here the way of few rows is as fast, or faster, where a weight has more outputs than inputs
 
 
 def _by_onednn(x_ND: Tensor, weight_OD: Tensor) -> bool:
@@ -64,14 +64,14 @@ def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Ten
     """`F.linear` for flat tokens: (N, O)."""
     num_rows = x_ND.shape[0]
     learning = torch.is_grad_enabled() and (x_ND.requires_grad or weight_OD.requires_grad)
-    if _by_onednn(x_ND, weight_OD) and (learning or num_rows > FEW_ROWS):
+    widening = weight_OD.shape[0] > weight_OD.shape[1]
+    if _by_onednn(x_ND, weight_OD) and (learning or num_rows > FEW_ROWS or not widening):
         return _Product.apply(x_ND, weight_OD, bias_O) if learning else product(x_ND, weight_OD, bias_O)
     if (
         num_rows > MOST_ROWS or num_rows == 0 or x_ND.ndim != 2 or torch.is_grad_enabled()
         or x_ND.dtype is not torch.float32 or x_ND.device.type != "cpu"
     ):  # fmt: skip
         return F.linear(x_ND, weight_OD, bias_O)
-    widening = weight_OD.shape[0] > weight_OD.shape[1]
     if num_rows == 1:
         out_NO = torch.mm(weight_OD, torch.cat((x_ND, x_ND)).t()).t()[:1]
     elif num_rows <= AT_ONCE and (widening or num_rows < 6) or num_rows > SPLIT_ROWS:
