@@ -1,5 +1,5 @@
-"""What the OpenAPI document cannot say. Prompt and answer together must fit the context, which the server answers with a 400 and both
-numbers: lengths are kept small. Grammars and regular expressions have notations of their own, and a request
+"""What the OpenAPI document cannot say. A prompt must fit the context, which the server answers with a 400 and both numbers, and long
+answers take long: lengths are kept small. A call's result needs the call before it: one is put there. Grammars and regular expressions have notations of their own, and a request
 asks for one form only: texts become ones that can be read, and the first form stays. Everything else is left as it was made."""
 
 from __future__ import annotations
@@ -27,7 +27,21 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if isinstance(case.body, dict):
         case.body = {k: _readable(k, v) for k, v in case.body.items()}
         asked = [k for k in FORMS if case.body.get(k) is not None and case.body[k] != {"type": "text"}]
-        case.body = {k: v for k, v in case.body.items() if k not in asked[1:]}
+        case.body = {k: _with_calls(v) for k, v in case.body.items() if k not in asked[1:]}
+
+
+def _with_calls(value: Any) -> Any:
+    """Messages or input items, each result behind a call of its own."""
+    if not isinstance(value, list):
+        return value
+    out: list[Any] = []
+    for item in value:
+        if isinstance(item, dict) and item.get("role") == "tool":
+            out.append({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]})
+        elif isinstance(item, dict) and item.get("type") == "function_call_output" and isinstance(item.get("call_id"), str):
+            out.append({"type": "function_call", "name": "f", "arguments": "{}", "call_id": item["call_id"]})
+        out.append(item)
+    return out
 
 
 def _readable(key: str, value: Any) -> Any:

@@ -110,7 +110,7 @@ def test_a_thinking_budget_holds_and_an_answer_follows(server: Served, budget: i
         message, usage = body["choices"][0]["message"], body["usage"]
         assert usage["completion_tokens_details"]["reasoning_tokens"] <= budget
         assert message["content"].strip() and "</think>" not in message["content"]
-        assert message["reasoning_content"] == message["reasoning"]
+        assert message["reasoning_content"] == message.get("reasoning")
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
@@ -162,7 +162,6 @@ def test_stop_and_bias_and_length(server: Served) -> None:
         ({"prompt": "x", "wibble": 1}, "wibble", "wibble: is not implemented here"),
         ({"prompt": "x", "stream": "yes"}, "stream", "boolean"),
         ({"prompt": "x", "temperature": -1}, "temperature", "greater than or equal to 0"),
-        ({"prompt": "x", "max_tokens": 600}, "max_tokens", "more than the model's context of 512: ask for at most 511"),
         ({"prompt": ""}, "prompt", "at least 1 character"),
         ({"prompt": []}, "prompt", "at least 1 item"),
         ({"prompt": [9999]}, None, "token id 9999 is outside the vocabulary"),

@@ -21,14 +21,8 @@ from qwq.serve.forms import Form, form_of
 from qwq.serve.guide import answer_grammar, calls_grammar, text_or_calls_grammar
 from qwq.serve.messages import Prompt, make_prompt
 from qwq.serve.runner import Group, Update
-from qwq.serve.schema import (
-    ChatMessage,
-    ChatRequest,
-    NamedTool,
-    Sampling,
-    TemplateFields,
-    Tool,
-)
+from qwq.serve.schema import ChatRequest, Sampling
+from qwq.serve.schema_messages import ChatMessage, NamedTool, TemplateFields, Tool
 from qwq.serve.sse import DONE, event
 from qwq.text.stream import Kind, Part, ResponseParser, Whole
 from qwq.types import StopReason
@@ -149,8 +143,11 @@ class Turn:
 
     def message(self) -> dict[str, Any]:
         whole, reasoning = self.whole, self.whole.thinking if self.conversation.include_reasoning else ""
-        message: dict[str, Any] = {"role": "assistant", "content": whole.answer, "refusal": None}
-        message |= {"reasoning_content": reasoning or None, "reasoning": reasoning or None}
+        # `reasoning_content` is read unguarded by programs written for DeepSeek's API. Other keys are left out where they would be null:
+        # clients that send an answer back as it came (litellm) make keys of their own of them.
+        message: dict[str, Any] = {"role": "assistant", "content": whole.answer, "reasoning_content": reasoning or None}
+        if reasoning:
+            message["reasoning"] = reasoning
         if whole.calls:
             message["content"] = whole.answer or None
             message["tool_calls"] = [

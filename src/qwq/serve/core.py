@@ -78,17 +78,13 @@ class Core:
         self, body: Sampling, ids: list[int], max_new: int | None, *, n: int | None = None, top: int | None = None, opened: bool = False,
         effort: str | None = None, guide: Callable[[], Guide] | None = None, prompt_top: int | None = None,
     ) -> GenerationRequest:  # fmt: skip
-        """The engine's request. `max_new` None: as many tokens as the context has room for."""
+        """The engine's request. `max_new` None, or more than the context has room for: as many tokens as it has room for.
+
+        Programs send one fixed limit with every prompt, so a limit beyond the room is met by the room; a prompt that leaves none is
+        refused by the engine."""
         self.check_model(body.model)
-        room = self.max_len - len(ids)
-        if max_new is not None and max_new > room >= 1:
-            raise Refused(
-                f"max_tokens: {len(ids)} prompt tokens and {max_new} new ones are more than the model's context of "
-                f"{self.max_len}: ask for at most {room}",
-                "max_tokens",
-                code="context_length_exceeded",
-            )
-        params = self._sampling(body, max(1, max_new if max_new is not None else room))
+        room = max(1, self.max_len - len(ids))
+        params = self._sampling(body, room if max_new is None else min(max_new, room))
         budget = body.thinking_token_budget
         if budget is None and effort is not None:
             budget = EFFORT[effort]

@@ -4,6 +4,9 @@
 2. Thinking behind it (between a call and its result) is handed to the template, which keeps or drops it as its model was trained
    with. `--keep-tool-thinking` writes it even where the template drops it.
 3. The last turn, where it is the assistant's and is to be continued, goes on from the very words in it.
+
+Results of parallel calls are put in the order of their calls: a template writes them without their ids, and the model tells them
+apart by their place alone.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwq.serve.errors import Refused
-from qwq.serve.schema import ChatMessage, TemplateFields, Tool
+from qwq.serve.schema_messages import ChatMessage, TemplateFields, Tool
 from qwq.text.parse import THINK_CLOSE, THINK_OPEN
 from qwq.text.template import THOUGHT, ChatFormat
 
@@ -47,7 +50,7 @@ def make_prompt(
                 "continue_final_message: the last message must be the assistant's, without calls", "continue_final_message"
             )
         messages, last = messages[:-1], messages[-1]
-    dicts, thoughts = template_messages(messages)
+    dicts, thoughts = template_messages(in_order_of_calls(messages))
     plain_tools = [t.model_dump(exclude_none=True) for t in tools]
     _check_text(plain_tools, "tools")
     injected = thoughts if keep_tool_thinking and not chat.keeps_tool_thinking else {}
@@ -67,6 +70,45 @@ def make_prompt(
     elif words:
         text = words
     return Prompt([*ids, *chat.own_ids(text)], inside, continued=bool(words or thinking))
+
+
+def in_order_of_calls(messages: Sequence[ChatMessage], fields: Sequence[str] | None = None) -> list[ChatMessage]:
+    """The messages, the results behind an assistant's calls in the order of those calls. One without an id keeps its place.
+
+    Refused: a result before any call, and one whose id no call before it has. `fields` are the request's names of the messages.
+    """
+    out: list[ChatMessage] = []
+    ids: list[str | None] = []  # of all calls so far
+    run: list[ChatMessage] = []  # results that follow one another
+    calls: list[str | None] = []  # those of the last assistant's turn
+    for i, m in enumerate(messages):
+        if m.role == "tool":
+            _check_result(m, ids, f"messages.{i}" if fields is None else fields[i])
+            run.append(m)
+            continue
+        out += _sorted_results(run, calls)
+        run, calls = [], [c.id or None for c in m.tool_calls or ()]
+        ids += calls
+        out.append(m)
+    return out + _sorted_results(run, calls)
+
+
+def _check_result(m: ChatMessage, ids: Sequence[str | None], param: str) -> None:
+    if not ids:
+        raise Refused(f"{param}: is a tool's result, and no call comes before it", param)
+    # A call without an id may be any result's.
+    if m.tool_call_id and m.tool_call_id not in ids and None not in ids:
+        param += ".call_id" if param.startswith("input") else ".tool_call_id"
+        calls = ", ".join(repr(id[:60]) for id in ids[-8:] if id)
+        raise Refused(f"{param}: no call has the id {m.tool_call_id[:60]!r}; the calls before it are {calls}", param)
+
+
+def _sorted_results(results: list[ChatMessage], calls: Sequence[str | None]) -> list[ChatMessage]:
+    out = list(results)
+    placed = [i for i, r in enumerate(results) if r.tool_call_id and r.tool_call_id in calls]
+    for i, r in zip(placed, sorted((results[i] for i in placed), key=lambda r: calls.index(r.tool_call_id)), strict=True):
+        out[i] = r
+    return out
 
 
 def template_messages(messages: Sequence[ChatMessage]) -> tuple[list[dict[str, Any]], dict[int, str]]:

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from qwq.serve.fields import ANY_ID, ANY_KEY
 from qwq.serve.messages import RESERVED
-from qwq.serve.schema import ANY_ID, ANY_KEY
 
 
 class ErrorDetail(BaseModel):

@@ -19,16 +19,10 @@ from qwq.serve.core import Core, new_id
 from qwq.serve.errors import Refused
 from qwq.serve.forms import Form
 from qwq.serve.guide import json_rule
+from qwq.serve.messages import in_order_of_calls
 from qwq.serve.runner import Group
-from qwq.serve.schema import (
-    CalledFunction,
-    CalledTool,
-    ChatMessage,
-    Function,
-    NamedFunction,
-    Tool,
-)
-from qwq.serve.schema import NamedTool as ChatNamedTool
+from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage, Function, NamedFunction, Tool
+from qwq.serve.schema_messages import NamedTool as ChatNamedTool
 from qwq.serve.schema_responses import (
     LOGPROBS,
     InputCall,
@@ -68,20 +62,29 @@ class ResponseStore:
         del self._kept[id]
 
 
-def chat_messages(items: Sequence[InputItem]) -> list[ChatMessage]:
-    """Input items as messages: an assistant's reasoning, words and calls that follow one another are one turn."""
+def chat_messages(items: Sequence[InputItem], before: Sequence[ChatMessage] = ()) -> list[ChatMessage]:
+    """Messages `before` and input items as messages: an assistant's reasoning, words and calls that follow one another are one turn.
+
+    Refused where a call's output does not belong to a call, see `in_order_of_calls`.
+    """
     out: list[ChatMessage] = []
-    for item in items:
+    fields = ["previous_response_id"] * len(before)
+
+    def begin(message: ChatMessage, number: int) -> ChatMessage:
+        out.append(message)
+        fields.append(f"input.{number}")
+        return message
+
+    for i, item in enumerate(items):
         if isinstance(item, InputCallOutput):
-            out.append(ChatMessage(role="tool", content=item.output, tool_call_id=item.call_id))
+            begin(ChatMessage(role="tool", content=item.output, tool_call_id=item.call_id), i)
             continue
         if isinstance(item, InputMessage) and item.role != "assistant":
-            out.append(ChatMessage(role=item.role, content=item.content))
+            begin(ChatMessage(role=item.role, content=item.content), i)
             continue
         turn = out[-1] if out and out[-1].role == "assistant" else None
         if turn is None or not isinstance(item, InputCall) and (turn.tool_calls or turn.content is not None):
-            turn = ChatMessage(role="assistant")
-            out.append(turn)
+            turn = begin(ChatMessage(role="assistant"), i)
         match item:
             case InputReasoning():
                 parts = item.content or item.summary or []
@@ -91,7 +94,7 @@ def chat_messages(items: Sequence[InputItem]) -> list[ChatMessage]:
             case InputCall():
                 call = CalledTool(id=item.call_id, function=CalledFunction(name=item.name, arguments=item.arguments))
                 turn.tool_calls = [*(turn.tool_calls or []), call]
-    return out
+    return in_order_of_calls([*before, *out], fields)
 
 
 class ResponseRun:
@@ -110,9 +113,9 @@ class ResponseRun:
     async def make(cls, core: Core, store: ResponseStore, body: ResponsesRequest) -> ResponseRun:
         if body.top_logprobs and LOGPROBS not in (body.include or ()):
             raise Refused(f"top_logprobs: needs include to name {LOGPROBS}", "top_logprobs")
-        messages = [] if body.previous_response_id is None else list(store.get(body.previous_response_id, "previous_response_id")[1])
+        before = [] if body.previous_response_id is None else store.get(body.previous_response_id, "previous_response_id")[1]
         given = [InputMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
-        messages += chat_messages(given)
+        messages = chat_messages(given, before)
         # Instructions hold for this response alone.
         system = [] if body.instructions is None else [ChatMessage(role="system", content=body.instructions)]
         tools = [Tool(type="function", function=Function(**t.model_dump(exclude={"type", "defer_loading"}))) for t in body.tools or []]

@@ -9,43 +9,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import ConfigDict, Field, StringConstraints
+
+from qwq.serve.fields import (
+    CHOICE_NEEDS_TOOLS,
+    SOME,
+    TOP_NEEDS_LOGPROBS,
+    WHOLE,
+    Effort,
+    OnlyFalse,
+    OnlyOne,
+    OnlyTrue,
+    OnlyZero,
+    StopString,
+    Strict,
+    TokenId,
+    TokenKey,
+)
+from qwq.serve.schema_messages import ChatMessage, NamedTool, TemplateFields, Tool
 
 ADVISORY = (
     "user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
     "prediction", "request_id", "cache_salt",
 )  # fmt: skip
-
-
-def _only(value: Any) -> Any:
-    """A known field that has only its default value here. Python's own 0 == False does not count."""
-
-    def check(given: Any) -> Any:
-        if given != value or type(given) is not type(value):
-            raise ValueError(f"only {value!r} is implemented here")
-        return given
-
-    return AfterValidator(check)
-
-
-OnlyFalse = Annotated[bool, _only(False), WithJsonSchema({"const": False})]
-OnlyTrue = Annotated[bool, _only(True), WithJsonSchema({"const": True})]
-OnlyZero = Annotated[int, _only(0), WithJsonSchema({"const": 0})]
-OnlyOne = Annotated[int, _only(1), WithJsonSchema({"const": 1})]
-# JSON knows one kind of number: 3.0 is an integer.
-WHOLE = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
-# openapi.py puts the size of the model's vocabulary in the place of these.
-ANY_ID, ANY_KEY = 1 << 31, "^(0|[1-9][0-9]{0,8})$"
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-TokenId = Annotated[int, Field(ge=0, lt=ANY_ID), WHOLE]
-StopString = Annotated[str, StringConstraints(min_length=1)]
-TokenKey = Annotated[str, StringConstraints(pattern=ANY_KEY)]
-
-
-class Strict(BaseModel):
-    """JSON types as they are: "1" is no number, and an unknown field is an error."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Sampling(Strict):
@@ -180,106 +166,6 @@ class CompletionRequest(Common):
     echo: bool | None = None
     suffix: Literal[""] | None = None
     add_special_tokens: bool | None = None
-
-
-class Function(Strict):
-    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(Strict):
-    type: Literal["function"]
-    function: Function
-
-
-class NamedFunction(Strict):
-    name: str
-
-
-class NamedTool(Strict):
-    type: Literal["function"]
-    function: NamedFunction
-
-
-class CalledFunction(Strict):
-    name: str
-    arguments: str | dict[str, Any] | None = None
-
-
-class CalledTool(Strict):
-    """`index` comes along where a client has put a message together from a stream."""
-
-    id: str | None = None
-    type: Literal["function"] | None = None
-    function: CalledFunction
-    index: Annotated[int, Field(ge=0), WHOLE] | None = None
-
-
-def _when(condition: dict[str, Any], then: dict[str, Any], needs: list[str]) -> Any:
-    """A rule between fields, for the OpenAPI document; the endpoints refuse what breaks it."""
-    there = {"required": list(condition), "properties": condition}
-    return {"if": there, "then": {"required": needs, "properties": then}}
-
-
-SOME: Any = {"type": "array", "minItems": 1}
-CALLERS_ONLY = _when({"tool_calls": {"type": "array"}}, {"role": {"const": "assistant"}}, ["role"])
-CHOICE_NEEDS_TOOLS = _when({"tool_choice": {"not": {"enum": [None, "none", "auto"]}}}, {"tools": SOME}, ["tools"])
-TOP_NEEDS_LOGPROBS = _when({"top_logprobs": {"type": "integer", "minimum": 1}}, {"logprobs": {"const": True}}, ["logprobs"])
-
-
-class TextPart(Strict):
-    """Text is all that is understood. `cache_control` is a hint."""
-
-    type: Literal["text", "input_text", "output_text"]
-    text: str
-    annotations: list[Any] | None = None
-    logprobs: list[Any] | None = None
-    cache_control: dict[str, Any] | None = None
-
-    @property
-    def words(self) -> str:
-        return self.text
-
-
-class RefusalPart(Strict):
-    type: Literal["refusal"]
-    refusal: str
-
-    @property
-    def words(self) -> str:
-        return self.refusal
-
-
-Content = str | list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]]
-
-
-class ChatMessage(Strict):
-    """One turn. Thinking of earlier turns is accepted under both of its names."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=CALLERS_ONLY)
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content | None = None
-    name: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[CalledTool] | None = None
-    tool_call_id: str | None = None
-    refusal: str | None = None
-    function_call: None = None
-    audio: None = None
-    annotations: list[Any] | None = None
-
-
-class TemplateFields(Strict):
-    """What the chat template is told beside the messages."""
-
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    chat_template: None = None
 
 
 class ChatRequest(Common, TemplateFields):

@@ -6,24 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from qwq.serve.schema import (
-    CHOICE_NEEDS_TOOLS,
-    WHOLE,
-    Content,
-    Effort,
-    NamedFunction,
-    OnlyFalse,
-    Sampling,
-    StreamOptions,
-    Strict,
-    TemplateFields,
-)
+from qwq.serve.fields import CHOICE_NEEDS_TOOLS, WHOLE, Effort, History, OnlyFalse, Strict
+from qwq.serve.schema import Sampling, StreamOptions
+from qwq.serve.schema_messages import Content, NamedFunction, TemplateFields
 
 LOGPROBS = "message.output_text.logprobs"
 
 
-class InputMessage(Strict):
-    """`id`, `status` and `phase` come along where an earlier answer is sent back."""
+class Item(History):
+    place = "input items"
+
+
+class InputMessage(Item):
+    """`id`, `status` and `phase` come along where an earlier answer is sent back. Calls are items of their own here."""
 
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
@@ -31,9 +26,10 @@ class InputMessage(Strict):
     id: str | None = None
     status: str | None = None
     phase: str | None = None
+    tool_calls: None = None
 
 
-class InputReasoning(Strict):
+class InputReasoning(Item):
     type: Literal["reasoning"]
     id: str | None = None
     summary: list[dict[str, Any]] | None = None
@@ -42,7 +38,7 @@ class InputReasoning(Strict):
     status: str | None = None
 
 
-class InputCall(Strict):
+class InputCall(Item):
     type: Literal["function_call"]
     name: str
     arguments: str
@@ -52,7 +48,7 @@ class InputCall(Strict):
     namespace: None = None
 
 
-class InputCallOutput(Strict):
+class InputCallOutput(Item):
     type: Literal["function_call_output"]
     call_id: str
     output: Content
