@@ -14,8 +14,8 @@ from qwq.text.stream import Kind, Part, ResponseParser, Whole
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": {"c": "}"}}}\n</tool_call>'
 
 
-def parts_of(pieces: list[str], *, opened: bool = False, tools: bool = True) -> list[Part]:
-    parser = ResponseParser(thinking_open=opened, tools=tools)
+def parts_of(pieces: list[str], *, opened: bool = False, tools: bool = True, known: tuple[str, ...] = ()) -> list[Part]:
+    parser = ResponseParser(thinking_open=opened, tools=tools, known=known)
     parts = [p for piece in pieces for p in parser.push(piece)] + parser.finish()
     joined: list[Part] = []
     for p in parts:
@@ -26,7 +26,7 @@ def parts_of(pieces: list[str], *, opened: bool = False, tools: bool = True) -> 
     return joined
 
 
-def whole(text: str, **options: bool) -> Whole:
+def whole(text: str, **options) -> Whole:
     out = Whole()
     out.add(parts_of([text], **options))
     return out
@@ -48,6 +48,35 @@ def test_a_call_inside_the_thinking_is_a_thought() -> None:
     assert out.calls == [] and CALL in out.thinking and out.answer == "done"
     out = whole(f"<think>{CALL}")
     assert out.calls == [] and out.answer == "" and out.thinking == CALL
+
+
+F = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+G = '<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "calls"),
+    [
+        (f"hm {F}", "hm", ["f"]), (f"{F}\n", "", ["f"]), (f"hm\n{F}\n{G}\n\n", "hm", ["f", "g"]), (f"hm {F.removesuffix('</tool_call>')}", "hm", ["f"]),
+        (f"<tool_call>no {F}", "<tool_call>no", ["f"]), (f"{F} then {G}", f"{F} then", ["g"]), (f'hm <tool_call>{{"name": "x", "arguments": {{}}}}</tool_call>{G}', 'hm <tool_call>{"name": "x", "arguments": {}}</tool_call>', ["g"]),
+        # A function that is not on offer, a call that is not whole, and one that more thinking follows stay thoughts.
+        ('hm <tool_call>{"name": "x", "arguments": {}}</tool_call>', 'hm <tool_call>{"name": "x", "arguments": {}}</tool_call>', []),
+        ('hm <tool_call>{"name": "f", "arguments": {"a": ', 'hm <tool_call>{"name": "f", "arguments": {"a":', []), (f"{F} or not", f"{F} or not", []),
+        (f"{F}</tool", f"{F}</tool", []), (f"{F} <tool_call>", f"{F} <tool_call>", []), (f"{F}</tool_call>", f"{F}</tool_call>", []),
+    ],
+)  # fmt: skip
+def test_calls_that_end_an_open_thinking(text: str, thinking: str, calls: list[str]) -> None:
+    for opened, written in ((True, text), (False, f"<think>\n{text}")):
+        out = whole(written, opened=opened, known=("f", "g"))
+        assert out.thinking == thinking and [name for name, _ in out.calls] == calls and out.answer == ""
+    closed = whole(f"{text}</think>yes", opened=True, known=("f", "g"))
+    assert closed.calls == [] and closed.thinking == text.strip() and closed.answer == "yes"
+    assert whole(text, opened=True, known=("f", "g"), tools=False).thinking == text.strip()
+
+
+def test_the_close_of_a_thinking_inside_a_calls_string_is_the_close() -> None:
+    out = whole('<tool_call>{"name": "f", "arguments": {"a": "</think>yes', opened=True, known=("f",))
+    assert out.answer == "yes" and out.calls == []
 
 
 def test_only_the_first_thing_said_can_open_the_thinking() -> None:
@@ -113,14 +142,14 @@ PIECES = st.sampled_from(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(PIECES, max_size=14), st.booleans(), st.booleans(), st.randoms(use_true_random=False))
-def test_where_the_text_is_cut_changes_nothing(pieces: list[str], opened: bool, tools: bool, random) -> None:
+@given(st.lists(PIECES, max_size=14), st.booleans(), st.booleans(), st.sampled_from([(), ("f", "add")]), st.randoms(use_true_random=False))
+def test_where_the_text_is_cut_changes_nothing(pieces: list[str], opened: bool, tools: bool, known: tuple[str, ...], random) -> None:
     text = "".join(pieces)
-    expected = parts_of([text], opened=opened, tools=tools)
-    assert parts_of(list(text), opened=opened, tools=tools) == expected
+    expected = parts_of([text], opened=opened, tools=tools, known=known)
+    assert parts_of(list(text), opened=opened, tools=tools, known=known) == expected
     cuts = sorted(random.sample(range(len(text) + 1), min(3, len(text) + 1)))
     chunks = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert parts_of(chunks, opened=opened, tools=tools) == expected
+    assert parts_of(chunks, opened=opened, tools=tools, known=known) == expected
     out = Whole()
     out.add(expected)
     for _, arguments in out.calls:

@@ -30,23 +30,24 @@ from qwq.types import StopReason
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A chat request made ready. `tools`: calls are looked for; `parallel`: more than one counts."""
+    """A chat request made ready. `tools`: names of the functions whose calls are looked for; `parallel`: more than one counts."""
 
     request: GenerationRequest
     prompt: Prompt
-    tools: bool
+    tools: frozenset[str]
     parallel: bool
     include_reasoning: bool
 
     def parser(self) -> ResponseParser:
         return ResponseParser(
-            thinking_open=self.prompt.thinking_open, tools=self.tools, parallel=self.parallel, continued=self.prompt.continued
-        )
+            thinking_open=self.prompt.thinking_open, tools=bool(self.tools), parallel=self.parallel, continued=self.prompt.continued,
+            known=self.tools,
+        )  # fmt: skip
 
     @property
     def watched(self) -> bool:
         """Whether the text must be read while it is written, to stop behind the first call."""
-        return self.tools and not self.parallel
+        return bool(self.tools) and not self.parallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ async def converse(core: Core, body: Sampling, template: TemplateFields, ask: As
     request = core.request(
         body, prompt.ids, ask.max_new, n=ask.n, top=ask.top, opened=prompt.thinking_open, effort=ask.effort, guide=guide
     )
-    return Conversation(request, prompt, bool(tools), ask.parallel, ask.include_reasoning)
+    names = frozenset(t.function.name for t in tools)
+    return Conversation(request, prompt, names, ask.parallel, ask.include_reasoning)
 
 
 def _grammar(ask: Ask, tools: list[Tool]) -> tuple[str | None, str]:

@@ -4,7 +4,9 @@ One parser for streamed and whole answers: what it hands out depends on the text
 into pieces. The rules:
 
 1. Thinking is the first thing in a response (opened by the chat template, or by the model with `<think>`) and ends at the first
-   `</think>`. A marker further on is the answer's own text, and a call inside the thinking is a thought.
+   `</think>`. A marker further on is the answer's own text, and a call inside the thinking is a thought, with one exception: where a
+   response ends with its thinking still open and calls of `known` functions stand last in it, they are its calls (an agent that
+   gets neither a call nor an answer stops).
 2. Blanks around thinking and answer are dropped, as `parse.parse_response` does.
 3. A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`. Its arguments are handed out as they are written, from the
    moment the name is known. It is over when its object is: a close tag inside a JSON string ends nothing.
@@ -13,7 +15,7 @@ into pieces. The rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -69,15 +71,19 @@ class Whole:
 
 
 class ResponseParser:
-    """Text in, parts out. `tools`: whether calls are looked for; `parallel`: whether a second one is of interest.
+    """Text in, parts out. `tools`: whether calls are looked for; `parallel`: whether a second one is of interest. `known`: names of the
+    functions whose calls count even where they end a thinking that was never closed.
 
     `continued`: the text goes on in the middle of thinking or answer, so blanks at its start are the text's own.
     `complete` turns true where nothing that follows matters any more.
     """
 
-    def __init__(self, *, thinking_open: bool, tools: bool, parallel: bool = True, continued: bool = False) -> None:
+    def __init__(
+        self, *, thinking_open: bool, tools: bool, parallel: bool = True, continued: bool = False, known: Container[str] = (),
+    ) -> None:  # fmt: skip
         self.thinking_closed, self.complete = not thinking_open, False
-        self._tools, self._parallel = tools, parallel
+        self._tools, self._parallel, self._known = tools, parallel, known
+        self._held = _HeldCalls(known)
         self._state = self._thinking_start if thinking_open else self._start
         self._buffer, self._blanks = "", ""
         self._begun = False  # something of the present section has been handed out
@@ -119,23 +125,45 @@ class ResponseParser:
         return True
 
     def _thinking(self, final: bool) -> bool:
-        text, closed = self._until(THINK_CLOSE, final)
+        text, marker = self._until((THINK_CLOSE, CALL_OPEN) if self._tools and self._known else (THINK_CLOSE,), final)
         self._flow(Kind.THINKING, text)
-        if closed:
+        if marker == THINK_CLOSE:
             self.thinking_closed = True
             self._enter(self._answer)
-        return closed
+        elif marker:
+            self._held = _HeldCalls(self._known)
+            self._state = self._thought_calls
+        return bool(marker)
+
+    def _thought_calls(self, final: bool) -> bool:
+        """Calls inside the thinking are held back until it is known what they are."""
+        text, closed = self._until((THINK_CLOSE,), final)
+        held = self._held
+        possible = held.feed(text) and not closed
+        if possible and not final:
+            return False
+        if possible and held.complete:
+            for call in held.calls if self._parallel else held.calls[:1]:
+                for kind, piece in call.hand_out():
+                    self._add(Part(kind, piece, self._num_calls))
+                self._num_calls += 1
+            return False
+        # A thought: the marker is handed out, and what follows it is looked at once more.
+        self._flow(Kind.THINKING, CALL_OPEN)
+        self._buffer = held.text + closed + self._buffer
+        self._state = self._thinking
+        return True
 
     def _answer(self, final: bool) -> bool:
         if not self._tools:
-            text, self._buffer, called = self._buffer, "", False
+            text, self._buffer, called = self._buffer, "", ""
         else:
-            text, called = self._until(CALL_OPEN, final)
+            text, called = self._until((CALL_OPEN,), final)
         self._flow(Kind.ANSWER, text)
         if called:
             self._call = _CallScanner()
             self._state = self._in_call
-        return called
+        return bool(called)
 
     def _in_call(self, final: bool) -> bool:
         call, index = self._call, self._num_calls
@@ -175,16 +203,17 @@ class ResponseParser:
             return True
         return None if marker.startswith(head) and not final else False
 
-    def _until(self, marker: str, final: bool) -> tuple[str, bool]:
-        """Take the text before a marker and the marker; without one all text but what could be the marker's beginning."""
-        text, found, rest = self._buffer.partition(marker)
-        if found:
-            self._buffer = rest
-            return text, True
-        keep = 0 if final else next((n for n in range(len(marker) - 1, 0, -1) if text.endswith(marker[:n])), 0)
+    def _until(self, markers: Sequence[str], final: bool) -> tuple[str, str]:
+        """Take the text before the first of the markers, and that marker; without one all text but what could be one's beginning."""
+        text = self._buffer
+        at, marker = min(((i, m) for m in markers if (i := text.find(m)) >= 0), default=(-1, ""))
+        if marker:
+            self._buffer = text[at + len(marker) :]
+            return text[:at], marker
+        keep = 0 if final else max((n for m in markers for n in range(1, len(m)) if text.endswith(m[:n])), default=0)
         cut = len(text) - keep
         self._buffer = text[cut:]
-        return text[:cut], False
+        return text[:cut], ""
 
     def _flow(self, kind: Kind, text: str) -> None:
         """Hand text out, without the blanks before it, and with those behind it only once more text follows."""
@@ -227,7 +256,7 @@ class _CallScanner:
         self._expect = "key"  # in the outermost object: key, colon, value, scalar (inside one), comma
         self._begin = 0  # of the present key or value
         self._key: str | None = None
-        self._name: str | None = None
+        self.name: str | None = None
         self._arguments_at: int | None = None
         self._arguments_end: int | None = None
         self._handed = 0
@@ -252,9 +281,9 @@ class _CallScanner:
         out: list[tuple[Kind, str]] = []
         start, complete = self._arguments_at, self.status is _Status.COMPLETE
         as_object = start is not None and start < len(self.raw) and self.raw[start] == "{"
-        if not self.announced and self._name and (as_object or complete):
+        if not self.announced and self.name and (as_object or complete):
             self.announced = True
-            out.append((Kind.CALL, self._name))
+            out.append((Kind.CALL, self.name))
             self._handed = start or 0
         if self.announced and as_object:
             end = self._arguments_end if self._arguments_end is not None else self._at
@@ -273,7 +302,7 @@ class _CallScanner:
             return False
         call = read_call(self.raw)
         # A key given twice reads as its last value; what was handed out was the first.
-        return call is not None and call.name == self._name and data["name"] == self._name
+        return call is not None and call.name == self.name and data["name"] == self.name
 
     def _step(self, c: str) -> bool:
         """One character; False where no JSON object goes on so."""
@@ -358,10 +387,46 @@ class _CallScanner:
         if self._key == "arguments":
             self._arguments_end = end
         elif self._key == "name":
-            if self._name is not None:
+            if self.name is not None:
                 return False
-            self._name = _string(self.raw[self._begin : end])
-            return bool(self._name)
+            self.name = _string(self.raw[self._begin : end])
+            return bool(self.name)
+        return True
+
+
+class _HeldCalls:
+    """Follows calls that a thought may end with. `text` is what was fed, `calls` are those that were whole."""
+
+    def __init__(self, known: Container[str]) -> None:
+        self.text, self.calls = "", list[_CallScanner]()
+        self._known, self._scanner = known, _CallScanner()
+        self._behind: str | None = None  # what follows the last call, without blanks around it; None inside a call
+
+    @property
+    def complete(self) -> bool:
+        return self._behind in ("", CALL_CLOSE)
+
+    def feed(self, text: str) -> bool:
+        """False where this is no sequence of calls of known functions."""
+        self.text += text
+        while text:
+            if self._behind is None:
+                text = self._scanner.feed(text)
+                if self._scanner.status is _Status.OPEN:
+                    return True
+                if self._scanner.status is _Status.BROKEN or self._scanner.name not in self._known:
+                    return False
+                self.calls.append(self._scanner)
+                self._behind = ""
+                continue
+            behind = (self._behind + text).lstrip(BLANKS)
+            between, opened, rest = behind.partition(CALL_OPEN)
+            if opened and between.rstrip(BLANKS) in ("", CALL_CLOSE):
+                self._behind, self._scanner, text = None, _CallScanner(), rest
+                continue
+            closed = behind.removeprefix(CALL_CLOSE).lstrip(BLANKS)
+            self._behind = CALL_CLOSE + closed if behind.startswith(CALL_CLOSE) else behind
+            return CALL_OPEN.startswith(closed) or CALL_CLOSE.startswith(behind)
         return True
 
 
