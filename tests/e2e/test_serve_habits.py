@@ -73,3 +73,44 @@ def test_a_call_at_the_end_of_an_open_thinking_is_a_call(client: httpx2.Client) 
     assert CALL in choice(chat(client, f"repeat:hm {CALL}</think>\n\nyes", tools=[TOOL]))["message"]["reasoning"]
     assert "tool_calls" not in choice(chat(client, f"repeat:hm {OTHER}", tools=[TOOL]))["message"]
     assert CALL in choice(chat(client, f"repeat:hm {CALL}"))["message"]["reasoning"]
+
+
+# -- forms -------------------------------------------------------------------------------------------------------------------
+
+CITY = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"type": "json_object", "schema": CITY}, {"type": "json_schema", "schema": CITY}, {"type": "json_schema", "name": "c", "strict": True, "schema": CITY},
+        {"type": "json_schema", "json_schema": {"name": "c", "schema": CITY}},
+    ],
+)  # fmt: skip
+def test_a_schema_wherever_it_stands(client: httpx2.Client, form: dict) -> None:
+    assert json.loads(choice(chat(client, response_format=form))["message"]["content"]) == {"city": "Rome"}
+    answer = client.post("/v1/responses", json={"input": "abc", "text": {"format": form}})
+    assert answer.status_code == 200 and json.loads(answer.json()["output"][-1]["content"][0]["text"]) == {"city": "Rome"}, answer.text
+    assert answer.json()["text"]["format"]["type"] == form["type"]
+    text = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 60, "response_format": form})
+    assert json.loads(choice(text)["text"]) == {"city": "Rome"}
+
+
+@pytest.mark.parametrize(
+    ("form", "param"),
+    [
+        ({"type": "json_schema"}, "response_format"), ({"type": "json_schema", "schema": CITY, "json_schema": {"schema": CITY}}, "response_format"),
+        ({"type": "json_schema", "json_schema": {"wibble": 1}}, "response_format.json_schema.wibble"), ({"type": "json_object", "wibble": 1}, "response_format.wibble"),
+        ({"type": "json_schema", "schema": {"type": "string", "pattern": "(?=a)"}}, "response_format"), ({"type": "json_schema", "schema": {"not": {}}}, "response_format"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_form_names_its_field(client: httpx2.Client, form: dict, param: str) -> None:
+    answer = chat(client, response_format=form)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+
+
+def test_a_tool_whose_schema_cannot_be_enforced_names_the_field(client: httpx2.Client) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=a)"}}}}}
+    assert choice(chat(client, tools=[tool]))["finish_reason"] == "stop"
+    error = chat(client, tools=[tool], tool_choice="required").json()["error"]
+    assert error["param"] == "tools" and "looks ahead or behind" in error["message"]

@@ -67,7 +67,7 @@ def test_calls_of_several_functions(chat, grammars: Grammars) -> None:
     assert answer(run(chat, grammars, grammar, f"so</think>{wanted}")) == wanted
 
 
-@pytest.mark.parametrize("schema", [{"type": "wibble"}, {"$ref": "http://x/y"}, {"type": "string", "pattern": "("}, {"type": "string", "format": "wibble"}])
+@pytest.mark.parametrize("schema", [{"type": "wibble"}, {"$ref": "http://x/y"}, {"type": "string", "pattern": "("}, {"type": "object", "properties": {"a": {"not": {"type": "string"}}}}])
 def test_a_schema_that_cannot_be_is_refused(grammars: Grammars, schema: dict) -> None:
     with pytest.raises(UsageError, match="f: this form cannot be enforced"):
         grammars.compile(answer_grammar(json_rule(schema)), "f")

@@ -76,7 +76,10 @@ async def converse(core: Core, body: Sampling, template: TemplateFields, ask: As
     prompt = make_prompt(
         core.chat, ask.messages, tools, template, keep_tool_thinking=core.options.keep_tool_thinking, no_thinking=no_thinking
     )
-    grammar, param = _grammar(ask, tools)
+    try:
+        grammar, param = _grammar(ask, tools)
+    except UsageError as error:
+        raise Refused(f"tools: {error}", "tools") from None
     guide = None if grammar is None else await core.compile(grammar, param)
     request = core.request(
         body, prompt.ids, ask.max_new, n=ask.n, top=ask.top, opened=prompt.thinking_open, effort=ask.effort, guide=guide

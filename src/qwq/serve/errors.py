@@ -96,7 +96,9 @@ def first_fault(errors: Any) -> tuple[str, str, str | None]:
     # Names of types and of union members stand in the place too; fields are what a caller knows.
     place = [str(p) for p in first["loc"] if p not in ("body", "query", "path")]
     known: list[str] = []
-    for p in place:
+    for before, p in zip([""] + place, place, strict=False):
+        if before in ("response_format", "format") and p in ("text", "json_object", "json_schema"):
+            continue
         if "[" in p or "-" in p or p in ("str", "int", "float", "bool", "dict", "list") or p[:1].isupper():
             break
         known.append(p)

@@ -20,13 +20,19 @@ class Form:
     param: str
 
 
-def response_form(given: ResponseFormat | None) -> Form | None:
+def schema_form(schema: Any, param: str) -> Form:
+    """JSON that fits a schema. Refused where the schema cannot be enforced."""
+    try:
+        return Form(json_rule(schema), param)
+    except UsageError as error:
+        raise Refused(f"{param}: {error}", param) from None
+
+
+def response_form(given: ResponseFormat | None, param: str = "response_format") -> Form | None:
     """OpenAI's field."""
     if isinstance(given, JsonObjectFormat):
-        return Form(json_rule({"type": "object"}), "response_format")
-    if isinstance(given, JsonSchemaFormat):
-        return Form(json_rule(given.json_schema.schema_), "response_format")
-    return None
+        return schema_form(given.schema_ or {"type": "object"}, param)
+    return schema_form(given.wanted, param) if isinstance(given, JsonSchemaFormat) else None
 
 
 def form_of(body: Formed) -> Form | None:

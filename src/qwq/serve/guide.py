@@ -1,13 +1,14 @@
 """Answers held to a form: JSON schemas and calls of tools, as grammars of llguidance.
 
 A grammar sees the answer alone: the engine arms it behind `</think>`. Compiled grammars are kept, and each sample gets a copy.
-Covers what llguidance's JSON schemas cover; what it does not support is refused with its own words. Blanks between JSON tokens are
+Covers what llguidance's JSON schemas cover (`json_schema.fitted` says what is made to fit); what it does not support is refused with its own words. Blanks between JSON tokens are
 limited, since a model may otherwise write blanks for ever.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from qwq.errors import UsageError
+from qwq.serve.json_schema import fitted
 from qwq.text.parse import CALL_CLOSE, CALL_OPEN
 from qwq.text.tokenizer import Tokenizer
 
@@ -33,7 +35,7 @@ def json_rule(schema: Any) -> str:
         schema = {}
     if schema is False or not isinstance(schema, dict):
         raise UsageError("a JSON schema must be an object")
-    return "%json " + json.dumps(schema | {"x-guidance": {"whitespace_pattern": BLANKS, "coerce_one_of": True}})
+    return "%json " + json.dumps(fitted(schema) | {"x-guidance": {"whitespace_pattern": BLANKS, "coerce_one_of": True}})
 
 
 def regex_rule(regex: str) -> str:
@@ -83,6 +85,20 @@ def text_or_calls_grammar(functions: Sequence[tuple[str, Any]]) -> str:
         f"{HEAD}start: (head call)* tail\ntail: TEXT\nhead[lazy]: TEXT {_literal(CALL_OPEN)}\nTEXT: /(.|\\n)*/\n"
         f"{call_rules(functions, opened=True)}"
     )
+
+
+def _fault(error: str, grammar: str) -> str:
+    """llguidance's words on a grammar, in one line: it quotes the lines of a grammar that the caller has not written."""
+    lines = error.strip().splitlines()
+    end = next((i for i, line in enumerate(lines) if re.match(r" +\d+ \| ", line)), len(lines))
+    place, words = re.match(r"at (\d+)\(\d+\): ", lines[0]), lines[:end]
+    words[0] = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", words[0])
+    if words[0].endswith("regex parse error:") and len(words) > 2 and (reason := words[-1].removeprefix("error: ")) != words[-1]:
+        pattern, mark = words[1][4:], words[2][4:]
+        return f"the regular expression {pattern!r}, at {pattern[mark.find('^') : len(mark.rstrip())]!r}: {reason}"
+    source = grammar.splitlines()[int(place[1]) - 1] if place else ""
+    own = "" if "%json" in source or "regular expression" in words[0] or not source else f", in `{source.strip()[:120]}`"
+    return " ".join(" ".join(words).split()) + own
 
 
 def _literal(text: str) -> str:
@@ -144,8 +160,7 @@ class Grammars:
             else:
                 matcher = LLMatcher(self._words(), grammar, log_level=0)
                 if matcher.is_error():
-                    first = matcher.get_error().strip().splitlines()[0]
-                    raise UsageError(f"{param}: this form cannot be enforced ({first[:300]}): leave that part out")
+                    raise UsageError(f"{param}: this form cannot be enforced ({_fault(matcher.get_error(), grammar)[:400]}): leave that part out")
                 self._kept[grammar] = matcher
                 if len(self._kept) > KEPT_GRAMMARS:
                     self._kept.popitem(last=False)

@@ -17,8 +17,7 @@ from qwq.engine.request import Sample
 from qwq.serve.chat import Ask, Conversation, Turn, converse, follow
 from qwq.serve.core import Core, new_id
 from qwq.serve.errors import Refused
-from qwq.serve.forms import Form
-from qwq.serve.guide import json_rule
+from qwq.serve.forms import response_form
 from qwq.serve.messages import in_order_of_calls
 from qwq.serve.runner import Group
 from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage, Function, NamedFunction, Tool
@@ -32,7 +31,6 @@ from qwq.serve.schema_responses import (
     InputReasoning,
     NamedTool,
     ResponsesRequest,
-    SchemaFormat,
 )
 from qwq.serve.sse import event
 from qwq.text.stream import Kind, Part
@@ -127,7 +125,7 @@ class ResponseRun:
             tools=tools,
             tool_choice=choice,
             parallel=body.parallel_tool_calls is not False,
-            form=_form(body),
+            form=response_form(body.text.format if body.text else None, "text.format"),
             max_new=body.max_output_tokens,
             n=1,
             top=(body.top_logprobs or 0) if LOGPROBS in (body.include or ()) else None,
@@ -206,13 +204,6 @@ class ResponseRun:
             }
             out["timings"] = self.core.timings(groups)
         return out
-
-
-def _form(body: ResponsesRequest) -> Form | None:
-    form = body.text.format if body.text else None
-    if isinstance(form, SchemaFormat):
-        return Form(json_rule(form.schema_), "text.format")
-    return Form(json_rule({"type": "object"}), "text.format") if form is not None and form.type == "json_object" else None
 
 
 class _ItemWriter:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from qwq.serve.fields import (
     CHOICE_NEEDS_TOOLS,
@@ -76,6 +76,12 @@ class StreamOptions(Strict):
     include_obfuscation: bool | None = None
 
 
+def _one_of(*fields: str) -> dict[str, Any]:
+    """For the OpenAPI document: exactly one of the fields is given."""
+    null: dict[str, Any] = {"type": "null"}
+    return {"oneOf": [{"required": [f], "properties": {g: null if g != f else {"not": null} for g in fields}} for f in fields]}
+
+
 class JsonSchema(Strict):
     model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
 
@@ -90,21 +96,34 @@ class TextFormat(Strict):
 
 
 class JsonObjectFormat(Strict):
+    """Any object; with llama.cpp's `schema` JSON of that schema."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+
     type: Literal["json_object"]
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
 
-class JsonSchemaFormat(Strict):
+class JsonSchemaFormat(JsonSchema):
+    """The schema within `json_schema`, as in chats, or beside the type, as in responses: both are taken in both."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True, json_schema_extra=_one_of("json_schema", "schema"))
+
     type: Literal["json_schema"]
-    json_schema: JsonSchema
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _one_schema(self) -> JsonSchemaFormat:
+        if (self.json_schema is None) == (self.schema_ is None):
+            raise ValueError("needs the schema either in json_schema or beside the type")
+        return self
+
+    @property
+    def wanted(self) -> dict[str, Any] | None:
+        return self.schema_ if self.json_schema is None else self.json_schema.schema_
 
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
-
-
-def _one_of(*fields: str) -> dict[str, Any]:
-    """For the OpenAPI document: exactly one of the fields is given."""
-    null: dict[str, Any] = {"type": "null"}
-    return {"oneOf": [{"required": [f], "properties": {g: null if g != f else {"not": null} for g in fields}} for f in fields]}
 
 
 GrammarText = Annotated[str, StringConstraints(min_length=1)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from qwq.serve.fields import CHOICE_NEEDS_TOOLS, WHOLE, Effort, History, OnlyFalse, Strict
-from qwq.serve.schema import Sampling, StreamOptions
+from qwq.serve.schema import ResponseFormat, Sampling, StreamOptions
 from qwq.serve.schema_messages import Content, NamedFunction, TemplateFields
 
 LOGPROBS = "message.output_text.logprobs"
@@ -76,20 +76,8 @@ class NamedTool(NamedFunction):
     type: Literal["function"]
 
 
-class PlainFormat(Strict):
-    type: Literal["text", "json_object"]
-
-
-class SchemaFormat(Strict):
-    type: Literal["json_schema"]
-    name: str
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    description: str | None = None
-    strict: bool | None = None
-
-
 class TextOptions(Strict):
-    format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    format: ResponseFormat | None = None
     verbosity: Literal["medium"] | None = None
 
 
