@@ -20,35 +20,36 @@ SOURCE = ROOT / "src" / "qwq"
 # Each line may name only lines above it (a test holds that), so there are no cycles.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "common": {"errors"},
     "types": set(),
     "stats": set(),
     "memory": {"errors"},
     "cpu": set(),
     "config": {"errors", "types", "cpu"},
-    "model": {"errors", "cpu"},
+    "model": {"errors", "common", "cpu"},
     "text": {"errors", "types", "model"},  # of the model, config and folder only: TEXT_MAY_READ
     "engine": {"errors", "types", "memory", "model", "text"},
     "sandbox": {"errors"},
-    "verify": {"errors", "types", "text", "sandbox"},
-    "problems": {"errors", "types", "config", "verify"},
+    "verify": {"errors", "common", "types", "text", "sandbox"},
+    "problems": {"errors", "common", "types", "config", "verify"},
     "agent": {"types"},
     "rollout": {"types", "model", "text", "engine", "agent"},
-    "reward": {"errors", "types", "stats", "model", "text", "problems", "verify"},
-    "train": {"errors", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "reward"},
+    "reward": {"errors", "common", "types", "stats", "model", "text", "problems", "verify"},
+    "train": {"errors", "common", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "reward"},
     "plan": {"errors", "memory", "config", "model", "problems"},
     "plan_cluster": {"config", "memory", "model", "plan"},
-    "distill": {"errors", "types", "config", "text", "engine", "problems", "verify"},
-    "report": {"errors", "types", "stats", "config"},
+    "distill": {"errors", "common", "types", "config", "text", "engine", "problems", "verify"},
+    "report": {"errors", "common", "types", "stats", "config"},
     "eval": {
-        "errors", "types", "stats", "config", "model", "text", "engine", "problems", "agent", "rollout", "verify", "plan", "memory",
-        "report",
+        "errors", "common", "types", "stats", "config", "model", "text", "engine", "problems", "agent", "rollout", "verify", "plan",
+        "memory", "report",
     },
     "env": {"sandbox"},
-    "chat": {"errors", "types", "model", "text", "engine", "problems", "agent", "rollout"},
-    "serve": {"errors", "types", "text", "engine"},
+    "chat": {"errors", "common", "types", "model", "text", "engine", "problems", "agent", "rollout"},
+    "serve": {"errors", "common", "types", "text", "engine"},
     "progress": {"train"},
     "runner": {
-        "errors", "types", "cpu", "stats", "config", "model", "text", "engine", "problems", "reward", "train", "plan", "eval",
+        "errors", "common", "types", "cpu", "stats", "config", "model", "text", "engine", "problems", "reward", "train", "plan", "eval",
     },
     "export": {"errors", "model", "text"},
     "cli_models": {"errors", "config"},
@@ -58,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli_sandbox": {"errors", "sandbox", "verify"},
     "cli_eval": {"errors", "types", "cli_models", "eval"},
     "cli_reward": {"errors", "reward"},
-    "cli_data": {"errors", "types", "model", "text", "engine", "problems", "distill", "cli_models"},
+    "cli_data": {"errors", "common", "types", "model", "text", "engine", "problems", "distill", "cli_models"},
     "cli": {
         "errors", "config", "model", "verify", "plan_cluster", "report", "env", "chat", "export", "cli_models",
         "cli_train", "cli_sandbox", "cli_engine", "cli_data", "cli_reward", "cli_eval",
@@ -67,7 +68,9 @@ ALLOWED: dict[str, set[str]] = {
 
 TEXT_MAY_READ = {"qwq.model.config", "qwq.model.folder"}
 # Read before a command is known, inside the jail's side of things, or by tools without a model: they do without torch.
-TORCH_FREE = ("errors", "types", "stats", "config", "text", "problems", "sandbox", "verify", "agent", "report", "cli")
+TORCH_FREE = (
+    "errors", "common", "types", "stats", "config", "text", "problems", "sandbox", "verify", "agent", "report", "cli",
+)  # fmt: skip
 
 
 def package_of(file: Path, source: Path) -> str:

@@ -1,0 +1,1 @@
+"""What every room uses and none owns: JSON lines, and files that are whole or absent."""

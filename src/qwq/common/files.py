@@ -1,0 +1,91 @@
+"""Files that are whole or absent, locks between processes, and files that only grow.
+
+A file is written beside its place, flushed to the disk and renamed, so a reader or a power cut sees the old one or the
+new one, never half. A file that grows line by line may end in a torn line after a kill: `whole_lines` drops it,
+`cut_torn_line` removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from qwq.errors import ConfigError
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes its place at `path` if the block succeeds, and leaves nothing behind otherwise.
+
+    The folder is made where absent.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file whole or not at all, also after a power cut. Text is written in UTF-8."""
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def hold(path: Path, busy: str, *, mode: int = 0o666) -> int:
+    """Take the lock file `path` for this process; returns its descriptor: closing it lets go, as does its end.
+
+    ConfigError with the text `busy` where another process holds it. OSError where the file cannot be made.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise ConfigError(busy) from None
+    return descriptor
+
+
+@contextlib.contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Hold `folder` (made where absent) during the block; ConfigError(`busy`) where another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = hold(folder / ".lock", busy)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The complete lines of a growing file, without their line feeds; none where there is no file."""
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    return data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut off what a kill left of a last line, so that the next append begins a line."""
+    if path.is_file() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
