@@ -8,11 +8,12 @@ on the command line sets one field.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qwq.cpu import has_bfloat16
 from qwq.errors import ConfigError, nearest
@@ -22,13 +23,18 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Domain = Literal["math", "code", "instructions", "tools", "preference"]
 POLICY_KINDS = ("pretrain", "sft", "rl1", "rl2")  # the kinds whose result the next stage starts from
+MAX_THREADS = 1024  # OpenMP ends the process where it cannot start as many as it is asked for
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+MAX_SEED = 2**32 - 1  # seeds of requests are made of it, and stay within 64 bits
+# Names folders and files of a run, and stands in dotted keys.
+STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 START = "start"  # what the recipe's model itself scored, beside the stages
 
 
 class Section(BaseModel):
-    """Base of all parts of a recipe: unknown keys are errors, values are never coerced from text."""
+    """Base of all parts of a recipe: unknown keys are errors, values are never coerced from text, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, strict=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, strict=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -72,8 +78,8 @@ class Cluster(Section):
 class ComputeSection(Section):
     """What to run on."""
 
-    device: str = Field("cpu", description="torch device")
-    threads: int = Field(0, ge=0, description="CPU threads of torch; 0: all cores")
+    device: str = Field("cpu", description="torch device: cpu, cuda, cuda:1, mps, xpu")
+    threads: int = Field(0, ge=0, le=MAX_THREADS, description="CPU threads of torch; 0: all cores")
     max_rows: Positive = Field(256, description="rows sampled at once (bounds the key/value cache)")
     micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass of an RL update")
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
@@ -86,6 +92,14 @@ class ComputeSection(Section):
     checkpoint_interval_s: float = Field(
         5.0, ge=0, description="seconds between checkpoints, more where saving would take over 4% of the time; 0: after every step"
     )
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        kind, colon, number = value.partition(":")
+        if kind not in DEVICES or (colon and not number.isdecimal()):
+            raise ValueError(f"device {value!r} is none of {', '.join(DEVICES)} or one of these with a number, such as cuda:1: {nearest(kind, DEVICES)}")
+        return value
 
     @model_validator(mode="after")
     def _settle_dtype(self) -> ComputeSection:
@@ -135,8 +149,8 @@ class Optim(Section):
     decay: Literal["constant", "linear", "cosine"] = Field("linear", description="course after the warm-up")
     final_lr: Unit = Field(0.05, description="rate at the end, as a share of the peak")
     weight_decay: float = Field(0.0, ge=0, description="decoupled decay of matrices")
-    beta1: Unit = Field(0.9, description="decay of the first moment")
-    beta2: Unit = Field(0.95, description="decay of the second moment")
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
+    beta2: float = Field(0.95, ge=0, lt=1, description="decay of the second moment")
     eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
     grad_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
@@ -239,7 +253,7 @@ class RlStage(Stage):
     prompts: Positive = Field(32, description="prompts a step")
     samples: int = Field(8, ge=2, description="rollouts of each prompt: a group")
     max_new_tokens: Positive = Field(160, description="longest completion; a longer one is unfinished and never correct")
-    temperature: float = Field(1.0, gt=0, description="sampling temperature of rollouts")
+    temperature: float = Field(1.0, ge=0.01, description="sampling temperature of rollouts; near 0 all samples of a prompt are alike and teach nothing")
     mix: Mix = Field(default_factory=Mix)
     sources: list[Source] = Field(default_factory=list, description="real problem sets")
     loss: Literal["dr_grpo", "dapo"] = Field("dr_grpo", description="normaliser: constant, or the batch's completion tokens")
@@ -336,7 +350,7 @@ class EvalSection(Section):
     max_new_tokens: Positive = Field(160, description="longest completion")
     greedy: bool = Field(True, description="also evaluate greedily")
     start: bool = Field(False, description="read the benchmarks before the first stage too, of the checkpoint at model.path: the baseline")
-    budgets: list[int] = Field(
+    budgets: list[Annotated[int, Field(ge=0)]] = Field(
         default_factory=list, description="thinking budgets to read the procedural and real benchmarks under as well: the overthinking curve"
     )
 
@@ -347,8 +361,8 @@ class EvalSection(Section):
 class Recipe(Section):
     """A whole run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run's folder")
-    seed: int = Field(0, ge=0, description="seed of weights, data order and sampling; fixed test sets do not depend on it")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="names the run's folder")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of weights, data order and sampling; fixed test sets do not depend on it")
     model: ModelSection
     compute: ComputeSection = Field(default_factory=ComputeSection)
     eval: EvalSection = Field(default_factory=EvalSection)
@@ -358,6 +372,8 @@ class Recipe(Section):
     def _stages_fit(self) -> Recipe:
         names = list(self.stages)
         for i, (name, stage) in enumerate(self.stages.items()):
+            if not STAGE_NAME.fullmatch(name):
+                raise ValueError(f"stage {name!r}: a stage's name is made of letters, digits, _ and -, 64 at most, and begins with a letter or digit: rename it")
             wanted = {"start_from": stage.start_from}
             if isinstance(stage, ControlStage):
                 wanted |= {"of": stage.of, "match": stage.match if stage.steps is None else None}
@@ -368,6 +384,7 @@ class Recipe(Section):
             for key, other in wanted.items():
                 if other is not None and other not in names[:i]:
                     raise ValueError(f"stages.{name}.{key} is {other!r}, which is not an earlier stage: {nearest(other, names[:i])}")
+            self._kinds_fit(name, stage)
             if not self.has_data(stage):
                 raise ValueError(f"stages.{name} has no data: give stages.{name}.mix a weight or a path or sources")
         if self.eval.start and (self.model.preset or START in names):
@@ -375,6 +392,17 @@ class Recipe(Section):
         if self.model.preset and not isinstance(next(iter(self.stages.values())), PretrainStage):
             raise ValueError(f"a preset has fresh weights, so the first stage must be a pretrain stage, not {names[0]!r}")
         return self
+
+    def _kinds_fit(self, name: str, stage: Any) -> None:
+        """That the earlier stages which a stage names are of the kinds that it can use."""
+        scored = isinstance(stage, Rl2Stage) and stage.mix.preference > 0
+        for key, other, fits, wanted in (
+            ("start_from", stage.start_from, lambda s: not isinstance(s, RewardModelStage), "a stage that trains a policy, which a reward model is not"),
+            ("of", stage.of if isinstance(stage, ControlStage) else None, lambda s: isinstance(s, SftStage), "an sft stage, whose demonstrations it goes on with"),
+            ("reward_model.model", stage.reward_model.model if scored else None, lambda s: isinstance(s, RewardModelStage), "a reward_model stage"),
+        ):
+            if other is not None and not fits(self.stages[other]):
+                raise ValueError(f"stages.{name}.{key} is {other!r}, a stage of kind {self.stages[other].kind}: name {wanted}")
 
     @staticmethod
     def has_data(stage: Any) -> bool:

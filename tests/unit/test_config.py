@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -74,10 +75,63 @@ def test_an_unknown_key_fails_with_the_nearest_name(recipe_file, key, hint):
         ("stages.more.match", "rl9", "stages.more.match is 'rl9', which is not an earlier stage: did you mean 'rl1'?"),
         ("stages.sft.mix", {}, "stages.sft has no data"),
         ("model.vocab_size", "512", "model.vocab_size"),
+        ("stages.rl1.optim.beta2", 1.0, "stages.rl1.optim.beta2: Input should be less than 1, not 1.0"),
+        ("stages.rl1.optim.beta1", 1.0, "stages.rl1.optim.beta1: Input should be less than 1"),
+        ("stages.rl1.optim.lr", float("inf"), "stages.rl1.optim.lr: Input should be a finite number, not Infinity"),
+        ("stages.sft.optim.lr", float("nan"), "stages.sft.optim.lr: Input should be a finite number"),
+        ("stages.rl1.mix.math", float("inf"), "stages.rl1.mix.math: Input should be a finite number, not Infinity"),
+        ("stages.rl1.temperature", 1e-40, "stages.rl1.temperature: Input should be greater than or equal to 0.01, not 1e-40"),
+        ("seed", 99999999999999999999999999, "seed: Input should be less than or equal to 4294967295, not 99999999999999999999999999"),
+        ("compute.device", "banana", "compute.device: device 'banana' is none of cpu, cuda, mps, xpu"),
+        ("compute.device", "cuda:x", "compute.device: device 'cuda:x' is none of"),
+        ("compute.device", "cuda:", "compute.device: device 'cuda:' is none of"),
+        ("compute.device", "cudda", "did you mean 'cuda'?"),
+        ("compute.threads", 100000, "compute.threads: Input should be less than or equal to 1024, not 100000"),
+        ("stages.more.of", "rl1", "stages.more.of is 'rl1', a stage of kind rl1: name an sft stage"),
+        ("eval.budgets", [64, -1], "eval.budgets.1: Input should be greater than or equal to 0, not -1"),
+        ("name", "x" * 101, "name: String should have at most 100 characters"),
     ],
 )
 def test_a_bad_value_is_told_with_its_key_and_both_sides(recipe_file, key, value, part):
     assert part in fails(recipe_file, {key: value})
+
+
+@pytest.mark.parametrize("name", ["a/b", "sft.1", ".", "..", "../../x", "", " ", "a b", "ünï", "-x", "x" * 65, "a\nb"])
+def test_a_stage_s_name_is_one_word(tmp_path, name):
+    """It becomes a folder and a file of the run, and a part of dotted keys."""
+    path = tmp_path / "t.toml"
+    path.write_text(f'name = "t"\nmodel = {{ path = "m" }}\n[stages.{json.dumps(name)}]\nkind = "sft"\nmix = {{ math = 1.0 }}\n')
+    assert "a stage's name is made of letters, digits, _ and -, 64 at most" in fails(path)
+    path.write_text(path.read_text().replace(json.dumps(name), '"sft-1_b"'))
+    assert list(load_recipe(path).stages) == ["sft-1_b"]
+
+
+KINDS = """
+name = "t"
+model = { path = "m" }
+[stages.sft]
+kind = "sft"
+mix = { math = 1.0 }
+[stages.rm]
+kind = "reward_model"
+[stages.rl2]
+kind = "rl2"
+steps = 1
+mix = { preference = 1.0 }
+reward_model = { model = "rm" }
+"""
+
+
+def test_stages_name_others_of_the_kinds_that_they_can_use(tmp_path):
+    path = tmp_path / "t.toml"
+    path.write_text(KINDS)
+    assert load_recipe(path).start_of("rl2") == "sft"
+    told = fails(path, {"stages.rl2.reward_model.model": "sft"})
+    assert "stages.rl2.reward_model.model is 'sft', a stage of kind sft: name a reward_model stage" in told
+    told = fails(path, {"stages.rl2.start_from": "rm"})
+    assert "stages.rl2.start_from is 'rm', a stage of kind reward_model: name a stage that trains a policy" in told
+    # A reward model that no prompt of the stage asks is never read.
+    assert load_recipe(path, {"stages.rl2.reward_model.model": "sft", "stages.rl2.mix": {"math": 1.0}})
 
 
 def test_a_missing_key_and_a_missing_recipe_name_the_repair(tmp_path, recipe_file):

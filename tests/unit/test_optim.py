@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qwq.config import Optim
-from qwq.errors import InfraError
+from qwq.errors import ConfigError, InfraError
 from qwq.train.optim import MAX_SKIPPED, Optimizer, learning_rate
 
 
@@ -143,6 +143,32 @@ def test_a_run_of_bad_gradients_stops_and_leaves_the_weights():
     with pytest.raises(InfraError, match=f"{MAX_SKIPPED} gradients in a row.*lower optim.lr"):
         optimizer.step(11)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("lr", [1e30, 3e38])
+def test_a_step_that_makes_weights_infinite_stops_at_once(lr):
+    """Adam's first step moves each weight by about lr: a second one of 3e38 leaves float32, and one of 1e30 makes the loss infinite first."""
+    model = make()
+    optimizer = Optimizer(model, Optim(lr=lr, warmup=0.0, decay="constant", weight_decay=10.0), 10)
+    with pytest.raises((ConfigError, InfraError)) as caught:
+        for index in range(10):
+            backward(model, index)
+            optimizer.step(index)
+    assert f"lower optim.lr (now {lr:g})" in str(caught.value)
+    if isinstance(caught.value, ConfigError):
+        assert "made weights NaN or infinite (0.weight is the first)" in str(caught.value)
+
+
+def test_one_infinite_weight_among_many_is_found():
+    """Decay of 1 - lr * weight_decay = -1e38 takes a weight of 10 beyond float32's 3.4e38, and one of 1 not."""
+    model = nn.Linear(2, 1)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 10.0]]))
+        model.bias.zero_()
+    optimizer = Optimizer(model, Optim(lr=1e19, warmup=0.0, decay="constant", weight_decay=1e19), 10)
+    (model.weight.sum() * 0 + model.bias.sum() * 0).backward()
+    with pytest.raises(ConfigError, match=r"step 1 made weights NaN or infinite \(weight is the first\) at a learning rate of 1e\+19"):
+        optimizer.step(0)
 
 
 def test_sixteen_bit_weights_are_trained_through_a_float32_copy():

@@ -82,6 +82,81 @@ def test_functions_that_are_not_there(where, words):
         load_function(where)
 
 
+OWN = """
+def raises(completions, **kw):
+    return [grade(c) for c in completions]
+
+def grade(completion):
+    return int(completion[0]["content"])
+
+def lists(completions, **kw):
+    return [[1.0] for _ in completions]
+
+def values(completions, **kw):
+    import numpy as np
+    return np.array([float(i) for i in range(len(completions))])
+
+def late(data_source, solution_str, ground_truth, extra_info):
+    raise KeyError("score")
+
+def quits(completions, **kw):
+    raise SystemError("first line\\nsecond")
+
+async def waits(completions, **kw):
+    return [1.0] * len(completions)
+"""
+
+
+def own(tmp_path, name, style="trl"):
+    (tmp_path / "own.py").write_text(OWN)
+    return load_function(f"{tmp_path}/own.py:{name}", style)
+
+
+def test_what_a_function_raises_is_told_with_its_own_lines_and_the_step(tmp_path):
+    asked = [(custom(), Response("4"), [1]), (custom(), Response("four"), [1])]
+    with pytest.raises(ConfigError) as caught:
+        own(tmp_path, "raises").values(asked, step=2)
+    assert str(caught.value) == (
+        f"reward function {tmp_path}/own.py:raises raised ValueError at step 3, asked about 2 completions: "
+        "invalid literal for int() with base 10: 'four' (own.py, line 3, own.py, line 3, own.py, line 6)"
+    )
+    with pytest.raises(ConfigError) as caught:
+        own(tmp_path, "late", "verl").values(asked)
+    assert "raised KeyError, asked about the answer to 'Say it.': 'score' (own.py, line 16)" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"raised SystemError at step 1, asked about 2 completions: first line second"):
+        Rewarder(functions=[own(tmp_path, "quits")]).finish(heard(asked), [rollout(1), rollout(1)], step=0)
+
+
+def heard(asked):
+    grading = Rewarder().begin()
+    for at, (problem, response, _) in enumerate(asked):
+        grading.hear(at, problem, response)
+    return grading
+
+
+def test_values_of_other_kinds(tmp_path):
+    asked = [(custom(), Response("a"), [1]), (custom(), Response("b"), [1])]
+    assert own(tmp_path, "values").values(asked) == [0.0, 1.0]
+    with pytest.raises(ConfigError, match=r"own.py:lists gave \[1.0\]: a finite number or None is wanted"):
+        own(tmp_path, "lists").values(asked)
+    with pytest.raises(ConfigError, match="own.py:waits' is `async def`"):
+        own(tmp_path, "waits")
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("def broken(:\n", r"invalid syntax \(own.py, line 1\)"),
+        ("x = 1\ny = 1 / 0\n", r"importing it raised ZeroDivisionError: division by zero \(own.py, line 2\)"),
+        ("import no_such_thing\n", "importing it raised ModuleNotFoundError: No module named 'no_such_thing'$"),
+    ],
+)
+def test_a_file_that_does_not_import(tmp_path, text, words):
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_function(f"{tmp_path}/own.py:f")
+
+
 def test_prompts_need_a_function_and_a_prompt(tmp_path):
     base = {"kind": "rl1", "steps": 1, "sources": [{"kind": "prompts", "path": "x.jsonl"}]}
     with pytest.raises(ValueError, match="give rewards"):

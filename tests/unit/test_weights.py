@@ -317,11 +317,31 @@ def test_missing_and_empty_logits_files(saved, tmp_path):
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path):
     model = make()
-    with torch.no_grad():
-        model.blocks[1].down.weight[3, 2] = float("nan")
     save_model(model, tmp_path / "m")
+    stored = load_file(tmp_path / "m" / "model.safetensors")
+    stored["model.layers.1.mlp.down_proj.weight"][3, 2] = float("nan")
+    save_file(stored, tmp_path / "m" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.down_proj\.weight holds NaN or infinite weights"):
         load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_not_written(tmp_path, bad):
+    model = make()
+    with torch.no_grad():
+        model.blocks[1].down.weight[3, 2] = bad
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.down_proj\.weight holds NaN or infinite weights as float32, so the model is not written"):
+        save_model(model, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_weights_beyond_a_narrow_dtype_are_not_written_as_infinities(tmp_path):
+    model = make()
+    with torch.no_grad():
+        model.blocks[0].o.weight[0, 0] = 1e6  # float16 ends at 65,504
+    save_model(model, tmp_path / "wide")
+    with pytest.raises(ModelError, match="infinite weights as float16"):
+        save_model(model, tmp_path / "narrow", dtype=torch.float16)
 
 
 def test_loading_says_how_far_it_is(tmp_path):

@@ -260,9 +260,14 @@ def _save(
         target = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
-    _write_weights(state, target, max_shard_bytes, dtype)
-    for name, document in documents.items():
-        write_atomic(target / name, (json.dumps(document, indent=2) + "\n").encode())
+    try:
+        _write_weights(state, target, max_shard_bytes, dtype)
+        for name, document in documents.items():
+            write_atomic(target / name, (json.dumps(document, indent=2) + "\n").encode())
+    except BaseException:
+        if target is not folder:
+            shutil.rmtree(target, ignore_errors=True)  # half a model would only take the room that is missing
+        raise
     if target is not folder:
         os.rename(target, folder)
     for path in (folder, folder.parent):
@@ -280,6 +285,7 @@ def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_bytes: int,
         partial = folder / f".{file}.{os.getpid()}.partial"
         # Cloned, because parts of a fused matrix share their memory; one shard at a time.
         tensors = {name: state[name].to(device="cpu", dtype=dtype, copy=True).contiguous() for name in shard}
+        _check_finite(tensors, dtype)
         save_file(tensors, partial, metadata={"format": "pt"})
         _sync(partial)
         os.replace(partial, folder / file)
@@ -292,6 +298,17 @@ def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_bytes: int,
     stale = [p for p in (*folder.glob("model-*-of-*.safetensors"), folder / SINGLE) if p.name not in names]
     for path in (*stale, *([folder / INDEX] if len(shards) == 1 else [])):
         path.unlink(missing_ok=True)
+
+
+def _check_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """A model with NaN or infinite weights is never written: no program could use it, and `load_model` refuses it."""
+    for name, tensor in tensors.items():
+        low, high = tensor.aminmax()  # a NaN is passed on
+        if not (low.isfinite() and high.isfinite()):
+            raise ModelError(
+                f"{name} holds NaN or infinite weights as {str(dtype).removeprefix('torch.')}, so the model is not written: "
+                "train with a lower learning rate, or write a wider dtype"
+            )
 
 
 def _shards(state: Mapping[str, Tensor], max_bytes: int, item_bytes: int) -> list[list[str]]:

@@ -88,8 +88,8 @@ class Rewarder:
         """A grading that hears of responses one by one, while others still decode."""
         return Grading(self.workers)
 
-    def finish(self, grading: Grading, rollouts: Sequence[Rollout]) -> None:
-        """Fill in what each rollout earned. `grading` has heard of every one of them, by position."""
+    def finish(self, grading: Grading, rollouts: Sequence[Rollout], *, step: int | None = None) -> None:
+        """Fill in what each rollout earned. `grading` has heard of every one of them, by position. `step` is told where a user's function fails."""
         for i, verdict in zip(grading.by_rule, grading.grader.verdicts(), strict=True):
             rollouts[i].verdicts.append(verdict)
             rollouts[i].rewards = self._rule_terms(verdict)
@@ -102,7 +102,7 @@ class Rewarder:
                 rollouts[i].verdicts.append(gate)
                 earned = self.scorer.weight / (1 + math.exp(-score)) if gate.correct else 0.0
                 rollouts[i].rewards = {"reward_model": earned}
-        self._ask_functions(grading, rollouts)
+        self._ask_functions(grading, rollouts, step)
         for rollout in rollouts:
             failed = rollout.verdicts[-1].outcome is Outcome.INFRA_ERROR
             rollout.reward = None if failed else sum(rollout.rewards.values())
@@ -116,7 +116,7 @@ class Rewarder:
             grading.hear(at, problem, response)
         self.finish(grading, rollouts)
 
-    def _ask_functions(self, grading: Grading, rollouts: Sequence[Rollout]) -> None:
+    def _ask_functions(self, grading: Grading, rollouts: Sequence[Rollout], step: int | None) -> None:
         """The user's own terms, for every response that ended with an answer."""
         for at, (problem, response) in grading.asked.items():
             if problem.domain == CUSTOM:
@@ -126,7 +126,7 @@ class Rewarder:
             return
         asked = [(*grading.asked[at], rollouts[at].completion_ids) for at in places]
         for function in self.functions:
-            for at, value in zip(places, function.values(asked), strict=True):
+            for at, value in zip(places, function.values(asked, step=step), strict=True):
                 if value is not None:
                     rollouts[at].rewards[function.name] = value
 

@@ -8,6 +8,7 @@ continued run takes the very steps the undisturbed one would have taken.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qwq.errors import CapacityError, Interrupted, ModelError
+from qwq.errors import CapacityError, ConfigError, DataError, Interrupted, ModelError
 from qwq.train.optim import Optimizer
 
 SAVING_SHARE = 0.04  # of the time, at most
@@ -57,8 +58,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    yield partial
-    sync_folder(partial)
+    try:
+        yield partial
+        sync_folder(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # half a model would only take the room that is missing
+        raise
     if target.exists():
         old = target.with_name(f".{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -77,6 +82,49 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
             f"a checkpoint in {folder} needs {needed_bytes / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free: "
             "free some space and run the same command again (the last checkpoint is untouched)"
         )
+
+
+# What a disk or its owner refuses, as against a fault of ours.
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST}
+
+
+@contextmanager
+def writing_to(folder: Path, *, at: str = "--runs") -> Iterator[None]:
+    """One line for what the disk refuses: CapacityError where it is full, ConfigError where nothing may be written at `folder`."""
+    try:
+        yield
+    except SafetensorError as error:  # safetensors wraps what the system says into its own text
+        raise CapacityError(f"{folder} cannot be written ({error}): free some space and run the same command again; what is finished stays") from error
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in _REFUSALS:
+            named = error.filename or folder
+            raise CapacityError(f"{named} cannot be written ({reason}): free some space and run the same command again; what is finished stays") from error
+        if error.errno in _NOT_OURS and _is_below(error.filename, folder):
+            raise ConfigError(f"{folder} cannot be written ({reason}: {error.filename}): give another folder with {at}") from error
+        raise
+
+
+def _is_below(path: str | None, folder: Path) -> bool:
+    """Whether `path` is in `folder`, or one of the folders it stands in."""
+    return path is not None and (Path(path).is_relative_to(folder) or folder.is_relative_to(path))
+
+
+def read_record(path: Path) -> Any:
+    """A small JSON file that a run has written. DataError where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}): put it back from a copy, or start anew with --fresh, which keeps the old run beside the new one") from None
+
+
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a file that a run has written. ModelError where it is damaged."""
+    try:
+        return load_file(path, device=device)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged ({error}): delete the folder {path.parent}, and the same command begins the stage anew") from None
 
 
 class Progress:
@@ -153,12 +201,11 @@ class StageRun:
         """Put back the last checkpoint, if there is one, and drop the metrics that came after it."""
         latest = self._latest()
         if latest:
-            self.state = json.loads((latest / "state.json").read_text())
-            stored = load_file(latest / "weights.safetensors", device=str(next(module.parameters()).device))
-            load_trained(module, stored)
-            optimizer.load_state(load_file(latest / "optimizer.safetensors"))
+            self.state = read_record(latest / "state.json")
+            load_trained(module, read_tensors(latest / "weights.safetensors", str(next(module.parameters()).device)))
+            optimizer.load_state(read_tensors(latest / "optimizer.safetensors"))
             if (latest / "tensors.safetensors").exists():
-                self.tensors = load_file(latest / "tensors.safetensors")
+                self.tensors = read_tensors(latest / "tensors.safetensors")
             self.progress.note(f"{self.name}: going on from step {self.state['step']}")
         if self.metrics_path.exists():
             kept = []
@@ -185,8 +232,7 @@ class StageRun:
                     save_file(_distinct(self.tensors), partial / "tensors.safetensors")
                 write_atomic(partial / "state.json", json.dumps(self.state))
         except (OSError, SafetensorError) as error:
-            # The disk was full after all, or failed: what is half written goes, the last good checkpoint stays.
-            shutil.rmtree(target.with_name(f".{target.name}.partial"), ignore_errors=True)
+            # The disk was full after all, or failed: what was half written is gone, the last good checkpoint stays.
             raise CapacityError(
                 f"a checkpoint of {size / 2**20:.1f} MiB could not be written to {self.folder} ({error}): free that much "
                 "and run the same command again (the last checkpoint is untouched)"

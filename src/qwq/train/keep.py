@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from qwq.config import Validation
 from qwq.model.transformer import Transformer
-from qwq.train.checkpoint import StageRun, atomic_folder, clone_weights, load_trained
+from qwq.train.checkpoint import StageRun, atomic_folder, clone_weights, load_trained, read_tensors
 
 # Per-problem outcomes (1 or 0) of validation problems, by domain.
 Outcomes = Mapping[str, list[float]]
@@ -56,5 +56,5 @@ class Keeper:
         log = self.run.state["validation"]
         best = max(log, key=lambda e: e["score"])
         if self.config.keep == "best" and best is not log[-1] and (self._best / "weights.safetensors").exists():
-            load_trained(self.model, load_file(self._best / "weights.safetensors"))
+            load_trained(self.model, read_tensors(self._best / "weights.safetensors"))
             self.run.progress.note(f"{self.run.name}: the weights after step {best['step'] + 1} are kept ({best['score']:.1%} on validation problems)")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qwq.config import Optim
-from qwq.errors import InfraError
+from qwq.errors import ConfigError, InfraError
 
 MAX_SKIPPED = 5
 MASTER = "master"
@@ -51,7 +51,7 @@ class Optimizer:
     def step(self, index: int) -> dict[str, float]:
         """Apply the gathered gradient as step `index`. A gradient that is not finite is dropped and said; a run of them stops.
 
-        Raises InfraError after `MAX_SKIPPED` dropped gradients in a row.
+        Raises InfraError after `MAX_SKIPPED` dropped gradients in a row, ConfigError where the step makes a weight NaN or infinite.
         """
         norm = nn.utils.clip_grad_norm_(self.params, self.config.grad_clip)
         rate = learning_rate(self.config, index, self.num_steps)
@@ -66,6 +66,7 @@ class Optimizer:
             for group in self.adam.param_groups:
                 group["lr"] = rate
             self._update()
+            self._check_weights(index, rate)
         for p in self.params:
             p.grad = None
         return {"lr": rate, "grad_norm": float(norm), "skipped": 0.0 if finite else 1.0}
@@ -79,6 +80,17 @@ class Optimizer:
             for master, p in copies:
                 p.copy_(master)
                 master.grad = None
+
+    def _check_weights(self, index: int, rate: float) -> None:
+        """Weights that are not finite can be neither sampled from nor trained further; they reach no checkpoint and no model folder."""
+        with torch.no_grad():
+            largest = torch.stack([torch.linalg.vector_norm(p, math.inf).to(self.params[0].device) for p in self.params])  # passes a NaN on
+        if not bool(largest.isfinite().all()):
+            name = self.names[int((~largest.isfinite()).nonzero()[0, 0])]
+            raise ConfigError(
+                f"step {index + 1} made weights NaN or infinite ({name} is the first) at a learning rate of {rate:g}: lower optim.lr "
+                f"(now {self.config.lr:g}) and start anew with --fresh; nothing of this step was saved"
+            )
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts by parameter name, and the float32 copies there are."""

@@ -126,7 +126,7 @@ class RlTrainer:
     def step(self, step: int) -> dict[str, Any]:
         totals = self.run.state["totals"]
         before = dict(totals)
-        rollouts = self.log.read(step)
+        rollouts = self.log.read(step, self.config.samples)
         if rollouts is None:
             rollouts = self.sample(step)
             self.log.write(step, rollouts)
@@ -177,7 +177,7 @@ class RlTrainer:
         totals["sampling_s"] += sampled - started
         totals["sampled_tokens"] += sum(r.num_sampled for r in rollouts)
         # What is left of grading: most verdicts were reached while other rows still decoded.
-        self.rewarder.finish(grading, rollouts)
+        self.rewarder.finish(grading, rollouts, step=self.run.state["step"])
         totals["verifying_s"] += time.perf_counter() - sampled
         failed = [r for r in rollouts if r.reward is None]
         if len(failed) > self.config.max_infra_error_rate * len(rollouts):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from pathlib import Path
 
-import orjson
-
+from qwq.errors import DataError
 from qwq.types import Rollout
+
+_REPAIR = "delete the file, and the same command samples this step anew"
 
 
 class RolloutLog:
@@ -24,13 +27,26 @@ class RolloutLog:
         partial = self.path(step).with_suffix(".partial")
         with partial.open("w", encoding="utf-8") as f:
             for rollout in rollouts:
-                # json, not orjson: a completion may decode to lone surrogates, and floats must read back exactly.
+                # json, not orjson, here and in `read`: a completion may decode to lone surrogates, and floats must read back exactly.
                 f.write(json.dumps(rollout.to_dict()) + "\n")
+            f.flush()
+            os.fsync(f.fileno())  # else a power cut can leave the name without the content
         partial.replace(self.path(step))
 
-    def read(self, step: int) -> list[Rollout] | None:
-        """A step's rollouts, or None where they were never completely written."""
-        if not self.path(step).exists():
+    def read(self, step: int, samples: int = 1) -> list[Rollout] | None:
+        """A step's rollouts, or None where they were never completely written. DataError where a line is damaged or a group short of `samples`."""
+        path = self.path(step)
+        if not path.exists():
             return None
-        with self.path(step).open("rb") as f:
-            return [Rollout.from_dict(orjson.loads(line)) for line in f]
+        rollouts: list[Rollout] = []
+        with path.open("rb") as f:
+            for line in f:
+                try:
+                    rollouts.append(Rollout.from_dict(json.loads(line)))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise DataError(f"{path}, line {len(rollouts) + 1}: damaged ({error}): {_REPAIR}") from None
+        sizes = Counter(r.group for r in rollouts)
+        if not sizes or min(sizes.values()) < samples:
+            found = f"a group of {min(sizes.values())} rollouts, {samples} were sampled" if sizes else "no rollout"
+            raise DataError(f"{path}: damaged (it holds {found}): {_REPAIR}")
+        return rollouts
