@@ -36,6 +36,7 @@ def serve(
     loop_tokens: int = 192,
     seed: int | None = None,
     keep_tool_thinking: bool = False,
+    ignore_unknown_fields: bool = False,
     max_request_mib: int = 32,
     allowed_origins: tuple[str, ...] = (),
     shutdown_timeout: float = 10.0,
@@ -95,6 +96,9 @@ def serve(
         Seed of requests that give none, so that a run repeats; random by default.
     keep_tool_thinking
         Keep the thinking before a call in the prompt when its result comes, also where the model's template drops it.
+    ignore_unknown_fields
+        Ignore fields of requests that are not known here, and values that are not implemented, and say each once in the log; without it they
+        are answered 400.
     max_request_mib
         Largest body of a request; a larger one is answered 413.
     allowed_origins
@@ -137,7 +141,7 @@ def serve(
     kept = None if str(conversations) == ":memory:" else conversations or home
     serving = ServeOptions(
         names=names, loop_tokens=loop_tokens, max_waiting=max_waiting, api_keys=keys, limit_bytes=max_request_mib << 20, seed=seed,
-        cors_origins=allowed_origins, keep_tool_thinking=keep_tool_thinking, page=page, conversations=kept,
+        ignore_unknown=ignore_unknown_fields, cors_origins=allowed_origins, keep_tool_thinking=keep_tool_thinking, page=page, conversations=kept,
         conversations_wanted=conversations is not None, allowed_hosts=allowed_host,
         shutdown_s=shutdown_timeout, stored_responses=stored_responses,
     )  # fmt: skip

@@ -9,8 +9,9 @@ from typing import Any
 
 import schemathesis
 
-LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-FORMS = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "max_new_tokens")
+KINDS = {"guided_json": "json", "guided_regex": "regex", "guided_grammar": "grammar", "json_schema": "json", "regex": "regex", "grammar": "grammar", "ebnf": "grammar"}
+FORMS = ("response_format", "structured_outputs", "guided_choice", "guided_json_object", *KINDS)
 READABLE = {"json": '{"type": "integer"}', "regex": "[a-z]+", "grammar": 'start: "yes" | "no"'}
 
 
@@ -27,6 +28,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if isinstance(case.body, dict):
         case.body = {k: _readable(k, v) for k, v in case.body.items()}
         asked = [k for k in FORMS if case.body.get(k) is not None and case.body[k] != {"type": "text"}]
+        if case.body.get("continue_final_message") is True:  # needs a last message of a certain kind
+            case.body["continue_final_message"] = None
         case.body = {k: _with_calls(v) for k, v in case.body.items() if k not in asked[1:]}
 
 
@@ -47,7 +50,7 @@ def _with_calls(value: Any) -> Any:
 def _readable(key: str, value: Any) -> Any:
     if key == "structured_outputs" and isinstance(value, dict):
         return {k: _readable(k, v) for k, v in value.items()}
-    kind = key.removeprefix("guided_")
+    kind = "json" if key == "json" else KINDS.get(key)
     return READABLE[kind] if isinstance(value, str) and value and kind in READABLE else value
 
 

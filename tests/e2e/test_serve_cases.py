@@ -137,7 +137,7 @@ def test_length_and_context(client: httpx2.Client) -> None:
         ({"tools": [{"type": "web_search"}]}, "tools.0.type"), ({"tools": [{"type": "function"}]}, "tools.0.function"), ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format"), ({"store": True}, "store"), ({"modalities": ["audio"]}, "modalities"),
         ({"reasoning_effort": "huge"}, "reasoning_effort"), ({"thinking_token_budget": -1}, "thinking_token_budget"), ({"verbosity": "low"}, "verbosity"),
-        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs.enable_thinking"),
+        ({"chat_template_kwargs": {"wibble": True}}, "chat_template_kwargs.wibble"),
         ({"continue_final_message": True}, "continue_final_message"), ({"prompt_logprobs": 1}, "prompt_logprobs"), ({"use_beam_search": True}, "use_beam_search"),
         ({"structured_outputs": {}}, "structured_outputs"), ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
         ({"guided_regex": "("}, "guided_regex"), ({"guided_choice": []}, "guided_choice"), ({"structured_outputs": {"grammar": "start: nowhere"}}, "structured_outputs"),

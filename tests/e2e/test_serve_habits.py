@@ -12,6 +12,8 @@ pytest.importorskip("llguidance")
 
 import scripted
 
+from qwq.serve import notes
+
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 OTHER = CALL.replace('"f"', '"x"')
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}
@@ -114,3 +116,90 @@ def test_a_tool_whose_schema_cannot_be_enforced_names_the_field(client: httpx2.C
     assert choice(chat(client, tools=[tool]))["finish_reason"] == "stop"
     error = chat(client, tools=[tool], tool_choice="required").json()["error"]
     assert error["param"] == "tools" and "looks ahead or behind" in error["message"]
+
+
+# -- fields of other servers -------------------------------------------------------------------------------------------------
+
+
+def test_null_is_accepted_in_any_field(client: httpx2.Client) -> None:
+    for path, body in {"/v1/chat/completions": {"messages": [{"role": "user", "content": "abc"}]}, "/v1/completions": {"prompt": "x"}, "/v1/responses": {"input": "abc"}}.items():
+        answer = client.post(path, json=body | dict.fromkeys(["lora_path", "allowed_token_ids", "custom_params", "wibble"]))
+        assert answer.status_code == 200, answer.text
+        refused = client.post(path, json=body | {"wibble": 0})
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "wibble" and "--ignore-unknown-fields" in refused.json()["error"]["message"]
+
+
+DEFAULTS = {
+    "length_penalty": 1.0, "detokenize": True, "early_stopping": False, "bad_words": [], "logits_processors": [], "documents": [], "mm_processor_kwargs": {},
+    "return_token_ids": False, "return_tokens_as_token_ids": False, "typical_p": 1.0, "tfs_z": 1, "mirostat": 0, "xtc_probability": 0.0, "dry_multiplier": 0,
+    "n_probs": 0, "n_keep": 0, "repeat_last_n": -1, "timings_per_token": False, "return_progress": False, "no_stop_trim": False, "separate_reasoning": True,
+    "stream_reasoning": True, "reasoning_format": "deepseek", "verbosity": "medium", "n_predict": -1, "reasoning_budget": -1, "top_k": -1,
+}  # fmt: skip
+ADVISORY = {"cache_prompt": True, "id_slot": 3, "keep_alive": "5m", "rid": "a", "user_id": "u", "session_id": "s", "guided_decoding_backend": "xgrammar"}
+
+
+def test_defaults_and_advisory_fields_of_other_servers(client: httpx2.Client) -> None:
+    assert choice(chat(client, **DEFAULTS, **ADVISORY))["message"]["content"] == "cba"
+    for name, value in {"length_penalty": 2.0, "detokenize": False, "bad_words": ["x"], "mirostat": 2, "repeat_last_n": 64, "verbosity": "low", "best_of": 2}.items():
+        error = chat(client, **{name: value})
+        assert error.status_code == 400 and error.json()["error"]["param"] == name, error.text
+
+
+def test_a_server_that_ignores_unknown_fields_says_each_once(capfd: pytest.CaptureFixture[str]) -> None:
+    notes._said.clear()
+    made = scripted.chat_format()
+    body = {"wibble": 1, "options": {"num_ctx": 8192}, "verbosity": "low", "length_penalty": 2.0, "prompt_logprobs": 1, "stream_options": {"foo": 1}}
+    with scripted.served(scripted.opened(made, scripted.Script(made, reply)), ignore_unknown=True) as url, httpx2.Client(base_url=url, timeout=60) as client:
+        for _ in range(2):
+            assert choice(chat(client, **body, tools=[{"type": "function", "function": {"name": "f", "x": 1}}]))["message"]["content"] == "cba"
+        assert chat(client, temperature="hot").status_code == 400
+        assert client.get("/openapi.json").json()["components"]["schemas"]["ChatRequest"]["additionalProperties"] is True
+    said = capfd.readouterr().err
+    assert all(said.count(word) == 1 for word in ("'wibble'", "'options'", "verbosity", "length_penalty", "prompt_logprobs", "'foo'", "'x'")), said
+    notes._said.clear()
+
+
+def test_other_names_of_what_exists(client: httpx2.Client) -> None:
+    def tokens(**more) -> int:
+        return chat(client, "repeat:" + "so it is " * 40, ignore_eos=True, **more).json()["usage"]["completion_tokens"]
+
+    for limit in ({"n_predict": 7}, {"max_new_tokens": 7}, {"max_tokens": 7, "n_predict": 9}):
+        assert tokens(**limit) == 7
+        if "max_tokens" not in limit:
+            assert client.post("/v1/completions", json={"prompt": "x", "ignore_eos": True, **limit}).json()["usage"]["completion_tokens"] == 7
+            assert client.post("/v1/responses", json={"input": "repeat:" + "so " * 40, **limit}).json()["usage"]["output_tokens"] == 7
+    bodies = [{"thinking_token_budget": 3}] + [{n: 3} for n in ("thinking_budget", "thinking_budget_tokens", "reasoning_budget")]
+    bodies += [{"thinking": {"type": "enabled", "budget_tokens": 3}}, {"reasoning": {"max_tokens": 3}}]
+    for body in bodies:
+        thought = chat(client, "repeat:" + "so it is " * 40, max_tokens=40, **body).json()["usage"]["completion_tokens_details"]["reasoning_tokens"]
+        assert thought == 3, body
+    for same in ({"reasoning_effort": "none"}, {"reasoning": {"effort": "none"}}, {"reasoning": {"enabled": False}}, {"think": False}, {"enable_thinking": False},
+                 {"thinking": {"type": "disabled"}}, {"chat_template_kwargs": {"enable_thinking": False}}):  # fmt: skip
+        said = chat(client, max_tokens=20, **same).json()
+        assert said["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0 and not said["choices"][0]["message"].get("reasoning"), same
+    for on in ({"think": True}, {"think": "low"}, {"enable_thinking": True}, {"thinking": {"type": "enabled"}}, {"chat_template_kwargs": {"enable_thinking": True}}):
+        assert choice(chat(client, **on))["message"]["reasoning"] == "hm"
+    assert "reasoning" not in choice(chat(client, reasoning={"exclude": True}))["message"]
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ({"json_schema": CITY}, '{"city":"Rome"}'), ({"json_schema": json.dumps(CITY)}, '{"city":"Rome"}'), ({"regex": "[a-c]{2}0"}, None),
+        ({"grammar": 'root ::= "r" "x"'}, "rx"), ({"ebnf": 'root ::= "yes"'}, "yes"), ({"guided_json_object": True}, None),
+    ],
+)  # fmt: skip
+def test_forms_under_other_names(client: httpx2.Client, field: dict, text: str | None) -> None:
+    said = "".join(choice(chat(client, "zzz", max_tokens=40, **field))["message"]["content"].split())
+    assert said == text if text else said[:1] in "abc{"
+    assert chat(client, guided_regex="a", **field).status_code == 400
+
+
+def test_a_model_that_does_not_think_says_so() -> None:
+    made = scripted.chat_format(scripted.PLAIN.replace("</think>", "</t>"))
+    with scripted.served(scripted.opened(made, scripted.Script(made, lambda prompt: "yes"))) as url, httpx2.Client(base_url=url, timeout=60) as client:
+        for off in ({"enable_thinking": False}, {"chat_template_kwargs": {"enable_thinking": False}}, {"think": False}):
+            assert choice(chat(client, **off))["message"]["content"] == "yes"
+        for on in ({"enable_thinking": True}, {"chat_template_kwargs": {"enable_thinking": True}}, {"think": True}):
+            error = chat(client, **on)
+            assert error.status_code == 400 and "does not think" in error.json()["error"]["message"]

@@ -56,8 +56,8 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
     _responses(app, core, ResponseStore(options.stored_responses))
     if options.page and importlib.util.find_spec("qwq.serve.page") is not None:
         _mount_page(app, options)
-    describe(app, vocab_size=core.tokenizer.vocab_size, variables=opened.chat.template.variables)
-    app.add_middleware(Guards, api_keys=options.api_keys, limit_bytes=options.limit_bytes)
+    describe(app, vocab_size=core.tokenizer.vocab_size, variables=opened.chat.template.variables, lenient=options.ignore_unknown)
+    app.add_middleware(Guards, api_keys=options.api_keys, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown)
     if options.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(options.cors_origins), allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]

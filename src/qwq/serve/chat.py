@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from qwq.engine.request import GenerationRequest, Sample
 from qwq.errors import UsageError
-from qwq.serve.core import Core, new_id, usage_wanted
+from qwq.serve.core import EFFORT, Core, new_id, usage_wanted
 from qwq.serve.errors import Refused, first_fault
 from qwq.serve.forms import Form, form_of
 from qwq.serve.guide import answer_grammar, calls_grammar, text_or_calls_grammar
@@ -62,8 +62,6 @@ class Ask:
     max_new: int | None
     n: int | None
     top: int | None
-    effort: str | None
-    include_reasoning: bool
 
 
 async def converse(core: Core, body: Sampling, template: TemplateFields, ask: Ask) -> Conversation:
@@ -72,20 +70,20 @@ async def converse(core: Core, body: Sampling, template: TemplateFields, ask: As
     if ask.tool_choice not in (None, "none", "auto") and not ask.tools:
         raise Refused("tool_choice: needs tools to choose from", "tool_choice")
     tools = [] if ask.tool_choice == "none" else list(ask.tools)
-    no_thinking = ask.effort == "none" or body.thinking_token_budget == 0
-    prompt = make_prompt(
-        core.chat, ask.messages, tools, template, keep_tool_thinking=core.options.keep_tool_thinking, no_thinking=no_thinking
-    )
+    budget = EFFORT[body.effort] if body.thinking_token_budget is None and body.effort else body.thinking_token_budget
+    think = False if budget == 0 else body.switch
+    prompt = make_prompt(core.chat, ask.messages, tools, template, keep_tool_thinking=core.options.keep_tool_thinking, think=think)
     try:
         grammar, param = _grammar(ask, tools)
     except UsageError as error:
         raise Refused(f"tools: {error}", "tools") from None
     guide = None if grammar is None else await core.compile(grammar, param)
     request = core.request(
-        body, prompt.ids, ask.max_new, n=ask.n, top=ask.top, opened=prompt.thinking_open, effort=ask.effort, guide=guide
-    )
+        body, prompt.ids, ask.max_new, n=ask.n, top=ask.top, opened=prompt.thinking_open,
+        budget=0 if prompt.unthinking else budget, guide=guide,
+    )  # fmt: skip
     names = frozenset(t.function.name for t in tools)
-    return Conversation(request, prompt, names, ask.parallel, ask.include_reasoning)
+    return Conversation(request, prompt, names, ask.parallel, body.shows_thinking)
 
 
 def _grammar(ask: Ask, tools: list[Tool]) -> tuple[str | None, str]:
@@ -202,8 +200,6 @@ class ChatCompletion:
             max_new=body.max_completion_tokens or body.max_tokens,
             n=body.n,
             top=(body.top_logprobs or 0) if body.logprobs else None,
-            effort=body.reasoning_effort,
-            include_reasoning=body.include_reasoning is not False,
         )
         return cls(core, body, await converse(core, body, body, ask))
 

@@ -28,7 +28,7 @@ class Completion:
         self.requests: list[GenerationRequest] = [
             core.request(
                 body, ids, body.max_tokens or self._default_tokens(ids), n=body.n, top=body.logprobs, opened=self._inside_thinking(ids),
-                guide=guide, prompt_top=prompt_top,
+                budget=0 if body.switch is False else body.thinking_token_budget, guide=guide, prompt_top=prompt_top,
             )
             for ids in self.prompts
         ]  # fmt: skip

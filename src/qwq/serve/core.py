@@ -49,6 +49,7 @@ class ServeOptions:
     allowed_hosts: tuple[str, ...] = ()
     shutdown_s: float = 10.0
     seed: int | None = None
+    ignore_unknown: bool = False
     stored_responses: int = 1000
 
 
@@ -76,7 +77,7 @@ class Core:
 
     def request(
         self, body: Sampling, ids: list[int], max_new: int | None, *, n: int | None = None, top: int | None = None, opened: bool = False,
-        effort: str | None = None, guide: Callable[[], Guide] | None = None, prompt_top: int | None = None,
+        budget: int | None = None, guide: Callable[[], Guide] | None = None, prompt_top: int | None = None,
     ) -> GenerationRequest:  # fmt: skip
         """The engine's request. `max_new` None, or more than the context has room for: as many tokens as it has room for.
 
@@ -85,9 +86,6 @@ class Core:
         self.check_model(body.model)
         room = max(1, self.max_len - len(ids))
         params = self._sampling(body, room if max_new is None else min(max_new, room))
-        budget = body.thinking_token_budget
-        if budget is None and effort is not None:
-            budget = EFFORT[effort]
         return GenerationRequest(
             ids,
             params,

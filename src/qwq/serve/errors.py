@@ -104,5 +104,6 @@ def first_fault(errors: Any) -> tuple[str, str, str | None]:
         known.append(p)
     param = ".".join(known) or None
     if first["type"] == "extra_forbidden":
-        return f"{param or 'request'}: is not implemented here", INVALID, param
-    return f"{param or 'request'}: {first['msg'][:300].lower()}", INVALID, param
+        return f"{param or 'request'}: is not implemented here: leave it out, or serve with --ignore-unknown-fields", INVALID, param
+    words = first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else first["msg"].lower()
+    return f"{param or 'request'}: {words[:300]}", INVALID, param

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from contextvars import ContextVar
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -11,28 +15,41 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
 
 from qwq.serve.notes import note_once
 
+# Set for the requests of a server that was told to ignore what it does not know (`--ignore-unknown-fields`).
+LENIENT: ContextVar[bool] = ContextVar("LENIENT", default=False)
 
-def _only(value: Any) -> Any:
-    """A known field that has only its default value here. Python's own 0 == False does not count."""
 
-    def check(given: Any) -> Any:
-        if given != value or type(given) is not type(value):
-            raise ValueError(f"only {value!r} is implemented here")
-        return given
+def only(*values: Any) -> Any:
+    """A known field that has only these values here, the usual one first. Python's own 0 == False does not count."""
+
+    def check(given: Any, info: ValidationInfo) -> Any:
+        if any(given == v and isinstance(given, bool) == isinstance(v, bool) for v in values):
+            return given
+        if LENIENT.get():
+            note_once(f"value of {info.field_name}", f"requests: {info.field_name} has only {_json(values)} here; another value is ignored")
+            return values[0]
+        raise ValueError(f"only {_json(values)} is implemented here")
 
     return AfterValidator(check)
 
 
-OnlyFalse = Annotated[bool, _only(False), WithJsonSchema({"const": False})]
-OnlyTrue = Annotated[bool, _only(True), WithJsonSchema({"const": True})]
-OnlyZero = Annotated[int, _only(0), WithJsonSchema({"const": 0})]
-OnlyOne = Annotated[int, _only(1), WithJsonSchema({"const": 1})]
+def _json(values: Sequence[Any]) -> str:
+    return " or ".join(json.dumps(v) for v in values)
+
+
+OnlyFalse = Annotated[bool, only(False), WithJsonSchema({"const": False})]
+OnlyTrue = Annotated[bool, only(True), WithJsonSchema({"const": True})]
+OnlyZero = Annotated[float, only(0), WithJsonSchema({"const": 0})]
+OnlyOne = Annotated[float, only(1), WithJsonSchema({"const": 1})]
+OnlyNull = Annotated[Any, only(None), WithJsonSchema({"type": "null"})]
+OnlyEmpty = Annotated[list[Any] | dict[str, Any], only([], {}), WithJsonSchema({"enum": [[], {}]})]
 # JSON knows one kind of number: 3.0 is an integer.
 WHOLE = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
 # openapi.py puts the size of the model's vocabulary in the place of these.
@@ -43,10 +60,26 @@ StopString = Annotated[str, StringConstraints(min_length=1)]
 TokenKey = Annotated[str, StringConstraints(pattern=ANY_KEY)]
 
 
+@cache
+def _known(kind: type[BaseModel]) -> frozenset[str]:
+    return frozenset(field.alias or name for name, field in kind.model_fields.items())
+
+
 class Strict(BaseModel):
-    """JSON types as they are: "1" is no number, and an unknown field is an error."""
+    """JSON types as they are: "1" is no number, and an unknown field is an error unless it is null."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unknown(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not (unknown := data.keys() - _known(cls)) or cls.model_config.get("extra") != "forbid":
+            return data
+        if LENIENT.get():
+            for name in unknown:
+                note_once(f"field {name}", f"requests: the field {name[:60]!r} is not known here and is ignored")
+            return {k: v for k, v in data.items() if k not in unknown}
+        return {k: v for k, v in data.items() if v is not None or k not in unknown}
 
 
 class History(Strict):

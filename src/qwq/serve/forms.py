@@ -9,7 +9,13 @@ from typing import Any
 from qwq.errors import UsageError
 from qwq.serve.errors import Refused
 from qwq.serve.guide import choice_rule, grammar_rule, json_rule, regex_rule
-from qwq.serve.schema import Formed, JsonObjectFormat, JsonSchemaFormat, ResponseFormat
+from qwq.serve.schema_forms import Formed, JsonObjectFormat, JsonSchemaFormat, ResponseFormat
+
+# Fields that ask for a form, and its kind.
+FIELDS = {
+    "guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar", "guided_json_object": "json_object",
+    "json_schema": "json", "regex": "regex", "grammar": "grammar", "ebnf": "grammar",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ def response_form(given: ResponseFormat | None, param: str = "response_format") 
 
 def form_of(body: Formed) -> Form | None:
     """The one form that a request asks for. Refused where it asks for two, or where the form cannot be read."""
-    asked: list[tuple[str, str, Any]] = [(f"guided_{kind}", kind, getattr(body, f"guided_{kind}")) for kind in ("json", "regex", "choice", "grammar")]
+    asked: list[tuple[str, str, Any]] = [(name, kind, getattr(body, name)) for name, kind in FIELDS.items()]
     if body.structured_outputs:
         given = body.structured_outputs
         kinds = {"json": given.json_, "regex": given.regex, "choice": given.choice, "grammar": given.grammar, "json_object": given.json_object}

@@ -1,4 +1,4 @@
-"""What stands before the application: API keys and the size of a request. Plain ASGI, so streams pass untouched.
+"""What stands before the application: API keys, the size of a request, and how strictly its fields are read. Plain ASGI, so streams pass untouched.
 
 Keys are compared by their SHA-256 in constant time, all of them each time. Open without a key: /health, the
 API's description, the page and its files. Everything that answers with the model's or a user's words needs one.
@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import HTTPException
 
 from qwq.serve.errors import error_response
+from qwq.serve.fields import LENIENT
 
 OPEN_PATHS = frozenset({"/", "/health", "/favicon.ico", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 OPEN_PREFIXES = ("/static/", "/page/", "/assets/")
@@ -22,13 +23,14 @@ OPEN_PREFIXES = ("/static/", "/page/", "/assets/")
 class Guards:
     """Refuses what has no key (401) or is too large (413)."""
 
-    def __init__(self, app: Any, *, api_keys: Sequence[str], limit_bytes: int) -> None:
-        self.app, self.limit_bytes = app, limit_bytes
+    def __init__(self, app: Any, *, api_keys: Sequence[str], limit_bytes: int, lenient: bool = False) -> None:
+        self.app, self.limit_bytes, self.lenient = app, limit_bytes, lenient
         self._digests = [hashlib.sha256(k.encode()).digest() for k in api_keys]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        LENIENT.set(self.lenient)  # of this request's task alone
         headers = dict(scope["headers"])
         if self._digests and not self._open(scope) and not self._known(headers):
             message = "no valid API key: send `Authorization: Bearer KEY`"

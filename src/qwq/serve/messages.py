@@ -26,21 +26,30 @@ RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "documents",
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation in tokens. `thinking_open`: it ends inside the thinking. `continued`: it ends inside the answer's own words."""
+    """A conversation in tokens. `thinking_open`: it ends inside the thinking. `unthinking`: which is to end at once. `continued`: it ends
+    inside the answer's own words."""
 
     ids: list[int]
     thinking_open: bool
+    unthinking: bool = False
     continued: bool = False
 
 
 def make_prompt(
     chat: ChatFormat, messages: Sequence[ChatMessage], tools: Sequence[Tool], body: TemplateFields, *, keep_tool_thinking: bool = False,
-    no_thinking: bool = False,
+    think: bool | None = None,
 ) -> Prompt:  # fmt: skip
-    """The prompt of a chat request. `no_thinking`: tell the template so, where it can be told."""
-    variables = _variables(chat, body.chat_template_kwargs or {})
-    if no_thinking and "enable_thinking" in chat.template.variables:
-        variables.setdefault("enable_thinking", False)
+    """The prompt of a chat request. `think`: whether the model is to think, where the request says so; the template is told, where it
+    can be told."""
+    variables = dict(body.chat_template_kwargs or {})
+    if "enable_thinking" not in chat.template.variables:
+        told = variables.pop("enable_thinking", None)
+        think = think if think is not None or not isinstance(told, bool) else told
+        if think and not (chat.thinking_open or "think" in chat.template.source):
+            raise Refused("enable_thinking: this model does not think: leave it out, or make it false", "enable_thinking")
+    elif think is not None:
+        variables.setdefault("enable_thinking", think)
+    variables = _variables(chat, variables)
     last: ChatMessage | None = None
     if body.continue_final_message:
         if body.add_generation_prompt:
@@ -61,7 +70,7 @@ def make_prompt(
     ids = chat.prompt_ids(dicts, plain_tools, variables=variables, thoughts=injected, opening=opening)
     opened = opening and (chat.opens_thinking(variables) if variables else chat.thinking_open)
     if last is None:
-        return Prompt(ids, opened)
+        return Prompt(ids, opened, think is False)
     thinking, words = last.reasoning_content or last.reasoning or "", _content(last, len(messages))
     text = thinking if opened or not thinking else f"{THINK_OPEN}\n{thinking}"
     inside = not words and bool(opened or thinking)
@@ -69,7 +78,7 @@ def make_prompt(
         text = f"{text}\n{THINK_CLOSE}\n\n{words}"
     elif words:
         text = words
-    return Prompt([*ids, *chat.own_ids(text)], inside, continued=bool(words or thinking))
+    return Prompt([*ids, *chat.own_ids(text)], inside, think is False, continued=bool(words or thinking))
 
 
 def in_order_of_calls(messages: Sequence[ChatMessage], fields: Sequence[str] | None = None) -> list[ChatMessage]:

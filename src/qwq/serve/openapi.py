@@ -49,13 +49,14 @@ def up_to(largest: int) -> str:
     return "^(" + "|".join([*(["[0-9]"] if last else []), *shorter, *below, digits]) + ")$"
 
 
-def describe(app: FastAPI, *, vocab_size: int, variables: frozenset[str]) -> None:
+def describe(app: FastAPI, *, vocab_size: int, variables: frozenset[str], lenient: bool) -> None:
     """The document with what depends on the model: its token ids, and what its chat template reads.
 
     FastAPI documents its own validation answer, which `errors.install` replaces by a 400.
     """
     make = app.openapi
-    told = {"additionalProperties": False, "properties": {name: {} for name in sorted(variables - RESERVED)}, "type": "object"}
+    told: dict[str, Any] = {"additionalProperties": False, "type": "object"}
+    told["properties"] = {name: {} for name in sorted(variables - RESERVED)} | {"enable_thinking": {}}
 
     def fit(node: Any) -> None:
         if isinstance(node, dict):
@@ -66,6 +67,8 @@ def describe(app: FastAPI, *, vocab_size: int, variables: frozenset[str]) -> Non
                 node["additionalProperties"] = False
             if node.get("propertyNames", {}).get("pattern") == ANY_KEY:
                 node["propertyNames"]["pattern"] = up_to(vocab_size - 1)
+            if node.get("additionalProperties") is False and "title" in node and node is not told and "patternProperties" not in node:
+                node["additionalProperties"] = lenient or {"type": "null"}
             if "chat_template_kwargs" in node:
                 node["chat_template_kwargs"] = {"anyOf": [told, {"type": "null"}]}
             for value in node.values():

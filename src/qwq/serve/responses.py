@@ -129,8 +129,6 @@ class ResponseRun:
             max_new=body.max_output_tokens,
             n=1,
             top=(body.top_logprobs or 0) if LOGPROBS in (body.include or ()) else None,
-            effort=body.reasoning.effort if body.reasoning else None,
-            include_reasoning=body.include_reasoning is not False,
         )
         return cls(core, store, body, messages, await converse(core, body, body, ask))
 

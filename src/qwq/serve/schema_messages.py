@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from qwq.serve.fields import WHOLE, History, Strict, when
+from qwq.serve.fields import WHOLE, History, OnlyNull, Strict, when
 
 CALLERS_ONLY = when({"tool_calls": {"type": "array"}}, {"role": {"const": "assistant"}}, ["role"])
 
@@ -96,4 +96,4 @@ class TemplateFields(Strict):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    chat_template: None = None
+    chat_template: OnlyNull = None

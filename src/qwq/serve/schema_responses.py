@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from qwq.serve.fields import CHOICE_NEEDS_TOOLS, WHOLE, Effort, History, OnlyFalse, Strict
-from qwq.serve.schema import ResponseFormat, Sampling, StreamOptions
+from qwq.serve.fields import CHOICE_NEEDS_TOOLS, WHOLE, History, OnlyFalse, OnlyNull, Strict
+from qwq.serve.schema import OnlyMedium, Sampling, StreamOptions
+from qwq.serve.schema_forms import ResponseFormat
+from qwq.serve.schema_habits import ReasoningSwitch
 from qwq.serve.schema_messages import Content, NamedFunction, TemplateFields
 
 LOGPROBS = "message.output_text.logprobs"
@@ -78,14 +80,12 @@ class NamedTool(NamedFunction):
 
 class TextOptions(Strict):
     format: ResponseFormat | None = None
-    verbosity: Literal["medium"] | None = None
+    verbosity: OnlyMedium | None = None
 
 
-class Reasoning(Strict):
+class Reasoning(ReasoningSwitch):
     """`summary`: thinking is given in full, as reasoning text; a summary is not made."""
 
-    effort: Effort | None = None
-    summary: Literal["auto"] | None = None
     generate_summary: Literal["auto"] | None = None
 
 
@@ -111,7 +111,7 @@ class ResponsesRequest(Sampling, TemplateFields):
     stream_options: StreamOptions | None = None
     truncation: Literal["disabled", "auto"] | None = None
     background: OnlyFalse | None = None
-    max_tool_calls: None = None
-    conversation: None = None
-    prompt: None = None
-    context_management: None = None
+    max_tool_calls: OnlyNull = None
+    conversation: OnlyNull = None
+    prompt: OnlyNull = None
+    context_management: OnlyNull = None
