@@ -29,27 +29,32 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors", "common", "cpu"},
     "text": {"errors", "types", "model"},  # of the model, config and folder only: TEXT_MAY_READ
     "engine": {"errors", "types", "memory", "model", "text"},
+    "data": {"errors", "common", "types", "text"},
     "sandbox": {"errors"},
     "verify": {"errors", "common", "types", "text", "sandbox"},
-    "problems": {"errors", "common", "types", "config", "verify"},
+    "problems": {"errors", "common", "types", "config", "text", "data", "verify"},
     "agent": {"types"},
     "rollout": {"types", "model", "text", "engine", "agent"},
-    "reward": {"errors", "common", "types", "stats", "model", "text", "problems", "verify"},
-    "train": {"errors", "common", "types", "stats", "config", "model", "text", "engine", "problems", "rollout", "reward"},
-    "plan": {"errors", "memory", "config", "model", "problems"},
+    "reward": {"errors", "common", "types", "stats", "model", "text", "data", "problems", "verify"},
+    "train": {
+        "errors", "common", "types", "stats", "config", "model", "text", "data", "engine", "problems", "rollout", "reward",
+    },
+    "preview": {"errors", "types", "config", "model", "text", "data", "problems"},
+    "plan": {"errors", "memory", "config", "model", "data", "problems"},
     "plan_cluster": {"config", "memory", "model", "plan"},
-    "distill": {"errors", "common", "types", "config", "text", "engine", "problems", "verify"},
+    "distill": {"errors", "common", "types", "config", "text", "data", "engine", "problems", "verify"},
     "report": {"errors", "common", "types", "stats", "config"},
     "eval": {
-        "errors", "common", "types", "stats", "config", "model", "text", "engine", "problems", "agent", "rollout", "verify", "plan",
-        "memory", "report",
+        "errors", "common", "types", "stats", "config", "model", "text", "data", "engine", "problems", "agent", "rollout", "verify",
+        "plan", "memory", "report",
     },
     "env": {"sandbox"},
     "chat": {"errors", "common", "types", "model", "text", "engine", "problems", "agent", "rollout"},
     "serve": {"errors", "common", "types", "text", "engine"},
     "progress": {"train"},
     "runner": {
-        "errors", "common", "types", "cpu", "stats", "config", "model", "text", "engine", "problems", "reward", "train", "plan", "eval",
+        "errors", "common", "types", "cpu", "stats", "config", "model", "text", "data", "engine", "problems", "reward", "train", "plan",
+        "eval",
     },
     "export": {"errors", "model", "text"},
     "cli_models": {"errors", "config"},
@@ -59,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli_sandbox": {"errors", "sandbox", "verify"},
     "cli_eval": {"errors", "types", "cli_models", "eval"},
     "cli_reward": {"errors", "reward"},
-    "cli_data": {"errors", "common", "types", "model", "text", "engine", "problems", "distill", "cli_models"},
+    "cli_data": {"errors", "common", "types", "model", "text", "data", "engine", "problems", "distill", "cli_models", "preview"},
     "cli": {
         "errors", "config", "model", "verify", "plan_cluster", "report", "env", "chat", "export", "cli_models",
         "cli_train", "cli_sandbox", "cli_engine", "cli_data", "cli_reward", "cli_eval",
@@ -69,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
 TEXT_MAY_READ = {"qwq.model.config", "qwq.model.folder"}
 # Read before a command is known, inside the jail's side of things, or by tools without a model: they do without torch.
 TORCH_FREE = (
-    "errors", "common", "types", "stats", "config", "text", "problems", "sandbox", "verify", "agent", "report", "cli",
+    "errors", "common", "types", "stats", "config", "text", "data", "problems", "sandbox", "verify", "agent", "report", "cli",
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -205,16 +205,16 @@ def convert(
     """
     from collections import Counter
 
+    from qwq.data.files import read_rows
     from qwq.distill.convert import PREFERENCE, check_rows
     from qwq.distill.convert import convert as run
     from qwq.errors import ConfigError, DataError
-    from qwq.problems.real import read_rows
 
     if not file.is_file():
         raise DataError(f"no file at {file}: give the JSON lines of the set")
     if (check and format in PREFERENCE) or (max_tokens is not None and not check):
         raise ConfigError("--check goes with conversations, and --max-tokens with --check")
-    numbered = list(read_rows(file))
+    numbered = [(row.number, row.fields) for row in read_rows(file)]
     rows, left_out = run(numbered, format, empty_thinking=empty_thinking)
     if check:
         from qwq.model.folder import resolve_folder
@@ -230,3 +230,55 @@ def convert(
     partial.replace(out)
     print(json.dumps({"rows": len(numbered), "kept": len(rows), "left_out": dict(left_out), "out": str(out)}))
     return 0
+
+
+@data_app.command
+def show(
+    file: str,
+    *,
+    model: str,
+    stage: Literal["sft", "reward", "rl"] | None = None,
+    kind: Literal["math", "code", "gsm8k", "mbpp", "constraints", "prompts"] | None = None,
+    rows: int = 3,
+    max_tokens: int | None = None,
+    json: bool = False,
+) -> int:
+    """Show what a stage would take of a data file: rows as the model reads them, and an account of every row.
+
+    What is learnt is green on a terminal and in [[double brackets]] elsewhere. The last lines say how many rows are used, which shape they have,
+    their lengths in tokens, what is left out and why, and which lines cannot be read; with such lines the exit status is 2.
+
+    Parameters
+    ----------
+    file
+        JSON lines, a JSON array or parquet; a folder, or a data set of the hub.
+    model
+        Model folder, GGUF file, a run's folder (its last policy), or a hub name: its tokenizer, template and positions. No weights are read.
+    stage
+        sft (conversations), reward (preference pairs) or rl (problems); recognised by the first row by default.
+    kind
+        With --stage rl: the kind of source; recognised by the first row by default.
+    rows
+        Rows to show.
+    max_tokens
+        Longest example, as in a recipe: 8,192 of sft and 4,096 of reward by default, and never more than the model has positions.
+    json
+        Print one JSON object instead.
+    """
+    import os
+    from json import dumps
+
+    from qwq.cli_models import model_folder
+    from qwq.errors import ConfigError
+    from qwq.preview import preview_file, reader_of
+
+    if rows < 0 or (max_tokens is not None and max_tokens < 2):
+        raise ConfigError(f"--rows is {rows}, --max-tokens {max_tokens}: give at least 0 rows and 2 tokens")
+    chat, max_positions = reader_of(model_folder(model))
+    summary = preview_file(file, chat, stage=stage, kind=kind, max_tokens=max_tokens, max_positions=max_positions, rows=rows)
+    if json:
+        print(dumps(summary.to_dict(), ensure_ascii=False))
+    else:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print("\n".join(summary.lines(colour=colour)))
+    return 2 if summary.refused else 0

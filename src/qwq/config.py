@@ -111,10 +111,11 @@ class ComputeSection(Section):
 class Source(Section):
     """A set of problems: a file in a published set's own format, a hub data set, or plain sums of a level."""
 
-    kind: Literal["gsm8k", "math", "mbpp", "constraints", "arithmetic", "prompts"] = Field(
-        description="format of the rows; arithmetic needs no file; prompts: `prompt` (or `messages`) and any columns, judged by reward functions alone"
+    kind: Literal["gsm8k", "math", "code", "mbpp", "constraints", "arithmetic", "prompts"] = Field(
+        description="format of the rows; math: `problem` or `question` with `answer` or `solution`; code: `prompt` with `tests`; arithmetic needs no file; "
+        "prompts: `prompt` (or `messages`) and any columns, judged by reward functions alone"
     )
-    path: str = Field("", description="JSON-lines file, or hub id; \"builtin\" for generated constraints")
+    path: str = Field("", description="JSON-lines or parquet file, folder, or hub id; \"builtin\" for generated constraints")
     level: int = Field(0, ge=0, le=6, description="of arithmetic: 1 to 3 sums up to 20, 99, 999; 4 three terms; 5 and 6 products")
     split: Literal["train", "validation", "test"] = Field("train", description="rows to take where one file holds several splits")
     weight: float = Field(1.0, gt=0, description="share of the prompts, relative to the other sources and the mix")
@@ -187,13 +188,15 @@ class SftStage(Stage):
     """Supervised cold start on demonstrations; the loss counts the assistant's tokens only."""
 
     kind: Literal["sft"]
-    documents: Positive = Field(1000, description="demonstrations")
+    documents: Positive | None = Field(None, description="demonstrations; default: 1,000, or with path all rows; with path, the first so many rows")
     epochs: Positive = Field(1, description="passes over them")
     batch_tokens: Positive = Field(1024, description="tokens a step, at least")
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
     mix: Mix = Field(default_factory=Mix)
-    path: str | None = Field(None, description="JSON lines with `messages` (and `tools`) instead of procedural demonstrations")
-    max_tokens: Positive = Field(8192, description="longest conversation of the file; longer ones are left out")
+    path: str | None = Field(
+        None, description="conversations instead of procedural demonstrations: JSON lines or parquet, or a hub id, in any shape of docs/data.md"
+    )
+    max_tokens: Positive = Field(8192, description="longest conversation of the file; longer ones, and those beyond the model's positions, are left out and counted")
     recheck: Unit = Field(0.0, description="share of procedural demonstrations that think everything twice before they answer, as models that overthink do")
     source: Source | None = Field(None, description="arithmetic of a level instead: its training sums, each worked out")
 
@@ -201,6 +204,8 @@ class SftStage(Stage):
     def _one_source(self) -> SftStage:
         if self.source and (self.source.kind != "arithmetic" or self.path):
             raise ValueError(f"source of kind {self.source.kind!r} with path {self.path!r}: demonstrations come from one of mix, path, or arithmetic")
+        if self.documents is None and not self.path:
+            self.documents = 1000
         return self
 
 
@@ -217,13 +222,23 @@ class RewardModelStage(Stage):
     """Bradley-Terry reward model on preference pairs (Bradley and Terry 1952; Ouyang et al. 2022)."""
 
     kind: Literal["reward_model"]
-    pairs: Positive = Field(2000, description="training pairs")
-    test_pairs: Positive = Field(500, description="held-out pairs for its accuracy")
+    pairs: Positive | None = Field(None, description="training pairs; default: 2,000, or with path all of the file's 70%")
+    test_pairs: Positive | None = Field(None, description="held-out pairs for its accuracy; default: 500, or with path all of the file's 20%")
     epochs: Positive = Field(1, description="passes over the pairs")
     batch_pairs: Positive = Field(16, description="pairs a step")
-    path: str | None = Field(None, description="JSON lines with `prompt`, `chosen` and `rejected` instead of procedural pairs")
-    max_tokens: Positive = Field(4096, description="longest prompt and answer together; pairs with a longer one are left out")
+    path: str | None = Field(
+        None, description="pairs instead of procedural ones: JSON lines or parquet, or a hub id, with chosen and rejected answers (docs/data.md)"
+    )
+    max_tokens: Positive = Field(
+        4096, description="longest prompt and answer together; pairs with a longer one, or one beyond the model's positions, are left out and counted"
+    )
     micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass")
+
+    @model_validator(mode="after")
+    def _procedural_numbers(self) -> RewardModelStage:
+        if not self.path:
+            self.pairs, self.test_pairs = self.pairs or 2000, self.test_pairs or 500
+        return self
 
 
 class Function(Section):

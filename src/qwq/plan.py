@@ -25,13 +25,14 @@ from qwq.config import (
     SftStage,
     Source,
 )
+from qwq.data.files import is_hub_id
 from qwq.errors import CapacityError, ModelError
 from qwq.memory import GIB, Memory, free_memory, on_cuda, require
 from qwq.model.config import ModelConfig, preset
 from qwq.model.folder import read_config, resolve_folder
 from qwq.problems.families.preference import Preference
 from qwq.problems.mixing import ProblemMix
-from qwq.problems.real import is_hub_id, load_source
+from qwq.problems.real import load_source
 
 FLOAT = 4  # bytes; training is in float32
 PROGRAM = int(0.33 * GIB)  # Python, torch and the rest of the process before any model, measured
@@ -345,6 +346,8 @@ def stage_plan(recipe: Recipe, name: str, config: ModelConfig) -> StagePlan:
             3.0 * stage.tokens * config.flops_per_token(),
         )
     if isinstance(stage, SftStage):
+        if stage.documents is None:  # the rows of a file, which is not read for a plan
+            return StagePlan(None, f"all rows of {stage.path} x {times(stage.epochs, 'epoch')}, {count(stage.batch_tokens)} tokens a step", None, None)
         tokens = round(stage.documents * stage.epochs * document_lengths(recipe, name).mean)
         work = f"{count(stage.documents)} demonstrations x {times(stage.epochs, 'epoch')}"
         work += f", {count(stage.batch_tokens)} tokens a step"
@@ -358,6 +361,8 @@ def stage_plan(recipe: Recipe, name: str, config: ModelConfig) -> StagePlan:
         work = f"{stage.of} goes on, {count(source.batch_tokens)} tokens a step"
         return StagePlan(stage.steps, work, tokens, 3.0 * tokens * config.flops_per_token())
     assert isinstance(stage, RewardModelStage)
+    if stage.pairs is None:
+        return StagePlan(None, f"{stage.batch_pairs} pairs a step, 70% of the rows of {stage.path} x {times(stage.epochs, 'epoch')}", None, None)
     steps = math.ceil(stage.pairs / stage.batch_pairs) * stage.epochs
     tokens = round(2 * stage.pairs * stage.epochs * document_lengths(recipe, name).mean)
     work = f"{stage.batch_pairs} pairs a step, {count(stage.pairs)} pairs x {times(stage.epochs, 'epoch')}"

@@ -32,6 +32,7 @@ from qwq.config import (
     load_recipe,
 )
 from qwq.cpu import has_bfloat16
+from qwq.data.examples import FileUse
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, Interrupted
 from qwq.eval.runner import BenchmarkResult, evaluate, write_transcripts
@@ -240,14 +241,14 @@ class RecipeRun:
             backbone.recompute = self.recipe.compute.recompute
             model = RewardModel(backbone)
             calibration, evals = train_reward_model(model, chat, stage, run, seed=self.recipe.seed)
-            extra["calibration"] = calibration.to_dict()
+            extra |= {"calibration": calibration.to_dict()} | ({"data": run.state["data"]} if "data" in run.state else {})
             with atomic_folder(final) as partial:
                 save_reward_model(model.backbone, model.score.weight, partial)
                 (partial / CALIBRATION).write_text(json.dumps(calibration.to_dict()) + "\n")
                 chat.save(partial)
         else:
             policy = self._train_policy(name, chat, run)
-            kept = {"contract": "contract_log", "validation": "validation", "ended": "ended"}
+            kept = {"contract": "contract_log", "validation": "validation", "ended": "ended", "data": "data"}
             extra |= {key: run.state[where] for key, where in kept.items() if where in run.state}
             self._save_policy(name, policy, chat)
         record: dict[str, Any] = {"name": name, "kind": stage.kind, "train_s": round(run.state["seconds"], 2)}
@@ -304,7 +305,7 @@ class RecipeRun:
 
     def _rl(self, name: str, stage: RlStage, model: Transformer, chat: ChatFormat, run: StageRun) -> None:
         seed = self.recipe.seed
-        pools, watched_sources = self._pools(stage)
+        pools, watched_sources = self._pools(stage, run)
         mix = ProblemMix(seed, name, stage.mix.weights(), pools)
         scorer = self._scorer(stage) if isinstance(stage, Rl2Stage) and stage.mix.preference else None
         shaping = LengthShaping(stage.max_new_tokens, stage.overlong_buffer, stage.overlong_penalty, stage.length_weight)
@@ -345,13 +346,16 @@ class RecipeRun:
         if keeper:
             keeper.finish()
 
-    def _pools(self, stage: RlStage) -> tuple[dict[str, tuple[float, list[Problem]]], dict[str, list[Problem]]]:
+    def _pools(self, stage: RlStage, run: StageRun) -> tuple[dict[str, tuple[float, list[Problem]]], dict[str, list[Problem]]]:
         """Training problems of each source with its weight, and validation problems of each where the stage looks at them."""
         pools: dict[str, tuple[float, list[Problem]]] = {}
         watched: dict[str, list[Problem]] = {}
         for source in stage.sources:
             name = f"{source.kind}:{source.path or source.level}:{source.split}"
-            pools[name] = (source.weight, load_source(source))
+            use = FileUse(source.path, noun="problems")
+            pools[name] = (source.weight, load_source(source, use))
+            if use.rows:
+                run.tell_data(use)
             if stage.validation.every:
                 held_out = source.model_copy(update={"split": "validation", "limit": stage.validation.problems})
                 watched[name] = load_source(held_out)

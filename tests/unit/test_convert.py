@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from qwq.cli import main
+from qwq.data.shapes import read_conversations, read_pairs
 from qwq.distill.convert import check_rows, convert
 from qwq.errors import ConfigError, DataError
 from qwq.text.template import ChatFormat, ChatTemplate, default_template
 from qwq.text.tokenizer import train_bpe
-from qwq.train.data import read_conversations, read_pairs
 
 SHARED = Path(__file__).parents[3] / "shared"
 FILES = {
@@ -107,8 +107,8 @@ def test_preferences(tmp_path) -> None:
     assert [(p["chosen"], p["rejected"]) for p in pairs] == [("x", "y"), ("x", "z")] and skipped == {"no_counterpart": 1}
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps(pairs[0]))
-    ((prompt, chosen, rejected),) = read_pairs(path)
-    assert (prompt[0].content, chosen.content, rejected.content) == ("a", "x", "y")
+    (pair,) = read_pairs(path)
+    assert (pair.prompt[0].content, pair.chosen[0].content, pair.rejected[0].content) == ("a", "x", "y")
 
 
 def test_errors_are_one_line(tmp_path) -> None:
@@ -135,10 +135,10 @@ def test_whole_files_become_training_examples(form, tmp_path, capsys) -> None:
     conversations = read_conversations(out)
     assert len(conversations) == len(rows) == summary["kept"]
     template = default_template()
-    chat = ChatFormat(train_bpe([template.render(conversations[0][0])], 300), template)
+    chat = ChatFormat(train_bpe([template.render(conversations[0].messages)], 300), template)
     for row, reason in check_rows(rows[:20], chat):
         assert reason is None, row
-    messages, tools = conversations[0]
+    messages, tools = conversations[0].messages, conversations[0].tools
     ids, mask = chat.training_example(messages, tools)
     own = chat.tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m])
     assert "</think>" in own and "<|im_start|>user" not in own
@@ -156,7 +156,7 @@ def test_real_models_templates_take_them(tmp_path, capsys) -> None:
     assert json.loads(capsys.readouterr().out)["kept"] >= 100
 
 
-def test_sft_leaves_out_long_conversations_and_names_bad_ones(tmp_path, caplog) -> None:
+def test_sft_leaves_out_long_conversations_and_names_bad_ones(tmp_path) -> None:
     from qwq.config import SftStage
     from qwq.train.supervised import sft_documents
 
@@ -166,8 +166,8 @@ def test_sft_leaves_out_long_conversations_and_names_bad_ones(tmp_path, caplog) 
     turn = lambda text: {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]}  # noqa: E731
     path.write_text("".join(json.dumps(turn(f"<think>\n{'word ' * n}\n</think>\nb")) + "\n" for n in (5, 300, 6)))
     stage = SftStage.model_validate({"kind": "sft", "path": str(path), "max_tokens": 120})
-    documents = sft_documents(chat, stage, "sft", 0)
-    assert len(documents) == 2 and "1 of 3 conversations are over 120 tokens" in caplog.text
+    made = sft_documents(chat, stage, "sft", 0)
+    assert len(made.documents) == 2 and f"2 of 3 rows, left out: 1 over 120 tokens (first: {path}, line 2)" in made.use.note()
     with pytest.raises(DataError, match="no conversation of at most 10 tokens"):
         sft_documents(chat, stage.model_copy(update={"max_tokens": 10}), "sft", 0)
     # A template that opens the thinking whatever comes.
@@ -176,5 +176,5 @@ def test_sft_leaves_out_long_conversations_and_names_bad_ones(tmp_path, caplog) 
     )
     chat = ChatFormat(chat.tokenizer, opener)
     path.write_text(json.dumps(turn("no thinking")) + "\n")
-    with pytest.raises(DataError, match="conversation 1: no training example from these messages"):
+    with pytest.raises(DataError, match="sft.jsonl, line 1: no training example from these messages"):
         sft_documents(chat, stage, "sft", 0)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from qwq.cli import main
+from qwq.data.shapes import read_conversations
 from qwq.distill.filters import Answer, conversation, is_repetitive, mixes_languages, parts_of, reason_against
 from qwq.distill.run import Plan, distill, load_problems
 from qwq.distill.teacher import Endpoint, Job, Sampling
@@ -25,7 +26,6 @@ from qwq.problems.constraints import read_row
 from qwq.text.parse import parse_response
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
-from qwq.train.data import read_conversations
 from qwq.types import Message, Outcome, Problem, Verdict
 from qwq.verify.requests import describe
 
@@ -127,11 +127,11 @@ def test_a_set_is_made_and_goes_on_without_asking_again(tmp_path, capsys) -> Non
     assert teacher.asked == 5 * num and summary["kept"] == num
     assert summary["dropped"] == {"beyond_keep": num, "duplicate": num, "unfinished": num, "wrong": num}
     conversations = read_conversations(out)
-    assert all(parse_response(messages[-1].content).thinking == "A thought." for messages, _ in conversations)
+    assert all(parse_response(c.messages[-1].content).thinking == "A thought." for c in conversations)
     template = default_template()
-    chat = ChatFormat(train_bpe([template.render(conversations[0][0])], 300), template)
-    for messages, tools in conversations:
-        ids, mask = chat.training_example(messages, tools)
+    chat = ChatFormat(train_bpe([template.render(conversations[0].messages)], 300), template)
+    for made in conversations:
+        ids, mask = chat.training_example(made.messages, made.tools)
         own = chat.tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m])
         assert own.startswith("A thought.\n</think>\n\\boxed{") and "plus" not in own
     assert distill(Plan((source,), samples=5, keep=2), teacher, Sampling(), out)["kept"] == 2 * num and teacher.asked == 5 * num
@@ -220,7 +220,7 @@ def test_an_endpoint(tmp_path, capsys, apart) -> None:
     assert (first["path"], first["key"], first["model"], first["max_tokens"]) == ("/v1/chat/completions", "Bearer k", "m", 2048)
     assert len({r["seed"] for r in server.requests}) == 2 * summary["problems"]
     assert first["messages"][0] == {"role": "system", "content": "Think."}
-    messages = read_conversations(out)[0][0]
+    messages = read_conversations(out)[0].messages
     assert [m.role for m in messages] == ["user", "assistant"]
     content = messages[-1].content
     assert parse_response(content).thinking in ("Twice that.", "It is twice that.")

@@ -9,16 +9,15 @@ import huggingface_hub
 import pytest
 
 from qwq.config import Source
+from qwq.data.files import choose_files, split_in_name
 from qwq.errors import DataError
 from qwq.problems.real import (
     MBPP_IDS,
     canonical,
-    choose_files,
     contaminated,
     load_source,
     normalise,
     question_of,
-    split_in_name,
 )
 from qwq.types import Outcome, Problem, Response
 from qwq.verify.grade import grade

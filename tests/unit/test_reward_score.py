@@ -106,20 +106,21 @@ def stage(path: Path, **kw) -> RewardModelStage:
     return RewardModelStage.model_validate({"kind": "reward_model", "path": str(path), "pairs": 100, "batch_pairs": 8, **kw})
 
 
-def test_a_file_is_divided_by_prompts_and_long_pairs_are_left_out(tmp_path, parts, caplog) -> None:
+def test_a_file_is_divided_by_prompts_and_long_pairs_are_left_out(tmp_path, parts) -> None:
     chat, _ = parts
     path = tmp_path / "p.jsonl"
     rows = [{"prompt": f"question {i // 5}", "chosen": f"good answer {i}", "rejected": "bad"} for i in range(50)]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    nums = dict.fromkeys(("train", "validation", "test"), 100)
-    splits = make_pairs(chat, stage(path), 0, nums)
-    assert [len(splits[s]) for s in nums] == [35, 5, 10] and make_pairs(chat, stage(path), 0, {"test": 3}) == {"test": splits["test"][:3]}
+    splits, use = make_pairs(chat, stage(path), 0)
+    assert {s: len(p) for s, p in splits.items()} == {"train": 35, "validation": 5, "test": 10} == use.splits
+    fewer, use = make_pairs(chat, stage(path, test_pairs=3), 0)
+    assert fewer == splits | {"test": splits["test"][:3]} and "43 of 50 rows, left out: 7 beyond test_pairs = 3 of 10" in use.note()
     rows[0]["chosen"] = "good " * 200
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    short = make_pairs(chat, stage(path, max_tokens=100), 0, nums)
-    assert sum(map(len, short.values())) == 49 and "1 of 50 pairs are over 100 tokens" in caplog.text
+    short, use = make_pairs(chat, stage(path, max_tokens=100), 0)
+    assert sum(map(len, short.values())) == 49 and f"49 of 50 rows, left out: 1 over 100 tokens (first: {path}, line 1)" in use.note()
     with pytest.raises(DataError, match="holds pairs of 0 prompts within 5 tokens, 10 at least are needed: raise max_tokens"):
-        make_pairs(chat, stage(path, max_tokens=5), 0, nums)
+        make_pairs(chat, stage(path, max_tokens=5), 0)
 
 
 def test_matched_lengths_by_hand() -> None:

@@ -3,7 +3,9 @@
     marco-o1   {"instruction", "response": "<Thought>...</Thought> <Output>...</Output>"}    Marco-o1 (Zhao et al. 2024, arXiv 2411.14405)
     toolrl     {"instruction", "input", "output": "<think>...</think> <tool_call>...</tool_call> <response>..."}   ToolRL (Qian et al. 2025, arXiv 2504.13958)
     apibank    {"system", "user", "answer": [{"name", "parameters"}]}    API-Bank (Li et al. 2023, arXiv 2304.08244) in ToolRL's form
-    glaive     {"conversations": [{"from", "value"}], "tools": "[...]"}    Glaive function calling, ShareGPT form
+    sharegpt   {"conversations": [{"from", "value"}], "tools": "[...]"}    ShareGPT; also as glaive (function calling)
+    alpaca     {"instruction", "input", "output"}    Alpaca
+    any        every shape that SFT reads itself (`data.shapes`)
     gsm8k      {"question", "answer": "steps #### 42"}    GSM8K's worked solutions (Cobbe et al. 2021, arXiv 2110.14168): steps as thinking, boxed answer
     dpo        {"conversations", "chosen", "rejected"}    pairs: prompt, chosen, rejected
     kto        {"messages", "label"}    single answers that people liked or not; pairs where one prompt has both
@@ -22,7 +24,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from qwq.errors import ConfigError, DataError, nearest
+from qwq.data.messages import Malformed
+from qwq.data.shapes import conversation, preference
+from qwq.errors import ConfigError, DataError, QwqError, nearest
 from qwq.problems.base import answer_turn
 from qwq.problems.real import MATH_INSTRUCTION
 
@@ -53,10 +57,18 @@ def convert(rows: Iterable[tuple[int, Mapping[str, Any]]], form: str, *, empty_t
         except Skipped as reason:
             skipped[str(reason)] += 1
             continue
+        except Malformed as reason:
+            skipped[_in_short(str(reason))] += 1
+            continue
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"row {number} is not in the form {form} ({error!r}): it has {', '.join(map(str, row)) or 'no keys'}") from None
         out.append(_with_thinking(made) if empty_thinking else made)
     return out, skipped
+
+
+def _in_short(reason: str) -> str:
+    """A reason without what is particular to one row, so that reasons can be counted."""
+    return re.sub(r"\[\d+\]", "", reason).partition(":")[0].partition(" (")[0]
 
 
 def _with_thinking(row: Row) -> Row:
@@ -181,27 +193,19 @@ def _type(name: Any) -> str:
     return TYPES.get(re.split(r"\W", str(name).lower(), maxsplit=1)[0], "string")
 
 
-def _glaive(row: Mapping[str, Any]) -> Row:
-    messages: list[Row] = []
-    for turn in row["conversations"]:
-        match turn["from"]:
-            case "human":
-                messages.append(_user(turn["value"]))
-            case "system":
-                messages.append({"role": "system", "content": turn["value"]})
-            case "gpt":
-                messages.append(_assistant(turn["value"]))
-            case "function_call":
-                messages.append(_assistant("", calls=[_call(turn["value"])]))
-            case "observation":
-                messages.append({"role": "tool", "content": turn["value"]})
-            case other:
-                raise Skipped(f"turns from {other}")
-    if not any(m["role"] == "assistant" for m in messages):
-        raise Skipped("no answer")
-    tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) and row["tools"].strip() else row.get("tools") or []
-    out: Row = {"messages": messages}
-    return out | {"tools": [t if "function" in t else {"type": "function", "function": t} for t in tools]} if tools else out
+def _shaped(row: Mapping[str, Any]) -> Row:
+    """Any shape that SFT reads itself (`data.shapes`), as messages."""
+    made = conversation(row)
+    out: Row = {"messages": [m.to_dict() | ({"weight": 0} if i in made.unlearnt else {}) for i, m in enumerate(made.messages)]}
+    return out | ({"tools": list(made.tools)} if made.tools else {})
+
+
+def _sharegpt(row: Mapping[str, Any]) -> Row:
+    return _shaped({"conversations": row["conversations"], **{k: row[k] for k in ("tools", "system") if k in row}})
+
+
+def _alpaca(row: Mapping[str, Any]) -> Row:
+    return _shaped({"instruction": row["instruction"], "output": row["output"], **{k: row[k] for k in ("input", "system", "history", "tools") if k in row}})
 
 
 def _user(text: str) -> Row:
@@ -217,12 +221,12 @@ def _assistant(text: str, *, thinking: str | None = None, calls: list[Row] | Non
 
 
 def _dpo(row: Mapping[str, Any]) -> Row:
-    roles = {"human": "user", "gpt": "assistant", "system": "system"}
-    prompt = [{"role": roles[t["from"]], "content": t["value"]} for t in row["conversations"]]
-    chosen, rejected = row["chosen"]["value"], row["rejected"]["value"]
-    if not chosen.strip() or not rejected.strip() or chosen == rejected:
+    pair = preference({k: row[k] for k in ("conversations", "chosen", "rejected", *(k for k in ("tools", "system") if k in row))})
+    (chosen,), (rejected,) = pair.chosen, pair.rejected
+    if not chosen.content.strip() or not rejected.content.strip() or chosen == rejected:
         raise Skipped("an empty or equal answer")
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    out: Row = {"prompt": [m.to_dict() for m in pair.prompt], "chosen": chosen.content, "rejected": rejected.content}
+    return out | ({"tools": list(pair.tools)} if pair.tools else {})
 
 
 def _kto(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[list[Row], Counter[str]]:
@@ -247,17 +251,11 @@ def check_rows(rows: Iterable[Row], chat: Any, *, max_tokens: int | None = None)
 
     An example has assistant tokens to learn, and every prompt ends where the assistant begins.
     """
-    from qwq.errors import QwqError
-    from qwq.types import Message, ToolCall
-
     for row in rows:
-        messages = [
-            Message(m["role"], m["content"], tuple(ToolCall(c["function"]["name"], c["function"]["arguments"]) for c in m.get("tool_calls", ())))
-            for m in row["messages"]
-        ]
         try:
-            ids, mask = chat.training_example(messages, row.get("tools") or ())
-        except QwqError:
+            made = conversation(row)
+            ids, mask = chat.training_example(made.messages, made.tools, unlearnt=made.unlearnt)
+        except (QwqError, Malformed):
             yield row, "refused by the template"
             continue
         if not any(mask):
@@ -269,6 +267,7 @@ def check_rows(rows: Iterable[Row], chat: Any, *, max_tokens: int | None = None)
 
 
 FORMATS: dict[str, Callable[[Mapping[str, Any]], Row]] = {
-    "marco-o1": _marco, "gsm8k": _gsm8k, "toolrl": _toolrl, "apibank": _apibank, "glaive": _glaive, "dpo": _dpo, "kto": _dpo,
+    "marco-o1": _marco, "gsm8k": _gsm8k, "toolrl": _toolrl, "apibank": _apibank, "glaive": _sharegpt, "sharegpt": _sharegpt, "alpaca": _alpaca,
+    "any": _shaped, "dpo": _dpo, "kto": _dpo,
 }  # fmt: skip
 PREFERENCE = ("dpo", "kto")

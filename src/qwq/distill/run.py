@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from qwq.config import Source
 from qwq.distill.filters import Answer, conversation, parts_of, reason_against
 from qwq.distill.teacher import Job, Sampling, Teacher
 from qwq.errors import ConfigError, DataError, InfraError, nearest
+from qwq.problems.base import digest
 from qwq.problems.families import FAMILIES, family
 from qwq.problems.real import load_source
 from qwq.types import CUSTOM, Outcome, Problem, Response, Verdict
 from qwq.verify.grade import grade_many
 
-REAL = ("gsm8k", "math", "mbpp", "prompts", "constraints")
+REAL = ("gsm8k", "math", "code", "mbpp", "prompts", "constraints")
 FAMILY_NAMES = tuple(f"family:{name}" for name in FAMILIES if name != "tools")  # tools need an environment beside the teacher
 SAY_EVERY_S = 10.0
 
@@ -47,7 +48,7 @@ class Plan:
 def load_problems(plan: Plan) -> list[Problem]:
     """The training problems of all sources, `plan.num` of each. ConfigError for a source that cannot be."""
     if not plan.sources:
-        raise ConfigError(f"name at least one source: {', '.join(f'{k}=PATH' for k in REAL[:4])}, constraints, {', '.join(FAMILY_NAMES)}")
+        raise ConfigError(f"name at least one source: {', '.join(f'{k}=PATH' for k in REAL[:5])}, constraints, {', '.join(FAMILY_NAMES)}")
     problems: list[Problem] = []
     for name in plan.sources:
         kind, _, path = name.partition("=")
@@ -61,7 +62,17 @@ def load_problems(plan: Plan) -> list[Problem]:
             raise ConfigError(f"source {kind} has no path: write {kind}=FILE")
         fields = {"kind": kind, "path": path or "builtin", "split": "train", "limit": plan.num, "decontaminate": list(plan.decontaminate)}
         problems += load_source(Source.model_validate(fields))
-    unique = {p.id: p for p in problems}
+    return _with_own_ids(problems)
+
+
+def _with_own_ids(problems: Sequence[Problem]) -> list[Problem]:
+    """Each problem once. Rows of two files of one name have one id: the later ones get an id of their own."""
+    unique: dict[str, Problem] = {}
+    for problem in problems:
+        ident = problem.id
+        if ident in unique and unique[ident] != problem:
+            ident = f"{ident}/{digest(repr(problem)):016x}"
+        unique.setdefault(ident, replace(problem, id=ident))
     return list(unique.values())
 
 

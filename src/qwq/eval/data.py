@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qwq.data.files import read_rows, split_in_name
 from qwq.errors import DataError
-from qwq.problems.real import read_rows, split_in_name
 
 DOWNLOAD_TIMEOUT_S = 60.0
 QWEN = "https://raw.githubusercontent.com/QwenLM/QwQ/main/eval/data/"
@@ -114,12 +114,12 @@ class DataFolder:
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """(file and line, row) of the test files, in order; files whose rows have the field `without` are left out."""
         for path in self.files(patterns):
-            for number, row in read_rows(path):
-                if without and without in row:
+            for row in read_rows(path):
+                if without and without in row.fields:
                     break
                 if self.name_of(path) not in self.checksums:
                     self.note(path)
-                yield f"{path}, row {number}", row
+                yield row.where, row.fields
 
     def files(self, patterns: Sequence[str] = ("*.jsonl",)) -> list[Path]:
         if self.folder is None:

@@ -23,8 +23,11 @@ HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt"]
 MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors format
 
 
-def resolve_folder(model: str | Path) -> Path:
-    """The local folder of `model`: a path, or a hub name, which is downloaded. ModelError where there is neither."""
+def resolve_folder(model: str | Path, *, weights: bool = True) -> Path:
+    """The local folder of `model`: a path, or a hub name, which is downloaded. ModelError where there is neither.
+
+    Without `weights` a hub's model is downloaded without them: config, tokenizer and template.
+    """
     path = Path(model).expanduser()
     if path.is_dir():
         return path
@@ -33,18 +36,18 @@ def resolve_folder(model: str | Path) -> Path:
     # `runs/tiny` has the shape of a hub name too; where `runs` is a folder here, a path was meant.
     looks_like_hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(model)) and not path.parent.exists()
     if looks_like_hub and path.parts[0] != "runs":
-        return _download(str(model))
+        return _download(str(model), HUB_FILES if weights else [f for f in HUB_FILES if not f.endswith("safetensors")])
     raise ModelError(
         f"no model folder at {path}: give a folder with config.json and {SINGLE} "
         "(`qwq train RECIPE` writes runs/NAME/checkpoints/STAGE/final), or a hub name such as Qwen/QwQ-32B"
     )
 
 
-def _download(name: str) -> Path:
+def _download(name: str, files: list[str]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=files))
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from qwq.errors import ConfigError
+from qwq.text.parse import with_thinking
 from qwq.types import Message, Problem
 
 # Shares of the canonical forms, in percent; the rest is train.
@@ -96,4 +97,4 @@ class Family(ABC):
 
 def answer_turn(thinking: str, answer: str) -> Message:
     """An assistant turn as the tiny template continues it: the template itself has opened `<think>`."""
-    return Message("assistant", f"<think>\n{thinking}\n</think>\n{answer}")
+    return Message("assistant", with_thinking(thinking, answer))

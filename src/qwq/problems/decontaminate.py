@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwq.data.files import UTF8_MARK, parse_json, read_rows, split_in_name
 from qwq.errors import ConfigError, DataError, nearest
 from qwq.types import Problem
 
@@ -124,6 +125,8 @@ def _turns(value: Sequence[Any], answers: bool) -> Iterator[str]:
             yield turn
         elif isinstance(turn, dict):
             role, text = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+            if isinstance(text, list):  # OpenAI: parts of a content
+                text = "\n".join(p["text"] for p in text if isinstance(p, dict) and isinstance(p.get("text"), str))
             if isinstance(text, str) and (role in ("user", "human", None) or (answers and role in ("assistant", "gpt"))):
                 yield text
 
@@ -145,8 +148,6 @@ def build_index(benchmarks: Sequence[str], data: Path | None = None, n: int = NG
 
 def benchmark_files(benchmark: str, data: Path | None) -> list[Path]:
     """The file itself; or those of a folder (DATA/NAME or a path) that are not training files by their names."""
-    from qwq.problems.real import split_in_name
-
     path = Path(benchmark).expanduser()
     if not path.exists():
         if data is None:
@@ -180,10 +181,8 @@ def _label(path: Path) -> str:
 
 
 def _questions(path: Path) -> Iterator[str]:
-    from qwq.problems.real import read_rows
-
     empty = True
-    for _, row in read_rows(path):
+    for _, _, row in read_rows(path):
         if "test_list" in row and isinstance(row.get("task_id"), int) and row["task_id"] not in MBPP_TEST:
             yield ""  # keeps the numbers of the others
             continue
@@ -213,7 +212,7 @@ def decontaminate_file(train: Path, index: Index, out: Path, report: Path | None
             if not line.strip():
                 continue
             rows += 1
-            text = text_of(_row(line, f"{train}, line {number}"), answers=True)
+            text = text_of(_row(line.removeprefix(UTF8_MARK) if number == 1 else line, f"{train}, line {number}"), answers=True)
             unread += not text.strip()
             match = index.match(text)
             if match is None:
@@ -231,10 +230,7 @@ def decontaminate_file(train: Path, index: Index, out: Path, report: Path | None
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({str(error)[:100]})") from None
+    row = parse_json(line, where)
     if not isinstance(row, dict):
         raise DataError(f"{where}: a JSON object is needed, got {type(row).__name__}")
     return row

@@ -1,7 +1,8 @@
-r"""Real problem sets as problems: GSM8K, MATH and MBPP, from a file, a folder or the Hugging Face hub.
+r"""Real problem sets as problems: GSM8K, MATH, MBPP, and a user's own, from a file, a folder or the Hugging Face hub.
 
     gsm8k  {"question", "answer": "... #### 42"}                          Cobbe et al. 2021, arXiv 2110.14168
-    math   {"problem", "answer"} or {"problem", "solution": "... \boxed{42}"}   Hendrycks et al. 2021, arXiv 2103.03874
+    math   {"problem" or "question", "answer": "42" or "... #### 42"} or {..., "solution": "... \boxed{42}"}   Hendrycks et al. 2021, arXiv 2103.03874
+    code   {"prompt" or "problem", "tests"}, tests in a form of `code_rows`
     mbpp   {"task_id", "text", "test_list", "test_setup_code"}            Austin et al. 2021, arXiv 2108.07732
     constraints  {"prompt", "instruction_id_list", "kwargs"}, IFEval's layout; or the path "builtin": generated ones
 
@@ -17,28 +18,30 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from qwq.config import Source
+from qwq.data.examples import FileUse
+from qwq.data.files import data_files, read_rows, split_in_name
+from qwq.data.messages import Malformed, turns_of
 from qwq.errors import DataError
 from qwq.problems import arithmetic
 from qwq.problems.base import digest
+from qwq.problems.code_rows import hint, tests_of
 from qwq.problems.constraints import BUILTIN, BUILTIN_NUM, constraint_problem, read_row
 from qwq.problems.decontaminate import build_index
 from qwq.types import CUSTOM, Message, Problem
 
+NO_ANSWER = "without an answer"
 VALIDATION_SHARE = 5  # percent of a training file
 MBPP_IDS = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
 # Tasks of MBPP's training split that repeat a test task word for word (217, 248 and 216); training leaves them out.
 MBPP_REPEATED = frozenset({602, 704, 872})
 HUB_SETS = {"gsm8k": "openai/gsm8k", "mbpp": "google-research-datasets/mbpp", "math": "HuggingFaceH4/MATH-500"}
-HUB_FOLDERS = ("main", "full", "default", "data", "")  # where a data set has several forms, the first of these
-SUFFIXES = (".jsonl", ".parquet")
 
 # The instruction that the Qwen models' cards give for math problems.
 MATH_INSTRUCTION = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -50,12 +53,36 @@ _log = logging.getLogger(__name__)
 _said: set[tuple[str, ...]] = set()  # a recipe's plan reads a source several times, and one warning is enough
 
 
-def load_source(source: Source) -> list[Problem]:
-    """The problems of a source, without those that share words with the benchmarks in `source.decontaminate`, as a warning says."""
-    if not source.decontaminate:
-        return _load(source)
+def load_source(source: Source, use: FileUse | None = None) -> list[Problem]:
+    """The problems of one split of a source in the file's order, the first `source.limit` of them; `use` is told what became of each row.
+
+    Rows of MATH whose answer is null or blank cannot be judged; they are left out and counted in a warning. So are problems that share
+    words with the benchmarks in `source.decontaminate`. Raises DataError for a file that is missing, empty or of another split, and for a bad row
+    (file and line).
+    """
+    use = FileUse(source.path, noun="problems") if use is None else use
+    if source.kind == "arithmetic":
+        return arithmetic.problems(source.level, source.split, source.limit)
+    if source.kind == "constraints" and source.path == BUILTIN:
+        size = BUILTIN_NUM if source.decontaminate else source.limit or BUILTIN_NUM
+        problems = [constraint_problem(0, source.split, i) for i in range(size)]
+    else:
+        problems = _read(source, use)
+    if source.decontaminate:
+        problems = _decontaminated(source, problems, use)
+    if source.limit is not None and len(problems) > source.limit:
+        use.beyond, use.limit = len(problems) - source.limit, f"limit = {source.limit:,}"
+        problems = problems[: source.limit]
+    use.used = len(problems)
+    return problems
+
+
+def _decontaminated(source: Source, problems: Sequence[Problem], use: FileUse) -> list[Problem]:
+    """Those that share no words with the benchmarks, as a warning says."""
     index = build_index(source.decontaminate)
-    problems, dropped = index.without(_load(source.model_copy(update={"limit": None})), question_of)
+    clean, dropped = index.without(problems, question_of)
+    for problem, match in dropped:
+        use.leave_out(f"in the benchmark {match.benchmark}", problem.id)
     said = (source.path, source.split, *source.decontaminate)
     if dropped and said not in _said:
         _said.add(said)
@@ -64,39 +91,49 @@ def load_source(source: Source) -> list[Problem]:
             "%s: %d problems stand in %s and are left out, such as %s: %r",
             source.path, len(dropped), ", ".join(sorted({m.benchmark for _, m in dropped})), problem.id, match.words,
         )  # fmt: skip
-    if not problems:
+    if not clean:
         raise DataError(f"{source.path}: every problem stands in {', '.join(source.decontaminate)}: is it the benchmark itself?")
-    return problems[: source.limit]
+    return clean
 
 
-def _load(source: Source) -> list[Problem]:
-    """The problems of one split of a real set, in the file's order, the first `source.limit` of them.
-
-    Rows of MATH whose answer is null or blank cannot be judged; they are left out and counted in a warning. Raises
-    DataError for a file that is missing, empty or of another split, and for a bad row (file and line).
-    """
-    if source.kind == "arithmetic":
-        return arithmetic.problems(source.level, source.split, source.limit)
-    if source.kind == "constraints" and source.path == BUILTIN:
-        return [constraint_problem(0, source.split, i) for i in range(source.limit or BUILTIN_NUM)]
-    files = _files(source)
+def _read(source: Source, use: FileUse) -> list[Problem]:
+    """All problems of a source's split, from its files."""
+    give = f"give a JSON-lines file in {source.kind}'s own format, or a hub data set such as {HUB_SETS.get(source.kind, 'org/name')}"
+    files = data_files(source.path, source.split, give=give)
+    if Path(source.path).expanduser().is_file():
+        _check_split(files[0], source)
     problems: list[Problem] = []
-    unanswered = 0
     for path in files:
         named = split_in_name(path.name)
-        for number, row in read_rows(path):
-            problem = _READERS[source.kind](
-                row, f"{path}, line {number}", f"{source.kind}/{named or path.stem}/{number}"
-            )
+        # The parts of one set have one name for their split: their rows are told apart by the part's own name.
+        label = named if named and len(files) == 1 else path.stem
+        for row in read_rows(path):
+            use.rows += 1
+            use.shapes[source.kind] += 1
+            try:
+                problem = _READERS[source.kind](row.fields, row.where, f"{source.kind}/{label}/{row.number}")
+            except Malformed as reason:
+                raise DataError(f"{row.where}: {reason}") from None
             if problem is None:
-                unanswered += 1
+                use.leave_out(NO_ANSWER, row.where)
             elif _in_split(problem, source, named):
                 problems.append(problem)
-    if unanswered:
+            else:
+                use.leave_out(f"not of the {source.split} split", row.where)
+    if unanswered := use.left_out[NO_ANSWER]:
         _log.warning("%s: %d rows without an answer are left out", source.path, unanswered)
     if not problems:
-        raise DataError(f"{source.path} holds no {source.split} problems of {source.kind}: name another file or split")
-    return problems[: source.limit]
+        raise DataError(f"{source.path} holds no {source.split} problems of {source.kind}{_why_none(source, use.rows - unanswered)}: name another file or split")
+    return problems
+
+
+def _why_none(source: Source, rows: int) -> str:
+    """In brackets, how the rows of a file are divided, where that leaves none."""
+    if source.kind == "mbpp":
+        return f" ({rows} rows; a task's id decides its split: train is 601 to 974; tasks of your own are kind = \"code\")"
+    if source.split == "test" or not rows:
+        return ""
+    return f" ({rows} rows; about {VALIDATION_SHARE} in a hundred, by a hash of the question, are validation and the rest train)"
 
 
 # -- canonical forms and contamination --------------------------------------------------------------------------------
@@ -118,7 +155,7 @@ def canonical(domain: str, question: str) -> str:
 def question_of(problem: Problem) -> str:
     """The question as the set has it, without the instructions this module adds."""
     text = problem.messages[-1].content
-    return text.removesuffix(MATH_INSTRUCTION).split(TESTS_HINT)[0]
+    return text.removesuffix(MATH_INSTRUCTION).removesuffix(CODE_INSTRUCTION).split(TESTS_HINT)[0]
 
 
 def contaminated(texts: Iterable[str], problems: Sequence[Problem]) -> list[Problem]:
@@ -141,14 +178,6 @@ def contaminated(texts: Iterable[str], problems: Sequence[Problem]) -> list[Prob
 
 
 # -- splits -----------------------------------------------------------------------------------------------------------
-
-
-def split_in_name(name: str) -> str | None:
-    """The split that a file's name claims: `train.jsonl`, `test-00000-of-00001.parquet`; None where it claims none."""
-    for split, words in {"train": "train", "test": "test", "validation": "validation|valid|val|dev"}.items():
-        if re.search(rf"(?<![a-z])({words})(?![a-z])", name.lower()):
-            return split
-    return None
 
 
 def _check_split(path: Path, source: Source) -> None:
@@ -191,25 +220,43 @@ def _math_problem(question: str, gold: str, ident: str, source: str) -> Problem:
 
 def _gsm8k(row: Mapping[str, Any], where: str, ident: str) -> Problem:
     question, answer = _text(row, "question", where), _text(row, "answer", where)
+    gold = _after_mark(answer)
+    if not gold:
+        raise DataError(f"{where}: the answer has no '#### RESULT' at its end: bare answers are kind = \"math\"")
+    return _math_problem(question, gold, ident, "gsm8k")
+
+
+def _after_mark(answer: str) -> str:
+    """The result behind GSM8K's mark, without thousands commas; empty where there is none."""
     _, mark, gold = answer.rpartition("####")
-    if not mark or not gold.strip():
-        raise DataError(f"{where}: the answer has no '#### RESULT' at its end")
-    return _math_problem(question, gold.strip().replace(",", ""), ident, "gsm8k")
+    return gold.strip().replace(",", "") if mark else ""
 
 
 def _math(row: Mapping[str, Any], where: str, ident: str) -> Problem | None:
-    question = _text(row, "problem", where)
+    question = _text(row, "question" if row.get("problem") is None and "question" in row else "problem", where)
     if "answer" in row:
         answer = row["answer"]
         if answer is None or not str(answer).strip():
             return None
-        if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        if isinstance(answer, bool) or not isinstance(answer, str | int | float) or (isinstance(answer, float) and not math.isfinite(answer)):
             raise DataError(f"{where}: needs an answer as text or number, found {str(answer)[:40]!r}")
-        return _math_problem(question, str(answer).strip(), ident, "math")
+        return _math_problem(question, _after_mark(str(answer)) or str(answer).strip(), ident, "math")
     solution = _text(row, "solution", where)
     if "\\boxed" not in solution:
         raise DataError(f"{where}: no `answer`, and the solution has no \\boxed{{}} to read one from")
     return _math_problem(question, solution, ident, "math")
+
+
+def _code(row: Mapping[str, Any], where: str, ident: str) -> Problem:
+    key = next((k for k in ("prompt", "problem", "question", "text") if row.get(k) is not None), "prompt")
+    tests = tests_of(row)
+    if isinstance(row.get(key), str):
+        text = _text(row, key, where)
+        messages = (Message("user", text + hint(text, tests, TESTS_HINT) + CODE_INSTRUCTION),)
+    else:  # messages say themselves in which form they want the answer
+        messages = turns_of(row.get(key), key).messages
+        text = "\n".join(m.content for m in messages)
+    return Problem(ident, "code", messages, {"tests": tests}, canonical("code", text), source="code")
 
 
 def _mbpp(row: Mapping[str, Any], where: str, ident: str) -> Problem:
@@ -236,10 +283,9 @@ def _prompts(row: Mapping[str, Any], where: str, ident: str) -> Problem:
         prompt = list(row["messages"])
         while prompt and isinstance(prompt[-1], dict) and prompt[-1].get("role") != "user":
             prompt.pop()
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    if not isinstance(turns, list) or not turns or not all(isinstance(t, dict) and isinstance(t.get("content"), str) for t in turns):
+    if not isinstance(prompt, str | list) or not prompt:
         raise DataError(f"{where}: needs `prompt`, a text or a list of messages with role and content, found {str(prompt)[:40]!r}")
-    messages = tuple(Message(str(t.get("role", "user")), t["content"]) for t in turns)
+    messages = (Message("user", prompt),) if isinstance(prompt, str) else turns_of(prompt, "prompt").messages
     truth = {k: v for k, v in row.items() if k != ("prompt" if "prompt" in row else "messages")}
     if isinstance(marked := truth.get("reward_model"), dict) and "ground_truth" in marked:  # verl's own place for it
         truth["ground_truth"] = marked["ground_truth"]
@@ -250,105 +296,8 @@ def _prompts(row: Mapping[str, Any], where: str, ident: str) -> Problem:
 _READERS: dict[str, Callable[[Mapping[str, Any], str, str], Problem | None]] = {
     "gsm8k": _gsm8k,
     "math": _math,
+    "code": _code,
     "mbpp": _mbpp,
     "prompts": _prompts,
     "constraints": read_row,
 }
-
-
-# -- files ------------------------------------------------------------------------------------------------------------
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number (from 1) and object of each row of a JSON-lines or parquet file. Blank lines are skipped."""
-    if path.suffix == ".parquet":
-        yield from enumerate(_parquet_rows(path), 1)
-        return
-    empty = True
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            empty = False
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error}): mend or remove the line") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: holds a {type(row).__name__}, an object is needed")
-            yield number, row
-    if empty:
-        raise DataError(f"{path} is empty: it needs one JSON object a line")
-
-
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        from pyarrow import parquet  # type: ignore[import-not-found]
-    except ImportError:
-        raise DataError(
-            f"{path} is a parquet file, and pyarrow is not installed: `pip install pyarrow`, or give JSON lines"
-        ) from None
-    rows = parquet.read_table(path).to_pylist()
-    if not rows:
-        raise DataError(f"{path} is empty: it needs at least one row")
-    return rows
-
-
-def is_hub_id(path: str) -> bool:
-    """Whether `path` names a data set of the hub: `org/name`, no path here, and not the name of a data file."""
-    form = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", path)
-    return bool(form) and Path(path).suffix not in (*SUFFIXES, ".json") and not Path(path).exists()
-
-
-def _files(source: Source) -> list[Path]:
-    """The local files of a source: the path itself, the fitting files of a folder, or those of a hub data set."""
-    path = Path(source.path).expanduser()
-    if path.is_file():
-        _check_split(path, source)
-        return [path]
-    if path.is_dir():
-        names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
-        return [path / name for name in choose_files(names, source.split, str(path))]
-    if is_hub_id(source.path):
-        return _hub_files(source)
-    raise DataError(
-        f"no data file at {path}: give a JSON-lines file in {source.kind}'s own format, "
-        f"or a hub data set such as {HUB_SETS.get(source.kind, 'org/name')}"
-    )
-
-
-def choose_files(names: Sequence[str], split: str, where: str) -> list[str]:
-    """The data files of `split` among the file names of a folder or data set, in order.
-
-    Validation comes from a file of its own where there is one, else from the training file. DataError where none fits.
-    """
-    data = [n for n in names if n.endswith(SUFFIXES)]
-    folders = {n.rpartition("/")[0] for n in data}
-    folder = next((f for f in HUB_FOLDERS if f in folders), next(iter(folders)) if len(folders) == 1 else None)
-    if folder is None:
-        found = f"files in {', '.join(sorted(folders))}" if folders else "no JSON-lines or parquet file"
-        raise DataError(f"{where} has {found}: give the path of one data file")
-    here = [n for n in data if n.rpartition("/")[0] == folder]
-    for wanted in (split, "train" if split == "validation" else None, None):
-        fitting = sorted(n for n in here if split_in_name(n.rpartition("/")[2]) == wanted)
-        lines = [n for n in fitting if n.endswith(".jsonl")]
-        if fitting:
-            return lines or fitting
-    raise DataError(
-        f"{where} has no {split} file, only {', '.join(sorted(here)[:6])}: give another split or the path of a file"
-    )
-
-
-def _hub_files(source: Source) -> list[Path]:
-    from huggingface_hub import HfApi, errors, hf_hub_download
-
-    try:
-        names = HfApi().list_repo_files(source.path, repo_type="dataset")
-        chosen = choose_files(names, source.split, f"the data set {source.path}")
-        return [Path(hf_hub_download(source.path, name, repo_type="dataset")) for name in chosen]
-    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"no data file at {source.path}, and the hub gives no such data set ({type(error).__name__}: {reason}): "
-            "check the name and the network, or give a local JSON-lines file"
-        ) from None

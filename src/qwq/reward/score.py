@@ -1,7 +1,7 @@
 """`qwq reward score FILE.jsonl --model DIR`: what a reward model thinks of answers, one JSON line for each line, in order.
 
 A line holds `prompt` (a text or messages) with `response`, or with `chosen` and `rejected`; or `messages` that end with the assistant's
-turn. The model is a sequence classifier with one label: the reward-model stage of a run, or any checkpoint of a known family.
+turn; in any shape of `data.shapes`. The model is a sequence classifier with one label: the reward-model stage of a run, or any checkpoint of a known family.
 With the calibration that our stage leaves beside the weights, scores have mean 0 and deviation 1 on its validation pairs, and
 its length bias is taken out; `raw` is what the model itself says.
 """
@@ -12,9 +12,12 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from qwq.data.examples import answer_ids
+from qwq.data.shapes import read_shaped, scored
 from qwq.errors import DataError, UsageError
 from qwq.model.folder import resolve_folder
 from qwq.model.weights import load_reward_model
@@ -49,39 +52,41 @@ class Judge:
                 raise DataError(f"{path} holds no calibration ({error}): run the reward-model stage again, or remove the file") from None
         return cls(RewardModel(backbone, score).requires_grad_(False).to(backbone.device), chat, calibration)
 
-    def scores(self, answers: Sequence[tuple[Sequence[Message], Message]]) -> list[dict[str, float]]:
-        """`score`, `raw` and `tokens` (of the answer) of each (prompt, answer)."""
-        sequences, lengths = [], []
-        for prompt, answer in answers:
-            ids, _ = self.chat.training_example((*prompt, answer))
-            # What the template writes behind the end token is no part of an answer.
-            ids = ids[: max(i for i, t in enumerate(ids) if t in self.chat.eos_ids) + 1]
-            sequences.append(ids)
-            lengths.append(len(ids) - len(self.chat.prompt_ids(prompt)))
-        raw = self.model.raw_scores(sequences)
+    def sequence(self, prompt: Sequence[Message], tools: Sequence[Mapping[str, Any]], answer: Sequence[Message]) -> tuple[list[int], int]:
+        """Prompt and answer in tokens, and how many of them are the answer's. DataError where they are more than the model has positions."""
+        ids = answer_ids(self.chat, prompt, answer, tools)
+        if len(ids) > (most := self.model.backbone.config.max_positions):
+            raise DataError(f"prompt and answer are {len(ids):,} tokens, the model has {most:,} positions: shorten them")
+        return ids, len(ids) - len(self.chat.prompt_ids(prompt, tools))
+
+    def scores(self, sequences: Sequence[tuple[list[int], int]]) -> list[dict[str, float]]:
+        """`score`, `raw` and `tokens` (of the answer) of each of `sequence`'s results."""
+        raw = self.model.raw_scores([ids for ids, _ in sequences])
         return [
-            {"score": self.calibration.apply(r, n) if self.calibration else r, "raw": r, "tokens": n} for r, n in zip(raw, lengths, strict=True)
+            {"score": self.calibration.apply(r, n) if self.calibration else r, "raw": r, "tokens": n} for r, (_, n) in zip(raw, sequences, strict=True)
         ]
 
 
 def score_file(judge: Judge, path: Path) -> Iterator[dict[str, Any]]:
     """One object a line: `index`, `score`, `raw`, `tokens`; for pairs `chosen`, `rejected` (scores) and `prefers`."""
-    rows = _rows(path)
+    if not path.is_file():
+        raise DataError(f"no file at {path}: give JSON lines with prompt and response, prompt, chosen and rejected, or messages")
+    rows = _sequences(judge, path)
     index = 0
-    while lot := [row for _, row in zip(range(LINES_AT_ONCE), rows, strict=False)]:
-        answers = [(prompt, a) for _, prompt, turns in lot for a in turns]
-        numbers = iter(_scored(judge, answers, path, lot))
-        for _, _, turns in lot:
-            found = [next(numbers) for _ in turns]
-            yield _line(index, found)
+    while lot := list(islice(rows, LINES_AT_ONCE)):
+        numbers = iter(judge.scores([sequence for row in lot for sequence in row]))
+        for row in lot:
+            yield _line(index, [next(numbers) for _ in row])
             index += 1
 
 
-def _scored(judge: Judge, answers: Sequence[Any], path: Path, lot: Sequence[Any]) -> list[dict[str, float]]:
-    try:
-        return judge.scores(answers)
-    except UsageError as error:
-        raise DataError(f"{path}, lines {lot[0][0]} to {lot[-1][0]}: {error}") from None
+def _sequences(judge: Judge, path: Path) -> Iterator[list[tuple[list[int], int]]]:
+    """The sequences of each row: one, or a pair's two. DataError names file and line."""
+    for where, (prompt, tools, answers) in read_shaped(path, scored):
+        try:
+            yield [judge.sequence(prompt, tools, answer) for answer in answers]
+        except UsageError as error:
+            raise DataError(f"{where}: {error}") from None
 
 
 def _line(index: int, found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -112,38 +117,3 @@ def print_scores(model: str, path: Path, device: str = "cpu") -> None:
         low, high = wilson(wins, pairs)
         said += f"; the chosen answer is preferred in {100 * wins / pairs:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of {pairs} pairs"
     print(said, file=sys.stderr)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, tuple[Message, ...], tuple[Message, ...]]]:
-    """(line number, prompt, answers) of each line. DataError names file and line."""
-    if not path.is_file():
-        raise DataError(f"no file at {path}: give JSON lines with prompt and response, prompt, chosen and rejected, or messages")
-    with path.open(encoding="utf-8") as file:
-        for number, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-                yield number, *_turns(row)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
-            except (KeyError, TypeError, AttributeError) as error:
-                raise DataError(f"{path}, line {number}: needs prompt and response, prompt, chosen and rejected, or messages ({error!r})") from None
-
-
-def _turns(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    if "messages" in row:
-        *prompt, last = (_message(m, "") for m in row["messages"])
-        if last.role != "assistant":
-            raise KeyError("messages end with the assistant's turn")
-        return tuple(prompt), (last,)
-    given = row["prompt"]
-    prompt = [Message("user", given)] if isinstance(given, str) else [_message(m, "user") for m in given]
-    keys = ("response",) if "response" in row else ("chosen", "rejected")
-    return tuple(prompt), tuple(_message(row[k], "assistant") for k in keys)
-
-
-def _message(given: Any, role: str) -> Message:
-    if isinstance(given, str):
-        return Message(role, given)
-    return Message(given.get("role") or role, given["content"])

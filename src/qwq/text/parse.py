@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from qwq.types import ToolCall
 
@@ -80,14 +81,22 @@ def read_call(raw: str) -> ToolCall | None:
     Arguments may be given as a JSON string of the object, as some chat templates write them.
     """
     data = _load_object(raw)
-    if data is None or not isinstance(data.get("name"), str) or not data["name"]:
-        return None
-    arguments = data.get("arguments", {})
+    return None if data is None or set(data) - {"name", "arguments", "id"} else call_of(data)
+
+
+def call_of(data: Mapping[str, Any]) -> ToolCall | None:
+    """The call that `name` and `arguments` (an object, or its JSON text) of an object make; None where they make none."""
+    name, arguments = data.get("name"), data.get("arguments", {})
     if isinstance(arguments, str):
         arguments = _load_object(arguments)
-    if not isinstance(arguments, Mapping) or set(data) - {"name", "arguments", "id"}:
+    if not isinstance(name, str) or not name or not isinstance(arguments, Mapping):
         return None
-    return ToolCall(name=data["name"], arguments=arguments)
+    return ToolCall(name=name, arguments=arguments)
+
+
+def with_thinking(thinking: str, answer: str) -> str:
+    """An assistant's words from their two parts, as training data writes them."""
+    return f"{THINK_OPEN}\n{thinking}\n{THINK_CLOSE}\n{answer}"
 
 
 def _load_object(raw: str) -> dict | None:

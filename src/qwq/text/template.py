@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -232,10 +232,11 @@ class ChatFormat:
         return "".join(piece + thought for piece, thought in zip(pieces, [*kept, ""], strict=True))
 
     def training_example(
-        self, messages: Sequence[MessageLike], tools: Sequence[Mapping[str, Any]] = ()
+        self, messages: Sequence[MessageLike], tools: Sequence[Mapping[str, Any]] = (), *, unlearnt: Container[int] = ()
     ) -> tuple[list[int], list[int]]:
         """Ids of a whole conversation, and a mask: 1 where the assistant writes, its end-of-turn token included, else 0.
 
+        The mask is 0 also in the messages with the numbers (from 0) in `unlearnt`.
         Ends with the end-of-turn token where the last turn is the assistant's. UsageError where the template rewrites
         earlier turns as the conversation goes on, so that no single text holds what the assistant saw and wrote.
         """
@@ -244,12 +245,14 @@ class ChatFormat:
             pieces = self._pieces(messages, tools, False)
         except _Unstable as reason:
             raise UsageError(f"no training example from these messages: {reason}") from None
+        own_turns = [i for i, m in enumerate(messages) if _role(m) == "assistant"]
+        learnt = iter([i not in unlearnt for i in own_turns])
         ids: list[int] = []
         mask: list[int] = []
         for text, own in pieces:
             piece = self._encode(text, marker)
             ids += piece
-            mask += [own] * len(piece)
+            mask += [int(own and next(learnt))] * len(piece)
         return ids, mask
 
     def next_turn_ids(self, messages: Sequence[MessageLike]) -> list[int]:

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from qwq.data.examples import FileUse
 from qwq.errors import CapacityError, ConfigError, DataError, Interrupted, ModelError
 from qwq.train.optim import Optimizer
 
@@ -240,6 +241,11 @@ class StageRun:
         for old in self.folder.glob("step-*"):
             if old != target:
                 shutil.rmtree(old)
+
+    def tell_data(self, use: FileUse) -> None:
+        """Say what the stage takes of a data file, and keep it for the stage's record (`data` in results.json)."""
+        self.state.setdefault("data", []).append(use.to_dict())
+        self.progress.note(f"{self.name}: {use.note()}")
 
     def run(self, total: int, module: nn.Module, optimizer: Optimizer, step_fn: Callable[[int], dict[str, Any]]) -> None:
         """Take the steps that are left. `step_fn(step)` does one and returns its metrics."""

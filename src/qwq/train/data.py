@@ -1,21 +1,18 @@
-"""Documents for pretraining and SFT: procedural demonstrations or a file of conversations, as tokens and weights."""
+"""Procedural documents for pretraining and SFT, as tokens and weights; those of files are made in `data.examples`."""
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from qwq.errors import DataError
 from qwq.problems.base import digest
 from qwq.problems.mixing import ProblemMix
 from qwq.text.parse import THINK_CLOSE, THINK_OPEN
 from qwq.text.template import ChatFormat
-from qwq.types import Message, ToolCall
+from qwq.types import Message
 
-Document = tuple[list[int], list[float]]
+Document = tuple[Sequence[int], Sequence[float]]
 
 
 def demonstration(mix: ProblemMix, chat: ChatFormat, index: int, noise: float, prompt_weight: float, *, twice: bool = False) -> Document:
@@ -61,68 +58,3 @@ def batches(document: Callable[[int], Document], start: int, batch_tokens: int, 
             total += len(lot[-1][0]) - 1
             index += 1
         yield lot, index
-
-
-def read_conversations(path: str | Path) -> list[tuple[tuple[Message, ...], tuple[dict, ...]]]:
-    """Conversations of a JSON-lines file with `messages` and optional `tools`. DataError names file and line."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"no data file at {path}: give a JSON-lines file with a `messages` list on each line")
-    out = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            messages = tuple(_message(m) for m in row["messages"])
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}, line {number}: needs `messages`, a list of objects with `role` and `content` ({error!r})") from None
-        if not any(m.role == "assistant" for m in messages):
-            raise DataError(f"{path}, line {number}: no assistant turn, so nothing to learn")
-        out.append((messages, tuple(row.get("tools") or ())))
-    if not out:
-        raise DataError(f"{path} holds no conversations: it needs at least one line")
-    return out
-
-
-def _message(m: dict) -> Message:
-    calls = tuple(ToolCall((f := c.get("function", c))["name"], f["arguments"]) for c in m.get("tool_calls") or ())
-    return Message(m["role"], m.get("content") or "", calls)
-
-
-def read_pairs(path: str | Path) -> list[tuple[tuple[Message, ...], Message, Message]]:
-    """Preference pairs of a JSON-lines file: (prompt turns, chosen turn, rejected turn).
-
-    Understands `prompt` (text or messages) with `chosen` and `rejected` (texts), and the ShareGPT form
-    (`conversations` with `from`/`value`, `chosen` and `rejected` as such turns). DataError names file and line.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"no data file at {path}: give a JSON-lines file with `prompt`, `chosen` and `rejected` on each line")
-    roles = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
-
-    def turn(value: str | dict, role: str = "assistant") -> Message:
-        if isinstance(value, str):
-            return Message(role, value)
-        if "from" in value:
-            return Message(roles[value["from"]], value["value"])
-        return _message(value)
-
-    out = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            prompt = row.get("conversations") or row["prompt"]
-            turns = (Message("user", prompt),) if isinstance(prompt, str) else tuple(turn(t, "user") for t in prompt)
-            out.append((turns, turn(row["chosen"]), turn(row["rejected"])))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}, line {number}: needs `prompt`, `chosen` and `rejected` ({error!r})") from None
-    if not out:
-        raise DataError(f"{path} holds no pairs: it needs at least one line")
-    return out

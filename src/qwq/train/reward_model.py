@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from qwq.config import RewardModelStage
-from qwq.errors import DataError, UsageError
+from qwq.data.examples import FileUse, Pair, pair_of, pair_splits
 from qwq.model.layouts import micro_batches
 from qwq.problems.base import digest
 from qwq.problems.families.preference import Preference
@@ -20,92 +18,38 @@ from qwq.reward.model import Calibration, RewardModel, calibrate
 from qwq.stats import wilson
 from qwq.text.template import ChatFormat
 from qwq.train.checkpoint import StageRun
-from qwq.train.data import read_pairs
 from qwq.train.losses import preference_loss
 from qwq.train.optim import Optimizer
 
-VALIDATION_PAIRS = 300  # for the calibration
-LEAST_PROMPTS = 10  # of a file: it is divided into training, validation and test
+VALIDATION_PAIRS = 300  # of the preference family, for the calibration
 MATCHED_TOKENS, MATCHED_SHARE = 2, 0.05  # answers of matched length differ by so much at most
 
-_log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two whole sequences (prompt and answer) and their completion lengths in tokens."""
-
-    chosen: list[int]
-    rejected: list[int]
-    chosen_length: int
-    rejected_length: int
-
-
-def make_pairs(chat: ChatFormat, config: RewardModelStage, seed: int, nums: Mapping[str, int]) -> dict[str, list[Pair]]:
-    """Pairs of each split in `nums`, at most so many: of the preference family, or of the file in `config.path`."""
+def make_pairs(chat: ChatFormat, config: RewardModelStage, seed: int, *, max_positions: int | None = None) -> tuple[dict[str, list[Pair]], FileUse | None]:
+    """Pairs for training, validation (the calibration) and test: of the file in `config.path`, with what became of its rows, or of the preference family."""
     if config.path:
-        return {split: pairs[: nums[split]] for split, pairs in _file_splits(chat, config, config.path).items() if split in nums}
+        return pair_splits(
+            chat, config.path, pairs=config.pairs, test_pairs=config.test_pairs, max_tokens=config.max_tokens, max_positions=max_positions
+        )
+    assert config.pairs and config.test_pairs, "the recipe sets them where there is no file"
     out: dict[str, list[Pair]] = {}
     family = Preference()
-    for split, num in nums.items():
+    for split, num in (("train", config.pairs), ("validation", VALIDATION_PAIRS), ("test", config.test_pairs)):
         problems = family.fixed(split, num) if split != "train" else [family.problem(seed, "train", i) for i in range(num)]
         out[split] = []
         for i, problem in enumerate(problems):
             chosen, rejected = family.pair(problem, random.Random(digest(f"{seed}/pairs/{split}/{i}")))
-            out[split].append(_pair(chat, problem.messages, chosen, rejected))
-    return out
-
-
-def _file_splits(chat: ChatFormat, config: RewardModelStage, path: str) -> dict[str, list[Pair]]:
-    """The file's pairs that are short enough: the last fifth is for test, the tenth before for validation, by whole prompts."""
-    rows = read_pairs(path)
-    # Rows with one prompt stay together, so that the test has no prompt of the training.
-    prompts: dict[str, list[Pair]] = {}
-    for row in rows:
-        pair = _file_pair(chat, row, path)
-        if max(len(pair.chosen), len(pair.rejected)) <= config.max_tokens:
-            prompts.setdefault(repr(row[0]), []).append(pair)
-    kept = sum(map(len, prompts.values()))
-    if kept < len(rows):
-        _log.warning("%s: %d of %d pairs are over %d tokens and left out", path, len(rows) - kept, len(rows), config.max_tokens)
-    if len(prompts) < LEAST_PROMPTS:
-        raise DataError(
-            f"{path} holds pairs of {len(prompts)} prompts within {config.max_tokens} tokens, {LEAST_PROMPTS} at least are needed: "
-            "raise max_tokens or give more; they are divided into training, validation and test"
-        )
-    splits: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
-    done = 0
-    for number, pairs in enumerate(prompts.values()):
-        last = len(prompts) - number  # prompts from here on: the ends get one each, however few there are
-        if done < 0.7 * kept and last > 2:
-            split = "train"
-        else:
-            split = "validation" if not splits["validation"] or (done < 0.8 * kept and last > 1) else "test"
-        splits[split] += pairs
-        done += len(pairs)
-    return splits
-
-
-def _file_pair(chat: ChatFormat, row: Any, path: str) -> Pair:
-    try:
-        return _pair(chat, *row)
-    except UsageError as error:
-        raise DataError(f"{path}: {str(row[0][-1].content)[:60]!r}: {error}") from None
-
-
-def _pair(chat: ChatFormat, messages: Any, chosen: Any, rejected: Any) -> Pair:
-    prompt = len(chat.prompt_ids(messages))
-    (c, _), (r, _) = (chat.training_example((*messages, answer)) for answer in (chosen, rejected))
-    # The template may write a line break behind the end token, which a rollout does not have.
-    c, r = (ids[: max(i for i, t in enumerate(ids) if t in chat.eos_ids) + 1] for ids in (c, r))
-    return Pair(c, r, len(c) - prompt, len(r) - prompt)
+            out[split].append(pair_of(chat, problem.messages, (chosen,), (rejected,)))
+    return out, None
 
 
 def train_reward_model(
     model: RewardModel, chat: ChatFormat, config: RewardModelStage, run: StageRun, *, seed: int
 ) -> tuple[Calibration, dict[str, Any]]:
     """Train `model` in place; returns its calibration and the evals of its stage."""
-    splits = make_pairs(chat, config, seed, {"train": config.pairs, "validation": VALIDATION_PAIRS, "test": config.test_pairs})
+    splits, use = make_pairs(chat, config, seed, max_positions=model.backbone.config.max_positions)
+    if use:
+        run.tell_data(use)
     pairs = splits["train"]
     per_epoch = math.ceil(len(pairs) / config.batch_pairs)
     steps = per_epoch * config.epochs

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import random
+from dataclasses import dataclass
 from typing import Any
 
 from qwq.config import ControlStage, PretrainStage, SftStage
-from qwq.errors import DataError, UsageError
+from qwq.data.examples import FileUse, conversation_examples
+from qwq.errors import UsageError
 from qwq.model.transformer import Transformer
 from qwq.problems import arithmetic
 from qwq.problems.base import digest
 from qwq.problems.mixing import ProblemMix
 from qwq.text.template import ChatFormat
 from qwq.train.checkpoint import StageRun
-from qwq.train.data import Document, batches, demonstration, drill, read_conversations
+from qwq.train.data import Document, batches, demonstration, drill
 from qwq.train.losses import token_logprobs, weighted_nll
 from qwq.train.optim import Optimizer
 from qwq.train.packing import pack
@@ -57,38 +59,37 @@ def pretrain(model: Transformer, chat: ChatFormat, config: PretrainStage, run: S
     run.run(steps, model, optimizer, step)
 
 
-def sft_documents(chat: ChatFormat, config: SftStage, name: str, seed: int) -> list[Document]:
-    """The stage's demonstrations, clean, as tokens; only the assistant's tokens weigh."""
+@dataclass(frozen=True, slots=True)
+class Demonstrations:
+    """The documents of an SFT stage; `use` says what became of a file's rows, where they come from one."""
+
+    documents: list[Document]
+    use: FileUse | None = None
+
+
+def sft_documents(chat: ChatFormat, config: SftStage, name: str, seed: int, *, max_positions: int | None = None) -> Demonstrations:
+    """The stage's demonstrations, clean, as tokens; only the assistant's tokens weigh. None is longer than the model has positions."""
     if config.path:
-        return _file_documents(chat, config, config.path)
+        examples, use = conversation_examples(
+            chat, config.path, documents=config.documents, max_tokens=config.max_tokens, max_positions=max_positions
+        )
+        return Demonstrations([(e.ids, e.weights) for e in examples], use)
+    assert config.documents is not None, "the recipe sets it where there is no file"
     if config.source:
         problems = arithmetic.problems(config.source.level, "train")
         random.Random(digest(f"{seed}/{name}/sums")).shuffle(problems)
-        examples = [chat.training_example((*p.messages, arithmetic.demonstrate(p))) for p in problems[: config.documents]]
-        return [(ids, [float(m) for m in mask]) for ids, mask in examples]
-    mix = ProblemMix(seed, name, config.mix.weights())
-
-    def twice(index: int) -> bool:
-        return digest(f"{seed}/{name}/recheck/{index}") / 2**64 < config.recheck
-
-    return [demonstration(mix, chat, i, 0.0, 0.0, twice=twice(i)) for i in range(config.documents)]
-
-
-def _file_documents(chat: ChatFormat, config: SftStage, path: str) -> list[Document]:
-    documents: list[Document] = []
-    conversations = read_conversations(path)[: config.documents]
-    for number, (messages, tools) in enumerate(conversations, 1):
-        try:
-            ids, mask = chat.training_example(messages, tools)
-        except UsageError as error:
-            raise DataError(f"{path}, conversation {number}: {error}; `qwq data convert --check MODEL` leaves such rows out") from None
-        if len(ids) <= config.max_tokens:
-            documents.append((ids, [float(m) for m in mask]))
-    if len(documents) < len(conversations):
-        _log.warning("%s: %d of %d conversations are over %d tokens and left out", path, len(conversations) - len(documents), len(conversations), config.max_tokens)
-    if not documents:
-        raise DataError(f"{path}: no conversation of at most {config.max_tokens} tokens: raise max_tokens or give shorter ones")
-    return documents
+        made = [chat.training_example((*p.messages, arithmetic.demonstrate(p))) for p in problems[: config.documents]]
+        documents: list[Document] = [(ids, [float(m) for m in mask]) for ids, mask in made]
+    else:
+        mix = ProblemMix(seed, name, config.mix.weights())
+        recheck = [digest(f"{seed}/{name}/recheck/{i}") / 2**64 < config.recheck for i in range(config.documents)]
+        documents = [demonstration(mix, chat, i, 0.0, 0.0, twice=recheck[i]) for i in range(config.documents)]
+    short = [d for d in documents if max_positions is None or len(d[0]) <= max_positions]
+    if not short:
+        raise UsageError(f"stage {name}: all {len(documents):,} demonstrations are longer than the model's {max_positions:,} positions: take easier ones or another model")
+    if len(short) < len(documents):
+        _log.warning("%s: %d of %d demonstrations are over %d tokens, the model's positions, and left out", name, len(documents) - len(short), len(documents), max_positions)
+    return Demonstrations(short)
 
 
 class EpochStream:
@@ -116,9 +117,17 @@ class EpochStream:
         return len(self.lots)
 
 
+def _demonstrations(model: Transformer, chat: ChatFormat, config: SftStage, name: str, run: StageRun, seed: int) -> list[Document]:
+    """The documents of the SFT stage `name`; what is taken of a file is told, and kept for the stage's record."""
+    made = sft_documents(chat, config, name, seed, max_positions=model.config.max_positions)
+    if made.use:
+        run.tell_data(made.use)
+    return made.documents
+
+
 def sft(model: Transformer, chat: ChatFormat, config: SftStage, run: StageRun, *, seed: int) -> None:
     """`config.epochs` passes over the demonstrations."""
-    stream = EpochStream(sft_documents(chat, config, run.name, seed), config.batch_tokens, f"{seed}/{run.name}")
+    stream = EpochStream(_demonstrations(model, chat, config, run.name, run, seed), config.batch_tokens, f"{seed}/{run.name}")
     _epochs(model, config, stream, stream.num_steps(config.epochs), run)
 
 
@@ -126,7 +135,7 @@ def control(
     model: Transformer, chat: ChatFormat, config: ControlStage, source: SftStage, run: StageRun, *, seed: int, steps: int
 ) -> None:
     """The SFT stage `source` continued for `steps` steps on the same demonstrations."""
-    documents = sft_documents(chat, source, config.of, seed)
+    documents = _demonstrations(model, chat, source, config.of, run, seed)
     stream = EpochStream(documents, source.batch_tokens, f"{seed}/{config.of}/control")
     _epochs(model, config, stream, steps, run)
 

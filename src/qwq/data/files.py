@@ -1,0 +1,231 @@
+"""The rows of a data file, a folder or a hub data set: JSON lines, one JSON array, or parquet, always as UTF-8.
+
+A row is named by file and line (`row` in an array or a parquet file), so that every complaint about it can be found. Lines end at
+a line feed alone: U+2028 and its kin are characters of a text. Whole numbers keep their digits, however many.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from qwq.errors import DataError
+
+HUB_FOLDERS = ("main", "full", "default", "data", "")  # where a data set has several forms, the first of these
+SUFFIXES = (".jsonl", ".parquet")
+ARRAYS = ".json"  # read too: one array of objects, or one object a line
+_MANY_DIGITS = re.compile(rb"\d{19}")  # orjson makes a float of a whole number above 64 bits
+UTF8_MARK = b"\xef\xbb\xbf"
+_OTHER_FORMS = {
+    b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32", b"\x1f\x8b": "gzip-compressed", b"PK\x03\x04": "a zip archive or a spreadsheet",
+}  # fmt: skip
+
+
+class Row(NamedTuple):
+    """One row: its number from 1, where it stands in words (file and line), and its fields."""
+
+    number: int
+    where: str
+    fields: dict[str, Any]
+
+
+def read_rows(path: Path, refused: list[str] | None = None) -> Iterator[Row]:
+    """The rows of one file in order. Blank lines are skipped. DataError names file and line.
+
+    Where `refused` is given, it gets what is wrong with a line, and the rest are read.
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+    if path.suffix == ".parquet" or head.startswith(b"PAR1"):
+        rows = _parquet_rows(path)
+    else:
+        _check_encoding(path, head)
+        rows = _array_rows(path, refused) if head.removeprefix(UTF8_MARK).lstrip().startswith(b"[") else _line_rows(path, refused)
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty and not refused:
+        raise DataError(f"{path} is empty: it needs at least one row, a JSON object a line")
+
+
+def _check_encoding(path: Path, head: bytes) -> None:
+    form = next((name for mark, name in _OTHER_FORMS.items() if head.startswith(mark)), None)
+    if form is None and b"\x00" in head[:4]:
+        form = "UTF-16 or binary"
+    if form is not None:
+        repair = "unpack it" if "UTF" not in form else f"save it as UTF-8 (`iconv -f {form[:6]} -t UTF-8`)"
+        raise DataError(f"{path} is {form}, not JSON lines in UTF-8: {repair}")
+
+
+def _line_rows(path: Path, refused: list[str] | None) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            line = line.removeprefix(UTF8_MARK) if number == 1 else line
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                row = Row(number, where, _object(parse_json(line, where), where))
+            except DataError as error:
+                if refused is None:
+                    raise
+                refused.append(str(error))
+                continue
+            yield row
+
+
+def _array_rows(path: Path, refused: list[str] | None) -> Iterator[Row]:
+    """A file that begins with a bracket: one array of objects, or JSON lines whose first row is a list, which is no row."""
+    whole = path.read_bytes().removeprefix(UTF8_MARK)
+    try:
+        rows = json.loads(whole)
+    except (ValueError, RecursionError) as error:
+        try:
+            json.loads(whole.partition(b"\n")[0])
+        except (ValueError, RecursionError):
+            line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise DataError(f"{path}{line}: begins as a JSON array, and is none ({str(error)[:100]}): mend it, or give one JSON object a line") from None
+        yield from _line_rows(path, refused)
+        return
+    for number, row in enumerate(rows, 1):
+        where = f"{path}, row {number}"
+        _check_text(row, where)
+        yield Row(number, where, _object(row, where))
+
+
+def parse_json(line: bytes, where: str) -> Any:
+    """The value of a line, whole numbers with all their digits. DataError where it is not JSON, or not text in UTF-8."""
+    try:
+        if not _MANY_DIGITS.search(line):
+            return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        pass  # looked at again below: Python's reader takes NaN, and says in which column it failed
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}): save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno}): mend or remove the line") from None
+    except RecursionError:
+        raise DataError(f"{where}: not JSON that can be read (nested too deep): mend or remove the line") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise DataError(f"{where}: not JSON that can be read ({str(error)[:80]}): mend or remove the line") from None
+    _check_text(value, where)
+    return value
+
+
+def _check_text(value: Any, where: str) -> None:
+    """JSON can spell half a surrogate pair, which is no character."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: holds half a surrogate pair (such as \\ud83d), which is no text: mend or remove the line") from None
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: holds a {type(value).__name__}, an object is needed")
+    return value
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    try:
+        import pyarrow  # type: ignore[import-not-found]
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{path} is a parquet file, and pyarrow is not installed: `pip install pyarrow`, or give JSON lines") from None
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Row(number, f"{path}, row {number}", {k: _without_nulls(v) for k, v in row.items()})
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as parquet ({' '.join(str(error).split())[:120]}): copy it again, or give JSON lines") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """A parquet struct has every key of every row; a key that a row did not have is null there."""
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+
+
+# -- where the files are ------------------------------------------------------------------------------------------------
+
+
+def split_in_name(name: str) -> str | None:
+    """The split that a file's name claims: `train.jsonl`, `test-00000-of-00001.parquet`; None where it claims none."""
+    for split, words in {"train": "train", "test": "test", "validation": "validation|valid|val|dev"}.items():
+        if re.search(rf"(?<![a-z])({words})(?![a-z])", name.lower()):
+            return split
+    return None
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether `path` names a data set of the hub: `org/name`, no path here, and not the name of a data file."""
+    form = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", path)
+    return bool(form) and Path(path).suffix not in (*SUFFIXES, ARRAYS) and not Path(path).exists()
+
+
+def data_files(name: str, split: str = "train", *, give: str = "give a JSON-lines or parquet file") -> list[Path]:
+    """The local files of a data set: the path itself, the fitting files of a folder, or those of a hub data set.
+
+    `give` says in the error what to give instead where there is none.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
+        return [path / file for file in choose_files(names, split, str(path))]
+    if is_hub_id(name):
+        return _hub_files(name, split)
+    raise DataError(f"no data file at {path}: {give}")
+
+
+def choose_files(names: Sequence[str], split: str, where: str) -> list[str]:
+    """The data files of `split` among the file names of a folder or data set, in order.
+
+    Validation comes from a file of its own where there is one, else from the training file. DataError where none fits.
+    """
+    data = [n for n in names if n.endswith(SUFFIXES)]
+    folders = {n.rpartition("/")[0] for n in data}
+    folder = next((f for f in HUB_FOLDERS if f in folders), next(iter(folders)) if len(folders) == 1 else None)
+    if folder is None:
+        found = f"files in {', '.join(sorted(folders))}" if folders else "no JSON-lines or parquet file"
+        raise DataError(f"{where} has {found}: give the path of one data file")
+    here = [n for n in data if n.rpartition("/")[0] == folder]
+    for wanted in (split, "train" if split == "validation" else None, None):
+        fitting = sorted(n for n in here if split_in_name(n.rpartition("/")[2]) == wanted)
+        lines = [n for n in fitting if n.endswith(".jsonl")]
+        if fitting:
+            return lines or fitting
+    raise DataError(f"{where} has no {split} file, only {', '.join(sorted(here)[:6])}: give another split or the path of a file")
+
+
+def _hub_files(name: str, split: str) -> list[Path]:
+    from huggingface_hub import HfApi, errors, hf_hub_download
+
+    try:
+        names = HfApi().list_repo_files(name, repo_type="dataset")
+        chosen = choose_files(names, split, f"the data set {name}")
+        return [Path(hf_hub_download(name, file, repo_type="dataset")) for file in chosen]
+    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"no data file at {name}, and the hub gives no such data set ({type(error).__name__}: {reason}): "
+            "check the name and the network, or give a local JSON-lines file"
+        ) from None
+
+
+def keys_of(row: Mapping[str, Any]) -> str:
+    """The keys of a row, for an error."""
+    return ", ".join(map(str, row)) or "no keys"
