@@ -112,7 +112,7 @@ def distill(
     Parameters
     ----------
     sources
-        gsm8k=FILE, math=FILE, mbpp=FILE, constraints (or constraints=FILE in IFEval's layout), prompts=FILE (open prompts, which no
+        gsm8k=FILE, math=FILE, code=FILE, mbpp=FILE, constraints (or constraints=FILE in IFEval's layout), prompts=FILE (open prompts, which no
         verifier judges), and the procedural family:math, family:code, family:instructions, family:preference. Training problems only.
     model
         The teacher: its name at the endpoint; or a model folder, GGUF file or run folder, to run here.
@@ -193,7 +193,7 @@ def convert(
     file
         JSON lines of the set.
     format
-        marco-o1, gsm8k, toolrl, apibank, glaive; dpo, kto.
+        marco-o1, gsm8k, toolrl, apibank, glaive, sharegpt, alpaca; any (every shape that SFT reads itself); dpo, kto.
     out
         File for the converted rows.
     empty_thinking

@@ -49,7 +49,7 @@ def evaluate(
         Model folder, GGUF file, a run's folder (its last policy), or a hub name; with --endpoint the server's name for it.
     benchmarks
         aime24, aime25, livecodebench, livebench, ifeval, bfcl, gsm8k, math500, humaneval, mbpp; math, code, instructions, tools,
-        preference; NAME:PART for a part (bfcl:simple_python, livebench:math); KIND=PATH for gsm8k, mbpp, math or code in its own format (docs/data.md).
+        preference; NAME:PART for a part (bfcl:simple_python, livebench:math); KIND=PATH for gsm8k, mbpp or math in its own format.
     data
         Folder with BENCH/*.jsonl for each benchmark; without it the published files are downloaded. A file, for one of gsm8k, mbpp, math.
     out

@@ -17,7 +17,7 @@ reward_app = App(name="reward", help="Score answers with a reward model.")
 def score(file: Path, *, model: str, device: str = "cpu") -> int:
     """Score answers: JSON lines in, one JSON line out for each, in order.
 
-    Lines hold `prompt` with `response`, `prompt` with `chosen` and `rejected`, or `messages` that end with the answer.
+    Lines hold `prompt` with `response`, `prompt` with `chosen` and `rejected`, or `messages` that end with the answer, in any shape of docs/data.md.
     Scores are calibrated (mean 0, deviation 1, length bias taken out) where the model brings its calibration.
 
     Parameters

@@ -184,7 +184,7 @@ def _rendered_pairs(chat: ChatFormat, splits: dict[str, list[Pair]], rows: int) 
 def _source(chat: ChatFormat, source: Source, rows: int) -> DataSummary:
     """A source of RL: its prompts, which are not learnt, and what judges an answer to them."""
     use = FileUse(source.path, noun="prompts")
-    shown = []
+    shown: list[RenderedRow] = []
     for problem in load_source(source, use):
         ids = chat.prompt_ids(problem.messages, problem.tools)
         use.lengths.append(len(ids))

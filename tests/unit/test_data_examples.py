@@ -83,7 +83,7 @@ FILES: dict[str, tuple[bytes, int | str]] = {
     "a number as content": (line(said("q", 42)), "line 9: messages[1].content is a number"),
     "no role": (line({"messages": [{"content": "q"}, {"role": "assistant", "content": "a"}]}), "line 9: messages[0] has no `role`"),
     "an empty file": (b"", "is empty"),
-    "a broken array": (json.dumps(BASE, indent=1).encode()[:-20], "begins as a JSON array, and is none"),
+    "a broken array": (json.dumps(BASE, indent=1).encode()[:-20], "begins as one JSON array, and is none"),
     "gzip": (b"\x1f\x8b\x08\x00" + b"\x00" * 20, "gzip"),
     "a broken parquet file": (b"PAR1 \xff\xff\xff\x81PAR1", "parquet"),
 }  # fmt: skip

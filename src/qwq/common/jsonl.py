@@ -87,7 +87,8 @@ def parse_line(raw: bytes, where: str, *, surrogates: bool = False) -> Any:
             "convert the file, as with `iconv -f latin1 -t utf-8`"
         ) from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno}): mend or remove the line") from None
+        place = f"line {error.lineno}, column {error.colno}" if b"\n" in raw.rstrip() else f"column {error.colno}"
+        raise DataError(f"{where}: not JSON ({error.msg} at {place}): mend or remove the line") from None
     except RecursionError:
         raise DataError(f"{where}: nested too deeply to be read: mend or remove the line") from None
     except ValueError:  # Python's limit against numbers that take minutes to read

@@ -146,7 +146,8 @@ def conversation_examples(
 def _rows(path: str, shape: Any, use: FileUse, limit: int | None, refused: list[str] | None) -> Iterator[tuple[str, Any]]:
     """The shaped rows up to `limit`; those beyond it are counted, and read as JSON only."""
     for file in data_files(path):
-        for where, made in read_shaped(file, lambda row: shape(row) if limit is None or use.rows < limit else None, refused):
+        rows = read_shaped(file, shape, refused, wanted=lambda: limit is None or use.rows < limit)
+        for where, made in rows:
             use.rows += 1
             if made is None:
                 use.beyond += 1

@@ -6,24 +6,18 @@ a line feed alone: U+2028 and its kin are characters of a text. Whole numbers ke
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
+from qwq.common.jsonl import BOM, numbered_lines, parse_line
 from qwq.errors import DataError
 
 HUB_FOLDERS = ("main", "full", "default", "data", "")  # where a data set has several forms, the first of these
 SUFFIXES = (".jsonl", ".parquet")
 ARRAYS = ".json"  # read too: one array of objects, or one object a line
-_MANY_DIGITS = re.compile(rb"\d{19}")  # orjson makes a float of a whole number above 64 bits
-UTF8_MARK = b"\xef\xbb\xbf"
-_OTHER_FORMS = {
-    b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32", b"\x1f\x8b": "gzip-compressed", b"PK\x03\x04": "a zip archive or a spreadsheet",
-}  # fmt: skip
+NEEDS = "JSON lines, a JSON array or parquet"
 
 
 class Row(NamedTuple):
@@ -34,104 +28,64 @@ class Row(NamedTuple):
     fields: dict[str, Any]
 
 
-def read_rows(path: Path, refused: list[str] | None = None) -> Iterator[Row]:
+def read_rows(path: Path, refused: list[str] | None = None, *, noun: str = "rows", needs: str = "") -> Iterator[Row]:
     """The rows of one file in order. Blank lines are skipped. DataError names file and line.
 
-    Where `refused` is given, it gets what is wrong with a line, and the rest are read.
+    Where `refused` is given, it gets what is wrong with a line, and the rest are read. `noun` and `needs` tell in errors what rows are
+    called and which fields they need.
     """
     with path.open("rb") as file:
-        head = file.read(64)
+        head = file.read(64).removeprefix(BOM).lstrip()
     if path.suffix == ".parquet" or head.startswith(b"PAR1"):
         rows = _parquet_rows(path)
     else:
-        _check_encoding(path, head)
-        rows = _array_rows(path, refused) if head.removeprefix(UTF8_MARK).lstrip().startswith(b"[") else _line_rows(path, refused)
+        rows = _array_rows(path, refused, needs) if head.startswith(b"[") else _line_rows(path, refused, needs)
     empty = True
     for row in rows:
         empty = False
         yield row
     if empty and not refused:
-        raise DataError(f"{path} is empty: it needs at least one row, a JSON object a line")
+        raise DataError(f"{path} is empty, it holds no {noun}: it needs at least one row, a JSON object a line")
 
 
-def _check_encoding(path: Path, head: bytes) -> None:
-    form = next((name for mark, name in _OTHER_FORMS.items() if head.startswith(mark)), None)
-    if form is None and b"\x00" in head[:4]:
-        form = "UTF-16 or binary"
-    if form is not None:
-        repair = "unpack it" if "UTF" not in form else f"save it as UTF-8 (`iconv -f {form[:6]} -t UTF-8`)"
-        raise DataError(f"{path} is {form}, not JSON lines in UTF-8: {repair}")
+def _object(value: Any, where: str, needs: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: {f'needs {needs}; it ' if needs else ''}holds a {type(value).__name__}, an object is needed")
+    return value
 
 
-def _line_rows(path: Path, refused: list[str] | None) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            line = line.removeprefix(UTF8_MARK) if number == 1 else line
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = Row(number, where, _object(parse_json(line, where), where))
-            except DataError as error:
-                if refused is None:
-                    raise
-                refused.append(str(error))
-                continue
-            yield row
-
-
-def _array_rows(path: Path, refused: list[str] | None) -> Iterator[Row]:
-    """A file that begins with a bracket: one array of objects, or JSON lines whose first row is a list, which is no row."""
-    whole = path.read_bytes().removeprefix(UTF8_MARK)
-    try:
-        rows = json.loads(whole)
-    except (ValueError, RecursionError) as error:
+def _line_rows(path: Path, refused: list[str] | None, needs: str) -> Iterator[Row]:
+    for number, line in numbered_lines(path, NEEDS):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
         try:
-            json.loads(whole.partition(b"\n")[0])
-        except (ValueError, RecursionError):
-            line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-            raise DataError(f"{path}{line}: begins as a JSON array, and is none ({str(error)[:100]}): mend it, or give one JSON object a line") from None
-        yield from _line_rows(path, refused)
+            row = Row(number, where, _object(parse_line(line, where), where, needs))
+        except DataError as error:
+            if refused is None:
+                raise
+            refused.append(str(error))
+            continue
+        yield row
+
+
+def _array_rows(path: Path, refused: list[str] | None, needs: str) -> Iterator[Row]:
+    """A file that begins with a bracket: one array of objects, or JSON lines whose first row is a list, which is no row."""
+    whole = path.read_bytes().removeprefix(BOM)
+    try:
+        rows = parse_line(whole, str(path))
+    except DataError as error:
+        try:
+            parse_line(whole.lstrip().partition(b"\n")[0], "")
+        except DataError:
+            raise DataError(f"{error}; it begins as one JSON array, and is none") from None
+        rows = []  # its lines are looked at one by one
+    if not any(isinstance(row, dict) for row in rows):
+        yield from _line_rows(path, refused, needs)
         return
     for number, row in enumerate(rows, 1):
         where = f"{path}, row {number}"
-        _check_text(row, where)
-        yield Row(number, where, _object(row, where))
-
-
-def parse_json(line: bytes, where: str) -> Any:
-    """The value of a line, whole numbers with all their digits. DataError where it is not JSON, or not text in UTF-8."""
-    try:
-        if not _MANY_DIGITS.search(line):
-            return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        pass  # looked at again below: Python's reader takes NaN, and says in which column it failed
-    try:
-        value = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}): save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno}): mend or remove the line") from None
-    except RecursionError:
-        raise DataError(f"{where}: not JSON that can be read (nested too deep): mend or remove the line") from None
-    except ValueError as error:  # a number of more digits than Python reads
-        raise DataError(f"{where}: not JSON that can be read ({str(error)[:80]}): mend or remove the line") from None
-    _check_text(value, where)
-    return value
-
-
-def _check_text(value: Any, where: str) -> None:
-    """JSON can spell half a surrogate pair, which is no character."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: holds half a surrogate pair (such as \\ud83d), which is no text: mend or remove the line") from None
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: holds a {type(value).__name__}, an object is needed")
-    return value
+        yield Row(number, where, _object(row, where, needs))
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

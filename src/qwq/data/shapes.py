@@ -87,7 +87,7 @@ def _conversation_turns(row: Mapping[str, Any]) -> tuple[Turns, str]:
     prompt = next((k for k in PROMPTS if row.get(k) is not None), None)
     answer = next((k for k in ANSWERS if row.get(k) is not None), None)
     if prompt is None or answer is None or ("chosen" in row and "rejected" in row):
-        raise NoShape(f"no conversation: {_hint(row)}")
+        raise NoShape(_hint(row))
     _refuse_markup(row, prompt, answer)
     asked, said = _prompt_turns(row, prompt), answer_of(row[answer], answer)
     shift = len(asked.messages)
@@ -226,14 +226,25 @@ def problem_kind(row: Mapping[str, Any]) -> str | None:
     return "prompts" if row.get("prompt") is not None or row.get("messages") is not None else None
 
 
+_WORDS: dict[Any, tuple[str, str]] = {
+    conversation: ("conversations", "`messages`"), preference: ("pairs", "`prompt`, `chosen` and `rejected`"), scored: ("rows", "prompt and response"),
+}  # fmt: skip
+
+
 # -- whole files --------------------------------------------------------------------------------------------------------
 
 
-def read_shaped(path: Path, shape: Callable[[Mapping[str, Any]], T], refused: list[str] | None = None) -> Iterator[tuple[str, T]]:
-    """(where, what `shape` makes of it) of each row. A bad row is a DataError, or, where `refused` is given, goes there in words."""
-    for row in read_rows(path, refused):
+def read_shaped(
+    path: Path, shape: Callable[[Mapping[str, Any]], T], refused: list[str] | None = None, *, wanted: Callable[[], bool] = lambda: True
+) -> Iterator[tuple[str, T | None]]:
+    """(where, what `shape` makes of it) of each row; None for rows that are not `wanted` when their turn comes, which are read as JSON only.
+
+    A bad row is a DataError, or, where `refused` is given, goes there in words.
+    """
+    noun, needs = _WORDS.get(shape, ("rows", ""))
+    for row in read_rows(path, refused, noun=noun, needs=needs):
         try:
-            made = shape(row.fields)
+            made = shape(row.fields) if wanted() else None
         except Malformed as reason:
             if refused is None:
                 raise DataError(f"{row.where}: {reason}") from None
@@ -244,9 +255,9 @@ def read_shaped(path: Path, shape: Callable[[Mapping[str, Any]], T], refused: li
 
 def read_conversations(path: str | Path) -> list[Conversation]:
     """All conversations of a file. DataError names file and line."""
-    return [c for _, c in read_shaped(Path(path), conversation)]
+    return [c for _, c in read_shaped(Path(path), conversation) if c]
 
 
 def read_pairs(path: str | Path) -> list[Preference]:
     """All pairs of a file. DataError names file and line."""
-    return [p for _, p in read_shaped(Path(path), preference)]
+    return [p for _, p in read_shaped(Path(path), preference) if p]

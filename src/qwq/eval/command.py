@@ -31,7 +31,7 @@ from qwq.problems.real import HUB_SETS, load_source
 from qwq.text.template import ChatFormat
 from qwq.types import DOMAINS, Problem
 
-REAL = ("gsm8k", "mbpp", "math", "code")
+REAL = ("gsm8k", "mbpp", "math")
 DEFAULT_N = 500  # problems of a family, which are endless; a real set is taken whole
 REPORT_S = 10.0
 

@@ -119,7 +119,7 @@ class DataFolder:
                     break
                 if self.name_of(path) not in self.checksums:
                     self.note(path)
-                yield row.where, row.fields
+                yield f"{path}, row {row.number}", row.fields
 
     def files(self, patterns: Sequence[str] = ("*.jsonl",)) -> list[Path]:
         if self.folder is None:

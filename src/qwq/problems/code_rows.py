@@ -73,11 +73,11 @@ def _program(text: str, setup: str, key: str) -> dict[str, Any]:
     asserts, before = [], [setup] if setup else []
     for statement in _parse(text, key):
         source = ast.get_source_segment(text, statement) or ""
-        defines = isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        if not defines and any(isinstance(n, ast.Assert) for n in ast.walk(statement)):
+        defined = statement.name if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) else ""
+        if re.match(r"(test|check|Test)", defined):
+            raise Malformed(f"{key} defines {defined!r}, which nothing calls: give its asserts alone")
+        if not defined and any(isinstance(n, ast.Assert) for n in ast.walk(statement)):
             asserts.append(source)
-        elif defines and re.match(r"(test|check|Test)", statement.name):
-            raise Malformed(f"{key} defines {statement.name!r}, which nothing calls: give its asserts alone")
         else:
             before.append(source)
     return {"kind": "asserts", "setup": "\n".join(before), "asserts": asserts}

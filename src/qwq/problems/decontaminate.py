@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwq.data.files import UTF8_MARK, parse_json, read_rows, split_in_name
+from qwq.common.jsonl import BOM, object_of, parse_line
+from qwq.data.files import read_rows, split_in_name
 from qwq.errors import ConfigError, DataError, nearest
 from qwq.types import Problem
 
@@ -212,7 +213,8 @@ def decontaminate_file(train: Path, index: Index, out: Path, report: Path | None
             if not line.strip():
                 continue
             rows += 1
-            text = text_of(_row(line.removeprefix(UTF8_MARK) if number == 1 else line, f"{train}, line {number}"), answers=True)
+            where = f"{train}, line {number}"
+            text = text_of(object_of(parse_line(line.removeprefix(BOM), where), where), answers=True)
             unread += not text.strip()
             match = index.match(text)
             if match is None:
@@ -227,13 +229,6 @@ def decontaminate_file(train: Path, index: Index, out: Path, report: Path | None
         "rows": rows, "kept": rows - sum(dropped.values()), "dropped": dict(dropped), "without_text": unread, "n": index.n,
         "benchmarks": index.sizes, "out": str(out),
     }  # fmt: skip
-
-
-def _row(line: bytes, where: str) -> dict[str, Any]:
-    row = parse_json(line, where)
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: a JSON object is needed, got {type(row).__name__}")
-    return row
 
 
 class _Atomic:

@@ -252,7 +252,7 @@ def _code(row: Mapping[str, Any], where: str, ident: str) -> Problem:
     tests = tests_of(row)
     if isinstance(row.get(key), str):
         text = _text(row, key, where)
-        messages = (Message("user", text + hint(text, tests, TESTS_HINT) + CODE_INSTRUCTION),)
+        messages: tuple[Message, ...] = (Message("user", text + hint(text, tests, TESTS_HINT) + CODE_INSTRUCTION),)
     else:  # messages say themselves in which form they want the answer
         messages = turns_of(row.get(key), key).messages
         text = "\n".join(m.content for m in messages)

@@ -82,7 +82,9 @@ def score_file(judge: Judge, path: Path) -> Iterator[dict[str, Any]]:
 
 def _sequences(judge: Judge, path: Path) -> Iterator[list[tuple[list[int], int]]]:
     """The sequences of each row: one, or a pair's two. DataError names file and line."""
-    for where, (prompt, tools, answers) in read_shaped(path, scored):
+    for where, row in read_shaped(path, scored):
+        assert row is not None, "every row is wanted"
+        prompt, tools, answers = row
         try:
             yield [judge.sequence(prompt, tools, answer) for answer in answers]
         except UsageError as error:
