@@ -72,7 +72,7 @@ def test_rows_that_are_not_used_are_counted(tmp_path: Path) -> None:
     problems = load_source(Source(kind="math", path=str(path), limit=10), use)
     held = load_source(Source(kind="math", path=str(path), split="validation"))
     assert len(train) + len(held) == 40 and 0 < len(held) < 8
-    assert len(problems) == use.used == 10 and (use.rows, use.beyond) == (40, len(train) - 10) and use.left_out == {"not of the train split": len(held)}
+    assert len(problems) == use.used == 10 and (use.rows, use.beyond) == (40, len(train) - 10) and use.left_out == {"held back for validation": len(held)}
     with pytest.raises(DataError, match=r"holds no validation problems of math \(1 rows; about 5 in a hundred, by a hash of the question"):
         load("math", path, rows[0] if train[0].id.endswith("/1") else rows[1], split="validation")
 

@@ -285,3 +285,44 @@ def test_a_run_says_and_keeps_what_it_took(model: Path, tmp_path: Path, capsys: 
     assert f"sft: {path}: {note}" in capsys.readouterr().err
     (entry,) = json.loads((tmp_path / "runs/r/results.json").read_text())["stages"][0]["data"]
     assert (entry["rows"], entry["used"], entry["beyond_limit"]) == (60, 40, 20) and note in entry["note"]
+
+
+def test_a_run_on_own_problems_says_what_it_took(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    math = write(tmp_path / "math.jsonl", *({"question": f"What is {i}+1?", "answer": str(i + 1)} for i in range(40)))
+    code = write(tmp_path / "code.jsonl", {"prompt": "Write add(a,b)", "tests": ["assert add(1,2)==3"]})
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        f'name = "r"\nmodel.path = "{model}"\ncompute.threads = 1\n[stages.rl]\nkind = "rl1"\nsteps = 1\nprompts = 3\nsamples = 2\nmax_new_tokens = 4\n'
+        f'sources = [{{ kind = "math", path = "{math}", limit = 30 }}, {{ kind = "code", path = "{code}" }}]\n'
+    )
+    assert main(["train", str(recipe), "--runs", str(tmp_path / "runs")]) == 0
+    err = capsys.readouterr().err
+    assert f"rl: {math}: 30 of 40 rows, left out: " in err and "beyond limit = 30" in err and f"rl: {code}: the one row; shape code" in err
+    data = json.loads((tmp_path / "runs/r/results.json").read_text())["stages"][0]["data"]
+    assert [(d["rows"], d["used"]) for d in data] == [(40, 30), (1, 1)]
+    assert data[0]["beyond_limit"] + data[0].get("left_out", {}).get("held back for validation", 0) == 10
+
+
+def test_a_hub_data_set_is_an_sft_path(chat: ChatFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def listed(self: object, name: str, repo_type: str) -> list[str]:
+        return ["README.md", "data/train.jsonl", "data/test.jsonl"]
+
+    def download(name: str, file: str, repo_type: str) -> str:
+        asked.append((name, file, repo_type))
+        return str(write(tmp_path / "train.jsonl", *BASE))
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", listed)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    made = sft_documents(chat, stage(Path("org/chats")), "sft", 0)
+    assert len(made.documents) == 8 and asked == [("org/chats", "data/train.jsonl", "dataset")]
+
+
+def test_what_convert_writes_is_read_with_u2028_in_it(chat: ChatFormat, tmp_path: Path) -> None:
+    source = write(tmp_path / "marco.jsonl", {"instruction": "Say 0", "response": "<Thought>one\u2028two</Thought> <Output>0\x85</Output>"})
+    assert main(["data", "convert", str(source), "--format", "marco-o1", "--out", str(tmp_path / "out.jsonl")]) == 0
+    (example,), _ = conversation_examples(chat, str(tmp_path / "out.jsonl"), max_tokens=999)
+    assert "one\u2028two" in chat.tokenizer.decode(example.ids)

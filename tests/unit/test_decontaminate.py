@@ -75,6 +75,14 @@ def write(path: Path, *rows: dict) -> Path:
     return path
 
 
+def test_the_shapes_of_training_rows_are_read() -> None:
+    """Rows whose question stood in content parts, or in pairs without a prompt, went unseen."""
+    parts = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
+    for row in ({"messages": parts}, {"prompt": parts, "completion": "a"}, {"chosen": [*parts, {"role": "assistant", "content": "a"}], "rejected": parts}):
+        assert text_of(row).strip() == QUESTION or text_of(row).split("\n") == [QUESTION, QUESTION]
+    assert QUESTION in text_of({"prompt": "q", "chosen": QUESTION, "rejected": "b"}, answers=True)
+
+
 def test_a_file_by_name_and_by_path(tmp_path, capsys) -> None:
     write(tmp_path / "data" / "cows" / "test.jsonl", {"question": words(0, 20)}, {"question": QUESTION})
     write(tmp_path / "data" / "cows" / "train.jsonl", {"question": words(50, 70)})

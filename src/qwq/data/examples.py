@@ -67,7 +67,9 @@ class FileUse:
 
     def note(self) -> str:
         """One line: `sft.jsonl: 1,000 of 3,000 rows, left out: 2,000 beyond documents = 1,000 (the first are taken); shape messages; ...`."""
-        taken = f"all {self.rows:,} rows" if self.used == self.rows > 1 else f"{self.used:,} of {self.rows:,} rows"
+        taken = f"{self.used:,} of {self.rows:,} rows"
+        if self.used == self.rows:
+            taken = f"all {self.rows:,} rows" if self.rows > 1 else "the one row"
         why = [f"{self.beyond:,} beyond {self.limit} (the first are taken)"] if self.beyond else []
         why += [f"{count:,} {reason} (first: {self.first_left_out[reason]})" for reason, count in self.left_out.items()]
         parts = [taken + (f", left out: {'; '.join(why)}" if why else "")]

@@ -29,7 +29,8 @@ NGRAM = 13
 MIN_WORDS = 8
 COMMON = 10
 FIELDS = ("prompt", "question", "problem", "text", "instruction", "input", "query", "user", "content", "question_content", "description")
-TURNS = ("messages", "conversations", "prompt", "question", "turns")
+TURNS = ("messages", "conversations", "conversation", "prompt", "question", "turns")
+ANSWERS = ("response", "output", "answer", "solution", "completion", "chosen", "rejected")  # as lists they can hold the question too
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MBPP_TEST = range(11, 511)  # the test split by its paper; a file of MBPP holds the training tasks too
 
@@ -113,8 +114,13 @@ def text_of(row: Mapping[str, Any], *, answers: bool = False) -> str:
             parts.append(value)
         elif isinstance(value, list) and key in TURNS:
             parts += _turns(value, answers)
-    if answers:
-        parts += [row[key] for key in ("response", "output", "answer", "solution", "completion") if isinstance(row.get(key), str)]
+    for key in ANSWERS:
+        value = row.get(key)
+        if isinstance(value, str):
+            parts += [value] if answers else []
+        elif isinstance(value, list | dict):
+            turns = [t for t in (value if isinstance(value, list) else [value]) if isinstance(t, dict) and ("role" in t or "from" in t)]
+            parts += _turns(turns, answers)
     return "\n".join(parts)
 
 

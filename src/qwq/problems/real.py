@@ -119,7 +119,8 @@ def _read(source: Source, use: FileUse) -> list[Problem]:
             elif _in_split(problem, source, named):
                 problems.append(problem)
             else:
-                use.leave_out(f"not of the {source.split} split", row.where)
+                held_back = source.split == "train" and source.kind != "mbpp"
+                use.leave_out("held back for validation" if held_back else f"not of the {source.split} split", row.where)
     if unanswered := use.left_out[NO_ANSWER]:
         _log.warning("%s: %d rows without an answer are left out", source.path, unanswered)
     if not problems:
