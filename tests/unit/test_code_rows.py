@@ -81,6 +81,7 @@ def test_rows_that_are_not_used_are_counted(tmp_path: Path) -> None:
 
 ADD = "```python\ndef add(a, b):\n    return a + b\n```"
 WRONG = "```python\ndef add(a, b):\n    return a - b\n```"
+METHOD = "```python\nclass Solution:\n    def add(self, a, b):\n        return a + b\n```"
 SUM = "```python\nprint(sum(map(int, input().split())))\n```"
 CODE = {
     "asserts": ({"prompt": "Write add(a,b)", "tests": ["assert add(1,2)==3", "assert add(2,2)==4"]}, ADD, WRONG),
@@ -91,6 +92,8 @@ CODE = {
     "APPS's lists": ({"problem": "Add the numbers of a line.", "tests": {"inputs": ["1 2\n"], "outputs": ["3\n"]}}, SUM, "```python\nprint(4)\n```"),
     "calls": ({"prompt": "Write add(a,b)", "entry_point": "add", "tests": [{"args": [1, 2], "expected": 3}]}, ADD, WRONG),
     "APPS's calls": ({"prompt": "Write add(a,b)", "tests": {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}}, ADD, WRONG),
+    "HumanEval's check": ({"prompt": "Write add(a,b)", "entry_point": "add", "tests": "def check(candidate):\n    assert candidate(1, 2) == 3\n"}, ADD, WRONG),
+    "a check that is called": ({"prompt": "Write add(a,b) of class Solution", "tests": "def check(candidate):\n    assert candidate(a=1, b=2) == 3\n\n\ncheck(Solution().add)"}, METHOD, METHOD.replace("+", "-")),
     "as verify code reads them": ({"prompt": "Write add(a,b)", "tests": {"kind": "call", "entry_point": "add", "cases": [{"args": [1, 2], "expected": 3}]}}, ADD, WRONG),
 }  # fmt: skip
 
@@ -125,7 +128,8 @@ def test_tests_are_shown_only_where_the_prompt_does_not_name_what_they_call(tmp_
         ({"prompt": "p", "tests": []}, r"line 1: tests is '\[\]'"),
         ({"prompt": "p", "tests": ["assert f( == 1"]}, r"line 1: tests\[0\] is no Python"),
         ({"prompt": "p", "tests": "x = 1"}, "line 1: tests.asserts is"),
-        ({"prompt": "p", "tests": "def check(candidate):\n    assert candidate(1) == 1\n"}, "line 1: tests defines 'check', which nothing calls"),
+        ({"prompt": "p", "tests": "def check(candidate):\n    assert candidate(1) == 1\n"}, r"line 1: tests defines check\(candidate\), and nothing says of what"),
+        ({"prompt": "p", "tests": "def test_it():\n    assert f(1) == 1\n"}, "line 1: tests defines 'test_it', which nothing calls"),
         ({"prompt": "p", "tests": [{"args": [1], "expected": 1}]}, "line 1: tests.entry_point must be the name of a function"),
         ({"prompt": "p", "tests": ["assert 1", {"input": "", "output": ""}]}, "line 1: tests mixes or lacks known forms"),
         ({"prompt": "p", "tests": {"inputs": ["1"]}}, "line 1: tests is an object with inputs"),

@@ -4,6 +4,7 @@
     [{"input": "1 2\\n", "output": "3\\n"}]  programs that read and write
     [{"args": [1, 2], "expected": 3}]      calls of the row's `entry_point`
     {"inputs": [...], "outputs": [...]}    APPS's lists; with `fn_name` calls of that function
+    "def check(candidate): ..."            HumanEval's form, of the row's `entry_point` or with a call of it behind
     {"kind": ..., ...}                     as `qwq verify code` reads them
 
 The prompt is given as it is, without the tests, which the model is not to learn by heart. Only where it does not name what they call are
@@ -20,6 +21,7 @@ from typing import Any
 
 from qwq.data.messages import Malformed, from_json
 from qwq.errors import UsageError
+from qwq.verify.asserts import asserts_from_check
 from qwq.verify.code import check_tests
 
 
@@ -40,7 +42,7 @@ def tests_of(row: Mapping[str, Any]) -> dict[str, Any]:
 def _made(tests: Any, row: Mapping[str, Any], key: str) -> dict[str, Any]:
     setup = str(row.get("test_setup_code") or row.get("setup") or "").replace("\r\n", "\n")
     if isinstance(tests, str):
-        return _program(tests, setup, key)
+        return _program(tests.replace("\r\n", "\n"), setup, row.get("entry_point"), key)
     if isinstance(tests, Mapping):
         return dict(tests) if "kind" in tests else _lists(tests, key)
     if not isinstance(tests, Sequence) or not tests:
@@ -67,11 +69,17 @@ def _lists(tests: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {"kind": "stdio", "cases": [{"input": i, "output": o} for i, o in zip(inputs, outputs, strict=True)]}
 
 
-def _program(text: str, setup: str, key: str) -> dict[str, Any]:
-    """A text of asserts: statements that assert are the tests, all others their setup."""
-    text = text.replace("\r\n", "\n")
-    asserts, before = [], [setup] if setup else []
-    for statement in _parse(text, key):
+def _program(text: str, setup: str, entry: Any, key: str) -> dict[str, Any]:
+    """A text of asserts: statements that assert are the tests, all others their setup. Or HumanEval's `check` of `entry`."""
+    body, asserts, before = _parse(text, key), [], [setup] if setup else []
+    if any(isinstance(s, ast.FunctionDef) and s.name == "check" and s.args.args for s in body):
+        called = [s for s in body if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) and ast.unparse(s.value.func) == "check" and s.value.args]
+        entry = ast.unparse(called[-1].value.args[0]) if called else entry  # type: ignore[attr-defined]
+        if not isinstance(entry, str):
+            raise Malformed(f"{key} defines check(candidate), and nothing says of what: give `entry_point`, or call it in the text")
+        own, asserts = asserts_from_check("\n".join(ast.unparse(s) for s in body if s not in called), entry)
+        return {"kind": "asserts", "setup": "\n".join([*before, own]), "asserts": asserts}
+    for statement in body:
         source = ast.get_source_segment(text, statement) or ""
         defined = statement.name if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) else ""
         if re.match(r"(test|check|Test)", defined):
