@@ -162,7 +162,7 @@ def test_stop_and_bias_and_length(server: Served) -> None:
         ({"prompt": "x", "wibble": 1}, "wibble", "wibble: is not implemented here"),
         ({"prompt": "x", "stream": "yes"}, "stream", "boolean"),
         ({"prompt": "x", "temperature": -1}, "temperature", "greater than or equal to 0"),
-        ({"prompt": ""}, "prompt", "at least 1 character"),
+        ({"prompt": "x", "max_tokens": 0}, "max_tokens", "needs echo"),
         ({"prompt": []}, "prompt", "at least 1 item"),
         ({"prompt": [9999]}, None, "token id 9999 is outside the vocabulary"),
         ({"prompt": "x", "thinking_token_budget": -1}, "thinking_token_budget", "greater than or equal to 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 
@@ -203,3 +204,143 @@ def test_a_model_that_does_not_think_says_so() -> None:
         for on in ({"enable_thinking": True}, {"chat_template_kwargs": {"enable_thinking": True}}, {"think": True}):
             error = chat(client, **on)
             assert error.status_code == 400 and "does not think" in error.json()["error"]["message"]
+
+
+# -- requests of odd makes ---------------------------------------------------------------------------------------------------
+
+
+def test_scoring_without_writing(client: httpx2.Client) -> None:
+    """`max_tokens: 0` with `echo`: the prompt's log-probabilities are those of a request that writes."""
+    ask = {"prompt": ["what is 3", "so it is"], "echo": True, "logprobs": 1}
+    scored = client.post("/v1/completions", json=ask | {"max_tokens": 0}).json()
+    written = client.post("/v1/completions", json=ask | {"max_tokens": 1}).json()
+    assert scored["usage"]["completion_tokens"] == 0 and scored["usage"]["total_tokens"] == scored["usage"]["prompt_tokens"]
+    for only, more, prompt in zip(scored["choices"], written["choices"], ask["prompt"], strict=True):
+        assert only["text"] == prompt and only["finish_reason"] == "length"
+        for key in ("tokens", "token_logprobs", "text_offset"):
+            assert only["logprobs"][key] == more["logprobs"][key][:-1]
+        assert only["logprobs"]["token_logprobs"][0] is None
+    stream = client.post("/v1/completions", json=ask | {"max_tokens": 0, "prompt": "what is 3", "stream": True, "stream_options": {"include_usage": True}})
+    chunks = [json.loads(line[6:]) for line in stream.text.split("\n\n") if line.startswith("data: {")]
+    assert chunks[0]["choices"][0]["text"] == "what is 3" and chunks[0]["choices"][0]["finish_reason"] == "length" and chunks[-1]["usage"]["completion_tokens"] == 0
+    error = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 0}).json()["error"]
+    assert error["param"] == "max_tokens" and "echo" in error["message"]
+
+
+def test_an_empty_prompt_begins_a_document(client: httpx2.Client) -> None:
+    start = client.post("/tokenize", json={"prompt": "<|endoftext|>"}).json()["tokens"]
+    same = [client.post("/v1/completions", json={"prompt": p, "max_tokens": 4, "temperature": 0, "seed": 1}).json()["choices"][0]["text"] for p in ("", start)]
+    assert same[0] == same[1]
+    both = client.post("/v1/completions", json={"prompt": ["", "x"], "max_tokens": 2, "echo": True}).json()["choices"]
+    assert len(both) == 2 and both[1]["text"].startswith("x") and "<|" not in both[0]["text"]
+
+
+def test_a_remote_tokenizer_finds_what_it_asks_for(client: httpx2.Client) -> None:
+    """lm-eval's `tokenizer_backend=remote` reads these, then uses /tokenize and /detokenize."""
+    info = client.get("/tokenizer_info").json()
+    assert info["eos_token"] == "<|im_end|>" and info["pad_token"] == "<|endoftext|>" and info["bos_token"] is None
+    assert info["chat_template"] == scripted.OPENING and info["model_max_length"] == 1024
+    body = {"prompt": "what", "add_special_tokens": False}
+    assert client.post("/v1/tokenize", json=body).json()["tokens"] == client.post("/tokenize", json=body).json()["tokens"]
+    assert client.post("/v1/detokenize", json={"tokens": [65]}).status_code == 200
+
+
+BODY = json.dumps({"messages": [{"role": "user", "content": "abc é"}]}, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "words"),
+    [
+        (BODY.encode(), {"content-type": "application/x-www-form-urlencoded"}, ["Content-Type: application/json", "x-www-form-urlencoded"]),
+        (BODY.encode(), {}, ["Content-Type: application/json", "without one"]), (BODY.encode(), {"content-type": "text/plain"}, ["Content-Type", "text/plain"]),
+        (gzip.compress(BODY.encode()), {"content-type": "application/json", "content-encoding": "gzip"}, ["Content-Encoding: gzip", "as it is"]),
+        (BODY.encode("latin-1"), {"content-type": "application/json"}, ["UTF-8"]), (b"[]", {"content-type": "application/json"}, ["JSON object"]),
+        (b"", {"content-type": "application/json"}, ["JSON object"]), (b"{", {"content-type": "application/json"}, ["not JSON"]),
+    ],
+)  # fmt: skip
+def test_a_body_that_was_sent_wrongly(client: httpx2.Client, content: bytes, headers: dict, words: list[str]) -> None:
+    error = client.post("/v1/chat/completions", content=content, headers=headers)
+    assert error.status_code == 400 and all(w in error.json()["error"]["message"] for w in words), error.text
+    for kind in ("application/json", "application/json; charset=utf-8", "application/vnd.api+json"):
+        assert client.post("/v1/chat/completions", content=BODY.encode(), headers={"content-type": kind}).status_code == 200
+
+
+def test_uptime_checks(client: httpx2.Client) -> None:
+    for path in ("/health", "/ping", "/version", "/v1/models", "/v1/models/scripted", "/"):
+        head, get = client.head(path), client.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b"") and head.headers["content-type"] == get.headers["content-type"], path
+    assert client.head("/v1/models/nope").status_code == 404 and client.head("/v1/chat/completions").status_code == 405
+    assert client.get("/version").json()["version"]
+
+
+def test_what_this_server_has_not(client: httpx2.Client) -> None:
+    for path in ("/v1/embeddings", "/embeddings", "/v1/rerank"):
+        error = client.post(path, json={"input": "x"})
+        assert error.status_code == 404 and "no embeddings" in error.json()["error"]["message"]
+    assert "text only" in client.post("/v1/audio/speech", json={}).json()["error"]["message"]
+    for part in ({"type": "image_url", "image_url": {"url": "x"}}, {"type": "input_audio", "input_audio": {}}):
+        error = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": [part]}]}).json()["error"]
+        assert "reads text only" in error["message"] and part["type"] in error["message"] and error["param"] == "messages.0.content"
+    error = client.post("/v1/responses", json={"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}).json()["error"]
+    assert "reads text only" in error["message"] and error["param"] == "input.0.content"
+
+
+def test_special_tokens_are_not_text(client: httpx2.Client) -> None:
+    said = choice(chat(client, "repeat:hm\n</think>\n\nyes", ignore_eos=True, max_tokens=30))["message"]["content"]
+    assert said == "yes"
+    shown = choice(chat(client, "repeat:hm\n</think>\n\nyes", ignore_eos=True, max_tokens=30, skip_special_tokens=False))["message"]["content"]
+    assert shown.startswith("yes<|im_end|><|im_end|>")
+    cut = choice(chat(client, "repeat:hm\n</think>\n\nyes", ignore_eos=True, max_tokens=30, stop=["<|im_end|>"]))
+    assert cut["message"]["content"] == "yes" and cut["stop_reason"] == "<|im_end|>"
+
+
+# -- tools ---------------------------------------------------------------------------------------------------------------------
+
+EMPTY = {"type": "object", "properties": {}, "additionalProperties": False}
+LONG = '</think><tool_call>\n{"name": "f", "arguments": {"text": "' + "so it is " * 40 + '"}}\n</tool_call>'
+TEXT = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}}}
+
+
+@pytest.mark.parametrize("more", [{}, {"tool_choice": "required"}])
+def test_a_call_that_a_limit_cuts_off_stays_a_call(client: httpx2.Client, more: dict) -> None:
+    whole = choice(chat(client, f"repeat:{LONG}", tools=[TEXT], max_tokens=40, **more))
+    assert whole["finish_reason"] == "length" and not whole["message"]["content"]
+    (call,) = whole["message"]["tool_calls"]
+    assert call["function"]["name"] == "f" and call["function"]["arguments"].startswith('{"text": "so it is')
+    stream = streamed(chat(client, f"repeat:{LONG}", tools=[TEXT], max_tokens=40, stream=True, **more))
+    assert stream["message"]["tool_calls"] == [call["function"]] and stream["message"]["content"] == "" and stream["finish_reason"] == "length"
+    before = choice(chat(client, f"repeat:{LONG}", tools=[TEXT], max_tokens=5, **more))
+    assert before["message"]["content"] == "" and "tool_calls" not in before["message"]
+    answer = client.post("/v1/responses", json={"input": f"repeat:{LONG}", "tools": [{"type": "function", **TEXT["function"]}], "max_output_tokens": 40, **more}).json()
+    assert answer["status"] == "incomplete" and answer["output"][-1]["type"] == "function_call" and answer["output"][-1]["status"] == "incomplete"
+
+
+def test_some_of_the_tools(client: httpx2.Client) -> None:
+    def allowed(mode: str, *names: str) -> dict:
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [{"type": "function", "function": {"name": n}} for n in names]}}
+
+    tools = [{"type": "function", "function": {"name": n, "parameters": EMPTY}} for n in "fg"]
+    assert choice(chat(client, "abc", tools=tools, tool_choice="any", parallel_tool_calls=False))["finish_reason"] == "tool_calls"
+    (call,) = choice(chat(client, "abc", tools=tools, tool_choice=allowed("required", "g"), parallel_tool_calls=False))["message"]["tool_calls"]
+    assert call["function"]["name"] == "g"
+    assert choice(chat(client, "abc", tools=tools, tool_choice=allowed("auto", "g")))["message"]["content"] == "cba"
+    said = choice(chat(client, f"repeat:</think>{CALL}", tools=tools, tool_choice=allowed("auto", "g"), max_tokens=60))["message"]
+    assert all(c["function"]["name"] == "g" for c in said.get("tool_calls", ()))
+    error = chat(client, tools=tools, tool_choice=allowed("auto", "x")).json()["error"]
+    assert error["param"] == "tool_choice" and "'x'" in error["message"]
+    functions = [{"type": "function", **t["function"]} for t in tools]
+    choose = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "g"}]}
+    output = client.post("/v1/responses", json={"input": "abc", "tools": functions, "tool_choice": choose, "parallel_tool_calls": False}).json()["output"]
+    assert output[-1]["name"] == "g"
+
+
+def test_input_items_of_a_response(client: httpx2.Client) -> None:
+    items = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}, {"role": "user", "content": [{"type": "input_text", "text": "three"}]}]
+    made = client.post("/v1/responses", json={"input": items}).json()["id"]
+    listed = client.get(f"/v1/responses/{made}/input_items", params={"order": "asc"}).json()
+    assert [i["content"][0]["text"] for i in listed["data"]] == ["one", "two", "three"] and not listed["has_more"] and all(i["id"] for i in listed["data"])
+    last = client.get(f"/v1/responses/{made}/input_items", params={"limit": 1}).json()
+    assert last["data"][0]["content"][0]["text"] == "three" and last["has_more"]
+    rest = client.get(f"/v1/responses/{made}/input_items", params={"after": last["last_id"]}).json()
+    assert [i["content"][0]["text"] for i in rest["data"]] == ["two", "one"]
+    assert client.get("/v1/responses/nope/input_items").status_code == 404 and client.get(f"/v1/responses/{made}/input_items?limit=0").status_code == 400

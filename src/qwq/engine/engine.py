@@ -469,7 +469,7 @@ class Engine:
         sample.thinking.push(token, forced=forced)
         # The tokens that open and close the thinking stand outside the answer.
         complete = sample.guide is not None and answering and not sample.thinking.inside and sample.guide.push(token)
-        if self._show(sample, sample.stream.push(token)):
+        if self._show(sample, "" if token in request.hidden_ids else sample.stream.push(token)):
             return None
         if complete:
             assert sample.guide is not None

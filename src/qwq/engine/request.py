@@ -39,7 +39,7 @@ class GenerationRequest:
     further tokens that do. `thinking_open`: the prompt ends inside `<think>`. `thinking_budget` in tokens, None without a
     limit. `guide` makes what holds the answer to a form, once for each sample; `think_id` is a token with which the model may
     open its thinking before a guided answer. `logprobs`: how many alternatives to report with each token's log-probability (0: the token's alone, None: none);
-    `prompt_logprobs` the same for the prompt. `yarn`: None lets the engine decide by length. `loop_tokens`: how long an
+    `prompt_logprobs` the same for the prompt. `hidden_ids` are tokens that are not written as text. `yarn`: None lets the engine decide by length. `loop_tokens`: how long an
     exact repetition may get before it is stopped, 0 for any length.
     """
 
@@ -59,6 +59,7 @@ class GenerationRequest:
     loop_tokens: int = 0
     guide: Callable[[], Guide] | None = None
     think_id: int | None = None
+    hidden_ids: frozenset[int] = frozenset()
 
 
 class Phase(StrEnum):

@@ -11,22 +11,21 @@ import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Annotated, Literal
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 
 from qwq.engine.open import Opened, say
 from qwq.errors import ConfigError, DataError
-from qwq.serve import errors
+from qwq.serve import about, errors
 from qwq.serve.chat import ChatCompletion, chat_chunks
 from qwq.serve.completions import Completion
 from qwq.serve.core import Core, ServeOptions
 from qwq.serve.guards import Guards
-from qwq.serve.messages import make_prompt
 from qwq.serve.openapi import RESPONSES, STREAMED, describe
-from qwq.serve.responses import ResponseRun, ResponseStore
-from qwq.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from qwq.serve.responses import ResponseRun, ResponseStore, page_of
+from qwq.serve.schema import ChatRequest, CompletionRequest
 from qwq.serve.schema_responses import ResponsesRequest
 from qwq.serve.sse import EventStream, Json, unless_gone
 
@@ -51,7 +50,7 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
     app.state.core, app.state.closing = core, []
     app.state.chat = partial(chat_chunks, core)
     errors.install(app)
-    _about(app, core)
+    about.install(app, core)
     _generate(app, core)
     _responses(app, core, ResponseStore(options.stored_responses))
     if options.page and importlib.util.find_spec("qwq.serve.page") is not None:
@@ -75,56 +74,6 @@ def _mount_page(app: FastAPI, options: ServeOptions) -> None:
             raise
         say(f"conversations of the page are not kept: {error}")
         mount(app, database=None, allowed_hosts=options.allowed_hosts)
-
-
-def _about(app: FastAPI, core: Core) -> None:
-    """What a server says of itself and of its tokens."""
-    options = core.options
-
-    def entry(name: str) -> dict[str, Any]:
-        root = {"root": options.names[0], "parent": None}
-        return {"id": name, "object": "model", "created": core.started, "owned_by": "qwq", "max_model_len": core.max_len} | root
-
-    @app.get("/health")
-    async def health() -> Response:
-        if core.runner.failure is not None:
-            return errors.error_response(500, "the engine has stopped: restart the server", "server_error")
-        return Json({"status": "ok"})
-
-    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
-    async def metrics() -> Response:
-        return Response(core.metrics.text(), media_type="text/plain; version=0.0.4")
-
-    @app.get("/v1/models")
-    async def models() -> Response:
-        return Json({"object": "list", "data": [entry(name) for name in options.names]})
-
-    @app.get("/v1/models/{model:path}")
-    async def model(model: str) -> Response:
-        core.check_model(model)
-        return Json(entry(model))
-
-    @app.post("/tokenize")
-    async def tokenize(body: TokenizeRequest) -> Response:
-        core.check_model(body.model)
-        if (body.prompt is None) == (body.messages is None):
-            raise errors.Refused("tokenize: give either prompt or messages", "prompt")
-        if body.messages is None:
-            ids = core.tokenizer.encode_rendered(body.prompt or "")
-        else:
-            ids = make_prompt(core.chat, body.messages, body.tools or [], body).ids
-        out: dict[str, Any] = {"count": len(ids), "max_model_len": core.max_len, "tokens": ids, "token_strs": None}
-        if body.return_token_strs:
-            out["token_strs"] = [core.token(i)["token"] for i in ids]
-        return Json(out)
-
-    @app.post("/detokenize")
-    async def detokenize(body: DetokenizeRequest) -> Response:
-        core.check_model(body.model)
-        bad = [i for i in body.tokens if i >= core.tokenizer.vocab_size]
-        if bad:
-            raise errors.Refused(f"tokens: id {bad[0]} is outside the vocabulary of {core.tokenizer.vocab_size}", "tokens")
-        return Json({"prompt": core.tokenizer.decode(body.tokens)})
 
 
 def _generate(app: FastAPI, core: Core) -> None:
@@ -156,7 +105,13 @@ def _responses(app: FastAPI, core: Core, store: ResponseStore) -> None:
 
     @app.get("/v1/responses/{response_id}")
     async def kept(response_id: str) -> Response:
-        return Json(store.get(response_id, "response_id")[0])
+        return Json(store.get(response_id, "response_id").response)
+
+    @app.get("/v1/responses/{response_id}/input_items")
+    async def input_items(
+        response_id: str, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20, order: Literal["asc", "desc"] = "desc"
+    ) -> Response:
+        return Json(page_of(store.get(response_id, "response_id").items, after=after, limit=limit, order=order))
 
     @app.delete("/v1/responses/{response_id}")
     async def dropped(response_id: str) -> Response:

@@ -22,7 +22,7 @@ from qwq.serve.guide import answer_grammar, calls_grammar, text_or_calls_grammar
 from qwq.serve.messages import Prompt, make_prompt
 from qwq.serve.runner import Group, Update
 from qwq.serve.schema import ChatRequest, Sampling
-from qwq.serve.schema_messages import ChatMessage, NamedTool, TemplateFields, Tool
+from qwq.serve.schema_messages import AllowedTools, ChatMessage, NamedTool, TemplateFields, Tool
 from qwq.serve.sse import DONE, event
 from qwq.text.stream import Kind, Part, ResponseParser, Whole
 from qwq.types import StopReason
@@ -51,12 +51,33 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """`mode` is none, auto or required; `names`: only these may be called. `one`: there is to be one call."""
+
+    mode: str = "auto"
+    names: tuple[str, ...] | None = None
+    one: bool = False
+
+
+def tool_choice(given: str | NamedTool | AllowedTools | None) -> ToolChoice:
+    """A chat's field. "any" is what other APIs call required."""
+    match given:
+        case NamedTool():
+            return ToolChoice("required", (given.function.name,), one=True)
+        case AllowedTools():
+            return ToolChoice(given.allowed_tools.mode, tuple(t.function.name for t in given.allowed_tools.tools))
+        case "any":
+            return ToolChoice("required")
+    return ToolChoice(given or "auto")
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """What a request asks for, whichever endpoint it came to."""
 
     messages: Sequence[ChatMessage]
     tools: Sequence[Tool]
-    tool_choice: str | NamedTool | None
+    choice: ToolChoice
     parallel: bool
     form: Form | None
     max_new: int | None
@@ -67,9 +88,12 @@ class Ask:
 async def converse(core: Core, body: Sampling, template: TemplateFields, ask: Ask) -> Conversation:
     """Refuses what cannot be met; nothing runs yet."""
     core.check_model(body.model)
-    if ask.tool_choice not in (None, "none", "auto") and not ask.tools:
+    choice = ask.choice
+    if (choice.mode == "required" or choice.names) and not ask.tools:
         raise Refused("tool_choice: needs tools to choose from", "tool_choice")
-    tools = [] if ask.tool_choice == "none" else list(ask.tools)
+    tools = [] if choice.mode == "none" else list(ask.tools)
+    if missing := [n for n in choice.names or () if n not in [t.function.name for t in tools]]:
+        raise Refused(f"tool_choice: no tool is called {missing[0]!r}", "tool_choice")
     budget = EFFORT[body.effort] if body.thinking_token_budget is None and body.effort else body.thinking_token_budget
     think = False if budget == 0 else body.switch
     prompt = make_prompt(core.chat, ask.messages, tools, template, keep_tool_thinking=core.options.keep_tool_thinking, think=think)
@@ -82,26 +106,21 @@ async def converse(core: Core, body: Sampling, template: TemplateFields, ask: As
         body, prompt.ids, ask.max_new, n=ask.n, top=ask.top, opened=prompt.thinking_open,
         budget=0 if prompt.unthinking else budget, guide=guide,
     )  # fmt: skip
-    names = frozenset(t.function.name for t in tools)
+    names = frozenset(t.function.name for t in tools if choice.names is None or t.function.name in choice.names)
     return Conversation(request, prompt, names, ask.parallel, body.shows_thinking)
 
 
 def _grammar(ask: Ask, tools: list[Tool]) -> tuple[str | None, str]:
     """The form that the answer is held to, and the field that asks for it."""
-    functions = [(t.function.name, t.function.parameters) for t in tools]
-    choice = ask.tool_choice
-    if isinstance(choice, NamedTool):
-        functions = [(name, schema) for name, schema in functions if name == choice.function.name]
-        if not functions:
-            raise Refused(f"tool_choice: no tool is called {choice.function.name!r}", "tool_choice")
-        return calls_grammar(functions[:1], parallel=False), "tools"
-    if choice == "required":
-        return calls_grammar(functions, parallel=ask.parallel), "tools"
+    choice = ask.choice
+    functions = [(t.function.name, t.function.parameters) for t in tools if choice.names is None or t.function.name in choice.names]
+    if choice.mode == "required":
+        return calls_grammar(functions[:1] if choice.one else functions, parallel=ask.parallel and not choice.one), "tools"
     if ask.form and tools:
         return calls_grammar(functions, parallel=ask.parallel, answer=ask.form.rule), ask.form.param
     if ask.form:
         return answer_grammar(ask.form.rule), ask.form.param
-    if any(t.function.strict for t in tools):
+    if choice.names is not None or any(t.function.strict for t in tools):
         return text_or_calls_grammar(functions), "tools"
     return None, ""
 
@@ -115,10 +134,10 @@ class Turn:
         self.whole = Whole()
         self.call_ids: dict[int, str] = {}
 
-    def push(self, text: str, *, done: bool) -> list[Part]:
-        parts = self.parser.push(text)
-        if done:
-            parts += self.parser.finish()
+    def push(self, u: Update) -> list[Part]:
+        parts = self.parser.push(u.text)
+        if u.done:
+            parts += self.parser.finish(cut=u.sample.stop_reason in (StopReason.LENGTH, StopReason.CONTEXT))
         self.whole.add(parts)
         return parts
 
@@ -174,7 +193,7 @@ async def follow(group: Group, turns: dict[Sample, Turn], conversation: Conversa
         out = []
         for u in news:
             turn = turns.get(u.sample) or turns.setdefault(u.sample, Turn(conversation))
-            out.append((u, turn, turn.push(u.text, done=u.done)))
+            out.append((u, turn, turn.push(u)))
             if turn.parser.complete and not u.done:
                 group.stop(u.sample)
         yield out
@@ -194,7 +213,7 @@ class ChatCompletion:
         ask = Ask(
             messages=body.messages,
             tools=body.tools or [],
-            tool_choice=body.tool_choice,
+            choice=tool_choice(body.tool_choice),
             parallel=body.parallel_tool_calls is not False,
             form=form_of(body),
             max_new=body.max_completion_tokens or body.max_tokens,

@@ -1,4 +1,8 @@
-"""`/v1/completions`: text goes on, as it is. Thinking and calls are left in the text."""
+"""`/v1/completions`: text goes on, as it is. Thinking and calls are left in the text.
+
+`max_tokens: 0` with `echo` gives a prompt back with its log-probabilities: the engine writes one token for it, which nobody sees. An
+empty prompt begins where a document does, behind the model's start token.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 from qwq.engine.request import GenerationRequest, Guide, Sample
 from qwq.engine.sampler import Choice
 from qwq.serve.core import Core, usage_wanted
+from qwq.serve.errors import Refused
 from qwq.serve.forms import form_of
 from qwq.serve.guide import answer_grammar
 from qwq.serve.runner import Group
@@ -23,11 +28,14 @@ class Completion:
 
     def __init__(self, core: Core, body: CompletionRequest, guide: Callable[[], Guide] | None = None) -> None:
         self.core, self.body = core, body
+        self.scoring = body.max_tokens == 0
+        if self.scoring and not body.echo:
+            raise Refused("max_tokens: 0 needs echo, as there would be nothing to answer", "max_tokens")
         self.prompts = self._prompts()
         prompt_top = body.logprobs if body.echo and body.logprobs is not None else None
         self.requests: list[GenerationRequest] = [
             core.request(
-                body, ids, body.max_tokens or self._default_tokens(ids), n=body.n, top=body.logprobs, opened=self._inside_thinking(ids),
+                body, ids, 1 if self.scoring else body.max_tokens or self._default_tokens(ids), n=body.n, top=body.logprobs, opened=self._inside_thinking(ids),
                 budget=0 if body.switch is False else body.thinking_token_budget, guide=guide, prompt_top=prompt_top,
             )
             for ids in self.prompts
@@ -44,7 +52,10 @@ class Completion:
 
     def _prompts(self) -> list[list[int]]:
         prompt: Any = self.body.prompt
-        encode = self.core.tokenizer.encode_rendered
+
+        def encode(text: str) -> list[int]:
+            return self.core.tokenizer.encode_rendered(text) if text else [self.core.start_id]
+
         if isinstance(prompt, str):
             return [encode(prompt)]
         if isinstance(prompt[0], int):
@@ -61,15 +72,29 @@ class Completion:
         choices: list[dict[str, Any]] = []
         for samples in groups:
             for s in samples:
-                choice = {"index": len(choices), "text": self._before(s) + s.text, "logprobs": None, **self.core.ending(s)}
+                text = "" if self.scoring else s.text
+                choice = {"index": len(choices), "text": self._before(s) + text, "logprobs": None, **self._ending(s)}
                 if self.body.logprobs is not None:
                     prompt = [c or Choice(s.tokens[0]) for c in s.prompt_choices] if self.body.echo else []
-                    choice["logprobs"] = self._logprobs([*prompt, *s.choices], 0, first_unknown=bool(prompt))
+                    choice["logprobs"] = self._logprobs([*prompt, *self._written(s)], 0, first_unknown=bool(prompt))
                 choices.append(choice)
-        return self.head | {"choices": choices, "usage": self.core.usage(groups), "timings": self.core.timings(groups)}
+        return self.head | {"choices": choices, "usage": self._usage(groups), "timings": self.core.timings(groups)}
 
     def _before(self, s: Sample) -> str:
-        return self.core.tokenizer.decode(list(s.request.prompt_ids)) if self.body.echo else ""
+        ids = list(s.request.prompt_ids)
+        return self.core.tokenizer.decode(ids) if self.body.echo and ids != [self.core.start_id] else ""
+
+    def _ending(self, s: Sample) -> dict[str, Any]:
+        return {"finish_reason": "length", "stop_reason": None} if self.scoring else self.core.ending(s)
+
+    def _written(self, s: Sample) -> list[Choice]:
+        return [] if self.scoring else s.choices
+
+    def _usage(self, groups: list[list[Sample]]) -> dict[str, Any]:
+        usage = self.core.usage(groups)
+        if self.scoring:
+            usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
+        return usage
 
     async def events(self, group: Group) -> AsyncIterator[bytes]:
         body, core = self.body, self.core
@@ -78,27 +103,27 @@ class Completion:
         async for news in group.updates():
             for u in news:
                 index = u.job * (body.n or 1) + u.sample.number
-                text, known = u.text, u.first > 0
+                text, known = "" if self.scoring else u.text, u.first > 0
                 choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None, "finish_reason": None, "stop_reason": None}
                 if not known:
                     choice["text"] = self._before(u.sample) + text
                 if body.logprobs is not None:
-                    choices = u.sample.choices[u.first : u.last]
+                    choices = self._written(u.sample)[u.first : u.last]
                     prompt = [c or Choice(u.sample.tokens[0]) for c in u.sample.prompt_choices] if body.echo and not known else []
                     choice["logprobs"] = self._logprobs([*prompt, *choices], offsets.get(index, 0), first_unknown=bool(prompt))
                     offsets[index] = offsets.get(index, 0) + sum(len(t) for t in choice["logprobs"]["tokens"])
                 if u.done:
-                    choice |= core.ending(u.sample)
+                    choice |= self._ending(u.sample)
                 elif not choice["text"] and body.logprobs is None:
                     continue
                 chunk = self.head | {"choices": [choice]}
                 if continuous:
-                    chunk["usage"] = core.usage(group.samples)
+                    chunk["usage"] = self._usage(group.samples)
                 elif include:
                     chunk["usage"] = None
                 yield event(chunk)
         if include:
-            yield event(self.head | {"choices": [], "usage": core.usage(group.samples), "timings": core.timings(group.samples)})
+            yield event(self.head | {"choices": [], "usage": self._usage(group.samples), "timings": core.timings(group.samples)})
         yield DONE
 
     def _logprobs(self, choices: list[Choice], at: int, *, first_unknown: bool) -> dict[str, Any]:

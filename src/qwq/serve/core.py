@@ -22,6 +22,7 @@ from qwq.serve.metrics import Metrics
 from qwq.serve.runner import EngineRunner, Group
 from qwq.serve.schema import Common, Sampling
 from qwq.text.parse import THINK_OPEN
+from qwq.text.tokenizer import END_OF_TEXT, MARKUP_TOKENS
 from qwq.types import StopReason
 
 GREEDY_BELOW = 1e-4  # a smaller temperature overflows float32 and means the most likely token anyway
@@ -67,6 +68,14 @@ class Core:
         self.metrics = Metrics(opened.engine, options.names[0])
         self.grammars = Grammars(self.tokenizer, opened.engine.backend.vocab_size, self.chat.eos_ids)
         self.started = int(time.time())
+        self._special = {t: self.tokenizer.added_tokens[t] for t in self.tokenizer.special_tokens if t not in MARKUP_TOKENS}
+
+    @property
+    def start_id(self) -> int:
+        """The token that stands before a document, which an empty text begins with."""
+        named = self.tokenizer.named_specials.get("bos_token")
+        known = [self.tokenizer.token_id(t) for t in (named, END_OF_TEXT) if t]
+        return next((i for i in known if i is not None), self.chat.eos_ids[-1])
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -86,13 +95,14 @@ class Core:
         self.check_model(body.model)
         room = max(1, self.max_len - len(ids))
         params = self._sampling(body, room if max_new is None else min(max_new, room))
+        stop = () if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
         return GenerationRequest(
             ids,
             params,
             n=n or 1,
             seed=self._seed() if body.seed is None else body.seed,
             eos_ids=() if body.ignore_eos else self.chat.eos_ids,
-            stop=() if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
+            stop=stop,
             stop_ids=tuple(body.stop_token_ids or ()),
             min_new_tokens=body.min_tokens or 0,
             thinking_open=opened,
@@ -102,6 +112,7 @@ class Core:
             loop_tokens=0 if body.ignore_eos else self.options.loop_tokens,
             guide=guide,
             think_id=None if guide is None or opened else self._think_id(),
+            hidden_ids=frozenset() if body.skip_special_tokens is False else self._hidden(stop),
         )
 
     def _sampling(self, body: Sampling, max_new: int) -> SamplingParams:
@@ -121,6 +132,10 @@ class Core:
 
     def _seed(self) -> int:
         return secrets.randbits(48) if self.options.seed is None else self.options.seed
+
+    def _hidden(self, stop: Sequence[str]) -> frozenset[int]:
+        """Special tokens, apart from those that a stop string waits for, and from markup, which is read out of the text."""
+        return frozenset(i for t, i in self._special.items() if not any(s in t or t in s for s in stop))
 
     def _think_id(self) -> int | None:
         """The token with which a model opens its thinking by itself, where it is of a kind that does."""

@@ -7,6 +7,8 @@ too large; 429 where the queue is full; 500 where our machinery failed, without 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -17,6 +19,11 @@ from starlette.routing import Match, Route
 from qwq.errors import CapacityError, InfraError, QwqError, UsageError
 
 INVALID = "invalid_request_error"
+# What programs ask of a server by a well-known path, and this one has not.
+ABSENT = dict.fromkeys(
+    ("embeddings", "embed", "rerank", "score", "pooling"),
+    "this server writes text and makes no embeddings or scores of texts: use a server with an embedding model beside it",
+) | dict.fromkeys(("audio/", "images/", "moderations"), "this server reads and writes text only: no audio, images or moderation")
 
 
 class Refused(Exception):
@@ -62,11 +69,15 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return error_response(400, *first_fault(error.errors()))
+        return error_response(400, *(_unread_body(request, error.errors()) or first_fault(error.errors())))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        message = {404: f"no {request.url.path} here", 405: f"{request.url.path} does not take {request.method}"}.get(
+        if error.status_code == 400:  # FastAPI's, where the body could not be decoded
+            unread = _unread_body(request, [{"type": "json_invalid", "loc": ("body",)}])
+            return error_response(400, *(unread or ("the body is not text in UTF-8: encode it so", INVALID, None)))
+        absent = next((words for name, words in ABSENT.items() if f"/{name}" in request.url.path), f"no {request.url.path} here")
+        message = {404: absent, 405: f"{request.url.path} does not take {request.method}"}.get(
             error.status_code, str(error.detail)
         )
         out = error_response(error.status_code, message, INVALID)
@@ -78,6 +89,20 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
         return error_response(500, "the server failed; its log says how", "server_error")
+
+
+def _unread_body(request: Request, faults: Sequence[Any]) -> tuple[str, str, None] | None:
+    """(message, type, param) where a body could not be read as JSON for the way it was sent."""
+    if faults[0]["type"] != "json_invalid" and tuple(faults[0]["loc"]) != ("body",):
+        return None
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        return f"the body is compressed (Content-Encoding: {encoding[:40]}), which is not read here: send it as it is", INVALID, None
+    kind = request.headers.get("content-type", "")
+    if not re.match(r"application/([\w.-]+\+)?json", kind.strip(), re.IGNORECASE):
+        came = f"it came as {kind[:60]}" if kind else "it came without one"
+        return f"the body is JSON and needs the header Content-Type: application/json ({came})", INVALID, None
+    return None
 
 
 def _methods(app: FastAPI, request: Request) -> set[str]:
@@ -93,6 +118,11 @@ def first_fault(errors: Any) -> tuple[str, str, str | None]:
     first = next((e for e in errors if list(e["loc"][:2]) == field and not e["type"].endswith("_type")), errors[0])
     if first["type"] == "json_invalid":
         return "the body is not JSON", INVALID, None
+    if tuple(first["loc"]) == ("body",):
+        return "the body must be a JSON object with the request's fields", INVALID, None
+    if first["type"] == "union_tag_invalid" and "content" in first["loc"]:
+        where = ".".join(str(p) for p in first["loc"][1 : first["loc"].index("content") + 1] if "[" not in str(p))
+        return f"{where}: this model reads text only; a part of type {str(first['ctx']['tag'])[:40]!r} cannot be read: leave it out", INVALID, where
     # Names of types and of union members stand in the place too; fields are what a caller knows.
     place = [str(p) for p in first["loc"] if p not in ("body", "query", "path")]
     known: list[str] = []

@@ -108,4 +108,5 @@ def when(condition: dict[str, Any], then: dict[str, Any], needs: list[str]) -> A
 
 SOME: Any = {"type": "array", "minItems": 1}
 CHOICE_NEEDS_TOOLS = when({"tool_choice": {"not": {"enum": [None, "none", "auto"]}}}, {"tools": SOME}, ["tools"])
+ZERO_NEEDS_ECHO = when({"max_tokens": {"const": 0}}, {"echo": {"const": True}}, ["echo"])
 TOP_NEEDS_LOGPROBS = when({"top_logprobs": {"type": "integer", "minimum": 1}}, {"logprobs": {"const": True}}, ["logprobs"])

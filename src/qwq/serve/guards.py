@@ -20,8 +20,19 @@ OPEN_PATHS = frozenset({"/", "/health", "/favicon.ico", "/docs", "/docs/oauth2-r
 OPEN_PREFIXES = ("/static/", "/page/", "/assets/")
 
 
+# Uptime checks ask for the head alone of what a GET gives at once.
+HEADS = OPEN_PATHS | {"/ping", "/version", "/metrics", "/v1/models", "/tokenizer_info"}
+
+
+def _without_body(send: Any) -> Any:
+    async def sent(message: Any) -> None:
+        await send(message | {"body": b""} if message["type"] == "http.response.body" else message)
+
+    return sent
+
+
 class Guards:
-    """Refuses what has no key (401) or is too large (413)."""
+    """Refuses what has no key (401) or is too large (413); answers HEAD where it has a meaning."""
 
     def __init__(self, app: Any, *, api_keys: Sequence[str], limit_bytes: int, lenient: bool = False) -> None:
         self.app, self.limit_bytes, self.lenient = app, limit_bytes, lenient
@@ -35,6 +46,8 @@ class Guards:
         if self._digests and not self._open(scope) and not self._known(headers):
             message = "no valid API key: send `Authorization: Bearer KEY`"
             return await error_response(401, message, "authentication_error", code="invalid_api_key")(scope, receive, send)
+        if scope["method"] == "HEAD" and (scope["path"] in HEADS or scope["path"].startswith("/v1/models/")):
+            scope, send = scope | {"method": "GET"}, _without_body(send)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limit_bytes:
             return await self._too_large(int(length))(scope, receive, send)

@@ -11,19 +11,20 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from qwq.engine.request import Sample
-from qwq.serve.chat import Ask, Conversation, Turn, converse, follow
+from qwq.serve.chat import Ask, Conversation, ToolChoice, Turn, converse, follow, tool_choice
 from qwq.serve.core import Core, new_id
 from qwq.serve.errors import Refused
 from qwq.serve.forms import response_form
 from qwq.serve.messages import in_order_of_calls
 from qwq.serve.runner import Group
-from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage, Function, NamedFunction, Tool
-from qwq.serve.schema_messages import NamedTool as ChatNamedTool
+from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage, Function, Tool
 from qwq.serve.schema_responses import (
     LOGPROBS,
+    AllowedTools,
     InputCall,
     InputCallOutput,
     InputItem,
@@ -38,19 +39,28 @@ from qwq.text.stream import Kind, Part
 SECTIONS = {Kind.THINKING: "reasoning", Kind.ANSWER: "message"}
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A response, the messages that led to it and its own, and the input items of its request."""
+
+    response: dict[str, Any]
+    messages: list[ChatMessage]
+    items: list[dict[str, Any]]
+
+
 class ResponseStore:
-    """The latest responses, with the messages that led to them."""
+    """The latest responses."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._kept: OrderedDict[str, tuple[dict[str, Any], list[ChatMessage]]] = OrderedDict()
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
 
-    def keep(self, response: dict[str, Any], messages: list[ChatMessage]) -> None:
-        self._kept[response["id"]] = (response, messages)
+    def keep(self, kept: Kept) -> None:
+        self._kept[kept.response["id"]] = kept
         while len(self._kept) > self.size:
             self._kept.popitem(last=False)
 
-    def get(self, id: str, param: str) -> tuple[dict[str, Any], list[ChatMessage]]:
+    def get(self, id: str, param: str) -> Kept:
         if id not in self._kept:
             raise Refused(f"{param}: no response {id[:100]!r} is kept here", param, 404, code="previous_response_not_found")
         return self._kept[id]
@@ -58,6 +68,31 @@ class ResponseStore:
     def drop(self, id: str) -> None:
         self.get(id, "response_id")
         del self._kept[id]
+
+
+def item_dicts(items: Sequence[InputItem]) -> list[dict[str, Any]]:
+    """Input items as they are listed: each with an id, words as parts."""
+    out = []
+    for item in items:
+        listed = {"id": new_id("msg_"), "type": "message", "status": "completed"} | item.model_dump(mode="json", exclude_none=True)
+        if isinstance(item, InputMessage) and isinstance(item.content, str):
+            kind = "output_text" if item.role == "assistant" else "input_text"
+            listed["content"] = [{"type": kind, "text": item.content}]
+        out.append(listed)
+    return out
+
+
+def page_of(items: list[dict[str, Any]], *, after: str | None, limit: int, order: str) -> dict[str, Any]:
+    """At most `limit` items behind the one with the id `after`, the last first where `order` is desc."""
+    ordered = items if order == "asc" else items[::-1]
+    if after is not None:
+        ids = [i["id"] for i in ordered]
+        if after not in ids:
+            raise Refused(f"after: no item {after[:100]!r} is in this response's input", "after", 404)
+        ordered = ordered[ids.index(after) + 1 :]
+    data = ordered[:limit]
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
+    return {"object": "list", "data": data, "has_more": len(ordered) > limit, **ends}
 
 
 def chat_messages(items: Sequence[InputItem], before: Sequence[ChatMessage] = ()) -> list[ChatMessage]:
@@ -111,19 +146,16 @@ class ResponseRun:
     async def make(cls, core: Core, store: ResponseStore, body: ResponsesRequest) -> ResponseRun:
         if body.top_logprobs and LOGPROBS not in (body.include or ()):
             raise Refused(f"top_logprobs: needs include to name {LOGPROBS}", "top_logprobs")
-        before = [] if body.previous_response_id is None else store.get(body.previous_response_id, "previous_response_id")[1]
-        given = [InputMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
+        before = [] if body.previous_response_id is None else store.get(body.previous_response_id, "previous_response_id").messages
+        given = input_items(body)
         messages = chat_messages(given, before)
         # Instructions hold for this response alone.
         system = [] if body.instructions is None else [ChatMessage(role="system", content=body.instructions)]
         tools = [Tool(type="function", function=Function(**t.model_dump(exclude={"type", "defer_loading"}))) for t in body.tools or []]
-        choice: Any = body.tool_choice
-        if isinstance(choice, NamedTool):
-            choice = ChatNamedTool(type="function", function=NamedFunction(name=choice.name))
         ask = Ask(
             messages=[*system, *messages],
             tools=tools,
-            tool_choice=choice,
+            choice=_choice(body.tool_choice),
             parallel=body.parallel_tool_calls is not False,
             form=response_form(body.text.format if body.text else None, "text.format"),
             max_new=body.max_output_tokens,
@@ -162,7 +194,7 @@ class ResponseRun:
         self.final = self._response(status, group.samples, reason="max_output_tokens" if cut else None)
         if self.body.store is not False:
             kept = ChatMessage.model_validate({k: v for k, v in turns[sample].message().items() if v is not None})
-            self.store.keep(self.final, [*self.messages, kept])
+            self.store.keep(Kept(self.final, [*self.messages, kept], item_dicts(input_items(self.body))))
         yield self._event(f"response.{status}", response=self.final)
 
     def failed(self, body: dict[str, Any]) -> bytes:
@@ -202,6 +234,19 @@ class ResponseRun:
             }
             out["timings"] = self.core.timings(groups)
         return out
+
+
+def input_items(body: ResponsesRequest) -> list[InputItem]:
+    return [InputMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
+
+
+def _choice(given: str | NamedTool | AllowedTools | None) -> ToolChoice:
+    match given:
+        case NamedTool():
+            return ToolChoice("required", (given.name,), one=True)
+        case AllowedTools():
+            return ToolChoice(given.mode, tuple(t.name for t in given.tools))
+    return tool_choice(given)
 
 
 class _ItemWriter:

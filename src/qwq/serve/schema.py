@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from qwq.serve.fields import (
     CHOICE_NEEDS_TOOLS,
     SOME,
     TOP_NEEDS_LOGPROBS,
     WHOLE,
+    ZERO_NEEDS_ECHO,
     Effort,
     OnlyFalse,
     OnlyNull,
@@ -29,7 +30,7 @@ from qwq.serve.fields import (
 )
 from qwq.serve.schema_forms import Formed
 from qwq.serve.schema_habits import Habits, ReasoningSwitch
-from qwq.serve.schema_messages import ChatMessage, NamedTool, TemplateFields, Tool
+from qwq.serve.schema_messages import AllowedTools, ChatMessage, NamedTool, TemplateFields, Tool
 
 ADVISORY = (
     "user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
@@ -90,12 +91,15 @@ class Common(Sampling, Formed):
 class CompletionRequest(Common):
     """`/v1/completions`: text or token ids go on as they are."""
 
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"allOf": [ZERO_NEEDS_ECHO]})
+
     prompt: (
-        Annotated[str, StringConstraints(min_length=1)]
-        | Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1, max_length=256)]
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=256)]
         | Annotated[list[TokenId], Field(min_length=1)]
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=256)]
     )
+    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     echo: bool | None = None
     suffix: Literal[""] | None = None
@@ -114,7 +118,7 @@ class ChatRequest(Common, TemplateFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required", "any"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
     include_reasoning: bool | None = None

@@ -45,6 +45,7 @@ class Habits(Strict):
     repeat_penalty: Annotated[float | None, Field(ge=0.01, le=100)] = None
     n_predict: Literal[-1] | Annotated[int, Field(ge=1), WHOLE] | None = None
     max_new_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    skip_special_tokens: bool | None = None
     enable_thinking: bool | None = None
     think: bool | Literal["low", "medium", "high"] | None = None
     thinking: ThinkingSwitch | None = None
@@ -60,7 +61,6 @@ class Habits(Strict):
     session_id: str | None = None
     # What is not implemented, at its default.
     priority: OnlyZero | None = None
-    skip_special_tokens: OnlyTrue | None = None
     spaces_between_special_tokens: OnlyTrue | None = None
     include_stop_str_in_output: OnlyFalse | None = None
     use_beam_search: OnlyFalse | None = None

@@ -32,6 +32,18 @@ class NamedTool(Strict):
     function: NamedFunction
 
 
+class AllowedSet(Strict):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
+class AllowedTools(Strict):
+    """All tools are shown, some may be called."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedSet
+
+
 class CalledFunction(History):
     name: str
     arguments: str | dict[str, Any] | None = None

@@ -78,6 +78,12 @@ class NamedTool(NamedFunction):
     type: Literal["function"]
 
 
+class AllowedTools(Strict):
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
 class TextOptions(Strict):
     format: ResponseFormat | None = None
     verbosity: OnlyMedium | None = None
@@ -99,7 +105,7 @@ class ResponsesRequest(Sampling, TemplateFields):
     previous_response_id: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required", "any"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None

@@ -10,7 +10,8 @@ into pieces. The rules:
 2. Blanks around thinking and answer are dropped, as `parse.parse_response` does.
 3. A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`. Its arguments are handed out as they are written, from the
    moment the name is known. It is over when its object is: a close tag inside a JSON string ends nothing.
-4. What turns out to be no call is text. If parts of it were handed out already, a `BROKEN` part takes them back.
+4. What turns out to be no call is text. If parts of it were handed out already, a `BROKEN` part takes them back. A call that was
+   `cut` off in its middle (by a limit of tokens) stays a call, with the arguments that there are.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class ResponseParser:
         self._begun = False  # something of the present section has been handed out
         if continued:
             self._state, self._begun = self._thinking if thinking_open else self._answer, True
-        self._num_calls = 0
+        self._num_calls, self._cut = 0, False
         self._call = _CallScanner()
         self._parts: list[Part] = []
 
@@ -97,8 +98,9 @@ class ResponseParser:
         self._buffer += text
         return self._take(final=False)
 
-    def finish(self) -> list[Part]:
-        """What was held back because more might have come."""
+    def finish(self, *, cut: bool = False) -> list[Part]:
+        """What was held back because more might have come. `cut`: the text was not at its end."""
+        self._cut = cut
         return self._take(final=True)
 
     def _take(self, *, final: bool) -> list[Part]:
@@ -175,7 +177,7 @@ class ResponseParser:
             self._state = self._behind_call
             self.complete = not self._parallel
             return True
-        if status is _Status.OPEN and not final:
+        if status is _Status.OPEN and (not final or self._cut):
             return False
         if call.announced:
             self._add(Part(Kind.BROKEN, "", index))
