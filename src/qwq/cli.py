@@ -248,7 +248,7 @@ def _verify(kind: Literal["math", "code", "instructions", "tools"], file: Path) 
 
 @verify_app.command(name="math")
 def verify_math(file: Path) -> int:
-    """Grade lines with `gold` and `pred` (and optionally `form`: response, answer or bare).
+    """Grade lines with `gold` and `pred` (and optionally `form`: response, extract or bare).
 
     Parameters
     ----------

@@ -231,13 +231,18 @@ def _java(text: str, declared: str, inner: str | None) -> Any:
 
 def _java_list(text: str, inner: str | None) -> Any:
     """`new String[]{"a", "b"}`, `Arrays.asList(1, 2)`, `new ArrayList<>(Arrays.asList(...))`, `List.of(...)`."""
-    array = re.fullmatch(r"(?:new\s+\w+(?:<[^>]*>)?\s*\[\s*\d*\s*\]\s*)?\{(.*)\}", text.strip(), re.DOTALL)
-    called = re.search(r"(?:Arrays\.asList|List\.of|Set\.of)\((.*?)\)+\s*$", text.strip(), re.DOTALL)
-    if re.fullmatch(r"new\s+\w+(?:<[^>]*>)?\(\)", text.strip()):
+    code = text.strip()
+    array = re.fullmatch(r"(?:new\s++\w++(?:<[^>]*+>)?\s*+\[\s*+\d*+\s*+\]\s*+)?\{(.*)\}", code, re.DOTALL)
+    called = re.search(r"(?:Arrays\.asList|List\.of|Set\.of)\(", code)
+    if re.fullmatch(r"new\s++\w++(?:<[^>]*+>)?\(\)", code):
         return []
-    if not (array or called):
+    if array:
+        inside = array[1]
+    elif called and code.endswith(")"):
+        inside = code[called.end() :].rstrip(")")
+    else:
         return text
-    return [_java_item(part, inner) for part in split_top((array or called)[1])]
+    return [_java_item(part, inner) for part in split_top(inside)]
 
 
 def _java_item(part: str, inner: str | None) -> Any:
@@ -247,11 +252,15 @@ def _java_item(part: str, inner: str | None) -> Any:
     return _java(part, inner, None) if inner in NUMBERS or inner == "boolean" else _literal(part)
 
 
+# A value may not hold another `put(`: so that each start is read once.
+_JAVA_PUT = re.compile(r"put\(\s*+(\"[^\"]*+\"|'[^']*+'|[^,()]++)\s*+,\s*+((?:(?!put\()[^\n])+?)\)\s*+;")
+
+
 def _java_map(text: str) -> Any:
     """`new HashMap<String, String>() {{ put("a", "b"); put("c", "d"); }}`."""
     if not re.match(r"\s*new\s+\w+", text):
         return text
-    return {_literal(k.strip()): _literal(v.strip()) for k, v in re.findall(r"put\(\s*(\"[^\"]*\"|'[^']*'|[^,()]+?)\s*,\s*(.+?)\s*\)\s*;", text)}
+    return {_literal(k.strip()): _literal(v.strip()) for k, v in _JAVA_PUT.findall(text)}
 
 
 def _javascript(text: str, declared: str, inner: str | None) -> Any:

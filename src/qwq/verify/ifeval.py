@@ -107,7 +107,15 @@ def _nth_paragraph(text: str, *, num_paragraphs: int, nth_paragraph: int, first_
 
 @_check("detectable_content:number_placeholders")
 def _placeholders(text: str, *, num_placeholders: int, **_: Any) -> bool:
-    return len(re.findall(r"\[.*?\]", text)) >= num_placeholders
+    return sum(_num_brackets(line) for line in text.split("\n")) >= num_placeholders
+
+
+def _num_brackets(line: str) -> int:
+    """How often `[...]` stands in a line, left to right without overlap; linear, as no regular expression is on `[[[[`."""
+    count, start = 0, line.find("[")
+    while start >= 0 and (end := line.find("]", start)) >= 0:
+        count, start = count + 1, line.find("[", end)
+    return count
 
 
 @_check("detectable_content:postscript")
@@ -156,7 +164,11 @@ def _json(text: str, *, reward: bool, **_: Any) -> bool:
 
 @_check("detectable_format:title")
 def _title(text: str, **_: Any) -> bool:
-    return any(t.lstrip("<").rstrip(">").strip() for t in re.findall(r"<<[^\n]+>>", text))
+    for line in text.split("\n"):
+        start, end = line.find("<<"), line.rfind(">>")
+        if 0 <= start < end - 2 and line[start : end + 2].lstrip("<").rstrip(">").strip():
+            return True
+    return False
 
 
 @_check("combination:two_responses")

@@ -41,24 +41,26 @@ class Decision:
     final: bool = False
 
 
-_LETTER = re.compile(r"\s*(?:\\(?:text|mathrm)\s*\{\s*)?\(?\s*([A-Z])\s*\)?\s*\}?\s*[.:)]?\s*")
+SHORT_LIST = 8  # up to here every pair may be compared
+
+_LETTER = re.compile(r" ?(?:\\(?:text|mathrm) ?\{ ?)?\(? ?([A-Z]) ?\)? ?\}? ?[.:)]? ?")
 _CHOICE = re.compile(
-    r"\s*(?:\\(?:text|mathrm)\s*\{\s*)?(?:\(\s*([A-Z])\s*\)|([A-Z])\s*[.:)])\s*\}?[\s.:]*(?:\\ )?\s*(?P<rest>\S.*)",
+    r" ?(?:\\(?:text|mathrm) ?\{ ?)?(?:\( ?([A-Z]) ?\)|([A-Z]) ?[.:)]) ?\}?[\s.:]*(?:\\ )? ?(?P<rest>\S.*)",
     re.DOTALL,
 )
-_OPTION = re.compile(r"\A(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*:?\s*(?=\(?[A-Z]\b)", re.IGNORECASE)
-_SEVERAL = re.compile(r"(?:\\text\s*\{)?([A-H]{2,8})\}?")
-_LISTED = re.compile(r"\(?([A-H])\)?(?:\s*(?:,|;|and|\\text\s*\{\s*and\s*\}|&|\s)\s*(?:and\s+)?\(?[A-H]\)?){1,7}")
-_RADIX = re.compile(r"([+-]?[0-9A-Fa-f]+)\s*_\s*\{?\s*(?:\\text\s*\{)?\s*(\d{1,2})\s*\}{0,2}")
+_OPTION = re.compile(r"\A(?:the )?(?:correct )?(?:option|choice|answer) ?:? ?(?=\(?[A-Z]\b)", re.IGNORECASE)
+_SEVERAL = re.compile(r"(?:\\text ?\{)?([A-H]{2,8})\}?")
+_LISTED = re.compile(r"\(?([A-H])\)?(?: ?(?:,|;|and|\\text ?\{ ?and ?\}|&|\s) ?(?:and )?\(?[A-H]\)?){1,7}")
+_RADIX = re.compile(r"([+-]?[0-9A-Fa-f]+) ?_ ?\{? ?(?:\\text ?\{)? ?(\d{1,2}) ?\}{0,2}")
 _QUALIFIER = re.compile(
-    r"\s*(?:[,;(]|\\text\s*\{[^{}]{0,12}\}|\bwhere\b|\bfor\b|\bwith\b)\s*(?:\\text\s*\{[^{}]{0,12}\}\s*)?"
-    r"(?P<what>[a-z](?:\s*,\s*[a-z])*\s*\\in\s*\\mathbb\s*\{?\s*[ZNQRC]\s*\}?[_^*+{}]{0,4})\s*\)?\Z"
+    r" ?(?:[,;(]|\\text ?\{[^{}]{0,12}\}|\bwhere\b|\bfor\b|\bwith\b) ?(?:\\text ?\{[^{}]{0,12}\} ?)?"
+    r"(?P<what>[a-z](?: ?, ?[a-z]){0,5} ?\\in ?\\mathbb ?\{? ?[ZNQRC] ?\}?[_^*+{}]{0,4}) ?\)?\Z"
 )
-_CONSTANT = re.compile(r"\+\s*([Cc])\s*\Z")
-_FUNCTION = re.compile(r"[A-Za-z]\s*\(\s*([a-z])\s*\)\s*=")
-_HALF_OF_DAY = re.compile(r"(?:(?<=:\d\d)\s*|(?<=\d)\s+|(?<=\d)\s*\\text\s*\{)\s*(?:\\text\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?\s*\Z", re.IGNORECASE)
-_FOR_ALL = re.compile(r",?\s*\\text\s*\{\s*,?\s*for\s+(?:all|any|every|each)\b(?P<what>.{0,60})\Z")
-_PARAMETER = re.compile(r"(?<![A-Za-z\\])[knm](?=\s*\\pi)|(?<=\\pi)\s*[knm](?!\s*\^|[A-Za-z])")
+_CONSTANT = re.compile(r"\+ ?([Cc]) ?\Z")
+_FUNCTION = re.compile(r"[A-Za-z] ?\( ?([a-z]) ?\) ?=")
+_HALF_OF_DAY = re.compile(r"(?:(?<=:\d\d) ?|(?<=\d) |(?<=\d) ?\\text ?\{) ?(?:\\text ?\{)? ?[ap]\.? ?m\.? ?\}? ?\Z", re.IGNORECASE)
+_FOR_ALL = re.compile(r",? ?\\text ?\{ ?,? ?for (?:all|any|every|each)\b(?P<what>.{0,60})\Z")
+_PARAMETER = re.compile(r"(?<![A-Za-z\\])[knm](?= ?\\pi)|(?<=\\pi) ?[knm](?! ?\^|[A-Za-z])")
 _WORD = re.compile(r"[A-Z]?[a-z]{2,}")
 _JOINING = re.compile(r"\band\b")
 _NUMERALS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
@@ -98,7 +100,7 @@ def compare(gold: str, answer: str) -> Decision:
 
 def _as_text(text: str) -> str:
     r"""Without spaces, and without a `\text{...}` around it all."""
-    if match := re.fullmatch(r"\\text\s*\{([^{}]*)\}", text):
+    if match := re.fullmatch(r"\\text ?\{([^{}]*)\}", text):
         text = match[1]
     return "".join(text.split())
 
@@ -167,7 +169,7 @@ def _same_words(gold: str, answer: str) -> bool:
         words = [_JOINING.sub(" ", plain_words(t)) for t in pair]
         if " ".join(words[0].split()) == " ".join(words[1].split()) != "":
             return True
-    bare = [re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", t).strip() for t in pair]
+    bare = [re.sub(r"\\text ?\{([^{}]*)\}", r"\1", t).strip() for t in pair]
     return all(_LETTERS.fullmatch(b) for b in bare) and plain_words(bare[0]) == plain_words(bare[1]) != ""
 
 
@@ -304,23 +306,40 @@ def _same_bag(gold: Bag, answer: Bag) -> bool | None:
 
 
 def _any_order(gold: Sequence[Value], answer: Sequence[Value]) -> bool | None:
-    """Each gold item has its own partner. Equality is as good as transitive, so taking the first match is enough."""
+    """Each gold item has its own partner. Equality is as good as transitive, so taking the first match is enough.
+
+    Long lists are tried nearest value first: a right answer then costs one comparison an item, whatever its order.
+    """
     left = list(answer)
+    sizes = {id(v): _size(v) for v in (*gold, *answer)} if len(left) > SHORT_LIST else {}
     unsure = False
     for wanted in gold:
         partner = maybe = None
-        for index, item in enumerate(left):
+        for item in sorted(left, key=lambda v: abs(sizes[id(v)] - sizes[id(wanted)])) if sizes else left:
             equal = same(wanted, item)
             if equal:
-                partner = index
+                partner = item
                 break
             if equal is None and maybe is None:
-                maybe = index
+                maybe = item
         if partner is None and maybe is None:
             return False
         unsure |= partner is None
-        left.pop(partner if partner is not None else maybe)  # type: ignore[arg-type]
+        partner = partner if partner is not None else maybe
+        left.pop(next(index for index, item in enumerate(left) if item is partner))
     return None if unsure else True
+
+
+def _size(value: Value) -> float:
+    """A number to sort by, the same for equal values: of an expression its value at one point; 0 for what has none."""
+    if not isinstance(value, Expr) or value.tree[0] == "matrix":
+        return 0.0
+    names = math_eval.symbols(value.tree)
+    try:
+        found = abs(math_eval.numeric(value.tree, math_eval.points(names)[0] if names else {}))
+        return float(found) if found < 1e300 else 0.0
+    except (math_eval.Undefined, TooBig):
+        return 0.0
 
 
 # -- regions ----------------------------------------------------------------------------------------

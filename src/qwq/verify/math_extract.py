@@ -26,11 +26,10 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _STOP = re.compile(r"\n|。|(?<=[^\d\s])\.(?=\s|\Z)|(?<=\d)\.(?=\s|\Z)|<")
-_CLOSING_PHRASE = re.compile(r"\s*I hope (?:it|this) is correct\.?\s*\Z", re.IGNORECASE)
+_CLOSING_PHRASE = re.compile(r"I hope (?:it|this) is correct\.?\Z", re.IGNORECASE)
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _MATH = re.compile(
-    r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)",
-    re.DOTALL,
+    r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\[((?:[^\\]|\\(?![\[\]])){1,2000}+)\\\]|\\\(((?:[^\\]|\\(?![()])){1,2000}+)\\\)",
 )
 _LAST_CLAUSE = re.compile(r"\b(?:is|are|equals|be)\b[\s:]*", re.IGNORECASE)
 _NUMBER = re.compile(

@@ -1,7 +1,8 @@
 r"""Cheap normalisation of an answer's text: the same answer in other markup becomes the same string.
 
 Only what cannot change the meaning: math delimiters, spacing commands, sizes of brackets, fraction variants,
-Unicode look-alikes, bold, trailing punctuation. Units, words and order are for the typed comparison.
+Unicode look-alikes, bold, trailing punctuation. Units, words and order are for the typed comparison. What comes out has no
+two spaces in a row, and no white space but spaces: the patterns of the modules behind this one count on it.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _UNICODE = str.maketrans(
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?")
 _STYLES = re.compile(r"\\(?:phantom|displaystyle|textstyle|limits|nolimits|boldsymbol|bm|hline|centering)(?![A-Za-z])")
 _SPACES = re.compile(
-    r"\\q?quad|\\(?:enspace|hfill|thinspace)(?![A-Za-z])|\\hspace\*?\{[^{}]*\}|~|(?<!\\)\\[;:> \n]|\s+"
+    r"(?:\\q?quad|\\(?:enspace|hfill|thinspace)(?![A-Za-z])|\\hspace\*?\{[^{}]{0,40}\}|~|(?<!\\)\\[;:> \n]|\s)+"
 )
-_RECURRING_DOTS = re.compile(r"(?<!\d)(\d{0,20}\.\d{0,30}?)\\dot\s*\{?\s*(\d)\s*\}?(?:(\d{0,30})\\dot\s*\{?\s*(\d)\s*\}?)?(?!\d)")
-_GOES_ON = re.compile(r"([+-]?\d{0,20}\.\d{0,9}?)(\d{1,6})\2{2,60}\d{0,5}\s*(?:\\ldots|\.\.\.)")
-_CHOOSE = re.compile(r"(?<![A-Za-z\\}])C\s*_\s*(?:\{(\w+)\}|(\w))\s*\^\s*(?:\{(\w+)\}|(\w))")
-_MODULUS = re.compile(r"\\?\(\s*(?:\\bmod|\\mod|mod)\s*(\w+)\s*\)|\\pmod\s*\{?\s*(\w+)\s*\}?")
+_RECURRING_DOTS = re.compile(r"(?<!\d)(\d{0,20}\.\d{0,30}?)\\dot ?\{? ?(\d) ?\}?(?:(\d{0,30})\\dot ?\{? ?(\d) ?\}?)?(?!\d)")
+_GOES_ON = re.compile(r"([+-]?\d{0,20}\.\d{0,9}?)(\d{1,6})\2{2,60}\d{0,5} ?(?:\\ldots|\.\.\.)")
+_CHOOSE = re.compile(r"(?<![A-Za-z\\}])C ?_ ?(?:\{(\w{1,30})\}|(\w)) ?\^ ?(?:\{(\w{1,30})\}|(\w))")
+_MODULUS = re.compile(r"\\?\( ?(?:\\bmod|\\mod|mod) ?(\w{1,30}) ?\)|\\pmod ?\{? ?(\w{1,30}) ?\}?")
 _BASES = {w: n for n, w in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)}
-_BASE = re.compile(r"_\s*\{?\s*\\text\s*\{\s*(" + "|".join(_BASES) + r")\s*\}\s*\}?")
-_ABOUT = re.compile(r"\A(?:\\text\s*\{\s*(?:approximately|about|roughly)\s*\}|(?:approximately|about|roughly)\s)\s*")
-_TEXT_WITHOUT_WORDS = re.compile(r"\\text\s*\{([^A-Za-z{}\\]*)\}")
-_ASCII_UNION = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
-_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!\s*|\\!\s*,\s*|\\,|\\ |,\\,)(?=\d{3}(?!\d))")
+_BASE = re.compile(r"_ ?\{? ?\\text ?\{ ?(" + "|".join(_BASES) + r") ?\} ?\}?")
+_ABOUT = re.compile(r"\A(?:\\text ?\{ ?(?:approximately|about|roughly) ?\}|(?:approximately|about|roughly) ) ?")
+_TEXT_WITHOUT_WORDS = re.compile(r"\\text ?\{([^A-Za-z{}\\]*)\}")
+_ASCII_UNION = re.compile(r"(?<=[)\]]) ?U ?(?=[(\[])")
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\! ?|\\! ?, ?|\\,|\\ |,\\,)(?=\d{3}(?!\d))")
 _SYNONYMS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "geq": "ge", "leqslant": "le", "geqslant": "ge",
     "neq": "ne", "lt": "lt", "gt": "gt", "varnothing": "emptyset", "dots": "ldots", "cdots": "ldots",
@@ -79,6 +80,8 @@ def clean(text: str) -> str:
     if "U" in text:
         text = _ASCII_UNION.sub("\\\\cup ", text)
     text = _unwrap(text)
+    if "  " in text:
+        text = " ".join(text.split())
     while text and (text[-1] in ".,;:" or text.endswith("\\")) and not text.endswith(("...", "\\.", "\\\\")):
         text = text[:-1].rstrip()
     return text
@@ -105,7 +108,7 @@ def _strip_math_signs(text: str) -> str:
     if "\\" in text:
         text = text.replace("\\$", "")
         text = re.sub(r"(?<!\\)\\[()]", " ", text)
-        text = re.sub(r"(?<!\\)\\[\[\]](?![^\n]*pt\])", " ", text)
+        text = re.sub(r"(?<!\\)\\[\[\]](?![^\n]{0,12}pt\])", " ", text)
     return text.replace("$", " ") if "$" in text else text
 
 

@@ -52,19 +52,19 @@ _NEVER = frozenset(
 )
 
 _BEHIND = re.compile(
-    r"(?P<core>.*?(?:[\d})!\]]|\\pi\s*(?=\\)))\s*"
-    r"(?:\\(?:text|mathrm|operatorname)\s*\{\s*(?P<tex>[^{}\\]*?)\s*\}|(?P<ascii>[A-Za-z][A-Za-z/ .-]*))"
-    r"\s*(?:\^\s*\{?\s*(?P<power>-?[1-4])\s*\}?)?\s*\.?\Z",
+    r"(?P<core>.*?(?:[\d})!\]]|\\pi ?(?=\\))) ?"
+    r"(?:\\(?:text|mathrm|operatorname) ?\{ ?(?P<tex>[^{}\\]*?) ?\}|(?P<ascii>[A-Za-z][A-Za-z/ .-]*))"
+    r" ?(?:\^ ?\{? ?(?P<power>-?[1-4]) ?\}?)? ?\.?\Z",
     re.DOTALL,
 )
 _QUOTIENT = re.compile(
-    r"(?P<core>.*\d)\s*\\frac\s*\{\s*\\(?:text|mathrm)\s*\{[^{}]*\}\s*\}\s*"
-    r"\{\s*\\(?:text|mathrm)\s*\{[^{}]*\}\s*(?:\^\s*\{?\s*\d\s*\}?)?\s*\}\Z",
+    r"(?P<core>.*\d) ?\\frac ?\{ ?\\(?:text|mathrm) ?\{[^{}]*\} ?\} ?"
+    r"\{ ?\\(?:text|mathrm) ?\{[^{}]*\} ?(?:\^ ?\{? ?\d ?\}?)? ?\}\Z",
     re.DOTALL,
 )
-_UNIT_PART = r"\\(?:text|mathrm)\s*\{[~\s]*[A-Za-z]{1,12}\s*\}\s*(?:\^\s*\{?\s*-?\d\s*\}?)?"
-_COMPOUND = re.compile(rf"(?P<core>.*[\d}}])\s*{_UNIT_PART}(?:\s*(?:/|\\cdot|\s)\s*{_UNIT_PART}){{1,3}}\Z", re.DOTALL)
-_CURRENCY = re.compile(r"\A([+-]?)\s*[€£¥]|[€£¥]\Z")
+_UNIT_PART = r"\\(?:text|mathrm) ?\{[~\s]*[A-Za-z]{1,12} ?\} ?(?:\^ ?\{? ?-?\d ?\}?)?"
+_COMPOUND = re.compile(rf"(?P<core>.*[\d}}]) ?{_UNIT_PART}(?: ?(?:/|\\cdot|\s) ?{_UNIT_PART}){{1,3}}\Z", re.DOTALL)
+_CURRENCY = re.compile(r"\A([+-]?) ?[€£¥]|[€£¥]\Z")
 
 
 def split(text: str) -> tuple[str, str]:

@@ -103,17 +103,17 @@ NEG_INF: Tree = ("neg", INF)
 ALL = Region((Interval(NEG_INF, False, INF, False),))
 
 _EMPTY = re.compile(
-    r"\\emptyset|\\\{\s*\\\}|(?:\\text\s*\{)?\s*no (?:real )?solutions?\s*\}?|(?:\\text\s*\{)?empty set\}?",
+    r"\\emptyset|\\\{ ?\\\}|(?:\\text ?\{)? ?no (?:real )?solutions? ?\}?|(?:\\text ?\{)?empty set\}?",
     re.IGNORECASE,
 )
 _ALL = re.compile(
-    r"\\mathbb\s*\{?\s*R\s*\}?|\\Re|(?:\\text\s*\{)?\s*all real(?: number)?s?\s*\}?",
+    r"\\mathbb ?\{? ?R ?\}?|\\Re|(?:\\text ?\{)? ?all real(?: number)?s? ?\}?",
     re.IGNORECASE,
 )
 _DOTS = re.compile(r"(?:\\ldots|\\cdots|\.\.\.+)\Z")
 _SCAN = re.compile(
-    r"\\text\s*\{\s*,?\s*(?P<conj>and|or)\s*,?\s*\}|(?<![A-Za-z\\])(?P<word>and|or)(?![A-Za-z])"
-    r"|(?P<open>\\begin\s*\{[^{}]*\}|\\\{|[(\[{])|(?P<close>\\end\s*\{[^{}]*\}|\\\}|[)\]}])"
+    r"\\text ?\{ ?,? ?(?P<conj>and|or) ?,? ?\}|(?<![A-Za-z\\])(?P<word>and|or)(?![A-Za-z])"
+    r"|(?P<open>\\begin ?\{[^{}]*\}|\\\{|[(\[{])|(?P<close>\\end ?\{[^{}]*\}|\\\}|[)\]}])"
     r"|(?P<rel>\\(?:le|ge|ne|lt|gt|in|approx|equiv|sim|to|Rightarrow|implies)(?![A-Za-z])|!=|<=|>=|=<|=>|==?|<|>)"
     r"|(?P<cup>\\cup(?![A-Za-z]))|(?P<cmd>\\[A-Za-z]+|\\.)|(?P<sep>[,;:])",
     re.DOTALL,
@@ -130,27 +130,27 @@ _RELATIONS = {
 }
 _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _LABEL = re.compile(
-    r"\\?[A-Za-z]{1,12}'*(?:\s*_\s*(?:\{[^{}]*\}|\w))?'*(?:\s*\(\s*[A-Za-z0-9](?:\s*,\s*[A-Za-z0-9])*\s*\))?"
-    r"|\\(?:text|mathrm|angle|triangle|overline|vec|operatorname|overrightarrow)\s*(?:\{[^{}]*\}|\s[A-Za-z\s]+)(?:_\S+)?"
-    r"|\\frac\s*\{\s*d(?:\^\{?\d\}?)?\s*[A-Za-z]?\s*\}\s*\{\s*d\s*[A-Za-z](?:\^\{?\d\}?)?\s*\}"
-    r"|[A-Za-z]\s*\^\s*\{\s*(?:-1|\(\w\))\s*\}\s*\(\s*[A-Za-z]\s*\)"
-    r"|\(\s*[A-Za-z]\w*(?:\s*,\s*[A-Za-z]\w*)*\s*\)"
-    r"|[A-Za-z](?:_\{?\w\}?)?(?:\s*:\s*[A-Za-z](?:_\{?\w\}?)?)+"
+    r"\\?[A-Za-z]{1,12}'{0,4}(?: ?_ ?(?:\{[^{}]*\}|\w))?'{0,4}(?: ?\( ?[A-Za-z0-9](?: ?, ?[A-Za-z0-9])* ?\))?"
+    r"|\\(?:text|mathrm|angle|triangle|overline|vec|operatorname|overrightarrow) ?(?:\{[^{}]*\}|\s[A-Za-z\s]+)(?:_\S+)?"
+    r"|\\frac ?\{ ?d(?:\^\{?\d\}?)? ?[A-Za-z]? ?\} ?\{ ?d ?[A-Za-z](?:\^\{?\d\}?)? ?\}"
+    r"|[A-Za-z] ?\^ ?\{ ?(?:-1|\(\w\)) ?\} ?\( ?[A-Za-z] ?\)"
+    r"|\( ?[A-Za-z]\w*(?: ?, ?[A-Za-z]\w*)* ?\)"
+    r"|[A-Za-z](?:_\{?\w\}?)?(?: ?: ?[A-Za-z](?:_\{?\w\}?)?)+"
 )
-_WITHOUT = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?\s*(?:\\setminus|\\backslash|-|\\)\s*\\\{(?P<points>[^{}]{1,80}(?:\{[^{}]*\}[^{}]*)*)\\\}")
+_WITHOUT = re.compile(r"\\mathbb ?\{? ?R ?\}? ?(?:\\setminus|\\backslash|-|\\) ?\\\{(?P<points>[^{}]{1,80}(?:\{[^{}]*\}[^{}]*)*)\\\}")
 _PERCENT = re.compile(
-    r"(?<=[\d})])\s*(?:\\text\s*\{\s*)?(?:percentage|percent|pct)\s*\}?\s*\Z",
+    r"(?<=[\d})]) ?(?:\\text ?\{ ?)?(?:percentage|percent|pct) ?\}? ?\Z",
     re.IGNORECASE,
 )
-_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|operatorname)\s*\{([^{}]*)\}")
+_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|operatorname) ?\{([^{}]*)\}")
 _SAME_PHRASES = {
     "dne": "does not exist", "undefined": "does not exist", "not exist": "does not exist",
     "no real solution": "no solution", "no solutions": "no solution", "none": "no solution",
     "infinitely many solutions": "infinitely many", "infinite": "infinitely many", "diverges": "divergent",
     "converges": "convergent",
 }  # fmt: skip
-_GROUPED = re.compile(r"[+-]?\s*[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
-_GROUPED_HEAD = re.compile(r"\A([+-]?\s*[1-9]\d{0,2}(?:,\d{3})+)(?=\s*(?:\\|[A-Za-z]))")
+_GROUPED = re.compile(r"[+-]? ?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+_GROUPED_HEAD = re.compile(r"\A([+-]? ?[1-9]\d{0,2}(?:,\d{3})+)(?= ?(?:\\|[A-Za-z]))")
 
 
 def split(text: str, kinds: str) -> list[tuple[str, str]]:
@@ -330,9 +330,9 @@ def plain_words(text: str) -> str:
 
 
 def _wordy(text: str) -> bool:
-    if re.fullmatch(r"[\d.,\s]*\d\s+\d[\d.,\s]*", text):
+    if re.fullmatch(r"[\d., ]+", text) and re.search(r"\d \d", text):
         return True  # numbers side by side are no product
-    text = re.sub(r"\\(?:begin|end)\s*\{[^{}]*\}", "", text)
+    text = re.sub(r"\\(?:begin|end) ?\{[^{}]*\}", "", text)
     stripped = re.sub(r"\\(?!text|mathrm|operatorname)[A-Za-z]+", "", text)
     return "\\text" in text or re.search(r"[A-Za-z]{3,}|\d[ap]\.?m", stripped) is not None
 

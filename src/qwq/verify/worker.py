@@ -1,9 +1,16 @@
 """A pool of worker processes that can be killed: the only place where sympy runs.
 
-Covers: a wall limit per request (the worker is killed and replaced), a memory limit (RLIMIT_AS, in the
-worker), a CPU limit that the kernel enforces even where the parent is gone, use from any thread and from
-asyncio (`asyncio.to_thread`), forks of the parent. Uses no signals in the parent. Does not cover: a memory
-limit on systems that ignore RLIMIT_AS (macOS), and Windows.
+A worker imports once and forks a child for each request. What a child may use is counted in ways that do not depend
+on what else the machine does:
+
+1. Allocation: the number of collections of the youngest garbage-collector generation. The same request makes the same
+   number of them on every run, so whether a pair is decided is repeatable.
+2. CPU time (ITIMER_PROF), for work that allocates little, well above what 1. lets pass on a busy machine.
+3. Memory (RLIMIT_AS).
+
+Only a worker that gives no sign of life for `WALL_CAP_S` is killed by the clock, and that is an infrastructure error. Usable
+from any thread and from asyncio (`asyncio.to_thread`), across forks of the parent. Uses no signals in the parent. Does not
+cover: a memory limit on systems that ignore RLIMIT_AS (macOS), and Windows.
 
 Parent and worker speak JSON with a four-byte length before it, over a socket pair. A worker ends when its
 socket closes, so none outlives its parent by more than the CPU limit.
@@ -12,6 +19,7 @@ socket closes, so none outlives its parent by more than the CPU limit.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import resource
@@ -26,16 +34,22 @@ from typing import Any
 
 from qwq.errors import InfraError
 
-START_LIMIT_S = 60.0
+WALL_CAP_S = 120.0  # for start and request alike; a CPU-bound request takes that long only where nothing runs at all
 MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
 MAX_MESSAGE_BYTES = 1 << 20
+BUSY = 1.5  # wall over CPU seconds: past this other work shares the cores, and CPU seconds do less
 _LENGTH = struct.Struct("!I")
+_NO_ALLOCATIONS_LEFT = 75  # exit status of a child
 # Deaths that the request itself causes: its CPU limit, a stack overflow, an abort in C code.
-_OWN_FAULT = {-signal.SIGXCPU, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS}
+_OWN_FAULT = {-signal.SIGPROF, -signal.SIGXCPU, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS}
 
 
 class OverLimit(Exception):
-    """The request needs more time or memory than it may have."""
+    """The request needs more CPU time, allocations or memory than it may have. `retry`: a quieter machine might do it."""
+
+    def __init__(self, reason: str, retry: bool = False) -> None:
+        super().__init__(reason)
+        self.retry = retry
 
 
 class Worker:
@@ -47,6 +61,7 @@ class Worker:
             os.environ,
             PYTHONPATH=os.pathsep.join(p for p in sys.path if p),
             OMP_NUM_THREADS="1",
+            PYTHONHASHSEED="0",  # the order of sympy's sets, and with it the work done, is the same every time
         )
         try:
             self._process = subprocess.Popen(
@@ -66,40 +81,52 @@ class Worker:
         self._socket = ours
         self.ready = False
 
-    def request(self, payload: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        """The worker's reply. OverLimit past the limit, InfraError where the worker died of something else."""
+    def request(self, payload: dict[str, Any], limit_s: float, collections: int | None = None) -> dict[str, Any]:
+        """The worker's reply. OverLimit past the limits, InfraError where the worker died or gave no sign of life."""
+        limits = {"limit_s": limit_s, "collections": collections}
+        deadline = time.monotonic() + WALL_CAP_S
         try:
             if not self.ready:
-                receive(self._socket, time.monotonic() + START_LIMIT_S)
+                receive(self._socket, deadline)
                 self.ready = True
-            self._socket.settimeout(limit_s)
-            send(self._socket, payload | {"limit_s": limit_s})
-            reply = receive(self._socket, time.monotonic() + limit_s)
+            started = time.monotonic()
+            send(self._socket, {"payload": payload, **limits})
+            reply = receive(self._socket, started + WALL_CAP_S)
         except TimeoutError:
-            started = self.ready
+            what = "decide" if self.ready else "start"
             self.kill()
-            if not started:
-                raise InfraError(f"a verifier worker did not start within {START_LIMIT_S:.0f} s") from None
-            raise OverLimit(f"no decision within {limit_s:g} s") from None
+            raise InfraError(f"a verifier worker did not {what} within {WALL_CAP_S:.0f} s of wall time") from None
         except OSError as error:
             self.kill()
-            status = self._process.returncode
-            if self.ready and status in _OWN_FAULT:
-                raise OverLimit(f"the worker overran its limits ({signal.Signals(-status).name})") from None
-            raise InfraError(f"a verifier worker died with status {status}: {error}") from None
-        if reply.get("over"):
-            self.kill()  # what a MemoryError leaves behind is not worth keeping
+            raise InfraError(f"a verifier worker died with status {self._process.returncode}: {error}") from None
+        if "status" in reply:
+            seconds = time.monotonic() - started
+            if reply["status"] == -signal.SIGPROF:
+                raise OverLimit(f"no decision within {limit_s:g} s of CPU time", retry=seconds > BUSY * limit_s)
+            if reply["status"] == _NO_ALLOCATIONS_LEFT:
+                raise OverLimit(f"no decision within {collections} garbage collections")
+            if reply["status"] in _OWN_FAULT:
+                raise OverLimit(f"the worker overran its limits ({signal.Signals(-reply['status']).name})")
+            raise InfraError(f"a verifier worker's child died with status {reply['status']}")
+        if "over" in reply:
             raise OverLimit(reply["over"])
-        return reply
+        return reply["reply"]
 
     def kill(self) -> None:
+        """End the worker and the child that it may have. A second call does nothing."""
+        if self._socket.fileno() < 0:
+            return
         self._socket.close()
         if self._process.poll() is None:
             # A worker that is dying on its own gets a moment, so that its own status can be read.
             try:
                 self._process.wait(0.05 if self.ready else 0)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                pass
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
         self._process.wait()
 
     @property
@@ -123,18 +150,23 @@ class Pool:
         self._idle: list[Worker] = []
         self._busy: set[Worker] = set()
 
-    def request(self, payload: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        """A worker's reply within `limit_s` of its start on the request (waiting for a free worker is not counted).
+    def request(self, payload: dict[str, Any], limit_s: float, collections: int | None = None) -> dict[str, Any]:
+        """A worker's reply within `limit_s` of CPU time and `collections` of the youngest generation (None: any number).
 
-        OverLimit past the limits; InfraError where two workers in a row died or could not be started.
+        Tried once more where a worker died, or where the CPU time ran out on a busy machine. OverLimit past the limits;
+        InfraError where two workers in a row died or could not be started.
         """
         with self._permits:
             try:
-                return self._try(payload, limit_s)
+                return self._try(payload, limit_s, collections)
             except InfraError:
-                return self._try(payload, limit_s)
+                return self._try(payload, limit_s, collections)
+            except OverLimit as over:
+                if not over.retry:
+                    raise
+                return self._try(payload, limit_s, collections)
 
-    def _try(self, payload: dict[str, Any], limit_s: float) -> dict[str, Any]:
+    def _try(self, payload: dict[str, Any], limit_s: float, collections: int | None) -> dict[str, Any]:
         with self._lock:
             ready = [w for w in self._idle if w.ready] or self._idle
             worker = ready[-1] if ready else None
@@ -143,21 +175,21 @@ class Pool:
         worker = worker or Worker(self._module)
         with self._lock:
             self._busy.add(worker)
+        keep = False
         try:
-            reply = worker.request(payload, limit_s)
-        except BaseException as error:
-            worker.kill()
-            if isinstance(error, OverLimit):  # it will be missed: let its successor import while nobody waits
-                with self._lock:
-                    self._idle.append(Worker(self._module))
-            raise
-        else:
-            with self._lock:
-                self._idle.append(worker)
+            reply = worker.request(payload, limit_s, collections)
+            keep = True
             return reply
+        except OverLimit:
+            keep = True  # only its child is gone
+            raise
         finally:
             with self._lock:
                 self._busy.discard(worker)
+                if keep:
+                    self._idle.append(worker)
+            if not keep:
+                worker.kill()
 
     def warm(self) -> None:
         """Start the workers now, so that the first request does not wait for imports."""
@@ -206,23 +238,52 @@ def _read(channel: socket.socket, size: int, deadline: float | None) -> bytes:
 
 
 def serve(handle: Any, fd: int) -> None:
-    """The worker's side: answer requests with `handle(payload) -> dict` until the socket closes."""
+    """The worker's side: answer each request with `handle(payload) -> dict`, in a child, until the socket closes."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignores it would leave no status to wait for
     channel = socket.socket(fileno=fd)
+    gc.collect()
+    gc.freeze()  # what is imported is neither scanned again nor copied by the children's collections
     send(channel, {"ready": True})
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     while True:
         try:
-            payload = receive(channel)
+            message = receive(channel)
         except OSError:
             return
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        cpu_limit = int(used.ru_utime + used.ru_stime + payload["limit_s"]) + 2
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu_limit, hard))
-        try:
-            reply = handle(payload)
-        except (MemoryError, RecursionError) as error:
-            send(channel, {"over": f"{type(error).__name__} within the worker's limits"})
-            return
-        send(channel, reply)
+        child = os.fork()
+        if child == 0:
+            _answer(handle, channel, message)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status != 0:
+            send(channel, {"status": status})
+
+
+def _answer(handle: Any, channel: socket.socket, message: dict[str, Any]) -> None:
+    """The child: one reply, then the end. Ends with `_NO_ALLOCATIONS_LEFT` or by SIGPROF past the limits."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    if message["collections"] is not None:
+        gc.collect()  # what the worker allocated since its start differs from request to request, and is not counted
+        gc.callbacks.append(_count_down(message["collections"]))
+    signal.setitimer(signal.ITIMER_PROF, message["limit_s"])
+    try:
+        reply = {"reply": handle(message["payload"])}
+    except (MemoryError, RecursionError) as error:
+        reply = {"over": f"{type(error).__name__} within the worker's limits"}
+    except BaseException:  # the parent learns the status, and nothing runs the worker's own exit handlers twice
+        os._exit(70)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    gc.callbacks.clear()
+    send(channel, reply)
+    os._exit(0)
+
+
+def _count_down(left: int) -> Any:
+    def count(phase: str, info: dict[str, int]) -> None:
+        nonlocal left
+        if phase == "start" and info["generation"] == 0:
+            left -= 1
+            if left < 0:
+                os._exit(_NO_ALLOCATIONS_LEFT)
+
+    return count
