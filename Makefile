@@ -3,21 +3,26 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The address of PyTorch's index of CPU builds (its "Get Started" page shows it under CPU): 2 GB less to download on Linux.
+TORCH_INDEX ?=
+PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install install-gguf install-peers test-kills bench-rl test-engine bench-engine page test-page demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
+.PHONY: install check-pins install-gguf install-peers test-kills bench-rl test-engine bench-engine page test-page demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "qwq needs Python 3.11 or later, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
+	@echo "Installing qwq and what it needs into $(VENV): about 90 packages, 2 to 10 minutes (torch's build for Linux brings 2.5 GB of CUDA libraries;"
+	@echo "'make install TORCH_INDEX=ADDRESS' takes the CPU build instead, ADDRESS as PyTorch's 'Get Started' page shows it under CPU)."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP_INSTALL) --editable '.[dev]'
 	@touch $(STAMP)
 
 # llama.cpp's kernels for GGUF files; compiled here, some minutes on two cores (needs cmake).
 install-gguf: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gguf]'
+	$(PIP_INSTALL) --quiet --editable '.[gguf]'
 
 # kill -9 at 20 random moments; final weights compared bit for bit with an undisturbed run's.
 test-kills: $(STAMP)
@@ -29,7 +34,7 @@ bench-rl: install-peers
 
 # TRL and what it needs, for benchmarks/rl_step.py.
 install-peers: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
+	$(PIP_INSTALL) --quiet --editable '.[peers]'
 
 # The tests that need llama.cpp and the two real models (QWQ_MODELS names their folder); the others run in `make test`.
 test-engine: export QWQ_MODELS ?= $(HOME)/.cache/qwq-models
@@ -45,7 +50,7 @@ page:
 
 # The page in headless Chromium (Debian's package chromium) with axe-core.
 test-page: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[page]'
+	$(PIP_INSTALL) --quiet --editable '.[page]'
 	cd web && npm ci --no-fund --no-audit
 	$(BIN)/python -m pytest tests/page
 
@@ -55,6 +60,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=qwq --cov-report=term
+
+# constraints.txt against the public index alone, for each of Python 3.11, 3.12 and 3.13 that is here. Downloads metadata only.
+check-pins:
+	$(PYTHON) tools/check_pins.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks
@@ -82,7 +91,7 @@ test-clients: $(STAMP)
 
 # First paint, and frames while 2,000 messages scroll.
 bench-page: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[page]'
+	$(PIP_INSTALL) --quiet --editable '.[page]'
 	$(BIN)/python benchmarks/page.py
 
 # LLAMA_SERVER names llama.cpp's own server, to stand beside ours in the times to the first token.

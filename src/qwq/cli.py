@@ -69,7 +69,7 @@ def train(
     Parameters
     ----------
     recipe
-        TOML file, such as recipes/tiny.toml.
+        TOML file, or the name of a recipe that comes with qwq, such as tiny (`qwq recipes` lists them).
     until
         Last stage to run.
     dry_run
@@ -113,7 +113,7 @@ def explain(recipe: Path, *, seed: int | None = None, runs: Path = Path("runs"),
     Parameters
     ----------
     recipe
-        TOML file, such as recipes/tiny.toml.
+        TOML file, or the name of a recipe that comes with qwq, such as tiny (`qwq recipes` lists them).
     seed
         Seed of the run.
     runs
@@ -123,6 +123,19 @@ def explain(recipe: Path, *, seed: int | None = None, runs: Path = Path("runs"),
     from qwq.plan_cluster import explain_with_cluster as plan
 
     print(plan(load_recipe(recipe, _with_seed(overrides, seed)), runs))
+    return 0
+
+
+@app.command
+def recipes() -> int:
+    """List the recipes that come with qwq: `qwq train NAME` and `qwq explain NAME` take them by name."""
+    from qwq.config import shipped_recipes
+
+    shipped = shipped_recipes()
+    width = max(map(len, shipped))
+    for name, path in shipped.items():
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        print(f"{name:{width}}  {first.removeprefix('#').strip()}")
     return 0
 
 

@@ -117,13 +117,13 @@ def serve(
     """
     from qwq.cli_models import model_folder
     from qwq.engine.open import EngineOptions
-    from qwq.errors import ConfigError
+    from qwq.errors import ConfigError, install_hint
 
     try:
         from qwq.serve.command import serve as run
         from qwq.serve.core import ServeOptions
     except ModuleNotFoundError as missing:
-        raise ConfigError(f"qwq serve needs {missing.name}: `pip install 'qwq[serve]'`") from None
+        raise ConfigError(f"qwq serve needs {missing.name}: {install_hint('serve')}") from None
 
     options = EngineOptions(
         dtype=dtype, device=device, max_model_len=max_model_len, kv_tokens=kv_tokens, max_num_seqs=max_num_seqs,

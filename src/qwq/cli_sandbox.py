@@ -122,9 +122,9 @@ def sandbox_serve(
     try:
         from qwq.sandbox.server import serve
     except ModuleNotFoundError as error:
-        from qwq.errors import UsageError
+        from qwq.errors import UsageError, install_hint
 
-        raise UsageError(f"the server needs {error.name}: install qwq with the extra `serve`") from error
+        raise UsageError(f"qwq sandbox serve needs {error.name}: {install_hint('serve')}") from error
     from qwq.sandbox.service import ServerLimits
 
     limits = ServerLimits(queue=queue, timeout_s=max_timeout_s, memory_mb=max_memory_mb, body_bytes=max_body_mb << 20)

@@ -511,13 +511,27 @@ def _one_line(error: ValidationError, where: str) -> str:
     return f"{where}: {key + ': ' if key else ''}{message}" + (f", not {json.dumps(shown, default=str)}" if shown is not None else "")
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
+
+
+def find_recipe(path: str | Path) -> Path:
+    """A file, or the name of a recipe that comes with the package (`tiny`). ConfigError where it is neither."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if path.parent == Path() and path.name in shipped:
+        return shipped[path.name]
+    near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+    here = f"there: {', '.join(near)}; " if near else ""
+    raise ConfigError(f"no recipe at {path}: {here}by name: {', '.join(shipped)} (`qwq recipes` describes them)")
+
+
 def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read and check a recipe. Raises ConfigError with one line that names the key and the repair."""
-    path = Path(path)
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
-        hint = f"there: {', '.join(near)}" if near else "name a TOML file, such as recipes/tiny.toml"
-        raise ConfigError(f"no recipe at {path}: {hint}")
+    path = find_recipe(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

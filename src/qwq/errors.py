@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib import metadata
 
 
 class QwqError(Exception):
@@ -66,3 +67,15 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"valid names: {', '.join(valid)}"
+
+
+def install_hint(extra: str) -> str:
+    """The command that installs what an extra needs, package by package: right in a clone, in a wheel and in neither's folder."""
+    try:
+        needs = [n.partition(";") for n in metadata.requires("qwq") or ()]
+    except metadata.PackageNotFoundError:
+        needs = []
+    names = [name.strip() for name, _, marker in needs if f'extra == "{extra}"' in marker.replace("'", '"')]
+    if not names:
+        return f"install what [project.optional-dependencies] of pyproject.toml lists under {extra!r}"
+    return f"`pip install {' '.join(repr(name) for name in names)}`"

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from qwq.engine.backend import Chunk
-from qwq.errors import CapacityError, ConfigError, InfraError, ModelError
+from qwq.errors import CapacityError, ConfigError, InfraError, ModelError, install_hint
 
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ
 PROMPT_BLOCK = 64
@@ -36,8 +36,8 @@ def llama_cpp() -> Any:
         import llama_cpp as library
     except ImportError:
         raise ConfigError(
-            "GGUF files are run by llama.cpp, and llama-cpp-python is not installed: `make install-gguf`, or "
-            "`pip install 'qwq[gguf]'` (needs cmake and a C++ compiler)"
+            "GGUF files are run by llama.cpp, and llama-cpp-python is not installed: "
+            f"{install_hint('gguf')} (needs cmake and a C++ compiler; in a clone `make install-gguf` does it)"
         ) from None
     library.llama_log_set(_quiet(library), ctypes.c_void_p(0))
     return library

@@ -144,7 +144,7 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise ModelError(
-                f"no tokenizer at {path}: `qwq train recipes/tiny.toml --until pretrain` writes one for its run, "
+                f"no tokenizer at {path}: `qwq train tiny --until pretrain` writes one for its run, "
                 "a downloaded model brings its own"
             )
         data = read_json(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from qwq.errors import ConfigError
+from qwq.errors import ConfigError, install_hint
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
@@ -17,7 +17,7 @@ def library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ConfigError(f"rules on text need {name.partition('.')[0]}: `pip install 'qwq[eval]'`") from None
+        raise ConfigError(f"rules on text need {name.partition('.')[0]}: {install_hint('eval')}") from None
 
 
 def words(text: str) -> list[str]:

@@ -1,0 +1,120 @@
+"""Every command of the README, run as written in a fresh clone.
+
+The commands are read out of the README's indented blocks, so one that is added is run too. What a test cannot wait for is cut
+short by an option that is added behind the command (`CUTS`), and a server is asked for its health and then stopped. Words in
+capitals stand for what a reader has: a model, a file, a folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT.parent / "shared" / "data"
+COMMANDS = [line.split("  #")[0].strip() for line in re.findall(r"^    (\S.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)]
+QWQ_COMMANDS = [c for c in COMMANDS if c.startswith(".venv/bin/qwq ")]
+MAKE_TARGETS = sorted(set(re.findall(r"(?:`|^    )make ([a-z][a-z-]*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)))
+# Trains for a moment, then stops with its state saved (status 130).
+CUTS = {"train": ["--max-minutes=0.02"], "eval": ["--n=1", "--max-new-tokens=8"]}
+SERVERS = ("serve", "sandbox serve")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A clone with `.venv/bin/qwq` of this interpreter, and a small finished run where `make demo` would leave its own."""
+    folder = tmp_path_factory.mktemp("readme") / "qwq"
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for name in tracked:
+        source = ROOT / name
+        if source.is_file() or source.is_symlink():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, folder / name, follow_symlinks=False)
+    qwq = folder / ".venv" / "bin" / "qwq"
+    qwq.parent.mkdir(parents=True)
+    qwq.write_text(f"#!/bin/sh\nPYTHONPATH='{folder}/src' exec '{sys.executable}' -c 'import sys; from qwq.cli import main; sys.exit(main())' \"$@\"\n")
+    qwq.chmod(0o755)
+    done = run(folder, [".venv/bin/qwq", "train", "tests/e2e/mini.toml", "--name=tiny"])
+    assert done.returncode == 0, done.stderr
+    (folder / "FILE.jsonl").write_text('{"gold": "5", "pred": "5"}\n')
+    return folder
+
+
+def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_DATA_HOME": str(folder.parent / "home")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False, input="What is 2 + 3?\n")
+
+
+def test_the_readme_has_its_commands():
+    assert len(QWQ_COMMANDS) >= 11, QWQ_COMMANDS
+    assert {"demo", "test"} <= set(MAKE_TARGETS)
+
+
+@pytest.mark.parametrize("target", MAKE_TARGETS)
+def test_a_make_target_of_the_readme_exists(target):
+    # Printed, not run: this test is itself inside `make test`.
+    words = ["make", "-n", target, "MODEL=DIR", "LLAMA_SERVER=PATH"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def words_of(command: str, folder: Path) -> list[str]:
+    """The command with a reader's own things in place of the words in capitals, cut short where it would take long."""
+    words = shlex.split(command)
+    verb = words[1]
+    if "--model.path=DIR" in words:
+        words[words.index("--model.path=DIR")] = "--model.path=runs/tiny/checkpoints/rl2/final"
+    if verb == "eval":
+        if not DATA.is_dir():
+            pytest.skip("benchmark data (../shared/data) is not on this machine")
+        words = [{"MODEL": "runs/tiny"}.get(w, w) for w in words]
+        words[words.index("--data") + 1] = str(DATA)
+        words[words.index("--out") + 1] = str(folder / "runs" / "results")
+    return words + ([] if "--help" in words else CUTS.get(verb, []))
+
+
+@pytest.mark.parametrize("command", [c for c in QWQ_COMMANDS if not c.removeprefix(".venv/bin/qwq ").startswith(SERVERS)])
+def test_a_command_of_the_readme_runs_as_written(clone, command):
+    words = words_of(command, clone)
+    done = run(clone, words)
+    assert "Traceback" not in done.stderr, done.stderr
+    if words[1] == "train" and done.returncode == 130:
+        assert "state saved" in done.stderr
+    else:
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("command", [c for c in QWQ_COMMANDS if c.removeprefix(".venv/bin/qwq ").startswith(SERVERS)])
+def test_a_server_of_the_readme_answers(clone, command):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_DATA_HOME": str(clone.parent / "home")}
+    server = subprocess.Popen([*shlex.split(command), f"--port={port}"], cwd=clone, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(600):
+            time.sleep(0.1)
+            assert server.poll() is None, server.stderr.read() if server.stderr else ""
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+                    assert answer.status == 200
+                    break
+            except OSError:
+                continue
+        else:
+            pytest.fail("no answer within a minute")
+    finally:
+        server.send_signal(signal.SIGTERM)
+        _, stderr = server.communicate(timeout=60)
+    assert server.returncode == 0, stderr
