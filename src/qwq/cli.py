@@ -342,7 +342,7 @@ def verify_audit(dataset: Path, *, clean: Path | None = None, field: str | None 
     field
         Column of the gold answer; the first of gold, answer, ground_truth, final_answer, solution by default.
     """
-    from qwq.verify.math_audit import audit_file
+    from qwq.verify.math.audit import audit_file
 
     rows = audit_file(dataset, clean, field=field)
     while True:

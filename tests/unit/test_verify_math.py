@@ -22,9 +22,9 @@ from qwq.errors import ConfigError, DataError, InfraError
 from qwq.types import Outcome
 from qwq.verify import math, worker
 from qwq.verify.cli_io import print_verdicts, verify_file
+from qwq.verify.math.audit import audit_file, audit_gold
+from qwq.verify.math.numbers import read
 from qwq.verify.math_adapters import compute_score, reward_function
-from qwq.verify.math_audit import audit_file, audit_gold
-from qwq.verify.math_number import read
 
 SAMPLE = Path(__file__).parent.parent / "data" / "math_verdicts_sample.jsonl"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -217,7 +217,7 @@ def test_fractions_are_compared_exactly(a: Fraction, b: Fraction) -> None:
 
 
 def test_plain_numbers_never_leave_the_first_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(math.math_compare, "compare", lambda *_: pytest.fail("fell through"))
+    monkeypatch.setattr(math.compare, "compare", lambda *_: pytest.fail("fell through"))
     for answer, gold in (("71", "72"), ("-3.5", "7/2"), ("1,234", "1234"), (r"\frac{1}{3}", "0.5"), ("50%", "51%")):
         math._decided.__wrapped__(answer, gold)
     start = time.perf_counter()
@@ -276,7 +276,7 @@ def test_random_markup_never_crashes(text: str) -> None:
 
 
 def test_a_worker_over_its_limit_is_killed_and_replaced() -> None:
-    pool = worker.Pool("qwq.verify.math_symbolic", size=1)
+    pool = worker.Pool("qwq.verify.math.symbolic", size=1)
     try:
         with pytest.raises(worker.OverLimit):
             pool.request({"gold": "1", "answer": r"\prod_{k=1}^{10^{9}}k"}, 0.3)
@@ -301,7 +301,7 @@ def least_collections(pool: worker.Pool, payload: dict[str, str]) -> int:
 
 def test_the_limit_of_a_request_does_not_depend_on_load() -> None:
     """Pairs at the limit itself, and one collection below it, end the same way beside eight busy processes."""
-    pool = worker.Pool("qwq.verify.math_symbolic", size=1)
+    pool = worker.Pool("qwq.verify.math.symbolic", size=1)
     requests = [{"gold": "3", "answer": rf"\int_0^1 x^{n} e^x dx"} for n in (1, 2, 3)]
     requests += [{"gold": "n^3", "answer": rf"\sum_{{k=1}}^{{n}} k^{n}"} for n in (1, 2, 3)]
     busy: list[subprocess.Popen[bytes]] = []
@@ -342,7 +342,7 @@ def test_cpu_time_that_ran_out_on_a_busy_machine_is_tried_once_more(monkeypatch:
         return {"equal": True}
 
     monkeypatch.setattr(worker.Worker, "request", request)
-    pool = worker.Pool("qwq.verify.math_symbolic", size=1)
+    pool = worker.Pool("qwq.verify.math.symbolic", size=1)
     try:
         assert pool.request({}, 1.0) == {"equal": True}
         assert attempts == [1.0, 1.0]
@@ -352,7 +352,7 @@ def test_cpu_time_that_ran_out_on_a_busy_machine_is_tried_once_more(monkeypatch:
 
 def test_a_worker_that_is_never_scheduled_is_an_infra_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wall time alone says nothing about the pair, so it never makes a verdict."""
-    pool = worker.Pool("qwq.verify.math_symbolic", size=1)
+    pool = worker.Pool("qwq.verify.math.symbolic", size=1)
     try:
         assert pool.request({"gold": "x", "answer": "x"}, 5.0) == {"equal": True}
         monkeypatch.setattr(worker, "WALL_CAP_S", 0.3)
@@ -365,7 +365,7 @@ def test_a_worker_that_is_never_scheduled_is_an_infra_error(monkeypatch: pytest.
 
 
 def test_nothing_is_left_of_a_worker_that_is_killed_at_work() -> None:
-    pool = worker.Pool("qwq.verify.math_symbolic", size=1)
+    pool = worker.Pool("qwq.verify.math.symbolic", size=1)
     pool.request({"gold": "x", "answer": "x"}, 5.0)
     pid = pool.pids()[0]
     errors: list[Exception] = []

@@ -347,7 +347,7 @@ def _entry(bench: Benchmark, records: Sequence[Mapping[str, Any]], protocol: Pro
 
 
 def _majority(rows: Sequence[Mapping[str, Any]]) -> float:
-    from qwq.verify.math_normal import clean
+    from qwq.verify.math.normal import clean
 
     answers = [clean(r["verdict"]["answer"]) if r["verdict"].get("answer") else None for r in rows]
     return estimates.majority(answers, [r["score"] for r in rows])

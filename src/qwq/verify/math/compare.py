@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from qwq.verify import math_eval, math_number, math_units
-from qwq.verify.math_eval import TooBig
-from qwq.verify.math_expr import Tree
-from qwq.verify.math_values import (
+from qwq.verify.math import evaluate, numbers, units
+from qwq.verify.math.evaluate import TooBig
+from qwq.verify.math.expr import Tree
+from qwq.verify.math.values import (
     Bag,
     Dots,
     Expr,
@@ -176,7 +176,7 @@ def _same_words(gold: str, answer: str) -> bool:
 def _with_point(text: str, other: str) -> str:
     """A decimal comma as a point, where the other side is a number that is not whole."""
     if _DECIMAL_COMMA.match(text):
-        number = math_number.read(other)
+        number = numbers.read(other)
         if number is not None and number.value.denominator != 1:
             return text.replace(",", ".")
     return text
@@ -193,7 +193,7 @@ def same(gold: Value, answer: Value) -> bool | None:
     if isinstance(gold, Text) or isinstance(answer, Text):
         for one, other in ((gold, answer), (answer, gold)):
             if isinstance(one, Text) and one.words in _NUMERALS and isinstance(other, Expr) and other.number is not None:
-                return other.number == math_number.Number(Fraction(_NUMERALS[one.words]), decimals=0)
+                return other.number == numbers.Number(Fraction(_NUMERALS[one.words]), decimals=0)
         return gold == answer if type(gold) is type(answer) else False
     if isinstance(gold, Expr) and isinstance(answer, Expr):
         return _same_expr(gold, answer)
@@ -208,26 +208,26 @@ def same(gold: Value, answer: Value) -> bool | None:
 
 
 def _same_expr(gold: Expr, answer: Expr) -> bool | None:
-    if math_units.clash(gold.unit, answer.unit):
+    if units.clash(gold.unit, answer.unit):
         return False
     if gold.number is not None and answer.number is not None:
-        return math_number.same(gold.number, answer.number)
-    equal = math_eval.same(gold.tree, answer.tree)
+        return numbers.same(gold.number, answer.number)
+    equal = evaluate.same(gold.tree, answer.tree)
     if equal is False:
         return _rounded(gold, answer) or _percent(gold, answer)
     return equal
 
 
 def _rounded(gold: Expr, answer: Expr) -> bool:
-    """A decimal that is the other side, an exact expression, correctly rounded (as `math_number.same` has it)."""
+    """A decimal that is the other side, an exact expression, correctly rounded (as `number.same` has it)."""
     if (gold.number is None) == (answer.number is None):
         return False
     decimal, exact, digits = (gold.number, answer.tree, 3) if gold.number is not None else (answer.number, gold.tree, 5)
     assert decimal is not None
-    if not decimal.decimals or decimal.significant < digits or math_eval.symbols(exact):
+    if not decimal.decimals or decimal.significant < digits or evaluate.symbols(exact):
         return False
-    value = math_eval.value(exact) if exact[0] != "matrix" else None
-    mp = math_eval.context()
+    value = evaluate.value(exact) if exact[0] != "matrix" else None
+    mp = evaluate.context()
     if value is None or mp.im(value) != 0 or mp.isinf(value):
         return False
     target = mp.mpf(decimal.value.numerator) / decimal.value.denominator
@@ -238,7 +238,7 @@ def _percent(gold: Expr, answer: Expr) -> bool:
     """25% against an expression that is 25 (the sign left out)."""
     for one, other in ((gold, answer), (answer, gold)):
         if one.number is not None and one.number.percent and other.number is None and abs(one.number.value) >= 1:
-            return bool(math_eval.same(("num", one.number.value), other.tree))
+            return bool(evaluate.same(("num", one.number.value), other.tree))
     return False
 
 
@@ -278,8 +278,8 @@ def _in_order_trees(items: Sequence[Value], trees: Sequence[Tree]) -> bool | Non
     return _in_order(items, [Expr(t, _number_of(t)) for t in trees])
 
 
-def _number_of(tree: Tree) -> math_number.Number | None:
-    return math_number.Number(tree[1]) if tree[0] == "num" else None
+def _number_of(tree: Tree) -> numbers.Number | None:
+    return numbers.Number(tree[1]) if tree[0] == "num" else None
 
 
 def _in_order(gold: Sequence[Value], answer: Sequence[Value]) -> bool | None:
@@ -334,11 +334,11 @@ def _size(value: Value) -> float:
     """A number to sort by, the same for equal values: of an expression its value at one point; 0 for what has none."""
     if not isinstance(value, Expr) or value.tree[0] == "matrix":
         return 0.0
-    names = math_eval.symbols(value.tree)
+    names = evaluate.symbols(value.tree)
     try:
-        found = abs(math_eval.numeric(value.tree, math_eval.points(names)[0] if names else {}))
+        found = abs(evaluate.numeric(value.tree, evaluate.points(names)[0] if names else {}))
         return float(found) if found < 1e300 else 0.0
-    except (math_eval.Undefined, TooBig):
+    except (evaluate.Undefined, TooBig):
         return 0.0
 
 
@@ -367,7 +367,7 @@ def _same_interval(a: Interval, b: Interval) -> bool:
 
 
 def _same_bound(a: Tree, b: Tree) -> bool:
-    return bool(math_eval.same(a, b))
+    return bool(evaluate.same(a, b))
 
 
 # -- relations and ratios ---------------------------------------------------------------------------
@@ -414,19 +414,19 @@ def _constant_ratio(a: Tree, b: Tree) -> float | None:
     """The constant c with a = c b at every point tried, as its sign; None where there is none or all is zero."""
     ratio = None
     compared = 0
-    for env in math_eval.points(math_eval.symbols(a) | math_eval.symbols(b)):
+    for env in evaluate.points(evaluate.symbols(a) | evaluate.symbols(b)):
         try:
-            x, y = math_eval.numeric(a, env), math_eval.numeric(b, env)
-        except math_eval.Undefined:
+            x, y = evaluate.numeric(a, env), evaluate.numeric(b, env)
+        except evaluate.Undefined:
             continue
         if x == 0 or y == 0:
             return None
         if ratio is None:
             ratio = x / y
-        elif not math_eval.close(x / y, ratio):
+        elif not evaluate.close(x / y, ratio):
             return None
         compared += 1
-    mp = math_eval.context()
+    mp = evaluate.context()
     return float(mp.sign(mp.re(ratio))) if ratio is not None and compared >= 3 and mp.im(ratio) == 0 else None
 
 
@@ -438,10 +438,10 @@ def _is_linear(tree: Tree) -> bool:
     if kind in ("add", "neg"):
         return all(_is_linear(p) for p in tree[1:])
     if kind == "mul":
-        return (not math_eval.symbols(tree[1]) and _is_linear(tree[2])) or (
-            not math_eval.symbols(tree[2]) and _is_linear(tree[1])
+        return (not evaluate.symbols(tree[1]) and _is_linear(tree[2])) or (
+            not evaluate.symbols(tree[2]) and _is_linear(tree[1])
         )
-    return kind == "div" and not math_eval.symbols(tree[2]) and _is_linear(tree[1])
+    return kind == "div" and not evaluate.symbols(tree[2]) and _is_linear(tree[1])
 
 
 def _same_ratio(gold: Value, answer: Value) -> bool | None:
@@ -456,7 +456,7 @@ def _same_ratio(gold: Value, answer: Value) -> bool | None:
     assert isinstance(ratio, Ratio)
     terms = [p.tree for p in ratio.parts if isinstance(p, Expr)]
     if isinstance(other, Expr) and len(terms) == len(ratio.parts) == 2 and not ratio.clock:
-        return math_eval.same(("div", *terms), other.tree)
+        return evaluate.same(("div", *terms), other.tree)
     return False
 
 
@@ -464,11 +464,11 @@ def _proportional(gold: Sequence[Value], answer: Sequence[Value]) -> bool | None
     trees = [p.tree for p in (*gold, *answer) if isinstance(p, Expr)]
     if len(trees) != 2 * len(gold):
         return None
-    values = [math_eval.exact(t) for t in trees]
+    values = [evaluate.exact(t) for t in trees]
     if any(v is None for v in values):
         return None
-    numbers: list[Fraction] = [v for v in values if v is not None]
-    first, second = numbers[: len(gold)], numbers[len(gold) :]
+    exact: list[Fraction] = [v for v in values if v is not None]
+    first, second = exact[: len(gold)], exact[len(gold) :]
     if first[0] == 0 or second[0] == 0:
         return False
     return all(f * second[0] == s * first[0] for f, s in zip(first, second, strict=True))

@@ -19,8 +19,8 @@ from qwq.errors import DataError
 from qwq.types import Outcome
 from qwq.verify import math
 from qwq.verify.cli_io import read_lines
-from qwq.verify.math_normal import MAX_CHARS, clean
-from qwq.verify.math_values import Bag, Text, Unknown, read
+from qwq.verify.math.normal import MAX_CHARS, clean
+from qwq.verify.math.values import Bag, Text, Unknown, read
 
 GOLD_FIELDS = ("gold", "answer", "ground_truth", "final_answer", "solution")
 MAX_TEXT_WORDS = 4

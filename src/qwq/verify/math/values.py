@@ -9,10 +9,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwq.verify import math_eval, math_number, math_units
-from qwq.verify.math_eval import TooBig
-from qwq.verify.math_expr import FUNCTIONS, Tree, Unreadable, parse, symbols, walk
-from qwq.verify.math_number import Number
+from qwq.verify.math import evaluate, numbers, units
+from qwq.verify.math.evaluate import TooBig
+from qwq.verify.math.expr import FUNCTIONS, Tree, Unreadable, parse, symbols, walk
+from qwq.verify.math.numbers import Number
 
 MAX_ITEMS = 200
 MAX_NESTING = 8
@@ -276,15 +276,15 @@ def _balanced(inner: str) -> bool:
 def _single(text: str, nesting: int) -> Value:
     """One expression, with its unit taken off; a ratio; words."""
     text = _PERCENT.sub("%", text)
-    number = math_number.read(text)
+    number = numbers.read(text)
     if number is not None:
         return Expr(("num", number.value / 100 if number.percent else number.value), number)
     ratio = [p for _, p in split(text, ":")]
     if len(ratio) > 1 and all(ratio):
         clock = bool(re.search(r":\d\d(?!\d)", text)) and "\\" not in text
         return Ratio(tuple(read(p, nesting + 1) for p in ratio), clock)
-    core, unit = math_units.split(text)
-    if core != text and (inner := math_number.read(_PERCENT.sub("%", core))) is not None:
+    core, unit = units.split(text)
+    if core != text and (inner := numbers.read(_PERCENT.sub("%", core))) is not None:
         return Expr(("num", inner.value / 100 if inner.percent else inner.value), inner, unit)
     if core != text and split(core, ":")[1:]:
         return Unknown(text)
@@ -295,7 +295,7 @@ def _single(text: str, nesting: int) -> Value:
     if any(n[0] == "pm" for n in walk(tree)):
         both = tuple(Expr(choose_sign(tree, sign)) for sign in (1, -1))
         return Bag(both, ("", ""))
-    return Expr(tree, math_number.read(core), unit)
+    return Expr(tree, numbers.read(core), unit)
 
 
 def _inline_text(core: str) -> str:
@@ -476,10 +476,10 @@ def _ordered(intervals: Sequence[Interval]) -> bool:
     """Whether every bound is a real number, so that the intervals can be cut."""
     for tree in {t for i in intervals for t in (i.low, i.high)}:
         try:
-            value = None if math_eval.symbols(tree) else math_eval.value(tree)
+            value = None if evaluate.symbols(tree) else evaluate.value(tree)
         except TooBig:
             return False
-        if value is None or math_eval.context().im(value) != 0:
+        if value is None or evaluate.context().im(value) != 0:
             return False
     return True
 
@@ -491,10 +491,10 @@ def cut(intervals: Sequence[Interval]) -> Interval | None:
     for interval in intervals:
         for bound in (interval.low, interval.high):
             try:
-                values[bound] = math_eval.value(bound) if not math_eval.symbols(bound) else None
+                values[bound] = evaluate.value(bound) if not evaluate.symbols(bound) else None
             except TooBig:
                 return None
-    if any(v is None or math_eval.context().im(v) != 0 for v in values.values()):
+    if any(v is None or evaluate.context().im(v) != 0 for v in values.values()):
         return None
     for interval in intervals[1:]:
         if (values[interval.low], not interval.low_closed) > (

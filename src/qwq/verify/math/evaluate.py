@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from qwq.verify.math_expr import Tree, symbols, walk
+from qwq.verify.math.expr import Tree, symbols, walk
 
 DIGITS = 50
 MAX_BITS = 20_000  # of an exact numerator or denominator

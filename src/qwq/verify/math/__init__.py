@@ -1,9 +1,9 @@
 r"""Grade a final answer: `verify(response, gold)` -> `Verdict`.
 
-The ladder, cheapest rung first: find the answer (`math_extract`), equal strings after cheap normalisation
-(`math_normal`), exact plain numbers (`math_number`), typed comparison of expressions, tuples, sets, intervals,
-equations, matrices, choices and text (`math_compare`), symbolic equivalence in a worker process
-(`math_symbolic` behind `worker`). The first rung that can decide decides; where none can within its limits the
+The ladder, cheapest rung first: find the answer (`extract`), equal strings after cheap normalisation
+(`normal`), exact plain numbers (`numbers`), typed comparison of expressions, tuples, sets, intervals,
+equations, matrices, choices and text (`compare`), symbolic equivalence in a worker process
+(`symbolic` behind `worker`). The first rung that can decide decides; where none can within its limits the
 outcome is `undecided`, never `wrong`.
 
 Safe from threads and asyncio (call it through `asyncio.to_thread`); no signals. Verdicts of the same answer
@@ -21,8 +21,9 @@ from functools import lru_cache
 from qwq.errors import ConfigError, InfraError, nearest
 from qwq.text.parse import parse_response
 from qwq.types import Outcome, Verdict
-from qwq.verify import math_compare, math_normal, math_number, worker
-from qwq.verify.math_extract import FORMS, extract
+from qwq.verify import worker
+from qwq.verify.math import compare, normal, numbers
+from qwq.verify.math.extract import FORMS, extract
 
 VERIFIER = "math"
 # What decides whether sympy gets through is the first, which is the same on every run (`worker`); 100 to 180 of them take a CPU
@@ -37,7 +38,7 @@ _NOT_FOR_SYMPY = re.compile(r"\d{60}|__|[\"'`@#]\s{0,9}\w{0,30}\s{0,9}\(|import"
 _GROWS = re.compile(r"\\prod|!|\\binom")
 _LARGE = re.compile(r"\d{5}|\d\s?\^\s?\{?\s?(?:[4-9]|\d{2}|\d\s?\^)")
 
-_pool = worker.Pool("qwq.verify.math_symbolic", size=2)
+_pool = worker.Pool("qwq.verify.math.symbolic", size=2)
 
 
 def verify(
@@ -66,7 +67,7 @@ def _judge(response: str, gold: str, form: str, finished: bool, thinking_open: b
     if not finished:
         return Verdict(Outcome.UNFINISHED, "the response never ended", VERIFIER)
     answer = extract(response, form, thinking_open=thinking_open)
-    if answer is None or not math_normal.clean(answer):
+    if answer is None or not normal.clean(answer):
         return Verdict(
             Outcome.NO_ANSWER,
             _why_none(response, form, answer, thinking_open),
@@ -87,7 +88,7 @@ def gold_answer(gold: str, form: str = "response") -> str:
     r"""The gold answer out of what a data set has as one: after `####`, in a `\boxed`, else as it is; "" for none."""
     if form == "extract" or "\\boxed" in gold or "####" in gold:
         gold = extract(gold, "extract") or ""
-    return gold if math_normal.clean(gold) else ""
+    return gold if normal.clean(gold) else ""
 
 
 def _why_none(response: str, form: str, answer: str | None, thinking_open: bool) -> str:
@@ -99,10 +100,10 @@ def _why_none(response: str, form: str, answer: str | None, thinking_open: bool)
 
 
 def _compare(answer: str, gold: str) -> Verdict:
-    if len(answer) > math_normal.MAX_CHARS or len(gold) > math_normal.MAX_CHARS:
+    if len(answer) > normal.MAX_CHARS or len(gold) > normal.MAX_CHARS:
         if answer.strip() == gold.strip():
             return Verdict(Outcome.CORRECT, "the same text", VERIFIER, answer=answer[:200])
-        reason = f"an answer of {len(answer)} characters, {math_normal.MAX_CHARS} are read"
+        reason = f"an answer of {len(answer)} characters, {normal.MAX_CHARS} are read"
         return Verdict(Outcome.UNDECIDED, reason, VERIFIER, answer=answer[:200])
     return _compare_cached(answer, gold)
 
@@ -110,13 +111,13 @@ def _compare(answer: str, gold: str) -> Verdict:
 @lru_cache(maxsize=CACHE_SIZE)
 def _decided(answer: str, gold: str) -> tuple[Outcome, str]:
     """Outcome and reason of a pair; raises InfraError and worker.OverLimit, which are not cached."""
-    a, g = math_normal.clean(answer), math_normal.clean(gold)
+    a, g = normal.clean(answer), normal.clean(gold)
     if a == g:
         return _said(True, "the same after normalisation")
-    number, wanted = math_number.read(a), math_number.read(g)
+    number, wanted = numbers.read(a), numbers.read(g)
     if number is not None and wanted is not None:
-        return _said(math_number.same(wanted, number), f"numbers {a} and {g}")
-    decision = math_compare.compare(g, a)
+        return _said(numbers.same(wanted, number), f"numbers {a} and {g}")
+    decision = compare.compare(g, a)
     if decision.equal is not None:
         return _said(decision.equal, decision.reason)
     if decision.final:

@@ -1,7 +1,7 @@
 """The last rung: Math-Verify and sympy, run inside a worker process and nowhere else.
 
-`python -m qwq.verify.math_symbolic FD` is what `qwq.verify.worker` starts. Math-Verify's own time limits
-(signal.alarm) are switched off: the parent kills the process instead.
+`python -m qwq.verify.math.symbolic FD` is what `qwq.verify.worker` starts. Math-Verify's own time limits
+(signal.alarm) are switched off: the worker limits its children instead.
 """
 
 from __future__ import annotations
