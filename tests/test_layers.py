@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors", "types", "cpu"},
     "model": {"errors", "common", "cpu"},
     "text": {"errors", "types", "model"},  # of the model, config and folder only: TEXT_MAY_READ
+    "endpoint": {"errors", "types", "text"},
     "engine": {"errors", "types", "memory", "model", "text"},
     "data": {"errors", "common", "types", "text"},
     "sandbox": {"errors"},
@@ -42,11 +43,11 @@ ALLOWED: dict[str, set[str]] = {
     "preview": {"errors", "types", "config", "model", "text", "data", "problems"},
     "plan": {"errors", "memory", "config", "model", "data", "problems"},
     "plan_cluster": {"config", "memory", "model", "plan"},
-    "distill": {"errors", "common", "types", "config", "text", "data", "engine", "problems", "verify"},
+    "distill": {"errors", "common", "types", "config", "text", "endpoint", "data", "engine", "problems", "verify"},
     "report": {"errors", "common", "types", "stats", "config"},
     "eval": {
-        "errors", "common", "types", "stats", "config", "model", "text", "data", "engine", "problems", "agent", "rollout", "verify",
-        "plan", "memory", "report",
+        "errors", "common", "types", "stats", "config", "model", "text", "endpoint", "data", "engine", "problems", "agent",
+        "rollout", "verify", "plan", "memory", "report",
     },
     "env": {"sandbox"},
     "chat": {"errors", "common", "types", "model", "text", "engine", "problems", "agent", "rollout"},
@@ -74,7 +75,8 @@ ALLOWED: dict[str, set[str]] = {
 TEXT_MAY_READ = {"qwq.model.config", "qwq.model.folder"}
 # Read before a command is known, inside the jail's side of things, or by tools without a model: they do without torch.
 TORCH_FREE = (
-    "errors", "common", "types", "stats", "config", "text", "data", "problems", "sandbox", "verify", "agent", "report", "cli",
+    "errors", "common", "types", "stats", "config", "text", "endpoint", "data", "problems", "sandbox", "verify", "agent",
+    "report", "cli",
 )  # fmt: skip
 
 

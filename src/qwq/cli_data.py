@@ -121,7 +121,7 @@ def distill(
     endpoint
         URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.
     api_key
-        Key of that server; the environment's OPENAI_API_KEY by default.
+        Key of that server; the environment's QWQ_API_KEY or OPENAI_API_KEY by default.
     n
         Problems of each source; all of a file, 500 of a family and 2,000 with constraints by default.
     samples
@@ -153,15 +153,13 @@ def distill(
     threads
         CPU threads of a model run here.
     """
-    import os
-
     from qwq.distill.run import Plan
     from qwq.distill.run import distill as run
     from qwq.distill.teacher import Endpoint, LocalTeacher, Sampling, Teacher
 
     teacher: Teacher
     if endpoint is not None:
-        teacher = Endpoint(endpoint, model, api_key=api_key or os.environ.get("OPENAI_API_KEY"), concurrency=concurrency)
+        teacher = Endpoint(endpoint, model, api_key=api_key, concurrency=concurrency)
     else:
         from qwq.cli_models import model_folder
         from qwq.engine.open import EngineOptions, open_engine

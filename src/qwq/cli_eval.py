@@ -29,6 +29,7 @@ def evaluate(
     seed: int | None = None,
     thinking_budget: tuple[int, ...] = (),
     tool_format: str = "auto",
+    opens_thinking: Annotated[bool | None, Parameter(negative="--no-opens-thinking")] = None,
     concurrency: Annotated[int | None, Parameter(name=["--concurrency", "--max-rows"])] = None,
     device: str = "cpu",
     dtype: str = "auto",
@@ -76,6 +77,10 @@ def evaluate(
         End the thinking after so many tokens; given several times, each is run and accuracy is drawn against thinking.
     tool_format
         How bfcl offers functions: native (the chat template's or server's tools), prompt (BFCL's system prompt), or auto.
+    opens_thinking
+        With --endpoint: whether the server's chat template opens the thinking, as QwQ's does, so that a text without `</think>` is a
+        thought. By default so for QwQ-32B and Qwen's Thinking models; a text of another model that was cut off is taken for a thought,
+        one that ended by itself for an answer.
     concurrency
         Answers made at once; 16 by default, 32 without a folder.
     device
@@ -101,6 +106,8 @@ def evaluate(
     here = {"--device": device != "cpu", "--dtype": dtype != "auto", "--threads": threads is not None, "--deterministic": deterministic}
     if endpoint is not None and (local := [o for o, given in here.items() if given]):
         raise ConfigError(f"{local[0]} is about a model run here, and the one at {endpoint} runs there: leave it out")
+    if endpoint is None and opens_thinking is not None:
+        raise ConfigError("--opens-thinking is about a server's chat template: give --endpoint URL, or leave it out")
     stored = {
         "--endpoint": endpoint, "--samples": samples, "--thinking-budget": thinking_budget or None, "--top-p": top_p, "--top-k": top_k,
         "--tool-format": None if tool_format == "auto" else tool_format,
@@ -124,7 +131,7 @@ def evaluate(
 
     backend: Backend
     if endpoint is not None:
-        backend = EndpointBackend(endpoint, model, concurrency=options.concurrency)
+        backend = EndpointBackend(endpoint, model, concurrency=options.concurrency, opens_thinking=opens_thinking)
     else:
         from qwq.cli_models import model_folder
 

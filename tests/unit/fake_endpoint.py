@@ -8,13 +8,23 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[[dict[str, Any]], dict[str, Any] | str | tuple[int, str]]
+Answer = Callable[[dict[str, Any]], dict[str, Any] | str | tuple[int, Any]]
 
 
 class FakeEndpoint:
-    """`answer(body)` gives the text, a whole message, or (status, text) of a refusal."""
+    """`answer(body)` gives the text, a whole message, (status, text) of a refusal, or (status, object) of any body.
 
-    def __init__(self, answer: Answer, *, models: list[dict[str, Any]] | None = None, finish: str = "stop") -> None:
+    A message may hold `finish_reason`, which is taken out and sent as the choice's.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        models: list[dict[str, Any]] | None = None,
+        finish: str = "stop",
+        headers: dict[str, str] | None = None,
+    ) -> None:
         self.asked: list[dict[str, Any]] = []
         self.headers: list[str | None] = []
         outer = self
@@ -30,6 +40,8 @@ class FakeEndpoint:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)
 
@@ -43,9 +55,9 @@ class FakeEndpoint:
                     outer.headers.append(self.headers.get("Authorization"))
                 got = answer(body)
                 if isinstance(got, tuple):
-                    return self.send(got[0], {"error": {"message": got[1]}})
-                message = {"role": "assistant", "content": got} if isinstance(got, str) else got
-                ending = "tool_calls" if message.get("tool_calls") else finish
+                    return self.send(got[0], {"error": {"message": got[1]}} if isinstance(got[1], str) else got[1])
+                message = {"role": "assistant", "content": got} if isinstance(got, str) else dict(got)
+                ending = message.pop("finish_reason", "tool_calls" if message.get("tool_calls") else finish)
                 usage = {
                     "completion_tokens": 10,
                     "completion_tokens_details": {"reasoning_tokens": 4 if message.get("reasoning_content") else 0},

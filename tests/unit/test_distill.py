@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_endpoint import FakeEndpoint
 
 from qwq.cli import main
 from qwq.data.shapes import read_conversations
 from qwq.distill.filters import Answer, conversation, is_repetitive, mixes_languages, parts_of, reason_against
 from qwq.distill.run import Plan, distill, load_problems
 from qwq.distill.teacher import Endpoint, Job, Sampling
-from qwq.errors import ConfigError, DataError, InfraError, UsageError
+from qwq.errors import ConfigError, DataError, InfraError
 from qwq.problems.constraints import read_row
 from qwq.text.parse import parse_response
 from qwq.text.template import ChatFormat, default_template
@@ -228,7 +229,7 @@ def test_an_endpoint(tmp_path, capsys, apart) -> None:
 
 def test_faults_of_an_endpoint(tmp_path) -> None:
     job = Job(load_problems(Plan((gsm8k(tmp_path / "train.jsonl"),)))[0], 0)
-    with Server(faults=[400]) as server, pytest.raises(UsageError, match=r"refuses the request \(status 400"):
+    with Server(faults=[400]) as server, pytest.raises(InfraError, match=r"refuses the request \(status 400"):
         list(Endpoint(server.url, "m").answers(iter([job]), Sampling()))
     with Server(faults=[503] * 50) as server, pytest.raises(InfraError, match=r"gave no answer for 1 s \(status 503"):
         list(Endpoint(server.url, "m", patience_s=1).answers(iter([job]), Sampling()))
@@ -240,6 +241,43 @@ def test_faults_of_an_endpoint(tmp_path) -> None:
                 Endpoint(*arguments)
     assert Endpoint("http://x/v1/", "m").url == "http://x/v1/chat/completions" == Endpoint("http://x", "m").url
     assert Endpoint("http://x/vllm/v1/chat/completions", "m").url == "http://x/vllm/v1/chat/completions"
+
+
+def test_what_a_teacher_fails_is_no_sample_and_is_asked_again(tmp_path) -> None:
+    source, out = gsm8k(tmp_path / "train.jsonl", 3), tmp_path / "sft.jsonl"
+    plan = Plan((source,), samples=1)
+
+    def fails(body: dict) -> Any:
+        number = int(body["messages"][-1]["content"].split()[2])
+        if number == 2:
+            return 400, "Jinja error in chat template: context variable 'tools' is undefined"
+        return {"content": None, "finish_reason": "error"} if number == 3 else Server.reply(body, True)["choices"][0]["message"]
+
+    def teacher(server: FakeEndpoint) -> Endpoint:
+        return Endpoint(server.url, "m", concurrency=1, patience_s=0.02)
+
+    with FakeEndpoint(fails) as server, pytest.raises(InfraError, match="2 samples have no answer .*the same command goes on"):
+        distill(plan, teacher(server), Sampling(), out)
+    store = out.with_name("sft.jsonl.samples.jsonl")
+    rows = [json.loads(line) for line in store.read_text().splitlines()]
+    assert [r["finish"] for r in rows[1:]] == ["stop"] and not out.exists()
+    # What earlier versions stored of a finish_reason "error": an empty text that did not end.
+    old = {k: v for k, v in rows[1].items() if k != "finish"} | {"text": "", "finished": False}
+    store.write_text(json.dumps(rows[0]) + "\n" + json.dumps(old) + "\n")
+    with FakeEndpoint(lambda body: Server.reply(body, True)["choices"][0]["message"]) as server:
+        assert distill(plan, teacher(server), Sampling(), out)["kept"] == 3
+        assert len(server.asked) == 3
+
+
+def test_a_prompt_beyond_the_teachers_context_is_unfinished(tmp_path) -> None:
+    job = Job(load_problems(Plan((gsm8k(tmp_path / "train.jsonl", 1),)))[0], 0)
+    with FakeEndpoint(lambda body: (400, "the prompt has 600 tokens, the model's context is 512")) as server:
+        ((_, answer),) = Endpoint(server.url, "m").answers(iter([job]), Sampling())
+    assert answer == Answer("", False, finish="refused")
+    cut = {"content": "A thought that was cut \\boxed{2}", "finish_reason": "length"}
+    with FakeEndpoint(lambda body: cut) as server:
+        ((_, answer),) = Endpoint(server.url, "m").answers(iter([job]), Sampling())
+    assert answer.text.startswith("<think>") and parts_of(job.problem, answer)[0] == "unclosed"
 
 
 def test_killed_at_any_moment_it_asks_for_no_stored_sample_again(tmp_path) -> None:

@@ -42,11 +42,15 @@ _LETTERS = {name: re.compile(f"[{chars}]") for name, chars in SCRIPTS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a teacher gave: its text, whether it ended by itself, whether its template had opened the thinking."""
+    """What a teacher gave: its text, whether it ended by itself, whether its template had opened the thinking.
+
+    `finish` says how it ended, in the words of the server or the engine.
+    """
 
     text: str
     finished: bool
     thinking_open: bool = False
+    finish: str = ""
 
 
 def reason_against(problem: Problem, answer: Answer, verdict: Verdict, *, wrap: bool = False) -> str | None:

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qwq.common.files import cut_torn_line, whole_lines, write_atomic
+from qwq.common.jsonl import to_line
 from qwq.config import Source
 from qwq.distill.filters import Answer, conversation, parts_of, reason_against
 from qwq.distill.teacher import Job, Sampling, Teacher
@@ -83,26 +85,17 @@ class Store:
         self.path = path
         self.rows: dict[tuple[str, int], dict[str, Any]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self._whole_lines()
+        cut_torn_line(path)
+        lines = whole_lines(path)
         if lines:
             self._check(json.loads(lines[0]).get("settings", {}), settings)
             for line in lines[1:]:
                 row = json.loads(line)
-                self.rows[row["problem_id"], row["number"]] = row
+                if row["text"] or row.get("finish"):  # else of a version that took a server's failure for an empty answer
+                    self.rows[row["problem_id"], row["number"]] = row
         self._file = path.open("ab")
         if not lines:
             self._write({"settings": settings})
-
-    def _whole_lines(self) -> list[bytes]:
-        """The lines that were written to their end; what a kill left of one more is cut off."""
-        if not self.path.exists():
-            return []
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-        return whole.splitlines()
 
     def _check(self, old: dict[str, Any], new: dict[str, Any]) -> None:
         for key, value in new.items():
@@ -116,7 +109,7 @@ class Store:
         self._write(row)
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+        self._file.write(to_line(row))
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -147,17 +140,19 @@ def _sample(problems: Sequence[Problem], plan: Plan, teacher: Teacher, sampling:
         # Verdicts are made while the teacher goes on; a sample is stored with its verdict.
         waiting: list[Any] = []
         made: Iterator[tuple[Job, Answer]] = teacher.answers(iter(jobs), sampling)
-        for job, answer in made:
-            waiting.append(pool.submit(_judged, job, answer))
-            while waiting and (waiting[0].done() or len(waiting) > 4 * workers):
-                done, correct = done + 1, correct + _keep(store, waiting.pop(0).result())
-            if time.monotonic() - said > SAY_EVERY_S:
-                said = time.monotonic()
-                rate = (done - total + len(jobs)) / (said - started)
-                left = f", {(total - done) / rate / 60:.0f} minutes left" if rate else ""
-                _say(f"{done} of {total} samples, {correct} correct{left}")
-        for future in waiting:
-            _keep(store, future.result())
+        try:
+            for job, answer in made:
+                waiting.append(pool.submit(_judged, job, answer))
+                while waiting and (waiting[0].done() or len(waiting) > 4 * workers):
+                    done, correct = done + 1, correct + _keep(store, waiting.pop(0).result())
+                if time.monotonic() - said > SAY_EVERY_S:
+                    said = time.monotonic()
+                    rate = (done - total + len(jobs)) / (said - started)
+                    left = f", {(total - done) / rate / 60:.0f} minutes left" if rate else ""
+                    _say(f"{done} of {total} samples, {correct} correct{left}")
+        finally:  # also where the teacher fails: what it has answered is kept
+            for future in waiting:
+                _keep(store, future.result())
 
 
 def _keep(store: Store, row: dict[str, Any]) -> bool:
@@ -175,7 +170,7 @@ def _judged(job: Job, answer: Answer) -> dict[str, Any]:
         raise InfraError(f"{job.problem.id} could not be judged ({verdict.reason}): mend that, then run the same command again")
     return {
         "problem_id": job.problem.id, "number": job.number, "text": answer.text, "finished": answer.finished,
-        "thinking_open": answer.thinking_open, "verdict": verdict.to_dict(),
+        "thinking_open": answer.thinking_open, "finish": answer.finish, "verdict": verdict.to_dict(),
     }  # fmt: skip
 
 
@@ -210,9 +205,7 @@ def _write(problems: Sequence[Problem], plan: Plan, teacher: Teacher, store: Sto
     }  # fmt: skip
     if not lines:
         raise DataError(f"no answer of {teacher.name} is worth keeping ({_counts(summary)}): take easier problems, another teacher, or --wrap")
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_bytes(("\n".join(lines) + "\n").encode("utf-8", "replace"))
-    os.replace(partial, out)
+    write_atomic(out, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
     _say(f"{summary['kept']} answers to {solved} of {len(problems)} problems in {out}; dropped: {_counts(summary)}")
     return summary
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import httpx2
-
 from qwq.distill.filters import Answer
-from qwq.errors import ConfigError, InfraError, UsageError
+from qwq.endpoint.client import GO_ON, EndpointClient, Request
+from qwq.endpoint.pool import concurrently
+from qwq.endpoint.reply import RequestFailed
+from qwq.errors import ConfigError, InfraError
 from qwq.problems.base import digest
 from qwq.text.parse import THINK_CLOSE, THINK_OPEN
-from qwq.types import Message, Problem
+from qwq.types import Message, Problem, StopReason
 
 PATIENCE_S = 120.0
-READ_TIMEOUT_S = 1800.0  # a long thought can take this long to arrive whole
-LATER = (408, 429, 500, 502, 503, 504)
+LONGEST_PAUSE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,73 +53,58 @@ class Teacher(Protocol):
 
 
 class Endpoint:
-    """An OpenAI-compatible chat endpoint. Waits out a server that is away or busy for `patience_s`, then InfraError."""
+    """An OpenAI-compatible chat endpoint. Waits out a server that is away or busy for `patience_s`, then InfraError.
 
-    def __init__(self, url: str, model: str, *, api_key: str | None = None, concurrency: int = 8, patience_s: float = PATIENCE_S) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"--endpoint {url}: give a URL like http://127.0.0.1:8000/v1")
+    A request that the server refuses or fails holds up no other: it is told at the end, by an InfraError. `answers` can be
+    asked once; it closes the connections.
+    """
+
+    def __init__(
+        self, url: str, model: str, *, api_key: str | None = None, concurrency: int = 8, patience_s: float = PATIENCE_S
+    ) -> None:
         if concurrency < 1:
             raise ConfigError(f"--concurrency is {concurrency}: give at least 1")
-        base = url.rstrip("/").removesuffix("/chat/completions")
-        self.url = f"{base}/chat/completions" if re.search(r"/v\d+$", base) else f"{base}/v1/chat/completions"
-        self.model, self.name, self.concurrency, self.patience_s = model, model, concurrency, patience_s
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        timeout = httpx2.Timeout(READ_TIMEOUT_S, connect=10.0)
-        self._client = httpx2.Client(headers=headers, timeout=timeout, limits=httpx2.Limits(max_connections=concurrency))
+        self.name, self.concurrency = model, concurrency
+        self.client = EndpointClient(
+            url, model, api_key=api_key, patience=_pauses(patience_s), connections=concurrency
+        )
+        self.url = self.client.url
 
     def answers(self, jobs: Iterator[Job], sampling: Sampling) -> Iterator[tuple[Job, Answer]]:
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            running: dict[Future[Answer], Job] = {}
-            try:
-                while True:
-                    while len(running) < self.concurrency and (job := next(jobs, None)) is not None:
-                        running[pool.submit(self._ask, job, sampling)] = job
-                    if not running:
-                        return
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        yield running.pop(future), future.result()
-            finally:
-                if running:  # left before the end: nobody waits for answers that nobody will read
-                    self._client.close()
-                for future in running:
-                    future.cancel()
+        failures: list[str] = []
+        try:
+            for job, got in concurrently(
+                lambda: next(jobs, None), lambda job: self._ask(job, sampling), self.concurrency
+            ):
+                if isinstance(got, RequestFailed):
+                    failures.append(str(got))
+                else:
+                    yield job, got
+        finally:  # left before the end, too: nobody waits for answers that nobody will read
+            self.client.close()
+        if failures:
+            raise InfraError(f"{len(failures):,} samples have no answer ({failures[-1]}); {GO_ON}")
 
     def _ask(self, job: Job, sampling: Sampling) -> Answer:
-        body = {
-            "model": self.model, "messages": [m.to_dict() for m in sampling.messages(job.problem)], "temperature": sampling.temperature,
-            "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens, "seed": job.seed(sampling.seed),
-        }  # fmt: skip
-        deadline, pause = time.monotonic() + self.patience_s, 0.5
-        while True:
-            try:
-                reply = self._client.post(self.url, json=body)
-            except httpx2.TransportError as error:
-                reason = f"{type(error).__name__}: {error}"
-            else:
-                if reply.status_code == 200:
-                    return self._read(reply)
-                reason = f"status {reply.status_code}: {' '.join(reply.text.split())[:200]}"
-                if reply.status_code not in LATER:
-                    raise UsageError(f"{self.url} refuses the request ({reason}): check --model {self.model} and the key")
-            if time.monotonic() + pause > deadline:
-                raise InfraError(f"{self.url} gave no answer for {self.patience_s:.0f} s ({reason}): start it, then run the same command again")
-            time.sleep(pause)
-            pause = min(2 * pause, 15.0)
+        messages = [m.to_dict() for m in sampling.messages(job.problem)]
+        got = self.client.complete(
+            Request(
+                messages, job.seed(sampling.seed), sampling.temperature, sampling.top_p, sampling.max_new_tokens
+            )  # fmt: skip
+        )
+        text = got.answer
+        if got.thinking:
+            close = f"\n{THINK_CLOSE}\n{got.answer}" if got.thinking_closed else ""
+            text = f"{THINK_OPEN}\n{got.thinking}{close}"
+        return Answer(text, got.stop is StopReason.END, finish=got.finish)
 
-    def _read(self, reply: httpx2.Response) -> Answer:
-        try:
-            choice = reply.json()["choices"][0]
-            message = choice["message"]
-            text = message.get("content") or ""
-            # Some servers hand the thinking out apart.
-            thinking = message.get("reasoning_content") or message.get("reasoning") or ""
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise InfraError(f"{self.url} answers in another form than OpenAI's ({error!r}): {reply.text[:120]!r}") from None
-        if thinking:
-            text = f"{THINK_OPEN}\n{thinking.strip()}\n{THINK_CLOSE}\n{text}"
-        # A template that opened the thinking leaves its mark only at the close.
-        opened = THINK_CLOSE in text and THINK_OPEN not in text.partition(THINK_CLOSE)[0]
-        return Answer(text, choice.get("finish_reason") == "stop", opened)
+
+def _pauses(patience_s: float) -> list[float]:
+    """Pauses between tries, doubling from half a second up to 15 s, `patience_s` together."""
+    pauses: list[float] = []
+    while (left := patience_s - sum(pauses)) > 0:
+        pauses.append(min(left, 0.5 * 2 ** len(pauses), LONGEST_PAUSE_S))
+    return pauses
 
 
 class LocalTeacher:
@@ -134,7 +116,6 @@ class LocalTeacher:
     def answers(self, jobs: Iterator[Job], sampling: Sampling) -> Iterator[tuple[Job, Answer]]:
         from qwq.engine.request import GenerationRequest
         from qwq.engine.sampler import SamplingParams
-        from qwq.types import StopReason
 
         engine, chat = self.opened.engine, self.opened.chat
         params = SamplingParams(temperature=sampling.temperature, top_p=sampling.top_p, max_new_tokens=sampling.max_new_tokens)
@@ -152,4 +133,5 @@ class LocalTeacher:
             engine.step()
             for job, sample in [pair for pair in running if pair[1].done]:
                 running.remove((job, sample))
-                yield job, Answer(sample.text, sample.stop_reason is StopReason.END, chat.thinking_open)
+                ended = sample.stop_reason
+                yield job, Answer(sample.text, ended is StopReason.END, chat.thinking_open, ended.value)

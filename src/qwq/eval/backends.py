@@ -1,17 +1,12 @@
 """Who answers: the engine in this process, or an OpenAI-compatible server. Both take asks and give replies as they are done.
 
 `run` draws from a queue and keeps `concurrency` asks under way; the caller may put further turns into the queue while it runs. A
-reply is the same from either: the server's split into reasoning and content is what this module does to the engine's text.
+reply is the same from either: `qwq.endpoint` divides what a server sends as this module divides the engine's text.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import re
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from qwq.errors import CapacityError, ConfigError, InfraError
-from qwq.eval.benchmark import Reply, split
-from qwq.text.parse import read_call
-from qwq.types import StopReason, ToolCall
+from qwq.endpoint.client import PATIENCE, EndpointClient, Request
+from qwq.endpoint.pool import concurrently
+from qwq.endpoint.reply import RequestFailed
+from qwq.errors import CapacityError, QwqError
+from qwq.eval.benchmark import Reply
+from qwq.text.parse import split_response
+from qwq.types import StopReason
 
 PROMPT_ROOM = 8192  # of a context that is larger than what is asked for
 LOOP_TOKENS = 192  # what `qwq serve` stops at too
-PATIENCE = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds between tries; then the run ends, to be gone on with
-READ_TIMEOUT_S = 3600.0
-KEY_VARIABLES = ("QWQ_API_KEY", "OPENAI_API_KEY")
 
 
 @dataclass(slots=True)
@@ -137,12 +132,11 @@ class EngineBackend:
             return None
 
     def _reply(self, ask: Ask, sample: Any, seconds: float) -> Reply:
-        thinking, answer, calls, malformed = split(
-            sample.text, thinking_open=self.chat.thinking_open, tools=bool(ask.tools)
-        )
+        parsed = split_response(sample.text, thinking_open=self.chat.thinking_open, tools=bool(ask.tools))
         return Reply(
-            thinking, answer, sample.stop_reason, len(sample.ids), sample.num_thinking, calls, malformed, seconds
-        )
+            parsed.thinking or "", parsed.answer, sample.stop_reason, len(sample.ids), sample.num_thinking, parsed.tool_calls,
+            len(parsed.malformed_calls), seconds,
+        )  # fmt: skip
 
 
 def _max_positions(model: str) -> int | None:
@@ -175,208 +169,44 @@ class EndpointBackend:
 
     native_tools = True  # what its template does with tools cannot be seen from here
 
-    def __init__(self, url: str, model: str, *, concurrency: int, patience: Sequence[float] = PATIENCE) -> None:
-        import httpx2
-
-        if not re.match(r"https?://", url):
-            raise ConfigError(f"--endpoint {url}: give a URL such as http://127.0.0.1:8000/v1")
-        url = url.rstrip("/").removesuffix("/chat/completions")
-        self.base = url if re.search(r"/v\d+$", url) else f"{url}/v1"
-        key = next((os.environ[v] for v in KEY_VARIABLES if os.environ.get(v)), None)
-        self.client = httpx2.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=10.0),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency), trust_env=not re.match(r"https?://(localhost|127\.|\[::1\])", url),
-        )  # fmt: skip
-        self.patience, self._told = patience, False
-        self.context: int | None = None
-        self.model = self._known_as(model)
-        self.identity: Mapping[str, Any] = {"served": self.model}
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        concurrency: int,
+        opens_thinking: bool | None = None,
+        patience: Sequence[float] = PATIENCE,
+    ) -> None:
+        self.client = EndpointClient(
+            url, model, opens_thinking=opens_thinking, patience=patience, connections=concurrency
+        )
+        try:
+            self.client.connect()
+        except QwqError:
+            self.client.close()
+            raise
+        self.model, self.context = self.client.model, self.client.context
+        flag = {} if opens_thinking is None else {"opens_thinking": opens_thinking}
+        self.identity: Mapping[str, Any] = {"served": self.model, **flag}
 
     def close(self) -> None:
         self.client.close()
 
-    def _known_as(self, model: str) -> str:
-        """The name that the server has for the model (a path's last part will do), and the context it states."""
-        import httpx2
-
-        try:
-            answer = self.client.get(f"{self.base}/models", timeout=30.0)
-        except httpx2.TransportError as error:
-            self.client.close()
-            raise InfraError(
-                f"no answer from {self.base} ({type(error).__name__}: {error}): check that the server runs there"
-            ) from None
-        if answer.status_code == 401:
-            raise ConfigError(f"{self.base} wants a key: set {' or '.join(KEY_VARIABLES)}")
-        try:
-            entries = {e["id"]: e for e in answer.json()["data"]}
-        except (ValueError, KeyError, TypeError):
-            return model  # not every server has the list
-        name = next((m for m in (model, Path(model).name, Path(model).stem) if m in entries), model)
-        context = entries.get(name, {}).get("max_model_len")
-        self.context = context if isinstance(context, int) else None
-        return name
-
     def run(self, asks: deque[Ask], concurrency: int) -> Iterator[tuple[Ask, Reply]]:
-        # Daemon threads, not a pool: whoever stops an evaluation does not wait for the answers that are under way.
-        inbox: queue.SimpleQueue[Ask | None] = queue.SimpleQueue()
-        outbox: queue.SimpleQueue[tuple[Ask, Reply | BaseException]] = queue.SimpleQueue()
-
-        def work() -> None:
-            while (ask := inbox.get()) is not None:
-                try:
-                    outbox.put((ask, self._ask(ask)))
-                except BaseException as error:  # noqa: BLE001  # handed on, and raised below
-                    outbox.put((ask, error))
-
-        threads = [threading.Thread(target=work, name=f"qwq-ask-{i}", daemon=True) for i in range(concurrency)]
-        for thread in threads:
-            thread.start()
-        running = 0
-        try:
-            while asks or running:
-                while asks and running < concurrency:
-                    inbox.put(asks.popleft())
-                    running += 1
-                ask, got = outbox.get()
-                running -= 1
-                if isinstance(got, BaseException):
-                    raise got
-                yield ask, got
-        finally:
-            for _ in threads:
-                inbox.put(None)
-            if not running:
-                for thread in threads:
-                    thread.join()
+        """A request without an answer of the model comes back as a reply with `failure`."""
+        for ask, got in concurrently(lambda: asks.popleft() if asks else None, self._ask, concurrency):
+            failed = isinstance(got, RequestFailed)
+            yield ask, Reply("", "", StopReason.ABORT, 0, 0, failure=str(got)) if failed else got
 
     def _ask(self, ask: Ask) -> Reply:
-        body: dict[str, Any] = {
-            "model": self.model, "messages": _for_api(ask.messages), "temperature": ask.temperature, "top_p": ask.top_p,
-            "seed": ask.seed, "max_tokens": ask.max_new_tokens,
-        }  # fmt: skip
-        if ask.top_k:
-            body["top_k"] = ask.top_k
-        if ask.tools:
-            body["tools"] = list(ask.tools)
-        if ask.thinking_budget is not None:
-            body["thinking_token_budget"] = ask.thinking_budget
-        if self.context is not None and ask.max_new_tokens >= self.context:
-            del body["max_tokens"]  # then the server's own limit is the context
         started = time.monotonic()
-        answer, refusal = self._post(body)
-        if refusal and "max_tokens" in body and _of_context(refusal):
-            self._tell(ask, refusal)
-            del body["max_tokens"]
-            answer, refusal = self._post(body)
-        if refusal:
-            if _of_context(refusal):
-                return Reply("", "", StopReason.CONTEXT, 0, 0)
-            hint = "; --top-k 0 leaves top_k out" if "top_k" in refusal else ""
-            raise ConfigError(f"{self.base} refuses the request: {refusal[:300]}{hint}")
-        return _reply_of(answer, bool(ask.tools), time.monotonic() - started)
-
-    def _tell(self, ask: Ask, refusal: str) -> None:
-        if not self._told:
-            self._told = True
-            _say(
-                f"{ask.max_new_tokens:,} new tokens do not fit ({refusal[:160]}): answers are cut where the server's context ends"
-            )
-
-    def _post(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-        """The answer, or the text of a refusal. InfraError after the last try."""
-        import httpx2
-
-        reason = ""
-        for pause in (0.0, *self.patience):
-            time.sleep(pause)
-            try:
-                answer = self.client.post(f"{self.base}/chat/completions", json=body)
-            except httpx2.TransportError as error:
-                reason = f"{type(error).__name__}: {error}"
-                continue
-            if answer.status_code == 429 or answer.status_code >= 500:
-                reason = f"status {answer.status_code}: {answer.text[:200]}"
-                stated = answer.headers.get("Retry-After", "")
-                time.sleep(min(60.0, float(stated)) if stated.isdigit() else 0.0)
-                continue
-            if answer.status_code == 401:
-                raise ConfigError(f"{self.base} wants a key: set {' or '.join(KEY_VARIABLES)}")
-            if answer.status_code >= 400:
-                return {}, f"status {answer.status_code}: {answer.text}"
-            try:
-                data = answer.json()
-                return data, "" if data["choices"] else "an answer without choices"
-            except (ValueError, KeyError, TypeError):
-                reason = f"an answer that is not of OpenAI's shape: {answer.text[:200]}"
-        raise InfraError(f"{self.base} does not answer ({reason}); what is done is stored, the same command goes on")
-
-
-def _of_context(refusal: str) -> bool:
-    return (
-        bool(re.search(r"max_tokens|context|too long|maximum.{0,20}length", refusal, re.IGNORECASE))
-        and "top_k" not in refusal
-    )
-
-
-def _for_api(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as the API takes them: arguments as JSON text, each tool's answer under its call's id."""
-    out: list[dict[str, Any]] = []
-    waiting: deque[str] = deque()
-    for index, message in enumerate(messages):
-        new = dict(message)
-        if new.get("tool_calls"):
-            calls = []
-            for number, call in enumerate(new["tool_calls"]):
-                function = call["function"]
-                ident = f"call_{index}_{number}"
-                waiting.append(ident)
-                arguments = json.dumps(function["arguments"], ensure_ascii=False)
-                calls.append(
-                    {"id": ident, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
-                )
-            new["tool_calls"] = calls
-        elif new["role"] == "tool" and waiting:
-            new["tool_call_id"] = waiting.popleft()
-        out.append(new)
-    return out
-
-
-def _reply_of(data: Mapping[str, Any], tools: bool, seconds: float) -> Reply:
-    choice, usage = data["choices"][0], data.get("usage") or {}
-    message = choice.get("message") or {}
-    content = message.get("content") or ""
-    thinking = message.get("reasoning_content") or message.get("reasoning") or ""
-    calls: list[ToolCall] = []
-    malformed = 0
-    if thinking:
-        answer = content.strip()
-        thinking = thinking.strip()
-    else:
-        # A server without a reasoning parser gives the text as it came, the opening mark left to the template.
-        thinking, answer, found, malformed = split(content, thinking_open="</think>" in content, tools=tools)
-        calls += found
-    for item in message.get("tool_calls") or ():
-        function = item.get("function") or {}
-        call = read_call(json.dumps({"name": function.get("name"), "arguments": function.get("arguments") or {}}))
-        calls += [call] if call else []
-        malformed += call is None
-    finish = choice.get("finish_reason")
-    cut = finish in ("length", "abort", "content_filter")
-    ended = StopReason.LOOP if choice.get("stop_reason") == "loop" else StopReason.LENGTH
-    stop = ended if cut else StopReason.END
-    tokens = int(usage.get("completion_tokens") or 0)
-    counted = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
-    estimated = bool(thinking) and not counted  # some servers state 0 for what they do not count
-    share = len(thinking) / max(1, len(thinking) + len(answer))
-    return Reply(
-        thinking,
-        answer,
-        stop,
-        tokens,
-        round(tokens * share) if estimated else int(counted or 0),
-        tuple(calls),
-        malformed,
-        seconds,
-        estimated,
-    )
+        got = self.client.complete(
+            Request(
+                ask.messages, ask.seed, ask.temperature, ask.top_p, ask.max_new_tokens, ask.top_k, ask.tools, ask.thinking_budget
+            )  # fmt: skip
+        )
+        return Reply(
+            got.thinking, got.answer, got.stop, got.tokens, got.thinking_tokens, got.calls, got.malformed,
+            time.monotonic() - started, got.estimated, got.finish,
+        )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 
 from qwq.errors import DataError
 from qwq.eval.estimates import mean_of_means
-from qwq.text.parse import THINK_CLOSE, THINK_OPEN, parse_response
+from qwq.text.parse import THINK_CLOSE, THINK_OPEN
 from qwq.types import Outcome, Problem, StopReason, ToolCall, Verdict
 
 Row = Mapping[str, Any]
@@ -44,6 +44,8 @@ class Reply:
     malformed: int = 0
     seconds: float = 0.0
     estimated: bool = False  # the thinking tokens are a share by characters: the server does not count them
+    finish: str = ""  # how a server says that the answer ended
+    failure: str = ""  # why there is no reply: the server failed, and nothing here is the model's
 
     @property
     def finished(self) -> bool:
@@ -56,14 +58,6 @@ class Reply:
             return self.answer
         close = f"\n{THINK_CLOSE}\n\n{self.answer}" if self.answer or self.calls else ""
         return f"{THINK_OPEN}\n{self.thinking}{close}"
-
-
-def split(text: str, *, thinking_open: bool, tools: bool) -> tuple[str, str, tuple[ToolCall, ...], int]:
-    """Thinking, answer, calls and the number of unreadable calls of a raw text. Without tools a call is text."""
-    parsed = parse_response(text, thinking_open=thinking_open)
-    if tools or not parsed.thinking_closed:
-        return parsed.thinking or "", parsed.answer, parsed.tool_calls, len(parsed.malformed_calls)
-    return parsed.thinking or "", text.rpartition(THINK_CLOSE)[2].strip(), (), 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from qwq.errors import DataError
 from qwq.eval.estimates import paired
-from qwq.eval.store import file_name, read_object, whole_lines
+from qwq.eval.store import file_name, read_object, read_samples
 
 
 def compare(a: Path, b: Path) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ def _scores(folder: Path, name: str, figures: dict[str, Any]) -> dict[str, float
     if not path.is_file():
         raise DataError(f"no {path}: {folder} is not whole")
     found: dict[str, list[float]] = {}
-    for record in whole_lines(path):
+    for record in read_samples(folder, name).values():
         if record["thinking_budget"] == figures["thinking_budget"]:
             found.setdefault(record["problem_id"], []).append(record["score"])
     return {p: sum(s) / len(s) for p, s in found.items()}

@@ -12,8 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from qwq.common.files import write_atomic
 from qwq.eval.announced import ANNOUNCED, BENCHMARKS, BFCL_NOTE
-from qwq.eval.store import file_name, read_object
+from qwq.eval.store import file_name, latest, read_object
 from qwq.report import plots
 from qwq.report.words import text
 
@@ -45,9 +46,7 @@ def write_page(out: Path) -> Path:
         f"<title>{title}</title><style>\n{css}{EXTRA_CSS}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
     )
     path = out / "report.html"
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(page, encoding="utf-8", errors="replace")
-    partial.replace(path)
+    write_atomic(path, page.encode(errors="replace"))
     return path
 
 
@@ -154,13 +153,14 @@ def samples(out: Path, name: str) -> str:
     path = out / "samples" / f"{file_name(name)}.jsonl"
     if not path.is_file():
         return ""
-    records: list[dict[str, Any]] = []
     total = 0
+    head: list[dict[str, Any]] = []
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             total += 1
-            if len(records) < READ and line.endswith("\n"):
-                records.append(json.loads(line))
+            if len(head) < READ and line.endswith("\n"):
+                head.append(json.loads(line))
+    records = list(latest(head, served=False).values())
     # They stand in the order in which they were done.
     place: dict[str, int] = {}
     for record in records:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qwq.common.files import write_atomic
 from qwq.errors import ConfigError, InfraError, Interrupted
 from qwq.eval import estimates
 from qwq.eval.backends import Ask, Backend
@@ -26,9 +27,8 @@ from qwq.eval.data import DataFolder
 from qwq.eval.meter import Meter
 from qwq.eval.registry import BENCHMARKS, benchmark
 from qwq.eval.store import SampleStore, agree, key_of, locked, read_object
-from qwq.model.folder import write_atomic
 from qwq.text.parse import THINK_CLOSE
-from qwq.types import DOMAINS, Outcome, Problem, StopReason, ToolCall
+from qwq.types import DOMAINS, Outcome, Problem, StopReason, ToolCall, Verdict
 
 GRADE_TRIES = 3
 RUNS_PROGRAMS = ("humaneval", "mbpp", "livecodebench", "livebench", "code")
@@ -123,9 +123,14 @@ def _distinct(problems: Sequence[Problem]) -> list[Problem]:
 def run(
     backend: Backend, prepared: Sequence[Prepared], options: Options, out: Path, *, model: str
 ) -> dict[str, Figures]:
-    """Sample and grade what `out` lacks; returns and writes its results. Interrupted on Ctrl-C, with everything stored."""
+    """Sample and grade what `out` lacks; returns and writes its results.
+
+    Interrupted on Ctrl-C, with everything stored. InfraError where a server failed: a benchmark that lacks samples gets no score, the others do.
+    """
     from qwq.eval.page import write_page
 
+    failed: list[str] = []
+    results: dict[str, Figures] = {}
     with locked(out):
         for item in prepared:
             _choose(item, backend, options)
@@ -133,11 +138,17 @@ def run(
                 records = _sample(backend, item, options, out)
             except KeyboardInterrupt:
                 raise Interrupted(f"stopped; {out} keeps every finished sample, the same command goes on") from None
+            except _Incomplete as error:
+                failed.append(str(error))
+                continue
             figures = summarise(item, records, options) | {"model": model}
             results = read_object(out / "results.json") | {item.name: figures}
-            write_atomic(out / "results.json", json.dumps(results, indent=1).encode())
+            write_atomic(out / "results.json", json.dumps(results, indent=1))
             print(describe(item.name, figures), file=sys.stderr, flush=True)
-        write_page(out)
+        if results:
+            write_page(out)
+    if failed:
+        raise InfraError(f"{'; '.join(failed)}; the others are stored, the same command goes on with these")
     return {item.name: results[item.name] for item in prepared}
 
 
@@ -167,8 +178,12 @@ def sample_seed(seed: int, bench: str, problem: str, sample: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{bench}/{problem}/{sample}".encode(), digest_size=6).digest(), "big")
 
 
+class _Incomplete(InfraError):
+    """A benchmark has samples without an answer."""
+
+
 def _sample(backend: Backend, item: Prepared, options: Options, out: Path) -> list[dict[str, Any]]:
-    """All records of the benchmark, old and new, in the order of problems, samples and budgets."""
+    """All records of the benchmark, old and new, in the order of problems, samples and budgets. _Incomplete where some are missing."""
     agree(out, item.name, _settings(backend, item, options))
     store = SampleStore(out, item.name)
     budgets: tuple[int | None, ...] = options.budgets or (None,)
@@ -184,10 +199,15 @@ def _sample(backend: Backend, item: Prepared, options: Options, out: Path) -> li
             _ask(item, by_id[k[0]], k, options) for k in keys if k not in store.records and k not in store.ungraded
         )
         turns: dict[Any, list[Reply]] = {}
+        failures: list[str] = []
         for ask, reply in backend.run(asks, options.concurrency):
             replies = turns.setdefault(ask.key, [])
             replies.append(reply)
             problem = by_id[ask.key[0]]
+            if reply.failure:
+                failures.append(reply.failure)
+                store.add_failure(_failed(_record(item, problem, ask, turns.pop(ask.key)), item.name))
+                continue
             more = item.bench.go_on(problem, replies)
             if more is not None:
                 ask.messages, ask.tools = [*ask.messages, _assistant(reply), *more], item.bench.tools(problem, replies)
@@ -203,6 +223,8 @@ def _sample(backend: Backend, item: Prepared, options: Options, out: Path) -> li
         grader.close()
         store.close(done=done)
         meter.end()
+    if failures:
+        raise _Incomplete(f"{item.name}: {len(failures):,} of {len(keys):,} samples have no answer of the model ({failures[-1]})")
     return [store.records[k] for k in keys]
 
 
@@ -230,8 +252,16 @@ def _record(item: Prepared, problem: Problem, ask: Ask, replies: Sequence[Reply]
     }  # fmt: skip
     if len(problem.messages) > 1:
         record["messages"] = [m.to_dict() for m in problem.messages]
+    if last.finish:
+        record["finish"] = last.finish
     record["turns"] = [_turn(r) for r in replies]
     return record
+
+
+def _failed(record: Mapping[str, Any], verifier: str) -> dict[str, Any]:
+    """The record of a server's failure. It has no score, since nobody answered."""
+    verdict = Verdict(Outcome.INFRA_ERROR, record["turns"][-1]["failure"], verifier)
+    return {k: v for k, v in record.items() if k != "turns"} | {"verdict": verdict.to_dict(), "score": None, "detail": {}}
 
 
 def _turn(reply: Reply) -> dict[str, Any]:

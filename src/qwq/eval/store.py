@@ -7,21 +7,25 @@
     report.html            one page
 
 Lines are appended and flushed one by one, so a kill loses at most the line under way, which is cut off at the next start.
+Of several lines of one sample the last counts. A line that holds a server's failure (`infra_error`) never counts: it says what happened,
+and its sample is asked for again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from qwq.common.files import cut_torn_line, whole_lines, write_atomic
+from qwq.common.files import locked as locked_folder
+from qwq.common.jsonl import to_line
 from qwq.errors import ConfigError, DataError
-from qwq.model.folder import write_atomic
+from qwq.types import Outcome
 
 Key = tuple[str, int, int | None]
 
@@ -34,12 +38,7 @@ def key_of(record: Mapping[str, Any]) -> Key:
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Hold a results folder; ConfigError where another evaluation does."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another evaluation is writing to {out}: wait for it, or give another --out") from None
+    with locked_folder(out, f"another evaluation is writing to {out}: wait for it, or give another --out"):
         yield
 
 
@@ -49,7 +48,7 @@ def agree(out: Path, bench: str, settings: Mapping[str, Any]) -> None:
     known = read_object(path)
     stored, now = known.get(bench), json.loads(json.dumps(settings))
     if stored is None:
-        write_atomic(path, json.dumps(known | {bench: now}, indent=1).encode())
+        write_atomic(path, json.dumps(known | {bench: now}, indent=1))
         return
     changed = [
         f"{k} was {stored.get(k)!r}, is now {now.get(k)!r}"
@@ -79,19 +78,31 @@ def file_name(bench: str) -> str:
     return re.sub(r"[^\w.-]", "-", bench)
 
 
+def is_sample(record: Mapping[str, Any], *, served: bool) -> bool:
+    """Whether a record, graded or not, holds what the model did. `served`: it came from a server.
+
+    Records of a server that say nothing and not how the answer ended are of a version that took the server's failures for empty answers.
+    """
+    if record.get("verdict", {}).get("outcome") == Outcome.INFRA_ERROR:
+        return False
+    return bool(record["output"] or record.get("turns") or record.get("finish")) or not served
+
+
 class SampleStore:
-    """One benchmark's samples on disk."""
+    """One benchmark's samples on disk. `records` holds those that count, by key."""
 
     def __init__(self, out: Path, bench: str) -> None:
         folder = out / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{file_name(bench)}.jsonl"
         self.pending_path = folder / f"{file_name(bench)}.pending"
-        self.records: dict[Key, dict[str, Any]] = {key_of(r): r for r in whole_lines(self.path)}
-        self.ungraded = {key_of(r): r for r in whole_lines(self.pending_path) if key_of(r) not in self.records}
+        served = _is_served(out, bench)
+        self.records = latest(_records(self.path), served=served)
+        waiting = latest(_records(self.pending_path), served=served)
+        self.ungraded = {k: r for k, r in waiting.items() if k not in self.records}
         self._lock = threading.Lock()
         for path in (self.path, self.pending_path):
-            _mend(path)
+            cut_torn_line(path)
         self._file: IO[bytes] = self.path.open("ab")
         self._pending: IO[bytes] = self.pending_path.open("ab")
 
@@ -104,11 +115,12 @@ class SampleStore:
         with self._lock:
             self.records[key_of(record)] = record
 
+    def add_failure(self, record: dict[str, Any]) -> None:
+        """Keep a record of why there is no sample."""
+        self._append(self._file, record)
+
     def _append(self, file: IO[bytes], record: Mapping[str, Any]) -> None:
-        try:
-            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-        except UnicodeEncodeError:  # half of a surrogate pair, which some server sent: escaped, so that any reader takes it
-            line = json.dumps(record).encode() + b"\n"
+        line = to_line(record)
         with self._lock:
             file.write(line)
             file.flush()
@@ -120,26 +132,25 @@ class SampleStore:
             self.pending_path.unlink(missing_ok=True)
 
 
-def whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, without a half last line. DataError for any other line that is no record."""
-    if not path.is_file():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    records = []
-    for number, line in enumerate(whole.splitlines(), 1):
+def read_samples(out: Path, bench: str) -> dict[Key, dict[str, Any]]:
+    """The samples of a benchmark that count, by key, without a half last line. DataError for any other line that is no record."""
+    return latest(_records(out / "samples" / f"{file_name(bench)}.jsonl"), served=_is_served(out, bench))
+
+
+def _is_served(out: Path, bench: str) -> bool:
+    return "served" in (read_object(out / "settings.json").get(bench) or {}).get("model", {})
+
+
+def latest(records: Iterable[dict[str, Any]], *, served: bool) -> dict[Key, dict[str, Any]]:
+    return {key_of(r): r for r in records if is_sample(r, served=served)}
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(whole_lines(path), 1):
         try:
             record = json.loads(line)
             key_of(record)
         except (ValueError, KeyError, TypeError):
             # A disk that filled up leaves a half line, too; only the last one can be under way.
             raise DataError(f"{path}, line {number}: no sample: remove the line, it will be made again") from None
-        records.append(record)
-    return records
-
-
-def _mend(path: Path) -> None:
-    """Cut off a half last line, so that the next one begins anew."""
-    if path.is_file() and (data := path.read_bytes()) and not data.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(data.rfind(b"\n") + 1)
+        yield record

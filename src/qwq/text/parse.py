@@ -57,6 +57,14 @@ def parse_response(text: str, *, thinking_open: bool = False) -> ParsedResponse:
     )
 
 
+def split_response(text: str, *, thinking_open: bool = False, tools: bool = True) -> ParsedResponse:
+    """`parse_response`, in which a call is text where no tools were offered."""
+    parsed = parse_response(text, thinking_open=thinking_open)
+    if tools or not parsed.thinking_closed:
+        return parsed
+    return ParsedResponse(parsed.thinking, text.rpartition(THINK_CLOSE)[2].strip())
+
+
 def split_calls(text: str) -> tuple[tuple[ToolCall, ...], tuple[str, ...], str]:
     """The calls in `text` in order, the raw text of the malformed ones, and the text without either, stripped.
 

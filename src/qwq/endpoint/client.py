@@ -1,0 +1,277 @@
+"""Requests to `/chat/completions`, with the waits, limits and refusals of real servers.
+
+A server that is away, busy (429) or broken (5xx) is asked again until `patience` is used up; an answer that is none
+(`reply.read_completion`) is asked again twice. A refusal for length is asked again with what the server allows: under
+OpenAI's newer name for the limit, with its longest answer, with the room that the prompt leaves. Any other refusal is a
+failure of that request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from qwq.endpoint.refusals import Limits, limits_of, message_of
+from qwq.endpoint.reply import FULL, Completion, RequestFailed, read_completion
+from qwq.errors import ConfigError, InfraError
+
+PATIENCE = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds between tries
+ANSWER_TRIES = 3  # of an answer that is none
+LIMIT_TRIES = 5  # as asked, by the other name, the longest answer, the room, no limit
+READ_TIMEOUT_S = 3600.0  # a long thought can take this long to arrive whole
+CONNECT_TIMEOUT_S, LIST_TIMEOUT_S = 10.0, 30.0
+LONGEST_PAUSE_S = 60.0
+KEY_VARIABLES = ("QWQ_API_KEY", "OPENAI_API_KEY")
+GO_ON = "what is done is stored, the same command goes on"
+# Models whose own chat template opens the thinking: a text of theirs without `</think>` is a thought.
+OPENS_THINKING = re.compile(r"qwq-32b|-thinking-2507", re.IGNORECASE)
+# What to do where a server does not take a parameter of ours, by a word of its refusal.
+REPAIRS = {
+    "top_k": "--top-k 0 leaves top_k out",
+    "thinking_token_budget": "the server has no thinking budget: leave --thinking-budget out",
+    "tool choice requires": "start the server so, or give --tool-format prompt",
+}
+
+
+@dataclass(slots=True)
+class Request:
+    """One turn to be made. `messages` as chat templates take them; `top_k` 0 leaves it out. Lengths in tokens."""
+
+    messages: Sequence[Mapping[str, Any]]
+    seed: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    top_k: int = 0
+    tools: Sequence[Mapping[str, Any]] = ()
+    thinking_budget: int | None = None
+
+
+class EndpointClient:
+    """One server and one model of it. Threads may share a client. Nothing is sent before `connect` or `complete`."""
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        api_key: str | None = None,
+        opens_thinking: bool | None = None,
+        patience: Sequence[float] = PATIENCE,
+        connections: int = 16,
+    ) -> None:
+        """`api_key` None: from the environment (KEY_VARIABLES). `opens_thinking`: see reply.py; None: by the name."""
+        self.base, local = _base(url)
+        self.model, self.patience = model, tuple(patience)
+        self.opens_thinking = opens_thinking
+        self.context: int | None = None
+        self._limit_name, self._max_output = "max_tokens", sys.maxsize
+        self._told: set[str] = set()
+        key = api_key or next((os.environ[v] for v in KEY_VARIABLES if os.environ.get(v)), None)
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise ConfigError(f"the key for {self.base} holds characters that no header takes: copy it again")
+        self._http = httpx2.Client(
+            headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S), trust_env=not local,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections),
+        )  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        return f"{self.base}/chat/completions"
+
+    def close(self) -> None:
+        self._http.close()
+
+    def connect(self) -> None:
+        """Take over the server's name for the model (a path's last part will do) and the context that it states."""
+        try:
+            answer = self._http.get(f"{self.base}/models", timeout=LIST_TIMEOUT_S)
+        except httpx2.RequestError as error:
+            raise InfraError(
+                f"no answer from {self.base} ({type(error).__name__}: {error}): check that the server runs there"
+            ) from None
+        if answer.status_code in (401, 403):
+            raise self._locked(answer.status_code)
+        try:
+            entries = {e["id"]: e for e in answer.json()["data"]}
+        except (ValueError, KeyError, TypeError):
+            return  # not every server has the list
+        path = Path(self.model)
+        self.model = next((m for m in (self.model, path.name, path.stem) if m in entries), self.model)
+        context = entries.get(self.model, {}).get("max_model_len")
+        self.context = context if type(context) is int else None
+
+    def complete(self, request: Request) -> Completion:
+        """The model's answer.
+
+        RequestFailed: this request has none. InfraError: no server. ConfigError: an option or the key is at fault.
+        """
+        limit: int | None = min(request.max_new_tokens, self._max_output)
+        if self.context is not None and limit >= self.context:
+            limit = None  # the server's own limit is the context then
+        refusal = ""
+        for _ in range(LIMIT_TRIES):
+            name = self._limit_name
+            body = self._body(request) | ({} if limit is None else {name: limit})
+            answer = self._post(body, request)
+            if isinstance(answer, Completion):
+                return answer
+            limits, refusal = limits_of(answer), message_of(answer)
+            if limits.renamed and name != "max_completion_tokens":
+                self._limit_name = "max_completion_tokens"
+            elif limits.max_output is not None and limit is not None and limits.max_output < limit:
+                self._max_output = limit = limits.max_output
+                self._say(
+                    "output",
+                    f"the server answers in {limit:,} tokens at most, {request.max_new_tokens:,} are asked for",
+                )
+            elif limits.full and limit is not None and (limits.room is None or limits.room > 0):
+                self._say("context", f"{request.max_new_tokens:,} new tokens do not fit ({refusal[:160]})")
+                limit = _smaller(limits, limit)
+            elif limits.full:
+                return FULL  # the prompt alone leaves no room
+            else:
+                break
+        raise RequestFailed(f"{self.base} refuses the request: {refusal[:300]}")
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": for_api(request.messages),
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed,
+        }
+        if request.top_k:
+            body["top_k"] = request.top_k
+        if request.tools:
+            body["tools"] = list(request.tools)
+        if request.thinking_budget is not None:
+            body["thinking_token_budget"] = request.thinking_budget
+        return body
+
+    def _post(self, body: Mapping[str, Any], request: Request) -> Completion | str:
+        """The answer, or the text of a refusal that is about a length."""
+        content = json.dumps(body).encode()  # escaped: a prompt may hold half a surrogate pair
+        reason, bad_answers, asked_to_wait = "", 0, 0.0
+        for pause in (0.0, *self.patience):
+            time.sleep(max(pause, asked_to_wait))
+            asked_to_wait = 0.0
+            try:
+                answer = self._http.post(self.url, content=content)
+            except httpx2.RequestError as error:
+                reason, away = f"{type(error).__name__}: {error}", True
+                continue
+            away, status, text = False, answer.status_code, answer.text
+            reason = f"status {status}: {' '.join(text.split())[:200]}"
+            if status in (408, 425, 429) or status >= 500:
+                asked_to_wait = _retry_after(answer)
+                continue
+            if status >= 400:
+                return self._refusal(status, text, body)
+            try:
+                return self._read(answer, text, request)
+            except RequestFailed as error:
+                if limits_of(text).full:  # llama.cpp behind some proxies refuses with status 200
+                    return text
+                reason, bad_answers = str(error), bad_answers + 1
+                if bad_answers == ANSWER_TRIES:
+                    raise RequestFailed(f"{self.base} gave {reason}") from None
+        said = f"{self.base} gave no answer for {sum(self.patience):.0f} s ({reason})"
+        raise InfraError(f"{said}; {GO_ON}") if away else RequestFailed(said)
+
+    def _read(self, answer: httpx2.Response, text: str, request: Request) -> Completion:
+        try:
+            data = answer.json()
+        except ValueError:
+            raise RequestFailed(f"an answer that is not JSON: {text[:200]}") from None
+        if not isinstance(data, dict) or not data.get("choices"):
+            raise RequestFailed(f"an answer without choices: {text[:200]}")
+        opens = self.opens_thinking
+        if opens is None and request.thinking_budget != 0 and OPENS_THINKING.search(self.model):
+            opens = True
+        return read_completion(data, tools=bool(request.tools), opens_thinking=opens)
+
+    def _refusal(self, status: int, text: str, body: Mapping[str, Any]) -> str:
+        """The text where it is about a length; else an error."""
+        limits = limits_of(text)
+        if limits != Limits():
+            return text
+        said = f"status {status}: {message_of(text)[:300]}"
+        if status in (401, 403):
+            raise self._locked(status)
+        if status == 404:
+            raise ConfigError(
+                f"{self.url} has no model {body['model']!r}, or is no such address ({said}): "
+                "check the URL and the model's name"
+            )
+        word = next((w for w in REPAIRS if w in said and (w in body or " " in w)), None)
+        if word is not None:
+            raise ConfigError(f"{self.base} refuses the request: {said}; {REPAIRS[word]}")
+        raise RequestFailed(f"{self.base} refuses the request ({said})")
+
+    def _locked(self, status: int) -> ConfigError:
+        wants = "wants a key" if status == 401 else "does not let this key in (status 403)"
+        return ConfigError(f"{self.base} {wants}: set {' or '.join(KEY_VARIABLES)}")
+
+    def _say(self, kind: str, text: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            print(f"note: {text}: answers are cut there", file=sys.stderr, flush=True)
+
+
+def for_api(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as the API takes them: arguments as JSON text, each tool's answer under its call's id."""
+    out: list[dict[str, Any]] = []
+    waiting: deque[str] = deque()
+    for index, message in enumerate(messages):
+        new = dict(message)
+        if new.get("tool_calls"):
+            calls = []
+            for number, call in enumerate(new["tool_calls"]):
+                function = call["function"]
+                ident = f"call_{index}_{number}"
+                waiting.append(ident)
+                arguments = json.dumps(function["arguments"], ensure_ascii=False)
+                calls.append(
+                    {"id": ident, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+                )
+            new["tool_calls"] = calls
+        elif new["role"] == "tool" and waiting:
+            new["tool_call_id"] = waiting.popleft()
+        out.append(new)
+    return out
+
+
+def _smaller(limits: Limits, limit: int) -> int | None:
+    """The room that the prompt leaves, where the server says it and it is less than was refused; else no limit."""
+    return limits.room if limits.room is not None and limits.room < limit else None
+
+
+def _base(url: str) -> tuple[str, bool]:
+    """(URL up to the version, whether it is this machine)."""
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        parsed = None
+    if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ConfigError(f"--endpoint {url}: give a URL such as http://127.0.0.1:8000/v1")
+    short = url.rstrip("/").removesuffix("/chat/completions")
+    local = parsed.host == "localhost" or parsed.host.startswith("127.") or parsed.host == "::1"
+    return short if re.search(r"/v\d+$", short) else f"{short}/v1", local
+
+
+def _retry_after(answer: httpx2.Response) -> float:
+    stated = answer.headers.get("Retry-After", "")
+    return min(LONGEST_PAUSE_S, float(stated)) if re.fullmatch(r"\d+(\.\d+)?", stated) else 0.0

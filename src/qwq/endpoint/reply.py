@@ -1,0 +1,146 @@
+"""A server's answer in its parts: thinking, answer, calls, how it ended.
+
+Servers with a reasoning parser hand the thinking out apart (`reasoning_content`, `reasoning`, parts of type
+`thinking`); others give the text as the model wrote it. Where the chat template opens the thinking itself, as QwQ's
+does, that text has no `<think>`, so a thought that was cut looks like an answer. Three rules keep it from being read as
+one, in this order:
+
+1. A text with `</think>` is divided there; one with `<think>` and no `</think>` is an open thought.
+2. A text without either that was cut off is an open thought, unless the caller knows that the template opens none.
+3. A text without either that ended by itself is an answer, unless the caller knows that the template opens one.
+
+An answer counts as ended only where the server says so: `finish_reason` null, `error`, `abort` or unknown is the
+server's failure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qwq.errors import InfraError
+from qwq.text.parse import ParsedResponse, read_call, split_calls, split_response
+from qwq.types import StopReason, ToolCall
+
+ENDED = {"stop", "tool_calls", "function_call", "end_turn", "eos", "eos_token", "stop_sequence"}  # the last three: TGI
+CUT = {"length", "max_tokens", "model_length"}  # the last: Mistral
+FILTERED = "content_filter"
+END = StopReason.END
+
+
+class RequestFailed(InfraError):
+    """One request has no answer of the model; others may have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a server answered. `answer` stands after the thinking, without calls; "" while the thinking is open.
+
+    `finish` is the server's own word, or "refused" where the prompt alone fills the context. `estimated`: the thinking
+    tokens are a share by characters, since the server does not count them.
+    """
+
+    thinking: str
+    answer: str
+    thinking_closed: bool
+    calls: tuple[ToolCall, ...]
+    malformed: int
+    stop: StopReason
+    finish: str
+    tokens: int
+    thinking_tokens: int
+    estimated: bool
+
+
+FULL = Completion("", "", True, (), 0, StopReason.CONTEXT, "refused", 0, 0, False)
+
+
+def read_completion(data: Mapping[str, Any], *, tools: bool = False, opens_thinking: bool | None = None) -> Completion:
+    """The first choice of a chat completion. `tools`: whether any were offered, so that a call in the text is one.
+
+    `opens_thinking`: whether the chat template opens the thinking; None where that is not known. RequestFailed where
+    the body is of another shape, or does not say how the answer ended.
+    """
+    try:
+        choice, usage = data["choices"][0], data.get("usage") or {}
+        stop = _stop(choice)
+        parsed = _parts(choice.get("message") or {}, stop, tools, opens_thinking)
+        tokens = int(usage.get("completion_tokens") or 0)
+        counted = int((usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise RequestFailed(f"an answer that is not of OpenAI's shape ({error!r}): {str(data)[:200]}") from None
+    thinking = parsed.thinking or ""
+    estimated = bool(thinking) and not counted  # some servers state 0 for what they do not count
+    if estimated:
+        counted = round(tokens * len(thinking) / (len(thinking) + len(parsed.answer)))
+    return Completion(
+        thinking=thinking,
+        answer=parsed.answer,
+        thinking_closed=parsed.thinking_closed,
+        calls=parsed.tool_calls,
+        malformed=len(parsed.malformed_calls),
+        stop=stop,
+        finish=choice["finish_reason"],
+        tokens=tokens,
+        thinking_tokens=counted,
+        estimated=estimated,
+    )
+
+
+def _parts(message: Mapping[str, Any], stop: StopReason, tools: bool, opens_thinking: bool | None) -> ParsedResponse:
+    content, inner = _text(message.get("content"))
+    apart = _text(message.get("reasoning_content"))[0] or _text(message.get("reasoning"))[0] or inner
+    calls, malformed = _calls(message)
+    in_text = tools and not calls and not malformed  # the server has no parser for tools, or there are no calls
+    if apart.strip():
+        answer = content.strip()
+        if in_text:
+            calls, malformed, answer = split_calls(content)
+        return ParsedResponse(apart.strip(), answer, calls, bool(content.strip() or calls or stop is END), malformed)
+    unmarked_is_thought = stop is not END if opens_thinking is None else opens_thinking
+    parsed = split_response(content, thinking_open=unmarked_is_thought and not calls, tools=in_text)
+    if in_text:
+        return parsed
+    return ParsedResponse(parsed.thinking, parsed.answer, calls, parsed.thinking_closed, malformed)
+
+
+def _stop(choice: Mapping[str, Any]) -> StopReason:
+    finish = choice.get("finish_reason")
+    if finish in ENDED:
+        return END
+    if finish in CUT:
+        return StopReason.LOOP if choice.get("stop_reason") == "loop" else StopReason.LENGTH
+    if finish == FILTERED:
+        return StopReason.ABORT
+    said = choice.get("error")
+    reason = f" ({json.dumps(said)[:160]})" if said else ""
+    raise RequestFailed(f"an answer with finish_reason {finish!r}{reason}, which says that the server failed")
+
+
+def _text(content: Any) -> tuple[str, str]:
+    """(text, thinking) of a message's content: a string, or a list of parts."""
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    if not isinstance(content, list):
+        raise TypeError(f"content is a {type(content).__name__}")
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+        elif part.get("type") in ("thinking", "reasoning"):
+            thoughts.append(_text(part.get("thinking") or part.get("text"))[0])
+        else:
+            texts.append(_text(part.get("text") or part.get("refusal"))[0])
+    return "".join(texts), "".join(thoughts)
+
+
+def _calls(message: Mapping[str, Any]) -> tuple[tuple[ToolCall, ...], tuple[str, ...]]:
+    """The calls that the server has read, and the text of those that are none."""
+    functions = [item.get("function") or {} for item in message.get("tool_calls") or ()]
+    functions += [message["function_call"]] if message.get("function_call") else []
+    raw = [json.dumps({"name": f.get("name"), "arguments": f.get("arguments") or {}}) for f in functions]
+    found = [read_call(text) for text in raw]
+    return tuple(c for c in found if c), tuple(text for text, call in zip(raw, found, strict=True) if call is None)
