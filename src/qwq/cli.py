@@ -21,6 +21,7 @@ from cyclopts import App, CycloptsError, Parameter
 from qwq.cli_data import data_app
 from qwq.cli_engine import bench_app, serve
 from qwq.cli_eval import evaluate
+from qwq.cli_foreign import own_options
 from qwq.cli_reward import reward_app
 from qwq.cli_sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
@@ -408,6 +409,8 @@ def _go_on_command(recipe: Path, until: str | None, seed: int | None, runs: Path
 def run(argv: Sequence[str]) -> int:
     """Parse and run one command; returns its exit status. Errors pass through."""
     tokens, overrides = list(argv), {}
+    if tokens[:1] == ["serve"]:
+        tokens = ["serve", *own_options(tokens[1:])]
     if tokens and tokens[0] in RECIPE_COMMANDS:
         from qwq.config import parse_value
 

@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+
+# Other names of element types.
+DTYPE_NAMES = {"half": "float16", "fp16": "float16", "f16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32", "f32": "float32"}
+
+
+def _tokens(option: str, given: str | None) -> int | None:
+    """A number of tokens: 8192, 32k (thousands), 32K (1,024 each), or auto."""
+    from qwq.errors import ConfigError
+
+    if given is None or given in ("auto", "-1"):
+        return None
+    number = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", given.replace("_", "").replace(",", ""))
+    size = float(number[1]) * {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 1 << 20}[number[2]] if number else 0
+    if size < 1 or size != int(size):
+        raise ConfigError(f"{option} {given}: give a number of tokens of 1 or more, such as 8192, 32k (32,000) or 32K (32,768)")
+    return int(size)
+
+
+def _object(option: str, given: str | None) -> dict[str, Any]:
+    from qwq.errors import ConfigError
+
+    try:
+        made = json.loads(given or "{}")
+    except ValueError as error:
+        raise ConfigError(f"{option} {given!r}: not JSON ({error})") from None
+    if not isinstance(made, dict):
+        raise ConfigError(f'{option} {given!r}: give an object, such as {{"enable_thinking": false}}')
+    return made
+
 
 bench_app = App(name="bench", help="Measure this machine; results on standard output.")
 
@@ -21,8 +52,8 @@ def serve(
     dtype: str = "auto",
     device: str = "cpu",
     deterministic: bool = False,
-    max_model_len: int | None = None,
-    kv_tokens: int | None = None,
+    max_model_len: str | None = None,
+    kv_tokens: str | None = None,
     max_num_seqs: int = 32,
     max_num_batched_tokens: int = 512,
     max_waiting: int = 256,
@@ -44,6 +75,13 @@ def serve(
     page: Annotated[bool, Parameter(negative="--no-page")] = True,
     conversations: Path | None = None,
     allowed_host: tuple[str, ...] = (),
+    chat_template: str | None = None,
+    default_chat_template_kwargs: str | None = None,
+    ssl_keyfile: Path | None = None,
+    ssl_certfile: Path | None = None,
+    root_path: str = "",
+    access_log: str | None = None,
+    config: Path | None = None,
 ) -> int:
     """Serve a model over an OpenAI-compatible API: /v1/chat/completions, /v1/responses, /v1/completions, /v1/models and more (docs/serve.md).
 
@@ -60,16 +98,16 @@ def serve(
     api_key
         Key that requests must bear; several may be given. The environment's QWQ_API_KEY (keys parted by commas) by default.
     dtype
-        float32, bfloat16 or float16; auto is float32 on a CPU, bfloat16 on a GPU, and for a GGUF file its quantised form
+        float32, bfloat16 (bf16) or float16 (half); auto is float32 on a CPU, bfloat16 on a GPU, and for a GGUF file its quantised form
         (with any other value it is dequantised).
     device
         torch device.
     deterministic
         A request's tokens do not depend on what else is being served, bit for bit; slower.
     max_model_len
-        Longest prompt and answer together, in tokens.
+        Longest prompt and answer together, in tokens; 32k is 32,000, 32K is 32,768. auto (or -1) is the model's own, at most 32,768.
     kv_tokens
-        Tokens of keys and values kept over all requests.
+        Tokens of keys and values kept over all requests, written like --max-model-len.
     max_num_seqs
         Samples computed at once.
     max_num_batched_tokens
@@ -114,6 +152,20 @@ def serve(
         :memory: for none.
     allowed_host
         Name, besides localhost and the machine's own, under which a browser may reach the page; * for any.
+    chat_template
+        File with a chat template (Jinja), or its text, in the place of the model's own.
+    default_chat_template_kwargs
+        Variables of the chat template for requests that do not give them, as a JSON object: '{"enable_thinking": false}'.
+    ssl_keyfile
+        Private key (PEM) to serve over HTTPS with --ssl-certfile.
+    ssl_certfile
+        Certificate (PEM) to serve over HTTPS.
+    root_path
+        Path under which a proxy shows this server, such as /qwq.
+    access_log
+        File that gets one JSON line for each request; - for standard output. None is written by default.
+    config
+        TOML file with any of these options, a line each (max-model-len = 8192); the command line goes before it.
     """
     from qwq.cli_models import model_folder
     from qwq.engine.open import EngineOptions
@@ -126,7 +178,8 @@ def serve(
         raise ConfigError(f"qwq serve needs {missing.name}: {install_hint('serve')}") from None
 
     options = EngineOptions(
-        dtype=dtype, device=device, max_model_len=max_model_len, kv_tokens=kv_tokens, max_num_seqs=max_num_seqs,
+        dtype=DTYPE_NAMES.get(dtype, dtype), device=device, max_model_len=_tokens("--max-model-len", max_model_len),
+        kv_tokens=_tokens("--kv-tokens", kv_tokens), max_num_seqs=max_num_seqs,
         token_budget=max_num_batched_tokens, threads=threads, deterministic=deterministic, speculate=speculate, yarn=yarn,
         quantization=quantization, draft_model=draft_model, draft_tokens=draft_tokens, prefix_cache=enable_prefix_caching,
     )  # fmt: skip
@@ -143,7 +196,9 @@ def serve(
         names=names, loop_tokens=loop_tokens, max_waiting=max_waiting, api_keys=keys, limit_bytes=max_request_mib << 20, seed=seed,
         ignore_unknown=ignore_unknown_fields, cors_origins=allowed_origins, keep_tool_thinking=keep_tool_thinking, page=page, conversations=kept,
         conversations_wanted=conversations is not None, allowed_hosts=allowed_host,
-        shutdown_s=shutdown_timeout, stored_responses=stored_responses,
+        shutdown_s=shutdown_timeout, stored_responses=stored_responses, chat_template=chat_template,
+        template_kwargs=_object("--default-chat-template-kwargs", default_chat_template_kwargs), access_log=access_log, root_path=root_path,
+        ssl_files=None if ssl_certfile is None and ssl_keyfile is None else (ssl_certfile, ssl_keyfile),
     )  # fmt: skip
     return run(model_folder(model), options, serving, host=host, port=port)
 

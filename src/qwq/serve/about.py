@@ -56,7 +56,7 @@ def _state(app: FastAPI, core: Core) -> None:
 
 
 def _tokens(app: FastAPI, core: Core) -> None:
-    tokenizer = core.tokenizer
+    tokenizer, options = core.tokenizer, core.options
 
     @app.get("/tokenizer_info")
     async def tokenizer_info() -> Response:
@@ -80,7 +80,7 @@ def _tokens(app: FastAPI, core: Core) -> None:
         if body.messages is None:
             ids = tokenizer.encode_rendered(body.prompt or "")
         else:
-            ids = make_prompt(core.chat, body.messages, body.tools or [], body).ids
+            ids = make_prompt(core.chat, body.messages, body.tools or [], body, defaults=options.template_kwargs).ids
         out: dict[str, Any] = {"count": len(ids), "max_model_len": core.max_len, "tokens": ids, "token_strs": None}
         if body.return_token_strs:
             out["token_strs"] = [core.token(i)["token"] for i in ids]

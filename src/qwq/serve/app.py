@@ -19,6 +19,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from qwq.engine.open import Opened, say
 from qwq.errors import ConfigError, DataError
 from qwq.serve import about, errors
+from qwq.serve.access import AccessLog
 from qwq.serve.chat import ChatCompletion, chat_chunks
 from qwq.serve.completions import Completion
 from qwq.serve.core import Core, ServeOptions
@@ -46,7 +47,7 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
             await close()
         await asyncio.to_thread(core.runner.stop)
 
-    app = FastAPI(title="qwq", version="1", lifespan=lifespan, responses=RESPONSES)
+    app = FastAPI(title="qwq", version="1", lifespan=lifespan, responses=RESPONSES, root_path=options.root_path.rstrip("/"))
     app.state.core, app.state.closing = core, []
     app.state.chat = partial(chat_chunks, core)
     errors.install(app)
@@ -61,6 +62,8 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(options.cors_origins), allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
         )
+    if options.access_log is not None:  # last, so that it sees what the others answer
+        app.add_middleware(AccessLog, target=options.access_log)
     return app
 
 

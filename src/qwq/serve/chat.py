@@ -96,7 +96,10 @@ async def converse(core: Core, body: Sampling, template: TemplateFields, ask: As
         raise Refused(f"tool_choice: no tool is called {missing[0]!r}", "tool_choice")
     budget = EFFORT[body.effort] if body.thinking_token_budget is None and body.effort else body.thinking_token_budget
     think = False if budget == 0 else body.switch
-    prompt = make_prompt(core.chat, ask.messages, tools, template, keep_tool_thinking=core.options.keep_tool_thinking, think=think)
+    prompt = make_prompt(
+        core.chat, ask.messages, tools, template, keep_tool_thinking=core.options.keep_tool_thinking, think=think,
+        defaults=core.options.template_kwargs,
+    )  # fmt: skip
     try:
         grammar, param = _grammar(ask, tools)
     except UsageError as error:

@@ -6,16 +6,16 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qwq.engine.open import Opened
 from qwq.engine.request import GenerationRequest, Guide, Sample
 from qwq.engine.sampler import Choice, SamplingParams
-from qwq.errors import InfraError, UsageError
+from qwq.errors import ConfigError, InfraError, UsageError
 from qwq.serve.errors import Refused
 from qwq.serve.guide import Grammars
 from qwq.serve.metrics import Metrics
@@ -51,6 +51,11 @@ class ServeOptions:
     shutdown_s: float = 10.0
     seed: int | None = None
     ignore_unknown: bool = False
+    chat_template: str | None = None  # a file's path, or a template
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    ssl_files: tuple[Path | None, Path | None] | None = None  # certificate, key
+    root_path: str = ""
+    access_log: str | None = None  # a file's path; - is standard output
     stored_responses: int = 1000
 
 
@@ -68,6 +73,9 @@ class Core:
         self.metrics = Metrics(opened.engine, options.names[0])
         self.grammars = Grammars(self.tokenizer, opened.engine.backend.vocab_size, self.chat.eos_ids)
         self.started = int(time.time())
+        unknown = [k for k in options.template_kwargs if k not in (*self.chat.template.variables, "enable_thinking")]
+        if unknown:
+            raise ConfigError(f"--default-chat-template-kwargs: this model's chat template does not read {unknown[0]!r}: it reads {', '.join(sorted(self.chat.template.variables))}")
         self._special = {t: self.tokenizer.added_tokens[t] for t in self.tokenizer.special_tokens if t not in MARKUP_TOKENS}
 
     @property

@@ -24,6 +24,12 @@ OPEN_PREFIXES = ("/static/", "/page/", "/assets/")
 HEADS = OPEN_PATHS | {"/ping", "/version", "/metrics", "/v1/models", "/tokenizer_info"}
 
 
+def path_of(scope: Any) -> str:
+    """A request's path here, whether a proxy has taken `--root-path` off it or not."""
+    root, path = scope.get("root_path", ""), scope["path"]
+    return path[len(root) :] if root and path.startswith(root + "/") else path
+
+
 def _without_body(send: Any) -> Any:
     async def sent(message: Any) -> None:
         await send(message | {"body": b""} if message["type"] == "http.response.body" else message)
@@ -46,7 +52,8 @@ class Guards:
         if self._digests and not self._open(scope) and not self._known(headers):
             message = "no valid API key: send `Authorization: Bearer KEY`"
             return await error_response(401, message, "authentication_error", code="invalid_api_key")(scope, receive, send)
-        if scope["method"] == "HEAD" and (scope["path"] in HEADS or scope["path"].startswith("/v1/models/")):
+        path = path_of(scope)
+        if scope["method"] == "HEAD" and (path in HEADS or path.startswith("/v1/models/")):
             scope, send = scope | {"method": "GET"}, _without_body(send)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limit_bytes:
@@ -77,7 +84,7 @@ class Guards:
 
     @staticmethod
     def _open(scope: Any) -> bool:
-        path = scope["path"]
+        path = path_of(scope)
         return scope["method"] == "OPTIONS" or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
 
     def _known(self, headers: dict[bytes, bytes]) -> bool:

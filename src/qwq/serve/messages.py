@@ -37,11 +37,13 @@ class Prompt:
 
 def make_prompt(
     chat: ChatFormat, messages: Sequence[ChatMessage], tools: Sequence[Tool], body: TemplateFields, *, keep_tool_thinking: bool = False,
-    think: bool | None = None,
+    think: bool | None = None, defaults: Mapping[str, Any] | None = None,
 ) -> Prompt:  # fmt: skip
     """The prompt of a chat request. `think`: whether the model is to think, where the request says so; the template is told, where it
-    can be told."""
-    variables = dict(body.chat_template_kwargs or {})
+    can be told. `defaults`: variables of the template where the request does not give them."""
+    variables = {**(defaults or {}), **(body.chat_template_kwargs or {})}
+    if think is not None and "enable_thinking" not in (body.chat_template_kwargs or {}):
+        variables.pop("enable_thinking", None)
     if "enable_thinking" not in chat.template.variables:
         told = variables.pop("enable_thinking", None)
         think = think if think is not None or not isinstance(told, bool) else told
