@@ -188,6 +188,8 @@ def _aggregate(folder: Path) -> int:
 
     for row in rows(folder):
         print(json.dumps(row))
+        if "missing" in row:
+            print(f"note: {row['model']}: {'; '.join(row['missing'])}", file=sys.stderr)
     return 0
 
 

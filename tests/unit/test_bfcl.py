@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from qwq.cli import main
 from qwq.errors import DataError
-from qwq.eval.bfcl_aggregate import aggregate
+from qwq.eval.bfcl_aggregate import LIVE, aggregate
 from qwq.types import Outcome
 from qwq.verify.bfcl import verify
 
@@ -209,3 +210,33 @@ def test_version_4_by_hand(tmp_path) -> None:
     assert list(aggregate(tmp_path)) == [{"model": "m", "published": 48.9, "ours": 49.5}]
     with pytest.raises(DataError, match="no \\*overall.csv in"):
         list(aggregate(tmp_path / "none"))
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_a_model_that_lacks_a_figure_says_which_and_the_others_are_computed(tmp_path, capsys) -> None:
+    non_live = {
+        "Model": "m", "Python Simple AST": "90%", "Java Simple AST": "60%", "JavaScript Simple AST": "60%", "Multiple AST": "80%",
+        "Parallel AST": "70%", "Parallel Multiple AST": "60%", "Irrelevance Detection": "70%",
+    }  # fmt: skip
+    live = dict.fromkeys(LIVE, "60%") | {"Model": "m"}
+    turns = {"Model": "m", "Base": "40%", "Miss Func": "30%", "Miss Param": "20%", "Long Context": "10%"}
+    models = [{"Model": m, "Overall Acc": acc} for m, acc in (("a", "51.7%"), ("b", "50%"), ("c", "N/A"), ("d", "1%"))]
+    write_csv(tmp_path / "x_overall.csv", models)
+    changed = {"b": {"Java Simple AST": "N/A"}, "c": {"Java Simple AST": "N/A", "Multiple AST": ""}}
+    write_csv(tmp_path / "x_non_live.csv", [non_live | {"Model": m} | changed.get(m, {}) for m in "abc"])
+    write_csv(tmp_path / "x_live.csv", [live | {"Model": m} for m in "abcd"])
+    write_csv(tmp_path / "x_multi_turn.csv", [turns | {"Model": m} for m in "abcd"])
+    a, b, c, d = aggregate(tmp_path)
+    # Simple (90 + 60 + 60) / 3 = 70; non-live (70 + 80 + 70 + 60 + 70) / 5 = 70; live 60; multi-turn 25.
+    assert a == {"model": "a", "published": 51.7, "ours": 51.6667}
+    assert b == {"model": "b", "published": 50.0, "ours": None, "missing": ["x_non_live.csv: Java Simple AST is 'N/A'"]}
+    assert c["published"] is None and len(c["missing"]) == 3 and c["missing"][0] == "x_overall.csv: Overall Acc is 'N/A'"
+    assert d == {"model": "d", "published": 1.0, "ours": None, "missing": ["x_non_live.csv has no row"]}
+    assert main(["eval", "bfcl", "--aggregate", str(tmp_path)]) == 0
+    assert "note: b: x_non_live.csv: Java Simple AST is 'N/A'" in capsys.readouterr().err

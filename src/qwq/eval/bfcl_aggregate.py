@@ -5,12 +5,15 @@ where a file has the four categories of executed calls); live is weighted by its
 of its four. Version 4 (a file with `Web Search Acc`): 10% non-live, 10% live without irrelevance, 10% irrelevance, 30%
 multi-turn, 40% agentic (the mean of web search and memory).
 Source: gorilla's bfcl-eval and its leaderboard files. Percentages in, percentages out.
+
+A model that lacks a figure (the leaderboard writes `N/A`) gets a row that names it, and no accuracy of ours.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -40,28 +43,33 @@ class _Table:
         if not self.rows or "" in self.rows:
             raise DataError(f"{path}: no column Model: give the leaderboard's own files")
 
-    def percent(self, model: str, column: str) -> float:
+    def percents(self, model: str, columns: Iterable[str], missing: list[str]) -> dict[str, float]:
+        """The model's figures by column; what is no percentage is added to `missing` in words, and 0 in its place."""
         row = self.rows.get(model)
         if row is None:
-            raise DataError(f"{self.path}: no row for {model}, which the overall file has")
-        text = (row.get(column) or "").strip().rstrip("%")
-        try:
-            return float(text)
-        except ValueError:
-            raise DataError(f"{self.path}, {model}: {column} is {row.get(column)!r}, a percentage is needed") from None
+            missing.append(f"{self.path.name} has no row")
+            return dict.fromkeys(columns, 0.0)
+        out = {}
+        for column in columns:
+            found = row.get(column)
+            try:
+                out[column] = float((found or "").strip().rstrip("%"))
+            except ValueError:
+                out[column] = math.nan
+            if not math.isfinite(out[column]):
+                out[column] = 0.0
+                missing.append(f"{self.path.name}: {column} is {'not there' if found is None else repr(found)}")
+        return out
 
     def has(self, *columns: str) -> bool:
         return set(columns) <= set(next(iter(self.rows.values())))
 
-    def mean(self, model: str, columns: Iterator[str] | tuple[str, ...]) -> float:
-        return fmean(self.percent(model, c) for c in columns)
-
-    def weighted(self, model: str, weights: Mapping[str, int]) -> float:
-        return sum(self.percent(model, c) * n for c, n in weights.items()) / sum(weights.values())
-
 
 def aggregate(folder: str | Path) -> Iterator[dict[str, Any]]:
-    """For each row of each `*overall.csv`: `model`, `published`, `ours`, in percent. DataError where a file is missing."""
+    """For each row of each `*overall.csv`: `model`, `published`, `ours`, in percent.
+
+    Where a figure lacks it is None, and `missing` names it. DataError where a file is missing.
+    """
     folder = Path(folder)
     files = sorted(folder.glob("*overall.csv"))
     if not files:
@@ -83,19 +91,23 @@ def aggregate(folder: str | Path) -> Iterator[dict[str, Any]]:
 def _version3(overall: _Table, non_live: _Table, live: _Table, multi_turn: _Table) -> Iterator[dict[str, Any]]:
     executed = EXECUTED if non_live.has(*EXECUTED) else ()
     languages = LANGUAGES if non_live.has(*LANGUAGES) else ("Simple AST",)
+    columns = (*languages, *AST[1:], "Irrelevance Detection", *executed)
     for model in overall.rows:
-        parts = {c: non_live.percent(model, c) for c in (*languages, *AST[1:], "Irrelevance Detection", *executed)}
-        ours = overall_v3(parts, {c: live.percent(model, c) for c in LIVE}, {c: multi_turn.percent(model, c) for c in TURNS})
-        yield _line(overall, model, ours)
+        missing: list[str] = []
+        parts = non_live.percents(model, columns, missing)
+        ours = overall_v3(parts, live.percents(model, LIVE, missing), multi_turn.percents(model, TURNS, missing))
+        yield _line(overall, model, ours, missing)
 
 
 def _version4(overall: _Table) -> Iterator[dict[str, Any]]:
+    fixed, turns = [f"Non-Live {c}" for c in AST], [f"Multi Turn {c}" for c in TURNS]
+    agentic, irrelevance = ["Web Search Acc", "Memory Acc"], "Irrelevance Detection"
     for model in overall.rows:
-        fixed = overall.mean(model, tuple(f"Non-Live {c}" for c in AST))
-        turns = overall.mean(model, tuple(f"Multi Turn {c}" for c in TURNS))
-        agentic = overall.mean(model, ("Web Search Acc", "Memory Acc"))
-        irrelevance = overall.percent(model, "Irrelevance Detection")
-        yield _line(overall, model, overall_v4(fixed, overall.weighted(model, LIVE_V4), irrelevance, turns, agentic))
+        missing: list[str] = []
+        got = overall.percents(model, [*fixed, *LIVE_V4, irrelevance, *turns, *agentic], missing)
+        live = sum(got[c] * n for c, n in LIVE_V4.items()) / sum(LIVE_V4.values())
+        means = [fmean(got[c] for c in columns) for columns in (fixed, turns, agentic)]
+        yield _line(overall, model, overall_v4(means[0], live, got[irrelevance], means[1], means[2]), missing)
 
 
 # -- the rules, on figures (or arrays of them) by the leaderboard's column names --------------------------------------------
@@ -125,5 +137,8 @@ def _mean(values: Sequence[Any]) -> Any:
     return sum(values) / len(values)
 
 
-def _line(overall: _Table, model: str, ours: float) -> dict[str, Any]:
-    return {"model": model, "published": overall.percent(model, "Overall Acc"), "ours": round(ours, 4)}
+def _line(overall: _Table, model: str, ours: float, missing: list[str]) -> dict[str, Any]:
+    unpublished: list[str] = []
+    published = overall.percents(model, ("Overall Acc",), unpublished)["Overall Acc"]
+    shown = {"published": None if unpublished else published, "ours": None if missing else round(ours, 4)}
+    return {"model": model, **shown} | ({"missing": [*unpublished, *missing]} if unpublished or missing else {})
