@@ -40,7 +40,7 @@ class Section(BaseModel):
 class ModelSection(Section):
     """Where the weights come from: a preset starts from nothing, a path continues a checkpoint."""
 
-    preset: str | None = Field(None, description="named shape (tiny, small, qwen2.5-0.5b, qwen2.5-7b, qwq-32b) with fresh weights")
+    preset: str | None = Field(None, description="named shape (tiny, small, qwen2.5-0.5b, qwen3-0.6b, qwen2.5-7b, qwq-32b) with fresh weights")
     path: str | None = Field(None, description="Hugging Face folder or hub id to start from")
     shape: str | None = Field(None, description="named shape that the checkpoint at path has, so that `qwq explain` needs no download")
     chat_template: str | None = Field(

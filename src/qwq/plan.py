@@ -55,7 +55,7 @@ def activation_values(config: ModelConfig, num_tokens: int) -> int:
     output, and four feed-forward widths. One layer's gradients exist beside them.
     """
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    layer = 6 * config.hidden_size + 6 * q + 7 * kv + 4 * config.intermediate_size
+    layer = 6 * config.hidden_size + (6 + 2 * config.qk_norm) * q + (7 + 2 * config.qk_norm) * kv + 4 * config.intermediate_size
     return num_tokens * (layer * (config.num_layers + 1) + 4 * config.hidden_size)
 
 

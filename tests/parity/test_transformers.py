@@ -23,6 +23,8 @@ SHAPES = {
     "qwen2-tied": QWEN,
     "qwen2-untied-eps-theta": replace(QWEN, tie_embeddings=False, rms_norm_eps=1e-5, rope_theta=1e4),
     "qwen2-wide-heads": replace(QWEN, head_dim=24, num_kv_heads=1),
+    "qwen3-tied": replace(QWEN, family="qwen3", qkv_bias=False, qk_norm=True),
+    "qwen3-untied-own-head-dim": replace(QWEN, family="qwen3", qkv_bias=False, qk_norm=True, tie_embeddings=False, head_dim=24),
     "llama-tied": replace(QWEN, family="llama", qkv_bias=False, rms_norm_eps=1e-5, rope_theta=5e5),
     "llama-untied-mha-wide": replace(
         QWEN, family="llama", qkv_bias=False, tie_embeddings=False, hidden_size=64, num_kv_heads=4, head_dim=12, rope_theta=1e4
@@ -106,7 +108,7 @@ def test_a_folder_they_write_loads_here_with_equal_logits(tmp_path, name, shard)
     assert_same_logits(mine, theirs)
 
 
-@pytest.mark.parametrize("name", ["qwen2-tied", "llama-untied-mha-wide"])
+@pytest.mark.parametrize("name", ["qwen2-tied", "qwen3-untied-own-head-dim", "llama-untied-mha-wide"])
 def test_gradients_equal(tmp_path, name):
     model = ours(SHAPES[name])
     save_model(model, tmp_path / "m")
@@ -116,12 +118,14 @@ def test_gradients_equal(tmp_path, name):
     torch.nn.functional.cross_entropy(theirs(IDS).logits[0, :-1], labels).backward()
     split = {n: p.grad for n, p in model.named_parameters()}
     grads = {n: p.grad for n, p in theirs.named_parameters()}
+    if model.config.qk_norm:
+        torch.testing.assert_close(split["blocks.1.q_norm.weight"], grads["model.layers.1.self_attn.q_norm.weight"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(split["embed.weight"], grads["model.embed_tokens.weight"], rtol=1e-4, atol=1e-6)
     q, k, v = (grads[f"model.layers.1.self_attn.{n}_proj.weight"] for n in "qkv")
     torch.testing.assert_close(split["blocks.1.qkv.weight"], torch.cat((q, k, v)), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["qwen2-tied", "llama-untied-mha-wide"])
+@pytest.mark.parametrize("name", ["qwen2-tied", "qwen3-untied-own-head-dim", "llama-untied-mha-wide"])
 @torch.no_grad()
 def test_reward_model_loads_as_sequence_classifier(tmp_path, name):
     backbone, score = (

@@ -34,6 +34,7 @@ LLAMA = replace(QWEN, family="llama", qkv_bias=False, tie_embeddings=False, rms_
 SHAPES = {
     "qwen2-tied": QWEN,
     "qwen2-untied-wide-heads": replace(QWEN, tie_embeddings=False, head_dim=32),
+    "qwen3-own-head-dim": replace(QWEN, family="qwen3", qkv_bias=False, qk_norm=True, head_dim=24),
     "llama": LLAMA,
     "llama-tied-mha": replace(LLAMA, tie_embeddings=True, num_kv_heads=4),
     "llama-yarn": replace(LLAMA, rope_scaling=YarnScaling(4.0, 64), max_positions=256),
@@ -212,7 +213,7 @@ def changed(path: Path, keys: dict | None = None, weights: dict | None = None, c
     ("keys", "message"),
     [
         ({"general.architecture": "x" * 10**6}, "architecture 'x+\\.\\.\\. is not supported"),
-        ({"general.architecture": "gemma2"}, "architecture 'gemma2' is not supported; supported: qwen2, llama"),
+        ({"general.architecture": "gemma2"}, "architecture 'gemma2' is not supported; supported: qwen2, qwen3, llama"),
         ({"general.architecture": [1, 2]}, r"general.architecture is \[1, 2\], a text is expected"),
         ({"general.architecture": None}, "no metadata general.architecture, a model needs it"),
         ({"qwen2.block_count": None}, "no metadata qwen2.block_count"),

@@ -10,10 +10,10 @@ from qwq.model.layouts import Decode, KVCache, Packed, Prefill, SharedPrefix
 from qwq.model.transformer import Transformer
 
 BASE = ModelConfig("qwen2", 40, 24, 32, 2, 4, 2, 8, rope_theta=1e4)
-SHAPES = [BASE, replace(BASE, num_kv_heads=4), replace(BASE, num_kv_heads=1, family="llama", qkv_bias=False)]
+SHAPES = [BASE, replace(BASE, num_kv_heads=4), replace(BASE, num_kv_heads=1, family="llama", qkv_bias=False), replace(BASE, family="qwen3", qkv_bias=False, qk_norm=True)]
 
 
-@pytest.fixture(scope="module", params=SHAPES, ids=["gqa", "mha", "mqa"])
+@pytest.fixture(scope="module", params=SHAPES, ids=["gqa", "mha", "mqa", "qk-norm"])
 def model(request) -> Transformer:
     model = Transformer(request.param)
     generator = torch.Generator().manual_seed(0)

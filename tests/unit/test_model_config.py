@@ -68,7 +68,7 @@ def test_defaults_of_older_config_files():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mamba"}, "model_type 'mamba' is not supported; supported: qwen2, llama"),
+        ({"model_type": "mamba"}, "model_type 'mamba' is not supported; supported: qwen2, qwen3, llama"),
         ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope type is 'dynamic', this model computes 'default' only"),
         ({"rope_scaling": {"type": "yarn"}}, "YaRN's factor is None: it must be a number of at least 1"),
         ({"rope_scaling": {"type": "yarn", "factor": 2.0, "mscale": 1.0}}, "YaRN with mscale is not computed here"),
@@ -110,3 +110,22 @@ def test_broken_config_files_are_one_line_errors(tmp_path, text, message):
     with pytest.raises(ModelError, match=message) as caught:
         read_config(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_qwen3_has_norms_on_heads_and_a_head_width_of_its_own():
+    hf = {
+        "model_type": "qwen3", "vocab_size": 10, "hidden_size": 64, "intermediate_size": 6, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True,
+    }  # fmt: skip
+    c = ModelConfig.from_hf(hf)
+    assert (c.head_dim, c.qk_norm, c.qkv_bias) == (128, True, False)  # 128 is the family's own, not 64 / 2
+    # by hand: embedding 10*64; q 64*256, k and v 64*128 each, o 256*64; gate, up, down 64*6 each; 2 norms of 64, 2 of 128; last norm 64
+    assert c.num_parameters == 640 + 64 * 256 + 2 * 64 * 128 + 256 * 64 + 3 * 64 * 6 + 128 + 256 + 64
+    assert ModelConfig.from_hf(c.to_hf()) == c
+    with pytest.raises(ModelError, match="attention_bias is True, this model computes False only"):
+        ModelConfig.from_hf(hf | {"attention_bias": True})
+
+
+def test_a_family_is_refused_by_name_with_those_that_there_are():
+    with pytest.raises(ModelError, match="model_type 'gemma3' is not supported; supported: qwen2, qwen3, llama"):
+        ModelConfig.from_hf({"model_type": "gemma3"})

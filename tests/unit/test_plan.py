@@ -136,7 +136,7 @@ def saved_for_backward(config: ModelConfig, layout: Any, num_tokens: int) -> int
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"num_layers": 8}, {"intermediate_size": 640}, {"num_kv_heads": 4}, {"family": "llama", "qkv_bias": False}],
+    [{}, {"num_layers": 8}, {"intermediate_size": 640}, {"num_kv_heads": 4}, {"family": "llama", "qkv_bias": False}, {"family": "qwen3", "qkv_bias": False, "qk_norm": True}],
 )
 def test_activations_are_what_autograd_holds(fields: dict[str, Any]) -> None:
     config = small(**fields)

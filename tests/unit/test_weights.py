@@ -46,7 +46,7 @@ def assert_same(a: Transformer, b: Transformer) -> None:
     assert all(torch.equal(left[k], right[k]) for k in left)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False}, {"family": "llama", "qkv_bias": False}])
+@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False}, {"family": "llama", "qkv_bias": False}, {"family": "qwen3", "qkv_bias": False, "qk_norm": True}])
 @pytest.mark.parametrize("max_shard_bytes", [1 << 30, 2000])
 def test_round_trip_is_exact(tmp_path, changes, max_shard_bytes):
     model = make(**changes)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qwq.errors import ModelError, nearest
-
-FAMILIES = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+from qwq.model.families import FAMILIES, ModelFamily
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +38,10 @@ QWQ_YARN = YarnScaling(factor=4.0, original_max_positions=32768)  # the model ca
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Sizes of one decoder-only transformer of the Qwen2 or Llama family.
+    """Sizes of one dense decoder-only transformer.
 
-    The two families differ here in one thing: Qwen2 adds a bias to the query, key and value
-    projections (`qkv_bias`), Llama has none.
+    Families (`model/families/`) differ in `qkv_bias`, a bias on the query, key and value projections (Qwen2), and in
+    `qk_norm`, an RMSNorm over each head of queries and keys (Qwen3). Llama has neither.
     """
 
     family: str
@@ -63,6 +62,7 @@ class ModelConfig:
     eos_token_id: int | None = None
     pad_token_id: int | None = None
     rope_scaling: YarnScaling | None = None
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -73,11 +73,16 @@ class ModelConfig:
             )
 
     @property
+    def spec(self) -> ModelFamily:
+        """What the family states about itself."""
+        return FAMILIES[self.family]
+
+    @property
     def num_parameters(self) -> int:
         """Weights in total; a tied head counts once."""
         d, qkv = self.hidden_size, (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
         layer = d * qkv + (qkv if self.qkv_bias else 0) + self.num_heads * self.head_dim * d
-        layer += 3 * d * self.intermediate_size + 2 * d
+        layer += 3 * d * self.intermediate_size + 2 * d + (2 * self.head_dim if self.qk_norm else 0)
         return self.vocab_size * d * (1 if self.tie_embeddings else 2) + self.num_layers * layer + d
 
     def flops_per_token(self, context: int = 0) -> int:
@@ -88,7 +93,7 @@ class ModelConfig:
     def to_hf(self) -> dict[str, Any]:
         """The config.json that transformers reads."""
         return {
-            "architectures": [FAMILIES[self.family]],
+            "architectures": [self.spec.architecture],
             "model_type": self.family,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
@@ -129,6 +134,7 @@ class ModelConfig:
         family = hf.get("model_type", "")
         if family not in FAMILIES:
             raise ModelError(f"{where}: model_type {family!r} is not supported; supported: {', '.join(FAMILIES)}")
+        spec = FAMILIES[family]
         rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         refused = {
@@ -137,8 +143,7 @@ class ModelConfig:
             "use_sliding_window": (bool(hf.get("use_sliding_window", False)), False),
             "mlp_bias": (bool(hf.get("mlp_bias", False)), False),
         }
-        if family == "llama":
-            refused["attention_bias"] = (bool(hf.get("attention_bias", False)), False)
+        refused |= {key: (hf.get(key, only) or only, only) for key, only in spec.refused.items()}
         for key, (found, wanted) in refused.items():
             if found != wanted:
                 raise ModelError(f"{where}: {key} is {found!r}, this model computes {wanted!r} only")
@@ -155,11 +160,12 @@ class ModelConfig:
                 num_layers=hf["num_hidden_layers"],
                 num_heads=heads,
                 num_kv_heads=hf.get("num_key_value_heads") or heads,
-                head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
+                head_dim=hf.get("head_dim") or spec.head_dim or hf["hidden_size"] // heads,
                 rope_theta=float(hf.get("rope_theta") or rope.get("rope_theta") or 1e4),
                 rms_norm_eps=hf.get("rms_norm_eps", 1e-6),
                 tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
-                qkv_bias=family == "qwen2",
+                qkv_bias=spec.qkv_bias,
+                qk_norm=spec.qk_norm,
                 max_positions=max(positions, yarn.max_positions) if yarn else positions,
                 rope_scaling=yarn,
                 initializer_range=hf.get("initializer_range", 0.02),
@@ -200,6 +206,11 @@ PRESETS: dict[str, ModelConfig] = {
         family="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864, num_layers=24, num_heads=14, num_kv_heads=2,
         head_dim=64, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=True, max_positions=32768, bos_token_id=151643,
         eos_token_id=151645, pad_token_id=151643,
+    ),
+    "qwen3-0.6b": ModelConfig(
+        family="qwen3", vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_layers=28, num_heads=16, num_kv_heads=8,
+        head_dim=128, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=True, qkv_bias=False, qk_norm=True, max_positions=40960,
+        bos_token_id=151643, eos_token_id=151645, pad_token_id=151643,
     ),
     "qwen2.5-7b": ModelConfig(
         family="qwen2", vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_layers=28, num_heads=28, num_kv_heads=4,

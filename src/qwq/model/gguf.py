@@ -3,13 +3,14 @@
     GGUF                                  Hugging Face's name, from which weights.py makes ours
     token_embd.weight                     model.embed_tokens.weight
     blk.I.attn_{q,k,v}.{weight,bias}      model.layers.I.self_attn.{q,k,v}_proj.{weight,bias}
+    blk.I.attn_{q,k}_norm.weight          model.layers.I.self_attn.{q,k}_norm.weight
     blk.I.attn_output.weight              model.layers.I.self_attn.o_proj.weight
     blk.I.ffn_{gate,up,down}.weight       model.layers.I.mlp.{gate,up,down}_proj.weight
     blk.I.{attn,ffn}_norm.weight          model.layers.I.{input,post_attention}_layernorm.weight
     output_norm.weight                    model.norm.weight
     output.weight, absent where tied      lm_head.weight
 
-Covers the architectures qwen2 and llama (dense). llama.cpp rotates pairs (2i, 2i + 1) for llama, so its converter
+Covers the architectures qwen2, qwen3 and llama (dense). llama.cpp rotates pairs (2i, 2i + 1) for llama, so its converter
 has reordered the rows of q and k; they are put back here, because rope here rotates pairs (i, i + E/2).
 
 Loading holds the model once, plus a few MiB: each matrix is allocated when its turn comes and filled some rows at a time.
@@ -28,7 +29,8 @@ import torch
 from torch import Tensor
 
 from qwq.errors import ModelError
-from qwq.model.config import FAMILIES, ModelConfig, YarnScaling
+from qwq.model.config import ModelConfig, YarnScaling
+from qwq.model.families import FAMILIES
 from qwq.model.gguf_file import Encoded, GGUFFile, GGUFTensor, encode, short, write_gguf
 from qwq.model.transformer import Transformer
 from qwq.model.weights import _few, _parts, hf_shapes
@@ -40,6 +42,7 @@ __all__ = [
 MODULES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
 }  # fmt: skip
@@ -110,7 +113,8 @@ def gguf_config(file: GGUFFile) -> ModelConfig:
         rope_theta=keys.real("rope.freq_base", 1e4),
         rms_norm_eps=keys.real("attention.layer_norm_rms_epsilon"),
         tie_embeddings="output.weight" not in file.tensors,
-        qkv_bias=arch == "qwen2",
+        qkv_bias=FAMILIES[arch].qkv_bias,
+        qk_norm=FAMILIES[arch].qk_norm,
         max_positions=max(context, yarn.max_positions) if yarn else context,
         bos_token_id=bos,
         eos_token_id=eos,
@@ -259,7 +263,7 @@ def _check_tensors(file: GGUFFile, config: ModelConfig) -> None:
 
 
 def _row_order(config: ModelConfig, name: str) -> Tensor | None:
-    if config.family != "llama" or not name.endswith(("q_proj.weight", "k_proj.weight")):
+    if not config.spec.gguf_rope_pairs or not name.endswith(("q_proj.weight", "k_proj.weight")):
         return None
     return rope_rows(config.num_heads if "q_proj" in name else config.num_kv_heads, config.head_dim)
 

@@ -10,7 +10,7 @@ F feed-forward width, V vocabulary.
 
 Sources: RoPE (Su et al. 2021, arXiv 2104.09864, in the half-split form of Hugging Face weights),
 RMSNorm (Zhang and Sennrich 2019), SwiGLU (Shazeer 2020), grouped-query attention (Ainslie et al. 2023),
-Qwen2 technical report (arXiv 2407.10671).
+Qwen2 and Qwen3 technical reports (arXiv 2407.10671, 2505.09388).
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class Block(nn.Module):
         self.q_dim, self.kv_dim = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         self.input_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.qkv = Linear(c.hidden_size, self.q_dim + 2 * self.kv_dim, bias=c.qkv_bias)
+        self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else None
+        self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else None
         self.o = Linear(self.q_dim, c.hidden_size, bias=False)
         self.post_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.gate_up = Linear(c.hidden_size, 2 * c.intermediate_size, bias=False)
@@ -69,8 +71,12 @@ class Block(nn.Module):
     def forward(self, x_ND: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
         E = self.config.head_dim
         qkv = self.qkv(self.input_norm(x_ND))
+        qk = qkv[:, : self.q_dim + self.kv_dim].unflatten(1, (-1, E))
+        if self.q_norm is not None and self.k_norm is not None:
+            heads = self.config.num_heads
+            qk = torch.cat((self.q_norm(qk[:, :heads]), self.k_norm(qk[:, heads:])), 1)
         # Queries and keys are turned together: one pass over one tensor.
-        qk = apply_rope(qkv[:, : self.q_dim + self.kv_dim].unflatten(1, (-1, E)), cos, sin)
+        qk = apply_rope(qk, cos, sin)
         q_NHE, k_NKE = qk[:, : self.config.num_heads], qk[:, self.config.num_heads :]
         v_NKE = qkv[:, self.q_dim + self.kv_dim :].unflatten(1, (-1, E))
         x_ND = x_ND + self.o(layout.attend(self.index, q_NHE, k_NKE, v_NKE))
@@ -79,7 +85,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Qwen2 or Llama decoder. `forward` gives final hidden states; `logits` maps them to the vocabulary."""
+    """Qwen2, Qwen3 or Llama decoder. `forward` gives final hidden states; `logits` maps them to the vocabulary."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
     theirs                                             ours
     model.embed_tokens.weight                          embed.weight
     model.layers.I.self_attn.{q,k,v}_proj.{weight,bias}  blocks.I.qkv.{weight,bias}, rows q then k then v
+    model.layers.I.self_attn.{q,k}_norm.weight         blocks.I.{q,k}_norm.weight, where the family has them
     model.layers.I.self_attn.o_proj.weight             blocks.I.o.weight
     model.layers.I.mlp.{gate,up}_proj.weight           blocks.I.gate_up.weight, rows gate then up
     model.layers.I.mlp.down_proj.weight                blocks.I.down.weight
@@ -32,7 +33,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qwq.errors import ModelError
-from qwq.model.config import FAMILIES, ModelConfig
+from qwq.model.config import ModelConfig
+from qwq.model.families import FAMILIES
 from qwq.model.folder import (
     INDEX,
     SINGLE,
@@ -54,7 +56,7 @@ __all__ = [
 SHARD_BYTES = 5 << 30
 Progress = Callable[[int, int], None]
 SCORE = "score.weight"
-CLASSIFIERS = {family: name.replace("ForCausalLM", "ForSequenceClassification") for family, name in FAMILIES.items()}
+CLASSIFIERS = {name: family.classifier for name, family in FAMILIES.items()}
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
 
@@ -70,6 +72,9 @@ def _parts(config: ModelConfig) -> Iterator[tuple[str, list[tuple[str, tuple[int
         yield ours + "qkv.weight", [(f"{theirs}self_attn.{n}_proj.weight", (r, d)) for n, r in rows]
         if config.qkv_bias:
             yield ours + "qkv.bias", [(f"{theirs}self_attn.{n}_proj.bias", (r,)) for n, r in rows]
+        if config.qk_norm:
+            for n in ("q", "k"):
+                yield f"{ours}{n}_norm.weight", [(f"{theirs}self_attn.{n}_norm.weight", (e,))]
         yield ours + "o.weight", [(theirs + "self_attn.o_proj.weight", (d, q))]
         yield ours + "post_norm.weight", [(theirs + "post_attention_layernorm.weight", (d,))]
         yield ours + "gate_up.weight", [(f"{theirs}mlp.{n}_proj.weight", (f, d)) for n in ("gate", "up")]
