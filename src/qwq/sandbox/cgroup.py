@@ -90,6 +90,18 @@ class Group:
     def __init__(self, folders: list[Path]):
         self._folders = folders
         self._limits: tuple[int, int] | None = None
+        self._killed = self._oom_kills()
+
+    def _oom_kills(self) -> int:
+        """How many processes of the group the kernel has killed for memory; 0 where it does not tell."""
+        name = "memory.oom_control" if len(self._folders) == len(CONTROLLERS) else "memory.events"
+        words = _words(self._folders[0] / name)
+        return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else 0
+
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel has killed a process of the group for memory since the last call."""
+        before, self._killed = self._killed, self._oom_kills()
+        return self._killed > before
 
     def set_limits(self, memory_bytes: int, processes: int) -> None:
         if self._limits == (memory_bytes, processes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import importlib.util
 import os
 import sys
@@ -55,6 +56,7 @@ class Limits:
     box_mb: int = 64
     box_files: int = 1024
     reserves_memory: bool = False  # a runtime that reserves address space it does not use: its data is limited
+    supervises: bool = False  # the request starts a program beside itself and holds the result channel
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s <= 3600:
@@ -69,21 +71,24 @@ class Limits:
         return {
             "memory_bytes": self.memory_mb << 20,
             "reserves_memory": int(self.reserves_memory),
+            "supervises": int(self.supervises),
             "file_bytes": self.box_mb << 20,
             "box_bytes": self.box_mb << 20,
             "box_files": self.box_files,
             "files": self.files,
-            "processes": self.processes + 2,  # the zygote and its parent belong to the same user
+            "processes": self.processes + 3,  # the zygote, its parent and the run's first process belong to the same user
             "cpu_s": int(self.timeout_s) + 2,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class InterpreterFiles:
-    """What the interpreter needs to see inside the jail."""
+    """What the interpreter needs to see inside the jail. `hidden` folders lie below `read_only` ones and are covered: the
+    host's installed packages; what of `read_only` lies below a hidden folder is shown again."""
 
     executable: str
     read_only: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
     search_path: list[str] = field(default_factory=list)  # beyond the standard library
 
@@ -105,26 +110,33 @@ def readable_by_all(paths: list[str]) -> bool:
     return all(os.stat(parent).st_mode & 0o001 for parent in parents)
 
 
+def _package_folders(libraries: list[str]) -> list[str]:
+    """Where installed packages lie below folders of libraries: of this interpreter and of any other."""
+    names = ("site-packages", "dist-packages")
+    return sorted(
+        path for folder in libraries for name in names for path in glob.glob(f"{glob.escape(folder)}/python*/{name}")
+    )
+
+
 @functools.cache
 def interpreter_files() -> InterpreterFiles:
     """The real interpreter (not a version manager's shim or a venv link), its library, the system's libraries, numpy."""
     executable = os.path.realpath(sys.executable)
     prefix = os.path.realpath(sys.base_prefix)
-    if prefix in ("/usr", "/usr/local"):
-        read_only = [executable, f"{prefix}/lib"]
-    else:
-        read_only = [prefix]
-        if not executable.startswith(prefix + "/"):
-            read_only.append(executable)
+    read_only = [executable, *dict.fromkeys([f"{prefix}/lib", f"{prefix}/{sys.platlibdir}"])]
     links = {}
     for path in ("/usr/lib", "/lib", "/usr/lib64", "/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"):
         if os.path.islink(path):
             links[path] = os.readlink(path)
         elif os.path.exists(path) and path not in read_only:
             read_only.append(path)
+    hidden = _package_folders([path for path in read_only if os.path.isdir(path)])
     numpy_folders, search_path = _numpy_files()
-    read_only += [f for f in numpy_folders if not any(f.startswith(r + "/") for r in read_only)]
-    return InterpreterFiles(executable, read_only, links, search_path)
+    for folder in numpy_folders:
+        above = [path for path in (*read_only, *hidden) if folder.startswith(path + "/")]
+        if not above or max(above, key=len) in hidden:
+            read_only.append(folder)
+    return InterpreterFiles(executable, read_only, hidden, links, search_path)
 
 
 def environment() -> dict[str, str]:

@@ -231,8 +231,7 @@ class Sandbox(Runner):
             "argv": languages.start_command(language, tool, limits.memory_mb),
             "fetch": list(request.get("fetch") or []),
         }
-        if language.reserves_memory:
-            limits = replace(limits, reserves_memory=True)
+        limits = replace(limits, reserves_memory=language.reserves_memory, supervises=True)
         return replace(_ended(pool._on_slot(command, stdin, limits, cancel), limits)[0], built=built)
 
     def _build(
@@ -244,7 +243,7 @@ class Sandbox(Runner):
         known = self._artefacts.get(key)
         if known is not None:
             return known, Execution(RunStatus.OK, 0, b"", b"", b"", 0.0)
-        limits = Limits(float(request.get("compile_timeout_s", 10.0)), _BUILD_MEMORY_MB)
+        limits = Limits(float(request.get("compile_timeout_s", 10.0)), _BUILD_MEMORY_MB, supervises=True)
         command = {
             "kind": "command",
             "files": files,
@@ -261,13 +260,14 @@ class Sandbox(Runner):
 def _ended(done: Execution, limits: Limits) -> tuple[Execution, Mapping[str, str]]:
     """How a command ended and what was fetched, from its supervisor's record, which the command could not write."""
     line, _, _ = done.records.partition(b"\n")
-    if done.status not in (RunStatus.OK, RunStatus.ERROR) or not line:
+    if done.status not in (RunStatus.OK, RunStatus.ERROR, RunStatus.MEMORY) or not line:
         return done, {}
     record = codec.loads(line)
     if "failed" in record:
         return replace(done, status=RunStatus.ERROR, stderr=done.stderr + record["failed"].encode()), {}
     exit_code = os.waitstatus_to_exitcode(record["status"])
-    return replace(done, status=status_of(exit_code, done.cpu_s, limits, b""), exit_code=exit_code), record["files"]
+    status = RunStatus.MEMORY if done.status is RunStatus.MEMORY else status_of(exit_code, done.cpu_s, limits, b"", False)
+    return replace(done, status=status, exit_code=exit_code), record["files"]
 
 
 class _Cancellable(Runner):

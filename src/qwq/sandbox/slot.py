@@ -14,6 +14,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -99,7 +100,7 @@ def _remove_stale_scratch() -> None:
 class _Pipes:
     """The parent's ends of stdout, stderr and the result channel, and what was read from them."""
 
-    def __init__(self, limits: Limits):
+    def __init__(self, limits: Limits, own_uid: int | None):
         self.limit = limits.output_limit_bytes
         self.read_ends: list[int] = []
         self.write_ends: list[int] = []
@@ -108,6 +109,8 @@ class _Pipes:
             os.set_blocking(read, False)
             self.read_ends.append(read)
             self.write_ends.append(write)
+            if own_uid is not None:
+                os.fchown(write, own_uid, own_uid)  # so that the program may open /dev/stdout
         os.set_blocking(self.read_ends[0], False)
         self.data = [bytearray(), bytearray(), bytearray()]
         self.open = set(self.read_ends)
@@ -186,6 +189,7 @@ class Slot:
         config = {
             "level": self.level.value,
             "read_only": read_only,
+            "hidden": self._files.hidden,
             "links": links,
             "path": self._files.search_path,
             "own_uid": self.own_uid,
@@ -236,8 +240,8 @@ class Slot:
 
     def _execute(self, payload: bytes, stdin: bytes, limits: Limits) -> Execution:
         if self.group is not None:
-            self.group.set_limits((limits.memory_mb + limits.box_mb + ZYGOTE_MB) << 20, limits.processes + 8)
-        pipes = _Pipes(limits)
+            self.group.set_limits((limits.memory_mb + 2 * limits.box_mb + ZYGOTE_MB) << 20, limits.processes + 8)
+        pipes = _Pipes(limits, self.own_uid)
         started = time.monotonic()
         try:
             self._send(payload, stdin, limits, pipes)
@@ -257,7 +261,9 @@ class Slot:
             raise self._fail(f"a run could not be set up: {stderr.decode(errors='replace')[:300]}")
         status, cpu_s, _ = EXIT_PACKET.unpack(packet)
         exit_code = os.waitstatus_to_exitcode(status)
-        ended = early or status_of(exit_code, cpu_s, limits, records)
+        killed = exit_code == -signal.SIGKILL or limits.supervises  # a supervisor says later how its command ended
+        out_of_memory = self.group is not None and killed and self.group.ran_out_of_memory()
+        ended = early or status_of(exit_code, cpu_s, limits, records, out_of_memory)
         cap = limits.output_limit_bytes
         return Execution(ended, exit_code, stdout[:cap], stderr[:cap], records[len(STARTED) :], seconds, cpu_s)
 
@@ -351,10 +357,12 @@ class Slot:
             os.close(self._wake)
 
 
-def status_of(exit_code: int, cpu_s: float, limits: Limits, records: bytes) -> RunStatus:
-    """The status of a run that was not killed by us."""
-    if exit_code in (-9, -24):  # SIGKILL that we did not send, or SIGXCPU
-        return RunStatus.TIMEOUT if cpu_s >= int(limits.timeout_s) + 1 else RunStatus.MEMORY
+def status_of(exit_code: int, cpu_s: float, limits: Limits, records: bytes, out_of_memory: bool) -> RunStatus:
+    """The status of a run that was not killed by us; `out_of_memory` is what the run's memory group says."""
+    if out_of_memory:
+        return RunStatus.MEMORY
+    if exit_code in (-9, -24) and cpu_s >= int(limits.timeout_s) + 1:  # SIGKILL that we did not send, or SIGXCPU
+        return RunStatus.TIMEOUT
     if exit_code != 0 and b'"e": ["MemoryError"' in records[-200:]:
         return RunStatus.MEMORY
     return RunStatus.OK if exit_code == 0 else RunStatus.ERROR

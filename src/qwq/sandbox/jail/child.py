@@ -10,6 +10,7 @@ Records, one JSON line each:  {"i": index, "v": nodes}   {"i": index, "t": truth
 
 from __future__ import annotations
 
+import _sitebuiltins
 import atexit
 import base64
 import builtins
@@ -43,6 +44,18 @@ def describe(error: BaseException) -> list[str]:
     except BaseException:
         message = "(no message)"
     return [type(error).__name__[:100], message]
+
+
+def _compile(source: str, name: str, mode: str = "exec") -> types.CodeType:
+    """Compile as a file of its own: this module's `from __future__` imports must not reach the program."""
+    return compile(source, name, mode, dont_inherit=True)
+
+
+def _add_site_builtins() -> None:
+    """What `site` adds to the builtins, which the interpreter that runs us leaves out (-S)."""
+    builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
+    builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
+    builtins.help = _sitebuiltins._Helper()
 
 
 def _module(name: str) -> types.ModuleType:
@@ -166,8 +179,8 @@ def _script(request: dict[str, Any]) -> int:
     code = 0
     try:
         if request.get("prelude"):
-            exec(compile(request["prelude"], "prelude", "exec"), module.__dict__)
-        exec(compile(request["program"], PROGRAM_NAME, "exec"), module.__dict__)
+            exec(_compile(request["prelude"], "prelude"), module.__dict__)
+        exec(_compile(request["program"], PROGRAM_NAME), module.__dict__)
     except SystemExit as error:
         code = _exit_code(error)
     except MemoryError:
@@ -184,12 +197,15 @@ def _script(request: dict[str, Any]) -> int:
 
 
 def _entry_point(space: dict[str, Any], name: str) -> Any:
-    """The function of that name, or the method of a class `Solution` (LeetCode's form)."""
-    if name in space:
-        return space[name]
+    """The method of a class `Solution` (LeetCode's form) where it has one of that name, else the function.
+
+    The method comes first: the prelude and a program's own star imports bring names such as `merge` and `search` in.
+    """
     solution = space.get("Solution")
     if isinstance(solution, type) and hasattr(solution, name):
         return getattr(solution(), name)
+    if name in space:
+        return space[name]
     raise NameError(f"the program defines no {name!r}")
 
 
@@ -220,10 +236,10 @@ def _run_items(request: dict[str, Any], space: dict[str, Any]) -> None:
         try:
             space.update(names)
             if item["mode"] == "exec":
-                exec(compile(item["source"], "test", "exec"), space)
+                exec(_compile(item["source"], "test"), space)
                 fields: dict[str, Any] = {"t": True}
             else:
-                value = eval(compile(item["source"], "test", "eval"), space)
+                value = eval(_compile(item["source"], "test", "eval"), space)
                 fields = {"v": codec.encode(value)} if item["mode"] == "value" else {"t": bool(value)}
         except BaseException as error:
             _case_error(index, error)
@@ -236,7 +252,11 @@ def _run_functions(request: dict[str, Any]) -> int:
     space = _module("program").__dict__
     try:
         for source in request["sources"]:
-            exec(compile(source, PROGRAM_NAME, "exec"), space)
+            try:
+                exec(_compile(source, PROGRAM_NAME), space)
+            except SystemExit as error:  # `exit()` as the last line: what was defined before it is there
+                if _exit_code(error):
+                    raise
     except BaseException as error:
         _record({"load": describe(error)})
         _flush()
@@ -251,6 +271,7 @@ def run(payload: bytes) -> int:
     del payload
     sys.setrecursionlimit(1000)
     _use_standard_streams()
+    _add_site_builtins()
     os.write(RESULT_FD, b"R\n")  # from here on whatever happens is the program's doing
     if request["kind"] == "command":
         return _run_command(request)

@@ -168,12 +168,15 @@ def _build(tag: str, items: list[object]) -> object:
             return items
         if tag == "t":
             return tuple(items)
-        _check_hashes(items[::2] if tag == "d" else items)
-        if tag == "d":
-            return dict(zip(items[::2], items[1::2], strict=True))
-        return set(items) if tag == "s" else frozenset(items)
+        members = items[::2] if tag == "d" else items
+        _check_hashes(members)
+        built = dict(zip(members, items[1::2], strict=True)) if tag == "d" else CONTAINERS[tag](items)
     except TypeError as error:
         raise CodecError("an unhashable member of a set or dict") from error
+    if len(built) != len(members):
+        # Keys whose own __eq__ calls them different: taking the last would let a program give one key several values.
+        raise CodecError("a set or dict with equal members")
+    return built
 
 
 def _ints(values: object, count: int) -> list[int]:

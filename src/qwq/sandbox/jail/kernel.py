@@ -8,8 +8,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 import struct
 
+CLONE_VM = 0x00000100
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -77,6 +79,30 @@ def clone(flags: int) -> int:
     if pid < 0:
         raise OSError(code, f"clone: {os.strerror(code)}")
     return pid
+
+
+_INIT_STACK_BYTES = 1 << 14
+_init_stack = ctypes.create_string_buffer(_INIT_STACK_BYTES)
+
+
+def start_idle_init() -> int:
+    """Start the first process of a new PID namespace, which does nothing but be there; returns its pid.
+
+    It shares this process's memory and only ever waits in the C library's `pause`, so that it costs no copy of any page
+    table. There must be one at a time, and no Python signal handler, which would run in the shared memory. It reaps
+    orphans by ignoring SIGCHLD.
+    """
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    top = (ctypes.addressof(_init_stack) + _INIT_STACK_BYTES) & ~15
+    waiting = ctypes.cast(_libc.pause, ctypes.c_void_p)
+    pid = _libc.clone(waiting, ctypes.c_void_p(top), CLONE_VM | CLONE_NEWPID | signal.SIGCHLD, None)
+    signal.signal(signal.SIGCHLD, before)
+    return _check(pid, "clone")
+
+
+def enter_pid_namespace(pidfd: int) -> None:
+    """Children from now on belong to the PID namespace of a process (setns of a pidfd, Linux 5.8)."""
+    _check(_libc.setns(pidfd, CLONE_NEWPID), "setns")
 
 
 def unshare(flags: int) -> None:

@@ -14,6 +14,7 @@ from . import kernel
 
 MIN_ABI = 4  # below it TCP is not covered
 _READ = 0b1101  # execute, read file, read folder
+_READ_FOLDER = 0b1000
 _WRITE_DEVICE = 0b0110
 _ALL_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 _FILE_RIGHTS = 0b0111 | 1 << 14 | 1 << 15
@@ -27,8 +28,20 @@ def abi() -> int:
     return kernel.syscall("landlock_create_ruleset", ctypes.c_void_p(None), 0, 1)
 
 
-def create(read_only: list[str], devices: list[str], scratch: str) -> int:
-    """A ruleset descriptor: `read_only` may be read, `devices` also written, below `scratch` everything is allowed."""
+def _without(folder: str, hidden: list[str]) -> list[tuple[str, int]]:
+    """Rules that allow to read all of `folder` but the hidden folders below it, whose names alone can be listed."""
+    below = [path for path in hidden if path.startswith(folder + "/")]
+    if folder in hidden:
+        return []
+    if not below:
+        return [(folder, _READ)]
+    entries = [entry.path for entry in os.scandir(folder) if not entry.is_symlink()]
+    return [(folder, _READ_FOLDER), *(rule for path in entries for rule in _without(path, below))]
+
+
+def create(read_only: list[str], hidden: list[str], devices: list[str], scratch: str) -> int:
+    """A ruleset descriptor: `read_only` may be read but for what is `hidden` below it, `devices` also written, below
+    `scratch` everything is allowed."""
     version = abi()
     if version < MIN_ABI:
         raise OSError(0, f"Landlock ABI {version} does not cover TCP, needed is {MIN_ABI}")
@@ -36,9 +49,32 @@ def create(read_only: list[str], devices: list[str], scratch: str) -> int:
     attributes = struct.pack("QQQ", every, _TCP, _SCOPES if version >= 6 else 0)
     size = 24 if version >= 6 else 16
     ruleset = kernel.syscall("landlock_create_ruleset", ctypes.create_string_buffer(attributes), size, 0)
-    rules = [(path, _READ) for path in read_only] + [(path, _WRITE_DEVICE) for path in devices] + [(scratch, every)]
+    rules = [rule for path in read_only for rule in _without(path, hidden)]
+    rules += [(path, _WRITE_DEVICE) for path in devices] + [(scratch, every)]
     for path, rights in rules:
         _allow(ruleset, path, rights & every)
+    return ruleset
+
+
+def can_hide() -> bool:
+    """Whether `all_but` works here: ABI 1 would forbid renames between folders."""
+    try:
+        return abi() > 1
+    except OSError:
+        return False
+
+
+def all_but(folder: str, entries: list[str]) -> int:
+    """A ruleset that opens nothing below `folder` but what lies below its `entries`, which are left as they are.
+
+    Links of /proc/self/fd still lead to pipes and memory files, which no rule covers. A rule on a folder that something
+    is mounted over later says nothing of the mount, so this is called when all mounts are there.
+    """
+    every = _ALL_BY_ABI[min(abi(), 5)]
+    attributes = ctypes.create_string_buffer(struct.pack("Q", every))
+    ruleset = kernel.syscall("landlock_create_ruleset", attributes, 8, 0)
+    for name in entries:
+        _allow(ruleset, f"{folder.rstrip('/')}/{name}", every)
     return ruleset
 
 

@@ -7,6 +7,9 @@ the namespaces and forks; the fork, first process of the slot's PID namespace, i
 that it started. The zygote never reads a program, its input or its output: these travel through descriptors that go
 straight to the child, so one run leaves nothing in memory for the next to find.
 
+Each run has a PID namespace of its own. Its first process is not the program but one of ours that only waits, because
+the kernel ignores signals that the first process sends itself: `os.kill(os.getpid(), 9)` would not end a program there.
+
 Control packets. Parent: the configuration, then {limits} with five descriptors (payload, stdin, stdout, stderr,
 result), or b"K" to kill the run. Zygote: {"ready"} or {"error"}, then a packed (status, CPU seconds, peak KiB) per run.
 """
@@ -114,14 +117,24 @@ class Zygote:
         if not self.filter and self.level != "rlimits":
             raise OSError(f"no seccomp filter for {kernel.ARCH}")
         self.ruleset = -1
+        self.own_proc = False
+        self.own_fd = -1
+        self.init = 0
+        self.top: list[str] = []
         if self.level == "landlock":
-            self.ruleset = landlock.create(config["read_only"], list(rootfs.DEVICES), self.scratch)
+            self.ruleset = landlock.create(config["read_only"], config["hidden"], list(rootfs.DEVICES), self.scratch)
         self.base_bytes = mapped_bytes()
         if config["cgroup"]:
             # The child marks itself as the first to go when the slot's memory group is full.
             self.oom_folder = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
 
     def serve(self) -> None:
+        # No signal handler, see `kernel.start_idle_init`.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        self.own_fd = os.pidfd_open(os.getpid())
+        if self.level == "namespaces":
+            self.own_proc = rootfs.cover_proc(allowed=landlock.can_hide())
+            self.top = [name for name in os.listdir("/") if f"/{name}" != rootfs.PROC]
         self.control.send(json.dumps({"ready": self.level}).encode())
         while True:
             data, descriptors = self._receive()
@@ -139,13 +152,23 @@ class Zygote:
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
         return data, list(fds)
 
-    def _fork(self) -> int:
-        if self.level == "namespaces":
-            return kernel.clone(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS)
-        return os.fork()
+    def _start(self) -> int:
+        """Fork the process of a run; 0 in the child. At the strongest level the run's PID namespace is there first."""
+        if self.level != "namespaces":
+            return os.fork()
+        self.init = kernel.start_idle_init()
+        init_fd = os.pidfd_open(self.init)
+        try:
+            kernel.enter_pid_namespace(init_fd)
+            pid = kernel.clone(kernel.CLONE_NEWNS)
+        finally:
+            os.close(init_fd)
+        if pid:
+            kernel.enter_pid_namespace(self.own_fd)
+        return pid
 
     def _run(self, limits: dict[str, int], descriptors: list[int]) -> None:
-        pid = self._fork()
+        pid = self._start()
         if pid == 0:
             self._child(limits, descriptors)
         for fd in descriptors:
@@ -160,13 +183,16 @@ class Zygote:
                 if fd == pidfd:
                     alive = False
                 elif not self.control.recv(4096):
-                    os.kill(pid, signal.SIGKILL)
+                    self._kill(pid)
                     os._exit(0)
                 else:
                     self._kill(pid)
         os.close(pidfd)
         _, status, usage = os.wait4(pid, 0)
-        if self.level != "namespaces":
+        if self.level == "namespaces":
+            os.kill(self.init, signal.SIGKILL)
+            os.waitpid(self.init, 0)  # returns when nothing of the run is left
+        else:
             self._sweep()
         self.control.send(EXIT_PACKET.pack(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
 
@@ -195,6 +221,10 @@ class Zygote:
         code = SETUP_FAILED
         try:
             payload_fd, *streams = descriptors
+            if self.level == "namespaces":
+                rootfs.mount_box(limits["box_bytes"], limits["box_files"])
+                if self.own_proc:
+                    rootfs.mount_proc()
             payload = self._confine(limits, payload_fd, streams)
             code = child.run(payload)
         except BaseException as error:  # noqa: BLE001 (reported to the parent, which raises)
@@ -210,6 +240,8 @@ class Zygote:
             os.write(fd, b"1000")
             os.close(fd)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        if self.own_proc:
+            self.ruleset = landlock.all_but("/", self.top)  # anew: its rules hold for this run's own mounts
         if self.ruleset >= 0:
             landlock.enforce(self.ruleset)
         with open(payload_fd, "rb", closefd=False) as f:
@@ -218,12 +250,14 @@ class Zygote:
         for target, fd in enumerate(high):
             os.dup2(fd, target)
         os.setsid()
-        if self.level == "namespaces":
-            rootfs.mount_box(limits["box_bytes"], limits["box_files"])
-        else:
+        if self.level != "namespaces":
             os.chdir(self.scratch)
         os.closerange(4, 4096)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         set_limits(limits, self.base_bytes, count_processes=self.level == "namespaces")
+        if limits["supervises"]:
+            # Its descriptors must not be reached through /proc; the program that it starts is not bound by this.
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
         kernel.drop_capabilities()
         if self.filter:
             kernel.install_filter(self.filter if self.level == "namespaces" else seccomp.build(os.getpid()))
@@ -232,7 +266,7 @@ class Zygote:
 
 def _become_zygote(config: dict[str, Any]) -> None:
     if config["level"] == "namespaces":
-        rootfs.enter(config["read_only"], config["links"], config["own_uid"])
+        rootfs.enter(config["read_only"], config["hidden"], config["links"], config["own_uid"])
     elif config["own_uid"] is not None:
         rootfs.become(config["own_uid"])
 
