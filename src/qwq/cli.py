@@ -29,6 +29,7 @@ from qwq.errors import ConfigError, Interrupted, QwqError
 RECIPE_COMMANDS = ("train", "explain")
 DOTLESS_OVERRIDES = ("name",)  # the one top-level key of a recipe that is neither a table nor an option of its own
 
+Lines = Annotated[Path, Parameter(allow_leading_hyphen=True)]  # a file of JSON lines, or - for standard input
 Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
 
 app = App(
@@ -253,71 +254,75 @@ def logits(model: str, file: Path, *, device: str = "cpu") -> int:
 # -- verifiers --------------------------------------------------------------------------------------------------------
 
 
-def _verify(kind: Literal["math", "code", "instructions", "tools"], file: Path) -> int:
+def _verify(kind: Literal["math", "code", "instructions", "tools"], file: Path, strict: bool) -> int:
     from qwq.verify.cli_io import print_verdicts
 
-    print_verdicts(kind, file)
+    print_verdicts(kind, file, strict=strict)
     return 0
 
 
 @verify_app.command(name="math")
-def verify_math(file: Path) -> int:
+def verify_math(file: Lines, *, strict: bool = False) -> int:
     """Grade lines with `gold` and `pred` (and optionally `form`: response, extract or bare).
 
     Parameters
     ----------
     file
-        JSON lines.
+        JSON lines; - reads standard input.
+    strict
+        Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
     """
-    return _verify("math", file)
+    return _verify("math", file, strict)
 
 
 @verify_app.command(name="code")
-def verify_code(file: Path, *, server: str | None = None, api_key: str | None = None, unsafe: bool = False) -> int:
+def verify_code(
+    file: Lines, *, server: str | None = None, api_key: str | None = None, unsafe: bool = False, strict: bool = False
+) -> int:
     """Run lines with `code` and `tests` in the sandbox.
 
     Parameters
     ----------
     file
-        JSON lines.
+        JSON lines; - reads standard input.
     server
         URL of a sandbox server to run the programs on; they are graded here.
     api_key
         Key of that server; the environment's QWQ_SANDBOX_API_KEY by default.
     unsafe
         Run also where no jail that protects is possible; each verdict is marked.
+    strict
+        Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
     """
     from qwq.cli_sandbox import runner
     from qwq.verify.cli_io import print_verdicts
 
     with runner(server, api_key, unsafe) as sandbox:
-        print_verdicts("code", file, sandbox=sandbox)
+        print_verdicts("code", file, sandbox=sandbox, strict=strict)
     return 0
 
 
 @verify_app.command(name="instructions")
-def verify_instructions(file: Path, *, reward: bool = False) -> int:
+def verify_instructions(file: Lines, *, reward: bool = False, strict: bool = False) -> int:
     """Check lines with `response` and `rules`; or IFEval's, with `instruction_id_list` and `kwargs`: strict and loose verdicts.
 
     Parameters
     ----------
     file
-        JSON lines.
+        JSON lines; - reads standard input.
     reward
         For IFEval's: the strict reading that rewards use, in which nothing is met by an empty or senseless answer.
+    strict
+        Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
     """
-    from qwq.verify.cli_io import is_ifeval, print_ifeval
+    from qwq.verify.cli_io import print_instructions
 
-    if is_ifeval(file):
-        print_ifeval(file, reward=reward)
-        return 0
-    if reward:
-        raise ConfigError("--reward is for lines with instruction_id_list; rules are always read strictly")
-    return _verify("instructions", file)
+    print_instructions(file, reward=reward, strict=strict)
+    return 0
 
 
 @verify_app.command(name="tools")
-def verify_tools(file: Path) -> int:
+def verify_tools(file: Lines, *, strict: bool = False) -> int:
     """Check lines with `response` (a string, or an object with `text` and `calls`) and `truth`; or BFCL's lines, with
     `category`, `functions`, `ground_truth` and `calls`; a multi-turn category has `initial_config` and `involved_classes` instead of
     `functions`, and a list of turns as `ground_truth` and `calls`.
@@ -325,9 +330,11 @@ def verify_tools(file: Path) -> int:
     Parameters
     ----------
     file
-        JSON lines.
+        JSON lines; - reads standard input.
+    strict
+        Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
     """
-    return _verify("tools", file)
+    return _verify("tools", file, strict)
 
 
 @verify_app.command(name="audit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -211,3 +212,49 @@ def test_scratch_folders_are_removed(tmp_path, monkeypatch):
         box.run("open('x', 'w').write('x')")
         assert len(os.listdir(tmp_path)) == 1
     assert os.listdir(tmp_path) == []
+
+
+def test_installed_packages_of_the_interpreter_are_not_readable(jail):
+    if jail.level is Level.RLIMITS:
+        pytest.xfail("rlimits does not cover it: host files are readable")
+    program = (
+        "import importlib.machinery, json, os, sys\n"
+        "folders = [p + '/' + n for p in {sys.base_prefix, sys.prefix, '/usr', '/usr/local'} for l in ('lib', 'lib64')\n"
+        "    if os.path.isdir(f'{p}/{l}') for v in (f'python{sys.version_info[0]}.{sys.version_info[1]}', 'python3')\n"
+        "    for n in (f'{l}/{v}/site-packages', f'{l}/{v}/dist-packages')] + [p for p in sys.path if p.endswith('-packages')]\n"
+        "read = []\n"
+        "for folder in folders:\n"
+        "    try: names = os.listdir(folder)\n"
+        "    except OSError: continue\n"
+        "    for name in names:\n"
+        "        for file in (f'{folder}/{name}', f'{folder}/{name}/__init__.py', f'{folder}/{name}/METADATA'):\n"
+        "            try: open(file, 'rb').read(1)\n"
+        "            except OSError: continue\n"
+        "            read.append(name)\n"
+        "print(json.dumps(sorted(set(read))))"
+    )
+    result = jail.run(program, timeout_s=10)
+    assert set(json.loads(result.stdout)) <= {"numpy", "numpy.libs"}, result
+    assert jail.run("import numpy, sqlite3, ctypes, decimal\nprint(int(numpy.arange(5).sum()))").stdout == b"10\n"
+    assert jail.run("import pip").exit_code == 1
+
+
+def test_the_file_system_behind_dev_stdin_tells_nothing(jail):
+    if jail.level is Level.RLIMITS:
+        pytest.xfail("rlimits does not cover it: /proc is open")
+    for root in ("/.proc", "/proc"):
+        for name in ("self/environ", "self/maps", "self/mem", "self/cgroup", "self/mountinfo", "1/environ", "1/fd/3", "cpuinfo", "self/root/etc/passwd"):
+            assert errno_of(jail, f"open('{root}/{name}').read(1)") in ("ENOENT", "EACCES"), (root, name)
+        for name in ("", "self", "self/fd", "self/task"):
+            assert errno_of(jail, f"print(os.listdir('{root}/{name}'))") in ("ENOENT", "EACCES"), (root, name)
+        for name in ("self/oom_score_adj", "self/clear_refs", "self/mem", "1/oom_score_adj"):
+            assert errno_of(jail, f"open('{root}/{name}', 'w').write('0')") in ("ENOENT", "EACCES"), (root, name)
+
+
+def test_the_first_process_of_a_run_cannot_be_ended_or_reached(strongest):
+    program = (
+        "import os, signal\nfor number in range(1, 32):\n    try: os.kill(1, number)\n    except OSError: pass\n"
+        "try: os.kill(-1, 9)\nexcept ProcessLookupError: print(os.getppid())"
+    )
+    assert strongest.run(program).stdout == b"0\n"
+    assert strongest.run("print(1)").stdout == b"1\n"

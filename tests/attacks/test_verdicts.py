@@ -337,3 +337,26 @@ def test_the_prelude_of_published_tests_does_not_help(strongest):
     tests = {**CALLS, "compare": "livecodebench"}
     assert_refused(strongest, f"{LIARS}\ndef f(n): return Any()", tests)
     assert_refused(strongest, "import sys\nsys.modules['builtins'].tuple = list\ndef f(n): return ()", tests)
+
+
+def test_keys_that_call_themselves_different(jail):
+    """One key with two values would be equal to a dict with either of them."""
+    for base in ("str", "int", "bytes"):
+        key = {"str": "'a'", "int": "5", "bytes": "b'a'"}[base]
+        keys = f"class K({base}):\n    def __eq__(self, other): return self is other\n    def __hash__(self): return id(self)\n"
+        mapping = f"{keys}def f(): return {{K({key}): 1, K({key}): 2}}"
+        assert_refused(jail, mapping, {"kind": "asserts", "asserts": [f"assert f() == {{{key}: 2}}"]})
+        tests = {"kind": "call", "entry_point": "f", "cases": [{"args": [], "expected": {"a": 2} if base == "str" else {}}]}
+        assert_refused(jail, mapping, tests)
+        assert_refused(jail, f"{keys}def f(): return {{K({key}), K({key})}}", {"kind": "asserts", "asserts": [f"assert f() == {{{key}}}"]})
+
+
+def test_a_key_that_calls_itself_another_one(jail):
+    code = "class K(str):\n    def __eq__(self, other): return True\n    def __hash__(self): return hash('a')\ndef f(): return {K('z'): 1}"
+    assert_refused(jail, code, {"kind": "asserts", "asserts": ["assert f() == {'a': 1}"]})
+
+
+def test_a_program_that_kills_itself_after_the_right_output(jail):
+    for number in (9, 15, 11, 6, 14):
+        tests = {"kind": "stdio", "cases": [{"input": "", "output": "1\n"}]}
+        assert_refused(jail, f"import os\nprint(1, flush=True)\nos.kill(os.getpid(), {number})", tests)

@@ -172,7 +172,7 @@ def test_missing_training_data(error, model, tmp_path):
 def test_lines_to_verify(error, tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"gold": "4", "pred": "\\\\boxed{4}"}\n{"gold": "4", \n')
-    assert f"{file}, line 2: not JSON" in error("verify", "math", file)
+    assert f"{file}, line 2: not JSON" in error("verify", "math", file, "--strict")
     file.write_text("")
     assert f"{file} is empty" in error("verify", "math", file)
     assert f"no file at {tmp_path / 'none.jsonl'}" in error("verify", "tools", tmp_path / "none.jsonl")

@@ -182,7 +182,7 @@ def test_the_command_and_unusable_lines(tmp_path) -> None:
     ):  # fmt: skip
         path.write_text(json.dumps(line | change) + "\n")
         with pytest.raises(DataError, match="line 1: ") as error:
-            list(verify_file("tools", path))
+            list(verify_file("tools", path, strict=True))
         assert words in str(error.value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import re
@@ -92,23 +93,70 @@ def test_wrong_usage_is_told_in_one_line_with_the_repair(call, argv, hint, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("command", "good"),
-    [
-        (["verify", "math"], {"gold": "4", "pred": "\\boxed{4}"}),
-        (
-            ["verify", "instructions"],
-            {"response": "a b", "rules": [{"id": "num_words", "n": 2, "relation": "exactly"}]},
-        ),
-        (["verify", "audit"], {"gold": ""}),
-    ],
-)
+GOOD_LINES = [
+    (["verify", "math"], {"gold": "4", "pred": "\\boxed{4}"}),
+    (
+        ["verify", "instructions"],
+        {"response": "a b", "rules": [{"id": "num_words", "n": 2, "relation": "exactly"}]},
+    ),
+    (
+        ["verify", "instructions"],
+        {"response": "a b", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
+    ),
+    (["verify", "tools"], {"response": "no call", "truth": {"gold": "4"}}),
+    (["verify", "code"], {"code": "print(4)", "tests": {"kind": "stdio", "cases": [{"input": "", "output": "4"}]}}),
+]
+
+
+@pytest.mark.parametrize(("command", "good"), [*GOOD_LINES, (["verify", "audit"], {"gold": ""})])
 def test_a_malformed_json_line_ends_with_its_number_after_the_lines_before_it(call, tmp_path, command, good):
     file = tmp_path / "in.jsonl"
     file.write_text(f"{json.dumps(good)}\n{{bad\n{json.dumps(good)}\n")
-    result = call(*command, file)
+    result = call(*command, file, *(["--strict"] if command[1] != "audit" else []))
     assert f"{file}, line 2: not JSON" in one_line_error(result)
     assert [json.loads(line)["index"] for line in result[1].splitlines()] == [0]
+
+
+@pytest.mark.parametrize(("command", "good"), GOOD_LINES)
+def test_a_line_that_cannot_be_graded_has_a_line_of_its_own_and_the_rest_go_on(call, tmp_path, command, good):
+    """Not JSON, a list, a field missing: three lines with an error, and both good ones keep their verdict."""
+    file = tmp_path / "in.jsonl"
+    missing = {key: value for key, value in good.items() if key not in ("gold", "rules", "kwargs", "truth", "code")}
+    file.write_text("\n".join([json.dumps(good), "{bad", "", "[1]", json.dumps(missing), json.dumps(good)]) + "\n")
+    status, out, err = call(*command, file)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and [row["index"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[0].keys() == rows[4].keys() and "error" not in rows[0]
+    for row, number in zip(rows[1:4], (2, 4, 5), strict=True):
+        assert row["outcome"] is None and row["error"].startswith(f"{file}, line {number}: ") and "\n" not in row["error"]
+    assert "3 more could not be graded" in err
+
+
+@pytest.mark.parametrize(("command", "good"), GOOD_LINES)
+def test_lines_to_verify_come_from_standard_input(call, monkeypatch, command, good):
+    data = f"{json.dumps(good)}\n{{bad\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data.encode())))
+    status, out, _ = call(*command, "-")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and len(rows) == 2 and rows[1]["error"].startswith("standard input, line 2: not JSON")
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "words"),
+    [
+        ("math", {"gold": "4", "pred": "4", "forms": "bare"}, "unknown key 'forms': did you mean 'form'?"),
+        ("code", {**GOOD_LINES[4][1], "timeout": 3}, "unknown key 'timeout': did you mean 'timeout_s'?"),
+        ("code", {**GOOD_LINES[4][1], "foo": 1}, "unknown key 'foo': valid names: code, "),
+        ("tools", {"response": "x", "truth": {"gold": "4"}, "call": []}, "unknown key 'call': did you mean 'calls'?"),
+    ],
+)
+def test_a_misspelt_key_of_a_line_is_refused(call, tmp_path, command, line, words):
+    file = tmp_path / "in.jsonl"
+    file.write_text(json.dumps(line) + "\n" + json.dumps({**dict(GOOD_LINES[4][1]), "name": "x", "right": "correct"}) + "\n")
+    _, out, _ = call("verify", command, file)
+    rows = [json.loads(row) for row in out.splitlines()]
+    assert words in rows[0]["error"]
+    assert command != "code" or rows[1]["outcome"] == "correct"  # what people note beside a row is no mistake
 
 
 def test_an_empty_and_a_missing_file_are_told(call, tmp_path):

@@ -469,7 +469,7 @@ def test_verify_file_prints_one_line_each_in_order(tmp_path: Path, capsys: pytes
 def test_a_bad_line_is_named_after_the_verdicts_before_it(tmp_path: Path, line: str, hint: str) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"gold": "4", "pred": "4"}\n' + line + "\n")
-    lines = verify_file("math", path)
+    lines = verify_file("math", path, strict=True)
     assert next(lines)["outcome"] == "correct"
     with pytest.raises(DataError, match=hint):
         next(lines)

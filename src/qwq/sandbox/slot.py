@@ -262,7 +262,7 @@ class Slot:
         status, cpu_s, _ = EXIT_PACKET.unpack(packet)
         exit_code = os.waitstatus_to_exitcode(status)
         killed = exit_code == -signal.SIGKILL or limits.supervises  # a supervisor says later how its command ended
-        out_of_memory = self.group is not None and killed and self.group.ran_out_of_memory()
+        out_of_memory = self.group is not None and self.group.ran_out_of_memory() and killed
         ended = early or status_of(exit_code, cpu_s, limits, records, out_of_memory)
         cap = limits.output_limit_bytes
         return Execution(ended, exit_code, stdout[:cap], stderr[:cap], records[len(STARTED) :], seconds, cpu_s)

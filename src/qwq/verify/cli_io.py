@@ -1,20 +1,25 @@
 """`qwq verify KIND FILE.jsonl`: JSON lines in, one JSON line out for each, in input order.
 
 A contract that outside checks read: standard output has `index`, `outcome`, `reason`, `seconds` (and `passed`,
-`total` where there are several tests or rules); the summary goes to standard error. A bad line is a DataError
-with its file and line number (exit status 2), after the verdicts of the lines before it.
+`total` where there are several tests or rules); the summary goes to standard error. A line that cannot be graded (not
+JSON, a field missing, an unknown key, tests that test nothing) has `index`, `outcome` null and `error`, which names file
+and line, and the rest go on; `strict` stops at the first one with a DataError (exit status 2), after the verdicts of the
+lines before it. `-` is standard input.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
+from qwq.common import jsonl
 from qwq.errors import DataError, UsageError, nearest
 from qwq.text.parse import read_call
 from qwq.types import Outcome, Response, ToolCall, Verdict
@@ -22,44 +27,70 @@ from qwq.verify import bfcl, bfcl_multi_turn, ifeval, instructions, math, tools
 
 Job = Callable[[], Verdict]
 Summary = dict[str, Any]
+Row = tuple[int, dict[str, Any] | DataError]  # line number, and the object or what is wrong with the line
+
+# Columns that people keep beside what is graded: never read, and no mistake.
+NOTES = frozenset({"id", "task_id", "question_id", "name", "kind", "source", "split", "label", "right", "got", "reason", "note"})
 
 
-def verify_file(kind: str, path: str | Path, *, workers: int = 2, sandbox: Any = None) -> Generator[dict[str, Any], None, Summary]:
-    """Yield one output object per input line, in order; return a summary (`n`, `outcomes`, `score`, `seconds`).
+def verify_file(
+    kind: str,
+    path: str | Path,
+    *,
+    workers: int = 2,
+    sandbox: Any = None,
+    strict: bool = False,
+    rows: Iterable[Row] | None = None,
+) -> Generator[dict[str, Any], None, Summary]:
+    """Yield one output object per input line, in order; return a summary (`n`, `errors`, `outcomes`, `score`, `seconds`).
 
     `kind` is math (`gold`, `pred`, optional `form`, default "response"), instructions (`response`, `rules`), tools
     (`response` as a string or an object with `text` and `calls`; `truth`; or BFCL's `category`, `functions`, `ground_truth`,
     `calls`; docs/bfcl.md has the multi-turn shape), or code (`code`, `tests` and limits).
     Lines are graded `workers` at a time; `sandbox` is where programs run, by default the jail of this process.
+    `rows` are those of the file where they are read already.
+    `score` is the share of correct ones among the lines that could be graded, None where there is none.
     """
     if kind not in _READERS:
         raise DataError(f"unknown kind {kind!r}: {nearest(kind, _READERS)}")
     outcomes: Counter[str] = Counter()
-    seconds = 0.0
+    errors, seconds = 0, 0.0
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        for index, verdict in _in_order(pool, _jobs(kind, Path(path), sandbox), ahead=4 * workers):
+        for index, verdict in _in_order(pool, _jobs(kind, path, sandbox, _rows(path) if rows is None else rows), ahead=4 * workers):
+            if isinstance(verdict, UsageError):
+                if strict:
+                    raise verdict
+                errors += 1
+                yield _error_line(index, verdict)
+                continue
             outcomes[verdict.outcome.value] += 1
             seconds += verdict.seconds
             yield _line(index, verdict)
     n = sum(outcomes.values())
-    score = outcomes[Outcome.CORRECT.value] / n
     return {
         "kind": kind,
         "n": n,
-        "score": score,
+        "errors": errors,
+        "score": outcomes[Outcome.CORRECT.value] / n if n else None,
         "outcomes": dict(outcomes),
         "seconds": round(seconds, 3),
     }
 
 
 def print_verdicts(
-    kind: str, path: str | Path, out: TextIO | None = None, err: TextIO | None = None, sandbox: Any = None
+    kind: str,
+    path: str | Path,
+    out: TextIO | None = None,
+    err: TextIO | None = None,
+    sandbox: Any = None,
+    strict: bool = False,
+    rows: Iterable[Row] | None = None,
 ) -> Summary:
     """Run `verify_file`, print as the contract says, return the summary. DataError passes through.
 
     `out` and `err` default to the standard streams as they are at the call.
     """
-    lines = verify_file(kind, path, sandbox=sandbox)
+    lines = verify_file(kind, path, sandbox=sandbox, strict=strict, rows=rows)
     while True:
         try:
             line = next(lines)
@@ -68,67 +99,107 @@ def print_verdicts(
             break
         print(json.dumps(line, ensure_ascii=False), file=out or sys.stdout, flush=True)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(summary["outcomes"].items()))
-    print(
-        f"{summary['n']} lines: {counts}; {100 * summary['score']:.1f}% correct",
-        file=err or sys.stderr,
-    )
+    share = "" if summary["score"] is None else f": {counts}; {100 * summary['score']:.1f}% correct"
+    print(f"{summary['n']} lines{share}{_refused(summary['errors'])}", file=err or sys.stderr)
     return summary
 
 
-def is_ifeval(path: str | Path) -> bool:
-    """Whether the first line of a file is in IFEval's form."""
-    return "instruction_id_list" in next(read_lines(Path(path)))[1]
+def _refused(count: int) -> str:
+    return f"; {count} more could not be graded (their lines say why; --strict stops at the first)" if count else ""
 
 
-def print_ifeval(path: str | Path, *, reward: bool = False, out: TextIO | None = None, err: TextIO | None = None) -> None:
+def print_instructions(path: str | Path, *, reward: bool = False, strict: bool = False) -> None:
+    """Verdicts on lines with `rules`, or, where the first line that can be read is in IFEval's form, on IFEval's."""
+    rows = _rows(path)
+    first: list[Row] = []
+    for number, row in rows:
+        first.append((number, row))
+        if not isinstance(row, UsageError):
+            break
+    again = chain(first, rows)
+    if any("instruction_id_list" in row for _, row in first if not isinstance(row, UsageError)):
+        print_ifeval(path, reward=reward, strict=strict, rows=again)
+        return
+    if reward:
+        raise UsageError("--reward is for lines with instruction_id_list; rules are always read strictly")
+    print_verdicts("instructions", path, strict=strict, rows=again)
+
+
+def print_ifeval(
+    path: str | Path,
+    *,
+    reward: bool = False,
+    out: TextIO | None = None,
+    err: TextIO | None = None,
+    strict: bool = False,
+    rows: Iterable[Row] | None = None,
+) -> None:
     """Verdicts on IFEval's lines (`response`, `instruction_id_list`, `kwargs`, optional `prompt`): `index`, `strict`, `loose`."""
     counts: Counter[str] = Counter()
-    for index, (number, line) in enumerate(read_lines(Path(path))):
-        where = f"{path}, line {number}"
-        names, kwargs, response = (line.get(k) for k in ("instruction_id_list", "kwargs", "response"))
-        if not isinstance(response, str) or not isinstance(names, list) or not isinstance(kwargs, list):
-            raise DataError(f"{where}: needs response (a string), instruction_id_list and kwargs (lists)")
-        if any(not isinstance(k, Mapping) for k in kwargs):
-            raise DataError(f"{where}: kwargs must hold an object for each instruction")
+    for index, (number, line) in enumerate(_rows(path) if rows is None else rows):
         try:
-            strict, loose = ifeval.grade(response, names, kwargs, line.get("prompt"), reward=reward)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-        print(json.dumps({"index": index, "strict": strict, "loose": loose}), file=out or sys.stdout, flush=True)
+            if isinstance(line, UsageError):
+                raise line
+            row = _ifeval(line, index, reward)
+        except UsageError as error:
+            bad = error if error is line else DataError(f"{jsonl.name_of(path)}, line {number}: {error}")
+            if strict:
+                raise bad from None
+            counts["errors"] += 1
+            print(json.dumps(_error_line(index, bad)), file=out or sys.stdout, flush=True)
+            continue
+        print(json.dumps(row), file=out or sys.stdout, flush=True)
         counts["lines"] += 1
-        counts["prompts"] += all(strict)
-        counts["loose prompts"] += all(loose)
+        counts["prompts"] += all(row["strict"])
+        counts["loose prompts"] += all(row["loose"])
     n = counts["lines"]
-    shares = [100 * counts[k] / n for k in ("prompts", "loose prompts")]
-    print(f"{n} responses: {shares[0]:.1f}% follow all instructions strictly, {shares[1]:.1f}% loosely", file=err or sys.stderr)
+    shares = [100 * counts[k] / n if n else 0.0 for k in ("prompts", "loose prompts")]
+    said = f"{n} responses: {shares[0]:.1f}% follow all instructions strictly, {shares[1]:.1f}% loosely"
+    print(said + _refused(counts["errors"]), file=err or sys.stderr)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _ifeval(line: Mapping[str, Any], index: int, reward: bool) -> dict[str, Any]:
+    names, kwargs, response = (line.get(k) for k in ("instruction_id_list", "kwargs", "response"))
+    if not isinstance(response, str) or not isinstance(names, list) or not isinstance(kwargs, list):
+        raise DataError("needs response (a string), instruction_id_list and kwargs (lists)")
+    if any(not isinstance(k, Mapping) for k in kwargs):
+        raise DataError("kwargs must hold an object for each instruction")
+    strict, loose = ifeval.grade(response, names, kwargs, line.get("prompt"), reward=reward)
+    return {"index": index, "strict": strict, "loose": loose}
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of each line that is not blank. DataError: missing, empty, not JSON, not an object."""
-    if not path.is_file():
-        raise DataError(f"no file at {path}: give a file of JSON lines")
+    for number, row in _rows(path):
+        if isinstance(row, UsageError):
+            raise row
+        yield number, row
+
+
+def _rows(path: str | Path) -> Iterator[Row]:
+    """Like `read_lines`, with the DataError of a line in the place of its object. Half of a surrogate pair is kept: a
+    program's input and output may hold one."""
     empty = True
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if not raw.strip():
-                continue
-            empty = False
-            try:
-                data = json.loads(raw)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, line {number}: not JSON ({str(error)[:100]})") from None
-            if not isinstance(data, dict):
-                raise DataError(f"{path}, line {number}: a JSON object is needed, got {type(data).__name__}")
-            yield number, data
+    for number, raw in jsonl.numbered_lines(path):
+        if not raw.strip():
+            continue
+        empty = False
+        where = f"{jsonl.name_of(path)}, line {number}"
+        try:
+            row: dict[str, Any] | DataError = jsonl.object_of(jsonl.parse_line(raw, where, surrogates=True), where)
+        except DataError as error:
+            row = error
+        yield number, row
     if empty:
-        raise DataError(f"{path} is empty: give at least one JSON line")
+        raise DataError(f"{jsonl.name_of(path)} is empty: give at least one JSON line")
 
 
-def _in_order(pool: ThreadPoolExecutor, jobs: Iterator[Job], ahead: int) -> Iterator[tuple[int, Verdict]]:
-    """Results in the order of the jobs, at most `ahead` of them waiting; a bad job ends it after those before it."""
+def _in_order(
+    pool: ThreadPoolExecutor, jobs: Iterator[Job], ahead: int
+) -> Iterator[tuple[int, Verdict | UsageError]]:
+    """Results in the order of the jobs, at most `ahead` of them waiting."""
     waiting: deque[tuple[int, Any]] = deque()
     numbered = enumerate(jobs)
-    failure: UsageError | None = None
     more = True
     while more or waiting:
         while more and len(waiting) < ahead:
@@ -136,34 +207,47 @@ def _in_order(pool: ThreadPoolExecutor, jobs: Iterator[Job], ahead: int) -> Iter
                 index, job = next(numbered)
             except StopIteration:
                 more = False
-            except UsageError as error:
-                more, failure = False, error
             else:
-                waiting.append((index, pool.submit(job)))
+                waiting.append((index, pool.submit(_run, job)))
         if waiting:
             index, future = waiting.popleft()
             yield index, future.result()
-    if failure is not None:
-        raise failure
 
 
-def _jobs(kind: str, path: Path, sandbox: Any) -> Iterator[Job]:
-    for number, data in read_lines(path):
-        try:
-            job = _code(data, sandbox) if kind == "code" else _READERS[kind](data)
-        except UsageError as error:
-            raise DataError(f"{path}, line {number}: {error}") from None
-        yield _at(job, path, number)
+def _run(job: Job) -> Verdict | UsageError:
+    try:
+        return job()
+    except UsageError as error:
+        return error
 
 
-def _at(job: Job, path: Path, number: int) -> Job:
+def _jobs(kind: str, path: str | Path, sandbox: Any, rows: Iterable[Row]) -> Iterator[Job]:
+    for number, row in rows:
+        yield _job(kind, row, f"{jsonl.name_of(path)}, line {number}", sandbox)
+
+
+def _job(kind: str, row: dict[str, Any] | DataError, where: str, sandbox: Any) -> Job:
     def run() -> Verdict:
+        if isinstance(row, DataError):
+            raise row
         try:
+            job = _code(row, sandbox) if kind == "code" else _READERS[kind](row)
             return job()
         except UsageError as error:
-            raise DataError(f"{path}, line {number}: {error}") from None
+            raise DataError(f"{where}: {error}") from None
 
     return run
+
+
+def _error_line(index: int, error: UsageError) -> dict[str, Any]:
+    return {"index": index, "outcome": None, "error": str(error)}
+
+
+def _check_keys(data: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse a key that is likely a misspelt one: an option that is not read would change verdicts in silence."""
+    for key in data:
+        if key not in known and key not in NOTES and difflib.get_close_matches(key, known, n=1, cutoff=0.8):
+            raise DataError(f"unknown key {key!r}: {nearest(key, known)}")
 
 
 def _line(index: int, verdict: Verdict) -> dict[str, Any]:
@@ -186,6 +270,7 @@ def _field(data: Mapping[str, Any], name: str, kind: type, default: Any = None) 
 
 
 def _math(data: Mapping[str, Any]) -> Job:
+    _check_keys(data, ("gold", "pred", "form", "finished", "thinking_open"))
     gold, pred = _field(data, "gold", str), _field(data, "pred", str)
     form = _field(data, "form", str, "response")
     if form not in math.FORMS:
@@ -198,6 +283,7 @@ def _math(data: Mapping[str, Any]) -> Job:
 
 
 def _instructions(data: Mapping[str, Any]) -> Job:
+    _check_keys(data, ("response", "rules", "finished", "thinking_open"))
     response, rules = _field(data, "response", str), _field(data, "rules", list)
     finished, opened = (
         _field(data, "finished", bool, True),
@@ -215,6 +301,7 @@ def _tools(data: Mapping[str, Any]) -> Job:
             return lambda: bfcl_multi_turn.verify(calls, truth, initial_config=config, involved_classes=classes, category=category)
         functions = _field(data, "functions", list)
         return lambda: bfcl.verify(category, functions, truth, calls)
+    _check_keys(data, ("response", "calls", "truth"))
     truth = data.get("truth")
     tools.check_truth(truth)  # type: ignore[arg-type]
     given = data.get("response")
@@ -244,7 +331,8 @@ def _code(data: Mapping[str, Any], sandbox: Any = None) -> Job:
     from qwq.verify import code
 
     source, tests = _field(data, "code", str), _field(data, "tests", dict)
-    return lambda: code.verify(source, tests, sandbox=sandbox, **code.options_of(data))
+    options = code.options_of({key: value for key, value in data.items() if key not in NOTES | {"code", "tests"}})
+    return lambda: code.verify(source, tests, sandbox=sandbox, **options)
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any]], Job]] = {

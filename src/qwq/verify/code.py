@@ -28,6 +28,7 @@ from typing import Any
 
 from qwq.errors import DataError, InfraError, UsageError, nearest
 from qwq.sandbox import CallResult, CaseResult, Item, Runner, RunResult, RunStatus, default_sandbox
+from qwq.sandbox.jail.codec import to_bytes
 from qwq.sandbox.languages import canonical
 from qwq.types import Outcome, Response, Verdict
 from qwq.verify import livecodebench
@@ -155,7 +156,7 @@ def _stdio(job: _Job, tests: Mapping[str, Any], tally: _Tally) -> None:
     prelude = livecodebench.PRELUDE if published and job.language == "python" else ""
     matches = livecodebench.line_matches if published else None
     for index, case in enumerate(tests["cases"]):
-        stdin = case["input"].encode("utf-8", errors="surrogateescape")
+        stdin = to_bytes(case["input"])
         result = job.sandbox.run(job.code, stdin=stdin, language=job.language, prelude=prelude, **job.limits)
         tally.saw(result)
         if result.status is RunStatus.OK:
@@ -335,7 +336,11 @@ _NUMBERS = {"timeout_s": (int, float), "memory_mb": (int,), "tolerance": (int, f
 
 
 def options_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `verify` among the fields of a line. Raises UsageError for a value of the wrong type."""
+    """The options of `verify` from the fields of a line. Raises UsageError for an unknown one or a value of the wrong type."""
+    unknown = sorted(set(data) - {*_NUMBERS, "language"})
+    if unknown:
+        known = ["code", "tests", *_NUMBERS, "language"]
+        raise UsageError(f"unknown key {unknown[0]!r}: {nearest(unknown[0], known)}")
     for name, kinds in _NUMBERS.items():
         if name in data and type(data[name]) not in kinds:
             raise UsageError(f"{name} is {short(data[name])}: give a number")

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from qwq.sandbox.jail.codec import to_bytes
+
 MAX_SHOWN = 80
 _MAX_NUMBER = 400  # characters of a token that is read as a number
 _MAX_FLOAT_BITS = 1100  # beyond it an integer is further from every float than any tolerance
@@ -99,7 +101,7 @@ def output_difference(
 ) -> str | None:
     """None where the output is right, else the first difference in words. `line_matches` accepts more than equality."""
     got_lines = lines_of(got.decode("utf-8", errors="surrogateescape"))
-    expected_lines = lines_of(expected)
+    expected_lines = lines_of(to_bytes(expected).decode("utf-8", errors="surrogateescape"))
     for number, (left, right) in enumerate(zip(got_lines, expected_lines, strict=False), 1):
         if left == right or (line_matches is not None and line_matches(left, right)):
             continue

@@ -14,6 +14,7 @@ import _sitebuiltins
 import atexit
 import base64
 import builtins
+import codecs
 import contextlib
 import json
 import os
@@ -66,10 +67,24 @@ def _module(name: str) -> types.ModuleType:
     return module
 
 
+def _as_given(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Bytes that are not UTF-8 and halves of surrogate pairs pass in and out as they are."""
+    handlers = ["surrogatepass", "surrogateescape"]
+    if isinstance(error, UnicodeEncodeError):
+        handlers.reverse()
+    try:
+        return codecs.lookup_error(handlers[0])(error)
+    except UnicodeError:
+        return codecs.lookup_error(handlers[1])(error)
+
+
+codecs.register_error("asgiven", _as_given)
+
+
 def _use_standard_streams() -> None:
     """Fresh stream objects: the zygote's own were opened on other files."""
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="asgiven", closefd=False)
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="asgiven", closefd=False)
     sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
 
 
@@ -183,8 +198,8 @@ def _script(request: dict[str, Any]) -> int:
         exec(_compile(request["program"], PROGRAM_NAME), module.__dict__)
     except SystemExit as error:
         code = _exit_code(error)
-    except MemoryError:
-        traceback.print_exc()
+    except MemoryError as error:
+        traceback.print_exception(type(error), error, error.__traceback__.tb_next)
         code = 1
         with contextlib.suppress(OSError):
             _record({"e": ["MemoryError", ""]})

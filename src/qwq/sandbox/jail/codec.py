@@ -259,9 +259,17 @@ def decode(nodes: object) -> object:
     raise CodecError("a value that does not end")
 
 
+def to_bytes(text: str) -> bytes:
+    """UTF-8; bytes that were not UTF-8 come back as they were, and other halves of surrogate pairs as three bytes each."""
+    try:
+        return text.encode("utf-8", errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", errors="surrogatepass")
+
+
 def text_to_base64(text: str) -> str:
-    """Program text for a file of the working folder; bytes that were not UTF-8 come back as they were."""
-    return base64.b64encode(text.encode("utf-8", errors="surrogateescape")).decode()
+    """Program text for a file of the working folder."""
+    return base64.b64encode(to_bytes(text)).decode()
 
 
 def _refuse(name: str) -> object:
