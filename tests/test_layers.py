@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"errors", "model", "text"},
     "cli_models": {"errors", "config"},
     "cli_train": {"config", "train", "report", "progress", "runner"},
-    "bench": {"engine"},
+    "bench": {"errors", "engine"},
     "cli_foreign": {"errors"},
     "cli_engine": {"errors", "cli_models", "engine", "serve", "bench"},
     "cli_sandbox": {"errors", "sandbox", "verify"},

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from qwq.engine.engine import Engine
-from qwq.engine.open import EngineOptions, open_engine
+from qwq.engine.open import EngineOptions, context_length, open_engine
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
+from qwq.errors import ConfigError
 
 BANDWIDTH_BYTES = 1 << 30
 
@@ -58,8 +61,25 @@ def measure(engine: Engine, prompt_tokens: int, new_tokens: int, requests: int, 
     }
 
 
+def check(model: str, prompt_tokens: int, new_tokens: int, requests: Sequence[int]) -> None:
+    """ConfigError where there is nothing to measure, or more than the model reads."""
+    for option, counts, least in (("--requests", requests, 1), ("--prompt-tokens", [prompt_tokens], 1), ("--new-tokens", [new_tokens], 2)):
+        if any(c < least for c in counts):
+            raise ConfigError(f"{option} {min(counts)}: give {least} or more")
+    limit = context_length(model)
+    if prompt_tokens + new_tokens > limit:
+        raise ConfigError(f"--prompt-tokens {prompt_tokens} and --new-tokens {new_tokens} are {prompt_tokens + new_tokens} tokens, this model reads {limit}: lower one of them")
+
+
 def bench_engine(model: str, options: EngineOptions, *, prompt_tokens: int, new_tokens: int, requests: tuple[int, ...], seed: int) -> None:
     """Print one JSON line for each number of requests; for one alone with its share of the memory's rate."""
+    check(model, prompt_tokens, new_tokens, requests)
+    length = max(prompt_tokens + new_tokens, 32)
+    most = max(requests)
+    options = replace(
+        options, max_num_seqs=most, kv_tokens=most * 2 * length + 4096, max_model_len=length,
+        cache_repair=f"--requests (now {most}), --prompt-tokens (now {prompt_tokens})",
+    )  # fmt: skip
     opened = open_engine(model, options)
     measure(opened.engine, 16, 4, 1, seed)  # warm up
     bandwidth = read_bandwidth(options.device)

@@ -186,8 +186,12 @@ def serve(
     # A checkpoint of a run is called by the run's name, not "final".
     names = served_model_name or (Path(model).name if not model.endswith(".gguf") else Path(model).stem,)
     keys = api_key or tuple(k for k in os.environ.get("QWQ_API_KEY", "").split(",") if k)
+    if not served_model_name and not model.strip():
+        raise ConfigError("the model is empty: give a folder, a GGUF file or a hub's name")
     if any(not k.strip() for k in keys):
         raise ConfigError("--api-key is empty: give a key, or leave it out")
+    if loop_tokens < 0 or not 0 <= port < 1 << 16:
+        raise ConfigError(f"--loop-tokens {loop_tokens}, --port {port}: give 0 or more, and a port to 65535")
     if max_request_mib < 1 or shutdown_timeout < 0 or max_waiting < 0 or stored_responses < 0:
         raise ConfigError("--max-request-mib must be 1 or more; --shutdown-timeout, --max-waiting and --stored-responses 0 or more")
     home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "qwq" / "conversations.sqlite"
@@ -226,7 +230,7 @@ def bench_engine(
     prompt_tokens
         Length of the random prompts.
     new_tokens
-        Tokens written by each request.
+        Tokens written by each request, 2 or more.
     requests
         How many at once; give it several times for several lines.
     dtype
@@ -247,8 +251,7 @@ def bench_engine(
     from qwq.engine.open import EngineOptions
 
     options = EngineOptions(
-        dtype=dtype, device=device, threads=threads, deterministic=deterministic, quantization=quantization,
-        max_num_seqs=max(requests), kv_tokens=max(requests) * 2 * (prompt_tokens + new_tokens) + 4096, max_model_len=None,
-    )  # fmt: skip
+        dtype=DTYPE_NAMES.get(dtype, dtype), device=device, threads=threads, deterministic=deterministic, quantization=quantization
+    )
     run(model_folder(model), options, prompt_tokens=prompt_tokens, new_tokens=new_tokens, requests=requests, seed=seed)
     return 0

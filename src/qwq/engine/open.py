@@ -54,7 +54,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How to run a model. None and "auto" are decided from the model and the machine."""
+    """How to run a model. None and "auto" are decided from the model and the machine. ConfigError for what no model can be run with.
+
+    `cache_repair`: what to lower where keys and values do not fit, in a command without those options.
+    """
 
     dtype: str = "auto"
     device: str = "cpu"
@@ -70,6 +73,26 @@ class EngineOptions:
     quantization: str | None = None
     draft_model: str | None = None
     draft_tokens: int = 4
+    cache_repair: str = ""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("auto", *DTYPES):
+            raise ConfigError(f"--dtype {self.dtype}: give auto, {', '.join(DTYPES)}")
+        if self.quantization not in (None, *BITS):
+            raise ConfigError(f"--quantization {self.quantization}: give {' or '.join(BITS)}")
+        if self.quantization and not self.device.startswith("cuda"):
+            raise ConfigError("--quantization is for GPUs; on a CPU quantised weights come as a GGUF file")
+        try:
+            torch.device(self.device)
+        except RuntimeError:
+            raise ConfigError(f"--device {self.device}: give cpu, cuda or a GPU's number, as cuda:1") from None
+        counts = {
+            "--threads": self.threads, "--max-num-seqs": self.max_num_seqs, "--max-num-batched-tokens": self.token_budget,
+            "--kv-tokens": self.kv_tokens, "--draft-tokens": self.draft_tokens,
+        }  # fmt: skip
+        for option, count in counts.items():
+            if count is not None and count < 1:
+                raise ConfigError(f"{option} {count}: give 1 or more")
 
 
 def say(line: str) -> None:
@@ -90,21 +113,11 @@ class _Progress:
 
 def open_engine(model: str, options: EngineOptions = EngineOptions(), report: Callable[[str], None] = say) -> Opened:
     """Load a model and make its engine. ModelError, ConfigError or CapacityError where that cannot be."""
-    if options.dtype not in ("auto", *DTYPES):
-        raise ConfigError(f"--dtype {options.dtype}: give auto, {', '.join(DTYPES)}")
-    if options.quantization not in (None, *BITS):
-        raise ConfigError(f"--quantization {options.quantization}: give {' or '.join(BITS)}")
-    if options.quantization and not options.device.startswith("cuda"):
-        raise ConfigError("--quantization is for GPUs; on a CPU quantised weights come as a GGUF file")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    path = Path(model).expanduser()
-    if path.is_file() or path.suffix == ".gguf":
-        return _open_gguf(path, options, report)
-    folder = _modelscope(model) if model.startswith(MODELSCOPE) else resolve_folder(model)
-    files = sorted(folder.glob("*.gguf"))
-    if len(files) == 1 and not (folder / "config.json").is_file():
-        return _open_gguf(files[0], options, report)
+    folder = _located(model)
+    if folder.suffix == ".gguf" or folder.is_file():
+        return _open_gguf(folder, options, report)
     config = _with_yarn(read_config(folder), options)
     chat = ChatFormat.from_folder(folder)
     chat.tokenizer.check_fits(config)
@@ -114,6 +127,26 @@ def open_engine(model: str, options: EngineOptions = EngineOptions(), report: Ca
     module = load_model(folder, device=options.device, dtype=dtype, progress=_Progress(report))
     module.config = config
     return _on_torch(module, chat, model, options, plan, generation_config(folder))
+
+
+def _located(model: str) -> Path:
+    """The model's folder, or its GGUF file."""
+    path = Path(model).expanduser()
+    if path.is_file() or path.suffix == ".gguf":
+        return path
+    folder = _modelscope(model) if model.startswith(MODELSCOPE) else resolve_folder(model)
+    files = sorted(folder.glob("*.gguf"))
+    return files[0] if len(files) == 1 and not (folder / "config.json").is_file() else folder
+
+
+def context_length(model: str) -> int:
+    """Most tokens that a model reads, prompt and answer together; its weights are not loaded."""
+    path = _located(model)
+    if path.is_dir():
+        return _with_yarn(read_config(path), EngineOptions()).max_positions
+    if not path.is_file():
+        raise ModelError(f"no file at {path}: give a GGUF file, or the folder of a model")
+    return _with_yarn(gguf_config(GGUFFile.open(path)), EngineOptions()).max_positions
 
 
 def _open_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]) -> Opened:
@@ -137,7 +170,7 @@ def _open_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]
     graph = 4 * options.token_budget * (4 * config.hidden_size + 3 * config.intermediate_size) + 4 * 64 * config.vocab_size
     plan = Memory(
         {"weights": path.stat().st_size, "key/value cache": kv, "activations": graph},
-        {"key/value cache": f"--max-model-len or --kv-tokens (now {kv_tokens})"},
+        {"key/value cache": options.cache_repair or f"--max-model-len or --kv-tokens (now {kv_tokens})"},
     )
     _announce(str(path), plan, options, report)
     progress = _Progress(report)
@@ -257,7 +290,7 @@ def _torch_plan(config: ModelConfig, options: EngineOptions, dtype: torch.dtype)
     return Memory(
         parts,
         {
-            "key/value cache": f"--max-model-len or --kv-tokens (now {kv_tokens})",
+            "key/value cache": options.cache_repair or f"--max-model-len or --kv-tokens (now {kv_tokens})",
             "logits": f"--max-num-seqs (now {options.max_num_seqs})",
         },
     )
