@@ -33,9 +33,10 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"errors", "common", "types", "text"},
     "sandbox": {"errors"},
     "verify": {"errors", "common", "types", "text", "sandbox"},
-    "problems": {"errors", "common", "types", "config", "text", "data", "verify"},
-    "agent": {"types"},
-    "rollout": {"types", "model", "text", "engine", "agent"},
+    "envs": {"errors", "common", "types"},
+    "tasks": {"errors", "common", "types", "envs", "verify"},
+    "problems": {"errors", "common", "types", "config", "text", "data", "verify", "tasks"},
+    "rollout": {"types", "model", "text", "engine", "envs"},
     "reward": {"errors", "common", "types", "stats", "model", "text", "data", "problems", "verify"},
     "train": {
         "errors", "common", "types", "stats", "config", "model", "text", "data", "engine", "problems", "rollout", "reward",
@@ -46,11 +47,11 @@ ALLOWED: dict[str, set[str]] = {
     "distill": {"errors", "common", "types", "config", "text", "endpoint", "data", "engine", "problems", "verify"},
     "report": {"errors", "common", "types", "stats", "config"},
     "eval": {
-        "errors", "common", "types", "stats", "config", "model", "text", "endpoint", "data", "engine", "problems", "agent",
+        "errors", "common", "types", "stats", "config", "model", "text", "endpoint", "data", "engine", "problems", "envs", "tasks",
         "rollout", "verify", "plan", "memory", "report",
     },
     "env": {"sandbox"},
-    "chat": {"errors", "common", "types", "model", "text", "engine", "problems", "agent", "rollout"},
+    "chat": {"errors", "common", "types", "model", "text", "engine", "problems", "envs", "rollout"},
     "serve": {"errors", "common", "types", "text", "engine"},
     "progress": {"train"},
     "runner": {
@@ -76,7 +77,7 @@ ALLOWED: dict[str, set[str]] = {
 TEXT_MAY_READ = {"qwq.model.config", "qwq.model.folder"}
 # Read before a command is known, inside the jail's side of things, or by tools without a model: they do without torch.
 TORCH_FREE = (
-    "errors", "common", "types", "stats", "config", "text", "endpoint", "data", "problems", "sandbox", "verify", "agent",
+    "errors", "common", "types", "stats", "config", "text", "endpoint", "data", "problems", "sandbox", "verify", "envs",
     "report", "cli",
 )  # fmt: skip
 

@@ -19,16 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from qwq.agent.environment import CalculatorEnvironment
 from qwq.engine.engine import Engine
 from qwq.engine.open import EngineOptions, open_engine
 from qwq.engine.request import GenerationRequest, Sample
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import LOOP_TOKENS
+from qwq.envs import CalculatorEnvironment, answer_calls, environment_for
 from qwq.errors import CapacityError, DataError
 from qwq.model.folder import write_atomic
 from qwq.problems.families.calculator import CALCULATOR
-from qwq.rollout.collect import MAX_TOOL_TURNS
 from qwq.text.parse import THINK_CLOSE, THINK_OPEN, parse_response
 from qwq.text.template import ChatFormat
 from qwq.text.tokenizer import TextStream
@@ -78,17 +77,17 @@ class Conversation:
         # Sampled tokens go before re-encoded ones, as long as both spell the same text.
         if self.ids and self.chat.tokenizer.decode(prompt).startswith(self.chat.tokenizer.decode(self.ids)):
             prompt = self.ids + self.chat.next_turn_ids([self.messages[-1]])
-        calculator = CalculatorEnvironment()
-        calculator.reset(Problem("chat", "tools", tuple(self.messages), {}, "chat", tools))
-        for turn in range(MAX_TOOL_TURNS + 1):
+        calculator = environment_for(Problem("chat", "tools", tuple(self.messages), {}, "chat", tools))
+        for turn in range(CalculatorEnvironment.max_calls + 1):
             text, ids, finished = self._turn(prompt, seed + turn, show)
             parsed = parse_response(text, thinking_open=self.chat.thinking_open)
             said = text if not self.chat.thinking_open else f"<think>\n{text}"
             self.messages.append(Message("assistant", said))
             self.ids = prompt + ids
-            if not (self.tools and finished and parsed.tool_calls and turn < MAX_TOOL_TURNS):
+            if not (self.tools and finished and parsed.tool_calls and turn < CalculatorEnvironment.max_calls):
                 break
-            results = calculator.step(parsed.tool_calls)
+            assert calculator is not None
+            results = answer_calls(calculator, parsed.tool_calls)
             for result in results:
                 show(f"\n[calculator] {result.content}\n", True)
             self.messages += results

@@ -111,11 +111,11 @@ class ComputeSection(Section):
 class Source(Section):
     """A set of problems: a file in a published set's own format, a hub data set, or plain sums of a level."""
 
-    kind: Literal["gsm8k", "math", "code", "mbpp", "constraints", "arithmetic", "prompts"] = Field(
+    kind: Literal["gsm8k", "math", "code", "mbpp", "constraints", "arithmetic", "prompts", "task"] = Field(
         description="format of the rows; math: `problem` or `question` with `answer` or `solution`; code: `prompt` with `tests`; arithmetic needs no file; "
-        "prompts: `prompt` (or `messages`) and any columns, judged by reward functions alone"
+        "prompts: `prompt` (or `messages`) and any columns, judged by reward functions alone; task: a task of your own, its class in `path`"
     )
-    path: str = Field("", description="JSON-lines or parquet file, folder, or hub id; \"builtin\" for generated constraints")
+    path: str = Field("", description="JSON-lines or parquet file, folder, or hub id; \"builtin\" for generated constraints; file.py:Name of a task")
     level: int = Field(0, ge=0, le=6, description="of arithmetic: 1 to 3 sums up to 20, 99, 999; 4 three terms; 5 and 6 products")
     split: Literal["train", "validation", "test"] = Field("train", description="rows to take where one file holds several splits")
     weight: float = Field(1.0, gt=0, description="share of the prompts, relative to the other sources and the mix")

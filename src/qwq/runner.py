@@ -380,7 +380,10 @@ class RecipeRun:
         if not self.benchmarks:
             self.benchmarks = {d: family(d).fixed("test", n) for d, n in self.recipe.eval.counts().items()}
             for source in self.recipe.eval.sources:
-                self.benchmarks[source.kind if source.kind not in self.benchmarks else f"{source.kind}-real"] = load_source(source)
+                problems = load_source(source)
+                label = problems[0].domain if source.kind == "task" else source.kind
+                names = (label, f"{label}-real", *(f"{label}-real-{i}" for i in range(2, 99)))
+                self.benchmarks[next(name for name in names if name not in self.benchmarks)] = problems
         return self.benchmarks
 
     def _evaluate(self, name: str, model: Transformer, chat: ChatFormat) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class Problem:
     tools: tuple[Mapping[str, Any], ...] = ()
     level: int = 1
     source: str = "procedural"
+    environment: str = ""  # its name, or file.py:Class; "" is the calculator where there are tools, and none elsewhere
 
 
 class Outcome(StrEnum):

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from qwq.agent.environment import CalculatorEnvironment, calculate
+from qwq.envs import answer_calls, environment_for
+from qwq.envs.calculator import calculate
 from qwq.types import Message, Problem, ToolCall
 
 
@@ -73,8 +74,7 @@ def test_powers_are_refused_at_once():
 
 def test_the_environment_answers_each_call_in_order_and_raises_nothing():
     tool = {"type": "function", "function": {"name": "calculator", "parameters": {}}}
-    environment = CalculatorEnvironment()
-    environment.reset(Problem("t1", "tools", (Message("user", "?"),), {}, "c", tools=(tool,)))
+    environment = environment_for(Problem("t1", "tools", (Message("user", "?"),), {}, "c", tools=(tool,)))
     calls = [
         ToolCall("calculator", {"expression": "6*7"}),
         ToolCall("search", {"q": "x"}),
@@ -82,7 +82,7 @@ def test_the_environment_answers_each_call_in_order_and_raises_nothing():
         ToolCall("calculator", {"expression": 5}),
         ToolCall("calculator", {"expression": "1/0"}),
     ]
-    assert environment.step(calls) == [
+    assert answer_calls(environment, calls) == [
         Message("tool", "42"),
         Message("tool", "error: no tool search"),
         Message("tool", "error: calculator needs the argument expression"),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from qwq.agent.environment import CalculatorEnvironment
 from qwq.config import PretrainStage, Recipe, RewardModelStage, RlStage, SftStage, load_recipe
+from qwq.envs import answer_calls, environment_for
 from qwq.errors import ConfigError
 from qwq.problems.base import Family, digest, split_of
 from qwq.problems.families import FAMILIES, family
@@ -200,10 +200,9 @@ def test_tool_demonstrations_show_what_the_calculator_would_return() -> None:
         for i in range(60):
             problem = family("tools").problem(0, "train", i)
             turns = family("tools").demonstrate(problem, random.Random(i), noisy=noisy)
-            environment = CalculatorEnvironment()
-            environment.reset(problem)
+            environment = environment_for(problem)
             calls = [c for m in turns if m.role == "assistant" for c in m.tool_calls]
-            assert [m.content for m in environment.step(calls)] == [m.content for m in turns if m.role == "tool"]
+            assert [m.content for m in answer_calls(environment, calls)] == [m.content for m in turns if m.role == "tool"]
 
 
 def test_no_prompt_shows_its_truth() -> None:

@@ -13,22 +13,14 @@ from typing import Any
 
 from qwq.errors import DataError
 from qwq.eval.estimates import mean_of_means
+from qwq.tasks.base import Protocol
 from qwq.text.parse import THINK_CLOSE, THINK_OPEN
 from qwq.types import Outcome, Problem, StopReason, ToolCall, Verdict
 
+__all__ = ["Benchmark", "Figures", "Mark", "Protocol", "Reply", "Row", "marked", "need"]
+
 Row = Mapping[str, Any]
 Figures = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """How a benchmark is sampled. The defaults are those of QwQ's own evaluation (QwenLM/QwQ, eval/README.md)."""
-
-    samples: int = 1
-    temperature: float = 0.6
-    top_p: float = 0.95
-    top_k: int = 40
-    max_new_tokens: int = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +71,7 @@ class Benchmark:
     name = ""
     protocol = Protocol()
     majority_votes = False  # whether equal answers mean the same, so that samples can vote
+    needs_data = True  # whether its problems are read from a data folder
     parts: tuple[str, ...] = ()  # what NAME:PART may choose
 
     def __init__(self, part: str = "", *, native_tools: bool = True) -> None:

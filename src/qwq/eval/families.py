@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qwq.agent.environment import CalculatorEnvironment
+from qwq.envs import CalculatorEnvironment, answer_calls, environment_for
 from qwq.eval.benchmark import Benchmark, Mark, Protocol, Reply, marked
 from qwq.problems.families import family
-from qwq.rollout.collect import MAX_TOOL_TURNS
 from qwq.text.parse import THINK_CLOSE
 from qwq.types import DOMAINS, Problem, Response
 from qwq.verify.grade import grade
@@ -21,6 +20,7 @@ DEFAULT_N = 500
 
 
 class Family(Benchmark):
+    needs_data = False
     protocol = Protocol(samples=1, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=512)
 
     def load(self, data: Any) -> list[Problem]:
@@ -35,12 +35,12 @@ class Family(Benchmark):
             not problem.tools
             or not last.finished
             or not last.calls
-            or sum(len(r.calls) for r in replies[:-1]) >= MAX_TOOL_TURNS
+            or sum(len(r.calls) for r in replies[:-1]) >= CalculatorEnvironment.max_calls
         ):
             return None
-        environment = CalculatorEnvironment()
-        environment.reset(problem)
-        return [m.to_dict() for m in environment.step(last.calls)]
+        made = environment_for(problem)
+        assert made is not None
+        return [m.to_dict() for m in answer_calls(made, last.calls)]
 
     def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
         last = replies[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qwq.common.imports import is_reference
 from qwq.errors import ConfigError, nearest
 from qwq.eval.benchmark import Benchmark
 from qwq.eval.bfcl import Bfcl
@@ -11,6 +12,8 @@ from qwq.eval.livebench import LiveBench
 from qwq.eval.livecodebench import LiveCodeBench
 from qwq.eval.maths import Aime24, Aime25, Gsm8k, Math500
 from qwq.eval.programs import HumanEval, Mbpp
+from qwq.eval.tasks import TaskBenchmark
+from qwq.tasks.registry import TASKS, get
 
 PUBLISHED = (Aime24, Aime25, LiveCodeBench, LiveBench, IfEval, Bfcl, Gsm8k, Math500, HumanEval, Mbpp)
 BENCHMARKS: dict[str, type[Benchmark]] = {b.name: b for b in PUBLISHED} | FAMILIES
@@ -19,6 +22,8 @@ BENCHMARKS: dict[str, type[Benchmark]] = {b.name: b for b in PUBLISHED} | FAMILI
 def benchmark(name: str, *, native_tools: bool = True) -> Benchmark:
     """ConfigError for a name or a part that there is not."""
     kind, colon, part = name.partition(":")
+    if kind not in BENCHMARKS and (name in TASKS or (is_reference(name) and "." in kind)):
+        return TaskBenchmark(get(name), native_tools=native_tools)
     if kind not in BENCHMARKS:
         raise ConfigError(f"no benchmark {kind!r}: {nearest(kind, BENCHMARKS)}")
     made = BENCHMARKS[kind]

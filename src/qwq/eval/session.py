@@ -28,7 +28,7 @@ from qwq.eval.meter import Meter
 from qwq.eval.registry import BENCHMARKS, benchmark
 from qwq.eval.store import SampleStore, agree, key_of, locked, read_object
 from qwq.text.parse import THINK_CLOSE
-from qwq.types import DOMAINS, Outcome, Problem, StopReason, ToolCall, Verdict
+from qwq.types import Outcome, Problem, StopReason, ToolCall, Verdict
 
 GRADE_TRIES = 3
 RUNS_PROGRAMS = ("humaneval", "mbpp", "livecodebench", "livebench", "code")
@@ -103,7 +103,7 @@ def prepare(names: Sequence[str], data: Path | None, options: Options) -> list[P
     out = []
     for name in names:
         bench = benchmark(name)
-        folder = DataFolder(bench.name, None) if bench.name in DOMAINS else DataFolder.of(bench.name, data)
+        folder = DataFolder(bench.name, None) if not bench.needs_data else DataFolder.of(bench.name, data)
         out.append(Prepared(name, bench, options.protocol(bench.protocol), folder, []))
     for item in out:
         item.problems = _distinct(item.bench.load(item.data))

@@ -34,6 +34,7 @@ from qwq.problems.base import digest
 from qwq.problems.code_rows import hint, tests_of
 from qwq.problems.constraints import BUILTIN, BUILTIN_NUM, constraint_problem, read_row
 from qwq.problems.decontaminate import build_index
+from qwq.tasks.registry import get
 from qwq.types import CUSTOM, Message, Problem
 
 NO_ANSWER = "without an answer"
@@ -63,7 +64,11 @@ def load_source(source: Source, use: FileUse | None = None) -> list[Problem]:
     use = FileUse(source.path, noun="problems") if use is None else use
     if source.kind == "arithmetic":
         return arithmetic.problems(source.level, source.split, source.limit)
-    if source.kind == "constraints" and source.path == BUILTIN:
+    if source.kind == "task":
+        problems = get(source.path).problems(source.split)
+        if not problems:
+            raise DataError(f"task {source.path} has no {source.split} rows: its rows({source.split!r}) is empty")
+    elif source.kind == "constraints" and source.path == BUILTIN:
         size = BUILTIN_NUM if source.decontaminate else source.limit or BUILTIN_NUM
         problems = [constraint_problem(0, source.split, i) for i in range(size)]
     else:

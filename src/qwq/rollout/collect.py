@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from qwq.agent.environment import CalculatorEnvironment, Environment
 from qwq.engine.generate import Completion, Request, generate
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import Thinking
+from qwq.envs import Environment, answer_calls, environment_for
 from qwq.model.transformer import Transformer
 from qwq.text.parse import parse_response
 from qwq.text.template import ChatFormat
 from qwq.types import Problem, Response, Rollout, StopReason, ToolCall
-
-MAX_TOOL_TURNS = 4
 
 
 @dataclass(slots=True)
@@ -30,15 +28,6 @@ class _Episode:
     calls: list[ToolCall] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
     malformed: int = 0
-
-
-def environment_for(problem: Problem) -> Environment | None:
-    """A fresh environment for a problem with tools, reset to it."""
-    if not problem.tools:
-        return None
-    environment = CalculatorEnvironment()
-    environment.reset(problem)
-    return environment
 
 
 class _ToolLoop:
@@ -57,9 +46,9 @@ class _ToolLoop:
         episode.malformed += len(parsed.malformed_calls)
         if not parsed.tool_calls:
             return None
-        if len(episode.calls) >= MAX_TOOL_TURNS:
+        if len(episode.calls) >= episode.environment.max_calls:
             return StopReason.TURNS
-        results = [m.content for m in episode.environment.step(parsed.tool_calls)]
+        results = [m.content for m in answer_calls(episode.environment, parsed.tool_calls)]
         episode.calls += parsed.tool_calls
         episode.results += results
         more = self.chat.tool_result_ids(results)

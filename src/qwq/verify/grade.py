@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from qwq.errors import DataError, InfraError, nearest
+from qwq.common.imports import user_code
+from qwq.errors import ConfigError, DataError, InfraError, nearest
 from qwq.types import DOMAINS, Outcome, Problem, Response, Verdict
 from qwq.verify import instructions, math, tools
+
+# Verifiers of tasks that a user brings, by the name of the task (`tasks.registry` fills it).
+VERIFIERS: dict[str, Callable[[Problem, Response], Verdict]] = {}
 
 
 def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdict:
@@ -39,8 +43,22 @@ def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdi
 
             extra = {} if sandbox is None else {"sandbox": sandbox}
             return code.verify_response(response, _need(problem, "tests"), **extra)
+        case own if own in VERIFIERS:
+            return _own(problem, response)
         case other:
             raise DataError(f"problem {problem.id}: unknown domain {other!r}: {nearest(other, DOMAINS)}")
+
+
+def _own(problem: Problem, response: Response) -> Verdict:
+    """The verdict of a user's task. What never ended is not asked about: it is unfinished, whatever the task would say."""
+    if not response.finished:
+        return Verdict(Outcome.UNFINISHED, "the response never ended", problem.domain)
+    verify = VERIFIERS[problem.domain]
+    with user_code(f"the verifier of task {problem.domain}", getattr(verify, "__func__", verify), f", asked about {problem.id}"):
+        verdict = verify(problem, response)
+    if not isinstance(verdict, Verdict):
+        raise ConfigError(f"the verifier of task {problem.domain} gave {type(verdict).__name__}, asked about {problem.id}: give a Verdict, such as self.verdict(True)")
+    return verdict
 
 
 class Grader:

@@ -1,30 +1,17 @@
-"""The environment protocol, and its first environment: the calculator.
-
-An environment is reset with a problem and then answers tool calls with messages. It never scores; a
-verifier reads the transcript afterwards.
-"""
+"""The calculator: exact arithmetic on one expression."""
 
 from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Protocol
 
-from qwq.types import Message, Problem, ToolCall
+from qwq.envs.base import Environment, environment
+from qwq.types import Problem, ToolCall
 
 MAX_EXPRESSION = 200  # characters
 MAX_DIGITS = 60  # of any intermediate result
-
-
-class Environment(Protocol):
-    def reset(self, problem: Problem) -> None:
-        """Begin a new episode."""
-
-    def step(self, calls: Sequence[ToolCall]) -> list[Message]:
-        """One tool message for each call, in order. A bad call is answered with an error text, never raised."""
-        ...
 
 
 _BINARY: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
@@ -67,16 +54,14 @@ def _value(node: ast.AST) -> Fraction:
     return result
 
 
-class CalculatorEnvironment:
-    """Answers `calculator(expression)`; any other call gets an error text."""
+@environment("calculator")
+class CalculatorEnvironment(Environment):
+    """Answers `calculator(expression)` under the name that the problem gives it; any other call gets an error text."""
 
-    def reset(self, problem: Problem) -> None:
+    async def reset(self, problem: Problem) -> None:
         self.names = {tool["function"]["name"] for tool in problem.tools}
 
-    def step(self, calls: Sequence[ToolCall]) -> list[Message]:
-        return [Message("tool", self._answer(call)) for call in calls]
-
-    def _answer(self, call: ToolCall) -> str:
+    async def call(self, call: ToolCall) -> str:
         if call.name not in self.names:
             return f"error: no tool {call.name}"
         expression = call.arguments.get("expression")
