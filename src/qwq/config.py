@@ -28,6 +28,13 @@ DEVICES = ("cpu", "cuda", "mps", "xpu")
 MAX_SEED = 2**32 - 1  # seeds of requests are made of it, and stay within 64 bits
 # Names folders and files of a run, and stands in dotted keys.
 STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+# Losses that are registered (train.losses; those of a program's own are added here when they are), with the clip range each has by
+# default; None: it has no such clip.
+LOSS_CLIPS: dict[str, tuple[float | None, float | None]] = {
+    "dr_grpo": (0.2, 0.28), "dapo": (0.2, 0.28), "grpo": (0.2, 0.28), "gspo": (3e-4, 4e-4), "cispo": (None, 4.0),
+}  # fmt: skip
+DUAL_CLIPPED = ("dr_grpo", "dapo", "grpo", "gspo")  # losses that `dual_clip` acts on
+ADVANTAGES = ["group_mean", "group_std", "rloo", "batch_std", "batch_norm"]  # registered forms, likewise
 START = "start"  # what the recipe's model itself scored, beside the stages
 
 
@@ -271,15 +278,28 @@ class RlStage(Stage):
     temperature: float = Field(1.0, ge=0.01, description="sampling temperature of rollouts; near 0 all samples of a prompt are alike and teach nothing")
     mix: Mix = Field(default_factory=Mix)
     sources: list[Source] = Field(default_factory=list, description="real problem sets")
-    loss: Literal["dr_grpo", "dapo"] = Field("dr_grpo", description="normaliser: constant, or the batch's completion tokens")
-    scale_advantage: bool = Field(False, description="divide advantages by the group's standard deviation (original GRPO)")
-    clip_low: float = Field(0.2, gt=0, lt=1, description="lower clip of the ratio; acts only with several updates a batch")
-    clip_high: float = Field(0.28, gt=0, description="upper clip of the ratio (DAPO's clip-higher)")
+    loss: str = Field("dr_grpo", description="dr_grpo, dapo, grpo, gspo, cispo (docs/training.md), or file.py:function of your own")
+    advantage: str = Field(
+        "group_mean", description="from rewards to advantages: group_mean, group_std, rloo, batch_std, batch_norm (docs/training.md), or file.py:function"
+    )
+    scale_advantage: bool = Field(False, description="the same as advantage = \"group_std\": divide by the group's standard deviation (original GRPO)")
+    clip_low: float | None = Field(
+        None, gt=0, lt=1, description="lower clip of the ratio; acts only with several updates a batch; default: the loss's own (0.2; gspo 3e-4; cispo none)"
+    )
+    clip_high: float | None = Field(None, gt=0, description="upper clip of the ratio (DAPO's clip-higher); default: the loss's own (0.28; gspo 4e-4; cispo 4)")
+    dual_clip: float | None = Field(None, gt=1, description="largest loss of a token with a negative advantage, in advantages (dual-clip PPO); default: none")
+    mask_truncated: bool = Field(False, description="leave completions that max_new_tokens cut off out of the loss (DAPO's overlong filtering); their rewards count")
+    importance_cap: float | None = Field(
+        None, ge=0, description="cap of the weight that corrects for a sampler that differs from the trainer; 0: no correction; default: 2 where weights "
+        "are in 16 bits, 0 in float32, where both agree within rounding",
+    )  # fmt: skip
     updates: Positive = Field(1, description="optimiser updates a batch; 1 is strictly on-policy")
     kl: float = Field(0.0, ge=0, description="weight of the KL term against the stage's start")
-    kl_estimator: Literal["k2", "k3"] = Field("k3", description="estimator (Schulman 2020); k3 unbiased in value, k2 in gradient")
+    kl_estimator: Literal["k2", "k3", "k3_ratio"] = Field(
+        "k3_ratio", description="estimator; k3 is unbiased in value, k2 in gradient (Schulman 2020), k3_ratio in both (DeepSeek-V3.2)"
+    )
     drop_zero_signal: bool = Field(True, description="leave out groups with equal rewards where no other term needs them")
-    refill: int = Field(0, ge=0, description="rounds of replacing zero-signal groups by new prompts (dynamic sampling)")
+    refill: int = Field(0, ge=0, description="rounds of replacing prompts whose verdicts all agree by new ones (dynamic sampling)")
     partial_credit: Unit = Field(0.0, description="share of the reward paid for the share of tests or rules passed")
     overlong_buffer: int = Field(
         0, ge=0, description="last tokens before max_new_tokens over which a punishment grows from 0 to overlong_penalty (DAPO); 0: none"
@@ -296,6 +316,22 @@ class RlStage(Stage):
     validation: Validation = Field(default_factory=Validation, description="looks at validation problems")
     watch_kl: int = Field(0, ge=0, description="steps between measurements of the KL to the stage's start where no KL term does; 0: none")
     max_infra_error_rate: Unit = Field(0.05, description="share of infrastructure errors in a step at which the run stops")
+
+    @model_validator(mode="after")
+    def _objective(self) -> RlStage:
+        for key, name, known in (("loss", self.loss, LOSS_CLIPS), ("advantage", self.advantage, ADVANTAGES)):
+            if name not in known and ":" not in name:
+                raise ValueError(f"{key} {name!r} is none of {', '.join(known)}, nor file.py:function: {nearest(name, known)}")
+        for key, default in zip(("clip_low", "clip_high"), LOSS_CLIPS.get(self.loss, LOSS_CLIPS["dr_grpo"]), strict=True):
+            if default is None and getattr(self, key) is not None:
+                raise ValueError(f"{key} is {getattr(self, key):g}, and loss {self.loss!r} has no such clip: leave {key} out")
+            if getattr(self, key) is None:
+                setattr(self, key, default)
+        if self.dual_clip is not None and self.loss in LOSS_CLIPS and self.loss not in DUAL_CLIPPED:
+            raise ValueError(f"dual_clip is {self.dual_clip:g}, and loss {self.loss!r} has none: leave it out, or take one of {', '.join(DUAL_CLIPPED)}")
+        if self.scale_advantage and self.advantage not in ("group_mean", "group_std"):
+            raise ValueError(f"scale_advantage is true and advantage {self.advantage!r}: the first means \"group_std\"; give one of the two")
+        return self
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> RlStage:

@@ -101,7 +101,7 @@ def update_parts(
     values = activation_values(config, num_tokens)
     if recompute:
         values = values // (config.num_layers + 1) + num_tokens * config.hidden_size * config.num_layers
-    parts = {"gradients": width * trained, "activations": width * values}
+    parts = {"gradients": FLOAT * trained, "activations": width * values}  # summed in float32, whatever the weights have
     if head:
         # The head's gradient is gathered in a matrix of its own; where it is tied, the embedding's comes beside it.
         matrices = (2 if config.tie_embeddings else 1) if trained == config.num_parameters else 0

@@ -12,6 +12,7 @@ from qwq.model.config import ModelConfig
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model, state_to_hf
 from qwq.train import losses, rl
+from qwq.train.losses import logprobs
 from qwq.train.rl import Group, RlTrainer
 from qwq.types import Rollout, StopReason
 
@@ -114,7 +115,7 @@ def settings(loss: str, kl: float, estimator: str) -> Rl2Stage:
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("loss, kl, estimator", [(a, *b) for a, b in itertools.product(("dr_grpo", "dapo"), ((0.0, "k3"), (0.1, "k3"), (0.1, "k2")))])
 def test_the_update_equals_the_padded_step(tmp_path, monkeypatch, loss, kl, estimator, recompute):
-    monkeypatch.setattr(losses, "CHUNK_LOGITS", 61 * 7)  # several chunks of logits
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 61 * 7)  # several chunks of logits
     batch, model, reference = groups(), make(0), make(1)
     save_model(model, tmp_path / "a")
     save_model(reference, tmp_path / "b")

@@ -1,5 +1,6 @@
 """The schedule by hand, the skipped step, and a state that goes on bit for bit."""
 
+import gc
 import math
 
 import pytest
@@ -197,3 +198,50 @@ def test_frozen_parameters_are_left_out():
     backward(model, 0)
     optimizer.step(0)
     assert torch.equal(model[0].weight, before) and all(name.startswith("2.") for name in optimizer.names)
+
+
+def summed_gradient(dtype: torch.dtype, parts: int) -> torch.Tensor:
+    """The gradient that the optimizer is about to use, of 256 rows in `parts` backward passes; clipping out of reach."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(64, 32, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.randn(32, 64, generator=generator) * 0.1)
+    x = torch.randn(256, 64, generator=generator)
+    model.to(dtype)
+    optimizer = Optimizer(model, Optim(grad_clip=1e9), 1)
+    for rows in x.to(dtype).chunk(parts):
+        (model(rows).float().square().sum() / 256).backward()
+    return optimizer.masters[0].grad.clone()
+
+
+def test_a_16_bit_gradient_is_summed_in_float32():
+    """The sum of 256 bfloat16 parts is as near to float32 as one part is; summed in bfloat16 it is several times farther off."""
+    exact = summed_gradient(torch.float32, 1)
+
+    def error(parts: int) -> float:
+        return float((summed_gradient(torch.bfloat16, parts) - exact).norm() / exact.norm())
+
+    assert error(1) < 0.006 and error(256) < 0.006
+    assert float((summed_gradient(torch.float32, 256) - exact).norm() / exact.norm()) < 1e-5
+
+
+def test_many_parts_that_rounding_would_swallow_are_all_counted():
+    """1 + 100 times 1/1024: in bfloat16 each of the 100 is below half a step of 1 (1/128), and their sum would stay 1."""
+    model = nn.Linear(1, 1, bias=False).bfloat16()
+    nn.init.constant_(model.weight, 0.0)
+    optimizer = Optimizer(model, Optim(lr=1e-6, grad_clip=100.0), 10)
+    model.weight.sum().backward()
+    for _ in range(100):
+        (model.weight.sum() / 1024).backward()
+    assert model.weight.grad is None  # no second copy of the gradient is kept
+    assert optimizer.step(0)["grad_norm"] == pytest.approx(1 + 100 / 1024, rel=1e-6)
+    assert optimizer.masters[0].grad is None
+
+
+def test_an_optimizer_that_is_gone_takes_no_gradient_from_the_next_one():
+    model = nn.Linear(1, 1, bias=False).bfloat16()
+    Optimizer(model, Optim(), 1)
+    gc.collect()
+    optimizer = Optimizer(model, Optim(lr=0.1, grad_clip=100.0), 1)
+    (3 * model.weight.sum()).backward()
+    assert optimizer.step(0)["grad_norm"] == 3.0

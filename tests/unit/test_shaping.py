@@ -48,3 +48,11 @@ def test_overlong_is_for_all_and_its_penalty_scales():
     right, wrong = rollout(100, True), rollout(90, False)
     LengthShaping(100, buffer=20, penalty=0.5).apply([right, wrong])
     assert right.reward == pytest.approx(0.5) and wrong.reward == pytest.approx(-0.25)
+
+
+def test_overlong_counts_all_tokens_that_the_limit_counts():
+    """Cut off at 120 of 120 tokens, 60 of them a tool's: the whole punishment, not none."""
+    long, short = rollout(120, False), rollout(60, True)
+    long.sampled_mask = [1] * 60 + [0] * 60
+    LengthShaping(120, buffer=20, penalty=0.5).apply([long, short])
+    assert long.rewards["overlong"] == pytest.approx(-0.5) and short.rewards["overlong"] == 0.0

@@ -10,18 +10,14 @@ None says that it does not apply.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import math
-import sys
-import traceback
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from qwq.errors import ConfigError, nearest
+from qwq.common.imports import import_object, user_code
+from qwq.errors import ConfigError
 from qwq.types import Problem, Response
 
 
@@ -54,14 +50,9 @@ class RewardFunction:
 
     def _ask(self, step: int | None, about: str, **keywords: Any) -> Any:
         """What the function returns. It is the user's own code and may raise anything: the error says where, in the user's own lines."""
-        try:
+        at = "" if step is None else f" at step {step + 1}"
+        with user_code(f"reward function {self.where or self.name}", self.call, f"{at}, asked about {about}"):
             return self.call(**keywords)
-        except Exception as error:
-            at = "" if step is None else f" at step {step + 1}"
-            reason = " ".join(str(error).split())[:200] or "no message"
-            raise ConfigError(
-                f"reward function {self.where or self.name} raised {type(error).__name__}{at}, asked about {about}: {reason} ({_own_lines(error, self.call)})"
-            ) from error
 
     def _trl(self, asked: Sequence[tuple[Problem, Response, list[int]]], step: int | None) -> list[Any]:
         keys = dict.fromkeys(k for problem, _, _ in asked for k in problem.truth)
@@ -93,46 +84,9 @@ class RewardFunction:
         return out
 
 
-def _own_lines(error: Exception, call: Callable[..., Any]) -> str:
-    """The lines of the file that holds `call` through which an error came, outermost first; else the one that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    code = getattr(call, "__code__", None)
-    own = [f for f in frames if code and f.filename == code.co_filename] or frames[-1:]
-    return ", ".join(f"{Path(f.filename).name}, line {f.lineno}" for f in own)
-
-
 def load_function(where: str, style: str = "trl", weight: float = 1.0) -> RewardFunction:
     """Import `file.py:function` or `package.module:function`. ConfigError where there is none, or where its file does not import."""
-    place, colon, name = where.rpartition(":")
-    if not colon or not name:
-        raise ConfigError(f"reward function {where!r}: write file.py:function or package.module:function")
-    if place.endswith(".py"):
-        path = Path(place).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"reward function {where!r}: no file at {path}")
-        spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        _import(where, lambda: spec.loader.exec_module(module))
-    else:
-        module = _import(where, lambda: importlib.import_module(place))
-    call = getattr(module, name, None)
-    if not callable(call):
-        there = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
-        raise ConfigError(f"reward function {where!r}: {place} has no function {name!r}: {nearest(name, there)}")
+    call = import_object(where, "reward function")
     if inspect.iscoroutinefunction(call):
         raise ConfigError(f"reward function {where!r} is `async def`: write a plain function, which may call asyncio.run itself")
-    return RewardFunction(name, call, style, weight, where)
-
-
-def _import(where: str, do: Callable[[], Any]) -> Any:
-    """Run a user's module, which may raise anything."""
-    try:
-        return do()
-    except SyntaxError as error:
-        raise ConfigError(f"reward function {where!r}: {error.msg} ({Path(error.filename or '').name}, line {error.lineno})") from None
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        line = "" if isinstance(error, ImportError) else f" ({Path(frame.filename).name}, line {frame.lineno})"
-        raise ConfigError(f"reward function {where!r}: importing it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}{line}") from error
+    return RewardFunction(where.rpartition(":")[2], call, style, weight, where)

@@ -1,9 +1,10 @@
 """What a reward says about length: terms added once a group's verdicts are known.
 
 - `overlong`: soft punishment (DAPO, Yu et al. 2025, arXiv 2503.14476, equation 13): 0 up to `max_new_tokens - buffer` tokens, then
-  falling linearly to -`penalty` at `max_new_tokens`. For every response, right or wrong.
+  falling linearly to -`penalty` at `max_new_tokens`. For every response, right or wrong. It counts what the limit counts: all
+  tokens of the completion, tools' results and forced closings among them.
 - `length`: among the correct answers of a group only (Arora and Zanette 2025, arXiv 2502.04463): -weight x sigmoid((n - mean) / std)
-  of their lengths n in tokens. A correct answer so keeps at least 1 - weight, more than any wrong one has; wrong answers are never
+  of their lengths n in sampled tokens. A correct answer so keeps at least 1 - weight, more than any wrong one has; wrong answers are never
   paid for being short, and never for being long.
 """
 
@@ -39,7 +40,7 @@ class LengthShaping:
         for members in groups.values():
             if self.buffer:
                 for r in members:
-                    r.rewards["overlong"] = self.penalty * overlong(r.num_sampled, self.max_new_tokens, self.buffer)
+                    r.rewards["overlong"] = self.penalty * overlong(len(r.completion_ids), self.max_new_tokens, self.buffer)
             if self.weight:
                 right = [r for r in members if r.verdicts[-1].correct]
                 for r, share in zip(right, shorter([r.num_sampled for r in right]), strict=True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +28,34 @@ def learning_rate(config: Optim, step: int, num_steps: int) -> float:
     return config.lr * (config.final_lr + (1 - config.final_lr) * shape)
 
 
+def _gather(p: Tensor, master: Tensor) -> None:
+    """Move a 16-bit gradient into its master's float32 sum."""
+    if p.grad is None:
+        return
+    if master.grad is None:
+        master.grad = p.grad.float()
+    else:
+        master.grad += p.grad
+    p.grad = None
+
+
+def _gatherer(owner: Optimizer, index: int) -> Callable[[Tensor], None]:
+    """What runs after each backward pass on one 16-bit parameter. It keeps neither the optimizer nor its float32 copies alive."""
+    alive = weakref.ref(owner)
+
+    def gather(p: Tensor) -> None:
+        if (optimizer := alive()) is not None:
+            _gather(p, optimizer.masters[index])
+
+    return gather
+
+
 class Optimizer:
     """AdamW on all parameters that train; only matrices are decayed. `step` clips, updates and clears the gradient.
 
-    Parameters in 16 bits have a float32 copy that is the one updated, since a small step would vanish in their rounding.
+    A parameter in 16 bits has a float32 copy, its master. The master is what is updated, since a small step would vanish in
+    16-bit rounding. It also sums the gradient: each backward pass adds to `master.grad` in float32 and frees `p.grad`, so that
+    a batch in 256 micro-batches has the gradient of the same batch in one. One optimizer at a time may own such a parameter.
     """
 
     def __init__(self, model: nn.Module, config: Optim, num_steps: int, extra: list[nn.Parameter] | None = None) -> None:
@@ -39,6 +65,9 @@ class Optimizer:
         self.names = [n for n, _ in named]
         self.params = [p for _, p in named]
         self.masters = [p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self.params]
+        for i, (p, master) in enumerate(zip(self.params, self.masters, strict=True)):
+            if p is not master:
+                p.register_post_accumulate_grad_hook(_gatherer(self, i))
         self.skipped_in_a_row = 0
         groups = [
             {"params": [p for p in self.masters if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -53,7 +82,9 @@ class Optimizer:
 
         Raises InfraError after `MAX_SKIPPED` dropped gradients in a row, ConfigError where the step makes a weight NaN or infinite.
         """
-        norm = nn.utils.clip_grad_norm_(self.params, self.config.grad_clip)
+        for p, master in self._copies():
+            _gather(p, master)  # a gradient that was set by hand; those of backward passes are gathered already
+        norm = nn.utils.clip_grad_norm_(self.masters, self.config.grad_clip)
         rate = learning_rate(self.config, index, self.num_steps)
         finite = bool(torch.isfinite(norm))
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
@@ -67,19 +98,19 @@ class Optimizer:
                 group["lr"] = rate
             self._update()
             self._check_weights(index, rate)
-        for p in self.params:
+        for p in self.masters:
             p.grad = None
         return {"lr": rate, "grad_norm": float(norm), "skipped": 0.0 if finite else 1.0}
 
+    def _copies(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """The parameters that have a float32 copy, with it."""
+        return [(p, m) for p, m in zip(self.params, self.masters, strict=True) if m is not p]
+
     def _update(self) -> None:
-        copies = [(m, p) for m, p in zip(self.masters, self.params, strict=True) if m is not p]
-        for master, p in copies:
-            master.grad = None if p.grad is None else p.grad.float()
         self.adam.step()
         with torch.no_grad():
-            for master, p in copies:
+            for p, master in self._copies():
                 p.copy_(master)
-                master.grad = None
 
     def _check_weights(self, index: int, rate: float) -> None:
         """Weights that are not finite can be neither sampled from nor trained further; they reach no checkpoint and no model folder."""

@@ -3,12 +3,14 @@
 Read `RlTrainer.step` first; it is the whole algorithm. It is GRPO (arXiv 2402.03300) with these departures:
 
 1. advantages are not divided by the group's standard deviation, and the loss has a constant normaliser,
-   prompts x samples x max_new_tokens, fixed before anything is dropped (Dr. GRPO, arXiv 2503.20783);
+   prompts x samples x max_new_tokens (Dr. GRPO, arXiv 2503.20783). Other losses and advantage forms: `train.losses`.
+   Whatever the loss, its normaliser is fixed before anything is dropped;
 2. the clip is asymmetric (DAPO, arXiv 2503.14476) and acts only with more than one update a batch:
    by default the ratio is exactly 1, both of its sides coming from the trainer's own forward pass;
 3. no KL term in stage 1; in stage 2 a small one against the end of stage 1;
-4. groups whose rewards are all equal are dropped before the backward pass when nothing else needs them;
-5. a response that never ends is unfinished, and unfinished is never correct.
+4. groups whose advantages are all 0 are dropped before the backward pass when nothing else needs them;
+5. a response that never ends is unfinished, and unfinished is never correct;
+6. where sampler and trainer compute in 16 bits, their difference is corrected by truncated importance sampling.
 
 A verdict spoiled by infrastructure is no reward: the rollout leaves its group's baseline and the loss.
 """
@@ -18,7 +20,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -36,41 +39,26 @@ from qwq.rollout.collect import collect
 from qwq.text.template import ChatFormat
 from qwq.train.alarms import Watch
 from qwq.train.checkpoint import StageRun
-from qwq.train.losses import group_advantages, kl_term, policy_terms, token_logprobs
+from qwq.train.groups import TRUNCATED, Group, after_refills, count_undecided, form_groups, without_truncated
+from qwq.train.losses import (
+    AdvantageForm,
+    BatchSize,
+    Loss,
+    PolicyTerms,
+    kl_term,
+    load_advantage,
+    load_loss,
+    policy_terms,
+    token_logprobs,
+)
 from qwq.train.optim import Optimizer
 from qwq.train.packing import Batch, micro_batches, pack_groups
 from qwq.train.rollout_log import RolloutLog
-from qwq.types import Outcome, Problem, Rollout, StopReason
+from qwq.types import Outcome, Problem, Rollout
 
 # Promise 1, for real models; the tiny one stays under 1e-4 (tests).
 MISMATCH_MAX, MISMATCH_MEAN = 1e-3, 1e-5
-
-
-@dataclass(slots=True)
-class Group:
-    """The rollouts of one prompt that may be learnt from, with their advantages (G,)."""
-
-    rollouts: list[Rollout]
-    advantages: list[float]
-
-    @property
-    def has_signal(self) -> bool:
-        return any(a != 0.0 for a in self.advantages)
-
-
-def form_groups(rollouts: Sequence[Rollout], *, scale: bool) -> list[Group]:
-    """Group by prompt; rollouts without a reward (infrastructure errors) are left out of baseline and group."""
-    by_group: dict[int, list[Rollout]] = {}
-    for rollout in rollouts:
-        if rollout.reward is not None:
-            by_group.setdefault(rollout.group, []).append(rollout)
-    groups = []
-    for members in by_group.values():
-        rewards_G = torch.tensor([r.reward for r in members], dtype=torch.float64)
-        equal = bool((rewards_G == rewards_G[0]).all())
-        advantages = [0.0] * len(members) if equal else group_advantages(rewards_G, scale=scale).tolist()
-        groups.append(Group(members, advantages))
-    return groups
+IMPORTANCE_CAP = 2.0  # in 16 bits, where a recipe names none; the value of Yao et al. 2025
 
 
 class RlTrainer:
@@ -132,11 +120,13 @@ class RlTrainer:
             self.log.write(step, rollouts)
         self.run.state["next_problem"] += len({r.group for r in rollouts})
 
-        groups = form_groups(rollouts, scale=self.config.scale_advantage)
+        batch = after_refills(rollouts, self.config.prompts)
+        groups = form_groups(batch, advantage=self.advantage)
         learnt = [g for g in groups if g.has_signal] if self._may_drop else groups
-        metrics = self._describe(rollouts, groups)
+        metrics = self._describe(rollouts, form_groups(rollouts))
         started = time.perf_counter()
-        metrics |= self.update(step, learnt) if learnt else {"loss": 0.0, "trained_tokens": 0}
+        learnt = without_truncated(learnt) if self.config.mask_truncated else learnt
+        metrics |= self.update(step, learnt, batch=batch) if learnt else {"loss": 0.0, "trained_tokens": 0}
         totals["training_s"] += time.perf_counter() - started
         totals["trained_tokens"] += metrics["trained_tokens"]
         metrics |= {k: round(totals[k] - before[k], 3) for k in ("sampling_s", "verifying_s", "training_s")}
@@ -152,16 +142,15 @@ class RlTrainer:
         return self.config.drop_zero_signal and self.config.kl == 0
 
     def sample(self, step: int) -> list[Rollout]:
-        """Groups for this step, judged and rewarded; with `refill`, groups without signal are replaced by new prompts."""
+        """Groups for this step, judged and rewarded; with `refill`, prompts whose verdicts all agree are followed by new ones."""
         kept: list[Rollout] = []
         wanted = self.config.prompts
         for _ in range(1 + self.config.refill):
             first = self.run.state["next_problem"] + len({r.group for r in kept})
             problems = [self.mix.problem(first + i) for i in range(wanted)]
             kept += self._sample_groups(problems, first)
-            signal = sum(g.has_signal for g in form_groups(kept, scale=False))
-            wanted = self.config.prompts - signal
-            if wanted <= 0 or not self.config.refill:
+            wanted = count_undecided(kept, self.config.prompts)
+            if wanted <= 0:
                 break
         return kept
 
@@ -195,60 +184,97 @@ class RlTrainer:
         drawn = [choices[digest(f"{self.seed}/{self.run.name}/budget/{first + i}") % len(choices)] for i in range(count)]
         return [None if b < 0 else b for b in drawn]
 
-    def update(self, step: int, groups: list[Group]) -> dict[str, Any]:
-        """`updates` optimiser steps on one batch of groups."""
+    @cached_property
+    def loss(self) -> Loss:
+        return load_loss(self.config.loss)
+
+    @cached_property
+    def advantage(self) -> AdvantageForm:
+        return load_advantage("group_std" if self.config.scale_advantage else self.config.advantage)
+
+    @property
+    def importance_cap(self) -> float:
+        """Cap of the sampler's importance weight; 0: none."""
+        cap = self.config.importance_cap
+        return cap if cap is not None else IMPORTANCE_CAP if self.model.embed.weight.dtype != torch.float32 else 0.0
+
+    def update(self, step: int, groups: list[Group], *, batch: Sequence[Rollout] | None = None) -> dict[str, Any]:
+        """`updates` optimiser steps on `groups`.
+
+        `batch` are the step's rollouts before any was left out, which the normaliser counts; default: those of `groups`.
+        """
+        whole = [r for g in groups for r in g.rollouts] if batch is None else batch
+        size = BatchSize(self.config.prompts, self.config.samples, self.config.max_new_tokens, sum(r.num_sampled for r in whole))
+        normaliser = self.loss.normaliser(size)
         lots = micro_batches([sum(len(r.completion_ids) for r in g.rollouts) for g in groups], self.compute.micro_batch_tokens)
-        batches = [self._pack([groups[i] for i in lot]) for lot in lots]
-        normaliser = float(self.config.prompts * self.config.samples * self.config.max_new_tokens)
-        if self.config.loss == "dapo":
-            normaliser = float(sum(len(b.extra["advantage"]) for b in batches))
-        references = [self._start_logprobs(b) if self.config.kl > 0 else None for b in batches]
-        old: list[Tensor | None] = [None] * len(batches)
+        parts = [self._pack([groups[i] for i in lot]) for lot in lots]
+        references = [self._start_logprobs(part) if self.config.kl > 0 else None for part in parts]
+        old: list[Tensor | None] = [None] * len(parts)
         sums: Counter[str] = Counter()
         for update in range(self.config.updates):
-            for i, batch in enumerate(batches):
-                logprob, entropy = self._logprobs(self.model, batch)
+            for i, part in enumerate(parts):
+                logprob, entropy = self._logprobs(self.model, part)
                 if update == 0:
-                    self._check_mismatch(logprob.detach(), batch, sums)
-                terms = policy_terms(
-                    logprob, batch.extra["advantage"], old_logprob_N=old[i], reference_logprob_N=references[i],
-                    clip_low=self.config.clip_low, clip_high=self.config.clip_high, kl=self.config.kl,
-                    kl_estimator=self.config.kl_estimator,
-                )  # fmt: skip
-                loss = terms.loss_N.sum() / normaliser
+                    self._check_mismatch(logprob.detach(), part, sums)
+                terms = self._terms(part, logprob, old[i], references[i])
+                weights = self.loss.weights(part.extra["sequence"])
+                loss = (terms.loss_N if weights is None else terms.loss_N * weights).sum() / normaliser
                 loss.backward()
                 if update == 0:
                     old[i] = logprob.detach()
                 sums.update(loss=loss.item(), clipped=float(terms.clipped_N.sum()), kl=float(terms.kl_N.sum()))
-                sums.update(entropy=float(entropy.sum()), terms=len(logprob), fed=batch.num_tokens)
+                sums.update(entropy=float(entropy.sum()), terms=len(logprob), fed=part.num_tokens)
+                if terms.importance_N is not None:
+                    capped = float((terms.importance_N > self.importance_cap).sum())
+                    sums.update(importance=float(terms.importance_N.sum()), importance_capped=capped)
             if update == 0:
                 self._check_mean_mismatch(sums["mismatch_sum"] / sums["terms"])
             stepped = self.optimizer.step(step * self.config.updates + update)
-        n = sums["terms"]
         every = self.config.watch_kl
-        watched = {"kl_to_start": self._kl_to_start(batches, old)} if every and self.config.kl == 0 and step % every == 0 else {}
-        return stepped | watched | {
-            "loss": sums["loss"] / self.config.updates,
+        watched = {"kl_to_start": self._kl_to_start(parts, old)} if every and self.config.kl == 0 and step % every == 0 else {}
+        return stepped | watched | self._update_metrics(sums)
+
+    def _update_metrics(self, sums: Counter[str]) -> dict[str, Any]:
+        """Means over the tokens of all updates."""
+        n, updates = sums["terms"], self.config.updates
+        corrected = {"importance_mean": sums["importance"] / n, "importance_capped": sums["importance_capped"] / n} if self.importance_cap else {}
+        return corrected | {
+            "loss": sums["loss"] / updates,
             "entropy": sums["entropy"] / n,
             "kl": sums["kl"] / n,
             "clip_fraction": sums["clipped"] / n,
             "mismatch_max": sums["mismatch_max"],
-            "mismatch_mean": sums["mismatch_sum"] * self.config.updates / n,
-            "trained_tokens": n // self.config.updates,
-            "fed_tokens": sums["fed"] // self.config.updates,
+            "mismatch_mean": sums["mismatch_sum"] * updates / n,
+            "trained_tokens": n // updates,
+            "fed_tokens": sums["fed"] // updates,
         }
 
+    def _terms(self, part: Batch, logprob_N: Tensor, old_N: Tensor | None, reference_N: Tensor | None) -> PolicyTerms:
+        """The objective of one micro-batch, token by token."""
+        c = self.config
+        return policy_terms(
+            logprob_N, part.extra["advantage"], loss=self.loss, sequence_N=part.extra["sequence"], old_logprob_N=old_N,
+            sampler_logprob_N=part.extra["sampler"] if self.importance_cap else None, reference_logprob_N=reference_N,
+            clip_low=c.clip_low, clip_high=c.clip_high, dual_clip=c.dual_clip, importance_cap=self.importance_cap,
+            kl=c.kl, kl_estimator=c.kl_estimator,
+        )  # fmt: skip
+
     def _pack(self, groups: list[Group]) -> Batch:
-        return pack_groups(
+        first = list(accumulate((len(g.rollouts) for g in groups), initial=0))
+        batch = pack_groups(
             [g.rollouts[0].prompt_ids for g in groups],
             [[r.completion_ids for r in g.rollouts] for g in groups],
             [[r.sampled_mask for r in g.rollouts] for g in groups],
             {
                 "advantage": [[[a] * len(r.completion_ids) for r, a in zip(g.rollouts, g.advantages, strict=True)] for g in groups],
                 "sampler": [[r.sampler_logprobs for r in g.rollouts] for g in groups],
+                # The number of each token's completion; float32 holds it exactly up to 16 million.
+                "sequence": [[[float(n)] * len(r.completion_ids) for n, r in enumerate(g.rollouts, at)] for g, at in zip(groups, first, strict=False)],
             },
             self.model.device,
         )
+        batch.extra["sequence"] = batch.extra["sequence"].long()
+        return batch
 
     def _logprobs(self, model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
         hidden = model(batch.ids_N, batch.layout).index_select(0, batch.where_M)
@@ -310,7 +336,7 @@ class RlTrainer:
             "outcomes": dict(sorted(outcomes.items())),
             "length": tokens / len(rollouts),
             "tokens": tokens,
-            "truncated": sum(r.stop_reason in (StopReason.LENGTH, StopReason.CONTEXT) for r in rollouts) / len(rollouts),
+            "truncated": sum(r.stop_reason in TRUNCATED for r in rollouts) / len(rollouts),
             "zero_signal": sum(not g.has_signal for g in groups) / max(1, len(groups)),
         }
         return metrics

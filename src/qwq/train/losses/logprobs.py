@@ -1,25 +1,13 @@
-"""The maths of training: functions of tensors, no models, no data, no state.
+"""Log-probabilities and entropies of tokens under a large vocabulary, and the supervised loss made of them.
 
-Dimensions: N flat tokens, D hidden width, V vocabulary, G rollouts of a group, P pairs.
-
-Sources:
-- group-relative advantage: GRPO (Shao et al. 2024, arXiv 2402.03300, section 4.1);
-- no division by the deviation, constant normaliser: Dr. GRPO (Liu et al. 2025, arXiv 2503.20783, section 3);
-- token mean and the asymmetric clip: DAPO (Yu et al. 2025, arXiv 2503.14476, sections 3.1 and 3.3);
-- clipped surrogate: PPO (Schulman et al. 2017, arXiv 1707.06347);
-- truncated importance correction for external samplers: IMPALA's truncation (Espeholt et al. 2018), as
-  used for sampler/trainer mismatch by Yao et al. 2025;
-- KL estimators k2 and k3: Schulman 2020, "Approximating KL divergence";
-- preference loss: Bradley and Terry 1952, as in Ouyang et al. 2022 (arXiv 2203.02155, section 3.5).
+Dimensions: N flat tokens, D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from qwq.model.linear import product
@@ -94,66 +82,3 @@ def token_logprobs(
 def weighted_nll(logprob_N: Tensor, weight_N: Tensor) -> Tensor:
     """Negative log-likelihood, averaged over the weights."""
     return -(logprob_N * weight_N).sum() / weight_N.sum().clamp(min=1e-9)
-
-
-def group_advantages(rewards_G: Tensor, *, scale: bool = False) -> Tensor:
-    """Reward minus the group's mean; `scale` divides by the group's standard deviation (original GRPO, biased)."""
-    centred = rewards_G - rewards_G.mean()
-    return centred / (rewards_G.std(unbiased=False) + 1e-6) if scale else centred
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyTerms:
-    """Per-token parts of the policy objective; all tensors (N,)."""
-
-    loss_N: Tensor
-    kl_N: Tensor
-    ratio_N: Tensor
-    clipped_N: Tensor
-
-
-def policy_terms(
-    logprob_N: Tensor,
-    advantage_N: Tensor,
-    *,
-    old_logprob_N: Tensor | None = None,
-    sampler_logprob_N: Tensor | None = None,
-    reference_logprob_N: Tensor | None = None,
-    clip_low: float = 0.2,
-    clip_high: float = 0.28,
-    importance_cap: float = 2.0,
-    kl: float = 0.0,
-    kl_estimator: str = "k3",
-) -> PolicyTerms:
-    """The clipped surrogate with optional KL and sampler correction, token by token.
-
-    `old_logprob_N` are the trainer's own log-probabilities when the batch was sampled; None means this is
-    the batch's first update, where they are `logprob_N` itself and the ratio is exactly 1.
-    `sampler_logprob_N` is given only when an external sampler's differ from the trainer's: the loss is then
-    weighted by min(exp(old - sampler), importance_cap), which carries no gradient.
-    """
-    old_N = logprob_N.detach() if old_logprob_N is None else old_logprob_N
-    ratio_N = (logprob_N - old_N).exp()
-    clipped_ratio_N = ratio_N.clamp(1 - clip_low, 1 + clip_high)
-    surrogate_N = torch.minimum(ratio_N * advantage_N, clipped_ratio_N * advantage_N)
-    clipped_N = (clipped_ratio_N * advantage_N < ratio_N * advantage_N).float()
-    if sampler_logprob_N is not None:
-        surrogate_N = surrogate_N * (old_N - sampler_logprob_N).exp().clamp(max=importance_cap)
-    loss_N, kl_N = -surrogate_N, torch.zeros_like(logprob_N)
-    if reference_logprob_N is not None:
-        kl_N = kl_term(logprob_N, reference_logprob_N, kl_estimator)
-        loss_N = loss_N + kl * kl_N
-    return PolicyTerms(loss_N, kl_N.detach(), ratio_N.detach(), clipped_N)
-
-
-def kl_term(logprob_N: Tensor, reference_logprob_N: Tensor, estimator: str) -> Tensor:
-    """Per-token estimate of KL(policy || reference) from the policy's own samples. k2: d^2/2; k3: e^-d - 1 + d, d = log p - log q."""
-    difference_N = logprob_N - reference_logprob_N
-    if estimator == "k2":
-        return 0.5 * difference_N.square()
-    return (-difference_N).exp() - 1 + difference_N
-
-
-def preference_loss(chosen_P: Tensor, rejected_P: Tensor) -> Tensor:
-    """Bradley-Terry: mean of -log sigmoid(chosen - rejected)."""
-    return -F.logsigmoid(chosen_P - rejected_P).mean()
