@@ -77,6 +77,10 @@ class Benchmark:
     def __init__(self, part: str = "", *, native_tools: bool = True) -> None:
         self.part, self.native_tools = part, native_tools
 
+    def label(self, asked: str) -> str:
+        """What results and files call it, asked for by the name `asked`."""
+        return asked
+
     def load(self, data: Any) -> list[Problem]:
         """All problems, in a fixed order. `data` is a `data.DataFolder`. DataError names the file, row and field at fault."""
         raise NotImplementedError

@@ -104,7 +104,7 @@ def prepare(names: Sequence[str], data: Path | None, options: Options) -> list[P
     for name in names:
         bench = benchmark(name)
         folder = DataFolder(bench.name, None) if not bench.needs_data else DataFolder.of(bench.name, data)
-        out.append(Prepared(name, bench, options.protocol(bench.protocol), folder, []))
+        out.append(Prepared(bench.label(name), bench, options.protocol(bench.protocol), folder, []))
     for item in out:
         item.problems = _distinct(item.bench.load(item.data))
     return out

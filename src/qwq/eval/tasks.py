@@ -19,6 +19,9 @@ class TaskBenchmark(Benchmark):
         super().__init__(native_tools=native_tools)
         self.task, self.name, self.protocol = task, task.name, task.protocol
 
+    def label(self, asked: str) -> str:
+        return self.name  # not the path that it was asked for by
+
     def load(self, data: Any) -> list[Problem]:
         return self.task.problems("test")
 
