@@ -18,8 +18,10 @@ def check(before: int, now: int, max_drop: float = 0.03) -> contract.Finding:
 
 
 def test_no_change_is_ok():
+    """The interval is Agresti and Min's: 1.96 / 102."""
     finding = check(80, 80)
-    assert (finding.change, finding.low, finding.high, finding.state) == (0.0, 0.0, 0.0, "ok")
+    assert (finding.change, finding.state) == (0.0, "ok")
+    assert (finding.low, finding.high) == pytest.approx((-0.0192, 0.0192), abs=1e-4)
 
 
 def test_a_gain_is_ok():
@@ -35,9 +37,9 @@ def test_a_large_drop_is_a_breach():
 
 
 def test_a_drop_within_noise_only_warns():
-    """5 of 100 lost: -0.05 +- 0.0429 reaches above the floor of -0.03."""
+    """5 of 100 lost, 5.5 against 0.5 of 102: -5/102 +- 0.0461 reaches above the floor of -0.03."""
     finding = check(80, 75)
-    assert finding.high == pytest.approx(-0.0071, abs=1e-4)
+    assert finding.high == pytest.approx(-0.0029, abs=1e-4)
     assert finding.state == "warning"
 
 
@@ -58,7 +60,8 @@ def test_only_the_held_domains_are_checked_and_in_order():
     now = {"math": outcomes(90), "code": outcomes(40), "tools": outcomes(0)}
     findings = contract.check(Contract(domains=["code", "math"]), before, now)
     assert [(f.domain, f.state) for f in findings] == [("code", "breach"), ("math", "ok")]
-    assert findings[1].to_dict() == {"domain": "math", "change": 0.0, "ci95": [0.0, 0.0], "state": "ok"}
+    interval = pytest.approx([-0.0192, 0.0192], abs=1e-4)
+    assert findings[1].to_dict() == {"domain": "math", "change": 0.0, "ci95": interval, "state": "ok"}
 
 
 def test_reweighted_by_hand():

@@ -83,6 +83,8 @@ def test_sign_test_and_paired() -> None:
     assert sign_test(5, 0) == pytest.approx(2 / 32)
     assert sign_test(4, 1) == pytest.approx(2 * (1 + 5) / 32)
     assert sign_test(0, 0) == 1.0 and sign_test(3, 3) == 1.0
+    same = paired([0.0] * 3, [0.0] * 3)
+    assert (same["difference"], same["p"], same["ci95"]) == (0.0, 1.0, pytest.approx([-0.39199, 0.39199], abs=1e-4))
     got = paired([0, 0, 1, 0.5], [1, 1, 1, 0.25])
     assert (got["difference"], got["better"], got["worse"], got["n"]) == (pytest.approx(1.75 / 4), 2, 1, 4)
     assert got["ci95"][0] <= got["difference"] <= got["ci95"][1]

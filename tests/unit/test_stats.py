@@ -1,5 +1,6 @@
 """The statistics against published and hand-worked values."""
 
+import itertools
 import math
 
 import pytest
@@ -36,10 +37,43 @@ def test_no_data_says_nothing():
 
 
 def test_paired_difference_by_hand():
-    """Differences 1, 0, 0, -1, 1: mean 0.2, sum of squares about it 3 - 5 * 0.04 = 2.8, variance 0.7."""
-    mean, low, high = paired_difference([0, 1, 0, 1, 0], [1, 1, 0, 0, 1])
-    half = 1.959964 * math.sqrt(0.7 / 5)
+    """Differences 1, 0, 0, -1, 1 ten times: mean 0.2, sum of squares about it 30 - 50 * 0.04 = 28, variance 28 / 49."""
+    mean, low, high = paired_difference([0, 1, 0, 1, 0] * 10, [1, 1, 0, 0, 1] * 10)
+    half = 1.959964 * math.sqrt(28 / 49 / 50)
     assert (mean, low, high) == pytest.approx((0.2, 0.2 - half, 0.2 + half))
+
+
+def test_few_differences_by_hand():
+    """Differences 1, 0, 0, -1, 1. Two better and one worse of 5 become 2.5 and 1.5 of 7: mean 1/7, variance 4/7 - 1/49 = 27/49."""
+    mean, low, high = paired_difference([0, 1, 0, 1, 0], [1, 1, 0, 0, 1])
+    half = 1.959964 * math.sqrt(27 / 49 / 7)
+    assert (mean, low, high) == pytest.approx((0.2, 1 / 7 - half, 1 / 7 + half))
+
+
+@pytest.mark.parametrize(("n", "half"), [(3, 0.3920), (40, 0.0467), (200, 0.0097)])
+def test_nothing_that_differs_is_no_certainty(n, half):
+    """The added half pairs alone: mean 0, variance 1 / (n + 2), so half = 1.96 / (n + 2)."""
+    for score in (0, 1, 0.25):
+        assert paired_difference([score] * n, [score] * n) == pytest.approx((0.0, -half, half), abs=1e-4)
+
+
+def test_all_that_differs_alike_is_no_certainty():
+    """4 of 4 lost: 4.5 against 0.5 of 6, mean -4/6, variance 5/6 - 16/36 = 14/36; of 400 next to nothing is left."""
+    mean, low, high = paired_difference([1] * 4, [0] * 4)
+    assert (mean, low, high) == pytest.approx((-1.0, -1.0, -4 / 6 + 1.959964 * math.sqrt(14 / 36 / 6)))
+    assert paired_difference([1] * 400, [0] * 400)[2] == pytest.approx(-0.9866, abs=1e-4)
+
+
+def test_four_losses_of_forty_are_no_drop_yet_and_nine_are():
+    """The sign test's p of 4 to 0 is 0.125, of 9 to 0 0.004; the normal approximation calls both."""
+    assert paired_difference([1] * 40, [0] * 4 + [1] * 36)[2] > 0
+    assert paired_difference([1] * 40, [0] * 9 + [1] * 31)[2] < 0
+
+
+def test_the_two_intervals_meet_where_they_change_over():
+    """9 and 10 losses of 100: the high ends go down by about a point, as they do from 10 to 11."""
+    highs = [paired_difference([1] * 100, [0] * k + [1] * (100 - k))[2] for k in (8, 9, 10, 11)]
+    assert highs == sorted(highs, reverse=True) and all(0.005 < a - b < 0.02 for a, b in itertools.pairwise(highs))
 
 
 def test_the_pairing_counts_not_the_means():

@@ -1,7 +1,7 @@
 """`qwq eval compare A B`: two results folders, problem by problem.
 
 For each benchmark that both hold: the difference B - A of the problems' mean scores over the problems that both answered, its 95%
-interval by bootstrap over problems, and the exact sign test over the problems that differ. Composite scores (bfcl, livebench) are
+interval by bootstrap over problems (by Agresti and Min where few differ), and the exact sign test over the problems that differ. Composite scores (bfcl, livebench) are
 compared by problem too, so the difference need not be that of the headlines.
 """
 

@@ -3,7 +3,8 @@
 pass@k is the unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1). Intervals are percentile bootstraps
 over problems (Efron 1979), within each stratum where a score is put together from several; seeded, so they repeat. Where
 every problem scored the same 0 or 1, resampling sees no spread at all: a plain mean gets Wilson's interval, and the mean of such a
-stratum is drawn from its Beta distribution under Jeffreys' prior.
+stratum is drawn from its Beta distribution under Jeffreys' prior. Where next to nothing differs between two results, their difference
+gets Agresti and Min's interval (`stats.few_differ`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from qwq.stats import wilson
+from qwq.stats import agresti_min, few_differ, wilson
 
 RESAMPLES = 2000
 BOOTSTRAP_SEED = 20_250_306
@@ -85,12 +86,18 @@ def bootstrap(
 def paired(
     a: Sequence[float], b: Sequence[float], *, seed: int = BOOTSTRAP_SEED, resamples: int = 10_000
 ) -> dict[str, Any]:
-    """b - a over the same problems: mean, bootstrap interval, how many rose and fell, and the sign test's p-value."""
+    """b - a over the same problems: mean, 95% interval, how many rose and fell, and the sign test's p-value.
+
+    The interval is a bootstrap over problems, but Agresti and Min's where `few_differ`.
+    """
     difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     n = len(difference)
-    generator = np.random.default_rng(seed)
-    counts = generator.multinomial(n, np.full(n, 1 / n), size=resamples)
-    low, high = np.quantile(counts @ difference / n, [0.025, 0.975])
+    if few_differ(a, b):
+        low, high = agresti_min(difference.tolist())
+    else:
+        generator = np.random.default_rng(seed)
+        counts = generator.multinomial(n, np.full(n, 1 / n), size=resamples)
+        low, high = np.quantile(counts @ difference / n, [0.025, 0.975])
     rose, fell = int((difference > 0).sum()), int((difference < 0).sum())
     return {
         "n": n, "difference": float(difference.mean()), "ci95": [float(low), float(high)],
