@@ -208,7 +208,7 @@ def chat(
 
 
 @app.command
-def export(model: str, out: Path, *, adapter: list[Path] | None = None, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> int:
+def export(model: str, out: Path, *, adapter: list[Path] | None = None, dtype: Literal["float32", "bfloat16", "float16"] | None = None) -> int:
     """Write a model as one plain Hugging Face folder: a run's policy, a GGUF file dequantised, LoRA adapters merged.
 
     Parameters
@@ -220,7 +220,7 @@ def export(model: str, out: Path, *, adapter: list[Path] | None = None, dtype: L
     adapter
         LoRA adapter folder (ours or PEFT's) to merge; given several times, they are merged in turn.
     dtype
-        Type of the weights written.
+        Type of the weights written: the model's own on disk by default, float32 where that is quantised.
     """
     from qwq.cli_models import model_folder
     from qwq.export import export as write

@@ -54,6 +54,9 @@ class ModelSection(Section):
         None, description="Jinja file in place of the checkpoint's own template, or \"qwq\": ours, which opens the thinking as QwQ's does"
     )
     vocab_size: Positive | None = Field(None, description="tokens of the tokenizer trained for a preset; default: the preset's")
+    save_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="of the weights of policies on disk; default: the checkpoint's own (of a quantised one: compute.dtype), float32 for a preset"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> ModelSection:

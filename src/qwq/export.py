@@ -10,15 +10,16 @@ from qwq.errors import ConfigError
 from qwq.model import lora
 from qwq.model.folder import resolve_folder
 from qwq.model.gguf_file import GGUFFile
-from qwq.model.weights import load_model, save_model
+from qwq.model.weights import inherited_generation, load_model, save_model, stored_dtype
 from qwq.text.gguf_tokenizer import chat_format_from_gguf
 from qwq.text.template import ChatFormat
 
 
-def export(model: str, out: Path, *, adapters: list[Path], dtype: str) -> Path:
+def export(model: str, out: Path, *, adapters: list[Path], dtype: str | None = None) -> Path:
     """Write `model` (a folder, hub id or GGUF file), with `adapters` merged in turn, to the new folder `out`.
 
-    ConfigError where `out` is there already.
+    Weights are written in `dtype`; None: as `model` has them on disk, float32 where that is quantised. The model's sampling
+    defaults and special tokens (generation_config.json) come along. ConfigError where `out` is there already.
     """
     if out.exists():
         raise ConfigError(f"{out} is there already: name a folder that is not")
@@ -30,7 +31,8 @@ def export(model: str, out: Path, *, adapters: list[Path], dtype: str) -> Path:
     for adapter in adapters:
         lora.merge(lora.load_adapter(loaded, adapter))
     partial = out.with_name(f".{out.name}.partial")
-    save_model(loaded, partial, generation={"eos_token_id": list(chat.eos_ids)}, dtype=getattr(torch, dtype))
+    written = getattr(torch, dtype) if dtype else stored_dtype(model) or torch.float32
+    save_model(loaded, partial, generation=inherited_generation(model, loaded.config, chat.eos_ids), dtype=written)
     chat.save(partial)
     partial.rename(out)
     return out

@@ -13,6 +13,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,14 @@ from qwq.model.config import preset
 from qwq.model.folder import resolve_folder
 from qwq.model.gguf_file import GGUFFile
 from qwq.model.transformer import Transformer
-from qwq.model.weights import load_model, load_reward_model, save_model, save_reward_model
+from qwq.model.weights import (
+    inherited_generation,
+    load_model,
+    load_reward_model,
+    save_model,
+    save_reward_model,
+    stored_dtype,
+)
 from qwq.plan import check_capacity
 from qwq.problems.families import family
 from qwq.problems.mixing import ProblemMix
@@ -260,17 +268,31 @@ class RecipeRun:
         self._keep_record(name, record)
         run.clear()
 
+    @cached_property
+    def save_dtype(self) -> torch.dtype:
+        """Type of a policy's weights on disk."""
+        model = self.recipe.model
+        if model.save_dtype:
+            return getattr(torch, model.save_dtype)
+        return (stored_dtype(model.path) or self.dtype) if model.path else torch.float32
+
     def _save_policy(self, name: str, policy: Transformer, chat: ChatFormat) -> None:
-        """The stage's adapter, where it has one, and its final folder; the adapter is merged into `policy`."""
+        """The stage's adapter, where it has one, and its final folder; the adapter is merged into `policy`, which is left as it reads back."""
         options = self._lora(name)
         if options:
             with atomic_folder(self._adapter(name)) as partial:
                 lora.save_adapter(policy, partial, base=self.recipe.start_of(name) or self.recipe.model.path or "")
-            lora.merge(policy.float())  # a small change would vanish in the rounding of a 16-bit weight
+            # Rounded once, to what is written: a small change would vanish twice in the rounding of two 16-bit types.
+            lora.merge(policy if self.save_dtype == self.dtype else policy.float())
         if not options or options.merged:
+            if self.save_dtype.itemsize < self.dtype.itemsize:
+                kind = str(self.save_dtype).removeprefix("torch.")
+                self.progress.note(f"{name}: written in {kind}, as the checkpoint is; model.save_dtype = \"float32\" keeps changes that this rounds off")
             with atomic_folder(self._final(name)) as partial:
-                save_model(policy, partial, generation={"eos_token_id": list(chat.eos_ids)})
+                generation = inherited_generation(self.recipe.model.path, policy.config, chat.eos_ids)
+                save_model(policy, partial, generation=generation, dtype=self.save_dtype)
                 chat.save(partial)
+            policy.to(self.save_dtype)
         policy.to(self.dtype)
 
     def _lora(self, name: str) -> Lora | None:

@@ -180,11 +180,14 @@ def test_every_kind_of_stage_runs_in_sixteen_bits_and_a_control_keeps_its_adapte
     assert RecipeRun(load_recipe(RECIPE, options), tmp_path).run()["finished"]
     torch.set_num_threads(before)
     finals = {s: load_file(tmp_path / "mini" / "checkpoints" / s / "final" / "model.safetensors") for s in ("pretrain", "sft", "control", "reward_model")}
-    assert all(t.dtype == torch.bfloat16 for s in ("pretrain", "reward_model") for t in finals[s].values())
+    # A preset is written in float32; a reward model as it was trained, but for its head: in 16 bits like answers would have equal scores.
+    assert all(t.dtype == torch.float32 for s in ("pretrain", "sft", "control") for t in finals[s].values())
+    assert finals["reward_model"].pop("score.weight").dtype == torch.float32
+    assert all(t.dtype == torch.bfloat16 for t in finals["reward_model"].values())
     name = "model.layers.0.mlp.down_proj.weight"
     assert not torch.equal(finals["sft"][name], finals["pretrain"][name])
     assert not torch.equal(finals["control"][name], finals["sft"][name])
-    # A merged adapter is whole in the file, however small beside the last place of a 16-bit weight.
+    # A merged adapter is whole in a float32 file, however small beside the last place of a 16-bit weight.
     adapter = load_file(tmp_path / "mini" / "checkpoints" / "sft" / "adapter" / "adapter_model.safetensors")
     a, b = (adapter[f"base_model.model.model.layers.0.mlp.down_proj.lora_{k}.weight"].float() for k in "AB")
     assert finals["sft"][name].dtype == torch.float32

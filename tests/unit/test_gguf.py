@@ -20,7 +20,7 @@ from qwq.model.gguf import Encoded, GGUFFile, encode, gguf_config, gguf_name, lo
 from qwq.model.gguf_quants import ENCODINGS, dequantise, quantise
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
-from qwq.model.weights import hf_shapes, state_to_hf
+from qwq.model.weights import hf_shapes, state_to_hf, stored_dtype
 from qwq.text.gguf_tokenizer import PRE_TOKENIZERS, chat_format_from_gguf, tokenizer_from_gguf
 from qwq.text.template import ChatFormat
 from qwq.text.tokenizer import Tokenizer, train_bpe
@@ -156,6 +156,8 @@ def test_encoded_weights_are_decoded_some_rows_at_a_time(tmp_path, monkeypatch, 
     weights = tensors(model)
     coded = {k: encode(w, kind) if w.ndim == 2 else w for k, w in weights.items()}
     write_gguf(tmp_path / "m.gguf", metadata(LLAMA), coded)
+    # What a model made of it is written in: a quantised file has no number type of its own.
+    assert stored_dtype(tmp_path / "m.gguf") is {"F16": torch.float16, "BF16": torch.bfloat16}.get(kind)
     monkeypatch.setattr(gguf_file, "CHUNK_WEIGHTS", chunk)
     loaded = load_gguf(tmp_path / "m.gguf", dtype=torch.bfloat16)
     assert loaded.norm.weight.dtype == torch.bfloat16

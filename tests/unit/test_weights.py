@@ -144,6 +144,18 @@ def test_reward_model_round_trip(tmp_path, family):
     fails(tmp_path / "r", "is a reward model .it has score.weight. and cannot write text")
 
 
+def test_a_reward_models_head_stays_in_float32(tmp_path):
+    """A score of 1 + 2^-10 would be 1 in bfloat16. The index counts 4 bytes for each of its numbers and 2 for the others."""
+    backbone, score = make(tie_embeddings=False).bfloat16(), torch.full((1, 16), 1 + 2.0**-10)
+    save_reward_model(backbone, score, tmp_path / "r", max_shard_bytes=2000)
+    index = json.loads((tmp_path / "r" / "model.safetensors.index.json").read_text())
+    stored = {k: v for file in set(index["weight_map"].values()) for k, v in load_file(tmp_path / "r" / file).items()}
+    assert stored["score.weight"].dtype == torch.float32 and {t.dtype for k, t in stored.items() if k != "score.weight"} == {torch.bfloat16}
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in stored.values())
+    loaded, weight = load_reward_model(tmp_path / "r", dtype=torch.bfloat16)
+    assert torch.equal(weight, score) and loaded.embed.weight.dtype == torch.bfloat16
+
+
 # -- bad folders ------------------------------------------------------------------------------------------------------
 
 

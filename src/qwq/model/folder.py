@@ -10,7 +10,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,18 @@ def generation_config(folder: str | Path) -> dict[str, Any]:
     """generation_config.json; empty where the folder has none. `eos_token_id` is an int or a list."""
     path = Path(folder) / "generation_config.json"
     return read_json(path) if path.is_file() else {}
+
+
+def inherited_generation(source: str | Path | None, config: ModelConfig, eos_ids: Sequence[int]) -> dict[str, Any]:
+    """generation_config.json of a model made from `source`: the source's own, so that it is sampled as its base is, with its end tokens.
+
+    Temperature, top-p, top-k, repetition penalty and whatever else the source's file names are kept; beginning and padding tokens
+    come from `config` where the file names none. `source` is a folder, a hub name, a GGUF file (which has no such file), or None.
+    """
+    base = {} if source is None or str(source).endswith(".gguf") else generation_config(resolve_folder(source, weights=False))
+    kept = {k: v for k, v in base.items() if not k.startswith("_")}  # private marks of the library that wrote it
+    special = {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
+    return {k: v for k, v in special.items() if v is not None} | kept | {"eos_token_id": list(eos_ids)}
 
 
 def eos_ids(folder: str | Path) -> tuple[int, ...]:

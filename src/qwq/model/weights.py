@@ -19,8 +19,10 @@ and the parts come memory-mapped from safetensors. No pickle is ever loaded.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -41,6 +43,7 @@ from qwq.model.folder import (
     StoredTensor,
     eos_ids,
     generation_config,
+    inherited_generation,
     read_config,
     resolve_folder,
     stored_tensors,
@@ -49,8 +52,8 @@ from qwq.model.folder import (
 from qwq.model.transformer import Transformer
 
 __all__ = [
-    "eos_ids", "generation_config", "hf_shapes", "load_model", "load_reward_model", "save_model", "save_reward_model",
-    "state_from_hf", "state_to_hf",
+    "eos_ids", "generation_config", "hf_shapes", "inherited_generation", "load_model", "load_reward_model", "save_model",
+    "save_reward_model", "state_from_hf", "state_to_hf", "stored_dtype",
 ]  # fmt: skip
 
 SHARD_BYTES = 5 << 30
@@ -109,6 +112,20 @@ def state_from_hf(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[st
 # -- loading --------------------------------------------------------------------------------------------------------
 
 
+def stored_dtype(model: str | Path) -> torch.dtype | None:
+    """The type that most weights of a model have on disk; None where they are quantised (GGUF)."""
+    sizes: Counter[str] = Counter()
+    if str(model).endswith(".gguf"):
+        from qwq.model.gguf_file import GGUFFile
+
+        for tensor in GGUFFile.open(model).tensors.values():
+            sizes[tensor.encoding] += math.prod(tensor.shape)
+    else:
+        for stored in stored_tensors(resolve_folder(model)).values():
+            sizes[stored.dtype] += math.prod(stored.shape)
+    return DTYPES.get(max(sizes, key=lambda kind: sizes[kind])) if sizes else None
+
+
 def load_model(
     model: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, progress: Progress | None = None
 ) -> Transformer:
@@ -133,7 +150,7 @@ def load_model(
 def load_reward_model(
     model: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Transformer, Tensor]:
-    """A transformer without a vocabulary head, and the score vector (1, D) of a one-label sequence classifier.
+    """A transformer without a vocabulary head, and the score vector (1, D), in float32, of a one-label sequence classifier.
 
     The returned config has `tie_embeddings` set, as there is no head to hold.
     """
@@ -149,7 +166,7 @@ def load_reward_model(
         raise ModelError(f"{score.file}: {SCORE} is {list(score.shape)}, config.json asks for {wanted}")
     _check(stored, config, str(folder))
     with safe_open(score.file, framework="pt") as file:
-        weight = file.get_tensor(SCORE).to(device=device, dtype=dtype, copy=True)
+        weight = file.get_tensor(SCORE).to(device=device, dtype=torch.float32, copy=True)
     return _fill(config, stored, device, dtype), weight
 
 
@@ -232,10 +249,13 @@ def save_model(
 def save_reward_model(
     backbone: Transformer, score: Tensor, folder: str | Path, *, max_shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write a transformer and its score vector (1, D) as a sequence classifier with one label."""
+    """Write a transformer and its score vector (1, D) as a sequence classifier with one label.
+
+    The vector stays in float32 whatever the transformer has: rounded to 16 bits it would give like answers equal scores.
+    """
     state = state_to_hf(backbone.config, backbone.state_dict())
     state.pop("lm_head.weight", None)
-    state[SCORE] = score.detach().view(1, backbone.config.hidden_size)
+    state[SCORE] = score.detach().view(1, backbone.config.hidden_size).float()
     # num_labels is not stored as such: transformers counts the entries of id2label.
     extra = {
         "architectures": [CLASSIFIERS[backbone.config.family]],
@@ -266,7 +286,7 @@ def _save(
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
     try:
-        _write_weights(state, target, max_shard_bytes, dtype)
+        _write_weights(state, target, max_shard_bytes, {name: torch.float32 if name == SCORE else dtype for name in state})
         for name, document in documents.items():
             write_atomic(target / name, (json.dumps(document, indent=2) + "\n").encode())
     except BaseException:
@@ -279,8 +299,9 @@ def _save(
         _sync(path)
 
 
-def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_bytes: int, dtype: torch.dtype) -> None:
-    shards = _shards(state, max_shard_bytes, dtype.itemsize)
+def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_bytes: int, dtypes: Mapping[str, torch.dtype]) -> None:
+    sizes = {name: tensor.numel() * dtypes[name].itemsize for name, tensor in state.items()}
+    shards = _shards(sizes, max_shard_bytes)
     names = (
         [SINGLE]
         if len(shards) == 1
@@ -289,15 +310,14 @@ def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_bytes: int,
     for file, shard in zip(names, shards, strict=True):
         partial = folder / f".{file}.{os.getpid()}.partial"
         # Cloned, because parts of a fused matrix share their memory; one shard at a time.
-        tensors = {name: state[name].to(device="cpu", dtype=dtype, copy=True).contiguous() for name in shard}
-        _check_finite(tensors, dtype)
+        tensors = {name: state[name].to(device="cpu", dtype=dtypes[name], copy=True).contiguous() for name in shard}
+        _check_finite(tensors)
         save_file(tensors, partial, metadata={"format": "pt"})
         _sync(partial)
         os.replace(partial, folder / file)
     if len(shards) > 1:
-        total = sum(t.numel() for t in state.values()) * dtype.itemsize
         weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         write_atomic(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
     # Weights of an earlier save with another number of shards would be read instead of these, or lie about.
     stale = [p for p in (*folder.glob("model-*-of-*.safetensors"), folder / SINGLE) if p.name not in names]
@@ -305,23 +325,22 @@ def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_bytes: int,
         path.unlink(missing_ok=True)
 
 
-def _check_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
     """A model with NaN or infinite weights is never written: no program could use it, and `load_model` refuses it."""
     for name, tensor in tensors.items():
         low, high = tensor.aminmax()  # a NaN is passed on
         if not (low.isfinite() and high.isfinite()):
             raise ModelError(
-                f"{name} holds NaN or infinite weights as {str(dtype).removeprefix('torch.')}, so the model is not written: "
+                f"{name} holds NaN or infinite weights as {str(tensor.dtype).removeprefix('torch.')}, so the model is not written: "
                 "train with a lower learning rate, or write a wider dtype"
             )
 
 
-def _shards(state: Mapping[str, Tensor], max_bytes: int, item_bytes: int) -> list[list[str]]:
+def _shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
     """Names in order, cut so that no shard but one of a single tensor is over `max_bytes`."""
     shards: list[list[str]] = [[]]
     held = 0
-    for name, tensor in state.items():
-        size = tensor.numel() * item_bytes
+    for name, size in sizes.items():
         if shards[-1] and held + size > max_bytes:
             shards.append([])
             held = 0
