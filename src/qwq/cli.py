@@ -75,9 +75,9 @@ def train(
     until
         Last stage to run.
     dry_run
-        Check the recipe, print the plan, write nothing.
+        Read and check the recipe and what it names (data, reward functions, model folder, template), print the plan, write nothing.
     fresh
-        Delete what the run has written before and start anew.
+        Start anew. What the run has written before is kept as runs/NAME.1 (.2, ...), once all that the new run needs was read and checked.
     seed
         Seed of weights, data order and sampling (the recipe's own by default); seed S writes runs/NAME-sS.
     max_minutes
@@ -88,15 +88,17 @@ def train(
     from qwq.config import load_recipe
     from qwq.errors import nearest
 
-    if max_minutes is not None and max_minutes <= 0:
+    if max_minutes is not None and not max_minutes > 0:
         raise ConfigError(f"--max-minutes is {max_minutes:g}: give a number above 0")
 
     loaded = load_recipe(recipe, _with_seed(overrides, seed))
     if until is not None and until not in loaded.stages:
         raise ConfigError(f"--until {until}: the recipe has no such stage: {nearest(until, loaded.stages)}")
     if dry_run:
+        from qwq.cli_train import check_recipe
         from qwq.plan_cluster import explain_with_cluster as plan
 
+        check_recipe(loaded, runs, until=until, fresh=fresh)
         print(plan(loaded, runs))
         return 0
     from qwq.cli_train import train_recipe

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qwq.config import Recipe
+from qwq.errors import DataError
 from qwq.progress import LiveProgress
 from qwq.report import write_report
 from qwq.runner import RecipeRun, paired_columns, table
-from qwq.train.checkpoint import StopFlag
+from qwq.train.checkpoint import StopFlag, read_record, writing_to
 
 
 def train_recipe(recipe: Recipe, runs: Path, *, until: str | None, fresh: bool, command: str, max_minutes: float | None = None) -> None:
@@ -24,8 +24,9 @@ def train_recipe(recipe: Recipe, runs: Path, *, until: str | None, fresh: bool, 
         stop.install()
         results = run.run(until=until, fresh=fresh)
     if before and before["finished"]:
-        print(f"{run.folder} was finished before; --fresh starts it anew", file=sys.stderr)
-    path = write_report(run.folder)
+        print(f"{run.folder} was finished before; --fresh starts it anew and keeps this one beside it", file=sys.stderr)
+    with writing_to(run.folder):
+        path = write_report(run.folder)
     print(format_results(results))
     print(f"\nresults  {run.folder / 'results.json'}\nreport   {path}")
     if results["finished"]:
@@ -33,6 +34,11 @@ def train_recipe(recipe: Recipe, runs: Path, *, until: str | None, fresh: bool, 
         print(f"score    qwq reward score FILE --model {run.folder}" if scorer else f"talk     qwq chat {run.folder}")
     else:
         print(f"go on    {command}" if until is None else f"go on    {_without_until(command, until)}")
+
+
+def check_recipe(recipe: Recipe, runs: Path, *, until: str | None, fresh: bool) -> None:
+    """Read and check what the recipe needs, but for the machine, and write nothing."""
+    RecipeRun(recipe, runs).check(until, fresh=fresh, machine=False)
 
 
 def _without_until(command: str, until: str) -> str:
@@ -44,7 +50,10 @@ def expected_seconds(recipe: Recipe, runs: Path) -> dict[str, float]:
     for other in sorted(runs.glob(f"{recipe.name}*/results.json")):
         if other.parent.name == recipe.run_name:
             continue
-        results = json.loads(other.read_text(encoding="utf-8"))
+        try:
+            results = read_record(other)
+        except DataError:
+            continue  # another run's damage, which does not matter here
         if results["recipe"] == recipe.name and results["finished"]:
             return {s["name"]: s["wall_s"] for s in results["stages"]}
     return {}

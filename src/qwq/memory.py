@@ -78,6 +78,20 @@ def _proc_kib(path: str, key: str) -> int | None:
     return None if line is None else int(line.split()[1]) * 1024
 
 
+def check_device(device: str) -> None:
+    """CapacityError where torch has no such device here."""
+    if device == "cpu":
+        return
+    free_memory(device)
+    import torch
+
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CapacityError(f"device {device!r} cannot be used here ({reason}): use --compute.device=cpu or another machine") from None
+
+
 def free_memory(device: str = "cpu") -> int:
     """Bytes that this process may have in all: what is free, and on a CPU what it holds already."""
     if on_cuda(device):
@@ -85,7 +99,10 @@ def free_memory(device: str = "cpu") -> int:
 
         if not torch.cuda.is_available():
             raise CapacityError(f"device {device!r} is asked for, and there is no CUDA device here: use --compute.device=cpu or another machine")
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+        number, count = torch.device(device).index or 0, torch.cuda.device_count()
+        if number >= count:
+            raise CapacityError(f"device {device!r} is asked for, and there are {count} CUDA devices here, cuda:0 to cuda:{count - 1}: use one of these")
+        return int(torch.cuda.mem_get_info(number)[0])
     available = _proc_kib("/proc/meminfo", "MemAvailable")
     if available is None:
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

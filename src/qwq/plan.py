@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +25,13 @@ from qwq.config import (
     SftStage,
     Source,
 )
+from qwq.data.examples import FileUse
 from qwq.data.files import is_hub_id
 from qwq.errors import CapacityError, ModelError
 from qwq.memory import GIB, Memory, free_memory, on_cuda, require
 from qwq.model.config import ModelConfig, preset
-from qwq.model.folder import read_config, resolve_folder
+from qwq.model.folder import is_hub_name, read_config, resolve_folder
+from qwq.preflight import at_hand, missing_lines, read_own_data
 from qwq.problems.families.preference import Preference
 from qwq.problems.mixing import ProblemMix
 from qwq.problems.real import load_source
@@ -117,8 +119,8 @@ def _peak(base: dict[str, int], phases: Sequence[tuple[dict[str, int], dict[str,
     return Memory(base | parts, repairs)
 
 
-def stage_memory(recipe: Recipe, name: str, config: ModelConfig) -> Memory:
-    """Estimated peak of training a stage."""
+def stage_memory(recipe: Recipe, name: str, config: ModelConfig, use: FileUse | None = None) -> Memory:
+    """Estimated peak of training a stage; `use` as for `document_lengths`."""
     stage, at = recipe.stages[name], f"stages.{name}"
     small = recipe.compute.dtype == "bfloat16"
     trained = trained_parameters(recipe.stages[stage.of] if isinstance(stage, ControlStage) else stage, config)
@@ -129,7 +131,7 @@ def stage_memory(recipe: Recipe, name: str, config: ModelConfig) -> Memory:
     if isinstance(stage, RlStage):
         return _rl_memory(recipe, name, stage, config, base)
     if isinstance(stage, RewardModelStage):
-        pair = 2 * document_lengths(recipe, name).longest
+        pair = 2 * document_lengths(recipe, name, use).longest
         scoring = {"activations": FLOAT * inference_values(config, SCORED_TOKENS)}
         tokens = min(stage.batch_pairs * pair, max(stage.micro_batch_tokens, pair))
         repair = f"{at}.batch_pairs (now {stage.batch_pairs}), micro_batch_tokens or max_tokens"
@@ -137,7 +139,7 @@ def stage_memory(recipe: Recipe, name: str, config: ModelConfig) -> Memory:
     source = recipe.stages[stage.of] if isinstance(stage, ControlStage) else stage
     assert isinstance(source, PretrainStage | SftStage)
     owner = stage.of if isinstance(stage, ControlStage) else name
-    tokens = source.batch_tokens + document_lengths(recipe, owner).longest
+    tokens = source.batch_tokens + document_lengths(recipe, owner, use).longest
     option = f"stages.{owner}.batch_tokens (now {source.batch_tokens})"
     return _peak(base, [(_update_of(recipe, source, config, tokens), {"activations": option})])
 
@@ -181,11 +183,7 @@ def _rl_memory(recipe: Recipe, name: str, stage: RlStage, config: ModelConfig, b
 def evaluation_memory(recipe: Recipe, config: ModelConfig) -> Memory:
     """Estimated peak of the benchmarks after a stage, when the optimiser is gone."""
     problems = sum(recipe.eval.counts().values()) + sum(s.limit or 1000 for s in recipe.eval.sources)
-    longest = max(
-        [_procedural(d).longest_prompt for d in recipe.eval.counts()]
-        + [_real(s).longest_prompt for s in recipe.eval.sources]
-    )
-    prompt = to_tokens(longest, config.vocab_size)
+    prompt = _longest_benchmark_prompt(recipe, config)
     rows = min(recipe.compute.max_rows, problems)
     return inference_memory(config, rows, prompt, recipe.eval.max_new_tokens, recipe.compute.device)
 
@@ -200,13 +198,13 @@ def inference_memory(config: ModelConfig, rows: int, prompt: int, new: int, devi
 # -- memory there is --------------------------------------------------------------------------------------------------
 
 
-def check_capacity(recipe: Recipe, stage_name: str, folder: Path) -> None:
-    """Raise CapacityError when stage `stage_name` of the run in `folder` needs more memory than there is."""
+def check_capacity(recipe: Recipe, stage_name: str, folder: Path, use: FileUse | None = None) -> None:
+    """Raise CapacityError when stage `stage_name` of the run in `folder` needs more memory than there is; `use` as for `document_lengths`."""
     start = recipe.start_of(stage_name)
     final = folder / "checkpoints" / (start or "") / "final"
     config = read_config(final) if start and (final / "config.json").is_file() else model_config(recipe)
     free = free_memory(recipe.compute.device)
-    require(stage_memory(recipe, stage_name, config), free, f"stage {stage_name}")
+    require(stage_memory(recipe, stage_name, config, use), free, f"stage {stage_name}")
     stage = recipe.stages[stage_name]
     if stage.evaluate and not isinstance(stage, RewardModelStage) and (recipe.eval.counts() or recipe.eval.sources):
         memory = evaluation_memory(recipe, config)
@@ -244,6 +242,12 @@ def to_tokens(characters: float, vocab_size: int) -> int:
     return math.ceil(characters / (2.0 if vocab_size < 4096 else 2.5)) + 30
 
 
+def _longest_benchmark_prompt(recipe: Recipe, config: ModelConfig) -> int:
+    """Tokens of the longest prompt of the benchmarks."""
+    texts = [_procedural(d) for d in recipe.eval.counts()] + [_real(s) for s in recipe.eval.sources]
+    return to_tokens(max(t.longest_prompt for t in texts), config.vocab_size)
+
+
 def _procedural(domain: str) -> Texts:
     mix = ProblemMix(0, "plan", {domain: 1.0})
     prompts, documents = [], []
@@ -255,9 +259,10 @@ def _procedural(domain: str) -> Texts:
 
 
 def _real(source: Source) -> Texts:
-    if source.path and is_hub_id(source.path):  # nothing is downloaded for an estimate
+    if source.path and source.kind != "task" and (is_hub_id(source.path) or not at_hand(source.path)):  # nothing is downloaded for an estimate
         return Texts(int(ASSUMED_PROMPT * 2.5), ASSUMED_PROMPT * 2.5)
-    prompts = [sum(len(m.content) for m in p.messages) for p in load_source(source)]
+    there = [benchmark for benchmark in source.decontaminate if at_hand(benchmark)]
+    prompts = [sum(len(m.content) for m in p.messages) for p in load_source(source.model_copy(update={"decontaminate": there}))]
     return Texts(max(prompts), statistics.fmean(prompts))
 
 
@@ -273,8 +278,10 @@ def prompt_lengths(recipe: Recipe, name: str) -> Lengths:
     return Lengths(to_tokens(max(t.longest_prompt for _, t in texts), vocab), to_tokens(mean, vocab))
 
 
-def document_lengths(recipe: Recipe, name: str) -> Lengths:
-    """Documents of a pretraining, SFT or reward-model stage."""
+def document_lengths(recipe: Recipe, name: str, use: FileUse | None = None) -> Lengths:
+    """Documents of a pretraining, SFT or reward-model stage; `use` says what its file holds, where that was read."""
+    if use and use.lengths:
+        return Lengths(max(use.lengths), statistics.fmean(use.lengths))
     stage, vocab = recipe.stages[name], model_config(recipe).vocab_size
     if getattr(stage, "source", None):
         return Lengths(ASSUMED_DOCUMENT // 4, ASSUMED_DOCUMENT / 8)
@@ -303,6 +310,8 @@ def model_config(recipe: Recipe) -> ModelConfig:
         return read_config(resolve_folder(path))
     if model.shape:
         return preset(model.shape)
+    if not is_hub_name(path):
+        return read_config(resolve_folder(path))  # which says that it is not there
     from huggingface_hub import errors, hf_hub_download
 
     try:
@@ -333,7 +342,8 @@ def groups_in_micro_batch(stage: RlStage, micro_batch_tokens: int) -> int:
     return min(stage.prompts, max(1, micro_batch_tokens // (stage.samples * stage.max_new_tokens)))
 
 
-def stage_plan(recipe: Recipe, name: str, config: ModelConfig) -> StagePlan:
+def stage_plan(recipe: Recipe, name: str, config: ModelConfig, use: FileUse | None = None) -> StagePlan:
+    """Steps, tokens and FLOPs of a stage; `use` as for `document_lengths`."""
     stage = recipe.stages[name]
     if isinstance(stage, RlStage):
         return _rl_plan(recipe, name, stage, config)
@@ -346,10 +356,11 @@ def stage_plan(recipe: Recipe, name: str, config: ModelConfig) -> StagePlan:
             3.0 * stage.tokens * config.flops_per_token(),
         )
     if isinstance(stage, SftStage):
-        if stage.documents is None:  # the rows of a file, which is not read for a plan
+        documents = use.used if use else stage.documents
+        if documents is None:  # the rows of a file that is not here
             return StagePlan(None, f"all rows of {stage.path} x {times(stage.epochs, 'epoch')}, {count(stage.batch_tokens)} tokens a step", None, None)
-        tokens = round(stage.documents * stage.epochs * document_lengths(recipe, name).mean)
-        work = f"{count(stage.documents)} demonstrations x {times(stage.epochs, 'epoch')}"
+        tokens = round(documents * stage.epochs * document_lengths(recipe, name, use).mean)
+        work = f"{count(documents)} demonstrations x {times(stage.epochs, 'epoch')}"
         work += f", {count(stage.batch_tokens)} tokens a step"
         return StagePlan(math.ceil(tokens / stage.batch_tokens), work, tokens, 3.0 * tokens * config.flops_per_token())
     if isinstance(stage, ControlStage):
@@ -361,11 +372,12 @@ def stage_plan(recipe: Recipe, name: str, config: ModelConfig) -> StagePlan:
         work = f"{stage.of} goes on, {count(source.batch_tokens)} tokens a step"
         return StagePlan(stage.steps, work, tokens, 3.0 * tokens * config.flops_per_token())
     assert isinstance(stage, RewardModelStage)
-    if stage.pairs is None:
+    pairs = use.splits["train"] if use else stage.pairs
+    if pairs is None:
         return StagePlan(None, f"{stage.batch_pairs} pairs a step, 70% of the rows of {stage.path} x {times(stage.epochs, 'epoch')}", None, None)
-    steps = math.ceil(stage.pairs / stage.batch_pairs) * stage.epochs
-    tokens = round(2 * stage.pairs * stage.epochs * document_lengths(recipe, name).mean)
-    work = f"{stage.batch_pairs} pairs a step, {count(stage.pairs)} pairs x {times(stage.epochs, 'epoch')}"
+    steps = math.ceil(pairs / stage.batch_pairs) * stage.epochs
+    tokens = round(2 * pairs * stage.epochs * document_lengths(recipe, name, use).mean)
+    work = f"{stage.batch_pairs} pairs a step, {count(pairs)} pairs x {times(stage.epochs, 'epoch')}"
     return StagePlan(steps, work, tokens, 3.0 * tokens * config.flops_per_token())
 
 
@@ -419,18 +431,7 @@ def explain(recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = Tru
     except CapacityError:
         free, there = None, f"No {recipe.compute.device} here, so nothing says whether it fits. "
     work = [["stage", "kind", "from", "work of a step", "steps", "tokens", "FLOPs"]]
-    columns = (
-        "program",
-        "weights",
-        "gradients",
-        "AdamW",
-        "float32 copies",
-        "reference",
-        "reward model",
-        "key/value cache",
-        "activations",
-        "logits",
-    )
+    columns = ("program", "weights", "gradients", "AdamW", "float32 copies", "reference", "reward model", "key/value cache", "activations", "logits")
     memory = [["GiB at the peak", *columns, "sum", "fits"]]
 
     def add(label: str, need: Memory) -> None:
@@ -439,24 +440,25 @@ def explain(recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = Tru
         memory.append([label, *cells, f"{need.total / GIB:.2f}", fits])
 
     problems = sum(recipe.eval.counts().values())
+    uses, data_lines = read_own_data(recipe, folder, config.max_positions)
     for name, stage in recipe.stages.items():
-        plan = stage_plan(recipe, name, config)
+        use = uses.get(stage.of if isinstance(stage, ControlStage) else name)
+        plan = stage_plan(recipe, name, config, use)
         done = " (done)" if (folder / "stages" / f"{name}.json").is_file() else ""
         numbers = [count(n) if n is not None else "?" for n in (plan.steps, plan.tokens, plan.flops)]
         work.append(
             [name + done, stage.kind, recipe.start_of(name) or recipe.model.preset or "model", plan.work, *numbers]
         )
-        add(name, stage_memory(recipe, name, config))
+        add(name, stage_memory(recipe, name, config, use))
     if problems or recipe.eval.sources:
         add("evaluation", evaluation_memory(recipe, config))
     kind = f"{config.family}, {config.num_layers} layers, hidden {config.hidden_size}, vocabulary {config.vocab_size:,}"
     title, size = recipe.model.preset or recipe.model.path, count(config.num_parameters).replace("G", "B")
-    lines = [
-        f"{folder}: {title}, {size} parameters ({kind}), {recipe.compute.dtype} on {recipe.compute.device}",
-        "",
-    ]
+    lines = [f"{folder}: {title}, {size} parameters ({kind}), {recipe.compute.dtype} on {recipe.compute.device}", ""]
     lines += [*_aligned(work, 4), ""]
     lines += _evaluation_lines(recipe, problems)
+    lines += data_lines + missing_lines(recipe, f"prompts of {ASSUMED_PROMPT} tokens")
+    lines += [line for note in position_notes(recipe, config) for line in (note, "")]
     if not one_device:
         return "\n".join(lines)
     lines += [*_aligned(memory, 1), ""]
@@ -464,6 +466,23 @@ def explain(recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = Tru
     there = there or f"Free: {(free or 0) / GIB:.1f} GiB. "
     lines.append(f"Tokens are the most there can be. {there}A checkpoint takes {disk:.2f} GiB of disk.")
     return "\n".join(lines)
+
+
+def position_notes(recipe: Recipe, config: ModelConfig, names: Iterable[str] | None = None) -> list[str]:
+    """Where prompts and completions together may fill the model's positions, by the longest prompt there is."""
+    limits = [
+        (f"stages.{name}.max_new_tokens", prompt_lengths(recipe, name).longest, stage.max_new_tokens)
+        for name in (recipe.stages if names is None else names)
+        if isinstance(stage := recipe.stages[name], RlStage)
+    ]
+    if recipe.eval.counts() or recipe.eval.sources:
+        limits.append(("eval.max_new_tokens", _longest_benchmark_prompt(recipe, config), recipe.eval.max_new_tokens))
+    return [
+        f"{key} is {limit:,} and the longest prompt about {prompt:,} tokens, and the model has {config.max_positions:,} positions: "
+        "a response that fills them ends there, unfinished"
+        for key, prompt, limit in limits
+        if prompt + limit > config.max_positions
+    ]
 
 
 def _evaluation_lines(recipe: Recipe, problems: int) -> list[str]:

@@ -7,18 +7,18 @@ a run asked for again goes on after the last of them.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from qwq.common.files import locked
 from qwq.config import (
     START,
     ControlStage,
@@ -30,17 +30,13 @@ from qwq.config import (
     RlStage,
     SftStage,
     dump_recipe,
-    load_recipe,
 )
 from qwq.cpu import has_bfloat16
-from qwq.data.examples import FileUse
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, Interrupted
 from qwq.eval.runner import BenchmarkResult, evaluate, write_transcripts
 from qwq.model import lora
 from qwq.model.config import preset
-from qwq.model.folder import resolve_folder
-from qwq.model.gguf_file import GGUFFile
 from qwq.model.transformer import Transformer
 from qwq.model.weights import (
     inherited_generation,
@@ -51,19 +47,18 @@ from qwq.model.weights import (
     stored_dtype,
 )
 from qwq.plan import check_capacity
+from qwq.preflight import chat_format
 from qwq.problems.families import family
 from qwq.problems.mixing import ProblemMix
-from qwq.problems.real import load_source
 from qwq.reward.canaries import Canaries
-from qwq.reward.functions import load_function
 from qwq.reward.mixing import Rewarder, Scorer
 from qwq.reward.model import CALIBRATION, Calibration, RewardModel
 from qwq.reward.shaping import LengthShaping
+from qwq.run_folder import check_same_recipe, move_aside, size_of
+from qwq.run_inputs import RunInputs
 from qwq.stats import paired_difference
-from qwq.text.gguf_tokenizer import chat_format_from_gguf
-from qwq.text.template import ChatFormat, ChatTemplate, default_template
-from qwq.text.tokenizer import Tokenizer, train_bpe
-from qwq.train.checkpoint import Progress, StageRun, StopFlag, atomic_folder, write_atomic
+from qwq.text.template import ChatFormat
+from qwq.train.checkpoint import Progress, StageRun, StopFlag, atomic_folder, read_record, write_atomic, writing_to
 from qwq.train.keep import Keeper
 from qwq.train.reward_model import train_reward_model
 from qwq.train.rl import RlTrainer
@@ -73,14 +68,7 @@ from qwq.types import Problem
 
 _log = logging.getLogger(__name__)
 
-TOKENIZER_DOCUMENTS = 4000
 VALIDATION_SEED = 17
-
-
-def _template_of(path: Path) -> ChatTemplate:
-    if not path.is_file():
-        raise ConfigError(f"model.chat_template: no file {path}: give a Jinja file, or \"qwq\" for ours")
-    return ChatTemplate(path.read_text(encoding="utf-8"))
 
 
 class RecipeRun:
@@ -90,7 +78,7 @@ class RecipeRun:
         self.recipe, self.folder = recipe, runs / recipe.run_name
         self.progress, self.stop = progress or Progress(), stop or StopFlag()
         self.command = command or "run the same command again"
-        self.benchmarks: dict[str, list[Problem]] = {}
+        self.inputs = RunInputs(recipe, self.folder)
 
     # -- the run's folder -------------------------------------------------------------------------------------------
 
@@ -103,18 +91,19 @@ class RecipeRun:
                 f"{self.recipe.name} is planned for {cluster.gpus} GPUs and `qwq train` runs on one device: `qwq explain` prints the plan; "
                 "without [compute.cluster] the recipe runs here, if it fits"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(f"{self.folder} is in use by another run: wait for it, or use another --seed") from None
-            if fresh:
-                self._empty()
-            self._write_recipe()
-            finished = self.results()
-            if finished and finished["finished"]:
-                return finished
+        with writing_to(self.folder), ExitStack() as held:
+            if self.folder.is_dir():
+                held.enter_context(self._lock())
+            if not fresh:
+                check_same_recipe(self.folder, self.recipe)
+                if (finished := self.results()) and finished["finished"]:
+                    return finished
+            self.check(until, fresh=fresh)  # from here on the run's folder is touched
+            if fresh and (old := move_aside(self.folder)):
+                self.progress.note(f"the run before is kept in {old} ({size_of(old) / 2**20:,.0f} MiB): delete it when it is no longer needed")
+            if not self.folder.is_dir():
+                held.enter_context(self._lock())
+            write_atomic(self.folder / "recipe.toml", dump_recipe(self.recipe))
             compute = self.recipe.compute
             torch.set_num_threads(compute.threads or torch.get_num_threads())
             if compute.device == "cpu" and compute.dtype == "bfloat16" and not has_bfloat16():
@@ -128,33 +117,26 @@ class RecipeRun:
                     break
             return self._write_results()
 
-    def _empty(self) -> None:
-        """Remove all but the lock, which this run holds."""
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != ".lock":
-                path.unlink()
+    def _lock(self) -> AbstractContextManager[None]:
+        return locked(self.folder, f"{self.folder} is in use by another run: wait for it, or use another --seed")
 
     def results(self) -> dict[str, Any] | None:
         path = self.folder / "results.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_record(path) if path.exists() else None
 
-    def _write_recipe(self) -> None:
-        path = self.folder / "recipe.toml"
-        text = dump_recipe(self.recipe)
-        # Compared as read, so that a field which is new with its default value does not count as a change.
-        if path.exists() and dump_recipe(begun := load_recipe(path)) != text:
-            old, new = begun.model_dump(), self.recipe.model_dump()
-            raise ConfigError(
-                f"{self.folder} was begun with another recipe ({_first_difference(old, new)}): "
-                "give the same options, or --fresh to start anew, or another name"
-            )
-        write_atomic(path, text)
+    def check(self, until: str | None = None, *, fresh: bool = False, machine: bool = True) -> None:
+        """Read and check what the stages that are left need, up to and including `until`; with `fresh` none counts as done. Nothing is written.
+
+        Without `machine` neither device nor memory is looked at: the plan may be for another one.
+        """
+        names = list(self.recipe.stages)
+        left = [name for name in names[: None if until is None else names.index(until) + 1] if fresh or not self._record(name)]
+        for note in self.inputs.check(left, fresh=fresh, machine=machine):
+            self.progress.note(note)
 
     def _record(self, name: str) -> dict[str, Any] | None:
         path = self.folder / "stages" / f"{name}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_record(path) if path.exists() else None
 
     def _final(self, name: str) -> Path:
         return self.folder / "checkpoints" / name / "final"
@@ -181,28 +163,11 @@ class RecipeRun:
 
     def chat(self) -> ChatFormat:
         """The run's tokenizer and template: the checkpoint's own, or trained once for a preset."""
-        path = self.recipe.model.path
-        if path:
-            own = chat_format_from_gguf(GGUFFile.open(path)) if path.endswith(".gguf") else ChatFormat.from_folder(resolve_folder(path))
-            given = self.recipe.model.chat_template
-            return own if given is None else ChatFormat(own.tokenizer, default_template() if given == "qwq" else _template_of(Path(given)))
         folder = self.folder / "tokenizer"
-        if not folder.exists():
+        if self.recipe.model.preset and not folder.exists():
             with atomic_folder(folder) as partial:
-                self._train_tokenizer().save(partial)
-        return ChatFormat.from_folder(folder)
-
-    def _train_tokenizer(self) -> Tokenizer:
-        """Byte-level BPE on the documents of the first stage, rendered by the default template."""
-        stage = next(iter(self.recipe.stages.values()))
-        assert isinstance(stage, PretrainStage)
-        mix, template = ProblemMix(0, "tokenizer", stage.mix.weights()), default_template()
-        texts = []
-        for i in range(TOKENIZER_DOCUMENTS):
-            problem, turns = mix.demonstration(i, stage.noise)
-            texts.append(template.render([*problem.messages, *turns], tools=problem.tools))
-        size = self.recipe.model.vocab_size or preset(self.recipe.model.preset or "").vocab_size
-        return train_bpe(texts, size)
+                chat_format(self.recipe).save(partial)
+        return chat_format(self.recipe, folder)
 
     def _load_result(self, name: str, chat: ChatFormat) -> Transformer:
         """What stage `name` left: its final folder, or its start with the stage's adapter merged where that alone was kept."""
@@ -235,7 +200,7 @@ class RecipeRun:
     def _stage(self, name: str) -> None:
         stage = self.recipe.stages[name]
         chat = self.chat()
-        check_capacity(self.recipe, name, self.folder)
+        check_capacity(self.recipe, name, self.folder, self.inputs.use_of(name))
         run = StageRun(
             self.folder, name, stage.kind, progress=self.progress, stop=self.stop, how_to_go_on=self.command,
             interval_s=self.recipe.compute.checkpoint_interval_s,
@@ -248,7 +213,7 @@ class RecipeRun:
             backbone = self._start_model(name, chat)
             backbone.recompute = self.recipe.compute.recompute
             model = RewardModel(backbone)
-            calibration, evals = train_reward_model(model, chat, stage, run, seed=self.recipe.seed)
+            calibration, evals = train_reward_model(model, chat, stage, run, seed=self.recipe.seed, made=self.inputs.own.get(name))
             extra |= {"calibration": calibration.to_dict()} | ({"data": run.state["data"]} if "data" in run.state else {})
             with atomic_folder(final) as partial:
                 save_reward_model(model.backbone, model.score.weight, partial)
@@ -267,6 +232,8 @@ class RecipeRun:
         record["wall_s"] = round(run.state["seconds"] + time.perf_counter() - started, 2)
         self._keep_record(name, record)
         run.clear()
+        if not any(isinstance(s, ControlStage) and s.of == name for s in self.recipe.stages.values()):
+            self.inputs.own.pop(name, None)
 
     @cached_property
     def save_dtype(self) -> torch.dtype:
@@ -310,11 +277,11 @@ class RecipeRun:
         if isinstance(stage, PretrainStage):
             pretrain(model, chat, stage, run, seed=seed)
         elif isinstance(stage, SftStage):
-            sft(model, chat, stage, run, seed=seed)
+            sft(model, chat, stage, run, seed=seed, made=self.inputs.own.get(name))
         elif isinstance(stage, ControlStage):
             source = self.recipe.stages[stage.of]
             assert isinstance(source, SftStage)
-            control(model, chat, stage, source, run, seed=seed, steps=stage.steps or self._matched_steps(stage))
+            control(model, chat, stage, source, run, seed=seed, steps=stage.steps or self._matched_steps(stage), made=self.inputs.own.get(stage.of))
         elif isinstance(stage, RlStage):
             self._rl(name, stage, model, chat, run)
         return model
@@ -327,13 +294,12 @@ class RecipeRun:
 
     def _rl(self, name: str, stage: RlStage, model: Transformer, chat: ChatFormat, run: StageRun) -> None:
         seed = self.recipe.seed
-        pools, watched_sources = self._pools(stage, run)
+        pools, watched_sources = self.inputs.pools(stage, run.tell_data)
         mix = ProblemMix(seed, name, stage.mix.weights(), pools)
         scorer = self._scorer(stage) if isinstance(stage, Rl2Stage) and stage.mix.preference else None
         shaping = LengthShaping(stage.max_new_tokens, stage.overlong_buffer, stage.overlong_penalty, stage.length_weight)
-        functions = [load_function(f.function, f.style, f.weight) for f in stage.rewards]
         rewarder = Rewarder(
-            partial_credit=stage.partial_credit, scorer=scorer, shaping=shaping if shaping.active else None, functions=functions
+            partial_credit=stage.partial_credit, scorer=scorer, shaping=shaping if shaping.active else None, functions=self.inputs.functions(name)
         )
         trainer = RlTrainer(
             model, chat, stage, self.recipe.compute, run, mix, rewarder, seed=seed,
@@ -368,21 +334,6 @@ class RecipeRun:
         if keeper:
             keeper.finish()
 
-    def _pools(self, stage: RlStage, run: StageRun) -> tuple[dict[str, tuple[float, list[Problem]]], dict[str, list[Problem]]]:
-        """Training problems of each source with its weight, and validation problems of each where the stage looks at them."""
-        pools: dict[str, tuple[float, list[Problem]]] = {}
-        watched: dict[str, list[Problem]] = {}
-        for source in stage.sources:
-            name = f"{source.kind}:{source.path or source.level}:{source.split}"
-            use = FileUse(source.path, noun="problems")
-            pools[name] = (source.weight, load_source(source, use))
-            if use.rows:
-                run.tell_data(use)
-            if stage.validation.every:
-                held_out = source.model_copy(update={"split": "validation", "limit": stage.validation.problems})
-                watched[name] = load_source(held_out)
-        return pools, watched
-
     def _validation(self, stage: Rl2Stage) -> dict[str, list[Problem]]:
         """Validation problems of the held domains, and of preference, whose hidden rule watches the reward model."""
         domains = [*stage.contract.domains, *(["preference"] if stage.mix.preference else [])]
@@ -398,19 +349,9 @@ class RecipeRun:
 
     # -- evaluation -------------------------------------------------------------------------------------------------
 
-    def _test_problems(self) -> dict[str, list[Problem]]:
-        if not self.benchmarks:
-            self.benchmarks = {d: family(d).fixed("test", n) for d, n in self.recipe.eval.counts().items()}
-            for source in self.recipe.eval.sources:
-                problems = load_source(source)
-                label = problems[0].domain if source.kind == "task" else source.kind
-                names = (label, f"{label}-real", *(f"{label}-real-{i}" for i in range(2, 99)))
-                self.benchmarks[next(name for name in names if name not in self.benchmarks)] = problems
-        return self.benchmarks
-
     def _evaluate(self, name: str, model: Transformer, chat: ChatFormat) -> dict[str, Any]:
         """Both readings of all benchmarks, the transcripts on disk, and the paired change against the stage before."""
-        problems, out = self._test_problems(), {}
+        problems, out = self.inputs.benchmarks(), {}
         if not problems:
             return {}
         for reading, temperature in (("evals", 1.0), ("evals_greedy", 0.0)):
@@ -452,7 +393,7 @@ class RecipeRun:
         for budget in sorted(self.recipe.eval.budgets):
             self._check_stop(name)
             self.progress.note(f"{name}: evaluating under a thinking budget of {budget} tokens")
-            results = evaluate(model, chat, self._test_problems(), params, max_rows=self.recipe.compute.max_rows, budget=budget)
+            results = evaluate(model, chat, self.inputs.benchmarks(), params, max_rows=self.recipe.compute.max_rows, budget=budget)
             for d, r in results.items():
                 curves[d].append({"budget": budget} | r.summary())
         for d, summary in free.items():
@@ -468,16 +409,6 @@ class RecipeRun:
             return {}
         change, low, high = paired_difference(json.loads(path.read_text())[benchmark], result.passed)
         return {"change": change, "change_ci95": [low, high], "against": before}
-
-
-def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    for key in [*old, *(k for k in new if k not in old)]:
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict) and a != b:
-            return _first_difference(a, b, f"{prefix}{key}.")
-        if a != b:
-            return f"{prefix}{key} was {a!r}, now {b!r}"
-    return "other order"
 
 
 def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -6,12 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from qwq.cli import main
 from qwq.model.config import preset
-from qwq.model.transformer import Transformer
-from qwq.model.weights import save_model
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
 
@@ -32,41 +28,6 @@ LINE = json.dumps({"messages": [{"role": "user", "content": "2+2?"}, {"role": "a
 @pytest.fixture(autouse=True)
 def _keep_signals(keep_signals):
     """`qwq train` runs inside pytest here."""
-
-
-@pytest.fixture
-def error(capsys):
-    """Runs a command and returns its error; asserts that it is one line, and nothing else but `status`."""
-
-    def check(*words: str, status: int = 2) -> str:
-        assert main([str(w) for w in words]) == status
-        captured = capsys.readouterr()
-        lines = [line for line in captured.err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1 and captured.err.rstrip().endswith(lines[0]), captured.err
-        assert "Traceback" not in captured.err
-        return lines[0]
-
-    return check
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """A whole model folder: tiny weights, a tokenizer that fits, the default template."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = train_bpe(["What is 2 + 2? It is 4. " * 3], 280)
-    config = preset(
-        "tiny",
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=32,
-        intermediate_size=32,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=16,
-    )
-    chat = ChatFormat(tokenizer, default_template())
-    save_model(Transformer(config).init_weights(torch.Generator().manual_seed(0)), folder)
-    chat.save(folder)
-    return folder
 
 
 def copy_of(model: Path, to: Path) -> Path:

@@ -118,7 +118,7 @@ def test_changed_recipe_in_the_same_folder_is_refused(undisturbed, capsys, keep_
 
 
 def test_fresh_starts_anew(undisturbed, tmp_path, capsys, keep_signals):
-    """One stage of the finished run, from its first step again, and nothing of the other stages left."""
+    """One stage of the finished run, from its first step again, and nothing of the other stages there; the finished run is kept beside it."""
     shutil.copytree(undisturbed.folder, tmp_path / "mini")
     (tmp_path / "mini" / "stray.txt").write_text("of the run before")
     words = [
@@ -135,6 +135,7 @@ def test_fresh_starts_anew(undisturbed, tmp_path, capsys, keep_signals):
     rows = [json.loads(line) for line in (tmp_path / "mini" / "metrics.jsonl").read_text().splitlines()]
     assert {r["stage"] for r in rows} == {"pretrain"} and [r["step"] for r in rows] == list(range(len(rows)))
     assert not (tmp_path / "mini" / "stray.txt").exists()
+    assert (tmp_path / "mini.1" / "stray.txt").exists() and json.loads((tmp_path / "mini.1" / "results.json").read_text())["finished"]
     assert sorted(p.name for p in (tmp_path / "mini" / "checkpoints").iterdir()) == ["pretrain"]
     assert "go on" in capsys.readouterr().out
 

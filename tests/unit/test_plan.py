@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +13,17 @@ from typing import Any
 import pytest
 import torch
 
-from qwq import memory, plan
+from qwq import memory, plan, plan_cluster
 from qwq.config import Recipe, load_recipe
 from qwq.engine.generate import PREFILL_TOKENS
 from qwq.errors import CapacityError, DataError, ModelError
 from qwq.model.config import ModelConfig, preset
 from qwq.model.layouts import KVCache, Packed, SharedPrefix
 from qwq.model.transformer import Transformer
+from qwq.preflight import read_own_data
+from qwq.problems.published import how_to_get
+from qwq.text.template import ChatFormat, default_template
+from qwq.text.tokenizer import train_bpe
 from qwq.train.losses import CHUNK_LOGITS, KEPT_PROBS
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -330,13 +336,125 @@ def test_explain_reads_the_config_of_a_model_folder_and_real_sources(tmp_path: P
     with pytest.raises(ModelError, match="no model folder at"):
         plan.explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", given | {"model.path": str(tmp_path / "none")}))
     missing = given | {"stages.rl1.sources": [{"kind": "mbpp", "path": str(tmp_path / "none.jsonl")}]}
-    with pytest.raises(DataError, match=r"no data file at .*none\.jsonl"):
-        plan.explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", missing))
+    text = plan.explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", missing))
+    assert f"  {tmp_path}/none.jsonl for stages.rl1.sources.0.path\n    give a JSON-lines file of mbpp rows, or another path" in text
 
 
-def test_planning_needs_no_torch() -> None:
+def test_planning_needs_no_torch(tmp_path: Path) -> None:
+    """Also where a file of conversations is read, whose tokens a tokenizer counts that is trained for it."""
+    given = {"stages.sft.path": str(write_conversations(tmp_path)), "stages.sft.documents": 3}
     code = (
         "import sys; from qwq.config import load_recipe; from qwq.plan import explain; "
-        f"explain(load_recipe({str(RECIPES / 'tiny.toml')!r})); assert 'torch' not in sys.modules"
+        f"print(explain(load_recipe({str(RECIPES / 'tiny.toml')!r}, {given!r}))); assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "3 demonstrations x " in done.stdout and "3 of 5 rows, left out: 2 beyond documents = 3" in done.stdout
+
+
+# -- data that is here, and data that is not --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["qwq-32b", "qwen2.5-7b-node", "qwen2.5-0.5b-h100", "qwen2.5-0.5b-laptop", "gsm8k-mbpp-0.5b", "qwen2.5-0.5b-cold-start"])
+def test_recipes_are_planned_without_their_data(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a fresh clone: the data folder that the recipes name is not there, and the plan says how each file is got."""
+    monkeypatch.chdir(tmp_path)
+    text = plan_cluster.explain_with_cluster(load_recipe(RECIPES / f"{name}.toml"))
+    keys = "".join(line for line in (RECIPES / f"{name}.toml").read_text().splitlines() if not line.startswith("#"))
+    named = set(re.findall(r'"(\.\./shared/[^"]+)"', keys))
+    for path in named:
+        assert re.search(rf"^  {re.escape(path)} for [\w.]+(, [\w.]+)*\n    (curl|mkdir) .*{re.escape(path)}", text, re.MULTILINE), path
+    assert "Not here, and needed by `qwq train`" in text and (named or "  cold.jsonl for stages.sft.path" in text)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_how_a_published_file_is_got() -> None:
+    assert how_to_get("../shared/data/gsm8k/train.jsonl").startswith("curl -fL --create-dirs -o ../shared/data/gsm8k/train.jsonl https://")
+    packed = how_to_get("my data/humaneval/HumanEval.jsonl")
+    assert packed.startswith("mkdir -p 'my data/humaneval' && curl -fL https://")
+    assert packed.endswith("HumanEval.jsonl.gz | gunzip > 'my data/humaneval/HumanEval.jsonl'")
+    assert how_to_get("mine.jsonl") is None
+
+
+def write_conversations(folder: Path, answers: tuple[str, ...] = ("1", "2", "3", "4", "5")) -> Path:
+    path = folder / "data.jsonl"
+    rows = [{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]} for answer in answers]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder without weights, whose tokenizer knows no words: a token for each byte, and the special ones."""
+    folder = tmp_path_factory.mktemp("model")
+    chat = ChatFormat(train_bpe(["x"], 270), default_template())
+    chat.save(folder)
+    (folder / "config.json").write_text(json.dumps(small(vocab_size=chat.tokenizer.vocab_size, max_positions=60).to_hf()))
+    return folder
+
+
+def own(chat_model: Path, stage: dict[str, Any]) -> Recipe:
+    return Recipe.model_validate({"name": "x", "model": {"path": str(chat_model)}, "stages": {"own": stage}})
+
+
+def test_explain_reads_a_file_of_conversations(chat_model: Path, tmp_path: Path) -> None:
+    """By hand, a token a byte but for the special ones: <|im_start|> user\\n ?<|im_end|> \\n<|im_start|> assistant\\n<think> \\n are
+    1 + 5 + 1 + 1 + 1 + 1 + 10 + 1 + 1 = 22 that are not learnt; \\n</think>\\n 1 <|im_end|> are 1 + 1 + 1 + 1 + 1 = 5 that are."""
+    data = write_conversations(tmp_path, ("1", "22", "333", "long " * 20))
+    stage = {"kind": "sft", "path": str(data), "batch_tokens": 30, "epochs": 2}
+    text = plan.explain(own(chat_model, stage), tmp_path)
+    counted = re.search(r"own: .*data.jsonl: (.*)", text)[1]
+    assert counted.startswith("3 of 4 rows, left out: 1 over 60 tokens, the model's positions (first: ")
+    assert "84 tokens, 18 of them learnt; lengths 27 to 29, median 28" in counted
+    # 84 tokens in each of 2 passes are 168, 30 a step at least: 6 steps.
+    assert re.search(r"^own +sft +model +3 demonstrations x 2 epochs, 30 tokens a step +6 +168 ", text, re.MULTILINE)
+    rendered = text.split("[[double brackets]]:\n")[1].split("\nown: ")[0]
+    assert rendered == "    <|im_start|>user\n    ?<|im_end|>\n    <|im_start|>assistant\n    <think>\n    [[\n    </think>\n    1<|im_end|>]]"
+
+
+def test_explain_reads_a_file_of_pairs(chat_model: Path, tmp_path: Path) -> None:
+    """Ten prompts: 7 for training, 1 for validation, 2 for test. Answers of 1 and 2 bytes: 27 and 28 tokens as above."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"prompt": chr(97 + i), "chosen": "1", "rejected": "22"}) + "\n" for i in range(10)))
+    text = plan.explain(own(chat_model, {"kind": "reward_model", "path": str(path), "batch_pairs": 2}), tmp_path)
+    assert "own: " + str(path) + ": all 10 rows; shape prompt, chosen and rejected; 550 tokens" in text and "7 train, 1 validation, 2 test pairs" in text
+    # 7 pairs, 2 a step: 4 steps; 7 x (27 + 28) = 385 tokens.
+    assert re.search(r"^own +reward_model +model +2 pairs a step, 7 pairs x 1 epoch +4 +385 ", text, re.MULTILINE)
+    assert f"own: {path}, line 1, chosen, 27 tokens, scored is what stands in [[double brackets]]:" in text
+    assert f"own: {path}, line 1, rejected, 28 tokens" in text
+
+
+def test_a_long_row_is_shown_without_its_middle(chat_model: Path, tmp_path: Path) -> None:
+    wide = tmp_path / "wide"
+    shutil.copytree(chat_model, wide)
+    (wide / "config.json").write_text(json.dumps(small(vocab_size=270, max_positions=9000).to_hf()))
+    text = plan.explain(own(wide, {"kind": "sft", "path": str(write_conversations(tmp_path, ("x" * 5000,)))}), tmp_path)
+    assert re.search(r"x{100} \.\.\. 3,\d\d\d characters \.\.\. x{100}", text) and len(text) < 4000
+
+
+def test_a_bad_row_stops_the_plan_and_a_missing_file_does_not(chat_model: Path, tmp_path: Path) -> None:
+    data = write_conversations(tmp_path)
+    stage = {"kind": "sft", "path": str(data)}
+    data.write_text(data.read_text() + "{bad\n")
+    with pytest.raises(DataError, match="line 6: not JSON"):
+        plan.explain(own(chat_model, stage), tmp_path)
+    data.unlink()
+    text = plan.explain(own(chat_model, stage), tmp_path)
+    assert f"all rows of {data} x 1 epoch" in text and f"  {data} for stages.own.path\n    give a JSON-lines file with a `messages` list" in text
+
+
+def test_memory_is_planned_by_the_longest_row_that_is_there(chat_model: Path, tmp_path: Path) -> None:
+    """One row of 27 tokens, where 512 are assumed of a file that is not read."""
+    recipe_there = own(chat_model, {"kind": "sft", "path": str(write_conversations(tmp_path, ("1",))), "batch_tokens": 100})
+    config = plan.model_config(recipe_there)
+    uses, _ = read_own_data(recipe_there, tmp_path, config.max_positions)
+    read, assumed = (plan.stage_memory(recipe_there, "own", config, use).parts["activations"] for use in (uses["own"], None))
+    per_token = plan.activation_values(config, 1) * 4
+    assert (read, assumed) == (127 * per_token, 612 * per_token)
+
+
+def test_completions_that_cannot_fit_beside_the_prompt_are_said(tmp_path: Path) -> None:
+    """The tiny model has 1,024 positions, and math prompts take some 200 tokens."""
+    text = plan.explain(recipe(stages__rl1__max_new_tokens=1000, eval__math=10, eval__max_new_tokens=5000), tmp_path)
+    assert re.search(r"stages.rl1.max_new_tokens is 1,000 and the longest prompt about \d+ tokens, and the model has 1,024 positions", text)
+    assert "eval.max_new_tokens is 5,000 and the longest prompt" in text
+    assert "positions" not in plan.explain(recipe(), tmp_path)

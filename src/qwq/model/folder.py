@@ -33,14 +33,20 @@ def resolve_folder(model: str | Path, *, weights: bool = True) -> Path:
         return path
     if path.exists():
         raise ModelError(f"{path} is a file: give the folder that holds config.json and {SINGLE}")
-    # `runs/tiny` has the shape of a hub name too; where `runs` is a folder here, a path was meant.
-    looks_like_hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(model)) and not path.parent.exists()
-    if looks_like_hub and path.parts[0] != "runs":
+    if is_hub_name(model):
         return _download(str(model), HUB_FILES if weights else [f for f in HUB_FILES if not f.endswith("safetensors")])
     raise ModelError(
         f"no model folder at {path}: give a folder with config.json and {SINGLE} "
         "(`qwq train RECIPE` writes runs/NAME/checkpoints/STAGE/final), or a hub name such as Qwen/QwQ-32B"
     )
+
+
+def is_hub_name(model: str | Path) -> bool:
+    """Whether `model` is a name of the hub, such as Qwen/QwQ-32B, and no path here."""
+    path = Path(model).expanduser()
+    # `runs/tiny` has the shape of a hub name too; where `runs` is a folder here, a path was meant.
+    looks_like_hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(model)) and not path.parent.exists()
+    return bool(looks_like_hub) and path.parts[0] != "runs"
 
 
 def _download(name: str, files: list[str]) -> Path:

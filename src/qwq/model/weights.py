@@ -137,14 +137,34 @@ def load_model(
         from qwq.model.gguf import load_gguf
 
         return load_gguf(model, device=device, dtype=dtype, progress=progress)
-    folder = resolve_folder(model)
+    config, stored = _checked(resolve_folder(model))
+    return _fill(config, stored, device, dtype, progress)
+
+
+def check_model(model: str | Path) -> ModelConfig:
+    """The shape of the causal model that `load_model` would load, its files checked as far as their headers go. ModelError as there.
+
+    Nothing but config, tokenizer and template is downloaded.
+    """
+    if str(model).endswith(".gguf"):
+        from qwq.model.gguf import gguf_config
+        from qwq.model.gguf_file import GGUFFile
+
+        return gguf_config(GGUFFile.open(model))
+    folder = resolve_folder(model, weights=False)
+    if not Path(model).expanduser().exists() and not any(folder.glob("*.safetensors")):
+        return read_config(folder)  # a hub's model whose weights are not here yet
+    return _checked(folder)[0]
+
+
+def _checked(folder: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
     config, stored = read_config(folder), stored_tensors(folder)
     if SCORE in stored:
         raise ModelError(
             f"{folder} is a reward model (it has {SCORE}) and cannot write text: give the folder of a policy"
         )
     _check(stored, config, str(folder))
-    return _fill(config, stored, device, dtype, progress)
+    return config, stored
 
 
 def load_reward_model(

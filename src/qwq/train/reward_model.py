@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,11 +25,20 @@ VALIDATION_PAIRS = 300  # of the preference family, for the calibration
 MATCHED_TOKENS, MATCHED_SHARE = 2, 0.05  # answers of matched length differ by so much at most
 
 
-def make_pairs(chat: ChatFormat, config: RewardModelStage, seed: int, *, max_positions: int | None = None) -> tuple[dict[str, list[Pair]], FileUse | None]:
+class MadePairs(NamedTuple):
+    """Pairs by split, and what became of a file's rows, where they come from one."""
+
+    splits: dict[str, list[Pair]]
+    use: FileUse | None = None
+
+
+def make_pairs(chat: ChatFormat, config: RewardModelStage, seed: int, *, max_positions: int | None = None) -> MadePairs:
     """Pairs for training, validation (the calibration) and test: of the file in `config.path`, with what became of its rows, or of the preference family."""
     if config.path:
-        return pair_splits(
-            chat, config.path, pairs=config.pairs, test_pairs=config.test_pairs, max_tokens=config.max_tokens, max_positions=max_positions
+        return MadePairs(
+            *pair_splits(
+                chat, config.path, pairs=config.pairs, test_pairs=config.test_pairs, max_tokens=config.max_tokens, max_positions=max_positions
+            )
         )
     assert config.pairs and config.test_pairs, "the recipe sets them where there is no file"
     out: dict[str, list[Pair]] = {}
@@ -40,14 +49,14 @@ def make_pairs(chat: ChatFormat, config: RewardModelStage, seed: int, *, max_pos
         for i, problem in enumerate(problems):
             chosen, rejected = family.pair(problem, random.Random(digest(f"{seed}/pairs/{split}/{i}")))
             out[split].append(pair_of(chat, problem.messages, (chosen,), (rejected,)))
-    return out, None
+    return MadePairs(out)
 
 
 def train_reward_model(
-    model: RewardModel, chat: ChatFormat, config: RewardModelStage, run: StageRun, *, seed: int
+    model: RewardModel, chat: ChatFormat, config: RewardModelStage, run: StageRun, *, seed: int, made: MadePairs | None = None
 ) -> tuple[Calibration, dict[str, Any]]:
-    """Train `model` in place; returns its calibration and the evals of its stage."""
-    splits, use = make_pairs(chat, config, seed, max_positions=model.backbone.config.max_positions)
+    """Train `model` in place, on the pairs that `make_pairs` has `made` before, where it has; returns its calibration and the evals of its stage."""
+    splits, use = made or make_pairs(chat, config, seed, max_positions=model.backbone.config.max_positions)
     if use:
         run.tell_data(use)
     pairs = splits["train"]

@@ -117,25 +117,28 @@ class EpochStream:
         return len(self.lots)
 
 
-def _demonstrations(model: Transformer, chat: ChatFormat, config: SftStage, name: str, run: StageRun, seed: int) -> list[Document]:
-    """The documents of the SFT stage `name`; what is taken of a file is told, and kept for the stage's record."""
-    made = sft_documents(chat, config, name, seed, max_positions=model.config.max_positions)
+def _demonstrations(
+    model: Transformer, chat: ChatFormat, config: SftStage, name: str, run: StageRun, seed: int, made: Demonstrations | None
+) -> list[Document]:
+    """The documents of the SFT stage `name`, `made` before or now; what is taken of a file is told, and kept for the stage's record."""
+    made = made or sft_documents(chat, config, name, seed, max_positions=model.config.max_positions)
     if made.use:
         run.tell_data(made.use)
     return made.documents
 
 
-def sft(model: Transformer, chat: ChatFormat, config: SftStage, run: StageRun, *, seed: int) -> None:
-    """`config.epochs` passes over the demonstrations."""
-    stream = EpochStream(_demonstrations(model, chat, config, run.name, run, seed), config.batch_tokens, f"{seed}/{run.name}")
+def sft(model: Transformer, chat: ChatFormat, config: SftStage, run: StageRun, *, seed: int, made: Demonstrations | None = None) -> None:
+    """`config.epochs` passes over the demonstrations, those that `sft_documents` has `made` before, where it has."""
+    stream = EpochStream(_demonstrations(model, chat, config, run.name, run, seed, made), config.batch_tokens, f"{seed}/{run.name}")
     _epochs(model, config, stream, stream.num_steps(config.epochs), run)
 
 
 def control(
-    model: Transformer, chat: ChatFormat, config: ControlStage, source: SftStage, run: StageRun, *, seed: int, steps: int
-) -> None:
-    """The SFT stage `source` continued for `steps` steps on the same demonstrations."""
-    documents = _demonstrations(model, chat, source, config.of, run, seed)
+    model: Transformer, chat: ChatFormat, config: ControlStage, source: SftStage, run: StageRun, *, seed: int, steps: int,
+    made: Demonstrations | None = None,
+) -> None:  # fmt: skip
+    """The SFT stage `source` continued for `steps` steps on the same demonstrations; `made` as for `sft`."""
+    documents = _demonstrations(model, chat, source, config.of, run, seed, made)
     stream = EpochStream(documents, source.batch_tokens, f"{seed}/{config.of}/control")
     _epochs(model, config, stream, steps, run)
 

@@ -1,0 +1,152 @@
+"""What a run reads from outside: problem sets, files of conversations and pairs, reward functions, losses, the model folder.
+
+`check` reads all that the stages left to run need and raises for the first thing that is wrong, before anything is written, moved,
+downloaded as weights, or trained. What it has read is kept, so that the stages read nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qwq.config import ControlStage, Recipe, RewardModelStage, RlStage, SftStage, Source
+from qwq.data.examples import FileUse
+from qwq.memory import check_device
+from qwq.model.config import ModelConfig
+from qwq.model.weights import check_model
+from qwq.plan import check_capacity, model_config, position_notes
+from qwq.preflight import chat_format, check_lengths, missing_files, own_data, require_files
+from qwq.problems.families import family
+from qwq.problems.real import load_source
+from qwq.reward.functions import RewardFunction, load_function
+from qwq.text.template import ChatFormat
+from qwq.train.losses.advantages import load_advantage
+from qwq.train.losses.base import load_loss
+from qwq.train.reward_model import make_pairs
+from qwq.train.supervised import sft_documents
+from qwq.types import Problem
+
+Tell = Callable[[FileUse], None]
+
+
+class RunInputs:
+    """The inputs of one recipe, each read once. `folder` is the run's."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.folder = recipe, folder
+        self.own: dict[str, Any] = {}  # what SFT and reward-model stages make of files of their own
+        self._benchmarks: dict[str, list[Problem]] = {}
+        self._functions: dict[str, list[RewardFunction]] = {}
+        self._sources: dict[str, tuple[list[Problem], FileUse]] = {}
+
+    # -- checking ---------------------------------------------------------------------------------------------------
+
+    def check(self, left: Sequence[str], *, fresh: bool = False, machine: bool = True) -> list[str]:
+        """Read and check what the stages `left` need; returns what a user should know besides. UsageError for what is wrong; nothing is written.
+
+        With `fresh` the run's folder is not that of the run to come. Without `machine` neither device nor memory is looked at.
+        """
+        recipe = self.recipe
+        evaluates = recipe.eval.start or any(s.evaluate and not isinstance(s, RewardModelStage) for s in map(recipe.stages.__getitem__, left))
+        if machine:
+            check_device(recipe.compute.device)
+        require_files(missing_files(recipe, left, evaluation=evaluates))
+        config = model_config(recipe)
+        check_lengths(recipe, config, left)
+        for name in left:
+            if isinstance(stage := recipe.stages[name], RlStage):
+                load_loss(stage.loss)
+                load_advantage(stage.advantage)
+                self.functions(name)
+                self.pools(stage)
+        if evaluates:
+            self.benchmarks()
+        # A plan by `shape` needs neither the hub nor the network.
+        if machine or not recipe.model.shape or Path(recipe.model.path or "").expanduser().exists():
+            self._check_model_and_own_data(left, config, fresh)
+        if not machine:
+            return []
+        for name in left:
+            check_capacity(recipe, name, self.folder, self.use_of(name))
+        return position_notes(recipe, config, left)
+
+    def _check_model_and_own_data(self, left: Sequence[str], config: ModelConfig, fresh: bool) -> None:
+        """The model folder as far as its headers go, tokenizer and template, and the files of conversations and pairs, in tokens."""
+        own = [name for name in own_data(self.recipe, left) if name not in self.own]
+        if self.recipe.model.preset and not own:
+            return  # the tokenizer of a preset is trained when the run begins
+        chat = chat_format(self.recipe, None if fresh else self.folder / "tokenizer")
+        if self.recipe.model.path:
+            config = check_model(self.recipe.model.path)
+            chat.tokenizer.check_fits(config)
+            self._check_template(chat, left)
+        for name in own:
+            stage = self.recipe.stages[name]
+            if isinstance(stage, SftStage):
+                self.own[name] = sft_documents(chat, stage, name, self.recipe.seed, max_positions=config.max_positions)
+            elif isinstance(stage, RewardModelStage):
+                self.own[name] = make_pairs(chat, stage, self.recipe.seed, max_positions=config.max_positions)
+
+    def _check_template(self, chat: ChatFormat, left: Iterable[str]) -> None:
+        """That the chat template writes a prompt of each kind that the RL stages draw, and goes on after a tool's result where there are tools."""
+        for stage in (self.recipe.stages[name] for name in left):
+            if isinstance(stage, RlStage):
+                pools, _ = self.pools(stage)
+                for problem in [family(d).problem(0, "train", 0) for d in stage.mix.weights()] + [problems[0] for _, problems in pools.values()]:
+                    chat.prompt_ids(problem.messages, problem.tools)
+                    if problem.tools:
+                        chat.tool_result_ids(["1"])
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def functions(self, name: str) -> list[RewardFunction]:
+        """The user's own reward functions of RL stage `name`."""
+        if name not in self._functions:
+            stage = self.recipe.stages[name]
+            assert isinstance(stage, RlStage)
+            self._functions[name] = [load_function(f.function, f.style, f.weight) for f in stage.rewards]
+        return self._functions[name]
+
+    def pools(self, stage: RlStage, tell: Tell | None = None) -> tuple[dict[str, tuple[float, list[Problem]]], dict[str, list[Problem]]]:
+        """Training problems of each source with its weight, and validation problems of each where the stage looks at them.
+
+        `tell` hears what became of each source's rows.
+        """
+        pools: dict[str, tuple[float, list[Problem]]] = {}
+        watched: dict[str, list[Problem]] = {}
+        for source in stage.sources:
+            name = f"{source.kind}:{source.path or source.level}:{source.split}"
+            problems, use = self.problems_of(source)
+            pools[name] = (source.weight, problems)
+            if tell and use.rows:
+                tell(use)
+            if stage.validation.every:
+                held_out = source.model_copy(update={"split": "validation", "limit": stage.validation.problems})
+                watched[name], _ = self.problems_of(held_out)
+        return pools, watched
+
+    def problems_of(self, source: Source) -> tuple[list[Problem], FileUse]:
+        """The problems of a source, and what became of its rows."""
+        key = source.model_dump_json(exclude={"weight"})
+        if key not in self._sources:
+            use = FileUse(source.path, noun="problems")
+            self._sources[key] = load_source(source, use), use
+        return self._sources[key]
+
+    def benchmarks(self) -> dict[str, list[Problem]]:
+        """The recipe's benchmarks by the names they have in results."""
+        if not self._benchmarks:
+            self._benchmarks = {d: family(d).fixed("test", n) for d, n in self.recipe.eval.counts().items()}
+            for source in self.recipe.eval.sources:
+                problems, _ = self.problems_of(source)
+                label = problems[0].domain if source.kind == "task" else source.kind
+                names = (label, f"{label}-real", *(f"{label}-real-{i}" for i in range(2, 99)))
+                self._benchmarks[next(name for name in names if name not in self._benchmarks)] = problems
+        return self._benchmarks
+
+    def use_of(self, name: str) -> FileUse | None:
+        """What became of the rows of a stage's own file, where it was read."""
+        stage = self.recipe.stages[name]
+        made = self.own.get(stage.of if isinstance(stage, ControlStage) else name)
+        return made.use if made else None
