@@ -9,6 +9,7 @@ from torch import nn
 
 from qwq.config import Optim
 from qwq.errors import ConfigError, InfraError
+from qwq.train.checkpoint import load_trained, trained_weights
 from qwq.train.optim import MAX_SKIPPED, Optimizer, learning_rate
 
 
@@ -188,6 +189,22 @@ def test_sixteen_bit_weights_are_trained_through_a_float32_copy():
     fresh = Optimizer(other, optimizer.config, 100)
     fresh.load_state(state)
     assert torch.equal(fresh.masters[0], optimizer.masters[0])
+
+
+def test_sixteen_bit_weights_that_are_put_back_are_trained_from_there():
+    """A roll-back of 16-bit weights holds: the next step is taken from them, not from where the float32 copy was."""
+    model = nn.Linear(2, 1, bias=False).bfloat16()
+    nn.init.constant_(model.weight, 1.0)
+    optimizer = Optimizer(model, Optim(lr=0.25, warmup=0.0, decay="constant", beta1=0.0, beta2=0.0, grad_clip=100.0), 100)
+    good = {k: v.clone() for k, v in trained_weights(model).items()}
+    for index in range(3):
+        model.weight.sum().backward()
+        optimizer.step(index)
+    assert model.weight.tolist() == [[0.25, 0.25]]  # three steps of 0.25 down from 1
+    load_trained(model, good)
+    model.weight.sum().backward()
+    optimizer.step(3)
+    assert model.weight.tolist() == [[0.75, 0.75]]
 
 
 def test_frozen_parameters_are_left_out():

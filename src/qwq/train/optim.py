@@ -96,6 +96,7 @@ class Optimizer:
         if finite:
             for group in self.adam.param_groups:
                 group["lr"] = rate
+            self._follow()
             self._update()
             self._check_weights(index, rate)
         for p in self.masters:
@@ -105,6 +106,13 @@ class Optimizer:
     def _copies(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """The parameters that have a float32 copy, with it."""
         return [(p, m) for p, m in zip(self.params, self.masters, strict=True) if m is not p]
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Weights that were put back from outside, by the contract's roll-back, are the ones to train on: their masters follow them."""
+        for p, master in self._copies():
+            if not torch.equal(master.to(p.dtype), p):
+                master.copy_(p)
 
     def _update(self) -> None:
         self.adam.step()
