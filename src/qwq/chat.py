@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from qwq.common.files import write_atomic
 from qwq.engine.engine import Engine
 from qwq.engine.open import EngineOptions, open_engine
 from qwq.engine.request import GenerationRequest, Sample
@@ -26,7 +27,6 @@ from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import LOOP_TOKENS
 from qwq.envs import CalculatorEnvironment, answer_calls, environment_for
 from qwq.errors import CapacityError, DataError
-from qwq.model.folder import write_atomic
 from qwq.problems.families.calculator import CALCULATOR
 from qwq.text.parse import THINK_CLOSE, THINK_OPEN, parse_response
 from qwq.text.template import ChatFormat
@@ -179,7 +179,7 @@ def saved_path(model: str) -> Path:
 def save(conversation: Conversation, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = {"messages": [m.to_dict() for m in conversation.messages], "ids": conversation.ids}
-    write_atomic(path, json.dumps(data, ensure_ascii=False).encode())
+    write_atomic(path, json.dumps(data, ensure_ascii=False))
 
 
 def resume(conversation: Conversation, path: Path) -> None:

@@ -203,6 +203,8 @@ def convert(
     """
     from collections import Counter
 
+    from qwq.common.files import write_atomic
+    from qwq.common.jsonl import to_line
     from qwq.data.files import read_rows
     from qwq.distill.convert import PREFERENCE, check_rows
     from qwq.distill.convert import convert as run
@@ -223,9 +225,7 @@ def convert(
         left_out += Counter(reason for _, reason in checked if reason is not None)
     if not rows:
         raise DataError(f"{file}: no row is left ({dict(left_out)}): is it in the form {format}?")
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(out)
+    write_atomic(out, b"".join(map(to_line, rows)))
     print(json.dumps({"rows": len(numbered), "kept": len(rows), "left_out": dict(left_out), "out": str(out)}))
     return 0
 

@@ -11,6 +11,7 @@ import pytest
 
 from qwq.cli import main
 from qwq.errors import DataError
+from qwq.eval.bfcl import json_rows
 from qwq.eval.bfcl_aggregate import LIVE, aggregate
 from qwq.types import Outcome
 from qwq.verify.bfcl import verify
@@ -240,3 +241,9 @@ def test_a_model_that_lacks_a_figure_says_which_and_the_others_are_computed(tmp_
     assert d == {"model": "d", "published": 1.0, "ours": None, "missing": ["x_non_live.csv has no row"]}
     assert main(["eval", "bfcl", "--aggregate", str(tmp_path)]) == 0
     assert "note: b: x_non_live.csv: Java Simple AST is 'N/A'" in capsys.readouterr().err
+
+
+def test_rows_are_cut_at_line_feeds_alone(tmp_path) -> None:
+    row = {"id": "simple_python_0", "question": [[{"role": "user", "content": "a\u2028b"}]]}
+    (tmp_path / "f.json").write_text("\ufeff" + json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert json_rows(tmp_path / "f.json") == [(f"{tmp_path / 'f.json'}, row 1", row)]

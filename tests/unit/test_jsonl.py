@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,21 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         raise RuntimeError
     assert path.read_bytes() == "é".encode()
     assert [p.name for p in path.parent.iterdir()] == ["f.json"]
+
+
+def test_a_link_stays_and_a_device_is_written_straight(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    write_atomic(link, "a")
+    assert link.is_symlink() and target.read_text() == "a"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomic(pipe, "b")
+    assert os.read(reader, 9) == b"b" and pipe.is_fifo()
+    os.close(reader)
+    write_atomic(Path(os.devnull), "c")
+    assert Path(os.devnull).is_char_device()
 
 
 def test_a_lock_is_held_against_another_process_and_let_go(tmp_path: Path) -> None:

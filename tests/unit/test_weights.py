@@ -320,7 +320,7 @@ def test_bad_logits_lines_name_file_and_line(saved, tmp_path, line, message):
 
 
 def test_missing_and_empty_logits_files(saved, tmp_path):
-    with pytest.raises(DataError, match="no data file at"):
+    with pytest.raises(DataError, match="no file at .*give a file of JSON lines with"):
         next(logits_of_file(saved, tmp_path / "no.jsonl"))
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(DataError, match="empty.jsonl is empty"):

@@ -21,8 +21,14 @@ from qwq.errors import ConfigError
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that takes its place at `path` if the block succeeds, and leaves nothing behind otherwise.
 
-    The folder is made where absent.
+    The folder is made where absent. A link stays, and its target is written; a device or pipe (/dev/null, /dev/stdout)
+    cannot be renamed over and is written straight.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

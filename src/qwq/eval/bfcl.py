@@ -8,12 +8,12 @@ and memory, which version 4 adds, are not run, and `not_run` names them.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qwq.common.jsonl import read_objects
 from qwq.errors import DataError
 from qwq.eval import bfcl_aggregate as rules
 from qwq.eval import bfcl_calls, bfcl_multi_turn
@@ -204,15 +204,4 @@ def _simple_as_python(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def json_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """BFCL's .json files hold one object a line."""
-    out = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, row {number}: not JSON ({error}): BFCL's files hold one object a line") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: holds a {type(row).__name__}, an object is needed")
-        out.append((f"{path}, row {number}", row))
-    return out
+    return [(f"{path}, row {number}", row) for number, row in read_objects(path, "BFCL's rows, one object a line")]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qwq.common.jsonl import read_objects
 from qwq.errors import DataError
 from qwq.eval import bfcl_calls
 from qwq.eval.benchmark import Reply, Row, need
@@ -56,10 +57,7 @@ def problem(category: str, row: Row, truth: Any, folder: Path, where: str, *, na
 
 @functools.lru_cache(maxsize=32)
 def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except ValueError as error:
-        raise DataError(f"{path}: not one JSON object a line ({error})") from None
+    return [row for _, row in read_objects(path, "BFCL's rows, one object a line")]
 
 
 def _documents(folder: Path, name: str, where: str) -> list[dict[str, Any]]:

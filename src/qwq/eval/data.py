@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qwq.common.files import write_atomic
 from qwq.data.files import read_rows, split_in_name
 from qwq.errors import DataError
 
@@ -187,10 +188,7 @@ def download(bench: str, published: Published, path: Path) -> Path:
                 f"DIR/{bench} and give --data DIR"
             ) from None
         content = gzip.decompress(answer.content) if published.url.endswith(".gz") else answer.content
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_atomic(path, content)
     found = sha256_of(path)
     if found not in (published.sha256, *published.known):
         raise DataError(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwq.common.files import atomic_file
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import Thinking
 from qwq.errors import InfraError
@@ -109,8 +110,7 @@ def evaluate(
 
 def write_transcripts(path: Path, results: Mapping[str, BenchmarkResult], problems: Mapping[str, Sequence[Problem]]) -> None:
     """One line a problem: what was asked, what came, the verdict. Readable with less."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".partial").open("w", encoding="utf-8") as f:
+    with atomic_file(path) as file:
         for name, result in results.items():
             for problem, rollout in zip(problems[name], result.rollouts, strict=True):
                 row = {
@@ -124,5 +124,4 @@ def write_transcripts(path: Path, results: Mapping[str, BenchmarkResult], proble
                     "stop_reason": rollout.stop_reason.value,
                     "tokens": len(rollout.completion_ids),
                 }
-                f.write(json.dumps(row) + "\n")
-    path.with_suffix(".partial").replace(path)
+                file.write(json.dumps(row).encode() + b"\n")

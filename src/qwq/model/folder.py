@@ -7,7 +7,6 @@ safetensors are ever read: a pickle can run code when it is loaded, so a folder 
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -189,13 +188,3 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
 
 def _truncated(file: Path, size: int, needed: int) -> str:
     return f"{file} is cut short: {size} bytes are there, {needed} are needed: fetch or write it again"
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(partial, path)

@@ -9,35 +9,31 @@ from typing import Any
 import orjson
 import torch
 
+from qwq.common.jsonl import name_of, numbered_lines, parse_line
 from qwq.errors import DataError
 from qwq.model.layouts import Packed
 from qwq.model.weights import load_model
 
+NEEDS = 'JSON lines with {"ids": [...]} on each'
+
 
 def read_ids(path: str | Path, vocab_size: int, max_positions: int) -> Iterator[tuple[int, list[int]]]:
     """Line index from 0, and the ids of each line `{"ids": [...]}`. DataError names file and line."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f'no data file at {path}: give a JSON-lines file with {{"ids": [...]}} on each line')
-    index = -1
-    with path.open("rb") as file:
-        for index, line in enumerate(file):
-            where = f"{path}, line {index + 1}"
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise DataError(f'{where}: not JSON ({error}): each line is {{"ids": [...]}}') from None
-            ids = row.get("ids") if isinstance(row, dict) else None
-            if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
-                raise DataError(f'{where}: "ids" must be a list of at least one whole number')
-            outside = next((i for i in ids if not 0 <= i < vocab_size), None)
-            if outside is not None:
-                raise DataError(f"{where}: id {outside} is outside the model's vocabulary, 0 to {vocab_size - 1}")
-            if len(ids) > max_positions:
-                raise DataError(f"{where}: {len(ids)} ids, the model reads at most {max_positions}: split the line")
-            yield index, ids
-    if index < 0:
-        raise DataError(f'{path} is empty: give at least one line {{"ids": [...]}}')
+    number = 0
+    for number, line in numbered_lines(path, NEEDS):  # a blank line is no row of ids, and would shift the index
+        where = f"{name_of(path)}, line {number}"
+        row = parse_line(line, where)
+        ids = row.get("ids") if isinstance(row, dict) else None
+        if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
+            raise DataError(f'{where}: "ids" must be a list of at least one whole number')
+        outside = next((i for i in ids if not 0 <= i < vocab_size), None)
+        if outside is not None:
+            raise DataError(f"{where}: id {outside} is outside the model's vocabulary, 0 to {vocab_size - 1}")
+        if len(ids) > max_positions:
+            raise DataError(f"{where}: {len(ids)} ids, the model reads at most {max_positions}: split the line")
+        yield number - 1, ids
+    if not number:
+        raise DataError(f"{name_of(path)} is empty: give {NEEDS}")
 
 
 @torch.inference_mode()

@@ -34,6 +34,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from qwq.common.files import sync, write_atomic
 from qwq.errors import ModelError
 from qwq.model.config import ModelConfig
 from qwq.model.families import FAMILIES
@@ -47,7 +48,6 @@ from qwq.model.folder import (
     read_config,
     resolve_folder,
     stored_tensors,
-    write_atomic,
 )
 from qwq.model.transformer import Transformer
 
@@ -308,7 +308,7 @@ def _save(
     try:
         _write_weights(state, target, max_shard_bytes, {name: torch.float32 if name == SCORE else dtype for name in state})
         for name, document in documents.items():
-            write_atomic(target / name, (json.dumps(document, indent=2) + "\n").encode())
+            write_atomic(target / name, json.dumps(document, indent=2) + "\n")
     except BaseException:
         if target is not folder:
             shutil.rmtree(target, ignore_errors=True)  # half a model would only take the room that is missing
@@ -316,7 +316,7 @@ def _save(
     if target is not folder:
         os.rename(target, folder)
     for path in (folder, folder.parent):
-        _sync(path)
+        sync(path)
 
 
 def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_bytes: int, dtypes: Mapping[str, torch.dtype]) -> None:
@@ -333,12 +333,12 @@ def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_bytes: int,
         tensors = {name: state[name].to(device="cpu", dtype=dtypes[name], copy=True).contiguous() for name in shard}
         _check_finite(tensors)
         save_file(tensors, partial, metadata={"format": "pt"})
-        _sync(partial)
+        sync(partial)
         os.replace(partial, folder / file)
     if len(shards) > 1:
         weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        write_atomic(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
+        write_atomic(folder / INDEX, json.dumps(index, indent=2) + "\n")
     # Weights of an earlier save with another number of shards would be read instead of these, or lie about.
     stale = [p for p in (*folder.glob("model-*-of-*.safetensors"), folder / SINGLE) if p.name not in names]
     for path in (*stale, *([folder / INDEX] if len(shards) == 1 else [])):
@@ -367,11 +367,3 @@ def _shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
         shards[-1].append(name)
         held += size
     return shards
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

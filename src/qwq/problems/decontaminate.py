@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwq.common.jsonl import BOM, object_of, parse_line
+from qwq.common.files import atomic_file
+from qwq.common.jsonl import BOM, object_of, parse_line, to_line
 from qwq.data.files import read_rows, split_in_name
 from qwq.errors import ConfigError, DataError, nearest
 from qwq.types import Problem
@@ -214,7 +215,7 @@ def decontaminate_file(train: Path, index: Index, out: Path, report: Path | None
         raise ConfigError(f"--out {out} is the training file itself: name another file")
     dropped: Counter[str] = Counter()
     rows = unread = 0
-    with _Atomic(out) as clean, _Atomic(report or Path(os.devnull)) as matches, train.open("rb") as file:
+    with atomic_file(out) as clean, atomic_file(report or Path(os.devnull)) as matches, train.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -228,36 +229,10 @@ def decontaminate_file(train: Path, index: Index, out: Path, report: Path | None
                 continue
             dropped[match.benchmark] += 1
             entry = {"line": number, "benchmark": match.benchmark, "row": match.row, "words": match.words}
-            matches.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+            matches.write(to_line(entry))
     if rows == unread:
         raise DataError(f"{train}: no row has a text to look at: one of {', '.join(FIELDS)}, messages or conversations is needed")
     return {
         "rows": rows, "kept": rows - sum(dropped.values()), "dropped": dict(dropped), "without_text": unread, "n": index.n,
         "benchmarks": index.sizes, "out": str(out),
     }  # fmt: skip
-
-
-class _Atomic:
-    """A binary file that takes its place on leaving without an error, and leaves nothing behind otherwise."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.plain = path, path == Path(os.devnull)
-        self.partial = path if self.plain else path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-    def __enter__(self) -> Any:
-        if not self.plain:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.partial.open("wb")
-        return self.file
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None and not self.plain:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        self.file.close()
-        if self.plain:
-            return
-        if kind is None:
-            os.replace(self.partial, self.path)
-        else:
-            self.partial.unlink()

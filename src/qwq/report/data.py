@@ -119,11 +119,12 @@ def read_run(folder: Path) -> RunData:
 def _metrics(path: Path) -> dict[str, list[Row]]:
     """Rows by stage. The last line may be cut off where the run was killed while it wrote it."""
     out: dict[str, list[Row]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    lines = lines[:-1] if lines and not lines[-1] else lines
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             if number == len(lines):
                 break
             raise DataError(f"{path}, line {number}: not JSON ({error}): delete the line") from None

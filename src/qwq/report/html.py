@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from qwq.common.files import write_atomic
 from qwq.report import plots
 from qwq.report.curves import curves_section
 from qwq.report.data import Change, Pair, RunData, Stage, compare, read_run, transcripts
@@ -26,9 +27,7 @@ def write_report(run_folder: Path) -> Path:
     """Write `report.html` into a run's folder, finished or not; returns its path. DataError where it is no run."""
     run = read_run(run_folder)
     path = run_folder / "report.html"
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(page(run), encoding="utf-8", errors="replace")
-    partial.replace(path)
+    write_atomic(path, page(run).encode(errors="replace"))
     return path
 
 

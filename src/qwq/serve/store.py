@@ -8,7 +8,6 @@ answer as interrupted. WAL mode: readers do not wait for the writer. A commit re
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -21,6 +20,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwq.common.files import hold
 from qwq.errors import ConfigError, DataError, InfraError, UsageError
 from qwq.serve.conversation import Conversation, Message, NewMessage, Piece, State, title_of, with_pieces
 
@@ -94,16 +94,12 @@ class Store:
     def _hold(path: Path) -> int:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            held = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            busy = f"another server keeps its conversations in {path}: stop it or give another --conversations"
+            held = hold(Path(f"{path}.lock"), busy, mode=0o600)
             if not path.exists():
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # what people ask is theirs alone
         except OSError as error:
             raise ConfigError(f"cannot write conversations to {path} ({error.strerror}): give another --conversations") from None
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(held)
-            raise ConfigError(f"another server keeps its conversations in {path}: stop it or give another --conversations") from None
         return held
 
     def _connect(self) -> sqlite3.Connection:

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from qwq.common.files import sync, whole_lines, write_atomic
 from qwq.data.examples import FileUse
 from qwq.errors import CapacityError, ConfigError, DataError, Interrupted, ModelError
 from qwq.train.optim import Optimizer
@@ -33,24 +34,10 @@ SAVING_SHARE = 0.04  # of the time, at most
 MIN_INTERVAL_S = 5.0  # the default of the recipe's compute.checkpoint_interval_s
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old one or the new one, never half."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    partial.replace(path)
-
-
 def sync_folder(folder: Path) -> None:
     """Flush a folder's files and its entries to disk."""
     for path in [*folder.iterdir(), folder]:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync(path)
 
 
 @contextmanager
@@ -210,14 +197,14 @@ class StageRun:
             self.progress.note(f"{self.name}: going on from step {self.state['step']}")
         if self.metrics_path.exists():
             kept = []
-            for line in self.metrics_path.read_text().splitlines():
+            for line in whole_lines(self.metrics_path):
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # the line a kill cut off
+                except ValueError:
+                    continue  # of an earlier kill, which left half a line and another behind it
                 if row["stage"] != self.name or row["step"] < self.state["step"]:
-                    kept.append(line)
-            write_atomic(self.metrics_path, "".join(f"{line}\n" for line in kept))
+                    kept.append(line + b"\n")
+            write_atomic(self.metrics_path, b"".join(kept))
 
     def save(self, module: nn.Module, optimizer: Optimizer) -> None:
         weights = trained_weights(module)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
+from qwq.common.files import atomic_file
 from qwq.errors import DataError
 from qwq.types import Rollout
 
@@ -24,14 +24,11 @@ class RolloutLog:
         return self.folder / f"step-{step:05d}.jsonl"
 
     def write(self, step: int, rollouts: list[Rollout]) -> None:
-        partial = self.path(step).with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as f:
+        with atomic_file(self.path(step)) as file:
             for rollout in rollouts:
-                # json, not orjson, here and in `read`: a completion may decode to lone surrogates, and floats must read back exactly.
-                f.write(json.dumps(rollout.to_dict()) + "\n")
-            f.flush()
-            os.fsync(f.fileno())  # else a power cut can leave the name without the content
-        partial.replace(self.path(step))
+                # json, not orjson, here and in `read`: a completion may decode to lone surrogates, and floats must read back
+                # exactly. Escaped, as the other logs of a run.
+                file.write(json.dumps(rollout.to_dict()).encode() + b"\n")
 
     def read(self, step: int, samples: int = 1) -> list[Rollout] | None:
         """A step's rollouts, or None where they were never completely written. DataError where a line is damaged or a group short of `samples`."""
