@@ -252,7 +252,7 @@ class RecipeRun:
             # Rounded once, to what is written: a small change would vanish twice in the rounding of two 16-bit types.
             lora.merge(policy if self.save_dtype == self.dtype else policy.float())
         if not options or options.merged:
-            if self.save_dtype.itemsize < self.dtype.itemsize:
+            if self.save_dtype.itemsize < self.dtype.itemsize and not self.recipe.model.save_dtype:
                 kind = str(self.save_dtype).removeprefix("torch.")
                 self.progress.note(f"{name}: written in {kind}, as the checkpoint is; model.save_dtype = \"float32\" keeps changes that this rounds off")
             with atomic_folder(self._final(name)) as partial:
