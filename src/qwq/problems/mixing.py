@@ -17,22 +17,28 @@ from qwq.types import Problem
 
 @dataclass(slots=True)
 class ProblemMix:
-    """Draws problems of one split. `pools` are real sets: name -> (weight, problems), each reshuffled every pass."""
+    """Draws problems of one split. `pools` are real sets: name -> (weight, problems), each reshuffled every pass.
+
+    `shares` are the relative weights of families and pools together, in that order; the stage contract may change them.
+    """
 
     seed: int
     label: str
     weights: dict[str, float]
     pools: Mapping[str, tuple[float, Sequence[Problem]]] = field(default_factory=dict)
     split: str = "train"
+    shares: dict[str, float] = field(default_factory=dict)
     _families: dict[str, Family] = field(default_factory=dict)
     _orders: dict[tuple[str, int], list[int]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.shares:
+            self.shares = self.weights | {name: weight for name, (weight, _) in self.pools.items()}
+
     def choose(self, index: int) -> str:
         """The family or pool that problem `index` comes from."""
-        names = [*self.weights, *self.pools]
-        shares = [*self.weights.values(), *(w for w, _ in self.pools.values())]
         rng = random.Random(digest(f"{self.seed}/{self.label}/mix/{index}"))
-        return rng.choices(names, shares)[0]
+        return rng.choices(list(self.shares), list(self.shares.values()))[0]
 
     def problem(self, index: int) -> Problem:
         name = self.choose(index)

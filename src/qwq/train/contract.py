@@ -1,13 +1,17 @@
 """The stage contract: what stage 1 learnt must not be lost in stage 2.
 
-While stage 2 runs, the held domains are sampled on fixed validation problems and compared, problem by
-problem, with the same model as it was at the end of stage 1. A domain is in breach when the 95% paired
-interval of its drop lies wholly beyond `max_drop`: noise alone does not trip it. A drop whose interval
-reaches beyond `max_drop` while its mean does is a warning. What a breach causes is the recipe's choice:
+While stage 2 runs, the held domains are sampled on fixed validation problems of what the stage replays, families and real sets
+alike, and compared, problem by problem, with the same model as it was at the end of stage 1. A domain is in breach when the 95%
+paired interval of its drop lies wholly beyond `max_drop`: noise alone does not trip it. A drop whose interval reaches beyond
+`max_drop` while its mean does is a warning. What a breach causes is the recipe's choice:
 
-- hold: training goes on for the held domains only until the next check;
-- reweight: the domain's share of the prompts grows by a factor;
-- rollback: the weights of the last check without a breach are put back, and the share grows as well.
+- hold: until the next check prompts are drawn from the held domains alone;
+- reweight: the shares of what replays the breached domains grow by a factor;
+- rollback: the weights of the last check without a breach are put back, and the shares grow as well;
+- stop: those weights are put back, and the stage ends.
+
+Shares are those of the prompts: of families and of sources, each under its own name. `domain_of` says which domain a name replays.
+After the last step there is always a check. What it finds decides which weights are handed on (rollback, stop) or is said (hold, reweight).
 """
 
 from __future__ import annotations
@@ -34,27 +38,50 @@ class Finding:
         return {"domain": self.domain, "change": self.change, "ci95": [self.low, self.high], "state": self.state}
 
 
-def check(contract: Contract, before: Mapping[str, Sequence[float]], now: Mapping[str, Sequence[float]]) -> list[Finding]:
+def check(contract: Contract, domains: Sequence[str], before: Mapping[str, Sequence[float]], now: Mapping[str, Sequence[float]]) -> list[Finding]:
     """Compare per-problem outcomes (1 or 0) of the held domains with those at the end of stage 1."""
     findings = []
-    for domain in contract.domains:
+    for domain in domains:
         change, low, high = paired_difference(before[domain], now[domain])
         state = "breach" if high < -contract.max_drop else "warning" if change < -contract.max_drop else "ok"
         findings.append(Finding(domain, change, low, high, state))
     return findings
 
 
-def reweighted(weights: Mapping[str, float], breached: Sequence[str], factor: float) -> dict[str, float]:
-    """Shares of the prompts with the breached domains' grown by `factor`, summing to what they summed to."""
-    total = sum(weights.values())
-    grown = {d: w * (factor if d in breached else 1.0) for d, w in weights.items()}
+def reweighted(shares: Mapping[str, float], domain_of: Mapping[str, str], breached: Sequence[str], factor: float) -> dict[str, float]:
+    """Shares of the prompts with those of the breached domains grown by `factor`, summing to what they summed to."""
+    total = sum(shares.values())
+    grown = {name: w * (factor if domain_of[name] in breached else 1.0) for name, w in shares.items()}
     scale = total / sum(grown.values())
-    return {d: w * scale for d, w in grown.items()}
+    return {name: w * scale for name, w in grown.items()}
 
 
-def held(weights: Mapping[str, float], domains: Sequence[str]) -> dict[str, float]:
-    """Only the held domains keep their shares."""
-    return {d: (w if d in domains else 0.0) for d, w in weights.items()}
+def held(shares: Mapping[str, float], domain_of: Mapping[str, str], domains: Sequence[str]) -> dict[str, float]:
+    """Only what replays the held domains keeps its share."""
+    return {name: (w if domain_of[name] in domains else 0.0) for name, w in shares.items()}
+
+
+def outcome(log: Sequence[Mapping[str, Any]], on_breach: str, max_drop: float) -> dict[str, Any]:
+    """What the whole stage's checks came to: `state` (kept, breached, restored), counts, the last change of each domain, and a sentence.
+
+    `kept`: the last check found no breach. `breached`: it found one, and the weights are handed on all the same. `restored`: it found one,
+    or an earlier one ended the stage, and the weights of the last good check are handed on.
+    """
+    breaches = [e for e in log if any(f["state"] == "breach" for f in e["findings"])]
+    last = log[-1]
+    broken = [f["domain"] for f in last["findings"] if f["state"] == "breach"]
+    changes = {f["domain"]: f["change"] for f in last["findings"]}
+    found = ", ".join(f"{f['domain']} {100 * f['change']:+.1f} [{100 * f['ci95'][0]:+.1f}, {100 * f['ci95'][1]:+.1f}]" for f in last["findings"])
+    count = f"{len(log)} checks, {len(breaches)} in breach" if len(log) != 1 else f"1 check, {len(breaches)} in breach"
+    if not broken:
+        state, said = "kept", f"kept at the last check ({found})"
+    elif on_breach in ("rollback", "stop"):
+        state, said = "restored", f"broken by {', '.join(broken)} at the last check ({found}): the weights of the last good check are handed on"
+    else:
+        state = "breached"
+        said = f"BROKEN by {', '.join(broken)} at the last check ({found}), and these weights are handed on: on_breach = \"rollback\" would put the last good ones back"
+    acted = [e["action"] for e in breaches if "action" in e]
+    return {"state": state, "checks": len(log), "breaches": len(breaches), "changes": changes, "max_drop": max_drop, "actions": acted, "text": f"{said}; {count}"}
 
 
 def reward_hacking(scores: Sequence[float], accuracies: Sequence[float], *, rise: float = 0.1) -> bool:

@@ -91,10 +91,10 @@ class RlTrainer:
             self.reference = Transformer(model.config).to(model.device, model.embed.weight.dtype)
             self.reference.load_state_dict(model.state_dict())
             self.reference.requires_grad_(False)
-        run.state |= {"next_problem": 0, "mix": dict(mix.weights), "watch": {}}
+        run.state |= {"next_problem": 0, "mix": dict(mix.shares), "watch": {}}
         run.state["totals"] = {"sampled_tokens": 0, "sampling_s": 0.0, "verifying_s": 0.0, "trained_tokens": 0, "training_s": 0.0}
         run.resume(model, self.optimizer)
-        self.mix.weights = run.state["mix"]
+        self.mix.shares = run.state["mix"]
         self.watch = Watch(run.state.setdefault("watch", {}))
 
     def train(self) -> None:
@@ -134,7 +134,7 @@ class RlTrainer:
             metrics["alarms"] = alarms
         if self.after_step:
             self.after_step(step, metrics)
-            self.run.state["mix"] = dict(self.mix.weights)
+            self.run.state["mix"] = dict(self.mix.shares)
         return metrics
 
     @property

@@ -5,7 +5,7 @@ The checks read validation problems only. Between them nothing differs from `rl.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qwq.config import Rl2Stage
@@ -20,7 +20,10 @@ Outcomes = Mapping[str, list[float]]
 
 
 class ContractGuard:
-    """Called after every step of stage 2; looks every `contract.every` steps and acts on what it finds."""
+    """Called after every step of stage 2; looks every `contract.every` steps and after the last one, and acts on what it finds.
+
+    `domains` are held. `domain_of` gives the domain of each family and each source of the mix.
+    """
 
     def __init__(
         self,
@@ -30,11 +33,15 @@ class ContractGuard:
         run: StageRun,
         evaluate: Callable[[], Outcomes],
         canaries: Canaries | None,
+        *,
+        domains: Sequence[str],
+        domain_of: Mapping[str, str],
     ) -> None:
         self.config, self.model, self.mix, self.run = config, model, mix, run
         self.evaluate, self.canaries = evaluate, canaries
-        # Not mix.weights: a run that goes on finds them as an earlier breach has left them.
-        self.base_weights = config.mix.weights()
+        self.domains, self.domain_of = list(domains), dict(domain_of)
+        # Not mix.shares: a run that goes on finds them as an earlier breach has left them.
+        self.base_shares = dict(mix.shares)
 
     def begin(self) -> None:
         """Measure the start of the stage, unless a checkpoint has brought the figures along."""
@@ -50,17 +57,29 @@ class ContractGuard:
         return self.config.contract.on_breach in ("rollback", "stop")
 
     def after_step(self, step: int, metrics: dict[str, Any]) -> None:
-        terms = metrics.get("reward_terms", {})
-        log = self.run.state["contract_log"]
-        if (step + 1) % self.config.contract.every:
+        last = step + 1 == self.config.steps or bool(self.run.state.get("ended"))
+        if not last and (step + 1) % self.config.contract.every:
             return
+        self._look(step, metrics, last=last)
+
+    def finish(self, *, changed: bool) -> None:
+        """After the last step. `changed`: the weights are no longer those that the last check saw, so they are looked at too."""
+        log = self.run.state["contract_log"]
+        if log and changed and "contract_outcome" not in self.run.state:
+            self._look(log[-1]["step"], {}, last=True)
+        if log:
+            self.run.state["contract_outcome"] = found = contract.outcome(log, self.config.contract.on_breach, self.config.contract.max_drop)
+            self.run.progress.note(f"{self.run.name}: contract {found['text']}")
+
+    def _look(self, step: int, metrics: dict[str, Any], *, last: bool) -> None:
+        """One check: findings, canaries, what a breach causes, alarms."""
         now = self.evaluate()
-        findings = contract.check(self.config.contract, self.run.state["contract_before"], now)
+        findings = contract.check(self.config.contract, self.domains, self.run.state["contract_before"], now)
         entry: dict[str, Any] = {
             "step": step,
             "validation": {d: sum(v) / len(v) for d, v in now.items()},
             "findings": [f.to_dict() for f in findings],
-            "reward_model": terms.get("reward_model"),
+            "reward_model": metrics.get("reward_terms", {}).get("reward_model"),
         }
         alarms = []
         if self.canaries:
@@ -68,14 +87,18 @@ class ContractGuard:
             alarms += self.canaries.alarms(entry["canaries"])
         breached = [f.domain for f in findings if f.state == "breach"]
         if breached:
-            entry["action"] = self._act(breached)
+            entry["action"] = self._act_last(breached) if last else self._act(breached)
             alarms.append(f"contract: {', '.join(breached)} fell beyond {self.config.contract.max_drop:.0%}: {entry['action']}")
         else:
-            if self.mix.weights.keys() == self.base_weights.keys() and any(w == 0 for w in self.mix.weights.values()):
-                self.mix.weights = dict(self.base_weights)
+            if self.config.contract.on_breach == "hold" and self.mix.shares != self.base_shares:
+                self.mix.shares = dict(self.base_shares)
                 entry["action"] = "the held domains are back within the contract: the full mix again"
             if self._rolls_back:
                 self.run.tensors = clone_weights(self.model)
+        self._record(entry, metrics, alarms, step)
+
+    def _record(self, entry: dict[str, Any], metrics: dict[str, Any], alarms: list[str], step: int) -> None:
+        log = self.run.state["contract_log"]
         log.append(entry)
         scores = [e["reward_model"] for e in log if e["reward_model"] is not None]
         truths = [e["validation"]["preference"] for e in log if "preference" in e["validation"]]
@@ -87,6 +110,13 @@ class ContractGuard:
             for alarm in alarms:
                 self.run.progress.note(f"{self.run.name}, step {step + 1}: {alarm}")
 
+    def _act_last(self, breached: list[str]) -> str:
+        """No step follows: either the last good weights are handed on, or the breach is."""
+        if self._rolls_back:
+            load_trained(self.model, self.run.tensors)
+            return "the stage is over, weights of the last good check put back"
+        return "the stage is over in breach, its last weights are handed on"
+
     def _act(self, breached: list[str]) -> str:
         c = self.config.contract
         if c.on_breach == "stop":
@@ -94,10 +124,10 @@ class ContractGuard:
             self.run.state["ended"] = f"{self.run.name} ends early by the contract ({', '.join(breached)}): weights of the last good check put back"
             return "the stage ends, weights of the last good check put back"
         if c.on_breach == "hold":
-            self.mix.weights = contract.held(self.base_weights, c.domains)
-            return f"training on {', '.join(c.domains)} only until the next check"
-        self.mix.weights = contract.reweighted(self.mix.weights, breached, c.reweight)
-        shares = ", ".join(f"{d} {w:.2f}" for d, w in self.mix.weights.items())
+            self.mix.shares = contract.held(self.base_shares, self.domain_of, self.domains)
+            return f"training on {', '.join(n for n, w in self.mix.shares.items() if w)} only until the next check"
+        self.mix.shares = contract.reweighted(self.mix.shares, self.domain_of, breached, c.reweight)
+        shares = ", ".join(f"{name} {w:.2f}" for name, w in self.mix.shares.items())
         if self._rolls_back:
             load_trained(self.model, self.run.tensors)
             return f"weights of the last good check put back, mix now {shares}"
