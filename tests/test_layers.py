@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "preview": {"errors", "types", "config", "model", "text", "data", "problems"},
     "run_folder": {"errors", "config"},
     "preflight": {"errors", "config", "model", "text", "data", "problems", "preview"},
-    "plan": {"errors", "memory", "config", "model", "data", "problems", "preflight"},
+    "plan": {"errors", "memory", "stats", "config", "model", "data", "problems", "preflight"},
     "plan_cluster": {"config", "memory", "model", "plan"},
     "distill": {"errors", "common", "types", "config", "text", "endpoint", "data", "engine", "problems", "verify"},
     "report": {"errors", "common", "types", "stats", "config"},

@@ -11,7 +11,7 @@ from qwq.config import Recipe
 from qwq.errors import DataError
 from qwq.progress import LiveProgress
 from qwq.report import write_report
-from qwq.runner import RecipeRun, paired_columns, table
+from qwq.runner import RecipeRun, contract_lines, paired_columns, table
 from qwq.train.checkpoint import StopFlag, read_record, writing_to
 
 
@@ -67,6 +67,8 @@ def format_results(results: Mapping[str, Any]) -> str:
         text += "\n\nchange in points, problem by problem, with its 95% interval\n" + align(
             [_cells(line) for line in paired]
         )
+    if lines := contract_lines(results):
+        text += "\n\n" + "\n".join(lines)
     return "scores in percent, sampled at T=1 (greedy in brackets)\n" + text
 
 

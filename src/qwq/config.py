@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from qwq.cpu import has_bfloat16
 from qwq.errors import ConfigError, nearest
-from qwq.types import DOMAINS
+from qwq.types import CUSTOM, DOMAINS
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -118,6 +118,11 @@ class ComputeSection(Section):
         return self
 
 
+SOURCE_DOMAINS = {
+    "gsm8k": "math", "math": "math", "arithmetic": "math", "code": "code", "mbpp": "code", "constraints": "instructions", "prompts": CUSTOM,
+}  # fmt: skip
+
+
 class Source(Section):
     """A set of problems: a file in a published set's own format, a hub data set, or plain sums of a level."""
 
@@ -137,6 +142,17 @@ class Source(Section):
         if (self.kind == "arithmetic") != bool(self.level) or (self.kind == "arithmetic") == bool(self.path):
             raise ValueError(f"a source of kind {self.kind!r} has path {self.path!r} and level {self.level}: arithmetic takes a level, the others a path")
         return self
+
+
+    @property
+    def label(self) -> str:
+        """What the source is called in mixes, metrics and the contract's log."""
+        return f"{self.kind}:{self.path or self.level}:{self.split}"
+
+    @property
+    def domain(self) -> str:
+        """The domain that its problems belong to; of a task of the user's own, the name of its class."""
+        return self.path.rpartition(":")[2] if self.kind == "task" else SOURCE_DOMAINS[self.kind]
 
 
 class Mix(Section):
@@ -359,9 +375,11 @@ class Rl1Stage(RlStage):
 class Contract(Section):
     """Per-domain floors, watched on validation problems while stage 2 runs."""
 
-    domains: list[Domain] = Field(default_factory=lambda: ["math", "code"], description="what may not be lost")
-    every: Positive = Field(10, description="steps between checks")
-    problems: Positive = Field(200, description="validation problems a domain and check")
+    domains: list[str] | None = Field(
+        None, description="what may not be lost, and so must be replayed; default: what the RL stages before trained on; []: nothing is held"
+    )
+    every: Positive = Field(10, description="steps between checks; there is one after the last step, too")
+    problems: Positive = Field(200, description="validation problems a domain and check, shared evenly by what replays the domain")
     max_drop: Unit = Field(0.03, description="largest tolerated drop against the end of stage 1")
     on_breach: Literal["hold", "reweight", "rollback", "stop"] = Field(
         "reweight", description="what a breach causes; rollback and stop put the weights of the last good check back"
@@ -384,6 +402,10 @@ class Rl2Stage(RlStage):
     kind: Literal["rl2"]
     kl: float = Field(1e-3, ge=0, description="weight of the KL term against the end of stage 1")
     contract: Contract = Field(default_factory=Contract)
+
+    def domain_of(self) -> dict[str, str]:
+        """The domain of each family and source that prompts are drawn from, by its name in the mix."""
+        return {d: d for d in self.mix.weights()} | {s.label: s.domain for s in self.sources}
     reward_model: RewardMixing = Field(default_factory=RewardMixing)
 
 
@@ -439,6 +461,8 @@ class Recipe(Section):
                 if other is not None and other not in names[:i]:
                     raise ValueError(f"stages.{name}.{key} is {other!r}, which is not an earlier stage: {nearest(other, names[:i])}")
             self._kinds_fit(name, stage)
+            if isinstance(stage, Rl2Stage):
+                self._contract_fits(name, stage)
             if not self.has_data(stage):
                 raise ValueError(f"stages.{name} has no data: give stages.{name}.mix a weight or a path or sources")
         if self.eval.start and (self.model.preset or START in names):
@@ -457,6 +481,27 @@ class Recipe(Section):
         ):
             if other is not None and not fits(self.stages[other]):
                 raise ValueError(f"stages.{name}.{key} is {other!r}, a stage of kind {self.stages[other].kind}: name {wanted}")
+
+    def held_domains(self, name: str) -> list[str]:
+        """What the contract of stage `name` holds: what its recipe says, else what the RL stages before it trained on, else math and code."""
+        stage = self.stages[name]
+        assert isinstance(stage, Rl2Stage)
+        if stage.contract.domains is not None:
+            return list(dict.fromkeys(stage.contract.domains))
+        before = [s for s in list(self.stages.values())[: list(self.stages).index(name)] if isinstance(s, Rl1Stage)]
+        trained = [d for s in before for d in [*s.mix.weights(), *(source.domain for source in s.sources)] if d != CUSTOM]
+        return list(dict.fromkeys(trained)) if before else ["math", "code"]
+
+    def _contract_fits(self, name: str, stage: Rl2Stage) -> None:
+        """That the stage replays what its contract holds: else no action could bring back what is lost."""
+        held, replayed = self.held_domains(name), set(stage.domain_of().values())
+        if missing := [d for d in held if d not in replayed]:
+            why = "" if stage.contract.domains is not None else " (what the RL stages before it trained on)"
+            give = ", ".join(f"mix.{d} or a source of it" if d in DOMAINS else f"a source of {d}" for d in missing)
+            raise ValueError(
+                f"stages.{name}.contract holds {', '.join(held)}{why}, and the stage draws prompts from {', '.join(sorted(replayed))} alone: "
+                f"give stages.{name} {give}, or set stages.{name}.contract.domains to what it replays ([] holds nothing)"
+            )
 
     @staticmethod
     def has_data(stage: Any) -> bool:

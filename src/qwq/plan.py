@@ -35,6 +35,7 @@ from qwq.preflight import at_hand, missing_lines, read_own_data
 from qwq.problems.families.preference import Preference
 from qwq.problems.mixing import ProblemMix
 from qwq.problems.real import load_source
+from qwq.stats import detectable_drop
 
 FLOAT = 4  # bytes; training is in float32
 PROGRAM = int(0.33 * GIB)  # Python, torch and the rest of the process before any model, measured
@@ -457,6 +458,7 @@ def explain(recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = Tru
     lines = [f"{folder}: {title}, {size} parameters ({kind}), {recipe.compute.dtype} on {recipe.compute.device}", ""]
     lines += [*_aligned(work, 4), ""]
     lines += _evaluation_lines(recipe, problems)
+    lines += _contract_lines(recipe)
     lines += data_lines + missing_lines(recipe, f"prompts of {ASSUMED_PROMPT} tokens")
     lines += [line for note in position_notes(recipe, config) for line in (note, "")]
     if not one_device:
@@ -483,6 +485,25 @@ def position_notes(recipe: Recipe, config: ModelConfig, names: Iterable[str] | N
         for key, prompt, limit in limits
         if prompt + limit > config.max_positions
     ]
+
+
+def _contract_lines(recipe: Recipe) -> list[str]:
+    """What each contract holds, by what it is watched, and which drop its number of problems can see."""
+    lines = []
+    for name, stage in recipe.stages.items():
+        if not isinstance(stage, Rl2Stage):
+            continue
+        held, c = recipe.held_domains(name), stage.contract
+        if not held:
+            lines.append(f"Contract of {name}: holds nothing (contract.domains is empty).")
+            continue
+        names = [f"{d} ({', '.join(n for n, of in stage.domain_of().items() if of == d)})" for d in held]
+        lines.append(
+            f"Contract of {name}: holds {', '.join(names)} on {c.problems} validation problems each, every {c.every} steps and after the last; "
+            f"on a breach: {c.on_breach}. A drop of {100 * detectable_drop(c.problems, c.max_drop):.0f} points or more is seen with 80% power at one check "
+            f"({100 * c.max_drop:g} are tolerated)."
+        )
+    return [*lines, ""] if lines else []
 
 
 def _evaluation_lines(recipe: Recipe, problems: int) -> list[str]:

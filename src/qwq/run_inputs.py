@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qwq.config import ControlStage, Recipe, RewardModelStage, RlStage, SftStage, Source
+from qwq.config import ControlStage, Recipe, RewardModelStage, Rl2Stage, RlStage, SftStage, Source
 from qwq.data.examples import FileUse
 from qwq.memory import check_device
 from qwq.model.config import ModelConfig
@@ -60,6 +60,8 @@ class RunInputs:
                 load_advantage(stage.advantage)
                 self.functions(name)
                 self.pools(stage)
+                if isinstance(stage, Rl2Stage):
+                    self.held(name, stage)
         if evaluates:
             self.benchmarks()
         # A plan by `shape` needs neither the hub nor the network.
@@ -116,7 +118,7 @@ class RunInputs:
         pools: dict[str, tuple[float, list[Problem]]] = {}
         watched: dict[str, list[Problem]] = {}
         for source in stage.sources:
-            name = f"{source.kind}:{source.path or source.level}:{source.split}"
+            name = source.label
             problems, use = self.problems_of(source)
             pools[name] = (source.weight, problems)
             if tell and use.rows:
@@ -125,6 +127,22 @@ class RunInputs:
                 held_out = source.model_copy(update={"split": "validation", "limit": stage.validation.problems})
                 watched[name], _ = self.problems_of(held_out)
         return pools, watched
+
+    def held(self, name: str, stage: Rl2Stage) -> dict[str, list[Problem]]:
+        """Validation problems that the contract of stage `name` looks at, by domain: `contract.problems` of each, shared evenly by the families
+        and sources that replay it. Preference, whose hidden rule watches the reward model, is looked at where it is trained on.
+        """
+        watched: dict[str, list[Problem]] = {}
+        for domain in self.recipe.held_domains(name):
+            sources = [s for s in stage.sources if s.domain == domain]
+            families = [domain] if domain in stage.mix.weights() else []
+            each = -(-stage.contract.problems // (len(sources) + len(families)))
+            watched[domain] = [p for d in families for p in family(d).fixed("validation", each)]
+            for source in sources:
+                watched[domain] += self.problems_of(source.model_copy(update={"split": "validation", "limit": each}))[0]
+        if stage.mix.preference and "preference" not in watched:
+            watched["preference"] = family("preference").fixed("validation", stage.contract.problems)
+        return watched
 
     def problems_of(self, source: Source) -> tuple[list[Problem], FileUse]:
         """The problems of a source, and what became of its rows."""

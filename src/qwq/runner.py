@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -221,7 +221,7 @@ class RecipeRun:
                 chat.save(partial)
         else:
             policy = self._train_policy(name, chat, run)
-            kept = {"contract": "contract_log", "validation": "validation", "ended": "ended", "data": "data"}
+            kept = {"contract": "contract_log", "contract_outcome": "contract_outcome", "validation": "validation", "ended": "ended", "data": "data"}
             extra |= {key: run.state[where] for key, where in kept.items() if where in run.state}
             self._save_policy(name, policy, chat)
         record: dict[str, Any] = {"name": name, "kind": stage.kind, "train_s": round(run.state["seconds"], 2)}
@@ -308,14 +308,17 @@ class RecipeRun:
         params = SamplingParams(max_new_tokens=stage.max_new_tokens)
 
         def look(problems: Mapping[str, list[Problem]]) -> dict[str, list[float]]:
-            results = evaluate(model, chat, problems, params, max_rows=self.recipe.compute.max_rows, seed=VALIDATION_SEED)
+            results = evaluate(model, chat, problems, params, max_rows=self.recipe.compute.max_rows, seed=VALIDATION_SEED) if problems else {}
             return {d: r.passed for d, r in results.items()}
 
-        after = []
+        after: list[Callable[[int, dict[str, Any]], None]] = []
+        guard = None
         if isinstance(stage, Rl2Stage):
             canaries = Canaries(chat, scorer, stage.reward_model.canaries) if scorer and stage.reward_model.canaries else None
-            guarded = self._validation(stage)
-            guard = ContractGuard(stage, model, mix, run, lambda: look(guarded), canaries)
+            guarded = self.inputs.held(name, stage)
+            guard = ContractGuard(
+                stage, model, mix, run, lambda: look(guarded), canaries, domains=self.recipe.held_domains(name), domain_of=stage.domain_of()
+            )
             guard.begin()
             after.append(guard.after_step)
         keeper = None
@@ -323,7 +326,7 @@ class RecipeRun:
             watched = {d: family(d).fixed("validation", stage.validation.problems) for d in stage.mix.weights()} | watched_sources
             keeper = Keeper(stage.validation, model, run, lambda: look(watched))
             keeper.begin()
-            after.append(keeper.after_step)
+            after.insert(0, keeper.after_step)  # before the guard, who has to know whether this was the last step
 
         def after_step(step: int, metrics: dict[str, Any]) -> None:
             for callback in after:
@@ -331,13 +334,9 @@ class RecipeRun:
 
         trainer.after_step = after_step
         trainer.train()
-        if keeper:
-            keeper.finish()
-
-    def _validation(self, stage: Rl2Stage) -> dict[str, list[Problem]]:
-        """Validation problems of the held domains, and of preference, whose hidden rule watches the reward model."""
-        domains = [*stage.contract.domains, *(["preference"] if stage.mix.preference else [])]
-        return {d: family(d).fixed("validation", stage.contract.problems) for d in dict.fromkeys(domains)}
+        changed = keeper.finish() if keeper else False
+        if guard:
+            guard.finish(changed=changed)
 
     def _scorer(self, stage: Rl2Stage) -> Scorer:
         name = stage.reward_model.model
@@ -426,6 +425,11 @@ def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             cells.append("" if e is None else f"{100 * e['score']:.1f}" + (f" ({100 * g['score']:.1f})" if g else ""))
         rows.append(cells)
     return ["stage", "seconds", *names], rows
+
+
+def contract_lines(results: Mapping[str, Any]) -> list[str]:
+    """What became of each stage's contract, one line a stage."""
+    return [f"{stage['name']}: contract {stage['contract_outcome']['text']}" for stage in results["stages"] if "contract_outcome" in stage]
 
 
 def paired_columns(results: Mapping[str, Any]) -> Sequence[str]:

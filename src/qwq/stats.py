@@ -40,6 +40,36 @@ def paired_difference(before: Sequence[float], after: Sequence[float], z: float 
     return mean, mean - half, mean + half
 
 
+POWER_Z = 0.841621  # of 80%
+# Shares right of single problems before: Beta(1.4, 0.6), which is 0.7 on average with some easy and some hard ones.
+BASE_ALPHA, BASE_BETA = 1.4, 0.6
+
+
+def detectable_drop(n: int, tolerated: float = 0.03) -> float:
+    """The true drop that one check of n problems, sampled once before and once now, calls a breach with 80% power.
+
+    A breach is a paired 95% interval wholly below -tolerated. Normal approximation; problems differ in how often they are
+    right (Beta(1.4, 0.6)), and each loses the same share (none falls below 0). 1.0 where no drop is seen that surely.
+    """
+    points = [(i + 0.5) / 2000 for i in range(2000)]
+    density = [x ** (BASE_ALPHA - 1) * (1 - x) ** (BASE_BETA - 1) for x in points]
+    total = sum(density)
+
+    def power_z(drop: float) -> float:
+        now = [max(x - drop, 0.0) for x in points]
+        fall = sum(w * (x - y) for w, x, y in zip(density, points, now, strict=True)) / total
+        square = sum(w * (x * (1 - x) + y * (1 - y) + (x - y) ** 2) for w, x, y in zip(density, points, now, strict=True)) / total
+        return (fall - tolerated) / math.sqrt((square - fall * fall) / n) - Z95
+
+    low, high = tolerated, 1.0
+    if power_z(high) < POWER_Z:
+        return 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power_z(middle) >= POWER_Z else (middle, high)
+    return high
+
+
 def few_differ(before: Sequence[float], after: Sequence[float]) -> bool:
     """Whether the spread of the differences says little: no pair differs, or the outcomes are 0 or 1 and fewer than
     FEW pairs are apart from the commonest of better, worse and equal."""

@@ -177,11 +177,11 @@ def guard_at(folder: Path, on_breach: str, outcomes: list[float]) -> tuple[Contr
     torch.nn.init.zeros_(model.weight)
     mix = ProblemMix(0, "rl2", stage.mix.weights())
     run = StageRun(folder, "rl2", "rl2")
-    run.state["mix"] = dict(mix.weights)
+    run.state["mix"] = dict(mix.shares)
     optimizer = Optimizer(model, Optim(), 4)
     run.resume(model, optimizer)
-    mix.weights = run.state["mix"]
-    guard = ContractGuard(stage, model, mix, run, lambda: {"math": outcomes}, None)
+    mix.shares = run.state["mix"]
+    guard = ContractGuard(stage, model, mix, run, lambda: {"math": outcomes}, None, domains=["math"], domain_of=stage.domain_of())
     guard.begin()
     return guard, optimizer
 
@@ -189,7 +189,7 @@ def guard_at(folder: Path, on_breach: str, outcomes: list[float]) -> tuple[Contr
 def take(guard: ContractGuard, optimizer: Optimizer, step: int) -> dict:
     metrics: dict = {}
     guard.after_step(step, metrics)
-    guard.run.state |= {"mix": dict(guard.mix.weights), "step": step + 1}
+    guard.run.state |= {"mix": dict(guard.mix.shares), "step": step + 1}
     guard.run.save(guard.model, optimizer)
     return metrics["contract"]
 
@@ -211,8 +211,8 @@ def test_hold_ends_after_going_on_with_the_full_mix(tmp_path):
     take(*guard_at(tmp_path, "hold", [1.0] * 8), 0)
     held, optimizer = guard_at(tmp_path, "hold", [0.0] * 8)
     take(held, optimizer, 1)
-    assert held.mix.weights == {"math": 0.5, "tools": 0.0}
+    assert held.mix.shares == {"math": 0.5, "tools": 0.0}
     later, optimizer = guard_at(tmp_path, "hold", [1.0] * 8)
-    assert later.mix.weights == {"math": 0.5, "tools": 0.0}
+    assert later.mix.shares == {"math": 0.5, "tools": 0.0}
     take(later, optimizer, 2)
-    assert later.mix.weights == {"math": 0.5, "tools": 0.5}
+    assert later.mix.shares == {"math": 0.5, "tools": 0.5}

@@ -119,6 +119,7 @@ kind = "rl2"
 steps = 1
 mix = { preference = 1.0 }
 reward_model = { model = "rm" }
+contract = { domains = [] }
 """
 
 
@@ -132,6 +133,47 @@ def test_stages_name_others_of_the_kinds_that_they_can_use(tmp_path):
     assert "stages.rl2.start_from is 'rm', a stage of kind reward_model: name a stage that trains a policy" in told
     # A reward model that no prompt of the stage asks is never read.
     assert load_recipe(path, {"stages.rl2.reward_model.model": "sft", "stages.rl2.mix": {"math": 1.0}})
+
+
+CONTRACT = """
+name = "t"
+model = { path = "m" }
+[stages.rl1]
+kind = "rl1"
+steps = 1
+mix = { code = 1.0 }
+sources = [{ kind = "gsm8k", path = "g" }, { kind = "prompts", path = "p" }]
+[stages.rl2]
+kind = "rl2"
+steps = 1
+mix = { tools = 1.0 }
+"""
+
+
+def test_a_contract_holds_what_stage_1_trained_on_and_that_must_be_replayed(tmp_path):
+    path = tmp_path / "t.toml"
+    path.write_text(CONTRACT)
+    told = fails(path)
+    assert "stages.rl2.contract holds code, math (what the RL stages before it trained on), and the stage draws prompts from tools alone" in told
+    assert "give stages.rl2 mix.code or a source of it, mix.math or a source of it, or set stages.rl2.contract.domains" in told
+    source = {"stages.rl2.sources": [{"kind": "math", "path": "x"}]}
+    assert "give stages.rl2 mix.code or a source of it, or set" in fails(path, source)
+    replayed = load_recipe(path, source | {"stages.rl2.mix": {"tools": 1.0, "code": 0.5}})
+    assert replayed.held_domains("rl2") == ["code", "math"]
+    assert replayed.stages["rl2"].domain_of() == {"code": "code", "tools": "tools", "math:x:train": "math"}
+    assert load_recipe(path, {"stages.rl2.contract.domains": ["tools"]}).held_domains("rl2") == ["tools"]
+    assert load_recipe(path, {"stages.rl2.contract.domains": []}).held_domains("rl2") == []
+    own = {"stages.rl2.sources": [{"kind": "task", "path": "f.py:Sums"}], "stages.rl2.contract.domains": ["Sums"]}
+    assert load_recipe(path, own).held_domains("rl2") == ["Sums"]
+    assert "holds sums, and the stage draws prompts from" in fails(path, own | {"stages.rl2.contract.domains": ["sums"]})
+
+
+def test_the_recipes_with_a_second_stage_hold_what_they_replay():
+    for path in TINY.parent.glob("*.toml"):
+        recipe = load_recipe(path)
+        for name, stage in recipe.stages.items():
+            if stage.kind == "rl2":
+                assert recipe.held_domains(name) == ["math", "code"], path
 
 
 def test_a_missing_key_and_a_missing_recipe_name_the_repair(tmp_path, recipe_file):

@@ -5,6 +5,8 @@ import pytest
 from qwq.config import Contract
 from qwq.train import contract
 
+SAME = {d: d for d in ("math", "code", "tools")}
+
 
 def outcomes(right: int, n: int = 100) -> list[float]:
     return [1.0] * right + [0.0] * (n - right)
@@ -12,7 +14,7 @@ def outcomes(right: int, n: int = 100) -> list[float]:
 
 def check(before: int, now: int, max_drop: float = 0.03) -> contract.Finding:
     (finding,) = contract.check(
-        Contract(domains=["math"], max_drop=max_drop), {"math": outcomes(before)}, {"math": outcomes(now)}
+        Contract(max_drop=max_drop), ["math"], {"math": outcomes(before)}, {"math": outcomes(now)}
     )
     return finding
 
@@ -51,14 +53,14 @@ def test_a_drop_within_the_tolerance_is_ok():
 def test_noise_that_cancels_is_ok():
     """Ten problems lost and ten others won."""
     before, now = outcomes(50), outcomes(40, 90) + [1.0] * 10
-    (finding,) = contract.check(Contract(domains=["math"]), {"math": before}, {"math": now})
+    (finding,) = contract.check(Contract(), ["math"], {"math": before}, {"math": now})
     assert finding.change == 0.0 and finding.state == "ok"
 
 
 def test_only_the_held_domains_are_checked_and_in_order():
     before = {d: outcomes(90) for d in ("math", "code", "tools")}
     now = {"math": outcomes(90), "code": outcomes(40), "tools": outcomes(0)}
-    findings = contract.check(Contract(domains=["code", "math"]), before, now)
+    findings = contract.check(Contract(), ["code", "math"], before, now)
     assert [(f.domain, f.state) for f in findings] == [("code", "breach"), ("math", "ok")]
     interval = pytest.approx([-0.0192, 0.0192], abs=1e-4)
     assert findings[1].to_dict() == {"domain": "math", "change": 0.0, "ci95": interval, "state": "ok"}
@@ -66,17 +68,17 @@ def test_only_the_held_domains_are_checked_and_in_order():
 
 def test_reweighted_by_hand():
     """1, 1, 2 with the first grown by 3 is 3, 1, 2, scaled from 6 back to 4."""
-    new = contract.reweighted({"math": 1.0, "code": 1.0, "tools": 2.0}, ["math"], 3.0)
+    new = contract.reweighted({"math": 1.0, "code": 1.0, "tools": 2.0}, SAME, ["math"], 3.0)
     assert new == pytest.approx({"math": 2.0, "code": 2 / 3, "tools": 4 / 3})
-    assert contract.reweighted({"math": 1.0, "code": 3.0}, [], 2.0) == {"math": 1.0, "code": 3.0}
+    assert contract.reweighted({"math": 1.0, "code": 3.0}, SAME, [], 2.0) == {"math": 1.0, "code": 3.0}
     # All breached: nothing can grow at another's cost.
-    assert contract.reweighted({"math": 1.0, "code": 3.0}, ["math", "code"], 2.0) == pytest.approx(
+    assert contract.reweighted({"math": 1.0, "code": 3.0}, SAME, ["math", "code"], 2.0) == pytest.approx(
         {"math": 1.0, "code": 3.0}
     )
 
 
 def test_held_keeps_only_the_held_shares():
-    assert contract.held({"math": 1.0, "code": 2.0, "tools": 3.0}, ["math", "code"]) == {
+    assert contract.held({"math": 1.0, "code": 2.0, "tools": 3.0}, SAME, ["math", "code"]) == {
         "math": 1.0,
         "code": 2.0,
         "tools": 0.0,

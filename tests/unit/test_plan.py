@@ -43,6 +43,7 @@ RL = {
             "samples": 4,
             "max_new_tokens": 100,
             "mix": {"preference": 1.0},
+            "contract": {"domains": []},
         },
     },
 }

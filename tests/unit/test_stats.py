@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from qwq.stats import paired_difference, wilson
+from qwq.stats import detectable_drop, paired_difference, wilson
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,31 @@ def test_one_pair_bounds_nothing():
 def test_unpaired_outcomes_are_refused(before, after):
     with pytest.raises(ValueError, match=f"{len(before)} and {len(after)}"):
         paired_difference(before, after)
+
+
+@pytest.mark.parametrize(("n", "points"), [(40, 29.7), (100, 19.5), (200, 14.4), (1000, 8.0)])
+def test_the_drop_that_a_check_sees_is_seen_in_80_of_100_checks(n, points):
+    """Simulated: shares right drawn from Beta(1.4, 0.6), one sample before and one now, a breach where the interval lies beyond 3 points."""
+    drop = detectable_drop(n)
+    assert 100 * drop == pytest.approx(points, abs=0.06)
+    numbers = random.Random(n)
+    called = 0
+    for _ in range(300):
+        shares = [numbers.betavariate(1.4, 0.6) for _ in range(n)]
+        before = [float(numbers.random() < p) for p in shares]
+        now = [float(numbers.random() < max(p - drop, 0.0)) for p in shares]
+        called += paired_difference(before, now)[2] < -0.03
+    assert 0.72 < called / 300 < 0.88
+
+
+def test_few_problems_see_no_drop_surely():
+    assert detectable_drop(5) == 1.0
+    assert detectable_drop(10_000) < 0.05
+
+
+def test_the_table_of_drops_in_the_docs_is_what_the_function_says():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d[\d,]*) \| ([\d.]+) points \|$", text, re.M)
+    assert len(rows) >= 6
+    for n, points in rows:
+        assert f"{100 * detectable_drop(int(n.replace(',', ''))):.1f}" == points

@@ -33,7 +33,12 @@ class ProblemMix:
 
     def __post_init__(self) -> None:
         if not self.shares:
-            self.shares = self.weights | {name: weight for name, (weight, _) in self.pools.items()}
+            self.shares = self.base_shares
+
+    @property
+    def base_shares(self) -> dict[str, float]:
+        """The shares that the recipe gives."""
+        return self.weights | {name: weight for name, (weight, _) in self.pools.items()}
 
     def choose(self, index: int) -> str:
         """The family or pool that problem `index` comes from."""

@@ -224,10 +224,12 @@ def contract_section(run: RunData) -> str:
         breaches = sum(f["state"] == "breach" for e in entries for f in e["findings"])
         warnings = sum(f["state"] == "warning" for e in entries for f in e["findings"])
         verdict = "kept at every check" if not breaches else f"broken {_times(breaches, 'time')}"
+        ended = (stage.record or {}).get("contract_outcome")
+        end = f" At the end it was {text(ended['text'])}." if ended else ""
         drawn = plots.contract(entries, max_drop, domains)
         out.append(
             f"<p>In <b>{text(stage.name)}</b> the contract (at most {100 * max_drop:.0f} points lost on {text(joined(domains))}, on validation "
-            f"problems, against the start of the stage) was {verdict}; {_times(warnings, 'warning')} in {_times(len(entries), 'check')}.</p>"
+            f"problems, against the start of the stage) was {verdict}; {_times(warnings, 'warning')} in {_times(len(entries), 'check')}.{end}</p>"
             f'<figure class="panel wide"><figcaption>change against the start of the stage, points<span>dashed: the tolerated drop</span>'
             f"</figcaption>{_legend(domains)}{drawn}</figure>{_contract_table(entries, domains)}"
         )

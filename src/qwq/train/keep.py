@@ -51,10 +51,12 @@ class Keeper:
             )
         return entry
 
-    def finish(self) -> None:
-        """Put the best weights back, where the recipe wants them."""
+    def finish(self) -> bool:
+        """Put the best weights back, where the recipe wants them; True if that changed them."""
         log = self.run.state["validation"]
         best = max(log, key=lambda e: e["score"])
         if self.config.keep == "best" and best is not log[-1] and (self._best / "weights.safetensors").exists():
             load_trained(self.model, read_tensors(self._best / "weights.safetensors"))
             self.run.progress.note(f"{self.run.name}: the weights after step {best['step'] + 1} are kept ({best['score']:.1%} on validation problems)")
+            return True
+        return False

@@ -94,7 +94,7 @@ class RlTrainer:
         run.state |= {"next_problem": 0, "mix": dict(mix.shares), "watch": {}}
         run.state["totals"] = {"sampled_tokens": 0, "sampling_s": 0.0, "verifying_s": 0.0, "trained_tokens": 0, "training_s": 0.0}
         run.resume(model, self.optimizer)
-        self.mix.shares = run.state["mix"]
+        self.mix.shares = mix.base_shares | run.state["mix"]
         self.watch = Watch(run.state.setdefault("watch", {}))
 
     def train(self) -> None:

@@ -41,7 +41,7 @@ class ContractGuard:
         self.evaluate, self.canaries = evaluate, canaries
         self.domains, self.domain_of = list(domains), dict(domain_of)
         # Not mix.shares: a run that goes on finds them as an earlier breach has left them.
-        self.base_shares = dict(mix.shares)
+        self.base_shares = mix.base_shares
 
     def begin(self) -> None:
         """Measure the start of the stage, unless a checkpoint has brought the figures along."""
