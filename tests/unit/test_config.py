@@ -143,6 +143,7 @@ kind = "rl1"
 steps = 1
 mix = { code = 1.0 }
 sources = [{ kind = "gsm8k", path = "g" }, { kind = "prompts", path = "p" }]
+rewards = [{ function = "f.py:f" }]
 [stages.rl2]
 kind = "rl2"
 steps = 1

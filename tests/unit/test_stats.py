@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -107,7 +110,7 @@ def test_the_drop_that_a_check_sees_is_seen_in_80_of_100_checks(n, points):
 
 
 def test_few_problems_see_no_drop_surely():
-    assert detectable_drop(5) == 1.0
+    assert detectable_drop(2) == 1.0
     assert detectable_drop(10_000) < 0.05
 
 
