@@ -66,13 +66,13 @@ ALLOWED: dict[str, set[str]] = {
     "cli_train": {"errors", "config", "train", "report", "progress", "runner"},
     "bench": {"errors", "engine"},
     "cli_foreign": {"errors"},
-    "cli_engine": {"errors", "cli_models", "engine", "serve", "bench"},
+    "cli_engine": {"errors", "cli_models", "engine", "serve", "chat", "bench"},
     "cli_sandbox": {"errors", "sandbox", "verify"},
     "cli_eval": {"errors", "types", "cli_models", "eval"},
     "cli_reward": {"errors", "reward"},
     "cli_data": {"errors", "common", "types", "model", "text", "data", "engine", "problems", "distill", "cli_models", "preview"},
     "cli": {
-        "errors", "config", "model", "verify", "plan_cluster", "report", "env", "chat", "export", "cli_models",
+        "errors", "config", "model", "verify", "plan_cluster", "report", "env", "export", "cli_models",
         "cli_train", "cli_sandbox", "cli_foreign", "cli_engine", "cli_data", "cli_reward", "cli_eval",
     },
 }  # fmt: skip

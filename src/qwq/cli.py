@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from qwq.cli_data import data_app
-from qwq.cli_engine import bench_app, serve
+from qwq.cli_engine import bench_app, chat, serve
 from qwq.cli_eval import evaluate
 from qwq.cli_foreign import own_options
 from qwq.cli_reward import reward_app
@@ -42,6 +42,7 @@ verify_app = App(name="verify", help="Grade answers: JSON lines in, one JSON lin
 app.command(verify_app)
 app.command(sandbox_app)
 app.command(serve)
+app.command(chat)
 app.command(bench_app)
 app.command(evaluate, name="eval")
 app.command(data_app)
@@ -159,54 +160,6 @@ def report(run: Path) -> int:
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
-
-
-@app.command
-def chat(
-    model: str,
-    *,
-    prompt: str | None = None,
-    tools: bool = False,
-    temperature: float | None = None,
-    max_new_tokens: int | None = None,
-    thinking_budget: int | None = None,
-    fold: bool = False,
-    resume: bool = False,
-    seed: int | None = None,
-    device: str = "cpu",
-) -> int:
-    """Talk to a model. `/help` lists what can be said to the program, Ctrl-C stops an answer, `/quit` ends.
-
-    Parameters
-    ----------
-    model
-        Model folder, GGUF file, a run's folder (its last policy), or a hub name.
-    prompt
-        Ask this one question, print the answer and end.
-    tools
-        Offer the calculator and answer its calls.
-    temperature
-        Sampling temperature; 0 takes the likeliest token. The model's own by default.
-    max_new_tokens
-        Longest answer, thinking included; half the model's context, at most 4,096, by default.
-    thinking_budget
-        End the thinking after so many tokens; an answer follows.
-    fold
-        Hide the thinking behind a counter.
-    resume
-        Go on with the last conversation with this model.
-    seed
-        Seed of the sampling; a random one by default.
-    device
-        torch device.
-    """
-    from qwq.chat import run_chat
-    from qwq.cli_models import model_folder
-
-    return run_chat(
-        model_folder(model), prompt=prompt, tools=tools, temperature=temperature, max_new_tokens=max_new_tokens,
-        thinking_budget=thinking_budget, fold=fold, resume_last=resume, seed=seed, device=device,
-    )  # fmt: skip
 
 
 @app.command

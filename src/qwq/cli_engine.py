@@ -1,4 +1,4 @@
-"""`qwq serve` and `qwq bench`: the commands that run a model in the engine."""
+"""`qwq serve`, `qwq chat` and `qwq bench`: the commands that run a model in the engine."""
 
 from __future__ import annotations
 
@@ -205,6 +205,103 @@ def serve(
         ssl_files=None if ssl_certfile is None and ssl_keyfile is None else (ssl_certfile, ssl_keyfile),
     )  # fmt: skip
     return run(model_folder(model), options, serving, host=host, port=port)
+
+
+def chat(
+    model: str,
+    *,
+    prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    system: str | None = None,
+    file: tuple[str, ...] = (),
+    tools: bool = False,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    frequency_penalty: float | None = None,
+    max_new_tokens: int | None = None,
+    thinking_budget: int | None = None,
+    fold: bool = False,
+    raw: bool = False,
+    resume: bool = False,
+    seed: int | None = None,
+    device: str = "cpu",
+    dtype: str = "auto",
+    threads: int | None = None,
+    max_model_len: str | None = None,
+    yarn: bool = False,
+) -> int:
+    """Talk to a model. `/help` lists what can be said to the program, Ctrl-C stops an answer, `/quit` ends.
+
+    Lines that are pasted together are one question, and so is what stands between two lines of triple double quotes. What comes through a pipe is one
+    question, up to its end or to a line with a command.
+
+    Parameters
+    ----------
+    model
+        Model folder, GGUF file, a run's folder (its last policy), or a hub name.
+    prompt
+        Ask this one question, print the answer and end; - reads the question from standard input.
+    system
+        What the model is told first.
+    file
+        Text file that the model is shown with the (first) question; several may be given.
+    tools
+        Offer the calculator and answer its calls.
+    temperature
+        Sampling temperature; 0 takes the likeliest token. The model's own by default, as for all sampling.
+    top_p
+        Sample from the likeliest tokens that together have this probability.
+    top_k
+        Sample from so many of the likeliest tokens; 0 for all.
+    min_p
+        Leave out tokens less likely than this share of the likeliest one's probability.
+    repetition_penalty
+        Divide the logits of tokens that were there already; 1 for no penalty.
+    presence_penalty
+        Subtract this from the logits of tokens that the answer has already.
+    frequency_penalty
+        Subtract this for each time that the answer has a token already.
+    max_new_tokens
+        Longest answer, thinking included; half the model's context, at most 4,096, by default.
+    thinking_budget
+        End the thinking after so many tokens; an answer follows.
+    fold
+        Hide the thinking behind a counter.
+    raw
+        Show Markdown and formulas as they were written.
+    resume
+        Go on with the last conversation with this model.
+    seed
+        Seed of the sampling; a random one by default.
+    device
+        torch device.
+    dtype
+        As for `qwq serve`.
+    threads
+        CPU threads.
+    max_model_len
+        Longest conversation, in tokens, written as for `qwq serve`.
+    yarn
+        Stretch the context 4 times by YaRN (QwQ-32B does so without being asked).
+    """
+    from qwq.chat.command import run_chat
+    from qwq.cli_models import model_folder
+    from qwq.engine.open import EngineOptions
+
+    options = EngineOptions(
+        device=device, dtype=DTYPE_NAMES.get(dtype, dtype), threads=threads, max_model_len=_tokens("--max-model-len", max_model_len), yarn=yarn, max_num_seqs=1
+    )
+    sampling = {
+        "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty, "max_new_tokens": max_new_tokens,
+    }  # fmt: skip
+    return run_chat(
+        model_folder(model), options, prompt=prompt, system=system, files=file, tools=tools, sampling=sampling, seed=seed,
+        thinking_budget=thinking_budget, fold=fold, raw=raw, resume_last=resume,
+    )  # fmt: skip
 
 
 @bench_app.command(name="engine")

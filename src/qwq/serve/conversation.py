@@ -7,12 +7,13 @@ the last message of the path that is shown.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from qwq.text.attach import file_block
 
 TITLE_CHARS = 60
 
@@ -153,19 +154,8 @@ def title_of(text: str) -> str:
     return line if len(line) <= TITLE_CHARS else line[: TITLE_CHARS - 1].rstrip() + "…"
 
 
-def fence_for(text: str) -> str:
-    """A code fence that nothing in `text` closes."""
-    longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
-    return "`" * (longest + 1)
-
-
 def _user_content(message: Message) -> str:
-    parts = []
-    for file in message.attachments:
-        fence = fence_for(file.text)
-        kind = re.search(r"\.(\w{1,8})$", file.name)
-        end = "" if file.text.endswith("\n") else "\n"
-        parts.append(f"File `{file.name}`:\n{fence}{kind[1].lower() if kind else ''}\n{file.text}{end}{fence}\n")
+    parts = [file_block(file.name, file.text) for file in message.attachments]
     return "\n".join([*parts, message.content])
 
 

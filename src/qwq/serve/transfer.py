@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qwq.errors import DataError
-from qwq.serve.conversation import Attachment, Conversation, Message, ToolCall, fence_for, path_to, title_of
+from qwq.serve.conversation import Attachment, Conversation, Message, ToolCall, path_to, title_of
+from qwq.text.attach import fence_for
 
 FORMAT = "qwq-conversations"
 Exported = tuple[Conversation, Sequence[Message]]

@@ -71,6 +71,13 @@ class Whole:
         return [(name, arguments) for name, arguments in self._calls.values()]
 
 
+def read_response(text: str, *, thinking_open: bool, tools: bool = False, known: Container[str] = ()) -> Whole:
+    """A whole response by the rules of the parser."""
+    parser, whole = ResponseParser(thinking_open=thinking_open, tools=tools, known=known), Whole()
+    whole.add(parser.push(text) + parser.finish())
+    return whole
+
+
 class ResponseParser:
     """Text in, parts out. `tools`: whether calls are looked for; `parallel`: whether a second one is of interest. `known`: names of the
     functions whose calls count even where they end a thinking that was never closed.
