@@ -2,14 +2,17 @@
 
 Nothing here computes, and nothing heavy is imported before a command needs it, so `qwq --help` is quick.
 Results go to standard output, progress and summaries to standard error. A QwqError becomes one line and
-its exit status; any other exception is a bug and shows its traceback.
+its exit status, and so does what the system says of a place where nothing may be read or written; any other exception is a bug and
+shows its traceback.
 
 Exit status: 0 done, 1 failed, 2 wrong usage or input, 70 our machinery failed, 130 stopped by the user.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,6 +29,9 @@ from qwq.cli_reward import reward_app
 from qwq.cli_sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
 
+# A full, read-only or forbidden place is the user's to change; a missing file (ENOENT) is told by whoever wanted it, and else a bug.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSED = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 RECIPE_COMMANDS = ("train", "explain")
 DOTLESS_OVERRIDES = ("name",)  # the one top-level key of a recipe that is neither a table nor an option of its own
 
@@ -399,16 +405,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QwqError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:
+        # The reader of our output went away (`qwq verify ... | head`); nothing is left to say to it.
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        if error.errno not in REFUSED or (error.filename is None and error.errno not in FULL):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{os.strerror(error.errno)}", file=sys.stderr)
+        return ConfigError.exit_status
     except KeyboardInterrupt:
         training = (
             "; the same command without --fresh goes on from the last checkpoint" if argv[:1] == ["train"] else ""
         )
         print(f"stopped{training}", file=sys.stderr)
         return Interrupted.exit_status
-    except BrokenPipeError:
-        # The reader of our output went away (`qwq verify ... | head`); nothing is left to say to it.
-        sys.stderr.close()
-        return 1
 
 
 def _help_for(argv: Sequence[str]) -> str:

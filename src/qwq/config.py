@@ -459,7 +459,8 @@ class Recipe(Section):
                 raise ValueError(f"stages.{name}.mix.preference is {stage.mix.preference}: no rule judges it, so it goes in an rl2 stage")
             for key, other in wanted.items():
                 if other is not None and other not in names[:i]:
-                    raise ValueError(f"stages.{name}.{key} is {other!r}, which is not an earlier stage: {nearest(other, names[:i])}")
+                    hint = nearest(other, names[:i]) if i else "it is the first"
+                    raise ValueError(f"stages.{name}.{key} is {other!r}, which is not an earlier stage: {hint}")
             self._kinds_fit(name, stage)
             if isinstance(stage, Rl2Stage):
                 self._contract_fits(name, stage)

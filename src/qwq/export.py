@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from qwq.common.files import atomic_folder, writing_to
 from qwq.errors import ConfigError
 from qwq.model import lora
 from qwq.model.folder import resolve_folder
@@ -27,12 +28,13 @@ def export(model: str, out: Path, *, adapters: list[Path], dtype: str | None = N
         chat = chat_format_from_gguf(GGUFFile.open(Path(model)))
     else:
         chat = ChatFormat.from_folder(resolve_folder(model))
+    with writing_to(out, at="OUT"):  # before the weights are read, which takes longer
+        out.parent.mkdir(parents=True, exist_ok=True)
     loaded = load_model(model)
     for adapter in adapters:
         lora.merge(lora.load_adapter(loaded, adapter))
-    partial = out.with_name(f".{out.name}.partial")
     written = getattr(torch, dtype) if dtype else stored_dtype(model) or torch.float32
-    save_model(loaded, partial, generation=inherited_generation(model, loaded.config, chat.eos_ids), dtype=written)
-    chat.save(partial)
-    partial.rename(out)
+    with writing_to(out, at="OUT"), atomic_folder(out) as partial:
+        save_model(loaded, partial, generation=inherited_generation(model, loaded.config, chat.eos_ids), dtype=written)
+        chat.save(partial)
     return out

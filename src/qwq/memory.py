@@ -82,14 +82,14 @@ def check_device(device: str) -> None:
     """CapacityError where torch has no such device here."""
     if device == "cpu":
         return
-    free_memory(device)
     import torch
 
+    free_memory(device)
     try:
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise CapacityError(f"device {device!r} cannot be used here ({reason}): use --compute.device=cpu or another machine") from None
+        raise CapacityError(f"device {device!r} cannot be used here ({reason}): use cpu or another machine") from None
 
 
 def free_memory(device: str = "cpu") -> int:
@@ -98,7 +98,7 @@ def free_memory(device: str = "cpu") -> int:
         import torch
 
         if not torch.cuda.is_available():
-            raise CapacityError(f"device {device!r} is asked for, and there is no CUDA device here: use --compute.device=cpu or another machine")
+            raise CapacityError(f"device {device!r} is asked for, and there is no CUDA device here: use cpu or another machine")
         number, count = torch.device(device).index or 0, torch.cuda.device_count()
         if number >= count:
             raise CapacityError(f"device {device!r} is asked for, and there are {count} CUDA devices here, cuda:0 to cuda:{count - 1}: use one of these")

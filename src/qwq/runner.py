@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from qwq.common.files import locked, write_atomic
+from qwq.common.files import atomic_folder, locked, write_atomic, writing_to
 from qwq.config import (
     START,
     ControlStage,
@@ -58,7 +58,7 @@ from qwq.run_folder import check_same_recipe, move_aside, size_of
 from qwq.run_inputs import RunInputs
 from qwq.stats import paired_difference
 from qwq.text.template import ChatFormat
-from qwq.train.checkpoint import Progress, StageRun, StopFlag, atomic_folder, read_record, writing_to
+from qwq.train.checkpoint import Progress, StageRun, StopFlag, read_record
 from qwq.train.keep import Keeper
 from qwq.train.reward_model import train_reward_model
 from qwq.train.rl import RlTrainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
 import json
@@ -221,6 +222,27 @@ def test_interruptions_end_with_130_and_one_line(call, monkeypatch):
 
         monkeypatch.setattr(cli, "run", fail)
         assert call("train", "x") == (130, "", line)
+
+
+def test_what_the_system_says_of_a_place_is_one_line(call, monkeypatch):
+    for error, line in (
+        (PermissionError(errno.EACCES, "Permission denied", "/x/out.jsonl"), "error: /x/out.jsonl: Permission denied\n"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x/file/out"), "error: /x/file/out: Not a directory\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device\n"),
+    ):
+
+        def fail(argv, error=error):
+            raise error
+
+        monkeypatch.setattr(cli, "run", fail)
+        assert call("data", "x") == (2, "", line)
+
+    def lost(argv):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/x/part of qwq")
+
+    monkeypatch.setattr(cli, "run", lost)
+    with pytest.raises(FileNotFoundError):
+        cli.main(["env"])
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

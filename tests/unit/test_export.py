@@ -44,6 +44,13 @@ def test_adapters_are_merged_in_turn_and_the_chat_format_comes_along(base, tmp_p
     assert not list(tmp_path.glob(".*partial"))
 
 
+def test_a_place_where_nothing_can_be_written(base, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file" / "out", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(ConfigError, match="cannot be written .*give another folder with OUT"):
+            export(str(base), out, adapters=[])
+
+
 def test_half_the_size_in_bfloat16_and_no_folder_is_overwritten(base, tmp_path):
     out = export(str(base), tmp_path / "small", adapters=[], dtype="bfloat16")
     sizes = [sum(f.stat().st_size for f in folder.glob("*.safetensors")) for folder in (out, base)]

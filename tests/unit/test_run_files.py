@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from qwq.common.files import atomic_folder, writing_to
 from qwq.config import Optim
 from qwq.errors import CapacityError, ConfigError, DataError, ModelError
-from qwq.train.checkpoint import StageRun, atomic_folder, read_record, writing_to
+from qwq.train.checkpoint import StageRun, read_record
 from qwq.train.optim import Optimizer
 from qwq.train.rollout_log import RolloutLog
 from qwq.types import Outcome, Rollout, StopReason, Verdict

@@ -117,6 +117,15 @@ def test_temperature_zero_is_greedy_and_reports_temperature_one():
         torch.testing.assert_close(logprobs, torch.tensor([0.7, 0.6]).log())
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-10, 9e-5])
+def test_a_temperature_near_zero_is_greedy(temperature):
+    """2.5 / 1e-40 is no float32, and a softmax of infinities no distribution."""
+    logits = torch.tensor([[0.5, 2.5, -1.0]])
+    assert sample(logits, SamplingParams(temperature=temperature), torch.tensor([1]), torch.tensor([0]))[0].tolist() == [1]
+    assert choose(logits[0], SamplingParams(temperature=temperature), 0.99).token == 1
+    assert SamplingParams(temperature=1e-4).temperature == 1e-4
+
+
 def test_uniforms_lie_in_the_unit_interval_and_are_uniform():
     u = uniforms(torch.arange(-5000, 5000), torch.zeros(10_000, dtype=torch.long))
     assert u.dtype == torch.float64 and float(u.min()) >= 0.0 and float(u.max()) < 1.0
@@ -153,7 +162,7 @@ def test_stream_seeds_are_distinct_and_repeatable():
 @pytest.mark.parametrize(
     "bad",
     [{"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"min_p": -0.1}, {"min_p": 1.1}, {"max_new_tokens": 0},
-     {"temperature": math.nan}],
+     {"temperature": math.nan}, {"temperature": math.inf}],
 )  # fmt: skip
 def test_parameters_out_of_range_are_named(bad):
     (name,) = bad

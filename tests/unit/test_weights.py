@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qwq.errors import DataError, ModelError
+from qwq.errors import CapacityError, DataError, ModelError
 from qwq.model import folder as model_folder
 from qwq.model.config import ModelConfig
 from qwq.model.folder import eos_ids, generation_config, resolve_folder
@@ -354,6 +354,12 @@ def test_weights_beyond_a_narrow_dtype_are_not_written_as_infinities(tmp_path):
     save_model(model, tmp_path / "wide")
     with pytest.raises(ModelError, match="infinite weights as float16"):
         save_model(model, tmp_path / "narrow", dtype=torch.float16)
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:77", "cuda:x"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path, device):
+    with pytest.raises(CapacityError, match=f"device '{device}'.*(use cpu|use one of these)"):
+        load_model(tmp_path / "nowhere", device=device)
 
 
 def test_loading_says_how_far_it_is(tmp_path):

@@ -8,13 +8,17 @@ new one, never half. A file that grows line by line may end in a torn line after
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from qwq.errors import ConfigError
+from safetensors import SafetensorError
+
+from qwq.errors import CapacityError, ConfigError
 
 
 @contextlib.contextmanager
@@ -57,6 +61,29 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `target` if the block succeeds, and vanishes otherwise; an existing target is replaced."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in (*partial.iterdir(), partial):
+            sync(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # half a model would only take the room that is missing
+        raise
+    if target.exists():
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old)
+    else:
+        partial.rename(target)
+
+
 def hold(path: Path, busy: str, *, mode: int = 0o666) -> int:
     """Take the lock file `path` for this process; returns its descriptor: closing it lets go, as does its end.
 
@@ -95,3 +122,30 @@ def cut_torn_line(path: Path) -> None:
     if path.is_file() and (data := path.read_bytes()) and not data.endswith(b"\n"):
         with path.open("r+b") as file:
             file.truncate(data.rfind(b"\n") + 1)
+
+
+# What a disk or its owner refuses, as against a fault of ours.
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST}
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path, *, at: str = "--runs") -> Iterator[None]:
+    """One line for what the disk refuses: CapacityError where it is full, ConfigError where nothing may be written at `folder`."""
+    try:
+        yield
+    except SafetensorError as error:  # safetensors wraps what the system says into its own text
+        raise CapacityError(f"{folder} cannot be written ({error}): free some space and run the same command again; what is finished stays") from error
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in _REFUSALS:
+            named = error.filename or folder
+            raise CapacityError(f"{named} cannot be written ({reason}): free some space and run the same command again; what is finished stays") from error
+        if error.errno in _NOT_OURS and _is_below(error.filename, folder):
+            raise ConfigError(f"{folder} cannot be written ({reason}: {error.filename}): give another folder with {at}") from error
+        raise
+
+
+def _is_below(path: str | None, folder: Path) -> bool:
+    """Whether `path` is in `folder`, beside it (as its forerunner is), or one of the folders it stands in."""
+    return path is not None and (Path(path).is_relative_to(folder) or folder.is_relative_to(path) or Path(path).parent == folder.parent)

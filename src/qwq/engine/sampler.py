@@ -8,6 +8,7 @@ Dimensions: B rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from qwq.errors import ConfigError
 
+NEAR_GREEDY = 1e-4  # below it logits divided by the temperature may leave float32, and only the likeliest token is drawn anyhow
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to sample. `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch those cuts off.
+    """How to sample. `temperature` 0 is greedy, and so is one below `NEAR_GREEDY`. `top_k` 0, `top_p` 1 and `min_p` 0 switch those cuts off.
 
     `repetition_penalty` (Keskar et al. 2019, arXiv 1909.05858) divides positive and multiplies negative logits of tokens
     that stand in prompt or output; `presence_penalty` and `frequency_penalty` are subtracted from those of the output
@@ -37,7 +40,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         checks = {
-            "temperature": self.temperature >= 0,
+            "temperature": 0 <= self.temperature < math.inf,
             "top_k": self.top_k >= 0,
             "top_p": 0 < self.top_p <= 1,
             "min_p": 0 <= self.min_p <= 1,
@@ -49,6 +52,8 @@ class SamplingParams:
         for name, ok in checks.items():
             if not ok:
                 raise ConfigError(f"sampling: {name}={getattr(self, name)} is out of range")
+        if 0 < self.temperature < NEAR_GREEDY:
+            object.__setattr__(self, "temperature", 0.0)
 
 
     @property

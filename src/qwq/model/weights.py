@@ -36,6 +36,7 @@ from torch import Tensor
 
 from qwq.common.files import sync, write_atomic
 from qwq.errors import ModelError
+from qwq.memory import check_device
 from qwq.model.config import ModelConfig
 from qwq.model.families import FAMILIES
 from qwq.model.folder import (
@@ -137,6 +138,7 @@ def load_model(
         from qwq.model.gguf import load_gguf
 
         return load_gguf(model, device=device, dtype=dtype, progress=progress)
+    check_device(str(device))
     config, stored = _checked(resolve_folder(model))
     return _fill(config, stored, device, dtype, progress)
 
@@ -174,6 +176,7 @@ def load_reward_model(
 
     The returned config has `tie_embeddings` set, as there is no head to hold.
     """
+    check_device(str(device))
     folder = resolve_folder(model)
     config, stored = replace(read_config(folder), tie_embeddings=True), stored_tensors(folder)
     if SCORE not in stored:

@@ -8,15 +8,12 @@ continued run takes the very steps the undisturbed one would have taken.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,41 +22,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qwq.common.files import sync, whole_lines, write_atomic
+from qwq.common.files import atomic_folder, whole_lines, write_atomic
 from qwq.data.examples import FileUse
-from qwq.errors import CapacityError, ConfigError, DataError, Interrupted, ModelError
+from qwq.errors import CapacityError, DataError, Interrupted, ModelError
 from qwq.train.optim import Optimizer
 
 SAVING_SHARE = 0.04  # of the time, at most
 MIN_INTERVAL_S = 5.0  # the default of the recipe's compute.checkpoint_interval_s
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's files and its entries to disk."""
-    for path in [*folder.iterdir(), folder]:
-        sync(path)
-
-
-@contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `target` if the block succeeds; an existing target is replaced."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        sync_folder(partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)  # half a model would only take the room that is missing
-        raise
-    if target.exists():
-        old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-        partial.rename(target)
-        shutil.rmtree(old)
-    else:
-        partial.rename(target)
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:
@@ -70,33 +39,6 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
             f"a checkpoint in {folder} needs {needed_bytes / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free: "
             "free some space and run the same command again (the last checkpoint is untouched)"
         )
-
-
-# What a disk or its owner refuses, as against a fault of ours.
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-_NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST}
-
-
-@contextmanager
-def writing_to(folder: Path, *, at: str = "--runs") -> Iterator[None]:
-    """One line for what the disk refuses: CapacityError where it is full, ConfigError where nothing may be written at `folder`."""
-    try:
-        yield
-    except SafetensorError as error:  # safetensors wraps what the system says into its own text
-        raise CapacityError(f"{folder} cannot be written ({error}): free some space and run the same command again; what is finished stays") from error
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        if error.errno in _REFUSALS:
-            named = error.filename or folder
-            raise CapacityError(f"{named} cannot be written ({reason}): free some space and run the same command again; what is finished stays") from error
-        if error.errno in _NOT_OURS and _is_below(error.filename, folder):
-            raise ConfigError(f"{folder} cannot be written ({reason}: {error.filename}): give another folder with {at}") from error
-        raise
-
-
-def _is_below(path: str | None, folder: Path) -> bool:
-    """Whether `path` is in `folder`, or one of the folders it stands in."""
-    return path is not None and (Path(path).is_relative_to(folder) or folder.is_relative_to(path))
 
 
 def read_record(path: Path) -> Any:

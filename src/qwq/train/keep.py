@@ -7,9 +7,10 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from qwq.common.files import atomic_folder
 from qwq.config import Validation
 from qwq.model.transformer import Transformer
-from qwq.train.checkpoint import StageRun, atomic_folder, clone_weights, load_trained, read_tensors
+from qwq.train.checkpoint import StageRun, clone_weights, load_trained, read_tensors
 
 # Per-problem outcomes (1 or 0) of validation problems, by domain.
 Outcomes = Mapping[str, list[float]]
