@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from pathlib import Path
 
+from qwq.common.files import read_record
 from qwq.config import POLICY_KINDS
 from qwq.errors import ModelError
 
@@ -18,12 +17,12 @@ def model_folder(model: str) -> str:
     run = Path(model).expanduser()
     if (run / "config.json").is_file() or not (run / "recipe.toml").is_file():
         return model
-    stages = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8")).get("stages", {})
+    stages = read_record(run / "recipe.toml").get("stages", {})
     for name in reversed([n for n, stage in stages.items() if stage.get("kind") in POLICY_KINDS]):
         # The stage's record is written last, so it says that the checkpoint is the finished one.
         record = run / "stages" / f"{name}.json"
         final = run / "checkpoints" / name / "final"
-        if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["name"] == name:
+        if record.is_file() and read_record(record)["name"] == name:
             if final.is_dir():
                 return str(final)
             raise ModelError(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from pathlib import Path
 
 from cyclopts import App
 
+from qwq.common.files import read_record
 from qwq.errors import ModelError
 
 reward_app = App(name="reward", help="Score answers with a reward model.")
@@ -40,9 +39,9 @@ def reward_folder(model: str) -> str:
     run = Path(model).expanduser()
     if not (run / "recipe.toml").is_file():
         return model
-    stages = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8")).get("stages", {})
+    stages = read_record(run / "recipe.toml").get("stages", {})
     for name in reversed([n for n, stage in stages.items() if stage.get("kind") == "reward_model"]):
         record = run / "stages" / f"{name}.json"
-        if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["name"] == name:
+        if record.is_file() and read_record(record)["name"] == name:
             return str(run / "checkpoints" / name / "final")
     raise ModelError(f"{run} has no finished reward-model stage: run `qwq train` on its recipe until it ends")

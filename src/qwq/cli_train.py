@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qwq.common.files import writing_to
+from qwq.common.files import read_record, writing_to
 from qwq.config import Recipe
 from qwq.errors import DataError
 from qwq.progress import LiveProgress
 from qwq.report import write_report
 from qwq.runner import RecipeRun, contract_lines, paired_columns, table
-from qwq.train.checkpoint import StopFlag, read_record
+from qwq.train.checkpoint import StopFlag
 
 
 def train_recipe(recipe: Recipe, runs: Path, *, until: str | None, fresh: bool, command: str, max_minutes: float | None = None) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from qwq.common.files import atomic_folder, locked, write_atomic, writing_to
+from qwq.common.files import atomic_folder, locked, read_record, write_atomic, writing_to
 from qwq.config import (
     START,
     ControlStage,
@@ -58,7 +58,7 @@ from qwq.run_folder import check_same_recipe, move_aside, size_of
 from qwq.run_inputs import RunInputs
 from qwq.stats import paired_difference
 from qwq.text.template import ChatFormat
-from qwq.train.checkpoint import Progress, StageRun, StopFlag, read_record
+from qwq.train.checkpoint import Progress, StageRun, StopFlag
 from qwq.train.keep import Keeper
 from qwq.train.reward_model import train_reward_model
 from qwq.train.rl import RlTrainer
@@ -406,7 +406,7 @@ class RecipeRun:
         path = self.folder / "evals" / (before or "") / f"{file}.passed.json"
         if before is None or not path.exists():
             return {}
-        change, low, high = paired_difference(json.loads(path.read_text())[benchmark], result.passed)
+        change, low, high = paired_difference(read_record(path)[benchmark], result.passed)
         return {"change": change, "change_ci95": [low, high], "against": before}
 
 

@@ -11,10 +11,15 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from qwq.common.files import atomic_folder, writing_to
+from qwq.cli_models import model_folder
+from qwq.common.files import atomic_folder, read_record, writing_to
 from qwq.config import Optim
 from qwq.errors import CapacityError, ConfigError, DataError, ModelError
-from qwq.train.checkpoint import StageRun, read_record
+from qwq.model import lora
+from qwq.model.config import preset
+from qwq.model.transformer import Transformer
+from qwq.report.data import read_run
+from qwq.train.checkpoint import StageRun
 from qwq.train.optim import Optimizer
 from qwq.train.rollout_log import RolloutLog
 from qwq.types import Outcome, Rollout, StopReason, Verdict
@@ -81,6 +86,34 @@ def test_a_damaged_record(tmp_path):
     path.write_bytes(b"\xff\xfe{}")
     with pytest.raises(DataError, match=r"sft.json is damaged"):
         read_record(path)
+
+
+@pytest.mark.parametrize("file", ["recipe.toml", "stages/sft.json"])
+def test_other_commands_name_a_run_s_damaged_file_too(tmp_path, file):
+    run = tmp_path / "run"
+    (run / "stages").mkdir(parents=True)
+    (run / "checkpoints" / "sft" / "final").mkdir(parents=True)
+    (run / "recipe.toml").write_text('name = "x"\n[stages.sft]\nkind = "sft"\n')
+    (run / "stages" / "sft.json").write_text('{"name": "sft"}')
+    assert model_folder(str(run)) == str(run / "checkpoints" / "sft" / "final")
+    (run / file).write_bytes(b"{ = \x00\xff")
+    for read in (lambda: model_folder(str(run)), lambda: read_run(run)):
+        with pytest.raises(DataError, match=f"{file} is damaged"):
+            read()
+
+
+def test_a_damaged_adapter(tmp_path):
+    model = Transformer(preset("tiny", vocab_size=64)).init_weights(torch.Generator().manual_seed(0))
+    lora.add(model, rank=2, seed=0)
+    lora.save_adapter(model, tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    other = Transformer(preset("tiny", vocab_size=64)).init_weights(torch.Generator().manual_seed(0))
+    with pytest.raises(ModelError, match="adapter_model.safetensors is cut short: 500 bytes are there"):
+        lora.load_adapter(other, tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(ModelError, match="adapter_config.json: not JSON"):
+        lora.load_adapter(other, tmp_path)
 
 
 def refusing(number: int, path: Path | None):

@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shutil
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
-from qwq.errors import CapacityError, ConfigError
+from qwq.errors import CapacityError, ConfigError, DataError
 
 
 @contextlib.contextmanager
@@ -149,3 +151,16 @@ def writing_to(folder: Path, *, at: str = "--runs") -> Iterator[None]:
 def _is_below(path: str | None, folder: Path) -> bool:
     """Whether `path` is in `folder`, beside it (as its forerunner is), or one of the folders it stands in."""
     return path is not None and (Path(path).is_relative_to(folder) or folder.is_relative_to(path) or Path(path).parent == folder.parent)
+
+
+# -- what a run has written -------------------------------------------------------------------------------------------
+
+
+def read_record(path: Path) -> Any:
+    """A small JSON file that a run has written, or its recipe.toml as plain tables. DataError where it is damaged."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged ({reason}): put it back from a copy, or start anew with --fresh, which keeps the old run beside the new one") from None

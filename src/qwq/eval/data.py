@@ -19,9 +19,9 @@ from typing import Any
 from qwq.common.files import write_atomic
 from qwq.data.files import read_rows, split_in_name
 from qwq.errors import DataError
+from qwq.problems.published import PLACES, QWEN
 
 DOWNLOAD_TIMEOUT_S = 60.0
-QWEN = "https://raw.githubusercontent.com/QwenLM/QwQ/main/eval/data/"
 HUB_MODES = ("jsonl", "parquet")
 
 
@@ -45,18 +45,18 @@ class Published:
 
 
 PUBLISHED: dict[str, Published] = {
-    "aime24": Published("test.jsonl", QWEN + "aime24.jsonl", "5a7a817807c8c2b6b541631deaa6d8c2eb7f0420e0f2373a25878921e920b6da"),
+    "aime24": Published("test.jsonl", PLACES["aime24/test.jsonl"], "5a7a817807c8c2b6b541631deaa6d8c2eb7f0420e0f2373a25878921e920b6da"),
     "aime25": Published("test.jsonl", QWEN + "aime25.jsonl", "9da60057135388687f3c594476b211538d0be8e7f3b2de6e680513281412c0ec"),
     "ifeval": Published("prompts.jsonl", QWEN + "ifeval.jsonl", "04c069cf5d5770952244f7b6bb38eb7b6e5faa143fc70995457a85de455e4cd2"),
     "gsm8k": Published(
         "test.jsonl",
-        "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/test.jsonl",
+        PLACES["gsm8k/test.jsonl"],
         "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
         ("752adc99f23132275139f1f7be57126b08735a55daf0c56859ee6df70abafbac",),
     ),
     "humaneval": Published(
         "HumanEval.jsonl",
-        "https://raw.githubusercontent.com/openai/human-eval/master/data/HumanEval.jsonl.gz",
+        PLACES["humaneval/HumanEval.jsonl"],
         "1d49078ba3e2b196b9344535bef34a43021f038fad9561d6ee7c53450609a6a2",
         ("621ff099e7d6a9b630619acd3568aef441dec51a8c84f881a9dd1f2d2ed15914",),
     ),

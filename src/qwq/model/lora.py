@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qwq.errors import ModelError
+from qwq.model.folder import read_header, read_json
 from qwq.model.linear import Linear, linear
 from qwq.model.transformer import Transformer
 
@@ -153,7 +154,8 @@ def load_adapter(model: Transformer, folder: str | Path) -> Transformer:
     folder = Path(folder)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} holds no adapter: {CONFIG} and {WEIGHTS} are wanted")
-    config = json.loads((folder / CONFIG).read_text())
+    config = read_json(folder / CONFIG)
+    read_header(folder / WEIGHTS)  # says what is wrong with a file that is cut short
     odd = [k for k in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(k)]
     if config.get("peft_type") != "LORA" or odd:
         raise ModelError(f"{folder}: only plain LoRA is read, this is {config.get('peft_type')} with {', '.join(odd) or 'nothing special'}")

@@ -10,13 +10,14 @@ import shlex
 from pathlib import Path
 
 _GITHUB = "https://raw.githubusercontent.com"
+QWEN = f"{_GITHUB}/QwenLM/QwQ/main/eval/data/"
 PLACES = {
     "gsm8k/train.jsonl": f"{_GITHUB}/openai/grade-school-math/master/grade_school_math/data/train.jsonl",
     "gsm8k/test.jsonl": f"{_GITHUB}/openai/grade-school-math/master/grade_school_math/data/test.jsonl",
     "math/train.jsonl": "https://media.githubusercontent.com/media/openai/prm800k/main/prm800k/math_splits/train.jsonl",
     "mbpp/mbpp.jsonl": f"{_GITHUB}/google-research/google-research/master/mbpp/mbpp.jsonl",
     "humaneval/HumanEval.jsonl": f"{_GITHUB}/openai/human-eval/master/data/HumanEval.jsonl.gz",
-    "aime24/test.jsonl": f"{_GITHUB}/QwenLM/QwQ/main/eval/data/aime24.jsonl",
+    "aime24/test.jsonl": QWEN + "aime24.jsonl",
 }
 
 

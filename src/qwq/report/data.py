@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qwq.common.files import read_record
 from qwq.config import POLICY_KINDS, START
 from qwq.errors import DataError
 from qwq.stats import paired_difference
@@ -105,13 +105,13 @@ def read_run(folder: Path) -> RunData:
         raise DataError(
             f"no run at {folder}: it has no recipe.toml; give a folder that `qwq train` wrote, such as runs/tiny"
         )
-    recipe = tomllib.loads(recipe_path.read_text(encoding="utf-8"))
+    recipe = read_record(recipe_path)
     metrics = _metrics(folder / "metrics.jsonl")
     stages = []
     read_first = {START: {"kind": START}} if recipe.get("eval", {}).get("start") else {}
     for name, config in (read_first | recipe["stages"]).items():
         path = folder / "stages" / f"{name}.json"
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        record = read_record(path) if path.is_file() else None
         stages.append(Stage(name, config["kind"], config, record, metrics.get(name, [])))
     return RunData(folder, recipe, stages)
 
@@ -153,7 +153,7 @@ def compare(run: RunData, before: str, after: str) -> list[Change]:
 
 def _passed(folder: Path, stage: str) -> dict[str, list[float]]:
     path = folder / "evals" / stage / "sampled.passed.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_record(path) if path.is_file() else {}
 
 
 @dataclass(frozen=True, slots=True)

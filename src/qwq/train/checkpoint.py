@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qwq.common.files import atomic_folder, whole_lines, write_atomic
+from qwq.common.files import atomic_folder, read_record, whole_lines, write_atomic
 from qwq.data.examples import FileUse
-from qwq.errors import CapacityError, DataError, Interrupted, ModelError
+from qwq.errors import CapacityError, Interrupted, ModelError
 from qwq.train.optim import Optimizer
 
 SAVING_SHARE = 0.04  # of the time, at most
@@ -39,14 +39,6 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
             f"a checkpoint in {folder} needs {needed_bytes / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free: "
             "free some space and run the same command again (the last checkpoint is untouched)"
         )
-
-
-def read_record(path: Path) -> Any:
-    """A small JSON file that a run has written. DataError where it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}): put it back from a copy, or start anew with --fresh, which keeps the old run beside the new one") from None
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
