@@ -22,7 +22,7 @@ from qwq.types import CUSTOM, DOMAINS
 Unit = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Domain = Literal["math", "code", "instructions", "tools", "preference"]
-POLICY_KINDS = ("pretrain", "sft", "rl1", "rl2")  # the kinds whose result the next stage starts from
+POLICY_KINDS = ("pretrain", "sft", "rl1", "rl2", "dpo")  # the kinds whose result the next stage starts from
 MAX_THREADS = 1024  # OpenMP ends the process where it cannot start as many as it is asked for
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 MAX_SEED = 2**32 - 1  # seeds of requests are made of it, and stay within 64 bits
@@ -244,10 +244,9 @@ class ControlStage(Stage):
     steps: Positive | None = Field(None, description="fixed number of steps instead of matching seconds")
 
 
-class RewardModelStage(Stage):
-    """Bradley-Terry reward model on preference pairs (Bradley and Terry 1952; Ouyang et al. 2022)."""
+class PairsStage(Stage):
+    """What stages on preference pairs share."""
 
-    kind: Literal["reward_model"]
     pairs: Positive | None = Field(None, description="training pairs; default: 2,000, or with path all of the file's 70%")
     test_pairs: Positive | None = Field(None, description="held-out pairs for its accuracy; default: 500, or with path all of the file's 20%")
     epochs: Positive = Field(1, description="passes over the pairs")
@@ -261,10 +260,24 @@ class RewardModelStage(Stage):
     micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass")
 
     @model_validator(mode="after")
-    def _procedural_numbers(self) -> RewardModelStage:
+    def _procedural_numbers(self) -> PairsStage:
         if not self.path:
             self.pairs, self.test_pairs = self.pairs or 2000, self.test_pairs or 500
         return self
+
+
+class RewardModelStage(PairsStage):
+    """Bradley-Terry reward model on preference pairs (Bradley and Terry 1952; Ouyang et al. 2022)."""
+
+    kind: Literal["reward_model"]
+
+
+class DpoStage(PairsStage):
+    """The policy itself trained on preference pairs, without a reward model (DPO, Rafailov et al. 2023, arXiv 2305.18290)."""
+
+    kind: Literal["dpo"]
+    beta: float = Field(0.1, gt=0, description="weight of the log-probability ratio to the stage's start: larger keeps the policy nearer to it")
+    lora: Lora | None = Field(None, description="train adapters instead of all weights")
 
 
 class Function(Section):
@@ -410,7 +423,7 @@ class Rl2Stage(RlStage):
 
 
 AnyStage = Annotated[
-    PretrainStage | SftStage | ControlStage | Rl1Stage | RewardModelStage | Rl2Stage, Field(discriminator="kind")
+    PretrainStage | SftStage | ControlStage | Rl1Stage | RewardModelStage | Rl2Stage | DpoStage, Field(discriminator="kind")
 ]
 
 
@@ -572,7 +585,7 @@ def _fields_at(location: tuple[Any, ...]) -> list[str]:
     return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 
 
-STAGE_TYPES = (PretrainStage, SftStage, ControlStage, Rl1Stage, RewardModelStage, Rl2Stage)
+STAGE_TYPES = (PretrainStage, SftStage, ControlStage, Rl1Stage, RewardModelStage, Rl2Stage, DpoStage)
 _KINDS = [c.model_fields["kind"].annotation.__args__[0] for c in STAGE_TYPES]
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from qwq.config import (
     ControlStage,
+    DpoStage,
+    PairsStage,
     PretrainStage,
     Recipe,
     RewardModelStage,
@@ -131,12 +133,13 @@ def stage_memory(recipe: Recipe, name: str, config: ModelConfig, use: FileUse | 
     base |= {} if on_cuda(recipe.compute.device) else {"program": PROGRAM}
     if isinstance(stage, RlStage):
         return _rl_memory(recipe, name, stage, config, base)
-    if isinstance(stage, RewardModelStage):
+    if isinstance(stage, PairsStage):
         pair = 2 * document_lengths(recipe, name, use).longest
         scoring = {"activations": FLOAT * inference_values(config, SCORED_TOKENS)}
         tokens = min(stage.batch_pairs * pair, max(stage.micro_batch_tokens, pair))
         repair = f"{at}.batch_pairs (now {stage.batch_pairs}), micro_batch_tokens or max_tokens"
-        return _peak(base, [(update_parts(config, tokens, head=False), {"activations": repair}), (scoring, {})])
+        update = _update_of(recipe, stage, config, tokens) if isinstance(stage, DpoStage) else update_parts(config, tokens, head=False)
+        return _peak(base, [(update, {"activations": repair}), (scoring, {})])
     source = recipe.stages[stage.of] if isinstance(stage, ControlStage) else stage
     assert isinstance(source, PretrainStage | SftStage)
     owner = stage.of if isinstance(stage, ControlStage) else name
@@ -280,16 +283,16 @@ def prompt_lengths(recipe: Recipe, name: str) -> Lengths:
 
 
 def document_lengths(recipe: Recipe, name: str, use: FileUse | None = None) -> Lengths:
-    """Documents of a pretraining, SFT or reward-model stage; `use` says what its file holds, where that was read."""
+    """Documents of a pretraining, SFT, reward-model or DPO stage; `use` says what its file holds, where that was read."""
     if use and use.lengths:
         return Lengths(max(use.lengths), statistics.fmean(use.lengths))
     stage, vocab = recipe.stages[name], model_config(recipe).vocab_size
     if getattr(stage, "source", None):
         return Lengths(ASSUMED_DOCUMENT // 4, ASSUMED_DOCUMENT / 8)
-    if isinstance(stage, SftStage | RewardModelStage) and stage.path:
+    if isinstance(stage, SftStage | PairsStage) and stage.path:
         longest = min(ASSUMED_DOCUMENT, stage.max_tokens)
         return Lengths(longest, longest / 2)
-    weights = {Preference.domain: 1.0} if isinstance(stage, RewardModelStage) else stage.mix.weights()  # type: ignore[union-attr]
+    weights = {Preference.domain: 1.0} if isinstance(stage, PairsStage) else stage.mix.weights()  # type: ignore[union-attr]
     texts = [(w, _procedural(d)) for d, w in weights.items()]
     mean = sum(w * t.mean_document for w, t in texts) / sum(w for w, _ in texts)
     return Lengths(to_tokens(max(t.longest_document for _, t in texts), vocab), to_tokens(mean, vocab))
@@ -372,14 +375,16 @@ def stage_plan(recipe: Recipe, name: str, config: ModelConfig, use: FileUse | No
         tokens = stage.steps * source.batch_tokens
         work = f"{stage.of} goes on, {count(source.batch_tokens)} tokens a step"
         return StagePlan(stage.steps, work, tokens, 3.0 * tokens * config.flops_per_token())
-    assert isinstance(stage, RewardModelStage)
+    assert isinstance(stage, PairsStage)
     pairs = use.splits["train"] if use else stage.pairs
     if pairs is None:
         return StagePlan(None, f"{stage.batch_pairs} pairs a step, 70% of the rows of {stage.path} x {times(stage.epochs, 'epoch')}", None, None)
     steps = math.ceil(pairs / stage.batch_pairs) * stage.epochs
-    tokens = round(2 * pairs * stage.epochs * document_lengths(recipe, name, use).mean)
+    passed = round(2 * pairs * document_lengths(recipe, name, use).mean)  # tokens of one pass
     work = f"{stage.batch_pairs} pairs a step, {count(pairs)} pairs x {times(stage.epochs, 'epoch')}"
-    return StagePlan(steps, work, tokens, 3.0 * tokens * config.flops_per_token())
+    # DPO reads every pair once before, under its start.
+    passes = 3.0 * stage.epochs + isinstance(stage, DpoStage)
+    return StagePlan(steps, work, passed * stage.epochs, passes * passed * config.flops_per_token())
 
 
 def _rl_plan(recipe: Recipe, name: str, stage: RlStage, config: ModelConfig) -> StagePlan:

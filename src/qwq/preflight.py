@@ -83,7 +83,7 @@ def missing_lines(recipe: Recipe, assumed: str) -> list[str]:
 
 
 def own_data(recipe: Recipe, names: Iterable[str]) -> list[str]:
-    """The SFT and reward-model stages whose files the stages `names` read: a control goes on with the file of another stage."""
+    """The stages on conversations or pairs whose files the stages `names` read: a control goes on with the file of another stage."""
     owners = dict.fromkeys(stage.of if isinstance(stage := recipe.stages[name], ControlStage) else name for name in names)
     return [name for name in owners if getattr(recipe.stages[name], "path", None)]
 
@@ -95,7 +95,7 @@ def at_hand(path: str) -> bool:
 
 def _rows_of(kind: str) -> str:
     """What a line of a stage's own data file holds."""
-    what = "`prompt`, `chosen` and `rejected`" if kind == "reward_model" else "a `messages` list"
+    what = "`prompt`, `chosen` and `rejected`" if kind in ("reward_model", "dpo") else "a `messages` list"
     return f"a JSON-lines file with {what} on each line"
 
 

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from qwq.config import RewardModelStage, RlStage, SftStage, Source, Stage
+from qwq.config import PairsStage, RewardModelStage, RlStage, SftStage, Source, Stage
 from qwq.data.examples import Example, FileUse, Pair, conversation_examples, pair_splits
 from qwq.data.files import data_files, keys_of, read_rows
 from qwq.data.messages import Malformed
@@ -103,7 +103,7 @@ def preview_stage(stage: Stage, chat: ChatFormat, *, max_positions: int | None =
             chat, stage.path, documents=stage.documents, max_tokens=stage.max_tokens, max_positions=max_positions
         )
         return [DataSummary("sft", use, [_rendered(chat, e) for e in examples[:rows]])]
-    if isinstance(stage, RewardModelStage) and stage.path:
+    if isinstance(stage, PairsStage) and stage.path:
         splits, use = pair_splits(
             chat, stage.path, pairs=stage.pairs, test_pairs=stage.test_pairs, max_tokens=stage.max_tokens, max_positions=max_positions
         )

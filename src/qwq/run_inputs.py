@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qwq.config import ControlStage, Recipe, RewardModelStage, Rl2Stage, RlStage, SftStage, Source
+from qwq.config import ControlStage, PairsStage, Recipe, RewardModelStage, Rl2Stage, RlStage, SftStage, Source
 from qwq.data.examples import FileUse
 from qwq.memory import check_device
 from qwq.model.config import ModelConfig
@@ -87,7 +87,7 @@ class RunInputs:
             stage = self.recipe.stages[name]
             if isinstance(stage, SftStage):
                 self.own[name] = sft_documents(chat, stage, name, self.recipe.seed, max_positions=config.max_positions)
-            elif isinstance(stage, RewardModelStage):
+            elif isinstance(stage, PairsStage):
                 self.own[name] = make_pairs(chat, stage, self.recipe.seed, max_positions=config.max_positions)
 
     def _check_template(self, chat: ChatFormat, left: Iterable[str]) -> None:

@@ -22,6 +22,7 @@ from qwq.common.files import atomic_folder, locked, read_record, write_atomic, w
 from qwq.config import (
     START,
     ControlStage,
+    DpoStage,
     Lora,
     PretrainStage,
     Recipe,
@@ -59,6 +60,7 @@ from qwq.run_inputs import RunInputs
 from qwq.stats import paired_difference
 from qwq.text.template import ChatFormat
 from qwq.train.checkpoint import Progress, StageRun, StopFlag
+from qwq.train.dpo import dpo
 from qwq.train.keep import Keeper
 from qwq.train.reward_model import train_reward_model
 from qwq.train.rl import RlTrainer
@@ -221,7 +223,7 @@ class RecipeRun:
                 chat.save(partial)
         else:
             policy = self._train_policy(name, chat, run)
-            kept = {"contract": "contract_log", "contract_outcome": "contract_outcome", "validation": "validation", "ended": "ended", "data": "data"}
+            kept = {"contract": "contract_log", "contract_outcome": "contract_outcome", "validation": "validation", "ended": "ended", "data": "data", "pairs": "pairs"}
             extra |= {key: run.state[where] for key, where in kept.items() if where in run.state}
             self._save_policy(name, policy, chat)
         record: dict[str, Any] = {"name": name, "kind": stage.kind, "train_s": round(run.state["seconds"], 2)}
@@ -282,6 +284,8 @@ class RecipeRun:
             source = self.recipe.stages[stage.of]
             assert isinstance(source, SftStage)
             control(model, chat, stage, source, run, seed=seed, steps=stage.steps or self._matched_steps(stage), made=self.inputs.own.get(stage.of))
+        elif isinstance(stage, DpoStage):
+            dpo(model, chat, stage, run, seed=seed, made=self.inputs.own.get(name))
         elif isinstance(stage, RlStage):
             self._rl(name, stage, model, chat, run)
         return model

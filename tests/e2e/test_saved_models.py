@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from qwq.cli import main
 from qwq.config import Recipe
 from qwq.export import export
 from qwq.model.config import preset
@@ -115,3 +116,18 @@ def test_transformers_reads_them(base, tmp_path):
     generation = transformers.GenerationConfig.from_pretrained(final)
     assert (generation.temperature, generation.top_k, generation.pad_token_id, generation.bos_token_id) == (0.7, 20, 4, 3)
     assert transformers.AutoModelForCausalLM.from_pretrained(final, dtype="auto").dtype == torch.bfloat16
+
+
+def test_a_dpo_stage_on_a_file_of_pairs(base, tmp_path, capsys, keep_signals):
+    """A recipe with a stage of kind dpo, by the command: checked first, trained, its held-out pairs in results.json, a policy as its result."""
+    rows = [{"prompt": f"{a} + {b}?", "chosen": f"it is {a + b}", "rejected": f"no idea {b}"} for a in range(6) for b in range(5)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    stage = f'kind = "dpo"\npath = "{tmp_path}/pairs.jsonl"\nbatch_pairs = 7\nbeta = 0.2\nlora = {{ rank = 2 }}\noptim = {{ lr = 1e-2 }}\nevaluate = false\n'
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(f'name = "d"\n[model]\npath = "{base}"\n[compute]\nthreads = 1\n[stages.dpo]\n{stage}')
+    assert main(["explain", str(recipe)]) == 0 and "7 pairs a step, 21 pairs x 1 epoch" in capsys.readouterr().out
+    assert main(["train", str(recipe), "--runs", str(tmp_path / "runs")]) == 0
+    record = json.loads((tmp_path / "runs/d/results.json").read_text())["stages"][0]
+    assert record["steps"] == 3 and record["pairs"]["n"] >= 5 and record["pairs"]["margin"] > 0 and record["data"]
+    assert main(["export", str(tmp_path / "runs/d"), str(tmp_path / "out")]) == 0
+    assert size(tmp_path / "out") == pytest.approx(size(base), rel=0.02)

@@ -27,6 +27,7 @@ class Panel:
 
 SUPERVISED = (Panel("loss, nats a token", "loss"), Panel("gradient norm", "grad_norm"))
 REWARD_MODEL = (Panel("loss", "loss"), Panel("pairs in the right order", "pair_accuracy", unit=True))
+DPO = (*REWARD_MODEL, Panel("reward of the chosen over the rejected", "margin"), Panel("gradient norm", "grad_norm"))
 RL = (
     Panel("share correct", "pass_rate", unit=True),
     Panel("completion length, tokens", "length"),
@@ -55,7 +56,7 @@ def curves_section(run: RunData) -> str:
 
 def stage_curves(stage: Stage, run: RunData) -> str:
     rl = stage.kind in ("rl1", "rl2")
-    panels = RL if rl else REWARD_MODEL if stage.kind == "reward_model" else SUPERVISED
+    panels = RL if rl else {"reward_model": REWARD_MODEL, "dpo": DPO}.get(stage.kind, SUPERVISED)
     pictures = [_rewards(stage), _verdicts(stage), _validation(stage)] if rl else []
     pictures += [_picture(stage, panel) for panel in panels]
     seconds = sum(row.get("seconds", 0.0) for row in stage.metrics)

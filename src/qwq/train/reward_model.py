@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from qwq.config import RewardModelStage
+from qwq.config import PairsStage, RewardModelStage
 from qwq.data.examples import FileUse, Pair, pair_of, pair_splits
 from qwq.model.layouts import micro_batches
 from qwq.problems.base import digest
@@ -32,7 +32,7 @@ class MadePairs(NamedTuple):
     use: FileUse | None = None
 
 
-def make_pairs(chat: ChatFormat, config: RewardModelStage, seed: int, *, max_positions: int | None = None) -> MadePairs:
+def make_pairs(chat: ChatFormat, config: PairsStage, seed: int, *, max_positions: int | None = None) -> MadePairs:
     """Pairs for training, validation (the calibration) and test: of the file in `config.path`, with what became of its rows, or of the preference family."""
     if config.path:
         return MadePairs(
@@ -52,6 +52,14 @@ def make_pairs(chat: ChatFormat, config: RewardModelStage, seed: int, *, max_pos
     return MadePairs(out)
 
 
+def pairs_of_step(index: int, num_pairs: int, batch_pairs: int, seed: str) -> list[int]:
+    """Which pairs step `index` takes: every epoch shuffles them anew."""
+    epoch, at = divmod(index, math.ceil(num_pairs / batch_pairs))
+    order = list(range(num_pairs))
+    random.Random(digest(f"{seed}/{epoch}")).shuffle(order)
+    return order[at * batch_pairs : (at + 1) * batch_pairs]
+
+
 def train_reward_model(
     model: RewardModel, chat: ChatFormat, config: RewardModelStage, run: StageRun, *, seed: int, made: MadePairs | None = None
 ) -> tuple[Calibration, dict[str, Any]]:
@@ -60,16 +68,12 @@ def train_reward_model(
     if use:
         run.tell_data(use)
     pairs = splits["train"]
-    per_epoch = math.ceil(len(pairs) / config.batch_pairs)
-    steps = per_epoch * config.epochs
+    steps = math.ceil(len(pairs) / config.batch_pairs) * config.epochs
     optimizer = Optimizer(model, config.optim, steps)
     run.resume(model, optimizer)
 
     def step(index: int) -> dict[str, Any]:
-        epoch, at = divmod(index, per_epoch)
-        order = list(range(len(pairs)))
-        random.Random(digest(f"{seed}/{run.name}/{epoch}")).shuffle(order)
-        lot = [pairs[i] for i in order[at * config.batch_pairs : (at + 1) * config.batch_pairs]]
+        lot = [pairs[i] for i in pairs_of_step(index, len(pairs), config.batch_pairs, f"{seed}/{run.name}")]
         lengths = [len(p.chosen) + len(p.rejected) for p in lot]
         tokens = sum(lengths)
         parts = [list(range(len(lot)))] if tokens <= config.micro_batch_tokens else micro_batches(lengths, config.micro_batch_tokens)
