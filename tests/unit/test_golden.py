@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +22,7 @@ from qwq.config import ComputeSection, Optim, RlStage
 from qwq.model.config import ModelConfig
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
+from qwq.problems.mixing import ProblemMix
 from qwq.train.checkpoint import StageRun
 from qwq.train.optim import Optimizer
 from qwq.train.rl import RlTrainer, form_groups
@@ -113,7 +113,7 @@ def trainer(folder: Path, *, micro_batch_tokens: int = 40, **options) -> RlTrain
     )
     compute = ComputeSection(micro_batch_tokens=micro_batch_tokens)
     return RlTrainer(
-        fresh(), None, config, compute, StageRun(folder, "rl", "rl1"), SimpleNamespace(weights={}), None, seed=0
+        fresh(), None, config, compute, StageRun(folder, "rl", "rl1"), ProblemMix(0, "rl", {}), None, seed=0
     )
 
 
