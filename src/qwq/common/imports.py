@@ -34,9 +34,9 @@ def import_object(where: str, what: str) -> Any:
             raise ConfigError(f"{what} {where!r}: no file at {path}")
         spec = importlib.util.spec_from_file_location(f"{what.replace(' ', '_')}_{path.stem}", path)
         assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
+        module, loader = importlib.util.module_from_spec(spec), spec.loader
         sys.modules[spec.name] = module
-        _run(where, what, lambda: spec.loader.exec_module(module))
+        _run(where, what, lambda: loader.exec_module(module))
     else:
         module = _run(where, what, lambda: importlib.import_module(place))
     found = getattr(module, name, None)

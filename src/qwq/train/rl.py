@@ -18,7 +18,7 @@ A verdict spoiled by infrastructure is no reward: the rollout leaves its group's
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -210,7 +210,7 @@ class RlTrainer:
         parts = [self._pack([groups[i] for i in lot]) for lot in lots]
         references = [self._start_logprobs(part) if self.config.kl > 0 else None for part in parts]
         old: list[Tensor | None] = [None] * len(parts)
-        sums: Counter[str] = Counter()
+        sums: dict[str, float] = defaultdict(float)
         for update in range(self.config.updates):
             for i, part in enumerate(parts):
                 logprob, entropy = self._logprobs(self.model, part)
@@ -222,11 +222,11 @@ class RlTrainer:
                 loss.backward()
                 if update == 0:
                     old[i] = logprob.detach()
-                sums.update(loss=loss.item(), clipped=float(terms.clipped_N.sum()), kl=float(terms.kl_N.sum()))
-                sums.update(entropy=float(entropy.sum()), terms=len(logprob), fed=part.num_tokens)
+                _add(sums, loss=loss.item(), clipped=float(terms.clipped_N.sum()), kl=float(terms.kl_N.sum()))
+                _add(sums, entropy=float(entropy.sum()), terms=len(logprob), fed=part.num_tokens)
                 if terms.importance_N is not None:
                     capped = float((terms.importance_N > self.importance_cap).sum())
-                    sums.update(importance=float(terms.importance_N.sum()), importance_capped=capped)
+                    _add(sums, importance=float(terms.importance_N.sum()), importance_capped=capped)
             if update == 0:
                 self._check_mean_mismatch(sums["mismatch_sum"] / sums["terms"])
             stepped = self.optimizer.step(step * self.config.updates + update)
@@ -234,9 +234,9 @@ class RlTrainer:
         watched = {"kl_to_start": self._kl_to_start(parts, old)} if every and self.config.kl == 0 and step % every == 0 else {}
         return stepped | watched | self._update_metrics(sums)
 
-    def _update_metrics(self, sums: Counter[str]) -> dict[str, Any]:
+    def _update_metrics(self, sums: dict[str, float]) -> dict[str, Any]:
         """Means over the tokens of all updates."""
-        n, updates = sums["terms"], self.config.updates
+        n, updates = int(sums["terms"]), self.config.updates
         corrected = {"importance_mean": sums["importance"] / n, "importance_capped": sums["importance_capped"] / n} if self.importance_cap else {}
         return corrected | {
             "loss": sums["loss"] / updates,
@@ -246,7 +246,7 @@ class RlTrainer:
             "mismatch_max": sums["mismatch_max"],
             "mismatch_mean": sums["mismatch_sum"] * updates / n,
             "trained_tokens": n // updates,
-            "fed_tokens": sums["fed"] // updates,
+            "fed_tokens": int(sums["fed"]) // updates,
         }
 
     def _terms(self, part: Batch, logprob_N: Tensor, old_N: Tensor | None, reference_N: Tensor | None) -> PolicyTerms:
@@ -298,12 +298,12 @@ class RlTrainer:
         total = sum(float(kl_term(n, self._start_logprobs(b, start), "k3").sum()) for b, n in zip(batches, now, strict=True) if n is not None)
         return total / sum(len(n) for n in now if n is not None)
 
-    def _check_mismatch(self, logprob: Tensor, batch: Batch, sums: Counter[str]) -> None:
+    def _check_mismatch(self, logprob: Tensor, batch: Batch, sums: dict[str, float]) -> None:
         """Promise 1: what the sampler computed is what the trainer computes."""
         difference = (logprob - batch.extra["sampler"]).abs()
         worst = float(difference.max())
-        sums["mismatch_max"] = max(sums["mismatch_max"], worst)  # type: ignore[assignment]
-        sums["mismatch_sum"] += float(difference.sum())  # type: ignore[assignment]
+        sums["mismatch_max"] = max(sums["mismatch_max"], worst)
+        sums["mismatch_sum"] += float(difference.sum())
         self._hold("at most", worst, MISMATCH_MAX)
 
     def _check_mean_mismatch(self, mean: float) -> None:
@@ -340,6 +340,11 @@ class RlTrainer:
             "zero_signal": sum(not g.has_signal for g in groups) / max(1, len(groups)),
         }
         return metrics
+
+
+def _add(sums: dict[str, float], **values: float) -> None:
+    for name, value in values.items():
+        sums[name] += value
 
 
 def _mean(values: Sequence[float]) -> float:
