@@ -83,10 +83,10 @@ small: $(STAMP)
 fuzz-serve: $(STAMP)
 	QWQ_FUZZ_EXAMPLES=200 $(BIN)/python -m pytest tests/e2e/test_serve_schema.py
 
-# Agent libraries, unmodified, against our server; their pins clash with ours, so they live in an environment of their own.
+# Client libraries, unmodified, against our server; their pins clash with ours, so they live in an environment of their own.
 test-clients: $(STAMP)
 	$(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/python -m pip install --quiet pytest openai-agents pydantic-ai-slim[openai] langchain-qwq smolagents[openai]
+	.venv-clients/bin/python -m pip install --quiet pytest anthropic ollama openai-agents pydantic-ai-slim[openai] langchain-qwq smolagents[openai]
 	$(BIN)/python tests/clients/run.py .venv-clients/bin/python
 
 # First paint, and frames while 2,000 messages scroll.

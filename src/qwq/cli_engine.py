@@ -47,7 +47,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    served_model_name: tuple[str, ...] = (),
+    served_model_name: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     api_key: tuple[str, ...] = (),
     dtype: str = "auto",
     device: str = "cpu",
@@ -94,7 +94,8 @@ def serve(
     port
         Port to listen on; 0 takes a free one and says which.
     served_model_name
-        Name that requests give; the file's or folder's by default. Several may be given; answers bear the first.
+        Name that requests give; the file's or folder's by default. Several may be given; answers bear the first. With * among them any name is
+        taken, for programs that have a name built in.
     api_key
         Key that requests must bear; several may be given. The environment's QWQ_API_KEY (keys parted by commas) by default.
     dtype
@@ -185,6 +186,8 @@ def serve(
     )  # fmt: skip
     # A checkpoint of a run is called by the run's name, not "final".
     names = served_model_name or (Path(model).name if not model.endswith(".gguf") else Path(model).stem,)
+    if names[0] == "*":
+        names = (Path(model).stem or "model", *names)
     keys = api_key or tuple(k for k in os.environ.get("QWQ_API_KEY", "").split(",") if k)
     if not served_model_name and not model.strip():
         raise ConfigError("the model is empty: give a folder, a GGUF file or a hub's name")

@@ -30,6 +30,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         asked = [k for k in FORMS if case.body.get(k) is not None and case.body[k] != {"type": "text"}]
         if case.body.get("continue_final_message") is True:  # needs a last message of a certain kind
             case.body["continue_final_message"] = None
+        case.body = _with_chosen(case.body) if "/v1/messages" in case.path else case.body
         case.body = {k: _with_calls(v) for k, v in case.body.items() if k not in asked[1:]}
 
 
@@ -43,8 +44,23 @@ def _with_calls(value: Any) -> Any:
             out.append({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]})
         elif isinstance(item, dict) and item.get("type") == "function_call_output" and isinstance(item.get("call_id"), str):
             out.append({"type": "function_call", "name": "f", "arguments": "{}", "call_id": item["call_id"]})
+        elif isinstance(item, dict) and item.get("role") in ("user", "system") and isinstance(item.get("content"), list):
+            ids = [b["tool_use_id"] for b in item["content"] if isinstance(b, dict) and b.get("type") == "tool_result" and isinstance(b.get("tool_use_id"), str)]
+            if ids:
+                out.append({"role": "assistant", "content": [{"type": "tool_use", "id": i, "name": "f", "input": {}} for i in ids]})
         out.append(item)
     return out
+
+
+def _with_chosen(body: dict[str, Any]) -> dict[str, Any]:
+    """Anthropic's request with a tool that its choice can mean."""
+    choice, tools = body.get("tool_choice"), body.get("tools", [])
+    if not isinstance(choice, dict) or choice.get("type") not in ("any", "tool") or not isinstance(tools, list | None):
+        return body
+    if choice["type"] == "tool" and not choice.get("name"):
+        choice = choice | {"name": "f"}
+    name = choice.get("name")
+    return body | {"tool_choice": choice, "tools": [*(tools or []), {"name": name if isinstance(name, str) and 0 < len(name) <= 256 else "f"}]}
 
 
 def _readable(key: str, value: Any) -> Any:

@@ -125,7 +125,7 @@ class Served(str):
 @contextmanager
 def served(model: Opened, **options: object) -> Iterator[Served]:
     """The base address of a server on loopback; `Served.app` is its application."""
-    app = create_app(model, ServeOptions(names=("scripted", "alias"), **options))  # type: ignore[arg-type]
+    app = create_app(model, ServeOptions(**{"names": ("scripted", "alias")} | options))  # type: ignore[arg-type]
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()

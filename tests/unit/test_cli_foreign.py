@@ -91,3 +91,12 @@ def test_notes_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     cli_foreign.own_options(["x", "--jinja"])
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("--jinja: not needed")
+
+
+def test_several_names_behind_one_option_or_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi")
+    seen: list[tuple[str, ...]] = []
+    monkeypatch.setattr("qwq.serve.command.serve", lambda model, options, serving, **more: seen.append(serving.names) or 0)
+    for words in (["m", "--served-model-name", "a", "*"], ["m", "--served-model-name", "a", "--served-model-name", "b"], ["dir/m", "--served-model-name", "*"], ["dir/m.gguf"]):
+        assert run(["serve", *words]) == 0
+    assert seen == [("a", "*"), ("a", "b"), ("m", "*"), ("m",)]

@@ -47,7 +47,7 @@ def _state(app: FastAPI, core: Core) -> None:
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return Json({"object": "list", "data": [entry(name) for name in options.names]})
+        return Json({"object": "list", "data": [entry(name) for name in options.names if name != "*"]})
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> Response:

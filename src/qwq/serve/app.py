@@ -18,15 +18,17 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from qwq.engine.open import Opened, say
 from qwq.errors import ConfigError, DataError
-from qwq.serve import about, errors
+from qwq.serve import about, anthropic, errors
 from qwq.serve.access import AccessLog
+from qwq.serve.anthropic import Messages
 from qwq.serve.chat import ChatCompletion, chat_chunks
 from qwq.serve.completions import Completion
 from qwq.serve.core import Core, ServeOptions
 from qwq.serve.guards import Guards
-from qwq.serve.openapi import RESPONSES, STREAMED, describe
+from qwq.serve.openapi import ANTHROPIC_RESPONSES, RESPONSES, STREAMED, describe
 from qwq.serve.responses import ResponseRun, ResponseStore, page_of
 from qwq.serve.schema import ChatRequest, CompletionRequest
+from qwq.serve.schema_anthropic import CountRequest, MessagesRequest
 from qwq.serve.schema_responses import ResponsesRequest
 from qwq.serve.sse import EventStream, Json, unless_gone
 
@@ -54,6 +56,7 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
     about.install(app, core)
     _generate(app, core)
     _responses(app, core, ResponseStore(options.stored_responses))
+    _messages(app, core)
     if options.page and importlib.util.find_spec("qwq.serve.page") is not None:
         _mount_page(app, options)
     describe(app, vocab_size=core.tokenizer.vocab_size, variables=opened.chat.template.variables, lenient=options.ignore_unknown)
@@ -95,6 +98,20 @@ def _generate(app: FastAPI, core: Core) -> None:
             return await unless_gone(request, run.answer())
         group = core.start([run.conversation.request], streamed=True)
         return EventStream(run.events(group), lambda: core.end(group))
+
+
+def _messages(app: FastAPI, core: Core) -> None:
+    @app.post("/v1/messages", responses=ANTHROPIC_RESPONSES | STREAMED)
+    async def messages(body: MessagesRequest, request: Request) -> Response:
+        run = await Messages.make(core, body)
+        if not body.stream:
+            return await unless_gone(request, run.answer())
+        group = core.start([run.conversation.request], streamed=True)
+        return EventStream(run.events(group), lambda: core.end(group), run.failed)
+
+    @app.post("/v1/messages/count_tokens", responses=ANTHROPIC_RESPONSES)
+    async def count_tokens(body: CountRequest) -> Response:
+        return Json(anthropic.count(core, body))
 
 
 def _responses(app: FastAPI, core: Core, store: ResponseStore) -> None:

@@ -88,7 +88,7 @@ class Core:
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def check_model(self, name: str | None) -> None:
-        if name is not None and name not in self.options.names:
+        if name is not None and name not in self.options.names and "*" not in self.options.names:
             served = ", ".join(repr(n) for n in self.options.names)
             raise Refused(f"model: {name!r} is not served here, {served} is", "model", 404, code="model_not_found")
 

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API words them: {"error": {"message", "type", "param", "code"}}.
+"""Errors as OpenAI's API words them: {"error": {"message", "type", "param", "code"}}; under Anthropic's and Ollama's paths as theirs do.
 
 400 for a request that cannot be met, with the field at fault; 401 without a valid key; 404 for another model; 413 for a body that is
 too large; 429 where the queue is full; 500 where our machinery failed, without a word about where on this machine.
@@ -19,6 +19,10 @@ from starlette.routing import Match, Route
 from qwq.errors import CapacityError, InfraError, QwqError, UsageError
 
 INVALID = "invalid_request_error"
+ANTHROPIC = {
+    400: INVALID, 401: "authentication_error", 404: "not_found_error", 405: INVALID, 413: "request_too_large", 429: "rate_limit_error",
+}  # fmt: skip
+OLLAMA = ("chat", "generate", "tags", "show", "ps", "version", "embed", "embeddings", "pull", "push", "create", "copy", "delete", "blobs/.*")
 # What programs ask of a server by a well-known path, and this one has not.
 ABSENT = dict.fromkeys(
     ("embeddings", "embed", "rerank", "score", "pooling"),
@@ -40,10 +44,22 @@ def error_body(message: str, kind: str, param: str | None = None, code: str | No
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def error_response(status: int, message: str, kind: str, param: str | None = None, code: str | None = None) -> Response:
+def anthropic_error(status: int, message: str) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": ANTHROPIC.get(status, "api_error"), "message": message}}
+
+
+def error_response(
+    status: int, message: str, kind: str, param: str | None = None, code: str | None = None, *, path: str = ""
+) -> Response:
+    """An error in the words of the API that `path` belongs to: OpenAI's, Anthropic's or Ollama's."""
     headers = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(status)
+    made = error_body(message, kind, param, code)
+    if re.search(r"/v1/messages(/|$)", path):
+        made = anthropic_error(status, message)
+    elif re.search(rf"/api/({'|'.join(OLLAMA)})$", path):
+        made = {"error": message}
     # Escaped, since a message may quote half a surrogate pair.
-    body = json.dumps(error_body(message, kind, param, code)).encode()
+    body = json.dumps(made).encode()
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
@@ -61,7 +77,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
-        return error_response(error.status, error.message, error.kind, error.param, error.code)
+        return error_response(error.status, error.message, error.kind, error.param, error.code, path=request.url.path)
 
     @app.exception_handler(QwqError)
     async def failed(request: Request, error: QwqError) -> Response:
@@ -69,18 +85,18 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return error_response(400, *(_unread_body(request, error.errors()) or first_fault(error.errors())))
+        return error_response(400, *(_unread_body(request, error.errors()) or first_fault(error.errors())), path=request.url.path)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         if error.status_code == 400:  # FastAPI's, where the body could not be decoded
             unread = _unread_body(request, [{"type": "json_invalid", "loc": ("body",)}])
-            return error_response(400, *(unread or ("the body is not text in UTF-8: encode it so", INVALID, None)))
+            return error_response(400, *(unread or ("the body is not text in UTF-8: encode it so", INVALID, None)), path=request.url.path)
         absent = next((words for name, words in ABSENT.items() if f"/{name}" in request.url.path), f"no {request.url.path} here")
         message = {404: absent, 405: f"{request.url.path} does not take {request.method}"}.get(
             error.status_code, str(error.detail)
         )
-        out = error_response(error.status_code, message, INVALID)
+        out = error_response(error.status_code, message, INVALID, path=request.url.path)
         out.headers.update(error.headers or {})
         if error.status_code == 405:
             out.headers["allow"] = ", ".join(sorted(_methods(app, request)))
@@ -88,7 +104,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
-        return error_response(500, "the server failed; its log says how", "server_error")
+        return error_response(500, "the server failed; its log says how", "server_error", path=request.url.path)
 
 
 def _unread_body(request: Request, faults: Sequence[Any]) -> tuple[str, str, None] | None:
@@ -122,7 +138,8 @@ def first_fault(errors: Any) -> tuple[str, str, str | None]:
         return "the body must be a JSON object with the request's fields", INVALID, None
     if first["type"] == "union_tag_invalid" and "content" in first["loc"]:
         where = ".".join(str(p) for p in first["loc"][1 : first["loc"].index("content") + 1] if "[" not in str(p))
-        return f"{where}: this model reads text only; a part of type {str(first['ctx']['tag'])[:40]!r} cannot be read: leave it out", INVALID, where
+        words = f"a part of type {str(first['ctx']['tag'])[:40]!r} cannot stand here: this model reads text only, in parts of type {first['ctx']['expected_tags']}"
+        return f"{where}: {words}", INVALID, where
     # Names of types and of union members stand in the place too; fields are what a caller knows.
     place = [str(p) for p in first["loc"] if p not in ("body", "query", "path")]
     known: list[str] = []

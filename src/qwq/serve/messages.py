@@ -83,10 +83,13 @@ def make_prompt(
     return Prompt([*ids, *chat.own_ids(text)], inside, think is False, continued=bool(words or thinking))
 
 
-def in_order_of_calls(messages: Sequence[ChatMessage], fields: Sequence[str] | None = None) -> list[ChatMessage]:
+def in_order_of_calls(
+    messages: Sequence[ChatMessage], fields: Sequence[str] | None = None, key: str = "tool_call_id"
+) -> list[ChatMessage]:
     """The messages, the results behind an assistant's calls in the order of those calls. One without an id keeps its place.
 
-    Refused: a result before any call, and one whose id no call before it has. `fields` are the request's names of the messages.
+    Refused: a result before any call, and one whose id no call before it has. `fields` are the request's names of the messages, `key` its
+    name of the id.
     """
     out: list[ChatMessage] = []
     ids: list[str | None] = []  # of all calls so far
@@ -94,7 +97,7 @@ def in_order_of_calls(messages: Sequence[ChatMessage], fields: Sequence[str] | N
     calls: list[str | None] = []  # those of the last assistant's turn
     for i, m in enumerate(messages):
         if m.role == "tool":
-            _check_result(m, ids, f"messages.{i}" if fields is None else fields[i])
+            _check_result(m, ids, f"messages.{i}" if fields is None else fields[i], key)
             run.append(m)
             continue
         out += _sorted_results(run, calls)
@@ -104,12 +107,12 @@ def in_order_of_calls(messages: Sequence[ChatMessage], fields: Sequence[str] | N
     return out + _sorted_results(run, calls)
 
 
-def _check_result(m: ChatMessage, ids: Sequence[str | None], param: str) -> None:
+def _check_result(m: ChatMessage, ids: Sequence[str | None], param: str, key: str) -> None:
     if not ids:
         raise Refused(f"{param}: is a tool's result, and no call comes before it", param)
     # A call without an id may be any result's.
     if m.tool_call_id and m.tool_call_id not in ids and None not in ids:
-        param += ".call_id" if param.startswith("input") else ".tool_call_id"
+        param += f".{key}"
         calls = ", ".join(repr(id[:60]) for id in ids[-8:] if id)
         raise Refused(f"{param}: no call has the id {m.tool_call_id[:60]!r}; the calls before it are {calls}", param)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -33,6 +33,19 @@ WORDS = {
     500: "The server failed.",
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {status: {"description": words, "model": ErrorAnswer} for status, words in WORDS.items()}
+class AnthropicDetail(BaseModel):
+    type: str
+    message: str
+
+
+class AnthropicAnswer(BaseModel):
+    """An error, as Anthropic's API words it."""
+
+    type: Literal["error"]
+    error: AnthropicDetail
+
+
+ANTHROPIC_RESPONSES: dict[int | str, dict[str, Any]] = {s: {"description": words, "model": AnthropicAnswer} for s, words in WORDS.items()}
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwq.engine.request import Sample
-from qwq.serve.chat import Ask, Conversation, ToolChoice, Turn, converse, follow, tool_choice
+from qwq.serve.chat import tool_choice
 from qwq.serve.core import Core, new_id
 from qwq.serve.errors import Refused
 from qwq.serve.forms import response_form
@@ -34,6 +34,7 @@ from qwq.serve.schema_responses import (
     ResponsesRequest,
 )
 from qwq.serve.sse import event
+from qwq.serve.turn import Ask, Conversation, ToolChoice, Turn, converse, follow
 from qwq.text.stream import Kind, Part
 
 SECTIONS = {Kind.THINKING: "reasoning", Kind.ANSWER: "message"}
@@ -127,7 +128,7 @@ def chat_messages(items: Sequence[InputItem], before: Sequence[ChatMessage] = ()
             case InputCall():
                 call = CalledTool(id=item.call_id, function=CalledFunction(name=item.name, arguments=item.arguments))
                 turn.tool_calls = [*(turn.tool_calls or []), call]
-    return in_order_of_calls([*before, *out], fields)
+    return in_order_of_calls([*before, *out], fields, "call_id")
 
 
 class ResponseRun:

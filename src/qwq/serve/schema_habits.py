@@ -39,7 +39,7 @@ class ReasoningSwitch(Strict):
 
 
 class Habits(Strict):
-    """What every kind of request takes."""
+    """What every kind of request of OpenAI's API takes."""
 
     thinking_token_budget: Tokens | None = None
     repeat_penalty: Annotated[float | None, Field(ge=0.01, le=100)] = None
