@@ -63,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "export": {"errors", "common", "model", "text"},
     "cli_models": {"errors", "common", "config"},
+    "api": {"errors", "common", "types", "config", "text", "engine", "tasks", "cli_models", "eval", "report", "runner"},
     "cli_train": {"errors", "common", "config", "train", "report", "progress", "runner"},
     "bench": {"errors", "engine"},
     "cli_foreign": {"errors"},
@@ -81,7 +82,7 @@ TEXT_MAY_READ = {"qwq.model.config", "qwq.model.folder"}
 # Read before a command is known, inside the jail's side of things, or by tools without a model: they do without torch.
 TORCH_FREE = (
     "errors", "common", "types", "stats", "config", "text", "endpoint", "data", "problems", "sandbox", "verify", "envs",
-    "report", "cli",
+    "report", "cli", "tasks", "api",
 )  # fmt: skip
 
 

@@ -283,7 +283,7 @@ class DpoStage(PairsStage):
 class Function(Section):
     """A reward function of the user's own, as TRL or verl calls it."""
 
-    function: str = Field(description="file.py:function or package.module:function")
+    function: str = Field(description="file.py:function, package.module:function, or a name given by @qwq.reward")
     style: Literal["trl", "verl"] = Field("trl", description="whose signature it has")
     weight: float = Field(1.0, description="factor on its values")
 
@@ -456,6 +456,14 @@ class Recipe(Section):
     compute: ComputeSection = Field(default_factory=ComputeSection)
     eval: EvalSection = Field(default_factory=EvalSection)
     stages: dict[str, AnyStage] = Field(min_length=1, description="stages in the order in which they run")
+
+    @classmethod
+    def load(cls, path: str | Path, /, **overrides: Any) -> Recipe:
+        """A recipe from a file, or by the name of one that comes with the package.
+
+        `overrides` set keys, dotted ones as `**{"stages.rl1.steps": 10}`. ConfigError with one line that names the key and the repair.
+        """
+        return load_recipe(path, overrides)
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Recipe:

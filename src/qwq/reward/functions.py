@@ -3,7 +3,7 @@
     trl    f(prompts, completions, completion_ids, **columns) -> one float or None each
     verl   f(data_source, solution_str, ground_truth, extra_info) -> a float, or a dict with "score"
 
-A function is named `file.py:function` or `package.module:function` and runs in this process: it is the user's own code. It is asked about
+A function is named `file.py:function` or `package.module:function`, or by the name that `@qwq.reward("name")` gave it, and runs in this process: it is the user's own code. It is asked about
 responses that ended with an answer; a response that never ends earns nothing (design of the loop, point 5), whatever a function thinks of it.
 None says that it does not apply.
 """
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from qwq.common.imports import import_object, user_code
-from qwq.errors import ConfigError
+from qwq.common.imports import import_object, is_reference, user_code
+from qwq.errors import ConfigError, nearest
 from qwq.types import Problem, Response
 
 
@@ -84,9 +85,35 @@ class RewardFunction:
         return out
 
 
+REWARDS: dict[str, Callable[..., Any]] = {}
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def register_reward(name: str) -> Callable[[_Function], _Function]:
+    """Decorator: recipes read in this process may give the function by `name`, `rewards = [{ function = "name" }]`.
+
+    The function has TRL's signature, or verl's where the recipe says `style = "verl"`. ConfigError for a name with a colon or a dot,
+    which is that of a file or a module.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise ConfigError(f"@reward({name!r}): give one word of letters, digits, - and _")
+
+    def register(function: _Function) -> _Function:
+        REWARDS[name] = function
+        return function
+
+    return register
+
+
 def load_function(where: str, style: str = "trl", weight: float = 1.0) -> RewardFunction:
-    """Import `file.py:function` or `package.module:function`. ConfigError where there is none, or where its file does not import."""
-    call = import_object(where, "reward function")
+    """A registered function, or `file.py:function` or `package.module:function`, which is imported.
+
+    ConfigError where there is none, or where its file does not import.
+    """
+    if where not in REWARDS and not is_reference(where):
+        hint = f"{nearest(where, REWARDS)}, or " if REWARDS else ""
+        raise ConfigError(f"no reward function {where!r} is registered: {hint}write file.py:function or package.module:function")
+    call = REWARDS[where] if where in REWARDS else import_object(where, "reward function")
     if inspect.iscoroutinefunction(call):
         raise ConfigError(f"reward function {where!r} is `async def`: write a plain function, which may call asyncio.run itself")
     return RewardFunction(where.rpartition(":")[2], call, style, weight, where)

@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qwq.common.callables import make_callable
 from qwq.errors import DataError, InfraError, UsageError, nearest
 from qwq.sandbox import CallResult, CaseResult, Item, Runner, RunResult, RunStatus, default_sandbox
 from qwq.sandbox.jail.codec import to_bytes
@@ -462,3 +463,6 @@ def verify_response(response: Response, tests: Mapping[str, Any], **options: Any
     if code is None:
         return Verdict(Outcome.NO_ANSWER, "the answer holds no code", VERIFIER, 0, total)
     return replace(verify(code, tests, **options), answer=code)
+
+
+make_callable(__name__, f"{__name__}:verify")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qwq.common.callables import make_callable
 from qwq.errors import DataError
 from qwq.text.parse import parse_response
 from qwq.types import Outcome, Verdict
@@ -78,3 +79,6 @@ def verify_listed(response: str, truth: Mapping[str, Any], *, finished: bool = T
     return Verdict(
         outcome, reason, VERIFIER, passed=len(names) - len(broken), total=len(names), seconds=time.perf_counter() - start, answer=answer or None
     )
+
+
+make_callable(__name__, f"{__name__}:verify")

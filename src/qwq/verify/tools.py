@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from qwq.common.callables import make_callable
 from qwq.errors import DataError, nearest
 from qwq.text.parse import parse_response
 from qwq.types import Outcome, Response, ToolCall, Verdict
@@ -115,3 +116,6 @@ def same_json(a: Any, b: Any, key: str = "") -> bool:
     if isinstance(a, str) and isinstance(b, str) and key == "expression":
         return "".join(a.split()) == "".join(b.split())
     return a == b
+
+
+make_callable(__name__, f"{__name__}:verify")

@@ -18,6 +18,7 @@ import time
 from dataclasses import replace
 from functools import lru_cache
 
+from qwq.common.callables import make_callable
 from qwq.errors import ConfigError, InfraError, nearest
 from qwq.text.parse import parse_response
 from qwq.types import Outcome, Verdict
@@ -164,3 +165,6 @@ def _said(equal: bool, reason: str) -> tuple[Outcome, str]:
 def warm() -> None:
     """Start the worker processes now, so that the first hard pair does not wait for their imports."""
     _pool.warm()
+
+
+make_callable(__name__, f"{__name__}:verify")
