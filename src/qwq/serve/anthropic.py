@@ -18,12 +18,11 @@ import orjson
 from qwq.engine.request import Sample
 from qwq.serve.core import Core, new_id
 from qwq.serve.errors import Refused, anthropic_error
-from qwq.serve.fields import LENIENT, Effort
+from qwq.serve.fields import LENIENT
 from qwq.serve.forms import schema_form
 from qwq.serve.messages import in_order_of_calls, make_prompt
 from qwq.serve.notes import note_once
 from qwq.serve.runner import Group
-from qwq.serve.schema import Sampling
 from qwq.serve.schema_anthropic import (
     CallersTool,
     CountRequest,
@@ -37,21 +36,15 @@ from qwq.serve.schema_anthropic import (
     ToolUseBlock,
     UserTurn,
 )
-from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage, Function, TemplateFields, Tool
+from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage, Function, Tool
 from qwq.serve.sse import event
+from qwq.serve.translated import Translated
 from qwq.serve.turn import Ask, Conversation, Turn, converse, follow
 from qwq.serve.turn import ToolChoice as Choice
 from qwq.text.attach import file_block
 from qwq.text.stream import Kind, Part
 
 STOPS = {"length": "max_tokens", "tool_calls": "tool_use", "stop": "end_turn"}
-
-
-class Translated(Sampling, TemplateFields):
-    """A request of another API in this server's own fields."""
-
-    reasoning_effort: Effort | None = None
-    include_reasoning: bool | None = None
 
 
 def chat_messages(body: CountRequest) -> list[ChatMessage]:

@@ -18,7 +18,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from qwq.engine.open import Opened, say
 from qwq.errors import ConfigError, DataError
-from qwq.serve import about, anthropic, errors
+from qwq.serve import about, anthropic, errors, ollama
 from qwq.serve.access import AccessLog
 from qwq.serve.anthropic import Messages
 from qwq.serve.chat import ChatCompletion, chat_chunks
@@ -57,6 +57,7 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
     _generate(app, core)
     _responses(app, core, ResponseStore(options.stored_responses))
     _messages(app, core)
+    ollama.install(app, core)
     if options.page and importlib.util.find_spec("qwq.serve.page") is not None:
         _mount_page(app, options)
     describe(app, vocab_size=core.tokenizer.vocab_size, variables=opened.chat.template.variables, lenient=options.ignore_unknown)

@@ -31,6 +31,7 @@ class EventStream(Response):
     """Sends events as they come; `close` is called however it ends. `failed` words an error that comes midway."""
 
     media_type = "text/event-stream"
+    comment = COMMENT  # written whenever nothing was sent for a while; empty for none
 
     def __init__(
         self, events: AsyncIterator[bytes], close: Callable[[], None], failed: Callable[[dict[str, Any]], bytes] | None = None
@@ -56,10 +57,10 @@ class EventStream(Response):
                 await asyncio.sleep(max(0.01, sent + QUIET_S - loop.time()))
                 if loop.time() >= sent + QUIET_S:
                     sent = loop.time()
-                    await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+                    await send({"type": "http.response.body", "body": self.comment, "more_body": True})
 
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        beside = [asyncio.create_task(watch()), asyncio.create_task(breathe())]
+        beside = [asyncio.create_task(watch()), *([asyncio.create_task(breathe())] if self.comment else [])]
         try:
             async for data in self._events:
                 sent = loop.time()

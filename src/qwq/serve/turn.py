@@ -7,7 +7,7 @@ makes whole answers and streamed ones.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qwq.engine.request import GenerationRequest, Sample
@@ -69,8 +69,8 @@ class Ask:
     top: int | None
 
 
-async def converse(core: Core, body: Sampling, template: TemplateFields, ask: Ask) -> Conversation:
-    """Refuses what cannot be met; nothing runs yet."""
+async def converse(core: Core, body: Sampling, template: TemplateFields, ask: Ask, ids: list[int] | None = None) -> Conversation:
+    """Refuses what cannot be met; nothing runs yet. `ids` stand in the place of the messages' own, for an answer that they open alike."""
     core.check_model(body.model)
     choice = ask.choice
     if (choice.mode == "required" or choice.names) and not ask.tools:
@@ -84,6 +84,8 @@ async def converse(core: Core, body: Sampling, template: TemplateFields, ask: As
         core.chat, ask.messages, tools, template, keep_tool_thinking=core.options.keep_tool_thinking, think=think,
         defaults=core.options.template_kwargs,
     )  # fmt: skip
+    if ids is not None:
+        prompt = replace(prompt, ids=ids)
     try:
         grammar, param = _grammar(ask, tools)
     except UsageError as error:

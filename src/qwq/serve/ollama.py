@@ -1,0 +1,350 @@
+"""Ollama's API: chat and generate, whole or as JSON lines, and what desktop programs ask before they chat.
+
+1. One model is served, under the names it was started with; `:latest` behind a name is taken off.
+2. Bodies are read whatever Content-Type they come with, as Ollama's own examples send none, unless a web page sends them (`Origin`).
+3. Thinking comes in `thinking` unless `think` is false. A call comes whole, once it is written.
+4. Results of calls without ids go to the calls of the same name (`tool_name`), in order.
+5. `/api/version` names the version of Ollama whose API this follows.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ValidationError
+
+from qwq.engine.request import GenerationRequest, Sample
+from qwq.serve.core import Core
+from qwq.serve.errors import ABSENT, Refused, first_fault
+from qwq.serve.forms import Form, schema_form
+from qwq.serve.guide import answer_grammar
+from qwq.serve.runner import Group, Update
+from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage
+from qwq.serve.schema_ollama import OllamaChat, OllamaGenerate, OllamaMessage, OllamaName, OllamaRequest, Options
+from qwq.serve.sse import EventStream, Json, unless_gone
+from qwq.serve.translated import Translated
+from qwq.serve.turn import Ask, Conversation, ToolChoice, Turn, converse, follow
+from qwq.text.stream import Kind, Part
+from qwq.types import Message
+
+VERSION = "0.12.0"
+TEXT_ONLY = "images: this model reads text only: leave them out"
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
+def install(app: FastAPI, core: Core) -> None:
+    """The paths, outside the OpenAPI document: Ollama's own documentation describes them."""
+
+    @app.post("/api/chat", include_in_schema=False)
+    async def chat(request: Request) -> Response:
+        return await _answer(core, await OllamaRun.of_chat(core, await _read(request, OllamaChat)), request)
+
+    @app.post("/api/generate", include_in_schema=False)
+    async def generate(request: Request) -> Response:
+        return await _answer(core, await OllamaRun.of_generate(core, await _read(request, OllamaGenerate)), request)
+
+    @app.get("/api/version", include_in_schema=False)
+    async def version() -> Response:
+        return Json({"version": VERSION})
+
+    @app.get("/api/tags", include_in_schema=False)
+    async def tags() -> Response:
+        return Json({"models": [_entry(core, name) for name in core.options.names if name != "*"]})
+
+    @app.get("/api/ps", include_in_schema=False)
+    async def ps() -> Response:
+        always = {"expires_at": "2318-01-01T00:00:00Z", "size_vram": 0, "context_length": core.max_len}
+        return Json({"models": [_entry(core, core.options.names[0]) | always]})
+
+    @app.post("/api/show", include_in_schema=False)
+    async def show(request: Request) -> Response:
+        _check_model(core, await _read(request, OllamaName))
+        return Json(_shown(core))
+
+    @app.post("/api/pull", include_in_schema=False)
+    async def pull(request: Request) -> Response:
+        _check_model(core, await _read(request, OllamaName))
+        return Json({"status": "success"})  # it is here
+
+    async def absent(request: Request) -> Response:
+        name = request.url.path.rpartition("/")[2]
+        words = f"no /api/{name} here: the model is the one that `qwq serve` was started with"
+        raise Refused(ABSENT["embeddings"] if name.startswith("embed") else words, status=404)
+
+    for name in ("embed", "embeddings", "create", "push", "copy", "delete"):
+        app.add_api_route(f"/api/{name}", absent, methods=["POST", "DELETE"], include_in_schema=False)
+
+
+async def _read(request: Request, kind: type[_Body]) -> _Body:
+    """The body, whatever it says of itself. Refused where it is not what is asked for."""
+    if "origin" in request.headers and "json" not in request.headers.get("content-type", ""):
+        raise Refused("a web page's request needs the header Content-Type: application/json")
+    try:
+        return kind.model_validate(orjson.loads(await request.body()))
+    except orjson.JSONDecodeError as error:
+        raise Refused(f"the body is not JSON ({error})") from None
+    except ValidationError as error:
+        raise Refused(*first_fault(error.errors())[::2]) from None
+
+
+def _check_model(core: Core, body: OllamaName | OllamaRequest) -> None:
+    name = body.model or getattr(body, "name", None)
+    if not name:
+        raise Refused("model: names the model", "model")
+    core.check_model(name.removesuffix(":latest"))
+
+
+# -- what is served --------------------------------------------------------------------------------------------------------
+
+
+def _details(core: Core) -> dict[str, Any]:
+    config, name = core.opened.config, core.opened.name
+    level = re.search(r"(I?Q\d\w*|[BF]F?(?:16|32))(?=\.gguf$)", name, re.IGNORECASE)
+    return {
+        "parent_model": "", "format": "gguf" if name.endswith(".gguf") else "safetensors", "family": config.family, "families": [config.family],
+        "parameter_size": _size(config.num_parameters), "quantization_level": level[1].upper() if level else "",
+    }  # fmt: skip
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"
+
+
+def _entry(core: Core, name: str) -> dict[str, Any]:
+    digest = hashlib.sha256(f"{core.opened.name} {core.opened.config.num_parameters}".encode()).hexdigest()
+    memory = core.opened.memory
+    size = memory.parts.get("weights", 0) if memory else 0
+    return {"name": name, "model": name, "modified_at": _time(core.started), "size": size, "digest": digest, "details": _details(core)}
+
+
+def _shown(core: Core) -> dict[str, Any]:
+    config, source = core.opened.config, core.chat.template.source
+    capabilities = ["completion", *(["tools"] if "tools" in core.chat.template.variables else []), *(["thinking"] if "think" in source else [])]
+    info = {
+        "general.architecture": config.family, "general.parameter_count": config.num_parameters, "general.basename": Path(core.opened.name).stem,
+        f"{config.family}.context_length": core.max_len, f"{config.family}.embedding_length": config.hidden_size,
+        f"{config.family}.block_count": config.num_layers, f"{config.family}.attention.head_count": config.num_heads,
+        f"{config.family}.attention.head_count_kv": config.num_kv_heads,
+    }  # fmt: skip
+    parameters = "\n".join(f"{name:<30} {value}" for name, value in core.opened.sampling.items())
+    return {
+        "modelfile": f"FROM {core.options.names[0]}\n", "parameters": parameters, "template": source, "details": _details(core), "model_info": info,
+        "capabilities": capabilities, "modified_at": _time(core.started),
+    }  # fmt: skip
+
+
+def _time(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+# -- requests --------------------------------------------------------------------------------------------------------------
+
+
+def chat_messages(given: Sequence[OllamaMessage]) -> list[ChatMessage]:
+    """Messages as chats have them, with ids for calls and results, which Ollama's have not."""
+    out: list[ChatMessage] = []
+    waiting: list[tuple[str, str]] = []  # names and ids of the last calls that have no result yet
+    for i, m in enumerate(given):
+        if m.images:
+            raise Refused(f"messages.{i}.{TEXT_ONLY}", f"messages.{i}.images")
+        made = ChatMessage(role=m.role, content=m.content or "", reasoning_content=m.thinking or None)
+        if m.tool_calls:
+            ids = [c.id or f"{i}.{k}" for k, c in enumerate(m.tool_calls)]
+            waiting = [(c.function.name, id) for c, id in zip(m.tool_calls, ids, strict=True)]
+            made.tool_calls = [
+                CalledTool(id=id, function=CalledFunction(name=c.function.name, arguments=c.function.arguments))
+                for c, id in zip(m.tool_calls, ids, strict=True)
+            ]
+        if m.role == "tool":
+            name = m.tool_name or m.name
+            known = next((w for w in waiting if w[0] == name), None) or (waiting[0] if waiting and name is None else None)
+            made.tool_call_id = m.tool_call_id or (known[1] if known else None)
+            waiting = [w for w in waiting if w[1] != made.tool_call_id]
+        out.append(made)
+    return out
+
+
+def _translated(body: OllamaRequest) -> Translated:
+    o = body.options or Options()
+    return Translated(
+        model=body.model.removesuffix(":latest"), temperature=o.temperature, top_p=o.top_p, top_k=o.top_k, min_p=o.min_p, repetition_penalty=o.repeat_penalty,
+        presence_penalty=o.presence_penalty, frequency_penalty=o.frequency_penalty, seed=o.seed, stop=o.stop or None, think=body.think,
+    )  # fmt: skip
+
+
+def _form(body: OllamaRequest) -> Form | None:
+    if not body.format:
+        return None
+    return schema_form({"type": "object"} if body.format == "json" else body.format, "format")
+
+
+def _limit(body: OllamaRequest) -> int | None:
+    given = body.options.num_predict if body.options else None
+    return given if given is not None and given > 0 else None
+
+
+class OllamaRun:
+    """One request and its answer. `conversation` None: the model's text goes on as it is. `request` None: nothing is asked, as by programs
+    that want a model loaded."""
+
+    def __init__(
+        self, core: Core, body: OllamaRequest, request: GenerationRequest | None, conversation: Conversation | None = None
+    ) -> None:
+        self.core, self.body, self.request, self.conversation = core, body, request, conversation
+        self.chat = isinstance(body, OllamaChat)
+        self.started = time.monotonic()
+        self.turn = None if conversation is None else Turn(conversation)
+
+    @classmethod
+    async def of_chat(cls, core: Core, body: OllamaChat) -> OllamaRun:
+        _check_model(core, body)
+        if not body.messages:
+            return cls(core, body, None)
+        ask = Ask(chat_messages(body.messages), body.tools or [], ToolChoice(), True, _form(body), _limit(body), 1, None)
+        own = _translated(body)
+        conversation = await converse(core, own, own, ask)
+        return cls(core, body, conversation.request, conversation)
+
+    @classmethod
+    async def of_generate(cls, core: Core, body: OllamaGenerate) -> OllamaRun:
+        _check_model(core, body)
+        if body.images:
+            raise Refused(TEXT_ONLY, "images")
+        own = _translated(body)
+        if not body.prompt:
+            return cls(core, body, None)
+        if body.raw:
+            form = _form(body)
+            guide = None if form is None else await core.compile(answer_grammar(form.rule, lead=False), form.param)
+            return cls(core, body, core.request(own, core.tokenizer.encode_rendered(body.prompt), _limit(body), guide=guide))
+        messages = [ChatMessage(role="system", content=body.system)] if body.system else []
+        ask = Ask([*messages, ChatMessage(role="user", content=body.prompt)], [], ToolChoice(), True, _form(body), _limit(body), 1, None)
+        before = None
+        if body.context:
+            before = [*body.context, *core.chat.next_turn_ids([Message("user", body.prompt)])]
+        conversation = await converse(core, own, own, ask, ids=before)
+        return cls(core, body, conversation.request, conversation)
+
+    async def answer(self) -> dict[str, Any]:
+        if self.request is None:
+            return self._line({}, loaded=True)
+        texts: list[str] = []
+        async with self.core.running([self.request], streamed=False) as group:
+            async for news in self._followed(group):
+                texts += [u.text for u, _ in news]
+            (sample,) = group.samples[0]
+        return self._line(self._whole("".join(texts)), sample)
+
+    async def events(self, group: Group | None) -> AsyncIterator[bytes]:
+        if group is None:
+            yield orjson.dumps(self._line({}, loaded=True)) + b"\n"
+            return
+        calls: dict[int, list[str]] = {}
+        async for news in self._followed(group):
+            lines = [self._line(piece) for u, parts in news for piece in self._pieces(u, parts, calls)]
+            if lines:
+                yield b"".join(orjson.dumps(line) + b"\n" for line in lines)
+        yield orjson.dumps(self._line({}, group.samples[0][0])) + b"\n"
+
+    async def _followed(self, group: Group) -> AsyncIterator[list[tuple[Update, list[Part]]]]:
+        if self.conversation is None:
+            async for raw in group.updates():
+                yield [(u, []) for u in raw]
+            return
+        turns: dict[Sample, Turn] = {}
+        async for news in follow(group, turns, self.conversation):
+            self.turn = news[-1][1] if news else self.turn
+            yield [(u, parts) for u, _, parts in news]
+
+    def _pieces(self, u: Update, parts: list[Part], calls: dict[int, list[str]]) -> list[dict[str, Any]]:
+        """What is to be shown of an update, in the fields of a chat's message. A call waits until it is whole."""
+        if self.conversation is None:
+            return [{"content": u.text}] if u.text else []
+        out: list[dict[str, Any]] = []
+        for part in parts:
+            match part.kind:
+                case Kind.THINKING if self.body.think is not False:
+                    out.append({"content": "", "thinking": part.text})
+                case Kind.ANSWER:
+                    out.append({"content": part.text})
+                case Kind.CALL:
+                    calls[part.index] = [part.text, ""]
+                case Kind.ARGUMENTS:
+                    calls[part.index][1] += part.text
+                case Kind.BROKEN:
+                    calls.pop(part.index, None)
+        for index in sorted(calls):
+            if (call := _call(*calls[index])) is not None:
+                del calls[index]
+                out.append({"content": "", "tool_calls": [call]})
+        return out
+
+    def _whole(self, text: str) -> dict[str, Any]:
+        if self.conversation is None or self.turn is None:
+            return {"content": text}
+        whole = self.turn.whole
+        message: dict[str, Any] = {"content": whole.answer}
+        if whole.thinking and self.body.think is not False:
+            message["thinking"] = whole.thinking
+        if calls := [c for c in (_call(*pair) for pair in whole.calls) if c is not None]:
+            message["tool_calls"] = calls
+        return message
+
+    def _line(self, piece: dict[str, Any], sample: Sample | None = None, *, loaded: bool = False) -> dict[str, Any]:
+        head: dict[str, Any] = {"model": self.body.model, "created_at": _time(time.time())}
+        done = sample is not None or loaded
+        if self.chat:
+            head["message"] = {"role": "assistant", "content": ""} | piece
+        else:
+            head["response"] = piece.get("content", "")
+            head |= {k: v for k, v in piece.items() if k == "thinking"}
+        head["done"] = done
+        if loaded:
+            return head | {"done_reason": "load"}
+        return head | self._end(sample) if sample is not None else head
+
+    def _end(self, sample: Sample) -> dict[str, Any]:
+        ending = self.turn.ending(self.core, sample) if self.turn else self.core.ending(sample)
+        usage, timings = self.core.usage([[sample]]), self.core.timings([[sample]])
+        out: dict[str, Any] = {
+            "done_reason": "length" if ending["finish_reason"] == "length" else "stop", "total_duration": int(1e9 * (time.monotonic() - self.started)),
+            "load_duration": 0, "prompt_eval_count": usage["prompt_tokens"], "prompt_eval_duration": int(1e6 * timings.get("prompt_ms", 0)),
+            "eval_count": usage["completion_tokens"], "eval_duration": int(1e6 * timings.get("predicted_ms", 0)),
+        }  # fmt: skip
+        if not self.chat and self.conversation is not None:
+            out["context"] = [*sample.request.prompt_ids, *sample.ids]
+        return out
+
+
+def _call(name: str, arguments: str) -> dict[str, Any] | None:
+    """A call as Ollama gives it, None while its arguments are not whole."""
+    try:
+        return {"function": {"name": name, "arguments": orjson.loads(arguments)}}
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _failed(body: dict[str, Any]) -> bytes:
+    return orjson.dumps({"error": body["error"]["message"]}) + b"\n"
+
+
+async def _answer(core: Core, run: OllamaRun, request: Request) -> Response:
+    if run.body.stream is False:
+        return await unless_gone(request, run.answer())
+    group = None if run.request is None else core.start([run.request], streamed=True)
+    return LinesStream(run.events(group), lambda: core.end(group) if group is not None else None, _failed)
+
+
+class LinesStream(EventStream):
+    """JSON lines, among which nothing else may stand."""
+
+    media_type = "application/x-ndjson"
+    comment = b""
