@@ -20,9 +20,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from qwq import reward as reward
     from qwq import tasks as tasks
-    from qwq import verify as verify
     from qwq.api import LLM as LLM
     from qwq.api import ChatAnswer as ChatAnswer
     from qwq.api import ChatPiece as ChatPiece
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from qwq.envs import environment as environment
     from qwq.envs import tool as tool
     from qwq.errors import QwqError as QwqError
+    from qwq.reward.functions import register_reward as reward
     from qwq.sandbox import Sandbox as Sandbox
     from qwq.tasks import Protocol as Protocol
     from qwq.tasks import Task as Task
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     from qwq.types import StopReason as StopReason
     from qwq.types import ToolCall as ToolCall
     from qwq.types import Verdict as Verdict
+    from qwq.verify.calls import verify as verify
 
     __version__: str
 

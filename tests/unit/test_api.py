@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import qwq
+from qwq import config
 from qwq.api import EngineKeywords, PieceKind, SamplingKeywords
 from qwq.engine.open import EngineOptions
 from qwq.engine.sampler import SamplingParams
@@ -25,7 +27,7 @@ from qwq.model.weights import save_model
 from qwq.reward.functions import REWARDS, load_function
 from qwq.text.template import ChatFormat, ChatTemplate, default_template
 from qwq.text.tokenizer import train_bpe
-from qwq.train.losses import LOSSES
+from qwq.train.losses import LOSSES, LossInput
 from qwq.types import StopReason
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +94,43 @@ def test_the_type_checker_sees_the_same_names():
     assert (ROOT / "src/qwq/py.typed").is_file() and '"py.typed"' in (ROOT / "pyproject.toml").read_text()
 
 
+USER = """
+import qwq
+
+llm = qwq.load("x", threads=1)
+reveal_type(llm.chat("hi"))
+reveal_type(llm.chat("hi", stream=True))
+reveal_type(llm.generate(["x"], qwq.SamplingParams()))
+reveal_type(qwq.verify.math("a", "b"))
+reveal_type(qwq.verify.code("a", {}))
+reveal_type(qwq.train(qwq.Recipe.load("tiny"))["stages"])
+reveal_type(qwq.tasks.get("x"))
+reveal_type(qwq.__version__)
+
+@qwq.reward("n")
+def f(prompts: list[str]) -> list[float]: return []
+
+reveal_type(f)
+qwq.load("x", thread=1)
+qwq.verify.math("a", 3)
+"""
+
+
+def test_a_users_code_is_checked_against_it(tmp_path):
+    pytest.importorskip("mypy")
+    (tmp_path / "user.py").write_text(USER)
+    words = [sys.executable, "-m", "mypy", "--follow-imports=silent", "--ignore-missing-imports", "--cache-dir", str(tmp_path / "cache"), "user.py"]
+    env = os.environ | {"MYPYPATH": str(ROOT / "src")}
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
+    types = [t.rpartition(".")[2] if "[" not in t and "def" not in t else t for t in re.findall(r'Revealed type is "(.*)"', done.stdout)]
+    assert types == [
+        "ChatAnswer", "ChatStream", "list[qwq.api.TextCompletion]", "Verdict", "Verdict", "Any", "Task", "str", types[-1],
+    ], done.stdout  # fmt: skip
+    assert types[-1].startswith("def (prompts:")
+    errors = re.findall(r"user.py:\d+: error: (.*?)  \[", done.stdout)
+    assert len(errors) == 2 and '"thread"' in errors[0] and '"int"' in errors[1], done.stdout
+
+
 def test_the_version_is_the_projects_also_without_an_installation():
     stated = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
     hidden = "import importlib.metadata as m\ndef f(n): raise m.PackageNotFoundError\nm.version = f\nimport qwq\nprint(qwq.__version__)"
@@ -134,6 +173,14 @@ def test_two_streams_at_once_and_one_that_is_left(llm):
     del dropped
     assert [s.answer.raw for s in streams] == [a.raw for a in alone]
     assert not llm._engine.has_work
+
+
+def test_threads_share_a_model(llm):
+    questions = [f"what is {i}?" for i in range(6)]
+    alone = [llm.chat(q, seed=2, max_new_tokens=16).raw for q in questions]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda q: llm.chat(q, seed=2, max_new_tokens=16).raw, questions))
+    assert together == alone and not llm._engine.has_work
 
 
 SAID = '<think>\nadd them\n</think>\n\nI ask.\n<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
@@ -266,12 +313,17 @@ def test_a_decorated_reward_is_named_in_a_recipe():
         REWARDS.pop("short", None)
 
 
-def test_a_decorated_loss_is_in_the_registry():
-    @qwq.loss("mine", summed="tokens")
-    def mine(given):
-        raise NotImplementedError
+def test_a_decorated_loss_is_in_the_registry(monkeypatch):
+    monkeypatch.setattr(config, "LOSS_CLIPS", clips := dict(config.LOSS_CLIPS))
+    monkeypatch.setattr("qwq.train.losses.base.LOSS_CLIPS", clips)
 
-    assert LOSSES.pop("mine").summed == "tokens"
+    @qwq.loss("mine", summed="tokens")
+    def mine(batch):
+        return batch.no_such_field
+
+    assert LOSSES.pop("mine") is mine and mine.summed == "tokens"
+    with pytest.raises(ConfigError, match=r"loss mine raised AttributeError.*test_api.py, line \d+"):
+        mine(LossInput(*[torch.zeros(2)] * 3, torch.zeros(2, dtype=torch.long)))
 
 
 def test_a_recipe_by_name_with_overrides():

@@ -83,7 +83,7 @@ class BatchSize:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A named loss: its function and how tokens are summed; `where` names a user's own, `file.py:name`."""
+    """A named loss: its function and how tokens are summed; `where` names a user's own, `file.py:name` or the name it is registered by."""
 
     name: str
     terms: Callable[[LossInput], TokenLoss]
@@ -130,7 +130,8 @@ def register_loss(name: str, *, summed: Summed = "constant") -> Callable[[Callab
         known = LOSSES.get(name)
         if known and known.terms.__module__.startswith(f"{__package__}.") and terms is not known.terms:
             raise ConfigError(f"a loss {name!r} is registered already ({known.terms.__module__}): give yours another name")
-        LOSSES[name] = loss = Loss(name, terms, summed)
+        own = terms.__module__.startswith(f"{__package__}.")
+        LOSSES[name] = loss = Loss(name, terms, summed, "" if own else name)
         LOSS_CLIPS.setdefault(name, DEFAULT_CLIP)
         return loss
 
