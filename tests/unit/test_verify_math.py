@@ -22,6 +22,7 @@ from qwq.errors import ConfigError, DataError, InfraError
 from qwq.types import Outcome
 from qwq.verify import math, worker
 from qwq.verify.cli_io import print_verdicts, verify_file
+from qwq.verify.math import words
 from qwq.verify.math.audit import audit_file, audit_gold
 from qwq.verify.math.numbers import read
 from qwq.verify.math_adapters import compute_score, reward_function
@@ -132,9 +133,10 @@ def test_labelled_cases_with_their_sources() -> None:
         assert math.verify(case["pred"], case["gold"], form=case["form"]).correct == case["expected"], case
 
 
-def test_handwritten_cases() -> None:
-    """Near misses and markup for every rule, labelled by hand."""
-    for line in SAMPLE.with_name("math_verdicts_handwritten.jsonl").read_text(encoding="utf-8").splitlines():
+@pytest.mark.parametrize("name", ["handwritten", "variants"])
+def test_handwritten_cases(name: str) -> None:
+    """Near misses, markup, units, systems, announcements in many wordings and languages for every rule, labelled by hand."""
+    for line in SAMPLE.with_name(f"math_verdicts_{name}.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
         case = json.loads(line)
         verdict = math.verify(case["pred"], case["gold"], form=case["form"])
         assert verdict.correct == case["expected"], (case, verdict.reason)
@@ -147,6 +149,14 @@ def test_all_labelled_cases() -> None:
     got = [(math.verify(c["pred"], c["gold"], form=c["form"]).correct, c["expected"]) for c in cases]
     assert sum(a == b for a, b in got) >= 0.98 * len(got)
     assert sum(a and not b for a, b in got) <= 0.005 * sum(not b for _, b in got)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+def test_the_second_round_of_labelled_cases() -> None:
+    cases = [json.loads(line) for line in (SHARED / "round2" / "math_verdicts.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+    got = [(math.verify(c["pred"], c["gold"], form=c["form"]).correct, c["label"]) for c in cases]
+    assert sum(a == b for a, b in got) >= 0.99 * len(got)
+    assert not any(a and not b for a, b in got)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
@@ -168,8 +178,13 @@ def test_math_golds_verify_against_themselves_and_no_other() -> None:
     for _ in range(10_000):
         one, other = rng.sample(golds, 2)
         if math.verify(rf"\boxed{{{one}}}", other).correct:
-            # The same value in another dress (a unit, a name, a currency) has the same numerals in the same order.
-            assert re.findall(r"\d+", one) == re.findall(r"\d+", other), (one, other)
+            # The same value in another dress (a unit, a name, a currency, in words) has the same numerals in the same order.
+            assert numerals(one) == numerals(other), (one, other)
+
+
+def numerals(gold: str) -> list[str]:
+    spoken = words.number(re.sub(r"\\(?:text|mbox) ?\{([^{}]*)\}", r"\1", gold).strip())
+    return [str(spoken)] if spoken is not None else re.findall(r"\d+", gold)
 
 
 def mutants(gold: str, rng: random.Random) -> Iterator[str]:

@@ -24,7 +24,8 @@ from qwq.text.parse import parse_response
 from qwq.types import Outcome, Verdict
 from qwq.verify import worker
 from qwq.verify.math import compare, normal, numbers
-from qwq.verify.math.extract import FORMS, extract
+from qwq.verify.math.extract import BOXES, FORMS, extract
+from qwq.verify.math.split import split
 
 VERIFIER = "math"
 # What decides whether sympy gets through is the first, which is the same on every run (`worker`); 100 to 180 of them take a CPU
@@ -34,10 +35,21 @@ SYMBOLIC_LIMIT_S = 1.5
 SYMBOLIC_MAX_CHARS = 600
 SYMBOLIC_MAX_NESTING = 20
 CACHE_SIZE = 1 << 16
+UNITS = ("strict", "convert")
 
 _NOT_FOR_SYMPY = re.compile(r"\d{60}|__|[\"'`@#]\s{0,9}\w{0,30}\s{0,9}\(|import")
 _GROWS = re.compile(r"\\prod|!|\\binom")
 _LARGE = re.compile(r"\d{5}|\d\s?\^\s?\{?\s?(?:[4-9]|\d{2}|\d\s?\^)")
+
+# What sympy's reader of LaTeX is known to read as it is meant. Anything else it may drop without a word: a modulus, a side of an
+# inequality, an operator between sets.
+_COMMANDS = frozenset(
+    "frac sqrt int iint sum prod lim to infty pi cdot times left right binom sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp "
+    "alpha beta gamma delta theta lambda mu phi psi omega mathrm min max".split()
+)
+_NEEDED = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![A-Za-z])|\\frac ?\{ ?(?:d|\\mathrm ?\{d\}) ?\} ?\{ ?(?:d|\\mathrm ?\{d\}) ?[a-z] ?\}")
+_COMMAND = re.compile(r"\\([A-Za-z]+|.)")
+_SIMPLE_LABEL = re.compile(r"\A[A-Za-z](?:_\{?\w\}?)?(?: ?\( ?[a-z] ?\))? ?=(?!=)")
 
 _pool = worker.Pool("qwq.verify.math.symbolic", size=2)
 
@@ -49,25 +61,29 @@ def verify(
     form: str = "response",
     finished: bool = True,
     thinking_open: bool = False,
+    boxes: str = "last",
+    units: str = "strict",
 ) -> Verdict:
     """Grade `response` against `gold`; the verdict's `answer` is what was read out of the response.
 
     `form`: "bare" (the whole string is the answer), "extract" (an answer in any markup), "response" (a model's
     response: the last box after the thinking, else an explicit final answer). `thinking_open` says that the chat
-    template had opened `<think>`. Unfinished responses, empty golds and empty boxes never score. ConfigError for
-    an unknown form. `infra_error` where the worker process died or could not be started twice in a row.
+    template had opened `<think>`. `boxes`: "last", or "all" for the boxes of a response together as one list. `units`: "strict" (5 m
+    is not 500 cm), or "convert". Unfinished responses, empty golds and empty boxes never score. ConfigError for
+    an unknown form or option. `infra_error` where the worker process died or could not be started twice in a row.
     """
     start = time.perf_counter()
-    if form not in FORMS:
-        raise ConfigError(f"unknown form {form!r}: {nearest(form, FORMS)}")
-    verdict = _judge(response, gold, form, finished, thinking_open)
+    for name, value, valid in (("form", form, FORMS), ("boxes", boxes, BOXES), ("units", units, UNITS)):
+        if value not in valid:
+            raise ConfigError(f"unknown {name} {value!r}: {nearest(value, valid)}")
+    if not finished:
+        return Verdict(Outcome.UNFINISHED, "the response never ended", VERIFIER, seconds=time.perf_counter() - start)
+    answer = extract(response, form, thinking_open=thinking_open, which=boxes)
+    verdict = _judge(response, answer, gold, form, thinking_open, units == "convert")
     return replace(verdict, seconds=time.perf_counter() - start)
 
 
-def _judge(response: str, gold: str, form: str, finished: bool, thinking_open: bool) -> Verdict:
-    if not finished:
-        return Verdict(Outcome.UNFINISHED, "the response never ended", VERIFIER)
-    answer = extract(response, form, thinking_open=thinking_open)
+def _judge(response: str, answer: str | None, gold: str, form: str, thinking_open: bool, convert: bool) -> Verdict:
     if answer is None or not normal.clean(answer):
         return Verdict(
             Outcome.NO_ANSWER,
@@ -82,7 +98,7 @@ def _judge(response: str, gold: str, form: str, finished: bool, thinking_open: b
             VERIFIER,
             answer=answer,
         )
-    return _compare(answer, wanted)
+    return _compare(answer, wanted, convert)
 
 
 def gold_answer(gold: str, form: str = "response") -> str:
@@ -100,17 +116,17 @@ def _why_none(response: str, form: str, answer: str | None, thinking_open: bool)
     return "no box and no explicit final answer after the thinking"
 
 
-def _compare(answer: str, gold: str) -> Verdict:
+def _compare(answer: str, gold: str, convert: bool) -> Verdict:
     if len(answer) > normal.MAX_CHARS or len(gold) > normal.MAX_CHARS:
         if answer.strip() == gold.strip():
             return Verdict(Outcome.CORRECT, "the same text", VERIFIER, answer=answer[:200])
         reason = f"an answer of {len(answer)} characters, {normal.MAX_CHARS} are read"
         return Verdict(Outcome.UNDECIDED, reason, VERIFIER, answer=answer[:200])
-    return _compare_cached(answer, gold)
+    return _compare_cached(answer, gold, convert)
 
 
 @lru_cache(maxsize=CACHE_SIZE)
-def _decided(answer: str, gold: str) -> tuple[Outcome, str]:
+def _decided(answer: str, gold: str, convert: bool = False) -> tuple[Outcome, str]:
     """Outcome and reason of a pair; raises InfraError and worker.OverLimit, which are not cached."""
     a, g = normal.clean(answer), normal.clean(gold)
     if a == g:
@@ -118,17 +134,27 @@ def _decided(answer: str, gold: str) -> tuple[Outcome, str]:
     number, wanted = numbers.read(a), numbers.read(g)
     if number is not None and wanted is not None:
         return _said(numbers.same(wanted, number), f"numbers {a} and {g}")
-    decision = compare.compare(g, a)
+    decision = compare.compare(g, a, convert=convert)
     if decision.equal is not None:
         return _said(decision.equal, decision.reason)
     if decision.final:
+        return Outcome.UNDECIDED, decision.reason
+    a, g = (_SIMPLE_LABEL.sub("", t).strip() for t in (a, g))
+    if not (_NEEDED.search(a) or _NEEDED.search(g)) or not (_understood(a) and _understood(g)):
         return Outcome.UNDECIDED, decision.reason
     if not (_sendable(a) and _sendable(g)):
         return Outcome.UNDECIDED, "too long, too deep or too many digits for a symbolic comparison"
     reply = _pool.request({"gold": g, "answer": a}, SYMBOLIC_LIMIT_S, SYMBOLIC_COLLECTIONS)
     if reply["equal"] is None:
-        return Outcome.UNDECIDED, "the gold answer cannot be read, neither here nor by sympy"
+        return Outcome.UNDECIDED, "sympy cannot tell"
     return _said(reply["equal"], f"{'' if reply['equal'] else 'not '}equal by sympy")
+
+
+def _understood(text: str) -> bool:
+    """Whether a text is one expression all of whose commands sympy's reader knows, with nothing related to anything."""
+    if not all(name in _COMMANDS or name in ",;! {}" for name in _COMMAND.findall(text)):
+        return False
+    return len(split(text, "r")) == 1 and not re.search(r"[^\x20-\x7e]|[A-Za-z]{4,}", _COMMAND.sub(" ", text))
 
 
 def _sendable(text: str) -> bool:
@@ -148,9 +174,9 @@ def _sendable(text: str) -> bool:
     return deepest <= SYMBOLIC_MAX_NESTING
 
 
-def _compare_cached(answer: str, gold: str) -> Verdict:
+def _compare_cached(answer: str, gold: str, convert: bool) -> Verdict:
     try:
-        outcome, reason = _decided(answer, gold)
+        outcome, reason = _decided(answer, gold, convert)
     except InfraError as error:
         return Verdict(Outcome.INFRA_ERROR, str(error), VERIFIER, answer=answer)
     except worker.OverLimit as over:

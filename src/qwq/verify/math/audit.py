@@ -20,7 +20,8 @@ from qwq.types import Outcome
 from qwq.verify import math
 from qwq.verify.cli_io import read_lines
 from qwq.verify.math.normal import MAX_CHARS, clean
-from qwq.verify.math.values import Bag, Text, Unknown, read
+from qwq.verify.math.read import read
+from qwq.verify.math.values import Bag, Text, Unknown
 
 GOLD_FIELDS = ("gold", "answer", "ground_truth", "final_answer", "solution")
 MAX_TEXT_WORDS = 4

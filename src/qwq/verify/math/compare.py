@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from qwq.verify.math import evaluate, numbers, units
+from qwq.verify.math import choices, evaluate, numbers, regions, relations, units, words
 from qwq.verify.math.evaluate import TooBig
-from qwq.verify.math.expr import Tree
+from qwq.verify.math.read import as_tuple, read
+from qwq.verify.math.single import plain_words
+from qwq.verify.math.split import balanced, squeeze
+from qwq.verify.math.trees import Tree, symbols, worked_out
 from qwq.verify.math.values import (
     Bag,
+    Congruence,
+    Day,
     Dots,
     Expr,
-    Interval,
+    Family,
+    Logic,
+    NumberSet,
+    Piecewise,
     Ratio,
     Region,
     Relation,
     Seq,
     Text,
+    Time,
     Unknown,
     Value,
-    as_region,
-    plain_words,
-    read,
 )
 
 
@@ -43,87 +49,57 @@ class Decision:
 
 SHORT_LIST = 8  # up to here every pair may be compared
 
-_LETTER = re.compile(r" ?(?:\\(?:text|mathrm) ?\{ ?)?\(? ?([A-Z]) ?\)? ?\}? ?[.:)]? ?")
-_CHOICE = re.compile(
-    r" ?(?:\\(?:text|mathrm) ?\{ ?)?(?:\( ?([A-Z]) ?\)|([A-Z]) ?[.:)]) ?\}?[\s.:]*(?:\\ )? ?(?P<rest>\S.*)",
-    re.DOTALL,
-)
-_OPTION = re.compile(r"\A(?:the )?(?:correct )?(?:option|choice|answer) ?:? ?(?=\(?[A-Z]\b)", re.IGNORECASE)
-_SEVERAL = re.compile(r"(?:\\text ?\{)?([A-H]{2,8})\}?")
-_LISTED = re.compile(r"\(?([A-H])\)?(?: ?(?:,|;|and|\\text ?\{ ?and ?\}|&|\s) ?(?:and )?\(?[A-H]\)?){1,7}")
 _RADIX = re.compile(r"([+-]?[0-9A-Fa-f]+) ?_ ?\{? ?(?:\\text ?\{)? ?(\d{1,2}) ?\}{0,2}")
-_QUALIFIER = re.compile(
-    r" ?(?:[,;(]|\\text ?\{[^{}]{0,12}\}|\bwhere\b|\bfor\b|\bwith\b) ?(?:\\text ?\{[^{}]{0,12}\} ?)?"
-    r"(?P<what>[a-z](?: ?, ?[a-z]){0,5} ?\\in ?\\mathbb ?\{? ?[ZNQRC] ?\}?[_^*+{}]{0,4}) ?\)?\Z"
-)
-_CONSTANT = re.compile(r"\+ ?([Cc]) ?\Z")
-_FUNCTION = re.compile(r"[A-Za-z] ?\( ?([a-z]) ?\) ?=")
-_HALF_OF_DAY = re.compile(r"(?:(?<=:\d\d) ?|(?<=\d) |(?<=\d) ?\\text ?\{) ?(?:\\text ?\{)? ?[ap]\.? ?m\.? ?\}? ?\Z", re.IGNORECASE)
+_FUNCTION = re.compile(r"[A-Za-z]'{0,3} ?\( ?([a-z]) ?\) ?=")
 _FOR_ALL = re.compile(r",? ?\\text ?\{ ?,? ?for (?:all|any|every|each)\b(?P<what>.{0,60})\Z")
 _PARAMETER = re.compile(r"(?<![A-Za-z\\])[knm](?= ?\\pi)|(?<=\\pi) ?[knm](?! ?\^|[A-Za-z])")
 _WORD = re.compile(r"[A-Z]?[a-z]{2,}")
 _JOINING = re.compile(r"\band\b")
-_NUMERALS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z' -]+")
 _DECIMAL_COMMA = re.compile(r"[+-]?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))\Z")
+_ZERO_COMMA = re.compile(r"\A([+-]?0),(?=\d{3,}\Z)")
+_CONSTANTS = frozenset({"C", "c", "K", "C_1", "const", "constant"})
 
 
-def compare(gold: str, answer: str) -> Decision:
-    """Decide a cleaned pair of answers."""
+def compare(gold: str, answer: str, *, convert: bool = False) -> Decision:
+    """Decide a cleaned pair of answers. `convert`: other units of the same dimension are the same answer when converted."""
     if _as_text(gold) == _as_text(answer):
         return Decision(True, "the same text")
-    choice = _same_choice(gold, answer)
+    choice = choices.same(gold, answer)
     if choice is not None:
         return Decision(choice, "choice letters")
-    labelled = _CHOICE.fullmatch(gold)
-    if labelled and (labelled[1] or labelled[2]) in "ABCDEFGH" and not re.match(r"[-+*/^_=(]", labelled["rest"]):
-        return compare(labelled["rest"], answer)  # the text of the right choice, without its letter
-    if (left := _RADIX.fullmatch(gold)) and (right := _RADIX.fullmatch(answer)):
+    if (text := choices.text_of(gold)) is not None:
+        return compare(text, answer, convert=convert)  # the text of the right choice, without its letter
+    left, right = _RADIX.fullmatch(gold), _RADIX.fullmatch(answer)
+    if left and right:
         return Decision(_same_radix(left, right), "numbers with their bases")
-    gold, answer = _same_names(*_without_qualifier(gold, answer))
+    gold, answer = _same_names(gold, answer)
     if _same_words(gold, answer):
         return Decision(True, "the same words")
-    gold, answer = _with_point(gold, answer), _with_point(answer, gold)
-    wanted, found = read(gold), read(answer)
+    if right and right[2] != "10" and numbers.read(gold) is not None:
+        return Decision(None, "digits with a base against a number without one", final=True)
+    wanted, found = read(_ZERO_COMMA.sub(r"\1.", gold)), read(_with_point(answer, gold))
+    if convert:
+        wanted, found = _in_base_units(wanted), _in_base_units(found)
     try:
         equal = same(wanted, found)
     except TooBig as error:
         return Decision(None, str(error), final=True)
+    except RecursionError:
+        return Decision(None, "nested too deeply to compare", final=True)
+    if equal is None and isinstance(found, Unknown) and not isinstance(wanted, Unknown) and not balanced(answer):
+        return Decision(False, "an answer that is cut off or has a bracket too many")
     kinds = f"{type(wanted).__name__.lower()} and {type(found).__name__.lower()}"
-    if equal is None and isinstance(wanted, Text | Unknown) and plain_words(gold) == plain_words(answer) != "":
-        equal = None if isinstance(wanted, Unknown) else True
-    return Decision(
-        equal,
-        f"{'' if equal else 'not '}equal as {kinds}" if equal is not None else f"no rule for {kinds}",
-    )
+    if equal is None and isinstance(wanted, Text) and plain_words(gold) == plain_words(answer) != "":
+        equal = True
+    return Decision(equal, f"{'' if equal else 'not '}equal as {kinds}" if equal is not None else f"no rule for {kinds}")
 
 
 def _as_text(text: str) -> str:
-    r"""Without spaces, and without a `\text{...}` around it all."""
+    r"""Without a `\text{...}` around it all, and without spaces but those between two digits."""
     if match := re.fullmatch(r"\\text ?\{([^{}]*)\}", text):
-        text = match[1]
-    return "".join(text.split())
-
-
-def _same_choice(gold: str, answer: str) -> bool | None:
-    """A letter against a letter with or without its text: `B` and `(B)\\ 5`. None where the gold is no letter."""
-    if (several := _SEVERAL.fullmatch(gold)) and (listed := _LISTED.fullmatch(answer)):
-        letters = several[1]
-        if list(letters) == sorted(set(letters)):
-            return sorted(re.findall(r"[A-H]", listed[0])) == list(letters)
-    answer = _OPTION.sub("", answer)
-    letter, other = _LETTER.fullmatch(gold), _LETTER.fullmatch(answer)
-    if letter and letter[1] in "ABCDEFGH" and re.fullmatch(r"\(?[a-h]\)?", answer):
-        return letter[1].lower() == answer.strip("()")
-    if letter and other:
-        return letter[1] == other[1]
-    labelled = _CHOICE.fullmatch(answer)
-    if letter and labelled:
-        return letter[1] == (labelled[1] or labelled[2])
-    labelled = _CHOICE.fullmatch(gold)
-    if other and labelled:
-        return other[1] == (labelled[1] or labelled[2])
-    return None
+        text = match[1].strip()
+    return re.sub(r"(?<!\d) | (?!\d)", "", text)
 
 
 def _same_radix(gold: re.Match[str], answer: re.Match[str]) -> bool:
@@ -132,29 +108,20 @@ def _same_radix(gold: re.Match[str], answer: re.Match[str]) -> bool:
     return int(gold[2]) == int(answer[2]) and digits[0] == digits[1]
 
 
-def _without_qualifier(gold: str, answer: str) -> tuple[str, str]:
-    r"""Without `, k \in \mathbb{Z}` behind a family of values, where the other side leaves it out or says the same."""
-    g, a = _QUALIFIER.search(gold), _QUALIFIER.search(answer)
-    if not g and not a:
-        g, a = _FOR_ALL.search(gold), _FOR_ALL.search(answer)
-    if g and a and "".join(g["what"].split()) != "".join(a["what"].split()):
-        return gold, answer
-    return (gold[: g.start()] or gold) if g else gold, (answer[: a.start()] or answer) if a else answer
-
-
 def _same_names(gold: str, answer: str) -> tuple[str, str]:
-    """What is only a name is the same on both sides: the constant of an integral, the variable of f(x), am and pm."""
-    if (g := _CONSTANT.search(gold)) and (a := _CONSTANT.search(answer)) and g[1] != a[1]:
-        answer = f"{answer[: a.start(1)]}{g[1]}{answer[a.end(1) :]}"
+    """What is only a name is the same on both sides: the variable of f(x), the parameter of a family of angles, "for all x"."""
+    g, a = _FOR_ALL.search(gold), _FOR_ALL.search(answer)
+    if bool(g) != bool(a) or g and a and squeeze(g["what"]) == squeeze(a["what"]):
+        gold, answer = (gold[: g.start()] or gold) if g else gold, (answer[: a.start()] or answer) if a else answer
     g, a = _FUNCTION.match(gold), _FUNCTION.match(answer)
     if g and a and g[1] != a[1] and not re.search(rf"(?<![A-Za-z\\]){g[1]}(?![A-Za-z])", answer):
         answer = re.sub(rf"(?<![A-Za-z\\]){a[1]}(?![A-Za-z])", g[1], answer)
     if "\\pi" in gold and "\\pi" in answer:  # the integer of a family of angles has no name of its own
-        names, others = set(_PARAMETER.findall(gold)), set(_PARAMETER.findall(answer))
+        names, others = {n.strip() for n in _PARAMETER.findall(gold)}, {n.strip() for n in _PARAMETER.findall(answer)}
         if len(names) == len(others) == 1 and names != others:
-            answer = _PARAMETER.sub(f" {names.pop().strip()}", answer)
-    if bool(g := _HALF_OF_DAY.search(gold)) != bool(a := _HALF_OF_DAY.search(answer)):
-        gold, answer = (gold[: g.start()] if g else gold), (answer[: a.start()] if a else answer)
+            old, new = others.pop(), names.pop()
+            answer = re.sub(rf"(?<=\\pi) ?{old}(?![A-Za-z])", f" {new}", answer)
+            answer = re.sub(rf"(?<![A-Za-z\\]){old}(?![A-Za-z])", new, answer)
     return gold, answer
 
 
@@ -166,65 +133,127 @@ def _same_words(gold: str, answer: str) -> bool:
     if all(len(re.findall(r"[A-Za-z]{3,}", t)) >= 2 for t in pair) and plain_words(gold) == plain_words(answer):
         return True
     if any("\\text" in t and re.search(r"[A-Za-z]{3,}", t.replace("\\text", "")) for t in pair):
-        words = [_JOINING.sub(" ", plain_words(t)) for t in pair]
-        if " ".join(words[0].split()) == " ".join(words[1].split()) != "":
+        found = [_JOINING.sub(" ", plain_words(t)) for t in pair]
+        if " ".join(found[0].split()) == " ".join(found[1].split()) != "":
             return True
     bare = [re.sub(r"\\text ?\{([^{}]*)\}", r"\1", t).strip() for t in pair]
     return all(_LETTERS.fullmatch(b) for b in bare) and plain_words(bare[0]) == plain_words(bare[1]) != ""
 
 
-def _with_point(text: str, other: str) -> str:
-    """A decimal comma as a point, where the other side is a number that is not whole."""
-    if _DECIMAL_COMMA.match(text):
-        number = numbers.read(other)
+def _with_point(answer: str, gold: str) -> str:
+    """A decimal comma of the answer as a point, where the gold is a number that is not whole. A gold's comma makes a list."""
+    if _DECIMAL_COMMA.match(answer):
+        number = numbers.read(gold)
         if number is not None and number.value.denominator != 1:
-            return text.replace(",", ".")
-    return text
+            return answer.replace(",", ".")
+    return answer
+
+
+def _in_base_units(value: Value) -> Value:
+    """Every quantity in the base units of its dimension."""
+    if isinstance(value, Expr) and value.unit is not None and value.unit.dims and value.unit.factor != 1:
+        factor = value.unit.factor
+        number = None if value.number is None or value.number.percent else numbers.Number(value.number.value * factor)
+        return replace(value, tree=("mul", value.tree, ("num", factor)), number=number, unit=replace(value.unit, factor=Fraction(1)))
+    if isinstance(value, Seq | Bag):
+        return replace(value, items=tuple(_in_base_units(i) for i in value.items))
+    if isinstance(value, Relation):
+        return replace(value, right=_in_base_units(value.right))
+    return value
 
 
 def same(gold: Value, answer: Value) -> bool | None:
     """Whether two values are equal; None where the types here do not cover the pair. TooBig."""
     if isinstance(gold, Unknown) or isinstance(answer, Unknown):
-        return None
+        alike = isinstance(gold, Unknown) and isinstance(answer, Unknown) and squeeze(gold.text) == squeeze(answer.text)
+        return True if alike else None
     if isinstance(gold, Dots) or isinstance(answer, Dots):
         return gold == answer
+    if isinstance(gold, Family) or isinstance(answer, Family):
+        return _same_family(gold, answer)
+    if isinstance(gold, Piecewise) or isinstance(answer, Piecewise):
+        if not isinstance(gold, Relation) and not isinstance(answer, Relation):
+            return _same_piecewise(gold, answer)
     if isinstance(gold, Relation) or isinstance(answer, Relation):
-        return _same_relation(gold, answer)
+        return relations.same_relation(gold, answer, same)
+    if isinstance(gold, Congruence) or isinstance(answer, Congruence):
+        return relations.same_congruence(gold, answer, same)
+    if isinstance(gold, Time | Day) or isinstance(answer, Time | Day):
+        return _same_time(gold, answer)
+    if isinstance(gold, NumberSet | Logic) or isinstance(answer, NumberSet | Logic):
+        return True if gold == answer else None if {type(gold), type(answer)} <= {NumberSet, Logic, Region, Seq, Bag} else False
     if isinstance(gold, Text) or isinstance(answer, Text):
-        for one, other in ((gold, answer), (answer, gold)):
-            if isinstance(one, Text) and one.words in _NUMERALS and isinstance(other, Expr) and other.number is not None:
-                return other.number == numbers.Number(Fraction(_NUMERALS[one.words]), decimals=0)
         return gold == answer if type(gold) is type(answer) else False
     if isinstance(gold, Expr) and isinstance(answer, Expr):
         return _same_expr(gold, answer)
     if isinstance(gold, Region) or isinstance(answer, Region):
         return _same_region(gold, answer)
     if isinstance(gold, Ratio) or isinstance(answer, Ratio):
-        return _same_ratio(gold, answer)
+        return relations.same_ratio(gold, answer, _in_order)
     return _same_collection(gold, answer)
+
+
+def _same_family(gold: Value, answer: Value) -> bool | None:
+    """A domain that only one side gives does not matter."""
+    if isinstance(gold, Family) and isinstance(answer, Family):
+        return same(gold.value, answer.value) if gold.domain == answer.domain else False
+    return same(gold.value, answer) if isinstance(gold, Family) else same(gold, answer.value)  # type: ignore[union-attr]
+
+
+def _same_piecewise(gold: Value, answer: Value) -> bool | None:
+    if not (isinstance(gold, Piecewise) and isinstance(answer, Piecewise)):
+        return None
+    if len(gold.rows) != len(answer.rows):
+        return None
+    pairs = [[Seq("(", ")", row) for row in side.rows] for side in (gold, answer)]
+    return _any_order(*pairs)
+
+
+def _same_time(gold: Value, answer: Value) -> bool | None:
+    if isinstance(gold, Time) and isinstance(answer, Time):
+        return words.same_clock(gold.clock, answer.clock)
+    if isinstance(gold, Day) and isinstance(answer, Day):
+        return words.same_date(gold.date, answer.date)
+    moment, other = (gold, answer) if isinstance(gold, Time) else (answer, gold)
+    if isinstance(moment, Time) and isinstance(other, Ratio) and not moment.clock.half:
+        numbers_of = [moment.clock.hour, moment.clock.minute, moment.clock.second][: len(other.parts)]
+        ratio = Ratio(tuple(Expr(("num", Fraction(n)), numbers.Number(Fraction(n), decimals=0)) for n in numbers_of))
+        return relations.same_ratio(ratio, other, _in_order) if moment.clock.second == 0 or len(other.parts) == 3 else False
+    if isinstance(moment, Time) and moment.clock.half and isinstance(other, Expr) and other.number is not None:
+        return (other.number.value, moment.clock.minute) == (moment.clock.hour, 0)
+    return None if isinstance(other, Ratio | Expr | Unknown) and isinstance(moment, Time) else False
 
 
 # -- expressions ------------------------------------------------------------------------------------
 
 
 def _same_expr(gold: Expr, answer: Expr) -> bool | None:
-    if units.clash(gold.unit, answer.unit):
+    if (answer.other is not None and not symbols(gold.tree)) or (gold.other is not None and answer.unit is not None):
+        gold, answer = gold.other if gold.other is not None else gold, answer.other if answer.other is not None else answer
+    compatible = units.compatible(gold.unit, answer.unit)
+    if compatible is False:
         return False
+    equal = _same_value(gold, answer)
+    return None if compatible is None and equal else equal
+
+
+def _same_value(gold: Expr, answer: Expr) -> bool | None:
     if gold.number is not None and answer.number is not None:
         return numbers.same(gold.number, answer.number)
-    equal = evaluate.same(gold.tree, answer.tree)
+    radians = any(e.unit is not None and e.unit.dims == (("rad", 1),) for e in (gold, answer))
+    equal = evaluate.same(gold.tree, answer.tree, bare_degrees=not radians)
     if equal is False:
-        return _rounded(gold, answer) or _percent(gold, answer)
+        return _rounded(gold, answer) or _percent(gold, answer) or _but_for_constant(gold.tree, answer.tree)
     return equal
 
 
 def _rounded(gold: Expr, answer: Expr) -> bool:
-    """A decimal that is the other side, an exact expression, correctly rounded (as `number.same` has it)."""
+    """A decimal that is the other side, an exact expression, correctly rounded (as `numbers.same` has it)."""
     if (gold.number is None) == (answer.number is None):
         return False
     decimal, exact, digits = (gold.number, answer.tree, 3) if gold.number is not None else (answer.number, gold.tree, 5)
     assert decimal is not None
-    if not decimal.decimals or decimal.significant < digits or evaluate.symbols(exact):
+    if not decimal.decimals or decimal.significant < digits or symbols(exact):
         return False
     value = evaluate.value(exact) if exact[0] != "matrix" else None
     mp = evaluate.context()
@@ -242,6 +271,28 @@ def _percent(gold: Expr, answer: Expr) -> bool:
     return False
 
 
+def _but_for_constant(gold: Tree, answer: Tree) -> bool | None:
+    """Two integrals, each with a constant of its own: the same but for its name, or, where it is C or K behind small letters, but for a number."""
+    first, second = _without_constant(gold), _without_constant(answer)
+    if first is None or second is None:
+        return False
+    if first[1] != second[1] and evaluate.same(first[0], second[0]):
+        return True
+    if {first[1], second[1]} & {"c"} or not all(n.islower() for n in symbols(first[0]) | symbols(second[0])):
+        return False
+    return evaluate.differ_by_constant(first[0], second[0])
+
+
+def _without_constant(tree: Tree) -> tuple[Tree, str] | None:
+    """What stands before `+ C`, and the constant's name."""
+    if tree[0] != "add":
+        return None
+    last = tree[2][1] if tree[2][0] == "neg" else tree[2]
+    if last[0] == "sym" and last[1] in _CONSTANTS and last[1] not in symbols(tree[1]) and symbols(tree[1]):
+        return tree[1], last[1]
+    return None
+
+
 # -- collections ------------------------------------------------------------------------------------
 
 
@@ -249,33 +300,70 @@ def _same_collection(gold: Value, answer: Value) -> bool | None:
     if isinstance(gold, Bag) and isinstance(answer, Bag):
         return _same_bag(gold, answer)
     if isinstance(gold, Seq) and isinstance(answer, Seq):
-        if len(gold.items) != len(answer.items):
-            return False
-        if (gold.left, gold.right) != (answer.left, answer.right):
-            return False
-        return _in_order(gold.items, answer.items)
+        return _same_seq(gold, answer)
     for one, other in ((gold, answer), (answer, gold)):
         if isinstance(one, Seq) and isinstance(other, Expr):
-            entries = _vector(other.tree)
-            return False if entries is None else _in_order_trees(one.items, entries)
+            return _same_vector(one, other)
         if isinstance(one, Seq) and isinstance(other, Bag):
-            return False if other.braces else _in_order(one.items, other.items)
+            if other.braces:
+                return False
+            found = as_tuple(other).items if other.named else other.items
+            return _in_order(one.items, found) if one is gold else _in_order(found, one.items)
         if isinstance(one, Bag) and isinstance(other, Expr):
             return False
     return None
 
 
-def _vector(tree: Tree) -> list[Tree] | None:
-    if tree[0] != "matrix":
-        return None
-    rows = tree[1]
-    if len(rows) == 1:
-        return list(rows[0])
-    return [row[0] for row in rows] if len(rows[0]) == 1 else None
+def _same_seq(gold: Seq, answer: Seq) -> bool | None:
+    first, second = gold.items, answer.items
+    if "v" in (gold.left, answer.left):
+        first, second = (_flat(v, 3 if other.left == "v" else len(other.items)) for v, other in ((gold, answer), (answer, gold)))
+    elif (gold.left, gold.right) != (answer.left, answer.right):
+        return False
+    return _in_order(first, second) if len(first) == len(second) else False
 
 
-def _in_order_trees(items: Sequence[Value], trees: Sequence[Tree]) -> bool | None:
-    return _in_order(items, [Expr(t, _number_of(t)) for t in trees])
+def _flat(vector: Seq, size: int) -> tuple[Value, ...]:
+    r"""The entries of a vector; one in `\mathbf{i}` and `\mathbf{j}` alone lies in the plane where the other does."""
+    last = vector.items[-1]
+    if vector.left == "v" and size == 2 and isinstance(last, Expr) and last.tree == ("num", Fraction(0)):
+        return vector.items[:2]
+    return vector.items
+
+
+def _same_vector(vector: Seq, other: Expr) -> bool | None:
+    """A tuple against a row or column, a list of rows against a matrix, or against `i+2j+3k`."""
+    tree = worked_out(other.tree) or other.tree
+    if tree[0] == "matrix":
+        rows = tree[1]
+        entries = list(rows[0]) if len(rows) == 1 else [row[0] for row in rows] if len(rows[0]) == 1 else None
+        if entries is not None:
+            items = _flat(vector, len(entries))
+            return _in_order(items, [Expr(t, _number_of(t)) for t in entries])
+        inner = [v.items for v in vector.items if isinstance(v, Seq)]
+        if len(inner) != len(vector.items) or [len(i) for i in inner] != [len(r) for r in rows]:
+            return False
+        return _in_order([i for row in inner for i in row], [Expr(t, _number_of(t)) for row in rows for t in row])
+    if symbols(tree) & {"j", "k"} and len(vector.items) in (2, 3):
+        plain = _as_basis(tree)
+        if plain is not None:
+            return _in_order(_flat(vector, len(vector.items)), plain[: len(vector.items)])
+    return False
+
+
+def _as_basis(tree: Tree) -> tuple[Value, ...] | None:
+    """`i+2j+3k` in plain letters, as a vector."""
+    from qwq.verify.math.trees import ZERO, components
+
+    def named(node: Tree) -> Tree:
+        if node == ("const", "i"):
+            return ("basis", "i")
+        if node in (("sym", "j"), ("sym", "k")):
+            return ("basis", node[1])
+        return tuple(named(p) if isinstance(p, tuple) else p for p in node)
+
+    parts = components(named(tree)) if tree[0] != "matrix" else None
+    return None if parts is None else tuple(Expr(t, _number_of(t)) for t in (parts.get(axis, ZERO) for axis in "ijk"))
 
 
 def _number_of(tree: Tree) -> numbers.Number | None:
@@ -295,14 +383,30 @@ def _in_order(gold: Sequence[Value], answer: Sequence[Value]) -> bool | None:
 
 
 def _same_bag(gold: Bag, answer: Bag) -> bool | None:
-    if len(gold.items) != len(answer.items):
-        return False
-    if gold.ordered and answer.ordered and set(gold.labels) == set(answer.labels) != {""}:
+    if gold.named and answer.named and set(gold.labels) == set(answer.labels):
         by_label = dict(zip(answer.labels, answer.items, strict=True))
         return _in_order(gold.items, [by_label[label] for label in gold.labels])
-    if gold.ordered or answer.ordered:
+    if len(gold.items) != len(answer.items) and not (gold.braces or answer.braces):
+        return False
+    if gold.named and answer.named:
+        return False if not _any_order(gold.items, answer.items) else None
+    if (gold.ordered or answer.ordered) and len(gold.items) == len(answer.items):
         return _in_order(gold.items, answer.items)
+    if gold.braces or answer.braces:
+        return _same_set(gold.items, answer.items)
     return _any_order(gold.items, answer.items)
+
+
+def _same_set(gold: Sequence[Value], answer: Sequence[Value]) -> bool | None:
+    """In a set the same element twice is one."""
+    if len(gold) == len(answer) and (equal := _any_order(gold, answer)):
+        return equal
+    kept: list[list[Value]] = [[], []]
+    for side, items in zip(kept, (gold, answer), strict=True):
+        for item in items:
+            if len(items) > SHORT_LIST * 4 or not any(same(item, other) for other in side):
+                side.append(item)
+    return _any_order(*kept) if len(kept[0]) == len(kept[1]) else False
 
 
 def _any_order(gold: Sequence[Value], answer: Sequence[Value]) -> bool | None:
@@ -334,7 +438,7 @@ def _size(value: Value) -> float:
     """A number to sort by, the same for equal values: of an expression its value at one point; 0 for what has none."""
     if not isinstance(value, Expr) or value.tree[0] == "matrix":
         return 0.0
-    names = evaluate.symbols(value.tree)
+    names = symbols(value.tree)
     try:
         found = abs(evaluate.numeric(value.tree, evaluate.points(names)[0] if names else {}))
         return float(found) if found < 1e300 else 0.0
@@ -346,129 +450,13 @@ def _size(value: Value) -> float:
 
 
 def _same_region(gold: Value, answer: Value) -> bool | None:
-    left, right = as_region(gold), as_region(answer)
-    if left is None or right is None:
-        return None if Bag in (type(gold), type(answer)) else False
-    if len(left.intervals) != len(right.intervals):
-        return None if left.intervals and right.intervals else False  # overlapping or touching ones: sympy merges them
-    rest = list(right.intervals)
-    for interval in left.intervals:
-        match = next((r for r in rest if _same_interval(interval, r)), None)
-        if match is None:
-            return False if len(left.intervals) == 1 else None
-        rest.remove(match)
-    return True
-
-
-def _same_interval(a: Interval, b: Interval) -> bool:
-    if (a.low_closed, a.high_closed) != (b.low_closed, b.high_closed):
-        return False
-    return _same_bound(a.low, b.low) and _same_bound(a.high, b.high)
-
-
-def _same_bound(a: Tree, b: Tree) -> bool:
-    return bool(evaluate.same(a, b))
-
-
-# -- relations and ratios ---------------------------------------------------------------------------
-
-
-def _same_relation(gold: Value, answer: Value) -> bool | None:
-    if isinstance(gold, Relation) and isinstance(answer, Relation):
-        return _same_relations(gold, answer)
-    relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
-    assert isinstance(relation, Relation)
-    if relation.op != "=" or not relation.label:
-        return False if isinstance(other, Expr | Text) else None
-    return same(gold.right, other) if relation is gold else same(other, answer.right)  # type: ignore[union-attr]
-
-
-def _same_relations(gold: Relation, answer: Relation) -> bool | None:
-    if gold.op == answer.op == "=":
-        if gold.label and answer.label and gold.left_text == answer.left_text:
-            return same(gold.right, answer.right)
-        if gold.label and answer.label and "(" in gold.left_text + answer.left_text:
-            return same(gold.right, answer.right)  # y = 2x and f(x) = 2x
-    left, right = _difference(gold), _difference(answer)
-    if left is None or right is None:
-        return None
-    flipped = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
-    if gold.op == answer.op:
-        ratio = _constant_ratio(left, right)
-    elif flipped.get(gold.op) == answer.op:
-        ratio = _constant_ratio(left, ("neg", right))
-    else:
-        return False
-    if ratio is not None and (gold.op in ("=", "\\ne") or ratio > 0):
-        return True
-    return False if _is_linear(left) and _is_linear(right) else None
-
-
-def _difference(relation: Relation) -> Tree | None:
-    if relation.left is None or not isinstance(relation.right, Expr):
-        return None
-    return ("add", relation.left, ("neg", relation.right.tree))
-
-
-def _constant_ratio(a: Tree, b: Tree) -> float | None:
-    """The constant c with a = c b at every point tried, as its sign; None where there is none or all is zero."""
-    ratio = None
-    compared = 0
-    for env in evaluate.points(evaluate.symbols(a) | evaluate.symbols(b)):
-        try:
-            x, y = evaluate.numeric(a, env), evaluate.numeric(b, env)
-        except evaluate.Undefined:
-            continue
-        if x == 0 or y == 0:
-            return None
-        if ratio is None:
-            ratio = x / y
-        elif not evaluate.close(x / y, ratio):
-            return None
-        compared += 1
-    mp = evaluate.context()
-    return float(mp.sign(mp.re(ratio))) if ratio is not None and compared >= 3 and mp.im(ratio) == 0 else None
-
-
-def _is_linear(tree: Tree) -> bool:
-    """Sums and rational multiples of single symbols: two such equations are equal only if proportional."""
-    kind = tree[0]
-    if kind in ("num", "sym"):
-        return True
-    if kind in ("add", "neg"):
-        return all(_is_linear(p) for p in tree[1:])
-    if kind == "mul":
-        return (not evaluate.symbols(tree[1]) and _is_linear(tree[2])) or (
-            not evaluate.symbols(tree[2]) and _is_linear(tree[1])
-        )
-    return kind == "div" and not evaluate.symbols(tree[2]) and _is_linear(tree[1])
-
-
-def _same_ratio(gold: Value, answer: Value) -> bool | None:
-    if isinstance(gold, Ratio) and isinstance(answer, Ratio):
-        if len(gold.parts) != len(answer.parts):
+    region, other = (gold, answer) if isinstance(gold, Region) else (answer, gold)
+    if isinstance(other, Bag) and isinstance(region, Region):
+        if not region.integers and region.intervals:
             return False
-        equal = _in_order(gold.parts, answer.parts)
-        if equal is not False or gold.clock or Dots() in gold.parts + answer.parts:
-            return equal
-        return _proportional(gold.parts, answer.parts)
-    ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
-    assert isinstance(ratio, Ratio)
-    terms = [p.tree for p in ratio.parts if isinstance(p, Expr)]
-    if isinstance(other, Expr) and len(terms) == len(ratio.parts) == 2 and not ratio.clock:
-        return evaluate.same(("div", *terms), other.tree)
-    return False
-
-
-def _proportional(gold: Sequence[Value], answer: Sequence[Value]) -> bool | None:
-    trees = [p.tree for p in (*gold, *answer) if isinstance(p, Expr)]
-    if len(trees) != 2 * len(gold):
-        return None
-    values = [evaluate.exact(t) for t in trees]
-    if any(v is None for v in values):
-        return None
-    exact: list[Fraction] = [v for v in values if v is not None]
-    first, second = exact[: len(gold)], exact[len(gold) :]
-    if first[0] == 0 or second[0] == 0:
-        return False
-    return all(f * second[0] == s * first[0] for f, s in zip(first, second, strict=True))
+        found = regions.integers_of(region)
+        if found is None or len(found) != len(other.items):
+            return False
+        return _any_order([Expr(t, _number_of(t)) for t in found], other.items)
+    left, right = regions.as_region(gold), regions.as_region(answer)
+    return False if left is None or right is None else regions.same_region(left, right)

@@ -1,23 +1,26 @@
-"""Are two trees the same number, or the same function? Exactly where possible, else at 50 digits.
+"""Are two trees the same number, or the same function? Exactly where possible, else with enough digits to tell.
 
-Rational trees are compared as fractions. Everything else is evaluated with mpmath at 50 digits; trees with
-symbols at several fixed points, which tells different functions apart with near certainty (two different
-analytic expressions agree only on a set of measure zero). Magnitudes are bounded before anything is
-computed: what is too big raises `TooBig`, and nothing here can run long.
+Rational trees are compared as fractions. Everything else is evaluated with mpmath, at 100 digits and more where the trees hold
+numbers far from 1, so that a tiny term is not rounded away; trees with symbols at several fixed points, which tells different
+functions apart with near certainty (two different analytic expressions agree only on a set of measure zero). Magnitudes are
+bounded before anything is computed: what is too big raises `TooBig`, and nothing here can run long.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from qwq.verify.math.expr import Tree, symbols, walk
+from qwq.verify.math.trees import Tree, symbols, walk, worked_out
 
-DIGITS = 50
+DIGITS = 100
+MAX_DIGITS = 6000
 MAX_BITS = 20_000  # of an exact numerator or denominator
 MAX_LOG2 = 100_000  # of a magnitude in floating point
 MAX_FACTORIAL = 2_000
@@ -42,6 +45,17 @@ def context() -> Any:
     return _local.mp
 
 
+@contextmanager
+def _precision(digits: int) -> Iterator[Any]:
+    mp = context()
+    before = mp.dps
+    mp.dps = digits
+    try:
+        yield mp
+    finally:
+        mp.dps = before
+
+
 # -- exact ------------------------------------------------------------------------------------------
 
 
@@ -58,7 +72,7 @@ def exact(tree: Tree) -> Fraction | None:
     if kind == "neg":
         a = exact(tree[1])
         return None if a is None else -a
-    if kind == "fn" and tree[1] in ("factorial", "binom", "abs"):
+    if kind == "fn" and tree[1] in _EXACT:
         parts = [exact(p) for p in tree[2:]]
         if None in parts:
             return None
@@ -92,16 +106,31 @@ def _bounded(value: Fraction) -> Fraction:
     return value
 
 
-def _exact_function(name: str, parts: list[Fraction]) -> Fraction | None:
-    import math
+_EXACT = frozenset("factorial factorial2 binom abs gcd lcm max min floor ceil sgn gamma".split())
 
-    if name == "abs":
-        return abs(parts[0])
-    if any(p.denominator != 1 or p < 0 for p in parts):
+
+def _exact_function(name: str, parts: list[Fraction]) -> Fraction | None:
+    if name in ("max", "min"):
+        return max(parts) if name == "max" else min(parts)
+    if name in ("gcd", "lcm"):
+        if any(p.denominator != 1 for p in parts) or max(abs(p) for p in parts).numerator.bit_length() > MAX_BITS:
+            return None
+        return Fraction((math.gcd if name == "gcd" else math.lcm)(*(int(p) for p in parts)))
+    if name not in ("binom",) and len(parts) != 1:
+        return None
+    if name in ("abs", "floor", "ceil", "sgn"):
+        value = parts[0]
+        return {"abs": abs(value), "floor": Fraction(math.floor(value)), "ceil": Fraction(math.ceil(value)), "sgn": Fraction((value > 0) - (value < 0))}[name]
+    if any(p.denominator != 1 or p < 0 for p in parts) or (name == "gamma" and parts[0] < 1):
         return None
     if any(p > MAX_FACTORIAL for p in parts):
         raise TooBig(f"a {name} of more than {MAX_FACTORIAL}")
-    return Fraction(math.factorial(int(parts[0])) if name == "factorial" else math.comb(*map(int, parts)))
+    numbers = [int(p) for p in parts]
+    if name == "binom":
+        return Fraction(math.comb(*numbers))
+    if name == "factorial2":
+        return Fraction(math.prod(range(numbers[0], 0, -2)))
+    return Fraction(math.factorial(numbers[0] - (name == "gamma")))
 
 
 # -- numeric ----------------------------------------------------------------------------------------
@@ -126,7 +155,7 @@ def numeric(tree: Tree, env: Mapping[str, Any], degree: Any = None) -> Any:
     if kind == "fn":
         inner = None if tree[1] in _TRIGONOMETRY else degree
         return _function(tree[1], [numeric(p, env, inner) for p in tree[2:]], mp)
-    if kind == "pm" or kind == "matrix":
+    if kind in ("pm", "matrix", "basis"):
         raise Undefined(f"{kind} has no single value")
     a, b = numeric(tree[1], env, degree), numeric(tree[2], env, degree)
     if kind == "add":
@@ -167,12 +196,12 @@ def _root(a: Any, n: Any, mp: Any) -> Any:
     return _power(a, 1 / n, mp)
 
 
-_TRIGONOMETRY = frozenset(["sin", "cos", "tan", "sec", "csc", "cot"])
+_TRIGONOMETRY = frozenset(["sin", "cos", "tan", "sec", "csc", "cot", "cis"])
 _DIRECT = {
     "sin": "sin", "cos": "cos", "tan": "tan", "sec": "sec", "csc": "csc", "cot": "cot", "arcsin": "asin",
     "arccos": "acos", "arctan": "atan", "arccot": "acot", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh",
     "coth": "coth", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "abs": "fabs", "floor": "floor",
-    "ceil": "ceil", "sgn": "sign",
+    "ceil": "ceil", "sgn": "sign", "arcsec": "asec", "arccsc": "acsc",
 }  # fmt: skip
 
 
@@ -187,19 +216,22 @@ def _function(name: str, parts: list[Any], mp: Any) -> Any:
         "ln",
         "log",
         "lg",
+        "lb",
         "floor",
         "ceil",
     ):
         raise TooBig(f"{name} of a large number")
-    if name in ("ln", "log", "lg"):
+    if name in ("ln", "log", "lg", "lb"):
         if parts[0] == 0 or (len(parts) > 1 and parts[1] in (0, 1)):
             raise Undefined("a logarithm of zero, or to base 0 or 1")
-        base = parts[1] if len(parts) > 1 else (10 if name == "lg" else None)
+        base = parts[1] if len(parts) > 1 else {"lg": 10, "lb": 2}.get(name)
         return mp.log(parts[0]) if base is None else mp.log(parts[0]) / mp.log(base)
     if name == "exp":
         return _power(+mp.e, parts[0], mp)
-    if name == "factorial":
-        return _gamma_of(mp.factorial, parts, mp)
+    if name == "cis":
+        return mp.expj(parts[0])
+    if name in ("factorial", "factorial2", "gamma"):
+        return _gamma_of({"factorial": mp.factorial, "factorial2": mp.fac2, "gamma": mp.gamma}[name], parts, mp)
     if name == "binom":
         return _gamma_of(mp.binomial, parts, mp)
     if name in ("max", "min"):
@@ -226,15 +258,17 @@ def _gamma_of(function: Any, parts: list[Any], mp: Any) -> Any:
 # -- equality ---------------------------------------------------------------------------------------
 
 
-def same(a: Tree, b: Tree) -> bool | None:
-    """Whether two trees are the same number or function; None where that cannot be told. TooBig."""
+def same(a: Tree, b: Tree, *, bare_degrees: bool = True) -> bool | None:
+    """Whether two trees are the same number or function; None where that cannot be told. TooBig.
+
+    `bare_degrees`: 30° is also a bare 30.
+    """
     if a == b:
         return True
-    if a[0] == "matrix" and b[0] == "matrix":
-        return _same_matrix(a, b)
     if _has(a, "matrix") or _has(b, "matrix"):
-        # A matrix is no scalar; sums and products of matrices are not computed here.
-        return False if not (_has(a, "matrix") and _has(b, "matrix")) and "matrix" in (a[0], b[0]) else None
+        return _same_matrices(a, b)
+    if _has(a, "basis") or _has(b, "basis"):
+        return None
     try:
         left, right = exact(a), exact(b)
         if left is not None and right is not None:
@@ -242,10 +276,53 @@ def same(a: Tree, b: Tree) -> bool | None:
     except Undefined:
         return False  # 0/0 equals nothing but itself
     names = symbols(a) | symbols(b)
-    plain = _agree(a, b, names, degree=None)
-    if plain is not True and _has(a, "deg") != _has(b, "deg"):
-        return _agree(a, b, names, degree=1)  # 30° as a bare 30
+    with _precision(_digits(a, b)):
+        plain = _agree(a, b, names, degree=None)
+        if plain is not True and bare_degrees and _has(a, "deg") != _has(b, "deg"):
+            return _agree(a, b, names, degree=1)
     return plain
+
+
+def _digits(*trees: Tree) -> int:
+    """Digits enough to see the smallest rational number in the trees beside the largest. TooBig."""
+    digits = DIGITS + 2 * sum(_spread(t) for t in trees)
+    if digits > MAX_DIGITS:
+        raise TooBig("numbers too far apart to compare")
+    return int(digits)
+
+
+def _spread(tree: Tree) -> float:
+    """The powers of ten, up or down, of the rational subtrees together; of `e^{-300}` its exponent."""
+    try:
+        value = exact(tree)
+    except Undefined:
+        value = None
+    if value is not None:
+        return max(value.numerator.bit_length(), value.denominator.bit_length()) * 0.302
+    if tree[0] == "matrix":
+        return sum(_spread(e) for row in tree[1] for e in row)
+    if tree[0] == "pow" and not symbols(tree[1]) and (power := _exponent(tree[2])) is not None:
+        return min(abs(power), 10**6) + _spread(tree[1])
+    return sum(_spread(p) for p in tree[1:] if isinstance(p, tuple))
+
+
+def _exponent(tree: Tree) -> float | None:
+    try:
+        value = exact(tree)
+    except Undefined:
+        return None
+    return None if value is None else float(min(abs(value), 10**7))
+
+
+def _same_matrices(a: Tree, b: Tree) -> bool | None:
+    left, right = worked_out(a), worked_out(b)
+    if left is None or right is None:
+        return None
+    if left[0] == right[0] == "matrix":
+        return _same_matrix(left, right)
+    if "matrix" in (left[0], right[0]):
+        return False  # a matrix is no scalar
+    return None if _has(left, "matrix") or _has(right, "matrix") else same(left, right)
 
 
 def _has(tree: Tree, kind: str) -> bool:
@@ -266,11 +343,11 @@ def _same_matrix(a: Tree, b: Tree) -> bool | None:
 
 
 def close(x: Any, y: Any) -> bool:
-    """Equal to 35 of 50 digits, relative to the larger; both zero counts as equal."""
+    """Equal to 70% of the digits worked with, relative to the larger; both zero counts as equal."""
     mp = context()
     if mp.isinf(x) or mp.isinf(y):
         return x == y
-    return abs(x - y) <= mp.mpf(10) ** -35 * max(abs(x), abs(y))
+    return abs(x - y) <= mp.mpf(10) ** -int(0.7 * mp.dps) * max(abs(x), abs(y))
 
 
 def value(tree: Tree, degree: Any = None) -> Any | None:
@@ -285,18 +362,18 @@ def value(tree: Tree, degree: Any = None) -> Any | None:
 def _agree(a: Tree, b: Tree, names: frozenset[str], degree: Any) -> bool | None:
     if not names:
         x, y = value(a, degree), value(b, degree)
-        return False if x is None or y is None else close(x, y) or _cancelled(a, b, x, y)
+        return False if x is None or y is None else close(x, y) or _cancelled(a, b, {}, degree, x, y)
     compared = apart = 0
     many_valued = _many_valued(a) or _many_valued(b)
+    mp = context()
     for env in points(names):
         try:
             x, y = numeric(a, env, degree), numeric(b, env, degree)
         except Undefined:
             continue
-        mp = context()
         if mp.isnan(x) or mp.isnan(y):
             continue
-        equal = close(x, y) or abs(x - y) <= mp.mpf(10) ** -40
+        equal = close(x, y) or _cancelled(a, b, env, degree, x, y)
         branched = many_valued and abs(mp.im(x)) + abs(mp.im(y)) != 0
         if not equal and not branched:
             return False  # (branches of roots and logarithms may differ where their arguments are negative)
@@ -307,11 +384,41 @@ def _agree(a: Tree, b: Tree, names: frozenset[str], degree: Any) -> bool | None:
     return False if apart >= 3 and not compared else None  # not even the magnitudes agree anywhere
 
 
-def _cancelled(a: Tree, b: Tree, x: Any, y: Any) -> bool:
-    """Two irrational numbers that are both rounding noise around zero, such as sin(pi) and 0."""
+def _cancelled(a: Tree, b: Tree, env: Mapping[str, Any], degree: Any, x: Any, y: Any) -> bool:
+    """Two values that are both rounding noise around zero, such as sin(pi) and 0: with twice the digits they shrink."""
     mp = context()
-    tiny = mp.mpf(10) ** -40
-    return abs(x) < tiny and abs(y) < tiny and not (_rational_parts(a) and _rational_parts(b))
+    tiny = mp.mpf(10) ** -(mp.dps // 2)
+    if max(abs(x), abs(y)) > tiny:
+        return False
+    digits = 2 * mp.dps
+    if digits > 2 * MAX_DIGITS:
+        return False
+    with _precision(digits):
+        again = points(frozenset(env)) if env else [{}]
+        exact_env = next((e for e in again if all(abs(e[n] - env[n]) < tiny for n in env)), None)
+        if exact_env is None:
+            return False
+        try:
+            finer = numeric(a, exact_env, degree), numeric(b, exact_env, degree)
+        except Undefined:
+            return False
+        return all(new == 0 or abs(new) <= tiny * abs(old) for new, old in zip(finer, (x, y), strict=True) if old != 0)
+
+
+def differ_by_constant(a: Tree, b: Tree) -> bool:
+    """Whether two functions differ by the same number at every point where both are real."""
+    names = symbols(a) | symbols(b)
+    with _precision(_digits(a, b)) as mp:
+        gaps = []
+        for env in points(names):
+            try:
+                x, y = numeric(a, env), numeric(b, env)
+            except Undefined:
+                continue
+            if mp.im(x) == 0 and mp.im(y) == 0 and not (mp.isnan(x) or mp.isinf(x) or mp.isnan(y) or mp.isinf(y)):
+                gaps.append((mp.re(x - y), max(abs(x), abs(y), 1)))
+        tiny = mp.mpf(10) ** -(mp.dps // 2)
+        return len(gaps) >= 3 and all(abs(gap - gaps[0][0]) <= tiny * max(scale, gaps[0][1]) for gap, scale in gaps)
 
 
 def _many_valued(tree: Tree) -> bool:
@@ -322,10 +429,6 @@ def exact_or_none(tree: Tree) -> int | None:
     """A whole exponent, else None."""
     tree, sign = (tree[1], -1) if tree[0] == "neg" else (tree, 1)
     return sign * int(tree[1]) if tree[0] == "num" and tree[1].denominator == 1 else None
-
-
-def _rational_parts(tree: Tree) -> bool:
-    return not any(n[0] in ("const", "root", "fn") for n in walk(tree))
 
 
 @lru_cache(maxsize=1024)

@@ -4,205 +4,45 @@ A tree is `(kind, *parts)`:
 
     ("num", Fraction)  ("sym", name)  ("const", "pi" | "e" | "i" | "oo")
     ("add", a, b)  ("mul", a, b)  ("div", a, b)  ("neg", a)  ("pow", a, b)  ("pm", a, sign)
-    ("root", a, n)  ("fn", name, a, ...)  ("deg", a)  ("matrix", ((a, ...), ...))
+    ("root", a, n)  ("fn", name, a, ...)  ("deg", a)  ("matrix", ((a, ...), ...))  ("basis", "i" | "j" | "k")
 
 What it cannot read raises `Unreadable` (it is then text, or left to sympy): integrals, sums, limits, logic.
 Departures from LaTeX: `\sqrt12` is the root of 12 and `x^12` the 12th power, as models mean them; `1e3` is 1000;
-`\log` is the natural logarithm; `i` is the imaginary unit and `e` Euler's number, in whatever font.
+`\log` is the natural logarithm; `i` is the imaginary unit and `e` Euler's number, in whatever font; `\mathbf{i}`, `\hat{i}` and `\vec{i}`
+are unit vectors; `f(...)` and `g(...)` are the value of a function and no product; `\frac{dy}{dx}` is one symbol.
 """
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
-from typing import Any
 
-Tree = tuple[Any, ...]
+from qwq.verify.math.tokens import (
+    ALIASES,
+    CONSTANTS,
+    DECORATIONS,
+    DIVIDE,
+    ENDS,
+    FUNCTIONS,
+    GREEK,
+    TIMES,
+    WRAPPERS,
+    Unreadable,
+    tokens,
+)
+from qwq.verify.math.trees import Tree, flat, vector_product
 
 MAX_DEPTH = 100  # sums and atoms inside one another, counted together
-MAX_TOKENS = 800
-MAX_DIGITS = 400
 MAX_EXPONENT = 400
-
-FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "sec",
-        "csc",
-        "cot",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "arccot",
-        "sinh",
-        "cosh",
-        "tanh",
-        "coth",
-        "ln",
-        "log",
-        "lg",
-        "exp",
-        "max",
-        "min",
-        "gcd",
-        "lcm",
-        "abs",
-        "floor",
-        "ceil",
-        "sgn",
-    ]
-)
-_ALIASES = {
-    "asin": "arcsin",
-    "acos": "arccos",
-    "atan": "arctan",
-    "arsinh": "arcsinh",
-    "cosec": "csc",
-    "sign": "sgn",
-}
-GREEK = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "varepsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "vartheta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "sigma",
-        "tau",
-        "upsilon",
-        "phi",
-        "varphi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Pi",
-        "Sigma",
-        "Upsilon",
-        "Phi",
-        "Psi",
-        "Omega",
-        "ell",
-        "hbar",
-    ]
-)
-_CONSTANTS = {
-    "pi": ("const", "pi"),
-    "infty": ("const", "oo"),
-    "infinity": ("const", "oo"),
-    "oo": ("const", "oo"),
-}
-_TIMES = {"*", "\\cdot", "\\times"}
-_DIVIDE = {"/", "\\div"}
-_ENDS = {
-    ")",
-    "]",
-    "}",
-    "\\}",
-    ",",
-    ";",
-    "|",
-    "&",
-    "\\\\",
-    "+",
-    "-",
-    "\\pm",
-    "\\mp",
-    "\\rfloor",
-    "\\rceil",
-    "\\end",
-}
-_WRAPPERS = {
-    "\\mathrm",
-    "\\text",
-    "\\operatorname",
-    "\\mathbb",
-    "\\mathcal",
-    "\\mathfrak",
-}
-_NAMED = _WRAPPERS | {"\\begin", "\\end"}
-_DECORATIONS = {
-    "\\vec",
-    "\\hat",
-    "\\bar",
-    "\\tilde",
-    "\\overrightarrow",
-    "\\widehat",
-    "\\dot",
-}
-
-_TOKEN = re.compile(
-    r"(?P<num>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?![\d.]*[A-Za-z]))?)"
-    r"|(?P<cmd>\\[A-Za-z]+|\\[{}|%\\])|(?P<word>[A-Za-z]+)|(?P<op>\*\*|[-+*/^_!(){}\[\]|,;&%'])|(?P<space>\s+|\\ )"
-)
-
-
-class Unreadable(ValueError):
-    """Not an expression that is read here."""
+_INVERTED = frozenset("sin cos tan cot sec csc sinh cosh tanh".split())
 
 
 def parse(text: str) -> Tree:
     """The tree of an expression. Unreadable where it is none."""
-    reader = _Reader(_tokens(text))
+    reader = _Reader(tokens(text))
     tree = reader.sum()
     if reader.peek() is not None:
         raise Unreadable(f"stray {reader.peek()!r}")
     return tree
-
-
-def _tokens(text: str) -> list[str]:
-    tokens: list[str] = []
-    position = 0
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise Unreadable(f"cannot read {text[position]!r}")
-        position = match.end()
-        token = match.group()
-        if match.lastgroup == "word":
-            tokens.extend(_word(token, raw=tokens[-2:] if tokens else []))
-        elif match.lastgroup == "num" and len(token) > MAX_DIGITS:
-            raise Unreadable("too many digits")
-        elif match.lastgroup != "space":
-            tokens.append("^" if token == "**" else token)
-        if len(tokens) > MAX_TOKENS:
-            raise Unreadable("too long")
-    return tokens
-
-
-def _word(word: str, raw: list[str]) -> list[str]:
-    r"""An ASCII word: a function or constant by name, else single letters; whole inside `\text{`, `\mathrm{`."""
-    if len(raw) == 2 and raw[1] == "{" and raw[0] in _NAMED:
-        return [word]
-    name = _ALIASES.get(word, word)
-    if name in FUNCTIONS or name == "sqrt" or name in _CONSTANTS or (name in GREEK and len(name) > 2):
-        return ["\\" + name]
-    for function in ("sqrt", "pi"):
-        if word != function and word.startswith(function) and len(word) <= len(function) + 2:
-            return ["\\" + function, *word[len(function) :]]
-        if word != function and word.endswith(function) and len(word) <= len(function) + 2:
-            return [*word[: -len(function)], "\\" + function]
-    if len(word) > 4:
-        raise Unreadable(f"the word {word!r}")
-    return list(word)
 
 
 class _Reader:
@@ -211,6 +51,7 @@ class _Reader:
         self._at = 0
         self._depth = 0
         self._bars = 0
+        self._vector_end = -1  # where the last symbol with an arrow, a hat or in bold type ended
 
     def peek(self, ahead: int = 0) -> str | None:
         position = self._at + ahead
@@ -260,15 +101,18 @@ class _Reader:
     def _product(self) -> Tree:
         tree = self._mixed() or self._factor()
         while (token := self.peek()) is not None:
-            if token in _TIMES or token in _DIVIDE:
+            if token in TIMES or token in DIVIDE:
                 self._at += 1
+                if token in ("\\cdot", "\\times") and self._vector_end == self._at - 1 and self.peek() in DECORATIONS:
+                    tree = vector_product(token, tree, self._factor())
+                    continue
                 sign = 0
                 while self.peek() in ("+", "-"):
                     sign += self.next() == "-"
                 right = self._factor()
                 right = ("neg", right) if sign % 2 else right
-                tree = ("div" if token in _DIVIDE else "mul", tree, right)
-            elif token in _ENDS and not (token == "|" and not self._bars):
+                tree = ("div" if token in DIVIDE else "mul", tree, right)
+            elif token in ENDS and not (token == "|" and not self._bars):
                 break
             elif token[0].isdigit() and self._tokens[self._at - 1][0].isdigit():
                 raise Unreadable("two numbers side by side")
@@ -310,10 +154,12 @@ class _Reader:
                 tree = self._power(tree)
             elif token == "!":
                 self._at += 1
-                tree = ("fn", "factorial", tree)
-            elif token in ("%", "\\%"):
+                double = self.peek() == "!" and self.peek(1) != "!"
+                self._at += double
+                tree = ("fn", "factorial2" if double else "factorial", tree)
+            elif token in ("%", "\\%", "\\permil"):
                 self._at += 1
-                tree = ("div", tree, ("num", Fraction(100)))
+                tree = ("div", tree, ("num", Fraction(1000 if token == "\\permil" else 100)))
             else:
                 return tree
         return tree
@@ -325,6 +171,9 @@ class _Reader:
         if self.peek() == "'":
             raise Unreadable("a prime as an exponent")
         exponent = self._argument(signed=True)
+        if self.peek() == "_" and base[0] == "sym":  # \chi^2_5
+            self._at += 1
+            base = ("sym", f"{base[1]}_{flat(self._argument())}")
         if self.peek() == "^":  # x^a^b, as ASCII has it
             self._depth += 1
             if self._depth > MAX_DEPTH:
@@ -353,6 +202,10 @@ class _Reader:
             return ("neg", tree) if token == "-" else tree
         if digit and token is not None and token.isdigit() and len(token) > 1:
             self._tokens[self._at : self._at + 1] = [token[0], token[1:]]
+            token = token[0]
+        if token is not None and token[0].isdigit():
+            self._at += 1
+            return ("num", self._plain(token))
         return self._atom()
 
     def _group(self, opening: str, closing: str) -> Tree:
@@ -394,16 +247,20 @@ class _Reader:
 
     def _number(self) -> Tree:
         token = self.next()
-        mantissa, _, exponent = token.lower().partition("e")
-        if exponent and abs(int(exponent)) > MAX_EXPONENT:
-            raise Unreadable("the exponent is too large")
-        value = Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0)
+        value = self._plain(token)
         if self.peek() == "_":
             return self._radix(token)
         if self.peek() == "\\overline":
             self._at += 1
             return ("num", value + self._repeating(token))
         return ("num", value)
+
+    @staticmethod
+    def _plain(token: str) -> Fraction:
+        mantissa, _, exponent = token.lower().partition("e")
+        if exponent and abs(int(exponent)) > MAX_EXPONENT:
+            raise Unreadable("the exponent is too large")
+        return Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0)
 
     def _repeating(self, token: str) -> Fraction:
         self.expect("{")
@@ -433,6 +290,8 @@ class _Reader:
 
     def _command(self, token: str) -> Tree:
         name = token[1:]
+        if name == "frac" and (derivative := self._derivative()) is not None:
+            return derivative
         if name in ("frac", "binom"):
             above, below = self._argument(digit=True), self._argument(digit=True)
             return ("div", above, below) if name == "frac" else ("fn", "binom", above, below)
@@ -441,16 +300,18 @@ class _Reader:
             if self.peek() == "[":
                 index = self._group("[", "]")
             return ("root", self._argument(), index)
-        if name in _CONSTANTS:
-            return _CONSTANTS[name]
+        if name in CONSTANTS:
+            return CONSTANTS[name]
         if name in FUNCTIONS:
             return self._function(name)
+        if name == "Gamma" and self.peek() == "(":
+            return ("fn", "gamma", *self._function_arguments())
         if name in GREEK:
             return self._symbol(name)
-        if token in _WRAPPERS:
+        if token in WRAPPERS:
             return self._wrapped()
-        if token in _DECORATIONS:
-            return ("sym", f"{name}({self._argument()})")
+        if token in DECORATIONS:
+            return self._decorated(name)
         if name in ("lfloor", "lceil"):
             tree = self.sum()
             self.expect("\\rfloor" if name == "lfloor" else "\\rceil")
@@ -465,8 +326,69 @@ class _Reader:
         self.expect("}")
         if not word.isalpha():
             raise Unreadable(f"the text {word!r}")
-        name = _ALIASES.get(word, word)
+        name = ALIASES.get(word, word)
         return self._function(name) if name in FUNCTIONS else self._symbol(word)
+
+    def _decorated(self, name: str) -> Tree:
+        r"""`\vec{a}`, `\hat{i}`, `\mathbf{v}`: a basis vector, a decorated symbol, or what is merely set in bold."""
+        start = self._at
+        inner = self._bare_letters()
+        letters = inner.removeprefix("\\") if inner is not None else ""
+        if letters in ("i", "j", "k", "imath", "jmath"):
+            return ("basis", letters[0])
+        if name == "mathbf":
+            if letters.isalpha() and letters not in ("e", "pi"):
+                tree = self._symbol(letters)
+            else:
+                self._at = start
+                return self._argument()
+        else:
+            self._at = start
+            tree = ("sym", f"{name}({flat(self._argument())})")
+        self._vector_end = self._at
+        return tree
+
+    def _bare_letters(self) -> str | None:
+        """The one word or letter that follows, whatever groups and bold type are around it; None for anything else."""
+        token = self.peek()
+        if token in ("\\mathbf", "\\hat", "\\vec"):
+            self._at += 1
+            return self._bare_letters()
+        if token == "{":
+            self._at += 1
+            inner = self._bare_letters()
+            if inner is None or self.peek() != "}":
+                return None
+            self._at += 1
+            return inner
+        if token is not None and (token.isalpha() or token in ("\\imath", "\\jmath")):
+            self._at += 1
+            return token
+        return None
+
+    def _derivative(self) -> Tree | None:
+        r"""`\frac{dy}{dx}`, `\frac{\partial f}{\partial x}`, `\frac{d^2y}{dx^2}` as one symbol; None for a fraction."""
+        if self.peek() != "{":
+            return None
+        start, parts = self._at, []
+        for _ in range(2):
+            part: list[str] = []
+            if self.peek() == "{":
+                self._at += 1
+                depth = 1
+                while depth and (token := self.peek()) is not None and len(part) < 24:
+                    self._at += 1
+                    depth += (token == "{") - (token == "}")
+                    if depth and token not in ("{", "}", "\\mathrm", "\\text"):
+                        part.append(token)
+            parts.append(part)
+        above, below = parts
+        if above and len(below) > 1 and above[0] == below[0] and above[0] in ("d", "\\partial") and set("".join(below[1:])) <= set("abcdefghijklmnopqrstuvwxyz^0123456789\\"):
+            if len(above) == 1 or not set(above[1:]) - set("^0123456789"):
+                raise Unreadable("a derivative to be taken")
+            return ("sym", f"{''.join(above)}/{''.join(below)}")
+        self._at = start
+        return None
 
     def _symbol(self, name: str) -> Tree:
         if name == "e" and self.peek() != "_":
@@ -478,6 +400,8 @@ class _Reader:
                 name += "'"
             else:
                 name += f"_{flat(self._argument())}"
+        if self.peek() == "(" and name.rstrip("'") in ("f", "g"):
+            return ("sym", f"{name}({','.join(flat(a) for a in self._function_arguments())})")
         return ("sym", name)
 
     def _function(self, name: str) -> Tree:
@@ -499,22 +423,14 @@ class _Reader:
             tree = ("fn", name, *arguments)
         if power is None:
             return tree
-        if power == ("neg", ("num", Fraction(1))) and name in (
-            "sin",
-            "cos",
-            "tan",
-            "cot",
-            "sinh",
-            "cosh",
-            "tanh",
-        ):
+        if power == ("neg", ("num", Fraction(1))) and name in _INVERTED:
             return ("fn", "arc" + name, *arguments)
         return ("pow", tree, power)
 
     def _function_arguments(self) -> list[Tree]:
-        if self.peek() in ("(", "{", "["):
+        if self.peek() in ("(", "{", "[", "\\{"):
             opening = self.next()
-            closing = {"(": ")", "{": "}", "[": "]"}[opening]
+            closing = {"(": ")", "{": "}", "[": "]", "\\{": "\\}"}[opening]
             arguments = [self.sum()]
             while self.peek() == ",":
                 self._at += 1
@@ -531,8 +447,8 @@ class _Reader:
     def _bare_argument(self) -> Tree:
         r"""`\sin 2x`: the factors that stand directly together, up to an operator or the next function."""
         tree = self._factor()
-        while (token := self.peek()) is not None and token not in _ENDS | _TIMES | _DIVIDE | {"(", "["}:
-            if token[1:] in FUNCTIONS or token in _WRAPPERS:
+        while (token := self.peek()) is not None and token not in ENDS | TIMES | DIVIDE | {"(", "["}:
+            if token[1:] in FUNCTIONS or token in WRAPPERS:
                 break
             tree = ("mul", tree, self._factor())
         return tree
@@ -567,32 +483,4 @@ class _Reader:
         if "".join(iter(self.next, "}")) != kind or not rows or len({len(r) for r in rows}) > 1:
             raise Unreadable("a matrix with uneven rows")
         tree: Tree = ("matrix", tuple(rows))
-        if kind == "vmatrix":
-            raise Unreadable("a determinant")
-        return tree
-
-
-def flat(tree: Tree) -> str:
-    """A short name of a subscript."""
-    if tree[0] == "num":
-        return str(tree[1])
-    if tree[0] in ("sym", "const"):
-        return str(tree[1])
-    return "(" + ",".join(flat(p) if isinstance(p, tuple) else str(p) for p in tree) + ")"
-
-
-def walk(tree: Tree) -> list[Tree]:
-    """All nodes, without recursion."""
-    found, todo = [], [tree]
-    while todo:
-        node = todo.pop()
-        found.append(node)
-        if node[0] == "matrix":
-            todo.extend(entry for row in node[1] for entry in row)
-        else:
-            todo.extend(p for p in node[1:] if isinstance(p, tuple))
-    return found
-
-
-def symbols(tree: Tree) -> frozenset[str]:
-    return frozenset(n[1] for n in walk(tree) if n[0] == "sym")
+        return ("fn", "det", tree) if kind == "vmatrix" else tree

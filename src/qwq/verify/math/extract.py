@@ -1,4 +1,4 @@
-"""Find the answer in a text: the last box, else an explicit final answer.
+"""Find the answer in a text: the last box, else an explicit final answer (`announce`).
 
 Three forms: `bare`, the whole string is the answer; `extract`, an answer in any markup (a text such as a
 data set's solution field); `response`, a model's response, which is held to stricter rules: only what follows
@@ -12,36 +12,34 @@ from __future__ import annotations
 import re
 
 from qwq.text.parse import parse_response
+from qwq.verify.math.announce import MATH, MAX_CHARS, announced, announcements, called_right, tagged
 
 MAX_TEXT_CHARS = 200_000  # of the end of a response that is searched
 FORMS = ("bare", "extract", "response")
+BOXES = ("last", "all")
 
 _TURN_END = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end)\|>")
-_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[\\{}]|[{}]")
-_BARE_BOX = re.compile(r"\\boxed\s*(?![{\s])([A-Za-z0-9])")
+_BRACE = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,4}\{|\\[\\{}]|[{}]")
+_BARE_BOX = re.compile(r"\\boxed[ \t]{0,4}(?![{\s])([A-Za-z0-9])(?![A-Za-z])")
 _DOUBLED = re.compile(r"\\\\(?=(?:boxed|fbox|d?frac|tfrac|sqrt|left|right|text|mathrm|pi|cdot|times|circ)(?![a-z]))")
-_ANNOUNCED = re.compile(
-    r"(?:\bfinal\s+answer\b|\banswer\b|\bresult\b)[*_\s]{0,6}(?:\bis\b|\bare\b|=|:)[*_\s:]{0,6}|####[ \t]*"
-    r"|\bfinal\s+answer[*_:]{0,4}\s{1,4}|(?:答案|结果)[*_\s]{0,6}(?:应该是|应为|就是|是|为|=|:|：)[*_\s:：]{0,6}",
-    re.IGNORECASE,
-)
-_STOP = re.compile(r"\n|。|(?<=[^\d\s])\.(?=\s|\Z)|(?<=\d)\.(?=\s|\Z)|<")
+_INVISIBLE = str.maketrans(dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad") | {"\u00a0": " ", "\u3000": " ", "\u2009": " ", "\u202f": " "})
 _CLOSING_PHRASE = re.compile(r"I hope (?:it|this) is correct\.?\Z", re.IGNORECASE)
+_HEDGED_BOX = re.compile(r"[}$\s\\)\].*]{0,8},?\s?(?:or|but)?\s?(?:maybe|perhaps|possibly|could (?:also )?be|might be|it could|not sure|I am not sure|I'm not sure)\b", re.IGNORECASE)
+_OR_BOXES = re.compile(r"\bor (?:maybe|perhaps|possibly)\b", re.IGNORECASE)
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
-_MATH = re.compile(
-    r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\[((?:[^\\]|\\(?![\[\]])){1,2000}+)\\\]|\\\(((?:[^\\]|\\(?![()])){1,2000}+)\\\)",
-)
-_LAST_CLAUSE = re.compile(r"\b(?:is|are|equals|be)\b[\s:]*", re.IGNORECASE)
+_LAST_CLAUSE = re.compile(r"\b(?:is|are|equals|be)\b[\s:]{0,9}", re.IGNORECASE)
 _NUMBER = re.compile(
     r"(?<![\w.])[-+]?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:[.,]?\d+)?(?:e[-+]?\d{1,4})?(?:\s?/\s?\d+)?%?",
     re.IGNORECASE,
 )
-_LEADING = re.compile(r"([-+]?[$€£]?\d[\d,]*(?:\.\d+)?%?)(?=\s+(?!or\b|and\b|to\b|times\b|plus\b)[A-Za-z])")
 _SHORT_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
 
-def extract(text: str, form: str, *, thinking_open: bool = False) -> str | None:
-    """The answer as it stands in the text, or None where there is none. An empty box gives ""."""
+def extract(text: str, form: str, *, thinking_open: bool = False, which: str = "last") -> str | None:
+    """The answer as it stands in the text, or None where there is none. An empty box gives "".
+
+    `which`: "last" takes a response's last box, "all" its boxes together as one list, in order and without repetition.
+    """
     if form == "bare":
         return text
     if form == "response":
@@ -49,16 +47,35 @@ def extract(text: str, form: str, *, thinking_open: bool = False) -> str | None:
     else:
         text = text.rpartition("</think>")[2]
     text = _TURN_END.split(text, maxsplit=1)[0][-MAX_TEXT_CHARS:]
+    if not text.isascii():
+        text = text.translate(_INVISIBLE)
     if "\\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
     found = boxes(text)
     if found is None:
         return None
+    if found and form == "response" and which == "last":
+        return _last_box(text, found)
     if found:
-        return text[slice(*found[-1])] if form == "response" else _joined_boxes(text, found)
+        return _joined_boxes(text, found) if which == "last" else _all_boxes(text, found)
     if bare := _BARE_BOX.findall(text):
         return bare[-1]
-    return _announced(text) if form == "response" else _any_markup(text)
+    return _explicit(text) if form == "response" else _any_markup(text)
+
+
+def _last_box(text: str, found: list[tuple[int, int]]) -> str | None:
+    """The last box; None where it is hedged: "or maybe" behind it, or between it and the one before."""
+    start, end = found[-1]
+    if _HEDGED_BOX.match(text, end + 1):
+        return None
+    if len(found) > 1 and start - found[-2][1] < 80 and _OR_BOXES.search(text, found[-2][1], start):
+        return None
+    return text[start:end]
+
+
+def _all_boxes(text: str, found: list[tuple[int, int]]) -> str:
+    contents = [text[start:end].strip() for start, end in found]
+    return ", ".join(dict.fromkeys(c for c in contents if c))
 
 
 def boxes(text: str) -> list[tuple[int, int]] | None:
@@ -90,7 +107,7 @@ def _joined_boxes(text: str, found: list[tuple[int, int]]) -> str:
     first = len(found) - 1
     while first > 0:
         between = text[found[first - 1][1] + 1 : found[first][0]]
-        between = re.sub(r"\\(?:boxed|fbox)\s*\{\Z", "", between)
+        between = re.sub(r"\\(?:boxed|fbox|framebox)\s{0,4}\{\Z", "", between)
         if len(between) > 60 or not _connects(between):
             break
         first -= 1
@@ -102,13 +119,17 @@ def _connects(between: str) -> bool:
     return not words or ("and" in words and len(words) <= 4)
 
 
-def _announced(text: str) -> str | None:
-    """The answer of a response without a box: after `####` or "the answer is", in bold on the last line, or alone."""
-    text = _CLOSING_PHRASE.sub("", text.strip())
-    announcements = list(_ANNOUNCED.finditer(text))
-    if announcements:
-        rest = text[announcements[-1].end() :].strip()
-        return _segment(rest)
+def _explicit(text: str) -> str | None:
+    """The answer of a response without a box: in an answer tag, announced, in bold on the last line, or alone."""
+    text = _CLOSING_PHRASE.sub("", text.strip()).rstrip()[-MAX_CHARS:]
+    if (answer := tagged(text)) is not None:
+        return answer
+    if (answer := announced(text)) is not None:
+        return answer
+    if announcements(text):
+        return None
+    if (letter := called_right(text)) is not None:
+        return letter
     last_line = text.rpartition("\n")[2]
     if bold := _BOLD.findall(last_line):
         return bold[-1]
@@ -117,31 +138,14 @@ def _announced(text: str) -> str | None:
     return None
 
 
-def _segment(rest: str) -> str | None:
-    """What an announcement announces: the math that follows at once, else the line up to the end of its sentence."""
-    rest = rest.lstrip("*_ :\n")
-    if (math := _MATH.match(rest)) and (math.end() == len(rest) or _STOP.match(rest, math.end())):
-        return next(g for g in math.groups() if g is not None)
-    line = rest.partition("\n")[0] if not rest.startswith(("\\[", "$$")) else rest
-    stop = _STOP.search(line)
-    line = (line[: stop.start()] if stop else line).strip().strip("*_").strip()
-    if line.count("$") == 1 and not line.startswith("$"):
-        line = line.replace("$", "")
-    prose = len(_SHORT_WORDS.findall(line)) > 3 or re.search(r"\b(?:because|since|which|so)\b", line)
-    if prose and "\\" not in line and (lead := _LEADING.match(line)):
-        return lead[1]  # "73 apples, because ..."
-    return line or None
-
-
 def _any_markup(text: str) -> str | None:
     """The answer in a text without a box: announced, else the last math, else the last number, else the text."""
-    text = _CLOSING_PHRASE.sub("", text.strip())
-    announcements = list(_ANNOUNCED.finditer(text))
-    announced = bool(announcements)
-    if announced:
-        text = text[announcements[-1].end() :].strip()
-    maths = list(_MATH.finditer(text))
-    if maths and not _clause_after(text, maths[-1].end(), announced):
+    text = _CLOSING_PHRASE.sub("", text.strip()).rstrip()
+    found = announcements(text[-MAX_CHARS:])
+    if found:
+        text = text[-MAX_CHARS:][found[-1].end() :].strip()
+    maths = list(MATH.finditer(text))
+    if maths and not _clause_after(text, maths[-1].end(), bool(found)):
         joined = _joined_math(text, maths)
         return joined if joined is not None else next(g for g in maths[-1].groups() if g is not None)
     if not maths and (not _SHORT_WORDS.search(text) or "\\" in text):

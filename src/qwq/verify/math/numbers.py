@@ -1,7 +1,7 @@
 """Plain numbers, exactly: the rung that decides most pairs, in microseconds.
 
-Reads integers, decimals, grouped thousands, a/b, \\frac, mixed numbers, e-notation, percent and a currency
-sign into a `Number` over `fractions.Fraction`. Nothing here is symbolic and nothing is rounded.
+Reads integers, decimals, grouped thousands, a/b, \\frac, mixed numbers, e-notation and percent into a `Number`
+over `fractions.Fraction`. Nothing here is symbolic and nothing is rounded.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _INT = re.compile(r"[+-]?\d{1,18}\Z")
 _GROUPED = r"[1-9]\d{0,2}(?:(?:,|\{,\}|\\,|,\\!|\\ | )\d{3})+(?!\d)"
 _DECIMAL = rf"(?:{_GROUPED}|\d+)(?:\.\d*)?|\.\d+"
 _NUMBER = re.compile(
-    rf"(?P<sign>[+-]?) ?(?:\\?[$€£])? ?(?P<value>{_DECIMAL})"
+    rf"(?P<sign>[+-]?) ?(?P<value>{_DECIMAL})"
     r"(?: ?(?:e|E| ?(?:\\times|\\cdot|\*) ?10 ?\^) ?\{? ?(?P<exp>[+-]? ?\d{1,5}) ?\}?)?"
-    r" ?(?P<unit>\\?%|\\?\$|€|£)? ?\Z"
+    r" ?(?P<unit>\\?%)? ?\Z"
 )
 _FRACTION = re.compile(
-    r"(?P<sign>[+-]?) ?(?:\\?\$)? ?(?P<whole>\d+(?= ?\\| ))? ?"
+    r"(?P<sign>[+-]?) ?(?P<whole>\d+(?= ?\\| ))? ?"
     r"(?:\\[dtc]?frac ?(?:\{ ?(?P<a>[+-]? ?\d+) ?\}| ?(?P<a1>\d)) ?(?:\{ ?(?P<b>[+-]? ?\d+) ?\}|(?P<b1>\d))"
     r"|(?P<p>\d+) ?/ ?(?P<q>[+-]?\d+)) ?(?P<unit>\\?%)? ?\Z"
 )

@@ -1,0 +1,272 @@
+r"""The answer that a text announces in words: "The answer should be 12.", `### Answer`, 故选B, `Ответ: 12`, `<answer>`.
+
+The last announcement of an answer counts. One that only comments ("this answer is correct", "the result agrees with ...") is passed over; one
+that takes the answer back, or a sentence behind the answer that hedges it, leaves none. From the announced sentence the answer is cut
+out: leading words, reasons, asides and closing words go only where they are known to say nothing about the value; what is not
+understood stays in, and then the answer is not equal to anything.
+"""
+
+from __future__ import annotations
+
+import re
+
+_NOUN = r"(?:(?:final|correct|right|exact|required|desired)[*_\s]{1,3}){0,2}(?:answers?|results?|solutions?|options?|choices?|ans\b\.?)"
+_VERB = (
+    r"(?:(?:is|are|was|were)(?: (?:given by|equal to|found to be|thus|therefore|then|hence|indeed))?|(?:should|must|would|will|can only|has to|have to|ought to)(?: then| therefore)? be"
+    r"|equals?|becomes|(?:turns?|comes?|works?|turned|came|worked) out(?: to be| to| as| at)?|comes to|amounts to|reads)"
+)
+_GAP = r"[*_\s\"'`)\]]{0,6}"
+_SPACED = r"[*_\s:：\"']{0,6}"
+_ANNOUNCED = re.compile(
+    rf"(?<![A-Za-z\d]){_NOUN}{_GAP}(?:(?<=[\s*_\"'`)\]]){_VERB}(?![A-Za-z])|=|[:：]|->|→|⇒|-(?= )|–|—){_SPACED}|(?<![A-Za-z])ans\. {{1,2}}|####[ \t]*|^[ \t>]{{0,4}}#{{1,6}}[ \t]{{1,3}}(?:the )?{_NOUN}[*_:：]{{0,4}}\s{{0,4}}$"
+    r"|\bfinal[*_\s]{1,3}answer[*_:]{0,4}\s{1,4}|\b(?:get|gets|obtain|obtains|have|find|gives?|giving|yields?|yielding|getting|leads? to|arrive at|reach)(?: us)?(?: (?:the|an|our|a|as))? (?:final |correct )?(?:answer|result)(?: of)?(?: as)?[ :]{1,2}"
+    r"|(?:最终|正确|最后)?(?:的)?(?:答案|结果|选项)[*_\s]{0,6}(?:应该是|应当是|应该为|应为|应是|就是|即为|等于|应选|选|是|为|=|[:：])[*_\s:：]{0,6}|(?:故|所以|因此|应|于是|即|此题|本题|这题)(?:此题|本题|正确)?(?:应)?选(?:择|项)?(?:是|为)?[*_\s:：]{0,4}|(?:^|(?<=[\s。]))[【\[]?(?:答案?|解答)[】\]]?[:：][*_\s]{0,4}"
+    r"|(?:答え|解答|正解|答)(?:は|：|:|＝|=)[*_\s、]{0,4}|(?:정답|답|답안)(?:은|는|이|:|：)[*_\s]{0,4}"
+    r"|\b(?:respuesta|resultado|solución|solucion)(?: (?:final|correcta|correcto))?[*_]{0,2}(?: es(?:tá)?(?: igual a)?(?![\w])| sería| son(?!\w)| ?[:=])[*_\s:]{0,4}|\b(?:resposta|resultado|solução)(?: (?:final|correta|correto))?[*_]{0,2}(?: é(?!\w)| são(?!\w)| ?[:=])[*_\s:]{0,4}"
+    r"|\b(?:réponse|reponse|résultat)(?: (?:finale?|correcte?))?[*_]{0,2}(?: est(?: donc)?(?!\w)| vaut| ?[:=])[*_\s:]{0,4}|\b(?:antwort|ergebnis|endergebnis|lösung)[*_]{0,2}(?: ist(?!\w)| lautet| beträgt| ?[:=])[*_\s:]{0,4}"
+    r"|\b(?:risposta|risultato|soluzione)(?: (?:finale|corretta))?[*_]{0,2}(?: è(?!\w)| ?[:=])[*_\s:]{0,4}|\b(?:ответ|ответом|результат|решение)[*_]{0,2}(?: (?:равен|равна|является|составляет|будет)(?!\w)| ?[:=—–-])[*_\s:]{0,4}"
+    r"|(?:đáp số|đáp án|câu trả lời|kết quả)(?: cuối cùng| đúng)?[*_]{0,2}(?: là(?!\w)| ?[:=])[*_\s:]{0,4}|(?:الجواب|الإجابة|الاجابة|الناتج|النتيجة|الحل)(?: النهائية| النهائي| الصحيحة| الصحيح)?[*_]{0,2} ?(?:هو|هي|تساوي|يساوي|[:=])[*_\s:]{0,4}"
+    r"|(?:उत्तर)(?: है| ?[:=])[*_\s:]{0,4}|\b(?:odpowiedź|odpowiedz|cevap|jawaban|jawabannya|antwoord|svar|vastaus)[*_]{0,2}(?: (?:to|adalah|is|är|on)(?!\w)| ?[:=])[*_\s:]{0,4}",
+    re.IGNORECASE | re.MULTILINE,
+)  # fmt: skip
+# One of these is in every announcement: looked for first, as plain strings, since most texts have none near their end.
+_TRIGGERS = (
+    "answer", "result", "solution", "option", "choice", "ans", "#", "答", "选", "结果", "正解", "정답", "답", "respuesta", "solución", "solucion", "resposta", "solução", "réponse", "reponse",
+    "résultat", "antwort", "ergebnis", "lösung", "risposta", "soluzione", "ответ", "результат", "решение", "đáp", "câu trả lời", "kết quả", "الجواب", "الإجابة", "الاجابة", "الناتج", "النتيجة",
+    "الحل", "उत्तर", "odpowied", "cevap", "jawaban", "svar", "vastaus",
+)  # fmt: skip
+MAX_CHARS = 20_000  # of the end of a text that announcements are looked for in
+_STARTS_WITH_NOUN = re.compile(_NOUN, re.IGNORECASE)
+_NOT_MINE = re.compile(
+    r"\b(?:this|that|these|such|each|any|every|another|which|whose|same|wrong|incorrect|other|previous|initial|original|whether the|if the|check the|verify the|checking the|alternative|possible|"
+    r"intermediate|student'?s|his|her|their|first|second|naive|partial)[*_ ]{1,3}(?:final |correct )?\Z",
+    re.IGNORECASE,
+)
+_SUPPOSED = re.compile(
+    r"\b(?:if|suppose|assume|assuming|imagine|(?:might|may|could|would) (?:think|guess|say|expect|believe|conclude)|tempted|wrongly|mistakenly|falsely|doubt|unless)\b[^.!?\n]{0,60}\Z", re.IGNORECASE
+)
+_IS_RIGHT = re.compile(r"(?:\b(?:option|choice|answer|statement)s? )?[*_(\[]{0,3}\b([A-H])\b[*_)\]]{0,3} is (?:therefore |thus )?(?:the )?(?:only )?(?:correct|right)(?: (?:answer|option|choice|one))?\b|([A-H])(?:选项)?(?:是)?正确", re.IGNORECASE)
+_TAG = re.compile(r"<((?:final[_ ]?)?answer)>((?:[^<]|<(?!/?(?:final[_ ]?)?answer>))*+)</\1>", re.IGNORECASE)
+_FENCE = re.compile(r"```[\w+#.-]{0,20}[ \t]*\n((?:[^`]|`(?!``))*+)```")
+_DISPLAY = re.compile(r"\\begin ?\{(equation|align|displaymath|gather|math)\*?\}((?:[^\\]|\\(?!end ?\{\1))*+)\\end ?\{\1\*?\}")
+MATH = re.compile(
+    r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\[((?:[^\\]|\\(?![\[\]])){1,2000}+)\\\]|\\\(((?:[^\\]|\\(?![()])){1,2000}+)\\\)"
+)
+_STOP = re.compile(r"\n|。|！|．(?!\d)|(?<!\bsq)(?<!\bcu)[.!?](?=\s|\Z)|<|；(?=[\u3040-\u9fff])")
+_LEAD = re.compile(
+    r"(?:(?:therefore|thus|hence|then|so|simply|just|clearly|indeed|exactly|precisely|obviously|of course|finally|given by|equal to|going to be|found to be|option|choice|letter|statement|答案|选项|选|"
+    r"共有|一共有|总共有|共|即|就|也就是)(?![A-Za-z])|:|：|=(?!=)|是|为)[*_\s,，:：]{0,3}",
+    re.IGNORECASE,
+)
+_REASON = re.compile(
+    r"[,;]? ?\b(?:since|because|as (?:desired|required|claimed|expected|requested|stated|needed|before|above|we|the|can|was|it|there|shown|wanted|given)|which|where|whereas|so that|so|thus|hence|therefore|"
+    r"for (?:the|a|an|this|all|any|each|reasons)|due to|given that|by the|by symmetry|after|when|while|and (?:we|this|that|the|so|thus|hence|therefore|it|is|not)|but not|rather than|instead of|not)\b"
+    r"|[,，;；]? ?(?:因为|所以|理由|其中|由于|故|即)",
+    re.IGNORECASE,
+)
+_ASIDE = re.compile(r" ?[(（](?:not|i\.?e\.?|that is|since|because|as|approximately|approx|about|≈|\\approx|option|choice|see|rounded|in|with|where|which|the)\b[^()]{0,200}[)）]\Z", re.IGNORECASE)
+_HEDGE = re.compile(
+    r"\b(?:or (?:maybe|perhaps|possibly|else|it|some|something)|maybe|perhaps|possibly|probably|might|could (?:also )?be|not sure|unsure|uncertain|not certain|alternatively|on second thought|either|depending|unless|"
+    r"hard to say|I guess|guessing|a guess|if i'?m wrong|then again|would (?:follow|only|have|give)|but(?! (?:not|rather|instead)\b)|however|although|though)\b|也许|或许|可能|不确定|大概",
+    re.IGNORECASE,
+)  # fmt: skip
+_TAKEN_BACK = re.compile(
+    r"\b(?:or (?:maybe|perhaps|possibly)|maybe|perhaps|on second thought|not sure|unsure|uncertain|could also be|might also be|might be wrong|may be wrong|alternatively|(?:no|wait|hmm),? |actually|scratch that|"
+    r"(?:this|that|my|the|which)(?: answer| result)? (?:is|was|seems|looks|may be|might be|could be) (?:not (?:correct|right)|wrong|incorrect|a mistake|mistaken))\b|也许是|不对",
+    re.IGNORECASE,
+)
+_COMMENT = re.compile(
+    r"(?:(?:also|indeed|then|therefore|thus|again|clearly|now|both|very|quite|fully|definitely) )*(?:correct|right|consistent|verified|confirmed|checked|reasonable|valid|the same|same|obtained|as follows|follows|derived|found by|found in|"
+    r"shown|below|above|clear|obvious|complete|independent|known|expected|unique|sensible|plausible|in agreement|in line|in accordance|supported|justified|accurate|exact|true for|easy|simple|straightforward|"
+    r"what|how|why|that we|based on|based|boxed|written|presented|stated|given|required|needed|in the|to be|therefore correct|reached|good|fine|close|satisfactory|as expected|as desired)\b",
+    re.IGNORECASE,
+)
+_NEGATIVE = re.compile(r"(?:(?:therefore|thus|then|also|probably) )*(?:not(?! (?:defined|exist|possible))|wrong|incorrect|unclear|unknown|uncertain|unsure|undetermined|invalid|mistaken|questionable|n't)\b", re.IGNORECASE)
+_RATHER = re.compile(r"not [^,.;]{1,40}?,? ?but(?: rather| instead)? ", re.IGNORECASE)
+_CLAUSE = re.compile(r"\b(?:is|are|equals|be|was|were|=)(?: equal to| exactly| therefore| thus)?\b[\s:]*", re.IGNORECASE)
+_POLITE = re.compile(r" ?(?:です|である|だ|になります|となります|입니다|이다|이에요|है|是正确的?)[。.]?\Z")
+_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_JOINS = re.compile(r"[*_\s]{0,3}(,|，|and|or|&|和|或|与|、|, and|, or|,\s?and|,\s?or)[*_\s]{0,3}")
+_LABEL_BEFORE = re.compile(r"[A-Za-z]\w{0,3} ?= ?\Z")
+_NUMBER_LEAD = re.compile(r"([-+−]?(?:\\?[$€£¥])?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)(?=\s)")
+_BLOCK_QUOTE = re.compile(r"\n[ \t]{0,3}>[ \t]?")
+MAX_TAIL_CHARS = 300
+
+
+def tagged(text: str) -> str | None:
+    """The content of the last closed `<answer>` tag, its own announcement or markup taken off; None without one."""
+    found = None
+    for match in _TAG.finditer(text):
+        found = match
+    if found is None:
+        return None
+    inner = found[2].strip()
+    if (math := MATH.fullmatch(inner)) is not None:
+        return _inside(math)
+    if (said := announced(inner)) is not None:
+        return said
+    return inner if len(inner) <= 400 and len(_WORDS.findall(inner)) <= 12 else None
+
+
+def announcements(text: str) -> list[re.Match[str]]:
+    """Where a text of at most `MAX_CHARS` announces something, in order."""
+    lowered = text.lower()
+    if not any(trigger in lowered for trigger in _TRIGGERS):
+        return []
+    return [m for m in _ANNOUNCED.finditer(text) if m.group().strip()]
+
+
+def announced(text: str) -> str | None:
+    """What the last announcement of the text says; None without one, or where it is taken back."""
+    text = _BLOCK_QUOTE.sub("\n", text[-MAX_CHARS:])
+    matches = announcements(text)
+    for index in range(len(matches) - 1, max(-1, len(matches) - 200), -1):
+        match = matches[index]
+        if _SUPPOSED.search(text, max(0, match.start() - 100), match.start()):
+            continue
+        if _STARTS_WITH_NOUN.match(match.group()) and _NOT_MINE.search(text, max(0, match.start() - 40), match.start()):
+            if _NEGATIVE.match(text[match.end() : match.end() + 60].lstrip("*_ :")):
+                return None
+            continue
+        rest = text[match.end() :]
+        segment, tail = cut_out(rest)
+        if segment is None or _COMMENT.match(segment) and not _starts_as_value(segment):
+            continue
+        if _NEGATIVE.match(segment):
+            rather = _RATHER.match(segment)
+            return segment[rather.end() :].strip() or None if rather else None
+        if _TAKEN_BACK.search(tail[:MAX_TAIL_CHARS]):
+            return None
+        return segment
+    return None
+
+
+def called_right(text: str) -> str | None:
+    """The letter of "Option B is correct", where the text calls one option right and no other."""
+    letters = {(m[1] or m[2]) for m in _IS_RIGHT.finditer(text)}
+    return letters.pop() if len(letters) == 1 else None
+
+
+def _starts_as_value(segment: str) -> bool:
+    return segment[0].isdigit() or segment[0] in "$\\+-−"
+
+
+def cut_out(rest: str, depth: int = 0) -> tuple[str | None, str]:
+    """(the answer at the start of a text, what follows it in the text)."""
+    rest = rest.lstrip("*_ \t\n:：>}")
+    if fence := _FENCE.match(rest):
+        return fence[1].strip() or None, rest[fence.end() :]
+    if display := _DISPLAY.match(rest):
+        return " ".join(display[2].replace("&", " ").split()) or None, rest[display.end() :]
+    while (lead := _LEAD.match(rest)) and lead.end() < len(rest):
+        rest = rest[lead.end() :].lstrip("*_ \n")
+    if math := MATH.match(rest):
+        return _behind_math(rest, math)
+    stop = _STOP.search(rest)
+    while stop and stop.group() == "\n" and _goes_on(rest[: stop.start()]):
+        stop = _STOP.search(rest, _next_line(rest, stop.end()))
+    end = stop.start() if stop else len(rest)
+    line, tail = rest[:end], rest[end:]
+    if math := _display_after(rest, line):
+        return math, tail
+    return _plain(line, depth), tail
+
+
+def _goes_on(line: str) -> bool:
+    return bool(re.search(r"(?:\b(?:is|are|be|equals)|[:=：])[*_ ]{0,3}\Z", line))
+
+
+def _next_line(text: str, position: int) -> int:
+    while position < len(text) and text[position] in "\n \t":
+        position += 1
+    return position
+
+
+def _display_after(rest: str, line: str) -> str | None:
+    """Display math right behind a line that ends in "is": its inside."""
+    inner = re.search(r"(?:\b(?:is|are|be|equals)|[:=：])[*_ ]{0,3}\n\s{0,4}(?=\\\[|\$|\\\()", line)
+    if inner and (math := MATH.match(rest, inner.end())):
+        return _inside(math)
+    return None
+
+
+def _inside(math: re.Match[str]) -> str:
+    return next(g for g in math.groups() if g is not None).strip()
+
+
+def _behind_math(rest: str, math: re.Match[str]) -> tuple[str | None, str]:
+    """Math, or several pieces that commas and conjunctions join, with a unit behind; prose behind it goes where it is harmless."""
+    pieces, end = [_inside(math)], math.end()
+    while join := _JOINS.match(rest, end):
+        following = MATH.match(rest, join.end())
+        if following is None:
+            break
+        pieces.append((" \\text{ or } " if join[1].strip(", ").lower() in ("or", "或") else ", ") + _inside(following))
+        end = following.end()
+    stop = _STOP.search(rest, end)
+    behind = rest[end : stop.start() if stop else len(rest)].strip("*_ ")
+    tail = rest[stop.start() :] if stop else ""
+    value = "".join(pieces)
+    if not behind:
+        return value, tail
+    kept = _without_reason(behind)
+    if _HEDGE.search(behind):
+        return f"{value} \\text{{ {behind} }}", tail
+    if not kept or kept.startswith((",", "，")) and not re.search(r"[\d$\\]", kept):
+        return value, tail
+    if len(pieces) == 1 and not re.search(r"[\d$\\=<>]", kept):
+        return (f"{value} \\text{{ {kept} }}" if len(kept) <= 30 and kept[0].isalpha() else value), tail
+    return f"{value} {kept}", tail
+
+
+def _without_reason(line: str) -> str:
+    """A line without a reason or an aside at its end."""
+    previous = None
+    while previous != line:
+        previous = line
+        line = _ASIDE.sub("", line).rstrip(" ,，;；")
+        if reason := _REASON.search(line):
+            line = line[: reason.start()].rstrip(" ,，;；")
+    return line.strip()
+
+
+def _plain(line: str, depth: int) -> str | None:
+    line = line.strip().strip("*_`\"'“”").strip()
+    if line.endswith("!") and not line.endswith("!!") and re.search(r"[A-Za-z\d)]!\Z", line):
+        line = line[:-1]
+    line = _POLITE.sub("", line).strip()
+    if line.endswith(("\\]", "\\)", "$$")) and not MATH.search(line):
+        line = line[:-2].strip()
+    if line.count("{") < line.count("}"):
+        line = line.rstrip("}\"' ")
+    if said := re.match(r"(yes|no)\b[,;:] ", line, re.IGNORECASE):
+        return said[1]
+    if not line or _HEDGE.search(line) or _NEGATIVE.match(line):
+        return line or None
+    start = _REASON.search(line)
+    if start is None or start.start() > 0:
+        line = _without_reason(line)
+    if line.count("$") == 1 and not re.search(r"\$\d", line):
+        line = line.replace("$", "")
+    line = _without_closing_words(line)
+    if depth < 2 and len(_WORDS.findall(MATH.sub(" ", line))) >= 2 and not _NUMBER_LEAD.match(line):
+        clauses = [c for c in _CLAUSE.finditer(line) if not _in_math(line, c.start())]
+        if clauses and line[clauses[-1].end() :].strip() and not _COMMENT.match(line):
+            return cut_out(line[clauses[-1].end() :], depth + 1)[0]
+    lead = _NUMBER_LEAD.match(line)
+    if lead and len(_WORDS.findall(line)) > 3 and "\\" not in line and not re.search(r"\b(?:or|and|to|times|plus|minus|over|out of|divided)\b|\d", line[lead.end() :]):
+        return lead[1]  # 73 apples that she gave away
+    return line.strip("*_` ").rstrip(",;:") or None
+
+
+def _in_math(line: str, position: int) -> bool:
+    return any(m.start() < position < m.end() for m in MATH.finditer(line))
+
+
+def _without_closing_words(line: str) -> str:
+    """`72 clips, altogether`: without words behind the last comma that hold neither number, formula nor conjunction."""
+    head, comma, closing = line.rpartition(",")
+    words = closing.split()
+    if comma and words and len(words) <= 6 and re.match(r"[-+\d$\\(]|[A-Z]\b", head.strip()) and not re.search(r"[\d$\\=<>(){}]|\b(?:or|and)\b|\b[A-Za-z]\b", closing):
+        return head.rstrip()
+    return line

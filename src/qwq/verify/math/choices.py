@@ -1,0 +1,47 @@
+"""Choice letters: `B` against `(B) 5`, `B. 5`, `option B`; several letters in any order."""
+
+from __future__ import annotations
+
+import re
+
+_LETTER = re.compile(r" ?(?:\\(?:text|mathrm) ?\{ ?)?[(\[]? ?([A-Z]) ?[)\]]? ?\}? ?[.:)]? ?")
+_CHOICE = re.compile(
+    r" ?(?:\\(?:text|mathrm) ?\{ ?)?(?:\( ?([A-Z]) ?\)|([A-Z]) ?[.:)]|([A-Z]) ?- ?(?=[a-z]{1,12} [a-z]|[A-Z]?[a-z]{3})) ?\}?[ .:]{0,3}(?:\\ )? ?(?P<rest>\S.*)", re.DOTALL
+)
+_OPTION = re.compile(r"\A(?:the )?(?:correct )?(?:options?|choices?|answers?|选项) ?:? ?(?:is )?(?=\(?[A-Z]\b)", re.IGNORECASE)
+_SEVERAL = re.compile(r"(?:\\text ?\{)?([A-H]{2,8})\}?")
+_LISTED = re.compile(r"\(?([A-H])\)?(?: ?(?:,|;|and|\\text ?\{ ?and ?\}|&|\s) ?(?:and )?\(?[A-H]\)?){1,7}")
+LETTERS = "ABCDEFGH"
+
+
+def same(gold: str, answer: str) -> bool | None:
+    r"""A letter against a letter with or without its text: `B` and `(B)\ 5`. None where neither is a choice."""
+    if (several := _SEVERAL.fullmatch(gold)) and (listed := _LISTED.fullmatch(answer)):
+        letters = several[1]
+        if list(letters) == sorted(set(letters)):
+            return sorted(re.findall(r"[A-H]", listed[0])) == list(letters)
+    answer = _OPTION.sub("", answer)
+    letter, other = _LETTER.fullmatch(gold), _LETTER.fullmatch(answer)
+    if letter and letter[1] in LETTERS and re.fullmatch(r"\(?[a-h]\)?", answer):
+        return letter[1].lower() == answer.strip("()")
+    if letter and other:
+        return letter[1] == other[1]
+    labelled = _CHOICE.fullmatch(answer)
+    if letter and labelled:
+        return letter[1] == _name(labelled)
+    labelled = _CHOICE.fullmatch(gold)
+    if other and labelled:
+        return other[1] == _name(labelled)
+    return None
+
+
+def text_of(gold: str) -> str | None:
+    """The text of a gold that has its letter before it, where that may be given instead of the letter."""
+    labelled = _CHOICE.fullmatch(gold)
+    if labelled and _name(labelled) in LETTERS and not re.match(r"[-+*/^_=(]", labelled["rest"]):
+        return labelled["rest"]
+    return None
+
+
+def _name(match: re.Match[str]) -> str:
+    return match[1] or match[2] or match[3]
