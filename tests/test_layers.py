@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "chat": {"errors", "common", "types", "model", "text", "engine", "problems", "envs", "rollout"},
     "serve": {"errors", "common", "types", "text", "engine"},
     "progress": {"train"},
-    "run_inputs": {"types", "memory", "config", "model", "text", "data", "problems", "reward", "train", "preflight", "plan"},
+    "run_inputs": {"errors", "types", "memory", "config", "model", "text", "data", "problems", "reward", "train", "preflight", "plan"},
     "runner": {
         "errors", "common", "types", "cpu", "stats", "config", "model", "text", "engine", "problems", "reward", "train", "run_folder",
         "preflight", "plan", "eval", "run_inputs",

@@ -143,7 +143,6 @@ class Source(Section):
             raise ValueError(f"a source of kind {self.kind!r} has path {self.path!r} and level {self.level}: arithmetic takes a level, the others a path")
         return self
 
-
     @property
     def label(self) -> str:
         """What the source is called in mixes, metrics and the contract's log."""
@@ -153,6 +152,11 @@ class Source(Section):
     def domain(self) -> str:
         """The domain that its problems belong to; of a task of the user's own, the name of its class."""
         return self.path.rpartition(":")[2] if self.kind == "task" else SOURCE_DOMAINS[self.kind]
+
+    @property
+    def held_as(self) -> tuple[str, ...]:
+        """The names by which a contract may hold it: its domain, its kind, its label. None for prompts that no verifier judges."""
+        return () if self.kind == "prompts" else (self.domain, self.kind, self.label)
 
 
 class Mix(Section):
@@ -376,6 +380,9 @@ class RlStage(Stage):
             raise ValueError(f"source {custom[0]!r} has prompts that no verifier judges: give rewards, a list of reward functions")
         if custom and self.validation.every:
             raise ValueError(f"validation grades by the verifiers, and none judges the prompts of {custom[0]!r}: set validation.every to 0")
+        labels = [s.label for s in self.sources]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise ValueError(f"sources name {twice[0]} {labels.count(twice[0])} times: name it once, with the weights added up")
         return self
 
 
@@ -389,10 +396,12 @@ class Contract(Section):
     """Per-domain floors, watched on validation problems while stage 2 runs."""
 
     domains: list[str] | None = Field(
-        None, description="what may not be lost, and so must be replayed; default: what the RL stages before trained on; []: nothing is held"
+        None,
+        description="what may not be lost, and so must be replayed: domains (math, code, ...: a family and every source of them), kinds of sources "
+        "(gsm8k, mbpp, ...) or single ones (kind:path:split); default: what the RL stages before trained on; []: nothing is held",
     )
     every: Positive = Field(10, description="steps between checks; there is one after the last step, too")
-    problems: Positive = Field(200, description="validation problems a domain and check, shared evenly by what replays the domain")
+    problems: Positive = Field(200, description="validation problems of each name in domains and check, shared evenly by what replays it")
     max_drop: Unit = Field(0.03, description="largest tolerated drop against the end of stage 1")
     on_breach: Literal["hold", "reweight", "rollback", "stop"] = Field(
         "reweight", description="what a breach causes; rollback and stop put the weights of the last good check back"
@@ -415,11 +424,15 @@ class Rl2Stage(RlStage):
     kind: Literal["rl2"]
     kl: float = Field(1e-3, ge=0, description="weight of the KL term against the end of stage 1")
     contract: Contract = Field(default_factory=Contract)
-
-    def domain_of(self) -> dict[str, str]:
-        """The domain of each family and source that prompts are drawn from, by its name in the mix."""
-        return {d: d for d in self.mix.weights()} | {s.label: s.domain for s in self.sources}
     reward_model: RewardMixing = Field(default_factory=RewardMixing)
+
+    def drawn(self) -> dict[str, tuple[str, ...]]:
+        """What prompts are drawn from, families and the labels of sources, with the names by which the contract may hold each."""
+        return {d: (d,) for d in self.mix.weights()} | {s.label: s.held_as for s in self.sources}
+
+    def replays(self) -> dict[str, list[str]]:
+        """For each name that the contract holds, what of `drawn` replays it."""
+        return {held: [label for label, names in self.drawn().items() if held in names] for held in dict.fromkeys(self.contract.domains or ())}
 
 
 AnyStage = Annotated[
@@ -484,7 +497,7 @@ class Recipe(Section):
                     raise ValueError(f"stages.{name}.{key} is {other!r}, which is not an earlier stage: {hint}")
             self._kinds_fit(name, stage)
             if isinstance(stage, Rl2Stage):
-                self._contract_fits(name, stage)
+                self._settle_contract(name, stage)
             if not self.has_data(stage):
                 raise ValueError(f"stages.{name} has no data: give stages.{name}.mix a weight or a path or sources")
         if self.eval.start and (self.model.preset or START in names):
@@ -504,25 +517,33 @@ class Recipe(Section):
             if other is not None and not fits(self.stages[other]):
                 raise ValueError(f"stages.{name}.{key} is {other!r}, a stage of kind {self.stages[other].kind}: name {wanted}")
 
-    def held_domains(self, name: str) -> list[str]:
-        """What the contract of stage `name` holds: what its recipe says, else what the RL stages before it trained on, else math and code."""
-        stage = self.stages[name]
-        assert isinstance(stage, Rl2Stage)
-        if stage.contract.domains is not None:
-            return list(dict.fromkeys(stage.contract.domains))
-        before = [s for s in list(self.stages.values())[: list(self.stages).index(name)] if isinstance(s, Rl1Stage)]
-        trained = [d for s in before for d in [*s.mix.weights(), *(source.domain for source in s.sources)] if d != CUSTOM]
-        return list(dict.fromkeys(trained)) if before else ["math", "code"]
+    def _settle_contract(self, name: str, stage: Rl2Stage) -> None:
+        """Settle what the contract of stage `name` holds, and that the stage replays it: else no action could bring back what is lost.
 
-    def _contract_fits(self, name: str, stage: Rl2Stage) -> None:
-        """That the stage replays what its contract holds: else no action could bring back what is lost."""
-        held, replayed = self.held_domains(name), set(stage.domain_of().values())
-        if missing := [d for d in held if d not in replayed]:
-            why = "" if stage.contract.domains is not None else " (what the RL stages before it trained on)"
-            give = ", ".join(f"mix.{d} or a source of it" if d in DOMAINS else f"a source of {d}" for d in missing)
+        By default it holds what the RL stages before it trained on, and each family and each kind of source of theirs is replayed. Where none
+        comes before it, it holds what it replays of math and code.
+        """
+        drawn, missing, why = stage.drawn(), [], ""
+        if stage.contract.domains is None:
+            before = [s for s in list(self.stages.values())[: list(self.stages).index(name)] if isinstance(s, Rl1Stage)]
+            families = [d for s in before for d in s.mix.weights()]
+            sources = [source for s in before for source in s.sources if source.held_as]
+            there = [d for d in ("math", "code") if any(d in names for names in drawn.values())]
+            stage.contract.domains = list(dict.fromkeys([*families, *(s.domain for s in sources)])) if before else there or ["math", "code"]
+            kinds = {s.path if s.kind == "task" else s.kind for s in stage.sources}
+            missing = [f"mix.{d} a weight" for d in families if d not in drawn]
+            missing += [f"a source of kind {s.kind} (such as {s.path or s.level})" for s in sources if (s.path if s.kind == "task" else s.kind) not in kinds]
+            why = " (what the RL stages before it trained on)" if before else ""
+        known = [n for names in drawn.values() for n in names]
+        missing = missing or [
+            f"mix.{held} a weight or a source of {held}" if held in DOMAINS else f"a source of {held} ({nearest(held, known)})"
+            for held, labels in stage.replays().items()
+            if not labels
+        ]
+        if missing:
             raise ValueError(
-                f"stages.{name}.contract holds {', '.join(held)}{why}, and the stage draws prompts from {', '.join(sorted(replayed))} alone: "
-                f"give stages.{name} {give}, or set stages.{name}.contract.domains to what it replays ([] holds nothing)"
+                f"stages.{name}.contract holds {', '.join(stage.contract.domains)}{why}, and the stage draws prompts from {', '.join(drawn)} alone, which do "
+                f"not replay all of that: give stages.{name} {', '.join(dict.fromkeys(missing))}, or set stages.{name}.contract.domains ([] holds nothing)"
             )
 
     @staticmethod

@@ -35,8 +35,8 @@ from qwq.model.config import ModelConfig, preset
 from qwq.model.folder import is_hub_name, read_config, resolve_folder
 from qwq.preflight import at_hand, missing_lines, read_own_data
 from qwq.problems.families.preference import Preference
-from qwq.problems.mixing import ProblemMix
-from qwq.problems.real import load_source
+from qwq.problems.mixing import ProblemMix, allot
+from qwq.problems.real import MBPP_IDS, load_source
 from qwq.stats import detectable_drop
 
 FLOAT = 4  # bytes; training is in float32
@@ -262,11 +262,18 @@ def _procedural(domain: str) -> Texts:
     return Texts(max(prompts), statistics.fmean(prompts), max(documents), statistics.fmean(documents))
 
 
+def _at_hand(source: Source) -> Source | None:
+    """The source as far as it can be read here; None where it is not: nothing is downloaded for an estimate."""
+    if source.path and source.kind != "task" and (is_hub_id(source.path) or not at_hand(source.path)):
+        return None
+    return source.model_copy(update={"decontaminate": [benchmark for benchmark in source.decontaminate if at_hand(benchmark)]})
+
+
 def _real(source: Source) -> Texts:
-    if source.path and source.kind != "task" and (is_hub_id(source.path) or not at_hand(source.path)):  # nothing is downloaded for an estimate
+    here = _at_hand(source)
+    if here is None:
         return Texts(int(ASSUMED_PROMPT * 2.5), ASSUMED_PROMPT * 2.5)
-    there = [benchmark for benchmark in source.decontaminate if at_hand(benchmark)]
-    prompts = [sum(len(m.content) for m in p.messages) for p in load_source(source.model_copy(update={"decontaminate": there}))]
+    prompts = [sum(len(m.content) for m in p.messages) for p in load_source(here)]
     return Texts(max(prompts), statistics.fmean(prompts))
 
 
@@ -492,22 +499,40 @@ def position_notes(recipe: Recipe, config: ModelConfig, names: Iterable[str] | N
     ]
 
 
+def contract_problems(stage: Rl2Stage) -> dict[str, int]:
+    """How many validation problems the contract has of each name that it holds. Sets that are not here are taken to hold out as many as are asked for."""
+    num, sources = stage.contract.problems, {s.label: s for s in stage.sources}
+
+    def available(label: str) -> int:
+        if label not in sources:
+            return num
+        if here := _at_hand(sources[label]):
+            return len(load_source(here.model_copy(update={"split": "validation", "limit": None})))
+        return min(num, len(MBPP_IDS["validation"])) if sources[label].kind == "mbpp" else num
+
+    return {held: sum(allot(num, [available(label) for label in labels])) for held, labels in stage.replays().items()}
+
+
 def _contract_lines(recipe: Recipe) -> list[str]:
     """What each contract holds, by what it is watched, and which drop its number of problems can see."""
     lines = []
     for name, stage in recipe.stages.items():
         if not isinstance(stage, Rl2Stage):
             continue
-        held, c = recipe.held_domains(name), stage.contract
-        if not held:
+        c, replays = stage.contract, stage.replays()
+        if not replays:
             lines.append(f"Contract of {name}: holds nothing (contract.domains is empty).")
             continue
-        names = [f"{d} ({', '.join(n for n, of in stage.domain_of().items() if of == d)})" for d in held]
         lines.append(
-            f"Contract of {name}: holds {', '.join(names)} on {c.problems} validation problems each, every {c.every} steps and after the last; "
-            f"on a breach: {c.on_breach}. A drop of {100 * detectable_drop(c.problems, c.max_drop):.0f} points or more is seen with 80% power at one check "
-            f"({100 * c.max_drop:g} are tolerated)."
+            f"Contract of {name}: at most {100 * c.max_drop:g} points may be lost, looked at every {times(c.every, 'step')} and after the last; on a breach: "
+            f"{c.on_breach}. The drop that one check sees with 80% power:"
         )
+        for held, num in contract_problems(stage).items():
+            asked = f" ({c.problems:,} asked for, more are not held out)" if num < c.problems else ""
+            drop = detectable_drop(num, c.max_drop)
+            seen = f"{100 * drop:.1f} points" if drop < 1 else "no drop surely"
+            away = ", as many as they may hold out" if any(s.label in replays[held] and not _at_hand(s) for s in stage.sources) else ""
+            lines.append(f"  {held}: {times(num, 'validation problem')}{asked} of {', '.join(replays[held])}{away}: {seen}")
     return [*lines, ""] if lines else []
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 from qwq.config import ControlStage, PairsStage, Recipe, RewardModelStage, Rl2Stage, RlStage, SftStage, Source
 from qwq.data.examples import FileUse
+from qwq.errors import ConfigError, DataError
 from qwq.memory import check_device
 from qwq.model.config import ModelConfig
 from qwq.model.weights import check_model
 from qwq.plan import check_capacity, model_config, position_notes
 from qwq.preflight import chat_format, check_lengths, missing_files, own_data, require_files
 from qwq.problems.families import family
+from qwq.problems.mixing import allot
 from qwq.problems.real import load_source
 from qwq.reward.functions import RewardFunction, load_function
 from qwq.text.template import ChatFormat
@@ -54,6 +56,7 @@ class RunInputs:
         require_files(missing_files(recipe, left, evaluation=evaluates))
         config = model_config(recipe)
         check_lengths(recipe, config, left)
+        notes: list[str] = []
         for name in left:
             if isinstance(stage := recipe.stages[name], RlStage):
                 load_loss(stage.loss)
@@ -61,7 +64,11 @@ class RunInputs:
                 self.functions(name)
                 self.pools(stage)
                 if isinstance(stage, Rl2Stage):
-                    self.held(name, stage)
+                    notes += [
+                        f"{name}: the contract measures {held} on {len(rows):,} problems, {stage.contract.problems:,} are asked for: more are not held out"
+                        for held, rows in self.held(stage).items()
+                        if len(rows) < stage.contract.problems
+                    ]
         if evaluates:
             self.benchmarks()
         # A plan by `shape` needs neither the hub nor the network.
@@ -71,7 +78,7 @@ class RunInputs:
             return []
         for name in left:
             check_capacity(recipe, name, self.folder, self.use_of(name))
-        return position_notes(recipe, config, left)
+        return notes + position_notes(recipe, config, left)
 
     def _check_model_and_own_data(self, left: Sequence[str], config: ModelConfig, fresh: bool) -> None:
         """The model folder as far as its headers go, tokenizer and template, and the files of conversations and pairs, in tokens."""
@@ -124,25 +131,34 @@ class RunInputs:
             if tell and use.rows:
                 tell(use)
             if stage.validation.every:
-                held_out = source.model_copy(update={"split": "validation", "limit": stage.validation.problems})
-                watched[name], _ = self.problems_of(held_out)
+                watched[name] = self.held_out(stage, source)[: stage.validation.problems]
         return pools, watched
 
-    def held(self, name: str, stage: Rl2Stage) -> dict[str, list[Problem]]:
-        """Validation problems that the contract of stage `name` looks at, by domain: `contract.problems` of each, shared evenly by the families
+    def held(self, stage: Rl2Stage) -> dict[str, list[Problem]]:
+        """Validation problems that the contract of `stage` looks at, by what it holds: `contract.problems` of each, shared evenly by the families
         and sources that replay it. Preference, whose hidden rule watches the reward model, is looked at where it is trained on.
         """
+        num, sources = stage.contract.problems, {s.label: s for s in stage.sources}
         watched: dict[str, list[Problem]] = {}
-        for domain in self.recipe.held_domains(name):
-            sources = [s for s in stage.sources if s.domain == domain]
-            families = [domain] if domain in stage.mix.weights() else []
-            each = -(-stage.contract.problems // (len(sources) + len(families)))
-            watched[domain] = [p for d in families for p in family(d).fixed("validation", each)]
-            for source in sources:
-                watched[domain] += self.problems_of(source.model_copy(update={"split": "validation", "limit": each}))[0]
+        for held, labels in stage.replays().items():
+            try:
+                rows = {label: self.held_out(stage, sources[label]) for label in labels if label in sources}
+            except DataError as error:
+                raise DataError(f"{error}; the contract measures {held} on such rows: bring some, or leave {held} out of contract.domains") from None
+            given = allot(num, [len(rows[label]) if label in rows else num for label in labels])
+            watched[held] = [p for label, n in zip(labels, given, strict=True) if n for p in (rows[label][:n] if label in rows else family(label).fixed("validation", n))]
         if stage.mix.preference and "preference" not in watched:
-            watched["preference"] = family("preference").fixed("validation", stage.contract.problems)
+            watched["preference"] = family("preference").fixed("validation", num)
         return watched
+
+    def held_out(self, stage: RlStage, source: Source) -> list[Problem]:
+        """The validation problems of one of the stage's sources, without those that the stage trains on. ConfigError where that leaves none."""
+        rows, _ = self.problems_of(source.model_copy(update={"split": "validation", "limit": None}))
+        trained = {p.canonical for s in stage.sources for p in self.problems_of(s)[0]}
+        kept = [p for p in rows if p.canonical not in trained]
+        if not kept:
+            raise ConfigError(f"source {source.label}: all of its validation rows are trained on as well, so nothing can be measured on them: set split = \"train\"")
+        return kept
 
     def problems_of(self, source: Source) -> tuple[list[Problem], FileUse]:
         """The problems of a source, and what became of its rows."""

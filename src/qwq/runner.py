@@ -319,10 +319,8 @@ class RecipeRun:
         guard = None
         if isinstance(stage, Rl2Stage):
             canaries = Canaries(chat, scorer, stage.reward_model.canaries) if scorer and stage.reward_model.canaries else None
-            guarded = self.inputs.held(name, stage)
-            guard = ContractGuard(
-                stage, model, mix, run, lambda: look(guarded), canaries, domains=self.recipe.held_domains(name), domain_of=stage.domain_of()
-            )
+            guarded = self.inputs.held(stage)
+            guard = ContractGuard(stage, model, mix, run, lambda: look(guarded), canaries)
             guard.begin()
             after.append(guard.after_step)
         keeper = None

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwq.config import load_recipe
+from qwq.config import Rl2Stage, load_recipe
+from qwq.errors import Interrupted
 from qwq.model.weights import load_model
 from qwq.problems.mixing import ProblemMix
+from qwq.report import write_report
 from qwq.runner import RecipeRun, contract_lines
 from qwq.train import rl2
-from qwq.train.checkpoint import clone_weights
+from qwq.train.checkpoint import StageRun, StopFlag, clone_weights
 
 PRETRAIN = """
 name = "start"
@@ -183,3 +185,91 @@ def test_the_last_weights_are_looked_at_also_between_two_checks(folder, monkeypa
     assert [c["step"] for c in record["contract"]] == [1, 2]
     final = load_model(run.folder / "checkpoints/rl2/final").state_dict()
     assert all(torch.equal(final[k], v) for k, v in Scripted.seen[0].items())
+
+
+def test_weights_that_validation_puts_back_are_looked_at_too(tmp_path):
+    """`validation.keep = "best"` hands on other weights than those of the last check; these are in breach, so the last good ones go in their place."""
+    stage = Rl2Stage(kind="rl2", steps=2, mix={"math": 0.5, "tools": 0.5}, contract={"domains": ["math"], "every": 1, "on_breach": "rollback"})
+    model, run = torch.nn.Linear(2, 2), StageRun(tmp_path, "rl2", "rl2")
+    found = {"math": [1.0] * 40}
+    guard = rl2.ContractGuard(stage, model, ProblemMix(0, "rl2", stage.mix.weights()), run, lambda: found, None)
+    guard.begin()
+    for step in range(2):
+        torch.nn.init.constant_(model.weight, step + 1.0)
+        guard.after_step(step, {})
+    torch.nn.init.constant_(model.weight, 7.0)  # what validation found best
+    found = {"math": [0.0] * 40}
+    guard.finish(changed=True)
+    assert model.weight[0, 0].item() == 2.0
+    assert [e["findings"][0]["state"] for e in run.state["contract_log"]] == ["ok", "ok", "breach"]
+    assert run.state["contract_outcome"]["state"] == "restored"
+
+
+def test_a_stage_that_validation_ends_early_is_looked_at_where_it_ends(tmp_path):
+    stage = Rl2Stage(kind="rl2", steps=9, mix={"math": 1.0}, contract={"domains": ["math"], "every": 5})
+    run = StageRun(tmp_path, "rl2", "rl2")
+    guard = rl2.ContractGuard(stage, torch.nn.Linear(2, 2), ProblemMix(0, "rl2", stage.mix.weights()), run, lambda: {"math": [1.0] * 8}, None)
+    guard.begin()
+    guard.after_step(0, {})
+    run.state["ended"] = "no better"
+    guard.after_step(1, {})
+    guard.finish(changed=False)
+    assert [e["step"] for e in run.state["contract_log"]] == [1] and run.state["contract_outcome"]["state"] == "kept"
+
+
+class Forced(rl2.ContractGuard):
+    """Every check but those of the start and of the first step finds nothing right; a run that goes on finds the same."""
+
+    def begin(self) -> None:
+        real = self.evaluate
+        right = lambda: 1.0 if len(self.run.state.get("contract_log", [])) == 0 else 0.0  # noqa: E731
+        self.evaluate = lambda: {d: [right()] * len(v) for d, v in real().items()}
+        super().begin()
+
+
+@pytest.mark.parametrize("action", ["reweight", "hold", "rollback"])
+def test_a_run_that_is_stopped_after_a_breach_goes_on_bit_for_bit(folder, monkeypatch, action):
+    """The shares of families and sources that the breach left, and the last good weights, come with the checkpoint."""
+    text = RL2.replace("DATA", DATA["both"]).replace("ACTION", action).replace("FOLDER", str(folder)).replace("steps = 3", "steps = 5")
+    text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final"))
+    monkeypatch.setattr("qwq.runner.ContractGuard", Forced)
+    ends = {}
+    for name in ("whole", "stopped"):
+        path = folder / f"{name}-{action}.toml"
+        path.write_text(text.replace('"breach"', f'"{name}-{action}"'))
+        if name == "stopped":
+            stop = StopFlag()
+            after = Forced.after_step
+
+            def raising(self, step, metrics, stop=stop, after=after):
+                after(self, step, metrics)
+                stop.raised = step == 2
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Forced, "after_step", raising)
+                with pytest.raises(Interrupted, match="after step 3 of 5"):
+                    RecipeRun(load_recipe(path), folder / "runs", stop=stop).run()
+        run = RecipeRun(load_recipe(path), folder / "runs")
+        (record,) = run.run()["stages"]
+        drawn = [row["domain"] for p in sorted((run.folder / "rollouts/rl2").glob("*.jsonl")) for row in map(json.loads, p.read_text().splitlines())]
+        ends[name] = ((run.folder / "checkpoints/rl2/final/model.safetensors").read_bytes(), record["contract"], drawn)
+    assert ends["whole"] == ends["stopped"]
+    assert "shares" in ends["whole"][1][1] and ends["whole"][1][1]["shares"] != {"math": 1.0, "instructions": 3.0}
+
+
+def test_looks_leave_the_training_as_it_was(folder):
+    """Without a breach the steps are those of a run that looks at nothing: same prompts, same tokens, same weights."""
+    text = RL2.replace("DATA", DATA["both"]).replace("ACTION", "reweight").replace("FOLDER", str(folder))
+    text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final"))
+    ends = {}
+    for name, domains in (("looked-at", '["math"]'), ("left-alone", "[]")):
+        path = folder / f"{name}.toml"
+        path.write_text(text.replace('"breach"', f'"{name}"').replace('domains = ["math"]', f"domains = {domains}"))
+        run = RecipeRun(load_recipe(path), folder / "runs")
+        (record,) = run.run()["stages"]
+        tokens = [row["completion_ids"] for p in sorted((run.folder / "rollouts/rl2").glob("*.jsonl")) for row in map(json.loads, p.read_text().splitlines())]
+        ends[name] = ((run.folder / "checkpoints/rl2/final/model.safetensors").read_bytes(), tokens)
+        assert ("contract_outcome" in record) == (name == "looked-at")
+        page = write_report(run.folder).read_text()
+        assert ("held nothing" in page) == (name == "left-alone") and ("At the end it was kept" in page) == (name == "looked-at")
+    assert ends["looked-at"] == ends["left-alone"]

@@ -181,7 +181,7 @@ def guard_at(folder: Path, on_breach: str, outcomes: list[float]) -> tuple[Contr
     optimizer = Optimizer(model, Optim(), 4)
     run.resume(model, optimizer)
     mix.shares = run.state["mix"]
-    guard = ContractGuard(stage, model, mix, run, lambda: {"math": outcomes}, None, domains=["math"], domain_of=stage.domain_of())
+    guard = ContractGuard(stage, model, mix, run, lambda: {"math": outcomes}, None)
     guard.begin()
     return guard, optimizer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -151,30 +152,80 @@ mix = { tools = 1.0 }
 """
 
 
+def held(path, overrides) -> list[str] | None:
+    return load_recipe(path, overrides).stages["rl2"].contract.domains
+
+
 def test_a_contract_holds_what_stage_1_trained_on_and_that_must_be_replayed(tmp_path):
     path = tmp_path / "t.toml"
     path.write_text(CONTRACT)
     told = fails(path)
     assert "stages.rl2.contract holds code, math (what the RL stages before it trained on), and the stage draws prompts from tools alone" in told
-    assert "give stages.rl2 mix.code or a source of it, mix.math or a source of it, or set stages.rl2.contract.domains" in told
-    source = {"stages.rl2.sources": [{"kind": "math", "path": "x"}]}
-    assert "give stages.rl2 mix.code or a source of it, or set" in fails(path, source)
-    replayed = load_recipe(path, source | {"stages.rl2.mix": {"tools": 1.0, "code": 0.5}})
-    assert replayed.held_domains("rl2") == ["code", "math"]
-    assert replayed.stages["rl2"].domain_of() == {"code": "code", "tools": "tools", "math:x:train": "math"}
-    assert load_recipe(path, {"stages.rl2.contract.domains": ["tools"]}).held_domains("rl2") == ["tools"]
-    assert load_recipe(path, {"stages.rl2.contract.domains": []}).held_domains("rl2") == []
-    own = {"stages.rl2.sources": [{"kind": "task", "path": "f.py:Sums"}], "stages.rl2.contract.domains": ["Sums"]}
-    assert load_recipe(path, own).held_domains("rl2") == ["Sums"]
-    assert "holds sums, and the stage draws prompts from" in fails(path, own | {"stages.rl2.contract.domains": ["sums"]})
+    assert "give stages.rl2 mix.code a weight, a source of kind gsm8k (such as g), or set stages.rl2.contract.domains ([] holds nothing)" in told
+    mix, gsm8k = {"stages.rl2.mix": {"tools": 1.0, "code": 0.5}}, {"stages.rl2.sources": [{"kind": "gsm8k", "path": "other"}]}
+    assert "give stages.rl2 mix.code a weight, or set" in fails(path, gsm8k)
+    assert held(path, mix | gsm8k) == ["code", "math"]
+    assert load_recipe(path, mix | gsm8k).stages["rl2"].replays() == {"code": ["code"], "math": ["gsm8k:other:train"]}
+    # Sums of the family, or another set of math, do not replay GSM8K.
+    for other in ({"stages.rl2.mix": {"math": 1.0, "code": 0.5}}, mix | {"stages.rl2.sources": [{"kind": "math", "path": "x"}]}):
+        assert "give stages.rl2 a source of kind gsm8k (such as g), or set" in fails(path, other)
+        assert held(path, other | {"stages.rl2.contract.domains": ["math"]}) == ["math"]
+    assert held(path, {"stages.rl2.contract.domains": []}) == []
 
 
-def test_the_recipes_with_a_second_stage_hold_what_they_replay():
+def test_a_contract_names_domains_kinds_and_single_sources(tmp_path):
+    path = tmp_path / "t.toml"
+    path.write_text(CONTRACT)
+    sources = [{"kind": "gsm8k", "path": "g"}, {"kind": "math", "path": "m"}, {"kind": "task", "path": "f.py:Sums"}, {"kind": "arithmetic", "level": 2}]
+    drawn = {"stages.rl2.sources": sources, "stages.rl2.mix": {"math": 1.0, "tools": 1.0}}
+
+    def replays(*names: str) -> dict[str, list[str]]:
+        return load_recipe(path, drawn | {"stages.rl2.contract.domains": list(names)}).stages["rl2"].replays()
+
+    assert replays("math") == {"math": ["math", "gsm8k:g:train", "math:m:train", "arithmetic:2:train"]}
+    assert replays("gsm8k", "math:m:train") == {"gsm8k": ["gsm8k:g:train"], "math:m:train": ["math:m:train"]}
+    assert replays("Sums", "arithmetic", "tools") == {"Sums": ["task:f.py:Sums:train"], "arithmetic": ["arithmetic:2:train"], "tools": ["tools"]}
+    for name, hint in (("gsm8", "a source of gsm8 (did you mean 'gsm8k'?)"), ("sums", "did you mean 'Sums'?"), ("code", "mix.code a weight or a source of code")):
+        assert hint in fails(path, drawn | {"stages.rl2.contract.domains": ["tools", name]})
+    prompts = {"stages.rl2.sources": [{"kind": "prompts", "path": "p"}], "stages.rl2.rewards": [{"function": "f.py:f"}]}
+    assert "a source of prompts (" in fails(path, prompts | {"stages.rl2.contract.domains": ["prompts"]})  # no verifier could tell what is lost
+
+
+def test_without_a_stage_1_a_contract_holds_what_is_replayed_of_math_and_code(tmp_path):
+    path = tmp_path / "t.toml"
+    path.write_text(re.sub(r"\[stages\.rl1\].*?(?=\[stages\.rl2\])", "", CONTRACT, flags=re.S))
+    assert "holds math, code, and the stage draws prompts from tools alone" in fails(path)
+    assert held(path, {"stages.rl2.mix": {"tools": 1.0, "math": 1.0}}) == ["math"]
+    assert held(path, {"stages.rl2.sources": [{"kind": "mbpp", "path": "x"}, {"kind": "gsm8k", "path": "x"}]}) == ["math", "code"]
+
+
+def test_a_settled_contract_is_written_out_and_read_back(tmp_path):
+    """So a run that was begun before is the same recipe: math and code were the default then, and are what the demo trains on."""
+    recipe = load_recipe(TINY)
+    path = tmp_path / "recipe.toml"
+    path.write_text(dump_recipe(recipe))
+    assert 'domains = ["math", "code"]' in path.read_text() and dump_recipe(load_recipe(path)) == dump_recipe(recipe)
+
+
+def test_a_source_that_is_named_twice_is_refused(tmp_path):
+    """One of the two was dropped in silence, with its weight."""
+    path = tmp_path / "t.toml"
+    path.write_text(CONTRACT)
+    twice = {"stages.rl1.sources": [{"kind": "gsm8k", "path": "g", "weight": 2.0}, {"kind": "gsm8k", "path": "g"}]}
+    assert "sources name gsm8k:g:train 2 times: name it once, with the weights added up" in fails(path, twice)
+
+
+def test_the_recipes_with_a_second_stage_hold_what_stage_1_trained_on():
+    sets = {}
     for path in TINY.parent.glob("*.toml"):
-        recipe = load_recipe(path)
-        for name, stage in recipe.stages.items():
+        for stage in load_recipe(path).stages.values():
             if stage.kind == "rl2":
-                assert recipe.held_domains(name) == ["math", "code"], path
+                sets[path.stem] = {held: [label.partition(":")[0] for label in labels] for held, labels in stage.replays().items()}
+    assert sets == {
+        "tiny": {"math": ["math"], "code": ["code"]}, "small": {"math": ["math"], "code": ["code"]},
+        "qwen2.5-0.5b-h100": {"math": ["gsm8k"], "code": ["mbpp"]}, "qwen2.5-0.5b-laptop": {"math": ["gsm8k"], "code": ["mbpp"]},
+        "qwen2.5-7b-node": {"math": ["gsm8k", "math"], "code": ["mbpp"]}, "qwq-32b": {"math": ["math"], "code": ["mbpp"]},
+    }  # fmt: skip
 
 
 def test_a_missing_key_and_a_missing_recipe_name_the_repair(tmp_path, recipe_file):

@@ -5,7 +5,7 @@ import pytest
 from qwq.config import Contract
 from qwq.train import contract
 
-SAME = {d: d for d in ("math", "code", "tools")}
+SAME = {d: [d] for d in ("math", "code", "tools")}
 
 
 def outcomes(right: int, n: int = 100) -> list[float]:
@@ -78,11 +78,20 @@ def test_reweighted_by_hand():
 
 
 def test_held_keeps_only_the_held_shares():
-    assert contract.held({"math": 1.0, "code": 2.0, "tools": 3.0}, SAME, ["math", "code"]) == {
-        "math": 1.0,
-        "code": 2.0,
-        "tools": 0.0,
-    }
+    shares = {"math": 1.0, "code": 2.0, "tools": 3.0, "gsm8k:g:train": 4.0}
+    assert contract.held(shares, {"math": ["math"], "code": ["code"]}) == {"math": 1.0, "code": 2.0, "tools": 0.0, "gsm8k:g:train": 0.0}
+    replayed = {"math": ["math", "gsm8k:g:train"]}
+    assert contract.held(shares, replayed) == {"math": 1.0, "code": 0.0, "tools": 0.0, "gsm8k:g:train": 4.0}
+
+
+def test_what_replays_a_domain_grows_as_one():
+    """The family and the source of math grow by 3: 1, 2, 1 is 3, 2, 3, scaled from 8 back to 4. What two breached names share grows once."""
+    shares = {"math": 1.0, "tools": 2.0, "gsm8k:g:train": 1.0}
+    replays = {"math": ["math", "gsm8k:g:train"], "gsm8k": ["gsm8k:g:train"]}
+    assert contract.reweighted(shares, replays, ["math"], 3.0) == pytest.approx({"math": 1.5, "tools": 1.0, "gsm8k:g:train": 1.5})
+    assert contract.reweighted(shares, replays, ["math", "gsm8k"], 3.0) == contract.reweighted(shares, replays, ["math"], 3.0)
+    # The source alone: 1, 2, 3 scaled from 6 back to 4.
+    assert contract.reweighted(shares, replays, ["gsm8k"], 3.0) == pytest.approx({"math": 2 / 3, "tools": 4 / 3, "gsm8k:g:train": 2.0})
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,15 @@ from qwq.problems.families import family
 from qwq.types import Problem
 
 
+def allot(num: int, available: Sequence[int]) -> list[int]:
+    """How many of `num` problems each of several sets gives: even shares, and what a small set lacks comes from the others."""
+    given, left = [0] * len(available), num
+    for done, i in enumerate(sorted(range(len(available)), key=lambda i: available[i])):
+        given[i] = min(available[i], left // (len(available) - done))
+        left -= given[i]
+    return given
+
+
 @dataclass(slots=True)
 class ProblemMix:
     """Draws problems of one split. `pools` are real sets: name -> (weight, problems), each reshuffled every pass.

@@ -226,12 +226,16 @@ def contract_section(run: RunData) -> str:
         verdict = "kept at every check" if not breaches else f"broken {_times(breaches, 'time')}"
         ended = (stage.record or {}).get("contract_outcome")
         end = f" At the end it was {text(ended['text'])}." if ended else ""
+        table = _contract_table(entries, domains)
+        if not domains:
+            out.append(f"<p>In <b>{text(stage.name)}</b> the contract held nothing; {_times(len(entries), 'check')}.</p>{table}")
+            continue
         drawn = plots.contract(entries, max_drop, domains)
         out.append(
-            f"<p>In <b>{text(stage.name)}</b> the contract (at most {100 * max_drop:.0f} points lost on {text(joined(domains))}, on validation "
+            f"<p>In <b>{text(stage.name)}</b> the contract (at most {100 * max_drop:g} points lost on {text(joined(domains))}, on validation "
             f"problems, against the start of the stage) was {verdict}; {_times(warnings, 'warning')} in {_times(len(entries), 'check')}.{end}</p>"
             f'<figure class="panel wide"><figcaption>change against the start of the stage, points<span>dashed: the tolerated drop</span>'
-            f"</figcaption>{_legend(domains)}{drawn}</figure>{_contract_table(entries, domains)}"
+            f"</figcaption>{_legend(domains)}{drawn}</figure>{table}"
         )
     return "<h2>Stage contract</h2>" + "".join(out) if out else ""
 

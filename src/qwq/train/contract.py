@@ -10,7 +10,7 @@ paired interval of its drop lies wholly beyond `max_drop`: noise alone does not 
 - rollback: the weights of the last check without a breach are put back, and the shares grow as well;
 - stop: those weights are put back, and the stage ends.
 
-Shares are those of the prompts: of families and of sources, each under its own name. `domain_of` says which domain a name replays.
+Shares are those of the prompts: of families and of sources, each under its own name. `replays` says which of them replay what is held.
 After the last step there is always a check. What it finds decides which weights are handed on (rollback, stop) or is said (hold, reweight).
 """
 
@@ -48,17 +48,19 @@ def check(contract: Contract, domains: Sequence[str], before: Mapping[str, Seque
     return findings
 
 
-def reweighted(shares: Mapping[str, float], domain_of: Mapping[str, str], breached: Sequence[str], factor: float) -> dict[str, float]:
-    """Shares of the prompts with those of the breached domains grown by `factor`, summing to what they summed to."""
+def reweighted(shares: Mapping[str, float], replays: Mapping[str, Sequence[str]], breached: Sequence[str], factor: float) -> dict[str, float]:
+    """Shares of the prompts with those of what replays the breached domains grown by `factor`, summing to what they summed to."""
     total = sum(shares.values())
-    grown = {name: w * (factor if domain_of[name] in breached else 1.0) for name, w in shares.items()}
+    growing = {name for domain in breached for name in replays[domain]}
+    grown = {name: w * (factor if name in growing else 1.0) for name, w in shares.items()}
     scale = total / sum(grown.values())
     return {name: w * scale for name, w in grown.items()}
 
 
-def held(shares: Mapping[str, float], domain_of: Mapping[str, str], domains: Sequence[str]) -> dict[str, float]:
+def held(shares: Mapping[str, float], replays: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Only what replays the held domains keeps its share."""
-    return {name: (w if domain_of[name] in domains else 0.0) for name, w in shares.items()}
+    replayed = {name for names in replays.values() for name in names}
+    return {name: (w if name in replayed else 0.0) for name, w in shares.items()}
 
 
 def outcome(log: Sequence[Mapping[str, Any]], on_breach: str, max_drop: float) -> dict[str, Any]:
@@ -73,8 +75,10 @@ def outcome(log: Sequence[Mapping[str, Any]], on_breach: str, max_drop: float) -
     changes = {f["domain"]: f["change"] for f in last["findings"]}
     found = ", ".join(f"{f['domain']} {100 * f['change']:+.1f} [{100 * f['ci95'][0]:+.1f}, {100 * f['ci95'][1]:+.1f}]" for f in last["findings"])
     count = f"{len(log)} checks, {len(breaches)} in breach" if len(log) != 1 else f"1 check, {len(breaches)} in breach"
+    unsure = [f["domain"] for f in last["findings"] if f["state"] == "warning"]
     if not broken:
         state, said = "kept", f"kept at the last check ({found})"
+        said += f", though a drop of {', '.join(unsure)} beyond {100 * max_drop:g} points is more likely than not" if unsure else ""
     elif on_breach in ("rollback", "stop"):
         state, said = "restored", f"broken by {', '.join(broken)} at the last check ({found}): the weights of the last good check are handed on"
     else:

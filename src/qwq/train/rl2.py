@@ -5,7 +5,7 @@ The checks read validation problems only. Between them nothing differs from `rl.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from qwq.config import Rl2Stage
@@ -22,7 +22,7 @@ Outcomes = Mapping[str, list[float]]
 class ContractGuard:
     """Called after every step of stage 2; looks every `contract.every` steps and after the last one, and acts on what it finds.
 
-    `domains` are held. `domain_of` gives the domain of each family and each source of the mix.
+    `replays` says for each held domain which families and sources of the mix replay it.
     """
 
     def __init__(
@@ -33,13 +33,10 @@ class ContractGuard:
         run: StageRun,
         evaluate: Callable[[], Outcomes],
         canaries: Canaries | None,
-        *,
-        domains: Sequence[str],
-        domain_of: Mapping[str, str],
     ) -> None:
         self.config, self.model, self.mix, self.run = config, model, mix, run
         self.evaluate, self.canaries = evaluate, canaries
-        self.domains, self.domain_of = list(domains), dict(domain_of)
+        self.replays = config.replays()
         # Not mix.shares: a run that goes on finds them as an earlier breach has left them.
         self.base_shares = mix.base_shares
 
@@ -67,14 +64,14 @@ class ContractGuard:
         log = self.run.state["contract_log"]
         if log and changed and "contract_outcome" not in self.run.state:
             self._look(log[-1]["step"], {}, last=True)
-        if log:
+        if log and self.replays:
             self.run.state["contract_outcome"] = found = contract.outcome(log, self.config.contract.on_breach, self.config.contract.max_drop)
             self.run.progress.note(f"{self.run.name}: contract {found['text']}")
 
     def _look(self, step: int, metrics: dict[str, Any], *, last: bool) -> None:
         """One check: findings, canaries, what a breach causes, alarms."""
         now = self.evaluate()
-        findings = contract.check(self.config.contract, self.domains, self.run.state["contract_before"], now)
+        findings = contract.check(self.config.contract, list(self.replays), self.run.state["contract_before"], now)
         entry: dict[str, Any] = {
             "step": step,
             "validation": {d: sum(v) / len(v) for d, v in now.items()},
@@ -88,6 +85,7 @@ class ContractGuard:
         breached = [f.domain for f in findings if f.state == "breach"]
         if breached:
             entry["action"] = self._act_last(breached) if last else self._act(breached)
+            entry["shares"] = dict(self.mix.shares)
             alarms.append(f"contract: {', '.join(breached)} fell beyond {self.config.contract.max_drop:.0%}: {entry['action']}")
         else:
             if self.config.contract.on_breach == "hold" and self.mix.shares != self.base_shares:
@@ -124,11 +122,13 @@ class ContractGuard:
             self.run.state["ended"] = f"{self.run.name} ends early by the contract ({', '.join(breached)}): weights of the last good check put back"
             return "the stage ends, weights of the last good check put back"
         if c.on_breach == "hold":
-            self.mix.shares = contract.held(self.base_shares, self.domain_of, self.domains)
+            self.mix.shares = contract.held(self.base_shares, self.replays)
             return f"training on {', '.join(n for n, w in self.mix.shares.items() if w)} only until the next check"
-        self.mix.shares = contract.reweighted(self.mix.shares, self.domain_of, breached, c.reweight)
-        shares = ", ".join(f"{name} {w:.2f}" for name, w in self.mix.shares.items())
+        others = self.mix.shares.keys() - {name for domain in breached for name in self.replays[domain]}
+        self.mix.shares = contract.reweighted(self.mix.shares, self.replays, breached, c.reweight)
+        drawn = "mix now " + ", ".join(f"{name} {w:.2f}" for name, w in self.mix.shares.items())
+        drawn = drawn if others else "the mix stays, as there is nothing else in it"
         if self._rolls_back:
             load_trained(self.model, self.run.tensors)
-            return f"weights of the last good check put back, mix now {shares}"
-        return f"mix now {shares}"
+            return f"weights of the last good check put back, {drawn}"
+        return drawn
