@@ -344,3 +344,21 @@ def test_input_items_of_a_response(client: httpx2.Client) -> None:
     rest = client.get(f"/v1/responses/{made}/input_items", params={"after": last["last_id"]}).json()
     assert [i["content"][0]["text"] for i in rest["data"]] == ["two", "one"]
     assert client.get("/v1/responses/nope/input_items").status_code == 404 and client.get(f"/v1/responses/{made}/input_items?limit=0").status_code == 400
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>", "<function=f><parameter=a>1</parameter></function>", '{"name": "f", "arguments": {"a": 1}}',
+        '```json\n{"name": "f", "parameters": {"a": 1}}\n```', "<tool_call>\n{'name': 'f', 'arguments': {'a': 1}}\n</tool_call>",
+    ],
+)  # fmt: skip
+def test_calls_in_other_forms(client: httpx2.Client, written: str) -> None:
+    whole = choice(chat(client, f"repeat:hm</think>\n\n{written}", tools=[TOOL]))
+    (call,) = whole["message"]["tool_calls"]
+    assert whole["finish_reason"] == "tool_calls" and not whole["message"]["content"] and json.loads(call["function"]["arguments"]) == {"a": 1}
+    stream = streamed(chat(client, f"repeat:hm</think>\n\n{written}", tools=[TOOL], stream=True))
+    assert stream["message"]["tool_calls"] == [call["function"]] and stream["message"]["content"] == "" and stream["finish_reason"] == "tool_calls"
+    output = client.post("/v1/responses", json={"input": f"repeat:hm</think>\n\n{written}", "tools": [{"type": "function", **TOOL["function"]}]}).json()["output"]
+    assert [item["type"] for item in output] == ["reasoning", "function_call"] and json.loads(output[1]["arguments"]) == {"a": 1}
+    assert choice(chat(client, f"repeat:hm</think>\n\n{written}"))["message"]["content"] == written

@@ -6,7 +6,7 @@ makes whole answers and streamed ones.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,11 +26,12 @@ from qwq.types import StopReason
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A chat request made ready. `tools`: names of the functions whose calls are looked for; `parallel`: more than one counts."""
+    """A chat request made ready. `tools`: functions whose calls are looked for, with their arguments' schemas; `parallel`: more than
+    one counts."""
 
     request: GenerationRequest
     prompt: Prompt
-    tools: frozenset[str]
+    tools: Mapping[str, Any]
     parallel: bool
     include_reasoning: bool
 
@@ -95,8 +96,8 @@ async def converse(core: Core, body: Sampling, template: TemplateFields, ask: As
         body, prompt.ids, ask.max_new, n=ask.n, top=ask.top, opened=prompt.thinking_open,
         budget=0 if prompt.unthinking else budget, guide=guide,
     )  # fmt: skip
-    names = frozenset(t.function.name for t in tools if choice.names is None or t.function.name in choice.names)
-    return Conversation(request, prompt, names, ask.parallel, body.shows_thinking)
+    known = {t.function.name: t.function.parameters for t in tools if choice.names is None or t.function.name in choice.names}
+    return Conversation(request, prompt, known, ask.parallel, body.shows_thinking)
 
 
 def _grammar(ask: Ask, tools: list[Tool]) -> tuple[str | None, str]:

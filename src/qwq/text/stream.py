@@ -9,7 +9,9 @@ into pieces. The rules:
    gets neither a call nor an answer stops).
 2. Blanks around thinking and answer are dropped, as `parse.parse_response` does.
 3. A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`. Its arguments are handed out as they are written, from the
-   moment the name is known. It is over when its object is: a close tag inside a JSON string ends nothing.
+   moment the name is known. It is over when its object is: a close tag inside a JSON string ends nothing. Of `known` functions a call
+   may also be in one of the forms of `calls.loose_call`, or without its tags where it is the whole answer; such a call is handed out
+   once it is whole.
 4. What turns out to be no call is text. If parts of it were handed out already, a `BROKEN` part takes them back. A call that was
    `cut` off in its middle (by a limit of tokens) stays a call, with the arguments that there are.
 """
@@ -20,11 +22,19 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import orjson
-
-from qwq.text.parse import CALL_CLOSE, CALL_OPEN, THINK_CLOSE, THINK_OPEN, read_call
-
-BLANKS = " \t\r\n"
+from qwq.text.calls import (
+    BLANKS,
+    FUNCTION_CLOSE,
+    FUNCTION_OPEN,
+    LONGEST_LOOSE,
+    BareCalls,
+    CallScanner,
+    HeldCalls,
+    Status,
+    loose_call,
+    may_be_loose,
+)
+from qwq.text.parse import CALL_CLOSE, CALL_OPEN, THINK_CLOSE, THINK_OPEN
 
 
 class Kind(StrEnum):
@@ -80,7 +90,8 @@ def read_response(text: str, *, thinking_open: bool, tools: bool = False, known:
 
 class ResponseParser:
     """Text in, parts out. `tools`: whether calls are looked for; `parallel`: whether a second one is of interest. `known`: names of the
-    functions whose calls count even where they end a thinking that was never closed.
+    functions on offer (with their arguments' schemas, where it is a mapping), whose calls count in other forms too, and where they end a
+    thinking that was never closed.
 
     `continued`: the text goes on in the middle of thinking or answer, so blanks at its start are the text's own.
     `complete` turns true where nothing that follows matters any more.
@@ -91,14 +102,16 @@ class ResponseParser:
     ) -> None:  # fmt: skip
         self.thinking_closed, self.complete = not thinking_open, False
         self._tools, self._parallel, self._known = tools, parallel, known
-        self._held = _HeldCalls(known)
+        self._held = HeldCalls(known)
         self._state = self._thinking_start if thinking_open else self._start
         self._buffer, self._blanks = "", ""
         self._begun = False  # something of the present section has been handed out
         if continued:
             self._state, self._begun = self._thinking if thinking_open else self._answer, True
         self._num_calls, self._cut = 0, False
-        self._call = _CallScanner()
+        self._call, self._bare = CallScanner(), BareCalls(known)
+        self._bare_tried = not (tools and known)
+        self._loose, self._opened_by = "", ""  # a call in another form, and the tag before it
         self._parts: list[Part] = []
 
     def push(self, text: str) -> list[Part]:
@@ -140,7 +153,7 @@ class ResponseParser:
             self.thinking_closed = True
             self._enter(self._answer)
         elif marker:
-            self._held = _HeldCalls(self._known)
+            self._held = HeldCalls(self._known)
             self._state = self._thought_calls
         return bool(marker)
 
@@ -152,10 +165,7 @@ class ResponseParser:
         if possible and not final:
             return False
         if possible and held.complete:
-            for call in held.calls if self._parallel else held.calls[:1]:
-                for kind, piece in call.hand_out():
-                    self._add(Part(kind, piece, self._num_calls))
-                self._num_calls += 1
+            self._hand_out(held.calls)
             return False
         # A thought: the marker is handed out, and what follows it is looked at once more.
         self._flow(Kind.THINKING, CALL_OPEN)
@@ -164,34 +174,89 @@ class ResponseParser:
         return True
 
     def _answer(self, final: bool) -> bool:
+        if not self._begun and not self._bare_tried and (head := self._buffer.lstrip(BLANKS)[:1]):
+            self._bare_tried = True
+            if head in "{`":
+                self._state = self._whole_answer
+                return True
         if not self._tools:
             text, self._buffer, called = self._buffer, "", ""
         else:
-            text, called = self._until((CALL_OPEN,), final)
+            text, called = self._until((CALL_OPEN, FUNCTION_OPEN) if self._known else (CALL_OPEN,), final)
         self._flow(Kind.ANSWER, text)
-        if called:
-            self._call = _CallScanner()
+        if called == FUNCTION_OPEN:
+            self._loose, self._opened_by, self._state = FUNCTION_OPEN, "", self._loose_call
+        elif called:
+            self._call = CallScanner()
             self._state = self._in_call
         return bool(called)
+
+    def _whole_answer(self, final: bool) -> bool:
+        """An answer that may be calls without their tags."""
+        text, self._buffer = self._buffer, ""
+        possible = self._bare.feed(text)
+        if possible and not final:
+            return False
+        self._state = self._answer
+        if possible and self._bare.complete:
+            self._hand_out(self._bare.calls)
+            return False
+        self._buffer = self._bare.text
+        return True
 
     def _in_call(self, final: bool) -> bool:
         call, index = self._call, self._num_calls
         self._buffer, status = call.feed(self._buffer), call.status
-        for kind, text in call.hand_out():
-            self._add(Part(kind, text, index))
-        if status is _Status.COMPLETE:
+        name, arguments = call.hand_out()
+        if name:
+            self._add(Part(Kind.CALL, name, index))
+        if arguments:
+            self._add(Part(Kind.ARGUMENTS, arguments, index))
+        if status is Status.COMPLETE:
             self._num_calls += 1
             self._state = self._behind_call
             self.complete = not self._parallel
             return True
-        if status is _Status.OPEN and (not final or self._cut):
+        if status is Status.OPEN and (not final or self._cut):
             return False
+        if status is Status.BROKEN and not call.announced and self._known and may_be_loose(call.raw + self._buffer):
+            self._loose, self._opened_by, self._state = call.raw, CALL_OPEN, self._loose_call
+            return True
         if call.announced:
             self._add(Part(Kind.BROKEN, "", index))
             self._num_calls += 1
         self._flow(Kind.ANSWER, CALL_OPEN + call.raw)
         self._state = self._answer
         return True
+
+    def _loose_call(self, final: bool) -> bool:
+        """A call in another form, held back up to its end."""
+        head = (self._loose + self._buffer).lstrip(BLANKS)
+        if not final and len(head) < len(FUNCTION_OPEN) and FUNCTION_OPEN.startswith(head):
+            return False
+        tagged = head.startswith(FUNCTION_OPEN)
+        text, marker = self._until((FUNCTION_CLOSE,) if tagged else (CALL_CLOSE, CALL_OPEN), final)
+        self._loose += text
+        if not marker and not final and may_be_loose(head) and len(self._loose) <= LONGEST_LOOSE:
+            return False
+        raw = self._loose + marker if tagged else self._loose
+        call = None if marker == CALL_OPEN else loose_call(raw, self._known)
+        if call is not None:
+            self._hand_out([call])
+            self.complete = not self._parallel
+            self._state = self._behind_call if tagged else self._answer
+            return True
+        # Only the tag that opens another call is looked at once more.
+        self._flow(Kind.ANSWER, self._opened_by + raw + (marker if marker == CALL_CLOSE else ""))
+        self._buffer = (marker if marker == CALL_OPEN else "") + self._buffer
+        self._state = self._answer
+        return True
+
+    def _hand_out(self, calls: Sequence[tuple[str, str]]) -> None:
+        for name, arguments in calls if self._parallel else calls[:1]:
+            self._add(Part(Kind.CALL, name, self._num_calls))
+            self._add(Part(Kind.ARGUMENTS, arguments, self._num_calls))
+            self._num_calls += 1
 
     def _behind_call(self, final: bool) -> bool:
         if self._marker_first(CALL_CLOSE, final) is None:
@@ -243,205 +308,3 @@ class ResponseParser:
             self._parts[-1] = Part(part.kind, last.text + part.text, part.index)
         else:
             self._parts.append(part)
-
-
-class _Status(StrEnum):
-    OPEN = "open"
-    COMPLETE = "complete"
-    BROKEN = "broken"
-
-
-class _CallScanner:
-    """Follows one call's JSON object character by character: where its name and its arguments stand, and where it ends.
-
-    It looks at structure only; the finished object is read once more, strictly, before it counts.
-    """
-
-    def __init__(self) -> None:
-        self.raw, self.status, self.announced = "", _Status.OPEN, False
-        self._at = 0  # characters looked at
-        self._closers: list[str] = []
-        self._in_string = self._escaped = False
-        self._expect = "key"  # in the outermost object: key, colon, value, scalar (inside one), comma
-        self._begin = 0  # of the present key or value
-        self._key: str | None = None
-        self.name: str | None = None
-        self._arguments_at: int | None = None
-        self._arguments_end: int | None = None
-        self._handed = 0
-
-    def feed(self, text: str) -> str:
-        """Take in text up to the object's end or the first fault; gives back the rest."""
-        self.raw += text
-        while self._at < len(self.raw) and self.status is _Status.OPEN:
-            if not self._step(self.raw[self._at]):
-                self.status = _Status.BROKEN
-            else:
-                self._at += 1
-        if self.status is _Status.OPEN:
-            return ""
-        self.raw, rest = self.raw[: self._at], self.raw[self._at :]
-        if self.status is _Status.COMPLETE and not self._is_call():
-            self.status = _Status.BROKEN
-        return rest
-
-    def hand_out(self) -> list[tuple[Kind, str]]:
-        """What is known by now and was not handed out before."""
-        out: list[tuple[Kind, str]] = []
-        start, complete = self._arguments_at, self.status is _Status.COMPLETE
-        as_object = start is not None and start < len(self.raw) and self.raw[start] == "{"
-        if not self.announced and self.name and (as_object or complete):
-            self.announced = True
-            out.append((Kind.CALL, self.name))
-            self._handed = start or 0
-        if self.announced and as_object:
-            end = self._arguments_end if self._arguments_end is not None else self._at
-            if end > self._handed:
-                out.append((Kind.ARGUMENTS, self.raw[self._handed : end]))
-                self._handed = end
-        elif self.announced and complete:
-            arguments = orjson.loads(self.raw).get("arguments", "{}")
-            out.append((Kind.ARGUMENTS, arguments))
-        return out
-
-    def _is_call(self) -> bool:
-        try:
-            data = orjson.loads(self.raw)
-        except orjson.JSONDecodeError:
-            return False
-        call = read_call(self.raw)
-        # A key given twice reads as its last value; what was handed out was the first.
-        return call is not None and call.name == self.name and data["name"] == self.name
-
-    def _step(self, c: str) -> bool:
-        """One character; False where no JSON object goes on so."""
-        if self._in_string:
-            return self._in_a_string(c)
-        depth = len(self._closers)
-        if c in BLANKS:
-            return self._expect != "scalar" or depth != 1 or self._value_ends(self._at)
-        if depth == 0:
-            self._closers.append("}")
-            return c == "{"
-        if depth > 1:
-            return self._nested(c)
-        return self._outermost(c)
-
-    def _in_a_string(self, c: str) -> bool:
-        if self._escaped:
-            self._escaped = False
-        elif c == "\\":
-            self._escaped = True
-        elif c == '"':
-            self._in_string = False
-            if len(self._closers) == 1:
-                return self._key_ends() if self._expect == "key" else self._value_ends(self._at + 1)
-        return c >= " "
-
-    def _nested(self, c: str) -> bool:
-        if c == '"':
-            self._in_string = True
-        elif c in "{[":
-            self._closers.append("}" if c == "{" else "]")
-        elif c in "}]":
-            if self._closers.pop() != c:
-                return False
-            if len(self._closers) == 1:
-                return self._value_ends(self._at + 1)
-        return c in '"{[}],:+-.' or (c.isascii() and c.isalnum())
-
-    def _outermost(self, c: str) -> bool:
-        if self._expect == "scalar" and c in ",}" and not self._value_ends(self._at):
-            return False
-        match self._expect, c:
-            case ("key" | "comma"), "}":
-                self._closers.pop()
-                self.status = _Status.COMPLETE
-            case "key", '"':
-                self._in_string, self._begin = True, self._at
-            case "colon", ":":
-                self._expect = "value"
-            case "comma", ",":
-                self._expect = "key"
-            case "value", _:
-                return self._value_begins(c)
-            case "scalar", _:
-                return c.isascii() and (c.isalnum() or c in "+-.")
-            case _:
-                return False
-        return True
-
-    def _value_begins(self, c: str) -> bool:
-        self._begin = self._at
-        if self._key == "arguments":
-            if self._arguments_at is not None:
-                return False
-            self._arguments_at = self._at
-        if c == '"':
-            self._in_string = True
-        elif c in "{[":
-            self._closers.append("}" if c == "{" else "]")
-        else:
-            self._expect = "scalar"
-            return c == "-" or (c.isascii() and c.isalnum())
-        return True
-
-    def _key_ends(self) -> bool:
-        self._key = _string(self.raw[self._begin : self._at + 1])
-        self._expect = "colon"
-        return self._key is not None
-
-    def _value_ends(self, end: int) -> bool:
-        self._expect = "comma"
-        if self._key == "arguments":
-            self._arguments_end = end
-        elif self._key == "name":
-            if self.name is not None:
-                return False
-            self.name = _string(self.raw[self._begin : end])
-            return bool(self.name)
-        return True
-
-
-class _HeldCalls:
-    """Follows calls that a thought may end with. `text` is what was fed, `calls` are those that were whole."""
-
-    def __init__(self, known: Container[str]) -> None:
-        self.text, self.calls = "", list[_CallScanner]()
-        self._known, self._scanner = known, _CallScanner()
-        self._behind: str | None = None  # what follows the last call, without blanks around it; None inside a call
-
-    @property
-    def complete(self) -> bool:
-        return self._behind in ("", CALL_CLOSE)
-
-    def feed(self, text: str) -> bool:
-        """False where this is no sequence of calls of known functions."""
-        self.text += text
-        while text:
-            if self._behind is None:
-                text = self._scanner.feed(text)
-                if self._scanner.status is _Status.OPEN:
-                    return True
-                if self._scanner.status is _Status.BROKEN or self._scanner.name not in self._known:
-                    return False
-                self.calls.append(self._scanner)
-                self._behind = ""
-                continue
-            behind = (self._behind + text).lstrip(BLANKS)
-            between, opened, rest = behind.partition(CALL_OPEN)
-            if opened and between.rstrip(BLANKS) in ("", CALL_CLOSE):
-                self._behind, self._scanner, text = None, _CallScanner(), rest
-                continue
-            closed = behind.removeprefix(CALL_CLOSE).lstrip(BLANKS)
-            self._behind = CALL_CLOSE + closed if behind.startswith(CALL_CLOSE) else behind
-            return CALL_OPEN.startswith(closed) or CALL_CLOSE.startswith(behind)
-        return True
-
-
-def _string(raw: str) -> str | None:
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
-    return value if isinstance(value, str) else None
