@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors", "common", "types", "stats", "config", "model", "text", "data", "engine", "problems", "rollout", "reward",
     },
     "preview": {"errors", "types", "config", "model", "text", "data", "problems"},
-    "run_folder": {"errors", "config"},
+    "run_folder": {"errors", "common", "config"},
     "preflight": {"errors", "config", "model", "text", "data", "problems", "preview"},
     "plan": {"errors", "memory", "stats", "config", "model", "data", "problems", "preflight"},
     "plan_cluster": {"config", "memory", "model", "plan"},

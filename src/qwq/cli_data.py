@@ -65,6 +65,7 @@ def constraints(*, out: Path, n: int = 1000, split: str = "train", seed: int = 0
     seed
         Seed of the choice.
     """
+    from qwq.common.files import write_atomic
     from qwq.errors import ConfigError, nearest
     from qwq.problems.constraints import constraint_problem
     from qwq.types import SPLITS
@@ -77,7 +78,7 @@ def constraints(*, out: Path, n: int = 1000, split: str = "train", seed: int = 0
     for index in range(n):
         truth = constraint_problem(seed, split, index).truth
         lines.append(json.dumps({"key": index, **{k: truth[k] for k in ("prompt", "instruction_id_list", "kwargs")}}, ensure_ascii=False))
-    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomic(out, "\n".join(lines) + "\n")
     print(f"{n} prompts in {out}", file=sys.stderr)
     return 0
 
@@ -193,7 +194,7 @@ def convert(
     format
         marco-o1, gsm8k, toolrl, apibank, glaive, sharegpt, alpaca; any (every shape that SFT reads itself); dpo, kto.
     out
-        File for the converted rows.
+        File for the converted rows. One that is there with other rows is kept as OUT.1.
     empty_thinking
         Put an empty thinking in front of answers without one; templates that open the thinking themselves need it.
     check
@@ -203,7 +204,7 @@ def convert(
     """
     from collections import Counter
 
-    from qwq.common.files import write_atomic
+    from qwq.common.files import move_aside, write_atomic
     from qwq.common.jsonl import to_line
     from qwq.data.files import read_rows
     from qwq.distill.convert import PREFERENCE, check_rows
@@ -212,6 +213,8 @@ def convert(
 
     if not file.is_file():
         raise DataError(f"no file at {file}: give the JSON lines of the set")
+    if out.exists() and out.samefile(file):
+        raise ConfigError(f"--out {out} is the set itself: name another file")
     if (check and format in PREFERENCE) or (max_tokens is not None and not check):
         raise ConfigError("--check goes with conversations, and --max-tokens with --check")
     numbered = [(row.number, row.fields) for row in read_rows(file)]
@@ -225,7 +228,10 @@ def convert(
         left_out += Counter(reason for _, reason in checked if reason is not None)
     if not rows:
         raise DataError(f"{file}: no row is left ({dict(left_out)}): is it in the form {format}?")
-    write_atomic(out, b"".join(map(to_line, rows)))
+    data = b"".join(map(to_line, rows))
+    if out.is_file() and out.stat().st_size and out.read_bytes() != data:
+        print(f"{out} was there with other rows: it is {move_aside(out)} now", file=sys.stderr)
+    write_atomic(out, data)
     print(json.dumps({"rows": len(numbered), "kept": len(rows), "left_out": dict(left_out), "out": str(out)}))
     return 0
 

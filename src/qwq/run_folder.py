@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qwq.common import files
 from qwq.config import Recipe, dump_recipe, load_recipe
 from qwq.errors import ConfigError
 
@@ -40,8 +39,7 @@ def move_aside(folder: Path) -> Path | None:
     """Rename a run's folder to NAME.1, or the next number that is free; None where it holds no run. Nothing in it changes, and its lock goes along."""
     if not folder.is_dir() or all(path.name == LOCK for path in folder.iterdir()):
         return None
-    number = next(n for n in itertools.count(1) if not os.path.lexists(f"{folder}.{n}"))
-    return folder.rename(f"{folder}.{number}")
+    return files.move_aside(folder)
 
 
 def size_of(folder: Path) -> int:

@@ -23,6 +23,7 @@ from qwq.problems.mixing import allot
 from qwq.problems.real import load_source
 from qwq.reward.functions import RewardFunction, load_function
 from qwq.text.template import ChatFormat
+from qwq.train.contract import can_breach
 from qwq.train.losses.advantages import load_advantage
 from qwq.train.losses.base import load_loss
 from qwq.train.reward_model import make_pairs
@@ -147,6 +148,12 @@ class RunInputs:
                 raise DataError(f"{error}; the contract measures {held} on such rows: bring some, or leave {held} out of contract.domains") from None
             given = allot(num, [len(rows[label]) if label in rows else num for label in labels])
             watched[held] = [p for label, n in zip(labels, given, strict=True) if n for p in (rows[label][:n] if label in rows else family(label).fixed("validation", n))]
+        for held, problems in watched.items():
+            if not can_breach(stage.contract, len(problems)):
+                raise ConfigError(
+                    f"the contract measures {held} on {len(problems)} problems ({num} are asked for): even the loss of all of them would be no breach beyond "
+                    f"{stage.contract.max_drop:.0%}; bring a file with more rows to hold out, add the family to mix, or leave {held} out of contract.domains"
+                )
         if stage.mix.preference and "preference" not in watched:
             watched["preference"] = family("preference").fixed("validation", num)
         return watched

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from qwq.config import Rl2Stage, load_recipe
-from qwq.errors import Interrupted
+from qwq.errors import ConfigError, Interrupted
 from qwq.model.weights import load_model
 from qwq.problems.mixing import ProblemMix
 from qwq.report import write_report
@@ -273,3 +273,13 @@ def test_looks_leave_the_training_as_it_was(folder):
         page = write_report(run.folder).read_text()
         assert ("held nothing" in page) == (name == "left-alone") and ("At the end it was kept" in page) == (name == "looked-at")
     assert ends["looked-at"] == ends["left-alone"]
+
+
+def test_a_source_too_small_to_be_watched_is_refused_before_training(folder):
+    rows = (folder / "sums.jsonl").read_text().splitlines(keepends=True)
+    (folder / "few.jsonl").write_text("".join(rows[:40]))
+    text = RL2.replace("DATA", DATA["sources"]).replace("sums.jsonl", "few.jsonl").replace("ACTION", "reweight")
+    text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final")).replace("FOLDER", str(folder))
+    (folder / "few.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"the contract measures math on [12] problems \(4 are asked for\): even the loss of all"):
+        RecipeRun(load_recipe(folder / "few.toml"), folder / "runs").check()

@@ -111,3 +111,9 @@ def test_reward_hacking_alarm(scores, accuracies, alarm):
 
 def test_the_rise_can_be_set():
     assert contract.reward_hacking([0.0, 0.0, 0.05], [0.5, 0.5, 0.5], rise=0.01) is True
+
+
+@pytest.mark.parametrize(("problems", "max_drop", "can"), [(0, 0.03, False), (1, 0.03, False), (2, 0.03, False), (4, 0.03, True), (4, 0.5, False), (20, 0.5, True)])
+def test_a_watch_that_can_never_find_a_breach(problems, max_drop, can):
+    # All of 4 lost: Tango's interval ends at -0.168, of 2 at +0.193, of 20 at -0.760.
+    assert contract.can_breach(Contract(max_drop=max_drop), problems) is can

@@ -124,6 +124,29 @@ def test_errors_are_one_line(tmp_path) -> None:
     assert not (tmp_path / "o").exists()
 
 
+def test_what_stands_at_out_is_kept(tmp_path, capsys) -> None:
+    source, out = tmp_path / "a.jsonl", tmp_path / "o.jsonl"
+    row = '{"instruction": "a", "input": "", "output": "b"}\n'
+    source.write_text(row)
+    out.write_text("mine\n")
+    command = ["data", "convert", str(source), "--format", "alpaca", "--out"]
+    assert main([*command, str(out)]) == 0
+    assert (tmp_path / "o.jsonl.1").read_text() == "mine\n"
+    assert f"{out} was there with other rows: it is {out}.1 now" in capsys.readouterr().err
+    assert main([*command, str(out)]) == 0  # the same rows again
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "o.jsonl", "o.jsonl.1"]
+    assert main([*command, str(source)]) == 2
+    assert source.read_text() == row
+
+
+def test_out_in_a_place_without_files_is_one_line(tmp_path, capsys) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"instruction": "a", "input": "", "output": "b"}\n')
+    for command in (["data", "convert", str(source), "--format", "alpaca"], ["data", "constraints", "--n", "1"]):
+        assert main([*command, "--out", "/proc/x.jsonl"]) == 2
+        assert capsys.readouterr().err.strip() == "error: /proc/x.jsonl cannot be written: /proc takes no new files, name another place"
+
+
 @needs_shared
 @pytest.mark.parametrize("form", sorted(FILES))
 def test_whole_files_become_training_examples(form, tmp_path, capsys) -> None:

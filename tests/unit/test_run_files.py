@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from qwq.cli_models import model_folder
-from qwq.common.files import atomic_folder, read_record, writing_to
+from qwq.common.files import atomic_folder, read_record, write_atomic, writing_to
 from qwq.config import Optim
 from qwq.errors import CapacityError, ConfigError, DataError, ModelError
 from qwq.model import lora
@@ -149,3 +150,23 @@ def test_half_a_folder_does_not_stay(tmp_path):
         (partial / "model").write_bytes(b"0" * 1000)
         raise OSError("full")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("losses", "last"), [([2.0, math.nan], "nan"), ([math.nan, math.inf], "inf")])
+def test_a_stage_that_ends_without_a_finite_loss_hands_nothing_on(tmp_path, losses, last):
+    run = StageRun(tmp_path, "pretrain", "pretrain")
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(ConfigError, match=rf"stage pretrain ends after step 2 of 2 with loss {last}: .* lower stages.pretrain.optim.lr"):
+        run.run(2, model, Optimizer(model, Optim(), 2), lambda step: {"loss": losses[step]})
+
+
+def test_a_loss_that_is_finite_again_is_no_divergence(tmp_path):
+    run = StageRun(tmp_path, "pretrain", "pretrain")
+    model = torch.nn.Linear(2, 2)
+    run.run(2, model, Optimizer(model, Optim(), 2), lambda step: {"loss": [math.nan, 2.0][step]})
+    assert run.state["step"] == 2
+
+
+def test_a_folder_that_takes_no_files_is_one_line():
+    with pytest.raises(ConfigError, match=r"/proc/x\.jsonl cannot be written: /proc takes no new files, name another place"):
+        write_atomic(Path("/proc/x.jsonl"), "a")

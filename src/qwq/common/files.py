@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -38,7 +39,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        try:
+            file = partial.open("wb")
+        except FileNotFoundError as error:  # /proc has folders, and no place for files in them
+            raise ConfigError(f"{path} cannot be written: {path.parent} takes no new files, name another place") from error
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -46,6 +51,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a file or folder to PATH.1, or the next number that is free; returns where it is now."""
+    number = next(n for n in itertools.count(1) if not os.path.lexists(f"{path}.{n}"))
+    return path.rename(f"{path}.{number}")
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from qwq.common.files import atomic_folder, read_record, whole_lines, write_atomic
 from qwq.data.examples import FileUse
-from qwq.errors import CapacityError, Interrupted, ModelError
+from qwq.errors import CapacityError, ConfigError, Interrupted, ModelError
 from qwq.train.optim import Optimizer
 
 SAVING_SHARE = 0.04  # of the time, at most
@@ -184,6 +184,8 @@ class StageRun:
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 self.progress.update(self.name, step + 1, row)
+                if step + 1 == total or self.state.get("ended"):
+                    self._check_last(metrics, total)
                 due = not self.interval_s or time.perf_counter() - last_save > max(self.interval_s, save_seconds / SAVING_SHARE)
                 if self.stop.raised or (due and step + 1 < total):
                     before = time.perf_counter()
@@ -194,6 +196,15 @@ class StageRun:
                     self.progress.note(self.state["ended"])
                 elif self.stop.raised and step + 1 < total:
                     raise Interrupted(f"stopped in stage {self.name} after step {step + 1} of {total}, state saved: {self.how_to_go_on}")
+
+    def _check_last(self, metrics: Mapping[str, Any], total: int) -> None:
+        """A stage whose last loss is NaN or infinite has diverged, although its weights may be finite numbers still: no model is made of them."""
+        loss = metrics.get("loss")
+        if isinstance(loss, float) and not math.isfinite(loss):
+            raise ConfigError(
+                f"stage {self.name} ends after step {self.state['step']} of {total} with loss {loss}: training diverged, and no weights of it were handed on; "
+                f"lower stages.{self.name}.optim.lr and start anew with --fresh"
+            )
 
     def clear(self) -> None:
         """Remove the trainer state of a stage that is finished, what a kill has left half written included."""

@@ -48,6 +48,11 @@ def check(contract: Contract, domains: Sequence[str], before: Mapping[str, Seque
     return findings
 
 
+def can_breach(contract: Contract, num_problems: int) -> bool:
+    """Whether a domain watched on so many problems is in breach at least where all of them, right before, are wrong now."""
+    return num_problems > 0 and paired_difference([1.0] * num_problems, [0.0] * num_problems)[2] < -contract.max_drop
+
+
 def reweighted(shares: Mapping[str, float], replays: Mapping[str, Sequence[str]], breached: Sequence[str], factor: float) -> dict[str, float]:
     """Shares of the prompts with those of what replays the breached domains grown by `factor`, summing to what they summed to."""
     total = sum(shares.values())
