@@ -37,6 +37,7 @@ NOT_NEEDED = {
     "--guided-decoding-backend": "not needed: forms are always held by llguidance", "--structured-outputs-config": "not needed: forms are always held by llguidance",
     "--grammar-backend": "not needed: forms are always held by llguidance", "--max-logprobs": "not needed: up to 20 log-probabilities may be asked for",
     "--enable-tokenizer-info-endpoint": "not needed: /tokenizer_info is always there", "--swap-space": "not needed: a request that has lost its place is computed again",
+    "--slots": "not needed: /slots is always there", "--props": "not needed: /props is always there",
     "--disable-custom-all-reduce": "not needed: this server runs on one device", "--gpu-memory-utilization": "not needed: --kv-tokens and --max-num-seqs say what is kept in memory",
     "--mem-fraction-static": "not needed: --kv-tokens and --max-num-seqs say what is kept in memory", "--block-size": "not needed: the cache decides on its blocks",
     "--kv-cache-dtype": "not needed: keys and values have the type of --dtype (16 bits with a GGUF file)", "--uvicorn-log-level": "not needed: the server logs warnings alone",
@@ -46,7 +47,7 @@ NOT_NEEDED = {
 TAKES_NOTHING = frozenset({
     "--enable-reasoning", "--enable-auto-tool-choice", "--jinja", "--trust-remote-code", "--disable-log-requests", "--no-enable-log-requests", "--disable-log-stats", "--metrics",
     "--enable-metrics", "--enforce-eager", "--enable-chunked-prefill", "--cont-batching", "-cb", "--no-mmap", "--mlock", "--enable-tokenizer-info-endpoint",
-    "--disable-custom-all-reduce",
+    "--disable-custom-all-reduce", "--slots", "--props",
 })  # fmt: skip
 # True at these values, and absent at any other.
 ONE_DEVICE = "this server runs on one device: --device says which"
@@ -72,7 +73,6 @@ ABSENT = {
     "--top-p": "sampling is said in requests; defaults are the model's generation_config.json", "--top-k": "sampling is said in requests; defaults are the model's generation_config.json",
     "--n-predict": "the length of answers is said in requests (max_tokens)", "-n": "the length of answers is said in requests (max_tokens)",
     "--hf-repo": "give the hub's name in the place of the model", "-hf": "give the hub's name in the place of the model", "-hfr": "give the hub's name in the place of the model",
-    "--slots": "/metrics says what is running", "--props": "/v1/models and /tokenizer_info say what is served",
 }  # fmt: skip
 
 

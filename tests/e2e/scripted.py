@@ -56,8 +56,10 @@ class Script:
         self.vocab_size = chat.tokenizer.vocab_size
         self.held: dict[int, list[int]] = {}
         self.steps = 0
+        middle = chat.tokenizer.token_id("<|fim_middle|>")
+        self.openings = [] if middle is None else [[middle]]
         opening = chat.template.render([{"role": "user", "content": "x"}], add_generation_prompt=True)
-        self.opening = chat.tokenizer.encode_rendered(opening[opening.rindex("<|im_start|>") :])
+        self.openings.append(chat.tokenizer.encode_rendered(opening[opening.rindex("<|im_start|>") :]))
         self._encoded: dict[str, list[int]] = {}
         self.noise = torch.rand(self.vocab_size, generator=torch.Generator().manual_seed(0))
 
@@ -96,8 +98,7 @@ class Script:
         return self._encoded[text]
 
     def _logits(self, tokens: list[int]) -> torch.Tensor:
-        start = max((i for i in range(len(tokens)) if tokens[i : i + len(self.opening)] == self.opening), default=None)
-        prompt_end = len(tokens) if start is None else start + len(self.opening)
+        prompt_end = max((i + len(o) for o in self.openings for i in range(len(tokens)) if tokens[i : i + len(o)] == o), default=len(tokens))
         written = b"".join(self.chat.tokenizer.token_bytes[i] for i in tokens[prompt_end:])
         reply = self.reply(self.chat.tokenizer.decode(tokens[:prompt_end])).encode()
         rest: list[int] = []

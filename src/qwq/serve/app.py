@@ -18,13 +18,14 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from qwq.engine.open import Opened, say
 from qwq.errors import ConfigError, DataError
-from qwq.serve import about, anthropic, errors, ollama
+from qwq.serve import about, anthropic, errors, llamacpp, ollama
 from qwq.serve.access import AccessLog
 from qwq.serve.anthropic import Messages
 from qwq.serve.chat import ChatCompletion, chat_chunks
 from qwq.serve.completions import Completion
 from qwq.serve.core import Core, ServeOptions
 from qwq.serve.guards import Guards
+from qwq.serve.infill import Infill
 from qwq.serve.openapi import ANTHROPIC_RESPONSES, RESPONSES, STREAMED, describe
 from qwq.serve.responses import ResponseRun, ResponseStore, page_of
 from qwq.serve.schema import ChatRequest, CompletionRequest
@@ -58,9 +59,10 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
     _responses(app, core, ResponseStore(options.stored_responses))
     _messages(app, core)
     ollama.install(app, core)
+    llamacpp.install(app, core)
     if options.page and importlib.util.find_spec("qwq.serve.page") is not None:
         _mount_page(app, options)
-    describe(app, vocab_size=core.tokenizer.vocab_size, variables=opened.chat.template.variables, lenient=options.ignore_unknown)
+    describe(app, vocab_size=core.tokenizer.vocab_size, variables=opened.chat.template.variables, lenient=options.ignore_unknown, infill=Infill.of(core.tokenizer) is not None)
     app.add_middleware(Guards, api_keys=options.api_keys, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown)
     if options.cors_origins:
         app.add_middleware(

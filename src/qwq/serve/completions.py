@@ -7,6 +7,7 @@ empty prompt begins where a document does, behind the model's start token.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 from qwq.engine.request import GenerationRequest, Guide, Sample
@@ -15,6 +16,7 @@ from qwq.serve.core import Core, usage_wanted
 from qwq.serve.errors import Refused
 from qwq.serve.forms import form_of
 from qwq.serve.guide import answer_grammar
+from qwq.serve.infill import infill_of
 from qwq.serve.runner import Group
 from qwq.serve.schema import CompletionRequest
 from qwq.serve.sse import DONE, event
@@ -31,10 +33,11 @@ class Completion:
         self.scoring = body.max_tokens == 0
         if self.scoring and not body.echo:
             raise Refused("max_tokens: 0 needs echo, as there would be nothing to answer", "max_tokens")
-        self.prompts = self._prompts()
+        self._ends: tuple[int, ...] = ()
+        self.prompts = self._filled(body.suffix) if body.suffix else self._prompts()
         prompt_top = body.logprobs if body.echo and body.logprobs is not None else None
         self.requests: list[GenerationRequest] = [
-            core.request(
+            self._request(
                 body, ids, 1 if self.scoring else body.max_tokens or self._default_tokens(ids), n=body.n, top=body.logprobs, opened=self._inside_thinking(ids),
                 budget=0 if body.switch is False else body.thinking_token_budget, guide=guide, prompt_top=prompt_top,
             )
@@ -46,6 +49,20 @@ class Completion:
     async def make(cls, core: Core, body: CompletionRequest) -> Completion:
         form = form_of(body)
         return cls(core, body, None if form is None else await core.compile(answer_grammar(form.rule, lead=False), form.param))
+
+    def _request(self, *given: Any, **more: Any) -> GenerationRequest:
+        request = self.core.request(*given, **more)
+        return replace(request, eos_ids=(*request.eos_ids, *self._ends)) if self._ends else request
+
+    def _filled(self, suffix: str) -> list[list[int]]:
+        """Prompts for what stands between each prompt and the suffix."""
+        body, tokenizer = self.body, self.core.tokenizer
+        prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        if body.echo or not all(isinstance(p, str) for p in prompts):
+            raise Refused("suffix: goes with prompts of text, and without echo", "suffix")
+        infill = infill_of(tokenizer, "suffix")
+        self._ends = infill.ends
+        return [infill.ids(tokenizer, str(p), suffix) for p in prompts]
 
     def _default_tokens(self, ids: list[int]) -> int:
         return min(DEFAULT_MAX_TOKENS, max(1, self.core.max_len - len(ids)))

@@ -14,6 +14,7 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from qwq.serve.core import Core
 from qwq.serve.errors import ABSENT, Refused, first_fault
 from qwq.serve.forms import Form, schema_form
 from qwq.serve.guide import answer_grammar
+from qwq.serve.infill import Infill, infill_of
 from qwq.serve.runner import Group, Update
 from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage
 from qwq.serve.schema_ollama import OllamaChat, OllamaGenerate, OllamaMessage, OllamaName, OllamaRequest, Options
@@ -127,7 +129,8 @@ def _entry(core: Core, name: str) -> dict[str, Any]:
 
 def _shown(core: Core) -> dict[str, Any]:
     config, source = core.opened.config, core.chat.template.source
-    capabilities = ["completion", *(["tools"] if "tools" in core.chat.template.variables else []), *(["thinking"] if "think" in source else [])]
+    insert = ["insert"] if Infill.of(core.tokenizer) else []
+    capabilities = ["completion", *insert, *(["tools"] if "tools" in core.chat.template.variables else []), *(["thinking"] if "think" in source else [])]
     info = {
         "general.architecture": config.family, "general.parameter_count": config.num_parameters, "general.basename": Path(core.opened.name).stem,
         f"{config.family}.context_length": core.max_len, f"{config.family}.embedding_length": config.hidden_size,
@@ -221,6 +224,10 @@ class OllamaRun:
         own = _translated(body)
         if not body.prompt:
             return cls(core, body, None)
+        if body.suffix:
+            infill = infill_of(core.tokenizer, "suffix")
+            request = core.request(own, infill.ids(core.tokenizer, body.prompt, body.suffix), _limit(body))
+            return cls(core, body, replace(request, eos_ids=(*request.eos_ids, *infill.ends)))
         if body.raw:
             form = _form(body)
             guide = None if form is None else await core.compile(answer_grammar(form.rule, lead=False), form.param)

@@ -62,7 +62,7 @@ def up_to(largest: int) -> str:
     return "^(" + "|".join([*(["[0-9]"] if last else []), *shorter, *below, digits]) + ")$"
 
 
-def describe(app: FastAPI, *, vocab_size: int, variables: frozenset[str], lenient: bool) -> None:
+def describe(app: FastAPI, *, vocab_size: int, variables: frozenset[str], lenient: bool, infill: bool) -> None:
     """The document with what depends on the model: its token ids, and what its chat template reads.
 
     FastAPI documents its own validation answer, which `errors.install` replaces by a 400.
@@ -82,6 +82,8 @@ def describe(app: FastAPI, *, vocab_size: int, variables: frozenset[str], lenien
                 node["propertyNames"]["pattern"] = up_to(vocab_size - 1)
             if node.get("additionalProperties") is False and "title" in node and node is not told and "patternProperties" not in node:
                 node["additionalProperties"] = lenient or {"type": "null"}
+            if not infill and "suffix" in node:
+                node["suffix"] = {"enum": ["", None]}
             if "chat_template_kwargs" in node:
                 node["chat_template_kwargs"] = {"anyOf": [told, {"type": "null"}]}
             for value in node.values():

@@ -102,7 +102,7 @@ class CompletionRequest(Common):
     max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     echo: bool | None = None
-    suffix: Literal[""] | None = None
+    suffix: str | None = None
     add_special_tokens: bool | None = None
 
 

@@ -75,7 +75,7 @@ class OllamaGenerate(OllamaRequest):
     system: str | None = None
     raw: bool | None = None
     context: list[int] | None = None
-    suffix: Literal[""] | None = None
+    suffix: str | None = None
     images: list[Any] | None = None
     template: OnlyNull = None
 
