@@ -118,7 +118,7 @@ def test_what_a_function_raises_is_told_with_its_own_lines_and_the_step(tmp_path
         own(tmp_path, "raises").values(asked, step=2)
     assert str(caught.value) == (
         f"reward function {tmp_path}/own.py:raises raised ValueError at step 3, asked about 2 completions: "
-        "invalid literal for int() with base 10: 'four' (own.py, line 3, own.py, line 3, own.py, line 6)"
+        "invalid literal for int() with base 10: 'four' (own.py, line 3, own.py, line 6)"
     )
     with pytest.raises(ConfigError) as caught:
         own(tmp_path, "late", "verl").values(asked)

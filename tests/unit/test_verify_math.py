@@ -414,7 +414,7 @@ def test_a_long_list_in_another_order_is_compared_in_linear_steps() -> None:
     start = time.process_time()
     assert math.verify(", ".join(reversed(surds)), ", ".join(surds), form="bare").correct
     assert not math.verify(", ".join(reversed([*surds[:-1], r"\sqrt{203}"])), ", ".join(surds), form="bare").correct
-    assert time.process_time() - start < 0.5
+    assert time.process_time() - start < 1.4  # 0.2 on a quiet machine, over 1.6 where each is compared with each
 
 
 def test_a_worker_that_dies_twice_is_an_infra_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,9 @@ def own_lines(error: BaseException, call: Any) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     code = getattr(call, "__code__", None)
     own = [f for f in frames if code and f.filename == code.co_filename] or frames[-1:]
-    return ", ".join(f"{Path(f.filename).name}, line {f.lineno}" for f in own)
+    places = [f"{Path(f.filename).name}, line {f.lineno}" for f in own]
+    # A comprehension has a frame of its own before Python 3.12: the same line twice.
+    return ", ".join(place for i, place in enumerate(places) if i == 0 or place != places[i - 1])
 
 
 @contextmanager
