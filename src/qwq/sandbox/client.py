@@ -82,6 +82,7 @@ class RemoteSandbox(Runner):
                 "timeout_s": limits.timeout_s,
                 "memory_mb": limits.memory_mb,
                 "output_limit_bytes": limits.output_limit_bytes,
+                "each_record": limits.each_record,
             },
         }
         ((_, result),) = self.batch([item])

@@ -23,6 +23,9 @@ PREIMPORT = (  # noqa: SIM905
 MIN_MEMORY_MB = 32
 ZYGOTE_MB = 96  # what the slot's own processes may take of its memory group
 RESULT_LIMIT_BYTES = 32 << 20
+STACK_MB = 256  # how far the main thread's stack may grow
+RESERVED_MB = 576  # address space beyond the memory limit: stacks of threads are reserved in full and used in part
+RECORDS_FACTOR = 10  # all cases of a run together may take this many times what each may
 
 
 class Level(StrEnum):
@@ -46,7 +49,8 @@ class RunStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one run. `timeout_s` is wall time for the whole run, all its cases together."""
+    """Limits of one run. `timeout_s` is time of the run's own: see `clock.py`. `each_record` makes it hold for each case of
+    a run, and RECORDS_FACTOR times it for all of them."""
 
     timeout_s: float = 5.0
     memory_mb: int = 512
@@ -57,6 +61,7 @@ class Limits:
     box_files: int = 1024
     reserves_memory: bool = False  # a runtime that reserves address space it does not use: its data is limited
     supervises: bool = False  # the request starts a program beside itself and holds the result channel
+    each_record: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s <= 3600:
@@ -65,6 +70,16 @@ class Limits:
             raise UsageError(f"memory_mb is {self.memory_mb}: the least that a program can start in is {MIN_MEMORY_MB}")
         if self.output_limit_bytes < 1:
             raise UsageError(f"output_limit_bytes is {self.output_limit_bytes}: give at least 1")
+
+    @property
+    def total_s(self) -> float:
+        """What the whole run may take."""
+        return self.timeout_s * (RECORDS_FACTOR if self.each_record else 1)
+
+    @property
+    def cpu_limit_s(self) -> int:
+        """RLIMIT_CPU of each process, a last resort beyond what the clock allows."""
+        return int(self.total_s) + 2
 
     def packet(self) -> dict[str, int]:
         """The numbers that the slot's process needs."""
@@ -77,7 +92,9 @@ class Limits:
             "box_files": self.box_files,
             "files": self.files,
             "processes": self.processes + 3,  # the zygote, its parent and the run's first process belong to the same user
-            "cpu_s": int(self.timeout_s) + 2,
+            "stack_bytes": STACK_MB << 20,
+            "reserved_bytes": RESERVED_MB << 20,
+            "cpu_s": self.cpu_limit_s,
         }
 
 

@@ -49,6 +49,7 @@ class CallCase(_Strict):
 class CallRequest(_Strict):
     kind: Literal["call"]
     sources: list[str]
+    program: int = 0
     entry_point: str
     cases: list[CallCase]
 
@@ -62,6 +63,7 @@ class EvaluateItem(_Strict):
 class ItemsRequest(_Strict):
     kind: Literal["items"]
     sources: list[str]
+    program: int = 0
     items: list[EvaluateItem]
 
 
@@ -72,6 +74,7 @@ class ItemLimits(_Strict):
     timeout_s: float = Field(5.0, gt=0)
     memory_mb: int = Field(512, ge=32)
     output_limit_bytes: int = Field(1 << 20, ge=1)
+    each_record: bool = False
 
 
 class ExecuteItem(_Strict):
@@ -148,6 +151,7 @@ def execution_to_dict(done: Execution) -> dict[str, Any]:
         "records": _text(done.records),
         "seconds": done.seconds,
         "cpu_s": done.cpu_s,
+        "memory_mb": done.memory_mb,
         "unsafe": done.unsafe,
         "built": execution_to_dict(done.built) if done.built else None,
     }
@@ -164,4 +168,5 @@ def execution_from_dict(data: Mapping[str, Any]) -> Execution:
         data["cpu_s"],
         data["unsafe"],
         execution_from_dict(data["built"]) if data["built"] else None,
+        data["memory_mb"],
     )

@@ -4,8 +4,10 @@ A runner implements one method, `_execute`: a request, its standard input and it
 
     {"kind": "script", "program", "prelude", "files", "fetch"}    a Python program
     {"kind": "source", "language", "program", "files", "fetch", "compile_timeout_s"}    a program in another language
-    {"kind": "call", "sources", "entry_point", "cases"}       function calls, arguments as nodes of `jail/codec.py`
-    {"kind": "items", "sources", "items"}                     expressions and statements
+    {"kind": "call", "sources", "program", "entry_point", "cases"}    function calls, arguments as nodes of `jail/codec.py`
+    {"kind": "items", "sources", "program", "items"}                  expressions and statements
+
+`program` is the index of the judged program among the `sources`, which are run one after another in one namespace.
 
 `files` (path to base64) are put into the working folder first, the paths in `fetch` are read from it afterwards.
 """
@@ -38,11 +40,15 @@ class Execution:
     cpu_s: float = 0.0
     unsafe: bool = False
     built: Execution | None = None
+    memory_mb: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """One program run to its end. A negative `exit_code` is the signal that ended it.
+
+    `seconds` is wall time with all that the jail takes, `cpu_s` the CPU time of the program and what it started, and
+    `memory_mb` the most resident memory of one of its processes, the interpreter's own included.
 
     `files` holds what was fetched. `built` says how the compiler ended, where there was one; after COMPILE_ERROR
     nothing ran, and the other fields repeat it. `unsafe` marks a run without a jail that protects.
@@ -56,6 +62,8 @@ class RunResult:
     files: Mapping[str, bytes] = field(default_factory=dict)
     built: RunResult | None = None
     unsafe: bool = False
+    cpu_s: float = 0.0
+    memory_mb: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,8 @@ class CallResult:
     seconds: float
     load_error: tuple[str, str] | None = None
     unsafe: bool = False
+    cpu_s: float = 0.0
+    memory_mb: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,40 +156,55 @@ class Runner:
     ) -> CallResult:
         """Load `program` once, then call `entry_point` with each case's "args" and "kwargs", in one process.
 
-        Arguments and results are plain values (see `jail/codec.py`); `timeout_s` holds for all cases together.
+        Arguments and results are plain values (see `jail/codec.py`); `timeout_s` holds for each case.
         """
         encoded = [
             {"args": _encode(list(c.get("args") or [])), "kwargs": _encode(dict(c.get("kwargs") or {}))} for c in cases
         ]
         request = {
             "kind": "call",
-            "sources": [*filter(None, [prelude]), program],
+            "sources": [prelude, program],
+            "program": 1,
             "entry_point": entry_point,
             "cases": encoded,
         }
-        return self._functions(request, len(cases), Limits(timeout_s, memory_mb, output_limit_bytes))
+        return self._functions(request, len(cases), Limits(timeout_s, memory_mb, output_limit_bytes, each_record=True))
 
     def evaluate(
         self,
         sources: Sequence[str],
         items: Sequence[Item],
         *,
+        program: int = 0,
         timeout_s: float = 5.0,
         memory_mb: int = 512,
         output_limit_bytes: int = 1 << 20,
     ) -> CallResult:
-        """Run `sources` in one namespace, then evaluate each item in it; `bind` may hold stand-ins (codec.Opaque)."""
+        """Run `sources` in one namespace, then evaluate each item in it; `bind` may hold stand-ins (codec.Opaque).
+
+        `program` is the index of the one that has a file of its own to be read by `inspect.getsource`.
+        """
         encoded = [
             {"source": i.source, "mode": i.mode, "bind": {name: _encode_any(value) for name, value in i.bind.items()}}
             for i in items
         ]
-        request = {"kind": "items", "sources": list(sources), "items": encoded}
-        return self._functions(request, len(items), Limits(timeout_s, memory_mb, output_limit_bytes))
+        request = {"kind": "items", "sources": list(sources), "program": program, "items": encoded}
+        return self._functions(request, len(items), Limits(timeout_s, memory_mb, output_limit_bytes, each_record=True))
 
     def _functions(self, request: Mapping[str, Any], count: int, limits: Limits) -> CallResult:
         done = self._execute(request, b"", limits)
         cases, load_error = parse_records(done.records, count, done.status)
-        return CallResult(done.status, cases, done.stdout, done.stderr, done.seconds, load_error, done.unsafe)
+        return CallResult(
+            done.status,
+            cases,
+            done.stdout,
+            done.stderr,
+            done.seconds,
+            load_error,
+            done.unsafe,
+            done.cpu_s,
+            done.memory_mb,
+        )
 
 
 def run_result(done: Execution) -> RunResult:
@@ -192,7 +217,18 @@ def run_result(done: Execution) -> RunResult:
             files = {str(name): base64.b64decode(data) for name, data in found.items()}
         except (codec.CodecError, ValueError, TypeError, AttributeError, KeyError):
             files = {}  # at a level without processes the program itself could write this record
-    return RunResult(done.status, done.exit_code, done.stdout, done.stderr, done.seconds, files, built, done.unsafe)
+    return RunResult(
+        done.status,
+        done.exit_code,
+        done.stdout,
+        done.stderr,
+        done.seconds,
+        files,
+        built,
+        done.unsafe,
+        done.cpu_s,
+        done.memory_mb,
+    )
 
 
 def _encode(value: Any) -> list[Any]:

@@ -209,7 +209,12 @@ class Service:
     def _result(self, item: ExecuteItem | VerifyItem, runner: Runner) -> dict[str, Any]:
         if isinstance(item, VerifyItem):
             return {"verdict": dict(self._grade(item, runner))}
-        limits = Limits(item.limits.timeout_s, item.limits.memory_mb, item.limits.output_limit_bytes)
+        limits = Limits(
+            item.limits.timeout_s,
+            item.limits.memory_mb,
+            item.limits.output_limit_bytes,
+            each_record=item.limits.each_record,
+        )
         done = runner._execute(item.request.model_dump(), base64.b64decode(item.stdin), limits)
         return {"execution": execution_to_dict(done)}
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from qwq.errors import InfraError
 from qwq.sandbox import cgroup, languages, watchdog
+from qwq.sandbox.clock import Clock
 from qwq.sandbox.jail.zygote import EXIT_PACKET
 from qwq.sandbox.policy import (
     PREIMPORT,
@@ -114,6 +115,7 @@ class _Pipes:
         os.set_blocking(self.read_ends[0], False)
         self.data = [bytearray(), bytearray(), bytearray()]
         self.open = set(self.read_ends)
+        self.records = 0
 
     def read(self, fd: int) -> bool:
         """Take what is there; False at the end of the stream or where nothing is there."""
@@ -124,7 +126,10 @@ class _Pipes:
         if not chunk:
             self.open.discard(fd)
             return False
-        self.data[self.read_ends.index(fd)] += chunk
+        stream = self.read_ends.index(fd)
+        self.data[stream] += chunk
+        if stream == 2:
+            self.records += chunk.count(b"\n")
         return True
 
     def too_much(self) -> bool:
@@ -245,7 +250,7 @@ class Slot:
         started = time.monotonic()
         try:
             self._send(payload, stdin, limits, pipes)
-            early, packet = self._watch(pipes, started + limits.timeout_s, limits)
+            early, packet = self._watch(pipes, limits)
             pipes.drain()
         finally:
             pipes.close()
@@ -254,18 +259,25 @@ class Slot:
             early = RunStatus.OUTPUT_LIMIT
         stdout, stderr, records = (bytes(data) for data in pipes.data)
         if not records.startswith(STARTED):
-            if early is RunStatus.TIMEOUT:
-                raise InfraError(
-                    f"the jail was not ready within the limit of {limits.timeout_s} s: the machine is overloaded"
-                )
+            if early is RunStatus.TIMEOUT:  # there is no clock yet, so it was given up
+                raise Cancelled("the caller gave the run up")
             raise self._fail(f"a run could not be set up: {stderr.decode(errors='replace')[:300]}")
-        status, cpu_s, _ = EXIT_PACKET.unpack(packet)
+        status, cpu_s, peak_kib = EXIT_PACKET.unpack(packet)
         exit_code = os.waitstatus_to_exitcode(status)
         killed = exit_code == -signal.SIGKILL or limits.supervises  # a supervisor says later how its command ended
         out_of_memory = self.group is not None and self.group.ran_out_of_memory() and killed
         ended = early or status_of(exit_code, cpu_s, limits, records, out_of_memory)
         cap = limits.output_limit_bytes
-        return Execution(ended, exit_code, stdout[:cap], stderr[:cap], records[len(STARTED) :], seconds, cpu_s)
+        return Execution(
+            ended,
+            exit_code,
+            stdout[:cap],
+            stderr[:cap],
+            records[len(STARTED) :],
+            seconds,
+            cpu_s,
+            memory_mb=round(peak_kib / 1024, 1),
+        )
 
     def _send(self, payload: bytes, stdin: bytes, limits: Limits, pipes: _Pipes) -> None:
         inputs = [_sealed_memory("payload", payload), _sealed_memory("stdin", stdin)]
@@ -280,18 +292,19 @@ class Slot:
                 os.close(fd)
             pipes.close_write_ends()
 
-    def _watch(self, pipes: _Pipes, deadline: float, limits: Limits) -> tuple[RunStatus | None, bytes]:
+    def _watch(self, pipes: _Pipes, limits: Limits) -> tuple[RunStatus | None, bytes]:
         """Read until the slot reports the end of the run. Returns why it was killed, if it was, and the report."""
         poller = select.poll()
-        poller.register(self._control, select.POLLIN)
-        poller.register(self._wake, select.POLLIN)
+        for fd in (self._control.fileno(), self._wake, *pipes.read_ends):
+            poller.register(fd, select.POLLIN)
         watched = self._process.pid if self.group is None else None
         guard = watchdog.Watchdog(watched, self._scratch, limits) if watched or self._scratch else None
-        for fd in pipes.read_ends:
-            poller.register(fd, select.POLLIN)
+        clock: Clock | None = None  # from when the program is loaded on
+        records = 0
         killed: RunStatus | None = None
+        deadline = time.monotonic() + START_TIMEOUT_S
         while True:
-            wait_s = max(0.0, deadline - time.monotonic())
+            wait_s = max(0.0, (deadline if clock is None or killed else clock.due) - time.monotonic())
             events = poller.poll((wait_s if guard is None or killed else min(wait_s, guard.period_s)) * 1000)
             given_up = False
             for fd, _ in events:
@@ -304,16 +317,24 @@ class Slot:
                 ended = not pipes.read(fd) and fd not in pipes.open
                 if ended or (killed and pipes.too_much()):
                     poller.unregister(fd)
-            reason = RunStatus.OUTPUT_LIMIT if pipes.too_much() else None
-            if reason is None and (given_up or time.monotonic() >= deadline):
-                reason = RunStatus.TIMEOUT
-            if reason is None and guard is not None:
-                reason = guard.look()
-            if reason and killed:
+            if clock is None and pipes.data[2].startswith(STARTED):
+                clock = Clock(self._process.pid, limits)
+            elif clock is not None and limits.each_record and pipes.records > records:
+                records = pipes.records
+                clock.case_done()
+            if killed:
                 if time.monotonic() >= deadline:
                     raise self._fail(f"a run did not end within {KILL_TIMEOUT_S} s of being killed")
-            elif reason:
-                killed = reason
+                continue
+            if clock is None and time.monotonic() >= deadline:
+                raise self._fail(f"the jail was not ready within {START_TIMEOUT_S:g} s: the machine is overloaded")
+            if clock is not None and clock.says_nothing():
+                raise self._fail("a run had too little of the machine to be judged: it is overloaded")
+            over = given_up or (clock is not None and clock.is_over())
+            killed = RunStatus.OUTPUT_LIMIT if pipes.too_much() else RunStatus.TIMEOUT if over else None
+            if killed is None and guard is not None:
+                killed = guard.look()
+            if killed:
                 deadline = time.monotonic() + KILL_TIMEOUT_S
                 try:
                     self._control.send(b"K")
@@ -361,7 +382,7 @@ def status_of(exit_code: int, cpu_s: float, limits: Limits, records: bytes, out_
     """The status of a run that was not killed by us; `out_of_memory` is what the run's memory group says."""
     if out_of_memory:
         return RunStatus.MEMORY
-    if exit_code in (-9, -24) and cpu_s >= int(limits.timeout_s) + 1:  # SIGKILL that we did not send, or SIGXCPU
+    if exit_code in (-9, -24) and cpu_s >= limits.cpu_limit_s - 1:  # SIGKILL that we did not send, or SIGXCPU
         return RunStatus.TIMEOUT
     if exit_code != 0 and b'"e": ["MemoryError"' in records[-200:]:
         return RunStatus.MEMORY

@@ -221,7 +221,7 @@ def _asserts(job: _Job, tests: Mapping[str, Any], tally: _Tally) -> None:
     beside = setup.beside_program([h.source for split in splits for h in split.holes])
     sources = [setup.imports, job.code, beside]
     items = [Item(h.source, h.mode) for split in splits for h in split.holes]
-    result = job.sandbox.evaluate(sources, items, **job.limits)
+    result = job.sandbox.evaluate(sources, items, program=1, **job.limits)
     tally.saw(result)
     if result.load_error is not None:
         _check_setup(job, setup)
@@ -287,7 +287,7 @@ def _run_whole(
     """Run tests that cannot be split, beside the program and apart from the others."""
     if not splits:
         return
-    result = job.sandbox.evaluate(sources, [Item(split.source, "exec") for split in splits], **job.limits)
+    result = job.sandbox.evaluate(sources, [Item(split.source, "exec") for split in splits], program=1, **job.limits)
     tally.saw(result)
     for index, split, case in zip(indices, splits, result.cases, strict=True):
         failure = _failure(case, result.status)

@@ -16,7 +16,9 @@ import base64
 import builtins
 import codecs
 import contextlib
+import gc
 import json
+import linecache
 import os
 import sys
 import threading
@@ -27,7 +29,7 @@ from typing import Any
 from . import codec
 
 RESULT_FD = 3
-PROGRAM_NAME = "program.py"
+program_file = "program.py"  # the zygote puts a path here where there is a private folder to write it to
 MAX_MESSAGE = 500
 MAX_FETCHED = 20 << 20
 
@@ -47,6 +49,16 @@ def describe(error: BaseException) -> list[str]:
     return [type(error).__name__[:100], message]
 
 
+def _as_file(source: str) -> str:
+    """The program without a byte order mark, kept where `inspect.getsource`, tracebacks and `open(__file__)` look."""
+    source = source.removeprefix("\ufeff")
+    linecache.cache[program_file] = (len(source), None, source.splitlines(True), program_file)
+    if os.path.isabs(program_file):
+        with open(program_file, "wb") as file:
+            file.write(codec.to_bytes(source))
+    return source
+
+
 def _compile(source: str, name: str, mode: str = "exec") -> types.CodeType:
     """Compile as a file of its own: this module's `from __future__` imports must not reach the program."""
     return compile(source, name, mode, dont_inherit=True)
@@ -61,7 +73,7 @@ def _add_site_builtins() -> None:
 
 def _module(name: str) -> types.ModuleType:
     module = types.ModuleType(name)
-    module.__file__ = PROGRAM_NAME
+    module.__file__ = program_file
     module.__builtins__ = builtins
     sys.modules[name] = module
     return module
@@ -89,14 +101,25 @@ def _use_standard_streams() -> None:
 
 
 def _flush() -> int:
-    """0, or 1 where buffered output could not be written."""
+    """0, or 1 where buffered output could not be written. Closed and absent streams are passed over, as in CPython."""
     code = 0
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None and not getattr(stream, "closed", False):
+                stream.flush()
         except Exception:
             code = 1
     return code
+
+
+def _finalize(space: dict[str, Any]) -> None:
+    """Let go of the program's objects as the interpreter does at its end, so that `__del__` runs and files are written."""
+    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
+    for private in (True, False):
+        for name in list(space):
+            if name != "__builtins__" and (not private or (name[:1] == "_" and name[:2] != "__")):
+                space[name] = None
+    gc.collect()
 
 
 def _exit_code(error: SystemExit) -> int:
@@ -123,10 +146,13 @@ def _write_files(files: dict[str, str]) -> None:
 
 
 def _read_files(names: list[str]) -> dict[str, str]:
-    """Those of the asked files that are there, as far as the result channel holds them."""
+    """Those of the asked files that are in the working folder, as far as the result channel holds them."""
     found = {}
     left = MAX_FETCHED
+    here = os.getcwd()
     for name in names:
+        if "\0" in name or not os.path.realpath(os.path.join(here, name)).startswith(here + "/"):
+            continue
         try:
             with open(name, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
                 data = file.read(left + 1) or b""  # None: a pipe without data
@@ -190,25 +216,32 @@ def _run_script(request: dict[str, Any]) -> int:
 def _script(request: dict[str, Any]) -> int:
     """Run as `python program.py` would: threads joined, atexit functions called, output flushed."""
     module = _module("__main__")
-    sys.argv = [PROGRAM_NAME]
+    sys.argv = [program_file]
     code = 0
     try:
         if request.get("prelude"):
             exec(_compile(request["prelude"], "prelude"), module.__dict__)
-        exec(_compile(request["program"], PROGRAM_NAME), module.__dict__)
+        exec(_compile(_as_file(request["program"]), program_file), module.__dict__)
     except SystemExit as error:
         code = _exit_code(error)
     except MemoryError as error:
-        traceback.print_exception(type(error), error, error.__traceback__.tb_next)
+        _print_error(error)
         code = 1
         with contextlib.suppress(OSError):
             _record({"e": ["MemoryError", ""]})
     except BaseException as error:
-        traceback.print_exception(type(error), error, error.__traceback__.tb_next)
+        _print_error(error)
         code = 1
     threading._shutdown()
     atexit._run_exitfuncs()
-    return _flush() or code
+    unwritten = _flush()
+    _finalize(module.__dict__)
+    return _flush() or unwritten or code
+
+
+def _print_error(error: BaseException) -> None:
+    with contextlib.suppress(Exception):  # stderr may be closed
+        traceback.print_exception(type(error), error, error.__traceback__.tb_next)
 
 
 def _entry_point(space: dict[str, Any], name: str) -> Any:
@@ -266,9 +299,10 @@ def _run_functions(request: dict[str, Any]) -> int:
     """Load the program under a name other than __main__, then evaluate all that is asked."""
     space = _module("program").__dict__
     try:
-        for source in request["sources"]:
+        for index, source in enumerate(request["sources"]):
+            own = index == request["program"]
             try:
-                exec(_compile(source, PROGRAM_NAME), space)
+                exec(_compile(_as_file(source), program_file) if own else _compile(source, "setup"), space)
             except SystemExit as error:  # `exit()` as the last line: what was defined before it is there
                 if _exit_code(error):
                     raise
@@ -285,6 +319,8 @@ def run(payload: bytes) -> int:
     request = json.loads(payload)
     del payload
     sys.setrecursionlimit(1000)
+    sys.set_int_max_str_digits(0)  # time is limited already, and graders elsewhere lift it
+    sys.path.insert(0, os.getcwd())  # files that come with a program can be imported
     _use_standard_streams()
     _add_site_builtins()
     os.write(RESULT_FD, b"R\n")  # from here on whatever happens is the program's doing

@@ -28,6 +28,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 from typing import Any
 
 if __name__ == "__main__":
@@ -42,6 +43,8 @@ else:
 EXIT_PACKET = struct.Struct("<id q")
 SETUP_FAILED = 125
 NUM_DESCRIPTORS = 5
+STACK_ROOM = 1 << 30
+THREAD_STACK = 8 << 20
 RUNTIME_BYTES = 256 << 20  # what node maps for its own threads and heap spaces before a program has done anything
 
 
@@ -61,6 +64,12 @@ def _limit(kind: int, value: int) -> None:
     resource.setrlimit(kind, (value, value))
 
 
+def _stack(value: int) -> None:
+    """The hard limit stays: programs often begin by raising the soft one. What a stack takes counts as memory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
 def set_limits(limits: dict[str, int], base_bytes: int, count_processes: bool) -> None:
     """rlimits of one run. The address space is counted on top of what the zygote already maps.
 
@@ -76,11 +85,12 @@ def set_limits(limits: dict[str, int], base_bytes: int, count_processes: bool) -
     _limit(resource.RLIMIT_MSGQUEUE, 0)
     if limits["reserves_memory"]:
         # Stacks of threads count as data; 8 MB is what such a runtime expects.
-        _limit(resource.RLIMIT_STACK, 8 << 20)
+        _stack(8 << 20)
         _limit(resource.RLIMIT_DATA, base_bytes + limits["memory_bytes"] + RUNTIME_BYTES)
         return
-    _limit(resource.RLIMIT_STACK, 64 << 20)
-    _limit(resource.RLIMIT_AS, base_bytes + limits["memory_bytes"])
+    # Threads of a started program reserve as much as its stack may grow, so it gets less than Python's own main thread.
+    _stack(limits["stack_bytes"] // 4 if limits["supervises"] else limits["stack_bytes"])
+    _limit(resource.RLIMIT_AS, base_bytes + limits["memory_bytes"] + limits["reserved_bytes"])
 
 
 def mapped_bytes() -> int:
@@ -225,6 +235,7 @@ class Zygote:
                 rootfs.mount_box(limits["box_bytes"], limits["box_files"])
                 if self.own_proc:
                     rootfs.mount_proc()
+                child.program_file = f"{rootfs.PRIVATE}/program.py"
             payload = self._confine(limits, payload_fd, streams)
             code = child.run(payload)
         except BaseException as error:  # noqa: BLE001 (reported to the parent, which raises)
@@ -271,8 +282,20 @@ def _become_zygote(config: dict[str, Any]) -> None:
         rootfs.become(config["own_uid"])
 
 
+def _with_room_for_the_stack() -> None:
+    """Start this program again where the kernel has left too little room below the stack, which it does at exec."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if sys.argv[2:] == ["again"] or soft == resource.RLIM_INFINITY or soft >= STACK_ROOM:
+        return
+    room = STACK_ROOM if hard == resource.RLIM_INFINITY else min(STACK_ROOM, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (room, hard))
+    os.execv(sys.executable, [*sys.orig_argv, "again"])
+
+
 def main() -> None:
     """Entry of the slot process; errors before the first run go to the parent as {"error": ...}."""
+    _with_room_for_the_stack()
+    threading.stack_size(THREAD_STACK)  # not the main thread's limit, which the C library would take
     control = socket.socket(fileno=int(sys.argv[1]))
     config = json.loads(control.recv(1 << 16))
     os.environ.clear()

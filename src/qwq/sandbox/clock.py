@@ -1,0 +1,85 @@
+"""The time that a run has had, whatever else the machine does.
+
+A run's time is wall time without the part in which it was ready and waited for a core: it computes or sleeps, and other
+processes of a busy machine do not count. The kernel tells how long a task has waited (/proc/PID/task/TID/schedstat);
+of several tasks the one that waited longest is taken, so a program that waits for its own threads or processes is not
+charged for what delayed them. A program that makes its own tasks wait for each other is bounded by the CPU time of all.
+Where the kernel does not tell, wall time is all there is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from qwq.sandbox.policy import Limits
+from qwq.sandbox.watchdog import descendants
+
+CPU_FACTOR = 4  # CPU time of all processes of a run together, as a multiple of its time
+WALL_FACTOR, WALL_S = 20, 60.0  # a run that is not over by then says nothing about the program
+SAMPLE_S = 0.05
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Clock:
+    """One run below the slot's process `pid`. It starts with the program, and anew with each case where limits say so."""
+
+    def __init__(self, pid: int, limits: Limits):
+        self._pid = pid
+        self._limits = limits
+        self._started = self._case_started = self._sampled = time.monotonic()
+        self._case_waited = 0.0
+        self.due = self._started + limits.timeout_s  # when to look again
+
+    def case_done(self) -> None:
+        """The program has given a result, and begins with the next."""
+        now = time.monotonic()
+        if now - self._sampled > SAMPLE_S:
+            self._sampled, self._case_waited = now, waited_and_used(self._tasks())[0]
+        self._case_started = now
+        self.due = min(now + self._limits.timeout_s, self._started + self._limits.total_s)
+
+    def is_over(self) -> bool:
+        """Whether the run has had its time; else `due` is later than now."""
+        now = time.monotonic()
+        if now < self.due:
+            return False
+        waited, used = waited_and_used(self._tasks())
+        left = min(
+            self._limits.timeout_s - (now - self._case_started) + (waited - self._case_waited),
+            self._limits.total_s - (now - self._started) + waited,
+        )
+        if left <= 0 or used > CPU_FACTOR * self._limits.total_s:
+            return True
+        self.due = now + max(left, 0.01)
+        return False
+
+    def says_nothing(self) -> bool:
+        """Whether so much time has passed that the machine, not the program, is to blame."""
+        return time.monotonic() - self._started > WALL_FACTOR * self._limits.total_s + WALL_S
+
+    def _tasks(self) -> list[str]:
+        """Folders of all tasks of the run: what lies below the slot's process and its child, the zygote."""
+        tasks = []
+        for pid in descendants(self._pid)[2:]:
+            try:
+                tasks += [f"/proc/{pid}/task/{thread}" for thread in os.listdir(f"/proc/{pid}/task")]
+            except OSError:
+                continue
+        return tasks
+
+
+def waited_and_used(tasks: list[str]) -> tuple[float, float]:
+    """Seconds that the task which waited longest for a core has waited, and CPU seconds of all together."""
+    waited = used = 0.0
+    for folder in tasks:
+        try:
+            with open(f"{folder}/schedstat") as f:
+                waited = max(waited, int(f.read().split()[1]) / 1e9)
+            with open(f"{folder}/stat") as f:
+                # After the name in brackets: utime and stime are fields 14 and 15 of proc(5).
+                fields = f.read().rpartition(")")[2].split()
+            used += (int(fields[11]) + int(fields[12])) / _TICKS
+        except (OSError, ValueError, IndexError):
+            continue
+    return waited, used
