@@ -135,7 +135,7 @@ def sandbox_serve(
 
 def grade(item: VerifyItem, sandbox: Runner) -> dict[str, Any]:
     """The verdict on one line, as the server sends it."""
-    from qwq.verify.code import verify
+    from qwq.verify.code import OPTIONS, verify
 
-    options = {name: getattr(item, name) for name in ("timeout_s", "memory_mb", "language", "tolerance")}
+    options = {name: getattr(item, name) for name in OPTIONS}
     return verify(item.code, item.tests, sandbox=sandbox, **options).to_dict()

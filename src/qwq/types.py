@@ -92,6 +92,9 @@ class Verdict:
     forgeable: bool = False
     answer: str | None = None
     unsafe: bool = False
+    cpu_s: float | None = None
+    memory_mb: float | None = None
+    output_cut: bool = False
 
     @property
     def correct(self) -> bool:
@@ -112,9 +115,15 @@ class Verdict:
             out["forgeable"] = True
         if self.unsafe:
             out["unsafe"] = True
+        out |= self.usage()
         if self.answer is not None:
             out["answer"] = self.answer
         return out | {"seconds": round(self.seconds, 6)}
+
+    def usage(self) -> dict[str, Any]:
+        """What a program used, where one was run."""
+        found = {"cpu_s": self.cpu_s, "memory_mb": self.memory_mb, "output_cut": self.output_cut or None}
+        return {name: value for name, value in found.items() if value is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Verdict:

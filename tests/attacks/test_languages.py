@@ -17,6 +17,11 @@ needs_gcc = pytest.mark.skipif(not shutil.which("g++"), reason="no g++ on this m
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="no node on this machine")
 
 
+def within(seconds: float) -> float:
+    """Wall time that a bound on a run's own time comes to here and now: limits do not count what a busy machine takes."""
+    return seconds * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def still_works(box) -> bool:
     return box.run("echo well", language="bash").stdout == b"well\n"
 
@@ -41,7 +46,7 @@ def test_incbin_of_an_endless_device_is_bounded(compilers):
     started = time.monotonic()
     result = compilers.run('asm(".incbin \\"/dev/zero\\"");\nint main() {}', language="c", compile_timeout_s=2)
     assert result.status in (RunStatus.COMPILE_ERROR, RunStatus.TIMEOUT)
-    assert time.monotonic() - started < 6 and still_works(compilers)
+    assert time.monotonic() - started < within(6) and still_works(compilers)
 
 
 @needs_gcc
@@ -69,7 +74,7 @@ def test_template_bomb_is_bounded(compilers):
     result = compilers.run(source, language="cpp", compile_timeout_s=3)
     assert result.status in (RunStatus.COMPILE_ERROR, RunStatus.TIMEOUT)
     assert len(result.stderr) <= 1 << 20
-    assert time.monotonic() - started < 8 and still_works(compilers)
+    assert time.monotonic() - started < within(8) and still_works(compilers)
 
 
 @needs_gcc
@@ -110,7 +115,7 @@ def test_native_memory_and_fork_bombs_are_bounded(compilers):
     started = time.monotonic()
     result = compilers.run(bomb, language="c", timeout_s=1)
     assert result.status in (RunStatus.TIMEOUT, RunStatus.MEMORY)
-    assert time.monotonic() - started < 8 and still_works(compilers)
+    assert time.monotonic() - started < within(8) and still_works(compilers)
 
 
 @needs_gcc

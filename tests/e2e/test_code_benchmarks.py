@@ -11,8 +11,7 @@ import pytest
 
 from qwq.sandbox import Sandbox
 from qwq.types import Outcome
-from qwq.verify.asserts import asserts_from_check
-from qwq.verify.code import verify
+from qwq.verify.code import asserts_from_check, verify
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
 # The setup of these two uses a class of the program. Run before the program, as published, no answer could pass; that

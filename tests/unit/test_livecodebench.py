@@ -14,7 +14,7 @@ import pytest
 from qwq.errors import DataError
 from qwq.types import Outcome
 from qwq.verify.code import clear_cache, verify
-from qwq.verify.livecodebench import expand, line_matches, read_plain_pickle
+from qwq.verify.code.livecodebench import expand, line_matches, read_plain_pickle
 
 SAMPLE = Path(__file__).resolve().parents[2].parent / "shared/data/livecodebench/sample_with_tests.jsonl"
 

@@ -10,9 +10,11 @@ import pytest
 from qwq.errors import DataError, UsageError
 from qwq.sandbox import Sandbox
 from qwq.types import Outcome, Response
-from qwq.verify.asserts import asserts_from_check, read_setup, split_all, split_assert
-from qwq.verify.code import clear_cache, extract_code, verify, verify_response
-from qwq.verify.code_values import equal, output_difference
+from qwq.verify.code import asserts_from_check, clear_cache, extract_code, verify, verify_response
+from qwq.verify.code.plan import make_plan
+from qwq.verify.code.setup import read_setup
+from qwq.verify.code.split import split_all, split_assert
+from qwq.verify.code.values import equal, output_difference
 
 MBPP = Path(__file__).parents[3] / "shared" / "data" / "mbpp" / "mbpp.jsonl"
 HUMANEVAL = Path(__file__).parents[3] / "shared" / "data" / "humaneval" / "HumanEval.jsonl"
@@ -91,14 +93,51 @@ def test_infra_failure_is_not_a_wrong_answer():
 # -- comparison
 
 
-def test_call_compares_with_pythons_equality(box):
+def test_exact_calls_compare_with_pythons_equality(box):
     code = "def f(k): return {1: (1, 2), 2: [1, 2], 3: 1.0, 4: True, 5: None, 6: float('nan'), 7: {1: 'a'}}[k]"
     for key, expected, right in [
         (1, (1, 2), True), (1, [1, 2], False), (2, [1, 2], True), (3, 1, True), (4, 1, True), (5, None, True), (5, 0, False),
         (6, float("nan"), False), (7, {1: "a"}, True), (7, {"1": "a"}, False),
     ]:  # fmt: skip
+        assert result(box, code, {**call(([key], expected)), "compare": "exact"})[0] == ("correct" if right else "wrong"), (key, expected)
+
+
+def test_call_takes_what_json_writes_in_place_of_a_value(box):
+    """Tests are JSON: it has no tuples, no keys but strings, and no arrays; a NaN that is expected can only be meant."""
+    code = (
+        "import numpy as np\ndef f(k): return [(1, [2, (3,)]), {1: (2,), True: 0} if k == 9 else {1: (2,), None: 0}, np.array([[1, 2]]), "
+        "[float('nan')], {1, 2}, {1: 'a', '1': 'b'}, {(1, 2): 3}, np.float64(0.5), {2.5: np.array([1])}][k]"
+    )
+    for key, expected, right in [
+        (0, [1, [2, [3]]], True), (0, [1, [2, [4]]], False), (0, [1, [2]], False), (1, {"1": [2], "null": 0}, True), (1, {"1": [2]}, False),
+        (2, [[1, 2]], True), (2, [[1, 3]], False), (2, [1, 2], False), (3, [float("nan")], True), (3, [0.0], False), (4, [1, 2], False),
+        (5, {"1": "a"}, False), (5, {"1": "b"}, False), (6, {"(1, 2)": 3}, False), (7, 0.5, True), (8, {"2.5": [1]}, True),
+    ]:  # fmt: skip
         assert result(box, code, call(([key], expected)))[0] == ("correct" if right else "wrong"), (key, expected)
 
+
+def test_numbers_of_other_types_meet_the_tolerance(box):
+    code = "from decimal import Decimal\nfrom fractions import Fraction\ndef f(k): return [Decimal('0.3333333333'), Fraction(1, 3), Decimal('1e999999')][k]"
+    assert result(box, code, call(([0], 1 / 3)), tolerance=1e-6)[0] == "correct"
+    assert result(box, code, call(([1], 1 / 3)), tolerance=1e-6)[0] == "correct"
+    assert result(box, code, call(([0], 0.33)), tolerance=1e-6)[0] == "wrong"
+    assert result(box, code, call(([2], 1.5)), tolerance=1e-6)[0] == "wrong"
+
+
+def test_a_function_that_works_in_place_is_judged_by_its_argument(box):
+    tests = call(([[3, 1]], [1, 3]), ([[1, 2]], [1, 2]))
+    assert result(box, "def f(a): a.sort()", tests) == ("correct", 2, 2)
+    assert result(box, "def f(a): a.reverse()", tests)[0] == "wrong"
+    assert result(box, "def f(a): pass", tests) == ("wrong", 0, 2)  # nothing done is right nowhere, also where nothing was to do
+    assert result(box, "def f(a): pass", call(([[1, 2]], [1, 2]))) == ("wrong", 0, 1)
+    assert result(box, "def f(a):\n    a.sort()\n    return a[:1]", tests)[0] == "wrong"
+
+
+def test_one_of_several_answers(box):
+    tests = {"kind": "call", "entry_point": "f", "cases": [{"args": [1], "any_of": [2, 3]}]}
+    assert [result(box, f"def f(x): return {v}", tests)[0] for v in (2, 3, 4)] == ["correct", "correct", "wrong"]
+    tests = {"kind": "stdio", "cases": [{"input": "", "any_of": ["2\n", "3\n"]}]}
+    assert [result(box, f"print({v})", tests)[0] for v in (2, 3, 4)] == ["correct", "correct", "wrong"]
 
 def test_none_is_not_right_where_something_is_expected(box):
     assert result(box, "def f(x): pass", call(([1], [])))[0] == "wrong"
@@ -202,7 +241,9 @@ def test_expected_values_and_references_in_the_setup_stay_away_from_the_program(
     tests = asserts("assert f(1) == expected", "assert f(y) == ref(4)", setup=setup)
     peek = "def f(n): return globals().get('expected') if n == 1 else globals()['ref'](n)"
     assert result(box, peek, tests) == ("wrong", 0, 2)
-    assert read_setup(setup).beside_program(["f(1)", "f(y)"]) == "x = 3\ny = x + 1"
+    plan = make_plan(*split_all(setup, tests["asserts"]), ())
+    assert plan.setup.text(plan.beside({"y": 4})) == ""  # y comes as a value
+    assert plan.setup.text(plan.beside({})) == "x = 3\ny = x + 1"
     assert result(box, "def f(n): return [1, 4] if n == 1 else n ** 2", tests) == ("correct", 2, 2)
 
 
@@ -212,7 +253,8 @@ def test_setup_statements_that_change_an_input_come_with_it(box):
         result(box, "def f(t, i): return t['a'] + i[1]", asserts("assert f(table, items) == 3", setup=setup))[0]
         == "correct"
     )
-    assert "other" not in read_setup(setup).beside_program(["f(table, items)"])
+    plan = make_plan(*split_all(setup, ["assert f(table, items) == 3"]), ())
+    assert "other" not in plan.setup.text(plan.beside({}))
 
 
 def test_setup_imports_come_before_the_program(box):

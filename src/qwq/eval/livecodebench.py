@@ -7,7 +7,7 @@ two fences of the answer. Three forms of rows are read:
     QwQ's prompts        {"prompt", "question_id", "tests": {"fname", "md5"}}, with the tests in livecodebench_v5_tests/FNAME
     SandboxFusion's      {"id", "content", "test"}
 
-Packed tests are read by `verify.livecodebench`, which never unpickles. Rows whose tests are not at hand are left out, and said so.
+Packed tests are read by `verify.code.livecodebench`, which never unpickles. Rows whose tests are not at hand are left out, and said so.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class HumanEval(Benchmark):
     name = "humaneval"
 
     def load(self, data: Any) -> list[Problem]:
-        from qwq.verify.asserts import asserts_from_check
+        from qwq.verify.code import asserts_from_check
 
         problems = []
         for where, row in data.rows():

@@ -21,8 +21,7 @@ from typing import Any
 
 from qwq.data.messages import Malformed, from_json
 from qwq.errors import UsageError
-from qwq.verify.asserts import asserts_from_check
-from qwq.verify.code import check_tests
+from qwq.verify.code import asserts_from_check, check_tests
 
 
 def tests_of(row: Mapping[str, Any]) -> dict[str, Any]:

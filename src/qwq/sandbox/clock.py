@@ -3,8 +3,8 @@
 A run's time is wall time without the part in which it was ready and waited for a core: it computes or sleeps, and other
 processes of a busy machine do not count. The kernel tells how long a task has waited (/proc/PID/task/TID/schedstat);
 of several tasks the one that waited longest is taken, so a program that waits for its own threads or processes is not
-charged for what delayed them. A program that makes its own tasks wait for each other is bounded by the CPU time of all.
-Where the kernel does not tell, wall time is all there is.
+charged for what delayed them. Tasks of one program that wait for each other are no excuse: what the others of them have
+computed is taken off, shared by the cores. Where the kernel does not tell, wall time is all there is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ CPU_FACTOR = 4  # CPU time of all processes of a run together, as a multiple of 
 WALL_FACTOR, WALL_S = 20, 60.0  # a run that is not over by then says nothing about the program
 SAMPLE_S = 0.05
 _TICKS = os.sysconf("SC_CLK_TCK")
+_CORES = len(os.sched_getaffinity(0))
 
 
 class Clock:
@@ -70,16 +71,19 @@ class Clock:
 
 
 def waited_and_used(tasks: list[str]) -> tuple[float, float]:
-    """Seconds that the task which waited longest for a core has waited, and CPU seconds of all together."""
-    waited = used = 0.0
+    """Seconds that the task which waited longest for a core has waited for others than its own, and CPU seconds of all."""
+    waited = computed = used = 0.0
     for folder in tasks:
         try:
-            with open(f"{folder}/schedstat") as f:
-                waited = max(waited, int(f.read().split()[1]) / 1e9)
             with open(f"{folder}/stat") as f:
                 # After the name in brackets: utime and stime are fields 14 and 15 of proc(5).
                 fields = f.read().rpartition(")")[2].split()
-            used += (int(fields[11]) + int(fields[12])) / _TICKS
+            own = (int(fields[11]) + int(fields[12])) / _TICKS
+            used += own
+            with open(f"{folder}/schedstat") as f:
+                delay = int(f.read().split()[1]) / 1e9
         except (OSError, ValueError, IndexError):
             continue
-    return waited, used
+        if delay > waited:
+            waited, computed = delay, own
+    return max(0.0, waited - (used - computed) / _CORES), used

@@ -16,7 +16,8 @@ import queue
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from qwq.errors import InfraError, UsageError
@@ -42,6 +43,17 @@ def _own_uid(index: int) -> int | None:
     if highest > _UID_BASE + (1 << 28):
         return _UID_BASE + (os.getpid() % (1 << 20)) * 64 + index % 64
     return _UID_BASE_SMALL + (os.getpid() * 7 + index) % 4000
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A run that waits for a slot of `pool`; `built` says how its compiler ended, `failed` that it will not be run."""
+
+    pool: Sandbox
+    payload: bytes
+    limits: Limits
+    built: Execution | None = None
+    failed: Execution | None = None
 
 
 class Sandbox(Runner):
@@ -74,6 +86,7 @@ class Sandbox(Runner):
         self._closed = False
         self._live: set[Slot] = set()
         self._tool_pool: Sandbox | None = None
+        self._partners: Sandbox | None = None
         self._artefacts = languages.ArtefactCache()
         self._free: queue.LifoQueue[Slot | None] = queue.LifoQueue()
         for _ in range(self.slots):
@@ -98,11 +111,12 @@ class Sandbox(Runner):
         self._closed = True
         with self._lock:
             live, self._live = self._live, set()
-            inner, self._tool_pool = self._tool_pool, None
+            inner = [pool for pool in (self._tool_pool, self._partners) if pool is not None]
+            self._tool_pool = self._partners = None
         for slot in live:
             slot.close() if os.getpid() == self._pid else slot.abandon()
-        if inner is not None:
-            inner.close()
+        for pool in inner:
+            pool.close()
 
     # -- slots
 
@@ -175,26 +189,66 @@ class Sandbox(Runner):
     def _execute(
         self, request: Mapping[str, Any], stdin: bytes, limits: Limits, cancel: Cancel | None = None
     ) -> Execution:
-        if request["kind"] == "source":
-            return self._execute_source(request, stdin, limits, cancel)
-        return self._on_slot(request, stdin, limits, cancel)
+        if request["kind"] == "interact":
+            return self._interact(request, limits, cancel)
+        return self._run(self._prepare(request, limits, cancel), stdin, cancel)
 
-    def _on_slot(self, request: Mapping[str, Any], stdin: bytes, limits: Limits, cancel: Cancel | None) -> Execution:
-        """Run a request on a free slot; a slot that dies is replaced and the run tried once more."""
-        payload = json.dumps(request).encode()
-        for attempt in range(_ATTEMPTS):
+    def _prepare(self, request: Mapping[str, Any], limits: Limits, cancel: Cancel | None) -> _Prepared:
+        """What is left to be run on a slot; a program in another language is compiled first."""
+        if request["kind"] == "source":
+            return self._prepare_source(request, limits, cancel)
+        return _Prepared(self, json.dumps(request).encode(), limits)
+
+    def _run(self, ready: _Prepared, stdin: bytes | int, cancel: Cancel | None, stdout: int | None = None) -> Execution:
+        if ready.failed is not None:
+            for fd in (stdin, stdout):
+                if isinstance(fd, int):
+                    os.close(fd)
+            return ready.failed
+        done = ready.pool._on_slot(ready.payload, stdin, ready.limits, cancel, stdout)
+        if ready.limits.supervises:
+            done = replace(_ended(done, ready.limits)[0], built=ready.built)
+        return done
+
+    def _on_slot(
+        self, payload: bytes, stdin: bytes | int, limits: Limits, cancel: Cancel | None, stdout: int | None = None
+    ) -> Execution:
+        """Run a request on a free slot; a slot that dies is replaced and the run tried once more, where it can be."""
+        attempts = _ATTEMPTS if isinstance(stdin, bytes) else 1
+        for attempt in range(attempts):
             slot = self._take()
             try:
-                done = slot.execute(payload, stdin, limits, cancel)
+                done = slot.execute(payload, stdin, limits, cancel, stdout)
                 return replace(done, unsafe=True) if slot.level is Level.RLIMITS else done
             except Cancelled:
                 raise
             except InfraError:
-                if self._closed or attempt == _ATTEMPTS - 1:
+                if self._closed or attempt == attempts - 1:
                     raise
             finally:
                 self._put_back(slot)
         raise AssertionError("unreachable")
+
+    def _interact(self, request: Mapping[str, Any], limits: Limits, cancel: Cancel | None) -> Execution:
+        """Two runs at a time, the partner's in slots of its own, so that two conversations never wait for each other."""
+        with self._lock:
+            if self._closed:
+                raise InfraError("the sandbox is closed")
+            if self._partners is None:
+                level = self._wanted or self._level
+                self._partners = Sandbox(self.slots, level=level, unsafe=self.unsafe, cgroups=self.cgroups)
+            partners = self._partners
+        theirs = replace(limits, timeout_s=request["partner_timeout_s"])
+        ready = [self._prepare(request["program"], limits, cancel), partners._prepare(request["partner"], theirs, cancel)]
+        to_partner, from_program = os.pipe2(os.O_CLOEXEC)
+        to_program, from_partner = os.pipe2(os.O_CLOEXEC)
+        with ThreadPoolExecutor(1) as thread:
+            other = thread.submit(partners._run, ready[1], to_partner, None, from_partner)
+            try:
+                done = self._run(ready[0], to_program, cancel, from_program)
+            finally:
+                partner = other.result()
+        return replace(done, partner=partner)
 
     def _tools(self) -> Sandbox:
         if self.level is not Level.NAMESPACES:
@@ -209,10 +263,8 @@ class Sandbox(Runner):
                 self._tool_pool = Sandbox(self.slots, level=self._level, tools=True, cgroups=self.cgroups)
             return self._tool_pool
 
-    def _execute_source(
-        self, request: Mapping[str, Any], stdin: bytes, limits: Limits, cancel: Cancel | None
-    ) -> Execution:
-        """Compile where the language asks for it, then run, in slots that show the tools."""
+    def _prepare_source(self, request: Mapping[str, Any], limits: Limits, cancel: Cancel | None) -> _Prepared:
+        """Compile where the language asks for it; what is run then, in slots that show the tools."""
         language, tool = languages.installed(request["language"])
         pool = self._tools()
         files = dict(request.get("files") or {})
@@ -223,16 +275,16 @@ class Sandbox(Runner):
             if artefact is None:
                 assert built is not None
                 status = RunStatus.TIMEOUT if built.status is RunStatus.TIMEOUT else RunStatus.COMPILE_ERROR
-                return replace(built, status=status, built=built, records=b"")
+                return _Prepared(pool, b"", limits, failed=replace(built, status=status, built=built, records=b""))
             files = dict(request.get("files") or {}) | {languages.PROGRAM: artefact}
         command = {
             "kind": "command",
             "files": files,
-            "argv": languages.start_command(language, tool, limits.memory_mb),
+            "argv": [*languages.start_command(language, tool, limits.memory_mb), *(request.get("args") or ())],
             "fetch": list(request.get("fetch") or []),
         }
         limits = replace(limits, reserves_memory=language.reserves_memory, supervises=True)
-        return replace(_ended(pool._on_slot(command, stdin, limits, cancel), limits)[0], built=built)
+        return _Prepared(pool, json.dumps(command).encode(), limits, built)
 
     def _build(
         self, pool: Sandbox, language: languages.Language, tool: str, request: Mapping[str, Any],
@@ -250,7 +302,7 @@ class Sandbox(Runner):
             "argv": languages.build_command(language, tool),
             "fetch": [languages.PROGRAM],
         }
-        done, found = _ended(pool._on_slot(command, b"", limits, cancel), limits)
+        done, found = _ended(pool._on_slot(json.dumps(command).encode(), b"", limits, cancel), limits)
         artefact = found.get(languages.PROGRAM) if done.status is RunStatus.OK else None
         if artefact is not None:
             self._artefacts.put(key, artefact)

@@ -17,7 +17,7 @@ from qwq.sandbox.policy import RunStatus
 from qwq.sandbox.runner import Execution
 
 Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
-FileName = Annotated[str, Field(min_length=1, max_length=500)]
+FileName = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00]*$")]
 
 
 class _Strict(BaseModel):
@@ -30,6 +30,7 @@ class ScriptRequest(_Strict):
     prelude: str = ""
     files: dict[FileName, Base64] = {}
     fetch: list[FileName] = []
+    args: list[str] = []
 
 
 class SourceRequest(_Strict):
@@ -39,6 +40,14 @@ class SourceRequest(_Strict):
     compile_timeout_s: float = Field(10.0, gt=0)
     files: dict[FileName, Base64] = {}
     fetch: list[FileName] = []
+    args: list[str] = []
+
+
+class InteractRequest(_Strict):
+    kind: Literal["interact"]
+    program: Annotated[ScriptRequest | SourceRequest, Field(discriminator="kind")]
+    partner: Annotated[ScriptRequest | SourceRequest, Field(discriminator="kind")]
+    partner_timeout_s: float = Field(gt=0)
 
 
 class CallCase(_Strict):
@@ -67,7 +76,9 @@ class ItemsRequest(_Strict):
     items: list[EvaluateItem]
 
 
-Request = Annotated[ScriptRequest | SourceRequest | CallRequest | ItemsRequest, Field(discriminator="kind")]
+Request = Annotated[
+    ScriptRequest | SourceRequest | InteractRequest | CallRequest | ItemsRequest, Field(discriminator="kind")
+]
 
 
 class ItemLimits(_Strict):
@@ -89,11 +100,13 @@ class VerifyItem(_Strict):
     kind: Literal["verify"] = "verify"
     id: str = Field("", max_length=100)
     code: str
-    tests: dict[str, Any]
+    tests: dict[str, Any] | list[Any] | str
     timeout_s: float = Field(5.0, gt=0)
     memory_mb: int = Field(512, ge=32)
     language: str = "python"
     tolerance: float | None = Field(None, ge=0)
+    compile_timeout_s: float = Field(10.0, gt=0)
+    output_limit_bytes: int | None = Field(None, ge=1)
 
 
 class Batch(_Strict):
@@ -154,6 +167,7 @@ def execution_to_dict(done: Execution) -> dict[str, Any]:
         "memory_mb": done.memory_mb,
         "unsafe": done.unsafe,
         "built": execution_to_dict(done.built) if done.built else None,
+        "partner": execution_to_dict(done.partner) if done.partner else None,
     }
 
 
@@ -169,4 +183,5 @@ def execution_from_dict(data: Mapping[str, Any]) -> Execution:
         data["unsafe"],
         execution_from_dict(data["built"]) if data["built"] else None,
         data["memory_mb"],
+        execution_from_dict(data["partner"]) if data["partner"] else None,
     )

@@ -2,8 +2,9 @@
 
 A runner implements one method, `_execute`: a request, its standard input and its limits give an `Execution`. Requests:
 
-    {"kind": "script", "program", "prelude", "files", "fetch"}    a Python program
-    {"kind": "source", "language", "program", "files", "fetch", "compile_timeout_s"}    a program in another language
+    {"kind": "script", "program", "prelude", "files", "fetch", "args"}    a Python program
+    {"kind": "source", "language", "program", "files", "fetch", "args", "compile_timeout_s"}    one in another language
+    {"kind": "interact", "program", "partner", "partner_timeout_s"}       two of these, each reads what the other writes
     {"kind": "call", "sources", "program", "entry_point", "cases"}    function calls, arguments as nodes of `jail/codec.py`
     {"kind": "items", "sources", "program", "items"}                  expressions and statements
 
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwq.errors import UsageError
+from qwq.errors import InfraError, UsageError
 from qwq.sandbox.jail import codec
 from qwq.sandbox.languages import canonical
 from qwq.sandbox.policy import Limits, RunStatus
@@ -41,6 +42,7 @@ class Execution:
     unsafe: bool = False
     built: Execution | None = None
     memory_mb: float = 0.0
+    partner: Execution | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class CaseResult:
     """What one call or expression gave: a value, a truth, an error, or nothing because the run ended before.
 
     `error` is (type name, message) of what was raised; `fault` says in words why there is no usable result although
-    nothing was raised. Exactly one of the three is set, else `has_value` or `truth` holds the result.
+    nothing was raised. Exactly one of the three is set, else `has_value` or `truth` holds the result. `first_argument` is
+    what a call that returned None left of it, where it is a list, dict, set or bytearray.
     """
 
     value: Any = None
@@ -79,6 +82,7 @@ class CaseResult:
     truth: bool | None = None
     error: tuple[str, str] | None = None
     fault: str | None = None
+    first_argument: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,7 @@ class Runner:
         prelude: str = "",
         files: Mapping[str, bytes] | None = None,
         fetch: Sequence[str] = (),
+        args: Sequence[str] = (),
         timeout_s: float = 5.0,
         memory_mb: int = 512,
         output_limit_bytes: int = 1 << 20,
@@ -130,18 +135,40 @@ class Runner:
         `prelude` is Python that runs before a Python program in its namespace.
         """
         limits = Limits(timeout_s, memory_mb, output_limit_bytes)
-        language = canonical(language)
-        request: dict[str, Any] = {"kind": "script", "program": program}
-        if language != "python":
-            compiler_limits = Limits(compile_timeout_s)
-            request = {"kind": "source", "language": language, "program": program}
-            request["compile_timeout_s"] = compiler_limits.timeout_s
-        elif prelude:
+        request = program_request(program, language, compile_timeout_s, files, fetch, args)
+        if prelude and request["kind"] == "script":
             request["prelude"] = prelude
-        if files or fetch:
-            request["files"] = {name: base64.b64encode(data).decode() for name, data in (files or {}).items()}
-            request["fetch"] = list(fetch)
         return run_result(self._execute(request, stdin, limits))
+
+    def interact(
+        self,
+        program: str,
+        partner: str,
+        *,
+        language: str = "python",
+        partner_language: str = "python",
+        files: Mapping[str, bytes] | None = None,
+        timeout_s: float = 5.0,
+        partner_timeout_s: float | None = None,
+        memory_mb: int = 512,
+        output_limit_bytes: int = 1 << 20,
+        compile_timeout_s: float = COMPILE_TIMEOUT_S,
+    ) -> tuple[RunResult, RunResult]:
+        """Run two programs, each in a jail of its own, whose standard input is the other's standard output.
+
+        `files` are the partner's. Returns how the program and how the partner ended; the partner has as long as the
+        program and ten seconds more where `partner_timeout_s` is not given.
+        """
+        request = {
+            "kind": "interact",
+            "program": program_request(program, language, compile_timeout_s, None, (), ()),
+            "partner": program_request(partner, partner_language, compile_timeout_s, files, (), ()),
+            "partner_timeout_s": partner_timeout_s or timeout_s + 10,
+        }
+        done = self._execute(request, b"", Limits(timeout_s, memory_mb, output_limit_bytes))
+        if done.partner is None:
+            raise InfraError("a conversation of which one side is missing")
+        return run_result(done), run_result(done.partner)
 
     def call(
         self,
@@ -207,6 +234,28 @@ class Runner:
         )
 
 
+def program_request(
+    program: str,
+    language: str,
+    compile_timeout_s: float,
+    files: Mapping[str, bytes] | None,
+    fetch: Sequence[str],
+    args: Sequence[str],
+) -> dict[str, Any]:
+    """The request for a whole program in any language. Raises UsageError for a language that is not known."""
+    language = canonical(language)
+    request: dict[str, Any] = {"kind": "script", "program": program}
+    if language != "python":
+        request = {"kind": "source", "language": language, "program": program}
+        request["compile_timeout_s"] = Limits(compile_timeout_s).timeout_s
+    if files or fetch:
+        request["files"] = {name: base64.b64encode(data).decode() for name, data in (files or {}).items()}
+        request["fetch"] = list(fetch)
+    if args:
+        request["args"] = list(args)
+    return request
+
+
 def run_result(done: Execution) -> RunResult:
     """An execution as callers see it, fetched files decoded."""
     built = run_result(done.built) if done.built else None
@@ -270,7 +319,8 @@ def _case(record: Mapping[str, Any]) -> CaseResult:
         if type(record["t"]) is not bool:
             raise codec.CodecError("a truth that is not a bool")
         return CaseResult(truth=record["t"])
-    return CaseResult(value=codec.decode(record.get("v")), has_value=True)
+    changed = codec.decode(record["a"]) if "a" in record else None
+    return CaseResult(value=codec.decode(record.get("v")), has_value=True, first_argument=changed)
 
 
 _MISSING = {

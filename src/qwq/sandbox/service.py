@@ -121,10 +121,10 @@ class Service:
         for name, value, most in (
             ("timeout_s", asked.timeout_s, self.limits.timeout_s),
             ("memory_mb", asked.memory_mb, self.limits.memory_mb),
-            ("output_limit_bytes", getattr(asked, "output_limit_bytes", 1), self.limits.output_bytes),
+            ("output_limit_bytes", asked.output_limit_bytes or 1, self.limits.output_bytes),
             (
                 "compile_timeout_s",
-                getattr(getattr(item, "request", None), "compile_timeout_s", 1),
+                getattr(getattr(item, "request", item), "compile_timeout_s", 1),
                 self.limits.timeout_s,
             ),
         ):

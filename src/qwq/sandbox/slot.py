@@ -42,6 +42,7 @@ START_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 20.0
 STARTED = b"R\n"  # written by the child just before the program is loaded
 _CHUNK = 1 << 16
+_PIPE_BYTES = 1 << 20
 _SCRATCH = re.compile(r"qwq-(\d+)-[0-9a-f]+-\d+-")
 
 
@@ -101,7 +102,7 @@ def _remove_stale_scratch() -> None:
 class _Pipes:
     """The parent's ends of stdout, stderr and the result channel, and what was read from them."""
 
-    def __init__(self, limits: Limits, own_uid: int | None):
+    def __init__(self, limits: Limits, own_uid: int | None, stdout: int | None):
         self.limit = limits.output_limit_bytes
         self.read_ends: list[int] = []
         self.write_ends: list[int] = []
@@ -112,7 +113,12 @@ class _Pipes:
             self.write_ends.append(write)
             if own_uid is not None:
                 os.fchown(write, own_uid, own_uid)  # so that the program may open /dev/stdout
-        os.set_blocking(self.read_ends[0], False)
+        with contextlib.suppress(OSError):
+            # node leaves at its end what a full pipe has not taken.
+            fcntl.fcntl(self.write_ends[0], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        if stdout is not None:  # goes to another run
+            os.close(self.write_ends[0])
+            self.write_ends[0] = stdout
         self.data = [bytearray(), bytearray(), bytearray()]
         self.open = set(self.read_ends)
         self.records = 0
@@ -228,25 +234,35 @@ class Slot:
         """Called from another thread: the run in progress is to be killed."""
         os.eventfd_write(self._wake, 1)
 
-    def execute(self, payload: bytes, stdin: bytes, limits: Limits, cancel: Cancel | None = None) -> Execution:
-        """Run one request to its end. The payload is what `jail/child.py` reads. Raises Cancelled if given up."""
+    def execute(
+        self,
+        payload: bytes,
+        stdin: bytes | int,
+        limits: Limits,
+        cancel: Cancel | None = None,
+        stdout: int | None = None,
+    ) -> Execution:
+        """Run one request to its end. The payload is what `jail/child.py` reads. Raises Cancelled if given up.
+
+        `stdin` and `stdout` may be descriptors, which are closed here.
+        """
         if cancel is None:
-            return self._execute(payload, stdin, limits)
+            return self._execute(payload, stdin, limits, stdout)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)  # a wake that came too late for an earlier run
         cancel.enter(self)
         try:
-            done = self._execute(payload, stdin, limits)
+            done = self._execute(payload, stdin, limits, stdout)
         finally:
             cancel.leave()
         if cancel.is_set():
             raise Cancelled("the caller gave the run up")
         return done
 
-    def _execute(self, payload: bytes, stdin: bytes, limits: Limits) -> Execution:
+    def _execute(self, payload: bytes, stdin: bytes | int, limits: Limits, stdout: int | None) -> Execution:
         if self.group is not None:
             self.group.set_limits((limits.memory_mb + 2 * limits.box_mb + ZYGOTE_MB) << 20, limits.processes + 8)
-        pipes = _Pipes(limits, self.own_uid)
+        pipes = _Pipes(limits, self.own_uid, stdout)
         started = time.monotonic()
         try:
             self._send(payload, stdin, limits, pipes)
@@ -279,8 +295,9 @@ class Slot:
             memory_mb=round(peak_kib / 1024, 1),
         )
 
-    def _send(self, payload: bytes, stdin: bytes, limits: Limits, pipes: _Pipes) -> None:
-        inputs = [_sealed_memory("payload", payload), _sealed_memory("stdin", stdin)]
+    def _send(self, payload: bytes, stdin: bytes | int, limits: Limits, pipes: _Pipes) -> None:
+        given = stdin if isinstance(stdin, int) else _sealed_memory("stdin", stdin)
+        inputs = [_sealed_memory("payload", payload), given]
         try:
             fds = array.array("i", inputs + pipes.write_ends)
             message = json.dumps(limits.packet()).encode()

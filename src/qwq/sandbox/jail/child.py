@@ -11,12 +11,15 @@ Records, one JSON line each:  {"i": index, "v": nodes}   {"i": index, "t": truth
 from __future__ import annotations
 
 import _sitebuiltins
+import ast
+import asyncio
 import atexit
 import base64
 import builtins
 import codecs
 import contextlib
 import gc
+import inspect
 import json
 import linecache
 import os
@@ -31,7 +34,10 @@ from . import codec
 RESULT_FD = 3
 program_file = "program.py"  # the zygote puts a path here where there is a private folder to write it to
 MAX_MESSAGE = 500
+CHANGEABLE = (list, dict, set, bytearray)
 MAX_FETCHED = 20 << 20
+# The builtins as they were, under names that tests use: a program may call anything `isinstance`.
+OWN_BUILTINS = {f"_judge_{name}": value for name, value in vars(builtins).items() if name[:1] != "_"}
 
 
 def _record(fields: dict[str, Any]) -> None:
@@ -59,9 +65,16 @@ def _as_file(source: str) -> str:
     return source
 
 
-def _compile(source: str, name: str, mode: str = "exec") -> types.CodeType:
+def _compile(source: str, name: str, mode: str = "exec", flags: int = 0) -> types.CodeType:
     """Compile as a file of its own: this module's `from __future__` imports must not reach the program."""
-    return compile(source, name, mode, dont_inherit=True)
+    return compile(source, name, mode, flags, dont_inherit=True)
+
+
+def _evaluate(source: str, mode: str, space: dict[str, Any]) -> Any:
+    """Run a test's expression or statements, which may await at their top level."""
+    code = _compile(source, "test", mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    value = eval(code, space)
+    return asyncio.run(value) if code.co_flags & inspect.CO_COROUTINE else value
 
 
 def _add_site_builtins() -> None:
@@ -216,7 +229,7 @@ def _run_script(request: dict[str, Any]) -> int:
 def _script(request: dict[str, Any]) -> int:
     """Run as `python program.py` would: threads joined, atexit functions called, output flushed."""
     module = _module("__main__")
-    sys.argv = [program_file]
+    sys.argv = [program_file, *request.get("args", ())]
     code = 0
     try:
         if request.get("prelude"):
@@ -270,24 +283,30 @@ def _run_calls(request: dict[str, Any], space: dict[str, Any]) -> None:
         try:
             args, kwargs = codec.decode(case["args"]), codec.decode(case["kwargs"])
             function = _entry_point(space, request["entry_point"])
-            nodes = codec.encode(function(*args, **kwargs))
+            result = function(*args, **kwargs)
+            if type(result) is types.CoroutineType:
+                result = asyncio.run(result)
+            nodes = codec.encode(result)
+            # What a function without a result did to its first argument may be the answer.
+            changed = codec.encode(args[0]) if result is None and args and type(args[0]) in CHANGEABLE else None
         except BaseException as error:
             _case_error(index, error)
         else:
-            _record({"i": index, "v": nodes})
+            _record({"i": index, "v": nodes} if changed is None else {"i": index, "v": nodes, "a": changed})
 
 
 def _run_items(request: dict[str, Any], space: dict[str, Any]) -> None:
     """Expressions (their value or truth) and statements, each with its own bound names."""
+    space.update(OWN_BUILTINS)
     for index, item in enumerate(request["items"]):
         names = {name: codec.decode(nodes) for name, nodes in item.get("bind", {}).items()}
         try:
             space.update(names)
             if item["mode"] == "exec":
-                exec(_compile(item["source"], "test"), space)
+                _evaluate(item["source"], "exec", space)
                 fields: dict[str, Any] = {"t": True}
             else:
-                value = eval(_compile(item["source"], "test", "eval"), space)
+                value = _evaluate(item["source"], "eval", space)
                 fields = {"v": codec.encode(value)} if item["mode"] == "value" else {"t": bool(value)}
         except BaseException as error:
             _case_error(index, error)

@@ -4,11 +4,13 @@ One value is one JSON array of nodes in prefix order, so a list nested 100,000 d
 a deep one. Plain nodes: null, true, false, a number, a string. Tagged nodes, a small array each:
 
     ["l", n] list   ["t", n] tuple   ["s", n] set   ["z", n] frozenset   followed by n values
-    ["d", n] dict, followed by n keys and values in turn
+    ["q", n] deque   ["d", n] dict, ["O", n] OrderedDict, followed by n keys and values in turn
     ["i", hex] int beyond 63 bits    ["f", "nan" | "inf" | "-inf"]    ["c", hex, hex] complex
     ["b", hex] bytes    ["y", hex] bytearray    ["r", start, stop, step] range
     ["D", text] Decimal    ["F", hex, hex] Fraction
     ["dt", [6 ints, microsecond]] datetime   ["da", [3 ints]] date   ["ti", [4 ints]] time   ["td", [3 ints]] timedelta
+    ["dz", [7 ints], microseconds of the offset] datetime with a time zone   ["P", "posix" | "windows", text] path
+    ["U", hex] UUID   ["a", type code, base64] array.array   ["n", dtype, shape, base64] array of numpy
     ["o", type name] an object without a plain form
 
 `encode` runs beside untrusted code. It reads the exact `type()` and calls unbound methods of the builtin base
@@ -20,15 +22,23 @@ from __future__ import annotations
 
 import base64
 import json
-from collections import Counter
-from datetime import date, datetime, time, timedelta
+import re
+from array import array
+from collections import Counter, OrderedDict, deque
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
+from math import prod
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 MAX_DEPTH = 200
-MAX_NODES = 500_000
+MAX_NODES = 2_000_000
 MAX_COLLISIONS = 200
-CONTAINERS = {"l": list, "t": tuple, "s": set, "z": frozenset, "d": dict}
+CONTAINERS = {"l": list, "t": tuple, "s": set, "z": frozenset, "d": dict, "O": OrderedDict, "q": deque}
+_PAIRED = ("d", "O")
+_DTYPE = re.compile(r"[<>|=](b1|[iuf][1248]|f16|c(8|16|32)|[SU]\d{1,6}|[mM]8(\[\d*\w{1,2}\])?)")
 
 
 class CodecError(ValueError):
@@ -56,6 +66,8 @@ _items = {
     tuple: lambda v: tuple.__getitem__(v, _all),
     set: lambda v: list(set.__iter__(v)),
     frozenset: lambda v: list(frozenset.__iter__(v)),
+    deque: lambda v: list(deque.__iter__(v)),
+    OrderedDict: lambda v: [x for pair in list(OrderedDict.items(v)) for x in pair],
     dict: lambda v: [x for pair in list(dict.items(v)) for x in pair],
 }
 _container_tag = {kind: tag for tag, kind in CONTAINERS.items()}
@@ -76,9 +88,12 @@ def _float_node(v: float) -> object:
 
 
 def _datetime_node(v: datetime) -> object:
-    if v.tzinfo is not None:
+    parts = [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond]
+    if v.tzinfo is None:
+        return ["dt", parts]
+    if type(v.tzinfo) not in (timezone, ZoneInfo):
         return ["o", "datetime with a time zone"]
-    return ["dt", [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond]]
+    return ["dz", parts, v.utcoffset() // timedelta(microseconds=1)]
 
 
 _scalars = {
@@ -100,6 +115,11 @@ _exact = {
     date: lambda v: ["da", [v.year, v.month, v.day]],
     time: lambda v: ["ti", [v.hour, v.minute, v.second, v.microsecond]] if v.tzinfo is None else ["o", "time"],
     timedelta: lambda v: ["td", [v.days, v.seconds, v.microseconds]],
+    PosixPath: lambda v: ["P", "posix", str(v)],
+    PurePosixPath: lambda v: ["P", "posix", str(v)],
+    PureWindowsPath: lambda v: ["P", "windows", str(v)],
+    UUID: lambda v: ["U", format(v.int, "x")],
+    array: lambda v: ["a", v.typecode, base64.b64encode(v.tobytes()).decode()],
 }
 
 
@@ -108,6 +128,18 @@ def _numpy_scalar(v: object, kinds: tuple[type, ...]) -> object | None:
     for kind in kinds:
         if kind.__module__ == "numpy" and kind.__name__ == "generic":
             return kind.__dict__["item"](v)
+    return None
+
+
+def _numpy_array(v: object, kinds: tuple[type, ...]) -> list[object] | None:
+    """The node of an array of numpy whose elements are plain, found without importing numpy."""
+    for kind in kinds:
+        if kind.__module__ == "numpy" and kind.__name__ == "ndarray":
+            dtype = kind.__dict__["dtype"].__get__(v).str
+            shape = [int(n) for n in kind.__dict__["shape"].__get__(v)]
+            if _DTYPE.fullmatch(dtype) is None:
+                return None
+            return ["n", dtype, shape, base64.b64encode(kind.__dict__["tobytes"](v)).decode()]
     return None
 
 
@@ -138,15 +170,18 @@ def encode(value: object) -> list[object]:
             if len(stack) > MAX_DEPTH:
                 raise CodecError(f"a value nested deeper than {MAX_DEPTH}")
             parts = _items[base](v)
-            nodes.append([_container_tag[base], len(parts) // 2 if base is dict else len(parts)])
+            tag = _container_tag[base]
+            nodes.append([tag, len(parts) // 2 if tag in _PAIRED else len(parts)])
             parts.reverse() if type(parts) is list else None
             stack.append(parts if type(parts) is list else list(parts)[::-1])
         elif base is not None:
             nodes.append(_scalars[base](v))
         else:
             plain = _numpy_scalar(v, kinds)
-            known = plain is not None and type(plain) in _scalars
-            nodes.append(_scalars[type(plain)](plain) if known else ["o", str.__str__(_name(exact))[:100]])
+            if plain is not None and type(plain) in _scalars:
+                nodes.append(_scalars[type(plain)](plain))
+            else:
+                nodes.append(_numpy_array(v, kinds) or ["o", str.__str__(_name(exact))[:100]])
     return nodes
 
 
@@ -168,9 +203,11 @@ def _build(tag: str, items: list[object]) -> object:
             return items
         if tag == "t":
             return tuple(items)
-        members = items[::2] if tag == "d" else items
+        if tag == "q":
+            return deque(items)
+        members = items[::2] if tag in _PAIRED else items
         _check_hashes(members)
-        built = dict(zip(members, items[1::2], strict=True)) if tag == "d" else CONTAINERS[tag](items)
+        built = CONTAINERS[tag](zip(members, items[1::2], strict=True) if tag in _PAIRED else items)
     except TypeError as error:
         raise CodecError("an unhashable member of a set or dict") from error
     if len(built) != len(members):
@@ -183,6 +220,22 @@ def _ints(values: object, count: int) -> list[int]:
     if type(values) is not list or len(values) != count or any(type(v) is not int for v in values):
         raise CodecError("malformed tagged value")
     return values
+
+
+def _built_array(dtype: str, shape: list[int], text: str) -> object:
+    """An array of numpy; its stand-in where numpy is not installed."""
+    try:
+        import numpy
+    except ImportError:
+        return Opaque("ndarray")
+    if _DTYPE.fullmatch(dtype) is None or len(shape) > 32 or any(n < 0 for n in shape):
+        raise CodecError("malformed array")
+    kind, data = numpy.dtype(dtype), base64.b64decode(text, validate=True)
+    if prod(shape) * kind.itemsize != len(data):
+        raise CodecError("an array of another size than it says")
+    if 0 in shape or not kind.itemsize:
+        return numpy.empty(shape, kind)
+    return numpy.frombuffer(data, kind).reshape(shape).copy()
 
 
 def _decode_tagged(node: list[object]) -> object:
@@ -212,6 +265,16 @@ def _decode_tagged(node: list[object]) -> object:
             return time(*_ints(parts, 4))
         case ["td", parts]:
             return timedelta(*_ints(parts, 3))
+        case ["dz", parts, int(offset)]:
+            return datetime(*_ints(parts, 7), tzinfo=timezone(timedelta(microseconds=offset)))
+        case ["P", "posix" | "windows" as kind, str(text)]:
+            return PurePosixPath(text) if kind == "posix" else PureWindowsPath(text)
+        case ["U", str(text)]:
+            return UUID(int=int(text, 16))
+        case ["a", str(code), str(text)] if len(code) == 1:
+            return array(code, base64.b64decode(text, validate=True))
+        case ["n", str(dtype), list(shape), str(text)]:
+            return _built_array(dtype, _ints(shape, len(shape)), text)
         case ["o", str(name)]:
             return Opaque(name[:100])
     raise CodecError("unknown tag")
@@ -240,7 +303,7 @@ def decode(nodes: object) -> object:
                 raise CodecError("a container with an impossible length")
             if len(open_) >= MAX_DEPTH:
                 raise CodecError(f"a value nested deeper than {MAX_DEPTH}")
-            open_.append((tag, count * 2 if tag == "d" else count, []))
+            open_.append((tag, count * 2 if tag in _PAIRED else count, []))
         else:
             value = _decode_scalar(node)
             if not open_:

@@ -27,6 +27,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from qwq.errors import DataError
+from qwq.verify.code import values
 
 KIND = "livecodebench"
 MAX_BYTES = 1 << 30
@@ -178,6 +179,11 @@ def expand(tests: Any) -> Any:
     raise DataError(
         f"livecodebench tests need {', '.join(sorted(_ROW_KEYS))}, or test; there is {', '.join(sorted(parts))}"
     )
+
+
+def output_difference(got: bytes, expected: str, tolerance: float | None = None) -> str | None:
+    """None where LiveCodeBench takes the output for right: both texts are stripped, then compared line by line."""
+    return values.output_difference(got.strip(), expected.strip(), tolerance, line_matches)
 
 
 def line_matches(got: str, expected: str) -> bool:

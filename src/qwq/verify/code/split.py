@@ -12,13 +12,13 @@ comparison inside a comprehension, several statements) is marked forgeable and r
 from __future__ import annotations
 
 import ast
-import builtins
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qwq.errors import UsageError
+from qwq.verify.code.setup import BUILTIN_NAMES, Setup, loaded_names, modules_used, read_setup
 
 # With one hole as their only argument these turn a result (an iterator, say) into a plain value.
 MATERIALISERS = frozenset(
@@ -45,131 +45,37 @@ MATERIALISERS = frozenset(
 _BUILTIN_METHODS = frozenset(
     name for kind in (str, bytes, list, tuple, dict, set, frozenset, int, float, complex) for name in dir(kind)
 )
-_BUILTIN_NAMES = frozenset(dir(builtins))
+# These run, walk or wrap a result and never compare it: beside the program they bring nothing in but inputs.
+CONSUMERS = frozenset(
+    "next iter enumerate reversed zip map filter asyncio.run itertools.islice itertools.chain itertools.takewhile "
+    "functools.reduce collections.Counter Counter collections.deque deque copy.copy copy.deepcopy vars dir".split()
+)
+# What these say of an object without a plain form is for the object itself to show.
+INSPECTORS = frozenset(["isinstance", "issubclass", "type", "hasattr", "getattr", "callable", "id", "hash", "vars", "dir"])
 _SCOPES = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """An expression for the program's jail; `mode` is "value" or "truth"."""
+    """An expression for the program's jail; `mode` is "value" or "truth". It is `exposed` where what it says could be
+    forged: a truth that is not the program's own result, a function of the program in the hands of a checker."""
 
     name: str
     source: str
     mode: str
+    exposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SplitAssert:
     """One test. `judge` is the expression over the holes' names; None where the test runs whole (forgeable).
-    `modules` are those that the judge must import itself."""
+    `modules` are those that the judge must import itself, `own` the builtins that the program is to define."""
 
     source: str
     holes: tuple[Hole, ...] = ()
     judge: str | None = None
     modules: tuple[str, ...] = ()
-
-
-def _loaded_names(node: ast.AST) -> set[str]:
-    """Names that are read in `node` and not bound inside it."""
-    read = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    return read - _bound_names(node) - _modules_used(node)
-
-
-def _modules_used(node: ast.AST) -> set[str]:
-    """Names read as `name.attribute` that are modules of the standard library: tests often forget the import."""
-    bases = [n.value for n in ast.walk(node) if isinstance(n, ast.Attribute)]
-    return {base.id for base in bases if isinstance(base, ast.Name) and base.id in sys.stdlib_module_names}
-
-
-def _bound_names(node: ast.AST) -> set[str]:
-    bound = set()
-    for n in ast.walk(node):
-        if isinstance(n, ast.Name) and isinstance(n.ctx, (ast.Store, ast.Del)):
-            bound.add(n.id)
-        elif isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            bound.add(n.name)
-        elif isinstance(n, ast.arg):
-            bound.add(n.arg)
-        elif isinstance(n, ast.alias):
-            bound.add((n.asname or n.name).split(".")[0])
-        elif isinstance(n, ast.ExceptHandler) and n.name:
-            bound.add(n.name)
-    return bound
-
-
-def _top_level_names(statement: ast.stmt) -> set[str]:
-    """Names that a statement binds at module level."""
-    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return {statement.name}
-    return _bound_names(statement)
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """A test's setup code, sorted by who needs it.
-
-    `pure` runs without the program and binds `known`; `statements` holds all of it in order, each with its source, the
-    names it binds, the names it reads, and whether it needs the program.
-    """
-
-    imports: str
-    pure: str
-    known: frozenset[str]
-    statements: tuple[tuple[str, frozenset[str], frozenset[str], bool], ...]
-
-    def beside_program(self, sources: Iterable[str] | None) -> str:
-        """What of the setup runs beside the program: what needs the program, what `sources` read, and what these need.
-
-        The rest (expected values, a reference solution) stays away from it. None asks for all.
-        """
-        if sources is None:
-            return "\n".join(text for text, *_ in self.statements)
-        needed = set().union(*(_loaded_names(ast.parse(source)) for source in sources))
-        chosen: set[int] = set()
-        grown = True
-        while grown:
-            grown = False
-            for index, (_, bound, read, uses_program) in enumerate(self.statements):
-                # A statement that binds nothing may change what it reads: `table["a"] = 1`, `items.append(2)`.
-                changes = bound or read - _BUILTIN_NAMES
-                if index not in chosen and (uses_program or changes & needed):
-                    chosen.add(index)
-                    needed |= read | bound
-                    grown = True
-        return "\n".join(self.statements[index][0] for index in sorted(chosen))
-
-
-def read_setup(source: str) -> Setup:
-    """Sort the statements of a setup. One that needs a name of the program belongs to the program's side.
-
-    Raises UsageError where the setup is not Python.
-    """
-    try:
-        statements = ast.parse(source).body
-    except (SyntaxError, ValueError) as error:
-        raise UsageError(f"tests.setup is not Python: {error}") from error
-    imports = [s for s in statements if isinstance(s, (ast.Import, ast.ImportFrom))]
-    bound = [_top_level_names(s) for s in statements]
-    own = set().union(*bound) if bound else set()
-    unknown = [bool(_loaded_names(s) - own - _BUILTIN_NAMES) for s in statements]
-    changed = True
-    while changed:  # what uses a tainted name is tainted, also through functions
-        tainted = set().union(set(), *(b for b, bad in zip(bound, unknown, strict=True) if bad))
-        changed = False
-        for index, statement in enumerate(statements):
-            if not unknown[index] and (_loaded_names(statement) | bound[index]) & tainted:
-                unknown[index] = changed = True
-    pure = [s for s, bad in zip(statements, unknown, strict=True) if not bad]
-    known = set().union(set(), *(b for b, bad in zip(bound, unknown, strict=True) if not bad))
-
-    def text(parts: Iterable[ast.stmt]) -> str:
-        return "\n".join(ast.unparse(part) for part in parts)
-
-    described = tuple(
-        (ast.unparse(s), frozenset(b), frozenset(_loaded_names(s)), bad)
-        for s, b, bad in zip(statements, bound, unknown, strict=True)
-    )
-    return Setup(text(imports), text(pure), frozenset(known), described)
+    own: frozenset[str] = frozenset()
 
 
 class _NotSplittable(Exception):
@@ -179,19 +85,36 @@ class _NotSplittable(Exception):
 class _Splitter:
     """Replaces holes by names, from the outside in."""
 
-    def __init__(self, known: frozenset[str], program_names: frozenset[str]):
-        self.known = (known | _BUILTIN_NAMES) - program_names
+    def __init__(self, setup: Setup, program_names: frozenset[str]):
+        self.known = (setup.known | BUILTIN_NAMES) - program_names
+        self.checkers = setup.known - setup.imported
         self.holes: list[Hole] = []
 
     def tainted(self, node: ast.AST) -> bool:
-        return bool(_loaded_names(node) - self.known)
+        return bool(loaded_names(node) - self.known)
 
     def hole(self, node: ast.expr, mode: str) -> ast.expr:
         if not self.clean(node):
             raise _NotSplittable
         name = f"_hole_{len(self.holes)}"
-        self.holes.append(Hole(name, ast.unparse(node), mode))
+        self.holes.append(Hole(name, ast.unparse(node), mode, self._exposed(node, mode)))
         return ast.Name(name, ast.Load())
+
+    def _exposed(self, node: ast.expr, mode: str) -> bool:
+        calls = [n for n in ast.walk(node) if isinstance(n, ast.Call) and not self.tainted(n.func)]
+        if mode == "truth" and node in calls:
+            return True
+        return any(self._is_checker(c.func) and any(self._is_program(a) for a in _arguments(c)) for c in calls)
+
+    def _is_checker(self, func: ast.expr) -> bool:
+        """A function of the setup or a lambda, which may compare; the standard library's do not know what is expected."""
+        if isinstance(func, ast.Name):
+            return func.id in self.checkers
+        base = func.value if isinstance(func, ast.Attribute) else None
+        return not (isinstance(base, ast.Name) and base.id in sys.stdlib_module_names)
+
+    def _is_program(self, node: ast.expr) -> bool:
+        return isinstance(node, (ast.Name, ast.Lambda)) and self.tainted(node)
 
     def clean(self, node: ast.expr) -> bool:
         """Whether a tainted expression brings in nothing but inputs: no comparison or arithmetic of results."""
@@ -230,8 +153,10 @@ class _Splitter:
             method = node.func.attr if isinstance(node.func, ast.Attribute) else None
             on_result = method is not None and isinstance(node.func.value, ast.Call)
             return not (on_result and method in _BUILTIN_METHODS and node.args)
-        if any(isinstance(a, ast.Name) and self.tainted(a) for a in node.args):
+        if any(self._is_program(a) for a in _arguments(node)):
             return True  # a class or function of the program handed to isinstance, map ...
+        if _dotted(node.func) in CONSUMERS:
+            return True
         only = node.args[0] if len(node.args) == 1 and not node.keywords else None
         simple = isinstance(node.func, ast.Name) and node.func.id in MATERIALISERS
         return bool(
@@ -254,6 +179,7 @@ class _Splitter:
         if isinstance(node, ast.BoolOp) and mode == "truth":
             return ast.BoolOp(node.op, [self.split(v, "truth") for v in node.values])
         if isinstance(node, ast.Compare):
+            self._check_identity(node)
             return ast.Compare(self.split(node.left), node.ops, [self.split(c) for c in node.comparators])
         if isinstance(node, ast.BinOp):
             return ast.BinOp(self.split(node.left), node.op, self.split(node.right))
@@ -267,6 +193,16 @@ class _Splitter:
             return self._split_call(node)
         raise _NotSplittable
 
+    def _check_identity(self, node: ast.Compare) -> None:
+        """Which object it is gets lost on the way out of the jail; None, True and False and a result's type do not."""
+        sides = [node.left, *node.comparators]
+        for left, op, right in zip(sides, node.ops, sides[1:], strict=False):
+            if isinstance(op, (ast.Is, ast.IsNot)) and not any(isinstance(s, ast.Constant) for s in (left, right)):
+                types = [s for s in (left, right) if isinstance(s, ast.Call) and _dotted(s.func) == "type"]
+                others = [s for s in (left, right) if s not in types]
+                if not types or any(self.tainted(s) for s in others):
+                    raise _NotSplittable
+
     def _split_call(self, node: ast.Call) -> ast.expr:
         func: ast.expr = node.func
         if self.tainted(func):
@@ -274,6 +210,17 @@ class _Splitter:
             func = ast.Attribute(self.split(func.value), func.attr, ast.Load())
         keywords = [ast.keyword(k.arg, self.split(k.value)) for k in node.keywords]
         return ast.Call(func, [self.split(a) for a in node.args], keywords)
+
+
+def _dotted(node: ast.expr) -> str:
+    """The text of `name` or `module.name`; empty for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return f"{node.value.id}.{node.attr}" if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) else ""
+
+
+def _arguments(node: ast.Call) -> list[ast.expr]:
+    return [*node.args, *(k.value for k in node.keywords)]
 
 
 def split_assert(source: str, setup: Setup, program_names: frozenset[str] = frozenset()) -> SplitAssert:
@@ -284,13 +231,14 @@ def split_assert(source: str, setup: Setup, program_names: frozenset[str] = froz
         raise UsageError(f"a test is not Python: {source[:80]!r}: {error}") from error
     if len(statements) != 1 or not isinstance(statements[0], ast.Assert):
         return SplitAssert(source)
-    splitter = _Splitter(setup.known, program_names)
+    splitter = _Splitter(setup, program_names)
     try:
         judge = splitter.split(statements[0].test, "truth")
     except _NotSplittable:
         return SplitAssert(source)
-    modules = sorted(_modules_used(judge) - setup.known)
-    return SplitAssert(source, tuple(splitter.holes), ast.unparse(ast.fix_missing_locations(judge)), tuple(modules))
+    modules = sorted(modules_used(judge) - setup.known)
+    own = program_names & BUILTIN_NAMES
+    return SplitAssert(source, tuple(splitter.holes), ast.unparse(ast.fix_missing_locations(judge)), tuple(modules), own)
 
 
 class _NotPlain(Exception):
@@ -315,10 +263,8 @@ def _truth(node: ast.expr, values: dict[str, Any]) -> bool:
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         left, right = _plain(node.left, values), _plain(node.comparators[0], values)
         match node.ops[0]:
-            case ast.Eq():
-                return bool(left == right)
-            case ast.NotEq():
-                return bool(left != right)
+            case ast.Eq() | ast.NotEq():
+                return _equal(left, right) is isinstance(node.ops[0], ast.Eq)
             case ast.Is() if right is None or right is True or right is False:
                 return left is right
             case ast.IsNot() if right is None or right is True or right is False:
@@ -328,6 +274,13 @@ def _truth(node: ast.expr, values: dict[str, Any]) -> bool:
     raise _NotPlain
 
 
+def _equal(left: Any, right: Any) -> bool:
+    try:
+        return bool(left == right)
+    except (ValueError, TypeError) as error:  # arrays of numpy, whose comparison has no truth
+        raise _NotPlain from error
+
+
 def _plain(node: ast.expr, values: dict[str, Any]) -> Any:
     if isinstance(node, ast.Name) and node.id in values:
         return values[node.id]
@@ -335,37 +288,6 @@ def _plain(node: ast.expr, values: dict[str, Any]) -> Any:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise _NotPlain from error
-
-
-def asserts_from_check(source: str, entry_point: str) -> tuple[str, list[str]]:
-    """Setup and asserts of a HumanEval test, a function `check(candidate)`, with the candidate called by its name.
-
-    A straight-line body gives one assert each; loops and assignments stay together with what follows as one test.
-    Raises UsageError where there is no `check`.
-    """
-    module = ast.parse(source)
-    checks = [s for s in module.body if isinstance(s, ast.FunctionDef) and s.name == "check"]
-    if not checks:
-        raise UsageError("the test defines no check(candidate)")
-    parameter = checks[0].args.args[0].arg
-    renamed = [_Rename(parameter, entry_point).visit(s) for s in checks[0].body]
-    setup = [s for s in module.body if s is not checks[0]]
-    asserts: list[str] = []
-    for index, statement in enumerate(renamed):
-        if isinstance(statement, ast.Assert):
-            asserts.append(ast.unparse(statement))
-        elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
-            asserts.append("\n".join(ast.unparse(s) for s in renamed[index:]))
-            break
-    return "\n".join(ast.unparse(s) for s in setup), asserts
-
-
-class _Rename(ast.NodeTransformer):
-    def __init__(self, old: str, new: str):
-        self.old, self.new = old, new
-
-    def visit_Name(self, node: ast.Name) -> ast.Name:
-        return ast.Name(self.new, node.ctx) if node.id == self.old else node
 
 
 def split_all(setup: str, sources: Sequence[str]) -> tuple[Setup, list[SplitAssert]]:
@@ -387,4 +309,4 @@ def _called_builtins(judge: str) -> set[str]:
         node = node.operand
     sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else [node]
     called = {side.func.id for side in sides if isinstance(side, ast.Call) and isinstance(side.func, ast.Name)}
-    return called & _BUILTIN_NAMES - {"set", "frozenset", "tuple", "list", "dict"}
+    return called & BUILTIN_NAMES - {"set", "frozenset", "tuple", "list", "dict"}

@@ -1,0 +1,155 @@
+"""Judge a program by its tests. Expected values and comparisons stay here; only the program's side is run in a jail."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from qwq.errors import InfraError, UsageError, nearest
+from qwq.sandbox import Runner, default_sandbox
+from qwq.sandbox.languages import canonical
+from qwq.types import Outcome, Response, Verdict
+from qwq.verify.code.asserts import run_asserts
+from qwq.verify.code.calls import run_calls
+from qwq.verify.code.checks import check_tests as check_form
+from qwq.verify.code.extract import extract_code, split_thinking
+from qwq.verify.code.forms import read_tests
+from qwq.verify.code.interactive import run_interactive
+from qwq.verify.code.stdio import run_stdio
+from qwq.verify.code.tally import VERIFIER, Job, Tally
+from qwq.verify.code.values import short
+
+_CACHE_SIZE = 4096
+_RUNNERS = {"stdio": run_stdio, "call": run_calls, "asserts": run_asserts, "interactive": run_interactive}
+_WITH_TOLERANCE = ("stdio", "call")
+_PYTHON_ONLY = ("call", "asserts")
+
+_NUMBERS = {
+    "timeout_s": (int, float),
+    "memory_mb": (int,),
+    "tolerance": (int, float, type(None)),
+    "compile_timeout_s": (int, float),
+    "output_limit_bytes": (int,),
+}
+OPTIONS = (*_NUMBERS, "language")
+
+
+class _Cache:
+    """Verdicts that another run of the same program and tests would only repeat."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.entries: OrderedDict[bytes, Verdict] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, key: bytes) -> Verdict | None:
+        with self.lock:
+            verdict = self.entries.get(key)
+            if verdict is not None:
+                self.entries.move_to_end(key)
+            return verdict
+
+    def put(self, key: bytes, verdict: Verdict) -> None:
+        with self.lock:
+            self.entries[key] = verdict
+            while len(self.entries) > self.size:
+                self.entries.popitem(last=False)
+
+
+_cache = _Cache(_CACHE_SIZE)
+
+
+def clear_cache() -> None:
+    """Forget all verdicts."""
+    with _cache.lock:
+        _cache.entries.clear()
+
+
+def check_tests(tests: Any, row: Mapping[str, Any] | None = None) -> int:
+    """The number of cases of tests in any form that `forms.read_tests` knows. Raises UsageError for what cannot be graded."""
+    return check_form(read_tests(tests, row))
+
+
+def options_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `verify` from the fields of a line. Raises UsageError for an unknown one or a value of the wrong type."""
+    unknown = sorted(set(data) - set(OPTIONS))
+    if unknown:
+        raise UsageError(f"unknown key {unknown[0]!r}: {nearest(unknown[0], ['code', 'response', 'tests', *OPTIONS])}")
+    for name, kinds in _NUMBERS.items():
+        if name in data and type(data[name]) not in kinds:
+            raise UsageError(f"{name} is {short(data[name])}: give a number")
+    if type(data.get("language", "")) is not str:
+        raise UsageError(f"language is {short(data['language'])}: give a name")
+    return dict(data)
+
+
+def verify(
+    code: str,
+    tests: Any,
+    *,
+    timeout_s: float = 5.0,
+    memory_mb: int = 512,
+    language: str = "python",
+    tolerance: float | None = None,
+    compile_timeout_s: float = 10.0,
+    output_limit_bytes: int | None = None,
+    sandbox: Runner | None = None,
+) -> Verdict:
+    """The verdict on `code`; `passed` of `total` counts cases.
+
+    no_answer: empty code. wrong: a case gave another result, raised, ended early, ran out of memory or wrote too much.
+    timeout: no case was wrong and one met the limit. undecided: only the comparison itself met a limit. infra_error:
+    the sandbox failed. `timeout_s` is for each case, in time of the program's own (`sandbox/clock.py`). `tolerance` (numbers,
+    absolute or relative to the expected one) holds for stdio and call. What a program may write follows what is
+    expected, unless `output_limit_bytes` says it. `language` other than Python goes with stdio and interactive tests.
+    `sandbox` may be a `RemoteSandbox`: then programs run on a server.
+    Raises UsageError for tests of another form, DataError where the tests' own setup fails.
+    """
+    language = canonical(language)
+    tests = read_tests(tests)
+    total = check_form(tests)
+    kind = tests["kind"]
+    if language != "python" and kind in _PYTHON_ONLY:
+        raise UsageError(f"{kind} tests are for Python programs: give stdio tests for language {language!r}")
+    if tolerance is not None and (kind not in _WITH_TOLERANCE or not tolerance >= 0):
+        raise UsageError(f"tolerance {tolerance} with {kind} tests: give 0 or more, with stdio or call tests")
+    if not code.strip():
+        return Verdict(Outcome.NO_ANSWER, "there is no code", VERIFIER, 0, total)
+    limits = {"timeout_s": timeout_s, "memory_mb": memory_mb}
+    if output_limit_bytes is not None:
+        limits["output_limit_bytes"] = output_limit_bytes
+    asked = (code, language, tests, limits, tolerance, compile_timeout_s)
+    key = hashlib.sha256(repr(asked).encode(errors="surrogatepass")).digest()
+    known = _cache.get(key)
+    if known is not None:
+        return known
+    started = time.monotonic()
+    tally = Tally(total)
+    job = Job(code, sandbox or default_sandbox(), language, limits, tolerance, {"compile_timeout_s": compile_timeout_s})
+    try:
+        _RUNNERS[kind](job, tests, tally)
+    except InfraError as error:
+        return Verdict(Outcome.INFRA_ERROR, str(error), VERIFIER, 0, total, time.monotonic() - started)
+    verdict = tally.verdict(time.monotonic() - started)
+    if tally.repeatable and verdict.outcome in (Outcome.CORRECT, Outcome.WRONG):
+        _cache.put(key, verdict)
+    return verdict
+
+
+def verify_response(response: Response, tests: Any, **options: Any) -> Verdict:
+    """The verdict on a model's response; `options` are those of `verify`. What did not end is unfinished."""
+    total = check_tests(tests)
+    if not response.finished:
+        return Verdict(Outcome.UNFINISHED, "the response did not end", VERIFIER, 0, total)
+    answer = split_thinking(response.text, response.thinking_open)
+    if answer is None:
+        return Verdict(Outcome.NO_ANSWER, "the thinking was never closed", VERIFIER, 0, total)
+    code = extract_code(answer, canonical(options.get("language", "python")))
+    if code is None:
+        return Verdict(Outcome.NO_ANSWER, "the answer holds no code", VERIFIER, 0, total)
+    return replace(verify(code, tests, **options), answer=code)

@@ -1,0 +1,41 @@
+"""Interactive problems: the program talks with one of the judge's, which knows the answer and says whether it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qwq.sandbox import RunStatus
+from qwq.sandbox.jail.codec import to_bytes
+from qwq.types import Outcome
+from qwq.verify.code.stdio import how_it_ended
+from qwq.verify.code.tally import Job, Tally
+from qwq.verify.code.values import short
+
+
+def run_interactive(job: Job, tests: Mapping[str, Any], tally: Tally) -> None:
+    """Each case is one conversation, in two jails. The interactor finds `input.txt` (and `answer.txt` where the case has an
+    output) in its folder; its status 0 accepts, 1 and 2 refuse."""
+    interactor = tests["interactor"]
+    for index, case in enumerate(tests["cases"]):
+        files = {"input.txt": to_bytes(case["input"])}
+        if "output" in case:
+            files["answer.txt"] = to_bytes(case["output"])
+        result, judge = job.sandbox.interact(
+            job.code, interactor["program"], language=job.language, files=files,
+            partner_language=interactor.get("language", "python"), partner_timeout_s=interactor.get("timeout_s"),
+            **job.limits, **job.compile_limits,
+        )  # fmt: skip
+        tally.saw(result)
+        tally.saw(judge, of_program=False)
+        last = (judge.stderr.strip().decode(errors="replace").splitlines() or [f"status {judge.exit_code}"])[-1]
+        if result.status is not RunStatus.OK and result.exit_code != -13:  # SIGPIPE: the judge had heard enough
+            outcome, reason = how_it_ended(job, result)
+            tally.add(index, outcome, reason)
+        elif judge.status is RunStatus.OK:
+            tally.add(index, Outcome.CORRECT)
+        elif judge.status is RunStatus.ERROR and judge.exit_code in (1, 2) and not judge.stderr.startswith(b"Traceback"):
+            tally.add(index, Outcome.WRONG, short(last))
+        else:
+            tally.repeatable = False
+            tally.add(index, Outcome.UNDECIDED, f"the interactor ended with {judge.status.value}: {short(last)}")
