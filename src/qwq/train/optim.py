@@ -14,6 +14,7 @@ from qwq.errors import ConfigError, InfraError
 
 MAX_SKIPPED = 5
 MASTER = "master"
+OVERFLOWS = math.sqrt(torch.finfo(torch.float32).max)  # 1.8e19: the product of two such weights is infinite
 
 
 def learning_rate(config: Optim, step: int, num_steps: int) -> float:
@@ -80,7 +81,7 @@ class Optimizer:
     def step(self, index: int) -> dict[str, float]:
         """Apply the gathered gradient as step `index`. A gradient that is not finite is dropped and said; a run of them stops.
 
-        Raises InfraError after `MAX_SKIPPED` dropped gradients in a row, ConfigError where the step makes a weight NaN or infinite.
+        Raises InfraError after `MAX_SKIPPED` dropped gradients in a row, ConfigError where the step makes a weight NaN, infinite or larger than `OVERFLOWS`.
         """
         for p, master in self._copies():
             _gather(p, master)  # a gradient that was set by hand; those of backward passes are gathered already
@@ -121,13 +122,18 @@ class Optimizer:
                 p.copy_(master)
 
     def _check_weights(self, index: int, rate: float) -> None:
-        """Weights that are not finite can be neither sampled from nor trained further; they reach no checkpoint and no model folder."""
+        """Weights that are not finite can be neither sampled from nor trained further; they reach no checkpoint and no model folder.
+
+        Nor do those beyond `OVERFLOWS`: they are numbers still, and what is computed with them is not.
+        """
         with torch.no_grad():
             largest = torch.stack([torch.linalg.vector_norm(p, math.inf).to(self.params[0].device) for p in self.params])  # passes a NaN on
-        if not bool(largest.isfinite().all()):
-            name = self.names[int((~largest.isfinite()).nonzero()[0, 0])]
+        sound = largest <= OVERFLOWS  # false for NaN
+        if not bool(sound.all()):
+            first = int((~sound).nonzero()[0, 0])
+            made = f"as large as {float(largest[first]):.0e}" if bool(largest[first].isfinite()) else "NaN or infinite"
             raise ConfigError(
-                f"step {index + 1} made weights NaN or infinite ({name} is the first) at a learning rate of {rate:g}: lower optim.lr "
+                f"step {index + 1} made weights {made} ({self.names[first]} is the first) at a learning rate of {rate:g}: lower optim.lr "
                 f"(now {self.config.lr:g}) and start anew with --fresh; nothing of this step was saved"
             )
 
