@@ -133,3 +133,10 @@ def test_the_command(tmp_path, capsys) -> None:
         {"index": 0, "strict": [False], "loose": [False]}, {"index": 1, "strict": [True], "loose": [True]},
     ]  # fmt: skip
     assert "2 responses: 50.0% follow all instructions strictly" in err
+
+
+@pytest.mark.parametrize("reward", [False, True])
+@pytest.mark.parametrize("response", ["", "ok no"])
+def test_an_unknown_instruction_is_an_error_whatever_the_response(response, reward) -> None:
+    with pytest.raises(DataError, match="unknown instruction 'nope:x'"):
+        grade(response, ["punctuation:no_comma", "nope:x"], [{}, {}], reward=reward)

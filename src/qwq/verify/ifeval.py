@@ -223,15 +223,20 @@ def _quotation(text: str, **_: Any) -> bool:
 # -- whole responses ----------------------------------------------------------------------------------------------------
 
 
+def _check_of(name: str) -> Check:
+    if name in CONSTRAINTS:
+        return CONSTRAINTS[name].check
+    if name not in CHECKS:
+        raise DataError(f"unknown instruction {name!r}: {nearest(name, [*CHECKS, *CONSTRAINTS])}")
+    return CHECKS[name]
+
+
 def follows(name: str, text: str, kwargs: Mapping[str, Any], prompt: str | None = None, *, reward: bool = False) -> bool:
     """Whether `text` follows one instruction, IFEval's or one of `verify.constraints`. DataError for an unknown type or arguments that it lacks."""
-    check = CHECKS.get(name)
+    check = _check_of(name)
     given = {k: v for k, v in kwargs.items() if v is not None}
     if name in CONSTRAINTS:
-        check = CONSTRAINTS[name].check
         check_kwargs(CONSTRAINTS[name], given)
-    if check is None:
-        raise DataError(f"unknown instruction {name!r}: {nearest(name, [*CHECKS, *CONSTRAINTS])}")
     if name == "combination:repeat_prompt" and "prompt_to_repeat" not in given and prompt is not None:
         given["prompt_to_repeat"] = prompt
     try:
@@ -255,9 +260,11 @@ def loose_variants(response: str) -> list[str]:
 def grade(
     response: str, names: Sequence[str], kwargs: Sequence[Mapping[str, Any]], prompt: str | None = None, *, reward: bool = False
 ) -> tuple[list[bool], list[bool]]:
-    """Strict and loose verdicts, one for each instruction."""
+    """Strict and loose verdicts, one for each instruction. DataError for an unknown one, whatever the response."""
     if len(names) != len(kwargs):
         raise DataError(f"{len(names)} instructions and {len(kwargs)} kwargs: give one for each")
+    for name in names:
+        _check_of(name)
     variants = loose_variants(response)
     if reward:
         variants = [v for v in variants if is_an_answer(v)]
