@@ -215,7 +215,7 @@ def logits(model: str, file: Path, *, device: str = "cpu") -> int:
 # -- verifiers --------------------------------------------------------------------------------------------------------
 
 
-def _verify(kind: Literal["math", "code", "instructions", "tools"], file: Path, strict: bool) -> int:
+def _verify(kind: Literal["code", "instructions", "tools"], file: Path, strict: bool) -> int:
     from qwq.verify.cli_io import print_verdicts
 
     print_verdicts(kind, file, strict=strict)
@@ -223,17 +223,24 @@ def _verify(kind: Literal["math", "code", "instructions", "tools"], file: Path, 
 
 
 @verify_app.command(name="math")
-def verify_math(file: Lines, *, strict: bool = False) -> int:
-    """Grade lines with `gold` and `pred` (and optionally `form`: response, extract or bare).
+def verify_math(file: Lines, *, boxes: Literal["last", "all"] = "last", units: Literal["strict", "convert"] = "strict", strict: bool = False) -> int:
+    """Grade lines with `gold` and `pred` (and optionally `form`: response, extract or bare; `boxes`, `units`).
 
     Parameters
     ----------
     file
         JSON lines; - reads standard input.
+    boxes
+        The box of a response that counts: the last one, or all of them together as one list.
+    units
+        Whether another unit of the same dimension is another answer, or is converted.
     strict
         Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
     """
-    return _verify("math", file, strict)
+    from qwq.verify.cli_io import print_verdicts
+
+    print_verdicts("math", file, strict=strict, defaults={"boxes": boxes, "units": units})
+    return 0
 
 
 @verify_app.command(name="code")

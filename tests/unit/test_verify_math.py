@@ -121,6 +121,25 @@ def test_unknown_form_names_the_nearest() -> None:
         math.verify("2", "2", form="respons")
 
 
+def test_boxes_together_as_one_list() -> None:
+    response = r"The roots are \boxed{2} and \boxed{3}; again, \boxed{2}."
+    assert math.verify(response, "2,3", boxes="all").correct
+    assert not math.verify(response, "2,3").correct and math.verify(response, "2").correct
+    assert not math.verify(response, "2", boxes="all").correct
+    with pytest.raises(ConfigError, match="'last'"):
+        math.verify("2", "2", boxes="lst")
+
+
+def test_units_are_converted_only_where_asked() -> None:
+    pairs = [(r"100\text{ cm}", r"1\text{ m}"), (r"36\text{ km/h}", r"10\text{ m/s}"), (r"\$1.50", r"150\text{ cents}"), (r"1\text{ ft}", r"12\text{ inches}"), (r"2\text{ m}^2", r"20000\text{ cm}^2")]
+    for gold, answer in pairs:
+        assert not math.verify(answer, gold, form="bare").correct
+        assert math.verify(answer, gold, form="bare", units="convert").correct
+        assert not math.verify(answer, gold, form="bare").correct  # the option is part of what is remembered
+    for gold, answer in [(r"100\text{ cm}", r"2\text{ m}"), (r"1\text{ m}", r"1\text{ s}"), (r"1\text{ m}", r"1\text{ m}^2"), (r"\$1", "€1")]:
+        assert not math.verify(answer, gold, form="bare", units="convert").correct
+
+
 def test_sympy_decides_what_the_types_do_not_cover() -> None:
     assert math.verify(r"\frac12", r"\int_0^1 x dx", form="bare").correct
     assert math.verify(r"\frac13", r"\int_0^1 x dx", form="bare").outcome is Outcome.WRONG
@@ -510,6 +529,14 @@ def test_files_that_are_not_there_or_empty(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_audit_of_a_gold(gold: object, kind: str) -> None:
     assert audit_gold(gold)[0] == kind
+
+
+def test_audit_names_the_rule_of_a_gold(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps({"answer": gold}) + "\n" for gold in ("3", r"x\equiv1\pmod5", r"\nabla\times F", r"\int_0^1 x dx")))
+    lines = list(audit_file(path))
+    assert [(line["rule"], line["gradable"]) for line in lines] == [("expressions", True), ("congruences", True), (None, False), (None, True)]
+    assert "falls under no rule" in lines[2]["reason"]
 
 
 def test_audit_writes_the_clean_set(tmp_path: Path) -> None:

@@ -41,14 +41,15 @@ def verify_file(
     sandbox: Any = None,
     strict: bool = False,
     rows: Iterable[Row] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Generator[dict[str, Any], None, Summary]:
     """Yield one output object per input line, in order; return a summary (`n`, `errors`, `outcomes`, `score`, `seconds`).
 
-    `kind` is math (`gold`, `pred`, optional `form`, default "response"), instructions (`response`, `rules`), tools
+    `kind` is math (`gold`, `pred`, optional `form`, default "response", `boxes`, `units`), instructions (`response`, `rules`), tools
     (`response` as a string or an object with `text` and `calls`; `truth`; or BFCL's `category`, `functions`, `ground_truth`,
     `calls`; docs/bfcl.md has the multi-turn shape), or code (`code`, `tests` and limits).
     Lines are graded `workers` at a time; `sandbox` is where programs run, by default the jail of this process.
-    `rows` are those of the file where they are read already.
+    `rows` are those of the file where they are read already; `defaults` are keys for lines that do not have them.
     `score` is the share of correct ones among the lines that could be graded, None where there is none.
     """
     if kind not in _READERS:
@@ -56,7 +57,7 @@ def verify_file(
     outcomes: Counter[str] = Counter()
     errors, seconds = 0, 0.0
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        for index, verdict in _in_order(pool, _jobs(kind, path, sandbox, _rows(path) if rows is None else rows), ahead=4 * workers):
+        for index, verdict in _in_order(pool, _jobs(kind, path, sandbox, _rows(path) if rows is None else rows, defaults or {}), ahead=4 * workers):
             if isinstance(verdict, UsageError):
                 if strict:
                     raise verdict
@@ -85,12 +86,13 @@ def print_verdicts(
     sandbox: Any = None,
     strict: bool = False,
     rows: Iterable[Row] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Run `verify_file`, print as the contract says, return the summary. DataError passes through.
 
     `out` and `err` default to the standard streams as they are at the call.
     """
-    lines = verify_file(kind, path, sandbox=sandbox, strict=strict, rows=rows)
+    lines = verify_file(kind, path, sandbox=sandbox, strict=strict, rows=rows, defaults=defaults)
     while True:
         try:
             line = next(lines)
@@ -221,9 +223,9 @@ def _run(job: Job) -> Verdict | UsageError:
         return error
 
 
-def _jobs(kind: str, path: str | Path, sandbox: Any, rows: Iterable[Row]) -> Iterator[Job]:
+def _jobs(kind: str, path: str | Path, sandbox: Any, rows: Iterable[Row], defaults: Mapping[str, Any]) -> Iterator[Job]:
     for number, row in rows:
-        yield _job(kind, row, f"{jsonl.name_of(path)}, line {number}", sandbox)
+        yield _job(kind, row if isinstance(row, DataError) else {**defaults, **row}, f"{jsonl.name_of(path)}, line {number}", sandbox)
 
 
 def _job(kind: str, row: dict[str, Any] | DataError, where: str, sandbox: Any) -> Job:
@@ -271,16 +273,17 @@ def _field(data: Mapping[str, Any], name: str, kind: type, default: Any = None) 
 
 
 def _math(data: Mapping[str, Any]) -> Job:
-    _check_keys(data, ("gold", "pred", "form", "finished", "thinking_open"))
+    _check_keys(data, ("gold", "pred", "form", "finished", "thinking_open", "boxes", "units"))
     gold, pred = _field(data, "gold", str), _field(data, "pred", str)
-    form = _field(data, "form", str, "response")
-    if form not in math.FORMS:
-        raise DataError(f"unknown form {form!r}: {nearest(form, math.FORMS)}")
+    form, boxes, units = _field(data, "form", str, "response"), _field(data, "boxes", str, "last"), _field(data, "units", str, "strict")
+    for name, value, valid in (("form", form, math.FORMS), ("boxes", boxes, math.BOXES), ("units", units, math.UNITS)):
+        if value not in valid:
+            raise DataError(f"unknown {name} {value!r}: {nearest(value, valid)}")
     finished, opened = (
         _field(data, "finished", bool, True),
         _field(data, "thinking_open", bool, False),
     )
-    return lambda: math.verify(pred, gold, form=form, finished=finished, thinking_open=opened)
+    return lambda: math.verify(pred, gold, form=form, finished=finished, thinking_open=opened, boxes=boxes, units=units)
 
 
 def _instructions(data: Mapping[str, Any]) -> Job:

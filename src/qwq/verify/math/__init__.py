@@ -48,6 +48,8 @@ _COMMANDS = frozenset(
     "alpha beta gamma delta theta lambda mu phi psi omega mathrm min max".split()
 )
 _NEEDED = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![A-Za-z])|\\frac ?\{ ?(?:d|\\mathrm ?\{d\}) ?\} ?\{ ?(?:d|\\mathrm ?\{d\}) ?[a-z] ?\}")
+_DERIVATIVE = re.compile(r"\\frac ?\{ ?(?:d|\\mathrm ?\{d\}) ?\} ?\{ ?(?:d|\\mathrm ?\{d\}) ?([a-z]) ?\}")
+_ONE_SIDED = re.compile(r"\^ ?\{? ?[+-] ?(?![\w({\\ ])")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)")
 _SIMPLE_LABEL = re.compile(r"\A[A-Za-z](?:_\{?\w\}?)?(?: ?\( ?[a-z] ?\))? ?=(?!=)")
 
@@ -153,6 +155,8 @@ def _decided(answer: str, gold: str, convert: bool = False) -> tuple[Outcome, st
 def _understood(text: str) -> bool:
     """Whether a text is one expression all of whose commands sympy's reader knows, with nothing related to anything."""
     if not all(name in _COMMANDS or name in ",;! {}" for name in _COMMAND.findall(text)):
+        return False
+    if _ONE_SIDED.search(text) or ((operator := _DERIVATIVE.search(text)) and operator[1] not in _COMMAND.sub(" ", text[operator.end() :])):
         return False
     return len(split(text, "r")) == 1 and not re.search(r"[^\x20-\x7e]|[A-Za-z]{4,}", _COMMAND.sub(" ", text))
 

@@ -64,7 +64,7 @@ _REASON = re.compile(
     r"|[,，;；]? ?(?:因为|所以|理由|其中|由于|故|即)",
     re.IGNORECASE,
 )
-_ASIDE = re.compile(r" ?[(（](?:not|i\.?e\.?|that is|since|because|as|approximately|approx|about|≈|\\approx|option|choice|see|rounded|in|with|where|which|the)\b[^()]{0,200}[)）]\Z", re.IGNORECASE)
+_ASIDE = re.compile(r" ?[(（](?:not|i\.?e\.?|that is|since|because|as|approximately|approx|about|≈|\\approx|option|choice|see|rounded|in|with|where|which|the)\b[^()]{0,200}[)）](?= ?[,;，；]|\Z)", re.IGNORECASE)
 _HEDGE = re.compile(
     r"\b(?:or (?:maybe|perhaps|possibly|else|it|some|something)|maybe|perhaps|possibly|probably|might|could (?:also )?be|not sure|unsure|uncertain|not certain|alternatively|on second thought|either|depending|unless|"
     r"hard to say|I guess|guessing|a guess|if i'?m wrong|then again|would (?:follow|only|have|give)|but(?! (?:not|rather|instead)\b)|however|although|though)\b|也许|或许|可能|不确定|大概",
@@ -225,7 +225,8 @@ def _without_reason(line: str) -> str:
     while previous != line:
         previous = line
         line = _ASIDE.sub("", line).rstrip(" ,，;；")
-        if reason := _REASON.search(line):
+        reason = next((m for m in _REASON.finditer(line) if line.count("(", 0, m.start()) <= line.count(")", 0, m.start())), None)
+        if reason is not None:
             line = line[: reason.start()].rstrip(" ,，;；")
     return line.strip()
 

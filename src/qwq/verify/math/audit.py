@@ -21,6 +21,7 @@ from qwq.verify import math
 from qwq.verify.cli_io import read_lines
 from qwq.verify.math.normal import MAX_CHARS, clean
 from qwq.verify.math.read import read
+from qwq.verify.math.rules import rule_of
 from qwq.verify.math.values import Bag, Text, Unknown
 
 GOLD_FIELDS = ("gold", "answer", "ground_truth", "final_answer", "solution")
@@ -67,18 +68,20 @@ def audit_gold(gold: Any) -> tuple[GoldKind, str]:
 
 
 def _by_sympy(answer: str) -> tuple[GoldKind, str]:
-    """An answer our own reader cannot read: gradable where sympy can, which is asked through a harmless pair."""
+    """An answer that falls under no rule: gradable where sympy can read it, which is asked through a harmless pair."""
     verdict = math.verify("0", answer, form="bare")
     if verdict.outcome is Outcome.UNDECIDED:
         large = "too long" in verdict.reason
-        return (GoldKind.TOO_LARGE if large else GoldKind.UNREADABLE), verdict.reason
+        return (GoldKind.TOO_LARGE, verdict.reason) if large else (GoldKind.UNREADABLE, "falls under no rule: only the same text would equal it")
     return GoldKind.GRADABLE, "read by sympy"
 
 
 def audit_file(
     path: str | Path, clean_path: str | Path | None = None, *, field: str | None = None
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Yield `index`, `gradable`, `kind`, `reason`, `gold` for each row, in order; return counts by kind.
+    """Yield `index`, `gradable`, `kind`, `reason`, `rule`, `gold` for each row, in order; return counts by kind.
+
+    `rule` names the rule of docs/verify_math.md that the gold falls under by its type, None where none reads it.
 
     `field` names the gold's column (default: the first of gold, answer, ground_truth, final_answer, solution).
     `clean_path` gets the gradable rows, as they were. DataError: missing or malformed file, no gold column.
@@ -93,10 +96,15 @@ def audit_file(
         if kind is GoldKind.GRADABLE:
             kept.append(json.dumps(row, ensure_ascii=False))
         gradable = kind is GoldKind.GRADABLE
-        yield {"index": index, "gradable": gradable, "kind": kind.value, "reason": reason, "gold": str(gold)[:200]}
+        yield {"index": index, "gradable": gradable, "kind": kind.value, "reason": reason, "rule": _rule(gold), "gold": str(gold)[:200]}
     if clean_path is not None:
         Path(clean_path).write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     return {"n": sum(counts.values()), "kinds": dict(counts)}
+
+
+def _rule(gold: Any) -> str | None:
+    answer = math.gold_answer(str(gold)) if isinstance(gold, str | int | float) else ""
+    return rule_of(answer) if answer and len(answer) <= MAX_CHARS else None
 
 
 def _gold(row: Mapping[str, Any], field: str | None, where: str) -> Any:

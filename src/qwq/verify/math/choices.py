@@ -8,18 +8,17 @@ _LETTER = re.compile(r" ?(?:\\(?:text|mathrm) ?\{ ?)?[(\[]? ?([A-Z]) ?[)\]]? ?\}
 _CHOICE = re.compile(
     r" ?(?:\\(?:text|mathrm) ?\{ ?)?(?:\( ?([A-Z]) ?\)|([A-Z]) ?[.:)]|([A-Z]) ?- ?(?=[a-z]{1,12} [a-z]|[A-Z]?[a-z]{3})) ?\}?[ .:]{0,3}(?:\\ )? ?(?P<rest>\S.*)", re.DOTALL
 )
-_OPTION = re.compile(r"\A(?:the )?(?:correct )?(?:options?|choices?|answers?|选项) ?:? ?(?:is )?(?=\(?[A-Z]\b)", re.IGNORECASE)
+_OPTION = re.compile(r"\A(?:(?:the )?(?:correct )?(?:options?|choices?|answers?) ?:? ?(?:is )?|故?选项?)(?=\(?[A-Z](?![A-Za-z]))|(?<=[A-Z])(?: ?选?项)\Z", re.IGNORECASE)
 _SEVERAL = re.compile(r"(?:\\text ?\{)?([A-H]{2,8})\}?")
 _LISTED = re.compile(r"\(?([A-H])\)?(?: ?(?:,|;|and|\\text ?\{ ?and ?\}|&|\s) ?(?:and )?\(?[A-H]\)?){1,7}")
+_AND = re.compile(r"\\text|and|[a-z]")
 LETTERS = "ABCDEFGH"
 
 
 def same(gold: str, answer: str) -> bool | None:
     r"""A letter against a letter with or without its text: `B` and `(B)\ 5`. None where neither is a choice."""
-    if (several := _SEVERAL.fullmatch(gold)) and (listed := _LISTED.fullmatch(answer)):
-        letters = several[1]
-        if list(letters) == sorted(set(letters)):
-            return sorted(re.findall(r"[A-H]", listed[0])) == list(letters)
+    if (wanted := _letters(gold)) and (found := _letters(answer)) and not (_SEVERAL.fullmatch(gold) and _SEVERAL.fullmatch(answer)):
+        return wanted == found
     answer = _OPTION.sub("", answer)
     letter, other = _LETTER.fullmatch(gold), _LETTER.fullmatch(answer)
     if letter and letter[1] in LETTERS and re.fullmatch(r"\(?[a-h]\)?", answer):
@@ -33,6 +32,14 @@ def same(gold: str, answer: str) -> bool | None:
     if other and labelled:
         return other[1] == _name(labelled)
     return None
+
+
+def _letters(text: str) -> list[str] | None:
+    """The letters of several choices, `ABD` or `A, B and D`; None for anything else, and for letters that are no list of choices."""
+    if several := _SEVERAL.fullmatch(text):
+        letters = list(several[1])
+        return letters if letters == sorted(set(letters)) else None
+    return sorted(re.findall(r"[A-H]", _AND.sub(" ", text))) if _LISTED.fullmatch(text) else None
 
 
 def text_of(gold: str) -> str | None:

@@ -57,6 +57,7 @@ _WORD = re.compile(r"[A-Z]?[a-z]{2,}")
 _JOINING = re.compile(r"\band\b")
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z' -]+")
 _DECIMAL_COMMA = re.compile(r"[+-]?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))\Z")
+_TO = re.compile(r"\A(\d{1,9}) ?(?:\\text ?\{ ?to ?\}|\bto\b) ?(\d{1,9})\Z")
 _ZERO_COMMA = re.compile(r"\A([+-]?0),(?=\d{3,}\Z)")
 _CONSTANTS = frozenset({"C", "c", "K", "C_1", "const", "constant"})
 
@@ -74,6 +75,8 @@ def compare(gold: str, answer: str, *, convert: bool = False) -> Decision:
     if left and right:
         return Decision(_same_radix(left, right), "numbers with their bases")
     gold, answer = _same_names(gold, answer)
+    if ":" in gold:
+        answer = _TO.sub(r"\1:\2", answer)
     if _same_words(gold, answer):
         return Decision(True, "the same words")
     if right and right[2] != "10" and numbers.read(gold) is not None:
@@ -180,6 +183,9 @@ def same(gold: Value, answer: Value) -> bool | None:
         return relations.same_congruence(gold, answer, same)
     if isinstance(gold, Time | Day) or isinstance(answer, Time | Day):
         return _same_time(gold, answer)
+    for one, other in ((gold, answer), (answer, gold)):
+        if isinstance(one, Bag) and one.braces and len(one.items) == 1 and isinstance(one.items[0], Seq) and isinstance(other, Seq):
+            return same(one.items[0], other)
     if isinstance(gold, NumberSet | Logic) or isinstance(answer, NumberSet | Logic):
         return True if gold == answer else None if {type(gold), type(answer)} <= {NumberSet, Logic, Region, Seq, Bag} else False
     if isinstance(gold, Text) or isinstance(answer, Text):

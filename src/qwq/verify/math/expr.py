@@ -29,7 +29,7 @@ from qwq.verify.math.tokens import (
     Unreadable,
     tokens,
 )
-from qwq.verify.math.trees import Tree, flat, vector_product
+from qwq.verify.math.trees import Tree, flat, is_set, vector_product
 
 MAX_DEPTH = 100  # sums and atoms inside one another, counted together
 MAX_EXPONENT = 400
@@ -110,6 +110,9 @@ class _Reader:
                 while self.peek() in ("+", "-"):
                     sign += self.next() == "-"
                 right = self._factor()
+                if token == "\\times" and is_set(tree) and is_set(right) and not sign:
+                    tree = vector_product(token, tree, right)
+                    continue
                 right = ("neg", right) if sign % 2 else right
                 tree = ("div" if token in DIVIDE else "mul", tree, right)
             elif token in ENDS and not (token == "|" and not self._bars):

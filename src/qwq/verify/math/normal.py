@@ -23,7 +23,7 @@ _SYNONYMS = {
     "lbrace": "\\{", "rbrace": "\\}", "colon": ":", "vert": "|", "lvert": "|", "rvert": "|", "Vert": "\\|", "lVert": "\\|", "rVert": "\\|", "mid": "|",
     "operatorname*": "operatorname", "degree": "^{\\circ}", "mathit": "mathrm", "mathsf": "mathrm", "mathnormal": "mathrm", "boldsymbol": "mathbf",
     "bm": "mathbf", "pmb": "mathbf", "langle": "(", "rangle": ")", "lbrack": "[", "rbrack": "]", "vee": "lor", "wedge": "land", "thickapprox": "approx",
-    "ast": "*", "rm": "", "bf": "", "it": "", "arcsec": "operatorname{arcsec}", "infin": "infty", "thinspace": " ", "rightarrow": "to",
+    "ast": "*", "rm": "", "bf": "", "it": "", "arcsec": "operatorname{arcsec}", "infin": "infty", "thinspace": " ", "rightarrow": "to", "lnot": "neg",
     "longrightarrow": "to", "implies": "Rightarrow", "iff": "Leftrightarrow", "cis": "operatorname{cis}", "R": "mathbb{R}", "N": "mathbb{N}", "Z": "mathbb{Z}",
     "Q": "mathbb{Q}", "C": "mathbb{C}", "reals": "mathbb{R}", "backslash": "setminus", "smallsetminus": "setminus", "euro": "€", "pounds": "£", "yen": "¥",
     "textdollar": "\\$", "dollar": "\\$", "textdegree": "^{\\circ}", "celsius": "^{\\circ}C", "permil": "permil", "rm{": "mathrm{", "upvarphi": "varphi", "uppi": "pi",
@@ -56,6 +56,8 @@ _MODULUS = re.compile(
 _BASES = {w: n for n, w in enumerate("two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split(), 2)}
 _BASE = re.compile(r"_ ?\{? ?\\text ?\{ ?(" + "|".join(_BASES) + r") ?\} ?\}?")
 _IN_BASE = re.compile(r"(?<![\w.])(\d[0-9A-Fa-f]{0,39})(?: ?\\text ?\{ ?(?:in )?base ?\}| ?\\text ?\{ ?(?:in )?base (\w{1,9}) ?\}| (?:in )?base(?: (?=\w))?) ?(\w{0,9})")
+_BRACKETED_DIGITS = re.compile(r"(?<![\w)])\( ?([0-9A-Fa-f]{1,40}) ?\) ?_(?= ?\{? ?\d)")
+_CIRCLED = re.compile(r"[\u2460-\u2473](?:(?:,|;| |\\text ?\{ ?and ?\}){0,3}[\u2460-\u2473])+")
 _ABOUT = re.compile(r"\A(?:\\text ?\{ ?(?:approximately|about|roughly|approx\.?) ?\}|(?:approximately|about|roughly) |\\approx ) ?")
 _TEXT_WITHOUT_WORDS = re.compile(r"\\text ?\{([^A-Za-z{}\\\u3000-\uffff]*)\}")
 _ASCII_UNION = re.compile(r"(?<=[)\]]) ?U ?(?=[(\[])")
@@ -142,6 +144,10 @@ def _spelled_alike(text: str) -> str:
         text = _MODULUS.sub(lambda m: f"\\pmod{{{m[1] or m[2] or m[3] or m[4]}}}", text)
     if "x" in text or "X" in text:
         text = _TIMES.sub(r"\\times ", text)
+    if "_" in text:
+        text = _BRACKETED_DIGITS.sub(r"\1_", text)
+    if not text.isascii():
+        text = _CIRCLED.sub(lambda m: "".join(sorted(c for c in m.group() if c >= "\u2460")), text)
     if "base" in text:
         text = _IN_BASE.sub(_in_base, text)
     if "\\text" in text:

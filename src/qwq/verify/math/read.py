@@ -293,7 +293,7 @@ def _bracketed(text: str, nesting: int) -> Value | None:
             return read(inner, nesting + 1)
         items = tuple(read(p, nesting + 1) for p in parts)
         flat = tuple(i for v in items for i in (v.items if isinstance(v, Bag) and not v.braces else (v,)))
-        return flat[0] if len(flat) == 1 else Bag(flat, ("",) * len(flat), braces=True)
+        return flat[0] if len(flat) == 1 and isinstance(flat[0], Expr | Relation | Text) else Bag(flat, ("",) * len(flat), braces=True)
     if "" in parts or len(parts) > MAX_ITEMS or len(parts) < 2:
         return None
     opening, closing = {"]": "("}.get(opening, opening), {"[": ")"}.get(closing, closing)
@@ -322,20 +322,27 @@ def _builder(member: str, condition: str, text: str, nesting: int) -> Value:
     return _restricted(value, domain, text) if domain else value
 
 
+def _of_names(op: str, values: list[Value]) -> Logic | None:
+    r"""`A \cup B` of sets that have names alone: the same in any order."""
+    if all(isinstance(v, Expr) and v.tree[0] == "sym" for v in values):
+        return Logic(op, frozenset(v.tree for v in values if isinstance(v, Expr)))
+    return None
+
+
 def _union(values: list[Value], text: str) -> Value:
     if all(isinstance(v, Bag) and v.braces or isinstance(v, Region) and not v.intervals for v in values):
         items = tuple(i for v in values if isinstance(v, Bag) for i in v.items)
         return Bag(items, ("",) * len(items), braces=True)
     found = [regions.as_region(v) for v in values]
     if any(r is None for r in found):
-        return Unknown(text)
+        return _of_names("cup", values) or Unknown(text)
     return regions.union([r for r in found if r is not None]) or Unknown(text)
 
 
 def _intersection(values: list[Value], text: str) -> Value:
     found = [regions.as_region(v) for v in values]
     if any(r is None for r in found):
-        return Unknown(text)
+        return _of_names("cap", values) or Unknown(text)
     return regions.intersection([r for r in found if r is not None]) or Unknown(text)
 
 

@@ -12,6 +12,11 @@ ONE: Tree = ("num", Fraction(1))
 MAX_MATRIX = 12  # rows or columns of a matrix that is worked with
 
 
+def is_set(tree: Tree) -> bool:
+    r"""A capital letter: `A \times B` may be a product of sets or matrices, which is not `B \times A`."""
+    return tree[0] == "sym" and len(tree[1]) == 1 and tree[1].isupper()
+
+
 def vector_product(sign: str, a: Tree, b: Tree) -> Tree:
     r"""`\vec a \cdot \vec b`, the same in any order, and `\vec a \times \vec b`, which changes its sign: each a symbol of its own."""
     first, second = sorted((flat(a), flat(b)))

@@ -140,7 +140,7 @@ class Piecewise:
 
 @dataclass(frozen=True, slots=True)
 class Logic:
-    """Statements joined by one of `lor` and `land`."""
+    """Statements joined by one of `lor` and `land`, or sets by `cup` or `cap`."""
 
     op: str
     items: frozenset[Tree]
