@@ -11,7 +11,9 @@ from qwq.sandbox.languages import canonical
 from qwq.verify.code.setup import BUILTIN_NAMES, bound_names, loaded_names
 
 _OPEN = re.compile(r"^(.*?)(`{3,}|~{3,})[ \t]*(\{?\.?[\w+#.-]*\}?)[^\n`]*$")
-_CLOSE = re.compile(r"^(.*?)(`{3,}|~{3,})[ \t]*\}?[.\s]*$")
+_CLOSE = re.compile(
+    r"^((?:[^`~\n]|`{1,2}(?!`)|~{1,2}(?!~)|(?:`{3,}+|~{3,}+)(?![ \t]*+\}?[.\s]*+$))*+)(`{3,}+|~{3,}+)[ \t]*+\}?[.\s]*+$"
+)  # text before, then the last fence with nothing but a full stop or a brace behind it; written so that a long run of ticks is read once
 
 
 def split_thinking(text: str, opened: bool) -> str | None:

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import re
 
+from qwq.verify.math import words
+from qwq.verify.math.split import balanced
+
 _NOUN = r"(?:(?:final|correct|right|exact|required|desired)[*_\s]{1,3}){0,2}(?:answers?|results?|solutions?|options?|choices?|ans\b\.?)"
 _VERB = (
     r"(?:(?:is|are|was|were)(?: (?:given by|equal to|found to be|thus|therefore|then|hence|indeed))?|(?:should|must|would|will|can only|has to|have to|ought to)(?: then| therefore)? be"
@@ -17,18 +20,36 @@ _VERB = (
 )
 _GAP = r"[*_\s\"'`)\]]{0,6}"
 _SPACED = r"[*_\s:：\"']{0,6}"
-_ANNOUNCED = re.compile(
-    rf"(?<![A-Za-z\d]){_NOUN}{_GAP}(?:(?<=[\s*_\"'`)\]]){_VERB}(?![A-Za-z])|=|[:：]|->|→|⇒|-(?= )|–|—){_SPACED}|(?<![A-Za-z])ans\. {{1,2}}|####[ \t]*|^[ \t>]{{0,4}}#{{1,6}}[ \t]{{1,3}}(?:the )?{_NOUN}[*_:：]{{0,4}}\s{{0,4}}$"
-    r"|\bfinal[*_\s]{1,3}answer[*_:]{0,4}\s{1,4}|\b(?:get|gets|obtain|obtains|have|find|gives?|giving|yields?|yielding|getting|leads? to|arrive at|reach)(?: us)?(?: (?:the|an|our|a|as))? (?:final |correct )?(?:answer|result)(?: of)?(?: as)?[ :]{1,2}"
-    r"|(?:最终|正确|最后)?(?:的)?(?:答案|结果|选项)[*_\s]{0,6}(?:应该是|应当是|应该为|应为|应是|就是|即为|等于|应选|选|是|为|=|[:：])[*_\s:：]{0,6}|(?:故|所以|因此|应|于是|即|此题|本题|这题)(?:此题|本题|正确)?(?:应)?选(?:择|项)?(?:是|为)?[*_\s:：]{0,4}|(?:^|(?<=[\s。]))[【\[]?(?:答案?|解答)[】\]]?[:：][*_\s]{0,4}"
-    r"|(?:答え|解答|正解|答)(?:は|：|:|＝|=)[*_\s、]{0,4}|(?:정답|답|답안)(?:은|는|이|:|：)[*_\s]{0,4}"
-    r"|\b(?:respuesta|resultado|solución|solucion)(?: (?:final|correcta|correcto))?[*_]{0,2}(?: es(?:tá)?(?: igual a)?(?![\w])| sería| son(?!\w)| ?[:=])[*_\s:]{0,4}|\b(?:resposta|resultado|solução)(?: (?:final|correta|correto))?[*_]{0,2}(?: é(?!\w)| são(?!\w)| ?[:=])[*_\s:]{0,4}"
-    r"|\b(?:réponse|reponse|résultat)(?: (?:finale?|correcte?))?[*_]{0,2}(?: est(?: donc)?(?!\w)| vaut| ?[:=])[*_\s:]{0,4}|\b(?:antwort|ergebnis|endergebnis|lösung)[*_]{0,2}(?: ist(?!\w)| lautet| beträgt| ?[:=])[*_\s:]{0,4}"
-    r"|\b(?:risposta|risultato|soluzione)(?: (?:finale|corretta))?[*_]{0,2}(?: è(?!\w)| ?[:=])[*_\s:]{0,4}|\b(?:ответ|ответом|результат|решение)[*_]{0,2}(?: (?:равен|равна|является|составляет|будет)(?!\w)| ?[:=—–-])[*_\s:]{0,4}"
-    r"|(?:đáp số|đáp án|câu trả lời|kết quả)(?: cuối cùng| đúng)?[*_]{0,2}(?: là(?!\w)| ?[:=])[*_\s:]{0,4}|(?:الجواب|الإجابة|الاجابة|الناتج|النتيجة|الحل)(?: النهائية| النهائي| الصحيحة| الصحيح)?[*_]{0,2} ?(?:هو|هي|تساوي|يساوي|[:=])[*_\s:]{0,4}"
-    r"|(?:उत्तर)(?: है| ?[:=])[*_\s:]{0,4}|\b(?:odpowiedź|odpowiedz|cevap|jawaban|jawabannya|antwoord|svar|vastaus)[*_]{0,2}(?: (?:to|adalah|is|är|on)(?!\w)| ?[:=])[*_\s:]{0,4}",
-    re.IGNORECASE | re.MULTILINE,
+# By language: a noun that names an answer, then what says that it follows. Each alternative ends where the answer begins.
+_WORDINGS = (
+    rf"(?<![A-Za-z\d]){_NOUN}(?: ?\([^()\n]{{1,20}}\))?{_GAP}(?:(?<=[\s*_\"'`)\]]){_VERB}(?![A-Za-z])|=|[:：]|->|→|⇒|-(?= )|–|—){_SPACED}",
+    r"(?<![A-Za-z])ans\. {1,2}",
+    rf"(?<![A-Za-z])(?:answers?|solutions?)(?: set| (?:to|for|that|we|i|you|of)\b[^.!?\n:=]{{0,60}}?) {_VERB}(?![A-Za-z]){_SPACED}",
+    r"\bfinal[*_\s]{1,3}answer[*_:]{0,4}\s{1,4}",
+    r"\b(?:get|gets|obtain|obtains|have|find|gives?|giving|yields?|yielding|getting|leads? to|arrive at|reach)(?: us)?(?: (?:the|an|our|a|as))? (?:final |correct )?(?:answer|result)(?: of)?(?: as| to be)?[ :]{1,2}",
+    # headings: `#### 12`, `### Answer`, **Answer**
+    r"####[ \t]*",
+    rf"^[ \t>]{{0,4}}#{{1,6}}[ \t]{{1,3}}(?:the )?{_NOUN}[*_:：]{{0,4}}\s{{0,4}}$",
+    rf"^[ \t>]{{0,4}}(?:\*\*|__)(?:the )?{_NOUN}[:：.]?(?:\*\*|__)[:：]?[ \t]{{0,4}}$",
+    # Chinese, Japanese, Korean
+    r"(?:最终|正确|最后)?(?:的)?(?:答案|结果|选项)[*_\s]{0,6}(?:应该是|应当是|应该为|应为|应是|就是|即为|等于|应选|选|是|为|=|[:：])[*_\s:：]{0,6}",
+    r"(?:故|所以|因此|应|于是|即|综上(?:所述)?|此题|本题|这题)[，,]?(?:此题|本题|正确)?(?:应)?选(?:择|项)?(?:是|为)?[*_\s:：]{0,4}",
+    r"(?:^|(?<=[\s。]))(?:[【\[]?(?:答案?|解答)[】\]]?[:：]|【答案】)[*_\s]{0,4}",
+    r"(?:答え|解答|正解|答)(?:は|：|:|＝|=)[*_\s、]{0,4}",
+    r"(?:정답|답|답안)(?:은|는|이|:|：)[*_\s]{0,4}",
+    # Spanish, Portuguese, French, German, Italian, Russian, Vietnamese, Arabic, Hindi, others
+    r"\b(?:respuesta|resultado|solución|solucion)(?: (?:final|correcta|correcto))?[*_]{0,2}(?: es(?:tá)?(?: igual a)?(?![\w])| sería| son(?!\w)| ?[:=])[*_\s:]{0,4}",
+    r"\b(?:resposta|resultado|solução)(?: (?:final|correta|correto))?[*_]{0,2}(?: é(?!\w)| são(?!\w)| ?[:=])[*_\s:]{0,4}",
+    r"\b(?:réponse|reponse|résultat)(?: (?:finale?|correcte?))?[*_]{0,2}(?: est(?: donc)?(?!\w)| vaut| ?[:=])[*_\s:]{0,4}",
+    r"\b(?:antwort|ergebnis|endergebnis|lösung)[*_]{0,2}(?: ist(?!\w)| lautet| beträgt| ?[:=])[*_\s:]{0,4}",
+    r"\b(?:risposta|risultato|soluzione)(?: (?:finale|corretta))?[*_]{0,2}(?: è(?!\w)| ?[:=])[*_\s:]{0,4}",
+    r"\b(?:ответ|ответом|результат|решение)[*_]{0,2}(?: (?:равен|равна|является|составляет|будет)(?!\w)| ?[:=—–-])[*_\s:]{0,4}",
+    r"(?:đáp số|đáp án|câu trả lời|kết quả)(?: cuối cùng| đúng)?[*_]{0,2}(?: là(?!\w)| ?[:=])[*_\s:]{0,4}",
+    r"(?:الجواب|الإجابة|الاجابة|الناتج|النتيجة|الحل)(?: النهائية| النهائي| الصحيحة| الصحيح)?[*_]{0,2} ?(?:هو|هي|تساوي|يساوي|[:=])[*_\s:]{0,4}",
+    r"उत्तर(?: है| ?[:=])[*_\s:]{0,4}",
+    r"\b(?:odpowiedź|odpowiedz|cevap|jawaban|jawabannya|antwoord|svar|vastaus)[*_]{0,2}(?: (?:to|adalah|is|är|on)(?!\w)| ?[:=])[*_\s:]{0,4}",
 )  # fmt: skip
+_ANNOUNCED = re.compile("|".join(_WORDINGS), re.IGNORECASE | re.MULTILINE)
 # One of these is in every announcement: looked for first, as plain strings, since most texts have none near their end.
 _TRIGGERS = (
     "answer", "result", "solution", "option", "choice", "ans", "#", "答", "选", "结果", "正解", "정답", "답", "respuesta", "solución", "solucion", "resposta", "solução", "réponse", "reponse",
@@ -45,14 +66,19 @@ _NOT_MINE = re.compile(
 _SUPPOSED = re.compile(
     r"\b(?:if|suppose|assume|assuming|imagine|(?:might|may|could|would) (?:think|guess|say|expect|believe|conclude)|tempted|wrongly|mistakenly|falsely|doubt|unless)\b[^.!?\n]{0,60}\Z", re.IGNORECASE
 )
+_DENIED = re.compile(r"(?:\b(?:not|never|no|cannot|if|whether|suppose|assume|think|thought|guess|doubt|wrong|unless|either|maybe|perhaps)\b|n't)[^.!?\n]{0,90}\Z", re.IGNORECASE)
 _IS_RIGHT = re.compile(r"(?:\b(?:option|choice|answer|statement)s? )?[*_(\[]{0,3}\b([A-H])\b[*_)\]]{0,3} is (?:therefore |thus )?(?:the )?(?:only )?(?:correct|right)(?: (?:answer|option|choice|one))?\b|([A-H])(?:选项)?(?:是)?正确", re.IGNORECASE)
-_TAG = re.compile(r"<((?:final[_ ]?)?answer)>((?:[^<]|<(?!/?(?:final[_ ]?)?answer>))*+)</\1>", re.IGNORECASE)
+_IS_ANSWER = re.compile(
+    r"(?<![\w$*\\.,/-])(\$[^$\n]{1,80}\$|\*\*[^*\n]{1,80}\*\*|[-+]?\$?\d[\d,]{0,20}(?:\.\d{1,20})?(?:/\d{1,20})?%?|\(?[A-H]\)?) (?:is|as) (?:therefore |thus )?(?:the|our|my) (?:final |correct |right |required )?(?:answer|result|solution)\b",
+    re.IGNORECASE,
+)
+_TAG = re.compile(r"[<\[]((?:final[_ ]?)?answer)[>\]]((?:[^<\[]|[<\[](?!/?(?:final[_ ]?)?answer[>\]]))*+)[<\[]/\1[>\]]", re.IGNORECASE)
 _FENCE = re.compile(r"```[\w+#.-]{0,20}[ \t]*\n((?:[^`]|`(?!``))*+)```")
 _DISPLAY = re.compile(r"\\begin ?\{(equation|align|displaymath|gather|math)\*?\}((?:[^\\]|\\(?!end ?\{\1))*+)\\end ?\{\1\*?\}")
 MATH = re.compile(
-    r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\[((?:[^\\]|\\(?![\[\]])){1,2000}+)\\\]|\\\(((?:[^\\]|\\(?![()])){1,2000}+)\\\)"
+    r"\$\$((?:[^$\\]|\\.){1,2000}+)\$\$|(?<!\\)\$((?:[^$\n\\]|\\[^\n]){1,2000}+)\$|\\\[((?:[^\\]|\\(?![\[\]])){1,2000}+)\\\]|\\\(((?:[^\\]|\\(?![()])){1,2000}+)\\\)"
 )
-_STOP = re.compile(r"\n|。|！|．(?!\d)|(?<!\bsq)(?<!\bcu)[.!?](?=\s|\Z)|<|；(?=[\u3040-\u9fff])")
+_STOP = re.compile(r"\n|。|！|．(?!\d)|(?<!\bsq)(?<!\bcu)(?<!\.)[.!?](?=\s|\Z)|<|；(?=[\u3040-\u9fff])")
 _LEAD = re.compile(
     r"(?:(?:therefore|thus|hence|then|so|simply|just|clearly|indeed|exactly|precisely|obviously|of course|finally|given by|equal to|going to be|found to be|option|choice|letter|statement|答案|选项|选|"
     r"共有|一共有|总共有|共|即|就|也就是)(?![A-Za-z])|:|：|=(?!=)|是|为)[*_\s,，:：]{0,3}",
@@ -89,18 +115,18 @@ _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _JOINS = re.compile(r"[*_\s]{0,3}(,|，|and|or|&|和|或|与|、|, and|, or|,\s?and|,\s?or)[*_\s]{0,3}")
 _LABEL_BEFORE = re.compile(r"[A-Za-z]\w{0,3} ?= ?\Z")
 _NUMBER_LEAD = re.compile(r"([-+−]?(?:\\?[$€£¥])?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)(?=\s)")
+_SPELLED = re.compile(r"([A-Za-z]{3,12}(?:[ -][A-Za-z]{3,12}){0,6}) ?\((\$?\d[\d,.]{0,20}\$?)\)")
+_CHINESE_CLAUSE = re.compile(r"[^\d$\\]{1,40}(?:是|为|有|等于|得|共)(?!不|没)[^\d$\\A-Za-z-]{0,4}([-\d$\\].*)")
 _BLOCK_QUOTE = re.compile(r"\n[ \t]{0,3}>[ \t]?")
 MAX_TAIL_CHARS = 300
 
 
 def tagged(text: str) -> str | None:
     """The content of the last closed `<answer>` tag, its own announcement or markup taken off; None without one."""
-    found = None
-    for match in _TAG.finditer(text):
-        found = match
-    if found is None:
+    found = list(_TAG.finditer(text))
+    if not found:
         return None
-    inner = found[2].strip()
+    inner = found[-1][2].strip()
     if (math := MATH.fullmatch(inner)) is not None:
         return _inside(math)
     if (said := announced(inner)) is not None:
@@ -120,8 +146,11 @@ def announced(text: str) -> str | None:
     """What the last announcement of the text says; None without one, or where it is taken back."""
     text = _BLOCK_QUOTE.sub("\n", text[-MAX_CHARS:])
     matches = announcements(text)
+    fences = [(m.start(), m.end()) for m in _FENCE.finditer(text)]
     for index in range(len(matches) - 1, max(-1, len(matches) - 200), -1):
         match = matches[index]
+        if any(start <= match.start() < end for start, end in fences):
+            continue  # a line of a program
         if _SUPPOSED.search(text, max(0, match.start() - 100), match.start()):
             continue
         if _STARTS_WITH_NOUN.match(match.group()) and _NOT_MINE.search(text, max(0, match.start() - 40), match.start()):
@@ -130,6 +159,8 @@ def announced(text: str) -> str | None:
             continue
         rest = text[match.end() :]
         segment, tail = cut_out(rest)
+        if tail.startswith("?"):
+            return None
         if segment is None or _COMMENT.match(segment) and not _starts_as_value(segment):
             continue
         if _NEGATIVE.match(segment):
@@ -142,7 +173,11 @@ def announced(text: str) -> str | None:
 
 
 def called_right(text: str) -> str | None:
-    """The letter of "Option B is correct", where the text calls one option right and no other."""
+    """The value of "12 is the final answer", the last; or the letter of "Option B is correct", where no other is called so."""
+    text = text[-MAX_CHARS:]
+    said = [m for m in _IS_ANSWER.finditer(text) if not _DENIED.search(text, max(0, m.start() - 100), m.start())]
+    if said:
+        return said[-1][1].strip("*$ ")
     letters = {(m[1] or m[2]) for m in _IS_RIGHT.finditer(text)}
     return letters.pop() if len(letters) == 1 else None
 
@@ -233,6 +268,10 @@ def _without_reason(line: str) -> str:
 
 def _plain(line: str, depth: int) -> str | None:
     line = line.strip().strip("*_`\"'“”").strip()
+    while line.endswith((")", "]")) and not balanced(line) and balanced(line[:-1]):
+        line = line[:-1].rstrip()
+    if (spelled := _SPELLED.fullmatch(line)) and words.number(spelled[1]) is not None:
+        line = spelled[2]
     if line.endswith("!") and not line.endswith("!!") and re.search(r"[A-Za-z\d)]!\Z", line):
         line = line[:-1]
     line = _POLITE.sub("", line).strip()
@@ -254,6 +293,8 @@ def _plain(line: str, depth: int) -> str | None:
         clauses = [c for c in _CLAUSE.finditer(line) if not _in_math(line, c.start())]
         if clauses and line[clauses[-1].end() :].strip() and not _COMMENT.match(line):
             return cut_out(line[clauses[-1].end() :], depth + 1)[0]
+    if (chinese := _CHINESE_CLAUSE.fullmatch(line)) is not None:
+        return chinese[1].strip()
     lead = _NUMBER_LEAD.match(line)
     if lead and len(_WORDS.findall(line)) > 3 and "\\" not in line and not re.search(r"\b(?:or|and|to|times|plus|minus|over|out of|divided)\b|\d", line[lead.end() :]):
         return lead[1]  # 73 apples that she gave away
@@ -266,8 +307,11 @@ def _in_math(line: str, position: int) -> bool:
 
 def _without_closing_words(line: str) -> str:
     """`72 clips, altogether`: without words behind the last comma that hold neither number, formula nor conjunction."""
+    head, semicolon, closing = line.partition(";")
+    if semicolon and re.match(r"[-+\d$\\(]|[A-Z]\b", head.strip()) and re.match(r" ?[A-Za-z]{2,}", closing) and not re.match(r" ?(?:or|and|x|y)\b", closing):
+        return head.rstrip()
     head, comma, closing = line.rpartition(",")
-    words = closing.split()
-    if comma and words and len(words) <= 6 and re.match(r"[-+\d$\\(]|[A-Z]\b", head.strip()) and not re.search(r"[\d$\\=<>(){}]|\b(?:or|and)\b|\b[A-Za-z]\b", closing):
+    said = closing.split()
+    if comma and said and len(said) <= 6 and re.match(r"[-+\d$\\(]|[A-Z]\b", head.strip()) and not re.search(r"[\d$\\=<>(){}]|\b(?:or|and)\b|\b[A-Za-z]\b", closing):
         return head.rstrip()
     return line

@@ -126,10 +126,10 @@ def _explicit(text: str) -> str | None:
         return answer
     if (answer := announced(text)) is not None:
         return answer
+    if (answer := called_right(text)) is not None:
+        return answer
     if announcements(text):
         return None
-    if (letter := called_right(text)) is not None:
-        return letter
     last_line = text.rpartition("\n")[2]
     if bold := _BOLD.findall(last_line):
         return bold[-1]

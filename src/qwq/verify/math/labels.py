@@ -21,10 +21,6 @@ _LABEL = re.compile(
     r"|[nN#] ?\( ?[A-Z](?: ?\\c[au]p ?[A-Z])? ?\)|\\?#? ?[A-Z] ?_ ?\{[^{}]{1,40}\}|[A-Za-z]{1,4} ?_ ?\{ ?[^{}]{0,20}\\(?:min|max|triangle|text|mathrm)[^{}]{0,20}(?:\{[^{}]{0,20}\})?[^{}]{0,20}\}"
     r"|(?:\\(?:mathbb|mathrm|operatorname|text) ?\{ ?(?:P|E|Var|Pr|V|D|Cov) ?\}|\\Pr|[PEVD]|Var|Cov|Pr) ?[(\[][^=]{1,60}[)\]]"
 )
-_SUM = re.compile(
-    r"[a-zA-Z](?:_\{?\w{1,3}\}?)?(?: ?(?:[+-]|\\cdot)? ?[a-zA-Z](?:_\{?\w{1,3}\}?)?){1,9}|\\angle ?[A-Z]{1,3}(?: ?[+-] ?\\angle ?[A-Z]{1,3}){1,4}"
-    r"|\\(?:sin|cos|tan|cot|sec|csc) ?(?:\\(?:angle|theta|alpha|beta|gamma|phi) ?)?[A-Za-z]{0,3}|\\frac ?\{ ?[A-Za-z]{1,3} ?\} ?\{ ?[A-Za-z]{1,3} ?\}|[A-Za-z]{1,2} ?/ ?[A-Za-z]{1,2}"
-)
 _PROBABILITY = re.compile(r"(?:\\(?:mathbb|mathrm|operatorname|text)\{?)?(Pr|P|E|Var|V|D|Cov)\}?[(\[](.*)[)\]]\Z")
 _FUNCTION = re.compile(r"([A-Za-z]\w*)('*)\(([a-z])\)")
 _DERIVATIVE = re.compile(r"\\frac(?:d|\\partial|\\mathrmd)(\^?\d?)([A-Za-z]?)(?:\([a-z]\))?(?:d|\\partial|\\mathrmd)([A-Za-z])(\^?\d?)")
@@ -35,11 +31,6 @@ def is_label(side: str) -> bool:
     r"""A mere name of the right side: `x`, `f(x)`, `(p, q)`, `AB`, `\text{Area}`; not `\cos(x)`, not `2x + y`."""
     head = re.match(r"\\?([A-Za-z]+)", side)
     return bool(_LABEL.fullmatch(side)) and not (head and head[1] in FUNCTIONS)
-
-
-def is_sum(side: str) -> bool:
-    r"""What a question may ask the value of: `a+b`, `m-n`, `\angle A + \angle B`, `\tan\theta`, `\frac{a}{b}`; letters, no numbers."""
-    return bool(_SUM.fullmatch(side)) and not re.search(r"(?<![_A-Za-z{])\d", side)
 
 
 def same_names(gold: str, answer: str) -> bool | None:

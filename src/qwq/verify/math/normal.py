@@ -35,7 +35,7 @@ _SIZES = re.compile(
     r"|\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge)(?![A-Za-z])"
 )
 _STYLES = re.compile(
-    r"\\(?:displaystyle|textstyle|limits|nolimits|hline|centering|checkmark|square|blacksquare|qed|nonumber|notag|ensuremath|uline|underline|underbar|mathstrut|strut)(?![A-Za-z])"
+    r"\\(?:displaystyle|textstyle|limits|nolimits|hline|centering|checkmark|therefore|because|square|blacksquare|qed|nonumber|notag|ensuremath|uline|underline|underbar|mathstrut|strut)(?![A-Za-z])"
     r"|\\(?:color|textcolor|colorbox|bbox|[hv]?phantom|label|tag|hspace|vspace)\*? ?(?:\[[^\[\]]{0,30}\])? ?\{[^{}]{0,60}\}"
 )
 _DOUBLED = re.compile(r"\\\\(?=(?:boxed|fbox|d?frac|tfrac|sqrt|left|right|text|mathrm|pi|cdot|times|circ|begin|end)(?![a-z]))")
@@ -68,9 +68,10 @@ _PLAIN = re.compile(r"[+-]?\d+\Z")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end) ?\{(?:equation|displaymath|math|gather|gathered|multline|center|flushleft)\*?\}")
 _SAYS = r"(?:so |thus,? |hence,? |therefore,? )?(?:the |my |our |correct |final |right |exact )*(?:answers?|result|solution|ans\.?)(?: (?:is|are|equals?))?(?: ?[:=])?"
 _ANNOUNCED = re.compile(
-    rf"\A(?:\\text ?\{{ ?{_SAYS} ?(?:\}} ?[:=]?|(?P<open>(?=[^{{}}]*\}}))) ?|{_SAYS}(?<=[:= ]) ?|(?:答案|答|结果|解) ?(?:应该是|应为|就是|是|为|等于|[:=])+ ?|(?:Ответ|Respuesta|Antwort|Réponse|Resposta|Đáp số|Đáp án|답|답은|答え|解答) ?[:=は] ?)",
+    rf"\A(?:\\text ?\{{ ?{_SAYS} ?(?:\}} ?[:=]?|(?P<open>(?=[^{{}}]*\}}))) ?|\\text ?\{{ ?(?:[A-Za-z][A-Za-z' ]{{0,60}} (?:is|are|equals|is equal to)|So|Thus|Hence|Therefore|Then)[,:]? ?\}} ?|{_SAYS}(?<=[:= ]) ?|(?:答案|答|结果|解) ?(?:应该是|应为|就是|是|为|等于|[:=])+ ?|(?:Ответ|Respuesta|Antwort|Réponse|Resposta|Đáp số|Đáp án|답|답은|答え|解答) ?[:=は] ?)",
     re.IGNORECASE,
 )
+_TEXT_NUMBER = re.compile(r"\\text ?\{ ?((?:\\?\$ ?)?[-+]?\d[^{}]*)\}")
 _OR_AND = re.compile(r"(?<=[!-~ ]) ?(或者|或|和|与|及|以及|且|ou|oder|и|или|または|또는|それとも) ?(?=[!-~])")
 _CONJUNCTIONS = {"和": "and", "与": "and", "及": "and", "以及": "and", "且": "and", "и": "and"}
 _OF_TEXT = re.compile(r"\\text ?\{(?: ?(oder|ou|или|und|et|и|或者?|和|与|且|および|と|または|그리고|또는|hoặc|và) ?| (o|u|y|e) )\}")
@@ -108,6 +109,8 @@ def clean(text: str) -> str:
     if announced := _ANNOUNCED.match(text):
         rest = ("\\text{" if announced["open"] is not None else "") + text[announced.end() :]
         text = rest.strip() or text
+    if wrapped := _TEXT_NUMBER.fullmatch(text):
+        text = wrapped[1].strip()
     text = _spelled_alike(text)
     if "U" in text:
         text = _ASCII_UNION.sub("\\\\cup ", text)

@@ -7,8 +7,10 @@ from fractions import Fraction
 from typing import Any
 
 from qwq.verify.math import evaluate, labels
-from qwq.verify.math.trees import Tree, symbols
+from qwq.verify.math.trees import Tree, symbols, walk
 from qwq.verify.math.values import Bag, Congruence, Expr, Ratio, Relation, Text, Value
+
+_ASKED = frozenset("det abs sin cos tan cot sec csc gcd lcm max min".split())
 
 Same = Callable[[Value, Value], bool | None]
 
@@ -29,9 +31,19 @@ def _names_its_value(relation: Relation, other: Value, *, in_answer: bool) -> bo
     """Whether an equation only says what its right side is: `x = 5`, `5 + 7 = 12`, in an answer also `a + b = 12`."""
     if relation.label:
         return True
-    if in_answer and labels.is_sum(relation.left_text) and isinstance(other, Expr) and not symbols(other.tree):
+    if in_answer and isinstance(other, Expr) and not symbols(other.tree) and _is_asked_for(relation.left):
         return True
     return _holds(relation)
+
+
+def _is_asked_for(left: Tree | None) -> bool:
+    r"""What a question may ask the value of: `a+b`, `\frac{a}{b}`, `\tan\theta`, `\det A`, also what is no expression here, `\int f`; nothing with numbers in it."""
+    if left is None:
+        return True
+    nodes = walk(left)
+    if left[0] == "neg" or not symbols(left):
+        return False
+    return all(n[0] in ("sym", "const", "add", "neg", "mul", "div") or n[0] == "fn" and n[1] in _ASKED for n in nodes)
 
 
 def _holds(relation: Relation) -> bool:
