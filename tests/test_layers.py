@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "cpu": set(),
     "config": {"errors", "types", "cpu"},
     "model": {"errors", "common", "memory", "cpu"},
-    "text": {"errors", "types", "model"},  # of the model, config and folder only: TEXT_MAY_READ
+    "text": {"errors", "common", "types", "model"},  # of the model, config and folder only: TEXT_MAY_READ
     "endpoint": {"errors", "types", "text"},
     "engine": {"errors", "types", "memory", "model", "text"},
     "data": {"errors", "common", "types", "text"},

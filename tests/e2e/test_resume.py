@@ -22,7 +22,7 @@ from qwq.train.rl2 import ContractGuard
 
 RECIPE = Path(__file__).with_name("mini.toml")
 STAGES = ("pretrain", "sft", "rl1", "control", "reward_model", "rl2")
-CLOCK = {"seconds", "sampling_s", "verifying_s", "training_s"}
+CLOCK = {"seconds", "cpu_s", "memory_mb", "sampling_s", "verifying_s", "training_s"}
 
 
 def without_clock(value):

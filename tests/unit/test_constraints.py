@@ -151,6 +151,12 @@ def test_gibberish_earns_nothing(seed, alphabet, between) -> None:
     assert not is_an_answer(text) and met_by(text) == set()
 
 
+def test_gibberish_whose_lines_in_part_look_like_an_answer_earns_nothing() -> None:
+    text = "фгбсдвб\nчщфмж\nсвкфзнф\nттпнлвкпч\nнлтлкж\nзтдгвкшдгк\nдркчнлч\nвцтдч\nжкрмгснгпн"
+    assert is_an_answer(text.partition("\n")[2]) or is_an_answer(text.rpartition("\n")[0]) or is_an_answer(text.partition("\n")[2].rpartition("\n")[0])
+    assert met_by(text) == set()
+
+
 # -- problems -----------------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import pytest
 
 from qwq.common.files import atomic_file, cut_torn_line, hold, locked, whole_lines, write_atomic
 from qwq.common.jsonl import numbered_lines, object_of, parse_line, read_jsonl, read_objects, to_line
+from qwq.common.source import literal, parse_python
 from qwq.errors import ConfigError, DataError
 
 
@@ -145,3 +147,12 @@ def test_a_torn_line_is_dropped_and_cut(tmp_path: Path) -> None:
     assert path.read_bytes() == "a\u2028b\nc\n".encode()
     cut_torn_line(path)
     assert whole_lines(path) == ["a\u2028b".encode(), b"c"]
+
+
+def test_sources_are_parsed_on_threads_without_a_mismatch():
+    """CPython 3.11 alone ends some of these in a SystemError: the depth of a tree is counted once for all threads."""
+    source = "f(" * 60 + "1" + ")" * 60 + "\n" + "x = [{'a': (1, [2, 3])}] * 3\n" * 40
+    with ThreadPoolExecutor(8) as pool:
+        trees = list(pool.map(lambda _: len(parse_python(source).body), range(400)))
+    assert set(trees) == {41}
+    assert literal(" {'a': (1, None)}") == {"a": (1, None)}

@@ -17,13 +17,13 @@ templates that open the thinking themselves need.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from qwq.common.source import literal
 from qwq.data.messages import Malformed
 from qwq.data.shapes import conversation, preference
 from qwq.errors import ConfigError, DataError, QwqError, nearest
@@ -179,7 +179,7 @@ def _schema(name: str, description: str, parameters: str) -> Row:
         given = json.loads(parameters)
     except ValueError:
         try:
-            given = ast.literal_eval(parameters.strip())
+            given = literal(parameters.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             raise Skipped("tools that cannot be read") from None
     if not isinstance(given, Mapping) or not all(isinstance(v, Mapping) for v in given.values()):

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable
 from fractions import Fraction
 
+from qwq.common.source import parse_python
 from qwq.envs.base import Environment, environment
 from qwq.types import Problem, ToolCall
 
@@ -30,7 +31,7 @@ def calculate(expression: str) -> str:
     if len(expression) > MAX_EXPRESSION:
         return f"error: expression longer than {MAX_EXPRESSION} characters"
     try:
-        value = _value(ast.parse(expression.strip(), mode="eval").body)
+        value = _value(parse_python(expression.strip(), mode="eval").body)
     except ZeroDivisionError:
         return "error: division by zero"
     except OverflowError:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qwq.common.source import parse_python
 from qwq.verify.bfcl import split_top
 
 Calls = list[dict[str, dict[str, Any]]]
@@ -109,7 +110,7 @@ def read_calls(text: str, language: str = "python") -> Calls:
 
 def _python_calls(text: str) -> Calls:
     try:
-        body = ast.parse(text.strip("'"), mode="eval").body
+        body = parse_python(text.strip("'"), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise NotCalls("not a list of calls") from None
     elements = body.elts if isinstance(body, ast.List | ast.Tuple) else [body]

@@ -8,7 +8,6 @@ release of 2024-11-25. Departures:
 
 from __future__ import annotations
 
-import ast
 import csv
 import difflib
 import io
@@ -18,6 +17,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from html.parser import HTMLParser
 from typing import Any
+
+from qwq.common.source import literal
 
 Scorer = Callable[[str, Mapping[str, Any]], float]
 NUMBER_WORDS = dict(
@@ -223,7 +224,7 @@ def cta(answer: str, row: Mapping[str, Any]) -> float:
 
 def tablejoin(answer: str, row: Mapping[str, Any]) -> float:
     """F1 of a mapping of column names."""
-    gold = row["ground_truth"] if isinstance(row["ground_truth"], dict) else ast.literal_eval(row["ground_truth"])
+    gold = row["ground_truth"] if isinstance(row["ground_truth"], dict) else literal(row["ground_truth"])
     said = _mapping(answer)
     right = sum(bool(gold.get(k)) and gold[k] == v for k, v in said.items())
     false, missed = len(said) - right, sum(not said.get(k) or said[k] != v for k, v in gold.items())
@@ -237,7 +238,7 @@ def _mapping(text: str) -> dict[Any, Any]:
     found = next((f for tag in ("python", "json", "") if (f := re.findall(f"```{tag}(.*?)```", joined))), None)
     for candidate in (text, (found or [boxed(joined) or text])[-1].replace("null", "None")):
         try:
-            value = ast.literal_eval(candidate.strip())
+            value = literal(candidate.strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else {}

@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qwq.common.source import parse_python
 from qwq.errors import DataError
 from qwq.eval.benchmark import Benchmark, Mark, Reply, marked, need
 from qwq.problems.real import CODE_INSTRUCTION, MBPP_IDS, TESTS_HINT
@@ -81,7 +82,7 @@ def _defines(code: str, name: str) -> bool:
     try:
         compile(code, "answer", "exec", dont_inherit=True)  # the parser alone lets a return outside a function pass
         return any(
-            isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef) and s.name == name for s in ast.parse(code).body
+            isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef) and s.name == name for s in parse_python(code).body
         )
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False

@@ -19,6 +19,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qwq.common.source import parse_python
 from qwq.data.messages import Malformed, from_json
 from qwq.errors import UsageError
 from qwq.verify.code import asserts_from_check, check_tests
@@ -92,7 +93,7 @@ def _program(text: str, setup: str, entry: Any, key: str) -> dict[str, Any]:
 
 def _parse(text: str, what: str) -> list[ast.stmt]:
     try:
-        return ast.parse(text).body
+        return parse_python(text).body
     except (SyntaxError, ValueError, RecursionError) as error:
         raise Malformed(f"{what} is no Python ({error.__class__.__name__}: {str(error)[:80]})") from None
 
@@ -104,9 +105,9 @@ def hint(prompt: str, tests: Mapping[str, Any], tests_hint: str) -> str:
         return "" if _names(prompt, name) else f"\n\nName the function `{name}`."
     if tests["kind"] != "asserts":
         return ""
-    bound = {n.id for n in ast.walk(ast.parse(tests.get("setup") or "")) if isinstance(n, ast.Name)}
-    bound |= {n.name for n in ast.walk(ast.parse(tests.get("setup") or "")) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    calls = [n.func.id for a in tests["asserts"] for n in ast.walk(ast.parse(a)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    bound = {n.id for n in ast.walk(parse_python(tests.get("setup") or "")) if isinstance(n, ast.Name)}
+    bound |= {n.name for n in ast.walk(parse_python(tests.get("setup") or "")) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    calls = [n.func.id for a in tests["asserts"] for n in ast.walk(parse_python(a)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
     if all(_names(prompt, name) for name in calls if name not in bound and not hasattr(builtins, name)):
         return ""
     return tests_hint + "\n".join(tests["asserts"])

@@ -12,7 +12,6 @@ Rewards read Hermes' form alone (`parse.split_calls`): a model is taught one for
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Container, Mapping
 from enum import StrEnum
@@ -20,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from qwq.common.source import literal
 from qwq.text.parse import CALL_CLOSE, CALL_OPEN, read_call
 
 BLANKS = " \t\r\n"
@@ -232,7 +232,7 @@ def _dictionary_call(raw: str) -> tuple[str, str] | None:
         data = orjson.loads(raw)
     except orjson.JSONDecodeError:
         try:
-            data = ast.literal_eval(raw)
+            data = literal(raw)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
     if isinstance(data, dict) and isinstance(data.get("function"), dict) and data.keys() <= _KEYS:

@@ -17,6 +17,7 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qwq.common.source import parse_python
 from qwq.errors import DataError, nearest
 from qwq.types import Outcome, Verdict
 from qwq.verify.bfcl_worlds import WORLDS
@@ -44,7 +45,7 @@ def read_call(given: Any) -> Call:
     if not isinstance(given, str) or len(given) > MAX_CALL_CHARS:
         raise Unreadable(f"needs {FORM}, got {str(given)[:80]}")
     try:
-        node = ast.parse(given.strip(), mode="eval").body
+        node = parse_python(given.strip(), mode="eval").body
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
             raise Unreadable(f"needs {FORM}, got {given[:80]}")
         name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr

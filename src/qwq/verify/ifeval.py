@@ -267,7 +267,8 @@ def grade(
         _check_of(name)
     variants = loose_variants(response)
     if reward:
-        variants = [v for v in variants if is_an_answer(v)]
+        # Without some of its lines what is no answer may look like one: the whole decides first.
+        variants = [v for v in variants if is_an_answer(v)] if is_an_answer(response) else []
     strict, loose = [], []
     for name, arguments in zip(names, kwargs, strict=True):
         usable = bool(response.strip()) and (not reward or is_an_answer(response))

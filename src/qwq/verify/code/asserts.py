@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qwq.common.source import parse_python
 from qwq.errors import DataError
 from qwq.sandbox import CaseResult, Item
 from qwq.types import Outcome
@@ -106,7 +107,7 @@ class _Grading:
                 bind = {name: self.values[name] for name in part.cut if name in self.values and name not in bound}
                 bound |= bind.keys()
                 source = part.source(self.values)
-                modules |= modules_used(ast.parse(source, mode="eval"))
+                modules |= modules_used(parse_python(source, mode="eval"))
                 items.append(Item(_with_own_builtins(source, self.setup.known | test.split.own), hole.mode, bind))
         sources = self._sources(given - self.plan.before, modules - self.setup.known)
         done = self.job.sandbox.evaluate(sources, items, program=2, **self.job.limits)
@@ -217,7 +218,7 @@ class _OwnBuiltins(ast.NodeTransformer):
 
 def _with_own_builtins(source: str, others: frozenset[str]) -> str:
     """A hole's expression in which `isinstance`, `sorted` ... are the builtins, whatever the program calls so."""
-    tree = ast.parse(source, mode="eval")
+    tree = parse_python(source, mode="eval")
     return ast.unparse(_OwnBuiltins(others | bound_names(tree)).visit(tree))
 
 
@@ -248,5 +249,5 @@ def _is_standard(func: ast.Attribute, setup: Setup) -> bool:
         if isinstance(statement.node, ast.Import) and isinstance(func.value, ast.Name):
             for alias in statement.node.names:
                 if (alias.asname or alias.name) == func.value.id:
-                    return bool(modules_used(ast.parse(f"{alias.name.split('.')[0]}.x")))
+                    return bool(modules_used(parse_python(f"{alias.name.split('.')[0]}.x")))
     return False

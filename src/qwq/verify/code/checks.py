@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qwq.common.source import parse_python
 from qwq.errors import UsageError, nearest
 from qwq.sandbox.languages import canonical
 from qwq.verify.code import livecodebench
@@ -106,7 +107,7 @@ def _check_asserts(texts: Sequence[Any]) -> None:
     for index, text in enumerate(texts):
         what = f"tests.asserts[{index}]"
         try:
-            body = ast.parse(text.strip()).body
+            body = parse_python(text.strip()).body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise UsageError(f"{what} is not Python: {short(text)}: {str(error)[:80]}") from None
         fault = _fault(body)

@@ -6,6 +6,7 @@ import ast
 import re
 import textwrap
 
+from qwq.common.source import parse_python
 from qwq.errors import UsageError
 from qwq.sandbox.languages import canonical
 from qwq.verify.code.setup import BUILTIN_NAMES, bound_names, loaded_names
@@ -90,7 +91,7 @@ def _is_program(text: str) -> bool:
 
 def _parsed(text: str) -> ast.Module | None:
     try:
-        return ast.parse(text)
+        return parse_python(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 

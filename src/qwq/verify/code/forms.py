@@ -21,6 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qwq.common.source import parse_python
 from qwq.errors import DataError, UsageError
 from qwq.verify.code import leetcode, livecodebench
 from qwq.verify.code.values import short
@@ -140,7 +141,7 @@ def _json(text: str) -> Any:
 def parsed(text: str, what: str = "a test") -> list[ast.stmt]:
     """Statements of Python text. Raises DataError for other text."""
     try:
-        return ast.parse(text.strip()).body
+        return parse_python(text.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"{what} is not Python: {short(text)}: {type(error).__name__}: {str(error)[:80]}") from None
 
@@ -194,7 +195,7 @@ def _unfolded(texts: Sequence[Any]) -> list[Any]:
 
 def _unfolded_one(text: str) -> list[str]:
     try:
-        body = ast.parse(text.strip()).body
+        body = parse_python(text.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return [text]  # said where the tests are checked
     named = [s for s in body if isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and _TEST.match(s.name)]
@@ -263,7 +264,7 @@ def asserts_from_check(source: str, entry_point: str) -> tuple[str, list[str]]:
     A straight-line body gives one assert each; loops and assignments stay together with what follows as one test.
     Raises UsageError where there is no `check`.
     """
-    module = ast.parse(source)
+    module = parse_python(source)
     checks = [s for s in module.body if isinstance(s, ast.FunctionDef) and s.name == "check"]
     if not checks:
         raise UsageError("the test defines no check(candidate)")
@@ -283,7 +284,7 @@ def asserts_from_check(source: str, entry_point: str) -> tuple[str, list[str]]:
 class _Rename(ast.NodeTransformer):
     def __init__(self, old: str, new: str):
         self.old = old
-        self.new = ast.parse(new, mode="eval").body
+        self.new = parse_python(new, mode="eval").body
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return self.new if node.id == self.old else node

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from qwq.common.source import parse_python
 from qwq.verify.code import livecodebench
 
 _NODES = '''
@@ -78,7 +79,7 @@ def compare_values(source: str) -> str:
 
     `assert is_same_list(f(x), list_node([1]))` becomes `assert linked_values(f(x)) == [1]`; other tests stay as they are.
     """
-    module = ast.parse(source)
+    module = parse_python(source)
     for statement in module.body:
         if isinstance(statement, ast.Assert):
             statement.test = _compared(statement.test)
@@ -100,7 +101,7 @@ def _compared(node: ast.expr) -> ast.expr:
         return node
     right = _levels(values or []) if build == "tree_node" else values or []
     call = ast.Call(ast.Name(flatten, ast.Load()), [got], [])
-    return ast.Compare(call, [ast.Eq()], [ast.parse(repr(right), mode="eval").body])
+    return ast.Compare(call, [ast.Eq()], [parse_python(repr(right), mode="eval").body])
 
 
 def _levels(values: list[Any]) -> list[Any]:

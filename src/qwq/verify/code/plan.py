@@ -21,6 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qwq.common.source import parse_python
 from qwq.sandbox.jail.codec import Opaque
 from qwq.verify.code.setup import BUILTIN_NAMES, Setup, loaded_names
 from qwq.verify.code.split import SplitAssert, split_assert
@@ -36,7 +37,7 @@ class Part:
     def source(self, values: Mapping[str, Any]) -> str:
         """The expression, with the cut-out parts put back that have no plain value."""
         back = {name: node for name, node in self.cut.items() if name not in values}
-        return ast.unparse(_PutBack(back).visit(ast.parse(ast.unparse(self.tree), mode="eval").body))
+        return ast.unparse(_PutBack(back).visit(parse_python(ast.unparse(self.tree), mode="eval").body))
 
 
 class _PutBack(ast.NodeTransformer):
@@ -94,7 +95,7 @@ class Planned:
         """Names that decide what is expected."""
         if self.judge is None:
             return set()
-        return loaded_names(ast.parse(self.judge.source({}), mode="eval"))
+        return loaded_names(parse_python(self.judge.source({}), mode="eval"))
 
 
 @dataclass(slots=True)
@@ -114,7 +115,7 @@ class Plan:
         """Statements that run after the program: all that need it, and what the holes read of the rest."""
         read: set[str] = set()
         for part in (part for test in self.tests for part in test.holes):
-            read |= loaded_names(ast.parse(part.source(values), mode="eval"))
+            read |= loaded_names(parse_python(part.source(values), mode="eval"))
         return self.setup.needed(read - values.keys(), with_program=True) - self.before
 
     def exposed(self, test: Planned, given: set[int]) -> bool:
@@ -134,7 +135,7 @@ def make_plan(setup: Setup, splits: Sequence[SplitAssert], program_reads: Collec
     handed: set[str] = set()
     tests = []
     for split in splits:
-        if split.judge is not None and not split.holes and loaded_names(ast.parse(split.judge, mode="eval")) & handed:
+        if split.judge is not None and not split.holes and loaded_names(parse_python(split.judge, mode="eval")) & handed:
             # Nothing is called, so what the program did to what it was handed is what this test looks at.
             split = split_assert(split.source, setup, frozenset(handed) | split.own)
         holes = [_cut(hole.source, setup, counter, handed, True) for hole in split.holes]
@@ -145,7 +146,7 @@ def make_plan(setup: Setup, splits: Sequence[SplitAssert], program_reads: Collec
 
 
 def _cut(source: str, setup: Setup, counter: list[int], keep: Collection[str], names: bool) -> Part:
-    tree = ast.parse(source, mode="eval").body
+    tree = parse_python(source, mode="eval").body
     if not setup.data:
         return Part(tree)
     cutter = _CutOut(setup, counter, keep, names)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from qwq.common.source import parse_python
 from qwq.errors import UsageError
 
 BUILTIN_NAMES = frozenset(dir(builtins)) | {"__name__", "__file__", "__doc__", "__builtins__"}
@@ -62,7 +63,7 @@ def program_reads(code: str) -> frozenset[str]:
     if len(code) > MAX_PROGRAM:
         return frozenset()
     try:
-        return frozenset(loaded_names(ast.parse(code.removeprefix("\ufeff"))) - BUILTIN_NAMES)
+        return frozenset(loaded_names(parse_python(code.removeprefix("\ufeff"))) - BUILTIN_NAMES)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return frozenset()
 
@@ -195,7 +196,7 @@ def read_setup(source: str) -> Setup:
     Raises UsageError where the setup is not Python.
     """
     try:
-        nodes = ast.parse(source).body
+        nodes = parse_python(source).body
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"tests.setup is not Python: {error}") from error
     bound = [_top_level_names(n) for n in nodes]

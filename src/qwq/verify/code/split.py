@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qwq.common.source import parse_python
 from qwq.errors import UsageError
 from qwq.verify.code.setup import BUILTIN_NAMES, Setup, loaded_names, modules_used, read_setup
 
@@ -226,7 +227,7 @@ def _arguments(node: ast.Call) -> list[ast.expr]:
 def split_assert(source: str, setup: Setup, program_names: frozenset[str] = frozenset()) -> SplitAssert:
     """Split one test. `program_names` are the program's although they are builtins. Raises UsageError for non-Python."""
     try:
-        statements = ast.parse(source.strip()).body
+        statements = parse_python(source.strip()).body
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"a test is not Python: {source[:80]!r}: {error}") from error
     if len(statements) != 1 or not isinstance(statements[0], ast.Assert):
@@ -250,7 +251,7 @@ def judge_plain(judge: str, values: dict[str, Any]) -> bool:
 
     Raises LookupError where it needs more than that (then it is evaluated in a jail of its own).
     """
-    node = ast.parse(judge, mode="eval").body
+    node = parse_python(judge, mode="eval").body
     try:
         return _truth(node, values)
     except _NotPlain as error:
@@ -304,7 +305,7 @@ def split_all(setup: str, sources: Sequence[str]) -> tuple[Setup, list[SplitAsse
 
 def _called_builtins(judge: str) -> set[str]:
     """Builtins whose call is the tested expression or one side of its comparison."""
-    node = ast.parse(judge, mode="eval").body
+    node = parse_python(judge, mode="eval").body
     if isinstance(node, ast.UnaryOp):
         node = node.operand
     sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else [node]
