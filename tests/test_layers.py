@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "sandbox": {"errors"},
     "verify": {"errors", "common", "types", "text", "sandbox"},
     "envs": {"errors", "common", "types"},
-    "tasks": {"errors", "common", "types", "envs", "verify"},
+    "tasks": {"errors", "common", "types", "text", "envs", "verify"},
     "problems": {"errors", "common", "types", "config", "text", "data", "verify", "tasks"},
     "rollout": {"types", "model", "text", "engine", "envs"},
     "reward": {"errors", "common", "types", "stats", "model", "text", "data", "problems", "verify"},
@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "plan": {"errors", "memory", "stats", "config", "model", "data", "problems", "preflight"},
     "plan_cluster": {"config", "memory", "model", "plan"},
     "distill": {"errors", "common", "types", "config", "text", "endpoint", "data", "engine", "problems", "verify"},
-    "report": {"errors", "common", "types", "stats", "config"},
+    "report": {"errors", "common", "types", "stats", "config", "text"},
     "eval": {
         "errors", "common", "types", "stats", "config", "model", "text", "endpoint", "data", "engine", "problems", "envs", "tasks",
         "rollout", "verify", "plan", "memory", "report",

@@ -24,8 +24,8 @@ from qwq.cli_models import model_folder
 from qwq.config import Recipe, load_recipe
 from qwq.errors import ConfigError, UsageError, nearest
 from qwq.tasks.base import Task
-from qwq.text.parse import call_of, with_thinking
-from qwq.text.stream import Kind, Part, ResponseParser
+from qwq.text.calls import call_of
+from qwq.text.response import Kind, Part, ResponseParser, with_thinking
 from qwq.types import Message, StopReason, ToolCall
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class ChatStream(Iterator[ChatPiece]):
 
     def __init__(self, llm: LLM, sample: Sample, *, tools: frozenset[str] | None) -> None:
         self._llm, self._sample = llm, sample
-        self._parser = ResponseParser(thinking_open=sample.request.thinking_open, tools=tools is not None, known=tools or ())
+        self._parser = ResponseParser(thinking_open=sample.request.thinking_open, tools=tools or ())
         self._pieces: list[ChatPiece] = []
         self._call: list[str] | None = None  # name and arguments of a call that is being written
         self._waiting: deque[ChatPiece] = deque()
@@ -194,7 +194,7 @@ class ChatStream(Iterator[ChatPiece]):
         parts = self._parser.push(text[self._read :])
         self._read = len(text)
         if self._over:
-            parts += self._parser.finish(cut=sample.stop_reason is not StopReason.END)
+            parts += self._parser.finish(cut=bool(sample.stop_reason and sample.stop_reason.cut))
         for part in parts:
             self._take(part)
         if self._over:

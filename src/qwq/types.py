@@ -6,7 +6,7 @@ a `Verdict` is what a verifier said about it, and the reward is made from verdic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -42,6 +42,12 @@ class Message:
         return message
 
 
+def tool_schemas(tools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Functions in OpenAI's nested form, or flat: their arguments' schemas by their names."""
+    functions = [t.get("function") or t for t in tools]
+    return {f["name"]: f.get("parameters") for f in functions if f.get("name")}
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A prompt and what a verifier needs to judge an answer to it.
@@ -60,6 +66,11 @@ class Problem:
     level: int = 1
     source: str = "procedural"
     environment: str = ""  # its name, or file.py:Class; "" is the calculator where there are tools, and none elsewhere
+
+    @property
+    def tool_schemas(self) -> dict[str, Any]:
+        """The functions on offer: their arguments' schemas by their names."""
+        return tool_schemas(self.tools)
 
 
 class Outcome(StrEnum):
@@ -141,6 +152,38 @@ class StopReason(StrEnum):
     LOOP = "loop"  # the model said the same thing over and over
     ABORT = "abort"  # the caller gave up
 
+    @property
+    def cut(self) -> bool:
+        """Whether a limit of tokens ended the text, so that a call at its end may be half written."""
+        return self in (StopReason.LENGTH, StopReason.CONTEXT)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedResponse:
+    """A response in its parts; `text.response` makes it and says by which rule.
+
+    `thinking` is None if there was none. `answer` is what follows the thinking, without tool calls and blanks around it; it is
+    empty while the thinking is open. `thinking_closed` is True also without thinking. `malformed_calls` holds the raw
+    text of calls that could not be read. `reopened`: the answer ends inside another thought.
+    """
+
+    thinking: str | None
+    answer: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    thinking_closed: bool = True
+    malformed_calls: tuple[str, ...] = ()
+    reopened: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether the response ends inside a thought, its first or a later one."""
+        return self.reopened or not self.thinking_closed
+
+    @property
+    def final(self) -> str:
+        """The answer that a verifier judges; "" if there is none or another thought is still open behind it."""
+        return "" if self.reopened else self.answer
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -148,7 +191,8 @@ class Response:
 
     `text` is the last assistant turn, thinking included. `thinking_open` says that the chat
     template had already written `<think>`, so the text starts inside the thinking.
-    `calls` are the tool calls made, in order, and `results` what the tools returned.
+    `calls` are the tool calls made, in order, and `results` what the tools returned. `parts` is the turn taken apart;
+    None if nobody has done so yet (`text.response.parts_of` gives them either way).
     """
 
     text: str
@@ -157,6 +201,7 @@ class Response:
     calls: tuple[ToolCall, ...] = ()
     results: tuple[str, ...] = ()
     malformed_calls: int = 0
+    parts: ParsedResponse | None = None
 
 
 @dataclass(slots=True)

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwq.text.calls import loose_call
-from qwq.text.stream import Kind, ResponseParser, Whole
+from qwq.text.response import Kind, ResponseBuilder, ResponseParser
 
 F = {"properties": {"path": {"type": "string"}, "n": {"type": "integer"}, "on": {"type": "boolean"}, "more": {"anyOf": [{"type": "object"}, {"type": "null"}]}, "any": {}}}
 KNOWN = {"f": F, "g": None}
 
 
-def read(*pieces: str, opened: bool = False, known=KNOWN, parallel: bool = True) -> Whole:
-    parser, whole = ResponseParser(thinking_open=opened, tools=True, known=known, parallel=parallel), Whole()
+def read(*pieces: str, opened: bool = False, known=KNOWN, parallel: bool = True) -> ResponseBuilder:
+    parser, whole = ResponseParser(thinking_open=opened, tools=known, parallel=parallel), ResponseBuilder()
     for piece in pieces:
         whole.add(parser.push(piece))
     whole.add(parser.finish())
@@ -108,7 +108,7 @@ def test_where_the_text_is_cut_changes_nothing(pieces: list[str], opened: bool, 
 
 
 def test_text_that_is_no_call_is_not_held_back_for_long() -> None:
-    parser = ResponseParser(thinking_open=False, tools=True, known=KNOWN)
+    parser = ResponseParser(thinking_open=False, tools=KNOWN)
     assert [p.text for p in parser.push('{"city": ') if p.kind is Kind.ANSWER] == ['{"city":']
-    parser = ResponseParser(thinking_open=False, tools=True, known=KNOWN)
+    parser = ResponseParser(thinking_open=False, tools=KNOWN)
     assert [p.text for p in parser.push("<tool_call> is a tag, and") if p.kind is Kind.ANSWER] == ["<tool_call> is a tag, and"]

@@ -24,7 +24,7 @@ from qwq.distill.run import Plan, distill, load_problems
 from qwq.distill.teacher import Endpoint, Job, Sampling
 from qwq.errors import ConfigError, DataError, InfraError
 from qwq.problems.constraints import read_row
-from qwq.text.parse import parse_response
+from qwq.text.response import parse
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
 from qwq.types import Message, Outcome, Problem, Verdict
@@ -128,7 +128,7 @@ def test_a_set_is_made_and_goes_on_without_asking_again(tmp_path, capsys) -> Non
     assert teacher.asked == 5 * num and summary["kept"] == num
     assert summary["dropped"] == {"beyond_keep": num, "duplicate": num, "unfinished": num, "wrong": num}
     conversations = read_conversations(out)
-    assert all(parse_response(c.messages[-1].content).thinking == "A thought." for c in conversations)
+    assert all(parse(c.messages[-1].content).thinking == "A thought." for c in conversations)
     template = default_template()
     chat = ChatFormat(train_bpe([template.render(conversations[0].messages)], 300), template)
     for made in conversations:
@@ -224,7 +224,7 @@ def test_an_endpoint(tmp_path, capsys, apart) -> None:
     messages = read_conversations(out)[0].messages
     assert [m.role for m in messages] == ["user", "assistant"]
     content = messages[-1].content
-    assert parse_response(content).thinking in ("Twice that.", "It is twice that.")
+    assert parse(content).thinking in ("Twice that.", "It is twice that.")
 
 
 def test_faults_of_an_endpoint(tmp_path) -> None:

@@ -74,7 +74,11 @@ def test_what_servers_say(message: dict[str, Any], finish: str, extra: dict[str,
         ("A thought", "stop", None, ("", "A thought", "end")),
         ("A thought", "stop", True, ("A thought", "", "end")),
         ("A thought</think>a", "stop", True, ("A thought", "a", "end")),
-        ("A thought</think>a", "stop", False, ("A thought", "a", "end")),
+        ("A thought</think>a", "stop", False, ("", "A thought</think>a", "end")),  # no thought was opened, so nothing closes one
+        ("A thought</think>a", "stop", None, ("A thought", "a", "end")),
+        ("A thought</think>a", "length", None, ("A thought", "a", "length")),
+        ("<think>A thought</think>a </think> b", "stop", False, ("A thought", "a </think> b", "end")),
+        ("<think>A thought</think>a", "stop", True, ("A thought", "a", "end")),
     ],
 )
 def test_who_opens_the_thinking_decides_about_a_text_without_marks(
@@ -97,15 +101,18 @@ def test_qwq_opens_its_thinking_and_a_budget_of_nothing_closes_it() -> None:
         ({"content": CALL}, "", (READ,), 0),
         ({"content": f"I call.\n{CALL}", "reasoning_content": "hm"}, "I call.", (READ,), 0),  # no parser of tools
         ({"content": f"hm</think>{CALL}"}, "", (READ,), 0),
-        ({"content": "<tool_call>{", "reasoning_content": "hm"}, "", (), 1),
+        ({"content": "<tool_call>{", "reasoning_content": "hm"}, "<tool_call>{", (), 1),
         ({"content": CALL, "tool_calls": [{"function": {"name": "f", "arguments": '{"x": 1}'}}]}, CALL, (READ,), 0),
+        ({"content": f"hm {CALL}"}, "hm", (READ,), 0),
+        ({"content": f"<think>hm {CALL}"}, "", (READ,), 0),  # the last thing in a thought that never closes
+        ({"content": f"<think>hm {CALL} or not"}, "", (), 0),
         ({"content": None, "reasoning": "hm", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]}, "", (READ,), 0),
         ({"content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, "", (), 1),
         ({"content": None, "function_call": {"name": "f", "arguments": '{"x": 1}'}}, "", (READ,), 0),
     ],
 )  # fmt: skip
 def test_calls_come_in_the_text_or_apart(message: dict[str, Any], answer: str, calls: tuple, malformed: int) -> None:
-    got = read_completion({"choices": [{"message": message, "finish_reason": "tool_calls"}]}, tools=True)
+    got = read_completion({"choices": [{"message": message, "finish_reason": "tool_calls"}]}, tools=("f",))
     assert (got.answer, got.calls, got.malformed) == (answer, calls, malformed)
 
 

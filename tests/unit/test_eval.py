@@ -14,7 +14,7 @@ from qwq.engine.sampler import SamplingParams
 from qwq.errors import CapacityError, ConfigError, DataError, InfraError, ModelError
 from qwq.eval import command, runner
 from qwq.eval.command import benchmark_problems, eval_command
-from qwq.eval.runner import evaluate, thinking_in_pieces, thinking_tokens, write_transcripts
+from qwq.eval.runner import evaluate, thinking_tokens, write_transcripts
 from qwq.model.config import ModelConfig
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model
@@ -65,15 +65,32 @@ def rollout(ids: list[int], mask: list[int] | None = None) -> Rollout:
     return Rollout("p", "math", 0, [1], ids, mask or [1] * n, [0.0] * n, [0] * n, StopReason.END)
 
 
+def byte_chat(*, opened: bool) -> Any:
+    """A vocabulary of bytes, in which the markers are seven and eight tokens; token 0 ends a turn."""
+    tokenizer = SimpleNamespace(token_bytes=[bytes([i]) for i in range(256)], vocab_size=256, special_ids=frozenset())
+    return SimpleNamespace(tokenizer=tokenizer, thinking_open=opened, eos_ids=(0,))
+
+
+def marked_chat(*, opened: bool) -> Any:
+    """Token 8 is `<think>` and 9 is `</think>`; all others are letters."""
+    pieces = [bytes([97 + i]) for i in range(8)] + [b"<think>", b"</think>"]
+    return SimpleNamespace(tokenizer=SimpleNamespace(token_bytes=pieces), thinking_open=opened, eos_ids=(0,))
+
+
 def test_thinking_tokens() -> None:
-    """Token 8 opens thinking and 9 closes it; neither counts, nor does what the environment wrote."""
-    assert thinking_tokens(rollout([5, 5, 9, 5]), 9, 8, True) == 2
-    assert thinking_tokens(rollout([5, 5, 9, 5]), 9, 8, False) == 0
-    assert thinking_tokens(rollout([5, 8, 5, 5, 5, 9, 5]), 9, 8, False) == 3
+    """The markers do not count, nor does what the environment wrote."""
+    opened, plain = marked_chat(opened=True), marked_chat(opened=False)
+    assert thinking_tokens(rollout([5, 5, 9, 5]), opened) == 2
+    assert thinking_tokens(rollout([5, 5, 9, 5]), plain) == 0
+    assert thinking_tokens(rollout([8, 5, 5, 5, 9, 5]), plain) == 3
+    assert thinking_tokens(rollout([5, 8, 5, 5, 5, 9, 5]), plain) == 0  # only the first thing said opens a thought
+    assert thinking_tokens(rollout([5, 9, 5, 8, 5, 5]), opened) == 1  # what is reopened behind the answer is the answer's text
     # Two turns: a call, its result and the next opening (not sampled), then more thinking.
-    assert thinking_tokens(rollout([5, 9, 5, 6, 8, 5, 5, 9, 5], [1, 1, 1, 0, 0, 1, 1, 1, 1]), 9, 8, True) == 3
-    assert thinking_tokens(rollout([5, 5, 5]), 9, 8, True) == 3  # never closed
-    assert thinking_tokens(rollout([5, 5, 5]), None, None, False) == 0
+    assert thinking_tokens(rollout([5, 9, 5, 0, 6, 8, 5, 5, 9, 5], [1, 1, 1, 1, 0, 0, 1, 1, 1, 1]), opened) == 3
+    assert thinking_tokens(rollout([8, 5, 9, 5, 0, 6, 6, 8, 5, 5, 9], [1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1]), plain) == 3
+    assert thinking_tokens(rollout([5, 6, 9, 5], [1, 0, 0, 1]), opened) == 1  # a budget closed it: no new turn
+    assert thinking_tokens(rollout([5, 5, 5]), opened) == 3  # never closed
+    assert thinking_tokens(rollout([5, 5, 5]), plain) == 0
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, texts: list[str], *, finished: bool = True) -> None:
@@ -230,11 +247,9 @@ def test_a_missing_model_and_too_little_memory(tmp_path: Path, plain: Path, monk
 
 
 def test_thinking_is_counted_in_the_text_where_the_markers_are_no_tokens() -> None:
-    """A vocabulary of bytes: `<think>` and `</think>` are seven and eight tokens, and what is between them counts."""
-    tokenizer = SimpleNamespace(token_bytes=[bytes([i]) for i in range(256)], vocab_size=256, special_ids=frozenset())
-    chat: Any = SimpleNamespace(tokenizer=tokenizer, thinking_open=False)
+    chat = byte_chat(opened=False)
     ids = list(b"<think>abcd</think>ef")
     assert len(ids) == 7 + 4 + 8 + 2
-    assert thinking_in_pieces(rollout(ids), chat) == 4
-    assert thinking_in_pieces(rollout(ids, [1] * 8 + [0] * 2 + [1] * 11), chat) == 2  # two of them were not sampled
-    assert thinking_in_pieces(rollout(list(b"abcd")), chat) == 0
+    assert thinking_tokens(rollout(ids), chat) == 4
+    assert thinking_tokens(rollout(ids, [1] * 8 + [0] * 2 + [1] * 11), chat) == 2  # two of them were not sampled
+    assert thinking_tokens(rollout(list(b"abcd")), chat) == 0

@@ -239,7 +239,7 @@ def test_transcripts_are_the_first_that_turned_and_tell_what_was_lost(finished):
     ]
     assert [p.kind for p in pairs["code"]] == ["fixed", "fixed"]
     assert len(re.findall(r'<div class="side( right)?">', text)) == 2 * (3 + 2 + 2)
-    assert '<span class="thinking">sft thinks' in text and "\\boxed{18}" in text
+    assert "<span class='thinking'>sft thinks" in text and "\\boxed{18}" in text
 
 
 def test_curves_are_there_for_every_stage_and_alarms_are_marked(finished):

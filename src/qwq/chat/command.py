@@ -18,7 +18,7 @@ from qwq.engine.open import EngineOptions, Opened, open_engine
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import CapacityError, ConfigError, DataError, UsageError, nearest
 from qwq.text.attach import file_block
-from qwq.text.stream import read_response
+from qwq.text.response import parse
 from qwq.types import StopReason
 
 HELP = '''\
@@ -196,7 +196,7 @@ def as_markdown(conversation: Conversation) -> str:
         if m.role != "assistant":
             parts.append(f"## {m.role.capitalize()}\n\n{m.content}\n")
             continue
-        response = read_response(m.content, thinking_open=False)
+        response = parse(m.content, tools=())
         thinking = f"<details><summary>Thinking</summary>\n\n{response.thinking}\n\n</details>\n\n" if response.thinking else ""
         parts.append(f"## Assistant\n\n{thinking}{response.answer}\n")
     return "\n".join(parts)
@@ -231,7 +231,7 @@ def run_chat(
         resume(conversation, path)
         for m in conversation.messages:
             if m.role in ("user", "assistant"):
-                print(f"> {m.content}" if m.role == "user" else read_response(m.content, thinking_open=False).answer)
+                print(f"> {m.content}" if m.role == "user" else parse(m.content, tools=()).answer)
     print(f"{model_path}: /help lists the commands", file=sys.stderr)
     talk = Talk(conversation, Screen(sys.stdout, fold=fold, raw=raw), seed, _params(opened, {}), path, blocks)
     terminal = sys.stdin.isatty()

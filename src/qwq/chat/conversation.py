@@ -21,11 +21,10 @@ from qwq.engine.thinking import LOOP_TOKENS
 from qwq.envs import CalculatorEnvironment, answer_calls, environment_for
 from qwq.errors import CapacityError, DataError
 from qwq.problems.families.calculator import CALCULATOR
-from qwq.text.parse import THINK_CLOSE, THINK_OPEN
-from qwq.text.stream import read_response
+from qwq.text.response import ThinkingSplitter, parse
 from qwq.text.template import ChatFormat
 from qwq.text.tokenizer import TextStream
-from qwq.types import Message, Problem, StopReason, ToolCall
+from qwq.types import Message, Problem, StopReason, tool_schemas
 
 
 @dataclass(slots=True)
@@ -73,15 +72,14 @@ class Conversation:
         calculator = environment_for(Problem("chat", "tools", tuple(self.messages), {}, "chat", tools))
         for turn in range(CalculatorEnvironment.max_calls + 1):
             text, ids, finished = self._turn(prompt, seed + turn, show)
-            names = {t["function"]["name"] for t in tools}
-            response = read_response(text, thinking_open=self.chat.thinking_open, tools=self.tools, known=names)
+            response = parse(text, thinking_open=self.chat.thinking_open, tools=tool_schemas(tools))
             said = text if not self.chat.thinking_open else f"<think>\n{text}"
             self.messages.append(Message("assistant", said))
             self.ids = prompt + ids
-            if not (finished and response.calls and turn < CalculatorEnvironment.max_calls):
+            if not (finished and response.tool_calls and turn < CalculatorEnvironment.max_calls):
                 break
             assert calculator is not None
-            results = answer_calls(calculator, [ToolCall(name, json.loads(arguments)) for name, arguments in response.calls])
+            results = answer_calls(calculator, response.tool_calls)
             for result in results:
                 show(f"\n[calculator] {result.content}\n", True)
             self.messages += results
@@ -97,7 +95,8 @@ class Conversation:
         except CapacityError as full:
             raise CapacityError(f"{full}; /new begins a new conversation") from None
         self.sample = sample
-        stream, shown, text, thinking = TextStream(self.chat.tokenizer), 0, "", self.chat.thinking_open
+        stream, shown, text = TextStream(self.chat.tokenizer), 0, ""
+        splitter = ThinkingSplitter(thinking_open=self.chat.thinking_open)
         while not sample.done:
             try:
                 self.engine.step()
@@ -106,11 +105,10 @@ class Conversation:
             for token in sample.ids[shown:]:
                 new = "" if token in self.chat.eos_ids else stream.push(token)
                 text += new
-                # A marker is shown with the thinking, dimmed.
-                thinking = thinking or THINK_OPEN in new
+                inside = splitter.inside
+                splitter.push(new)
                 if new:
-                    show(new, thinking)
-                thinking = thinking and THINK_CLOSE not in text[-64:]
+                    show(new, inside or splitter.inside)  # a marker is shown with the thinking, dimmed
             shown = len(sample.ids)
         return text, sample.ids, sample.stop_reason is StopReason.END
 

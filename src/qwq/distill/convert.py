@@ -29,6 +29,7 @@ from qwq.data.shapes import conversation, preference
 from qwq.errors import ConfigError, DataError, QwqError, nearest
 from qwq.problems.base import answer_turn
 from qwq.problems.real import MATH_INSTRUCTION
+from qwq.text.response import parse
 
 Row = dict[str, Any]
 TYPES = {"str": "string", "string": "string", "int": "integer", "integer": "integer", "float": "number", "number": "number", "bool": "boolean", "boolean": "boolean", "list": "array", "array": "array", "dict": "object", "object": "object"}
@@ -139,7 +140,7 @@ def _dialogue(text: str) -> list[Row]:
             merged.append(message)
     if not merged:
         raise Skipped("no turns")
-    if any(m["role"] == "assistant" and not m.get("tool_calls") and not m["content"].rpartition("</think>")[2].strip() for m in merged):
+    if any(m["role"] == "assistant" and not m.get("tool_calls") and not parse(m["content"], thinking_open=None, tools=()).answer for m in merged):
         raise Skipped("an empty turn")
     return merged
 

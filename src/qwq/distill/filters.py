@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from qwq.problems.base import answer_turn
-from qwq.text.parse import THINK_CLOSE, parse_response
+from qwq.text.response import parse
 from qwq.types import CUSTOM, Message, Outcome, Problem, Verdict
 from qwq.verify.requests import describe
 
@@ -77,10 +77,10 @@ def parts_of(problem: Problem, answer: Answer, *, wrap: bool = False) -> tuple[s
     result on, are the answer, what leads there is the thinking. Before a bare program or an answer to an open prompt goes the prompt
     in the first person (rephrase and respond, Deng et al. 2023, arXiv 2311.04205), and under constraints the list of them.
     """
-    parsed = parse_response(answer.text, thinking_open=answer.thinking_open)
-    if not parsed.thinking_closed:
+    parsed = parse(answer.text, thinking_open=answer.thinking_open, tools=problem.tool_schemas)
+    if parsed.open:
         return "unclosed", ""
-    if parsed.thinking or THINK_CLOSE in answer.text or not wrap or not _can_wrap(problem):
+    if parsed.thinking is not None or not wrap or not _can_wrap(problem):
         return parsed.thinking or None, parsed.answer
     text = answer.text.strip()
     if problem.domain == CUSTOM:

@@ -12,7 +12,7 @@ from qwq.endpoint.pool import concurrently
 from qwq.endpoint.reply import RequestFailed
 from qwq.errors import ConfigError, InfraError
 from qwq.problems.base import digest
-from qwq.text.parse import THINK_CLOSE, THINK_OPEN
+from qwq.text.response import THINK_CLOSE, THINK_OPEN
 from qwq.types import Message, Problem, StopReason
 
 PATIENCE_S = 120.0

@@ -24,6 +24,7 @@ import httpx2
 from qwq.endpoint.refusals import Limits, limits_of, message_of
 from qwq.endpoint.reply import FULL, Completion, RequestFailed, read_completion
 from qwq.errors import ConfigError, InfraError
+from qwq.types import tool_schemas
 
 PATIENCE = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds between tries
 ANSWER_TRIES = 3  # of an answer that is none
@@ -201,7 +202,7 @@ class EndpointClient:
         opens = self.opens_thinking
         if opens is None and request.thinking_budget != 0 and OPENS_THINKING.search(self.model):
             opens = True
-        return read_completion(data, tools=bool(request.tools), opens_thinking=opens)
+        return read_completion(data, tools=tool_schemas(request.tools), opens_thinking=opens)
 
     def _refusal(self, status: int, text: str, body: Mapping[str, Any]) -> str:
         """The text where it is about a length; else an error."""

@@ -5,9 +5,12 @@ Servers with a reasoning parser hand the thinking out apart (`reasoning_content`
 does, that text has no `<think>`, so a thought that was cut looks like an answer. Three rules keep it from being read as
 one, in this order:
 
-1. A text with `</think>` is divided there; one with `<think>` and no `</think>` is an open thought.
+1. A text that begins with `<think>` says itself where its thought is. One that holds only `</think>` began in a thought,
+   unless the caller knows that the template opens none.
 2. A text without either that was cut off is an open thought, unless the caller knows that the template opens none.
 3. A text without either that ended by itself is an answer, unless the caller knows that the template opens one.
+
+What is thinking, answer and call is then `text.response`'s rule.
 
 An answer counts as ended only where the server says so: `finish_reason` null, `error`, `abort` or unknown is the
 server's failure.
@@ -16,13 +19,14 @@ server's failure.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qwq.errors import InfraError
-from qwq.text.parse import ParsedResponse, read_call, split_calls, split_response
-from qwq.types import StopReason, ToolCall
+from qwq.text.calls import read_call
+from qwq.text.response import THINK_CLOSE, parse, parse_answer
+from qwq.types import ParsedResponse, StopReason, ToolCall
 
 ENDED = {"stop", "tool_calls", "function_call", "end_turn", "eos", "eos_token", "stop_sequence"}  # the last three: TGI
 CUT = {"length", "max_tokens", "model_length"}  # the last: Mistral
@@ -57,8 +61,10 @@ class Completion:
 FULL = Completion("", "", True, (), 0, StopReason.CONTEXT, "refused", 0, 0, False)
 
 
-def read_completion(data: Mapping[str, Any], *, tools: bool = False, opens_thinking: bool | None = None) -> Completion:
-    """The first choice of a chat completion. `tools`: whether any were offered, so that a call in the text is one.
+def read_completion(
+    data: Mapping[str, Any], *, tools: Collection[str] = (), opens_thinking: bool | None = None
+) -> Completion:
+    """The first choice of a chat completion. `tools`: names of the functions on offer; without any, a call in the text is text.
 
     `opens_thinking`: whether the chat template opens the thinking; None where that is not known. RequestFailed where
     the body is of another shape, or does not say how the answer ended.
@@ -89,21 +95,26 @@ def read_completion(data: Mapping[str, Any], *, tools: bool = False, opens_think
     )
 
 
-def _parts(message: Mapping[str, Any], stop: StopReason, tools: bool, opens_thinking: bool | None) -> ParsedResponse:
+def _parts(
+    message: Mapping[str, Any], stop: StopReason, tools: Collection[str], opens_thinking: bool | None
+) -> ParsedResponse:
     content, inner = _text(message.get("content"))
     apart = _text(message.get("reasoning_content"))[0] or _text(message.get("reasoning"))[0] or inner
     calls, malformed = _calls(message)
-    in_text = tools and not calls and not malformed  # the server has no parser for tools, or there are no calls
+    native = bool(calls or malformed)
+    in_text = () if native else tools  # without native calls the server may have no parser for them
     if apart.strip():
-        answer = content.strip()
-        if in_text:
-            calls, malformed, answer = split_calls(content)
-        return ParsedResponse(apart.strip(), answer, calls, bool(content.strip() or calls or stop is END), malformed)
-    unmarked_is_thought = stop is not END if opens_thinking is None else opens_thinking
-    parsed = split_response(content, thinking_open=unmarked_is_thought and not calls, tools=in_text)
-    if in_text:
-        return parsed
-    return ParsedResponse(parsed.thinking, parsed.answer, calls, parsed.thinking_closed, malformed)
+        parts = parse_answer(content, tools=in_text, cut=stop.cut)
+        closed = bool(content.strip() or calls or stop is END)
+        parts = replace(parts, thinking=apart.strip(), thinking_closed=closed)
+    else:
+        opened = opens_thinking
+        if opened is None and stop is not END and not calls:
+            opened = True
+        if opened and calls and THINK_CLOSE not in content:
+            opened = False
+        parts = parse(content, thinking_open=opened, tools=in_text, cut=stop.cut)
+    return replace(parts, tool_calls=calls, malformed_calls=malformed) if native else parts
 
 
 def _stop(choice: Mapping[str, Any]) -> StopReason:

@@ -5,7 +5,7 @@ sample token by token. When the budget is spent, or the thought runs in a circle
 and `</think>`; the engine feeds these like any token, and the model goes on with its answer. Under a budget an end
 token is not allowed inside the thinking (it closes it instead) nor before the answer's first word.
 
-Covers any tokenizer: the markers are read in the text, so they need not be single tokens. The budget counts
+Where the thinking begins and ends is `text.response`'s rule. The markers are read in the text, so they need not be single tokens. The budget counts
 tokens between the markers; the closing phrase is not counted, as the model did not think it.
 
 Sources: budget forcing (Muennighoff et al. 2025, arXiv 2501.19393); Qwen3's `thinking_budget`, whose closing phrase says
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qwq.text.parse import THINK_CLOSE, THINK_OPEN
+from qwq.text.response import THINK_CLOSE, ThinkingSplitter, ends_inside
 from qwq.text.tokenizer import TextStream, Tokenizer
 
 CLOSING_PHRASE = "\n\nThat is enough thinking; I will answer with what I have.\n"
@@ -37,7 +37,6 @@ class Thinking:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, opened: bool, budget: int | None, max_new_tokens: int) -> None:
-        self.inside, self.closed = opened, False
         self.num_thinking = 0
         self.budget = budget
         self.closing_ids: list[int] = []
@@ -49,10 +48,18 @@ class Thinking:
             reserve = min(ANSWER_RESERVE, max_new_tokens // 2)
             self.budget = max(0, min(budget, max_new_tokens - len(self.closing_ids) - reserve - (not opened)))
         self._stream = TextStream(tokenizer)
-        self._tail = ""
+        self._splitter = ThinkingSplitter(thinking_open=opened)
         self._answer_begun = False
-        self._may_open = not opened
         self._marker_pieces = 0
+
+    @property
+    def inside(self) -> bool:
+        return self._splitter.inside
+
+    @property
+    def closed(self) -> bool:
+        """Whether there was a thought, and it has ended."""
+        return self._splitter.has_thinking and not self._splitter.inside
 
     @property
     def limited(self) -> bool:
@@ -70,30 +77,16 @@ class Thinking:
     def push(self, id: int, *, forced: bool = False) -> None:
         """One token of the output, in order; `forced` where the engine wrote it."""
         text = self._stream.push(id)
-        self._tail = (self._tail + text)[-64:]
-        if self.inside:
-            if THINK_CLOSE in self._tail:
-                self.inside, self.closed = False, True
-                self._answer_begun = bool(self._tail.rpartition(THINK_CLOSE)[2].strip())
-                if THINK_CLOSE not in text:  # written in pieces, which are no thought
-                    self.num_thinking -= self._marker_pieces
-                self._tail = ""
-            elif not forced:
-                self.num_thinking += 1
-                self._marker_pieces = self._marker_pieces + 1 if _ends_inside(self._tail, THINK_CLOSE) else 0
-        elif self._may_open:
-            # Only the first thing said can open it: an answer may speak of the marker.
-            head = self._tail.lstrip()
-            self.inside = head.startswith(THINK_OPEN)
-            self._may_open = not self.inside and THINK_OPEN.startswith(head)
-            if self.inside:
-                self._tail = ""
-        elif self.closed and text.strip():
-            self._answer_begun = True
-
-
-def _ends_inside(text: str, marker: str) -> bool:
-    return any(text.endswith(marker[:n]) for n in range(1, len(marker)))
+        was_inside = self.inside
+        _, answer = self._splitter.push(text)
+        if self.closed:
+            self._answer_begun = self._answer_begun or bool(answer.strip())
+            if was_inside and THINK_CLOSE not in text:  # written in pieces, which are no thought
+                self.num_thinking -= self._marker_pieces
+        elif was_inside and not forced:
+            self.num_thinking += 1
+            begun = ends_inside(self._splitter.pending, THINK_CLOSE)
+            self._marker_pieces = self._marker_pieces + 1 if begun > len(text) else bool(begun)
 
 
 def in_a_loop(ids: Sequence[int], min_tokens: int) -> bool:

@@ -19,8 +19,8 @@ from qwq.endpoint.pool import concurrently
 from qwq.endpoint.reply import RequestFailed
 from qwq.errors import CapacityError, QwqError
 from qwq.eval.benchmark import Reply
-from qwq.text.parse import split_response
-from qwq.types import StopReason
+from qwq.text.response import parse
+from qwq.types import StopReason, tool_schemas
 
 PROMPT_ROOM = 8192  # of a context that is larger than what is asked for
 LOOP_TOKENS = 192  # what `qwq serve` stops at too
@@ -132,7 +132,9 @@ class EngineBackend:
             return None
 
     def _reply(self, ask: Ask, sample: Any, seconds: float) -> Reply:
-        parsed = split_response(sample.text, thinking_open=self.chat.thinking_open, tools=bool(ask.tools))
+        parsed = parse(
+            sample.text, thinking_open=self.chat.thinking_open, tools=tool_schemas(ask.tools), cut=sample.stop_reason.cut
+        )
         return Reply(
             parsed.thinking or "", parsed.answer, sample.stop_reason, len(sample.ids), sample.num_thinking, parsed.tool_calls,
             len(parsed.malformed_calls), seconds,

@@ -14,10 +14,12 @@ from typing import Any
 from qwq.errors import DataError
 from qwq.eval.estimates import mean_of_means
 from qwq.tasks.base import Protocol
-from qwq.text.parse import THINK_CLOSE, THINK_OPEN
-from qwq.types import Outcome, Problem, StopReason, ToolCall, Verdict
+from qwq.text.response import THINK_CLOSE, THINK_OPEN, reopens_thinking
+from qwq.types import Outcome, ParsedResponse, Problem, StopReason, ToolCall, Verdict
 
-__all__ = ["Benchmark", "Figures", "Mark", "Protocol", "Reply", "Row", "marked", "need"]
+__all__ = ["Benchmark", "REOPENED", "Figures", "Mark", "Protocol", "Reply", "Row", "marked", "need"]
+
+REOPENED = "the response ends inside another thought"
 
 Row = Mapping[str, Any]
 Figures = dict[str, Any]
@@ -42,6 +44,11 @@ class Reply:
     @property
     def finished(self) -> bool:
         return self.stop is StopReason.END
+
+    @property
+    def parts(self) -> ParsedResponse:
+        """The turn for a verifier. An open thought has left no answer."""
+        return ParsedResponse(self.thinking or None, self.answer, self.calls, reopened=reopens_thinking(self.answer))
 
     @property
     def output(self) -> str:
@@ -109,6 +116,8 @@ class Benchmark:
         last = replies[-1]
         if not last.finished:
             return marked(Verdict(Outcome.UNFINISHED, f"the response never ended ({last.stop.value})", self.name))
+        if last.parts.reopened and not last.calls:
+            return marked(Verdict(Outcome.NO_ANSWER, REOPENED, self.name))
         if not last.answer and not last.calls and not last.malformed:
             return marked(Verdict(Outcome.NO_ANSWER, "nothing stands after the thinking", self.name))
         return self.judge(problem, replies)

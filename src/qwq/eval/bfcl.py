@@ -17,7 +17,7 @@ from qwq.common.jsonl import read_objects
 from qwq.errors import DataError
 from qwq.eval import bfcl_aggregate as rules
 from qwq.eval import bfcl_calls, bfcl_multi_turn
-from qwq.eval.benchmark import Benchmark, Figures, Mark, Reply, Row, marked, need
+from qwq.eval.benchmark import REOPENED, Benchmark, Figures, Mark, Reply, Row, marked, need
 from qwq.eval.data import sha256_of
 from qwq.types import Message, Outcome, Problem, Verdict
 from qwq.verify import bfcl
@@ -138,6 +138,8 @@ class Bfcl(Benchmark):
         last = replies[-1]
         if not last.finished:
             return marked(Verdict(Outcome.UNFINISHED, f"the response never ended ({last.stop.value})", self.name))
+        if last.parts.reopened and not last.calls:
+            return marked(Verdict(Outcome.NO_ANSWER, REOPENED, self.name))
         return self.judge(problem, replies)
 
     def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:

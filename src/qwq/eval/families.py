@@ -12,7 +12,6 @@ from typing import Any
 from qwq.envs import CalculatorEnvironment, answer_calls, environment_for
 from qwq.eval.benchmark import Benchmark, Mark, Protocol, Reply, marked
 from qwq.problems.families import family
-from qwq.text.parse import THINK_CLOSE
 from qwq.types import DOMAINS, Problem, Response
 from qwq.verify.grade import grade
 
@@ -45,9 +44,8 @@ class Family(Benchmark):
     def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
         last = replies[-1]
         earlier = [c for r in replies[:-1] for c in r.calls]
-        text = last.answer if not last.thinking else f"{THINK_CLOSE}\n{last.answer}"
         malformed = sum(r.malformed for r in replies) + len(last.calls)
-        return marked(grade(problem, Response(text, calls=tuple(earlier), malformed_calls=malformed)))
+        return marked(grade(problem, Response(last.output, calls=tuple(earlier), malformed_calls=malformed, parts=last.parts)))
 
 
 FAMILIES = {name: type(name.title(), (Family,), {"name": name}) for name in DOMAINS}

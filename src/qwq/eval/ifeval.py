@@ -44,11 +44,12 @@ class IfEval(Benchmark):
 
     def mark(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
         last, truth = replies[-1], problem.truth
-        strict, loose = ifeval.grade(last.answer, truth["names"], truth["kwargs"], truth["prompt"])
+        answer = last.parts.final
+        strict, loose = ifeval.grade(answer, truth["names"], truth["kwargs"], truth["prompt"])
         if all(strict):
             outcome, reason = Outcome.CORRECT, "every instruction is followed"
         else:
-            outcome = Outcome.UNFINISHED if not last.finished else Outcome.WRONG if last.answer else Outcome.NO_ANSWER
+            outcome = Outcome.UNFINISHED if not last.finished else Outcome.WRONG if answer else Outcome.NO_ANSWER
             reason = "not followed: " + ", ".join(n for n, ok in zip(truth["names"], strict, strict=True) if not ok)
         verdict = Verdict(outcome, reason, self.name, sum(strict), len(strict))
         return Mark(verdict, float(all(strict)), {"strict": strict, "loose": loose})

@@ -47,7 +47,7 @@ class Maths(Benchmark):
         return need(row, key, where).strip(), gold
 
     def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
-        return marked(math.verify(replies[-1].answer, problem.truth["gold"]))
+        return marked(math.verify(replies[-1].parts, problem.truth["gold"]))
 
 
 class Aime24(Maths):

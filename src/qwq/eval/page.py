@@ -16,7 +16,7 @@ from qwq.common.files import write_atomic
 from qwq.eval.announced import ANNOUNCED, BENCHMARKS, BFCL_NOTE
 from qwq.eval.store import file_name, latest, read_object
 from qwq.report import plots
-from qwq.report.words import text
+from qwq.report.words import grey_thinking, text
 
 READ, SHOWN = 400, 40  # samples of each benchmark that are looked at and shown; all stand in samples/
 EXTRA_CSS = ".wrap { white-space: normal; min-width: 22ch; max-width: 40ch; }"
@@ -183,16 +183,9 @@ def _sample(r: Mapping[str, Any]) -> str:
     return (
         f"<details><summary>{text(r['problem_id'])}, sample {r['sample']}{budget} <span class='chip {'good' if right else 'bad'}'>{text(verdict['outcome'])}</span>"
         f" <span class='soft small'>{r['tokens']:,} tokens, {r['thinking_tokens']:,} thinking, {r['seconds']:.1f} s, ended by {text(r['stop_reason'])}</span></summary>"
-        f"<div class='pair'><div class='ask'>{text(_cut(r['prompt']))}</div><div class='side {'right' if right else ''}'><pre>{_output(r['output'])}</pre>{calls}"
+        f"<div class='pair'><div class='ask'>{text(_cut(r['prompt']))}</div><div class='side {'right' if right else ''}'><pre>{grey_thinking(r['output'], _cut)}</pre>{calls}"
         f"<div class='small soft'>{text(verdict['reason'])}</div></div></div></details>"
     )
-
-
-def _output(output: str) -> str:
-    thinking, close, answer = output.rpartition("</think>")
-    if not close and output.startswith("<think>"):
-        thinking, answer = output, ""
-    return (f"<span class='thinking'>{text(_cut(thinking + close))}</span>" if thinking else "") + text(_cut(answer))
 
 
 def _cut(value: str) -> str:

@@ -51,27 +51,22 @@ class BenchmarkResult:
         }
 
 
-def thinking_tokens(rollout: Rollout, close_id: int | None, open_id: int | None, thinking_open: bool) -> int:
-    """Sampled tokens inside the thinking, over all turns of a rollout. 0 where the vocabulary has no `</think>`."""
-    if close_id is None:
-        return 0
-    count, inside = 0, thinking_open
+def thinking_tokens(rollout: Rollout, chat: ChatFormat) -> int:
+    """Sampled tokens inside the thinking, over all turns of a rollout; the markers do not count."""
+    count, control, between = 0, _turn(rollout, chat), False
     for token, sampled in zip(rollout.completion_ids, rollout.sampled_mask, strict=True):
-        if token == close_id:
-            inside = False
-        elif token == open_id:
-            inside = True
-        elif inside and sampled:
-            count += 1
-    return count
+        if between and not sampled:
+            continue  # a tool's result, and the next turn's opening
+        if between:
+            count, control = count + control.num_thinking, _turn(rollout, chat)
+        between = token in chat.eos_ids
+        if not between:
+            control.push(token, forced=not sampled)
+    return count + control.num_thinking
 
 
-def thinking_in_pieces(rollout: Rollout, chat: ChatFormat) -> int:
-    """The same where the markers are no tokens of their own: they are read in the text. The first thought only."""
-    control = Thinking(chat.tokenizer, opened=chat.thinking_open, budget=None, max_new_tokens=len(rollout.completion_ids))
-    for token, sampled in zip(rollout.completion_ids, rollout.sampled_mask, strict=True):
-        control.push(token, forced=not sampled)
-    return control.num_thinking
+def _turn(rollout: Rollout, chat: ChatFormat) -> Thinking:
+    return Thinking(chat.tokenizer, opened=chat.thinking_open, budget=None, max_new_tokens=len(rollout.completion_ids))
 
 
 def evaluate(
@@ -96,15 +91,11 @@ def evaluate(
         rollout.verdicts.append(verdict)
         if verdict.outcome is Outcome.INFRA_ERROR:
             raise InfraError(f"evaluation of {rollout.problem_id}: {verdict.reason}; a score cannot be given, run the same command again")
-    close_id, open_id = chat.tokenizer.token_id("</think>"), chat.tokenizer.token_id("<think>")
     out, at = {}, 0
     for name, group in benchmarks.items():
         mine = rollouts[at : at + len(group)]
         at += len(group)
-        counts = [
-            thinking_tokens(r, close_id, open_id, chat.thinking_open) if close_id is not None else thinking_in_pieces(r, chat) for r in mine
-        ]
-        out[name] = BenchmarkResult(name, mine, counts)
+        out[name] = BenchmarkResult(name, mine, [thinking_tokens(r, chat) for r in mine])
     return out
 
 

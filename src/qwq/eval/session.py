@@ -27,7 +27,7 @@ from qwq.eval.data import DataFolder
 from qwq.eval.meter import Meter
 from qwq.eval.registry import BENCHMARKS, benchmark
 from qwq.eval.store import SampleStore, agree, key_of, locked, read_object
-from qwq.text.parse import THINK_CLOSE
+from qwq.text.response import parse
 from qwq.types import Outcome, Problem, StopReason, ToolCall, Verdict
 
 GRADE_TRIES = 3
@@ -362,7 +362,7 @@ def _entry(bench: Benchmark, records: Sequence[Mapping[str, Any]], protocol: Pro
     out: Figures = {
         "score": float(bench.combine(means)), "ci95": estimates.bootstrap(strata, bench.combine), "n": len(problems),
         "mean_tokens": tokens / count, "mean_thinking_tokens": thinking / count, "mean_answer_tokens": (tokens - thinking) / count,
-        "closed_thinking": sum(THINK_CLOSE in r["output"] for r in records) / count,
+        "closed_thinking": sum(_thought_and_answered(r["output"]) for r in records) / count,
         "samples": protocol.samples, "outcomes": dict(sorted(Counter(r["verdict"]["outcome"] for r in records).items())),
     }  # fmt: skip
     if protocol.samples > 1:
@@ -374,6 +374,11 @@ def _entry(bench: Benchmark, records: Sequence[Mapping[str, Any]], protocol: Pro
         if bench.majority_votes:
             out[f"maj_at_{n}"] = sum(_majority(rows) for rows in problems.values()) / len(problems)
     return out | bench.figures(means, records)
+
+
+def _thought_and_answered(output: str) -> bool:
+    parts = parse(output, tools=())
+    return parts.thinking is not None and parts.thinking_closed
 
 
 def _majority(rows: Sequence[Mapping[str, Any]]) -> float:

@@ -45,4 +45,5 @@ class TaskBenchmark(Benchmark):
         calls = tuple(c for r in replies[:-1] for c in r.calls)
         results = tuple(m.content for r in replies[:-1] for m in answer_calls(made, r.calls)) if made else ()
         malformed = sum(r.malformed for r in replies) + len(last.calls)
-        return marked(grade(problem, Response(last.output, calls=calls, results=results, malformed_calls=malformed)))
+        response = Response(last.output, calls=calls, results=results, malformed_calls=malformed, parts=last.parts)
+        return marked(grade(problem, response))

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from qwq.errors import ConfigError
-from qwq.text.parse import with_thinking
+from qwq.text.response import with_thinking
 from qwq.types import Message, Problem
 
 # Shares of the canonical forms, in percent; the rest is train.

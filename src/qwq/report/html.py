@@ -15,7 +15,7 @@ from qwq.common.files import write_atomic
 from qwq.report import plots
 from qwq.report.curves import curves_section
 from qwq.report.data import Change, Pair, RunData, Stage, compare, read_run, transcripts
-from qwq.report.words import interval, joined, minutes, points, text, tone
+from qwq.report.words import grey_thinking, interval, joined, minutes, points, text, tone
 
 OUTCOME_COLOURS = {
     "correct": "#2e9e6b", "wrong": "#d9826b", "no_answer": "#b9c0cc", "unfinished": "#8f7fc0",
@@ -342,10 +342,8 @@ def _pair(pair: Pair, before: str, after: str) -> str:
 def _side(row: Mapping[str, Any], stage: str) -> str:
     verdict = row["verdict"]
     correct = verdict["outcome"] == "correct"
-    thinking, close, answer = row["text"].rpartition("</think>")
-    shown = f'<span class="thinking">{text(thinking + close)}</span>{text(answer)}' if close else text(answer)
     return (
-        f'<div class="side{" right" if correct else ""}"><div class="small soft">after {text(stage)}, {row["tokens"]} tokens</div><pre>{shown}</pre>'
+        f'<div class="side{" right" if correct else ""}"><div class="small soft">after {text(stage)}, {row["tokens"]} tokens</div><pre>{grey_thinking(row["text"])}</pre>'
         f'<div class="small"><b class="{"good" if correct else "bad"}">{text(verdict["outcome"].replace("_", " "))}</b> '
         f"{text(verdict['reason'])}</div></div>"
     )

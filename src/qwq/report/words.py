@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from qwq.text.response import THINK_CLOSE, THINK_OPEN, ThinkingSplitter
+
+_TURN = re.compile(r"(?<=<\|im_start\|>assistant\n)")
 
 
 def text(value: Any) -> str:
     """Escaped, with characters that steer the direction or the display of text made visible."""
     out = "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in str(value))
     return html.escape(out, quote=True)
+
+
+def grey_thinking(output: str, shorten: Callable[[str], str] = str) -> str:
+    """A model's output, escaped, its thinking in grey. A later turn's thinking is grey too if the turn's head is in the text."""
+    return "".join(_grey_turn(turn, shorten) for turn in _TURN.split(output))
+
+
+def _grey_turn(turn: str, shorten: Callable[[str], str]) -> str:
+    # Nothing says whether the template had opened the thinking: a closing mark is taken to close it.
+    splitter = ThinkingSplitter(thinking_open=THINK_CLOSE in turn)
+    thinking, answer = splitter.push(turn, final=True)
+    if not splitter.has_thinking:
+        return text(shorten(answer))
+    opened = THINK_OPEN if turn.lstrip().startswith(THINK_OPEN) else ""
+    closed = "" if splitter.inside else THINK_CLOSE
+    return f"<span class='thinking'>{text(shorten(opened + thinking + closed))}</span>{text(shorten(answer))}"
 
 
 def points(fraction: float) -> str:

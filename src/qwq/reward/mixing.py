@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from qwq.reward.functions import RewardFunction
 from qwq.reward.model import Calibration, RewardModel
 from qwq.reward.shaping import LengthShaping
-from qwq.text.parse import parse_response
+from qwq.text.response import parse
 from qwq.types import CUSTOM, Outcome, Problem, Response, Rollout, Verdict
 from qwq.verify.grade import Grader
 
@@ -144,8 +144,8 @@ def gate_verdict(response: Response) -> Verdict:
     """The rule in front of the reward model: finished, thinking closed, an answer there, no tool call."""
     if not response.finished:
         return Verdict(Outcome.UNFINISHED, "the response did not end", "gate")
-    parsed = parse_response(response.text, thinking_open=response.thinking_open)
-    if not parsed.answer.strip():
+    parsed = parse(response.text, thinking_open=response.thinking_open)
+    if not parsed.final.strip():
         return Verdict(Outcome.NO_ANSWER, "nothing after the thinking", "gate")
     if parsed.tool_calls or parsed.malformed_calls:
         return Verdict(Outcome.WRONG, "a tool call where there is no tool", "gate")

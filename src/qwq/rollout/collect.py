@@ -14,7 +14,7 @@ from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import Thinking
 from qwq.envs import Environment, answer_calls, environment_for
 from qwq.model.transformer import Transformer
-from qwq.text.parse import parse_response
+from qwq.text.response import parse
 from qwq.text.template import ChatFormat
 from qwq.types import Problem, Response, Rollout, StopReason, ToolCall
 
@@ -35,6 +35,7 @@ class _ToolLoop:
 
     def __init__(self, chat: ChatFormat, problems: Sequence[Problem], samples: int) -> None:
         self.chat = chat
+        self.tools = [p.tool_schemas for p in problems]
         self.episodes = [[_Episode(environment_for(p)) for _ in range(samples)] for p in problems]
 
     def __call__(self, request: int, sample: int, ids: list[int]) -> list[int] | StopReason | None:
@@ -42,7 +43,7 @@ class _ToolLoop:
         if episode.environment is None:
             return None
         text = self.chat.tokenizer.decode(_without_end(ids[episode.turn_start :], self.chat.eos_ids))
-        parsed = parse_response(text, thinking_open=self.chat.thinking_open)
+        parsed = parse(text, thinking_open=self.chat.thinking_open, tools=self.tools[request])
         episode.malformed += len(parsed.malformed_calls)
         if not parsed.tool_calls:
             return None

@@ -20,7 +20,7 @@ from qwq.serve.infill import infill_of
 from qwq.serve.runner import Group
 from qwq.serve.schema import CompletionRequest
 from qwq.serve.sse import DONE, event
-from qwq.text.parse import THINK_CLOSE, THINK_OPEN
+from qwq.text.response import THINK_CLOSE, THINK_OPEN
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 

@@ -21,7 +21,7 @@ from qwq.serve.guide import Grammars
 from qwq.serve.metrics import Metrics
 from qwq.serve.runner import EngineRunner, Group
 from qwq.serve.schema import Common, Sampling
-from qwq.text.parse import THINK_OPEN
+from qwq.text.response import THINK_OPEN
 from qwq.text.tokenizer import END_OF_TEXT, MARKUP_TOKENS
 from qwq.types import StopReason
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from qwq.errors import UsageError
 from qwq.serve.json_schema import fitted
-from qwq.text.parse import CALL_CLOSE, CALL_OPEN
+from qwq.text.calls import CALL_CLOSE, CALL_OPEN
 from qwq.text.tokenizer import Tokenizer
 
 KEPT_GRAMMARS = 64

@@ -18,7 +18,7 @@ from typing import Any
 
 from qwq.serve.errors import Refused
 from qwq.serve.schema_messages import ChatMessage, TemplateFields, Tool
-from qwq.text.parse import THINK_CLOSE, THINK_OPEN
+from qwq.text.response import THINK_CLOSE, THINK_OPEN, parse
 from qwq.text.template import THOUGHT, ChatFormat
 
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "documents", "bos_token", "eos_token", "pad_token", "unk_token"})
@@ -149,10 +149,10 @@ def template_messages(messages: Sequence[ChatMessage]) -> tuple[list[dict[str, A
 
 def _split_thinking(content: str) -> tuple[str, str]:
     """(thinking, the rest) of content in which a client has left the thinking."""
-    if not content.lstrip().startswith(THINK_OPEN) or THINK_CLOSE not in content:
+    parts = parse(content, tools=())
+    if parts.thinking is None or not parts.thinking_closed:
         return "", content
-    thinking, _, rest = content.lstrip().removeprefix(THINK_OPEN).partition(THINK_CLOSE)
-    return thinking, rest.lstrip("\n")
+    return parts.thinking, parts.answer
 
 
 def _content(m: ChatMessage, index: int) -> str:

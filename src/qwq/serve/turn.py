@@ -20,7 +20,7 @@ from qwq.serve.messages import Prompt, make_prompt
 from qwq.serve.runner import Group, Update
 from qwq.serve.schema import Sampling
 from qwq.serve.schema_messages import ChatMessage, TemplateFields, Tool
-from qwq.text.stream import Kind, Part, ResponseParser, Whole
+from qwq.text.response import Kind, Part, ResponseBuilder, ResponseParser
 from qwq.types import StopReason
 
 
@@ -37,9 +37,8 @@ class Conversation:
 
     def parser(self) -> ResponseParser:
         return ResponseParser(
-            thinking_open=self.prompt.thinking_open, tools=bool(self.tools), parallel=self.parallel, continued=self.prompt.continued,
-            known=self.tools,
-        )  # fmt: skip
+            thinking_open=self.prompt.thinking_open, tools=self.tools, parallel=self.parallel, continued=self.prompt.continued
+        )
 
     @property
     def watched(self) -> bool:
@@ -121,13 +120,13 @@ class Turn:
     def __init__(self, conversation: Conversation) -> None:
         self.conversation = conversation
         self.parser = conversation.parser()
-        self.whole = Whole()
+        self.whole = ResponseBuilder()
         self.call_ids: dict[int, str] = {}
 
     def push(self, u: Update) -> list[Part]:
         parts = self.parser.push(u.text)
         if u.done:
-            parts += self.parser.finish(cut=u.sample.stop_reason in (StopReason.LENGTH, StopReason.CONTEXT))
+            parts += self.parser.finish(cut=bool(u.sample.stop_reason and u.sample.stop_reason.cut))
         self.whole.add(parts)
         return parts
 

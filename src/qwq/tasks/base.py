@@ -13,7 +13,7 @@ evaluate it (`qwq eval MODEL sums.py:Sums`):
                 yield {"prompt": f"What is {a} + {b}?", "answer": str(a + b)}
 
         def verify(self, problem, response):
-            return self.verdict(problem.truth["answer"] in response.text)
+            return self.verdict(problem.truth["answer"] in self.answer(response))
 
 A split's rows are asked for once and kept. Splits must not share problems: `canonical` of a row (its prompt where it has none)
 names a problem up to rewording, and a problem that two splits share is refused.
@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 from qwq.envs import ENVIRONMENTS, Environment
 from qwq.envs.base import environment_class
 from qwq.errors import DataError
+from qwq.text.response import parts_of
 from qwq.types import SPLITS, Message, Outcome, Problem, Response, Verdict
 
 SPECIAL = ("prompt", "messages", "id", "canonical", "level")
@@ -62,6 +63,10 @@ class Task:
     def verify(self, problem: Problem, response: Response) -> Verdict:
         """The verdict on a finished or unfinished response. Called on several threads at once."""
         raise NotImplementedError
+
+    def answer(self, response: Response) -> str:
+        """The final answer of a response: what follows the thinking, without calls; "" if there is none."""
+        return parts_of(response).final
 
     def verdict(self, correct: bool | None, reason: str = "", *, answer: str | None = None) -> Verdict:
         """A verdict of this task's verifier; None says that there is no answer to judge."""

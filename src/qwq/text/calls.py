@@ -1,17 +1,18 @@
 """Calls of tools in a response's text: Hermes' form followed while it is written, and the other forms that models fall into.
 
-Hermes' form is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`. `loose_call` reads what else is written in its place, where the
-function is one that is on offer:
+Hermes' form is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`. It ends where its JSON object ends, so a `</tool_call>`
+inside a string argument ends nothing. `loose_call` reads what else is written in its place, if the function is on offer:
 
-1. Qwen3-Coder's `<function=NAME><parameter=KEY>VALUE</parameter></function>`; a value is text where the schema says so or says nothing, else JSON.
+1. Qwen3-Coder's `<function=NAME><parameter=KEY>VALUE</parameter></function>`; a value is text if the schema says so or says nothing, else JSON.
 2. `parameters` in the place of `arguments`, and OpenAI's `{"type": "function", "function": {...}}`.
 3. A Python dictionary in single quotes.
 
-Rewards read Hermes' form alone (`parse.split_calls`): a model is taught one form.
+Nothing is repaired: text that is none of these is no call. `text.response` says which calls of a response count.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Container, Mapping
 from enum import StrEnum
@@ -20,13 +21,50 @@ from typing import Any
 import orjson
 
 from qwq.common.source import literal
-from qwq.text.parse import CALL_CLOSE, CALL_OPEN, read_call
+from qwq.types import ToolCall
 
-BLANKS = " \t\r\n"
+CALL_OPEN = "<tool_call>"
+CALL_CLOSE = "</tool_call>"
 FUNCTION_OPEN, FUNCTION_CLOSE = "<function=", "</function>"
-LONGEST_LOOSE = 1 << 18  # letters of a call that are held back for its end
-_FENCE = re.compile(r"```[a-z_]*[ \t]*\n")
+BLANKS = " \t\r\n"
+PIECE_CHARS = 256  # copied at a time, so that many faults in one long text cost no more than the text
+LONGEST_LOOSE = 1 << 18  # characters of a call in another form that are held back for its end
+LONGEST_NAME = 256
+CALL_MARK = re.compile(f"{CALL_OPEN}|{CALL_CLOSE}")
+_FENCE = re.compile(r"```[a-z_]{0,16}[ \t]*\n")
+_FENCE_BEGINS = re.compile(r"`{1,3}|```[a-z_]{0,16}[ \t]*")
+_FUNCTION = re.compile(r"<function=([^<>\n]*)([<>\n]?)")
+_BLANKS = re.compile(f"[{BLANKS}]*")
 _KEYS = frozenset({"name", "arguments", "parameters", "id", "type", "function"})
+
+Call = tuple[str, str]  # a function's name, and its arguments as JSON text
+
+
+def read_call(raw: str) -> ToolCall | None:
+    """One call from its JSON, or None if it is not `{"name": str, "arguments": object}`.
+
+    Arguments may be given as a JSON string of the object, as some chat templates write them.
+    """
+    data = _load_object(raw)
+    return None if data is None or set(data) - {"name", "arguments", "id"} else call_of(data)
+
+
+def call_of(data: Mapping[str, Any]) -> ToolCall | None:
+    """The call that `name` and `arguments` (an object, or its JSON text) of an object make; None if they make none."""
+    name, arguments = data.get("name"), data.get("arguments", {})
+    if isinstance(arguments, str):
+        arguments = _load_object(arguments)
+    if not isinstance(name, str) or not name or not isinstance(arguments, Mapping):
+        return None
+    return ToolCall(name=name, arguments=arguments)
+
+
+def _load_object(raw: str) -> dict | None:
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError):  # RecursionError: thousands of nested brackets
+        return None
+    return data if isinstance(data, dict) else None
 
 
 class Status(StrEnum):
@@ -36,41 +74,47 @@ class Status(StrEnum):
 
 
 class CallScanner:
-    """Follows one call's JSON object character by character: where its name and its arguments stand, and where it ends.
+    """Follows one call's JSON object character by character: where its name and its arguments are, and where it ends.
 
-    It looks at structure only; the finished object is read once more, strictly, before it counts.
+    It looks at structure only; the finished object is parsed once more, strictly, before it counts.
     """
 
     def __init__(self) -> None:
-        self.raw, self.status, self.announced = "", Status.OPEN, False
+        self.raw, self.status = "", Status.OPEN
+        self.call: ToolCall | None = None  # once complete
+        self.name: str | None = None
+        self.announced = False  # the name has been handed out
         self._at = 0  # characters looked at
         self._closers: list[str] = []
         self._in_string = self._escaped = False
         self._expect = "key"  # in the outermost object: key, colon, value, scalar (inside one), comma
         self._begin = 0  # of the present key or value
         self.key: str | None = None
-        self.name: str | None = None
         self._arguments_at: int | None = None
         self._arguments_end: int | None = None
         self._handed = 0
 
-    def feed(self, text: str) -> str:
-        """Take in text up to the object's end or the first fault; gives back the rest."""
-        self.raw += text
-        while self._at < len(self.raw) and self.status is Status.OPEN:
-            if not self._step(self.raw[self._at]):
-                self.status = Status.BROKEN
-            else:
-                self._at += 1
-        if self.status is Status.OPEN:
-            return ""
-        self.raw, rest = self.raw[: self._at], self.raw[self._at :]
+    def feed(self, text: str, start: int) -> int:
+        """Read `text` from `start` up to the object's end or the first fault; returns the position behind what was read."""
+        offset = start - len(self.raw)
+        for at in range(start, len(text), PIECE_CHARS):
+            self.raw += text[at : at + PIECE_CHARS]
+            while self._at < len(self.raw) and self.status is Status.OPEN:
+                if not self._step(self.raw[self._at]):
+                    self.status = Status.BROKEN
+                else:
+                    self._at += 1
+            if self.status is not Status.OPEN:
+                break
+        else:
+            return len(text)
+        self.raw = self.raw[: self._at]
         if self.status is Status.COMPLETE and not self._is_call():
             self.status = Status.BROKEN
-        return rest
+        return offset + self._at
 
-    def hand_out(self) -> tuple[str, str]:
-        """(name, arguments): what is known by now of both and was not handed out before."""
+    def hand_out(self) -> Call:
+        """What is known by now and was not handed out before: the name (once), and more of the arguments' JSON text."""
         name = arguments = ""
         start, complete = self._arguments_at, self.status is Status.COMPLETE
         as_object = start is not None and start < len(self.raw) and self.raw[start] == "{"
@@ -89,12 +133,12 @@ class CallScanner:
             data = orjson.loads(self.raw)
         except orjson.JSONDecodeError:
             return False
-        call = read_call(self.raw)
+        self.call = read_call(self.raw)
         # A key given twice reads as its last value; what was handed out was the first.
-        return call is not None and call.name == self.name and data["name"] == self.name
+        return self.call is not None and self.call.name == self.name and data["name"] == self.name
 
     def _step(self, c: str) -> bool:
-        """One character; False where no JSON object goes on so."""
+        """One character; False if no JSON object goes on so."""
         if self._in_string:
             return self._in_a_string(c)
         depth = len(self._closers)
@@ -183,14 +227,22 @@ class CallScanner:
         return True
 
 
-def may_be_loose(raw: str) -> bool:
+def named_function(text: str, at: int) -> str | None:
+    """The name in `<function=NAME>` at this position; "" if it may yet be written, None if there is none."""
+    head = _FUNCTION.match(text, at)
+    if head is None or (head[2] and head[2] != ">") or len(head[1]) > LONGEST_NAME:
+        return None
+    return head[1].strip() or None if head[2] else ""
+
+
+def may_be_loose(text: str, start: int = 0) -> bool:
     """Whether text behind `<tool_call>` may yet be a call in one of the other forms."""
-    raw = raw.lstrip(BLANKS)
-    return raw.startswith("{") or FUNCTION_OPEN.startswith(raw[: len(FUNCTION_OPEN)])
+    start = _BLANKS.match(text, start).end()  # type: ignore[union-attr]
+    return text.startswith("{", start) or FUNCTION_OPEN.startswith(text[start : start + len(FUNCTION_OPEN)])
 
 
-def loose_call(raw: str, known: Mapping[str, Any] | Container[str]) -> tuple[str, str] | None:
-    """(name, arguments as JSON) of a call in one of the other forms; None where it is none, or its function is not on offer."""
+def loose_call(raw: str, known: Mapping[str, Any] | Container[str]) -> Call | None:
+    """(name, arguments as JSON) of a call in one of the other forms; None if it is none, or its function is not on offer."""
     raw = raw.strip(BLANKS)
     if raw.startswith(FUNCTION_OPEN):
         found = _xml_call(raw, known)
@@ -199,7 +251,7 @@ def loose_call(raw: str, known: Mapping[str, Any] | Container[str]) -> tuple[str
     return found if found is not None and found[0] in known else None
 
 
-def _xml_call(raw: str, known: Mapping[str, Any] | Container[str]) -> tuple[str, str] | None:
+def _xml_call(raw: str, known: Mapping[str, Any] | Container[str]) -> Call | None:
     head = re.match(r"<function=([^<>\n]+)>", raw)
     if head is None or FUNCTION_CLOSE not in raw:
         return None
@@ -210,14 +262,17 @@ def _xml_call(raw: str, known: Mapping[str, Any] | Container[str]) -> tuple[str,
         key.strip(): _value(value.removeprefix("\n").removesuffix("\n"), kinds.get(key.strip()))
         for key, value in re.findall(r"<parameter=([^<>\n]+)>(.*?)(?:</parameter>|(?=<parameter=)|\Z)", inner, re.DOTALL)
     }
-    return name, orjson.dumps(arguments).decode()
+    try:
+        return name, orjson.dumps(arguments).decode()
+    except orjson.JSONEncodeError:  # half of a character
+        return None
 
 
 def _value(text: str, schema: Any) -> Any:
     """A parameter's text as its schema means it."""
     kinds = schema.get("type") if isinstance(schema, Mapping) else None
     if kinds is None and isinstance(schema, Mapping):
-        kinds = [one.get("type") for key in ("anyOf", "oneOf") for one in schema.get(key, ()) if isinstance(one, Mapping)] or None
+        kinds = [one.get("type") for key in ("anyOf", "oneOf") for one in schema.get(key) or () if isinstance(one, Mapping)] or None
     if kinds is None or kinds == "string":
         return text
     try:
@@ -227,13 +282,13 @@ def _value(text: str, schema: Any) -> Any:
     return text if isinstance(value, int | float) and not isinstance(value, bool) and "string" in kinds else value
 
 
-def _dictionary_call(raw: str) -> tuple[str, str] | None:
+def _dictionary_call(raw: str) -> Call | None:
     try:
         data = orjson.loads(raw)
     except orjson.JSONDecodeError:
         try:
             data = literal(raw)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # TypeError: a list as a key
             return None
     if isinstance(data, dict) and isinstance(data.get("function"), dict) and data.keys() <= _KEYS:
         data = data["function"]
@@ -247,126 +302,149 @@ def _dictionary_call(raw: str) -> tuple[str, str] | None:
         return None
 
 
-class HeldCalls:
-    """Follows calls that a thought may end with. `text` is what was fed, `calls` are those that were whole."""
+class TrailingCalls:
+    """Follows calls, one behind the other, that may be the last thing in a text. `calls` are those that are complete.
 
-    def __init__(self, known: Mapping[str, Any] | Container[str]) -> None:
-        self.text, self.calls = "", list[tuple[str, str]]()
-        self._known, self._scanner = known, CallScanner()
-        self._loose: str | None = None  # a call in another form, up to its end
-        self._behind: str | None = None  # what follows the last call, without blanks around it; None inside a call
+    `at` is the position reached, where the first call begins (behind its `<tool_call>`) at first; `known`: names that count, with their
+    arguments' schemas if it is a mapping; None for any. If other text follows, nothing before `settled` is or begins such a row of calls.
+    """
 
-    @property
-    def complete(self) -> bool:
-        return self._behind in ("", CALL_CLOSE)
+    def __init__(self, known: Mapping[str, Any] | Container[str] | None, at: int) -> None:
+        self.calls: list[Call] = []
+        self.at = self.settled = at
+        self._known = known
+        self._scanner: CallScanner | None = CallScanner()
+        self._loose_at: int | None = None  # where a call in another form begins
+        self._close_seen = False  # behind the last call
 
     def feed(self, text: str) -> bool:
-        """False where this is no sequence of calls of known functions."""
-        self.text += text
-        while text:
-            if self._behind is None:
-                rest = self._in_call(text)
-                if rest is None:
+        """Read on to the text's end, or to what may be the beginning of a mark there; False if other text follows."""
+        while self.at < len(text):
+            if self._loose_at is not None:
+                if not self._loose(text, self._loose_at):
+                    return self._loose_at is not None and self._waits(text, self._loose_at)
+            elif self._scanner is not None:
+                start = self.at - len(self._scanner.raw)
+                self.at = self._scanner.feed(text, self.at)
+                if self._scanner.status is Status.OPEN:
+                    return True
+                if self._scanner.status is Status.BROKEN:
+                    self._loose_at, self._scanner = start, None
+                elif self._known is not None and self._scanner.name not in self._known:
                     return False
-                text = rest
-                continue
-            behind = (self._behind + text).lstrip(BLANKS)
-            between, opened, rest = behind.partition(CALL_OPEN)
-            if opened and between.rstrip(BLANKS) in ("", CALL_CLOSE):
-                self._behind, self._scanner, text = None, CallScanner(), rest
-                continue
-            closed = behind.removeprefix(CALL_CLOSE).lstrip(BLANKS)
-            self._behind = CALL_CLOSE + closed if behind.startswith(CALL_CLOSE) else behind
-            return CALL_OPEN.startswith(closed) or CALL_CLOSE.startswith(behind)
-        return True
+                else:
+                    self._complete(self._scanner.hand_out(), self.at, closed=False)
+            elif text[self.at] in BLANKS:
+                self.at += 1
+            elif text.startswith(CALL_OPEN, self.at):
+                self.at += len(CALL_OPEN)
+                self._scanner, self.settled = CallScanner(), self.at
+            elif text.startswith(CALL_CLOSE, self.at) and not self._close_seen:
+                self._close_seen = True
+                self.at += len(CALL_CLOSE)
+            else:
+                rest = text[self.at : self.at + len(CALL_CLOSE)]
+                return CALL_OPEN.startswith(rest) or (CALL_CLOSE.startswith(rest) and not self._close_seen)
+        return self._loose_at is None or self._waits(text, self._loose_at)
 
-    def _in_call(self, text: str) -> str | None:
-        """What is left behind the call, "" while it goes on, None where it is none."""
-        if self._loose is not None:
-            return self._in_loose(text)
-        rest = self._scanner.feed(text)
-        if self._scanner.status is Status.OPEN:
-            return ""
-        if self._scanner.status is Status.BROKEN:
-            if not may_be_loose(self._scanner.raw + rest):
-                return None
-            self._loose = self._scanner.raw
-            return self._in_loose(rest)
-        if self._scanner.name not in self._known:
-            return None
-        self.calls.append(self._scanner.hand_out())
-        self._behind = ""
-        return rest
+    def ends(self, text: str) -> bool:
+        """Whether the text, all of which was fed, ends behind a complete call."""
+        return self._scanner is None and self._loose_at is None and self.at == len(text)
 
-    def _in_loose(self, text: str) -> str | None:
-        self._loose = (self._loose or "") + text
-        raw, closed, rest = self._loose.partition(CALL_CLOSE)
-        if not may_be_loose(self._loose) or len(raw) > LONGEST_LOOSE:
-            return None
-        if not closed:
-            return ""
-        call = loose_call(raw, self._known)
-        if call is None:
-            return None
+    def shift(self, num_chars: int) -> None:
+        """The text has lost so many characters at its beginning."""
+        self.at -= num_chars
+        self.settled -= num_chars
+        if self._loose_at is not None:
+            self._loose_at -= num_chars
+
+    def _loose(self, text: str, start: int) -> bool:
+        """Whether a call in another form is complete. It holds no mark of a call."""
+        end = CALL_MARK.search(text, max(start, self.at - len(CALL_CLOSE)), start + LONGEST_LOOSE + len(CALL_CLOSE))
+        closed = end is not None and end[0] == CALL_CLOSE and bool(self._known) and may_be_loose(text, start)
+        call = loose_call(text[start : end.start()], self._known or ()) if end is not None and closed else None
+        if end is None:
+            self.at = len(text)
+        elif call is None:
+            self._loose_at = None
+        else:
+            self._complete(call, end.end(), closed=True)
+        return call is not None
+
+    def _waits(self, text: str, start: int) -> bool:
+        return bool(self._known) and may_be_loose(text, start) and len(text) - start < LONGEST_LOOSE + len(CALL_CLOSE)
+
+    def _complete(self, call: Call, at: int, *, closed: bool) -> None:
         self.calls.append(call)
-        self._loose, self._behind = None, CALL_CLOSE
-        return rest
+        self._scanner, self._loose_at, self._close_seen = None, None, closed
+        self.at = self.settled = at
 
 
 class BareCalls:
-    """Follows an answer that may be calls without `<tool_call>`, one JSON object behind the other, in a code fence or not. It counts
-    where the whole answer is of that form. `text` is what was fed."""
+    """Follows an answer that may be calls without `<tool_call>`, one JSON object behind the other, in a code fence or not.
 
-    def __init__(self, known: Mapping[str, Any] | Container[str]) -> None:
-        self.text, self.calls = "", list[tuple[str, str]]()
-        self._known, self._scanner = known, CallScanner()
-        self._waiting, self._fenced, self._over = "", False, False  # text between objects; inside a fence; behind its end
-        self._inside = False
+    It counts if the whole answer is of that form. `at` is the position reached.
+    """
 
-    @property
-    def complete(self) -> bool:
-        return bool(self.calls) and not self._inside and (self._over or not self._waiting)
+    def __init__(self, known: Mapping[str, Any] | Container[str], at: int) -> None:
+        self.calls: list[Call] = []
+        self.at = at
+        self._known = known
+        self._scanner: CallScanner | None = None
+        self._fenced = self._over = False  # behind the first line of a fence; behind its last
 
     def feed(self, text: str) -> bool:
-        """False where the answer is something else."""
-        self.text += text
-        while text:
-            if self._inside:
-                text = self._scanner.feed(text)
-                if self._scanner.status is Status.OPEN:
-                    return self._scanner.key in (None, *_KEYS) and (self._scanner.name is None or self._scanner.name in self._known)
-                call = loose_call(self._scanner.raw, self._known)
-                if call is None:
+        """Read on to the text's end, or to what may be the beginning of a fence there; False if the answer is something else."""
+        while True:
+            if self._scanner is None:
+                self.at = _BLANKS.match(text, self.at).end()  # type: ignore[union-attr]
+            if self.at == len(text):
+                return True
+            if self._scanner is not None:
+                if not self._object(text, self._scanner):
                     return False
-                self.calls.append(call)
-                self._inside = False
-                continue
-            self._waiting = (self._waiting + text).lstrip(BLANKS)
-            if self._over or not self._waiting:
-                return not self._waiting
-            if self._waiting[0] == "{":
-                self._scanner, self._inside = CallScanner(), True
-                text, self._waiting = self._waiting, ""
-                continue
-            return self._fence()
-        return True
+            elif self._over:
+                return False
+            elif text[self.at] == "{":
+                self._scanner = CallScanner()
+            elif not self._fence(text):
+                return self._fence_begins(text)
 
-    def _fence(self) -> bool:
-        """A fence's first line, or its last."""
-        if self._fenced:
-            self._over = self._waiting.rstrip(BLANKS) == "```"
-            if self._over:
-                self._waiting = ""
-            return self._over or "```".startswith(self._waiting)
-        if self.calls:
-            return False
-        if opened := _FENCE.match(self._waiting):
-            self._fenced, rest, self._waiting = True, self._waiting[opened.end() :], ""
-            before, self.text = self.text, ""
-            possible = self.feed(rest) if rest else True
-            self.text = before
+    def shift(self, num_chars: int) -> None:
+        """The text has lost so many characters at its beginning."""
+        self.at -= num_chars
+
+    def ends(self, text: str) -> bool:
+        """Whether the text, all of which was fed, is calls and nothing else."""
+        return bool(self.calls) and self._scanner is None and self.at == len(text)
+
+    def _object(self, text: str, scanner: CallScanner) -> bool:
+        start = self.at - len(scanner.raw)
+        self.at = scanner.feed(text, self.at)
+        possible = scanner.key in (None, *_KEYS) and (scanner.name is None or scanner.name in self._known)
+        if scanner.status is Status.OPEN or not possible:
             return possible
-        return bool(re.fullmatch(r"`{1,3}|```[a-z_]{0,16}[ \t]*", self._waiting))
+        call = loose_call(text[start : self.at], self._known)
+        if call is not None:
+            self.calls.append(call)
+            self._scanner = None
+        return call is not None
+
+    def _fence(self, text: str) -> bool:
+        """Read a fence's first line, or its last."""
+        if self._fenced and text.startswith("```", self.at):
+            self._over = True
+            self.at += 3
+            return True
+        if not self._fenced and not self.calls and (opened := _FENCE.match(text, self.at)):
+            self._fenced, self.at = True, opened.end()
+            return True
+        return False
+
+    def _fence_begins(self, text: str) -> bool:
+        if self._fenced:
+            return "```".startswith(text[self.at :])
+        return not self.calls and bool(_FENCE_BEGINS.fullmatch(text, self.at))
 
 
 def _string(raw: str) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from qwq.problems.base import digest
 from qwq.problems.mixing import ProblemMix
-from qwq.text.parse import THINK_CLOSE, THINK_OPEN
+from qwq.text.response import THINK_CLOSE, THINK_OPEN
 from qwq.text.template import ChatFormat
 from qwq.types import Message
 

@@ -21,7 +21,8 @@ from typing import Any, TextIO
 
 from qwq.common import jsonl
 from qwq.errors import DataError, UsageError, nearest
-from qwq.text.parse import read_call
+from qwq.text.calls import read_call
+from qwq.text.response import parse
 from qwq.types import Outcome, Response, ToolCall, Verdict
 from qwq.verify import bfcl, bfcl_multi_turn, ifeval, instructions, math, tools
 
@@ -272,6 +273,11 @@ def _field(data: Mapping[str, Any], name: str, kind: type, default: Any = None) 
     return value
 
 
+def _opened(data: Mapping[str, Any]) -> bool | None:
+    """Whether the template had opened the thinking; None if the row does not say so."""
+    return _field(data, "thinking_open", bool) if "thinking_open" in data else None
+
+
 def _math(data: Mapping[str, Any]) -> Job:
     _check_keys(data, ("gold", "pred", "form", "finished", "thinking_open", "boxes", "units"))
     gold, pred = _field(data, "gold", str), _field(data, "pred", str)
@@ -281,7 +287,7 @@ def _math(data: Mapping[str, Any]) -> Job:
             raise DataError(f"unknown {name} {value!r}: {nearest(value, valid)}")
     finished, opened = (
         _field(data, "finished", bool, True),
-        _field(data, "thinking_open", bool, False),
+        _opened(data),
     )
     return lambda: math.verify(pred, gold, form=form, finished=finished, thinking_open=opened, boxes=boxes, units=units)
 
@@ -291,7 +297,7 @@ def _instructions(data: Mapping[str, Any]) -> Job:
     response, rules = _field(data, "response", str), _field(data, "rules", list)
     finished, opened = (
         _field(data, "finished", bool, True),
-        _field(data, "thinking_open", bool, False),
+        _opened(data),
     )
     return lambda: instructions.verify(response, rules, finished=finished, thinking_open=opened)
 
@@ -313,10 +319,11 @@ def _tools(data: Mapping[str, Any]) -> Job:
         given = {"text": given, "calls": data.get("calls", [])}
     if not isinstance(given, Mapping):
         raise DataError(f"response must be a string or an object with text and calls, got {given!r:.60}")
+    text, opened = _field(given, "text", str), _opened(given)
     response = Response(
-        text=_field(given, "text", str),
+        text=text,
         finished=_field(given, "finished", bool, True),
-        thinking_open=_field(given, "thinking_open", bool, False),
+        parts=parse(text, thinking_open=opened),
         calls=tuple(_call(c) for c in _field(given, "calls", list, [])),
         malformed_calls=_field(given, "malformed_calls", int, 0),
     )
@@ -351,9 +358,8 @@ def _code(data: Mapping[str, Any], sandbox: Any = None) -> Job:
     used = {*_PROGRAMS, "tests", *_BESIDE_TESTS, *(_ROW_TESTS if "tests" not in data else ())}
     options = code.options_of({k: v for k, v in data.items() if k not in NOTES | used | {"finished", "thinking_open"}})
     if named[0] == "response":
-        response = Response(
-            program, finished=_field(data, "finished", bool, True), thinking_open=_field(data, "thinking_open", bool, False)
-        )
+        parts = parse(program, thinking_open=_opened(data))
+        response = Response(program, finished=_field(data, "finished", bool, True), parts=parts)
         return lambda: code.verify_response(response, tests, sandbox=sandbox, **options)
     if tests.get("kind") in ("stdio", "interactive") and "language" not in data:
         options["language"] = code.guess_language(program)

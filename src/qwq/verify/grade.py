@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from qwq.common.imports import user_code
 from qwq.errors import ConfigError, DataError, InfraError, nearest
+from qwq.text.response import parse
 from qwq.types import DOMAINS, Outcome, Problem, Response, Verdict
 from qwq.verify import instructions, math, tools
 
@@ -18,25 +20,19 @@ VERIFIERS: dict[str, Callable[[Problem, Response], Verdict]] = {}
 def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdict:
     """The verdict of the problem's own verifier. `sandbox` is handed to the code verifier (None: its default)."""
     truth = problem.truth
+    if response.parts is None:
+        response = replace(response, parts=parse(response.text, thinking_open=response.thinking_open, tools=problem.tool_schemas))
+    parts = response.parts
+    assert parts is not None
     match problem.domain:
         case "math":
-            return math.verify(
-                response.text,
-                _need(problem, "gold"),
-                finished=response.finished,
-                thinking_open=response.thinking_open,
-            )
+            return math.verify(parts, _need(problem, "gold"), finished=response.finished)
         case "instructions" if "instruction_id_list" in truth:
-            return instructions.verify_listed(response.text, truth, finished=response.finished, thinking_open=response.thinking_open)
+            return instructions.verify_listed(parts, truth, finished=response.finished)
         case "instructions" | "preference":
-            return instructions.verify(
-                response.text,
-                _need(problem, "rules"),
-                finished=response.finished,
-                thinking_open=response.thinking_open,
-            )
+            return instructions.verify(parts, _need(problem, "rules"), finished=response.finished)
         case "tools":
-            return tools.verify(response, truth, known_tools=_tool_names(problem))
+            return tools.verify(response, truth, known_tools=set(problem.tool_schemas) or None)
         case "code":
             # The sandbox is loaded only where programs are run
             from qwq.verify import code
@@ -119,12 +115,6 @@ def _need(problem: Problem, key: str) -> Any:
     if key not in problem.truth:
         raise DataError(f"problem {problem.id} ({problem.domain}) needs truth[{key!r}], it has {sorted(problem.truth)}")
     return problem.truth[key]
-
-
-def _tool_names(problem: Problem) -> set[str] | None:
-    """Names of the tools offered in the prompt, in OpenAI's nested form or flat."""
-    names = {(t.get("function") or t).get("name") for t in problem.tools}
-    return {n for n in names if n} or None
 
 
 def _key(response: Response) -> tuple[Any, ...]:

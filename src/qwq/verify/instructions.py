@@ -8,19 +8,19 @@ from typing import Any
 
 from qwq.common.callables import make_callable
 from qwq.errors import DataError
-from qwq.text.parse import parse_response
-from qwq.types import Outcome, Verdict
+from qwq.text.response import parse
+from qwq.types import Outcome, ParsedResponse, Verdict
 from qwq.verify.rules import resolve
 
 VERIFIER = "instructions"
 
 
 def verify(
-    response: str,
+    response: str | ParsedResponse,
     rules: Sequence[Mapping[str, Any]],
     *,
     finished: bool = True,
-    thinking_open: bool = False,
+    thinking_open: bool | None = False,
 ) -> Verdict:
     """Correct where every rule holds; `passed` of `total` counts the rules that hold.
 
@@ -47,7 +47,7 @@ def verify(
 
     if not finished:
         return verdict(Outcome.UNFINISHED, "the response never ended")
-    answer = parse_response(response, thinking_open=thinking_open).answer
+    answer = _final(response, thinking_open)
     if not answer:
         return verdict(Outcome.NO_ANSWER, "nothing after the thinking")
     broken = [f"{rule_id}: {found}" for (check, params), rule_id in resolved if (found := check(answer, **params))]
@@ -56,7 +56,9 @@ def verify(
     return verdict(Outcome.CORRECT, f"all {total} rules hold", total, answer)
 
 
-def verify_listed(response: str, truth: Mapping[str, Any], *, finished: bool = True, thinking_open: bool = False) -> Verdict:
+def verify_listed(
+    response: str | ParsedResponse, truth: Mapping[str, Any], *, finished: bool = True, thinking_open: bool | None = False
+) -> Verdict:
     """IFEval's form: `instruction_id_list` and `kwargs` (optional `prompt`), each instruction in its strict reading for rewards.
 
     Correct where the final answer follows all of them. Outcomes as in `verify`.
@@ -66,7 +68,7 @@ def verify_listed(response: str, truth: Mapping[str, Any], *, finished: bool = T
 
     start = time.perf_counter()
     names, kwargs = truth["instruction_id_list"], truth["kwargs"]
-    answer = parse_response(response, thinking_open=thinking_open).answer
+    answer = _final(response, thinking_open)
     followed = grade(answer, names, kwargs, truth.get("prompt"), reward=True)[0] if finished and answer else [False] * len(names)
     broken = [name for name, good in zip(names, followed, strict=True) if not good]
     outcome, reason = Outcome.CORRECT, f"all {len(names)} instructions are followed"
@@ -79,6 +81,10 @@ def verify_listed(response: str, truth: Mapping[str, Any], *, finished: bool = T
     return Verdict(
         outcome, reason, VERIFIER, passed=len(names) - len(broken), total=len(names), seconds=time.perf_counter() - start, answer=answer or None
     )
+
+
+def _final(response: str | ParsedResponse, thinking_open: bool | None) -> str:
+    return (parse(response, thinking_open=thinking_open) if isinstance(response, str) else response).final
 
 
 make_callable(__name__, f"{__name__}:verify")

@@ -13,7 +13,7 @@ from typing import Any
 
 from qwq.common.callables import make_callable
 from qwq.errors import DataError, nearest
-from qwq.text.parse import parse_response
+from qwq.text.response import parts_of
 from qwq.types import Outcome, Response, ToolCall, Verdict
 from qwq.verify import math
 
@@ -43,8 +43,8 @@ def verify(
             VERIFIER,
             seconds=time.perf_counter() - start,
         )
-    last = parse_response(response.text, thinking_open=response.thinking_open)
-    answer = math.verify(response.text, truth["gold"], thinking_open=response.thinking_open)
+    last = parts_of(response, tools=known_tools)
+    answer = math.verify(last, truth["gold"])
     answer = replace(answer, verifier=VERIFIER, seconds=time.perf_counter() - start)
     if not answer.correct:
         return answer

@@ -17,39 +17,6 @@ _CLOSE = re.compile(
 )  # text before, then the last fence with nothing but a full stop or a brace behind it; written so that a long run of ticks is read once
 
 
-def split_thinking(text: str, opened: bool) -> str | None:
-    """What follows the thinking; None where it was never closed. A `</think>` inside a code block of the answer ends
-    nothing: the first one outside of all blocks does, where the text before it can be thinking at all."""
-    marks = [m.start() for m in re.finditer("</think>", text)]
-    begun = opened or "<think>" in text
-    if not marks:
-        return None if begun else text
-    if not begun:
-        fenced = _fenced_spans(text)
-        marks = [at for at in marks if not any(start <= at < end for start, end in fenced)]
-        return text[marks[-1] + len("</think>") :] if marks else text
-    for at in marks:
-        answer = text[at + len("</think>") :]
-        fenced = _fenced_spans(answer)
-        later = [m.start() for m in re.finditer("</think>", answer)]
-        if all(any(start <= m < end for start, end in fenced) for m in later):
-            return answer
-    return text[marks[-1] + len("</think>") :]
-
-
-def _fenced_spans(text: str) -> list[tuple[int, int]]:
-    """Where the closed code blocks of a text begin and end."""
-    spans, at, start, fence = [], 0, -1, ""
-    for line in text.split("\n"):
-        if not fence and (match := _OPEN.match(line.rstrip())) and not match[1].strip():
-            fence, start = match[2], at
-        elif fence and (match := _CLOSE.match(line.rstrip())) and match[2].startswith(fence):
-            spans.append((start, at + len(line)))
-            fence = ""
-        at += len(line) + 1
-    return spans
-
-
 def fenced_blocks(text: str) -> list[tuple[str, str]]:
     """(language, body) of each fenced block; one that is not closed goes to the end of the text.
 

@@ -13,11 +13,12 @@ from typing import Any
 from qwq.errors import InfraError, UsageError, nearest
 from qwq.sandbox import Runner, default_sandbox
 from qwq.sandbox.languages import canonical
+from qwq.text.response import parts_of
 from qwq.types import Outcome, Response, Verdict
 from qwq.verify.code.asserts import run_asserts
 from qwq.verify.code.calls import run_calls
 from qwq.verify.code.checks import check_tests as check_form
-from qwq.verify.code.extract import extract_code, split_thinking
+from qwq.verify.code.extract import extract_code
 from qwq.verify.code.forms import read_tests
 from qwq.verify.code.interactive import run_interactive
 from qwq.verify.code.stdio import run_stdio
@@ -146,10 +147,10 @@ def verify_response(response: Response, tests: Any, **options: Any) -> Verdict:
     total = check_tests(tests)
     if not response.finished:
         return Verdict(Outcome.UNFINISHED, "the response did not end", VERIFIER, 0, total)
-    answer = split_thinking(response.text, response.thinking_open)
-    if answer is None:
+    parts = parts_of(response)
+    if parts.open:
         return Verdict(Outcome.NO_ANSWER, "the thinking was never closed", VERIFIER, 0, total)
-    code = extract_code(answer, canonical(options.get("language", "python")))
+    code = extract_code(parts.final, canonical(options.get("language", "python")))
     if code is None:
         return Verdict(Outcome.NO_ANSWER, "the answer holds no code", VERIFIER, 0, total)
     return replace(verify(code, tests, **options), answer=code)

@@ -20,8 +20,8 @@ from functools import lru_cache
 
 from qwq.common.callables import make_callable
 from qwq.errors import ConfigError, InfraError, nearest
-from qwq.text.parse import parse_response
-from qwq.types import Outcome, Verdict
+from qwq.text.response import parse
+from qwq.types import Outcome, ParsedResponse, Verdict
 from qwq.verify import worker
 from qwq.verify.math import compare, normal, numbers
 from qwq.verify.math.extract import BOXES, FORMS, extract
@@ -57,22 +57,23 @@ _pool = worker.Pool("qwq.verify.math.symbolic", size=2)
 
 
 def verify(
-    response: str,
+    response: str | ParsedResponse,
     gold: str,
     *,
     form: str = "response",
     finished: bool = True,
-    thinking_open: bool = False,
+    thinking_open: bool | None = False,
     boxes: str = "last",
     units: str = "strict",
 ) -> Verdict:
     """Grade `response` against `gold`; the verdict's `answer` is what was read out of the response.
 
     `form`: "bare" (the whole string is the answer), "extract" (an answer in any markup), "response" (a model's
-    response: the last box after the thinking, else an explicit final answer). `thinking_open` says that the chat
-    template had opened `<think>`. `boxes`: "last", or "all" for the boxes of a response together as one list. `units`: "strict" (5 m
-    is not 500 cm), or "convert". Unfinished responses, empty golds and empty boxes never score. ConfigError for
-    an unknown form or option. `infra_error` where the worker process died or could not be started twice in a row.
+    response, as text or in its parts: the last box after the thinking, else an explicit final answer). `thinking_open`
+    says that the chat template had opened `<think>`, None that it is not known. `boxes`: "last", or "all" for the boxes of a
+    response together as one list. `units`: "strict" (5 m is not 500 cm), or "convert". Unfinished responses, empty golds and
+    empty boxes never score. ConfigError for an unknown form or option. `infra_error` where the worker process died or could
+    not be started twice in a row.
     """
     start = time.perf_counter()
     for name, value, valid in (("form", form, FORMS), ("boxes", boxes, BOXES), ("units", units, UNITS)):
@@ -80,16 +81,18 @@ def verify(
             raise ConfigError(f"unknown {name} {value!r}: {nearest(value, valid)}")
     if not finished:
         return Verdict(Outcome.UNFINISHED, "the response never ended", VERIFIER, seconds=time.perf_counter() - start)
-    answer = extract(response, form, thinking_open=thinking_open, which=boxes)
-    verdict = _judge(response, answer, gold, form, thinking_open, units == "convert")
+    if form == "response" and isinstance(response, str):
+        response = parse(response, thinking_open=thinking_open)
+    answer = extract(response, form, which=boxes)
+    verdict = _judge(response, answer, gold, form, units == "convert")
     return replace(verdict, seconds=time.perf_counter() - start)
 
 
-def _judge(response: str, answer: str | None, gold: str, form: str, thinking_open: bool, convert: bool) -> Verdict:
+def _judge(response: str | ParsedResponse, answer: str | None, gold: str, form: str, convert: bool) -> Verdict:
     if answer is None or not normal.clean(answer):
         return Verdict(
             Outcome.NO_ANSWER,
-            _why_none(response, form, answer, thinking_open),
+            _why_none(response, answer),
             VERIFIER,
         )
     wanted = gold_answer(gold, form)
@@ -110,10 +113,10 @@ def gold_answer(gold: str, form: str = "response") -> str:
     return gold if normal.clean(gold) else ""
 
 
-def _why_none(response: str, form: str, answer: str | None, thinking_open: bool) -> str:
+def _why_none(response: str | ParsedResponse, answer: str | None) -> str:
     if answer is not None:
         return "the answer is empty"
-    if form == "response" and not parse_response(response, thinking_open=thinking_open).thinking_closed:
+    if isinstance(response, ParsedResponse) and response.open:
         return "the thinking was never closed"
     return "no box and no explicit final answer after the thinking"
 

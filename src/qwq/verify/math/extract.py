@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 
-from qwq.text.parse import parse_response
+from qwq.text.response import parse
+from qwq.types import ParsedResponse
 from qwq.verify.math.announce import MATH, MAX_CHARS, announced, announcements, called_right, tagged
 
 MAX_TEXT_CHARS = 200_000  # of the end of a response that is searched
@@ -35,17 +36,22 @@ _NUMBER = re.compile(
 _SHORT_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
 
-def extract(text: str, form: str, *, thinking_open: bool = False, which: str = "last") -> str | None:
+def extract(
+    text: str | ParsedResponse, form: str, *, thinking_open: bool | None = False, which: str = "last"
+) -> str | None:
     """The answer as it stands in the text, or None where there is none. An empty box gives "".
 
-    `which`: "last" takes a response's last box, "all" its boxes together as one list, in order and without repetition.
+    `thinking_open`: see `text.response.parse`. `which`: "last" takes a response's last box, "all" its boxes together as one
+    list, in order and without repetition.
     """
-    if form == "bare":
+    if isinstance(text, ParsedResponse):
+        text = text.final
+    elif form == "bare":
         return text
-    if form == "response":
-        text = parse_response(text, thinking_open=thinking_open).answer
+    elif form == "response":
+        text = parse(text, thinking_open=thinking_open).final
     else:
-        text = text.rpartition("</think>")[2]
+        text = parse(text, thinking_open=None, tools=()).answer
     text = _TURN_END.split(text, maxsplit=1)[0][-MAX_TEXT_CHARS:]
     if not text.isascii():
         text = text.translate(_INVISIBLE)
