@@ -112,3 +112,7 @@ def test_text_that_is_no_call_is_not_held_back_for_long() -> None:
     assert [p.text for p in parser.push('{"city": ') if p.kind is Kind.ANSWER] == ['{"city":']
     parser = ResponseParser(thinking_open=False, tools=KNOWN)
     assert [p.text for p in parser.push("<tool_call> is a tag, and") if p.kind is Kind.ANSWER] == ["<tool_call> is a tag, and"]
+
+
+def test_a_dictionary_with_a_list_as_key_is_no_call() -> None:
+    assert loose_call("{[1]: 2}", KNOWN) is None
