@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qwq.errors import InfraError
-from qwq.text.calls import read_call
+from qwq.text.calls import BLANKS, read_call
 from qwq.text.response import THINK_CLOSE, parse, parse_answer
 from qwq.types import ParsedResponse, StopReason, ToolCall
 
@@ -106,7 +106,7 @@ def _parts(
     if apart.strip():
         parts = parse_answer(content, tools=in_text, cut=stop.cut)
         closed = bool(content.strip() or calls or stop is END)
-        parts = replace(parts, thinking=apart.strip(), thinking_closed=closed)
+        parts = replace(parts, thinking=apart.strip(BLANKS), thinking_closed=closed)
     else:
         opened = opens_thinking
         if opened is None and stop is not END and not calls:
