@@ -238,7 +238,7 @@ def chat(
 ) -> int:
     """Talk to a model. `/help` lists what can be said to the program, Ctrl-C stops an answer, `/quit` ends.
 
-    Lines that are pasted together are one question, and so is what stands between two lines of triple double quotes. What comes through a pipe is one
+    Lines that are pasted together are one question, and so is the text between two lines of triple double quotes. What comes through a pipe is one
     question, up to its end or to a line with a command.
 
     Parameters

@@ -99,7 +99,7 @@ class RunInputs:
                 self.own[name] = make_pairs(chat, stage, self.recipe.seed, max_positions=config.max_positions)
 
     def _check_template(self, chat: ChatFormat, left: Iterable[str]) -> None:
-        """That the chat template writes a prompt of each kind that the RL stages draw, and goes on after a tool's result where there are tools."""
+        """That the chat template writes a prompt of each kind that the RL stages draw, and continues after a tool's result where there are tools."""
         for stage in (self.recipe.stages[name] for name in left):
             if isinstance(stage, RlStage):
                 pools, _ = self.pools(stage)

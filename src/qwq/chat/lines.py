@@ -2,7 +2,7 @@
 
 1. Lines that are pasted together are one question: what is there already when a line has ended belongs to it. A terminal's bracketed
    paste is read by readline, which leaves its line ends in the line.
-2. What stands between two lines of triple double quotes is one question, blank lines included.
+2. The text between two lines of triple double quotes is one question, blank lines included.
 3. What comes through a pipe is one question, up to its end or to a line with a command.
 """
 
@@ -56,7 +56,7 @@ class Lines:
         return Entry(text, command=text.startswith("/") and "\n" not in text)
 
     def _quoted(self, first: str) -> str:
-        """What stands between the quotes; the input's end closes them too."""
+        """The text between the quotes; the input's end closes them too."""
         text = first.removeprefix(QUOTES)
         while not text.rstrip().endswith(QUOTES):
             try:

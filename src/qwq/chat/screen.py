@@ -1,5 +1,5 @@
 """The answer on the screen: on a terminal thinking is dimmed, or folded to a counter, words are wrapped whole and Markdown is styled;
-elsewhere the text stands as it came."""
+elsewhere the text is not changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def width_of(c: str) -> int:
 
 
 class Wrapped:
-    """Writes text so that no word is broken at the right edge. Styles take no room; code (`wrap` false) stands as it is."""
+    """Writes text so that no word is broken at the right edge. Styles take no room; code (`wrap` false) is not changed."""
 
     def __init__(self, out: TextIO) -> None:
         self.out, self.wrap = out, True

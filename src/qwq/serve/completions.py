@@ -55,7 +55,7 @@ class Completion:
         return replace(request, eos_ids=(*request.eos_ids, *self._ends)) if self._ends else request
 
     def _filled(self, suffix: str) -> list[list[int]]:
-        """Prompts for what stands between each prompt and the suffix."""
+        """Prompts for the text between each prompt and the suffix."""
         body, tokenizer = self.body, self.core.tokenizer
         prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
         if body.echo or not all(isinstance(p, str) for p in prompts):

@@ -80,7 +80,7 @@ class Core:
 
     @property
     def start_id(self) -> int:
-        """The token that stands before a document, which an empty text begins with."""
+        """The token that begins a document, which an empty text begins with."""
         named = self.tokenizer.named_specials.get("bos_token")
         known = [self.tokenizer.token_id(t) for t in (named, END_OF_TEXT) if t]
         return next((i for i in known if i is not None), self.chat.eos_ids[-1])

@@ -70,7 +70,7 @@ class Ask:
 
 
 async def converse(core: Core, body: Sampling, template: TemplateFields, ask: Ask, ids: list[int] | None = None) -> Conversation:
-    """Refuses what cannot be met; nothing runs yet. `ids` stand in the place of the messages' own, for an answer that they open alike."""
+    """Validates the request before anything runs. `ids` stand in the place of the messages' own, for an answer that they open alike."""
     core.check_model(body.model)
     choice = ask.choice
     if (choice.mode == "required" or choice.names) and not ask.tools:

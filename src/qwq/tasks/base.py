@@ -74,7 +74,7 @@ class Task:
         return Verdict(outcome, reason or outcome.value.replace("_", " "), self.name, answer=answer)
 
     def problems(self, split: str) -> list[Problem]:
-        """The split as problems. DataError for a bad row, and for one that stands in an earlier split too."""
+        """The split as problems. DataError for a bad row, and for one that an earlier split has too."""
         cache: dict[str, list[Problem]] = self.__dict__.setdefault("_problems", {})
         if split not in cache:
             cache[split] = [self._problem(row, split, number) for number, row in enumerate(self.rows(split))]
