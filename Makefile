@@ -39,7 +39,7 @@ install-peers: $(STAMP)
 # The tests that need llama.cpp and the two real models (QWQ_MODELS names their folder); the others run in `make test`.
 test-engine: export QWQ_MODELS ?= $(HOME)/.cache/qwq-models
 test-engine: install-gguf
-	$(BIN)/python -m pytest tests/unit/test_llama_backend.py tests/parity tests/unit/test_gguf.py tests/e2e/test_real_models.py tests/e2e/test_serve_real.py
+	$(BIN)/python -m pytest tests/unit/engine/test_llama_backend.py tests/parity tests/unit/model/test_gguf.py tests/e2e/test_real_models.py tests/e2e/test_serve_real.py
 
 bench-engine: install-gguf
 	$(BIN)/python benchmarks/engine.py

@@ -25,7 +25,17 @@ from qwq.model.rope import apply_rope
 from qwq.model.weights import load_model
 
 
-def before(x: Tensor, norm: Tensor, qkv_w: Tensor, qkv_b: Tensor | None, cos: Tensor, sin: Tensor, eps: float, turned: int, E: int) -> tuple[Tensor, Tensor]:
+def before(
+    x: Tensor,
+    norm: Tensor,
+    qkv_w: Tensor,
+    qkv_b: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    turned: int,
+    E: int,
+) -> tuple[Tensor, Tensor]:
     qkv = F.linear(F.rms_norm(x, (x.shape[-1],), norm, eps), qkv_w, qkv_b)
     return apply_rope(qkv[:, :turned].unflatten(1, (-1, E)), cos, sin), qkv[:, turned:].unflatten(1, (-1, E))
 
@@ -47,13 +57,29 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     model = load_model(options.model)
     ids, layout = torch.randint(0, model.config.vocab_size, (options.tokens,)), Packed([options.tokens // 8] * 8)
-    plain, before_c, behind_c = transformer.Block.forward, torch.compile(before, dynamic=True), torch.compile(behind, dynamic=True)
+    plain, before_c, behind_c = (
+        transformer.Block.forward,
+        torch.compile(before, dynamic=True),
+        torch.compile(behind, dynamic=True),
+    )
 
     def compiled(self: Any, x: Tensor, cos: Tensor, sin: Tensor, layout: Any) -> Tensor:
         heads, E = self.config.num_heads, self.config.head_dim
-        qk, v = before_c(x, self.input_norm.weight, self.qkv.weight, self.qkv.bias, cos, sin, self.input_norm.eps, self.q_dim + self.kv_dim, E)
+        qk, v = before_c(
+            x,
+            self.input_norm.weight,
+            self.qkv.weight,
+            self.qkv.bias,
+            cos,
+            sin,
+            self.input_norm.eps,
+            self.q_dim + self.kv_dim,
+            E,
+        )
         attended = layout.attend(self.index, qk[:, :heads], qk[:, heads:], v)
-        return behind_c(x, attended, self.o.weight, self.post_norm.weight, self.gate_up.weight, self.down.weight, self.post_norm.eps)
+        return behind_c(
+            x, attended, self.o.weight, self.post_norm.weight, self.gate_up.weight, self.down.weight, self.post_norm.eps
+        )
 
     def step(forward: Any) -> tuple[float, Tensor]:
         transformer.Block.forward = forward
@@ -71,8 +97,20 @@ def main() -> None:
         seconds["compiled"].append(took)
         apart = float((got - want).norm() / want.norm())
     ours, theirs = statistics.median(seconds["compiled"]), statistics.median(seconds["plain"])
-    print(f"gradients differ by {apart:.1e}; " + "; ".join(f"{k} {statistics.median(v):.2f} s ({min(v):.2f} to {max(v):.2f})" for k, v in seconds.items()))
-    print(json.dumps({"name": f"forward and backward, {options.tokens} tokens, compiled beside plain (s)", "ours": round(ours, 3), "theirs": round(theirs, 3), "ratio": round(ours / theirs, 3)}))
+    print(
+        f"gradients differ by {apart:.1e}; "
+        + "; ".join(f"{k} {statistics.median(v):.2f} s ({min(v):.2f} to {max(v):.2f})" for k, v in seconds.items())
+    )
+    print(
+        json.dumps(
+            {
+                "name": f"forward and backward, {options.tokens} tokens, compiled beside plain (s)",
+                "ours": round(ours, 3),
+                "theirs": round(theirs, 3),
+                "ratio": round(ours / theirs, 3),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -39,9 +39,19 @@ def main() -> None:
     for part in ("sampling", "training"):
         rate = {name: [s.tokens / getattr(s, part) for s in done] for name, done in taken.items()}
         middle = {name: statistics.median(r) for name, r in rate.items()}
-        print(f"{part}, tokens/s: " + "; ".join(f"{name} {middle[name]:.1f} ({min(r):.1f} to {max(r):.1f})" for name, r in rate.items()))
+        print(
+            f"{part}, tokens/s: "
+            + "; ".join(f"{name} {middle[name]:.1f} ({min(r):.1f} to {max(r):.1f})" for name, r in rate.items())
+        )
         a, b = middle["bfloat16"], middle["float32"]
-        rows.append({"name": f"{part}, bfloat16 beside float32, tokens/s", "ours": round(a, 1), "theirs": round(b, 1), "ratio": round(a / b, 2)})
+        rows.append(
+            {
+                "name": f"{part}, bfloat16 beside float32, tokens/s",
+                "ours": round(a, 1),
+                "theirs": round(b, 1),
+                "ratio": round(a / b, 2),
+            }
+        )
     for row in rows:
         print(json.dumps(row))
 

@@ -29,12 +29,12 @@ from typing import Any
 
 import torch
 
-from qwq.bench import read_bandwidth
-from qwq.engine.engine import Engine
-from qwq.engine.llama_backend import LlamaBackend, llama_cpp
+from qwq.engine.backends.llama import LlamaBackend, llama_cpp
+from qwq.engine.backends.torch import TorchBackend
+from qwq.engine.bench import read_bandwidth
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
-from qwq.engine.torch_backend import TorchBackend
+from qwq.engine.scheduler import Engine
 from qwq.model.weights import load_model
 from qwq.text.template import ChatFormat
 
@@ -69,7 +69,12 @@ CODE = '''class Account:
         for kind, amount in self.history:
             print(f"{self.owner}: {kind} of {amount}")
 '''
-EDITS = ["rename `balance` to `funds`", "rename `amount` to `value`", "add a type hint to every argument", "rename the class to Ledger"]
+EDITS = [
+    "rename `balance` to `funds`",
+    "rename `amount` to `value`",
+    "add a type hint to every argument",
+    "rename the class to Ledger",
+]
 
 
 def prompts(chat: ChatFormat, count: int, *, shared: str = "") -> list[list[int]]:
@@ -106,7 +111,10 @@ def run_engine(engine: Engine, all_ids: list[list[int]], new: int | list[int]) -
     counts = [new] * len(all_ids) if isinstance(new, int) else new
     t = time.perf_counter()
     done = engine.run(
-        [GenerationRequest(ids, SamplingParams(temperature=0, max_new_tokens=n)) for ids, n in zip(all_ids, counts, strict=True)]
+        [
+            GenerationRequest(ids, SamplingParams(temperature=0, max_new_tokens=n))
+            for ids, n in zip(all_ids, counts, strict=True)
+        ]
     )
     rate = sum(len(s.ids) for (s,) in done) / (time.perf_counter() - t)
     assert all(len(s.ids) == n for (s,), n in zip(done, counts, strict=True))
@@ -142,7 +150,12 @@ def float32(folder: Path, name: str, args: argparse.Namespace, table: Table) -> 
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in all_ids])
         t = time.perf_counter()
         out = theirs.generate(
-            ids, attention_mask=mask, do_sample=False, max_new_tokens=args.new_tokens, min_new_tokens=args.new_tokens, pad_token_id=0
+            ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=args.new_tokens,
+            min_new_tokens=args.new_tokens,
+            pad_token_id=0,
         )
         return (out.shape[1] - width) * len(all_ids) / (time.perf_counter() - t)
 
@@ -154,7 +167,14 @@ def float32(folder: Path, name: str, args: argparse.Namespace, table: Table) -> 
         weights = 4 * sum(p.numel() for p in model.parameters())
         used = statistics.median(ours) * weights / read
         table.compare(f"{name} float32, alone", ours, other, f"{100 * used:.0f}% of {read / 1e9:.1f} GB/s read")
-        table.rows.append({"name": f"{name} float32, alone, share of read bandwidth", "ours": round(used, 3), "theirs": 1.0, "ratio": round(used, 3)})
+        table.rows.append(
+            {
+                "name": f"{name} float32, alone, share of read bandwidth",
+                "ours": round(used, 3),
+                "theirs": 1.0,
+                "ratio": round(used, 3),
+            }
+        )
         ours, other = rounds(args.rounds, lambda: run_engine(engine(), many, args.new_tokens), lambda: generate(many))
         table.compare(f"{name} float32, 32 requests, all of {args.new_tokens} tokens", ours, other)
         # Prompts of 40 to 400 tokens, answers of an eighth to all of the tokens: a static batch pads the ones and waits for the others.
@@ -165,16 +185,27 @@ def float32(folder: Path, name: str, args: argparse.Namespace, table: Table) -> 
         table.compare(f"{name} float32, 32 requests of mixed lengths", ours, other, "tokens that were asked for")
         fixed = Engine(TorchBackend(model, kv_tokens=1 << 14, deterministic=True), chat.tokenizer, prefix_cache=False)
         costs, plain = rounds(
-            max(1, args.rounds // 2), lambda: run_engine(fixed, many[:16], args.new_tokens), lambda: run_engine(engine(), many[:16], args.new_tokens)
+            max(1, args.rounds // 2),
+            lambda: run_engine(fixed, many[:16], args.new_tokens),
+            lambda: run_engine(engine(), many[:16], args.new_tokens),
         )
         table.compare(f"{name} float32, 16 requests, deterministic beside not", costs, plain)
         speculation(lambda on: engine(speculate=on), chat, f"{name} float32", args, table)
 
 
-def speculation(make: Callable[[bool], Engine], chat: ChatFormat, name: str, args: argparse.Namespace, table: Table) -> None:
+def speculation(
+    make: Callable[[bool], Engine], chat: ChatFormat, name: str, args: argparse.Namespace, table: Table
+) -> None:
     """The same requests with and without look-up of earlier text, one at a time: tokens per second after the first token."""
     edits = [
-        chat.prompt_ids([{"role": "user", "content": f"Here is a file:\n```python\n{CODE}```\n{e[0].upper() + e[1:]}. Give the whole file."}])
+        chat.prompt_ids(
+            [
+                {
+                    "role": "user",
+                    "content": f"Here is a file:\n```python\n{CODE}```\n{e[0].upper() + e[1:]}. Give the whole file.",
+                }
+            ]
+        )
         for e in EDITS
     ]
     other = prompts(chat, 4)
@@ -228,7 +259,19 @@ class LlamaServer:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
-        command = [binary, "-m", str(path), "--port", str(self.port), "-np", str(slots), "-c", str(context * slots), "-t", str(threads)]
+        command = [
+            binary,
+            "-m",
+            str(path),
+            "--port",
+            str(self.port),
+            "-np",
+            str(slots),
+            "-c",
+            str(context * slots),
+            "-t",
+            str(threads),
+        ]
         self.process = subprocess.Popen([*command, "--no-warmup"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(300):
             try:
@@ -244,7 +287,9 @@ class LlamaServer:
         def ask(ids: list[int]) -> None:
             body = {"prompt": ids, "n_predict": new, "temperature": 0, "ignore_eos": True, "cache_prompt": True}
             request = urllib.request.Request(
-                f"http://127.0.0.1:{self.port}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
+                f"http://127.0.0.1:{self.port}/completion",
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
             )
             counts.append(json.load(urllib.request.urlopen(request, timeout=600))["tokens_predicted"])
 
@@ -283,8 +328,17 @@ def quantised(folder: Path, name: str, args: argparse.Namespace, table: Table) -
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     kv = 4 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim * 16384
     allowed = path.stat().st_size + kv
-    print(f"{name} GGUF: file {path.stat().st_size / 2**20:.0f} MiB, cache of 16,384 tokens {kv / 2**20:.0f} MiB, resident {held / 2**20:.0f} MiB")
-    table.rows.append({"name": f"{name} GGUF, resident bytes beside file and cache", "ours": held, "theirs": allowed, "ratio": round(held / allowed, 3)})
+    print(
+        f"{name} GGUF: file {path.stat().st_size / 2**20:.0f} MiB, cache of 16,384 tokens {kv / 2**20:.0f} MiB, resident {held / 2**20:.0f} MiB"
+    )
+    table.rows.append(
+        {
+            "name": f"{name} GGUF, resident bytes beside file and cache",
+            "ours": held,
+            "theirs": allowed,
+            "ratio": round(held / allowed, 3),
+        }
+    )
     loop = own_loop(path, args)
     ours, theirs = rounds(args.rounds, lambda: run_engine(engine(), one, args.new_tokens), lambda: loop(one[0]))
     table.compare(f"{name} GGUF, alone, beside llama.cpp's own loop", ours, theirs)
@@ -304,12 +358,21 @@ PREAMBLE = "You are a careful teacher who answers in full sentences, with one ex
 
 
 def beside_server(
-    server: LlamaServer, engine: Callable[..., Engine], chat: ChatFormat, count: int, name: str, args: argparse.Namespace, table: Table
+    server: LlamaServer,
+    engine: Callable[..., Engine],
+    chat: ChatFormat,
+    count: int,
+    name: str,
+    args: argparse.Namespace,
+    table: Table,
 ) -> None:
     some, shared = prompts(chat, count), prompts(chat, count, shared=PREAMBLE)
     server.run(some[:1], 4)
     length = len(shared[0]) // 100 * 100
-    for what, wanted, new in (("", some, args.new_tokens), (f", shared prefix of {length}", shared, args.new_tokens // 4)):
+    for what, wanted, new in (
+        ("", some, args.new_tokens),
+        (f", shared prefix of {length}", shared, args.new_tokens // 4),
+    ):
         pairs = []
         for number in range(args.rounds):
             # Both caches are on, so another first token each time: neither side may know the prompts from the round before.
@@ -322,7 +385,11 @@ def only_speculation(folder: Path, name: str, args: argparse.Namespace, table: T
     chat = ChatFormat.from_folder(folder)
     (path,) = folder.glob("*.gguf")
     for what in ("GGUF", "float32"):
-        backend = LlamaBackend(path, kv_tokens=4096, max_rows=8, threads=args.threads) if what == "GGUF" else TorchBackend(load_model(folder), kv_tokens=4096)
+        backend = (
+            LlamaBackend(path, kv_tokens=4096, max_rows=8, threads=args.threads)
+            if what == "GGUF"
+            else TorchBackend(load_model(folder), kv_tokens=4096)
+        )
 
         def make(on: bool, backend: Any = backend) -> Engine:
             return Engine(backend, chat.tokenizer, prefix_cache=False, speculate=on)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qwq.engine.engine import Engine
-from qwq.engine.llama_backend import LlamaBackend
+from qwq.engine.backends.llama import LlamaBackend
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
+from qwq.engine.scheduler import Engine
 from qwq.model.config import preset
 from qwq.model.gguf_file import Encoded, write_gguf
 from qwq.text.tokenizer import train_bpe
@@ -67,7 +67,11 @@ def write(path: Path) -> None:
     matrix("token_embd.weight", c.vocab_size, d)
     for i in range(c.num_layers):
         # llama.cpp's recipe keeps v and down of half of the layers in 6 bits.
-        fine = "Q6_K" if i < c.num_layers // 8 or i >= 7 * c.num_layers // 8 or (i - c.num_layers // 8) % 3 == 2 else "Q4_K"
+        fine = (
+            "Q6_K"
+            if i < c.num_layers // 8 or i >= 7 * c.num_layers // 8 or (i - c.num_layers // 8) % 3 == 2
+            else "Q4_K"
+        )
         at = f"blk.{i}."
         for name, rows, columns, kind in (
             ("attn_q", d, d, "Q4_K"), ("attn_k", kv, d, "Q4_K"), ("attn_v", kv, d, fine), ("attn_output", d, d, "Q4_K"),
@@ -84,7 +88,11 @@ def write(path: Path) -> None:
 
 
 def resident() -> dict[str, int]:
-    fields = (line.split() for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(("VmRSS", "RssAnon")))
+    fields = (
+        line.split()
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(("VmRSS", "RssAnon"))
+    )
     return {name.rstrip(":"): int(size) * 1024 for name, size, _ in fields}
 
 
@@ -102,14 +110,34 @@ def main() -> None:
     size = path.stat().st_size
     started = time.perf_counter()
     backend = LlamaBackend(path, kv_tokens=2048, max_rows=2)
-    print(f"{size / 1e9:.2f} GB, loaded in {time.perf_counter() - started:.1f} s, {resident()['VmRSS'] / 2**30:.2f} GiB resident", flush=True)
+    print(
+        f"{size / 1e9:.2f} GB, loaded in {time.perf_counter() - started:.1f} s, {resident()['VmRSS'] / 2**30:.2f} GiB resident",
+        flush=True,
+    )
     engine = Engine(backend, train_bpe(["a b c"] * 4, 270))
-    ((sample,),) = engine.run([GenerationRequest([1, 2, 3, 4], SamplingParams(temperature=0, max_new_tokens=args.new_tokens))])
+    ((sample,),) = engine.run(
+        [GenerationRequest([1, 2, 3, 4], SamplingParams(temperature=0, max_new_tokens=args.new_tokens))]
+    )
     rate = (len(sample.ids) - 1) / (sample.times[-1] - sample.times[1])
     held = resident()
-    print(f"first token after {sample.times[1] - sample.times[0]:.1f} s, then {rate:.3f} tokens/s ({rate * size / 1e9:.1f} GB/s), {held['VmRSS'] / 2**30:.2f} GiB resident, {held['RssAnon'] / 2**30:.2f} of it not the file's pages")
-    print(json.dumps({"name": "qwq-32b shape, Q4_K_M layout, tokens/s", "ours": round(rate, 3), "theirs": None, "ratio": None}))
-    print(json.dumps({"name": "qwq-32b shape, resident bytes beside the file's", "ours": held["VmRSS"], "theirs": size, "ratio": round(held["VmRSS"] / size, 3)}))
+    print(
+        f"first token after {sample.times[1] - sample.times[0]:.1f} s, then {rate:.3f} tokens/s ({rate * size / 1e9:.1f} GB/s), {held['VmRSS'] / 2**30:.2f} GiB resident, {held['RssAnon'] / 2**30:.2f} of it not the file's pages"
+    )
+    print(
+        json.dumps(
+            {"name": "qwq-32b shape, Q4_K_M layout, tokens/s", "ours": round(rate, 3), "theirs": None, "ratio": None}
+        )
+    )
+    print(
+        json.dumps(
+            {
+                "name": "qwq-32b shape, resident bytes beside the file's",
+                "ours": held["VmRSS"],
+                "theirs": size,
+                "ratio": round(held["VmRSS"] / size, 3),
+            }
+        )
+    )
     if not args.keep:
         path.unlink()
 

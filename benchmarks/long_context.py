@@ -25,14 +25,14 @@ from pathlib import Path
 
 import torch
 
-from qwq.cli_models import model_folder
-from qwq.engine.engine import Engine
+from qwq.engine.backends.torch import TorchBackend
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
-from qwq.engine.torch_backend import TorchBackend
+from qwq.engine.scheduler import Engine
 from qwq.model.config import QWQ_YARN, ModelConfig, YarnScaling
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model
+from qwq.pipeline.resolve import model_folder
 from qwq.text.template import ChatFormat
 from qwq.text.tokenizer import train_bpe
 
@@ -57,14 +57,26 @@ def read(length: int) -> None:
 def reading() -> list[dict]:
     found = {}
     for length in LENGTHS:
-        out = subprocess.run([sys.executable, __file__, "--read", str(length)], capture_output=True, text=True, check=True).stdout
+        out = subprocess.run(
+            [sys.executable, __file__, "--read", str(length)], capture_output=True, text=True, check=True
+        ).stdout
         found[length] = json.loads(out)
         base = found[LENGTHS[0]]["peak"]
         more = (found[length]["peak"] - base) / length
-        print(f"{length:7d} tokens: {found[length]['seconds']:7.1f} s, {found[length]['peak'] / 2**20:7.0f} MiB at the peak, {more:6.0f} bytes a token beyond {LENGTHS[0]}", flush=True)
+        print(
+            f"{length:7d} tokens: {found[length]['seconds']:7.1f} s, {found[length]['peak'] / 2**20:7.0f} MiB at the peak, {more:6.0f} bytes a token beyond {LENGTHS[0]}",
+            flush=True,
+        )
     per_token = {n: (found[n]["peak"] - found[LENGTHS[0]]["peak"]) / n for n in LENGTHS[1:]}
     a, b = per_token[LENGTHS[-1]], per_token[32768]
-    return [{"name": "peak bytes a token, 131,071 tokens beside 32,768", "ours": round(a, 1), "theirs": round(b, 1), "ratio": round(a / b, 3)}]
+    return [
+        {
+            "name": "peak bytes a token, 131,071 tokens beside 32,768",
+            "ours": round(a, 1),
+            "theirs": round(b, 1),
+            "ratio": round(a / b, 3),
+        }
+    ]
 
 
 def needles(path: str, trials: int, seed: int) -> list[dict]:
@@ -90,12 +102,28 @@ def needles(path: str, trials: int, seed: int) -> list[dict]:
                 at = int(depth * (length - len(needle) - len(question)))
                 ids = [*filler[:at], *needle, *filler[at : length - len(needle) - len(question)], *question]
                 for yarn in (True, False):
-                    ((s,),) = engine.run([GenerationRequest(ids, SamplingParams(temperature=0, max_new_tokens=1), yarn=yarn, logprobs=10_000)])
+                    ((s,),) = engine.run(
+                        [
+                            GenerationRequest(
+                                ids, SamplingParams(temperature=0, max_new_tokens=1), yarn=yarn, logprobs=10_000
+                            )
+                        ]
+                    )
                     logprob = dict(s.choices[0].top)
                     right[yarn] += max(digits, key=lambda d: logprob[d]) == digits[value // 1000]
                 engine.forget()
-            print(f"{length:6d} tokens, depth {depth:.0%}: YaRN {right[True] / trials:5.0%}, plain {right[False] / trials:5.0%} of {trials}", flush=True)
-            rows.append({"name": f"needle at {depth:.0%} of {length} tokens", "ours": right[True] / trials, "theirs": right[False] / trials, "ratio": round(right[True] / max(right[False], 1), 2)})
+            print(
+                f"{length:6d} tokens, depth {depth:.0%}: YaRN {right[True] / trials:5.0%}, plain {right[False] / trials:5.0%} of {trials}",
+                flush=True,
+            )
+            rows.append(
+                {
+                    "name": f"needle at {depth:.0%} of {length} tokens",
+                    "ours": right[True] / trials,
+                    "theirs": right[False] / trials,
+                    "ratio": round(right[True] / max(right[False], 1), 2),
+                }
+            )
     return rows
 
 

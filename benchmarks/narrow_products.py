@@ -23,7 +23,9 @@ SHAPES = {"gate and up": (9728, 896), "down": (896, 4864), "head": (151936, 896)
 BYTES = 400 << 20  # of different matrices, so that no cache holds them
 
 
-def rate(product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, weights: list[torch.Tensor]) -> float:
+def rate(
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, weights: list[torch.Tensor]
+) -> float:
     times = []
     for _ in range(7):
         started = time.perf_counter()
@@ -42,11 +44,22 @@ def main() -> None:
             for n in (1, 2, 4, 8, 12, 16, 24, 32):
                 x = torch.randn(n, width)
                 plain, turned, onednn, ours = (
-                    rate(p, x, weights) for p in (F.linear, lambda x, w: torch.mm(w, x.t()).t().contiguous(), product, linear)
+                    rate(p, x, weights)
+                    for p in (F.linear, lambda x, w: torch.mm(w, x.t()).t().contiguous(), product, linear)
                 )
-                print(f"{name:18s} {n:3d} rows: F.linear {plain:5.1f}  W @ x.T {turned:5.1f}  product {onednn:5.1f}  model.linear {ours:5.1f} GB/s", flush=True)
+                print(
+                    f"{name:18s} {n:3d} rows: F.linear {plain:5.1f}  W @ x.T {turned:5.1f}  product {onednn:5.1f}  model.linear {ours:5.1f} GB/s",
+                    flush=True,
+                )
                 if n in (1, 4, 16):
-                    rows.append({"name": f"{name}, {n} rows, GB/s", "ours": round(ours, 2), "theirs": round(plain, 2), "ratio": round(ours / plain, 2)})
+                    rows.append(
+                        {
+                            "name": f"{name}, {n} rows, GB/s",
+                            "ours": round(ours, 2),
+                            "theirs": round(plain, 2),
+                            "ratio": round(ours / plain, 2),
+                        }
+                    )
     for row in rows:
         print(json.dumps(row))
 

@@ -21,7 +21,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-SCRIPTED = Path(__file__).resolve().parents[1] / "tests/page/scripted.py"
+SCRIPTED = Path(__file__).resolve().parents[1] / "tests/page/scripted_page.py"
 FRAMES = """async (frames) => {
   const thread = document.querySelector('.thread'), times = [];
   let last = await new Promise(requestAnimationFrame);
@@ -53,11 +53,16 @@ def start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
 def measure(browser: Any, url: str, rounds: int) -> dict[str, list[float]]:
     """Milliseconds by name, one value a round; frames all together."""
     words = "Some **words**, a formula \\(x^{%d}\\), and `code`; then a second sentence that is somewhat longer than the first one. "
-    plain = [{"role": ("user", "assistant")[i % 2], "content": f"message {i}: " + (words % i) * (1 + i % 4)} for i in range(2000)]
+    plain = [
+        {"role": ("user", "assistant")[i % 2], "content": f"message {i}: " + (words % i) * (1 + i % 4)}
+        for i in range(2000)
+    ]
     out: dict[str, list[float]] = {"first paint": [], "2,000 messages shown": [], "frame while scrolling": []}
     page = browser.new_page()
     page.goto(url)
-    (conversation,) = page.evaluate("async (m) => (await (await fetch('/api/import', {method: 'POST', body: JSON.stringify(m)})).json()).ids", plain)
+    (conversation,) = page.evaluate(
+        "async (m) => (await (await fetch('/api/import', {method: 'POST', body: JSON.stringify(m)})).json()).ids", plain
+    )
     page.close()
     for _ in range(rounds):
         page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
@@ -97,7 +102,9 @@ def main() -> None:
         values.sort()
         middle, late = statistics.median(values), values[min(len(values) - 1, int(0.99 * len(values)))]
         print(f"{name:24} median {middle:7.1f} ms   99% {late:7.1f} ms   most {values[-1]:7.1f} ms   aim {aim:6.1f} ms")
-        lines.append({"name": f"{name} (ms)", "ours": round(middle, 2), "theirs": round(aim, 2), "ratio": round(middle / aim, 3)})
+        lines.append(
+            {"name": f"{name} (ms)", "ours": round(middle, 2), "theirs": round(aim, 2), "ratio": round(middle / aim, 3)}
+        )
     for line in lines:
         print(json.dumps(line))
 

@@ -49,7 +49,12 @@ def rate(multiply: Multiply, x: Tensor, grad: Tensor, weights: list[Tensor], rou
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="*", default=["576x960", "576x3072", "1536x576", "576x49152"], help="inputs x outputs of a weight")
+    parser.add_argument(
+        "--sizes",
+        nargs="*",
+        default=["576x960", "576x3072", "1536x576", "576x49152"],
+        help="inputs x outputs of a weight",
+    )
     parser.add_argument("--rows", nargs="*", type=int, default=[1, 8, 64, 1024])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=15)
@@ -57,11 +62,22 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     for size, rows in itertools.product(options.sizes, options.rows):
         inputs, outputs = map(int, size.split("x"))
-        weights = [torch.randn(outputs, inputs) for _ in range(min(40, max(1, int(WORKING_SET / (4 * inputs * outputs)))))]
+        weights = [
+            torch.randn(outputs, inputs) for _ in range(min(40, max(1, int(WORKING_SET / (4 * inputs * outputs)))))
+        ]
         x, grad = torch.randn(rows, inputs), torch.randn(rows, outputs)
         for name, ways in WAYS.items():
             a, b = (rate(way, x, grad, weights, options.rounds) for way in ways)
-            print(json.dumps({"name": f"{name}, {rows} rows, {size}, GFLOP/s", "ours": round(a, 1), "theirs": round(b, 1), "ratio": round(a / b, 2)}))
+            print(
+                json.dumps(
+                    {
+                        "name": f"{name}, {rows} rows, {size}, GFLOP/s",
+                        "ours": round(a, 1),
+                        "theirs": round(b, 1),
+                        "ratio": round(a / b, 2),
+                    }
+                )
+            )
 
 
 if __name__ == "__main__":

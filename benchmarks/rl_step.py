@@ -84,7 +84,9 @@ class FixedRewards:
         for at, rollout in enumerate(rollouts):
             rollout.reward = self.case.reward(at)
             rollout.rewards = {"accuracy": rollout.reward}
-            rollout.verdicts.append(Verdict(Outcome.CORRECT if rollout.reward else Outcome.WRONG, "by place", "benchmark"))
+            rollout.verdicts.append(
+                Verdict(Outcome.CORRECT if rollout.reward else Outcome.WRONG, "by place", "benchmark")
+            )
 
 
 class FixedPrompts:
@@ -95,7 +97,13 @@ class FixedPrompts:
 
     def problem(self, index: int) -> Problem:
         at = index % self.case.prompts
-        return Problem(id=f"p{at}", domain="math", messages=(Message("user", self.case.texts[at]),), truth={"gold": "0"}, canonical=f"p{at}")
+        return Problem(
+            id=f"p{at}",
+            domain="math",
+            messages=(Message("user", self.case.texts[at]),),
+            truth={"gold": "0"},
+            canonical=f"p{at}",
+        )
 
 
 def ours(case: Case, model_folder: str, run_folder: str, dtype: torch.dtype = torch.float32) -> Callable[[], Step]:
@@ -108,7 +116,16 @@ def ours(case: Case, model_folder: str, run_folder: str, dtype: torch.dtype = to
     if case.kind == "forced":
         chat.eos_ids = ()
     compute = ComputeSection(micro_batch_tokens=case.samples * case.new)
-    trainer = RlTrainer(model, chat, config, compute, StageRun(Path(run_folder), "rl1", "rl1"), FixedPrompts(case), FixedRewards(case), seed=0)  # type: ignore[arg-type]
+    trainer = RlTrainer(
+        model,
+        chat,
+        config,
+        compute,
+        StageRun(Path(run_folder), "rl1", "rl1"),
+        FixedPrompts(case),
+        FixedRewards(case),
+        seed=0,
+    )  # type: ignore[arg-type]
     trainer.params = SamplingParams(temperature=1.0, max_new_tokens=case.new)
     number = 0
 
@@ -116,7 +133,12 @@ def ours(case: Case, model_folder: str, run_folder: str, dtype: torch.dtype = to
         nonlocal number
         metrics = trainer.step(number)
         trainer.run.state["step"] = number = number + 1
-        return Step(metrics["sampling_s"] + metrics["verifying_s"], metrics["training_s"], metrics["tokens"], metrics["trained_tokens"])
+        return Step(
+            metrics["sampling_s"] + metrics["verifying_s"],
+            metrics["training_s"],
+            metrics["tokens"],
+            metrics["trained_tokens"],
+        )
 
     return step
 
@@ -162,7 +184,14 @@ def theirs(case: Case, model_folder: str, mode: str, steps: int, between: Callab
                 total = time.perf_counter() - trainer.step_started
                 done.append(Step(sampling[-1], total - sampling[-1], lengths[-1], lengths[-1]))
 
-        trainer = GRPOTrainer(model=model, reward_funcs=reward, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[Turns()])
+        trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=reward,
+            args=args,
+            train_dataset=data,
+            processing_class=tokenizer,
+            callbacks=[Turns()],
+        )
         inner = trainer._generate_and_score_completions
 
         def timed(inputs: Any) -> Any:
@@ -207,7 +236,20 @@ def training_flops(model_folder: str, case: Case, completion_tokens: int, groups
 
 def peak_of(side: str, case: Case, args: argparse.Namespace) -> int:
     """Peak resident bytes of a process that takes two steps on one side."""
-    command = [sys.executable, __file__, "--model", args.model, "--shape", case.shape, "--case", case.kind, "--threads", str(args.threads), "--alone", side]
+    command = [
+        sys.executable,
+        __file__,
+        "--model",
+        args.model,
+        "--shape",
+        case.shape,
+        "--case",
+        case.kind,
+        "--threads",
+        str(args.threads),
+        "--alone",
+        side,
+    ]
     out = subprocess.run(command, capture_output=True, text=True)
     if out.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{out.stderr[-2000:]}")
@@ -231,13 +273,17 @@ def compare(case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
     sides: dict[str, list[Step]] = {}
     name = f"{case.shape} {case.kind}"
     # First, while this process is small.
-    memory = {side: peak_of(side, case, args) / 2**20 for side in ("ours", *args.modes)} if case.kind == "forced" else {}
+    memory = (
+        {side: peak_of(side, case, args) / 2**20 for side in ("ours", *args.modes)} if case.kind == "forced" else {}
+    )
     with tempfile.TemporaryDirectory() as folder:
         step = ours(case, args.model, folder)
         for mode in args.modes:
             sides[mode] = theirs(case, args.model, mode, args.steps + 1, lambda n: mine.append(step()))[1:]
     mine = mine[1:]
-    print(f"{name}: {len(mine)} steps of ours, {args.steps} of each of TRL's modes; seconds a step, median (least to most)")
+    print(
+        f"{name}: {len(mine)} steps of ours, {args.steps} of each of TRL's modes; seconds a step, median (least to most)"
+    )
     for label, steps in (("qwq", mine), *((f"TRL, {m}", s) for m, s in sides.items())):
         total = [s.total for s in steps]
         useful = statistics.median(s.tokens / s.total for s in steps)
@@ -248,7 +294,14 @@ def compare(case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
         )
     best = min(sides, key=lambda m: statistics.median(s.total for s in sides[m]))
     a, b = statistics.median(s.total for s in mine), statistics.median(s.total for s in sides[best])
-    rows = [{"name": f"{name}, seconds a step (TRL: {best})", "ours": round(a, 3), "theirs": round(b, 3), "ratio": round(b / a, 3)}]
+    rows = [
+        {
+            "name": f"{name}, seconds a step (TRL: {best})",
+            "ours": round(a, 3),
+            "theirs": round(b, 3),
+            "ratio": round(b / a, 3),
+        }
+    ]
     if case.kind == "forced":
         rate = matmul_rate()
         used = statistics.median(training_flops(args.model, case, s.trained, case.prompts) / s.training for s in mine)
@@ -256,15 +309,26 @@ def compare(case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append({"name": f"{name}, training beside the matrix-product rate, GFLOP/s", "ours": round(used / 1e9, 1), "theirs": round(rate / 1e9, 1), "ratio": round(used / rate, 3)})  # fmt: skip
         least = min(memory[m] for m in args.modes)
         print("  peak memory in MiB: " + ", ".join(f"{side} {peak:.0f}" for side, peak in memory.items()))
-        rows.append({"name": f"{name}, peak MiB", "ours": round(memory["ours"]), "theirs": round(least), "ratio": round(least / memory["ours"], 3)})
+        rows.append(
+            {
+                "name": f"{name}, peak MiB",
+                "ours": round(memory["ours"]),
+                "theirs": round(least),
+                "ratio": round(least / memory["ours"], 3),
+            }
+        )
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="Hugging Face folder of SmolLM2-135M-Instruct, or of another chat model")
+    parser.add_argument(
+        "--model", required=True, help="Hugging Face folder of SmolLM2-135M-Instruct, or of another chat model"
+    )
     parser.add_argument("--shape", nargs="*", default=["4x8x64", "8x8x128"])
-    parser.add_argument("--case", nargs="*", default=["forced", "natural", "half"], choices=["forced", "natural", "half"])
+    parser.add_argument(
+        "--case", nargs="*", default=["forced", "natural", "half"], choices=["forced", "natural", "half"]
+    )
     parser.add_argument("--modes", nargs="*", default=["generate", "continuous"], choices=["generate", "continuous"])
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from qwq.sandbox import Sandbox
-from qwq.sandbox.client import RemoteSandbox
+from qwq.sandbox.http.client import RemoteSandbox
 from qwq.verify.code import verify
 
 PROGRAM = "print(int(input()) + 1)"
@@ -51,7 +51,12 @@ def rate(run: Callable[[int], bool], count: int) -> float:
 
 def subprocess_way(prefix: list[str], file: str) -> Callable[[int], bool]:
     def run(n: int) -> bool:
-        done = subprocess.run([*prefix, INTERPRETER, "-I", *(["-c", PROGRAM] if prefix else [file])], input=f"{n}\n", capture_output=True, text=True)
+        done = subprocess.run(
+            [*prefix, INTERPRETER, "-I", *(["-c", PROGRAM] if prefix else [file])],
+            input=f"{n}\n",
+            capture_output=True,
+            text=True,
+        )
         return done.stdout == f"{n + 1}\n"
 
     return run
@@ -77,7 +82,10 @@ def http_rate(box: RemoteSandbox, count: int) -> float:
     """Verdicts a second of one batch, graded on the server."""
     unique = time.perf_counter_ns()
     lines = [
-        {"code": f"{PROGRAM}  # {unique} {n}", "tests": {"kind": "stdio", "cases": [{"input": f"{n}\n", "output": f"{n + 1}\n"}]}}
+        {
+            "code": f"{PROGRAM}  # {unique} {n}",
+            "tests": {"kind": "stdio", "cases": [{"input": f"{n}\n", "output": f"{n + 1}\n"}]},
+        }
         for n in range(count)
     ]
     started = time.perf_counter()
@@ -135,11 +143,22 @@ def main() -> None:
     for name, rates in found.items():
         print(f"  {name:<11} {medians[name]:7.1f} runs/s ({min(rates):.1f} to {max(rates):.1f})")
     p50, p99 = latency[len(latency) // 2], latency[int(0.99 * (len(latency) - 1))]
-    print(f"  one verdict through the server: p50 {1e3 * p50:.1f} ms, p99 {1e3 * p99:.1f} ms; {medians['http'] / CORES:.0f} verdicts/s a core")
+    print(
+        f"  one verdict through the server: p50 {1e3 * p50:.1f} ms, p99 {1e3 * p99:.1f} ms; {medians['http'] / CORES:.0f} verdicts/s a core"
+    )
     for ours, theirs in (("jail", "subprocess"), ("jail", "bwrap"), ("http", "subprocess")):
         if theirs in medians:
             a, b = medians[ours], medians[theirs]
-            print(json.dumps({"name": f"sandbox {ours} against {theirs}, runs/s", "ours": round(a, 1), "theirs": round(b, 1), "ratio": round(a / b, 2)}))
+            print(
+                json.dumps(
+                    {
+                        "name": f"sandbox {ours} against {theirs}, runs/s",
+                        "ours": round(a, 1),
+                        "theirs": round(b, 1),
+                        "ratio": round(a / b, 2),
+                    }
+                )
+            )
 
 
 if __name__ == "__main__":

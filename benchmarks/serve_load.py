@@ -64,23 +64,47 @@ class Server:
 
 
 def ours(model: Path, *options: str) -> Server:
-    return Server([str(Path(sys.executable).with_name("qwq")), "serve", str(model), "--port", "0", *options], r"ready on (http://[\d.:]+)/v1")
+    return Server(
+        [str(Path(sys.executable).with_name("qwq")), "serve", str(model), "--port", "0", *options],
+        r"ready on (http://[\d.:]+)/v1",
+    )
 
 
 def theirs(binary: str, model: Path, slots: int) -> Server:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [binary, "-m", str(model), "--port", str(port), "-np", str(slots), "-c", str(1024 * slots), "-t", "2", "--no-webui"]
+    command = [
+        binary,
+        "-m",
+        str(model),
+        "--port",
+        str(port),
+        "-np",
+        str(slots),
+        "-c",
+        str(1024 * slots),
+        "-t",
+        "2",
+        "--no-webui",
+    ]
     return Server(command, r"(listening on|all slots are idle)", f"http://127.0.0.1:{port}")
 
 
 def body(i: int, tokens: int, stream: bool) -> dict[str, Any]:
     content = f"Tell me fact number {i} about {TOPICS[i % len(TOPICS)]}."
-    return {"messages": [{"role": "user", "content": content}], "max_tokens": tokens, "temperature": 0.8, "seed": i, "stream": stream}
+    return {
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": tokens,
+        "temperature": 0.8,
+        "seed": i,
+        "stream": stream,
+    }
 
 
-def stream_text(client: httpx2.Client, asked: dict[str, Any], leave_after: int | None = None) -> tuple[str | None, float, int]:
+def stream_text(
+    client: httpx2.Client, asked: dict[str, Any], leave_after: int | None = None
+) -> tuple[str | None, float, int]:
     """(text, seconds to the first token, events); no text where the client left midway."""
     started, first, parts = time.perf_counter(), 0.0, []
     with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
@@ -106,7 +130,11 @@ def raw_stream(base: str, body: bytes) -> bytes:
     """A stream read to its end without a look at it, so that the client costs the two cores little; returns its last 4,000 bytes."""
     host, _, port = base.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=600) as s:
-        s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (host.encode(), len(body)) + body)
+        s.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            % (host.encode(), len(body))
+            + body
+        )
         last = b""
         while b"[DONE]" not in last:
             got = s.recv(65536)
@@ -151,14 +179,21 @@ def soak(model: Path, clients: int, seconds: float) -> None:
     with httpx2.Client(base_url=server.base, timeout=600) as client:
         crossed = 0
         for i, texts in sorted(done.items()):
-            alone = client.post("/v1/chat/completions", json=body(i, 48, False)).json()["choices"][0]["message"]["content"]
+            alone = client.post("/v1/chat/completions", json=body(i, 48, False)).json()["choices"][0]["message"][
+                "content"
+            ]
             crossed += texts != {alone}
         metrics = client.get("/metrics").text
-    left = {key: float(re.search(rf"vllm:{key}{{.*?}} ([\d.e+-]+)", metrics)[1]) for key in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")}  # type: ignore[index]
+    left = {
+        key: float(re.search(rf"vllm:{key}{{.*?}} ([\d.e+-]+)", metrics)[1])
+        for key in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+    }  # type: ignore[index]
     server.stop()
     third = max(1, len(memory) // 3)
     early, late = max(memory[:third]), max(memory[-third:])
-    print(f"soak: {clients} clients, {seconds:.0f} s, {len(done)} kinds of request; errors {len(faults)} {faults[:2]}; differ from alone {crossed}; left {left}")
+    print(
+        f"soak: {clients} clients, {seconds:.0f} s, {len(done)} kinds of request; errors {len(faults)} {faults[:2]}; differ from alone {crossed}; left {left}"
+    )
     say("soak: resident memory late, early (MiB)", late, early)
     say("soak: answers that are as alone, of all", len(done) - crossed, len(done))
 
@@ -166,7 +201,7 @@ def soak(model: Path, clients: int, seconds: float) -> None:
 def throughput(model: Path, clients: int, tokens: int) -> None:
     """Tokens per second of the same requests, through HTTP and without."""
     code = (
-        "import sys,time,json\nfrom qwq.engine.open import *\nfrom qwq.engine.request import GenerationRequest\nfrom qwq.engine.sampler import SamplingParams\n"
+        "import sys,time,json\nfrom qwq.engine.load import *\nfrom qwq.engine.request import GenerationRequest\nfrom qwq.engine.sampler import SamplingParams\n"
         f"o=open_engine({str(model)!r},EngineOptions(max_num_seqs=32,max_model_len=1024),report=lambda s:None)\n"
         "def go(n,t):\n"
         " r=[GenerationRequest(o.chat.prompt_ids([{'role':'user','content':f'Tell me fact number {i}.'}]),SamplingParams(temperature=0.8,max_new_tokens=t),seed=i) for i in range(n)]\n"
@@ -180,7 +215,15 @@ def throughput(model: Path, clients: int, tokens: int) -> None:
         counts: list[int] = []
 
         def ask(i: int, counts: list[int] = counts) -> None:
-            asked = {"messages": [{"role": "user", "content": f"Tell me fact number {i}."}], "max_tokens": tokens, "temperature": 0.8, "seed": i, "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
+            asked = {
+                "messages": [{"role": "user", "content": f"Tell me fact number {i}."}],
+                "max_tokens": tokens,
+                "temperature": 0.8,
+                "seed": i,
+                "ignore_eos": True,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
             last = raw_stream(server.base, json.dumps(asked).encode())
             counts.append(int(re.findall(rb'"completion_tokens":(\d+)', last)[-1]))
 
@@ -198,15 +241,22 @@ def throughput(model: Path, clients: int, tokens: int) -> None:
 def first_tokens(gguf: Path, binary: str | None) -> None:
     for clients in (1, 8, 32):
         results = []
-        for start in (lambda: ours(gguf, "--max-num-seqs", "32"), *([lambda n=clients: theirs(binary, gguf, n)] if binary else [])):
+        for start in (
+            lambda: ours(gguf, "--max-num-seqs", "32"),
+            *([lambda n=clients: theirs(binary, gguf, n)] if binary else []),
+        ):
             server, times = start(), []
 
-            def ask(n: int, times: list[float] = times, server: Server = server, rounds: int = max(3, 24 // clients)) -> None:
+            def ask(
+                n: int, times: list[float] = times, server: Server = server, rounds: int = max(3, 24 // clients)
+            ) -> None:
                 for k in range(rounds):  # a connection each: llama.cpp's server closes it behind a stream
                     with httpx2.Client(base_url=server.base, timeout=600) as client:
                         times.append(stream_text(client, body(100 + 40 * n + k, 24, True))[1])
 
-            with httpx2.Client(base_url=server.base, timeout=600) as client:  # not counted: what a first request brings into memory
+            with httpx2.Client(
+                base_url=server.base, timeout=600
+            ) as client:  # not counted: what a first request brings into memory
                 stream_text(client, body(0, 8, True))
             threads = [threading.Thread(target=ask, args=(n,)) for n in range(clients)]
             for t in threads:

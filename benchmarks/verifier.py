@@ -67,7 +67,9 @@ def serve_ours() -> None:
         started = time.perf_counter()
         verdict = math.verify(case["pred"], case["gold"], form=case["form"])
         seconds = time.perf_counter() - started
-        print(json.dumps({"outcome": verdict.outcome.value, "seconds": seconds, "worker_mb": _peak_mb(math)}), flush=True)
+        print(
+            json.dumps({"outcome": verdict.outcome.value, "seconds": seconds, "worker_mb": _peak_mb(math)}), flush=True
+        )
 
 
 def _peak_mb(math: Any) -> float:
@@ -126,7 +128,9 @@ class Side:
             self.process.stdin.write(line)
             self.process.stdin.flush()
             # The first answer of a child waits for its imports too.
-            if select.select([self.process.stdout], [], [], PATIENCE_S + 60)[0] and (answer := self.process.stdout.readline()):
+            if select.select([self.process.stdout], [], [], PATIENCE_S + 60)[0] and (
+                answer := self.process.stdout.readline()
+            ):
                 return json.loads(answer)
         except BrokenPipeError:
             pass
@@ -203,16 +207,40 @@ def main() -> None:
             theirs.append(measure("theirs", cases))
         print(describe("qwq", ours))
         print(describe("Math-Verify", theirs))
-        print(f"  our worker's resident memory: at most {max(r['worker_mb'] for r in ours):.0f} MB (limit of its address space 512 MB)")
-        for key, ratio in (("pairs/s", lambda a, b: a / b), ("p99 s", lambda a, b: b / a), ("max s", lambda a, b: b / a)):
+        print(
+            f"  our worker's resident memory: at most {max(r['worker_mb'] for r in ours):.0f} MB (limit of its address space 512 MB)"
+        )
+        for key, ratio in (
+            ("pairs/s", lambda a, b: a / b),
+            ("p99 s", lambda a, b: b / a),
+            ("max s", lambda a, b: b / a),
+        ):
             field = {"pairs/s": "rate", "p99 s": "p99", "max s": "max"}[key]
             a, b = (statistics.median(r[field] for r in runs) for runs in (ours, theirs))
-            lines.append({"name": f"verifier {label} {key}", "ours": round(a, 5), "theirs": round(b, 5), "ratio": round(ratio(a, b), 2)})
+            lines.append(
+                {
+                    "name": f"verifier {label} {key}",
+                    "ours": round(a, 5),
+                    "theirs": round(b, 5),
+                    "ratio": round(ratio(a, b), 2),
+                }
+            )
         if label == "mixed":
             for subset, flag in (("all", False), ("not their tests", True)):
-                (a, passed, false), (b, their_passed, _) = (accuracy(cases, r[0]["outcomes"], only_foreign=flag) for r in (ours, theirs))
-                print(f"  right, {subset}: qwq {a:.2%}, Math-Verify {b:.2%}; false labels passed: {passed} and {their_passed} of {false}")
-                lines.append({"name": f"verifier accuracy {subset}", "ours": round(a, 4), "theirs": round(b, 4), "ratio": round(a / b, 3)})
+                (a, passed, false), (b, their_passed, _) = (
+                    accuracy(cases, r[0]["outcomes"], only_foreign=flag) for r in (ours, theirs)
+                )
+                print(
+                    f"  right, {subset}: qwq {a:.2%}, Math-Verify {b:.2%}; false labels passed: {passed} and {their_passed} of {false}"
+                )
+                lines.append(
+                    {
+                        "name": f"verifier accuracy {subset}",
+                        "ours": round(a, 4),
+                        "theirs": round(b, 4),
+                        "ratio": round(a / b, 3),
+                    }
+                )
     for line in lines:
         print(json.dumps(line))
 

@@ -50,7 +50,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pairs.jsonl"
-        path.write_text("".join(json.dumps({"gold": g, "pred": a, "form": "bare"}) + "\n" for g, a in pairs(args.pairs)))
+        path.write_text(
+            "".join(json.dumps({"gold": g, "pred": a, "form": "bare"}) + "\n" for g, a in pairs(args.pairs))
+        )
         start = time.perf_counter()
         alone = outcomes(path)
         middle = time.perf_counter()
@@ -61,9 +63,20 @@ def main() -> None:
             for process in busy:
                 process.kill()
                 process.wait()
-    print(f"{os.cpu_count()} cores; alone {middle - start:.0f} s: {dict(Counter(alone))}; load {args.load}, {time.perf_counter() - middle:.0f} s: {dict(Counter(loaded))}")
+    print(
+        f"{os.cpu_count()} cores; alone {middle - start:.0f} s: {dict(Counter(alone))}; load {args.load}, {time.perf_counter() - middle:.0f} s: {dict(Counter(loaded))}"
+    )
     same = sum(a == b for a, b in zip(alone, loaded, strict=True))
-    print(json.dumps({"name": f"verifier verdicts unchanged at load {args.load}", "ours": same, "theirs": len(alone), "ratio": round(same / len(alone), 4)}))
+    print(
+        json.dumps(
+            {
+                "name": f"verifier verdicts unchanged at load {args.load}",
+                "ours": same,
+                "theirs": len(alone),
+                "ratio": round(same / len(alone), 4),
+            }
+        )
+    )
     sys.exit(same != len(alone))
 
 

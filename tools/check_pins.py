@@ -26,7 +26,10 @@ def interpreter(version: str) -> str | None:
     pyenv = sorted(Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser().glob(f"versions/{version}.*/bin/python"))
     for candidate in ([on_path] if on_path else []) + [str(path) for path in reversed(pyenv)]:
         asked = subprocess.run(
-            [candidate, "-c", "import sys, ensurepip; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=False
+            [candidate, "-c", "import sys, ensurepip; print('%d.%d' % sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if asked.returncode == 0 and asked.stdout.strip() == version:
             return candidate
@@ -41,7 +44,17 @@ def resolve(python: str) -> subprocess.CompletedProcess[str]:
     environment |= {"PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([python, "-m", "venv", folder], check=True)
-        command = [f"{folder}/bin/python", "-m", "pip", "install", "--dry-run", "--quiet", "--constraint", "constraints.txt", f".[{EXTRAS}]"]
+        command = [
+            f"{folder}/bin/python",
+            "-m",
+            "pip",
+            "install",
+            "--dry-run",
+            "--quiet",
+            "--constraint",
+            "constraints.txt",
+            f".[{EXTRAS}]",
+        ]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -56,7 +69,10 @@ def main() -> int:
         result = resolve(python)
         checked += 1
         failed += result.returncode != 0
-        print(f"Python {version}: {'resolves' if result.returncode == 0 else 'FAILS'} ({time.perf_counter() - started:.0f} s)", flush=True)
+        print(
+            f"Python {version}: {'resolves' if result.returncode == 0 else 'FAILS'} ({time.perf_counter() - started:.0f} s)",
+            flush=True,
+        )
         if result.returncode:
             print(result.stderr.strip(), flush=True)
     if not checked:

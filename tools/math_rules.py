@@ -1,7 +1,7 @@
 """Write the table of the math verifier's rules into docs/verify_math.md, out of `qwq.verify.math.rules`.
 
-    python tools/math_rules.py           # write it
-    python tools/math_rules.py --check   # status 1 where it differs from what would be written
+python tools/math_rules.py           # write it
+python tools/math_rules.py --check   # status 1 where it differs from what would be written
 """
 
 from __future__ import annotations

@@ -55,8 +55,14 @@ if TYPE_CHECKING:
 
 # Where each name is: (module, attribute), "" for the module itself. `train`, `reward` and the verifiers are modules that can be called.
 _PLACES = {
-    **{name: ("qwq.api", name) for name in ("LLM", "ChatAnswer", "ChatPiece", "ChatStream", "PieceKind", "TextCompletion", "evaluate", "load")},
-    **{name: ("qwq.types", name) for name in ("Message", "Outcome", "Problem", "Response", "StopReason", "ToolCall", "Verdict")},
+    **{
+        name: ("qwq.api", name)
+        for name in ("LLM", "ChatAnswer", "ChatPiece", "ChatStream", "PieceKind", "TextCompletion", "evaluate", "load")
+    },
+    **{
+        name: ("qwq.types", name)
+        for name in ("Message", "Outcome", "Problem", "Response", "StopReason", "ToolCall", "Verdict")
+    },
     **{name: ("qwq.tasks", name) for name in ("Protocol", "Task", "task")},
     **{name: ("qwq.envs", name) for name in ("Environment", "environment", "tool")},
     **{name: (f"qwq.{name}", "") for name in ("reward", "tasks", "train", "verify")},
@@ -103,4 +109,8 @@ def _version() -> str:
     from pathlib import Path
 
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]) if project.is_file() else "0+unknown"
+    return (
+        str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+        if project.is_file()
+        else "0+unknown"
+    )

@@ -20,16 +20,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
-from qwq.cli_models import model_folder
 from qwq.config import Recipe, load_recipe
 from qwq.errors import ConfigError, UsageError, nearest
+from qwq.pipeline.resolve import model_folder
 from qwq.tasks.base import Task
 from qwq.text.calls import call_of
 from qwq.text.response import Kind, Part, ResponseParser, with_thinking
 from qwq.types import Message, StopReason, ToolCall
 
 if TYPE_CHECKING:
-    from qwq.engine.open import Opened
+    from qwq.engine.load import Opened
     from qwq.engine.request import GenerationRequest, Sample
     from qwq.engine.sampler import SamplingParams
 
@@ -217,7 +217,13 @@ class ChatStream(Iterator[ChatPiece]):
         held, self._call = self._call, None
         call = call_of({"name": held[0], "arguments": held[1] or "{}"}) if held else None
         if call is not None:
-            self._keep(ChatPiece(PieceKind.CALL, json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False), call))
+            self._keep(
+                ChatPiece(
+                    PieceKind.CALL,
+                    json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False),
+                    call,
+                )
+            )
 
     def _keep(self, piece: ChatPiece) -> None:
         self._pieces.append(piece)
@@ -307,7 +313,11 @@ class LLM:
             ids = self._chat.tokenizer.encode_rendered(prompt) if isinstance(prompt, str) else list(prompt)
             if not all(isinstance(i, int) for i in ids):
                 raise UsageError(f"prompt {number + 1} is {str(prompt)[:40]!r}: give a text or a list of token ids")
-            requests.append(self._request(ids, chosen, stream_seed(first, number) % MAX_SEED, stop=tuple(stop), eos_ids=self._chat.eos_ids))
+            requests.append(
+                self._request(
+                    ids, chosen, stream_seed(first, number) % MAX_SEED, stop=tuple(stop), eos_ids=self._chat.eos_ids
+                )
+            )
             self._engine.check(requests[-1])
         with self._lock:
             samples = [self._engine.submit(r)[0] for r in requests]
@@ -356,7 +366,7 @@ def load(model: str | Path, *, report: Callable[[str], None] | None = None, **op
     `options` are those of the engine, with the defaults of `qwq serve` (docs/engine.md); `report` gets lines about memory and progress.
     ModelError where there is no such model or it is damaged, ConfigError for an unknown or bad option, CapacityError where it does not fit.
     """
-    from qwq.engine.open import EngineOptions, open_engine
+    from qwq.engine.load import EngineOptions, open_engine
 
     unknown = next((name for name in options if name not in EngineKeywords.__annotations__), None)
     if unknown is not None:
@@ -379,7 +389,7 @@ def evaluate(
     ConfigError and DataError before the model is loaded, ModelError, CapacityError; InfraError where grading failed.
     """
     from qwq.eval.backends import EngineBackend
-    from qwq.eval.session import Options, prepare, run
+    from qwq.eval.run import Options, prepare, run
 
     if isinstance(benchmarks, str):
         raise ConfigError(f"benchmarks is the text {benchmarks!r}: give a list, [{benchmarks!r}]")
@@ -392,14 +402,22 @@ def evaluate(
     prepared = prepare(names, None if data is None else Path(data), options)
     longest = max(p.protocol.max_new_tokens for p in prepared)
     backend = EngineBackend(
-        model_folder(str(model)), concurrency=concurrency, max_new_tokens=longest, device=device, dtype=dtype, threads=threads, deterministic=deterministic
+        model_folder(str(model)),
+        concurrency=concurrency,
+        max_new_tokens=longest,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        deterministic=deterministic,
     )
     folder = Path("evals") / (Path(model).name or "model") if out is None else Path(out)
     with contextlib.closing(backend):
         return run(backend, prepared, options, folder, model=str(model))
 
 
-def train(recipe: Recipe | str | Path, *, runs: str | Path = "runs", until: str | None = None, fresh: bool = False) -> dict[str, Any]:
+def train(
+    recipe: Recipe | str | Path, *, runs: str | Path = "runs", until: str | None = None, fresh: bool = False
+) -> dict[str, Any]:
     """Run what a recipe has not done yet, up to and including stage `until`; returns what the run's results.json holds.
 
     `recipe`: a `Recipe`, a file, or the name of a recipe that comes with the package. The run is `runs`/NAME (NAME-sSEED for other seeds)
@@ -408,8 +426,8 @@ def train(recipe: Recipe | str | Path, *, runs: str | Path = "runs", until: str 
     CapacityError before the first step.
     """
     from qwq.common.files import writing_to
+    from qwq.pipeline.run import RecipeRun
     from qwq.report import write_report
-    from qwq.runner import RecipeRun
 
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     run = RecipeRun(chosen, Path(runs), command="call qwq.train again")
@@ -424,11 +442,21 @@ def _checked(messages: Sequence[Any], tools: Sequence[Any]) -> frozenset[str]:
     if not messages:
         raise UsageError("there are no messages: give at least one")
     for number, message in enumerate(messages, 1):
-        if not isinstance(message, Message) and not (isinstance(message, Mapping) and isinstance(message.get("role"), str) and "content" in message):
-            raise UsageError(f"message {number} is {str(message)[:60]!r}: give an object with role and content, or a qwq.Message")
+        if not isinstance(message, Message) and not (
+            isinstance(message, Mapping) and isinstance(message.get("role"), str) and "content" in message
+        ):
+            raise UsageError(
+                f"message {number} is {str(message)[:60]!r}: give an object with role and content, or a qwq.Message"
+            )
     for tool in tools:
-        if not isinstance(tool, Mapping) or not isinstance(tool.get("function"), Mapping) or not isinstance(tool["function"].get("name"), str):
-            raise UsageError(f'tool {str(tool)[:60]!r}: give {{"type": "function", "function": {{"name": ..., "parameters": ...}}}}, as Environment().schemas() does')
+        if (
+            not isinstance(tool, Mapping)
+            or not isinstance(tool.get("function"), Mapping)
+            or not isinstance(tool["function"].get("name"), str)
+        ):
+            raise UsageError(
+                f'tool {str(tool)[:60]!r}: give {{"type": "function", "function": {{"name": ..., "parameters": ...}}}}, as Environment().schemas() does'
+            )
     return frozenset(t["function"]["name"] for t in tools)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from qwq.cpu import has_bfloat16
+from qwq.common.cpu import has_bfloat16
 from qwq.errors import ConfigError, nearest
 from qwq.types import CUSTOM, DOMAINS
 
@@ -47,15 +47,23 @@ class Section(BaseModel):
 class ModelSection(Section):
     """Where the weights come from: a preset starts from nothing, a path continues a checkpoint."""
 
-    preset: str | None = Field(None, description="named shape (tiny, small, qwen2.5-0.5b, qwen3-0.6b, qwen2.5-7b, qwq-32b) with fresh weights")
-    path: str | None = Field(None, description="Hugging Face folder or hub id to start from")
-    shape: str | None = Field(None, description="named shape that the checkpoint at path has, so that `qwq explain` needs no download")
-    chat_template: str | None = Field(
-        None, description="Jinja file in place of the checkpoint's own template, or \"qwq\": ours, which opens the thinking as QwQ's does"
+    preset: str | None = Field(
+        None, description="named shape (tiny, small, qwen2.5-0.5b, qwen3-0.6b, qwen2.5-7b, qwq-32b) with fresh weights"
     )
-    vocab_size: Positive | None = Field(None, description="tokens of the tokenizer trained for a preset; default: the preset's")
+    path: str | None = Field(None, description="Hugging Face folder or hub id to start from")
+    shape: str | None = Field(
+        None, description="named shape that the checkpoint at path has, so that `qwq explain` needs no download"
+    )
+    chat_template: str | None = Field(
+        None,
+        description="Jinja file in place of the checkpoint's own template, or \"qwq\": ours, which opens the thinking as QwQ's does",
+    )
+    vocab_size: Positive | None = Field(
+        None, description="tokens of the tokenizer trained for a preset; default: the preset's"
+    )
     save_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="of the weights of policies on disk; default: the checkpoint's own (of a quantised one: compute.dtype), float32 for a preset"
+        None,
+        description="of the weights of policies on disk; default: the checkpoint's own (of a quantised one: compute.dtype), float32 for a preset",
     )
 
     @model_validator(mode="after")
@@ -65,9 +73,13 @@ class ModelSection(Section):
         if self.preset and self.shape:
             raise ValueError(f"shape={self.shape!r} goes with path; preset {self.preset!r} has its own")
         if self.path and self.vocab_size:
-            raise ValueError(f"vocab_size={self.vocab_size} goes with preset; a checkpoint at {self.path!r} has its own tokenizer")
+            raise ValueError(
+                f"vocab_size={self.vocab_size} goes with preset; a checkpoint at {self.path!r} has its own tokenizer"
+            )
         if self.preset and self.chat_template:
-            raise ValueError(f"chat_template={self.chat_template!r} goes with path; preset {self.preset!r} is trained with ours")
+            raise ValueError(
+                f"chat_template={self.chat_template!r} goes with path; preset {self.preset!r} is trained with ours"
+            )
         return self
 
 
@@ -81,7 +93,9 @@ class Cluster(Section):
     gpu_gib: float = Field(80.0, gt=0, description="memory of each, in GiB")
     tflops: float = Field(990.0, gt=0, description="dense bfloat16 rate of each, in TFLOP/s, as its maker states it")
     mfu: float = Field(0.4, gt=0, le=1, description="share of it that training reaches")
-    sample_tokens_s: float = Field(description="tokens a second that one GPU samples with this model; measured, or an aim", gt=0)
+    sample_tokens_s: float = Field(
+        description="tokens a second that one GPU samples with this model; measured, or an aim", gt=0
+    )
     tensor_parallel: Positive = Field(1, description="GPUs that share one copy of the weights when sampling")
 
 
@@ -97,10 +111,14 @@ class ComputeSection(Section):
         description="of weights and products; in bfloat16 the optimiser keeps a float32 copy of what it trains; "
         "auto, settled when the recipe is read: bfloat16 on GPUs and on CPUs with instructions for it",
     )
-    recompute: bool = Field(False, description="keep each layer's input only and compute the rest again in the backward pass")
+    recompute: bool = Field(
+        False, description="keep each layer's input only and compute the rest again in the backward pass"
+    )
     cluster: Cluster | None = Field(None, description="machines to plan for")
     checkpoint_interval_s: float = Field(
-        5.0, ge=0, description="seconds between checkpoints, more where saving would take over 4% of the time; 0: after every step"
+        5.0,
+        ge=0,
+        description="seconds between checkpoints, more where saving would take over 4% of the time; 0: after every step",
     )
 
     @field_validator("device")
@@ -108,7 +126,9 @@ class ComputeSection(Section):
     def _known_device(cls, value: str) -> str:
         kind, colon, number = value.partition(":")
         if kind not in DEVICES or (colon and not number.isdecimal()):
-            raise ValueError(f"device {value!r} is none of {', '.join(DEVICES)} or one of these with a number, such as cuda:1: {nearest(kind, DEVICES)}")
+            raise ValueError(
+                f"device {value!r} is none of {', '.join(DEVICES)} or one of these with a number, such as cuda:1: {nearest(kind, DEVICES)}"
+            )
         return value
 
     @model_validator(mode="after")
@@ -130,17 +150,28 @@ class Source(Section):
         description="format of the rows; math: `problem` or `question` with `answer` or `solution`; code: `prompt` with `tests`; arithmetic needs no file; "
         "prompts: `prompt` (or `messages`) and any columns, judged by reward functions alone; task: a task of your own, its class in `path`"
     )
-    path: str = Field("", description="JSON-lines or parquet file, folder, or hub id; \"builtin\" for generated constraints; file.py:Name of a task")
-    level: int = Field(0, ge=0, le=6, description="of arithmetic: 1 to 3 sums up to 20, 99, 999; 4 three terms; 5 and 6 products")
-    split: Literal["train", "validation", "test"] = Field("train", description="rows to take where one file holds several splits")
+    path: str = Field(
+        "",
+        description='JSON-lines or parquet file, folder, or hub id; "builtin" for generated constraints; file.py:Name of a task',
+    )
+    level: int = Field(
+        0, ge=0, le=6, description="of arithmetic: 1 to 3 sums up to 20, 99, 999; 4 three terms; 5 and 6 products"
+    )
+    split: Literal["train", "validation", "test"] = Field(
+        "train", description="rows to take where one file holds several splits"
+    )
     weight: float = Field(1.0, gt=0, description="share of the prompts, relative to the other sources and the mix")
     limit: Positive | None = Field(None, description="first rows only")
-    decontaminate: list[str] = Field(default_factory=list, description="benchmark files; problems that share 13 words in a row with one are left out")
+    decontaminate: list[str] = Field(
+        default_factory=list, description="benchmark files; problems that share 13 words in a row with one are left out"
+    )
 
     @model_validator(mode="after")
     def _from_somewhere(self) -> Source:
         if (self.kind == "arithmetic") != bool(self.level) or (self.kind == "arithmetic") == bool(self.path):
-            raise ValueError(f"a source of kind {self.kind!r} has path {self.path!r} and level {self.level}: arithmetic takes a level, the others a path")
+            raise ValueError(
+                f"a source of kind {self.kind!r} has path {self.path!r} and level {self.level}: arithmetic takes a level, the others a path"
+            )
         return self
 
     @property
@@ -191,13 +222,17 @@ class Lora(Section):
 
     rank: Positive = Field(8, description="rank of each projection's change")
     alpha: float | None = Field(None, gt=0, description="the change is scaled by alpha / rank; default: 2 x rank")
-    merged: bool = Field(True, description="write the merged model as the stage's final folder; false: the adapter alone")
+    merged: bool = Field(
+        True, description="write the merged model as the stage's final folder; false: the adapter alone"
+    )
 
 
 class Stage(Section):
     """What all stages share."""
 
-    start_from: str | None = Field(None, description="stage whose result to start from; default: the last one that changed the policy")
+    start_from: str | None = Field(
+        None, description="stage whose result to start from; default: the last one that changed the policy"
+    )
     evaluate: bool = Field(True, description="run the benchmarks after the stage")
     optim: Optim = Field(default_factory=Optim)
 
@@ -218,22 +253,33 @@ class SftStage(Stage):
     """Supervised cold start on demonstrations; the loss counts the assistant's tokens only."""
 
     kind: Literal["sft"]
-    documents: Positive | None = Field(None, description="demonstrations; default: 1,000, or with path all rows; with path, the first so many rows")
+    documents: Positive | None = Field(
+        None, description="demonstrations; default: 1,000, or with path all rows; with path, the first so many rows"
+    )
     epochs: Positive = Field(1, description="passes over them")
     batch_tokens: Positive = Field(1024, description="tokens a step, at least")
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
     mix: Mix = Field(default_factory=Mix)
     path: str | None = Field(
-        None, description="conversations instead of procedural demonstrations: JSON lines or parquet, or a hub id, in any shape of docs/data.md"
+        None,
+        description="conversations instead of procedural demonstrations: JSON lines or parquet, or a hub id, in any shape of docs/data.md",
     )
-    max_tokens: Positive = Field(8192, description="longest conversation of the file; longer ones, and those beyond the model's positions, are left out and counted")
-    recheck: Unit = Field(0.0, description="share of procedural demonstrations that think everything twice before they answer, as models that overthink do")
+    max_tokens: Positive = Field(
+        8192,
+        description="longest conversation of the file; longer ones, and those beyond the model's positions, are left out and counted",
+    )
+    recheck: Unit = Field(
+        0.0,
+        description="share of procedural demonstrations that think everything twice before they answer, as models that overthink do",
+    )
     source: Source | None = Field(None, description="arithmetic of a level instead: its training sums, each worked out")
 
     @model_validator(mode="after")
     def _one_source(self) -> SftStage:
         if self.source and (self.source.kind != "arithmetic" or self.path):
-            raise ValueError(f"source of kind {self.source.kind!r} with path {self.path!r}: demonstrations come from one of mix, path, or arithmetic")
+            raise ValueError(
+                f"source of kind {self.source.kind!r} with path {self.path!r}: demonstrations come from one of mix, path, or arithmetic"
+            )
         if self.documents is None and not self.path:
             self.documents = 1000
         return self
@@ -251,15 +297,21 @@ class ControlStage(Stage):
 class PairsStage(Stage):
     """What stages on preference pairs share."""
 
-    pairs: Positive | None = Field(None, description="training pairs; default: 2,000, or with path all of the file's 70%")
-    test_pairs: Positive | None = Field(None, description="held-out pairs for its accuracy; default: 500, or with path all of the file's 20%")
+    pairs: Positive | None = Field(
+        None, description="training pairs; default: 2,000, or with path all of the file's 70%"
+    )
+    test_pairs: Positive | None = Field(
+        None, description="held-out pairs for its accuracy; default: 500, or with path all of the file's 20%"
+    )
     epochs: Positive = Field(1, description="passes over the pairs")
     batch_pairs: Positive = Field(16, description="pairs a step")
     path: str | None = Field(
-        None, description="pairs instead of procedural ones: JSON lines or parquet, or a hub id, with chosen and rejected answers (docs/data.md)"
+        None,
+        description="pairs instead of procedural ones: JSON lines or parquet, or a hub id, with chosen and rejected answers (docs/data.md)",
     )
     max_tokens: Positive = Field(
-        4096, description="longest prompt and answer together; pairs with a longer one, or one beyond the model's positions, are left out and counted"
+        4096,
+        description="longest prompt and answer together; pairs with a longer one, or one beyond the model's positions, are left out and counted",
     )
     micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass")
 
@@ -280,7 +332,11 @@ class DpoStage(PairsStage):
     """The policy itself trained on preference pairs, without a reward model (DPO, Rafailov et al. 2023, arXiv 2305.18290)."""
 
     kind: Literal["dpo"]
-    beta: float = Field(0.1, gt=0, description="weight of the log-probability ratio to the stage's start: larger keeps the policy nearer to it")
+    beta: float = Field(
+        0.1,
+        gt=0,
+        description="weight of the log-probability ratio to the stage's start: larger keeps the policy nearer to it",
+    )
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
 
 
@@ -310,21 +366,47 @@ class RlStage(Stage):
     steps: Positive = Field(description="batches of rollouts")
     prompts: Positive = Field(32, description="prompts a step")
     samples: int = Field(8, ge=2, description="rollouts of each prompt: a group")
-    max_new_tokens: Positive = Field(160, description="longest completion; a longer one is unfinished and never correct")
-    temperature: float = Field(1.0, ge=0.01, description="sampling temperature of rollouts; near 0 all samples of a prompt are alike and teach nothing")
+    max_new_tokens: Positive = Field(
+        160, description="longest completion; a longer one is unfinished and never correct"
+    )
+    temperature: float = Field(
+        1.0,
+        ge=0.01,
+        description="sampling temperature of rollouts; near 0 all samples of a prompt are alike and teach nothing",
+    )
     mix: Mix = Field(default_factory=Mix)
     sources: list[Source] = Field(default_factory=list, description="real problem sets")
-    loss: str = Field("dr_grpo", description="dr_grpo, dapo, grpo, gspo, cispo (docs/training.md), or file.py:function of your own")
+    loss: str = Field(
+        "dr_grpo", description="dr_grpo, dapo, grpo, gspo, cispo (docs/training.md), or file.py:function of your own"
+    )
     advantage: str = Field(
-        "group_mean", description="from rewards to advantages: group_mean, group_std, rloo, batch_std, batch_norm (docs/training.md), or file.py:function"
+        "group_mean",
+        description="from rewards to advantages: group_mean, group_std, rloo, batch_std, batch_norm (docs/training.md), or file.py:function",
     )
-    scale_advantage: bool = Field(False, description="the same as advantage = \"group_std\": divide by the group's standard deviation (original GRPO)")
+    scale_advantage: bool = Field(
+        False,
+        description='the same as advantage = "group_std": divide by the group\'s standard deviation (original GRPO)',
+    )
     clip_low: float | None = Field(
-        None, gt=0, lt=1, description="lower clip of the ratio; acts only with several updates a batch; default: the loss's own (0.2; gspo 3e-4; cispo none)"
+        None,
+        gt=0,
+        lt=1,
+        description="lower clip of the ratio; acts only with several updates a batch; default: the loss's own (0.2; gspo 3e-4; cispo none)",
     )
-    clip_high: float | None = Field(None, gt=0, description="upper clip of the ratio (DAPO's clip-higher); default: the loss's own (0.28; gspo 4e-4; cispo 4)")
-    dual_clip: float | None = Field(None, gt=1, description="largest loss of a token with a negative advantage, in advantages (dual-clip PPO); default: none")
-    mask_truncated: bool = Field(False, description="leave completions that max_new_tokens cut off out of the loss (DAPO's overlong filtering); their rewards count")
+    clip_high: float | None = Field(
+        None,
+        gt=0,
+        description="upper clip of the ratio (DAPO's clip-higher); default: the loss's own (0.28; gspo 4e-4; cispo 4)",
+    )
+    dual_clip: float | None = Field(
+        None,
+        gt=1,
+        description="largest loss of a token with a negative advantage, in advantages (dual-clip PPO); default: none",
+    )
+    mask_truncated: bool = Field(
+        False,
+        description="leave completions that max_new_tokens cut off out of the loss (DAPO's overlong filtering); their rewards count",
+    )
     importance_cap: float | None = Field(
         None, ge=0, description="cap of the weight that corrects for a sampler that differs from the trainer; 0: no correction; default: 2 where weights "
         "are in 16 bits, 0 in float32, where both agree within rounding",
@@ -332,57 +414,94 @@ class RlStage(Stage):
     updates: Positive = Field(1, description="optimiser updates a batch; 1 is strictly on-policy")
     kl: float = Field(0.0, ge=0, description="weight of the KL term against the stage's start")
     kl_estimator: Literal["k2", "k3", "k3_ratio"] = Field(
-        "k3_ratio", description="estimator; k3 is unbiased in value, k2 in gradient (Schulman 2020), k3_ratio in both (DeepSeek-V3.2)"
+        "k3_ratio",
+        description="estimator; k3 is unbiased in value, k2 in gradient (Schulman 2020), k3_ratio in both (DeepSeek-V3.2)",
     )
-    drop_zero_signal: bool = Field(True, description="leave out groups with equal rewards where no other term needs them")
-    refill: int = Field(0, ge=0, description="rounds of replacing prompts whose verdicts all agree by new ones (dynamic sampling)")
+    drop_zero_signal: bool = Field(
+        True, description="leave out groups with equal rewards where no other term needs them"
+    )
+    refill: int = Field(
+        0, ge=0, description="rounds of replacing prompts whose verdicts all agree by new ones (dynamic sampling)"
+    )
     partial_credit: Unit = Field(0.0, description="share of the reward paid for the share of tests or rules passed")
     overlong_buffer: int = Field(
-        0, ge=0, description="last tokens before max_new_tokens over which a punishment grows from 0 to overlong_penalty (DAPO); 0: none"
+        0,
+        ge=0,
+        description="last tokens before max_new_tokens over which a punishment grows from 0 to overlong_penalty (DAPO); 0: none",
     )
     overlong_penalty: Unit = Field(1.0, description="punishment of a response that reaches max_new_tokens")
     length_weight: float = Field(
-        0.0, ge=0, lt=1, description="share of a correct answer's reward that goes to the short ones among its group's correct answers"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of a correct answer's reward that goes to the short ones among its group's correct answers",
     )
     thinking_budgets: list[int] = Field(
-        default_factory=list, description="thinking budgets in tokens, one drawn for each prompt and enforced as when served; -1 stands for none"
+        default_factory=list,
+        description="thinking budgets in tokens, one drawn for each prompt and enforced as when served; -1 stands for none",
     )
-    rewards: list[Function] = Field(default_factory=list, description="reward functions whose values are added to what the verifiers pay")
+    rewards: list[Function] = Field(
+        default_factory=list, description="reward functions whose values are added to what the verifiers pay"
+    )
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
     validation: Validation = Field(default_factory=Validation, description="looks at validation problems")
-    watch_kl: int = Field(0, ge=0, description="steps between measurements of the KL to the stage's start where no KL term does; 0: none")
-    max_infra_error_rate: Unit = Field(0.05, description="share of infrastructure errors in a step at which the run stops")
+    watch_kl: int = Field(
+        0, ge=0, description="steps between measurements of the KL to the stage's start where no KL term does; 0: none"
+    )
+    max_infra_error_rate: Unit = Field(
+        0.05, description="share of infrastructure errors in a step at which the run stops"
+    )
 
     @model_validator(mode="after")
     def _objective(self) -> RlStage:
         for key, name, known in (("loss", self.loss, LOSS_CLIPS), ("advantage", self.advantage, ADVANTAGES)):
             if name not in known and ":" not in name:
-                raise ValueError(f"{key} {name!r} is none of {', '.join(known)}, nor file.py:function: {nearest(name, known)}")
-        for key, default in zip(("clip_low", "clip_high"), LOSS_CLIPS.get(self.loss, LOSS_CLIPS["dr_grpo"]), strict=True):
+                raise ValueError(
+                    f"{key} {name!r} is none of {', '.join(known)}, nor file.py:function: {nearest(name, known)}"
+                )
+        for key, default in zip(
+            ("clip_low", "clip_high"), LOSS_CLIPS.get(self.loss, LOSS_CLIPS["dr_grpo"]), strict=True
+        ):
             if default is None and getattr(self, key) is not None:
-                raise ValueError(f"{key} is {getattr(self, key):g}, and loss {self.loss!r} has no such clip: leave {key} out")
+                raise ValueError(
+                    f"{key} is {getattr(self, key):g}, and loss {self.loss!r} has no such clip: leave {key} out"
+                )
             if getattr(self, key) is None:
                 setattr(self, key, default)
         if self.dual_clip is not None and self.loss in LOSS_CLIPS and self.loss not in DUAL_CLIPPED:
-            raise ValueError(f"dual_clip is {self.dual_clip:g}, and loss {self.loss!r} has none: leave it out, or take one of {', '.join(DUAL_CLIPPED)}")
+            raise ValueError(
+                f"dual_clip is {self.dual_clip:g}, and loss {self.loss!r} has none: leave it out, or take one of {', '.join(DUAL_CLIPPED)}"
+            )
         if self.scale_advantage and self.advantage not in ("group_mean", "group_std"):
-            raise ValueError(f"scale_advantage is true and advantage {self.advantage!r}: the first means \"group_std\"; give one of the two")
+            raise ValueError(
+                f'scale_advantage is true and advantage {self.advantage!r}: the first means "group_std"; give one of the two'
+            )
         return self
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> RlStage:
         if self.overlong_buffer >= self.max_new_tokens:
-            raise ValueError(f"overlong_buffer is {self.overlong_buffer}, max_new_tokens {self.max_new_tokens}: the buffer must be the smaller")
+            raise ValueError(
+                f"overlong_buffer is {self.overlong_buffer}, max_new_tokens {self.max_new_tokens}: the buffer must be the smaller"
+            )
         if any(b < -1 for b in self.thinking_budgets):
-            raise ValueError(f"thinking_budgets holds {min(self.thinking_budgets)}: give numbers of tokens from 0 up, or -1 for no budget")
+            raise ValueError(
+                f"thinking_budgets holds {min(self.thinking_budgets)}: give numbers of tokens from 0 up, or -1 for no budget"
+            )
         custom = [s.path for s in self.sources if s.kind == "prompts"]
         if custom and not self.rewards:
-            raise ValueError(f"source {custom[0]!r} has prompts that no verifier judges: give rewards, a list of reward functions")
+            raise ValueError(
+                f"source {custom[0]!r} has prompts that no verifier judges: give rewards, a list of reward functions"
+            )
         if custom and self.validation.every:
-            raise ValueError(f"validation grades by the verifiers, and none judges the prompts of {custom[0]!r}: set validation.every to 0")
+            raise ValueError(
+                f"validation grades by the verifiers, and none judges the prompts of {custom[0]!r}: set validation.every to 0"
+            )
         labels = [s.label for s in self.sources]
         if twice := [label for label in labels if labels.count(label) > 1]:
-            raise ValueError(f"sources name {twice[0]} {labels.count(twice[0])} times: name it once, with the weights added up")
+            raise ValueError(
+                f"sources name {twice[0]} {labels.count(twice[0])} times: name it once, with the weights added up"
+            )
         return self
 
 
@@ -401,7 +520,9 @@ class Contract(Section):
         "(gsm8k, mbpp, ...) or single ones (kind:path:split); default: what the RL stages before trained on; []: nothing is held",
     )
     every: Positive = Field(10, description="steps between checks; there is one after the last step, too")
-    problems: Positive = Field(200, description="validation problems of each name in domains and check, shared evenly by what replays it")
+    problems: Positive = Field(
+        200, description="validation problems of each name in domains and check, shared evenly by what replays it"
+    )
     max_drop: Unit = Field(0.03, description="largest tolerated drop against the end of stage 1")
     on_breach: Literal["hold", "reweight", "rollback", "stop"] = Field(
         "reweight", description="what a breach causes; rollback and stop put the weights of the last good check back"
@@ -432,11 +553,15 @@ class Rl2Stage(RlStage):
 
     def replays(self) -> dict[str, list[str]]:
         """For each name that the contract holds, what of `drawn` replays it."""
-        return {held: [label for label, names in self.drawn().items() if held in names] for held in dict.fromkeys(self.contract.domains or ())}
+        return {
+            held: [label for label, names in self.drawn().items() if held in names]
+            for held in dict.fromkeys(self.contract.domains or ())
+        }
 
 
 AnyStage = Annotated[
-    PretrainStage | SftStage | ControlStage | Rl1Stage | RewardModelStage | Rl2Stage | DpoStage, Field(discriminator="kind")
+    PretrainStage | SftStage | ControlStage | Rl1Stage | RewardModelStage | Rl2Stage | DpoStage,
+    Field(discriminator="kind"),
 ]
 
 
@@ -451,9 +576,13 @@ class EvalSection(Section):
     sources: list[Source] = Field(default_factory=list, description="real benchmarks")
     max_new_tokens: Positive = Field(160, description="longest completion")
     greedy: bool = Field(True, description="also evaluate greedily")
-    start: bool = Field(False, description="read the benchmarks before the first stage too, of the checkpoint at model.path: the baseline")
+    start: bool = Field(
+        False,
+        description="read the benchmarks before the first stage too, of the checkpoint at model.path: the baseline",
+    )
     budgets: list[Annotated[int, Field(ge=0)]] = Field(
-        default_factory=list, description="thinking budgets to read the procedural and real benchmarks under as well: the overthinking curve"
+        default_factory=list,
+        description="thinking budgets to read the procedural and real benchmarks under as well: the overthinking curve",
     )
 
     def counts(self) -> dict[str, int]:
@@ -464,7 +593,12 @@ class Recipe(Section):
     """A whole run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="names the run's folder")
-    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of weights, data order and sampling; fixed test sets do not depend on it")
+    seed: int = Field(
+        0,
+        ge=0,
+        le=MAX_SEED,
+        description="seed of weights, data order and sampling; fixed test sets do not depend on it",
+    )
     model: ModelSection
     compute: ComputeSection = Field(default_factory=ComputeSection)
     eval: EvalSection = Field(default_factory=EvalSection)
@@ -483,14 +617,18 @@ class Recipe(Section):
         names = list(self.stages)
         for i, (name, stage) in enumerate(self.stages.items()):
             if not STAGE_NAME.fullmatch(name):
-                raise ValueError(f"stage {name!r}: a stage's name is made of letters, digits, _ and -, 64 at most, and begins with a letter or digit: rename it")
+                raise ValueError(
+                    f"stage {name!r}: a stage's name is made of letters, digits, _ and -, 64 at most, and begins with a letter or digit: rename it"
+                )
             wanted = {"start_from": stage.start_from}
             if isinstance(stage, ControlStage):
                 wanted |= {"of": stage.of, "match": stage.match if stage.steps is None else None}
             if isinstance(stage, Rl2Stage) and stage.mix.preference > 0:
                 wanted |= {"reward_model.model": stage.reward_model.model}
             if isinstance(stage, Rl1Stage) and stage.mix.preference > 0:
-                raise ValueError(f"stages.{name}.mix.preference is {stage.mix.preference}: no rule judges it, so it goes in an rl2 stage")
+                raise ValueError(
+                    f"stages.{name}.mix.preference is {stage.mix.preference}: no rule judges it, so it goes in an rl2 stage"
+                )
             for key, other in wanted.items():
                 if other is not None and other not in names[:i]:
                     hint = nearest(other, names[:i]) if i else "it is the first"
@@ -501,21 +639,42 @@ class Recipe(Section):
             if not self.has_data(stage):
                 raise ValueError(f"stages.{name} has no data: give stages.{name}.mix a weight or a path or sources")
         if self.eval.start and (self.model.preset or START in names):
-            raise ValueError(f"eval.start reads the checkpoint at model.path as {START!r}: a preset has none, and no stage may be called so")
+            raise ValueError(
+                f"eval.start reads the checkpoint at model.path as {START!r}: a preset has none, and no stage may be called so"
+            )
         if self.model.preset and not isinstance(next(iter(self.stages.values())), PretrainStage):
-            raise ValueError(f"a preset has fresh weights, so the first stage must be a pretrain stage, not {names[0]!r}")
+            raise ValueError(
+                f"a preset has fresh weights, so the first stage must be a pretrain stage, not {names[0]!r}"
+            )
         return self
 
     def _kinds_fit(self, name: str, stage: Any) -> None:
         """That the earlier stages which a stage names are of the kinds that it can use."""
         scored = isinstance(stage, Rl2Stage) and stage.mix.preference > 0
         for key, other, fits, wanted in (
-            ("start_from", stage.start_from, lambda s: not isinstance(s, RewardModelStage), "a stage that trains a policy, which a reward model is not"),
-            ("of", stage.of if isinstance(stage, ControlStage) else None, lambda s: isinstance(s, SftStage), "an sft stage, whose demonstrations it goes on with"),
-            ("reward_model.model", stage.reward_model.model if scored else None, lambda s: isinstance(s, RewardModelStage), "a reward_model stage"),
+            (
+                "start_from",
+                stage.start_from,
+                lambda s: not isinstance(s, RewardModelStage),
+                "a stage that trains a policy, which a reward model is not",
+            ),
+            (
+                "of",
+                stage.of if isinstance(stage, ControlStage) else None,
+                lambda s: isinstance(s, SftStage),
+                "an sft stage, whose demonstrations it goes on with",
+            ),
+            (
+                "reward_model.model",
+                stage.reward_model.model if scored else None,
+                lambda s: isinstance(s, RewardModelStage),
+                "a reward_model stage",
+            ),
         ):
             if other is not None and not fits(self.stages[other]):
-                raise ValueError(f"stages.{name}.{key} is {other!r}, a stage of kind {self.stages[other].kind}: name {wanted}")
+                raise ValueError(
+                    f"stages.{name}.{key} is {other!r}, a stage of kind {self.stages[other].kind}: name {wanted}"
+                )
 
     def _settle_contract(self, name: str, stage: Rl2Stage) -> None:
         """Settle what the contract of stage `name` holds, and that the stage replays it: else no action could bring back what is lost.
@@ -529,14 +688,22 @@ class Recipe(Section):
             families = [d for s in before for d in s.mix.weights()]
             sources = [source for s in before for source in s.sources if source.held_as]
             there = [d for d in ("math", "code") if any(d in names for names in drawn.values())]
-            stage.contract.domains = list(dict.fromkeys([*families, *(s.domain for s in sources)])) if before else there or ["math", "code"]
+            stage.contract.domains = (
+                list(dict.fromkeys([*families, *(s.domain for s in sources)])) if before else there or ["math", "code"]
+            )
             kinds = {s.path if s.kind == "task" else s.kind for s in stage.sources}
             missing = [f"mix.{d} a weight" for d in families if d not in drawn]
-            missing += [f"a source of kind {s.kind} (such as {s.path or s.level})" for s in sources if (s.path if s.kind == "task" else s.kind) not in kinds]
+            missing += [
+                f"a source of kind {s.kind} (such as {s.path or s.level})"
+                for s in sources
+                if (s.path if s.kind == "task" else s.kind) not in kinds
+            ]
             why = " (what the RL stages before it trained on)" if before else ""
         known = [n for names in drawn.values() for n in names]
         missing = missing or [
-            f"mix.{held} a weight or a source of {held}" if held in DOMAINS else f"a source of {held} ({nearest(held, known)})"
+            f"mix.{held} a weight or a source of {held}"
+            if held in DOMAINS
+            else f"a source of {held} ({nearest(held, known)})"
             for held, labels in stage.replays().items()
             if not labels
         ]
@@ -606,7 +773,11 @@ def _fields_at(location: tuple[Any, ...]) -> list[str]:
         elif isinstance(model, type) and key in model.model_fields:
             annotation = model.model_fields[key].annotation
             args = getattr(annotation, "__args__", ())
-            model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else (args[0] if args else None)
+            model = (
+                annotation
+                if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+                else (args[0] if args else None)
+            )
         elif isinstance(key, int):
             continue
         else:
@@ -635,7 +806,9 @@ def _one_line(error: ValidationError, where: str) -> str:
         return f"{where}: {key}.kind is {kind!r}: {hint}" if kind else f"{where}: {key} has no kind: {hint}"
     message = first["msg"].removeprefix("Value error, ")
     shown = first["input"] if not isinstance(first["input"], dict) else None
-    return f"{where}: {key + ': ' if key else ''}{message}" + (f", not {json.dumps(shown, default=str)}" if shown is not None else "")
+    return f"{where}: {key + ': ' if key else ''}{message}" + (
+        f", not {json.dumps(shown, default=str)}" if shown is not None else ""
+    )
 
 
 def shipped_recipes() -> dict[str, Path]:

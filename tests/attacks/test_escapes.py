@@ -243,7 +243,17 @@ def test_the_file_system_behind_dev_stdin_tells_nothing(jail):
     if jail.level is Level.RLIMITS:
         pytest.xfail("rlimits does not cover it: /proc is open")
     for root in ("/.proc", "/proc"):
-        for name in ("self/environ", "self/maps", "self/mem", "self/cgroup", "self/mountinfo", "1/environ", "1/fd/3", "cpuinfo", "self/root/etc/passwd"):
+        for name in (
+            "self/environ",
+            "self/maps",
+            "self/mem",
+            "self/cgroup",
+            "self/mountinfo",
+            "1/environ",
+            "1/fd/3",
+            "cpuinfo",
+            "self/root/etc/passwd",
+        ):
             assert errno_of(jail, f"open('{root}/{name}').read(1)") in ("ENOENT", "EACCES"), (root, name)
         for name in ("", "self", "self/fd", "self/task"):
             assert errno_of(jail, f"print(os.listdir('{root}/{name}'))") in ("ENOENT", "EACCES"), (root, name)

@@ -18,8 +18,8 @@ from qwq.errors import ModelError
 from qwq.model import gguf_file
 from qwq.model.config import ModelConfig
 from qwq.model.gguf import GGUFFile, encode, gguf_name, load_gguf, write_gguf
+from qwq.model.names import state_to_hf
 from qwq.model.transformer import Transformer
-from qwq.model.weights import state_to_hf
 from qwq.text.gguf_tokenizer import tokenizer_from_gguf
 
 CONFIG = ModelConfig("llama", 130, 32, 32, 1, 2, 1, 16, tie_embeddings=True, qkv_bias=False, max_positions=64)

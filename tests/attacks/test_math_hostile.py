@@ -13,7 +13,9 @@ from qwq.types import Outcome
 from qwq.verify import math
 
 GOLD = r"\frac{22}{7}+q"  # nothing below equals it
-LIMIT_S = 10.0  # no hang, whatever else the machine does; benchmarks/verifier.py holds the second that a verdict may take
+LIMIT_S = (
+    10.0  # no hang, whatever else the machine does; benchmarks/verifier.py holds the second that a verdict may take
+)
 
 DIGITS = st.integers(2, 10**6).map(str)
 TOWERS = st.lists(DIGITS, min_size=3, max_size=40).map(lambda ds: "^{".join(ds) + "}" * (len(ds) - 1))

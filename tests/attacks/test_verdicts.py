@@ -304,7 +304,7 @@ def test_a_message_of_lone_surrogates_does_not_hurt_the_grader(strongest):
     verdict = judged(strongest, code, CALLS)
     assert verdict.outcome is Outcome.WRONG and "raised ValueError" in verdict.reason
     assert verdict.reason.encode() and "\x1b" not in verdict.reason and "\x00" not in verdict.reason
-    forged = "import os\nos.write(3, b'{\"i\": 0, \"v\": [[\"o\", \"\\\\ud800\"]]}\\n')\ndef f(n): return 0"
+    forged = 'import os\nos.write(3, b\'{"i": 0, "v": [["o", "\\\\ud800"]]}\\n\')\ndef f(n): return 0'
     assert judged(strongest, forged, CALLS).reason.encode()
 
 
@@ -346,9 +346,17 @@ def test_keys_that_call_themselves_different(jail):
         keys = f"class K({base}):\n    def __eq__(self, other): return self is other\n    def __hash__(self): return id(self)\n"
         mapping = f"{keys}def f(): return {{K({key}): 1, K({key}): 2}}"
         assert_refused(jail, mapping, {"kind": "asserts", "asserts": [f"assert f() == {{{key}: 2}}"]})
-        tests = {"kind": "call", "entry_point": "f", "cases": [{"args": [], "expected": {"a": 2} if base == "str" else {}}]}
+        tests = {
+            "kind": "call",
+            "entry_point": "f",
+            "cases": [{"args": [], "expected": {"a": 2} if base == "str" else {}}],
+        }
         assert_refused(jail, mapping, tests)
-        assert_refused(jail, f"{keys}def f(): return {{K({key}), K({key})}}", {"kind": "asserts", "asserts": [f"assert f() == {{{key}}}"]})
+        assert_refused(
+            jail,
+            f"{keys}def f(): return {{K({key}), K({key})}}",
+            {"kind": "asserts", "asserts": [f"assert f() == {{{key}}}"]},
+        )
 
 
 def test_a_key_that_calls_itself_another_one(jail):

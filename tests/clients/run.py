@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "e2e"))
+sys.path.insert(0, str(HERE.parent / "support"))
 
 import scripted
 
@@ -32,7 +32,23 @@ def main() -> int:
     chat = scripted.chat_format()
     with scripted.served(scripted.opened(chat, scripted.Script(chat, reply), max_len=2048)) as url:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"QWQ_TEST_URL": f"{url}/v1"}
-        return subprocess.run([sys.argv[1], "-m", "pytest", "-q", "-ra", "-c", os.devnull, "--rootdir", str(HERE), "-p", "no:cacheprovider", str(HERE)], env=environment).returncode
+        return subprocess.run(
+            [
+                sys.argv[1],
+                "-m",
+                "pytest",
+                "-q",
+                "-ra",
+                "-c",
+                os.devnull,
+                "--rootdir",
+                str(HERE),
+                "-p",
+                "no:cacheprovider",
+                str(HERE),
+            ],
+            env=environment,
+        ).returncode
 
 
 if __name__ == "__main__":

@@ -6,7 +6,15 @@ import pytest
 
 anthropic = pytest.importorskip("anthropic")
 
-TOOL = {"name": "add", "description": "Adds.", "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}}
+TOOL = {
+    "name": "add",
+    "description": "Adds.",
+    "input_schema": {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        "required": ["a", "b"],
+    },
+}
 THINKING = {"type": "enabled", "budget_tokens": 1024}
 
 
@@ -24,19 +32,34 @@ def test_a_message_and_its_count(client) -> None:
 
 
 def test_a_stream_with_thinking(client) -> None:
-    with client.messages.stream(model="scripted", max_tokens=2000, thinking=THINKING, messages=[{"role": "user", "content": "hello"}]) as stream:
+    with client.messages.stream(
+        model="scripted", max_tokens=2000, thinking=THINKING, messages=[{"role": "user", "content": "hello"}]
+    ) as stream:
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
-    assert text == "Hello, wörld!" and [b.type for b in final.content] == ["thinking", "text"] and final.content[0].thinking == "so it is" and final.content[0].signature
+    assert (
+        text == "Hello, wörld!"
+        and [b.type for b in final.content] == ["thinking", "text"]
+        and final.content[0].thinking == "so it is"
+        and final.content[0].signature
+    )
 
 
 def test_tools_and_the_second_turn(client) -> None:
     messages = [{"role": "user", "content": "add 3 and 4"}]
-    first = client.messages.create(model="scripted", max_tokens=2000, thinking=THINKING, messages=messages, tools=[TOOL])
+    first = client.messages.create(
+        model="scripted", max_tokens=2000, thinking=THINKING, messages=messages, tools=[TOOL]
+    )
     use = next(b for b in first.content if b.type == "tool_use")
     assert first.stop_reason == "tool_use" and use.name == "add" and use.input == {"a": 3, "b": 4}
-    messages += [{"role": "assistant", "content": first.content}, {"role": "user", "content": [{"type": "tool_result", "tool_use_id": use.id, "content": "7"}]}]
-    assert client.messages.create(model="scripted", max_tokens=200, messages=messages, tools=[TOOL]).content[-1].text == "The sum is 7."
+    messages += [
+        {"role": "assistant", "content": first.content},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": use.id, "content": "7"}]},
+    ]
+    assert (
+        client.messages.create(model="scripted", max_tokens=200, messages=messages, tools=[TOOL]).content[-1].text
+        == "The sum is 7."
+    )
 
 
 def test_models_and_errors(client) -> None:

@@ -34,4 +34,6 @@ def test_chat_tools_and_types(base_url: str) -> None:
     assert bound.invoke(messages).content == "The sum is 7."
     assert model.with_structured_output(City).invoke("json") == City(city="Paris", size=3)  # by a call
     form = {"type": "json_schema", "json_schema": {"name": "place", "schema": City.model_json_schema()}}
-    assert City.model_validate_json(model.bind(response_format=form).invoke("json").content) == City(city="Paris", size=3)
+    assert City.model_validate_json(model.bind(response_format=form).invoke("json").content) == City(
+        city="Paris", size=3
+    )

@@ -22,9 +22,18 @@ def client(base_url: str):
 def test_chat_and_stream(client) -> None:
     messages = [{"role": "user", "content": "hello"}]
     made = client.chat(model="scripted", messages=messages)
-    assert made.message.content == "Hello, wörld!" and made.message.thinking == "so it is" and made.done_reason == "stop" and made.eval_count > 0
+    assert (
+        made.message.content == "Hello, wörld!"
+        and made.message.thinking == "so it is"
+        and made.done_reason == "stop"
+        and made.eval_count > 0
+    )
     parts = list(client.chat(model="scripted", messages=messages, stream=True, think=True))
-    assert "".join(p.message.content or "" for p in parts) == "Hello, wörld!" and "".join(p.message.thinking or "" for p in parts) == "so it is" and parts[-1].done
+    assert (
+        "".join(p.message.content or "" for p in parts) == "Hello, wörld!"
+        and "".join(p.message.thinking or "" for p in parts) == "so it is"
+        and parts[-1].done
+    )
 
 
 def test_tools_and_the_second_turn(client) -> None:
@@ -37,11 +46,19 @@ def test_tools_and_the_second_turn(client) -> None:
 
 
 def test_formats_generate_and_what_is_served(client) -> None:
-    schema = {"type": "object", "properties": {"city": {"type": "string"}, "size": {"type": "integer"}}, "required": ["city", "size"]}
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "size": {"type": "integer"}},
+        "required": ["city", "size"],
+    }
     made = client.chat(model="scripted", messages=[{"role": "user", "content": "json"}], format=schema)
     assert json.loads(made.message.content) == {"city": "Paris", "size": 3}
     assert client.generate(model="scripted", prompt="hello", options={"temperature": 0}).response == "Hello, wörld!"
-    assert client.list().models[0].model == "scripted" and "tools" in client.show("scripted").capabilities and client.ps().models[0].model == "scripted"
+    assert (
+        client.list().models[0].model == "scripted"
+        and "tools" in client.show("scripted").capabilities
+        and client.ps().models[0].model == "scripted"
+    )
     with pytest.raises(ollama.ResponseError, match="not served here"):
         client.chat(model="llama3", messages=[{"role": "user", "content": "x"}])
     with pytest.raises(ollama.ResponseError, match="no embeddings"):

@@ -31,6 +31,10 @@ def test_chat_tools_and_types(base_url: str) -> None:
     (call,) = model(say("add 3 and 4"), tools_to_call_from=[add]).tool_calls
     arguments = call.function.arguments
     assert (json.loads(arguments) if isinstance(arguments, str) else arguments) == {"a": 3, "b": 4}
-    schema = {"type": "object", "properties": {"city": {"type": "string"}, "size": {"type": "integer"}}, "required": ["city", "size"]}
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "size": {"type": "integer"}},
+        "required": ["city", "size"],
+    }
     form = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
     assert json.loads(model(say("json"), response_format=form).content) == {"city": "Paris", "size": 3}

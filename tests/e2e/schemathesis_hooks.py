@@ -10,7 +10,15 @@ from typing import Any
 import schemathesis
 
 LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "max_new_tokens")
-KINDS = {"guided_json": "json", "guided_regex": "regex", "guided_grammar": "grammar", "json_schema": "json", "regex": "regex", "grammar": "grammar", "ebnf": "grammar"}
+KINDS = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_grammar": "grammar",
+    "json_schema": "json",
+    "regex": "regex",
+    "grammar": "grammar",
+    "ebnf": "grammar",
+}
 FORMS = ("response_format", "structured_outputs", "guided_choice", "guided_json_object", *KINDS)
 READABLE = {"json": '{"type": "integer"}', "regex": "[a-z]+", "grammar": 'start: "yes" | "no"'}
 
@@ -42,12 +50,27 @@ def _with_calls(value: Any) -> Any:
     for item in value:
         if isinstance(item, dict) and item.get("role") == "tool":
             out.append({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]})
-        elif isinstance(item, dict) and item.get("type") == "function_call_output" and isinstance(item.get("call_id"), str):
+        elif (
+            isinstance(item, dict)
+            and item.get("type") == "function_call_output"
+            and isinstance(item.get("call_id"), str)
+        ):
             out.append({"type": "function_call", "name": "f", "arguments": "{}", "call_id": item["call_id"]})
-        elif isinstance(item, dict) and item.get("role") in ("user", "system") and isinstance(item.get("content"), list):
-            ids = [b["tool_use_id"] for b in item["content"] if isinstance(b, dict) and b.get("type") == "tool_result" and isinstance(b.get("tool_use_id"), str)]
+        elif (
+            isinstance(item, dict) and item.get("role") in ("user", "system") and isinstance(item.get("content"), list)
+        ):
+            ids = [
+                b["tool_use_id"]
+                for b in item["content"]
+                if isinstance(b, dict) and b.get("type") == "tool_result" and isinstance(b.get("tool_use_id"), str)
+            ]
             if ids:
-                out.append({"role": "assistant", "content": [{"type": "tool_use", "id": i, "name": "f", "input": {}} for i in ids]})
+                out.append(
+                    {
+                        "role": "assistant",
+                        "content": [{"type": "tool_use", "id": i, "name": "f", "input": {}} for i in ids],
+                    }
+                )
         out.append(item)
     return out
 
@@ -60,7 +83,10 @@ def _with_chosen(body: dict[str, Any]) -> dict[str, Any]:
     if choice["type"] == "tool" and not choice.get("name"):
         choice = choice | {"name": "f"}
     name = choice.get("name")
-    return body | {"tool_choice": choice, "tools": [*(tools or []), {"name": name if isinstance(name, str) and 0 < len(name) <= 256 else "f"}]}
+    return body | {
+        "tool_choice": choice,
+        "tools": [*(tools or []), {"name": name if isinstance(name, str) and 0 < len(name) <= 256 else "f"}],
+    }
 
 
 def _readable(key: str, value: Any) -> Any:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-from qwq.bench import bench_engine, check
-from qwq.engine.open import EngineOptions, context_length, open_engine
-from qwq.errors import CapacityError, ConfigError, ModelError
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from little import make_model
+
+from qwq.engine.bench import bench_engine, check
+from qwq.engine.load import EngineOptions, context_length, open_engine
+from qwq.errors import CapacityError, ConfigError, ModelError
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
         (500, 64, (1,), "564 tokens, this model reads 512"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_measured_is_said(folder: str, prompt: int, new: int, requests: tuple[int, ...], words: str) -> None:
+def test_what_cannot_be_measured_is_said(
+    folder: str, prompt: int, new: int, requests: tuple[int, ...], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         check(folder, prompt, new, requests)
 
@@ -40,11 +38,16 @@ def test_what_does_not_fit_names_options_of_this_command(folder: str, capfd: pyt
     assert "--kv-tokens" not in str(error.value)
 
 
-def test_a_line_for_each_number_of_requests(folder: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("qwq.bench.read_bandwidth", lambda device: 1e9)
+def test_a_line_for_each_number_of_requests(
+    folder: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("qwq.engine.bench.read_bandwidth", lambda device: 1e9)
     bench_engine(folder, EngineOptions(), prompt_tokens=500, new_tokens=12, requests=(1, 2), seed=0)
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert [(li["requests"], li["prompt_tokens"], li["new_tokens"]) for li in lines] == [(1, 500, 12), (2, 500, 12)] and lines[0]["tokens_per_s"] > 0
+    assert [(li["requests"], li["prompt_tokens"], li["new_tokens"]) for li in lines] == [
+        (1, 500, 12),
+        (2, 500, 12),
+    ] and lines[0]["tokens_per_s"] > 0
 
 
 def test_a_models_context_is_known_without_its_weights(folder: str, tmp_path: Path) -> None:
@@ -53,7 +56,19 @@ def test_a_models_context_is_known_without_its_weights(folder: str, tmp_path: Pa
         context_length(str(tmp_path / "none.gguf"))
 
 
-@pytest.mark.parametrize("options", [{"threads": 0}, {"max_num_seqs": 0}, {"max_num_seqs": -1}, {"token_budget": 0}, {"kv_tokens": 0}, {"draft_tokens": 0}, {"device": "wibble"}, {"dtype": "int"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threads": 0},
+        {"max_num_seqs": 0},
+        {"max_num_seqs": -1},
+        {"token_budget": 0},
+        {"kv_tokens": 0},
+        {"draft_tokens": 0},
+        {"device": "wibble"},
+        {"dtype": "int"},
+    ],
+)
 def test_options_that_no_model_can_be_run_with(folder: str, options: dict) -> None:
     with pytest.raises(ConfigError, match="give"):
         open_engine(folder, EngineOptions(**options))

@@ -17,28 +17,61 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def chat(folder: Path, *options: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(folder.parent)}
-    return subprocess.run([QWQ, "chat", str(folder), "--seed", "1", *options], input=stdin, capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run(
+        [QWQ, "chat", str(folder), "--seed", "1", *options],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
 
 
 def test_a_question_from_standard_input_is_the_one_on_the_command_line(folder: Path) -> None:
     question = "what is 3\nand 4?"
-    given, read = chat(folder, "--prompt", question, "--max-new-tokens", "12"), chat(folder, "--prompt", "-", "--max-new-tokens", "12", stdin=question + "\n")
+    given, read = (
+        chat(folder, "--prompt", question, "--max-new-tokens", "12"),
+        chat(folder, "--prompt", "-", "--max-new-tokens", "12", stdin=question + "\n"),
+    )
     assert given.returncode == read.returncode == 0 and given.stdout == read.stdout and read.stderr.count("\n") <= 1
 
 
 def test_what_is_piped_is_one_question(folder: Path) -> None:
-    done = chat(folder, "--max-new-tokens", "6", stdin="what is 3\n\nand 4?\n/save " + str(folder.parent / "talk.json") + "\n")
+    done = chat(
+        folder, "--max-new-tokens", "6", stdin="what is 3\n\nand 4?\n/save " + str(folder.parent / "talk.json") + "\n"
+    )
     assert done.returncode == 0 and "2 messages are in" in done.stderr, done.stderr
     assert '"what is 3\\n\\nand 4?"' in (folder.parent / "talk.json").read_text()
 
 
 def test_files_a_system_message_and_sampling(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "n.txt").write_text("3 and 4")
-    options = ["--file", str(tmp_path / "n.txt"), "--system", "be brief", "--temperature", "0.5", "--top-p", "0.9", "--top-k", "20", "--min-p", "0.01", "--threads", "1", "--dtype", "float32"]
+    options = [
+        "--file",
+        str(tmp_path / "n.txt"),
+        "--system",
+        "be brief",
+        "--temperature",
+        "0.5",
+        "--top-p",
+        "0.9",
+        "--top-k",
+        "20",
+        "--min-p",
+        "0.01",
+        "--threads",
+        "1",
+        "--dtype",
+        "float32",
+    ]
     done = chat(folder, *options, "--max-new-tokens", "4", stdin=f"sum?\n/set\n/save {tmp_path / 'talk.md'}\n")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "talk.md").read_text()
-    assert "## System\n\nbe brief" in text and "File `n.txt`:\n```txt\n3 and 4\n```\n\nsum?" in text and "top_k                20" in done.stderr
+    assert (
+        "## System\n\nbe brief" in text
+        and "File `n.txt`:\n```txt\n3 and 4\n```\n\nsum?" in text
+        and "top_k                20" in done.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ import torch
 from qwq.config import Rl2Stage, load_recipe
 from qwq.errors import ConfigError, Interrupted
 from qwq.model.weights import load_model
-from qwq.problems.mixing import ProblemMix
+from qwq.pipeline.run import RecipeRun, contract_lines
 from qwq.report import write_report
-from qwq.runner import RecipeRun, contract_lines
-from qwq.train import rl2
+from qwq.tasks.mix import ProblemMix
+from qwq.train import stage2 as rl2
 from qwq.train.checkpoint import StageRun, StopFlag, clone_weights
 
 PRETRAIN = """
@@ -74,7 +74,10 @@ def length(prompts, completions, completion_ids, **_):
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("breaches")
     numbers = random.Random(0)
-    rows = [{"question": f"What is {numbers.randrange(10**6)} + {numbers.randrange(10**6)}?", "answer": str(i)} for i in range(300)]
+    rows = [
+        {"question": f"What is {numbers.randrange(10**6)} + {numbers.randrange(10**6)}?", "answer": str(i)}
+        for i in range(300)
+    ]
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "reward.py").write_text(REWARD)
     (folder / "start.toml").write_text(PRETRAIN)
@@ -119,7 +122,7 @@ def test_a_forced_breach(folder, monkeypatch, action, data):
     text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final"))
     path = folder / f"{action}-{data}.toml"
     path.write_text(text.replace('"breach"', f'"{action}-{data}"'))
-    monkeypatch.setattr("qwq.runner.ContractGuard", Scripted)
+    monkeypatch.setattr("qwq.pipeline.run.ContractGuard", Scripted)
     Scripted.script, Scripted.seen, Scripted.left = [1.0, 0.0, 0.0], [], []
     run = RecipeRun(load_recipe(path), folder / "runs")
     results = run.run()
@@ -132,7 +135,11 @@ def test_a_forced_breach(folder, monkeypatch, action, data):
     own = str(folder / "sums.jsonl")
     left = [{("sums" if own in name else name): w for name, w in shares.items()} for shares in Scripted.left]
     assert left[0] == base
-    drawn = [json.loads(line) for line in (run.folder / "rollouts/rl2/step-00002.jsonl").read_text().splitlines()] if action != "stop" else []
+    drawn = (
+        [json.loads(line) for line in (run.folder / "rollouts/rl2/step-00002.jsonl").read_text().splitlines()]
+        if action != "stop"
+        else []
+    )
     if action == "hold":
         assert left[1] == {name: (w if name in math else 0.0) for name, w in base.items()}
         assert {row["domain"] for row in drawn} == {"math"}
@@ -142,13 +149,17 @@ def test_a_forced_breach(folder, monkeypatch, action, data):
         assert left[1] == pytest.approx({name: w * total / sum(grown.values()) for name, w in grown.items()})
         mix = ProblemMix(0, "rl2", {}, shares=dict(Scripted.left[1]))
         expected = [mix.choose(i) for i in range(24, 36)]  # prompts 24 to 35 are those of the third step
-        assert sum(row["domain"] == "math" for row in drawn) == 2 * sum(name == "math" or own in name for name in expected)
+        assert sum(row["domain"] == "math" for row in drawn) == 2 * sum(
+            name == "math" or own in name for name in expected
+        )
     assert results["finished"] and (record["steps"] == (2 if action == "stop" else 3))
 
     # which weights are handed on
     final = {k: v for k, v in load_model(run.folder / "checkpoints/rl2/final").state_dict().items()}
     trained = Scripted.seen
-    assert any(not torch.equal(trained[0][k], trained[1][k]) for k in trained[0])  # the step between the checks moved them
+    assert any(
+        not torch.equal(trained[0][k], trained[1][k]) for k in trained[0]
+    )  # the step between the checks moved them
     handed_on = trained[0] if action in ("rollback", "stop") else trained[-1]
     assert all(torch.equal(final[k], v) for k, v in handed_on.items())
     if action == "rollback":  # the third step began at the good weights, not at those in breach
@@ -163,10 +174,15 @@ def test_a_forced_breach(folder, monkeypatch, action, data):
 
 
 def test_a_breach_that_ends_gives_the_full_mix_back_and_is_kept(folder, monkeypatch):
-    text = RL2.replace("DATA", DATA["both"]).replace("ACTION", "hold").replace("FOLDER", str(folder)).replace("steps = 3", "steps = 4")
+    text = (
+        RL2.replace("DATA", DATA["both"])
+        .replace("ACTION", "hold")
+        .replace("FOLDER", str(folder))
+        .replace("steps = 3", "steps = 4")
+    )
     text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final")).replace('"breach"', '"back"')
     (folder / "back.toml").write_text(text)
-    monkeypatch.setattr("qwq.runner.ContractGuard", Scripted)
+    monkeypatch.setattr("qwq.pipeline.run.ContractGuard", Scripted)
     Scripted.script, Scripted.seen, Scripted.left = [1.0, 0.0, 1.0, 1.0], [], []
     run = RecipeRun(load_recipe(folder / "back.toml"), folder / "runs")
     (record,) = run.run()["stages"]
@@ -175,10 +191,15 @@ def test_a_breach_that_ends_gives_the_full_mix_back_and_is_kept(folder, monkeypa
 
 
 def test_the_last_weights_are_looked_at_also_between_two_checks(folder, monkeypatch):
-    text = RL2.replace("DATA", DATA["families"]).replace("ACTION", "rollback").replace("FOLDER", str(folder)).replace("every = 1", "every = 2")
+    text = (
+        RL2.replace("DATA", DATA["families"])
+        .replace("ACTION", "rollback")
+        .replace("FOLDER", str(folder))
+        .replace("every = 1", "every = 2")
+    )
     text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final")).replace('"breach"', '"between"')
     (folder / "between.toml").write_text(text)
-    monkeypatch.setattr("qwq.runner.ContractGuard", Scripted)
+    monkeypatch.setattr("qwq.pipeline.run.ContractGuard", Scripted)
     Scripted.script, Scripted.seen, Scripted.left = [1.0, 0.0], [], []
     run = RecipeRun(load_recipe(folder / "between.toml"), folder / "runs")
     (record,) = run.run()["stages"]
@@ -189,7 +210,12 @@ def test_the_last_weights_are_looked_at_also_between_two_checks(folder, monkeypa
 
 def test_weights_that_validation_puts_back_are_looked_at_too(tmp_path):
     """`validation.keep = "best"` hands on other weights than those of the last check; these are in breach, so the last good ones go in their place."""
-    stage = Rl2Stage(kind="rl2", steps=2, mix={"math": 0.5, "tools": 0.5}, contract={"domains": ["math"], "every": 1, "on_breach": "rollback"})
+    stage = Rl2Stage(
+        kind="rl2",
+        steps=2,
+        mix={"math": 0.5, "tools": 0.5},
+        contract={"domains": ["math"], "every": 1, "on_breach": "rollback"},
+    )
     model, run = torch.nn.Linear(2, 2), StageRun(tmp_path, "rl2", "rl2")
     found = {"math": [1.0] * 40}
     guard = rl2.ContractGuard(stage, model, ProblemMix(0, "rl2", stage.mix.weights()), run, lambda: found, None)
@@ -208,7 +234,9 @@ def test_weights_that_validation_puts_back_are_looked_at_too(tmp_path):
 def test_a_stage_that_validation_ends_early_is_looked_at_where_it_ends(tmp_path):
     stage = Rl2Stage(kind="rl2", steps=9, mix={"math": 1.0}, contract={"domains": ["math"], "every": 5})
     run = StageRun(tmp_path, "rl2", "rl2")
-    guard = rl2.ContractGuard(stage, torch.nn.Linear(2, 2), ProblemMix(0, "rl2", stage.mix.weights()), run, lambda: {"math": [1.0] * 8}, None)
+    guard = rl2.ContractGuard(
+        stage, torch.nn.Linear(2, 2), ProblemMix(0, "rl2", stage.mix.weights()), run, lambda: {"math": [1.0] * 8}, None
+    )
     guard.begin()
     guard.after_step(0, {})
     run.state["ended"] = "no better"
@@ -230,9 +258,14 @@ class Forced(rl2.ContractGuard):
 @pytest.mark.parametrize("action", ["reweight", "hold", "rollback"])
 def test_a_run_that_is_stopped_after_a_breach_goes_on_bit_for_bit(folder, monkeypatch, action):
     """The shares of families and sources that the breach left, and the last good weights, come with the checkpoint."""
-    text = RL2.replace("DATA", DATA["both"]).replace("ACTION", action).replace("FOLDER", str(folder)).replace("steps = 3", "steps = 5")
+    text = (
+        RL2.replace("DATA", DATA["both"])
+        .replace("ACTION", action)
+        .replace("FOLDER", str(folder))
+        .replace("steps = 3", "steps = 5")
+    )
     text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final"))
-    monkeypatch.setattr("qwq.runner.ContractGuard", Forced)
+    monkeypatch.setattr("qwq.pipeline.run.ContractGuard", Forced)
     ends = {}
     for name in ("whole", "stopped"):
         path = folder / f"{name}-{action}.toml"
@@ -251,7 +284,11 @@ def test_a_run_that_is_stopped_after_a_breach_goes_on_bit_for_bit(folder, monkey
                     RecipeRun(load_recipe(path), folder / "runs", stop=stop).run()
         run = RecipeRun(load_recipe(path), folder / "runs")
         (record,) = run.run()["stages"]
-        drawn = [row["domain"] for p in sorted((run.folder / "rollouts/rl2").glob("*.jsonl")) for row in map(json.loads, p.read_text().splitlines())]
+        drawn = [
+            row["domain"]
+            for p in sorted((run.folder / "rollouts/rl2").glob("*.jsonl"))
+            for row in map(json.loads, p.read_text().splitlines())
+        ]
         ends[name] = ((run.folder / "checkpoints/rl2/final/model.safetensors").read_bytes(), record["contract"], drawn)
     assert ends["whole"] == ends["stopped"]
     assert "shares" in ends["whole"][1][1] and ends["whole"][1][1]["shares"] != {"math": 1.0, "instructions": 3.0}
@@ -267,11 +304,17 @@ def test_looks_leave_the_training_as_it_was(folder):
         path.write_text(text.replace('"breach"', f'"{name}"').replace('domains = ["math"]', f"domains = {domains}"))
         run = RecipeRun(load_recipe(path), folder / "runs")
         (record,) = run.run()["stages"]
-        tokens = [row["completion_ids"] for p in sorted((run.folder / "rollouts/rl2").glob("*.jsonl")) for row in map(json.loads, p.read_text().splitlines())]
+        tokens = [
+            row["completion_ids"]
+            for p in sorted((run.folder / "rollouts/rl2").glob("*.jsonl"))
+            for row in map(json.loads, p.read_text().splitlines())
+        ]
         ends[name] = ((run.folder / "checkpoints/rl2/final/model.safetensors").read_bytes(), tokens)
         assert ("contract_outcome" in record) == (name == "looked-at")
         page = write_report(run.folder).read_text()
-        assert ("held nothing" in page) == (name == "left-alone") and ("At the end it was kept" in page) == (name == "looked-at")
+        assert ("held nothing" in page) == (name == "left-alone") and ("At the end it was kept" in page) == (
+            name == "looked-at"
+        )
     assert ends["looked-at"] == ends["left-alone"]
 
 
@@ -281,5 +324,7 @@ def test_a_source_too_small_to_be_watched_is_refused_before_training(folder):
     text = RL2.replace("DATA", DATA["sources"]).replace("sums.jsonl", "few.jsonl").replace("ACTION", "reweight")
     text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final")).replace("FOLDER", str(folder))
     (folder / "few.toml").write_text(text)
-    with pytest.raises(ConfigError, match=r"the contract measures math on [12] problems \(4 are asked for\): even the loss of all"):
+    with pytest.raises(
+        ConfigError, match=r"the contract measures math on [12] problems \(4 are asked for\): even the loss of all"
+    ):
         RecipeRun(load_recipe(folder / "few.toml"), folder / "runs").check()

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from qwq.eval.benchmark import Reply
-from qwq.eval.bfcl import Bfcl, language_of
-from qwq.eval.bfcl_calls import NotCalls, read_calls
-from qwq.eval.data import DataFolder
-from qwq.eval.programs import HumanEval, Mbpp, whole_program
+from qwq.tasks.benchmark import Reply
+from qwq.tasks.bfcl.calls import NotCalls, read_calls
+from qwq.tasks.bfcl.task import Bfcl, language_of
+from qwq.tasks.code_sets import HumanEval, Mbpp, whole_program
+from qwq.tasks.downloads import DataFolder
 from qwq.types import Outcome, StopReason, ToolCall
-from qwq.verify.bfcl_multi_turn import read_call as read_true_call
+from qwq.verify.tools.bfcl_multi_turn import read_call as read_true_call
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
 needs_data = pytest.mark.skipif(not (DATA / "bfcl").is_dir(), reason="shared/data is not beside the project")

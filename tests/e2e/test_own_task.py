@@ -86,7 +86,9 @@ def folder(tmp_path_factory) -> Path:
 
 def qwq(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
-    return subprocess.run([QWQ, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [QWQ, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,11 @@ def trained(folder) -> Path:
 
 
 def test_rl_trains_on_the_task_with_its_own_verdicts(trained):
-    rows = [json.loads(line) for path in (trained / "rollouts" / "rl1").glob("*.jsonl") for line in path.read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for path in (trained / "rollouts" / "rl1").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
     assert len(rows) == 2 * 4 * 6
     assert {row["domain"] for row in rows} == {"parity"}
     for row in rows:
@@ -121,7 +127,9 @@ def test_qwq_eval_takes_the_same_file_with_the_tasks_protocol(trained, folder):
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout.splitlines()[-1])
     assert scores["parity"]["n"] == 5
-    samples = [json.loads(line) for path in (folder / "evals").rglob("*.jsonl") for line in path.read_text().splitlines()]
+    samples = [
+        json.loads(line) for path in (folder / "evals").rglob("*.jsonl") for line in path.read_text().splitlines()
+    ]
     assert "double" in json.dumps(samples) or len(samples) >= 5
 
 
@@ -134,6 +142,8 @@ def test_qwq_eval_takes_the_same_file_with_the_tasks_protocol(trained, folder):
     ],
 )
 def test_a_wrong_reference_is_one_line(folder, reference, words):
-    done = qwq(folder, "train", "own.toml", f'--stages.rl1.sources=[{{kind = "task", path = "{reference}"}}]', "--dry-run")
+    done = qwq(
+        folder, "train", "own.toml", f'--stages.rl1.sources=[{{kind = "task", path = "{reference}"}}]', "--dry-run"
+    )
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert words in done.stderr

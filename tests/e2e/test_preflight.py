@@ -44,8 +44,18 @@ def lines(rows: list[dict]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-CONVERSATIONS = lines([{"messages": [{"role": "user", "content": f"{i}+{i}?"}, {"role": "assistant", "content": str(2 * i)}]} for i in range(4)])
-SUMS = lines([{"question": f"Tom has {i} and buys {i} more. How many?", "answer": f"{i}+{i}={2 * i}\n#### {2 * i}"} for i in range(40)])
+CONVERSATIONS = lines(
+    [
+        {"messages": [{"role": "user", "content": f"{i}+{i}?"}, {"role": "assistant", "content": str(2 * i)}]}
+        for i in range(4)
+    ]
+)
+SUMS = lines(
+    [
+        {"question": f"Tom has {i} and buys {i} more. How many?", "answer": f"{i}+{i}={2 * i}\n#### {2 * i}"}
+        for i in range(40)
+    ]
+)
 
 
 @pytest.fixture
@@ -75,16 +85,28 @@ def finished(recipe, tmp_path, capsys) -> Path:
 
 BROKEN = [
     (["--stages.sft.path=nofile.jsonl"], "no data file at nofile.jsonl (stages.sft.path)"),
-    (['--stages.rl1.sources=[{kind="math",path="nofile.jsonl"}]'], "no data file at nofile.jsonl (stages.rl1.sources.0.path)"),
-    (['--eval.sources=[{kind="math",path="nofile.jsonl"}]', "--stages.rl1.evaluate=true"], "no data file at nofile.jsonl (eval.sources.0.path)"),
+    (
+        ['--stages.rl1.sources=[{kind="math",path="nofile.jsonl"}]'],
+        "no data file at nofile.jsonl (stages.rl1.sources.0.path)",
+    ),
+    (
+        ['--eval.sources=[{kind="math",path="nofile.jsonl"}]', "--stages.rl1.evaluate=true"],
+        "no data file at nofile.jsonl (eval.sources.0.path)",
+    ),
     (["--stages.sft.path={tmp}/bad.jsonl"], "bad.jsonl, line 5: not JSON"),
     (['--stages.rl1.sources=[{kind="gsm8k",path="{tmp}/bad.jsonl"}]'], "bad.jsonl, line 1: needs a text 'question'"),
-    (['--stages.rl1.rewards=[{function="{tmp}/rew.py:nothing"}]'], "rew.py has no function 'nothing': valid names: boom"),
+    (
+        ['--stages.rl1.rewards=[{function="{tmp}/rew.py:nothing"}]'],
+        "rew.py has no function 'nothing': valid names: boom",
+    ),
     (['--stages.rl1.rewards=[{function="{tmp}/no.py:f"}]'], "no file at"),
     (["--stages.rl1.loss={tmp}/no.py:mine"], "loss "),
     (["--stages.rl1.advantage={tmp}/rew.py:nothing"], "rew.py has no function 'nothing'"),
     (['--stages.rl1.sources=[{kind="task",path="{tmp}/no.py:Sums"}]'], "task "),
-    (["--model.chat_template={tmp}/notools.jinja", "--stages.rl1.mix.tools=1.0"], "the chat template refuses these messages: no tools here"),
+    (
+        ["--model.chat_template={tmp}/notools.jinja", "--stages.rl1.mix.tools=1.0"],
+        "the chat template refuses these messages: no tools here",
+    ),
     (["--model.path={tmp}/nowhere"], "no model folder at"),
     (["--model.path={tmp}/cut"], "model.safetensors is cut short"),
     (["--model.chat_template={tmp}/no.jinja"], "model.chat_template: no file"),
@@ -113,8 +135,12 @@ def broken_files(tmp_path, model) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("options", "words"), BROKEN, ids=[o[0].split("=")[0] + str(i) for i, (o, _) in enumerate(BROKEN)])
-def test_a_finished_run_outlives_fresh_with_anything_that_is_not_there(finished, recipe, broken_files, error, options, words):
+@pytest.mark.parametrize(
+    ("options", "words"), BROKEN, ids=[o[0].split("=")[0] + str(i) for i, (o, _) in enumerate(BROKEN)]
+)
+def test_a_finished_run_outlives_fresh_with_anything_that_is_not_there(
+    finished, recipe, broken_files, error, options, words
+):
     """The run of two stages stands untouched after `--fresh` with each fault, and no second folder is made."""
     before = contents(finished)
     given = [option.replace("{tmp}", str(broken_files)) for option in options]
@@ -149,7 +175,10 @@ def test_fresh_moves_the_run_aside_and_says_where(finished, recipe, capsys):
     assert main(command) == 0
     assert f"the run before is kept in {finished}.1 (" in capsys.readouterr().err
     assert contents(Path(f"{finished}.1")) == old
-    assert "epochs = 2" in (finished / "recipe.toml").read_text() and json.loads((finished / "results.json").read_text())["finished"]
+    assert (
+        "epochs = 2" in (finished / "recipe.toml").read_text()
+        and json.loads((finished / "results.json").read_text())["finished"]
+    )
     second = contents(finished)
     assert main(command) == 0
     assert f"kept in {finished}.2 (" in capsys.readouterr().err
@@ -191,7 +220,9 @@ def test_a_run_that_goes_on_needs_only_what_is_left(recipe, tmp_path, capsys):
 
 def test_all_missing_files_are_named_at_once(recipe, error, tmp_path):
     sources = '[{kind="gsm8k",path="../sets/gsm8k/train.jsonl",decontaminate=["../sets/humaneval/HumanEval.jsonl"]}]'
-    line = error("train", recipe, "--runs", tmp_path / "runs", "--stages.sft.path=no.jsonl", f"--stages.rl1.sources={sources}")
+    line = error(
+        "train", recipe, "--runs", tmp_path / "runs", "--stages.sft.path=no.jsonl", f"--stages.rl1.sources={sources}"
+    )
     places = "no.jsonl, at ../sets/gsm8k/train.jsonl, at ../sets/humaneval/HumanEval.jsonl"
     assert line == f"error: no data file at {places}: `qwq explain RECIPE` says how to get each"
 
@@ -214,7 +245,12 @@ def small_disk(tmp_path) -> Path:
     """A file system of 1 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=False, capture_output=True).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=False, capture_output=True
+        ).returncode
+    ):
         pytest.skip("needs the right to mount a tmpfs")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
@@ -246,14 +282,24 @@ def answering(tmp_path) -> list[str]:
     """Options under which even random weights give answers to be judged: no thinking to close, and room until an end token is drawn (1 in 280)."""
     turns = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     (tmp_path / "plain.jinja").write_text(turns + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-    return [f"--model.chat_template={tmp_path}/plain.jinja", "--stages.rl1.max_new_tokens=800", "--stages.rl1.prompts=6"]
+    return [
+        f"--model.chat_template={tmp_path}/plain.jinja",
+        "--stages.rl1.max_new_tokens=800",
+        "--stages.rl1.prompts=6",
+    ]
 
 
 @pytest.mark.parametrize("stage", ["sft", "rl1"])
 def test_weights_that_become_infinite_end_in_one_line_and_reach_no_folder(recipe, error, tmp_path, answering, stage):
     others = [] if stage == "sft" else [*answering, f'--stages.rl1.rewards=[{{function="{tmp_path}/noise.py:noise"}}]']
-    (tmp_path / "noise.py").write_text("def noise(completions, **kw):\n    return [float(i) for i in range(len(completions))]\n")
-    options = [f"--stages.{stage}.optim.lr=3e38", f"--stages.{stage}.optim.warmup=0.0", f"--stages.{stage}.optim.weight_decay=100.0"]
+    (tmp_path / "noise.py").write_text(
+        "def noise(completions, **kw):\n    return [float(i) for i in range(len(completions))]\n"
+    )
+    options = [
+        f"--stages.{stage}.optim.lr=3e38",
+        f"--stages.{stage}.optim.warmup=0.0",
+        f"--stages.{stage}.optim.weight_decay=100.0",
+    ]
     line = error("train", recipe, "--runs", tmp_path / "runs", *options, *others)
     assert "made weights NaN or infinite" in line and "lower optim.lr (now 3e+38)" in line
     assert not list((tmp_path / "runs" / "one" / "checkpoints" / stage).glob("*"))

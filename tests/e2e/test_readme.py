@@ -23,9 +23,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
-COMMANDS = [line.split("  #")[0].strip() for line in re.findall(r"^    (\S.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)]
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for line in re.findall(r"^    (\S.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+]
 QWQ_COMMANDS = [c for c in COMMANDS if c.startswith(".venv/bin/qwq ")]
-MAKE_TARGETS = sorted(set(re.findall(r"(?:`|^    )make ([a-z][a-z-]*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)))
+MAKE_TARGETS = sorted(
+    set(re.findall(r"(?:`|^    )make ([a-z][a-z-]*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M))
+)
 # Trains for a moment, then stops with its state saved (status 130).
 CUTS = {"train": ["--max-minutes=0.02"], "eval": ["--n=1", "--max-new-tokens=8"]}
 SERVERS = ("serve", "sandbox serve")
@@ -35,7 +40,9 @@ SERVERS = ("serve", "sandbox serve")
 def clone(tmp_path_factory) -> Path:
     """A clone with `.venv/bin/qwq` of this interpreter, and a small finished run where `make demo` would leave its own."""
     folder = tmp_path_factory.mktemp("readme") / "qwq"
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     for name in tracked:
         source = ROOT / name
         if source.is_file() or source.is_symlink():
@@ -43,7 +50,9 @@ def clone(tmp_path_factory) -> Path:
             shutil.copy2(source, folder / name, follow_symlinks=False)
     qwq = folder / ".venv" / "bin" / "qwq"
     qwq.parent.mkdir(parents=True)
-    qwq.write_text(f"#!/bin/sh\nPYTHONPATH='{folder}/src' exec '{sys.executable}' -c 'import sys; from qwq.cli import main; sys.exit(main())' \"$@\"\n")
+    qwq.write_text(
+        f"#!/bin/sh\nPYTHONPATH='{folder}/src' exec '{sys.executable}' -c 'import sys; from qwq.cli import main; sys.exit(main())' \"$@\"\n"
+    )
     qwq.chmod(0o755)
     done = run(folder, [".venv/bin/qwq", "train", "tests/e2e/mini.toml", "--name=tiny"])
     assert done.returncode == 0, done.stderr
@@ -53,7 +62,16 @@ def clone(tmp_path_factory) -> Path:
 
 def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_DATA_HOME": str(folder.parent / "home")}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False, input="What is 2 + 3?\n")
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        input="What is 2 + 3?\n",
+    )
 
 
 def test_the_readme_has_its_commands():
@@ -84,7 +102,9 @@ def words_of(command: str, folder: Path) -> list[str]:
     return words + ([] if "--help" in words else CUTS.get(verb, []))
 
 
-@pytest.mark.parametrize("command", [c for c in QWQ_COMMANDS if not c.removeprefix(".venv/bin/qwq ").startswith(SERVERS)])
+@pytest.mark.parametrize(
+    "command", [c for c in QWQ_COMMANDS if not c.removeprefix(".venv/bin/qwq ").startswith(SERVERS)]
+)
 def test_a_command_of_the_readme_runs_as_written(clone, command):
     words = words_of(command, clone)
     done = run(clone, words)
@@ -101,7 +121,14 @@ def test_a_server_of_the_readme_answers(clone, command):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_DATA_HOME": str(clone.parent / "home")}
-    server = subprocess.Popen([*shlex.split(command), f"--port={port}"], cwd=clone, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [*shlex.split(command), f"--port={port}"],
+        cwd=clone,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         for _ in range(600):
             time.sleep(0.1)

@@ -11,11 +11,11 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from qwq.engine.engine import Engine
-from qwq.engine.open import EngineOptions, open_engine
+from qwq.engine.backends.torch import TorchBackend
+from qwq.engine.load import EngineOptions, open_engine
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
-from qwq.engine.torch_backend import TorchBackend
+from qwq.engine.scheduler import Engine
 from qwq.model.gguf import load_gguf
 from qwq.model.layouts import Packed
 from qwq.model.weights import load_model
@@ -76,7 +76,10 @@ def test_greedy_texts_and_logits_equal_transformers(folder: Path, samples) -> No
 
 def test_templates_render_as_transformers_renders_them(folder: Path, chat: ChatFormat) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    tool = {"type": "function", "function": {"name": "add", "description": "a + b", "parameters": {"type": "object", "properties": {}}}}
+    tool = {
+        "type": "function",
+        "function": {"name": "add", "description": "a + b", "parameters": {"type": "object", "properties": {}}},
+    }
     call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
     conversations = [
         ([{"role": "user", "content": "hi"}], None),
@@ -92,8 +95,8 @@ def test_templates_render_as_transformers_renders_them(folder: Path, chat: ChatF
 
 def test_gguf_dequantised_agrees_with_llama_cpp(folder: Path, samples) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: `make install-gguf`")
-    from qwq.engine.backend import Chunk
-    from qwq.engine.llama_backend import LlamaBackend
+    from qwq.engine.backends.base import Chunk
+    from qwq.engine.backends.llama import LlamaBackend
 
     (path,) = folder.glob("*.gguf")
     llama, ours = LlamaBackend(path, kv_tokens=4096), load_gguf(path)
@@ -121,7 +124,9 @@ def test_the_llama_backend_gives_llama_cpps_own_greedy_texts(folder: Path, chat:
     opened = open_engine(str(path), EngineOptions(max_model_len=1024, prefix_cache=False), lambda line: None)
     # Flash attention is what llama.cpp itself chooses; its Python class would leave it off, and keys in 16 bits then round otherwise.
     threads = os.cpu_count()
-    plain = llama_cpp.Llama(str(path), n_ctx=1024, verbose=False, flash_attn=True, n_threads=threads, n_threads_batch=threads)
+    plain = llama_cpp.Llama(
+        str(path), n_ctx=1024, verbose=False, flash_attn=True, n_threads=threads, n_threads_batch=threads
+    )
     params = SamplingParams(temperature=0, max_new_tokens=60)
     for question in ASKED[:5]:
         ids = chat.prompt_ids([{"role": "user", "content": question}])

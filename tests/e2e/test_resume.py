@@ -15,10 +15,10 @@ import torch
 
 from qwq.cli import main
 from qwq.config import Optim, Rl2Stage
-from qwq.problems.mixing import ProblemMix
+from qwq.tasks.mix import ProblemMix
 from qwq.train.checkpoint import StageRun
 from qwq.train.optim import Optimizer
-from qwq.train.rl2 import ContractGuard
+from qwq.train.stage2 import ContractGuard
 
 RECIPE = Path(__file__).with_name("mini.toml")
 STAGES = ("pretrain", "sft", "rl1", "control", "reward_model", "rl2")
@@ -135,7 +135,9 @@ def test_fresh_starts_anew(undisturbed, tmp_path, capsys, keep_signals):
     rows = [json.loads(line) for line in (tmp_path / "mini" / "metrics.jsonl").read_text().splitlines()]
     assert {r["stage"] for r in rows} == {"pretrain"} and [r["step"] for r in rows] == list(range(len(rows)))
     assert not (tmp_path / "mini" / "stray.txt").exists()
-    assert (tmp_path / "mini.1" / "stray.txt").exists() and json.loads((tmp_path / "mini.1" / "results.json").read_text())["finished"]
+    assert (tmp_path / "mini.1" / "stray.txt").exists() and json.loads(
+        (tmp_path / "mini.1" / "results.json").read_text()
+    )["finished"]
     assert sorted(p.name for p in (tmp_path / "mini" / "checkpoints").iterdir()) == ["pretrain"]
     assert "go on" in capsys.readouterr().out
 

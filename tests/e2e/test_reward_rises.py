@@ -15,9 +15,9 @@ import torch
 from qwq.config import ComputeSection, Optim, Rl1Stage
 from qwq.model.config import preset
 from qwq.model.transformer import Transformer
-from qwq.problems.base import answer_turn
-from qwq.problems.mixing import ProblemMix
 from qwq.reward.mixing import Rewarder
+from qwq.tasks.mix import ProblemMix
+from qwq.tasks.procedural.base import answer_turn
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
 from qwq.train.checkpoint import StageRun

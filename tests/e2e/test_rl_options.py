@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from qwq.config import Recipe, load_recipe
 from qwq.errors import ConfigError
 from qwq.model.weights import load_model
+from qwq.pipeline.run import RecipeRun, table
 from qwq.report import write_report
-from qwq.runner import RecipeRun, table
 
 RECIPE = Path(__file__).parent / "mini.toml"
 OPTIONS = {
@@ -49,11 +49,17 @@ def run(tmp_path_factory) -> Path:
 
 
 def metrics(run: Path, stage: str) -> list[dict]:
-    return [row for line in (run / "metrics.jsonl").read_text().splitlines() if (row := json.loads(line))["stage"] == stage]
+    return [
+        row for line in (run / "metrics.jsonl").read_text().splitlines() if (row := json.loads(line))["stage"] == stage
+    ]
 
 
 def rollouts(run: Path, stage: str) -> list[dict]:
-    return [json.loads(line) for p in sorted((run / "rollouts" / stage).glob("*.jsonl")) for line in p.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for p in sorted((run / "rollouts" / stage).glob("*.jsonl"))
+        for line in p.read_text().splitlines()
+    ]
 
 
 def test_budgets_were_drawn_by_prompt_and_held(run):
@@ -120,12 +126,20 @@ def test_a_checkpoint_gets_another_template(run, tmp_path):
     plain.write_text(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    base = {"name": "x", "model": {"path": str(run / "checkpoints" / "rl2" / "final")}, "stages": {"sft": {"kind": "sft", "mix": {"math": 1.0}}}}
+    base = {
+        "name": "x",
+        "model": {"path": str(run / "checkpoints" / "rl2" / "final")},
+        "stages": {"sft": {"kind": "sft", "mix": {"math": 1.0}}},
+    }
 
     def chat(**model: str):
         return RecipeRun(Recipe.model_validate(base | {"model": base["model"] | model}), tmp_path).chat()
 
-    assert chat().thinking_open and not chat(chat_template=str(plain)).thinking_open and chat(chat_template="qwq").thinking_open
+    assert (
+        chat().thinking_open
+        and not chat(chat_template=str(plain)).thinking_open
+        and chat(chat_template="qwq").thinking_open
+    )
     with pytest.raises(ConfigError, match="no file nowhere.jinja"):
         chat(chat_template="nowhere.jinja")
 
@@ -147,7 +161,10 @@ def test_the_start_is_read_once_and_the_first_stage_compared_with_it(run, tmp_pa
     assert (sft["change"], sft["against"]) == (0.0, "start") and "change" not in start
     written = (tmp_path / "x/evals/start/sampled.jsonl").stat().st_mtime_ns
     (tmp_path / "x/results.json").unlink()
-    assert one.run()["start"] == results["start"] and (tmp_path / "x/evals/start/sampled.jsonl").stat().st_mtime_ns == written
+    assert (
+        one.run()["start"] == results["start"]
+        and (tmp_path / "x/evals/start/sampled.jsonl").stat().st_mtime_ns == written
+    )
     assert table(results)[1][0][0] == "start"
     assert "<b>start</b>" in write_report(tmp_path / "x").read_text()
     for wrong in ({"model": {"preset": "tiny"}}, {"stages": {"start": options["stages"]["sft"]}}):
@@ -157,7 +174,11 @@ def test_the_start_is_read_once_and_the_first_stage_compared_with_it(run, tmp_pa
 
 def test_early_end_by_patience(tmp_path):
     """A learning rate of nearly nothing makes nothing better, so the stage ends after the first look."""
-    options = OPTIONS | {"stages.rl1.optim": {"lr": 1e-12}, "stages.rl1.validation": {"every": 1, "problems": 4, "patience": 1}, "eval.budgets": []}
+    options = OPTIONS | {
+        "stages.rl1.optim": {"lr": 1e-12},
+        "stages.rl1.validation": {"every": 1, "problems": 4, "patience": 1},
+        "eval.budgets": [],
+    }
     recipe = load_recipe(RECIPE, options)
     for key in ("math", "instructions"):
         recipe = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={key: 0})})
@@ -169,8 +190,6 @@ def test_early_end_by_patience(tmp_path):
     assert record["steps"] == 1 and "no better validation score" in record["ended"]
 
 
-
-
 def test_every_kind_of_stage_runs_in_sixteen_bits_and_a_control_keeps_its_adapters(tmp_path):
     options = {
         "compute.dtype": "bfloat16", "compute.recompute": True, "stages.pretrain.tokens": 4000, "stages.sft.lora": {"rank": 2},
@@ -179,7 +198,10 @@ def test_every_kind_of_stage_runs_in_sixteen_bits_and_a_control_keeps_its_adapte
     before = torch.get_num_threads()
     assert RecipeRun(load_recipe(RECIPE, options), tmp_path).run()["finished"]
     torch.set_num_threads(before)
-    finals = {s: load_file(tmp_path / "mini" / "checkpoints" / s / "final" / "model.safetensors") for s in ("pretrain", "sft", "control", "reward_model")}
+    finals = {
+        s: load_file(tmp_path / "mini" / "checkpoints" / s / "final" / "model.safetensors")
+        for s in ("pretrain", "sft", "control", "reward_model")
+    }
     # A preset is written in float32; a reward model as it was trained, but for its head: in 16 bits like answers would have equal scores.
     assert all(t.dtype == torch.float32 for s in ("pretrain", "sft", "control") for t in finals[s].values())
     assert finals["reward_model"].pop("score.weight").dtype == torch.float32

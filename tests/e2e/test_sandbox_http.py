@@ -16,7 +16,7 @@ import httpx2
 from sandbox_process import QWQ, Server
 
 from qwq.errors import UsageError
-from qwq.sandbox.client import RemoteSandbox
+from qwq.sandbox.http.client import RemoteSandbox
 from qwq.verify.code import clear_cache
 
 JSON = {"Content-Type": "application/json"}

@@ -14,8 +14,8 @@ import pytest
 from sandbox_process import QWQ, Server
 
 from qwq.errors import InfraError, UsageError
-from qwq.sandbox.client import RemoteSandbox
 from qwq.sandbox.doctor import doctor
+from qwq.sandbox.http.client import RemoteSandbox
 from qwq.types import Outcome
 from qwq.verify.code import verify
 
@@ -50,12 +50,19 @@ def get(server: Server, path: str, **kwargs) -> httpx2.Response:
 
 
 def test_verdicts_through_the_server_are_those_of_the_library(remote):
-    call = {"kind": "call", "entry_point": "f", "cases": [{"args": [2], "expected": (2, 3)}, {"args": [0], "expected": (0, 1)}]}
+    call = {
+        "kind": "call",
+        "entry_point": "f",
+        "cases": [{"args": [2], "expected": (2, 3)}, {"args": [0], "expected": (0, 1)}],
+    }
     asserts = {"kind": "asserts", "setup": "", "asserts": ["assert f(2) == (2, 3)"]}
     for code, tests in ((GOOD, STDIO), (BAD, STDIO), ("def f(x): return (x, x + 1)", call), ("def f(x): return [x, x + 1]", call),
                         ("def f(x): return (x, x + 1)", asserts), ("import sys; sys.exit(0)", asserts)):  # fmt: skip
         here, there = verify(code, tests), verify(code, tests, sandbox=remote)
-        assert (here.outcome, here.passed, here.total) == (there.outcome, there.passed, there.total), (code, there.reason)
+        assert (here.outcome, here.passed, here.total) == (there.outcome, there.passed, there.total), (
+            code,
+            there.reason,
+        )
 
 
 def test_a_batch_is_graded_on_the_server_each_line_once(remote):
@@ -68,7 +75,10 @@ def test_a_batch_is_graded_on_the_server_each_line_once(remote):
 def test_results_come_as_they_finish(server):
     slow, quick = "import time; time.sleep(1.5); print(6)", "print(6)"
     items = [{"kind": "verify", "code": code, "tests": STDIO} for code in (slow, quick, quick)]
-    with httpx2.Client(trust_env=False, timeout=60) as client, client.stream("POST", server.url + "/batch", json={"items": items}) as answer:
+    with (
+        httpx2.Client(trust_env=False, timeout=60) as client,
+        client.stream("POST", server.url + "/batch", json={"items": items}) as answer,
+    ):
         order = [json.loads(line)["index"] for line in answer.iter_lines() if line]
     assert order[-1] == 0 and sorted(order) == [0, 1, 2]
 
@@ -79,10 +89,21 @@ def test_results_come_as_they_finish(server):
      ("import time; time.sleep(30)", "python", "Failed", "TimeLimitExceeded", ""), ("cat", "bash", "Success", "Finished", "hello\n")],
 )  # fmt: skip
 def test_run_code_speaks_as_sandbox_fusion(server, code, language, status, run_status, stdout):
-    body = {"code": code, "language": language, "stdin": "hello\n", "compile_timeout": 10, "run_timeout": 1.5, "files": {}, "fetch_files": []}
+    body = {
+        "code": code,
+        "language": language,
+        "stdin": "hello\n",
+        "compile_timeout": 10,
+        "run_timeout": 1.5,
+        "files": {},
+        "fetch_files": [],
+    }
     answer = post(server, "/run_code", json=body).json()
     assert answer["status"] == status and answer["run_result"]["status"] == run_status
-    assert answer["run_result"]["stdout"] == stdout and {"compile_result", "message", "executor_pod_name", "files"} <= answer.keys()
+    assert (
+        answer["run_result"]["stdout"] == stdout
+        and {"compile_result", "message", "executor_pod_name", "files"} <= answer.keys()
+    )
     if status == "Success":
         assert answer["run_result"]["return_code"] == 0
 
@@ -91,7 +112,9 @@ def test_malformed_requests_are_the_callers(server):
     assert post(server, "/batch", content=b"{", headers={"content-type": "application/json"}).status_code == 422
     wrong_key = post(server, "/batch", json={"items": [{"kind": "verify", "code": "x", "tests": STDIO, "timeout": 3}]})
     assert wrong_key.status_code == 422 and "timeout" in wrong_key.json()["error"]["message"]
-    too_long = post(server, "/batch", json={"items": [{"kind": "verify", "code": "x", "tests": STDIO, "timeout_s": 1e4}]})
+    too_long = post(
+        server, "/batch", json={"items": [{"kind": "verify", "code": "x", "tests": STDIO, "timeout_s": 1e4}]}
+    )
     assert too_long.status_code == 422 and "allows up to 120" in too_long.json()["error"]["message"]
     assert post(server, "/batch", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
     assert get(server, "/health", headers={"host": "evil.example"}).status_code == 403
@@ -100,7 +123,9 @@ def test_malformed_requests_are_the_callers(server):
 
 def test_health_and_metrics(server):
     health = get(server, "/health").json()
-    assert health["status"] == "ok" and health["slots"] == 2 and health["level"] == doctor()["level"] and health["reason"]
+    assert (
+        health["status"] == "ok" and health["slots"] == 2 and health["level"] == doctor()["level"] and health["reason"]
+    )
     metrics = get(server, "/metrics").text
     assert "qwq_sandbox_runs_total" in metrics and "qwq_sandbox_queue_seconds_bucket" in metrics
 
@@ -130,7 +155,9 @@ def test_other_machines_are_not_served_without_a_key():
 def test_a_full_queue_says_when_to_come_again():
     server = Server("--queue", "2")
     try:
-        sleepers = [{"kind": "verify", "code": "import time; time.sleep(3)", "tests": STDIO, "timeout_s": 5} for _ in range(2)]
+        sleepers = [
+            {"kind": "verify", "code": "import time; time.sleep(3)", "tests": STDIO, "timeout_s": 5} for _ in range(2)
+        ]
         thread = threading.Thread(target=post, args=(server, "/batch"), kwargs={"json": {"items": sleepers}})
         thread.start()
         deadline = time.monotonic() + 10
@@ -149,9 +176,15 @@ def test_a_full_queue_says_when_to_come_again():
 def test_a_client_that_goes_away_takes_its_runs_with_it():
     server = Server()
     try:
-        items = [{"kind": "verify", "code": "import time; time.sleep(60)", "tests": STDIO, "timeout_s": 100} for _ in range(6)]
+        items = [
+            {"kind": "verify", "code": "import time; time.sleep(60)", "tests": STDIO, "timeout_s": 100}
+            for _ in range(6)
+        ]
         client = httpx2.Client(trust_env=False, timeout=2)
-        with pytest.raises(httpx2.TransportError), client.stream("POST", server.url + "/batch", json={"items": items}) as answer:
+        with (
+            pytest.raises(httpx2.TransportError),
+            client.stream("POST", server.url + "/batch", json={"items": items}) as answer,
+        ):
             for _ in answer.iter_lines():
                 pass
         client.close()

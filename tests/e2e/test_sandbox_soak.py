@@ -16,7 +16,7 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from sandbox_process import Server
 
-from qwq.sandbox.client import RemoteSandbox
+from qwq.sandbox.http.client import RemoteSandbox
 from qwq.sandbox.watchdog import descendants
 
 RUNS = int(os.environ.get("QWQ_SOAK_RUNS", "200"))
@@ -46,13 +46,19 @@ def memory_kib(pid: int) -> int:
 
 def groups(pid: int) -> set[str]:
     """The control groups that process `pid` made; other tests and programs beside this one make theirs."""
-    return {str(p) for c in ("memory", "pids") for p in Path(f"/sys/fs/cgroup/{c}").glob(f"**/qwq-{pid}-*") if p.is_dir()}
+    return {
+        str(p) for c in ("memory", "pids") for p in Path(f"/sys/fs/cgroup/{c}").glob(f"**/qwq-{pid}-*") if p.is_dir()
+    }
 
 
 def around() -> tuple[set[str], str]:
     """What could be left over outside the server: temporary folders (not those of test sessions beside this one), mounts."""
     mounts = Path("/proc/self/mountinfo").read_text()
-    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("qwq-") and not name.startswith("qwq-tests-")}, mounts
+    return {
+        name
+        for name in os.listdir(tempfile.gettempdir())
+        if name.startswith("qwq-") and not name.startswith("qwq-tests-")
+    }, mounts
 
 
 def lines(first: int, count: int) -> list[dict]:

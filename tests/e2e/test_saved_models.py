@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from qwq.cli import main
 from qwq.config import Recipe
-from qwq.export import export
 from qwq.model.config import preset
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model, save_model, stored_dtype
-from qwq.runner import RecipeRun
+from qwq.pipeline.run import RecipeRun
+from qwq.release.export import export
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
 
@@ -31,15 +31,27 @@ def base(tmp_path_factory) -> Path:
     chat = ChatFormat(tokenizer, default_template())
     shape = preset("tiny", vocab_size=tokenizer.vocab_size, eos_token_id=chat.eos_ids[0])
     model = Transformer(shape).init_weights(torch.Generator().manual_seed(0))
-    generation = SAMPLING | {"bos_token_id": 3, "pad_token_id": 4, "eos_token_id": chat.eos_ids[0], "_from_model_config": True}
+    generation = SAMPLING | {
+        "bos_token_id": 3,
+        "pad_token_id": 4,
+        "eos_token_id": chat.eos_ids[0],
+        "_from_model_config": True,
+    }
     save_model(model, folder, dtype=torch.bfloat16, generation=generation)
     chat.save(folder)
     return folder
 
 
 def train(base: Path, runs: Path, *, dtype: str = "float32", lora: bool = True, **model: str) -> Path:
-    stage = {"kind": "sft", "mix": {"math": 1.0}, "documents": 4, "evaluate": False, "optim": {"lr": 1e-3}} | ({"lora": {"rank": 2}} if lora else {})
-    data = {"name": "x", "model": {"path": str(base)} | model, "compute": {"threads": 1, "dtype": dtype}, "stages": {"sft": stage}}
+    stage = {"kind": "sft", "mix": {"math": 1.0}, "documents": 4, "evaluate": False, "optim": {"lr": 1e-3}} | (
+        {"lora": {"rank": 2}} if lora else {}
+    )
+    data = {
+        "name": "x",
+        "model": {"path": str(base)} | model,
+        "compute": {"threads": 1, "dtype": dtype},
+        "stages": {"sft": stage},
+    }
     before = torch.get_num_threads()
     RecipeRun(Recipe.model_validate(data), runs).run()
     torch.set_num_threads(before)
@@ -93,7 +105,13 @@ def test_the_model_that_is_evaluated_is_the_one_that_is_written(base, tmp_path, 
 
     monkeypatch.setattr(RecipeRun, "_evaluate", look)
     stage = {"kind": "sft", "mix": {"math": 1.0}, "documents": 4, "optim": {"lr": 1e-3}}
-    data = {"name": "x", "model": {"path": str(base)}, "compute": {"threads": 1}, "eval": {"math": 1}, "stages": {"sft": stage}}
+    data = {
+        "name": "x",
+        "model": {"path": str(base)},
+        "compute": {"threads": 1},
+        "eval": {"math": 1},
+        "stages": {"sft": stage},
+    }
     before = torch.get_num_threads()
     RecipeRun(Recipe.model_validate(data), tmp_path).run()
     torch.set_num_threads(before)
@@ -106,7 +124,11 @@ def test_sampling_defaults_and_special_tokens_stay(base, tmp_path):
     exported = export(str(final), tmp_path / "out", adapters=[])
     eos = list(ChatFormat.from_folder(base).eos_ids)
     for folder in (final, exported):
-        assert json.loads((folder / "generation_config.json").read_text()) == SAMPLING | {"bos_token_id": 3, "pad_token_id": 4, "eos_token_id": eos}
+        assert json.loads((folder / "generation_config.json").read_text()) == SAMPLING | {
+            "bos_token_id": 3,
+            "pad_token_id": 4,
+            "eos_token_id": eos,
+        }
         assert stored_dtype(folder) is torch.bfloat16
 
 
@@ -114,13 +136,22 @@ def test_transformers_reads_them(base, tmp_path):
     transformers = pytest.importorskip("transformers", reason="parity needs transformers (pip install qwq[dev])")
     final = train(base, tmp_path)
     generation = transformers.GenerationConfig.from_pretrained(final)
-    assert (generation.temperature, generation.top_k, generation.pad_token_id, generation.bos_token_id) == (0.7, 20, 4, 3)
+    assert (generation.temperature, generation.top_k, generation.pad_token_id, generation.bos_token_id) == (
+        0.7,
+        20,
+        4,
+        3,
+    )
     assert transformers.AutoModelForCausalLM.from_pretrained(final, dtype="auto").dtype == torch.bfloat16
 
 
 def test_a_dpo_stage_on_a_file_of_pairs(base, tmp_path, capsys, keep_signals):
     """A recipe with a stage of kind dpo, by the command: checked first, trained, its held-out pairs in results.json, a policy as its result."""
-    rows = [{"prompt": f"{a} + {b}?", "chosen": f"it is {a + b}", "rejected": f"no idea {b}"} for a in range(6) for b in range(5)]
+    rows = [
+        {"prompt": f"{a} + {b}?", "chosen": f"it is {a + b}", "rejected": f"no idea {b}"}
+        for a in range(6)
+        for b in range(5)
+    ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     stage = f'kind = "dpo"\npath = "{tmp_path}/pairs.jsonl"\nbatch_pairs = 7\nbeta = 0.2\nlora = {{ rank = 2 }}\noptim = {{ lr = 1e-2 }}\nevaluate = false\n'
     recipe = tmp_path / "r.toml"

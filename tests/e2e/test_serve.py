@@ -42,7 +42,14 @@ def test_models_and_health(server: Served) -> None:
 @pytest.mark.parametrize("budget", [0, 16, 64])
 def test_a_thinking_budget_holds_and_an_answer_follows(server: Served, budget: int) -> None:
     for seed in range(5):
-        answer = server.post("/v1/chat/completions", messages=QUESTION, max_tokens=200, thinking_token_budget=budget, seed=seed, temperature=1.0)
+        answer = server.post(
+            "/v1/chat/completions",
+            messages=QUESTION,
+            max_tokens=200,
+            thinking_token_budget=budget,
+            seed=seed,
+            temperature=1.0,
+        )
         assert answer.status_code == 200, answer.text
         body = answer.json()
         message, usage = body["choices"][0]["message"], body["usage"]
@@ -54,7 +61,9 @@ def test_a_thinking_budget_holds_and_an_answer_follows(server: Served, budget: i
 
 def test_a_seed_repeats_and_samples_differ(server: Served) -> None:
     def texts(**more: Any) -> list[str]:
-        body = server.post("/v1/completions", prompt="question 3: what", max_tokens=20, n=4, temperature=1.0, **more).json()
+        body = server.post(
+            "/v1/completions", prompt="question 3: what", max_tokens=20, n=4, temperature=1.0, **more
+        ).json()
         assert [c["index"] for c in body["choices"]] == [0, 1, 2, 3]
         return [c["text"] for c in body["choices"]]
 
@@ -75,7 +84,9 @@ def test_prompts_in_all_four_shapes(server: Served, folder: Path) -> None:
 
 
 def test_log_probabilities(server: Served) -> None:
-    chat = server.post("/v1/chat/completions", messages=QUESTION, max_tokens=6, temperature=0, logprobs=True, top_logprobs=3).json()
+    chat = server.post(
+        "/v1/chat/completions", messages=QUESTION, max_tokens=6, temperature=0, logprobs=True, top_logprobs=3
+    ).json()
     for token in chat["choices"][0]["logprobs"]["content"]:
         assert token["logprob"] == token["top_logprobs"][0]["logprob"] <= 0 and len(token["top_logprobs"]) == 3
     plain = server.post("/v1/completions", prompt="question", max_tokens=6, temperature=0, logprobs=2).json()
@@ -88,9 +99,13 @@ def test_stop_and_bias_and_length(server: Served) -> None:
     free = server.post("/v1/completions", prompt="question 3", max_tokens=30, temperature=0).json()["choices"][0]
     assert free["finish_reason"] == "length"
     stop = free["text"][8:11]
-    cut = server.post("/v1/completions", prompt="question 3", max_tokens=30, temperature=0, stop=[stop]).json()["choices"][0]
+    cut = server.post("/v1/completions", prompt="question 3", max_tokens=30, temperature=0, stop=[stop]).json()[
+        "choices"
+    ][0]
     assert cut == cut | {"text": free["text"][: free["text"].index(stop)], "finish_reason": "stop", "stop_reason": stop}
-    biased = server.post("/v1/completions", prompt="q", max_tokens=5, logit_bias={"20": 100}, seed=1).json()["choices"][0]
+    biased = server.post("/v1/completions", prompt="q", max_tokens=5, logit_bias={"20": 100}, seed=1).json()["choices"][
+        0
+    ]
     assert len(set(biased["text"])) == 1
 
 
@@ -123,7 +138,15 @@ def test_other_refusals(server: Served) -> None:
 
 
 def test_advisory_fields_are_accepted(server: Served) -> None:
-    body = {"prompt": "x", "max_tokens": 2, "user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "stop": None}
+    body = {
+        "prompt": "x",
+        "max_tokens": 2,
+        "user": "u",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+        "stop": None,
+    }
     assert server.post("/v1/completions", **body).status_code == 200
 
 
@@ -133,7 +156,11 @@ def test_many_at_once_and_some_go_away(server: Served) -> None:
     def ask(i: int) -> None:
         if i % 4 == 3:
             with pytest.raises(httpx2.TimeoutException):
-                server.client.post("/v1/completions", json={"prompt": f"question {i}", "max_tokens": 480, "ignore_eos": True}, timeout=0.3)
+                server.client.post(
+                    "/v1/completions",
+                    json={"prompt": f"question {i}", "max_tokens": 480, "ignore_eos": True},
+                    timeout=0.3,
+                )
             return
         body = server.post("/v1/completions", prompt=f"question {i}", max_tokens=20, seed=i, temperature=1.0).json()
         results[i] = body["choices"][0]["text"]
@@ -145,13 +172,22 @@ def test_many_at_once_and_some_go_away(server: Served) -> None:
         t.join(60)
     assert len(results) == 18
     for i in (0, 5, 22):
-        assert server.post("/v1/completions", prompt=f"question {i}", max_tokens=20, seed=i, temperature=1.0).json()["choices"][0]["text"] == results[i]
+        assert (
+            server.post("/v1/completions", prompt=f"question {i}", max_tokens=20, seed=i, temperature=1.0).json()[
+                "choices"
+            ][0]["text"]
+            == results[i]
+        )
 
 
 def test_it_ends_when_asked_and_a_taken_port_is_said(folder: Path, server: Served) -> None:
     port = str(server.client.base_url.port)
     taken = subprocess.run([QWQ, "serve", str(folder), "--port", port], capture_output=True, text=True, timeout=60)
-    assert taken.returncode == 2 and f"cannot listen on 127.0.0.1:{port}" in taken.stderr and "Traceback" not in taken.stderr
+    assert (
+        taken.returncode == 2
+        and f"cannot listen on 127.0.0.1:{port}" in taken.stderr
+        and "Traceback" not in taken.stderr
+    )
     short = Served(folder, "--deterministic", "--max-model-len", "64")
     assert json.loads(short.client.get("/v1/models").text)["data"][0]["max_model_len"] == 64
     assert short.post("/v1/completions", prompt="question", max_tokens=8, temperature=0).status_code == 200
@@ -159,7 +195,18 @@ def test_it_ends_when_asked_and_a_taken_port_is_said(folder: Path, server: Serve
 
 
 def test_a_key_a_stream_and_a_clean_end(folder: Path) -> None:
-    served = Served(folder, "--api-key", "secret", "--shutdown-timeout", "0.3", "--no-page", "--served-model-name", "a", "--served-model-name", "b")
+    served = Served(
+        folder,
+        "--api-key",
+        "secret",
+        "--shutdown-timeout",
+        "0.3",
+        "--no-page",
+        "--served-model-name",
+        "a",
+        "--served-model-name",
+        "b",
+    )
     try:
         assert served.client.get("/v1/models").status_code == 401
         served.client.headers["authorization"] = "Bearer secret"

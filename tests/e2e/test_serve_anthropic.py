@@ -13,7 +13,16 @@ pytest.importorskip("llguidance")
 import scripted
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
-TOOL = {"name": "f", "description": "adds", "input_schema": {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}}
+TOOL = {
+    "name": "f",
+    "description": "adds",
+    "input_schema": {
+        "type": "object",
+        "properties": {"a": {"enum": [1]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    },
+}
 THINKING = {"type": "enabled", "budget_tokens": 1024}
 
 
@@ -27,7 +36,10 @@ def reply(prompt: str) -> str:
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx2.Client]:
     chat = scripted.chat_format()
-    with scripted.served(scripted.opened(chat, scripted.Script(chat, reply))) as url, httpx2.Client(base_url=url, timeout=60) as made:
+    with (
+        scripted.served(scripted.opened(chat, scripted.Script(chat, reply))) as url,
+        httpx2.Client(base_url=url, timeout=60) as made,
+    ):
         yield made
 
 
@@ -87,24 +99,51 @@ def same(one: dict, other: dict) -> bool:
 
 def test_a_message(client: httpx2.Client) -> None:
     made = answer(ask(client))
-    assert made["content"] == [{"type": "text", "text": "cba"}] and made["stop_reason"] == "end_turn" and made["stop_sequence"] is None
-    assert made["type"] == "message" and made["role"] == "assistant" and made["model"] == "scripted" and made["id"].startswith("msg_")
+    assert (
+        made["content"] == [{"type": "text", "text": "cba"}]
+        and made["stop_reason"] == "end_turn"
+        and made["stop_sequence"] is None
+    )
+    assert (
+        made["type"] == "message"
+        and made["role"] == "assistant"
+        and made["model"] == "scripted"
+        and made["id"].startswith("msg_")
+    )
     usage = made["usage"]
-    counted = answer(client.post("/v1/messages/count_tokens", json={"model": "scripted", "messages": [{"role": "user", "content": "abc"}]}))
-    assert usage["input_tokens"] + usage["cache_read_input_tokens"] == counted["input_tokens"] and usage["output_tokens"] > 0
+    counted = answer(
+        client.post(
+            "/v1/messages/count_tokens", json={"model": "scripted", "messages": [{"role": "user", "content": "abc"}]}
+        )
+    )
+    assert (
+        usage["input_tokens"] + usage["cache_read_input_tokens"] == counted["input_tokens"]
+        and usage["output_tokens"] > 0
+    )
     stream, names = streamed(ask(client, stream=True))
-    assert same(stream, made) and names[:2] == ["message_start", "ping"] and names[-2:] == ["message_delta", "message_stop"]
+    assert (
+        same(stream, made)
+        and names[:2] == ["message_start", "ping"]
+        and names[-2:] == ["message_delta", "message_stop"]
+    )
     assert stream["usage"]["output_tokens"] == usage["output_tokens"]
 
 
 def test_thinking_is_given_where_it_is_asked_for(client: httpx2.Client) -> None:
     made = answer(ask(client, thinking=THINKING))
     thinking, text = made["content"]
-    assert thinking["type"] == "thinking" and thinking["thinking"] == "hm" and len(thinking["signature"]) == 64 and text["text"] == "cba"
+    assert (
+        thinking["type"] == "thinking"
+        and thinking["thinking"] == "hm"
+        and len(thinking["signature"]) == 64
+        and text["text"] == "cba"
+    )
     stream, names = streamed(ask(client, thinking=THINKING, stream=True))
     assert same(stream, made) and names.count("content_block_start") == names.count("content_block_stop") == 2
     assert [b["type"] for b in answer(ask(client, thinking={"type": "adaptive"}))["content"]] == ["thinking", "text"]
-    assert [b["type"] for b in answer(ask(client, thinking={"type": "adaptive", "display": "omitted"}))["content"]] == ["text"]
+    assert [b["type"] for b in answer(ask(client, thinking={"type": "adaptive", "display": "omitted"}))["content"]] == [
+        "text"
+    ]
     assert answer(ask(client, thinking={"type": "disabled"}, max_tokens=20))["content"][0]["type"] == "text"
     short = answer(ask(client, "repeat:" + "so it is " * 40, thinking={"type": "enabled", "budget_tokens": 3}))
     assert len(short["content"][0]["thinking"].split()) <= 8
@@ -113,13 +152,24 @@ def test_thinking_is_given_where_it_is_asked_for(client: httpx2.Client) -> None:
 def test_tools_and_their_results(client: httpx2.Client) -> None:
     question = f"repeat:sum\n</think>\n\nI call. {CALL}"
     made = answer(ask(client, question, tools=[TOOL], thinking=THINKING))
-    assert [b["type"] for b in made["content"]] == ["thinking", "text", "tool_use"] and made["stop_reason"] == "tool_use"
+    assert [b["type"] for b in made["content"]] == ["thinking", "text", "tool_use"] and made[
+        "stop_reason"
+    ] == "tool_use"
     use = made["content"][2]
     assert (use["name"], use["input"]) == ("f", {"a": 1})
     stream, names = streamed(ask(client, question, tools=[TOOL], thinking=THINKING, stream=True))
     assert same(stream, made)
-    result = {"type": "tool_result", "tool_use_id": use["id"], "content": [{"type": "text", "text": "7"}], "is_error": False}
-    second = [{"role": "user", "content": question}, {"role": "assistant", "content": made["content"]}, {"role": "user", "content": [result]}]
+    result = {
+        "type": "tool_result",
+        "tool_use_id": use["id"],
+        "content": [{"type": "text", "text": "7"}],
+        "is_error": False,
+    }
+    second = [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": made["content"]},
+        {"role": "user", "content": [result]},
+    ]
     assert answer(ask(client, second, tools=[TOOL]))["content"] == [{"type": "text", "text": "The sum is 7."}]
     second[2]["content"].append({"type": "text", "text": "abc", "cache_control": {"type": "ephemeral"}})
     assert answer(ask(client, second, tools=[TOOL]))["content"][0]["text"] == "cba"
@@ -139,8 +189,15 @@ def test_results_are_put_in_the_order_of_their_calls(client: httpx2.Client) -> N
     chat = scripted.chat_format()
     uses = [{"type": "tool_use", "id": i, "name": "f", "input": {}} for i in ("c1", "c2")]
     results = [{"type": "tool_result", "tool_use_id": i, "content": text} for i, text in (("c2", "TWO"), ("c1", "ONE"))]
-    with scripted.served(scripted.opened(chat, scripted.Script(chat, note))) as url, httpx2.Client(base_url=url, timeout=60) as own:
-        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": uses}, {"role": "user", "content": results}]
+    with (
+        scripted.served(scripted.opened(chat, scripted.Script(chat, note))) as url,
+        httpx2.Client(base_url=url, timeout=60) as own,
+    ):
+        messages = [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": uses},
+            {"role": "user", "content": results},
+        ]
         answer(ask(own, messages, system=[{"type": "text", "text": "be brief"}, {"type": "text", "text": "be kind"}]))
     assert 0 < seen[-1].index("ONE") < seen[-1].index("TWO") and "be brief\nbe kind" in seen[-1]
 
@@ -151,18 +208,40 @@ def test_stops_limits_and_prefills(client: httpx2.Client) -> None:
     assert answer(ask(client, "repeat:" + "so it is " * 60, max_tokens=5))["stop_reason"] == "max_tokens"
     over = answer(ask(client, max_tokens=100_000))
     assert over["stop_reason"] == "end_turn"
-    rest = [{"role": "user", "content": "abcdef"}, {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "x"}, {"type": "text", "text": "fed"}]}]
+    rest = [
+        {"role": "user", "content": "abcdef"},
+        {
+            "role": "assistant",
+            "content": [{"type": "thinking", "thinking": "hm", "signature": "x"}, {"type": "text", "text": "fed"}],
+        },
+    ]
     assert answer(ask(client, rest))["content"][0]["text"] == "cba"
-    form = {"type": "json_schema", "schema": {"type": "object", "properties": {"k": {"const": 1}}, "required": ["k"], "additionalProperties": False}}
+    form = {
+        "type": "json_schema",
+        "schema": {
+            "type": "object",
+            "properties": {"k": {"const": 1}},
+            "required": ["k"],
+            "additionalProperties": False,
+        },
+    }
     assert json.loads(answer(ask(client, output_config={"format": form}))["content"][0]["text"]) == {"k": 1}
 
 
 def test_documents_of_text_and_blocks_that_nobody_can_read(client: httpx2.Client) -> None:
-    document = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "abc"}, "title": "n.txt"}
+    document = {
+        "type": "document",
+        "source": {"type": "text", "media_type": "text/plain", "data": "abc"},
+        "title": "n.txt",
+    }
     assert answer(ask(client, [document, {"type": "text", "text": "x"}]))["content"][0]["text"].startswith("x\n")
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
     error = ask(client, [image])
-    assert error.status_code == 400 and "reads text only" in error.json()["error"]["message"] and "'image'" in error.json()["error"]["message"]
+    assert (
+        error.status_code == 400
+        and "reads text only" in error.json()["error"]["message"]
+        and "'image'" in error.json()["error"]["message"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,13 +255,24 @@ def test_documents_of_text_and_blocks_that_nobody_can_read(client: httpx2.Client
     ],
 )  # fmt: skip
 def test_errors_have_anthropics_shape(client: httpx2.Client, body: dict, status: int, kind: str, words: str) -> None:
-    made = client.post("/v1/messages", json={"model": "scripted", "max_tokens": 20, "messages": [{"role": "user", "content": "x"}], **body})
-    assert made.status_code == status and made.json()["type"] == "error" and made.json()["error"]["type"] == kind and words in made.json()["error"]["message"], made.text
+    made = client.post(
+        "/v1/messages",
+        json={"model": "scripted", "max_tokens": 20, "messages": [{"role": "user", "content": "x"}], **body},
+    )
+    assert (
+        made.status_code == status
+        and made.json()["type"] == "error"
+        and made.json()["error"]["type"] == kind
+        and words in made.json()["error"]["message"]
+    ), made.text
 
 
 def test_keys_and_any_name() -> None:
     chat = scripted.chat_format()
-    with scripted.served(scripted.opened(chat, scripted.Script(chat, reply)), api_keys=("k",)) as url, httpx2.Client(base_url=url, timeout=60) as client:
+    with (
+        scripted.served(scripted.opened(chat, scripted.Script(chat, reply)), api_keys=("k",)) as url,
+        httpx2.Client(base_url=url, timeout=60) as client,
+    ):
         refused = ask(client)
         assert refused.status_code == 401 and refused.json()["error"]["type"] == "authentication_error"
         client.headers["x-api-key"] = "k"
@@ -201,17 +291,44 @@ def test_a_request_as_claude_code_makes_it(client: httpx2.Client) -> None:
         "tools": [TOOL | {"cache_control": {"type": "ephemeral"}, "input_examples": []}], "thinking": {"type": "enabled", "budget_tokens": 31999},
         "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
     }  # fmt: skip
-    made = client.post("/v1/messages?beta=true", json=body, headers={"anthropic-version": "2023-06-01", "anthropic-beta": "claude-code-20250219,interleaved-thinking-2025-05-14", "x-api-key": "any"})
+    made = client.post(
+        "/v1/messages?beta=true",
+        json=body,
+        headers={
+            "anthropic-version": "2023-06-01",
+            "anthropic-beta": "claude-code-20250219,interleaved-thinking-2025-05-14",
+            "x-api-key": "any",
+        },
+    )
     message, names = streamed(made)
     assert message["stop_reason"] == "tool_use" and message["content"][-1]["name"] == "f" and "error" not in names
-    counted = client.post("/v1/messages/count_tokens?beta=true", json={k: body[k] for k in ("model", "system", "messages", "tools", "thinking")})
-    assert counted.json()["input_tokens"] == message["usage"]["input_tokens"] + message["usage"]["cache_read_input_tokens"]
+    counted = client.post(
+        "/v1/messages/count_tokens?beta=true",
+        json={k: body[k] for k in ("model", "system", "messages", "tools", "thinking")},
+    )
+    assert (
+        counted.json()["input_tokens"] == message["usage"]["input_tokens"] + message["usage"]["cache_read_input_tokens"]
+    )
 
 
 def test_a_stream_that_the_server_ends_says_so() -> None:
     chat = scripted.chat_format()
-    with scripted.served(scripted.opened(chat, scripted.Script(chat, lambda prompt: "</think>" + "so it is " * 200, 0.01))) as url, httpx2.Client(base_url=url, timeout=60) as client:
-        with client.stream("POST", "/v1/messages", json={"model": "scripted", "max_tokens": 900, "messages": [{"role": "user", "content": "x"}], "stream": True}) as made:
+    with (
+        scripted.served(
+            scripted.opened(chat, scripted.Script(chat, lambda prompt: "</think>" + "so it is " * 200, 0.01))
+        ) as url,
+        httpx2.Client(base_url=url, timeout=60) as client,
+    ):
+        with client.stream(
+            "POST",
+            "/v1/messages",
+            json={
+                "model": "scripted",
+                "max_tokens": 900,
+                "messages": [{"role": "user", "content": "x"}],
+                "stream": True,
+            },
+        ) as made:
             lines = made.iter_lines()
             next(lines)
             url.app.state.core.runner.abort_all()

@@ -19,7 +19,10 @@ import scripted
 from qwq.serve import sse
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}},
+}
 
 
 def reply(prompt: str) -> str:
@@ -78,7 +81,15 @@ def test_health_models_metrics_and_document(client: httpx2.Client) -> None:
     ):  # fmt: skip
         assert name in text, name
     paths = client.get("/openapi.json").json()["paths"]
-    assert {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models", "/tokenize", "/health", "/metrics"} <= set(paths)
+    assert {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/models",
+        "/tokenize",
+        "/health",
+        "/metrics",
+    } <= set(paths)
     assert client.get("/docs").status_code == 200
 
 
@@ -103,7 +114,11 @@ def test_a_stream_has_role_text_reason_and_usage(client: httpx2.Client) -> None:
     counts = [c["usage"]["completion_tokens"] for c in chunks[1:]]
     assert counts == sorted(counts)
     plain = events(chat(client, stream=True))
-    assert all("usage" not in c for c in plain) and plain[-1]["choices"][0]["finish_reason"] == "stop" and plain[-1]["timings"]["predicted_n"] > 0
+    assert (
+        all("usage" not in c for c in plain)
+        and plain[-1]["choices"][0]["finish_reason"] == "stop"
+        and plain[-1]["timings"]["predicted_n"] > 0
+    )
 
 
 @pytest.mark.parametrize("stop", ["d", ["x", "de"], ["ef", "d"]])
@@ -181,7 +196,10 @@ def test_null_default_and_advisory_fields_are_accepted(client: httpx2.Client) ->
         "skip_special_tokens": True, "best_of": 1, "add_generation_prompt": True, "priority": 0, "stop": [], "logprobs": False,
     }  # fmt: skip
     assert message(chat(client, **advisory))["content"] == "cba"
-    parts = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "Ann"}]
+    parts = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "Ann"},
+    ]
     assert message(chat(client, parts))["content"] == "ba"
 
 
@@ -203,19 +221,49 @@ def test_broken_calls_are_text_whole_and_streamed(client: httpx2.Client) -> None
 
 
 def test_a_strict_tool_keeps_its_schema_though_free_to_talk(client: httpx2.Client) -> None:
-    strict = {"type": "function", "function": {**TOOL["function"], "strict": True, "parameters": {"type": "object", "properties": {"a": {"enum": [7]}}, "required": ["a"], "additionalProperties": False}}}
+    strict = {
+        "type": "function",
+        "function": {
+            **TOOL["function"],
+            "strict": True,
+            "parameters": {
+                "type": "object",
+                "properties": {"a": {"enum": [7]}},
+                "required": ["a"],
+                "additionalProperties": False,
+            },
+        },
+    }
     said = message(chat(client, f"repeat:x</think>Words first.\n{CALL}", tools=[strict]))
     assert said["content"] == "Words first." and json.loads(said["tool_calls"][0]["function"]["arguments"]) == {"a": 7}
     assert message(chat(client, "abc", tools=[strict]))["content"] == "cba"
 
 
 def test_tools_and_a_schema_together(client: httpx2.Client) -> None:
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"k": {"const": 1}}, "required": ["k"], "additionalProperties": False}}}
+    form = {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "x",
+            "schema": {
+                "type": "object",
+                "properties": {"k": {"const": 1}},
+                "required": ["k"],
+                "additionalProperties": False,
+            },
+        },
+    }
     assert message(chat(client, f"repeat:x</think>\n\n{CALL}", tools=[TOOL], response_format=form))["tool_calls"]
-    assert json.loads(message(chat(client, 'repeat:x</think>\n\n{"k": 1}', tools=[TOOL], response_format=form))["content"]) == {"k": 1}
+    assert json.loads(
+        message(chat(client, 'repeat:x</think>\n\n{"k": 1}', tools=[TOOL], response_format=form))["content"]
+    ) == {"k": 1}
 
 
-CITY = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"], "additionalProperties": False}
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 GBNF = 'root ::= "r" tail\ntail ::= [0-9]+ "}"'
 
 
@@ -229,12 +277,23 @@ GBNF = 'root ::= "r" tail\ntail ::= [0-9]+ "}"'
 def test_forms_under_vllms_names(client: httpx2.Client, form: dict, fits: str) -> None:
     """The script wants to say something else; the form holds it, behind a thinking that is free."""
     for field in ({"structured_outputs": form}, {f"guided_{kind}": value for kind, value in form.items()}):
-        said = message(chat(client, "repeat:thinking freely</think>\n\nquite something else", temperature=1.0, seed=1, **field))
+        said = message(
+            chat(client, "repeat:thinking freely</think>\n\nquite something else", temperature=1.0, seed=1, **field)
+        )
         assert said["reasoning"] == "thinking freely" and re.fullmatch(fits, said["content"]), said
-        text = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 60, "temperature": 1.0, "seed": 2, **field}).json()["choices"][0]["text"]
+        text = client.post(
+            "/v1/completions", json={"prompt": "x", "max_tokens": 60, "temperature": 1.0, "seed": 2, **field}
+        ).json()["choices"][0]["text"]
         assert re.fullmatch(fits, text), text
     # Text goes on under OpenAI's field as well.
-    text = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 60, "response_format": {"type": "json_schema", "json_schema": {"name": "c", "schema": CITY}}})
+    text = client.post(
+        "/v1/completions",
+        json={
+            "prompt": "x",
+            "max_tokens": 60,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "c", "schema": CITY}},
+        },
+    )
     assert json.loads(text.json()["choices"][0]["text"]) == {"city": "Rome"}
 
 
@@ -251,18 +310,30 @@ def test_a_stream_that_waits_says_that_it_lives(monkeypatch: pytest.MonkeyPatch)
         time.sleep(0.5)
         return "so</think>\n\nyes"
 
-    with scripted.served(scripted.opened(fmt, scripted.Script(fmt, slow))) as url, httpx2.Client(base_url=url) as client:
+    with (
+        scripted.served(scripted.opened(fmt, scripted.Script(fmt, slow))) as url,
+        httpx2.Client(base_url=url) as client,
+    ):
         lines = [line for line in chat(client, stream=True).text.split("\n\n") if line]
-        assert sum(line.startswith(":") for line in lines) >= 3 and all(line.startswith((":", "data: ")) for line in lines)
+        assert sum(line.startswith(":") for line in lines) >= 3 and all(
+            line.startswith((":", "data: ")) for line in lines
+        )
         chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
         assert "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks) == "yes"
 
 
 def test_schemas_with_definitions(client: httpx2.Client) -> None:
-    schema = {"$defs": {"p": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}}, "type": "object", "properties": {"p": {"$ref": "#/$defs/p"}}, "required": ["p"]}
+    schema = {
+        "$defs": {"p": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}},
+        "type": "object",
+        "properties": {"p": {"$ref": "#/$defs/p"}},
+        "required": ["p"],
+    }
     tool = {"type": "function", "function": {"name": "g", "parameters": schema}}
     wanted = '<tool_call>\n{"name": "g", "arguments": {"p": {"x": 12}}}\n</tool_call>'
-    (call,) = message(chat(client, f"repeat:x</think>{wanted}", tools=[TOOL, tool], tool_choice="required"))["tool_calls"]
+    (call,) = message(chat(client, f"repeat:x</think>{wanted}", tools=[TOOL, tool], tool_choice="required"))[
+        "tool_calls"
+    ]
     assert call["function"] == {"name": "g", "arguments": '{"p": {"x": 12}}'}
 
 
@@ -275,14 +346,23 @@ def test_earlier_thoughts_leave_the_prompt(client: httpx2.Client) -> None:
 
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     plain = count(turns)
-    for thought in ({"reasoning_content": "long thought"}, {"reasoning": "long thought"}, {"content": "<think>\nlong thought\n</think>\n\nb"}):
+    for thought in (
+        {"reasoning_content": "long thought"},
+        {"reasoning": "long thought"},
+        {"content": "<think>\nlong thought\n</think>\n\nb"},
+    ):
         assert count([turns[0], turns[1] | thought, turns[2]]) == plain
 
 
 def test_thoughts_in_a_tool_loop_are_kept_on_request() -> None:
     turns = [
         {"role": "user", "content": "add"},
-        {"role": "assistant", "content": "", "reasoning": "remember <|im_end|>", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning": "remember <|im_end|>",
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
         {"role": "tool", "content": "7", "tool_call_id": "1"},
     ]
     seen: list[str] = []
@@ -307,12 +387,22 @@ def test_an_answer_goes_on_where_it_was_cut(client: httpx2.Client) -> None:
         rest = message(chat(client, [asked, last], add_generation_prompt=False, continue_final_message=True))
         if "reasoning_content" in partial:
             assert rest["content"] == "cba" and rest["reasoning_content"] is None
-    rest = message(chat(client, [asked, {"role": "assistant", "reasoning": "h"}], add_generation_prompt=False, continue_final_message=True))
+    rest = message(
+        chat(
+            client,
+            [asked, {"role": "assistant", "reasoning": "h"}],
+            add_generation_prompt=False,
+            continue_final_message=True,
+        )
+    )
     assert rest["reasoning"] == "m" and rest["content"] == "fedcba"
 
 
 def test_a_template_that_knows_enable_thinking() -> None:
-    template = scripted.PLAIN.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}")
+    template = scripted.PLAIN.replace(
+        "<|im_start|>assistant\n",
+        "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}",
+    )
     fmt = scripted.chat_format(template)
     seen: list[str] = []
 
@@ -320,12 +410,35 @@ def test_a_template_that_knows_enable_thinking() -> None:
         seen.append(prompt)
         return "<think>\nso\n</think>\n\nyes"
 
-    with scripted.served(scripted.opened(fmt, scripted.Script(fmt, note))) as url, httpx2.Client(base_url=url) as client:
+    with (
+        scripted.served(scripted.opened(fmt, scripted.Script(fmt, note))) as url,
+        httpx2.Client(base_url=url) as client,
+    ):
         assert message(chat(client)) | {"reasoning": "so", "content": "yes"} == message(chat(client))
         chat(client, chat_template_kwargs={"enable_thinking": False}, max_tokens=5)
-        assert seen[-1].endswith("</think>\n\n") or "</think>" in client.post("/detokenize", json={"tokens": client.post("/tokenize", json={"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"enable_thinking": False}}).json()["tokens"]}).json()["prompt"]
+        assert (
+            seen[-1].endswith("</think>\n\n")
+            or "</think>"
+            in client.post(
+                "/detokenize",
+                json={
+                    "tokens": client.post(
+                        "/tokenize",
+                        json={
+                            "messages": [{"role": "user", "content": "x"}],
+                            "chat_template_kwargs": {"enable_thinking": False},
+                        },
+                    ).json()["tokens"]
+                },
+            ).json()["prompt"]
+        )
         # A model that opens its thinking by itself may do so before an answer that is held to a form.
-        formed = message(chat(client, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["yes"]}}}))
+        formed = message(
+            chat(
+                client,
+                response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["yes"]}}},
+            )
+        )
         assert formed["reasoning"] == "so" and formed["content"] == '"yes"'
 
 
@@ -335,11 +448,24 @@ def test_a_template_that_knows_enable_thinking() -> None:
 def test_api_keys_sizes_and_origins(model: scripted.Opened) -> None:
     fmt = scripted.chat_format()
     model = scripted.opened(fmt, scripted.Script(fmt, reply))
-    with scripted.served(model, api_keys=("one", "zwei"), limit_bytes=2000, cors_origins=("http://page",)) as url, httpx2.Client(base_url=url) as client:
+    with (
+        scripted.served(model, api_keys=("one", "zwei"), limit_bytes=2000, cors_origins=("http://page",)) as url,
+        httpx2.Client(base_url=url) as client,
+    ):
         assert client.get("/health").status_code == 200
-        for headers in ({}, {"authorization": "Bearer on"}, {"authorization": "one"}, {"authorization": "Basic one"}, {"authorization": "Bearer two"}):
+        for headers in (
+            {},
+            {"authorization": "Bearer on"},
+            {"authorization": "one"},
+            {"authorization": "Basic one"},
+            {"authorization": "Bearer two"},
+        ):
             answer = client.get("/v1/models", headers=headers)
-            assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key" and answer.headers["www-authenticate"] == "Bearer"
+            assert (
+                answer.status_code == 401
+                and answer.json()["error"]["code"] == "invalid_api_key"
+                and answer.headers["www-authenticate"] == "Bearer"
+            )
         for path in ("/metrics", "/v1/models", "/tokenize", "/v1/responses/x", "/nothing"):
             assert client.get(path).status_code == 401, path
         for headers in ({"authorization": "Bearer one"}, {"authorization": "bearer zwei"}, {"x-api-key": "zwei"}):
@@ -347,16 +473,35 @@ def test_api_keys_sizes_and_origins(model: scripted.Opened) -> None:
         client.headers["authorization"] = "Bearer one"
         large = chat(client, "x" * 3000)
         assert large.status_code == 413 and "2000" in large.json()["error"]["message"]
-        chunked = client.post("/v1/completions", content=iter([b'{"prompt": "', b"x" * 3000, b'"}']), headers={"content-type": "application/json"})
+        chunked = client.post(
+            "/v1/completions",
+            content=iter([b'{"prompt": "', b"x" * 3000, b'"}']),
+            headers={"content-type": "application/json"},
+        )
         assert chunked.status_code == 413
-        assert client.options("/v1/chat/completions", headers={"origin": "http://page", "access-control-request-method": "POST"}).headers["access-control-allow-origin"] == "http://page"
+        assert (
+            client.options(
+                "/v1/chat/completions", headers={"origin": "http://page", "access-control-request-method": "POST"}
+            ).headers["access-control-allow-origin"]
+            == "http://page"
+        )
         assert "access-control-allow-origin" not in client.get("/health", headers={"origin": "http://other"}).headers
 
 
 def test_unknown_paths_methods_and_bodies(client: httpx2.Client) -> None:
     assert client.get("/v1/nothing").json()["error"]["type"] == "invalid_request_error"
     assert client.get("/v1/chat/completions").status_code == 405
-    for body in (b"", b"{", b"[]", b"null", b'"x"', b"[" * 100000, b'{"messages": \xff}', b'{"prompt": "x", "temperature": NaN}', b'{"prompt": "x", "seed": 1e400}'):
+    for body in (
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"[" * 100000,
+        b'{"messages": \xff}',
+        b'{"prompt": "x", "temperature": NaN}',
+        b'{"prompt": "x", "seed": 1e400}',
+    ):
         answer = client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 400 and answer.json()["error"]["message"], body
 
@@ -379,13 +524,17 @@ def test_who_goes_away_costs_nothing_more(stream: bool) -> None:
     model, backend = slow_model()
     with scripted.served(model) as url, httpx2.Client(base_url=url) as client:
         if stream:
-            with client.stream("POST", "/v1/chat/completions", json={"messages": [{"role": "user", "content": "long"}], "stream": True}) as answer:
+            with client.stream(
+                "POST", "/v1/chat/completions", json={"messages": [{"role": "user", "content": "long"}], "stream": True}
+            ) as answer:
                 lines = answer.iter_lines()
                 while '"reasoning"' not in next(lines):
                     pass
         else:
             with pytest.raises(httpx2.TimeoutException):
-                client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "long"}]}, timeout=0.3)
+                client.post(
+                    "/v1/chat/completions", json={"messages": [{"role": "user", "content": "long"}]}, timeout=0.3
+                )
         assert settled(model)
         steps = backend.steps
         time.sleep(0.1)
@@ -397,7 +546,9 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     model, _ = slow_model(0.02, max_running=1)
     with scripted.served(model, max_waiting=1) as url, httpx2.Client(base_url=url, timeout=60) as client:
         answers: list[httpx2.Response] = []
-        threads = [threading.Thread(target=lambda: answers.append(chat(client, "long", max_tokens=40))) for _ in range(6)]
+        threads = [
+            threading.Thread(target=lambda: answers.append(chat(client, "long", max_tokens=40))) for _ in range(6)
+        ]
         for t in threads:
             t.start()
         for t in threads:
@@ -411,7 +562,9 @@ def test_a_full_queue_says_when_to_come_back() -> None:
 def test_the_end_of_the_server_is_the_end_of_its_streams() -> None:
     model, _ = slow_model()
     with scripted.served(model) as url, httpx2.Client(base_url=url, timeout=60) as client:
-        with client.stream("POST", "/v1/chat/completions", json={"messages": [{"role": "user", "content": "long"}], "stream": True}) as answer:
+        with client.stream(
+            "POST", "/v1/chat/completions", json={"messages": [{"role": "user", "content": "long"}], "stream": True}
+        ) as answer:
             lines = answer.iter_lines()
             next(lines)
             url.app.state.core.runner.abort_all()

@@ -24,7 +24,9 @@ seen: list[str] = []
 def coder() -> ChatFormat:
     plain = scripted.chat_format().tokenizer
     plain._inner.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in FIM])
-    return ChatFormat(Tokenizer(plain._inner, eos_ids=plain.eos_ids, config=plain.config), ChatTemplate(scripted.OPENING))
+    return ChatFormat(
+        Tokenizer(plain._inner, eos_ids=plain.eos_ids, config=plain.config), ChatTemplate(scripted.OPENING)
+    )
 
 
 def reply(prompt: str) -> str:
@@ -37,7 +39,10 @@ def client() -> Iterator[httpx2.Client]:
     chat = coder()
     backend = scripted.Script(chat, reply)
     backend._ids = lambda text: chat.tokenizer.encode_rendered(text)  # type: ignore[method-assign]  # a reply may hold special tokens
-    with scripted.served(scripted.opened(chat, backend, max_len=256)) as url, httpx2.Client(base_url=url, timeout=60) as made:
+    with (
+        scripted.served(scripted.opened(chat, backend, max_len=256)) as url,
+        httpx2.Client(base_url=url, timeout=60) as made,
+    ):
         yield made
 
 
@@ -45,9 +50,13 @@ PROMPT = "<|fim_prefix|>def f<|fim_suffix|>return 3<|fim_middle|>"
 
 
 def test_suffix_of_text_completions(client: httpx2.Client) -> None:
-    made = client.post("/v1/completions", json={"prompt": "def f", "suffix": "return 3", "max_tokens": 40}).json()["choices"][0]
+    made = client.post("/v1/completions", json={"prompt": "def f", "suffix": "return 3", "max_tokens": 40}).json()[
+        "choices"
+    ][0]
     assert made["text"] == "what is" and made["finish_reason"] == "stop" and seen[-1] == PROMPT
-    many = client.post("/v1/completions", json={"prompt": ["a", "b"], "suffix": "c", "max_tokens": 40}).json()["choices"]
+    many = client.post("/v1/completions", json={"prompt": ["a", "b"], "suffix": "c", "max_tokens": 40}).json()[
+        "choices"
+    ]
     assert [c["text"] for c in many] == ["what is"] * 2
     # The caller's text is words: it cannot open or close anything.
     client.post("/v1/completions", json={"prompt": "x<|fim_middle|>y", "suffix": "z", "max_tokens": 4})
@@ -59,31 +68,67 @@ def test_suffix_of_text_completions(client: httpx2.Client) -> None:
 
 
 def test_infill_whole_and_streamed(client: httpx2.Client) -> None:
-    body = {"input_prefix": "def f", "input_suffix": "return 3", "n_predict": 40, "samplers": ["top_k"], "t_max_predict_ms": 500, "cache_prompt": True, "top_k": 40}
+    body = {
+        "input_prefix": "def f",
+        "input_suffix": "return 3",
+        "n_predict": 40,
+        "samplers": ["top_k"],
+        "t_max_predict_ms": 500,
+        "cache_prompt": True,
+        "top_k": 40,
+    }
     made = client.post("/infill", json=body)
-    assert made.status_code == 200 and made.json()["content"] == "what is" and made.json()["stop_type"] == "eos" and made.json()["tokens_predicted"] > 0, made.text
+    assert (
+        made.status_code == 200
+        and made.json()["content"] == "what is"
+        and made.json()["stop_type"] == "eos"
+        and made.json()["tokens_predicted"] > 0
+    ), made.text
     assert seen[-1] == PROMPT
-    lines = [json.loads(line[6:]) for line in client.post("/infill", json=body | {"stream": True}).text.split("\n\n") if line.startswith("data: ")]
+    lines = [
+        json.loads(line[6:])
+        for line in client.post("/infill", json=body | {"stream": True}).text.split("\n\n")
+        if line.startswith("data: ")
+    ]
     assert "".join(li["content"] for li in lines) == "what is" and [li["stop"] for li in lines][-1] is True
     assert client.post("/infill", json=body | {"n_predict": 1}).json()["stop_type"] == "limit"
     begun = client.post("/infill", json=body | {"prompt": "  let"}).json()["tokens_evaluated"]
     assert begun == made.json()["tokens_evaluated"] + client.post("/tokenize", json={"prompt": "  let"}).json()["count"]
     client.post("/infill", json=body | {"input_extra": [{"filename": "a.py", "text": "x = 1"}, {"text": "y"}]})
-    assert seen[-1].startswith("<|repo_name|>project\n<|file_sep|>a.py\nx = 1\n<|file_sep|>file\ny\n<|file_sep|>current\n<|fim_prefix|>def f")
-    client.post("/infill", json=body | {"input_extra": [{"filename": "long", "text": "word " * 500}, {"filename": "b", "text": "z"}]})
-    assert seen[-1].startswith("<|repo_name|>project\n<|file_sep|>b\nz\n")  # what does not fit is left out, the first files first
+    assert seen[-1].startswith(
+        "<|repo_name|>project\n<|file_sep|>a.py\nx = 1\n<|file_sep|>file\ny\n<|file_sep|>current\n<|fim_prefix|>def f"
+    )
+    client.post(
+        "/infill",
+        json=body | {"input_extra": [{"filename": "long", "text": "word " * 500}, {"filename": "b", "text": "z"}]},
+    )
+    assert seen[-1].startswith(
+        "<|repo_name|>project\n<|file_sep|>b\nz\n"
+    )  # what does not fit is left out, the first files first
 
 
 def test_ollamas_suffix(client: httpx2.Client) -> None:
-    made = client.post("/api/generate", json={"model": "scripted", "prompt": "def f", "suffix": "return 3", "stream": False}).json()
-    assert made["response"] == "what is" and seen[-1] == PROMPT and "insert" in client.post("/api/show", json={"model": "scripted"}).json()["capabilities"]
+    made = client.post(
+        "/api/generate", json={"model": "scripted", "prompt": "def f", "suffix": "return 3", "stream": False}
+    ).json()
+    assert (
+        made["response"] == "what is"
+        and seen[-1] == PROMPT
+        and "insert" in client.post("/api/show", json={"model": "scripted"}).json()["capabilities"]
+    )
 
 
 def test_a_model_without_the_tokens_says_so() -> None:
     chat = scripted.chat_format()
     assert Infill.of(chat.tokenizer) is None
-    with scripted.served(scripted.opened(chat, scripted.Script(chat, lambda prompt: "x"))) as url, httpx2.Client(base_url=url) as own:
-        for path, body in (("/v1/completions", {"prompt": "x", "suffix": "y"}), ("/infill", {"input_prefix": "x", "input_suffix": "y"})):
+    with (
+        scripted.served(scripted.opened(chat, scripted.Script(chat, lambda prompt: "x"))) as url,
+        httpx2.Client(base_url=url) as own,
+    ):
+        for path, body in (
+            ("/v1/completions", {"prompt": "x", "suffix": "y"}),
+            ("/infill", {"input_prefix": "x", "input_suffix": "y"}),
+        ):
             error = own.post(path, json=body)
             assert error.status_code == 400 and "use a Coder model" in error.json()["error"]["message"]
         assert own.post("/v1/completions", json={"prompt": "x", "suffix": "", "max_tokens": 2}).status_code == 200
@@ -91,8 +136,16 @@ def test_a_model_without_the_tokens_says_so() -> None:
 
 def test_what_else_is_asked_of_llamacpps_server(client: httpx2.Client) -> None:
     props = client.get("/props").json()
-    assert props["default_generation_settings"]["n_ctx"] == 256 and props["total_slots"] == 8 and props["chat_template"] == scripted.OPENING and props["eos_token"] == "<|im_end|>"
+    assert (
+        props["default_generation_settings"]["n_ctx"] == 256
+        and props["total_slots"] == 8
+        and props["chat_template"] == scripted.OPENING
+        and props["eos_token"] == "<|im_end|>"
+    )
     slots = client.get("/slots").json()
     assert len(slots) == 8 and not any(s["is_processing"] for s in slots)
-    assert client.post("/apply-template", json={"messages": [{"role": "user", "content": "hi"}]}).json()["prompt"] == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    assert (
+        client.post("/apply-template", json={"messages": [{"role": "user", "content": "hi"}]}).json()["prompt"]
+        == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    )
     assert client.post("/apply-template", json={}).status_code == 400

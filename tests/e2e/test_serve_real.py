@@ -31,7 +31,14 @@ WEATHER = {
         },
     },
 }  # fmt: skip
-TIME = {"type": "function", "function": {"name": "get_time", "description": "The time of day in a city.", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
+TIME = {
+    "type": "function",
+    "function": {
+        "name": "get_time",
+        "description": "The time of day in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
 PEOPLE = [("Anna", 31, "Rome"), ("Tom", 8, "Oslo"), ("Maria", 64, "London"), ("Ken", 45, "Kyoto")]
 
 
@@ -45,7 +52,16 @@ class Person(BaseModel):
 def client() -> Iterator[openai.OpenAI]:
     if not MODEL.is_file():
         pytest.skip(f"needs {MODEL}: `make test-engine` runs this")
-    command = [str(Path(sys.executable).with_name("qwq")), "serve", str(MODEL), "--port", "0", "--no-page", "--max-model-len", "4096"]
+    command = [
+        str(Path(sys.executable).with_name("qwq")),
+        "serve",
+        str(MODEL),
+        "--port",
+        "0",
+        "--no-page",
+        "--max-model-len",
+        "4096",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     reader = threading.Thread(target=process.stderr.read)
@@ -63,7 +79,9 @@ def client() -> Iterator[openai.OpenAI]:
 
 def ask(client: openai.OpenAI, messages: str | list, **more):
     messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-    return client.chat.completions.create(model=client.models.list().data[0].id, messages=messages, **({"temperature": 0, "max_tokens": 128} | more))
+    return client.chat.completions.create(
+        model=client.models.list().data[0].id, messages=messages, **({"temperature": 0, "max_tokens": 128} | more)
+    )
 
 
 def test_a_chat_whole_and_streamed(client) -> None:
@@ -81,15 +99,28 @@ def test_a_round_trip_of_a_tool(client, choice) -> None:
     (call,) = first.message.tool_calls
     assert first.finish_reason == "tool_calls" and call.function.name == "get_weather"
     assert json.loads(call.function.arguments) == {"city": "Madrid", "unit": "celsius"}
-    messages += [first.message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": call.id, "content": '{"temperature": 23, "sky": "clear"}'}]
+    messages += [
+        first.message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": '{"temperature": 23, "sky": "clear"}'},
+    ]
     last = ask(client, messages, tools=[WEATHER, TIME], tool_choice="none").choices[0].message
     assert last.tool_calls is None and "23" in last.content
 
 
 def test_streamed_arguments_are_the_whole_ones(client) -> None:
-    asked = {"tools": [WEATHER, TIME], "tool_choice": "required", "parallel_tool_calls": False, "seed": 1, "temperature": 0.7}
+    asked = {
+        "tools": [WEATHER, TIME],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "seed": 1,
+        "temperature": 0.7,
+    }
     (whole,) = ask(client, "How warm is it in Lima, in fahrenheit?", **asked).choices[0].message.tool_calls
-    deltas = [d for c in ask(client, "How warm is it in Lima, in fahrenheit?", stream=True, **asked) for d in c.choices[0].delta.tool_calls or []]
+    deltas = [
+        d
+        for c in ask(client, "How warm is it in Lima, in fahrenheit?", stream=True, **asked)
+        for d in c.choices[0].delta.tool_calls or []
+    ]
     assert deltas[0].function.name == whole.function.name
     assert "".join(d.function.arguments or "" for d in deltas) == whole.function.arguments
 
@@ -97,16 +128,44 @@ def test_streamed_arguments_are_the_whole_ones(client) -> None:
 @pytest.mark.parametrize(("name", "age", "city"), PEOPLE)
 def test_a_schema_filled_from_a_text(client, name: str, age: int, city: str) -> None:
     text = f"Extract the person as JSON with name, age and city: {name}, who is {age} years old, has lived in {city} since last year."
-    said = client.chat.completions.parse(model=client.models.list().data[0].id, messages=[{"role": "user", "content": text}], response_format=Person, temperature=0, max_tokens=96)
+    said = client.chat.completions.parse(
+        model=client.models.list().data[0].id,
+        messages=[{"role": "user", "content": text}],
+        response_format=Person,
+        temperature=0,
+        max_tokens=96,
+    )
     assert said.choices[0].message.parsed == Person(name=name, age=age, city=city)
 
 
 def test_answers_of_a_form_at_temperature_1_are_all_of_it(client) -> None:
-    schema = {"type": "object", "properties": {"title": {"type": "string", "maxLength": 40}, "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3}}, "required": ["title", "tags"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {
+            "title": {"type": "string", "maxLength": 40},
+            "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
+        },
+        "required": ["title", "tags"],
+        "additionalProperties": False,
+    }
     form = {"type": "json_schema", "json_schema": {"name": "book", "schema": schema}}
     answers = ask(client, "Invent a book.", response_format=form, temperature=1.0, seed=3, n=8, max_tokens=200).choices
     for choice in answers:
         book = json.loads(choice.message.content)
-        assert choice.finish_reason == "stop" and set(book) == {"title", "tags"} and len(book["title"]) <= 40 and set(book["tags"]) <= {"a", "b"}
-    moods = [ask(client, f"Is this review positive or negative? {review}", extra_body={"structured_outputs": {"choice": ["positive", "negative"]}}).choices[0].message.content for review in ("I loved every minute of it.", "A terrible waste of money, I hated it.")]
+        assert (
+            choice.finish_reason == "stop"
+            and set(book) == {"title", "tags"}
+            and len(book["title"]) <= 40
+            and set(book["tags"]) <= {"a", "b"}
+        )
+    moods = [
+        ask(
+            client,
+            f"Is this review positive or negative? {review}",
+            extra_body={"structured_outputs": {"choice": ["positive", "negative"]}},
+        )
+        .choices[0]
+        .message.content
+        for review in ("I loved every minute of it.", "A terrible waste of money, I hated it.")
+    ]
     assert moods == ["positive", "negative"]

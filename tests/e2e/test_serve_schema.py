@@ -27,6 +27,24 @@ def test_every_answer_is_what_the_document_says(tmp_path: Path) -> None:
     model = scripted.opened(chat, scripted.Script(chat, lambda prompt: "so\n</think>\n\nyes"), max_len=1024)
     examples = os.environ.get("QWQ_FUZZ_EXAMPLES", "10")
     with scripted.served(model) as url:
-        command = [SCHEMATHESIS, "run", f"{url}/openapi.json", "--max-examples", examples, "--no-color", "--seed", "1", "--workers", "1"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=3000, cwd=tmp_path, env=os.environ | {"PYTHONWARNINGS": "ignore", "SCHEMATHESIS_HOOKS": HOOKS})
+        command = [
+            SCHEMATHESIS,
+            "run",
+            f"{url}/openapi.json",
+            "--max-examples",
+            examples,
+            "--no-color",
+            "--seed",
+            "1",
+            "--workers",
+            "1",
+        ]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=3000,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONWARNINGS": "ignore", "SCHEMATHESIS_HOOKS": HOOKS},
+        )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

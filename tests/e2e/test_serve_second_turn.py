@@ -16,7 +16,13 @@ import scripted
 from qwq.serve import notes
 
 HERMES = '<tool_call>\n{{"name": "{}", "arguments": {{"a": {}}}}}\n</tool_call>'
-TOOLS = [{"type": "function", "function": {"name": n, "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}} for n in "fg"]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": n, "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}},
+    }
+    for n in "fg"
+]
 
 
 def reply(prompt: str) -> str:
@@ -29,7 +35,10 @@ def reply(prompt: str) -> str:
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx2.Client]:
     chat = scripted.chat_format()
-    with scripted.served(scripted.opened(chat, scripted.Script(chat, reply), max_len=512)) as url, httpx2.Client(base_url=url, timeout=60) as made:
+    with (
+        scripted.served(scripted.opened(chat, scripted.Script(chat, reply), max_len=512)) as url,
+        httpx2.Client(base_url=url, timeout=60) as made,
+    ):
         yield made
 
 
@@ -52,7 +61,9 @@ ASKED = {"role": "user", "content": "q"}
 # -- keys of the client's own ------------------------------------------------------------------------------------------------
 
 
-def test_keys_of_a_clients_own_in_messages_are_ignored_and_said_once(client: httpx2.Client, capfd: pytest.CaptureFixture[str]) -> None:
+def test_keys_of_a_clients_own_in_messages_are_ignored_and_said_once(
+    client: httpx2.Client, capfd: pytest.CaptureFixture[str]
+) -> None:
     """litellm's `messages.append(response.choices[0].message)`, and what other programs leave in their histories."""
     notes._said.clear()
     plain = [ASKED, {"role": "assistant", "content": "ok"}, {"role": "user", "content": "abc"}]
@@ -70,14 +81,24 @@ def test_keys_of_a_clients_own_in_messages_are_ignored_and_said_once(client: htt
     # What the template reads is checked as before.
     assert client.post("/v1/chat/completions", json={"messages": [ASKED | {"role": "robot"}]}).status_code == 400
     assert client.post("/v1/chat/completions", json={"messages": [ASKED | {"content": 3}]}).status_code == 400
-    assert client.post("/v1/chat/completions", json={"messages": [ASKED], "wibble": 1}).json()["error"]["param"] == "wibble"
+    assert (
+        client.post("/v1/chat/completions", json={"messages": [ASKED], "wibble": 1}).json()["error"]["param"]
+        == "wibble"
+    )
 
 
 def test_keys_of_a_clients_own_in_calls_parts_and_items(client: httpx2.Client) -> None:
-    turn = {"role": "assistant", "content": [{"type": "text", "text": "so", "id": 1}], "tool_calls": [call("1", "f", extra_content={"google": {}})]}
+    turn = {
+        "role": "assistant",
+        "content": [{"type": "text", "text": "so", "id": 1}],
+        "tool_calls": [call("1", "f", extra_content={"google": {}})],
+    }
     turn["tool_calls"][0]["function"]["thought_signature"] = "x"
     messages = [ASKED, turn, result("1", "7") | {"artifact": None}, {"role": "user", "content": "abc"}]
-    assert client.post("/v1/chat/completions", json={"messages": messages}).json()["choices"][0]["message"]["content"] == "cba"
+    assert (
+        client.post("/v1/chat/completions", json={"messages": messages}).json()["choices"][0]["message"]["content"]
+        == "cba"
+    )
     items = [
         {"role": "user", "content": "q", "opts": 1},
         {"type": "reasoning", "summary": [], "format": "x"},
@@ -88,12 +109,19 @@ def test_keys_of_a_clients_own_in_calls_parts_and_items(client: httpx2.Client) -
     answer = client.post("/v1/responses", json={"input": items})
     assert answer.status_code == 200 and answer.json()["output"][-1]["content"][0]["text"] == "cba", answer.text
     # Calls are items of their own there: in a message they would be lost.
-    assert client.post("/v1/responses", json={"input": [{"role": "assistant", "content": "x", "tool_calls": [call("1", "f")]}]}).status_code == 400
+    assert (
+        client.post(
+            "/v1/responses", json={"input": [{"role": "assistant", "content": "x", "tool_calls": [call("1", "f")]}]}
+        ).status_code
+        == 400
+    )
 
 
 def test_keys_without_a_value_are_left_out_of_answers(client: httpx2.Client) -> None:
     def message(text: str) -> dict:
-        return client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": text}], "tools": TOOLS}).json()["choices"][0]["message"]
+        return client.post(
+            "/v1/chat/completions", json={"messages": [{"role": "user", "content": text}], "tools": TOOLS}
+        ).json()["choices"][0]["message"]
 
     assert message("quick") == {"role": "assistant", "content": "yes", "reasoning_content": None}
     assert message("abc") == {"role": "assistant", "content": "cba", "reasoning": "hm", "reasoning_content": "hm"}
@@ -115,7 +143,9 @@ def test_results_are_put_in_the_order_of_their_calls(client: httpx2.Client) -> N
     assert prompt_of(client, [ASKED, turn, right[2], result(None, "TWO"), right[0]]) == told
     later = {"role": "assistant", "content": "", "tool_calls": [call("d1", "f"), call("d2", "g")]}
     twice = prompt_of(client, [ASKED, turn, *right, later, result("d2", "FIVE"), result("d1", "FOUR")])
-    assert [twice.index(w) for w in ("ONE", "TWO", "THREE", "FOUR", "FIVE")] == sorted(twice.index(w) for w in ("ONE", "TWO", "THREE", "FOUR", "FIVE"))
+    assert [twice.index(w) for w in ("ONE", "TWO", "THREE", "FOUR", "FIVE")] == sorted(
+        twice.index(w) for w in ("ONE", "TWO", "THREE", "FOUR", "FIVE")
+    )
 
 
 def test_results_of_responses_are_put_in_order_too() -> None:
@@ -126,14 +156,28 @@ def test_results_of_responses_are_put_in_order_too() -> None:
         return reply(prompt)
 
     chat = scripted.chat_format()
-    with scripted.served(scripted.opened(chat, scripted.Script(chat, note))) as url, httpx2.Client(base_url=url, timeout=60) as client:
-        first = client.post("/v1/responses", json={"input": "both", "tools": [{"type": "function", **t["function"]} for t in TOOLS]}).json()
+    with (
+        scripted.served(scripted.opened(chat, scripted.Script(chat, note))) as url,
+        httpx2.Client(base_url=url, timeout=60) as client,
+    ):
+        first = client.post(
+            "/v1/responses", json={"input": "both", "tools": [{"type": "function", **t["function"]} for t in TOOLS]}
+        ).json()
         f, g = [item["call_id"] for item in first["output"] if item["type"] == "function_call"]
-        outputs = [{"type": "function_call_output", "call_id": id, "output": text} for id, text in ((g, "TWO"), (f, "ONE"))]
+        outputs = [
+            {"type": "function_call_output", "call_id": id, "output": text} for id, text in ((g, "TWO"), (f, "ONE"))
+        ]
         answer = client.post("/v1/responses", json={"previous_response_id": first["id"], "input": outputs})
         assert answer.status_code == 200 and 0 < seen[-1].index("ONE") < seen[-1].index("TWO")
-        stray = client.post("/v1/responses", json={"previous_response_id": first["id"], "input": [outputs[0], outputs[0] | {"call_id": "nope"}]})
-        assert stray.status_code == 400 and stray.json()["error"]["param"] == "input.1.call_id" and repr(g) in stray.json()["error"]["message"]
+        stray = client.post(
+            "/v1/responses",
+            json={"previous_response_id": first["id"], "input": [outputs[0], outputs[0] | {"call_id": "nope"}]},
+        )
+        assert (
+            stray.status_code == 400
+            and stray.json()["error"]["param"] == "input.1.call_id"
+            and repr(g) in stray.json()["error"]["message"]
+        )
         early = client.post("/v1/responses", json={"input": [outputs[0]]})
         assert early.status_code == 400 and early.json()["error"]["param"] == "input.0"
 
@@ -143,18 +187,33 @@ def test_results_of_responses_are_put_in_order_too() -> None:
     [
         ([ASKED, result("c1", "x")], "messages.1", "no call comes before it"),
         ([result(None, "x"), ASKED], "messages.0", "no call comes before it"),
-        ([ASKED, {"role": "assistant", "content": "", "tool_calls": [call("c1", "f")]}, result("c9", "x")], "messages.2.tool_call_id", "'c1'"),
+        (
+            [ASKED, {"role": "assistant", "content": "", "tool_calls": [call("c1", "f")]}, result("c9", "x")],
+            "messages.2.tool_call_id",
+            "'c1'",
+        ),
     ],
 )
-def test_a_result_that_belongs_to_no_call_is_refused(client: httpx2.Client, messages: list, param: str, word: str) -> None:
+def test_a_result_that_belongs_to_no_call_is_refused(
+    client: httpx2.Client, messages: list, param: str, word: str
+) -> None:
     for path in ("/v1/chat/completions", "/tokenize"):
         error = client.post(path, json={"messages": messages})
-        assert error.status_code == 400 and error.json()["error"]["param"] == param and word in error.json()["error"]["message"], error.text
+        assert (
+            error.status_code == 400
+            and error.json()["error"]["param"] == param
+            and word in error.json()["error"]["message"]
+        ), error.text
 
 
 def test_where_a_call_has_no_id_any_result_may_be_its(client: httpx2.Client) -> None:
     turn = {"role": "assistant", "content": "", "tool_calls": [call(None, "f")]}
-    assert client.post("/v1/chat/completions", json={"messages": [ASKED, turn, result("made-up", "7")], "max_tokens": 4}).status_code == 200
+    assert (
+        client.post(
+            "/v1/chat/completions", json={"messages": [ASKED, turn, result("made-up", "7")], "max_tokens": 4}
+        ).status_code
+        == 200
+    )
 
 
 # -- one limit with every prompt ---------------------------------------------------------------------------------------------
@@ -174,8 +233,16 @@ def test_a_limit_beyond_the_room_is_the_room(client: httpx2.Client, limit: int) 
 
 def test_a_prompt_beyond_the_context_is_refused(client: httpx2.Client) -> None:
     long = "abc " * 600
-    bodies = {"/v1/chat/completions": {"messages": [{"role": "user", "content": long}]}, "/v1/responses": {"input": long}, "/v1/completions": {"prompt": long}}
+    bodies = {
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": long}]},
+        "/v1/responses": {"input": long},
+        "/v1/completions": {"prompt": long},
+    }
     for path, body in bodies.items():
         for more in ({}, {"max_output_tokens" if "responses" in path else "max_tokens": 4}):
             error = client.post(path, content=json.dumps(body | more), headers={"content-type": "application/json"})
-            assert error.status_code == 400 and error.json()["error"]["code"] == "context_length_exceeded" and "512" in error.json()["error"]["message"]
+            assert (
+                error.status_code == 400
+                and error.json()["error"]["code"] == "context_length_exceeded"
+                and "512" in error.json()["error"]["message"]
+            )

@@ -12,11 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qwq.engine.cuda.graphs import DecodeStep
-from qwq.engine.cuda.layout import PagedDecode, PagedPrefill, causal_attention
-from qwq.engine.cuda.paged_attention import paged_attention_reference, paged_attention_triton, write_kv
-from qwq.engine.cuda.paged_cache import PagedCache
-from qwq.engine.cuda.quantise import KERNEL_ROWS, QuantLinear, quant_matmul, quantise_model
+from qwq.engine.backends.cuda.graphs import DecodeStep
+from qwq.engine.backends.cuda.layout import PagedDecode, PagedPrefill, causal_attention
+from qwq.engine.backends.cuda.paged_attention import paged_attention_reference, paged_attention_triton, write_kv
+from qwq.engine.backends.cuda.paged_cache import PagedCache
+from qwq.engine.backends.cuda.quantise import KERNEL_ROWS, QuantLinear, quant_matmul, quantise_model
 from qwq.model.config import ModelConfig, YarnScaling
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
@@ -136,7 +136,11 @@ def test_chunks_and_decode_equal_packed_sequences(dtype, tolerance):
         live = [i for i in range(3) if start < len(seqs[i]) - 1]
         todo = [seqs[i][start : min(start + 200, len(seqs[i]) - 1)] for i in live]
         out = feed(model, cache, [tables[i] for i in live], todo)
-        close(out, torch.cat([expected[i][start : start + len(ids)] for i, ids in zip(live, todo, strict=True)]), tolerance)
+        close(
+            out,
+            torch.cat([expected[i][start : start + len(ids)] for i, ids in zip(live, todo, strict=True)]),
+            tolerance,
+        )
     feed(model, cache, tables[:1], [seqs[0][600:-1]])
     for table in tables:
         cache.reserve(table, 1)
@@ -241,4 +245,6 @@ def test_throughput():
         for graphs in (False, True):
             step = DecodeStep(model, cache, max_rows=rows, max_tokens=1024, graphs=graphs)
             ms = milliseconds(partial(step, tables, last))
-            print(f"0.5B, {rows} rows, {'graph' if graphs else 'eager'}: {ms:.2f} ms a step, {rows / ms * 1e3:.0f} tokens/s")
+            print(
+                f"0.5B, {rows} rows, {'graph' if graphs else 'eager'}: {ms:.2f} ms a step, {rows / ms * 1e3:.0f} tokens/s"
+            )

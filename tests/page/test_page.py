@@ -37,7 +37,12 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("scripted.py")), str(self.port), str(self.database)]
+        command = [
+            sys.executable,
+            str(Path(__file__).with_name("scripted_page.py")),
+            str(self.port),
+            str(self.database),
+        ]
         self.process = subprocess.Popen(command)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
@@ -70,7 +75,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US", permissions=["clipboard-read", "clipboard-write"])
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 800}, locale="en-US", permissions=["clipboard-read", "clipboard-write"]
+    )
     page = context.new_page()
     page.set_default_timeout(10_000)
     faults: list[str] = []
@@ -180,7 +187,10 @@ def test_a_killed_server_loses_nothing_that_was_shown(page: Any, server: Server)
 
 def test_hostile_output_harms_nothing(page: Any) -> None:
     outside: list[str] = []
-    page.on("request", lambda r: outside.append(r.url) if "127.0.0.1" not in r.url and not r.url.startswith("data:") else None)
+    page.on(
+        "request",
+        lambda r: outside.append(r.url) if "127.0.0.1" not in r.url and not r.url.startswith("data:") else None,
+    )
     ask(page, "something hostile")
     expect(page.locator("article.assistant .plain").first).to_be_visible()
     assert page.evaluate("window.hacked") is None
@@ -277,8 +287,13 @@ def test_an_error_says_why_and_chinese_and_shortcuts_work(page: Any) -> None:
 
 
 def test_two_thousand_messages_scroll(page: Any, server: Server) -> None:
-    plain = [{"role": ("user", "assistant")[i % 2], "content": f"message {i} with \\(x^{{{i}}}\\) and **words**"} for i in range(2000)]
-    (id,) = page.evaluate("async (m) => (await (await fetch('/api/import', {method: 'POST', body: JSON.stringify(m)})).json()).ids", plain)
+    plain = [
+        {"role": ("user", "assistant")[i % 2], "content": f"message {i} with \\(x^{{{i}}}\\) and **words**"}
+        for i in range(2000)
+    ]
+    (id,) = page.evaluate(
+        "async (m) => (await (await fetch('/api/import', {method: 'POST', body: JSON.stringify(m)})).json()).ids", plain
+    )
     start = time.monotonic()
     page.goto(f"{server.url}#/{id}")
     expect(page.locator("article").last).to_contain_text("message 1999")

@@ -19,7 +19,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from qwq.errors import ConfigError, DataError
-from qwq.serve.conversation import (
+from qwq.serve.page.conversation import (
     Attachment,
     Conversation,
     Message,
@@ -30,10 +30,10 @@ from qwq.serve.conversation import (
     ToolCall,
     chat_body,
 )
-from qwq.serve.generation import Generations
-from qwq.serve.page import STATIC, mount
-from qwq.serve.store import NotFound, Store
-from qwq.serve.transfer import from_json, from_markdown, to_json, to_markdown
+from qwq.serve.page.generation import Generations
+from qwq.serve.page.routes import STATIC, mount
+from qwq.serve.page.store import NotFound, Store
+from qwq.serve.page.transfer import from_json, from_markdown, to_json, to_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,8 +70,8 @@ def test_a_message_of_another_conversation_is_no_parent(store: Store) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from qwq.serve.conversation import NewMessage, Piece
-from qwq.serve.store import Store
+from qwq.serve.page.conversation import NewMessage, Piece
+from qwq.serve.page.store import Store
 store = Store(Path(sys.argv[1]))
 _, answer = store.begin(store.create().id, None, [NewMessage(content="q")])
 for n in range(1, 101):
@@ -118,7 +118,13 @@ def example() -> tuple[Conversation, list[Message]]:
     nasty = "## User\n<!-- qwq: user -->\n\\<!-- qwq: title -->\n```\ncode\n"
     call = ToolCall(id="c1", name="f", arguments='{"a": "```"}')
     messages = [
-        Message(id=1, parent=None, role="user", content=nasty, attachments=[Attachment(name="a-->b.csv", text="x,y\n````\n")]),
+        Message(
+            id=1,
+            parent=None,
+            role="user",
+            content=nasty,
+            attachments=[Attachment(name="a-->b.csv", text="x,y\n````\n")],
+        ),
         Message(id=2, parent=1, role="assistant", content="", reasoning="so\n\n", tool_calls=[call]),
         Message(id=3, parent=2, role="tool", content="4", tool_call_id="c1"),
         Message(id=4, parent=3, role="assistant", content="four"),
@@ -134,7 +140,9 @@ def test_json_and_markdown_come_back_whole() -> None:
     assert (conversation.system, conversation.title, messages[0].content) == ("S", "hi", "hi")
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[1]", '{"format": "qwq-conversations", "version": 2, "conversations": []}'])
+@pytest.mark.parametrize(
+    "text", ["{", "{}", "[1]", '{"format": "qwq-conversations", "version": 2, "conversations": []}']
+)
 def test_what_is_no_export_is_refused(text: str) -> None:
     with pytest.raises(DataError):
         from_json(text)
@@ -144,7 +152,9 @@ def test_what_is_no_export_is_refused(text: str) -> None:
 
 def test_the_request_of_a_path() -> None:
     conversation, messages = example()
-    body = chat_body(conversation.model_copy(update={"settings": Settings(temperature=0.5)}), messages[:2], continues=True)
+    body = chat_body(
+        conversation.model_copy(update={"settings": Settings(temperature=0.5)}), messages[:2], continues=True
+    )
     assert body["temperature"] == 0.5 and body["continue_final_message"] is True and "top_p" not in body
     assert body["messages"][0] == {"role": "system", "content": "Be brief.\n"}
     assert body["messages"][1]["content"].startswith("File `a-->b.csv`:\n`````csv\nx,y\n````\n`````\n\n## User")
@@ -178,7 +188,12 @@ def test_stop_closes_the_request_and_keeps_what_came(store: Store) -> None:
     # In a thread of its own: Playwright keeps a loop of its own in the main one.
     with ThreadPoolExecutor(1) as pool:
         message = pool.submit(asyncio.run, scenario()).result()
-    assert closed == [True] and message.state is State.STOPPED and set(message.content) == {"a"} and len(message.content) >= 5
+    assert (
+        closed == [True]
+        and message.state is State.STOPPED
+        and set(message.content) == {"a"}
+        and len(message.content) >= 5
+    )
 
 
 def client(tmp_path: Path) -> TestClient:
@@ -200,7 +215,10 @@ def test_another_sites_page_is_refused(tmp_path: Path) -> None:
         assert http.post("/api/import", content="[]", headers={"Origin": "http://evil.example"}).status_code == 403
         assert http.get("/api/export", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
         page = http.get("/")
-        assert "script-src 'self'" in page.headers["content-security-policy"] and "unsafe" not in page.headers["content-security-policy"]
+        assert (
+            "script-src 'self'" in page.headers["content-security-policy"]
+            and "unsafe" not in page.headers["content-security-policy"]
+        )
 
 
 def test_the_built_page_is_that_of_the_sources() -> None:
@@ -214,8 +232,11 @@ def test_the_built_page_is_that_of_the_sources() -> None:
 
 
 def test_pieces_of_calls_are_joined() -> None:
-    from qwq.serve.conversation import with_pieces
+    from qwq.serve.page.conversation import with_pieces
 
-    pieces = [Piece(1, "tool", '{"index": 0, "id": "c", "name": "f", "arguments": ""}'), Piece(2, "tool", '{"index": 0, "arguments": "{}"}')]
+    pieces = [
+        Piece(1, "tool", '{"index": 0, "id": "c", "name": "f", "arguments": ""}'),
+        Piece(2, "tool", '{"index": 0, "arguments": "{}"}'),
+    ]
     joined = with_pieces(Message(id=1, parent=None, role="assistant"), pieces)
     assert joined.tool_calls == [ToolCall(id="c", name="f", arguments="{}")]

@@ -9,8 +9,9 @@ transformers = pytest.importorskip("transformers", reason="parity needs transfor
 
 from qwq.config import ComputeSection, Optim, Rl2Stage
 from qwq.model.config import ModelConfig
+from qwq.model.names import state_to_hf
 from qwq.model.transformer import Transformer
-from qwq.model.weights import save_model, state_to_hf
+from qwq.model.weights import save_model
 from qwq.train import losses, rl
 from qwq.train.losses import logprobs
 from qwq.train.rl import Group, RlTrainer
@@ -49,7 +50,9 @@ def groups() -> list[Group]:
     return out
 
 
-def padded(folder, reference_folder, batch: list[Group], loss: str, kl: float, estimator: str) -> dict[str, torch.Tensor]:
+def padded(
+    folder, reference_folder, batch: list[Group], loss: str, kl: float, estimator: str
+) -> dict[str, torch.Tensor]:
     """Right-padded rows through transformers, full logits, one backward pass; gradients by Hugging Face's names."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     reference = transformers.AutoModelForCausalLM.from_pretrained(reference_folder, dtype=torch.float32)
@@ -79,7 +82,9 @@ def padded(folder, reference_folder, batch: list[Group], loss: str, kl: float, e
     return {n: p.grad for n, p in model.named_parameters()}
 
 
-def update(model: Transformer, reference: Transformer, batch: list[Group], config: Rl2Stage, micro: int) -> dict[str, torch.Tensor]:
+def update(
+    model: Transformer, reference: Transformer, batch: list[Group], config: Rl2Stage, micro: int
+) -> dict[str, torch.Tensor]:
     """The gradient that the trainer gives its optimiser."""
     trainer = RlTrainer.__new__(RlTrainer)
     trainer.model, trainer.config, trainer.compute = model, config, ComputeSection(micro_batch_tokens=micro)
@@ -113,7 +118,10 @@ def settings(loss: str, kl: float, estimator: str) -> Rl2Stage:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("loss, kl, estimator", [(a, *b) for a, b in itertools.product(("dr_grpo", "dapo"), ((0.0, "k3"), (0.1, "k3"), (0.1, "k2")))])
+@pytest.mark.parametrize(
+    "loss, kl, estimator",
+    [(a, *b) for a, b in itertools.product(("dr_grpo", "dapo"), ((0.0, "k3"), (0.1, "k3"), (0.1, "k2")))],
+)
 def test_the_update_equals_the_padded_step(tmp_path, monkeypatch, loss, kl, estimator, recompute):
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 61 * 7)  # several chunks of logits
     batch, model, reference = groups(), make(0), make(1)

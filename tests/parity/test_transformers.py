@@ -119,7 +119,9 @@ def test_gradients_equal(tmp_path, name):
     split = {n: p.grad for n, p in model.named_parameters()}
     grads = {n: p.grad for n, p in theirs.named_parameters()}
     if model.config.qk_norm:
-        torch.testing.assert_close(split["blocks.1.q_norm.weight"], grads["model.layers.1.self_attn.q_norm.weight"], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            split["blocks.1.q_norm.weight"], grads["model.layers.1.self_attn.q_norm.weight"], rtol=1e-4, atol=1e-6
+        )
     torch.testing.assert_close(split["embed.weight"], grads["model.embed_tokens.weight"], rtol=1e-4, atol=1e-6)
     q, k, v = (grads[f"model.layers.1.self_attn.{n}_proj.weight"] for n in "qkv")
     torch.testing.assert_close(split["blocks.1.qkv.weight"], torch.cat((q, k, v)), rtol=1e-4, atol=1e-6)

@@ -60,13 +60,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         calm = Path(folder) / "calm"
         started = time.monotonic()
-        subprocess.run(command(args, calm, rest), check=True, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            command(args, calm, rest), check=True, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         whole = time.monotonic() - started
         expected, kills, rounds, different = weights(calm), 0, 0, []
         while kills < args.kills:
             wild, rounds = Path(folder) / f"wild{rounds}", rounds + 1
             while kills < args.kills:
-                process = subprocess.Popen(command(args, wild, rest), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                process = subprocess.Popen(
+                    command(args, wild, rest), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
                 # Long enough to get somewhere after the start, short enough for several kills before the end.
                 wait = rng.uniform(0.15, 1.0) * max(10.0, 0.4 * whole)
                 try:
@@ -77,10 +81,22 @@ def main() -> None:
                     process.wait()
                 kills += 1
                 print(f"kill {kills} after {wait:.1f} s: {reached(wild)}", flush=True)
-            subprocess.run(command(args, wild, rest), check=True, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                command(args, wild, rest), check=True, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             found = weights(wild)
-            different += sorted(n for n in expected.keys() | found.keys() if n not in expected or n not in found or not torch.equal(expected[n], found[n]))
-    summary = {"kills": kills, "runs": rounds, "tensors": len(expected), "different": len(different), "first": different[:1]}
+            different += sorted(
+                n
+                for n in expected.keys() | found.keys()
+                if n not in expected or n not in found or not torch.equal(expected[n], found[n])
+            )
+    summary = {
+        "kills": kills,
+        "runs": rounds,
+        "tensors": len(expected),
+        "different": len(different),
+        "first": different[:1],
+    }
     print(json.dumps(summary | {"undisturbed_s": round(whole, 1)}))
     sys.exit(bool(different) or not expected)
 

@@ -18,7 +18,7 @@ import torch
 import qwq
 from qwq import config
 from qwq.api import EngineKeywords, PieceKind, SamplingKeywords
-from qwq.engine.open import EngineOptions
+from qwq.engine.load import EngineOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, UsageError
 from qwq.model.config import preset
@@ -31,11 +31,16 @@ from qwq.train.losses import LOSSES, LossInput
 from qwq.types import StopReason
 
 ROOT = Path(__file__).resolve().parents[2]
-ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}
+ADD = {
+    "type": "function",
+    "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}},
+}
 
 
 def make_model(folder: Path) -> Path:
-    tokenizer = train_bpe([f"question {a}: what is {a} and {b}? so it is {a + b}" for a in range(30) for b in range(9)], 400)
+    tokenizer = train_bpe(
+        [f"question {a}: what is {a} and {b}? so it is {a + b}" for a in range(30) for b in range(9)], 400
+    )
     config = preset("tiny", vocab_size=tokenizer.vocab_size, max_positions=512, eos_token_id=tokenizer.eos_ids[0])
     model = Transformer(config)
     generator = torch.Generator().manual_seed(0)
@@ -59,7 +64,9 @@ def llm(folder) -> qwq.LLM:
 
 def fresh(code: str, **more: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"} | more
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 # -- the import ------------------------------------------------------------------------------------------------------------
@@ -67,13 +74,18 @@ def fresh(code: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_import_is_light():
     """Under 0.1 s of CPU on a quiet core; the bound here leaves room for a busy machine."""
-    done = fresh("import sys, time; t = time.process_time(); import qwq; print(time.process_time() - t, 'torch' in sys.modules, 'pydantic' in sys.modules)")
+    done = fresh(
+        "import sys, time; t = time.process_time(); import qwq; print(time.process_time() - t, 'torch' in sys.modules, 'pydantic' in sys.modules)"
+    )
     assert done.returncode == 0, done.stderr
     seconds, *heavy = done.stdout.split()
     assert float(seconds) < 0.25 and heavy == ["False", "False"]
 
 
-@pytest.mark.parametrize("name", ["load", "train", "evaluate", "verify", "Sandbox", "Recipe", "Task", "Environment", "reward", "tasks", "tool"])
+@pytest.mark.parametrize(
+    "name",
+    ["load", "train", "evaluate", "verify", "Sandbox", "Recipe", "Task", "Environment", "reward", "tasks", "tool"],
+)
 def test_a_name_comes_without_torch(name):
     done = fresh(f"import sys, qwq; qwq.{name}; print('torch' in sys.modules)")
     assert done.stdout.strip() == "False", done.stderr
@@ -119,10 +131,22 @@ qwq.verify.math("a", 3)
 def test_a_users_code_is_checked_against_it(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "user.py").write_text(USER)
-    words = [sys.executable, "-m", "mypy", "--follow-imports=silent", "--ignore-missing-imports", "--cache-dir", str(tmp_path / "cache"), "user.py"]
+    words = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--follow-imports=silent",
+        "--ignore-missing-imports",
+        "--cache-dir",
+        str(tmp_path / "cache"),
+        "user.py",
+    ]
     env = os.environ | {"MYPYPATH": str(ROOT / "src")}
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
-    types = [t.rpartition(".")[2] if "[" not in t and "def" not in t else t for t in re.findall(r'Revealed type is "(.*)"', done.stdout)]
+    types = [
+        t.rpartition(".")[2] if "[" not in t and "def" not in t else t
+        for t in re.findall(r'Revealed type is "(.*)"', done.stdout)
+    ]
     assert types == [
         "ChatAnswer", "ChatStream", "list[qwq.api.TextCompletion]", "Verdict", "Verdict", "Any", "Task", "str", types[-1],
     ], done.stdout  # fmt: skip
@@ -269,7 +293,11 @@ def test_completions_are_in_order_and_do_not_depend_on_the_batch(llm):
     prompts = ["what is 1", [5, 6, 7], "question 2"]
     params = qwq.SamplingParams(temperature=1.0, max_new_tokens=12)
     batch = llm.generate(prompts, params, seed=3)
-    assert [c.num_prompt_tokens for c in batch] == [len(llm._chat.tokenizer.encode_rendered(prompts[0])), 3, batch[2].num_prompt_tokens]
+    assert [c.num_prompt_tokens for c in batch] == [
+        len(llm._chat.tokenizer.encode_rendered(prompts[0])),
+        3,
+        batch[2].num_prompt_tokens,
+    ]
     again = llm.generate([*prompts, "what is 9"], params, seed=3)
     assert [c.ids for c in again[:3]] == [c.ids for c in batch]
     assert all(c.num_tokens <= 12 for c in batch)
@@ -345,6 +373,10 @@ def test_the_examples_of_the_docs_run(tmp_path, monkeypatch):
     assert script.count("assert ") >= 8
     (tmp_path / "page.py").write_text(script)
     env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "sums-s1" / "report.html").is_file() and (tmp_path / "evals" / "tiny" / "results.json").is_file()
+    assert (tmp_path / "runs" / "sums-s1" / "report.html").is_file() and (
+        tmp_path / "evals" / "tiny" / "results.json"
+    ).is_file()

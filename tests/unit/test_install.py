@@ -42,7 +42,9 @@ def test_recipes_are_listed_with_a_sentence_each(capsys):
     assert all(len(line.split()) > 4 for line in lines)
 
 
-@pytest.mark.parametrize(("extra", "package"), [("serve", "fastapi"), ("eval", "langdetect"), ("gguf", "llama-cpp-python")])
+@pytest.mark.parametrize(
+    ("extra", "package"), [("serve", "fastapi"), ("eval", "langdetect"), ("gguf", "llama-cpp-python")]
+)
 def test_a_hint_names_packages_not_the_project(extra, package):
     hint = install_hint(extra)
     assert re.search(rf"pip install .*'{package}[><=]", hint)
@@ -50,7 +52,10 @@ def test_a_hint_names_packages_not_the_project(extra, package):
 
 
 def test_no_advice_installs_the_project_from_an_index():
-    texts = {p: p.read_text(encoding="utf-8") for p in [*(ROOT / "src").rglob("*.py"), ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+    texts = {
+        p: p.read_text(encoding="utf-8")
+        for p in [*(ROOT / "src").rglob("*.py"), ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    }
     assert not [str(p) for p, text in texts.items() if re.search(r"pip install '?qwq\[", text)]
 
 
@@ -60,7 +65,9 @@ def test_a_built_wheel_holds_recipes_and_trains_by_name(tmp_path):
     build = f"from setuptools import build_meta as b; print(b.build_wheel({str(tmp_path)!r}))"
     clone = tmp_path / "clone"
     for name in ("src", "recipes"):
-        shutil.copytree(ROOT / name, clone / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        shutil.copytree(
+            ROOT / name, clone / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, clone / name)
     subprocess.run([sys.executable, "-W", "ignore", "-c", build], cwd=clone, check=True, capture_output=True)
@@ -70,6 +77,13 @@ def test_a_built_wheel_holds_recipes_and_trains_by_name(tmp_path):
     assert "qwq/recipes/examples/rewards.py" in names
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     command = [sys.executable, "-c", "from qwq.cli import main; raise SystemExit(main(['train', 'tiny', '--dry-run']))"]
-    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "pretrain" in done.stdout

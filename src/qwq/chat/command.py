@@ -14,7 +14,7 @@ from typing import Any
 from qwq.chat.conversation import Conversation, Turn, resume, save, saved_path
 from qwq.chat.lines import Lines
 from qwq.chat.screen import DIM, RESET, Screen
-from qwq.engine.open import EngineOptions, Opened, open_engine
+from qwq.engine.load import EngineOptions, Opened, open_engine
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import CapacityError, ConfigError, DataError, UsageError, nearest
 from qwq.text.attach import file_block
@@ -35,8 +35,31 @@ HELP = '''\
 /save PATH    write the conversation: .json as messages, anything else as Markdown
 /help         this list
 /quit         end (Ctrl-C stops an answer, Ctrl-D ends too)'''
-COMMANDS = ("/file", "/system", "/set", "/new", "/fold", "/raw", "/thinking", "/budget", "/retry", "/save", "/help", "/quit", "/exit")
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_new_tokens")
+COMMANDS = (
+    "/file",
+    "/system",
+    "/set",
+    "/new",
+    "/fold",
+    "/raw",
+    "/thinking",
+    "/budget",
+    "/retry",
+    "/save",
+    "/help",
+    "/quit",
+    "/exit",
+)
+SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "max_new_tokens",
+)
 
 
 @dataclass(slots=True)
@@ -96,7 +119,9 @@ class Talk:
                 return self.screen.thoughts.strip() or "no thinking yet"
             case "/budget" if argument == "off" or argument.isdigit():
                 conversation.budget = None if argument == "off" else int(argument)
-                return "thinking has no limit" if conversation.budget is None else f"thinking ends after {argument} tokens"
+                return (
+                    "thinking has no limit" if conversation.budget is None else f"thinking ends after {argument} tokens"
+                )
             case "/budget":
                 return f"/budget {argument}: give a number of tokens, or off".replace(" :", ":")
             case "/set":
@@ -125,7 +150,9 @@ class Talk:
             raise ConfigError(f"/set {name}: {nearest(name, SAMPLING)}")
         if not value:
             return f"{name} is {getattr(params, name)}"
-        self.conversation.params = with_sampling(params, {name: getattr(self.defaults, name) if value == "off" else value})
+        self.conversation.params = with_sampling(
+            params, {name: getattr(self.defaults, name) if value == "off" else value}
+        )
         return f"{name} is {getattr(self.conversation.params, name)}"
 
     def _system(self, text: str) -> str:
@@ -197,7 +224,11 @@ def as_markdown(conversation: Conversation) -> str:
             parts.append(f"## {m.role.capitalize()}\n\n{m.content}\n")
             continue
         response = parse(m.content, tools=())
-        thinking = f"<details><summary>Thinking</summary>\n\n{response.thinking}\n\n</details>\n\n" if response.thinking else ""
+        thinking = (
+            f"<details><summary>Thinking</summary>\n\n{response.thinking}\n\n</details>\n\n"
+            if response.thinking
+            else ""
+        )
         parts.append(f"## Assistant\n\n{thinking}{response.answer}\n")
     return "\n".join(parts)
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwq.common.files import write_atomic
-from qwq.engine.engine import Engine
 from qwq.engine.request import GenerationRequest, Sample
 from qwq.engine.sampler import SamplingParams
+from qwq.engine.scheduler import Engine
 from qwq.engine.thinking import LOOP_TOKENS
 from qwq.envs import CalculatorEnvironment, answer_calls, environment_for
 from qwq.errors import CapacityError, DataError
-from qwq.problems.families.calculator import CALCULATOR
+from qwq.tasks.procedural.calculator import CALCULATOR
 from qwq.text.response import ThinkingSplitter, parse
 from qwq.text.template import ChatFormat
 from qwq.text.tokenizer import TextStream
@@ -125,7 +125,9 @@ class Conversation:
 def saved_path(model: str) -> Path:
     """Where conversations with this model are kept, one file a model."""
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return state / "qwq" / "chats" / (re.sub(r"[^\w.-]+", "_", str(Path(model).expanduser().resolve()))[-150:] + ".json")
+    return (
+        state / "qwq" / "chats" / (re.sub(r"[^\w.-]+", "_", str(Path(model).expanduser().resolve()))[-150:] + ".json")
+    )
 
 
 def save(conversation: Conversation, path: Path) -> None:

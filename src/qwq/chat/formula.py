@@ -18,9 +18,68 @@ SYMBOLS = {
     "vdots": "⋮", "lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉", "langle": "⟨", "rangle": "⟩", "therefore": "∴", "because": "∵", "hbar": "ℏ", "ell": "ℓ",
     "quad": "  ", "qquad": "    ", "pmod": "mod ", "bmod": "mod", "mod": "mod",
 }  # fmt: skip
-FUNCTIONS = ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln", "exp", "lim", "max", "min", "gcd", "lcm", "det", "dim", "deg", "arg", "sup", "inf")
-SPACES = {",": " ", ";": " ", ":": " ", " ": " ", "!": "", "{": "{", "}": "}", "%": "%", "$": "$", "#": "#", "&": "&", "_": "_", "|": "‖", "\\": "\n"}
-PLAIN = ("text", "textbf", "textit", "mathrm", "mathbf", "mathit", "mathsf", "mathcal", "boldsymbol", "operatorname", "mbox", "displaystyle", "hat", "vec", "overline", "bar")
+FUNCTIONS = (
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "sec",
+    "csc",
+    "arcsin",
+    "arccos",
+    "arctan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "log",
+    "ln",
+    "exp",
+    "lim",
+    "max",
+    "min",
+    "gcd",
+    "lcm",
+    "det",
+    "dim",
+    "deg",
+    "arg",
+    "sup",
+    "inf",
+)
+SPACES = {
+    ",": " ",
+    ";": " ",
+    ":": " ",
+    " ": " ",
+    "!": "",
+    "{": "{",
+    "}": "}",
+    "%": "%",
+    "$": "$",
+    "#": "#",
+    "&": "&",
+    "_": "_",
+    "|": "‖",
+    "\\": "\n",
+}
+PLAIN = (
+    "text",
+    "textbf",
+    "textit",
+    "mathrm",
+    "mathbf",
+    "mathit",
+    "mathsf",
+    "mathcal",
+    "boldsymbol",
+    "operatorname",
+    "mbox",
+    "displaystyle",
+    "hat",
+    "vec",
+    "overline",
+    "bar",
+)
 BLACKBOARD = {"R": "ℝ", "N": "ℕ", "Z": "ℤ", "Q": "ℚ", "C": "ℂ", "P": "ℙ"}
 IGNORED = ("left", "right", "big", "Big", "bigg", "Bigg", "displaystyle", "limits", "nonumber", "label")
 UP = dict(zip("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", strict=True))

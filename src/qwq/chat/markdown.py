@@ -107,7 +107,12 @@ class Markdown:
         line, newline, _ = self._buffer.partition("\n")
         if not newline and not final and line.strip(" ") and self._fence.startswith(line.strip(" ")[:3]):
             return False
-        if line.strip().startswith(self._fence) and not line.strip().strip(self._fence[0]) and (newline or final) and self._line_start:
+        if (
+            line.strip().startswith(self._fence)
+            and not line.strip().strip(self._fence[0])
+            and (newline or final)
+            and self._line_start
+        ):
             self._fence = ""
             self._out += [("style", RESET), ("style", FAINT)]
             self._write(self._take(len(line)), "code")

@@ -58,7 +58,12 @@ class Wrapped:
         self.out.write(c)
 
     def _end_word(self) -> None:
-        if self.wrap and 0 < self.column and self.column + self._word_width > self.width and self._word_width <= self.width:
+        if (
+            self.wrap
+            and 0 < self.column
+            and self.column + self._word_width > self.width
+            and self._word_width <= self.width
+        ):
             self.out.write("\n")
             self.column = 0
         self.out.write(self._word)

@@ -42,7 +42,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         try:
             file = partial.open("wb")
         except FileNotFoundError as error:  # /proc has folders, and no place for files in them
-            raise ConfigError(f"{path} cannot be written: {path.parent} takes no new files, name another place") from error
+            raise ConfigError(
+                f"{path} cannot be written: {path.parent} takes no new files, name another place"
+            ) from error
         with file:
             yield file
             file.flush()
@@ -148,20 +150,28 @@ def writing_to(folder: Path, *, at: str = "--runs") -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:  # safetensors wraps what the system says into its own text
-        raise CapacityError(f"{folder} cannot be written ({error}): free some space and run the same command again; what is finished stays") from error
+        raise CapacityError(
+            f"{folder} cannot be written ({error}): free some space and run the same command again; what is finished stays"
+        ) from error
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno in _REFUSALS:
             named = error.filename or folder
-            raise CapacityError(f"{named} cannot be written ({reason}): free some space and run the same command again; what is finished stays") from error
+            raise CapacityError(
+                f"{named} cannot be written ({reason}): free some space and run the same command again; what is finished stays"
+            ) from error
         if error.errno in _NOT_OURS and _is_below(error.filename, folder):
-            raise ConfigError(f"{folder} cannot be written ({reason}: {error.filename}): give another folder with {at}") from error
+            raise ConfigError(
+                f"{folder} cannot be written ({reason}: {error.filename}): give another folder with {at}"
+            ) from error
         raise
 
 
 def _is_below(path: str | None, folder: Path) -> bool:
     """Whether `path` is in `folder`, beside it (as its forerunner is), or one of the folders it stands in."""
-    return path is not None and (Path(path).is_relative_to(folder) or folder.is_relative_to(path) or Path(path).parent == folder.parent)
+    return path is not None and (
+        Path(path).is_relative_to(folder) or folder.is_relative_to(path) or Path(path).parent == folder.parent
+    )
 
 
 # -- what a run has written -------------------------------------------------------------------------------------------
@@ -174,4 +184,6 @@ def read_record(path: Path) -> Any:
         return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except ValueError as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path} is damaged ({reason}): put it back from a copy, or start anew with --fresh, which keeps the old run beside the new one") from None
+        raise DataError(
+            f"{path} is damaged ({reason}): put it back from a copy, or start anew with --fresh, which keeps the old run beside the new one"
+        ) from None

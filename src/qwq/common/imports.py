@@ -71,8 +71,12 @@ def _run(where: str, what: str, do: Callable[[], Any]) -> Any:
     try:
         return do()
     except SyntaxError as error:
-        raise ConfigError(f"{what} {where!r}: {error.msg} ({Path(error.filename or '').name}, line {error.lineno})") from None
+        raise ConfigError(
+            f"{what} {where!r}: {error.msg} ({Path(error.filename or '').name}, line {error.lineno})"
+        ) from None
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         line = "" if isinstance(error, ImportError) else f" ({Path(frame.filename).name}, line {frame.lineno})"
-        raise ConfigError(f"{what} {where!r}: importing it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}{line}") from error
+        raise ConfigError(
+            f"{what} {where!r}: importing it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}{line}"
+        ) from error

@@ -52,7 +52,13 @@ class FileUse:
 
     def to_dict(self) -> dict[str, Any]:
         """For results.json."""
-        out: dict[str, Any] = {"path": self.path, "rows": self.rows, "used": self.used, "shapes": dict(self.shapes), "tokens": self.tokens}
+        out: dict[str, Any] = {
+            "path": self.path,
+            "rows": self.rows,
+            "used": self.used,
+            "shapes": dict(self.shapes),
+            "tokens": self.tokens,
+        }
         if self.learnt_tokens:
             out["learnt_tokens"] = self.learnt_tokens
         if self.lengths:
@@ -76,8 +82,12 @@ class FileUse:
         if self.shapes:
             parts.append("shape " + ", ".join(self.shapes))
         if self.lengths:
-            parts.append(f"{self.tokens:,} tokens" + (f", {self.learnt_tokens:,} of them learnt" if self.learnt_tokens else ""))
-            parts.append(f"lengths {min(self.lengths):,} to {max(self.lengths):,}, median {statistics.median(self.lengths):,.0f}")
+            parts.append(
+                f"{self.tokens:,} tokens" + (f", {self.learnt_tokens:,} of them learnt" if self.learnt_tokens else "")
+            )
+            parts.append(
+                f"lengths {min(self.lengths):,} to {max(self.lengths):,}, median {statistics.median(self.lengths):,.0f}"
+            )
         if self.splits:
             parts.append(", ".join(f"{count:,} {split}" for split, count in self.splits.items()) + f" {self.noun}")
         return f"{self.path}: {'; '.join(parts)}"
@@ -140,12 +150,18 @@ def conversation_examples(
         use.learnt_tokens += sum(mask)
     use.used = len(examples)
     if not examples and not refused:
-        repair = "raise max_tokens or give shorter ones" if longest == max_tokens else "give shorter ones, or take a model with more positions"
+        repair = (
+            "raise max_tokens or give shorter ones"
+            if longest == max_tokens
+            else "give shorter ones, or take a model with more positions"
+        )
         _refuse(f"{path}: no conversation of at most {longest:,} tokens: {repair}", refused)
     return examples, use
 
 
-def _rows(path: str, shape: Any, use: FileUse, limit: int | None, refused: list[str] | None) -> Iterator[tuple[str, Any]]:
+def _rows(
+    path: str, shape: Any, use: FileUse, limit: int | None, refused: list[str] | None
+) -> Iterator[tuple[str, Any]]:
     """The shaped rows up to `limit`; those beyond it are counted, and read as JSON only."""
     for file in data_files(path):
         rows = read_shaped(file, shape, refused, wanted=lambda: limit is None or use.rows < limit)
@@ -168,14 +184,22 @@ def _refuse(text: str, refused: list[str] | None) -> None:
 # -- pairs --------------------------------------------------------------------------------------------------------------
 
 
-def pair_of(chat: ChatFormat, prompt: Sequence[Message], chosen: Sequence[Message], rejected: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Pair:
+def pair_of(
+    chat: ChatFormat,
+    prompt: Sequence[Message],
+    chosen: Sequence[Message],
+    rejected: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> Pair:
     """A pair in tokens, each answer up to its end-of-turn token."""
     start = len(chat.prompt_ids(prompt, tools))
     c, r = (answer_ids(chat, prompt, answer, tools) for answer in (chosen, rejected))
     return Pair(array("i", c), array("i", r), len(c) - start, len(r) - start)
 
 
-def answer_ids(chat: ChatFormat, prompt: Sequence[Message], answer: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+def answer_ids(
+    chat: ChatFormat, prompt: Sequence[Message], answer: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+) -> list[int]:
     """Ids of prompt and answer up to the answer's end token: what the template writes behind it (a line break) a rollout does not have."""
     ids, _ = chat.training_example((*prompt, *answer), tools)
     return ids[: max(i for i, t in enumerate(ids) if t in chat.eos_ids) + 1]

@@ -50,7 +50,9 @@ def read_rows(path: Path, refused: list[str] | None = None, *, noun: str = "rows
 
 def _object(value: Any, where: str, needs: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(f"{where}: {f'needs {needs}; it ' if needs else ''}holds a {type(value).__name__}, an object is needed")
+        raise DataError(
+            f"{where}: {f'needs {needs}; it ' if needs else ''}holds a {type(value).__name__}, an object is needed"
+        )
     return value
 
 
@@ -93,7 +95,9 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         import pyarrow  # type: ignore[import-not-found]
         from pyarrow import parquet
     except ImportError:
-        raise DataError(f"{path} is a parquet file, and pyarrow is not installed: `pip install pyarrow`, or give JSON lines") from None
+        raise DataError(
+            f"{path} is a parquet file, and pyarrow is not installed: `pip install pyarrow`, or give JSON lines"
+        ) from None
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
@@ -102,7 +106,9 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                     number += 1
                     yield Row(number, f"{path}, row {number}", {k: _without_nulls(v) for k, v in row.items()})
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as parquet ({' '.join(str(error).split())[:120]}): copy it again, or give JSON lines") from None
+        raise DataError(
+            f"{path} cannot be read as parquet ({' '.join(str(error).split())[:120]}): copy it again, or give JSON lines"
+        ) from None
 
 
 def _without_nulls(value: Any) -> Any:
@@ -162,7 +168,9 @@ def choose_files(names: Sequence[str], split: str, where: str) -> list[str]:
         lines = [n for n in fitting if n.endswith(".jsonl")]
         if fitting:
             return lines or fitting
-    raise DataError(f"{where} has no {split} file, only {', '.join(sorted(here)[:6])}: give another split or the path of a file")
+    raise DataError(
+        f"{where} has no {split} file, only {', '.join(sorted(here)[:6])}: give another split or the path of a file"
+    )
 
 
 def _hub_files(name: str, split: str) -> list[Path]:

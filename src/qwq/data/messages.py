@@ -23,7 +23,15 @@ ROLES = {
 }  # fmt: skip
 TEXT_PARTS = ("text", "input_text", "output_text")
 THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
-_NAMES = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
 
 
 class Malformed(ValueError):
@@ -68,7 +76,9 @@ def _part(part: Any, what: str) -> str:
     if not isinstance(part, Mapping):
         raise Malformed(f"{what} is {named(part)}: give text, or an object with type and text")
     if part.get("type", "text") not in TEXT_PARTS or not isinstance(part.get("text"), str):
-        raise Malformed(f"{what} is a part of type {part.get('type')!r} with {', '.join(map(str, part))}: only text parts can be used")
+        raise Malformed(
+            f"{what} is a part of type {part.get('type')!r} with {', '.join(map(str, part))}: only text parts can be used"
+        )
     return part["text"]
 
 
@@ -76,7 +86,9 @@ def turns_of(value: Any, what: str, *, blank: bool = False) -> Turns:
     """Turns from a list of objects with `role` and `content`, or `from` and `value`. `blank`: an assistant may say nothing."""
     value = from_json(value, what)
     if not isinstance(value, list) or not value:
-        raise Malformed(f"{what} is {'an empty list' if value == [] else named(value)}: give a list of objects with `role` and `content`")
+        raise Malformed(
+            f"{what} is {'an empty list' if value == [] else named(value)}: give a list of objects with `role` and `content`"
+        )
     messages, unlearnt = [], set()
     for i, turn in enumerate(value):
         message, learnt = _turn(turn, f"{what}[{i}]", blank)
@@ -159,7 +171,9 @@ def _call(call: Any, what: str) -> ToolCall:
     arguments = function.get("arguments")
     made = call_of({"name": function.get("name"), "arguments": {} if arguments in (None, "") else arguments})
     if made is None:
-        raise Malformed(f"{what} is no call: it needs a `name`, and `arguments` that are an object or its JSON text, found {json.dumps(dict(function), default=str)[:80]}")
+        raise Malformed(
+            f"{what} is no call: it needs a `name`, and `arguments` that are an object or its JSON text, found {json.dumps(dict(function), default=str)[:80]}"
+        )
     return made
 
 
@@ -181,5 +195,7 @@ def _tool(tool: Any, what: str) -> dict[str, Any]:
     tool = from_json(tool, what)
     function = tool.get("function", tool) if isinstance(tool, Mapping) else tool
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise Malformed(f"{what} is no tool: give an object with the `name`, `description` and `parameters` of a function")
+        raise Malformed(
+            f"{what} is no tool: give an object with the `name`, `description` and `parameters` of a function"
+        )
     return dict(tool) if "function" in tool else {"type": "function", "function": dict(tool)}

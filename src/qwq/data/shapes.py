@@ -104,14 +104,16 @@ def _hint(row: Mapping[str, Any]) -> str:
     if "label" in row or "completions" in row:
         return f"it has {keys_of(row)}; `qwq data convert` knows kto and other published sets"
     if "role" in row and "content" in row:
-        return "this is one message: put the messages of a conversation into one object, {\"messages\": [...]}"
+        return 'this is one message: put the messages of a conversation into one object, {"messages": [...]}'
     return f"needs `messages`, `conversations`, `prompt` and `completion`, or `instruction` and `output`; it has {keys_of(row)}"
 
 
 def _refuse_markup(row: Mapping[str, Any], prompt: str, answer: str) -> None:
     for form, key, mark in _MARKED:
         if isinstance(row.get(key), str) and mark.match(row[key]):
-            raise Malformed(f"{prompt} and {answer} have the markup of {form}, which would be learnt as words: `qwq data convert --format {form}` makes conversations of them")
+            raise Malformed(
+                f"{prompt} and {answer} have the markup of {form}, which would be learnt as words: `qwq data convert --format {form}` makes conversations of them"
+            )
 
 
 def _prompt_turns(row: Mapping[str, Any], key: str) -> Turns:
@@ -153,7 +155,9 @@ def preference(row: Mapping[str, Any]) -> Preference:
     if key is None and all(isinstance(t, str) and t.startswith("\n\nHuman:") for t in texts):
         chosen, rejected, whole = *(_human_turns(t) for t in texts), True
     else:
-        chosen, rejected = (answer_of(t, k, blank=True).messages for t, k in zip(texts, ("chosen", "rejected"), strict=True))
+        chosen, rejected = (
+            answer_of(t, k, blank=True).messages for t, k in zip(texts, ("chosen", "rejected"), strict=True)
+        )
         whole = chosen[0].role != "assistant" or rejected[0].role != "assistant"
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
         if turns[-1].role != "assistant":
@@ -162,18 +166,24 @@ def preference(row: Mapping[str, Any]) -> Preference:
     if whole:
         prompt, chosen, rejected = _split_prompt(chosen, rejected)
         if key in PROMPTS and isinstance(row[key], str) and not any(row[key].strip() in m.content for m in prompt):
-            raise Malformed(f"{key} is not in the turns with which chosen and rejected both begin: give one or the other")
+            raise Malformed(
+                f"{key} is not in the turns with which chosen and rejected both begin: give one or the other"
+            )
         prompt = _with_system(row, Turns(prompt))[0]
         return Preference(prompt, chosen, rejected, tools, "whole conversations chosen and rejected")
     if key is None:
-        raise Malformed(f"needs a `prompt`, or `chosen` and `rejected` that are whole conversations; it has {keys_of(row)}")
+        raise Malformed(
+            f"needs a `prompt`, or `chosen` and `rejected` that are whole conversations; it has {keys_of(row)}"
+        )
     asked = turns_of(row[key], key) if key in ("conversations", "messages") else _prompt_turns(row, key)
     prompt = _with_system(row, asked)[0]
     style = {"conversations": "ShareGPT ", "instruction": "Alpaca "}.get(key, "")
     return Preference(prompt, chosen, rejected, tools, f"{style}pair" if style else f"{key}, chosen and rejected")
 
 
-def _split_prompt(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
+def _split_prompt(
+    chosen: tuple[Message, ...], rejected: tuple[Message, ...]
+) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
     """(prompt, chosen answer, rejected answer): the prompt is what both begin with, up to a turn of the assistant in both."""
     # An answer has at least one turn, also where the two are equal.
     same = min(len(chosen), len(rejected)) - 1
@@ -188,13 +198,18 @@ def _split_prompt(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) ->
 def _human_turns(text: str) -> tuple[Message, ...]:
     """Turns of a text in the form of hh-rlhf: `\\n\\nHuman: ...\\n\\nAssistant: ...`."""
     parts = _HUMAN.split(text)[1:]
-    return tuple(Message("user" if who == "Human" else "assistant", said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True))
+    return tuple(
+        Message("user" if who == "Human" else "assistant", said.strip())
+        for who, said in zip(parts[::2], parts[1::2], strict=True)
+    )
 
 
 # -- what a reward model scores -----------------------------------------------------------------------------------------
 
 
-def scored(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Mapping[str, Any], ...], list[tuple[Message, ...]]]:
+def scored(
+    row: Mapping[str, Any],
+) -> tuple[tuple[Message, ...], tuple[Mapping[str, Any], ...], list[tuple[Message, ...]]]:
     """(prompt, tools, answers): the two of a pair, or the one that a conversation ends with."""
     if "chosen" in row and "rejected" in row:
         pair = preference(row)
@@ -202,7 +217,9 @@ def scored(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Mapping[s
     try:
         turns, _ = _conversation_turns(row)
     except NoShape:
-        raise Malformed(f"needs prompt and response, prompt, chosen and rejected, or messages; it has {keys_of(row)}") from None
+        raise Malformed(
+            f"needs prompt and response, prompt, chosen and rejected, or messages; it has {keys_of(row)}"
+        ) from None
     messages, _ = _with_system(row, turns)
     if messages[-1].role != "assistant" or len(messages) < 2:
         raise Malformed("needs a prompt and an answer: messages end with the assistant's turn")
@@ -235,7 +252,11 @@ _WORDS: dict[Any, tuple[str, str]] = {
 
 
 def read_shaped(
-    path: Path, shape: Callable[[Mapping[str, Any]], T], refused: list[str] | None = None, *, wanted: Callable[[], bool] = lambda: True
+    path: Path,
+    shape: Callable[[Mapping[str, Any]], T],
+    refused: list[str] | None = None,
+    *,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[tuple[str, T | None]]:
     """(where, what `shape` makes of it) of each row; None for rows that are not `wanted` when their turn comes, which are read as JSON only.
 

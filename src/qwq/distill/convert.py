@@ -27,23 +27,42 @@ from qwq.common.source import literal
 from qwq.data.messages import Malformed
 from qwq.data.shapes import conversation, preference
 from qwq.errors import ConfigError, DataError, QwqError, nearest
-from qwq.problems.base import answer_turn
-from qwq.problems.real import MATH_INSTRUCTION
+from qwq.tasks.procedural.base import answer_turn
+from qwq.tasks.sets import MATH_INSTRUCTION
 from qwq.text.response import parse
 
 Row = dict[str, Any]
-TYPES = {"str": "string", "string": "string", "int": "integer", "integer": "integer", "float": "number", "number": "number", "bool": "boolean", "boolean": "boolean", "list": "array", "array": "array", "dict": "object", "object": "object"}
+TYPES = {
+    "str": "string",
+    "string": "string",
+    "int": "integer",
+    "integer": "integer",
+    "float": "number",
+    "number": "number",
+    "bool": "boolean",
+    "boolean": "boolean",
+    "list": "array",
+    "array": "array",
+    "dict": "object",
+    "object": "object",
+}
 _COT_REQUEST = re.compile(r"\s*Let's think first\. Step-by-step reasoning process:\s*\Z")
 _CALCULATOR = re.compile(r"<<.*?>>")  # what GSM8K's authors gave to a calculator
-_TURN = re.compile(r"<(user|think|tool_call|obs|response)>(.*?)(?:</\1>|(?=<(?:user|think|tool_call|obs|response)>)|\Z)", re.DOTALL)
-_TOOL = re.compile(r"^\d+\. Name: (.+?)\nDescription: (.*?)\nParameters: (.*?)(?=\n\d+\. Name: |\n\n|\Z)", re.DOTALL | re.MULTILINE)
+_TURN = re.compile(
+    r"<(user|think|tool_call|obs|response)>(.*?)(?:</\1>|(?=<(?:user|think|tool_call|obs|response)>)|\Z)", re.DOTALL
+)
+_TOOL = re.compile(
+    r"^\d+\. Name: (.+?)\nDescription: (.*?)\nParameters: (.*?)(?=\n\d+\. Name: |\n\n|\Z)", re.DOTALL | re.MULTILINE
+)
 
 
 class Skipped(Exception):
     """Why a row is left out, in a word or two."""
 
 
-def convert(rows: Iterable[tuple[int, Mapping[str, Any]]], form: str, *, empty_thinking: bool = False) -> tuple[list[Row], Counter[str]]:
+def convert(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], form: str, *, empty_thinking: bool = False
+) -> tuple[list[Row], Counter[str]]:
     """SFT rows (`messages`, `tools` where there are some) or preference rows, and how many were left out for which reason."""
     if form not in FORMATS:
         raise ConfigError(f"--format {form}: {nearest(form, FORMATS)}")
@@ -62,7 +81,9 @@ def convert(rows: Iterable[tuple[int, Mapping[str, Any]]], form: str, *, empty_t
             skipped[_in_short(str(reason))] += 1
             continue
         except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"row {number} is not in the form {form} ({error!r}): it has {', '.join(map(str, row)) or 'no keys'}") from None
+            raise DataError(
+                f"row {number} is not in the form {form} ({error!r}): it has {', '.join(map(str, row)) or 'no keys'}"
+            ) from None
         out.append(_with_thinking(made) if empty_thinking else made)
     return out, skipped
 
@@ -95,7 +116,9 @@ def _gsm8k(row: Mapping[str, Any]) -> Row:
     if not steps.strip() or not answer.strip():
         raise Skipped("no steps or no answer")
     said = f"The answer is \\boxed{{{answer.strip().replace(',', '')}}}."
-    return {"messages": [_user(f"{row['question'].strip()}{MATH_INSTRUCTION}"), _assistant(said, thinking=steps.strip())]}
+    return {
+        "messages": [_user(f"{row['question'].strip()}{MATH_INSTRUCTION}"), _assistant(said, thinking=steps.strip())]
+    }
 
 
 def _toolrl(row: Mapping[str, Any]) -> Row:
@@ -140,7 +163,12 @@ def _dialogue(text: str) -> list[Row]:
             merged.append(message)
     if not merged:
         raise Skipped("no turns")
-    if any(m["role"] == "assistant" and not m.get("tool_calls") and not parse(m["content"], thinking_open=None, tools=()).answer for m in merged):
+    if any(
+        m["role"] == "assistant"
+        and not m.get("tool_calls")
+        and not parse(m["content"], thinking_open=None, tools=()).answer
+        for m in merged
+    ):
         raise Skipped("an empty turn")
     return merged
 
@@ -185,9 +213,18 @@ def _schema(name: str, description: str, parameters: str) -> Row:
             raise Skipped("tools that cannot be read") from None
     if not isinstance(given, Mapping) or not all(isinstance(v, Mapping) for v in given.values()):
         raise Skipped("tools that cannot be read")
-    properties = {k: {"type": _type(v.get("type")), "description": str(v.get("description", ""))} for k, v in given.items()}
-    parameters_schema = {"type": "object", "properties": properties, "required": [k for k, v in given.items() if "default" not in v]}
-    return {"type": "function", "function": {"name": name.strip(), "description": description.strip(), "parameters": parameters_schema}}
+    properties = {
+        k: {"type": _type(v.get("type")), "description": str(v.get("description", ""))} for k, v in given.items()
+    }
+    parameters_schema = {
+        "type": "object",
+        "properties": properties,
+        "required": [k for k, v in given.items() if "default" not in v],
+    }
+    return {
+        "type": "function",
+        "function": {"name": name.strip(), "description": description.strip(), "parameters": parameters_schema},
+    }
 
 
 def _type(name: Any) -> str:
@@ -197,7 +234,9 @@ def _type(name: Any) -> str:
 def _shaped(row: Mapping[str, Any]) -> Row:
     """Any shape that SFT reads itself (`data.shapes`), as messages."""
     made = conversation(row)
-    out: Row = {"messages": [m.to_dict() | ({"weight": 0} if i in made.unlearnt else {}) for i, m in enumerate(made.messages)]}
+    out: Row = {
+        "messages": [m.to_dict() | ({"weight": 0} if i in made.unlearnt else {}) for i, m in enumerate(made.messages)]
+    }
     return out | ({"tools": list(made.tools)} if made.tools else {})
 
 
@@ -206,7 +245,13 @@ def _sharegpt(row: Mapping[str, Any]) -> Row:
 
 
 def _alpaca(row: Mapping[str, Any]) -> Row:
-    return _shaped({"instruction": row["instruction"], "output": row["output"], **{k: row[k] for k in ("input", "system", "history", "tools") if k in row}})
+    return _shaped(
+        {
+            "instruction": row["instruction"],
+            "output": row["output"],
+            **{k: row[k] for k in ("input", "system", "history", "tools") if k in row},
+        }
+    )
 
 
 def _user(text: str) -> Row:
@@ -222,7 +267,9 @@ def _assistant(text: str, *, thinking: str | None = None, calls: list[Row] | Non
 
 
 def _dpo(row: Mapping[str, Any]) -> Row:
-    pair = preference({k: row[k] for k in ("conversations", "chosen", "rejected", *(k for k in ("tools", "system") if k in row))})
+    pair = preference(
+        {k: row[k] for k in ("conversations", "chosen", "rejected", *(k for k in ("tools", "system") if k in row))}
+    )
     (chosen,), (rejected,) = pair.chosen, pair.rejected
     if not chosen.content.strip() or not rejected.content.strip() or chosen == rejected:
         raise Skipped("an empty or equal answer")
@@ -238,10 +285,17 @@ def _kto(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[list[Row], Coun
             *prompt, last = row["messages"]
             by_prompt[json.dumps(prompt)][bool(row["label"])].append(last["content"])
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"row {number} is not in the form kto ({error!r}): it has {', '.join(map(str, row)) or 'no keys'}") from None
+            raise DataError(
+                f"row {number} is not in the form kto ({error!r}): it has {', '.join(map(str, row)) or 'no keys'}"
+            ) from None
     out, skipped = [], Counter[str]()
     for text, answers in by_prompt.items():
-        out += [{"prompt": json.loads(text), "chosen": c, "rejected": r} for c in answers[True] for r in answers[False] if c != r]
+        out += [
+            {"prompt": json.loads(text), "chosen": c, "rejected": r}
+            for c in answers[True]
+            for r in answers[False]
+            if c != r
+        ]
         if not answers[True] or not answers[False]:
             skipped["no_counterpart"] += len(answers[True]) + len(answers[False])
     return out, skipped

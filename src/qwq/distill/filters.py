@@ -14,10 +14,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from qwq.problems.base import answer_turn
+from qwq.tasks.procedural.base import answer_turn
 from qwq.text.response import parse
 from qwq.types import CUSTOM, Message, Outcome, Problem, Verdict
-from qwq.verify.requests import describe
+from qwq.verify.instructions.prompts import describe
 
 RUN_WORDS = 10
 RESTATED_WORDS = 60
@@ -60,7 +60,9 @@ def reason_against(problem: Problem, answer: Answer, verdict: Verdict, *, wrap: 
         return "unfinished"
     if not thinking:
         return "no_thinking"
-    if not verdict.correct and problem.domain != CUSTOM:  # nothing can tell whether the answer to an open prompt is right
+    if (
+        not verdict.correct and problem.domain != CUSTOM
+    ):  # nothing can tell whether the answer to an open prompt is right
         return verdict.outcome.value
     text = f"{thinking}\n{final}"
     if is_repetitive(text):
@@ -92,7 +94,9 @@ def parts_of(problem: Problem, answer: Answer, *, wrap: bool = False) -> tuple[s
         if not blocks:
             return None, text
         last = blocks[-1]
-        return (text[: last.start()] + text[last.end() :]).strip() or _restated(problem.messages[-1].content), last.group()
+        return (text[: last.start()] + text[last.end() :]).strip() or _restated(
+            problem.messages[-1].content
+        ), last.group()
     lines = text.splitlines()
     at = next((i for i in reversed(range(len(lines))) if "\\boxed" in lines[i]), 0)
     if at and lines[at - 1].strip() in ("\\[", "$$"):  # a displayed formula is not taken apart
@@ -114,7 +118,14 @@ def _checklist(problem: Problem) -> str:
     prompt, names, kwargs = (problem.truth[k] for k in ("prompt", "instruction_id_list", "kwargs"))
     points = [describe(n, k) for n, k in zip(names, kwargs, strict=True)]
     task = prompt.partition(points[0])[0].strip()  # the rest of a prompt that is worded otherwise is all of it
-    return "\n".join([_restated(task), "The answer has to keep to this:", *(f"- {p}" for p in points), "I write it and keep to each point."])
+    return "\n".join(
+        [
+            _restated(task),
+            "The answer has to keep to this:",
+            *(f"- {p}" for p in points),
+            "I write it and keep to each point.",
+        ]
+    )
 
 
 def conversation(problem: Problem, answer: Answer, *, wrap: bool = False) -> list[dict[str, str]]:

@@ -24,14 +24,16 @@ from qwq.config import Source
 from qwq.distill.filters import Answer, conversation, parts_of, reason_against
 from qwq.distill.teacher import Job, Sampling, Teacher
 from qwq.errors import ConfigError, DataError, InfraError, nearest
-from qwq.problems.base import digest
-from qwq.problems.families import FAMILIES, family
-from qwq.problems.real import load_source
+from qwq.tasks.procedural import FAMILIES, family
+from qwq.tasks.procedural.base import digest
+from qwq.tasks.sets import load_source
 from qwq.types import CUSTOM, Outcome, Problem, Response, Verdict
 from qwq.verify.grade import grade_many
 
 REAL = ("gsm8k", "math", "code", "mbpp", "prompts", "constraints")
-FAMILY_NAMES = tuple(f"family:{name}" for name in FAMILIES if name != "tools")  # tools need an environment beside the teacher
+FAMILY_NAMES = tuple(
+    f"family:{name}" for name in FAMILIES if name != "tools"
+)  # tools need an environment beside the teacher
 SAY_EVERY_S = 10.0
 
 
@@ -50,7 +52,9 @@ class Plan:
 def load_problems(plan: Plan) -> list[Problem]:
     """The training problems of all sources, `plan.num` of each. ConfigError for a source that cannot be."""
     if not plan.sources:
-        raise ConfigError(f"name at least one source: {', '.join(f'{k}=PATH' for k in REAL[:5])}, constraints, {', '.join(FAMILY_NAMES)}")
+        raise ConfigError(
+            f"name at least one source: {', '.join(f'{k}=PATH' for k in REAL[:5])}, constraints, {', '.join(FAMILY_NAMES)}"
+        )
     problems: list[Problem] = []
     for name in plan.sources:
         kind, _, path = name.partition("=")
@@ -62,7 +66,13 @@ def load_problems(plan: Plan) -> list[Problem]:
             raise ConfigError(f"no source {kind!r}: {nearest(kind, (*REAL, *FAMILY_NAMES))}")
         if not path and kind != "constraints":
             raise ConfigError(f"source {kind} has no path: write {kind}=FILE")
-        fields = {"kind": kind, "path": path or "builtin", "split": "train", "limit": plan.num, "decontaminate": list(plan.decontaminate)}
+        fields = {
+            "kind": kind,
+            "path": path or "builtin",
+            "split": "train",
+            "limit": plan.num,
+            "decontaminate": list(plan.decontaminate),
+        }
         problems += load_source(Source.model_validate(fields))
     return _with_own_ids(problems)
 
@@ -91,7 +101,9 @@ class Store:
             self._check(json.loads(lines[0]).get("settings", {}), settings)
             for line in lines[1:]:
                 row = json.loads(line)
-                if row["text"] or row.get("finish"):  # else of a version that took a server's failure for an empty answer
+                if row["text"] or row.get(
+                    "finish"
+                ):  # else of a version that took a server's failure for an empty answer
                     self.rows[row["problem_id"], row["number"]] = row
         self._file = path.open("ab")
         if not lines:
@@ -131,7 +143,9 @@ def distill(plan: Plan, teacher: Teacher, sampling: Sampling, out: Path, *, work
     return _write(problems, plan, teacher, store, out)
 
 
-def _sample(problems: Sequence[Problem], plan: Plan, teacher: Teacher, sampling: Sampling, store: Store, workers: int) -> None:
+def _sample(
+    problems: Sequence[Problem], plan: Plan, teacher: Teacher, sampling: Sampling, store: Store, workers: int
+) -> None:
     jobs = [Job(p, k) for p in problems for k in range(plan.samples) if (p.id, k) not in store.rows]
     total, started = len(problems) * plan.samples, time.monotonic()
     said, done, correct = started, total - len(jobs), 0
@@ -167,7 +181,9 @@ def _judged(job: Job, answer: Answer) -> dict[str, Any]:
     else:
         verdict = grade_many([(job.problem, response)], workers=1, retries=2)[0]
     if verdict.outcome is Outcome.INFRA_ERROR:
-        raise InfraError(f"{job.problem.id} could not be judged ({verdict.reason}): mend that, then run the same command again")
+        raise InfraError(
+            f"{job.problem.id} could not be judged ({verdict.reason}): mend that, then run the same command again"
+        )
     return {
         "problem_id": job.problem.id, "number": job.number, "text": answer.text, "finished": answer.finished,
         "thinking_open": answer.thinking_open, "finish": answer.finish, "verdict": verdict.to_dict(),
@@ -204,7 +220,9 @@ def _write(problems: Sequence[Problem], plan: Plan, teacher: Teacher, store: Sto
         "dropped": {k: v for k, v in sorted(dropped.items()) if v}, "out": str(out),
     }  # fmt: skip
     if not lines:
-        raise DataError(f"no answer of {teacher.name} is worth keeping ({_counts(summary)}): take easier problems, another teacher, or --wrap")
+        raise DataError(
+            f"no answer of {teacher.name} is worth keeping ({_counts(summary)}): take easier problems, another teacher, or --wrap"
+        )
     write_atomic(out, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
     _say(f"{summary['kept']} answers to {solved} of {len(problems)} problems in {out}; dropped: {_counts(summary)}")
     return summary

@@ -11,7 +11,7 @@ from qwq.endpoint.client import GO_ON, EndpointClient, Request
 from qwq.endpoint.pool import concurrently
 from qwq.endpoint.reply import RequestFailed
 from qwq.errors import ConfigError, InfraError
-from qwq.problems.base import digest
+from qwq.tasks.procedural.base import digest
 from qwq.text.response import THINK_CLOSE, THINK_OPEN
 from qwq.types import Message, Problem, StopReason
 
@@ -65,9 +65,7 @@ class Endpoint:
         if concurrency < 1:
             raise ConfigError(f"--concurrency is {concurrency}: give at least 1")
         self.name, self.concurrency = model, concurrency
-        self.client = EndpointClient(
-            url, model, api_key=api_key, patience=_pauses(patience_s), connections=concurrency
-        )
+        self.client = EndpointClient(url, model, api_key=api_key, patience=_pauses(patience_s), connections=concurrency)
         self.url = self.client.url
 
     def answers(self, jobs: Iterator[Job], sampling: Sampling) -> Iterator[tuple[Job, Answer]]:
@@ -118,7 +116,9 @@ class LocalTeacher:
         from qwq.engine.sampler import SamplingParams
 
         engine, chat = self.opened.engine, self.opened.chat
-        params = SamplingParams(temperature=sampling.temperature, top_p=sampling.top_p, max_new_tokens=sampling.max_new_tokens)
+        params = SamplingParams(
+            temperature=sampling.temperature, top_p=sampling.top_p, max_new_tokens=sampling.max_new_tokens
+        )
         running: list[tuple[Job, Any]] = []
         while True:
             while len(running) < engine.max_running and (job := next(jobs, None)) is not None:

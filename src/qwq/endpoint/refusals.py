@@ -3,7 +3,7 @@
 A request is too long for the context only where the server says so with the context's length, or with a code made for
 it (OpenAI's `context_length_exceeded`, llama.cpp's `exceed_context_size_error`). "Context" alone proves nothing: chat
 templates have context variables, and a template's error is no answer of the model. The texts of the servers that were
-read for the patterns below stand in tests/unit/test_endpoint_refusals.py.
+read for the patterns below stand in tests/unit/endpoint/test_endpoint_refusals.py.
 """
 
 from __future__ import annotations

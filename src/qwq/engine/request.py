@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from qwq.engine.sampler import Choice, SamplingParams
-from qwq.engine.speculative import ModelDraft, NgramDraft
 from qwq.engine.thinking import Thinking
 from qwq.text.tokenizer import TextStream
 from qwq.types import StopReason
@@ -92,7 +91,7 @@ class Sample:
     stop_reason: StopReason | None = None
     stopped_by: str | int | None = None
     loop_in_thinking: bool = False
-    draft: NgramDraft | ModelDraft | None = None
+    draft: Any = None  # NgramDraft or ModelDraft, which read this module
     guide: Guide | None = None
     # the engine's own bookkeeping
     row: int = -1

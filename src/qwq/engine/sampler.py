@@ -16,7 +16,9 @@ from torch import Tensor
 
 from qwq.errors import ConfigError
 
-NEAR_GREEDY = 1e-4  # below it logits divided by the temperature may leave float32, and only the likeliest token is drawn anyhow
+NEAR_GREEDY = (
+    1e-4  # below it logits divided by the temperature may leave float32, and only the likeliest token is drawn anyhow
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,6 @@ class SamplingParams:
         if 0 < self.temperature < NEAR_GREEDY:
             object.__setattr__(self, "temperature", 0.0)
 
-
     @property
     def needs_history(self) -> bool:
         """Whether a token's logit depends on what stands before it beyond what the model computes."""
@@ -66,7 +67,9 @@ class SamplingParams:
 QWQ_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 40, "min_p": 0.0}
 
 # Odd constants of the splitmix64 generator (Steele, Lea and Flood 2014), as signed 64-bit numbers.
-_GAMMA, _MIX1, _MIX2 = (c - (1 << 64) if c >> 63 else c for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_GAMMA, _MIX1, _MIX2 = (
+    c - (1 << 64) if c >> 63 else c for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -173,7 +176,9 @@ def penalise(logits_V: Tensor, params: SamplingParams, prompt_ids: Tensor, outpu
     return logits_V
 
 
-def choose(logits_V: Tensor, params: SamplingParams, draw: float, *, raw_V: Tensor | None = None, top: int | None = None) -> Choice:
+def choose(
+    logits_V: Tensor, params: SamplingParams, draw: float, *, raw_V: Tensor | None = None, top: int | None = None
+) -> Choice:
     """Sample one token from float32 logits with the random number `draw` in [0, 1).
 
     The same token that `sample` draws (same order of the same masses), found without sorting the vocabulary. `raw_V` are
@@ -190,7 +195,9 @@ def choose(logits_V: Tensor, params: SamplingParams, draw: float, *, raw_V: Tens
     processed_V = logits_V if params.temperature in (0, 1) else logits_V / params.temperature
     processed = float(processed_V[token] - processed_V.logsumexp(-1))
     values, ids = raw_logprobs_V.topk(min(top, len(raw_V)))
-    return Choice(token, float(raw_logprobs_V[token]), processed, tuple(zip(ids.tolist(), values.tolist(), strict=True)))
+    return Choice(
+        token, float(raw_logprobs_V[token]), processed, tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    )
 
 
 def _draw(scaled_V: Tensor, params: SamplingParams, draw: float) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from qwq.engine.backend import Backend, Chunk
+from qwq.engine.backends.base import Backend, Chunk
 from qwq.engine.sampler import choose, uniform
 
 if TYPE_CHECKING:
@@ -123,7 +123,10 @@ class ModelDraft:
                 return []
             self._row, self._held = row, []
         tokens = sample.tokens
-        shared = next((i for i, (a, b) in enumerate(zip(self._held, tokens, strict=False)) if a != b), min(len(self._held), len(tokens)))
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(self._held, tokens, strict=False)) if a != b),
+            min(len(self._held), len(tokens)),
+        )
         shared = min(shared, len(tokens) - 1)
         self.backend.truncate(self._row, shared)
         self._held = list(tokens[:shared])

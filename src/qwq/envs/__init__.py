@@ -3,4 +3,12 @@
 from qwq.envs.base import ENVIRONMENTS, Environment, answer_calls, environment, environment_for, tool
 from qwq.envs.calculator import CalculatorEnvironment
 
-__all__ = ["ENVIRONMENTS", "CalculatorEnvironment", "Environment", "answer_calls", "environment", "environment_for", "tool"]
+__all__ = [
+    "ENVIRONMENTS",
+    "CalculatorEnvironment",
+    "Environment",
+    "answer_calls",
+    "environment",
+    "environment_for",
+    "tool",
+]

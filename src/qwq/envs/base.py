@@ -71,7 +71,11 @@ class Environment:
             where = ".".join(map(str, first["loc"])) or "arguments"
             return f"error: {call.name}: {where}: {first['msg']}; its schema: {json.dumps(_schema(call.name, method)['function']['parameters'])}"
         arguments = bound.kwargs or {}
-        result = await method(**arguments) if inspect.iscoroutinefunction(method) else await asyncio.to_thread(method, **arguments)
+        result = (
+            await method(**arguments)
+            if inspect.iscoroutinefunction(method)
+            else await asyncio.to_thread(method, **arguments)
+        )
         return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
 
     async def step(self, calls: Sequence[ToolCall]) -> list[Message]:
@@ -98,7 +102,9 @@ class Environment:
 @cache
 def _tool_names(cls: type) -> tuple[str, ...]:
     """Names of the methods marked as tools, base classes first, in the order they are written in."""
-    names = dict.fromkeys(name for base in reversed(cls.__mro__) for name, value in vars(base).items() if hasattr(value, "__qwq_tool__"))
+    names = dict.fromkeys(
+        name for base in reversed(cls.__mro__) for name, value in vars(base).items() if hasattr(value, "__qwq_tool__")
+    )
     return tuple(names)
 
 
@@ -111,7 +117,8 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function, eval_str=True)
     parameters = [p for p in list(signature.parameters.values())[1:]]
     keep.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[p.replace(kind=p.KEYWORD_ONLY) if p.kind is p.POSITIONAL_OR_KEYWORD else p for p in parameters], return_annotation=ArgsKwargs
+        parameters=[p.replace(kind=p.KEYWORD_ONLY) if p.kind is p.POSITIONAL_OR_KEYWORD else p for p in parameters],
+        return_annotation=ArgsKwargs,
     )
     keep.__annotations__ = {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
     return keep
@@ -126,7 +133,10 @@ def _schema(name: str, method: Callable[..., Any]) -> dict[str, Any]:
     parameters = _arguments(type(method.__self__), name).json_schema()  # type: ignore[attr-defined]
     parameters = {k: v for k, v in parameters.items() if k in ("type", "properties", "required", "$defs")}
     text = inspect.getdoc(method) or ""
-    return {"type": "function", "function": {"name": name, "description": text.partition("\n\n")[0], "parameters": parameters}}
+    return {
+        "type": "function",
+        "function": {"name": name, "description": text.partition("\n\n")[0], "parameters": parameters},
+    }
 
 
 # -- registry ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from qwq.endpoint.client import PATIENCE, EndpointClient, Request
 from qwq.endpoint.pool import concurrently
 from qwq.endpoint.reply import RequestFailed
 from qwq.errors import CapacityError, QwqError
-from qwq.eval.benchmark import Reply
+from qwq.tasks.benchmark import Reply
 from qwq.text.response import parse
 from qwq.types import StopReason, tool_schemas
 
@@ -69,12 +69,17 @@ class EngineBackend:
         threads: int | None = None,
         deterministic: bool = False,
     ) -> None:
-        from qwq.engine.open import DEFAULT_MODEL_LEN, EngineOptions, open_engine
+        from qwq.engine.load import DEFAULT_MODEL_LEN, EngineOptions, open_engine
 
         limit = _max_positions(model)
         length = None if limit is None else min(limit, max(DEFAULT_MODEL_LEN, max_new_tokens + PROMPT_ROOM))
         options = EngineOptions(
-            device=device, dtype=dtype, threads=threads, deterministic=deterministic, max_num_seqs=concurrency, max_model_len=length
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            deterministic=deterministic,
+            max_num_seqs=concurrency,
+            max_model_len=length,
         )
         opened = open_engine(model, options)
         self.engine, self.chat = opened.engine, opened.chat
@@ -133,7 +138,10 @@ class EngineBackend:
 
     def _reply(self, ask: Ask, sample: Any, seconds: float) -> Reply:
         parsed = parse(
-            sample.text, thinking_open=self.chat.thinking_open, tools=tool_schemas(ask.tools), cut=sample.stop_reason.cut
+            sample.text,
+            thinking_open=self.chat.thinking_open,
+            tools=tool_schemas(ask.tools),
+            cut=sample.stop_reason.cut,
         )
         return Reply(
             parsed.thinking or "", parsed.answer, sample.stop_reason, len(sample.ids), sample.num_thinking, parsed.tool_calls,
@@ -205,7 +213,14 @@ class EndpointBackend:
         started = time.monotonic()
         got = self.client.complete(
             Request(
-                ask.messages, ask.seed, ask.temperature, ask.top_p, ask.max_new_tokens, ask.top_k, ask.tools, ask.thinking_budget
+                ask.messages,
+                ask.seed,
+                ask.temperature,
+                ask.top_p,
+                ask.max_new_tokens,
+                ask.top_k,
+                ask.tools,
+                ask.thinking_budget,
             )  # fmt: skip
         )
         return Reply(

@@ -16,18 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qwq.common.memory import free_memory, require
 from qwq.config import Source
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, nearest
 from qwq.eval.runner import EVAL_SEED, BenchmarkResult, evaluate, write_transcripts
-from qwq.memory import free_memory, require
 from qwq.model.folder import resolve_folder
+from qwq.model.footprint import inference_memory
 from qwq.model.layouts import Decode
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model
-from qwq.plan import inference_memory
-from qwq.problems.families import family
-from qwq.problems.real import HUB_SETS, load_source
+from qwq.tasks.procedural import family
+from qwq.tasks.sets import HUB_SETS, load_source
 from qwq.text.template import ChatFormat
 from qwq.types import DOMAINS, Problem
 

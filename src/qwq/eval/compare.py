@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qwq.common.estimates import paired
 from qwq.errors import DataError
-from qwq.eval.estimates import paired
-from qwq.eval.store import file_name, read_object, read_samples
+from qwq.rollout.store import file_name, read_object, read_samples
 
 
 def compare(a: Path, b: Path) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from qwq.envs import CalculatorEnvironment, answer_calls, environment_for
-from qwq.eval.benchmark import Benchmark, Mark, Protocol, Reply, marked
-from qwq.problems.families import family
+from qwq.tasks.benchmark import Benchmark, Mark, Protocol, Reply, marked
+from qwq.tasks.procedural import family
 from qwq.types import DOMAINS, Problem, Response
 from qwq.verify.grade import grade
 
@@ -45,7 +45,9 @@ class Family(Benchmark):
         last = replies[-1]
         earlier = [c for r in replies[:-1] for c in r.calls]
         malformed = sum(r.malformed for r in replies) + len(last.calls)
-        return marked(grade(problem, Response(last.output, calls=tuple(earlier), malformed_calls=malformed, parts=last.parts)))
+        return marked(
+            grade(problem, Response(last.output, calls=tuple(earlier), malformed_calls=malformed, parts=last.parts))
+        )
 
 
 FAMILIES = {name: type(name.title(), (Family,), {"name": name}) for name in DOMAINS}

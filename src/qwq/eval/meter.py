@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TextIO
 
-from qwq.eval.benchmark import Reply
+from qwq.tasks.benchmark import Reply
 
 LINE_EVERY_S, TERMINAL_EVERY_S = 10.0, 0.5
 

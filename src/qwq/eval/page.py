@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from qwq.common.files import write_atomic
-from qwq.eval.announced import ANNOUNCED, BENCHMARKS, BFCL_NOTE
-from qwq.eval.store import file_name, latest, read_object
+from qwq.eval.baselines import ANNOUNCED, BENCHMARKS, BFCL_NOTE
 from qwq.report import plots
 from qwq.report.words import grey_thinking, text
+from qwq.rollout.store import file_name, latest, read_object
 
 READ, SHOWN = 400, 40  # samples of each benchmark that are looked at and shown; all stand in samples/
 EXTRA_CSS = ".wrap { white-space: normal; min-width: 22ch; max-width: 40ch; }"

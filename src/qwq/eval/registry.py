@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from qwq.common.imports import is_reference
 from qwq.errors import ConfigError, nearest
-from qwq.eval.benchmark import Benchmark
-from qwq.eval.bfcl import Bfcl
 from qwq.eval.families import FAMILIES
-from qwq.eval.ifeval import IfEval
-from qwq.eval.livebench import LiveBench
-from qwq.eval.livecodebench import LiveCodeBench
-from qwq.eval.maths import Aime24, Aime25, Gsm8k, Math500
-from qwq.eval.programs import HumanEval, Mbpp
 from qwq.eval.tasks import TaskBenchmark
+from qwq.tasks.benchmark import Benchmark
+from qwq.tasks.bfcl.task import Bfcl
+from qwq.tasks.code_sets import HumanEval, Mbpp
+from qwq.tasks.ifeval import IfEval
+from qwq.tasks.livebench.task import LiveBench
+from qwq.tasks.livecodebench import LiveCodeBench
+from qwq.tasks.math_sets import Aime24, Aime25, Gsm8k, Math500
 from qwq.tasks.registry import TASKS, get
 
 PUBLISHED = (Aime24, Aime25, LiveCodeBench, LiveBench, IfEval, Bfcl, Gsm8k, Math500, HumanEval, Mbpp)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from qwq.common.files import atomic_file
+from qwq.common.stats import wilson
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import Thinking
 from qwq.errors import InfraError
 from qwq.model.transformer import Transformer
-from qwq.rollout.collect import collect
-from qwq.stats import wilson
+from qwq.rollout.episode import collect
 from qwq.text.template import ChatFormat
 from qwq.types import Outcome, Problem, Rollout
 from qwq.verify.grade import grade_many
@@ -90,7 +90,9 @@ def evaluate(
     for rollout, verdict in zip(rollouts, verdicts, strict=True):
         rollout.verdicts.append(verdict)
         if verdict.outcome is Outcome.INFRA_ERROR:
-            raise InfraError(f"evaluation of {rollout.problem_id}: {verdict.reason}; a score cannot be given, run the same command again")
+            raise InfraError(
+                f"evaluation of {rollout.problem_id}: {verdict.reason}; a score cannot be given, run the same command again"
+            )
     out, at = {}, 0
     for name, group in benchmarks.items():
         mine = rollouts[at : at + len(group)]
@@ -99,7 +101,9 @@ def evaluate(
     return out
 
 
-def write_transcripts(path: Path, results: Mapping[str, BenchmarkResult], problems: Mapping[str, Sequence[Problem]]) -> None:
+def write_transcripts(
+    path: Path, results: Mapping[str, BenchmarkResult], problems: Mapping[str, Sequence[Problem]]
+) -> None:
     """One line a problem: what was asked, what came, the verdict. Readable with less."""
     with atomic_file(path) as file:
         for name, result in results.items():

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from qwq.envs import answer_calls, environment_for
-from qwq.eval.benchmark import Benchmark, Mark, Reply, marked
 from qwq.tasks.base import Task
+from qwq.tasks.benchmark import Benchmark, Mark, Reply, marked
 from qwq.types import Message, Problem, Response
 from qwq.verify.grade import grade
 

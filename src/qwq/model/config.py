@@ -66,7 +66,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise ModelError(f"model family {self.family!r} is not one of {', '.join(FAMILIES)}: {nearest(self.family, FAMILIES)}")
+            raise ModelError(
+                f"model family {self.family!r} is not one of {', '.join(FAMILIES)}: {nearest(self.family, FAMILIES)}"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ModelError(
                 f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key/value heads: make the first a multiple of the second"
@@ -189,7 +191,11 @@ def _yarn(rope: Mapping[str, Any], hf: Mapping[str, Any], where: str) -> YarnSca
         raise ModelError(f"{where}: YaRN's factor is {factor!r}: it must be a number of at least 1, QwQ's is 4.0")
     original = rope.get("original_max_position_embeddings") or hf.get("max_position_embeddings", 32768)
     return YarnScaling(
-        float(factor), int(original), rope.get("beta_fast") or 32.0, rope.get("beta_slow") or 1.0, rope.get("attention_factor")
+        float(factor),
+        int(original),
+        rope.get("beta_fast") or 32.0,
+        rope.get("beta_slow") or 1.0,
+        rope.get("attention_factor"),
     )
 
 

@@ -105,7 +105,11 @@ def inherited_generation(source: str | Path | None, config: ModelConfig, eos_ids
     Temperature, top-p, top-k, repetition penalty and whatever else the source's file names are kept; beginning and padding tokens
     come from `config` where the file names none. `source` is a folder, a hub name, a GGUF file (which has no such file), or None.
     """
-    base = {} if source is None or str(source).endswith(".gguf") else generation_config(resolve_folder(source, weights=False))
+    base = (
+        {}
+        if source is None or str(source).endswith(".gguf")
+        else generation_config(resolve_folder(source, weights=False))
+    )
     kept = {k: v for k, v in base.items() if not k.startswith("_")}  # private marks of the library that wrote it
     special = {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
     return {k: v for k, v in special.items() if v is not None} | kept | {"eos_token_id": list(eos_ids)}

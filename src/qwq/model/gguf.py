@@ -32,8 +32,8 @@ from qwq.errors import ModelError
 from qwq.model.config import ModelConfig, YarnScaling
 from qwq.model.families import FAMILIES
 from qwq.model.gguf_file import Encoded, GGUFFile, GGUFTensor, encode, short, write_gguf
+from qwq.model.names import few, fused_parts, hf_shapes
 from qwq.model.transformer import Transformer
-from qwq.model.weights import _few, _parts, hf_shapes
 
 __all__ = [
     "Encoded", "GGUFFile", "GGUFTensor", "encode", "gguf_config", "gguf_name", "load_gguf", "rope_rows", "write_gguf",
@@ -231,7 +231,7 @@ def load_gguf(
         model = Transformer(config)
     total, done = sum(t.num_bytes for t in file.tensors.values()), 0
     state: dict[str, Tensor] = {}
-    for ours, parts in _parts(config):
+    for ours, parts in fused_parts(config):
         rows = sum(shape[0] for _, shape in parts)
         whole = state[ours] = torch.empty((rows, *parts[0][1][1:]), dtype=dtype, device=device)
         at = 0
@@ -252,7 +252,7 @@ def _check_tensors(file: GGUFFile, config: ModelConfig) -> None:
     unknown = [name for name in file.tensors if name not in wanted]
     if missing or unknown:
         kinds = ((missing, "missing"), (unknown, "unexpected"))
-        sides = " and ".join(f"{len(names)} {what} ({_few(names)})" for names, what in kinds if names)
+        sides = " and ".join(f"{len(names)} {what} ({few(names)})" for names, what in kinds if names)
         kind = f"{config.family}, {config.num_layers} layers"
         raise ModelError(f"{file.path}: tensors do not match its metadata ({kind}): {sides}: fetch or write it again")
     for name, shape in wanted.items():

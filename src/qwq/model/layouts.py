@@ -59,7 +59,10 @@ class SharedPrefix:
     """
 
     def __init__(
-        self, prompt_lengths: Sequence[int], completion_lengths: Sequence[Sequence[int]], device: torch.device | str = "cpu"
+        self,
+        prompt_lengths: Sequence[int],
+        completion_lengths: Sequence[Sequence[int]],
+        device: torch.device | str = "cpu",
     ) -> None:
         positions, prompt_starts, rows = [], [], []  # rows: (start, length, start of its prompt, prompt length)
         at = 0
@@ -83,7 +86,11 @@ class SharedPrefix:
         self.keys_RT = torch.cat((prefix_RP, own_RC), 1).flatten().to(device)
         # A padded query sees what the last real one sees, so no row of the softmax is empty.
         visible = torch.cat(
-            ((column_P[None] < p_lens_R[:, None])[:, None, :].expand(-1, C, -1), (column_C[None, :] <= column_C[:, None])[None].expand(len(rows), -1, -1)), 2
+            (
+                (column_P[None] < p_lens_R[:, None])[:, None, :].expand(-1, C, -1),
+                (column_C[None, :] <= column_C[:, None])[None].expand(len(rows), -1, -1),
+            ),
+            2,
         )
         self.mask_R1CT = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))[:, None].to(device)
         self.has_prompt = P > 0
@@ -98,7 +105,9 @@ class SharedPrefix:
             ids = torch.cat([torch.arange(s, s + n) for s, n in zip(prompt_starts, prompt_lengths, strict=True)])
             row = torch.repeat_interleave(torch.arange(len(prompt_lengths)), torch.tensor(list(prompt_lengths)))
             slots_N[ids] = row * width + self.positions_N.cpu()[ids]
-            fill = torch.minimum(torch.arange(width)[None], (torch.tensor(list(prompt_lengths)) - 1).clamp(min=0)[:, None])
+            fill = torch.minimum(
+                torch.arange(width)[None], (torch.tensor(list(prompt_lengths)) - 1).clamp(min=0)[:, None]
+            )
             self.prompt_GP = (torch.tensor(prompt_starts)[:, None] + fill).flatten().to(device)
             self.prompt_shape = (len(prompt_lengths), width)
             num_prompt_slots = len(prompt_lengths) * width
@@ -125,7 +134,15 @@ class SharedPrefix:
 class KVCache:
     """Keys and values of B rows, `capacity` tokens each: tensors (layers, B, K, capacity, E)."""
 
-    def __init__(self, config: ModelConfig, num_rows: int, capacity: int, *, device: torch.device | str = "cpu", dtype=torch.float32):
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_rows: int,
+        capacity: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype=torch.float32,
+    ):
         shape = (config.num_layers, num_rows, config.num_kv_heads, capacity, config.head_dim)
         self.k = torch.zeros(shape, device=device, dtype=dtype)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
@@ -138,7 +155,9 @@ class KVCache:
 class Prefill(Packed):
     """`Packed` that also writes keys and values into rows `rows_S` of a cache, one row a sequence."""
 
-    def __init__(self, lengths: Sequence[int], cache: KVCache, rows_S: Tensor, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, lengths: Sequence[int], cache: KVCache, rows_S: Tensor, device: torch.device | str = "cpu"
+    ) -> None:
         super().__init__(lengths, device)
         self.cache, self.rows_S = cache, rows_S
 
@@ -175,7 +194,9 @@ class Decode:
         self.cache, self.positions_N, self.width, self.siblings = cache, positions_N, width, siblings
         self.rows_N = torch.arange(len(positions_N), device=positions_N.device)
         beyond = torch.arange(width, device=positions_N.device)[None, :] > positions_N[:, None]
-        self.mask_N11T = torch.zeros(beyond.shape, device=positions_N.device).masked_fill_(beyond, float("-inf"))[:, None, None, :]
+        self.mask_N11T = torch.zeros(beyond.shape, device=positions_N.device).masked_fill_(beyond, float("-inf"))[
+            :, None, None, :
+        ]
 
     def attend(self, layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor:
         N, H, E = q_NHE.shape
@@ -187,7 +208,9 @@ class Decode:
         mask = self.mask_N11T.to(q_NHE.dtype)
         if self.siblings is not None:
             return self._attend_siblings(q_NKGE, keys, values, mask).reshape(N, H * E)
-        out = F.scaled_dot_product_attention(q_NKGE, keys[:, :, : self.width], values[:, :, : self.width], attn_mask=mask)
+        out = F.scaled_dot_product_attention(
+            q_NKGE, keys[:, :, : self.width], values[:, :, : self.width], attn_mask=mask
+        )
         return out.reshape(N, H * E)
 
     def _attend_siblings(self, q_NKGE: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:

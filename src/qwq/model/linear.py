@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qwq.cpu import mkl_is_slow
+from qwq.common.cpu import mkl_is_slow
 
 MOST_ROWS = 24  # beyond it F.linear is as fast
 AT_ONCE = 7  # rows of one product; up to SPLIT_ROWS, lots of 4 are faster than one product
@@ -56,7 +56,11 @@ class _Product(torch.autograd.Function):
         x_ND, weight_OD = ctx.saved_tensors
         grad_NO = grad_NO.contiguous()
         grad_x = product(grad_NO, weight_OD.t()) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.ops.mkldnn._linear_pointwise(grad_NO.t(), x_ND.t(), None, "none", [], "") if ctx.needs_input_grad[1] else None
+        grad_weight = (
+            torch.ops.mkldnn._linear_pointwise(grad_NO.t(), x_ND.t(), None, "none", [], "")
+            if ctx.needs_input_grad[1]
+            else None
+        )
         return grad_x, grad_weight, grad_NO.sum(0) if ctx.needs_input_grad[2] else None
 
 

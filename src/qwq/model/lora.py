@@ -68,7 +68,9 @@ class LoraLinear(Linear):
 def _sizes(model: Transformer, kind: str) -> list[int]:
     c = model.config
     q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-    return {"qkv": [q, kv, kv], "o": [c.hidden_size], "gate_up": [c.intermediate_size] * 2, "down": [c.hidden_size]}[kind]
+    return {"qkv": [q, kv, kv], "o": [c.hidden_size], "gate_up": [c.intermediate_size] * 2, "down": [c.hidden_size]}[
+        kind
+    ]
 
 
 def adapters(model: Transformer) -> dict[str, LoraLinear]:
@@ -158,7 +160,9 @@ def load_adapter(model: Transformer, folder: str | Path) -> Transformer:
     read_header(folder / WEIGHTS)  # says what is wrong with a file that is cut short
     odd = [k for k in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(k)]
     if config.get("peft_type") != "LORA" or odd:
-        raise ModelError(f"{folder}: only plain LoRA is read, this is {config.get('peft_type')} with {', '.join(odd) or 'nothing special'}")
+        raise ModelError(
+            f"{folder}: only plain LoRA is read, this is {config.get('peft_type')} with {', '.join(odd) or 'nothing special'}"
+        )
     add(model, rank=int(config["r"]), alpha=float(config["lora_alpha"]))
     with safe_open(folder / WEIGHTS, framework="pt") as file, torch.no_grad():
         stored = set(file.keys())
@@ -166,12 +170,18 @@ def load_adapter(model: Transformer, folder: str | Path) -> Transformer:
             for theirs, a, b in zip(_names(name), m.lora_a.split(m.rank), m.lora_b.split(m.sizes), strict=True):
                 for target, key in ((a, f"{theirs}.lora_A.weight"), (b, f"{theirs}.lora_B.weight")):
                     if key not in stored:
-                        raise ModelError(f"{folder}: {key} is missing; an adapter here covers all of {config['target_modules']}")
+                        raise ModelError(
+                            f"{folder}: {key} is missing; an adapter here covers all of {config['target_modules']}"
+                        )
                     tensor = file.get_tensor(key)
                     if tensor.shape != target.shape:
-                        raise ModelError(f"{folder}: {key} is {list(tensor.shape)}, the model asks for {list(target.shape)}")
+                        raise ModelError(
+                            f"{folder}: {key} is {list(tensor.shape)}, the model asks for {list(target.shape)}"
+                        )
                     target.copy_(tensor)
                     stored.discard(key)
     if stored:
-        raise ModelError(f"{folder}: {len(stored)} tensors fit no matrix of the model, the first is {sorted(stored)[0]}")
+        raise ModelError(
+            f"{folder}: {len(stored)} tensors fit no matrix of the model, the first is {sorted(stored)[0]}"
+        )
     return model

@@ -23,7 +23,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +35,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qwq.common.files import sync, write_atomic
+from qwq.common.memory import check_device
 from qwq.errors import ModelError
-from qwq.memory import check_device
 from qwq.model.config import ModelConfig
 from qwq.model.families import FAMILIES
 from qwq.model.folder import (
@@ -50,6 +50,7 @@ from qwq.model.folder import (
     resolve_folder,
     stored_tensors,
 )
+from qwq.model.names import few, fused_parts, hf_shapes, state_to_hf
 from qwq.model.transformer import Transformer
 
 __all__ = [
@@ -64,50 +65,12 @@ CLASSIFIERS = {name: family.classifier for name, family in FAMILIES.items()}
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
 
-def _parts(config: ModelConfig) -> Iterator[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
-    """Our name, and the names and shapes of the tensors that are laid one under the other to make it."""
-    d, f, e = config.hidden_size, config.intermediate_size, config.head_dim
-    q, kv = config.num_heads * e, config.num_kv_heads * e
-    yield "embed.weight", [("model.embed_tokens.weight", (config.vocab_size, d))]
-    for i in range(config.num_layers):
-        ours, theirs = f"blocks.{i}.", f"model.layers.{i}."
-        rows = (("q", q), ("k", kv), ("v", kv))
-        yield ours + "input_norm.weight", [(theirs + "input_layernorm.weight", (d,))]
-        yield ours + "qkv.weight", [(f"{theirs}self_attn.{n}_proj.weight", (r, d)) for n, r in rows]
-        if config.qkv_bias:
-            yield ours + "qkv.bias", [(f"{theirs}self_attn.{n}_proj.bias", (r,)) for n, r in rows]
-        if config.qk_norm:
-            for n in ("q", "k"):
-                yield f"{ours}{n}_norm.weight", [(f"{theirs}self_attn.{n}_norm.weight", (e,))]
-        yield ours + "o.weight", [(theirs + "self_attn.o_proj.weight", (d, q))]
-        yield ours + "post_norm.weight", [(theirs + "post_attention_layernorm.weight", (d,))]
-        yield ours + "gate_up.weight", [(f"{theirs}mlp.{n}_proj.weight", (f, d)) for n in ("gate", "up")]
-        yield ours + "down.weight", [(theirs + "mlp.down_proj.weight", (d, f))]
-    yield "norm.weight", [("model.norm.weight", (d,))]
-    if not config.tie_embeddings:
-        yield "head.weight", [("lm_head.weight", (config.vocab_size, d))]
-
-
-def hf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors that a Hugging Face folder of this model holds."""
-    return {name: shape for _, parts in _parts(config) for name, shape in parts}
-
-
-def state_to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict under Hugging Face's names, fused matrices split. The tensors are views."""
-    out: dict[str, Tensor] = {}
-    for ours, parts in _parts(config):
-        pieces = state[ours].detach().split([shape[0] for _, shape in parts])
-        out |= {name: piece for (name, _), piece in zip(parts, pieces, strict=True)}
-    return out
-
-
 def state_from_hf(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A Hugging Face state dict under our names. ModelError where a name is missing or unknown, or a shape is wrong."""
     _check(
         {n: StoredTensor(Path("state dict"), tuple(t.shape), "F32") for n, t in tensors.items()}, config, "state dict"
     )
-    return {ours: torch.cat([tensors[name] for name, _ in parts]) for ours, parts in _parts(config)}
+    return {ours: torch.cat([tensors[name] for name, _ in parts]) for ours, parts in fused_parts(config)}
 
 
 # -- loading --------------------------------------------------------------------------------------------------------
@@ -128,7 +91,11 @@ def stored_dtype(model: str | Path) -> torch.dtype | None:
 
 
 def load_model(
-    model: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, progress: Progress | None = None
+    model: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Progress | None = None,
 ) -> Transformer:
     """The causal model in a folder (or on the hub) or in a GGUF file, converted to `dtype`. ModelError names what is wrong with it.
 
@@ -201,7 +168,7 @@ def _check(stored: Mapping[str, StoredTensor], config: ModelConfig, where: str) 
     unknown = [name for name in stored if name not in wanted and not name.endswith(harmless)]
     if missing or unknown:
         kinds = ((missing, "missing"), (unknown, "unexpected"))
-        sides = [f"{len(names)} {what} ({_few(names)})" for names, what in kinds if names]
+        sides = [f"{len(names)} {what} ({few(names)})" for names, what in kinds if names]
         kind = f"{config.family}, {config.num_layers} layers"
         raise ModelError(f"{where}: tensors do not match config.json ({kind}): {' and '.join(sides)}")
     for name, shape in wanted.items():
@@ -218,12 +185,12 @@ def _check(stored: Mapping[str, StoredTensor], config: ModelConfig, where: str) 
             )
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
 def _fill(
-    config: ModelConfig, stored: Mapping[str, StoredTensor], device: torch.device | str, dtype: torch.dtype, progress: Progress | None = None
+    config: ModelConfig,
+    stored: Mapping[str, StoredTensor],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    progress: Progress | None = None,
 ) -> Transformer:
     with torch.device("meta"):
         model = Transformer(config)
@@ -231,7 +198,7 @@ def _fill(
     done = 0
     with ExitStack() as stack:
         files = {f: stack.enter_context(safe_open(f, framework="pt")) for f in {t.file for t in stored.values()}}
-        for ours, parts in _parts(config):
+        for ours, parts in fused_parts(config):
             rows = sum(shape[0] for _, shape in parts)
             whole = state[ours] = torch.empty((rows, *parts[0][1][1:]), dtype=dtype, device=device)
             at = 0
@@ -240,8 +207,10 @@ def _fill(
                 at += shape[0]
             low, high = whole.aminmax()  # a NaN is passed on
             if not (low.isfinite() and high.isfinite()):
-                names = _few([name for name, _ in parts])
-                raise ModelError(f"{stored[parts[0][0]].file}: {names} holds NaN or infinite weights: fetch or write the folder again")
+                names = few([name for name, _ in parts])
+                raise ModelError(
+                    f"{stored[parts[0][0]].file}: {names} holds NaN or infinite weights: fetch or write the folder again"
+                )
             done += whole.numel()
             if progress is not None:
                 progress(done, config.num_parameters)
@@ -309,7 +278,9 @@ def _save(
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
     try:
-        _write_weights(state, target, max_shard_bytes, {name: torch.float32 if name == SCORE else dtype for name in state})
+        _write_weights(
+            state, target, max_shard_bytes, {name: torch.float32 if name == SCORE else dtype for name in state}
+        )
         for name, document in documents.items():
             write_atomic(target / name, json.dumps(document, indent=2) + "\n")
     except BaseException:
@@ -322,7 +293,9 @@ def _save(
         sync(path)
 
 
-def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_bytes: int, dtypes: Mapping[str, torch.dtype]) -> None:
+def _write_weights(
+    state: dict[str, Tensor], folder: Path, max_shard_bytes: int, dtypes: Mapping[str, torch.dtype]
+) -> None:
     sizes = {name: tensor.numel() * dtypes[name].itemsize for name, tensor in state.items()}
     shards = _shards(sizes, max_shard_bytes)
     names = (

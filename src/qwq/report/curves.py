@@ -128,11 +128,15 @@ def _verdicts(stage: Stage) -> str:
 
 def _validation(stage: Stage) -> str:
     """Score on validation problems, where the stage looks at them."""
-    entries = (stage.record or {}).get("validation") or [row["validation"] for row in stage.metrics if "validation" in row]
+    entries = (stage.record or {}).get("validation") or [
+        row["validation"] for row in stage.metrics if "validation" in row
+    ]
     if not entries:
         return ""
     series = {"": ([e["step"] + 1 for e in entries], [e["score"] for e in entries])}
-    drawn = plots.curve(f"{stage.name}-validation", "score on validation problems", series, colours={"": LINE}, unit=True)
+    drawn = plots.curve(
+        f"{stage.name}-validation", "score on validation problems", series, colours={"": LINE}, unit=True
+    )
     return _figure("score on validation problems", _ends([e["score"] for e in entries]), "", drawn)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from qwq.common.files import read_record
+from qwq.common.stats import paired_difference
 from qwq.config import POLICY_KINDS, START
 from qwq.errors import DataError
-from qwq.stats import paired_difference
 
 Row = dict[str, Any]
 

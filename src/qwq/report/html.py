@@ -228,7 +228,9 @@ def contract_section(run: RunData) -> str:
         end = f" At the end it was {text(ended['text'])}." if ended else ""
         table = _contract_table(entries, domains)
         if not domains:
-            out.append(f"<p>In <b>{text(stage.name)}</b> the contract held nothing; {_times(len(entries), 'check')}.</p>{table}")
+            out.append(
+                f"<p>In <b>{text(stage.name)}</b> the contract held nothing; {_times(len(entries), 'check')}.</p>{table}"
+            )
             continue
         drawn = plots.contract(entries, max_drop, domains)
         out.append(

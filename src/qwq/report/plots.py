@@ -131,9 +131,28 @@ def overthinking(benchmark: str, curves: Mapping[str, Sequence[Mapping[str, Any]
         x, y = [p["mean_thinking_tokens"] for p in ordered], [100 * p["score"] for p in ordered]
         low = [max(0.0, v - 100 * p["ci95"][0]) for v, p in zip(y, ordered, strict=True)]
         high = [max(0.0, 100 * p["ci95"][1] - v) for v, p in zip(y, ordered, strict=True)]
-        ax.errorbar(x, y, yerr=[low, high], color=c, marker="o", markersize=4, linewidth=1.5, elinewidth=1, capsize=2, label=stage)
+        ax.errorbar(
+            x,
+            y,
+            yerr=[low, high],
+            color=c,
+            marker="o",
+            markersize=4,
+            linewidth=1.5,
+            elinewidth=1,
+            capsize=2,
+            label=stage,
+        )
         free = [(a, b) for a, b, p in zip(x, y, ordered, strict=True) if p["budget"] is None]
-        ax.plot([a for a, _ in free], [b for _, b in free], color=c, marker="o", markersize=9, markerfacecolor="none", linestyle="none")
+        ax.plot(
+            [a for a, _ in free],
+            [b for _, b in free],
+            color=c,
+            marker="o",
+            markersize=9,
+            markerfacecolor="none",
+            linestyle="none",
+        )
     ax.set_xlabel("mean thinking tokens", fontsize=9)
     ax.set_ylabel("% correct", fontsize=9)
     ax.set_ylim(bottom=0)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from qwq.problems.base import answer_turn, digest
-from qwq.problems.families.preference import FILLERS, Preference
 from qwq.reward.mixing import Scorer
+from qwq.tasks.procedural.base import answer_turn, digest
+from qwq.tasks.procedural.preference import FILLERS, Preference
 from qwq.text.template import ChatFormat
 from qwq.types import Problem
 
@@ -55,7 +55,8 @@ class Canaries:
                 names.append(name)
         raw = self.scorer.model.raw_scores(sequences)
         scores = [
-            self.scorer.calibration.apply(r, n, debias_length=self.scorer.debias_length) for r, n in zip(raw, lengths, strict=True)
+            self.scorer.calibration.apply(r, n, debias_length=self.scorer.debias_length)
+            for r, n in zip(raw, lengths, strict=True)
         ]
         per_case = len(self.cases[0][1])
         beaten: dict[str, float] = {}

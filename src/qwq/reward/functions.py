@@ -32,7 +32,9 @@ class RewardFunction:
     weight: float = 1.0
     where: str = ""
 
-    def values(self, asked: Sequence[tuple[Problem, Response, list[int]]], *, step: int | None = None) -> list[float | None]:
+    def values(
+        self, asked: Sequence[tuple[Problem, Response, list[int]]], *, step: int | None = None
+    ) -> list[float | None]:
         """Weighted values, one for each (problem, response, completion ids).
 
         ConfigError where the function raises, or does not answer in kind; it names the training step (from 0), where one is given.
@@ -46,7 +48,9 @@ class RewardFunction:
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise ConfigError(f"reward function {self.where or self.name} gave {repr(value)[:60]}: a finite number or None is wanted")
+            raise ConfigError(
+                f"reward function {self.where or self.name} gave {repr(value)[:60]}: a finite number or None is wanted"
+            )
         return number
 
     def _ask(self, step: int | None, about: str, **keywords: Any) -> Any:
@@ -69,7 +73,9 @@ class RewardFunction:
         many = isinstance(found, Sized) and isinstance(found, Iterable) and not isinstance(found, str | bytes | dict)
         if not many or len(found) != len(asked):
             size = len(found) if many else type(found).__name__
-            raise ConfigError(f"reward function {self.where or self.name} was asked about {len(asked)} completions and gave {size}: one number each is wanted")
+            raise ConfigError(
+                f"reward function {self.where or self.name} was asked about {len(asked)} completions and gave {size}: one number each is wanted"
+            )
         return list(found)
 
     def _verl(self, asked: Sequence[tuple[Problem, Response, list[int]]], step: int | None) -> list[Any]:
@@ -112,8 +118,12 @@ def load_function(where: str, style: str = "trl", weight: float = 1.0) -> Reward
     """
     if where not in REWARDS and not is_reference(where):
         hint = f"{nearest(where, REWARDS)}, or " if REWARDS else ""
-        raise ConfigError(f"no reward function {where!r} is registered: {hint}write file.py:function or package.module:function")
+        raise ConfigError(
+            f"no reward function {where!r} is registered: {hint}write file.py:function or package.module:function"
+        )
     call = REWARDS[where] if where in REWARDS else import_object(where, "reward function")
     if inspect.iscoroutinefunction(call):
-        raise ConfigError(f"reward function {where!r} is `async def`: write a plain function, which may call asyncio.run itself")
+        raise ConfigError(
+            f"reward function {where!r} is `async def`: write a plain function, which may call asyncio.run itself"
+        )
     return RewardFunction(where.rpartition(":")[2], call, style, weight, where)

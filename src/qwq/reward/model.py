@@ -67,7 +67,9 @@ class Calibration:
         return asdict(self)
 
 
-def calibrate(chosen: Sequence[tuple[float, int]], rejected: Sequence[tuple[float, int]], *, ridge: float = 1e-3) -> Calibration:
+def calibrate(
+    chosen: Sequence[tuple[float, int]], rejected: Sequence[tuple[float, int]], *, ridge: float = 1e-3
+) -> Calibration:
     """Fit a calibration to (raw score, length) of the chosen and rejected answers of held-out pairs.
 
     `length_weight` is b/a of the logistic regression P(chosen wins) = sigmoid(a * score difference + b * length

@@ -16,13 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from qwq.common.stats import wilson
 from qwq.data.examples import answer_ids
 from qwq.data.shapes import read_shaped, scored
 from qwq.errors import DataError, UsageError
 from qwq.model.folder import resolve_folder
 from qwq.model.weights import load_reward_model
 from qwq.reward.model import CALIBRATION, Calibration, RewardModel
-from qwq.stats import wilson
 from qwq.text.template import ChatFormat
 from qwq.types import Message
 
@@ -49,28 +49,37 @@ class Judge:
             try:
                 calibration = Calibration(**json.loads(path.read_text(encoding="utf-8")))
             except (ValueError, TypeError) as error:
-                raise DataError(f"{path} holds no calibration ({error}): run the reward-model stage again, or remove the file") from None
+                raise DataError(
+                    f"{path} holds no calibration ({error}): run the reward-model stage again, or remove the file"
+                ) from None
         return cls(RewardModel(backbone, score).requires_grad_(False).to(backbone.device), chat, calibration)
 
-    def sequence(self, prompt: Sequence[Message], tools: Sequence[Mapping[str, Any]], answer: Sequence[Message]) -> tuple[list[int], int]:
+    def sequence(
+        self, prompt: Sequence[Message], tools: Sequence[Mapping[str, Any]], answer: Sequence[Message]
+    ) -> tuple[list[int], int]:
         """Prompt and answer in tokens, and how many of them are the answer's. DataError where they are more than the model has positions."""
         ids = answer_ids(self.chat, prompt, answer, tools)
         if len(ids) > (most := self.model.backbone.config.max_positions):
-            raise DataError(f"prompt and answer are {len(ids):,} tokens, the model has {most:,} positions: shorten them")
+            raise DataError(
+                f"prompt and answer are {len(ids):,} tokens, the model has {most:,} positions: shorten them"
+            )
         return ids, len(ids) - len(self.chat.prompt_ids(prompt, tools))
 
     def scores(self, sequences: Sequence[tuple[list[int], int]]) -> list[dict[str, float]]:
         """`score`, `raw` and `tokens` (of the answer) of each of `sequence`'s results."""
         raw = self.model.raw_scores([ids for ids, _ in sequences])
         return [
-            {"score": self.calibration.apply(r, n) if self.calibration else r, "raw": r, "tokens": n} for r, (_, n) in zip(raw, sequences, strict=True)
+            {"score": self.calibration.apply(r, n) if self.calibration else r, "raw": r, "tokens": n}
+            for r, (_, n) in zip(raw, sequences, strict=True)
         ]
 
 
 def score_file(judge: Judge, path: Path) -> Iterator[dict[str, Any]]:
     """One object a line: `index`, `score`, `raw`, `tokens`; for pairs `chosen`, `rejected` (scores) and `prefers`."""
     if not path.is_file():
-        raise DataError(f"no file at {path}: give JSON lines with prompt and response, prompt, chosen and rejected, or messages")
+        raise DataError(
+            f"no file at {path}: give JSON lines with prompt and response, prompt, chosen and rejected, or messages"
+        )
     rows = _sequences(judge, path)
     index = 0
     while lot := list(islice(rows, LINES_AT_ONCE)):

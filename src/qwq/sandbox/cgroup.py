@@ -63,7 +63,10 @@ def _version2(path: str | None) -> tuple[list[Path], str]:
     if missing:
         return [], f"cgroup v2: {own} is not given the {' and '.join(missing)} controller"
     if not os.access(own, os.W_OK):
-        return [], f"cgroup v2: {own} is not writable by this user: start with `systemd-run --user --scope -p Delegate=yes`"
+        return (
+            [],
+            f"cgroup v2: {own} is not writable by this user: start with `systemd-run --user --scope -p Delegate=yes`",
+        )
     others = [pid for pid in _words(own / "cgroup.procs") if pid != str(os.getpid())]
     if others and own != ROOT:
         return [], f"cgroup v2: {own} holds {len(others)} other processes, so it cannot hand controllers down"

@@ -91,7 +91,8 @@ class Limits:
             "box_bytes": self.box_mb << 20,
             "box_files": self.box_files,
             "files": self.files,
-            "processes": self.processes + 3,  # the zygote, its parent and the run's first process belong to the same user
+            "processes": self.processes
+            + 3,  # the zygote, its parent and the run's first process belong to the same user
             "stack_bytes": STACK_MB << 20,
             "reserved_bytes": RESERVED_MB << 20,
             "cpu_s": self.cpu_limit_s,

@@ -239,7 +239,10 @@ class Sandbox(Runner):
                 self._partners = Sandbox(self.slots, level=level, unsafe=self.unsafe, cgroups=self.cgroups)
             partners = self._partners
         theirs = replace(limits, timeout_s=request["partner_timeout_s"])
-        ready = [self._prepare(request["program"], limits, cancel), partners._prepare(request["partner"], theirs, cancel)]
+        ready = [
+            self._prepare(request["program"], limits, cancel),
+            partners._prepare(request["partner"], theirs, cancel),
+        ]
         to_partner, from_program = os.pipe2(os.O_CLOEXEC)
         to_program, from_partner = os.pipe2(os.O_CLOEXEC)
         with ThreadPoolExecutor(1) as thread:
@@ -318,7 +321,9 @@ def _ended(done: Execution, limits: Limits) -> tuple[Execution, Mapping[str, str
     if "failed" in record:
         return replace(done, status=RunStatus.ERROR, stderr=done.stderr + record["failed"].encode()), {}
     exit_code = os.waitstatus_to_exitcode(record["status"])
-    status = RunStatus.MEMORY if done.status is RunStatus.MEMORY else status_of(exit_code, done.cpu_s, limits, b"", False)
+    status = (
+        RunStatus.MEMORY if done.status is RunStatus.MEMORY else status_of(exit_code, done.cpu_s, limits, b"", False)
+    )
     return replace(done, status=status, exit_code=exit_code), record["files"]
 
 

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Response
 
 from qwq.serve import errors
 from qwq.serve.core import Core
-from qwq.serve.messages import make_prompt
+from qwq.serve.prompt import make_prompt
 from qwq.serve.schema import DetokenizeRequest, TokenizeRequest
 from qwq.serve.sse import Json
 
@@ -25,7 +25,13 @@ def _state(app: FastAPI, core: Core) -> None:
 
     def entry(name: str) -> dict[str, Any]:
         root = {"root": options.names[0], "parent": None}
-        return {"id": name, "object": "model", "created": core.started, "owned_by": "qwq", "max_model_len": core.max_len} | root
+        return {
+            "id": name,
+            "object": "model",
+            "created": core.started,
+            "owned_by": "qwq",
+            "max_model_len": core.max_len,
+        } | root
 
     @app.get("/health")
     async def health() -> Response:

@@ -22,7 +22,9 @@ class AccessLog:
         try:
             self._write(b"")
         except OSError as error:
-            raise ConfigError(f"--access-log {target}: {error.strerror or error}: give a file in a folder that is there") from None
+            raise ConfigError(
+                f"--access-log {target}: {error.strerror or error}: give a file in a folder that is there"
+            ) from None
 
     def _write(self, line: bytes) -> None:
         """The file is opened for each line, so that one that was moved away is begun anew."""

@@ -17,12 +17,12 @@ import orjson
 
 from qwq.engine.request import Sample
 from qwq.serve.core import Core, new_id
+from qwq.serve.engine_thread import Group
 from qwq.serve.errors import Refused, anthropic_error
 from qwq.serve.fields import LENIENT
-from qwq.serve.forms import schema_form
-from qwq.serve.messages import in_order_of_calls, make_prompt
 from qwq.serve.notes import note_once
-from qwq.serve.runner import Group
+from qwq.serve.prompt import in_order_of_calls, make_prompt
+from qwq.serve.response_format import schema_form
 from qwq.serve.schema_anthropic import (
     CallersTool,
     CountRequest,
@@ -95,7 +95,9 @@ def _assistants(blocks: Sequence[TextBlock | ThinkingBlock | RedactedBlock | Too
 def _text(content: str | Sequence[TextBlock | DocumentBlock]) -> str:
     if isinstance(content, str):
         return content
-    return "\n".join(b.text if isinstance(b, TextBlock) else file_block(b.title or "document", b.source.data) for b in content)
+    return "\n".join(
+        b.text if isinstance(b, TextBlock) else file_block(b.title or "document", b.source.data) for b in content
+    )
 
 
 def chat_tools(given: Sequence[CallersTool]) -> list[Tool]:
@@ -104,10 +106,15 @@ def chat_tools(given: Sequence[CallersTool]) -> list[Tool]:
     for i, tool in enumerate(given):
         if tool.type not in (None, "custom"):
             if not LENIENT.get():
-                raise Refused(f"tools.{i}.type: {tool.type[:60]!r} is a tool of Anthropic's servers, which is not here: leave it out", f"tools.{i}.type")
+                raise Refused(
+                    f"tools.{i}.type: {tool.type[:60]!r} is a tool of Anthropic's servers, which is not here: leave it out",
+                    f"tools.{i}.type",
+                )
             note_once(f"tool {tool.type}", f"requests: the tool {tool.type[:60]!r} is not here and is left out")
             continue
-        function = Function(name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict)
+        function = Function(
+            name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict
+        )
         out.append(Tool(type="function", function=function))
     return out
 
@@ -134,7 +141,13 @@ def _translated(body: CountRequest, messages: Sequence[ChatMessage]) -> Translat
         out.enable_thinking = False if thinking.type == "disabled" else None
         out.thinking_token_budget = thinking.budget_tokens
     if isinstance(body, MessagesRequest):
-        out.temperature, out.top_p, out.top_k, out.seed, out.stop = body.temperature, body.top_p, body.top_k, body.seed, body.stop_sequences
+        out.temperature, out.top_p, out.top_k, out.seed, out.stop = (
+            body.temperature,
+            body.top_p,
+            body.top_k,
+            body.seed,
+            body.stop_sequences,
+        )
     return out
 
 
@@ -145,7 +158,15 @@ def count(core: Core, body: CountRequest) -> dict[str, Any]:
     tools = [] if _choice(body.tool_choice).mode == "none" else chat_tools(body.tools or [])
     own = _translated(body, messages)
     think = False if own.thinking_token_budget == 0 or own.effort == "none" else own.switch
-    prompt = make_prompt(core.chat, messages, tools, own, think=think, defaults=core.options.template_kwargs, keep_tool_thinking=core.options.keep_tool_thinking)
+    prompt = make_prompt(
+        core.chat,
+        messages,
+        tools,
+        own,
+        think=think,
+        defaults=core.options.template_kwargs,
+        keep_tool_thinking=core.options.keep_tool_thinking,
+    )
     return {"input_tokens": len(prompt.ids)}
 
 
@@ -176,8 +197,16 @@ class Messages:
         (sample,) = group.samples[0]
         return self._message(self._blocks(turns[sample]), turns[sample].ending(self.core, sample), group.samples)
 
-    def _message(self, content: list[dict[str, Any]], ending: dict[str, Any] | None, groups: list[list[Sample]]) -> dict[str, Any]:
-        head = {"id": self.id, "type": "message", "role": "assistant", "model": self.core.options.names[0], "content": content}
+    def _message(
+        self, content: list[dict[str, Any]], ending: dict[str, Any] | None, groups: list[list[Sample]]
+    ) -> dict[str, Any]:
+        head = {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self.core.options.names[0],
+            "content": content,
+        }
         return head | _stop(ending) | {"usage": self._usage(groups)}
 
     def _blocks(self, turn: Turn) -> list[dict[str, Any]]:
@@ -214,7 +243,9 @@ class Messages:
                     yield b"".join(events)
         (sample,) = group.samples[0]
         ending = turns[sample].ending(self.core, sample)
-        yield event({"type": "message_delta", "delta": _stop(ending), "usage": self._usage(group.samples)}, "message_delta")
+        yield event(
+            {"type": "message_delta", "delta": _stop(ending), "usage": self._usage(group.samples)}, "message_delta"
+        )
         yield event({"type": "message_stop"}, "message_stop")
 
     @staticmethod
@@ -226,7 +257,9 @@ class Messages:
 def _stop(ending: dict[str, Any] | None) -> dict[str, Any]:
     if ending is None:
         return {"stop_reason": None, "stop_sequence": None}
-    sequence = ending["stop_reason"] if ending["finish_reason"] == "stop" and isinstance(ending["stop_reason"], str) else None
+    sequence = (
+        ending["stop_reason"] if ending["finish_reason"] == "stop" and isinstance(ending["stop_reason"], str) else None
+    )
     return {"stop_reason": "stop_sequence" if sequence else STOPS[ending["finish_reason"]], "stop_sequence": sequence}
 
 
@@ -263,7 +296,9 @@ class _BlockWriter:
                     out.append(self._delta({"type": "text_delta", "text": part.text}))
                 case Kind.CALL:
                     out += self.close()
-                    out += self._enter("tool_use", {"type": "tool_use", "id": turn.call_id(part.index), "name": part.text, "input": {}})
+                    out += self._enter(
+                        "tool_use", {"type": "tool_use", "id": turn.call_id(part.index), "name": part.text, "input": {}}
+                    )
                 case Kind.ARGUMENTS:
                     out.append(self._delta({"type": "input_json_delta", "partial_json": part.text}))
                 case Kind.BROKEN:
@@ -275,7 +310,10 @@ class _BlockWriter:
             return []
         out = self.close()
         self._index, self._open = self._index + 1, kind
-        return [*out, event({"type": "content_block_start", "index": self._index, "content_block": block}, "content_block_start")]
+        return [
+            *out,
+            event({"type": "content_block_start", "index": self._index, "content_block": block}, "content_block_start"),
+        ]
 
     def _delta(self, delta: dict[str, Any]) -> bytes:
         return event({"type": "content_block_delta", "index": self._index, "delta": delta}, "content_block_delta")
@@ -283,6 +321,10 @@ class _BlockWriter:
     def close(self) -> list[bytes]:
         if not self._open:
             return []
-        out = [self._delta({"type": "signature_delta", "signature": _signature(self._thinking)})] if self._open == "thinking" else []
+        out = (
+            [self._delta({"type": "signature_delta", "signature": _signature(self._thinking)})]
+            if self._open == "thinking"
+            else []
+        )
         self._open = ""
         return [*out, event({"type": "content_block_stop", "index": self._index}, "content_block_stop")]

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 
-from qwq.engine.open import Opened, say
+from qwq.engine.load import Opened, say
 from qwq.errors import ConfigError, DataError
 from qwq.serve import about, anthropic, errors, llamacpp, ollama
 from qwq.serve.access import AccessLog
@@ -50,7 +50,9 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
             await close()
         await asyncio.to_thread(core.runner.stop)
 
-    app = FastAPI(title="qwq", version="1", lifespan=lifespan, responses=RESPONSES, root_path=options.root_path.rstrip("/"))
+    app = FastAPI(
+        title="qwq", version="1", lifespan=lifespan, responses=RESPONSES, root_path=options.root_path.rstrip("/")
+    )
     app.state.core, app.state.closing = core, []
     app.state.chat = partial(chat_chunks, core)
     errors.install(app)
@@ -60,13 +62,25 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
     _messages(app, core)
     ollama.install(app, core)
     llamacpp.install(app, core)
-    if options.page and importlib.util.find_spec("qwq.serve.page") is not None:
+    if options.page and importlib.util.find_spec("qwq.serve.page.routes") is not None:
         _mount_page(app, options)
-    describe(app, vocab_size=core.tokenizer.vocab_size, variables=opened.chat.template.variables, lenient=options.ignore_unknown, infill=Infill.of(core.tokenizer) is not None)
-    app.add_middleware(Guards, api_keys=options.api_keys, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown)
+    describe(
+        app,
+        vocab_size=core.tokenizer.vocab_size,
+        variables=opened.chat.template.variables,
+        lenient=options.ignore_unknown,
+        infill=Infill.of(core.tokenizer) is not None,
+    )
+    app.add_middleware(
+        Guards, api_keys=options.api_keys, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown
+    )
     if options.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(options.cors_origins), allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
+            CORSMiddleware,
+            allow_origins=list(options.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
         )
     if options.access_log is not None:  # last, so that it sees what the others answer
         app.add_middleware(AccessLog, target=options.access_log)
@@ -75,7 +89,7 @@ def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
 
 def _mount_page(app: FastAPI, options: ServeOptions) -> None:
     """The chat page; where nobody named a file for its conversations and the usual one cannot be had, they end with the server."""
-    mount = importlib.import_module("qwq.serve.page").mount
+    mount = importlib.import_module("qwq.serve.page.routes").mount
     try:
         mount(app, database=options.conversations, allowed_hosts=options.allowed_hosts)
     except (ConfigError, DataError) as error:
@@ -132,7 +146,10 @@ def _responses(app: FastAPI, core: Core, store: ResponseStore) -> None:
 
     @app.get("/v1/responses/{response_id}/input_items")
     async def input_items(
-        response_id: str, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20, order: Literal["asc", "desc"] = "desc"
+        response_id: str,
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
     ) -> Response:
         return Json(page_of(store.get(response_id, "response_id").items, after=after, limit=limit, order=order))
 

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from qwq.engine.request import Sample
 from qwq.errors import UsageError
 from qwq.serve.core import Core, usage_wanted
+from qwq.serve.engine_thread import Group
 from qwq.serve.errors import Refused, first_fault
-from qwq.serve.forms import form_of
-from qwq.serve.runner import Group
+from qwq.serve.response_format import form_of
 from qwq.serve.schema import ChatRequest
 from qwq.serve.schema_messages import AllowedTools, NamedTool
 from qwq.serve.sse import DONE, event
@@ -82,7 +82,10 @@ class ChatCompletion:
             for u, turn, parts in news:
                 logprobs = None
                 if self.body.logprobs:
-                    logprobs = {"content": [core.token_logprob(c) for c in u.sample.choices[u.first : u.last]], "refusal": None}
+                    logprobs = {
+                        "content": [core.token_logprob(c) for c in u.sample.choices[u.first : u.last]],
+                        "refusal": None,
+                    }
                 usage = core.usage(group.samples) if continuous else None
                 deltas = turn.deltas(parts)
                 if not deltas and logprobs and logprobs["content"]:
@@ -96,7 +99,9 @@ class ChatCompletion:
             if out:
                 yield b"".join(out)
         if include:
-            yield event(self.head | {"choices": [], "usage": core.usage(group.samples), "timings": core.timings(group.samples)})
+            yield event(
+                self.head | {"choices": [], "usage": core.usage(group.samples), "timings": core.timings(group.samples)}
+            )
         yield DONE
 
 
@@ -123,7 +128,9 @@ class _ChunkWriter:
 
     def __init__(self, head: dict[str, Any], *, usage_null: bool) -> None:
         self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":[{"index":'
-        self._plain_tail = b',"logprobs":null,"finish_reason":null}]' + (b',"usage":null' if usage_null else b"") + b"}\n\n"
+        self._plain_tail = (
+            b',"logprobs":null,"finish_reason":null}]' + (b',"usage":null' if usage_null else b"") + b"}\n\n"
+        )
         self._usage_null = usage_null
 
     def __call__(

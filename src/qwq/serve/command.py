@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from qwq.engine.open import EngineOptions, open_engine, say
+from qwq.engine.load import EngineOptions, open_engine, say
 from qwq.errors import ConfigError
 from qwq.serve.access import AccessLog
 from qwq.serve.app import create_app
@@ -49,7 +49,9 @@ def read_template(given: str) -> ChatTemplate:
     try:
         return ChatTemplate(Path(given).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--chat-template {given}: {getattr(error, 'strerror', None) or error}: give a Jinja file") from None
+        raise ConfigError(
+            f"--chat-template {given}: {getattr(error, 'strerror', None) or error}: give a Jinja file"
+        ) from None
 
 
 def _check_files(serving: ServeOptions) -> None:
@@ -61,7 +63,9 @@ def _check_files(serving: ServeOptions) -> None:
         try:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"--ssl-certfile {certificate}: {error}: give a certificate and its key in PEM form") from None
+            raise ConfigError(
+                f"--ssl-certfile {certificate}: {error}: give a certificate and its key in PEM form"
+            ) from None
     if serving.access_log not in (None, "-"):
         AccessLog(None, serving.access_log)
 
@@ -88,7 +92,9 @@ def serve(model: str, options: EngineOptions, serving: ServeOptions, *, host: st
         listener.listen(1024)
         certificate, key = serving.ssl_files or (None, None)
         scheme = "https" if certificate else "http"
-        say(f"{serving.names[0]}: ready on {scheme}://{host}:{listener.getsockname()[1]}/v1, context {core.max_len} tokens")
+        say(
+            f"{serving.names[0]}: ready on {scheme}://{host}:{listener.getsockname()[1]}/v1, context {core.max_len} tokens"
+        )
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn raises again what it was stopped by; having been asked to end is no failure.
             signal.signal(number, lambda *_: None)

@@ -13,11 +13,11 @@ from typing import Any
 from qwq.engine.request import GenerationRequest, Guide, Sample
 from qwq.engine.sampler import Choice
 from qwq.serve.core import Core, usage_wanted
+from qwq.serve.engine_thread import Group
 from qwq.serve.errors import Refused
-from qwq.serve.forms import form_of
-from qwq.serve.guide import answer_grammar
+from qwq.serve.grammar import answer_grammar
 from qwq.serve.infill import infill_of
-from qwq.serve.runner import Group
+from qwq.serve.response_format import form_of
 from qwq.serve.schema import CompletionRequest
 from qwq.serve.sse import DONE, event
 from qwq.text.response import THINK_CLOSE, THINK_OPEN
@@ -48,7 +48,9 @@ class Completion:
     @classmethod
     async def make(cls, core: Core, body: CompletionRequest) -> Completion:
         form = form_of(body)
-        return cls(core, body, None if form is None else await core.compile(answer_grammar(form.rule, lead=False), form.param))
+        return cls(
+            core, body, None if form is None else await core.compile(answer_grammar(form.rule, lead=False), form.param)
+        )
 
     def _request(self, *given: Any, **more: Any) -> GenerationRequest:
         request = self.core.request(*given, **more)
@@ -121,13 +123,25 @@ class Completion:
             for u in news:
                 index = u.job * (body.n or 1) + u.sample.number
                 text, known = "" if self.scoring else u.text, u.first > 0
-                choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None, "finish_reason": None, "stop_reason": None}
+                choice: dict[str, Any] = {
+                    "index": index,
+                    "text": text,
+                    "logprobs": None,
+                    "finish_reason": None,
+                    "stop_reason": None,
+                }
                 if not known:
                     choice["text"] = self._before(u.sample) + text
                 if body.logprobs is not None:
                     choices = self._written(u.sample)[u.first : u.last]
-                    prompt = [c or Choice(u.sample.tokens[0]) for c in u.sample.prompt_choices] if body.echo and not known else []
-                    choice["logprobs"] = self._logprobs([*prompt, *choices], offsets.get(index, 0), first_unknown=bool(prompt))
+                    prompt = (
+                        [c or Choice(u.sample.tokens[0]) for c in u.sample.prompt_choices]
+                        if body.echo and not known
+                        else []
+                    )
+                    choice["logprobs"] = self._logprobs(
+                        [*prompt, *choices], offsets.get(index, 0), first_unknown=bool(prompt)
+                    )
                     offsets[index] = offsets.get(index, 0) + sum(len(t) for t in choice["logprobs"]["tokens"])
                 if u.done:
                     choice |= self._ending(u.sample)
@@ -140,7 +154,9 @@ class Completion:
                     chunk["usage"] = None
                 yield event(chunk)
         if include:
-            yield event(self.head | {"choices": [], "usage": self._usage(group.samples), "timings": core.timings(group.samples)})
+            yield event(
+                self.head | {"choices": [], "usage": self._usage(group.samples), "timings": core.timings(group.samples)}
+            )
         yield DONE
 
     def _logprobs(self, choices: list[Choice], at: int, *, first_unknown: bool) -> dict[str, Any]:

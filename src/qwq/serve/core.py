@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwq.engine.open import Opened
+from qwq.engine.load import Opened
 from qwq.engine.request import GenerationRequest, Guide, Sample
 from qwq.engine.sampler import Choice, SamplingParams
 from qwq.errors import ConfigError, InfraError, UsageError
+from qwq.serve.engine_thread import EngineRunner, Group
 from qwq.serve.errors import Refused
-from qwq.serve.guide import Grammars
+from qwq.serve.grammar import Grammars
 from qwq.serve.metrics import Metrics
-from qwq.serve.runner import EngineRunner, Group
 from qwq.serve.schema import Common, Sampling
 from qwq.text.response import THINK_OPEN
 from qwq.text.tokenizer import END_OF_TEXT, MARKUP_TOKENS
@@ -75,8 +75,12 @@ class Core:
         self.started = int(time.time())
         unknown = [k for k in options.template_kwargs if k not in (*self.chat.template.variables, "enable_thinking")]
         if unknown:
-            raise ConfigError(f"--default-chat-template-kwargs: this model's chat template does not read {unknown[0]!r}: it reads {', '.join(sorted(self.chat.template.variables))}")
-        self._special = {t: self.tokenizer.added_tokens[t] for t in self.tokenizer.special_tokens if t not in MARKUP_TOKENS}
+            raise ConfigError(
+                f"--default-chat-template-kwargs: this model's chat template does not read {unknown[0]!r}: it reads {', '.join(sorted(self.chat.template.variables))}"
+            )
+        self._special = {
+            t: self.tokenizer.added_tokens[t] for t in self.tokenizer.special_tokens if t not in MARKUP_TOKENS
+        }
 
     @property
     def start_id(self) -> int:
@@ -167,7 +171,9 @@ class Core:
 
     def start(self, requests: Sequence[GenerationRequest], *, streamed: bool) -> Group:
         if self.runner.full:
-            raise Refused("the queue is full: try again in a moment", status=429, kind="rate_limit_error", code="queue_full")
+            raise Refused(
+                "the queue is full: try again in a moment", status=429, kind="rate_limit_error", code="queue_full"
+            )
         return self.runner.submit(requests, streamed=streamed)
 
     def end(self, group: Group) -> None:
@@ -208,7 +214,10 @@ class Core:
             return {}
         admitted = min(s.admitted for s in samples if s.admitted is not None)
         first, last = min(s.times[1] for s in samples), max(s.times[-1] for s in samples)
-        cached, prompt = sum(min(s.num_cached for s in g) for g in groups if g), sum(g[0].num_prompt for g in groups if g)
+        cached, prompt = (
+            sum(min(s.num_cached for s in g) for g in groups if g),
+            sum(g[0].num_prompt for g in groups if g),
+        )
         new = sum(len(s.ids) for s in samples)
         prompt_s, new_s = max(first - admitted, 1e-9), max(last - first, 1e-9)
         computed = prompt - cached

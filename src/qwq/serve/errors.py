@@ -22,12 +22,29 @@ INVALID = "invalid_request_error"
 ANTHROPIC = {
     400: INVALID, 401: "authentication_error", 404: "not_found_error", 405: INVALID, 413: "request_too_large", 429: "rate_limit_error",
 }  # fmt: skip
-OLLAMA = ("chat", "generate", "tags", "show", "ps", "version", "embed", "embeddings", "pull", "push", "create", "copy", "delete", "blobs/.*")
+OLLAMA = (
+    "chat",
+    "generate",
+    "tags",
+    "show",
+    "ps",
+    "version",
+    "embed",
+    "embeddings",
+    "pull",
+    "push",
+    "create",
+    "copy",
+    "delete",
+    "blobs/.*",
+)
 # What programs ask of a server by a well-known path, and this one has not.
 ABSENT = dict.fromkeys(
     ("embeddings", "embed", "rerank", "score", "pooling"),
     "this server writes text and makes no embeddings or scores of texts: use a server with an embedding model beside it",
-) | dict.fromkeys(("audio/", "images/", "moderations"), "this server reads and writes text only: no audio, images or moderation")
+) | dict.fromkeys(
+    ("audio/", "images/", "moderations"), "this server reads and writes text only: no audio, images or moderation"
+)
 
 
 class Refused(Exception):
@@ -69,7 +86,9 @@ def as_refused(error: QwqError) -> Refused:
         return Refused(str(error), code="context_length_exceeded")
     if isinstance(error, UsageError):
         return Refused(str(error))
-    return Refused(str(error) if isinstance(error, InfraError) else "the server failed", status=500, kind="server_error")
+    return Refused(
+        str(error) if isinstance(error, InfraError) else "the server failed", status=500, kind="server_error"
+    )
 
 
 def install(app: FastAPI) -> None:
@@ -85,14 +104,20 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return error_response(400, *(_unread_body(request, error.errors()) or first_fault(error.errors())), path=request.url.path)
+        return error_response(
+            400, *(_unread_body(request, error.errors()) or first_fault(error.errors())), path=request.url.path
+        )
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         if error.status_code == 400:  # FastAPI's, where the body could not be decoded
             unread = _unread_body(request, [{"type": "json_invalid", "loc": ("body",)}])
-            return error_response(400, *(unread or ("the body is not text in UTF-8: encode it so", INVALID, None)), path=request.url.path)
-        absent = next((words for name, words in ABSENT.items() if f"/{name}" in request.url.path), f"no {request.url.path} here")
+            return error_response(
+                400, *(unread or ("the body is not text in UTF-8: encode it so", INVALID, None)), path=request.url.path
+            )
+        absent = next(
+            (words for name, words in ABSENT.items() if f"/{name}" in request.url.path), f"no {request.url.path} here"
+        )
         message = {404: absent, 405: f"{request.url.path} does not take {request.method}"}.get(
             error.status_code, str(error.detail)
         )
@@ -113,7 +138,11 @@ def _unread_body(request: Request, faults: Sequence[Any]) -> tuple[str, str, Non
         return None
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
-        return f"the body is compressed (Content-Encoding: {encoding[:40]}), which is not read here: send it as it is", INVALID, None
+        return (
+            f"the body is compressed (Content-Encoding: {encoding[:40]}), which is not read here: send it as it is",
+            INVALID,
+            None,
+        )
     kind = request.headers.get("content-type", "")
     if not re.match(r"application/([\w.-]+\+)?json", kind.strip(), re.IGNORECASE):
         came = f"it came as {kind[:60]}" if kind else "it came without one"
@@ -151,6 +180,10 @@ def first_fault(errors: Any) -> tuple[str, str, str | None]:
         known.append(p)
     param = ".".join(known) or None
     if first["type"] == "extra_forbidden":
-        return f"{param or 'request'}: is not implemented here: leave it out, or serve with --ignore-unknown-fields", INVALID, param
+        return (
+            f"{param or 'request'}: is not implemented here: leave it out, or serve with --ignore-unknown-fields",
+            INVALID,
+            param,
+        )
     words = first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else first["msg"].lower()
     return f"{param or 'request'}: {words[:300]}", INVALID, param

@@ -33,7 +33,10 @@ def only(*values: Any) -> Any:
         if any(given == v and isinstance(given, bool) == isinstance(v, bool) for v in values):
             return given
         if LENIENT.get():
-            note_once(f"value of {info.field_name}", f"requests: {info.field_name} has only {_json(values)} here; another value is ignored")
+            note_once(
+                f"value of {info.field_name}",
+                f"requests: {info.field_name} has only {_json(values)} here; another value is ignored",
+            )
             return values[0]
         raise ValueError(f"only {_json(values)} is implemented here")
 
@@ -73,7 +76,11 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_unknown(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not (unknown := data.keys() - _known(cls)) or cls.model_config.get("extra") != "forbid":
+        if (
+            not isinstance(data, dict)
+            or not (unknown := data.keys() - _known(cls))
+            or cls.model_config.get("extra") != "forbid"
+        ):
             return data
         if LENIENT.get():
             for name in unknown:
@@ -96,7 +103,10 @@ class History(Strict):
         made = handler(data)
         if isinstance(data, dict):
             for key in data.keys() - cls.model_fields.keys():
-                note_once(f"{cls.place}.{key}", f"requests: {cls.place} carry {key[:60]!r}, which is not known here and is ignored")
+                note_once(
+                    f"{cls.place}.{key}",
+                    f"requests: {cls.place} carry {key[:60]!r}, which is not known here and is ignored",
+                )
         return made
 
 
@@ -109,4 +119,6 @@ def when(condition: dict[str, Any], then: dict[str, Any], needs: list[str]) -> A
 SOME: Any = {"type": "array", "minItems": 1}
 CHOICE_NEEDS_TOOLS = when({"tool_choice": {"not": {"enum": [None, "none", "auto"]}}}, {"tools": SOME}, ["tools"])
 ZERO_NEEDS_ECHO = when({"max_tokens": {"const": 0}}, {"echo": {"const": True}}, ["echo"])
-TOP_NEEDS_LOGPROBS = when({"top_logprobs": {"type": "integer", "minimum": 1}}, {"logprobs": {"const": True}}, ["logprobs"])
+TOP_NEEDS_LOGPROBS = when(
+    {"top_logprobs": {"type": "integer", "minimum": 1}}, {"logprobs": {"const": True}}, ["logprobs"]
+)

@@ -51,13 +51,17 @@ class Guards:
         headers = dict(scope["headers"])
         if self._digests and not self._open(scope) and not self._known(headers):
             message = "no valid API key: send `Authorization: Bearer KEY`"
-            return await error_response(401, message, "authentication_error", code="invalid_api_key", path=path_of(scope))(scope, receive, send)
+            return await error_response(
+                401, message, "authentication_error", code="invalid_api_key", path=path_of(scope)
+            )(scope, receive, send)
         path = path_of(scope)
         if scope["method"] == "HEAD" and (path in HEADS or path.startswith("/v1/models/")):
             scope, send = scope | {"method": "GET"}, _without_body(send)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limit_bytes:
-            return await error_response(413, self._words(int(length)), "invalid_request_error", path=path)(scope, receive, send)
+            return await error_response(413, self._words(int(length)), "invalid_request_error", path=path)(
+                scope, receive, send
+            )
         if b"transfer-encoding" not in headers:
             return await self.app(scope, receive, send)
         await self.app(scope, self._counted(receive), send)

@@ -43,7 +43,14 @@ class Infill:
         ends = tuple(dict.fromkeys([*ids, *(added[t] for t in ENDS if t in added)]))
         return cls(ids[0], ids[1], ids[2], ends, first(FILES), first(REPOSITORY))
 
-    def ids(self, tokenizer: Tokenizer, beginning: str, end: str, files: Sequence[tuple[str, str]] = (), room: int | None = None) -> list[int]:
+    def ids(
+        self,
+        tokenizer: Tokenizer,
+        beginning: str,
+        end: str,
+        files: Sequence[tuple[str, str]] = (),
+        room: int | None = None,
+    ) -> list[int]:
         """The prompt in tokens. `files` are names and texts; the first ones are left out where `room` tokens do not hold all."""
         own = [self.prefix, *tokenizer.encode(beginning), self.suffix, *tokenizer.encode(end), self.middle]
         if not files or self.file is None:
@@ -66,5 +73,8 @@ def infill_of(tokenizer: Tokenizer, param: str) -> Infill:
     """Refused where the model cannot."""
     found = Infill.of(tokenizer)
     if found is None:
-        raise Refused(f"{param}: this model has no tokens for filling in the middle ({', '.join(KINDS[0])}): use a Coder model", param)
+        raise Refused(
+            f"{param}: this model has no tokens for filling in the middle ({', '.join(KINDS[0])}): use a Coder model",
+            param,
+        )
     return found

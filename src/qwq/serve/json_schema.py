@@ -19,10 +19,23 @@ from qwq.errors import UsageError
 from qwq.serve.notes import note_once
 
 # Those of llguidance 1.9; a test holds this list against it.
-FORMATS = frozenset({"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid", "unknown"})
+FORMATS = frozenset(
+    {"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid", "unknown"}
+)
 IN_DICTS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 IN_LISTS = ("prefixItems", "allOf")
-ALONE = ("items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else", "unevaluatedItems", "unevaluatedProperties")
+ALONE = (
+    "items",
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "not",
+    "if",
+    "then",
+    "else",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
 LOOKS_AROUND = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|(\(\?<?[=!])", re.DOTALL)
 ANNOTATIONS = frozenset({"title", "description", "format", "examples", "$comment", "default"})
 MAX_DEPTH = 200
@@ -37,7 +50,9 @@ def fitted(schema: dict[str, Any]) -> dict[str, Any]:
     try:
         return _Fit(schema).node(schema, 0)
     except _Beyond as pattern:
-        raise UsageError(f"the pattern {str(pattern)[:200]!r} looks ahead or behind, which cannot be enforced: write it without, or leave it out") from None
+        raise UsageError(
+            f"the pattern {str(pattern)[:200]!r} looks ahead or behind, which cannot be enforced: write it without, or leave it out"
+        ) from None
 
 
 class _Fit:
@@ -89,7 +104,12 @@ class _Fit:
         """`propertyNames` as properties or patterns; as it is where it says something else."""
         names = self._resolved(node["propertyNames"])
         rest = {k: v for k, v in node.items() if k != "propertyNames"}
-        if names is True or isinstance(names, dict) and not names.keys() - ANNOTATIONS - {"type"} and names.get("type", "string") == "string":
+        if (
+            names is True
+            or isinstance(names, dict)
+            and not names.keys() - ANNOTATIONS - {"type"}
+            and names.get("type", "string") == "string"
+        ):
             return rest
         if not isinstance(names, dict) or "patternProperties" in node:
             return node
@@ -98,8 +118,18 @@ class _Fit:
         if said in ({"enum"}, {"const"}):
             known = [n for n in names.get("enum", [names.get("const")]) if isinstance(n, str)]
             allowed = {} if value is False else dict.fromkeys(known, value)
-            return rest | {"properties": allowed | {k: v for k, v in own.items() if k in known}, "additionalProperties": False}
-        if own or value is False or not said <= {"pattern", "minLength", "maxLength"} or len(said) == 3 or "pattern" in said and len(said) > 1:
+            return rest | {
+                "properties": allowed | {k: v for k, v in own.items() if k in known},
+                "additionalProperties": False,
+            }
+        if (
+            own
+            or value is False
+            or not said <= {"pattern", "minLength", "maxLength"}
+            or len(said) == 3
+            or "pattern" in said
+            and len(said) > 1
+        ):
             return node
         pattern = names.get("pattern", f"^[\\s\\S]{{{names.get('minLength', 0)},{names.get('maxLength', '')}}}$")
         return rest | {"patternProperties": {pattern: value}, "additionalProperties": False}

@@ -15,12 +15,12 @@ from pydantic import ConfigDict, Field, model_validator
 
 from qwq.engine.request import GenerationRequest, Sample
 from qwq.serve.core import Core
+from qwq.serve.engine_thread import Group
 from qwq.serve.errors import Refused
 from qwq.serve.fields import WHOLE, History
 from qwq.serve.infill import infill_of
-from qwq.serve.messages import make_prompt
 from qwq.serve.notes import note_once
-from qwq.serve.runner import Group
+from qwq.serve.prompt import make_prompt
 from qwq.serve.schema import Sampling, TokenizeRequest
 from qwq.serve.sse import EventStream, Json, event, unless_gone
 from qwq.types import StopReason
@@ -52,7 +52,9 @@ class InfillRequest(Sampling):
     def _note_unknown(cls, data: Any, handler: Any) -> Any:
         made = handler(data)
         for key in data.keys() - cls.model_fields.keys() if isinstance(data, dict) else ():
-            note_once(f"infill.{key}", f"requests: /infill carries {key[:60]!r}, which is not known here and is ignored")
+            note_once(
+                f"infill.{key}", f"requests: /infill carries {key[:60]!r}, which is not known here and is ignored"
+            )
         return made
 
 
@@ -80,7 +82,12 @@ def install(app: FastAPI, core: Core) -> None:
     async def slots() -> Response:
         # What the engine's thread holds is not read here: a slot is taken or free.
         taken = min(core.runner.num_open, core.opened.engine.max_running)
-        return Json([{"id": i, "n_ctx": core.max_len, "is_processing": i < taken} for i in range(core.opened.engine.max_running)])
+        return Json(
+            [
+                {"id": i, "n_ctx": core.max_len, "is_processing": i < taken}
+                for i in range(core.opened.engine.max_running)
+            ]
+        )
 
     @app.post("/apply-template", include_in_schema=False)
     async def apply_template(body: TokenizeRequest) -> Response:
@@ -95,7 +102,10 @@ def infill_request(core: Core, body: InfillRequest) -> GenerationRequest:
     tokenizer, infill = core.tokenizer, infill_of(core.tokenizer, "input_suffix")
     files = [(f.filename or "file", f.text) for f in body.input_extra or ()]
     room = core.max_len - (body.max_tokens or 128)
-    ids = [*infill.ids(tokenizer, body.input_prefix, body.input_suffix, files, room), *tokenizer.encode(body.prompt or "")]
+    ids = [
+        *infill.ids(tokenizer, body.input_prefix, body.input_suffix, files, room),
+        *tokenizer.encode(body.prompt or ""),
+    ]
     request = core.request(body, ids, body.max_tokens)
     return replace(request, eos_ids=(*request.eos_ids, *infill.ends))
 
@@ -109,7 +119,9 @@ async def _whole(core: Core, request: GenerationRequest) -> dict[str, Any]:
 async def _events(core: Core, group: Group) -> AsyncIterator[bytes]:
     async for news in group.updates():
         for u in news:
-            yield event({"content": u.text, "stop": False} if not u.done else {"content": u.text} | _end(core, u.sample))
+            yield event(
+                {"content": u.text, "stop": False} if not u.done else {"content": u.text} | _end(core, u.sample)
+            )
 
 
 def _end(core: Core, s: Sample) -> dict[str, Any]:

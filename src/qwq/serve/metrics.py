@@ -10,15 +10,38 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from qwq.engine.engine import Engine
 from qwq.engine.request import Sample
+from qwq.engine.scheduler import Engine
 from qwq.types import StopReason
 
 FINISHED = {
     StopReason.END: "stop", StopReason.STOP: "stop", StopReason.LENGTH: "length", StopReason.CONTEXT: "length",
     StopReason.LOOP: "repetition", StopReason.ABORT: "abort",
 }  # fmt: skip
-SHORT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640)
+SHORT_S = (
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.15,
+    0.25,
+    0.5,
+    0.75,
+    1,
+    2.5,
+    5,
+    7.5,
+    10,
+    20,
+    40,
+    80,
+    160,
+    640,
+)
 LONG_S = (0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
 
@@ -79,7 +102,10 @@ class Metrics:
         self._output = histogram("request_generation_tokens", "Tokens that a sample wrote.", TOKENS)
         self._thinking = histogram("request_reasoning_tokens", "Tokens of thinking among them (qwq's own).", TOKENS)
         self._ended = Counter(
-            "vllm:request_success", "Samples that ended, by reason.", ["model_name", "finished_reason"], registry=self._registry
+            "vllm:request_success",
+            "Samples that ended, by reason.",
+            ["model_name", "finished_reason"],
+            registry=self._registry,
         )
         self._name = name
 

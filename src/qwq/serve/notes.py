@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwq.engine.open import say
+from qwq.engine.load import say
 
 LIMIT = 1000  # keys come from clients, who may make up ever new ones
 _said: set[str] = set()

@@ -24,11 +24,11 @@ from pydantic import BaseModel, ValidationError
 
 from qwq.engine.request import GenerationRequest, Sample
 from qwq.serve.core import Core
+from qwq.serve.engine_thread import Group, Update
 from qwq.serve.errors import ABSENT, Refused, first_fault
-from qwq.serve.forms import Form, schema_form
-from qwq.serve.guide import answer_grammar
+from qwq.serve.grammar import answer_grammar
 from qwq.serve.infill import Infill, infill_of
-from qwq.serve.runner import Group, Update
+from qwq.serve.response_format import Form, schema_form
 from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage
 from qwq.serve.schema_ollama import OllamaChat, OllamaGenerate, OllamaMessage, OllamaName, OllamaRequest, Options
 from qwq.serve.sse import EventStream, Json, unless_gone
@@ -124,13 +124,25 @@ def _entry(core: Core, name: str) -> dict[str, Any]:
     digest = hashlib.sha256(f"{core.opened.name} {core.opened.config.num_parameters}".encode()).hexdigest()
     memory = core.opened.memory
     size = memory.parts.get("weights", 0) if memory else 0
-    return {"name": name, "model": name, "modified_at": _time(core.started), "size": size, "digest": digest, "details": _details(core)}
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": _time(core.started),
+        "size": size,
+        "digest": digest,
+        "details": _details(core),
+    }
 
 
 def _shown(core: Core) -> dict[str, Any]:
     config, source = core.opened.config, core.chat.template.source
     insert = ["insert"] if Infill.of(core.tokenizer) else []
-    capabilities = ["completion", *insert, *(["tools"] if "tools" in core.chat.template.variables else []), *(["thinking"] if "think" in source else [])]
+    capabilities = [
+        "completion",
+        *insert,
+        *(["tools"] if "tools" in core.chat.template.variables else []),
+        *(["thinking"] if "think" in source else []),
+    ]
     info = {
         "general.architecture": config.family, "general.parameter_count": config.num_parameters, "general.basename": Path(core.opened.name).stem,
         f"{config.family}.context_length": core.max_len, f"{config.family}.embedding_length": config.hidden_size,
@@ -145,7 +157,9 @@ def _shown(core: Core) -> dict[str, Any]:
 
 
 def _time(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return (
+        datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    )
 
 
 # -- requests --------------------------------------------------------------------------------------------------------------
@@ -168,7 +182,9 @@ def chat_messages(given: Sequence[OllamaMessage]) -> list[ChatMessage]:
             ]
         if m.role == "tool":
             name = m.tool_name or m.name
-            known = next((w for w in waiting if w[0] == name), None) or (waiting[0] if waiting and name is None else None)
+            known = next((w for w in waiting if w[0] == name), None) or (
+                waiting[0] if waiting and name is None else None
+            )
             made.tool_call_id = m.tool_call_id or (known[1] if known else None)
             waiting = [w for w in waiting if w[1] != made.tool_call_id]
         out.append(made)
@@ -199,7 +215,11 @@ class OllamaRun:
     that want a model loaded."""
 
     def __init__(
-        self, core: Core, body: OllamaRequest, request: GenerationRequest | None, conversation: Conversation | None = None
+        self,
+        core: Core,
+        body: OllamaRequest,
+        request: GenerationRequest | None,
+        conversation: Conversation | None = None,
     ) -> None:
         self.core, self.body, self.request, self.conversation = core, body, request, conversation
         self.chat = isinstance(body, OllamaChat)
@@ -211,7 +231,9 @@ class OllamaRun:
         _check_model(core, body)
         if not body.messages:
             return cls(core, body, None)
-        ask = Ask(chat_messages(body.messages), body.tools or [], ToolChoice(), True, _form(body), _limit(body), 1, None)
+        ask = Ask(
+            chat_messages(body.messages), body.tools or [], ToolChoice(), True, _form(body), _limit(body), 1, None
+        )
         own = _translated(body)
         conversation = await converse(core, own, own, ask)
         return cls(core, body, conversation.request, conversation)
@@ -231,9 +253,20 @@ class OllamaRun:
         if body.raw:
             form = _form(body)
             guide = None if form is None else await core.compile(answer_grammar(form.rule, lead=False), form.param)
-            return cls(core, body, core.request(own, core.tokenizer.encode_rendered(body.prompt), _limit(body), guide=guide))
+            return cls(
+                core, body, core.request(own, core.tokenizer.encode_rendered(body.prompt), _limit(body), guide=guide)
+            )
         messages = [ChatMessage(role="system", content=body.system)] if body.system else []
-        ask = Ask([*messages, ChatMessage(role="user", content=body.prompt)], [], ToolChoice(), True, _form(body), _limit(body), 1, None)
+        ask = Ask(
+            [*messages, ChatMessage(role="user", content=body.prompt)],
+            [],
+            ToolChoice(),
+            True,
+            _form(body),
+            _limit(body),
+            1,
+            None,
+        )
         before = None
         if body.context:
             before = [*body.context, *core.chat.next_turn_ids([Message("user", body.prompt)])]

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from qwq.serve.fields import ANY_ID, ANY_KEY
-from qwq.serve.messages import RESERVED
+from qwq.serve.prompt import RESERVED
 
 
 class ErrorDetail(BaseModel):
@@ -32,7 +32,11 @@ WORDS = {
     429: "The queue is full; Retry-After says when to ask again.",
     500: "The server failed.",
 }
-RESPONSES: dict[int | str, dict[str, Any]] = {status: {"description": words, "model": ErrorAnswer} for status, words in WORDS.items()}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": words, "model": ErrorAnswer} for status, words in WORDS.items()
+}
+
+
 class AnthropicDetail(BaseModel):
     type: str
     message: str
@@ -45,7 +49,9 @@ class AnthropicAnswer(BaseModel):
     error: AnthropicDetail
 
 
-ANTHROPIC_RESPONSES: dict[int | str, dict[str, Any]] = {s: {"description": words, "model": AnthropicAnswer} for s, words in WORDS.items()}
+ANTHROPIC_RESPONSES: dict[int | str, dict[str, Any]] = {
+    s: {"description": words, "model": AnthropicAnswer} for s, words in WORDS.items()
+}
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
 
 
@@ -80,7 +86,12 @@ def describe(app: FastAPI, *, vocab_size: int, variables: frozenset[str], lenien
                 node["additionalProperties"] = False
             if node.get("propertyNames", {}).get("pattern") == ANY_KEY:
                 node["propertyNames"]["pattern"] = up_to(vocab_size - 1)
-            if node.get("additionalProperties") is False and "title" in node and node is not told and "patternProperties" not in node:
+            if (
+                node.get("additionalProperties") is False
+                and "title" in node
+                and node is not told
+                and "patternProperties" not in node
+            ):
                 node["additionalProperties"] = lenient or {"type": "null"}
             if not infill and "suffix" in node:
                 node["suffix"] = {"enum": ["", None]}

@@ -17,10 +17,10 @@ from typing import Any
 from qwq.engine.request import Sample
 from qwq.serve.chat import tool_choice
 from qwq.serve.core import Core, new_id
+from qwq.serve.engine_thread import Group
 from qwq.serve.errors import Refused
-from qwq.serve.forms import response_form
-from qwq.serve.messages import in_order_of_calls
-from qwq.serve.runner import Group
+from qwq.serve.prompt import in_order_of_calls
+from qwq.serve.response_format import response_form
 from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage, Function, Tool
 from qwq.serve.schema_responses import (
     LOGPROBS,
@@ -63,7 +63,9 @@ class ResponseStore:
 
     def get(self, id: str, param: str) -> Kept:
         if id not in self._kept:
-            raise Refused(f"{param}: no response {id[:100]!r} is kept here", param, 404, code="previous_response_not_found")
+            raise Refused(
+                f"{param}: no response {id[:100]!r} is kept here", param, 404, code="previous_response_not_found"
+            )
         return self._kept[id]
 
     def drop(self, id: str) -> None:
@@ -75,7 +77,9 @@ def item_dicts(items: Sequence[InputItem]) -> list[dict[str, Any]]:
     """Input items as they are listed: each with an id, words as parts."""
     out = []
     for item in items:
-        listed = {"id": new_id("msg_"), "type": "message", "status": "completed"} | item.model_dump(mode="json", exclude_none=True)
+        listed = {"id": new_id("msg_"), "type": "message", "status": "completed"} | item.model_dump(
+            mode="json", exclude_none=True
+        )
         if isinstance(item, InputMessage) and isinstance(item.content, str):
             kind = "output_text" if item.role == "assistant" else "input_text"
             listed["content"] = [{"type": kind, "text": item.content}]
@@ -135,7 +139,12 @@ class ResponseRun:
     """One request and its answer."""
 
     def __init__(
-        self, core: Core, store: ResponseStore, body: ResponsesRequest, messages: list[ChatMessage], conversation: Conversation
+        self,
+        core: Core,
+        store: ResponseStore,
+        body: ResponsesRequest,
+        messages: list[ChatMessage],
+        conversation: Conversation,
     ) -> None:
         self.core, self.store, self.body, self.messages, self.conversation = core, store, body, messages, conversation
         self.id, self.created = new_id("resp_"), int(time.time())
@@ -147,12 +156,19 @@ class ResponseRun:
     async def make(cls, core: Core, store: ResponseStore, body: ResponsesRequest) -> ResponseRun:
         if body.top_logprobs and LOGPROBS not in (body.include or ()):
             raise Refused(f"top_logprobs: needs include to name {LOGPROBS}", "top_logprobs")
-        before = [] if body.previous_response_id is None else store.get(body.previous_response_id, "previous_response_id").messages
+        before = (
+            []
+            if body.previous_response_id is None
+            else store.get(body.previous_response_id, "previous_response_id").messages
+        )
         given = input_items(body)
         messages = chat_messages(given, before)
         # Instructions hold for this response alone.
         system = [] if body.instructions is None else [ChatMessage(role="system", content=body.instructions)]
-        tools = [Tool(type="function", function=Function(**t.model_dump(exclude={"type", "defer_loading"}))) for t in body.tools or []]
+        tools = [
+            Tool(type="function", function=Function(**t.model_dump(exclude={"type", "defer_loading"})))
+            for t in body.tools or []
+        ]
         ask = Ask(
             messages=[*system, *messages],
             tools=tools,
@@ -180,7 +196,9 @@ class ResponseRun:
         turns: dict[Sample, Turn] = {}
         async for news in follow(group, turns, self.conversation):
             for u, turn, parts in news:
-                tokens = [self.core.token_logprob(c) for c in u.sample.choices[u.first : u.last]] if self.logprobs else []
+                tokens = (
+                    [self.core.token_logprob(c) for c in u.sample.choices[u.first : u.last]] if self.logprobs else []
+                )
                 events = writer.add(parts, turn, tokens)
                 if u.done:
                     events += writer.close()
@@ -208,7 +226,9 @@ class ResponseRun:
         self._number += 1
         return event(data, kind)
 
-    def _response(self, status: str, groups: list[list[Sample]] | None = None, reason: str | None = None) -> dict[str, Any]:
+    def _response(
+        self, status: str, groups: list[list[Sample]] | None = None, reason: str | None = None
+    ) -> dict[str, Any]:
         body, params = self.body, self.conversation.request.params
         dumped = body.model_dump(mode="json", by_alias=True, exclude_none=True)
         out: dict[str, Any] = {
@@ -290,10 +310,22 @@ class _ItemWriter:
 
     def _open_section(self, kind: Kind) -> list[bytes]:
         if kind is Kind.THINKING:
-            item: dict[str, Any] = {"id": new_id("rs_"), "type": "reasoning", "summary": [], "content": [], "status": "in_progress"}
+            item: dict[str, Any] = {
+                "id": new_id("rs_"),
+                "type": "reasoning",
+                "summary": [],
+                "content": [],
+                "status": "in_progress",
+            }
             part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
         else:
-            item = {"id": new_id("msg_"), "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+            item = {
+                "id": new_id("msg_"),
+                "type": "message",
+                "role": "assistant",
+                "status": "in_progress",
+                "content": [],
+            }
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         opened = self._open(item)
         added = self._event("response.content_part.added", content_index=0, part=part)
@@ -317,7 +349,9 @@ class _ItemWriter:
         item["status"] = status
         events: list[bytes] = []
         if item["type"] == "function_call":
-            events.append(self._event("response.function_call_arguments.done", name=item["name"], arguments=item["arguments"]))
+            events.append(
+                self._event("response.function_call_arguments.done", name=item["name"], arguments=item["arguments"])
+            )
         else:
             part = item["content"][0]
             if item["type"] == "reasoning":
@@ -336,4 +370,11 @@ class _ItemWriter:
 
 
 def _call_item(call_id: str, name: str) -> dict[str, Any]:
-    return {"id": new_id("fc_"), "type": "function_call", "call_id": call_id, "name": name, "arguments": "", "status": "in_progress"}
+    return {
+        "id": new_id("fc_"),
+        "type": "function_call",
+        "call_id": call_id,
+        "name": name,
+        "arguments": "",
+        "status": "in_progress",
+    }

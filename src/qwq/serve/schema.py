@@ -118,7 +118,11 @@ class ChatRequest(Common, TemplateFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required", "any"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] | None = None
+    tool_choice: (
+        Literal["none", "auto", "required", "any"]
+        | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
+        | None
+    ) = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
     include_reasoning: bool | None = None

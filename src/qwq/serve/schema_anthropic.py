@@ -64,7 +64,9 @@ class UserTurn(Block):
 
 class AssistantTurn(Block):
     role: Literal["assistant"]
-    content: str | list[Annotated[TextBlock | ThinkingBlock | RedactedBlock | ToolUseBlock, Field(discriminator="type")]]
+    content: (
+        str | list[Annotated[TextBlock | ThinkingBlock | RedactedBlock | ToolUseBlock, Field(discriminator="type")]]
+    )
 
 
 InputTurn = Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]

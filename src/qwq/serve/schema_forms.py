@@ -12,7 +12,11 @@ from qwq.serve.fields import OnlyFalse, OnlyNull, OnlyTrue, Strict
 def _one_of(*fields: str) -> dict[str, Any]:
     """For the OpenAPI document: exactly one of the fields is given."""
     null: dict[str, Any] = {"type": "null"}
-    return {"oneOf": [{"required": [f], "properties": {g: null if g != f else {"not": null} for g in fields}} for f in fields]}
+    return {
+        "oneOf": [
+            {"required": [f], "properties": {g: null if g != f else {"not": null} for g in fields}} for f in fields
+        ]
+    }
 
 
 class JsonSchema(Strict):
@@ -40,7 +44,9 @@ class JsonObjectFormat(Strict):
 class JsonSchemaFormat(JsonSchema):
     """The schema within `json_schema`, as in chats, or beside the type, as in responses: both are taken in both."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True, json_schema_extra=_one_of("json_schema", "schema"))
+    model_config = ConfigDict(
+        extra="forbid", strict=True, populate_by_name=True, json_schema_extra=_one_of("json_schema", "schema")
+    )
 
     type: Literal["json_schema"]
     json_schema: JsonSchema | None = None
@@ -67,7 +73,10 @@ class StructuredOutputs(Strict):
     """vLLM's way to ask for a form: exactly one of the first five."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, populate_by_name=True, json_schema_extra=_one_of("json", "regex", "choice", "grammar", "json_object")
+        extra="forbid",
+        strict=True,
+        populate_by_name=True,
+        json_schema_extra=_one_of("json", "regex", "choice", "grammar", "json_object"),
     )
 
     json_: Annotated[dict[str, Any] | GrammarText | None, Field(alias="json")] = None

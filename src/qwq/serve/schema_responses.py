@@ -98,14 +98,20 @@ class Reasoning(ReasoningSwitch):
 class ResponsesRequest(Sampling, TemplateFields):
     """`/v1/responses`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"allOf": [CHOICE_NEEDS_TOOLS, TOP_NEEDS_INCLUDE]})
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"allOf": [CHOICE_NEEDS_TOOLS, TOP_NEEDS_INCLUDE]}
+    )
 
     input: str | Annotated[list[InputItem], Field(min_length=1)]
     instructions: str | None = None
     previous_response_id: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required", "any"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] | None = None
+    tool_choice: (
+        Literal["none", "auto", "required", "any"]
+        | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
+        | None
+    ) = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None

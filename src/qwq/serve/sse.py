@@ -14,8 +14,8 @@ from fastapi import Request
 from starlette.responses import Response
 
 from qwq.errors import QwqError
+from qwq.serve.engine_thread import Gone
 from qwq.serve.errors import as_refused, error_body
-from qwq.serve.runner import Gone
 
 DONE = b"data: [DONE]\n\n"
 QUIET_S = 15.0  # proxies and clients give up on a connection that says nothing for a minute; a long prompt takes longer
@@ -34,7 +34,10 @@ class EventStream(Response):
     comment = COMMENT  # written whenever nothing was sent for a while; empty for none
 
     def __init__(
-        self, events: AsyncIterator[bytes], close: Callable[[], None], failed: Callable[[dict[str, Any]], bytes] | None = None
+        self,
+        events: AsyncIterator[bytes],
+        close: Callable[[], None],
+        failed: Callable[[dict[str, Any]], bytes] | None = None,
     ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]

@@ -13,11 +13,11 @@ from typing import Any
 from qwq.engine.request import GenerationRequest, Sample
 from qwq.errors import UsageError
 from qwq.serve.core import EFFORT, Core, new_id
+from qwq.serve.engine_thread import Group, Update
 from qwq.serve.errors import Refused
-from qwq.serve.forms import Form
-from qwq.serve.guide import answer_grammar, calls_grammar, text_or_calls_grammar
-from qwq.serve.messages import Prompt, make_prompt
-from qwq.serve.runner import Group, Update
+from qwq.serve.grammar import answer_grammar, calls_grammar, text_or_calls_grammar
+from qwq.serve.prompt import Prompt, make_prompt
+from qwq.serve.response_format import Form
 from qwq.serve.schema import Sampling
 from qwq.serve.schema_messages import ChatMessage, TemplateFields, Tool
 from qwq.text.response import Kind, Part, ResponseBuilder, ResponseParser
@@ -37,7 +37,10 @@ class Conversation:
 
     def parser(self) -> ResponseParser:
         return ResponseParser(
-            thinking_open=self.prompt.thinking_open, tools=self.tools, parallel=self.parallel, continued=self.prompt.continued
+            thinking_open=self.prompt.thinking_open,
+            tools=self.tools,
+            parallel=self.parallel,
+            continued=self.prompt.continued,
         )
 
     @property
@@ -69,7 +72,9 @@ class Ask:
     top: int | None
 
 
-async def converse(core: Core, body: Sampling, template: TemplateFields, ask: Ask, ids: list[int] | None = None) -> Conversation:
+async def converse(
+    core: Core, body: Sampling, template: TemplateFields, ask: Ask, ids: list[int] | None = None
+) -> Conversation:
     """Validates the request before anything runs. `ids` stand in the place of the messages' own, for an answer that they open alike."""
     core.check_model(body.model)
     choice = ask.choice
@@ -95,16 +100,24 @@ async def converse(core: Core, body: Sampling, template: TemplateFields, ask: As
         body, prompt.ids, ask.max_new, n=ask.n, top=ask.top, opened=prompt.thinking_open,
         budget=0 if prompt.unthinking else budget, guide=guide,
     )  # fmt: skip
-    known = {t.function.name: t.function.parameters for t in tools if choice.names is None or t.function.name in choice.names}
+    known = {
+        t.function.name: t.function.parameters for t in tools if choice.names is None or t.function.name in choice.names
+    }
     return Conversation(request, prompt, known, ask.parallel, body.shows_thinking)
 
 
 def _grammar(ask: Ask, tools: list[Tool]) -> tuple[str | None, str]:
     """The form that the answer is held to, and the field that asks for it."""
     choice = ask.choice
-    functions = [(t.function.name, t.function.parameters) for t in tools if choice.names is None or t.function.name in choice.names]
+    functions = [
+        (t.function.name, t.function.parameters)
+        for t in tools
+        if choice.names is None or t.function.name in choice.names
+    ]
     if choice.mode == "required":
-        return calls_grammar(functions[:1] if choice.one else functions, parallel=ask.parallel and not choice.one), "tools"
+        return calls_grammar(
+            functions[:1] if choice.one else functions, parallel=ask.parallel and not choice.one
+        ), "tools"
     if ask.form and tools:
         return calls_grammar(functions, parallel=ask.parallel, answer=ask.form.rule), ask.form.param
     if ask.form:
@@ -176,7 +189,9 @@ class Turn:
         return ending
 
 
-async def follow(group: Group, turns: dict[Sample, Turn], conversation: Conversation) -> AsyncIterator[list[tuple[Update, Turn, list[Part]]]]:
+async def follow(
+    group: Group, turns: dict[Sample, Turn], conversation: Conversation
+) -> AsyncIterator[list[tuple[Update, Turn, list[Part]]]]:
     """News of a group with their parts. Stops a sample whose message is complete before its text is."""
     async for news in group.updates():
         out = []

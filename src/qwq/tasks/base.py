@@ -83,7 +83,9 @@ class Task:
                 if shared:
                     first = min(shared)
                     del cache[split]
-                    raise DataError(f"task {self.name}: {len(shared)} problems stand in {other} and in {split}, such as {first[:60]!r}: keep the splits apart")
+                    raise DataError(
+                        f"task {self.name}: {len(shared)} problems stand in {other} and in {split}, such as {first[:60]!r}: keep the splits apart"
+                    )
         return cache[split]
 
     def _problem(self, row: Mapping[str, Any], split: str, number: int) -> Problem:
@@ -106,7 +108,11 @@ class Task:
             source=self.name,
         )
         environment = self._environment()
-        return problem if environment is None else replace(problem, environment=environment, tools=environment_class(environment)().schemas())
+        return (
+            problem
+            if environment is None
+            else replace(problem, environment=environment, tools=environment_class(environment)().schemas())
+        )
 
     def _environment(self) -> str | None:
         """The name under which the task's environment is registered."""

@@ -35,7 +35,9 @@ def get(name: str) -> Task:
         if name not in _by_reference:
             found = import_object(name, "task")
             if not (isinstance(found, type) and issubclass(found, Task)):
-                raise ConfigError(f"task {name!r} is {type(found).__name__} {getattr(found, '__name__', '')}: give a class made from qwq.Task")
+                raise ConfigError(
+                    f"task {name!r} is {type(found).__name__} {getattr(found, '__name__', '')}: give a class made from qwq.Task"
+                )
             _by_reference[name] = TASKS[found.name] if type(TASKS.get(found.name)) is found else _register(found, name)
         return _by_reference[name]
     for entry in entry_points(group="qwq.tasks"):

@@ -178,7 +178,7 @@ class CallScanner:
         if self._expect == "scalar" and c in ",}" and not self._value_ends(self._at):
             return False
         match self._expect, c:
-            case ("key" | "comma"), "}":
+            case (("key" | "comma"), "}"):
                 self._closers.pop()
                 self.status = Status.COMPLETE
             case "key", '"':
@@ -260,7 +260,9 @@ def _xml_call(raw: str, known: Mapping[str, Any] | Container[str]) -> Call | Non
     kinds = schema.get("properties") if isinstance(schema.get("properties"), Mapping) else {}
     arguments = {
         key.strip(): _value(value.removeprefix("\n").removesuffix("\n"), kinds.get(key.strip()))
-        for key, value in re.findall(r"<parameter=([^<>\n]+)>(.*?)(?:</parameter>|(?=<parameter=)|\Z)", inner, re.DOTALL)
+        for key, value in re.findall(
+            r"<parameter=([^<>\n]+)>(.*?)(?:</parameter>|(?=<parameter=)|\Z)", inner, re.DOTALL
+        )
     }
     try:
         return name, orjson.dumps(arguments).decode()
@@ -272,7 +274,9 @@ def _value(text: str, schema: Any) -> Any:
     """A parameter's text as its schema means it."""
     kinds = schema.get("type") if isinstance(schema, Mapping) else None
     if kinds is None and isinstance(schema, Mapping):
-        kinds = [one.get("type") for key in ("anyOf", "oneOf") for one in schema.get(key) or () if isinstance(one, Mapping)] or None
+        kinds = [
+            one.get("type") for key in ("anyOf", "oneOf") for one in schema.get(key) or () if isinstance(one, Mapping)
+        ] or None
     if kinds is None or kinds == "string":
         return text
     try:

@@ -85,9 +85,7 @@ Tools = Mapping[str, Any] | Container[str] | None
 # -- whole texts ---------------------------------------------------------------------------------------------------------
 
 
-def parse(
-    text: str, *, thinking_open: bool | None = False, tools: Tools = None, cut: bool = False
-) -> ParsedResponse:
+def parse(text: str, *, thinking_open: bool | None = False, tools: Tools = None, cut: bool = False) -> ParsedResponse:
     """A response in its parts.
 
     `thinking_open`: the chat template had opened the thought; None if that is not known (a data set's solution, a server
@@ -197,7 +195,10 @@ class ResponseParser:
         self._trailing: TrailingCalls | None = None
         self._bare: BareCalls | None = None
         self._bare_tried = not tools
-        self._loose_behind, self._num_searched = "", 0  # the mark before a call in another form; how much of it has no end
+        self._loose_behind, self._num_searched = (
+            "",
+            0,
+        )  # the mark before a call in another form; how much of it has no end
         self._state: Callable[[bool], bool] = self._text
         self._call = CallScanner()
         self._num_calls, self._cut = 0, False

@@ -80,7 +80,9 @@ class ChatTemplate:
         environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         try:
             self._template = environment.from_string(source)
-            self.variables = frozenset(jinja2.meta.find_undeclared_variables(environment.parse(source)) - set(environment.globals))
+            self.variables = frozenset(
+                jinja2.meta.find_undeclared_variables(environment.parse(source)) - set(environment.globals)
+            )
         except jinja2.TemplateSyntaxError as error:
             raise ModelError(
                 f"chat template, line {error.lineno}: {error.message}; mend chat_template.jinja or take the model's own"
@@ -227,7 +229,9 @@ class ChatFormat:
         messages = [m | {"content": place + m["content"]} if i in thoughts else m for i, m in enumerate(messages)]
         pieces = self._render(messages, tools, opening, variables).split(place)
         if len(pieces) != len(thoughts) + 1:
-            raise UsageError("the chat template leaves out turns whose thinking is to be kept: serve without --keep-tool-thinking")
+            raise UsageError(
+                "the chat template leaves out turns whose thinking is to be kept: serve without --keep-tool-thinking"
+            )
         kept = [THOUGHT.format(thoughts[i]) for i in sorted(thoughts)]
         return "".join(piece + thought for piece, thought in zip(pieces, [*kept, ""], strict=True))
 
@@ -282,7 +286,11 @@ class ChatFormat:
     # -- text ---------------------------------------------------------------------------------------------------------
 
     def _render(
-        self, messages: Sequence[MessageLike], tools: Sequence[Any], opening: bool, variables: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[MessageLike],
+        tools: Sequence[Any],
+        opening: bool,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         told = {**self.tokenizer.named_specials, **(variables or {})}
         return self.template.render(messages, tools=tools, add_generation_prompt=opening, **told)
@@ -299,7 +307,11 @@ class ChatFormat:
         return match.group()
 
     def _pieces(
-        self, messages: Sequence[MessageLike], tools: Sequence[Any], opening: bool, variables: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[MessageLike],
+        tools: Sequence[Any],
+        opening: bool,
+        variables: Mapping[str, Any] | None = None,
     ) -> list[tuple[str, int]]:
         """The rendered text cut at the edges of the assistant's own words, which are marked 1."""
         pieces: list[tuple[str, int]] = []

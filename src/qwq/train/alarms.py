@@ -57,7 +57,9 @@ class Watch:
         found = [text for limit in LIMITS if (text := self._check(limit))]
         found += verdict_alarms(metrics.get("outcomes", {}))
         if metrics.get("skipped"):
-            found.append(f"the gradient was not finite (norm {metrics['grad_norm']}): the step was skipped; lower optim.lr if it happens again")
+            found.append(
+                f"the gradient was not finite (norm {metrics['grad_norm']}): the step was skipped; lower optim.lr if it happens again"
+            )
         return found
 
     def _remember(self, key: str, value: float) -> None:
@@ -87,9 +89,13 @@ def verdict_alarms(outcomes: Mapping[str, int]) -> list[str]:
     for outcome in (Outcome.TIMEOUT, Outcome.UNDECIDED):
         count = outcomes.get(outcome.value, 0)
         if count > VERDICT_SHARE * total:
-            found.append(f"{count / total:.1%} of verdicts are {outcome.value} (alarm above {VERDICT_SHARE:.0%}): read the rollouts, a policy can provoke these")
+            found.append(
+                f"{count / total:.1%} of verdicts are {outcome.value} (alarm above {VERDICT_SHARE:.0%}): read the rollouts, a policy can provoke these"
+            )
     if failed := outcomes.get(Outcome.INFRA_ERROR.value, 0):
-        found.append(f"{failed} of {total} verdicts failed by infrastructure: they are left out; `qwq sandbox doctor` says what is wrong")
+        found.append(
+            f"{failed} of {total} verdicts failed by infrastructure: they are left out; `qwq sandbox doctor` says what is wrong"
+        )
     return found
 
 

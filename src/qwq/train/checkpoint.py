@@ -46,7 +46,9 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     try:
         return load_file(path, device=device)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged ({error}): delete the folder {path.parent}, and the same command begins the stage anew") from None
+        raise ModelError(
+            f"{path} is damaged ({error}): delete the folder {path.parent}, and the same command begins the stage anew"
+        ) from None
 
 
 class Progress:
@@ -168,7 +170,9 @@ class StageRun:
         self.state.setdefault("data", []).append(use.to_dict())
         self.progress.note(f"{self.name}: {use.note()}")
 
-    def run(self, total: int, module: nn.Module, optimizer: Optimizer, step_fn: Callable[[int], dict[str, Any]]) -> None:
+    def run(
+        self, total: int, module: nn.Module, optimizer: Optimizer, step_fn: Callable[[int], dict[str, Any]]
+    ) -> None:
         """Take the steps that are left. `step_fn(step)` does one and returns its metrics."""
         self.progress.start(self.name, self.kind, total, self.state["step"])
         last_save, save_seconds = time.perf_counter(), 0.0
@@ -186,7 +190,9 @@ class StageRun:
                 self.progress.update(self.name, step + 1, row)
                 if step + 1 == total or self.state.get("ended"):
                     self._check_last(metrics, total)
-                due = not self.interval_s or time.perf_counter() - last_save > max(self.interval_s, save_seconds / SAVING_SHARE)
+                due = not self.interval_s or time.perf_counter() - last_save > max(
+                    self.interval_s, save_seconds / SAVING_SHARE
+                )
                 if self.stop.raised or (due and step + 1 < total):
                     before = time.perf_counter()
                     self.save(module, optimizer)
@@ -195,7 +201,9 @@ class StageRun:
                 if self.state.get("ended"):
                     self.progress.note(self.state["ended"])
                 elif self.stop.raised and step + 1 < total:
-                    raise Interrupted(f"stopped in stage {self.name} after step {step + 1} of {total}, state saved: {self.how_to_go_on}")
+                    raise Interrupted(
+                        f"stopped in stage {self.name} after step {step + 1} of {total}, state saved: {self.how_to_go_on}"
+                    )
 
     def _check_last(self, metrics: Mapping[str, Any], total: int) -> None:
         """A stage whose last loss is NaN or infinite has diverged, although its weights may be finite numbers still: no model is made of them."""
@@ -237,7 +245,9 @@ def load_trained(module: nn.Module, stored: Mapping[str, Tensor]) -> None:
     own = trained_weights(module)
     if own.keys() != stored.keys():
         odd = sorted(own.keys() ^ stored.keys())
-        raise ModelError(f"a checkpoint holds {len(stored)} tensors, {len(own)} are trained here (first difference: {odd[0]}): start anew with --fresh")
+        raise ModelError(
+            f"a checkpoint holds {len(stored)} tensors, {len(own)} are trained here (first difference: {odd[0]}): start anew with --fresh"
+        )
     for name, tensor in own.items():
         tensor.copy_(stored[name])
 

@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qwq.common.stats import paired_difference
 from qwq.config import Contract
-from qwq.stats import paired_difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,12 @@ class Finding:
         return {"domain": self.domain, "change": self.change, "ci95": [self.low, self.high], "state": self.state}
 
 
-def check(contract: Contract, domains: Sequence[str], before: Mapping[str, Sequence[float]], now: Mapping[str, Sequence[float]]) -> list[Finding]:
+def check(
+    contract: Contract,
+    domains: Sequence[str],
+    before: Mapping[str, Sequence[float]],
+    now: Mapping[str, Sequence[float]],
+) -> list[Finding]:
     """Compare per-problem outcomes (1 or 0) of the held domains with those at the end of stage 1."""
     findings = []
     for domain in domains:
@@ -53,7 +58,9 @@ def can_breach(contract: Contract, num_problems: int) -> bool:
     return num_problems > 0 and paired_difference([1.0] * num_problems, [0.0] * num_problems)[2] < -contract.max_drop
 
 
-def reweighted(shares: Mapping[str, float], replays: Mapping[str, Sequence[str]], breached: Sequence[str], factor: float) -> dict[str, float]:
+def reweighted(
+    shares: Mapping[str, float], replays: Mapping[str, Sequence[str]], breached: Sequence[str], factor: float
+) -> dict[str, float]:
     """Shares of the prompts with those of what replays the breached domains grown by `factor`, summing to what they summed to."""
     total = sum(shares.values())
     growing = {name for domain in breached for name in replays[domain]}
@@ -78,19 +85,37 @@ def outcome(log: Sequence[Mapping[str, Any]], on_breach: str, max_drop: float) -
     last = log[-1]
     broken = [f["domain"] for f in last["findings"] if f["state"] == "breach"]
     changes = {f["domain"]: f["change"] for f in last["findings"]}
-    found = ", ".join(f"{f['domain']} {100 * f['change']:+.1f} [{100 * f['ci95'][0]:+.1f}, {100 * f['ci95'][1]:+.1f}]" for f in last["findings"])
+    found = ", ".join(
+        f"{f['domain']} {100 * f['change']:+.1f} [{100 * f['ci95'][0]:+.1f}, {100 * f['ci95'][1]:+.1f}]"
+        for f in last["findings"]
+    )
     count = f"{len(log)} checks, {len(breaches)} in breach" if len(log) != 1 else f"1 check, {len(breaches)} in breach"
     unsure = [f["domain"] for f in last["findings"] if f["state"] == "warning"]
     if not broken:
         state, said = "kept", f"kept at the last check ({found})"
-        said += f", though a drop of {', '.join(unsure)} beyond {100 * max_drop:g} points is more likely than not" if unsure else ""
+        said += (
+            f", though a drop of {', '.join(unsure)} beyond {100 * max_drop:g} points is more likely than not"
+            if unsure
+            else ""
+        )
     elif on_breach in ("rollback", "stop"):
-        state, said = "restored", f"broken by {', '.join(broken)} at the last check ({found}): the weights of the last good check are handed on"
+        state, said = (
+            "restored",
+            f"broken by {', '.join(broken)} at the last check ({found}): the weights of the last good check are handed on",
+        )
     else:
         state = "breached"
-        said = f"BROKEN by {', '.join(broken)} at the last check ({found}), and these weights are handed on: on_breach = \"rollback\" would put the last good ones back"
+        said = f'BROKEN by {", ".join(broken)} at the last check ({found}), and these weights are handed on: on_breach = "rollback" would put the last good ones back'
     acted = [e["action"] for e in breaches if "action" in e]
-    return {"state": state, "checks": len(log), "breaches": len(breaches), "changes": changes, "max_drop": max_drop, "actions": acted, "text": f"{said}; {count}"}
+    return {
+        "state": state,
+        "checks": len(log),
+        "breaches": len(breaches),
+        "changes": changes,
+        "max_drop": max_drop,
+        "actions": acted,
+        "text": f"{said}; {count}",
+    }
 
 
 def reward_hacking(scores: Sequence[float], accuracies: Sequence[float], *, rise: float = 0.1) -> bool:

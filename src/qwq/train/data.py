@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from qwq.problems.base import digest
-from qwq.problems.mixing import ProblemMix
+from qwq.tasks.mix import ProblemMix
+from qwq.tasks.procedural.base import digest
 from qwq.text.response import THINK_CLOSE, THINK_OPEN
 from qwq.text.template import ChatFormat
 from qwq.types import Message
@@ -15,7 +15,9 @@ from qwq.types import Message
 Document = tuple[Sequence[int], Sequence[float]]
 
 
-def demonstration(mix: ProblemMix, chat: ChatFormat, index: int, noise: float, prompt_weight: float, *, twice: bool = False) -> Document:
+def demonstration(
+    mix: ProblemMix, chat: ChatFormat, index: int, noise: float, prompt_weight: float, *, twice: bool = False
+) -> Document:
     """Document `index` of a mix: token ids, and the loss weight of each (1 for the assistant's own). `twice`: see `think_twice`."""
     problem, turns = mix.demonstration(index, noise)
     if twice:
@@ -47,7 +49,9 @@ def drill(mix: ProblemMix, chat: ChatFormat, index: int, prompt_weight: float) -
     return (ids, weights) if page else None
 
 
-def batches(document: Callable[[int], Document], start: int, batch_tokens: int, stop: int | None = None) -> Iterator[tuple[list[Document], int]]:
+def batches(
+    document: Callable[[int], Document], start: int, batch_tokens: int, stop: int | None = None
+) -> Iterator[tuple[list[Document], int]]:
     """Documents from number `start` on, in lots of at least `batch_tokens` tokens, each with the number after its last."""
     index = start
     while stop is None or index < stop:

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qwq.common.stats import wilson
 from qwq.config import DpoStage
 from qwq.data.examples import Pair
 from qwq.model.layouts import micro_batches
 from qwq.model.transformer import Transformer
-from qwq.stats import wilson
 from qwq.text.template import ChatFormat
 from qwq.train.checkpoint import StageRun
 from qwq.train.losses import preference_loss, token_logprobs
@@ -38,7 +38,9 @@ def answer_logprobs(model: Transformer, pairs: Sequence[Pair]) -> Tensor:
     prompts = [list(p.chosen[: len(p.chosen) - p.chosen_length]) for p in pairs]
     answers = [[list(p.chosen[-p.chosen_length :]), list(p.rejected[-p.rejected_length :])] for p in pairs]
     numbers = [[[float(2 * i + side)] * len(ids) for side, ids in enumerate(both)] for i, both in enumerate(answers)]
-    batch = pack_groups(prompts, answers, [[[1] * len(ids) for ids in both] for both in answers], {"answer": numbers}, model.device)
+    batch = pack_groups(
+        prompts, answers, [[[1] * len(ids) for ids in both] for both in answers], {"answer": numbers}, model.device
+    )
     hidden = model(batch.ids_N, batch.layout).index_select(0, batch.where_M)
     logprob_M, _ = token_logprobs(hidden, model.head_weight, batch.targets_M)
     return logprob_M.new_zeros(2 * len(pairs)).index_add(0, batch.extra["answer"].long(), logprob_M).view(-1, 2)
@@ -53,7 +55,9 @@ def all_logprobs(model: Transformer, pairs: Sequence[Pair], max_tokens: int) -> 
     return out_P2
 
 
-def dpo(model: Transformer, chat: ChatFormat, config: DpoStage, run: StageRun, *, seed: int, made: MadePairs | None = None) -> None:
+def dpo(
+    model: Transformer, chat: ChatFormat, config: DpoStage, run: StageRun, *, seed: int, made: MadePairs | None = None
+) -> None:
     """Train `model` in place, on the pairs that `make_pairs` has `made` before, where it has. `run.state["pairs"]` gets the held-out accuracy."""
     splits, use = made or make_pairs(chat, config, seed, max_positions=model.config.max_positions)
     if use:
@@ -77,12 +81,24 @@ def dpo(model: Transformer, chat: ChatFormat, config: DpoStage, run: StageRun, *
             loss.backward()
             margin_P = (reward_P2[:, CHOSEN] - reward_P2[:, REJECTED]).detach()
             total, margin, wins = total + loss.item(), margin + float(margin_P.sum()), wins + int((margin_P > 0).sum())
-        metrics = {"loss": total, "pair_accuracy": wins / len(chosen), "margin": margin / len(chosen), "tokens": sum(lengths)}
+        metrics = {
+            "loss": total,
+            "pair_accuracy": wins / len(chosen),
+            "margin": margin / len(chosen),
+            "tokens": sum(lengths),
+        }
         return metrics | optimizer.step(index)
 
     run.run(steps, model, optimizer, step)
     reward_P2 = config.beta * (all_logprobs(model, test, config.micro_batch_tokens) - test_start_P2)
     wins = int((reward_P2[:, CHOSEN] > reward_P2[:, REJECTED]).sum())
     low, high = interval = wilson(wins, len(test))
-    run.state["pairs"] = {"score": wins / len(test), "ci95": interval, "n": len(test), "margin": float((reward_P2[:, CHOSEN] - reward_P2[:, REJECTED]).mean())}
-    run.progress.note(f"{run.name}: {wins / len(test):.1%} [{low:.1%}, {high:.1%}] of {len(test):,} held-out pairs have the chosen answer's probability grow more")
+    run.state["pairs"] = {
+        "score": wins / len(test),
+        "ci95": interval,
+        "n": len(test),
+        "margin": float((reward_P2[:, CHOSEN] - reward_P2[:, REJECTED]).mean()),
+    }
+    run.progress.note(
+        f"{run.name}: {wins / len(test):.1%} [{low:.1%}, {high:.1%}] of {len(test):,} held-out pairs have the chosen answer's probability grow more"
+    )

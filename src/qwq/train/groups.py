@@ -51,11 +51,15 @@ def by_group(rollouts: Sequence[Rollout]) -> dict[int, list[Rollout]]:
     return groups
 
 
-def form_groups(rollouts: Sequence[Rollout], *, scale: bool = False, advantage: AdvantageForm | None = None) -> list[Group]:
+def form_groups(
+    rollouts: Sequence[Rollout], *, scale: bool = False, advantage: AdvantageForm | None = None
+) -> list[Group]:
     """Groups by prompt with their advantages: by the form `advantage`, or the group's mean (`scale`: and deviation)."""
     form = advantage or load_advantage("group_std" if scale else "group_mean")
     members = list(by_group(rollouts).values())
-    given = [GroupRewards(_column([r.reward or 0.0 for r in m]), _column([judged_reward(r) for r in m])) for m in members]
+    given = [
+        GroupRewards(_column([r.reward or 0.0 for r in m]), _column([judged_reward(r) for r in m])) for m in members
+    ]
     return [Group(m, a.tolist()) for m, a in zip(members, form(given), strict=True)] if given else []
 
 
@@ -83,7 +87,9 @@ def after_refills(rollouts: Sequence[Rollout], prompts: int) -> list[Rollout]:
         if first > numbers[-1]:
             kept |= {r.group for r in drawn}
         else:
-            decided = {number for number, m in by_group(drawn).items() if differ(_column([judged_reward(r) for r in m]))}
+            decided = {
+                number for number, m in by_group(drawn).items() if differ(_column([judged_reward(r) for r in m]))
+            }
             kept |= decided
             wanted = max(1, wanted - len(decided))
     return [r for r in rollouts if r.group in kept]
@@ -93,7 +99,9 @@ def without_truncated(groups: Sequence[Group]) -> list[Group]:
     """Groups without the completions that the limit cut off; their rewards have counted in the advantages of the others."""
     out = []
     for group in groups:
-        pairs = [(r, a) for r, a in zip(group.rollouts, group.advantages, strict=True) if r.stop_reason not in TRUNCATED]
+        pairs = [
+            (r, a) for r, a in zip(group.rollouts, group.advantages, strict=True) if r.stop_reason not in TRUNCATED
+        ]
         if pairs:
             out.append(Group([r for r, _ in pairs], [a for _, a in pairs]))
     return out

@@ -59,7 +59,9 @@ class Optimizer:
     a batch in 256 micro-batches has the gradient of the same batch in one. One optimizer at a time may own such a parameter.
     """
 
-    def __init__(self, model: nn.Module, config: Optim, num_steps: int, extra: list[nn.Parameter] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, config: Optim, num_steps: int, extra: list[nn.Parameter] | None = None
+    ) -> None:
         self.config, self.num_steps = config, num_steps
         named = [*model.named_parameters(), *((f"extra.{i}", p) for i, p in enumerate(extra or []))]
         named = [(n, p) for n, p in named if p.requires_grad]
@@ -75,7 +77,11 @@ class Optimizer:
             {"params": [p for p in self.masters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self.adam = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
+            [g for g in groups if g["params"]],
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            fused=True,
         )
 
     def step(self, index: int) -> dict[str, float]:
@@ -127,7 +133,9 @@ class Optimizer:
         Nor do those beyond `OVERFLOWS`: they are numbers still, and what is computed with them is not.
         """
         with torch.no_grad():
-            largest = torch.stack([torch.linalg.vector_norm(p, math.inf).to(self.params[0].device) for p in self.params])  # passes a NaN on
+            largest = torch.stack(
+                [torch.linalg.vector_norm(p, math.inf).to(self.params[0].device) for p in self.params]
+            )  # passes a NaN on
         sound = largest <= OVERFLOWS  # false for NaN
         if not bool(sound.all()):
             first = int((~sound).nonzero()[0, 0])

@@ -36,7 +36,9 @@ class Batch:
         return len(self.ids_N)
 
 
-def pack(sequences: Sequence[Sequence[int]], weights: Sequence[Sequence[float]], device: torch.device | str = "cpu") -> Batch:
+def pack(
+    sequences: Sequence[Sequence[int]], weights: Sequence[Sequence[float]], device: torch.device | str = "cpu"
+) -> Batch:
     """Pack sequences of at least two tokens. `weights[s][i]` weighs token i of sequence s as a target; 0 leaves it out."""
     ids = torch.tensor(list(chain.from_iterable(s[:-1] for s in sequences)))
     targets = torch.tensor(list(chain.from_iterable(s[1:] for s in sequences)))
@@ -78,4 +80,11 @@ def pack_groups(
     layout = SharedPrefix([len(p) - 1 for p in prompts], [[len(c) for c in group] for group in completions], device)
     extras = {k: torch.tensor(v, dtype=torch.float32)[where].to(device) for k, v in numbers.items()}
     picked = torch.tensor(targets)[where].to(device)
-    return Batch(torch.tensor(ids, device=device), layout, where.to(device), picked, torch.ones(len(where), device=device), extras)
+    return Batch(
+        torch.tensor(ids, device=device),
+        layout,
+        where.to(device),
+        picked,
+        torch.ones(len(where), device=device),
+        extras,
+    )

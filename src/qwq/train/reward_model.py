@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from qwq.common.stats import wilson
 from qwq.config import PairsStage, RewardModelStage
 from qwq.data.examples import FileUse, Pair, pair_of, pair_splits
 from qwq.model.layouts import micro_batches
-from qwq.problems.base import digest
-from qwq.problems.families.preference import Preference
 from qwq.reward.model import Calibration, RewardModel, calibrate
-from qwq.stats import wilson
+from qwq.tasks.procedural.base import digest
+from qwq.tasks.procedural.preference import Preference
 from qwq.text.template import ChatFormat
 from qwq.train.checkpoint import StageRun
 from qwq.train.losses import preference_loss
@@ -37,14 +37,21 @@ def make_pairs(chat: ChatFormat, config: PairsStage, seed: int, *, max_positions
     if config.path:
         return MadePairs(
             *pair_splits(
-                chat, config.path, pairs=config.pairs, test_pairs=config.test_pairs, max_tokens=config.max_tokens, max_positions=max_positions
+                chat,
+                config.path,
+                pairs=config.pairs,
+                test_pairs=config.test_pairs,
+                max_tokens=config.max_tokens,
+                max_positions=max_positions,
             )
         )
     assert config.pairs and config.test_pairs, "the recipe sets them where there is no file"
     out: dict[str, list[Pair]] = {}
     family = Preference()
     for split, num in (("train", config.pairs), ("validation", VALIDATION_PAIRS), ("test", config.test_pairs)):
-        problems = family.fixed(split, num) if split != "train" else [family.problem(seed, "train", i) for i in range(num)]
+        problems = (
+            family.fixed(split, num) if split != "train" else [family.problem(seed, "train", i) for i in range(num)]
+        )
         out[split] = []
         for i, problem in enumerate(problems):
             chosen, rejected = family.pair(problem, random.Random(digest(f"{seed}/pairs/{split}/{i}")))
@@ -61,7 +68,13 @@ def pairs_of_step(index: int, num_pairs: int, batch_pairs: int, seed: str) -> li
 
 
 def train_reward_model(
-    model: RewardModel, chat: ChatFormat, config: RewardModelStage, run: StageRun, *, seed: int, made: MadePairs | None = None
+    model: RewardModel,
+    chat: ChatFormat,
+    config: RewardModelStage,
+    run: StageRun,
+    *,
+    seed: int,
+    made: MadePairs | None = None,
 ) -> tuple[Calibration, dict[str, Any]]:
     """Train `model` in place, on the pairs that `make_pairs` has `made` before, where it has; returns its calibration and the evals of its stage."""
     splits, use = made or make_pairs(chat, config, seed, max_positions=model.backbone.config.max_positions)
@@ -76,7 +89,11 @@ def train_reward_model(
         lot = [pairs[i] for i in pairs_of_step(index, len(pairs), config.batch_pairs, f"{seed}/{run.name}")]
         lengths = [len(p.chosen) + len(p.rejected) for p in lot]
         tokens = sum(lengths)
-        parts = [list(range(len(lot)))] if tokens <= config.micro_batch_tokens else micro_batches(lengths, config.micro_batch_tokens)
+        parts = (
+            [list(range(len(lot)))]
+            if tokens <= config.micro_batch_tokens
+            else micro_batches(lengths, config.micro_batch_tokens)
+        )
         total, wins = 0.0, 0
         for part in parts:
             scores = model([lot[i].chosen for i in part] + [lot[i].rejected for i in part])
@@ -110,8 +127,7 @@ def pair_accuracy(model: RewardModel, pairs: Sequence[Pair], calibration: Calibr
     """
     chosen, rejected = _scored(model, pairs)
     wins = [
-        calibration.apply(c, cl) > calibration.apply(r, rl)
-        for (c, cl), (r, rl) in zip(chosen, rejected, strict=True)
+        calibration.apply(c, cl) > calibration.apply(r, rl) for (c, cl), (r, rl) in zip(chosen, rejected, strict=True)
     ]
     matched = [w for w, p in zip(wins, pairs, strict=True) if _matched(p.chosen_length, p.rejected_length)]
     mean_tokens = float(torch.tensor([n for _, n in chosen + rejected], dtype=torch.float64).mean())
@@ -120,5 +136,9 @@ def pair_accuracy(model: RewardModel, pairs: Sequence[Pair], calibration: Calibr
         "mean_tokens": mean_tokens, "mean_thinking_tokens": 0.0,
     }  # fmt: skip
     if matched:
-        out["matched_length"] = {"score": sum(matched) / len(matched), "ci95": wilson(sum(matched), len(matched)), "n": len(matched)}
+        out["matched_length"] = {
+            "score": sum(matched) / len(matched),
+            "ci95": wilson(sum(matched), len(matched)),
+            "n": len(matched),
+        }
     return out

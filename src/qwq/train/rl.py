@@ -32,10 +32,11 @@ from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, InfraError
 from qwq.model import lora
 from qwq.model.transformer import Transformer
-from qwq.problems.base import digest
-from qwq.problems.mixing import ProblemMix
 from qwq.reward.mixing import Rewarder
-from qwq.rollout.collect import collect
+from qwq.rollout.episode import collect
+from qwq.rollout.log import RolloutLog
+from qwq.tasks.mix import ProblemMix
+from qwq.tasks.procedural.base import digest
 from qwq.text.template import ChatFormat
 from qwq.train.alarms import Watch
 from qwq.train.checkpoint import StageRun
@@ -53,7 +54,6 @@ from qwq.train.losses import (
 )
 from qwq.train.optim import Optimizer
 from qwq.train.packing import Batch, micro_batches, pack_groups
-from qwq.train.rollout_log import RolloutLog
 from qwq.types import Outcome, Problem, Rollout
 
 # Promise 1, for real models; the tiny one stays under 1e-4 (tests).
@@ -92,7 +92,13 @@ class RlTrainer:
             self.reference.load_state_dict(model.state_dict())
             self.reference.requires_grad_(False)
         run.state |= {"next_problem": 0, "mix": dict(mix.shares), "watch": {}}
-        run.state["totals"] = {"sampled_tokens": 0, "sampling_s": 0.0, "verifying_s": 0.0, "trained_tokens": 0, "training_s": 0.0}
+        run.state["totals"] = {
+            "sampled_tokens": 0,
+            "sampling_s": 0.0,
+            "verifying_s": 0.0,
+            "trained_tokens": 0,
+            "training_s": 0.0,
+        }
         run.resume(model, self.optimizer)
         self.mix.shares = mix.base_shares | run.state["mix"]
         self.watch = Watch(run.state.setdefault("watch", {}))
@@ -181,7 +187,9 @@ class RlTrainer:
         choices = self.config.thinking_budgets
         if not choices:
             return None
-        drawn = [choices[digest(f"{self.seed}/{self.run.name}/budget/{first + i}") % len(choices)] for i in range(count)]
+        drawn = [
+            choices[digest(f"{self.seed}/{self.run.name}/budget/{first + i}") % len(choices)] for i in range(count)
+        ]
         return [None if b < 0 else b for b in drawn]
 
     @cached_property
@@ -204,9 +212,13 @@ class RlTrainer:
         `batch` are the step's rollouts before any was left out, which the normaliser counts; default: those of `groups`.
         """
         whole = [r for g in groups for r in g.rollouts] if batch is None else batch
-        size = BatchSize(self.config.prompts, self.config.samples, self.config.max_new_tokens, sum(r.num_sampled for r in whole))
+        size = BatchSize(
+            self.config.prompts, self.config.samples, self.config.max_new_tokens, sum(r.num_sampled for r in whole)
+        )
         normaliser = self.loss.normaliser(size)
-        lots = micro_batches([sum(len(r.completion_ids) for r in g.rollouts) for g in groups], self.compute.micro_batch_tokens)
+        lots = micro_batches(
+            [sum(len(r.completion_ids) for r in g.rollouts) for g in groups], self.compute.micro_batch_tokens
+        )
         parts = [self._pack([groups[i] for i in lot]) for lot in lots]
         references = [self._start_logprobs(part) if self.config.kl > 0 else None for part in parts]
         old: list[Tensor | None] = [None] * len(parts)
@@ -231,13 +243,21 @@ class RlTrainer:
                 self._check_mean_mismatch(sums["mismatch_sum"] / sums["terms"])
             stepped = self.optimizer.step(step * self.config.updates + update)
         every = self.config.watch_kl
-        watched = {"kl_to_start": self._kl_to_start(parts, old)} if every and self.config.kl == 0 and step % every == 0 else {}
+        watched = (
+            {"kl_to_start": self._kl_to_start(parts, old)}
+            if every and self.config.kl == 0 and step % every == 0
+            else {}
+        )
         return stepped | watched | self._update_metrics(sums)
 
     def _update_metrics(self, sums: dict[str, float]) -> dict[str, Any]:
         """Means over the tokens of all updates."""
         n, updates = int(sums["terms"]), self.config.updates
-        corrected = {"importance_mean": sums["importance"] / n, "importance_capped": sums["importance_capped"] / n} if self.importance_cap else {}
+        corrected = (
+            {"importance_mean": sums["importance"] / n, "importance_capped": sums["importance_capped"] / n}
+            if self.importance_cap
+            else {}
+        )
         return corrected | {
             "loss": sums["loss"] / updates,
             "entropy": sums["entropy"] / n,
@@ -266,10 +286,15 @@ class RlTrainer:
             [[r.completion_ids for r in g.rollouts] for g in groups],
             [[r.sampled_mask for r in g.rollouts] for g in groups],
             {
-                "advantage": [[[a] * len(r.completion_ids) for r, a in zip(g.rollouts, g.advantages, strict=True)] for g in groups],
+                "advantage": [
+                    [[a] * len(r.completion_ids) for r, a in zip(g.rollouts, g.advantages, strict=True)] for g in groups
+                ],
                 "sampler": [[r.sampler_logprobs for r in g.rollouts] for g in groups],
                 # The number of each token's completion; float32 holds it exactly up to 16 million.
-                "sequence": [[[float(n)] * len(r.completion_ids) for n, r in enumerate(g.rollouts, at)] for g, at in zip(groups, first, strict=False)],
+                "sequence": [
+                    [[float(n)] * len(r.completion_ids) for n, r in enumerate(g.rollouts, at)]
+                    for g, at in zip(groups, first, strict=False)
+                ],
             },
             self.model.device,
         )
@@ -295,7 +320,11 @@ class RlTrainer:
         start = None if self.has_adapters or self.load_start is None else self.load_start()
         if start is None and not self.has_adapters:
             raise ConfigError("watch_kl needs the stage's start: give RlTrainer load_start, or train with LoRA")
-        total = sum(float(kl_term(n, self._start_logprobs(b, start), "k3").sum()) for b, n in zip(batches, now, strict=True) if n is not None)
+        total = sum(
+            float(kl_term(n, self._start_logprobs(b, start), "k3").sum())
+            for b, n in zip(batches, now, strict=True)
+            if n is not None
+        )
         return total / sum(len(n) for n in now if n is not None)
 
     def _check_mismatch(self, logprob: Tensor, batch: Batch, sums: dict[str, float]) -> None:

@@ -11,9 +11,9 @@ from qwq.config import ControlStage, PretrainStage, SftStage
 from qwq.data.examples import FileUse, conversation_examples
 from qwq.errors import UsageError
 from qwq.model.transformer import Transformer
-from qwq.problems import arithmetic
-from qwq.problems.base import digest
-from qwq.problems.mixing import ProblemMix
+from qwq.tasks.mix import ProblemMix
+from qwq.tasks.procedural import arithmetic
+from qwq.tasks.procedural.base import digest
 from qwq.text.template import ChatFormat
 from qwq.train.checkpoint import StageRun
 from qwq.train.data import Document, batches, demonstration, drill
@@ -40,7 +40,9 @@ def pretrain(model: Transformer, chat: ChatFormat, config: PretrainStage, run: S
 
     def document(index: int) -> Document:
         # Every index has one number in 0..1 of its own, which decides whether it is a page of exercises.
-        if digest(f"{seed}/{run.name}/kind/{index}") / 2**64 < config.drills and (page := drill(mix, chat, index, config.prompt_weight)):
+        if digest(f"{seed}/{run.name}/kind/{index}") / 2**64 < config.drills and (
+            page := drill(mix, chat, index, config.prompt_weight)
+        ):
             return page
         return demonstration(mix, chat, index, config.noise, config.prompt_weight)
 
@@ -67,7 +69,9 @@ class Demonstrations:
     use: FileUse | None = None
 
 
-def sft_documents(chat: ChatFormat, config: SftStage, name: str, seed: int, *, max_positions: int | None = None) -> Demonstrations:
+def sft_documents(
+    chat: ChatFormat, config: SftStage, name: str, seed: int, *, max_positions: int | None = None
+) -> Demonstrations:
     """The stage's demonstrations, clean, as tokens; only the assistant's tokens weigh. None is longer than the model has positions."""
     if config.path:
         examples, use = conversation_examples(
@@ -86,9 +90,17 @@ def sft_documents(chat: ChatFormat, config: SftStage, name: str, seed: int, *, m
         documents = [demonstration(mix, chat, i, 0.0, 0.0, twice=recheck[i]) for i in range(config.documents)]
     short = [d for d in documents if max_positions is None or len(d[0]) <= max_positions]
     if not short:
-        raise UsageError(f"stage {name}: all {len(documents):,} demonstrations are longer than the model's {max_positions:,} positions: take easier ones or another model")
+        raise UsageError(
+            f"stage {name}: all {len(documents):,} demonstrations are longer than the model's {max_positions:,} positions: take easier ones or another model"
+        )
     if len(short) < len(documents):
-        _log.warning("%s: %d of %d demonstrations are over %d tokens, the model's positions, and left out", name, len(documents) - len(short), len(documents), max_positions)
+        _log.warning(
+            "%s: %d of %d demonstrations are over %d tokens, the model's positions, and left out",
+            name,
+            len(documents) - len(short),
+            len(documents),
+            max_positions,
+        )
     return Demonstrations(short)
 
 
@@ -118,7 +130,13 @@ class EpochStream:
 
 
 def _demonstrations(
-    model: Transformer, chat: ChatFormat, config: SftStage, name: str, run: StageRun, seed: int, made: Demonstrations | None
+    model: Transformer,
+    chat: ChatFormat,
+    config: SftStage,
+    name: str,
+    run: StageRun,
+    seed: int,
+    made: Demonstrations | None,
 ) -> list[Document]:
     """The documents of the SFT stage `name`, `made` before or now; what is taken of a file is told, and kept for the stage's record."""
     made = made or sft_documents(chat, config, name, seed, max_positions=model.config.max_positions)
@@ -127,9 +145,19 @@ def _demonstrations(
     return made.documents
 
 
-def sft(model: Transformer, chat: ChatFormat, config: SftStage, run: StageRun, *, seed: int, made: Demonstrations | None = None) -> None:
+def sft(
+    model: Transformer,
+    chat: ChatFormat,
+    config: SftStage,
+    run: StageRun,
+    *,
+    seed: int,
+    made: Demonstrations | None = None,
+) -> None:
     """`config.epochs` passes over the demonstrations, those that `sft_documents` has `made` before, where it has."""
-    stream = EpochStream(_demonstrations(model, chat, config, run.name, run, seed, made), config.batch_tokens, f"{seed}/{run.name}")
+    stream = EpochStream(
+        _demonstrations(model, chat, config, run.name, run, seed, made), config.batch_tokens, f"{seed}/{run.name}"
+    )
     _epochs(model, config, stream, stream.num_steps(config.epochs), run)
 
 
@@ -143,7 +171,9 @@ def control(
     _epochs(model, config, stream, steps, run)
 
 
-def _epochs(model: Transformer, config: SftStage | ControlStage, stream: EpochStream, steps: int, run: StageRun) -> None:
+def _epochs(
+    model: Transformer, config: SftStage | ControlStage, stream: EpochStream, steps: int, run: StageRun
+) -> None:
     optimizer = Optimizer(model, config.optim, steps)
     run.resume(model, optimizer)
     run.run(steps, model, optimizer, lambda index: supervised_step(model, optimizer, stream.batch(index), index))

@@ -24,14 +24,18 @@ from qwq.errors import DataError, UsageError, nearest
 from qwq.text.calls import read_call
 from qwq.text.response import parse
 from qwq.types import Outcome, Response, ToolCall, Verdict
-from qwq.verify import bfcl, bfcl_multi_turn, ifeval, instructions, math, tools
+from qwq.verify import instructions, math, tools
+from qwq.verify.instructions import ifeval
+from qwq.verify.tools import bfcl, bfcl_multi_turn
 
 Job = Callable[[], Verdict]
 Summary = dict[str, Any]
 Row = tuple[int, dict[str, Any] | DataError]  # line number, and the object or what is wrong with the line
 
 # Columns that people keep beside what is graded: never read, and no mistake.
-NOTES = frozenset({"id", "task_id", "question_id", "name", "kind", "source", "split", "label", "right", "got", "reason", "note"})
+NOTES = frozenset(
+    {"id", "task_id", "question_id", "name", "kind", "source", "split", "label", "right", "got", "reason", "note"}
+)
 
 
 def verify_file(
@@ -58,7 +62,9 @@ def verify_file(
     outcomes: Counter[str] = Counter()
     errors, seconds = 0, 0.0
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        for index, verdict in _in_order(pool, _jobs(kind, path, sandbox, _rows(path) if rows is None else rows, defaults or {}), ahead=4 * workers):
+        for index, verdict in _in_order(
+            pool, _jobs(kind, path, sandbox, _rows(path) if rows is None else rows, defaults or {}), ahead=4 * workers
+        ):
             if isinstance(verdict, UsageError):
                 if strict:
                     raise verdict
@@ -197,9 +203,7 @@ def _rows(path: str | Path) -> Iterator[Row]:
         raise DataError(f"{jsonl.name_of(path)} is empty: give at least one JSON line")
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, jobs: Iterator[Job], ahead: int
-) -> Iterator[tuple[int, Verdict | UsageError]]:
+def _in_order(pool: ThreadPoolExecutor, jobs: Iterator[Job], ahead: int) -> Iterator[tuple[int, Verdict | UsageError]]:
     """Results in the order of the jobs, at most `ahead` of them waiting."""
     waiting: deque[tuple[int, Any]] = deque()
     numbered = enumerate(jobs)
@@ -226,7 +230,12 @@ def _run(job: Job) -> Verdict | UsageError:
 
 def _jobs(kind: str, path: str | Path, sandbox: Any, rows: Iterable[Row], defaults: Mapping[str, Any]) -> Iterator[Job]:
     for number, row in rows:
-        yield _job(kind, row if isinstance(row, DataError) else {**defaults, **row}, f"{jsonl.name_of(path)}, line {number}", sandbox)
+        yield _job(
+            kind,
+            row if isinstance(row, DataError) else {**defaults, **row},
+            f"{jsonl.name_of(path)}, line {number}",
+            sandbox,
+        )
 
 
 def _job(kind: str, row: dict[str, Any] | DataError, where: str, sandbox: Any) -> Job:
@@ -281,7 +290,11 @@ def _opened(data: Mapping[str, Any]) -> bool | None:
 def _math(data: Mapping[str, Any]) -> Job:
     _check_keys(data, ("gold", "pred", "form", "finished", "thinking_open", "boxes", "units"))
     gold, pred = _field(data, "gold", str), _field(data, "pred", str)
-    form, boxes, units = _field(data, "form", str, "response"), _field(data, "boxes", str, "last"), _field(data, "units", str, "strict")
+    form, boxes, units = (
+        _field(data, "form", str, "response"),
+        _field(data, "boxes", str, "last"),
+        _field(data, "units", str, "strict"),
+    )
     for name, value, valid in (("form", form, math.FORMS), ("boxes", boxes, math.BOXES), ("units", units, math.UNITS)):
         if value not in valid:
             raise DataError(f"unknown {name} {value!r}: {nearest(value, valid)}")
@@ -304,11 +317,17 @@ def _instructions(data: Mapping[str, Any]) -> Job:
 
 def _tools(data: Mapping[str, Any]) -> Job:
     if "category" in data:  # BFCL's form
-        category, truth, calls = _field(data, "category", str), _field(data, "ground_truth", list, []), data.get("calls") or []
+        category, truth, calls = (
+            _field(data, "category", str),
+            _field(data, "ground_truth", list, []),
+            data.get("calls") or [],
+        )
         if category.startswith("multi_turn"):
             config = _field(data, "initial_config", dict)
             classes = _field(data, "involved_classes", list, list(config))
-            return lambda: bfcl_multi_turn.verify(calls, truth, initial_config=config, involved_classes=classes, category=category)
+            return lambda: bfcl_multi_turn.verify(
+                calls, truth, initial_config=config, involved_classes=classes, category=category
+            )
         functions = _field(data, "functions", list)
         return lambda: bfcl.verify(category, functions, truth, calls)
     _check_keys(data, ("response", "calls", "truth"))

@@ -21,7 +21,9 @@ def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdi
     """The verdict of the problem's own verifier. `sandbox` is handed to the code verifier (None: its default)."""
     truth = problem.truth
     if response.parts is None:
-        response = replace(response, parts=parse(response.text, thinking_open=response.thinking_open, tools=problem.tool_schemas))
+        response = replace(
+            response, parts=parse(response.text, thinking_open=response.thinking_open, tools=problem.tool_schemas)
+        )
     parts = response.parts
     assert parts is not None
     match problem.domain:
@@ -50,10 +52,14 @@ def _own(problem: Problem, response: Response) -> Verdict:
     if not response.finished:
         return Verdict(Outcome.UNFINISHED, "the response never ended", problem.domain)
     verify = VERIFIERS[problem.domain]
-    with user_code(f"the verifier of task {problem.domain}", getattr(verify, "__func__", verify), f", asked about {problem.id}"):
+    with user_code(
+        f"the verifier of task {problem.domain}", getattr(verify, "__func__", verify), f", asked about {problem.id}"
+    ):
         verdict = verify(problem, response)
     if not isinstance(verdict, Verdict):
-        raise ConfigError(f"the verifier of task {problem.domain} gave {type(verdict).__name__}, asked about {problem.id}: give a Verdict, such as self.verdict(True)")
+        raise ConfigError(
+            f"the verifier of task {problem.domain} gave {type(verdict).__name__}, asked about {problem.id}: give a Verdict, such as self.verdict(True)"
+        )
     return verdict
 
 

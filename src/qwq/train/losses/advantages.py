@@ -73,7 +73,9 @@ def load_advantage(name: str) -> AdvantageForm:
     if is_reference(name):
         return _checked(name, import_object(name, "advantage"))
     if name not in ADVANTAGES:
-        raise ConfigError(f"no advantage form {name!r} (one of your own is file.py:function): {nearest(name, ADVANTAGES)}")
+        raise ConfigError(
+            f"no advantage form {name!r} (one of your own is file.py:function): {nearest(name, ADVANTAGES)}"
+        )
     return ADVANTAGES[name]
 
 
@@ -83,7 +85,9 @@ def _checked(where: str, form: AdvantageForm) -> AdvantageForm:
     def checked(groups: Sequence[GroupRewards]) -> list[Tensor]:
         with user_code(f"advantage {where}", form):
             found = [torch.as_tensor(f, dtype=torch.float64) for f in form(groups)]
-        if [f.shape for f in found] != [g.rewards_G.shape for g in groups] or not all(bool(f.isfinite().all()) for f in found):
+        if [f.shape for f in found] != [g.rewards_G.shape for g in groups] or not all(
+            bool(f.isfinite().all()) for f in found
+        ):
             raise ConfigError(
                 f"advantage {where} was given groups of {[len(g.rewards_G) for g in groups][:4]} completions and gave "
                 f"{[f.tolist() for f in found][:2]}: a list of tensors, one finite number for each completion, is wanted"

@@ -99,7 +99,9 @@ class Loss:
         parts = (found.loss_N, found.ratio_N, found.clipped_N) if isinstance(found, TokenLoss) else ()
         if not parts or any(not isinstance(p, Tensor) or p.shape != x.logprob_N.shape for p in parts):
             kind = [list(getattr(p, "shape", ())) for p in parts] or type(found).__name__
-            raise ConfigError(f"loss {self.where} gave {kind} for {len(x.logprob_N)} tokens: a TokenLoss of tensors with one number a token is wanted")
+            raise ConfigError(
+                f"loss {self.where} gave {kind} for {len(x.logprob_N)} tokens: a TokenLoss of tensors with one number a token is wanted"
+            )
         return found
 
     def normaliser(self, size: BatchSize) -> float:
@@ -129,7 +131,9 @@ def register_loss(name: str, *, summed: Summed = "constant") -> Callable[[Callab
     def register(terms: Callable[[LossInput], TokenLoss]) -> Loss:
         known = LOSSES.get(name)
         if known and known.terms.__module__.startswith(f"{__package__}.") and terms is not known.terms:
-            raise ConfigError(f"a loss {name!r} is registered already ({known.terms.__module__}): give yours another name")
+            raise ConfigError(
+                f"a loss {name!r} is registered already ({known.terms.__module__}): give yours another name"
+            )
         own = terms.__module__.startswith(f"{__package__}.")
         LOSSES[name] = loss = Loss(name, terms, summed, "" if own else name)
         LOSS_CLIPS.setdefault(name, DEFAULT_CLIP)
@@ -145,7 +149,9 @@ def load_loss(name: str) -> Loss:
     """
     if is_reference(name):
         found = import_object(name, "loss")
-        return replace(found, where=name) if isinstance(found, Loss) else Loss(name.rpartition(":")[2], found, where=name)
+        return (
+            replace(found, where=name) if isinstance(found, Loss) else Loss(name.rpartition(":")[2], found, where=name)
+        )
     if name not in LOSSES:
         raise ConfigError(f"no loss {name!r} (one of your own is file.py:function): {nearest(name, LOSSES)}")
     return LOSSES[name]

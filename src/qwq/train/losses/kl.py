@@ -14,7 +14,9 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def kl_term(logprob_N: Tensor, reference_logprob_N: Tensor, estimator: str, old_logprob_N: Tensor | None = None) -> Tensor:
+def kl_term(
+    logprob_N: Tensor, reference_logprob_N: Tensor, estimator: str, old_logprob_N: Tensor | None = None
+) -> Tensor:
     """The estimate of each token, in nats (N,). `old_logprob_N` of the weights that sampled (k3_ratio); None: `logprob_N` itself."""
     difference_N = logprob_N - reference_logprob_N
     if estimator == "k2":

@@ -12,8 +12,12 @@ from torch import Tensor
 
 from qwq.model.linear import product
 
-CHUNK_LOGITS = 1 << 24  # logits held at once by token_logprobs: 64 MB in float32; fewer would read a large head's matrix too often
-KEPT_PROBS = 1 << 26  # probabilities that the forward pass keeps, 256 MB in float32: a batch that needs no more computes its logits once
+CHUNK_LOGITS = (
+    1 << 24
+)  # logits held at once by token_logprobs: 64 MB in float32; fewer would read a large head's matrix too often
+KEPT_PROBS = (
+    1 << 26
+)  # probabilities that the forward pass keeps, 256 MB in float32: a batch that needs no more computes its logits once
 
 
 class _ChunkedLogprobs(torch.autograd.Function):

@@ -48,11 +48,18 @@ def _by_words(same: Callable[[str, str, float], bool]) -> Difference:
 
 
 def _any_order(got: bytes, expected: str, tolerance: float | None) -> str | None:
-    left, right = (Counter(" ".join(line.split()) for line in text.splitlines() if line.strip()) for text in (decoded(got), expected))
+    left, right = (
+        Counter(" ".join(line.split()) for line in text.splitlines() if line.strip())
+        for text in (decoded(got), expected)
+    )
     if left == right:
         return None
     extra, missing = left - right, right - left
-    return f"line {short(next(iter(missing)))} is missing" if missing else f"line {short(next(iter(extra)))} is not expected"
+    return (
+        f"line {short(next(iter(missing)))} is missing"
+        if missing
+        else f"line {short(next(iter(extra)))} is not expected"
+    )
 
 
 NAMED: dict[str, Difference] = {
@@ -71,7 +78,9 @@ def check_checker(checker: Any) -> None:
             raise UsageError(f"tests.checker is {checker!r}: {nearest(checker, NAMED)}, or give an object with program")
         return
     if not isinstance(checker, Mapping) or not isinstance(checker.get("program"), str):
-        raise UsageError(f"tests.checker is {short(checker)}: give one of {', '.join(NAMED)}, or an object with program")
+        raise UsageError(
+            f"tests.checker is {short(checker)}: give one of {', '.join(NAMED)}, or an object with program"
+        )
     unknown = sorted(set(checker) - PROGRAM_KEYS)
     if unknown:
         raise UsageError(f"tests.checker has an unknown key {unknown[0]!r}: {nearest(unknown[0], PROGRAM_KEYS)}")
@@ -97,4 +106,6 @@ def run_checker(
     words = (result.stderr.strip() or result.stdout.strip()).decode(errors="replace").splitlines()[-1:]
     if result.status is RunStatus.ERROR and result.exit_code in _REFUSED and not result.stderr.startswith(b"Traceback"):
         return short(words[0]) if words else "the checker refuses it", result
-    raise CheckerFault(f"the checker ended with {result.status.value}, status {result.exit_code}{f': {short(words[0])}' if words else ''}")
+    raise CheckerFault(
+        f"the checker ended with {result.status.value}, status {result.exit_code}{f': {short(words[0])}' if words else ''}"
+    )

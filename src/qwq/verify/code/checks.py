@@ -51,7 +51,9 @@ def check_tests(tests: Any) -> int:
             _check_case(kind, index, case)
     allowed = (livecodebench.KIND, EXACT) if kind == "call" else (livecodebench.KIND,)
     if "compare" in tests and tests["compare"] not in allowed:
-        raise UsageError(f"tests.compare is {short(tests['compare'])}: leave it out, or give {' or '.join(map(repr, allowed))}")
+        raise UsageError(
+            f"tests.compare is {short(tests['compare'])}: leave it out, or give {' or '.join(map(repr, allowed))}"
+        )
     if "checker" in tests:
         check_checker(tests["checker"])
     if kind == "call" and not isinstance(tests["entry_point"], str):
@@ -63,7 +65,9 @@ def check_tests(tests: Any) -> int:
 
 def _check_keys(what: str, data: Any, required: set[str], optional: set[str]) -> None:
     if not isinstance(data, Mapping):
-        raise UsageError(f"{what} is a {type(data).__name__}: give an object with {', '.join(sorted(required | optional))}")
+        raise UsageError(
+            f"{what} is a {type(data).__name__}: give an object with {', '.join(sorted(required | optional))}"
+        )
     missing = required - data.keys()
     if missing:
         raise UsageError(f"{what} lacks {', '.join(sorted(missing))}; it has {', '.join(sorted(map(str, data)))}")

@@ -93,7 +93,9 @@ def _tail(text: str) -> str | None:
     lines = text.strip().split("\n")
     for start in range(1, min(len(lines), 30)):
         rest = "\n".join(lines[start:])
-        if re.match(r"(import |from |def |class |@|\w+(, ?\w+)* ?= ?|print\(|for |while |if )", lines[start]) and _is_program(rest):
+        if re.match(
+            r"(import |from |def |class |@|\w+(, ?\w+)* ?= ?|print\(|for |while |if )", lines[start]
+        ) and _is_program(rest):
             return rest
     return None
 
@@ -131,7 +133,15 @@ def _defined(tree: ast.Module) -> set[str]:
 
 def _acts(tree: ast.Module | None) -> bool:
     """Whether a block does more than define: reads, prints, calls."""
-    allowed = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
+    allowed = (
+        ast.FunctionDef,
+        ast.AsyncFunctionDef,
+        ast.ClassDef,
+        ast.Import,
+        ast.ImportFrom,
+        ast.Assign,
+        ast.AnnAssign,
+    )
     return tree is None or any(not isinstance(s, allowed) and not _is_text(s) for s in tree.body)
 
 

@@ -1,16 +1,16 @@
 """Tests in the forms that data sets keep them in, read into the few forms that are graded.
 
-    ["assert f(1) == 2", ...]  or one text of them              asserts, with setup_code and test_imports beside (MBPP)
-    "def check(candidate): ..." {"test", "entry_point"}         HumanEval's, of the row's entry point or of a call of it
-    {"functional": "def check(candidate): ..."}                 LeetCode's, with its surroundings (`leetcode.py`)
-    "def test_a(): assert f(1) == 2"                            pytest's: straight-line functions become asserts, others run whole
-    [{"input", "output"}, ...]                                  programs that read and write (codeforces)
-    {"inputs": [...], "outputs": [...]}                         the same as lists (APPS, TACO, PRIME, code_contests); with
-                                                                `fn_name` calls of that function
-    {"public_tests": {"input": [...], "output": [...]}, ...}    the same in three parts (code_contests as published)
-    {"public_test_cases", "private_test_cases", "metadata"}     LiveCodeBench's
-    [{"args": [...], "expected": ...}, ...]                     calls of the row's `entry_point`
-    JSON text of any of these
+["assert f(1) == 2", ...]  or one text of them              asserts, with setup_code and test_imports beside (MBPP)
+"def check(candidate): ..." {"test", "entry_point"}         HumanEval's, of the row's entry point or of a call of it
+{"functional": "def check(candidate): ..."}                 LeetCode's, with its surroundings (`leetcode.py`)
+"def test_a(): assert f(1) == 2"                            pytest's: straight-line functions become asserts, others run whole
+[{"input", "output"}, ...]                                  programs that read and write (codeforces)
+{"inputs": [...], "outputs": [...]}                         the same as lists (APPS, TACO, PRIME, code_contests); with
+                                                            `fn_name` calls of that function
+{"public_tests": {"input": [...], "output": [...]}, ...}    the same in three parts (code_contests as published)
+{"public_test_cases", "private_test_cases", "metadata"}     LiveCodeBench's
+[{"args": [...], "expected": ...}, ...]                     calls of the row's `entry_point`
+JSON text of any of these
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def read_tests(tests: Any, row: Mapping[str, Any] | None = None) -> Any:
         return _from_object(tests, row)
     if isinstance(tests, Sequence) and tests:
         return _from_list(tests, row)
-    raise DataError(f"tests are {short(tests)}: give an object with kind, a list of asserts, or one of the forms in docs/sandbox.md")
+    raise DataError(
+        f"tests are {short(tests)}: give an object with kind, a list of asserts, or one of the forms in docs/sandbox.md"
+    )
 
 
 def _from_text(text: str, row: Mapping[str, Any]) -> Any:
@@ -81,7 +83,9 @@ def _from_object(tests: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
     if isinstance(inputs, str) and isinstance(outputs, str):
         return _pairs([inputs], [outputs], None)
     keys = ", ".join(sorted(map(str, tests))) or "no key"
-    raise DataError(f"tests.kind is not there, and an object with {keys} is no other form: give kind, or inputs and outputs")
+    raise DataError(
+        f"tests.kind is not there, and an object with {keys} is no other form: give kind, or inputs and outputs"
+    )
 
 
 def _from_list(tests: Sequence[Any], row: Mapping[str, Any]) -> Any:
@@ -156,7 +160,9 @@ def _asserts(texts: Sequence[str], row: Mapping[str, Any]) -> dict[str, Any]:
             called = [s for s in body if _is_call_of(s, "check")]
             entry = ast.unparse(called[-1].value.args[0]) if called else entry  # type: ignore[attr-defined]
             if not isinstance(entry, str):
-                raise DataError("the test defines check(candidate), and nothing says of what: give entry_point, or call it")
+                raise DataError(
+                    "the test defines check(candidate), and nothing says of what: give entry_point, or call it"
+                )
             own, asserts = asserts_from_check("\n".join(ast.unparse(s) for s in body if s not in called), entry)
             return {"kind": "asserts", "setup": "\n".join([*setup, own]), "asserts": asserts}
         if len(body) > 1:
@@ -174,7 +180,9 @@ def _from_statements(text: str, body: list[ast.stmt], setup: list[str]) -> dict[
     tests, before = [], list(setup)
     for statement in body:
         source = ast.get_source_segment(text.strip(), statement) or ast.unparse(statement)
-        is_test = isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and _TEST.match(statement.name)
+        is_test = isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and _TEST.match(
+            statement.name
+        )
         if is_test and getattr(statement, "decorator_list", None):
             source = ast.unparse(statement)
         defines = isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not is_test
@@ -198,9 +206,13 @@ def _unfolded_one(text: str) -> list[str]:
         body = parse_python(text.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return [text]  # said where the tests are checked
-    named = [s for s in body if isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and _TEST.match(s.name)]
+    named = [
+        s for s in body if isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and _TEST.match(s.name)
+    ]
     others = [s for s in body if s not in named and not isinstance(s, (ast.Import, ast.ImportFrom))]
-    if not named or any(isinstance(n, ast.Name) and n.id in {s.name for s in named} for s in others for n in ast.walk(s)):
+    if not named or any(
+        isinstance(n, ast.Name) and n.id in {s.name for s in named} for s in others for n in ast.walk(s)
+    ):
         return [text]  # nothing for pytest, or called by the text itself
     if len(named) == 1 and len(body) == 1 and _only_asserts(named[0]):
         return [ast.unparse(s) for s in named[0].body if isinstance(s, ast.Assert)]
@@ -213,7 +225,10 @@ def _only_asserts(function: ast.stmt) -> bool:
         and not function.decorator_list
         and not ast.unparse(function.args)
         and any(isinstance(s, ast.Assert) for s in function.body)
-        and all(isinstance(s, ast.Assert) or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)) for s in function.body)
+        and all(
+            isinstance(s, ast.Assert) or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
+            for s in function.body
+        )
     )
 
 
@@ -228,15 +243,20 @@ def _runs(test: ast.stmt, text: str) -> str:
             f"assert _result.testsRun and _result.wasSuccessful(), (_result.failures + _result.errors)[:1]"
         )
     needs_pytest = any(
-        getattr(n, "decorator_list", None) or (isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) and _fixtures(n, test))
+        getattr(n, "decorator_list", None)
+        or (isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) and _fixtures(n, test))
         for n in ast.walk(test)
         if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
     )
     if needs_pytest:
         return f"_judge_pytest({text!r}, {name!r})"  # `jail/child.py`
     if isinstance(test, ast.ClassDef):
-        methods = [s for s in test.body if isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef)) and s.name.startswith("test")]
-        return "\n".join(_call_text(f"{name}().{m.name}()", m) for m in methods) or "assert False, 'a class without tests'"
+        methods = [
+            s for s in test.body if isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef)) and s.name.startswith("test")
+        ]
+        return (
+            "\n".join(_call_text(f"{name}().{m.name}()", m) for m in methods) or "assert False, 'a class without tests'"
+        )
     return _call_text(f"{name}()", test)
 
 

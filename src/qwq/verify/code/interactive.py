@@ -34,7 +34,9 @@ def run_interactive(job: Job, tests: Mapping[str, Any], tally: Tally) -> None:
             tally.add(index, outcome, reason)
         elif judge.status is RunStatus.OK:
             tally.add(index, Outcome.CORRECT)
-        elif judge.status is RunStatus.ERROR and judge.exit_code in (1, 2) and not judge.stderr.startswith(b"Traceback"):
+        elif (
+            judge.status is RunStatus.ERROR and judge.exit_code in (1, 2) and not judge.stderr.startswith(b"Traceback")
+        ):
             tally.add(index, Outcome.WRONG, short(last))
         else:
             tally.repeatable = False

@@ -13,7 +13,7 @@ from typing import Any
 from qwq.common.source import parse_python
 from qwq.verify.code import livecodebench
 
-_NODES = '''
+_NODES = """
 inf = float("inf")
 try:
     from sortedcontainers import SortedDict, SortedList, SortedSet
@@ -69,7 +69,7 @@ def is_same_list(left, right):
 def is_same_tree(left, right):
     right = tree_node(right) if isinstance(right, list) else right
     return tree_values(left) == tree_values(right)
-'''
+"""
 PRELUDE = f"{livecodebench.PRELUDE}\n{_NODES}"
 _SAME = {"is_same_list": ("linked_values", "list_node"), "is_same_tree": ("tree_values", "tree_node")}
 
@@ -87,11 +87,18 @@ def compare_values(source: str) -> str:
 
 
 def _compared(node: ast.expr) -> ast.expr:
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SAME and len(node.args) == 2):
+    if not (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SAME and len(node.args) == 2
+    ):
         return node
     flatten, build = _SAME[node.func.id]
     got, expected = node.args
-    if isinstance(expected, ast.Call) and isinstance(expected.func, ast.Name) and expected.func.id == build and len(expected.args) == 1:
+    if (
+        isinstance(expected, ast.Call)
+        and isinstance(expected.func, ast.Name)
+        and expected.func.id == build
+        and len(expected.args) == 1
+    ):
         expected = expected.args[0]
     try:
         values = ast.literal_eval(expected)

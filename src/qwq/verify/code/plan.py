@@ -135,7 +135,11 @@ def make_plan(setup: Setup, splits: Sequence[SplitAssert], program_reads: Collec
     handed: set[str] = set()
     tests = []
     for split in splits:
-        if split.judge is not None and not split.holes and loaded_names(parse_python(split.judge, mode="eval")) & handed:
+        if (
+            split.judge is not None
+            and not split.holes
+            and loaded_names(parse_python(split.judge, mode="eval")) & handed
+        ):
             # Nothing is called, so what the program did to what it was handed is what this test looks at.
             split = split_assert(split.source, setup, frozenset(handed) | split.own)
         holes = [_cut(hole.source, setup, counter, handed, True) for hole in split.holes]

@@ -52,7 +52,9 @@ CONSUMERS = frozenset(
     "functools.reduce collections.Counter Counter collections.deque deque copy.copy copy.deepcopy vars dir".split()
 )
 # What these say of an object without a plain form is for the object itself to show.
-INSPECTORS = frozenset(["isinstance", "issubclass", "type", "hasattr", "getattr", "callable", "id", "hash", "vars", "dir"])
+INSPECTORS = frozenset(
+    ["isinstance", "issubclass", "type", "hasattr", "getattr", "callable", "id", "hash", "vars", "dir"]
+)
 _SCOPES = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -217,7 +219,9 @@ def _dotted(node: ast.expr) -> str:
     """The text of `name` or `module.name`; empty for anything else."""
     if isinstance(node, ast.Name):
         return node.id
-    return f"{node.value.id}.{node.attr}" if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) else ""
+    return (
+        f"{node.value.id}.{node.attr}" if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) else ""
+    )
 
 
 def _arguments(node: ast.Call) -> list[ast.expr]:
@@ -239,7 +243,9 @@ def split_assert(source: str, setup: Setup, program_names: frozenset[str] = froz
         return SplitAssert(source)
     modules = sorted(modules_used(judge) - setup.known)
     own = program_names & BUILTIN_NAMES
-    return SplitAssert(source, tuple(splitter.holes), ast.unparse(ast.fix_missing_locations(judge)), tuple(modules), own)
+    return SplitAssert(
+        source, tuple(splitter.holes), ast.unparse(ast.fix_missing_locations(judge)), tuple(modules), own
+    )
 
 
 class _NotPlain(Exception):

@@ -38,7 +38,9 @@ def as_json(got: Any, expected: Any) -> Any:
             return list(got)
         return [as_json(g, e) for g, e in zip(got, expected, strict=True)]
     if type(expected) is dict and isinstance(got, dict) and len(got) == len(expected):
-        keys = {key: _json_key(key) for key in got} if all(type(k) is str for k in expected) else {key: key for key in got}
+        keys = (
+            {key: _json_key(key) for key in got} if all(type(k) is str for k in expected) else {key: key for key in got}
+        )
         if len(set(keys.values())) == len(got):
             return {keys[k]: as_json(v, expected.get(keys[k])) for k, v in got.items()}
     return got
@@ -69,7 +71,9 @@ def equal(got: Any, expected: Any, tolerance: float | None = None, nan: bool = F
     if tolerance is not None and _is_number(got) and _is_number(expected):
         return _near_numbers(got, expected, tolerance)
     if type(got) is type(expected) and isinstance(got, (list, tuple)):
-        return len(got) == len(expected) and all(equal(g, e, tolerance, nan) for g, e in zip(got, expected, strict=True))
+        return len(got) == len(expected) and all(
+            equal(g, e, tolerance, nan) for g, e in zip(got, expected, strict=True)
+        )
     if type(got) is type(expected) is dict:
         return got.keys() == expected.keys() and all(equal(got[k], expected[k], tolerance, nan) for k in expected)
     return False

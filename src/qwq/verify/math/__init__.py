@@ -22,8 +22,7 @@ from qwq.common.callables import make_callable
 from qwq.errors import ConfigError, InfraError, nearest
 from qwq.text.response import parse
 from qwq.types import Outcome, ParsedResponse, Verdict
-from qwq.verify import worker
-from qwq.verify.math import compare, normal, numbers
+from qwq.verify.math import compare, normal, numbers, worker
 from qwq.verify.math.extract import BOXES, FORMS, extract
 from qwq.verify.math.split import split
 
@@ -47,7 +46,9 @@ _COMMANDS = frozenset(
     "frac sqrt int iint sum prod lim to infty pi cdot times left right binom sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp "
     "alpha beta gamma delta theta lambda mu phi psi omega mathrm min max".split()
 )
-_NEEDED = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![A-Za-z])|\\frac ?\{ ?(?:d|\\mathrm ?\{d\}) ?\} ?\{ ?(?:d|\\mathrm ?\{d\}) ?[a-z] ?\}")
+_NEEDED = re.compile(
+    r"\\(?:int|iint|sum|prod|lim)(?![A-Za-z])|\\frac ?\{ ?(?:d|\\mathrm ?\{d\}) ?\} ?\{ ?(?:d|\\mathrm ?\{d\}) ?[a-z] ?\}"
+)
 _DERIVATIVE = re.compile(r"\\frac ?\{ ?(?:d|\\mathrm ?\{d\}) ?\} ?\{ ?(?:d|\\mathrm ?\{d\}) ?([a-z]) ?\}")
 _ONE_SIDED = re.compile(r"\^ ?\{? ?[+-] ?(?![\w({\\ ])")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)")
@@ -159,7 +160,9 @@ def _understood(text: str) -> bool:
     """Whether a text is one expression all of whose commands sympy's reader knows, with nothing related to anything."""
     if not all(name in _COMMANDS or name in ",;! {}" for name in _COMMAND.findall(text)):
         return False
-    if _ONE_SIDED.search(text) or ((operator := _DERIVATIVE.search(text)) and operator[1] not in _COMMAND.sub(" ", text[operator.end() :])):
+    if _ONE_SIDED.search(text) or (
+        (operator := _DERIVATIVE.search(text)) and operator[1] not in _COMMAND.sub(" ", text[operator.end() :])
+    ):
         return False
     return len(split(text, "r")) == 1 and not re.search(r"[^\x20-\x7e]|[A-Za-z]{4,}", _COMMAND.sub(" ", text))
 

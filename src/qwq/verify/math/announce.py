@@ -64,17 +64,28 @@ _NOT_MINE = re.compile(
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(
-    r"\b(?:if|suppose|assume|assuming|imagine|(?:might|may|could|would) (?:think|guess|say|expect|believe|conclude)|tempted|wrongly|mistakenly|falsely|doubt|unless)\b[^.!?\n]{0,60}\Z", re.IGNORECASE
+    r"\b(?:if|suppose|assume|assuming|imagine|(?:might|may|could|would) (?:think|guess|say|expect|believe|conclude)|tempted|wrongly|mistakenly|falsely|doubt|unless)\b[^.!?\n]{0,60}\Z",
+    re.IGNORECASE,
 )
-_DENIED = re.compile(r"(?:\b(?:not|never|no|cannot|if|whether|suppose|assume|think|thought|guess|doubt|wrong|unless|either|maybe|perhaps)\b|n't)[^.!?\n]{0,90}\Z", re.IGNORECASE)
-_IS_RIGHT = re.compile(r"(?:\b(?:option|choice|answer|statement)s? )?[*_(\[]{0,3}\b([A-H])\b[*_)\]]{0,3} is (?:therefore |thus )?(?:the )?(?:only )?(?:correct|right)(?: (?:answer|option|choice|one))?\b|([A-H])(?:选项)?(?:是)?正确", re.IGNORECASE)
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|no|cannot|if|whether|suppose|assume|think|thought|guess|doubt|wrong|unless|either|maybe|perhaps)\b|n't)[^.!?\n]{0,90}\Z",
+    re.IGNORECASE,
+)
+_IS_RIGHT = re.compile(
+    r"(?:\b(?:option|choice|answer|statement)s? )?[*_(\[]{0,3}\b([A-H])\b[*_)\]]{0,3} is (?:therefore |thus )?(?:the )?(?:only )?(?:correct|right)(?: (?:answer|option|choice|one))?\b|([A-H])(?:选项)?(?:是)?正确",
+    re.IGNORECASE,
+)
 _IS_ANSWER = re.compile(
     r"(?<![\w$*\\.,/-])(\$[^$\n]{1,80}\$|\*\*[^*\n]{1,80}\*\*|[-+]?\$?\d[\d,]{0,20}(?:\.\d{1,20})?(?:/\d{1,20})?%?|\(?[A-H]\)?) (?:is|as) (?:therefore |thus )?(?:the|our|my) (?:final |correct |right |required )?(?:answer|result|solution)\b",
     re.IGNORECASE,
 )
-_TAG = re.compile(r"[<\[]((?:final[_ ]?)?answer)[>\]]((?:[^<\[]|[<\[](?!/?(?:final[_ ]?)?answer[>\]]))*+)[<\[]/\1[>\]]", re.IGNORECASE)
+_TAG = re.compile(
+    r"[<\[]((?:final[_ ]?)?answer)[>\]]((?:[^<\[]|[<\[](?!/?(?:final[_ ]?)?answer[>\]]))*+)[<\[]/\1[>\]]", re.IGNORECASE
+)
 _FENCE = re.compile(r"```[\w+#.-]{0,20}[ \t]*\n((?:[^`]|`(?!``))*+)```")
-_DISPLAY = re.compile(r"\\begin ?\{(equation|align|displaymath|gather|math)\*?\}((?:[^\\]|\\(?!end ?\{\1))*+)\\end ?\{\1\*?\}")
+_DISPLAY = re.compile(
+    r"\\begin ?\{(equation|align|displaymath|gather|math)\*?\}((?:[^\\]|\\(?!end ?\{\1))*+)\\end ?\{\1\*?\}"
+)
 MATH = re.compile(
     r"\$\$((?:[^$\\]|\\.){1,2000}+)\$\$|(?<!\\)\$((?:[^$\n\\]|\\[^\n]){1,2000}+)\$|\\\[((?:[^\\]|\\(?![\[\]])){1,2000}+)\\\]|\\\(((?:[^\\]|\\(?![()])){1,2000}+)\\\)"
 )
@@ -90,7 +101,10 @@ _REASON = re.compile(
     r"|[,，;；]? ?(?:因为|所以|理由|其中|由于|故|即)",
     re.IGNORECASE,
 )
-_ASIDE = re.compile(r" ?[(（](?:not|i\.?e\.?|that is|since|because|as|approximately|approx|about|≈|\\approx|option|choice|see|rounded|in|with|where|which|the)\b[^()]{0,200}[)）](?= ?[,;，；]|\Z)", re.IGNORECASE)
+_ASIDE = re.compile(
+    r" ?[(（](?:not|i\.?e\.?|that is|since|because|as|approximately|approx|about|≈|\\approx|option|choice|see|rounded|in|with|where|which|the)\b[^()]{0,200}[)）](?= ?[,;，；]|\Z)",
+    re.IGNORECASE,
+)
 _HEDGE = re.compile(
     r"\b(?:or (?:maybe|perhaps|possibly|else|it|some|something)|maybe|perhaps|possibly|probably|might|could (?:also )?be|not sure|unsure|uncertain|not certain|alternatively|on second thought|either|depending|unless|"
     r"hard to say|I guess|guessing|a guess|if i'?m wrong|then again|would (?:follow|only|have|give)|but(?! (?:not|rather|instead)\b)|however|although|though)\b|也许|或许|可能|不确定|大概",
@@ -107,9 +121,14 @@ _COMMENT = re.compile(
     r"what|how|why|that we|based on|based|boxed|written|presented|stated|given|required|needed|in the|to be|therefore correct|reached|good|fine|close|satisfactory|as expected|as desired)\b",
     re.IGNORECASE,
 )
-_NEGATIVE = re.compile(r"(?:(?:therefore|thus|then|also|probably) )*(?:not(?! (?:defined|exist|possible))|wrong|incorrect|unclear|unknown|uncertain|unsure|undetermined|invalid|mistaken|questionable|n't)\b", re.IGNORECASE)
+_NEGATIVE = re.compile(
+    r"(?:(?:therefore|thus|then|also|probably) )*(?:not(?! (?:defined|exist|possible))|wrong|incorrect|unclear|unknown|uncertain|unsure|undetermined|invalid|mistaken|questionable|n't)\b",
+    re.IGNORECASE,
+)
 _RATHER = re.compile(r"not [^,.;]{1,40}?,? ?but(?: rather| instead)? ", re.IGNORECASE)
-_CLAUSE = re.compile(r"\b(?:is|are|equals|be|was|were|=)(?: equal to| exactly| therefore| thus)?\b[\s:]*", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r"\b(?:is|are|equals|be|was|were|=)(?: equal to| exactly| therefore| thus)?\b[\s:]*", re.IGNORECASE
+)
 _POLITE = re.compile(r" ?(?:です|である|だ|になります|となります|입니다|이다|이에요|है|是正确的?)[。.]?\Z")
 _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _JOINS = re.compile(r"[*_\s]{0,3}(,|，|and|or|&|和|或|与|、|, and|, or|,\s?and|,\s?or)[*_\s]{0,3}")
@@ -260,7 +279,9 @@ def _without_reason(line: str) -> str:
     while previous != line:
         previous = line
         line = _ASIDE.sub("", line).rstrip(" ,，;；")
-        reason = next((m for m in _REASON.finditer(line) if line.count("(", 0, m.start()) <= line.count(")", 0, m.start())), None)
+        reason = next(
+            (m for m in _REASON.finditer(line) if line.count("(", 0, m.start()) <= line.count(")", 0, m.start())), None
+        )
         if reason is not None:
             line = line[: reason.start()].rstrip(" ,，;；")
     return line.strip()
@@ -296,7 +317,12 @@ def _plain(line: str, depth: int) -> str | None:
     if (chinese := _CHINESE_CLAUSE.fullmatch(line)) is not None:
         return chinese[1].strip()
     lead = _NUMBER_LEAD.match(line)
-    if lead and len(_WORDS.findall(line)) > 3 and "\\" not in line and not re.search(r"\b(?:or|and|to|times|plus|minus|over|out of|divided)\b|\d", line[lead.end() :]):
+    if (
+        lead
+        and len(_WORDS.findall(line)) > 3
+        and "\\" not in line
+        and not re.search(r"\b(?:or|and|to|times|plus|minus|over|out of|divided)\b|\d", line[lead.end() :])
+    ):
         return lead[1]  # 73 apples that she gave away
     return line.strip("*_` ").rstrip(",;:") or None
 
@@ -308,10 +334,21 @@ def _in_math(line: str, position: int) -> bool:
 def _without_closing_words(line: str) -> str:
     """`72 clips, altogether`: without words behind the last comma that hold neither number, formula nor conjunction."""
     head, semicolon, closing = line.partition(";")
-    if semicolon and re.match(r"[-+\d$\\(]|[A-Z]\b", head.strip()) and re.match(r" ?[A-Za-z]{2,}", closing) and not re.match(r" ?(?:or|and|x|y)\b", closing):
+    if (
+        semicolon
+        and re.match(r"[-+\d$\\(]|[A-Z]\b", head.strip())
+        and re.match(r" ?[A-Za-z]{2,}", closing)
+        and not re.match(r" ?(?:or|and|x|y)\b", closing)
+    ):
         return head.rstrip()
     head, comma, closing = line.rpartition(",")
     said = closing.split()
-    if comma and said and len(said) <= 6 and re.match(r"[-+\d$\\(]|[A-Z]\b", head.strip()) and not re.search(r"[\d$\\=<>(){}]|\b(?:or|and)\b|\b[A-Za-z]\b", closing):
+    if (
+        comma
+        and said
+        and len(said) <= 6
+        and re.match(r"[-+\d$\\(]|[A-Z]\b", head.strip())
+        and not re.search(r"[\d$\\=<>(){}]|\b(?:or|and)\b|\b[A-Za-z]\b", closing)
+    ):
         return head.rstrip()
     return line

@@ -72,7 +72,11 @@ def _by_sympy(answer: str) -> tuple[GoldKind, str]:
     verdict = math.verify("0", answer, form="bare")
     if verdict.outcome is Outcome.UNDECIDED:
         large = "too long" in verdict.reason
-        return (GoldKind.TOO_LARGE, verdict.reason) if large else (GoldKind.UNREADABLE, "falls under no rule: only the same text would equal it")
+        return (
+            (GoldKind.TOO_LARGE, verdict.reason)
+            if large
+            else (GoldKind.UNREADABLE, "falls under no rule: only the same text would equal it")
+        )
     return GoldKind.GRADABLE, "read by sympy"
 
 
@@ -96,7 +100,14 @@ def audit_file(
         if kind is GoldKind.GRADABLE:
             kept.append(json.dumps(row, ensure_ascii=False))
         gradable = kind is GoldKind.GRADABLE
-        yield {"index": index, "gradable": gradable, "kind": kind.value, "reason": reason, "rule": _rule(gold), "gold": str(gold)[:200]}
+        yield {
+            "index": index,
+            "gradable": gradable,
+            "kind": kind.value,
+            "reason": reason,
+            "rule": _rule(gold),
+            "gold": str(gold)[:200],
+        }
     if clean_path is not None:
         Path(clean_path).write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     return {"n": sum(counts.values()), "kinds": dict(counts)}

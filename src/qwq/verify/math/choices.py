@@ -6,9 +6,13 @@ import re
 
 _LETTER = re.compile(r" ?(?:\\(?:text|mathrm) ?\{ ?)?[(\[]? ?([A-Z]) ?[)\]]? ?\}? ?[.:)]? ?")
 _CHOICE = re.compile(
-    r" ?(?:\\(?:text|mathrm) ?\{ ?)?(?:\( ?([A-Z]) ?\)|([A-Z]) ?[.:)]|([A-Z]) ?- ?(?=[a-z]{1,12} [a-z]|[A-Z]?[a-z]{3})) ?\}?[ .:]{0,3}(?:\\ )? ?(?P<rest>\S.*)", re.DOTALL
+    r" ?(?:\\(?:text|mathrm) ?\{ ?)?(?:\( ?([A-Z]) ?\)|([A-Z]) ?[.:)]|([A-Z]) ?- ?(?=[a-z]{1,12} [a-z]|[A-Z]?[a-z]{3})) ?\}?[ .:]{0,3}(?:\\ )? ?(?P<rest>\S.*)",
+    re.DOTALL,
 )
-_OPTION = re.compile(r"\A(?:(?:the )?(?:correct )?(?:options?|choices?|answers?) ?:? ?(?:is )?|故?选项?)(?=\(?[A-Z](?![A-Za-z]))|(?<=[A-Z])(?: ?选?项)\Z", re.IGNORECASE)
+_OPTION = re.compile(
+    r"\A(?:(?:the )?(?:correct )?(?:options?|choices?|answers?) ?:? ?(?:is )?|故?选项?)(?=\(?[A-Z](?![A-Za-z]))|(?<=[A-Z])(?: ?选?项)\Z",
+    re.IGNORECASE,
+)
 _SEVERAL = re.compile(r"(?:\\text ?\{)?([A-H]{2,8})\}?")
 _LISTED = re.compile(r"\(?([A-H])\)?(?: ?(?:,|;|and|\\text ?\{ ?and ?\}|&|\s) ?(?:and )?\(?[A-H]\)?){1,7}")
 _WRAPPED = re.compile(r"\\(?:text|mathrm) ?\{([^{}]*)\}")
@@ -20,7 +24,11 @@ def same(gold: str, answer: str) -> bool | None:
     r"""A letter against a letter with or without its text: `B` and `(B)\ 5`. None where neither is a choice."""
     if (wrapped := _WRAPPED.fullmatch(answer)) is not None:
         answer = wrapped[1].strip()
-    if (wanted := _letters(gold)) and (found := _letters(answer)) and not (_SEVERAL.fullmatch(gold) and _SEVERAL.fullmatch(answer)):
+    if (
+        (wanted := _letters(gold))
+        and (found := _letters(answer))
+        and not (_SEVERAL.fullmatch(gold) and _SEVERAL.fullmatch(answer))
+    ):
         return wanted == found
     answer = _OPTION.sub("", answer)
     letter, other = _LETTER.fullmatch(gold), _LETTER.fullmatch(answer)

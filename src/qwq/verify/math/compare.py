@@ -95,7 +95,9 @@ def compare(gold: str, answer: str, *, convert: bool = False) -> Decision:
     kinds = f"{type(wanted).__name__.lower()} and {type(found).__name__.lower()}"
     if equal is None and isinstance(wanted, Text) and plain_words(gold) == plain_words(answer) != "":
         equal = True
-    return Decision(equal, f"{'' if equal else 'not '}equal as {kinds}" if equal is not None else f"no rule for {kinds}")
+    return Decision(
+        equal, f"{'' if equal else 'not '}equal as {kinds}" if equal is not None else f"no rule for {kinds}"
+    )
 
 
 def _as_text(text: str) -> str:
@@ -157,7 +159,12 @@ def _in_base_units(value: Value) -> Value:
     if isinstance(value, Expr) and value.unit is not None and value.unit.dims and value.unit.factor != 1:
         factor = value.unit.factor
         number = None if value.number is None or value.number.percent else numbers.Number(value.number.value * factor)
-        return replace(value, tree=("mul", value.tree, ("num", factor)), number=number, unit=replace(value.unit, factor=Fraction(1)))
+        return replace(
+            value,
+            tree=("mul", value.tree, ("num", factor)),
+            number=number,
+            unit=replace(value.unit, factor=Fraction(1)),
+        )
     if isinstance(value, Seq | Bag):
         return replace(value, items=tuple(_in_base_units(i) for i in value.items))
     if isinstance(value, Relation):
@@ -184,10 +191,22 @@ def same(gold: Value, answer: Value) -> bool | None:
     if isinstance(gold, Time | Day) or isinstance(answer, Time | Day):
         return _same_time(gold, answer)
     for one, other in ((gold, answer), (answer, gold)):
-        if isinstance(one, Bag) and one.braces and len(one.items) == 1 and isinstance(one.items[0], Seq) and isinstance(other, Seq):
+        if (
+            isinstance(one, Bag)
+            and one.braces
+            and len(one.items) == 1
+            and isinstance(one.items[0], Seq)
+            and isinstance(other, Seq)
+        ):
             return same(one.items[0], other)
     if isinstance(gold, NumberSet | Logic) or isinstance(answer, NumberSet | Logic):
-        return True if gold == answer else None if {type(gold), type(answer)} <= {NumberSet, Logic, Region, Seq, Bag} else False
+        return (
+            True
+            if gold == answer
+            else None
+            if {type(gold), type(answer)} <= {NumberSet, Logic, Region, Seq, Bag}
+            else False
+        )
     if isinstance(gold, Text) or isinstance(answer, Text):
         return gold == answer if type(gold) is type(answer) else False
     if isinstance(gold, Expr) and isinstance(answer, Expr):
@@ -224,7 +243,11 @@ def _same_time(gold: Value, answer: Value) -> bool | None:
     if isinstance(moment, Time) and isinstance(other, Ratio) and not moment.clock.half:
         numbers_of = [moment.clock.hour, moment.clock.minute, moment.clock.second][: len(other.parts)]
         ratio = Ratio(tuple(Expr(("num", Fraction(n)), numbers.Number(Fraction(n), decimals=0)) for n in numbers_of))
-        return relations.same_ratio(ratio, other, _in_order) if moment.clock.second == 0 or len(other.parts) == 3 else False
+        return (
+            relations.same_ratio(ratio, other, _in_order)
+            if moment.clock.second == 0 or len(other.parts) == 3
+            else False
+        )
     if isinstance(moment, Time) and moment.clock.half and isinstance(other, Expr) and other.number is not None:
         return (other.number.value, moment.clock.minute) == (moment.clock.hour, 0)
     return None if isinstance(other, Ratio | Expr | Unknown) and isinstance(moment, Time) else False
@@ -235,7 +258,10 @@ def _same_time(gold: Value, answer: Value) -> bool | None:
 
 def _same_expr(gold: Expr, answer: Expr) -> bool | None:
     if (answer.other is not None and not symbols(gold.tree)) or (gold.other is not None and answer.unit is not None):
-        gold, answer = gold.other if gold.other is not None else gold, answer.other if answer.other is not None else answer
+        gold, answer = (
+            gold.other if gold.other is not None else gold,
+            answer.other if answer.other is not None else answer,
+        )
     compatible = units.compatible(gold.unit, answer.unit)
     if compatible is False:
         return False
@@ -323,7 +349,9 @@ def _same_collection(gold: Value, answer: Value) -> bool | None:
 def _same_seq(gold: Seq, answer: Seq) -> bool | None:
     first, second = gold.items, answer.items
     if "v" in (gold.left, answer.left):
-        first, second = (_flat(v, 3 if other.left == "v" else len(other.items)) for v, other in ((gold, answer), (answer, gold)))
+        first, second = (
+            _flat(v, 3 if other.left == "v" else len(other.items)) for v, other in ((gold, answer), (answer, gold))
+        )
     elif (gold.left, gold.right) != (answer.left, answer.right):
         return False
     return _in_order(first, second) if len(first) == len(second) else False

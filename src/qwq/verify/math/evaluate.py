@@ -120,7 +120,12 @@ def _exact_function(name: str, parts: list[Fraction]) -> Fraction | None:
         return None
     if name in ("abs", "floor", "ceil", "sgn"):
         value = parts[0]
-        return {"abs": abs(value), "floor": Fraction(math.floor(value)), "ceil": Fraction(math.ceil(value)), "sgn": Fraction((value > 0) - (value < 0))}[name]
+        return {
+            "abs": abs(value),
+            "floor": Fraction(math.floor(value)),
+            "ceil": Fraction(math.ceil(value)),
+            "sgn": Fraction((value > 0) - (value < 0)),
+        }[name]
     if any(p.denominator != 1 or p < 0 for p in parts) or (name == "gamma" and parts[0] < 1):
         return None
     if any(p > MAX_FACTORIAL for p in parts):

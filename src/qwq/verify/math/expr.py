@@ -386,7 +386,13 @@ class _Reader:
                         part.append(token)
             parts.append(part)
         above, below = parts
-        if above and len(below) > 1 and above[0] == below[0] and above[0] in ("d", "\\partial") and set("".join(below[1:])) <= set("abcdefghijklmnopqrstuvwxyz^0123456789\\"):
+        if (
+            above
+            and len(below) > 1
+            and above[0] == below[0]
+            and above[0] in ("d", "\\partial")
+            and set("".join(below[1:])) <= set("abcdefghijklmnopqrstuvwxyz^0123456789\\")
+        ):
             if len(above) == 1 or not set(above[1:]) - set("^0123456789"):
                 raise Unreadable("a derivative to be taken")
             return ("sym", f"{''.join(above)}/{''.join(below)}")

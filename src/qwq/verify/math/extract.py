@@ -23,9 +23,14 @@ _TURN_END = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end)
 _BRACE = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,4}\{|\\[\\{}]|[{}]")
 _BARE_BOX = re.compile(r"\\boxed[ \t]{0,4}(?![{\s])([A-Za-z0-9])(?![A-Za-z])")
 _DOUBLED = re.compile(r"\\\\(?=(?:boxed|fbox|d?frac|tfrac|sqrt|left|right|text|mathrm|pi|cdot|times|circ)(?![a-z]))")
-_INVISIBLE = str.maketrans(dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad") | {"\u00a0": " ", "\u3000": " ", "\u2009": " ", "\u202f": " "})
+_INVISIBLE = str.maketrans(
+    dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad") | {"\u00a0": " ", "\u3000": " ", "\u2009": " ", "\u202f": " "}
+)
 _CLOSING_PHRASE = re.compile(r"I hope (?:it|this) is correct\.?\Z", re.IGNORECASE)
-_HEDGED_BOX = re.compile(r"[}$\s\\)\].*]{0,8},?\s?(?:or|but)?\s?(?:maybe|perhaps|possibly|could (?:also )?be|might be|it could|not sure|I am not sure|I'm not sure)\b", re.IGNORECASE)
+_HEDGED_BOX = re.compile(
+    r"[}$\s\\)\].*]{0,8},?\s?(?:or|but)?\s?(?:maybe|perhaps|possibly|could (?:also )?be|might be|it could|not sure|I am not sure|I'm not sure)\b",
+    re.IGNORECASE,
+)
 _OR_BOXES = re.compile(r"\bor (?:maybe|perhaps|possibly)\b", re.IGNORECASE)
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _LAST_CLAUSE = re.compile(r"\b(?:is|are|equals|be)\b[\s:]{0,9}", re.IGNORECASE)

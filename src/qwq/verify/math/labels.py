@@ -23,7 +23,9 @@ _LABEL = re.compile(
 )
 _PROBABILITY = re.compile(r"(?:\\(?:mathbb|mathrm|operatorname|text)\{?)?(Pr|P|E|Var|V|D|Cov)\}?[(\[](.*)[)\]]\Z")
 _FUNCTION = re.compile(r"([A-Za-z]\w*)('*)\(([a-z])\)")
-_DERIVATIVE = re.compile(r"\\frac(?:d|\\partial|\\mathrmd)(\^?\d?)([A-Za-z]?)(?:\([a-z]\))?(?:d|\\partial|\\mathrmd)([A-Za-z])(\^?\d?)")
+_DERIVATIVE = re.compile(
+    r"\\frac(?:d|\\partial|\\mathrmd)(\^?\d?)([A-Za-z]?)(?:\([a-z]\))?(?:d|\\partial|\\mathrmd)([A-Za-z])(\^?\d?)"
+)
 _PLAIN = re.compile(r"[A-Za-z]\w?")
 
 

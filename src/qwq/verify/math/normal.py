@@ -38,7 +38,9 @@ _STYLES = re.compile(
     r"\\(?:displaystyle|textstyle|limits|nolimits|hline|centering|checkmark|therefore|because|square|blacksquare|qed|nonumber|notag|ensuremath|uline|underline|underbar|mathstrut|strut)(?![A-Za-z])"
     r"|\\(?:color|textcolor|colorbox|bbox|[hv]?phantom|label|tag|hspace|vspace)\*? ?(?:\[[^\[\]]{0,30}\])? ?\{[^{}]{0,60}\}"
 )
-_DOUBLED = re.compile(r"\\\\(?=(?:boxed|fbox|d?frac|tfrac|sqrt|left|right|text|mathrm|pi|cdot|times|circ|begin|end)(?![a-z]))")
+_DOUBLED = re.compile(
+    r"\\\\(?=(?:boxed|fbox|d?frac|tfrac|sqrt|left|right|text|mathrm|pi|cdot|times|circ|begin|end)(?![a-z]))"
+)
 _SPACES = re.compile(r"(?:\\q?quad|\\(?:enspace|hfill)(?![A-Za-z])|~|(?<!\\)\\[;:> \n]|\s)+")
 _RECURRING_DOTS = re.compile(
     r"(?<!\d)(\d{0,20}\.\d{0,30}?)\\dot ?\{? ?(\d) ?\}?(?:(\d{0,30})\\dot ?\{? ?(\d) ?\}?)?(?!\d)"
@@ -48,24 +50,37 @@ _RECURRING_BRACKETS = re.compile(r"([+-]?\d{1,20}[.,]\d{0,30})\((\d{1,30})\)")
 _CHOOSE = re.compile(r"(?<![A-Za-z\\}])C ?_ ?(?:\{(\w{1,30})\}|(\w)) ?\^ ?(?:\{(\w{1,30})\}|(\w))")
 _CHOOSE_FIRST = re.compile(r"(?:\{\})? ?[\^_] ?\{? ?(\w{1,9}) ?\}? ?C ?_ ?\{? ?(\w{1,9}) ?\}?(?!\w)")
 _CHOOSE_CALL = re.compile(r"(?:(?<![A-Za-z\\])C|\\binom|\\operatorname ?\{C\}) ?\( ?(\d{1,6}) ?, ?(\d{1,6}) ?\)")
-_CHOOSE_WORD = re.compile(r"\{? ?(?<![\w.])(\w{1,9}) ?\\choose ?(\w{1,9}) ?\}?|\b(\d{1,6}) ?(?:C| choose ) ?(\d{1,6})(?!\w)")
+_CHOOSE_WORD = re.compile(
+    r"\{? ?(?<![\w.])(\w{1,9}) ?\\choose ?(\w{1,9}) ?\}?|\b(\d{1,6}) ?(?:C| choose ) ?(\d{1,6})(?!\w)"
+)
 _MODULUS = re.compile(
     r"\\?\( ?(?:\\(?:bmod|mod|pmod)|mod(?:ulo)?|\\(?:text|mathrm|operatorname) ?\{ ?mod(?:ulo)?\.? ?\})[ :]*\{? ?(\w{1,30}) ?\}? ?\\?\)"
     r"|\\(?:pmod|bmod|mod) ?(?:\{ ?([^{}]{1,30}?) ?\}|(\w{1,30}))|(?:\\(?:text|mathrm|operatorname) ?\{ ?mod(?:ulo)? ?\}|(?<![A-Za-z\\])mod(?:ulo)?) ?\{? ?(\w{1,30}) ?\}?"
 )
-_BASES = {w: n for n, w in enumerate("two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split(), 2)}
+_BASES = {
+    w: n
+    for n, w in enumerate(
+        "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split(), 2
+    )
+}
 _BASE = re.compile(r"_ ?\{? ?\\text ?\{ ?(" + "|".join(_BASES) + r") ?\} ?\}?")
-_IN_BASE = re.compile(r"(?<![\w.])(\d[0-9A-Fa-f]{0,39})(?: ?\\text ?\{ ?(?:in )?base ?\}| ?\\text ?\{ ?(?:in )?base (\w{1,9}) ?\}| (?:in )?base(?: (?=\w))?) ?(\w{0,9})")
+_IN_BASE = re.compile(
+    r"(?<![\w.])(\d[0-9A-Fa-f]{0,39})(?: ?\\text ?\{ ?(?:in )?base ?\}| ?\\text ?\{ ?(?:in )?base (\w{1,9}) ?\}| (?:in )?base(?: (?=\w))?) ?(\w{0,9})"
+)
 _BRACKETED_DIGITS = re.compile(r"(?<![\w)])\( ?([0-9A-Fa-f]{1,40}) ?\) ?_(?= ?\{? ?\d)")
 _CIRCLED = re.compile(r"[\u2460-\u2473](?:(?:,|;| |\\text ?\{ ?and ?\}){0,3}[\u2460-\u2473])+")
-_ABOUT = re.compile(r"\A(?:\\text ?\{ ?(?:approximately|about|roughly|approx\.?) ?\}|(?:approximately|about|roughly) |\\approx ) ?")
+_ABOUT = re.compile(
+    r"\A(?:\\text ?\{ ?(?:approximately|about|roughly|approx\.?) ?\}|(?:approximately|about|roughly) |\\approx ) ?"
+)
 _TEXT_WITHOUT_WORDS = re.compile(r"\\text ?\{([^A-Za-z{}\\\u3000-\uffff]*)\}")
 _ASCII_UNION = re.compile(r"(?<=[)\]]) ?U ?(?=[(\[])")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\! ?|\\! ?, ?|\\,|\\ |,\\,)(?=\d{3}(?!\d))")
 _TIMES = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?(?:\^|\*\*))")
 _BOLD = re.compile(r"\A\*\*(.+)\*\*\Z|\A__(.+)__\Z|\A`(.+)`\Z|\A\"(.+)\"\Z", re.DOTALL)
 _PLAIN = re.compile(r"[+-]?\d+\Z")
-_ENVIRONMENT = re.compile(r"\\(?:begin|end) ?\{(?:equation|displaymath|math|gather|gathered|multline|center|flushleft)\*?\}")
+_ENVIRONMENT = re.compile(
+    r"\\(?:begin|end) ?\{(?:equation|displaymath|math|gather|gathered|multline|center|flushleft)\*?\}"
+)
 _SAYS = r"(?:so |thus,? |hence,? |therefore,? )?(?:the |my |our |correct |final |right |exact )*(?:answers?|result|solution|ans\.?)(?: (?:is|are|equals?))?(?: ?[:=])?"
 _ANNOUNCED = re.compile(
     rf"\A(?:\\text ?\{{ ?{_SAYS} ?(?:\}} ?[:=]?|(?P<open>(?=[^{{}}]*\}}))) ?|\\text ?\{{ ?(?:[A-Za-z][A-Za-z' ]{{0,60}} (?:is|are|equals|is equal to)|So|Thus|Hence|Therefore|Then)[,:]? ?\}} ?|{_SAYS}(?<=[:= ]) ?|(?:答案|答|结果|解) ?(?:应该是|应为|就是|是|为|等于|[:=])+ ?|(?:Ответ|Respuesta|Antwort|Réponse|Resposta|Đáp số|Đáp án|답|답은|答え|解答) ?[:=は] ?)",
@@ -74,7 +89,9 @@ _ANNOUNCED = re.compile(
 _TEXT_NUMBER = re.compile(r"\\text ?\{ ?((?:\\?\$ ?)?[-+]?\d[^{}]*)\}")
 _OR_AND = re.compile(r"(?<=[!-~ ]) ?(或者|或|和|与|及|以及|且|ou|oder|и|или|または|또는|それとも) ?(?=[!-~])")
 _CONJUNCTIONS = {"和": "and", "与": "and", "及": "and", "以及": "and", "且": "and", "и": "and"}
-_OF_TEXT = re.compile(r"\\text ?\{(?: ?(oder|ou|или|und|et|и|或者?|和|与|且|および|と|または|그리고|또는|hoặc|và) ?| (o|u|y|e) )\}")
+_OF_TEXT = re.compile(
+    r"\\text ?\{(?: ?(oder|ou|или|und|et|и|或者?|和|与|且|および|と|または|그리고|또는|hoặc|và) ?| (o|u|y|e) )\}"
+)
 _TEXT_AND = frozenset(["und", "et", "y", "e", "и", "和", "与", "且", "および", "と", "그리고", "và"])
 
 

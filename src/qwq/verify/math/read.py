@@ -40,13 +40,23 @@ from qwq.verify.math.values import (
 )
 
 _EMPTY = re.compile(
-    r"\\emptyset|\\\{ ?\\\}|(?:\\text ?\{)? ?no (?:real )?solutions?(?: exists?)? ?\}?|(?:\\text ?\{)?(?:the )?empty set\}?|(?:\\text ?\{)? ?(?:无解|空集) ?\}?", re.IGNORECASE
+    r"\\emptyset|\\\{ ?\\\}|(?:\\text ?\{)? ?no (?:real )?solutions?(?: exists?)? ?\}?|(?:\\text ?\{)?(?:the )?empty set\}?|(?:\\text ?\{)? ?(?:无解|空集) ?\}?",
+    re.IGNORECASE,
 )
-_ALL = re.compile(r"\\mathbb ?\{? ?R ?\}?|\\Re|(?:\\text ?\{)? ?all real(?: number)?s? ?\}?|(?:\\text ?\{)? ?(?:实数集|全体实数|一切实数) ?\}?", re.IGNORECASE)
-_REALS = re.compile(r"\\mathbb ?\{? ?R ?\}? ?(?:\^ ?\{? ?(?P<up>[+*-]) ?\}?|_ ?\{? ?(?P<op>>|<|\\ge|\\le|\\ne|>=|<=|\+|-|\*|\\geq|\\leq) ?(?P<zero>0)? ?\}?)")
-_SET = re.compile(r"\\mathbb ?\{? ?(?P<name>[ZNQCP]) ?\}? ?(?:[\^_] ?\{? ?(?P<mark>[+*-]|>0|>=0|\\ge ?0|\\geq ?0|<0|\\ne ?0) ?\}?)?")
+_ALL = re.compile(
+    r"\\mathbb ?\{? ?R ?\}?|\\Re|(?:\\text ?\{)? ?all real(?: number)?s? ?\}?|(?:\\text ?\{)? ?(?:实数集|全体实数|一切实数) ?\}?",
+    re.IGNORECASE,
+)
+_REALS = re.compile(
+    r"\\mathbb ?\{? ?R ?\}? ?(?:\^ ?\{? ?(?P<up>[+*-]) ?\}?|_ ?\{? ?(?P<op>>|<|\\ge|\\le|\\ne|>=|<=|\+|-|\*|\\geq|\\leq) ?(?P<zero>0)? ?\}?)"
+)
+_SET = re.compile(
+    r"\\mathbb ?\{? ?(?P<name>[ZNQCP]) ?\}? ?(?:[\^_] ?\{? ?(?P<mark>[+*-]|>0|>=0|\\ge ?0|\\geq ?0|<0|\\ne ?0) ?\}?)?"
+)
 _DOTS = re.compile(r"(?:\\ldots|\\cdots|\.\.\.+)\Z")
-_WITHOUT = re.compile(r"\\mathbb ?\{? ?R ?\}? ?(?:\\setminus|-|\\) ?\\\{(?P<points>[^{}]{1,80}(?:\{[^{}]{0,80}\}[^{}]{0,80}){0,20})\\\}")
+_WITHOUT = re.compile(
+    r"\\mathbb ?\{? ?R ?\}? ?(?:\\setminus|-|\\) ?\\\{(?P<points>[^{}]{1,80}(?:\{[^{}]{0,80}\}[^{}]{0,80}){0,20})\\\}"
+)
 _QUALIFIER = re.compile(
     r" ?(?:[,;(]|\\text ?\{[^{}]{0,12}\}|\bwhere\b|\bfor\b|\bwith\b) ?(?:\\text ?\{[^{}]{0,12}\} ?)?"
     r"(?P<what>[a-z])(?:(?: ?, ?[a-z]){0,5}) ?(?:\\in ?\\mathbb ?\{? ?(?P<domain>[ZNQRC]) ?\}? ?(?P<mark>[_^]?[*+{}-]{0,4})|(?:\\text ?\{ ?)?is an (?P<word>integer|natural number) ?\}?) ?\)?\Z"
@@ -57,14 +67,27 @@ _GROUPED_HEAD = re.compile(r"\A((?:\\\$ ?)?[+-]? ?[1-9]\d{0,2}(?:,\d{3})+)(?= ?(
 _GROUPED_FRACTION = re.compile(r"[+-]?(?:\d{1,20}|[1-9]\d{0,2}(?:,\d{3})+) ?/ ?[1-9]\d{0,2}(?:,\d{3})+")
 _PREFIXED = re.compile(r"0(?:x([0-9A-Fa-f]{1,40})|b([01]{1,160})|o([0-7]{1,60}))")
 _HEX = re.compile(r"(?:\\(?:text|mathrm) ?\{ ?)?([0-9A-Fa-f]{1,40}) ?\}? ?_ ?\{? ?(?:\\text ?\{ ?)?(\d{1,2}) ?\}{0,2}")
-_MINUTES = re.compile(r"([+-]?\d{1,6}) ?\^ ?\{? ?\\circ ?\}? ?(\d{1,2}(?:\.\d{1,9})?) ?(?:\^ ?\{? ?)?(?:'|\\prime) ?\}? ?(?:(\d{1,2}(?:\.\d{1,9})?) ?(?:\^ ?\{? ?)?(?:''|\"|\\prime ?\\prime|'\\prime) ?\}?)?")
+_MINUTES = re.compile(
+    r"([+-]?\d{1,6}) ?\^ ?\{? ?\\circ ?\}? ?(\d{1,2}(?:\.\d{1,9})?) ?(?:\^ ?\{? ?)?(?:'|\\prime) ?\}? ?(?:(\d{1,2}(?:\.\d{1,9})?) ?(?:\^ ?\{? ?)?(?:''|\"|\\prime ?\\prime|'\\prime) ?\}?)?"
+)
 _BOUND = re.compile(
     r"(?:\\text ?\{ ?)?(?P<words>at least|at most|(?:strictly )?(?:less|fewer|smaller|more|greater|larger|higher|lower|bigger) than(?: or equal to)?|no (?:more|less|fewer) than|not (?:more|less) than|no (?:greater|smaller) than|up to)"
     r" ?(?P<open>\})? ?(?P<rest>\S.*)",
     re.IGNORECASE,
 )  # fmt: skip
 _ENDS_IN_MODULUS = re.compile(r"\\pmod ?\{(?P<modulus>[^{}]{1,60})\} ?\Z")
-_RELATIONS = {"\\lt": "<", "\\gt": ">", "<=": "\\le", ">=": "\\ge", "=<": "\\le", "!=": "\\ne", "==": "=", "\\approx": "=", "\\cong": "\\cong"}
+_RELATIONS = {
+    "\\lt": "<",
+    "\\gt": ">",
+    "<=": "\\le",
+    ">=": "\\ge",
+    "=<": "\\le",
+    "!=": "\\ne",
+    "==": "=",
+    "\\approx": "=",
+    "\\cong": "\\cong",
+}
+
 
 def read(text: str, nesting: int = 0) -> Value:
     """The value that `text` (cleaned) is."""
@@ -110,7 +133,10 @@ def _as_one(text: str) -> Value | None:
     if match := _REALS.fullmatch(text):
         return _reals(match["up"] or match["op"], text)
     if match := _SET.fullmatch(text):
-        return NumberSet(match["name"] + "".join((match["mark"] or "").split()).replace("\\geq", "\\ge").replace(">=0", "\\ge0").replace(">0", "+"))
+        return NumberSet(
+            match["name"]
+            + "".join((match["mark"] or "").split()).replace("\\geq", "\\ge").replace(">=0", "\\ge0").replace(">0", "+")
+        )
     if (without := _WITHOUT.fullmatch(text)) and (points := _trees(without["points"])) is not None:
         return regions.all_but(points) or Unknown(text)
     if _GROUPED.fullmatch(text):
@@ -119,11 +145,18 @@ def _as_one(text: str) -> Value | None:
         return single(text.replace(",", ""))
     if match := _PREFIXED.fullmatch(text):
         return _whole(int(match[1] or match[2] or match[3], 16 if match[1] else 2 if match[2] else 8))
-    if (match := _HEX.fullmatch(text)) and not match[1].isdecimal() and 2 <= int(match[2]) <= 36 and all(int(d, 36) < int(match[2]) for d in match[1]):
+    if (
+        (match := _HEX.fullmatch(text))
+        and not match[1].isdecimal()
+        and 2 <= int(match[2]) <= 36
+        and all(int(d, 36) < int(match[2]) for d in match[1])
+    ):
         return _whole(int(match[1], int(match[2])))
     if match := _MINUTES.fullmatch(text):
         sign = -1 if match[1].startswith("-") else 1
-        return Expr(("deg", ("num", Fraction(match[1]) + sign * (Fraction(match[2]) / 60 + Fraction(match[3] or 0) / 3600))))
+        return Expr(
+            ("deg", ("num", Fraction(match[1]) + sign * (Fraction(match[2]) / 60 + Fraction(match[3] or 0) / 3600)))
+        )
     if (date := words.date(TEXT_COMMAND.sub(r"\1", text).strip())) is not None:
         return Day(date)
     if (clock := words.clock(text)) is not None:
@@ -177,7 +210,9 @@ def _qualified(text: str, nesting: int) -> Value | None:
     match = _QUALIFIER.search(text)
     if match is None or not text[: match.start()].strip():
         return None
-    domain = {"integer": "Z", "natural number": "N"}.get(match["word"] or "", (match["domain"] or "") + re.sub(r"[_^{}]", "", match["mark"] or ""))
+    domain = {"integer": "Z", "natural number": "N"}.get(
+        match["word"] or "", (match["domain"] or "") + re.sub(r"[_^{}]", "", match["mark"] or "")
+    )
     value = read(text[: match.start()], nesting + 1)
     if isinstance(value, Region):
         return _restricted(value, domain, text) if value.quantity in (None, ("sym", match["what"])) else Unknown(text)
@@ -206,7 +241,11 @@ def _congruence(text: str, nesting: int) -> Value:
         return Unknown(text)
     head, modulus = text[: match.start()].strip(" ,"), read(match["modulus"], nesting + 1)
     sides = [s for _, s in split(head, "r")]
-    if len(sides) > 2 or not isinstance(modulus, Expr) or any(op not in ("", "\\equiv", "=", "\\cong") for op, _ in split(head, "r")):
+    if (
+        len(sides) > 2
+        or not isinstance(modulus, Expr)
+        or any(op not in ("", "\\equiv", "=", "\\cong") for op, _ in split(head, "r"))
+    ):
         return Unknown(text)
     left = tree_or_none(sides[0]) if len(sides) == 2 else None
     residues = tuple(read(p, nesting + 1) for _, p in split(sides[-1], ",c") if p)
@@ -245,7 +284,11 @@ def _several(parts: list[tuple[str, str]], text: str, nesting: int) -> Value:
     separators = {sep for sep, _ in parts[1:]}
     values = [read(part, nesting + 1) for _, part in parts]
     if separators <= {"lor", "land"} and all(isinstance(v, Expr) and symbols(v.tree) for v in values):
-        return Logic(separators.pop(), frozenset(v.tree for v in values if isinstance(v, Expr))) if len(separators) == 1 else Unknown(text)
+        return (
+            Logic(separators.pop(), frozenset(v.tree for v in values if isinstance(v, Expr)))
+            if len(separators) == 1
+            else Unknown(text)
+        )
     bounded = [v for v in values if isinstance(v, Region)]
     if bounded and len(bounded) == len(values):
         return _combined(bounded, separators, text)
@@ -293,7 +336,11 @@ def _bracketed(text: str, nesting: int) -> Value | None:
             return read(inner, nesting + 1)
         items = tuple(read(p, nesting + 1) for p in parts)
         flat = tuple(i for v in items for i in (v.items if isinstance(v, Bag) and not v.braces else (v,)))
-        return flat[0] if len(flat) == 1 and isinstance(flat[0], Expr | Relation | Text) else Bag(flat, ("",) * len(flat), braces=True)
+        return (
+            flat[0]
+            if len(flat) == 1 and isinstance(flat[0], Expr | Relation | Text)
+            else Bag(flat, ("",) * len(flat), braces=True)
+        )
     if "" in parts or len(parts) > MAX_ITEMS or len(parts) < 2:
         return None
     opening, closing = {"]": "("}.get(opening, opening), {"[": ")"}.get(closing, closing)
@@ -312,12 +359,20 @@ def _builder(member: str, condition: str, text: str, nesting: int) -> Value:
             domain = domain_value.name
         elif (inside := regions.as_region(domain_value)) is not None:
             value = read(condition, nesting + 1)
-            both = regions.intersection([value, inside]) if isinstance(value, Region) and value.quantity == ("sym", name) else None
+            both = (
+                regions.intersection([value, inside])
+                if isinstance(value, Region) and value.quantity == ("sym", name)
+                else None
+            )
             return both or Unknown(text)
         else:
             return Unknown(text)
     value = read(condition, nesting + 1)
-    if not re.fullmatch(r"[A-Za-z]", name) or not isinstance(value, Region) or value.quantity not in (("sym", name), None):
+    if (
+        not re.fullmatch(r"[A-Za-z]", name)
+        or not isinstance(value, Region)
+        or value.quantity not in (("sym", name), None)
+    ):
         return Unknown(text)
     return _restricted(value, domain, text) if domain else value
 
@@ -368,7 +423,9 @@ def _minus(values: list[Value], text: str) -> Value:
 def _bound(match: re.Match[str], text: str, nesting: int) -> Value:
     r"""`\text{at least } 12` as a region."""
     said = match["words"].lower().removeprefix("strictly ")
-    down = said.startswith(("at most", "less", "fewer", "smaller", "lower", "no more", "no greater", "not more", "up to"))
+    down = said.startswith(
+        ("at most", "less", "fewer", "smaller", "lower", "no more", "no greater", "not more", "up to")
+    )
     strict = "than" in said and not said.startswith(("no", "not")) and not said.endswith("equal to")
     op = ("<" if strict else "\\le") if down else (">" if strict else "\\ge")
     rest = match["rest"]
@@ -398,7 +455,10 @@ def _relation(pieces: list[tuple[str, str]], text: str, nesting: int) -> Value:
     if ops[0] == "=" and len(ops) == 2 and is_label(sides[0]) or not all(op in regions.FLIP for op in ops):
         return Unknown(text)
     trees = [tree_or_none(s) if s else None for s in sides]
-    if all(t is not None or not s for t, s in zip(trees, sides, strict=True)) and (region := regions.inequality(trees, ops)) is not None:
+    if (
+        all(t is not None or not s for t, s in zip(trees, sides, strict=True))
+        and (region := regions.inequality(trees, ops)) is not None
+    ):
         return region
     if len(ops) > 1 or trees[0] is None or trees[-1] is None:
         return Unknown(text)

@@ -36,7 +36,9 @@ def inequality(trees: Sequence[Tree | None], ops: Sequence[str]) -> Region | Non
         return _solved(middle, (Interval(low, closed[0], high, closed[1]),))  # type: ignore[arg-type]
     if len(ops) != 1 or constant[0] == constant[1]:
         return None
-    quantity, bound, op = (trees[0], trees[1], ops[0]) if constant[1] else (trees[1], trees[0], FLIP.get(ops[0], ops[0]))
+    quantity, bound, op = (
+        (trees[0], trees[1], ops[0]) if constant[1] else (trees[1], trees[0], FLIP.get(ops[0], ops[0]))
+    )
     if bound is None:
         return None
     closed_end = op in ("\\le", "\\ge")
@@ -76,7 +78,9 @@ def _moved(line: tuple[str, Tree, Tree], intervals: Sequence[Interval]) -> tuple
     for piece in intervals:
         low, high = (_inverse(bound, factor, constant, sign) for bound in (piece.low, piece.high))
         moved.append(
-            Interval(low, piece.low_closed, high, piece.high_closed) if sign > 0 else Interval(high, piece.high_closed, low, piece.low_closed)
+            Interval(low, piece.low_closed, high, piece.high_closed)
+            if sign > 0
+            else Interval(high, piece.high_closed, low, piece.low_closed)
         )
     return tuple(moved)
 
@@ -168,8 +172,15 @@ def difference(region: Region, other: Region) -> Region | None:
     """What is in the first and not in the second."""
     left: Region | None = region
     for piece in other.intervals:
-        outside = (Interval(NEG_INF, False, piece.low, not piece.low_closed), Interval(piece.high, not piece.high_closed, INF, False))
-        left = None if left is None else intersection([left, Region(tuple(i for i in outside if NEG_INF != i.high and i.low != INF))])
+        outside = (
+            Interval(NEG_INF, False, piece.low, not piece.low_closed),
+            Interval(piece.high, not piece.high_closed, INF, False),
+        )
+        left = (
+            None
+            if left is None
+            else intersection([left, Region(tuple(i for i in outside if NEG_INF != i.high and i.low != INF))])
+        )
     return left
 
 
@@ -198,10 +209,19 @@ def integers_of(region: Region) -> list[Tree] | None:
     mp = evaluate.context()
     for piece in region.intervals:
         low, high = _real(piece.low), _real(piece.high)
-        if low is None or high is None or mp.isinf(low) or mp.isinf(high) or high - low > MAX_INTEGERS or abs(low) > 10**15:
+        if (
+            low is None
+            or high is None
+            or mp.isinf(low)
+            or mp.isinf(high)
+            or high - low > MAX_INTEGERS
+            or abs(low) > 10**15
+        ):
             return None
         first, last = int(mp.ceil(low)), int(mp.floor(high))
-        found.update(n for n in range(first, last + 1) if (n != low or piece.low_closed) and (n != high or piece.high_closed))
+        found.update(
+            n for n in range(first, last + 1) if (n != low or piece.low_closed) and (n != high or piece.high_closed)
+        )
     return [("num", Fraction(n)) for n in sorted(found)]
 
 
@@ -247,7 +267,13 @@ def _mapped(quantity: Tree, answer: Region) -> Region | None:
     factor = (values[0][0] - values[1][0]) / (values[0][1] - values[1][1])
     shift = values[0][0] - factor * values[0][1]
     mp = evaluate.context()
-    if mp.im(factor) != 0 or factor == 0 or not all(evaluate.close(w, factor * f + shift) or abs(w - factor * f - shift) < mp.mpf(10) ** -60 for w, f in values):
+    if (
+        mp.im(factor) != 0
+        or factor == 0
+        or not all(
+            evaluate.close(w, factor * f + shift) or abs(w - factor * f - shift) < mp.mpf(10) ** -60 for w, f in values
+        )
+    ):
         return None
     scale, constant = _rational(factor), _rational(shift)
     if scale is None or constant is None:
@@ -301,7 +327,9 @@ def _whole_bounds(low: Any, low_closed: bool, high: Any, high_closed: bool) -> t
 
 def _close(a: tuple[Any, bool, Any, bool], b: tuple[Any, bool, Any, bool]) -> bool:
     mp = evaluate.context()
-    closed = [(x and not mp.isinf(y)) for x, y in ((a[1], a[0]), (a[3], a[2]))] == [(x and not mp.isinf(y)) for x, y in ((b[1], b[0]), (b[3], b[2]))]
+    closed = [(x and not mp.isinf(y)) for x, y in ((a[1], a[0]), (a[3], a[2]))] == [
+        (x and not mp.isinf(y)) for x, y in ((b[1], b[0]), (b[3], b[2]))
+    ]
     return closed and evaluate.close(a[0], b[0]) and evaluate.close(a[2], b[2])
 
 

@@ -207,7 +207,9 @@ def _residues(value: Congruence, modulus: Fraction | None) -> set[Fraction] | No
 # -- ratios -----------------------------------------------------------------------------------------
 
 
-def same_ratio(gold: Value, answer: Value, in_order: Callable[[Sequence[Value], Sequence[Value]], bool | None]) -> bool | None:
+def same_ratio(
+    gold: Value, answer: Value, in_order: Callable[[Sequence[Value], Sequence[Value]], bool | None]
+) -> bool | None:
     if isinstance(gold, Ratio) and isinstance(answer, Ratio):
         if len(gold.parts) != len(answer.parts):
             return False

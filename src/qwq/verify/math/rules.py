@@ -110,7 +110,13 @@ RULES = (
 def rule_of(gold: str) -> str | None:
     """The rule that a cleaned gold answer falls under by its type; None where none reads it."""
     value = read(clean(gold))
-    if isinstance(value, values.Expr) and value.tree[0] == "sym" and len(value.tree[1]) > 3 and value.tree[1].isalpha() and value.tree[1] not in GREEK:
+    if (
+        isinstance(value, values.Expr)
+        and value.tree[0] == "sym"
+        and len(value.tree[1]) > 3
+        and value.tree[1].isalpha()
+        and value.tree[1] not in GREEK
+    ):
         return "text"  # \text{Monday}
     return next((rule.name for rule in RULES if isinstance(value, rule.kinds)), None)
 
@@ -132,5 +138,3 @@ def _cell(pairs: Pairs, form: str) -> str:
 def _code(text: str) -> str:
     shown = text.replace("\n", "↵").replace("\u200b", "[U+200B]").replace("|", "\\|")
     return f"`{shown}`"
-
-

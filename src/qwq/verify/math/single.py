@@ -70,11 +70,18 @@ def _quantity(found: units.Split) -> Value | None:
         return None
     if found.scale != 1:
         scaled = value.number.value * found.scale if value.number is not None and not value.number.percent else None
-        value = Expr(("mul", value.tree, ("num", found.scale)), None if scaled is None else numbers.Number(scaled, decimals=0 if scaled.denominator == 1 else None))
+        value = Expr(
+            ("mul", value.tree, ("num", found.scale)),
+            None if scaled is None else numbers.Number(scaled, decimals=0 if scaled.denominator == 1 else None),
+        )
         if scaled is not None:
             value = replace(value, tree=("num", scaled))
     if found.operation:
-        power: Tree = ("fn", "factorial", value.tree) if found.operation == "factorial" else ("pow", value.tree, ("num", Fraction({"squared": 2, "cubed": 3}[found.operation])))
+        power: Tree = (
+            ("fn", "factorial", value.tree)
+            if found.operation == "factorial"
+            else ("pow", value.tree, ("num", Fraction({"squared": 2, "cubed": 3}[found.operation])))
+        )
         value = Expr(power)
     if found.unit is not None and found.unit == units.DEGREES:
         return Expr(("deg", value.tree))
@@ -89,7 +96,14 @@ def compound(parts: list[str]) -> Expr | None:
     for part in parts:
         found = units.split(part.strip())
         number = numbers.read(found.core)
-        if number is None or number.percent or found.unit is None or not found.unit.dims or found.operation or found.scale != 1:
+        if (
+            number is None
+            or number.percent
+            or found.unit is None
+            or not found.unit.dims
+            or found.operation
+            or found.scale != 1
+        ):
             return None
         if first is None or last is None:
             first = found.unit
@@ -115,7 +129,11 @@ def _in_words(text: str) -> Expr | None:
         value, unit = value * found.scale, found.unit
     if value is None and (ordinal := words.ordinal(text)) is not None:
         value = Fraction(ordinal)
-    return None if value is None else Expr(("num", value), numbers.Number(value, decimals=0 if value.denominator == 1 else None), unit)
+    return (
+        None
+        if value is None
+        else Expr(("num", value), numbers.Number(value, decimals=0 if value.denominator == 1 else None), unit)
+    )
 
 
 def _expression(text: str) -> Value | None:
@@ -149,7 +167,9 @@ def tree_or_none(text: str) -> Tree | None:
 
 def _inline_text(core: str) -> str:
     r"""`\text{e}` and `\text{13}` as what they say; empty text as nothing."""
-    return TEXT_COMMAND.sub(lambda m: m.group(1) if not m.group(1).strip() or m.group(1).strip().isdigit() else m.group(), core)
+    return TEXT_COMMAND.sub(
+        lambda m: m.group(1) if not m.group(1).strip() or m.group(1).strip().isdigit() else m.group(), core
+    )
 
 
 def choose_sign(tree: Tree, sign: int) -> Tree:

@@ -30,7 +30,11 @@ def split(text: str, kinds: str) -> list[tuple[str, str]]:
             depth -= 1
         elif depth == 0 and _is_cut(match, group, kinds):
             parts.append((before, text[start : match.start()].strip()))
-            before = (match["conj"] or match["logic"] or (match["word"] or "").lower()) if group in ("conj", "logic", "word") else match.group()
+            before = (
+                (match["conj"] or match["logic"] or (match["word"] or "").lower())
+                if group in ("conj", "logic", "word")
+                else match.group()
+            )
             start = match.end()
     parts.append((before, text[start:].strip()))
     return parts
@@ -39,7 +43,9 @@ def split(text: str, kinds: str) -> list[tuple[str, str]]:
 def _is_cut(match: re.Match[str], group: str | None, kinds: str) -> bool:
     if group == "sep":
         return match.group() in kinds
-    return {"conj": "c", "logic": "c", "word": "c", "rel": "r", "cup": "u", "cap": "n", "minus": "m"}.get(group or "", "\0") in kinds
+    return {"conj": "c", "logic": "c", "word": "c", "rel": "r", "cup": "u", "cap": "n", "minus": "m"}.get(
+        group or "", "\0"
+    ) in kinds
 
 
 def balanced(inner: str) -> bool:

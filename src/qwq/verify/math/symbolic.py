@@ -1,6 +1,6 @@
 """The last rung: Math-Verify and sympy, run inside a worker process and nowhere else.
 
-`python -m qwq.verify.math.symbolic FD` is what `qwq.verify.worker` starts. Math-Verify's own time limits
+`python -m qwq.verify.math.symbolic FD` is what `qwq.verify.math.worker` starts. Math-Verify's own time limits
 (signal.alarm) are switched off: the worker limits its children instead.
 """
 
@@ -10,7 +10,7 @@ import logging
 import sys
 from typing import Any
 
-from qwq.verify import worker
+from qwq.verify.math import worker
 
 
 def handle(payload: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,9 @@ def rewritten(text: str) -> tuple[str, list[str], bool] | None:
     plain = [row.replace("&", " ").strip(" ,;.") for row in rows]
     if match["name"] in ("array", "matrix") and not all(_is_relation(row) for row in plain):
         return None
-    if match["name"] in ("aligned", "align", "alignedat", "split", "eqnarray") and all(row.startswith("=") for row in plain[1:]):
+    if match["name"] in ("aligned", "align", "alignedat", "split", "eqnarray") and all(
+        row.startswith("=") for row in plain[1:]
+    ):
         return label, [" ".join(plain)], False
     if not all(_is_relation(row) for row in plain) and len(plain) > 1:
         return None
@@ -50,7 +52,11 @@ def _pairs(rows: list[str]) -> list[tuple[str, str]] | None:
             parts = _CONDITION.split(row, maxsplit=1)
             if len(parts) != 2:
                 value, comma, condition = row.rpartition(",")
-                if not comma or _is_relation(value) or not (_is_relation(condition) or _OTHERWISE.fullmatch(condition.strip())):
+                if (
+                    not comma
+                    or _is_relation(value)
+                    or not (_is_relation(condition) or _OTHERWISE.fullmatch(condition.strip()))
+                ):
                     return None
             else:
                 value, condition = parts
@@ -60,7 +66,9 @@ def _pairs(rows: list[str]) -> list[tuple[str, str]] | None:
         if _OTHERWISE.fullmatch(condition):
             condition = "\\text{otherwise}"
         else:
-            condition = _CONDITION.sub(" ", condition).strip(" ,;.{}" if condition.count("{") != condition.count("}") else " ,;.")
+            condition = _CONDITION.sub(" ", condition).strip(
+                " ,;.{}" if condition.count("{") != condition.count("}") else " ,;."
+            )
         value = value.strip(" ,;.")
         if not value or not condition or _is_relation(value):
             return None

@@ -22,7 +22,9 @@ GREEK = frozenset(
 CONSTANTS = {"pi": ("const", "pi"), "infty": ("const", "oo"), "infinity": ("const", "oo"), "oo": ("const", "oo")}
 TIMES = frozenset({"*", "\\cdot", "\\times"})
 DIVIDE = frozenset({"/", "\\div"})
-ENDS = frozenset({")", "]", "}", "\\}", ",", ";", "|", "&", "\\\\", "+", "-", "\\pm", "\\mp", "\\rfloor", "\\rceil", "\\end"})
+ENDS = frozenset(
+    {")", "]", "}", "\\}", ",", ";", "|", "&", "\\\\", "+", "-", "\\pm", "\\mp", "\\rfloor", "\\rceil", "\\end"}
+)
 WRAPPERS = frozenset({"\\mathrm", "\\text", "\\operatorname", "\\mathbb", "\\mathcal", "\\mathfrak", "\\mathscr"})
 DECORATIONS = frozenset({"\\vec", "\\hat", "\\bar", "\\tilde", "\\overrightarrow", "\\widehat", "\\dot", "\\mathbf"})
 NAMED = WRAPPERS | {"\\begin", "\\end", "\\mathbf"}
@@ -32,7 +34,9 @@ _TOKEN = re.compile(
     r"|(?P<cmd>\\[A-Za-z]+|\\[{}|%\\])|(?P<word>[A-Za-z]+)|(?P<op>\*\*|[-+*/^_!(){}\[\]|,;&%'])|(?P<space>\s|\\ )"
 )
 # Words of four letters or fewer that are words, and no product of letters.
-ENGLISH = frozenset("yes no on true none odd even all any both up down left east west zero one two four five six nine ten prime and or not if".split())
+ENGLISH = frozenset(
+    "yes no on true none odd even all any both up down left east west zero one two four five six nine ten prime and or not if".split()
+)
 
 
 class Unreadable(ValueError):

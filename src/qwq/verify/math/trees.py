@@ -70,7 +70,9 @@ def worked_out(tree: Tree) -> Tree | None:
         return None if base is None else _power(base, tree[2])
     if kind == "fn":
         inner = worked_out(tree[2]) if len(tree) == 3 else None
-        return determinant(inner[1]) if inner is not None and inner[0] == "matrix" and tree[1] in ("det", "abs") else None
+        return (
+            determinant(inner[1]) if inner is not None and inner[0] == "matrix" and tree[1] in ("det", "abs") else None
+        )
     parts = [worked_out(p) if isinstance(p, tuple) else p for p in tree[1:]]
     if None in parts:
         return None
@@ -87,7 +89,13 @@ def _combined(kind: str, parts: list[Any]) -> Tree | None:
     if kind == "add":
         if not all(matrices) or _shape(first) != _shape(second):
             return None
-        return ("matrix", tuple(tuple(("add", x, y) for x, y in zip(a, b, strict=True)) for a, b in zip(first[1], second[1], strict=True)))
+        return (
+            "matrix",
+            tuple(
+                tuple(("add", x, y) for x, y in zip(a, b, strict=True))
+                for a, b in zip(first[1], second[1], strict=True)
+            ),
+        )
     if kind == "mul" and all(matrices):
         return _product(first, second)
     if kind == "mul":
@@ -209,5 +217,9 @@ def components(tree: Tree) -> dict[str, Tree] | None:
         if kind == "div" and vector is not tree[1]:
             return None
         inner = components(vector) if not any(n[0] == "basis" for n in walk(scalar)) else None
-        return None if inner is None else {k: (kind, v, scalar) if kind == "div" else ("mul", scalar, v) for k, v in inner.items()}
+        return (
+            None
+            if inner is None
+            else {k: (kind, v, scalar) if kind == "div" else ("mul", scalar, v) for k, v in inner.items()}
+        )
     return None

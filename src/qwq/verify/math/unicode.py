@@ -31,8 +31,16 @@ _PLAIN = {
     "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}", "ℙ": "\\mathbb{P}", "ⅈ": "i", "ⅉ": "j", "ⅇ": "e",
     "＄": "$", "￥": "¥", "￡": "£", "\u2126": "\\Omega ", "µ": "\\mu ", "٫": ".", "٬": ",", "۔": ".", "﹐": ",", "．": ".", "～": "~", "〜": "~",
 }  # fmt: skip
-_LIKE_LATIN = dict(zip("alpha beta epsilon zeta eta iota kappa mu nu omicron rho tau upsilon chi".split(), "ABEZHIKMNOPTYX", strict=True))  # capitals
-_SUPERSCRIPT = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱᵃᵇᶜᵈᵉᶠᵍʰʲᵏˡᵐᵒᵖʳˢᵗᵘᵛʷˣʸᶻᵀ", "0123456789+-=()niabcdefghjklmoprstuvwxyzT", strict=True))
+_LIKE_LATIN = dict(
+    zip(
+        "alpha beta epsilon zeta eta iota kappa mu nu omicron rho tau upsilon chi".split(),
+        "ABEZHIKMNOPTYX",
+        strict=True,
+    )
+)  # capitals
+_SUPERSCRIPT = dict(
+    zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱᵃᵇᶜᵈᵉᶠᵍʰʲᵏˡᵐᵒᵖʳˢᵗᵘᵛʷˣʸᶻᵀ", "0123456789+-=()niabcdefghjklmoprstuvwxyzT", strict=True)
+)
 _SUBSCRIPT = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", "0123456789+-=()aehijklmnoprstuvx", strict=True))
 _RAISED = re.compile(f"[{''.join(map(re.escape, _SUPERSCRIPT))}]+")
 _LOWERED = re.compile(f"[{''.join(map(re.escape, _SUBSCRIPT))}]+")

@@ -64,8 +64,33 @@ _PREFIXED: tuple[tuple[str, str, str, dict[str, int]], ...] = (
     ("eV", "electronvolt electronvolts electron-volt electron-volts", "1", {"eV": 1}), ("L", "liter liters litre litres litro litros Liter", "0.001", _VOLUME), ("l", "", "0.001", _VOLUME), ("B", "byte bytes", "8", {"bit": 1}), ("b", "", "1", {"bit": 1}),
     ("mol", "mole moles", "1", {"mol": 1}), ("cal", "calorie calories", "4184", _ENERGY), ("K", "", "1", {"K": 1}), ("bar", "bars", "100000000", _PRESSURE), ("Bq", "becquerel", "1", {"Bq": 1}), ("cd", "candela", "1", {"cd": 1}),
 )  # fmt: skip
-_SYMBOL_PREFIXES = {"p": -12, "n": -9, "u": -6, "µ": -6, "m": -3, "c": -2, "d": -1, "h": 2, "k": 3, "M": 6, "G": 9, "T": 12}
-_WORD_PREFIXES = {"pico": -12, "nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "hecto": 2, "kilo": 3, "mega": 6, "giga": 9, "tera": 12}
+_SYMBOL_PREFIXES = {
+    "p": -12,
+    "n": -9,
+    "u": -6,
+    "µ": -6,
+    "m": -3,
+    "c": -2,
+    "d": -1,
+    "h": 2,
+    "k": 3,
+    "M": 6,
+    "G": 9,
+    "T": 12,
+}
+_WORD_PREFIXES = {
+    "pico": -12,
+    "nano": -9,
+    "micro": -6,
+    "milli": -3,
+    "centi": -2,
+    "deci": -1,
+    "hecto": 2,
+    "kilo": 3,
+    "mega": 6,
+    "giga": 9,
+    "tera": 12,
+}
 
 
 def _build() -> tuple[dict[str, Unit], dict[str, Unit]]:
@@ -102,7 +127,16 @@ DEGREES = _WORDS["degree"]
 _LETTER_UNITS = frozenset("m s h g l L J N W V A K C F T".split())
 _ANY = frozenset("unit units square sq cubic cu".split())  # a unit that is not named
 _COMPASS = {"N": "north", "S": "south", "E": "east", "W": "west"}
-_CURRENCIES = {"$": "dollar", "\\$": "dollar", "€": "euro", "£": "gbp", "¥": "yuan", "₹": "rupee", "₽": "ruble", "₩": "won"}
+_CURRENCIES = {
+    "$": "dollar",
+    "\\$": "dollar",
+    "€": "euro",
+    "£": "gbp",
+    "¥": "yuan",
+    "₹": "rupee",
+    "₽": "ruble",
+    "₩": "won",
+}
 # Words that are mathematics, connect answers or turn their meaning round, and so are never a unit.
 _NEVER = frozenset(
     "and or if is are to for where when with pi mod modulo log ln sin cos tan exp even odd remainder base below above over under less more than least most minus plus "
@@ -110,17 +144,25 @@ _NEVER = frozenset(
     "factorial root solution solutions from until prime true false yes only undefined infinity infinite equals equal divided by choose nor xor "
     "correct wrong incorrect unknown unclear degrees-below".split()
 )
-_STOP_WORDS = frozenset("of the a an in total each per different possible such all these those distinct its his her their on at per".split())
+_STOP_WORDS = frozenset(
+    "of the a an in total each per different possible such all these those distinct its his her their on at per".split()
+)
 _WORD = r"[^\W\d_]"
-_TOKEN = re.compile(rf"\\(?:text|mathrm|operatorname|mathbf|frac|cdot|times|mu|Omega)(?![A-Za-z])|{_WORD}+|[€£¥₹₽₩¢µ°]|\d+|[\^{{}}()/*.,'-]| ")
+_TOKEN = re.compile(
+    rf"\\(?:text|mathrm|operatorname|mathbf|frac|cdot|times|mu|Omega)(?![A-Za-z])|{_WORD}+|[€£¥₹₽₩¢µ°]|\d+|[\^{{}}()/*.,'-]| "
+)
 _STARTS = re.compile(
     rf" ?\\(?:text|mathrm|operatorname|mathbf)(?![A-Za-z])|\\frac ?\{{ ?\\(?:text|mathrm)|\\(?:mu|Omega)(?![A-Za-z])|(?<![A-Za-z\\])(?={_WORD})|[€£¥₹₽₩¢]| ?\^ ?\{{? ?\\circ ?\}}? ?(?=(?:\\(?:text|mathrm) ?\{{ ?)?[CF](?![A-Za-z]))"
 )
 _WRAPPED = re.compile(r"\\(?:text|mathrm|operatorname|mathbf) ?\{(?:[^{}]|\{[^{}]*\})*+\}")
 _COMMANDS = re.compile(r"\\[A-Za-z]+|\\circ ?\}? ?[CF]\Z")
-_BEFORE = re.compile(r"([+-]?) ?(?:\\text ?\{ ?)?((?:US|HK|CA|A|NZ) ?)?(\\?\$|[€£¥₹₽₩]|(?:USD|EUR|GBP|CNY|RMB|INR|Rs\.?) ?(?=\d)) ?\}? ?([+-]?)")
+_BEFORE = re.compile(
+    r"([+-]?) ?(?:\\text ?\{ ?)?((?:US|HK|CA|A|NZ) ?)?(\\?\$|[€£¥₹₽₩]|(?:USD|EUR|GBP|CNY|RMB|INR|Rs\.?) ?(?=\d)) ?\}? ?([+-]?)"
+)
 _AFTER_MONEY = re.compile(r" ?(\\?\$|[€£¥₹₽₩¢])\Z")
-_NUMERIC = re.compile(r"[+-]? ?(?:\d[\d., ]*|\.\d+|\d+ ?/ ?\d+|(?:\d{1,30} ?)?\\frac ?(?:\{\d{1,30}\}|\d) ?(?:\{\d{1,30}\}|\d))")
+_NUMERIC = re.compile(
+    r"[+-]? ?(?:\d[\d., ]*|\.\d+|\d+ ?/ ?\d+|(?:\d{1,30} ?)?\\frac ?(?:\{\d{1,30}\}|\d) ?(?:\{\d{1,30}\}|\d))"
+)
 _TEMPERATURE = re.compile(r" ?\^ ?\{? ?\\circ ?\}? ?(?:\\(?:text|mathrm) ?\{ ?)?([CF]) ?\}?\Z")
 
 
@@ -143,7 +185,9 @@ def split(text: str) -> Split:
     currency: Unit | None = None
     if (match := _BEFORE.match(text)) and match.end() < len(text) and not (match[1] and match[4]):
         name = _CURRENCIES.get(match[3].strip(), match[3].strip(" .").lower())
-        currency = _WORDS.get(name) if not match[2] or match[2].strip() == "US" else Unit(((f"{match[2].strip()}-dollar", 1),))
+        currency = (
+            _WORDS.get(name) if not match[2] or match[2].strip() == "US" else Unit(((f"{match[2].strip()}-dollar", 1),))
+        )
         text = (match[1] or match[4]) + text[match.end() :]
     elif (match := _AFTER_MONEY.search(text)) and match.start() > 0:
         currency, text = _lookup("cent" if match[1] == "¢" else _CURRENCIES[match[1]]), text[: match.start()]
@@ -165,9 +209,14 @@ def split(text: str) -> Split:
 
 def _whole(core: str) -> bool:
     """Whether a core can stand alone: brackets closed, and no operator at its end."""
-    if core.count("{") - core.count("\\{") != core.count("}") - core.count("\\}") or core.count("(") + core.count("[") != core.count(")") + core.count("]"):
+    if core.count("{") - core.count("\\{") != core.count("}") - core.count("\\}") or core.count("(") + core.count(
+        "["
+    ) != core.count(")") + core.count("]"):
         return False
-    return core[-1] not in "+-*/^_=<>,;:|\\&" and not re.search(r"\\(?:times|cdot|frac|sqrt|text|mathrm|begin|end|pm|le|ge|ne|in|log|ln|sin|cos|tan|overline|bar|vec|angle|triangle)\Z|\\begin", core)
+    return core[-1] not in "+-*/^_=<>,;:|\\&" and not re.search(
+        r"\\(?:times|cdot|frac|sqrt|text|mathrm|begin|end|pm|le|ge|ne|in|log|ln|sin|cos|tan|overline|bar|vec|angle|triangle)\Z|\\begin",
+        core,
+    )
 
 
 def _suffix(core: str, rest: str, spaced: bool) -> tuple[Unit | None, Fraction, str, bool] | None:
@@ -182,7 +231,9 @@ def _suffix(core: str, rest: str, spaced: bool) -> tuple[Unit | None, Fraction, 
     words = [t for t in tokens if t[0].isalpha() or t[0] in "€£¥₹₽₩¢°"]
     if not words:
         return None
-    if any(w.lower() in _NEVER and not (w == "in" and len(words) == 1) for w in words) and not (words[0].lower() == "factorial" and len(words) == 1):
+    if any(w.lower() in _NEVER and not (w == "in" and len(words) == 1) for w in words) and not (
+        words[0].lower() == "factorial" and len(words) == 1
+    ):
         return None
     if core.rstrip("} ").endswith("\\circ") and len(words) == 1 and words[0] in _COMPASS:
         return _WORDS[_COMPASS[words[0]]], Fraction(1), "", False
@@ -208,7 +259,9 @@ def _scale(word: str, numeric: bool, marked: bool) -> Fraction | None:
     return None
 
 
-def _unit(tokens: list[str], words: list[str], *, numeric: bool, marked: bool, spaced: bool, scale: Fraction) -> tuple[Unit | None, Fraction, str, bool] | None:
+def _unit(
+    tokens: list[str], words: list[str], *, numeric: bool, marked: bool, spaced: bool, scale: Fraction
+) -> tuple[Unit | None, Fraction, str, bool] | None:
     unit = read(tokens)
     known = unit is not None
     single = len(words) == 1 and len(words[0]) == 1 and words[0].isascii()

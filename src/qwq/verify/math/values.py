@@ -63,7 +63,11 @@ class Bag:
     def named(self) -> bool:
         """Each value has a name of its own: p=5, q=2; a_1=3, a_2=5; f(0)=1, f(1)=2. Not x_1 and x_2, the roots of one equation."""
         names = set(self.labels)
-        return len(names) == len(self.labels) > 1 and "" not in names and not all(_ROOT.fullmatch(label) for label in names)
+        return (
+            len(names) == len(self.labels) > 1
+            and "" not in names
+            and not all(_ROOT.fullmatch(label) for label in names)
+        )
 
     @property
     def ordered(self) -> bool:
@@ -162,7 +166,22 @@ class Day:
 
 
 Value = (
-    Expr | Text | Unknown | Dots | Seq | Bag | Region | NumberSet | Family | Relation | Congruence | Piecewise | Logic | Ratio | Time | Day
+    Expr
+    | Text
+    | Unknown
+    | Dots
+    | Seq
+    | Bag
+    | Region
+    | NumberSet
+    | Family
+    | Relation
+    | Congruence
+    | Piecewise
+    | Logic
+    | Ratio
+    | Time
+    | Day
 )
 
 INF: Tree = ("const", "oo")

@@ -22,7 +22,12 @@ PARTS = {
     "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10,
     "eleventh": 11, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000, "millionth": 10**6,
 }  # fmt: skip
-MONTHS = {name: i for i, name in enumerate("january february march april may june july august september october november december".split(), 1)}
+MONTHS = {
+    name: i
+    for i, name in enumerate(
+        "january february march april may june july august september october november december".split(), 1
+    )
+}
 _SHORT_MONTHS = {name[:3]: i for name, i in MONTHS.items()} | {"sept": 9}
 _CHINESE = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "壹": 1, "贰": 2, "叁": 3}
 _CHINESE_STEPS = {"十": 10, "百": 100, "千": 1000}
@@ -167,7 +172,14 @@ def clock(text: str) -> Clock | None:
     hour, minutes, seconds = int(match["hour"]), int(minute or 0), int(match["second"] or 0)
     if hour > 24 or minutes > 59 or seconds > 59:
         return None
-    half = {"inthemorning": "am", "intheafternoon": "pm", "intheevening": "pm", "noon": "pm", "midnight": "am", "o'clock": ""}.get(half, half)
+    half = {
+        "inthemorning": "am",
+        "intheafternoon": "pm",
+        "intheevening": "pm",
+        "noon": "pm",
+        "midnight": "am",
+        "o'clock": "",
+    }.get(half, half)
     if half and not 1 <= hour <= 12:
         return None
     return Clock(hour, minutes, seconds, half)
@@ -202,4 +214,6 @@ def _valid(month: int, day: int, year: str | None) -> Date | None:
 
 def same_date(gold: Date, answer: Date) -> bool:
     """A year that only one side says does not matter."""
-    return (gold.month, gold.day) == (answer.month, answer.day) and (None in (gold.year, answer.year) or gold.year == answer.year)
+    return (gold.month, gold.day) == (answer.month, answer.day) and (
+        None in (gold.year, answer.year) or gold.year == answer.year
+    )

@@ -1,0 +1,447 @@
+"""The command line: reads arguments, calls the part of the project that does the work, prints.
+
+Nothing here computes, and nothing heavy is imported before a command needs it, so `qwq --help` is quick.
+Results go to standard output, progress and summaries to standard error. A QwqError becomes one line and
+its exit status, and so does what the system says of a place where nothing may be read or written; any other exception is a bug and
+shows its traceback.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or input, 70 our machinery failed, 130 stopped by the user.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from qwq.cli.data import data_app
+from qwq.cli.engine import bench_app, chat, serve
+from qwq.cli.eval import evaluate
+from qwq.cli.foreign import own_options
+from qwq.cli.reward import reward_app
+from qwq.cli.sandbox import sandbox_app
+from qwq.errors import ConfigError, Interrupted, QwqError
+
+# A full, read-only or forbidden place is the user's to change; a missing file (ENOENT) is told by whoever wanted it, and else a bug.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSED = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+RECIPE_COMMANDS = ("train", "explain")
+DOTLESS_OVERRIDES = ("name",)  # the one top-level key of a recipe that is neither a table nor an option of its own
+
+Lines = Annotated[Path, Parameter(allow_leading_hyphen=True)]  # a file of JSON lines, or - for standard input
+Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
+
+app = App(
+    name="qwq",
+    help="Train, evaluate and talk to a QwQ-style reasoning model.",
+    default_parameter=Parameter(negative=()),
+    result_action="return_value",
+)
+verify_app = App(name="verify", help="Grade answers: JSON lines in, one JSON line out for each, in order.")
+app.command(verify_app)
+app.command(sandbox_app)
+app.command(serve)
+app.command(chat)
+app.command(bench_app)
+app.command(evaluate, name="eval")
+app.command(data_app)
+app.command(reward_app)
+
+
+# -- recipes ----------------------------------------------------------------------------------------------------------
+
+
+@app.command
+def train(
+    recipe: Path,
+    *,
+    until: str | None = None,
+    dry_run: bool = False,
+    fresh: bool = False,
+    seed: int | None = None,
+    max_minutes: float | None = None,
+    runs: Path = Path("runs"),
+    overrides: Overrides,
+) -> int:
+    """Run a recipe, or go on with it where it was stopped.
+
+    Any field of the recipe can be set by its dotted key: `--stages.rl1.steps=30` or `--stages.rl1.steps 30`,
+    and `--name=other` names the run.
+
+    Parameters
+    ----------
+    recipe
+        TOML file, or the name of a recipe that comes with qwq, such as tiny (`qwq recipes` lists them).
+    until
+        Last stage to run.
+    dry_run
+        Read and check the recipe and what it names (data, reward functions, model folder, template), print the plan, write nothing.
+    fresh
+        Start anew. What the run has written before is kept as runs/NAME.1 (.2, ...), once all that the new run needs was read and checked.
+    seed
+        Seed of weights, data order and sampling (the recipe's own by default); seed S writes runs/NAME-sS.
+    max_minutes
+        Stop after the step that reaches this time, state saved; the same command goes on.
+    runs
+        Folder that holds the runs.
+    """
+    from qwq.config import load_recipe
+    from qwq.errors import nearest
+
+    if max_minutes is not None and not max_minutes > 0:
+        raise ConfigError(f"--max-minutes is {max_minutes:g}: give a number above 0")
+
+    loaded = load_recipe(recipe, _with_seed(overrides, seed))
+    if until is not None and until not in loaded.stages:
+        raise ConfigError(f"--until {until}: the recipe has no such stage: {nearest(until, loaded.stages)}")
+    if dry_run:
+        from qwq.cli.train import check_recipe
+        from qwq.pipeline.plan_cluster import explain_with_cluster as plan
+
+        check_recipe(loaded, runs, until=until, fresh=fresh)
+        print(plan(loaded, runs))
+        return 0
+    from qwq.cli.train import train_recipe
+
+    command = _go_on_command(recipe, until, seed, runs, overrides)
+    train_recipe(loaded, runs, until=until, fresh=fresh, command=command, max_minutes=max_minutes)
+    return 0
+
+
+@app.command
+def explain(recipe: Path, *, seed: int | None = None, runs: Path = Path("runs"), overrides: Overrides) -> int:
+    """Say what a recipe will do and need: rollouts, updates, tokens and memory of each stage.
+
+    Any field of the recipe can be set by its dotted key, as for `qwq train`.
+
+    Parameters
+    ----------
+    recipe
+        TOML file, or the name of a recipe that comes with qwq, such as tiny (`qwq recipes` lists them).
+    seed
+        Seed of the run.
+    runs
+        Folder that holds the runs.
+    """
+    from qwq.config import load_recipe
+    from qwq.pipeline.plan_cluster import explain_with_cluster as plan
+
+    print(plan(load_recipe(recipe, _with_seed(overrides, seed)), runs))
+    return 0
+
+
+@app.command
+def recipes() -> int:
+    """List the recipes that come with qwq: `qwq train NAME` and `qwq explain NAME` take them by name."""
+    from qwq.config import shipped_recipes
+
+    shipped = shipped_recipes()
+    width = max(map(len, shipped))
+    for name, path in shipped.items():
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        print(f"{name:{width}}  {first.removeprefix('#').strip()}")
+    return 0
+
+
+@app.command
+def report(run: Path) -> int:
+    """Write a run's report.html again from what is in its folder.
+
+    Parameters
+    ----------
+    run
+        The run's folder, such as runs/tiny.
+    """
+    from qwq.report import write_report
+
+    print(write_report(run))
+    return 0
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+@app.command
+def export(
+    model: str,
+    out: Path,
+    *,
+    adapter: list[Path] | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+) -> int:
+    """Write a model as one plain Hugging Face folder: a run's policy, a GGUF file dequantised, LoRA adapters merged.
+
+    Parameters
+    ----------
+    model
+        Run folder, model folder, GGUF file, or hub id.
+    out
+        Folder to write; it must not be there yet.
+    adapter
+        LoRA adapter folder (ours or PEFT's) to merge; given several times, they are merged in turn.
+    dtype
+        Type of the weights written: the model's own on disk by default, float32 where that is quantised.
+    """
+    from qwq.pipeline.resolve import model_folder
+    from qwq.release.export import export as write
+
+    print(write(model_folder(model), out, adapters=adapter or [], dtype=dtype))
+    return 0
+
+
+@app.command
+def logits(model: str, file: Path, *, device: str = "cpu") -> int:
+    """Print the float32 logits of given token ids: lines `{"ids": [...]}` in, `{"index", "logits"}` out.
+
+    Parameters
+    ----------
+    model
+        Model folder, a run's folder (its last policy), or a hub name.
+    file
+        JSON lines.
+    device
+        torch device.
+    """
+    from qwq.model.logits import logits_of_file, to_line
+    from qwq.pipeline.resolve import model_folder
+
+    for row in logits_of_file(model_folder(model), file, device=device):
+        sys.stdout.buffer.write(to_line(row))
+        sys.stdout.buffer.flush()
+    return 0
+
+
+# -- verifiers --------------------------------------------------------------------------------------------------------
+
+
+def _verify(kind: Literal["code", "instructions", "tools"], file: Path, strict: bool) -> int:
+    from qwq.verify.cli_io import print_verdicts
+
+    print_verdicts(kind, file, strict=strict)
+    return 0
+
+
+@verify_app.command(name="math")
+def verify_math(
+    file: Lines,
+    *,
+    boxes: Literal["last", "all"] = "last",
+    units: Literal["strict", "convert"] = "strict",
+    strict: bool = False,
+) -> int:
+    """Grade lines with `gold` and `pred` (and optionally `form`: response, extract or bare; `boxes`, `units`).
+
+    Parameters
+    ----------
+    file
+        JSON lines; - reads standard input.
+    boxes
+        The box of a response that counts: the last one, or all of them together as one list.
+    units
+        Whether another unit of the same dimension is another answer, or is converted.
+    strict
+        Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
+    """
+    from qwq.verify.cli_io import print_verdicts
+
+    print_verdicts("math", file, strict=strict, defaults={"boxes": boxes, "units": units})
+    return 0
+
+
+@verify_app.command(name="code")
+def verify_code(
+    file: Lines, *, server: str | None = None, api_key: str | None = None, unsafe: bool = False, strict: bool = False
+) -> int:
+    """Run lines with `code` and `tests` in the sandbox.
+
+    Parameters
+    ----------
+    file
+        JSON lines; - reads standard input.
+    server
+        URL of a sandbox server to run the programs on; they are graded here.
+    api_key
+        Key of that server; the environment's QWQ_SANDBOX_API_KEY by default.
+    unsafe
+        Run also where no jail that protects is possible; each verdict is marked.
+    strict
+        Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
+    """
+    from qwq.cli.sandbox import runner
+    from qwq.verify.cli_io import print_verdicts
+
+    with runner(server, api_key, unsafe) as sandbox:
+        print_verdicts("code", file, sandbox=sandbox, strict=strict)
+    return 0
+
+
+@verify_app.command(name="instructions")
+def verify_instructions(file: Lines, *, reward: bool = False, strict: bool = False) -> int:
+    """Check lines with `response` and `rules`; or IFEval's, with `instruction_id_list` and `kwargs`: strict and loose verdicts.
+
+    Parameters
+    ----------
+    file
+        JSON lines; - reads standard input.
+    reward
+        For IFEval's: the strict reading that rewards use, in which nothing is met by an empty or senseless answer.
+    strict
+        Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
+    """
+    from qwq.verify.cli_io import print_instructions
+
+    print_instructions(file, reward=reward, strict=strict)
+    return 0
+
+
+@verify_app.command(name="tools")
+def verify_tools(file: Lines, *, strict: bool = False) -> int:
+    """Check lines with `response` (a string, or an object with `text` and `calls`) and `truth`; or BFCL's lines, with
+    `category`, `functions`, `ground_truth` and `calls`; a multi-turn category has `initial_config` and `involved_classes` instead of
+    `functions`, and a list of turns as `ground_truth` and `calls`.
+
+    Parameters
+    ----------
+    file
+        JSON lines; - reads standard input.
+    strict
+        Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
+    """
+    return _verify("tools", file, strict)
+
+
+@verify_app.command(name="audit")
+def verify_audit(dataset: Path, *, clean: Path | None = None, field: str | None = None) -> int:
+    """Say of each row of a math set whether its gold answer can be graded, and why not.
+
+    Parameters
+    ----------
+    dataset
+        JSON lines with a gold answer.
+    clean
+        File to write the gradable rows to.
+    field
+        Column of the gold answer; the first of gold, answer, ground_truth, final_answer, solution by default.
+    """
+    from qwq.verify.math.audit import audit_file
+
+    rows = audit_file(dataset, clean, field=field)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration as stop:
+            summary = stop.value
+            break
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(summary["kinds"].items()))
+    print(f"{summary['n']} rows: {kinds}" + (f"; gradable rows in {clean}" if clean else ""), file=sys.stderr)
+    return 0
+
+
+@app.command
+def env() -> int:
+    """Print versions, processor, memory and the sandbox level in force: what a bug report needs."""
+    from qwq.cli.env import describe
+
+    for name, value in describe().items():
+        print(f"{name:<14} {value}")
+    return 0
+
+
+# -- arguments --------------------------------------------------------------------------------------------------------
+
+
+def split_overrides(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Take the recipe's own keys (`--a.b=v`, `--a.b v`, `--name v`) out of a command's arguments.
+
+    What is left are the command's options. ConfigError for a key without a value.
+    """
+    rest: list[str] = []
+    found: dict[str, str] = {}
+    waiting = list(tokens)
+    while waiting:
+        token = waiting.pop(0)
+        key, equals, value = token.removeprefix("--").partition("=")
+        if not token.startswith("--") or not ("." in key or key in DOTLESS_OVERRIDES):
+            rest.append(token)
+            continue
+        if not equals:
+            if not waiting or waiting[0].startswith("--"):
+                raise ConfigError(f"--{key} has no value: write --{key}=VALUE")
+            value = waiting.pop(0)
+        found[key] = value
+    return rest, found
+
+
+def _with_seed(overrides: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
+    return dict(overrides) | ({} if seed is None else {"seed": seed})
+
+
+def _go_on_command(recipe: Path, until: str | None, seed: int | None, runs: Path, overrides: Mapping[str, Any]) -> str:
+    """The command that goes on with this run: the same one, without --fresh."""
+    words = ["qwq", "train", str(recipe)]
+    words += [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()]
+    for option, given in (("--until", until), ("--seed", seed), ("--runs", None if runs == Path("runs") else runs)):
+        words += [] if given is None else [option, str(given)]
+    return shlex.join(words)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse and run one command; returns its exit status. Errors pass through."""
+    tokens, overrides = list(argv), {}
+    if tokens[:1] == ["serve"]:
+        tokens = ["serve", *own_options(tokens[1:])]
+    if tokens and tokens[0] in RECIPE_COMMANDS:
+        from qwq.config import parse_value
+
+        tokens, texts = split_overrides(tokens)
+        overrides = {key: parse_value(text) for key, text in texts.items()}
+    command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    extra = {"overrides": overrides} if "overrides" in ignored else {}
+    status = command(*bound.args, **bound.kwargs, **extra)
+    return status if isinstance(status, int) else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `qwq`: one line for every error a user can meet."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return run(argv)
+    except CycloptsError as error:
+        message = " ".join(str(error).split())
+        print(f"error: {message} (`{_help_for(argv)}` shows what there is)", file=sys.stderr)
+        return 2
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_status
+    except QwqError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        # The reader of our output went away (`qwq verify ... | head`); nothing is left to say to it.
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        if error.errno not in REFUSED or (error.filename is None and error.errno not in FULL):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{os.strerror(error.errno)}", file=sys.stderr)
+        return ConfigError.exit_status
+    except KeyboardInterrupt:
+        training = (
+            "; the same command without --fresh goes on from the last checkpoint" if argv[:1] == ["train"] else ""
+        )
+        print(f"stopped{training}", file=sys.stderr)
+        return Interrupted.exit_status
+
+
+def _help_for(argv: Sequence[str]) -> str:
+    known = [c for c in argv[:1] if c in ("verify", "sandbox", "data", "reward", *app)]
+    return " ".join(["qwq", *known, "--help"])

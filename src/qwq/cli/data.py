@@ -1,0 +1,297 @@
+"""`qwq data`: makes and cleans training data."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+data_app = App(name="data", help="Make and clean training data.")
+
+
+@data_app.command
+def decontaminate(
+    train: Path,
+    *,
+    against: Annotated[list[str], Parameter(consume_multiple=True)],
+    out: Path,
+    data: Path | None = None,
+    n: int = 13,
+    report: Path | None = None,
+) -> int:
+    """Leave out the rows of a training file that share n words in a row with a benchmark's question.
+
+    Prints one JSON object: rows, kept, and how many were dropped for which benchmark.
+
+    Parameters
+    ----------
+    train
+        JSON lines with prompt, question, problem, text, instruction, messages or conversations.
+    against
+        Benchmarks: files, folders, or names in the data folder.
+    out
+        File for the clean rows; it appears when all are written.
+    data
+        Folder with a folder for each benchmark, such as DATA/gsm8k/test.jsonl.
+    n
+        Words in a row that make a match; shorter questions are looked for whole.
+    report
+        File for a JSON line on each dropped row: its line, the benchmark, the question's number there, the words.
+    """
+    from qwq.tasks.decontaminate import build_index, decontaminate_file
+
+    summary = decontaminate_file(train, build_index(against, data, n), out, report)
+    print(json.dumps(summary))
+    reasons = ", ".join(f"{count} by {name}" for name, count in sorted(summary["dropped"].items())) or "none"
+    print(
+        f"{summary['rows']} rows, {summary['rows'] - summary['kept']} dropped ({reasons}); {summary['kept']} in {out}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+@data_app.command
+def constraints(*, out: Path, n: int = 1000, split: str = "train", seed: int = 0) -> int:
+    """Write prompts with constraints that rules can check, in IFEval's layout: prompt, instruction_id_list, kwargs.
+
+    Parameters
+    ----------
+    out
+        File for the JSON lines.
+    n
+        Number of prompts.
+    split
+        train, validation or test; no writing task stands in two of them.
+    seed
+        Seed of the choice.
+    """
+    from qwq.common.files import write_atomic
+    from qwq.errors import ConfigError, nearest
+    from qwq.tasks.ifeval_train import constraint_problem
+    from qwq.types import SPLITS
+
+    if split not in SPLITS:
+        raise ConfigError(f"--split {split}: {nearest(split, SPLITS)}")
+    if n < 1:
+        raise ConfigError(f"--n is {n}: give at least 1")
+    lines = []
+    for index in range(n):
+        truth = constraint_problem(seed, split, index).truth
+        lines.append(
+            json.dumps(
+                {"key": index, **{k: truth[k] for k in ("prompt", "instruction_id_list", "kwargs")}}, ensure_ascii=False
+            )
+        )
+    write_atomic(out, "\n".join(lines) + "\n")
+    print(f"{n} prompts in {out}", file=sys.stderr)
+    return 0
+
+
+@data_app.command
+def distill(
+    *sources: str,
+    model: str,
+    out: Path,
+    endpoint: str | None = None,
+    api_key: str | None = None,
+    n: int | None = None,
+    samples: int = 4,
+    keep_per_problem: int = 1,
+    wrap: bool = False,
+    system: str | None = None,
+    decontaminate: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    temperature: float = 0.6,
+    top_p: float = 0.95,
+    max_new_tokens: int = 2048,
+    seed: int = 0,
+    concurrency: int = 8,
+    device: str = "cpu",
+    dtype: str = "auto",
+    threads: int | None = None,
+) -> int:
+    """Make an SFT set from a teacher's answers: sampled, judged by the verifiers, sifted, written with `<think>` and answer.
+
+    Left out and counted are answers that are wrong, unfinished, without thinking, repetitive, guessed or in mixed
+    languages. OUT.samples.jsonl keeps each sample as it is made; the same command goes on from it after a kill.
+
+    Parameters
+    ----------
+    sources
+        gsm8k=FILE, math=FILE, code=FILE, mbpp=FILE, constraints (or constraints=FILE in IFEval's layout), prompts=FILE (open prompts, which no
+        verifier judges), and the procedural family:math, family:code, family:instructions, family:preference. Training problems only.
+    model
+        The teacher: its name at the endpoint; or a model folder, GGUF file or run folder, to run here.
+    out
+        File for the SFT set: JSON lines with `messages`.
+    endpoint
+        URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.
+    api_key
+        Key of that server; the environment's QWQ_API_KEY or OPENAI_API_KEY by default.
+    n
+        Problems of each source; all of a file, 500 of a family and 2,000 with constraints by default.
+    samples
+        Answers to each problem.
+    keep_per_problem
+        Good answers to keep of each problem, those with the shortest thinking first.
+    wrap
+        Take answers without thinking too: of math and code problems, what leads to the boxed result, or stands around the program,
+        becomes the thinking; before a bare program or an answer to an open prompt goes the prompt in the first person, and under
+        constraints the list of them.
+    system
+        A system prompt for the teacher, such as "Think between <think> and </think>, then answer."; it is not kept.
+    decontaminate
+        Benchmark files; problems that share 13 words in a row with one are left out.
+    temperature
+        Sampling temperature.
+    top_p
+        Nucleus of the sampling.
+    max_new_tokens
+        Longest answer; a longer one is unfinished.
+    seed
+        Seed of the sampling.
+    concurrency
+        Requests at once, to an endpoint or here.
+    device
+        torch device of a model run here.
+    dtype
+        Its dtype, as for `qwq serve`.
+    threads
+        CPU threads of a model run here.
+    """
+    from qwq.distill.run import Plan
+    from qwq.distill.run import distill as run
+    from qwq.distill.teacher import Endpoint, LocalTeacher, Sampling, Teacher
+
+    teacher: Teacher
+    if endpoint is not None:
+        teacher = Endpoint(endpoint, model, api_key=api_key, concurrency=concurrency)
+    else:
+        from qwq.engine.load import EngineOptions, open_engine
+        from qwq.engine.thinking import LOOP_TOKENS
+        from qwq.pipeline.resolve import model_folder
+
+        options = EngineOptions(dtype=dtype, device=device, threads=threads, max_num_seqs=concurrency)
+        teacher = LocalTeacher(open_engine(model_folder(model), options), LOOP_TOKENS)
+    plan = Plan(tuple(sources), n, samples, keep_per_problem, wrap, tuple(decontaminate or ()))
+    print(json.dumps(run(plan, teacher, Sampling(temperature, top_p, max_new_tokens, seed, system), out)))
+    return 0
+
+
+@data_app.command
+def convert(
+    file: Path,
+    *,
+    format: str,
+    out: Path,
+    empty_thinking: bool = False,
+    check: str | None = None,
+    max_tokens: int | None = None,
+) -> int:
+    """Bring a published set into the form that SFT (`messages`, `tools`) or the reward model (`prompt`, `chosen`, `rejected`) reads.
+
+    Prints one JSON object: rows, kept, and how many were left out for which reason.
+
+    Parameters
+    ----------
+    file
+        JSON lines of the set.
+    format
+        marco-o1, gsm8k, toolrl, apibank, glaive, sharegpt, alpaca; any (every shape that SFT reads itself); dpo, kto.
+    out
+        File for the converted rows. One that is there with other rows is kept as OUT.1.
+    empty_thinking
+        Put an empty thinking in front of answers without one; templates that open the thinking themselves need it.
+    check
+        Model folder or hub name: leave out rows of which its chat template cannot make a training example.
+    max_tokens
+        With --check: leave out longer examples.
+    """
+    from collections import Counter
+
+    from qwq.common.files import move_aside, write_atomic
+    from qwq.common.jsonl import to_line
+    from qwq.data.files import read_rows
+    from qwq.distill.convert import PREFERENCE, check_rows
+    from qwq.distill.convert import convert as run
+    from qwq.errors import ConfigError, DataError
+
+    if not file.is_file():
+        raise DataError(f"no file at {file}: give the JSON lines of the set")
+    if out.exists() and out.samefile(file):
+        raise ConfigError(f"--out {out} is the set itself: name another file")
+    if (check and format in PREFERENCE) or (max_tokens is not None and not check):
+        raise ConfigError("--check goes with conversations, and --max-tokens with --check")
+    numbered = [(row.number, row.fields) for row in read_rows(file)]
+    rows, left_out = run(numbered, format, empty_thinking=empty_thinking)
+    if check:
+        from qwq.model.folder import resolve_folder
+        from qwq.text.template import ChatFormat
+
+        checked = list(check_rows(rows, ChatFormat.from_folder(resolve_folder(check)), max_tokens=max_tokens))
+        rows = [row for row, reason in checked if reason is None]
+        left_out += Counter(reason for _, reason in checked if reason is not None)
+    if not rows:
+        raise DataError(f"{file}: no row is left ({dict(left_out)}): is it in the form {format}?")
+    data = b"".join(map(to_line, rows))
+    if out.is_file() and out.stat().st_size and out.read_bytes() != data:
+        print(f"{out} was there with other rows: it is {move_aside(out)} now", file=sys.stderr)
+    write_atomic(out, data)
+    print(json.dumps({"rows": len(numbered), "kept": len(rows), "left_out": dict(left_out), "out": str(out)}))
+    return 0
+
+
+@data_app.command
+def show(
+    file: str,
+    *,
+    model: str,
+    stage: Literal["sft", "reward", "rl"] | None = None,
+    kind: Literal["math", "code", "gsm8k", "mbpp", "constraints", "prompts"] | None = None,
+    rows: int = 3,
+    max_tokens: int | None = None,
+    json: bool = False,
+) -> int:
+    """Show what a stage would take of a data file: rows as the model reads them, and an account of every row.
+
+    What is learnt is green on a terminal and in [[double brackets]] elsewhere. The last lines say how many rows are used, which shape they have,
+    their lengths in tokens, what is left out and why, and which lines cannot be read; with such lines the exit status is 2.
+
+    Parameters
+    ----------
+    file
+        JSON lines, a JSON array or parquet; a folder, or a data set of the hub.
+    model
+        Model folder, GGUF file, a run's folder (its last policy), or a hub name: its tokenizer, template and positions. No weights are read.
+    stage
+        sft (conversations), reward (preference pairs) or rl (problems); recognised by the first row by default.
+    kind
+        With --stage rl: the kind of source; recognised by the first row by default.
+    rows
+        Rows to show.
+    max_tokens
+        Longest example, as in a recipe: 8,192 of sft and 4,096 of reward by default, and never more than the model has positions.
+    json
+        Print one JSON object instead.
+    """
+    import os
+    from json import dumps
+
+    from qwq.errors import ConfigError
+    from qwq.pipeline.preview import preview_file, reader_of
+    from qwq.pipeline.resolve import model_folder
+
+    if rows < 0 or (max_tokens is not None and max_tokens < 2):
+        raise ConfigError(f"--rows is {rows}, --max-tokens {max_tokens}: give at least 0 rows and 2 tokens")
+    chat, max_positions = reader_of(model_folder(model))
+    summary = preview_file(
+        file, chat, stage=stage, kind=kind, max_tokens=max_tokens, max_positions=max_positions, rows=rows
+    )
+    if json:
+        print(dumps(summary.to_dict(), ensure_ascii=False))
+    else:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print("\n".join(summary.lines(colour=colour)))
+    return 2 if summary.refused else 0

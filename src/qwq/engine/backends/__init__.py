@@ -1,0 +1,1 @@
+"""Machines that compute logits: torch, llama.cpp, CUDA."""

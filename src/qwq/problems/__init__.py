@@ -1,1 +1,0 @@
-"""Problems: endless procedural families with fixed splits, and real sets (GSM8K, MATH, MBPP)."""

@@ -1,0 +1,1 @@
+"""The chat page: its routes and what it keeps."""

@@ -1,0 +1,380 @@
+"""The chat page at `/`, and below `/api` the conversations it shows.
+
+    GET    /api/conversations?search=&before=&limit=     list, last used first
+    POST   /api/conversations                            title, system, settings
+    GET    /api/conversations/ID                         with all messages
+    PATCH  /api/conversations/ID                         title, system, settings, head
+    DELETE /api/conversations/ID
+    POST   /api/conversations/ID/generate                parent and new messages, or `continue`; the answer runs by itself
+    GET    /api/messages/ID/events?after=N               its pieces as they come (SSE), from any piece on
+    POST   /api/messages/ID/stop                         comes back when nothing runs any more
+    GET    /api/export?format=json|markdown&id=...       POST /api/import
+
+It covers: no script, style, font or picture from anywhere but the package (Content-Security-Policy with Trusted Types); no
+request from another site's page, by Origin, Fetch metadata and, against DNS rebinding, the host's name. API keys are checked
+in front of the application, with those of `/v1`. It does not part users from each other: one server, one set of conversations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import ipaddress
+import json
+import mimetypes
+import socket
+from collections.abc import AsyncIterator, Collection
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote, urlsplit
+
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from qwq.errors import InfraError, QwqError, UsageError
+from qwq.serve.page.conversation import Conversation, Message, NewMessage, Settings, State
+from qwq.serve.page.generation import Chat, Generations
+from qwq.serve.page.store import Found, NotFound, Store, Whole
+from qwq.serve.page.transfer import from_json, from_markdown, to_json, to_markdown
+
+STATIC = Path(__file__).parents[1] / "static"
+HEARTBEAT_S = 15.0
+CONTINUABLE = (State.LENGTH, State.STOPPED, State.INTERRUPTED, State.ERROR)
+SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+    "trusted-types dompurify",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewConversation(_Body):
+    title: Annotated[str, Field(max_length=500)] = ""
+    system: str = ""
+    settings: Settings = Settings()
+
+
+class Change(_Body):
+    title: Annotated[str | None, Field(max_length=500)] = None
+    system: str | None = None
+    settings: Settings | None = None
+    head: int | None = None
+
+
+class Ask(_Body):
+    """`parent` and what is new below it; or an answer to go on with."""
+
+    parent: int | None = None
+    messages: list[NewMessage] = []
+    continue_: Annotated[int | None, Field(alias="continue")] = None
+
+
+def mount(
+    app: FastAPI, *, database: Path | None, chat: Chat | None = None, allowed_hosts: Collection[str] = ()
+) -> None:
+    """Serve the page on `app`; `chat` answers it (`app.state.chat` where none is given).
+
+    With no `database` conversations last as long as the server. `app.state.closing`, a list of coroutine functions, gets
+    what has to be awaited before the engine ends. `allowed_hosts` are names besides localhost and this machine's own under
+    which a browser may reach the page; "*" takes any.
+    """
+    store = Store(database)
+    running = Generations(store, chat or app.state.chat)
+    api = FastAPI(openapi_url=None)
+    api.include_router(_conversations(store, running))
+    api.include_router(_answers(store, running))
+    api.include_router(_files(store))
+    api.add_exception_handler(QwqError, _failed)
+    api.add_exception_handler(RequestValidationError, _invalid)
+    api.add_middleware(_SameSite, allowed_hosts=allowed_hosts)
+    app.mount("/api", api)
+    _static(app)
+
+    async def close() -> None:
+        await running.close()
+        store.close()
+
+    app.state.closing.append(close)
+
+
+# -- who may ask -------------------------------------------------------------------------------------------------------
+
+
+class _SameSite:
+    """Refuses what another site's page had a browser send."""
+
+    def __init__(self, app: Any, *, allowed_hosts: Collection[str]) -> None:
+        own = socket.gethostname().lower()
+        self.app, self.allowed = app, {"localhost", own, f"{own}.local", *(h.lower() for h in allowed_hosts)}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and (fault := self._fault(dict(scope["headers"]))):
+            return await _error(403, fault)(scope, receive, send)
+        await self.app(scope, receive, send)
+
+    def _fault(self, headers: dict[bytes, bytes]) -> str | None:
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        name = urlsplit(f"//{host}").hostname or ""
+        if not self._is_own(name) and b"authorization" not in headers:
+            return f"{name!r} is not a name of this server: open it by its address or as localhost, or allow the name (--allowed-host)"
+        origin = headers.get(b"origin")
+        if origin is not None and urlsplit(origin.decode("latin-1").lower()).netloc != host:
+            return "a page of another site may not use the conversations kept here"
+        if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+            return "a page of another site may not use the conversations kept here"
+        return None
+
+    def _is_own(self, name: str) -> bool:
+        if "*" in self.allowed or name in self.allowed or name.endswith(".localhost"):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True  # a rebound name is a name: an address in the bar is this server's
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status_code=status)
+
+
+def _failed(request: Request, error: Exception) -> JSONResponse:
+    return _error(404 if isinstance(error, NotFound) else 400 if isinstance(error, UsageError) else 500, str(error))
+
+
+def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return _error(400, f"{'.'.join(str(p) for p in first['loc'] if p != 'body') or 'request'}: {first['msg'].lower()}")
+
+
+# -- conversations -----------------------------------------------------------------------------------------------------
+
+
+def _summary(found: Found) -> dict[str, Any]:
+    c = found.conversation
+    entry = {"id": c.id, "title": c.title, "created": c.created, "updated": c.updated}
+    return entry | ({"message": found.message, "snippet": found.snippet} if found.snippet else {})
+
+
+def _out(message: Message, pieces: int = 0) -> dict[str, Any]:
+    return message.model_dump(mode="json") | {"pieces": pieces}
+
+
+def _conversations(store: Store, running: Generations) -> APIRouter:
+    router = APIRouter(prefix="/conversations")
+
+    @router.get("")
+    def conversations(
+        search: str = "", before: str = "", limit: Annotated[int, Query(ge=1, le=500)] = 100
+    ) -> dict[str, Any]:
+        if search.strip():
+            return {"conversations": [_summary(f) for f in store.search(search)], "more": False}
+        found = store.recent(limit=limit + 1, before=_cursor(before))
+        return {"conversations": [_summary(f) for f in found[:limit]], "more": len(found) > limit}
+
+    @router.post("")
+    def create(body: NewConversation) -> dict[str, Any]:
+        return store.create(Conversation(id="", **dict(body))).model_dump(mode="json")
+
+    @router.get("/{id}")
+    def whole(id: str) -> dict[str, Any]:
+        found = store.whole(id)
+        return found.conversation.model_dump(mode="json") | {
+            "messages": [_out(m, found.pieces.get(m.id, 0)) for m in found.messages]
+        }
+
+    @router.patch("/{id}")
+    def change(id: str, body: Change) -> dict[str, Any]:
+        changed = store.get(id).model_copy(update={k: getattr(body, k) for k in body.model_fields_set})
+        store.change(changed)
+        return changed.model_dump(mode="json")
+
+    @router.delete("/{id}")
+    async def delete(id: str) -> dict[str, Any]:
+        found = await run_in_threadpool(store.whole, id)
+        await running.stop([m.id for m in found.messages])
+        await run_in_threadpool(store.delete, id)
+        return {"deleted": id}
+
+    return router
+
+
+def _cursor(before: str) -> tuple[float, str] | None:
+    if not before:
+        return None
+    updated, _, id = before.partition(",")
+    try:
+        return float(updated), id
+    except ValueError:
+        raise UsageError(f"before: {before!r} is not `updated,id` of a conversation") from None
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def _answers(store: Store, running: Generations) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/conversations/{id}/generate")
+    async def generate(id: str, body: Ask) -> dict[str, Any]:
+        if body.continue_ is not None:
+            whole = await run_in_threadpool(store.whole, id)
+            added: list[Message] = []
+            answer = _continued(whole, body.continue_)
+            await run_in_threadpool(store.begin_again, answer)
+            answer = answer.model_copy(update={"state": State.STREAMING, "error": None})
+        else:
+            if body.parent is None and not body.messages:
+                raise UsageError("messages: there is nothing to answer: give one, or a parent")
+            added, answer = await run_in_threadpool(store.begin, id, body.parent, body.messages)
+            whole = await run_in_threadpool(store.whole, id)
+        running.start(whole, answer)
+        return {"messages": [_out(m) for m in added], "answer": _out(answer), "title": whole.conversation.title}
+
+    @router.get("/messages/{id}/events")
+    async def events(id: int, after: Annotated[int, Query(ge=0)] = 0) -> Response:
+        await run_in_threadpool(store.message, id)
+        return StreamingResponse(
+            _events(store, running, id, after), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        )
+
+    @router.post("/messages/{id}/stop")
+    async def stop(id: int) -> dict[str, Any]:
+        await running.stop([id])
+        return _out(await run_in_threadpool(store.message, id))
+
+    return router
+
+
+def _continued(whole: Whole, id: int) -> Message:
+    answer = next((m for m in whole.messages if m.id == id), None)
+    if answer is None:
+        raise NotFound(f"message {id} is not in conversation {whole.conversation.id}: load the conversation again")
+    if answer.role != "assistant" or answer.state not in CONTINUABLE or answer.tool_calls:
+        raise UsageError(
+            f"continue: message {id} is not an answer that was cut off ({answer.role}, {answer.state}): ask for a new one"
+        )
+    return answer
+
+
+async def _events(store: Store, running: Generations, id: int, after: int) -> AsyncIterator[bytes]:
+    generation = running.get(id)
+    if generation is not None:
+        batches = generation.follow(after)
+        waiting = asyncio.ensure_future(anext(batches, None))
+        try:
+            while True:
+                done, _ = await asyncio.wait({waiting}, timeout=HEARTBEAT_S)
+                if not done:
+                    yield b": still here\n\n"  # a proxy ends a connection that says nothing
+                    continue
+                batch = waiting.result()
+                if batch is None:
+                    break
+                yield _event({"pieces": [[p.kind, p.text] for p in batch], "last": batch[-1].number})
+                waiting = asyncio.ensure_future(anext(batches, None))
+        finally:
+            waiting.cancel()
+        assert generation.final is not None
+        yield _event({"done": _out(generation.final)})
+    else:
+        yield _event({"done": _out(await run_in_threadpool(store.message, id))})
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
+
+
+# -- files in and out --------------------------------------------------------------------------------------------------
+
+
+def _files(store: Store) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/export")
+    def export(id: Annotated[list[str], Query()] = [], format: str = "json") -> Response:  # noqa: B006 (FastAPI reads it)
+        if format not in ("json", "markdown"):
+            raise UsageError(f"format: {format!r} is neither json nor markdown")
+        ids = id or [f.conversation.id for f in store.recent(limit=1_000_000)]
+        wholes = [store.whole(i) for i in ids]
+        pairs = [(w.conversation, w.messages) for w in wholes]
+        text = to_json(pairs) if format == "json" else to_markdown(pairs)
+        name = (pairs[0][0].title if len(pairs) == 1 else "") or "conversations"
+        ending = "json" if format == "json" else "md"
+        disposition = (
+            f"attachment; filename=\"conversations.{ending}\"; filename*=UTF-8''{quote(name[:80], safe='')}.{ending}"
+        )
+        kind = "application/json" if format == "json" else "text/markdown"
+        return Response(
+            text.encode("utf-8", "replace"),
+            media_type=f"{kind}; charset=utf-8",
+            headers={"Content-Disposition": disposition},
+        )
+
+    @router.post("/import")
+    async def import_(request: Request) -> dict[str, Any]:
+        try:
+            text = (await request.body()).decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise UsageError("the file is not UTF-8 text: import JSON or Markdown that the page exported") from None
+        read = from_json if text.lstrip()[:1] in ("{", "[") else from_markdown
+        return {"ids": await run_in_threadpool(lambda: store.insert(read(text)))}
+
+    return router
+
+
+class _File:
+    """One file of the built page, also compressed."""
+
+    def __init__(self, path: Path) -> None:
+        self.data = path.read_bytes()
+        self.kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        self.etag = f'"{hashlib.sha256(self.data).hexdigest()[:16]}"'
+
+    @cached_property
+    def packed(self) -> bytes | None:
+        return (
+            gzip.compress(self.data, 6, mtime=0)
+            if self.kind.startswith("text/") or self.kind.endswith("script")
+            else None
+        )
+
+    def response(self, request: Request, cache: str) -> Response:
+        headers = SECURITY | {"Cache-Control": cache, "ETag": self.etag, "Vary": "Accept-Encoding"}
+        if request.headers.get("if-none-match") == self.etag:
+            return Response(status_code=304, headers=headers)
+        if self.packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
+            return Response(self.packed, media_type=self.kind, headers=headers | {"Content-Encoding": "gzip"})
+        return Response(self.data, media_type=self.kind, headers=headers)
+
+
+def _static(app: FastAPI) -> None:
+    if not (STATIC / "index.html").is_file():
+        raise InfraError(f"the page is not built: `make page` writes {STATIC.name}/")
+    index = _File(STATIC / "index.html")
+    files = {p.name: _File(p) for p in sorted((STATIC / "assets").iterdir())}
+
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        return index.response(request, "no-cache")
+
+    @app.get("/assets/{name}", include_in_schema=False)
+    async def asset(name: str, request: Request) -> Response:
+        if name not in files:
+            return _error(404, f"there is no file {name!r}")
+        # Their names hold a hash of what is in them.
+        return files[name].response(request, "public, max-age=31536000, immutable")

@@ -1,0 +1,363 @@
+"""Conversations in SQLite, written so that a killed process loses at most the token in flight.
+
+Every streamed piece of an answer is one committed row of `piece` before anybody is shown it; when the answer ends, one
+transaction writes it whole and deletes its pieces. A store that opens and finds pieces puts them together and marks the
+answer as interrupted. WAL mode: readers do not wait for the writer. A commit reaches the operating system, not the disk
+(synchronous=NORMAL): a power cut may lose the last moments, but never damages the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwq.common.files import hold
+from qwq.errors import ConfigError, DataError, InfraError, UsageError
+from qwq.serve.page.conversation import Conversation, Message, NewMessage, Piece, State, title_of, with_pieces
+
+VERSION = 1
+SNIPPET_CHARS = 120
+SCHEMA = """
+CREATE TABLE conversation (
+    id TEXT PRIMARY KEY, title TEXT NOT NULL, system TEXT NOT NULL, settings TEXT NOT NULL, head INTEGER,
+    created REAL NOT NULL, updated REAL NOT NULL
+);
+CREATE INDEX conversation_updated ON conversation (updated DESC, id);
+CREATE TABLE message (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation TEXT NOT NULL REFERENCES conversation ON DELETE CASCADE,
+    parent INTEGER REFERENCES message ON DELETE CASCADE,
+    role TEXT NOT NULL, content TEXT NOT NULL, reasoning TEXT NOT NULL, tool_calls TEXT NOT NULL, tool_call_id TEXT,
+    attachments TEXT NOT NULL, state TEXT NOT NULL, error TEXT, stats TEXT NOT NULL, created REAL NOT NULL
+);
+CREATE INDEX message_conversation ON message (conversation);
+CREATE INDEX message_parent ON message (parent);
+CREATE TABLE piece (
+    message INTEGER NOT NULL REFERENCES message ON DELETE CASCADE, number INTEGER NOT NULL, kind TEXT NOT NULL,
+    text TEXT NOT NULL, PRIMARY KEY (message, number)
+) WITHOUT ROWID;
+"""
+JSON_FIELDS = ("tool_calls", "attachments", "stats")
+
+
+class NotFound(UsageError):
+    """What is asked for is not in the store."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A conversation in a list; `message` and `snippet` say where a search found it."""
+
+    conversation: Conversation
+    message: int | None = None
+    snippet: str = ""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A conversation with its messages in the order they were made, and the number of the last piece in each answer under way."""
+
+    conversation: Conversation
+    messages: list[Message]
+    pieces: dict[int, int]
+
+
+class Store:
+    """One process at a time. With no path, conversations are kept until the store is closed."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="qwq-page-") if path is None else None
+        if self._folder is not None:
+            path = Path(self._folder.name) / "conversations.sqlite"
+        assert path is not None
+        self.path = path
+        self._held = self._hold(self.path)
+        self._lock = threading.Lock()
+        try:
+            self._db = self._connect()
+            self._migrate()
+            self._recover()
+        except sqlite3.DatabaseError as error:
+            os.close(self._held)
+            raise DataError(
+                f"{self.path}: not a database of conversations ({error}): give another --conversations"
+            ) from None
+
+    @staticmethod
+    def _hold(path: Path) -> int:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            busy = f"another server keeps its conversations in {path}: stop it or give another --conversations"
+            held = hold(Path(f"{path}.lock"), busy, mode=0o600)
+            if not path.exists():
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # what people ask is theirs alone
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write conversations to {path} ({error.strerror}): give another --conversations"
+            ) from None
+        return held
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
+        db.row_factory = sqlite3.Row
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            db.execute(f"PRAGMA {pragma}")
+        return db
+
+    def _migrate(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise DataError(
+                f"{self.path}: written by a newer qwq (format {version}, this one knows {VERSION}): update qwq"
+            )
+        if version == 0:
+            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+
+    def _recover(self) -> None:
+        rows = self._db.execute("SELECT * FROM message WHERE state = ?", (State.STREAMING,)).fetchall()
+        for row in rows:
+            message = with_pieces(_message(row), self._pieces(self._db, row["id"]))
+            self.finish(message.model_copy(update={"state": State.INTERRUPTED}))
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+        os.close(self._held)
+        if self._folder:
+            self._folder.cleanup()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                raise InfraError(
+                    f"cannot write the conversations ({error}): make room or give another --conversations"
+                ) from None
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        # A connection of its own, so that a long search holds up nobody; opening one takes 0.1 ms.
+        with closing(self._connect()) as db:
+            db.execute("BEGIN")
+            yield db
+
+    # -- conversations -------------------------------------------------------------------------------------------------
+
+    def create(self, conversation: Conversation | None = None) -> Conversation:
+        now = time.time()
+        made = (conversation or Conversation(id="")).model_copy(
+            update={"id": secrets.token_hex(8), "head": None, "created": now, "updated": now}
+        )
+        with self._write() as db:
+            _insert_conversation(db, made)
+        return made
+
+    def get(self, id: str) -> Conversation:
+        with self._read() as db:
+            return _conversation(_one(db, "conversation", id))
+
+    def whole(self, id: str) -> Whole:
+        with self._read() as db:
+            conversation = _conversation(_one(db, "conversation", id))
+            messages, pieces = [], {}
+            for row in db.execute("SELECT * FROM message WHERE conversation = ? ORDER BY id", (id,)):
+                message = _message(row)
+                if message.state is State.STREAMING:
+                    new = self._pieces(db, message.id)
+                    pieces[message.id] = len(new)
+                    message = with_pieces(message, new)
+                messages.append(message)
+        return Whole(conversation, messages, pieces)
+
+    def recent(self, *, limit: int = 100, before: tuple[float, str] | None = None) -> list[Found]:
+        """The conversations last used first; `before` is the (updated, id) of the last one already known."""
+        updated, id = before or (float("inf"), "")
+        with self._read() as db:
+            rows = db.execute(
+                "SELECT * FROM conversation WHERE updated < ? OR (updated = ? AND id > ?) ORDER BY updated DESC, id LIMIT ?",
+                (updated, updated, id, limit),
+            )
+            return [Found(_conversation(r)) for r in rows]
+
+    def search(self, query: str, *, limit: int = 50) -> list[Found]:
+        """Conversations with every word of the query in their title or in one message; where, for the latest such message."""
+        words = query.split()[:10]
+        patterns = ["%" + w.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%" for w in words]
+        text = "m.content || ' ' || m.reasoning || ' ' || m.attachments"
+        hit = " AND ".join([f"({text}) LIKE ? ESCAPE '\\'"] * len(words)) or "0"
+        title = " AND ".join(["c.title LIKE ? ESCAPE '\\'"] * len(words)) or "0"
+        with self._read() as db:
+            rows = db.execute(
+                f"SELECT c.*, (SELECT max(m.id) FROM message m WHERE m.conversation = c.id AND {hit}) AS hit, ({title}) AS titled"
+                " FROM conversation c WHERE hit IS NOT NULL OR titled ORDER BY updated DESC, c.id LIMIT ?",
+                (*patterns, *patterns, limit),
+            ).fetchall()
+            return [
+                Found(_conversation(r), r["hit"], self._snippet(db, r["hit"], words[0]) if r["hit"] else "")
+                for r in rows
+            ]
+
+    @staticmethod
+    def _snippet(db: sqlite3.Connection, id: int, word: str) -> str:
+        row = db.execute("SELECT content, reasoning, attachments FROM message WHERE id = ?", (id,)).fetchone()
+        for text in (row["content"], row["reasoning"], *(f["text"] for f in json.loads(row["attachments"]))):
+            at = text.lower().find(word.lower())
+            if at >= 0:
+                start = max(0, at - SNIPPET_CHARS // 3)
+                cut = " ".join(text[start : start + SNIPPET_CHARS].split())
+                return ("…" if start else "") + cut + ("…" if start + SNIPPET_CHARS < len(text) else "")
+        return ""
+
+    def change(self, conversation: Conversation) -> None:
+        """Write title, system prompt, settings and head. It does not count as use."""
+        with self._write() as db:
+            _one(db, "conversation", conversation.id)
+            if conversation.head is not None:
+                self._belongs(db, conversation.head, conversation.id)
+            db.execute(
+                "UPDATE conversation SET title = ?, system = ?, settings = ?, head = ? WHERE id = ?",
+                (conversation.title, conversation.system, _settings(conversation), conversation.head, conversation.id),
+            )
+
+    def delete(self, id: str) -> None:
+        with self._write() as db:
+            _one(db, "conversation", id)
+            db.execute("DELETE FROM conversation WHERE id = ?", (id,))
+
+    def insert(self, conversations: Sequence[tuple[Conversation, Sequence[Message]]]) -> list[str]:
+        """Imported conversations under new ids, all or none; parents stand before their children."""
+        ids = []
+        with self._write() as db:
+            for conversation, messages in conversations:
+                # Formats without times come in as used now.
+                times = {k: getattr(conversation, k) or time.time() for k in ("created", "updated")}
+                new = conversation.model_copy(update={"id": secrets.token_hex(8), "head": None, **times})
+                _insert_conversation(db, new)
+                known: dict[int, int] = {}
+                for m in messages:
+                    parent = None if m.parent is None else known[m.parent]
+                    state = State.INTERRUPTED if m.state is State.STREAMING else m.state
+                    known[m.id] = _insert_message(db, new.id, m.model_copy(update={"parent": parent, "state": state}))
+                head = None if conversation.head is None else known[conversation.head]
+                db.execute("UPDATE conversation SET head = ? WHERE id = ?", (head, new.id))
+                ids.append(new.id)
+        return ids
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    def message(self, id: int) -> Message:
+        with self._read() as db:
+            return _message(_one(db, "message", id))
+
+    def conversation_of(self, message: int) -> str:
+        with self._read() as db:
+            return str(_one(db, "message", message)["conversation"])
+
+    def begin(self, conversation: str, parent: int | None, new: Sequence[NewMessage]) -> tuple[list[Message], Message]:
+        """Add what the user says and an empty answer after it, in one step; the answer becomes the head."""
+        now = time.time()
+        added: list[Message] = []
+        with self._write() as db:
+            row = _one(db, "conversation", conversation)
+            if parent is not None:
+                self._belongs(db, parent, conversation)
+            for m in new:
+                message = Message(id=0, parent=parent, created=now, **dict(m))
+                parent = _insert_message(db, conversation, message)
+                added.append(message.model_copy(update={"id": parent}))
+            answer = Message(id=0, parent=parent, role="assistant", state=State.STREAMING, created=now)
+            answer = answer.model_copy(update={"id": _insert_message(db, conversation, answer)})
+            title = row["title"] or (title_of(added[0].content or added[0].attachments[0].name) if added else "")
+            db.execute(
+                "UPDATE conversation SET head = ?, updated = ?, title = ? WHERE id = ?",
+                (answer.id, now, title, conversation),
+            )
+        return added, answer
+
+    def begin_again(self, message: Message) -> None:
+        """Let a stored answer be continued."""
+        with self._write() as db:
+            row = _one(db, "message", message.id)
+            db.execute("UPDATE message SET state = ?, error = NULL WHERE id = ?", (State.STREAMING, message.id))
+            db.execute(
+                "UPDATE conversation SET head = ?, updated = ? WHERE id = ?",
+                (message.id, time.time(), row["conversation"]),
+            )
+
+    def append(self, message: int, pieces: Iterable[Piece]) -> None:
+        with self._write() as db:
+            db.executemany("INSERT INTO piece VALUES (?, ?, ?, ?)", [(message, *p) for p in pieces])
+
+    def finish(self, message: Message) -> None:
+        """Store an answer whole. One that was deleted meanwhile stays deleted."""
+        with self._write() as db:
+            row = _row(message)
+            sets = ", ".join(f"{k} = :{k}" for k in row if k not in ("parent", "created"))
+            db.execute(f"UPDATE message SET {sets} WHERE id = :id", row | {"id": message.id})
+            db.execute("DELETE FROM piece WHERE message = ?", (message.id,))
+
+    @staticmethod
+    def _pieces(db: sqlite3.Connection, message: int) -> list[Piece]:
+        rows = db.execute("SELECT number, kind, text FROM piece WHERE message = ? ORDER BY number", (message,))
+        return [Piece(*r) for r in rows]
+
+    @staticmethod
+    def _belongs(db: sqlite3.Connection, message: int, conversation: str) -> None:
+        if _one(db, "message", message)["conversation"] != conversation:
+            raise NotFound(f"message {message} is not in conversation {conversation}: load the conversation again")
+
+
+def _one(db: sqlite3.Connection, table: str, id: str | int) -> sqlite3.Row:
+    row = db.execute(f"SELECT * FROM {table} WHERE id = ?", (id,)).fetchone()
+    if row is None:
+        raise NotFound(f"there is no {table} {id}: it may have been deleted in another window")
+    return row  # type: ignore[no-any-return]
+
+
+def _conversation(row: sqlite3.Row) -> Conversation:
+    return Conversation(
+        **{k: row[k] for k in Conversation.model_fields if k != "settings"}, settings=json.loads(row["settings"])
+    )
+
+
+def _settings(conversation: Conversation) -> str:
+    return conversation.settings.model_dump_json(exclude_none=True)
+
+
+def _insert_conversation(db: sqlite3.Connection, c: Conversation) -> None:
+    row = (c.id, c.title, c.system, _settings(c), c.head, c.created, c.updated)
+    db.execute("INSERT INTO conversation VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _message(row: sqlite3.Row) -> Message:
+    values = {k: json.loads(row[k]) if k in JSON_FIELDS else row[k] for k in Message.model_fields}
+    return Message(**values)
+
+
+def _row(m: Message) -> dict[str, object]:
+    values = m.model_dump(exclude={"id"}, exclude_none=False, mode="json")
+    return {k: json.dumps(v, ensure_ascii=False) if k in JSON_FIELDS else v for k, v in values.items()}
+
+
+def _insert_message(db: sqlite3.Connection, conversation: str, m: Message) -> int:
+    row = _row(m) | {"conversation": conversation}
+    cursor = db.execute(f"INSERT INTO message ({', '.join(row)}) VALUES ({', '.join(':' + k for k in row)})", row)
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid

@@ -1,0 +1,65 @@
+"""Which weights an RL stage hands on: looks at validation problems, the best weights kept on disk, an early end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from safetensors.torch import save_file
+
+from qwq.common.files import atomic_folder
+from qwq.config import Validation
+from qwq.model.transformer import Transformer
+from qwq.train.checkpoint import StageRun, clone_weights, load_trained, read_tensors
+
+# Per-problem outcomes (1 or 0) of validation problems, by domain.
+Outcomes = Mapping[str, list[float]]
+
+
+class Keeper:
+    """Called after every step; looks every `validation.every` steps. The score is the mean over the domains' shares correct."""
+
+    def __init__(self, config: Validation, model: Transformer, run: StageRun, evaluate: Callable[[], Outcomes]) -> None:
+        self.config, self.model, self.run, self.evaluate = config, model, run, evaluate
+
+    @property
+    def _best(self) -> Any:
+        return self.run.folder / "best"
+
+    def begin(self) -> None:
+        """Look before the first step, unless a checkpoint has brought the figures along: a stage may make nothing better."""
+        if "validation" not in self.run.state:
+            self.run.state["validation"] = []
+            self._look(-1)
+
+    def after_step(self, step: int, metrics: dict[str, Any]) -> None:
+        if (step + 1) % self.config.every == 0:
+            metrics["validation"] = self._look(step)
+
+    def _look(self, step: int) -> dict[str, Any]:
+        shares = {d: sum(v) / len(v) for d, v in self.evaluate().items()}
+        entry = {"step": step, "score": sum(shares.values()) / len(shares), **shares}
+        log: list[dict[str, Any]] = self.run.state["validation"]
+        log.append(entry)
+        best = max(log, key=lambda e: e["score"])  # the earliest of equals
+        if best is entry and self.config.keep == "best":
+            with atomic_folder(self._best) as partial:
+                save_file(clone_weights(self.model), partial / "weights.safetensors")
+        since = len(log) - 1 - log.index(best)
+        if self.config.patience and since >= self.config.patience:
+            self.run.state["ended"] = (
+                f"{self.run.name} ends after step {step + 1}: no better validation score than {best['score']:.1%} (step {best['step'] + 1}) in {since} looks"
+            )
+        return entry
+
+    def finish(self) -> bool:
+        """Put the best weights back, where the recipe wants them; True if that changed them."""
+        log = self.run.state["validation"]
+        best = max(log, key=lambda e: e["score"])
+        if self.config.keep == "best" and best is not log[-1] and (self._best / "weights.safetensors").exists():
+            load_trained(self.model, read_tensors(self._best / "weights.safetensors"))
+            self.run.progress.note(
+                f"{self.run.name}: the weights after step {best['step'] + 1} are kept ({best['score']:.1%} on validation problems)"
+            )
+            return True
+        return False

@@ -1,0 +1,142 @@
+"""What stage 2 adds to the RL loop: the contract's checks, the canaries, and what a breach causes.
+
+The checks read validation problems only. Between them nothing differs from `rl.RlTrainer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qwq.config import Rl2Stage
+from qwq.model.transformer import Transformer
+from qwq.reward.canaries import Canaries
+from qwq.tasks.mix import ProblemMix
+from qwq.train import contract
+from qwq.train.checkpoint import StageRun, clone_weights, load_trained
+
+# Per-problem outcomes (1 or 0) of validation problems, by domain.
+Outcomes = Mapping[str, list[float]]
+
+
+class ContractGuard:
+    """Called after every step of stage 2; looks every `contract.every` steps and after the last one, and acts on what it finds.
+
+    `replays` says for each held domain which families and sources of the mix replay it.
+    """
+
+    def __init__(
+        self,
+        config: Rl2Stage,
+        model: Transformer,
+        mix: ProblemMix,
+        run: StageRun,
+        evaluate: Callable[[], Outcomes],
+        canaries: Canaries | None,
+    ) -> None:
+        self.config, self.model, self.mix, self.run = config, model, mix, run
+        self.evaluate, self.canaries = evaluate, canaries
+        self.replays = config.replays()
+        # Not mix.shares: a run that goes on finds them as an earlier breach has left them.
+        self.base_shares = mix.base_shares
+
+    def begin(self) -> None:
+        """Measure the start of the stage, unless a checkpoint has brought the figures along."""
+        if "contract_before" not in self.run.state:
+            self.run.state["contract_before"] = {d: list(v) for d, v in self.evaluate().items()}
+            self.run.state["contract_log"] = []
+        # The weights of the last good check are in run.tensors, so that a run that goes on has them too.
+        if self._rolls_back and not self.run.tensors:
+            self.run.tensors = clone_weights(self.model)
+
+    @property
+    def _rolls_back(self) -> bool:
+        return self.config.contract.on_breach in ("rollback", "stop")
+
+    def after_step(self, step: int, metrics: dict[str, Any]) -> None:
+        last = step + 1 == self.config.steps or bool(self.run.state.get("ended"))
+        if not last and (step + 1) % self.config.contract.every:
+            return
+        self._look(step, metrics, last=last)
+
+    def finish(self, *, changed: bool) -> None:
+        """After the last step. `changed`: the weights are no longer those that the last check saw, so they are looked at too."""
+        log = self.run.state["contract_log"]
+        if log and changed and "contract_outcome" not in self.run.state:
+            self._look(log[-1]["step"], {}, last=True)
+        if log and self.replays:
+            self.run.state["contract_outcome"] = found = contract.outcome(
+                log, self.config.contract.on_breach, self.config.contract.max_drop
+            )
+            self.run.progress.note(f"{self.run.name}: contract {found['text']}")
+
+    def _look(self, step: int, metrics: dict[str, Any], *, last: bool) -> None:
+        """One check: findings, canaries, what a breach causes, alarms."""
+        now = self.evaluate()
+        findings = contract.check(self.config.contract, list(self.replays), self.run.state["contract_before"], now)
+        entry: dict[str, Any] = {
+            "step": step,
+            "validation": {d: sum(v) / len(v) for d, v in now.items()},
+            "findings": [f.to_dict() for f in findings],
+            "reward_model": metrics.get("reward_terms", {}).get("reward_model"),
+        }
+        alarms = []
+        if self.canaries:
+            entry["canaries"] = self.canaries.check()
+            alarms += self.canaries.alarms(entry["canaries"])
+        breached = [f.domain for f in findings if f.state == "breach"]
+        if breached:
+            entry["action"] = self._act_last(breached) if last else self._act(breached)
+            entry["shares"] = dict(self.mix.shares)
+            alarms.append(
+                f"contract: {', '.join(breached)} fell beyond {self.config.contract.max_drop:.0%}: {entry['action']}"
+            )
+        else:
+            if self.config.contract.on_breach == "hold" and self.mix.shares != self.base_shares:
+                self.mix.shares = dict(self.base_shares)
+                entry["action"] = "the held domains are back within the contract: the full mix again"
+            if self._rolls_back:
+                self.run.tensors = clone_weights(self.model)
+        self._record(entry, metrics, alarms, step)
+
+    def _record(self, entry: dict[str, Any], metrics: dict[str, Any], alarms: list[str], step: int) -> None:
+        log = self.run.state["contract_log"]
+        log.append(entry)
+        scores = [e["reward_model"] for e in log if e["reward_model"] is not None]
+        truths = [e["validation"]["preference"] for e in log if "preference" in e["validation"]]
+        if len(scores) == len(truths) and contract.reward_hacking(scores, truths):
+            alarms.append(
+                "the reward model's score rises while the rule's accuracy does not: lower its weight or stop the stage"
+            )
+        metrics["contract"] = entry
+        if alarms:
+            metrics.setdefault("alarms", []).extend(alarms)
+            for alarm in alarms:
+                self.run.progress.note(f"{self.run.name}, step {step + 1}: {alarm}")
+
+    def _act_last(self, breached: list[str]) -> str:
+        """No step follows: either the last good weights are handed on, or the breach is."""
+        if self._rolls_back:
+            load_trained(self.model, self.run.tensors)
+            return "the stage is over, weights of the last good check put back"
+        return "the stage is over in breach, its last weights are handed on"
+
+    def _act(self, breached: list[str]) -> str:
+        c = self.config.contract
+        if c.on_breach == "stop":
+            load_trained(self.model, self.run.tensors)
+            self.run.state["ended"] = (
+                f"{self.run.name} ends early by the contract ({', '.join(breached)}): weights of the last good check put back"
+            )
+            return "the stage ends, weights of the last good check put back"
+        if c.on_breach == "hold":
+            self.mix.shares = contract.held(self.base_shares, self.replays)
+            return f"training on {', '.join(n for n, w in self.mix.shares.items() if w)} only until the next check"
+        others = self.mix.shares.keys() - {name for domain in breached for name in self.replays[domain]}
+        self.mix.shares = contract.reweighted(self.mix.shares, self.replays, breached, c.reweight)
+        drawn = "mix now " + ", ".join(f"{name} {w:.2f}" for name, w in self.mix.shares.items())
+        drawn = drawn if others else "the mix stays, as there is nothing else in it"
+        if self._rolls_back:
+            load_trained(self.model, self.run.tensors)
+            return f"weights of the last good check put back, {drawn}"
+        return drawn

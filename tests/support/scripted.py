@@ -1,0 +1,151 @@
+"""A server around a model that says what a test wants, in this process: the real engine, scheduler and HTTP, no weights."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+
+from qwq.engine.backends.base import Chunk
+from qwq.engine.load import Opened
+from qwq.engine.scheduler import Engine
+from qwq.model.config import preset
+from qwq.serve.app import create_app
+from qwq.serve.core import ServeOptions
+from qwq.text.template import ChatFormat, ChatTemplate
+from qwq.text.tokenizer import train_bpe
+
+# Opens the thinking and drops earlier thoughts, as QwQ-32B's template does; writes tools and calls as Qwen's do.
+OPENING = """{% if tools %}<|im_start|>system
+{{ messages[0].content if messages[0].role == 'system' }}<tools>{% for t in tools %}{{ t | tojson }}{% endfor %}</tools><|im_end|>
+{% elif messages[0].role == 'system' %}<|im_start|>system
+{{ messages[0].content }}<|im_end|>
+{% endif %}{% for m in messages %}{% if m.role == 'tool' %}<|im_start|>user
+<tool_response>
+{{ m.content }}
+</tool_response><|im_end|>
+{% elif m.role != 'system' %}<|im_start|>{{ m.role }}
+{{ m.content.split('</think>')[-1].lstrip('\n') }}{% for c in m.tool_calls or [] %}
+<tool_call>
+{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}
+</tool_call>{% endfor %}<|im_end|>
+{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+<think>
+{% endif %}"""
+PLAIN = OPENING.replace("<think>\n", "")
+
+
+def chat_format(template: str = OPENING) -> ChatFormat:
+    texts = [
+        f'what is {a} and {b}? {{"name": "add", "arguments": {{"a": {a}, "b": "x"}}}} so it is {a + b}'
+        for a in range(30)
+        for b in range(9)
+    ]
+    return ChatFormat(train_bpe(texts, 420), ChatTemplate(template))
+
+
+class Script:
+    """A backend whose next token is what `reply` says after the prompt's text; noise below it, so that masks have a choice."""
+
+    row_capacity, max_positions, max_rows, chunk_unit = 8192, 2048, 64, 1
+    deterministic = has_yarn = own_threads = False
+
+    def __init__(self, chat: ChatFormat, reply: Callable[[str], str], step_s: float = 0.0) -> None:
+        self.chat, self.reply, self.step_s = chat, reply, step_s
+        self.vocab_size = chat.tokenizer.vocab_size
+        self.held: dict[int, list[int]] = {}
+        self.steps = 0
+        middle = chat.tokenizer.token_id("<|fim_middle|>")
+        self.openings = [] if middle is None else [[middle]]
+        opening = chat.template.render([{"role": "user", "content": "x"}], add_generation_prompt=True)
+        self.openings.append(chat.tokenizer.encode_rendered(opening[opening.rindex("<|im_start|>") :]))
+        self._encoded: dict[str, list[int]] = {}
+        self.noise = torch.rand(self.vocab_size, generator=torch.Generator().manual_seed(0))
+
+    def open_row(self) -> int | None:
+        row = next((r for r in range(self.max_rows) if r not in self.held), None)
+        if row is not None:
+            self.held[row] = []
+        return row
+
+    def close_row(self, row: int) -> None:
+        del self.held[row]
+
+    def reserve(self, row: int, length: int) -> bool:
+        return True
+
+    def copy_prefix(self, source: int, target: int, length: int) -> bool:
+        self.held[target] = self.held[source][:length]
+        return True
+
+    def truncate(self, row: int, length: int) -> None:
+        del self.held[row][length:]
+
+    def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+        self.steps += 1
+        time.sleep(self.step_s)
+        out = []
+        for c in chunks:
+            self.held[c.row] += c.ids
+            for i in range(c.num_logits):
+                out.append(self._logits(self.held[c.row][: c.start + len(c.ids) - c.num_logits + i + 1]))
+        return torch.stack(out) if out else torch.empty(0, self.vocab_size)
+
+    def _ids(self, text: str) -> list[int]:
+        if text not in self._encoded:
+            self._encoded[text] = self.chat.own_ids(text)
+        return self._encoded[text]
+
+    def _logits(self, tokens: list[int]) -> torch.Tensor:
+        prompt_end = max(
+            (i + len(o) for o in self.openings for i in range(len(tokens)) if tokens[i : i + len(o)] == o),
+            default=len(tokens),
+        )
+        written = b"".join(self.chat.tokenizer.token_bytes[i] for i in tokens[prompt_end:])
+        reply = self.reply(self.chat.tokenizer.decode(tokens[:prompt_end])).encode()
+        rest: list[int] = []
+        if reply.startswith(written):
+            ids = self._ids(reply.decode())
+            at = 0
+            while at < len(ids) and len(b"".join(self.chat.tokenizer.token_bytes[i] for i in ids[: at + 1])) <= len(
+                written
+            ):
+                at += 1
+            rest = ids[at:]
+        logits = self.noise.clone()
+        logits[rest[0] if rest else self.chat.eos_ids[0]] += 20
+        return logits
+
+
+def opened(chat: ChatFormat, backend: Script, *, max_running: int = 8, max_len: int = 1024) -> Opened:
+    engine = Engine(backend, chat.tokenizer, max_running=max_running, max_model_len=max_len)
+    config = preset("tiny", vocab_size=backend.vocab_size)
+    return Opened(engine, chat, "scripted", {"temperature": 0.0}, config, None)  # type: ignore[arg-type]
+
+
+class Served(str):
+    app: FastAPI
+
+
+@contextmanager
+def served(model: Opened, **options: object) -> Iterator[Served]:
+    """The base address of a server on loopback; `Served.app` is its application."""
+    app = create_app(model, ServeOptions(**{"names": ("scripted", "alias")} | options))  # type: ignore[arg-type]
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+        assert thread.is_alive()
+    try:
+        address = Served(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+        address.app = app
+        yield address
+    finally:
+        server.should_exit = True
+        thread.join(30)

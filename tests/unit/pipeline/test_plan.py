@@ -1,0 +1,512 @@
+"""The plan of a recipe: counts worked out by hand, memory against what is really held, and the check for capacity."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qwq.common import memory
+from qwq.config import Recipe, load_recipe
+from qwq.engine.batch import PREFILL_TOKENS
+from qwq.errors import CapacityError, DataError, ModelError
+from qwq.model import footprint
+from qwq.model.config import ModelConfig, preset
+from qwq.model.layouts import KVCache, Packed, SharedPrefix
+from qwq.model.transformer import Transformer
+from qwq.pipeline import plan, plan_cluster
+from qwq.pipeline.preflight import read_own_data
+from qwq.tasks.published import how_to_get
+from qwq.text.template import ChatFormat, default_template
+from qwq.text.tokenizer import train_bpe
+from qwq.train.losses import CHUNK_LOGITS, KEPT_PROBS
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+GIB = 2**30
+RL = {
+    "name": "x",
+    "model": {"preset": "tiny"},
+    "compute": {"max_rows": 16, "micro_batch_tokens": 1000},
+    "stages": {
+        "pretrain": {"kind": "pretrain", "tokens": 10_000, "batch_tokens": 512, "mix": {"math": 1.0}},
+        "rl1": {"kind": "rl1", "steps": 5, "prompts": 6, "samples": 4, "max_new_tokens": 100, "mix": {"math": 1.0}},
+        "reward_model": {"kind": "reward_model", "pairs": 50, "batch_pairs": 8, "epochs": 2},
+        "rl2": {
+            "kind": "rl2",
+            "steps": 5,
+            "prompts": 6,
+            "samples": 4,
+            "max_new_tokens": 100,
+            "mix": {"preference": 1.0},
+            "contract": {"domains": []},
+        },
+    },
+}
+
+
+def recipe(**overrides: Any) -> Recipe:
+    from qwq.config import apply_override
+
+    data = json.loads(json.dumps(RL))
+    for dotted, value in overrides.items():
+        apply_override(data, dotted.replace("__", "."), value)
+    return Recipe.model_validate(data)
+
+
+def small(**fields: Any) -> ModelConfig:
+    sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 160, "num_layers": 3, "num_heads": 4}
+    return ModelConfig(
+        **({"family": "qwen2", **sizes, "num_kv_heads": 2, "head_dim": 16, "tie_embeddings": True} | fields)
+    )
+
+
+# -- counts -----------------------------------------------------------------------------------------------------------
+
+
+def test_counts_of_an_rl_stage() -> None:
+    """Groups of 4 x 100 tokens, 1000 in a micro-batch: 2 groups each, so 3 micro-batches for 6 prompts."""
+    found = plan.stage_plan(recipe(), "rl1", preset("tiny"))
+    assert found.steps == 5
+    assert found.work == "6 prompts x 4 samples x 100 new tokens, 3 micro-batches x 1 update"
+    assert found.tokens == 5 * 6 * 4 * 100
+    more = plan.stage_plan(recipe(stages__rl1__updates=2, stages__rl1__refill=1), "rl1", preset("tiny"))
+    assert more.work.endswith("3 micro-batches x 2 updates, up to 1 refill")
+    assert more.tokens == 2 * found.tokens
+
+
+def test_flops_of_an_rl_stage() -> None:
+    """Sampling is one forward pass over prompts and answers, an update three; KL adds the reference's."""
+    config, small_recipe = preset("tiny"), recipe()
+    prompt = plan.prompt_lengths(small_recipe, "rl1").mean
+    forward = 5 * (6 * prompt + 6 * 4 * 100) * config.flops_per_token(int(prompt + 50))
+    assert plan.stage_plan(small_recipe, "rl1", config).flops == pytest.approx(4 * forward)
+    with_kl = plan.stage_plan(recipe(stages__rl1__kl=0.01), "rl1", config).flops
+    assert with_kl == pytest.approx(5 * forward)
+
+
+def test_counts_of_the_other_stages() -> None:
+    config = preset("tiny")
+    pretrain = plan.stage_plan(recipe(), "pretrain", config)
+    assert (pretrain.steps, pretrain.tokens) == (20, 10_000)  # 10000 / 512, rounded up
+    assert pretrain.flops == 3 * 10_000 * config.flops_per_token()
+    assert plan.stage_plan(recipe(), "reward_model", config).steps == 14  # 2 epochs of 50 / 8, rounded up
+    tiny = load_recipe(RECIPES / "tiny.toml")
+    control = next(n for n, s in tiny.stages.items() if s.kind == "control")
+    assert plan.stage_plan(tiny, control, config).steps is None
+    fixed = load_recipe(RECIPES / "tiny.toml", {f"stages.{control}.steps": 7})
+    assert plan.stage_plan(fixed, control, config).steps == 7
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(950, "950"), (12_345, "12,345"), (3_400_000, "3.4M"), (32.8e9, "32.8G"), (5e15, "5P")]
+)
+def test_count(number: float, text: str) -> None:
+    assert plan.count(number) == text
+
+
+def test_lengths_in_tokens_are_on_the_high_side_of_a_real_tokenizer() -> None:
+    from qwq.tasks.procedural import family
+    from qwq.text.template import ChatFormat, default_template
+    from qwq.text.tokenizer import train_bpe
+
+    problems = [family("math").problem(0, "train", i) for i in range(300)]
+    template = default_template()
+    chat = ChatFormat(train_bpe([template.render(p.messages) for p in problems], 400), template)
+    longest = max(len(chat.prompt_ids(p.messages)) for p in problems)
+    assert longest <= plan.prompt_lengths(recipe(), "rl1").longest <= 2.5 * longest
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def saved_for_backward(config: ModelConfig, layout: Any, num_tokens: int) -> int:
+    """Numbers that autograd holds after a forward pass, without the parameters."""
+    model = Transformer(config).init_weights(torch.Generator().manual_seed(0))
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    held: dict[int, torch.Tensor] = {}
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        if t.untyped_storage().data_ptr() not in own:
+            held.setdefault(t.untyped_storage().data_ptr(), t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        hidden = model(torch.zeros(num_tokens, dtype=torch.long), layout)
+    assert hidden.requires_grad
+    return sum(t.untyped_storage().nbytes() for t in held.values()) // 4
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"num_layers": 8},
+        {"intermediate_size": 640},
+        {"num_kv_heads": 4},
+        {"family": "llama", "qkv_bias": False},
+        {"family": "qwen3", "qkv_bias": False, "qk_norm": True},
+    ],
+)
+def test_activations_are_what_autograd_holds(fields: dict[str, Any]) -> None:
+    config = small(**fields)
+    for layout, n in ((Packed([40, 70, 55, 90]), 255), (SharedPrefix([50, 40], [[60, 80, 70], [90, 50]]), 440)):
+        estimate, held = footprint.activation_values(config, n), saved_for_backward(config, layout, n)
+        assert held / 1.1 < estimate < 1.7 * held  # one layer's gradients come on top of what is held
+
+
+def test_parts_are_the_sizes_of_the_tensors() -> None:
+    """Weights and moments by the model itself, the cache by the cache itself."""
+    config, rl = small(), recipe(stages__rl1__kl=0.01)
+    weights = sum(p.numel() * 4 for p in Transformer(config).parameters())
+    memory = plan.stage_memory(rl, "rl1", config)
+    assert memory.parts["weights"] == memory.parts["reference"] == weights
+    assert memory.parts["AdamW"] == 2 * weights
+    assert "reference" not in plan.stage_memory(recipe(), "rl1", config).parts
+    assert plan.stage_memory(recipe(), "rl2", config).parts["reward model"] == weights
+    cache = KVCache(config, 16, 150)
+    parts = footprint.sampling_parts(config, 16, 50, 100, 4)
+    kept = 16 * 100 * 28  # ids, masks, forced ids (8 bytes each) and log-probabilities (4)
+    assert parts["key/value cache"] == cache.k.nbytes + cache.v.nbytes + kept
+
+
+def test_the_constants_are_those_of_the_code_they_speak_of() -> None:
+    assert footprint.PREFILL_TOKENS == PREFILL_TOKENS and (footprint.CHUNK_LOGITS, footprint.KEPT_PROBS) == (
+        CHUNK_LOGITS,
+        KEPT_PROBS,
+    )
+
+
+MEASURE = """
+import json, sys, threading, time
+from pathlib import Path
+from qwq.pipeline import plan
+from qwq.config import load_recipe
+from qwq.pipeline.run import RecipeRun
+
+recipe = load_recipe(sys.argv[1])
+peak = [0]
+def watch():
+    while True:
+        line = next(l for l in open("/proc/self/status") if l.startswith("VmRSS"))
+        peak[0] = max(peak[0], int(line.split()[1]) * 1024)
+        time.sleep(0.005)
+threading.Thread(target=watch, daemon=True).start()
+run = RecipeRun(recipe, Path(sys.argv[2]))
+run.run()
+rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").open()]
+print(json.dumps({"peak": peak[0], "trained": max(r.get("trained_tokens", 0) for r in rows)}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to measure memory")
+def test_estimate_against_the_measured_peak_of_a_run(tmp_path: Path) -> None:
+    """An untrained model answers to the cap, so the update is as large as the plan says; within a factor of 1.5."""
+    text = """
+name = "peak"
+model = { preset = "tiny" }
+compute = { threads = 1, micro_batch_tokens = 16384 }
+[stages.pretrain]
+kind = "pretrain"
+tokens = 600
+mix = { math = 1.0 }
+evaluate = false
+[stages.rl1]
+kind = "rl1"
+steps = 1
+prompts = 16
+samples = 8
+max_new_tokens = 64
+mix = { math = 1.0 }
+drop_zero_signal = false
+evaluate = false
+"""
+    (tmp_path / "r.toml").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path / "r.toml"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    loaded = load_recipe(tmp_path / "r.toml")
+    estimate = plan.stage_memory(loaded, "rl1", plan.model_config(loaded)).total
+    assert found["trained"] > 0.5 * 16 * 8 * 64  # else there was nothing to measure
+    assert 1 / 1.5 < estimate / found["peak"] < 1.5, (
+        f"estimated {estimate / GIB:.2f} GiB, measured {found['peak'] / GIB:.2f}"
+    )
+
+
+# -- what is free -----------------------------------------------------------------------------------------------------
+
+
+def test_free_memory_knows_cgroup_limits(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/a/b\n")
+    assert memory._cgroup_free(tmp_path, tmp_path / "own") == []
+    (tmp_path / "a/memory.max").write_text("1000\n")
+    (tmp_path / "a/memory.current").write_text("700\n")
+    (tmp_path / "a/memory.stat").write_text("anon 400\ninactive_file 250\n")
+    (tmp_path / "a/b/memory.max").write_text("max\n")
+    (tmp_path / "a/b/memory.current").write_text("600\n")
+    assert memory._cgroup_free(tmp_path, tmp_path / "own") == [550]  # 1000 - 700, and 250 that the kernel gives back
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("900\n")
+    (tmp_path / "memory/memory.usage_in_bytes").write_text("850\n")
+    assert memory._cgroup_free(tmp_path, tmp_path / "own") == [50, 550]
+
+
+def test_free_memory_is_the_tightest_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = memory.free_memory()
+    assert wide > 0
+    monkeypatch.setattr(memory, "_cgroup_free", lambda: [1000])
+    assert memory.free_memory() < wide
+
+
+# -- the check --------------------------------------------------------------------------------------------------------
+
+
+def test_what_fits_passes(tmp_path: Path) -> None:
+    for name in RL["stages"]:
+        plan.check_capacity(recipe(), name, tmp_path)
+
+
+def test_too_much_is_refused_with_both_sides_and_the_option_to_lower(tmp_path: Path) -> None:
+    with pytest.raises(
+        CapacityError,
+        match=r"stage rl1 needs about \d+\.\d GiB \(activations .*GiB are free: lower compute.micro_batch_tokens",
+    ):
+        plan.check_capacity(recipe(compute__micro_batch_tokens=10**8, stages__rl1__prompts=10**6), "rl1", tmp_path)
+    rows = recipe(compute__max_rows=10**7, stages__rl1__prompts=10**7)
+    with pytest.raises(CapacityError, match=r"\(key/value cache .* lower compute.max_rows \(now 10000000\)") as error:
+        plan.check_capacity(rows, "rl1", tmp_path)
+    assert "\n" not in str(error.value)
+    big_group = recipe(stages__rl1__samples=10**6)
+    with pytest.raises(CapacityError, match=r"lower stages.rl1.samples \(now 1000000\)"):
+        plan.check_capacity(big_group, "rl1", tmp_path)
+    with pytest.raises(CapacityError, match=r"stage pretrain .* lower stages.pretrain.batch_tokens \(now 1000000000\)"):
+        plan.check_capacity(recipe(stages__pretrain__batch_tokens=10**9), "pretrain", tmp_path)
+    with pytest.raises(CapacityError, match=r"the evaluation after stage rl1 needs .* lower compute.max_rows"):
+        plan.check_capacity(recipe(compute__max_rows=10**8, eval__math=10**8), "rl1", tmp_path)
+
+
+def test_a_model_that_cannot_fit_at_all_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Qwen's 32.8 billion parameters in float32: 122.1 GiB of weights, and the same again three times to train them."""
+    monkeypatch.setattr(plan, "free_memory", lambda device: 16 * GIB)
+    with pytest.raises(
+        CapacityError, match=r"weights 122\.1, gradients 122\.1.* 16\.0 GiB are free: use a smaller model"
+    ):
+        plan.check_capacity(recipe(model__preset="qwq-32b"), "pretrain", tmp_path)
+
+
+def test_the_check_reads_the_model_that_was_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    final = tmp_path / "checkpoints/pretrain/final"
+    final.mkdir(parents=True)
+    (final / "config.json").write_text(json.dumps(preset("qwq-32b").to_hf()))
+    monkeypatch.setattr(plan, "free_memory", lambda device: 16 * GIB)
+    with pytest.raises(CapacityError, match="stage rl1 needs"):
+        plan.check_capacity(recipe(), "rl1", tmp_path)
+
+
+# -- the text ---------------------------------------------------------------------------------------------------------
+
+
+def test_explain_names_every_stage_and_what_is_done(tmp_path: Path) -> None:
+    tiny = load_recipe(RECIPES / "tiny.toml")
+    (tmp_path / "tiny/stages").mkdir(parents=True)
+    (tmp_path / "tiny/stages/pretrain.json").write_text("{}")
+    text = plan.explain(tiny, tmp_path)
+    lines = text.splitlines()
+    for name, stage in tiny.stages.items():
+        assert any(line.startswith(f"{name} ") and stage.kind in line for line in lines)
+    assert "pretrain (done)" in text and "sft (done)" not in text
+    rl1 = next(line for line in lines if line.startswith("rl1"))
+    stage = tiny.stages["rl1"]
+    assert f"{stage.prompts} prompts x {stage.samples} samples x {stage.max_new_tokens} new tokens" in rl1
+    assert f"{tiny.eval.math:,} math" in text and "Free: " in text
+
+
+def test_explain_of_the_32b_model() -> None:
+    text = plan.explain(recipe(model__preset="qwq-32b"))
+    assert "qwq-32b, 32.8B parameters (qwen2, 64 layers, hidden 5120, vocabulary 152,064)" in text
+    # 2 x 152064 x 5120 for embedding and head, 487,605,248 a layer, 5120 for the last norm
+    assert preset("qwq-32b").num_parameters == 1_557_135_360 + 64 * 487_605_248 + 5120
+
+
+def test_explain_reads_the_config_of_a_model_folder_and_real_sources(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(small().to_hf()))
+    data = Path(__file__).parents[2] / "data/real/mbpp.jsonl"
+    given = {"model.path": str(tmp_path), "stages.rl1.sources": [{"kind": "mbpp", "path": str(data)}]}
+    text = plan.explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", given))
+    assert f"{plan.count(small().num_parameters)} parameters (qwen2, 3 layers" in text
+    assert "No evaluation." in text
+    with pytest.raises(ModelError, match="no model folder at"):
+        plan.explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", given | {"model.path": str(tmp_path / "none")}))
+    missing = given | {"stages.rl1.sources": [{"kind": "mbpp", "path": str(tmp_path / "none.jsonl")}]}
+    text = plan.explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", missing))
+    assert (
+        f"  {tmp_path}/none.jsonl for stages.rl1.sources.0.path\n    give a JSON-lines file of mbpp rows, or another path"
+        in text
+    )
+
+
+def test_planning_needs_no_torch(tmp_path: Path) -> None:
+    """Also where a file of conversations is read, whose tokens a tokenizer counts that is trained for it."""
+    given = {"stages.sft.path": str(write_conversations(tmp_path)), "stages.sft.documents": 3}
+    code = (
+        "import sys; from qwq.config import load_recipe; from qwq.pipeline.plan import explain; "
+        f"print(explain(load_recipe({str(RECIPES / 'tiny.toml')!r}, {given!r}))); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "3 demonstrations x " in done.stdout and "3 of 5 rows, left out: 2 beyond documents = 3" in done.stdout
+
+
+# -- data that is here, and data that is not --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qwq-32b",
+        "qwen2.5-7b-node",
+        "qwen2.5-0.5b-h100",
+        "qwen2.5-0.5b-laptop",
+        "gsm8k-mbpp-0.5b",
+        "qwen2.5-0.5b-cold-start",
+    ],
+)
+def test_recipes_are_planned_without_their_data(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a fresh clone: the data folder that the recipes name is not there, and the plan says how each file is got."""
+    monkeypatch.chdir(tmp_path)
+    text = plan_cluster.explain_with_cluster(load_recipe(RECIPES / f"{name}.toml"))
+    keys = "".join(line for line in (RECIPES / f"{name}.toml").read_text().splitlines() if not line.startswith("#"))
+    named = set(re.findall(r'"(\.\./shared/[^"]+)"', keys))
+    for path in named:
+        assert re.search(
+            rf"^  {re.escape(path)} for [\w.]+(, [\w.]+)*\n    (curl|mkdir) .*{re.escape(path)}", text, re.MULTILINE
+        ), path
+    assert "Not here, and needed by `qwq train`" in text and (named or "  cold.jsonl for stages.sft.path" in text)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_how_a_published_file_is_got() -> None:
+    assert how_to_get("../shared/data/gsm8k/train.jsonl").startswith(
+        "curl -fL --create-dirs -o ../shared/data/gsm8k/train.jsonl https://"
+    )
+    packed = how_to_get("my data/humaneval/HumanEval.jsonl")
+    assert packed.startswith("mkdir -p 'my data/humaneval' && curl -fL https://")
+    assert packed.endswith("HumanEval.jsonl.gz | gunzip > 'my data/humaneval/HumanEval.jsonl'")
+    assert how_to_get("mine.jsonl") is None
+
+
+def write_conversations(folder: Path, answers: tuple[str, ...] = ("1", "2", "3", "4", "5")) -> Path:
+    path = folder / "data.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]} for answer in answers
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder without weights, whose tokenizer knows no words: a token for each byte, and the special ones."""
+    folder = tmp_path_factory.mktemp("model")
+    chat = ChatFormat(train_bpe(["x"], 270), default_template())
+    chat.save(folder)
+    (folder / "config.json").write_text(
+        json.dumps(small(vocab_size=chat.tokenizer.vocab_size, max_positions=60).to_hf())
+    )
+    return folder
+
+
+def own(chat_model: Path, stage: dict[str, Any]) -> Recipe:
+    return Recipe.model_validate({"name": "x", "model": {"path": str(chat_model)}, "stages": {"own": stage}})
+
+
+def test_explain_reads_a_file_of_conversations(chat_model: Path, tmp_path: Path) -> None:
+    """By hand, a token a byte but for the special ones: <|im_start|> user\\n ?<|im_end|> \\n<|im_start|> assistant\\n<think> \\n are
+    1 + 5 + 1 + 1 + 1 + 1 + 10 + 1 + 1 = 22 that are not learnt; \\n</think>\\n 1 <|im_end|> are 1 + 1 + 1 + 1 + 1 = 5 that are."""
+    data = write_conversations(tmp_path, ("1", "22", "333", "long " * 20))
+    stage = {"kind": "sft", "path": str(data), "batch_tokens": 30, "epochs": 2}
+    text = plan.explain(own(chat_model, stage), tmp_path)
+    counted = re.search(r"own: .*data.jsonl: (.*)", text)[1]
+    assert counted.startswith("3 of 4 rows, left out: 1 over 60 tokens, the model's positions (first: ")
+    assert "84 tokens, 18 of them learnt; lengths 27 to 29, median 28" in counted
+    # 84 tokens in each of 2 passes are 168, 30 a step at least: 6 steps.
+    assert re.search(r"^own +sft +model +3 demonstrations x 2 epochs, 30 tokens a step +6 +168 ", text, re.MULTILINE)
+    rendered = text.split("[[double brackets]]:\n")[1].split("\nown: ")[0]
+    assert (
+        rendered
+        == "    <|im_start|>user\n    ?<|im_end|>\n    <|im_start|>assistant\n    <think>\n    [[\n    </think>\n    1<|im_end|>]]"
+    )
+
+
+def test_explain_reads_a_file_of_pairs(chat_model: Path, tmp_path: Path) -> None:
+    """Ten prompts: 7 for training, 1 for validation, 2 for test. Answers of 1 and 2 bytes: 27 and 28 tokens as above."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": chr(97 + i), "chosen": "1", "rejected": "22"}) + "\n" for i in range(10))
+    )
+    text = plan.explain(own(chat_model, {"kind": "reward_model", "path": str(path), "batch_pairs": 2}), tmp_path)
+    assert (
+        "own: " + str(path) + ": all 10 rows; shape prompt, chosen and rejected; 550 tokens" in text
+        and "7 train, 1 validation, 2 test pairs" in text
+    )
+    # 7 pairs, 2 a step: 4 steps; 7 x (27 + 28) = 385 tokens.
+    assert re.search(r"^own +reward_model +model +2 pairs a step, 7 pairs x 1 epoch +4 +385 ", text, re.MULTILINE)
+    assert f"own: {path}, line 1, chosen, 27 tokens, scored is what stands in [[double brackets]]:" in text
+    assert f"own: {path}, line 1, rejected, 28 tokens" in text
+
+
+def test_a_long_row_is_shown_without_its_middle(chat_model: Path, tmp_path: Path) -> None:
+    wide = tmp_path / "wide"
+    shutil.copytree(chat_model, wide)
+    (wide / "config.json").write_text(json.dumps(small(vocab_size=270, max_positions=9000).to_hf()))
+    text = plan.explain(own(wide, {"kind": "sft", "path": str(write_conversations(tmp_path, ("x" * 5000,)))}), tmp_path)
+    assert re.search(r"x{100} \.\.\. 3,\d\d\d characters \.\.\. x{100}", text) and len(text) < 4000
+
+
+def test_a_bad_row_stops_the_plan_and_a_missing_file_does_not(chat_model: Path, tmp_path: Path) -> None:
+    data = write_conversations(tmp_path)
+    stage = {"kind": "sft", "path": str(data)}
+    data.write_text(data.read_text() + "{bad\n")
+    with pytest.raises(DataError, match="line 6: not JSON"):
+        plan.explain(own(chat_model, stage), tmp_path)
+    data.unlink()
+    text = plan.explain(own(chat_model, stage), tmp_path)
+    assert (
+        f"all rows of {data} x 1 epoch" in text
+        and f"  {data} for stages.own.path\n    give a JSON-lines file with a `messages` list" in text
+    )
+
+
+def test_memory_is_planned_by_the_longest_row_that_is_there(chat_model: Path, tmp_path: Path) -> None:
+    """One row of 27 tokens, where 512 are assumed of a file that is not read."""
+    recipe_there = own(
+        chat_model, {"kind": "sft", "path": str(write_conversations(tmp_path, ("1",))), "batch_tokens": 100}
+    )
+    config = plan.model_config(recipe_there)
+    uses, _ = read_own_data(recipe_there, tmp_path, config.max_positions)
+    read, assumed = (
+        plan.stage_memory(recipe_there, "own", config, use).parts["activations"] for use in (uses["own"], None)
+    )
+    per_token = footprint.activation_values(config, 1) * 4
+    assert (read, assumed) == (127 * per_token, 612 * per_token)
+
+
+def test_completions_that_cannot_fit_beside_the_prompt_are_said(tmp_path: Path) -> None:
+    """The tiny model has 1,024 positions, and math prompts take some 200 tokens."""
+    text = plan.explain(recipe(stages__rl1__max_new_tokens=1000, eval__math=10, eval__max_new_tokens=5000), tmp_path)
+    assert re.search(
+        r"stages.rl1.max_new_tokens is 1,000 and the longest prompt about \d+ tokens, and the model has 1,024 positions",
+        text,
+    )
+    assert "eval.max_new_tokens is 5,000 and the longest prompt" in text
+    assert "positions" not in plan.explain(recipe(), tmp_path)
