@@ -20,70 +20,52 @@ SOURCE = ROOT / "src" / "qwq"
 # Each line may name only lines above it (a test holds that), so there are no cycles.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "common": {"errors"},
     "types": set(),
-    "stats": set(),
-    "memory": {"errors"},
-    "cpu": set(),
-    "config": {"errors", "types", "cpu"},
-    "model": {"errors", "common", "memory", "cpu"},
-    "text": {"errors", "common", "types", "model"},  # of the model, config and folder only: TEXT_MAY_READ
-    "endpoint": {"errors", "types", "text"},
-    "engine": {"errors", "types", "memory", "model", "text"},
-    "data": {"errors", "common", "types", "text"},
+    "common": {"errors"},
+    "config": {"errors", "types", "common"},
+    "model": {"errors", "common"},
+    "text": {"errors", "types", "common", "model"},  # of the model, config and folder only: TEXT_MAY_READ
     "sandbox": {"errors"},
-    "verify": {"errors", "common", "types", "text", "sandbox"},
-    "envs": {"errors", "common", "types"},
-    "tasks": {"errors", "common", "types", "text", "envs", "verify"},
-    "problems": {"errors", "common", "types", "config", "text", "data", "verify", "tasks"},
-    "rollout": {"types", "model", "text", "engine", "envs"},
-    "reward": {"errors", "common", "types", "stats", "model", "text", "data", "problems", "verify"},
+    "endpoint": {"errors", "types", "text"},
+    "engine": {"errors", "types", "common", "model", "text"},
+    "envs": {"errors", "types", "common"},
+    "verify": {"errors", "types", "common", "text", "sandbox", "envs"},
+    "data": {"errors", "types", "common", "text"},
+    "tasks": {"errors", "types", "common", "config", "text", "data", "envs", "verify"},
+    "rollout": {"errors", "types", "common", "model", "text", "engine", "endpoint", "envs", "tasks"},
+    "reward": {"errors", "types", "common", "model", "text", "data", "tasks", "verify"},
     "train": {
-        "errors", "common", "types", "stats", "config", "model", "text", "data", "engine", "problems", "rollout", "reward",
+        "errors", "types", "common", "config", "model", "text", "data", "engine", "tasks", "rollout", "reward",
     },
-    "preview": {"errors", "types", "config", "model", "text", "data", "problems"},
-    "run_folder": {"errors", "common", "config"},
-    "preflight": {"errors", "config", "model", "text", "data", "problems", "preview"},
-    "plan": {"errors", "memory", "stats", "config", "model", "data", "problems", "preflight"},
-    "plan_cluster": {"config", "memory", "model", "plan"},
-    "distill": {"errors", "common", "types", "config", "text", "endpoint", "data", "engine", "problems", "verify"},
-    "report": {"errors", "common", "types", "stats", "config", "text"},
+    "distill": {"errors", "types", "common", "config", "text", "endpoint", "data", "engine", "tasks", "rollout", "verify"},
+    "report": {"errors", "types", "common", "config", "text"},
     "eval": {
-        "errors", "common", "types", "stats", "config", "model", "text", "endpoint", "data", "engine", "problems", "envs", "tasks",
-        "rollout", "verify", "plan", "memory", "report",
+        "errors", "types", "common", "config", "model", "text", "endpoint", "data", "engine", "envs", "tasks", "rollout", "verify",
+        "report",
     },
-    "env": {"sandbox"},
-    "chat": {"errors", "common", "types", "model", "text", "engine", "problems", "envs", "rollout"},
-    "serve": {"errors", "common", "types", "text", "engine"},
-    "progress": {"train"},
-    "run_inputs": {"errors", "types", "memory", "config", "model", "text", "data", "problems", "reward", "train", "preflight", "plan"},
-    "runner": {
-        "errors", "common", "types", "cpu", "stats", "config", "model", "text", "engine", "problems", "reward", "train", "run_folder",
-        "preflight", "plan", "eval", "run_inputs",
+    "pipeline": {
+        "errors", "types", "common", "config", "model", "text", "data", "engine", "tasks", "rollout", "reward", "train", "eval",
+        "report",
     },
-    "export": {"errors", "common", "model", "text"},
-    "cli_models": {"errors", "common", "config"},
-    "api": {"errors", "common", "types", "config", "text", "engine", "tasks", "cli_models", "eval", "report", "runner"},
-    "cli_train": {"errors", "common", "config", "train", "report", "progress", "runner"},
-    "bench": {"errors", "engine"},
-    "cli_foreign": {"errors"},
-    "cli_engine": {"errors", "cli_models", "engine", "serve", "chat", "bench"},
-    "cli_sandbox": {"errors", "sandbox", "verify"},
-    "cli_eval": {"errors", "types", "cli_models", "eval"},
-    "cli_reward": {"errors", "common", "reward"},
-    "cli_data": {"errors", "common", "types", "model", "text", "data", "engine", "problems", "distill", "cli_models", "preview"},
+    "api": {"errors", "types", "common", "config", "text", "engine", "tasks", "eval", "report", "pipeline"},
+    "chat": {"errors", "types", "common", "model", "text", "engine", "tasks", "envs", "rollout"},
+    "serve": {"errors", "types", "common", "text", "engine"},
+    "release": {"errors", "common", "model", "text"},
     "cli": {
-        "errors", "config", "model", "verify", "plan_cluster", "report", "env", "export", "cli_models",
-        "cli_train", "cli_sandbox", "cli_foreign", "cli_engine", "cli_data", "cli_reward", "cli_eval",
+        "errors", "types", "common", "config", "model", "text", "sandbox", "engine", "verify", "data", "tasks", "reward", "train",
+        "distill", "report", "eval", "pipeline", "chat", "serve", "release",
     },
 }  # fmt: skip
 
 TEXT_MAY_READ = {"qwq.model.config", "qwq.model.folder"}
 # Read before a command is known, inside the jail's side of things, or by tools without a model: they do without torch.
 TORCH_FREE = (
-    "errors", "common", "types", "stats", "config", "text", "endpoint", "data", "problems", "sandbox", "verify", "envs",
-    "report", "cli", "tasks", "api",
+    "errors", "types", "common", "config", "text", "endpoint", "data", "sandbox", "verify", "envs", "tasks", "report", "cli", "api",
 )  # fmt: skip
+
+
+# These import torch inside a function, when somebody asks for what only torch knows.
+ON_DEMAND = {"common/memory.py", "cli/env.py"}
 
 
 def package_of(file: Path, source: Path) -> str:
@@ -135,6 +117,63 @@ def test_the_table_names_every_package_and_only_what_stands_above() -> None:
         assert allowed <= set(names[:i]), f"{name} names something below itself: {allowed - set(names[:i])}"
 
 
+def modules(source: Path) -> dict[str, Path]:
+    """Every module of the package by its dotted name; a package's own file stands for the package."""
+    names = {}
+    for file in source.rglob("*.py"):
+        parts = file.relative_to(source).with_suffix("").parts
+        names[".".join(("qwq", *(parts[:-1] if parts[-1] == "__init__" else parts)))] = file
+    return names
+
+
+def file_cycles(source: Path) -> list[list[str]]:
+    """Groups of modules that import each other, directly or around; imports for annotations alone count too."""
+    files = modules(source)
+    graph: dict[str, set[str]] = {}
+    for name, file in files.items():
+        graph[name] = set()
+        for _, target in imported(file, source):
+            while target and target not in files:
+                target = target.rpartition(".")[0]
+            if target and target not in (name, "qwq"):
+                graph[name].add(target)
+    graph.pop("qwq", None)  # the public API, which imports on demand what asks for nothing of it
+    return [cycle for cycle in components(graph) if len(cycle) > 1]
+
+
+def components(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Strongly connected components: two nodes share one when each reaches the other."""
+
+    def reached(start: str) -> set[str]:
+        seen, todo = set(), [start]
+        while todo:
+            for node in graph.get(todo.pop(), ()):
+                if node not in seen:
+                    seen.add(node)
+                    todo.append(node)
+        return seen
+
+    reach = {node: reached(node) for node in graph}
+    cyclic = {node for node in graph if node in reach[node]}
+    groups = {frozenset(other for other in cyclic if other in reach[node] and node in reach[other]) for node in cyclic}
+    return [sorted(group) for group in groups]
+
+
+def test_no_file_imports_itself_around() -> None:
+    assert file_cycles(SOURCE) == []
+
+
+def test_a_cycle_of_files_is_found(tmp_path: Path) -> None:
+    for name, text in {
+        "a": "import qwq.b\n",
+        "b": "from qwq import c\n",
+        "c": "def f():\n    from qwq.a import x\n",
+        "d": "",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    assert file_cycles(tmp_path) == [["qwq.a", "qwq.b", "qwq.c"]]
+
+
 def test_neither_of_train_and_eval_imports_the_other() -> None:
     assert "eval" not in ALLOWED["train"]
     assert "train" not in ALLOWED["eval"]
@@ -167,9 +206,19 @@ def test_relative_imports_inside_a_package_are_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("package", TORCH_FREE)
 def test_what_does_without_torch_does_not_import_it(package: str) -> None:
-    files = [f for f in SOURCE.rglob("*.py") if package_of(f, SOURCE) == package]
+    files = [
+        f
+        for f in SOURCE.rglob("*.py")
+        if package_of(f, SOURCE) == package and str(f.relative_to(SOURCE)) not in ON_DEMAND
+    ]
     assert files
     assert [str(f) for f in files if any(n.split(".")[0] == "torch" for _, n in imported(f, SOURCE))] == []
+
+
+@pytest.mark.parametrize("path", sorted(ON_DEMAND))
+def test_torch_on_demand_is_imported_in_functions_only(path: str) -> None:
+    tree = ast.parse((SOURCE / path).read_text(encoding="utf-8"))
+    assert not [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom) and "torch" in ast.unparse(n)]
 
 
 def test_every_dependency_has_its_line_in_contributing() -> None:

@@ -158,12 +158,12 @@ def test_preferences(tmp_path) -> None:
     }
     assert one(row, "dpo") == {"prompt": [{"role": "user", "content": "Hi"}], "chosen": "Hello", "rejected": "No"}
     assert convert([(1, row | {"rejected": row["chosen"]})], "dpo")[1] == {"an empty or equal answer": 1}
-    said = lambda q, a, good: {
-        "messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}],
-        "label": good,
-    }  # noqa: E731
+
+    def row_of(q, a, good):
+        return {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}], "label": good}
+
     pairs, skipped = convert(
-        enumerate([said("a", "x", True), said("a", "y", False), said("a", "z", False), said("b", "x", True)]), "kto"
+        enumerate([row_of("a", "x", True), row_of("a", "y", False), row_of("a", "z", False), row_of("b", "x", True)]), "kto"
     )
     assert [(p["chosen"], p["rejected"]) for p in pairs] == [("x", "y"), ("x", "z")] and skipped == {
         "no_counterpart": 1
