@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qwq.cli import app
+from qwq.cli.commands import app
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 WIDTH = 100
