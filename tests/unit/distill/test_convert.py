@@ -163,7 +163,8 @@ def test_preferences(tmp_path) -> None:
         return {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}], "label": good}
 
     pairs, skipped = convert(
-        enumerate([row_of("a", "x", True), row_of("a", "y", False), row_of("a", "z", False), row_of("b", "x", True)]), "kto"
+        enumerate([row_of("a", "x", True), row_of("a", "y", False), row_of("a", "z", False), row_of("b", "x", True)]),
+        "kto",
     )
     assert [(p["chosen"], p["rejected"]) for p in pairs] == [("x", "y"), ("x", "z")] and skipped == {
         "no_counterpart": 1
