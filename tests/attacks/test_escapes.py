@@ -116,6 +116,29 @@ def test_datagram_pair_cannot_reach_an_abstract_socket(jail):
             server.recv(1)
 
 
+def test_sequenced_packet_pair_cannot_reach_an_abstract_socket(jail):
+    """Rust's programs start others with such a pair, so it is allowed; an address goes nowhere."""
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+    ):
+        server.bind("\0qwq-attack-packets")
+        server.listen()
+        server.settimeout(0.1)
+        other.bind("\0qwq-attack-datagrams")
+        other.settimeout(0.1)
+        for name in ("packets", "datagrams"):
+            for call in (
+                f"a.sendto(b'x', '\\0qwq-attack-{name}')",
+                f"a.connect('\\0qwq-attack-{name}')",
+                f"a.sendmsg([b'x'], [], 0, '\\0qwq-attack-{name}')",
+            ):
+                errno_of(jail, f"a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n{call}")
+        for waiting in (server.accept, lambda: other.recv(1)):
+            with pytest.raises(TimeoutError):
+                waiting()
+
+
 def test_kill_everything(jail):
     bystander = subprocess.Popen(["sleep", "20"])
     try:

@@ -318,21 +318,38 @@ def verify_tools(file: Lines, *, strict: bool = False) -> int:
 
 
 @verify_app.command(name="audit")
-def verify_audit(dataset: Path, *, clean: Path | None = None, field: str | None = None) -> int:
-    """Say of each row of a math set whether its gold answer can be graded, and why not.
+def verify_audit(
+    dataset: Lines,
+    *,
+    kind: Literal["math", "code"] = "math",
+    clean: Path | None = None,
+    field: str | None = None,
+    timeout_s: float = 10.0,
+) -> int:
+    """Say of each row of a set whether it can be graded, and why not: a math row's gold answer, a code row's tests.
 
     Parameters
     ----------
     dataset
-        JSON lines with a gold answer.
+        JSON lines with a gold answer, or with tests and, if there is one, a reference solution; - reads standard input.
+    kind
+        math or code. Code rows are tried in the sandbox: the reference must pass, a program that does nothing must not.
     clean
         File to write the gradable rows to.
     field
-        Column of the gold answer; the first of gold, answer, ground_truth, final_answer, solution by default.
+        Column of the gold answer (the first of gold, answer, ground_truth, final_answer, solution by default), or of the
+        reference solution (the first of reference, canonical_solution, solution, solutions, code).
+    timeout_s
+        Time limit for each case of a code row.
     """
-    from qwq.verify.math.audit import audit_file
+    if kind == "code":
+        from qwq.verify.code.audit import audit_code_file
 
-    rows = audit_file(dataset, clean, field=field)
+        rows = audit_code_file(dataset, clean, field=field, timeout_s=timeout_s)
+    else:
+        from qwq.verify.math.audit import audit_file
+
+        rows = audit_file(dataset, clean, field=field)
     while True:
         try:
             row = next(rows)

@@ -34,6 +34,52 @@ def runner(server: str | None, api_key: str | None, unsafe: bool) -> AbstractCon
     return RemoteSandbox(server, api_key=api_key or os.environ.get(API_KEY_VARIABLE))
 
 
+packages_app = App(name="packages", help="Python packages that programs in the jail may import.")
+sandbox_app.command(packages_app)
+
+
+@packages_app.command(name="add")
+def packages_add(names: list[str], *, preimport: bool = False) -> int:
+    """Add packages, pinned to the version that is found now; running servers see them when they start again.
+
+    Parameters
+    ----------
+    names
+        Names (sortedcontainers, scipy==1.17.0), or the set rl: sortedcontainers, numpy, scipy, pandas, sympy, networkx,
+        more-itertools, pytest.
+    preimport
+        Import them in each slot before any program runs: importing costs a program nothing then, and each run a little.
+    """
+    from qwq.sandbox import packages
+
+    print(json.dumps({p.name: p.version for p in packages.add(names, preimport=preimport)}, indent=1))
+    return 0
+
+
+@packages_app.command(name="remove")
+def packages_remove(names: list[str]) -> int:
+    """Take packages away again.
+
+    Parameters
+    ----------
+    names
+        Their names.
+    """
+    from qwq.sandbox import packages
+
+    print(json.dumps({p.name: p.version for p in packages.remove(names)}, indent=1))
+    return 0
+
+
+@packages_app.command(name="list")
+def packages_list() -> int:
+    """Say which packages programs may import beside numpy, and their versions."""
+    from qwq.sandbox import packages
+
+    print(json.dumps(packages.versions(), indent=1))
+    return 0
+
+
 @sandbox_app.command(name="doctor")
 def sandbox_doctor() -> int:
     """Say how strong the jail is on this machine, and why not stronger. Status 1 where no level is safe."""
@@ -90,13 +136,16 @@ def sandbox_serve(
     port: int = 8080,
     slots: int | None = None,
     api_key: str | None = None,
+    allow: list[str] | None = None,
     queue: int = 1024,
+    hold_s: float = 300.0,
     max_timeout_s: float = 120.0,
     max_memory_mb: int = 4096,
     max_body_mb: int = 64,
     unsafe: bool = False,
 ) -> int:
-    """Serve the sandbox over HTTP until stopped: POST /batch and /run_code, GET /health and /metrics.
+    """Serve the sandbox over HTTP until stopped: POST /batch, SandboxFusion's /run_code, /run_jupyter and /submit, GET /health
+    and /metrics.
 
     Parameters
     ----------
@@ -107,9 +156,14 @@ def sandbox_serve(
     slots
         Programs at a time; one per core by default.
     api_key
-        Key that requests must bring; the environment's QWQ_SANDBOX_API_KEY by default. Without one only loopback is served.
+        Key that requests must bring, in a header or as http://HOST:PORT/key/KEY before every path; the environment's
+        QWQ_SANDBOX_API_KEY by default. Without one only loopback and --allow are served.
+    allow
+        Networks (10.0.0.0/8) or addresses whose requests need no key; may be given several times.
     queue
-        Runs that may be waiting or running; beyond it the answer is 429 with Retry-After.
+        Runs that may be waiting or running; beyond it the answer of /batch is 429 with Retry-After.
+    hold_s
+        How long a request of SandboxFusion's clients, which take a 429 for a failure, waits for room in the queue.
     max_timeout_s
         Longest time limit that a request may ask for.
     max_memory_mb
@@ -127,15 +181,24 @@ def sandbox_serve(
         raise UsageError(f"qwq sandbox serve needs {error.name}: {install_hint('serve')}") from error
     from qwq.sandbox.http.service import ServerLimits
 
-    limits = ServerLimits(queue=queue, timeout_s=max_timeout_s, memory_mb=max_memory_mb, body_bytes=max_body_mb << 20)
+    limits = ServerLimits(
+        queue=queue, hold_s=hold_s, timeout_s=max_timeout_s, memory_mb=max_memory_mb, body_bytes=max_body_mb << 20
+    )
     key = api_key or os.environ.get(API_KEY_VARIABLE)
-    serve(grade, host=host, port=port, slots=slots, api_key=key, limits=limits, unsafe=unsafe)
+    serve(grade, host=host, port=port, slots=slots, api_key=key, allow=allow or [], limits=limits, unsafe=unsafe)
     return 0
 
 
 def grade(item: VerifyItem, sandbox: Runner) -> dict[str, Any]:
     """The verdict on one line, as the server sends it."""
-    from qwq.verify.code import OPTIONS, verify
+    from qwq.types import Response
+    from qwq.verify.code import OPTIONS, judge, judge_response, read_row, read_tests
 
     options = {name: getattr(item, name) for name in OPTIONS}
-    return verify(item.code, item.tests, sandbox=sandbox, **options).to_dict()
+    tests = read_row(item.row) if item.row else read_tests(item.tests)
+    if item.code is not None:
+        judged = judge(item.code, tests, sandbox=sandbox, **options)
+    else:
+        judged = judge_response(Response(item.response or ""), tests, sandbox=sandbox, **options)
+    cases = [{"outcome": outcome.value, "reason": reason} for outcome, reason in judged.cases]
+    return judged.verdict.to_dict() | ({"cases": cases} if item.cases else {})

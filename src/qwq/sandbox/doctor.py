@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qwq.errors import DataError, InfraError, UsageError
-from qwq.sandbox import cgroup, languages
+from qwq.sandbox import cgroup, languages, packages
 from qwq.sandbox.jail import seccomp
 from qwq.sandbox.policy import Level
 from qwq.sandbox.pool import Sandbox
@@ -34,6 +34,7 @@ def doctor() -> dict[str, Any]:
         "memory_of_a_process_tree": why if grouped else f"watched from outside, not bounded: {why}",
         "seccomp": f"allow-list for {platform.machine()}" if seccomp.build() else f"none for {platform.machine()}",
         "languages": languages.available(),
+        "packages": packages.versions(),
         "advice": _advice(chosen),
     }
 
@@ -46,17 +47,6 @@ def _advice(chosen: str | None) -> str:
     if chosen == Level.LANDLOCK:
         return "allow unprivileged user namespaces for the strongest level (sysctl user.max_user_namespaces)"
     return "allow unprivileged user namespaces or a kernel with Landlock ABI 4 (Linux 6.7 or later)"
-
-
-_SUFFIXES = {
-    ".c": "c",
-    ".cc": "cpp",
-    ".cpp": "cpp",
-    ".cxx": "cpp",
-    ".js": "javascript",
-    ".mjs": "javascript",
-    ".sh": "bash",
-}
 
 
 def run_file(
@@ -75,6 +65,6 @@ def run_file(
             raise DataError(f"no file {file}: give the path of a file that can be read")
     program = files[0].read_text(encoding="utf-8", errors="surrogateescape")
     data = files[1].read_bytes() if stdin is not None else b""
-    language = language or _SUFFIXES.get(files[0].suffix, "python")
+    language = language or languages.SUFFIXES.get(files[0].suffix, "python")
     with Sandbox(slots=1, unsafe=unsafe) as box:
         return box.run(program, stdin=data, language=language, timeout_s=timeout_s, memory_mb=memory_mb)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from qwq.errors import UsageError
+from qwq.sandbox import packages
 
 # numpy comes last: it is the only one that is not part of the standard library.
 PREIMPORT = (  # noqa: SIM905
@@ -59,9 +60,10 @@ class Limits:
     files: int = 64
     box_mb: int = 64
     box_files: int = 1024
-    reserves_memory: bool = False  # a runtime that reserves address space it does not use: its data is limited
+    reserves_mb: int = 0  # a runtime that reserves address space it does not use: its data is limited, with this beside
     supervises: bool = False  # the request starts a program beside itself and holds the result channel
     each_record: bool = False
+    total_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s <= 3600:
@@ -74,7 +76,7 @@ class Limits:
     @property
     def total_s(self) -> float:
         """What the whole run may take."""
-        return self.timeout_s * (RECORDS_FACTOR if self.each_record else 1)
+        return self.total_timeout_s or self.timeout_s * (RECORDS_FACTOR if self.each_record else 1)
 
     @property
     def cpu_limit_s(self) -> int:
@@ -85,7 +87,7 @@ class Limits:
         """The numbers that the slot's process needs."""
         return {
             "memory_bytes": self.memory_mb << 20,
-            "reserves_memory": int(self.reserves_memory),
+            "runtime_bytes": self.reserves_mb << 20,
             "supervises": int(self.supervises),
             "file_bytes": self.box_mb << 20,
             "box_bytes": self.box_mb << 20,
@@ -109,6 +111,7 @@ class InterpreterFiles:
     hidden: list[str] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
     search_path: list[str] = field(default_factory=list)  # beyond the standard library
+    preimport: tuple[str, ...] = ()
 
 
 def _numpy_files() -> tuple[list[str], list[str]]:
@@ -138,7 +141,8 @@ def _package_folders(libraries: list[str]) -> list[str]:
 
 @functools.cache
 def interpreter_files() -> InterpreterFiles:
-    """The real interpreter (not a version manager's shim or a venv link), its library, the system's libraries, numpy."""
+    """The real interpreter (not a version manager's shim or a venv link), its library, the system's libraries, numpy, and
+    the packages that were added."""
     executable = os.path.realpath(sys.executable)
     prefix = os.path.realpath(sys.base_prefix)
     read_only = [executable, *dict.fromkeys([f"{prefix}/lib", f"{prefix}/{sys.platlibdir}"])]
@@ -149,12 +153,17 @@ def interpreter_files() -> InterpreterFiles:
         elif os.path.exists(path) and path not in read_only:
             read_only.append(path)
     hidden = _package_folders([path for path in read_only if os.path.isdir(path)])
-    numpy_folders, search_path = _numpy_files()
-    for folder in numpy_folders:
+    added = packages.installed()
+    shown, search_path = ([], []) if any("numpy" in p.modules for p in added) else _numpy_files()
+    if added:
+        shown.append(os.path.realpath(packages.site()))
+        search_path.insert(0, shown[-1])
+    preimport = tuple(module for p in added if p.preimport for module in p.modules if module[:1] != "_")
+    for folder in shown:
         above = [path for path in (*read_only, *hidden) if folder.startswith(path + "/")]
         if not above or max(above, key=len) in hidden:
             read_only.append(folder)
-    return InterpreterFiles(executable, read_only, hidden, links, search_path)
+    return InterpreterFiles(executable, read_only, hidden, links, search_path, preimport)
 
 
 def environment() -> dict[str, str]:

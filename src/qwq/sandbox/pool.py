@@ -270,46 +270,56 @@ class Sandbox(Runner):
         """Compile where the language asks for it; what is run then, in slots that show the tools."""
         language, tool = languages.installed(request["language"])
         pool = self._tools()
-        files = dict(request.get("files") or {})
-        files[language.source_name] = codec.text_to_base64(request["program"])
+        source = request["program"]
+        given = dict(request.get("files") or {})
+        files = given | {languages.source_name(language, source): codec.text_to_base64(source)}
         built = None
-        if language.build:
+        if language.builds:
             artefact, built = self._build(pool, language, tool, request, files, cancel)
             if artefact is None:
                 assert built is not None
                 status = RunStatus.TIMEOUT if built.status is RunStatus.TIMEOUT else RunStatus.COMPILE_ERROR
                 return _Prepared(pool, b"", limits, failed=replace(built, status=status, built=built, records=b""))
-            files = dict(request.get("files") or {}) | {languages.PROGRAM: artefact}
+            files = given | {languages.PROGRAM: artefact}
+            if language.name == "typescript":
+                files = given | {"main.js": artefact}
         command = {
             "kind": "command",
             "files": files,
-            "argv": [*languages.start_command(language, tool, limits.memory_mb), *(request.get("args") or ())],
+            "argv": [*languages.start_command(language, tool, source, limits.memory_mb), *(request.get("args") or ())],
             "fetch": list(request.get("fetch") or []),
         }
-        limits = replace(limits, reserves_memory=language.reserves_memory, supervises=True)
+        limits = replace(limits, reserves_mb=language.reserves_mb, supervises=True)
         return _Prepared(pool, json.dumps(command).encode(), limits, built)
 
     def _build(
         self, pool: Sandbox, language: languages.Language, tool: str, request: Mapping[str, Any],
         files: dict[str, str], cancel: Cancel | None,
     ) -> tuple[str | None, Execution | None]:  # fmt: skip
-        """(the artefact or None, how the compiler ended); an artefact of the cache comes with an empty run."""
+        """(the artefact or None, how the compiler ended); an artefact of the cache comes with an empty run. Where no
+        command builds the program, the first one's complaint counts."""
         key = languages.cache_key(language, tool, request["program"], files)
         known = self._artefacts.get(key)
         if known is not None:
             return known, Execution(RunStatus.OK, 0, b"", b"", b"", 0.0)
-        limits = Limits(float(request.get("compile_timeout_s", 10.0)), _BUILD_MEMORY_MB, supervises=True)
-        command = {
-            "kind": "command",
-            "files": files,
-            "argv": languages.build_command(language, tool),
-            "fetch": [languages.PROGRAM],
-        }
-        done, found = _ended(pool._on_slot(json.dumps(command).encode(), b"", limits, cancel), limits)
-        artefact = found.get(languages.PROGRAM) if done.status is RunStatus.OK else None
-        if artefact is not None:
-            self._artefacts.put(key, artefact)
-        return artefact, replace(done, records=b"")
+        limits = Limits(
+            float(request.get("compile_timeout_s", 10.0)),
+            _BUILD_MEMORY_MB,
+            supervises=True,
+            reserves_mb=language.reserves_mb,
+        )
+        first: Execution | None = None
+        for argv in languages.build_commands(language, tool, request["program"]):
+            command = {"kind": "command", "files": files, "argv": argv, "fetch": [languages.PROGRAM]}
+            done, found = _ended(pool._on_slot(json.dumps(command).encode(), b"", limits, cancel), limits)
+            artefact = found.get(languages.PROGRAM) if done.status is RunStatus.OK else None
+            if artefact is not None:
+                self._artefacts.put(key, artefact)
+                return artefact, replace(done, records=b"")
+            first = first or replace(done, records=b"")
+            if done.status is RunStatus.TIMEOUT:
+                break
+        return None, first
 
 
 def _ended(done: Execution, limits: Limits) -> tuple[Execution, Mapping[str, str]]:

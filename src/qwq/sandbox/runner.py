@@ -5,6 +5,7 @@ A runner implements one method, `_execute`: a request, its standard input and it
     {"kind": "script", "program", "prelude", "files", "fetch", "args"}    a Python program
     {"kind": "source", "language", "program", "files", "fetch", "args", "compile_timeout_s"}    one in another language
     {"kind": "interact", "program", "partner", "partner_timeout_s"}       two of these, each reads what the other writes
+    {"kind": "cells", "cells", "files", "fetch"}      cells of a notebook, in one session
     {"kind": "call", "sources", "program", "entry_point", "cases"}    function calls, arguments as nodes of `jail/codec.py`
     {"kind": "items", "sources", "program", "items"}                  expressions and statements
 
@@ -22,7 +23,7 @@ from typing import Any
 
 from qwq.errors import InfraError, UsageError
 from qwq.sandbox.jail import codec
-from qwq.sandbox.languages import canonical
+from qwq.sandbox.languages import SQL, SQL_RUNNER, canonical
 from qwq.sandbox.policy import Limits, RunStatus
 
 COMPILE_TIMEOUT_S = 10.0
@@ -245,7 +246,10 @@ def program_request(
     """The request for a whole program in any language. Raises UsageError for a language that is not known."""
     language = canonical(language)
     request: dict[str, Any] = {"kind": "script", "program": program}
-    if language != "python":
+    if language == SQL:
+        request["program"] = SQL_RUNNER
+        files = {**(files or {}), "main.sql": codec.to_bytes(program)}
+    elif language != "python":
         request = {"kind": "source", "language": language, "program": program}
         request["compile_timeout_s"] = Limits(compile_timeout_s).timeout_s
     if files or fetch:

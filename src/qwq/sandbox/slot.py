@@ -205,7 +205,7 @@ class Slot:
             "path": self._files.search_path,
             "own_uid": self.own_uid,
             "environment": environment(),
-            "preimport": [] if self._tools else PREIMPORT,
+            "preimport": [] if self._tools else [*PREIMPORT, *self._files.preimport],
             "scratch": self._scratch,
             "cgroup": self.group is not None,
         }

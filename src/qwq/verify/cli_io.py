@@ -356,12 +356,6 @@ def _call(data: Any) -> ToolCall:
     return call
 
 
-# What data sets keep beside tests that belongs to them, and the columns that they keep tests in.
-_BESIDE_TESTS = {"entry_point", "fn_name", "setup", "test_setup_code", "test_imports"}
-_ROW_TESTS = (
-    "test", "test_list", "public_test_cases", "private_test_cases", "metadata", "public_tests", "private_tests",
-    "generated_tests", "inputs", "outputs", "input_output",
-)  # fmt: skip
 _PROGRAMS = ("code", "response")
 
 
@@ -373,8 +367,8 @@ def _code(data: Mapping[str, Any], sandbox: Any = None) -> Job:
     if len(named) != 1:
         raise DataError(f"a line needs either code or response, it has {', '.join(named) or 'neither'}")
     program = _field(data, named[0], str)
-    tests = _tests_of(data)
-    used = {*_PROGRAMS, "tests", *_BESIDE_TESTS, *(_ROW_TESTS if "tests" not in data else ())}
+    tests = code.read_row(data)
+    used = {*_PROGRAMS, "tests", *code.BESIDE_TESTS, *(code.ROW_TESTS if "tests" not in data else ())}
     options = code.options_of({k: v for k, v in data.items() if k not in NOTES | used | {"finished", "thinking_open"}})
     if named[0] == "response":
         parts = parse(program, thinking_open=_opened(data))
@@ -383,21 +377,6 @@ def _code(data: Mapping[str, Any], sandbox: Any = None) -> Job:
     if tests.get("kind") in ("stdio", "interactive") and "language" not in data:
         options["language"] = code.guess_language(program)
     return lambda: code.verify(program, tests, sandbox=sandbox, **options)
-
-
-def _tests_of(data: Mapping[str, Any]) -> Any:
-    """The tests of a line, under `tests` or in the columns that data sets have for them."""
-    from qwq.verify import code
-
-    beside = {key: data[key] for key in _BESIDE_TESTS if key in data}
-    if "tests" in data:
-        return code.read_tests(data["tests"], beside)
-    if "input_output" in data:
-        return code.read_tests(data["input_output"], beside)
-    found = {key: data[key] for key in _ROW_TESTS if data.get(key)}
-    if not found:
-        raise DataError(f"a line needs tests, it has {', '.join(sorted(data))}")
-    return code.read_tests(found, beside)
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any]], Job]] = {

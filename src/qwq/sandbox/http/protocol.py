@@ -1,8 +1,8 @@
-"""What travels between `RemoteSandbox` and the server: items of a batch, results, and SandboxFusion's /run_code.
+"""What travels between `RemoteSandbox` and the server: items of a batch, and results.
 
 An item of kind "execute" is a request of `runner.py` with its limits; one of kind "verify" is a line of
 `qwq verify code`. Requests are checked here in full, so that a malformed one is the caller's mistake and never
-reaches a slot. Field names of /run_code: bytedance/SandboxFusion, sandbox/server/sandbox_api.py (Apache-2.0).
+reaches a slot.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import base64
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from qwq.sandbox.policy import RunStatus
 from qwq.sandbox.runner import Execution
@@ -50,6 +50,13 @@ class InteractRequest(_Strict):
     partner_timeout_s: float = Field(gt=0)
 
 
+class CellsRequest(_Strict):
+    kind: Literal["cells"]
+    cells: list[str]
+    files: dict[FileName, Base64] = {}
+    fetch: list[FileName] = []
+
+
 class CallCase(_Strict):
     args: list[Any]
     kwargs: list[Any]
@@ -77,7 +84,8 @@ class ItemsRequest(_Strict):
 
 
 Request = Annotated[
-    ScriptRequest | SourceRequest | InteractRequest | CallRequest | ItemsRequest, Field(discriminator="kind")
+    ScriptRequest | SourceRequest | InteractRequest | CellsRequest | CallRequest | ItemsRequest,
+    Field(discriminator="kind"),
 ]
 
 
@@ -86,6 +94,7 @@ class ItemLimits(_Strict):
     memory_mb: int = Field(512, ge=32)
     output_limit_bytes: int = Field(1 << 20, ge=1)
     each_record: bool = False
+    total_timeout_s: float | None = Field(None, gt=0)
 
 
 class ExecuteItem(_Strict):
@@ -97,10 +106,16 @@ class ExecuteItem(_Strict):
 
 
 class VerifyItem(_Strict):
+    """Either `code` or `response`; `tests`, or a `row` of a data set that holds them. With `cases` the verdict says how each
+    case ended."""
+
     kind: Literal["verify"] = "verify"
     id: str = Field("", max_length=100)
-    code: str
-    tests: dict[str, Any] | list[Any] | str
+    code: str | None = None
+    response: str | None = None
+    tests: dict[str, Any] | list[Any] | str | None = None
+    row: dict[str, Any] = {}
+    cases: bool = False
     timeout_s: float = Field(5.0, gt=0)
     memory_mb: int = Field(512, ge=32)
     language: str = "python"
@@ -108,44 +123,19 @@ class VerifyItem(_Strict):
     compile_timeout_s: float = Field(10.0, gt=0)
     output_limit_bytes: int | None = Field(None, ge=1)
 
+    @model_validator(mode="after")
+    def _complete(self) -> VerifyItem:
+        if (self.code is None) == (self.response is None):
+            raise ValueError("give either code or response")
+        if (self.tests is None) == (not self.row):
+            raise ValueError("give either tests or row")
+        return self
+
 
 class Batch(_Strict):
     """`items` of any mix; results come back as they finish, each with its `index` and `id`."""
 
     items: list[Annotated[ExecuteItem | VerifyItem, Field(discriminator="kind")]] = Field(min_length=1)
-
-
-class RunCodeRequest(BaseModel):
-    """SandboxFusion's request. Fields it does not know are ignored, as there."""
-
-    compile_timeout: float = Field(10.0, gt=0)
-    run_timeout: float = Field(10.0, gt=0)
-    memory_limit_MB: int = -1
-    code: str
-    stdin: str | None = None
-    language: str
-    files: dict[FileName, Base64 | None] = {}
-    fetch_files: list[FileName] = []
-    args: list[str] = []
-
-
-class CommandRunResult(BaseModel):
-    status: Literal["Finished", "Error", "TimeLimitExceeded"]
-    execution_time: float | None = None
-    return_code: int | None = None
-    stdout: str | None = None
-    stderr: str | None = None
-
-
-class RunCodeResponse(BaseModel):
-    """SandboxFusion's response."""
-
-    status: Literal["Success", "Failed", "SandboxError"]
-    message: str
-    compile_result: CommandRunResult | None = None
-    run_result: CommandRunResult | None = None
-    executor_pod_name: str | None = None
-    files: dict[str, str] = {}
 
 
 BATCH = TypeAdapter(Batch)

@@ -1,28 +1,27 @@
 """The HTTP server: `qwq sandbox serve`.
 
     POST /batch      {"items": [...]}: JSON lines, a result each as it finishes; items of protocol.py
-    POST /run_code   SandboxFusion's request and response
-    GET  /health     level of the jail and why, slots, queue, languages
+    POST /run_code, /run_jupyter, /submit, GET /v1/ping    SandboxFusion's, see fusion.py
+    GET  /health     level of the jail and why, slots, queue, languages, packages
     GET  /metrics    Prometheus text
 
 A full queue answers 429 with Retry-After. A client that goes away takes its runs with it. With a key, every path but
-/health needs it (`Authorization: Bearer KEY` or `X-API-Key`); without one the server listens on loopback only and
-refuses what a web page could make a browser send: other content types than JSON, and host names that are not loopback.
+/health needs it (`Authorization: Bearer KEY`, `X-API-Key`, or `/key/KEY` before the path), but for clients of the allowed
+networks; without one the server listens on loopback only, or serves these networks only, and refuses what a web page could
+make a browser send: other content types than JSON, and on loopback host names that are not loopback.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import hmac
 import ipaddress
 import json
-import platform
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -35,26 +34,21 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwq.errors import UsageError
-from qwq.sandbox import cgroup, languages
+from qwq.sandbox import cgroup, fusion, languages, packages
 from qwq.sandbox.http.protocol import (
     BATCH,
     Batch,
-    CommandRunResult,
     ExecuteItem,
-    ItemLimits,
-    RunCodeRequest,
-    RunCodeResponse,
     VerifyItem,
     execution_from_dict,
 )
 from qwq.sandbox.http.service import Full, Grade, Job, ServerLimits, Service
-from qwq.sandbox.policy import Level, RunStatus
+from qwq.sandbox.policy import Level
 from qwq.sandbox.pool import Sandbox
-from qwq.sandbox.runner import RunResult, run_result
+from qwq.sandbox.runner import run_result
 
 HEARTBEAT_S = 10.0
 SHUTDOWN_S = 5
-_RUN_CODE = TypeAdapter(RunCodeRequest)
 
 
 def is_loopback(host: str) -> bool:
@@ -68,34 +62,78 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Guard:
-    """Lets a request through only with the key, or, where there is none, only in the form that no web page can send."""
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-    def __init__(self, app: ASGIApp, api_key: str | None):
+
+def networks(names: Sequence[str]) -> list[Network]:
+    """Raises UsageError for what is neither an address nor a network."""
+    try:
+        return [ipaddress.ip_network(name) for name in names]
+    except ValueError as error:
+        raise UsageError(f"--allow: {error}: give a network like 10.0.0.0/8, or an address") from None
+
+
+class Guard:
+    """Lets a request through with the key, from an allowed network, or, where there is neither, in the form that no web page
+    can send."""
+
+    def __init__(self, app: ASGIApp, api_key: str | None, allowed: Sequence[Network]):
         self.app = app
         self.key = api_key.encode() if api_key else None
+        self.allowed = allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
-        await (refusal or self.app)(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        path, given = _key_of_path(scope["path"])
+        if given is not None:
+            scope = dict(scope, path=path, raw_path=path.encode())
+        await (self._refusal(scope, headers, given) or self.app)(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> Response | None:
-        headers = {name: value for name, value in scope["headers"]}
-        if self.key is not None and scope["path"] != "/health":
-            given = headers.get(b"x-api-key", b"")
-            scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() == b"bearer":
-                given = token.strip()
-            if not hmac.compare_digest(given, self.key):
-                return _error(401, "the API key is missing or wrong", {"WWW-Authenticate": "Bearer"})
-        if self.key is None:
-            host, _, port = headers.get(b"host", b"localhost").decode("latin-1").rpartition(":")
-            if not is_loopback(host if host and port.isdigit() else f"{host}:{port}".strip(":")):
+    def _refusal(self, scope: Scope, headers: Mapping[bytes, bytes], given: bytes | None) -> Response | None:
+        if not self._is_allowed(scope["client"]):
+            if self.key is not None and scope["path"] != "/health":
+                if not hmac.compare_digest(given if given is not None else _key_of_headers(headers), self.key):
+                    return _error(401, "the API key is missing or wrong", {"WWW-Authenticate": "Bearer"})
+            if self.key is None and self.allowed and not _is_local(scope["client"]):
+                return _error(403, "this address is in none of the allowed networks")
+            if self.key is None and not is_loopback(_host_of(headers)):
                 return _error(403, "without an API key only requests to a loopback name are answered")
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if scope["method"] == "POST" and kind != b"application/json":
             return _error(415, "send application/json")
         return None
+
+    def _is_allowed(self, client: tuple[str, int] | None) -> bool:
+        if client is None or not self.allowed:
+            return False
+        address = ipaddress.ip_address(client[0])
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self.allowed)
+
+
+def _is_local(client: tuple[str, int] | None) -> bool:
+    return client is not None and is_loopback(client[0])
+
+
+def _key_of_path(path: str) -> tuple[str, bytes | None]:
+    """(path, None), or what follows `/key/KEY` and the key: for clients that can be given a URL and nothing else."""
+    if not path.startswith("/key/"):
+        return path, None
+    key, _, rest = path.removeprefix("/key/").partition("/")
+    return f"/{rest}", key.encode()
+
+
+def _key_of_headers(headers: Mapping[bytes, bytes]) -> bytes:
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+
+
+def _host_of(headers: Mapping[bytes, bytes]) -> str:
+    host, _, port = headers.get(b"host", b"localhost").decode("latin-1").rpartition(":")
+    return host if host and port.isdigit() else f"{host}:{port}".strip(":")
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -202,69 +240,54 @@ async def _single(service: Service, item: ExecuteItem | VerifyItem, receive: Rec
 # -- SandboxFusion's form
 
 
-def _run_code_item(asked: RunCodeRequest, limits: ServerLimits) -> ExecuteItem:
-    """Raises UsageError for what is not supported, rather than leave it out in silence."""
-    if asked.args:
-        raise UsageError("args go to pytest in SandboxFusion, which is not supported here")
-    language = languages.canonical(asked.language)
-    request: dict[str, Any] = {
-        "kind": "script",
-        "program": asked.code,
-        "files": {name: data for name, data in asked.files.items() if data is not None},
-        "fetch": asked.fetch_files,
-    }
-    if language != "python":
-        request |= {"kind": "source", "language": language, "compile_timeout_s": asked.compile_timeout}
-    memory_mb = asked.memory_limit_MB if asked.memory_limit_MB > 0 else min(1024, limits.memory_mb)
-    stdin = base64.b64encode((asked.stdin or "").encode(errors="surrogatepass")).decode()
-    return ExecuteItem.model_validate(
-        {
-            "kind": "execute",
-            "request": request,
-            "stdin": stdin,
-            "limits": ItemLimits(timeout_s=asked.run_timeout, memory_mb=max(32, memory_mb)),
-        }
-    )
-
-
-def _command(result: RunResult) -> CommandRunResult:
-    timed_out = result.status is RunStatus.TIMEOUT
-    return CommandRunResult(
-        status="TimeLimitExceeded" if timed_out else "Finished",
-        execution_time=result.seconds,
-        return_code=None if timed_out else result.exit_code,
-        stdout=result.stdout.decode(errors="replace"),
-        stderr=result.stderr.decode(errors="replace"),
-    )
-
-
-def run_code_response(result: RunResult) -> RunCodeResponse:
-    """A run in SandboxFusion's words: a compiler that failed leaves no run_result."""
-    compiled = result.built is None or result.built.status is RunStatus.OK
-    return RunCodeResponse(
-        status="Success" if result.status is RunStatus.OK else "Failed",
-        message="ran without a jail that protects (unsafe)" if result.unsafe else "",
-        compile_result=_command(result.built) if result.built else None,
-        run_result=_command(result) if compiled else None,
-        executor_pod_name=platform.node() or None,
-        files={name: base64.b64encode(data).decode() for name, data in result.files.items()},
-    )
+async def _held(service: Service, item: ExecuteItem | VerifyItem, request: Request) -> dict[str, Any] | None:
+    """The result of an item that waits for room in the queue; None where the client went away."""
+    service.check(item)
+    await service.admit_held(service.limits.hold_s)
+    return await _single(service, item, request.receive)
 
 
 async def _run_code(service: Service, request: Request) -> Response:
-    asked = await _read(request, _RUN_CODE, service.limits.body_bytes)
+    asked = await _read(request, TypeAdapter(fusion.RunCodeRequest), service.limits.body_bytes)
     try:
-        item = _run_code_item(asked, service.limits)
-        service.check(item)
+        item = fusion.run_code_item(asked, service.limits)
+        found = await _held(service, item, request)
     except UsageError as error:
-        return _model(RunCodeResponse(status="SandboxError", message=str(error)))
-    service.admit(1)
-    found = await _single(service, item, request.receive)
+        return _model(fusion.RunCodeResponse(status="SandboxError", message=str(error)))
     if found is None:
         return Response(status_code=499)
     if "error" in found:
-        return _model(RunCodeResponse(status="SandboxError", message=found["error"]["message"]))
-    return _model(run_code_response(run_result(execution_from_dict(found["execution"]))))
+        return _model(fusion.RunCodeResponse(status="SandboxError", message=found["error"]["message"]))
+    result = run_result(execution_from_dict(found["execution"]))
+    return _model(fusion.run_code_response(result, item.limits.output_limit_bytes))
+
+
+async def _run_jupyter(service: Service, request: Request) -> Response:
+    asked = await _read(request, TypeAdapter(fusion.RunJupyterRequest), service.limits.body_bytes)
+    try:
+        item = fusion.run_jupyter_item(asked, service.limits)
+        found = await _held(service, item, request)
+    except UsageError as error:
+        return _model(fusion.RunJupyterResponse(status="SandboxError", message=str(error)))
+    if found is None:
+        return Response(status_code=499)
+    if "error" in found:
+        return _model(fusion.RunJupyterResponse(status="SandboxError", message=found["error"]["message"]))
+    done = execution_from_dict(found["execution"])
+    return _model(fusion.run_jupyter_response(done, asked, item.limits.output_limit_bytes))
+
+
+async def _submit(service: Service, request: Request) -> Response:
+    asked = await _read(request, TypeAdapter(fusion.SubmitRequest), service.limits.body_bytes)
+    try:
+        found = await _held(service, fusion.submit_item(asked), request)
+    except UsageError as error:
+        raise _Refused(400, str(error)) from None
+    if found is None:
+        return Response(status_code=499)
+    if "error" in found:
+        raise _Refused(400 if found["error"]["kind"] == "usage" else 500, found["error"]["message"])
+    return _model(fusion.submit_response(asked, found["verdict"]))
 
 
 def _model(model: BaseModel) -> Response:
@@ -292,10 +315,11 @@ def health(service: Service) -> dict[str, Any]:
             "body_bytes": service.limits.body_bytes,
         },
         "languages": {"python": sys.executable} | languages.available(),
+        "packages": packages.versions(),
     }
 
 
-def create_app(service: Service, api_key: str | None = None) -> FastAPI:
+def create_app(service: Service, api_key: str | None = None, allowed: Sequence[Network] = ()) -> FastAPI:
     """The application over a service, which it closes at shutdown."""
 
     @contextlib.asynccontextmanager
@@ -304,7 +328,7 @@ def create_app(service: Service, api_key: str | None = None) -> FastAPI:
         service.close()
 
     app = FastAPI(title="qwq sandbox", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, api_key=api_key)
+    app.add_middleware(Guard, api_key=api_key, allowed=allowed)
 
     @app.exception_handler(_Refused)
     async def refused(request: Request, error: _Refused) -> Response:
@@ -331,6 +355,18 @@ def create_app(service: Service, api_key: str | None = None) -> FastAPI:
     async def run_code(request: Request) -> Response:
         return await _run_code(service, request)
 
+    @app.post("/run_jupyter")
+    async def run_jupyter(request: Request) -> Response:
+        return await _run_jupyter(service, request)
+
+    @app.post("/submit")
+    async def submit(request: Request) -> Response:
+        return await _submit(service, request)
+
+    @app.get("/v1/ping")
+    async def ping() -> Response:
+        return JSONResponse("pong")
+
     @app.get("/health")
     async def get_health() -> Response:
         return JSONResponse(health(service))
@@ -354,10 +390,10 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def listen(host: str, port: int, api_key: str | None) -> socket.socket:
+def listen(host: str, port: int, protected: bool) -> socket.socket:
     """The bound socket. Raises UsageError for an address that others can reach without a key, or that is taken."""
-    if not api_key and not is_loopback(host):
-        raise UsageError(f"{host} can be reached by other machines: give --api-key, or listen on 127.0.0.1")
+    if not protected and not is_loopback(host):
+        raise UsageError(f"{host} can be reached by other machines: give --api-key or --allow, or listen on 127.0.0.1")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol is named, since asyncio switches Nagle's delay off (40 ms a small answer) only where it is.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -371,15 +407,24 @@ def listen(host: str, port: int, api_key: str | None) -> socket.socket:
 
 
 def serve(
-    grade: Grade, *, host: str, port: int, slots: int | None, api_key: str | None, limits: ServerLimits, unsafe: bool
+    grade: Grade,
+    *,
+    host: str,
+    port: int,
+    slots: int | None,
+    api_key: str | None,
+    limits: ServerLimits,
+    unsafe: bool,
+    allow: Sequence[str] = (),
 ) -> None:
     """Serve until SIGINT or SIGTERM. Raises UsageError where no safe jail is possible, before anything listens."""
-    bound = listen(host, port, api_key)
+    allowed = networks(allow)
+    bound = listen(host, port, bool(api_key or allowed))
     with bound, Sandbox(slots, unsafe=unsafe) as sandbox:
         level = sandbox.level
         service = Service(sandbox, grade, limits)
         config = uvicorn.Config(
-            create_app(service, api_key),
+            create_app(service, api_key, allowed),
             log_level="warning",
             access_log=False,
             lifespan="on",

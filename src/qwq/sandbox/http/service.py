@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from qwq.sandbox.slot import Cancel, Cancelled
 
 Grade = Callable[[VerifyItem, Runner], Mapping[str, Any]]
 
+HELD_BACK = 4096  # requests that wait for room in the queue
 _KEPT_RESULTS = 4096
 _KEPT_BYTES = 64 << 20
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
@@ -47,6 +49,7 @@ class ServerLimits:
     """What one request may ask for, and how much may wait."""
 
     queue: int = 1024
+    hold_s: float = 300.0
     timeout_s: float = 120.0
     memory_mb: int = 4096
     output_bytes: int = 16 << 20
@@ -92,6 +95,7 @@ class Service:
         self.window = max(4, 2 * sandbox.slots)  # items of one batch under way: bounds what unsent results take
         self._grade = grade
         self._held = 0
+        self._held_back: deque[asyncio.Future[None]] = deque()
         self._jobs: dict[bytes, Job] = {}
         self._results: OrderedDict[bytes, tuple[int, dict[str, Any]]] = OrderedDict()
         self._result_bytes = 0
@@ -111,15 +115,39 @@ class Service:
         self._held += count
         self.metrics.held.set(self._held)
 
+    async def admit_held(self, limit_s: float) -> None:
+        """Take one item in as soon as there is room; raise Full where there is none for `limit_s`, or too many wait."""
+        deadline = time.monotonic() + limit_s
+        while True:
+            try:
+                return self.admit(1)
+            except Full:
+                left = deadline - time.monotonic()
+                if left <= 0 or len(self._held_back) >= HELD_BACK:
+                    raise
+                room = asyncio.get_running_loop().create_future()
+                self._held_back.append(room)
+                try:
+                    await asyncio.wait_for(room, left)
+                except TimeoutError:
+                    continue
+                finally:
+                    with contextlib.suppress(ValueError):
+                        self._held_back.remove(room)
+
     def discharge(self, count: int) -> None:
         self._held -= count
         self.metrics.held.set(self._held)
+        for _ in range(min(count, len(self._held_back))):
+            room = self._held_back.popleft()
+            if not room.done():
+                room.set_result(None)
 
     def check(self, item: ExecuteItem | VerifyItem) -> None:
         """Raise UsageError for limits beyond the server's."""
         asked = item.limits if isinstance(item, ExecuteItem) else item
         for name, value, most in (
-            ("timeout_s", asked.timeout_s, self.limits.timeout_s),
+            ("timeout_s", max(asked.timeout_s, getattr(asked, "total_timeout_s", None) or 0), self.limits.timeout_s),
             ("memory_mb", asked.memory_mb, self.limits.memory_mb),
             ("output_limit_bytes", asked.output_limit_bytes or 1, self.limits.output_bytes),
             (
@@ -214,6 +242,7 @@ class Service:
             item.limits.memory_mb,
             item.limits.output_limit_bytes,
             each_record=item.limits.each_record,
+            total_timeout_s=item.limits.total_timeout_s,
         )
         done = runner._execute(item.request.model_dump(), base64.b64decode(item.stdin), limits)
         return {"execution": execution_to_dict(done)}

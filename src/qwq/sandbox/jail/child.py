@@ -29,15 +29,18 @@ import traceback
 import types
 from typing import Any
 
-from . import codec
+from . import cells, codec, pytests
 
 RESULT_FD = 3
 program_file = "program.py"  # the zygote puts a path here where there is a private folder to write it to
 MAX_MESSAGE = 500
+# What tests import the program as; data sets do not agree.
+PROGRAM_MODULES = ("program", "solution", "main", "submission", "candidate", "answer")
 CHANGEABLE = (list, dict, set, bytearray)
 MAX_FETCHED = 20 << 20
 # The builtins as they were, under names that tests use: a program may call anything `isinstance`.
 OWN_BUILTINS = {f"_judge_{name}": value for name, value in vars(builtins).items() if name[:1] != "_"}
+OWN_BUILTINS["_judge_pytest"] = pytests.run_pytest
 
 
 def _record(fields: dict[str, Any]) -> None:
@@ -297,8 +300,8 @@ def _run_calls(request: dict[str, Any], space: dict[str, Any]) -> None:
 
 def _run_items(request: dict[str, Any], space: dict[str, Any]) -> None:
     """Expressions (their value or truth) and statements, each with its own bound names."""
-    space.update(OWN_BUILTINS)
     for index, item in enumerate(request["items"]):
+        space.update(OWN_BUILTINS)  # anew: an earlier item ran the program
         names = {name: codec.decode(nodes) for name, nodes in item.get("bind", {}).items()}
         try:
             space.update(names)
@@ -316,7 +319,10 @@ def _run_items(request: dict[str, Any], space: dict[str, Any]) -> None:
 
 def _run_functions(request: dict[str, Any]) -> int:
     """Load the program under a name other than __main__, then evaluate all that is asked."""
-    space = _module("program").__dict__
+    module = _module("program")
+    for name in PROGRAM_MODULES:
+        sys.modules[name] = module
+    space = module.__dict__
     try:
         for index, source in enumerate(request["sources"]):
             own = index == request["program"]
@@ -333,6 +339,24 @@ def _run_functions(request: dict[str, Any]) -> int:
     return _flush()
 
 
+def _run_cells(request: dict[str, Any]) -> int:
+    """Cells of a notebook in one session; each is a record, the files that are asked for are the last."""
+    space = _module("__main__").__dict__
+    try:
+        _write_files(request["files"])
+        for index, source in enumerate(request["cells"]):
+            _record({"i": index, "cell": cells.run_cell(source, space, index)})
+    except SystemExit as error:
+        return _exit_code(error)
+    except (OSError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    finally:
+        cells.flush()
+        _record({"files": _read_files(request["fetch"])})
+    return 0
+
+
 def run(payload: bytes) -> int:
     """Run one request to its end and return the exit status."""
     request = json.loads(payload)
@@ -345,4 +369,6 @@ def run(payload: bytes) -> int:
     os.write(RESULT_FD, b"R\n")  # from here on whatever happens is the program's doing
     if request["kind"] == "command":
         return _run_command(request)
+    if request["kind"] == "cells":
+        return _run_cells(request)
     return _run_script(request) if request["kind"] == "script" else _run_functions(request)

@@ -139,7 +139,9 @@ def _checks(own_pid: int | None) -> dict[str, bytes]:
     """BPF that decides each checked call. With `own_pid`, signals go to that process alone and clone makes threads."""
     allow = _op(_RETURN, _ALLOW)
     signals = allow if own_pid is None else _one_of(0, (own_pid,), _EPERM)
-    stream_only = _argument(1) + _op(_AND, 0xF) + _op(_EQUAL, 1, 1, 0) + _op(_RETURN, _ERRNO | _EPERM)
+    connected = (
+        _argument(1) + _op(_AND, 0xF) + _op(_EQUAL, 1, 2, 0) + _op(_EQUAL, 5, 1, 0) + _op(_RETURN, _ERRNO | _EPERM)
+    )
     refuse = _op(_RETURN, _ERRNO | _EPERM)
     clone = _argument(0) + _op(_BITS, _NEW_NAMESPACES, 0, 1) + refuse
     if own_pid is not None:
@@ -151,8 +153,9 @@ def _checks(own_pid: int | None) -> dict[str, bytes]:
         "kill": signals,
         "tkill": signals,
         "tgkill": signals,
-        # A datagram pair could send to any unix address; a stream pair is connected for good.
-        "socketpair": _argument(0) + _op(_EQUAL, 1, 1, 0) + _op(_RETURN, _ERRNO | _EPERM) + stream_only + allow,
+        # A datagram pair could send to any unix address; stream and sequenced-packet pairs are connected for good, and the
+        # kernel looks at no address that is given with a packet.
+        "socketpair": _argument(0) + _op(_EQUAL, 1, 1, 0) + _op(_RETURN, _ERRNO | _EPERM) + connected + allow,
         "clone": clone + allow,
     }
 

@@ -45,7 +45,6 @@ SETUP_FAILED = 125
 NUM_DESCRIPTORS = 5
 STACK_ROOM = 1 << 30
 THREAD_STACK = 8 << 20
-RUNTIME_BYTES = 256 << 20  # what node maps for its own threads and heap spaces before a program has done anything
 
 
 def preimport(names: list[str]) -> list[str]:
@@ -83,10 +82,10 @@ def set_limits(limits: dict[str, int], base_bytes: int, count_processes: bool) -
     _limit(resource.RLIMIT_CPU, limits["cpu_s"])
     _limit(resource.RLIMIT_MEMLOCK, 0)
     _limit(resource.RLIMIT_MSGQUEUE, 0)
-    if limits["reserves_memory"]:
+    if limits["runtime_bytes"]:
         # Stacks of threads count as data; 8 MB is what such a runtime expects.
         _stack(8 << 20)
-        _limit(resource.RLIMIT_DATA, base_bytes + limits["memory_bytes"] + RUNTIME_BYTES)
+        _limit(resource.RLIMIT_DATA, base_bytes + limits["memory_bytes"] + limits["runtime_bytes"])
         return
     # Threads of a started program reserve as much as its stack may grow, so it gets less than Python's own main thread.
     _stack(limits["stack_bytes"] // 4 if limits["supervises"] else limits["stack_bytes"])

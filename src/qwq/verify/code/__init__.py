@@ -16,21 +16,37 @@ ending early. Not covered: a test that cannot be split (`split.py`), or whose se
 from qwq.common.callables import make_callable
 from qwq.verify.code.checks import KINDS
 from qwq.verify.code.extract import extract_code
-from qwq.verify.code.forms import asserts_from_check, read_tests
-from qwq.verify.code.grade import OPTIONS, check_tests, clear_cache, options_of, verify, verify_response
+from qwq.verify.code.forms import BESIDE_TESTS, ROW_TESTS, asserts_from_check, read_row, read_tests
+from qwq.verify.code.grade import (
+    OPTIONS,
+    Judged,
+    check_tests,
+    clear_cache,
+    judge,
+    judge_response,
+    options_of,
+    verify,
+    verify_response,
+)
 from qwq.verify.code.guess import guess_language
 from qwq.verify.code.tally import VERIFIER
 
 __all__ = [
+    "BESIDE_TESTS",
     "KINDS",
     "OPTIONS",
+    "ROW_TESTS",
     "VERIFIER",
+    "Judged",
     "asserts_from_check",
     "check_tests",
     "clear_cache",
     "extract_code",
     "guess_language",
+    "judge",
+    "judge_response",
     "options_of",
+    "read_row",
     "read_tests",
     "verify",
     "verify_response",

@@ -75,7 +75,7 @@ class _Grading:
         done = self.job.sandbox.evaluate([self.prelude, self._pure()], items, program=-1, **self.job.limits)
         self.tally.saw(done, of_program=False)
         if done.load_error is not None:
-            raise DataError(f"tests.setup fails by itself: {': '.join(done.load_error)}")
+            raise _setup_fails(done.load_error)
         return {
             name: case.value
             for name, case in zip(wanted, done.cases, strict=True)
@@ -89,7 +89,7 @@ class _Grading:
         """A setup that fails without any program is a fault of the data, not of the program."""
         alone = self.job.sandbox.evaluate([self.prelude, self._pure()], [], program=-1, **self.job.limits)
         if alone.load_error is not None:
-            raise DataError(f"tests.setup fails by itself: {': '.join(alone.load_error)}")
+            raise _setup_fails(alone.load_error)
 
     # -- the program's side
 
@@ -189,7 +189,7 @@ class _Grading:
         chosen = list(range(max(self.whole) + 1)) if self.setup.data else sorted(self.whole)
         everything = set(range(len(self.setup.statements))) - self.plan.before
         everything -= {i for i in everything if self.setup.statements[i].is_import}
-        items = [Item(self.plan.tests[index].split.source, "exec") for index in chosen]
+        items = [Item(self._whole_source(self.plan.tests[index].split), "exec") for index in chosen]
         done = self.job.sandbox.evaluate(self._sources(everything, set()), items, program=2, **self.job.limits)
         self.tally.saw(done)
         if done.load_error is not None:
@@ -198,12 +198,23 @@ class _Grading:
             if index not in self.whole:
                 continue
             source = short(self.plan.tests[index].split.source)
+            if case.error is not None and case.error[0] == "ModuleNotFoundError" and "'pytest'" in case.error[1]:
+                raise DataError(f"{source} needs pytest: `qwq sandbox packages add pytest` brings it into the jail")
             failure = failure_of(case, done.status)
             if failure is None and case.truth is not True:
                 failure = Outcome.WRONG, f"{source} gave no result"
             elif failure is not None and case.error is not None and case.error[0] == "AssertionError":
                 failure = failure[0], f"{source} fails{f': {case.error[1]}' if case.error[1] else ''}"
             self.tally.add(index, *(failure or (Outcome.CORRECT, "")))
+
+    def _whole_source(self, split: SplitAssert) -> str:
+        return _with_own_builtins(split.source.strip(), self.setup.known | split.own, "exec")
+
+
+def _setup_fails(error: tuple[str, str]) -> DataError:
+    said = f"tests.setup fails by itself: {': '.join(error)}"
+    absent = error[1].split("'")[1::2][:1] if error[0] == "ModuleNotFoundError" else []
+    return DataError(f"{said}; `qwq sandbox packages add {absent[0]}` may bring it into the jail" if absent else said)
 
 
 class _OwnBuiltins(ast.NodeTransformer):
@@ -216,9 +227,9 @@ class _OwnBuiltins(ast.NodeTransformer):
         return node
 
 
-def _with_own_builtins(source: str, others: frozenset[str]) -> str:
-    """A hole's expression in which `isinstance`, `sorted` ... are the builtins, whatever the program calls so."""
-    tree = parse_python(source, mode="eval")
+def _with_own_builtins(source: str, others: frozenset[str], mode: str = "eval") -> str:
+    """A test's code in which `isinstance`, `sorted` ... are the builtins, whatever the program calls so."""
+    tree = parse_python(source, mode=mode)
     return ast.unparse(_OwnBuiltins(others | bound_names(tree)).visit(tree))
 
 

@@ -15,6 +15,7 @@ _OPEN = re.compile(r"^(.*?)(`{3,}|~{3,})[ \t]*(\{?\.?[\w+#.-]*\}?)[^\n`]*$")
 _CLOSE = re.compile(
     r"^((?:[^`~\n]|`{1,2}(?!`)|~{1,2}(?!~)|(?:`{3,}+|~{3,}+)(?![ \t]*+\}?[.\s]*+$))*+)(`{3,}+|~{3,}+)[ \t]*+\}?[.\s]*+$"
 )  # text before, then the last fence with nothing but a full stop or a brace behind it; written so that a long run of ticks is read once
+_MAX_INDENT = 3  # a closing fence that stands further in than this belongs to the code, as in a docstring
 
 
 def fenced_blocks(text: str) -> list[tuple[str, str]]:
@@ -23,7 +24,7 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
     A fence with a language may stand behind words (`Solution: ```python`), and close at the end of the last line of code.
     """
     blocks: list[tuple[str, str]] = []
-    fence, language = "", ""
+    fence, language, indent = "", "", 0
     body: list[str] = []
     for line in text.replace("\r\n", "\n").split("\n"):
         bare = line.rstrip()
@@ -31,9 +32,11 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
             match = _OPEN.match(bare)
             if match and (not match[1].strip() or (match[3] and "`" not in match[1])):
                 fence, language, body = match[2], match[3].strip("{}.").lower(), []
+                indent = len(bare) - len(bare.lstrip())
             continue
         match = _CLOSE.match(bare)
-        if match and match[2].startswith(fence) and (not match[1].strip() or _ends_code(body, match[1])):
+        alone = match is not None and not match[1].strip() and len(match[1]) <= indent + _MAX_INDENT
+        if match and match[2].startswith(fence) and (alone or (match[1].strip() and _ends_code(body, match[1]))):
             blocks.append((language, "\n".join([*body, match[1]] if match[1].strip() else body)))
             fence = ""
         else:

@@ -26,8 +26,27 @@ from qwq.errors import DataError, UsageError
 from qwq.verify.code import leetcode, livecodebench
 from qwq.verify.code.values import short
 
+# What data sets keep beside tests that belongs to them, and the columns that they keep tests in.
+BESIDE_TESTS = ("entry_point", "fn_name", "setup", "test_setup_code", "test_imports")
+ROW_TESTS = (
+    "test", "test_list", "public_test_cases", "private_test_cases", "metadata", "public_tests", "private_tests",
+    "generated_tests", "inputs", "outputs", "input_output",
+)  # fmt: skip
+_PACKED = re.compile(r"eJ[A-Za-z0-9+/]{20,}={0,2}\s*")  # base64 of zlib, as LiveCodeBench and SandboxFusion pack tests
 _PARTS = ("public_tests", "private_tests", "generated_tests")
 _TEST = re.compile(r"test|Test")
+
+
+def read_row(row: Mapping[str, Any]) -> Any:
+    """The tests of a data set's row, under `tests` or in the columns that data sets have for them. DataError: none."""
+    beside = {key: row[key] for key in BESIDE_TESTS if key in row}
+    for key in ("tests", "input_output"):
+        if key in row:
+            return read_tests(row[key], beside)
+    found = {key: row[key] for key in ROW_TESTS if row.get(key)}
+    if not found:
+        raise DataError(f"a line needs tests, it has {', '.join(sorted(map(str, row)))}")
+    return read_tests(found, beside)
 
 
 def read_tests(tests: Any, row: Mapping[str, Any] | None = None) -> Any:
@@ -46,6 +65,8 @@ def read_tests(tests: Any, row: Mapping[str, Any] | None = None) -> Any:
 
 
 def _from_text(text: str, row: Mapping[str, Any]) -> Any:
+    if _PACKED.fullmatch(text):
+        return livecodebench.expand({"kind": livecodebench.KIND, "test": text.strip()})
     if text.lstrip()[:1] in ("{", "["):
         try:
             return read_tests(json.loads(text), row)
@@ -71,8 +92,13 @@ def _from_object(tests: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
         return _from_list(tests["assert_case"], row)
     if "test_list" in tests:
         return _from_list(tests["test_list"], {**row, **tests})
-    if isinstance(tests.get("test"), str) and ("entry_point" in tests or "entry_point" in row):
-        return _asserts([tests["test"]], {**row, **tests})
+    if "test" in tests:
+        test = tests["test"]
+        if isinstance(test, str) and _PACKED.fullmatch(test):
+            return livecodebench.expand({"kind": livecodebench.KIND, "test": test.strip()})
+        if isinstance(test, Mapping) and isinstance(test.get("code"), str):
+            test = test["code"]  # SandboxFusion's rows of AutoEval
+        return read_tests(test, {**row, **tests})
     if any(part in tests for part in _PARTS):
         parts = [tests[part] for part in _PARTS if tests.get(part)]
         return _pairs([i for p in parts for i in p["input"]], [o for p in parts for o in p["output"]], None)
@@ -116,7 +142,9 @@ def _pairs(inputs: list[Any], outputs: list[Any], function: Any) -> dict[str, An
 
 
 def _text(value: Any, between: str) -> str:
-    """APPS has some texts as lists of lines."""
+    """APPS has some texts as lists of lines, SandboxFusion texts by the name of their stream."""
+    if isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in ("stdin", "stdout"):
+        return str(next(iter(value.values())))
     if isinstance(value, list):
         return between.join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)

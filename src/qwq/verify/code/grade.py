@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qwq.errors import InfraError, UsageError, nearest
@@ -45,19 +45,19 @@ class _Cache:
 
     def __init__(self, size: int):
         self.size = size
-        self.entries: OrderedDict[bytes, Verdict] = OrderedDict()
+        self.entries: OrderedDict[bytes, Judged] = OrderedDict()
         self.lock = threading.Lock()
 
-    def get(self, key: bytes) -> Verdict | None:
+    def get(self, key: bytes) -> Judged | None:
         with self.lock:
-            verdict = self.entries.get(key)
-            if verdict is not None:
+            judged = self.entries.get(key)
+            if judged is not None:
                 self.entries.move_to_end(key)
-            return verdict
+            return judged
 
-    def put(self, key: bytes, verdict: Verdict) -> None:
+    def put(self, key: bytes, judged: Judged) -> None:
         with self.lock:
-            self.entries[key] = verdict
+            self.entries[key] = judged
             while len(self.entries) > self.size:
                 self.entries.popitem(last=False)
 
@@ -89,7 +89,20 @@ def options_of(data: Mapping[str, Any]) -> dict[str, Any]:
     return dict(data)
 
 
-def verify(
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict, and how each case ended, as far as they were run."""
+
+    verdict: Verdict
+    cases: tuple[tuple[Outcome, str], ...] = ()
+
+
+def verify(code: str, tests: Any, **options: Any) -> Verdict:
+    """The verdict of `judge`, which has the options."""
+    return judge(code, tests, **options).verdict
+
+
+def judge(
     code: str,
     tests: Any,
     *,
@@ -100,7 +113,7 @@ def verify(
     compile_timeout_s: float = 10.0,
     output_limit_bytes: int | None = None,
     sandbox: Runner | None = None,
-) -> Verdict:
+) -> Judged:
     """The verdict on `code`; `passed` of `total` counts cases.
 
     no_answer: empty code. wrong: a case gave another result, raised, ended early, ran out of memory or wrote too much.
@@ -120,7 +133,7 @@ def verify(
     if tolerance is not None and (kind not in _WITH_TOLERANCE or not tolerance >= 0):
         raise UsageError(f"tolerance {tolerance} with {kind} tests: give 0 or more, with stdio or call tests")
     if not code.strip():
-        return Verdict(Outcome.NO_ANSWER, "there is no code", VERIFIER, 0, total)
+        return Judged(Verdict(Outcome.NO_ANSWER, "there is no code", VERIFIER, 0, total))
     limits = {"timeout_s": timeout_s, "memory_mb": memory_mb}
     if output_limit_bytes is not None:
         limits["output_limit_bytes"] = output_limit_bytes
@@ -135,22 +148,29 @@ def verify(
     try:
         _RUNNERS[kind](job, tests, tally)
     except InfraError as error:
-        return Verdict(Outcome.INFRA_ERROR, str(error), VERIFIER, 0, total, time.monotonic() - started)
+        return Judged(Verdict(Outcome.INFRA_ERROR, str(error), VERIFIER, 0, total, time.monotonic() - started))
     verdict = tally.verdict(time.monotonic() - started)
+    judged = Judged(verdict, tuple(tally.found[index] for index in sorted(tally.found)))
     if tally.repeatable and verdict.outcome in (Outcome.CORRECT, Outcome.WRONG):
-        _cache.put(key, verdict)
-    return verdict
+        _cache.put(key, judged)
+    return judged
 
 
 def verify_response(response: Response, tests: Any, **options: Any) -> Verdict:
-    """The verdict on a model's response; `options` are those of `verify`. What did not end is unfinished."""
+    """The verdict on a model's response; `options` are those of `judge`. What did not end is unfinished."""
+    return judge_response(response, tests, **options).verdict
+
+
+def judge_response(response: Response, tests: Any, **options: Any) -> Judged:
+    """`judge` on the program in a model's response."""
     total = check_tests(tests)
     if not response.finished:
-        return Verdict(Outcome.UNFINISHED, "the response did not end", VERIFIER, 0, total)
+        return Judged(Verdict(Outcome.UNFINISHED, "the response did not end", VERIFIER, 0, total))
     parts = parts_of(response)
     if parts.open:
-        return Verdict(Outcome.NO_ANSWER, "the thinking was never closed", VERIFIER, 0, total)
+        return Judged(Verdict(Outcome.NO_ANSWER, "the thinking was never closed", VERIFIER, 0, total))
     code = extract_code(parts.final, canonical(options.get("language", "python")))
     if code is None:
-        return Verdict(Outcome.NO_ANSWER, "the answer holds no code", VERIFIER, 0, total)
-    return replace(verify(code, tests, **options), answer=code)
+        return Judged(Verdict(Outcome.NO_ANSWER, "the answer holds no code", VERIFIER, 0, total))
+    judged = judge(code, tests, **options)
+    return replace(judged, verdict=replace(judged.verdict, answer=code))

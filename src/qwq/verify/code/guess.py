@@ -9,13 +9,13 @@ from qwq.errors import UsageError
 from qwq.sandbox.languages import canonical
 
 _SIGNS = (
+    ("rust", r"\bfn\s+main\s*\(\s*\)|\blet\s+mut\s|\bprintln!\("),
     (
         "cpp",
         r"^\s*#\s*include\s*<(iostream|bits/|vector|string|algorithm|map|queue|set|cstdio)|\busing namespace\b|\bstd::|\bcout\s*<<",
     ),
     ("c", r"^\s*#\s*include\s*[<\"]\w+\.h"),
     ("java", r"\bpublic\s+(static\s+void\s+main|class)\b|\bSystem\.out\.print"),
-    ("rust", r"\bfn\s+main\s*\(\s*\)|\blet\s+mut\s|\bprintln!\("),
     ("go", r"^\s*package\s+main\b"),
     ("typescript", r"^\s*(import\s+\w+\s*=\s*require|(let|const|function)\s[^\n]*:\s*(number|string|boolean)\b)"),
     (
@@ -28,7 +28,7 @@ _SIGNS = (
     ("perl", r"^\s*use\s+strict\s*;|\bmy\s+[$@%]\w+"),
     (
         "bash",
-        r"\$\(|\$\{?\w|^\s*(echo|read|cat|while\s+read|local|export|awk|sed|grep|tr|sort|head|wc)\b|\bdo\b[^:]*\bdone\b|^\s*if\s+\[",
+        r"\$\(|\$\{?\w|^\s*(echo|read|cat|while\s+read|local|export|mapfile|declare|set -|awk|sed|grep|tr|sort|head|wc)\b|\bdo\b[^:]*\bdone\b|^\s*if\s+\[",
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,15 +30,17 @@ def run_interactive(job: Job, tests: Mapping[str, Any], tally: Tally) -> None:
         tally.saw(result)
         tally.saw(judge, of_program=False)
         last = (judge.stderr.strip().decode(errors="replace").splitlines() or [f"status {judge.exit_code}"])[-1]
-        if result.status is not RunStatus.OK and result.exit_code != -13:  # SIGPIPE: the judge had heard enough
-            outcome, reason = how_it_ended(job, result)
+        well = result.status is RunStatus.OK or result.exit_code == -signal.SIGPIPE  # the judge had heard enough
+        refused = (
+            judge.status is RunStatus.ERROR and judge.exit_code in (1, 2) and not judge.stderr.startswith(b"Traceback")
+        )
+        outcome, reason = (Outcome.WRONG, "") if well else how_it_ended(job, result)
+        if refused and outcome is Outcome.WRONG:
+            tally.add(index, Outcome.WRONG, short(last) + ("" if well else f"; the program: {reason}"))
+        elif not well:
             tally.add(index, outcome, reason)
         elif judge.status is RunStatus.OK:
             tally.add(index, Outcome.CORRECT)
-        elif (
-            judge.status is RunStatus.ERROR and judge.exit_code in (1, 2) and not judge.stderr.startswith(b"Traceback")
-        ):
-            tally.add(index, Outcome.WRONG, short(last))
         else:
             tally.repeatable = False
             tally.add(index, Outcome.UNDECIDED, f"the interactor ended with {judge.status.value}: {short(last)}")

@@ -9,8 +9,8 @@
 A setup expression that has no plain value (an object, a generator) is evaluated beside the program with the statements
 that it needs. Where the same statement of the setup is at hand for the program and decides what is expected, the
 program could read it there: the verdict is `exposed`, which makes it forgeable. Where a test's two sides may not mean
-the same (the program changed an argument, or both ran a setup that is not a literal), it is `loose`: a test that fails
-so is run whole.
+the same (the program changed an argument, or has changing data of the setup at hand), it is `loose`: a test that fails so
+is run whole.
 """
 
 from __future__ import annotations
@@ -126,8 +126,9 @@ class Plan:
     def loose(self, test: Planned, given: set[int]) -> bool:
         """Whether the two sides of a test may mean different things."""
         judged = test.judged() & self.setup.data
-        twice = {name for i in given for name in self.setup.statements[i].bound} - self.setup.literals.keys()
-        return bool(judged & (test.handed | twice))
+        fixed = {name for name, value in self.setup.literals.items() if not isinstance(value, (list, dict, set))}
+        at_hand = {name for i in given for name in self.setup.statements[i].bound} - fixed
+        return bool(judged & (test.handed | at_hand))
 
 
 def make_plan(setup: Setup, splits: Sequence[SplitAssert], program_reads: Collection[str]) -> Plan:

@@ -16,6 +16,7 @@ from typing import Any
 
 from qwq.common.source import parse_python
 from qwq.errors import UsageError
+from qwq.sandbox.jail.child import PROGRAM_MODULES
 
 BUILTIN_NAMES = frozenset(dir(builtins)) | {"__name__", "__file__", "__doc__", "__builtins__"}
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -80,7 +81,7 @@ class Statement:
 
     @property
     def is_import(self) -> bool:
-        return isinstance(self.node, _IMPORTS)
+        return _is_import(self.node)
 
     @property
     def is_definition(self) -> bool:
@@ -172,6 +173,13 @@ class Setup:
         return chosen
 
 
+def _is_import(node: ast.stmt) -> bool:
+    """Whether a statement imports; what it imports from the program itself is no import, but needs the program."""
+    if isinstance(node, ast.ImportFrom):
+        return node.module not in PROGRAM_MODULES
+    return isinstance(node, ast.Import) and not any(alias.name in PROGRAM_MODULES for alias in node.names)
+
+
 def _literal_assignment(node: ast.stmt) -> dict[str, Any] | None:
     """The names and values of `a = 1`, `a = b = [2]` or `a, b = [1], {2: 3}`; None for any other statement."""
     if not isinstance(node, ast.Assign):
@@ -201,13 +209,15 @@ def read_setup(source: str) -> Setup:
         raise UsageError(f"tests.setup is not Python: {error}") from error
     bound = [_top_level_names(n) for n in nodes]
     own = set().union(set(), *bound)
-    unknown = [not isinstance(n, _IMPORTS) and bool(loaded_names(n) - own - BUILTIN_NAMES) for n in nodes]
+    unknown = [
+        not _is_import(n) and (isinstance(n, _IMPORTS) or bool(loaded_names(n) - own - BUILTIN_NAMES)) for n in nodes
+    ]
     changed = True
     while changed:  # what uses a tainted name is tainted, also through functions
         tainted = set().union(set(), *(b for b, bad in zip(bound, unknown, strict=True) if bad))
         changed = False
         for index, node in enumerate(nodes):
-            if not unknown[index] and not isinstance(node, _IMPORTS) and (loaded_names(node) | bound[index]) & tainted:
+            if not unknown[index] and not _is_import(node) and (loaded_names(node) | bound[index]) & tainted:
                 unknown[index] = changed = True
     return Setup(
         tuple(
