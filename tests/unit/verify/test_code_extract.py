@@ -86,6 +86,10 @@ def test_thinking_is_no_answer(box):
         ("```python\nx = 1\n```\n```python\ny = x + 1\nprint(y)\n```", "x = 1\n\ny = x + 1\nprint(y)"),
         ("```python\na = 1\n```\n```python\nb = 2\n```", "b = 2"),
         ("```python\ndef f(:\n```", "def f(:"),
+        # Where no thought was open, `</think>` is text, and no line of the program belongs to it.
+        ("</think>n = int(input())\nprint(n * 2)", "n = int(input())\nprint(n * 2)"),
+        ("So 2n.</think>n = int(input())\nprint(n * 2)", "n = int(input())\nprint(n * 2)"),
+        ("The answer is:\ns = '</think>'\nprint(s)", "s = '</think>'\nprint(s)"),
     ],
 )
 def test_edges(text, code):

@@ -34,7 +34,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwq.errors import UsageError
-from qwq.sandbox import cgroup, fusion, languages, packages
+from qwq.sandbox import cgroup, languages, packages
+from qwq.sandbox.http import fusion
 from qwq.sandbox.http.protocol import (
     BATCH,
     Batch,

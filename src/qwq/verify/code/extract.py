@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+from itertools import islice
 
 from qwq.common.source import parse_python
 from qwq.errors import UsageError
 from qwq.sandbox.languages import canonical
+from qwq.text.thought import THINK_CLOSE
 from qwq.verify.code.setup import BUILTIN_NAMES, bound_names, loaded_names
 
 _OPEN = re.compile(r"^(.*?)(`{3,}|~{3,})[ \t]*(\{?\.?[\w+#.-]*\}?)[^\n`]*$")
@@ -91,15 +93,20 @@ def extract_code(text: str, language: str = "python") -> str | None:
     return text if _is_program(text) else _tail(text)
 
 
+_STATEMENT = re.compile(r"(import |from |def |class |@|\w+(, ?\w+)* ?= ?|print\(|for |while |if )")
+_MAX_PROSE_LINES = 30
+
+
 def _tail(text: str) -> str | None:
-    """The program behind one paragraph of prose, where there are no fences at all."""
-    lines = text.strip().split("\n")
-    for start in range(1, min(len(lines), 30)):
-        rest = "\n".join(lines[start:])
-        if re.match(
-            r"(import |from |def |class |@|\w+(, ?\w+)* ?= ?|print\(|for |while |if )", lines[start]
-        ) and _is_program(rest):
-            return rest
+    """The program behind one paragraph of prose, or directly behind `</think>`, where there are no fences at all."""
+    text = text.strip()
+    starts = [match.end() for match in islice(re.finditer("\n", text), _MAX_PROSE_LINES)]
+    thought_end = text.find(THINK_CLOSE)
+    if thought_end >= 0:
+        starts = sorted({*starts, thought_end + len(THINK_CLOSE)})
+    for start in starts:
+        if _STATEMENT.match(text, start) and _is_program(text[start:]):
+            return text[start:]
     return None
 
 
