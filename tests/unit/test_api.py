@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import qwq
-from qwq import config
 from qwq.api import EngineKeywords, PieceKind, SamplingKeywords
+from qwq.config import rl as config
 from qwq.engine.load import EngineOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, UsageError

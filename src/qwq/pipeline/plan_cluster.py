@@ -14,7 +14,8 @@ from pathlib import Path
 from qwq.common.memory import GIB
 from qwq.config import Cluster, Recipe, RlStage
 from qwq.model.config import ModelConfig
-from qwq.pipeline.plan import activation_values, count, explain, model_config, prompt_lengths, trained_parameters
+from qwq.model.footprint import activation_values
+from qwq.pipeline.plan import count, explain, model_config, prompt_lengths, trained_parameters
 
 LOGITS_AT_ONCE = 1 << 24
 

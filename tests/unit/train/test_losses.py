@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from qwq import config
 from qwq.config import ADVANTAGES as ADVANTAGE_NAMES
 from qwq.config import LOSS_CLIPS
+from qwq.config import rl as config
 from qwq.errors import ConfigError
 from qwq.train.losses import (
     ADVANTAGES,

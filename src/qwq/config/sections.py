@@ -1,0 +1,131 @@
+"""The tables of a recipe beside its stages: the model, what to run on, the benchmarks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from qwq.common.cpu import has_bfloat16
+from qwq.config.base import DEVICES, MAX_THREADS, Positive, Section
+from qwq.config.sources import Source
+from qwq.errors import nearest
+from qwq.types import DOMAINS
+
+
+class ModelSection(Section):
+    """Where the weights come from: a preset starts from nothing, a path continues a checkpoint."""
+
+    preset: str | None = Field(
+        None, description="named shape (tiny, small, qwen2.5-0.5b, qwen3-0.6b, qwen2.5-7b, qwq-32b) with fresh weights"
+    )
+    path: str | None = Field(None, description="Hugging Face folder or hub id to start from")
+    shape: str | None = Field(
+        None, description="named shape that the checkpoint at path has, so that `qwq explain` needs no download"
+    )
+    chat_template: str | None = Field(
+        None,
+        description="Jinja file in place of the checkpoint's own template, or \"qwq\": ours, which opens the thinking as QwQ's does",
+    )
+    vocab_size: Positive | None = Field(
+        None, description="tokens of the tokenizer trained for a preset; default: the preset's"
+    )
+    save_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None,
+        description="of the weights of policies on disk; default: the checkpoint's own (of a quantised one: compute.dtype), float32 for a preset",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> ModelSection:
+        if (self.preset is None) == (self.path is None):
+            raise ValueError(f"give exactly one of preset (now {self.preset!r}) and path (now {self.path!r})")
+        if self.preset and self.shape:
+            raise ValueError(f"shape={self.shape!r} goes with path; preset {self.preset!r} has its own")
+        if self.path and self.vocab_size:
+            raise ValueError(
+                f"vocab_size={self.vocab_size} goes with preset; a checkpoint at {self.path!r} has its own tokenizer"
+            )
+        if self.preset and self.chat_template:
+            raise ValueError(
+                f"chat_template={self.chat_template!r} goes with path; preset {self.preset!r} is trained with ours"
+            )
+        return self
+
+
+class Cluster(Section):
+    """The machines that a recipe is planned for: `qwq explain` says what each GPU holds and how long a step takes there.
+
+    `qwq train` runs on one device and refuses a recipe whose cluster has more.
+    """
+
+    gpus: Positive = Field(description="GPUs, all alike; trainer and sampler take turns on them")
+    gpu_gib: float = Field(80.0, gt=0, description="memory of each, in GiB")
+    tflops: float = Field(990.0, gt=0, description="dense bfloat16 rate of each, in TFLOP/s, as its maker states it")
+    mfu: float = Field(0.4, gt=0, le=1, description="share of it that training reaches")
+    sample_tokens_s: float = Field(
+        description="tokens a second that one GPU samples with this model; measured, or an aim", gt=0
+    )
+    tensor_parallel: Positive = Field(1, description="GPUs that share one copy of the weights when sampling")
+
+
+class ComputeSection(Section):
+    """What to run on."""
+
+    device: str = Field("cpu", description="torch device: cpu, cuda, cuda:1, mps, xpu")
+    threads: int = Field(0, ge=0, le=MAX_THREADS, description="CPU threads of torch; 0: all cores")
+    max_rows: Positive = Field(256, description="rows sampled at once (bounds the key/value cache)")
+    micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass of an RL update")
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="of weights and products; in bfloat16 the optimiser keeps a float32 copy of what it trains; "
+        "auto, settled when the recipe is read: bfloat16 on GPUs and on CPUs with instructions for it",
+    )
+    recompute: bool = Field(
+        False, description="keep each layer's input only and compute the rest again in the backward pass"
+    )
+    cluster: Cluster | None = Field(None, description="machines to plan for")
+    checkpoint_interval_s: float = Field(
+        5.0,
+        ge=0,
+        description="seconds between checkpoints, more where saving would take over 4% of the time; 0: after every step",
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        kind, colon, number = value.partition(":")
+        if kind not in DEVICES or (colon and not number.isdecimal()):
+            raise ValueError(
+                f"device {value!r} is none of {', '.join(DEVICES)} or one of these with a number, such as cuda:1: {nearest(kind, DEVICES)}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _settle_dtype(self) -> ComputeSection:
+        if self.dtype == "auto":
+            self.dtype = "bfloat16" if self.device != "cpu" or has_bfloat16() else "float32"
+        return self
+
+
+class EvalSection(Section):
+    """Benchmarks after every stage: sampled at T=1 and greedily, on the fixed test splits."""
+
+    math: int = Field(0, ge=0, description="test problems; 0 leaves the benchmark out")
+    code: int = Field(0, ge=0, description="test problems")
+    instructions: int = Field(0, ge=0, description="test problems")
+    tools: int = Field(0, ge=0, description="test problems")
+    preference: int = Field(0, ge=0, description="test problems")
+    sources: list[Source] = Field(default_factory=list, description="real benchmarks")
+    max_new_tokens: Positive = Field(160, description="longest completion")
+    greedy: bool = Field(True, description="also evaluate greedily")
+    start: bool = Field(
+        False,
+        description="read the benchmarks before the first stage too, of the checkpoint at model.path: the baseline",
+    )
+    budgets: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=list,
+        description="thinking budgets to read the procedural and real benchmarks under as well: the overthinking curve",
+    )
+
+    def counts(self) -> dict[str, int]:
+        return {d: n for d in DOMAINS if (n := getattr(self, d)) > 0}
