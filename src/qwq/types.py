@@ -14,6 +14,7 @@ from typing import Any
 DOMAINS = ("math", "code", "instructions", "tools", "preference")
 CUSTOM = "custom"  # the domain of open prompts: no verifier judges them, only functions of the user's own
 SPLITS = ("train", "validation", "test")
+EXPECTED_CHARS = 4000  # of a spec, kept with each rollout; tests of a program may be megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,13 @@ class Problem:
     def tool_schemas(self) -> dict[str, Any]:
         """The functions on offer: their arguments' schemas by their names."""
         return tool_schemas(self.tools)
+
+    @property
+    def expected(self) -> Any:
+        """What people read beside an answer: the gold answer, else the verifier's spec, cut if it is long; None without one."""
+        expected = self.truth.get("gold", self.truth) or None
+        whole = expected if isinstance(expected, str) else repr(expected)
+        return expected if len(whole) <= EXPECTED_CHARS else f"{whole[:EXPECTED_CHARS]} [{len(whole):,} characters]"
 
 
 class Outcome(StrEnum):
@@ -228,6 +236,8 @@ class Rollout:
     rewards: dict[str, float] = field(default_factory=dict)
     reward: float | None = None
     budget: int | None = None  # the thinking budget it was sampled under
+    prompt: str = ""  # the rendered prompt, for readers
+    expected: Any = None  # `Problem.expected`, for readers
 
     @property
     def finished(self) -> bool:
@@ -242,6 +252,8 @@ class Rollout:
             "problem_id": self.problem_id,
             "domain": self.domain,
             "group": self.group,
+            **({"prompt": self.prompt} if self.prompt else {}),
+            **({} if self.expected is None else {"expected": self.expected}),
             "text": self.text,
             "verdicts": [v.to_dict() for v in self.verdicts],
             "rewards": self.rewards,

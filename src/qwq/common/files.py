@@ -2,7 +2,7 @@
 
 A file is written beside its place, flushed to the disk and renamed, so a reader or a power cut sees the old one or the
 new one, never half. A file that grows line by line may end in a torn line after a kill: `whole_lines` drops it,
-`cut_torn_line` removes it.
+`GrowingFile` removes it before it appends.
 """
 
 from __future__ import annotations
@@ -124,6 +124,45 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+class GrowingFile:
+    """A file that one process appends whole lines to; made where absent, with its folder.
+
+    What a kill left of a last line is cut off when the file is opened, and what a full disk took of a line when the append
+    fails, so a reader never sees half a line between two others. `durable` flushes each line to the disk before `append`
+    returns (a power cut takes nothing); without it the system does so in its own time (a kill takes nothing). ConfigError
+    with the text `busy` where another process has the file open. Not for two threads at once.
+    """
+
+    def __init__(self, path: Path, busy: str, *, durable: bool = False) -> None:
+        self.path, self._durable = path, durable
+        with writing_to(path.parent, at="--out"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = hold(path, busy)
+        self._size = _whole_size(self._descriptor)
+        os.truncate(self._descriptor, self._size)
+
+    def append(self, line: bytes) -> None:
+        """Add `line`, which ends in a line feed. CapacityError where the disk is full; the file is as before then."""
+        with writing_to(self.path.parent, at="--out"):
+            try:
+                left = memoryview(line)
+                while left:
+                    left = left[os.pwrite(self._descriptor, left, self._size + len(line) - len(left)) :]
+                if self._durable:
+                    os.fsync(self._descriptor)
+            except OSError as error:
+                os.truncate(self._descriptor, self._size)
+                error.filename = error.filename or str(self.path)
+                raise
+        self._size += len(line)
+
+    def close(self) -> None:
+        """Let go of the file; a second call does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
 def whole_lines(path: Path) -> list[bytes]:
     """The complete lines of a growing file, without their line feeds; none where there is no file."""
     if not path.is_file():
@@ -132,11 +171,16 @@ def whole_lines(path: Path) -> list[bytes]:
     return data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
 
 
-def cut_torn_line(path: Path) -> None:
-    """Cut off what a kill left of a last line, so that the next append begins a line."""
-    if path.is_file() and (data := path.read_bytes()) and not data.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(data.rfind(b"\n") + 1)
+def _whole_size(descriptor: int) -> int:
+    """The size of an open file up to its last line feed."""
+    end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - 65536)
+        place = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if place >= 0:
+            return start + place + 1
+        end = start
+    return 0
 
 
 # What a disk or its owner refuses, as against a fault of ours.

@@ -1,34 +1,32 @@
 """`qwq data distill`: problems to a teacher, its answers to a store, the good ones to an SFT file.
 
-Two files: OUT.samples.jsonl gets each sample as it is made, with its verdict, and is what a killed run goes on from (its first line
-says how it was begun; a torn last line is cut off). OUT is written whole from the store when all samples are there, so other limits
-or another `keep` cost no new samples.
+Two files: OUT.samples.jsonl (a `rollout.store.SampleStore`) gets each sample with its verdict as it is made, and a killed
+run resumes from it (answers without a verdict wait in OUT.samples.pending). OUT is written whole from the store when all samples are there, so other limits or another `keep`
+cost no new samples.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qwq.common.files import cut_torn_line, whole_lines, write_atomic
-from qwq.common.jsonl import to_line
+from qwq.common.files import write_atomic
 from qwq.config import Source
 from qwq.distill.filters import Answer, conversation, parts_of, reason_against
 from qwq.distill.teacher import Job, Sampling, Teacher
 from qwq.errors import ConfigError, DataError, InfraError, nearest
+from qwq.rollout.store import SampleStore
 from qwq.tasks.procedural import FAMILIES, family
 from qwq.tasks.procedural.base import digest
 from qwq.tasks.sets import load_source
 from qwq.types import CUSTOM, Outcome, Problem, Response, Verdict
-from qwq.verify.grade import grade_many
+from qwq.verify.grade import Grader, grade
 
 REAL = ("gsm8k", "math", "code", "mbpp", "prompts", "constraints")
 FAMILY_NAMES = tuple(
@@ -88,45 +86,13 @@ def _with_own_ids(problems: Sequence[Problem]) -> list[Problem]:
     return list(unique.values())
 
 
-class Store:
-    """Samples on disk, one JSON line each, the settings in the first."""
+def _key(row: Mapping[str, Any]) -> tuple[str, int]:
+    return row["problem_id"], row["number"]
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = path
-        self.rows: dict[tuple[str, int], dict[str, Any]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cut_torn_line(path)
-        lines = whole_lines(path)
-        if lines:
-            self._check(json.loads(lines[0]).get("settings", {}), settings)
-            for line in lines[1:]:
-                row = json.loads(line)
-                if row["text"] or row.get(
-                    "finish"
-                ):  # else of a version that took a server's failure for an empty answer
-                    self.rows[row["problem_id"], row["number"]] = row
-        self._file = path.open("ab")
-        if not lines:
-            self._write({"settings": settings})
 
-    def _check(self, old: dict[str, Any], new: dict[str, Any]) -> None:
-        for key, value in new.items():
-            if old.get(key) != value:
-                raise ConfigError(
-                    f"{self.path} was begun with {key} = {old.get(key)!r}, now it is {value!r}: give the same, another --out, or remove the file"
-                )
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows[row["problem_id"], row["number"]] = row
-        self._write(row)
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(to_line(row))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
+def _is_sample(row: Mapping[str, Any]) -> bool:
+    """Whether a row holds what the teacher said. One that says nothing, and not how it ended, is a server's failure."""
+    return bool(row["text"] or row.get("finish"))
 
 
 def distill(plan: Plan, teacher: Teacher, sampling: Sampling, out: Path, *, workers: int = 2) -> dict[str, Any]:
@@ -135,69 +101,79 @@ def distill(plan: Plan, teacher: Teacher, sampling: Sampling, out: Path, *, work
         raise ConfigError(f"--samples is {plan.samples}, --keep-per-problem {plan.keep}: give at least 1 of each")
     problems = load_problems(plan)
     settings = {"teacher": teacher.name, **asdict(sampling)}
-    store = Store(out.with_name(out.name + ".samples.jsonl"), settings)
+    path = out.with_name(out.name + ".samples.jsonl")
+    store = SampleStore(
+        path, _key, counts=_is_sample, settings=settings, pending=path.with_suffix(".pending"), durable=True
+    )
     try:
         _sample(problems, plan, teacher, sampling, store, workers)
     finally:
         store.close()
-    return _write(problems, plan, teacher, store, out)
+    return _write(problems, plan, teacher, store.records, out)
 
 
 def _sample(
-    problems: Sequence[Problem], plan: Plan, teacher: Teacher, sampling: Sampling, store: Store, workers: int
+    problems: Sequence[Problem],
+    plan: Plan,
+    teacher: Teacher,
+    sampling: Sampling,
+    store: SampleStore[tuple[str, int]],
+    workers: int,
 ) -> None:
-    jobs = [Job(p, k) for p in problems for k in range(plan.samples) if (p.id, k) not in store.rows]
-    total, started = len(problems) * plan.samples, time.monotonic()
-    said, done, correct = started, total - len(jobs), 0
-    _say(f"{len(problems)} problems, {total} samples, {done} of them there already")
-    with ThreadPoolExecutor(workers) as pool:
-        # Verdicts are made while the teacher goes on; a sample is stored with its verdict.
-        waiting: list[Any] = []
-        made: Iterator[tuple[Job, Answer]] = teacher.answers(iter(jobs), sampling)
-        try:
-            for job, answer in made:
-                waiting.append(pool.submit(_judged, job, answer))
-                while waiting and (waiting[0].done() or len(waiting) > 4 * workers):
-                    done, correct = done + 1, correct + _keep(store, waiting.pop(0).result())
-                if time.monotonic() - said > SAY_EVERY_S:
-                    said = time.monotonic()
-                    rate = (done - total + len(jobs)) / (said - started)
-                    left = f", {(total - done) / rate / 60:.0f} minutes left" if rate else ""
-                    _say(f"{done} of {total} samples, {correct} correct{left}")
-        finally:  # also where the teacher fails: what it has answered is kept
-            for future in waiting:
-                _keep(store, future.result())
+    keys = [(p.id, k) for p in problems for k in range(plan.samples)]
+    by_id = {p.id: p for p in problems}
+    waiting = [k for k in keys if k in store.ungraded]
+    jobs = [Job(by_id[k[0]], k[1]) for k in keys if k not in store.records and k not in store.ungraded]
+    said = started = time.monotonic()
+    before = len(keys) - len(jobs)
+    _say(f"{len(problems)} problems, {len(keys)} samples, {before} of them there already")
+
+    def keep(key: tuple[str, int], verdict: Verdict) -> None:
+        if verdict.outcome is Outcome.INFRA_ERROR:
+            raise InfraError(
+                f"{key[0]} could not be judged ({verdict.reason}): mend that, then run the same command again"
+            )
+        store.add(grader.submitted[key][1] | {"verdict": verdict.to_dict()})
+
+    # Verdicts are made while the teacher goes on with other problems.
+    grader = Grader(workers=workers, retries=2, judge=_judge, on_verdict=keep)
+    try:
+        for key in waiting:
+            grader.submit(key, by_id[key[0]], store.ungraded[key])
+        for done, (job, answer) in enumerate(teacher.answers(iter(jobs), sampling), 1):
+            row = {"problem_id": job.problem.id, "number": job.number, **asdict(answer)}
+            store.reply(row)
+            grader.submit(_key(row), job.problem, row)
+            grader.check()
+            if time.monotonic() - said > SAY_EVERY_S:
+                said = time.monotonic()
+                left = (len(jobs) - done) * (said - started) / done / 60
+                correct = grader.num_correct
+                _say(f"{before + done} of {len(keys)} samples, {correct} correct, {left:.0f} minutes left")
+    finally:  # also if the teacher fails: what it has answered is kept
+        grader.results()
 
 
-def _keep(store: Store, row: dict[str, Any]) -> bool:
-    store.add(row)
-    return row["verdict"]["outcome"] == Outcome.CORRECT.value
+def _judge(problem: Problem, row: Mapping[str, Any]) -> Verdict:
+    if problem.domain == CUSTOM:
+        return Verdict(Outcome.UNDECIDED, "no verifier judges an open prompt", CUSTOM)
+    return grade(problem, Response(row["text"], finished=row["finished"], thinking_open=row["thinking_open"]))
 
 
-def _judged(job: Job, answer: Answer) -> dict[str, Any]:
-    response = Response(answer.text, finished=answer.finished, thinking_open=answer.thinking_open)
-    if job.problem.domain == CUSTOM:
-        verdict = Verdict(Outcome.UNDECIDED, "no verifier judges an open prompt", CUSTOM)
-    else:
-        verdict = grade_many([(job.problem, response)], workers=1, retries=2)[0]
-    if verdict.outcome is Outcome.INFRA_ERROR:
-        raise InfraError(
-            f"{job.problem.id} could not be judged ({verdict.reason}): mend that, then run the same command again"
-        )
-    return {
-        "problem_id": job.problem.id, "number": job.number, "text": answer.text, "finished": answer.finished,
-        "thinking_open": answer.thinking_open, "finish": answer.finish, "verdict": verdict.to_dict(),
-    }  # fmt: skip
-
-
-def _write(problems: Sequence[Problem], plan: Plan, teacher: Teacher, store: Store, out: Path) -> dict[str, Any]:
+def _write(
+    problems: Sequence[Problem],
+    plan: Plan,
+    teacher: Teacher,
+    records: Mapping[tuple[str, int], dict[str, Any]],
+    out: Path,
+) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     lines, solved = [], 0
     for problem in problems:
         good: list[tuple[int, int, Answer]] = []
         texts: set[str] = set()
         for number in range(plan.samples):
-            row = store.rows[problem.id, number]
+            row = records[problem.id, number]
             answer = Answer(row["text"], row["finished"], row["thinking_open"])
             reason = reason_against(problem, answer, Verdict.from_dict(row["verdict"]), wrap=plan.wrap)
             if reason is None and answer.text in texts:

@@ -13,7 +13,7 @@ from typing import Any
 
 from qwq.common.estimates import paired
 from qwq.errors import DataError
-from qwq.rollout.store import file_name, read_object, read_samples
+from qwq.eval.folder import read_object, read_samples, samples_path
 
 
 def compare(a: Path, b: Path) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def compare(a: Path, b: Path) -> list[dict[str, Any]]:
 
 def _scores(folder: Path, name: str, figures: dict[str, Any]) -> dict[str, float]:
     """Mean score by problem, under the headline's thinking budget."""
-    path = folder / "samples" / f"{file_name(name)}.jsonl"
+    path = samples_path(folder, name)
     if not path.is_file():
         raise DataError(f"no {path}: {folder} is not whole")
     found: dict[str, list[float]] = {}

@@ -14,9 +14,9 @@ from typing import Any
 
 from qwq.common.files import write_atomic
 from qwq.eval.baselines import ANNOUNCED, BENCHMARKS, BFCL_NOTE
+from qwq.eval.folder import latest, read_object, samples_path
 from qwq.report import plots
 from qwq.report.words import grey_thinking, text
-from qwq.rollout.store import file_name, latest, read_object
 
 READ, SHOWN = 400, 40  # samples of each benchmark that are looked at and shown; all stand in samples/
 EXTRA_CSS = ".wrap { white-space: normal; min-width: 22ch; max-width: 40ch; }"
@@ -150,7 +150,7 @@ def curves(results: Mapping[str, Any]) -> str:
 
 def samples(out: Path, name: str) -> str:
     """Some samples to open, problem by problem."""
-    path = out / "samples" / f"{file_name(name)}.jsonl"
+    path = samples_path(out, name)
     if not path.is_file():
         return ""
     total = 0
@@ -160,7 +160,7 @@ def samples(out: Path, name: str) -> str:
             total += 1
             if len(head) < READ and line.endswith("\n"):
                 head.append(json.loads(line))
-    records = list(latest(head, served=False).values())
+    records = latest(head)
     # They stand in the order in which they were done.
     place: dict[str, int] = {}
     for record in records:

@@ -12,8 +12,7 @@ import json
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,15 @@ from qwq.common import estimates
 from qwq.common.files import write_atomic
 from qwq.errors import ConfigError, InfraError, Interrupted
 from qwq.eval.backends import Ask, Backend
+from qwq.eval.folder import agree, key_of, locked, open_samples, read_object
 from qwq.eval.meter import Meter
 from qwq.eval.registry import BENCHMARKS, benchmark
-from qwq.rollout.store import SampleStore, agree, key_of, locked, read_object
+from qwq.rollout.store import SampleStore
 from qwq.tasks.benchmark import Benchmark, Figures, Mark, Protocol, Reply
 from qwq.tasks.downloads import DataFolder
 from qwq.text.response import parse
 from qwq.types import Outcome, Problem, StopReason, ToolCall, Verdict
+from qwq.verify.grade import Grader
 
 GRADE_TRIES = 3
 RUNS_PROGRAMS = ("humaneval", "mbpp", "livecodebench", "livebench", "code")
@@ -185,16 +186,15 @@ class _Incomplete(InfraError):
 def _sample(backend: Backend, item: Prepared, options: Options, out: Path) -> list[dict[str, Any]]:
     """All records of the benchmark, old and new, in the order of problems, samples and budgets. _Incomplete where some are missing."""
     agree(out, item.name, _settings(backend, item, options))
-    store = SampleStore(out, item.name)
+    store = open_samples(out, item.name)
     budgets: tuple[int | None, ...] = options.budgets or (None,)
     keys = [(p.id, s, b) for s in range(item.protocol.samples) for p in item.problems for b in budgets]
     by_id = {p.id: p for p in item.problems}
-    grader = _Grader(item, store)
+    grader = _grader(item, store)
     meter = Meter(item.name, len(keys), sum(k in store.records for k in keys))
-    done = False
     try:
         for key in [k for k in keys if k in store.ungraded]:
-            grader.submit(by_id[key[0]], store.ungraded[key])
+            grader.submit(key, by_id[key[0]], store.ungraded[key])
         asks = deque(
             _ask(item, by_id[k[0]], k, options) for k in keys if k not in store.records and k not in store.ungraded
         )
@@ -215,13 +215,13 @@ def _sample(backend: Backend, item: Prepared, options: Options, out: Path) -> li
                 continue
             record = _record(item, problem, ask, turns.pop(ask.key))
             store.reply(record)
-            grader.submit(problem, record)
+            grader.submit(ask.key, problem, record)
+            grader.check()
             meter.saw(reply, grader.num_correct)
-        grader.wait()
-        done = True
+        grader.results()
     finally:
         grader.close()
-        store.close(done=done)
+        store.close()
         meter.end()
     if failures:
         raise _Incomplete(
@@ -289,50 +289,28 @@ def replies_of(record: Mapping[str, Any]) -> list[Reply]:
     ]
 
 
-class _Grader:
-    """Marks replies beside the sampling, so that a slow program holds up no token; the record is stored when its verdict is there."""
+def _grader(item: Prepared, store: SampleStore[Any]) -> Grader:
+    """Marks replies beside the sampling; a record is stored when its verdict is there."""
 
-    def __init__(self, item: Prepared, store: SampleStore) -> None:
-        self.item, self.store, self.num_correct = item, store, 0
-        self.pool = ThreadPoolExecutor(2 if item.bench.name in RUNS_PROGRAMS else 1)
-        self.waiting: set[Future[None]] = set()
+    def judge(problem: Problem, record: Mapping[str, Any]) -> Mark:
+        return item.bench.mark(problem, replies_of(record))
 
-    def submit(self, problem: Problem, record: dict[str, Any]) -> None:
-        self.waiting.add(self.pool.submit(self._grade, problem, record))
-        self._settle({f for f in self.waiting if f.done()})
+    def keep(key: Any, mark: Any) -> None:
+        verdict = getattr(mark, "verdict", mark)
+        if verdict.outcome is Outcome.INFRA_ERROR:
+            raise InfraError(f"grading {key[0]}: {verdict.reason}; the reply is stored, the same command goes on")
+        store.add(_graded(grader.submitted[key][1], mark))
 
-    def _settle(self, done: Iterable[Future[None]]) -> None:
-        for future in done:
-            self.waiting.discard(future)
-            future.result()
+    workers = 2 if item.bench.name in RUNS_PROGRAMS else 1
+    grader = Grader(workers=workers, retries=GRADE_TRIES - 1, judge=judge, on_verdict=keep)
+    return grader
 
-    def _grade(self, problem: Problem, record: dict[str, Any]) -> None:
-        mark = self._mark(problem, replies_of(record))
-        self.num_correct += mark.verdict.correct
-        # The turns repeat the output; they are kept where there is more than that.
-        turns = record["turns"] if len(record["turns"]) > 1 or any(t["calls"] for t in record["turns"]) else None
-        stored = {k: v for k, v in record.items() if k != "turns"} | ({"turns": turns} if turns else {})
-        self.store.add(stored | {"verdict": mark.verdict.to_dict(), "score": mark.score, "detail": mark.detail})
 
-    def _mark(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
-        reason = ""
-        for _ in range(GRADE_TRIES):
-            try:
-                mark = self.item.bench.mark(problem, replies)
-            except InfraError as error:
-                reason = str(error)
-                continue
-            if mark.verdict.outcome is not Outcome.INFRA_ERROR:
-                return mark
-            reason = mark.verdict.reason
-        raise InfraError(f"grading {problem.id}: {reason}; the reply is stored, the same command goes on")
-
-    def wait(self) -> None:
-        while self.waiting:
-            self._settle({next(iter(self.waiting))})
-
-    def close(self) -> None:
-        self.pool.shutdown(cancel_futures=True)
+def _graded(record: Mapping[str, Any], mark: Mark) -> dict[str, Any]:
+    # The turns repeat the output; they are kept where there is more than that.
+    turns = record["turns"] if len(record["turns"]) > 1 or any(t["calls"] for t in record["turns"]) else None
+    stored = {k: v for k, v in record.items() if k != "turns"} | ({"turns": turns} if turns else {})
+    return stored | {"verdict": mark.verdict.to_dict(), "score": mark.score, "detail": mark.detail}
 
 
 # -- figures ------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ An infrastructure error earns nothing at all: the reward is None.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qwq.reward.functions import RewardFunction
@@ -46,27 +46,8 @@ class Scorer:
         ]
 
 
-class Grading:
-    """Responses as they come: those that a rule judges are being graded, the others wait for the reward model."""
-
-    def __init__(self, workers: int) -> None:
-        self.grader = Grader(workers=workers)
-        self._by_rule: list[int] = []
-        self.by_model: dict[int, Response] = {}
-        self.asked: dict[int, tuple[Problem, Response]] = {}
-
-    @property
-    def by_rule(self) -> list[int]:
-        return sorted(self._by_rule)
-
-    def hear(self, at: int, problem: Problem, response: Response) -> None:
-        """The response at position `at` has ended."""
-        self.asked[at] = (problem, response)
-        if problem.domain in MODEL_DOMAINS:
-            self.by_model[at] = response
-        elif problem.domain != CUSTOM:
-            self._by_rule.append(at)
-            self.grader.submit(at, problem, response)
+def _by_rule(problem: Problem) -> bool:
+    return problem.domain not in (*MODEL_DOMAINS, CUSTOM)
 
 
 class Rewarder:
@@ -84,25 +65,25 @@ class Rewarder:
         self.partial_credit, self.scorer, self.shaping, self.workers = partial_credit, scorer, shaping, workers
         self.functions = list(functions)
 
-    def begin(self) -> Grading:
-        """A grading that hears of responses one by one, while others still decode."""
-        return Grading(self.workers)
+    def grader(self) -> Grader:
+        """Takes responses one by one, by their position, while others still decode; judges those that a rule can judge."""
+        return Grader(workers=self.workers, judges=_by_rule)
 
-    def finish(self, grading: Grading, rollouts: Sequence[Rollout], *, step: int | None = None) -> None:
-        """Fill in what each rollout earned. `grading` has heard of every one of them, by position. `step` is told where a user's function fails."""
-        for i, verdict in zip(grading.by_rule, grading.grader.verdicts(), strict=True):
+    def finish(self, grader: Grader, rollouts: Sequence[Rollout], *, step: int | None = None) -> None:
+        """Fill in what each rollout earned. All of them were submitted to `grader`. `step` is named if a user's function fails."""
+        for i, verdict in sorted(grader.results().items()):
             rollouts[i].verdicts.append(verdict)
             rollouts[i].rewards = self._rule_terms(verdict)
-        by_model = sorted(grading.by_model)
+        by_model = sorted(i for i, (problem, _) in grader.submitted.items() if problem.domain in MODEL_DOMAINS)
         if by_model:
             assert self.scorer, "a recipe that samples preference prompts has a reward model (config checks it)"
             scores = self.scorer.scores([rollouts[i] for i in by_model])
             for i, score in zip(by_model, scores, strict=True):
-                gate = gate_verdict(grading.by_model[i])
+                gate = gate_verdict(grader.submitted[i][1])
                 rollouts[i].verdicts.append(gate)
                 earned = self.scorer.weight / (1 + math.exp(-score)) if gate.correct else 0.0
                 rollouts[i].rewards = {"reward_model": earned}
-        self._ask_functions(grading, rollouts, step)
+        self._ask_functions(grader.submitted, rollouts, step)
         for rollout in rollouts:
             failed = rollout.verdicts[-1].outcome is Outcome.INFRA_ERROR
             rollout.reward = None if failed else sum(rollout.rewards.values())
@@ -111,20 +92,22 @@ class Rewarder:
 
     def reward(self, problems: Sequence[Problem], responses: Sequence[Response], rollouts: Sequence[Rollout]) -> None:
         """Grade finished rollouts in one go."""
-        grading = self.begin()
+        grader = self.grader()
         for at, (problem, response) in enumerate(zip(problems, responses, strict=True)):
-            grading.hear(at, problem, response)
-        self.finish(grading, rollouts)
+            grader.submit(at, problem, response)
+        self.finish(grader, rollouts)
 
-    def _ask_functions(self, grading: Grading, rollouts: Sequence[Rollout], step: int | None) -> None:
+    def _ask_functions(
+        self, submitted: Mapping[int, tuple[Problem, Response]], rollouts: Sequence[Rollout], step: int | None
+    ) -> None:
         """The user's own terms, for every response that ended with an answer."""
-        for at, (problem, response) in grading.asked.items():
+        for at, (problem, response) in submitted.items():
             if problem.domain == CUSTOM:
                 rollouts[at].verdicts.append(gate_verdict(response))
-        places = [at for at in sorted(grading.asked) if gate_verdict(grading.asked[at][1]).correct]
+        places = [at for at in sorted(submitted) if gate_verdict(submitted[at][1]).correct]
         if not self.functions or not places:
             return
-        asked = [(*grading.asked[at], rollouts[at].completion_ids) for at in places]
+        asked = [(*submitted[at], rollouts[at].completion_ids) for at in places]
         for function in self.functions:
             for at, value in zip(places, function.values(asked, step=step), strict=True):
                 if value is not None:

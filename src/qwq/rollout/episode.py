@@ -120,6 +120,8 @@ def collect(
             stop_reason=c.stop_reason,
             text=chat.tokenizer.decode(c.ids),
             budget=budgets[g] if budgets else None,
+            prompt=chat.tokenizer.decode(request.prompt_ids),
+            expected=problem.expected,
         )
         for g, (problem, request, group) in enumerate(zip(problems, requests, completions, strict=True))
         for c in group

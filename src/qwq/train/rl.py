@@ -34,7 +34,7 @@ from qwq.model import lora
 from qwq.model.transformer import Transformer
 from qwq.reward.mixing import Rewarder
 from qwq.rollout.episode import collect
-from qwq.rollout.log import RolloutLog
+from qwq.rollout.store import RolloutStore
 from qwq.tasks.mix import ProblemMix
 from qwq.tasks.procedural.base import digest
 from qwq.text.template import ChatFormat
@@ -82,7 +82,7 @@ class RlTrainer:
         self.mix, self.rewarder, self.seed, self.after_step = mix, rewarder, seed, after_step
         self.optimizer = Optimizer(model, config.optim, config.steps * config.updates)
         self.params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
-        self.log = RolloutLog(run.rollouts_folder)
+        self.store = RolloutStore(run.rollouts_folder)
         # With LoRA the stage's start is the model without its adapters; else KL needs a second copy of the weights.
         self.has_adapters = bool(lora.adapters(model))
         self.load_start = load_start
@@ -120,10 +120,10 @@ class RlTrainer:
     def step(self, step: int) -> dict[str, Any]:
         totals = self.run.state["totals"]
         before = dict(totals)
-        rollouts = self.log.read(step, self.config.samples)
+        rollouts = self.store.read(step, self.config.samples)
         if rollouts is None:
             rollouts = self.sample(step)
-            self.log.write(step, rollouts)
+            self.store.write(step, rollouts)
         self.run.state["next_problem"] += len({r.group for r in rollouts})
 
         batch = after_refills(rollouts, self.config.prompts)
@@ -162,17 +162,17 @@ class RlTrainer:
 
     def _sample_groups(self, problems: list[Problem], first: int) -> list[Rollout]:
         totals, started = self.run.state["totals"], time.perf_counter()
-        grading = self.rewarder.begin()
+        grader = self.rewarder.grader()
         rollouts, _ = collect(
             self.model, self.chat, problems, self.params, samples=self.config.samples, seed=self.seed,
             version=self.run.state["step"] * self.config.updates, max_rows=self.compute.max_rows, first_group=first,
-            budgets=self._budgets(first, len(problems)), on_response=grading.hear,
+            budgets=self._budgets(first, len(problems)), on_response=grader.submit,
         )  # fmt: skip
         sampled = time.perf_counter()
         totals["sampling_s"] += sampled - started
         totals["sampled_tokens"] += sum(r.num_sampled for r in rollouts)
         # What is left of grading: most verdicts were reached while other rows still decoded.
-        self.rewarder.finish(grading, rollouts, step=self.run.state["step"])
+        self.rewarder.finish(grader, rollouts, step=self.run.state["step"])
         totals["verifying_s"] += time.perf_counter() - sampled
         failed = [r for r in rollouts if r.reward is None]
         if len(failed) > self.config.max_infra_error_rate * len(rollouts):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from qwq.common.imports import user_code
@@ -64,31 +66,99 @@ def _own(problem: Problem, response: Response) -> Verdict:
 
 
 class Grader:
-    """Verdicts of answers that come one by one: each is graded on a thread while others are still written.
+    """Grades answers that come one by one: each on a thread, while others are still written.
 
-    An `infra_error` (also a raised InfraError) is tried again up to `retries` times. A problem id with the same response
-    is graded once. Any other exception of a verifier is raised by `verdicts`.
+    `judge(problem, answer)` gives a Verdict, or an object with one under `verdict` (a benchmark's mark). An
+    `infra_error` (also a raised InfraError) is tried again up to `retries` times. Equal responses to one problem are
+    judged once. `on_verdict(key, result)` is called on the thread as soon as a result is there. What `judge` (InfraError
+    apart) or `on_verdict` raises is raised by `check`, `results` and `verdicts`. With `judges`, problems for which it is
+    False are remembered in `submitted` and not judged.
     """
 
-    def __init__(self, *, workers: int = 2, retries: int = 1, sandbox: Any = None) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        retries: int = 1,
+        sandbox: Any = None,
+        judge: Callable[[Problem, Any], Any] | None = None,
+        judges: Callable[[Problem], bool] | None = None,
+        on_verdict: Callable[[Any, Any], None] | None = None,
+    ) -> None:
         self._pool = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="grade")
-        self._retries, self._sandbox = retries, sandbox
-        self._running: dict[Any, Future[Verdict]] = {}
-        self._order: dict[int, Any] = {}
+        self._retries, self._on_verdict = retries, on_verdict
+        self._judge, self._judges = judge or partial(grade, sandbox=sandbox), judges
+        self.submitted: dict[Any, tuple[Problem, Any]] = {}
+        self._running: dict[Any, Future[Any]] = {}
+        self._results: dict[Any, Future[Any]] = {}
+        self._unchecked: set[Future[Any]] = set()
+        self._lock = threading.Lock()
+        self.num_correct = 0  # so far; of equal responses to one problem one
 
-    def submit(self, at: int, problem: Problem, response: Response) -> None:
-        """Grade the answer at position `at`."""
-        key = (problem.id, _key(response))
-        if key not in self._running:
-            self._running[key] = self._pool.submit(_with_retries, (problem, response), self._retries, self._sandbox)
-        self._order[at] = key
+    def submit(self, key: Any, problem: Problem, answer: Any) -> None:
+        """Grade an answer; `key` is the caller's name for it."""
+        self.submitted[key] = (problem, answer)
+        if self._judges is not None and not self._judges(problem):
+            return
+        same = (problem.id, _key(answer)) if isinstance(answer, Response) else ("", key)
+        if same not in self._running:
+            self._running[same] = self._pool.submit(self._attempts, problem, answer)
+        self._results[key] = self._running[same]
+        if self._on_verdict is not None:
+            self._results[key] = _then(self._running[same], partial(self._on_verdict, key))
+        self._unchecked.add(self._results[key])
+
+    def _attempts(self, problem: Problem, answer: Any) -> Any:
+        for _ in range(self._retries + 1):
+            try:
+                result = self._judge(problem, answer)
+            except InfraError as error:
+                result = Verdict(Outcome.INFRA_ERROR, str(error), problem.domain)
+            outcome = getattr(result, "verdict", result).outcome
+            if outcome is not Outcome.INFRA_ERROR:
+                break
+        with self._lock:
+            self.num_correct += outcome is Outcome.CORRECT
+        return result
+
+    def check(self) -> None:
+        """Raise what has failed so far."""
+        for future in [f for f in self._unchecked if f.done()]:
+            self._unchecked.discard(future)
+            future.result()
+
+    def results(self) -> dict[Any, Any]:
+        """All results by key, once the last is there. The grader is used up."""
+        try:
+            return {key: future.result() for key, future in self._results.items()}
+        finally:
+            self.close()
 
     def verdicts(self) -> list[Verdict]:
-        """All verdicts by position, once the last is there. The grader is used up."""
+        """All results in the order of their keys, such as positions. The grader is used up."""
+        results = self.results()
+        return [results[key] for key in sorted(results)]
+
+    def close(self) -> None:
+        """Wait for what is being graded; what has not started is left."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _then(future: Future[Any], action: Callable[[Any], None]) -> Future[Any]:
+    """A future with the same result, done when `action` has been called with it."""
+    after: Future[Any] = Future()
+
+    def act(ended: Future[Any]) -> None:
         try:
-            return [self._running[self._order[at]].result() for at in sorted(self._order)]
-        finally:
-            self._pool.shutdown(cancel_futures=True)
+            result = ended.result()
+            action(result)
+        except BaseException as error:
+            after.set_exception(error)
+        else:
+            after.set_result(result)
+
+    future.add_done_callback(act)
+    return after
 
 
 def grade_many(
@@ -103,18 +173,6 @@ def grade_many(
     for at, (problem, response) in enumerate(items):
         grader.submit(at, problem, response)
     return grader.verdicts()
-
-
-def _with_retries(item: tuple[Problem, Response], retries: int, sandbox: Any) -> Verdict:
-    problem, response = item
-    for _ in range(retries + 1):
-        try:
-            verdict = grade(problem, response, sandbox=sandbox)
-        except InfraError as error:
-            verdict = Verdict(Outcome.INFRA_ERROR, str(error), problem.domain)
-        if verdict.outcome is not Outcome.INFRA_ERROR:
-            break
-    return verdict
 
 
 def _need(problem: Problem, key: str) -> Any:

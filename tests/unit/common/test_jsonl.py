@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from qwq.common.files import atomic_file, cut_torn_line, hold, locked, whole_lines, write_atomic
+from qwq.common.files import GrowingFile, atomic_file, hold, locked, whole_lines, write_atomic
 from qwq.common.jsonl import numbered_lines, object_of, parse_line, read_jsonl, read_objects, to_line
 from qwq.common.source import literal, parse_python
 from qwq.errors import ConfigError, DataError
@@ -138,15 +138,25 @@ def test_a_lock_is_held_against_another_process_and_let_go(tmp_path: Path) -> No
 
 
 def test_a_torn_line_is_dropped_and_cut(tmp_path: Path) -> None:
-    path = tmp_path / "s.jsonl"
+    path = tmp_path / "new" / "s.jsonl"
     assert whole_lines(path) == []
-    cut_torn_line(path)
-    path.write_bytes("a\u2028b\nc\ntor".encode())
-    assert whole_lines(path) == ["a\u2028b".encode(), b"c"]
-    cut_torn_line(path)
-    assert path.read_bytes() == "a\u2028b\nc\n".encode()
-    cut_torn_line(path)
-    assert whole_lines(path) == ["a\u2028b".encode(), b"c"]
+    GrowingFile(path, "busy").close()
+    for torn, whole in [
+        ("a\u2028b\nc\ntor".encode(), "a\u2028b\nc\n".encode()),
+        (b"a\n" + b"x" * 200_000, b"a\n"),
+        (b"x" * 70_000, b""),
+        (b"a\n", b"a\n"),
+    ]:
+        path.write_bytes(torn)
+        assert whole_lines(path) == whole.split(b"\n")[:-1]
+        file = GrowingFile(path, "busy", durable=True)
+        assert path.read_bytes() == whole
+        file.append(b"next\n")
+        with pytest.raises(ConfigError, match="^in use$"):
+            GrowingFile(path, "in use")
+        file.close()
+        file.close()
+        assert path.read_bytes() == whole + b"next\n"
 
 
 def test_sources_are_parsed_on_threads_without_a_mismatch():

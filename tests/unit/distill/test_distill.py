@@ -204,7 +204,7 @@ def test_a_set_is_made_and_goes_on_without_asking_again(tmp_path, capsys) -> Non
     )
     distill(Plan((source,), samples=6), teacher, Sampling(), out)
     assert teacher.asked == 6 * num
-    with pytest.raises(ConfigError, match=r"begun with temperature = 0.6, now it is 1.0"):
+    with pytest.raises(ConfigError, match=r"other settings \(temperature was 0.6, is now 1.0\)"):
         distill(Plan((source,)), teacher, Sampling(temperature=1.0), out)
 
 

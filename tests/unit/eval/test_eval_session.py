@@ -20,8 +20,8 @@ from qwq.cli import run as cli
 from qwq.errors import ConfigError, DataError, InfraError
 from qwq.eval import backends
 from qwq.eval.backends import EndpointBackend
+from qwq.eval.folder import locked
 from qwq.eval.run import Options, prepare, run, sample_seed
-from qwq.rollout import store
 from qwq.tasks.downloads import DataFolder, Published, download
 from qwq.tasks.procedural import family
 
@@ -190,7 +190,9 @@ def test_nothing_finished_is_asked_again_and_more_can_be_added(data: Path, tmp_p
         assert len(server.asked) == 12
         seeds = [json.loads(line)["seed"] for line in (tmp_path / "o/samples/aime24.jsonl").read_text().splitlines()]
         assert len(set(seeds)) == 12 and sample_seed(1, "b", "p", 0) != sample_seed(2, "b", "p", 0)
-        with pytest.raises(ConfigError, match=r"temperature was 0.6, is now 0.9\): give another --out"):
+        with pytest.raises(
+            ConfigError, match=r"temperature was 0.6, is now 0.9\): give the same options, or another --out"
+        ):
             evaluate(server.url, ["aime24"], data, tmp_path / "o", temperature=0.9)
         write(data / "aime24/test.jsonl", AIME[:3])
         with pytest.raises(ConfigError, match="data was"):
@@ -461,9 +463,9 @@ def test_a_record_with_half_a_surrogate_is_stored_and_read(data: Path, tmp_path:
 
 def test_two_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
     with (
-        store.locked(tmp_path),
+        locked(tmp_path),
         pytest.raises(ConfigError, match="another evaluation is writing"),
-        store.locked(tmp_path),
+        locked(tmp_path),
     ):
         pass
 

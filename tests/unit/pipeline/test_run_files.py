@@ -20,7 +20,7 @@ from qwq.model.config import preset
 from qwq.model.transformer import Transformer
 from qwq.pipeline.resolve import model_folder
 from qwq.report.data import read_run
-from qwq.rollout.log import RolloutLog
+from qwq.rollout.store import RolloutStore
 from qwq.train.checkpoint import StageRun
 from qwq.train.optim import Optimizer
 from qwq.types import Outcome, Rollout, StopReason, Verdict
@@ -43,7 +43,7 @@ def rollout(group: int, text: str = "4") -> Rollout:
 
 
 def test_rollouts_come_back_as_they_were_written_surrogates_included(tmp_path):
-    log = RolloutLog(tmp_path)
+    log = RolloutStore(tmp_path)
     written = [rollout(0), rollout(0, "half \ud83d"), rollout(1), rollout(1)]
     log.write(3, written)
     assert log.read(3, 2) == written and log.read(4, 2) is None
@@ -61,13 +61,13 @@ def test_rollouts_come_back_as_they_were_written_surrogates_included(tmp_path):
     ],
 )
 def test_damaged_rollouts(tmp_path, damage, words):
-    log = RolloutLog(tmp_path)
+    log = RolloutStore(tmp_path)
     log.write(0, [rollout(0), rollout(0), rollout(1), rollout(1)])
     log.path(0).write_text("".join(damage(log.path(0).read_text().splitlines(keepends=True))))
     with pytest.raises(DataError) as caught:
         log.read(0, 2)
     assert str(caught.value).startswith(str(log.path(0))) and words in str(caught.value)
-    assert str(caught.value).endswith("delete the file, and the same command samples this step anew")
+    assert str(caught.value).endswith("delete the file, and the same command samples this step again")
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "tensors.safetensors"])

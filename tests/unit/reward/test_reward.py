@@ -168,16 +168,19 @@ class FixedGrader:
     """Verdicts by position, whatever comes; remembers what it was given."""
 
     def __init__(self, verdicts: list[Verdict]) -> None:
-        self.fixed, self.graded = verdicts, []
+        self.fixed, self.graded, self.submitted = verdicts, [], {}
 
-    def __call__(self, workers: int) -> "FixedGrader":
+    def __call__(self, workers: int, judges) -> "FixedGrader":
+        self.judges = judges
         return self
 
     def submit(self, at, problem, response) -> None:
-        self.graded.append((problem, response))
+        self.submitted[at] = (problem, response)
+        if self.judges(problem):
+            self.graded.append((at, problem))
 
-    def verdicts(self) -> list[Verdict]:
-        return self.fixed
+    def results(self) -> dict[int, Verdict]:
+        return {at: verdict for (at, _), verdict in zip(self.graded, self.fixed, strict=True)}
 
 
 def reward(monkeypatch, verdicts: list[Verdict], **options) -> list[Rollout]:
@@ -224,7 +227,7 @@ def test_preference_goes_to_the_reward_model_behind_its_gate(monkeypatch):
     rollouts = [rollout() for _ in problems]
     scorer = FixedScorer([0.0, 50.0, math.log(3)], weight=0.8)
     Rewarder(scorer=scorer).reward(problems, responses, rollouts)
-    assert [p.domain for p, _ in grader.graded] == ["math"] and scorer.seen == [3]
+    assert [p.domain for _, p in grader.graded] == ["math"] and scorer.seen == [3]
     # sigmoid 1/2 and 3/4, times the weight; what does not end earns nothing, however well it scores.
     assert [r.reward for r in rollouts] == pytest.approx([0.4, 1.0, 0.0, 0.6])
     assert rollouts[0].rewards == {"reward_model": 0.4} and rollouts[1].rewards == {"accuracy": 1.0}

@@ -143,10 +143,10 @@ def test_what_a_function_raises_is_told_with_its_own_lines_and_the_step(tmp_path
 
 
 def heard(asked):
-    grading = Rewarder().begin()
+    grader = Rewarder().grader()
     for at, (problem, response, _) in enumerate(asked):
-        grading.hear(at, problem, response)
-    return grading
+        grader.submit(at, problem, response)
+    return grader
 
 
 def test_values_of_other_kinds(tmp_path):
