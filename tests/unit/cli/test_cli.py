@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from qwq import cli
+from qwq.cli import commands as cli
 from qwq.errors import Interrupted, ModelError
 from qwq.pipeline.resolve import model_folder
 
