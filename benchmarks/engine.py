@@ -315,7 +315,7 @@ def quantised(folder: Path, name: str, args: argparse.Namespace, table: Table) -
     (path,) = folder.glob("*.gguf")
     chat = ChatFormat.from_folder(folder)
     before = resident_bytes()
-    backend = LlamaBackend(path, kv_tokens=16384, max_rows=32, threads=args.threads)
+    backend = LlamaBackend(path, kv_tokens=16384, max_slots=32, threads=args.threads)
 
     def engine(speculate: bool = False, cache: bool = False) -> Engine:
         made = Engine(backend, chat.tokenizer, prefix_cache=cache, speculate=speculate)
@@ -386,7 +386,7 @@ def only_speculation(folder: Path, name: str, args: argparse.Namespace, table: T
     (path,) = folder.glob("*.gguf")
     for what in ("GGUF", "float32"):
         backend = (
-            LlamaBackend(path, kv_tokens=4096, max_rows=8, threads=args.threads)
+            LlamaBackend(path, kv_tokens=4096, max_slots=8, threads=args.threads)
             if what == "GGUF"
             else TorchBackend(load_model(folder), kv_tokens=4096)
         )

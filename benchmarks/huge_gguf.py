@@ -109,7 +109,7 @@ def main() -> None:
         print(f"written in {time.perf_counter() - started:.0f} s")
     size = path.stat().st_size
     started = time.perf_counter()
-    backend = LlamaBackend(path, kv_tokens=2048, max_rows=2)
+    backend = LlamaBackend(path, kv_tokens=2048, max_slots=2)
     print(
         f"{size / 1e9:.2f} GB, loaded in {time.perf_counter() - started:.1f} s, {resident()['VmRSS'] / 2**30:.2f} GiB resident",
         flush=True,

@@ -109,7 +109,7 @@ def needles(path: str, trials: int, seed: int) -> list[dict]:
                             )
                         ]
                     )
-                    logprob = dict(s.choices[0].top)
+                    logprob = dict(s.outputs[0].top)
                     right[yarn] += max(digits, key=lambda d: logprob[d]) == digits[value // 1000]
                 engine.forget()
             print(

@@ -202,7 +202,7 @@ def throughput(model: Path, clients: int, tokens: int) -> None:
     """Tokens per second of the same requests, through HTTP and without."""
     code = (
         "import sys,time,json\nfrom qwq.engine.load import *\nfrom qwq.engine.request import GenerationRequest\nfrom qwq.engine.sampler import SamplingParams\n"
-        f"o=open_engine({str(model)!r},EngineOptions(max_num_seqs=32,max_model_len=1024),report=lambda s:None)\n"
+        f"o=load_engine({str(model)!r},EngineOptions(max_num_seqs=32,max_model_len=1024),report=lambda s:None)\n"
         "def go(n,t):\n"
         " r=[GenerationRequest(o.chat.prompt_ids([{'role':'user','content':f'Tell me fact number {i}.'}]),SamplingParams(temperature=0.8,max_new_tokens=t),seed=i) for i in range(n)]\n"
         " s=time.perf_counter();o.engine.run(r);return n*t/(time.perf_counter()-s)\n"

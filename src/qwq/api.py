@@ -29,8 +29,9 @@ from qwq.text.response import Kind, Part, ResponseParser, with_thinking
 from qwq.types import Message, StopReason, ToolCall
 
 if TYPE_CHECKING:
-    from qwq.engine.load import Opened
-    from qwq.engine.request import GenerationRequest, Sample
+    from qwq.engine.load import LoadedModel
+    from qwq.engine.request import GenerationRequest
+from qwq.engine.sequence import TokenSequence
     from qwq.engine.sampler import SamplingParams
 
 MAX_SEED = 1 << 48
@@ -136,7 +137,7 @@ class ChatStream(Iterator[ChatPiece]):
     `close` (or leaving a `with` block) aborts an answer that is still being written; `answer` is then what there is of it.
     """
 
-    def __init__(self, llm: LLM, sample: Sample, *, tools: frozenset[str] | None) -> None:
+    def __init__(self, llm: LLM, sample: TokenSequence, *, tools: frozenset[str] | None) -> None:
         self._llm, self._sample = llm, sample
         self._parser = ResponseParser(thinking_open=sample.request.thinking_open, tools=tools or ())
         self._pieces: list[ChatPiece] = []
@@ -237,12 +238,12 @@ class LLM:
     own sampling (from its generation_config.json; QwQ's for a model that thinks and states none).
     """
 
-    def __init__(self, opened: Opened, model: str) -> None:
+    def __init__(self, opened: LoadedModel, model: str) -> None:
         from qwq.engine.sampler import SamplingParams
 
         self.model, self.sampling = model, SamplingParams(**opened.sampling)
         self._engine, self._chat, self._lock = opened.engine, opened.chat, threading.Lock()
-        self._dropped: deque[Sample] = deque()  # sequences whose streams nobody holds any more
+        self._dropped: deque[TokenSequence] = deque()  # sequences whose streams nobody holds any more
         self.max_model_len: int = opened.engine.max_len
 
     def __repr__(self) -> str:
@@ -332,7 +333,7 @@ class LLM:
 
     # -- the engine, which one thread at a time may use -----------------------------------------------------------------
 
-    def _step(self, sample: Sample) -> None:
+    def _step(self, sample: TokenSequence) -> None:
         """One step for all sequences under way. Another thread may have finished `sample` meanwhile."""
         with self._lock:
             while self._dropped:
@@ -340,7 +341,7 @@ class LLM:
             if not sample.done:
                 self._engine.step()
 
-    def _abort(self, sample: Sample) -> None:
+    def _abort(self, sample: TokenSequence) -> None:
         with self._lock:
             self._engine.abort(sample)
 
@@ -366,12 +367,12 @@ def load(model: str | Path, *, report: Callable[[str], None] | None = None, **op
     `options` are those of the engine, with the defaults of `qwq serve` (docs/engine.md); `report` gets lines about memory and progress.
     ModelError where there is no such model or it is damaged, ConfigError for an unknown or bad option, CapacityError where it does not fit.
     """
-    from qwq.engine.load import EngineOptions, open_engine
+    from qwq.engine.load import EngineOptions, load_engine
 
     unknown = next((name for name in options if name not in EngineKeywords.__annotations__), None)
     if unknown is not None:
         raise ConfigError(f"load: no option {unknown!r}: {nearest(unknown, EngineKeywords.__annotations__)}")
-    opened = open_engine(model_folder(str(model)), EngineOptions(**options), report or (lambda line: None))
+    opened = load_engine(model_folder(str(model)), EngineOptions(**options), report or (lambda line: None))
     return LLM(opened, str(model))
 
 
@@ -465,7 +466,7 @@ def _whole(stream: ChatStream) -> ChatAnswer:
         return stream.answer
 
 
-def _completion(sample: Sample) -> TextCompletion:
+def _completion(sample: TokenSequence) -> TextCompletion:
     assert sample.stop_reason is not None
     return TextCompletion(sample.text, tuple(sample.ids), sample.stop_reason, sample.num_prompt, sample.request.seed)
 

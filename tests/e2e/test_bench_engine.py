@@ -9,7 +9,7 @@ import pytest
 from little import make_model
 
 from qwq.engine.bench import bench_engine, check
-from qwq.engine.load import EngineOptions, context_length, open_engine
+from qwq.engine.load import EngineOptions, context_length, load_engine
 from qwq.errors import CapacityError, ConfigError, ModelError
 
 
@@ -71,4 +71,4 @@ def test_a_models_context_is_known_without_its_weights(folder: str, tmp_path: Pa
 )
 def test_options_that_no_model_can_be_run_with(folder: str, options: dict) -> None:
     with pytest.raises(ConfigError, match="give"):
-        open_engine(folder, EngineOptions(**options))
+        load_engine(folder, EngineOptions(**options))

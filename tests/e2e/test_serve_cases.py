@@ -41,7 +41,7 @@ def model() -> scripted.Opened:
 
 
 @pytest.fixture(scope="module")
-def client(model: scripted.Opened) -> Iterator[httpx2.Client]:
+def client(model: scripted.LoadedModel) -> Iterator[httpx2.Client]:
     with scripted.served(model) as url, httpx2.Client(base_url=url, timeout=60) as made:
         yield made
 
@@ -445,7 +445,7 @@ def test_a_template_that_knows_enable_thinking() -> None:
 # -- keys, sizes, queues, ends -------------------------------------------------------------------------------------------------
 
 
-def test_api_keys_sizes_and_origins(model: scripted.Opened) -> None:
+def test_api_keys_sizes_and_origins(model: scripted.LoadedModel) -> None:
     fmt = scripted.chat_format()
     model = scripted.opened(fmt, scripted.Script(fmt, reply))
     with (
@@ -506,13 +506,13 @@ def test_unknown_paths_methods_and_bodies(client: httpx2.Client) -> None:
         assert answer.status_code == 400 and answer.json()["error"]["message"], body
 
 
-def slow_model(step_s: float = 0.01, **more) -> tuple[scripted.Opened, scripted.Script]:
+def slow_model(step_s: float = 0.01, **more) -> tuple[scripted.LoadedModel, scripted.Script]:
     fmt = scripted.chat_format()
     backend = scripted.Script(fmt, reply, step_s)
     return scripted.opened(fmt, backend, **more), backend
 
 
-def settled(model: scripted.Opened, limit_s: float = 2.0) -> bool:
+def settled(model: scripted.LoadedModel, limit_s: float = 2.0) -> bool:
     deadline = time.monotonic() + limit_s
     while model.engine.has_work and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from qwq.engine.backends.base import Chunk
-from qwq.engine.load import Opened
+from qwq.engine.load import LoadedModel
 from qwq.engine.scheduler import Engine
 from qwq.model.config import preset
 from qwq.serve.app import create_app
@@ -52,7 +52,7 @@ def chat_format(template: str = OPENING) -> ChatFormat:
 class Script:
     """A backend whose next token is what `reply` says after the prompt's text; noise below it, so that masks have a choice."""
 
-    row_capacity, max_positions, max_rows, chunk_unit = 8192, 2048, 64, 1
+    slot_capacity, max_positions, max_slots, chunk_unit = 8192, 2048, 64, 1
     deterministic = has_yarn = own_threads = False
 
     def __init__(self, chat: ChatFormat, reply: Callable[[str], str], step_s: float = 0.0) -> None:
@@ -67,13 +67,13 @@ class Script:
         self._encoded: dict[str, list[int]] = {}
         self.noise = torch.rand(self.vocab_size, generator=torch.Generator().manual_seed(0))
 
-    def open_row(self) -> int | None:
-        row = next((r for r in range(self.max_rows) if r not in self.held), None)
+    def open_slot(self) -> int | None:
+        row = next((r for r in range(self.max_slots) if r not in self.held), None)
         if row is not None:
             self.held[row] = []
         return row
 
-    def close_row(self, row: int) -> None:
+    def close_slot(self, row: int) -> None:
         del self.held[row]
 
     def reserve(self, row: int, length: int) -> bool:
@@ -125,7 +125,7 @@ class Script:
 def opened(chat: ChatFormat, backend: Script, *, max_running: int = 8, max_len: int = 1024) -> Opened:
     engine = Engine(backend, chat.tokenizer, max_running=max_running, max_model_len=max_len)
     config = preset("tiny", vocab_size=backend.vocab_size)
-    return Opened(engine, chat, "scripted", {"temperature": 0.0}, config, None)  # type: ignore[arg-type]
+    return LoadedModel(engine, chat, "scripted", {"temperature": 0.0}, config, None)  # type: ignore[arg-type]
 
 
 class Served(str):
@@ -133,7 +133,7 @@ class Served(str):
 
 
 @contextmanager
-def served(model: Opened, **options: object) -> Iterator[Served]:
+def served(model: LoadedModel, **options: object) -> Iterator[Served]:
     """The base address of a server on loopback; `Served.app` is its application."""
     app = create_app(model, ServeOptions(**{"names": ("scripted", "alias")} | options))  # type: ignore[arg-type]
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))

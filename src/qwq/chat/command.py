@@ -14,7 +14,7 @@ from typing import Any
 from qwq.chat.conversation import Conversation, Turn, resume, save, saved_path
 from qwq.chat.lines import Lines
 from qwq.chat.screen import DIM, RESET, Screen
-from qwq.engine.load import EngineOptions, Opened, open_engine
+from qwq.engine.load import EngineOptions, LoadedModel, load_engine
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import CapacityError, ConfigError, DataError, UsageError, nearest
 from qwq.text.attach import file_block
@@ -246,7 +246,7 @@ def run_chat(
         prompt = sys.stdin.read().strip()
     if prompt is not None and not prompt and not blocks:
         raise ConfigError("--prompt is empty: give a question, or - to read it from standard input")
-    opened = open_engine(model_path, options, *([lambda line: None] if prompt is not None else []))
+    opened = load_engine(model_path, options, *([lambda line: None] if prompt is not None else []))
     params = _params(opened, given)
     seed = random.SystemRandom().randrange(1 << 31) if seed is None else seed
     conversation = Conversation(opened.engine, opened.chat, params, tools, thinking_budget)
@@ -271,7 +271,7 @@ def run_chat(
     return talk.run(Lines(COMMANDS, terminal=terminal))
 
 
-def _params(opened: Opened, given: Mapping[str, Any]) -> SamplingParams:
+def _params(opened: LoadedModel, given: Mapping[str, Any]) -> SamplingParams:
     """The model's own sampling, with what was asked for."""
     own: dict[str, Any] = dict(opened.sampling) | {"max_new_tokens": min(4096, opened.engine.max_len // 2)}
     own["top_k"] = max(0, int(own.get("top_k", 0)))

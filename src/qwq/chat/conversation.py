@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwq.common.files import write_atomic
-from qwq.engine.request import GenerationRequest, Sample
+from qwq.engine.request import GenerationRequest
+from qwq.engine.sequence import TokenSequence
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
 from qwq.engine.thinking import LOOP_TOKENS
@@ -45,7 +46,7 @@ class Conversation:
     params: SamplingParams
     tools: bool = False
     budget: int | None = None
-    sample: Sample | None = None
+    sample: TokenSequence | None = None
     messages: list[Message] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
 

@@ -169,12 +169,12 @@ def distill(
     if endpoint is not None:
         teacher = Endpoint(endpoint, model, api_key=api_key, concurrency=concurrency)
     else:
-        from qwq.engine.load import EngineOptions, open_engine
+        from qwq.engine.load import EngineOptions, load_engine
         from qwq.engine.thinking import LOOP_TOKENS
         from qwq.pipeline.resolve import model_folder
 
         options = EngineOptions(dtype=dtype, device=device, threads=threads, max_num_seqs=concurrency)
-        teacher = LocalTeacher(open_engine(model_folder(model), options), LOOP_TOKENS)
+        teacher = LocalTeacher(load_engine(model_folder(model), options), LOOP_TOKENS)
     plan = Plan(tuple(sources), n, samples, keep_per_problem, wrap, tuple(decontaminate or ()))
     print(json.dumps(run(plan, teacher, Sampling(temperature, top_p, max_new_tokens, seed, system), out)))
     return 0

@@ -21,7 +21,7 @@ LONGEST_PAUSE_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Sample `number` of a problem."""
+    """TokenSequence `number` of a problem."""
 
     problem: Problem
     number: int

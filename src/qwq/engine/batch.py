@@ -193,7 +193,7 @@ class Generator:
                         kv[:, others, :, : len(prompt)] = kv[:, places[0] : places[0] + 1, :, : len(prompt)]
 
     def _step(self) -> None:
-        """Feed one token of every row, choose the next, and settle the rows that ended."""
+        """Feed one token of every row, sample_token the next, and settle the rows that ended."""
         rows, B = self.rows, len(self.rows.owner)
         position_B = rows.position[:B]
         width = min(self.width, -(-(int(position_B.max()) + 1) // 16) * 16)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from qwq.engine.load import EngineOptions, context_length, open_engine
+from qwq.engine.load import EngineOptions, context_length, load_engine
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
@@ -98,7 +98,7 @@ def bench_engine(
         options, max_num_seqs=most, kv_tokens=most * 2 * length + 4096, max_model_len=length,
         cache_repair=f"--requests (now {most}), --prompt-tokens (now {prompt_tokens})",
     )  # fmt: skip
-    opened = open_engine(model, options)
+    opened = load_engine(model, options)
     measure(opened.engine, 16, 4, 1, seed)  # warm up
     bandwidth = read_bandwidth(options.device)
     weights = opened.memory.parts["weights"]

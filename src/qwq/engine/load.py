@@ -111,7 +111,7 @@ class _Progress:
             self.report(f"loading {100 * done // total}%")
 
 
-def open_engine(model: str, options: EngineOptions = EngineOptions(), report: Callable[[str], None] = say) -> Opened:
+def load_engine(model: str, options: EngineOptions = EngineOptions(), report: Callable[[str], None] = say) -> Opened:
     """Load a model and make its engine. ModelError, ConfigError or CapacityError where that cannot be."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -177,7 +177,7 @@ def _open_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]
     _announce(str(path), plan, options, report)
     progress = _Progress(report)
     backend = LlamaBackend(
-        path, kv_tokens=kv_tokens, max_rows=rows, threads=options.threads, batch_tokens=options.token_budget,
+        path, kv_tokens=kv_tokens, max_slots=rows, threads=options.threads, batch_tokens=options.token_budget,
         deterministic=options.deterministic, yarn=config.rope_scaling is not None, max_positions=length,
         progress=lambda share: progress(int(1000 * share), 1000),
     )  # fmt: skip
@@ -196,7 +196,7 @@ def _on_torch(
         backend = _on_gpu(module, options, kv_tokens, length)
     else:
         backend = TorchBackend(
-            module.eval(), kv_tokens=kv_tokens, max_rows=2 * options.max_num_seqs, deterministic=options.deterministic
+            module.eval(), kv_tokens=kv_tokens, max_slots=2 * options.max_num_seqs, deterministic=options.deterministic
         )
     engine = Engine(backend, chat.tokenizer, draft=_draft(options, length), **_engine_options(options, length))
     return _opened(engine, chat, name, config, plan, generation)
@@ -211,12 +211,12 @@ def _draft(options: EngineOptions, length: int) -> Backend | None:
         return LlamaBackend(
             path,
             kv_tokens=kv_tokens,
-            max_rows=options.max_num_seqs,
+            max_slots=options.max_num_seqs,
             threads=options.threads,
             batch_tokens=options.token_budget,
         )
     module = load_model(path, device=options.device, dtype=_dtype(options))
-    return TorchBackend(module.eval(), kv_tokens=kv_tokens, max_rows=options.max_num_seqs)
+    return TorchBackend(module.eval(), kv_tokens=kv_tokens, max_slots=options.max_num_seqs)
 
 
 def _on_gpu(module: Any, options: EngineOptions, kv_tokens: int, length: int) -> Backend:
@@ -234,7 +234,7 @@ def _on_gpu(module: Any, options: EngineOptions, kv_tokens: int, length: int) ->
         kv_tokens=kv_tokens,
         max_length=length,
         max_running=options.max_num_seqs,
-        max_rows=2 * options.max_num_seqs,
+        max_slots=2 * options.max_num_seqs,
     )
 
 
@@ -247,7 +247,7 @@ def _opened(
     if generation.get("do_sample") is False and "temperature" not in stated:
         sampling = sampling | {"temperature": 0.0}
     hint = "greedy decoding makes reasoning models repeat themselves; QwQ is meant for T 0.6, top-p 0.95, top-k 40"
-    return Opened(engine, chat, name, dict(sampling), config, plan, hint if chat.thinking_open else "")
+    return LoadedModel(engine, chat, name, dict(sampling), config, plan, hint if chat.thinking_open else "")
 
 
 def _engine_options(options: EngineOptions, length: int) -> dict[str, Any]:

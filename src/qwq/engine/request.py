@@ -1,4 +1,4 @@
-"""What the engine is asked for, and what it hands back while it works and when it is done."""
+"""Requests: a prompt, and how the engine continues it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, Protocol
 
 import torch
 
-from qwq.engine.sampler import Choice, SamplingParams
+from qwq.engine.sampler import SampledToken, SamplingParams
 from qwq.engine.thinking import Thinking
 from qwq.text.tokenizer import TextStream
 from qwq.types import StopReason
 
 
 class Guide(Protocol):
-    """What holds one sample's answer to a form (a JSON schema, a call of a tool). It sees the answer alone, never the thinking."""
+    """A grammar matcher for structured output (a JSON schema, a tool call). It sees the answer's tokens, never the thinking's."""
 
     failed: str  # why it cannot go on; empty while it can
 
     def mask(self, logits_V: torch.Tensor) -> torch.Tensor:
-        """A copy in which every token that may not come next is minus infinity. End tokens are allowed where the form is complete."""
+        """A copy in which every token that may not come next is minus infinity; end tokens may come if the form is complete."""
         ...
 
     def push(self, token: int) -> bool:
@@ -32,95 +32,74 @@ class Guide(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One prompt and how to go on from it. `n` samples are independent streams of one seed and share the prompt's work.
+    """One prompt and how to continue it. `n` samples are independent random streams of one seed; they share the prefill.
 
+    `stream`, `offset`: sample i draws from the random stream (`seed`, `stream` + i), from its number `offset` on; a later
+    turn of an episode goes on in the stream of the first one.
     `eos_ids` end a turn (they stay in `ids`, not in the text); `stop` are strings that end it and are cut off; `stop_ids`
-    further tokens that do. `thinking_open`: the prompt ends inside `<think>`. `thinking_budget` in tokens, None without a
-    limit. `guide` makes what holds the answer to a form, once for each sample; `think_id` is a token with which the model may
-    open its thinking before a guided answer. `logprobs`: how many alternatives to report with each token's log-probability (0: the token's alone, None: none);
-    `prompt_logprobs` the same for the prompt. `hidden_ids` are tokens that are not written as text. `yarn`: None lets the engine decide by length. `loop_tokens`: how long an
-    exact repetition may get before it is stopped, 0 for any length.
+    are further tokens that end it. `hidden_ids` are tokens that are not written as text.
+    `thinking_open`: the prompt ends inside `<think>`. `thinking_budget` in tokens, None without a limit. Under a budget no
+    end token is sampled inside the thinking or before the answer's first word, unless `plain_sampling` is set: then every
+    sampled token comes from the model's own distribution, as a policy gradient assumes.
+    `guide` makes the grammar matcher of each sample; `think_id` is a token with which the model may open its thinking
+    before a guided answer. `logprobs`: how many alternatives to report with each token's log-probability (0: the token's
+    alone, None: none); `prompt_logprobs` the same for the prompt; `drawn_logprobs`: report the log-probability of each
+    token under the distribution that it was drawn from. `yarn`: None lets the engine decide by length. `loop_tokens`: how
+    long an exact repetition may get before it is stopped, 0 for any length.
     """
 
     prompt_ids: Sequence[int]
     params: SamplingParams = SamplingParams()
     n: int = 1
     seed: int = 0
+    stream: int = 0
+    offset: int = 0
     eos_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
+    hidden_ids: frozenset[int] = frozenset()
     min_new_tokens: int = 0
     thinking_open: bool = False
     thinking_budget: int | None = None
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
-    yarn: bool | None = None
-    loop_tokens: int = 0
+    plain_sampling: bool = False
     guide: Callable[[], Guide] | None = None
     think_id: int | None = None
-    hidden_ids: frozenset[int] = frozenset()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    drawn_logprobs: bool = False
+    yarn: bool | None = None
+    loop_tokens: int = 0
 
 
-class Phase(StrEnum):
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
+def check_request(request: GenerationRequest, backend: Backend, max_len: int) -> None:
+    """UsageError or CapacityError if a request can never be met. Reads nothing that changes, so any thread may call it."""
+    _check_length(len(request.prompt_ids), backend, max_len)
+    ids = [*request.prompt_ids, *request.stop_ids, *(i for i, _ in request.params.logit_bias)]
+    bad = [i for i in ids if not 0 <= i < backend.vocab_size]
+    if bad:
+        raise UsageError(
+            f"token id {bad[0]} is outside the vocabulary of {backend.vocab_size}: use the model's own tokenizer"
+        )
+    if not 1 <= request.n <= MAX_SAMPLES:
+        raise UsageError(f"n is {request.n}: ask for 1 to {MAX_SAMPLES:,} samples")
+    if request.thinking_budget is not None and request.thinking_budget < 0:
+        raise UsageError(f"the thinking budget is {request.thinking_budget} tokens: give 0 or more")
+    if any(not s for s in request.stop):
+        raise UsageError("a stop string is empty: leave it out")
+    if request.yarn and not backend.has_yarn:
+        raise UsageError("YaRN is asked for, and this model has none: load it with --yarn")
 
 
-@dataclass(slots=True, eq=False)
-class Sample:
-    """One stream of output. `ids` runs parallel to `forced` (1 where the engine wrote the token) and `choices`.
-
-    `text` is what may be shown: it ends before a stop string, and while running before what could become one.
-    """
-
-    request: GenerationRequest
-    number: int
-    stream_seed: int
-    thinking: Thinking
-    stream: TextStream
-    tokens: list[int]  # prompt and output, as the model reads them
-    yarn: bool
-    phase: Phase = Phase.WAITING
-    ids: list[int] = field(default_factory=list)
-    forced: list[int] = field(default_factory=list)
-    choices: list[Choice] = field(default_factory=list)
-    prompt_choices: list[Choice | None] = field(default_factory=list)
-    text: str = ""
-    held: str = ""
-    stop_reason: StopReason | None = None
-    stopped_by: str | int | None = None
-    loop_in_thinking: bool = False
-    draft: Any = None  # NgramDraft or ModelDraft, which read this module
-    guide: Guide | None = None
-    # the engine's own bookkeeping
-    row: int = -1
-    num_computed: int = 0
-    num_cached: int = 0
-    drafted: list[int] = field(default_factory=list)
-    num_preemptions: int = 0
-    times: list[float] = field(default_factory=list)  # of submission, then of each step that brought tokens
-    admitted: float | None = None  # when it first got a row
-
-    @property
-    def done(self) -> bool:
-        return self.phase is Phase.DONE
-
-    @property
-    def num_prompt(self) -> int:
-        return len(self.request.prompt_ids)
-
-    @property
-    def num_thinking(self) -> int:
-        """Tokens of thought, without the closing phrase that a budget writes."""
-        return self.thinking.num_thinking
-
-    @property
-    def first_token_s(self) -> float | None:
-        return self.times[1] - self.times[0] if len(self.times) > 1 else None
-
-    def history(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.tensor(list(self.request.prompt_ids)), torch.tensor(self.ids, dtype=torch.long)
-
-    def stamp(self) -> None:
-        self.times.append(time.perf_counter())
+def _check_length(length: int, backend: Backend, max_len: int) -> None:
+    if not length:
+        raise UsageError("the prompt is empty: give at least one token")
+    if length >= max_len:
+        raise CapacityError(
+            f"the prompt has {length} tokens, the model's context is {max_len}: "
+            "shorten it, or raise --max-model-len where the model allows it"
+        )
+    if length >= backend.slot_capacity:
+        raise CapacityError(
+            f"the prompt has {length} tokens, the key/value cache holds {backend.slot_capacity}: "
+            "shorten it, or raise --kv-tokens"
+        )

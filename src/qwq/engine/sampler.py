@@ -148,12 +148,12 @@ FIRST_LOOK = 1024  # tokens that a nucleus is first looked for in
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SampledToken:
     """A sampled token. `raw` is its log-probability under the model, `processed` under what it was drawn from before
     any cut (penalties, bias and temperature applied; greedy at temperature 1); both None unless asked for. `top` holds
     the most likely tokens under the model with their log-probabilities."""
 
-    token: int
+    id: int
     raw: float | None = None
     processed: float | None = None
     top: tuple[tuple[int, float], ...] = ()
@@ -176,9 +176,9 @@ def penalise(logits_V: Tensor, params: SamplingParams, prompt_ids: Tensor, outpu
     return logits_V
 
 
-def choose(
+def sample_token(
     logits_V: Tensor, params: SamplingParams, draw: float, *, raw_V: Tensor | None = None, top: int | None = None
-) -> Choice:
+) -> SampledToken:
     """Sample one token from float32 logits with the random number `draw` in [0, 1).
 
     The same token that `sample` draws (same order of the same masses), found without sorting the vocabulary. `raw_V` are
@@ -190,12 +190,12 @@ def choose(
         scaled_V = logits_V if params.temperature == 1 else logits_V / params.temperature
         token = _draw(scaled_V, params, draw)
     if top is None or raw_V is None:
-        return Choice(token)
+        return SampledToken(token)
     raw_logprobs_V = raw_V - raw_V.logsumexp(-1)
     processed_V = logits_V if params.temperature in (0, 1) else logits_V / params.temperature
     processed = float(processed_V[token] - processed_V.logsumexp(-1))
     values, ids = raw_logprobs_V.topk(min(top, len(raw_V)))
-    return Choice(
+    return SampledToken(
         token, float(raw_logprobs_V[token]), processed, tuple(zip(ids.tolist(), values.tolist(), strict=True))
     )
 

@@ -1,6 +1,6 @@
 """The engine: requests in, samples out, one `step` at a time.
 
-The life of a request: `submit` makes a `Sample` for each of its n streams, which wait; `step` admits samples while rows
+The life of a request: `submit` makes a `TokenSequence` for each of its n streams, which wait; `step` admits samples while rows
 and memory last, computes one batch (a token for each running sample, then chunks of prompts, up to a budget of tokens),
 samples, and settles what ended. All a sample knows is `tokens` and `num_computed`: decoding, a prompt in chunks,
 a forced closing phrase and the repair after preemption are the same thing, tokens not computed yet.
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from qwq.engine.backends.base import Backend, Chunk
-from qwq.engine.request import GenerationRequest, Guide, Phase, Sample
-from qwq.engine.sampler import Choice, choose, penalise, stream_seed, uniform
+from qwq.engine.request import GenerationRequest, Guide, Phase, TokenSequence
+from qwq.engine.sampler import SampledToken, sample_token, penalise, stream_seed, uniform
 from qwq.engine.speculative import ModelDraft, NgramDraft, StepCosts
 from qwq.engine.thinking import LOOP_CHECK_EVERY, Thinking, in_a_loop
 from qwq.errors import CapacityError, UsageError
@@ -56,7 +56,7 @@ class _Row:
     """A row of the backend: what it holds, and who uses it (None: kept for its prefix)."""
 
     row: int
-    owner: Sample | None
+    owner: TokenSequence | None
     yarn: bool
     held: np.ndarray | None = None  # the tokens of an idle row
     shareable: int = 0  # of an idle row: how many of its tokens another may take over
@@ -98,8 +98,8 @@ class Engine:
                 f"the draft model has a vocabulary of {draft.vocab_size}, the model one of {backend.vocab_size}: they must share a tokenizer"
             )
         self.max_len = min(backend.max_positions, max_model_len or backend.max_positions)
-        self.waiting: deque[Sample] = deque()
-        self.running: list[Sample] = []
+        self.waiting: deque[TokenSequence] = deque()
+        self.running: list[TokenSequence] = []
         self.stats = Stats()
         self._rows: dict[int, _Row] = {}
         self._clock = 0
@@ -107,7 +107,7 @@ class Engine:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def submit(self, request: GenerationRequest) -> list[Sample]:
+    def submit(self, request: GenerationRequest) -> list[TokenSequence]:
         """Queue a request; its samples change as `step` is called. UsageError where it cannot be met."""
         self.check(request)
         yarn = self._wants_yarn(request)
@@ -119,7 +119,7 @@ class Engine:
                 budget=request.thinking_budget,
                 max_new_tokens=min(request.params.max_new_tokens, self.max_len - len(request.prompt_ids)),
             )
-            sample = Sample(
+            sample = TokenSequence(
                 request, number, stream_seed(request.seed, number), thinking, TextStream(self.tokenizer), list(request.prompt_ids), yarn
             )  # fmt: skip
             if self.draft is not None:
@@ -135,12 +135,12 @@ class Engine:
         self.waiting.extend(s for s in samples if not s.done)
         return samples
 
-    def abort(self, sample: Sample) -> None:
+    def abort(self, sample: TokenSequence) -> None:
         """Stop a sample at once; what it has written stays in it."""
         if not sample.done:
             self._finish(sample, StopReason.ABORT)
 
-    def run(self, requests: Iterable[GenerationRequest]) -> list[list[Sample]]:
+    def run(self, requests: Iterable[GenerationRequest]) -> list[list[TokenSequence]]:
         """Submit all and step until all are done."""
         samples = [self.submit(r) for r in requests]
         while self.has_work:
@@ -166,9 +166,9 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens, the model's context is {self.max_len}: "
                 "shorten it, or raise --max-model-len where the model allows it"
             )
-        if len(prompt) >= self.backend.row_capacity:
+        if len(prompt) >= self.backend.slot_capacity:
             raise CapacityError(
-                f"the prompt has {len(prompt)} tokens, the key/value cache holds {self.backend.row_capacity}: "
+                f"the prompt has {len(prompt)} tokens, the key/value cache holds {self.backend.slot_capacity}: "
                 "shorten it, or raise --kv-tokens"
             )
         bad = [i for i in prompt if not 0 <= i < self.backend.vocab_size]
@@ -199,7 +199,7 @@ class Engine:
     # -- one step ------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def step(self) -> list[Sample]:
+    def step(self) -> list[TokenSequence]:
         """Compute one batch. Returns the samples that changed."""
         work = self._schedule()
         if not work:
@@ -221,10 +221,10 @@ class Engine:
             torch.set_num_threads(threads)
         return changed
 
-    def _schedule(self) -> list[tuple[Sample, Chunk]]:
+    def _schedule(self) -> list[tuple[TokenSequence, Chunk]]:
         """The batch: running samples first (short pieces before long ones), then new ones while the budget lasts."""
         budget = self.token_budget
-        work: dict[Sample, Chunk] = {}
+        work: dict[TokenSequence, Chunk] = {}
         for sample in sorted(self.running, key=lambda s: len(s.tokens) - s.num_computed > MIN_SHARED):
             if sample.phase is not Phase.RUNNING:  # preempted to make room for one before it
                 continue
@@ -247,7 +247,7 @@ class Engine:
             budget -= len(chunk.ids)
         return list(work.items())
 
-    def _next_chunk(self, sample: Sample, budget: int) -> Chunk | None:
+    def _next_chunk(self, sample: TokenSequence, budget: int) -> Chunk | None:
         start, unit = sample.num_computed, self.backend.chunk_unit
         left = len(sample.tokens) - start
         in_prompt = start < sample.num_prompt
@@ -271,12 +271,12 @@ class Engine:
             num_logits = size
         return Chunk(sample.row, [*ids, *sample.drafted], start, num_logits, sample.yarn, in_prompt)
 
-    def _room(self, sample: Sample) -> int:
+    def _room(self, sample: TokenSequence) -> int:
         """Tokens that a sample may still write."""
-        longest = min(self.max_len, self.backend.row_capacity)
+        longest = min(self.max_len, self.backend.slot_capacity)
         return min(sample.request.params.max_new_tokens - len(sample.ids), longest - len(sample.tokens))
 
-    def _guess(self, sample: Sample, room: int) -> list[int]:
+    def _guess(self, sample: TokenSequence, room: int) -> list[int]:
         """Tokens to check with a sample's next one, at most `room`."""
         if room <= 0:
             return []
@@ -288,17 +288,17 @@ class Engine:
 
     def _time_of(self, num_tokens: int) -> float:
         """Seconds of a step of so many tokens in one row."""
-        row = self.backend.open_row()
+        row = self.backend.open_slot()
         assert row is not None and self.backend.reserve(row, num_tokens)
         started = time.perf_counter()
         self.backend.forward([Chunk(row, [0] * num_tokens, 0, num_tokens)])
         took = time.perf_counter() - started
-        self.backend.close_row(row)
+        self.backend.close_slot(row)
         return took
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
-    def _admit(self, sample: Sample) -> bool:
+    def _admit(self, sample: TokenSequence) -> bool:
         """Give a waiting sample a row, with the longest prefix that any row already holds. False: not now."""
         tokens = np.asarray(sample.tokens, dtype=np.int64)
         source, shared = self._longest_prefix(tokens, sample) if self.prefix_cache else (None, 0)
@@ -312,16 +312,16 @@ class Engine:
             target = source
             self.backend.truncate(source.row, shared)
         else:
-            row = self.backend.open_row()
+            row = self.backend.open_slot()
             while row is None and self._evict(keep=source):
-                row = self.backend.open_row()
+                row = self.backend.open_slot()
             if row is None:
                 return False
             target = self._rows[row] = _Row(row, None, sample.yarn)
             if source is not None and not self.backend.copy_prefix(source.row, row, shared):
                 shared = 0
         wanted = len(tokens) if not self.backend.deterministic else min(
-            sample.num_prompt + sample.request.params.max_new_tokens, self.max_len, self.backend.row_capacity
+            sample.num_prompt + sample.request.params.max_new_tokens, self.max_len, self.backend.slot_capacity
         )  # fmt: skip
         while not self.backend.reserve(target.row, wanted):
             if not self._evict(keep=target):
@@ -336,7 +336,7 @@ class Engine:
         self.running.append(sample)
         return True
 
-    def _longest_prefix(self, tokens: np.ndarray, sample: Sample) -> tuple[_Row | None, int]:
+    def _longest_prefix(self, tokens: np.ndarray, sample: TokenSequence) -> tuple[_Row | None, int]:
         if sample.request.prompt_logprobs is not None:
             return None, 0
         best, length = None, MIN_SHARED - 1
@@ -349,7 +349,7 @@ class Engine:
         length = length // unit * unit
         return (best, length) if length >= MIN_SHARED else (None, 0)
 
-    def _worth_waiting(self, tokens: np.ndarray, shared: int, sample: Sample) -> bool:
+    def _worth_waiting(self, tokens: np.ndarray, shared: int, sample: TokenSequence) -> bool:
         """Whether a running sample is about to compute more of this prompt than is there now."""
         if not self.prefix_cache or sample.request.prompt_logprobs is not None:
             return False
@@ -363,7 +363,7 @@ class Engine:
                     return True
         return False
 
-    def _make_room(self, sample: Sample, length: int, work: dict[Sample, Chunk]) -> bool:
+    def _make_room(self, sample: TokenSequence, length: int, work: dict[TokenSequence, Chunk]) -> bool:
         """Reserve memory for a running sample, at the cost of idle rows and then of younger samples."""
         while not self.backend.reserve(sample.row, length):
             if self._evict(keep=self._rows[sample.row]):
@@ -375,7 +375,7 @@ class Engine:
                 return False
         return True
 
-    def _preempt(self, sample: Sample) -> None:
+    def _preempt(self, sample: TokenSequence) -> None:
         assert not self.backend.deterministic, "a deterministic row has reserved all it may need"
         if len(self.running) == 1:
             self._finish(sample, StopReason.CONTEXT)  # alone, and nothing left to give back
@@ -396,12 +396,12 @@ class Engine:
         return True
 
     def _drop(self, row: _Row) -> None:
-        self.backend.close_row(row.row)
+        self.backend.close_slot(row.row)
         del self._rows[row.row]
 
     # -- tokens --------------------------------------------------------------------------------------------------------
 
-    def _absorb(self, sample: Sample, chunk: Chunk, logits_NV: Tensor) -> bool:
+    def _absorb(self, sample: TokenSequence, chunk: Chunk, logits_NV: Tensor) -> bool:
         """Take a chunk's logits: the next token, or as many as drafted tokens were right. True where tokens came."""
         size = len(chunk.ids) - len(sample.drafted)
         sample.num_computed = chunk.start + size
@@ -434,7 +434,7 @@ class Engine:
         sample.stamp()
         return True
 
-    def _sample_one(self, sample: Sample, raw_V: Tensor) -> int | None:
+    def _sample_one(self, sample: TokenSequence, raw_V: Tensor) -> int | None:
         """Sample from one row of logits and settle the token. None where the engine wrote something else instead."""
         request, thinking = sample.request, sample.thinking
         logits_V = raw_V
@@ -450,7 +450,7 @@ class Engine:
             if sample.guide.failed:
                 self._finish(sample, StopReason.ABORT)
                 return None
-        choice = choose(
+        choice = sample_token(
             logits_V, request.params, uniform(sample.stream_seed, len(sample.ids)), raw_V=raw_V, top=request.logprobs
         )
         if choice.token in request.eos_ids and thinking.end_forbidden:
@@ -460,18 +460,18 @@ class Engine:
         return choice.token
 
     @staticmethod
-    def _guided(sample: Sample, guide: Guide, logits_V: Tensor) -> Tensor:
+    def _guided(sample: TokenSequence, guide: Guide, logits_V: Tensor) -> Tensor:
         masked_V, think_id = guide.mask(logits_V), sample.request.think_id
         if think_id is not None and not sample.ids:
             masked_V[think_id] = logits_V[think_id]
         return masked_V
 
-    def _append(self, sample: Sample, choice: Choice, *, forced: bool) -> None:
+    def _append(self, sample: TokenSequence, choice: SampledToken, *, forced: bool) -> None:
         request, token = sample.request, choice.token
         sample.tokens.append(token)
         sample.ids.append(token)
         sample.forced.append(int(forced))
-        sample.choices.append(choice)
+        sample.outputs.append(choice)
         ended = token in request.eos_ids and not forced
         if ended:
             return self._finish(sample, StopReason.END, token)
@@ -488,7 +488,7 @@ class Engine:
             return self._finish(sample, StopReason.ABORT if sample.guide.failed else StopReason.END)
         if len(sample.ids) >= request.params.max_new_tokens:
             return self._finish(sample, StopReason.LENGTH)
-        if len(sample.tokens) >= min(self.max_len, self.backend.row_capacity):
+        if len(sample.tokens) >= min(self.max_len, self.backend.slot_capacity):
             return self._finish(sample, StopReason.CONTEXT)
         if forced:
             return None
@@ -505,14 +505,14 @@ class Engine:
             self._force_close(sample)
         return None
 
-    def _force_close(self, sample: Sample) -> None:
+    def _force_close(self, sample: TokenSequence) -> None:
         """Write the closing phrase and `</think>`; they are computed with the sample's next chunk."""
         for token in sample.thinking.closing_ids:
             if sample.done:
                 return
-            self._append(sample, Choice(token), forced=True)
+            self._append(sample, SampledToken(token), forced=True)
 
-    def _show(self, sample: Sample, new: str) -> bool:
+    def _show(self, sample: TokenSequence, new: str) -> bool:
         """Move text from held back to shown; True where a stop string ended the sample."""
         if not sample.request.stop:
             sample.text += new
@@ -530,7 +530,7 @@ class Engine:
         sample.text, sample.held = sample.text + sample.held[:cut], sample.held[cut:]
         return False
 
-    def _finish(self, sample: Sample, reason: StopReason, by: str | int | None = None) -> None:
+    def _finish(self, sample: TokenSequence, reason: StopReason, by: str | int | None = None) -> None:
         if reason is not StopReason.STOP or isinstance(by, int):
             rest = sample.stream.finish() if reason in (StopReason.END, StopReason.STOP) else ""
             sample.text += sample.held + rest
@@ -546,7 +546,7 @@ class Engine:
         if sample.row >= 0:
             self._retire(sample)
 
-    def _retire(self, sample: Sample) -> None:
+    def _retire(self, sample: TokenSequence) -> None:
         """Keep the row for those who begin alike, or close it."""
         row = self._rows[sample.row]
         unit = self.backend.chunk_unit
@@ -559,11 +559,11 @@ class Engine:
             self._drop(row)
         sample.row = -1
 
-    def _note_prompt(self, sample: Sample, chunk: Chunk, logits_NV: Tensor) -> None:
+    def _note_prompt(self, sample: TokenSequence, chunk: Chunk, logits_NV: Tensor) -> None:
         """Log-probabilities of prompt tokens: each position's logits speak of the next one."""
         top = sample.request.prompt_logprobs or 0
-        if not sample.prompt_choices:
-            sample.prompt_choices.append(None)  # nothing stands before the first token
+        if not sample.prompt_outputs:
+            sample.prompt_outputs.append(None)  # nothing stands before the first token
         prompt = sample.request.prompt_ids
         for i, row_V in enumerate(logits_NV):
             if chunk.start + i + 1 >= len(prompt):
@@ -572,7 +572,7 @@ class Engine:
             values, ids = logprobs_V.topk(min(top, len(row_V)))
             token = prompt[chunk.start + i + 1]
             lp = float(logprobs_V[token])
-            sample.prompt_choices.append(Choice(token, lp, lp, tuple(zip(ids.tolist(), values.tolist(), strict=True))))
+            sample.prompt_outputs.append(SampledToken(token, lp, lp, tuple(zip(ids.tolist(), values.tolist(), strict=True))))
 
 
 def _common(a: np.ndarray, b: np.ndarray) -> int:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from qwq.engine.backends.base import Backend, Chunk
-from qwq.engine.sampler import choose, uniform
+from qwq.engine.sampler import sample_token, uniform
 
 if TYPE_CHECKING:
-    from qwq.engine.request import Sample
+    from qwq.engine.sequence import TokenSequence
 
 MIN_GRAM, MAX_GRAM = 3, 5
 LENGTHS = (1, 2, 3, 5, 7, 11, 15)  # tokens guessed at once
@@ -115,10 +115,10 @@ class ModelDraft:
         self._held: list[int] = []  # tokens whose keys and values the row has
 
     @torch.inference_mode()
-    def propose(self, sample: Sample, count: int) -> list[int]:
+    def propose(self, sample: TokenSequence, count: int) -> list[int]:
         """`count` tokens that may follow; fewer where the draft's cache or context is full."""
         if self._row < 0:
-            row = self.backend.open_row()
+            row = self.backend.open_slot()
             if row is None:
                 return []
             self._row, self._held = row, []
@@ -137,7 +137,7 @@ class ModelDraft:
             if logits_V is None:
                 break
             draw = uniform(sample.stream_seed, len(sample.ids) + len(drafted))
-            drafted.append(choose(logits_V, sample.request.params, draw).token)
+            drafted.append(sample_token(logits_V, sample.request.params, draw).token)
             todo = drafted[-1:]
         return drafted
 
@@ -153,5 +153,5 @@ class ModelDraft:
 
     def close(self) -> None:
         if self._row >= 0:
-            self.backend.close_row(self._row)
+            self.backend.close_slot(self._row)
             self._row = -1

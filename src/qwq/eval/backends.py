@@ -69,7 +69,7 @@ class EngineBackend:
         threads: int | None = None,
         deterministic: bool = False,
     ) -> None:
-        from qwq.engine.load import DEFAULT_MODEL_LEN, EngineOptions, open_engine
+        from qwq.engine.load import DEFAULT_MODEL_LEN, EngineOptions, load_engine
 
         limit = _max_positions(model)
         length = None if limit is None else min(limit, max(DEFAULT_MODEL_LEN, max_new_tokens + PROMPT_ROOM))
@@ -81,7 +81,7 @@ class EngineBackend:
             max_num_seqs=concurrency,
             max_model_len=length,
         )
-        opened = open_engine(model, options)
+        opened = load_engine(model, options)
         self.engine, self.chat = opened.engine, opened.chat
         self.context: int | None = self.engine.max_len
         self.identity: Mapping[str, Any] = _model_files(model) | ({} if dtype == "auto" else {"dtype": dtype})

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from qwq.engine.request import Sample
+from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core, new_id
 from qwq.serve.engine_thread import Group
 from qwq.serve.errors import Refused, anthropic_error
@@ -190,7 +190,7 @@ class Messages:
         return cls(core, body, await converse(core, own, own, ask))
 
     async def answer(self) -> dict[str, Any]:
-        turns: dict[Sample, Turn] = {}
+        turns: dict[TokenSequence, Turn] = {}
         async with self.core.running([self.conversation.request], streamed=self.conversation.watched) as group:
             async for _ in follow(group, turns, self.conversation):
                 pass
@@ -198,7 +198,7 @@ class Messages:
         return self._message(self._blocks(turns[sample]), turns[sample].ending(self.core, sample), group.samples)
 
     def _message(
-        self, content: list[dict[str, Any]], ending: dict[str, Any] | None, groups: list[list[Sample]]
+        self, content: list[dict[str, Any]], ending: dict[str, Any] | None, groups: list[list[TokenSequence]]
     ) -> dict[str, Any]:
         head = {
             "id": self.id,
@@ -220,7 +220,7 @@ class Messages:
             out.append({"type": "tool_use", "id": turn.call_id(i), "name": name, "input": _input(arguments)})
         return out
 
-    def _usage(self, groups: list[list[Sample]]) -> dict[str, Any]:
+    def _usage(self, groups: list[list[TokenSequence]]) -> dict[str, Any]:
         """Prompt tokens that were found in the cache are counted apart, as Anthropic counts them."""
         usage = self.core.usage(groups)
         cached = usage["prompt_tokens_details"]["cached_tokens"]
@@ -233,7 +233,7 @@ class Messages:
     async def events(self, group: Group) -> AsyncIterator[bytes]:
         yield event({"type": "message_start", "message": self._message([], None, [])}, "message_start")
         yield event({"type": "ping"}, "ping")
-        writer, turns = _BlockWriter(self.conversation.include_reasoning), dict[Sample, Turn]()
+        writer, turns = _BlockWriter(self.conversation.include_reasoning), dict[TokenSequence, Turn]()
         async for news in follow(group, turns, self.conversation):
             for u, turn, parts in news:
                 events = writer.add(parts, turn)

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 
-from qwq.engine.load import Opened, say
+from qwq.engine.load import LoadedModel, say
 from qwq.errors import ConfigError, DataError
 from qwq.serve import about, anthropic, errors, llamacpp, ollama
 from qwq.serve.access import AccessLog
@@ -34,7 +34,7 @@ from qwq.serve.schema_responses import ResponsesRequest
 from qwq.serve.sse import EventStream, Json, unless_gone
 
 
-def create_app(opened: Opened, options: ServeOptions) -> FastAPI:
+def create_app(opened: LoadedModel, options: ServeOptions) -> FastAPI:
     """The application around one engine; the engine's thread lives as long as the application.
 
     For what is mounted on it (the page): `app.state.chat` is the chat endpoint in process, `app.state.closing` a list of

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from qwq.engine.request import Sample
+from qwq.engine.sequence import TokenSequence
 from qwq.errors import UsageError
 from qwq.serve.core import Core, usage_wanted
 from qwq.serve.engine_thread import Group
@@ -56,7 +56,7 @@ class ChatCompletion:
         return cls(core, body, await converse(core, body, body, ask))
 
     async def answer(self) -> dict[str, Any]:
-        core, turns = self.core, dict[Sample, Turn]()
+        core, turns = self.core, dict[TokenSequence, Turn]()
         async with core.running([self.conversation.request], streamed=self.conversation.watched) as group:
             async for _ in follow(group, turns, self.conversation):
                 pass
@@ -66,12 +66,12 @@ class ChatCompletion:
             turn = turns[s]
             choice = {"index": s.number, "message": turn.message(), "logprobs": None, **turn.ending(core, s)}
             if self.body.logprobs:
-                choice["logprobs"] = {"content": [core.token_logprob(c) for c in s.choices], "refusal": None}
+                choice["logprobs"] = {"content": [core.token_logprob(c) for c in s.outputs], "refusal": None}
             choices.append(choice)
         return self.head | {"choices": choices, "usage": core.usage(groups), "timings": core.timings(groups)}
 
     async def events(self, group: Group) -> AsyncIterator[bytes]:
-        core, turns = self.core, dict[Sample, Turn]()
+        core, turns = self.core, dict[TokenSequence, Turn]()
         include, continuous = usage_wanted(self.body)
         write = _ChunkWriter(self.head, usage_null=include and not continuous)
         for i in range(self.body.n or 1):
@@ -83,7 +83,7 @@ class ChatCompletion:
                 logprobs = None
                 if self.body.logprobs:
                     logprobs = {
-                        "content": [core.token_logprob(c) for c in u.sample.choices[u.first : u.last]],
+                        "content": [core.token_logprob(c) for c in u.sample.outputs[u.first : u.last]],
                         "refusal": None,
                     }
                 usage = core.usage(group.samples) if continuous else None

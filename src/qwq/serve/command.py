@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from qwq.engine.load import EngineOptions, open_engine, say
+from qwq.engine.load import EngineOptions, load_engine, say
 from qwq.errors import ConfigError
 from qwq.serve.access import AccessLog
 from qwq.serve.app import create_app
@@ -84,7 +84,7 @@ def serve(model: str, options: EngineOptions, serving: ServeOptions, *, host: st
         template = None if serving.chat_template is None else read_template(serving.chat_template)
         _check_files(serving)
         with ThreadPoolExecutor(1) as loader:
-            opened = loader.submit(open_engine, model, options).result()
+            opened = loader.submit(load_engine, model, options).result()
         if template is not None:
             opened.chat = ChatFormat(opened.chat.tokenizer, template)
         app = create_app(opened, serving)

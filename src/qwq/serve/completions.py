@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
-from qwq.engine.request import GenerationRequest, Guide, Sample
-from qwq.engine.sampler import Choice
+from qwq.engine.request import GenerationRequest, Guide
+from qwq.engine.sequence import TokenSequence
+from qwq.engine.sampler import SampledToken
 from qwq.serve.core import Core, usage_wanted
 from qwq.serve.engine_thread import Group
 from qwq.serve.errors import Refused
@@ -94,22 +95,22 @@ class Completion:
                 text = "" if self.scoring else s.text
                 choice = {"index": len(choices), "text": self._before(s) + text, "logprobs": None, **self._ending(s)}
                 if self.body.logprobs is not None:
-                    prompt = [c or Choice(s.tokens[0]) for c in s.prompt_choices] if self.body.echo else []
+                    prompt = [c or SampledToken(s.tokens[0]) for c in s.prompt_outputs] if self.body.echo else []
                     choice["logprobs"] = self._logprobs([*prompt, *self._written(s)], 0, first_unknown=bool(prompt))
                 choices.append(choice)
         return self.head | {"choices": choices, "usage": self._usage(groups), "timings": self.core.timings(groups)}
 
-    def _before(self, s: Sample) -> str:
+    def _before(self, s: TokenSequence) -> str:
         ids = list(s.request.prompt_ids)
         return self.core.tokenizer.decode(ids) if self.body.echo and ids != [self.core.start_id] else ""
 
-    def _ending(self, s: Sample) -> dict[str, Any]:
+    def _ending(self, s: TokenSequence) -> dict[str, Any]:
         return {"finish_reason": "length", "stop_reason": None} if self.scoring else self.core.ending(s)
 
-    def _written(self, s: Sample) -> list[Choice]:
-        return [] if self.scoring else s.choices
+    def _written(self, s: TokenSequence) -> list[SampledToken]:
+        return [] if self.scoring else s.outputs
 
-    def _usage(self, groups: list[list[Sample]]) -> dict[str, Any]:
+    def _usage(self, groups: list[list[TokenSequence]]) -> dict[str, Any]:
         usage = self.core.usage(groups)
         if self.scoring:
             usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
@@ -135,7 +136,7 @@ class Completion:
                 if body.logprobs is not None:
                     choices = self._written(u.sample)[u.first : u.last]
                     prompt = (
-                        [c or Choice(u.sample.tokens[0]) for c in u.sample.prompt_choices]
+                        [c or SampledToken(u.sample.tokens[0]) for c in u.sample.prompt_outputs]
                         if body.echo and not known
                         else []
                     )
@@ -159,7 +160,7 @@ class Completion:
             )
         yield DONE
 
-    def _logprobs(self, choices: list[Choice], at: int, *, first_unknown: bool) -> dict[str, Any]:
+    def _logprobs(self, choices: list[SampledToken], at: int, *, first_unknown: bool) -> dict[str, Any]:
         token, offsets = self.core.token, []
         texts = [token(c.token)["token"] for c in choices]
         for text in texts:

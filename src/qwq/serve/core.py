@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwq.engine.load import Opened
-from qwq.engine.request import GenerationRequest, Guide, Sample
-from qwq.engine.sampler import Choice, SamplingParams
+from qwq.engine.load import LoadedModel
+from qwq.engine.request import GenerationRequest, Guide
+from qwq.engine.sequence import TokenSequence
+from qwq.engine.sampler import SampledToken, SamplingParams
 from qwq.errors import ConfigError, InfraError, UsageError
 from qwq.serve.engine_thread import EngineRunner, Group
 from qwq.serve.errors import Refused
@@ -66,7 +67,7 @@ def new_id(prefix: str) -> str:
 class Core:
     """The engine with its thread, and what turns a request into work and work into an answer."""
 
-    def __init__(self, opened: Opened, options: ServeOptions) -> None:
+    def __init__(self, opened: LoadedModel, options: ServeOptions) -> None:
         self.opened, self.options = opened, options
         self.chat, self.tokenizer, self.max_len = opened.chat, opened.chat.tokenizer, opened.engine.max_len
         self.runner = EngineRunner(opened.engine, max_waiting=options.max_waiting)
@@ -184,7 +185,7 @@ class Core:
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    def ending(self, s: Sample) -> dict[str, Any]:
+    def ending(self, s: TokenSequence) -> dict[str, Any]:
         """finish_reason, and stop_reason with what ended it."""
         assert s.stop_reason is not None
         if s.guide is not None and s.guide.failed:
@@ -196,7 +197,7 @@ class Core:
             said = "loop"
         return {"finish_reason": FINISH.get(s.stop_reason, "length"), "stop_reason": said}
 
-    def usage(self, groups: list[list[Sample]]) -> dict[str, Any]:
+    def usage(self, groups: list[list[TokenSequence]]) -> dict[str, Any]:
         samples = [s for g in groups for s in g]
         prompt, new = sum(g[0].num_prompt for g in groups if g), sum(len(s.ids) for s in samples)
         return {
@@ -207,7 +208,7 @@ class Core:
             "prompt_tokens_details": {"cached_tokens": sum(min(s.num_cached for s in g) for g in groups if g)},
         }
 
-    def timings(self, groups: list[list[Sample]]) -> dict[str, Any]:
+    def timings(self, groups: list[list[TokenSequence]]) -> dict[str, Any]:
         """Times in milliseconds, named as llama.cpp's server names them, and time in the queue."""
         samples = [s for g in groups for s in g if len(s.times) > 1 and s.admitted is not None]
         if not samples:
@@ -242,7 +243,7 @@ class Core:
         data = self.tokenizer.token_bytes[id] if id < self.tokenizer.vocab_size else b""
         return {"token": data.decode("utf-8", "replace"), "bytes": list(data)}
 
-    def token_logprob(self, c: Choice) -> dict[str, Any]:
+    def token_logprob(self, c: SampledToken) -> dict[str, Any]:
         top = [self.token(i) | {"logprob": p} for i, p in c.top]
         # A token that a thinking budget wrote was not sampled: its log-probability is 0, as its probability was 1.
         return self.token(c.token) | {"logprob": 0.0 if c.raw is None else c.raw, "top_logprobs": top}

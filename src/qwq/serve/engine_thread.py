@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from qwq.engine.request import GenerationRequest, Sample
+from qwq.engine.request import GenerationRequest
+from qwq.engine.sequence import TokenSequence
 from qwq.engine.scheduler import Engine
 from qwq.errors import InfraError, QwqError
 
@@ -29,7 +30,7 @@ class Update:
     """What came of one sample of request number `job`: text, and the tokens `first` to `last`. `done`: nothing more will."""
 
     job: int
-    sample: Sample
+    sample: TokenSequence
     text: str
     first: int
     last: int
@@ -44,7 +45,7 @@ class _Job:
     request: GenerationRequest
     number: int
     group: Group
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[TokenSequence] = field(default_factory=list)
     sent: list[tuple[int, int]] = field(default_factory=list)  # of each sample: characters and tokens told of; -1: all
     given_up: bool = False
 
@@ -91,17 +92,17 @@ class Group:
             if news:
                 yield news
 
-    async def finished(self) -> list[list[Sample]]:
+    async def finished(self) -> list[list[TokenSequence]]:
         """The samples of each request, done."""
         async for _ in self.updates():
             pass
         return self.samples
 
     @property
-    def samples(self) -> list[list[Sample]]:
+    def samples(self) -> list[list[TokenSequence]]:
         return [job.samples for job in self.jobs]
 
-    def stop(self, sample: Sample) -> None:
+    def stop(self, sample: TokenSequence) -> None:
         """End one sample where it is."""
         self._runner.abort(sample)
 
@@ -172,7 +173,7 @@ class EngineRunner:
             for job in group.jobs:
                 self._inbox.put(partial(self._abort, job))
 
-    def abort(self, sample: Sample) -> None:
+    def abort(self, sample: TokenSequence) -> None:
         self._inbox.put(partial(self.engine.abort, sample))
 
     def abort_all(self) -> None:

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Request, Response
 from pydantic import ConfigDict, Field, model_validator
 
-from qwq.engine.request import GenerationRequest, Sample
+from qwq.engine.request import GenerationRequest
+from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core
 from qwq.serve.engine_thread import Group
 from qwq.serve.errors import Refused
@@ -124,7 +125,7 @@ async def _events(core: Core, group: Group) -> AsyncIterator[bytes]:
             )
 
 
-def _end(core: Core, s: Sample) -> dict[str, Any]:
+def _end(core: Core, s: TokenSequence) -> dict[str, Any]:
     core.ending(s)  # raises where it was cut off
     usage = core.usage([[s]])
     return {

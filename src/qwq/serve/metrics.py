@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from qwq.engine.request import Sample
+from qwq.engine.sequence import TokenSequence
 from qwq.engine.scheduler import Engine
 from qwq.types import StopReason
 
@@ -53,7 +53,7 @@ class _EngineCollector:
     def collect(self) -> Iterator[Metric]:
         engine, stats = self.engine, self.engine.stats
         running = list(engine.running)
-        held = sum(s.num_computed for s in running) / max(engine.backend.row_capacity, 1)
+        held = sum(s.num_computed for s in running) / max(engine.backend.slot_capacity, 1)
         gauges = {
             "num_requests_running": ("Samples that are being computed.", len(running)),
             "num_requests_waiting": ("Samples that wait for their turn.", len(engine.waiting)),
@@ -109,7 +109,7 @@ class Metrics:
         )
         self._name = name
 
-    def note(self, sample: Sample) -> None:
+    def note(self, sample: TokenSequence) -> None:
         """A sample has ended, or was given up."""
         times = sample.times
         reason = FINISHED.get(sample.stop_reason or StopReason.ABORT, "abort")

@@ -22,7 +22,8 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from qwq.engine.request import GenerationRequest, Sample
+from qwq.engine.request import GenerationRequest
+from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core
 from qwq.serve.engine_thread import Group, Update
 from qwq.serve.errors import ABSENT, Refused, first_fault
@@ -299,7 +300,7 @@ class OllamaRun:
             async for raw in group.updates():
                 yield [(u, []) for u in raw]
             return
-        turns: dict[Sample, Turn] = {}
+        turns: dict[TokenSequence, Turn] = {}
         async for news in follow(group, turns, self.conversation):
             self.turn = news[-1][1] if news else self.turn
             yield [(u, parts) for u, _, parts in news]
@@ -338,7 +339,7 @@ class OllamaRun:
             message["tool_calls"] = calls
         return message
 
-    def _line(self, piece: dict[str, Any], sample: Sample | None = None, *, loaded: bool = False) -> dict[str, Any]:
+    def _line(self, piece: dict[str, Any], sample: TokenSequence | None = None, *, loaded: bool = False) -> dict[str, Any]:
         head: dict[str, Any] = {"model": self.body.model, "created_at": _time(time.time())}
         done = sample is not None or loaded
         if self.chat:
@@ -351,7 +352,7 @@ class OllamaRun:
             return head | {"done_reason": "load"}
         return head | self._end(sample) if sample is not None else head
 
-    def _end(self, sample: Sample) -> dict[str, Any]:
+    def _end(self, sample: TokenSequence) -> dict[str, Any]:
         ending = self.turn.ending(self.core, sample) if self.turn else self.core.ending(sample)
         usage, timings = self.core.usage([[sample]]), self.core.timings([[sample]])
         out: dict[str, Any] = {

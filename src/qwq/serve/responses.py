@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qwq.engine.request import Sample
+from qwq.engine.sequence import TokenSequence
 from qwq.serve.chat import tool_choice
 from qwq.serve.core import Core, new_id
 from qwq.serve.engine_thread import Group
@@ -193,11 +193,11 @@ class ResponseRun:
         yield self._event("response.created", response=self._response("in_progress"))
         yield self._event("response.in_progress", response=self._response("in_progress"))
         writer = _ItemWriter(self)
-        turns: dict[Sample, Turn] = {}
+        turns: dict[TokenSequence, Turn] = {}
         async for news in follow(group, turns, self.conversation):
             for u, turn, parts in news:
                 tokens = (
-                    [self.core.token_logprob(c) for c in u.sample.choices[u.first : u.last]] if self.logprobs else []
+                    [self.core.token_logprob(c) for c in u.sample.outputs[u.first : u.last]] if self.logprobs else []
                 )
                 events = writer.add(parts, turn, tokens)
                 if u.done:
@@ -227,7 +227,7 @@ class ResponseRun:
         return event(data, kind)
 
     def _response(
-        self, status: str, groups: list[list[Sample]] | None = None, reason: str | None = None
+        self, status: str, groups: list[list[TokenSequence]] | None = None, reason: str | None = None
     ) -> dict[str, Any]:
         body, params = self.body, self.conversation.request.params
         dumped = body.model_dump(mode="json", by_alias=True, exclude_none=True)

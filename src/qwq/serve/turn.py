@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qwq.engine.request import GenerationRequest, Sample
+from qwq.engine.request import GenerationRequest
+from qwq.engine.sequence import TokenSequence
 from qwq.errors import UsageError
 from qwq.serve.core import EFFORT, Core, new_id
 from qwq.serve.engine_thread import Group, Update
@@ -180,7 +181,7 @@ class Turn:
             ]
         return message
 
-    def ending(self, core: Core, s: Sample) -> dict[str, Any]:
+    def ending(self, core: Core, s: TokenSequence) -> dict[str, Any]:
         if self.parser.complete and s.stop_reason is StopReason.ABORT:  # stopped behind the one call that was asked for
             return {"finish_reason": "tool_calls", "stop_reason": None}
         ending = core.ending(s)
@@ -190,7 +191,7 @@ class Turn:
 
 
 async def follow(
-    group: Group, turns: dict[Sample, Turn], conversation: Conversation
+    group: Group, turns: dict[TokenSequence, Turn], conversation: Conversation
 ) -> AsyncIterator[list[tuple[Update, Turn, list[Part]]]]:
     """News of a group with their parts. Stops a sample whose message is complete before its text is."""
     async for news in group.updates():

@@ -7,7 +7,8 @@ import torch
 
 from qwq.engine.backends.cuda.backend import PagedBackend
 from qwq.engine.backends.torch import TorchBackend
-from qwq.engine.request import GenerationRequest, Sample
+from qwq.engine.request import GenerationRequest
+from qwq.engine.sequence import TokenSequence
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
 from qwq.errors import CapacityError, UsageError
@@ -157,8 +158,8 @@ def test_an_aborted_sample_gives_its_place_back_at_once(model, tokenizer) -> Non
     assert second.ids == alone(model, prompt(20, 1), 24)
 
 
-def logprobs(sample: Sample) -> list[float]:
-    return [c.processed for c in sample.choices]
+def logprobs(sample: TokenSequence) -> list[float]:
+    return [c.processed for c in sample.outputs]
 
 
 def test_deterministic_mode_is_the_same_bit_for_bit_in_any_company(model, tokenizer) -> None:
@@ -175,7 +176,7 @@ def test_deterministic_mode_is_the_same_bit_for_bit_in_any_company(model, tokeni
         done = engine.run([*company[: len(company) // 2], target, *company[len(company) // 2 :], target])
         for (sample,) in (done[len(company) // 2], done[-1]):
             assert sample.ids == lonely.ids
-            assert [c.raw for c in sample.choices] == [c.raw for c in lonely.choices]  # the very same bits
+            assert [c.raw for c in sample.outputs] == [c.raw for c in lonely.outputs]  # the very same bits
             assert logprobs(sample) == logprobs(lonely)
 
 
@@ -287,8 +288,8 @@ def test_prompt_logprobs_are_the_models(model, tokenizer) -> None:
     ((sample,),) = engine_of(model, tokenizer).run([GenerationRequest(p, GREEDY, prompt_logprobs=3)])
     with torch.inference_mode():
         want = model.logits(model(torch.tensor(p), Packed([150]))).log_softmax(-1)
-    assert sample.prompt_choices[0] is None and len(sample.prompt_choices) == 150
-    for i, choice in enumerate(sample.prompt_choices[1:]):
+    assert sample.prompt_outputs[0] is None and len(sample.prompt_outputs) == 150
+    for i, choice in enumerate(sample.prompt_outputs[1:]):
         assert choice.token == p[i + 1] and choice.raw == pytest.approx(float(want[i, p[i + 1]]), abs=1e-4)
         assert [t for t, _ in choice.top] == want[i].topk(3).indices.tolist()
 

@@ -15,7 +15,7 @@ from test_gguf import make, metadata, tensors, vocabulary
 from qwq.engine.backends.base import Chunk
 from qwq.engine.backends.llama import LlamaBackend, _Cells
 from qwq.engine.backends.torch import TorchBackend
-from qwq.engine.load import EngineOptions, open_engine
+from qwq.engine.load import EngineOptions, load_engine
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
@@ -46,7 +46,7 @@ def written(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 def backend(path: Path, **options) -> LlamaBackend:
-    return LlamaBackend(path, **{"kv_tokens": 2048, "max_rows": 16, "threads": 1, **options})
+    return LlamaBackend(path, **{"kv_tokens": 2048, "max_slots": 16, "threads": 1, **options})
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:
@@ -57,7 +57,7 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 def test_logits_are_our_modules(written) -> None:
     path, model = written
     llama, ids = backend(path), prompt(60)
-    row = llama.open_row()
+    row = llama.open_slot()
     first = llama.forward([Chunk(row, ids[:40], 0, 40)]).clone()
     second = llama.forward([Chunk(row, ids[40:], 40, 20)]).clone()
     want = model.logits(model(torch.tensor(ids), Packed([60])))
@@ -75,7 +75,7 @@ def test_texts_are_our_modules_in_any_company(written, tokenizer) -> None:
         for (a,), (b,) in zip(ours, theirs, strict=True):
             at = next((i for i, (x, y) in enumerate(zip(a.ids, b.ids, strict=True)) if x != y), None)
             # A difference counts only where the best two were apart.
-            assert at is None or abs(a.choices[at].raw - b.choices[at].raw) < 0.05 and at > 3, (at, a.ids, b.ids)
+            assert at is None or abs(a.outputs[at].raw - b.outputs[at].raw) < 0.05 and at > 3, (at, a.ids, b.ids)
 
 
 def test_a_shared_prefix_is_the_same_cells(written, tokenizer) -> None:
@@ -115,7 +115,7 @@ def test_deterministic_mode_is_the_same_bit_for_bit(written, tokenizer) -> None:
         ]
     )
     for (sample,) in done[-2:]:
-        assert sample.ids == lonely.ids and [c.raw for c in sample.choices] == [c.raw for c in lonely.choices]
+        assert sample.ids == lonely.ids and [c.raw for c in sample.outputs] == [c.raw for c in lonely.outputs]
 
 
 @torch.inference_mode()
@@ -125,7 +125,7 @@ def test_yarn_is_ours(written, tokenizer) -> None:
     assert llama.max_positions == 2048
     stretched = Transformer(replace(model.config, rope_scaling=YarnScaling(4.0, 512), max_positions=2048))
     stretched.load_state_dict(model.state_dict())
-    on, off = llama.open_row(), llama.open_row()
+    on, off = llama.open_slot(), llama.open_slot()
     got = llama.forward([Chunk(on, ids, 0, 10, True), Chunk(off, ids, 0, 10, False)]).clone()
     for logits, m in ((got[:10], stretched), (got[10:], model)):
         torch.testing.assert_close(logits, m.logits(m(torch.tensor(ids), Packed([200])))[-10:], atol=0.02, rtol=0.01)
@@ -137,7 +137,7 @@ def test_open_engine_takes_the_file_either_way(written, tokenizer) -> None:
     said: list[str] = []
     texts = []
     for dtype in ("auto", "float32"):
-        opened = open_engine(str(path), EngineOptions(dtype=dtype, threads=1), said.append)
+        opened = load_engine(str(path), EngineOptions(dtype=dtype, threads=1), said.append)
         ids = opened.chat.prompt_ids([{"role": "user", "content": "There are 12 boxes"}])
         ((sample,),) = opened.engine.run([GenerationRequest(ids, SamplingParams(temperature=0, max_new_tokens=8))])
         texts.append(sample.text)
@@ -149,7 +149,7 @@ def test_a_damaged_file_is_one_line(written, tmp_path) -> None:
     (tmp_path / "cut.gguf").write_bytes(path.read_bytes()[:-500])
     for options in (EngineOptions(), EngineOptions(dtype="float32")):
         with pytest.raises(ModelError, match="cut.gguf"):
-            open_engine(str(tmp_path / "cut.gguf"), options, lambda line: None)
+            load_engine(str(tmp_path / "cut.gguf"), options, lambda line: None)
 
 
 def test_cells_are_counted_once_however_many_rows_see_them() -> None:

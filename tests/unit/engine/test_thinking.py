@@ -9,7 +9,8 @@ import torch
 
 from qwq.engine.backends.base import Chunk
 from qwq.engine.backends.torch import TorchBackend
-from qwq.engine.request import GenerationRequest, Sample
+from qwq.engine.request import GenerationRequest
+from qwq.engine.sequence import TokenSequence
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
 from qwq.engine.thinking import CLOSING_PHRASE, in_a_loop
@@ -29,19 +30,19 @@ def tokenizer() -> Tokenizer:
 class Scripted:
     """A backend that says what a function of the tokens so far says."""
 
-    row_capacity = 4096
-    max_positions, max_rows, chunk_unit, deterministic, has_yarn, own_threads = 4096, 8, 1, False, False, False
+    slot_capacity = 4096
+    max_positions, max_slots, chunk_unit, deterministic, has_yarn, own_threads = 4096, 8, 1, False, False, False
 
     def __init__(self, vocab_size: int, say: Callable[[list[int]], int]) -> None:
         self.vocab_size, self.say = vocab_size, say
         self.held: dict[int, list[int]] = {}
 
-    def open_row(self) -> int:
+    def open_slot(self) -> int:
         row = max(self.held, default=0) + 1
         self.held[row] = []
         return row
 
-    def close_row(self, row: int) -> None:
+    def close_slot(self, row: int) -> None:
         del self.held[row]
 
     def reserve(self, row: int, length: int) -> bool:
@@ -69,7 +70,7 @@ class Scripted:
 
 def play(
     tokenizer: Tokenizer, reply: str | Callable[[list[int]], int], *, prompt: str = "question: ", **options
-) -> Sample:
+) -> TokenSequence:
     """One greedy sample of a script: a text that is written token by token whatever is forced in between, then the end token."""
     start = tokenizer.encode_rendered(prompt)
     end = tokenizer.eos_ids[0]

@@ -10,7 +10,8 @@ pytest.importorskip("llguidance")
 
 import scripted
 
-from qwq.engine.request import GenerationRequest, Sample
+from qwq.engine.request import GenerationRequest
+from qwq.engine.sequence import TokenSequence
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import UsageError
 from qwq.serve.grammar import Grammars, answer_grammar, calls_grammar, json_rule
@@ -34,7 +35,7 @@ def grammars(chat) -> Grammars:
     return Grammars(chat.tokenizer, chat.tokenizer.vocab_size, chat.eos_ids)
 
 
-def run(chat, grammars: Grammars, grammar: str, said: str, **more) -> Sample:
+def run(chat, grammars: Grammars, grammar: str, said: str, **more) -> TokenSequence:
     model = scripted.opened(chat, scripted.Script(chat, lambda prompt: said))
     ids = chat.prompt_ids([{"role": "user", "content": "x"}])
     params = SamplingParams(temperature=more.pop("temperature", 0.0), max_new_tokens=200)
@@ -45,7 +46,7 @@ def run(chat, grammars: Grammars, grammar: str, said: str, **more) -> Sample:
     return sample
 
 
-def answer(sample: Sample) -> str:
+def answer(sample: TokenSequence) -> str:
     return sample.text.partition("</think>")[2].strip()
 
 

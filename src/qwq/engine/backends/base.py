@@ -31,18 +31,18 @@ class Chunk:
 class Backend(Protocol):
     vocab_size: int
     max_positions: int
-    max_rows: int  # rows that can exist at once, running and cached
-    row_capacity: int  # tokens that one row alone can hold
+    max_slots: int  # rows that can exist at once, running and cached
+    slot_capacity: int  # tokens that one row alone can hold
     chunk_unit: int  # a prompt's chunks begin at multiples of this many tokens
     deterministic: bool
     has_yarn: bool
     own_threads: bool  # it computes on threads other than torch's
 
-    def open_row(self) -> int | None:
+    def open_slot(self) -> int | None:
         """A new empty row, None where there is no place for one."""
         ...
 
-    def close_row(self, row: int) -> None: ...
+    def close_slot(self, row: int) -> None: ...
 
     def reserve(self, row: int, length: int) -> bool:
         """Make room for `length` tokens in a row; False where memory does not allow it."""

@@ -73,7 +73,7 @@ class LlamaBackend:
         path: str | Path,
         *,
         kv_tokens: int,
-        max_rows: int = 64,
+        max_slots: int = 64,
         threads: int | None = None,
         batch_tokens: int = 512,
         deterministic: bool = False,
@@ -82,7 +82,7 @@ class LlamaBackend:
         progress: Callable[[float], None] | None = None,
     ) -> None:
         L = self.lib = llama_cpp()
-        self.max_rows = min(max_rows, MAX_SEQUENCES)
+        self.max_slots = min(max_slots, MAX_SEQUENCES)
         self.kv_tokens, self.batch_tokens, self.deterministic = kv_tokens, batch_tokens, deterministic
         self.chunk_unit = PROMPT_BLOCK if deterministic else 1
         self.threads = threads or os.cpu_count() or 1
@@ -103,12 +103,12 @@ class LlamaBackend:
         trained = int(L.llama_model_n_ctx_train(self.model))
         self.has_yarn = yarn
         # Rows with cells of their own have an equal share of them.
-        self.row_capacity = kv_tokens // self.max_rows if deterministic else kv_tokens
-        self.max_positions = min(max_positions or (4 * trained if yarn else trained), self.row_capacity)
+        self.slot_capacity = kv_tokens // self.max_slots if deterministic else kv_tokens
+        self.max_positions = min(max_positions or (4 * trained if yarn else trained), self.slot_capacity)
         self.original_positions = trained
         self._contexts: dict[bool, Any] = {False: self._context(False)}
         self._yarn_rows: set[int] = set()
-        self._free = list(range(self.max_rows - 1, -1, -1))
+        self._free = list(range(self.max_slots - 1, -1, -1))
         self._cells = _Cells(kv_tokens)
         self._batch = L.llama_batch_init(batch_tokens, 0, 1)
 
@@ -125,12 +125,12 @@ class LlamaBackend:
         c.n_ctx = (
             self.kv_tokens
             if not self.deterministic
-            else self.max_rows * math.ceil(self.kv_tokens / self.max_rows / 256) * 256
+            else self.max_slots * math.ceil(self.kv_tokens / self.max_slots / 256) * 256
         )
         c.n_batch = c.n_ubatch = self.batch_tokens
-        c.n_seq_max, c.kv_unified = self.max_rows, not self.deterministic
+        c.n_seq_max, c.kv_unified = self.max_slots, not self.deterministic
         c.n_threads = c.n_threads_batch = self.threads
-        c.n_outputs_max = min(self.batch_tokens, max(self.max_rows, 64))
+        c.n_outputs_max = min(self.batch_tokens, max(self.max_slots, 64))
         c.n_outputs_max_per_seq = c.n_outputs_max
         if yarn:
             c.rope_scaling_type = L.LLAMA_ROPE_SCALING_TYPE_YARN
@@ -144,14 +144,14 @@ class LlamaBackend:
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
-    def open_row(self) -> int | None:
+    def open_slot(self) -> int | None:
         if not self._free:
             return None
         row = self._free.pop()
         self._cells.open(row)
         return row
 
-    def close_row(self, row: int) -> None:
+    def close_slot(self, row: int) -> None:
         self.lib.llama_memory_seq_rm(self._memory(row), row, -1, -1)
         self._yarn_rows.discard(row)
         self._cells.close(row)

@@ -34,7 +34,7 @@ class _Arena:
         return place
 
 
-class RowCache:
+class SlotCache:
     """Rows by number. `capacity` is in tokens, over all rows, counted by the widths of their classes."""
 
     def __init__(

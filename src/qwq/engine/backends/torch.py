@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qwq.engine.backends.base import Chunk
-from qwq.engine.backends.slots import RowCache
+from qwq.engine.backends.slots import SlotCache
 from qwq.errors import InfraError
 from qwq.model.linear import linear
 from qwq.model.transformer import Transformer
@@ -40,24 +40,24 @@ class TorchBackend:
         model: Transformer,
         *,
         kv_tokens: int,
-        max_rows: int = 256,
+        max_slots: int = 256,
         deterministic: bool = False,
         has_yarn: bool | None = None,
     ) -> None:
         self.model = model
         self.vocab_size, self.max_positions = model.config.vocab_size, model.config.max_positions
-        self.max_rows, self.row_capacity, self.deterministic = max_rows, kv_tokens, deterministic
+        self.max_slots, self.slot_capacity, self.deterministic = max_slots, kv_tokens, deterministic
         self.chunk_unit = PROMPT_BLOCK if deterministic else 1
         self.has_yarn = model.config.rope_scaling is not None if has_yarn is None else has_yarn
-        self.rows = RowCache(model.config, kv_tokens, dtype=model.embed.weight.dtype, device=model.device)
+        self.rows = SlotCache(model.config, kv_tokens, dtype=model.embed.weight.dtype, device=model.device)
         if deterministic:
             with torch.inference_mode():
                 self._check_blocks()
 
-    def open_row(self) -> int | None:
-        return self.rows.open() if len(self.rows.place_of) < self.max_rows else None
+    def open_slot(self) -> int | None:
+        return self.rows.open() if len(self.rows.place_of) < self.max_slots else None
 
-    def close_row(self, row: int) -> None:
+    def close_slot(self, row: int) -> None:
         self.rows.close(row)
 
     def reserve(self, row: int, length: int) -> bool:
@@ -157,7 +157,7 @@ class BatchLayout:
 
     def __init__(
         self,
-        rows: RowCache,
+        rows: SlotCache,
         chunks: Sequence[Chunk],
         device: torch.device,
         has_yarn: bool,

@@ -34,10 +34,10 @@ class PagedBackend:
         kv_tokens: int,
         max_length: int,
         max_running: int = 256,
-        max_rows: int = 512,
+        max_slots: int = 512,
         block_size: int = 16,
     ) -> None:
-        self.model, self.max_rows = model, max_rows
+        self.model, self.max_slots = model, max_slots
         self.vocab_size, self.max_positions = model.config.vocab_size, min(max_length, model.config.max_positions)
         self.has_yarn = model.config.rope_scaling is not None
         self.cache = PagedCache(
@@ -48,18 +48,18 @@ class PagedBackend:
             dtype=model.embed.weight.dtype,
         )
         self.step = DecodeStep(model, self.cache, max_rows=max_running, max_tokens=self.max_positions)
-        self.row_capacity = (self.cache.num_blocks - 1) * block_size
+        self.slot_capacity = (self.cache.num_blocks - 1) * block_size
         self.rows: dict[int, Table] = {}
         self._next = 0
 
-    def open_row(self) -> int | None:
-        if len(self.rows) >= self.max_rows:
+    def open_slot(self) -> int | None:
+        if len(self.rows) >= self.max_slots:
             return None
         self._next += 1
         self.rows[self._next] = self.cache.open([])
         return self._next
 
-    def close_row(self, row: int) -> None:
+    def close_slot(self, row: int) -> None:
         self.cache.close(self.rows.pop(row))
 
     def reserve(self, row: int, length: int) -> bool:
