@@ -31,8 +31,8 @@ from qwq.types import Message, StopReason, ToolCall
 if TYPE_CHECKING:
     from qwq.engine.load import LoadedModel
     from qwq.engine.request import GenerationRequest
-from qwq.engine.sequence import TokenSequence
     from qwq.engine.sampler import SamplingParams
+    from qwq.engine.sequence import TokenSequence
 
 MAX_SEED = 1 << 48
 

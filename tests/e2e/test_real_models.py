@@ -104,12 +104,12 @@ def test_gguf_dequantised_agrees_with_llama_cpp(folder: Path, samples) -> None:
     with torch.inference_mode():
         for sample in samples:
             ids = sample.tokens[:-1]
-            row = llama.open_slot()
+            slot = llama.open_slot()
             logits = []
             for at in range(0, len(ids), 64):
                 piece = ids[at : at + 64]
-                logits.append(llama.forward([Chunk(row, piece, at, len(piece))]).clone())
-            llama.close_slot(row)
+                logits.append(llama.forward([Chunk(slot, piece, at, len(piece))]).clone())
+            llama.close_slot(slot)
             want = torch.cat(logits).argmax(-1)
             got = ours.logits(ours(torch.tensor(ids), Packed([len(ids)]))).argmax(-1)
             agree += int((got == want).sum())

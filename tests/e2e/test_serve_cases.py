@@ -35,7 +35,7 @@ def reply(prompt: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def model() -> scripted.Opened:
+def model() -> scripted.LoadedModel:
     chat = scripted.chat_format()
     return scripted.opened(chat, scripted.Script(chat, reply))
 

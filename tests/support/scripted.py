@@ -68,32 +68,32 @@ class Script:
         self.noise = torch.rand(self.vocab_size, generator=torch.Generator().manual_seed(0))
 
     def open_slot(self) -> int | None:
-        row = next((r for r in range(self.max_slots) if r not in self.held), None)
-        if row is not None:
-            self.held[row] = []
-        return row
+        slot = next((r for r in range(self.max_slots) if r not in self.held), None)
+        if slot is not None:
+            self.held[slot] = []
+        return slot
 
-    def close_slot(self, row: int) -> None:
-        del self.held[row]
+    def close_slot(self, slot: int) -> None:
+        del self.held[slot]
 
-    def reserve(self, row: int, length: int) -> bool:
+    def reserve(self, slot: int, length: int) -> bool:
         return True
 
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
         self.held[target] = self.held[source][:length]
         return True
 
-    def truncate(self, row: int, length: int) -> None:
-        del self.held[row][length:]
+    def truncate(self, slot: int, length: int) -> None:
+        del self.held[slot][length:]
 
     def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         self.steps += 1
         time.sleep(self.step_s)
         out = []
         for c in chunks:
-            self.held[c.row] += c.ids
+            self.held[c.slot] += c.ids
             for i in range(c.num_logits):
-                out.append(self._logits(self.held[c.row][: c.start + len(c.ids) - c.num_logits + i + 1]))
+                out.append(self._logits(self.held[c.slot][: c.start + len(c.ids) - c.num_logits + i + 1]))
         return torch.stack(out) if out else torch.empty(0, self.vocab_size)
 
     def _ids(self, text: str) -> list[int]:
@@ -122,7 +122,7 @@ class Script:
         return logits
 
 
-def opened(chat: ChatFormat, backend: Script, *, max_running: int = 8, max_len: int = 1024) -> Opened:
+def opened(chat: ChatFormat, backend: Script, *, max_running: int = 8, max_len: int = 1024) -> LoadedModel:
     engine = Engine(backend, chat.tokenizer, max_running=max_running, max_model_len=max_len)
     config = preset("tiny", vocab_size=backend.vocab_size)
     return LoadedModel(engine, chat, "scripted", {"temperature": 0.0}, config, None)  # type: ignore[arg-type]

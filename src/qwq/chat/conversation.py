@@ -15,9 +15,9 @@ from pathlib import Path
 
 from qwq.common.files import write_atomic
 from qwq.engine.request import GenerationRequest
-from qwq.engine.sequence import TokenSequence
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
+from qwq.engine.sequence import TokenSequence
 from qwq.engine.thinking import LOOP_TOKENS
 from qwq.envs import CalculatorEnvironment, answer_calls, environment_for
 from qwq.errors import CapacityError, DataError

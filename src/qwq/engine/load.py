@@ -1,4 +1,4 @@
-"""From a name to an engine: model folder, hub or ModelScope id, or GGUF file; the memory it will take said beforehand.
+"""Resolve a model name (folder, hub or ModelScope id, GGUF file), print its memory estimate, load it.
 
 folder, org/name        our own module, in float32 on CPUs (or bfloat16 on GPUs)
 modelscope:org/name     the same from ModelScope (needs its `modelscope` package)
@@ -40,8 +40,8 @@ MODELSCOPE = "modelscope:"
 
 
 @dataclass(slots=True)
-class Opened:
-    """An engine and what belongs to its model. `sampling`: the model's own defaults (QwQ's where it states none)."""
+class LoadedModel:
+    """A model with its engine. `sampling`: the model's own defaults (QwQ's if it states none)."""
 
     engine: Engine
     chat: ChatFormat
@@ -100,7 +100,7 @@ def say(line: str) -> None:
 
 
 class _Progress:
-    """Says how much is loaded every two seconds, so that a small model loads in silence."""
+    """Reports progress every two seconds; a small model loads in silence."""
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self.report, self.said = report, time.monotonic()
@@ -111,13 +111,15 @@ class _Progress:
             self.report(f"loading {100 * done // total}%")
 
 
-def load_engine(model: str, options: EngineOptions = EngineOptions(), report: Callable[[str], None] = say) -> Opened:
-    """Load a model and make its engine. ModelError, ConfigError or CapacityError where that cannot be."""
+def load_engine(
+    model: str, options: EngineOptions = EngineOptions(), report: Callable[[str], None] = say
+) -> LoadedModel:
+    """Load a model and make its engine. ModelError, ConfigError or CapacityError if that cannot be done."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     folder = _located(model)
     if folder.suffix == ".gguf" or folder.is_file():
-        return _open_gguf(folder, options, report)
+        return _load_gguf(folder, options, report)
     config = _with_yarn(read_config(folder), options)
     chat = ChatFormat.from_folder(folder)
     chat.tokenizer.check_fits(config)
@@ -126,7 +128,7 @@ def load_engine(model: str, options: EngineOptions = EngineOptions(), report: Ca
     _announce(model, plan, options, report)
     module = load_model(folder, device=options.device, dtype=dtype, progress=_Progress(report))
     module.config = config
-    return _on_torch(module, chat, model, options, plan, generation_config(folder))
+    return _load_torch(module, chat, model, options, plan, generation_config(folder))
 
 
 def _located(model: str) -> Path:
@@ -149,7 +151,7 @@ def context_length(model: str) -> int:
     return _with_yarn(gguf_config(GGUFFile.open(path)), EngineOptions()).max_positions
 
 
-def _open_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]) -> Opened:
+def _load_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]) -> LoadedModel:
     if not path.is_file():
         raise ModelError(f"no file at {path}: give a GGUF file, or the folder of a model")
     file = GGUFFile.open(path)
@@ -160,7 +162,7 @@ def _open_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]
         _announce(str(path), plan, options, report)
         module = load_gguf(path, device=options.device, dtype=dtype, progress=_Progress(report))
         module.config = config
-        return _on_torch(module, chat, str(path), options, plan, {})
+        return _load_torch(module, chat, str(path), options, plan, {})
     # llama.cpp keeps keys and values in 16 bits; its graph and logits come on top.
     length = _length(config, options)
     # In deterministic mode each row has cells of its own, so there are few rows and no prefixes are kept beside them.
@@ -181,25 +183,29 @@ def _open_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]
         deterministic=options.deterministic, yarn=config.rope_scaling is not None, max_positions=length,
         progress=lambda share: progress(int(1000 * share), 1000),
     )  # fmt: skip
-    engine = Engine(backend, chat.tokenizer, draft=_draft(options, length), **_engine_options(options, length))
-    return _opened(engine, chat, str(path), config, plan, {})
+    engine = Engine(
+        backend, chat.tokenizer, name=str(path), draft=_draft(options, length), **_engine_options(options, length)
+    )
+    return _loaded(engine, chat, str(path), config, plan, {})
 
 
-def _on_torch(
+def _load_torch(
     module: Any, chat: ChatFormat, name: str, options: EngineOptions, plan: Memory, generation: dict[str, Any]
-) -> Opened:
+) -> LoadedModel:
     config = module.config
     length = _length(config, options)
     kv_tokens = options.kv_tokens or _kv_tokens(config, options)
     backend: Backend
     if module.device.type == "cuda":
-        backend = _on_gpu(module, options, kv_tokens, length)
+        backend = _paged_backend(module, options, kv_tokens, length)
     else:
         backend = TorchBackend(
             module.eval(), kv_tokens=kv_tokens, max_slots=2 * options.max_num_seqs, deterministic=options.deterministic
         )
-    engine = Engine(backend, chat.tokenizer, draft=_draft(options, length), **_engine_options(options, length))
-    return _opened(engine, chat, name, config, plan, generation)
+    engine = Engine(
+        backend, chat.tokenizer, name=name, draft=_draft(options, length), **_engine_options(options, length)
+    )
+    return _loaded(engine, chat, name, config, plan, generation)
 
 
 def _draft(options: EngineOptions, length: int) -> Backend | None:
@@ -219,7 +225,7 @@ def _draft(options: EngineOptions, length: int) -> Backend | None:
     return TorchBackend(module.eval(), kv_tokens=kv_tokens, max_slots=options.max_num_seqs)
 
 
-def _on_gpu(module: Any, options: EngineOptions, kv_tokens: int, length: int) -> Backend:
+def _paged_backend(module: Any, options: EngineOptions, kv_tokens: int, length: int) -> Backend:
     from qwq.engine.backends.cuda.backend import PagedBackend
     from qwq.engine.backends.cuda.quantise import quantise_model
 
@@ -238,9 +244,9 @@ def _on_gpu(module: Any, options: EngineOptions, kv_tokens: int, length: int) ->
     )
 
 
-def _opened(
+def _loaded(
     engine: Engine, chat: ChatFormat, name: str, config: ModelConfig, plan: Memory, generation: dict[str, Any]
-) -> Opened:
+) -> LoadedModel:
     stated = {k: generation[k] for k in QWQ_SAMPLING if isinstance(generation.get(k), int | float)}
     # A model that thinks repeats itself under greedy decoding, so its defaults are QwQ's where it states none of its own.
     sampling = stated or (QWQ_SAMPLING if chat.thinking_open else {"temperature": 1.0})

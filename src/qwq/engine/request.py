@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from qwq.engine.sampler import SampledToken, SamplingParams
-from qwq.engine.thinking import Thinking
-from qwq.text.tokenizer import TextStream
-from qwq.types import StopReason
+from qwq.engine.backends.base import Backend
+from qwq.engine.sampler import SamplingParams
+from qwq.errors import CapacityError, UsageError
+
+MAX_SAMPLES = 1024
 
 
 class Guide(Protocol):

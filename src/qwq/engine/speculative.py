@@ -14,16 +14,14 @@ measures what steps of several tokens cost (`StepCosts`), each sequence knows ho
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from qwq.engine.backends.base import Backend, Chunk
 from qwq.engine.sampler import sample_token, uniform
-
-if TYPE_CHECKING:
-    from qwq.engine.sequence import TokenSequence
+from qwq.engine.sequence import TokenSequence
 
 MIN_GRAM, MAX_GRAM = 3, 5
 LENGTHS = (1, 2, 3, 5, 7, 11, 15)  # tokens guessed at once
@@ -38,6 +36,21 @@ class StepCosts:
     def __init__(self, measure: Callable[[int], float]) -> None:
         self.sizes = CALIBRATED
         self.seconds = [min(measure(n) for _ in range(2)) for n in self.sizes]
+
+    @classmethod
+    def of_backend(cls, backend: Backend) -> StepCosts:
+        """Measured on a backend, in one slot."""
+
+        def seconds(num_tokens: int) -> float:
+            slot = backend.open_slot()
+            assert slot is not None and backend.reserve(slot, num_tokens)
+            started = time.perf_counter()
+            backend.forward([Chunk(slot, [0] * num_tokens, 0, num_tokens)])
+            took = time.perf_counter() - started
+            backend.close_slot(slot)
+            return took
+
+        return cls(seconds)
 
     def __call__(self, num_tokens: int) -> float:
         at = next((i for i, size in enumerate(self.sizes) if size >= num_tokens), len(self.sizes) - 1)
@@ -60,7 +73,8 @@ class StepCosts:
 class NgramDraft:
     """Look-up of the last 3 to 5 tokens in all earlier ones of the same sequence."""
 
-    def __init__(self) -> None:
+    def __init__(self, costs: StepCosts) -> None:
+        self._costs = costs
         self._ends: list[dict[tuple[int, ...], int]] = [{} for _ in range(MAX_GRAM + 1)]
         self._indexed = 0
         self._next = -1  # where the token stands that is expected to come next
@@ -97,38 +111,43 @@ class NgramDraft:
                 return at
         return -1
 
-    def propose(self, tokens: Sequence[int], room: int, length_for: Callable[[float], int]) -> list[int]:
-        """Tokens that may follow `tokens`, at most `room`; as many as `length_for` says for the share of right look-ups."""
+    def propose(self, sequence: TokenSequence, room: int, others: int) -> list[int]:
+        """At most `room` tokens that may follow; as many as promise most tokens a second for the share of right look-ups."""
+        tokens = sequence.tokens
         self.follow(tokens)
         if self._next < 0:
             return []
-        length = min(length_for(self.right), room)
+        length = min(self._costs.best_length(self.right, others), room)
         return list(tokens[self._next : self._next + length])
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class ModelDraft:
-    """Guesses of one sequence by a smaller model, in a row of its own on that model's backend."""
+    """Guesses of one sequence by a smaller model, in a slot of its own on that model's backend."""
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self._row = -1
-        self._held: list[int] = []  # tokens whose keys and values the row has
+    def __init__(self, backend: Backend, count: int) -> None:
+        self.backend, self.count = backend, count
+        self._slot = -1
+        self._held: list[int] = []  # tokens whose keys and values the slot holds
 
     @torch.inference_mode()
-    def propose(self, sample: TokenSequence, count: int) -> list[int]:
-        """`count` tokens that may follow; fewer where the draft's cache or context is full."""
-        if self._row < 0:
-            row = self.backend.open_slot()
-            if row is None:
+    def propose(self, sequence: TokenSequence, room: int, others: int) -> list[int]:
+        """As many tokens as were asked for, at most `room`; fewer if the draft's cache or context is full."""
+        count = min(self.count, room)
+        if self._slot < 0:
+            slot = self.backend.open_slot()
+            if slot is None:
                 return []
-            self._row, self._held = row, []
-        tokens = sample.tokens
+            self._slot, self._held = slot, []
+        tokens = sequence.tokens
         shared = next(
             (i for i, (a, b) in enumerate(zip(self._held, tokens, strict=False)) if a != b),
             min(len(self._held), len(tokens)),
         )
         shared = min(shared, len(tokens) - 1)
-        self.backend.truncate(self._row, shared)
+        self.backend.truncate(self._slot, shared)
         self._held = list(tokens[:shared])
         drafted: list[int] = []
         todo = list(tokens[shared:])
@@ -136,22 +155,22 @@ class ModelDraft:
             logits_V = self._feed(todo)
             if logits_V is None:
                 break
-            draw = uniform(sample.stream_seed, len(sample.ids) + len(drafted))
-            drafted.append(sample_token(logits_V, sample.request.params, draw).token)
+            draw = uniform(sequence.stream_seed, sequence.request.offset + len(sequence.ids) + len(drafted))
+            drafted.append(sample_token(logits_V, sequence.request.params, draw).id)
             todo = drafted[-1:]
         return drafted
 
     def _feed(self, todo: list[int]) -> torch.Tensor | None:
         """Logits after `todo`, computed in pieces that any backend takes; None where memory ends."""
-        if not self.backend.reserve(self._row, len(self._held) + len(todo)):
+        if not self.backend.reserve(self._slot, len(self._held) + len(todo)):
             return None
         for at in range(0, len(todo), FEED):
             piece = todo[at : at + FEED]
-            logits_NV = self.backend.forward([Chunk(self._row, piece, len(self._held), int(at + FEED >= len(todo)))])
+            logits_NV = self.backend.forward([Chunk(self._slot, piece, len(self._held), int(at + FEED >= len(todo)))])
             self._held += piece
         return logits_NV[-1]
 
     def close(self) -> None:
-        if self._row >= 0:
-            self.backend.close_slot(self._row)
-            self._row = -1
+        if self._slot >= 0:
+            self.backend.close_slot(self._slot)
+            self._slot = -1

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from qwq.engine.request import GenerationRequest, Guide
-from qwq.engine.sequence import TokenSequence
 from qwq.engine.sampler import SampledToken
+from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core, usage_wanted
 from qwq.serve.engine_thread import Group
 from qwq.serve.errors import Refused
@@ -162,7 +162,7 @@ class Completion:
 
     def _logprobs(self, choices: list[SampledToken], at: int, *, first_unknown: bool) -> dict[str, Any]:
         token, offsets = self.core.token, []
-        texts = [token(c.token)["token"] for c in choices]
+        texts = [token(c.id)["token"] for c in choices]
         for text in texts:
             offsets.append(at)
             at += len(text)

@@ -14,8 +14,8 @@ from typing import Any
 
 from qwq.engine.load import LoadedModel
 from qwq.engine.request import GenerationRequest, Guide
-from qwq.engine.sequence import TokenSequence
 from qwq.engine.sampler import SampledToken, SamplingParams
+from qwq.engine.sequence import TokenSequence
 from qwq.errors import ConfigError, InfraError, UsageError
 from qwq.serve.engine_thread import EngineRunner, Group
 from qwq.serve.errors import Refused
@@ -246,7 +246,7 @@ class Core:
     def token_logprob(self, c: SampledToken) -> dict[str, Any]:
         top = [self.token(i) | {"logprob": p} for i, p in c.top]
         # A token that a thinking budget wrote was not sampled: its log-probability is 0, as its probability was 1.
-        return self.token(c.token) | {"logprob": 0.0 if c.raw is None else c.raw, "top_logprobs": top}
+        return self.token(c.id) | {"logprob": 0.0 if c.raw is None else c.raw, "top_logprobs": top}
 
 
 def usage_wanted(body: Common) -> tuple[bool, bool]:

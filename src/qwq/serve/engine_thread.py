@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from qwq.engine.request import GenerationRequest
-from qwq.engine.sequence import TokenSequence
 from qwq.engine.scheduler import Engine
+from qwq.engine.sequence import TokenSequence
 from qwq.errors import InfraError, QwqError
 
 

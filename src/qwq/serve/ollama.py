@@ -339,7 +339,9 @@ class OllamaRun:
             message["tool_calls"] = calls
         return message
 
-    def _line(self, piece: dict[str, Any], sample: TokenSequence | None = None, *, loaded: bool = False) -> dict[str, Any]:
+    def _line(
+        self, piece: dict[str, Any], sample: TokenSequence | None = None, *, loaded: bool = False
+    ) -> dict[str, Any]:
         head: dict[str, Any] = {"model": self.body.model, "created_at": _time(time.time())}
         done = sample is not None or loaded
         if self.chat:

@@ -8,10 +8,10 @@ import torch
 from qwq.engine.backends.cuda.backend import PagedBackend
 from qwq.engine.backends.torch import TorchBackend
 from qwq.engine.request import GenerationRequest
-from qwq.engine.sequence import TokenSequence
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
-from qwq.errors import CapacityError, UsageError
+from qwq.engine.sequence import TokenSequence
+from qwq.errors import CapacityError, ModelError, UsageError
 from qwq.model.config import ModelConfig, YarnScaling
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
@@ -88,7 +88,7 @@ def test_mixed_requests_write_what_each_would_write_alone(model, tokenizer, budg
     for p, (sample,) in zip(prompts, done, strict=True):
         assert sample.ids == alone(model, p, 24), len(p)
         assert sample.stop_reason is StopReason.LENGTH
-    assert all(r.owner is None for r in engine._rows.values()) and not engine.has_work
+    assert all(r.owner is None for r in engine.cache.slots.values()) and not engine.has_work
 
 
 def test_preempted_samples_come_back_and_lose_nothing(model, tokenizer) -> None:
@@ -249,7 +249,7 @@ def test_a_draft_model_changes_nothing_but_the_number_of_steps(model, tokenizer,
         done = engine.run(requests)
         assert [s.ids for (s,) in done] == [s.ids for (s,) in plain]
         assert engine.stats.drafted > 30 and engine.stats.accepted >= share * engine.stats.drafted
-        assert not engine.draft.rows.place_of  # every draft row was given back
+        assert not engine.draft.cache.place_of  # every draft row was given back
     with pytest.raises(UsageError, match="they must share a tokenizer"):
         engine_of(model, tokenizer, draft=TorchBackend(make(tokenizer, vocab_size=400), kv_tokens=256))
 
@@ -290,7 +290,7 @@ def test_prompt_logprobs_are_the_models(model, tokenizer) -> None:
         want = model.logits(model(torch.tensor(p), Packed([150]))).log_softmax(-1)
     assert sample.prompt_outputs[0] is None and len(sample.prompt_outputs) == 150
     for i, choice in enumerate(sample.prompt_outputs[1:]):
-        assert choice.token == p[i + 1] and choice.raw == pytest.approx(float(want[i, p[i + 1]]), abs=1e-4)
+        assert choice.id == p[i + 1] and choice.raw == pytest.approx(float(want[i, p[i + 1]]), abs=1e-4)
         assert [t for t, _ in choice.top] == want[i].topk(3).indices.tolist()
 
 
@@ -358,3 +358,16 @@ def test_paged_yarn(tokenizer) -> None:
     requests = [GenerationRequest(prompt(200), GREEDY, yarn=yarn) for yarn in (True, False)]
     ((on,), (off,)) = engine.run(requests)
     assert on.ids == alone(stretched, prompt(200), 24) and off.ids == alone(make(tokenizer), prompt(200), 24)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_logits_that_are_no_numbers_end_in_one_line(tokenizer, value, temperature) -> None:
+    """Named with the model and the repair; sampling from NaN would draw any token at all."""
+    damaged = make(tokenizer)
+    with torch.no_grad():
+        damaged.norm.weight[3] = value
+    engine = engine_of(damaged, tokenizer, name="runs/x/final")
+    engine.submit(GenerationRequest(prompt(5), SamplingParams(temperature=temperature, max_new_tokens=4)))
+    with pytest.raises(ModelError, match=r"^runs/x/final: its logits are not finite numbers.* earlier checkpoint"):
+        engine.step()

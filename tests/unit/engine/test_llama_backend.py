@@ -57,9 +57,9 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 def test_logits_are_our_modules(written) -> None:
     path, model = written
     llama, ids = backend(path), prompt(60)
-    row = llama.open_slot()
-    first = llama.forward([Chunk(row, ids[:40], 0, 40)]).clone()
-    second = llama.forward([Chunk(row, ids[40:], 40, 20)]).clone()
+    slot = llama.open_slot()
+    first = llama.forward([Chunk(slot, ids[:40], 0, 40)]).clone()
+    second = llama.forward([Chunk(slot, ids[40:], 40, 20)]).clone()
     want = model.logits(model(torch.tensor(ids), Packed([60])))
     # Keys and values are kept in 16 bits there.
     torch.testing.assert_close(torch.cat((first, second)), want, atol=0.02, rtol=0.01)
@@ -99,7 +99,7 @@ def test_memory_runs_out_and_nothing_is_lost(written, tokenizer) -> None:
     got = tight.run(requests)
     assert tight.stats.preemptions > 0
     same = [a.ids == b.ids for (a,), (b,) in zip(roomy, got, strict=True)]
-    assert sum(same) >= 5  # a recomputed row may round another way
+    assert sum(same) >= 5  # a recomputed slot may round another way
 
 
 def test_deterministic_mode_is_the_same_bit_for_bit(written, tokenizer) -> None:
@@ -154,15 +154,15 @@ def test_a_damaged_file_is_one_line(written, tmp_path) -> None:
 
 def test_cells_are_counted_once_however_many_rows_see_them() -> None:
     cells = _Cells(100)
-    for row in (1, 2, 3):
-        cells.open(row)
+    for slot in (1, 2, 3):
+        cells.open(slot)
     assert cells.reserve(1, 60)
     cells.share(1, 2, 40)
     cells.share(2, 3, 10)
     assert cells.used == 60 and cells.length(2) == 40 and cells.length(3) == 10
     assert cells.reserve(2, 70) and cells.used == 90 and not cells.reserve(3, 30) and cells.reserve(3, 20)
     cells.close(1)
-    assert cells.used == 80  # 10 shared by two, 30 of the second row's past, its 30 new ones, the third's 10
+    assert cells.used == 80  # 10 shared by two, 30 of the second slot's past, its 30 new ones, the third's 10
     cells.truncate(2, 5)
     assert cells.used == 20
     cells.close(2)

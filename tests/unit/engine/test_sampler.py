@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from qwq.engine.sampler import SamplingParams, sample_token, sample, stream_seed, truncate, uniforms
+from qwq.engine.sampler import SamplingParams, sample, sample_token, stream_seed, truncate, uniforms
 from qwq.errors import ConfigError
 
 PROBS = torch.tensor([[0.1, 0.4, 0.05, 0.3, 0.15]])
@@ -97,7 +97,7 @@ def test_logprobs_over_a_large_vocabulary_have_no_bias(temperature: float) -> No
     want = (logits / (temperature or 1)).double().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
     assert float((logprobs - want).abs().max()) < 2e-6
     chosen = sample_token(logits[0], SamplingParams(temperature=temperature), 0.5, raw_V=logits[0], top=1)
-    assert chosen.raw == pytest.approx(float(logits[0].double().log_softmax(-1)[chosen.token]), abs=2e-6)
+    assert chosen.raw == pytest.approx(float(logits[0].double().log_softmax(-1)[chosen.id]), abs=2e-6)
 
 
 def test_logprobs_are_those_of_the_tempered_distribution_before_any_cut():
@@ -126,7 +126,7 @@ def test_a_temperature_near_zero_is_greedy(temperature):
     assert sample(logits, SamplingParams(temperature=temperature), torch.tensor([1]), torch.tensor([0]))[
         0
     ].tolist() == [1]
-    assert sample_token(logits[0], SamplingParams(temperature=temperature), 0.99).token == 1
+    assert sample_token(logits[0], SamplingParams(temperature=temperature), 0.99).id == 1
     assert SamplingParams(temperature=1e-4).temperature == 1e-4
 
 

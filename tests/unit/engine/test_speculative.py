@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from qwq.engine.speculative import NgramDraft, StepCosts
@@ -36,19 +38,35 @@ def test_costs_between_and_beyond_what_was_measured() -> None:
     assert c(1) == 1 and c(5) == pytest.approx(5) and c(10) == pytest.approx(10) and c(20) == pytest.approx(20)
 
 
+class Always:
+    """Costs that always ask for `length` tokens, and note the shares of right look-ups that they are told."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.seen = length, []
+
+    def best_length(self, right: float, others: int) -> int:
+        self.seen.append(right)
+        return self.length
+
+
+def look_up(tokens: list[int], room: int, length: int = 4) -> list[int]:
+    return NgramDraft(Always(length)).propose(SimpleNamespace(tokens=tokens), room, 0)
+
+
 def test_look_up_takes_the_longest_and_latest_match() -> None:
-    draft = NgramDraft()
     tokens = [1, 2, 3, 7, 9, 1, 2, 3, 8, 8, 1, 2, 3]
-    assert draft.propose(tokens, 10, lambda right: 4) == [8, 8, 1, 2]
-    assert NgramDraft().propose(tokens, 2, lambda right: 4) == [8, 8]
-    assert NgramDraft().propose([1, 2, 3, 4, 5], 9, lambda right: 4) == []
+    assert look_up(tokens, 10) == [8, 8, 1, 2]
+    assert look_up(tokens, 2) == [8, 8]
+    assert look_up([1, 2, 3, 4, 5], 9) == []
 
 
 def test_unchecked_look_ups_are_learnt_from() -> None:
-    draft, seen = NgramDraft(), []
-    tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    costs = Always(0)
+    draft, seen = NgramDraft(costs), costs.seen
+    sequence = SimpleNamespace(tokens=[1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+    tokens = sequence.tokens
     for t in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]:
-        draft.propose(tokens, 5, lambda right: seen.append(right) or 0)
+        draft.propose(sequence, 5, 0)
         tokens.append(t)
     draft.follow(tokens)
     assert draft.right > 0.85 and seen[0] == 0.5 and seen == sorted(seen)
@@ -56,4 +74,5 @@ def test_unchecked_look_ups_are_learnt_from() -> None:
         tokens.append(t)
     draft.follow(tokens)
     after = draft.right
-    assert draft.propose(tokens, 5, lambda right: 5) == [] and after > 0.7  # one look-up failed where the text parted
+    costs.length = 5
+    assert draft.propose(sequence, 5, 0) == [] and after > 0.7  # one look-up failed where the text parted

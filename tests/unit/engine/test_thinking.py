@@ -10,9 +10,9 @@ import torch
 from qwq.engine.backends.base import Chunk
 from qwq.engine.backends.torch import TorchBackend
 from qwq.engine.request import GenerationRequest
-from qwq.engine.sequence import TokenSequence
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
+from qwq.engine.sequence import TokenSequence
 from qwq.engine.thinking import CLOSING_PHRASE, in_a_loop
 from qwq.model.config import ModelConfig
 from qwq.model.transformer import Transformer
@@ -38,32 +38,32 @@ class Scripted:
         self.held: dict[int, list[int]] = {}
 
     def open_slot(self) -> int:
-        row = max(self.held, default=0) + 1
-        self.held[row] = []
-        return row
+        slot = max(self.held, default=0) + 1
+        self.held[slot] = []
+        return slot
 
-    def close_slot(self, row: int) -> None:
-        del self.held[row]
+    def close_slot(self, slot: int) -> None:
+        del self.held[slot]
 
-    def reserve(self, row: int, length: int) -> bool:
+    def reserve(self, slot: int, length: int) -> bool:
         return True
 
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
         self.held[target] = self.held[source][:length]
         return True
 
-    def truncate(self, row: int, length: int) -> None:
-        del self.held[row][length:]
+    def truncate(self, slot: int, length: int) -> None:
+        del self.held[slot][length:]
 
     def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         out = []
         for c in chunks:
-            assert c.start == len(self.held[c.row]), "the engine skips or repeats tokens"
+            assert c.start == len(self.held[c.slot]), "the engine skips or repeats tokens"
             for i, t in enumerate(c.ids):
-                self.held[c.row].append(t)
+                self.held[c.slot].append(t)
                 if i >= len(c.ids) - c.num_logits:
                     logits = torch.zeros(self.vocab_size)
-                    logits[self.say(self.held[c.row])] = 50.0
+                    logits[self.say(self.held[c.slot])] = 50.0
                     out.append(logits)
         return torch.stack(out) if out else torch.zeros(0, self.vocab_size)
 

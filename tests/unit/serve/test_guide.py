@@ -11,8 +11,8 @@ pytest.importorskip("llguidance")
 import scripted
 
 from qwq.engine.request import GenerationRequest
-from qwq.engine.sequence import TokenSequence
 from qwq.engine.sampler import SamplingParams
+from qwq.engine.sequence import TokenSequence
 from qwq.errors import UsageError
 from qwq.serve.grammar import Grammars, answer_grammar, calls_grammar, json_rule
 from qwq.types import StopReason

@@ -1,4 +1,4 @@
-"""What the scheduler needs of a machine that computes logits: rows of keys and values, and one forward pass.
+"""What the scheduler needs of a machine that computes logits: slots of keys and values, and one forward pass.
 
 Two exist: `torch_backend` (our own module) and `llama_backend` (llama.cpp's kernels on a GGUF file).
 """
@@ -14,13 +14,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens of one row to compute in this step: `ids` stand at positions start, start + 1, ...
+    """Tokens of one slot to compute in this step: `ids` stand at positions start, start + 1, ...
 
     Logits are wanted for the last `num_logits` of them. `prompt` says that they are prompt tokens (deterministic mode
     computes those in blocks of their own).
     """
 
-    row: int
+    slot: int
     ids: Sequence[int]
     start: int
     num_logits: int
@@ -31,29 +31,29 @@ class Chunk:
 class Backend(Protocol):
     vocab_size: int
     max_positions: int
-    max_slots: int  # rows that can exist at once, running and cached
-    slot_capacity: int  # tokens that one row alone can hold
+    max_slots: int  # slots that can exist at once, running and cached
+    slot_capacity: int  # tokens that one slot alone can hold
     chunk_unit: int  # a prompt's chunks begin at multiples of this many tokens
     deterministic: bool
     has_yarn: bool
     own_threads: bool  # it computes on threads other than torch's
 
     def open_slot(self) -> int | None:
-        """A new empty row, None where there is no place for one."""
+        """A new empty slot, None where there is no place for one."""
         ...
 
-    def close_slot(self, row: int) -> None: ...
+    def close_slot(self, slot: int) -> None: ...
 
-    def reserve(self, row: int, length: int) -> bool:
-        """Make room for `length` tokens in a row; False where memory does not allow it."""
+    def reserve(self, slot: int, length: int) -> bool:
+        """Make room for `length` tokens in a slot; False where memory does not allow it."""
         ...
 
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
-        """Give an empty row the first `length` tokens of another; False where memory does not allow it."""
+        """Give an empty slot the first `length` tokens of another; False where memory does not allow it."""
         ...
 
-    def truncate(self, row: int, length: int) -> None:
-        """Forget a row's tokens from `length` on."""
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget a slot's tokens from `length` on."""
         ...
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:

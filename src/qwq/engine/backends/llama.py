@@ -1,11 +1,11 @@
 """The engine's backend on llama.cpp's kernels: quantised GGUF files on CPUs (and Macs), logits out, our scheduler above.
 
-Covers llama-cpp-python's low-level batch API. llama.cpp keeps keys and values of all rows in one pool of cells; a shared
-prefix is the same cells seen by several rows, which `_Cells` counts as llama.cpp does. YaRN is a property of a context
+Covers llama-cpp-python's low-level batch API. llama.cpp keeps keys and values of all slots in one pool of cells; a shared
+prefix is the same cells seen by several slots, which `_Cells` counts as llama.cpp does. YaRN is a property of a context
 there, so requests that want it live in a second context over the same weights, made when the first one comes.
 
-Deterministic mode: every chunk is a call of its own, and every row a stream of cells of its own, so that neither a
-product's shape nor the order of cells depends on other rows. Prefixes are then not copied between rows.
+Deterministic mode: every chunk is a call of its own, and every slot a stream of cells of its own, so that neither a
+product's shape nor the order of cells depends on other slots. Prefixes are then not copied between slots.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _release_pages(path: str | Path) -> None:
 
 
 class LlamaBackend:
-    """See `backend.Backend`. `kv_tokens` bounds the cells over all rows; the file is memory-mapped."""
+    """See `backend.Backend`. `kv_tokens` bounds the cells over all slots; the file is memory-mapped."""
 
     deterministic: bool
     own_threads = True
@@ -102,12 +102,12 @@ class LlamaBackend:
         self.vocab_size = int(L.llama_vocab_n_tokens(vocab))
         trained = int(L.llama_model_n_ctx_train(self.model))
         self.has_yarn = yarn
-        # Rows with cells of their own have an equal share of them.
+        # Slots with cells of their own have an equal share of them.
         self.slot_capacity = kv_tokens // self.max_slots if deterministic else kv_tokens
         self.max_positions = min(max_positions or (4 * trained if yarn else trained), self.slot_capacity)
         self.original_positions = trained
         self._contexts: dict[bool, Any] = {False: self._context(False)}
-        self._yarn_rows: set[int] = set()
+        self._yarn_slots: set[int] = set()
         self._free = list(range(self.max_slots - 1, -1, -1))
         self._cells = _Cells(kv_tokens)
         self._batch = L.llama_batch_init(batch_tokens, 0, 1)
@@ -142,39 +142,39 @@ class LlamaBackend:
             )
         return context
 
-    # -- rows ----------------------------------------------------------------------------------------------------------
+    # -- slots ----------------------------------------------------------------------------------------------------------
 
     def open_slot(self) -> int | None:
         if not self._free:
             return None
-        row = self._free.pop()
-        self._cells.open(row)
-        return row
+        slot = self._free.pop()
+        self._cells.open(slot)
+        return slot
 
-    def close_slot(self, row: int) -> None:
-        self.lib.llama_memory_seq_rm(self._memory(row), row, -1, -1)
-        self._yarn_rows.discard(row)
-        self._cells.close(row)
-        self._free.append(row)
+    def close_slot(self, slot: int) -> None:
+        self.lib.llama_memory_seq_rm(self._memory(slot), slot, -1, -1)
+        self._yarn_slots.discard(slot)
+        self._cells.close(slot)
+        self._free.append(slot)
 
-    def reserve(self, row: int, length: int) -> bool:
-        return self._cells.reserve(row, length)
+    def reserve(self, slot: int, length: int) -> bool:
+        return self._cells.reserve(slot, length)
 
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
         if self.deterministic:
             return False
-        if source in self._yarn_rows:
-            self._yarn_rows.add(target)
+        if source in self._yarn_slots:
+            self._yarn_slots.add(target)
         self.lib.llama_memory_seq_cp(self._memory(source), source, target, 0, length)
         self._cells.share(source, target, length)
         return True
 
-    def truncate(self, row: int, length: int) -> None:
-        self.lib.llama_memory_seq_rm(self._memory(row), row, length, -1)
-        self._cells.truncate(row, length)
+    def truncate(self, slot: int, length: int) -> None:
+        self.lib.llama_memory_seq_rm(self._memory(slot), slot, length, -1)
+        self._cells.truncate(slot, length)
 
-    def _memory(self, row: int) -> Any:
-        return self.lib.llama_get_memory(self._contexts[row in self._yarn_rows])
+    def _memory(self, slot: int) -> Any:
+        return self.lib.llama_get_memory(self._contexts[slot in self._yarn_slots])
 
     # -- one pass --------------------------------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class LlamaBackend:
         """See `Backend.forward`. The result is valid until the next pass."""
         for c in chunks:
             if c.yarn:
-                self._yarn_rows.add(c.row)
+                self._yarn_slots.add(c.slot)
                 if True not in self._contexts:
                     self._contexts[True] = self._context(True)
         if self.deterministic:
@@ -204,7 +204,7 @@ class LlamaBackend:
             for at in range(0, len(c.ids), size):
                 ids = c.ids[at : at + size]
                 wanted = max(0, min(len(ids), at + len(ids) - (len(c.ids) - c.num_logits)))
-                piece = Chunk(c.row, ids, c.start + at, wanted, c.yarn, c.prompt)
+                piece = Chunk(c.slot, ids, c.start + at, wanted, c.yarn, c.prompt)
                 logits = self._decode([piece], c.yarn)
                 if wanted:
                     out.append(logits.clone())
@@ -219,7 +219,7 @@ class LlamaBackend:
             first = at + len(c.ids) - c.num_logits
             for i, token in enumerate(c.ids):
                 batch.token[at], batch.pos[at] = token, c.start + i
-                batch.n_seq_id[at], batch.seq_id[at][0] = 1, c.row
+                batch.n_seq_id[at], batch.seq_id[at][0] = 1, c.slot
                 batch.logits[at] = at >= first
                 at += 1
             outputs += c.num_logits
@@ -238,7 +238,7 @@ class LlamaBackend:
 
 
 class _Segment:
-    """Consecutive cells, seen by `refs` rows."""
+    """Consecutive cells, seen by `refs` slots."""
 
     __slots__ = ("length", "refs")
 
@@ -247,25 +247,25 @@ class _Segment:
 
 
 class _Cells:
-    """How many of llama.cpp's cells are taken: a prefix shared by several rows counts once."""
+    """How many of llama.cpp's cells are taken: a prefix shared by several slots counts once."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.used = capacity, 0
-        self._rows: dict[int, list[_Segment]] = {}
+        self._slots: dict[int, list[_Segment]] = {}
 
-    def open(self, row: int) -> None:
-        self._rows[row] = []
+    def open(self, slot: int) -> None:
+        self._slots[slot] = []
 
-    def length(self, row: int) -> int:
-        return sum(s.length for s in self._rows[row])
+    def length(self, slot: int) -> int:
+        return sum(s.length for s in self._slots[slot])
 
-    def reserve(self, row: int, length: int) -> bool:
-        more = length - self.length(row)
+    def reserve(self, slot: int, length: int) -> bool:
+        more = length - self.length(slot)
         if more <= 0:
             return True
         if self.used + more > self.capacity:
             return False
-        segments = self._rows[row]
+        segments = self._slots[slot]
         if segments and segments[-1].refs == 1:
             segments[-1].length += more
         else:
@@ -273,29 +273,29 @@ class _Cells:
         self.used += more
         return True
 
-    def truncate(self, row: int, length: int) -> None:
-        self._split(row, length)
+    def truncate(self, slot: int, length: int) -> None:
+        self._split(slot, length)
         at, kept = 0, []
-        for s in self._rows[row]:
+        for s in self._slots[slot]:
             if at < length:
                 kept.append(s)
             else:
                 self._let_go(s)
             at += s.length
-        self._rows[row] = kept
+        self._slots[slot] = kept
 
     def share(self, source: int, target: int, length: int) -> None:
         self._split(source, length)
         at = 0
-        for s in self._rows[source]:
+        for s in self._slots[source]:
             if at >= length:
                 break
             s.refs += 1
-            self._rows[target].append(s)
+            self._slots[target].append(s)
             at += s.length
 
-    def close(self, row: int) -> None:
-        for s in self._rows.pop(row):
+    def close(self, slot: int) -> None:
+        for s in self._slots.pop(slot):
             self._let_go(s)
 
     def _let_go(self, segment: _Segment) -> None:
@@ -303,15 +303,15 @@ class _Cells:
         if not segment.refs:
             self.used -= segment.length
 
-    def _split(self, row: int, length: int) -> None:
-        """Make `length` fall between two segments, in every row that sees the one it falls into."""
+    def _split(self, slot: int, length: int) -> None:
+        """Make `length` fall between two segments, in every slot that sees the one it falls into."""
         at = 0
-        for s in self._rows[row]:
+        for s in self._slots[slot]:
             if at < length < at + s.length:
                 rest = _Segment(at + s.length - length)
                 rest.refs = s.refs
                 s.length = length - at
-                for segments in self._rows.values():
+                for segments in self._slots.values():
                     if s in segments:
                         segments.insert(segments.index(s) + 1, rest)
                 return

@@ -1,8 +1,8 @@
-"""Keys and values of many rows of very different lengths, for machines where attention over a dense tensor is fast (CPUs).
+"""Keys and values of many slots of very different lengths, for machines where attention over a dense tensor is fast (CPUs).
 
-A row lives in an arena of its width class (128, 256, 512, ... tokens) and moves to the next one when it outgrows it, so
-memory stays within twice what is held, and the rows of a class are attended to in one call. Arenas are (layers, R, K,
-width, E) for keys and values; R doubles as rows come.
+A slot lives in an arena of its width class (128, 256, 512, ... tokens) and moves to the next one when it outgrows it, so
+memory stays within twice what is held, and the slots of a class are attended to in one call. Arenas are (layers, R, K,
+width, E) for keys and values; R doubles as slots come.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from torch import Tensor
 from qwq.model.config import ModelConfig
 
 MIN_WIDTH = 128
-START_ROWS = 2
+START_PLACES = 2
 
 
 class _Arena:
     def __init__(self, config: ModelConfig, width: int, dtype: torch.dtype, device: torch.device) -> None:
         self.width = width
-        shape = (config.num_layers, START_ROWS, config.num_kv_heads, width, config.head_dim)
+        shape = (config.num_layers, START_PLACES, config.num_kv_heads, width, config.head_dim)
         # Zeros, not empty: a masked column must not hold a NaN.
         self.k, self.v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        self.free = list(range(START_ROWS))
+        self.free = list(range(START_PLACES))
 
     def take(self) -> int:
         if not self.free:
-            rows = self.k.shape[1]
+            places = self.k.shape[1]
             self.k, self.v = (torch.cat((t, torch.zeros_like(t)), 1) for t in (self.k, self.v))
-            self.free = list(range(rows, 2 * rows))
-        place = min(self.free)  # low places first keeps the rows in use together
+            self.free = list(range(places, 2 * places))
+        place = min(self.free)  # low places first keeps the slots in use together
         self.free.remove(place)
         return place
 
 
 class SlotCache:
-    """Rows by number. `capacity` is in tokens, over all rows, counted by the widths of their classes."""
+    """Slots by number. `capacity` is in tokens, over all slots, counted by the widths of their classes."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class SlotCache:
     ):
         self.config, self.capacity, self.dtype, self.device = config, capacity, dtype, torch.device(device)
         self.arenas: dict[int, _Arena] = {}
-        self.place_of: dict[int, tuple[int, int]] = {}  # row -> (width, place)
+        self.place_of: dict[int, tuple[int, int]] = {}  # slot -> (width, place)
         self._next = 0
 
     @property
@@ -59,8 +59,8 @@ class SlotCache:
         self.place_of[self._next] = (0, -1)
         return self._next
 
-    def close(self, row: int) -> None:
-        width, place = self.place_of.pop(row)
+    def close(self, slot: int) -> None:
+        width, place = self.place_of.pop(slot)
         self._give_back(width, place)
 
     def _give_back(self, width: int, place: int) -> None:
@@ -77,9 +77,9 @@ class SlotCache:
         # The last class ends at the model's context or at all there is, which need not be a power of two.
         return max(min(width, self.config.max_positions, self.capacity), length)
 
-    def reserve(self, row: int, length: int) -> bool:
-        """Room for `length` tokens in `row`; False where that would exceed the capacity."""
-        width, place = self.place_of[row]
+    def reserve(self, slot: int, length: int) -> bool:
+        """Room for `length` tokens in `slot`; False where that would exceed the capacity."""
+        width, place = self.place_of[slot]
         if length <= width:
             return True
         wider = self.width_for(length)
@@ -94,7 +94,7 @@ class SlotCache:
             for a, b in ((arena.k, old.k), (arena.v, old.v)):
                 a[:, new, :, :width] = b[:, place]
             self._give_back(width, place)
-        self.place_of[row] = (wider, new)
+        self.place_of[slot] = (wider, new)
         return True
 
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
@@ -106,8 +106,8 @@ class SlotCache:
         b.v[:, tp, :, :length] = a.v[:, sp, :, :length]
         return True
 
-    def tensors(self, row: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (layers, K, width, E) of one row; views."""
-        width, place = self.place_of[row]
+    def tensors(self, slot: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (layers, K, width, E) of one slot; views."""
+        width, place = self.place_of[slot]
         arena = self.arenas[width]
         return arena.k[:, place], arena.v[:, place]

@@ -49,24 +49,24 @@ class TorchBackend:
         self.max_slots, self.slot_capacity, self.deterministic = max_slots, kv_tokens, deterministic
         self.chunk_unit = PROMPT_BLOCK if deterministic else 1
         self.has_yarn = model.config.rope_scaling is not None if has_yarn is None else has_yarn
-        self.rows = SlotCache(model.config, kv_tokens, dtype=model.embed.weight.dtype, device=model.device)
+        self.cache = SlotCache(model.config, kv_tokens, dtype=model.embed.weight.dtype, device=model.device)
         if deterministic:
             with torch.inference_mode():
                 self._check_blocks()
 
     def open_slot(self) -> int | None:
-        return self.rows.open() if len(self.rows.place_of) < self.max_slots else None
+        return self.cache.open() if len(self.cache.place_of) < self.max_slots else None
 
-    def close_slot(self, row: int) -> None:
-        self.rows.close(row)
+    def close_slot(self, slot: int) -> None:
+        self.cache.close(slot)
 
-    def reserve(self, row: int, length: int) -> bool:
-        return self.rows.reserve(row, length)
+    def reserve(self, slot: int, length: int) -> bool:
+        return self.cache.reserve(slot, length)
 
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
-        return self.rows.copy_prefix(source, target, length)
+        return self.cache.copy_prefix(source, target, length)
 
-    def truncate(self, row: int, length: int) -> None:
+    def truncate(self, slot: int, length: int) -> None:
         """Nothing to do: what stands behind a row's length is written over before it is read."""
 
     @torch.inference_mode()
@@ -77,7 +77,7 @@ class TorchBackend:
         return self._logits(hidden_ND, chunks)
 
     def _pass(self, chunks: Sequence[Chunk]) -> Tensor:
-        layout = BatchLayout(self.rows, chunks, self.model.device, self.has_yarn)
+        layout = BatchLayout(self.cache, chunks, self.model.device, self.has_yarn)
         ids_N = torch.tensor([i for c in chunks for i in c.ids], device=self.model.device)
         return self.model(ids_N, layout)
 
@@ -99,12 +99,12 @@ class TorchBackend:
         singles: list[tuple[int, Chunk]] = []
         for i, c in enumerate(chunks):
             if not c.prompt:
-                singles += [(i, Chunk(c.row, [t], c.start + j, 0, c.yarn)) for j, t in enumerate(c.ids)]
+                singles += [(i, Chunk(c.slot, [t], c.start + j, 0, c.yarn)) for j, t in enumerate(c.ids)]
                 continue
             assert c.start % PROMPT_BLOCK == 0
             for at in range(0, len(c.ids), PROMPT_BLOCK):
                 ids = c.ids[at : at + PROMPT_BLOCK]
-                hidden[i].append(self._block([Chunk(c.row, ids, c.start + at, 0, c.yarn, True)], PROMPT_BLOCK))
+                hidden[i].append(self._block([Chunk(c.slot, ids, c.start + at, 0, c.yarn, True)], PROMPT_BLOCK))
         # A row's drafted tokens read one another, so they stand in order; a later one may even share its block.
         for at in range(0, len(singles), TOKEN_BLOCK):
             lot = singles[at : at + TOKEN_BLOCK]
@@ -127,7 +127,7 @@ class TorchBackend:
     def _block(self, chunks: Sequence[Chunk], size: int) -> Tensor:
         """One pass of exactly `size` rows; the missing ones are token 0 at position 0 and are attended to by nobody."""
         count = sum(len(c.ids) for c in chunks)
-        layout = BatchLayout(self.rows, chunks, self.model.device, self.has_yarn, one_by_one=True, pad=size - count)
+        layout = BatchLayout(self.cache, chunks, self.model.device, self.has_yarn, one_by_one=True, pad=size - count)
         ids = [i for c in chunks for i in c.ids] + [0] * (size - count)
         return self.model(torch.tensor(ids, device=self.model.device), layout)[:count]
 
@@ -157,7 +157,7 @@ class BatchLayout:
 
     def __init__(
         self,
-        rows: SlotCache,
+        cache: SlotCache,
         chunks: Sequence[Chunk],
         device: torch.device,
         has_yarn: bool,
@@ -165,7 +165,7 @@ class BatchLayout:
         one_by_one: bool = False,
         pad: int = 0,
     ) -> None:
-        self.rows, self.one_by_one, self.pad = rows, one_by_one, pad
+        self.cache, self.one_by_one, self.pad = cache, one_by_one, pad
         positions = [p for c in chunks for p in range(c.start, c.start + len(c.ids))]
         self.positions_N = torch.tensor(positions + [0] * pad, device=device)
         self.yarn_N: Tensor | None = None
@@ -176,7 +176,7 @@ class BatchLayout:
         self.chunks: list[tuple[int, int, int, int, int]] = []  # (at, length, start, width, place)
         at = 0
         for c in chunks:
-            width, place = rows.place_of[c.row]
+            width, place = cache.place_of[c.slot]
             assert c.start + len(c.ids) <= width, "the scheduler reserves before it computes"
             if len(c.ids) == 1:
                 by_width.setdefault(width, []).append((place, c.start, at))
@@ -185,7 +185,7 @@ class BatchLayout:
             at += len(c.ids)
         self.num = at
         self.singles = [
-            _Singles(rows.arenas[w], sorted(items), device, rows.config) for w, items in sorted(by_width.items())
+            _Singles(cache.arenas[w], sorted(items), device, cache.config) for w, items in sorted(by_width.items())
         ]
 
     def attend(self, layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class BatchLayout:
             out = s.attend_one_by_one(layer, q) if self.one_by_one else s.read(layer, q)
             out_NHE[s.index_S] = out.view(-1, H, E)
         for at, length, start, width, place in self.chunks:
-            arena, end = self.rows.arenas[width], at + length
+            arena, end = self.cache.arenas[width], at + length
             k_KTE, v_KTE = arena.k[layer, place], arena.v[layer, place]
             k_KTE[:, start : start + length] = k_NKE[at:end].transpose(0, 1)
             v_KTE[:, start : start + length] = v_NKE[at:end].transpose(0, 1)

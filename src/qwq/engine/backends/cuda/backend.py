@@ -1,7 +1,7 @@
 """The engine's backend on a GPU: paged keys and values, recorded decode steps, prompts in chunks beside them.
 
-A row is a `Table` of blocks. A prefix that rows share is the same blocks with a count, copied when one of them writes
-into the last one. Single tokens of all rows go through one `DecodeStep` (a recorded graph on CUDA), longer chunks
+A slot is a `Table` of blocks. A prefix that slots share is the same blocks with a count, copied when one of them writes
+into the last one. Single tokens of all slots go through one `DecodeStep` (a recorded graph on CUDA), longer chunks
 through `PagedPrefill`. Runs on a CPU too, without graphs and kernels, which is how its logic is tested.
 """
 
@@ -21,7 +21,7 @@ from qwq.model.transformer import Transformer
 
 
 class PagedBackend:
-    """See `backend.Backend`. `kv_tokens` sets the number of blocks, `max_length` the longest row, `max_running` the batch."""
+    """See `backend.Backend`. `kv_tokens` sets the number of blocks, `max_length` the longest slot, `max_running` the batch."""
 
     own_threads = False
     deterministic = False
@@ -49,21 +49,21 @@ class PagedBackend:
         )
         self.step = DecodeStep(model, self.cache, max_rows=max_running, max_tokens=self.max_positions)
         self.slot_capacity = (self.cache.num_blocks - 1) * block_size
-        self.rows: dict[int, Table] = {}
+        self.slots: dict[int, Table] = {}
         self._next = 0
 
     def open_slot(self) -> int | None:
-        if len(self.rows) >= self.max_slots:
+        if len(self.slots) >= self.max_slots:
             return None
         self._next += 1
-        self.rows[self._next] = self.cache.open([])
+        self.slots[self._next] = self.cache.open([])
         return self._next
 
-    def close_slot(self, row: int) -> None:
-        self.cache.close(self.rows.pop(row))
+    def close_slot(self, slot: int) -> None:
+        self.cache.close(self.slots.pop(slot))
 
-    def reserve(self, row: int, length: int) -> bool:
-        table = self.rows[row]
+    def reserve(self, slot: int, length: int) -> bool:
+        table = self.slots[slot]
         try:
             self.cache.reserve(table, max(0, length - len(table.ids)))
         except CapacityError:
@@ -71,13 +71,13 @@ class PagedBackend:
         return True
 
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
-        self.cache.close(self.rows[target])
-        self.rows[target] = self.cache.fork(self.rows[source])
-        self.cache.truncate(self.rows[target], length)
+        self.cache.close(self.slots[target])
+        self.slots[target] = self.cache.fork(self.slots[source])
+        self.cache.truncate(self.slots[target], length)
         return True
 
-    def truncate(self, row: int, length: int) -> None:
-        self.cache.truncate(self.rows[row], length)
+    def truncate(self, slot: int, length: int) -> None:
+        self.cache.truncate(self.slots[slot], length)
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -88,12 +88,12 @@ class PagedBackend:
         if longer:
             self._prefill([chunks[i] for i in longer], longer, parts)
         if singles:
-            tables = [self.rows[chunks[i].row] for i in singles]
+            tables = [self.slots[chunks[i].slot] for i in singles]
             ids = torch.tensor([chunks[i].ids[0] for i in singles])
             logits = self.step(tables, ids, [chunks[i].yarn for i in singles] if self.has_yarn else None)
-            for i, table, row in zip(singles, tables, logits, strict=True):
+            for i, table, row_V in zip(singles, tables, logits, strict=True):
                 self.cache.commit(table, chunks[i].ids)
-                parts[i] = row[None][: chunks[i].num_logits]
+                parts[i] = row_V[None][: chunks[i].num_logits]
         wanted = [p for p in parts if p is not None and len(p)]
         return torch.cat(wanted).float() if wanted else torch.zeros(0, self.vocab_size)
 
@@ -102,7 +102,7 @@ class PagedBackend:
         yarn = None
         if self.has_yarn:
             yarn = torch.tensor([c.yarn for c in chunks for _ in c.ids], device=device)
-        tables = [self.rows[c.row] for c in chunks]
+        tables = [self.slots[c.slot] for c in chunks]
         layout = PagedPrefill(self.cache, tables, [len(c.ids) for c in chunks], yarn)
         hidden_ND = self.model(torch.tensor([t for c in chunks for t in c.ids], device=device), layout)
         for i, c, table, part in zip(
