@@ -136,6 +136,14 @@ class Served(str):
 def served(model: LoadedModel, **options: object) -> Iterator[Served]:
     """The base address of a server on loopback; `Served.app` is its application."""
     app = create_app(model, ServeOptions(**{"names": ("scripted", "alias")} | options))  # type: ignore[arg-type]
+    with serving(app) as address:
+        address.app = app
+        yield address
+
+
+@contextmanager
+def serving(app: object) -> Iterator[Served]:
+    """The base address of a server with any application on loopback."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -144,7 +152,6 @@ def served(model: LoadedModel, **options: object) -> Iterator[Served]:
         assert thread.is_alive()
     try:
         address = Served(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
-        address.app = app
         yield address
     finally:
         server.should_exit = True

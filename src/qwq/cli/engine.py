@@ -37,6 +37,18 @@ def _tokens(option: str, given: str | None) -> int | None:
     return int(size)
 
 
+def _named(given: str, names: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """A model and its names: those that are given, else the NAME of NAME=MODEL, else the file's or folder's. A checkpoint of a run is
+    called by the run's name, not "final"."""
+    name, equals, path = given.partition("=")
+    if equals and re.fullmatch(r"[\w.:-]+", name) and path and not Path(given).exists():
+        return path, (name,)
+    own = Path(given).stem if given.endswith(".gguf") else Path(given).name
+    if names[:1] == ("*",):
+        return given, (own or "model", *names)
+    return given, names or (own,)
+
+
 def _object(option: str, given: str | None) -> dict[str, Any]:
     from qwq.errors import ConfigError
 
@@ -54,7 +66,7 @@ bench_app = App(name="bench", help="Measure this machine; results on standard ou
 
 def serve(
     model: str,
-    *,
+    *more: str,
     host: str = "127.0.0.1",
     port: int = 8000,
     served_model_name: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
@@ -99,6 +111,8 @@ def serve(
     ----------
     model
         Model folder, GGUF file, a run's folder (its last policy), a hub name, or modelscope:NAME.
+    more
+        Further models. A request names the one that it wants; one is in memory at a time. NAME=MODEL says what requests call it.
     host
         Address to listen on.
     port
@@ -183,6 +197,7 @@ def serve(
     from qwq.pipeline.resolve import model_folder
 
     try:
+        from qwq.serve.command import Served
         from qwq.serve.command import serve as run
         from qwq.serve.core import ServeOptions
     except ModuleNotFoundError as missing:
@@ -194,12 +209,18 @@ def serve(
         token_budget=max_num_batched_tokens, threads=threads, deterministic=deterministic, speculate=speculate, yarn=yarn,
         quantization=quantization, draft_model=draft_model, draft_tokens=draft_tokens, prefix_cache=enable_prefix_caching,
     )  # fmt: skip
-    # A checkpoint of a run is called by the run's name, not "final".
-    names = served_model_name or (Path(model).name if not model.endswith(".gguf") else Path(model).stem,)
-    if names[0] == "*":
-        names = (Path(model).stem or "model", *names)
+    if more and served_model_name:
+        raise ConfigError("--served-model-name is for one model: with several write NAME=MODEL for each")
+    models = [
+        Served(model_folder(path), names) for path, names in (_named(m, served_model_name) for m in (model, *more))
+    ]
+    names = models[0].names
+    if len({m.names[0] for m in models}) < len(models):
+        raise ConfigError(
+            f"two models would be called {names[0] if len(models) == 2 else 'alike'}: write NAME=MODEL for one of them"
+        )
     keys = api_key or tuple(k for k in os.environ.get("QWQ_API_KEY", "").split(",") if k)
-    if not served_model_name and not model.strip():
+    if any(not m.strip() for m in (model, *more)):
         raise ConfigError("the model is empty: give a folder, a GGUF file or a hub's name")
     if any(not k.strip() for k in keys):
         raise ConfigError("--api-key is empty: give a key, or leave it out")
@@ -219,7 +240,7 @@ def serve(
         template_kwargs=_object("--default-chat-template-kwargs", default_chat_template_kwargs), access_log=access_log, root_path=root_path,
         ssl_files=None if ssl_certfile is None and ssl_keyfile is None else (ssl_certfile, ssl_keyfile),
     )  # fmt: skip
-    return run(model_folder(model), options, serving, host=host, port=port)
+    return run(models, options, serving, host=host, port=port)
 
 
 def chat(

@@ -111,7 +111,11 @@ def own_options(tokens: Sequence[str], note: Callable[[str], None] = _note) -> l
         else:
             out.append(token)
     given_names = {t.partition("=")[0].replace("_", "-") for t in out if t.startswith("--")}
-    return out + _besides(config, given_names, has_model=bool(out) and not out[0].startswith("-"))
+    # The file's first: an option with several values would take its models for some of them.
+    return (
+        _besides(config, given_names, has_model="--model" in given_names or bool(out) and not out[0].startswith("-"))
+        + out
+    )
 
 
 def _value(name: str, waiting: list[str]) -> str:
@@ -136,6 +140,9 @@ def read_config(path: Path) -> list[str]:
         name = f"--{key.replace('_', '-')}"
         if isinstance(value, dict):
             raise ConfigError(f"--config {path}: {key} is a table, and options stand at the top: write {key} = VALUE")
+        if key == "model":
+            out += [str(one) for one in value] if isinstance(value, list) else [str(value)]
+            continue
         for one in value if isinstance(value, list) else [value]:
             out.append(f"{name}={json.dumps(one) if isinstance(one, bool) else one}")
     return out
@@ -143,5 +150,5 @@ def read_config(path: Path) -> list[str]:
 
 def _besides(config: list[str], given: set[str], *, has_model: bool) -> list[str]:
     """Options of a file, without those that the command line gives."""
-    taken = given | {n.replace("--no-", "--", 1) for n in given} | ({"--model"} if has_model else set())
-    return [t for t in config if t.partition("=")[0] not in taken]
+    taken = given | {n.replace("--no-", "--", 1) for n in given}
+    return [t for t in config if t.partition("=")[0] not in taken and (t.startswith("--") or not has_model)]

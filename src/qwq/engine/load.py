@@ -7,6 +7,7 @@ file.gguf               llama.cpp's kernels, in its quantised form; with dtype "
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -50,6 +51,18 @@ class LoadedModel:
     config: ModelConfig
     memory: Memory
     greedy_hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A model whose weights are not loaded. `max_len`: tokens of a prompt and its answer together."""
+
+    name: str
+    chat: ChatFormat
+    sampling: dict[str, Any]
+    config: ModelConfig
+    max_len: int
+    weights_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +164,45 @@ def context_length(model: str) -> int:
     return _with_yarn(gguf_config(GGUFFile.open(path)), EngineOptions()).max_positions
 
 
+def describe_model(model: str, options: EngineOptions = EngineOptions()) -> Described:
+    """What `load_engine` would open, without its weights. ModelError or ConfigError where it cannot be opened."""
+    path, generation = _located(model), {}
+    is_file = path.suffix == ".gguf" or path.is_file()
+    if is_file:
+        if not path.is_file():
+            raise ModelError(f"no file at {path}: give a GGUF file, or the folder of a model")
+        file = GGUFFile.open(path)
+        config, chat = _with_yarn(gguf_config(file), options), chat_format_from_gguf(file)
+    else:
+        config, chat, generation = (
+            _with_yarn(read_config(path), options),
+            ChatFormat.from_folder(path),
+            generation_config(path),
+        )
+        chat.tokenizer.check_fits(config)
+    size = (
+        path.stat().st_size if is_file and options.dtype == "auto" else _dtype(options).itemsize * config.num_parameters
+    )
+    name = str(path) if is_file else model
+    return Described(name, chat, _sampling(chat, generation), config, _length(config, options), size)
+
+
+def release(opened: LoadedModel) -> None:
+    """Free the memory of a model that nothing computes with. The caller drops its own references before."""
+    for backend in (opened.engine.backend, opened.engine.draft):
+        # llama.cpp's memory is freed by hand; PyTorch's goes with its last reference.
+        if (close := getattr(backend, "close", None)) is not None:
+            close()
+
+
+def collect_memory() -> None:
+    """Give memory of dropped models back: objects that refer to each other, and what PyTorch holds on a GPU."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        # The next model's plan counts what the driver says is free, and PyTorch's cache is not.
+        torch.cuda.empty_cache()
+
+
 def _load_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]) -> LoadedModel:
     if not path.is_file():
         raise ModelError(f"no file at {path}: give a GGUF file, or the folder of a model")
@@ -247,13 +299,19 @@ def _paged_backend(module: Any, options: EngineOptions, kv_tokens: int, length: 
 def _loaded(
     engine: Engine, chat: ChatFormat, name: str, config: ModelConfig, plan: Memory, generation: dict[str, Any]
 ) -> LoadedModel:
+    hint = "greedy decoding makes reasoning models repeat themselves; QwQ is meant for T 0.6, top-p 0.95, top-k 40"
+    return LoadedModel(
+        engine, chat, name, _sampling(chat, generation), config, plan, hint if chat.thinking_open else ""
+    )
+
+
+def _sampling(chat: ChatFormat, generation: dict[str, Any]) -> dict[str, Any]:
     stated = {k: generation[k] for k in QWQ_SAMPLING if isinstance(generation.get(k), int | float)}
     # A model that thinks repeats itself under greedy decoding, so its defaults are QwQ's where it states none of its own.
     sampling = stated or (QWQ_SAMPLING if chat.thinking_open else {"temperature": 1.0})
     if generation.get("do_sample") is False and "temperature" not in stated:
         sampling = sampling | {"temperature": 0.0}
-    hint = "greedy decoding makes reasoning models repeat themselves; QwQ is meant for T 0.6, top-p 0.95, top-k 40"
-    return LoadedModel(engine, chat, name, dict(sampling), config, plan, hint if chat.thinking_open else "")
+    return dict(sampling)
 
 
 def _engine_options(options: EngineOptions, length: int) -> dict[str, Any]:

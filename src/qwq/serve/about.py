@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 from fastapi import FastAPI, Response
 
 from qwq.serve import errors
+from qwq.serve.catalogue import Catalogue, ModelCard
 from qwq.serve.core import Core
+from qwq.serve.metrics import Metrics
 from qwq.serve.prompt import make_prompt
 from qwq.serve.schema import DetokenizeRequest, TokenizeRequest
 from qwq.serve.sse import Json
@@ -16,49 +19,46 @@ from qwq.serve.sse import Json
 
 def install(app: FastAPI, core: Core) -> None:
     """The paths, `core` answering them."""
-    _state(app, core)
-    _tokens(app, core)
 
-
-def _state(app: FastAPI, core: Core) -> None:
-    options = core.options
-
-    def entry(name: str) -> dict[str, Any]:
-        root = {"root": options.names[0], "parent": None}
-        return {
-            "id": name,
-            "object": "model",
-            "created": core.started,
-            "owned_by": "qwq",
-            "max_model_len": core.max_len,
-        } | root
-
-    @app.get("/health")
-    async def health() -> Response:
+    def health() -> Response:
         if core.runner.failure is not None:
             return errors.error_response(500, "the engine has stopped: restart the server", "server_error")
         return Json({"status": "ok"})
 
+    install_lists(app, core.catalogue, core.metrics, health)
+    _tokens(app, core)
+
+
+def install_lists(app: FastAPI, catalogue: Catalogue, metrics: Metrics, health: Callable[[], Response]) -> None:
+    """The paths that need no loaded model."""
+
+    def entry(name: str, card: ModelCard) -> dict[str, Any]:
+        about = {"root": card.names[0], "parent": None, "max_model_len": card.max_len}
+        return {"id": name, "object": "model", "created": catalogue.started, "owned_by": "qwq"} | about
+
+    @app.get("/health")
+    async def state() -> Response:
+        return health()
+
     @app.get("/ping", include_in_schema=False)
     async def ping() -> Response:
-        return await health()
+        return health()
 
     @app.get("/version")
     async def version() -> Response:
         return Json({"version": metadata.version("qwq")})
 
     @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
-    async def metrics() -> Response:
-        return Response(core.metrics.text(), media_type="text/plain; version=0.0.4")
+    async def counts() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return Json({"object": "list", "data": [entry(name) for name in options.names if name != "*"]})
+        return Json({"object": "list", "data": [entry(name, card) for name, card in catalogue.listed()]})
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> Response:
-        core.check_model(model)
-        return Json(entry(model))
+        return Json(entry(model, catalogue.find(model)))
 
 
 def _tokens(app: FastAPI, core: Core) -> None:

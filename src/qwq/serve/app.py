@@ -10,6 +10,7 @@ import asyncio
 import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
@@ -21,11 +22,13 @@ from qwq.errors import ConfigError, DataError
 from qwq.serve import about, anthropic, errors, llamacpp, ollama
 from qwq.serve.access import AccessLog
 from qwq.serve.anthropic import Messages
+from qwq.serve.catalogue import Catalogue
 from qwq.serve.chat import ChatCompletion, chat_chunks
 from qwq.serve.completions import Completion
 from qwq.serve.core import Core, ServeOptions
-from qwq.serve.guards import Guards
+from qwq.serve.guards import Guards, Rooted
 from qwq.serve.infill import Infill
+from qwq.serve.metrics import Metrics
 from qwq.serve.openapi import ANTHROPIC_RESPONSES, RESPONSES, STREAMED, describe
 from qwq.serve.responses import ResponseRun, ResponseStore, page_of
 from qwq.serve.schema import ChatRequest, CompletionRequest
@@ -34,13 +37,22 @@ from qwq.serve.schema_responses import ResponsesRequest
 from qwq.serve.sse import EventStream, Json, unless_gone
 
 
-def create_app(opened: LoadedModel, options: ServeOptions) -> FastAPI:
-    """The application around one engine; the engine's thread lives as long as the application.
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the models of one server share."""
+
+    catalogue: Catalogue
+    metrics: Metrics
+    store: ResponseStore
+
+
+def create_app(opened: LoadedModel, options: ServeOptions, shared: Shared | None = None) -> FastAPI:
+    """The application around one engine; the engine's thread lives as long as the application. `shared` where there are several.
 
     For what is mounted on it (the page): `app.state.chat` is the chat endpoint in process, `app.state.closing` a list of
     coroutine functions that are awaited when the server ends, before the engine does.
     """
-    core = Core(opened, options)
+    core = Core(opened, options) if shared is None else Core(opened, options, shared.catalogue, shared.metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -50,20 +62,18 @@ def create_app(opened: LoadedModel, options: ServeOptions) -> FastAPI:
             await close()
         await asyncio.to_thread(core.runner.stop)
 
-    app = FastAPI(
-        title="qwq", version="1", lifespan=lifespan, responses=RESPONSES, root_path=options.root_path.rstrip("/")
-    )
+    app = FastAPI(title="qwq", version="1", lifespan=lifespan, responses=RESPONSES)
     app.state.core, app.state.closing = core, []
     app.state.chat = partial(chat_chunks, core)
     errors.install(app)
     about.install(app, core)
     _generate(app, core)
-    _responses(app, core, ResponseStore(options.stored_responses))
+    _responses(app, core, shared.store if shared else ResponseStore(options.stored_responses))
     _messages(app, core)
     ollama.install(app, core)
     llamacpp.install(app, core)
-    if options.page and importlib.util.find_spec("qwq.serve.page.routes") is not None:
-        _mount_page(app, options)
+    if options.page:
+        mount_page(app, options)
     describe(
         app,
         vocab_size=core.tokenizer.vocab_size,
@@ -82,13 +92,17 @@ def create_app(opened: LoadedModel, options: ServeOptions) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    if options.access_log is not None:  # last, so that it sees what the others answer
+    if options.access_log is not None:  # late, so that it sees what the others answer
         app.add_middleware(AccessLog, target=options.access_log)
+    if options.root_path:
+        app.add_middleware(Rooted, root_path=options.root_path)
     return app
 
 
-def _mount_page(app: FastAPI, options: ServeOptions) -> None:
+def mount_page(app: FastAPI, options: ServeOptions) -> None:
     """The chat page; where nobody named a file for its conversations and the usual one cannot be had, they end with the server."""
+    if importlib.util.find_spec("qwq.serve.page.routes") is None:
+        return
     mount = importlib.import_module("qwq.serve.page.routes").mount
     try:
         mount(app, database=options.conversations, allowed_hosts=options.allowed_hosts)

@@ -17,12 +17,14 @@ from qwq.engine.request import GenerationRequest, Guide
 from qwq.engine.sampler import SampledToken, SamplingParams
 from qwq.engine.sequence import TokenSequence
 from qwq.errors import ConfigError, InfraError, UsageError
+from qwq.serve.catalogue import Catalogue, ModelCard
 from qwq.serve.engine_thread import EngineRunner, Group
 from qwq.serve.errors import Refused
 from qwq.serve.grammar import Grammars
 from qwq.serve.metrics import Metrics
 from qwq.serve.schema import Common, Sampling
 from qwq.text.response import THINK_OPEN
+from qwq.text.template import ChatTemplate
 from qwq.text.tokenizer import END_OF_TEXT, MARKUP_TOKENS
 from qwq.types import StopReason
 
@@ -60,6 +62,21 @@ class ServeOptions:
     stored_responses: int = 1000
 
 
+def queue_full() -> Refused:
+    message = "the queue is full: try again in a moment"
+    return Refused(message, status=429, kind="rate_limit_error", code="queue_full")
+
+
+def check_template_kwargs(options: ServeOptions, template: ChatTemplate) -> None:
+    """ConfigError where `--default-chat-template-kwargs` has a name that the template does not read."""
+    unknown = [k for k in options.template_kwargs if k not in (*template.variables, "enable_thinking")]
+    if unknown:
+        reads = ", ".join(sorted(template.variables))
+        raise ConfigError(
+            f"--default-chat-template-kwargs: this model's chat template does not read {unknown[0]!r}: it reads {reads}"
+        )
+
+
 def new_id(prefix: str) -> str:
     return f"{prefix}{uuid.uuid4().hex}"
 
@@ -67,18 +84,25 @@ def new_id(prefix: str) -> str:
 class Core:
     """The engine with its thread, and what turns a request into work and work into an answer."""
 
-    def __init__(self, opened: LoadedModel, options: ServeOptions) -> None:
+    def __init__(
+        self,
+        opened: LoadedModel,
+        options: ServeOptions,
+        catalogue: Catalogue | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """`catalogue` and `metrics` are shared by the models of one server; without them this model is the only one."""
+        check_template_kwargs(options, opened.chat.template)
         self.opened, self.options = opened, options
+        if catalogue is None:
+            card = ModelCard.of(options.names, opened)
+            catalogue = Catalogue([card], card)
+        self.catalogue = catalogue
         self.chat, self.tokenizer, self.max_len = opened.chat, opened.chat.tokenizer, opened.engine.max_len
         self.runner = EngineRunner(opened.engine, max_waiting=options.max_waiting)
-        self.metrics = Metrics(opened.engine, options.names[0])
+        self.metrics = metrics or Metrics()
+        self.metrics.attach(opened.engine, options.names[0])
         self.grammars = Grammars(self.tokenizer, opened.engine.backend.vocab_size, self.chat.eos_ids)
-        self.started = int(time.time())
-        unknown = [k for k in options.template_kwargs if k not in (*self.chat.template.variables, "enable_thinking")]
-        if unknown:
-            raise ConfigError(
-                f"--default-chat-template-kwargs: this model's chat template does not read {unknown[0]!r}: it reads {', '.join(sorted(self.chat.template.variables))}"
-            )
         self._special = {
             t: self.tokenizer.added_tokens[t] for t in self.tokenizer.special_tokens if t not in MARKUP_TOKENS
         }
@@ -93,9 +117,8 @@ class Core:
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def check_model(self, name: str | None) -> None:
-        if name is not None and name not in self.options.names and "*" not in self.options.names:
-            served = ", ".join(repr(n) for n in self.options.names)
-            raise Refused(f"model: {name!r} is not served here, {served} is", "model", 404, code="model_not_found")
+        if name is not None and self.options.names[0] not in self.catalogue.find(name).names:
+            raise InfraError(f"the request is for {name!r} and reached {self.options.names[0]!r}: send it again")
 
     def request(
         self, body: Sampling, ids: list[int], max_new: int | None, *, n: int | None = None, top: int | None = None, opened: bool = False,
@@ -172,16 +195,14 @@ class Core:
 
     def start(self, requests: Sequence[GenerationRequest], *, streamed: bool) -> Group:
         if self.runner.full:
-            raise Refused(
-                "the queue is full: try again in a moment", status=429, kind="rate_limit_error", code="queue_full"
-            )
+            raise queue_full()
         return self.runner.submit(requests, streamed=streamed)
 
     def end(self, group: Group) -> None:
         if group.close():
             for samples in group.samples:
                 for sample in samples:
-                    self.metrics.note(sample)
+                    self.metrics.note(self.options.names[0], sample)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 

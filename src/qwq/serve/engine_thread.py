@@ -148,6 +148,11 @@ class EngineRunner:
         self._thread.join(timeout=30)
 
     @property
+    def alive(self) -> bool:
+        """Whether the thread computes still: a step that was begun ends before it does."""
+        return self._thread.is_alive()
+
+    @property
     def num_open(self) -> int:
         """Samples that are waiting or running."""
         return sum(self._open.values())

@@ -37,6 +37,16 @@ def _without_body(send: Any) -> Any:
     return sent
 
 
+class Rooted:
+    """Says under which path a proxy shows the server, to everything behind it."""
+
+    def __init__(self, app: Any, *, root_path: str) -> None:
+        self.app, self.root_path = app, root_path.rstrip("/")
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope | {"root_path": self.root_path} if scope["type"] == "http" else scope, receive, send)
+
+
 class Guards:
     """Refuses what has no key (401) or is too large (413); answers HEAD where it has a meaning."""
 

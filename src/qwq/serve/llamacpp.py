@@ -92,6 +92,7 @@ def install(app: FastAPI, core: Core) -> None:
 
     @app.post("/apply-template", include_in_schema=False)
     async def apply_template(body: TokenizeRequest) -> Response:
+        core.check_model(body.model)
         if not body.messages:
             raise Refused("messages: are needed", "messages")
         ids = make_prompt(core.chat, body.messages, body.tools or [], body, defaults=core.options.template_kwargs).ids

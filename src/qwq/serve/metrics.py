@@ -1,6 +1,7 @@
 """What `/metrics` says, under the names that vLLM's dashboards read.
 
-Counts of the engine are read when somebody asks; durations are noted when a sample ends.
+Counts of the engine are read when somebody asks; durations are noted when a sample ends. One registry serves all models of a server:
+what a model counted stays while another one is loaded, since counters may only grow.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from qwq.engine.scheduler import Engine
+from qwq.engine.scheduler import Engine, Stats
 from qwq.engine.sequence import TokenSequence
 from qwq.types import StopReason
 
@@ -47,18 +48,23 @@ TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50
 
 
 class _EngineCollector:
-    def __init__(self, engine: Engine, name: str) -> None:
-        self.engine, self.name = engine, name
+    """Gauges of the engines that are loaded, counters of all that were."""
 
-    def collect(self) -> Iterator[Metric]:
-        engine, stats = self.engine, self.engine.stats
-        running = list(engine.running)
-        held = sum(s.num_computed for s in running) / max(engine.backend.slot_capacity, 1)
-        gauges = {
-            "num_requests_running": ("Samples that are being computed.", len(running)),
-            "num_requests_waiting": ("Samples that wait for their turn.", len(engine.waiting)),
-            "kv_cache_usage_perc": ("Share of the key/value cache that running samples hold, 0 to 1.", min(1.0, held)),
-        }
+    def __init__(self) -> None:
+        self.engines: dict[str, Engine] = {}
+        self._ended: dict[str, dict[str, float]] = {}
+
+    def attach(self, engine: Engine, name: str) -> None:
+        self.engines[name] = engine
+
+    def detach(self, name: str) -> None:
+        if name in self.engines:
+            self._ended[name] = {key: value for key, (_, value) in self._counters(name).items()}
+            del self.engines[name]
+
+    def _counters(self, name: str) -> dict[str, tuple[str, float]]:
+        engine, before = self.engines.get(name), self._ended.get(name, {})
+        stats = Stats() if engine is None else engine.stats
         counters = {
             "num_preemptions": ("Samples sent back to waiting for want of memory.", stats.preemptions),
             "prompt_tokens": ("Prompt tokens of admitted samples.", stats.prompt_tokens),
@@ -69,26 +75,42 @@ class _EngineCollector:
             "spec_decode_num_accepted_tokens": ("Guessed tokens that were right.", stats.accepted),
             "iteration_tokens": ("Tokens computed, of prompts and answers.", stats.computed_tokens),
         }
-        for key, (words, value) in gauges.items():
-            gauge = GaugeMetricFamily(f"vllm:{key}", words, labels=["model_name"])
-            gauge.add_metric([self.name], value)
-            yield gauge
-        for key, (words, value) in counters.items():
-            counter = CounterMetricFamily(f"vllm:{key}", words, labels=["model_name"])
-            counter.add_metric([self.name], value)
-            yield counter
+        return {key: (words, value + before.get(key, 0)) for key, (words, value) in counters.items()}
+
+    @staticmethod
+    def _gauges(engine: Engine) -> dict[str, tuple[str, float]]:
+        running = list(engine.running)
+        held = sum(s.num_computed for s in running) / max(engine.backend.slot_capacity, 1)
+        return {
+            "num_requests_running": ("Samples that are being computed.", len(running)),
+            "num_requests_waiting": ("Samples that wait for their turn.", len(engine.waiting)),
+            "kv_cache_usage_perc": ("Share of the key/value cache that running samples hold, 0 to 1.", min(1.0, held)),
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+        for name, engine in list(self.engines.items()):
+            for key, (words, value) in self._gauges(engine).items():
+                gauge = families.setdefault(key, GaugeMetricFamily(f"vllm:{key}", words, labels=["model_name"]))
+                gauge.add_metric([name], value)
+        for name in dict.fromkeys((*self._ended, *self.engines)):
+            for key, (words, value) in self._counters(name).items():
+                counter = families.setdefault(key, CounterMetricFamily(f"vllm:{key}", words, labels=["model_name"]))
+                counter.add_metric([name], value)
+        yield from families.values()
 
 
 class Metrics:
     """One server's registry."""
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_EngineCollector(engine, name))  # type: ignore[arg-type]
+        self._engines = _EngineCollector()
+        self._registry.register(self._engines)  # type: ignore[arg-type]
+        self.attach, self.detach = self._engines.attach, self._engines.detach
 
         def histogram(key: str, words: str, buckets: tuple[float, ...]) -> Histogram:
-            family = Histogram(f"vllm:{key}", words, ["model_name"], buckets=buckets, registry=self._registry)
-            return family.labels(name)
+            return Histogram(f"vllm:{key}", words, ["model_name"], buckets=buckets, registry=self._registry)
 
         self._first = histogram("time_to_first_token_seconds", "From a request's arrival to its first token.", SHORT_S)
         self._between = histogram("inter_token_latency_seconds", "Mean time between a sample's tokens.", SHORT_S)
@@ -107,29 +129,28 @@ class Metrics:
             ["model_name", "finished_reason"],
             registry=self._registry,
         )
-        self._name = name
 
-    def note(self, sample: TokenSequence) -> None:
-        """A sample has ended, or was given up."""
+    def note(self, name: str, sample: TokenSequence) -> None:
+        """A sample of the model `name` has ended, or was given up."""
         times = sample.times
         reason = FINISHED.get(sample.stop_reason or StopReason.ABORT, "abort")
-        self._ended.labels(self._name, reason).inc()
-        self._prompt.observe(sample.num_prompt)
-        self._output.observe(len(sample.ids))
-        self._thinking.observe(sample.num_thinking)
+        self._ended.labels(name, reason).inc()
+        self._prompt.labels(name).observe(sample.num_prompt)
+        self._output.labels(name).observe(len(sample.ids))
+        self._thinking.labels(name).observe(sample.num_thinking)
         if sample.admitted is None or len(times) < 2:
             return
         arrived, first, last = times[0], times[1], times[-1]
-        self._first.observe(first - arrived)
-        self._whole.observe(last - arrived)
-        self._queued.observe(sample.admitted - arrived)
-        self._prefill.observe(first - sample.admitted)
-        self._decode.observe(last - first)
-        self._inference.observe(last - sample.admitted)
+        self._first.labels(name).observe(first - arrived)
+        self._whole.labels(name).observe(last - arrived)
+        self._queued.labels(name).observe(sample.admitted - arrived)
+        self._prefill.labels(name).observe(first - sample.admitted)
+        self._decode.labels(name).observe(last - first)
+        self._inference.labels(name).observe(last - sample.admitted)
         if len(sample.ids) > 1:
             gap = (last - first) / (len(sample.ids) - 1)
-            self._between.observe(gap)
-            self._per_token.observe(gap)
+            self._between.labels(name).observe(gap)
+            self._per_token.labels(name).observe(gap)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

@@ -1,6 +1,6 @@
 """Ollama's API: chat and generate, whole or as JSON lines, and what desktop programs ask before they chat.
 
-1. One model is served, under the names it was started with; `:latest` behind a name is taken off.
+1. Models have the names that the server was started with; `:latest` behind a name is taken off.
 2. Bodies are read whatever Content-Type they come with, as Ollama's own examples send none, unless a web page sends them (`Origin`).
 3. Thinking comes in `thinking` unless `think` is false. A call comes whole, once it is written.
 4. Results of calls without ids go to the calls of the same name (`tool_name`), in order.
@@ -24,11 +24,12 @@ from pydantic import BaseModel, ValidationError
 
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sequence import TokenSequence
+from qwq.serve.catalogue import Catalogue, ModelCard
 from qwq.serve.core import Core
 from qwq.serve.engine_thread import Group, Update
 from qwq.serve.errors import ABSENT, Refused, first_fault
 from qwq.serve.grammar import answer_grammar
-from qwq.serve.infill import Infill, infill_of
+from qwq.serve.infill import infill_of
 from qwq.serve.response_format import Form, schema_form
 from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage
 from qwq.serve.schema_ollama import OllamaChat, OllamaGenerate, OllamaMessage, OllamaName, OllamaRequest, Options
@@ -54,28 +55,7 @@ def install(app: FastAPI, core: Core) -> None:
     async def generate(request: Request) -> Response:
         return await _answer(core, await OllamaRun.of_generate(core, await _read(request, OllamaGenerate)), request)
 
-    @app.get("/api/version", include_in_schema=False)
-    async def version() -> Response:
-        return Json({"version": VERSION})
-
-    @app.get("/api/tags", include_in_schema=False)
-    async def tags() -> Response:
-        return Json({"models": [_entry(core, name) for name in core.options.names if name != "*"]})
-
-    @app.get("/api/ps", include_in_schema=False)
-    async def ps() -> Response:
-        always = {"expires_at": "2318-01-01T00:00:00Z", "size_vram": 0, "context_length": core.max_len}
-        return Json({"models": [_entry(core, core.options.names[0]) | always]})
-
-    @app.post("/api/show", include_in_schema=False)
-    async def show(request: Request) -> Response:
-        _check_model(core, await _read(request, OllamaName))
-        return Json(_shown(core))
-
-    @app.post("/api/pull", include_in_schema=False)
-    async def pull(request: Request) -> Response:
-        _check_model(core, await _read(request, OllamaName))
-        return Json({"status": "success"})  # it is here
+    install_lists(app, core.catalogue)
 
     async def absent(request: Request) -> Response:
         name = request.url.path.rpartition("/")[2]
@@ -84,6 +64,35 @@ def install(app: FastAPI, core: Core) -> None:
 
     for name in ("embed", "embeddings", "create", "push", "copy", "delete"):
         app.add_api_route(f"/api/{name}", absent, methods=["POST", "DELETE"], include_in_schema=False)
+
+
+def install_lists(app: FastAPI, catalogue: Catalogue) -> None:
+    """The paths that need no loaded model."""
+
+    @app.get("/api/version", include_in_schema=False)
+    async def version() -> Response:
+        return Json({"version": VERSION})
+
+    @app.get("/api/tags", include_in_schema=False)
+    async def tags() -> Response:
+        return Json({"models": [_entry(catalogue, name, card) for name, card in catalogue.listed()]})
+
+    @app.get("/api/ps", include_in_schema=False)
+    async def ps() -> Response:
+        card = catalogue.loaded
+        if card is None:
+            return Json({"models": []})
+        always = {"expires_at": "2318-01-01T00:00:00Z", "size_vram": 0, "context_length": card.max_len}
+        return Json({"models": [_entry(catalogue, card.names[0], card) | always]})
+
+    @app.post("/api/show", include_in_schema=False)
+    async def show(request: Request) -> Response:
+        return Json(_shown(catalogue, _card(catalogue, await _read(request, OllamaName))))
+
+    @app.post("/api/pull", include_in_schema=False)
+    async def pull(request: Request) -> Response:
+        _card(catalogue, await _read(request, OllamaName))
+        return Json({"status": "success"})  # it is here
 
 
 async def _read(request: Request, kind: type[_Body]) -> _Body:
@@ -98,18 +107,23 @@ async def _read(request: Request, kind: type[_Body]) -> _Body:
         raise Refused(*first_fault(error.errors())[::2]) from None
 
 
-def _check_model(core: Core, body: OllamaName | OllamaRequest) -> None:
+def _card(catalogue: Catalogue, body: OllamaName | OllamaRequest) -> ModelCard:
     name = body.model or getattr(body, "name", None)
     if not name:
         raise Refused("model: names the model", "model")
-    core.check_model(name.removesuffix(":latest"))
+    return catalogue.find(own_name(catalogue, name))
+
+
+def own_name(catalogue: Catalogue, name: str) -> str:
+    """A name without Ollama's `:latest`, unless a model is served with it."""
+    return name if any(name in card.names for card in catalogue.cards) else name.removesuffix(":latest")
 
 
 # -- what is served --------------------------------------------------------------------------------------------------------
 
 
-def _details(core: Core) -> dict[str, Any]:
-    config, name = core.opened.config, core.opened.name
+def _details(card: ModelCard) -> dict[str, Any]:
+    config, name = card.config, card.source
     level = re.search(r"(I?Q\d\w*|[BF]F?(?:16|32))(?=\.gguf$)", name, re.IGNORECASE)
     return {
         "parent_model": "", "format": "gguf" if name.endswith(".gguf") else "safetensors", "family": config.family, "families": [config.family],
@@ -121,39 +135,29 @@ def _size(number: int) -> str:
     return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"
 
 
-def _entry(core: Core, name: str) -> dict[str, Any]:
-    digest = hashlib.sha256(f"{core.opened.name} {core.opened.config.num_parameters}".encode()).hexdigest()
-    memory = core.opened.memory
-    size = memory.parts.get("weights", 0) if memory else 0
-    return {
-        "name": name,
-        "model": name,
-        "modified_at": _time(core.started),
-        "size": size,
-        "digest": digest,
-        "details": _details(core),
-    }
+def _entry(catalogue: Catalogue, name: str, card: ModelCard) -> dict[str, Any]:
+    digest = hashlib.sha256(f"{card.source} {card.config.num_parameters}".encode()).hexdigest()
+    about = {"size": card.weights_bytes, "digest": digest, "details": _details(card)}
+    return {"name": name, "model": name, "modified_at": _time(catalogue.started)} | about
 
 
-def _shown(core: Core) -> dict[str, Any]:
-    config, source = core.opened.config, core.chat.template.source
-    insert = ["insert"] if Infill.of(core.tokenizer) else []
-    capabilities = [
-        "completion",
-        *insert,
-        *(["tools"] if "tools" in core.chat.template.variables else []),
-        *(["thinking"] if "think" in source else []),
+def _shown(catalogue: Catalogue, card: ModelCard) -> dict[str, Any]:
+    config, template = card.config, card.template
+    capabilities = ["completion", *(["insert"] if card.fills_in else [])]
+    capabilities += [
+        *(["tools"] if "tools" in template.variables else []),
+        *(["thinking"] if "think" in template.source else []),
     ]
     info = {
-        "general.architecture": config.family, "general.parameter_count": config.num_parameters, "general.basename": Path(core.opened.name).stem,
-        f"{config.family}.context_length": core.max_len, f"{config.family}.embedding_length": config.hidden_size,
+        "general.architecture": config.family, "general.parameter_count": config.num_parameters, "general.basename": Path(card.source).stem,
+        f"{config.family}.context_length": card.max_len, f"{config.family}.embedding_length": config.hidden_size,
         f"{config.family}.block_count": config.num_layers, f"{config.family}.attention.head_count": config.num_heads,
         f"{config.family}.attention.head_count_kv": config.num_kv_heads,
     }  # fmt: skip
-    parameters = "\n".join(f"{name:<30} {value}" for name, value in core.opened.sampling.items())
+    parameters = "\n".join(f"{name:<30} {value}" for name, value in card.sampling.items())
     return {
-        "modelfile": f"FROM {core.options.names[0]}\n", "parameters": parameters, "template": source, "details": _details(core), "model_info": info,
-        "capabilities": capabilities, "modified_at": _time(core.started),
+        "modelfile": f"FROM {card.names[0]}\n", "parameters": parameters, "template": template.source, "details": _details(card), "model_info": info,
+        "capabilities": capabilities, "modified_at": _time(catalogue.started),
     }  # fmt: skip
 
 
@@ -192,10 +196,10 @@ def chat_messages(given: Sequence[OllamaMessage]) -> list[ChatMessage]:
     return out
 
 
-def _translated(body: OllamaRequest) -> Translated:
+def _translated(core: Core, body: OllamaRequest) -> Translated:
     o = body.options or Options()
     return Translated(
-        model=body.model.removesuffix(":latest"), temperature=o.temperature, top_p=o.top_p, top_k=o.top_k, min_p=o.min_p, repetition_penalty=o.repeat_penalty,
+        model=own_name(core.catalogue, body.model), temperature=o.temperature, top_p=o.top_p, top_k=o.top_k, min_p=o.min_p, repetition_penalty=o.repeat_penalty,
         presence_penalty=o.presence_penalty, frequency_penalty=o.frequency_penalty, seed=o.seed, stop=o.stop or None, think=body.think,
     )  # fmt: skip
 
@@ -229,22 +233,22 @@ class OllamaRun:
 
     @classmethod
     async def of_chat(cls, core: Core, body: OllamaChat) -> OllamaRun:
-        _check_model(core, body)
+        _card(core.catalogue, body)
         if not body.messages:
             return cls(core, body, None)
         ask = Ask(
             chat_messages(body.messages), body.tools or [], ToolChoice(), True, _form(body), _limit(body), 1, None
         )
-        own = _translated(body)
+        own = _translated(core, body)
         conversation = await converse(core, own, own, ask)
         return cls(core, body, conversation.request, conversation)
 
     @classmethod
     async def of_generate(cls, core: Core, body: OllamaGenerate) -> OllamaRun:
-        _check_model(core, body)
+        _card(core.catalogue, body)
         if body.images:
             raise Refused(TEXT_ONLY, "images")
-        own = _translated(body)
+        own = _translated(core, body)
         if not body.prompt:
             return cls(core, body, None)
         if body.suffix:

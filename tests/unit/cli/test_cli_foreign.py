@@ -81,7 +81,7 @@ def test_a_file_of_options(tmp_path: Path) -> None:
     )
     assert read("--config", str(file)) == (
         [
-            "--model=m",
+            "m",
             "--max-model-len=8k",
             "--api-key=a",
             "--api-key=b",
@@ -92,14 +92,14 @@ def test_a_file_of_options(tmp_path: Path) -> None:
         [],
     )
     assert read("own", "--port", "9", f"--config={file}", "--no-page")[0] == [
-        "own",
-        "--port",
-        "9",
-        "--no-page",
         "--max-model-len=8k",
         "--api-key=a",
         "--api-key=b",
         "--deterministic=true",
+        "own",
+        "--port",
+        "9",
+        "--no-page",
     ]
     for text, words in (("a: 1", "YAML"), ("[table]\nx = 1", "is a table")):
         (tmp_path / "serve.yaml").write_text(text)
@@ -114,19 +114,21 @@ def test_a_file_of_options_reaches_the_command(tmp_path: Path, monkeypatch: pyte
     seen = {}
     monkeypatch.setattr(
         "qwq.serve.command.serve",
-        lambda model, options, serving, **more: seen.update(model=model, options=options, serving=serving, **more) or 0,
+        lambda models, options, serving, **more: (
+            seen.update(models=models, options=options, serving=serving, **more) or 0
+        ),
     )
     file = tmp_path / "serve.toml"
     file.write_text(
         'model = "m"\nmax-model-len = "32K"\npage = false\ndeterministic = true\ndtype = "bf16"\nport = 1\n'
     )
     assert run(["serve", "--config", str(file), "--kv-tokens", "auto", "--host=h"]) == 0
-    assert (seen["model"], seen["options"].max_model_len, seen["options"].dtype, seen["options"].deterministic) == (
-        "m",
-        32768,
-        "bfloat16",
-        True,
-    )
+    assert (
+        seen["models"][0].model,
+        seen["options"].max_model_len,
+        seen["options"].dtype,
+        seen["options"].deterministic,
+    ) == ("m", 32768, "bfloat16", True)
     assert not seen["serving"].page and (seen["host"], seen["port"], seen["options"].kv_tokens) == ("h", 1, None)
 
 
@@ -164,7 +166,7 @@ def test_several_names_behind_one_option_or_several(monkeypatch: pytest.MonkeyPa
     pytest.importorskip("fastapi")
     seen: list[tuple[str, ...]] = []
     monkeypatch.setattr(
-        "qwq.serve.command.serve", lambda model, options, serving, **more: seen.append(serving.names) or 0
+        "qwq.serve.command.serve", lambda models, options, serving, **more: seen.append(models[0].names) or 0
     )
     for words in (
         ["m", "--served-model-name", "a", "*"],
@@ -174,3 +176,25 @@ def test_several_names_behind_one_option_or_several(monkeypatch: pytest.MonkeyPa
     ):
         assert run(["serve", *words]) == 0
     assert seen == [("a", "*"), ("a", "b"), ("m", "*"), ("m",)]
+
+
+def test_several_models_and_their_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    seen: list[list[tuple[str, tuple[str, ...]]]] = []
+    monkeypatch.setattr(
+        "qwq.serve.command.serve",
+        lambda models, options, serving, **more: seen.append([(m.model, m.names) for m in models]) or 0,
+    )
+    assert run(["serve", "dir/a", "b=x/y.gguf", "org/c", "--port", "1"]) == 0
+    assert seen[-1] == [("dir/a", ("a",)), ("x/y.gguf", ("b",)), ("org/c", ("c",))]
+    (tmp_path / "odd=name").mkdir()
+    (tmp_path / "s.toml").write_text(f'model = ["q=x.gguf", "{tmp_path / "odd=name"}"]\nport = 3\n')
+    assert run(["serve", "--config", str(tmp_path / "s.toml")]) == 0
+    assert seen[-1] == [("x.gguf", ("q",)), (str(tmp_path / "odd=name"), ("odd=name",))]
+    for words, hint in (
+        (["a/m", "b/m"], "NAME=MODEL"),
+        (["a", "b", "--served-model-name", "c"], "is for one model"),
+        (["a", ""], "is empty"),
+    ):
+        with pytest.raises(ConfigError, match=hint):
+            run(["serve", *words])

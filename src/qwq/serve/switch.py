@@ -1,0 +1,331 @@
+"""Several models under one address, one of them in memory at a time.
+
+A request names its model. If another model is loaded, its answers under way end first, then it is unloaded and the named one is loaded.
+Requests enter in the order in which they came, so none waits for ever behind a model that is requested again and again. A request that
+names no model, the page's too, goes to the loaded one. Lists, health and metrics need no loaded model and never wait.
+
+1. A client that goes away while it waits leaves the queue, and loads nothing.
+2. A load cannot be cut off: one whose client has gone is finished before the next one starts.
+3. A model that cannot be loaded is a 503; nothing is loaded then, and the next request tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, HTTPException, Response
+from fastapi.middleware.cors import CORSMiddleware
+
+from qwq.engine.load import LoadedModel, collect_memory, release, say
+from qwq.errors import InfraError, QwqError, UsageError
+from qwq.serve import about, errors, ollama
+from qwq.serve.access import AccessLog
+from qwq.serve.app import Shared, create_app, mount_page
+from qwq.serve.catalogue import Catalogue, ModelCard
+from qwq.serve.chat import chat_chunks
+from qwq.serve.core import Core, ServeOptions, queue_full
+from qwq.serve.engine_thread import Gone
+from qwq.serve.errors import Refused
+from qwq.serve.guards import Guards, Rooted, path_of
+from qwq.serve.metrics import Metrics
+from qwq.serve.responses import ResponseStore
+from qwq.serve.sse import Json
+
+# Paths whose requests go to the model that they name.
+NAMING = (
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
+    "/tokenize", "/v1/tokenize", "/detokenize", "/v1/detokenize", "/apply-template", "/api/chat", "/api/generate", "/infill",
+)  # fmt: skip
+IDLE_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model and how it is loaded (in a thread of its own)."""
+
+    card: ModelCard
+    open: Callable[[], LoadedModel]
+
+    @property
+    def name(self) -> str:
+        return self.card.names[0]
+
+
+class ModelSwitch:
+    """The ASGI application. `closing` is awaited when the server ends, as a single model's is."""
+
+    def __init__(
+        self, entries: Sequence[Entry], options: ServeOptions, ready: Callable[[], None] = lambda: None
+    ) -> None:
+        self.entries, self.options, self._ready = list(entries), options, ready
+        self.shared = Shared(Catalogue([e.card for e in entries]), Metrics(), ResponseStore(options.stored_responses))
+        self.core: Core | None = None
+        self._app: FastAPI | None = None
+        self._current: Entry | None = None
+        self._stack = AsyncExitStack()  # the loaded application's life
+        self._gate = asyncio.Lock()  # first come, first served
+        self._loading: asyncio.Task[None] | None = None
+        self._num_waiting = self._inside = 0
+        self._ending = False
+        self.front = FastAPI(openapi_url=None)
+        errors.install(self.front)
+        about.install_lists(self.front, self.shared.catalogue, self.shared.metrics, self._health)
+        ollama.install_lists(self.front, self.shared.catalogue)
+        self._lists = {getattr(route, "path", "") for route in self.front.routes}
+        self.closing: list[Any] = []
+        self.front.state.closing = self.closing
+        self.front.state.chat = self.chat
+        if options.page:
+            mount_page(self.front, options)
+
+    def guarded(self) -> Any:
+        """The application behind keys, limits, origins and the access log, as a single model's is."""
+        options = self.options
+        app: Any = Guards(
+            self, api_keys=options.api_keys, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown
+        )
+        if options.cors_origins:
+            app = CORSMiddleware(
+                app,
+                allow_origins=list(options.cors_origins),
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["*"],
+            )
+        if options.access_log is not None:
+            app = AccessLog(app, options.access_log)
+        return Rooted(app, root_path=options.root_path)
+
+    def _health(self) -> Response:
+        if self.core is not None and self.core.runner.failure is not None:
+            return errors.error_response(500, "the engine has stopped: restart the server", "server_error")
+        return Json({"status": "ok"} | ({"loading": True} if self._loading is not None else {}))
+
+    # -- which model -----------------------------------------------------------------------------------------------------
+
+    def entry(self, name: str) -> Entry:
+        """The model of a name. Refused (404) where it is not served."""
+        names = self.shared.catalogue.find(name).names
+        return next(e for e in self.entries if e.card.names == names)
+
+    @asynccontextmanager
+    async def using(self, entry: Entry | None, gone: asyncio.Future[Any] | None = None) -> AsyncIterator[FastAPI]:
+        """The application of a model (None: of the loaded one) while a request is on it.
+
+        Gone where `gone` is done first; InfraError where the model cannot be loaded; Refused (429) where too many wait.
+        """
+        turn = asyncio.ensure_future(self._enter(entry))
+        try:
+            await asyncio.wait({turn} if gone is None else {turn, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not turn.done():
+                raise Gone
+            yield turn.result()
+        finally:
+            turn.cancel()
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._inside -= 1
+
+    async def _enter(self, entry: Entry | None) -> FastAPI:
+        """Wait for the turn. No await follows the count of those inside, so a cancelled turn was never counted."""
+        if self._num_waiting >= self.options.max_waiting:
+            raise queue_full()
+        self._num_waiting += 1
+        try:
+            async with self._gate:  # a request that waits for another model keeps those behind it waiting
+                if self._loading is not None:
+                    await asyncio.wait({self._loading})
+                wanted = entry or self._current or self.entries[0]
+                if wanted is not self._current:
+                    await self._switch(wanted)
+                assert self._app is not None
+                self._inside += 1
+                return self._app
+        finally:
+            self._num_waiting -= 1
+
+    @asynccontextmanager
+    async def _any(self) -> AsyncIterator[FastAPI]:
+        """The loaded application, for requests that generate nothing and need not wait for their turn."""
+        if self._app is None:
+            async with self.using(None) as app:
+                yield app
+            return
+        self._inside += 1
+        try:
+            yield self._app
+        finally:
+            self._inside -= 1
+
+    async def _switch(self, entry: Entry) -> None:
+        while self._inside or (self.core is not None and self.core.runner.num_open):
+            await asyncio.sleep(IDLE_POLL_S)
+        if self._ending:
+            raise InfraError("the server is ending")
+        self._loading = asyncio.create_task(self._load(entry))
+        self._loading.add_done_callback(self._loaded)
+        await asyncio.shield(self._loading)
+
+    def _loaded(self, task: asyncio.Task[None]) -> None:
+        self._loading = None
+        if not task.cancelled():
+            task.exception()  # read here, as the request that would read it may have gone
+
+    async def _load(self, entry: Entry) -> None:
+        """InfraError where the model cannot be loaded; the log says why."""
+        await self._unload()
+        say(f"{entry.name}: loading")
+        opened, failure = None, ""
+        try:
+            with ThreadPoolExecutor(1) as loader:
+                opened = await asyncio.get_running_loop().run_in_executor(loader, entry.open)
+            own = replace(
+                self.options, names=entry.card.names, api_keys=(), cors_origins=(), access_log=None, page=False
+            )
+            app = create_app(opened, own, self.shared)
+            await self._stack.enter_async_context(app.router.lifespan_context(app))
+        except Exception as error:  # noqa: BLE001  # out of memory comes as several kinds, and the server lives on
+            failure = str(error) if isinstance(error, QwqError) else traceback.format_exc().rstrip()
+        if failure:  # outside the handler, whose error would hold what was loaded
+            say(f"{entry.name}: {failure}")
+            self.shared.metrics.detach(entry.name)
+            if opened is not None:
+                release(opened)
+            del opened
+            collect_memory()
+            raise InfraError(f"the model {entry.name!r} cannot be loaded; the server's log says why")
+        assert opened is not None
+        self._app, self.core, self._current = app, app.state.core, entry
+        self.shared.catalogue.load(ModelCard.of(entry.card.names, opened))
+        say(f"{entry.name}: ready, context {self.core.max_len} tokens")
+
+    async def _unload(self, *, ending: bool = False) -> None:
+        """Drop the loaded model and give its memory back."""
+        core, self._app, self.core, self._current, self.shared.catalogue.loaded = self.core, None, None, None, None
+        await self._stack.aclose()
+        if core is None:
+            return
+        while core.runner.alive:  # nobody waits for its last step, which still reads the weights
+            if ending:
+                return
+            await asyncio.sleep(IDLE_POLL_S)
+        self.shared.metrics.detach(core.options.names[0])
+        release(core.opened)
+        del core
+        collect_memory()
+
+    async def chat(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """The page's way to the loaded model."""
+        try:
+            async with self.using(None) as app, aclosing(chat_chunks(app.state.core, body)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    yield chunk
+        except Refused as refused:
+            raise UsageError(refused.message) from None
+
+    def abort_all(self) -> None:
+        self._ending = True
+        if self.core is not None:
+            self.core.runner.abort_all()
+
+    # -- requests --------------------------------------------------------------------------------------------------------
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return await self._lifespan(receive, send)
+        path = path_of(scope)
+        if path in self._lists or path.startswith("/v1/models/") or self._is_page(path):
+            return await self.front(scope, receive, send)
+        try:
+            if scope["method"] == "POST" and path in NAMING:
+                return await self._named(path, scope, receive, send)
+            async with self._any() as app:
+                return await app(scope, receive, send)
+        except Gone:
+            answer: Response = Response(status_code=499)  # nobody reads it
+        except HTTPException as error:  # the body is too large
+            answer = errors.error_response(error.status_code, str(error.detail), errors.INVALID, path=path)
+        except Refused as error:
+            answer = errors.error_response(error.status, error.message, error.kind, error.param, error.code, path=path)
+        except InfraError as error:
+            answer = errors.error_response(503, str(error), "server_error", path=path)
+        await answer(scope, receive, send)
+
+    async def _named(self, path: str, scope: Any, receive: Any, send: Any) -> None:
+        body = await _Body.read(receive)
+        try:
+            name = body.model()
+            if name is not None and path.startswith("/api/"):
+                name = ollama.own_name(self.shared.catalogue, name)
+            async with self.using(None if name is None else self.entry(name), body.end) as app:
+                await app(scope, body.receive, send)
+        finally:
+            body.end.cancel()
+
+    def _is_page(self, path: str) -> bool:
+        if not self.options.page:
+            return False
+        below = path.removeprefix("/api/").partition("/")[0] if path.startswith("/api/") else ""
+        return path == "/" or path.startswith("/assets/") or bool(below) and below not in (*errors.OLLAMA, "blobs")
+
+    async def _lifespan(self, receive: Any, send: Any) -> None:
+        await receive()
+        try:
+            await self._load(self.entries[0])
+        except InfraError as error:
+            return await send({"type": "lifespan.startup.failed", "message": str(error)})
+        self._ready()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self._ending = True
+        while self.closing:
+            await self.closing.pop()()
+        if self._loading is not None:
+            await asyncio.wait({self._loading})
+        await self._unload(ending=True)
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Body:
+    """A request's body, read to see which model it names, and read once more by that model's application."""
+
+    def __init__(self, data: bytes, receive: Any) -> None:
+        self.data, self._read_again = data, False
+        self.end = asyncio.ensure_future(receive())  # after the body comes nothing but the client's leaving
+
+    @classmethod
+    async def read(cls, receive: Any) -> _Body:
+        """Gone where the client leaves midway."""
+        parts, more = [], True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise Gone
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        return cls(b"".join(parts), receive)
+
+    def model(self) -> str | None:
+        """The name; None where there is none, or no JSON, which the application then says."""
+        try:
+            data = orjson.loads(self.data)
+        except orjson.JSONDecodeError:
+            try:
+                data = json.loads(self.data)  # halves of surrogate pairs, NaN, UTF-16: the application reads them too
+            except (ValueError, RecursionError):
+                return None
+        name = data.get("model") if isinstance(data, dict) else None
+        return name if isinstance(name, str) else None
+
+    async def receive(self) -> Any:
+        if not self._read_again:
+            self._read_again = True
+            return {"type": "http.request", "body": self.data, "more_body": False}
+        return await asyncio.shield(self.end)
