@@ -97,8 +97,8 @@ def serve(models: Sequence[Served], options: EngineOptions, serving: ServeOption
         _check_files(serving)
         certificate, key = serving.ssl_files or (None, None)
         address = f"{'https' if certificate else 'http'}://{host}:{listener.getsockname()[1]}/v1"
+        entries = [_entry(m, options, serving, template) for m in models]
         if len(models) > 1:
-            entries = [_entry(m, options, serving, template) for m in models]
             switch = ModelSwitch(
                 entries,
                 serving,
@@ -109,7 +109,7 @@ def serve(models: Sequence[Served], options: EngineOptions, serving: ServeOption
             # libgomp keeps a team of threads for every thread that computed, and with more of them than cores each one sleeps between
             # two products: the engine, in its own thread, would be a tenth slower. The loader's team ends with its thread.
             with ThreadPoolExecutor(1) as loader:
-                opened = loader.submit(_open, models[0].model, options, template).result()
+                opened = loader.submit(entries[0].open).result()
             app = create_app(opened, serving)
             core: Core = app.state.core
             abort_all, closing = core.runner.abort_all, app.state.closing
