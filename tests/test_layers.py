@@ -40,20 +40,20 @@ ALLOWED: dict[str, set[str]] = {
     "distill": {"errors", "types", "common", "config", "text", "endpoint", "data", "engine", "tasks", "rollout", "verify"},
     "report": {"errors", "types", "common", "config", "text"},
     "eval": {
-        "errors", "types", "common", "config", "model", "text", "endpoint", "data", "engine", "envs", "tasks", "rollout", "verify",
+        "errors", "types", "common", "config", "model", "text", "data", "engine", "envs", "tasks", "rollout", "verify",
         "report",
     },
     "pipeline": {
         "errors", "types", "common", "config", "model", "text", "data", "engine", "tasks", "rollout", "reward", "train", "eval",
         "report",
     },
-    "api": {"errors", "types", "common", "config", "text", "engine", "tasks", "eval", "report", "pipeline"},
+    "api": {"errors", "types", "common", "config", "text", "engine", "tasks", "rollout", "eval", "report", "pipeline"},
     "chat": {"errors", "types", "common", "model", "text", "engine", "tasks", "envs", "rollout"},
     "serve": {"errors", "types", "common", "text", "engine"},
     "release": {"errors", "common", "model", "text"},
     "cli": {
-        "errors", "types", "common", "config", "model", "text", "sandbox", "engine", "verify", "data", "tasks", "reward", "train",
-        "distill", "report", "eval", "pipeline", "chat", "serve", "release",
+        "errors", "types", "common", "config", "model", "text", "sandbox", "engine", "verify", "data", "tasks", "rollout", "reward",
+        "train", "distill", "report", "eval", "pipeline", "chat", "serve", "release",
     },
 }  # fmt: skip
 

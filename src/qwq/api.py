@@ -389,8 +389,9 @@ def evaluate(
     default) keeps every sample, so that the same call continues where it was stopped. Scores are shares from 0 to 1 with a 95% interval.
     ConfigError and DataError before the model is loaded, ModelError, CapacityError; InfraError where grading failed.
     """
-    from qwq.eval.backends import EngineBackend
+    from qwq.engine.load import EngineOptions
     from qwq.eval.run import Options, prepare, run
+    from qwq.rollout.policies.local import open_policy
 
     if isinstance(benchmarks, str):
         raise ConfigError(f"benchmarks is the text {benchmarks!r}: give a list, [{benchmarks!r}]")
@@ -402,18 +403,13 @@ def evaluate(
     )  # fmt: skip
     prepared = prepare(names, None if data is None else Path(data), options)
     longest = max(p.protocol.max_new_tokens for p in prepared)
-    backend = EngineBackend(
-        model_folder(str(model)),
-        concurrency=concurrency,
-        max_new_tokens=longest,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        deterministic=deterministic,
+    engine = EngineOptions(
+        device=device, dtype=dtype, threads=threads, deterministic=deterministic, max_num_seqs=concurrency
     )
+    policy = open_policy(model_folder(str(model)), max_new_tokens=longest, options=engine)
     folder = Path("evals") / (Path(model).name or "model") if out is None else Path(out)
-    with contextlib.closing(backend):
-        return run(backend, prepared, options, folder, model=str(model))
+    with contextlib.closing(policy):
+        return run(policy, prepared, options, folder, model=str(model))
 
 
 def train(

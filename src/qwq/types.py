@@ -6,7 +6,7 @@ a `Verdict` is what a verifier said about it, and the reward is made from verdic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -173,7 +173,8 @@ class ParsedResponse:
 
     `thinking` is None if there was none. `answer` is what follows the thinking, without tool calls and blanks around it; it is
     empty while the thinking is open. `thinking_closed` is True also without thinking. `malformed_calls` holds the raw
-    text of calls that could not be read. `reopened`: the answer ends inside another thought.
+    text of calls that could not be read. `reopened`: the answer ends inside another thought. `attempts` holds good and malformed
+    calls in the order in which they were written; empty if whoever made the parts knows of no malformed ones.
     """
 
     thinking: str | None
@@ -182,6 +183,12 @@ class ParsedResponse:
     thinking_closed: bool = True
     malformed_calls: tuple[str, ...] = ()
     reopened: bool = False
+    attempts: tuple[ToolCall | str, ...] = field(default=(), compare=False)
+
+    @property
+    def calls_in_order(self) -> tuple[ToolCall | str, ...]:
+        """Every call that was tried: a `ToolCall`, or the raw text of a malformed one."""
+        return self.attempts or (*self.tool_calls, *self.malformed_calls)
 
     @property
     def open(self) -> bool:
@@ -192,6 +199,48 @@ class ParsedResponse:
     def final(self) -> str:
         """The answer that a verifier judges; "" if there is none or another thought is still open behind it."""
         return "" if self.reopened else self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a model, as a policy gives it. `parts` is the turn taken apart, `text` the turn as it was written.
+
+    `ids` are the turn's tokens with the end token; `sampled_mask`, `logprobs` and `weight_versions` run parallel to them (see
+    `Rollout`), and all four are empty for a policy that is not token-exact. `num_thinking` counts tokens of thought; it is
+    `estimated` (a share by characters) where a server does not count them. `finish` is a server's own word for how the answer
+    ended. `failure` says why there is no turn: the server failed, and nothing here is the model's.
+    """
+
+    parts: ParsedResponse
+    stop_reason: StopReason
+    text: str = ""
+    num_tokens: int = 0
+    num_thinking: int = 0
+    seconds: float = 0.0
+    ids: Sequence[int] = ()
+    sampled_mask: Sequence[int] = ()
+    logprobs: Sequence[float] = ()
+    weight_versions: Sequence[int] = ()
+    estimated: bool = False
+    finish: str = ""
+    failure: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return self.stop_reason is StopReason.END
+
+    @property
+    def answer(self) -> str:
+        """What follows the thinking, without calls; "" while the thinking is open."""
+        return self.parts.answer
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        return self.parts.tool_calls
+
+    @property
+    def malformed(self) -> tuple[str, ...]:
+        return self.parts.malformed_calls
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,23 +8,22 @@ from typing import Any
 
 import pytest
 
-from qwq.tasks.benchmark import Reply
 from qwq.tasks.bfcl.calls import NotCalls, read_calls
 from qwq.tasks.bfcl.task import Bfcl, language_of
 from qwq.tasks.code_sets import HumanEval, Mbpp, whole_program
 from qwq.tasks.downloads import DataFolder
-from qwq.types import Outcome, StopReason, ToolCall
+from qwq.types import Outcome, ParsedResponse, StopReason, ToolCall, Turn
 from qwq.verify.tools.bfcl_multi_turn import read_call as read_true_call
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
 needs_data = pytest.mark.skipif(not (DATA / "bfcl").is_dir(), reason="shared/data is not beside the project")
 
 
-def said(answer: str, calls: tuple[ToolCall, ...] = ()) -> list[Reply]:
-    return [Reply("", answer, StopReason.END, 1, 0, calls)]
+def said(answer: str, calls: tuple[ToolCall, ...] = ()) -> list[Turn]:
+    return [Turn(ParsedResponse(None, answer, calls), StopReason.END)]
 
 
-def fenced(code: str) -> list[Reply]:
+def fenced(code: str) -> list[Turn]:
     return said(f"Here it is.\n\n```python\n{code}\n```\n")
 
 
@@ -132,7 +131,7 @@ def test_bfcl_true_conversations_are_right(native: bool) -> None:
     problems = bench.load(DataFolder.of("bfcl", DATA))
     assert len(problems) == 800
     for p in problems[::4]:
-        replies: list[Reply] = []
+        replies: list[Turn] = []
         for number, turn in enumerate(p.truth["ground_truth"]):
             if native:
                 offered = {t["function"]["name"] for t in bench.tools(p, replies)}
@@ -159,7 +158,7 @@ def test_bfcl_true_conversations_are_right(native: bool) -> None:
 def test_bfcl_a_conversation_without_an_end_is_ended() -> None:
     bench = Bfcl("multi_turn_base")
     p = bench.load(DataFolder.of("bfcl", DATA))[0]
-    replies: list[Reply] = []
+    replies: list[Turn] = []
     while bench.go_on(p, replies := replies + said("", (ToolCall("pwd", {}),))) is not None:
         assert len(replies) <= 20
     assert len(replies) == 21 and bench.mark(p, replies).score == 0.0

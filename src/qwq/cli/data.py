@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from qwq.rollout.policy import Policy
 
 data_app = App(name="data", help="Make and clean training data.")
 
@@ -161,22 +165,25 @@ def distill(
     threads
         CPU threads of a model run here.
     """
-    from qwq.distill.run import Plan
+    from qwq.distill.run import Plan, Sampling
     from qwq.distill.run import distill as run
-    from qwq.distill.teacher import Endpoint, LocalTeacher, Sampling, Teacher
 
-    teacher: Teacher
+    plan = Plan(tuple(sources), n, samples, keep_per_problem, wrap, tuple(decontaminate or ()))
+    sampling = Sampling(temperature, top_p, max_new_tokens, seed, system)
+    teacher: Policy
     if endpoint is not None:
-        teacher = Endpoint(endpoint, model, api_key=api_key, concurrency=concurrency)
+        from qwq.rollout.policies.endpoint import EndpointPolicy
+
+        teacher = EndpointPolicy(endpoint, model, api_key=api_key, concurrency=concurrency)
     else:
-        from qwq.engine.load import EngineOptions, load_engine
-        from qwq.engine.thinking import LOOP_TOKENS
+        from qwq.engine.load import EngineOptions
         from qwq.pipeline.resolve import model_folder
+        from qwq.rollout.policies.local import open_policy
 
         options = EngineOptions(dtype=dtype, device=device, threads=threads, max_num_seqs=concurrency)
-        teacher = LocalTeacher(load_engine(model_folder(model), options), LOOP_TOKENS)
-    plan = Plan(tuple(sources), n, samples, keep_per_problem, wrap, tuple(decontaminate or ()))
-    print(json.dumps(run(plan, teacher, Sampling(temperature, top_p, max_new_tokens, seed, system), out)))
+        teacher = open_policy(model_folder(model), max_new_tokens=max_new_tokens, options=options)
+    with contextlib.closing(teacher):
+        print(json.dumps(run(plan, teacher, sampling, out)))
     return 0
 
 

@@ -6,11 +6,14 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from qwq.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qwq.rollout.policy import Policy
 
 
 def evaluate(
@@ -132,29 +135,28 @@ def evaluate(
         tool_format=tool_format, **{k: v for k, v in given.items() if v is not None},
     )  # fmt: skip
     prepared = prepare(benchmarks, data, options)
-    from qwq.eval.backends import Backend, EndpointBackend, EngineBackend
-
-    backend: Backend
+    policy: Policy
     if endpoint is not None:
-        backend = EndpointBackend(endpoint, model, concurrency=options.concurrency, opens_thinking=opens_thinking)
+        from qwq.rollout.policies.endpoint import EndpointPolicy
+
+        policy = EndpointPolicy(
+            endpoint, model, concurrency=options.concurrency, opens_thinking=opens_thinking
+        ).connect()
     else:
+        from qwq.engine.load import EngineOptions
         from qwq.pipeline.resolve import model_folder
+        from qwq.rollout.policies.local import open_policy
 
         longest = max(p.protocol.max_new_tokens for p in prepared)
-        backend = EngineBackend(
-            model_folder(model),
-            concurrency=options.concurrency,
-            max_new_tokens=longest,
-            device=device,
-            dtype=dtype,
-            threads=threads,
-            deterministic=deterministic,
+        engine = EngineOptions(
+            device=device, dtype=dtype, threads=threads, deterministic=deterministic, max_num_seqs=options.concurrency
         )
+        policy = open_policy(model_folder(model), max_new_tokens=longest, options=engine)
     if out is None:
         out = Path("evals") / (Path(model).name or "model")
         print(f"samples and results go to {out}", file=sys.stderr)
-    with contextlib.closing(backend):
-        print(json.dumps(run(backend, prepared, options, out, model=model)))
+    with contextlib.closing(policy):
+        print(json.dumps(run(policy, prepared, options, out, model=model)))
     return 0
 
 

@@ -19,13 +19,16 @@ from typing import Any
 from qwq.common.files import write_atomic
 from qwq.config import Source
 from qwq.distill.filters import Answer, conversation, parts_of, reason_against
-from qwq.distill.teacher import Job, Sampling, Teacher
+from qwq.endpoint.client import GO_ON
+from qwq.engine.sampler import SamplingParams
+from qwq.engine.thinking import LOOP_TOKENS
 from qwq.errors import ConfigError, DataError, InfraError, nearest
+from qwq.rollout.policy import Policy, TurnRequest
 from qwq.rollout.store import SampleStore
 from qwq.tasks.procedural import FAMILIES, family
 from qwq.tasks.procedural.base import digest
 from qwq.tasks.sets import load_source
-from qwq.types import CUSTOM, Outcome, Problem, Response, Verdict
+from qwq.types import CUSTOM, Message, Outcome, Problem, Response, Verdict
 from qwq.verify.grade import Grader, grade
 
 REAL = ("gsm8k", "math", "code", "mbpp", "prompts", "constraints")
@@ -45,6 +48,24 @@ class Plan:
     keep: int = 1
     wrap: bool = False
     decontaminate: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the teacher is sampled. `system` is a prompt for the teacher alone: the SFT set does not keep it."""
+
+    temperature: float = 0.6
+    top_p: float = 0.95
+    max_new_tokens: int = 2048
+    seed: int = 0
+    system: str | None = None
+
+    def request(self, problem: Problem, number: int) -> TurnRequest:
+        """Sample `number` of a problem; its key is (problem, number)."""
+        messages = problem.messages if self.system is None else (Message("system", self.system), *problem.messages)
+        params = SamplingParams(self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens)
+        seed = digest(f"{self.seed}/{problem.id}/{number}") % 2**31
+        return TurnRequest((problem, number), params, messages, problem.tools, seed=seed, loop_tokens=LOOP_TOKENS)
 
 
 def load_problems(plan: Plan) -> list[Problem]:
@@ -95,7 +116,7 @@ def _is_sample(row: Mapping[str, Any]) -> bool:
     return bool(row["text"] or row.get("finish"))
 
 
-def distill(plan: Plan, teacher: Teacher, sampling: Sampling, out: Path, *, workers: int = 2) -> dict[str, Any]:
+def distill(plan: Plan, teacher: Policy, sampling: Sampling, out: Path, *, workers: int = 2) -> dict[str, Any]:
     """Make what is missing, then write `out`; returns the counts. InfraError where teacher or sandbox fail for good."""
     if plan.samples < 1 or plan.keep < 1:
         raise ConfigError(f"--samples is {plan.samples}, --keep-per-problem {plan.keep}: give at least 1 of each")
@@ -115,7 +136,7 @@ def distill(plan: Plan, teacher: Teacher, sampling: Sampling, out: Path, *, work
 def _sample(
     problems: Sequence[Problem],
     plan: Plan,
-    teacher: Teacher,
+    teacher: Policy,
     sampling: Sampling,
     store: SampleStore[tuple[str, int]],
     workers: int,
@@ -123,9 +144,10 @@ def _sample(
     keys = [(p.id, k) for p in problems for k in range(plan.samples)]
     by_id = {p.id: p for p in problems}
     waiting = [k for k in keys if k in store.ungraded]
-    jobs = [Job(by_id[k[0]], k[1]) for k in keys if k not in store.records and k not in store.ungraded]
+    jobs = [k for k in keys if k not in store.records and k not in store.ungraded]
     said = started = time.monotonic()
-    before = len(keys) - len(jobs)
+    before, done = len(keys) - len(jobs), 0
+    failures: list[str] = []
     _say(f"{len(problems)} problems, {len(keys)} samples, {before} of them there already")
 
     def keep(key: tuple[str, int], verdict: Verdict) -> None:
@@ -140,11 +162,19 @@ def _sample(
     try:
         for key in waiting:
             grader.submit(key, by_id[key[0]], store.ungraded[key])
-        for done, (job, answer) in enumerate(teacher.answers(iter(jobs), sampling), 1):
-            row = {"problem_id": job.problem.id, "number": job.number, **asdict(answer)}
+        requests = (sampling.request(by_id[k[0]], k[1]) for k in jobs)
+        for request, turn in teacher.generate(lambda: next(requests, None)):
+            problem, number = request.key
+            if turn.failure:
+                failures.append(turn.failure)
+                continue
+            opened = teacher.chat is not None and teacher.chat.thinking_open
+            answer = Answer(turn.text, turn.finished, opened, turn.finish or turn.stop_reason.value)
+            row = {"problem_id": problem.id, "number": number, **asdict(answer)}
             store.reply(row)
-            grader.submit(_key(row), job.problem, row)
+            grader.submit(_key(row), problem, row)
             grader.check()
+            done += 1
             if time.monotonic() - said > SAY_EVERY_S:
                 said = time.monotonic()
                 left = (len(jobs) - done) * (said - started) / done / 60
@@ -152,6 +182,8 @@ def _sample(
                 _say(f"{before + done} of {len(keys)} samples, {correct} correct, {left:.0f} minutes left")
     finally:  # also if the teacher fails: what it has answered is kept
         grader.results()
+    if failures:
+        raise InfraError(f"{len(failures):,} samples have no answer ({failures[-1]}); {GO_ON}")
 
 
 def _judge(problem: Problem, row: Mapping[str, Any]) -> Verdict:
@@ -163,7 +195,7 @@ def _judge(problem: Problem, row: Mapping[str, Any]) -> Verdict:
 def _write(
     problems: Sequence[Problem],
     plan: Plan,
-    teacher: Teacher,
+    teacher: Policy,
     records: Mapping[tuple[str, int], dict[str, Any]],
     out: Path,
 ) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from typing import Any
 import httpx2
 
 from qwq.endpoint.refusals import Limits, limits_of, message_of
-from qwq.endpoint.reply import FULL, Completion, RequestFailed, read_completion
+from qwq.endpoint.reply import FULL, RequestFailed, read_completion
 from qwq.errors import ConfigError, InfraError
-from qwq.types import tool_schemas
+from qwq.types import Turn, tool_schemas
 
 PATIENCE = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds between tries
 ANSWER_TRIES = 3  # of an answer that is none
@@ -113,7 +113,7 @@ class EndpointClient:
         context = entries.get(self.model, {}).get("max_model_len")
         self.context = context if type(context) is int else None
 
-    def complete(self, request: Request) -> Completion:
+    def complete(self, request: Request) -> Turn:
         """The model's answer.
 
         RequestFailed: this request has none. InfraError: no server. ConfigError: an option or the key is at fault.
@@ -126,7 +126,7 @@ class EndpointClient:
             name = self._limit_name
             body = self._body(request) | ({} if limit is None else {name: limit})
             answer = self._post(body, request)
-            if isinstance(answer, Completion):
+            if isinstance(answer, Turn):
                 return answer
             limits, refusal = limits_of(answer), message_of(answer)
             if limits.renamed and name != "max_completion_tokens":
@@ -162,7 +162,7 @@ class EndpointClient:
             body["thinking_token_budget"] = request.thinking_budget
         return body
 
-    def _post(self, body: Mapping[str, Any], request: Request) -> Completion | str:
+    def _post(self, body: Mapping[str, Any], request: Request) -> Turn | str:
         """The answer, or the text of a refusal that is about a length."""
         content = json.dumps(body).encode()  # escaped: a prompt may hold half a surrogate pair
         reason, bad_answers, asked_to_wait = "", 0, 0.0
@@ -192,7 +192,7 @@ class EndpointClient:
         said = f"{self.base} gave no answer for {sum(self.patience):.0f} s ({reason})"
         raise InfraError(f"{said}; {GO_ON}") if away else RequestFailed(said)
 
-    def _read(self, answer: httpx2.Response, text: str, request: Request) -> Completion:
+    def _read(self, answer: httpx2.Response, text: str, request: Request) -> Turn:
         try:
             data = answer.json()
         except ValueError:

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from qwq.errors import InfraError
 from qwq.text.calls import BLANKS, read_call
-from qwq.text.response import THINK_CLOSE, parse, parse_answer
-from qwq.types import ParsedResponse, StopReason, ToolCall
+from qwq.text.response import THINK_CLOSE, parse, parse_answer, written
+from qwq.types import ParsedResponse, StopReason, ToolCall, Turn
 
 ENDED = {"stop", "tool_calls", "function_call", "end_turn", "eos", "eos_token", "stop_sequence"}  # the last three: TGI
 CUT = {"length", "max_tokens", "model_length"}  # the last: Mistral
@@ -38,32 +38,13 @@ class RequestFailed(InfraError):
     """One request has no answer of the model; others may have one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What a server answered. `answer` stands after the thinking, without calls; "" while the thinking is open.
-
-    `finish` is the server's own word, or "refused" where the prompt alone fills the context. `estimated`: the thinking
-    tokens are a share by characters, since the server does not count them.
-    """
-
-    thinking: str
-    answer: str
-    thinking_closed: bool
-    calls: tuple[ToolCall, ...]
-    malformed: int
-    stop: StopReason
-    finish: str
-    tokens: int
-    thinking_tokens: int
-    estimated: bool
-
-
-FULL = Completion("", "", True, (), 0, StopReason.CONTEXT, "refused", 0, 0, False)
+# Where the prompt alone fills the context; "refused" is our word for it.
+FULL = Turn(ParsedResponse(None, ""), StopReason.CONTEXT, finish="refused")
 
 
 def read_completion(
     data: Mapping[str, Any], *, tools: Collection[str] = (), opens_thinking: bool | None = None
-) -> Completion:
+) -> Turn:
     """The first choice of a chat completion. `tools`: names of the functions on offer; without any, a call in the text is text.
 
     `opens_thinking`: whether the chat template opens the thinking; None where that is not known. RequestFailed where
@@ -81,17 +62,14 @@ def read_completion(
     estimated = bool(thinking) and not counted  # some servers state 0 for what they do not count
     if estimated:
         counted = round(tokens * len(thinking) / (len(thinking) + len(parsed.answer)))
-    return Completion(
-        thinking=thinking,
-        answer=parsed.answer,
-        thinking_closed=parsed.thinking_closed,
-        calls=parsed.tool_calls,
-        malformed=len(parsed.malformed_calls),
-        stop=stop,
-        finish=choice["finish_reason"],
-        tokens=tokens,
-        thinking_tokens=counted,
+    return Turn(
+        parts=parsed,
+        stop_reason=stop,
+        text=written(parsed),
+        num_tokens=tokens,
+        num_thinking=counted,
         estimated=estimated,
+        finish=choice["finish_reason"],
     )
 
 
@@ -100,7 +78,9 @@ def _parts(
 ) -> ParsedResponse:
     content, inner = _text(message.get("content"))
     apart = _text(message.get("reasoning_content"))[0] or _text(message.get("reasoning"))[0] or inner
-    calls, malformed = _calls(message)
+    attempts = _calls(message)
+    calls = tuple(c for c in attempts if isinstance(c, ToolCall))
+    malformed = tuple(c for c in attempts if isinstance(c, str))
     native = bool(calls or malformed)
     in_text = () if native else tools  # without native calls the server may have no parser for them
     if apart.strip():
@@ -114,7 +94,7 @@ def _parts(
         if opened and calls and THINK_CLOSE not in content:
             opened = False
         parts = parse(content, thinking_open=opened, tools=in_text, cut=stop.cut)
-    return replace(parts, tool_calls=calls, malformed_calls=malformed) if native else parts
+    return replace(parts, tool_calls=calls, malformed_calls=malformed, attempts=attempts) if native else parts
 
 
 def _stop(choice: Mapping[str, Any]) -> StopReason:
@@ -148,10 +128,9 @@ def _text(content: Any) -> tuple[str, str]:
     return "".join(texts), "".join(thoughts)
 
 
-def _calls(message: Mapping[str, Any]) -> tuple[tuple[ToolCall, ...], tuple[str, ...]]:
-    """The calls that the server has read, and the text of those that are none."""
+def _calls(message: Mapping[str, Any]) -> tuple[ToolCall | str, ...]:
+    """The calls that the server has read, in order; the text of those that are none."""
     functions = [item.get("function") or {} for item in message.get("tool_calls") or ()]
     functions += [message["function_call"]] if message.get("function_call") else []
     raw = [json.dumps({"name": f.get("name"), "arguments": f.get("arguments") or {}}) for f in functions]
-    found = [read_call(text) for text in raw]
-    return tuple(c for c in found if c), tuple(text for text, call in zip(raw, found, strict=True) if call is None)
+    return tuple(read_call(text) or text for text in raw)

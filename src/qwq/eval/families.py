@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from qwq.envs import CalculatorEnvironment, answer_calls, environment_for
-from qwq.tasks.benchmark import Benchmark, Mark, Protocol, Reply, marked
+from qwq.tasks.benchmark import Benchmark, Mark, Protocol, marked
 from qwq.tasks.procedural import family
-from qwq.types import DOMAINS, Problem, Response
+from qwq.text.response import written
+from qwq.types import DOMAINS, Problem, Response, Turn
 from qwq.verify.grade import grade
 
 DEFAULT_N = 500
@@ -28,7 +29,7 @@ class Family(Benchmark):
     def first(self, problems: list[Problem], n: int | None) -> list[Problem]:
         return family(self.name).fixed("test", n or DEFAULT_N)
 
-    def go_on(self, problem: Problem, replies: Sequence[Reply]) -> list[dict[str, Any]] | None:
+    def go_on(self, problem: Problem, replies: Sequence[Turn]) -> list[dict[str, Any]] | None:
         last = replies[-1]
         if (
             not problem.tools
@@ -41,12 +42,15 @@ class Family(Benchmark):
         assert made is not None
         return [m.to_dict() for m in answer_calls(made, last.calls)]
 
-    def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+    def judge(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
         last = replies[-1]
         earlier = [c for r in replies[:-1] for c in r.calls]
-        malformed = sum(r.malformed for r in replies) + len(last.calls)
+        malformed = sum(len(r.malformed) for r in replies) + len(last.calls)
         return marked(
-            grade(problem, Response(last.output, calls=tuple(earlier), malformed_calls=malformed, parts=last.parts))
+            grade(
+                problem,
+                Response(written(last.parts), calls=tuple(earlier), malformed_calls=malformed, parts=last.parts),
+            )
         )
 
 

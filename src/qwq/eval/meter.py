@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TextIO
 
-from qwq.tasks.benchmark import Reply
+from qwq.types import Turn
 
 LINE_EVERY_S, TERMINAL_EVERY_S = 10.0, 0.5
 
@@ -21,9 +21,9 @@ class Meter:
         stored = f", {done:,} of them are stored" if done else ""
         print(f"{name}: {total:,} samples{stored}", file=self.out, flush=True)
 
-    def saw(self, reply: Reply, num_correct: int) -> None:
+    def saw(self, reply: Turn, num_correct: int) -> None:
         self.done += 1
-        self.tokens += reply.tokens
+        self.tokens += reply.num_tokens
         now = time.monotonic()
         if self.done < self.total and now - self.said < (TERMINAL_EVERY_S if self.live else LINE_EVERY_S):
             return

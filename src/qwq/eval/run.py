@@ -1,6 +1,6 @@
 """`qwq eval` with stored samples: asks what is not there yet, grades, stores, counts, reports.
 
-The life of a sample: an `Ask` for each (problem, number, thinking budget) that the folder does not hold; the backend's `Reply`, with
+The life of a sample: a `TurnRequest` for each (problem, number, thinking budget) that the folder does not hold; the policy's `Turn`, with
 further turns where the benchmark has them; the reply on disk; its mark by the benchmark; the record on disk. Then the
 records become the benchmark's entry in results.json.
 """
@@ -19,16 +19,18 @@ from typing import Any
 
 from qwq.common import estimates
 from qwq.common.files import write_atomic
+from qwq.engine.sampler import SamplingParams
+from qwq.engine.thinking import LOOP_TOKENS
 from qwq.errors import ConfigError, InfraError, Interrupted
-from qwq.eval.backends import Ask, Backend
 from qwq.eval.folder import agree, key_of, locked, open_samples, read_object
 from qwq.eval.meter import Meter
 from qwq.eval.registry import BENCHMARKS, benchmark
+from qwq.rollout.policy import Policy, TurnRequest
 from qwq.rollout.store import SampleStore
-from qwq.tasks.benchmark import Benchmark, Figures, Mark, Protocol, Reply
+from qwq.tasks.benchmark import Benchmark, Figures, Mark, Protocol
 from qwq.tasks.downloads import DataFolder
-from qwq.text.response import parse
-from qwq.types import Outcome, Problem, StopReason, ToolCall, Verdict
+from qwq.text.response import parse, reopens_thinking, written
+from qwq.types import Message, Outcome, ParsedResponse, Problem, StopReason, ToolCall, Turn, Verdict
 from qwq.verify.grade import Grader
 
 GRADE_TRIES = 3
@@ -121,9 +123,7 @@ def _distinct(problems: Sequence[Problem]) -> list[Problem]:
     return out
 
 
-def run(
-    backend: Backend, prepared: Sequence[Prepared], options: Options, out: Path, *, model: str
-) -> dict[str, Figures]:
+def run(policy: Policy, prepared: Sequence[Prepared], options: Options, out: Path, *, model: str) -> dict[str, Figures]:
     """Sample and grade what `out` lacks; returns and writes its results.
 
     Interrupted on Ctrl-C, with everything stored. InfraError where a server failed: a benchmark that lacks samples gets no score, the others do.
@@ -134,9 +134,9 @@ def run(
     results: dict[str, Figures] = {}
     with locked(out):
         for item in prepared:
-            _choose(item, backend, options)
+            _choose(item, policy, options)
             try:
-                records = _sample(backend, item, options, out)
+                records = _sample(policy, item, options, out)
             except KeyboardInterrupt:
                 raise Interrupted(f"stopped; {out} keeps every finished sample, the same command goes on") from None
             except _Incomplete as error:
@@ -153,20 +153,20 @@ def run(
     return {item.name: results[item.name] for item in prepared}
 
 
-def _choose(item: Prepared, backend: Backend, options: Options) -> None:
+def _choose(item: Prepared, policy: Policy, options: Options) -> None:
     """Settle how tools are offered and which problems are asked; then agree with what the folder holds."""
-    native = backend.native_tools if options.tool_format == "auto" else options.tool_format == "native"
+    native = policy.native_tools if options.tool_format == "auto" else options.tool_format == "native"
     if item.bench.name == "bfcl" and not native:
         item.bench = benchmark(item.name, native_tools=False)
         item.problems = _distinct(item.bench.load(replace(item.data, quiet=True)))
     item.problems = item.bench.first(item.problems, options.n)
 
 
-def _settings(backend: Backend, item: Prepared, options: Options) -> Figures:
+def _settings(policy: Policy, item: Prepared, options: Options) -> Figures:
     protocol = {k: v for k, v in asdict(item.protocol).items() if k != "samples"}
     tools = {"native_tools": item.bench.native_tools} if item.bench.name == "bfcl" else {}
     return {
-        "model": dict(backend.identity),
+        "model": dict(policy.identity),
         **protocol,
         "seed": options.seed,
         "data": dict(sorted(item.data.checksums.items())),
@@ -183,9 +183,9 @@ class _Incomplete(InfraError):
     """A benchmark has samples without an answer."""
 
 
-def _sample(backend: Backend, item: Prepared, options: Options, out: Path) -> list[dict[str, Any]]:
+def _sample(policy: Policy, item: Prepared, options: Options, out: Path) -> list[dict[str, Any]]:
     """All records of the benchmark, old and new, in the order of problems, samples and budgets. _Incomplete where some are missing."""
-    agree(out, item.name, _settings(backend, item, options))
+    agree(out, item.name, _settings(policy, item, options))
     store = open_samples(out, item.name)
     budgets: tuple[int | None, ...] = options.budgets or (None,)
     keys = [(p.id, s, b) for s in range(item.protocol.samples) for p in item.problems for b in budgets]
@@ -198,9 +198,9 @@ def _sample(backend: Backend, item: Prepared, options: Options, out: Path) -> li
         asks = deque(
             _ask(item, by_id[k[0]], k, options) for k in keys if k not in store.records and k not in store.ungraded
         )
-        turns: dict[Any, list[Reply]] = {}
+        turns: dict[Any, list[Turn]] = {}
         failures: list[str] = []
-        for ask, reply in backend.run(asks, options.concurrency):
+        for ask, reply in policy.generate(lambda: asks.popleft() if asks else None, options.concurrency):
             replies = turns.setdefault(ask.key, [])
             replies.append(reply)
             problem = by_id[ask.key[0]]
@@ -230,26 +230,26 @@ def _sample(backend: Backend, item: Prepared, options: Options, out: Path) -> li
     return [store.records[k] for k in keys]
 
 
-def _ask(item: Prepared, problem: Problem, key: tuple[str, int, int | None], options: Options) -> Ask:
+def _ask(item: Prepared, problem: Problem, key: tuple[str, int, int | None], options: Options) -> TurnRequest:
     p = item.protocol
-    return Ask(
-        key, [m.to_dict() for m in problem.messages], problem.tools, sample_seed(options.seed, item.name, problem.id, key[1]),
-        p.temperature, p.top_p, p.top_k, p.max_new_tokens, key[2],
-    )  # fmt: skip
+    params = SamplingParams(p.temperature, p.top_k, p.top_p, max_new_tokens=p.max_new_tokens)
+    seed = sample_seed(options.seed, item.name, problem.id, key[1])
+    return TurnRequest(
+        key, params, problem.messages, problem.tools, seed=seed, thinking_budget=key[2], loop_tokens=LOOP_TOKENS
+    )
 
 
-def _assistant(reply: Reply) -> dict[str, Any]:
+def _assistant(reply: Turn) -> Message:
     """A turn as the next one is shown it."""
-    calls = [{"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}} for c in reply.calls]
-    return {"role": "assistant", "content": reply.output, **({"tool_calls": calls} if calls else {})}
+    return Message("assistant", written(reply.parts), reply.calls)
 
 
-def _record(item: Prepared, problem: Problem, ask: Ask, replies: Sequence[Reply]) -> dict[str, Any]:
+def _record(item: Prepared, problem: Problem, ask: TurnRequest, replies: Sequence[Turn]) -> dict[str, Any]:
     last = replies[-1]
     record: dict[str, Any] = {
         "problem_id": problem.id, "sample": ask.key[1], "thinking_budget": ask.key[2], "group": problem.source, "seed": ask.seed,
-        "prompt": problem.messages[-1].content, "output": last.output, "stop_reason": last.stop.value,
-        "tokens": sum(r.tokens for r in replies), "thinking_tokens": sum(r.thinking_tokens for r in replies),
+        "prompt": problem.messages[-1].content, "output": written(last.parts), "stop_reason": last.stop_reason.value,
+        "tokens": sum(r.num_tokens for r in replies), "thinking_tokens": sum(r.num_thinking for r in replies),
         "seconds": round(sum(r.seconds for r in replies), 3), "made": round(time.time(), 3),
     }  # fmt: skip
     if len(problem.messages) > 1:
@@ -270,30 +270,37 @@ def _failed(record: Mapping[str, Any], verifier: str) -> dict[str, Any]:
     }
 
 
-def _turn(reply: Reply) -> dict[str, Any]:
-    out = asdict(reply) | {"stop": reply.stop.value}
-    return out | {"calls": [{"name": c.name, "arguments": dict(c.arguments)} for c in reply.calls]}
+def _turn(reply: Turn) -> dict[str, Any]:
+    return {
+        "thinking": reply.parts.thinking or "", "answer": reply.answer, "stop": reply.stop_reason.value, "tokens": reply.num_tokens,
+        "thinking_tokens": reply.num_thinking, "calls": [{"name": c.name, "arguments": dict(c.arguments)} for c in reply.calls],
+        "malformed": len(reply.malformed), "seconds": reply.seconds, "estimated": reply.estimated, "finish": reply.finish,
+        "failure": reply.failure, "thinking_closed": reply.parts.thinking_closed,
+    }  # fmt: skip
 
 
-def replies_of(record: Mapping[str, Any]) -> list[Reply]:
-    """The replies behind a record, as the benchmark marks them."""
-    return [
-        Reply(
-            **{
-                **t,
-                "stop": StopReason(t["stop"]),
-                "calls": tuple(ToolCall(c["name"], c["arguments"]) for c in t["calls"]),
-            }
-        )
-        for t in record["turns"]
-    ]
+def turns_of(record: Mapping[str, Any]) -> list[Turn]:
+    """The turns behind a record, as the benchmark marks them."""
+    return [_turn_of(t) for t in record["turns"]]
+
+
+def _turn_of(t: Mapping[str, Any]) -> Turn:
+    parts = ParsedResponse(
+        t["thinking"] or None, t["answer"], tuple(ToolCall(c["name"], c["arguments"]) for c in t["calls"]),
+        thinking_closed=t.get("thinking_closed", bool(t["answer"] or t["calls"]) or not t["thinking"]),
+        malformed_calls=("",) * t["malformed"], reopened=reopens_thinking(t["answer"]),
+    )  # fmt: skip
+    return Turn(
+        parts, StopReason(t["stop"]), num_tokens=t["tokens"], num_thinking=t["thinking_tokens"], seconds=t["seconds"],
+        estimated=t["estimated"], finish=t.get("finish", ""), failure=t.get("failure", ""),
+    )  # fmt: skip
 
 
 def _grader(item: Prepared, store: SampleStore[Any]) -> Grader:
     """Marks replies beside the sampling; a record is stored when its verdict is there."""
 
     def judge(problem: Problem, record: Mapping[str, Any]) -> Mark:
-        return item.bench.mark(problem, replies_of(record))
+        return item.bench.mark(problem, turns_of(record))
 
     def keep(key: Any, mark: Any) -> None:
         verdict = getattr(mark, "verdict", mark)

@@ -7,8 +7,9 @@ from typing import Any
 
 from qwq.envs import answer_calls, environment_for
 from qwq.tasks.base import Task
-from qwq.tasks.benchmark import Benchmark, Mark, Reply, marked
-from qwq.types import Message, Problem, Response
+from qwq.tasks.benchmark import Benchmark, Mark, marked
+from qwq.text.response import written
+from qwq.types import Message, Problem, Response, Turn
 from qwq.verify.grade import grade
 
 
@@ -25,7 +26,7 @@ class TaskBenchmark(Benchmark):
     def load(self, data: Any) -> list[Problem]:
         return self.task.problems("test")
 
-    def go_on(self, problem: Problem, replies: Sequence[Reply]) -> list[dict[str, Any]] | None:
+    def go_on(self, problem: Problem, replies: Sequence[Turn]) -> list[dict[str, Any]] | None:
         """The environment's answers. A sample may have begun in another process, so its earlier calls are replayed first."""
         last = replies[-1]
         if not last.finished or not last.calls or not problem.tools:
@@ -39,11 +40,13 @@ class TaskBenchmark(Benchmark):
             answers = answer_calls(made, reply.calls)
         return [m.to_dict() for m in answers]
 
-    def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+    def judge(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
         last = replies[-1]
         made = environment_for(problem)
         calls = tuple(c for r in replies[:-1] for c in r.calls)
         results = tuple(m.content for r in replies[:-1] for m in answer_calls(made, r.calls)) if made else ()
-        malformed = sum(r.malformed for r in replies) + len(last.calls)
-        response = Response(last.output, calls=calls, results=results, malformed_calls=malformed, parts=last.parts)
+        malformed = sum(len(r.malformed) for r in replies) + len(last.calls)
+        response = Response(
+            written(last.parts), calls=calls, results=results, malformed_calls=malformed, parts=last.parts
+        )
         return marked(grade(problem, response))

@@ -14,49 +14,14 @@ from typing import Any
 from qwq.common.estimates import mean_of_means
 from qwq.errors import DataError
 from qwq.tasks.base import Protocol
-from qwq.text.response import THINK_CLOSE, THINK_OPEN, reopens_thinking
-from qwq.types import Outcome, ParsedResponse, Problem, StopReason, ToolCall, Verdict
+from qwq.types import Outcome, Problem, Turn, Verdict
 
-__all__ = ["Benchmark", "REOPENED", "Figures", "Mark", "Protocol", "Reply", "Row", "marked", "need"]
+__all__ = ["Benchmark", "REOPENED", "Figures", "Mark", "Protocol", "Row", "marked", "need"]
 
 REOPENED = "the response ends inside another thought"
 
 Row = Mapping[str, Any]
 Figures = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One turn of the model. `answer` is what stands after the thinking, without tool calls; "" while it still thinks."""
-
-    thinking: str
-    answer: str
-    stop: StopReason
-    tokens: int
-    thinking_tokens: int
-    calls: tuple[ToolCall, ...] = ()
-    malformed: int = 0
-    seconds: float = 0.0
-    estimated: bool = False  # the thinking tokens are a share by characters: the server does not count them
-    finish: str = ""  # how a server says that the answer ended
-    failure: str = ""  # why there is no reply: the server failed, and nothing here is the model's
-
-    @property
-    def finished(self) -> bool:
-        return self.stop is StopReason.END
-
-    @property
-    def parts(self) -> ParsedResponse:
-        """The turn for a verifier. An open thought has left no answer."""
-        return ParsedResponse(self.thinking or None, self.answer, self.calls, reopened=reopens_thinking(self.answer))
-
-    @property
-    def output(self) -> str:
-        """Thinking and answer in one text."""
-        if not self.thinking:
-            return self.answer
-        close = f"\n{THINK_CLOSE}\n\n{self.answer}" if self.answer or self.calls else ""
-        return f"{THINK_OPEN}\n{self.thinking}{close}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +68,28 @@ class Benchmark:
         chosen = {p.id for p in rounds[:n]}
         return [p for p in problems if p.id in chosen]
 
-    def go_on(self, problem: Problem, replies: Sequence[Reply]) -> list[dict[str, Any]] | None:
+    def go_on(self, problem: Problem, replies: Sequence[Turn]) -> list[dict[str, Any]] | None:
         """Messages that answer the last reply's calls, where the benchmark has several turns; None ends the sample."""
         return None
 
-    def tools(self, problem: Problem, replies: Sequence[Reply]) -> Sequence[Mapping[str, Any]]:
+    def tools(self, problem: Problem, replies: Sequence[Turn]) -> Sequence[Mapping[str, Any]]:
         """The tools on offer in the turn after these replies."""
         return problem.tools
 
-    def mark(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+    def mark(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
         """The mark of a sample. What did not end, or says nothing, is told apart before `judge` is asked."""
         last = replies[-1]
         if not last.finished:
-            return marked(Verdict(Outcome.UNFINISHED, f"the response never ended ({last.stop.value})", self.name))
+            return marked(
+                Verdict(Outcome.UNFINISHED, f"the response never ended ({last.stop_reason.value})", self.name)
+            )
         if last.parts.reopened and not last.calls:
             return marked(Verdict(Outcome.NO_ANSWER, REOPENED, self.name))
         if not last.answer and not last.calls and not last.malformed:
             return marked(Verdict(Outcome.NO_ANSWER, "nothing stands after the thinking", self.name))
         return self.judge(problem, replies)
 
-    def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+    def judge(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
         raise NotImplementedError
 
     def combine(self, means: Mapping[str, Any]) -> Any:

@@ -17,9 +17,9 @@ from typing import Any
 
 from qwq.common.source import parse_python
 from qwq.errors import DataError
-from qwq.tasks.benchmark import Benchmark, Mark, Reply, marked, need
+from qwq.tasks.benchmark import Benchmark, Mark, marked, need
 from qwq.tasks.sets import CODE_INSTRUCTION, MBPP_IDS, TESTS_HINT
-from qwq.types import Message, Outcome, Problem, Verdict
+from qwq.types import Message, Outcome, Problem, Turn, Verdict
 
 HUMANEVAL_INSTRUCTION = "Complete the following Python function. Answer with the whole program in one ```python block.\n\n```python\n{prompt}\n```"
 TIMEOUT_S = 20.0
@@ -58,7 +58,7 @@ class HumanEval(Benchmark):
             problems.append(Problem(ident, "code", (message,), truth, ident, source=self.name))
         return problems
 
-    def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+    def judge(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
         code = whole_program(replies[-1].answer, problem.truth["prompt"], problem.truth["entry_point"])
         if code is None:
             return marked(Verdict(Outcome.NO_ANSWER, "the answer holds no code", self.name))
@@ -109,7 +109,7 @@ class Mbpp(Benchmark):
         truth = {"tests": {"kind": "asserts", "setup": setup, "asserts": asserts}}
         return Problem(f"mbpp/{row['task_id']}", "code", (message,), truth, str(row["task_id"]), source=self.name)
 
-    def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+    def judge(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
         from qwq.verify.code import extract_code
 
         code = extract_code(replies[-1].answer)

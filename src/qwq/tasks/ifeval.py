@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwq.errors import DataError, nearest
-from qwq.tasks.benchmark import Benchmark, Figures, Mark, Reply, Row, need
-from qwq.types import Message, Outcome, Problem, Verdict
+from qwq.tasks.benchmark import Benchmark, Figures, Mark, Row, need
+from qwq.types import Message, Outcome, Problem, Turn, Verdict
 from qwq.verify.instructions import ifeval
 
 
@@ -42,7 +42,7 @@ class IfEval(Benchmark):
             )
         return problems
 
-    def mark(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+    def mark(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
         last, truth = replies[-1], problem.truth
         answer = last.parts.final
         strict, loose = ifeval.grade(answer, truth["names"], truth["kwargs"], truth["prompt"])

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from qwq.errors import DataError
-from qwq.tasks.benchmark import Benchmark, Mark, Protocol, Reply, marked, need
+from qwq.tasks.benchmark import Benchmark, Mark, Protocol, marked, need
 from qwq.tasks.code_sets import run_tests
 from qwq.tasks.downloads import PUBLISHED
-from qwq.types import Message, Outcome, Problem, Verdict
+from qwq.types import Message, Outcome, Problem, Turn, Verdict
 
 FIRST, LAST = "2024-08-03", "2025-01-04"
 TESTS_FOLDER = "livecodebench_v5_tests"
@@ -95,7 +95,7 @@ class LiveCodeBench(Benchmark):
             f"livecodebench/{ident}", "code", (Message("user", prompt),), {"tests": tests}, ident, source=self.name
         )
 
-    def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+    def judge(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
         code = last_block(replies[-1].answer)
         if code is None or not code.strip():
             return marked(Verdict(Outcome.NO_ANSWER, "no fenced block in the answer", self.name))

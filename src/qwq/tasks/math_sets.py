@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from qwq.errors import DataError
-from qwq.tasks.benchmark import Benchmark, Mark, Protocol, Reply, Row, marked, need
+from qwq.tasks.benchmark import Benchmark, Mark, Protocol, Row, marked, need
 from qwq.tasks.sets import MATH_INSTRUCTION
-from qwq.types import Message, Problem
+from qwq.types import Message, Problem, Turn
 from qwq.verify import math
 
 SUFFIX = MATH_INSTRUCTION.strip()
@@ -46,7 +46,7 @@ class Maths(Benchmark):
         gold = str(need(row, "answer", where, (str, int, float))).strip()
         return need(row, key, where).strip(), gold
 
-    def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+    def judge(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
         return marked(math.verify(replies[-1].parts, problem.truth["gold"]))
 
 

@@ -47,7 +47,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -106,6 +106,13 @@ def parts_of(response: Response, *, tools: Tools = None) -> ParsedResponse:
     return response.parts or parse(response.text, thinking_open=response.thinking_open, tools=tools)
 
 
+def written(parts: ParsedResponse) -> str:
+    """Thinking and answer in one text, with their marks and without calls."""
+    if not parts.thinking:
+        return parts.answer
+    return f"{THINK_OPEN}\n{parts.thinking}" + (f"\n{THINK_CLOSE}\n\n{parts.answer}" if parts.thinking_closed else "")
+
+
 def with_thinking(thinking: str, answer: str) -> str:
     """An assistant's words from their two parts, as training data writes them."""
     return f"{THINK_OPEN}\n{thinking}\n{THINK_CLOSE}\n{answer}"
@@ -120,8 +127,16 @@ def _whole(parser: ResponseParser, text: str, cut: bool) -> ParsedResponse:
         tool_calls=tuple(parser.tool_calls),
         thinking_closed=not parser.thinking,
         malformed_calls=tuple(raw.strip() for raw in parser.malformed),
+        attempts=tuple(_in_order(parser)),
         reopened=reopens_thinking(builder.answer),
     )
+
+
+def _in_order(parser: ResponseParser) -> Iterator[ToolCall | str]:
+    """Good and malformed calls as they were written."""
+    calls, malformed = iter(parser.tool_calls), iter(parser.malformed)
+    for good in parser.order:
+        yield next(calls) if good else next(malformed).strip()
 
 
 # -- streamed text -------------------------------------------------------------------------------------------------------
@@ -185,6 +200,7 @@ class ResponseParser:
         self.complete = False
         self.tool_calls: list[ToolCall] = []
         self.malformed: list[str] = []
+        self.order: list[bool] = []  # of every call, in order: whether it could be read
         self._splitter = ThinkingSplitter(thinking_open=thinking_open, continued=continued or answer_only)
         self._known = tools
         self._finds_calls, self._parallel = tools is None or bool(tools), parallel
@@ -318,6 +334,7 @@ class ResponseParser:
         if call.status is Status.OPEN and (not final or self._cut):
             if final:
                 self.malformed.append(call.raw)
+                self.order.append(False)
                 self._at = end
             return False
         if call.status is Status.BROKEN and not call.announced and self._known and may_be_loose(self._buffer, self._at):
@@ -367,6 +384,7 @@ class ResponseParser:
         """What stands behind `<tool_call>` is no call; `raw` of it is used up already."""
         self._flow(Kind.ANSWER, CALL_OPEN + raw)
         self.malformed.append(raw)
+        self.order.append(False)
         self._state = self._malformed
 
     def _malformed(self, final: bool) -> bool:
@@ -403,6 +421,7 @@ class ResponseParser:
 
     def _is_complete(self, call: ToolCall) -> None:
         self.tool_calls.append(call)
+        self.order.append(True)
         self._num_calls += 1
         self.complete = not self._parallel
 

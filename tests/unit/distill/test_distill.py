@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,25 +10,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_endpoint import FakeEndpoint
+from scripted_policy import ScriptedPolicy
 
 from qwq.cli import main
 from qwq.data.shapes import read_conversations
 from qwq.distill.filters import Answer, conversation, is_repetitive, mixes_languages, parts_of, reason_against
-from qwq.distill.run import Plan, distill, load_problems
-from qwq.distill.teacher import Endpoint, Job, Sampling
+from qwq.distill.run import Plan, Sampling, distill, load_problems
 from qwq.errors import ConfigError, DataError, InfraError
+from qwq.rollout.policies.endpoint import EndpointPolicy
 from qwq.tasks.ifeval_train import read_row
 from qwq.text.response import parse
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
-from qwq.types import Message, Outcome, Problem, Verdict
+from qwq.types import Message, Outcome, Problem, StopReason, Turn, Verdict
 from qwq.verify.instructions.prompts import describe
 
 MATH = Problem("p", "math", (Message("user", "What is 2 + 2?"),), {"gold": "4"}, "c")
@@ -149,18 +150,14 @@ def test_parts_and_conversations() -> None:
 # -- a teacher ------------------------------------------------------------------------------------------------------------
 
 
-class Scripted:
+def turn_of(answer: Answer) -> Turn:
+    stop = StopReason.END if answer.finished else StopReason.LENGTH
+    return Turn(parse(answer.text), stop, answer.text)
+
+
+def scripted(script: Any) -> ScriptedPolicy:
     """A teacher in this process: sample k of a problem says `script(problem, k)`."""
-
-    name = "scripted"
-
-    def __init__(self, script: Any) -> None:
-        self.script, self.asked = script, 0
-
-    def answers(self, jobs: Iterator[Job], sampling: Sampling) -> Iterator[tuple[Job, Answer]]:
-        for job in jobs:
-            self.asked += 1
-            yield job, self.script(job.problem, job.number)
+    return ScriptedPolicy(lambda request: turn_of(script(*request.key)))
 
 
 def gsm8k(path: Path, num: int = 3) -> str:
@@ -186,9 +183,9 @@ def script(problem: Problem, number: int) -> Answer:
 def test_a_set_is_made_and_goes_on_without_asking_again(tmp_path, capsys) -> None:
     source, out = gsm8k(tmp_path / "train.jsonl"), tmp_path / "sft.jsonl"
     num = len(load_problems(Plan((source,))))
-    teacher = Scripted(script)
+    teacher = scripted(script)
     summary = distill(Plan((source,), samples=5, keep=1), teacher, Sampling(), out)
-    assert teacher.asked == 5 * num and summary["kept"] == num
+    assert len(teacher.asked) == 5 * num and summary["kept"] == num
     assert summary["dropped"] == {"beyond_keep": num, "duplicate": num, "unfinished": num, "wrong": num}
     conversations = read_conversations(out)
     assert all(parse(c.messages[-1].content).thinking == "A thought." for c in conversations)
@@ -200,30 +197,30 @@ def test_a_set_is_made_and_goes_on_without_asking_again(tmp_path, capsys) -> Non
         assert own.startswith("A thought.\n</think>\n\\boxed{") and "plus" not in own
     assert (
         distill(Plan((source,), samples=5, keep=2), teacher, Sampling(), out)["kept"] == 2 * num
-        and teacher.asked == 5 * num
+        and len(teacher.asked) == 5 * num
     )
     distill(Plan((source,), samples=6), teacher, Sampling(), out)
-    assert teacher.asked == 6 * num
+    assert len(teacher.asked) == 6 * num
     with pytest.raises(ConfigError, match=r"other settings \(temperature was 0.6, is now 1.0\)"):
         distill(Plan((source,)), teacher, Sampling(temperature=1.0), out)
 
 
 def test_a_torn_line_is_made_again(tmp_path) -> None:
     source, out = gsm8k(tmp_path / "train.jsonl"), tmp_path / "sft.jsonl"
-    teacher = Scripted(script)
+    teacher = scripted(script)
     distill(Plan((source,), samples=2), teacher, Sampling(), out)
     store, before = tmp_path / "sft.jsonl.samples.jsonl", out.read_bytes()
     store.write_bytes(store.read_bytes()[:-20])
-    asked = teacher.asked
+    asked = len(teacher.asked)
     distill(Plan((source,), samples=2), teacher, Sampling(), out)
-    assert teacher.asked == asked + 1 and out.read_bytes() == before
+    assert len(teacher.asked) == asked + 1 and out.read_bytes() == before
 
 
 def test_nothing_worth_keeping_is_said(tmp_path) -> None:
     with pytest.raises(DataError, match=r"no answer of scripted is worth keeping \(\d+ no_thinking\)"):
         distill(
             Plan((gsm8k(tmp_path / "train.jsonl"),)),
-            Scripted(lambda p, k: Answer("4", True)),
+            scripted(lambda p, k: Answer("4", True)),
             Sampling(),
             tmp_path / "o",
         )
@@ -334,20 +331,30 @@ def test_an_endpoint(tmp_path, capsys, apart) -> None:
     assert parse(content).thinking in ("Twice that.", "It is twice that.")
 
 
+def taught_by(server: Any, plan: Plan, out: Path, **options: Any) -> dict[str, Any]:
+    url = server if isinstance(server, str) else server.url
+    with contextlib.closing(EndpointPolicy(url, "m", **options)) as teacher:
+        return distill(plan, teacher, Sampling(), out)
+
+
 def test_faults_of_an_endpoint(tmp_path) -> None:
-    job = Job(load_problems(Plan((gsm8k(tmp_path / "train.jsonl"),)))[0], 0)
+    plan, out = Plan((gsm8k(tmp_path / "train.jsonl", 1),), samples=1), tmp_path / "sft.jsonl"
     with Server(faults=[400]) as server, pytest.raises(InfraError, match=r"refuses the request \(status 400"):
-        list(Endpoint(server.url, "m").answers(iter([job]), Sampling()))
+        taught_by(server, plan, out)
     with Server(faults=[503] * 50) as server, pytest.raises(InfraError, match=r"gave no answer for 1 s \(status 503"):
-        list(Endpoint(server.url, "m", patience_s=1).answers(iter([job]), Sampling()))
+        taught_by(server, plan, out, patience=(0.5, 0.5))
     with pytest.raises(InfraError, match="Connect"):
-        list(Endpoint("http://127.0.0.1:9", "m", patience_s=0.1).answers(iter([job]), Sampling()))
+        taught_by("http://127.0.0.1:9", plan, out, patience=(0.1,))
     for arguments, words in ((("localhost", "m"), "give a URL"), (("http://x", "m"), None)):
         if words:
             with pytest.raises(ConfigError, match=words):
-                Endpoint(*arguments)
-    assert Endpoint("http://x/v1/", "m").url == "http://x/v1/chat/completions" == Endpoint("http://x", "m").url
-    assert Endpoint("http://x/vllm/v1/chat/completions", "m").url == "http://x/vllm/v1/chat/completions"
+                EndpointPolicy(*arguments)
+    for url, base in (
+        ("http://x/v1/", "http://x"),
+        ("http://x", "http://x"),
+        ("http://x/vllm/v1/chat/completions", "http://x/vllm"),
+    ):
+        assert EndpointPolicy(url, "m").client.url == f"{base}/v1/chat/completions"
 
 
 def test_what_a_teacher_fails_is_no_sample_and_is_asked_again(tmp_path) -> None:
@@ -364,14 +371,12 @@ def test_what_a_teacher_fails_is_no_sample_and_is_asked_again(tmp_path) -> None:
             else Server.reply(body, True)["choices"][0]["message"]
         )
 
-    def teacher(server: FakeEndpoint) -> Endpoint:
-        return Endpoint(server.url, "m", concurrency=1, patience_s=0.02)
-
+    once: dict[str, Any] = {"concurrency": 1, "patience": (0.01, 0.01)}
     with (
         FakeEndpoint(fails) as server,
         pytest.raises(InfraError, match="2 samples have no answer .*the same command goes on"),
     ):
-        distill(plan, teacher(server), Sampling(), out)
+        taught_by(server, plan, out, **once)
     store = out.with_name("sft.jsonl.samples.jsonl")
     rows = [json.loads(line) for line in store.read_text().splitlines()]
     assert [r["finish"] for r in rows[1:]] == ["stop"] and not out.exists()
@@ -379,19 +384,25 @@ def test_what_a_teacher_fails_is_no_sample_and_is_asked_again(tmp_path) -> None:
     old = {k: v for k, v in rows[1].items() if k != "finish"} | {"text": "", "finished": False}
     store.write_text(json.dumps(rows[0]) + "\n" + json.dumps(old) + "\n")
     with FakeEndpoint(lambda body: Server.reply(body, True)["choices"][0]["message"]) as server:
-        assert distill(plan, teacher(server), Sampling(), out)["kept"] == 3
+        assert taught_by(server, plan, out, **once)["kept"] == 3
         assert len(server.asked) == 3
 
 
+def only(server: FakeEndpoint, problem: Problem) -> Answer:
+    requests = iter([Sampling().request(problem, 0)])
+    with contextlib.closing(EndpointPolicy(server.url, "m")) as policy:
+        ((_, turn),) = policy.generate(lambda: next(requests, None))
+    return Answer(turn.text, turn.finished, finish=turn.finish)
+
+
 def test_a_prompt_beyond_the_teachers_context_is_unfinished(tmp_path) -> None:
-    job = Job(load_problems(Plan((gsm8k(tmp_path / "train.jsonl", 1),)))[0], 0)
+    problem = load_problems(Plan((gsm8k(tmp_path / "train.jsonl", 1),)))[0]
     with FakeEndpoint(lambda body: (400, "the prompt has 600 tokens, the model's context is 512")) as server:
-        ((_, answer),) = Endpoint(server.url, "m").answers(iter([job]), Sampling())
-    assert answer == Answer("", False, finish="refused")
+        assert only(server, problem) == Answer("", False, finish="refused")
     cut = {"content": "A thought that was cut \\boxed{2}", "finish_reason": "length"}
     with FakeEndpoint(lambda body: cut) as server:
-        ((_, answer),) = Endpoint(server.url, "m").answers(iter([job]), Sampling())
-    assert answer.text.startswith("<think>") and parts_of(job.problem, answer)[0] == "unclosed"
+        answer = only(server, problem)
+    assert answer.text.startswith("<think>") and parts_of(problem, answer)[0] == "unclosed"
 
 
 def test_killed_at_any_moment_it_asks_for_no_stored_sample_again(tmp_path) -> None:
@@ -442,20 +453,14 @@ def test_open_prompts_are_sifted_by_their_form_alone(tmp_path) -> None:
     plan = Plan((f"prompts={tmp_path / 'prompts.jsonl'}",), samples=1)
     assert [p.domain for p in load_problems(plan)] == ["custom"] * 3
 
-    class Said:
-        name = "said"
+    texts = {
+        "fruit": ("<think>\nA round one.\n</think>\nAn apple.", True), "colour": ("Blue.", True), "town": ("<think>\nA big", False),
+    }  # fmt: skip
 
-        def answers(self, jobs: Iterator[Job], sampling: Sampling) -> Iterator[tuple[Job, Answer]]:
-            texts = {
-                "fruit": ("<think>\nA round one.\n</think>\nAn apple.", True),
-                "colour": ("Blue.", True),
-                "town": ("<think>\nA big", False),
-            }
-            for job in jobs:
-                word = job.problem.messages[-1].content.split()[-1].rstrip(".")
-                yield job, Answer(*texts[word])
+    def said(problem: Problem, number: int) -> Answer:
+        return Answer(*texts[problem.messages[-1].content.split()[-1].rstrip(".")])
 
-    summary = distill(plan, Said(), Sampling(), tmp_path / "out.jsonl")
+    summary = distill(plan, scripted(said), Sampling(), tmp_path / "out.jsonl")
     assert summary["kept"] == 1 and summary["dropped"] == {"no_thinking": 1, "unfinished": 1}
     kept = json.loads((tmp_path / "out.jsonl").read_text())
     assert kept["messages"] == [

@@ -12,9 +12,9 @@ from fake_endpoint import FakeEndpoint
 
 from qwq.endpoint.client import EndpointClient, Request
 from qwq.endpoint.pool import MAX_FAILURES, concurrently
-from qwq.endpoint.reply import Completion, RequestFailed, read_completion
+from qwq.endpoint.reply import RequestFailed, read_completion
 from qwq.errors import ConfigError, InfraError
-from qwq.types import StopReason, ToolCall
+from qwq.types import StopReason, ToolCall, Turn
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 READ = ToolCall("f", {"x": 1})
@@ -24,7 +24,7 @@ def request(**options: Any) -> Request:
     return Request([{"role": "user", "content": "q"}], 7, 0.6, 0.95, **{"max_new_tokens": 1000, **options})
 
 
-def ask(server: FakeEndpoint, model: str = "m", opens_thinking: bool | None = None, **options: Any) -> Completion:
+def ask(server: FakeEndpoint, model: str = "m", opens_thinking: bool | None = None, **options: Any) -> Turn:
     client = EndpointClient(server.url, model, opens_thinking=opens_thinking, patience=(0.01, 0.01, 0.01))
     with contextlib.closing(client):
         return client.complete(request(**options))
@@ -36,7 +36,7 @@ def ask(server: FakeEndpoint, model: str = "m", opens_thinking: bool | None = No
 def parts(message: dict[str, Any], finish: Any = "stop", extra: dict[str, Any] | None = None, **options: Any) -> tuple:
     data = {"choices": [{"message": message, "finish_reason": finish, **(extra or {})}], "usage": None}
     got = read_completion(data, **options)
-    return got.thinking, got.answer, got.stop.value
+    return got.parts.thinking or "", got.answer, got.stop_reason.value
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_qwq_opens_its_thinking_and_a_budget_of_nothing_closes_it() -> None:
 )  # fmt: skip
 def test_calls_come_in_the_text_or_apart(message: dict[str, Any], answer: str, calls: tuple, malformed: int) -> None:
     got = read_completion({"choices": [{"message": message, "finish_reason": "tool_calls"}]}, tools=("f",))
-    assert (got.answer, got.calls, got.malformed) == (answer, calls, malformed)
+    assert (got.answer, got.calls, len(got.malformed)) == (answer, calls, malformed)
 
 
 def test_without_tools_a_call_is_text() -> None:
@@ -130,10 +130,10 @@ def test_thinking_tokens_are_counted_or_shared_by_characters() -> None:
     choice = {"message": {"content": "abcd</think>ab"}, "finish_reason": "stop"}
     usage = {"completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 5}}
     counted = read_completion({"choices": [choice], "usage": usage})
-    assert (counted.tokens, counted.thinking_tokens, counted.estimated) == (9, 5, False)
+    assert (counted.num_tokens, counted.num_thinking, counted.estimated) == (9, 5, False)
     shared = read_completion({"choices": [choice], "usage": {"completion_tokens": 9}})
-    assert (shared.thinking_tokens, shared.estimated) == (6, True)  # 4 of 6 characters
-    assert read_completion({"choices": [choice]}).tokens == 0
+    assert (shared.num_thinking, shared.estimated) == (6, True)  # 4 of 6 characters
+    assert read_completion({"choices": [choice]}).num_tokens == 0
 
 
 # -- failures -----------------------------------------------------------------------------------------------------------
@@ -277,14 +277,14 @@ def test_the_room_that_the_prompt_leaves_is_asked_for(capsys: pytest.CaptureFixt
 def test_a_prompt_that_fills_the_context_is_no_failure() -> None:
     with FakeEndpoint(lambda body: (400, TOO_LARGE.format(asked=1000, prompt=400))) as server:
         got = ask(server)
-        assert (got.stop, got.answer, got.tokens, got.finish) == (StopReason.CONTEXT, "", 0, "refused")
+        assert (got.stop_reason, got.answer, got.num_tokens, got.finish) == (StopReason.CONTEXT, "", 0, "refused")
         assert limits(server) == [1000]
     with FakeEndpoint(lambda body: (400, "maximum context length is 400 tokens")) as server:
-        assert ask(server).stop is StopReason.CONTEXT
+        assert ask(server).stop_reason is StopReason.CONTEXT
         assert limits(server) == [1000, None]  # without a limit, the prompt alone is too long
     full = {"error": {"message": "request (500 tokens) exceeds the available context size (400 tokens)", "code": 400}}
     with FakeEndpoint(lambda body: (200, full)) as server:  # as llama.cpp behind some proxies
-        assert ask(server).stop is StopReason.CONTEXT
+        assert ask(server).stop_reason is StopReason.CONTEXT
 
 
 def test_the_context_of_the_list_needs_no_limit() -> None:

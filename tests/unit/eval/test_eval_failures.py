@@ -12,9 +12,9 @@ from fake_endpoint import FakeEndpoint, question_of
 
 from qwq.cli import main
 from qwq.errors import InfraError
-from qwq.eval.backends import EndpointBackend
 from qwq.eval.compare import compare
 from qwq.eval.run import Options, prepare, run
+from qwq.rollout.policies.endpoint import EndpointPolicy
 
 PENS = [{"question": f"Tom has {i} pens and gets 1. How many?", "answer": f"sum\n#### {i + 1}"} for i in range(3)]
 NO_COMMA = {"prompt": "No commas please.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
@@ -41,7 +41,7 @@ def right(body: dict[str, Any]) -> str:
 
 def evaluate(url: str, names: list[str], data: Path, out: Path) -> dict[str, Any]:
     options = Options(samples=1, concurrency=2)
-    with contextlib.closing(EndpointBackend(url, "m", concurrency=2, patience=(0.01, 0.01, 0.01))) as backend:
+    with contextlib.closing(EndpointPolicy(url, "m", concurrency=2, patience=(0.01, 0.01, 0.01)).connect()) as backend:
         return run(backend, prepare(names, data, options), options, out, model="m")
 
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ import pytest
 from fake_endpoint import FakeEndpoint, question_of
 
 from qwq.cli import run as cli
+from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, DataError, InfraError
-from qwq.eval import backends
-from qwq.eval.backends import EndpointBackend
 from qwq.eval.folder import locked
 from qwq.eval.run import Options, prepare, run, sample_seed
+from qwq.rollout.policies.endpoint import EndpointPolicy
+from qwq.rollout.policy import TurnRequest
 from qwq.tasks.downloads import DataFolder, Published, download
 from qwq.tasks.procedural import family
 
@@ -111,7 +111,7 @@ def evaluate(
 ) -> dict[str, Any]:
     chosen = Options(**options)
     prepared = prepare(names, data, chosen)
-    server = EndpointBackend(url, "m", concurrency=4, patience=(0.01, 0.01), opens_thinking=opens_thinking)
+    server = EndpointPolicy(url, "m", concurrency=4, patience=(0.01, 0.01), opens_thinking=opens_thinking).connect()
     with contextlib.closing(server) as backend:
         return run(backend, prepared, chosen, out, model="m")
 
@@ -289,9 +289,9 @@ def test_a_failing_server_is_asked_again_and_then_given_up(data: Path, tmp_path:
     ):
         evaluate(server.url, ["gsm8k"], data, tmp_path / "c")
     with pytest.raises(InfraError, match="no answer from http://127.0.0.1:9/v1"):
-        EndpointBackend("http://127.0.0.1:9", "m", concurrency=1)
+        EndpointPolicy("http://127.0.0.1:9", "m", concurrency=1).connect()
     with pytest.raises(ConfigError, match="give a URL"):
-        EndpointBackend("127.0.0.1:8000", "m", concurrency=1)
+        EndpointPolicy("127.0.0.1:8000", "m", concurrency=1)
 
 
 def test_a_context_that_is_too_small_is_asked_for_what_is_left(
@@ -320,10 +320,13 @@ def test_the_key_comes_from_the_environment_and_the_name_from_the_server(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "k1")
     with FakeEndpoint(answer, models=[{"id": "little"}]) as server:
-        ask = backends.Ask(0, [{"role": "user", "content": "Tom has 1 pens"}], (), 1, 0.6, 0.95, 40, 9)
-        with contextlib.closing(EndpointBackend(server.url + "/v1/", "runs/little", concurrency=1)) as backend:
-            assert backend.model == "little"
-            ((_, reply),) = backend.run(deque([ask]), 1)
+        ask = TurnRequest(
+            0, SamplingParams(0.6, 40, 0.95, max_new_tokens=9), [{"role": "user", "content": "Tom has 1 pens"}]
+        )
+        with contextlib.closing(EndpointPolicy(server.url + "/v1/", "runs/little", concurrency=1).connect()) as policy:
+            assert policy.name == "little"
+            asks = iter([ask])
+            ((_, reply),) = policy.generate(lambda: next(asks, None))
         assert reply.answer == "\\boxed{2}"
     assert server.headers == ["Bearer k1"]
 

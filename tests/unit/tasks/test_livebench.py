@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from qwq.errors import DataError
-from qwq.tasks.benchmark import Reply
 from qwq.tasks.downloads import DataFolder
 from qwq.tasks.livebench.scorers import SCORERS, boxed, edit_distance, read_table
 from qwq.tasks.livebench.task import LiveBench, in_release
-from qwq.types import StopReason
+from qwq.types import ParsedResponse, StopReason, Turn
 
 AMC = "What is it? $\\textbf{(A) }12 \\qquad\\textbf{(B) }15\\qquad\\textbf{(C) }19$ Answer with a letter five times."
 TABLE = "Please convert the Input Table from CSV format to {} format."
@@ -129,7 +128,7 @@ def test_the_loader_takes_known_tasks_and_names_the_others(tmp_path: Path, capsy
         ("livebench/c", "coding/LCB_generation"),
     ]
     assert "theory_of_mind (1 questions)" in capsys.readouterr().err
-    reply = Reply("", "```python\nprint(input())\n```", StopReason.END, 5, 0)
+    reply = Turn(ParsedResponse(None, "```python\nprint(input())\n```"), StopReason.END)
     assert bench.mark(problems[1], [reply]).score == 1.0
     assert [p.id for p in LiveBench("coding").load(folder(tmp_path, rows))] == ["livebench/c"]
 

@@ -15,9 +15,10 @@ from qwq.distill.filters import Answer, parts_of
 from qwq.endpoint.reply import read_completion
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import Thinking
-from qwq.eval.backends import Ask, EngineBackend
 from qwq.reward.mixing import gate_verdict
 from qwq.rollout.episode import _ToolLoop
+from qwq.rollout.policies.local import EnginePolicy, _Running
+from qwq.rollout.policy import TurnRequest
 from qwq.tasks.benchmark import Benchmark, marked
 from qwq.text.response import THINK_CLOSE, parse, reopens_thinking
 from qwq.types import Message, Outcome, ParsedResponse, Problem, Response, StopReason, Verdict
@@ -53,21 +54,17 @@ def problem(domain: str, truth: dict[str, Any], tools: tuple[Any, ...] = ()) -> 
 def test_verifiers_evaluation_and_distillation_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ParsedResponse] = []
     monkeypatch.setitem(VERIFIERS, "spy", lambda p, r: (seen.append(r.parts), Verdict(Outcome.CORRECT, "", "spy"))[1])
-    backend = object.__new__(EngineBackend)
+    policy = object.__new__(EnginePolicy)
     for text, opened, tools in samples(NUM_TEXTS, 1):
         expected = parse(text, thinking_open=opened, tools=frozenset({"f"}) if tools else ())
         grade(problem("spy", {}, tools), Response(text, thinking_open=opened))
         assert seen.pop() == expected
-        backend.chat = SimpleNamespace(thinking_open=opened)
-        ask = Ask("k", [], tools, 0, 1.0, 1.0, 0, 8)
-        sample = SimpleNamespace(text=text, stop_reason=StopReason.END, ids=[], num_thinking=0)
-        reply = backend._reply(ask, sample, 0.0)
-        assert (reply.answer, reply.calls, reply.malformed) == (
-            expected.answer,
-            expected.tool_calls,
-            len(expected.malformed_calls),
+        policy.chat = SimpleNamespace(thinking_open=opened)
+        sample = SimpleNamespace(
+            text=text, stop_reason=StopReason.END, ids=[], num_thinking=0, forced=[], drawn_logprobs=[]
         )
-        assert (reply.thinking, reply.parts.final) == (expected.thinking or "", expected.final)
+        reply = policy._turn(_Running(TurnRequest("k", SamplingParams(), (), tools), sample, [(0, 0)]))
+        assert reply.parts == expected
         mark = _Judged().mark(problem("math", {}, tools), [reply])
         nothing = not (expected.tool_calls or expected.malformed_calls) and not expected.final
         assert (mark.verdict.outcome is Outcome.NO_ANSWER) == (

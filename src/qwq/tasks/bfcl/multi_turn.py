@@ -17,9 +17,9 @@ from typing import Any
 
 from qwq.common.jsonl import read_objects
 from qwq.errors import DataError
-from qwq.tasks.benchmark import Reply, Row, need
+from qwq.tasks.benchmark import Row, need
 from qwq.tasks.bfcl import calls as bfcl_calls
-from qwq.types import Message, Problem, StopReason, Verdict
+from qwq.types import Message, Problem, StopReason, Turn, Verdict
 from qwq.verify.tools import bfcl_multi_turn as rules
 
 MAX_STEPS = 20
@@ -81,7 +81,7 @@ class _State:
     over: bool = False
 
 
-def _replay(problem: Problem, replies: Sequence[Reply]) -> _State:
+def _replay(problem: Problem, replies: Sequence[Turn]) -> _State:
     truth = problem.truth
     backs = rules.Conversation(truth["classes"], truth["config"], long_context="long_context" in truth["category"])
     state = _State()
@@ -95,13 +95,13 @@ def _replay(problem: Problem, replies: Sequence[Reply]) -> _State:
             state.over = state.steps > MAX_STEPS
         else:
             state.turn, state.steps = state.turn + 1, 0
-            state.over = state.turn == len(truth["question"]) or reply.stop is StopReason.CONTEXT
+            state.over = state.turn == len(truth["question"]) or reply.stop_reason is StopReason.CONTEXT
             if not state.over:
                 state.calls.append([])
     return state
 
 
-def calls_of(reply: Reply, native: bool) -> list[dict[str, dict[str, Any]]]:
+def calls_of(reply: Turn, native: bool) -> list[dict[str, dict[str, Any]]]:
     """The calls of one reply; none where it was cut off or cannot be read."""
     if not reply.finished:
         return []
@@ -113,7 +113,7 @@ def calls_of(reply: Reply, native: bool) -> list[dict[str, dict[str, Any]]]:
         return []
 
 
-def go_on(problem: Problem, replies: Sequence[Reply]) -> list[dict[str, Any]] | None:
+def go_on(problem: Problem, replies: Sequence[Turn]) -> list[dict[str, Any]] | None:
     """The answers of the last calls, or the user's next turn; None where the conversation is over."""
     state, truth = _replay(problem, replies), problem.truth
     if state.over:
@@ -128,7 +128,7 @@ def go_on(problem: Problem, replies: Sequence[Reply]) -> list[dict[str, Any]] | 
     return [{"role": "user", "content": shown + MORE_FUNCTIONS}]
 
 
-def tools(problem: Problem, replies: Sequence[Reply]) -> tuple[Mapping[str, Any], ...]:
+def tools(problem: Problem, replies: Sequence[Turn]) -> tuple[Mapping[str, Any], ...]:
     """The tools on offer after these replies."""
     truth = problem.truth
     if not truth["native"] or not truth["late"]:
@@ -138,7 +138,7 @@ def tools(problem: Problem, replies: Sequence[Reply]) -> tuple[Mapping[str, Any]
     return tuple(bfcl_calls.tools([f for f in truth["functions"] if f["name"] not in missing], "python"))
 
 
-def judge(problem: Problem, replies: Sequence[Reply]) -> Verdict:
+def judge(problem: Problem, replies: Sequence[Turn]) -> Verdict:
     truth = problem.truth
     return rules.verify(
         _replay(problem, replies).calls, truth["ground_truth"], initial_config=truth["config"], involved_classes=truth["classes"],

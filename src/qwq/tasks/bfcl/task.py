@@ -15,12 +15,12 @@ from typing import Any
 
 from qwq.common.jsonl import read_objects
 from qwq.errors import DataError
-from qwq.tasks.benchmark import REOPENED, Benchmark, Figures, Mark, Reply, Row, marked, need
+from qwq.tasks.benchmark import REOPENED, Benchmark, Figures, Mark, Row, marked, need
 from qwq.tasks.bfcl import aggregate as rules
 from qwq.tasks.bfcl import calls as bfcl_calls
 from qwq.tasks.bfcl import multi_turn as bfcl_multi_turn
 from qwq.tasks.downloads import sha256_of
-from qwq.types import Message, Outcome, Problem, Verdict
+from qwq.types import Message, Outcome, Problem, Turn, Verdict
 from qwq.verify.tools import bfcl
 
 # The leaderboard's column of each category: (part, column).
@@ -128,22 +128,24 @@ class Bfcl(Benchmark):
         about = {"category": category, "functions": functions, "ground_truth": truth}
         return Problem(ident, "tools", tuple(messages), about, ident, offered, source=category)
 
-    def go_on(self, problem: Problem, replies: Sequence[Reply]) -> list[dict[str, Any]] | None:
+    def go_on(self, problem: Problem, replies: Sequence[Turn]) -> list[dict[str, Any]] | None:
         return bfcl_multi_turn.go_on(problem, replies) if problem.source.startswith("multi_turn") else None
 
-    def tools(self, problem: Problem, replies: Sequence[Reply]) -> Sequence[Mapping[str, Any]]:
+    def tools(self, problem: Problem, replies: Sequence[Turn]) -> Sequence[Mapping[str, Any]]:
         return bfcl_multi_turn.tools(problem, replies) if problem.source.startswith("multi_turn") else problem.tools
 
-    def mark(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+    def mark(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
         # An empty answer is right where no function fits, so only the end is asked for.
         last = replies[-1]
         if not last.finished:
-            return marked(Verdict(Outcome.UNFINISHED, f"the response never ended ({last.stop.value})", self.name))
+            return marked(
+                Verdict(Outcome.UNFINISHED, f"the response never ended ({last.stop_reason.value})", self.name)
+            )
         if last.parts.reopened and not last.calls:
             return marked(Verdict(Outcome.NO_ANSWER, REOPENED, self.name))
         return self.judge(problem, replies)
 
-    def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+    def judge(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
         if problem.source.startswith("multi_turn"):
             return marked(bfcl_multi_turn.judge(problem, replies))
         truth, last = problem.truth, replies[-1]

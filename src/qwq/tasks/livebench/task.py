@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwq.errors import DataError
-from qwq.tasks.benchmark import Benchmark, Figures, Mark, Reply, Row, marked, need
+from qwq.tasks.benchmark import Benchmark, Figures, Mark, Row, marked, need
 from qwq.tasks.code_sets import run_tests
 from qwq.tasks.livebench.scorers import SCORERS
 from qwq.tasks.livecodebench import last_block
-from qwq.types import Message, Outcome, Problem, Verdict
+from qwq.types import Message, Outcome, Problem, Turn, Verdict
 
 RELEASE = "2024-11-25"
 CATEGORIES = ("math", "reasoning", "coding", "language", "data_analysis", "instruction_following")
@@ -83,7 +83,7 @@ class LiveBench(Benchmark):
             f"livebench/{ident}", category, (Message("user", turns[0]),), truth, ident, source=f"{category}/{task}"
         )
 
-    def judge(self, problem: Problem, replies: Sequence[Reply]) -> Mark:
+    def judge(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
         answer, row, task = replies[-1].answer, problem.truth["row"], problem.truth["task"]
         if task in CODING:
             code = last_block(answer)

@@ -1,0 +1,1 @@
+"""The policies there are: the engine in this process (`local`), an OpenAI-compatible server (`endpoint`)."""
