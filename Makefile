@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTHON_TREES := src tests benchmarks tools
 # The address of PyTorch's index of CPU builds (its "Get Started" page shows it under CPU): 2 GB less to download on Linux.
 TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
@@ -57,8 +58,7 @@ test-page: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/qwq train recipes/tiny.toml
 
-test: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=qwq --cov-report=term
 
 # constraints.txt against the public index alone, for each of Python 3.11, 3.12 and 3.13 that is here. Downloads metadata only.
@@ -66,7 +66,9 @@ check-pins:
 	$(PYTHON) tools/check_pins.py
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff check $(PYTHON_TREES)
+	$(BIN)/ruff format --check $(PYTHON_TREES)
+	$(BIN)/mypy
 
 # 10,000 runs with a tenth of them hostile, and a server killed with 500 runs in flight; half an hour on two cores.
 soak-sandbox: $(STAMP)

@@ -307,7 +307,7 @@ class LlamaServer:
 
 
 def resident_bytes() -> int:
-    with open("/proc/self/status") as f:
+    with Path("/proc/self/status").open() as f:
         return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmRSS"))
 
 

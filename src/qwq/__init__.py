@@ -5,8 +5,8 @@
     llm = qwq.load("runs/tiny")
     print(llm.chat("What is 2 plus 3?").text)
 
-Names below are imported when they are first used (PEP 562), so that `import qwq` takes milliseconds and does without torch.
-docs/api.md shows each of them.
+Names below are imported when they are first used (PEP 562), so that `import qwq` takes milliseconds
+and does without torch. docs/api.md shows each of them.
 """
 
 import os
@@ -53,7 +53,8 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Where each name is: (module, attribute), "" for the module itself. `train`, `reward` and the verifiers are modules that can be called.
+# Where each name is: (module, attribute), "" for the module itself. `train`, `reward` and the verifiers are modules
+# that can be called.
 _PLACES = {
     **{
         name: ("qwq.api", name)
@@ -74,9 +75,10 @@ _PLACES = {
 }
 
 __all__ = [
-    "LLM", "ChatAnswer", "ChatPiece", "ChatStream", "Environment", "Message", "Outcome", "PieceKind", "Problem", "Protocol", "QwqError",
-    "Recipe", "Response", "SamplingParams", "Sandbox", "StopReason", "Task", "TextCompletion", "ToolCall", "Verdict", "__version__",
-    "environment", "evaluate", "load", "loss", "reward", "task", "tasks", "tool", "train", "verify",
+    "LLM", "ChatAnswer", "ChatPiece", "ChatStream", "Environment", "Message", "Outcome", "PieceKind", "Problem",
+    "Protocol", "QwqError", "Recipe", "Response", "SamplingParams", "Sandbox", "StopReason", "Task", "TextCompletion",
+    "ToolCall", "Verdict", "__version__", "environment", "evaluate", "load", "loss", "reward", "task", "tasks",
+    "tool", "train", "verify",
 ]  # fmt: skip
 
 

@@ -250,7 +250,7 @@ class Forced(rl2.ContractGuard):
 
     def begin(self) -> None:
         real = self.evaluate
-        right = lambda: 1.0 if len(self.run.state.get("contract_log", [])) == 0 else 0.0  # noqa: E731
+        right = lambda: 1.0 if len(self.run.state.get("contract_log", [])) == 0 else 0.0
         self.evaluate = lambda: {d: [right()] * len(v) for d, v in real().items()}
         super().begin()
 

@@ -189,7 +189,7 @@ def test_fresh_moves_the_run_aside_and_says_where(finished, recipe, capsys):
 
 def test_fresh_over_a_name_that_is_taken_takes_the_next(finished, recipe, capsys):
     Path(f"{finished}.1").write_text("a file of somebody's")
-    os.symlink("nowhere", f"{finished}.2")
+    Path(f"{finished}.2").symlink_to("nowhere")
     assert main(["train", str(recipe), "--runs", str(finished.parent), "--fresh", "--until", "sft"]) == 0
     assert f"kept in {finished}.3 (" in capsys.readouterr().err
     assert Path(f"{finished}.1").read_text() == "a file of somebody's"

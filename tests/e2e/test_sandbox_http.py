@@ -91,7 +91,7 @@ def test_the_same_id_and_content_run_once(server):
     item = {"kind": "verify", "id": "same", **line(5, before="import time\ntime.sleep(0.5)")}
     before = server.metric("qwq_sandbox_runs_total")
     answers: list[dict] = []
-    post = lambda: answers.append(json.loads(httpx2.post(f"{server.url}/batch", json={"items": [item]}).text))  # noqa: E731
+    post = lambda: answers.append(json.loads(httpx2.post(f"{server.url}/batch", json={"items": [item]}).text))
     threads = [threading.Thread(target=post) for _ in range(3)]
     for thread in threads:
         thread.start()

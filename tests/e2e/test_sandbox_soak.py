@@ -55,9 +55,9 @@ def around() -> tuple[set[str], str]:
     """What could be left over outside the server: temporary folders (not those of test sessions beside this one), mounts."""
     mounts = Path("/proc/self/mountinfo").read_text()
     return {
-        name
-        for name in os.listdir(tempfile.gettempdir())
-        if name.startswith("qwq-") and not name.startswith("qwq-tests-")
+        path.name
+        for path in Path(tempfile.gettempdir()).iterdir()
+        if path.name.startswith("qwq-") and not path.name.startswith("qwq-tests-")
     }, mounts
 
 
@@ -87,12 +87,12 @@ def test_nothing_is_left_over_and_memory_stays_flat():
         with RemoteSandbox(server.url) as box:
             warm = max(150, RUNS // 5)  # every hostile program has run once
             check(0, dict(box.verify_many(lines(0, warm))))
-            start = memory_kib(pid), len(os.listdir(f"/proc/{pid}/fd")), len(descendants(pid))
+            start = memory_kib(pid), len(list(Path(f"/proc/{pid}/fd").iterdir())), len(descendants(pid))
             slot_groups = groups(pid)
             for first in range(warm, warm + RUNS, 500):
                 count = min(500, warm + RUNS - first)
                 check(first, dict(box.verify_many(lines(first, count))))
-            end = memory_kib(pid), len(os.listdir(f"/proc/{pid}/fd")), len(descendants(pid))
+            end = memory_kib(pid), len(list(Path(f"/proc/{pid}/fd").iterdir())), len(descendants(pid))
             assert box.health()["held"] == 0
         print(f"{RUNS} runs: memory {start[0]} -> {end[0]} KiB, descriptors {start[1]} -> {end[1]}")
         assert end[1] <= start[1] + 2 and end[2] == start[2]

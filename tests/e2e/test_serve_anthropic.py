@@ -157,7 +157,7 @@ def test_tools_and_their_results(client: httpx2.Client) -> None:
     ] == "tool_use"
     use = made["content"][2]
     assert (use["name"], use["input"]) == ("f", {"a": 1})
-    stream, names = streamed(ask(client, question, tools=[TOOL], thinking=THINKING, stream=True))
+    stream, _ = streamed(ask(client, question, tools=[TOOL], thinking=THINKING, stream=True))
     assert same(stream, made)
     result = {
         "type": "tool_result",

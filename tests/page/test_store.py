@@ -97,7 +97,7 @@ def test_kill_9_loses_no_stored_piece(tmp_path: Path) -> None:
 def test_search_takes_every_word_and_no_wildcards(store: Store) -> None:
     for text in ("the zebra runs", "100% sure", "斑马在奔跑"):
         store.begin(store.create().id, None, [NewMessage(content=text)])
-    found = lambda query: [f.conversation.title for f in store.search(query)]  # noqa: E731
+    found = lambda query: [f.conversation.title for f in store.search(query)]
     assert found("RUNS zebra") == ["the zebra runs"]
     assert found("%") == ["100% sure"]
     assert found("斑马") == ["斑马在奔跑"]

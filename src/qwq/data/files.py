@@ -92,7 +92,7 @@ def _array_rows(path: Path, refused: list[str] | None, needs: str) -> Iterator[R
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
-        import pyarrow  # type: ignore[import-not-found]
+        import pyarrow
         from pyarrow import parquet
     except ImportError:
         raise DataError(

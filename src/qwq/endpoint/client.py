@@ -118,9 +118,9 @@ class EndpointClient:
 
         RequestFailed: this request has none. InfraError: no server. ConfigError: an option or the key is at fault.
         """
-        limit: int | None = min(request.max_new_tokens, self._max_output)
-        if self.context is not None and limit >= self.context:
-            limit = None  # the server's own limit is the context then
+        longest = min(request.max_new_tokens, self._max_output)
+        # The server's own limit is the context where no room is left for another.
+        limit = None if self.context is not None and longest >= self.context else longest
         refusal = ""
         for _ in range(LIMIT_TRIES):
             name = self._limit_name

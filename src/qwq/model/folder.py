@@ -173,7 +173,7 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
     with file.open("rb") as f:
         start = f.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if len(start) < 8 or 8 + length > size and length <= MAX_HEADER_BYTES:
+        if len(start) < 8 or (8 + length > size and length <= MAX_HEADER_BYTES):
             raise ModelError(_truncated(file, size, 8 + length))
         if length > MAX_HEADER_BYTES:
             raise ModelError(

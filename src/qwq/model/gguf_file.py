@@ -10,6 +10,7 @@ Source: the GGUF specification (github.com/ggml-org/ggml, docs/gguf.md).
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import os
@@ -17,7 +18,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -281,7 +282,7 @@ class _Header:
 
     def check_apart(self, tensors: Mapping[str, GGUFTensor]) -> None:
         ordered = sorted(tensors.values(), key=lambda t: t.offset)
-        for a, b in zip(ordered, ordered[1:], strict=False):
+        for a, b in itertools.pairwise(ordered):
             if a.offset + a.num_bytes > b.offset:
                 found = f"has tensor {short(b.name)} at byte {b.offset}, inside {short(a.name)}"
                 raise self.fault(found, f"{a.offset + a.num_bytes} or later is expected")
@@ -355,7 +356,7 @@ def write_gguf(path: str | Path, metadata: Mapping[str, Any], tensors: Mapping[s
         with partial.open("wb") as f:
             f.write(header + bytes(-len(header) % alignment))
             for name, tensor in encoded.items():
-                written = sum(f.write(chunk) for chunk in tensor.chunks)
+                written = sum(f.write(cast("bytes", chunk)) for chunk in tensor.chunks)
                 if written != tensor.num_bytes:
                     raise ModelError(
                         f"{path}: pieces of {name} give {written} bytes, its shape needs {tensor.num_bytes}: give them all"
@@ -363,7 +364,7 @@ def write_gguf(path: str | Path, metadata: Mapping[str, Any], tensors: Mapping[s
                 f.write(bytes(-written % alignment))
             f.flush()
             os.fsync(f.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -78,7 +78,7 @@ def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Ten
         return F.linear(x_ND, weight_OD, bias_O)
     if num_rows == 1:
         out_NO = torch.mm(weight_OD, torch.cat((x_ND, x_ND)).t()).t()[:1]
-    elif num_rows <= AT_ONCE and (widening or num_rows < 6) or num_rows > SPLIT_ROWS:
+    elif (num_rows <= AT_ONCE and (widening or num_rows < 6)) or num_rows > SPLIT_ROWS:
         out_NO = torch.mm(weight_OD, x_ND.t()).t()
     elif widening:
         lots = -(-num_rows // 4)

@@ -47,9 +47,8 @@ class LoraLinear(Linear):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
         self.sizes, self.rank, self.scale, self.on = sizes, rank, alpha / rank, True
-        like = {"device": base.weight.device, "dtype": base.weight.dtype}
-        self.lora_a = nn.Parameter(torch.empty(len(sizes) * rank, base.in_features, **like))
-        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank, **like))
+        self.lora_a = nn.Parameter(base.weight.new_empty(len(sizes) * rank, base.in_features))
+        self.lora_b = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
 
     def forward(self, input: Tensor) -> Tensor:
         out = linear(input, self.weight, self.bias)

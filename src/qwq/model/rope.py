@@ -45,6 +45,7 @@ def rope_tables(positions_N: Tensor, config: ModelConfig, yarn_N: Tensor | None 
     """
     device, yarn = positions_N.device, config.rope_scaling
     plain = inverse_frequencies(config.head_dim, config.rope_theta).to(device)
+    scale: Tensor | float | None
     if yarn is None or (yarn_N is not None and not bool(yarn_N.any())):
         angle_NE, scale = positions_N[:, None].float() * plain[None, :], None
     else:

@@ -288,7 +288,7 @@ def _save(
             shutil.rmtree(target, ignore_errors=True)  # half a model would only take the room that is missing
         raise
     if target is not folder:
-        os.rename(target, folder)
+        target.rename(folder)
     for path in (folder, folder.parent):
         sync(path)
 
@@ -310,7 +310,7 @@ def _write_weights(
         _check_finite(tensors)
         save_file(tensors, partial, metadata={"format": "pt"})
         sync(partial)
-        os.replace(partial, folder / file)
+        partial.replace(folder / file)
     if len(shards) > 1:
         weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}

@@ -257,7 +257,8 @@ def _xml_call(raw: str, known: Mapping[str, Any] | Container[str]) -> Call | Non
         return None
     name, inner = head[1].strip(), raw[head.end() : raw.rindex(FUNCTION_CLOSE)]
     schema = (known.get(name) if isinstance(known, Mapping) else None) or {}
-    kinds = schema.get("properties") if isinstance(schema.get("properties"), Mapping) else {}
+    properties = schema.get("properties")
+    kinds = properties if isinstance(properties, Mapping) else {}
     arguments = {
         key.strip(): _value(value.removeprefix("\n").removesuffix("\n"), kinds.get(key.strip()))
         for key, value in re.findall(

@@ -316,23 +316,11 @@ def _instructions(data: Mapping[str, Any]) -> Job:
 
 
 def _tools(data: Mapping[str, Any]) -> Job:
-    if "category" in data:  # BFCL's form
-        category, truth, calls = (
-            _field(data, "category", str),
-            _field(data, "ground_truth", list, []),
-            data.get("calls") or [],
-        )
-        if category.startswith("multi_turn"):
-            config = _field(data, "initial_config", dict)
-            classes = _field(data, "involved_classes", list, list(config))
-            return lambda: bfcl_multi_turn.verify(
-                calls, truth, initial_config=config, involved_classes=classes, category=category
-            )
-        functions = _field(data, "functions", list)
-        return lambda: bfcl.verify(category, functions, truth, calls)
+    if "category" in data:
+        return _bfcl(data)
     _check_keys(data, ("response", "calls", "truth"))
-    truth = data.get("truth")
-    tools.check_truth(truth)  # type: ignore[arg-type]
+    truth: Any = data.get("truth")
+    tools.check_truth(truth)
     given = data.get("response")
     if isinstance(given, str):
         given = {"text": given, "calls": data.get("calls", [])}
@@ -347,6 +335,23 @@ def _tools(data: Mapping[str, Any]) -> Job:
         malformed_calls=_field(given, "malformed_calls", int, 0),
     )
     return lambda: tools.verify(response, truth)
+
+
+def _bfcl(data: Mapping[str, Any]) -> Job:
+    """A line in the form of the Berkeley function calling leaderboard."""
+    category, truth, calls = (
+        _field(data, "category", str),
+        _field(data, "ground_truth", list, []),
+        data.get("calls") or [],
+    )
+    if category.startswith("multi_turn"):
+        config = _field(data, "initial_config", dict)
+        classes = _field(data, "involved_classes", list, list(config))
+        return lambda: bfcl_multi_turn.verify(
+            calls, truth, initial_config=config, involved_classes=classes, category=category
+        )
+    functions = _field(data, "functions", list)
+    return lambda: bfcl.verify(category, functions, truth, calls)
 
 
 def _call(data: Any) -> ToolCall:

@@ -203,7 +203,7 @@ def test_pairs_beyond_the_models_positions_are_left_out_and_null_is_refused(chat
 
 def test_trls_pairs_have_the_tokens_of_plain_ones(chat: ChatFormat, tmp_path: Path) -> None:
     plain, _ = pair_splits(chat, str(write(tmp_path / "a.jsonl", *pairs(12))), max_tokens=99)
-    turn = lambda role, text: {"role": role, "content": text}  # noqa: E731
+    turn = lambda role, text: {"role": role, "content": text}
     trl = pairs(
         12,
         lambda i: {

@@ -78,7 +78,7 @@ def test_toolrl() -> None:
     history = '**Dialogue Records History**\n<user> Lend me Emma </user>\n\n<think> Find it. </think>\n<tool_call>\n{"name": "Find Book", "parameters": {"title": "Emma"}}\n</tool_call>\n<obs> [3] </obs>\n'
     output = '<think> It is 3. </think>\n<tool_call>\n{"name": "lend", "parameters": {"id": 3}}\n{"name": "lend", "parameters": {"id": 4}}\n</tool_call>'
     made = one({"instruction": SYSTEM, "input": history, "output": output}, "toolrl")
-    call = lambda name, **kw: {"type": "function", "function": {"name": name, "arguments": kw}}  # noqa: E731
+    call = lambda name, **kw: {"type": "function", "function": {"name": name, "arguments": kw}}
     assert made["messages"] == [
         {"role": "user", "content": "Lend me Emma"},
         {
@@ -277,7 +277,7 @@ def test_sft_leaves_out_long_conversations_and_names_bad_ones(tmp_path) -> None:
     template = default_template()
     chat = ChatFormat(train_bpe(["a word and another word"] * 3, 300), template)
     path = tmp_path / "sft.jsonl"
-    turn = lambda text: {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]}  # noqa: E731
+    turn = lambda text: {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]}
     path.write_text("".join(json.dumps(turn(f"<think>\n{'word ' * n}\n</think>\nb")) + "\n" for n in (5, 300, 6)))
     stage = SftStage.model_validate({"kind": "sft", "path": str(path), "max_tokens": 120})
     made = sft_documents(chat, stage, "sft", 0)

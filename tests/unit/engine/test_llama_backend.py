@@ -75,7 +75,7 @@ def test_texts_are_our_modules_in_any_company(written, tokenizer) -> None:
         for (a,), (b,) in zip(ours, theirs, strict=True):
             at = next((i for i, (x, y) in enumerate(zip(a.ids, b.ids, strict=True)) if x != y), None)
             # A difference counts only where the best two were apart.
-            assert at is None or abs(a.outputs[at].raw - b.outputs[at].raw) < 0.05 and at > 3, (at, a.ids, b.ids)
+            assert at is None or (abs(a.outputs[at].raw - b.outputs[at].raw) < 0.05 and at > 3), (at, a.ids, b.ids)
 
 
 def test_a_shared_prefix_is_the_same_cells(written, tokenizer) -> None:

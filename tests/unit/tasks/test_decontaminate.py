@@ -185,7 +185,7 @@ def test_a_source_leaves_out_what_stands_in_a_benchmark(tmp_path, caplog) -> Non
 def test_ten_thousand_rows_against_two_thousand_take_seconds(tmp_path) -> None:
     rng = random.Random(0)
     vocabulary = [f"word{i}" for i in range(3000)]
-    text = lambda: " ".join(rng.choices(vocabulary, k=150))  # noqa: E731
+    text = lambda: " ".join(rng.choices(vocabulary, k=150))
     questions = [text() for _ in range(2000)]
     train = write(
         tmp_path / "train.jsonl",

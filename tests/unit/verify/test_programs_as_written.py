@@ -128,7 +128,7 @@ def test_a_missing_import_in_an_annotation_is_an_error(box, tests):
 
 CLASHES = (
     "merge search sample copy mode floor reduce filter range next open contains sorted pow hash median fsum".split()
-)  # noqa: SIM905
+)
 
 
 @pytest.mark.parametrize("name", CLASHES)

@@ -127,7 +127,7 @@ def _questions(tests: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
         return [
             (repr((c.get("args", []), c.get("kwargs", {}))), c["expected"], c.get("args", []))
             for c in tests["cases"]
-            if "expected" in c and c["expected"] == c["expected"]  # noqa: PLR0124 (a NaN)
+            if "expected" in c and c["expected"] == c["expected"]  # not a NaN
         ]
     if tests["kind"] != "asserts":
         return []

@@ -178,6 +178,4 @@ def _is_example(trees: list[ast.Module | None], index: int) -> bool:
     ):
         return False
     reads = loaded_names(tree)
-    if reads & {"input", "sys", "open"} or not reads <= earlier | BUILTIN_NAMES:
-        return False
-    return True
+    return not reads & {"input", "sys", "open"} and reads <= earlier | BUILTIN_NAMES

@@ -205,7 +205,8 @@ def _is_call_of(statement: ast.stmt, name: str) -> bool:
 
 def _from_statements(text: str, body: list[ast.stmt], setup: list[str]) -> dict[str, Any]:
     """One text of many tests: what asserts, and functions for pytest, are the tests; all else is their setup."""
-    tests, before = [], list(setup)
+    tests: list[str] = []
+    before = list(setup)
     for statement in body:
         source = ast.get_source_segment(text.strip(), statement) or ast.unparse(statement)
         is_test = isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and _TEST.match(

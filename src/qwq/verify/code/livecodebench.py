@@ -122,9 +122,10 @@ def _cases_of(what: str, text: str) -> list[tuple[str, str]]:
     except ValueError:
         cases = _json(what, _unpack(text))
     pairs = [(c.get("input"), c.get("output")) for c in cases if isinstance(c, dict)] if isinstance(cases, list) else []
-    if len(pairs) != len(cases) or any(type(part) is not str for pair in pairs for part in pair):
+    texts = [(i, o) for i, o in pairs if type(i) is str and type(o) is str]
+    if len(texts) != len(cases):
         raise DataError(f"{what} is not a list of objects with input and output as text")
-    return pairs
+    return texts
 
 
 def _form(pairs: list[tuple[str, str]], function: str | None) -> dict[str, Any]:

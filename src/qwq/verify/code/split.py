@@ -153,9 +153,10 @@ class _Splitter:
         if not isinstance(node, ast.Call):
             return False
         if self.tainted(node.func):
-            method = node.func.attr if isinstance(node.func, ast.Attribute) else None
-            on_result = method is not None and isinstance(node.func.value, ast.Call)
-            return not (on_result and method in _BUILTIN_METHODS and node.args)
+            called = node.func
+            of_result = isinstance(called, ast.Attribute) and isinstance(called.value, ast.Call)
+            method = called.attr if isinstance(called, ast.Attribute) else None
+            return not (of_result and method in _BUILTIN_METHODS and node.args)
         if any(self._is_program(a) for a in _arguments(node)):
             return True  # a class or function of the program handed to isinstance, map ...
         if _dotted(node.func) in CONSUMERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -87,7 +88,7 @@ def _plainly_equal(got: Any, expected: Any) -> bool:
 
 
 def _is_nan(value: Any) -> bool:
-    return type(value) is float and value != value  # noqa: PLR0124
+    return type(value) is float and math.isnan(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -100,8 +101,8 @@ def _near_numbers(got: Any, expected: Any, tolerance: float) -> bool:
         return abs(got - expected) <= tolerance
     if any(type(number) is int and number.bit_length() > _MAX_FLOAT_BITS for number in (got, expected)):
         return False  # the other one is a float, and no finite float is near
-    sides = [_decimal(number) for number in (got, expected)]
-    return None not in sides and _near(*sides, tolerance, False)  # type: ignore[arg-type]
+    left, right = _decimal(got), _decimal(expected)
+    return left is not None and right is not None and _near(left, right, tolerance, False)
 
 
 def _decimal(number: Any) -> Decimal | None:

@@ -10,6 +10,7 @@ Words, sentences, lines and paragraphs are those of `verify.text_units`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -219,7 +220,7 @@ def _(text: str, **_: Any) -> bool:
 )
 def _(text: str, *, n: int, **_: Any) -> bool:
     found = [float(m.replace(",", "")) for m in re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", text)]
-    return len(found) >= n and all(a < b for a, b in zip(found, found[1:], strict=False))
+    return len(found) >= n and all(a < b for a, b in itertools.pairwise(found))
 
 
 # -- sentences --------------------------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ def _(text: str, *, n: int, **_: Any) -> bool:
 )
 def _(text: str, *, n: int, **_: Any) -> bool:
     sizes = [len(words(s)) for s in sentences(text)]
-    return len(sizes) == n and all(a < b for a, b in zip(sizes, sizes[1:], strict=False))
+    return len(sizes) == n and all(a < b for a, b in itertools.pairwise(sizes))
 
 
 @_constraint(
@@ -335,7 +336,7 @@ def _(text: str, *, prefix: str, n: int, **_: Any) -> bool:
 )
 def _(text: str, *, n: int, **_: Any) -> bool:
     sizes = [len(line) for line in lines(text)]
-    return len(sizes) == n and all(a < b for a, b in zip(sizes, sizes[1:], strict=False))
+    return len(sizes) == n and all(a < b for a, b in itertools.pairwise(sizes))
 
 
 @_constraint(

@@ -180,7 +180,7 @@ def announced(text: str) -> str | None:
         segment, tail = cut_out(rest)
         if tail.startswith("?"):
             return None
-        if segment is None or _COMMENT.match(segment) and not _starts_as_value(segment):
+        if segment is None or (_COMMENT.match(segment) and not _starts_as_value(segment)):
             continue
         if _NEGATIVE.match(segment):
             rather = _RATHER.match(segment)
@@ -221,8 +221,8 @@ def cut_out(rest: str, depth: int = 0) -> tuple[str | None, str]:
         stop = _STOP.search(rest, _next_line(rest, stop.end()))
     end = stop.start() if stop else len(rest)
     line, tail = rest[:end], rest[end:]
-    if math := _display_after(rest, line):
-        return math, tail
+    if display_line := _display_after(rest, line):
+        return display_line, tail
     return _plain(line, depth), tail
 
 
@@ -266,7 +266,7 @@ def _behind_math(rest: str, math: re.Match[str]) -> tuple[str | None, str]:
     kept = _without_reason(behind)
     if _HEDGE.search(behind):
         return f"{value} \\text{{ {behind} }}", tail
-    if not kept or kept.startswith((",", "，")) and not re.search(r"[\d$\\]", kept):
+    if not kept or (kept.startswith((",", "，")) and not re.search(r"[\d$\\]", kept)):
         return value, tail
     if len(pieces) == 1 and not re.search(r"[\d$\\=<>]", kept):
         return (f"{value} \\text{{ {kept} }}" if len(kept) <= 30 and kept[0].isalpha() else value), tail

@@ -116,7 +116,7 @@ def _same_radix(gold: re.Match[str], answer: re.Match[str]) -> bool:
 def _same_names(gold: str, answer: str) -> tuple[str, str]:
     """What is only a name is the same on both sides: the variable of f(x), the parameter of a family of angles, "for all x"."""
     g, a = _FOR_ALL.search(gold), _FOR_ALL.search(answer)
-    if bool(g) != bool(a) or g and a and squeeze(g["what"]) == squeeze(a["what"]):
+    if bool(g) != bool(a) or (g and a and squeeze(g["what"]) == squeeze(a["what"])):
         gold, answer = (gold[: g.start()] or gold) if g else gold, (answer[: a.start()] or answer) if a else answer
     g, a = _FUNCTION.match(gold), _FUNCTION.match(answer)
     if g and a and g[1] != a[1] and not re.search(rf"(?<![A-Za-z\\]){g[1]}(?![A-Za-z])", answer):
@@ -181,9 +181,9 @@ def same(gold: Value, answer: Value) -> bool | None:
         return gold == answer
     if isinstance(gold, Family) or isinstance(answer, Family):
         return _same_family(gold, answer)
-    if isinstance(gold, Piecewise) or isinstance(answer, Piecewise):
-        if not isinstance(gold, Relation) and not isinstance(answer, Relation):
-            return _same_piecewise(gold, answer)
+    either = (gold, answer)
+    if any(isinstance(v, Piecewise) for v in either) and not any(isinstance(v, Relation) for v in either):
+        return _same_piecewise(gold, answer)
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return relations.same_relation(gold, answer, same)
     if isinstance(gold, Congruence) or isinstance(answer, Congruence):
@@ -249,7 +249,7 @@ def _same_time(gold: Value, answer: Value) -> bool | None:
             else False
         )
     if isinstance(moment, Time) and moment.clock.half and isinstance(other, Expr) and other.number is not None:
-        return (other.number.value, moment.clock.minute) == (moment.clock.hour, 0)
+        return other.number.value == moment.clock.hour and moment.clock.minute == 0
     return None if isinstance(other, Ratio | Expr | Unknown) and isinstance(moment, Time) else False
 
 

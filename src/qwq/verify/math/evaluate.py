@@ -316,7 +316,7 @@ def _exponent(tree: Tree) -> float | None:
         value = exact(tree)
     except Undefined:
         return None
-    return None if value is None else float(min(abs(value), 10**7))
+    return None if value is None else float(min(abs(value), Fraction(10**7)))
 
 
 def _same_matrices(a: Tree, b: Tree) -> bool | None:
@@ -427,7 +427,7 @@ def differ_by_constant(a: Tree, b: Tree) -> bool:
 
 
 def _many_valued(tree: Tree) -> bool:
-    return any(n[0] == "root" or n[0] == "pow" and exact_or_none(n[2]) is None or n[0] == "fn" for n in walk(tree))
+    return any(n[0] == "root" or (n[0] == "pow" and exact_or_none(n[2]) is None) or n[0] == "fn" for n in walk(tree))
 
 
 def exact_or_none(tree: Tree) -> int | None:

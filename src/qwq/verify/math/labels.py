@@ -56,7 +56,7 @@ def _same_function(gold: tuple[int, str, str], answer: tuple[int, str, str]) -> 
     """The same order of derivation, by the same variable, of the same function: `y` and `f` may be the same, `x` and `y` are not."""
     if gold[0] != answer[0] or (gold[2] and answer[2] and gold[2] != answer[2]):
         return False
-    if gold[1] == answer[1] or "y" in (gold[1], answer[1]) and {gold[1], answer[1]} & set("fghF"):
+    if gold[1] == answer[1] or ("y" in (gold[1], answer[1]) and {gold[1], answer[1]} & set("fghF")):
         return True
     return None if {gold[1], answer[1]} <= set("fghFGy") else False
 

@@ -106,4 +106,5 @@ def same(gold: Number, answer: Number) -> bool:
 
 def rounds_to(exact: Fraction, decimal: Number) -> bool:
     """Whether `decimal` is `exact` correctly rounded to the decimals it was written with (at least one)."""
-    return bool(decimal.decimals) and abs(exact - decimal.value) * 2 * 10**decimal.decimals <= 1
+    decimals = decimal.decimals or 0
+    return decimals != 0 and abs(exact - decimal.value) * 2 * 10**decimals <= 1

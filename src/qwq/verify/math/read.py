@@ -198,8 +198,8 @@ def _system(text: str, nesting: int) -> Value | None:
         return read(label + ", ".join(rows), nesting + 1)
     pairs = []
     for row in rows:
-        value, _, condition = row.partition("&")
-        pairs.append((read(value.strip(" ,"), nesting + 1), read(condition.strip(" ,"), nesting + 1)))
+        case, _, condition = row.partition("&")
+        pairs.append((read(case.strip(" ,"), nesting + 1), read(condition.strip(" ,"), nesting + 1)))
     value = Piecewise(tuple(pairs))
     name = label.rstrip(" =")
     return Relation("=", tree_or_none(name), value, normal(name), is_label(name)) if label else value
@@ -385,7 +385,7 @@ def _of_names(op: str, values: list[Value]) -> Logic | None:
 
 
 def _union(values: list[Value], text: str) -> Value:
-    if all(isinstance(v, Bag) and v.braces or isinstance(v, Region) and not v.intervals for v in values):
+    if all((isinstance(v, Bag) and v.braces) or (isinstance(v, Region) and not v.intervals) for v in values):
         items = tuple(i for v in values if isinstance(v, Bag) for i in v.items)
         return Bag(items, ("",) * len(items), braces=True)
     found = [regions.as_region(v) for v in values]
@@ -452,7 +452,7 @@ def _relation(pieces: list[tuple[str, str]], text: str, nesting: int) -> Value:
         return _membership(sides, text, nesting)
     if all(op == "=" for op in ops):
         return _equation(sides, nesting)
-    if ops[0] == "=" and len(ops) == 2 and is_label(sides[0]) or not all(op in regions.FLIP for op in ops):
+    if (ops[0] == "=" and len(ops) == 2 and is_label(sides[0])) or not all(op in regions.FLIP for op in ops):
         return Unknown(text)
     trees = [tree_or_none(s) if s else None for s in sides]
     if (

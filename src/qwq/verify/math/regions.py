@@ -43,7 +43,7 @@ def inequality(trees: Sequence[Tree | None], ops: Sequence[str]) -> Region | Non
         return None
     closed_end = op in ("\\le", "\\ge")
     if op == "\\ne":
-        pieces = (Interval(NEG_INF, False, bound, False), Interval(bound, False, INF, False))
+        pieces: tuple[Interval, ...] = (Interval(NEG_INF, False, bound, False), Interval(bound, False, INF, False))
     elif op in ("<", "\\le"):
         pieces = (Interval(NEG_INF, False, bound, closed_end),)
     elif op in (">", "\\ge"):
@@ -179,7 +179,7 @@ def difference(region: Region, other: Region) -> Region | None:
         left = (
             None
             if left is None
-            else intersection([left, Region(tuple(i for i in outside if NEG_INF != i.high and i.low != INF))])
+            else intersection([left, Region(tuple(i for i in outside if i.high != NEG_INF and i.low != INF))])
         )
     return left
 
@@ -198,7 +198,8 @@ def cut(intervals: Sequence[Interval]) -> Interval | None:
     low = max(intervals, key=lambda i: (_real(i.low), not i.low_closed))
     high = min(intervals, key=lambda i: (_real(i.high), i.high_closed))
     bottom, top = _real(low.low), _real(high.high)
-    if bottom > top or bottom == top and not (low.low_closed and high.high_closed):
+    assert bottom is not None and top is not None
+    if bottom > top or (bottom == top and not (low.low_closed and high.high_closed)):
         return None
     return Interval(low.low, low.low_closed, high.high, high.high_closed)
 
@@ -306,13 +307,12 @@ def _merged(region: Region) -> list[tuple[Any, bool, Any, bool]] | None:
             return None  # (3,1): a mistake or a point of the plane, and no empty set
     pieces.sort(key=lambda p: (p[0], not p[1]))
     joined: list[tuple[Any, bool, Any, bool]] = []
-    for piece in pieces:
-        if joined and (piece[0] < joined[-1][2] or piece[0] == joined[-1][2] and (piece[1] or joined[-1][3])):
+    for low, low_closed, high, high_closed in pieces:
+        if joined and (low < joined[-1][2] or (low == joined[-1][2] and (low_closed or joined[-1][3]))):
             last = joined.pop()
-            high, closed = max((last[2], last[3]), (piece[2], piece[3]))
-            joined.append((last[0], last[1], high, closed))
+            joined.append((last[0], last[1], *max((last[2], last[3]), (high, high_closed))))
         else:
-            joined.append(piece)
+            joined.append((low, low_closed, high, high_closed))
     return joined
 
 

@@ -23,7 +23,7 @@ def same_relation(gold: Value, answer: Value, same: Same) -> bool | None:
     if relation.op != "=":
         return False if isinstance(other, Expr | Text) else None
     if _names_its_value(relation, other, in_answer=relation is answer):
-        return same(gold.right, other) if relation is gold else same(other, answer.right)  # type: ignore[union-attr]
+        return same(relation.right, other) if relation is gold else same(other, relation.right)
     return False if isinstance(other, Expr | Text) else None
 
 
@@ -43,7 +43,7 @@ def _is_asked_for(left: Tree | None) -> bool:
     nodes = walk(left)
     if left[0] == "neg" or not symbols(left):
         return False
-    return all(n[0] in ("sym", "const", "add", "neg", "mul", "div") or n[0] == "fn" and n[1] in _ASKED for n in nodes)
+    return all(n[0] in ("sym", "const", "add", "neg", "mul", "div") or (n[0] == "fn" and n[1] in _ASKED) for n in nodes)
 
 
 def _holds(relation: Relation) -> bool:

@@ -328,7 +328,9 @@ def _tokens(text: str) -> list[str] | None:
 def _quotient(tokens: list[str]) -> list[str] | None:
     r"""`\frac{m}{s}` as `m / ( s )`."""
     plain = [t for t in tokens if t != "\\frac"]
-    depth, parts, current = 0, [], []
+    depth = 0
+    parts: list[list[str]] = []
+    current: list[str] = []
     for token in plain:
         if token == "{":
             depth += 1

@@ -189,7 +189,7 @@ def same_clock(gold: Clock, answer: Clock) -> bool:
     """7:30 pm is 19:30, and 7:30 where one side does not say which half; 7:30 am is neither."""
     if (gold.minute, gold.second) != (answer.minute, answer.second):
         return False
-    if gold.half and answer.half or not gold.half and not answer.half:
+    if (gold.half and answer.half) or (not gold.half and not answer.half):
         return (gold.hour % 24, gold.half) == (answer.hour % 24, answer.half)
     spoken, bare = (gold, answer) if gold.half else (answer, gold)
     hour = spoken.hour % 12 + (12 if spoken.half == "pm" else 0)

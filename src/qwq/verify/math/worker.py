@@ -19,6 +19,7 @@ socket closes, so none outlives its parent by more than the CPU limit.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -119,14 +120,10 @@ class Worker:
         self._socket.close()
         if self._process.poll() is None:
             # A worker that is dying on its own gets a moment, so that its own status can be read.
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.05 if self.ready else 0)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
         self._process.wait()
 
     @property
@@ -270,7 +267,7 @@ def _answer(handle: Any, channel: socket.socket, message: dict[str, Any]) -> Non
         reply = {"reply": handle(message["payload"])}
     except (MemoryError, RecursionError) as error:
         reply = {"over": f"{type(error).__name__} within the worker's limits"}
-    except BaseException:  # the parent learns the status, and nothing runs the worker's own exit handlers twice
+    except BaseException:  # noqa: BLE001  # the parent learns the status, and nothing runs the worker's own exit handlers twice
         os._exit(70)
     signal.setitimer(signal.ITIMER_PROF, 0)
     gc.callbacks.clear()

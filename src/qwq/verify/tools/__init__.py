@@ -57,7 +57,7 @@ def verify(
     return replace(answer, reason=f"{answer.reason}; {len(response.calls)} calls as asked")
 
 
-def check_truth(truth: Mapping[str, Any]) -> None:
+def check_truth(truth: Any) -> None:
     """DataError where `truth` is not what `verify` reads."""
     if not isinstance(truth, Mapping):
         raise DataError(f"truth must be an object with the keys {', '.join(_KEYS)}, got {truth!r:.80}")

@@ -145,7 +145,8 @@ def _value(where: str, value: Any, schema: Mapping[str, Any], possible: Sequence
     declared = schema["type"]
     if declared not in types:
         raise DataError(f"{where}: type {declared!r} is not one of {language}'s: {', '.join(types)}")
-    expected, nested = types[declared], None
+    expected: type = types[declared]
+    nested: type | None = None
     inner = (schema.get("items") or {}).get("type")
     if expected is list and inner not in (None, "any"):
         nested = types.get(inner, str)
@@ -189,7 +190,7 @@ def _typed(where: str, value: Any, possible: Sequence[Any], declared: str, expec
     raise _Wrong(f"type: {where} is {type(value).__name__}, {declared} is declared")
 
 
-def _nested(value: list[Any], possible: Sequence[Any], nested: type) -> bool:
+def _nested(value: Any, possible: Sequence[Any], nested: type) -> bool:
     for answer in possible:
         if not isinstance(answer, list):
             continue

@@ -1,0 +1,132 @@
+"""One name, one meaning: no two classes of one name, and no file name that means two things.
+
+Names in `SAME` mean the same thing wherever they are.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent.parent / "src" / "qwq"
+
+# File names that say one thing in every package: what the others of the package build on, its registry, its command.
+SAME_FILES = {"base.py", "registry.py"}
+SAME_CLASSES: set[str] = set()
+
+# What has two meanings today. A line may only be taken out.
+CLASSES: set[str] = {
+    "AllowedTools",
+    "Ask",
+    "Backend",
+    "Batch",
+    "Block",
+    "Change",
+    "Clock",
+    "Completion",
+    "Conversation",
+    "Family",
+    "Function",
+    "Group",
+    "Item",
+    "Job",
+    "Limits",
+    "Message",
+    "Metrics",
+    "NamedTool",
+    "Options",
+    "Pair",
+    "Part",
+    "Plan",
+    "Preference",
+    "Refused",
+    "Request",
+    "Sampling",
+    "Stage",
+    "Stats",
+    "Store",
+    "Thinking",
+    "ToolCall",
+    "ToolChoice",
+    "Turn",
+    "Unreadable",
+    "_File",
+    "_Reader",
+    "_Refused",
+    "_Server",
+}
+FILES: set[str] = {
+    "audit.py",
+    "calculator.py",
+    "calls.py",
+    "client.py",
+    "command.py",
+    "compare.py",
+    "conversation.py",
+    "data.py",
+    "errors.py",
+    "extract.py",
+    "files.py",
+    "folder.py",
+    "grade.py",
+    "ifeval.py",
+    "livecodebench.py",
+    "llama.py",
+    "load.py",
+    "plan.py",
+    "policy.py",
+    "pool.py",
+    "preference.py",
+    "rl.py",
+    "rules.py",
+    "run.py",
+    "runner.py",
+    "split.py",
+    "store.py",
+    "task.py",
+    "values.py",
+    "words.py",
+}
+
+
+def repeated_classes(source: Path) -> dict[str, list[str]]:
+    """Files by the name of a class that more than one of them defines."""
+    files = defaultdict(list)
+    for file in sorted(source.rglob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                files[node.name].append(file.relative_to(source).as_posix())
+    return {name: where for name, where in files.items() if len(where) > 1}
+
+
+def repeated_files(source: Path) -> dict[str, list[str]]:
+    folders = defaultdict(list)
+    for file in sorted(source.rglob("*.py")):
+        if file.name != "__init__.py":
+            folders[file.name].append(file.parent.relative_to(source).as_posix())
+    return {name: where for name, where in folders.items() if len(where) > 1}
+
+
+def test_no_class_name_more_has_two_meanings() -> None:
+    repeated = repeated_classes(SOURCE)
+    assert {name: where for name, where in repeated.items() if name not in CLASSES | SAME_CLASSES} == {}
+
+
+def test_no_file_name_more_has_two_meanings() -> None:
+    repeated = repeated_files(SOURCE)
+    assert {name: where for name, where in repeated.items() if name not in FILES | SAME_FILES} == {}
+
+
+def test_the_lists_name_only_what_is_repeated() -> None:
+    assert repeated_classes(SOURCE).keys() >= CLASSES | SAME_CLASSES
+    assert repeated_files(SOURCE).keys() >= FILES | SAME_FILES
+
+
+def test_a_second_meaning_is_found(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.py").write_text("class Thing:\n    pass\n", encoding="utf-8")
+        (tmp_path / folder / "__init__.py").write_text("", encoding="utf-8")
+    assert repeated_classes(tmp_path) == {"Thing": ["a/one.py", "b/one.py"]}
+    assert repeated_files(tmp_path) == {"one.py": ["a", "b"]}
