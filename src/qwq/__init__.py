@@ -13,9 +13,10 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Between two small parallel regions torch's OpenMP threads spin while they wait. Beside any other busy process the
-# spinning takes the core that the awaited thread needs, and a small model trains an order of magnitude slower
-# (benchmarks/busy_neighbour.py). A short spin costs nothing on a quiet machine. Read by libgomp when torch is loaded.
+# Between two small parallel regions torch's OpenMP threads spin while they wait. Beside any other
+# busy process the spinning takes the core that the awaited thread needs, and a small model trains
+# an order of magnitude slower (benchmarks/busy_neighbour.py). A short spin costs nothing on a quiet
+# machine. Read by libgomp when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
@@ -53,8 +54,8 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Where each name is: (module, attribute), "" for the module itself. `train`, `reward` and the verifiers are modules
-# that can be called.
+# Where each name is: (module, attribute), "" for the module itself. `train`, `reward` and the
+# verifiers are modules that can be called.
 _PLACES = {
     **{
         name: ("qwq.api", name)
@@ -100,7 +101,9 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """The installed package's version; in a source tree that is not installed, the one that pyproject.toml states."""
+    """The installed package's version; in a source tree that is not installed, the one that
+    pyproject.toml states.
+    """
     from importlib import metadata
 
     try:

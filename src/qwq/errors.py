@@ -6,7 +6,7 @@
     │   ├── DataError              data file: missing, empty, malformed (file and line)
     │   ├── ModelError             model folder: missing, truncated, does not fit
     │   └── CapacityError          more memory than there is
-    ├── InfraError(RuntimeError)   our machinery failed (a worker died, a jail would not start); never a wrong answer
+    ├── InfraError(RuntimeError)   our machinery failed (a dead worker); never a wrong answer
     └── Interrupted                Ctrl-C or SIGTERM after the state was saved
 
 The command line prints a QwqError as one line and exits with its `exit_status`; anything else is a
@@ -70,7 +70,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def install_hint(extra: str) -> str:
-    """The command that installs what an extra needs, package by package: right in a clone, in a wheel and in neither's folder."""
+    """The command that installs what an extra needs, package by package: right in a clone, in a
+    wheel and in neither's folder.
+    """
     try:
         needs = [n.partition(";") for n in metadata.requires("qwq") or ()]
     except metadata.PackageNotFoundError:

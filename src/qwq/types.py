@@ -76,14 +76,19 @@ class Problem:
 
     @property
     def expected(self) -> Any:
-        """What people read beside an answer: the gold answer, else the verifier's spec, cut if it is long; None without one."""
+        """What people read beside an answer: the gold answer, else the verifier's spec, cut if it
+        is long; None without one.
+        """
         expected = self.truth.get("gold", self.truth) or None
         whole = expected if isinstance(expected, str) else repr(expected)
         return expected if len(whole) <= EXPECTED_CHARS else f"{whole[:EXPECTED_CHARS]} [{len(whole):,} characters]"
 
 
 class Outcome(StrEnum):
-    """Every way a grading can end (design promise 3). Only `INFRA_ERROR` may never become a reward."""
+    """Every way a grading can end (design promise 3).
+
+    Only `INFRA_ERROR` may never become a reward.
+    """
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -99,8 +104,8 @@ class Verdict:
     """What a verifier found, with its reason in words.
 
     `passed` of `total` counts tests or rules where there are several. `forgeable` marks a verdict
-    that the judged program itself could have influenced. `answer` is what was read out of the response.
-    `unsafe` marks a verdict on a program that ran without a jail that protects.
+    that the judged program itself could have influenced. `answer` is what was read out of the
+    response. `unsafe` marks a verdict on a program that ran without a jail that protects.
     """
 
     outcome: Outcome
@@ -163,7 +168,9 @@ class StopReason(StrEnum):
 
     @property
     def cut(self) -> bool:
-        """Whether a limit of tokens ended the text, so that a call at its end may be half written."""
+        """Whether a limit of tokens ended the text, so that a call at its end may be half
+        written.
+        """
         return self in (StopReason.LENGTH, StopReason.CONTEXT)
 
 
@@ -171,10 +178,12 @@ class StopReason(StrEnum):
 class ParsedResponse:
     """A response in its parts; `text.response` makes it and says by which rule.
 
-    `thinking` is None if there was none. `answer` is what follows the thinking, without tool calls and blanks around it; it is
-    empty while the thinking is open. `thinking_closed` is True also without thinking. `malformed_calls` holds the raw
-    text of calls that could not be read. `reopened`: the answer ends inside another thought. `attempts` holds good and malformed
-    calls in the order in which they were written; empty if whoever made the parts knows of no malformed ones.
+    `thinking` is None if there was none. `answer` is what follows the thinking, without tool calls
+    and blanks around it; it is empty while the thinking is open. `thinking_closed` is True also
+    without thinking. `malformed_calls` holds the raw text of calls that could not be read.
+    `reopened`: the answer ends inside another thought. `attempts` holds good and malformed calls in
+    the order in which they were written; empty if whoever made the parts knows of no malformed
+    ones.
     """
 
     thinking: str | None
@@ -197,18 +206,22 @@ class ParsedResponse:
 
     @property
     def final(self) -> str:
-        """The answer that a verifier judges; "" if there is none or another thought is still open behind it."""
+        """The answer that a verifier judges; "" if there is none or another thought is still open
+        behind it.
+        """
         return "" if self.reopened else self.answer
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a model, as a policy gives it. `parts` is the turn taken apart, `text` the turn as it was written.
+    """One turn of a model, as a policy gives it. `parts` is the turn taken apart, `text` the turn
+    as it was written.
 
-    `ids` are the turn's tokens with the end token; `sampled_mask`, `logprobs` and `weight_versions` run parallel to them (see
-    `Rollout`), and all four are empty for a policy that is not token-exact. `num_thinking` counts tokens of thought; it is
-    `estimated` (a share by characters) where a server does not count them. `finish` is a server's own word for how the answer
-    ended. `failure` says why there is no turn: the server failed, and nothing here is the model's.
+    `ids` are the turn's tokens with the end token; `sampled_mask`, `logprobs` and `weight_versions`
+    run parallel to them (see `Rollout`), and all four are empty for a policy that is not
+    token-exact. `num_thinking` counts tokens of thought; it is `estimated` (a share by characters)
+    where a server does not count them. `finish` is a server's own word for how the answer ended.
+    `failure` says why there is no turn: the server failed, and nothing here is the model's.
     """
 
     parts: ParsedResponse
@@ -248,9 +261,9 @@ class Response:
     """What a verifier sees of a rollout: the last assistant turn and the calls before it.
 
     `text` is the last assistant turn, thinking included. `thinking_open` says that the chat
-    template had already written `<think>`, so the text starts inside the thinking.
-    `calls` are the tool calls made, in order, and `results` what the tools returned. `parts` is the turn taken apart;
-    None if nobody has done so yet (`text.response.parts_of` gives them either way).
+    template had already written `<think>`, so the text starts inside the thinking. `calls` are the
+    tool calls made, in order, and `results` what the tools returned. `parts` is the turn taken
+    apart; None if nobody has done so yet (`text.response.parts_of` gives them either way).
     """
 
     text: str

@@ -1,6 +1,8 @@
-"""Rows of data files as tokens, and an account of every row: used, beyond a limit, or left out and why.
+"""Rows of data files as tokens, and an account of every row: used, beyond a limit, or left out and
+why.
 
-Nothing is lost in silence: `FileUse` counts what a stage takes of a file, and a row that cannot be read stops with its line.
+Nothing is lost in silence: `FileUse` counts what a stage takes of a file, and a row that cannot be
+read stops with its line.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ LEAST_PROMPTS = 10  # of a file of pairs: it is divided into training, validatio
 
 @dataclass(slots=True)
 class FileUse:
-    """What became of a file's rows. `limit` is the option that leaves rows behind, such as `documents = 1,000`.
+    """What became of a file's rows. `limit` is the option that leaves rows behind, such as
+    `documents = 1,000`.
 
-    `left_out` counts rows by reason, `first_left_out` says where the first of each stands. Lengths are in tokens of what is used.
+    `left_out` counts rows by reason, `first_left_out` says where the first of each stands. Lengths
+    are in tokens of what is used.
     """
 
     path: str
@@ -72,7 +76,9 @@ class FileUse:
         return out | {"note": self.note()}
 
     def note(self) -> str:
-        """One line: `sft.jsonl: 1,000 of 3,000 rows, left out: 2,000 beyond documents = 1,000 (the first are taken); shape messages; ...`."""
+        """One line: `sft.jsonl: 1,000 of 3,000 rows, left out: 2,000 beyond documents = 1,000 (the
+        first are taken); shape messages; ...`.
+        """
         taken = f"{self.used:,} of {self.rows:,} rows"
         if self.used == self.rows:
             taken = f"all {self.rows:,} rows" if self.rows > 1 else "the one row"
@@ -95,7 +101,10 @@ class FileUse:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A conversation in tokens; `weights` are 1 where the loss counts. `where` is its file and line."""
+    """A conversation in tokens; `weights` are 1 where the loss counts.
+
+    `where` is its file and line.
+    """
 
     ids: Tokens
     weights: Sequence[float]
@@ -120,7 +129,7 @@ def too_long(max_tokens: int, max_positions: int | None) -> tuple[int, str]:
     return max_tokens, f"over {max_tokens:,} tokens"
 
 
-# -- conversations ------------------------------------------------------------------------------------------------------
+# -- conversations ---------------------------------------------------------------------------------
 
 
 def conversation_examples(
@@ -129,8 +138,9 @@ def conversation_examples(
 ) -> tuple[list[Example], FileUse]:  # fmt: skip
     """Examples of the first `documents` rows (None: all) of a file, folder or hub data set.
 
-    Longer ones than `max_tokens`, or than the model has positions, are left out and counted. DataError for a row that cannot be read, or of
-    which the chat template makes no example, with file and line; where `refused` is given, it goes there instead.
+    Longer ones than `max_tokens`, or than the model has positions, are left out and counted.
+    DataError for a row that cannot be read, or of which the chat template makes no example, with
+    file and line; where `refused` is given, it goes there instead.
     """
     longest, reason = too_long(max_tokens, max_positions)
     use = FileUse(path, limit=f"documents = {documents:,}" if documents else "")
@@ -181,7 +191,7 @@ def _refuse(text: str, refused: list[str] | None) -> None:
     refused.append(text)
 
 
-# -- pairs --------------------------------------------------------------------------------------------------------------
+# -- pairs -----------------------------------------------------------------------------------------
 
 
 def pair_of(
@@ -200,18 +210,28 @@ def pair_of(
 def answer_ids(
     chat: ChatFormat, prompt: Sequence[Message], answer: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
 ) -> list[int]:
-    """Ids of prompt and answer up to the answer's end token: what the template writes behind it (a line break) a rollout does not have."""
+    """Ids of prompt and answer up to the answer's end token: what the template writes behind it (a
+    line break) a rollout does not have.
+    """
     ids, _ = chat.training_example((*prompt, *answer), tools)
     return ids[: max(i for i, t in enumerate(ids) if t in chat.eos_ids) + 1]
 
 
 def pair_splits(
-    chat: ChatFormat, path: str, *, pairs: int | None = None, test_pairs: int | None = None, max_tokens: int, max_positions: int | None = None,
+    chat: ChatFormat,
+    path: str,
+    *,
+    pairs: int | None = None,
+    test_pairs: int | None = None,
+    max_tokens: int,
+    max_positions: int | None = None,
     refused: list[str] | None = None,
-) -> tuple[dict[str, list[Pair]], FileUse]:  # fmt: skip
-    """The pairs of a file in three parts: 70% train, 10% validation, 20% test, by whole prompts; the first `pairs` and `test_pairs` of them.
+) -> tuple[dict[str, list[Pair]], FileUse]:
+    """The pairs of a file in three parts: 70% train, 10% validation, 20% test, by whole prompts;
+    the first `pairs` and `test_pairs` of them.
 
-    Pairs with an answer too long, and pairs of equal answers, which teach nothing, are left out and counted. Errors as for conversations.
+    Pairs with an answer too long, and pairs of equal answers, which teach nothing, are left out and
+    counted. Errors as for conversations.
     """
     longest, reason = too_long(max_tokens, max_positions)
     use = FileUse(path, noun="pairs")
@@ -233,9 +253,11 @@ def pair_splits(
     if len(prompts) < LEAST_PROMPTS:
         gone = "".join(f", {count:,} {why}" for why, count in use.left_out.items())
         _refuse(
-            f"{path} holds pairs of {len(prompts)} prompts within {longest:,} tokens, {LEAST_PROMPTS} at least are needed: "
-            f"raise max_tokens or give more; they are divided into training, validation and test ({use.rows:,} rows{gone})", refused
-        )  # fmt: skip
+            f"{path} holds pairs of {len(prompts)} prompts within {longest:,} tokens, {LEAST_PROMPTS} at least are "
+            "needed: raise max_tokens or give more; they are divided into training, validation and test "
+            f"({use.rows:,} rows{gone})",
+            refused,
+        )
     splits = _split(list(prompts.values()))
     for name, limit, option in (("train", pairs, "pairs"), ("test", test_pairs, "test_pairs")):
         if limit is not None and len(splits[name]) > limit:

@@ -1,7 +1,9 @@
-"""The rows of a data file, a folder or a hub data set: JSON lines, one JSON array, or parquet, always as UTF-8.
+"""The rows of a data file, a folder or a hub data set: JSON lines, one JSON array, or parquet,
+always as UTF-8.
 
-A row is named by file and line (`row` in an array or a parquet file), so that every complaint about it can be found. Lines end at
-a line feed alone: U+2028 and its kin are characters of a text. Whole numbers keep their digits, however many.
+A row is named by file and line (`row` in an array or a parquet file), so that every complaint about
+it can be found. Lines end at a line feed alone: U+2028 and its kin are characters of a text. Whole
+numbers keep their digits, however many.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ class Row(NamedTuple):
 def read_rows(path: Path, refused: list[str] | None = None, *, noun: str = "rows", needs: str = "") -> Iterator[Row]:
     """The rows of one file in order. Blank lines are skipped. DataError names file and line.
 
-    Where `refused` is given, it gets what is wrong with a line, and the rest are read. `noun` and `needs` tell in errors what rows are
-    called and which fields they need.
+    Where `refused` is given, it gets what is wrong with a line, and the rest are read. `noun` and
+    `needs` tell in errors what rows are called and which fields they need.
     """
     with path.open("rb") as file:
         head = file.read(64).removeprefix(BOM).lstrip()
@@ -72,7 +74,9 @@ def _line_rows(path: Path, refused: list[str] | None, needs: str) -> Iterator[Ro
 
 
 def _array_rows(path: Path, refused: list[str] | None, needs: str) -> Iterator[Row]:
-    """A file that begins with a bracket: one array of objects, or JSON lines whose first row is a list, which is no row."""
+    """A file that begins with a bracket: one array of objects, or JSON lines whose first row is a
+    list, which is no row.
+    """
     whole = path.read_bytes().removeprefix(BOM)
     try:
         rows = parse_line(whole, str(path))
@@ -107,7 +111,8 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                     yield Row(number, f"{path}, row {number}", {k: _without_nulls(v) for k, v in row.items()})
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
-            f"{path} cannot be read as parquet ({' '.join(str(error).split())[:120]}): copy it again, or give JSON lines"
+            f"{path} cannot be read as parquet ({' '.join(str(error).split())[:120]}): copy it again, or give JSON "
+            "lines"
         ) from None
 
 
@@ -118,11 +123,13 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(v) for v in value] if isinstance(value, list) else value
 
 
-# -- where the files are ------------------------------------------------------------------------------------------------
+# -- where the files are ---------------------------------------------------------------------------
 
 
 def split_in_name(name: str) -> str | None:
-    """The split that a file's name claims: `train.jsonl`, `test-00000-of-00001.parquet`; None where it claims none."""
+    """The split that a file's name claims: `train.jsonl`, `test-00000-of-00001.parquet`; None where
+    it claims none.
+    """
     for split, words in {"train": "train", "test": "test", "validation": "validation|valid|val|dev"}.items():
         if re.search(rf"(?<![a-z])({words})(?![a-z])", name.lower()):
             return split
@@ -130,13 +137,16 @@ def split_in_name(name: str) -> str | None:
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether `path` names a data set of the hub: `org/name`, no path here, and not the name of a data file."""
+    """Whether `path` names a data set of the hub: `org/name`, no path here, and not the name of a
+    data file.
+    """
     form = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", path)
     return bool(form) and Path(path).suffix not in (*SUFFIXES, ARRAYS) and not Path(path).exists()
 
 
 def data_files(name: str, split: str = "train", *, give: str = "give a JSON-lines or parquet file") -> list[Path]:
-    """The local files of a data set: the path itself, the fitting files of a folder, or those of a hub data set.
+    """The local files of a data set: the path itself, the fitting files of a folder, or those of a
+    hub data set.
 
     `give` says in the error what to give instead where there is none.
     """
@@ -154,7 +164,8 @@ def data_files(name: str, split: str = "train", *, give: str = "give a JSON-line
 def choose_files(names: Sequence[str], split: str, where: str) -> list[str]:
     """The data files of `split` among the file names of a folder or data set, in order.
 
-    Validation comes from a file of its own where there is one, else from the training file. DataError where none fits.
+    Validation comes from a file of its own where there is one, else from the training file.
+    DataError where none fits.
     """
     data = [n for n in names if n.endswith(SUFFIXES)]
     folders = {n.rpartition("/")[0] for n in data}

@@ -1,7 +1,8 @@
-"""Turns, tool calls and tools as data files write them: OpenAI's messages, ShareGPT's turns, and what stands between the two.
+"""Turns, tool calls and tools as data files write them: OpenAI's messages, ShareGPT's turns, and
+what stands between the two.
 
-What cannot be trained on as it was meant is refused, never written out as Python or JSON text: a part that is not text, a call
-whose arguments are no object, an assistant's turn without words.
+What cannot be trained on as it was meant is refused, never written out as Python or JSON text: a
+part that is not text, a call whose arguments are no object, an assistant's turn without words.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from qwq.types import Message, ToolCall
 
 # `developer` is OpenAI's newer name of the system turn, `human` and `gpt` are ShareGPT's.
 ROLES = {
-    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
-    "tool": "tool", "function": "tool", "observation": "tool", "function_call": "assistant",
+    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
+    "gpt": "assistant", "model": "assistant", "tool": "tool", "function": "tool", "observation": "tool",
+    "function_call": "assistant",
 }  # fmt: skip
 TEXT_PARTS = ("text", "input_text", "output_text")
 THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -40,7 +42,9 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Messages, and which of them (by number, from 0) are not to be learnt from: assistant turns of weight 0."""
+    """Messages, and which of them (by number, from 0) are not to be learnt from: assistant turns of
+    weight 0.
+    """
 
     messages: tuple[Message, ...]
     unlearnt: frozenset[int] = frozenset()
@@ -52,7 +56,9 @@ def named(value: Any) -> str:
 
 
 def from_json(value: Any, what: str) -> Any:
-    """`value`, or what its JSON text holds: columns of data sets often keep lists and objects as text."""
+    """`value`, or what its JSON text holds: columns of data sets often keep lists and objects as
+    text.
+    """
     if not isinstance(value, str):
         return value
     try:
@@ -62,7 +68,9 @@ def from_json(value: Any, what: str) -> Any:
 
 
 def content_text(content: Any, what: str) -> str | None:
-    """The text of a message's `content`: itself, its text parts joined, or None where it is null."""
+    """The text of a message's `content`: itself, its text parts joined, or None where it is
+    null.
+    """
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
@@ -77,17 +85,22 @@ def _part(part: Any, what: str) -> str:
         raise Malformed(f"{what} is {named(part)}: give text, or an object with type and text")
     if part.get("type", "text") not in TEXT_PARTS or not isinstance(part.get("text"), str):
         raise Malformed(
-            f"{what} is a part of type {part.get('type')!r} with {', '.join(map(str, part))}: only text parts can be used"
+            f"{what} is a part of type {part.get('type')!r} with {', '.join(map(str, part))}: only text parts can "
+            "be used"
         )
     return part["text"]
 
 
 def turns_of(value: Any, what: str, *, blank: bool = False) -> Turns:
-    """Turns from a list of objects with `role` and `content`, or `from` and `value`. `blank`: an assistant may say nothing."""
+    """Turns from a list of objects with `role` and `content`, or `from` and `value`.
+
+    `blank`: an assistant may say nothing.
+    """
     value = from_json(value, what)
     if not isinstance(value, list) or not value:
         raise Malformed(
-            f"{what} is {'an empty list' if value == [] else named(value)}: give a list of objects with `role` and `content`"
+            f"{what} is {'an empty list' if value == [] else named(value)}: give a list of objects with `role` and "
+            "`content`"
         )
     messages, unlearnt = [], set()
     for i, turn in enumerate(value):
@@ -167,18 +180,22 @@ def _call(call: Any, what: str) -> ToolCall:
     function = call.get("function") or call if isinstance(call, Mapping) else call
     if not isinstance(function, Mapping):
         raise Malformed(f"{what} is {named(function)}: give an object with a function's `name` and `arguments`")
-    # No arguments are an empty object: parquet drops the key, some servers write null or an empty text.
+    # No arguments are an empty object: parquet drops the key, some servers write null or an empty
+    # text.
     arguments = function.get("arguments")
     made = call_of({"name": function.get("name"), "arguments": {} if arguments in (None, "") else arguments})
     if made is None:
         raise Malformed(
-            f"{what} is no call: it needs a `name`, and `arguments` that are an object or its JSON text, found {json.dumps(dict(function), default=str)[:80]}"
+            f"{what} is no call: it needs a `name`, and `arguments` that are an object or its JSON text, found "
+            f"{json.dumps(dict(function), default=str)[:80]}"
         )
     return made
 
 
 def tools_of(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """A row's `tools` (or `functions`), each as {"type": "function", "function": {...}}; lists and tools may be JSON text."""
+    """A row's `tools` (or `functions`), each as {"type": "function", "function": {...}}; lists and
+    tools may be JSON text.
+    """
     key = "tools" if row.get("tools") is not None else "functions"
     value = row.get(key)
     if value is None or (isinstance(value, str) and not value.strip()):

@@ -1,17 +1,20 @@
-"""The shapes that rows of data files have, recognised in this one place: conversations, preference pairs, problems.
+"""The shapes that rows of data files have, recognised in this one place: conversations, preference
+pairs, problems.
 
-    conversation  {"messages": [{"role", "content"}], "tools"}                         OpenAI
-                  {"conversations": [{"from", "value"}], "tools", "system"}            ShareGPT
-                  {"prompt", "completion"}, {"prompt", "response"}                     texts or messages, TRL
-                  {"instruction", "input", "output", "system", "history"}              Alpaca
-    pair          {"prompt", "chosen", "rejected"}                                     texts or messages, TRL
-                  {"chosen": [...], "rejected": [...]}                                 whole conversations (the prompt is what both begin
-                                                                                       with), as in UltraFeedback's binarized form
-                  {"conversations", "chosen", "rejected"}                              ShareGPT
-                  {"instruction", "input", "chosen", "rejected"}                       Alpaca
+    conversation  {"messages": [{"role", "content"}], "tools"}              OpenAI
+                  {"conversations": [{"from", "value"}], "tools", "system"} ShareGPT
+                  {"prompt", "completion"}, {"prompt", "response"}          texts or messages, TRL
+                  {"instruction", "input", "output", "system", "history"}   Alpaca
+    pair          {"prompt", "chosen", "rejected"}                          texts or messages, TRL
+                  {"chosen": [...], "rejected": [...]}                      whole conversations (1)
+                  {"conversations", "chosen", "rejected"}                   ShareGPT
+                  {"instruction", "input", "chosen", "rejected"}            Alpaca
     problem       what `kind` of source a row would be, see `problem_kind`
 
-The same conversation gives the same messages in each shape. What fits none is refused with the keys that it has.
+(1) As in UltraFeedback's binarized form; the prompt is the messages with which both begin.
+
+The same conversation gives the same messages in each shape. What fits none is refused with the keys
+that it has.
 """
 
 from __future__ import annotations
@@ -30,9 +33,11 @@ from qwq.types import Message
 T = TypeVar("T")
 PROMPTS = ("prompt", "instruction", "question", "query")
 ANSWERS = ("completion", "response", "output", "answer")
-# Sets with markup of their own, which would be learnt as words: the converter's name, and where what gives them away.
+# Sets with markup of their own, which would be learnt as words: the converter's name, and where
+# what gives them away.
 _MARKED = (
-    ("marco-o1", "response", re.compile(r"\s*<Thought>")), ("toolrl", "input", re.compile(r".*<user>.*</user>", re.DOTALL)),
+    ("marco-o1", "response", re.compile(r"\s*<Thought>")),
+    ("toolrl", "input", re.compile(r".*<user>.*</user>", re.DOTALL)),
     ("gsm8k", "answer", re.compile(r".*####\s*[-$]?[\d.,/]+%?\s*\Z", re.DOTALL)),
 )  # fmt: skip
 _HUMAN = re.compile(r"\n\n(Human|Assistant): ?")
@@ -54,7 +59,9 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to one prompt; each is the turns from the first that differs, and ends with the assistant's."""
+    """Two answers to one prompt; each is the turns from the first that differs, and ends with the
+    assistant's.
+    """
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
@@ -63,7 +70,7 @@ class Preference:
     shape: str
 
 
-# -- conversations ------------------------------------------------------------------------------------------------------
+# -- conversations ---------------------------------------------------------------------------------
 
 
 def conversation(row: Mapping[str, Any]) -> Conversation:
@@ -91,7 +98,8 @@ def _conversation_turns(row: Mapping[str, Any]) -> tuple[Turns, str]:
     _refuse_markup(row, prompt, answer)
     asked, said = _prompt_turns(row, prompt), answer_of(row[answer], answer)
     shift = len(asked.messages)
-    # A prompt that is messages is what stands before the answer: its own assistant turns are not learnt, as in TRL.
+    # A prompt that is messages is what stands before the answer: its own assistant turns are not
+    # learnt, as in TRL.
     given = {i for i, m in enumerate(asked.messages) if m.role == "assistant" and not isinstance(row[prompt], str)}
     both = Turns(asked.messages + said.messages, asked.unlearnt | given | {i + shift for i in said.unlearnt})
     return both, "Alpaca" if (prompt, answer) == ("instruction", "output") else f"{prompt} and {answer}"
@@ -105,19 +113,25 @@ def _hint(row: Mapping[str, Any]) -> str:
         return f"it has {keys_of(row)}; `qwq data convert` knows kto and other published sets"
     if "role" in row and "content" in row:
         return 'this is one message: put the messages of a conversation into one object, {"messages": [...]}'
-    return f"needs `messages`, `conversations`, `prompt` and `completion`, or `instruction` and `output`; it has {keys_of(row)}"
+    return (
+        "needs `messages`, `conversations`, `prompt` and `completion`, or `instruction` and `output`; it has "
+        f"{keys_of(row)}"
+    )
 
 
 def _refuse_markup(row: Mapping[str, Any], prompt: str, answer: str) -> None:
     for form, key, mark in _MARKED:
         if isinstance(row.get(key), str) and mark.match(row[key]):
             raise Malformed(
-                f"{prompt} and {answer} have the markup of {form}, which would be learnt as words: `qwq data convert --format {form}` makes conversations of them"
+                f"{prompt} and {answer} have the markup of {form}, which would be learnt as words: `qwq data "
+                f"convert --format {form}` makes conversations of them"
             )
 
 
 def _prompt_turns(row: Mapping[str, Any], key: str) -> Turns:
-    """The turns of a prompt: a text with what `input` or `context` add to it, or messages; earlier turns (`history`) go before."""
+    """The turns of a prompt: a text with what `input` or `context` add to it, or messages; earlier
+    turns (`history`) go before.
+    """
     value = row[key]
     if not isinstance(value, str):
         return turns_of(value, key)
@@ -143,11 +157,14 @@ def _with_system(row: Mapping[str, Any], turns: Turns) -> tuple[tuple[Message, .
     return (Message("system", system), *turns.messages), frozenset(i + 1 for i in turns.unlearnt)
 
 
-# -- preference pairs ---------------------------------------------------------------------------------------------------
+# -- preference pairs ------------------------------------------------------------------------------
 
 
 def preference(row: Mapping[str, Any]) -> Preference:
-    """The pair of a row. Malformed where it has none. The two answers may be equal: who counts them says so."""
+    """The pair of a row.
+
+    Malformed where it has none. The two answers may be equal: who counts them says so.
+    """
     if "chosen" not in row or "rejected" not in row:
         raise Malformed(f"needs `prompt`, `chosen` and `rejected`; it has {keys_of(row)}")
     key = next((k for k in ("conversations", *PROMPTS, "messages") if row.get(k) is not None), None)
@@ -184,7 +201,9 @@ def preference(row: Mapping[str, Any]) -> Preference:
 def _split_prompt(
     chosen: tuple[Message, ...], rejected: tuple[Message, ...]
 ) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
-    """(prompt, chosen answer, rejected answer): the prompt is what both begin with, up to a turn of the assistant in both."""
+    """(prompt, chosen answer, rejected answer): the prompt is what both begin with, up to a turn of
+    the assistant in both.
+    """
     # An answer has at least one turn, also where the two are equal.
     same = min(len(chosen), len(rejected)) - 1
     same = next((i for i in range(same) if chosen[i] != rejected[i]), same)
@@ -204,7 +223,7 @@ def _human_turns(text: str) -> tuple[Message, ...]:
     )
 
 
-# -- what a reward model scores -----------------------------------------------------------------------------------------
+# -- what a reward model scores --------------------------------------------------------------------
 
 
 def scored(
@@ -226,7 +245,7 @@ def scored(
     return messages[:-1], tools_of(row), [messages[-1:]]
 
 
-# -- problems -----------------------------------------------------------------------------------------------------------
+# -- problems --------------------------------------------------------------------------------------
 
 
 def problem_kind(row: Mapping[str, Any]) -> str | None:
@@ -244,11 +263,12 @@ def problem_kind(row: Mapping[str, Any]) -> str | None:
 
 
 _WORDS: dict[Any, tuple[str, str]] = {
-    conversation: ("conversations", "`messages`"), preference: ("pairs", "`prompt`, `chosen` and `rejected`"), scored: ("rows", "prompt and response"),
+    conversation: ("conversations", "`messages`"), preference: ("pairs", "`prompt`, `chosen` and `rejected`"),
+    scored: ("rows", "prompt and response"),
 }  # fmt: skip
 
 
-# -- whole files --------------------------------------------------------------------------------------------------------
+# -- whole files -----------------------------------------------------------------------------------
 
 
 def read_shaped(
@@ -258,7 +278,8 @@ def read_shaped(
     *,
     wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[tuple[str, T | None]]:
-    """(where, what `shape` makes of it) of each row; None for rows that are not `wanted` when their turn comes, which are read as JSON only.
+    """(where, what `shape` makes of it) of each row; None for rows that are not `wanted` when their
+    turn comes, which are read as JSON only.
 
     A bad row is a DataError, or, where `refused` is given, goes there in words.
     """

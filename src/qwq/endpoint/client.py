@@ -1,9 +1,9 @@
 """Requests to `/chat/completions`, with the waits, limits and refusals of real servers.
 
-A server that is away, busy (429) or broken (5xx) is asked again until `patience` is used up; an answer that is none
-(`reply.read_completion`) is asked again twice. A refusal for length is asked again with what the server allows: under
-OpenAI's newer name for the limit, with its longest answer, with the room that the prompt leaves. Any other refusal is a
-failure of that request.
+A server that is away, busy (429) or broken (5xx) is asked again until `patience` is used up; an
+answer that is none (`reply.read_completion`) is asked again twice. A refusal for length is asked
+again with what the server allows: under OpenAI's newer name for the limit, with its longest answer,
+with the room that the prompt leaves. Any other refusal is a failure of that request.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ CONNECT_TIMEOUT_S, LIST_TIMEOUT_S = 10.0, 30.0
 LONGEST_PAUSE_S = 60.0
 KEY_VARIABLES = ("QWQ_API_KEY", "OPENAI_API_KEY")
 GO_ON = "what is done is stored, the same command goes on"
-# Models whose own chat template opens the thinking: a text of theirs without `</think>` is a thought.
+# Models whose own chat template opens the thinking: a text of theirs without `</think>` is a
+# thought.
 OPENS_THINKING = re.compile(r"qwq-32b|-thinking-2507", re.IGNORECASE)
 # What to do where a server does not take a parameter of ours, by a word of its refusal.
 REPAIRS = {
@@ -46,7 +47,10 @@ REPAIRS = {
 
 @dataclass(slots=True)
 class Request:
-    """One turn to be made. `messages` as chat templates take them; `top_k` 0 leaves it out. Lengths in tokens."""
+    """One turn to be made.
+
+    `messages` as chat templates take them; `top_k` 0 leaves it out. Lengths in tokens.
+    """
 
     messages: Sequence[Mapping[str, Any]]
     seed: int
@@ -59,7 +63,10 @@ class Request:
 
 
 class EndpointClient:
-    """One server and one model of it. Threads may share a client. Nothing is sent before `connect` or `complete`."""
+    """One server and one model of it.
+
+    Threads may share a client. Nothing is sent before `connect` or `complete`.
+    """
 
     def __init__(
         self,
@@ -71,7 +78,10 @@ class EndpointClient:
         patience: Sequence[float] = PATIENCE,
         connections: int = 16,
     ) -> None:
-        """`api_key` None: from the environment (KEY_VARIABLES). `opens_thinking`: see reply.py; None: by the name."""
+        """`api_key` None: from the environment (KEY_VARIABLES).
+
+        `opens_thinking`: see reply.py; None: by the name.
+        """
         self.base, local = _base(url)
         self.model, self.patience = model, tuple(patience)
         self.opens_thinking = opens_thinking
@@ -95,7 +105,9 @@ class EndpointClient:
         self._http.close()
 
     def connect(self) -> None:
-        """Take over the server's name for the model (a path's last part will do) and the context that it states."""
+        """Take over the server's name for the model (a path's last part will do) and the context
+        that it states.
+        """
         try:
             answer = self._http.get(f"{self.base}/models", timeout=LIST_TIMEOUT_S)
         except httpx2.RequestError as error:
@@ -116,7 +128,8 @@ class EndpointClient:
     def complete(self, request: Request) -> Turn:
         """The model's answer.
 
-        RequestFailed: this request has none. InfraError: no server. ConfigError: an option or the key is at fault.
+        RequestFailed: this request has none. InfraError: no server. ConfigError: an option or the
+        key is at fault.
         """
         longest = min(request.max_new_tokens, self._max_output)
         # The server's own limit is the context where no room is left for another.
@@ -233,7 +246,9 @@ class EndpointClient:
 
 
 def for_api(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as the API takes them: arguments as JSON text, each tool's answer under its call's id."""
+    """Messages as the API takes them: arguments as JSON text, each tool's answer under its call's
+    id.
+    """
     out: list[dict[str, Any]] = []
     waiting: deque[str] = deque()
     for index, message in enumerate(messages):
@@ -256,7 +271,9 @@ def for_api(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _smaller(limits: Limits, limit: int) -> int | None:
-    """The room that the prompt leaves, where the server says it and it is less than was refused; else no limit."""
+    """The room that the prompt leaves, where the server says it and it is less than was refused;
+    else no limit.
+    """
     return limits.room if limits.room is not None and limits.room < limit else None
 
 

@@ -1,4 +1,6 @@
-"""Many requests at once, each handed back with its answer or its failure, in the order in which they are done."""
+"""Many requests at once, each handed back with its answer or its failure, in the order in which
+they are done.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,11 @@ R = TypeVar("R")
 def concurrently(
     take: Callable[[], T | None], ask: Callable[[T], R], concurrency: int
 ) -> Iterator[tuple[T, R | RequestFailed]]:
-    """Call `ask` for what `take` gives, at most `concurrency` at once, until it gives None and all are done.
+    """Call `ask` for what `take` gives, at most `concurrency` at once, until it gives None and all
+    are done.
 
-    `take` is called between answers too, so work may be added meanwhile. A RequestFailed is handed back beside its
-    item; after MAX_FAILURES in a row, as any other error, it is raised.
+    `take` is called between answers too, so work may be added meanwhile. A RequestFailed is handed
+    back beside its item; after MAX_FAILURES in a row, as any other error, it is raised.
     """
     # Daemon threads, not a pool: whoever stops does not wait for the answers that are under way.
     inbox: queue.SimpleQueue[T | None] = queue.SimpleQueue()

@@ -1,9 +1,11 @@
-"""What a refusal (a status of 400 and more) says about the length of a request. Everything else is a failure.
+"""What a refusal (a status of 400 and more) says about the length of a request. Everything else is
+a failure.
 
-A request is too long for the context only where the server says so with the context's length, or with a code made for
-it (OpenAI's `context_length_exceeded`, llama.cpp's `exceed_context_size_error`). "Context" alone proves nothing: chat
-templates have context variables, and a template's error is no answer of the model. The texts of the servers that were
-read for the patterns below stand in tests/unit/endpoint/test_endpoint_refusals.py.
+A request is too long for the context only where the server says so with the context's length, or
+with a code made for it (OpenAI's `context_length_exceeded`, llama.cpp's
+`exceed_context_size_error`). "Context" alone proves nothing: chat templates have context variables,
+and a template's error is no answer of the model. The texts of the servers that were read for the
+patterns below stand in tests/unit/endpoint/test_endpoint_refusals.py.
 """
 
 from __future__ import annotations
@@ -61,11 +63,12 @@ _RENAMED = re.compile(r"use\W+max_completion_tokens", re.IGNORECASE)  # OpenAI's
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a refusal says about lengths, in tokens; all None or False where it is about something else.
+    """What a refusal says about lengths, in tokens; all None or False where it is about something
+    else.
 
-    `context`: prompt and answer together do not fit, or the prompt alone. `prompt`: the prompt's length, where it is
-    counted. `max_output`: the longest answer that may be asked for. `renamed`: the limit is to be called
-    `max_completion_tokens`.
+    `context`: prompt and answer together do not fit, or the prompt alone. `prompt`: the prompt's
+    length, where it is counted. `max_output`: the longest answer that may be asked for. `renamed`:
+    the limit is to be called `max_completion_tokens`.
     """
 
     full: bool = False
@@ -96,7 +99,9 @@ def limits_of(text: str) -> Limits:
 
 
 def error_of(text: str) -> dict[str, Any]:
-    """The `error` object of a body in OpenAI's shape, or the body itself (vLLM before 0.8); {} if it is no object."""
+    """The `error` object of a body in OpenAI's shape, or the body itself (vLLM before 0.8); {} if
+    it is no object.
+    """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,19 +1,21 @@
 """A server's answer in its parts: thinking, answer, calls, how it ended.
 
-Servers with a reasoning parser hand the thinking out apart (`reasoning_content`, `reasoning`, parts of type
-`thinking`); others give the text as the model wrote it. Where the chat template opens the thinking itself, as QwQ's
-does, that text has no `<think>`, so a thought that was cut looks like an answer. Three rules keep it from being read as
-one, in this order:
+Servers with a reasoning parser hand the thinking out apart (`reasoning_content`, `reasoning`, parts
+of type `thinking`); others give the text as the model wrote it. Where the chat template opens the
+thinking itself, as QwQ's does, that text has no `<think>`, so a thought that was cut looks like an
+answer. Three rules keep it from being read as one, in this order:
 
-1. A text that begins with `<think>` says itself where its thought is. One that holds only `</think>` began in a thought,
-   unless the caller knows that the template opens none.
-2. A text without either that was cut off is an open thought, unless the caller knows that the template opens none.
-3. A text without either that ended by itself is an answer, unless the caller knows that the template opens one.
+1. A text that begins with `<think>` says itself where its thought is. One that holds only
+   `</think>` began in a thought, unless the caller knows that the template opens none.
+2. A text without either that was cut off is an open thought, unless the caller knows that the
+   template opens none.
+3. A text without either that ended by itself is an answer, unless the caller knows that the
+   template opens one.
 
 What is thinking, answer and call is then `text.response`'s rule.
 
-An answer counts as ended only where the server says so: `finish_reason` null, `error`, `abort` or unknown is the
-server's failure.
+An answer counts as ended only where the server says so: `finish_reason` null, `error`, `abort` or
+unknown is the server's failure.
 """
 
 from __future__ import annotations
@@ -45,10 +47,11 @@ FULL = Turn(ParsedResponse(None, ""), StopReason.CONTEXT, finish="refused")
 def read_completion(
     data: Mapping[str, Any], *, tools: Collection[str] = (), opens_thinking: bool | None = None
 ) -> Turn:
-    """The first choice of a chat completion. `tools`: names of the functions on offer; without any, a call in the text is text.
+    """The first choice of a chat completion. `tools`: names of the functions on offer; without any,
+    a call in the text is text.
 
-    `opens_thinking`: whether the chat template opens the thinking; None where that is not known. RequestFailed where
-    the body is of another shape, or does not say how the answer ended.
+    `opens_thinking`: whether the chat template opens the thinking; None where that is not known.
+    RequestFailed where the body is of another shape, or does not say how the answer ended.
     """
     try:
         choice, usage = data["choices"][0], data.get("usage") or {}

@@ -1,4 +1,5 @@
-"""The model: config.json, the transformer, what a token may attend to, and Hugging Face folders in and out.
+"""The model: config.json, the transformer, what a token may attend to, and Hugging Face folders in
+and out.
 
 config.py       sizes of the families, presets
 transformer.py  the one nn.Module that is trained and sampled from

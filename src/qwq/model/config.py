@@ -13,7 +13,10 @@ from qwq.model.families import FAMILIES, ModelFamily
 
 @dataclass(frozen=True, slots=True)
 class YarnScaling:
-    """YaRN (Peng et al. 2023, arXiv 2309.00071): `factor` times the original length. Hugging Face's defaults."""
+    """YaRN (Peng et al. 2023, arXiv 2309.00071): `factor` times the original length.
+
+    Hugging Face's defaults.
+    """
 
     factor: float
     original_max_positions: int
@@ -23,7 +26,9 @@ class YarnScaling:
 
     @property
     def attention_scale(self) -> float:
-        """What cosine and sine are multiplied with: 0.1 ln(factor) + 1 unless the config states it."""
+        """What cosine and sine are multiplied with: 0.1 ln(factor) + 1 unless the config states
+        it.
+        """
         if self.attention_factor is not None:
             return self.attention_factor
         return 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
@@ -40,8 +45,9 @@ QWQ_YARN = YarnScaling(factor=4.0, original_max_positions=32768)  # the model ca
 class ModelConfig:
     """Sizes of one dense decoder-only transformer.
 
-    Families (`model/families/`) differ in `qkv_bias`, a bias on the query, key and value projections (Qwen2), and in
-    `qk_norm`, an RMSNorm over each head of queries and keys (Qwen3). Llama has neither.
+    Families (`model/families/`) differ in `qkv_bias`, a bias on the query, key and value
+    projections (Qwen2), and in `qk_norm`, an RMSNorm over each head of queries and keys (Qwen3).
+    Llama has neither.
     """
 
     family: str
@@ -71,7 +77,8 @@ class ModelConfig:
             )
         if self.num_heads % self.num_kv_heads:
             raise ModelError(
-                f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key/value heads: make the first a multiple of the second"
+                f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key/value heads: make the first "
+                "a multiple of the second"
             )
 
     @property
@@ -88,7 +95,9 @@ class ModelConfig:
         return self.vocab_size * d * (1 if self.tie_embeddings else 2) + self.num_layers * layer + d
 
     def flops_per_token(self, context: int = 0) -> int:
-        """Forward floating-point operations for one token with `context` tokens before it (2 per multiply-add)."""
+        """Forward floating-point operations for one token with `context` tokens before it (2 per
+        multiply-add).
+        """
         matmul = self.num_parameters - (0 if self.tie_embeddings else self.vocab_size * self.hidden_size)
         return 2 * matmul + 4 * self.num_layers * context * self.num_heads * self.head_dim
 
@@ -132,7 +141,10 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
-        """Read a config.json. Raises ModelError for a family or feature this module does not compute."""
+        """Read a config.json.
+
+        Raises ModelError for a family or feature this module does not compute.
+        """
         family = hf.get("model_type", "")
         if family not in FAMILIES:
             raise ModelError(f"{where}: model_type {family!r} is not supported; supported: {', '.join(FAMILIES)}")
@@ -201,32 +213,32 @@ def _yarn(rope: Mapping[str, Any], hf: Mapping[str, Any], where: str) -> YarnSca
 
 PRESETS: dict[str, ModelConfig] = {
     "tiny": ModelConfig(
-        family="qwen2", vocab_size=512, hidden_size=192, intermediate_size=512, num_layers=2, num_heads=6, num_kv_heads=2,
-        head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.06,
+        family="qwen2", vocab_size=512, hidden_size=192, intermediate_size=512, num_layers=2, num_heads=6,
+        num_kv_heads=2, head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.06,
     ),
     "small": ModelConfig(
-        family="qwen2", vocab_size=768, hidden_size=256, intermediate_size=704, num_layers=3, num_heads=8, num_kv_heads=2,
-        head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.06,
+        family="qwen2", vocab_size=768, hidden_size=256, intermediate_size=704, num_layers=3, num_heads=8,
+        num_kv_heads=2, head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.06,
     ),
     "qwen2.5-0.5b": ModelConfig(
-        family="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864, num_layers=24, num_heads=14, num_kv_heads=2,
-        head_dim=64, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=True, max_positions=32768, bos_token_id=151643,
-        eos_token_id=151645, pad_token_id=151643,
-    ),
-    "qwen3-0.6b": ModelConfig(
-        family="qwen3", vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_layers=28, num_heads=16, num_kv_heads=8,
-        head_dim=128, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=True, qkv_bias=False, qk_norm=True, max_positions=40960,
+        family="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864, num_layers=24, num_heads=14,
+        num_kv_heads=2, head_dim=64, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=True, max_positions=32768,
         bos_token_id=151643, eos_token_id=151645, pad_token_id=151643,
     ),
+    "qwen3-0.6b": ModelConfig(
+        family="qwen3", vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_layers=28, num_heads=16,
+        num_kv_heads=8, head_dim=128, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=True, qkv_bias=False,
+        qk_norm=True, max_positions=40960, bos_token_id=151643, eos_token_id=151645, pad_token_id=151643,
+    ),
     "qwen2.5-7b": ModelConfig(
-        family="qwen2", vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_layers=28, num_heads=28, num_kv_heads=4,
-        head_dim=128, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=False, max_positions=32768, bos_token_id=151643,
-        eos_token_id=151645, pad_token_id=151643,
+        family="qwen2", vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_layers=28, num_heads=28,
+        num_kv_heads=4, head_dim=128, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=False, max_positions=32768,
+        bos_token_id=151643, eos_token_id=151645, pad_token_id=151643,
     ),
     "qwq-32b": ModelConfig(
-        family="qwen2", vocab_size=152064, hidden_size=5120, intermediate_size=27648, num_layers=64, num_heads=40, num_kv_heads=8,
-        head_dim=128, rope_theta=1e6, rms_norm_eps=1e-5, tie_embeddings=False, max_positions=40960, bos_token_id=151643,
-        eos_token_id=151645, pad_token_id=151643,
+        family="qwen2", vocab_size=152064, hidden_size=5120, intermediate_size=27648, num_layers=64, num_heads=40,
+        num_kv_heads=8, head_dim=128, rope_theta=1e6, rms_norm_eps=1e-5, tie_embeddings=False, max_positions=40960,
+        bos_token_id=151643, eos_token_id=151645, pad_token_id=151643,
     ),
 }  # fmt: skip
 

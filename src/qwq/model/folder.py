@@ -1,7 +1,9 @@
-"""A model folder in the layout of Hugging Face: where it is, its JSON files, and its safetensors headers.
+"""A model folder in the layout of Hugging Face: where it is, its JSON files, and its safetensors
+headers.
 
-Covers local folders and, for names such as `org/name` that are no local path, the Hugging Face hub. Only
-safetensors are ever read: a pickle can run code when it is loaded, so a folder with nothing else is refused.
+Covers local folders and, for names such as `org/name` that are no local path, the Hugging Face hub.
+Only safetensors are ever read: a pickle can run code when it is loaded, so a folder with nothing
+else is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors format
 
 
 def resolve_folder(model: str | Path, *, weights: bool = True) -> Path:
-    """The local folder of `model`: a path, or a hub name, which is downloaded. ModelError where there is neither.
+    """The local folder of `model`: a path, or a hub name, which is downloaded. ModelError where
+    there is neither.
 
     Without `weights` a hub's model is downloaded without them: config, tokenizer and template.
     """
@@ -78,7 +81,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The model's shape. ModelError for what this project does not compute, quantised weights among it."""
+    """The model's shape.
+
+    ModelError for what this project does not compute, quantised weights among it.
+    """
     path = folder / "config.json"
     hf = read_json(path)
     quantised = hf.get("quantization_config")
@@ -94,16 +100,21 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def generation_config(folder: str | Path) -> dict[str, Any]:
-    """generation_config.json; empty where the folder has none. `eos_token_id` is an int or a list."""
+    """generation_config.json; empty where the folder has none.
+
+    `eos_token_id` is an int or a list.
+    """
     path = Path(folder) / "generation_config.json"
     return read_json(path) if path.is_file() else {}
 
 
 def inherited_generation(source: str | Path | None, config: ModelConfig, eos_ids: Sequence[int]) -> dict[str, Any]:
-    """generation_config.json of a model made from `source`: the source's own, so that it is sampled as its base is, with its end tokens.
+    """generation_config.json of a model made from `source`: the source's own, so that it is sampled
+    as its base is, with its end tokens.
 
-    Temperature, top-p, top-k, repetition penalty and whatever else the source's file names are kept; beginning and padding tokens
-    come from `config` where the file names none. `source` is a folder, a hub name, a GGUF file (which has no such file), or None.
+    Temperature, top-p, top-k, repetition penalty and whatever else the source's file names are
+    kept; beginning and padding tokens come from `config` where the file names none. `source` is a
+    folder, a hub name, a GGUF file (which has no such file), or None.
     """
     base = (
         {}
@@ -116,7 +127,10 @@ def inherited_generation(source: str | Path | None, config: ModelConfig, eos_ids
 
 
 def eos_ids(folder: str | Path) -> tuple[int, ...]:
-    """All end tokens that generation_config.json and config.json name, in that order, each once. Either may be absent."""
+    """All end tokens that generation_config.json and config.json name, in that order, each once.
+
+    Either may be absent.
+    """
     found: list[int] = []
     for path in (Path(folder) / "generation_config.json", Path(folder) / "config.json"):
         eos = read_json(path).get("eos_token_id") if path.is_file() else None
@@ -134,7 +148,10 @@ class StoredTensor:
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """All tensors of a model folder by name, from the headers alone. ModelError where a file is missing or cut short."""
+    """All tensors of a model folder by name, from the headers alone.
+
+    ModelError where a file is missing or cut short.
+    """
     out: dict[str, StoredTensor] = {}
     for file in _weight_files(folder):
         for name, entry in read_header(file).items():
@@ -150,8 +167,8 @@ def _weight_files(folder: Path) -> Iterator[Path]:
         pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
         if pickles:
             raise ModelError(
-                f"{folder} has weights only as {pickles[0]}, a pickle, which is never loaded here because it can run code: "
-                f"convert it to {SINGLE} where you trust it"
+                f"{folder} has weights only as {pickles[0]}, a pickle, which is never loaded here because it can "
+                f"run code: convert it to {SINGLE} where you trust it"
             )
         raise ModelError(f"no weights in {folder}: neither {SINGLE} nor {INDEX} is there")
     weight_map = read_json(folder / INDEX).get("weight_map")
@@ -168,7 +185,10 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 
 def read_header(file: Path) -> dict[str, dict[str, Any]]:
-    """Header of a safetensors file: name to dtype, shape and data_offsets. ModelError where the file is cut short."""
+    """Header of a safetensors file: name to dtype, shape and data_offsets.
+
+    ModelError where the file is cut short.
+    """
     size = file.stat().st_size
     with file.open("rb") as f:
         start = f.read(8)

@@ -1,4 +1,7 @@
-"""Memory that a model needs, estimated from its shape: parameters, activations, KV cache, logits. Imports without torch."""
+"""Memory that a model needs, estimated from its shape: parameters, activations, KV cache, logits.
+
+Imports without torch.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ LOGIT_COPIES = 5  # in about so many forms (logits, log-probabilities, probabili
 
 
 def activation_values(config: ModelConfig, num_tokens: int) -> int:
-    """Numbers that the backward pass needs of `num_tokens` tokens, counted on `model.transformer.Block`.
+    """Numbers that the backward pass needs of `num_tokens` tokens, counted on
+    `model.transformer.Block`.
 
-    A layer keeps six widths of hidden states, the turned and the laid-out queries, keys and values, attention's
-    output, and four feed-forward widths. One layer's gradients exist beside them.
+    A layer keeps six widths of hidden states, the turned and the laid-out queries, keys and values,
+    attention's output, and four feed-forward widths. One layer's gradients exist beside them.
     """
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     layer = (
@@ -37,7 +41,9 @@ def inference_values(config: ModelConfig, num_tokens: int) -> int:
 
 
 def sampling_parts(config: ModelConfig, rows: int, prompt: int, new: int, prompts: int) -> dict[str, int]:
-    """Bytes of `engine.generate` with `rows` rows: cache, and the tensors of a prefill or a decoding step."""
+    """Bytes of `engine.generate` with `rows` rows: cache, and the tensors of a prefill or a
+    decoding step.
+    """
     width = min(prompt + new, config.max_positions)
     cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * rows * width * FLOAT + rows * new * 28
     prefill = inference_values(config, max(prompt, min(PREFILL_TOKENS, prompt * prompts)))
@@ -49,7 +55,9 @@ def sampling_parts(config: ModelConfig, rows: int, prompt: int, new: int, prompt
 
 
 def lora_parameters(config: ModelConfig, rank: int) -> int:
-    """Numbers in the adapters of `model.lora`: rank x (in + out) for each of the seven projections of a layer."""
+    """Numbers in the adapters of `model.lora`: rank x (in + out) for each of the seven projections
+    of a layer.
+    """
     d, f = config.hidden_size, config.intermediate_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     return config.num_layers * rank * ((d + q) + 2 * (d + kv) + (q + d) + 2 * (d + f) + (f + d))
@@ -64,9 +72,11 @@ def update_parts(
     recompute: bool = False,
     width: int = FLOAT,
 ) -> dict[str, int]:
-    """Bytes of one backward pass over `num_tokens` tokens; without `head` (reward models) there are no logits.
+    """Bytes of one backward pass over `num_tokens` tokens; without `head` (reward models) there are
+    no logits.
 
-    `trained` parameters have gradients (None: all); with `recompute` each layer keeps its input only; `width` is an activation's bytes.
+    `trained` parameters have gradients (None: all); with `recompute` each layer keeps its input
+    only; `width` is an activation's bytes.
     """
     trained = config.num_parameters if trained is None else trained
     values = activation_values(config, num_tokens)
@@ -77,7 +87,8 @@ def update_parts(
         "activations": width * values,
     }  # summed in float32, whatever the weights have
     if head:
-        # The head's gradient is gathered in a matrix of its own; where it is tied, the embedding's comes beside it.
+        # The head's gradient is gathered in a matrix of its own; where it is tied, the embedding's
+        # comes beside it.
         matrices = (2 if config.tie_embeddings else 1) if trained == config.num_parameters else 0
         logits = num_tokens * config.vocab_size
         held = LOGIT_COPIES * min(CHUNK_LOGITS, logits) + (logits if logits <= KEPT_PROBS else 0)

@@ -1,4 +1,5 @@
-"""Models in GGUF files: their shape from the metadata, and their weights in this module's fused matrices.
+"""Models in GGUF files: their shape from the metadata, and their weights in this module's fused
+matrices.
 
     GGUF                                  Hugging Face's name, from which weights.py makes ours
     token_embd.weight                     model.embed_tokens.weight
@@ -10,11 +11,13 @@
     output_norm.weight                    model.norm.weight
     output.weight, absent where tied      lm_head.weight
 
-Covers the architectures qwen2, qwen3 and llama (dense). llama.cpp rotates pairs (2i, 2i + 1) for llama, so its converter
-has reordered the rows of q and k; they are put back here, because rope here rotates pairs (i, i + E/2).
+Covers the architectures qwen2, qwen3 and llama (dense). llama.cpp rotates pairs (2i, 2i + 1) for
+llama, so its converter has reordered the rows of q and k; they are put back here, because rope here
+rotates pairs (i, i + E/2).
 
-Loading holds the model once, plus a few MiB: each matrix is allocated when its turn comes and filled some rows at a time.
-Metadata keys: the GGUF specification (github.com/ggml-org/ggml, docs/gguf.md) and llama.cpp (src/llama-arch.cpp).
+Loading holds the model once, plus a few MiB: each matrix is allocated when its turn comes and
+filled some rows at a time. Metadata keys: the GGUF specification (github.com/ggml-org/ggml,
+docs/gguf.md) and llama.cpp (src/llama-arch.cpp).
 """
 
 from __future__ import annotations
@@ -40,11 +43,11 @@ __all__ = [
 ]  # fmt: skip
 
 MODULES = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
 }  # fmt: skip
 MAX_SIZE = 1 << 31
 
@@ -58,18 +61,22 @@ def gguf_name(name: str) -> str:
 
 
 def rope_rows(num_heads: int, head_dim: int) -> Tensor:
-    """Where each row of a llama file's q or k belongs here: row 2i + j of a head goes to row i + j * E/2."""
+    """Where each row of a llama file's q or k belongs here: row 2i + j of a head goes to row i + j
+    * E/2.
+    """
     return torch.arange(num_heads * head_dim).view(num_heads, 2, head_dim // 2).transpose(1, 2).flatten()
 
 
-# -- shape ------------------------------------------------------------------------------------------------------------
+# -- shape -----------------------------------------------------------------------------------------
 
 
 def gguf_config(file: GGUFFile) -> ModelConfig:
-    """The model's shape. ModelError for what is missing or contradictory, and for features this project does not compute.
+    """The model's shape. ModelError for what is missing or contradictory, and for features this
+    project does not compute.
 
     1. `initializer_range` is not in a GGUF file and keeps its default.
-    2. Floats are float32 there: the shortest decimal that means the same float32 is taken (1e-06, not 9.99999997e-07).
+    2. Floats are float32 there: the shortest decimal that means the same float32 is taken (1e-06,
+       not 9.99999997e-07).
     """
     arch = _Keys(file, "general.").text("architecture")
     if arch not in FAMILIES:
@@ -186,7 +193,8 @@ def _refuse_features(file: GGUFFile, keys: _Keys, head_dim: int) -> None:
         )
     if (parts := _Keys(file, "split.").whole("count", 1, low=0)) > 1:
         raise ModelError(
-            f"{file.path}: one of {parts} files of a model, a whole one is read here: join them with llama-gguf-split --merge"
+            f"{file.path}: one of {parts} files of a model, a whole one is read here: join them with "
+            "llama-gguf-split --merge"
         )
 
 
@@ -209,7 +217,7 @@ def _yarn(keys: _Keys, context: int) -> YarnScaling | None:
     )
 
 
-# -- weights ----------------------------------------------------------------------------------------------------------
+# -- weights ---------------------------------------------------------------------------------------
 
 
 def load_gguf(
@@ -221,8 +229,9 @@ def load_gguf(
 ) -> Transformer:
     """The causal model in a GGUF file, decoded on `device` and kept there in `dtype`.
 
-    `progress(done_bytes, total_bytes)` is called after every tensor, in bytes of the file. ModelError where tensors are
-    missing, unknown, of the wrong shape, or hold a value that is no finite number in `dtype`.
+    `progress(done_bytes, total_bytes)` is called after every tensor, in bytes of the file.
+    ModelError where tensors are missing, unknown, of the wrong shape, or hold a value that is no
+    finite number in `dtype`.
     """
     file = GGUFFile.open(path)
     config = gguf_config(file)
@@ -283,5 +292,6 @@ def _read_into(target: Tensor, file: GGUFFile, tensor: GGUFTensor, order: Tensor
     if not finite:
         kind = str(target.dtype).removeprefix("torch.")
         raise ModelError(
-            f"{file.path}: {tensor.name} holds values that are no finite {kind}, weights are finite: fetch or write it again"
+            f"{file.path}: {tensor.name} holds values that are no finite {kind}, weights are finite: fetch or write "
+            "it again"
         )

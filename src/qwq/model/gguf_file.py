@@ -1,9 +1,11 @@
-"""The GGUF container: metadata, a table of tensors and their bytes in one memory-mapped file; and a small writer.
+"""The GGUF container: metadata, a table of tensors and their bytes in one memory-mapped file; and a
+small writer.
 
-Covers versions 2 and 3, little-endian. Does not cover big-endian files and arrays of arrays (llama.cpp refuses them too).
-A file is somebody else's: every count and length in its header is held against the bytes that are left before
-anything is made of it, so a damaged header costs a ModelError, never memory. Memory and time for a header are bounded by
-the MAX_ constants. A file that is cut short while it is mapped kills the process, as with any mapping.
+Covers versions 2 and 3, little-endian. Does not cover big-endian files and arrays of arrays
+(llama.cpp refuses them too). A file is somebody else's: every count and length in its header is
+held against the bytes that are left before anything is made of it, so a damaged header costs a
+ModelError, never memory. Memory and time for a header are bounded by the MAX_ constants. A file
+that is cut short while it is mapped kills the process, as with any mapping.
 
 Source: the GGUF specification (github.com/ggml-org/ggml, docs/gguf.md).
 """
@@ -39,7 +41,8 @@ CHUNK_WEIGHTS, DEVICE_CHUNK_WEIGHTS = 1 << 18, 1 << 24
 WRITE_CHUNK_BYTES = 16 << 20
 
 STRING, ARRAY, BOOL = 8, 9, 7
-# The specification's number of each scalar type. Booleans are read as bytes, because other values than 0 and 1 are damage.
+# The specification's number of each scalar type. Booleans are read as bytes, because other values
+# than 0 and 1 are damage.
 SCALARS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
@@ -47,7 +50,10 @@ SCALARS = {
 
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
-    """Where a tensor stands. `shape` is in torch's order, slowest first; `offset` counts from the start of the file."""
+    """Where a tensor stands.
+
+    `shape` is in torch's order, slowest first; `offset` counts from the start of the file.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -58,7 +64,11 @@ class GGUFTensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GGUFFile:
-    """An open file. Arrays of numbers in `metadata` are NumPy arrays that read from the file, all else is plain Python."""
+    """An open file.
+
+    Arrays of numbers in `metadata` are NumPy arrays that read from the file, all else is plain
+    Python.
+    """
 
     path: Path
     version: int
@@ -69,7 +79,10 @@ class GGUFFile:
 
     @classmethod
     def open(cls, path: str | Path) -> GGUFFile:
-        """Read the header; the weights stay on disk. ModelError where the file is missing, damaged or of another kind."""
+        """Read the header; the weights stay on disk.
+
+        ModelError where the file is missing, damaged or of another kind.
+        """
         path = Path(path).expanduser()
         if not path.is_file():
             raise ModelError(f"no GGUF file at {path}: give the path of a .gguf file")
@@ -85,9 +98,11 @@ class GGUFFile:
         return np.frombuffer(self._map, np.uint8, tensor.num_bytes, tensor.offset)
 
     def chunks(self, tensor: GGUFTensor, device: torch.device | str = "cpu") -> Iterator[tuple[slice, Tensor]]:
-        """The tensor's weights as float32 on `device`, some rows at a time: which rows, and their values.
+        """The tensor's weights as float32 on `device`, some rows at a time: which rows, and their
+        values.
 
-        A vector comes as one row of shape (1, length). At most (DEVICE_)CHUNK_WEIGHTS weights, or one row, are held at a time.
+        A vector comes as one row of shape (1, length). At most (DEVICE_)CHUNK_WEIGHTS weights, or
+        one row, are held at a time.
         """
         cols = tensor.shape[-1]
         num_rows = math.prod(tensor.shape[:-1])
@@ -129,7 +144,8 @@ class _Header:
             kind = "a big-endian file" if version in (1 << 24, 2 << 24, 3 << 24) else f"version {version}"
             raise self.fault(f"is {kind}", "little-endian GGUF of version 2 or 3 is read here")
         num_tensors, num_keys = self.scalar(10, "the number of tensors"), self.scalar(10, "the number of metadata keys")
-        # At least: a key of one letter, its type and one byte; a name of one letter, one dimension, type and offset.
+        # At least: a key of one letter, its type and one byte; a name of one letter, one dimension,
+        # type and offset.
         self.entries(num_keys, 14, "metadata keys")
         metadata: dict[str, Any] = {}
         for i in range(num_keys):
@@ -150,7 +166,7 @@ class _Header:
         self.check_apart(tensors)
         return GGUFFile(self.path, version, alignment, metadata, tensors, self.map)
 
-    # -- values -------------------------------------------------------------------------------------------------------
+    # -- values ------------------------------------------------------------------------------------
 
     def fault(self, found: str, expected: str) -> ModelError:
         return ModelError(f"{self.path} {found}, {expected}: fetch or write it again")
@@ -179,7 +195,9 @@ class _Header:
         return value
 
     def string(self, what: str, longest: int | None = None) -> str:
-        """A text; where `longest` is given, a name: 1 to so many bytes that can stand in a message."""
+        """A text; where `longest` is given, a name: 1 to so many bytes that can stand in a
+        message.
+        """
         length = self.scalar(10, f"the length of {what}")
         if longest is not None and not 1 <= length <= longest:
             raise self.fault(f"has {length} bytes for {what}", f"1 to {longest} are expected")
@@ -225,7 +243,9 @@ class _Header:
         return self.booleans(values, what) if kind == BOOL else values
 
     def strings(self, count: int, what: str) -> list[str]:
-        """A vocabulary has some hundred thousand: this loop does without `string`, which takes ten times as long."""
+        """A vocabulary has some hundred thousand: this loop does without `string`, which takes ten
+        times as long.
+        """
         self.need(8 * count, f"{count} texts of {what}")
         self.strings_left -= count
         if self.strings_left < 0:
@@ -243,10 +263,12 @@ class _Header:
             out.append(self.text(start, what))
         return out
 
-    # -- tensors ------------------------------------------------------------------------------------------------------
+    # -- tensors -----------------------------------------------------------------------------------
 
     def entry(self, shown: str) -> tuple[tuple[int, ...], int, int]:
-        """Dimensions as stored (fastest first), number of the encoding, and offset from the start of the data."""
+        """Dimensions as stored (fastest first), number of the encoding, and offset from the start
+        of the data.
+        """
         num_dims = self.scalar(4, f"the number of dimensions of {shown}")
         if not 1 <= num_dims <= MAX_DIMS:
             raise self.fault(f"gives {shown} {num_dims} dimensions", f"1 to {MAX_DIMS} are expected")
@@ -266,7 +288,8 @@ class _Header:
         if number not in BY_NUMBER:
             kind = OTHER_ENCODINGS.get(number, f"type {number}")
             raise ModelError(
-                f"{self.path}: {shown} is stored as {kind}; {', '.join(ENCODINGS)} are read here: use a Q4_K_M or Q8_0 file"
+                f"{self.path}: {shown} is stored as {kind}; {', '.join(ENCODINGS)} are read here: use a Q4_K_M or "
+                "Q8_0 file"
             )
         e = BY_NUMBER[number]
         if min(dims) < 1 or dims[0] % e.block_weights:
@@ -298,12 +321,15 @@ def short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A tensor to write whose bytes come piece by piece, so that a file may be larger than memory. `shape` is torch's."""
+    """A tensor to write whose bytes come piece by piece, so that a file may be larger than memory.
+
+    `shape` is torch's.
+    """
 
     encoding: str
     shape: tuple[int, ...]
@@ -320,7 +346,9 @@ class Encoded:
 
 
 def encode(weights: Tensor, name: str) -> Encoded:
-    """A tensor as F32, F16, BF16, Q8_0 or Q4_0, converted some rows at a time while it is written."""
+    """A tensor as F32, F16, BF16, Q8_0 or Q4_0, converted some rows at a time while it is
+    written.
+    """
 
     def chunks() -> Iterator[np.ndarray]:
         rows = weights.detach().reshape(-1, weights.shape[-1])
@@ -334,10 +362,12 @@ PLAIN = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def write_gguf(path: str | Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor | Encoded]) -> None:
-    """Write a GGUF file of version 3, whole or not at all. Tensors are F32, F16 or BF16 as their dtype says, or `Encoded`.
+    """Write a GGUF file of version 3, whole or not at all. Tensors are F32, F16 or BF16 as their
+    dtype says, or `Encoded`.
 
-    Metadata: bool, int (uint32 where it fits), float (float32), str, NumPy arrays, and lists of one of these kinds.
-    ModelError where a value has no place in the format, or pieces do not add up to their tensor.
+    Metadata: bool, int (uint32 where it fits), float (float32), str, NumPy arrays, and lists of one
+    of these kinds. ModelError where a value has no place in the format, or pieces do not add up to
+    their tensor.
     """
     path = Path(path)
     encoded = {k: t if isinstance(t, Encoded) else encode(t, PLAIN[t.dtype]) for k, t in tensors.items()}
@@ -359,7 +389,8 @@ def write_gguf(path: str | Path, metadata: Mapping[str, Any], tensors: Mapping[s
                 written = sum(f.write(cast("bytes", chunk)) for chunk in tensor.chunks)
                 if written != tensor.num_bytes:
                     raise ModelError(
-                        f"{path}: pieces of {name} give {written} bytes, its shape needs {tensor.num_bytes}: give them all"
+                        f"{path}: pieces of {name} give {written} bytes, its shape needs {tensor.num_bytes}: give "
+                        "them all"
                     )
                 f.write(bytes(-written % alignment))
             f.flush()

@@ -1,10 +1,11 @@
 """The block encodings of GGUF weights: bytes to float32, and floats to the simple ones.
 
-A row of weights is cut into blocks of 32 or 256, each with its own scale. Dimensions: N blocks, B bytes of a block;
-a decoder takes (N, B) bytes and gives (N, weights of a block) float32. The work is done where the bytes lie, a GPU too.
+A row of weights is cut into blocks of 32 or 256, each with its own scale. Dimensions: N blocks, B
+bytes of a block; a decoder takes (N, B) bytes and gives (N, weights of a block) float32. The work
+is done where the bytes lie, a GPU too.
 
-Layouts: ggml's block structs (ggml-common.h). The order of the multiplications is that of the `gguf` package, so the
-results are the same bit for bit.
+Layouts: ggml's block structs (ggml-common.h). The order of the multiplications is that of the
+`gguf` package, so the results are the same bit for bit.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def _half(x_NB: Tensor, at: int) -> Tensor:
 
 
 def _nibbles(x_NB: Tensor, group: int) -> Tensor:
-    """Each `group` bytes as 2 * `group` values: their low halves, then their high halves. uint8 (N, 2 B)."""
+    """Each `group` bytes as 2 * `group` values: their low halves, then their high halves. uint8 (N,
+    2 B).
+    """
     x = x_NB.reshape(len(x_NB), -1, 1, group)
     return torch.cat((x & 15, x >> 4), dim=2).flatten(1)
 
@@ -50,7 +53,10 @@ def _k_scales(x_NB: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _k_values(x_NB: Tensor, values: Tensor) -> Tensor:
-    """Values of eight sub-blocks of 32, each with its scale and minimum. Computed in place: this is the hot loop."""
+    """Values of eight sub-blocks of 32, each with its scale and minimum.
+
+    Computed in place: this is the hot loop.
+    """
     scales, minima = _k_scales(x_NB[:, 4:16])
     out = values.view(-1, 8, 32).float()
     out *= (_half(x_NB, 0) * scales)[:, :, None]
@@ -88,7 +94,9 @@ def _q5_k(x_NB: Tensor) -> Tensor:
 
 
 def _q6_k(x_NB: Tensor) -> Tensor:
-    """Sixteen sub-blocks of 16, a signed scale each; four low bits and two high bits of a value stand apart."""
+    """Sixteen sub-blocks of 16, a signed scale each; four low bits and two high bits of a value
+    stand apart.
+    """
     high = _shifted(x_NB[:, 128:192].reshape(-1, 2, 1, 32), 2, 3).flatten(1)
     values = (_nibbles(x_NB[:, :128], 64) | (high << 4)).float() - 32
     scales = _half(x_NB, 208) * x_NB[:, 192:208].view(torch.int8)
@@ -97,7 +105,9 @@ def _q6_k(x_NB: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How a tensor's weights are stored: ggml's number for it, the size of a block, and what decodes it."""
+    """How a tensor's weights are stored: ggml's number for it, the size of a block, and what
+    decodes it.
+    """
 
     name: str
     number: int
@@ -128,9 +138,9 @@ ENCODINGS: dict[str, Encoding] = {
 BY_NUMBER = {e.number: e for e in ENCODINGS.values()}
 # Named in messages only.
 OTHER_ENCODINGS = {
-    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL",
-    21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M",
-    34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
+    20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
+    29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
 
 
@@ -144,20 +154,27 @@ def encoding(name: str) -> Encoding:
 
 
 def dequantise(data: Tensor, name: str) -> Tensor:
-    """Whole blocks as a flat uint8 tensor to their weights, float32, flat, on the same device. ModelError for a part of a block."""
+    """Whole blocks as a flat uint8 tensor to their weights, float32, flat, on the same device.
+
+    ModelError for a part of a block.
+    """
     e = encoding(name)
     if data.numel() % e.block_bytes:
         raise ModelError(
-            f"{data.numel()} bytes are no whole number of {name} blocks of {e.block_bytes} bytes: fetch or write it again"
+            f"{data.numel()} bytes are no whole number of {name} blocks of {e.block_bytes} bytes: fetch or write it "
+            "again"
         )
     return e.decode(data.view(-1, e.block_bytes)).flatten()
 
 
-# -- encoding ---------------------------------------------------------------------------------------------------------
+# -- encoding --------------------------------------------------------------------------------------
 
 
 def quantise(weights: Tensor, name: str) -> Tensor:
-    """Floats to the bytes of F32, F16, BF16, Q8_0 or Q4_0, flat uint8. ModelError for another, or where no blocks fit."""
+    """Floats to the bytes of F32, F16, BF16, Q8_0 or Q4_0, flat uint8.
+
+    ModelError for another, or where no blocks fit.
+    """
     if name not in _ENCODERS:
         raise ModelError(f"{name} is not written here: give one of {', '.join(_ENCODERS)}, or bytes")
     size = ENCODINGS[name].block_weights

@@ -18,9 +18,10 @@ from qwq.model.config import ModelConfig
 class Packed:
     """Sequences packed one after the other, each attending causally within itself only.
 
-    The tokens stay flat for the matrix products; for attention alone they are laid out as right-padded
-    rows. Under a causal mask a real query never reaches the padding behind it, so no mask is needed, and
-    no sequence sees another. `lengths` are the sequences' lengths; their sum is N.
+    The tokens stay flat for the matrix products; for attention alone they are laid out as
+    right-padded rows. Under a causal mask a real query never reaches the padding behind it, so no
+    mask is needed, and no sequence sees another. `lengths` are the sequences' lengths; their sum is
+    N.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -35,7 +36,8 @@ class Packed:
             self.slot_N = (row_N * self.width).to(device) + self.positions_N
             fill = starts_B[:, None] + torch.arange(self.width).clamp(max=self.width)[None, :]
             inside = torch.arange(self.width)[None, :] < lens_B[:, None]
-            # Padding repeats the row's first token: any finite value does, as no real query attends to it.
+            # Padding repeats the row's first token: any finite value does, as no real query attends
+            # to it.
             self.source_BT = torch.where(inside, fill, starts_B[:, None]).flatten().to(device)
 
     def _rows(self, x: Tensor) -> Tensor:
@@ -51,11 +53,13 @@ class Packed:
 
 
 class SharedPrefix:
-    """Groups of completions that share a prompt: the prompt's tokens are computed once (one prefill a group).
+    """Groups of completions that share a prompt: the prompt's tokens are computed once (one prefill
+    a group).
 
-    Flat order, group after group: the prompt's tokens, then each completion's. A completion attends to its
-    group's prompt and causally to itself; the gradient of all its completions reaches the prompt through
-    the same tensors. `prompt_lengths` (groups) may hold zeros; `completion_lengths` is a list a group.
+    Flat order, group after group: the prompt's tokens, then each completion's. A completion attends
+    to its group's prompt and causally to itself; the gradient of all its completions reaches the
+    prompt through the same tensors. `prompt_lengths` (groups) may hold zeros; `completion_lengths`
+    is a list a group.
     """
 
     def __init__(
@@ -153,7 +157,9 @@ class KVCache:
 
 
 class Prefill(Packed):
-    """`Packed` that also writes keys and values into rows `rows_S` of a cache, one row a sequence."""
+    """`Packed` that also writes keys and values into rows `rows_S` of a cache, one row a
+    sequence.
+    """
 
     def __init__(
         self, lengths: Sequence[int], cache: KVCache, rows_S: Tensor, device: torch.device | str = "cpu"
@@ -162,14 +168,17 @@ class Prefill(Packed):
         self.cache, self.rows_S = cache, rows_S
 
     def attend(self, layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor:
-        # The padded columns behind a row hold copies of its first token until decoding overwrites them; they are never attended to.
+        # The padded columns behind a row hold copies of its first token until decoding overwrites
+        # them; they are never attended to.
         self.cache.k[layer, self.rows_S, :, : self.width] = self._rows(k_NKE)
         self.cache.v[layer, self.rows_S, :, : self.width] = self._rows(v_NKE)
         return super().attend(layer, q_NHE, k_NKE, v_NKE)
 
 
 class Siblings:
-    """Rows of a cache that begin alike: groups of places whose first `length` columns hold the same keys and values."""
+    """Rows of a cache that begin alike: groups of places whose first `length` columns hold the same
+    keys and values.
+    """
 
     def __init__(self, groups: Sequence[Sequence[int]], length: int) -> None:
         self.length, self.num_groups, self.most = length, len(groups), max(map(len, groups))
@@ -183,11 +192,12 @@ class Siblings:
 class Decode:
     """One new token for each of the first B rows of a cache.
 
-    `positions_N` (B,) is the new token's position, so a row attends to columns 0..position. The G query
-    heads that share a key/value head are treated as G queries of it, which makes grouped attention two
-    batched matrix products without copying keys. With `siblings` (all rows of the cache in use, on a CPU) the columns that rows
-    have in common are read once for all of them, and joined with each row's own by their log-sum-exps (as in
-    Hydragen, Juravsky et al. 2024, arXiv 2402.05099).
+    `positions_N` (B,) is the new token's position, so a row attends to columns 0..position. The G
+    query heads that share a key/value head are treated as G queries of it, which makes grouped
+    attention two batched matrix products without copying keys. With `siblings` (all rows of the
+    cache in use, on a CPU) the columns that rows have in common are read once for all of them, and
+    joined with each row's own by their log-sum-exps (as in Hydragen, Juravsky et al. 2024, arXiv
+    2402.05099).
     """
 
     def __init__(self, cache: KVCache, positions_N: Tensor, width: int, siblings: Siblings | None = None) -> None:
@@ -228,9 +238,11 @@ class Decode:
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Split sequences into lots of at most `max_tokens` (a longer one stands alone), like lengths together.
+    """Split sequences into lots of at most `max_tokens` (a longer one stands alone), like lengths
+    together.
 
-    Like lengths together keep the padded rows of attention dense. The split depends on lengths alone.
+    Like lengths together keep the padded rows of attention dense. The split depends on lengths
+    alone.
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     lots: list[list[int]] = []

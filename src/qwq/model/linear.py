@@ -1,14 +1,15 @@
 """Matrix products on a CPU, where training and decoding spend their time.
 
-A BLAS picks its kernel by shape, and `x @ W.T` with 1 to 24 rows of x falls between matrix-vector and matrix-matrix code: on
-the machines of `docs/lab_log.md` it reads W at 5 to 17 GB/s where memory gives 30. The same product written `W @ x.T` has the
-long side in front and comes close to memory's rate, a single row best as two equal ones. The numbers behind
-the limits below are printed by `python benchmarks/narrow_products.py`. Only float32 on CPUs without gradients goes
-this way.
+A BLAS picks its kernel by shape, and `x @ W.T` with 1 to 24 rows of x falls between matrix-vector
+and matrix-matrix code: on the machines of `docs/lab_log.md` it reads W at 5 to 17 GB/s where memory
+gives 30. The same product written `W @ x.T` has the long side in front and comes close to memory's
+rate, a single row best as two equal ones. The numbers behind the limits below are printed by
+`python benchmarks/narrow_products.py`. Only float32 on CPUs without gradients goes this way.
 
-torch multiplies float32 by MKL, which uses half of the vector width of AMD's CPUs with AVX-512. oneDNN, which torch brings along for
-the kernels of its compiler, uses all of it: twice the rate, forward and backward, for any number of rows
-(`python benchmarks/products.py`). Large weights go through it there.
+torch multiplies float32 by MKL, which uses half of the vector width of AMD's CPUs with AVX-512.
+oneDNN, which torch brings along for the kernels of its compiler, uses all of it: twice the rate,
+forward and backward, for any number of rows (`python benchmarks/products.py`). Large weights go
+through it there.
 """
 
 from __future__ import annotations
@@ -31,13 +32,21 @@ FEW_ROWS = 4  # up to here the way of few rows is as fast, or faster, where a we
 
 def _by_onednn(x_ND: Tensor, weight_OD: Tensor) -> bool:
     return (
-        ONEDNN and x_ND.dtype is torch.float32 and weight_OD.dtype is torch.float32 and x_ND.device.type == "cpu" and x_ND.ndim == 2
-        and min(weight_OD.shape) >= LEAST_WIDTH and len(x_ND) > 0
-    )  # fmt: skip
+        ONEDNN
+        and x_ND.dtype is torch.float32
+        and weight_OD.dtype is torch.float32
+        and x_ND.device.type == "cpu"
+        and x_ND.ndim == 2
+        and min(weight_OD.shape) >= LEAST_WIDTH
+        and len(x_ND) > 0
+    )
 
 
 def product(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """`F.linear` without a gradient, by the faster library. Transposed matrices are read as they lie."""
+    """`F.linear` without a gradient, by the faster library.
+
+    Transposed matrices are read as they lie.
+    """
     if _by_onednn(x_ND, weight_OD):
         return torch.ops.mkldnn._linear_pointwise(x_ND, weight_OD, bias_O, "none", [], "")
     return F.linear(x_ND, weight_OD, bias_O)

@@ -1,4 +1,6 @@
-"""Logits of given token ids, for checks of this model from outside: `qwq logits MODEL FILE.jsonl`."""
+"""Logits of given token ids, for checks of this model from outside: `qwq logits MODEL
+FILE.jsonl`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ NEEDS = 'JSON lines with {"ids": [...]} on each'
 
 
 def read_ids(path: str | Path, vocab_size: int, max_positions: int) -> Iterator[tuple[int, list[int]]]:
-    """Line index from 0, and the ids of each line `{"ids": [...]}`. DataError names file and line."""
+    """Line index from 0, and the ids of each line `{"ids": [...]}`.
+
+    DataError names file and line.
+    """
     number = 0
     for number, line in numbered_lines(path, NEEDS):  # a blank line is no row of ids, and would shift the index
         where = f"{name_of(path)}, line {number}"
@@ -38,7 +43,9 @@ def read_ids(path: str | Path, vocab_size: int, max_positions: int) -> Iterator[
 
 @torch.inference_mode()
 def logits_of_file(model_path: str | Path, jsonl_path: str | Path, *, device: str = "cpu") -> Iterator[dict[str, Any]]:
-    """`{"index": line from 0, "logits": float32 array (tokens, V)}` for each line, in order, computed in float32."""
+    """`{"index": line from 0, "logits": float32 array (tokens, V)}` for each line, in order,
+    computed in float32.
+    """
     model = load_model(model_path, device=device)
     for index, ids in read_ids(jsonl_path, model.config.vocab_size, model.config.max_positions):
         hidden_ND = model(torch.tensor(ids, device=device), Packed([len(ids)], device))

@@ -1,13 +1,15 @@
 """LoRA: a low-rank change beside each frozen matrix (Hu et al. 2021, arXiv 2106.09685).
 
-y = x W^T + (alpha / rank) (x A^T) B^T, with A of small random numbers and B of zeros, so training starts at the frozen model.
-Our fused matrices hold several of Hugging Face's projections; each projection has an A and a B of its own here too,
-so that an adapter is what PEFT reads and writes: `adapter_config.json` and `adapter_model.safetensors`.
+y = x W^T + (alpha / rank) (x A^T) B^T, with A of small random numbers and B of zeros, so training
+starts at the frozen model. Our fused matrices hold several of Hugging Face's projections; each
+projection has an A and a B of its own here too, so that an adapter is what PEFT reads and writes:
+`adapter_config.json` and `adapter_model.safetensors`.
 
     add(model, rank=8)                   frozen weights, trainable A and B
     with switched_off(model): ...        the model as it was before training
     save_adapter / load_adapter          PEFT's folder format
-    merge(model)                         the change added to the weights, adapters gone: save_model then writes a plain folder
+    merge(model)                         the change added to the weights, adapters gone:
+                                         save_model then writes a plain folder
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ FUSED = {
 
 
 class LoraLinear(Linear):
-    """A frozen `Linear` with a trainable A (parts x rank, in) and B (out, rank); `sizes` are the parts' output widths."""
+    """A frozen `Linear` with a trainable A (parts x rank, in) and B (out, rank); `sizes` are the
+    parts' output widths.
+    """
 
     def __init__(self, base: Linear, sizes: list[int], rank: int, alpha: float) -> None:
         nn.Module.__init__(self)
@@ -78,9 +82,11 @@ def adapters(model: Transformer) -> dict[str, LoraLinear]:
 
 
 def add(model: Transformer, *, rank: int, alpha: float | None = None, seed: int = 0) -> Transformer:
-    """Freeze the model and put an adapter beside every matrix of its blocks. `alpha` is 2 x rank unless given.
+    """Freeze the model and put an adapter beside every matrix of its blocks. `alpha` is 2 x rank
+    unless given.
 
-    A is drawn by Kaiming's rule from `seed`, as in PEFT. ModelError where there are adapters already.
+    A is drawn by Kaiming's rule from `seed`, as in PEFT. ModelError where there are adapters
+    already.
     """
     if adapters(model):
         raise ModelError("the model has adapters already: merge them before adding others")
@@ -121,7 +127,7 @@ def merge(model: Transformer) -> Transformer:
     return model.requires_grad_(True)
 
 
-# -- PEFT's folder ----------------------------------------------------------------------------------------------------
+# -- PEFT's folder ---------------------------------------------------------------------------------
 
 
 def _names(name: str) -> list[str]:
@@ -132,7 +138,10 @@ def _names(name: str) -> list[str]:
 
 
 def save_adapter(model: Transformer, folder: str | Path, *, base: str = "") -> None:
-    """Write the adapters as PEFT reads them. `base` is the name of the frozen model, for readers."""
+    """Write the adapters as PEFT reads them.
+
+    `base` is the name of the frozen model, for readers.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     found = adapters(model)
@@ -143,15 +152,18 @@ def save_adapter(model: Transformer, folder: str | Path, *, base: str = "") -> N
             tensors[f"{theirs}.lora_A.weight"], tensors[f"{theirs}.lora_B.weight"] = a.cpu().clone(), b.cpu().clone()
     one = next(iter(found.values()))
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": one.rank, "lora_alpha": one.scale * one.rank, "lora_dropout": 0.0, "bias": "none",
-        "base_model_name_or_path": base, "target_modules": sorted(p for _, ps in FUSED.values() for p in ps), "inference_mode": True,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": one.rank, "lora_alpha": one.scale * one.rank,
+        "lora_dropout": 0.0, "bias": "none", "base_model_name_or_path": base,
+        "target_modules": sorted(p for _, ps in FUSED.values() for p in ps), "inference_mode": True,
     }  # fmt: skip
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def load_adapter(model: Transformer, folder: str | Path) -> Transformer:
-    """Put a folder's adapters (ours or PEFT's, on all seven projections) beside the model's matrices."""
+    """Put a folder's adapters (ours or PEFT's, on all seven projections) beside the model's
+    matrices.
+    """
     folder = Path(folder)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} holds no adapter: {CONFIG} and {WEIGHTS} are wanted")
@@ -160,7 +172,8 @@ def load_adapter(model: Transformer, folder: str | Path) -> Transformer:
     odd = [k for k in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(k)]
     if config.get("peft_type") != "LORA" or odd:
         raise ModelError(
-            f"{folder}: only plain LoRA is read, this is {config.get('peft_type')} with {', '.join(odd) or 'nothing special'}"
+            f"{folder}: only plain LoRA is read, this is {config.get('peft_type')} with "
+            f"{', '.join(odd) or 'nothing special'}"
         )
     add(model, rank=int(config["r"]), alpha=float(config["lora_alpha"]))
     with safe_open(folder / WEIGHTS, framework="pt") as file, torch.no_grad():

@@ -1,4 +1,6 @@
-"""The names of our weights and Hugging Face's: which of their tensors each fused matrix of ours holds."""
+"""The names of our weights and Hugging Face's: which of their tensors each fused matrix of ours
+holds.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from qwq.model.config import ModelConfig
 
 
 def fused_parts(config: ModelConfig) -> Iterator[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
-    """Our name, and the names and shapes of the tensors that are laid one under the other to make it."""
+    """Our name, and the names and shapes of the tensors that are laid one under the other to make
+    it.
+    """
     d, f, e = config.hidden_size, config.intermediate_size, config.head_dim
     q, kv = config.num_heads * e, config.num_kv_heads * e
     yield "embed.weight", [("model.embed_tokens.weight", (config.vocab_size, d))]

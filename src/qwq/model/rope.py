@@ -1,7 +1,7 @@
 """Rotary position embedding, and YaRN, which stretches it beyond the length a model was trained on.
 
-RoPE: Su et al. 2021 (arXiv 2104.09864), in the half-split form of Hugging Face weights. YaRN: Peng et al. 2023
-(arXiv 2309.00071), section 3.2 (interpolation by wavelength) and 3.4 (attention scale).
+RoPE: Su et al. 2021 (arXiv 2104.09864), in the half-split form of Hugging Face weights. YaRN: Peng
+et al. 2023 (arXiv 2309.00071), section 3.2 (interpolation by wavelength) and 3.4 (attention scale).
 
 Dimensions: N tokens, E head width.
 """
@@ -22,8 +22,8 @@ def inverse_frequencies(head_dim: int, theta: float) -> Tensor:
 
 
 def yarn_frequencies(head_dim: int, theta: float, yarn: YarnScaling) -> Tensor:
-    """The same under YaRN: a pair that turns often within the original length keeps its angle, one that turns less
-    than once is slowed `factor` times, between them a linear ramp.
+    """The same under YaRN: a pair that turns often within the original length keeps its angle, one
+    that turns less than once is slowed `factor` times, between them a linear ramp.
     """
 
     def pair_that_turns(times: float) -> float:
@@ -40,8 +40,9 @@ def yarn_frequencies(head_dim: int, theta: float, yarn: YarnScaling) -> Tensor:
 def rope_tables(positions_N: Tensor, config: ModelConfig, yarn_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cosine and sine (N, 1, E/2) of each position's angles, computed in float32.
 
-    `yarn_N` says for each token whether YaRN is on; None: on for all where the config has it. Under YaRN both tables
-    are scaled by 0.1 ln(factor) + 1, which scales the attention logits by its square.
+    `yarn_N` says for each token whether YaRN is on; None: on for all where the config has it. Under
+    YaRN both tables are scaled by 0.1 ln(factor) + 1, which scales the attention logits by its
+    square.
     """
     device, yarn = positions_N.device, config.rope_scaling
     plain = inverse_frequencies(config.head_dim, config.rope_theta).to(device)

@@ -9,8 +9,8 @@ Dimensions in names: N tokens, D hidden width, H query heads, K key/value heads,
 F feed-forward width, V vocabulary.
 
 Sources: RoPE (Su et al. 2021, arXiv 2104.09864, in the half-split form of Hugging Face weights),
-RMSNorm (Zhang and Sennrich 2019), SwiGLU (Shazeer 2020), grouped-query attention (Ainslie et al. 2023),
-Qwen2 and Qwen3 technical reports (arXiv 2407.10671, 2505.09388).
+RMSNorm (Zhang and Sennrich 2019), SwiGLU (Shazeer 2020), grouped-query attention (Ainslie et al.
+2023), Qwen2 and Qwen3 technical reports (arXiv 2407.10671, 2505.09388).
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from qwq.model.rope import apply_rope, rope_tables
 class Layout(Protocol):
     """Says where each of the N tokens stands and lets it attend.
 
-    A layout may have a `yarn_N` (bool): for which tokens YaRN is on. Without it, the model's config decides for all.
+    A layout may have a `yarn_N` (bool): for which tokens YaRN is on. Without it, the model's config
+    decides for all.
     """
 
     positions_N: Tensor
@@ -52,7 +53,10 @@ class RMSNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer. The q, k, v projections are one matrix here, and so are gate and up: fewer, larger products."""
+    """One layer.
+
+    The q, k, v projections are one matrix here, and so are gate and up: fewer, larger products.
+    """
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
@@ -85,7 +89,10 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Qwen2, Qwen3 or Llama decoder. `forward` gives final hidden states; `logits` maps them to the vocabulary."""
+    """Qwen2, Qwen3 or Llama decoder.
+
+    `forward` gives final hidden states; `logits` maps them to the vocabulary.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -123,7 +130,9 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> Transformer:
-        """Fresh weights for pretraining: normal(0, initializer_range), residual outputs scaled by 1/sqrt(2 layers) (GPT-2)."""
+        """Fresh weights for pretraining: normal(0, initializer_range), residual outputs scaled by
+        1/sqrt(2 layers) (GPT-2).
+        """
         std = self.config.initializer_range
         residual = std / math.sqrt(2 * self.config.num_layers)
         for name, p in self.named_parameters():

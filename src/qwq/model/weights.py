@@ -1,9 +1,10 @@
-"""Weights between this module's fused matrices and Hugging Face's names, and whole model folders in and out.
+"""Weights between this module's fused matrices and Hugging Face's names, and whole model folders in
+and out.
 
     theirs                                             ours
     model.embed_tokens.weight                          embed.weight
-    model.layers.I.self_attn.{q,k,v}_proj.{weight,bias}  blocks.I.qkv.{weight,bias}, rows q then k then v
-    model.layers.I.self_attn.{q,k}_norm.weight         blocks.I.{q,k}_norm.weight, where the family has them
+    model.layers.I.self_attn.{q,k,v}_proj.{weight,bias}  blocks.I.qkv.{weight,bias}, rows q, k, v
+    model.layers.I.self_attn.{q,k}_norm.weight         blocks.I.{q,k}_norm.weight, if there are any
     model.layers.I.self_attn.o_proj.weight             blocks.I.o.weight
     model.layers.I.mlp.{gate,up}_proj.weight           blocks.I.gate_up.weight, rows gate then up
     model.layers.I.mlp.down_proj.weight                blocks.I.down.weight
@@ -12,8 +13,8 @@
     lm_head.weight                                     head.weight, absent where it is tied
     score.weight (reward models)                       kept beside the transformer
 
-Loading holds the model once: it is laid out without memory, each matrix is allocated when its parts are read,
-and the parts come memory-mapped from safetensors. No pickle is ever loaded.
+Loading holds the model once: it is laid out without memory, each matrix is allocated when its parts
+are read, and the parts come memory-mapped from safetensors. No pickle is ever loaded.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ from qwq.model.names import few, fused_parts, hf_shapes, state_to_hf
 from qwq.model.transformer import Transformer
 
 __all__ = [
-    "eos_ids", "generation_config", "hf_shapes", "inherited_generation", "load_model", "load_reward_model", "save_model",
-    "save_reward_model", "state_from_hf", "state_to_hf", "stored_dtype",
+    "eos_ids", "generation_config", "hf_shapes", "inherited_generation", "load_model", "load_reward_model",
+    "save_model", "save_reward_model", "state_from_hf", "state_to_hf", "stored_dtype",
 ]  # fmt: skip
 
 SHARD_BYTES = 5 << 30
@@ -66,14 +67,17 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F
 
 
 def state_from_hf(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A Hugging Face state dict under our names. ModelError where a name is missing or unknown, or a shape is wrong."""
+    """A Hugging Face state dict under our names.
+
+    ModelError where a name is missing or unknown, or a shape is wrong.
+    """
     _check(
         {n: StoredTensor(Path("state dict"), tuple(t.shape), "F32") for n, t in tensors.items()}, config, "state dict"
     )
     return {ours: torch.cat([tensors[name] for name, _ in parts]) for ours, parts in fused_parts(config)}
 
 
-# -- loading --------------------------------------------------------------------------------------------------------
+# -- loading ---------------------------------------------------------------------------------------
 
 
 def stored_dtype(model: str | Path) -> torch.dtype | None:
@@ -97,7 +101,8 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> Transformer:
-    """The causal model in a folder (or on the hub) or in a GGUF file, converted to `dtype`. ModelError names what is wrong with it.
+    """The causal model in a folder (or on the hub) or in a GGUF file, converted to `dtype`.
+    ModelError names what is wrong with it.
 
     `progress` is called with the weights (of a GGUF file: bytes) read so far and all of them.
     """
@@ -111,7 +116,8 @@ def load_model(
 
 
 def check_model(model: str | Path) -> ModelConfig:
-    """The shape of the causal model that `load_model` would load, its files checked as far as their headers go. ModelError as there.
+    """The shape of the causal model that `load_model` would load, its files checked as far as their
+    headers go. ModelError as there.
 
     Nothing but config, tokenizer and template is downloaded.
     """
@@ -139,7 +145,8 @@ def _checked(folder: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
 def load_reward_model(
     model: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Transformer, Tensor]:
-    """A transformer without a vocabulary head, and the score vector (1, D), in float32, of a one-label sequence classifier.
+    """A transformer without a vocabulary head, and the score vector (1, D), in float32, of a
+    one-label sequence classifier.
 
     The returned config has `tie_embeddings` set, as there is no head to hold.
     """
@@ -209,7 +216,8 @@ def _fill(
             if not (low.isfinite() and high.isfinite()):
                 names = few([name for name, _ in parts])
                 raise ModelError(
-                    f"{stored[parts[0][0]].file}: {names} holds NaN or infinite weights: fetch or write the folder again"
+                    f"{stored[parts[0][0]].file}: {names} holds NaN or infinite weights: fetch or write the folder "
+                    "again"
                 )
             done += whole.numel()
             if progress is not None:
@@ -218,7 +226,7 @@ def _fill(
     return model
 
 
-# -- saving ---------------------------------------------------------------------------------------------------------
+# -- saving ----------------------------------------------------------------------------------------
 
 
 def save_model(
@@ -229,11 +237,12 @@ def save_model(
     generation: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write config.json, safetensors and, where given, generation_config.json, as transformers reads them.
+    """Write config.json, safetensors and, where given, generation_config.json, as transformers
+    reads them.
 
-    A folder that is not there yet appears whole, by one rename. In one that is there, each file is replaced
-    whole, weights first, and other files are left alone. Weights keep their dtype unless `dtype` is given.
-    `generation` may hold several `eos_token_id`.
+    A folder that is not there yet appears whole, by one rename. In one that is there, each file is
+    replaced whole, weights first, and other files are left alone. Weights keep their dtype unless
+    `dtype` is given. `generation` may hold several `eos_token_id`.
     """
     _save(model, state_to_hf(model.config, model.state_dict()), {}, Path(folder), max_shard_bytes, generation, dtype)
 
@@ -243,7 +252,8 @@ def save_reward_model(
 ) -> None:
     """Write a transformer and its score vector (1, D) as a sequence classifier with one label.
 
-    The vector stays in float32 whatever the transformer has: rounded to 16 bits it would give like answers equal scores.
+    The vector stays in float32 whatever the transformer has: rounded to 16 bits it would give like
+    answers equal scores.
     """
     state = state_to_hf(backbone.config, backbone.state_dict())
     state.pop("lm_head.weight", None)
@@ -315,20 +325,23 @@ def _write_weights(
         weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         write_atomic(folder / INDEX, json.dumps(index, indent=2) + "\n")
-    # Weights of an earlier save with another number of shards would be read instead of these, or lie about.
+    # Weights of an earlier save with another number of shards would be read instead of these, or
+    # lie about.
     stale = [p for p in (*folder.glob("model-*-of-*.safetensors"), folder / SINGLE) if p.name not in names]
     for path in (*stale, *([folder / INDEX] if len(shards) == 1 else [])):
         path.unlink(missing_ok=True)
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """A model with NaN or infinite weights is never written: no program could use it, and `load_model` refuses it."""
+    """A model with NaN or infinite weights is never written: no program could use it, and
+    `load_model` refuses it.
+    """
     for name, tensor in tensors.items():
         low, high = tensor.aminmax()  # a NaN is passed on
         if not (low.isfinite() and high.isfinite()):
             raise ModelError(
-                f"{name} holds NaN or infinite weights as {str(tensor.dtype).removeprefix('torch.')}, so the model is not written: "
-                "train with a lower learning rate, or write a wider dtype"
+                f"{name} holds NaN or infinite weights as {str(tensor.dtype).removeprefix('torch.')}, so the model "
+                "is not written: train with a lower learning rate, or write a wider dtype"
             )
 
 

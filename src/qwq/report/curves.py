@@ -48,8 +48,8 @@ def curves_section(run: RunData) -> str:
     if not blocks:
         return ""
     return (
-        "<h2>Curves</h2><p class='soft small'>Faint: every step. Strong: running mean. "
-        "Red triangle: a step that raised an alarm. At the right of each title: the mean of the first and of the last tenth of the steps.</p>"
+        "<h2>Curves</h2><p class='soft small'>Faint: every step. Strong: running mean. Red triangle: a step that "
+        "raised an alarm. At the right of each title: the mean of the first and of the last tenth of the steps.</p>"
         + "".join(blocks)
     )
 
@@ -111,7 +111,9 @@ def _rewards(stage: Stage) -> str:
 
 
 def _verdicts(stage: Stage) -> str:
-    """Share of each outcome but correct and wrong: what is lost to never ending, no answer, time limits, infrastructure."""
+    """Share of each outcome but correct and wrong: what is lost to never ending, no answer, time
+    limits, infrastructure.
+    """
     series: dict[str, tuple[list[float], list[float]]] = {}
     for name in ("unfinished", "no_answer", "timeout", "undecided", "infra_error"):
         rows = [row for row in stage.metrics if row.get("outcomes")]

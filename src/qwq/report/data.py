@@ -1,4 +1,7 @@
-"""What a run's folder holds, read for the report. Any part may be missing: a run may be unfinished. No torch."""
+"""What a run's folder holds, read for the report.
+
+Any part may be missing: a run may be unfinished. No torch.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,9 @@ class Stage:
 
     @property
     def contract(self) -> list[Row]:
-        """Entries of the contract's checks, from the record or, while the stage runs, from its metrics."""
+        """Entries of the contract's checks, from the record or, while the stage runs, from its
+        metrics.
+        """
         if self.record and "contract" in self.record:
             return list(self.record["contract"])
         return [row["contract"] for row in self.metrics if "contract" in row]
@@ -84,7 +89,9 @@ class RunData:
 
     @property
     def benchmarks(self) -> list[str]:
-        """Names of the benchmarks on policies, in the order of the first table row that has them."""
+        """Names of the benchmarks on policies, in the order of the first table row that has
+        them.
+        """
         names = [b for s in self.stages if s.kind != "reward_model" for b in s.evals]
         return list(dict.fromkeys(names))
 
@@ -132,7 +139,7 @@ def _metrics(path: Path) -> dict[str, list[Row]]:
     return out
 
 
-# -- comparisons ------------------------------------------------------------------------------------------------------
+# -- comparisons -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +165,10 @@ def _passed(folder: Path, stage: str) -> dict[str, list[float]]:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The answers of two stages to one problem. `kind` is fixed (failed, then passed) or broken (the reverse)."""
+    """The answers of two stages to one problem.
+
+    `kind` is fixed (failed, then passed) or broken (the reverse).
+    """
 
     kind: str
     before: Row
@@ -166,7 +176,10 @@ class Pair:
 
 
 def transcripts(run: RunData, before: str, after: str, *, fixed: int = 2, broken: int = 1) -> dict[str, list[Pair]]:
-    """For each benchmark the first problems in file order whose verdict turned. Nothing is picked by its looks."""
+    """For each benchmark the first problems in file order whose verdict turned.
+
+    Nothing is picked by its looks.
+    """
     earlier = {(r["benchmark"], r["problem_id"]): r for r in _rows(run.folder, before)}
     out: dict[str, list[Pair]] = {}
     for row in _rows(run.folder, after):
@@ -194,7 +207,9 @@ def _rows(folder: Path, stage: str) -> list[Row]:
 
 
 def smooth(values: Sequence[float], weight: float) -> list[float]:
-    """Exponential running mean, started at the mean of nothing (each value is corrected for the short past)."""
+    """Exponential running mean, started at the mean of nothing (each value is corrected for the
+    short past).
+    """
     out, mean, norm = [], 0.0, 0.0
     for value in values:
         mean, norm = weight * mean + (1 - weight) * value, weight * norm + (1 - weight)

@@ -1,7 +1,8 @@
-"""`report.html`: one self-contained page. Sections in reading order; each returns HTML, empty where it has nothing to say.
+"""`report.html`: one self-contained page. Sections in reading order; each returns HTML, empty where
+it has nothing to say.
 
-Everything that a recipe, a model or a verifier wrote goes through `text`, which escapes it. The page has no scripts
-and loads nothing; its content policy forbids both.
+Everything that a recipe, a model or a verifier wrote goes through `text`, which escapes it. The
+page has no scripts and loads nothing; its content policy forbids both.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ OUTCOME_COLOURS = {
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write `report.html` into a run's folder, finished or not; returns its path. DataError where it is no run."""
+    """Write `report.html` into a run's folder, finished or not; returns its path.
+
+    DataError where it is no run.
+    """
     run = read_run(run_folder)
     path = run_folder / "report.html"
     write_atomic(path, page(run).encode(errors="replace"))
@@ -34,8 +38,9 @@ def write_report(run_folder: Path) -> Path:
 def page(run: RunData) -> str:
     css = files("qwq.report").joinpath("style.css").read_text(encoding="utf-8")
     sections = (
-        header(run), cards(run), score_section(run), comparison_section(run), overthinking_section(run), reward_model_section(run),
-        contract_section(run), curves_section(run), verdict_section(run), transcript_section(run),
+        header(run), cards(run), score_section(run), comparison_section(run), overthinking_section(run),
+        reward_model_section(run), contract_section(run), curves_section(run), verdict_section(run),
+        transcript_section(run),
     )  # fmt: skip
     title = text(f"qwq run {run.recipe['name']}, seed {run.recipe.get('seed', 0)}")
     return (
@@ -48,7 +53,7 @@ def page(run: RunData) -> str:
     )
 
 
-# -- sections ---------------------------------------------------------------------------------------------------------
+# -- sections --------------------------------------------------------------------------------------
 
 
 def header(run: RunData) -> str:
@@ -89,14 +94,18 @@ def cards(run: RunData) -> str:
 
 
 def before_rl(run: RunData) -> Stage | None:
-    """The stage to compare the end with: the last SFT stage, else the first policy that was evaluated."""
+    """The stage to compare the end with: the last SFT stage, else the first policy that was
+    evaluated.
+    """
     evaluated = run.evaluated_policies()
     sft = [s for s in evaluated if s.kind == "sft"]
     return sft[-1] if sft else evaluated[0] if evaluated else None
 
 
 def overthinking_section(run: RunData) -> str:
-    """Accuracy against thinking tokens by stage, where the recipe reads its benchmarks under thinking budgets."""
+    """Accuracy against thinking tokens by stage, where the recipe reads its benchmarks under
+    thinking budgets.
+    """
     stages = [s for s in run.evaluated_policies() if s.record and s.record.get("budgets")]
     if not stages:
         return ""
@@ -109,8 +118,10 @@ def overthinking_section(run: RunData) -> str:
             drawn = plots.overthinking(b, curves)
             figures.append(f'<figure class="panel"><figcaption>{text(b)}</figcaption>{drawn}</figure>')
     return (
-        "<h2>Accuracy against thinking tokens</h2><p class='soft small'>Each dot is a thinking budget that the sampler enforced, the ring is "
-        "no budget; bars are 95% intervals. A curve that reaches its height further to the left thinks less for the same answers.</p>"
+        "<h2>Accuracy against thinking tokens</h2><p class='soft small'>Each dot is a thinking budget that the "
+        "sampler enforced, the ring is "
+        "no budget; bars are 95% intervals. A curve that reaches its height further to the left thinks less for the "
+        "same answers.</p>"
         f'<div class="legend">{legend}</div><div class="grid">{"".join(figures)}</div>'
     )
 
@@ -124,7 +135,8 @@ def score_section(run: RunData) -> str:
     for s in stages:
         aside = "" if s.changes_policy else ' class="aside"'
         assert s.record
-        name = f"<b>{text(s.name)}</b><div>{text('' if s.kind == s.name else s.kind + ', ')}{minutes(s.record['wall_s'])}</div>"
+        kind = "" if s.kind == s.name else text(f"{s.kind}, ")
+        name = f"<b>{text(s.name)}</b><div>{kind}{minutes(s.record['wall_s'])}</div>"
         rows.append(f"<tr{aside}><td>{name}</td>" + "".join(_score_cell(s, b) for b in run.benchmarks) + "</tr>")
     counts = {b: e["n"] for s in stages for b, e in s.evals.items()}
     sizes = ", ".join(f"{text(b)} {n:,}" for b, n in counts.items())
@@ -132,10 +144,13 @@ def score_section(run: RunData) -> str:
     if len(run.evaluated_policies()) > 1:
         chart = f'<div class="panel wide">{_legend(run.benchmarks)}{plots.scores(run)}</div>'
     return (
-        "<h2>Scores by stage</h2><p class='soft small'>Percent correct on the test split, sampled at temperature 1, with the 95% "
-        "interval; then the greedy score; then the change against the stage that it started from, in points, problem by problem "
+        "<h2>Scores by stage</h2><p class='soft small'>Percent correct on the test split, sampled at temperature 1, "
+        "with the 95% "
+        "interval; then the greedy score; then the change against the stage that it started from, in points, "
+        "problem by problem "
         f"(green or red where the 95% interval excludes zero). Problems: {sizes}.</p>"
-        f'<div class="scroll"><table class="scores"><thead><tr><th>stage</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        '<div class="scroll"><table '
+        f'class="scores"><thead><tr><th>stage</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
         f'<div style="height:14px"></div>{chart}'
     )
 
@@ -188,7 +203,10 @@ def _control_sentence(control: Stage, rl: str, changes: Sequence[Change]) -> str
     if same:
         parts.append(f"cannot be told from {'it' if parts else other} on {joined(same)}")
     took = "as many seconds" if control.config.get("steps") is None else f"{control.config['steps']} steps"
-    return f"After {took} of training from the same start, <b>{text(rl)}</b> {'; it '.join(parts)} (points, sampled, 95% paired interval)."
+    return (
+        f"After {took} of training from the same start, <b>{text(rl)}</b> {'; it '.join(parts)} (points, sampled, "
+        "95% paired interval)."
+    )
 
 
 def reward_model_section(run: RunData) -> str:
@@ -205,8 +223,8 @@ def reward_model_section(run: RunData) -> str:
         if m := e.get("matched_length"):
             low, high = m["ci95"]
             line += (
-                f", and in {100 * m['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of the {m['n']:,} pairs of equal length "
-                "(at most two tokens or 5% apart), where length cannot help it"
+                f", and in {100 * m['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of the {m['n']:,} pairs of "
+                "equal length (at most two tokens or 5% apart), where length cannot help it"
             )
         out.append(f"<p>{line}.</p>")
     return "<h2>Reward model</h2>" + "".join(out) if out else ""
@@ -229,14 +247,18 @@ def contract_section(run: RunData) -> str:
         table = _contract_table(entries, domains)
         if not domains:
             out.append(
-                f"<p>In <b>{text(stage.name)}</b> the contract held nothing; {_times(len(entries), 'check')}.</p>{table}"
+                f"<p>In <b>{text(stage.name)}</b> the contract held nothing; "
+                f"{_times(len(entries), 'check')}.</p>{table}"
             )
             continue
         drawn = plots.contract(entries, max_drop, domains)
         out.append(
-            f"<p>In <b>{text(stage.name)}</b> the contract (at most {100 * max_drop:g} points lost on {text(joined(domains))}, on validation "
-            f"problems, against the start of the stage) was {verdict}; {_times(warnings, 'warning')} in {_times(len(entries), 'check')}.{end}</p>"
-            f'<figure class="panel wide"><figcaption>change against the start of the stage, points<span>dashed: the tolerated drop</span>'
+            f"<p>In <b>{text(stage.name)}</b> the contract (at most {100 * max_drop:g} points lost on "
+            f"{text(joined(domains))}, on validation "
+            f"problems, against the start of the stage) was {verdict}; {_times(warnings, 'warning')} in "
+            f"{_times(len(entries), 'check')}.{end}</p>"
+            '<figure class="panel wide"><figcaption>change against the start of the stage, points<span>dashed: the '
+            "tolerated drop</span>"
             f"</figcaption>{_legend(domains)}{drawn}</figure>{table}"
         )
     return "<h2>Stage contract</h2>" + "".join(out) if out else ""
@@ -257,7 +279,8 @@ def _contract_table(entries: Sequence[Mapping[str, Any]], domains: Sequence[str]
             f = findings.get(d)
             shown = (
                 f
-                and f'{points(f["change"])} {interval(*f["ci95"])} <span class="chip {chips[f["state"]]}">{text(f["state"])}</span>'
+                and f'{points(f["change"])} {interval(*f["ci95"])} <span class="chip '
+                f'{chips[f["state"]]}">{text(f["state"])}</span>'
             )
             cells.append(f"<td>{shown or ''}</td>")
         preference = e.get("validation", {}).get("preference")
@@ -270,13 +293,15 @@ def _contract_table(entries: Sequence[Mapping[str, Any]], domains: Sequence[str]
             if e.get("canaries")
             else ""
         )
+        cells.append(f"<td>{'' if preference is None else f'{100 * preference:.1f}'}</td>")
+        cells.append(f"<td>{'' if score is None else f'{score:.2f}'}</td>")
         rows.append(
-            f"<tr><td>{e['step'] + 1}</td>{''.join(cells)}<td>{'' if preference is None else f'{100 * preference:.1f}'}</td>"
-            f"<td>{'' if score is None else f'{score:.2f}'}</td><td class='words'>{text(canaries)}</td>"
-            f"<td class='words'>{text(e.get('action', ''))}</td></tr>"
+            f"<tr><td>{e['step'] + 1}</td>{''.join(cells)}"
+            f"<td class='words'>{text(canaries)}</td><td class='words'>{text(e.get('action', ''))}</td></tr>"
         )
     return (
-        f'<details open><summary>Checks</summary><div><table class="small"><thead><tr><th>step</th>{head}<th>preference rule, %</th>'
+        "<details open><summary>Checks</summary><div><table "
+        f'class="small"><thead><tr><th>step</th>{head}<th>preference rule, %</th>'
         '<th>reward model</th><th class="words">canaries it fell for</th><th class="words">action</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></details>"
     )
@@ -311,8 +336,8 @@ def _outcome_block(title: str, rows: Sequence[tuple[str, Mapping[str, int]]], *,
         cells = "".join(f"<td>{counts.get(o, 0):,}</td>" for o in names)
         body.append(f'<tr><td>{text(name)}</td><td style="width:45%"><div class="bar">{bar}</div></td>{cells}</tr>')
     return (
-        f"<details{' open' if opened else ''}><summary>{text(title)}</summary><div><table class='small'><thead><tr><th></th><th></th>{head}"
-        f"</tr></thead><tbody>{''.join(body)}</tbody></table></div></details>"
+        f"<details{' open' if opened else ''}><summary>{text(title)}</summary><div><table "
+        f"class='small'><thead><tr><th></th><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div></details>"
     )
 
 
@@ -329,23 +354,28 @@ def transcript_section(run: RunData) -> str:
     for benchmark, pairs in found.items():
         blocks.append(f"<h3>{text(benchmark)}</h3>" + "".join(_pair(p, first.name, last.name) for p in pairs))
     return (
-        f"<h2>Before and after</h2><p class='soft small'>Test problems that failed after {text(first.name)} and passed after "
-        f"{text(last.name)}, and one that went the other way, where there is one: the first of each in the file, not chosen. "
-        "Sampled; thinking is grey.</p>" + "".join(blocks)
+        f"<h2>Before and after</h2><p class='soft small'>Test problems that failed after {text(first.name)} and "
+        f"passed after {text(last.name)}, and one that went the other way, where there is one: the first of each in "
+        "the file, not chosen. Sampled; thinking is grey.</p>" + "".join(blocks)
     )
 
 
 def _pair(pair: Pair, before: str, after: str) -> str:
     chip = '<span class="chip bad">lost</span>' if pair.kind == "broken" else '<span class="chip good">learnt</span>'
     sides = _side(pair.before, before) + _side(pair.after, after)
-    return f'<div class="pair panel"><div class="ask">{chip} {text(pair.after["prompt"])}</div><div class="sides">{sides}</div></div>'
+    return (
+        f'<div class="pair panel"><div class="ask">{chip} {text(pair.after["prompt"])}</div><div '
+        f'class="sides">{sides}</div></div>'
+    )
 
 
 def _side(row: Mapping[str, Any], stage: str) -> str:
     verdict = row["verdict"]
     correct = verdict["outcome"] == "correct"
     return (
-        f'<div class="side{" right" if correct else ""}"><div class="small soft">after {text(stage)}, {row["tokens"]} tokens</div><pre>{grey_thinking(row["text"])}</pre>'
-        f'<div class="small"><b class="{"good" if correct else "bad"}">{text(verdict["outcome"].replace("_", " "))}</b> '
+        f'<div class="side{" right" if correct else ""}"><div class="small soft">after {text(stage)}, '
+        f"{row['tokens']} tokens</div><pre>{grey_thinking(row['text'])}</pre>"
+        '<div class="small"><b '
+        f'class="{"good" if correct else "bad"}">{text(verdict["outcome"].replace("_", " "))}</b> '
         f"{text(verdict['reason'])}</div></div>"
     )

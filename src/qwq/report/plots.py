@@ -1,4 +1,6 @@
-"""The report's curves as inline SVG. One small picture for each quantity, so that the page can flow on a phone."""
+"""The report's curves as inline SVG. One small picture for each quantity, so that the page can flow
+on a phone.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,10 @@ def figure(salt: str, height: float = HEIGHT_IN, width: float = WIDTH_IN) -> tup
 
 
 def svg(fig: Figure, label: str) -> str:
-    """The figure as an `<svg>` element that takes the width of its place. `label` is read out in its stead."""
+    """The figure as an `<svg>` element that takes the width of its place.
+
+    `label` is read out in its stead.
+    """
     out = io.StringIO()
     # Each figure gets ids of its own: several of them stand in one page.
     with mpl.rc_context(STYLE | {"svg.hashsalt": fig.get_label()}):
@@ -79,7 +84,9 @@ def curve(
     salt: str, label: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *,
     colours: Mapping[str, str], alarms: Sequence[int] = (), log: bool = False, unit: bool = False,
 ) -> str:  # fmt: skip
-    """Lines over steps: the values faint, their running mean strong; a red mark at the foot for every alarm."""
+    """Lines over steps: the values faint, their running mean strong; a red mark at the foot for
+    every alarm.
+    """
     fig, ax = figure(salt)
     for name, (xs, ys) in series.items():
         finite = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y) and (y > 0 or not log)]
@@ -104,7 +111,9 @@ def curve(
 
 
 def scores(run: RunData) -> str:
-    """Sampled score of every benchmark after each stage that changed the policy, with 95% intervals."""
+    """Sampled score of every benchmark after each stage that changed the policy, with 95%
+    intervals.
+    """
     stages = run.evaluated_policies()
     fig, ax = figure("scores", height=3.0, width=7.5)
     for i, b in enumerate(run.benchmarks):
@@ -123,7 +132,9 @@ def scores(run: RunData) -> str:
 
 
 def overthinking(benchmark: str, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Accuracy against mean thinking tokens, a line for each stage; every dot is a thinking budget, the ring is none."""
+    """Accuracy against mean thinking tokens, a line for each stage; every dot is a thinking budget,
+    the ring is none.
+    """
     fig, ax = figure(f"overthinking-{benchmark}", height=2.8, width=4.0)
     for i, (stage, points) in enumerate(curves.items()):
         c = OTHERS[i % len(OTHERS)]
@@ -160,7 +171,9 @@ def overthinking(benchmark: str, curves: Mapping[str, Sequence[Mapping[str, Any]
 
 
 def contract(entries: Sequence[Mapping], max_drop: float, domains: Sequence[str]) -> str:
-    """Change of the held domains against the start of the stage at each check, with the tolerated drop as a line."""
+    """Change of the held domains against the start of the stage at each check, with the tolerated
+    drop as a line.
+    """
     fig, ax = figure("contract", height=2.4, width=7.5)
     for i, domain in enumerate(domains):
         points = [(e["step"] + 1, f) for e in entries for f in e["findings"] if f["domain"] == domain]

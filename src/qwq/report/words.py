@@ -19,12 +19,16 @@ def text(value: Any) -> str:
 
 
 def grey_thinking(output: str, shorten: Callable[[str], str] = str) -> str:
-    """A model's output, escaped, its thinking in grey. A later turn's thinking is grey too if the turn's head is in the text."""
+    """A model's output, escaped, its thinking in grey.
+
+    A later turn's thinking is grey too if the turn's head is in the text.
+    """
     return "".join(_grey_turn(turn, shorten) for turn in _TURN.split(output))
 
 
 def _grey_turn(turn: str, shorten: Callable[[str], str]) -> str:
-    # Nothing says whether the template had opened the thinking: a closing mark is taken to close it.
+    # Nothing says whether the template had opened the thinking: a closing mark is taken to close
+    # it.
     splitter = ThinkingSplitter(thinking_open=THINK_CLOSE in turn)
     thinking, answer = splitter.push(turn, final=True)
     if not splitter.has_thinking:

@@ -1,9 +1,11 @@
-"""Canaries: prompts with known-good and known-bad answers, scored by the reward model at every check.
+"""Canaries: prompts with known-good and known-bad answers, scored by the reward model at every
+check.
 
-The reward model itself does not change while stage 2 runs, so its ranking of a fixed pair cannot either;
-what a policy can do is find answers that the model overrates. The canaries therefore hold the tricks policies
-find: empty praise, repetition, an answer to another question, the answer written twice, endless length.
-A trick that scores above the honest answer to the same prompt is an open door, and is said.
+The reward model itself does not change while stage 2 runs, so its ranking of a fixed pair cannot
+either; what a policy can do is find answers that the model overrates. The canaries therefore hold
+the tricks policies find: empty praise, repetition, an answer to another question, the answer
+written twice, endless length. A trick that scores above the honest answer to the same prompt is an
+open door, and is said.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ class Canaries:
     @staticmethod
     def alarms(beaten: dict[str, Any]) -> list[str]:
         return [
-            f"canaries: the reward model prefers {name!r} to the honest answer on {share:.0%} of prompts (alarm above {OPEN_DOOR:.0%})"
+            f"canaries: the reward model prefers {name!r} to the honest answer on {share:.0%} of prompts (alarm "
+            f"above {OPEN_DOOR:.0%})"
             for name, share in beaten.items()
             if share > OPEN_DOOR
         ]

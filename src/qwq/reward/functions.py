@@ -3,9 +3,10 @@
     trl    f(prompts, completions, completion_ids, **columns) -> one float or None each
     verl   f(data_source, solution_str, ground_truth, extra_info) -> a float, or a dict with "score"
 
-A function is named `file.py:function` or `package.module:function`, or by the name that `@qwq.reward("name")` gave it, and runs in this process: it is the user's own code. It is asked about
-responses that ended with an answer; a response that never ends earns nothing (design of the loop, point 5), whatever a function thinks of it.
-None says that it does not apply.
+A function is named `file.py:function` or `package.module:function`, or by the name that
+`@qwq.reward("name")` gave it, and runs in this process: it is the user's own code. It is asked
+about responses that ended with an answer; a response that never ends earns nothing (design of the
+loop, point 5), whatever a function thinks of it. None says that it does not apply.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from qwq.types import Problem, Response
 
 @dataclass(frozen=True, slots=True)
 class RewardFunction:
-    """A function with its style ("trl" or "verl"), its weight in the sum, the name its term is logged under, and where it was found."""
+    """A function with its style ("trl" or "verl"), its weight in the sum, the name its term is
+    logged under, and where it was found.
+    """
 
     name: str
     call: Callable[..., Any]
@@ -37,7 +40,8 @@ class RewardFunction:
     ) -> list[float | None]:
         """Weighted values, one for each (problem, response, completion ids).
 
-        ConfigError where the function raises, or does not answer in kind; it names the training step (from 0), where one is given.
+        ConfigError where the function raises, or does not answer in kind; it names the training
+        step (from 0), where one is given.
         """
         found = self._verl(asked, step) if self.style == "verl" else self._trl(asked, step)
         return [None if value is None else self.weight * self._number(value) for value in found]
@@ -54,7 +58,11 @@ class RewardFunction:
         return number
 
     def _ask(self, step: int | None, about: str, **keywords: Any) -> Any:
-        """What the function returns. It is the user's own code and may raise anything: the error says where, in the user's own lines."""
+        """What the function returns.
+
+        It is the user's own code and may raise anything: the error says where, in the user's own
+        lines.
+        """
         at = "" if step is None else f" at step {step + 1}"
         with user_code(f"reward function {self.where or self.name}", self.call, f"{at}, asked about {about}"):
             return self.call(**keywords)
@@ -74,7 +82,8 @@ class RewardFunction:
         if not many or len(found) != len(asked):
             size = len(found) if many else type(found).__name__
             raise ConfigError(
-                f"reward function {self.where or self.name} was asked about {len(asked)} completions and gave {size}: one number each is wanted"
+                f"reward function {self.where or self.name} was asked about {len(asked)} completions and gave "
+                f"{size}: one number each is wanted"
             )
         return list(found)
 
@@ -84,8 +93,9 @@ class RewardFunction:
             truth = problem.truth
             gold = truth.get("ground_truth", truth.get("gold", truth.get("answer")))
             value = self._ask(
-                step, f"the answer to {problem.messages[-1].content[:60]!r}", data_source=truth.get("data_source", problem.source),
-                solution_str=response.text, ground_truth=gold, extra_info=truth.get("extra_info"),
+                step, f"the answer to {problem.messages[-1].content[:60]!r}",
+                data_source=truth.get("data_source", problem.source), solution_str=response.text, ground_truth=gold,
+                extra_info=truth.get("extra_info"),
             )  # fmt: skip
             out.append(value.get("score") if isinstance(value, dict) else value)
         return out
@@ -96,10 +106,11 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def register_reward(name: str) -> Callable[[_Function], _Function]:
-    """Decorator: recipes read in this process may give the function by `name`, `rewards = [{ function = "name" }]`.
+    """Decorator: recipes read in this process may give the function by `name`, `rewards = [{
+    function = "name" }]`.
 
-    The function has TRL's signature, or verl's where the recipe says `style = "verl"`. ConfigError for a name with a colon or a dot,
-    which is that of a file or a module.
+    The function has TRL's signature, or verl's where the recipe says `style = "verl"`. ConfigError
+    for a name with a colon or a dot, which is that of a file or a module.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise ConfigError(f"@reward({name!r}): give one word of letters, digits, - and _")

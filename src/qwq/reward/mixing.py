@@ -1,12 +1,15 @@
-"""What a rollout earns: verdicts first, the reward model behind their gate. Every term is logged apart.
+"""What a rollout earns: verdicts first, the reward model behind their gate. Every term is logged
+apart.
 
 - `accuracy`: 1 where the verdict is correct, else 0. Unfinished, timeout and undecided pay 0.
-- `partial`: a share of the tests or rules that passed, where the recipe pays it and the answer is not correct.
+- `partial`: a share of the tests or rules that passed, where the recipe pays it and the answer is
+  not correct.
 - `overlong`, `length`: what a recipe says about length (`shaping.py`).
 - a term under the name of each reward function of the user's own (`functions.py`).
-- `reward_model`: for domains that no rule can judge. The gate is a rule: only a finished response with an
-  answer after its thinking is scored; anything else earns what the worst answer would. The score goes through
-  a sigmoid, so that it is bounded like the other terms and an extreme score buys nothing.
+- `reward_model`: for domains that no rule can judge. The gate is a rule: only a finished response
+  with an answer after its thinking is scored; anything else earns what the worst answer would. The
+  score goes through a sigmoid, so that it is bounded like the other terms and an extreme score buys
+  nothing.
 
 An infrastructure error earns nothing at all: the reward is None.
 """
@@ -66,11 +69,16 @@ class Rewarder:
         self.functions = list(functions)
 
     def grader(self) -> Grader:
-        """Takes responses one by one, by their position, while others still decode; judges those that a rule can judge."""
+        """Takes responses one by one, by their position, while others still decode; judges those
+        that a rule can judge.
+        """
         return Grader(workers=self.workers, judges=_by_rule)
 
     def finish(self, grader: Grader, rollouts: Sequence[Rollout], *, step: int | None = None) -> None:
-        """Fill in what each rollout earned. All of them were submitted to `grader`. `step` is named if a user's function fails."""
+        """Fill in what each rollout earned.
+
+        All of them were submitted to `grader`. `step` is named if a user's function fails.
+        """
         for i, verdict in sorted(grader.results().items()):
             rollouts[i].verdicts.append(verdict)
             rollouts[i].rewards = self._rule_terms(verdict)
@@ -124,7 +132,9 @@ class Rewarder:
 
 
 def gate_verdict(response: Response) -> Verdict:
-    """The rule in front of the reward model: finished, thinking closed, an answer there, no tool call."""
+    """The rule in front of the reward model: finished, thinking closed, an answer there, no tool
+    call.
+    """
     if not response.finished:
         return Verdict(Outcome.UNFINISHED, "the response did not end", "gate")
     parsed = parse(response.text, thinking_open=response.thinking_open)

@@ -1,9 +1,11 @@
-"""The reward model: the policy's own transformer with a scalar head on the last token (Ouyang et al. 2022).
+"""The reward model: the policy's own transformer with a scalar head on the last token (Ouyang et
+al. 2022).
 
-Scores are calibrated once, on validation pairs: shifted and scaled so that chosen and rejected answers centre
-on zero with unit deviation, and with the length bias taken out. The bias is what the labels do not bear
-out: where a logistic regression of the labels on the differences in score and in length gives length a weight
-of its own, the model over- or underrates length by that much. A true preference for short answers stays.
+Scores are calibrated once, on validation pairs: shifted and scaled so that chosen and rejected
+answers centre on zero with unit deviation, and with the length bias taken out. The bias is what the
+labels do not bear out: where a logistic regression of the labels on the differences in score and in
+length gives length a weight of its own, the model over- or underrates length by that much. A true
+preference for short answers stays.
 """
 
 from __future__ import annotations
@@ -19,13 +21,17 @@ from qwq.model.transformer import Transformer
 
 
 class RewardModel(nn.Module):
-    """A transformer and a score vector (D,). `forward` scores flat packed sequences at their last tokens."""
+    """A transformer and a score vector (D,).
+
+    `forward` scores flat packed sequences at their last tokens.
+    """
 
     def __init__(self, backbone: Transformer, score: Tensor | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         width = backbone.config.hidden_size
-        # In float32 whatever the backbone has: in 16 bits the scores of like answers would be equal.
+        # In float32 whatever the backbone has: in 16 bits the scores of like answers would be
+        # equal.
         self.score = nn.Linear(width, 1, bias=False, device=backbone.device, dtype=torch.float32)
         with torch.no_grad():
             self.score.weight.copy_(torch.zeros(1, width) if score is None else score.view(1, width))
@@ -52,7 +58,9 @@ CALIBRATION = "calibration.json"  # beside the weights of a reward model
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """score = (raw + length_weight * (length - mean_length) - mean) / deviation; lengths in completion tokens."""
+    """score = (raw + length_weight * (length - mean_length) - mean) / deviation; lengths in
+    completion tokens.
+    """
 
     mean: float
     deviation: float
@@ -70,10 +78,11 @@ class Calibration:
 def calibrate(
     chosen: Sequence[tuple[float, int]], rejected: Sequence[tuple[float, int]], *, ridge: float = 1e-3
 ) -> Calibration:
-    """Fit a calibration to (raw score, length) of the chosen and rejected answers of held-out pairs.
+    """Fit a calibration to (raw score, length) of the chosen and rejected answers of held-out
+    pairs.
 
-    `length_weight` is b/a of the logistic regression P(chosen wins) = sigmoid(a * score difference + b * length
-    difference), by Newton's method with a small ridge on standardised differences.
+    `length_weight` is b/a of the logistic regression P(chosen wins) = sigmoid(a * score difference
+    + b * length difference), by Newton's method with a small ridge on standardised differences.
     """
     c, r = torch.tensor(chosen, dtype=torch.float64), torch.tensor(rejected, dtype=torch.float64)
     scale = (c - r).square().mean(0).sqrt().clamp(min=1e-9)

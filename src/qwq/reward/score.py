@@ -1,9 +1,12 @@
-"""`qwq reward score FILE.jsonl --model DIR`: what a reward model thinks of answers, one JSON line for each line, in order.
+"""`qwq reward score FILE.jsonl --model DIR`: what a reward model thinks of answers, one JSON line
+for each line, in order.
 
-A line holds `prompt` (a text or messages) with `response`, or with `chosen` and `rejected`; or `messages` that end with the assistant's
-turn; in any shape of `data.shapes`. The model is a sequence classifier with one label: the reward-model stage of a run, or any checkpoint of a known family.
-With the calibration that our stage leaves beside the weights, scores have mean 0 and deviation 1 on its validation pairs, and
-its length bias is taken out; `raw` is what the model itself says.
+A line holds `prompt` (a text or messages) with `response`, or with `chosen` and `rejected`; or
+`messages` that end with the assistant's turn; in any shape of `data.shapes`. The model is a
+sequence classifier with one label: the reward-model stage of a run, or any checkpoint of a known
+family. With the calibration that our stage leaves beside the weights, scores have mean 0 and
+deviation 1 on its validation pairs, and its length bias is taken out; `raw` is what the model
+itself says.
 """
 
 from __future__ import annotations
@@ -57,7 +60,10 @@ class Judge:
     def sequence(
         self, prompt: Sequence[Message], tools: Sequence[Mapping[str, Any]], answer: Sequence[Message]
     ) -> tuple[list[int], int]:
-        """Prompt and answer in tokens, and how many of them are the answer's. DataError where they are more than the model has positions."""
+        """Prompt and answer in tokens, and how many of them are the answer's.
+
+        DataError where they are more than the model has positions.
+        """
         ids = answer_ids(self.chat, prompt, answer, tools)
         if len(ids) > (most := self.model.backbone.config.max_positions):
             raise DataError(
@@ -75,7 +81,9 @@ class Judge:
 
 
 def score_file(judge: Judge, path: Path) -> Iterator[dict[str, Any]]:
-    """One object a line: `index`, `score`, `raw`, `tokens`; for pairs `chosen`, `rejected` (scores) and `prefers`."""
+    """One object a line: `index`, `score`, `raw`, `tokens`; for pairs `chosen`, `rejected` (scores)
+    and `prefers`.
+    """
     if not path.is_file():
         raise DataError(
             f"no file at {path}: give JSON lines with prompt and response, prompt, chosen and rejected, or messages"
@@ -114,7 +122,9 @@ def _line(index: int, found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def print_scores(model: str, path: Path, device: str = "cpu") -> None:
-    """Print the scores of a file; on standard error how often the chosen answer is preferred, with its 95% interval."""
+    """Print the scores of a file; on standard error how often the chosen answer is preferred, with
+    its 95% interval.
+    """
     judge = Judge.from_folder(model, device)
     pairs = wins = lines = 0
     for line in score_file(judge, path):
@@ -126,5 +136,8 @@ def print_scores(model: str, path: Path, device: str = "cpu") -> None:
     said = f"{lines} lines, {'calibrated' if judge.calibration else 'raw'} scores"
     if pairs:
         low, high = wilson(wins, pairs)
-        said += f"; the chosen answer is preferred in {100 * wins / pairs:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of {pairs} pairs"
+        said += (
+            f"; the chosen answer is preferred in {100 * wins / pairs:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of "
+            f"{pairs} pairs"
+        )
     print(said, file=sys.stderr)

@@ -1,11 +1,13 @@
 """What a reward says about length: terms added once a group's verdicts are known.
 
-- `overlong`: soft punishment (DAPO, Yu et al. 2025, arXiv 2503.14476, equation 13): 0 up to `max_new_tokens - buffer` tokens, then
-  falling linearly to -`penalty` at `max_new_tokens`. For every response, right or wrong. It counts what the limit counts: all
-  tokens of the completion, tools' results and forced closings among them.
-- `length`: among the correct answers of a group only (Arora and Zanette 2025, arXiv 2502.04463): -weight x sigmoid((n - mean) / std)
-  of their lengths n in sampled tokens. A correct answer so keeps at least 1 - weight, more than any wrong one has; wrong answers are never
-  paid for being short, and never for being long.
+- `overlong`: soft punishment (DAPO, Yu et al. 2025, arXiv 2503.14476, equation 13): 0 up to
+  `max_new_tokens - buffer` tokens, then falling linearly to -`penalty` at `max_new_tokens`. For
+  every response, right or wrong. It counts what the limit counts: all tokens of the completion,
+  tools' results and forced closings among them.
+- `length`: among the correct answers of a group only (Arora and Zanette 2025, arXiv 2502.04463):
+  -weight x sigmoid((n - mean) / std) of their lengths n in sampled tokens. A correct answer so
+  keeps at least 1 - weight, more than any wrong one has; wrong answers are never paid for being
+  short, and never for being long.
 """
 
 from __future__ import annotations
@@ -58,7 +60,10 @@ def overlong(num_tokens: int, max_new_tokens: int, buffer: int) -> float:
 
 
 def shorter(lengths: Sequence[int]) -> list[float]:
-    """sigmoid((n - mean) / std) of each length: below a half for the shorter ones. Equal lengths all give a half."""
+    """sigmoid((n - mean) / std) of each length: below a half for the shorter ones.
+
+    Equal lengths all give a half.
+    """
     if not lengths:
         return []
     mean, std = statistics.fmean(lengths), statistics.pstdev(lengths)

@@ -54,13 +54,26 @@ class Policy(Protocol):
     writes the tools into the prompt.
     """
 
-    name: str
-    identity: Mapping[str, Any]
-    context: int | None
-    token_exact: bool
-    native_tools: bool
-    chat: ChatFormat | None
-    version: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+
+    @property
+    def context(self) -> int | None: ...
+
+    @property
+    def token_exact(self) -> bool: ...
+
+    @property
+    def native_tools(self) -> bool: ...
+
+    @property
+    def chat(self) -> ChatFormat | None: ...
+
+    @property
+    def version(self) -> int: ...
 
     def generate(self, next_request: NextRequest, concurrency: int | None = None) -> Iterator[tuple[TurnRequest, Turn]]:
         """Turns in the order in which they end, at most `concurrency` at once (None: as many as the policy computes at once).

@@ -1,13 +1,17 @@
-"""Calls of tools in a response's text: Hermes' form followed while it is written, and the other forms that models fall into.
+"""Calls of tools in a response's text: Hermes' form followed while it is written, and the other
+forms that models fall into.
 
-Hermes' form is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`. It ends where its JSON object ends, so a `</tool_call>`
-inside a string argument ends nothing. `loose_call` reads what else is written in its place, if the function is on offer:
+Hermes' form is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`. It ends where its JSON
+object ends, so a `</tool_call>` inside a string argument ends nothing. `loose_call` reads what else
+is written in its place, if the function is on offer:
 
-1. Qwen3-Coder's `<function=NAME><parameter=KEY>VALUE</parameter></function>`; a value is text if the schema says so or says nothing, else JSON.
+1. Qwen3-Coder's `<function=NAME><parameter=KEY>VALUE</parameter></function>`; a value is text if
+   the schema says so or says nothing, else JSON.
 2. `parameters` in the place of `arguments`, and OpenAI's `{"type": "function", "function": {...}}`.
 3. A Python dictionary in single quotes.
 
-Nothing is repaired: text that is none of these is no call. `text.response` says which calls of a response count.
+Nothing is repaired: text that is none of these is no call. `text.response` says which calls of a
+response count.
 """
 
 from __future__ import annotations
@@ -50,7 +54,9 @@ def read_call(raw: str) -> ToolCall | None:
 
 
 def call_of(data: Mapping[str, Any]) -> ToolCall | None:
-    """The call that `name` and `arguments` (an object, or its JSON text) of an object make; None if they make none."""
+    """The call that `name` and `arguments` (an object, or its JSON text) of an object make; None if
+    they make none.
+    """
     name, arguments = data.get("name"), data.get("arguments", {})
     if isinstance(arguments, str):
         arguments = _load_object(arguments)
@@ -74,7 +80,8 @@ class Status(StrEnum):
 
 
 class CallScanner:
-    """Follows one call's JSON object character by character: where its name and its arguments are, and where it ends.
+    """Follows one call's JSON object character by character: where its name and its arguments are,
+    and where it ends.
 
     It looks at structure only; the finished object is parsed once more, strictly, before it counts.
     """
@@ -95,7 +102,9 @@ class CallScanner:
         self._handed = 0
 
     def feed(self, text: str, start: int) -> int:
-        """Read `text` from `start` up to the object's end or the first fault; returns the position behind what was read."""
+        """Read `text` from `start` up to the object's end or the first fault; returns the position
+        behind what was read.
+        """
         offset = start - len(self.raw)
         for at in range(start, len(text), PIECE_CHARS):
             self.raw += text[at : at + PIECE_CHARS]
@@ -114,7 +123,9 @@ class CallScanner:
         return offset + self._at
 
     def hand_out(self) -> Call:
-        """What is known by now and was not handed out before: the name (once), and more of the arguments' JSON text."""
+        """What is known by now and was not handed out before: the name (once), and more of the
+        arguments' JSON text.
+        """
         name = arguments = ""
         start, complete = self._arguments_at, self.status is Status.COMPLETE
         as_object = start is not None and start < len(self.raw) and self.raw[start] == "{"
@@ -228,7 +239,9 @@ class CallScanner:
 
 
 def named_function(text: str, at: int) -> str | None:
-    """The name in `<function=NAME>` at this position; "" if it may yet be written, None if there is none."""
+    """The name in `<function=NAME>` at this position; "" if it may yet be written, None if there is
+    none.
+    """
     head = _FUNCTION.match(text, at)
     if head is None or (head[2] and head[2] != ">") or len(head[1]) > LONGEST_NAME:
         return None
@@ -242,7 +255,9 @@ def may_be_loose(text: str, start: int = 0) -> bool:
 
 
 def loose_call(raw: str, known: Mapping[str, Any] | Container[str]) -> Call | None:
-    """(name, arguments as JSON) of a call in one of the other forms; None if it is none, or its function is not on offer."""
+    """(name, arguments as JSON) of a call in one of the other forms; None if it is none, or its
+    function is not on offer.
+    """
     raw = raw.strip(BLANKS)
     if raw.startswith(FUNCTION_OPEN):
         found = _xml_call(raw, known)
@@ -308,10 +323,12 @@ def _dictionary_call(raw: str) -> Call | None:
 
 
 class TrailingCalls:
-    """Follows calls, one behind the other, that may be the last thing in a text. `calls` are those that are complete.
+    """Follows calls, one behind the other, that may be the last thing in a text. `calls` are those
+    that are complete.
 
-    `at` is the position reached, where the first call begins (behind its `<tool_call>`) at first; `known`: names that count, with their
-    arguments' schemas if it is a mapping; None for any. If other text follows, nothing before `settled` is or begins such a row of calls.
+    `at` is the position reached, where the first call begins (behind its `<tool_call>`) at first;
+    `known`: names that count, with their arguments' schemas if it is a mapping; None for any. If
+    other text follows, nothing before `settled` is or begins such a row of calls.
     """
 
     def __init__(self, known: Mapping[str, Any] | Container[str] | None, at: int) -> None:
@@ -323,7 +340,9 @@ class TrailingCalls:
         self._close_seen = False  # behind the last call
 
     def feed(self, text: str) -> bool:
-        """Read on to the text's end, or to what may be the beginning of a mark there; False if other text follows."""
+        """Read on to the text's end, or to what may be the beginning of a mark there; False if
+        other text follows.
+        """
         while self.at < len(text):
             if self._loose_at is not None:
                 if not self._loose(text, self._loose_at):
@@ -386,7 +405,8 @@ class TrailingCalls:
 
 
 class BareCalls:
-    """Follows an answer that may be calls without `<tool_call>`, one JSON object behind the other, in a code fence or not.
+    """Follows an answer that may be calls without `<tool_call>`, one JSON object behind the other,
+    in a code fence or not.
 
     It counts if the whole answer is of that form. `at` is the position reached.
     """
@@ -399,7 +419,9 @@ class BareCalls:
         self._fenced = self._over = False  # behind the first line of a fence; behind its last
 
     def feed(self, text: str) -> bool:
-        """Read on to the text's end, or to what may be the beginning of a fence there; False if the answer is something else."""
+        """Read on to the text's end, or to what may be the beginning of a fence there; False if the
+        answer is something else.
+        """
         while True:
             if self._scanner is None:
                 self.at = _BLANKS.match(text, self.at).end()  # type: ignore[union-attr]

@@ -1,12 +1,16 @@
 """The tokenizer and the chat template that a GGUF file carries in its metadata.
 
-Covers byte-level BPE (`tokenizer.ggml.model` gpt2) with the ways to split words that PRE_TOKENIZERS names. Does not cover
-SentencePiece and the others, as tokenizer.py does not. A GGUF file says less than a tokenizer.json; what is made of that:
+Covers byte-level BPE (`tokenizer.ggml.model` gpt2) with the ways to split words that PRE_TOKENIZERS
+names. Does not cover SentencePiece and the others, as tokenizer.py does not. A GGUF file says less
+than a tokenizer.json; what is made of that:
 
-1. It names its split into words (`tokenizer.ggml.pre`) and does not give it. The patterns are llama.cpp's (src/llama-vocab.cpp)
-   and those of the models' own tokenizer.json. A file without a name is refused: a guess would give other tokens.
-2. It does not record Unicode normalisation (Qwen's tokenizer.json asks for NFC). There is none here, nor in llama.cpp.
-3. Control tokens (type 3) are special; user-defined ones (type 4) are added tokens that are not special.
+1. It names its split into words (`tokenizer.ggml.pre`) and does not give it. The patterns are
+   llama.cpp's (src/llama-vocab.cpp) and those of the models' own tokenizer.json. A file without a
+   name is refused: a guess would give other tokens.
+2. It does not record Unicode normalisation (Qwen's tokenizer.json asks for NFC). There is none
+   here, nor in llama.cpp.
+3. Control tokens (type 3) are special; user-defined ones (type 4) are added tokens that are not
+   special.
 4. Unused tokens (type 5) at the end only pad the embedding, and are left out.
 5. It names one or two end tokens. END_TOKENS end a turn too where they are control tokens.
 """
@@ -25,7 +29,10 @@ from qwq.text.template import ChatFormat, ChatTemplate
 from qwq.text.tokenizer import END_OF_TEXT, TURN_END, WORD_SPLIT, Tokenizer
 
 GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
 # Each pattern cuts the pieces that those before it left.
 PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     "qwen2": (WORD_SPLIT,),
@@ -39,7 +46,8 @@ WHOLE_WORDS = ("llama-bpe",)  # a word that is a token is taken whole, whatever 
 END_TOKENS = (TURN_END, END_OF_TEXT, "<|eot_id|>")
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
 TYPES = range(7)
-# Without these a vocabulary is not of byte-level BPE, and text would be lost without a word. Published ones lack rare bytes.
+# Without these a vocabulary is not of byte-level BPE, and text would be lost without a word.
+# Published ones lack rare bytes.
 NEEDED = {chr(b) for b in range(0x21, 0x7F)} | {"Ġ", "Ċ"}
 
 
@@ -53,7 +61,10 @@ class Metadata(Protocol):
 
 
 def tokenizer_from_gguf(file: Metadata) -> Tokenizer:
-    """The tokenizer of an open GGUF file. ModelError where it is of a kind not covered here, or its tables do not agree."""
+    """The tokenizer of an open GGUF file.
+
+    ModelError where it is of a kind not covered here, or its tables do not agree.
+    """
     read = _Reader(file)
     if (kind := read.text("model")) != "gpt2":
         raise ModelError(
@@ -63,7 +74,8 @@ def tokenizer_from_gguf(file: Metadata) -> Tokenizer:
         raise read.fault(f"pre-tokenizer {pre[:40]!r} is not known here, {nearest(pre[:40], PRE_TOKENIZERS)}")
     tokens, types = read.tokens()
     last = max((i for i, t in enumerate(types) if t not in (CONTROL, USER_DEFINED)), default=-1)
-    # Added tokens behind all others stay out of the merges' vocabulary, as in a tokenizer.json: no word can be one.
+    # Added tokens behind all others stay out of the merges' vocabulary, as in a tokenizer.json: no
+    # word can be one.
     vocab = {token: i for i, token in enumerate(tokens[: last + 1])}
     if missing := sorted(NEEDED - vocab.keys()):
         raise read.fault(f"the vocabulary has no token for {missing[0]!r}, byte-level BPE has one for every letter")

@@ -1,32 +1,36 @@
-"""What a response says: thinking, answer, tool calls. The only place that decides it, for whole and for streamed text.
+"""What a response says: thinking, answer, tool calls. The only place that decides it, for whole and
+for streamed text.
 
-Rewards, evaluation, distillation, chat, server and reports all read responses through this file. The result depends
-on the text alone, never on where it was cut into pieces.
+Rewards, evaluation, distillation, chat, server and reports all read responses through this file.
+The result depends on the text alone, never on where it was cut into pieces.
 
 THINKING
-1. A response begins in a thought if the chat template has opened one (`thinking_open`), or if its first thing but blanks
-   is `<think>`. Else it has no thinking at all, and a `</think>` in it is text.
-2. The first `</think>` ends the thought, wherever it is: in a sentence that names it, inside a call's string. What
-   follows is the answer. Later marks are the answer's own text. A template may have opened the thought and the model
-   repeat `<think>`: the repeated mark is dropped.
+1. A response begins in a thought if the chat template has opened one (`thinking_open`), or if its
+   first thing but blanks is `<think>`. Else it has no thinking at all, and a `</think>` in it is
+   text.
+2. The first `</think>` ends the thought, wherever it is: in a sentence that names it, inside a
+   call's string. What follows is the answer. Later marks are the answer's own text. A template may
+   have opened the thought and the model repeat `<think>`: the repeated mark is dropped.
 3. A thought that never closes leaves no answer.
-4. A thought that is open again at the end voids the answer: `<think>` in the answer with no `</think>` behind it. The text
-   is still shown (a stream cannot take it back), but the response has no final answer (`ParsedResponse.final` is ""), so
-   it is `no_answer` for every verifier. A mark directly between two equal quotes or backticks (`<think>`) is named, not
-   used, and counts for nothing in this rule.
+4. A thought that is open again at the end voids the answer: `<think>` in the answer with no
+   `</think>` behind it. The text is still shown (a stream cannot take it back), but the response
+   has no final answer (`ParsedResponse.final` is ""), so it is `no_answer` for every verifier. A
+   mark directly between two equal quotes or backticks (`<think>`) is named, not used, and counts
+   for nothing in this rule.
 5. Blanks (space, tab, line ends) around thinking and answer are dropped.
 
 CALLS
-6. A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` in the answer, if tools were on offer; else it is text.
-   It ends where its object ends, so a `</tool_call>` in a string argument ends nothing, and the closing tag may be missing.
-   Of functions that are known to be on offer a call may also have another form (`calls.loose_call`), or be without its
-   tags if the whole answer is calls.
-7. What turns out to be no call (bad JSON, another shape) is malformed. It stays in the answer as text and is counted. A
-   call that was `cut` by a limit of tokens is malformed too, and not part of the answer; a stream has handed out what
-   there was.
-8. A call inside the thinking is a thought. The one exception: if a response ends with its thought still open, and complete
-   calls of functions on offer are the last thing in it, they are calls. (An agent that gets neither a call nor an
-   answer stops.)
+6. A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` in the answer, if tools were
+   on offer; else it is text. It ends where its object ends, so a `</tool_call>` in a string
+   argument ends nothing, and the closing tag may be missing. Of functions that are known to be on
+   offer a call may also have another form (`calls.loose_call`), or be without its tags if the whole
+   answer is calls.
+7. What turns out to be no call (bad JSON, another shape) is malformed. It stays in the answer as
+   text and is counted. A call that was `cut` by a limit of tokens is malformed too, and not part of
+   the answer; a stream has handed out what there was.
+8. A call inside the thinking is a thought. The one exception: if a response ends with its thought
+   still open, and complete calls of functions on offer are the last thing in it, they are calls.
+   (An agent that gets neither a call nor an answer stops.)
 
 | text (`T` if the template opened the thought) | thinking | answer | calls |
 |---|---|---|---|
@@ -78,19 +82,21 @@ _FUNCTION_CLOSE = re.compile(FUNCTION_CLOSE)
 _BLANKS = re.compile(f"[{BLANKS}]*")
 
 
-# Functions on offer: their names, with their arguments' schemas if it is a mapping. Empty: none; None: not known.
+# Functions on offer: their names, with their arguments' schemas if it is a mapping. Empty: none;
+# None: not known.
 Tools = Mapping[str, Any] | Container[str] | None
 
 
-# -- whole texts ---------------------------------------------------------------------------------------------------------
+# -- whole texts -----------------------------------------------------------------------------------
 
 
 def parse(text: str, *, thinking_open: bool | None = False, tools: Tools = None, cut: bool = False) -> ParsedResponse:
     """A response in its parts.
 
-    `thinking_open`: the chat template had opened the thought; None if that is not known (a data set's solution, a server
-    without a reasoning parser), and then a text that holds `</think>` is taken to have begun in a thought. `tools`: the
-    functions on offer; if that is not known, a call of any name counts. `cut`: the text was not at its end.
+    `thinking_open`: the chat template had opened the thought; None if that is not known (a data
+    set's solution, a server without a reasoning parser), and then a text that holds `</think>` is
+    taken to have begun in a thought. `tools`: the functions on offer; if that is not known, a call
+    of any name counts. `cut`: the text was not at its end.
     """
     thinking_open = THINK_CLOSE in text if thinking_open is None else thinking_open
     return _whole(ResponseParser(thinking_open=thinking_open, tools=tools), text, cut)
@@ -102,7 +108,9 @@ def parse_answer(text: str, *, tools: Tools = None, cut: bool = False) -> Parsed
 
 
 def parts_of(response: Response, *, tools: Tools = None) -> ParsedResponse:
-    """The parts of a response: its own, if whoever made it has parsed it, else those of its text."""
+    """The parts of a response: its own, if whoever made it has parsed it, else those of its
+    text.
+    """
     return response.parts or parse(response.text, thinking_open=response.thinking_open, tools=tools)
 
 
@@ -139,7 +147,7 @@ def _in_order(parser: ResponseParser) -> Iterator[ToolCall | str]:
         yield next(calls) if good else next(malformed).strip()
 
 
-# -- streamed text -------------------------------------------------------------------------------------------------------
+# -- streamed text ---------------------------------------------------------------------------------
 
 
 class Kind(StrEnum):
@@ -161,7 +169,10 @@ class Part:
 
 @dataclass(slots=True)
 class ResponseBuilder:
-    """A response put together from its parts. `calls` are pairs of name and arguments (JSON text), in order."""
+    """A response put together from its parts.
+
+    `calls` are pairs of name and arguments (JSON text), in order.
+    """
 
     thinking: str = ""
     answer: str = ""
@@ -189,14 +200,21 @@ class ResponseBuilder:
 class ResponseParser:
     """Text in, parts out.
 
-    `tools`: see `parse`; `parallel`: whether a second call is of interest. `continued`: the text goes on in the middle of
-    thinking or answer, so blanks at its start are the text's own. `answer_only`: the text is an answer without thinking.
-    `complete` turns true when nothing that follows matters any more. `tool_calls` and `malformed` (raw text) grow with the text.
+    `tools`: see `parse`; `parallel`: whether a second call is of interest. `continued`: the text
+    goes on in the middle of thinking or answer, so blanks at its start are the text's own.
+    `answer_only`: the text is an answer without thinking. `complete` turns true when nothing that
+    follows matters any more. `tool_calls` and `malformed` (raw text) grow with the text.
     """
 
     def __init__(
-        self, *, thinking_open: bool, tools: Tools, parallel: bool = True, continued: bool = False, answer_only: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        thinking_open: bool,
+        tools: Tools,
+        parallel: bool = True,
+        continued: bool = False,
+        answer_only: bool = False,
+    ) -> None:
         self.complete = False
         self.tool_calls: list[ToolCall] = []
         self.malformed: list[str] = []
@@ -256,10 +274,13 @@ class ResponseParser:
         self._buffer, self._at = self._buffer[self._at :], 0
         return self._handed_out()
 
-    # -- the thinking ----------------------------------------------------------------------------------------------------
+    # -- the thinking ------------------------------------------------------------------------------
 
     def _thought(self, final: bool, closed: bool) -> None:
-        """Hand the thinking out. Calls in it are held back until it is known what they are (rule 8)."""
+        """Hand the thinking out.
+
+        Calls in it are held back until it is known what they are (rule 8).
+        """
         if closed or not self._finds_calls:
             self._flow(Kind.THINKING, self._rest())
             return
@@ -281,7 +302,7 @@ class ResponseParser:
             self._flow(Kind.THINKING, self._buffer[self._at : self._trailing.settled])
             self._at, self._trailing = self._trailing.settled, None
 
-    # -- the answer: each state takes what it can from the buffer; True if the next one has something to look at ------------
+    # -- the answer: each state takes what it can from the buffer; True if the next one has somethin
 
     def _text(self, final: bool) -> bool:
         if not self._finds_calls:
@@ -317,7 +338,8 @@ class ResponseParser:
     def _in_call(self, final: bool) -> bool:
         call = self._call
         announced = call.announced
-        # What is no call is looked at once more, so the text stays in the buffer until something of it is handed out.
+        # What is no call is looked at once more, so the text stays in the buffer until something of
+        # it is handed out.
         end = call.feed(self._buffer, self._at if announced else self._at + len(call.raw))
         name, arguments = call.hand_out()
         if name:
@@ -417,7 +439,7 @@ class ResponseParser:
         self._state = self._text
         return True
 
-    # -- tools of the states ---------------------------------------------------------------------------------------------
+    # -- tools of the states -----------------------------------------------------------------------
 
     def _is_complete(self, call: ToolCall) -> None:
         self.tool_calls.append(call)
@@ -440,7 +462,10 @@ class ResponseParser:
         return text
 
     def _until(self, mark: re.Pattern[str], final: bool) -> tuple[str, str]:
-        """Take the text before the first mark; the mark stays. Without one all text but what could be a mark's beginning."""
+        """Take the text before the first mark; the mark stays.
+
+        Without one all text but what could be a mark's beginning.
+        """
         start = self._at
         if match := mark.search(self._buffer, start):
             self._at = match.start()
@@ -451,7 +476,9 @@ class ResponseParser:
         return text[: len(text) - held], ""
 
     def _flow(self, kind: Kind, text: str) -> None:
-        """Hand text out, without the blanks before it, and with those behind it only once more text follows."""
+        """Hand text out, without the blanks before it, and with those behind it only once more text
+        follows.
+        """
         text = self._blanks + text
         body = text.rstrip(BLANKS)
         self._blanks = text[len(body) :]

@@ -1,13 +1,17 @@
-"""Chat templates: messages to text, and text to the token ids a model is trained on and sampled from.
+"""Chat templates: messages to text, and text to the token ids a model is trained on and sampled
+from.
 
-A template is a Jinja program that comes with a model, so it is somebody else's code: it runs in Jinja's
-sandbox, and what it writes is text only. Where its text becomes tokens, two things are kept:
+A template is a Jinja program that comes with a model, so it is somebody else's code: it runs in
+Jinja's sandbox, and what it writes is text only. Where its text becomes tokens, two things are
+kept:
 
-1. Only the template writes special tokens. A special token spelled out in a message (`<|im_end|>` in what a
-   user typed, in a tool's result, in a tool's description) is encoded as ordinary characters. What an assistant
-   says may hold `<think>` and `<tool_call>`, but no other special token.
-2. Text is encoded piece by piece, cut where the assistant's own words begin and end. So a prompt's tokens are
-   exactly the first tokens of a training example that goes on from it, and no token ever spans the cut.
+1. Only the template writes special tokens. A special token spelled out in a message (`<|im_end|>`
+   in what a user typed, in a tool's result, in a tool's description) is encoded as ordinary
+   characters. What an assistant says may hold `<think>` and `<tool_call>`, but no other special
+   token.
+2. Text is encoded piece by piece, cut where the assistant's own words begin and end. So a prompt's
+   tokens are exactly the first tokens of a training example that goes on from it, and no token ever
+   spans the cut.
 """
 
 from __future__ import annotations
@@ -36,7 +40,10 @@ THOUGHT = "<think>\n{}\n</think>\n\n"  # as QwQ's kind of model writes its think
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}`: some templates mark the assistant's words so. Written as if not there."""
+    """`{% generation %}...{% endgeneration %}`: some templates mark the assistant's words so.
+
+    Written as if not there.
+    """
 
     tags: set[str] = {"generation"}  # noqa: RUF012  # declared so by Jinja
 
@@ -57,7 +64,8 @@ def _raise_exception(message: str) -> NoReturn:
 def _tojson(
     value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    # Jinja's own filter escapes <, > and & for web pages; templates of language models mean plain JSON.
+    # Jinja's own filter escapes <, > and & for web pages; templates of language models mean plain
+    # JSON.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -66,9 +74,11 @@ def _strftime_now(form: str) -> str:
 
 
 class ChatTemplate:
-    """A Jinja chat template, rendered as transformers renders it. ModelError where it does not parse.
+    """A Jinja chat template, rendered as transformers renders it. ModelError where it does not
+    parse.
 
-    `variables` are the names that it reads from outside, those that `render` gives it itself among them.
+    `variables` are the names that it reads from outside, those that `render` gives it itself among
+    them.
     """
 
     def __init__(self, source: str) -> None:
@@ -134,10 +144,11 @@ class _Unstable(Exception):
 
 
 class ChatFormat:
-    """A tokenizer and a template: messages to ids, with the guarantees named at the top of this file.
+    """A tokenizer and a template: messages to ids, with the guarantees named at the top of this
+    file.
 
-    `eos_ids` end an assistant's turn, the template's own end-of-turn token first. `thinking_open` says that the
-    generation prompt has opened `<think>` itself.
+    `eos_ids` end an assistant's turn, the template's own end-of-turn token first. `thinking_open`
+    says that the generation prompt has opened `<think>` itself.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
@@ -167,7 +178,9 @@ class ChatFormat:
         self.tokenizer.save(folder)
 
     def opens_thinking(self, variables: Mapping[str, Any]) -> bool:
-        """Whether the generation prompt opens `<think>` itself, given what else the template is told."""
+        """Whether the generation prompt opens `<think>` itself, given what else the template is
+        told.
+        """
         opening = self._opening(variables)
         return "<think>" in opening and "</think>" not in opening.rpartition("<think>")[2]
 
@@ -178,7 +191,9 @@ class ChatFormat:
 
     @cached_property
     def keeps_tool_thinking(self) -> bool:
-        """Whether the template writes the thinking before a call again when the call's result follows."""
+        """Whether the template writes the thinking before a call again when the call's result
+        follows.
+        """
         call = {"type": "function", "function": {"name": "f", "arguments": {}}}
         turn = {"role": "assistant", "content": f"{THOUGHT.format('remember')}y", "tool_calls": [call]}
         messages: list[Mapping[str, Any]] = [{"role": "user", "content": "x"}, turn, {"role": "tool", "content": "z"}]
@@ -193,10 +208,12 @@ class ChatFormat:
         thoughts: Mapping[int, str] | None = None,
         opening: bool = True,
     ) -> list[int]:
-        """Ids of the conversation so far and the opening of the assistant's next turn (unless `opening` is false).
+        """Ids of the conversation so far and the opening of the assistant's next turn (unless
+        `opening` is false).
 
-        `variables` are told to the template. `thoughts` are written before the words of the messages with these numbers,
-        whatever the template does with thinking. UsageError where it does not write those messages once each.
+        `variables` are told to the template. `thoughts` are written before the words of the
+        messages with these numbers, whatever the template does with thinking. UsageError where it
+        does not write those messages once each.
         """
         variables, thoughts = variables or {}, thoughts or {}
         if not messages:
@@ -211,12 +228,15 @@ class ChatFormat:
                 raise _Unstable  # many templates cannot write what stands before the first turn
             pieces = self._pieces(messages, tools, opening, variables)
         except _Unstable:
-            # A template that drops earlier thinking: no piece of this prompt is the beginning of anything.
+            # A template that drops earlier thinking: no piece of this prompt is the beginning of
+            # anything.
             pieces = [(self._render(messages, tools, opening, variables), 0)]
         return [i for text, _ in pieces for i in self._encode(text, marker)]
 
     def own_ids(self, text: str) -> list[int]:
-        """Ids of an assistant's words: `<think>` and `<tool_call>` in them are tokens, other special tokens are not."""
+        """Ids of an assistant's words: `<think>` and `<tool_call>` in them are tokens, other
+        special tokens are not.
+        """
         marker = _unused(text)
         return self._encode(_mark(text, self._any_control, marker), marker)
 
@@ -224,7 +244,9 @@ class ChatFormat:
         self, messages: Sequence[Any], tools: Sequence[Any], variables: Mapping[str, Any], thoughts: Mapping[int, str],
         opening: bool,
     ) -> str:  # fmt: skip
-        """The rendered text with thoughts put in where a character that stands for them was written."""
+        """The rendered text with thoughts put in where a character that stands for them was
+        written.
+        """
         place = _unused(messages, tools, list(thoughts.values()))
         messages = [m | {"content": place + m["content"]} if i in thoughts else m for i, m in enumerate(messages)]
         pieces = self._render(messages, tools, opening, variables).split(place)
@@ -238,11 +260,13 @@ class ChatFormat:
     def training_example(
         self, messages: Sequence[MessageLike], tools: Sequence[Mapping[str, Any]] = (), *, unlearnt: Container[int] = ()
     ) -> tuple[list[int], list[int]]:
-        """Ids of a whole conversation, and a mask: 1 where the assistant writes, its end-of-turn token included, else 0.
+        """Ids of a whole conversation, and a mask: 1 where the assistant writes, its end-of-turn
+        token included, else 0.
 
-        The mask is 0 also in the messages with the numbers (from 0) in `unlearnt`.
-        Ends with the end-of-turn token where the last turn is the assistant's. UsageError where the template rewrites
-        earlier turns as the conversation goes on, so that no single text holds what the assistant saw and wrote.
+        The mask is 0 also in the messages with the numbers (from 0) in `unlearnt`. Ends with the
+        end-of-turn token where the last turn is the assistant's. UsageError where the template
+        rewrites earlier turns as the conversation goes on, so that no single text holds what the
+        assistant saw and wrote.
         """
         messages, tools, marker = self._protect(messages, tools)
         try:
@@ -260,10 +284,11 @@ class ChatFormat:
         return ids, mask
 
     def next_turn_ids(self, messages: Sequence[MessageLike]) -> list[int]:
-        """Ids that follow an assistant's end-of-turn token: the rest of its turn, `messages`, the opening of the next turn.
+        """Ids that follow an assistant's end-of-turn token: the rest of its turn, `messages`, the
+        opening of the next turn.
 
-        Found by rendering a short conversation with and without `messages`. ModelError where the template does
-        not write them as a plain continuation.
+        Found by rendering a short conversation with and without `messages`. ModelError where the
+        template does not write them as a plain continuation.
         """
         before = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
         if _role(messages[0]) == "tool":
@@ -280,10 +305,12 @@ class ChatFormat:
         return self._encode(whole[len(start) :], marker)
 
     def tool_result_ids(self, results: Sequence[str]) -> list[int]:
-        """Ids that follow an assistant's end-of-turn token when its calls are answered with `results`, in order."""
+        """Ids that follow an assistant's end-of-turn token when its calls are answered with
+        `results`, in order.
+        """
         return self.next_turn_ids([Message("tool", r) for r in results])
 
-    # -- text ---------------------------------------------------------------------------------------------------------
+    # -- text --------------------------------------------------------------------------------------
 
     def _render(
         self,
@@ -302,7 +329,8 @@ class ChatFormat:
         match = re.search("|".join(map(re.escape, tokens)) or r"\Z.", text[text.rindex(words) + len(words) :])
         if match is None:
             raise ModelError(
-                "the chat template writes no special token at the end of an assistant's turn: it does not go with this tokenizer"
+                "the chat template writes no special token at the end of an assistant's turn: it does not go with "
+                "this tokenizer"
             )
         return match.group()
 
@@ -345,7 +373,9 @@ class ChatFormat:
     def _protect(
         self, messages: Sequence[MessageLike], tools: Sequence[Any]
     ) -> tuple[Sequence[MessageLike], Sequence[Any], str]:
-        """Break up special tokens spelled out in the messages with a marker character, at which `_encode` cuts."""
+        """Break up special tokens spelled out in the messages with a marker character, at which
+        `_encode` cuts.
+        """
         dicts: list[Any] = _plain([m.to_dict() if isinstance(m, Message) else m for m in messages])
         tools = _plain(tools)
         text = json.dumps([dicts, tools], ensure_ascii=False)

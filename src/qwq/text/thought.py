@@ -1,4 +1,6 @@
-"""Where a response's thinking begins and ends: rules 1 to 4 of `text.response`, on text that comes in pieces."""
+"""Where a response's thinking begins and ends: rules 1 to 4 of `text.response`, on text that comes
+in pieces.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ class _Section(Enum):
 
 
 class ThinkingSplitter:
-    """Rules 1 to 3 on streamed text: which part of it is thinking, and which is the answer. Marks belong to neither."""
+    """Rules 1 to 3 on streamed text: which part of it is thinking, and which is the answer.
+
+    Marks belong to neither.
+    """
 
     def __init__(self, *, thinking_open: bool, continued: bool = False) -> None:
         self.has_thinking = thinking_open
@@ -36,7 +41,10 @@ class ThinkingSplitter:
         return self._section in (_Section.OPENED, _Section.THINKING)
 
     def push(self, text: str, *, final: bool = False) -> tuple[str, str]:
-        """More text in; (thinking, answer) out, either may be empty. `final`: nothing follows, so nothing is held back."""
+        """More text in; (thinking, answer) out, either may be empty.
+
+        `final`: nothing follows, so nothing is held back.
+        """
         text, self.pending = self.pending + text, ""
         if self._section in (_Section.START, _Section.OPENED):
             head = text.lstrip(BLANKS)
@@ -57,7 +65,9 @@ class ThinkingSplitter:
 
 
 def ends_inside(text: str, mark: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `mark` (which has its only "<" first)."""
+    """How many characters at the end of `text` may be the beginning of `mark` (which has its only
+    "<" first).
+    """
     at = text.rfind("<", max(0, len(text) - len(mark) + 1))
     return len(text) - at if at >= 0 and mark.startswith(text[at:]) else 0
 

@@ -1,9 +1,9 @@
 """Tokenizer: byte-level BPE, trained here or read from a Hugging Face folder.
 
 Special tokens are read from text only where the text is ours: `encode_rendered` is for what a chat
-template wrote, `encode` is for anybody else's words, in which `<|im_end|>` is ten ordinary characters.
-Covers byte-level BPE (Qwen, Llama 3, SmolLM and what `train_bpe` makes). Does not cover SentencePiece
-models, whose tokens depend on where a piece of text begins; they are refused.
+template wrote, `encode` is for anybody else's words, in which `<|im_end|>` is ten ordinary
+characters. Covers byte-level BPE (Qwen, Llama 3, SmolLM and what `train_bpe` makes). Does not cover
+SentencePiece models, whose tokens depend on where a piece of text begins; they are refused.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ CONTROL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
 MARKUP_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 NUM_BYTES = 256
 
-# Qwen2's split into words before BPE: contractions, words with the one sign before them, single digits, runs of
-# signs, line breaks, blanks. Kept as it is so that other programs (llama.cpp) know the tokenizer by name.
+# Qwen2's split into words before BPE: contractions, words with the one sign before them, single
+# digits, runs of signs, line breaks, blanks. Kept as it is so that other programs (llama.cpp) know
+# the tokenizer by name.
 WORD_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -40,8 +41,9 @@ WORD_SPLIT = (
 class Tokenizer:
     """Text to ids and back.
 
-    `eos_ids` end a completion, the usual one first. `chat_template` is the Jinja source that came with the
-    tokenizer, if one did. `config` is its tokenizer_config.json, kept so that saving gives it back.
+    `eos_ids` end a completion, the usual one first. `chat_template` is the Jinja source that came
+    with the tokenizer, if one did. `config` is its tokenizer_config.json, kept so that saving gives
+    it back.
     """
 
     def __init__(
@@ -76,7 +78,10 @@ class Tokenizer:
         return max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """Ids of `text`, nothing added. Special tokens written out in it are ordinary text unless `allow_special`."""
+        """Ids of `text`, nothing added.
+
+        Special tokens written out in it are ordinary text unless `allow_special`.
+        """
         return (self._inner if allow_special else self._plain).encode(text, add_special_tokens=False).ids
 
     def encode_rendered(self, text: str) -> list[int]:
@@ -92,7 +97,10 @@ class Tokenizer:
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """The bytes that each id stands for; empty for an id without a token. Text is these laid end to end, as UTF-8."""
+        """The bytes that each id stands for; empty for an id without a token.
+
+        Text is these laid end to end, as UTF-8.
+        """
         byte_of = {c: b for b, c in enumerate(_byte_alphabet())}
         out = [b""] * self.vocab_size
         for token, i in self._inner.get_vocab(with_added_tokens=False).items():
@@ -107,7 +115,9 @@ class Tokenizer:
 
     @property
     def named_specials(self) -> dict[str, str]:
-        """The tokens that tokenizer_config.json names (`bos_token`, `eos_token`, ...), as chat templates may ask for them."""
+        """The tokens that tokenizer_config.json names (`bos_token`, `eos_token`, ...), as chat
+        templates may ask for them.
+        """
         named = {}
         for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
             value = self.config.get(key)
@@ -125,7 +135,9 @@ class Tokenizer:
             )
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja; transformers' AutoTokenizer reads them."""
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja; transformers'
+        AutoTokenizer reads them.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._inner.to_str(pretty=True) + "\n", encoding="utf-8")
@@ -139,7 +151,10 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
-        """Read a Hugging Face folder. ModelError where there is no tokenizer, or one this class does not cover."""
+        """Read a Hugging Face folder.
+
+        ModelError where there is no tokenizer, or one this class does not cover.
+        """
         folder = Path(folder)
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -166,21 +181,29 @@ class Tokenizer:
 
 
 def _byte_alphabet() -> list[str]:
-    """The characters that byte-level BPE writes bytes 0 to 255 as: printable Latin-1 as itself, the others from U+0100 on."""
+    """The characters that byte-level BPE writes bytes 0 to 255 as: printable Latin-1 as itself, the
+    others from U+0100 on.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
     return [chr(b) if b in printable else chr(next(others)) for b in range(NUM_BYTES)]
 
 
 class TextStream:
-    """Token ids in, text out as soon as its characters are whole. The parts laid end to end are `Tokenizer.decode` of all ids."""
+    """Token ids in, text out as soon as its characters are whole.
+
+    The parts laid end to end are `Tokenizer.decode` of all ids.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._bytes = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, id: int) -> str:
-        """The text that this token completes; empty inside a character. An id beyond the vocabulary is no text."""
+        """The text that this token completes; empty inside a character.
+
+        An id beyond the vocabulary is no text.
+        """
         return self._decoder.decode(self._bytes[id]) if id < len(self._bytes) else ""
 
     def finish(self) -> str:
@@ -189,7 +212,9 @@ class TextStream:
 
 
 def _stored_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """chat_template.jinja, or the template inside tokenizer_config.json (of several, the one named default)."""
+    """chat_template.jinja, or the template inside tokenizer_config.json (of several, the one named
+    default).
+    """
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -208,12 +233,14 @@ def _stored_eos(folder: Path, tokenizer: Tokenizer) -> Iterable[int]:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE with `vocab_size` tokens: 256 bytes, then merges, then the special tokens last.
+    """Byte-level BPE with `vocab_size` tokens: 256 bytes, then merges, then the special tokens
+    last.
 
-    Every text round-trips exactly, as every byte is a token and nothing is normalised; digits stay single.
-    The same texts in the same order give the same tokenizer. Special tokens written out in the texts (as a
-    chat template writes them) take no part in the merges. There may be fewer tokens than asked for where
-    the texts are too few. ConfigError where `vocab_size` leaves no room for merges.
+    Every text round-trips exactly, as every byte is a token and nothing is normalised; digits stay
+    single. The same texts in the same order give the same tokenizer. Special tokens written out in
+    the texts (as a chat template writes them) take no part in the merges. There may be fewer tokens
+    than asked for where the texts are too few. ConfigError where `vocab_size` leaves no room for
+    merges.
     """
     added = (*CONTROL_TOKENS, *MARKUP_TOKENS)
     least = NUM_BYTES + len(added)

@@ -1,8 +1,9 @@
-"""Verifiers: math, code, instructions, tools. Each takes a response and what is true, and gives a `Verdict` with its reason.
+"""Verifiers: math, code, instructions, tools. Each takes a response and what is true, and gives a
+`Verdict` with its reason.
 
-Import the one you need (`from qwq.verify import math`); importing this package alone loads nothing. Each of the four modules can be
-called, which is its `verify`: `qwq.verify.math(response, gold)`, `code(program, tests)`, `instructions(response, rules)`,
-`tools(response, truth)`.
+Import the one you need (`from qwq.verify import math`); importing this package alone loads nothing.
+Each of the four modules can be called, which is its `verify`: `qwq.verify.math(response, gold)`,
+`code(program, tests)`, `instructions(response, rules)`, `tools(response, truth)`.
 """
 
 from importlib import import_module

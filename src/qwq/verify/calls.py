@@ -1,6 +1,8 @@
-"""What a type checker sees of `qwq.verify`, whose modules are callable: read by checkers, imported by nothing at run time.
+"""What a type checker sees of `qwq.verify`, whose modules are callable: read by checkers, imported
+by nothing at run time.
 
-A checker takes a module for something that cannot be called. Here each of the four is an object with its `verify`'s own signature.
+A checker takes a module for something that cannot be called. Here each of the four is an object
+with its `verify`'s own signature.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """`qwq verify KIND FILE.jsonl`: JSON lines in, one JSON line out for each, in input order.
 
-A contract that outside checks read: standard output has `index`, `outcome`, `reason`, `seconds` (and `passed`,
-`total` where there are several tests or rules); the summary goes to standard error. A line that cannot be graded (not
-JSON, a field missing, an unknown key, tests that test nothing) has `index`, `outcome` null and `error`, which names file
-and line, and the rest go on; `strict` stops at the first one with a DataError (exit status 2), after the verdicts of the
-lines before it. `-` is standard input.
+A contract that outside checks read: standard output has `index`, `outcome`, `reason`, `seconds`
+(and `passed`, `total` where there are several tests or rules); the summary goes to standard error.
+A line that cannot be graded (not JSON, a field missing, an unknown key, tests that test nothing)
+has `index`, `outcome` null and `error`, which names file and line, and the rest go on; `strict`
+stops at the first one with a DataError (exit status 2), after the verdicts of the lines before it.
+`-` is standard input.
 """
 
 from __future__ import annotations
@@ -48,14 +49,17 @@ def verify_file(
     rows: Iterable[Row] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> Generator[dict[str, Any], None, Summary]:
-    """Yield one output object per input line, in order; return a summary (`n`, `errors`, `outcomes`, `score`, `seconds`).
+    """Yield one output object per input line, in order; return a summary (`n`, `errors`,
+    `outcomes`, `score`, `seconds`).
 
-    `kind` is math (`gold`, `pred`, optional `form`, default "response", `boxes`, `units`), instructions (`response`, `rules`), tools
-    (`response` as a string or an object with `text` and `calls`; `truth`; or BFCL's `category`, `functions`, `ground_truth`,
-    `calls`; docs/bfcl.md has the multi-turn shape), or code (`code`, `tests` and limits).
-    Lines are graded `workers` at a time; `sandbox` is where programs run, by default the jail of this process.
-    `rows` are those of the file where they are read already; `defaults` are keys for lines that do not have them.
-    `score` is the share of correct ones among the lines that could be graded, None where there is none.
+    `kind` is math (`gold`, `pred`, optional `form`, default "response", `boxes`, `units`),
+    instructions (`response`, `rules`), tools (`response` as a string or an object with `text` and
+    `calls`; `truth`; or BFCL's `category`, `functions`, `ground_truth`, `calls`; docs/bfcl.md has
+    the multi-turn shape), or code (`code`, `tests` and limits). Lines are graded `workers` at a
+    time; `sandbox` is where programs run, by default the jail of this process. `rows` are those of
+    the file where they are read already; `defaults` are keys for lines that do not have them.
+    `score` is the share of correct ones among the lines that could be graded, None where there is
+    none.
     """
     if kind not in _READERS:
         raise DataError(f"unknown kind {kind!r}: {nearest(kind, _READERS)}")
@@ -118,7 +122,9 @@ def _refused(count: int) -> str:
 
 
 def print_instructions(path: str | Path, *, reward: bool = False, strict: bool = False) -> None:
-    """Verdicts on lines with `rules`, or, where the first line that can be read is in IFEval's form, on IFEval's."""
+    """Verdicts on lines with `rules`, or, where the first line that can be read is in IFEval's
+    form, on IFEval's.
+    """
     rows = _rows(path)
     first: list[Row] = []
     for number, row in rows:
@@ -143,7 +149,9 @@ def print_ifeval(
     strict: bool = False,
     rows: Iterable[Row] | None = None,
 ) -> None:
-    """Verdicts on IFEval's lines (`response`, `instruction_id_list`, `kwargs`, optional `prompt`): `index`, `strict`, `loose`."""
+    """Verdicts on IFEval's lines (`response`, `instruction_id_list`, `kwargs`, optional `prompt`):
+    `index`, `strict`, `loose`.
+    """
     counts: Counter[str] = Counter()
     for index, (number, line) in enumerate(_rows(path) if rows is None else rows):
         try:
@@ -178,7 +186,10 @@ def _ifeval(line: Mapping[str, Any], index: int, reward: bool) -> dict[str, Any]
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of each line that is not blank. DataError: missing, empty, not JSON, not an object."""
+    """(line number, object) of each line that is not blank.
+
+    DataError: missing, empty, not JSON, not an object.
+    """
     for number, row in _rows(path):
         if isinstance(row, UsageError):
             raise row
@@ -186,8 +197,9 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _rows(path: str | Path) -> Iterator[Row]:
-    """Like `read_lines`, with the DataError of a line in the place of its object. Half of a surrogate pair is kept: a
-    program's input and output may hold one."""
+    """Like `read_lines`, with the DataError of a line in the place of its object. Half of a
+    surrogate pair is kept: a program's input and output may hold one.
+    """
     empty = True
     for number, raw in jsonl.numbered_lines(path):
         if not raw.strip():
@@ -256,7 +268,9 @@ def _error_line(index: int, error: UsageError) -> dict[str, Any]:
 
 
 def _check_keys(data: Mapping[str, Any], known: Collection[str]) -> None:
-    """Refuse a key that is likely a misspelt one: an option that is not read would change verdicts in silence."""
+    """Refuse a key that is likely a misspelt one: an option that is not read would change verdicts
+    in silence.
+    """
     for key in data:
         if key not in known and key not in NOTES and difflib.get_close_matches(key, known, n=1, cutoff=0.8):
             raise DataError(f"unknown key {key!r}: {nearest(key, known)}")

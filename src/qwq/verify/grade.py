@@ -20,7 +20,10 @@ VERIFIERS: dict[str, Callable[[Problem, Response], Verdict]] = {}
 
 
 def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdict:
-    """The verdict of the problem's own verifier. `sandbox` is handed to the code verifier (None: its default)."""
+    """The verdict of the problem's own verifier.
+
+    `sandbox` is handed to the code verifier (None: its default).
+    """
     truth = problem.truth
     if response.parts is None:
         response = replace(
@@ -50,7 +53,10 @@ def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdi
 
 
 def _own(problem: Problem, response: Response) -> Verdict:
-    """The verdict of a user's task. What never ended is not asked about: it is unfinished, whatever the task would say."""
+    """The verdict of a user's task.
+
+    What never ended is not asked about: it is unfinished, whatever the task would say.
+    """
     if not response.finished:
         return Verdict(Outcome.UNFINISHED, "the response never ended", problem.domain)
     verify = VERIFIERS[problem.domain]
@@ -60,7 +66,8 @@ def _own(problem: Problem, response: Response) -> Verdict:
         verdict = verify(problem, response)
     if not isinstance(verdict, Verdict):
         raise ConfigError(
-            f"the verifier of task {problem.domain} gave {type(verdict).__name__}, asked about {problem.id}: give a Verdict, such as self.verdict(True)"
+            f"the verifier of task {problem.domain} gave {type(verdict).__name__}, asked about {problem.id}: give a "
+            "Verdict, such as self.verdict(True)"
         )
     return verdict
 
@@ -68,11 +75,12 @@ def _own(problem: Problem, response: Response) -> Verdict:
 class Grader:
     """Grades answers that come one by one: each on a thread, while others are still written.
 
-    `judge(problem, answer)` gives a Verdict, or an object with one under `verdict` (a benchmark's mark). An
-    `infra_error` (also a raised InfraError) is tried again up to `retries` times. Equal responses to one problem are
-    judged once. `on_verdict(key, result)` is called on the thread as soon as a result is there. What `judge` (InfraError
-    apart) or `on_verdict` raises is raised by `check`, `results` and `verdicts`. With `judges`, problems for which it is
-    False are remembered in `submitted` and not judged.
+    `judge(problem, answer)` gives a Verdict, or an object with one under `verdict` (a benchmark's
+    mark). An `infra_error` (also a raised InfraError) is tried again up to `retries` times. Equal
+    responses to one problem are judged once. `on_verdict(key, result)` is called on the thread as
+    soon as a result is there. What `judge` (InfraError apart) or `on_verdict` raises is raised by
+    `check`, `results` and `verdicts`. With `judges`, problems for which it is False are remembered
+    in `submitted` and not judged.
     """
 
     def __init__(
@@ -152,7 +160,7 @@ def _then(future: Future[Any], action: Callable[[Any], None]) -> Future[Any]:
         try:
             result = ended.result()
             action(result)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # handed on to whoever asks for the result
             after.set_exception(error)
         else:
             after.set_result(result)

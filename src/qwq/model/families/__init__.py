@@ -1,8 +1,9 @@
 """Model families: what tells one decoder from the next, one file each, listed here.
 
-A family says what its config.json and its GGUF files are called and which parts of a block it has. The block itself
-(`model/transformer.py`) reads the config's fields and never a family's name. To add a family: one file with a
-`ModelFamily`, and its line in `FAMILIES`. What a family has that no field can say is refused by its `refused` keys.
+A family says what its config.json and its GGUF files are called and which parts of a block it has.
+The block itself (`model/transformer.py`) reads the config's fields and never a family's name. To
+add a family: one file with a `ModelFamily`, and its line in `FAMILIES`. What a family has that no
+field can say is refused by its `refused` keys.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from typing import Any
 class ModelFamily:
     """One family of dense decoders: names, parts of a block, and defaults of its config.json.
 
-    `name` is `model_type` in config.json and `general.architecture` in GGUF. `refused` are config keys that are computed
-    with one value only: key -> that value, which is also what a missing key means.
+    `name` is `model_type` in config.json and `general.architecture` in GGUF. `refused` are config
+    keys that are computed with one value only: key -> that value, which is also what a missing key
+    means.
     """
 
     name: str

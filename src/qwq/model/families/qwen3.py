@@ -1,4 +1,6 @@
-"""Qwen3, the dense models (arXiv 2505.09388, section 2): QK norm in place of Qwen2's QKV bias, and a head width of its own."""
+"""Qwen3, the dense models (arXiv 2505.09388, section 2): QK norm in place of Qwen2's QKV bias, and
+a head width of its own.
+"""
 
 from __future__ import annotations
 

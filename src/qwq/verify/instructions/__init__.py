@@ -24,8 +24,9 @@ def verify(
 ) -> Verdict:
     """Correct where every rule holds; `passed` of `total` counts the rules that hold.
 
-    `rules` are in the form of `qwq.verify.instructions.rules`. An empty list, an unknown rule or parameter is a DataError.
-    An unfinished response is `unfinished`, an empty answer `no_answer`, whatever the rules are.
+    `rules` are in the form of `qwq.verify.instructions.rules`. An empty list, an unknown rule or
+    parameter is a DataError. An unfinished response is `unfinished`, an empty answer `no_answer`,
+    whatever the rules are.
     """
     start = time.perf_counter()
     if isinstance(rules, str | Mapping) or not rules:
@@ -63,11 +64,13 @@ def verify_listed(
     finished: bool = True,
     thinking_open: bool | None = False,
 ) -> Verdict:
-    """IFEval's form: `instruction_id_list` and `kwargs` (optional `prompt`), each instruction in its strict reading for rewards.
+    """IFEval's form: `instruction_id_list` and `kwargs` (optional `prompt`), each instruction in
+    its strict reading for rewards.
 
     Correct where the final answer follows all of them. Outcomes as in `verify`.
     """
-    # The libraries that these types need are optional, so they are loaded with the first such problem.
+    # The libraries that these types need are optional, so they are loaded with the first such
+    # problem.
     from qwq.verify.instructions.ifeval import grade
 
     start = time.perf_counter()

@@ -1,11 +1,14 @@
-"""Constraints to train instruction following on: each with an exact check, parameters to draw, and its wording for a prompt.
+"""Constraints to train instruction following on: each with an exact check, parameters to draw, and
+its wording for a prompt.
 
-In the manner of IFBench (Pyatkin et al. 2025, arXiv 2507.02833): precise, verifiable, beyond IFEval's 25 types. The types are our own,
-and none is one of IFBench's 58 test types, so that a model trained on these can still be tested on those. Each check gets the answer
-and the parameters, as IFEval's do (`verify.ifeval`, which grades both kinds, `qwq verify instructions` too); none is met by an empty text.
-Words, sentences, lines and paragraphs are those of `verify.text_units`.
+In the manner of IFBench (Pyatkin et al. 2025, arXiv 2507.02833): precise, verifiable, beyond
+IFEval's 25 types. The types are our own, and none is one of IFBench's 58 test types, so that a
+model trained on these can still be tested on those. Each check gets the answer and the parameters,
+as IFEval's do (`verify.ifeval`, which grades both kinds, `qwq verify instructions` too); none is
+met by an empty text. Words, sentences, lines and paragraphs are those of `verify.text_units`.
 
-`touches` names the sides of an answer that a constraint fixes. Two that fix the same side are not asked for together.
+`touches` names the sides of an answer that a constraint fixes. Two that fix the same side are not
+asked for together.
 """
 
 from __future__ import annotations
@@ -26,13 +29,14 @@ Check = Callable[..., bool]
 Kwargs = dict[str, Any]
 Draw = Callable[[random.Random], Kwargs]
 
-# Plain words that fit into a text about nearly anything; the parameters of keyword constraints are drawn from them.
+# Plain words that fit into a text about nearly anything; the parameters of keyword constraints are
+# drawn from them.
 KEYWORDS = (
-    "balance", "bridge", "candle", "careful", "change", "circle", "corner", "courage", "detail", "distance", "effort", "evening",
-    "future", "garden", "gentle", "habit", "history", "honest", "journey", "kitchen", "lantern", "lesson", "market", "memory",
-    "method", "mirror", "moment", "mountain", "neighbor", "orange", "patience", "pattern", "pencil", "question", "quiet", "reason",
-    "river", "season", "shadow", "signal", "silver", "simple", "station", "steady", "story", "summer", "ticket", "tradition",
-    "travel", "valley", "village", "window", "winter", "wonder",
+    "balance", "bridge", "candle", "careful", "change", "circle", "corner", "courage", "detail", "distance", "effort",
+    "evening", "future", "garden", "gentle", "habit", "history", "honest", "journey", "kitchen", "lantern", "lesson",
+    "market", "memory", "method", "mirror", "moment", "mountain", "neighbor", "orange", "patience", "pattern", "pencil",
+    "question", "quiet", "reason", "river", "season", "shadow", "signal", "silver", "simple", "station", "steady",
+    "story", "summer", "ticket", "tradition", "travel", "valley", "village", "window", "winter", "wonder",
 )  # fmt: skip
 PHRASES = (
     "step by step",
@@ -48,7 +52,9 @@ WHOLE = ("layout", "lines", "paragraphs", "start", "end", "case", "sentences", "
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """One type: `check(text, **kwargs)`, `draw(rng)` gives kwargs, `wording` is the request with the kwargs in braces."""
+    """One type: `check(text, **kwargs)`, `draw(rng)` gives kwargs, `wording` is the request with
+    the kwargs in braces.
+    """
 
     name: str
     wording: str
@@ -100,7 +106,7 @@ def _last_word(text: str) -> str:
     return found[-1].lower() if found else ""
 
 
-# -- words ------------------------------------------------------------------------------------------------------------
+# -- words -----------------------------------------------------------------------------------------
 
 
 @_constraint("words:longest", "Use no word of more than {letters} letters.", "letters", _of(letters=range(8, 13)))
@@ -177,7 +183,7 @@ def _(text: str, *, keyword: str, **_: Any) -> bool:
     return _last_word(text) == keyword.lower()
 
 
-# -- letters and digits -----------------------------------------------------------------------------------------------
+# -- letters and digits ----------------------------------------------------------------------------
 
 
 @_constraint(
@@ -223,7 +229,7 @@ def _(text: str, *, n: int, **_: Any) -> bool:
     return len(found) >= n and all(a < b for a, b in itertools.pairwise(found))
 
 
-# -- sentences --------------------------------------------------------------------------------------------------------
+# -- sentences -------------------------------------------------------------------------------------
 
 
 @_constraint("sentences:range", "Write between {low} and {high} sentences.", "sentences", _range(3, 10, 0, 3))
@@ -250,7 +256,7 @@ def _(text: str, *, n: int, **_: Any) -> bool:
 
 @_constraint(
     "sentences:acrostic", "Write {n} sentences whose first letters spell '{word}'.", "sentences start",
-    lambda rng: {"word": (w := rng.choice([k for k in KEYWORDS if len(k) == 6 and not set(k) & set("qvxz")])), "n": len(w)},
+    lambda rng: {"word": rng.choice([k for k in KEYWORDS if len(k) == 6 and not set(k) & set("qvxz")]), "n": 6},
 )  # fmt: skip
 def _(text: str, *, word: str, **_: Any) -> bool:
     return "".join(_first_word(s)[:1] for s in sentences(text)) == word.lower()
@@ -278,8 +284,8 @@ def _(text: str, *, n: int, **_: Any) -> bool:
 
 
 @_constraint(
-    "sentences:keyword_ends", "Use the word '{keyword}' in your first and in your last sentence, and in none between.", "sentences wording",
-    _keyword,
+    "sentences:keyword_ends", "Use the word '{keyword}' in your first and in your last sentence, and in none between.",
+    "sentences wording", _keyword,
 )  # fmt: skip
 def _(text: str, *, keyword: str, **_: Any) -> bool:
     found = [bool(occurrences(keyword, s)) for s in sentences(text)]
@@ -291,7 +297,7 @@ def _(text: str, **_: Any) -> bool:
     return bool(words(text)) and text.rstrip().rstrip("\"'”’)*_").endswith("?")
 
 
-# -- lines and paragraphs -----------------------------------------------------------------------------------------------
+# -- lines and paragraphs --------------------------------------------------------------------------
 
 
 @_constraint("lines:count", "Write exactly {n} lines, not counting blank ones.", "lines layout", _of(n=range(3, 9)))
@@ -340,7 +346,8 @@ def _(text: str, *, n: int, **_: Any) -> bool:
 
 
 @_constraint(
-    "paragraphs:shape", "Write {paragraphs} paragraphs with a blank line between them, each of exactly {sentences} sentences.",
+    "paragraphs:shape",
+    "Write {paragraphs} paragraphs with a blank line between them, each of exactly {sentences} sentences.",
     "layout paragraphs sentences", _of(paragraphs=(2, 3, 4), sentences=(2, 3)),
 )  # fmt: skip
 def _(text: str, *, paragraphs: int, sentences: int, **_: Any) -> bool:
@@ -361,7 +368,7 @@ def _(text: str, *, keyword: str, n: int, **_: Any) -> bool:
     return [_first_word(p) for p in paragraphs(text)] == [keyword.lower()] * n
 
 
-# -- formats ------------------------------------------------------------------------------------------------------------
+# -- formats ---------------------------------------------------------------------------------------
 
 
 @_constraint(
@@ -452,7 +459,7 @@ def _(text: str, *, name: str, **_: Any) -> bool:
     return len(found) > 1 and found[-1] == f"-- {name}"
 
 
-# -- punctuation, case, copying -------------------------------------------------------------------------------------------
+# -- punctuation, case, copying --------------------------------------------------------------------
 
 
 @_constraint("marks:without", "Do not use this punctuation mark anywhere: {mark}", "marks", _of(mark=";:!?()-"))
@@ -499,7 +506,7 @@ def _(text: str, *, line: str, **_: Any) -> bool:
     return len(found) > 2 and found[0] == line == found[-1]
 
 
-# -- choosing -------------------------------------------------------------------------------------------------------------
+# -- choosing --------------------------------------------------------------------------------------
 
 
 def compatible(names: list[str], known: Mapping[str, Constraint]) -> bool:
@@ -509,7 +516,9 @@ def compatible(names: list[str], known: Mapping[str, Constraint]) -> bool:
 
 
 def check_kwargs(constraint: Constraint, kwargs: Mapping[str, Any]) -> None:
-    """DataError where a parameter that the wording names has not the kind of value that the constraint draws."""
+    """DataError where a parameter that the wording names has not the kind of value that the
+    constraint draws.
+    """
     for key, drawn in constraint.draw(random.Random(0)).items():
         value = kwargs.get(key)
         whole = (

@@ -1,10 +1,13 @@
-"""IFEval's 25 instruction types, strict and loose, as its authors check them; and a stricter reading for rewards.
+"""IFEval's 25 instruction types, strict and loose, as its authors check them; and a stricter
+reading for rewards.
 
-Source: Zhou et al. 2023 (arXiv 2311.07911) and the checker published with it (google-research/instruction_following_eval), whose
-verdicts this reproduces, holes included: an empty `less than` passes, JSON may be a bare number, keywords are regular
-expressions, a text in no detectable language passes. `reward=True` closes them: an answer has to be an answer (two words at
-least, most of them words of some language), keywords are literal, JSON is an object or a list that holds something,
-and a language has to be found. Sentences by Punkt's English model, languages by langdetect with a fixed seed; both work offline.
+Source: Zhou et al. 2023 (arXiv 2311.07911) and the checker published with it
+(google-research/instruction_following_eval), whose verdicts this reproduces, holes included: an
+empty `less than` passes, JSON may be a bare number, keywords are regular expressions, a text in no
+detectable language passes. `reward=True` closes them: an answer has to be an answer (two words at
+least, most of them words of some language), keywords are literal, JSON is an object or a list that
+holds something, and a language has to be found. Sentences by Punkt's English model, languages by
+langdetect with a fixed seed; both work offline.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ def _is_language(text: str, code: str, reward: bool) -> bool:
     return found == code if found is not None else not reward
 
 
-# -- the 25 types; each gets the text and its own keyword arguments ---------------------------------------------------
+# -- the 25 types; each gets the text and its own keyword arguments --------------------------------
 
 
 @_check("keywords:existence")
@@ -115,7 +118,9 @@ def _placeholders(text: str, *, num_placeholders: int, **_: Any) -> bool:
 
 
 def _num_brackets(line: str) -> int:
-    """How often `[...]` stands in a line, left to right without overlap; linear, as no regular expression is on `[[[[`."""
+    """How often `[...]` stands in a line, left to right without overlap; linear, as no regular
+    expression is on `[[[[`.
+    """
     count, start = 0, line.find("[")
     while start >= 0 and (end := line.find("]", start)) >= 0:
         count, start = count + 1, line.find("[", end)
@@ -224,7 +229,7 @@ def _quotation(text: str, **_: Any) -> bool:
     return len(text) > 1 and text[0] == text[-1] == '"'
 
 
-# -- whole responses ----------------------------------------------------------------------------------------------------
+# -- whole responses -------------------------------------------------------------------------------
 
 
 def _check_of(name: str) -> Check:
@@ -238,7 +243,10 @@ def _check_of(name: str) -> Check:
 def follows(
     name: str, text: str, kwargs: Mapping[str, Any], prompt: str | None = None, *, reward: bool = False
 ) -> bool:
-    """Whether `text` follows one instruction, IFEval's or one of `verify.constraints`. DataError for an unknown type or arguments that it lacks."""
+    """Whether `text` follows one instruction, IFEval's or one of `verify.constraints`.
+
+    DataError for an unknown type or arguments that it lacks.
+    """
     check = _check_of(name)
     given = {k: v for k, v in kwargs.items() if v is not None}
     if name in CONSTRAINTS:
@@ -257,7 +265,9 @@ def follows(
 
 
 def loose_variants(response: str) -> list[str]:
-    """The eight texts that loose checking tries: without the first line, the last, both, and each of these without asterisks."""
+    """The eight texts that loose checking tries: without the first line, the last, both, and each
+    of these without asterisks.
+    """
     lines = response.split("\n")
     some = [response, "\n".join(lines[1:]).strip(), "\n".join(lines[:-1]).strip(), "\n".join(lines[1:-1]).strip()]
     return [*some, *(s.replace("*", "") for s in some)]
@@ -271,7 +281,10 @@ def grade(
     *,
     reward: bool = False,
 ) -> tuple[list[bool], list[bool]]:
-    """Strict and loose verdicts, one for each instruction. DataError for an unknown one, whatever the response."""
+    """Strict and loose verdicts, one for each instruction.
+
+    DataError for an unknown one, whatever the response.
+    """
     if len(names) != len(kwargs):
         raise DataError(f"{len(names)} instructions and {len(kwargs)} kwargs: give one for each")
     for name in names:

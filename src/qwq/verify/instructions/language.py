@@ -1,9 +1,11 @@
-"""Is a text an answer at all? For rewards, so that rules about form alone are not met by nothing, one word or gibberish.
+"""Is a text an answer at all? For rewards, so that rules about form alone are not met by nothing,
+one word or gibberish.
 
-An answer has two different words at least and reads as a language: in Latin and Greek letters most of it is words that
-Punkt's model of one language has seen; in other scripts its commonest characters are common. It covers random letters and
-keyboard runs. It does not cover words of a language thrown together, nor scripts that stand in neither list, where a
-language that langdetect can tell is enough.
+An answer has two different words at least and reads as a language: in Latin and Greek letters most
+of it is words that Punkt's model of one language has seen; in other scripts its commonest
+characters are common. It covers random letters and keyboard runs. It does not cover words of a
+language thrown together, nor scripts that stand in neither list, where a language that langdetect
+can tell is enough.
 """
 
 from __future__ import annotations
@@ -21,16 +23,33 @@ KNOWN_LENGTH = (
     4  # letters that one of them has at least, or all are English: short runs are words of some language by chance
 )
 LANGUAGES = {
-    "latin": ("english", "french", "german", "spanish", "italian", "portuguese", "dutch", "polish", "turkish", "swedish", "finnish", "czech", "danish", "norwegian"),
+    "latin": (
+        "english",
+        "french",
+        "german",
+        "spanish",
+        "italian",
+        "portuguese",
+        "dutch",
+        "polish",
+        "turkish",
+        "swedish",
+        "finnish",
+        "czech",
+        "danish",
+        "norwegian",
+    ),
     "greek": ("greek",),
-}  # fmt: skip
-# Languages without a word list here: (their commonest words or letters, share of the words that are or hold one of them).
+}
+# Languages without a word list here: (their commonest words or letters, share of the words that are
+# or hold one of them).
 COMMON_WORDS = (
     ("na ya wa kwa ni la za cha katika hii kama yake pia au", 0.15),  # Swahili
     ("yang dan di ini itu dengan untuk tidak pada dari dalam adalah", 0.15),  # Indonesian
     ("không và của là có được cho một các những người trong này với để đã như cũng khi thì về", 0.1),  # Vietnamese
 )
-# (characters of a script, its commonest ones, share of the script's characters that they make up in a text)
+# (characters of a script, its commonest ones, share of the script's characters that they make up in
+# a text)
 SCRIPTS = (
     (r"[\u3040-\u30ff]", "のにはをたがでてとしれさいるもなかすっこくまりうあらきけ", 0.45),  # kana
     (
@@ -61,7 +80,8 @@ def language_of(text: str) -> str | None:
 def vocabulary(language: str) -> frozenset[str]:
     """Words that Punkt's model of a language has seen in its training corpus, lower case.
 
-    English has a second corpus, from the web; its short words are half of all short runs of letters, so only its long ones count.
+    English has a second corpus, from the web; its short words are half of all short runs of
+    letters, so only its long ones count.
     """
     known = frozenset(library("punkt").load_model(language).ortho_context)
     if language != "english":

@@ -1,16 +1,20 @@
 """The rules an answer can be held to: a registry from rule id to an exact check.
 
-A rule is written `{"id": "num_words", "n": 5, "relation": "at_most"}`: an id and its parameters, which
-are the keyword arguments of the function of that name below. Each function takes the stripped answer and
-returns None where the rule holds, or one clause saying what was found instead. Common meanings:
+A rule is written `{"id": "num_words", "n": 5, "relation": "at_most"}`: an id and its parameters,
+which are the keyword arguments of the function of that name below. Each function takes the stripped
+answer and returns None where the rule holds, or one clause saying what was found instead. Common
+meanings:
 
-- A **word** is a run of non-whitespace with the punctuation around it stripped; a run of punctuation alone is no word.
-- A **sentence** ends with `.`, `!` or `?` (closing quotes and brackets included) followed by whitespace or the
-  end; a rest without such an ending counts as one more. `3.5` therefore ends nothing.
+- A **word** is a run of non-whitespace with the punctuation around it stripped; a run of
+  punctuation alone is no word.
+- A **sentence** ends with `.`, `!` or `?` (closing quotes and brackets included) followed by
+  whitespace or the end; a rest without such an ending counts as one more. `3.5` therefore ends
+  nothing.
 - A **line** is one that is not blank.
 - A **relation** is "exactly", "at_least" or "at_most".
 
-These are the procedural families' rules. IFEval's own checkers have other definitions and live apart.
+These are the procedural families' rules. IFEval's own checkers have other definitions and live
+apart.
 """
 
 from __future__ import annotations
@@ -54,7 +58,10 @@ def lines(text: str) -> list[str]:
 
 
 def check_rule(answer: str, spec: Mapping[str, Any]) -> str | None:
-    """None where `answer` meets the rule, else what was found. DataError for a rule that is not usable."""
+    """None where `answer` meets the rule, else what was found.
+
+    DataError for a rule that is not usable.
+    """
     check, params = resolve(spec)
     return check(answer, **params)
 
@@ -286,9 +293,11 @@ def from_set(
     relation: Relation = "exactly",
     repeats: bool = False,
 ) -> str | None:
-    """Each item is one of `words` (case ignored); no item twice unless `repeats`; with `n`, that many items.
+    """Each item is one of `words` (case ignored); no item twice unless `repeats`; with `n`, that
+    many items.
 
-    Items are separated by commas where there is one, else by line ends where there is one, else by whitespace.
+    Items are separated by commas where there is one, else by line ends where there is one, else by
+    whitespace.
     """
     items = [part.strip().strip(_PUNCTUATION).casefold() for part in _split_items(answer)]
     allowed = {w.casefold() for w in words}
@@ -308,7 +317,8 @@ def _split_items(answer: str) -> Sequence[str]:
 
 @rule
 def sorted_(answer: str, order: Order, separator: str) -> str | None:
-    """Two items or more, none blank, in order: by value where all are numbers, else by letters, case ignored.
+    """Two items or more, none blank, in order: by value where all are numbers, else by letters,
+    case ignored.
 
     Equal neighbours are in order.
     """
@@ -336,7 +346,9 @@ def items(
     prefix: str | None = None,
     suffix: str | None = None,
 ) -> str | None:
-    """Between the fixed prefix and suffix stand exactly n different items of the list, letter case counting, so separated."""
+    """Between the fixed prefix and suffix stand exactly n different items of the list, letter case
+    counting, so separated.
+    """
     if prefix and not answer.startswith(prefix):
         return f"does not start with {prefix!r}"
     if suffix and not answer.endswith(suffix):

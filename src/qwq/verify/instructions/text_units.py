@@ -1,4 +1,6 @@
-"""What counts as a word, a sentence, a line and a paragraph for the constraints of `verify.constraints`; the optional libraries."""
+"""What counts as a word, a sentence, a line and a paragraph for the constraints of
+`verify.constraints`; the optional libraries.
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 r"""Grade a final answer: `verify(response, gold)` -> `Verdict`.
 
-The ladder, cheapest rung first: find the answer (`extract`), equal strings after cheap normalisation
-(`normal`), exact plain numbers (`numbers`), typed comparison of expressions, tuples, sets, intervals,
-equations, matrices, choices and text (`compare`), symbolic equivalence in a worker process
-(`symbolic` behind `worker`). The first rung that can decide decides; where none can within its limits the
-outcome is `undecided`, never `wrong`.
+The ladder, cheapest rung first: find the answer (`extract`), equal strings after cheap
+normalisation (`normal`), exact plain numbers (`numbers`), typed comparison of expressions, tuples,
+sets, intervals, equations, matrices, choices and text (`compare`), symbolic equivalence in a worker
+process (`symbolic` behind `worker`). The first rung that can decide decides; where none can within
+its limits the outcome is `undecided`, never `wrong`.
 
-Safe from threads and asyncio (call it through `asyncio.to_thread`); no signals. Verdicts of the same answer
-and gold are cached, but not those that ran out of resources. No limit is wall time: the same pair gets the same
-verdict on a busy machine and on a quiet one.
+Safe from threads and asyncio (call it through `asyncio.to_thread`); no signals. Verdicts of the
+same answer and gold are cached, but not those that ran out of resources. No limit is wall time: the
+same pair gets the same verdict on a busy machine and on a quiet one.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from qwq.verify.math.extract import BOXES, FORMS, extract
 from qwq.verify.math.split import split
 
 VERIFIER = "math"
-# What decides whether sympy gets through is the first, which is the same on every run (`worker`); 100 to 180 of them take a CPU
-# second on a current core. The second stops what allocates little, and is far enough above that load does not decide.
+# What decides whether sympy gets through is the first, which is the same on every run (`worker`);
+# 100 to 180 of them take a CPU second on a current core. The second stops what allocates little,
+# and is far enough above that load does not decide.
 SYMBOLIC_COLLECTIONS = 64
 SYMBOLIC_LIMIT_S = 1.5
 SYMBOLIC_MAX_CHARS = 600
@@ -40,14 +41,15 @@ _NOT_FOR_SYMPY = re.compile(r"\d{60}|__|[\"'`@#]\s{0,9}\w{0,30}\s{0,9}\(|import"
 _GROWS = re.compile(r"\\prod|!|\\binom")
 _LARGE = re.compile(r"\d{5}|\d\s?\^\s?\{?\s?(?:[4-9]|\d{2}|\d\s?\^)")
 
-# What sympy's reader of LaTeX is known to read as it is meant. Anything else it may drop without a word: a modulus, a side of an
-# inequality, an operator between sets.
+# What sympy's reader of LaTeX is known to read as it is meant. Anything else it may drop without a
+# word: a modulus, a side of an inequality, an operator between sets.
 _COMMANDS = frozenset(
-    "frac sqrt int iint sum prod lim to infty pi cdot times left right binom sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp "
-    "alpha beta gamma delta theta lambda mu phi psi omega mathrm min max".split()
+    "frac sqrt int iint sum prod lim to infty pi cdot times left right binom sin cos tan cot sec csc arcsin arccos "
+    "arctan sinh cosh tanh ln log exp alpha beta gamma delta theta lambda mu phi psi omega mathrm min max".split()
 )
 _NEEDED = re.compile(
-    r"\\(?:int|iint|sum|prod|lim)(?![A-Za-z])|\\frac ?\{ ?(?:d|\\mathrm ?\{d\}) ?\} ?\{ ?(?:d|\\mathrm ?\{d\}) ?[a-z] ?\}"
+    r"\\(?:int|iint|sum|prod|lim)(?![A-Za-z])|\\frac ?\{ ?(?:d|\\mathrm ?\{d\}) ?\} ?\{ ?(?:d"
+    r"|\\mathrm ?\{d\}) ?[a-z] ?\}"
 )
 _DERIVATIVE = re.compile(r"\\frac ?\{ ?(?:d|\\mathrm ?\{d\}) ?\} ?\{ ?(?:d|\\mathrm ?\{d\}) ?([a-z]) ?\}")
 _ONE_SIDED = re.compile(r"\^ ?\{? ?[+-] ?(?![\w({\\ ])")
@@ -69,12 +71,13 @@ def verify(
 ) -> Verdict:
     """Grade `response` against `gold`; the verdict's `answer` is what was read out of the response.
 
-    `form`: "bare" (the whole string is the answer), "extract" (an answer in any markup), "response" (a model's
-    response, as text or in its parts: the last box after the thinking, else an explicit final answer). `thinking_open`
-    says that the chat template had opened `<think>`, None that it is not known. `boxes`: "last", or "all" for the boxes of a
-    response together as one list. `units`: "strict" (5 m is not 500 cm), or "convert". Unfinished responses, empty golds and
-    empty boxes never score. ConfigError for an unknown form or option. `infra_error` where the worker process died or could
-    not be started twice in a row.
+    `form`: "bare" (the whole string is the answer), "extract" (an answer in any markup), "response"
+    (a model's response, as text or in its parts: the last box after the thinking, else an explicit
+    final answer). `thinking_open` says that the chat template had opened `<think>`, None that it is
+    not known. `boxes`: "last", or "all" for the boxes of a response together as one list. `units`:
+    "strict" (5 m is not 500 cm), or "convert". Unfinished responses, empty golds and empty boxes
+    never score. ConfigError for an unknown form or option. `infra_error` where the worker process
+    died or could not be started twice in a row.
     """
     start = time.perf_counter()
     for name, value, valid in (("form", form, FORMS), ("boxes", boxes, BOXES), ("units", units, UNITS)):
@@ -108,7 +111,9 @@ def _judge(response: str | ParsedResponse, answer: str | None, gold: str, form: 
 
 
 def gold_answer(gold: str, form: str = "response") -> str:
-    r"""The gold answer out of what a data set has as one: after `####`, in a `\boxed`, else as it is; "" for none."""
+    r"""The gold answer out of what a data set has as one: after `####`, in a `\boxed`, else as it
+    is; "" for none.
+    """
     if form == "extract" or "\\boxed" in gold or "####" in gold:
         gold = extract(gold, "extract") or ""
     return gold if normal.clean(gold) else ""
@@ -133,7 +138,9 @@ def _compare(answer: str, gold: str, convert: bool) -> Verdict:
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _decided(answer: str, gold: str, convert: bool = False) -> tuple[Outcome, str]:
-    """Outcome and reason of a pair; raises InfraError and worker.OverLimit, which are not cached."""
+    """Outcome and reason of a pair; raises InfraError and worker.OverLimit, which are not
+    cached.
+    """
     a, g = normal.clean(answer), normal.clean(gold)
     if a == g:
         return _said(True, "the same after normalisation")
@@ -157,7 +164,9 @@ def _decided(answer: str, gold: str, convert: bool = False) -> tuple[Outcome, st
 
 
 def _understood(text: str) -> bool:
-    """Whether a text is one expression all of whose commands sympy's reader knows, with nothing related to anything."""
+    """Whether a text is one expression all of whose commands sympy's reader knows, with nothing
+    related to anything.
+    """
     if not all(name in _COMMANDS or name in ",;! {}" for name in _COMMAND.findall(text)):
         return False
     if _ONE_SIDED.search(text) or (
@@ -168,10 +177,11 @@ def _understood(text: str) -> bool:
 
 
 def _sendable(text: str) -> bool:
-    """Whether sympy may see the text: short, shallow, no long digits, nothing that its parser would evaluate as code.
+    """Whether sympy may see the text: short, shallow, no long digits, nothing that its parser would
+    evaluate as code.
 
-    Nor large numbers in a product, factorial or power: those become integers of millions of digits inside a single
-    operation, which only CPU time could stop, and that depends on the machine.
+    Nor large numbers in a product, factorial or power: those become integers of millions of digits
+    inside a single operation, which only CPU time could stop, and that depends on the machine.
     """
     if len(text) > SYMBOLIC_MAX_CHARS or not text.isprintable() or _NOT_FOR_SYMPY.search(text):
         return False
@@ -199,7 +209,9 @@ def _said(equal: bool, reason: str) -> tuple[Outcome, str]:
 
 
 def warm() -> None:
-    """Start the worker processes now, so that the first hard pair does not wait for their imports."""
+    """Start the worker processes now, so that the first hard pair does not wait for their
+    imports.
+    """
     _pool.warm()
 
 

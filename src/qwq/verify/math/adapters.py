@@ -1,10 +1,13 @@
-"""The math verifier in the call signatures of other trainers, for use without the rest of this project.
+"""The math verifier in the call signatures of other trainers, for use without the rest of this
+project.
 
-TRL:  `GRPOTrainer(reward_funcs=[reward_function], ...)`, the data set has a column `gold`, `answer` or `solution`.
-verl: `custom_reward_function.path=.../math_adapters.py`, `custom_reward_function.name=compute_score`.
+TRL: `GRPOTrainer(reward_funcs=[reward_function], ...)`; the data set has a column `gold`, `answer`
+or `solution`. verl: `custom_reward_function.path=.../verify/math/adapters.py` and
+`custom_reward_function.name=compute_score`.
 
-Sources: TRL's documentation "Using a custom reward function" (called with prompts, completions and the data
-set's columns as keywords, returns one float or None each); verl's `default_compute_score` signature.
+Sources: TRL's documentation "Using a custom reward function" (called with prompts, completions and
+the data set's columns as keywords, returns one float or None each); verl's `default_compute_score`
+signature.
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ def reward_function(
 ) -> list[float | None]:
     """1.0 for correct, 0.0 for every other verdict, None where our own machinery failed.
 
-    `completions` are strings, or conversations whose last message holds the answer. The gold answers stand in
-    the first of the columns gold, answer, solution, ground_truth that is there. A completion is taken as finished
-    unless the column `finished` says otherwise; `thinking_open` is a column too.
+    `completions` are strings, or conversations whose last message holds the answer. The gold
+    answers stand in the first of the columns gold, answer, solution, ground_truth that is there. A
+    completion is taken as finished unless the column `finished` says otherwise; `thinking_open` is
+    a column too.
     """
     column = next((name for name in _GOLD_COLUMNS if name in columns), None)
     if column is None:
@@ -56,9 +60,11 @@ def compute_score(
     ground_truth: str,
     extra_info: dict[str, Any] | None = None,
 ) -> float:
-    """verl's signature: 1.0 for correct, else 0.0. verl knows no missing score, so an infra error raises InfraError.
+    """verl's signature: 1.0 for correct, else 0.0. verl knows no missing score, so an infra error
+    raises InfraError.
 
-    `extra_info` may hold `finished` and `thinking_open`. `data_source` names the set and changes nothing.
+    `extra_info` may hold `finished` and `thinking_open`. `data_source` names the set and changes
+    nothing.
     """
     info = extra_info or {}
     verdict = math.verify(

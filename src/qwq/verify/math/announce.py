@@ -1,9 +1,11 @@
-r"""The answer that a text announces in words: "The answer should be 12.", `### Answer`, 故选B, `Ответ: 12`, `<answer>`.
+r"""The answer that a text announces in words: "The answer should be 12.", `### Answer`, 故选B,
+`Ответ: 12`, `<answer>`.
 
-The last announcement of an answer counts. One that only comments ("this answer is correct", "the result agrees with ...") is passed over; one
-that takes the answer back, or a sentence behind the answer that hedges it, leaves none. From the announced sentence the answer is cut
-out: leading words, reasons, asides and closing words go only where they are known to say nothing about the value; what is not
-understood stays in, and then the answer is not equal to anything.
+The last announcement of an answer counts. One that only comments ("this answer is correct", "the
+result agrees with ...") is passed over; one that takes the answer back, or a sentence behind the
+answer that hedges it, leaves none. From the announced sentence the answer is cut out: leading
+words, reasons, asides and closing words go only where they are known to say nothing about the
+value; what is not understood stays in, and then the answer is not equal to anything.
 """
 
 from __future__ import annotations
@@ -13,70 +15,117 @@ import re
 from qwq.verify.math import words
 from qwq.verify.math.split import balanced
 
-_NOUN = r"(?:(?:final|correct|right|exact|required|desired)[*_\s]{1,3}){0,2}(?:answers?|results?|solutions?|options?|choices?|ans\b\.?)"
+_NOUN = (
+    r"(?:(?:final|correct|right|exact|required|desired)[*_\s]{1,3}){0,2}(?:answers?|results?|solutions?|options?"
+    r"|choices?|ans\b\.?)"
+)
 _VERB = (
-    r"(?:(?:is|are|was|were)(?: (?:given by|equal to|found to be|thus|therefore|then|hence|indeed))?|(?:should|must|would|will|can only|has to|have to|ought to)(?: then| therefore)? be"
-    r"|equals?|becomes|(?:turns?|comes?|works?|turned|came|worked) out(?: to be| to| as| at)?|comes to|amounts to|reads)"
+    r"(?:(?:is|are|was|were)(?: (?:given by|equal to|found to be|thus|therefore|then|hence|indeed))?"
+    r"|(?:should|must|would|will|can only|has to|have to|ought to)(?: then| therefore)? be"
+    r"|equals?|becomes|(?:turns?|comes?|works?|turned|came|worked) out(?: to be| to| as| at)?|comes to|amounts to"
+    r"|reads)"
 )
 _GAP = r"[*_\s\"'`)\]]{0,6}"
 _SPACED = r"[*_\s:：\"']{0,6}"
-# By language: a noun that names an answer, then what says that it follows. Each alternative ends where the answer begins.
+# By language: a noun that names an answer, then what says that it follows. Each alternative ends
+# where the answer begins.
 _WORDINGS = (
-    rf"(?<![A-Za-z\d]){_NOUN}(?: ?\([^()\n]{{1,20}}\))?{_GAP}(?:(?<=[\s*_\"'`)\]]){_VERB}(?![A-Za-z])|=|[:：]|->|→|⇒|-(?= )|–|—){_SPACED}",
+    (
+        rf"(?<![A-Za-z\d]){_NOUN}(?: ?\([^()\n]{{1,20}}\))?{_GAP}(?:(?<=[\s*_\"'`)\]]){_VERB}(?![A-Za-z])|=|[:：]|->"
+        rf"|→|⇒|-(?= )|–|—){_SPACED}"
+    ),
     r"(?<![A-Za-z])ans\. {1,2}",
-    rf"(?<![A-Za-z])(?:answers?|solutions?)(?: set| (?:to|for|that|we|i|you|of)\b[^.!?\n:=]{{0,60}}?) {_VERB}(?![A-Za-z]){_SPACED}",
+    (
+        r"(?<![A-Za-z])(?:answers?|solutions?)(?: set| (?:to|for|that|we|i|you"
+        rf"|of)\b[^.!?\n:=]{{0,60}}?) {_VERB}(?![A-Za-z]){_SPACED}"
+    ),
     r"\bfinal[*_\s]{1,3}answer[*_:]{0,4}\s{1,4}",
-    r"\b(?:get|gets|obtain|obtains|have|find|gives?|giving|yields?|yielding|getting|leads? to|arrive at|reach)(?: us)?(?: (?:the|an|our|a|as))? (?:final |correct )?(?:answer|result)(?: of)?(?: as| to be)?[ :]{1,2}",
+    (
+        r"\b(?:get|gets|obtain|obtains|have|find|gives?|giving|yields?|yielding|getting|leads? to|arrive at"
+        r"|reach)(?: us)?(?: (?:the|an|our|a|as))? (?:final |correct )?(?:answer|result)(?: of)?(?: as"
+        r"| to be)?[ :]{1,2}"
+    ),
     # headings: `#### 12`, `### Answer`, **Answer**
     r"####[ \t]*",
     rf"^[ \t>]{{0,4}}#{{1,6}}[ \t]{{1,3}}(?:the )?{_NOUN}[*_:：]{{0,4}}\s{{0,4}}$",
     rf"^[ \t>]{{0,4}}(?:\*\*|__)(?:the )?{_NOUN}[:：.]?(?:\*\*|__)[:：]?[ \t]{{0,4}}$",
     # Chinese, Japanese, Korean
-    r"(?:最终|正确|最后)?(?:的)?(?:答案|结果|选项)[*_\s]{0,6}(?:应该是|应当是|应该为|应为|应是|就是|即为|等于|应选|选|是|为|=|[:：])[*_\s:：]{0,6}",
-    r"(?:故|所以|因此|应|于是|即|综上(?:所述)?|此题|本题|这题)[，,]?(?:此题|本题|正确)?(?:应)?选(?:择|项)?(?:是|为)?[*_\s:：]{0,4}",
+    (
+        r"(?:最终|正确|最后)?(?:的)?(?:答案|结果|选项)[*_\s]{0,6}(?:应该是|应当是|应该为|应为|应是|就是|即为|等于"
+        r"|应选|选|是|为|=|[:：])[*_\s:：]{0,6}"
+    ),
+    (
+        r"(?:故|所以|因此|应|于是|即|综上(?:所述)?|此题|本题|这题)[，,]?(?:此题|本题|正确)?(?:应)?选(?:择|项)?(?:是"
+        r"|为)?[*_\s:：]{0,4}"
+    ),
     r"(?:^|(?<=[\s。]))(?:[【\[]?(?:答案?|解答)[】\]]?[:：]|【答案】)[*_\s]{0,4}",
-    r"(?:答え|解答|正解|答)(?:は|：|:|＝|=)[*_\s、]{0,4}",
-    r"(?:정답|답|답안)(?:은|는|이|:|：)[*_\s]{0,4}",
+    r"(?:答え|解答|正解|答)(?:は|：|:|＝|=)[*_\s、]{0,4}", r"(?:정답|답|답안)(?:은|는|이|:|：)[*_\s]{0,4}",
     # Spanish, Portuguese, French, German, Italian, Russian, Vietnamese, Arabic, Hindi, others
-    r"\b(?:respuesta|resultado|solución|solucion)(?: (?:final|correcta|correcto))?[*_]{0,2}(?: es(?:tá)?(?: igual a)?(?![\w])| sería| son(?!\w)| ?[:=])[*_\s:]{0,4}",
-    r"\b(?:resposta|resultado|solução)(?: (?:final|correta|correto))?[*_]{0,2}(?: é(?!\w)| são(?!\w)| ?[:=])[*_\s:]{0,4}",
-    r"\b(?:réponse|reponse|résultat)(?: (?:finale?|correcte?))?[*_]{0,2}(?: est(?: donc)?(?!\w)| vaut| ?[:=])[*_\s:]{0,4}",
+    (
+        r"\b(?:respuesta|resultado|solución|solucion)(?: (?:final|correcta"
+        r"|correcto))?[*_]{0,2}(?: es(?:tá)?(?: igual a)?(?![\w])| sería| son(?!\w)| ?[:=])[*_\s:]{0,4}"
+    ),
+    (
+        r"\b(?:resposta|resultado|solução)(?: (?:final|correta|correto))?[*_]{0,2}(?: é(?!\w)| são(?!\w)"
+        r"| ?[:=])[*_\s:]{0,4}"
+    ),
+    (
+        r"\b(?:réponse|reponse|résultat)(?: (?:finale?|correcte?))?[*_]{0,2}(?: est(?: donc)?(?!\w)| vaut"
+        r"| ?[:=])[*_\s:]{0,4}"
+    ),
     r"\b(?:antwort|ergebnis|endergebnis|lösung)[*_]{0,2}(?: ist(?!\w)| lautet| beträgt| ?[:=])[*_\s:]{0,4}",
     r"\b(?:risposta|risultato|soluzione)(?: (?:finale|corretta))?[*_]{0,2}(?: è(?!\w)| ?[:=])[*_\s:]{0,4}",
-    r"\b(?:ответ|ответом|результат|решение)[*_]{0,2}(?: (?:равен|равна|является|составляет|будет)(?!\w)| ?[:=—–-])[*_\s:]{0,4}",
+    (
+        r"\b(?:ответ|ответом|результат|решение)[*_]{0,2}(?: (?:равен|равна|является|составляет|будет)(?!\w)"
+        r"| ?[:=—–-])[*_\s:]{0,4}"
+    ),
     r"(?:đáp số|đáp án|câu trả lời|kết quả)(?: cuối cùng| đúng)?[*_]{0,2}(?: là(?!\w)| ?[:=])[*_\s:]{0,4}",
-    r"(?:الجواب|الإجابة|الاجابة|الناتج|النتيجة|الحل)(?: النهائية| النهائي| الصحيحة| الصحيح)?[*_]{0,2} ?(?:هو|هي|تساوي|يساوي|[:=])[*_\s:]{0,4}",
+    (
+        r"(?:الجواب|الإجابة|الاجابة|الناتج|النتيجة|الحل)(?: النهائية| النهائي| الصحيحة| الصحيح)?[*_]{0,2} ?(?:هو|هي"
+        r"|تساوي|يساوي|[:=])[*_\s:]{0,4}"
+    ),
     r"उत्तर(?: है| ?[:=])[*_\s:]{0,4}",
-    r"\b(?:odpowiedź|odpowiedz|cevap|jawaban|jawabannya|antwoord|svar|vastaus)[*_]{0,2}(?: (?:to|adalah|is|är|on)(?!\w)| ?[:=])[*_\s:]{0,4}",
+    (
+        r"\b(?:odpowiedź|odpowiedz|cevap|jawaban|jawabannya|antwoord|svar"
+        r"|vastaus)[*_]{0,2}(?: (?:to|adalah|is|är|on)(?!\w)| ?[:=])[*_\s:]{0,4}"
+    ),
 )  # fmt: skip
 _ANNOUNCED = re.compile("|".join(_WORDINGS), re.IGNORECASE | re.MULTILINE)
-# One of these is in every announcement: looked for first, as plain strings, since most texts have none near their end.
+# One of these is in every announcement: looked for first, as plain strings, since most texts have
+# none near their end.
 _TRIGGERS = (
-    "answer", "result", "solution", "option", "choice", "ans", "#", "答", "选", "结果", "正解", "정답", "답", "respuesta", "solución", "solucion", "resposta", "solução", "réponse", "reponse",
-    "résultat", "antwort", "ergebnis", "lösung", "risposta", "soluzione", "ответ", "результат", "решение", "đáp", "câu trả lời", "kết quả", "الجواب", "الإجابة", "الاجابة", "الناتج", "النتيجة",
-    "الحل", "उत्तर", "odpowied", "cevap", "jawaban", "svar", "vastaus",
+    "answer", "result", "solution", "option", "choice", "ans", "#", "答", "选", "结果", "正解", "정답", "답",
+    "respuesta", "solución", "solucion", "resposta", "solução", "réponse", "reponse", "résultat", "antwort", "ergebnis",
+    "lösung", "risposta", "soluzione", "ответ", "результат", "решение", "đáp", "câu trả lời", "kết quả", "الجواب",
+    "الإجابة", "الاجابة", "الناتج", "النتيجة", "الحل", "उत्तर", "odpowied", "cevap", "jawaban", "svar", "vastaus",
 )  # fmt: skip
 MAX_CHARS = 20_000  # of the end of a text that announcements are looked for in
 _STARTS_WITH_NOUN = re.compile(_NOUN, re.IGNORECASE)
 _NOT_MINE = re.compile(
-    r"\b(?:this|that|these|such|each|any|every|another|which|whose|same|wrong|incorrect|other|previous|initial|original|whether the|if the|check the|verify the|checking the|alternative|possible|"
+    r"\b(?:this|that|these|such|each|any|every|another|which|whose|same|wrong|incorrect|other|previous|initial"
+    r"|original|whether the|if the|check the|verify the|checking the|alternative|possible|"
     r"intermediate|student'?s|his|her|their|first|second|naive|partial)[*_ ]{1,3}(?:final |correct )?\Z",
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(
-    r"\b(?:if|suppose|assume|assuming|imagine|(?:might|may|could|would) (?:think|guess|say|expect|believe|conclude)|tempted|wrongly|mistakenly|falsely|doubt|unless)\b[^.!?\n]{0,60}\Z",
+    r"\b(?:if|suppose|assume|assuming|imagine|(?:might|may|could|would) (?:think|guess|say|expect|believe|conclude)"
+    r"|tempted|wrongly|mistakenly|falsely|doubt|unless)\b[^.!?\n]{0,60}\Z",
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    r"(?:\b(?:not|never|no|cannot|if|whether|suppose|assume|think|thought|guess|doubt|wrong|unless|either|maybe|perhaps)\b|n't)[^.!?\n]{0,90}\Z",
+    r"(?:\b(?:not|never|no|cannot|if|whether|suppose|assume|think|thought|guess|doubt|wrong|unless|either|maybe"
+    r"|perhaps)\b|n't)[^.!?\n]{0,90}\Z",
     re.IGNORECASE,
 )
 _IS_RIGHT = re.compile(
-    r"(?:\b(?:option|choice|answer|statement)s? )?[*_(\[]{0,3}\b([A-H])\b[*_)\]]{0,3} is (?:therefore |thus )?(?:the )?(?:only )?(?:correct|right)(?: (?:answer|option|choice|one))?\b|([A-H])(?:选项)?(?:是)?正确",
+    r"(?:\b(?:option|choice|answer|statement)s? )?[*_(\[]{0,3}\b([A-H])\b[*_)\]]{0,3} is (?:therefore "
+    r"|thus )?(?:the )?(?:only )?(?:correct|right)(?: (?:answer|option|choice|one))?\b|([A-H])(?:选项)?(?:是)?正确",
     re.IGNORECASE,
 )
 _IS_ANSWER = re.compile(
-    r"(?<![\w$*\\.,/-])(\$[^$\n]{1,80}\$|\*\*[^*\n]{1,80}\*\*|[-+]?\$?\d[\d,]{0,20}(?:\.\d{1,20})?(?:/\d{1,20})?%?|\(?[A-H]\)?) (?:is|as) (?:therefore |thus )?(?:the|our|my) (?:final |correct |right |required )?(?:answer|result|solution)\b",
+    r"(?<![\w$*\\.,/-])(\$[^$\n]{1,80}\$|\*\*[^*\n]{1,80}\*\*|[-+]?\$?\d[\d,]{0,20}(?:\.\d{1,20})?(?:/\d{1,20})?%?"
+    r"|\(?[A-H]\)?) (?:is|as) (?:therefore |thus )?(?:the|our|my) (?:final |correct |right |required )?(?:answer"
+    r"|result|solution)\b",
     re.IGNORECASE,
 )
 _TAG = re.compile(
@@ -87,42 +136,57 @@ _DISPLAY = re.compile(
     r"\\begin ?\{(equation|align|displaymath|gather|math)\*?\}((?:[^\\]|\\(?!end ?\{\1))*+)\\end ?\{\1\*?\}"
 )
 MATH = re.compile(
-    r"\$\$((?:[^$\\]|\\.){1,2000}+)\$\$|(?<!\\)\$((?:[^$\n\\]|\\[^\n]){1,2000}+)\$|\\\[((?:[^\\]|\\(?![\[\]])){1,2000}+)\\\]|\\\(((?:[^\\]|\\(?![()])){1,2000}+)\\\)"
+    r"\$\$((?:[^$\\]|\\.){1,2000}+)\$\$|(?<!\\)\$((?:[^$\n\\]|\\[^\n]){1,2000}+)\$"
+    r"|\\\[((?:[^\\]|\\(?![\[\]])){1,2000}+)\\\]|\\\(((?:[^\\]|\\(?![()])){1,2000}+)\\\)"
 )
 _STOP = re.compile(r"\n|。|！|．(?!\d)|(?<!\bsq)(?<!\bcu)(?<!\.)[.!?](?=\s|\Z)|<|；(?=[\u3040-\u9fff])")
 _LEAD = re.compile(
-    r"(?:(?:therefore|thus|hence|then|so|simply|just|clearly|indeed|exactly|precisely|obviously|of course|finally|given by|equal to|going to be|found to be|option|choice|letter|statement|答案|选项|选|"
+    r"(?:(?:therefore|thus|hence|then|so|simply|just|clearly|indeed|exactly|precisely|obviously|of course|finally"
+    r"|given by|equal to|going to be|found to be|option|choice|letter|statement|答案|选项|选|"
     r"共有|一共有|总共有|共|即|就|也就是)(?![A-Za-z])|:|：|=(?!=)|是|为)[*_\s,，:：]{0,3}",
     re.IGNORECASE,
 )
 _REASON = re.compile(
-    r"[,;]? ?\b(?:since|because|as (?:desired|required|claimed|expected|requested|stated|needed|before|above|we|the|can|was|it|there|shown|wanted|given)|which|where|whereas|so that|so|thus|hence|therefore|"
-    r"for (?:the|a|an|this|all|any|each|reasons)|due to|given that|by the|by symmetry|after|when|while|and (?:we|this|that|the|so|thus|hence|therefore|it|is|not)|but not|rather than|instead of|not)\b"
+    r"[,;]? ?\b(?:since|because|as (?:desired|required|claimed|expected|requested|stated|needed|before|above|we|the"
+    r"|can|was|it|there|shown|wanted|given)|which|where|whereas|so that|so|thus|hence|therefore|"
+    r"for (?:the|a|an|this|all|any|each|reasons)|due to|given that|by the|by symmetry|after|when|while"
+    r"|and (?:we|this|that|the|so|thus|hence|therefore|it|is|not)|but not|rather than|instead of|not)\b"
     r"|[,，;；]? ?(?:因为|所以|理由|其中|由于|故|即)",
     re.IGNORECASE,
 )
 _ASIDE = re.compile(
-    r" ?[(（](?:not|i\.?e\.?|that is|since|because|as|approximately|approx|about|≈|\\approx|option|choice|see|rounded|in|with|where|which|the)\b[^()]{0,200}[)）](?= ?[,;，；]|\Z)",
+    r" ?[(（](?:not|i\.?e\.?|that is|since|because|as|approximately|approx|about|≈|\\approx|option|choice|see"
+    r"|rounded|in|with|where|which|the)\b[^()]{0,200}[)）](?= ?[,;，；]|\Z)",
     re.IGNORECASE,
 )
 _HEDGE = re.compile(
-    r"\b(?:or (?:maybe|perhaps|possibly|else|it|some|something)|maybe|perhaps|possibly|probably|might|could (?:also )?be|not sure|unsure|uncertain|not certain|alternatively|on second thought|either|depending|unless|"
-    r"hard to say|I guess|guessing|a guess|if i'?m wrong|then again|would (?:follow|only|have|give)|but(?! (?:not|rather|instead)\b)|however|although|though)\b|也许|或许|可能|不确定|大概",
+    r"\b(?:or (?:maybe|perhaps|possibly|else|it|some|something)|maybe|perhaps|possibly|probably|might"
+    r"|could (?:also )?be|not sure|unsure|uncertain|not certain|alternatively|on second thought|either|depending"
+    r"|unless|"
+    r"hard to say|I guess|guessing|a guess|if i'?m wrong|then again|would (?:follow|only|have|give)"
+    r"|but(?! (?:not|rather|instead)\b)|however|although|though)\b|也许|或许|可能|不确定|大概",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _TAKEN_BACK = re.compile(
-    r"\b(?:or (?:maybe|perhaps|possibly)|maybe|perhaps|on second thought|not sure|unsure|uncertain|could also be|might also be|might be wrong|may be wrong|alternatively|(?:no|wait|hmm),? |actually|scratch that|"
-    r"(?:this|that|my|the|which)(?: answer| result)? (?:is|was|seems|looks|may be|might be|could be) (?:not (?:correct|right)|wrong|incorrect|a mistake|mistaken))\b|也许是|不对",
+    r"\b(?:or (?:maybe|perhaps|possibly)|maybe|perhaps|on second thought|not sure|unsure|uncertain|could also be"
+    r"|might also be|might be wrong|may be wrong|alternatively|(?:no|wait|hmm),? |actually|scratch that|"
+    r"(?:this|that|my|the|which)(?: answer| result)? (?:is|was|seems|looks|may be|might be"
+    r"|could be) (?:not (?:correct|right)|wrong|incorrect|a mistake|mistaken))\b|也许是|不对",
     re.IGNORECASE,
 )
 _COMMENT = re.compile(
-    r"(?:(?:also|indeed|then|therefore|thus|again|clearly|now|both|very|quite|fully|definitely) )*(?:correct|right|consistent|verified|confirmed|checked|reasonable|valid|the same|same|obtained|as follows|follows|derived|found by|found in|"
-    r"shown|below|above|clear|obvious|complete|independent|known|expected|unique|sensible|plausible|in agreement|in line|in accordance|supported|justified|accurate|exact|true for|easy|simple|straightforward|"
-    r"what|how|why|that we|based on|based|boxed|written|presented|stated|given|required|needed|in the|to be|therefore correct|reached|good|fine|close|satisfactory|as expected|as desired)\b",
+    r"(?:(?:also|indeed|then|therefore|thus|again|clearly|now|both|very|quite|fully|definitely) )*(?:correct|right"
+    r"|consistent|verified|confirmed|checked|reasonable|valid|the same|same|obtained|as follows|follows|derived"
+    r"|found by|found in|"
+    r"shown|below|above|clear|obvious|complete|independent|known|expected|unique|sensible|plausible|in agreement"
+    r"|in line|in accordance|supported|justified|accurate|exact|true for|easy|simple|straightforward|"
+    r"what|how|why|that we|based on|based|boxed|written|presented|stated|given|required|needed|in the|to be"
+    r"|therefore correct|reached|good|fine|close|satisfactory|as expected|as desired)\b",
     re.IGNORECASE,
 )
 _NEGATIVE = re.compile(
-    r"(?:(?:therefore|thus|then|also|probably) )*(?:not(?! (?:defined|exist|possible))|wrong|incorrect|unclear|unknown|uncertain|unsure|undetermined|invalid|mistaken|questionable|n't)\b",
+    r"(?:(?:therefore|thus|then|also|probably) )*(?:not(?! (?:defined|exist|possible))|wrong|incorrect|unclear"
+    r"|unknown|uncertain|unsure|undetermined|invalid|mistaken|questionable|n't)\b",
     re.IGNORECASE,
 )
 _RATHER = re.compile(r"not [^,.;]{1,40}?,? ?but(?: rather| instead)? ", re.IGNORECASE)
@@ -141,7 +205,9 @@ MAX_TAIL_CHARS = 300
 
 
 def tagged(text: str) -> str | None:
-    """The content of the last closed `<answer>` tag, its own announcement or markup taken off; None without one."""
+    """The content of the last closed `<answer>` tag, its own announcement or markup taken off; None
+    without one.
+    """
     found = list(_TAG.finditer(text))
     if not found:
         return None
@@ -192,7 +258,9 @@ def announced(text: str) -> str | None:
 
 
 def called_right(text: str) -> str | None:
-    """The value of "12 is the final answer", the last; or the letter of "Option B is correct", where no other is called so."""
+    """The value of "12 is the final answer", the last; or the letter of "Option B is correct",
+    where no other is called so.
+    """
     text = text[-MAX_CHARS:]
     said = [m for m in _IS_ANSWER.finditer(text) if not _DENIED.search(text, max(0, m.start() - 100), m.start())]
     if said:
@@ -249,7 +317,9 @@ def _inside(math: re.Match[str]) -> str:
 
 
 def _behind_math(rest: str, math: re.Match[str]) -> tuple[str | None, str]:
-    """Math, or several pieces that commas and conjunctions join, with a unit behind; prose behind it goes where it is harmless."""
+    """Math, or several pieces that commas and conjunctions join, with a unit behind; prose behind
+    it goes where it is harmless.
+    """
     pieces, end = [_inside(math)], math.end()
     while join := _JOINS.match(rest, end):
         following = MATH.match(rest, join.end())
@@ -332,7 +402,9 @@ def _in_math(line: str, position: int) -> bool:
 
 
 def _without_closing_words(line: str) -> str:
-    """`72 clips, altogether`: without words behind the last comma that hold neither number, formula nor conjunction."""
+    """`72 clips, altogether`: without words behind the last comma that hold neither number, formula
+    nor conjunction.
+    """
     head, semicolon, closing = line.partition(";")
     if (
         semicolon

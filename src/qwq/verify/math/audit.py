@@ -1,8 +1,8 @@
 """Which gold answers of a training set can be graded at all, and which would only teach noise.
 
-A gold is no use as a reward where it is empty, a sentence, several formulas with words between them, or
-nothing that any reader makes sense of: a right answer would be marked wrong. `audit_file` says so row by row
-and writes the rows that are left.
+A gold is no use as a reward where it is empty, a sentence, several formulas with words between
+them, or nothing that any reader makes sense of: a right answer would be marked wrong. `audit_file`
+says so row by row and writes the rows that are left.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def audit_gold(gold: Any) -> tuple[GoldKind, str]:
 
 
 def _by_sympy(answer: str) -> tuple[GoldKind, str]:
-    """An answer that falls under no rule: gradable where sympy can read it, which is asked through a harmless pair."""
+    """An answer that falls under no rule: gradable where sympy can read it, which is asked through
+    a harmless pair.
+    """
     verdict = math.verify("0", answer, form="bare")
     if verdict.outcome is Outcome.UNDECIDED:
         large = "too long" in verdict.reason
@@ -83,12 +85,15 @@ def _by_sympy(answer: str) -> tuple[GoldKind, str]:
 def audit_file(
     path: str | Path, clean_path: str | Path | None = None, *, field: str | None = None
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Yield `index`, `gradable`, `kind`, `reason`, `rule`, `gold` for each row, in order; return counts by kind.
+    """Yield `index`, `gradable`, `kind`, `reason`, `rule`, `gold` for each row, in order; return
+    counts by kind.
 
-    `rule` names the rule of docs/verify_math.md that the gold falls under by its type, None where none reads it.
+    `rule` names the rule of docs/verify_math.md that the gold falls under by its type, None where
+    none reads it.
 
-    `field` names the gold's column (default: the first of gold, answer, ground_truth, final_answer, solution).
-    `clean_path` gets the gradable rows, as they were. DataError: missing or malformed file, no gold column.
+    `field` names the gold's column (default: the first of gold, answer, ground_truth, final_answer,
+    solution). `clean_path` gets the gradable rows, as they were. DataError: missing or malformed
+    file, no gold column.
     """
     path = Path(path)
     counts: Counter[str] = Counter()

@@ -6,11 +6,13 @@ import re
 
 _LETTER = re.compile(r" ?(?:\\(?:text|mathrm) ?\{ ?)?[(\[]? ?([A-Z]) ?[)\]]? ?\}? ?[.:)]? ?")
 _CHOICE = re.compile(
-    r" ?(?:\\(?:text|mathrm) ?\{ ?)?(?:\( ?([A-Z]) ?\)|([A-Z]) ?[.:)]|([A-Z]) ?- ?(?=[a-z]{1,12} [a-z]|[A-Z]?[a-z]{3})) ?\}?[ .:]{0,3}(?:\\ )? ?(?P<rest>\S.*)",
+    r" ?(?:\\(?:text|mathrm) ?\{ ?)?(?:\( ?([A-Z]) ?\)|([A-Z]) ?[.:)]"
+    r"|([A-Z]) ?- ?(?=[a-z]{1,12} [a-z]|[A-Z]?[a-z]{3})) ?\}?[ .:]{0,3}(?:\\ )? ?(?P<rest>\S.*)",
     re.DOTALL,
 )
 _OPTION = re.compile(
-    r"\A(?:(?:the )?(?:correct )?(?:options?|choices?|answers?) ?:? ?(?:is )?|故?选项?)(?=\(?[A-Z](?![A-Za-z]))|(?<=[A-Z])(?: ?选?项)\Z",
+    r"\A(?:(?:the )?(?:correct )?(?:options?|choices?|answers?) ?:? ?(?:is )?|故?选项?)(?=\(?[A-Z](?![A-Za-z]))"
+    r"|(?<=[A-Z])(?: ?选?项)\Z",
     re.IGNORECASE,
 )
 _SEVERAL = re.compile(r"(?:\\text ?\{)?([A-H]{2,8})\}?")
@@ -21,7 +23,10 @@ LETTERS = "ABCDEFGH"
 
 
 def same(gold: str, answer: str) -> bool | None:
-    r"""A letter against a letter with or without its text: `B` and `(B)\ 5`. None where neither is a choice."""
+    r"""A letter against a letter with or without its text: `B` and `(B)\ 5`.
+
+    None where neither is a choice.
+    """
     if (wrapped := _WRAPPED.fullmatch(answer)) is not None:
         answer = wrapped[1].strip()
     if (
@@ -46,7 +51,9 @@ def same(gold: str, answer: str) -> bool | None:
 
 
 def _letters(text: str) -> list[str] | None:
-    """The letters of several choices, `ABD` or `A, B and D`; None for anything else, and for letters that are no list of choices."""
+    """The letters of several choices, `ABD` or `A, B and D`; None for anything else, and for
+    letters that are no list of choices.
+    """
     if several := _SEVERAL.fullmatch(text):
         letters = list(several[1])
         return letters if letters == sorted(set(letters)) else None
@@ -54,7 +61,9 @@ def _letters(text: str) -> list[str] | None:
 
 
 def text_of(gold: str) -> str | None:
-    """The text of a gold that has its letter before it, where that may be given instead of the letter."""
+    """The text of a gold that has its letter before it, where that may be given instead of the
+    letter.
+    """
     labelled = _CHOICE.fullmatch(gold)
     if labelled and _name(labelled) in LETTERS and not re.match(r"[-+*/^_=(]", labelled["rest"]):
         return labelled["rest"]

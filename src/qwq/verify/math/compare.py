@@ -1,7 +1,7 @@
 """Typed comparison of two answers, in process and without sympy.
 
-`compare(gold, answer)` decides what its types cover and says so where they do not (`equal` None): then sympy is
-asked, unless the pair is `final`, too big for anybody to compute.
+`compare(gold, answer)` decides what its types cover and says so where they do not (`equal` None):
+then sympy is asked, unless the pair is `final`, too big for anybody to compute.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ _CONSTANTS = frozenset({"C", "c", "K", "C_1", "const", "constant"})
 
 
 def compare(gold: str, answer: str, *, convert: bool = False) -> Decision:
-    """Decide a cleaned pair of answers. `convert`: other units of the same dimension are the same answer when converted."""
+    """Decide a cleaned pair of answers.
+
+    `convert`: other units of the same dimension are the same answer when converted.
+    """
     if _as_text(gold) == _as_text(answer):
         return Decision(True, "the same text")
     choice = choices.same(gold, answer)
@@ -108,13 +111,17 @@ def _as_text(text: str) -> str:
 
 
 def _same_radix(gold: re.Match[str], answer: re.Match[str]) -> bool:
-    r"""`2A_{16}` and `2a_{16}`: the same base and the same digits, whatever the case of the letters."""
+    r"""`2A_{16}` and `2a_{16}`: the same base and the same digits, whatever the case of the
+    letters.
+    """
     digits = [m[1].upper().lstrip("+") for m in (gold, answer)]
     return int(gold[2]) == int(answer[2]) and digits[0] == digits[1]
 
 
 def _same_names(gold: str, answer: str) -> tuple[str, str]:
-    """What is only a name is the same on both sides: the variable of f(x), the parameter of a family of angles, "for all x"."""
+    """What is only a name is the same on both sides: the variable of f(x), the parameter of a
+    family of angles, "for all x".
+    """
     g, a = _FOR_ALL.search(gold), _FOR_ALL.search(answer)
     if bool(g) != bool(a) or (g and a and squeeze(g["what"]) == squeeze(a["what"])):
         gold, answer = (gold[: g.start()] or gold) if g else gold, (answer[: a.start()] or answer) if a else answer
@@ -146,7 +153,10 @@ def _same_words(gold: str, answer: str) -> bool:
 
 
 def _with_point(answer: str, gold: str) -> str:
-    """A decimal comma of the answer as a point, where the gold is a number that is not whole. A gold's comma makes a list."""
+    """A decimal comma of the answer as a point, where the gold is a number that is not whole.
+
+    A gold's comma makes a list.
+    """
     if _DECIMAL_COMMA.match(answer):
         number = numbers.read(gold)
         if number is not None and number.value.denominator != 1:
@@ -253,7 +263,7 @@ def _same_time(gold: Value, answer: Value) -> bool | None:
     return None if isinstance(other, Ratio | Expr | Unknown) and isinstance(moment, Time) else False
 
 
-# -- expressions ------------------------------------------------------------------------------------
+# -- expressions -----------------------------------------------------------------------------------
 
 
 def _same_expr(gold: Expr, answer: Expr) -> bool | None:
@@ -280,7 +290,9 @@ def _same_value(gold: Expr, answer: Expr) -> bool | None:
 
 
 def _rounded(gold: Expr, answer: Expr) -> bool:
-    """A decimal that is the other side, an exact expression, correctly rounded (as `numbers.same` has it)."""
+    """A decimal that is the other side, an exact expression, correctly rounded (as `numbers.same`
+    has it).
+    """
     if (gold.number is None) == (answer.number is None):
         return False
     decimal, exact, digits = (gold.number, answer.tree, 3) if gold.number is not None else (answer.number, gold.tree, 5)
@@ -304,7 +316,9 @@ def _percent(gold: Expr, answer: Expr) -> bool:
 
 
 def _but_for_constant(gold: Tree, answer: Tree) -> bool | None:
-    """Two integrals, each with a constant of its own: the same but for its name, or, where it is C or K behind small letters, but for a number."""
+    """Two integrals, each with a constant of its own: the same but for its name, or, where it is C
+    or K behind small letters, but for a number.
+    """
     first, second = _without_constant(gold), _without_constant(answer)
     if first is None or second is None:
         return False
@@ -325,7 +339,7 @@ def _without_constant(tree: Tree) -> tuple[Tree, str] | None:
     return None
 
 
-# -- collections ------------------------------------------------------------------------------------
+# -- collections -----------------------------------------------------------------------------------
 
 
 def _same_collection(gold: Value, answer: Value) -> bool | None:
@@ -358,7 +372,9 @@ def _same_seq(gold: Seq, answer: Seq) -> bool | None:
 
 
 def _flat(vector: Seq, size: int) -> tuple[Value, ...]:
-    r"""The entries of a vector; one in `\mathbf{i}` and `\mathbf{j}` alone lies in the plane where the other does."""
+    r"""The entries of a vector; one in `\mathbf{i}` and `\mathbf{j}` alone lies in the plane where
+    the other does.
+    """
     last = vector.items[-1]
     if vector.left == "v" and size == 2 and isinstance(last, Expr) and last.tree == ("num", Fraction(0)):
         return vector.items[:2]
@@ -444,9 +460,11 @@ def _same_set(gold: Sequence[Value], answer: Sequence[Value]) -> bool | None:
 
 
 def _any_order(gold: Sequence[Value], answer: Sequence[Value]) -> bool | None:
-    """Each gold item has its own partner. Equality is as good as transitive, so taking the first match is enough.
+    """Each gold item has its own partner. Equality is as good as transitive, so taking the first
+    match is enough.
 
-    Long lists are tried nearest value first: a right answer then costs one comparison an item, whatever its order.
+    Long lists are tried nearest value first: a right answer then costs one comparison an item,
+    whatever its order.
     """
     left = list(answer)
     sizes = {id(v): _size(v) for v in (*gold, *answer)} if len(left) > SHORT_LIST else {}
@@ -469,7 +487,9 @@ def _any_order(gold: Sequence[Value], answer: Sequence[Value]) -> bool | None:
 
 
 def _size(value: Value) -> float:
-    """A number to sort by, the same for equal values: of an expression its value at one point; 0 for what has none."""
+    """A number to sort by, the same for equal values: of an expression its value at one point; 0
+    for what has none.
+    """
     if not isinstance(value, Expr) or value.tree[0] == "matrix":
         return 0.0
     names = symbols(value.tree)
@@ -480,7 +500,7 @@ def _size(value: Value) -> float:
         return 0.0
 
 
-# -- regions ----------------------------------------------------------------------------------------
+# -- regions ---------------------------------------------------------------------------------------
 
 
 def _same_region(gold: Value, answer: Value) -> bool | None:

@@ -1,9 +1,11 @@
-"""Are two trees the same number, or the same function? Exactly where possible, else with enough digits to tell.
+"""Are two trees the same number, or the same function? Exactly where possible, else with enough
+digits to tell.
 
-Rational trees are compared as fractions. Everything else is evaluated with mpmath, at 100 digits and more where the trees hold
-numbers far from 1, so that a tiny term is not rounded away; trees with symbols at several fixed points, which tells different
-functions apart with near certainty (two different analytic expressions agree only on a set of measure zero). Magnitudes are
-bounded before anything is computed: what is too big raises `TooBig`, and nothing here can run long.
+Rational trees are compared as fractions. Everything else is evaluated with mpmath, at 100 digits
+and more where the trees hold numbers far from 1, so that a tiny term is not rounded away; trees
+with symbols at several fixed points, which tells different functions apart with near certainty (two
+different analytic expressions agree only on a set of measure zero). Magnitudes are bounded before
+anything is computed: what is too big raises `TooBig`, and nothing here can run long.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ def _precision(digits: int) -> Iterator[Any]:
         mp.dps = before
 
 
-# -- exact ------------------------------------------------------------------------------------------
+# -- exact -----------------------------------------------------------------------------------------
 
 
 def exact(tree: Tree) -> Fraction | None:
@@ -138,11 +140,14 @@ def _exact_function(name: str, parts: list[Fraction]) -> Fraction | None:
     return Fraction(math.factorial(numbers[0] - (name == "gamma")))
 
 
-# -- numeric ----------------------------------------------------------------------------------------
+# -- numeric ---------------------------------------------------------------------------------------
 
 
 def numeric(tree: Tree, env: Mapping[str, Any], degree: Any = None) -> Any:
-    """The value at `env` (symbol -> mpf) in this thread's context. `degree`: what 1° counts outside trigonometry."""
+    """The value at `env` (symbol -> mpf) in this thread's context.
+
+    `degree`: what 1° counts outside trigonometry.
+    """
     mp = context()
     kind = tree[0]
     if kind == "num":
@@ -260,7 +265,7 @@ def _gamma_of(function: Any, parts: list[Any], mp: Any) -> Any:
         raise Undefined(str(error)) from None
 
 
-# -- equality ---------------------------------------------------------------------------------------
+# -- equality --------------------------------------------------------------------------------------
 
 
 def same(a: Tree, b: Tree, *, bare_degrees: bool = True) -> bool | None:
@@ -297,7 +302,9 @@ def _digits(*trees: Tree) -> int:
 
 
 def _spread(tree: Tree) -> float:
-    """The powers of ten, up or down, of the rational subtrees together; of `e^{-300}` its exponent."""
+    """The powers of ten, up or down, of the rational subtrees together; of `e^{-300}` its
+    exponent.
+    """
     try:
         value = exact(tree)
     except Undefined:
@@ -390,7 +397,9 @@ def _agree(a: Tree, b: Tree, names: frozenset[str], degree: Any) -> bool | None:
 
 
 def _cancelled(a: Tree, b: Tree, env: Mapping[str, Any], degree: Any, x: Any, y: Any) -> bool:
-    """Two values that are both rounding noise around zero, such as sin(pi) and 0: with twice the digits they shrink."""
+    """Two values that are both rounding noise around zero, such as sin(pi) and 0: with twice the
+    digits they shrink.
+    """
     mp = context()
     tiny = mp.mpf(10) ** -(mp.dps // 2)
     if max(abs(x), abs(y)) > tiny:

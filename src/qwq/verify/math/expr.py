@@ -4,12 +4,14 @@ A tree is `(kind, *parts)`:
 
     ("num", Fraction)  ("sym", name)  ("const", "pi" | "e" | "i" | "oo")
     ("add", a, b)  ("mul", a, b)  ("div", a, b)  ("neg", a)  ("pow", a, b)  ("pm", a, sign)
-    ("root", a, n)  ("fn", name, a, ...)  ("deg", a)  ("matrix", ((a, ...), ...))  ("basis", "i" | "j" | "k")
+    ("root", a, n)  ("fn", name, a, ...)  ("deg", a)  ("matrix", ((a, ...), ...))
+    ("basis", "i" | "j" | "k")
 
-What it cannot read raises `Unreadable` (it is then text, or left to sympy): integrals, sums, limits, logic.
-Departures from LaTeX: `\sqrt12` is the root of 12 and `x^12` the 12th power, as models mean them; `1e3` is 1000;
-`\log` is the natural logarithm; `i` is the imaginary unit and `e` Euler's number, in whatever font; `\mathbf{i}`, `\hat{i}` and `\vec{i}`
-are unit vectors; `f(...)` and `g(...)` are the value of a function and no product; `\frac{dy}{dx}` is one symbol.
+What it cannot read raises `Unreadable` (it is then text, or left to sympy): integrals, sums,
+limits, logic. Departures from LaTeX: `\sqrt12` is the root of 12 and `x^12` the 12th power, as
+models mean them; `1e3` is 1000; `\log` is the natural logarithm; `i` is the imaginary unit and `e`
+Euler's number, in whatever font; `\mathbf{i}`, `\hat{i}` and `\vec{i}` are unit vectors; `f(...)`
+and `g(...)` are the value of a function and no product; `\frac{dy}{dx}` is one symbol.
 """
 
 from __future__ import annotations
@@ -124,7 +126,9 @@ class _Reader:
         return tree
 
     def _mixed(self) -> Tree | None:
-        r"""`3\frac{1}{2}` as three and a half: whole number, then a proper fraction of plain integers."""
+        r"""`3\frac{1}{2}` as three and a half: whole number, then a proper fraction of plain
+        integers.
+        """
         whole, after = self.peek(), self.peek(1)
         if whole is None or not whole.isdigit():
             return None
@@ -195,7 +199,9 @@ class _Reader:
         return False
 
     def _argument(self, *, signed: bool = False, digit: bool = False) -> Tree:
-        """A braced group, or the one token LaTeX would take; `digit`: only the first digit of a number."""
+        """A braced group, or the one token LaTeX would take; `digit`: only the first digit of a
+        number.
+        """
         token = self.peek()
         if token == "{":
             return self._group("{", "}")
@@ -333,7 +339,9 @@ class _Reader:
         return self._function(name) if name in FUNCTIONS else self._symbol(word)
 
     def _decorated(self, name: str) -> Tree:
-        r"""`\vec{a}`, `\hat{i}`, `\mathbf{v}`: a basis vector, a decorated symbol, or what is merely set in bold."""
+        r"""`\vec{a}`, `\hat{i}`, `\mathbf{v}`: a basis vector, a decorated symbol, or what is
+        merely set in bold.
+        """
         start = self._at
         inner = self._bare_letters()
         letters = inner.removeprefix("\\") if inner is not None else ""
@@ -352,7 +360,9 @@ class _Reader:
         return tree
 
     def _bare_letters(self) -> str | None:
-        """The one word or letter that follows, whatever groups and bold type are around it; None for anything else."""
+        """The one word or letter that follows, whatever groups and bold type are around it; None
+        for anything else.
+        """
         token = self.peek()
         if token in ("\\mathbf", "\\hat", "\\vec"):
             self._at += 1
@@ -370,7 +380,9 @@ class _Reader:
         return None
 
     def _derivative(self) -> Tree | None:
-        r"""`\frac{dy}{dx}`, `\frac{\partial f}{\partial x}`, `\frac{d^2y}{dx^2}` as one symbol; None for a fraction."""
+        r"""`\frac{dy}{dx}`, `\frac{\partial f}{\partial x}`, `\frac{d^2y}{dx^2}` as one symbol;
+        None for a fraction.
+        """
         if self.peek() != "{":
             return None
         start, parts = self._at, []
@@ -454,7 +466,9 @@ class _Reader:
         return [self._bare_argument()]
 
     def _bare_argument(self) -> Tree:
-        r"""`\sin 2x`: the factors that stand directly together, up to an operator or the next function."""
+        r"""`\sin 2x`: the factors that stand directly together, up to an operator or the next
+        function.
+        """
         tree = self._factor()
         while (token := self.peek()) is not None and token not in ENDS | TIMES | DIVIDE | {"(", "["}:
             if token[1:] in FUNCTIONS or token in WRAPPERS:

@@ -1,8 +1,9 @@
 """Find the answer in a text: the last box, else an explicit final answer (`announce`).
 
-Three forms: `bare`, the whole string is the answer; `extract`, an answer in any markup (a text such as a
-data set's solution field); `response`, a model's response, which is held to stricter rules: only what follows
-the thinking counts, only the last box counts, and without a box the answer must be announced or stand alone.
+Three forms: `bare`, the whole string is the answer; `extract`, an answer in any markup (a text such
+as a data set's solution field); `response`, a model's response, which is held to stricter rules:
+only what follows the thinking counts, only the last box counts, and without a box the answer must
+be announced or stand alone.
 
 Every scan is linear in the text, and no pattern can backtrack over more than one line.
 """
@@ -28,7 +29,8 @@ _INVISIBLE = str.maketrans(
 )
 _CLOSING_PHRASE = re.compile(r"I hope (?:it|this) is correct\.?\Z", re.IGNORECASE)
 _HEDGED_BOX = re.compile(
-    r"[}$\s\\)\].*]{0,8},?\s?(?:or|but)?\s?(?:maybe|perhaps|possibly|could (?:also )?be|might be|it could|not sure|I am not sure|I'm not sure)\b",
+    r"[}$\s\\)\].*]{0,8},?\s?(?:or|but)?\s?(?:maybe|perhaps|possibly|could (?:also )?be|might be|it could|not sure"
+    r"|I am not sure|I'm not sure)\b",
     re.IGNORECASE,
 )
 _OR_BOXES = re.compile(r"\bor (?:maybe|perhaps|possibly)\b", re.IGNORECASE)
@@ -46,8 +48,8 @@ def extract(
 ) -> str | None:
     """The answer as it stands in the text, or None where there is none. An empty box gives "".
 
-    `thinking_open`: see `text.response.parse`. `which`: "last" takes a response's last box, "all" its boxes together as one
-    list, in order and without repetition.
+    `thinking_open`: see `text.response.parse`. `which`: "last" takes a response's last box, "all"
+    its boxes together as one list, in order and without repetition.
     """
     if isinstance(text, ParsedResponse):
         text = text.final
@@ -75,7 +77,9 @@ def extract(
 
 
 def _last_box(text: str, found: list[tuple[int, int]]) -> str | None:
-    """The last box; None where it is hedged: "or maybe" behind it, or between it and the one before."""
+    """The last box; None where it is hedged: "or maybe" behind it, or between it and the one
+    before.
+    """
     start, end = found[-1]
     if _HEDGED_BOX.match(text, end + 1):
         return None
@@ -90,7 +94,9 @@ def _all_boxes(text: str, found: list[tuple[int, int]]) -> str:
 
 
 def boxes(text: str) -> list[tuple[int, int]] | None:
-    r"""Contents of the outermost closed boxes as (start, end), in order; None where the last `\boxed{` never closes."""
+    r"""Contents of the outermost closed boxes as (start, end), in order; None where the last
+    `\boxed{` never closes.
+    """
     stack: list[int] = []  # start of a box's content, -1 for a plain brace
     found: list[tuple[int, int]] = []
     for match in _BRACE.finditer(text):
@@ -131,7 +137,9 @@ def _connects(between: str) -> bool:
 
 
 def _explicit(text: str) -> str | None:
-    """The answer of a response without a box: in an answer tag, announced, in bold on the last line, or alone."""
+    """The answer of a response without a box: in an answer tag, announced, in bold on the last
+    line, or alone.
+    """
     text = _CLOSING_PHRASE.sub("", text.strip()).rstrip()[-MAX_CHARS:]
     if (answer := tagged(text)) is not None:
         return answer
@@ -150,7 +158,9 @@ def _explicit(text: str) -> str | None:
 
 
 def _any_markup(text: str) -> str | None:
-    """The answer in a text without a box: announced, else the last math, else the last number, else the text."""
+    """The answer in a text without a box: announced, else the last math, else the last number, else
+    the text.
+    """
     text = _CLOSING_PHRASE.sub("", text.strip()).rstrip()
     found = announcements(text[-MAX_CHARS:])
     if found:
@@ -171,13 +181,17 @@ def _any_markup(text: str) -> str | None:
 
 
 def _clause_after(text: str, position: int, announced: bool) -> bool:
-    """Whether the text goes on, after its last math, to state a number ("the largest $n$ is 34")."""
+    """Whether the text goes on, after its last math, to state a number ("the largest $n$ is
+    34").
+    """
     rest = text[position:]
     return any(c.isdigit() for c in rest) and (announced or len(_SHORT_WORDS.findall(rest)) >= 3)
 
 
 def _joined_math(text: str, maths: list[re.Match[str]]) -> str | None:
-    """Several math segments that only `and`, `or`, commas join, as one list; a unit word after a lone one is kept."""
+    """Several math segments that only `and`, `or`, commas join, as one list; a unit word after a
+    lone one is kept.
+    """
     pieces: list[str] = []
     if not text[: maths[0].start()].strip():
         end = 0

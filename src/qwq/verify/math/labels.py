@@ -1,7 +1,9 @@
-r"""Names that answers give their values: `x`, `f(x)`, `|AB|`, `P(X>1)`, `m\angle A`, `\frac{dy}{dx}`.
+r"""Names that answers give their values: `x`, `f(x)`, `|AB|`, `P(X>1)`, `m\angle A`,
+`\frac{dy}{dx}`.
 
-A name that only one side gives does not matter. Two names must be the same, in whatever dress: `E(X)` and `\mathbb{E}[X]`, `f'(x)` and
-`y'`; a value of a function at another point, of another function or of another derivative is another thing.
+A name that only one side gives does not matter. Two names must be the same, in whatever dress:
+`E(X)` and `\mathbb{E}[X]`, `f'(x)` and `y'`; a value of a function at another point, of another
+function or of another derivative is another thing.
 """
 
 from __future__ import annotations
@@ -13,13 +15,20 @@ from qwq.verify.math.split import squeeze
 from qwq.verify.math.tokens import FUNCTIONS
 
 _LABEL = re.compile(
-    r"\\?[A-Za-z]{1,12}'{0,4}(?: ?_ ?(?:\{[^{}]{0,40}\}|\w|\\[a-z]{1,9}))?'{0,4}(?: ?\( ?[A-Za-z0-9](?: ?, ?[A-Za-z0-9]){0,5} ?\))?"
-    r"|m? ?\\(?:text|mathrm|angle|triangle|overline|vec|operatorname|overrightarrow|mathbf|bar|hat|mathcal) ?(?:\{[^{}]{0,80}\}|\s?[A-Za-z\s]{1,20})(?:_\S{1,40})?"
-    r"|\\frac ?\{ ?(?:d|\\partial|\\mathrm ?\{d\}) ?(?:\^ ?\{?\d\}?)? ?(?:\\mathrm ?\{)?[A-Za-z]?\}? ?\} ?\{ ?(?:d|\\partial|\\mathrm ?\{d\}) ?[A-Za-z](?: ?\^ ?\{?\d\}?)? ?\}"
+    r"\\?[A-Za-z]{1,12}'{0,4}(?: ?_ ?(?:\{[^{}]{0,40}\}|\w"
+    r"|\\[a-z]{1,9}))?'{0,4}(?: ?\( ?[A-Za-z0-9](?: ?, ?[A-Za-z0-9]){0,5} ?\))?"
+    r"|m? ?\\(?:text|mathrm|angle|triangle|overline|vec|operatorname|overrightarrow|mathbf|bar|hat"
+    r"|mathcal) ?(?:\{[^{}]{0,80}\}|\s?[A-Za-z\s]{1,20})(?:_\S{1,40})?"
+    r"|\\frac ?\{ ?(?:d|\\partial|\\mathrm ?\{d\}) ?(?:\^ ?\{?\d\}?)? ?(?:\\mathrm ?\{)?[A-Za-z]?\}? ?\} ?\{ ?(?:d"
+    r"|\\partial|\\mathrm ?\{d\}) ?[A-Za-z](?: ?\^ ?\{?\d\}?)? ?\}"
     r"|[A-Za-z] ?\^ ?\{ ?(?:-1|\(\w\)) ?\} ?\( ?[A-Za-z] ?\)|\( ?[A-Za-z]\w{0,9}(?: ?, ?[A-Za-z]\w{0,9}){0,5} ?\)"
-    r"|[A-Za-z](?:_\{?\w\}?)?(?: ?: ?[A-Za-z](?:_\{?\w\}?)?){1,5}|\\?\|{1,2} ?(?:\\vec|\\overrightarrow|\\overline|\\mathbf)? ?[A-Za-z_0-9'{}]{1,9} ?\\?\|{1,2}"
-    r"|[nN#] ?\( ?[A-Z](?: ?\\c[au]p ?[A-Z])? ?\)|\\?#? ?[A-Z] ?_ ?\{[^{}]{1,40}\}|[A-Za-z]{1,4} ?_ ?\{ ?[^{}]{0,20}\\(?:min|max|triangle|text|mathrm)[^{}]{0,20}(?:\{[^{}]{0,20}\})?[^{}]{0,20}\}"
-    r"|(?:\\(?:mathbb|mathrm|operatorname|text) ?\{ ?(?:P|E|Var|Pr|V|D|Cov) ?\}|\\Pr|[PEVD]|Var|Cov|Pr) ?[(\[][^=]{1,60}[)\]]"
+    r"|[A-Za-z](?:_\{?\w\}?)?(?: ?: ?[A-Za-z](?:_\{?\w\}?)?){1,5}|\\?\|{1,2} ?(?:\\vec|\\overrightarrow|\\overline"
+    r"|\\mathbf)? ?[A-Za-z_0-9'{}]{1,9} ?\\?\|{1,2}"
+    r"|[nN#] ?\( ?[A-Z](?: ?\\c[au]p ?[A-Z])? ?\)|\\?#? ?[A-Z] ?_ ?\{[^{}]{1,40}\}"
+    r"|[A-Za-z]{1,4} ?_ ?\{ ?[^{}]{0,20}\\(?:min|max|triangle|text"
+    r"|mathrm)[^{}]{0,20}(?:\{[^{}]{0,20}\})?[^{}]{0,20}\}"
+    r"|(?:\\(?:mathbb|mathrm|operatorname|text) ?\{ ?(?:P|E|Var|Pr|V|D|Cov) ?\}|\\Pr|[PEVD]|Var|Cov"
+    r"|Pr) ?[(\[][^=]{1,60}[)\]]"
 )
 _PROBABILITY = re.compile(r"(?:\\(?:mathbb|mathrm|operatorname|text)\{?)?(Pr|P|E|Var|V|D|Cov)\}?[(\[](.*)[)\]]\Z")
 _FUNCTION = re.compile(r"([A-Za-z]\w*)('*)\(([a-z])\)")
@@ -30,13 +39,17 @@ _PLAIN = re.compile(r"[A-Za-z]\w?")
 
 
 def is_label(side: str) -> bool:
-    r"""A mere name of the right side: `x`, `f(x)`, `(p, q)`, `AB`, `\text{Area}`; not `\cos(x)`, not `2x + y`."""
+    r"""A mere name of the right side: `x`, `f(x)`, `(p, q)`, `AB`, `\text{Area}`; not `\cos(x)`,
+    not `2x + y`.
+    """
     head = re.match(r"\\?([A-Za-z]+)", side)
     return bool(_LABEL.fullmatch(side)) and not (head and head[1] in FUNCTIONS)
 
 
 def same_names(gold: str, answer: str) -> bool | None:
-    """Whether two labels (squeezed) name the same thing; None where they may: `f(x)` and `g(x)`, `S` and `Area`."""
+    """Whether two labels (squeezed) name the same thing; None where they may: `f(x)` and `g(x)`,
+    `S` and `Area`.
+    """
     if gold == answer:
         return True
     first, second = _kind(gold), _kind(answer)
@@ -53,7 +66,9 @@ def same_names(gold: str, answer: str) -> bool | None:
 
 
 def _same_function(gold: tuple[int, str, str], answer: tuple[int, str, str]) -> bool | None:
-    """The same order of derivation, by the same variable, of the same function: `y` and `f` may be the same, `x` and `y` are not."""
+    """The same order of derivation, by the same variable, of the same function: `y` and `f` may be
+    the same, `x` and `y` are not.
+    """
     if gold[0] != answer[0] or (gold[2] and answer[2] and gold[2] != answer[2]):
         return False
     if gold[1] == answer[1] or ("y" in (gold[1], answer[1]) and {gold[1], answer[1]} & set("fghF")):

@@ -1,9 +1,10 @@
-r"""Cheap normalisation of an answer's text: the same answer in other markup becomes the same string.
+r"""Cheap normalisation of an answer's text: the same answer in other markup becomes the same
+string.
 
-Only what cannot change the meaning: math delimiters, spacing commands, sizes of brackets, colours, fraction variants,
-Unicode look-alikes, bold, an announcement in front, trailing punctuation. Units, words and order are for the typed
-comparison. What comes out has no two spaces in a row, and no white space but spaces: the patterns of the modules behind this one
-count on it.
+Only what cannot change the meaning: math delimiters, spacing commands, sizes of brackets, colours,
+fraction variants, Unicode look-alikes, bold, an announcement in front, trailing punctuation. Units,
+words and order are for the typed comparison. What comes out has no two spaces in a row, and no
+white space but spaces: the patterns of the modules behind this one count on it.
 """
 
 from __future__ import annotations
@@ -16,18 +17,23 @@ from qwq.verify.math.unicode import to_latex
 MAX_CHARS = 4000
 
 _SYNONYMS = {
-    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "geq": "ge", "leqslant": "le", "geqslant": "ge", "leqq": "le", "geqq": "ge",
-    "neq": "ne", "not=": "ne", "lt": "<", "gt": ">", "varnothing": "emptyset", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots",
-    "dotso": "ldots", "textbf": "text", "textit": "text", "textrm": "text", "textnormal": "text", "mbox": "text", "hbox": "text",
-    "textsf": "text", "texttt": "text", "textup": "text", "textsc": "text", "emph": "text", "dbinom": "binom", "tbinom": "binom",
-    "lbrace": "\\{", "rbrace": "\\}", "colon": ":", "vert": "|", "lvert": "|", "rvert": "|", "Vert": "\\|", "lVert": "\\|", "rVert": "\\|", "mid": "|",
-    "operatorname*": "operatorname", "degree": "^{\\circ}", "mathit": "mathrm", "mathsf": "mathrm", "mathnormal": "mathrm", "boldsymbol": "mathbf",
-    "bm": "mathbf", "pmb": "mathbf", "langle": "(", "rangle": ")", "lbrack": "[", "rbrack": "]", "vee": "lor", "wedge": "land", "thickapprox": "approx",
-    "ast": "*", "rm": "", "bf": "", "it": "", "arcsec": "operatorname{arcsec}", "infin": "infty", "thinspace": " ", "rightarrow": "to", "lnot": "neg",
-    "longrightarrow": "to", "implies": "Rightarrow", "iff": "Leftrightarrow", "cis": "operatorname{cis}", "R": "mathbb{R}", "N": "mathbb{N}", "Z": "mathbb{Z}",
-    "Q": "mathbb{Q}", "C": "mathbb{C}", "reals": "mathbb{R}", "backslash": "setminus", "smallsetminus": "setminus", "euro": "€", "pounds": "£", "yen": "¥",
-    "textdollar": "\\$", "dollar": "\\$", "textdegree": "^{\\circ}", "celsius": "^{\\circ}C", "permil": "permil", "rm{": "mathrm{", "upvarphi": "varphi", "uppi": "pi",
-    "tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "sh": "sinh", "ch": "cosh", "th": "tanh", "bigcup": "cup", "bigcap": "cap", "ne=": "ne", "prime": "'",
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "geq": "ge", "leqslant": "le", "geqslant": "ge",
+    "leqq": "le", "geqq": "ge", "neq": "ne", "not=": "ne", "lt": "<", "gt": ">", "varnothing": "emptyset",
+    "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "dotso": "ldots", "textbf": "text",
+    "textit": "text", "textrm": "text", "textnormal": "text", "mbox": "text", "hbox": "text", "textsf": "text",
+    "texttt": "text", "textup": "text", "textsc": "text", "emph": "text", "dbinom": "binom", "tbinom": "binom",
+    "lbrace": "\\{", "rbrace": "\\}", "colon": ":", "vert": "|", "lvert": "|", "rvert": "|", "Vert": "\\|",
+    "lVert": "\\|", "rVert": "\\|", "mid": "|", "operatorname*": "operatorname", "degree": "^{\\circ}",
+    "mathit": "mathrm", "mathsf": "mathrm", "mathnormal": "mathrm", "boldsymbol": "mathbf", "bm": "mathbf",
+    "pmb": "mathbf", "langle": "(", "rangle": ")", "lbrack": "[", "rbrack": "]", "vee": "lor", "wedge": "land",
+    "thickapprox": "approx", "ast": "*", "rm": "", "bf": "", "it": "", "arcsec": "operatorname{arcsec}",
+    "infin": "infty", "thinspace": " ", "rightarrow": "to", "lnot": "neg", "longrightarrow": "to",
+    "implies": "Rightarrow", "iff": "Leftrightarrow", "cis": "operatorname{cis}", "R": "mathbb{R}", "N": "mathbb{N}",
+    "Z": "mathbb{Z}", "Q": "mathbb{Q}", "C": "mathbb{C}", "reals": "mathbb{R}", "backslash": "setminus",
+    "smallsetminus": "setminus", "euro": "€", "pounds": "£", "yen": "¥", "textdollar": "\\$", "dollar": "\\$",
+    "textdegree": "^{\\circ}", "celsius": "^{\\circ}C", "permil": "permil", "rm{": "mathrm{", "upvarphi": "varphi",
+    "uppi": "pi", "tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "sh": "sinh", "ch": "cosh",
+    "th": "tanh", "bigcup": "cup", "bigcap": "cap", "ne=": "ne", "prime": "'",
 }  # fmt: skip
 _SYNONYM = re.compile(r"\\(" + "|".join(sorted(map(re.escape, _SYNONYMS), key=len, reverse=True)) + r")(?![A-Za-z])")
 _SIZES = re.compile(
@@ -35,8 +41,10 @@ _SIZES = re.compile(
     r"|\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge)(?![A-Za-z])"
 )
 _STYLES = re.compile(
-    r"\\(?:displaystyle|textstyle|limits|nolimits|hline|centering|checkmark|therefore|because|square|blacksquare|qed|nonumber|notag|ensuremath|uline|underline|underbar|mathstrut|strut)(?![A-Za-z])"
-    r"|\\(?:color|textcolor|colorbox|bbox|[hv]?phantom|label|tag|hspace|vspace)\*? ?(?:\[[^\[\]]{0,30}\])? ?\{[^{}]{0,60}\}"
+    r"\\(?:displaystyle|textstyle|limits|nolimits|hline|centering|checkmark|therefore|because|square|blacksquare|qed"
+    r"|nonumber|notag|ensuremath|uline|underline|underbar|mathstrut|strut)(?![A-Za-z])"
+    r"|\\(?:color|textcolor|colorbox|bbox|[hv]?phantom|label|tag|hspace"
+    r"|vspace)\*? ?(?:\[[^\[\]]{0,30}\])? ?\{[^{}]{0,60}\}"
 )
 _DOUBLED = re.compile(
     r"\\\\(?=(?:boxed|fbox|d?frac|tfrac|sqrt|left|right|text|mathrm|pi|cdot|times|circ|begin|end)(?![a-z]))"
@@ -54,8 +62,10 @@ _CHOOSE_WORD = re.compile(
     r"\{? ?(?<![\w.])(\w{1,9}) ?\\choose ?(\w{1,9}) ?\}?|\b(\d{1,6}) ?(?:C| choose ) ?(\d{1,6})(?!\w)"
 )
 _MODULUS = re.compile(
-    r"\\?\( ?(?:\\(?:bmod|mod|pmod)|mod(?:ulo)?|\\(?:text|mathrm|operatorname) ?\{ ?mod(?:ulo)?\.? ?\})[ :]*\{? ?(\w{1,30}) ?\}? ?\\?\)"
-    r"|\\(?:pmod|bmod|mod) ?(?:\{ ?([^{}]{1,30}?) ?\}|(\w{1,30}))|(?:\\(?:text|mathrm|operatorname) ?\{ ?mod(?:ulo)? ?\}|(?<![A-Za-z\\])mod(?:ulo)?) ?\{? ?(\w{1,30}) ?\}?"
+    r"\\?\( ?(?:\\(?:bmod|mod|pmod)|mod(?:ulo)?"
+    r"|\\(?:text|mathrm|operatorname) ?\{ ?mod(?:ulo)?\.? ?\})[ :]*\{? ?(\w{1,30}) ?\}? ?\\?\)"
+    r"|\\(?:pmod|bmod|mod) ?(?:\{ ?([^{}]{1,30}?) ?\}|(\w{1,30}))|(?:\\(?:text|mathrm"
+    r"|operatorname) ?\{ ?mod(?:ulo)? ?\}|(?<![A-Za-z\\])mod(?:ulo)?) ?\{? ?(\w{1,30}) ?\}?"
 )
 _BASES = {
     w: n
@@ -65,7 +75,8 @@ _BASES = {
 }
 _BASE = re.compile(r"_ ?\{? ?\\text ?\{ ?(" + "|".join(_BASES) + r") ?\} ?\}?")
 _IN_BASE = re.compile(
-    r"(?<![\w.])(\d[0-9A-Fa-f]{0,39})(?: ?\\text ?\{ ?(?:in )?base ?\}| ?\\text ?\{ ?(?:in )?base (\w{1,9}) ?\}| (?:in )?base(?: (?=\w))?) ?(\w{0,9})"
+    r"(?<![\w.])(\d[0-9A-Fa-f]{0,39})(?: ?\\text ?\{ ?(?:in )?base ?\}| ?\\text ?\{ ?(?:in )?base (\w{1,9}) ?\}"
+    r"| (?:in )?base(?: (?=\w))?) ?(\w{0,9})"
 )
 _BRACKETED_DIGITS = re.compile(r"(?<![\w)])\( ?([0-9A-Fa-f]{1,40}) ?\) ?_(?= ?\{? ?\d)")
 _CIRCLED = re.compile(r"[\u2460-\u2473](?:(?:,|;| |\\text ?\{ ?and ?\}){0,3}[\u2460-\u2473])+")
@@ -81,9 +92,16 @@ _PLAIN = re.compile(r"[+-]?\d+\Z")
 _ENVIRONMENT = re.compile(
     r"\\(?:begin|end) ?\{(?:equation|displaymath|math|gather|gathered|multline|center|flushleft)\*?\}"
 )
-_SAYS = r"(?:so |thus,? |hence,? |therefore,? )?(?:the |my |our |correct |final |right |exact )*(?:answers?|result|solution|ans\.?)(?: (?:is|are|equals?))?(?: ?[:=])?"
+_SAYS = (
+    r"(?:so |thus,? |hence,? |therefore,? )?(?:the |my |our |correct |final |right |exact )*(?:answers?|result"
+    r"|solution|ans\.?)(?: (?:is|are|equals?))?(?: ?[:=])?"
+)
 _ANNOUNCED = re.compile(
-    rf"\A(?:\\text ?\{{ ?{_SAYS} ?(?:\}} ?[:=]?|(?P<open>(?=[^{{}}]*\}}))) ?|\\text ?\{{ ?(?:[A-Za-z][A-Za-z' ]{{0,60}} (?:is|are|equals|is equal to)|So|Thus|Hence|Therefore|Then)[,:]? ?\}} ?|{_SAYS}(?<=[:= ]) ?|(?:答案|答|结果|解) ?(?:应该是|应为|就是|是|为|等于|[:=])+ ?|(?:Ответ|Respuesta|Antwort|Réponse|Resposta|Đáp số|Đáp án|답|답은|答え|解答) ?[:=は] ?)",
+    rf"\A(?:\\text ?\{{ ?{_SAYS} ?(?:\}} ?[:=]?|(?P<open>(?=[^{{}}]*\}}))) ?"
+    r"|\\text ?\{ ?(?:[A-Za-z][A-Za-z' ]{0,60} (?:is|are|equals|is equal to)|So|Thus|Hence|Therefore|Then)[,:]? ?\} ?"
+    rf"|{_SAYS}(?<=[:= ]) ?"
+    r"|(?:答案|答|结果|解) ?(?:应该是|应为|就是|是|为|等于|[:=])+ ?"
+    r"|(?:Ответ|Respuesta|Antwort|Réponse|Resposta|Đáp số|Đáp án|답|답은|答え|解答) ?[:=は] ?)",
     re.IGNORECASE,
 )
 _TEXT_NUMBER = re.compile(r"\\text ?\{ ?((?:\\?\$ ?)?[-+]?\d[^{}]*)\}")
@@ -150,7 +168,9 @@ def _conjunctions(text: str) -> str:
 
 
 def _spelled_alike(text: str) -> str:
-    r"""One spelling of what has several: recurring decimals, `C_5^2`, `(mod 3)`, `\text{(2,5)}`, "about"."""
+    r"""One spelling of what has several: recurring decimals, `C_5^2`, `(mod 3)`, `\text{(2,5)}`,
+    "about".
+    """
     if "dot" in text:
         text = _RECURRING_DOTS.sub(lambda m: f"{m[1]}\\overline{{{m[2]}{(m[3] or '') + m[4] if m[4] else ''}}}", text)
     if match := _GOES_ON.fullmatch(text) or _RECURRING_BRACKETS.fullmatch(text):
@@ -183,7 +203,9 @@ def _in_base(match: re.Match[str]) -> str:
 
 
 def _strip_math_signs(text: str) -> str:
-    r"""Without $, $$, \( \), \[ \]. A dollar sign of money (`\$5`, or a lone `$5`) becomes, or stays, `\$`."""
+    r"""Without $, $$, \( \), \[ \]. A dollar sign of money (`\$5`, or a lone `$5`) becomes, or
+    stays, `\$`.
+    """
     if "\\" in text:
         text = re.sub(r"(?<!\\)\\[()]", " ", text)
         text = re.sub(r"(?<!\\)\\[\[\]](?![^\n]{0,12}pt\])", " ", text)

@@ -1,7 +1,7 @@
 """Plain numbers, exactly: the rung that decides most pairs, in microseconds.
 
-Reads integers, decimals, grouped thousands, a/b, \\frac, mixed numbers, e-notation and percent into a `Number`
-over `fractions.Fraction`. Nothing here is symbolic and nothing is rounded.
+Reads integers, decimals, grouped thousands, a/b, \\frac, mixed numbers, e-notation and percent into
+a `Number` over `fractions.Fraction`. Nothing here is symbolic and nothing is rounded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ _SEPARATOR = re.compile(r",|\{,\}|\\,|\\!|\\ |\s")
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """`value` as written (17.5 for 17.5%), `percent`, and how many `decimals` were written (None: not a decimal)."""
+    """`value` as written (17.5 for 17.5%), `percent`, and how many `decimals` were written (None:
+    not a decimal).
+    """
 
     value: Fraction
     percent: bool = False
@@ -46,7 +48,9 @@ class Number:
 
 
 def read(text: str) -> Number | None:
-    """The number that `text` is, or None where it is not a plain number (or a hostile one: too long)."""
+    """The number that `text` is, or None where it is not a plain number (or a hostile one: too
+    long).
+    """
     if _INT.match(text):
         return Number(Fraction(int(text)), decimals=0)
     if len(text) > MAX_DIGITS:
@@ -88,9 +92,11 @@ def _fraction(match: re.Match[str]) -> Number | None:
 def same(gold: Number, answer: Number) -> bool:
     """Exactly equal, with these conventions: percent signs and rounding.
 
-    1. 50% is 0.5 and, from 1 up, also 50: questions ask for "what percent" and golds leave the sign out.
-    2. A decimal equals a fraction that is no finite decimal where it is that fraction correctly rounded and has
-       five significant digits or more (gold: three or more). Two decimals are compared exactly.
+    1. 50% is 0.5 and, from 1 up, also 50: questions ask for "what percent" and golds leave the sign
+       out.
+    2. A decimal equals a fraction that is no finite decimal where it is that fraction correctly
+       rounded and has five significant digits or more (gold: three or more). Two decimals are
+       compared exactly.
     """
     if gold.percent != answer.percent:
         plain, percent = (answer, gold) if gold.percent else (gold, answer)
@@ -105,6 +111,8 @@ def same(gold: Number, answer: Number) -> bool:
 
 
 def rounds_to(exact: Fraction, decimal: Number) -> bool:
-    """Whether `decimal` is `exact` correctly rounded to the decimals it was written with (at least one)."""
+    """Whether `decimal` is `exact` correctly rounded to the decimals it was written with (at least
+    one).
+    """
     decimals = decimal.decimals or 0
     return decimals != 0 and abs(exact - decimal.value) * 2 * 10**decimals <= 1

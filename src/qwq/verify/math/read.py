@@ -1,7 +1,9 @@
-r"""Read an answer as a typed value: expression, text, sequence, collection, region, equation, system, congruence, ratio.
+r"""Read an answer as a typed value: expression, text, sequence, collection, region, equation,
+system, congruence, ratio.
 
-`read` never fails: what it cannot read is `Text` where it is words, else `Unknown`. Nothing is dropped on the way: a restriction,
-a modulus or a condition that has no place in a value makes the whole `Unknown`.
+`read` never fails: what it cannot read is `Text` where it is words, else `Unknown`. Nothing is
+dropped on the way: a restriction, a modulus or a condition that has no place in a value makes the
+whole `Unknown`.
 """
 
 from __future__ import annotations
@@ -40,15 +42,18 @@ from qwq.verify.math.values import (
 )
 
 _EMPTY = re.compile(
-    r"\\emptyset|\\\{ ?\\\}|(?:\\text ?\{)? ?no (?:real )?solutions?(?: exists?)? ?\}?|(?:\\text ?\{)?(?:the )?empty set\}?|(?:\\text ?\{)? ?(?:无解|空集) ?\}?",
+    r"\\emptyset|\\\{ ?\\\}|(?:\\text ?\{)? ?no (?:real )?solutions?(?: exists?)? ?\}?"
+    r"|(?:\\text ?\{)?(?:the )?empty set\}?|(?:\\text ?\{)? ?(?:无解|空集) ?\}?",
     re.IGNORECASE,
 )
 _ALL = re.compile(
-    r"\\mathbb ?\{? ?R ?\}?|\\Re|(?:\\text ?\{)? ?all real(?: number)?s? ?\}?|(?:\\text ?\{)? ?(?:实数集|全体实数|一切实数) ?\}?",
+    r"\\mathbb ?\{? ?R ?\}?|\\Re|(?:\\text ?\{)? ?all real(?: number)?s? ?\}?"
+    r"|(?:\\text ?\{)? ?(?:实数集|全体实数|一切实数) ?\}?",
     re.IGNORECASE,
 )
 _REALS = re.compile(
-    r"\\mathbb ?\{? ?R ?\}? ?(?:\^ ?\{? ?(?P<up>[+*-]) ?\}?|_ ?\{? ?(?P<op>>|<|\\ge|\\le|\\ne|>=|<=|\+|-|\*|\\geq|\\leq) ?(?P<zero>0)? ?\}?)"
+    r"\\mathbb ?\{? ?R ?\}? ?(?:\^ ?\{? ?(?P<up>[+*-]) ?\}?|_ ?\{? ?(?P<op>>|<|\\ge|\\le|\\ne|>=|<=|\+|-|\*|\\geq"
+    r"|\\leq) ?(?P<zero>0)? ?\}?)"
 )
 _SET = re.compile(
     r"\\mathbb ?\{? ?(?P<name>[ZNQCP]) ?\}? ?(?:[\^_] ?\{? ?(?P<mark>[+*-]|>0|>=0|\\ge ?0|\\geq ?0|<0|\\ne ?0) ?\}?)?"
@@ -59,7 +64,9 @@ _WITHOUT = re.compile(
 )
 _QUALIFIER = re.compile(
     r" ?(?:[,;(]|\\text ?\{[^{}]{0,12}\}|\bwhere\b|\bfor\b|\bwith\b) ?(?:\\text ?\{[^{}]{0,12}\} ?)?"
-    r"(?P<what>[a-z])(?:(?: ?, ?[a-z]){0,5}) ?(?:\\in ?\\mathbb ?\{? ?(?P<domain>[ZNQRC]) ?\}? ?(?P<mark>[_^]?[*+{}-]{0,4})|(?:\\text ?\{ ?)?is an (?P<word>integer|natural number) ?\}?) ?\)?\Z"
+    r"(?P<what>[a-z])(?:(?: ?, ?[a-z]){0,5}) ?"
+    r"(?:\\in ?\\mathbb ?\{? ?(?P<domain>[ZNQRC]) ?\}? ?(?P<mark>[_^]?[*+{}-]{0,4})"
+    r"|(?:\\text ?\{ ?)?is an (?P<word>integer|natural number) ?\}?) ?\)?\Z"
 )
 _FOR_ALL = re.compile(r",? ?\\text ?\{ ?,? ?for (?:all|any|every|each)\b(?P<what>.{0,60})\Z")
 _GROUPED = re.compile(r"(?:\\?[$€£¥₹] ?)?[+-]? ?(?:\\?[$€£¥₹] ?)?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)? ?(?:\\?[$€£¥₹%])?")
@@ -68,13 +75,16 @@ _GROUPED_FRACTION = re.compile(r"[+-]?(?:\d{1,20}|[1-9]\d{0,2}(?:,\d{3})+) ?/ ?[
 _PREFIXED = re.compile(r"0(?:x([0-9A-Fa-f]{1,40})|b([01]{1,160})|o([0-7]{1,60}))")
 _HEX = re.compile(r"(?:\\(?:text|mathrm) ?\{ ?)?([0-9A-Fa-f]{1,40}) ?\}? ?_ ?\{? ?(?:\\text ?\{ ?)?(\d{1,2}) ?\}{0,2}")
 _MINUTES = re.compile(
-    r"([+-]?\d{1,6}) ?\^ ?\{? ?\\circ ?\}? ?(\d{1,2}(?:\.\d{1,9})?) ?(?:\^ ?\{? ?)?(?:'|\\prime) ?\}? ?(?:(\d{1,2}(?:\.\d{1,9})?) ?(?:\^ ?\{? ?)?(?:''|\"|\\prime ?\\prime|'\\prime) ?\}?)?"
+    r"([+-]?\d{1,6}) ?\^ ?\{? ?\\circ ?\}? ?(\d{1,2}(?:\.\d{1,9})?) ?(?:\^ ?\{? ?)?(?:'"
+    r"|\\prime) ?\}? ?(?:(\d{1,2}(?:\.\d{1,9})?) ?(?:\^ ?\{? ?)?(?:''|\"|\\prime ?\\prime|'\\prime) ?\}?)?"
 )
 _BOUND = re.compile(
-    r"(?:\\text ?\{ ?)?(?P<words>at least|at most|(?:strictly )?(?:less|fewer|smaller|more|greater|larger|higher|lower|bigger) than(?: or equal to)?|no (?:more|less|fewer) than|not (?:more|less) than|no (?:greater|smaller) than|up to)"
+    r"(?:\\text ?\{ ?)?(?P<words>at least|at most|(?:strictly )?(?:less|fewer|smaller|more|greater|larger|higher"
+    r"|lower|bigger) than(?: or equal to)?|no (?:more|less|fewer) than|not (?:more|less) than"
+    r"|no (?:greater|smaller) than|up to)"
     r" ?(?P<open>\})? ?(?P<rest>\S.*)",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _ENDS_IN_MODULUS = re.compile(r"\\pmod ?\{(?P<modulus>[^{}]{1,60})\} ?\Z")
 _RELATIONS = {
     "\\lt": "<",
@@ -123,7 +133,9 @@ def read(text: str, nesting: int = 0) -> Value:
 
 
 def _as_one(text: str) -> Value | None:
-    """What is a value only as a whole: the empty set, the reals, number sets, grouped digits, times, dates, radix prefixes."""
+    """What is a value only as a whole: the empty set, the reals, number sets, grouped digits,
+    times, dates, radix prefixes.
+    """
     if _EMPTY.fullmatch(text):
         return Region(())
     if _ALL.fullmatch(text):
@@ -186,7 +198,7 @@ def _trees(text: str) -> list[Tree] | None:
     return None if None in trees else trees  # type: ignore[return-value]
 
 
-# -- systems, qualifiers, congruences ---------------------------------------------------------------
+# -- systems, qualifiers, congruences --------------------------------------------------------------
 
 
 def _system(text: str, nesting: int) -> Value | None:
@@ -206,7 +218,9 @@ def _system(text: str, nesting: int) -> Value | None:
 
 
 def _qualified(text: str, nesting: int) -> Value | None:
-    r"""A value with `, k \in \mathbb{Z}` behind it: a family, or whole numbers only where it restricts what the value bounds."""
+    r"""A value with `, k \in \mathbb{Z}` behind it: a family, or whole numbers only where it
+    restricts what the value bounds.
+    """
     match = _QUALIFIER.search(text)
     if match is None or not text[: match.start()].strip():
         return None
@@ -255,7 +269,9 @@ def _congruence(text: str, nesting: int) -> Value:
 
 
 def _solution_groups(text: str, nesting: int) -> Value | None:
-    """`x=1, y=2 or x=3, y=4`: several solutions of several unknowns, each a tuple in the order of the unknowns' names."""
+    """`x=1, y=2 or x=3, y=4`: several solutions of several unknowns, each a tuple in the order of
+    the unknowns' names.
+    """
     for kinds in (";", "c"):
         groups = [(sep, part) for sep, part in split(text, kinds) if part]
         if len(groups) < 2 or (kinds == "c" and any(sep not in ("", "or", "lor") for sep, _ in groups)):
@@ -268,14 +284,16 @@ def _solution_groups(text: str, nesting: int) -> Value | None:
 
 
 def as_tuple(bag: Bag) -> Seq:
-    """Named values as a tuple: by the names' order in the alphabet where they are single letters, else as they stand."""
+    """Named values as a tuple: by the names' order in the alphabet where they are single letters,
+    else as they stand.
+    """
     pairs = list(zip(bag.labels, bag.items, strict=True))
     if all(len(label) == 1 for label in bag.labels):
         pairs.sort(key=lambda pair: pair[0])
     return Seq("(", ")", tuple(item for _, item in pairs))
 
 
-# -- collections ------------------------------------------------------------------------------------
+# -- collections -----------------------------------------------------------------------------------
 
 
 def _several(parts: list[tuple[str, str]], text: str, nesting: int) -> Value:
@@ -309,7 +327,9 @@ def _several(parts: list[tuple[str, str]], text: str, nesting: int) -> Value:
 
 
 def _combined(found: list[Region], separators: set[str], text: str) -> Value:
-    """Several conditions: `or` unites them, `and` cuts them, a comma cuts them unless nothing would be left."""
+    """Several conditions: `or` unites them, `and` cuts them, a comma cuts them unless nothing would
+    be left.
+    """
     united = regions.union(found)
     if separators & {"or", "lor"}:
         return united or Unknown(text)
@@ -320,7 +340,9 @@ def _combined(found: list[Region], separators: set[str], text: str) -> Value:
 
 
 def _bracketed(text: str, nesting: int) -> Value | None:
-    """Tuple, interval or set, where the whole text is one bracketed group with several parts; else None."""
+    """Tuple, interval or set, where the whole text is one bracketed group with several parts; else
+    None.
+    """
     opening = "\\{" if text.startswith("\\{") else text[:1]
     closing = "\\}" if text.endswith("\\}") else text[-1:]
     if opening not in ("(", "[", "\\{", "{", "]") or closing not in (")", "]", "\\}", "}", "["):
@@ -348,7 +370,9 @@ def _bracketed(text: str, nesting: int) -> Value | None:
 
 
 def _builder(member: str, condition: str, text: str, nesting: int) -> Value:
-    r"""`\{x \in \mathbb{Z} : x > 0\}`: its condition as a region of the same letter, in the domain; else Unknown."""
+    r"""`\{x \in \mathbb{Z} : x > 0\}`: its condition as a region of the same letter, in the domain;
+    else Unknown.
+    """
     name, domain = member.strip(), ""
     sides = split(member, "r")
     if len(sides) == 2 and sides[1][0] == "\\in":
@@ -417,7 +441,7 @@ def _minus(values: list[Value], text: str) -> Value:
     return whole or Unknown(text)
 
 
-# -- relations --------------------------------------------------------------------------------------
+# -- relations -------------------------------------------------------------------------------------
 
 
 def _bound(match: re.Match[str], text: str, nesting: int) -> Value:

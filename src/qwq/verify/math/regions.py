@@ -1,8 +1,10 @@
-r"""Regions of the line: intervals, inequalities, unions, intersections, differences, whole numbers only.
+r"""Regions of the line: intervals, inequalities, unions, intersections, differences, whole numbers
+only.
 
-An inequality bounds a quantity. Two regions are the same where their quantities are the same up to scale and shift and their bounds
-follow: `1<2x<5` is `\frac12<x<\frac52`, and is neither `1<x<5` nor `1<x^2<5`. A quantity linear in one symbol is solved for it, so
-that it can be compared with an interval that names none.
+An inequality bounds a quantity. Two regions are the same where their quantities are the same up to
+scale and shift and their bounds follow: `1<2x<5` is `\frac12<x<\frac52`, and is neither `1<x<5` nor
+`1<x^2<5`. A quantity linear in one symbol is solved for it, so that it can be compared with an
+interval that names none.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "\\ne": "\\ne"}
 MAX_INTEGERS = 200
 
 
-# -- inequalities -----------------------------------------------------------------------------------
+# -- inequalities ----------------------------------------------------------------------------------
 
 
 def inequality(trees: Sequence[Tree | None], ops: Sequence[str]) -> Region | None:
-    """The region of `x > 2`, `1 < 2x \\le 3`, `|x-1| < 2`, `\\le 12` (its left side None); None where no constants bound one quantity."""
+    """The region of `x > 2`, `1 < 2x \\le 3`, `|x-1| < 2`, `\\le 12` (its left side None); None
+    where no constants bound one quantity.
+    """
     constant = [t is not None and not symbols(t) and not _has(t, "basis") for t in trees]
     if len(ops) == 2:
         upward = set(ops) <= {"<", "\\le"}
@@ -54,7 +58,9 @@ def inequality(trees: Sequence[Tree | None], ops: Sequence[str]) -> Region | Non
 
 
 def _solved(quantity: Tree | None, intervals: tuple[Interval, ...]) -> Region:
-    """The region in terms of the one symbol that the quantity is linear in, of its absolute value or square; else as it is."""
+    """The region in terms of the one symbol that the quantity is linear in, of its absolute value
+    or square; else as it is.
+    """
     if quantity is None:
         return Region(intervals)
     if (line := affine(quantity)) is not None and (moved := _moved(line, intervals)) is not None:
@@ -121,7 +127,7 @@ def _unfolded(intervals: Sequence[Interval], power: int) -> tuple[Interval, ...]
     return tuple(pieces)
 
 
-# -- sets of regions --------------------------------------------------------------------------------
+# -- sets of regions -------------------------------------------------------------------------------
 
 
 def as_region(value: Value) -> Region | None:
@@ -136,7 +142,9 @@ def as_region(value: Value) -> Region | None:
 
 
 def _shared(regions: Sequence[Region]) -> tuple[Tree | None, bool] | None:
-    """The quantity and kind that regions have in common (one that is not named fits any); None where they have none."""
+    """The quantity and kind that regions have in common (one that is not named fits any); None
+    where they have none.
+    """
     named = {r.quantity for r in regions if r.quantity is not None}
     if len(named) > 1:
         return None
@@ -226,11 +234,13 @@ def integers_of(region: Region) -> list[Tree] | None:
     return [("num", Fraction(n)) for n in sorted(found)]
 
 
-# -- equality ---------------------------------------------------------------------------------------
+# -- equality --------------------------------------------------------------------------------------
 
 
 def same_region(gold: Region, answer: Region) -> bool | None:
-    """Whether two regions are the same; None where their quantities have nothing to do with each other, or bounds no order."""
+    """Whether two regions are the same; None where their quantities have nothing to do with each
+    other, or bounds no order.
+    """
     if gold.integers != answer.integers:
         return False
     if gold.quantity is not None and answer.quantity is not None and gold.quantity != answer.quantity:
@@ -247,12 +257,16 @@ def same_region(gold: Region, answer: Region) -> bool | None:
 
 
 def _nameable(quantity: Tree | None) -> bool:
-    """Whether an interval alone may stand for a region of this quantity: a letter, `f(x)`, `a+b`; no product, no power."""
+    """Whether an interval alone may stand for a region of this quantity: a letter, `f(x)`, `a+b`;
+    no product, no power.
+    """
     return quantity is not None and all(n[0] in ("sym", "add", "neg") for n in walk(quantity))
 
 
 def _mapped(quantity: Tree, answer: Region) -> Region | None:
-    """The answer's region in terms of the gold's quantity, where that is a multiple of the answer's plus a constant."""
+    """The answer's region in terms of the gold's quantity, where that is a multiple of the answer's
+    plus a constant.
+    """
     assert answer.quantity is not None
     names = symbols(quantity) | symbols(answer.quantity)
     if symbols(quantity) != symbols(answer.quantity):
@@ -292,7 +306,9 @@ def _rational(value: Any) -> Fraction | None:
 
 
 def _merged(region: Region) -> list[tuple[Any, bool, Any, bool]] | None:
-    """(low, closed, high, closed) in order, overlapping and touching pieces joined; None where a bound is no real number."""
+    """(low, closed, high, closed) in order, overlapping and touching pieces joined; None where a
+    bound is no real number.
+    """
     pieces = []
     for piece in region.intervals:
         low, high = _real(piece.low), _real(piece.high)

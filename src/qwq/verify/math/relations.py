@@ -28,7 +28,9 @@ def same_relation(gold: Value, answer: Value, same: Same) -> bool | None:
 
 
 def _names_its_value(relation: Relation, other: Value, *, in_answer: bool) -> bool:
-    """Whether an equation only says what its right side is: `x = 5`, `5 + 7 = 12`, in an answer also `a + b = 12`."""
+    """Whether an equation only says what its right side is: `x = 5`, `5 + 7 = 12`, in an answer
+    also `a + b = 12`.
+    """
     if relation.label:
         return True
     if in_answer and isinstance(other, Expr) and not symbols(other.tree) and _is_asked_for(relation.left):
@@ -37,7 +39,9 @@ def _names_its_value(relation: Relation, other: Value, *, in_answer: bool) -> bo
 
 
 def _is_asked_for(left: Tree | None) -> bool:
-    r"""What a question may ask the value of: `a+b`, `\frac{a}{b}`, `\tan\theta`, `\det A`, also what is no expression here, `\int f`; nothing with numbers in it."""
+    r"""What a question may ask the value of: `a+b`, `\frac{a}{b}`, `\tan\theta`, `\det A`, also
+    what is no expression here, `\int f`; nothing with numbers in it.
+    """
     if left is None:
         return True
     nodes = walk(left)
@@ -47,7 +51,9 @@ def _is_asked_for(left: Tree | None) -> bool:
 
 
 def _holds(relation: Relation) -> bool:
-    """Whether all sides are the same identically: a calculation, `\\frac{10}{5} = 2`, and no condition."""
+    """Whether all sides are the same identically: a calculation, `\\frac{10}{5} = 2`, and no
+    condition.
+    """
     if relation.left is None or not isinstance(relation.right, Expr):
         return False
     sides = [relation.left, *(m.tree for m in relation.middle if isinstance(m, Expr))]
@@ -93,7 +99,9 @@ def _as_equations(gold: Relation, answer: Relation) -> bool | None:
 
 
 def _shown_different(first: Tree, second: Tree) -> bool:
-    """Whether some solution of the one equation, found by its change of sign, is no solution of the other."""
+    """Whether some solution of the one equation, found by its change of sign, is no solution of the
+    other.
+    """
     names = symbols(first) | symbols(second)
     mp = evaluate.context()
     for env in evaluate.points(names)[:2]:
@@ -111,7 +119,9 @@ def _shown_different(first: Tree, second: Tree) -> bool:
 
 
 def _root(tree: Tree, env: dict[str, Any], unknown: str) -> Any | None:
-    """A real root between -9.7 and 9.7 by bisection; None where no change of sign is seen on the grid."""
+    """A real root between -9.7 and 9.7 by bisection; None where no change of sign is seen on the
+    grid.
+    """
     mp = evaluate.context()
 
     def value(at: Any) -> Any | None:
@@ -146,7 +156,9 @@ def _difference(relation: Relation) -> Tree | None:
 
 
 def constant_ratio(a: Tree, b: Tree) -> float | None:
-    """The constant c with a = c b at every point tried, as its sign; None where there is none or all is zero."""
+    """The constant c with a = c b at every point tried, as its sign; None where there is none or
+    all is zero.
+    """
     ratio = None
     compared = 0
     for env in evaluate.points(symbols(a) | symbols(b)):
@@ -166,7 +178,9 @@ def constant_ratio(a: Tree, b: Tree) -> float | None:
 
 
 def _is_linear(tree: Tree) -> bool:
-    """Sums and rational multiples of single symbols: two such equations are equal only if proportional."""
+    """Sums and rational multiples of single symbols: two such equations are equal only if
+    proportional.
+    """
     kind = tree[0]
     if kind in ("num", "sym"):
         return True
@@ -177,11 +191,13 @@ def _is_linear(tree: Tree) -> bool:
     return kind == "div" and not symbols(tree[2]) and _is_linear(tree[1])
 
 
-# -- congruences ------------------------------------------------------------------------------------
+# -- congruences -----------------------------------------------------------------------------------
 
 
 def same_congruence(gold: Value, answer: Value, same: Same) -> bool | None:
-    r"""The same modulus and the same residues of it, of the same number; a residue class is no number."""
+    r"""The same modulus and the same residues of it, of the same number; a residue class is no
+    number.
+    """
     if not (isinstance(gold, Congruence) and isinstance(answer, Congruence)):
         return False if isinstance(gold, Expr | Text) or isinstance(answer, Expr | Text) else None
     if not same(gold.modulus, answer.modulus):
@@ -204,7 +220,7 @@ def _residues(value: Congruence, modulus: Fraction | None) -> set[Fraction] | No
     return None if None in found else {r % modulus for r in found if r is not None}
 
 
-# -- ratios -----------------------------------------------------------------------------------------
+# -- ratios ----------------------------------------------------------------------------------------
 
 
 def same_ratio(

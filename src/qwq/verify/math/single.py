@@ -17,9 +17,11 @@ TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|operatorname) ?\{([^{}]*)\}")
 _PERCENT = re.compile(r"(?<=[\d})]) ?(?:\\text ?\{ ?)?(?:percentage|percent|pct|per cent) ?\}? ?\Z", re.IGNORECASE)
 _PARTS = re.compile(r"(?<=[A-Za-z}]) ?(?=\d)")
 _SAME_PHRASES = {
-    "dne": "does not exist", "undefined": "does not exist", "not exist": "does not exist", "no real solution": "no solution", "no solutions": "no solution",
-    "no real solutions": "no solution", "none": "no solution", "infinitely many solutions": "infinitely many", "infinite": "infinitely many", "diverges": "divergent",
-    "converges": "convergent", "不存在": "does not exist", "是": "yes", "否": "no", "正确": "true", "错误": "false", "对": "true", "错": "false",
+    "dne": "does not exist", "undefined": "does not exist", "not exist": "does not exist",
+    "no real solution": "no solution", "no solutions": "no solution", "no real solutions": "no solution",
+    "none": "no solution", "infinitely many solutions": "infinitely many", "infinite": "infinitely many",
+    "diverges": "divergent", "converges": "convergent", "不存在": "does not exist", "是": "yes", "否": "no",
+    "正确": "true", "错误": "false", "对": "true", "错": "false",
 }  # fmt: skip
 
 
@@ -89,7 +91,9 @@ def _quantity(found: units.Split) -> Value | None:
 
 
 def compound(parts: list[str]) -> Expr | None:
-    r"""`5\text{ ft }3\text{ in}`, `5 dollars and 25 cents`: parts of one quantity in falling size, in the first part's unit."""
+    r"""`5\text{ ft }3\text{ in}`, `5 dollars and 25 cents`: parts of one quantity in falling size,
+    in the first part's unit.
+    """
     if not 2 <= len(parts) <= 4:
         return None
     total, first, last = Fraction(0), None, None
@@ -187,7 +191,10 @@ def _words(text: str) -> Value:
 
 
 def plain_words(text: str) -> str:
-    """The words of a text in lower case, without markup, articles and punctuation. A factorial stays."""
+    """The words of a text in lower case, without markup, articles and punctuation.
+
+    A factorial stays.
+    """
     text = TEXT_COMMAND.sub(r" \1 ", text)
     text = re.sub(r"\\([A-Za-z]+)", r" \1 ", text)  # a root stays a root: only markup goes
     text = re.sub(r"(?<![\d)}])!|[{}$\"'`,;?()\\]", " ", text).lower()

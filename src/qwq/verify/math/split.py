@@ -1,14 +1,20 @@
-r"""Cut a text at its top level: at commas, conjunctions, relations, unions; never inside brackets or environments."""
+r"""Cut a text at its top level: at commas, conjunctions, relations, unions; never inside brackets
+or environments.
+"""
 
 from __future__ import annotations
 
 import re
 
 SCAN = re.compile(
-    r"\\text ?\{ ?,? ?(?P<conj>and|or) ?,? ?\}|\\(?P<logic>lor|land)(?![A-Za-z])|(?<![A-Za-z\\])(?P<word>and|or|AND|OR)(?![A-Za-z])"
-    r"|(?P<open>\\begin ?\{[^{}]{0,20}\}|\\\{|\\lfloor|\\lceil|[(\[{])|(?P<close>\\end ?\{[^{}]{0,20}\}|\\\}|\\rfloor|\\rceil|[)\]}])"
-    r"|(?P<rel>\\(?:le|ge|ne|lt|gt|in|notin|approx|equiv|sim|cong|to|Rightarrow|Leftrightarrow|propto|subset|subseteq|supset|supseteq|perp|parallel)(?![A-Za-z])|!=|<=|>=|=<|=>|==?|<|>)"
-    r"|(?P<cup>\\cup(?![A-Za-z]))|(?P<cap>\\cap(?![A-Za-z]))|(?P<minus>\\setminus(?![A-Za-z]))|(?P<cmd>\\[A-Za-z]+|\\.)|(?P<sep>[,;:])",
+    r"\\text ?\{ ?,? ?(?P<conj>and|or) ?,? ?\}|\\(?P<logic>lor|land)(?![A-Za-z])"
+    r"|(?<![A-Za-z\\])(?P<word>and|or|AND|OR)(?![A-Za-z])"
+    r"|(?P<open>\\begin ?\{[^{}]{0,20}\}|\\\{|\\lfloor|\\lceil|[(\[{])"
+    r"|(?P<close>\\end ?\{[^{}]{0,20}\}|\\\}|\\rfloor|\\rceil|[)\]}])"
+    r"|(?P<rel>\\(?:le|ge|ne|lt|gt|in|notin|approx|equiv|sim|cong|to|Rightarrow|Leftrightarrow|propto|subset"
+    r"|subseteq|supset|supseteq|perp|parallel)(?![A-Za-z])|!=|<=|>=|=<|=>|==?|<|>)"
+    r"|(?P<cup>\\cup(?![A-Za-z]))|(?P<cap>\\cap(?![A-Za-z]))|(?P<minus>\\setminus(?![A-Za-z]))"
+    r"|(?P<cmd>\\[A-Za-z]+|\\.)|(?P<sep>[,;:])",
     re.DOTALL,
 )
 
@@ -16,8 +22,8 @@ SCAN = re.compile(
 def split(text: str, kinds: str) -> list[tuple[str, str]]:
     r"""The parts of `text` at depth 0, each with the separator before it ("" for the first).
 
-    `kinds`: "," ";" ":" those characters; "c" conjunctions ("and", "or") and the logical signs ("land", "lor"); "r" relations;
-    "u" unions, "n" intersections, "m" set differences.
+    `kinds`: "," ";" ":" those characters; "c" conjunctions ("and", "or") and the logical signs
+    ("land", "lor"); "r" relations; "u" unions, "n" intersections, "m" set differences.
     """
     parts: list[tuple[str, str]] = []
     depth = start = 0

@@ -1,7 +1,7 @@
 """The last rung: Math-Verify and sympy, run inside a worker process and nowhere else.
 
-`python -m qwq.verify.math.symbolic FD` is what `qwq.verify.math.worker` starts. Math-Verify's own time limits
-(signal.alarm) are switched off: the worker limits its children instead.
+`python -m qwq.verify.math.symbolic FD` is what `qwq.verify.math.worker` starts. Math-Verify's own
+time limits (signal.alarm) are switched off: the worker limits its children instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from qwq.verify.math import worker
 def handle(payload: dict[str, Any]) -> dict[str, Any]:
     """`{"gold", "answer"}` (LaTeX or plain, without markup) to `{"equal": bool | None}`.
 
-    None: one of them is unreadable, or Math-Verify does not call them equal and they could not be shown to differ at any point.
+    None: one of them is unreadable, or Math-Verify does not call them equal and they could not be
+    shown to differ at any point.
     """
     from math_verify import verify
 
@@ -29,7 +30,9 @@ def handle(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differ(gold: Any, answer: Any) -> bool:
-    """Whether two expressions have different values at a point: shown by numbers, not by a failure to simplify."""
+    """Whether two expressions have different values at a point: shown by numbers, not by a failure
+    to simplify.
+    """
     try:
         gap = (gold - answer).doit()
         for step in (0, 1):

@@ -1,7 +1,7 @@
 r"""Environments with rows: systems of equations and piecewise functions, as one line each row.
 
-`\begin{cases}x=1\\y=2\end{cases}`, an `array` behind an open brace, `aligned`, `split`, `gathered` are the same system; rows with
-`&` and a condition are a piecewise function. A matrix is neither.
+`\begin{cases}x=1\\y=2\end{cases}`, an `array` behind an open brace, `aligned`, `split`, `gathered`
+are the same system; rows with `&` and a condition are a piecewise function. A matrix is neither.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 from qwq.verify.math.split import split
 
 _ENVIRONMENT = re.compile(
-    r"(?P<label>[^\\{}]{0,40}(?:\\[a-z]{2,8} ?(?:\{[^{}]{0,20}\})?[^\\{}]{0,40})?= ?)?(?:\\?\{ ?)?\\begin ?\{(?P<name>cases|dcases|array|aligned|align|alignedat|split|gathered|gather|rcases|eqnarray|matrix)\*?\}"
+    r"(?P<label>[^\\{}]{0,40}(?:\\[a-z]{2,8} ?(?:\{[^{}]{0,20}\})?[^\\{}]{0,40})?= ?)?(?:\\?\{ ?)?\\begin ?"
+    r"\{(?P<name>cases|dcases|array|aligned|align|alignedat|split|gathered|gather|rcases|eqnarray|matrix)\*?\}"
     r"(?: ?\{[lcr| ]{0,9}\})?(?P<body>.*)\\end ?\{(?P=name)\*?\} ?(?:\\?\})?"
 )
 _CONDITION = re.compile(r",? ?(?:\\text ?\{ ?,? ?(?:if|when|for|where|当|若)\b ?\}?|\b(?:if|when|for)\b) ?")
@@ -20,7 +21,9 @@ _ROW_SPACE = re.compile(r"\\\\ ?(?:\[ ?-?\d{1,3}(?:\.\d{1,3})? ?(?:pt|em|ex|mm|c
 
 
 def rewritten(text: str) -> tuple[str, list[str], bool] | None:
-    """(label with its sign, rows, piecewise) of a text that is one such environment; rows of a piecewise function are `value & condition`."""
+    """(label with its sign, rows, piecewise) of a text that is one such environment; rows of a
+    piecewise function are `value & condition`.
+    """
     match = _ENVIRONMENT.fullmatch(text)
     if match is None or "\\begin" in match["body"]:
         return None

@@ -8,16 +8,17 @@ MAX_TOKENS = 800
 MAX_DIGITS = 400
 
 FUNCTIONS = frozenset(
-    "sin cos tan sec csc cot arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth arcsinh arccosh arctanh ln log lg lb exp max min gcd lcm abs floor ceil "
-    "sgn cis det".split()
+    "sin cos tan sec csc cot arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth arcsinh arccosh arctanh "
+    "ln log lg lb exp max min gcd lcm abs floor ceil sgn cis det".split()
 )
 ALIASES = {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "cosec": "csc", "sign": "sgn",
-    "GCD": "gcd", "LCM": "lcm", "hcf": "gcd", "HCF": "gcd", "gcf": "gcd", "GCF": "gcd", "mcd": "gcd", "mcm": "lcm", "ggT": "gcd", "kgV": "lcm",
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh",
+    "cosec": "csc", "sign": "sgn", "GCD": "gcd", "LCM": "lcm", "hcf": "gcd", "HCF": "gcd", "gcf": "gcd", "GCF": "gcd",
+    "mcd": "gcd", "mcm": "lcm", "ggT": "gcd", "kgV": "lcm",
 }  # fmt: skip
 GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar".split()
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
+    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar".split()
 )
 CONSTANTS = {"pi": ("const", "pi"), "infty": ("const", "oo"), "infinity": ("const", "oo"), "oo": ("const", "oo")}
 TIMES = frozenset({"*", "\\cdot", "\\times"})
@@ -35,7 +36,8 @@ _TOKEN = re.compile(
 )
 # Words of four letters or fewer that are words, and no product of letters.
 ENGLISH = frozenset(
-    "yes no on true none odd even all any both up down left east west zero one two four five six nine ten prime and or not if".split()
+    "yes no on true none odd even all any both up down left east west zero one two four five six nine ten prime and "
+    "or not if".split()
 )
 
 
@@ -44,7 +46,10 @@ class Unreadable(ValueError):
 
 
 def tokens(text: str) -> list[str]:
-    """The tokens in order. Unreadable: a character that has no place in one, too many of them, too many digits."""
+    """The tokens in order.
+
+    Unreadable: a character that has no place in one, too many of them, too many digits.
+    """
     found: list[str] = []
     position = 0
     while position < len(text):
@@ -65,7 +70,9 @@ def tokens(text: str) -> list[str]:
 
 
 def _word(word: str, raw: list[str]) -> list[str]:
-    r"""An ASCII word: a function or constant by name, else single letters; whole inside `\text{`, `\mathrm{`."""
+    r"""An ASCII word: a function or constant by name, else single letters; whole inside `\text{`,
+    `\mathrm{`.
+    """
     if len(raw) == 2 and raw[1] == "{" and raw[0] in NAMED:
         return [word]
     name = ALIASES.get(word, word)

@@ -1,4 +1,7 @@
-r"""Expression trees: nested tuples `(kind, *parts)`, as `expr` describes them. Walking, naming, and matrices worked out."""
+r"""Expression trees: nested tuples `(kind, *parts)`, as `expr` describes them.
+
+Walking, naming, and matrices worked out.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,16 @@ MAX_MATRIX = 12  # rows or columns of a matrix that is worked with
 
 
 def is_set(tree: Tree) -> bool:
-    r"""A capital letter: `A \times B` may be a product of sets or matrices, which is not `B \times A`."""
+    r"""A capital letter: `A \times B` may be a product of sets or matrices, which is not `B \times
+    A`.
+    """
     return tree[0] == "sym" and len(tree[1]) == 1 and tree[1].isupper()
 
 
 def vector_product(sign: str, a: Tree, b: Tree) -> Tree:
-    r"""`\vec a \cdot \vec b`, the same in any order, and `\vec a \times \vec b`, which changes its sign: each a symbol of its own."""
+    r"""`\vec a \cdot \vec b`, the same in any order, and `\vec a \times \vec b`, which changes its
+    sign: each a symbol of its own.
+    """
     first, second = sorted((flat(a), flat(b)))
     tree: Tree = ("sym", f"{'dot' if sign == chr(92) + 'cdot' else 'cross'}({first},{second})")
     return ("neg", tree) if sign == "\\times" and flat(a) != first else tree
@@ -50,11 +57,12 @@ def symbols(tree: Tree) -> frozenset[str]:
     return frozenset(n[1] for n in walk(tree) if n[0] == "sym")
 
 
-# -- matrices ---------------------------------------------------------------------------------------
+# -- matrices --------------------------------------------------------------------------------------
 
 
 def worked_out(tree: Tree) -> Tree | None:
-    r"""The tree with sums, products, powers, transposes and determinants of matrices carried out; None where that cannot be done.
+    r"""The tree with sums, products, powers, transposes and determinants of matrices carried out;
+    None where that cannot be done.
 
     A tree without matrices comes back as it is.
     """
@@ -170,11 +178,13 @@ def determinant(rows: tuple[tuple[Tree, ...], ...]) -> Tree | None:
     return total
 
 
-# -- linear pieces ----------------------------------------------------------------------------------
+# -- linear pieces ---------------------------------------------------------------------------------
 
 
 def affine(tree: Tree) -> tuple[str, Tree, Tree] | None:
-    """(symbol, factor, constant) of a tree that is factor times symbol plus constant; None for any other."""
+    """(symbol, factor, constant) of a tree that is factor times symbol plus constant; None for any
+    other.
+    """
     kind = tree[0]
     if kind == "sym":
         return tree[1], ONE, ZERO
@@ -198,7 +208,9 @@ def affine(tree: Tree) -> tuple[str, Tree, Tree] | None:
 
 
 def components(tree: Tree) -> dict[str, Tree] | None:
-    r"""The components of a vector written with `\mathbf{i}`, `\mathbf{j}`, `\mathbf{k}`; None where it is not linear in them."""
+    r"""The components of a vector written with `\mathbf{i}`, `\mathbf{j}`, `\mathbf{k}`; None where
+    it is not linear in them.
+    """
     kind = tree[0]
     if kind == "basis":
         return {tree[1]: ONE}

@@ -1,7 +1,8 @@
-r"""Unicode that people and models write, as the LaTeX it stands for: `x⁴`, `⅓`, `√2`, `ℝ`, `３６`, `𝑥`.
+r"""Unicode that people and models write, as the LaTeX it stands for: `x⁴`, `⅓`, `√2`, `ℝ`, `３６`,
+`𝑥`.
 
-Characters that are not seen (zero-width, direction marks, byte order marks, soft hyphens) go; what has no counterpart
-here stays as it is.
+Characters that are not seen (zero-width, direction marks, byte order marks, soft hyphens) go; what
+has no counterpart here stays as it is.
 """
 
 from __future__ import annotations
@@ -9,27 +10,36 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068\u2069\ufe0e\ufe0f\ufeff\u00ad\u180e"
+_INVISIBLE = (
+    "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2061\u2062\u2063\u2064"
+    "\u2066\u2067\u2068\u2069\ufe0e\ufe0f\ufeff\u00ad\u180e"
+)
 _COMMANDS = {
-    "×": "times", "✕": "times", "✖": "times", "⨯": "times", "·": "cdot", "⋅": "cdot", "∙": "cdot", "•": "cdot", "π": "pi", "∞": "infty",
-    "≤": "le", "≥": "ge", "≦": "le", "≧": "ge", "⩽": "le", "⩾": "ge", "≠": "ne", "≈": "approx", "≃": "approx", "≅": "cong", "≡": "equiv", "∼": "sim", "∝": "propto",
-    "∪": "cup", "∩": "cap", "∈": "in", "∉": "notin", "⊂": "subset", "⊆": "subseteq", "⊃": "supset", "⊇": "supseteq", "∖": "setminus",
-    "∅": "emptyset", "⌀": "emptyset", "±": "pm", "∓": "mp", "∧": "land", "∨": "lor", "¬": "neg", "⊕": "oplus", "⊗": "otimes",
-    "→": "to", "⟶": "to", "←": "leftarrow", "⇒": "Rightarrow", "⟹": "Rightarrow", "⇔": "Leftrightarrow", "↔": "leftrightarrow", "↦": "mapsto",
-    "∀": "forall", "∃": "exists", "∂": "partial", "∇": "nabla", "∑": "sum", "∏": "prod", "∫": "int", "∠": "angle", "△": "triangle", "∆": "Delta",
-    "⊥": "perp", "∥": "parallel", "∣": "mid", "∤": "nmid", "⌊": "lfloor", "⌋": "rfloor", "⌈": "lceil", "⌉": "rceil", "⟨": "langle", "⟩": "rangle",
-    "〈": "langle", "〉": "rangle", "√": "sqrt", "…": "ldots", "⋯": "ldots", "ℓ": "ell", "ℏ": "hbar", "ϕ": "phi", "ϵ": "epsilon", "ϑ": "vartheta",
+    "×": "times", "✕": "times", "✖": "times", "⨯": "times", "·": "cdot", "⋅": "cdot", "∙": "cdot", "•": "cdot",
+    "π": "pi", "∞": "infty", "≤": "le", "≥": "ge", "≦": "le", "≧": "ge", "⩽": "le", "⩾": "ge", "≠": "ne", "≈": "approx",
+    "≃": "approx", "≅": "cong", "≡": "equiv", "∼": "sim", "∝": "propto", "∪": "cup", "∩": "cap", "∈": "in",
+    "∉": "notin", "⊂": "subset", "⊆": "subseteq", "⊃": "supset", "⊇": "supseteq", "∖": "setminus", "∅": "emptyset",
+    "⌀": "emptyset", "±": "pm", "∓": "mp", "∧": "land", "∨": "lor", "¬": "neg", "⊕": "oplus", "⊗": "otimes", "→": "to",
+    "⟶": "to", "←": "leftarrow", "⇒": "Rightarrow", "⟹": "Rightarrow", "⇔": "Leftrightarrow", "↔": "leftrightarrow",
+    "↦": "mapsto", "∀": "forall", "∃": "exists", "∂": "partial", "∇": "nabla", "∑": "sum", "∏": "prod", "∫": "int",
+    "∠": "angle", "△": "triangle", "∆": "Delta", "⊥": "perp", "∥": "parallel", "∣": "mid", "∤": "nmid", "⌊": "lfloor",
+    "⌋": "rfloor", "⌈": "lceil", "⌉": "rceil", "⟨": "langle", "⟩": "rangle", "〈": "langle", "〉": "rangle",
+    "√": "sqrt", "…": "ldots", "⋯": "ldots", "ℓ": "ell", "ℏ": "hbar", "ϕ": "phi", "ϵ": "epsilon", "ϑ": "vartheta",
     "∘": "circ", "✓": "checkmark", "✔": "checkmark", "†": "dagger",
 }  # fmt: skip
 _GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau upsilon phi chi psi omega"
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau "
+    "upsilon phi chi psi omega"
 ).split()
 _PLAIN = {
-    "−": "-", "–": "-", "—": "-", "‒": "-", "‐": "-", "‑": "-", "﹣": "-", "∗": "*", "⁎": "*", "÷": "/", "∕": "/", "⁄": "/", "∶": ":", "′": "'", "’": "'", "‘": "'", "″": "''",
-    "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "、": ",", "，": ",", "。": ".", "｡": ".", "：": ":", "；": ";", "（": "(", "）": ")", "【": "[", "】": "]", "〔": "[", "〕": "]",
-    "％": "%", "٪": "%", "‰": "\\permil ", "°": "^{\\circ}", "º": "^{\\circ}", "˚": "^{\\circ}", "℃": "^{\\circ}C", "℉": "^{\\circ}F", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]",
-    "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}", "ℙ": "\\mathbb{P}", "ⅈ": "i", "ⅉ": "j", "ⅇ": "e",
-    "＄": "$", "￥": "¥", "￡": "£", "\u2126": "\\Omega ", "µ": "\\mu ", "٫": ".", "٬": ",", "۔": ".", "﹐": ",", "．": ".", "～": "~", "〜": "~",
+    "−": "-", "–": "-", "—": "-", "‒": "-", "‐": "-", "‑": "-", "﹣": "-", "∗": "*", "⁎": "*", "÷": "/", "∕": "/",
+    "⁄": "/", "∶": ":", "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"',
+    "、": ",", "，": ",", "。": ".", "｡": ".", "：": ":", "；": ";", "（": "(", "）": ")", "【": "[", "】": "]",
+    "〔": "[", "〕": "]", "％": "%", "٪": "%", "‰": "\\permil ", "°": "^{\\circ}", "º": "^{\\circ}", "˚": "^{\\circ}",
+    "℃": "^{\\circ}C", "℉": "^{\\circ}F", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}",
+    "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}", "ℙ": "\\mathbb{P}", "ⅈ": "i", "ⅉ": "j", "ⅇ": "e",
+    "＄": "$", "￥": "¥", "￡": "£", "\u2126": "\\Omega ", "µ": "\\mu ", "٫": ".", "٬": ",", "۔": ".", "﹐": ",",
+    "．": ".", "～": "~", "〜": "~",
 }  # fmt: skip
 _LIKE_LATIN = dict(
     zip(
@@ -72,7 +82,9 @@ def to_latex(text: str) -> str:
 
 
 def _compatible(text: str) -> str:
-    """Digits of other scripts, full-width and styled letters, fractions in one character: as Unicode itself decomposes them."""
+    """Digits of other scripts, full-width and styled letters, fractions in one character: as
+    Unicode itself decomposes them.
+    """
     out: list[str] = []
     for char in text:
         code = ord(char)

@@ -1,13 +1,15 @@
 r"""Units behind (or, for money, before) a number: read into dimension and factor, and taken off.
 
-A unit that only one side gives does not matter (`15\text{ cm}^2` is 15). Two known units must have the same dimension and
-the same size; another size is the same answer only where the caller has values converted. Words that are no known unit are nouns:
-they tell two answers apart only as `None`, undecided. Factors are exact, relative to SI base units with grams.
+A unit that only one side gives does not matter (`15\text{ cm}^2` is 15). Two known units must have
+the same dimension and the same size; another size is the same answer only where the caller has
+values converted. Words that are no known unit are nouns: they tell two answers apart only as
+`None`, undecided. Factors are exact, relative to SI base units with grams.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -25,44 +27,76 @@ class Unit:
     nouns: frozenset[str] = frozenset()
 
 
-# name(s): factor and dimension. Symbols keep their case; words of three letters or more are read in any case.
+# name(s): factor and dimension. Symbols keep their case; words of three letters or more are read in
+# any case.
 _LENGTH, _TIME, _MASS, _ANGLE = {"m": 1}, {"s": 1}, {"g": 1}, {"deg": 1}
 _AREA, _VOLUME, _SPEED = {"m": 2}, {"m": 3}, {"m": 1, "s": -1}
 _FORCE, _ENERGY, _POWER = {"g": 1, "m": 1, "s": -2}, {"g": 1, "m": 2, "s": -2}, {"g": 1, "m": 2, "s": -3}
 _PRESSURE = {"g": 1, "m": -1, "s": -2}
 _TABLE: tuple[tuple[str, str, dict[str, int]], ...] = (
-    ("in inch inches", "0.0254", _LENGTH), ("ft foot feet", "0.3048", _LENGTH), ("yd yds yard yards", "0.9144", _LENGTH),
-    ("mi mile miles", "1609.344", _LENGTH), ("nmi nautical-mile nautical-miles", "1852", _LENGTH), ("ly light-year light-years lightyear lightyears", "9460730472580800", _LENGTH),
-    ("au AU astronomical-unit astronomical-units", "149597870700", _LENGTH), ("angstrom angstroms Å", "0.0000000001", _LENGTH), ("里", "500", _LENGTH),
-    ("min mins minute minutes 分钟 minutos Minuten мин", "60", _TIME), ("h hr hrs hour hours 小时 时 horas heures Stunden часов часа час", "3600", _TIME),
-    ("d day days 天 日 días dias Tage jours дней", "86400", _TIME), ("wk week weeks 周 星期 semanas Wochen", "604800", _TIME), ("fortnight fortnights", "1209600", _TIME),
-    ("sec secs second seconds 秒 segundos Sekunden secondes", "1", _TIME), ("month months 月 个月", "1", {"month": 1}), ("yr yrs year years 年 岁 años Jahre ans лет", "12", {"month": 1}),
-    ("decade decades", "120", {"month": 1}), ("century centuries", "1200", {"month": 1}),
-    ("lb lbs lbm pound pounds", "453.59237", _MASS), ("oz ounce ounces", "28.349523125", _MASS), ("tonne tonnes metric-ton metric-tons 吨", "1000000", _MASS),
-    ("ton tons short-ton short-tons", "907184.74", _MASS), ("stone stones", "6350.29318", _MASS), ("kilo kilos 千克 公斤 кг", "1000", _MASS), ("斤", "500", _MASS), ("克 г", "1", _MASS), ("毫克", "0.001", _MASS),
-    ("厘米 公分 см", "0.01", _LENGTH), ("米 公尺 м", "1", _LENGTH), ("千米 公里 км", "1000", _LENGTH), ("毫米 мм", "0.001", _LENGTH), ("分米", "0.1", _LENGTH),
-    ("平方厘米", "0.0001", _AREA), ("平方米", "1", _AREA), ("平方分米", "0.01", _AREA), ("平方千米 平方公里", "1000000", _AREA), ("立方厘米", "0.000001", _VOLUME), ("立方米", "1", _VOLUME), ("立方分米 升 л", "0.001", _VOLUME), ("毫升 мл", "0.000001", _VOLUME),
-    ("acre acres", "4046.8564224", _AREA), ("ha hectare hectares 公顷", "10000", _AREA), ("gal gallon gallons", "0.003785411784", _VOLUME), ("qt qts quart quarts", "0.000946352946", _VOLUME),
-    ("pt pint pints", "0.000473176473", _VOLUME), ("cup cups", "0.0002365882365", _VOLUME), ("floz fluid-ounce fluid-ounces fl-oz", "0.0000295735295625", _VOLUME),
-    ("tbsp tablespoon tablespoons", "0.00001478676478125", _VOLUME), ("tsp teaspoon teaspoons", "0.00000492892159375", _VOLUME), ("cc", "0.000001", _VOLUME),
-    ("mph", "0.44704", _SPEED), ("kph kmh kmph", "5/18", _SPEED), ("knot knots kn", "463/900", _SPEED), ("fps", "0.3048", _SPEED), ("ms", "0.001", _TIME),
-    ("deg degree degrees 度 grados Grad", "1", _ANGLE), ("arcmin arcminute arcminutes", "1/60", _ANGLE), ("rad radian radians 弧度", "1", {"rad": 1}), ("rev revolution revolutions", "360", _ANGLE),
-    ("rpm", "6", {"deg": 1, "s": -1}), ("degC °C celsius degree-celsius degrees-celsius 摄氏度", "1", {"celsius": 1}), ("degF °F fahrenheit degree-fahrenheit degrees-fahrenheit", "1", {"fahrenheit": 1}),
-    ("kelvin kelvins", "1", {"K": 1}), ("kWh kilowatt-hour kilowatt-hours", "3600000000", _ENERGY), ("Wh watt-hour watt-hours", "3600000", _ENERGY), ("hp horsepower", "745699.87158227022", _POWER),
-    ("atm atmosphere atmospheres", "101325000", _PRESSURE), ("psi", "6894757.293168", _PRESSURE), ("mmHg torr", "133322.387415", _PRESSURE),
-    ("dollar dollars usd buck bucks US-dollar US-dollars 美元", "1", {"dollar": 1}), ("cent cents ¢ 美分", "0.01", {"dollar": 1}), ("dime dimes", "0.1", {"dollar": 1}), ("€ euro euros eur 欧元", "1", {"euro": 1}),
-    ("£ gbp sterling pounds-sterling", "1", {"sterling": 1}), ("pence penny p", "0.01", {"sterling": 1}), ("¥ yuan rmb cny 元 块 人民币", "1", {"yuan": 1}), ("角", "0.1", {"yuan": 1}), ("yen jpy 円 日元", "1", {"yen": 1}),
-    ("₹ rupee rupees rs inr", "1", {"rupee": 1}), ("paise", "0.01", {"rupee": 1}), ("₽ ruble rubles rouble roubles rub рублей рубля рубль руб", "1", {"ruble": 1}), ("₩ won 원", "1", {"won": 1}), ("franc francs chf", "1", {"franc": 1}), ("peso pesos", "1", {"peso": 1}),
-    ("bit bits", "1", {"bit": 1}), ("bps", "1", {"bit": 1, "s": -1}), ("percentage-point percentage-points percentage_points", "1", {"point": 1}),
-    ("° north N-direction", "1", {"north": 1}), ("south", "1", {"south": 1}), ("east", "1", {"east": 1}), ("west", "1", {"west": 1}),
+    ("in inch inches", "0.0254", _LENGTH), ("ft foot feet", "0.3048", _LENGTH),
+    ("yd yds yard yards", "0.9144", _LENGTH), ("mi mile miles", "1609.344", _LENGTH),
+    ("nmi nautical-mile nautical-miles", "1852", _LENGTH),
+    ("ly light-year light-years lightyear lightyears", "9460730472580800", _LENGTH),
+    ("au AU astronomical-unit astronomical-units", "149597870700", _LENGTH),
+    ("angstrom angstroms Å", "0.0000000001", _LENGTH), ("里", "500", _LENGTH),
+    ("min mins minute minutes 分钟 minutos Minuten мин", "60", _TIME),
+    ("h hr hrs hour hours 小时 时 horas heures Stunden часов часа час", "3600", _TIME),
+    ("d day days 天 日 días dias Tage jours дней", "86400", _TIME),
+    ("wk week weeks 周 星期 semanas Wochen", "604800", _TIME), ("fortnight fortnights", "1209600", _TIME),
+    ("sec secs second seconds 秒 segundos Sekunden secondes", "1", _TIME), ("month months 月 个月", "1", {"month": 1}),
+    ("yr yrs year years 年 岁 años Jahre ans лет", "12", {"month": 1}), ("decade decades", "120", {"month": 1}),
+    ("century centuries", "1200", {"month": 1}), ("lb lbs lbm pound pounds", "453.59237", _MASS),
+    ("oz ounce ounces", "28.349523125", _MASS), ("tonne tonnes metric-ton metric-tons 吨", "1000000", _MASS),
+    ("ton tons short-ton short-tons", "907184.74", _MASS), ("stone stones", "6350.29318", _MASS),
+    ("kilo kilos 千克 公斤 кг", "1000", _MASS), ("斤", "500", _MASS), ("克 г", "1", _MASS), ("毫克", "0.001", _MASS),
+    ("厘米 公分 см", "0.01", _LENGTH), ("米 公尺 м", "1", _LENGTH), ("千米 公里 км", "1000", _LENGTH),
+    ("毫米 мм", "0.001", _LENGTH), ("分米", "0.1", _LENGTH), ("平方厘米", "0.0001", _AREA), ("平方米", "1", _AREA),
+    ("平方分米", "0.01", _AREA), ("平方千米 平方公里", "1000000", _AREA), ("立方厘米", "0.000001", _VOLUME),
+    ("立方米", "1", _VOLUME), ("立方分米 升 л", "0.001", _VOLUME), ("毫升 мл", "0.000001", _VOLUME),
+    ("acre acres", "4046.8564224", _AREA), ("ha hectare hectares 公顷", "10000", _AREA),
+    ("gal gallon gallons", "0.003785411784", _VOLUME), ("qt qts quart quarts", "0.000946352946", _VOLUME),
+    ("pt pint pints", "0.000473176473", _VOLUME), ("cup cups", "0.0002365882365", _VOLUME),
+    ("floz fluid-ounce fluid-ounces fl-oz", "0.0000295735295625", _VOLUME),
+    ("tbsp tablespoon tablespoons", "0.00001478676478125", _VOLUME),
+    ("tsp teaspoon teaspoons", "0.00000492892159375", _VOLUME), ("cc", "0.000001", _VOLUME), ("mph", "0.44704", _SPEED),
+    ("kph kmh kmph", "5/18", _SPEED), ("knot knots kn", "463/900", _SPEED), ("fps", "0.3048", _SPEED),
+    ("ms", "0.001", _TIME), ("deg degree degrees 度 grados Grad", "1", _ANGLE),
+    ("arcmin arcminute arcminutes", "1/60", _ANGLE), ("rad radian radians 弧度", "1", {"rad": 1}),
+    ("rev revolution revolutions", "360", _ANGLE), ("rpm", "6", {"deg": 1, "s": -1}),
+    ("degC °C celsius degree-celsius degrees-celsius 摄氏度", "1", {"celsius": 1}),
+    ("degF °F fahrenheit degree-fahrenheit degrees-fahrenheit", "1", {"fahrenheit": 1}),
+    ("kelvin kelvins", "1", {"K": 1}), ("kWh kilowatt-hour kilowatt-hours", "3600000000", _ENERGY),
+    ("Wh watt-hour watt-hours", "3600000", _ENERGY), ("hp horsepower", "745699.87158227022", _POWER),
+    ("atm atmosphere atmospheres", "101325000", _PRESSURE), ("psi", "6894757.293168", _PRESSURE),
+    ("mmHg torr", "133322.387415", _PRESSURE),
+    ("dollar dollars usd buck bucks US-dollar US-dollars 美元", "1", {"dollar": 1}),
+    ("cent cents ¢ 美分", "0.01", {"dollar": 1}), ("dime dimes", "0.1", {"dollar": 1}),
+    ("€ euro euros eur 欧元", "1", {"euro": 1}), ("£ gbp sterling pounds-sterling", "1", {"sterling": 1}),
+    ("pence penny p", "0.01", {"sterling": 1}), ("¥ yuan rmb cny 元 块 人民币", "1", {"yuan": 1}),
+    ("角", "0.1", {"yuan": 1}), ("yen jpy 円 日元", "1", {"yen": 1}), ("₹ rupee rupees rs inr", "1", {"rupee": 1}),
+    ("paise", "0.01", {"rupee": 1}), ("₽ ruble rubles rouble roubles rub рублей рубля рубль руб", "1", {"ruble": 1}),
+    ("₩ won 원", "1", {"won": 1}), ("franc francs chf", "1", {"franc": 1}), ("peso pesos", "1", {"peso": 1}),
+    ("bit bits", "1", {"bit": 1}), ("bps", "1", {"bit": 1, "s": -1}),
+    ("percentage-point percentage-points percentage_points", "1", {"point": 1}),
+    ("° north N-direction", "1", {"north": 1}), ("south", "1", {"south": 1}), ("east", "1", {"east": 1}),
+    ("west", "1", {"west": 1}),
 )  # fmt: skip
 _PREFIXED: tuple[tuple[str, str, str, dict[str, int]], ...] = (
-    ("m", "meter meters metre metres metro metros Meter mètre mètres", "1", _LENGTH), ("g", "gram grams gramme grammes gramm gramo gramos", "1", _MASS), ("s", "", "1", _TIME), ("A", "ampere amperes amp amps", "1", {"A": 1}),
-    ("W", "watt watts", "1000", _POWER), ("J", "joule joules", "1000", _ENERGY), ("N", "newton newtons", "1000", _FORCE), ("Hz", "hertz", "1", {"s": -1}), ("Pa", "pascal pascals", "1000", _PRESSURE),
-    ("V", "volt volts", "1000", {"g": 1, "m": 2, "s": -3, "A": -1}), ("Ω", "ohm ohms", "1000", {"g": 1, "m": 2, "s": -3, "A": -2}), ("F", "farad farads", "1/1000", {"g": -1, "m": -2, "s": 4, "A": 2}),
-    ("C", "coulomb coulombs", "1", {"A": 1, "s": 1}), ("T", "tesla teslas", "1000", {"g": 1, "s": -2, "A": -1}), ("H", "henry henries", "1000", {"g": 1, "m": 2, "s": -2, "A": -2}),
-    ("eV", "electronvolt electronvolts electron-volt electron-volts", "1", {"eV": 1}), ("L", "liter liters litre litres litro litros Liter", "0.001", _VOLUME), ("l", "", "0.001", _VOLUME), ("B", "byte bytes", "8", {"bit": 1}), ("b", "", "1", {"bit": 1}),
-    ("mol", "mole moles", "1", {"mol": 1}), ("cal", "calorie calories", "4184", _ENERGY), ("K", "", "1", {"K": 1}), ("bar", "bars", "100000000", _PRESSURE), ("Bq", "becquerel", "1", {"Bq": 1}), ("cd", "candela", "1", {"cd": 1}),
+    ("m", "meter meters metre metres metro metros Meter mètre mètres", "1", _LENGTH),
+    ("g", "gram grams gramme grammes gramm gramo gramos", "1", _MASS), ("s", "", "1", _TIME),
+    ("A", "ampere amperes amp amps", "1", {"A": 1}), ("W", "watt watts", "1000", _POWER),
+    ("J", "joule joules", "1000", _ENERGY), ("N", "newton newtons", "1000", _FORCE), ("Hz", "hertz", "1", {"s": -1}),
+    ("Pa", "pascal pascals", "1000", _PRESSURE), ("V", "volt volts", "1000", {"g": 1, "m": 2, "s": -3, "A": -1}),
+    ("Ω", "ohm ohms", "1000", {"g": 1, "m": 2, "s": -3, "A": -2}),
+    ("F", "farad farads", "1/1000", {"g": -1, "m": -2, "s": 4, "A": 2}),
+    ("C", "coulomb coulombs", "1", {"A": 1, "s": 1}), ("T", "tesla teslas", "1000", {"g": 1, "s": -2, "A": -1}),
+    ("H", "henry henries", "1000", {"g": 1, "m": 2, "s": -2, "A": -2}),
+    ("eV", "electronvolt electronvolts electron-volt electron-volts", "1", {"eV": 1}),
+    ("L", "liter liters litre litres litro litros Liter", "0.001", _VOLUME), ("l", "", "0.001", _VOLUME),
+    ("B", "byte bytes", "8", {"bit": 1}), ("b", "", "1", {"bit": 1}), ("mol", "mole moles", "1", {"mol": 1}),
+    ("cal", "calorie calories", "4184", _ENERGY), ("K", "", "1", {"K": 1}), ("bar", "bars", "100000000", _PRESSURE),
+    ("Bq", "becquerel", "1", {"Bq": 1}), ("cd", "candela", "1", {"cd": 1}),
 )  # fmt: skip
 _SYMBOL_PREFIXES = {
     "p": -12,
@@ -123,7 +157,8 @@ def _build() -> tuple[dict[str, Unit], dict[str, Unit]]:
 
 _SYMBOLS, _WORDS = _build()
 DEGREES = _WORDS["degree"]
-# Read in another case only where no other unit differs from it by the case alone: MA and mA, Mg and mg do.
+# Read in another case only where no other unit differs from it by the case alone: MA and mA, Mg and
+# mg do.
 _LETTER_UNITS = frozenset("m s h g l L J N W V A K C F T".split())
 _ANY = frozenset("unit units square sq cubic cu".split())  # a unit that is not named
 _COMPASS = {"N": "north", "S": "south", "E": "east", "W": "west"}
@@ -139,25 +174,30 @@ _CURRENCIES = {
 }
 # Words that are mathematics, connect answers or turn their meaning round, and so are never a unit.
 _NEVER = frozenset(
-    "and or if is are to for where when with pi mod modulo log ln sin cos tan exp even odd remainder base below above over under less more than least most minus plus "
-    "times negative positive not no none except without within between either neither maybe perhaps possibly but because since so about approximately around "
-    "factorial root solution solutions from until prime true false yes only undefined infinity infinite equals equal divided by choose nor xor "
-    "correct wrong incorrect unknown unclear degrees-below".split()
+    "and or if is are to for where when with pi mod modulo log ln sin cos tan exp even odd remainder base below "
+    "above over under less more than least most minus plus times negative positive not no none except without "
+    "within between either neither maybe perhaps possibly but because since so about approximately around "
+    "factorial root solution solutions from until prime true false yes only undefined infinity infinite equals "
+    "equal divided by choose nor xor correct wrong incorrect unknown unclear degrees-below".split()
 )
 _STOP_WORDS = frozenset(
     "of the a an in total each per different possible such all these those distinct its his her their on at per".split()
 )
 _WORD = r"[^\W\d_]"
 _TOKEN = re.compile(
-    rf"\\(?:text|mathrm|operatorname|mathbf|frac|cdot|times|mu|Omega)(?![A-Za-z])|{_WORD}+|[€£¥₹₽₩¢µ°]|\d+|[\^{{}}()/*.,'-]| "
+    rf"\\(?:text|mathrm|operatorname|mathbf|frac|cdot|times|mu|Omega)(?![A-Za-z])|{_WORD}+|[€£¥₹₽₩¢µ°]|\d+"
+    rf"|[\^{{}}()/*.,'-]| "
 )
 _STARTS = re.compile(
-    rf" ?\\(?:text|mathrm|operatorname|mathbf)(?![A-Za-z])|\\frac ?\{{ ?\\(?:text|mathrm)|\\(?:mu|Omega)(?![A-Za-z])|(?<![A-Za-z\\])(?={_WORD})|[€£¥₹₽₩¢]| ?\^ ?\{{? ?\\circ ?\}}? ?(?=(?:\\(?:text|mathrm) ?\{{ ?)?[CF](?![A-Za-z]))"
+    r" ?\\(?:text|mathrm|operatorname|mathbf)(?![A-Za-z])"
+    rf"|\\frac ?\{{ ?\\(?:text|mathrm)|\\(?:mu|Omega)(?![A-Za-z])|(?<![A-Za-z\\])(?={_WORD})|[€£¥₹₽₩¢]"
+    r"| ?\^ ?\{? ?\\circ ?\}? ?(?=(?:\\(?:text|mathrm) ?\{ ?)?[CF](?![A-Za-z]))"
 )
 _WRAPPED = re.compile(r"\\(?:text|mathrm|operatorname|mathbf) ?\{(?:[^{}]|\{[^{}]*\})*+\}")
 _COMMANDS = re.compile(r"\\[A-Za-z]+|\\circ ?\}? ?[CF]\Z")
 _BEFORE = re.compile(
-    r"([+-]?) ?(?:\\text ?\{ ?)?((?:US|HK|CA|A|NZ) ?)?(\\?\$|[€£¥₹₽₩]|(?:USD|EUR|GBP|CNY|RMB|INR|Rs\.?) ?(?=\d)) ?\}? ?([+-]?)"
+    r"([+-]?) ?(?:\\text ?\{ ?)?((?:US|HK|CA|A|NZ) ?)?(\\?\$|[€£¥₹₽₩]"
+    r"|(?:USD|EUR|GBP|CNY|RMB|INR|Rs\.?) ?(?=\d)) ?\}? ?([+-]?)"
 )
 _AFTER_MONEY = re.compile(r" ?(\\?\$|[€£¥₹₽₩¢])\Z")
 _NUMERIC = re.compile(
@@ -168,7 +208,8 @@ _TEMPERATURE = re.compile(r" ?\^ ?\{? ?\\circ ?\}? ?(?:\\(?:text|mathrm) ?\{ ?)?
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A text without its unit. `scale`: what a scale word multiplies by; `operation`: "squared", "cubed", "factorial" or "".
+    """A text without its unit. `scale`: what a scale word multiplies by; `operation`: "squared",
+    "cubed", "factorial" or "".
 
     `weak`: a single letter behind a number, which may be a variable as well.
     """
@@ -181,7 +222,10 @@ class Split:
 
 
 def split(text: str) -> Split:
-    """Take the unit off. A text without one comes back as it is; so does one that holds words no unit has."""
+    """Take the unit off.
+
+    A text without one comes back as it is; so does one that holds words no unit has.
+    """
     currency: Unit | None = None
     if (match := _BEFORE.match(text)) and match.end() < len(text) and not (match[1] and match[4]):
         name = _CURRENCIES.get(match[3].strip(), match[3].strip(" .").lower())
@@ -214,13 +258,16 @@ def _whole(core: str) -> bool:
     ) != core.count(")") + core.count("]"):
         return False
     return core[-1] not in "+-*/^_=<>,;:|\\&" and not re.search(
-        r"\\(?:times|cdot|frac|sqrt|text|mathrm|begin|end|pm|le|ge|ne|in|log|ln|sin|cos|tan|overline|bar|vec|angle|triangle)\Z|\\begin",
+        r"\\(?:times|cdot|frac|sqrt|text|mathrm|begin|end|pm|le|ge|ne|in|log|ln|sin|cos|tan|overline|bar|vec|angle"
+        r"|triangle)\Z|\\begin",
         core,
     )
 
 
 def _suffix(core: str, rest: str, spaced: bool) -> tuple[Unit | None, Fraction, str, bool] | None:
-    """Unit, scale, operation and weakness of the text behind a core; None where it is not wholly a unit."""
+    """Unit, scale, operation and weakness of the text behind a core; None where it is not wholly a
+    unit.
+    """
     tokens = _tokens(rest)
     if tokens is None or not tokens:
         return None
@@ -281,9 +328,7 @@ def _unit(
         return None
     if single and words[0] in "eixyz":
         return None
-    if not marked and words[0].isascii() and not (
-        numeric and all(len(w) >= 3 or w.lower() in _STOP_WORDS or w.lower() in ("sq", "cu") for w in words) and any(len(w) >= (4 if spaced else 5) for w in words)
-    ):  # fmt: skip
+    if not marked and words[0].isascii() and not (numeric and _are_nouns(words, spaced)):
         return None
     nouns = frozenset(_singular(w.lower()) for w in _hyphenated(tokens)) - _STOP_WORDS
     return Unit((), nouns=nouns or frozenset(["?"])), scale, "", False
@@ -325,6 +370,14 @@ def _tokens(text: str) -> list[str] | None:
     return [t for t in tokens if t != "."] if any(t not in ".,'" for t in tokens) else None
 
 
+def _are_nouns(words: Sequence[str], spaced: bool) -> bool:
+    """Whether words without a mark of a unit are long enough for nouns, `apples`, and no product of
+    letters.
+    """
+    known = (len(w) >= 3 or w.lower() in _STOP_WORDS or w.lower() in ("sq", "cu") for w in words)
+    return all(known) and any(len(w) >= (4 if spaced else 5) for w in words)
+
+
 def _quotient(tokens: list[str]) -> list[str] | None:
     r"""`\frac{m}{s}` as `m / ( s )`."""
     plain = [t for t in tokens if t != "\\frac"]
@@ -347,7 +400,9 @@ def _quotient(tokens: list[str]) -> list[str] | None:
 
 
 def read(tokens: list[str]) -> Unit | None:
-    """A product and quotient of known units: `m / s ^ 2`, `square meters per second`, `degrees celsius`. None for others."""
+    """A product and quotient of known units: `m / s ^ 2`, `square meters per second`, `degrees
+    celsius`. None for others.
+    """
     dims: dict[str, int] = {}
     factor = Fraction(1)
     sign, group, index, found, next_power = 1, False, 0, False, 1
@@ -433,7 +488,9 @@ def _singular(word: str) -> str:
 
 
 def compatible(gold: Unit | None, answer: Unit | None) -> bool | None:
-    """Whether two values with these units may be the same number; None where that cannot be told (different nouns)."""
+    """Whether two values with these units may be the same number; None where that cannot be told
+    (different nouns).
+    """
     if gold is None or answer is None or gold == answer:
         return True
     if gold.dims and answer.dims:

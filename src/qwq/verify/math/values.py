@@ -17,7 +17,10 @@ MAX_NESTING = 8
 
 @dataclass(frozen=True, slots=True)
 class Expr:
-    """An expression. `number`: where it is a plain one; `other`: a second reading, `12m` as twelve metres."""
+    """An expression.
+
+    `number`: where it is a plain one; `other`: a second reading, `12m` as twelve metres.
+    """
 
     tree: Tree
     number: Number | None = None
@@ -53,7 +56,10 @@ class Seq:
 
 @dataclass(frozen=True, slots=True)
 class Bag:
-    """Several values: a list, or a set in braces. `labels` are the names they were given ("" for none)."""
+    """Several values: a list, or a set in braces.
+
+    `labels` are the names they were given ("" for none).
+    """
 
     items: tuple[Value, ...]
     labels: tuple[str, ...]
@@ -61,7 +67,10 @@ class Bag:
 
     @property
     def named(self) -> bool:
-        """Each value has a name of its own: p=5, q=2; a_1=3, a_2=5; f(0)=1, f(1)=2. Not x_1 and x_2, the roots of one equation."""
+        """Each value has a name of its own: p=5, q=2; a_1=3, a_2=5; f(0)=1, f(1)=2.
+
+        Not x_1 and x_2, the roots of one equation.
+        """
         names = set(self.labels)
         return (
             len(names) == len(self.labels) > 1
@@ -85,7 +94,8 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A union of intervals; none is the empty set. `quantity`: what lies in it, None where that is not said.
+    """A union of intervals; none is the empty set. `quantity`: what lies in it, None where that is
+    not said.
 
     `integers`: only its whole numbers are meant.
     """
@@ -113,7 +123,8 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """`left op right` that is no region; chains of `=` keep their first and last side. `label`: a mere name of `right`.
+    """`left op right` that is no region; chains of `=` keep their first and last side. `label`: a
+    mere name of `right`.
 
     `middle`: the sides between, of a chain.
     """
@@ -128,7 +139,9 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Congruence:
-    """`left` (None where only residues are given) leaves one of `residues` on division by `modulus`."""
+    """`left` (None where only residues are given) leaves one of `residues` on division by
+    `modulus`.
+    """
 
     left: Tree | None
     residues: tuple[Value, ...]
@@ -137,7 +150,9 @@ class Congruence:
 
 @dataclass(frozen=True, slots=True)
 class Piecewise:
-    """(value, condition) pairs in any order; the condition is a text or a value, "otherwise" among them."""
+    """(value, condition) pairs in any order; the condition is a text or a value, "otherwise" among
+    them.
+    """
 
     rows: tuple[tuple[Value, Value], ...]
 

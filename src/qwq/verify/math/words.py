@@ -10,17 +10,21 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 _UNITS = {w: i for i, w in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+    (
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen"
+    ).split()
 )}  # fmt: skip
 _TENS = {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 SCALES = {
     "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15,
-    "dozen": 12, "score": 20, "lakh": 10**5, "crore": 10**7, "万": 10**4, "亿": 10**8, "万亿": 10**12, "千": 1000, "百": 100, "千万": 10**7,
-    "百万": 10**6, "억": 10**8, "만": 10**4, "億": 10**8, "萬": 10**4,
+    "dozen": 12, "score": 20, "lakh": 10**5, "crore": 10**7, "万": 10**4, "亿": 10**8, "万亿": 10**12, "千": 1000,
+    "百": 100, "千万": 10**7, "百万": 10**6, "억": 10**8, "만": 10**4, "億": 10**8, "萬": 10**4,
 }  # fmt: skip
 PARTS = {
-    "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10,
-    "eleventh": 11, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000, "millionth": 10**6,
+    "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
+    "ninth": 9, "tenth": 10, "eleventh": 11, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000,
+    "millionth": 10**6,
 }  # fmt: skip
 MONTHS = {
     name: i
@@ -34,11 +38,13 @@ _CHINESE_STEPS = {"十": 10, "百": 100, "千": 1000}
 
 _CLOCK = re.compile(
     r"(?P<hour>\d{1,2}) ?(?:[:h] ?(?P<minute>\d\d) ?(?:[:m] ?(?P<second>\d\d) ?)?)?"
-    r"(?:\\text ?\{ ?)?(?P<half>[ap]\.? ?m\.?|in the (?:morning|afternoon|evening)|o'clock|noon|midnight)? ?\}? ?(?P<zone>[A-Z]{3,4})?",
+    r"(?:\\text ?\{ ?)?(?P<half>[ap]\.? ?m\.?|in the (?:morning|afternoon|evening)|o'clock|noon"
+    r"|midnight)? ?\}? ?(?P<zone>[A-Z]{3,4})?",
     re.IGNORECASE,
 )
 _DATE = re.compile(
-    r"(?:(?P<month>[A-Za-z]{3,9})\.? ?(?:the )?(?P<day>\d{1,2})(?:st|nd|rd|th)?|(?:the )?(?P<day1>\d{1,2})(?:st|nd|rd|th)? ?(?:of )?(?P<month1>[A-Za-z]{3,9})\.?)"
+    r"(?:(?P<month>[A-Za-z]{3,9})\.? ?(?:the )?(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+    r"|(?:the )?(?P<day1>\d{1,2})(?:st|nd|rd|th)? ?(?:of )?(?P<month1>[A-Za-z]{3,9})\.?)"
     r"(?:,? (?P<year>\d{4}))?",
     re.IGNORECASE,
 )
@@ -64,7 +70,9 @@ class Date:
 
 
 def number(text: str) -> Fraction | None:
-    """The number that words are: `minus twenty-one`, `two and a half`, `three quarters`, `one point five`, `二十一`."""
+    """The number that words are: `minus twenty-one`, `two and a half`, `three quarters`, `one point
+    five`, `二十一`.
+    """
     if text and all(c in _CHINESE or c in _CHINESE_STEPS or c in "万亿负点" for c in text):
         return _chinese(text)
     words = text.lower().replace("-", " ").split()
@@ -147,7 +155,10 @@ def _chinese(text: str) -> Fraction | None:
 
 
 def leading_number(text: str) -> tuple[Fraction, str] | None:
-    """A number in words at the start, and what is left: `two meters` -> (2, "meters"). None where nothing follows it."""
+    """A number in words at the start, and what is left: `two meters` -> (2, "meters").
+
+    None where nothing follows it.
+    """
     words = text.split()
     for end in range(min(len(words) - 1, 12), 0, -1):
         if (value := number(" ".join(words[:end]))) is not None:

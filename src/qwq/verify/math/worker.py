@@ -1,19 +1,21 @@
 """A pool of worker processes that can be killed: the only place where sympy runs.
 
-A worker imports once and forks a child for each request. What a child may use is counted in ways that do not depend
-on what else the machine does:
+A worker imports once and forks a child for each request. What a child may use is counted in ways
+that do not depend on what else the machine does:
 
-1. Allocation: the number of collections of the youngest garbage-collector generation. The same request makes the same
-   number of them on every run, so whether a pair is decided is repeatable.
-2. CPU time (ITIMER_PROF), for work that allocates little, well above what 1. lets pass on a busy machine.
+1. Allocation: the number of collections of the youngest garbage-collector generation. The same
+   request makes the same number of them on every run, so whether a pair is decided is repeatable.
+2. CPU time (ITIMER_PROF), for work that allocates little, well above what 1. lets pass on a busy
+   machine.
 3. Memory (RLIMIT_AS).
 
-Only a worker that gives no sign of life for `WALL_CAP_S` is killed by the clock, and that is an infrastructure error. Usable
-from any thread and from asyncio (`asyncio.to_thread`), across forks of the parent. Uses no signals in the parent. Does not
-cover: a memory limit on systems that ignore RLIMIT_AS (macOS), and Windows.
+Only a worker that gives no sign of life for `WALL_CAP_S` is killed by the clock, and that is an
+infrastructure error. Usable from any thread and from asyncio (`asyncio.to_thread`), across forks of
+the parent. Uses no signals in the parent. Does not cover: a memory limit on systems that ignore
+RLIMIT_AS (macOS), and Windows.
 
-Parent and worker speak JSON with a four-byte length before it, over a socket pair. A worker ends when its
-socket closes, so none outlives its parent by more than the CPU limit.
+Parent and worker speak JSON with a four-byte length before it, over a socket pair. A worker ends
+when its socket closes, so none outlives its parent by more than the CPU limit.
 """
 
 from __future__ import annotations
@@ -46,7 +48,10 @@ _OWN_FAULT = {-signal.SIGPROF, -signal.SIGXCPU, -signal.SIGSEGV, -signal.SIGABRT
 
 
 class OverLimit(Exception):
-    """The request needs more CPU time, allocations or memory than it may have. `retry`: a quieter machine might do it."""
+    """The request needs more CPU time, allocations or memory than it may have.
+
+    `retry`: a quieter machine might do it.
+    """
 
     def __init__(self, reason: str, retry: bool = False) -> None:
         super().__init__(reason)
@@ -83,7 +88,10 @@ class Worker:
         self.ready = False
 
     def request(self, payload: dict[str, Any], limit_s: float, collections: int | None = None) -> dict[str, Any]:
-        """The worker's reply. OverLimit past the limits, InfraError where the worker died or gave no sign of life."""
+        """The worker's reply.
+
+        OverLimit past the limits, InfraError where the worker died or gave no sign of life.
+        """
         limits = {"limit_s": limit_s, "collections": collections}
         deadline = time.monotonic() + WALL_CAP_S
         try:
@@ -148,10 +156,12 @@ class Pool:
         self._busy: set[Worker] = set()
 
     def request(self, payload: dict[str, Any], limit_s: float, collections: int | None = None) -> dict[str, Any]:
-        """A worker's reply within `limit_s` of CPU time and `collections` of the youngest generation (None: any number).
+        """A worker's reply within `limit_s` of CPU time and `collections` of the youngest
+        generation (None: any number).
 
-        Tried once more where a worker died, or where the CPU time ran out on a busy machine. OverLimit past the limits;
-        InfraError where two workers in a row died or could not be started.
+        Tried once more where a worker died, or where the CPU time ran out on a busy machine.
+        OverLimit past the limits; InfraError where two workers in a row died or could not be
+        started.
         """
         with self._permits:
             try:
@@ -235,7 +245,9 @@ def _read(channel: socket.socket, size: int, deadline: float | None) -> bytes:
 
 
 def serve(handle: Any, fd: int) -> None:
-    """The worker's side: answer each request with `handle(payload) -> dict`, in a child, until the socket closes."""
+    """The worker's side: answer each request with `handle(payload) -> dict`, in a child, until the
+    socket closes.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignores it would leave no status to wait for
@@ -257,7 +269,10 @@ def serve(handle: Any, fd: int) -> None:
 
 
 def _answer(handle: Any, channel: socket.socket, message: dict[str, Any]) -> None:
-    """The child: one reply, then the end. Ends with `_NO_ALLOCATIONS_LEFT` or by SIGPROF past the limits."""
+    """The child: one reply, then the end.
+
+    Ends with `_NO_ALLOCATIONS_LEFT` or by SIGPROF past the limits.
+    """
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     if message["collections"] is not None:
         gc.collect()  # what the worker allocated since its start differs from request to request, and is not counted

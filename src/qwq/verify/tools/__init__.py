@@ -27,12 +27,14 @@ def verify(
     *,
     known_tools: Collection[str] | None = None,
 ) -> Verdict:
-    """Correct where the response ended, its final answer equals `truth["gold"]` and its calls are as asked.
+    """Correct where the response ended, its final answer equals `truth["gold"]` and its calls are
+    as asked.
 
-    `truth`: `gold` (graded by `verify.math`, form "response"); `min_calls` (default 1) and `max_calls`;
-    `tool`, the one tool name allowed; `calls`, a list of `{"name", "arguments"}` of which each must have been
-    made, in any order. Arguments are compared as JSON values, `expression` strings without their spaces.
-    `known_tools` are the names offered in the prompt; without it, those that `truth` names, if any.
+    `truth`: `gold` (graded by `verify.math`, form "response"); `min_calls` (default 1) and
+    `max_calls`; `tool`, the one tool name allowed; `calls`, a list of `{"name", "arguments"}` of
+    which each must have been made, in any order. Arguments are compared as JSON values,
+    `expression` strings without their spaces. `known_tools` are the names offered in the prompt;
+    without it, those that `truth` names, if any.
     """
     start = time.perf_counter()
     check_truth(truth)
@@ -106,7 +108,9 @@ def _calls_problem(
 
 
 def same_json(a: Any, b: Any, key: str = "") -> bool:
-    """Equal as JSON values: 1 equals 1.0 but not true; `expression` strings are compared without whitespace."""
+    """Equal as JSON values: 1 equals 1.0 but not true; `expression` strings are compared without
+    whitespace.
+    """
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(same_json(a[k], b[k], k) for k in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):

@@ -1,11 +1,14 @@
-"""BFCL's verdict on tool calls: the names, types and values of calls against the possible answers, for Python, Java and JavaScript.
+"""BFCL's verdict on tool calls: the names, types and values of calls against the possible answers,
+for Python, Java and JavaScript.
 
-Source: the AST checker of the Berkeley Function Calling Leaderboard (Patil et al. 2023; gorilla's bfcl-eval), whose rules these
-are: every required parameter is there and none that is unknown; a value has its declared type, or that of the possible answers (the
-name of a variable); an integer passes for a float in Python; strings are compared without case, blanks and `,./-_*^`; an optional
-parameter may be left out where the possible answers hold ""; parallel calls match in any order. Java and JavaScript arguments
-are literals in that language's spelling; arguments that are not strings are taken as already read.
-Multi-turn is judged by `verify.bfcl_multi_turn`; memory and web search are not.
+Source: the AST checker of the Berkeley Function Calling Leaderboard (Patil et al. 2023; gorilla's
+bfcl-eval), whose rules these are: every required parameter is there and none that is unknown; a
+value has its declared type, or that of the possible answers (the name of a variable); an integer
+passes for a float in Python; strings are compared without case, blanks and `,./-_*^`; an optional
+parameter may be left out where the possible answers hold ""; parallel calls match in any order.
+Java and JavaScript arguments are literals in that language's spelling; arguments that are not
+strings are taken as already read. Multi-turn is judged by `verify.bfcl_multi_turn`; memory and web
+search are not.
 """
 
 from __future__ import annotations
@@ -20,12 +23,13 @@ from qwq.types import Outcome, Verdict
 
 VERIFIER = "tools"
 PYTHON = {
-    "string": str, "integer": int, "float": float, "boolean": bool, "array": list, "tuple": list, "dict": dict, "any": str,
+    "string": str, "integer": int, "float": float, "boolean": bool, "array": list, "tuple": list, "dict": dict,
+    "any": str,
 }  # fmt: skip
 JAVA = {
-    "byte": int, "short": int, "integer": int, "long": int, "float": float, "double": float, "boolean": bool, "char": str,
-    "String": str, "any": str, "Array": list, "ArrayList": list, "Queue": list, "Stack": list, "Set": list, "HashMap": dict,
-    "Hashtable": dict,
+    "byte": int, "short": int, "integer": int, "long": int, "float": float, "double": float, "boolean": bool,
+    "char": str, "String": str, "any": str, "Array": list, "ArrayList": list, "Queue": list, "Stack": list, "Set": list,
+    "HashMap": dict, "Hashtable": dict,
 }  # fmt: skip
 JAVASCRIPT = {
     "String": str,
@@ -38,8 +42,8 @@ JAVASCRIPT = {
     "any": str,
 }
 NUMBERS = {
-    "byte": r"-?\d+", "short": r"-?\d+", "integer": r"-?\d+", "long": r"-?\d+[lL]", "float": r"-?\d+\.?\d*([eE][+-]?\d+)?[fF]",
-    "double": r"-?\d+\.?\d*([eE][+-]?\d+)?",
+    "byte": r"-?\d+", "short": r"-?\d+", "integer": r"-?\d+", "long": r"-?\d+[lL]",
+    "float": r"-?\d+\.?\d*([eE][+-]?\d+)?[fF]", "double": r"-?\d+\.?\d*([eE][+-]?\d+)?",
 }  # fmt: skip
 JS_NUMBERS = {"integer": r"-?\d+", "float": r"-?\d+\.?\d*([eE][+-]?\d+)?", "Bigint": r"-?\d+n"}
 Call = Mapping[str, Mapping[str, Any]]
@@ -52,10 +56,11 @@ class _Wrong(Exception):
 def verify(
     category: str, functions: Sequence[Mapping[str, Any]], ground_truth: Sequence[Call], calls: Sequence[Call]
 ) -> Verdict:
-    """Correct or wrong, with the rule that was broken. `calls` as BFCL writes them, `[{"name": {"parameter": value}}]`.
+    """Correct or wrong, with the rule that was broken. `calls` as BFCL writes them, `[{"name":
+    {"parameter": value}}]`.
 
-    Irrelevance categories are right without any call, relevance with at least one. DataError where the truth or a function's
-    description cannot be used.
+    Irrelevance categories are right without any call, relevance with at least one. DataError where
+    the truth or a function's description cannot be used.
     """
     try:
         _check(category, functions, ground_truth, calls)
@@ -176,7 +181,9 @@ def _value(where: str, value: Any, schema: Mapping[str, Any], possible: Sequence
 
 
 def _typed(where: str, value: Any, possible: Sequence[Any], declared: str, expected: type, nested: type | None) -> bool:
-    """Whether the value is a variable's name in the possible answers (so of their type); _Wrong where its type fits neither."""
+    """Whether the value is a variable's name in the possible answers (so of their type); _Wrong
+    where its type fits neither.
+    """
     answer_type = next((type(p) for p in possible if p != ""), None)
     variable = (
         answer_type is not None and answer_type is not expected and not (expected is float and answer_type is int)
@@ -235,7 +242,7 @@ def _same_dicts(value: Any, possible: Any) -> bool:
     )
 
 
-# -- literals of Java and JavaScript; what is none stays the text it is ------------------------------------------------
+# -- literals of Java and JavaScript; what is none stays the text it is ----------------------------
 
 
 def _java(text: str, declared: str, inner: str | None) -> Any:
@@ -254,7 +261,9 @@ def _java(text: str, declared: str, inner: str | None) -> Any:
 
 
 def _java_list(text: str, inner: str | None) -> Any:
-    """`new String[]{"a", "b"}`, `Arrays.asList(1, 2)`, `new ArrayList<>(Arrays.asList(...))`, `List.of(...)`."""
+    """`new String[]{"a", "b"}`, `Arrays.asList(1, 2)`, `new ArrayList<>(Arrays.asList(...))`,
+    `List.of(...)`.
+    """
     code = text.strip()
     array = re.fullmatch(r"(?:new\s++\w++(?:<[^>]*+>)?\s*+\[\s*+\d*+\s*+\]\s*+)?\{(.*)\}", code, re.DOTALL)
     called = re.search(r"(?:Arrays\.asList|List\.of|Set\.of)\(", code)
@@ -307,7 +316,9 @@ def _javascript(text: str, declared: str, inner: str | None) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """JSON, or a JavaScript literal with bare keys and single quotes; the text itself where it is neither."""
+    """JSON, or a JavaScript literal with bare keys and single quotes; the text itself where it is
+    neither.
+    """
     quoted = re.sub(r"'((?:[^'\\\\]|\\\\.)*)'", lambda m: json.dumps(m[1]), text)
     for candidate in (text, quoted, re.sub(r"([{,]\s*)([A-Za-z_$][\w$]*)\s*:", r'\1"\2":', quoted)):
         try:
@@ -318,7 +329,10 @@ def _literal(text: str) -> Any:
 
 
 def split_top(text: str, *, closed: bool = False) -> list[str]:
-    """Parts at commas outside quotes and brackets, without blank ones. ValueError where brackets or quotes must close and do not."""
+    """Parts at commas outside quotes and brackets, without blank ones.
+
+    ValueError where brackets or quotes must close and do not.
+    """
     parts, depth, quote, start, i = [], 0, "", 0, 0
     while i < len(text):
         c = text[i]

@@ -1,12 +1,15 @@
-"""BFCL's verdict on a conversation with tools: the calls are executed on simulated back ends and what they left behind is compared.
+"""BFCL's verdict on a conversation with tools: the calls are executed on simulated back ends and
+what they left behind is compared.
 
-Source: the multi-turn checker of the Berkeley Function Calling Leaderboard, versions 3 and 4 (gorilla's bfcl-eval), whose rules these are.
-After each turn for which the truth has calls:
+Source: the multi-turn checker of the Berkeley Function Calling Leaderboard, versions 3 and 4
+(gorilla's bfcl-eval), whose rules these are. After each turn for which the truth has calls:
 1. the model has made a call in that turn;
 2. every back end is in the state in which the true calls leave it;
-3. every answer that the true calls of this turn got stands among the answers that the model has got so far, in any order.
-A turn for which the truth has no calls (something is missing, so the model should ask) is executed and not judged; what the calls there
-changed shows in the next turn. A conversation with another number of turns is wrong.
+3. every answer that the true calls of this turn got stands among the answers that the model has got
+   so far, in any order.
+A turn for which the truth has no calls (something is missing, so the model should ask) is executed
+and not judged; what the calls there changed shows in the next turn. A conversation with another
+number of turns is wrong.
 
 Calls are read with `ast`: a function's name (or Class.name) and literals. Nothing is evaluated.
 """
@@ -34,7 +37,9 @@ class Unreadable(ValueError):
 
 
 def read_call(given: Any) -> Call:
-    """Name, positional and named arguments of a call as text, as `{name: {argument: value}}` or as `{"name", "arguments"}`."""
+    """Name, positional and named arguments of a call as text, as `{name: {argument: value}}` or as
+    `{"name", "arguments"}`.
+    """
     if isinstance(given, Mapping):
         if (
             set(given) == {"name", "arguments"}
@@ -88,7 +93,10 @@ class Conversation:
 
 
 def turns_of(calls: Any, what: str) -> list[list[Any]]:
-    """The calls of each turn. A turn is a list of calls, or of steps that are lists of calls. DataError for another shape."""
+    """The calls of each turn.
+
+    A turn is a list of calls, or of steps that are lists of calls. DataError for another shape.
+    """
     if not isinstance(calls, list) or not all(isinstance(turn, list) for turn in calls):
         raise DataError(
             f"{what} of a multi-turn category must be a list of turns, each a list of calls or of steps with calls"
@@ -104,7 +112,8 @@ def verify(
     involved_classes: Sequence[str],
     category: str = "multi_turn_base",
 ) -> Verdict:
-    """Correct or wrong, with the turn and the rule that was broken. DataError where the task itself cannot be used.
+    """Correct or wrong, with the turn and the rule that was broken. DataError where the task itself
+    cannot be used.
 
     `category` tells whether the back ends are those of the long-context tasks.
     """
