@@ -164,6 +164,7 @@ class StopReason(StrEnum):
     TURNS = "turns"  # the tool loop reached its limit of calls
     STOP = "stop"  # a stop string or stop token that the request named
     LOOP = "loop"  # the model said the same thing over and over
+    TIME = "time"  # the episode has used up its seconds
     ABORT = "abort"  # the caller gave up
 
     @property
@@ -262,8 +263,10 @@ class Response:
 
     `text` is the last assistant turn, thinking included. `thinking_open` says that the chat
     template had already written `<think>`, so the text starts inside the thinking. `calls` are the
-    tool calls made, in order, and `results` what the tools returned. `parts` is the turn taken
-    apart; None if nobody has done so yet (`text.response.parts_of` gives them either way).
+    tool calls made, in order, and `results` what the tools returned. `malformed_calls` counts the
+    calls of earlier turns that could not be read and that nobody answered. `parts` is the turn
+    taken apart; None if nobody has done so yet (`text.response.parts_of` gives them either way).
+    `failure` says which part of the machinery failed: the verdict is then an infra_error.
     """
 
     text: str
@@ -273,6 +276,7 @@ class Response:
     results: tuple[str, ...] = ()
     malformed_calls: int = 0
     parts: ParsedResponse | None = None
+    failure: str = ""
 
 
 @dataclass(slots=True)

@@ -20,18 +20,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import re
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ArgsKwargs
 
 from qwq.common.imports import import_object
 from qwq.errors import ConfigError, InfraError, nearest
-from qwq.types import Message, Problem, ToolCall
+from qwq.types import Message, ParsedResponse, Problem, ToolCall
 
 _T = TypeVar("_T")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -46,17 +48,31 @@ def tool(method: _Method) -> _Method:
 
 
 class Environment:
-    """Base of all environments. `reset` and the tools may keep state on `self`: one object serves one sample."""
+    """Base of all environments. `reset` and the tools may keep state on `self`: one object serves one sample.
 
-    max_calls: ClassVar[int] = 4  # calls of a sample before its last turn
-    timeout_s: ClassVar[float] = 30.0  # for one call
+    `max_calls` limits the calls of a sample, `timeout_s` one call; a recipe or a command may set others. `instant` says that every
+    tool answers at once and is a function of its arguments: the sampler then waits for it, so that a run repeats bit for bit.
+    Other tools run while other samples decode. `over` set by a tool ends the episode.
+    """
+
+    max_calls: int = 4
+    timeout_s: float = 30.0
+    instant: bool = False
+    over: bool = False
 
     async def reset(self, problem: Problem) -> None:
         """Begin an episode."""
 
+    async def close(self) -> None:
+        """End it. Called once, also after a failure."""
+
+    async def next_messages(self, turn: ParsedResponse) -> Sequence[Message]:
+        """What follows a turn without calls: the next turn of a user, say. () ends the episode."""
+        return ()
+
     def schemas(self) -> tuple[Mapping[str, Any], ...]:
         """The tools in OpenAI's form. () leaves those that the problem itself lists."""
-        return tuple(_schema(name, method) for name, method in self._tools().items())
+        return _schemas(type(self))
 
     async def call(self, call: ToolCall) -> str:
         """The result of one call as the model reads it. Errors of the call are texts that begin with `error:`."""
@@ -69,7 +85,7 @@ class Environment:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "arguments"
-            return f"error: {call.name}: {where}: {first['msg']}; its schema: {json.dumps(_schema(call.name, method)['function']['parameters'])}"
+            return f"error: {call.name}: {where}: {first['msg']}; {_shown(_schema(type(self), call.name))}"
         arguments = bound.kwargs or {}
         result = (
             await method(**arguments)
@@ -79,7 +95,7 @@ class Environment:
         return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
 
     async def step(self, calls: Sequence[ToolCall]) -> list[Message]:
-        """One tool message for each call, in order; the calls run together."""
+        """One tool message for each call, in order; the calls run together. InfraError where our own machinery failed."""
         return list(await asyncio.gather(*(self._answer(call) for call in calls)))
 
     async def _answer(self, call: ToolCall) -> Message:
@@ -129,14 +145,53 @@ def _arguments(cls: type, name: str) -> TypeAdapter[Any]:
     return TypeAdapter(_checked(getattr(cls, name)))
 
 
-def _schema(name: str, method: Callable[..., Any]) -> dict[str, Any]:
-    parameters = _arguments(type(method.__self__), name).json_schema()  # type: ignore[attr-defined]
+@cache
+def _schemas(cls: type) -> tuple[dict[str, Any], ...]:
+    return tuple(_schema(cls, name) for name in _tool_names(cls))
+
+
+@cache
+def _schema(cls: type, name: str) -> dict[str, Any]:
+    parameters = _arguments(cls, name).json_schema()
     parameters = {k: v for k, v in parameters.items() if k in ("type", "properties", "required", "$defs")}
-    text = inspect.getdoc(method) or ""
+    text = inspect.getdoc(getattr(cls, name)) or ""
     return {
         "type": "function",
         "function": {"name": name, "description": text.partition("\n\n")[0], "parameters": parameters},
     }
+
+
+def _shown(schema: Mapping[str, Any]) -> str:
+    function = schema.get("function") or schema
+    return f"the schema of {function['name']}: {json.dumps(function.get('parameters') or {}, ensure_ascii=False)}"
+
+
+def explain_malformed(raw: str, tools: Sequence[Mapping[str, Any]]) -> str:
+    """What a model reads in the place of a call that cannot be read: what is wrong, the form of a call, the tool's schema."""
+    functions = {f["name"]: f for f in (t.get("function") or t for t in tools) if f.get("name")}
+    try:
+        data = json.loads(raw)
+    except RecursionError:
+        wrong = "its JSON is nested too deep"
+    except ValueError as error:
+        wrong = f"its JSON is broken: {error}"
+    else:
+        wrong = _wrong_shape(data)
+    named = re.search(r'"name"\s*:\s*"([^"]+)"', raw)
+    function = functions.get(named[1]) if named else None
+    known = _shown(function) if function else f"the tools are {', '.join(functions) or 'none'}"
+    return f'error: the call cannot be read, {wrong}. Write {{"name": ..., "arguments": {{...}}}}; {known}'
+
+
+def _wrong_shape(data: Any) -> str:
+    if not isinstance(data, Mapping):
+        return "it is no JSON object"
+    if not isinstance(data.get("name"), str) or not data["name"]:
+        return "it names no tool under `name`"
+    if not isinstance(data.get("arguments", {}), Mapping):
+        return "`arguments` is no JSON object"
+    unknown = [k for k in data if k not in ("name", "arguments")]
+    return f"it has the unknown key {unknown[0]!r}" if unknown else "it is no call"
 
 
 # -- registry ---------------------------------------------------------------------------------------------------------
@@ -166,31 +221,45 @@ def environment_class(name: str) -> type[Environment]:
     return ENVIRONMENTS[name]
 
 
+UNANSWERED = "none"  # the environment of a problem whose calls are judged and not run
+
+
+def make_environment(problem: Problem) -> Environment | None:
+    """A fresh environment of the problem's, before its `reset`; None where it has neither an environment nor tools."""
+    name = problem.environment or ("calculator" if problem.tools else UNANSWERED)
+    return None if name == UNANSWERED else environment_class(name)()
+
+
+def with_environment(problem: Problem, name: str) -> Problem:
+    """The problem with the tools of environment `name`; one that brings tools or an environment keeps its own."""
+    if not name or problem.environment or problem.tools:
+        return problem
+    return replace(problem, environment=name, tools=environment_class(name)().schemas())
+
+
 def environment_for(problem: Problem) -> Environment | None:
-    """A fresh environment, reset to the problem; None where it has neither an environment nor tools."""
-    name = problem.environment or ("calculator" if problem.tools else "")
-    if not name:
-        return None
-    made = environment_class(name)()
-    _run(made.reset(problem))
+    """`make_environment`, and reset to the problem."""
+    made = make_environment(problem)
+    if made is not None:
+        in_background(made.reset(problem)).result()
     return made
 
 
 def answer_calls(made: Environment, calls: Sequence[ToolCall]) -> list[Message]:
     """`made.step(calls)` for callers without an event loop."""
-    return _run(made.step(calls))
+    return in_background(made.step(calls)).result()
 
 
 _loop: asyncio.AbstractEventLoop | None = None
 _lock = threading.Lock()
 
 
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    """The coroutine's result, from one event loop of the process that lives on a daemon thread."""
+def in_background(work: Coroutine[Any, Any, _T]) -> Future[_T]:
+    """Run a coroutine on the one event loop of the process, which lives on a daemon thread."""
     global _loop
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
             _loop.set_default_executor(ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="tool"))
             threading.Thread(target=_loop.run_forever, name="environments", daemon=True).start()
-    return asyncio.run_coroutine_threadsafe(work, _loop).result()
+    return asyncio.run_coroutine_threadsafe(work, _loop)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import operator
 from collections.abc import Callable
 from fractions import Fraction
 
 from qwq.common.source import parse_python
 from qwq.envs.base import Environment, environment
+from qwq.errors import nearest
 from qwq.types import Problem, ToolCall
 
 MAX_EXPRESSION = 200  # characters
@@ -59,13 +61,16 @@ def _value(node: ast.AST) -> Fraction:
 class CalculatorEnvironment(Environment):
     """Answers `calculator(expression)` under the name that the problem gives it; any other call gets an error text."""
 
+    instant = True
+
     async def reset(self, problem: Problem) -> None:
-        self.names = {tool["function"]["name"] for tool in problem.tools}
+        self.tools = {tool["function"]["name"]: tool["function"] for tool in problem.tools}
 
     async def call(self, call: ToolCall) -> str:
-        if call.name not in self.names:
-            return f"error: no tool {call.name}"
+        if call.name not in self.tools:
+            return f"error: no tool {call.name!r}: {nearest(call.name, self.tools)}"
         expression = call.arguments.get("expression")
         if not isinstance(expression, str):
-            return "error: calculator needs the argument expression"
+            schema = json.dumps(self.tools[call.name].get("parameters") or {})
+            return f"error: {call.name} needs the text `expression`; its schema: {schema}"
         return calculate(expression)

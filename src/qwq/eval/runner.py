@@ -16,7 +16,8 @@ from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import Thinking
 from qwq.errors import InfraError
 from qwq.model.transformer import Transformer
-from qwq.rollout.episode import collect
+from qwq.rollout.collect import collect
+from qwq.rollout.policies.trainer import TrainerPolicy
 from qwq.text.template import ChatFormat
 from qwq.types import Outcome, Problem, Rollout
 from qwq.verify.grade import grade_many
@@ -85,7 +86,9 @@ def evaluate(
     """
     problems = [p for group in benchmarks.values() for p in group]
     budgets = None if budget is None else [budget] * len(problems)
-    rollouts, responses = collect(model, chat, problems, params, seed=seed, max_rows=max_rows, budgets=budgets)
+    rollouts, responses = collect(
+        TrainerPolicy(model, chat, max_rows=max_rows), problems, params, seed=seed, budgets=budgets
+    )
     verdicts = grade_many(list(zip(problems, responses, strict=True)), retries=2)
     for rollout, verdict in zip(rollouts, verdicts, strict=True):
         rollout.verdicts.append(verdict)

@@ -135,6 +135,8 @@ def gate_verdict(response: Response) -> Verdict:
     """The rule in front of the reward model: finished, thinking closed, an answer there, no tool
     call.
     """
+    if response.failure:
+        return Verdict(Outcome.INFRA_ERROR, response.failure, "gate")
     if not response.finished:
         return Verdict(Outcome.UNFINISHED, "the response did not end", "gate")
     parsed = parse(response.text, thinking_open=response.thinking_open)

@@ -1,140 +1,481 @@
-"""Problems in, rollouts out: groups of samples, with tool calls answered in between.
+"""One sample's life, and the one loop that plays it: turns of a policy, calls answered in between, until a limit or the end.
 
-A rollout is kept as the tokens that were sampled and the tokens an environment wrote; the text beside
-them is for readers and verifiers, and no token is ever made from it again (design promise 2).
+RL, evaluation, distillation and `qwq chat` all come through `play`. The life of an episode: its environment is reset; its turn is
+asked of the policy; a turn with calls is answered call by call, in order; the results' tokens follow the turn's, and the next turn
+continues from all of them. No token is ever made from text again (design promise 2). A slow tool holds up its own episode only;
+environments that are `instant` are waited for, so that with them the order of all work is a function of the seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import asyncio
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from qwq.engine.batch import Completion, Request, generate
 from qwq.engine.sampler import SamplingParams
-from qwq.engine.thinking import Thinking
-from qwq.envs import Environment, answer_calls, environment_for
-from qwq.model.transformer import Transformer
-from qwq.text.response import parse
-from qwq.text.template import ChatFormat
-from qwq.types import Problem, Response, Rollout, StopReason, ToolCall
+from qwq.envs.base import Environment, explain_malformed, in_background, make_environment
+from qwq.errors import ConfigError, InfraError, ModelError
+from qwq.rollout.budget import NO_LIMITS, Limits, goes_in_circles, step_key
+from qwq.rollout.policy import Policy, TurnRequest
+from qwq.text.response import written
+from qwq.types import Message, ParsedResponse, Problem, Response, Rollout, StopReason, ToolCall, Turn
+
+STEP_GRACE_S = 5.0  # beyond the limit of one call, for an environment with a `step` of its own
+LIVE_PER_TURN = 4  # episodes under way for each turn that may be made at once; the others wait for their tools
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Sample `number` of a problem. `thinking_budget` is for each turn, in tokens; `key` is the caller's own."""
+
+    problem: Problem
+    number: int = 0
+    seed: int = 0
+    stream: int = 0
+    thinking_budget: int | None = None
+    key: Any = None
 
 
 @dataclass(slots=True)
-class _Episode:
-    """One sample's dealings with its environment."""
+class Episode:
+    """One sample: what was asked, sampled, called and answered.
 
-    environment: Environment | None
-    turn_start: int = 0
+    `ids`, `sampled_mask`, `logprobs` and `versions` hold everything after `prompt_ids`, results of tools included (mask 0, see
+    `Rollout`); they are empty where the policy is not token-exact. `messages` are the turns and results after the problem's own
+    messages. `calls` and `results` run parallel; a malformed call is in neither and counted in `num_malformed`. `failure` says why
+    there is no sample: server or tool machinery failed.
+    """
+
+    job: Job
+    prompt_ids: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    sampled_mask: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
-    malformed: int = 0
+    num_malformed: int = 0
+    stop_reason: StopReason | None = None
+    failure: str = ""
+    seconds: float = 0.0
+    thinking_open: bool = False
+    exact: bool = False  # every token after the prompt is in `ids`
+
+    @property
+    def problem(self) -> Problem:
+        return self.job.problem
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens after the prompt; without those of results where the policy is not token-exact."""
+        return len(self.ids) if self.exact else sum(t.num_tokens for t in self.turns)
+
+    @property
+    def num_thinking(self) -> int:
+        return sum(t.num_thinking for t in self.turns)
+
+    def response(self) -> Response:
+        """What a verifier sees. Malformed calls of earlier turns were answered, and a model that mends them is not marked down."""
+        last = self.turns[-1] if self.turns else Turn(ParsedResponse(None, ""), StopReason.ABORT)
+        return Response(
+            last.text,
+            finished=self.stop_reason is StopReason.END,
+            thinking_open=self.thinking_open,
+            calls=tuple(self.calls),
+            results=tuple(self.results),
+            parts=last.parts,
+            failure=self.failure,
+        )
+
+    def rollout(self, group: int = 0, *, text: str = "") -> Rollout:
+        """The sample as training reads it. ModelError where its tokens are not known."""
+        if not self.exact:
+            raise ModelError(
+                f"the tokens of {self.problem.id} are not known: train on samples of a policy that is token-exact"
+            )
+        assert self.stop_reason is not None
+        return Rollout(
+            problem_id=self.problem.id,
+            domain=self.problem.domain,
+            group=group,
+            prompt_ids=self.prompt_ids,
+            completion_ids=self.ids,
+            sampled_mask=self.sampled_mask,
+            sampler_logprobs=self.logprobs,
+            weight_versions=self.versions,
+            stop_reason=self.stop_reason,
+            text=text,
+            budget=self.job.thinking_budget,
+        )
 
 
-class _ToolLoop:
-    """Decides, when a turn ends, whether the sample goes on with a tool's result."""
-
-    def __init__(self, chat: ChatFormat, problems: Sequence[Problem], samples: int) -> None:
-        self.chat = chat
-        self.tools = [p.tool_schemas for p in problems]
-        self.episodes = [[_Episode(environment_for(p)) for _ in range(samples)] for p in problems]
-
-    def __call__(self, request: int, sample: int, ids: list[int]) -> list[int] | StopReason | None:
-        episode = self.episodes[request][sample]
-        if episode.environment is None:
-            return None
-        text = self.chat.tokenizer.decode(_without_end(ids[episode.turn_start :], self.chat.eos_ids))
-        parsed = parse(text, thinking_open=self.chat.thinking_open, tools=self.tools[request])
-        episode.malformed += len(parsed.malformed_calls)
-        if not parsed.tool_calls:
-            return None
-        if len(episode.calls) >= episode.environment.max_calls:
-            return StopReason.TURNS
-        results = [m.content for m in answer_calls(episode.environment, parsed.tool_calls)]
-        episode.calls += parsed.tool_calls
-        episode.results += results
-        more = self.chat.tool_result_ids(results)
-        episode.turn_start = len(ids) + len(more)
-        return more
-
-
-def _without_end(ids: list[int], eos_ids: Sequence[int]) -> list[int]:
-    return ids[:-1] if ids and ids[-1] in eos_ids else ids
-
-
-# Called with the position (group after group), the problem and what a verifier sees, as soon as a sample has ended.
-OnResponse = Callable[[int, Problem, Response], None]
-
-
-def collect(
-    model: Transformer,
-    chat: ChatFormat,
-    problems: Sequence[Problem],
+def play(
+    policy: Policy,
+    jobs: Iterator[Job],
     params: SamplingParams,
     *,
-    samples: int = 1,
-    seed: int = 0,
-    version: int = 0,
-    max_rows: int = 256,
-    first_group: int = 0,
-    budgets: Sequence[int | None] | None = None,
-    on_response: OnResponse | None = None,
-) -> tuple[list[Rollout], list[Response]]:
-    """`samples` rollouts of each problem, group after group, and what a verifier sees of each.
+    limits: Limits = NO_LIMITS,
+    concurrency: int | None = None,
+    loop_tokens: int = 0,
+    logprobs: bool = False,
+    exact: bool = False,
+    on_done: Callable[[Episode], None] | None = None,
+) -> Iterator[Episode]:
+    """Episodes in the order in which they end.
 
-    `version` is the number of the weights that sampled; every token carries it. `budgets` are thinking budgets in tokens, one a
-    problem (None: no budget). `on_response` hears of each sample while others still decode.
+    `params.max_new_tokens` bounds each turn, `limits` the whole episode. `concurrency`: turns made at once; None leaves it to the
+    policy. `loop_tokens`: how long an exact repetition in a turn may get, 0 for any length. `logprobs`: keep the log-probabilities
+    of sampled tokens, for training. `exact`: raise ModelError where a template cannot continue from tokens; otherwise such a
+    conversation is rendered again for each turn. `on_done` hears of each episode as soon as it has ended.
+
+    Raises ConfigError for an environment that answers other than its protocol says.
     """
-    requests = [
-        Request(chat.prompt_ids(p.messages, p.tools), samples, seed * 1_000_003 + (first_group + g) * 1009)
-        for g, p in enumerate(problems)
-    ]
-    loop = _ToolLoop(chat, problems, samples)
-    responses: list[Response | None] = [None] * (len(problems) * samples)
+    player = _Player(policy, jobs, params, limits, concurrency, loop_tokens, logprobs, exact, on_done)
+    try:
+        for request, turn in policy.generate(player.next_request, concurrency):
+            player.take(request.key, turn)
+            yield from player.ended()
+        yield from player.ended()
+    finally:
+        player.close()
 
-    def done(request: int, sample: int, c: Completion) -> None:
-        at, episode = request * samples + sample, loop.episodes[request][sample]
-        responses[at] = response = _response(chat, episode, c)
-        if on_response:
-            on_response(at, problems[request], response)
 
-    def thinking(request: int) -> Thinking | None:
-        budget = budgets[request] if budgets else None
-        if budget is None:
-            return None
-        return Thinking(chat.tokenizer, opened=chat.thinking_open, budget=budget, max_new_tokens=params.max_new_tokens)
+@dataclass(slots=True)
+class _Live:
+    """An episode under way."""
 
-    completions = generate(
-        model, requests, params, chat.eos_ids, max_rows=max_rows, continue_with=loop, on_done=done,
-        thinking=thinking if budgets and any(b is not None for b in budgets) else None,
-    )  # fmt: skip
-    rollouts = [
-        Rollout(
-            problem_id=problem.id,
-            domain=problem.domain,
-            group=first_group + g,
-            prompt_ids=list(request.prompt_ids),
-            completion_ids=c.ids,
-            sampled_mask=c.sampled_mask,
-            sampler_logprobs=c.logprobs,
-            weight_versions=[version] * len(c.ids),
-            stop_reason=c.stop_reason,
-            text=chat.tokenizer.decode(c.ids),
-            budget=budgets[g] if budgets else None,
-            prompt=chat.tokenizer.decode(request.prompt_ids),
-            expected=problem.expected,
+    episode: Episode
+    environment: Environment | None
+    exact: bool
+    tools: Sequence[Any] = ()
+    schemas: Sequence[Any] = ()  # the environment's own, () where it leaves those of the problem
+    started: float = field(default_factory=time.monotonic)
+    num_calls: int = 0  # attempts, malformed ones too
+    told: bool = False  # that no calls are left
+    steps: list[str] = field(default_factory=list)
+
+
+# What an environment's result leads to.
+_Then = Callable[[_Live, Any], None]
+
+
+class _Player:
+    """The state of one `play`: which episodes wait for their turn, and which for their tools."""
+
+    def __init__(
+        self, policy: Policy, jobs: Iterator[Job], params: SamplingParams, limits: Limits, concurrency: int | None,
+        loop_tokens: int, logprobs: bool, exact: bool, on_done: Callable[[Episode], None] | None,
+    ) -> None:  # fmt: skip
+        self.policy, self.jobs, self.params, self.limits = policy, jobs, params, limits
+        self.loop_tokens, self.logprobs, self.exact, self.on_done = loop_tokens, logprobs, exact, on_done
+        self.most = None if concurrency is None else LIVE_PER_TURN * concurrency
+        self.ready: deque[_Live] = deque()
+        self.asked = 0  # turns that the policy is making
+        self.live: dict[int, _Live] = {}
+        self.num_waiting = 0  # for their tools
+        self.inbox: queue.SimpleQueue[tuple[_Live, Future[Any], _Then]] = queue.SimpleQueue()
+        self.done: list[Episode] = []
+        self.closing: list[Future[None]] = []
+        self._last_problem: Problem | None = None
+        self._last_prompt: list[int] = []
+
+    # -- asked by the policy ---------------------------------------------------------------------------------------------
+
+    def next_request(self) -> TurnRequest | None:
+        """The next turn to be made. Waits for a tool only while the policy has nothing else to do."""
+        while True:
+            self._take_answers()
+            if self.ready:
+                return self._request(self.ready.popleft())
+            job = None if self.most is not None and len(self.live) >= self.most else next(self.jobs, None)
+            if job is not None:
+                self._begin(job)
+            elif self.num_waiting and not self.asked:
+                self._take_answers(wait=True)
+            else:
+                return None
+
+    def _begin(self, job: Job) -> None:
+        exact = self.policy.token_exact
+        episode = Episode(job, exact=exact)
+        live = _Live(episode, make_environment(job.problem), exact, job.problem.tools)
+        self.live[id(live)] = live
+        if self.policy.chat is not None:
+            episode.thinking_open = self.policy.chat.thinking_open
+            episode.prompt_ids = list(self._prompt(job.problem))
+        made = live.environment
+        if made is None:
+            self.ready.append(live)
+            return
+        if self.limits.call_timeout_s is not None:
+            made.timeout_s = self.limits.call_timeout_s
+        if self.limits.max_calls is not None:
+            made.max_calls = self.limits.max_calls
+        self._ask_environment(live, made.reset(job.problem), self._was_reset)
+
+    def _prompt(self, problem: Problem) -> list[int]:
+        """A problem's prompt; its samples, which follow each other, share it."""
+        assert self.policy.chat is not None
+        if problem is not self._last_problem:
+            self._last_prompt = self.policy.chat.prompt_ids(problem.messages, problem.tools)
+            self._last_problem = problem
+        return self._last_prompt
+
+    def _request(self, live: _Live) -> TurnRequest:
+        episode = live.episode
+        self.asked += 1
+        params = self.params
+        if self.limits.max_tokens is not None:
+            left = self.limits.max_tokens - episode.num_tokens
+            params = params if left >= params.max_new_tokens else replace(params, max_new_tokens=left)
+        return TurnRequest(
+            live,
+            params,
+            [*episode.problem.messages, *episode.messages],
+            live.tools,
+            prompt_ids=[*episode.prompt_ids, *episode.ids] if live.exact else None,
+            seed=episode.job.seed,
+            stream=episode.job.stream,
+            offset=episode.num_tokens,
+            thinking_budget=episode.job.thinking_budget,
+            loop_tokens=self.loop_tokens,
+            logprobs=self.logprobs,
         )
-        for g, (problem, request, group) in enumerate(zip(problems, requests, completions, strict=True))
-        for c in group
-    ]
-    return rollouts, [r for r in responses if r is not None]
+
+    # -- what a turn leads to ----------------------------------------------------------------------------------------------
+
+    def take(self, live: _Live, turn: Turn) -> None:
+        """A turn has been made."""
+        self.asked -= 1
+        episode, made = live.episode, live.environment
+        episode.turns.append(turn)
+        if turn.failure:
+            return self._finish(live, StopReason.ABORT, turn.failure)
+        if live.exact:
+            self._append(episode, turn.ids, turn.sampled_mask, turn.logprobs, turn.weight_versions)
+        episode.messages.append(Message("assistant", written(turn.parts), turn.calls))
+        if not turn.finished:
+            return self._finish(live, turn.stop_reason)
+        attempts = turn.parts.calls_in_order
+        if made is None:
+            return self._finish(live, StopReason.END)
+        if not attempts:
+            return self._ask_environment(live, made.next_messages(turn.parts), self._was_told)
+        stop = self._spent(live, made)
+        if stop is not None:
+            return self._finish(live, stop)
+        return self._answer(live, made, attempts)
+
+    @staticmethod
+    def _append(
+        episode: Episode, ids: Sequence[int], mask: Sequence[int], logprobs: Sequence[float], versions: Sequence[int]
+    ) -> None:
+        episode.ids += ids
+        episode.sampled_mask += mask
+        episode.logprobs += logprobs or [0.0] * len(ids)
+        episode.versions += versions
+
+    def _out_of_turns(self, live: _Live) -> StopReason | None:
+        limits = self.limits
+        if limits.max_seconds is not None and time.monotonic() - live.started >= limits.max_seconds:
+            return StopReason.TIME
+        if limits.max_turns is not None and len(live.episode.turns) >= limits.max_turns:
+            return StopReason.TURNS
+        return None
+
+    def _spent(self, live: _Live, made: Environment) -> StopReason | None:
+        """Why a turn with calls is the episode's last; None where they may be answered."""
+        if live.num_calls >= made.max_calls and (live.told or not self.limits.last_turn):
+            return StopReason.TURNS
+        return self._out_of_turns(live)
+
+    def _answer(self, live: _Live, made: Environment, attempts: Sequence[ToolCall | str]) -> None:
+        """Run what may run, and answer everything else with what is wrong with it."""
+        left = made.max_calls - live.num_calls
+        live.told = left <= 0
+        answers: list[str | None] = []
+        runs: list[ToolCall] = []
+        for number, call in enumerate(attempts):
+            if number >= left:
+                answers.append(f"error: no call is left of {made.max_calls}: answer with what you have")
+            elif isinstance(call, str):
+                answers.append(explain_malformed(call, live.tools))
+            elif self.limits.max_parallel is not None and len(runs) >= self.limits.max_parallel:
+                answers.append(f"error: at most {self.limits.max_parallel} calls run in one turn: make this one again")
+            else:
+                answers.append(None)
+                runs.append(call)
+        live.num_calls += len(attempts)
+
+        def answered(live: _Live, messages: Sequence[Message]) -> None:
+            if len(messages) != len(runs):
+                raise ConfigError(
+                    f"{type(made).__name__}.step answered {len(messages)} of {len(runs)} calls: return one message for each"
+                )
+            came = iter(messages)
+            self._answered(live, made, attempts, [next(came).content if a is None else a for a in answers])
+
+        if runs:
+            self._ask_environment(live, _step(made, runs), answered)
+        else:
+            answered(live, ())
+
+    def _answered(
+        self, live: _Live, made: Environment, attempts: Sequence[ToolCall | str], texts: Sequence[str]
+    ) -> None:
+        episode = live.episode
+        for call, text in zip(attempts, texts, strict=True):
+            if isinstance(call, str):
+                episode.num_malformed += 1
+            else:
+                episode.calls.append(call)
+                episode.results.append(text)
+        live.steps.append(step_key(attempts, texts))
+        # A server pairs tool messages with the calls that it knows; one that it could not read gets its answer from the user.
+        roles = ["tool" if live.exact or isinstance(c, ToolCall) else "user" for c in attempts]
+        messages = [Message(role, text) for role, text in zip(roles, texts, strict=True)]
+        if made.over:
+            episode.messages += messages
+            return self._finish(live, StopReason.TURNS)
+        if self.limits.max_repeats and goes_in_circles(live.steps, self.limits.max_repeats):
+            episode.messages += messages
+            return self._finish(live, StopReason.LOOP)
+        return self._go_on(live, messages)
+
+    def _was_told(self, live: _Live, messages: Sequence[Message]) -> None:
+        """The environment's word after a turn without calls."""
+        assert live.environment is not None
+        if not messages or live.environment.over:
+            return self._finish(live, StopReason.END)
+        stop = self._out_of_turns(live)
+        return self._finish(live, stop) if stop else self._go_on(live, list(messages))
+
+    def _was_reset(self, live: _Live, _: None) -> None:
+        assert live.environment is not None
+        live.schemas = live.environment.schemas()
+        self.ready.append(live)
+
+    def _go_on(self, live: _Live, messages: list[Message]) -> None:
+        """The next turn follows these messages, where they fit."""
+        episode = live.episode
+        if self._tools_changed(live) and live.exact:
+            if self.exact:
+                raise ConfigError(
+                    f"{episode.problem.id}: the environment's tools change between turns, and so would the tokens of its prompt: "
+                    "train with an environment that keeps them"
+                )
+            live.exact = episode.exact = False
+        if live.exact:
+            assert self.policy.chat is not None
+            try:
+                more = self.policy.chat.next_turn_ids(messages)
+            except ModelError:
+                if self.exact:
+                    raise
+                live.exact = episode.exact = False
+            else:
+                full = self._full(episode, len(more))
+                if full is not None:
+                    return self._finish(live, full)
+                version = episode.versions[-1] if episode.versions else self.policy.version
+                self._append(episode, more, [0] * len(more), (), [version] * len(more))
+        elif self.limits.max_tokens is not None and episode.num_tokens >= self.limits.max_tokens:
+            return self._finish(live, StopReason.LENGTH)
+        episode.messages += messages
+        self.ready.append(live)
+        return None
+
+    @staticmethod
+    def _tools_changed(live: _Live) -> bool:
+        """Whether the environment now offers other tools; they are then the turn's."""
+        assert live.environment is not None
+        schemas = live.environment.schemas()
+        if list(schemas) == list(live.schemas):
+            return False
+        live.schemas = live.tools = schemas
+        return True
+
+    def _full(self, episode: Episode, num_more: int) -> StopReason | None:
+        """Why so many tokens and one to be sampled have no room; None where they have."""
+        if self.limits.max_tokens is not None and num_more >= self.limits.max_tokens - len(episode.ids):
+            return StopReason.LENGTH
+        context = self.policy.context
+        if context is not None and num_more >= context - len(episode.prompt_ids) - len(episode.ids):
+            return StopReason.CONTEXT
+        return None
+
+    def _finish(self, live: _Live, reason: StopReason, failure: str = "") -> None:
+        episode = live.episode
+        episode.stop_reason, episode.failure = reason, failure
+        episode.seconds = time.monotonic() - live.started
+        self.live.pop(id(live), None)
+        if live.environment is not None:
+            self.closing.append(in_background(live.environment.close()))
+        if self.on_done is not None:
+            self.on_done(episode)
+        self.done.append(episode)
+
+    # -- environments --------------------------------------------------------------------------------------------------------
+
+    def _ask_environment(self, live: _Live, work: Any, then: _Then) -> None:
+        """Run an environment's coroutine; `then` gets its result in this thread."""
+        assert live.environment is not None
+        future = in_background(work)
+        if live.environment.instant:
+            self._came(live, future, then)
+            return
+        self.num_waiting += 1
+        future.add_done_callback(lambda done: self.inbox.put((live, done, then)))
+
+    def _take_answers(self, *, wait: bool = False) -> None:
+        while self.num_waiting:
+            try:
+                live, future, then = self.inbox.get(block=wait)
+            except queue.Empty:
+                return
+            wait = False
+            self.num_waiting -= 1
+            self._came(live, future, then)
+
+    def _came(self, live: _Live, future: Future[Any], then: _Then) -> None:
+        """InfraError of an environment ends the episode without a sample; other errors are the program's."""
+        try:
+            result = future.result()
+        except InfraError as error:
+            name = type(live.environment).__name__
+            self._finish(live, StopReason.ABORT, f"environment {name}: {error}")
+            return
+        then(live, result)
+
+    def ended(self) -> Iterator[Episode]:
+        """Episodes that have ended since the last look."""
+        done, self.done = self.done, []
+        yield from done
+
+    def close(self) -> None:
+        """Wait until every environment is closed; those of episodes that were left before their end, too."""
+        for live in self.live.values():
+            if live.environment is not None:
+                self.closing.append(in_background(live.environment.close()))
+        for future in self.closing:
+            future.exception()
 
 
-def _response(chat: ChatFormat, episode: _Episode, c: Completion) -> Response:
-    return Response(
-        chat.tokenizer.decode(_without_end(c.ids[episode.turn_start :], chat.eos_ids)),
-        finished=c.stop_reason is StopReason.END,
-        thinking_open=chat.thinking_open,
-        calls=tuple(episode.calls),
-        results=tuple(episode.results),
-        malformed_calls=episode.malformed,
-    )
+async def _step(made: Environment, calls: Sequence[ToolCall]) -> list[Message]:
+    """`made.step(calls)`. Whatever an environment's own `step` raises, or takes too long for, is the calls' result."""
+    try:
+        return list(await asyncio.wait_for(made.step(calls), made.timeout_s + STEP_GRACE_S))
+    except InfraError:
+        raise
+    except TimeoutError:
+        text = f"error: no result within {made.timeout_s:g} s"
+    except Exception as error:
+        text = f"error: the tools raised {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    return [Message("tool", text) for _ in calls]

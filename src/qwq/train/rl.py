@@ -33,7 +33,8 @@ from qwq.errors import ConfigError, InfraError
 from qwq.model import lora
 from qwq.model.transformer import Transformer
 from qwq.reward.mixing import Rewarder
-from qwq.rollout.episode import collect
+from qwq.rollout.collect import collect
+from qwq.rollout.policies.trainer import TrainerPolicy
 from qwq.rollout.store import RolloutStore
 from qwq.tasks.mix import ProblemMix
 from qwq.tasks.procedural.base import digest
@@ -81,6 +82,7 @@ class RlTrainer:
         self.model, self.chat, self.config, self.compute, self.run = model, chat, config, compute, run
         self.mix, self.rewarder, self.seed, self.after_step = mix, rewarder, seed, after_step
         self.optimizer = Optimizer(model, config.optim, config.steps * config.updates)
+        self.policy = TrainerPolicy(model, chat, max_rows=compute.max_rows)
         self.params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         self.store = RolloutStore(run.rollouts_folder)
         # With LoRA the stage's start is the model without its adapters; else KL needs a second copy of the weights.
@@ -163,9 +165,9 @@ class RlTrainer:
     def _sample_groups(self, problems: list[Problem], first: int) -> list[Rollout]:
         totals, started = self.run.state["totals"], time.perf_counter()
         grader = self.rewarder.grader()
+        self.policy.update_weights(self.run.state["step"] * self.config.updates)
         rollouts, _ = collect(
-            self.model, self.chat, problems, self.params, samples=self.config.samples, seed=self.seed,
-            version=self.run.state["step"] * self.config.updates, max_rows=self.compute.max_rows, first_group=first,
+            self.policy, problems, self.params, samples=self.config.samples, seed=self.seed, first_group=first,
             budgets=self._budgets(first, len(problems)), on_response=grader.submit,
         )  # fmt: skip
         sampled = time.perf_counter()

@@ -25,6 +25,8 @@ def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdi
     `sandbox` is handed to the code verifier (None: its default).
     """
     truth = problem.truth
+    if response.failure:
+        return Verdict(Outcome.INFRA_ERROR, response.failure, problem.domain)
     if response.parts is None:
         response = replace(
             response, parts=parse(response.text, thinking_open=response.thinking_open, tools=problem.tool_schemas)
@@ -197,4 +199,5 @@ def _key(response: Response) -> tuple[Any, ...]:
         response.thinking_open,
         calls,
         response.malformed_calls,
+        response.failure,
     )

@@ -84,8 +84,8 @@ def test_the_environment_answers_each_call_in_order_and_raises_nothing():
     ]
     assert answer_calls(environment, calls) == [
         Message("tool", "42"),
-        Message("tool", "error: no tool search"),
-        Message("tool", "error: calculator needs the argument expression"),
-        Message("tool", "error: calculator needs the argument expression"),
+        Message("tool", "error: no tool 'search': valid names: calculator"),
+        Message("tool", "error: calculator needs the text `expression`; its schema: {}"),
+        Message("tool", "error: calculator needs the text `expression`; its schema: {}"),
         Message("tool", "error: division by zero"),
     ]

@@ -98,9 +98,7 @@ def test_thinking_tokens() -> None:
 def scripted(monkeypatch: pytest.MonkeyPatch, texts: list[str], *, finished: bool = True) -> None:
     """Let every problem in turn be answered by the next of `texts`."""
 
-    def collect(
-        model: Any, chat: Any, problems: list[Problem], *args: Any, **kw: Any
-    ) -> tuple[list[Rollout], list[Response]]:
+    def collect(policy: Any, problems: list[Problem], *args: Any, **kw: Any) -> tuple[list[Rollout], list[Response]]:
         rollouts = [rollout([7] * (10 * (i + 1))) for i in range(len(problems))]
         return rollouts, [Response(t, finished=finished) for t in texts]
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from scripted_policy import ScriptedPolicy
 
 from qwq.chat.conversation import Conversation as Chat
 from qwq.distill.filters import Answer, parts_of
@@ -16,7 +17,8 @@ from qwq.endpoint.reply import read_completion
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import Thinking
 from qwq.reward.mixing import gate_verdict
-from qwq.rollout.episode import _ToolLoop
+from qwq.rollout.budget import Limits
+from qwq.rollout.episode import Job, play
 from qwq.rollout.policies.local import EnginePolicy, _Running
 from qwq.rollout.policy import TurnRequest
 from qwq.tasks.benchmark import Benchmark, marked
@@ -142,18 +144,17 @@ def test_chat_and_rollouts_agree() -> None:
             eos_ids=(0,),
             prompt_ids=lambda *_: [1],
             tool_result_ids=lambda _: [2],
+            next_turn_ids=lambda _: [2],
         )
         conversation = _Scripted(None, chat, SamplingParams())  # type: ignore[arg-type]
         conversation.text = text
         assert conversation.ask("?", 0, lambda *_: None).answer == parse(text, thinking_open=opened, tools=()).answer
         expected = parse(text, thinking_open=opened, tools=names)
-        loop = _ToolLoop(chat, [problem("tools", {}, tools)], 1)
-        loop(0, 0, [1])
-        episode = loop.episodes[0][0]
-        if tools:
-            assert (tuple(episode.calls), episode.malformed) == (expected.tool_calls, len(expected.malformed_calls))
-        else:
-            assert not episode.calls and not expected.tool_calls
+        policy = ScriptedPolicy(lambda _: [1, 0], chat)
+        asked = iter([Job(problem("tools", {}, tools))])
+        (episode,) = play(policy, asked, SamplingParams(), limits=Limits(max_turns=2))
+        assert (tuple(episode.calls), episode.num_malformed) == (expected.tool_calls, len(expected.malformed_calls))
+        assert episode.turns[0].parts == expected
 
 
 class _Scripted(Chat):

@@ -37,7 +37,7 @@ def open_policy(
     return EnginePolicy(load_engine(model, options), identity={**files, **(identity or {})})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Running:
     """A turn that is being made. `versions` are pairs of a token's number and the weights that sample from it on."""
 
@@ -70,7 +70,7 @@ class EnginePolicy:
         self._paused = self._told = False
 
     def generate(self, next_request: NextRequest, concurrency: int | None = None) -> Iterator[tuple[TurnRequest, Turn]]:
-        running = self._running = []
+        running: list[_Running] = []
         try:
             while True:
                 if self._paused:
@@ -84,15 +84,18 @@ class EnginePolicy:
                         yield request, Turn(ParsedResponse(None, ""), StopReason.CONTEXT)
                     else:
                         running.append(_Running(request, sequence, [(0, self.version)]))
+                        self._running.append(running[-1])
                 if not running:
                     return
                 if self.engine.has_work:
                     self.engine.step()
                 for turn in [r for r in running if r.sequence.done]:
                     running.remove(turn)
+                    self._running.remove(turn)
                     yield turn.request, self._turn(turn)
         finally:  # left before the end: nobody waits for these turns
             for turn in running:
+                self._running.remove(turn)
                 self.engine.abort(turn.sequence)
 
     def pause(self) -> None:
