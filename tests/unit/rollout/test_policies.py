@@ -235,7 +235,7 @@ def test_new_weights_leave_no_old_prefix(model: Transformer, chat: ChatFormat) -
         engine_policy(model, chat),
         model.layers[0].mlp.down.weight if hasattr(model, "layers") else next(model.parameters()),
     )
-    request = lambda: iter([TurnRequest(0, SamplingParams(0, max_new_tokens=12), problem(1).messages, logprobs=True)])  # noqa: E731
+    request = lambda: iter([TurnRequest(0, SamplingParams(0, max_new_tokens=12), problem(1).messages, logprobs=True)])
     before = weight.detach().clone()
     asked = request()
     ((_, old),) = policy.generate(lambda: next(asked, None))
