@@ -45,11 +45,11 @@ class EngineKeywords(TypedDict, total=False):
     max_model_len: int | None  # tokens, prompt and answer together
     kv_tokens: int | None  # tokens of KV cache over all sequences
     max_num_seqs: int  # sequences computed at once
-    token_budget: int  # tokens computed in one step
+    max_num_batched_tokens: int  # tokens computed in one step
     threads: int | None  # CPU threads
     deterministic: bool  # a sequence's tokens do not depend on the others, bit for bit; CPU only
     speculate: bool
-    prefix_cache: bool
+    enable_prefix_caching: bool
     yarn: bool
     quantization: str | None  # int8 or int4, on a GPU
     draft_model: str | None
@@ -367,7 +367,8 @@ def load(model: str | Path, *, report: Callable[[str], None] | None = None, **op
     `options` are those of the engine, with the defaults of `qwq serve` (docs/engine.md); `report` gets lines about memory and progress.
     ModelError where there is no such model or it is damaged, ConfigError for an unknown or bad option, CapacityError where it does not fit.
     """
-    from qwq.engine.load import EngineOptions, load_engine
+    from qwq.engine.load import load_engine
+    from qwq.engine.options import EngineOptions
 
     unknown = next((name for name in options if name not in EngineKeywords.__annotations__), None)
     if unknown is not None:
@@ -389,7 +390,7 @@ def evaluate(
     default) keeps every sample, so that the same call continues where it was stopped. Scores are shares from 0 to 1 with a 95% interval.
     ConfigError and DataError before the model is loaded, ModelError, CapacityError; InfraError where grading failed.
     """
-    from qwq.engine.load import EngineOptions
+    from qwq.engine.options import EngineOptions
     from qwq.eval.run import Options, prepare, run
     from qwq.rollout.policies.local import open_policy
 

@@ -9,7 +9,8 @@ import pytest
 from little import make_model
 
 from qwq.engine.bench import bench_engine, check
-from qwq.engine.load import EngineOptions, context_length, load_engine
+from qwq.engine.load import context_length, load_engine
+from qwq.engine.options import EngineOptions
 from qwq.errors import CapacityError, ConfigError, ModelError
 
 
@@ -62,7 +63,7 @@ def test_a_models_context_is_known_without_its_weights(folder: str, tmp_path: Pa
         {"threads": 0},
         {"max_num_seqs": 0},
         {"max_num_seqs": -1},
-        {"token_budget": 0},
+        {"max_num_batched_tokens": 0},
         {"kv_tokens": 0},
         {"draft_tokens": 0},
         {"device": "wibble"},

@@ -12,7 +12,8 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from qwq.engine.backends.torch import TorchBackend
-from qwq.engine.load import EngineOptions, load_engine
+from qwq.engine.load import load_engine
+from qwq.engine.options import EngineOptions
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
@@ -121,7 +122,7 @@ def test_gguf_dequantised_agrees_with_llama_cpp(folder: Path, samples) -> None:
 def test_the_llama_backend_gives_llama_cpps_own_greedy_texts(folder: Path, chat: ChatFormat) -> None:
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: `make install-gguf`")
     (path,) = folder.glob("*.gguf")
-    opened = load_engine(str(path), EngineOptions(max_model_len=1024, prefix_cache=False), lambda line: None)
+    opened = load_engine(str(path), EngineOptions(max_model_len=1024, enable_prefix_caching=False), lambda line: None)
     # Flash attention is what llama.cpp itself chooses; its Python class would leave it off, and keys in 16 bits then round otherwise.
     threads = os.cpu_count()
     plain = llama_cpp.Llama(

@@ -270,7 +270,7 @@ def test_errors_have_anthropics_shape(client: httpx2.Client, body: dict, status:
 def test_keys_and_any_name() -> None:
     chat = scripted.chat_format()
     with (
-        scripted.served(scripted.opened(chat, scripted.Script(chat, reply)), api_keys=("k",)) as url,
+        scripted.served(scripted.opened(chat, scripted.Script(chat, reply)), api_key=("k",)) as url,
         httpx2.Client(base_url=url, timeout=60) as client,
     ):
         refused = ask(client)
@@ -278,7 +278,10 @@ def test_keys_and_any_name() -> None:
         client.headers["x-api-key"] = "k"
         assert ask(client).status_code == 200
     model = scripted.opened(chat, scripted.Script(chat, reply))
-    with scripted.served(model, names=("scripted", "*")) as url, httpx2.Client(base_url=url, timeout=60) as client:
+    with (
+        scripted.served(model, served_model_name=("scripted", "*")) as url,
+        httpx2.Client(base_url=url, timeout=60) as client,
+    ):
         assert answer(ask(client, model="claude-sonnet-4-5"))["model"] == "scripted"
         assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["scripted"]
 

@@ -449,7 +449,7 @@ def test_api_keys_sizes_and_origins(model: scripted.LoadedModel) -> None:
     fmt = scripted.chat_format()
     model = scripted.opened(fmt, scripted.Script(fmt, reply))
     with (
-        scripted.served(model, api_keys=("one", "zwei"), limit_bytes=2000, cors_origins=("http://page",)) as url,
+        scripted.served(model, api_key=("one", "zwei"), max_request_mib=1, allowed_origins=("http://page",)) as url,
         httpx2.Client(base_url=url) as client,
     ):
         assert client.get("/health").status_code == 200
@@ -471,11 +471,11 @@ def test_api_keys_sizes_and_origins(model: scripted.LoadedModel) -> None:
         for headers in ({"authorization": "Bearer one"}, {"authorization": "bearer zwei"}, {"x-api-key": "zwei"}):
             assert client.get("/v1/models", headers=headers).status_code == 200
         client.headers["authorization"] = "Bearer one"
-        large = chat(client, "x" * 3000)
-        assert large.status_code == 413 and "2000" in large.json()["error"]["message"]
+        large = chat(client, "x" * (1 << 20))
+        assert large.status_code == 413 and "1048576" in large.json()["error"]["message"]
         chunked = client.post(
             "/v1/completions",
-            content=iter([b'{"prompt": "', b"x" * 3000, b'"}']),
+            content=iter([b'{"prompt": "', b"x" * (1 << 20), b'"}']),
             headers={"content-type": "application/json"},
         )
         assert chunked.status_code == 413

@@ -211,7 +211,7 @@ def test_a_server_that_ignores_unknown_fields_says_each_once(capfd: pytest.Captu
         "stream_options": {"foo": 1},
     }
     with (
-        scripted.served(scripted.opened(made, scripted.Script(made, reply)), ignore_unknown=True) as url,
+        scripted.served(scripted.opened(made, scripted.Script(made, reply)), ignore_unknown_fields=True) as url,
         httpx2.Client(base_url=url, timeout=60) as client,
     ):
         for _ in range(2):

@@ -248,7 +248,7 @@ def test_the_page_has_its_own_paths_below_api(client: httpx2.Client) -> None:
 def test_keys(client: httpx2.Client) -> None:
     chat = scripted.chat_format()
     with (
-        scripted.served(scripted.opened(chat, scripted.Script(chat, reply)), api_keys=("k",)) as url,
+        scripted.served(scripted.opened(chat, scripted.Script(chat, reply)), api_key=("k",)) as url,
         httpx2.Client(base_url=url, timeout=60) as own,
     ):
         refused = own.get("/api/tags")

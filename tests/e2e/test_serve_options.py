@@ -121,7 +121,7 @@ def test_a_default_of_not_thinking_holds_for_requests_that_do_not_say() -> None:
     chat = scripted.chat_format()
     model = scripted.opened(chat, scripted.Script(chat, lambda prompt: "hm\n</think>\n\nyes"))
     with (
-        scripted.served(model, template_kwargs={"enable_thinking": False}) as url,
+        scripted.served(model, default_chat_template_kwargs={"enable_thinking": False}) as url,
         httpx2.Client(base_url=url) as client,
     ):
         said = client.post("/v1/chat/completions", json={"messages": QUESTION, "max_tokens": 30}).json()
@@ -131,5 +131,8 @@ def test_a_default_of_not_thinking_holds_for_requests_that_do_not_say() -> None:
                 "message"
             ]
             assert said["reasoning"] == "hm" and said["content"] == "yes"
-    with pytest.raises(ConfigError, match="'wibble'"), scripted.served(model, template_kwargs={"wibble": 1}):
+    with (
+        pytest.raises(ConfigError, match="'wibble'"),
+        scripted.served(model, default_chat_template_kwargs={"wibble": 1}),
+    ):
         pass

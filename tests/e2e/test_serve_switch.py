@@ -18,8 +18,8 @@ from little import Served, make_model
 
 from qwq.errors import ModelError
 from qwq.serve.catalogue import ModelCard
-from qwq.serve.core import ServeOptions
 from qwq.serve.engine_thread import EngineRunner
+from qwq.serve.options import ServeOptions
 from qwq.serve.switch import Entry, ModelSwitch
 
 
@@ -64,7 +64,9 @@ class Models:
 
 
 def serve(models: Models, **options) -> ModelSwitch:
-    return ModelSwitch([models.entry("one", "uno"), models.entry("two")], ServeOptions(names=("one", "uno"), **options))
+    return ModelSwitch(
+        [models.entry("one", "uno"), models.entry("two")], ServeOptions(served_model_name=("one", "uno"), **options)
+    )
 
 
 def ask(client: httpx2.Client, model: str | None, text: str = "x", **more) -> httpx2.Response:
@@ -216,7 +218,7 @@ def test_a_model_that_cannot_be_loaded_is_said_and_tried_again(
 def test_health_and_lists_do_not_wait_for_a_model(models: Models) -> None:
     gate = threading.Event()
     slow = models.entry("two", open=lambda: (gate.wait(20), models.open("two"))[1])
-    switch = ModelSwitch([models.entry("one"), slow], ServeOptions(names=("one",)))
+    switch = ModelSwitch([models.entry("one"), slow], ServeOptions(served_model_name=("one",)))
     with scripted.serving(switch.guarded()) as url, httpx2.Client(base_url=url, timeout=30) as client:
         waiting = threading.Thread(target=lambda: ask(client, "two"))
         waiting.start()
@@ -249,7 +251,9 @@ def test_a_client_that_leaves_the_queue_loads_nothing() -> None:
 def test_a_load_whose_client_has_gone_is_finished_and_blocks_nobody(models: Models) -> None:
     gate = threading.Event()
     slow = models.entry("two", open=lambda: (gate.wait(20), models.open("two"))[1])
-    with scripted.serving(ModelSwitch([models.entry("one"), slow], ServeOptions(names=("one",))).guarded()) as url:
+    with scripted.serving(
+        ModelSwitch([models.entry("one"), slow], ServeOptions(served_model_name=("one",))).guarded()
+    ) as url:
         with httpx2.Client(base_url=url, timeout=60) as client:
             ask_and_leave(client, "two", 0.3)
             talk = client.post("/api/conversations", json={"system": "", "settings": {}}).json()["id"]
@@ -280,7 +284,7 @@ def test_a_model_that_is_still_computing_is_not_freed(models: Models, monkeypatc
 def test_too_many_that_wait_are_refused(models: Models) -> None:
     gate = threading.Event()
     slow = models.entry("two", open=lambda: (gate.wait(20), models.open("two"))[1])
-    switch = ModelSwitch([models.entry("one"), slow], ServeOptions(names=("one",), max_waiting=2))
+    switch = ModelSwitch([models.entry("one"), slow], ServeOptions(served_model_name=("one",), max_waiting=2))
     with scripted.serving(switch.guarded()) as url, httpx2.Client(base_url=url, timeout=60) as client:
         waiting = [threading.Thread(target=ask, args=(client, "two")) for _ in range(2)]
         for t in waiting:
@@ -348,15 +352,15 @@ def test_responses_go_on_whichever_model_answers(client: httpx2.Client) -> None:
 
 def test_keys_come_before_models(models: Models) -> None:
     with (
-        scripted.serving(serve(models, api_keys=("k",), limit_bytes=3000, root_path="/qwq").guarded()) as url,
+        scripted.serving(serve(models, api_key=("k",), max_request_mib=1, root_path="/qwq").guarded()) as url,
         httpx2.Client(base_url=url, timeout=60) as client,
     ):
         assert ask(client, "two").status_code == 401 and models.loads == ["one"]
         client.headers["authorization"] = "Bearer k"
-        assert ask(client, "two", "x" * 4000).status_code == 413
+        assert ask(client, "two", "x" * (1 << 20)).status_code == 413
         chunked = client.post(
             "/v1/completions",
-            content=iter([b'{"model": "two", "prompt": "', b"x" * 4000, b'"}']),
+            content=iter([b'{"model": "two", "prompt": "', b"x" * (1 << 20), b'"}']),
             headers={"content-type": "application/json"},
         )
         assert chunked.status_code == 413 and models.loads == ["one"]

@@ -16,7 +16,7 @@ from qwq.engine.load import LoadedModel
 from qwq.engine.scheduler import Engine
 from qwq.model.config import preset
 from qwq.serve.app import create_app
-from qwq.serve.core import ServeOptions
+from qwq.serve.options import ServeOptions
 from qwq.text.template import ChatFormat, ChatTemplate
 from qwq.text.tokenizer import train_bpe
 
@@ -135,7 +135,7 @@ class Served(str):
 @contextmanager
 def served(model: LoadedModel, **options: object) -> Iterator[Served]:
     """The base address of a server on loopback; `Served.app` is its application."""
-    app = create_app(model, ServeOptions(**{"names": ("scripted", "alias")} | options))  # type: ignore[arg-type]
+    app = create_app(model, ServeOptions(**{"served_model_name": ("scripted", "alias")} | options))  # type: ignore[arg-type]
     with serving(app) as address:
         address.app = app
         yield address

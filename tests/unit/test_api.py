@@ -18,7 +18,7 @@ import torch
 import qwq
 from qwq.api import EngineKeywords, PieceKind, SamplingKeywords
 from qwq.config import rl as config
-from qwq.engine.load import EngineOptions
+from qwq.engine.options import EngineOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, UsageError
 from qwq.model.config import preset

@@ -6,15 +6,17 @@ import json
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from qwq.chat.conversation import Conversation, Turn, resume, save, saved_path
 from qwq.chat.lines import Lines
+from qwq.chat.options import SAMPLING, ChatOptions
 from qwq.chat.screen import DIM, RESET, Screen
-from qwq.engine.load import EngineOptions, LoadedModel, load_engine
+from qwq.engine.load import LoadedModel, load_engine
+from qwq.engine.options import EngineOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import CapacityError, ConfigError, DataError, UsageError, nearest
 from qwq.text.attach import file_block
@@ -49,16 +51,6 @@ COMMANDS = (
     "/help",
     "/quit",
     "/exit",
-)
-SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "max_new_tokens",
 )
 
 
@@ -233,24 +225,18 @@ def as_markdown(conversation: Conversation) -> str:
     return "\n".join(parts)
 
 
-def run_chat(
-    model_path: str, options: EngineOptions, *, prompt: str | None = None, system: str | None = None, files: Sequence[str] = (), tools: bool = False,
-    sampling: Mapping[str, Any] | None = None, seed: int | None = None, thinking_budget: int | None = None, fold: bool = False, raw: bool = False,
-    resume_last: bool = False,
-) -> int:  # fmt: skip
+def run_chat(model_path: str, engine: EngineOptions, options: ChatOptions) -> int:
     """`qwq chat`: one question with `prompt` (- reads it; the answer alone on standard output), else a conversation."""
-    given = {k: v for k, v in (sampling or {}).items() if v is not None}
-    with_sampling(SamplingParams(), given)  # before a model is loaded for it
-    blocks = [read_file(f) for f in files]
-    if prompt == "-":
-        prompt = sys.stdin.read().strip()
+    with_sampling(SamplingParams(), options.sampling)  # before a model is loaded for it
+    blocks = [read_file(f) for f in options.file]
+    prompt = sys.stdin.read().strip() if options.prompt == "-" else options.prompt
     if prompt is not None and not prompt and not blocks:
         raise ConfigError("--prompt is empty: give a question, or - to read it from standard input")
-    opened = load_engine(model_path, options, *([lambda line: None] if prompt is not None else []))
-    params = _params(opened, given)
-    seed = random.SystemRandom().randrange(1 << 31) if seed is None else seed
-    conversation = Conversation(opened.engine, opened.chat, params, tools, thinking_budget)
-    conversation.begin(system)
+    opened = load_engine(model_path, engine, *([lambda line: None] if prompt is not None else []))
+    params = _params(opened, options.sampling)
+    seed = random.SystemRandom().randrange(1 << 31) if options.seed is None else options.seed
+    conversation = Conversation(opened.engine, opened.chat, params, options.tools, options.thinking_budget)
+    conversation.begin(options.system)
     if prompt is not None:
         turn = conversation.ask("\n".join([*blocks, prompt]), seed, lambda text, thinking: None)
         print(turn.answer)
@@ -258,13 +244,14 @@ def run_chat(
             print(f"the answer {_ending(turn, params.max_new_tokens)}", file=sys.stderr)
         return 0
     path = saved_path(model_path)
-    if resume_last:
+    if options.resume:
         resume(conversation, path)
         for m in conversation.messages:
             if m.role in ("user", "assistant"):
                 print(f"> {m.content}" if m.role == "user" else parse(m.content, tools=()).answer)
     print(f"{model_path}: /help lists the commands", file=sys.stderr)
-    talk = Talk(conversation, Screen(sys.stdout, fold=fold, raw=raw), seed, _params(opened, {}), path, blocks)
+    screen = Screen(sys.stdout, fold=options.fold, raw=options.raw)
+    talk = Talk(conversation, screen, seed, _params(opened, {}), path, blocks)
     terminal = sys.stdin.isatty()
     if terminal:
         import readline  # noqa: F401  # gives input() its history and editing keys

@@ -176,7 +176,7 @@ def distill(
 
         teacher = EndpointPolicy(endpoint, model, api_key=api_key, concurrency=concurrency)
     else:
-        from qwq.engine.load import EngineOptions
+        from qwq.engine.options import EngineOptions
         from qwq.pipeline.resolve import model_folder
         from qwq.rollout.policies.local import open_policy
 

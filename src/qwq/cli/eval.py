@@ -143,7 +143,7 @@ def evaluate(
             endpoint, model, concurrency=options.concurrency, opens_thinking=opens_thinking
         ).connect()
     else:
-        from qwq.engine.load import EngineOptions
+        from qwq.engine.options import EngineOptions
         from qwq.pipeline.resolve import model_folder
         from qwq.rollout.policies.local import open_policy
 

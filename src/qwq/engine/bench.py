@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from qwq.engine.load import EngineOptions, context_length, load_engine
+from qwq.engine.load import context_length, load_engine
+from qwq.engine.options import EngineOptions
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine

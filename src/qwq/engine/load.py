@@ -21,6 +21,7 @@ from qwq.common.memory import GIB, Memory, free_memory, require
 from qwq.engine.backends.base import Backend
 from qwq.engine.backends.llama import LlamaBackend
 from qwq.engine.backends.torch import TorchBackend
+from qwq.engine.options import BITS, ENGINE_DEFAULTS, EngineOptions
 from qwq.engine.sampler import QWQ_SAMPLING
 from qwq.engine.scheduler import Engine
 from qwq.errors import ConfigError, ModelError
@@ -32,8 +33,6 @@ from qwq.model.weights import load_model
 from qwq.text.gguf_tokenizer import chat_format_from_gguf
 from qwq.text.template import ChatFormat
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BITS = {"int8": 8, "int4": 4}
 DETERMINISTIC_ROWS = 4
 DEFAULT_KV_TOKENS = 16384
 DEFAULT_MODEL_LEN = 32768
@@ -65,49 +64,6 @@ class Described:
     weights_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How to run a model. None and "auto" are decided from the model and the machine. ConfigError for what no model can be run with.
-
-    `cache_repair`: what to lower where keys and values do not fit, in a command without those options.
-    """
-
-    dtype: str = "auto"
-    device: str = "cpu"
-    max_model_len: int | None = None
-    kv_tokens: int | None = None
-    max_num_seqs: int = 32
-    token_budget: int = 512
-    threads: int | None = None
-    deterministic: bool = False
-    speculate: bool = False
-    prefix_cache: bool = True
-    yarn: bool = False
-    quantization: str | None = None
-    draft_model: str | None = None
-    draft_tokens: int = 4
-    cache_repair: str = ""
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("auto", *DTYPES):
-            raise ConfigError(f"--dtype {self.dtype}: give auto, {', '.join(DTYPES)}")
-        if self.quantization not in (None, *BITS):
-            raise ConfigError(f"--quantization {self.quantization}: give {' or '.join(BITS)}")
-        if self.quantization and not self.device.startswith("cuda"):
-            raise ConfigError("--quantization is for GPUs; on a CPU quantised weights come as a GGUF file")
-        try:
-            torch.device(self.device)
-        except RuntimeError:
-            raise ConfigError(f"--device {self.device}: give cpu, cuda or a GPU's number, as cuda:1") from None
-        counts = {
-            "--threads": self.threads, "--max-num-seqs": self.max_num_seqs, "--max-num-batched-tokens": self.token_budget,
-            "--kv-tokens": self.kv_tokens, "--draft-tokens": self.draft_tokens,
-        }  # fmt: skip
-        for option, count in counts.items():
-            if count is not None and count < 1:
-                raise ConfigError(f"{option} {count}: give 1 or more")
-
-
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -125,7 +81,7 @@ class _Progress:
 
 
 def load_engine(
-    model: str, options: EngineOptions = EngineOptions(), report: Callable[[str], None] = say
+    model: str, options: EngineOptions = ENGINE_DEFAULTS, report: Callable[[str], None] = say
 ) -> LoadedModel:
     """Load a model and make its engine. ModelError, ConfigError or CapacityError if that cannot be done."""
     if options.threads is not None:
@@ -164,7 +120,7 @@ def context_length(model: str) -> int:
     return _with_yarn(gguf_config(GGUFFile.open(path)), EngineOptions()).max_positions
 
 
-def describe_model(model: str, options: EngineOptions = EngineOptions()) -> Described:
+def describe_model(model: str, options: EngineOptions = ENGINE_DEFAULTS) -> Described:
     """What `load_engine` would open, without its weights. ModelError or ConfigError where it cannot be opened."""
     path, generation = _located(model), {}
     is_file = path.suffix == ".gguf" or path.is_file()
@@ -222,7 +178,8 @@ def _load_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]
     kv_tokens = options.kv_tokens or (rows * length if options.deterministic else max(length, DEFAULT_KV_TOKENS))
     kv = 4 * config.num_layers * config.num_kv_heads * config.head_dim * kv_tokens
     graph = (
-        4 * options.token_budget * (4 * config.hidden_size + 3 * config.intermediate_size) + 4 * 64 * config.vocab_size
+        4 * options.max_num_batched_tokens * (4 * config.hidden_size + 3 * config.intermediate_size)
+        + 4 * 64 * config.vocab_size
     )
     plan = Memory(
         {"weights": path.stat().st_size, "key/value cache": kv, "activations": graph},
@@ -231,7 +188,7 @@ def _load_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]
     _announce(str(path), plan, options, report)
     progress = _Progress(report)
     backend = LlamaBackend(
-        path, kv_tokens=kv_tokens, max_slots=rows, threads=options.threads, batch_tokens=options.token_budget,
+        path, kv_tokens=kv_tokens, max_slots=rows, threads=options.threads, batch_tokens=options.max_num_batched_tokens,
         deterministic=options.deterministic, yarn=config.rope_scaling is not None, max_positions=length,
         progress=lambda share: progress(int(1000 * share), 1000),
     )  # fmt: skip
@@ -271,7 +228,7 @@ def _draft(options: EngineOptions, length: int) -> Backend | None:
             kv_tokens=kv_tokens,
             max_slots=options.max_num_seqs,
             threads=options.threads,
-            batch_tokens=options.token_budget,
+            batch_tokens=options.max_num_batched_tokens,
         )
     module = load_model(path, device=options.device, dtype=_dtype(options))
     return TorchBackend(module.eval(), kv_tokens=kv_tokens, max_slots=options.max_num_seqs)
@@ -317,8 +274,8 @@ def _sampling(chat: ChatFormat, generation: dict[str, Any]) -> dict[str, Any]:
 def _engine_options(options: EngineOptions, length: int) -> dict[str, Any]:
     return {
         "max_running": options.max_num_seqs,
-        "token_budget": options.token_budget,
-        "prefix_cache": options.prefix_cache,
+        "token_budget": options.max_num_batched_tokens,
+        "prefix_cache": options.enable_prefix_caching,
         "speculate": options.speculate,
         "draft_tokens": options.draft_tokens,
         "max_model_len": length,
@@ -352,7 +309,7 @@ def _kv_tokens(config: ModelConfig, options: EngineOptions) -> int:
 def _dtype(options: EngineOptions) -> torch.dtype:
     if options.dtype == "auto":
         return torch.float32 if options.device == "cpu" else torch.bfloat16
-    return DTYPES[options.dtype]
+    return getattr(torch, options.dtype)
 
 
 def _torch_plan(config: ModelConfig, options: EngineOptions, dtype: torch.dtype) -> Memory:
@@ -362,7 +319,7 @@ def _torch_plan(config: ModelConfig, options: EngineOptions, dtype: torch.dtype)
     parts = {
         "weights": size * config.num_parameters,
         "key/value cache": 2 * size * config.num_layers * config.num_kv_heads * config.head_dim * kv_tokens,
-        "activations": size * options.token_budget * width,
+        "activations": size * options.max_num_batched_tokens * width,
         "logits": 2 * 4 * options.max_num_seqs * config.vocab_size,
     }
     return Memory(

@@ -86,7 +86,9 @@ def _tokens(app: FastAPI, core: Core) -> None:
         if body.messages is None:
             ids = tokenizer.encode_rendered(body.prompt or "")
         else:
-            ids = make_prompt(core.chat, body.messages, body.tools or [], body, defaults=options.template_kwargs).ids
+            ids = make_prompt(
+                core.chat, body.messages, body.tools or [], body, defaults=options.default_chat_template_kwargs
+            ).ids
         out: dict[str, Any] = {"count": len(ids), "max_model_len": core.max_len, "tokens": ids, "token_strs": None}
         if body.return_token_strs:
             out["token_strs"] = [core.token(i)["token"] for i in ids]

@@ -24,11 +24,11 @@ from qwq.serve.notes import note_once
 from qwq.serve.prompt import in_order_of_calls, make_prompt
 from qwq.serve.response_format import schema_form
 from qwq.serve.schema_anthropic import (
+    AssistantTurn,
     CallersTool,
     CountRequest,
     DocumentBlock,
     MessagesRequest,
-    RedactedBlock,
     ResultBlock,
     TextBlock,
     ThinkingBlock,
@@ -55,17 +55,16 @@ def chat_messages(body: CountRequest) -> list[ChatMessage]:
         out.append(ChatMessage(role="system", content=_text(body.system)))
         fields.append("system")
     for i, turn in enumerate(body.messages):
-        blocks = [TextBlock(type="text", text=turn.content)] if isinstance(turn.content, str) else turn.content
-        made = [_assistants(blocks)] if turn.role == "assistant" else _users(turn, blocks)
+        made = [_assistants(turn)] if isinstance(turn, AssistantTurn) else _users(turn)
         out += made
         fields += [f"messages.{i}.content"] * len(made)
     return in_order_of_calls(out, fields, "tool_use_id")
 
 
-def _users(turn: UserTurn, blocks: Sequence[TextBlock | DocumentBlock | ResultBlock]) -> list[ChatMessage]:
-    """Results of calls and words, in their order; words that follow one another are one message."""
+def _users(turn: UserTurn) -> list[ChatMessage]:
+    """Tool results and words, in their order; words that follow one another are one message."""
     out: list[ChatMessage] = []
-    for block in blocks:
+    for block in [TextBlock(type="text", text=turn.content)] if isinstance(turn.content, str) else turn.content:
         if isinstance(block, ResultBlock):
             content = block.content if isinstance(block.content, str) else _text(block.content or [])
             out.append(ChatMessage(role="tool", content=content, tool_call_id=block.tool_use_id))
@@ -78,18 +77,18 @@ def _users(turn: UserTurn, blocks: Sequence[TextBlock | DocumentBlock | ResultBl
     return out or [ChatMessage(role=turn.role, content="")]
 
 
-def _assistants(blocks: Sequence[TextBlock | ThinkingBlock | RedactedBlock | ToolUseBlock]) -> ChatMessage:
-    turn = ChatMessage(role="assistant", content="")
-    for block in blocks:
+def _assistants(turn: AssistantTurn) -> ChatMessage:
+    out = ChatMessage(role="assistant", content="")
+    for block in [TextBlock(type="text", text=turn.content)] if isinstance(turn.content, str) else turn.content:
         match block:
             case TextBlock():
-                turn.content = f"{turn.content}{block.text}"
+                out.content = f"{out.content}{block.text}"
             case ThinkingBlock():
-                turn.reasoning_content = (turn.reasoning_content or "") + block.thinking
+                out.reasoning_content = (out.reasoning_content or "") + block.thinking
             case ToolUseBlock():
                 call = CalledTool(id=block.id, function=CalledFunction(name=block.name, arguments=block.input))
-                turn.tool_calls = [*(turn.tool_calls or []), call]
-    return turn
+                out.tool_calls = [*(out.tool_calls or []), call]
+    return out
 
 
 def _text(content: str | Sequence[TextBlock | DocumentBlock]) -> str:
@@ -164,7 +163,7 @@ def count(core: Core, body: CountRequest) -> dict[str, Any]:
         tools,
         own,
         think=think,
-        defaults=core.options.template_kwargs,
+        defaults=core.options.default_chat_template_kwargs,
         keep_tool_thinking=core.options.keep_tool_thinking,
     )
     return {"input_tokens": len(prompt.ids)}
@@ -204,7 +203,7 @@ class Messages:
             "id": self.id,
             "type": "message",
             "role": "assistant",
-            "model": self.core.options.names[0],
+            "model": self.core.options.name,
             "content": content,
         }
         return head | _stop(ending) | {"usage": self._usage(groups)}

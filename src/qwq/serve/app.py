@@ -25,11 +25,12 @@ from qwq.serve.anthropic import Messages
 from qwq.serve.catalogue import Catalogue
 from qwq.serve.chat import ChatCompletion, chat_chunks
 from qwq.serve.completions import Completion
-from qwq.serve.core import Core, ServeOptions
+from qwq.serve.core import Core
 from qwq.serve.guards import Guards, Rooted
 from qwq.serve.infill import Infill
 from qwq.serve.metrics import Metrics
 from qwq.serve.openapi import ANTHROPIC_RESPONSES, RESPONSES, STREAMED, describe
+from qwq.serve.options import ServeOptions
 from qwq.serve.responses import ResponseRun, ResponseStore, page_of
 from qwq.serve.schema import ChatRequest, CompletionRequest
 from qwq.serve.schema_anthropic import CountRequest, MessagesRequest
@@ -78,16 +79,16 @@ def create_app(opened: LoadedModel, options: ServeOptions, shared: Shared | None
         app,
         vocab_size=core.tokenizer.vocab_size,
         variables=opened.chat.template.variables,
-        lenient=options.ignore_unknown,
+        lenient=options.ignore_unknown_fields,
         infill=Infill.of(core.tokenizer) is not None,
     )
     app.add_middleware(
-        Guards, api_keys=options.api_keys, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown
+        Guards, api_keys=options.api_key, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown_fields
     )
-    if options.cors_origins:
+    if options.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=list(options.cors_origins),
+            allow_origins=list(options.allowed_origins),
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=["*"],
@@ -105,12 +106,12 @@ def mount_page(app: FastAPI, options: ServeOptions) -> None:
         return
     mount = importlib.import_module("qwq.serve.page.routes").mount
     try:
-        mount(app, database=options.conversations, allowed_hosts=options.allowed_hosts)
+        mount(app, database=options.conversations_file, allowed_hosts=options.allowed_host)
     except (ConfigError, DataError) as error:
-        if options.conversations_wanted:
+        if options.conversations is not None:
             raise
         say(f"conversations of the page are not kept: {error}")
-        mount(app, database=None, allowed_hosts=options.allowed_hosts)
+        mount(app, database=None, allowed_hosts=options.allowed_host)
 
 
 def _generate(app: FastAPI, core: Core) -> None:

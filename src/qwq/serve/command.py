@@ -3,45 +3,56 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import ssl
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from qwq.engine.load import EngineOptions, LoadedModel, describe_model, load_engine, say
+from qwq.engine.load import LoadedModel, describe_model, load_engine, say
+from qwq.engine.options import EngineOptions
 from qwq.errors import ConfigError
 from qwq.serve.access import AccessLog
 from qwq.serve.app import create_app
 from qwq.serve.catalogue import ModelCard
-from qwq.serve.core import Core, ServeOptions, check_template_kwargs
+from qwq.serve.core import Core, check_template_kwargs
+from qwq.serve.options import ServeOptions
 from qwq.serve.switch import Entry, ModelSwitch
 from qwq.text.template import ChatFormat, ChatTemplate
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model and what requests may call it, the usual name first."""
+    """A model and the names requests may use for it, the usual one first."""
 
     model: str
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Application:
+    """What is served. `abort_all` cuts answers off; `closing` are coroutine functions to await when the server stops."""
+
+    app: Any
+    abort_all: Callable[[], None]
+    closing: list[Any]
+    max_len: int = 0
+
+
 class _Server(uvicorn.Server):
-    """Asked to end, it takes no more requests, lets answers under way finish for a while, then has the engine cut them off,
+    """On a stop it accepts no more requests, lets running answers finish for a while, then has the engine cut them off,
     so that every stream still gets its last event."""
 
-    def __init__(
-        self, config: uvicorn.Config, *, shutdown_s: float, abort_all: Callable[[], None], closing: list[Any]
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, application: _Application, *, shutdown_s: float) -> None:
         super().__init__(config)
-        self._shutdown_s, self._abort_all, self._closing = shutdown_s, abort_all, closing
+        self._application, self._shutdown_s = application, shutdown_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         cutting = asyncio.create_task(self._cut_off())
@@ -50,10 +61,10 @@ class _Server(uvicorn.Server):
 
     async def _cut_off(self) -> None:
         await asyncio.sleep(self._shutdown_s)
-        self._abort_all()
-        # What is mounted keeps streams open of its own; they have to end before uvicorn's own limit cuts connections.
-        while self._closing:
-            await self._closing.pop()()
+        self._application.abort_all()
+        # The page keeps streams of its own open; they have to end before uvicorn's own limit cuts connections.
+        while self._application.closing:
+            await self._application.closing.pop()()
 
 
 def read_template(given: str) -> ChatTemplate:
@@ -68,71 +79,104 @@ def read_template(given: str) -> ChatTemplate:
         ) from None
 
 
-def _check_files(serving: ServeOptions) -> None:
-    """What a server would fail for once its model is loaded."""
-    if serving.ssl_files is not None:
-        certificate, key = serving.ssl_files
-        if certificate is None:
-            raise ConfigError("--ssl-keyfile needs --ssl-certfile")
+def served_models(paths: Sequence[str], names: tuple[str, ...], locate: Callable[[str], str]) -> list[Served]:
+    """The models of a command line and their names. `locate` turns a run's folder into that of its model."""
+    if len(paths) > 1 and names:
+        raise ConfigError("--served-model-name is for one model: with several write NAME=MODEL for each")
+    if any(not path.strip() for path in paths):
+        raise ConfigError("the model is empty: give a folder, a GGUF file or a hub's name")
+    models = [_named(path, names) for path in paths]
+    used = [m.names[0] for m in models]
+    if repeated := next((name for name in used if used.count(name) > 1), None):
+        raise ConfigError(f"two models would be called {repeated}: write NAME=MODEL for one of them")
+    return [replace(m, model=locate(m.model)) for m in models]
+
+
+def _named(text: str, names: tuple[str, ...]) -> Served:
+    """A model and its names: those of the option, else the NAME of NAME=MODEL, else the file's or folder's."""
+    name, equals, path = text.partition("=")
+    if equals and re.fullmatch(r"[\w.:-]+", name) and path and not Path(text).exists():
+        return Served(path, (name,))
+    own = Path(text).stem if text.endswith(".gguf") else Path(text).name
+    if names[:1] == ("*",):
+        return Served(text, (own or "model", *names))
+    return Served(text, names or (own,))
+
+
+def _check_files(options: ServeOptions) -> None:
+    """Fail before the model is loaded if a file of the options cannot be used."""
+    if options.ssl_certfile is not None:
         try:
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                options.ssl_certfile, options.ssl_keyfile
+            )
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(
-                f"--ssl-certfile {certificate}: {error}: give a certificate and its key in PEM form"
+                f"--ssl-certfile {options.ssl_certfile}: {error}: give a certificate and its key in PEM form"
             ) from None
-    if serving.access_log not in (None, "-"):
-        AccessLog(None, serving.access_log)
+    if options.access_log not in (None, "-"):
+        AccessLog(None, options.access_log)
 
 
-def serve(models: Sequence[Served], options: EngineOptions, serving: ServeOptions, *, host: str, port: int) -> int:
+def _listener(host: str, port: int) -> socket.socket:
+    """A bound socket, before the model is loaded: a port in use should not take a minute to report."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}): give another --port") from None
+    return listener
+
+
+def serve(paths: Sequence[str], engine: EngineOptions, options: ServeOptions, *, locate: Callable[[str], str]) -> int:
     """Serve until SIGINT or SIGTERM. Of several models one is in memory at a time."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            # Before the model is loaded: a port that is taken should not cost a minute to find out.
-            listener.bind((host, port))
-        except OSError as error:
-            raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}): give another --port") from None
-        template = None if serving.chat_template is None else read_template(serving.chat_template)
-        _check_files(serving)
-        certificate, key = serving.ssl_files or (None, None)
-        address = f"{'https' if certificate else 'http'}://{host}:{listener.getsockname()[1]}/v1"
-        entries = [_entry(m, options, serving, template) for m in models]
-        if len(models) > 1:
-            switch = ModelSwitch(
-                entries,
-                serving,
-                lambda: say(f"{', '.join(m.names[0] for m in models)}: ready on {address}, one in memory at a time"),
-            )
-            app, abort_all, closing = switch.guarded(), switch.abort_all, switch.closing
-        else:
-            # libgomp keeps a team of threads for every thread that computed, and with more of them than cores each one sleeps between
-            # two products: the engine, in its own thread, would be a tenth slower. The loader's team ends with its thread.
-            with ThreadPoolExecutor(1) as loader:
-                opened = loader.submit(entries[0].open).result()
-            app = create_app(opened, serving)
-            core: Core = app.state.core
-            abort_all, closing = core.runner.abort_all, app.state.closing
+    models = served_models(paths, options.served_model_name, locate)
+    options = replace(options, served_model_name=models[0].names)
+    with _listener(options.host, options.port) as listener:
+        template = None if options.chat_template is None else read_template(options.chat_template)
+        _check_files(options)
+        entries = [_entry(m, engine, options, template) for m in models]
+        scheme = "https" if options.ssl_certfile else "http"
+        address = f"{scheme}://{options.host}:{listener.getsockname()[1]}/v1"
+        application = _one_model(entries[0], options) if len(entries) == 1 else _several(entries, options, address)
         listener.listen(1024)
-        if len(models) == 1:
-            say(f"{serving.names[0]}: ready on {address}, context {core.max_len} tokens")
+        if len(entries) == 1:
+            say(f"{options.name}: ready on {address}, context {application.max_len} tokens")
         for number in (signal.SIGINT, signal.SIGTERM):
-            # uvicorn raises again what it was stopped by; having been asked to end is no failure.
+            # uvicorn raises the signal again that stopped it; a requested stop is no failure.
             signal.signal(number, lambda *_: None)
         config = uvicorn.Config(
-            app, log_level="warning", timeout_graceful_shutdown=int(serving.shutdown_s) + 10, ws="none",
-            ssl_certfile=certificate, ssl_keyfile=key,
+            application.app, log_level="warning", timeout_graceful_shutdown=int(options.shutdown_timeout) + 10, ws="none",
+            ssl_certfile=options.ssl_certfile, ssl_keyfile=options.ssl_keyfile,
         )  # fmt: skip
-        server = _Server(config, shutdown_s=serving.shutdown_s, abort_all=abort_all, closing=closing)
+        server = _Server(config, application, shutdown_s=options.shutdown_timeout)
         server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
-def _entry(served: Served, options: EngineOptions, serving: ServeOptions, template: ChatTemplate | None) -> Entry:
-    """A model that is there and fits the options: what it cannot be served with is an error before the first one is loaded."""
-    card = ModelCard.of(served.names, describe_model(served.model, options), template)
-    check_template_kwargs(serving, card.template)
-    return Entry(card, partial(_open, served.model, options, template))
+def _one_model(entry: Entry, options: ServeOptions) -> _Application:
+    # libgomp keeps a team of threads for every thread that computed, and with more of them than cores each one sleeps between
+    # two products: the engine, in its own thread, would be a tenth slower. The loader's team ends with its thread.
+    with ThreadPoolExecutor(1) as loader:
+        opened = loader.submit(entry.open).result()
+    app = create_app(opened, options)
+    core: Core = app.state.core
+    return _Application(app, core.runner.abort_all, app.state.closing, core.max_len)
+
+
+def _several(entries: Sequence[Entry], options: ServeOptions, address: str) -> _Application:
+    names = ", ".join(entry.name for entry in entries)
+    switch = ModelSwitch(entries, options, lambda: say(f"{names}: ready on {address}, one in memory at a time"))
+    return _Application(switch.guarded(), switch.abort_all, switch.closing)
+
+
+def _entry(served: Served, engine: EngineOptions, options: ServeOptions, template: ChatTemplate | None) -> Entry:
+    """A model that exists and fits the options. Errors come here, before the first model is loaded."""
+    card = ModelCard.of(served.names, describe_model(served.model, engine), template)
+    check_template_kwargs(options, card.template)
+    return Entry(card, partial(_open, served.model, engine, template))
 
 
 def _open(model: str, options: EngineOptions, template: ChatTemplate | None) -> LoadedModel:

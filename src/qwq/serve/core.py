@@ -6,10 +6,8 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from qwq.engine.load import LoadedModel
@@ -22,6 +20,7 @@ from qwq.serve.engine_thread import EngineRunner, Group
 from qwq.serve.errors import Refused
 from qwq.serve.grammar import Grammars
 from qwq.serve.metrics import Metrics
+from qwq.serve.options import ServeOptions
 from qwq.serve.schema import Common, Sampling
 from qwq.text.response import THINK_OPEN
 from qwq.text.template import ChatTemplate
@@ -36,32 +35,6 @@ EFFORT: dict[str, int | None] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """How the server behaves, beside how the engine runs. `names`: what requests may call the model, the usual name first."""
-
-    names: tuple[str, ...]
-    loop_tokens: int = 192
-    max_waiting: int = 256
-    api_keys: tuple[str, ...] = ()
-    limit_bytes: int = 32 << 20
-    cors_origins: tuple[str, ...] = ()
-    keep_tool_thinking: bool = False
-    page: bool = True
-    conversations: Path | None = None
-    conversations_wanted: bool = True  # False: where the file cannot be had, conversations last as long as the server
-    allowed_hosts: tuple[str, ...] = ()
-    shutdown_s: float = 10.0
-    seed: int | None = None
-    ignore_unknown: bool = False
-    chat_template: str | None = None  # a file's path, or a template
-    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    ssl_files: tuple[Path | None, Path | None] | None = None  # certificate, key
-    root_path: str = ""
-    access_log: str | None = None  # a file's path; - is standard output
-    stored_responses: int = 1000
-
-
 def queue_full() -> Refused:
     message = "the queue is full: try again in a moment"
     return Refused(message, status=429, kind="rate_limit_error", code="queue_full")
@@ -69,7 +42,7 @@ def queue_full() -> Refused:
 
 def check_template_kwargs(options: ServeOptions, template: ChatTemplate) -> None:
     """ConfigError where `--default-chat-template-kwargs` has a name that the template does not read."""
-    unknown = [k for k in options.template_kwargs if k not in (*template.variables, "enable_thinking")]
+    unknown = [k for k in options.default_chat_template_kwargs if k not in (*template.variables, "enable_thinking")]
     if unknown:
         reads = ", ".join(sorted(template.variables))
         raise ConfigError(
@@ -95,13 +68,13 @@ class Core:
         check_template_kwargs(options, opened.chat.template)
         self.opened, self.options = opened, options
         if catalogue is None:
-            card = ModelCard.of(options.names, opened)
+            card = ModelCard.of(options.served_model_name, opened)
             catalogue = Catalogue([card], card)
         self.catalogue = catalogue
         self.chat, self.tokenizer, self.max_len = opened.chat, opened.chat.tokenizer, opened.engine.max_len
         self.runner = EngineRunner(opened.engine, max_waiting=options.max_waiting)
         self.metrics = metrics or Metrics()
-        self.metrics.attach(opened.engine, options.names[0])
+        self.metrics.attach(opened.engine, options.name)
         self.grammars = Grammars(self.tokenizer, opened.engine.backend.vocab_size, self.chat.eos_ids)
         self._special = {
             t: self.tokenizer.added_tokens[t] for t in self.tokenizer.special_tokens if t not in MARKUP_TOKENS
@@ -117,8 +90,8 @@ class Core:
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def check_model(self, name: str | None) -> None:
-        if name is not None and self.options.names[0] not in self.catalogue.find(name).names:
-            raise InfraError(f"the request is for {name!r} and reached {self.options.names[0]!r}: send it again")
+        if name is not None and self.options.name not in self.catalogue.find(name).names:
+            raise InfraError(f"the request is for {name!r} and reached {self.options.name!r}: send it again")
 
     def request(
         self, body: Sampling, ids: list[int], max_new: int | None, *, n: int | None = None, top: int | None = None, opened: bool = False,
@@ -202,7 +175,7 @@ class Core:
         if group.close():
             for samples in group.samples:
                 for sample in samples:
-                    self.metrics.note(self.options.names[0], sample)
+                    self.metrics.note(self.options.name, sample)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -258,7 +231,7 @@ class Core:
         }
 
     def head(self, kind: str, prefix: str) -> dict[str, Any]:
-        return {"id": new_id(prefix), "object": kind, "created": int(time.time()), "model": self.options.names[0]}
+        return {"id": new_id(prefix), "object": kind, "created": int(time.time()), "model": self.options.name}
 
     def token(self, id: int) -> dict[str, Any]:
         data = self.tokenizer.token_bytes[id] if id < self.tokenizer.vocab_size else b""

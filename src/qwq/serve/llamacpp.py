@@ -74,8 +74,8 @@ def install(app: FastAPI, core: Core) -> None:
     async def props() -> Response:
         named, opened = core.tokenizer.named_specials, core.opened
         return Json({
-            "default_generation_settings": {"n_ctx": core.max_len, "params": opened.sampling}, "total_slots": opened.engine.max_running, "model_alias": core.options.names[0],
-            "model_path": core.options.names[0], "chat_template": core.chat.template.source, "bos_token": named.get("bos_token") or "", "eos_token": core.tokenizer.token(core.chat.eos_ids[0]),
+            "default_generation_settings": {"n_ctx": core.max_len, "params": opened.sampling}, "total_slots": opened.engine.max_running, "model_alias": core.options.name,
+            "model_path": core.options.name, "chat_template": core.chat.template.source, "bos_token": named.get("bos_token") or "", "eos_token": core.tokenizer.token(core.chat.eos_ids[0]),
             "modalities": {"vision": False, "audio": False}, "build_info": "qwq",
         })  # fmt: skip
 
@@ -95,7 +95,9 @@ def install(app: FastAPI, core: Core) -> None:
         core.check_model(body.model)
         if not body.messages:
             raise Refused("messages: are needed", "messages")
-        ids = make_prompt(core.chat, body.messages, body.tools or [], body, defaults=core.options.template_kwargs).ids
+        ids = make_prompt(
+            core.chat, body.messages, body.tools or [], body, defaults=core.options.default_chat_template_kwargs
+        ).ids
         return Json({"prompt": core.tokenizer.decode(ids)})
 
 
@@ -130,7 +132,7 @@ def _end(core: Core, s: TokenSequence) -> dict[str, Any]:
     core.ending(s)  # raises where it was cut off
     usage = core.usage([[s]])
     return {
-        "stop": True, "model": core.options.names[0], "id_slot": 0, "tokens_predicted": usage["completion_tokens"], "tokens_evaluated": usage["prompt_tokens"],
+        "stop": True, "model": core.options.name, "id_slot": 0, "tokens_predicted": usage["completion_tokens"], "tokens_evaluated": usage["prompt_tokens"],
         "tokens_cached": usage["prompt_tokens_details"]["cached_tokens"], "truncated": False, "has_new_line": "\n" in s.text,
         "stop_type": STOPS.get(s.stop_reason or StopReason.LENGTH, "limit"), "stopping_word": s.stopped_by if isinstance(s.stopped_by, str) else "",
         "generation_settings": {"n_ctx": core.max_len}, "timings": core.timings([[s]]),

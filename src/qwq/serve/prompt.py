@@ -41,33 +41,10 @@ def make_prompt(
     chat: ChatFormat, messages: Sequence[ChatMessage], tools: Sequence[Tool], body: TemplateFields, *, keep_tool_thinking: bool = False,
     think: bool | None = None, defaults: Mapping[str, Any] | None = None,
 ) -> Prompt:  # fmt: skip
-    """The prompt of a chat request. `think`: whether the model is to think, where the request says so; the template is told, where it
-    can be told. `defaults`: variables of the template where the request does not give them."""
-    variables = {**(defaults or {}), **(body.chat_template_kwargs or {})}
-    if think is not None and "enable_thinking" not in (body.chat_template_kwargs or {}):
-        variables.pop("enable_thinking", None)
-    if "enable_thinking" not in chat.template.variables:
-        told = variables.pop("enable_thinking", None)
-        think = think if think is not None or not isinstance(told, bool) else told
-        if think and not (chat.thinking_open or "think" in chat.template.source):
-            raise Refused(
-                "enable_thinking: this model does not think: leave it out, or make it false", "enable_thinking"
-            )
-    elif think is not None:
-        variables.setdefault("enable_thinking", think)
-    variables = _variables(chat, variables)
-    last: ChatMessage | None = None
-    if body.continue_final_message:
-        if body.add_generation_prompt:
-            raise Refused(
-                "continue_final_message: leave add_generation_prompt out, or make it false", "continue_final_message"
-            )
-        if messages[-1].role != "assistant" or messages[-1].tool_calls:
-            raise Refused(
-                "continue_final_message: the last message must be the assistant's, without calls",
-                "continue_final_message",
-            )
-        messages, last = messages[:-1], messages[-1]
+    """The prompt of a chat request. `think`: whether the model is to think, if the request says so; the template is told if it
+    reads that. `defaults`: variables of the template that the request does not set."""
+    variables, think = _thinking_switch(chat, {**(defaults or {}), **(body.chat_template_kwargs or {})}, body, think)
+    messages, last = _continued(messages, body)
     dicts, thoughts = template_messages(in_order_of_calls(messages))
     plain_tools = [t.model_dump(exclude_none=True) for t in tools]
     _check_text(plain_tools, "tools")
@@ -77,17 +54,61 @@ def make_prompt(
             dicts[i]["content"] = THOUGHT.format(thought) + dicts[i]["content"]
     opening = last is not None or body.add_generation_prompt is not False
     ids = chat.prompt_ids(dicts, plain_tools, variables=variables, thoughts=injected, opening=opening)
-    opened = opening and (chat.opens_thinking(variables) if variables else chat.thinking_open)
+    thinking_open = opening and (chat.opens_thinking(variables) if variables else chat.thinking_open)
     if last is None:
-        return Prompt(ids, opened, think is False)
-    thinking, words = last.reasoning_content or last.reasoning or "", _content(last, len(messages))
-    text = thinking if opened or not thinking else f"{THINK_OPEN}\n{thinking}"
-    inside = not words and bool(opened or thinking)
-    if words and (opened or thinking):
-        text = f"{text}\n{THINK_CLOSE}\n\n{words}"
-    elif words:
-        text = words
-    return Prompt([*ids, *chat.own_ids(text)], inside, think is False, continued=bool(words or thinking))
+        return Prompt(ids, thinking_open, think is False)
+    text, inside = _prefill(last, len(messages), thinking_open)
+    return Prompt([*ids, *chat.own_ids(text)], inside, think is False, continued=bool(text))
+
+
+def _thinking_switch(
+    chat: ChatFormat, variables: dict[str, Any], body: TemplateFields, think: bool | None
+) -> tuple[dict[str, Any], bool | None]:
+    """The template's variables, and whether to think.
+
+    `enable_thinking` in `chat_template_kwargs` is the same switch as the request's own fields: a template that reads it is told, for
+    one that does not it is obeyed by the server. Refused if the model cannot think.
+    """
+    requested = "enable_thinking" in (body.chat_template_kwargs or {})
+    if think is not None and not requested:
+        variables.pop("enable_thinking", None)
+    if "enable_thinking" in chat.template.variables:
+        if think is not None:
+            variables.setdefault("enable_thinking", think)
+        return _checked_variables(chat, variables), think
+    switch = variables.pop("enable_thinking", None)
+    if think is None and isinstance(switch, bool):
+        think = switch
+    if think and not (chat.thinking_open or "think" in chat.template.source):
+        raise Refused("enable_thinking: this model does not think: leave it out, or make it false", "enable_thinking")
+    return _checked_variables(chat, variables), think
+
+
+def _continued(
+    messages: Sequence[ChatMessage], body: TemplateFields
+) -> tuple[Sequence[ChatMessage], ChatMessage | None]:
+    """The messages, and apart from them the last one if it is to be continued."""
+    if not body.continue_final_message:
+        return messages, None
+    if body.add_generation_prompt:
+        raise Refused(
+            "continue_final_message: leave add_generation_prompt out, or make it false", "continue_final_message"
+        )
+    if messages[-1].role != "assistant" or messages[-1].tool_calls:
+        raise Refused(
+            "continue_final_message: the last message must be the assistant's, without calls", "continue_final_message"
+        )
+    return messages[:-1], messages[-1]
+
+
+def _prefill(message: ChatMessage, index: int, thinking_open: bool) -> tuple[str, bool]:
+    """The text of a message that is continued, and whether it ends inside the thinking."""
+    thinking, words = message.reasoning_content or message.reasoning or "", _content(message, index)
+    thinks = bool(thinking_open or thinking)
+    if not thinks:
+        return words, False
+    text = thinking if thinking_open else f"{THINK_OPEN}\n{thinking}"
+    return (f"{text}\n{THINK_CLOSE}\n\n{words}", False) if words else (text, True)
 
 
 def in_order_of_calls(
@@ -184,16 +205,16 @@ def _call(m: ChatMessage, index: int, number: int) -> dict[str, Any]:
     return {"type": "function", "function": {"name": function.name, "arguments": arguments}}
 
 
-def _variables(chat: ChatFormat, given: Mapping[str, Any]) -> dict[str, Any]:
-    """chat_template_kwargs, where the template reads them."""
-    for name in given:
+def _checked_variables(chat: ChatFormat, variables: dict[str, Any]) -> dict[str, Any]:
+    """Refused if the template does not read one of the variables."""
+    for name in variables:
         param = f"chat_template_kwargs.{name}"
         if name in RESERVED:
             raise Refused(f"{param}: is set by the request itself", param)
         if name not in chat.template.variables:
             raise Refused(f"{param}: this model's chat template does not read it", param)
-    _check_text(given, "chat_template_kwargs")
-    return dict(given)
+    _check_text(variables, "chat_template_kwargs")
+    return variables
 
 
 def _check_text(value: Any, param: str) -> None:

@@ -232,7 +232,7 @@ class ResponseRun:
         body, params = self.body, self.conversation.request.params
         dumped = body.model_dump(mode="json", by_alias=True, exclude_none=True)
         out: dict[str, Any] = {
-            "id": self.id, "object": "response", "created_at": self.created, "status": status, "model": self.core.options.names[0],
+            "id": self.id, "object": "response", "created_at": self.created, "status": status, "model": self.core.options.name,
             "output": self.output, "error": None, "incomplete_details": {"reason": reason} if reason else None,
             "instructions": body.instructions, "previous_response_id": body.previous_response_id, "metadata": body.metadata or {},
             "max_output_tokens": body.max_output_tokens, "temperature": params.temperature, "top_p": params.top_p,

@@ -100,7 +100,11 @@ class Habits(Strict):
             if value is not None and value != -1 and getattr(self, own) is None:
                 setattr(self, own, value)
         reasoning: ReasoningSwitch | None = getattr(self, "reasoning", None)
-        for budget in (self.thinking and self.thinking.budget_tokens, reasoning and reasoning.max_tokens):
+        budgets = (
+            None if self.thinking is None else self.thinking.budget_tokens,
+            None if reasoning is None else reasoning.max_tokens,
+        )
+        for budget in budgets:
             if budget is not None and self.thinking_token_budget is None:
                 self.thinking_token_budget = budget
         return self
@@ -111,8 +115,12 @@ class Habits(Strict):
         reasoning: ReasoningSwitch | None = getattr(self, "reasoning", None)
         if self.thinking is not None and self.thinking.type in ("enabled", "disabled"):
             return self.thinking.type == "enabled"
-        told = (self.enable_thinking, None if self.think is None else bool(self.think), reasoning and reasoning.enabled)
-        return next((t for t in told if t is not None), None)
+        switches = (
+            self.enable_thinking,
+            None if self.think is None else bool(self.think),
+            None if reasoning is None else reasoning.enabled,
+        )
+        return next((s for s in switches if s is not None), None)
 
     @property
     def effort(self) -> str | None:

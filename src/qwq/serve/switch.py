@@ -31,11 +31,12 @@ from qwq.serve.access import AccessLog
 from qwq.serve.app import Shared, create_app, mount_page
 from qwq.serve.catalogue import Catalogue, ModelCard
 from qwq.serve.chat import chat_chunks
-from qwq.serve.core import Core, ServeOptions, queue_full
+from qwq.serve.core import Core, queue_full
 from qwq.serve.engine_thread import Gone
 from qwq.serve.errors import Refused
 from qwq.serve.guards import Guards, Rooted, path_of
 from qwq.serve.metrics import Metrics
+from qwq.serve.options import ServeOptions
 from qwq.serve.responses import ResponseStore
 from qwq.serve.sse import Json
 
@@ -90,12 +91,12 @@ class ModelSwitch:
         """The application behind keys, limits, origins and the access log, as a single model's is."""
         options = self.options
         app: Any = Guards(
-            self, api_keys=options.api_keys, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown
+            self, api_keys=options.api_key, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown_fields
         )
-        if options.cors_origins:
+        if options.allowed_origins:
             app = CORSMiddleware(
                 app,
-                allow_origins=list(options.cors_origins),
+                allow_origins=list(options.allowed_origins),
                 allow_methods=["*"],
                 allow_headers=["*"],
                 expose_headers=["*"],
@@ -187,7 +188,12 @@ class ModelSwitch:
             with ThreadPoolExecutor(1) as loader:
                 opened = await asyncio.get_running_loop().run_in_executor(loader, entry.open)
             own = replace(
-                self.options, names=entry.card.names, api_keys=(), cors_origins=(), access_log=None, page=False
+                self.options,
+                served_model_name=entry.card.names,
+                api_key=(),
+                allowed_origins=(),
+                access_log=None,
+                page=False,
             )
             app = create_app(opened, own, self.shared)
             await self._stack.enter_async_context(app.router.lifespan_context(app))
@@ -216,7 +222,7 @@ class ModelSwitch:
             if ending:
                 return
             await asyncio.sleep(IDLE_POLL_S)
-        self.shared.metrics.detach(core.options.names[0])
+        self.shared.metrics.detach(core.options.name)
         release(core.opened)
         del core
         collect_memory()

@@ -88,7 +88,7 @@ async def converse(
     think = False if budget == 0 else body.switch
     prompt = make_prompt(
         core.chat, ask.messages, tools, template, keep_tool_thinking=core.options.keep_tool_thinking, think=think,
-        defaults=core.options.template_kwargs,
+        defaults=core.options.default_chat_template_kwargs,
     )  # fmt: skip
     if ids is not None:
         prompt = replace(prompt, ids=ids)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qwq.cli import foreign as cli_foreign
-from qwq.cli import run
-from qwq.cli.engine import _tokens, serve
+from qwq.cli import main, run
 from qwq.cli.foreign import ABSENT, FLAGS, NOT_NEEDED, ONLY_AT, SAME, TAKES_NOTHING, own_options
+from qwq.engine.options import EngineOptions, read_tokens
 from qwq.errors import ConfigError
+from qwq.serve.options import ServeOptions
+
+
+def called_with(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What `qwq serve` is called with: models, engine options, server options."""
+    pytest.importorskip("fastapi")
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("qwq.serve.command.serve", lambda *call, **more: calls.append(call) or 0)
+    return calls
 
 
 def read(*tokens: str) -> tuple[list[str], list[str]]:
@@ -64,7 +74,8 @@ def test_what_is_not_here_ends_with_what_there_is(tokens: list[str], words: str)
 
 
 def test_no_option_of_ours_is_taken_for_anothers() -> None:
-    ours = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
+    options = ("model", "config", *(f.name for kind in (EngineOptions, ServeOptions) for f in fields(kind)))
+    ours = {f"--{name.replace('_', '-')}" for name in options}
     foreign = [*SAME, *FLAGS, *NOT_NEEDED, *ONLY_AT, *ABSENT]
     assert not ours & set(foreign) and len(set(foreign)) == len(foreign)
     assert (
@@ -111,25 +122,39 @@ def test_a_file_of_options(tmp_path: Path) -> None:
 
 def test_a_file_of_options_reaches_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fastapi")
-    seen = {}
-    monkeypatch.setattr(
-        "qwq.serve.command.serve",
-        lambda models, options, serving, **more: (
-            seen.update(models=models, options=options, serving=serving, **more) or 0
-        ),
-    )
+    seen = called_with(monkeypatch)
     file = tmp_path / "serve.toml"
     file.write_text(
         'model = "m"\nmax-model-len = "32K"\npage = false\ndeterministic = true\ndtype = "bf16"\nport = 1\n'
+        'default-chat-template-kwargs = \'{"mood": "calm"}\'\n'
     )
     assert run(["serve", "--config", str(file), "--kv-tokens", "auto", "--host=h"]) == 0
-    assert (
-        seen["models"][0].model,
-        seen["options"].max_model_len,
-        seen["options"].dtype,
-        seen["options"].deterministic,
-    ) == ("m", 32768, "bfloat16", True)
-    assert not seen["serving"].page and (seen["host"], seen["port"], seen["options"].kv_tokens) == ("h", 1, None)
+    paths, engine, options = seen[-1]
+    assert paths == ("m",)
+    assert engine == EngineOptions(max_model_len=32768, dtype="bfloat16", deterministic=True)
+    assert options == ServeOptions(page=False, host="h", port=1, default_chat_template_kwargs={"mood": "calm"})
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--port", "65536"], "--port 65536: give 0 to 65535"), (["--max-waiting", "-1"], "--max-waiting -1: give 0 or more"), (["--api-key", " "], "--api-key is empty"),
+        (["--ssl-keyfile", "k"], "needs --ssl-certfile"), (["--max-num-seqs", "0"], "--max-num-seqs 0: give 1 or more"), (["--dtype", "int3"], "--dtype int3: give auto"),
+        (["--device", "gpu"], "--device gpu"), (["--quantization", "int4"], "for GPUs"),
+        (["--max-model-len", "3x"], "32k"), (["--default-chat-template-kwargs", "[]"], "give an object"),
+    ],
+)  # fmt: skip
+def test_values_out_of_range(words: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "m", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert hint in line
+
+
+def test_keys_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = called_with(monkeypatch)
+    monkeypatch.setenv("QWQ_API_KEY", "a,b c,")
+    assert run(["serve", "m"]) == 0 and run(["serve", "m", "--api-key", "z"]) == 0
+    assert [options.api_key for _, _, options in seen] == [("a", "b c"), ("z",)]
 
 
 @pytest.mark.parametrize(
@@ -143,17 +168,16 @@ def test_a_file_of_options_reaches_the_command(tmp_path: Path, monkeypatch: pyte
         ("131,072", 131072),
         ("auto", None),
         ("-1", None),
-        (None, None),
     ],
 )
-def test_numbers_of_tokens(given: str | None, size: int | None) -> None:
-    assert _tokens("--x", given) == size
+def test_numbers_of_tokens(given: str, size: int | None) -> None:
+    assert read_tokens(given) == size
 
 
 @pytest.mark.parametrize("given", ["", "0", "-2", "k", "3.3", "1e4", "32kb"])
 def test_what_is_no_number_of_tokens(given: str) -> None:
     with pytest.raises(ConfigError, match="32k"):
-        _tokens("--x", given)
+        read_tokens(given)
 
 
 def test_notes_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,38 +187,45 @@ def test_notes_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_several_names_behind_one_option_or_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("fastapi")
-    seen: list[tuple[str, ...]] = []
-    monkeypatch.setattr(
-        "qwq.serve.command.serve", lambda models, options, serving, **more: seen.append(models[0].names) or 0
-    )
-    for words in (
-        ["m", "--served-model-name", "a", "*"],
-        ["m", "--served-model-name", "a", "--served-model-name", "b"],
-        ["dir/m", "--served-model-name", "*"],
-        ["dir/m.gguf"],
-    ):
-        assert run(["serve", *words]) == 0
-    assert seen == [("a", "*"), ("a", "b"), ("m", "*"), ("m",)]
+    seen = called_with(monkeypatch)
+    assert run(["serve", "m", "--served-model-name", "a", "*"]) == 0
+    assert run(["serve", "m", "--served-model-name", "a", "--served-model-name", "b"]) == 0
+    assert [options.served_model_name for _, _, options in seen] == [("a", "*"), ("a", "b")]
 
 
-def test_several_models_and_their_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("paths", "names", "models"),
+    [
+        (["m"], ("a", "*"), [("m", ("a", "*"))]), (["dir/m"], ("*",), [("m", ("m", "*"))]), (["dir/m.gguf"], (), [("m.gguf", ("m",))]),
+        (["dir/a", "b=x/y.gguf", "org/c"], (), [("a", ("a",)), ("y.gguf", ("b",)), ("c", ("c",))]),
+    ],
+)  # fmt: skip
+def test_models_and_their_names(
+    paths: list[str], names: tuple[str, ...], models: list[tuple[str, tuple[str, ...]]]
+) -> None:
     pytest.importorskip("fastapi")
-    seen: list[list[tuple[str, tuple[str, ...]]]] = []
-    monkeypatch.setattr(
-        "qwq.serve.command.serve",
-        lambda models, options, serving, **more: seen.append([(m.model, m.names) for m in models]) or 0,
-    )
-    assert run(["serve", "dir/a", "b=x/y.gguf", "org/c", "--port", "1"]) == 0
-    assert seen[-1] == [("dir/a", ("a",)), ("x/y.gguf", ("b",)), ("org/c", ("c",))]
+    from qwq.serve.command import served_models
+
+    served = served_models(paths, names, lambda path: Path(path).name)
+    assert [(m.model, m.names) for m in served] == models
+
+
+def test_a_folder_with_an_equals_sign(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    from qwq.serve.command import served_models
+
     (tmp_path / "odd=name").mkdir()
-    (tmp_path / "s.toml").write_text(f'model = ["q=x.gguf", "{tmp_path / "odd=name"}"]\nport = 3\n')
-    assert run(["serve", "--config", str(tmp_path / "s.toml")]) == 0
-    assert seen[-1] == [("x.gguf", ("q",)), (str(tmp_path / "odd=name"), ("odd=name",))]
-    for words, hint in (
-        (["a/m", "b/m"], "NAME=MODEL"),
-        (["a", "b", "--served-model-name", "c"], "is for one model"),
-        (["a", ""], "is empty"),
-    ):
-        with pytest.raises(ConfigError, match=hint):
-            run(["serve", *words])
+    (served,) = served_models([str(tmp_path / "odd=name")], (), str)
+    assert served.names == ("odd=name",)
+
+
+@pytest.mark.parametrize(
+    ("paths", "names", "hint"),
+    [(["a/m", "b/m"], (), "called m: write NAME=MODEL"), (["a", "b"], ("c",), "is for one model"), (["a", ""], (), "is empty")],
+)  # fmt: skip
+def test_models_that_cannot_be_told_apart(paths: list[str], names: tuple[str, ...], hint: str) -> None:
+    pytest.importorskip("fastapi")
+    from qwq.serve.command import served_models
+
+    with pytest.raises(ConfigError, match=hint):
+        served_models(paths, names, str)

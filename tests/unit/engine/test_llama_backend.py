@@ -15,7 +15,8 @@ from test_gguf import make, metadata, tensors, vocabulary
 from qwq.engine.backends.base import Chunk
 from qwq.engine.backends.llama import LlamaBackend, _Cells
 from qwq.engine.backends.torch import TorchBackend
-from qwq.engine.load import EngineOptions, load_engine
+from qwq.engine.load import load_engine
+from qwq.engine.options import EngineOptions
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qwq.engine.load import DEFAULT_MODEL_LEN, EngineOptions, LoadedModel, load_engine
+from qwq.engine.load import DEFAULT_MODEL_LEN, LoadedModel, load_engine
+from qwq.engine.options import EngineOptions
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sequence import TokenSequence
 from qwq.errors import CapacityError, InfraError, UsageError

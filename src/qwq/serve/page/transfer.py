@@ -182,9 +182,10 @@ def from_markdown(text: str) -> list[Exported]:
         elif kind in ("user", "assistant", "tool"):
             parent = messages[-1].id if messages else None
             call = facts.get("call") if kind == "tool" else None
+            role: Any = kind
             messages.append(
-                Message(id=next(ids), parent=parent, role=kind, content=body, reasoning=thinking, tool_call_id=call)
-            )  # type: ignore[arg-type]
+                Message(id=next(ids), parent=parent, role=role, content=body, reasoning=thinking, tool_call_id=call)
+            )
             thinking = ""
         else:
             _attach(messages, kind, facts, body)

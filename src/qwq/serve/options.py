@@ -1,0 +1,122 @@
+"""How the server behaves, apart from how the engine runs: options of `qwq serve`, its configuration file and `create_app`.
+
+The text under a field is its help.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from qwq.engine.options import require_range
+from qwq.errors import ConfigError
+
+IN_MEMORY = Path(":memory:")
+
+
+def _object(kind: Any, tokens: Any) -> dict[str, Any]:
+    text = tokens[0].value
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise ConfigError(f"{text!r}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f'{text!r}: give an object, such as {{"enable_thinking": false}}')
+    return value
+
+
+def _keys(kind: Any, text: str, delimiter: str | None = None) -> list[str]:
+    return [key for key in text.split(",") if key]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """What a server offers, to whom, and within which limits. ConfigError for what cannot be."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one and prints it."""
+    served_model_name: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    """Name that requests use; the file's or folder's by default. Several may be given; answers carry the first. With * among them any
+    name is accepted, for programs with a built-in name."""
+    api_key: Annotated[tuple[str, ...], Parameter(env_var="QWQ_API_KEY", env_var_split=_keys, show_default=False)] = ()
+    """API key that clients must send; repeatable. Default: the comma-separated QWQ_API_KEY environment variable."""
+    max_waiting: int = 256
+    """Sequences that may wait; one more is answered 429."""
+    loop_tokens: int = 192
+    """Length of an exact repetition that ends an answer; 0 never ends one."""
+    seed: int | None = None
+    """Seed of requests without one, for reproducible runs; random by default."""
+    keep_tool_thinking: bool = False
+    """Keep the thinking before a tool call in the prompt when its result arrives, even if the model's template drops it."""
+    ignore_unknown_fields: bool = False
+    """Ignore unknown fields of requests, and values that are not implemented, and log each once; without it they are answered 400."""
+    max_request_mib: int = 32
+    """Largest request body, in MiB; a larger one is answered 413."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web origins whose pages may send requests (CORS); * for all, none by default."""
+    shutdown_timeout: float = 10.0
+    """Seconds that running answers get when the server is stopped; then they are cut off."""
+    stored_responses: int = 1000
+    """Responses kept in memory for previous_response_id."""
+    page: Annotated[bool, Parameter(negative="--no-page")] = True
+    """Serve the chat page at /."""
+    conversations: Path | None = None
+    """File for the page's conversations; ~/.local/share/qwq/conversations.sqlite (or below $XDG_DATA_HOME) by default, :memory: for
+    none."""
+    allowed_host: tuple[str, ...] = ()
+    """Host name, besides localhost and the machine's own, under which a browser may reach the page; * for any."""
+    chat_template: str | None = None
+    """Chat template (Jinja file, or its text) that replaces the model's own."""
+    default_chat_template_kwargs: Annotated[
+        Mapping[str, Any], Parameter(converter=_object, n_tokens=1, accepts_keys=False, show_default=False)
+    ] = field(default_factory=dict)
+    """Variables of the chat template for requests that do not set them, as a JSON object: '{"enable_thinking": false}'."""
+    ssl_keyfile: Path | None = None
+    """Private key (PEM) to serve over HTTPS with --ssl-certfile."""
+    ssl_certfile: Path | None = None
+    """Certificate (PEM) to serve over HTTPS."""
+    root_path: str = ""
+    """Path prefix under which a proxy exposes this server, such as /qwq."""
+    access_log: str | None = None
+    """File that gets one JSON line per request; - for standard output. None is written by default."""
+
+    def __post_init__(self) -> None:
+        if any(not key.strip() for key in self.api_key):
+            raise ConfigError("--api-key is empty: give a key, or leave it out")
+        if self.ssl_certfile is None and self.ssl_keyfile is not None:
+            raise ConfigError("--ssl-keyfile needs --ssl-certfile")
+        require_range("--port", self.port, 0, 65535)
+        require_range("--loop-tokens", self.loop_tokens, 0)
+        require_range("--max-request-mib", self.max_request_mib, 1)
+        require_range("--shutdown-timeout", self.shutdown_timeout, 0)
+        require_range("--max-waiting", self.max_waiting, 0)
+        require_range("--stored-responses", self.stored_responses, 0)
+
+    @property
+    def name(self) -> str:
+        """The model's usual name."""
+        return self.served_model_name[0]
+
+    @property
+    def limit_bytes(self) -> int:
+        return self.max_request_mib << 20
+
+    @property
+    def conversations_file(self) -> Path | None:
+        """Where the page's conversations are kept; None keeps them in memory."""
+        if self.conversations == IN_MEMORY:
+            return None
+        home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
+        return self.conversations or home / "qwq" / "conversations.sqlite"
+
+
+SERVE_DEFAULTS = ServeOptions()
