@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "distill": {"errors", "types", "common", "config", "text", "endpoint", "data", "engine", "tasks", "rollout", "verify"},
     "report": {"errors", "types", "common", "config", "text"},
+    "look": {"errors", "types", "common", "text", "report"},
     "eval": {
         "errors", "types", "common", "config", "model", "text", "data", "engine", "envs", "tasks", "rollout", "verify",
         "report",
@@ -53,14 +54,14 @@ ALLOWED: dict[str, set[str]] = {
     "release": {"errors", "common", "model", "text"},
     "cli": {
         "errors", "types", "common", "config", "model", "text", "sandbox", "engine", "verify", "data", "tasks", "rollout", "reward",
-        "train", "distill", "report", "eval", "pipeline", "chat", "serve", "release",
+        "train", "distill", "report", "look", "eval", "pipeline", "chat", "serve", "release",
     },
 }  # fmt: skip
 
 TEXT_MAY_READ = {"qwq.model.config", "qwq.model.folder"}
 # Read before a command is known, inside the jail's side of things, or by tools without a model: they do without torch.
 TORCH_FREE = (
-    "errors", "types", "common", "config", "text", "endpoint", "data", "sandbox", "verify", "envs", "tasks", "report", "cli", "api",
+    "errors", "types", "common", "config", "text", "endpoint", "data", "sandbox", "verify", "envs", "tasks", "report", "look", "cli", "api",
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from qwq.cli.data import data_app
 from qwq.cli.engine import bench_app, chat, serve
 from qwq.cli.eval import evaluate
 from qwq.cli.foreign import own_options
+from qwq.cli.look import look
 from qwq.cli.reward import reward_app
 from qwq.cli.sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
@@ -51,6 +52,7 @@ app.command(serve)
 app.command(chat)
 app.command(bench_app)
 app.command(evaluate, name="eval")
+app.command(look)
 app.command(data_app)
 app.command(reward_app)
 

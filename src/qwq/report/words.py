@@ -12,10 +12,14 @@ from qwq.text.response import THINK_CLOSE, THINK_OPEN, ThinkingSplitter
 _TURN = re.compile(r"(?<=<\|im_start\|>assistant\n)")
 
 
+def visible(value: Any) -> str:
+    """Text with the characters that steer a terminal, or the direction or display of text, made visible."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in str(value))
+
+
 def text(value: Any) -> str:
-    """Escaped, with characters that steer the direction or the display of text made visible."""
-    out = "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in str(value))
-    return html.escape(out, quote=True)
+    """Visible and escaped for HTML."""
+    return html.escape(visible(value), quote=True)
 
 
 def grey_thinking(output: str, shorten: Callable[[str], str] = str) -> str:

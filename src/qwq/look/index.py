@@ -1,0 +1,280 @@
+"""An index of many answers: what lists and filters need, in columns, beside the text that a search reads.
+
+    columns   numpy arrays, one value an answer: where its line is, step, task, outcome, reward, advantage, tokens
+    text      lower-case UTF-8: every prompt once, and each answer's output, reason, expected and problem id
+
+An index of a large folder is kept beside it (`.look.index`) and mapped into memory when it is opened again; files that
+came since are added. A file that changed makes the index again. Without a place to write it lives in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qwq.common.files import atomic_file
+from qwq.look.records import Entry, brief, entry, public, read_light, read_record
+from qwq.look.sources import Source, sources
+
+FORMAT = "qwq look index 1"
+KEPT_FROM_BYTES = 8 << 20  # smaller folders are read faster than a file is worth
+NAMES = ("place", "task", "outcome", "problem", "group")
+COLUMNS = {
+    "file": "i4", "offset": "i8", "length": "i4", "step": "i4", "tokens": "i4", "prompt": "i4", "reward": "f4", "advantage": "f4",
+    **dict.fromkeys(NAMES, "i4"), "text_end": "i8",
+}  # fmt: skip
+
+NAN = float("nan")
+
+Column = npt.NDArray[Any]
+
+
+@dataclass(slots=True)
+class Index:
+    """`columns` by name, arrays of one length; `names` holds the words behind the columns of `NAMES`.
+
+    `files` are the answers' files with their size and time; `damaged` counts lines that are no answer. Advantages are
+    rewards minus the mean of their group, NaN outside rollouts; `prompt_ends` and `text_end` cut the two texts.
+    """
+
+    target: Path
+    files: list[Source]
+    stamps: list[tuple[int, int]]
+    columns: dict[str, Column]
+    names: dict[str, list[str]]
+    prompt_ends: Column
+    prompts: bytes
+    text: bytes | mmap.mmap
+    text_start: int = 0
+    damaged: int = 0
+    _words: bytes | None = None
+
+    def __len__(self) -> int:
+        return len(self.columns["file"])
+
+    @property
+    def words(self) -> bytes:
+        """The text of all answers, read when a search first needs it."""
+        if self._words is None:
+            end = int(self.columns["text_end"][-1]) if len(self) else 0
+            self._words = self.text[self.text_start : self.text_start + end]
+        return self._words
+
+    def name(self, column: str, row: int) -> str:
+        """The word behind a row's value in a column of `NAMES`."""
+        return self.names[column][self.columns[column][row]]
+
+    def entry(self, row: int) -> Entry:
+        """The whole answer, read from its file. ValueError if the file changed meanwhile."""
+        source = self.files[self.columns["file"][row]]
+        with source.path.open("rb") as file:
+            file.seek(int(self.columns["offset"][row]))
+            line = file.read(int(self.columns["length"][row]))
+        return entry(read_record(line), source.place)
+
+    def public(self, row: int) -> dict[str, Any]:
+        """An answer for a program: JSON with all of its text."""
+        step = int(self.columns["step"][row])
+        where = {"number": row + 1, "stage": self.name("place", row), "step": step + 1 if step >= 0 else None}
+        shown = public(self.entry(row))
+        return where | shown | {"advantage": self.value("advantage", row)}
+
+    def value(self, column: str, row: int) -> float | None:
+        """A reward or an advantage; None without one."""
+        value = float(self.columns[column][row])
+        return None if np.isnan(value) else round(value, 6)
+
+    def group_of(self, row: int) -> list[int]:
+        """The rows that answer the same prompt in the same file, `row` included."""
+        same = (self.columns["file"] == self.columns["file"][row]) & (
+            self.columns["group"] == self.columns["group"][row]
+        )
+        return [int(r) for r in np.flatnonzero(same)]
+
+
+def open_index(target: Path) -> Index:
+    """The index of a folder or file of answers, made or completed if need be. DataError if there are none."""
+    files = sources(target)
+    stamps = [_stamp(s.path) for s in files]
+    place = _place(target)
+    index = None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        index = _load(place, target)
+    if index is not None and list(zip(index.files, index.stamps, strict=True)) == list(zip(files, stamps, strict=True)):
+        return index
+    builder = _Builder(target)
+    known = len(index.files) if index else 0
+    if index and list(zip(index.files, index.stamps, strict=True)) == list(zip(files, stamps, strict=True))[:known]:
+        builder.take(index)
+    else:
+        known = 0
+    for source, stamp in list(zip(files, stamps, strict=True))[known:]:
+        builder.read(source, stamp)
+    index = builder.index()
+    if sum(size for size, _ in stamps) >= KEPT_FROM_BYTES:
+        with contextlib.suppress(OSError):  # a folder that is read-only or full is looked at, too
+            _save(index, place)
+    return index
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _place(target: Path) -> Path:
+    return target / ".look.index" if target.is_dir() else target.with_name(f".{target.name}.look.index")
+
+
+class _Builder:
+    """Columns that grow, answer by answer."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.files: list[Source] = []
+        self.stamps: list[tuple[int, int]] = []
+        self.columns: dict[str, array[Any]] = {
+            name: array({"i4": "i", "i8": "q", "f4": "f"}[kind]) for name, kind in COLUMNS.items()
+        }
+        self.names: dict[str, dict[str, int]] = {name: {} for name in NAMES}
+        self.prompt_of: dict[str, int] = {}
+        self.prompt_ends = array("q")
+        self.prompts, self.text = bytearray(), bytearray()
+        self.damaged = 0
+
+    def take(self, index: Index) -> None:
+        """Begin with what another index holds."""
+        self.files, self.stamps, self.damaged = list(index.files), list(index.stamps), index.damaged
+        for name, column in index.columns.items():
+            self.columns[name].frombytes(column.tobytes())
+        self.names = {name: {word: i for i, word in enumerate(words)} for name, words in index.names.items()}
+        self.prompt_ends.frombytes(index.prompt_ends.tobytes())
+        self.prompts, self.text = bytearray(index.prompts), bytearray(index.words)
+
+    def read(self, source: Source, stamp: tuple[int, int]) -> None:
+        """Add a file's answers. A last line without its end is one that is being written."""
+        self.files.append(source)
+        self.stamps.append(stamp)
+        number, first, offset = len(self.files) - 1, len(self.columns["file"]), 0
+        rows = []
+        for line in source.path.read_bytes().split(b"\n")[:-1]:
+            if line:
+                try:
+                    rows.append(
+                        (
+                            number,
+                            offset,
+                            len(line),
+                            -1 if source.step is None else source.step,
+                            *self._row(line, source),
+                        )
+                    )
+                except (ValueError, TypeError, AttributeError, KeyError):
+                    self.damaged += not line.startswith(b'{"settings":')
+            offset += len(line) + 1
+        for column, values in zip(self.columns.values(), zip(*rows, strict=True), strict=False):
+            column.extend(values)
+        if source.step is not None:
+            self._advantages(first)
+
+    def _row(self, line: bytes, source: Source) -> tuple[Any, ...]:
+        """A line's values, in the order of the columns from `tokens` on."""
+        record, tokens = read_light(line)
+        shown = brief(record, source.place)
+        self.text += shown.words.lower().encode("utf-8", "replace")
+        prompt = self.prompt_of.get(shown.prompt)
+        if prompt is None:
+            prompt = self.prompt_of[shown.prompt] = len(self.prompt_ends)
+            self.prompts += shown.prompt.lower().encode("utf-8", "replace")
+            self.prompt_ends.append(len(self.prompts))
+        words = (source.place, shown.task, shown.outcome, shown.problem_id, shown.group)
+        numbers = [names.setdefault(word, len(names)) for names, word in zip(self.names.values(), words, strict=True)]
+        reward = NAN if shown.reward is None else shown.reward
+        return tokens, prompt, reward, NAN, *numbers, len(self.text)
+
+    def _advantages(self, first: int) -> None:
+        """Rewards of the file's rows from `first` on, minus the mean of their group; infrastructure errors count nowhere."""
+        groups: dict[int, list[int]] = {}
+        rewards, out = self.columns["reward"], self.columns["advantage"]
+        for row in range(first, len(rewards)):
+            if rewards[row] == rewards[row]:  # not NaN
+                groups.setdefault(self.columns["group"][row], []).append(row)
+        for rows in groups.values():
+            mean = sum(rewards[r] for r in rows) / len(rows)
+            for row in rows:
+                out[row] = rewards[row] - mean
+
+    def index(self) -> Index:
+        columns = {name: np.frombuffer(column, COLUMNS[name]) for name, column in self.columns.items()}
+        names = {name: list(words) for name, words in self.names.items()}
+        ends = np.frombuffer(self.prompt_ends, "i8")
+        return Index(
+            self.target, self.files, self.stamps, columns, names, ends, bytes(self.prompts), bytes(self.text),
+            damaged=self.damaged,
+        )  # fmt: skip
+
+
+def _save(index: Index, place: Path) -> None:
+    """One line of JSON that says what follows, then the arrays and the two texts end to end."""
+    head = {
+        "format": FORMAT, "rows": len(index), "damaged": index.damaged, "names": index.names, "num_prompts": len(index.prompt_ends),
+        "prompts": len(index.prompts), "text": len(index.words),
+        "files": [
+            [str(s.path.relative_to(index.target)) if index.target.is_dir() else "", s.place, s.step, *stamp]
+            for s, stamp in zip(index.files, index.stamps, strict=True)
+        ],
+    }  # fmt: skip
+    line = json.dumps(head).encode()
+    with atomic_file(place) as file:
+        file.write(line + b" " * (-(len(line) + 1) % 8) + b"\n")  # arrays begin at a multiple of 8 bytes
+        for block in _blocks(index):
+            file.write(block + b"\0" * (-len(block) % 8))
+
+
+def _blocks(index: Index) -> Iterator[bytes]:
+    yield from (index.columns[name].tobytes() for name in COLUMNS)
+    yield from (index.prompt_ends.tobytes(), index.prompts, index.words)
+
+
+def _load(place: Path, target: Path) -> Index | None:
+    """A kept index; None if there is none of this format. ValueError, KeyError or TypeError if it is damaged."""
+    if not place.is_file():
+        return None
+    with place.open("rb") as file:
+        head = json.loads(file.readline())
+        start = file.tell()
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if head["format"] != FORMAT:
+        return None
+    rows, at = head["rows"], start
+    sizes = [rows * np.dtype(kind).itemsize for kind in COLUMNS.values()]
+    sizes += [8 * head["num_prompts"], head["prompts"], head["text"]]
+    starts = list(_starts(sizes, at))
+    if starts[-1] + sizes[-1] > len(data):
+        return None
+    columns = {
+        name: np.frombuffer(data, kind, rows, begin)
+        for (name, kind), begin in zip(COLUMNS.items(), starts, strict=False)
+    }
+    files = [Source(target / f[0] if f[0] else target, f[1], f[2]) for f in head["files"]]
+    ends = np.frombuffer(data, "i8", head["num_prompts"], starts[-3])
+    prompts = data[starts[-2] : starts[-2] + head["prompts"]]
+    return Index(
+        target, files, [(f[3], f[4]) for f in head["files"]], columns, head["names"], ends, prompts, data, starts[-1],
+        head["damaged"],
+    )  # fmt: skip
+
+
+def _starts(sizes: Iterable[int], at: int) -> Iterator[int]:
+    for size in sizes:
+        yield at
+        at += size + -size % 8

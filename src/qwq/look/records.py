@@ -1,0 +1,230 @@
+"""One line of a file of answers, whatever wrote it, as one kind of entry.
+
+Read are rollouts (`rollouts/STAGE/step-NNNNN.jsonl`), a run's evaluations (`evals/STAGE/sampled.jsonl`), samples of
+`qwq eval` (`samples/BENCH.jsonl`) and of `qwq data distill` (`OUT.samples.jsonl`). A field that a record does not hold is
+None or empty.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import orjson
+
+from qwq.text.response import THINK_OPEN, parse
+
+Record = Mapping[str, Any]
+# Where the token columns of a rollout begin. A quotation mark inside a string is escaped, so this is never text.
+_TOKENS = b', "prompt_ids": ['
+_MASK = b'"sampled_mask": ['
+
+
+@dataclass(slots=True)
+class Entry:
+    """One answer, as it is shown. `advantage` is filled in by the index, which sees the whole group."""
+
+    problem_id: str
+    task: str
+    group: str  # answers with one group are answers to one prompt
+    prompt: str
+    expected: str
+    output: str
+    outcome: str
+    reason: str
+    answer: str  # what the verifier read out of the output
+    verifier: str
+    reward: float | None
+    rewards: dict[str, float]
+    tokens: int
+    stop_reason: str
+    sample: int | None = None
+    budget: int | None = None
+    calls: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+    completion_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    sampled_mask: list[int] = field(default_factory=list)
+
+
+def read_light(line: bytes) -> tuple[dict[str, Any], int]:
+    """A record without its token columns, and how many tokens it has. ValueError for no record."""
+    at = line.find(_TOKENS)
+    if at >= 0:
+        try:
+            record = orjson.loads(line[:at] + b"}")
+        except orjson.JSONDecodeError:
+            pass  # the columns are inside another object: the whole line is read
+        else:
+            mask = line.find(_MASK, at)
+            end = line.find(b"]", mask)
+            return record, line.count(b",", mask, end) + (line[mask + len(_MASK) : end] != b"") if mask >= 0 else 0
+    record = read_record(line)
+    return record, num_tokens(record)
+
+
+def read_record(line: bytes) -> dict[str, Any]:
+    """A whole record. ValueError for what is none."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        record = json.loads(line)  # lone surrogates, NaN and whole numbers of any size, which orjson refuses
+    if not isinstance(record, dict) or not isinstance(record.get("problem_id"), str):
+        raise ValueError("no sample")
+    return record
+
+
+def num_tokens(record: Record) -> int:
+    """Tokens of the answer; 0 if the record does not say."""
+    ids = record.get("completion_ids")
+    count = len(ids) if isinstance(ids, list) else record.get("tokens")
+    return count if isinstance(count, int) else 0
+
+
+@dataclass(slots=True)
+class Brief:
+    """What lists and filters need of a record."""
+
+    problem_id: str
+    task: str
+    group: str
+    outcome: str
+    reward: float | None
+    prompt: str
+    words: str  # what a search reads beside the prompt
+
+
+def brief(record: Record, place: str) -> Brief:
+    """The part of an entry that the index holds."""
+    verdict = _verdict(record)
+    words = (_output(record), _text(verdict.get("reason")), _text(record.get("expected")), record["problem_id"])
+    return Brief(
+        problem_id=record["problem_id"],
+        task=_task(record, verdict, place),
+        group=_group(record),
+        outcome=_text(verdict.get("outcome")),
+        reward=_reward(record),
+        prompt=_text(record.get("prompt")),
+        words="\n".join(words),
+    )
+
+
+def entry(record: Record, place: str) -> Entry:
+    """A record of any of the files as an entry. What has another type than it should is shown as text."""
+    verdict = _verdict(record)
+    rewards = record.get("rewards")
+    return Entry(
+        problem_id=record["problem_id"],
+        task=_task(record, verdict, place),
+        group=_group(record),
+        prompt=_text(record.get("prompt")),
+        expected=_text(record.get("expected")),
+        output=_output(record),
+        outcome=_text(verdict.get("outcome")),
+        reason=_text(verdict.get("reason")),
+        answer=_text(verdict.get("answer")),
+        verifier=_text(verdict.get("verifier")),
+        reward=_reward(record),
+        rewards={str(k): float(v) for k, v in rewards.items()} if isinstance(rewards, dict) else {},
+        tokens=num_tokens(record),
+        stop_reason=_text(record.get("stop_reason", record.get("finish"))),
+        sample=next((v for k in ("sample", "number") if isinstance(v := record.get(k), int)), None),
+        budget=next((v for k in ("budget", "thinking_budget") if isinstance(v := record.get(k), int)), None),
+        calls=_calls(record),
+        facts=_facts(record, verdict),
+        completion_ids=_list(record.get("completion_ids")),
+        logprobs=_list(record.get("sampler_logprobs")),
+        sampled_mask=_list(record.get("sampled_mask")),
+    )
+
+
+def _task(record: Record, verdict: Mapping[str, Any], place: str) -> str:
+    """A rollout's domain, an evaluation's benchmark, else what the file or the verifier is called."""
+    if "score" in record:
+        return place
+    return _text(record.get("domain") or record.get("benchmark") or verdict.get("verifier") or place)
+
+
+def _group(record: Record) -> str:
+    """Answers to one prompt share it: the number of a rollout's group, else the problem and its benchmark."""
+    number = record.get("group")
+    if isinstance(number, int):
+        return str(number)
+    return f"{record.get('benchmark', '')}/{record['problem_id']}"
+
+
+def _reward(record: Record) -> float | None:
+    value = record.get("reward", record.get("score"))
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _output(record: Record) -> str:
+    return _text(record.get("text", record.get("output")))
+
+
+def thinking_and_answer(shown: Entry) -> tuple[str | None, str]:
+    """The thinking (None without any) and the rest, by the rule that rewards and the server read responses by."""
+    # Without a rendered prompt nothing says whether the template had opened the thinking: a closing mark closes it.
+    opened = True if shown.prompt.rstrip().endswith(THINK_OPEN) else None
+    parts = parse(shown.output, thinking_open=opened, tools=())
+    return parts.thinking, parts.answer
+
+
+def public(shown: Entry) -> dict[str, Any]:
+    """An entry for a program: JSON without the token columns, the output whole and in its parts."""
+    thinking, answer = thinking_and_answer(shown)
+    columns = ("completion_ids", "logprobs", "sampled_mask")
+    fields = {k: v for k, v in asdict(shown).items() if k not in columns}
+    return fields | {"thinking": thinking, "final": answer}
+
+
+def _verdict(record: Record) -> Mapping[str, Any]:
+    verdicts = record.get("verdicts")
+    verdict = verdicts[-1] if isinstance(verdicts, list) and verdicts else record.get("verdict")
+    return verdict if isinstance(verdict, dict) else {}
+
+
+def _facts(record: Record, verdict: Mapping[str, Any]) -> dict[str, str]:
+    """Small figures that only some records have."""
+    facts: dict[str, str] = {}
+    if isinstance(verdict.get("total"), int):
+        facts["tests or rules passed"] = f"{verdict.get('passed')} of {verdict['total']}"
+    for mark, words in (
+        ("forgeable", "the judged program could have influenced it"),
+        ("unsafe", "judged without a jail"),
+    ):
+        if verdict.get(mark):
+            facts["verdict"] = words
+    versions = record.get("weight_versions")
+    if isinstance(versions, list) and versions:
+        facts["weight version"] = (
+            str(versions[0]) if versions[0] == versions[-1] else f"{versions[0]} to {versions[-1]}"
+        )
+    for key, name in (
+        ("thinking_tokens", "thinking tokens"),
+        ("seconds", "seconds"),
+        ("seed", "seed"),
+        ("level", "level"),
+    ):
+        if isinstance(record.get(key), int | float):
+            facts[name] = f"{record[key]:,}" if key != "seed" else str(record[key])
+    return facts
+
+
+def _calls(record: Record) -> str:
+    """The tool calls of a sample with several turns, one a line."""
+    turns = record.get("turns")
+    calls = [c for t in turns if isinstance(t, dict) for c in t.get("calls") or ()] if isinstance(turns, list) else []
+    return "\n".join(json.dumps(call, ensure_ascii=False) for call in calls)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)

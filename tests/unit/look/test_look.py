@@ -1,0 +1,265 @@
+"""`qwq look`: the index against the records, filters by hand, hostile text, damaged and growing files."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from qwq.cli import main
+from qwq.errors import ConfigError, DataError
+from qwq.look import index as look_index
+from qwq.look import terminal
+from qwq.look.index import open_index
+from qwq.look.query import Query, select
+from qwq.look.records import entry, read_light, read_record, thinking_and_answer
+from qwq.look.tokens import Shader
+from qwq.rollout.store import RolloutStore
+
+
+def numbers(index: Any, **query: Any) -> list[int]:
+    return (select(index, Query(**query)) + 1).tolist()
+
+
+def test_all_files_of_a_run_in_the_order_of_its_stages(run: Path) -> None:
+    index = open_index(run)
+    places = [index.name("place", r) for r in range(len(index))]
+    assert places == ["rl2"] * 6 + ["rl1"] * 2 + ["eval rl2"]
+    assert index.columns["step"].tolist() == [0, 0, 0, 1, 1, 1, 0, 0, -1]
+    assert [index.name("task", r) for r in range(len(index))] == ["math"] * 6 + ["code"] * 2 + ["gsm8k"]
+    assert index.columns["tokens"].tolist() == [3] * 8 + [12]
+
+
+def test_advantages_are_rewards_minus_the_mean_of_the_group(run: Path) -> None:
+    index = open_index(run)
+    assert [index.value("advantage", r) for r in range(9)] == [0.5, -0.5, None, 0.5, 0.0, -0.5, 0.0, 0.0, None]
+    assert [index.value("reward", r) for r in range(9)] == [1.0, 0.0, None, 1.0, 0.5, 0.0, 0.0, 0.0, None]
+    assert index.group_of(0) == [0, 1] and index.group_of(4) == [3, 4, 5] and index.group_of(2) == [2]
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ({}, [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        ({"outcome": "correct"}, [1, 4]),
+        ({"outcome": "infra_error"}, [3]),
+        ({"place": "rl1"}, [7, 8]),
+        ({"place": "rl2", "step": "2"}, [4, 5, 6]),
+        ({"step": "2:"}, [4, 5, 6]),
+        ({"step": ":1"}, [1, 2, 3, 7, 8]),
+        ({"task": "code"}, [7, 8]),
+        ({"problem": "p2"}, [4, 5, 6]),
+        ({"min_reward": 0.5}, [1, 4, 5]),
+        ({"max_reward": 0.5, "place": "rl2"}, [2, 5, 6]),
+        ({"min_reward": 0.5, "max_reward": 0.5}, [5]),
+        ({"text": "SEVEN"}, [1, 9]),
+        ({"text": "\u00e4 STRA"}, [4]),
+        ({"text": "what is 2?"}, [4, 5, 6]),  # in the prompt
+        ({"text": "reason 1"}, [3]),
+        ({"text": "sevenreason"}, []),  # ends in one field, begins in another
+        ({"text": "\n7\np0"}, [1, 2, 7]),  # fields of one answer are lines
+        ({"text": "nobody wrote this"}, []),
+        ({"sort": "reward", "place": "rl2"}, [2, 6, 5, 1, 4, 3]),
+        ({"sort": "reward", "reverse": True, "place": "rl2"}, [1, 4, 5, 2, 6, 3]),
+        ({"sort": "tokens", "reverse": True, "min_reward": None}, [9, 1, 2, 3, 4, 5, 6, 7, 8]),
+        ({"reverse": True, "place": "rl1"}, [8, 7]),
+    ],
+)
+def test_filters_by_hand(run: Path, query: dict[str, Any], rows: list[int]) -> None:
+    assert numbers(open_index(run), **query) == rows
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"outcome": "corect"}, "no answer has the outcome 'corect': did you mean 'correct'?"),
+        ({"place": "rl3"}, "no answer has the stage 'rl3': did you mean"),
+        ({"step": "a:b"}, "--step a:b: give one step, such as 3, or a range, such as 3:10"),
+        ({"sort": "rewards"}, "no order 'rewards': did you mean 'reward'"),
+    ],
+)
+def test_what_no_answer_has_is_said(run: Path, query: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words.replace("?", r"\?")):
+        select(open_index(run), Query(**query))
+
+
+def test_a_line_without_its_token_columns_is_the_record(run: Path) -> None:
+    line = (run / "rollouts" / "rl2" / "step-00000.jsonl").read_bytes().split(b"\n")[0]
+    light, tokens = read_light(line)
+    whole = read_record(line)
+    assert tokens == 3 and light == {k: v for k, v in whole.items() if k in light} and "sampled_mask" not in light
+    # The same words inside another field are text, or an object of their own.
+    for expected in ('say , "prompt_ids": [1', {"a": 1, "prompt_ids": [1], "sampled_mask": [1, 1]}):
+        odd = json.dumps({"problem_id": "p", "expected": expected, "completion_ids": [1, 2]}).encode()
+        record, count = read_light(odd)
+        assert record["expected"] == expected and count == 2
+
+
+def test_thinking_is_read_by_the_rule_of_rewards(run: Path) -> None:
+    index = open_index(run)
+    read = [thinking_and_answer(index.entry(r)) for r in (0, 4, 8)]
+    assert read == [("add", "seven"), ("never closed", ""), ("a", "Seven")]
+
+
+def test_an_index_is_kept_completed_and_made_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look_index, "KEPT_FROM_BYTES", 0)
+    fresh = open_index(run)
+    assert (run / ".look.index").is_file()
+    read: list[Path] = []
+    read_file = look_index._Builder.read
+    monkeypatch.setattr(look_index._Builder, "read", lambda self, s, t: (read.append(s.path), read_file(self, s, t))[1])
+    kept = open_index(run)
+    assert not read and len(kept) == 9
+    for query in ({"text": "seven"}, {"text": "what is 2?"}, {"outcome": "wrong"}, {"min_reward": 0.5}):
+        assert numbers(kept, **query) == numbers(fresh, **query)
+    assert [kept.public(r) for r in range(9)] == [fresh.public(r) for r in range(9)]
+    # A file behind the others is added, one that changed makes the index again.
+    samples = run / "samples"
+    samples.mkdir()
+    row = {
+        "problem_id": "s",
+        "sample": 3,
+        "thinking_budget": 64,
+        "output": "Later",
+        "score": 1.0,
+        "tokens": 5,
+        "verdict": {"outcome": "correct"},
+    }
+    (samples / "aime24.jsonl").write_text(json.dumps(row) + "\n")
+    more = open_index(run)
+    assert read == [samples / "aime24.jsonl"] and numbers(more, text="later") == [10] == numbers(more, place="aime24")
+    assert numbers(more, text="what is 2?") == [4, 5, 6]
+    assert (more.entry(9).budget, more.entry(9).sample, more.name("task", 9)) == (64, 3, "aime24")
+    RolloutStore(run / "rollouts" / "rl2").write(1, [])
+    assert len(open_index(run)) == 7 and len(read) == 6
+
+
+def test_damaged_half_and_foreign_lines_are_counted(run: Path) -> None:
+    path = run / "rollouts" / "rl1" / "step-00000.jsonl"
+    lines = path.read_bytes()
+    path.write_bytes(b"\x00\xff\n[1]\n" + b'{"problem_id": 4}\n' + lines + b'{"problem_id": "half')
+    index = open_index(run)
+    assert len(index) == 9 and index.damaged == 3
+    assert index.entry(6).output == "one"
+
+
+def test_a_distillation_s_store_and_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "sft.jsonl.samples.jsonl"
+    row = {
+        "problem_id": "p",
+        "number": 2,
+        "text": "<think>x</think>4",
+        "finish": "stop",
+        "verdict": {"outcome": "correct", "verifier": "math"},
+    }
+    path.write_text('{"settings": {"teacher": "t"}}\n' + json.dumps(row) + "\n")
+    for target in (path, tmp_path):
+        index = open_index(target)
+        assert len(index) == 1 and index.damaged == 0
+        shown = index.entry(0)
+        assert (shown.sample, shown.task, shown.outcome, shown.stop_reason) == (2, "math", "correct", "stop")
+
+
+def test_records_of_odd_types_are_shown() -> None:
+    odd = {
+        "problem_id": "p",
+        "text": {"a": 1},
+        "expected": [1],
+        "reward": "x",
+        "rewards": 3,
+        "verdicts": "no",
+        "tokens": "many",
+        "turns": [1],
+    }
+    shown = entry(odd, "here")
+    assert (shown.output, shown.expected, shown.reward, shown.tokens, shown.task) == (
+        '{\n "a": 1\n}',
+        "[\n 1\n]",
+        None,
+        0,
+        "here",
+    )
+
+
+@pytest.mark.parametrize("name", ["nothing", "run/recipe.toml/x", "empty"])
+def test_what_holds_no_answers(run: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"give a run's folder .*a results folder of `qwq eval`, or a file of samples"):
+        open_index(tmp_path / name)
+
+
+# -- the terminal and the command -------------------------------------------------------------------------------------
+
+
+def printed(thing: Any, *, width: int = 200) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None, highlight=False).print(thing, soft_wrap=True)
+    return out.getvalue()
+
+
+def test_hostile_text_steers_no_terminal(run: Path) -> None:
+    index = open_index(run)
+    for thing in (terminal.listing(index, range(9)), *(terminal.one(index, r) for r in range(9))):
+        shown = printed(thing)
+        assert "\x1b" not in shown and "\u202e" not in shown
+    assert "<script>alert(1)</script>\\x1b[31m\\x202eabc" in printed(terminal.one(index, 1))
+
+
+def test_one_answer_says_all(run: Path) -> None:
+    shown = printed(terminal.one(open_index(run), 0))
+    for words in ("#1  rl2, step 1  math  p0", "What is 0?<think>", "Expected", "add", "seven", "correct: reason 0", "reward 1 = accuracy 1",
+                  "read out 7", "ended by end", "weight version 2", "Group: 2 answers", "-0.5"):  # fmt: skip
+        assert words in shown
+
+
+class Tokens:
+    """Stands for a run's tokenizer: three tokens."""
+
+    token_bytes = [b"", b"", b"", b"ad", b"d\xc3", b"\xa4"]
+
+
+def test_tokens_by_probability(run: Path) -> None:
+    index = open_index(run)
+    shader = Shader(run)
+    assert shader.pieces(index.entry(0)) == []  # no tokenizer in this folder
+    shader._tokenizer = Tokens()  # type: ignore[assignment]
+    pieces = shader.pieces(index.entry(0))
+    assert [text for text, _ in pieces] == ["ad", "d", "\u00e4"]
+    assert [p for _, p in pieces] == [pytest.approx(0.904837, abs=1e-6), pytest.approx(0.135335, abs=1e-6), None]
+    assert "add[0.14]\u00e4" in printed(terminal.one(index, 0, shader, colour=False))
+
+
+def test_browsing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "PAGE", 4)
+    index, out = open_index(run), io.StringIO()
+    words = iter(["", "", "", "b", "b", "t", "2", "t", "/seven", "99", "q"])
+    console = Console(file=out, width=200, color_system=None, highlight=False)
+    terminal.browse(index, Query(), console, Shader(run), lambda _: next(words))
+    shown = out.getvalue()
+    assert (
+        "#2  rl2, step 1" in shown and "2 of 9 answers: 1 correct, 1 no_answer" in shown and "no answer '99'" in shown
+    )
+    pages = [
+        block.split("#  stage")[1].split("number:")[0] for block in shown.split(" answers")[1:] if "#  stage" in block
+    ]
+    assert ["eval rl2" in p for p in pages[:6]] == [False, False, True, False, False, False]
+
+
+def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["look", str(run), "--stage", "rl2", "--sort", "reward", "--reverse", "--limit", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "6 of 9 answers: 3 wrong, 2 correct, 1 infra_error" and [
+        line.split()[0] for line in lines[2:]
+    ] == ["1", "4"]
+    assert main(["look", str(run), "--text", "seven", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [r["number"] for r in rows] == [1, 9] and rows[0]["final"] == "seven" and rows[0]["advantage"] == 0.5
+    assert (rows[0]["stage"], rows[0]["step"], rows[1]["step"], rows[0]["expected"]) == ("rl2", 1, None, "7")
+    assert main(["look", str(run), "--show", "6", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["thinking"] == "half \ud83d"
+    assert main(["look", str(run), "--show", "10"]) == 2
+    assert "holds answers 1 to 9" in capsys.readouterr().err
