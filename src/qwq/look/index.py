@@ -1,10 +1,13 @@
-"""An index of many answers: what lists and filters need, in columns, beside the text that a search reads.
+"""An index of many answers: what lists and filters need, in columns, beside the text that a search
+reads.
 
-    columns   numpy arrays, one value an answer: where its line is, step, task, outcome, reward, advantage, tokens
-    text      lower-case UTF-8: every prompt once, and each answer's output, reason, expected and problem id
+    columns   numpy arrays, one value an answer: where its line is, step, task, outcome, reward,
+              advantage, tokens
+    text      lower-case UTF-8: every prompt once; of each answer output, reason, expected, problem
 
-An index of a large folder is kept beside it (`.look.index`) and mapped into memory when it is opened again; files that
-came since are added. A file that changed makes the index again. Without a place to write it lives in memory.
+An index of a large folder is kept beside it (`.look.index`) and mapped into memory when it is
+opened again; files that came since are added. A file that changed makes the index again. Without a
+place to write it lives in memory.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ FORMAT = "qwq look index 1"
 KEPT_FROM_BYTES = 8 << 20  # smaller folders are read faster than a file is worth
 NAMES = ("place", "task", "outcome", "problem", "group")
 COLUMNS = {
-    "file": "i4", "offset": "i8", "length": "i4", "step": "i4", "tokens": "i4", "prompt": "i4", "reward": "f4", "advantage": "f4",
-    **dict.fromkeys(NAMES, "i4"), "text_end": "i8",
+    "file": "i4", "offset": "i8", "length": "i4", "step": "i4", "tokens": "i4", "prompt": "i4", "reward": "f4",
+    "advantage": "f4", **dict.fromkeys(NAMES, "i4"), "text_end": "i8",
 }  # fmt: skip
 
 NAN = float("nan")
@@ -40,10 +43,12 @@ Column = npt.NDArray[Any]
 
 @dataclass(slots=True)
 class Index:
-    """`columns` by name, arrays of one length; `names` holds the words behind the columns of `NAMES`.
+    """`columns` by name, arrays of one length; `names` holds the words behind the columns of
+    `NAMES`.
 
-    `files` are the answers' files with their size and time; `damaged` counts lines that are no answer. Advantages are
-    rewards minus the mean of their group, NaN outside rollouts; `prompt_ends` and `text_end` cut the two texts.
+    `files` are the answers' files with their size and time; `damaged` counts lines that are no
+    answer. Advantages are rewards minus the mean of their group, NaN outside rollouts;
+    `prompt_ends` and `text_end` cut the two texts.
     """
 
     target: Path
@@ -102,7 +107,10 @@ class Index:
 
 
 def open_index(target: Path) -> Index:
-    """The index of a folder or file of answers, made or completed if need be. DataError if there are none."""
+    """The index of a folder or file of answers, made or completed if need be.
+
+    DataError if there are none.
+    """
     files = sources(target)
     stamps = [_stamp(s.path) for s in files]
     place = _place(target)
@@ -202,7 +210,9 @@ class _Builder:
         return tokens, prompt, reward, NAN, *numbers, len(self.text)
 
     def _advantages(self, first: int) -> None:
-        """Rewards of the file's rows from `first` on, minus the mean of their group; infrastructure errors count nowhere."""
+        """Rewards of the file's rows from `first` on, minus the mean of their group; infrastructure
+        errors count nowhere.
+        """
         groups: dict[int, list[int]] = {}
         rewards, out = self.columns["reward"], self.columns["advantage"]
         for row in range(first, len(rewards)):
@@ -226,7 +236,8 @@ class _Builder:
 def _save(index: Index, place: Path) -> None:
     """One line of JSON that says what follows, then the arrays and the two texts end to end."""
     head = {
-        "format": FORMAT, "rows": len(index), "damaged": index.damaged, "names": index.names, "num_prompts": len(index.prompt_ends),
+        "format": FORMAT, "rows": len(index), "damaged": index.damaged, "names": index.names,
+        "num_prompts": len(index.prompt_ends),
         "prompts": len(index.prompts), "text": len(index.words),
         "files": [
             [str(s.path.relative_to(index.target)) if index.target.is_dir() else "", s.place, s.step, *stamp]
@@ -246,7 +257,10 @@ def _blocks(index: Index) -> Iterator[bytes]:
 
 
 def _load(place: Path, target: Path) -> Index | None:
-    """A kept index; None if there is none of this format. ValueError, KeyError or TypeError if it is damaged."""
+    """A kept index; None if there is none of this format.
+
+    ValueError, KeyError or TypeError if it is damaged.
+    """
     if not place.is_file():
         return None
     with place.open("rb") as file:

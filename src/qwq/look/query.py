@@ -16,7 +16,11 @@ SORTS = ("order", "reward", "advantage", "tokens")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A filter. What is None or empty filters nothing; `step` is one step, counted from 1 as in the metrics' display, or `FIRST:LAST`."""
+    """A filter.
+
+    What is None or empty filters nothing; `step` is one step, counted from 1 as in the metrics'
+    display, or `FIRST:LAST`.
+    """
 
     outcome: str = ""
     place: str = ""
@@ -35,7 +39,10 @@ class Query:
 
 
 def select(index: Index, query: Query) -> np.ndarray[Any, Any]:
-    """Row numbers of the answers that fit, in the order asked for. ConfigError for a value that no answer has."""
+    """Row numbers of the answers that fit, in the order asked for.
+
+    ConfigError for a value that no answer has.
+    """
     columns = index.columns
     fits = np.ones(len(index), bool)
     for name in ("outcome", "place", "task", "problem"):
@@ -81,7 +88,7 @@ def _steps(text: str) -> tuple[int, int]:
 
 
 def _holding(index: Index, text: str) -> np.ndarray[Any, Any]:
-    """Which answers hold `text` in prompt, output, reason, expected or problem id; upper and lower case are the same."""
+    """Which answers hold `text` in prompt, output, reason, expected or problem id, in any case."""
     needle = text.lower().encode("utf-8", "replace")
     fits = np.zeros(len(index), bool)
     fits[_pieces(index.words, index.columns["text_end"], needle)] = True

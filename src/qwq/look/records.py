@@ -1,8 +1,8 @@
 """One line of a file of answers, whatever wrote it, as one kind of entry.
 
-Read are rollouts (`rollouts/STAGE/step-NNNNN.jsonl`), a run's evaluations (`evals/STAGE/sampled.jsonl`), samples of
-`qwq eval` (`samples/BENCH.jsonl`) and of `qwq data distill` (`OUT.samples.jsonl`). A field that a record does not hold is
-None or empty.
+Read are rollouts (`rollouts/STAGE/step-NNNNN.jsonl`), a run's evaluations
+(`evals/STAGE/sampled.jsonl`), samples of `qwq eval` (`samples/BENCH.jsonl`) and of `qwq data
+distill` (`OUT.samples.jsonl`). A field that a record does not hold is None or empty.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ import orjson
 from qwq.text.response import THINK_OPEN, parse
 
 Record = Mapping[str, Any]
-# Where the token columns of a rollout begin. A quotation mark inside a string is escaped, so this is never text.
+# Where the token columns of a rollout begin. A quotation mark inside a string is escaped, so this
+# is never text.
 _TOKENS = b', "prompt_ids": ['
 _MASK = b'"sampled_mask": ['
 
 
 @dataclass(slots=True)
 class Entry:
-    """One answer, as it is shown. `advantage` is filled in by the index, which sees the whole group."""
+    """One answer, as it is shown.
+
+    `advantage` is filled in by the index, which sees the whole group.
+    """
 
     problem_id: str
     task: str
@@ -112,7 +116,10 @@ def brief(record: Record, place: str) -> Brief:
 
 
 def entry(record: Record, place: str) -> Entry:
-    """A record of any of the files as an entry. What has another type than it should is shown as text."""
+    """A record of any of the files as an entry.
+
+    What has another type than it should is shown as text.
+    """
     verdict = _verdict(record)
     rewards = record.get("rewards")
     return Entry(
@@ -141,14 +148,14 @@ def entry(record: Record, place: str) -> Entry:
 
 
 def _task(record: Record, verdict: Mapping[str, Any], place: str) -> str:
-    """A rollout's domain, an evaluation's benchmark, else what the file or the verifier is called."""
+    """A rollout's domain, an evaluation's benchmark, else the name of the verifier or the file."""
     if "score" in record:
         return place
     return _text(record.get("domain") or record.get("benchmark") or verdict.get("verifier") or place)
 
 
 def _group(record: Record) -> str:
-    """Answers to one prompt share it: the number of a rollout's group, else the problem and its benchmark."""
+    """Shared by answers to one prompt: a rollout's group, else the problem and its benchmark."""
     number = record.get("group")
     if isinstance(number, int):
         return str(number)
@@ -165,8 +172,9 @@ def _output(record: Record) -> str:
 
 
 def thinking_and_answer(shown: Entry) -> tuple[str | None, str]:
-    """The thinking (None without any) and the rest, by the rule that rewards and the server read responses by."""
-    # Without a rendered prompt nothing says whether the template had opened the thinking: a closing mark closes it.
+    """The thinking (None without any) and the rest, by the one rule for responses."""
+    # Without a rendered prompt nothing says whether the template had opened the thinking: a closing
+    # mark closes it.
     opened = True if shown.prompt.rstrip().endswith(THINK_OPEN) else None
     parts = parse(shown.output, thinking_open=opened, tools=())
     return parts.thinking, parts.answer

@@ -1,4 +1,6 @@
-"""Which files hold answers: rollouts of a run, its evaluations, samples of `qwq eval`, of `qwq data distill`, or one file."""
+"""Which files hold answers: rollouts of a run, its evaluations, samples of `qwq eval`, of `qwq data
+distill`, or one file.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ _NEEDS = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file of answers. `place` is where in the run it belongs (a stage's name, `eval sft`); `step` is None outside RL."""
+    """One file of answers.
+
+    `place` is where in the run it belongs (a stage's name, `eval sft`); `step` is None outside RL.
+    """
 
     path: Path
     place: str
@@ -26,7 +31,10 @@ class Source:
 
 
 def sources(target: Path) -> list[Source]:
-    """The files of a folder in the order of stages and steps, or the one file. DataError if there is none."""
+    """The files of a folder in the order of stages and steps, or the one file.
+
+    DataError if there is none.
+    """
     if target.is_file():
         return [_file(target, target.stem.removesuffix(".samples"))]
     if not target.is_dir():

@@ -1,6 +1,7 @@
 """Answers in the terminal: a list, then one of them with its group. Plain text without a terminal.
 
-What a model wrote is hostile text: it is shown without markup, and characters that steer a terminal are made visible.
+What a model wrote is hostile text: it is shown without markup, and characters that steer a terminal
+are made visible.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from qwq.look.tokens import Shader
 from qwq.report.words import visible
 
 OUTCOME_STYLES = {
-    "correct": "green", "wrong": "red", "no_answer": "yellow", "unfinished": "magenta", "timeout": "yellow", "undecided": "cyan",
-    "infra_error": "bold red",
+    "correct": "green", "wrong": "red", "no_answer": "yellow", "unfinished": "magenta", "timeout": "yellow",
+    "undecided": "cyan", "infra_error": "bold red",
 }  # fmt: skip
 PREVIEW_CHARS, EXPECTED_CHARS, GROUP_SHOWN = 60, 24, 32
 PAGE = 20
@@ -65,7 +66,8 @@ def summary(index: Index, rows: Sequence[int], query: Query) -> Text:
 def one(index: Index, row: int, shader: Shader | None = None, *, colour: bool = True) -> RenderableType:
     """An answer whole: prompt, expected, thinking, answer, verdict, rewards, and its group.
 
-    `shader` marks tokens by their probability: by shade, or without `colour` by the figure behind each unlikely one.
+    `shader` marks tokens by their probability: by shade, or without `colour` by the figure behind
+    each unlikely one.
     """
     shown = _entry(index, row)
     thinking, answer = thinking_and_answer(shown)
@@ -89,7 +91,10 @@ def one(index: Index, row: int, shader: Shader | None = None, *, colour: bool = 
 
 
 def browse(index: Index, query: Query, console: Console, shader: Shader, ask: Callable[[str], str]) -> None:
-    """List and show answers until the user has seen enough. `ask` reads a line; EOFError ends it too."""
+    """List and show answers until the user has seen enough.
+
+    `ask` reads a line; EOFError ends it too.
+    """
     rows, first, shaded, last = select(index, query).tolist(), 0, False, -1
     while True:
         console.print(summary(index, rows, query))
@@ -131,8 +136,8 @@ def _entry(index: Index, row: int) -> Entry:
 def _heading(index: Index, row: int, shown: Entry) -> Text:
     step = f", step {_step(index, row)}" if index.columns["step"][row] >= 0 else ""
     sample = f", sample {shown.sample}" if shown.sample is not None else ""
-    line = f"#{row + 1}  {visible(index.name('place', row))}{step}  {visible(shown.task)}  {visible(shown.problem_id)}{sample}"
-    return Text(line, "bold")
+    where = f"#{row + 1}  {visible(index.name('place', row))}{step}"
+    return Text(f"{where}  {visible(shown.task)}  {visible(shown.problem_id)}{sample}", "bold")
 
 
 def _verdict(shown: Entry) -> Iterable[Text]:

@@ -1,4 +1,4 @@
-"""The tokens of an answer with the probabilities that the policy gave them, where the record and the run hold both."""
+"""The tokens of an answer, with the probabilities that the policy gave them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Shader:
-    """Cuts answers into their tokens. The run's tokenizer is read when the first answer needs it."""
+    """Cuts answers into their tokens.
+
+    The run's tokenizer is read when the first answer needs it.
+    """
 
     def __init__(self, target: Path) -> None:
         self._folders = [target / "tokenizer", *sorted(target.glob("checkpoints/*/final"))]
@@ -22,7 +25,9 @@ class Shader:
         self._is_read = False
 
     def pieces(self, shown: Entry) -> list[tuple[str, float | None]]:
-        """(text, probability) of each token, None if the model did not choose it; empty without tokens or tokenizer."""
+        """(text, probability) of each token, None if the model did not choose it; empty without
+        tokens or tokenizer.
+        """
         ids, logprobs, mask = shown.completion_ids, shown.logprobs, shown.sampled_mask
         if not ids or len(ids) != len(logprobs) or len(ids) != len(mask):
             return []

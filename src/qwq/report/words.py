@@ -13,7 +13,7 @@ _TURN = re.compile(r"(?<=<\|im_start\|>assistant\n)")
 
 
 def visible(value: Any) -> str:
-    """Text with the characters that steer a terminal, or the direction or display of text, made visible."""
+    """Text with characters made visible that steer a terminal or the direction of text."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in str(value))
 
 
