@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "rollout": {"errors", "types", "common", "model", "text", "engine", "endpoint", "envs", "tasks"},
     "reward": {"errors", "types", "common", "model", "text", "data", "tasks", "verify"},
     "train": {
-        "errors", "types", "common", "config", "model", "text", "data", "engine", "tasks", "rollout", "reward",
+        "errors", "types", "common", "config", "model", "text", "data", "engine", "envs", "tasks", "rollout", "reward",
     },
     "distill": {"errors", "types", "common", "config", "text", "endpoint", "data", "engine", "tasks", "rollout", "verify"},
     "report": {"errors", "types", "common", "config", "text"},
@@ -45,8 +45,8 @@ ALLOWED: dict[str, set[str]] = {
         "report",
     },
     "pipeline": {
-        "errors", "types", "common", "config", "model", "text", "data", "engine", "tasks", "rollout", "reward", "train", "eval",
-        "report",
+        "errors", "types", "common", "config", "model", "text", "data", "engine", "envs", "tasks", "rollout", "reward", "train",
+        "eval", "report",
     },
     "api": {"errors", "types", "common", "config", "text", "engine", "tasks", "rollout", "eval", "report", "pipeline"},
     "chat": {"errors", "types", "common", "model", "text", "engine", "tasks", "envs", "rollout"},

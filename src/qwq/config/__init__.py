@@ -22,6 +22,7 @@ from qwq.config.rl import (
     Rl1Stage,
     Rl2Stage,
     RlStage,
+    ToolLimits,
     Validation,
 )
 from qwq.config.sections import Cluster, ComputeSection, EvalSection, ModelSection
@@ -72,6 +73,7 @@ __all__ = [
     "Source",
     "Stage",
     "Unit",
+    "ToolLimits",
     "Validation",
     "apply_override",
     "dump_recipe",

@@ -38,6 +38,20 @@ class Validation(Section):
     keep: Literal["last", "best"] = Field("best", description="which weights the stage hands on")
 
 
+class ToolLimits(Section):
+    """Limits of the tool calls of one rollout."""
+
+    max_calls: Positive | None = Field(
+        None, description="calls of a rollout, malformed ones too; default: the environment's own (4)"
+    )
+    max_parallel: Positive | None = Field(
+        None, description="calls of one turn that run; more are answered with an error; default: no limit"
+    )
+    call_timeout_s: float | None = Field(
+        None, gt=0, description="seconds of one call; default: the environment's own (30)"
+    )
+
+
 class RlStage(Stage):
     """Reinforcement learning with verifiable rewards, GRPO family (Shao et al. 2024, arXiv 2402.03300).
 
@@ -121,6 +135,11 @@ class RlStage(Stage):
         default_factory=list,
         description="thinking budgets in tokens, one drawn for each prompt and enforced as when served; -1 stands for none",
     )
+    environment: str = Field(
+        "",
+        description="environment of prompts that bring no tools of their own: its name, or file.py:Class (docs/tasks.md)",
+    )
+    tools: ToolLimits = Field(default_factory=ToolLimits, description="limits of tool calls")
     rewards: list[Function] = Field(
         default_factory=list, description="reward functions whose values are added to what the verifiers pay"
     )

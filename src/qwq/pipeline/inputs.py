@@ -13,6 +13,7 @@ from typing import Any
 from qwq.common.memory import check_device
 from qwq.config import ControlStage, PairsStage, Recipe, RewardModelStage, Rl2Stage, RlStage, SftStage, Source
 from qwq.data.examples import FileUse
+from qwq.envs.base import environment_class
 from qwq.errors import ConfigError, DataError
 from qwq.model.config import ModelConfig
 from qwq.model.weights import check_model
@@ -64,6 +65,8 @@ class RunInputs:
             if isinstance(stage := recipe.stages[name], RlStage):
                 load_loss(stage.loss)
                 load_advantage(stage.advantage)
+                if stage.environment:
+                    environment_class(stage.environment)
                 self.functions(name)
                 self.pools(stage)
                 if isinstance(stage, Rl2Stage):

@@ -31,13 +31,18 @@ LIVE_PER_TURN = 4  # episodes under way for each turn that may be made at once; 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Sample `number` of a problem. `thinking_budget` is for each turn, in tokens; `key` is the caller's own."""
+    """Sample `number` of a problem.
+
+    `thinking_budget` is for each turn, in tokens. `environment` is a fresh one of the caller's; None
+    makes the problem's own. `key` is the caller's.
+    """
 
     problem: Problem
     number: int = 0
     seed: int = 0
     stream: int = 0
     thinking_budget: int | None = None
+    environment: Environment | None = None
     key: Any = None
 
 
@@ -205,7 +210,7 @@ class _Player:
     def _begin(self, job: Job) -> None:
         exact = self.policy.token_exact
         episode = Episode(job, exact=exact)
-        live = _Live(episode, make_environment(job.problem), exact, job.problem.tools)
+        live = _Live(episode, job.environment or make_environment(job.problem), exact, job.problem.tools)
         self.live[id(live)] = live
         if self.policy.chat is not None:
             episode.thinking_open = self.policy.chat.thinking_open
@@ -266,6 +271,7 @@ class _Player:
         attempts = turn.parts.calls_in_order
         if made is None:
             return self._finish(live, StopReason.END)
+        made.turn = turn.parts
         if not attempts:
             return self._ask_environment(live, made.next_messages(turn.parts), self._was_told)
         stop = self._spent(live, made)

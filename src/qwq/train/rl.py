@@ -29,10 +29,12 @@ from torch import Tensor
 
 from qwq.config import ComputeSection, RlStage
 from qwq.engine.sampler import SamplingParams
+from qwq.envs.base import with_environment
 from qwq.errors import ConfigError, InfraError
 from qwq.model import lora
 from qwq.model.transformer import Transformer
 from qwq.reward.mixing import Rewarder
+from qwq.rollout.budget import Limits
 from qwq.rollout.collect import collect
 from qwq.rollout.policies.trainer import TrainerPolicy
 from qwq.rollout.store import RolloutStore
@@ -83,6 +85,7 @@ class RlTrainer:
         self.mix, self.rewarder, self.seed, self.after_step = mix, rewarder, seed, after_step
         self.optimizer = Optimizer(model, config.optim, config.steps * config.updates)
         self.policy = TrainerPolicy(model, chat, max_rows=compute.max_rows)
+        self.limits = Limits(**config.tools.model_dump())
         self.params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         self.store = RolloutStore(run.rollouts_folder)
         # With LoRA the stage's start is the model without its adapters; else KL needs a second copy of the weights.
@@ -155,7 +158,7 @@ class RlTrainer:
         wanted = self.config.prompts
         for _ in range(1 + self.config.refill):
             first = self.run.state["next_problem"] + len({r.group for r in kept})
-            problems = [self.mix.problem(first + i) for i in range(wanted)]
+            problems = [with_environment(self.mix.problem(first + i), self.config.environment) for i in range(wanted)]
             kept += self._sample_groups(problems, first)
             wanted = count_undecided(kept, self.config.prompts)
             if wanted <= 0:
@@ -168,7 +171,7 @@ class RlTrainer:
         self.policy.update_weights(self.run.state["step"] * self.config.updates)
         rollouts, _ = collect(
             self.policy, problems, self.params, samples=self.config.samples, seed=self.seed, first_group=first,
-            budgets=self._budgets(first, len(problems)), on_response=grader.submit,
+            budgets=self._budgets(first, len(problems)), limits=self.limits, on_response=grader.submit,
         )  # fmt: skip
         sampled = time.perf_counter()
         totals["sampling_s"] += sampled - started
