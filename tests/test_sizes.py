@@ -44,17 +44,6 @@ OVER: dict[str, set[str]] = {
     "verify/code/checks.py": {"_fault"},
     "verify/code/forms.py": {"_from_object"},
     "verify/instructions/constraints.py": {""},
-    "verify/math/announce.py": {"_plain"},
-    "verify/math/compare.py": {"", "_same_vector", "compare", "same"},
-    "verify/math/evaluate.py": {"_exact_function", "_function"},
-    "verify/math/expr.py": {"", "_Reader"},
-    "verify/math/normal.py": {"_spelled_alike"},
-    "verify/math/read.py": {"", "_as_one", "_bracketed", "_congruence", "_relation", "_several"},
-    "verify/math/single.py": {"_quantity"},
-    "verify/math/systems.py": {"rewritten"},
-    "verify/math/trees.py": {"components"},
-    "verify/math/units.py": {"_suffix", "_unit", "split"},
-    "verify/math/words.py": {"_whole"},
     "verify/tools/bfcl.py": {"_value"},
 }
 

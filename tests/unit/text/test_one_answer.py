@@ -25,6 +25,7 @@ from qwq.tasks.benchmark import Benchmark, marked
 from qwq.text.response import THINK_CLOSE, parse, reopens_thinking
 from qwq.types import Message, Outcome, ParsedResponse, Problem, Response, StopReason, Verdict
 from qwq.verify import code, instructions, math
+from qwq.verify.code.grade import Judged
 from qwq.verify.grade import VERIFIERS, grade
 
 NUM_TEXTS = 10_000
@@ -82,9 +83,8 @@ class _Judged(Benchmark):
 
 
 def test_each_verifier_reads_the_final_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        code.verify_response.__globals__, "verify", lambda program, tests, **_: Verdict(Outcome.CORRECT, "", "code")
-    )
+    correct = Judged(Verdict(Outcome.CORRECT, "", "code"))
+    monkeypatch.setitem(code.verify_response.__globals__, "judge", lambda program, tests, **_: correct)
     rules, tests = (
         [{"id": "num_words", "relation": "at_most", "n": 1000}],
         {"kind": "stdio", "cases": [{"input": "", "output": "5\n"}]},

@@ -358,6 +358,29 @@ def _without_reason(line: str) -> str:
 
 
 def _plain(line: str, depth: int) -> str | None:
+    """The answer in a line of prose: what says nothing about the value goes, all else stays in."""
+    line = _without_marks(line)
+    if yes_or_no := re.match(r"(yes|no)\b[,;:] ", line, re.IGNORECASE):
+        return yes_or_no[1]
+    if not line or _HEDGE.search(line) or _NEGATIVE.match(line):
+        return line or None
+    start = _REASON.search(line)
+    if start is None or start.start() > 0:
+        line = _without_reason(line)
+    if line.count("$") == 1 and not re.search(r"\$\d", line):
+        line = line.replace("$", "")
+    line = _without_closing_words(line)
+    if depth < 2 and (clause := _last_clause(line)) is not None:
+        return cut_out(clause, depth + 1)[0]
+    if (chinese := _CHINESE_CLAUSE.fullmatch(line)) is not None:
+        return chinese[1].strip()
+    return _number_of_things(line) or line.strip("*_` ").rstrip(",;:") or None
+
+
+def _without_marks(line: str) -> str:
+    """Without the marks and polite words around an answer, and without brackets that open or close
+    nothing.
+    """
     line = line.strip().strip("*_`\"'“”").strip()
     while line.endswith((")", "]")) and not balanced(line) and balanced(line[:-1]):
         line = line[:-1].rstrip()
@@ -368,33 +391,27 @@ def _plain(line: str, depth: int) -> str | None:
     line = _POLITE.sub("", line).strip()
     if line.endswith(("\\]", "\\)", "$$")) and not MATH.search(line):
         line = line[:-2].strip()
-    if line.count("{") < line.count("}"):
-        line = line.rstrip("}\"' ")
-    if said := re.match(r"(yes|no)\b[,;:] ", line, re.IGNORECASE):
-        return said[1]
-    if not line or _HEDGE.search(line) or _NEGATIVE.match(line):
-        return line or None
-    start = _REASON.search(line)
-    if start is None or start.start() > 0:
-        line = _without_reason(line)
-    if line.count("$") == 1 and not re.search(r"\$\d", line):
-        line = line.replace("$", "")
-    line = _without_closing_words(line)
-    if depth < 2 and len(_WORDS.findall(MATH.sub(" ", line))) >= 2 and not _NUMBER_LEAD.match(line):
-        clauses = [c for c in _CLAUSE.finditer(line) if not _in_math(line, c.start())]
-        if clauses and line[clauses[-1].end() :].strip() and not _COMMENT.match(line):
-            return cut_out(line[clauses[-1].end() :], depth + 1)[0]
-    if (chinese := _CHINESE_CLAUSE.fullmatch(line)) is not None:
-        return chinese[1].strip()
+    return line.rstrip("}\"' ") if line.count("{") < line.count("}") else line
+
+
+def _last_clause(line: str) -> str | None:
+    """What follows the last `so`, `is` or the like of a sentence that does not begin with its
+    number.
+    """
+    if len(_WORDS.findall(MATH.sub(" ", line))) < 2 or _NUMBER_LEAD.match(line):
+        return None
+    clauses = [c for c in _CLAUSE.finditer(line) if not _in_math(line, c.start())]
+    rest = line[clauses[-1].end() :] if clauses else ""
+    return rest if rest.strip() and not _COMMENT.match(line) else None
+
+
+def _number_of_things(line: str) -> str | None:
+    """The number of `73 apples that she gave away`."""
     lead = _NUMBER_LEAD.match(line)
-    if (
-        lead
-        and len(_WORDS.findall(line)) > 3
-        and "\\" not in line
-        and not re.search(r"\b(?:or|and|to|times|plus|minus|over|out of|divided)\b|\d", line[lead.end() :])
-    ):
-        return lead[1]  # 73 apples that she gave away
-    return line.strip("*_` ").rstrip(",;:") or None
+    if lead is None or len(_WORDS.findall(line)) <= 3 or "\\" in line:
+        return None
+    more = re.search(r"\b(?:or|and|to|times|plus|minus|over|out of|divided)\b|\d", line[lead.end() :])
+    return None if more else lead[1]
 
 
 def _in_math(line: str, position: int) -> bool:

@@ -7,11 +7,12 @@ then sympy is asked, unless the pair is `final`, too big for anybody to compute.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
-from qwq.verify.math import choices, evaluate, numbers, regions, relations, units, words
+from qwq.verify.math import alike, choices, evaluate, numbers, regions, relations, units, words
 from qwq.verify.math.evaluate import TooBig
 from qwq.verify.math.read import as_tuple, read
 from qwq.verify.math.single import plain_words
@@ -50,13 +51,6 @@ class Decision:
 SHORT_LIST = 8  # up to here every pair may be compared
 
 _RADIX = re.compile(r"([+-]?[0-9A-Fa-f]+) ?_ ?\{? ?(?:\\text ?\{)? ?(\d{1,2}) ?\}{0,2}")
-_FUNCTION = re.compile(r"[A-Za-z]'{0,3} ?\( ?([a-z]) ?\) ?=")
-_FOR_ALL = re.compile(r",? ?\\text ?\{ ?,? ?for (?:all|any|every|each)\b(?P<what>.{0,60})\Z")
-_PARAMETER = re.compile(r"(?<![A-Za-z\\])[knm](?= ?\\pi)|(?<=\\pi) ?[knm](?! ?\^|[A-Za-z])")
-_WORD = re.compile(r"[A-Z]?[a-z]{2,}")
-_JOINING = re.compile(r"\band\b")
-_LETTERS = re.compile(r"[A-Za-z][A-Za-z' -]+")
-_DECIMAL_COMMA = re.compile(r"[+-]?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))\Z")
 _TO = re.compile(r"\A(\d{1,9}) ?(?:\\text ?\{ ?to ?\}|\bto\b) ?(\d{1,9})\Z")
 _ZERO_COMMA = re.compile(r"\A([+-]?0),(?=\d{3,}\Z)")
 _CONSTANTS = frozenset({"C", "c", "K", "C_1", "const", "constant"})
@@ -67,101 +61,49 @@ def compare(gold: str, answer: str, *, convert: bool = False) -> Decision:
 
     `convert`: other units of the same dimension are the same answer when converted.
     """
-    if _as_text(gold) == _as_text(answer):
-        return Decision(True, "the same text")
-    choice = choices.same(gold, answer)
-    if choice is not None:
-        return Decision(choice, "choice letters")
+    if (decision := _as_texts(gold, answer)) is not None:
+        return decision
     if (text := choices.text_of(gold)) is not None:
         return compare(text, answer, convert=convert)  # the text of the right choice, without its letter
     left, right = _RADIX.fullmatch(gold), _RADIX.fullmatch(answer)
     if left and right:
-        return Decision(_same_radix(left, right), "numbers with their bases")
-    gold, answer = _same_names(gold, answer)
+        return Decision(alike.same_radix(left, right), "numbers with their bases")
+    gold, answer = alike.same_names(gold, answer)
     if ":" in gold:
         answer = _TO.sub(r"\1:\2", answer)
-    if _same_words(gold, answer):
+    if alike.same_words(gold, answer):
         return Decision(True, "the same words")
     if right and right[2] != "10" and numbers.read(gold) is not None:
         return Decision(None, "digits with a base against a number without one", final=True)
-    wanted, found = read(_ZERO_COMMA.sub(r"\1.", gold)), read(_with_point(answer, gold))
+    return _as_values(gold, answer, convert)
+
+
+def _as_texts(gold: str, answer: str) -> Decision | None:
+    """A decision that needs no reading: the same text, or the letters of choices."""
+    if alike.as_text(gold) == alike.as_text(answer):
+        return Decision(True, "the same text")
+    choice = choices.same(gold, answer)
+    return None if choice is None else Decision(choice, "choice letters")
+
+
+def _as_values(gold: str, answer: str, convert: bool) -> Decision:
+    wanted, got = read(_ZERO_COMMA.sub(r"\1.", gold)), read(alike.with_point(answer, gold))
     if convert:
-        wanted, found = _in_base_units(wanted), _in_base_units(found)
+        wanted, got = _in_base_units(wanted), _in_base_units(got)
     try:
-        equal = same(wanted, found)
+        equal = same(wanted, got)
     except TooBig as error:
         return Decision(None, str(error), final=True)
     except RecursionError:
         return Decision(None, "nested too deeply to compare", final=True)
-    if equal is None and isinstance(found, Unknown) and not isinstance(wanted, Unknown) and not balanced(answer):
+    if equal is None and isinstance(got, Unknown) and not isinstance(wanted, Unknown) and not balanced(answer):
         return Decision(False, "an answer that is cut off or has a bracket too many")
-    kinds = f"{type(wanted).__name__.lower()} and {type(found).__name__.lower()}"
     if equal is None and isinstance(wanted, Text) and plain_words(gold) == plain_words(answer) != "":
         equal = True
-    return Decision(
-        equal, f"{'' if equal else 'not '}equal as {kinds}" if equal is not None else f"no rule for {kinds}"
-    )
-
-
-def _as_text(text: str) -> str:
-    r"""Without a `\text{...}` around it all, and without spaces but those between two digits."""
-    if match := re.fullmatch(r"\\text ?\{([^{}]*)\}", text):
-        text = match[1].strip()
-    return re.sub(r"(?<!\d) | (?!\d)", "", text)
-
-
-def _same_radix(gold: re.Match[str], answer: re.Match[str]) -> bool:
-    r"""`2A_{16}` and `2a_{16}`: the same base and the same digits, whatever the case of the
-    letters.
-    """
-    digits = [m[1].upper().lstrip("+") for m in (gold, answer)]
-    return int(gold[2]) == int(answer[2]) and digits[0] == digits[1]
-
-
-def _same_names(gold: str, answer: str) -> tuple[str, str]:
-    """What is only a name is the same on both sides: the variable of f(x), the parameter of a
-    family of angles, "for all x".
-    """
-    g, a = _FOR_ALL.search(gold), _FOR_ALL.search(answer)
-    if bool(g) != bool(a) or (g and a and squeeze(g["what"]) == squeeze(a["what"])):
-        gold, answer = (gold[: g.start()] or gold) if g else gold, (answer[: a.start()] or answer) if a else answer
-    g, a = _FUNCTION.match(gold), _FUNCTION.match(answer)
-    if g and a and g[1] != a[1] and not re.search(rf"(?<![A-Za-z\\]){g[1]}(?![A-Za-z])", answer):
-        answer = re.sub(rf"(?<![A-Za-z\\]){a[1]}(?![A-Za-z])", g[1], answer)
-    if "\\pi" in gold and "\\pi" in answer:  # the integer of a family of angles has no name of its own
-        names, others = {n.strip() for n in _PARAMETER.findall(gold)}, {n.strip() for n in _PARAMETER.findall(answer)}
-        if len(names) == len(others) == 1 and names != others:
-            old, new = others.pop(), names.pop()
-            answer = re.sub(rf"(?<=\\pi) ?{old}(?![A-Za-z])", f" {new}", answer)
-            answer = re.sub(rf"(?<![A-Za-z\\]){old}(?![A-Za-z])", new, answer)
-    return gold, answer
-
-
-def _same_words(gold: str, answer: str) -> bool:
-    r"""`\text{Even}` and `even`, `Yes` and `yes`: words, not products of letters."""
-    pair = (gold, answer)
-    if not any("\\text" in t or _WORD.fullmatch(t) for t in pair):
-        return False
-    if all(len(re.findall(r"[A-Za-z]{3,}", t)) >= 2 for t in pair) and plain_words(gold) == plain_words(answer):
-        return True
-    if any("\\text" in t and re.search(r"[A-Za-z]{3,}", t.replace("\\text", "")) for t in pair):
-        found = [_JOINING.sub(" ", plain_words(t)) for t in pair]
-        if " ".join(found[0].split()) == " ".join(found[1].split()) != "":
-            return True
-    bare = [re.sub(r"\\text ?\{([^{}]*)\}", r"\1", t).strip() for t in pair]
-    return all(_LETTERS.fullmatch(b) for b in bare) and plain_words(bare[0]) == plain_words(bare[1]) != ""
-
-
-def _with_point(answer: str, gold: str) -> str:
-    """A decimal comma of the answer as a point, where the gold is a number that is not whole.
-
-    A gold's comma makes a list.
-    """
-    if _DECIMAL_COMMA.match(answer):
-        number = numbers.read(gold)
-        if number is not None and number.value.denominator != 1:
-            return answer.replace(",", ".")
-    return answer
+    kinds = f"{type(wanted).__name__.lower()} and {type(got).__name__.lower()}"
+    if equal is None:
+        return Decision(None, f"no rule for {kinds}")
+    return Decision(equal, f"{'' if equal else 'not '}equal as {kinds}")
 
 
 def _in_base_units(value: Value) -> Value:
@@ -183,56 +125,36 @@ def _in_base_units(value: Value) -> Value:
 
 
 def same(gold: Value, answer: Value) -> bool | None:
-    """Whether two values are equal; None where the types here do not cover the pair. TooBig."""
-    if isinstance(gold, Unknown) or isinstance(answer, Unknown):
-        alike = isinstance(gold, Unknown) and isinstance(answer, Unknown) and squeeze(gold.text) == squeeze(answer.text)
-        return True if alike else None
-    if isinstance(gold, Dots) or isinstance(answer, Dots):
-        return gold == answer
-    if isinstance(gold, Family) or isinstance(answer, Family):
-        return _same_family(gold, answer)
-    either = (gold, answer)
-    if any(isinstance(v, Piecewise) for v in either) and not any(isinstance(v, Relation) for v in either):
-        return _same_piecewise(gold, answer)
-    if isinstance(gold, Relation) or isinstance(answer, Relation):
-        return relations.same_relation(gold, answer, same)
-    if isinstance(gold, Congruence) or isinstance(answer, Congruence):
-        return relations.same_congruence(gold, answer, same)
-    if isinstance(gold, Time | Day) or isinstance(answer, Time | Day):
-        return _same_time(gold, answer)
-    for one, other in ((gold, answer), (answer, gold)):
-        if (
-            isinstance(one, Bag)
-            and one.braces
-            and len(one.items) == 1
-            and isinstance(one.items[0], Seq)
-            and isinstance(other, Seq)
-        ):
-            return same(one.items[0], other)
-    if isinstance(gold, NumberSet | Logic) or isinstance(answer, NumberSet | Logic):
-        return (
-            True
-            if gold == answer
-            else None
-            if {type(gold), type(answer)} <= {NumberSet, Logic, Region, Seq, Bag}
-            else False
-        )
-    if isinstance(gold, Text) or isinstance(answer, Text):
-        return gold == answer if type(gold) is type(answer) else False
+    """Whether two values are equal; None where the types here do not cover the pair. TooBig.
+
+    The first rule that covers one of the two types decides.
+    """
     if isinstance(gold, Expr) and isinstance(answer, Expr):
         return _same_expr(gold, answer)
-    if isinstance(gold, Region) or isinstance(answer, Region):
-        return _same_region(gold, answer)
-    if isinstance(gold, Ratio) or isinstance(answer, Ratio):
-        return relations.same_ratio(gold, answer, _in_order)
+    for types, rule in _RULES:
+        if isinstance(gold, types) or isinstance(answer, types):
+            return rule(gold, answer)
     return _same_collection(gold, answer)
+
+
+def _same_unknown(gold: Value, answer: Value) -> bool | None:
+    if isinstance(gold, Unknown) and isinstance(answer, Unknown) and squeeze(gold.text) == squeeze(answer.text):
+        return True
+    return None
+
+
+def _same_named_set(gold: Value, answer: Value) -> bool | None:
+    if gold == answer:
+        return True
+    return None if {type(gold), type(answer)} <= {NumberSet, Logic, Region, Seq, Bag} else False
 
 
 def _same_family(gold: Value, answer: Value) -> bool | None:
     """A domain that only one side gives does not matter."""
-    if isinstance(gold, Family) and isinstance(answer, Family):
-        return same(gold.value, answer.value) if gold.domain == answer.domain else False
-    return same(gold.value, answer) if isinstance(gold, Family) else same(gold, answer.value)  # type: ignore[union-attr]
+    if isinstance(gold, Family) and isinstance(answer, Family) and gold.domain != answer.domain:
+        return False
+    plain = [v.value if isinstance(v, Family) else v for v in (gold, answer)]
+    return same(*plain)
 
 
 def _same_piecewise(gold: Value, answer: Value) -> bool | None:
@@ -342,7 +264,18 @@ def _without_constant(tree: Tree) -> tuple[Tree, str] | None:
 # -- collections -----------------------------------------------------------------------------------
 
 
+def _in_braces(one: Value, other: Value) -> Seq | None:
+    """The tuple in a set of one, against a tuple."""
+    if isinstance(one, Bag) and one.braces and len(one.items) == 1 and isinstance(other, Seq):
+        return one.items[0] if isinstance(one.items[0], Seq) else None
+    return None
+
+
 def _same_collection(gold: Value, answer: Value) -> bool | None:
+    if (inner := _in_braces(gold, answer)) is not None:
+        return same(inner, answer)
+    if (inner := _in_braces(answer, gold)) is not None:
+        return same(gold, inner)
     if isinstance(gold, Bag) and isinstance(answer, Bag):
         return _same_bag(gold, answer)
     if isinstance(gold, Seq) and isinstance(answer, Seq):
@@ -385,20 +318,23 @@ def _same_vector(vector: Seq, other: Expr) -> bool | None:
     """A tuple against a row or column, a list of rows against a matrix, or against `i+2j+3k`."""
     tree = worked_out(other.tree) or other.tree
     if tree[0] == "matrix":
-        rows = tree[1]
-        entries = list(rows[0]) if len(rows) == 1 else [row[0] for row in rows] if len(rows[0]) == 1 else None
-        if entries is not None:
-            items = _flat(vector, len(entries))
-            return _in_order(items, [Expr(t, _number_of(t)) for t in entries])
-        inner = [v.items for v in vector.items if isinstance(v, Seq)]
-        if len(inner) != len(vector.items) or [len(i) for i in inner] != [len(r) for r in rows]:
-            return False
-        return _in_order([i for row in inner for i in row], [Expr(t, _number_of(t)) for row in rows for t in row])
+        return _same_matrix(vector, tree[1])
     if symbols(tree) & {"j", "k"} and len(vector.items) in (2, 3):
         plain = _as_basis(tree)
         if plain is not None:
             return _in_order(_flat(vector, len(vector.items)), plain[: len(vector.items)])
     return False
+
+
+def _same_matrix(vector: Seq, rows: Sequence[Sequence[Tree]]) -> bool | None:
+    """A matrix of one row or column against its entries, any other against a list of its rows."""
+    if len(rows) == 1 or len(rows[0]) == 1:
+        entries = list(rows[0]) if len(rows) == 1 else [row[0] for row in rows]
+        return _in_order(_flat(vector, len(entries)), [Expr(t, _number_of(t)) for t in entries])
+    inner = [v.items for v in vector.items if isinstance(v, Seq)]
+    if len(inner) != len(vector.items) or [len(i) for i in inner] != [len(r) for r in rows]:
+        return False
+    return _in_order([i for row in inner for i in row], [Expr(t, _number_of(t)) for row in rows for t in row])
 
 
 def _as_basis(tree: Tree) -> tuple[Value, ...] | None:
@@ -514,3 +450,19 @@ def _same_region(gold: Value, answer: Value) -> bool | None:
         return _any_order([Expr(t, _number_of(t)) for t in found], other.items)
     left, right = regions.as_region(gold), regions.as_region(answer)
     return False if left is None or right is None else regions.same_region(left, right)
+
+
+# What compares a pair where one of its two values has one of the types, in this order.
+_RULES: tuple[tuple[Any, Callable[[Value, Value], bool | None]], ...] = (
+    (Unknown, _same_unknown),
+    (Dots, lambda gold, answer: gold == answer),
+    (Family, _same_family),
+    (Relation, lambda gold, answer: relations.same_relation(gold, answer, same)),
+    (Piecewise, _same_piecewise),
+    (Congruence, lambda gold, answer: relations.same_congruence(gold, answer, same)),
+    ((Time, Day), _same_time),
+    ((NumberSet, Logic), _same_named_set),
+    (Text, lambda gold, answer: gold == answer),
+    (Region, _same_region),
+    (Ratio, lambda gold, answer: relations.same_ratio(gold, answer, _in_order)),
+)

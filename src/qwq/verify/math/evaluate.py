@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
@@ -115,24 +115,34 @@ def _exact_function(name: str, parts: list[Fraction]) -> Fraction | None:
     if name in ("max", "min"):
         return max(parts) if name == "max" else min(parts)
     if name in ("gcd", "lcm"):
-        if any(p.denominator != 1 for p in parts) or max(abs(p) for p in parts).numerator.bit_length() > MAX_BITS:
-            return None
-        return Fraction((math.gcd if name == "gcd" else math.lcm)(*(int(p) for p in parts)))
-    if name not in ("binom",) and len(parts) != 1:
+        return _divisor_or_multiple(name, parts)
+    if name != "binom" and len(parts) != 1:
         return None
-    if name in ("abs", "floor", "ceil", "sgn"):
-        value = parts[0]
-        return {
-            "abs": abs(value),
-            "floor": Fraction(math.floor(value)),
-            "ceil": Fraction(math.ceil(value)),
-            "sgn": Fraction((value > 0) - (value < 0)),
-        }[name]
+    if name in _ROUNDED:
+        return Fraction(_ROUNDED[name](parts[0]))
     if any(p.denominator != 1 or p < 0 for p in parts) or (name == "gamma" and parts[0] < 1):
         return None
     if any(p > MAX_FACTORIAL for p in parts):
         raise TooBig(f"a {name} of more than {MAX_FACTORIAL}")
-    numbers = [int(p) for p in parts]
+    return _counted(name, [int(p) for p in parts])
+
+
+def _divisor_or_multiple(name: str, parts: list[Fraction]) -> Fraction | None:
+    if any(p.denominator != 1 for p in parts) or max(abs(p) for p in parts).numerator.bit_length() > MAX_BITS:
+        return None
+    return Fraction((math.gcd if name == "gcd" else math.lcm)(*(int(p) for p in parts)))
+
+
+_ROUNDED: dict[str, Callable[[Fraction], Fraction | int]] = {
+    "abs": abs,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "sgn": lambda value: (value > 0) - (value < 0),
+}
+
+
+def _counted(name: str, numbers: list[int]) -> Fraction:
+    """A binomial coefficient, a factorial or a double factorial of natural numbers."""
     if name == "binom":
         return Fraction(math.comb(*numbers))
     if name == "factorial2":
@@ -215,35 +225,23 @@ _DIRECT = {
 }  # fmt: skip
 
 
+_OF_LARGE = frozenset("abs max min sgn ln log lg lb floor ceil".split())
+
+
 def _function(name: str, parts: list[Any], mp: Any) -> Any:
     if any(mp.isinf(p) or mp.isnan(p) for p in parts):
         raise Undefined(f"{name} of infinity")
-    if any(abs(p) > 10**6 for p in parts) and name not in (
-        "abs",
-        "max",
-        "min",
-        "sgn",
-        "ln",
-        "log",
-        "lg",
-        "lb",
-        "floor",
-        "ceil",
-    ):
+    if name not in _OF_LARGE and any(abs(p) > 10**6 for p in parts):
         raise TooBig(f"{name} of a large number")
     if name in ("ln", "log", "lg", "lb"):
-        if parts[0] == 0 or (len(parts) > 1 and parts[1] in (0, 1)):
-            raise Undefined("a logarithm of zero, or to base 0 or 1")
-        base = parts[1] if len(parts) > 1 else {"lg": 10, "lb": 2}.get(name)
-        return mp.log(parts[0]) if base is None else mp.log(parts[0]) / mp.log(base)
+        return _logarithm(name, parts, mp)
     if name == "exp":
         return _power(+mp.e, parts[0], mp)
     if name == "cis":
         return mp.expj(parts[0])
-    if name in ("factorial", "factorial2", "gamma"):
-        return _gamma_of({"factorial": mp.factorial, "factorial2": mp.fac2, "gamma": mp.gamma}[name], parts, mp)
-    if name == "binom":
-        return _gamma_of(mp.binomial, parts, mp)
+    gamma = {"factorial": mp.factorial, "factorial2": mp.fac2, "gamma": mp.gamma, "binom": mp.binomial}.get(name)
+    if gamma is not None:
+        return _gamma_of(gamma, parts, mp)
     if name in ("max", "min"):
         if any(isinstance(p, mp.mpc) for p in parts):
             raise Undefined(f"{name} of complex numbers")
@@ -254,6 +252,13 @@ def _function(name: str, parts: list[Any], mp: Any) -> Any:
         return getattr(mp, _DIRECT[name])(parts[0])
     except (ZeroDivisionError, ValueError) as error:
         raise Undefined(f"{name}: {error}") from None
+
+
+def _logarithm(name: str, parts: list[Any], mp: Any) -> Any:
+    if parts[0] == 0 or (len(parts) > 1 and parts[1] in (0, 1)):
+        raise Undefined("a logarithm of zero, or to base 0 or 1")
+    base = parts[1] if len(parts) > 1 else {"lg": 10, "lb": 2}.get(name)
+    return mp.log(parts[0]) if base is None else mp.log(parts[0]) / mp.log(base)
 
 
 def _gamma_of(function: Any, parts: list[Any], mp: Any) -> Any:

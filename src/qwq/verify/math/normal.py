@@ -172,14 +172,11 @@ def _spelled_alike(text: str) -> str:
     "about".
     """
     if "dot" in text:
-        text = _RECURRING_DOTS.sub(lambda m: f"{m[1]}\\overline{{{m[2]}{(m[3] or '') + m[4] if m[4] else ''}}}", text)
+        text = _RECURRING_DOTS.sub(_overlined, text)
     if match := _GOES_ON.fullmatch(text) or _RECURRING_BRACKETS.fullmatch(text):
         text = f"{match[1]}\\overline{{{match[2]}}}".replace(",", ".")
     if "C" in text or "c" in text or "binom" in text:
-        text = _CHOOSE.sub(lambda m: f"\\binom{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
-        text = _CHOOSE_FIRST.sub(lambda m: f"\\binom{{{m[1]}}}{{{m[2]}}}", text)
-        text = _CHOOSE_CALL.sub(lambda m: f"\\binom{{{m[1]}}}{{{m[2]}}}", text)
-        text = _CHOOSE_WORD.sub(lambda m: f"\\binom{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
+        text = _binomials(text)
     if "mod" in text:
         text = _MODULUS.sub(lambda m: f"\\pmod{{{m[1] or m[2] or m[3] or m[4]}}}", text)
     if "x" in text or "X" in text:
@@ -194,6 +191,18 @@ def _spelled_alike(text: str) -> str:
         text = _BASE.sub(lambda m: f"_{{{_BASES[m[1]]}}}", text)
         text = _TEXT_WITHOUT_WORDS.sub(r" \1 ", text).strip()
     return _ABOUT.sub("", text)
+
+
+def _overlined(match: re.Match[str]) -> str:
+    last = (match[3] or "") + match[4] if match[4] else ""
+    return f"{match[1]}\\overline{{{match[2]}{last}}}"
+
+
+def _binomials(text: str) -> str:
+    text = _CHOOSE.sub(lambda m: f"\\binom{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
+    text = _CHOOSE_FIRST.sub(lambda m: f"\\binom{{{m[1]}}}{{{m[2]}}}", text)
+    text = _CHOOSE_CALL.sub(lambda m: f"\\binom{{{m[1]}}}{{{m[2]}}}", text)
+    return _CHOOSE_WORD.sub(lambda m: f"\\binom{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
 
 
 def _in_base(match: re.Match[str]) -> str:

@@ -12,9 +12,9 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 
-from qwq.verify.math import numbers, regions, words
+from qwq.verify.math import regions
 from qwq.verify.math.labels import is_label, normal
-from qwq.verify.math.single import TEXT_COMMAND, compound, plain_words, single, tree_or_none
+from qwq.verify.math.single import compound, plain_words, single, tree_or_none
 from qwq.verify.math.split import balanced, split
 from qwq.verify.math.systems import rewritten
 from qwq.verify.math.trees import Tree, symbols
@@ -24,8 +24,6 @@ from qwq.verify.math.values import (
     MAX_NESTING,
     Bag,
     Congruence,
-    Day,
-    Dots,
     Expr,
     Family,
     Interval,
@@ -36,48 +34,18 @@ from qwq.verify.math.values import (
     Relation,
     Seq,
     Text,
-    Time,
     Unknown,
     Value,
 )
+from qwq.verify.math.whole import as_whole
 
-_EMPTY = re.compile(
-    r"\\emptyset|\\\{ ?\\\}|(?:\\text ?\{)? ?no (?:real )?solutions?(?: exists?)? ?\}?"
-    r"|(?:\\text ?\{)?(?:the )?empty set\}?|(?:\\text ?\{)? ?(?:无解|空集) ?\}?",
-    re.IGNORECASE,
-)
-_ALL = re.compile(
-    r"\\mathbb ?\{? ?R ?\}?|\\Re|(?:\\text ?\{)? ?all real(?: number)?s? ?\}?"
-    r"|(?:\\text ?\{)? ?(?:实数集|全体实数|一切实数) ?\}?",
-    re.IGNORECASE,
-)
-_REALS = re.compile(
-    r"\\mathbb ?\{? ?R ?\}? ?(?:\^ ?\{? ?(?P<up>[+*-]) ?\}?|_ ?\{? ?(?P<op>>|<|\\ge|\\le|\\ne|>=|<=|\+|-|\*|\\geq"
-    r"|\\leq) ?(?P<zero>0)? ?\}?)"
-)
-_SET = re.compile(
-    r"\\mathbb ?\{? ?(?P<name>[ZNQCP]) ?\}? ?(?:[\^_] ?\{? ?(?P<mark>[+*-]|>0|>=0|\\ge ?0|\\geq ?0|<0|\\ne ?0) ?\}?)?"
-)
-_DOTS = re.compile(r"(?:\\ldots|\\cdots|\.\.\.+)\Z")
-_WITHOUT = re.compile(
-    r"\\mathbb ?\{? ?R ?\}? ?(?:\\setminus|-|\\) ?\\\{(?P<points>[^{}]{1,80}(?:\{[^{}]{0,80}\}[^{}]{0,80}){0,20})\\\}"
-)
 _QUALIFIER = re.compile(
     r" ?(?:[,;(]|\\text ?\{[^{}]{0,12}\}|\bwhere\b|\bfor\b|\bwith\b) ?(?:\\text ?\{[^{}]{0,12}\} ?)?"
     r"(?P<what>[a-z])(?:(?: ?, ?[a-z]){0,5}) ?"
     r"(?:\\in ?\\mathbb ?\{? ?(?P<domain>[ZNQRC]) ?\}? ?(?P<mark>[_^]?[*+{}-]{0,4})"
     r"|(?:\\text ?\{ ?)?is an (?P<word>integer|natural number) ?\}?) ?\)?\Z"
 )
-_FOR_ALL = re.compile(r",? ?\\text ?\{ ?,? ?for (?:all|any|every|each)\b(?P<what>.{0,60})\Z")
-_GROUPED = re.compile(r"(?:\\?[$€£¥₹] ?)?[+-]? ?(?:\\?[$€£¥₹] ?)?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)? ?(?:\\?[$€£¥₹%])?")
 _GROUPED_HEAD = re.compile(r"\A((?:\\\$ ?)?[+-]? ?[1-9]\d{0,2}(?:,\d{3})+)(?= ?(?:\\|[^\W\d]))")
-_GROUPED_FRACTION = re.compile(r"[+-]?(?:\d{1,20}|[1-9]\d{0,2}(?:,\d{3})+) ?/ ?[1-9]\d{0,2}(?:,\d{3})+")
-_PREFIXED = re.compile(r"0(?:x([0-9A-Fa-f]{1,40})|b([01]{1,160})|o([0-7]{1,60}))")
-_HEX = re.compile(r"(?:\\(?:text|mathrm) ?\{ ?)?([0-9A-Fa-f]{1,40}) ?\}? ?_ ?\{? ?(?:\\text ?\{ ?)?(\d{1,2}) ?\}{0,2}")
-_MINUTES = re.compile(
-    r"([+-]?\d{1,6}) ?\^ ?\{? ?\\circ ?\}? ?(\d{1,2}(?:\.\d{1,9})?) ?(?:\^ ?\{? ?)?(?:'"
-    r"|\\prime) ?\}? ?(?:(\d{1,2}(?:\.\d{1,9})?) ?(?:\^ ?\{? ?)?(?:''|\"|\\prime ?\\prime|'\\prime) ?\}?)?"
-)
 _BOUND = re.compile(
     r"(?:\\text ?\{ ?)?(?P<words>at least|at most|(?:strictly )?(?:less|fewer|smaller|more|greater|larger|higher"
     r"|lower|bigger) than(?: or equal to)?|no (?:more|less|fewer) than|not (?:more|less) than"
@@ -104,8 +72,8 @@ def read(text: str, nesting: int = 0) -> Value:
     text = text.strip()
     if nesting > MAX_NESTING:
         return Unknown(text)
-    if (whole := _as_one(text)) is not None:
-        return whole
+    if (value := as_whole(text)) is not None:
+        return value
     if "\\begin" in text and (system := _system(text, nesting)) is not None:
         return system
     if qualified := _qualified(text, nesting):
@@ -130,72 +98,6 @@ def read(text: str, nesting: int = 0) -> Value:
             return combine([read(p, nesting + 1) for _, p in pieces], text)
     bracketed = _bracketed(text, nesting)
     return bracketed if bracketed is not None else single(text, nesting)
-
-
-def _as_one(text: str) -> Value | None:
-    """What is a value only as a whole: the empty set, the reals, number sets, grouped digits,
-    times, dates, radix prefixes.
-    """
-    if _EMPTY.fullmatch(text):
-        return Region(())
-    if _ALL.fullmatch(text):
-        return ALL
-    if _DOTS.fullmatch(text):
-        return Dots()
-    if match := _REALS.fullmatch(text):
-        return _reals(match["up"] or match["op"], text)
-    if match := _SET.fullmatch(text):
-        return NumberSet(
-            match["name"]
-            + "".join((match["mark"] or "").split()).replace("\\geq", "\\ge").replace(">=0", "\\ge0").replace(">0", "+")
-        )
-    if (without := _WITHOUT.fullmatch(text)) and (points := _trees(without["points"])) is not None:
-        return regions.all_but(points) or Unknown(text)
-    if _GROUPED.fullmatch(text):
-        return single(text, 0)
-    if _GROUPED_FRACTION.fullmatch(text):
-        return single(text.replace(",", ""))
-    if match := _PREFIXED.fullmatch(text):
-        return _whole(int(match[1] or match[2] or match[3], 16 if match[1] else 2 if match[2] else 8))
-    if (
-        (match := _HEX.fullmatch(text))
-        and not match[1].isdecimal()
-        and 2 <= int(match[2]) <= 36
-        and all(int(d, 36) < int(match[2]) for d in match[1])
-    ):
-        return _whole(int(match[1], int(match[2])))
-    if match := _MINUTES.fullmatch(text):
-        sign = -1 if match[1].startswith("-") else 1
-        return Expr(
-            ("deg", ("num", Fraction(match[1]) + sign * (Fraction(match[2]) / 60 + Fraction(match[3] or 0) / 3600)))
-        )
-    if (date := words.date(TEXT_COMMAND.sub(r"\1", text).strip())) is not None:
-        return Day(date)
-    if (clock := words.clock(text)) is not None:
-        return Time(clock)
-    return None
-
-
-def _reals(mark: str, text: str) -> Value:
-    zero: Tree = ("num", Fraction(0))
-    if mark in ("+", ">"):
-        return Region((Interval(zero, False, ALL.intervals[0].high, False),))
-    if mark in ("\\ge", ">=", "\\geq"):
-        return Region((Interval(zero, True, ALL.intervals[0].high, False),))
-    if mark in ("-", "<"):
-        return Region((Interval(ALL.intervals[0].low, False, zero, False),))
-    if mark in ("\\le", "<=", "\\leq"):
-        return Region((Interval(ALL.intervals[0].low, False, zero, True),))
-    return regions.all_but([zero]) or Unknown(text)
-
-
-def _whole(value: int) -> Expr:
-    return Expr(("num", Fraction(value)), numbers.Number(Fraction(value), decimals=0))
-
-
-def _trees(text: str) -> list[Tree] | None:
-    trees = [tree_or_none(p) for _, p in split(text, ",")]
-    return None if None in trees else trees  # type: ignore[return-value]
 
 
 # -- systems, qualifiers, congruences --------------------------------------------------------------
@@ -249,23 +151,25 @@ def _restricted(region: Region, domain: str, text: str) -> Value:
 def _congruence(text: str, nesting: int) -> Value:
     match = _ENDS_IN_MODULUS.search(text)
     if match is None or text.count("\\pmod") != 1:
-        parts = [p for _, p in split(text, ",c") if p]
-        if len(parts) > 1 and all("\\pmod" in p for p in parts):
-            return Bag(tuple(read(p, nesting + 1) for p in parts), ("",) * len(parts))
-        return Unknown(text)
-    head, modulus = text[: match.start()].strip(" ,"), read(match["modulus"], nesting + 1)
-    sides = [s for _, s in split(head, "r")]
-    if (
-        len(sides) > 2
-        or not isinstance(modulus, Expr)
-        or any(op not in ("", "\\equiv", "=", "\\cong") for op, _ in split(head, "r"))
-    ):
+        return _congruences(text, nesting)
+    modulus = read(match["modulus"], nesting + 1)
+    pieces = split(text[: match.start()].strip(" ,"), "r")
+    sides = [side for _, side in pieces]
+    if len(sides) > 2 or not all(op in ("", "\\equiv", "=", "\\cong") for op, _ in pieces):
         return Unknown(text)
     left = tree_or_none(sides[0]) if len(sides) == 2 else None
     residues = tuple(read(p, nesting + 1) for _, p in split(sides[-1], ",c") if p)
-    if (len(sides) == 2 and left is None) or not residues or not all(isinstance(r, Expr) for r in residues):
+    if not residues or not all(isinstance(value, Expr) for value in (modulus, *residues)):
         return Unknown(text)
-    return Congruence(left, residues, modulus)
+    return Unknown(text) if len(sides) == 2 and left is None else Congruence(left, residues, modulus)
+
+
+def _congruences(text: str, nesting: int) -> Value:
+    """Several congruences, each with its modulus."""
+    parts = [p for _, p in split(text, ",c") if p]
+    if len(parts) < 2 or not all("\\pmod" in p for p in parts):
+        return Unknown(text)
+    return Bag(tuple(read(p, nesting + 1) for p in parts), ("",) * len(parts))
 
 
 def _solution_groups(text: str, nesting: int) -> Value | None:
@@ -301,12 +205,8 @@ def _several(parts: list[tuple[str, str]], text: str, nesting: int) -> Value:
         return Unknown(text)
     separators = {sep for sep, _ in parts[1:]}
     values = [read(part, nesting + 1) for _, part in parts]
-    if separators <= {"lor", "land"} and all(isinstance(v, Expr) and symbols(v.tree) for v in values):
-        return (
-            Logic(separators.pop(), frozenset(v.tree for v in values if isinstance(v, Expr)))
-            if len(separators) == 1
-            else Unknown(text)
-        )
+    if separators <= {"lor", "land"} and (trees := _variables(values)) is not None:
+        return Logic(separators.pop(), trees) if len(separators) == 1 else Unknown(text)
     bounded = [v for v in values if isinstance(v, Region)]
     if bounded and len(bounded) == len(values):
         return _combined(bounded, separators, text)
@@ -314,6 +214,19 @@ def _several(parts: list[tuple[str, str]], text: str, nesting: int) -> Value:
         return Unknown(text)
     if all(isinstance(v, Text | Unknown) for v in values):
         return Bag(tuple(values), ("",) * len(values)) if len(text) < 80 else Text(plain_words(text))
+    return _listed(values)
+
+
+def _variables(values: list[Value]) -> frozenset[Tree] | None:
+    """The trees of values that are all expressions with variables; None where one is not."""
+    trees = [v.tree for v in values if isinstance(v, Expr) and symbols(v.tree)]
+    return frozenset(trees) if len(trees) == len(values) else None
+
+
+def _listed(values: list[Value]) -> Bag:
+    """One list of several values, with the items of lists among them, and the names that they were
+    given.
+    """
     items: list[Value] = []
     labels: list[str] = []
     for value in values:
@@ -353,20 +266,24 @@ def _bracketed(text: str, nesting: int) -> Value | None:
     if opening == "\\{" and (builder := re.split(r"\||:(?!=)", inner, maxsplit=1))[1:]:
         return _builder(builder[0], builder[1], text, nesting)
     parts = [p for _, p in split(inner, ";" if len(split(inner, ";")) > 1 else ",")]
+    if opening == "{" and len(parts) < 2:
+        return read(inner, nesting + 1)
     if opening in ("\\{", "{"):
-        if opening == "{" and len(parts) < 2:
-            return read(inner, nesting + 1)
-        items = tuple(read(p, nesting + 1) for p in parts)
-        flat = tuple(i for v in items for i in (v.items if isinstance(v, Bag) and not v.braces else (v,)))
-        return (
-            flat[0]
-            if len(flat) == 1 and isinstance(flat[0], Expr | Relation | Text)
-            else Bag(flat, ("",) * len(flat), braces=True)
-        )
-    if "" in parts or len(parts) > MAX_ITEMS or len(parts) < 2:
+        return _set([read(p, nesting + 1) for p in parts])
+    if "" in parts or not 2 <= len(parts) <= MAX_ITEMS:
         return None
     opening, closing = {"]": "("}.get(opening, opening), {"[": ")"}.get(closing, closing)
     return Seq(opening, closing, tuple(read(p, nesting + 1) for p in parts))
+
+
+def _set(values: list[Value]) -> Value:
+    """The elements in braces; those of a list among them count one by one, and one element alone is
+    itself.
+    """
+    flat = tuple(i for v in values for i in (v.items if isinstance(v, Bag) and not v.braces else (v,)))
+    if len(flat) == 1 and isinstance(flat[0], Expr | Relation | Text):
+        return flat[0]
+    return Bag(flat, ("",) * len(flat), braces=True)
 
 
 def _builder(member: str, condition: str, text: str, nesting: int) -> Value:
@@ -460,14 +377,11 @@ def _bound(match: re.Match[str], text: str, nesting: int) -> Value:
 
 
 def _relation(pieces: list[tuple[str, str]], text: str, nesting: int) -> Value:
+    if pieces[1][0] == "\\approx" and not pieces[0][1]:
+        return read(pieces[1][1], nesting + 1) if len(pieces) == 2 and pieces[1][1] else Unknown(text)
+    pieces = _without_roundings(pieces)
     sides = [side for _, side in pieces]
-    if pieces[1][0] == "\\approx" and not sides[0]:
-        return read(sides[1], nesting + 1) if len(sides) == 2 and sides[1] else Unknown(text)
     ops = [_RELATIONS.get(op, op) for op, _ in pieces[1:]]
-    while pieces[-1][0] == "\\approx" and (len(pieces) > 2 or _has_value(sides[0])):  # a value, then its rounding
-        pieces.pop()
-        ops.pop()
-        sides.pop()
     if not ops:
         return read(sides[0], nesting + 1) if sides[0] else Unknown(text)
     if not sides[-1] or (not sides[0] and len(ops) > 1):
@@ -478,11 +392,21 @@ def _relation(pieces: list[tuple[str, str]], text: str, nesting: int) -> Value:
         return _equation(sides, nesting)
     if (ops[0] == "=" and len(ops) == 2 and is_label(sides[0])) or not all(op in regions.FLIP for op in ops):
         return Unknown(text)
+    return _inequality(sides, ops, text)
+
+
+def _without_roundings(pieces: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    r"""Without the roundings behind a value: `\sqrt2 \approx 1.414`."""
+    last = len(pieces)
+    while pieces[last - 1][0] == "\\approx" and (last > 2 or _has_value(pieces[0][1])):
+        last -= 1
+    return pieces[:last]
+
+
+def _inequality(sides: list[str], ops: list[str], text: str) -> Value:
     trees = [tree_or_none(s) if s else None for s in sides]
-    if (
-        all(t is not None or not s for t, s in zip(trees, sides, strict=True))
-        and (region := regions.inequality(trees, ops)) is not None
-    ):
+    readable = all(tree is not None or not side for tree, side in zip(trees, sides, strict=True))
+    if readable and (region := regions.inequality(trees, ops)) is not None:
         return region
     if len(ops) > 1 or trees[0] is None or trees[-1] is None:
         return Unknown(text)

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 
-from qwq.verify.math import numbers, units, words
+from qwq.verify.math import numbers, unit_tables, units, words
 from qwq.verify.math.expr import parse
 from qwq.verify.math.split import split
 from qwq.verify.math.tokens import ENGLISH, Unreadable
@@ -58,36 +58,41 @@ def _tree_of(number: numbers.Number) -> Tree:
 
 def _quantity(found: units.Split) -> Value | None:
     """The value of a text whose unit is known: its core, scaled."""
-    core = _PERCENT.sub("%", found.core)
-    number = numbers.read(core)
-    if number is None:
-        value = _expression(core) if found.core else None
-        if value is None and (spoken := words.number(core)) is not None:
-            value = Expr(("num", spoken), numbers.Number(spoken, decimals=0 if spoken.denominator == 1 else None))
-    else:
-        value = Expr(_tree_of(number), number)
+    value = _core(found)
     if isinstance(value, Bag) and not found.operation and found.scale == 1:
         return Bag(tuple(replace(v, unit=found.unit) if isinstance(v, Expr) else v for v in value.items), value.labels)
     if not isinstance(value, Expr):
         return None
     if found.scale != 1:
-        scaled = value.number.value * found.scale if value.number is not None and not value.number.percent else None
-        value = Expr(
-            ("mul", value.tree, ("num", found.scale)),
-            None if scaled is None else numbers.Number(scaled, decimals=0 if scaled.denominator == 1 else None),
-        )
-        if scaled is not None:
-            value = replace(value, tree=("num", scaled))
-    if found.operation:
-        power: Tree = (
-            ("fn", "factorial", value.tree)
-            if found.operation == "factorial"
-            else ("pow", value.tree, ("num", Fraction({"squared": 2, "cubed": 3}[found.operation])))
-        )
-        value = Expr(power)
-    if found.unit is not None and found.unit == units.DEGREES:
+        value = _scaled(value, found.scale)
+    if found.operation == "factorial":
+        value = Expr(("fn", "factorial", value.tree))
+    elif found.operation:
+        value = Expr(("pow", value.tree, ("num", Fraction({"squared": 2, "cubed": 3}[found.operation]))))
+    if found.unit is not None and found.unit == unit_tables.DEGREES:
         return Expr(("deg", value.tree))
     return replace(value, unit=found.unit)
+
+
+def _core(found: units.Split) -> Value | None:
+    """The value before the unit: a number, an expression, or a number in words."""
+    core = _PERCENT.sub("%", found.core)
+    if (number := numbers.read(core)) is not None:
+        return Expr(_tree_of(number), number)
+    value = _expression(core) if found.core else None
+    if value is None and (spoken := words.number(core)) is not None:
+        return _plain(spoken)
+    return value
+
+
+def _plain(value: Fraction) -> Expr:
+    return Expr(("num", value), numbers.Number(value, decimals=0 if value.denominator == 1 else None))
+
+
+def _scaled(value: Expr, scale: Fraction) -> Expr:
+    if value.number is not None and not value.number.percent:
+        return _plain(value.number.value * scale)
+    return Expr(("mul", value.tree, ("num", scale)))
 
 
 def compound(parts: list[str]) -> Expr | None:
@@ -133,11 +138,7 @@ def _in_words(text: str) -> Expr | None:
         value, unit = value * found.scale, found.unit
     if value is None and (ordinal := words.ordinal(text)) is not None:
         value = Fraction(ordinal)
-    return (
-        None
-        if value is None
-        else Expr(("num", value), numbers.Number(value, decimals=0 if value.denominator == 1 else None), unit)
-    )
+    return None if value is None else replace(_plain(value), unit=unit)
 
 
 def _expression(text: str) -> Value | None:

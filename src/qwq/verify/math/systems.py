@@ -17,6 +17,7 @@ _ENVIRONMENT = re.compile(
 )
 _CONDITION = re.compile(r",? ?(?:\\text ?\{ ?,? ?(?:if|when|for|where|当|若)\b ?\}?|\b(?:if|when|for)\b) ?")
 _OTHERWISE = re.compile(r"(?:\\text ?\{ ?)?,? ?(?:otherwise|else|其他|其它) ?\}?", re.IGNORECASE)
+_ALIGNED = frozenset({"aligned", "align", "alignedat", "split", "eqnarray"})
 _ROW_SPACE = re.compile(r"\\\\ ?(?:\[ ?-?\d{1,3}(?:\.\d{1,3})? ?(?:pt|em|ex|mm|cm)\])?")
 
 
@@ -27,56 +28,59 @@ def rewritten(text: str) -> tuple[str, list[str], bool] | None:
     match = _ENVIRONMENT.fullmatch(text)
     if match is None or "\\begin" in match["body"]:
         return None
-    rows = [row.strip() for row in _ROW_SPACE.split(match["body"])]
-    rows = [row for row in rows if row]
-    if not rows or len(rows) > 20:
+    rows = [row for part in _ROW_SPACE.split(match["body"]) if (row := part.strip())]
+    if not 1 <= len(rows) <= 20:
         return None
-    label = match["label"] or ""
-    if (pairs := _pairs(rows)) is not None and (match["name"] in ("cases", "dcases", "rcases") or _is_piecewise(pairs)):
+    label, name = match["label"] or "", match["name"]
+    if (pairs := _pairs(rows)) is not None and (name in ("cases", "dcases", "rcases") or _is_piecewise(pairs)):
         return label, [f"{value} & {condition}" for value, condition in pairs], True
-    plain = [row.replace("&", " ").strip(" ,;.") for row in rows]
-    if match["name"] in ("array", "matrix") and not all(_is_relation(row) for row in plain):
+    lines = _lines([row.replace("&", " ").strip(" ,;.") for row in rows], name)
+    return None if lines is None else (label, lines, False)
+
+
+def _lines(rows: list[str], name: str) -> list[str] | None:
+    """The rows of a system of relations, or the one line that aligned rows make; None for other
+    rows.
+    """
+    relations = all(_is_relation(row) for row in rows)
+    if name in ("array", "matrix") and not relations:
         return None
-    if match["name"] in ("aligned", "align", "alignedat", "split", "eqnarray") and all(
-        row.startswith("=") for row in plain[1:]
-    ):
-        return label, [" ".join(plain)], False
-    if not all(_is_relation(row) for row in plain) and len(plain) > 1:
-        return None
-    return label, [" ".join(row.split()) for row in plain], False
+    if name in _ALIGNED and all(row.startswith("=") for row in rows[1:]):
+        return [" ".join(rows)]
+    return [" ".join(row.split()) for row in rows] if relations or len(rows) == 1 else None
 
 
 def _pairs(rows: list[str]) -> list[tuple[str, str]] | None:
     """(value, condition) of each row: behind `&`, or behind "if"; None where a row has neither."""
-    pairs = []
-    for row in rows:
-        value, sign, condition = row.partition("&")
-        if not sign:
-            parts = _CONDITION.split(row, maxsplit=1)
-            if len(parts) != 2:
-                value, comma, condition = row.rpartition(",")
-                if (
-                    not comma
-                    or _is_relation(value)
-                    or not (_is_relation(condition) or _OTHERWISE.fullmatch(condition.strip()))
-                ):
-                    return None
-            else:
-                value, condition = parts
-        condition = condition.strip(" ,;.")
-        if split(condition, "r")[0][1] == "" and _is_relation(condition):
-            return None  # x &= 1: a row that is aligned at its sign
-        if _OTHERWISE.fullmatch(condition):
-            condition = "\\text{otherwise}"
-        else:
-            condition = _CONDITION.sub(" ", condition).strip(
-                " ,;.{}" if condition.count("{") != condition.count("}") else " ,;."
-            )
-        value = value.strip(" ,;.")
-        if not value or not condition or _is_relation(value):
-            return None
-        pairs.append((value, condition))
-    return pairs
+    pairs = [_pair(row) for row in rows]
+    return None if None in pairs else [pair for pair in pairs if pair is not None]
+
+
+def _pair(row: str) -> tuple[str, str] | None:
+    if (parts := _value_and_condition(row)) is None:
+        return None
+    value, condition = parts[0].strip(" ,;."), parts[1].strip(" ,;.")
+    if split(condition, "r")[0][1] == "" and _is_relation(condition):
+        return None  # x &= 1: a row that is aligned at its sign
+    if _OTHERWISE.fullmatch(condition):
+        condition = "\\text{otherwise}"
+    else:
+        ends = " ,;.{}" if condition.count("{") != condition.count("}") else " ,;."
+        condition = _CONDITION.sub(" ", condition).strip(ends)
+    return (value, condition) if value and condition and not _is_relation(value) else None
+
+
+def _value_and_condition(row: str) -> tuple[str, str] | None:
+    value, sign, condition = row.partition("&")
+    if sign:
+        return value, condition
+    parts = _CONDITION.split(row, maxsplit=1)
+    if len(parts) == 2:
+        return parts[0], parts[1]
+    value, comma, condition = row.rpartition(",")
+    if not comma or _is_relation(value):
+        return None
+    return (value, condition) if _is_relation(condition) or _OTHERWISE.fullmatch(condition.strip()) else None
 
 
 def _is_piecewise(pairs: list[tuple[str, str]]) -> bool:

@@ -214,7 +214,7 @@ def components(tree: Tree) -> dict[str, Tree] | None:
     kind = tree[0]
     if kind == "basis":
         return {tree[1]: ONE}
-    if not any(n[0] == "basis" for n in walk(tree)):
+    if not _has_basis(tree):
         return {} if tree == ZERO else None
     if kind == "neg":
         inner = components(tree[1])
@@ -225,13 +225,22 @@ def components(tree: Tree) -> dict[str, Tree] | None:
             return None
         return {k: ("add", first.get(k, ZERO), second.get(k, ZERO)) for k in {**first, **second}}
     if kind in ("mul", "div"):
-        vector, scalar = (tree[1], tree[2]) if any(n[0] == "basis" for n in walk(tree[1])) else (tree[2], tree[1])
-        if kind == "div" and vector is not tree[1]:
-            return None
-        inner = components(vector) if not any(n[0] == "basis" for n in walk(scalar)) else None
-        return (
-            None
-            if inner is None
-            else {k: (kind, v, scalar) if kind == "div" else ("mul", scalar, v) for k, v in inner.items()}
-        )
+        return _scaled_components(tree)
     return None
+
+
+def _scaled_components(tree: Tree) -> dict[str, Tree] | None:
+    """Of a vector times or over a scalar; None for two vectors, and for a vector below."""
+    kind = tree[0]
+    first, second = (_has_basis(part) for part in tree[1:])
+    if (first and second) or (kind == "div" and second):
+        return None
+    vector, scalar = (tree[1], tree[2]) if first else (tree[2], tree[1])
+    inner = components(vector)
+    if inner is None:
+        return None
+    return {axis: ("div", part, scalar) if kind == "div" else ("mul", scalar, part) for axis, part in inner.items()}
+
+
+def _has_basis(tree: Tree) -> bool:
+    return any(node[0] == "basis" for node in walk(tree))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qwq.verify.math.numbers import Number
 from qwq.verify.math.trees import Tree
-from qwq.verify.math.units import Unit
+from qwq.verify.math.unit_tables import Unit
 from qwq.verify.math.words import Clock, Date
 
 MAX_ITEMS = 200

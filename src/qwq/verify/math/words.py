@@ -119,19 +119,25 @@ def _whole(words: list[str]) -> Fraction | None:
     total = group = 0
     spoken = False  # a number since the last scale
     for index, word in enumerate(words):
-        if word in _UNITS and not (spoken and (group % 10 or _UNITS[word] >= 10 or group % 100 == 10)):
-            group, spoken = group + _UNITS[word], True
-        elif word in _TENS and not (spoken and group % 100):
-            group, spoken = group + _TENS[word], True
-        elif word == "hundred" and 0 < group < 100:
-            group, spoken = group * 100, False
-        elif word in SCALES and word != "hundred" and group and not (total and total < group * SCALES[word]):
-            total, group, spoken = total + group * SCALES[word], 0, False
-        elif word == "and" and 0 < index < len(words) - 1 and not spoken:
+        if word == "and" and 0 < index < len(words) - 1 and not spoken:
             continue
-        else:
+        if (step := _next_word(word, total, group, spoken)) is None:
             return None
+        total, group, spoken = step
     return Fraction(total + group) if words else None
+
+
+def _next_word(word: str, total: int, group: int, spoken: bool) -> tuple[int, int, bool] | None:
+    """(total, group, spoken) after one more word of a number; None where it cannot follow."""
+    if word in _UNITS and not (spoken and (group % 10 or _UNITS[word] >= 10 or group % 100 == 10)):
+        return total, group + _UNITS[word], True
+    if word in _TENS and not (spoken and group % 100):
+        return total, group + _TENS[word], True
+    if word == "hundred":
+        return (total, group * 100, False) if 0 < group < 100 else None
+    if word in SCALES and group and not (total and total < group * SCALES[word]):
+        return total + group * SCALES[word], 0, False
+    return None
 
 
 def _chinese(text: str) -> Fraction | None:
