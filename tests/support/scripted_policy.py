@@ -30,7 +30,10 @@ class ScriptedPolicy:
     def generate(self, next_request: NextRequest, concurrency: int | None = None) -> Iterator[tuple[TurnRequest, Turn]]:
         while (request := next_request()) is not None:
             self.asked.append(request)
-            yield request, self._turn(request, self.script(request))
+            turn = self._turn(request, self.script(request))
+            if request.on_text is not None:
+                request.on_text(turn.text)
+            yield request, turn
 
     def _turn(self, request: TurnRequest, said: Any) -> Turn:
         if isinstance(said, Turn):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qwq.chat.conversation import Conversation, Turn, resume, save, saved_path
+from qwq.chat.conversation import ChatTurn, Conversation, resume, save, saved_path
 from qwq.chat.lines import Lines
 from qwq.chat.options import SAMPLING, ChatOptions
 from qwq.chat.screen import DIM, RESET, Screen
@@ -19,6 +19,7 @@ from qwq.engine.load import LoadedModel, load_engine
 from qwq.engine.options import EngineOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import CapacityError, ConfigError, DataError, UsageError, nearest
+from qwq.rollout.policies.local import EnginePolicy
 from qwq.text.attach import file_block
 from qwq.text.response import parse
 from qwq.types import StopReason
@@ -235,7 +236,8 @@ def run_chat(model_path: str, engine: EngineOptions, options: ChatOptions) -> in
     opened = load_engine(model_path, engine, *([lambda line: None] if prompt is not None else []))
     params = _params(opened, options.sampling)
     seed = random.SystemRandom().randrange(1 << 31) if options.seed is None else options.seed
-    conversation = Conversation(opened.engine, opened.chat, params, options.tools, options.thinking_budget)
+    policy = EnginePolicy(opened, interruptible=True, note=lambda _: None)
+    conversation = Conversation(policy, params, options.tools, options.thinking_budget)
     conversation.begin(options.system)
     if prompt is not None:
         turn = conversation.ask("\n".join([*blocks, prompt]), seed, lambda text, thinking: None)
@@ -267,11 +269,13 @@ def _params(opened: LoadedModel, given: Mapping[str, Any]) -> SamplingParams:
     return with_sampling(SamplingParams(**own), given)
 
 
-def _ending(turn: Turn, limit: int) -> str:
+def _ending(turn: ChatTurn, limit: int) -> str:
     if turn.reason is StopReason.ABORT:
         return "was stopped"
     if turn.reason is StopReason.LOOP:
         return "was ended because it repeated itself"
+    if turn.reason is StopReason.TURNS:
+        return "was ended because it kept calling"
     if turn.reason is StopReason.CONTEXT:
         return "filled the model's context"
     return f"did not end within {limit} tokens: give a larger --max-new-tokens"
@@ -280,7 +284,6 @@ def _ending(turn: Turn, limit: int) -> str:
 def _answer(conversation: Conversation, question: str, seed: int, screen: Screen) -> None:
     """One question and its answer on the screen, with what it took."""
     before = len(conversation.messages)
-    conversation.sample = None
     screen.begin()
     started = time.perf_counter()
     try:
@@ -294,8 +297,8 @@ def _answer(conversation: Conversation, question: str, seed: int, screen: Screen
     screen.end()
     if not turn.finished:
         print(f"[{_ending(turn, conversation.params.max_new_tokens)}]", file=sys.stderr)
-    if screen.colour and (sample := conversation.sample) is not None and len(sample.times) > 2:
-        rate = (len(sample.ids) - 1) / max(sample.times[-1] - sample.times[1], 1e-9)
-        thought = f", {sample.num_thinking} of them thinking" if sample.num_thinking else ""
+    if screen.colour and turn.tokens_per_s is not None:
+        thought = f", {turn.num_thinking} of them thinking" if turn.num_thinking else ""
         took = time.perf_counter() - started
-        print(f"{DIM}[{len(sample.ids)} tokens{thought}, {rate:.1f} tokens/s, {took:.1f} s]{RESET}", file=sys.stderr)
+        rate = f"{turn.tokens_per_s:.1f} tokens/s, {took:.1f} s"
+        print(f"{DIM}[{turn.num_tokens} tokens{thought}, {rate}]{RESET}", file=sys.stderr)

@@ -1,7 +1,8 @@
-"""A conversation on the engine: its messages, its tokens, its turns, and where it is kept.
+"""A conversation with a model: its messages, its tokens, its turns, and where it is kept.
 
-The history is the tokens as they were sampled, nothing is re-made from text, unless the model's template rewrites earlier turns
-(QwQ's drops their thinking): then the prompt is rendered anew for every question.
+The history is the tokens as they were sampled, nothing is re-made from text, unless the model's
+template rewrites earlier turns (QwQ's drops their thinking): then the prompt is rendered again for
+every question.
 """
 
 from __future__ import annotations
@@ -9,46 +10,61 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwq.common.files import write_atomic
-from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
-from qwq.engine.scheduler import Engine
-from qwq.engine.sequence import TokenSequence
 from qwq.engine.thinking import LOOP_TOKENS
-from qwq.envs import CalculatorEnvironment, answer_calls, environment_for
 from qwq.errors import CapacityError, DataError
+from qwq.rollout.budget import Limits
+from qwq.rollout.episode import Episode, Hooks, Job, play
+from qwq.rollout.policy import Policy
 from qwq.tasks.procedural.calculator import CALCULATOR
-from qwq.text.response import ThinkingSplitter, parse
+from qwq.text.response import ThinkingSplitter
 from qwq.text.template import ChatFormat
-from qwq.text.tokenizer import TextStream
-from qwq.types import Message, Problem, StopReason, tool_schemas
+from qwq.types import Message, Problem, StopReason
+
+# Gets the text as it comes, and whether it is thinking.
+Show = Callable[[str, bool], None]
 
 
 @dataclass(slots=True)
-class Turn:
-    """An assistant's answer: what it said after its thinking, and whether it came to an end."""
+class ChatTurn:
+    """The answer to a question, after its calls. The counts are of its last turn.
+
+    `answer` is what follows the thinking; `reason` says how it ended. `tokens_per_s` is without the
+    prompt; None for an answer that is too short to measure.
+    """
 
     answer: str
     finished: bool
-    reason: StopReason | None = None
+    reason: StopReason
+    num_tokens: int = 0
+    num_thinking: int = 0
+    tokens_per_s: float | None = None
 
 
 @dataclass(slots=True)
 class Conversation:
-    """Messages and, where the template only ever adds to them, their tokens. `budget` limits the thinking, in tokens."""
+    """Messages and, where the template only ever adds to them, their tokens.
 
-    engine: Engine
-    chat: ChatFormat
+    `budget` limits the thinking, in tokens. `tools`: the model has the calculator.
+    """
+
+    policy: Policy
     params: SamplingParams
     tools: bool = False
     budget: int | None = None
-    sample: TokenSequence | None = None
     messages: list[Message] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
+
+    @property
+    def chat(self) -> ChatFormat:
+        assert self.policy.chat is not None, "a conversation needs a policy that is token-exact"
+        return self.policy.chat
 
     def begin(self, system: str | None = None) -> None:
         """Forget what was said; `system` is what the model is told first."""
@@ -59,65 +75,77 @@ class Conversation:
         first = self.messages[0] if self.messages else None
         return first.content if first is not None and first.role == "system" else None
 
-    def ask(self, question: str, seed: int, show: Callable[[str, bool], None]) -> Turn:
-        """One question, with the calculator's answers in between. `show(text, thinking)` gets the text as it comes.
+    def ask(self, question: str, seed: int, show: Show) -> ChatTurn:
+        """One question, with the calculator's answers in between.
 
-        Raises CapacityError when the conversation has filled the model's context; it can then be left or begun anew.
+        CapacityError when the conversation has filled the model's context: it can then be left, or
+        a new one begun.
         """
         self.messages.append(Message("user", question))
         tools = (CALCULATOR,) if self.tools else ()
+        asked = Problem("chat", "tools", tuple(self.messages), {}, "chat", tools)
+        job = Job(asked, seed=seed, thinking_budget=self.budget, prompt_ids=self._prompt(tools))
+        screen = _Written(show, self.chat.thinking_open)
+        (episode,) = play(
+            self.policy, iter([job]), self.params, limits=Limits(last_turn=True), loop_tokens=LOOP_TOKENS,
+            hooks=Hooks(text=screen.text, messages=screen.results),
+        )  # fmt: skip
+        last = episode.turns[-1]
+        if last.stop_reason is StopReason.CONTEXT and not last.ids:
+            raise CapacityError(
+                f"the conversation fills the model's context of {self.policy.context} tokens; "
+                "/new begins a new conversation"
+            )
+        self._keep(episode)
+        return ChatTurn(
+            last.answer, episode.stop_reason is StopReason.END, episode.stop_reason or last.stop_reason, last.num_tokens,
+            last.num_thinking, screen.rate(last.num_tokens),
+        )  # fmt: skip
+
+    def _prompt(self, tools: Sequence[dict]) -> list[int]:
         prompt = self.chat.prompt_ids(self.messages, tools)
         # Sampled tokens go before re-encoded ones, as long as both spell the same text.
-        if self.ids and self.chat.tokenizer.decode(prompt).startswith(self.chat.tokenizer.decode(self.ids)):
+        decode = self.chat.tokenizer.decode
+        if self.ids and decode(prompt).startswith(decode(self.ids)):
             prompt = self.ids + self.chat.next_turn_ids([self.messages[-1]])
-        calculator = environment_for(Problem("chat", "tools", tuple(self.messages), {}, "chat", tools))
-        for turn in range(CalculatorEnvironment.max_calls + 1):
-            text, ids, finished = self._turn(prompt, seed + turn, show)
-            response = parse(text, thinking_open=self.chat.thinking_open, tools=tool_schemas(tools))
-            said = text if not self.chat.thinking_open else f"<think>\n{text}"
-            self.messages.append(Message("assistant", said))
-            self.ids = prompt + ids
-            if not (finished and response.tool_calls and turn < CalculatorEnvironment.max_calls):
-                break
-            assert calculator is not None
-            results = answer_calls(calculator, response.tool_calls)
-            for result in results:
-                show(f"\n[calculator] {result.content}\n", True)
-            self.messages += results
-            prompt = self.ids + self.chat.tool_result_ids([r.content for r in results])
-        if not finished:
-            self.ids = []  # without its end token no turn can follow; the next question renders the messages
-        return Turn(response.answer, finished, self.sample.stop_reason if self.sample else None)
+        return prompt
 
-    def _turn(self, prompt: list[int], seed: int, show: Callable[[str, bool], None]) -> tuple[str, list[int], bool]:
-        """One answer, shown as it comes. Ctrl-C ends it where it is."""
-        try:
-            (sample,) = self.engine.submit(self._request(prompt, seed))
-        except CapacityError as full:
-            raise CapacityError(f"{full}; /new begins a new conversation") from None
-        self.sample = sample
-        stream, shown, text = TextStream(self.chat.tokenizer), 0, ""
-        splitter = ThinkingSplitter(thinking_open=self.chat.thinking_open)
-        while not sample.done:
-            try:
-                self.engine.step()
-            except KeyboardInterrupt:
-                self.engine.abort(sample)
-            for token in sample.ids[shown:]:
-                new = "" if token in self.chat.eos_ids else stream.push(token)
-                text += new
-                inside = splitter.inside
-                splitter.push(new)
-                if new:
-                    show(new, inside or splitter.inside)  # a marker is shown with the thinking, dimmed
-            shown = len(sample.ids)
-        return text, sample.ids, sample.stop_reason is StopReason.END
+    def _keep(self, episode: Episode) -> None:
+        """The turns as they were written, and the answers to their calls."""
+        turns = iter(episode.turns)
+        opening = "<think>\n" if self.chat.thinking_open else ""
+        for message in episode.messages:
+            own = message.role == "assistant"
+            self.messages.append(Message("assistant", opening + next(turns).text) if own else message)
+        # Without its end token no turn can follow; the next question renders the messages.
+        whole = episode.exact and episode.stop_reason is StopReason.END
+        self.ids = [*episode.prompt_ids, *episode.ids] if whole else []
 
-    def _request(self, prompt: list[int], seed: int) -> GenerationRequest:
-        return GenerationRequest(
-            prompt, self.params, seed=seed, eos_ids=self.chat.eos_ids, thinking_open=self.chat.thinking_open,
-            thinking_budget=self.budget, loop_tokens=LOOP_TOKENS,
-        )  # fmt: skip
+
+class _Written:
+    """Shows an episode's text as it comes, told apart into thinking and answer, and the answers to its calls."""
+
+    def __init__(self, show: Show, opened: bool) -> None:
+        self.show, self.opened, self.turn = show, opened, -1
+        self.splitter = ThinkingSplitter(thinking_open=opened)
+        self.first = self.last = 0.0
+
+    def text(self, episode: Episode, new: str) -> None:
+        if self.turn != len(episode.turns):
+            self.turn, self.splitter = len(episode.turns), ThinkingSplitter(thinking_open=self.opened)
+            self.first = time.perf_counter()
+        self.last = time.perf_counter()
+        inside = self.splitter.inside
+        self.splitter.push(new)
+        self.show(new, inside or self.splitter.inside)  # a marker is shown with the thinking, dimmed
+
+    def results(self, episode: Episode, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self.show(f"\n[calculator] {message.content}\n", True)
+
+    def rate(self, num_tokens: int) -> float | None:
+        """Tokens a second after the first."""
+        return (num_tokens - 1) / (self.last - self.first) if num_tokens > 2 and self.last > self.first else None
 
 
 # -- saved conversations ------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from qwq.engine.sampler import SamplingParams
 from qwq.rollout.budget import NO_LIMITS, Limits
-from qwq.rollout.episode import Episode, Job, play
+from qwq.rollout.episode import Episode, Hooks, Job, play
 from qwq.rollout.policy import Policy
 from qwq.types import Problem, Response, Rollout
 
@@ -58,7 +58,7 @@ def collect(
             on_response(at, episode.problem, responses[at])
 
     bound = replace(limits, max_tokens=params.max_new_tokens)
-    for _ in play(policy, iter(jobs), params, limits=bound, logprobs=True, exact=True, on_done=done):
+    for _ in play(policy, iter(jobs), params, limits=bound, logprobs=True, exact=True, hooks=Hooks(done)):
         pass
     assert policy.chat is not None
     decode = policy.chat.tokenizer.decode

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from qwq.engine.sampler import SamplingParams
@@ -33,7 +34,8 @@ LIVE_PER_TURN = 4  # episodes under way for each turn that may be made at once; 
 class Job:
     """Sample `number` of a problem.
 
-    `thinking_budget` is for each turn, in tokens. `environment` is a fresh one of the caller's; None
+    `thinking_budget` is for each turn, in tokens. `prompt_ids` are tokens to continue from; None
+    renders the problem's messages. `environment` is a fresh one of the caller's; None
     makes the problem's own. `key` is the caller's.
     """
 
@@ -42,6 +44,7 @@ class Job:
     seed: int = 0
     stream: int = 0
     thinking_budget: int | None = None
+    prompt_ids: Sequence[int] | None = None
     environment: Environment | None = None
     key: Any = None
 
@@ -121,6 +124,19 @@ class Episode:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What `play` calls as it goes: `done` when an episode has ended, `text` with a turn's text while it is written (by a policy that
+    writes it here), `messages` with the answers to a turn's calls."""
+
+    done: Callable[[Episode], None] | None = None
+    text: Callable[[Episode, str], None] | None = None
+    messages: Callable[[Episode, Sequence[Message]], None] | None = None
+
+
+NO_HOOKS = Hooks()
+
+
 def play(
     policy: Policy,
     jobs: Iterator[Job],
@@ -131,18 +147,18 @@ def play(
     loop_tokens: int = 0,
     logprobs: bool = False,
     exact: bool = False,
-    on_done: Callable[[Episode], None] | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> Iterator[Episode]:
     """Episodes in the order in which they end.
 
     `params.max_new_tokens` bounds each turn, `limits` the whole episode. `concurrency`: turns made at once; None leaves it to the
     policy. `loop_tokens`: how long an exact repetition in a turn may get, 0 for any length. `logprobs`: keep the log-probabilities
     of sampled tokens, for training. `exact`: raise ModelError where a template cannot continue from tokens; otherwise such a
-    conversation is rendered again for each turn. `on_done` hears of each episode as soon as it has ended.
+    conversation is rendered again for each turn.
 
     Raises ConfigError for an environment that answers other than its protocol says.
     """
-    player = _Player(policy, jobs, params, limits, concurrency, loop_tokens, logprobs, exact, on_done)
+    player = _Player(policy, jobs, params, limits, concurrency, loop_tokens, logprobs, exact, hooks)
     try:
         for request, turn in policy.generate(player.next_request, concurrency):
             player.take(request.key, turn)
@@ -176,10 +192,10 @@ class _Player:
 
     def __init__(
         self, policy: Policy, jobs: Iterator[Job], params: SamplingParams, limits: Limits, concurrency: int | None,
-        loop_tokens: int, logprobs: bool, exact: bool, on_done: Callable[[Episode], None] | None,
+        loop_tokens: int, logprobs: bool, exact: bool, hooks: Hooks,
     ) -> None:  # fmt: skip
         self.policy, self.jobs, self.params, self.limits = policy, jobs, params, limits
-        self.loop_tokens, self.logprobs, self.exact, self.on_done = loop_tokens, logprobs, exact, on_done
+        self.loop_tokens, self.logprobs, self.exact, self.hooks = loop_tokens, logprobs, exact, hooks
         self.most = None if concurrency is None else LIVE_PER_TURN * concurrency
         self.ready: deque[_Live] = deque()
         self.asked = 0  # turns that the policy is making
@@ -214,7 +230,7 @@ class _Player:
         self.live[id(live)] = live
         if self.policy.chat is not None:
             episode.thinking_open = self.policy.chat.thinking_open
-            episode.prompt_ids = list(self._prompt(job.problem))
+            episode.prompt_ids = list(self._prompt(job.problem) if job.prompt_ids is None else job.prompt_ids)
         made = live.environment
         if made is None:
             self.ready.append(live)
@@ -252,6 +268,7 @@ class _Player:
             thinking_budget=episode.job.thinking_budget,
             loop_tokens=self.loop_tokens,
             logprobs=self.logprobs,
+            on_text=None if self.hooks.text is None else partial(self.hooks.text, episode),
         )
 
     # -- what a turn leads to ----------------------------------------------------------------------------------------------
@@ -347,6 +364,8 @@ class _Player:
         # A server pairs tool messages with the calls that it knows; one that it could not read gets its answer from the user.
         roles = ["tool" if live.exact or isinstance(c, ToolCall) else "user" for c in attempts]
         messages = [Message(role, text) for role, text in zip(roles, texts, strict=True)]
+        if self.hooks.messages is not None:
+            self.hooks.messages(episode, messages)
         if made.over:
             episode.messages += messages
             return self._finish(live, StopReason.TURNS)
@@ -424,8 +443,8 @@ class _Player:
         self.live.pop(id(live), None)
         if live.environment is not None:
             self.closing.append(in_background(live.environment.close()))
-        if self.on_done is not None:
-            self.on_done(episode)
+        if self.hooks.done is not None:
+            self.hooks.done(episode)
         self.done.append(episode)
 
     # -- environments --------------------------------------------------------------------------------------------------------

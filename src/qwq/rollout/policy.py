@@ -25,7 +25,7 @@ class TurnRequest:
     tokens, None for no limit. `loop_tokens` is how long an exact repetition may get before it is stopped, 0 for any length.
     `logprobs`: the turn carries its tokens' log-probabilities, and every token is drawn from the model's own distribution,
     as a policy gradient assumes (see `engine.request.GenerationRequest.plain_sampling`). `version` is the number of the weights that must answer,
-    None for any.
+    None for any. `on_text` hears the turn's text piece by piece, from a policy that writes it here.
     """
 
     key: Any
@@ -40,6 +40,7 @@ class TurnRequest:
     loop_tokens: int = 0
     logprobs: bool = False
     version: int | None = None
+    on_text: Callable[[str], None] | None = None
 
 
 # The next turn to be made; None where there is none at the moment.

@@ -8,9 +8,11 @@ import os
 import select
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from scripted_policy import ScriptedPolicy
 
 from qwq.chat.command import COMMANDS, Talk, as_markdown
 from qwq.chat.conversation import Conversation, resume, save
@@ -23,6 +25,8 @@ from qwq.engine.scheduler import Engine
 from qwq.errors import ConfigError, DataError
 from qwq.model.config import preset
 from qwq.model.transformer import Transformer
+from qwq.rollout.policies.local import EnginePolicy
+from qwq.rollout.policy import TurnRequest
 from qwq.text.template import ChatFormat, ChatTemplate, default_template
 from qwq.text.tokenizer import train_bpe
 from qwq.types import StopReason
@@ -55,19 +59,27 @@ def scripted(patch: pytest.MonkeyPatch, replies: list[str], prompts: list[list[i
     """Lets the turns of a conversation be these texts, and notes the prompt ids of each."""
     waiting = iter(replies)
 
-    def turn(self, prompt, seed, show):
-        text = next(waiting)
-        prompts.append(list(prompt))
-        show(text, False)
-        chat = self.chat
-        return text, [*chat.tokenizer.encode_rendered(text), chat.eos_ids[0]], True
+    def generate(self, next_request, concurrency=None):
+        script = ScriptedPolicy(lambda request: next(waiting), self.chat)
+        for request, turn in script.generate(next_request):
+            prompts.append(list(request.prompt_ids))
+            yield request, turn
 
-    patch.setattr(Conversation, "_turn", turn)
+    patch.setattr(EnginePolicy, "generate", generate)
 
 
 @pytest.fixture
 def engine(model, chat) -> Engine:
     return Engine(TorchBackend(model, kv_tokens=1024), chat.tokenizer)
+
+
+def policy_of(engine: Engine, chat: ChatFormat) -> EnginePolicy:
+    loaded = SimpleNamespace(engine=engine, chat=chat, name="m")
+    return EnginePolicy(loaded, interruptible=True, note=lambda _: None)  # type: ignore[arg-type]
+
+
+def conversation_of(engine: Engine, chat: ChatFormat, params: SamplingParams, **options) -> Conversation:
+    return Conversation(policy_of(engine, chat), params, **options)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -76,13 +88,17 @@ def test_an_answer_is_what_the_rollouts_sample(model, engine, chat, temperature)
     prompt = chat.prompt_ids([{"role": "user", "content": "What is 2 plus 3?"}])
     ((expected,),) = generate(model, [Request(prompt, seed=5)], params, chat.eos_ids)
     shown = []
-    text, ids, _ = Conversation(engine, chat, params)._turn(prompt, 5, lambda new, thinking: shown.append(new))
-    assert ids == expected.ids and "".join(shown) == text
+    conversation = conversation_of(engine, chat, params)
+    conversation.ask("What is 2 plus 3?", 5, lambda new, thinking: shown.append(new))
+    asked = iter([TurnRequest(0, params, prompt_ids=prompt, seed=5)])
+    ((_, turn),) = policy_of(engine, chat).generate(lambda: next(asked, None))
+    text, ids = conversation.messages[-1].content.removeprefix("<think>\n"), turn.ids
+    assert ids == expected.ids and "".join(shown) == text == turn.text
     assert chat.tokenizer.decode([i for i in ids if i not in chat.eos_ids]).startswith(text)
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_conversation(engine, chat, monkeypatch):
-    conversation = Conversation(engine, chat, SamplingParams(max_new_tokens=60))
+    conversation = conversation_of(engine, chat, SamplingParams(max_new_tokens=60))
     steps, step = [], engine.step
 
     def interrupted():
@@ -93,7 +109,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(engine, chat, monkeypa
 
     monkeypatch.setattr(engine, "step", interrupted)
     turn = conversation.ask("What is 2 plus 3?", 0, lambda *_: None)
-    assert turn.reason is StopReason.ABORT and not turn.finished and conversation.sample.num_prompt
+    assert turn.reason is StopReason.ABORT and not turn.finished and turn.num_tokens == 5
     assert conversation.ask("And 4?", 1, lambda *_: None).reason in (
         StopReason.END,
         StopReason.LENGTH,
@@ -102,16 +118,16 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(engine, chat, monkeypa
 
 
 def test_a_budget_ends_the_thinking(engine, chat):
-    conversation = Conversation(engine, chat, SamplingParams(max_new_tokens=80), budget=5)
-    conversation.ask("What is 2 plus 3?", 0, lambda *_: None)
-    assert conversation.sample.num_thinking <= 5 and "</think>" in conversation.messages[-1].content
+    conversation = conversation_of(engine, chat, SamplingParams(max_new_tokens=80), budget=5)
+    turn = conversation.ask("What is 2 plus 3?", 0, lambda *_: None)
+    assert turn.num_thinking <= 5 and "</think>" in conversation.messages[-1].content
 
 
 def test_a_conversation_is_saved_and_taken_up_again(engine, chat, tmp_path):
-    first = Conversation(engine, chat, SamplingParams(max_new_tokens=10))
+    first = conversation_of(engine, chat, SamplingParams(max_new_tokens=10))
     first.ask("What is 2 plus 3?", 0, lambda *_: None)
     save(first, tmp_path / "deep" / "chat.json")
-    second = Conversation(engine, chat, SamplingParams(max_new_tokens=10))
+    second = conversation_of(engine, chat, SamplingParams(max_new_tokens=10))
     resume(second, tmp_path / "deep" / "chat.json")
     assert second.messages == first.messages and second.ids == first.ids
     with pytest.raises(DataError, match="no conversation at .* to resume: begin one without --resume"):
@@ -122,7 +138,7 @@ def test_a_conversation_is_saved_and_taken_up_again(engine, chat, tmp_path):
 
 
 def test_the_history_is_the_sampled_tokens(engine, chat, monkeypatch):
-    conversation, prompts = Conversation(engine, chat, SamplingParams()), []
+    conversation, prompts = conversation_of(engine, chat, SamplingParams()), []
     scripted(monkeypatch, ["2+3=5\n</think>\n5", "x"], prompts)
     shown = []
     assert conversation.ask("What is 2 plus 3?", 0, lambda text, thinking: shown.append(text)).answer == "5"
@@ -136,7 +152,7 @@ def test_the_history_is_the_sampled_tokens(engine, chat, monkeypatch):
 
 def test_a_template_that_forgets_thinking_is_rendered_anew(engine, tokenizer, monkeypatch):
     forgetful = ChatFormat(tokenizer, ChatTemplate(FORGETFUL))
-    conversation, prompts = Conversation(engine, forgetful, SamplingParams()), []
+    conversation, prompts = conversation_of(engine, forgetful, SamplingParams()), []
     scripted(monkeypatch, ["hidden\n</think>\n5", "x"], prompts)
     conversation.ask("What is 2 plus 3?", 0, lambda *_: None)
     conversation.ask("And 4?", 1, lambda *_: None)
@@ -145,7 +161,8 @@ def test_a_template_that_forgets_thinking_is_rendered_anew(engine, tokenizer, mo
 
 
 def test_calculator_calls_are_answered_and_the_answer_follows(engine, chat, monkeypatch):
-    conversation, prompts = Conversation(engine, chat, SamplingParams(), tools=True), []
+    conversation, prompts = conversation_of(engine, chat, SamplingParams(), tools=True), []
+    conversation.policy.context = None  # the script needs no room
     call = '345*22\n</think>\n<tool_call>\n{"name": "calculator", "arguments": {"expression": "345*22"}}\n</tool_call>'
     scripted(monkeypatch, [call, "</think>\n\\boxed{7590}"], prompts)
     shown = []
@@ -161,7 +178,7 @@ def test_calculator_calls_are_answered_and_the_answer_follows(engine, chat, monk
 
 
 def test_without_tools_a_call_is_only_text(engine, chat, monkeypatch):
-    conversation, prompts = Conversation(engine, chat, SamplingParams()), []
+    conversation, prompts = conversation_of(engine, chat, SamplingParams()), []
     scripted(
         monkeypatch,
         ['</think>\n<tool_call>\n{"name": "calculator", "arguments": {"expression": "1"}}\n</tool_call>'],
@@ -206,7 +223,7 @@ def test_folded_thinking_is_a_counter_and_can_be_read_later():
 
 
 def test_commands_of_the_conversation(engine, chat, monkeypatch, capsys):
-    conversation, prompts = Conversation(engine, chat, SamplingParams()), []
+    conversation, prompts = conversation_of(engine, chat, SamplingParams()), []
     scripted(monkeypatch, ["</think>\nfirst", "</think>\nsecond"], prompts)
     lines = iter(["hello", "/new", "", "/nwe", "/budget 9", "/help", "hello", "/quit", "never read"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
@@ -218,7 +235,7 @@ def test_commands_of_the_conversation(engine, chat, monkeypatch, capsys):
 
 
 def test_a_question_that_does_not_fit_leaves_the_conversation_as_it_was(engine, chat, monkeypatch, capsys):
-    conversation = Conversation(engine, chat, SamplingParams(max_new_tokens=2))
+    conversation = conversation_of(engine, chat, SamplingParams(max_new_tokens=2))
     lines = iter(["word " * 200, "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     assert talk(conversation) == 0
@@ -320,7 +337,7 @@ def test_a_paste_in_a_terminal(tmp_path):
 @pytest.fixture
 def spoken(engine, chat) -> Talk:
     params = SamplingParams(temperature=0.6, top_p=0.9, max_new_tokens=20)
-    return Talk(Conversation(engine, chat, params), Screen(io.StringIO()), 0, params)
+    return Talk(conversation_of(engine, chat, params), Screen(io.StringIO()), 0, params)
 
 
 def test_sampling_is_shown_and_set(spoken):
@@ -409,7 +426,8 @@ def test_an_answer_again_after_files_and_errors(spoken, monkeypatch):
 
 
 def test_a_call_at_the_end_of_an_open_thinking_is_answered(engine, chat, monkeypatch):
-    conversation, prompts = Conversation(engine, chat, SamplingParams(), tools=True), []
+    conversation, prompts = conversation_of(engine, chat, SamplingParams(), tools=True), []
+    conversation.policy.context = None  # the script needs no room
     call = '<think>so <tool_call>\n{"name": "calculator", "arguments": {"expression": "2*3"}}\n</tool_call>'
     scripted(monkeypatch, [call, "</think>\n6"], prompts)
     assert conversation.ask("2 times 3?", 0, lambda *_: None).answer == "6" and conversation.messages[2].content == "6"

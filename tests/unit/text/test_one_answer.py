@@ -146,22 +146,14 @@ def test_chat_and_rollouts_agree() -> None:
             tool_result_ids=lambda _: [2],
             next_turn_ids=lambda _: [2],
         )
-        conversation = _Scripted(None, chat, SamplingParams())  # type: ignore[arg-type]
-        conversation.text = text
-        assert conversation.ask("?", 0, lambda *_: None).answer == parse(text, thinking_open=opened, tools=()).answer
+        said = Chat(ScriptedPolicy(lambda _: [1, 0], chat), SamplingParams()).ask("?", 0, lambda *_: None)
+        assert said.answer == parse(text, thinking_open=opened, tools=()).answer
         expected = parse(text, thinking_open=opened, tools=names)
         policy = ScriptedPolicy(lambda _: [1, 0], chat)
         asked = iter([Job(problem("tools", {}, tools))])
         (episode,) = play(policy, asked, SamplingParams(), limits=Limits(max_turns=2))
         assert (tuple(episode.calls), episode.num_malformed) == (expected.tool_calls, len(expected.malformed_calls))
         assert episode.turns[0].parts == expected
-
-
-class _Scripted(Chat):
-    text = ""
-
-    def _turn(self, prompt: Any, seed: Any, show: Any) -> tuple[str, list[int], bool]:
-        return self.text, [1], True
 
 
 def test_the_engine_follows_the_same_thinking() -> None:

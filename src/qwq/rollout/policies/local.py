@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,15 @@ class _Running:
     request: TurnRequest
     sequence: TokenSequence
     versions: list[tuple[int, int]]
+    num_told: int = 0  # characters of the text that `on_text` has heard
     started: float = field(default_factory=time.monotonic)
+
+    def tell(self) -> None:
+        """Let `on_text` hear what has been written since."""
+        new = self.sequence.text[self.num_told :]
+        if new and self.request.on_text is not None:
+            self.num_told += len(new)
+            self.request.on_text(new)
 
     def weight_versions(self) -> list[int]:
         out: list[int] = []
@@ -56,11 +64,19 @@ class _Running:
 
 
 class EnginePolicy:
-    """Turns from an engine. The engine's prefix cache makes a further turn cost its new tokens only."""
+    """Turns from an engine. Its prefix cache makes a further turn cost the new tokens only.
+
+    `note` is told what a user should know. `interruptible`: Ctrl-C ends the turns that are being
+    made (ABORT, with what they have written) and nothing else.
+    """
 
     token_exact = True
 
-    def __init__(self, loaded: LoadedModel, *, identity: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, loaded: LoadedModel, *, identity: Mapping[str, Any] | None = None, note: Callable[[str], None] = _say,
+        interruptible: bool = False,
+    ) -> None:  # fmt: skip
+        self.note, self.interruptible = note, interruptible
         self.name, self.engine = loaded.name, loaded.engine
         self.chat: ChatFormat = loaded.chat
         self.identity: Mapping[str, Any] = identity or {}
@@ -88,8 +104,7 @@ class EnginePolicy:
                         self._running.append(running[-1])
                 if not running:
                     return
-                if self.engine.has_work:
-                    self.engine.step()
+                self._step(running)
                 for turn in [r for r in running if r.sequence.done]:
                     running.remove(turn)
                     self._running.remove(turn)
@@ -98,6 +113,18 @@ class EnginePolicy:
             for turn in running:
                 self._running.remove(turn)
                 self.engine.abort(turn.sequence)
+
+    def _step(self, running: list[_Running]) -> None:
+        try:
+            if self.engine.has_work:
+                self.engine.step()
+        except KeyboardInterrupt:
+            if not self.interruptible:
+                raise
+            for turn in running:
+                self.engine.abort(turn.sequence)
+        for turn in running:
+            turn.tell()
 
     def pause(self) -> None:
         self._paused = True
@@ -126,11 +153,11 @@ class EnginePolicy:
             return None
         if room < asked and not self._told:
             self._told = True
-            _say(
+            self.note(
                 f"{asked:,} new tokens are asked for, the context of {self.engine.max_len:,} leaves a prompt of {len(prompt):,} tokens {room:,}: answers are cut there"
             )
         generation = GenerationRequest(
-            prompt, replace(request.params, max_new_tokens=min(asked, room)), seed=request.seed, stream=request.stream,
+            prompt, request.params, seed=request.seed, stream=request.stream,
             offset=request.offset, eos_ids=self.chat.eos_ids, thinking_open=self.chat.thinking_open,
             thinking_budget=request.thinking_budget, loop_tokens=request.loop_tokens, drawn_logprobs=request.logprobs,
             plain_sampling=request.logprobs,
