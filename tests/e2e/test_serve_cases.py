@@ -8,9 +8,11 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
+import torch
 
 pytest.importorskip("llguidance")
 
@@ -585,3 +587,32 @@ def test_a_broken_engine_says_so_without_a_word_about_the_machine() -> None:
         assert answer.status_code == 500 and "secret" not in answer.text
         assert client.get("/health").status_code == 500
         assert chat(client).status_code == 500
+
+
+def test_logits_that_are_no_numbers_end_one_request_and_not_the_server(capfd: pytest.CaptureFixture[str]) -> None:
+    fmt = scripted.chat_format()
+    backend = scripted.Script(fmt, lambda prompt: "x</think>\n\nfine")
+    forward = backend.forward
+
+    def broken(chunks: Any) -> torch.Tensor:
+        logits_NV = forward(chunks)
+        for text in (fmt.tokenizer.decode(backend.held[c.slot]) for c in chunks):
+            if "poison" in text and len(logits_NV):
+                logits_NV[0, 0] = torch.nan
+        return logits_NV
+
+    backend.forward = broken  # type: ignore[method-assign]
+    with scripted.served(scripted.opened(fmt, backend)) as url, httpx2.Client(base_url=url, timeout=60) as client:
+        for _ in range(2):
+            failed = chat(client, "poison")
+            assert failed.status_code == 500 and "\n" not in failed.json()["error"]["message"]
+            assert message(chat(client, "x"))["content"] == "fine"
+        with client.stream(
+            "POST",
+            "/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": "poison"}], "stream": True},
+        ) as answer:
+            lines = [line for line in answer.iter_lines() if line]
+        assert json.loads(lines[-2][6:])["error"]["type"] == "server_error" and lines[-1] == "data: [DONE]"
+        assert client.get("/health").status_code == 200 and message(chat(client, "x"))["content"] == "fine"
+    assert "logits are not finite" in capfd.readouterr().err

@@ -414,3 +414,48 @@ def test_the_command_with_two_models(tmp_path: Path) -> None:
             assert after == {m["id"]: m for m in before} and server.post("/api/show", model="zwei").json() == shown
     finally:
         assert server.stop() == 0
+
+
+def streamed(url: str, path: str, **fields: object) -> list[str]:
+    body = {"model": "two", "stream": True, "max_tokens": 50, "messages": [{"role": "user", "content": "x"}]} | fields
+    with httpx2.stream("POST", url + path, json=body, timeout=60) as answer:
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
+        return [line for line in answer.iter_lines() if line]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_a_stream_is_kept_open_while_its_model_loads(
+    models: Models, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr("qwq.serve.sse.QUIET_S", 0.1)
+    slow = models.entry("two", open=lambda: (time.sleep(0.5), models.open("two"))[1])
+    switch = ModelSwitch([models.entry("one"), slow], ServeOptions(served_model_name=("one",)))
+    with scripted.serving(switch.guarded()) as url:
+        lines = streamed(url, path)
+        assert lines[:2] == [": still at work"] * 2
+        events = [line for line in lines if not line.startswith(":")]
+        assert events[0].startswith("data: {" if "chat" in path else "event: message_start")
+        assert "two" in "".join(events)
+        # What is wrong with a request is said when its model is there, and then the status has been sent.
+        with httpx2.Client(base_url=url, timeout=60) as client:
+            ask(client, "one")
+        lines = [line for line in streamed(url, path, temperature=-1) if not line.startswith(":")]
+        assert "temperature" in lines[-2 if "chat" in path else -1]
+        assert lines[-1] == "data: [DONE]" if "chat" in path else lines[0] == "event: error"
+
+
+def test_a_stream_whose_model_cannot_be_loaded_ends_with_the_error(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qwq.serve.sse.QUIET_S", 0.1)
+
+    def fail() -> scripted.LoadedModel:
+        time.sleep(0.3)
+        raise ModelError("weights are damaged")
+
+    switch = ModelSwitch(
+        [models.entry("one"), models.entry("two", open=fail)], ServeOptions(served_model_name=("one",))
+    )
+    with scripted.serving(switch.guarded()) as url:
+        lines = streamed(url, "/v1/chat/completions")
+        assert lines[0].startswith(":") and "cannot be loaded" in lines[-2] and lines[-1] == "data: [DONE]"

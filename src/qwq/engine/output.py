@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qwq.engine.backends.base import Chunk
-from qwq.engine.request import Guide
+from qwq.engine.request import GrammarMatcher
 from qwq.engine.sampler import SampledToken, penalise, sample_token, uniform
 from qwq.engine.sequence import TokenSequence
 from qwq.engine.thinking import LOOP_CHECK_EVERY, in_a_loop
@@ -67,7 +67,7 @@ class OutputProcessor:
         """Sample from one row of logits and commit the token. None if the engine wrote something else instead."""
         request, thinking = sequence.request, sequence.thinking
         logits_V = self._masked(sequence, raw_V)
-        if sequence.guide is not None and sequence.guide.failed:
+        if sequence.matcher is not None and sequence.matcher.failed:
             sequence.finish(StopReason.ABORT)
             return None
         token = sample_token(
@@ -93,8 +93,8 @@ class OutputProcessor:
         if request.eos_ids and (len(sequence.ids) < request.min_new_tokens or no_end):
             logits_V = logits_V.clone() if logits_V is raw_V else logits_V
             logits_V[list(request.eos_ids)] = -torch.inf
-        if sequence.guide is not None and not thinking.inside:
-            logits_V = _guided(sequence, sequence.guide, logits_V)
+        if sequence.matcher is not None and not thinking.inside:
+            logits_V = _constrained(sequence, sequence.matcher, logits_V)
         return logits_V
 
     def commit(self, sequence: TokenSequence, output: SampledToken, *, forced: bool) -> None:
@@ -108,12 +108,12 @@ class OutputProcessor:
         answering = not sequence.thinking.inside
         sequence.thinking.push(token, forced=forced)
         # The tokens that open and close the thinking are not the answer's.
-        guided = sequence.guide is not None and answering and not sequence.thinking.inside
-        complete = guided and sequence.guide.push(token)  # type: ignore[union-attr]
+        constrained = sequence.matcher is not None and answering and not sequence.thinking.inside
+        complete = constrained and sequence.matcher.push(token)  # type: ignore[union-attr]
         if sequence.show("" if token in request.hidden_ids else sequence.stream.push(token)):
             return None
         if complete:
-            return sequence.finish(StopReason.ABORT if sequence.guide.failed else StopReason.END)  # type: ignore[union-attr]
+            return sequence.finish(StopReason.ABORT if sequence.matcher.failed else StopReason.END)  # type: ignore[union-attr]
         if len(sequence.ids) >= request.params.max_new_tokens:
             return sequence.finish(StopReason.LENGTH)
         if len(sequence.tokens) >= self.max_tokens:
@@ -138,8 +138,8 @@ class OutputProcessor:
             self.commit(sequence, SampledToken(token), forced=True)
 
 
-def _guided(sequence: TokenSequence, guide: Guide, logits_V: Tensor) -> Tensor:
-    masked_V, think_id = guide.mask(logits_V), sequence.request.think_id
+def _constrained(sequence: TokenSequence, matcher: GrammarMatcher, logits_V: Tensor) -> Tensor:
+    masked_V, think_id = matcher.mask(logits_V), sequence.request.think_id
     if think_id is not None and not sequence.ids:
         masked_V[think_id] = logits_V[think_id]
     return masked_V

@@ -15,7 +15,7 @@ from qwq.errors import CapacityError, UsageError
 MAX_SAMPLES = 1024
 
 
-class Guide(Protocol):
+class GrammarMatcher(Protocol):
     """A grammar matcher for structured output (a JSON schema, a tool call). It sees the answer's tokens, never the thinking's."""
 
     failed: str  # why it cannot go on; empty while it can
@@ -40,8 +40,8 @@ class GenerationRequest:
     `thinking_open`: the prompt ends inside `<think>`. `thinking_budget` in tokens, None without a limit. Under a budget no
     end token is sampled inside the thinking or before the answer's first word, unless `plain_sampling` is set: then every
     sampled token comes from the model's own distribution, as a policy gradient assumes.
-    `guide` makes the grammar matcher of each sample; `think_id` is a token with which the model may open its thinking
-    before a guided answer. `logprobs`: how many alternatives to report with each token's log-probability (0: the token's
+    `matcher` makes the grammar matcher of each sample; `think_id` is a token with which the model may open its thinking
+    before a constrained answer. `logprobs`: how many alternatives to report with each token's log-probability (0: the token's
     alone, None: none); `prompt_logprobs` the same for the prompt; `drawn_logprobs`: report the log-probability of each
     token under the distribution that it was drawn from. `yarn`: None lets the engine decide by length. `loop_tokens`: how
     long an exact repetition may get before it is stopped, 0 for any length.
@@ -61,7 +61,7 @@ class GenerationRequest:
     thinking_open: bool = False
     thinking_budget: int | None = None
     plain_sampling: bool = False
-    guide: Callable[[], Guide] | None = None
+    matcher: Callable[[], GrammarMatcher] | None = None
     think_id: int | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None

@@ -113,8 +113,8 @@ class Engine:
             sequence.draft = ModelDraft(self.draft, self.draft_tokens)
         elif self._costs is not None:
             sequence.draft = NgramDraft(self._costs)
-        if request.guide is not None:
-            sequence.guide = request.guide()
+        if request.matcher is not None:
+            sequence.matcher = request.matcher()
         sequence.stamp()
         if thinking.due():
             self.output.force_close(sequence)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from qwq.engine.request import GenerationRequest, Guide
+from qwq.engine.request import GenerationRequest, GrammarMatcher
 from qwq.engine.sampler import SampledToken
 from qwq.engine.thinking import Thinking
 from qwq.text.tokenizer import TextStream
@@ -61,7 +61,7 @@ class TokenSequence:
     stopped_by: str | int | None = None
     loop_in_thinking: bool = False
     draft: Draft | None = None
-    guide: Guide | None = None
+    matcher: GrammarMatcher | None = None
     # the engine's own bookkeeping
     slot: int = -1
     num_computed: int = 0  # tokens whose keys and values the slot holds

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
-from qwq.engine.request import GenerationRequest, Guide
+from qwq.engine.request import GenerationRequest, GrammarMatcher
 from qwq.engine.sampler import SampledToken
 from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core, usage_wanted
@@ -29,7 +29,9 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 class Completion:
     """One request: `requests` for the engine, and its answer whole or in events."""
 
-    def __init__(self, core: Core, body: CompletionRequest, guide: Callable[[], Guide] | None = None) -> None:
+    def __init__(
+        self, core: Core, body: CompletionRequest, matcher: Callable[[], GrammarMatcher] | None = None
+    ) -> None:
         self.core, self.body = core, body
         self.scoring = body.max_tokens == 0
         if self.scoring and not body.echo:
@@ -40,7 +42,7 @@ class Completion:
         self.requests: list[GenerationRequest] = [
             self._request(
                 body, ids, 1 if self.scoring else body.max_tokens or self._default_tokens(ids), n=body.n, top=body.logprobs, opened=self._inside_thinking(ids),
-                budget=0 if body.switch is False else body.thinking_token_budget, guide=guide, prompt_top=prompt_top,
+                budget=0 if body.switch is False else body.thinking_token_budget, matcher=matcher, prompt_top=prompt_top,
             )
             for ids in self.prompts
         ]  # fmt: skip

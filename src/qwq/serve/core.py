@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from qwq.engine.load import LoadedModel
-from qwq.engine.request import GenerationRequest, Guide
+from qwq.engine.request import GenerationRequest, GrammarMatcher
 from qwq.engine.sampler import SampledToken, SamplingParams
 from qwq.engine.sequence import TokenSequence
 from qwq.errors import ConfigError, InfraError, UsageError
@@ -95,7 +95,7 @@ class Core:
 
     def request(
         self, body: Sampling, ids: list[int], max_new: int | None, *, n: int | None = None, top: int | None = None, opened: bool = False,
-        budget: int | None = None, guide: Callable[[], Guide] | None = None, prompt_top: int | None = None,
+        budget: int | None = None, matcher: Callable[[], GrammarMatcher] | None = None, prompt_top: int | None = None,
     ) -> GenerationRequest:  # fmt: skip
         """The engine's request. `max_new` None, or more than the context has room for: as many tokens as it has room for.
 
@@ -119,8 +119,8 @@ class Core:
             logprobs=top,
             prompt_logprobs=prompt_top,
             loop_tokens=0 if body.ignore_eos else self.options.loop_tokens,
-            guide=guide,
-            think_id=None if guide is None or opened else self._think_id(),
+            matcher=matcher,
+            think_id=None if matcher is None or opened else self._think_id(),
             hidden_ids=frozenset() if body.skip_special_tokens is False else self._hidden(stop),
         )
 
@@ -150,7 +150,7 @@ class Core:
         """The token with which a model opens its thinking by itself, where it is of a kind that does."""
         return self.tokenizer.token_id(THINK_OPEN) if "think" in self.chat.template.source else None
 
-    async def compile(self, grammar: str, param: str) -> Callable[[], Guide]:
+    async def compile(self, grammar: str, param: str) -> Callable[[], GrammarMatcher]:
         """Off the event loop: a large schema takes a second."""
         try:
             return await asyncio.to_thread(self.grammars.compile, grammar, param)
@@ -182,8 +182,8 @@ class Core:
     def ending(self, s: TokenSequence) -> dict[str, Any]:
         """finish_reason, and stop_reason with what ended it."""
         assert s.stop_reason is not None
-        if s.guide is not None and s.guide.failed:
-            raise InfraError(f"the answer cannot be held to its schema any further ({s.guide.failed[:200]})")
+        if s.matcher is not None and s.matcher.failed:
+            raise InfraError(f"the answer cannot be held to its schema any further ({s.matcher.failed[:200]})")
         if s.stop_reason is StopReason.ABORT:
             raise InfraError("the request was stopped by the server")
         said: str | int | None = s.stopped_by if s.stop_reason is StopReason.STOP else None

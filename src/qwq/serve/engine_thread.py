@@ -1,7 +1,10 @@
-"""The engine in a thread of its own: asyncio hands requests in and is told of their tokens, once for each step.
+"""The engine in a thread of its own: asyncio hands requests in and gets their tokens, once per step.
 
-A step's news go to the event loop in one call for all requests. Who is slow to read gets the news of several steps at
-once. What an update holds is fixed when it is made, so nobody reads what the engine's thread is writing.
+Updates from one engine step reach the event loop in a single call; a slow consumer receives several steps batched. An update is
+fixed when it is made, so no reader sees what the engine's thread is writing.
+
+A step that fails with an error of ours (logits that are not finite) ends the requests that were running, each with an error; the others
+go on. Any other exception is a bug and stops the engine.
 """
 
 from __future__ import annotations
@@ -15,19 +18,20 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from qwq.engine.load import say
 from qwq.engine.request import GenerationRequest
 from qwq.engine.scheduler import Engine
-from qwq.engine.sequence import TokenSequence
+from qwq.engine.sequence import Phase, TokenSequence
 from qwq.errors import InfraError, QwqError
 
 
 class Gone(Exception):
-    """The client has gone: nobody waits for this answer."""
+    """Client disconnected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What came of one sample of request number `job`: text, and the tokens `first` to `last`. `done`: nothing more will."""
+    """New text of one sequence of request number `job`, and its tokens `first` to `last`. `done`: the last update."""
 
     job: int
     sample: TokenSequence
@@ -49,16 +53,16 @@ class _Job:
     sent: list[tuple[int, int]] = field(default_factory=list)  # of each sample: characters and tokens told of; -1: all
     given_up: bool = False
 
-    def look(self) -> list[Update]:
-        """What came since the last look."""
-        news = []
+    def updates(self) -> list[Update]:
+        """What came since the last call."""
+        updates = []
         for i, s in enumerate(self.samples):
             characters, tokens = self.sent[i]
             if tokens < 0 or not (s.done or (self.group.streamed and len(s.ids) > tokens)):
                 continue
-            news.append(Update(self.number, s, s.text[characters:], tokens, len(s.ids), s.num_thinking, s.done))
+            updates.append(Update(self.number, s, s.text[characters:], tokens, len(s.ids), s.num_thinking, s.done))
             self.sent[i] = (len(s.text), -1 if s.done else len(s.ids))
-        return news
+        return updates
 
     @property
     def over(self) -> bool:
@@ -224,7 +228,7 @@ class EngineRunner:
                 if not self._drain(block=not self.engine.has_work):
                     return
                 if self.engine.has_work:
-                    self.engine.step()
+                    self._step()
                 self._publish()
         except BaseException as error:
             # Nobody may wait for ever on an engine that is gone: each request is told, later ones are refused. What
@@ -238,6 +242,24 @@ class EngineRunner:
                         for j in self._jobs
                     ]
                 )
+
+    def _step(self) -> None:
+        try:
+            self.engine.step()
+        except QwqError as error:
+            say(f"requests that were running have failed: {error}")
+            self._fail_running(InfraError("the model failed on this request; the server's log says how"))
+
+    def _fail_running(self, error: InfraError) -> None:
+        """End the jobs with a running sequence. Cached prefixes go too: what failed may be in their keys and values."""
+        failed = [job for job in self._jobs if any(s.phase is Phase.RUNNING for s in job.samples)]
+        if not failed:
+            raise error
+        for job in failed:
+            self._abort(job)
+        self.engine.forget()
+        self._jobs = [job for job in self._jobs if job not in failed]
+        self._tell([(job.group, [], True, error) for job in failed])
 
     def _drain(self, *, block: bool) -> bool:
         """Run what was put in; False when the end was."""
@@ -254,8 +276,8 @@ class EngineRunner:
     def _publish(self) -> None:
         messages: list[_Message] = []
         for job in self._jobs:
-            if (news := job.look()) or job.over:
-                messages.append((job.group, news, job.over, None))
+            if (updates := job.updates()) or job.over:
+                messages.append((job.group, updates, job.over, None))
         if messages:
             self._jobs = [j for j in self._jobs if not j.over]
             self._tell(messages)

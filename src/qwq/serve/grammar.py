@@ -128,8 +128,8 @@ class _Vocabulary:
         return self._tokenizer.encode(text if isinstance(text, str) else text.decode())
 
 
-class _GrammarGuide:
-    """A `qwq.engine.request.Guide` on a matcher of its own."""
+class LlguidanceMatcher:
+    """The engine's `GrammarMatcher`, by llguidance."""
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
@@ -158,7 +158,7 @@ class Grammars:
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def compile(self, grammar: str, param: str) -> Callable[[], _GrammarGuide]:
+    def compile(self, grammar: str, param: str) -> Callable[[], LlguidanceMatcher]:
         """Makes guides. UsageError where the grammar cannot be; `param` is the field it came in."""
         from llguidance import LLMatcher
 
@@ -175,7 +175,7 @@ class Grammars:
                 if len(self._kept) > KEPT_GRAMMARS:
                     self._kept.popitem(last=False)
             matcher = self._kept[grammar]
-        return lambda: _GrammarGuide(matcher.deep_copy())
+        return lambda: LlguidanceMatcher(matcher.deep_copy())
 
     def _words(self) -> Any:
         if self._vocabulary is None:

@@ -257,9 +257,11 @@ class OllamaRun:
             return cls(core, body, replace(request, eos_ids=(*request.eos_ids, *infill.ends)))
         if body.raw:
             form = _form(body)
-            guide = None if form is None else await core.compile(answer_grammar(form.rule, lead=False), form.param)
+            matcher = None if form is None else await core.compile(answer_grammar(form.rule, lead=False), form.param)
             return cls(
-                core, body, core.request(own, core.tokenizer.encode_rendered(body.prompt), _limit(body), guide=guide)
+                core,
+                body,
+                core.request(own, core.tokenizer.encode_rendered(body.prompt), _limit(body), matcher=matcher),
             )
         messages = [ChatMessage(role="system", content=body.system)] if body.system else []
         ask = Ask(

@@ -20,7 +20,7 @@ FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A rule body of guide.py, and the field that asked for it."""
+    """A rule body of grammar.py, and the field that asked for it."""
 
     rule: str
     param: str

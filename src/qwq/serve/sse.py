@@ -82,6 +82,41 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+class HeldOpen:
+    """ASGI's `send` for a request that may have to wait before its application answers.
+
+    While `waiting` runs, a stream gets comment lines whenever `QUIET_S` seconds have passed. Its status has been sent then, so an error
+    of the application becomes the stream's last event.
+    """
+
+    def __init__(self, send: Any) -> None:
+        self._send, self._started = send, False
+        self._status, self._error = 200, b""
+
+    async def waiting(self) -> None:
+        while True:
+            await asyncio.sleep(QUIET_S)
+            if not self._started:
+                self._started = True
+                headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # fmt: skip
+                await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+            await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+
+    async def __call__(self, message: Any) -> None:
+        if not self._started:
+            return await self._send(message)
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+        elif self._status == 200:
+            await self._send(message)
+        else:
+            self._error += message.get("body", b"")
+            if not message.get("more_body", False):
+                name = b"event: error\n" if self._error.startswith(b'{"type": "error"') else b""  # Anthropic's
+                data = name + b"data: " + self._error + b"\n\n" + (b"" if name else DONE)
+                await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+
 class Json(Response):
     """An answer that was checked where it was made."""
 

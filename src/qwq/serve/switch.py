@@ -38,7 +38,7 @@ from qwq.serve.guards import Guards, Rooted, path_of
 from qwq.serve.metrics import Metrics
 from qwq.serve.options import ServeOptions
 from qwq.serve.responses import ResponseStore
-from qwq.serve.sse import Json
+from qwq.serve.sse import HeldOpen, Json
 
 # Paths whose requests go to the model that they name.
 NAMING = (
@@ -246,7 +246,7 @@ class ModelSwitch:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             return await self._lifespan(receive, send)
-        path = path_of(scope)
+        path, send = path_of(scope), HeldOpen(send)
         if path in self._lists or path.startswith("/v1/models/") or self._is_page(path):
             return await self.front(scope, receive, send)
         try:
@@ -264,16 +264,24 @@ class ModelSwitch:
             answer = errors.error_response(503, str(error), "server_error", path=path)
         await answer(scope, receive, send)
 
-    async def _named(self, path: str, scope: Any, receive: Any, send: Any) -> None:
+    async def _named(self, path: str, scope: Any, receive: Any, send: HeldOpen) -> None:
         body = await _Body.read(receive)
+        fields = body.fields()
+        name = fields.get("model") if isinstance(fields.get("model"), str) else None
+        # Ollama's streams are JSON lines, which have no comments.
+        keeps_open = fields.get("stream") is True and not path.startswith("/api/")
+        waiting = asyncio.create_task(send.waiting()) if keeps_open else None
         try:
-            name = body.model()
             if name is not None and path.startswith("/api/"):
                 name = ollama.own_name(self.shared.catalogue, name)
             async with self.using(None if name is None else self.entry(name), body.end) as app:
+                if waiting is not None:
+                    waiting.cancel()
                 await app(scope, body.receive, send)
         finally:
             body.end.cancel()
+            if waiting is not None:
+                waiting.cancel()
 
     def _is_page(self, path: str) -> bool:
         if not self.options.page:
@@ -318,17 +326,16 @@ class _Body:
             more = message.get("more_body", False)
         return cls(b"".join(parts), receive)
 
-    def model(self) -> str | None:
-        """The name; None where there is none, or no JSON, which the application then says."""
+    def fields(self) -> dict[str, Any]:
+        """The request's fields; none if it is not JSON, which the application then reports."""
         try:
             data = orjson.loads(self.data)
         except orjson.JSONDecodeError:
             try:
                 data = json.loads(self.data)  # halves of surrogate pairs, NaN, UTF-16: the application reads them too
             except (ValueError, RecursionError):
-                return None
-        name = data.get("model") if isinstance(data, dict) else None
-        return name if isinstance(name, str) else None
+                return {}
+        return data if isinstance(data, dict) else {}
 
     async def receive(self) -> Any:
         if not self._read_again:

@@ -96,10 +96,10 @@ async def converse(
         grammar, param = _grammar(ask, tools)
     except UsageError as error:
         raise Refused(f"tools: {error}", "tools") from None
-    guide = None if grammar is None else await core.compile(grammar, param)
+    matcher = None if grammar is None else await core.compile(grammar, param)
     request = core.request(
         body, prompt.ids, ask.max_new, n=ask.n, top=ask.top, opened=prompt.thinking_open,
-        budget=0 if prompt.unthinking else budget, guide=guide,
+        budget=0 if prompt.unthinking else budget, matcher=matcher,
     )  # fmt: skip
     known = {
         t.function.name: t.function.parameters for t in tools if choice.names is None or t.function.name in choice.names

@@ -1,4 +1,4 @@
-"""Grammars and the engine's guides: what may come next, where they are armed, and how they fail."""
+"""Grammar matchers: what may come next, where they apply, and how they fail."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(chat, grammars: Grammars, grammar: str, said: str, **more) -> TokenSeque
     ids = chat.prompt_ids([{"role": "user", "content": "x"}])
     params = SamplingParams(temperature=more.pop("temperature", 0.0), max_new_tokens=200)
     request = GenerationRequest(
-        ids, params, eos_ids=chat.eos_ids, thinking_open=True, guide=grammars.compile(grammar, "f"), **more
+        ids, params, eos_ids=chat.eos_ids, thinking_open=True, matcher=grammars.compile(grammar, "f"), **more
     )
     ((sample,),) = model.engine.run([request])
     return sample
@@ -92,7 +92,7 @@ def test_two_samples_have_a_guide_each(chat, grammars: Grammars) -> None:
     model = scripted.opened(chat, scripted.Script(chat, lambda prompt: "so</think>\n\nno"))
     request = GenerationRequest(
         chat.prompt_ids([{"role": "user", "content": "x"}]), SamplingParams(temperature=1.0, max_new_tokens=100), n=6, eos_ids=chat.eos_ids,
-        thinking_open=True, guide=grammars.compile(answer_grammar(json_rule(POINT)), "f"),
+        thinking_open=True, matcher=grammars.compile(answer_grammar(json_rule(POINT)), "f"),
     )  # fmt: skip
     (samples,) = model.engine.run([request])
     assert all(0 <= json.loads(answer(s))["x"] <= 9 for s in samples)
