@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TextIO
 
+from qwq.report.words import duration
 from qwq.types import Turn
 
 LINE_EVERY_S, TERMINAL_EVERY_S = 10.0, 0.5
@@ -39,13 +40,3 @@ class Meter:
     def end(self) -> None:
         if self.live and self.done > self.before:
             print(file=self.out, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """40 s, 2 min 05 s, 3 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return (
-        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    )

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
+from qwq.report.words import duration, figures
 from qwq.train.checkpoint import Progress
 
 LINE_EVERY_S = 10.0  # between plain lines, at most
@@ -138,32 +139,3 @@ class LiveProgress(Progress):
         if self.stage in self.expected_s and later:
             text += f" ({duration(stage_s + sum(later))} for the run)"
         return text
-
-
-def figures(metrics: Mapping[str, Any], step_s: float) -> str:
-    """The few figures of one step: `reward 0.61 pass 0.58 len 33 1.3 s/step`, or `loss 0.842 9,800 tokens/s`."""
-    words = []
-    if "reward" in metrics:
-        words.append(
-            f"reward {metrics['reward']:.2f} pass {metrics.get('pass_rate', 0.0):.2f} len {metrics.get('length', 0.0):.0f}"
-        )
-    elif "loss" in metrics:
-        words.append(f"loss {metrics['loss']:.3f}")
-    if "pair_accuracy" in metrics:
-        words.append(f"pairs right {metrics['pair_accuracy']:.2f}")
-    if step_s >= 0.5:
-        words.append(f"{step_s:.1f} s/step")
-    tokens, seconds = metrics.get("tokens"), metrics.get("seconds")
-    if tokens and seconds:
-        words.append(f"{tokens / seconds:,.0f} tokens/s")
-    return " ".join(words)
-
-
-def duration(seconds: float) -> str:
-    """40 s, 2 min 05 s, 3 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

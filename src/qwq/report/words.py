@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qwq.text.response import THINK_CLOSE, THINK_OPEN, ThinkingSplitter
@@ -62,3 +62,31 @@ def minutes(seconds: float) -> str:
 
 def joined(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def duration(seconds: float) -> str:
+    """40 s, 2 min 05 s, 3 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def figures(metrics: Mapping[str, Any], step_s: float) -> str:
+    """One step: `reward 0.61 pass 0.58 len 33 1.3 s/step`, or `loss 0.842 9,800 tokens/s`."""
+    words = []
+    if "reward" in metrics:
+        passed, length = metrics.get("pass_rate", 0.0), metrics.get("length", 0.0)
+        words.append(f"reward {metrics['reward']:.2f} pass {passed:.2f} len {length:.0f}")
+    elif "loss" in metrics:
+        words.append(f"loss {metrics['loss']:.3f}")
+    if "pair_accuracy" in metrics:
+        words.append(f"pairs right {metrics['pair_accuracy']:.2f}")
+    if step_s >= 0.5:
+        words.append(f"{step_s:.1f} s/step")
+    tokens, seconds = metrics.get("tokens"), metrics.get("seconds")
+    if tokens and seconds:
+        words.append(f"{tokens / seconds:,.0f} tokens/s")
+    return " ".join(words)

@@ -6,7 +6,8 @@ import io
 
 import pytest
 
-from qwq.pipeline.progress import LiveProgress, duration, figures
+from qwq.pipeline.progress import LiveProgress
+from qwq.report.words import duration, figures
 
 
 class Clock:
