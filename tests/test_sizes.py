@@ -28,7 +28,6 @@ OVER: dict[str, set[str]] = {
     "model/linear.py": {"linear"},
     "pipeline/plan.py": {""},
     "pipeline/run.py": {"", "RecipeRun", "RecipeRun.run"},
-    "rollout/episode.py": {"collect"},
     "sandbox/pool.py": {"Sandbox"},
     "sandbox/slot.py": {"Slot._watch"},
     "serve/errors.py": {"first_fault"},

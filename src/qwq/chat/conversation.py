@@ -123,7 +123,9 @@ class Conversation:
 
 
 class _Written:
-    """Shows an episode's text as it comes, told apart into thinking and answer, and the answers to its calls."""
+    """Shows an episode's text as it comes, told apart into thinking and answer, and the answers to
+    its calls.
+    """
 
     def __init__(self, show: Show, opened: bool) -> None:
         self.show, self.opened, self.turn = show, opened, -1
@@ -148,7 +150,7 @@ class _Written:
         return (num_tokens - 1) / (self.last - self.first) if num_tokens > 2 and self.last > self.first else None
 
 
-# -- saved conversations ------------------------------------------------------------------------------------------------
+# -- saved conversations ---------------------------------------------------------------------------
 
 
 def saved_path(model: str) -> Path:

@@ -1,4 +1,6 @@
-"""Environments: what a model works with between its turns. `base.py` has the protocol, the registry and the runner."""
+"""Environments: what a model works with between its turns. `base.py` has the protocol, the registry
+and the runner.
+"""
 
 from qwq.envs.base import ENVIRONMENTS, Environment, answer_calls, environment, environment_for, tool
 from qwq.envs.calculator import CalculatorEnvironment

@@ -1,4 +1,5 @@
-"""The environment protocol: reset with a problem, then answer tool calls. An environment never scores.
+"""The environment protocol: reset with a problem, then answer tool calls. An environment never
+scores.
 
 A user's environment is one class in one file; RL, evaluation and chat take it by `file.py:Class`:
 
@@ -8,9 +9,10 @@ A user's environment is one class in one file; RL, evaluation and chat take it b
             "Roll a die with so many sides."
             return str(random.randint(1, sides))
 
-The schema that the model sees comes from the method's name, type hints and docstring; arguments are checked against them,
-and a call that does not fit is answered with what is wrong and the schema. Calls of one turn run together. Every call gets
-exactly one answer, in its place: errors and timeouts are answers too, only an InfraError is raised.
+The schema that the model sees comes from the method's name, type hints and docstring; arguments are
+checked against them, and a call that does not fit is answered with what is wrong and the schema.
+Calls of one turn run together. Every call gets exactly one answer, in its place: errors and
+timeouts are answers too, only an InfraError is raised.
 
 Tools written as plain `def` run on a thread, so a slow one does not hold up the others.
 """
@@ -42,18 +44,21 @@ MAX_RESULT = 20_000  # characters of one result
 
 
 def tool(method: _Method) -> _Method:
-    """Mark a method of an `Environment` as a tool. Its docstring's first paragraph is what the model reads."""
+    """Mark a method of an `Environment` as a tool. Its docstring's first paragraph is what the
+    model reads.
+    """
     method.__qwq_tool__ = True  # type: ignore[attr-defined]
     return method
 
 
 class Environment:
-    """Base of all environments. `reset` and the tools may keep state on `self`: one object serves one sample.
+    """Base of all environments. `reset` and the tools may keep state on `self`: one object serves
+    one sample.
 
-    `max_calls` limits the calls of a sample, `timeout_s` one call; a recipe or a command may set others. `instant` says that every
-    tool answers at once and is a function of its arguments: the sampler then waits for it, so that a run repeats bit for bit.
-    Other tools run while other samples decode. `over` set by a tool ends the episode. `turn` is
-    the model's last turn.
+    `max_calls` limits the calls of a sample, `timeout_s` one call; a recipe or a command may set
+    others. `instant` says that every tool answers at once and is a function of its arguments: the
+    sampler then waits for it, so that a run repeats bit for bit. Other tools run while other
+    samples decode. `over` set by a tool ends the episode. `turn` is the model's last turn.
     """
 
     max_calls: int = 4
@@ -77,7 +82,9 @@ class Environment:
         return _schemas(type(self))
 
     async def call(self, call: ToolCall) -> str:
-        """The result of one call as the model reads it. Errors of the call are texts that begin with `error:`."""
+        """The result of one call as the model reads it. Errors of the call are texts that begin
+        with `error:`.
+        """
         tools = self._tools()
         if call.name not in tools:
             return f"error: no tool {call.name!r}: {nearest(call.name, tools)}"
@@ -97,7 +104,9 @@ class Environment:
         return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
 
     async def step(self, calls: Sequence[ToolCall]) -> list[Message]:
-        """One tool message for each call, in order; the calls run together. InfraError where our own machinery failed."""
+        """One tool message for each call, in order; the calls run together. InfraError where our
+        own machinery failed.
+        """
         return list(await asyncio.gather(*(self._answer(call) for call in calls)))
 
     async def _answer(self, call: ToolCall) -> Message:
@@ -107,7 +116,7 @@ class Environment:
             raise
         except TimeoutError:
             text = f"error: {call.name} gave no result within {self.timeout_s:g} s"
-        except Exception as error:  # a tool is somebody's code: whatever it raises is its answer
+        except Exception as error:  # noqa: BLE001  # a tool is somebody's code: whatever it raises is its answer
             text = f"error: {call.name} raised {type(error).__name__}: {' '.join(str(error).split())[:500]}"
         if len(text) > MAX_RESULT:
             text = f"{text[:MAX_RESULT]}\n[{len(text) - MAX_RESULT} further characters cut]"
@@ -119,7 +128,7 @@ class Environment:
 
 @cache
 def _tool_names(cls: type) -> tuple[str, ...]:
-    """Names of the methods marked as tools, base classes first, in the order they are written in."""
+    """Names of the methods marked as tools, base classes first, in the order of the source."""
     names = dict.fromkeys(
         name for base in reversed(cls.__mro__) for name, value in vars(base).items() if hasattr(value, "__qwq_tool__")
     )
@@ -127,7 +136,9 @@ def _tool_names(cls: type) -> tuple[str, ...]:
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of the same arguments that returns them: pydantic checks them, and the tool itself runs outside the check."""
+    """A function of the same arguments that returns them: pydantic checks them, and the tool itself
+    runs outside the check.
+    """
 
     def keep(*_: Any, **kwargs: Any) -> ArgsKwargs:
         return ArgsKwargs((), kwargs)
@@ -169,7 +180,9 @@ def _shown(schema: Mapping[str, Any]) -> str:
 
 
 def explain_malformed(raw: str, tools: Sequence[Mapping[str, Any]]) -> str:
-    """What a model reads in the place of a call that cannot be read: what is wrong, the form of a call, the tool's schema."""
+    """What a model reads in the place of a call that cannot be read: what is wrong, the form of a
+    call, the tool's schema.
+    """
     functions = {f["name"]: f for f in (t.get("function") or t for t in tools) if f.get("name")}
     try:
         data = json.loads(raw)
@@ -196,7 +209,7 @@ def _wrong_shape(data: Any) -> str:
     return f"it has the unknown key {unknown[0]!r}" if unknown else "it is no call"
 
 
-# -- registry ---------------------------------------------------------------------------------------------------------
+# -- registry --------------------------------------------------------------------------------------
 
 ENVIRONMENTS: dict[str, type[Environment]] = {}
 
@@ -212,7 +225,7 @@ def environment(name: str) -> Callable[[type[Environment]], type[Environment]]:
 
 
 def environment_class(name: str) -> type[Environment]:
-    """The class behind a registered name or `file.py:Class`. ConfigError for one that is neither."""
+    """The class of a registered name or `file.py:Class`. ConfigError for one that is neither."""
     if ":" in name and name not in ENVIRONMENTS:
         found = import_object(name, "environment")
         if not (isinstance(found, type) and issubclass(found, Environment)):
@@ -227,13 +240,17 @@ UNANSWERED = "none"  # the environment of a problem whose calls are judged and n
 
 
 def make_environment(problem: Problem) -> Environment | None:
-    """A fresh environment of the problem's, before its `reset`; None where it has neither an environment nor tools."""
+    """A fresh environment of the problem's, before its `reset`; None where it has neither an
+    environment nor tools.
+    """
     name = problem.environment or ("calculator" if problem.tools else UNANSWERED)
     return None if name == UNANSWERED else environment_class(name)()
 
 
 def with_environment(problem: Problem, name: str) -> Problem:
-    """The problem with the tools of environment `name`; one that brings tools or an environment keeps its own."""
+    """The problem with the tools of environment `name`; one that brings tools or an environment
+    keeps its own.
+    """
     if not name or problem.environment or problem.tools:
         return problem
     return replace(problem, environment=name, tools=environment_class(name)().schemas())

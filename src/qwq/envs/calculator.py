@@ -26,7 +26,8 @@ _BINARY: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
 
 
 def calculate(expression: str) -> str:
-    """The value of an arithmetic expression of numbers, + - * / and brackets, exact where it is whole.
+    """The value of an arithmetic expression of numbers, + - * / and brackets, exact where it is
+    whole.
 
     What cannot be computed gives a text that starts with "error:", as a model would see it.
     """
@@ -59,7 +60,9 @@ def _value(node: ast.AST) -> Fraction:
 
 @environment("calculator")
 class CalculatorEnvironment(Environment):
-    """Answers `calculator(expression)` under the name that the problem gives it; any other call gets an error text."""
+    """Answers `calculator(expression)` under the name that the problem gives it; any other call
+    gets an error text.
+    """
 
     instant = True
 

@@ -13,11 +13,13 @@ from qwq.types import ToolCall
 class Limits:
     """Limits of one episode; None: no limit, or the environment's own where it has one.
 
-    `max_calls` counts calls over all turns, malformed ones too; a turn that calls once they are used up ends the episode, unless
-    `last_turn` is set: then its calls are answered with an error that says so, and one more turn may answer. `max_parallel`: calls
-    of one turn that run, further ones are answered with an error. `call_timeout_s` is for one call. `max_turns` are turns of the
-    model. `max_tokens` bounds all tokens after the prompt, those of results too. `max_repeats`: the same calls with the same
-    results so many times in a row end the episode as a loop, and so does a round of two.
+    `max_calls` counts calls over all turns, malformed ones too; a turn that calls once they are
+    used up ends the episode, unless `last_turn` is set: then its calls are answered with an error
+    that says so, and one more turn may answer. `max_parallel`: calls of one turn that run, further
+    ones are answered with an error. `call_timeout_s` is for one call. `max_turns` are turns of the
+    model. `max_tokens` bounds all tokens after the prompt, those of results too. `max_repeats`: the
+    same calls with the same results so many times in a row end the episode as a loop, and so does a
+    round of two.
     """
 
     max_calls: int | None = None

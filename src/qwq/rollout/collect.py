@@ -11,7 +11,8 @@ from qwq.rollout.episode import Episode, Hooks, Job, play
 from qwq.rollout.policy import Policy
 from qwq.types import Problem, Response, Rollout
 
-# Called with the position (group after group), the problem and what a verifier sees, as soon as a sample has ended.
+# Called with the position (group after group), the problem and what a verifier sees, as soon as a
+# sample has ended.
 OnResponse = Callable[[int, Problem, Response], None]
 
 
@@ -37,8 +38,9 @@ def collect(
 ) -> tuple[list[Rollout], list[Response]]:
     """`samples` rollouts of each problem, group after group, and what a verifier sees of each.
 
-    `params.max_new_tokens` bounds a whole rollout, results of tools included. `budgets` are thinking budgets in tokens, one a problem
-    (None: no budget). `on_response` hears of each sample while others still decode. ModelError for a policy without tokens.
+    `params.max_new_tokens` bounds a whole rollout, results of tools included. `budgets` are
+    thinking budgets in tokens, one a problem (None: no budget). `on_response` hears of each sample
+    while others still decode. ModelError for a policy without tokens.
     """
     jobs = [
         Job(

@@ -1,32 +1,34 @@
-"""One sample's life, and the one loop that plays it: turns of a policy, calls answered in between, until a limit or the end.
+"""One sample's life, and the one loop that plays it: turns of a policy, calls answered in between,
+until a limit or the end.
 
-RL, evaluation, distillation and `qwq chat` all come through `play`. The life of an episode: its environment is reset; its turn is
-asked of the policy; a turn with calls is answered call by call, in order; the results' tokens follow the turn's, and the next turn
-continues from all of them. No token is ever made from text again (design promise 2). A slow tool holds up its own episode only;
-environments that are `instant` are waited for, so that with them the order of all work is a function of the seed.
+RL, evaluation, distillation and `qwq chat` all come through `play`. The life of an episode: its
+environment is reset; its turn is asked of the policy; a turn with calls is answered call by call,
+in order; the results' tokens follow the turn's, and the next turn continues from all of them. No
+token is ever made from text again (design promise 2). A slow tool holds up its own episode only;
+environments that are `instant` are waited for, so that with them the order of all work is a
+function of the seed.
 """
 
 from __future__ import annotations
 
-import asyncio
-import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from qwq.engine.sampler import SamplingParams
-from qwq.envs.base import Environment, explain_malformed, in_background, make_environment
+from qwq.envs.base import Environment, in_background, make_environment
 from qwq.errors import ConfigError, InfraError, ModelError
+from qwq.rollout.answers import AnswerPlan, Errands, plan_answers, run_calls
 from qwq.rollout.budget import NO_LIMITS, Limits, goes_in_circles, step_key
 from qwq.rollout.policy import Policy, TurnRequest
 from qwq.text.response import written
+from qwq.text.template import ChatFormat
 from qwq.types import Message, ParsedResponse, Problem, Response, Rollout, StopReason, ToolCall, Turn
 
-STEP_GRACE_S = 5.0  # beyond the limit of one call, for an environment with a `step` of its own
 LIVE_PER_TURN = 4  # episodes under way for each turn that may be made at once; the others wait for their tools
 
 
@@ -53,9 +55,10 @@ class Job:
 class Episode:
     """One sample: what was asked, sampled, called and answered.
 
-    `ids`, `sampled_mask`, `logprobs` and `versions` hold everything after `prompt_ids`, results of tools included (mask 0, see
-    `Rollout`); they are empty where the policy is not token-exact. `messages` are the turns and results after the problem's own
-    messages. `calls` and `results` run parallel; a malformed call is in neither and counted in `num_malformed`. `failure` says why
+    `ids`, `sampled_mask`, `logprobs` and `versions` hold everything after `prompt_ids`, results of
+    tools included (mask 0, see `Rollout`); they are empty where the policy is not token-exact.
+    `messages` are the turns and results after the problem's own messages. `calls` and `results` run
+    parallel; a malformed call is in neither and counted in `num_malformed`. `failure` says why
     there is no sample: server or tool machinery failed.
     """
 
@@ -90,7 +93,9 @@ class Episode:
         return sum(t.num_thinking for t in self.turns)
 
     def response(self) -> Response:
-        """What a verifier sees. Malformed calls of earlier turns were answered, and a model that mends them is not marked down."""
+        """What a verifier sees. Malformed calls of earlier turns were answered, and a model that
+        mends them is not marked down.
+        """
         last = self.turns[-1] if self.turns else Turn(ParsedResponse(None, ""), StopReason.ABORT)
         return Response(
             last.text,
@@ -101,6 +106,15 @@ class Episode:
             parts=last.parts,
             failure=self.failure,
         )
+
+    def append(
+        self, ids: Sequence[int], mask: Sequence[int], logprobs: Sequence[float], versions: Sequence[int]
+    ) -> None:
+        """Add tokens: a turn's, or those between two turns (no `logprobs`: 0 for each)."""
+        self.ids += ids
+        self.sampled_mask += mask
+        self.logprobs += logprobs or [0.0] * len(ids)
+        self.versions += versions
 
     def rollout(self, group: int = 0, *, text: str = "") -> Rollout:
         """The sample as training reads it. ModelError where its tokens are not known."""
@@ -126,8 +140,10 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What `play` calls as it goes: `done` when an episode has ended, `text` with a turn's text while it is written (by a policy that
-    writes it here), `messages` with the answers to a turn's calls."""
+    """What `play` calls as it goes: `done` when an episode has ended, `text` with a turn's text
+    while it is written (by a policy that writes it here), `messages` with the answers to a turn's
+    calls.
+    """
 
     done: Callable[[Episode], None] | None = None
     text: Callable[[Episode, str], None] | None = None
@@ -151,9 +167,10 @@ def play(
 ) -> Iterator[Episode]:
     """Episodes in the order in which they end.
 
-    `params.max_new_tokens` bounds each turn, `limits` the whole episode. `concurrency`: turns made at once; None leaves it to the
-    policy. `loop_tokens`: how long an exact repetition in a turn may get, 0 for any length. `logprobs`: keep the log-probabilities
-    of sampled tokens, for training. `exact`: raise ModelError where a template cannot continue from tokens; otherwise such a
+    `params.max_new_tokens` bounds each turn, `limits` the whole episode. `concurrency`: turns made
+    at once; None leaves it to the policy. `loop_tokens`: how long an exact repetition in a turn may
+    get, 0 for any length. `logprobs`: keep the log-probabilities of sampled tokens, for training.
+    `exact`: raise ModelError where a template cannot continue from tokens; otherwise such a
     conversation is rendered again for each turn.
 
     Raises ConfigError for an environment that answers other than its protocol says.
@@ -182,9 +199,53 @@ class _Live:
     told: bool = False  # that no calls are left
     steps: list[str] = field(default_factory=list)
 
+    def out_of_turns(self, limits: Limits) -> StopReason | None:
+        """Why no further turn follows; None where one may."""
+        if limits.max_seconds is not None and time.monotonic() - self.started >= limits.max_seconds:
+            return StopReason.TIME
+        if limits.max_turns is not None and len(self.episode.turns) >= limits.max_turns:
+            return StopReason.TURNS
+        return None
 
-# What an environment's result leads to.
-_Then = Callable[[_Live, Any], None]
+    def spent(self, limits: Limits, made: Environment) -> StopReason | None:
+        """Why a turn with calls is the last; None where they may be answered."""
+        if self.num_calls >= made.max_calls and (self.told or not limits.last_turn):
+            return StopReason.TURNS
+        return self.out_of_turns(limits)
+
+    def plan(self, attempts: Sequence[ToolCall | str], made: Environment, limits: Limits) -> AnswerPlan:
+        """What the turn's calls are answered with."""
+        plan = plan_answers(attempts, made, self.tools, limits, self.num_calls)
+        self.told = self.num_calls >= made.max_calls
+        self.num_calls += len(attempts)
+        return plan
+
+    def record(self, attempts: Sequence[ToolCall | str], texts: Sequence[str]) -> list[Message]:
+        """Note calls and answers; the answers as messages."""
+        for call, text in zip(attempts, texts, strict=True):
+            if isinstance(call, str):
+                self.episode.num_malformed += 1
+            else:
+                self.episode.calls.append(call)
+                self.episode.results.append(text)
+        self.steps.append(step_key(attempts, texts))
+        # A server pairs tool messages with the calls that it has read; others are answered by the
+        # user.
+        roles = ["tool" if self.exact or isinstance(c, ToolCall) else "user" for c in attempts]
+        return [Message(role, text) for role, text in zip(roles, texts, strict=True)]
+
+    def tools_changed(self) -> bool:
+        """Whether the environment now offers other tools; they are then the next turn's."""
+        assert self.environment is not None
+        schemas = self.environment.schemas()
+        if list(schemas) == list(self.schemas):
+            return False
+        self.schemas = self.tools = schemas
+        return True
+
+    def no_longer_exact(self) -> None:
+        """The next turn's prompt is rendered from messages."""
+        self.exact = self.episode.exact = False
 
 
 class _Player:
@@ -200,38 +261,37 @@ class _Player:
         self.ready: deque[_Live] = deque()
         self.asked = 0  # turns that the policy is making
         self.live: dict[int, _Live] = {}
-        self.num_waiting = 0  # for their tools
-        self.inbox: queue.SimpleQueue[tuple[_Live, Future[Any], _Then]] = queue.SimpleQueue()
+        self.errands: Errands[_Live] = Errands()
         self.done: list[Episode] = []
         self.closing: list[Future[None]] = []
         self._last_problem: Problem | None = None
         self._last_prompt: list[int] = []
 
-    # -- asked by the policy ---------------------------------------------------------------------------------------------
+    # -- asked by the policy -----------------------------------------------------------------------
 
     def next_request(self) -> TurnRequest | None:
-        """The next turn to be made. Waits for a tool only while the policy has nothing else to do."""
+        """The next turn to be made. Waits for a tool only if the policy has nothing else to do."""
         while True:
-            self._take_answers()
+            self.errands.take()
             if self.ready:
                 return self._request(self.ready.popleft())
-            job = None if self.most is not None and len(self.live) >= self.most else next(self.jobs, None)
+            full = self.most is not None and len(self.live) >= self.most
+            job = None if full else next(self.jobs, None)
             if job is not None:
                 self._begin(job)
-            elif self.num_waiting and not self.asked:
-                self._take_answers(wait=True)
+            elif self.errands.num_waiting and not self.asked:
+                self.errands.take(wait=True)
             else:
                 return None
 
     def _begin(self, job: Job) -> None:
-        exact = self.policy.token_exact
+        exact, chat, made = self.policy.token_exact, self.policy.chat, job.environment or make_environment(job.problem)
         episode = Episode(job, exact=exact)
-        live = _Live(episode, job.environment or make_environment(job.problem), exact, job.problem.tools)
+        live = _Live(episode, made, exact, job.problem.tools)
         self.live[id(live)] = live
-        if self.policy.chat is not None:
-            episode.thinking_open = self.policy.chat.thinking_open
-            episode.prompt_ids = list(self._prompt(job.problem) if job.prompt_ids is None else job.prompt_ids)
-        made = live.environment
+        if chat is not None:
+            episode.thinking_open = chat.thinking_open
+            episode.prompt_ids = list(self._prompt(chat, job.problem) if job.prompt_ids is None else job.prompt_ids)
         if made is None:
             self.ready.append(live)
             return
@@ -239,20 +299,18 @@ class _Player:
             made.timeout_s = self.limits.call_timeout_s
         if self.limits.max_calls is not None:
             made.max_calls = self.limits.max_calls
-        self._ask_environment(live, made.reset(job.problem), self._was_reset)
+        self._ask(live, made.reset(job.problem), self._was_reset)
 
-    def _prompt(self, problem: Problem) -> list[int]:
+    def _prompt(self, chat: ChatFormat, problem: Problem) -> list[int]:
         """A problem's prompt; its samples, which follow each other, share it."""
-        assert self.policy.chat is not None
         if problem is not self._last_problem:
-            self._last_prompt = self.policy.chat.prompt_ids(problem.messages, problem.tools)
+            self._last_prompt = chat.prompt_ids(problem.messages, problem.tools)
             self._last_problem = problem
         return self._last_prompt
 
     def _request(self, live: _Live) -> TurnRequest:
-        episode = live.episode
+        episode, params = live.episode, self.params
         self.asked += 1
-        params = self.params
         if self.limits.max_tokens is not None:
             left = self.limits.max_tokens - episode.num_tokens
             params = params if left >= params.max_new_tokens else replace(params, max_new_tokens=left)
@@ -271,7 +329,7 @@ class _Player:
             on_text=None if self.hooks.text is None else partial(self.hooks.text, episode),
         )
 
-    # -- what a turn leads to ----------------------------------------------------------------------------------------------
+    # -- what a turn leads to ----------------------------------------------------------------------
 
     def take(self, live: _Live, turn: Turn) -> None:
         """A turn has been made."""
@@ -281,159 +339,82 @@ class _Player:
         if turn.failure:
             return self._finish(live, StopReason.ABORT, turn.failure)
         if live.exact:
-            self._append(episode, turn.ids, turn.sampled_mask, turn.logprobs, turn.weight_versions)
+            episode.append(turn.ids, turn.sampled_mask, turn.logprobs, turn.weight_versions)
         episode.messages.append(Message("assistant", written(turn.parts), turn.calls))
-        if not turn.finished:
+        if made is None or not turn.finished:
             return self._finish(live, turn.stop_reason)
-        attempts = turn.parts.calls_in_order
-        if made is None:
-            return self._finish(live, StopReason.END)
         made.turn = turn.parts
+        attempts = turn.parts.calls_in_order
         if not attempts:
-            return self._ask_environment(live, made.next_messages(turn.parts), self._was_told)
-        stop = self._spent(live, made)
+            return self._ask(live, made.next_messages(turn.parts), self._was_told)
+        stop = live.spent(self.limits, made)
         if stop is not None:
             return self._finish(live, stop)
-        return self._answer(live, made, attempts)
+        plan = live.plan(attempts, made, self.limits)
+        return self._ask(live, run_calls(made, plan.runs), partial(self._answered, plan))
 
-    @staticmethod
-    def _append(
-        episode: Episode, ids: Sequence[int], mask: Sequence[int], logprobs: Sequence[float], versions: Sequence[int]
-    ) -> None:
-        episode.ids += ids
-        episode.sampled_mask += mask
-        episode.logprobs += logprobs or [0.0] * len(ids)
-        episode.versions += versions
-
-    def _out_of_turns(self, live: _Live) -> StopReason | None:
-        limits = self.limits
-        if limits.max_seconds is not None and time.monotonic() - live.started >= limits.max_seconds:
-            return StopReason.TIME
-        if limits.max_turns is not None and len(live.episode.turns) >= limits.max_turns:
-            return StopReason.TURNS
-        return None
-
-    def _spent(self, live: _Live, made: Environment) -> StopReason | None:
-        """Why a turn with calls is the episode's last; None where they may be answered."""
-        if live.num_calls >= made.max_calls and (live.told or not self.limits.last_turn):
-            return StopReason.TURNS
-        return self._out_of_turns(live)
-
-    def _answer(self, live: _Live, made: Environment, attempts: Sequence[ToolCall | str]) -> None:
-        """Run what may run, and answer everything else with what is wrong with it."""
-        left = made.max_calls - live.num_calls
-        live.told = left <= 0
-        answers: list[str | None] = []
-        runs: list[ToolCall] = []
-        for number, call in enumerate(attempts):
-            if number >= left:
-                answers.append(f"error: no call is left of {made.max_calls}: answer with what you have")
-            elif isinstance(call, str):
-                answers.append(explain_malformed(call, live.tools))
-            elif self.limits.max_parallel is not None and len(runs) >= self.limits.max_parallel:
-                answers.append(f"error: at most {self.limits.max_parallel} calls run in one turn: make this one again")
-            else:
-                answers.append(None)
-                runs.append(call)
-        live.num_calls += len(attempts)
-
-        def answered(live: _Live, messages: Sequence[Message]) -> None:
-            if len(messages) != len(runs):
-                raise ConfigError(
-                    f"{type(made).__name__}.step answered {len(messages)} of {len(runs)} calls: return one message for each"
-                )
-            came = iter(messages)
-            self._answered(live, made, attempts, [next(came).content if a is None else a for a in answers])
-
-        if runs:
-            self._ask_environment(live, _step(made, runs), answered)
-        else:
-            answered(live, ())
-
-    def _answered(
-        self, live: _Live, made: Environment, attempts: Sequence[ToolCall | str], texts: Sequence[str]
-    ) -> None:
-        episode = live.episode
-        for call, text in zip(attempts, texts, strict=True):
-            if isinstance(call, str):
-                episode.num_malformed += 1
-            else:
-                episode.calls.append(call)
-                episode.results.append(text)
-        live.steps.append(step_key(attempts, texts))
-        # A server pairs tool messages with the calls that it knows; one that it could not read gets its answer from the user.
-        roles = ["tool" if live.exact or isinstance(c, ToolCall) else "user" for c in attempts]
-        messages = [Message(role, text) for role, text in zip(roles, texts, strict=True)]
+    def _answered(self, plan: AnswerPlan, live: _Live, messages: Sequence[Message]) -> None:
+        assert live.environment is not None
+        episode, made = live.episode, live.environment
+        answers = live.record(plan.attempts, plan.texts(made, messages))
         if self.hooks.messages is not None:
-            self.hooks.messages(episode, messages)
-        if made.over:
-            episode.messages += messages
-            return self._finish(live, StopReason.TURNS)
-        if self.limits.max_repeats and goes_in_circles(live.steps, self.limits.max_repeats):
-            episode.messages += messages
-            return self._finish(live, StopReason.LOOP)
-        return self._go_on(live, messages)
+            self.hooks.messages(episode, answers)
+        repeats = self.limits.max_repeats
+        circles = repeats is not None and goes_in_circles(live.steps, repeats)
+        if made.over or circles:
+            episode.messages += answers
+            return self._finish(live, StopReason.LOOP if circles else StopReason.TURNS)
+        return self._continue(live, answers)
 
     def _was_told(self, live: _Live, messages: Sequence[Message]) -> None:
         """The environment's word after a turn without calls."""
-        assert live.environment is not None
-        if not messages or live.environment.over:
+        if not messages or (live.environment is not None and live.environment.over):
             return self._finish(live, StopReason.END)
-        stop = self._out_of_turns(live)
-        return self._finish(live, stop) if stop else self._go_on(live, list(messages))
+        stop = live.out_of_turns(self.limits)
+        return self._finish(live, stop) if stop else self._continue(live, list(messages))
 
     def _was_reset(self, live: _Live, _: None) -> None:
         assert live.environment is not None
         live.schemas = live.environment.schemas()
         self.ready.append(live)
 
-    def _go_on(self, live: _Live, messages: list[Message]) -> None:
+    def _continue(self, live: _Live, messages: list[Message]) -> None:
         """The next turn follows these messages, where they fit."""
         episode = live.episode
-        if self._tools_changed(live) and live.exact:
+        if live.tools_changed() and live.exact:
             if self.exact:
                 raise ConfigError(
-                    f"{episode.problem.id}: the environment's tools change between turns, and so would the tokens of its prompt: "
-                    "train with an environment that keeps them"
+                    f"{episode.problem.id}: the environment's tools change between turns, and so would the tokens of "
+                    "its prompt: train with an environment that keeps them"
                 )
-            live.exact = episode.exact = False
-        if live.exact:
-            assert self.policy.chat is not None
-            try:
-                more = self.policy.chat.next_turn_ids(messages)
-            except ModelError:
-                if self.exact:
-                    raise
-                live.exact = episode.exact = False
-            else:
-                full = self._full(episode, len(more))
-                if full is not None:
-                    return self._finish(live, full)
-                version = episode.versions[-1] if episode.versions else self.policy.version
-                self._append(episode, more, [0] * len(more), (), [version] * len(more))
-        elif self.limits.max_tokens is not None and episode.num_tokens >= self.limits.max_tokens:
-            return self._finish(live, StopReason.LENGTH)
+            live.no_longer_exact()
+        stop = self._append(live, messages) if live.exact else None
+        if stop is None and self.limits.max_tokens is not None and episode.num_tokens >= self.limits.max_tokens:
+            stop = StopReason.LENGTH
+        if stop is not None:
+            return self._finish(live, stop)
         episode.messages += messages
         self.ready.append(live)
         return None
 
-    @staticmethod
-    def _tools_changed(live: _Live) -> bool:
-        """Whether the environment now offers other tools; they are then the turn's."""
-        assert live.environment is not None
-        schemas = live.environment.schemas()
-        if list(schemas) == list(live.schemas):
-            return False
-        live.schemas = live.tools = schemas
-        return True
-
-    def _full(self, episode: Episode, num_more: int) -> StopReason | None:
-        """Why so many tokens and one to be sampled have no room; None where they have."""
-        if self.limits.max_tokens is not None and num_more >= self.limits.max_tokens - len(episode.ids):
+    def _append(self, live: _Live, messages: list[Message]) -> StopReason | None:
+        """Add the messages' tokens to the episode's. A reason to stop where they have no room."""
+        assert self.policy.chat is not None
+        episode = live.episode
+        try:
+            more = self.policy.chat.next_turn_ids(messages)
+        except ModelError:
+            if self.exact:
+                raise
+            live.no_longer_exact()
+            return None
+        if self.limits.max_tokens is not None and len(more) >= self.limits.max_tokens - len(episode.ids):
             return StopReason.LENGTH
         context = self.policy.context
-        if context is not None and num_more >= context - len(episode.prompt_ids) - len(episode.ids):
+        if context is not None and len(more) >= context - len(episode.prompt_ids) - len(episode.ids):
             return StopReason.CONTEXT
+        version = episode.versions[-1] if episode.versions else self.policy.version
+        episode.append(more, [0] * len(more), (), [version] * len(more))
         return None
 
     def _finish(self, live: _Live, reason: StopReason, failure: str = "") -> None:
@@ -447,37 +428,20 @@ class _Player:
             self.hooks.done(episode)
         self.done.append(episode)
 
-    # -- environments --------------------------------------------------------------------------------------------------------
-
-    def _ask_environment(self, live: _Live, work: Any, then: _Then) -> None:
-        """Run an environment's coroutine; `then` gets its result in this thread."""
+    def _ask(self, live: _Live, work: Coroutine[Any, Any, Any], then: Callable[[_Live, Any], None]) -> None:
+        """Run an environment's coroutine. Its InfraError ends the episode without a sample; other
+        errors are the program's.
+        """
         assert live.environment is not None
-        future = in_background(work)
-        if live.environment.instant:
-            self._came(live, future, then)
-            return
-        self.num_waiting += 1
-        future.add_done_callback(lambda done: self.inbox.put((live, done, then)))
 
-    def _take_answers(self, *, wait: bool = False) -> None:
-        while self.num_waiting:
-            try:
-                live, future, then = self.inbox.get(block=wait)
-            except queue.Empty:
-                return
-            wait = False
-            self.num_waiting -= 1
-            self._came(live, future, then)
+        def came(live: _Live, future: Future[Any]) -> None:
+            error = future.exception()
+            if isinstance(error, InfraError):
+                name = type(live.environment).__name__
+                return self._finish(live, StopReason.ABORT, f"environment {name}: {error}")
+            return then(live, future.result())
 
-    def _came(self, live: _Live, future: Future[Any], then: _Then) -> None:
-        """InfraError of an environment ends the episode without a sample; other errors are the program's."""
-        try:
-            result = future.result()
-        except InfraError as error:
-            name = type(live.environment).__name__
-            self._finish(live, StopReason.ABORT, f"environment {name}: {error}")
-            return
-        then(live, result)
+        self.errands.start(live, live.environment, work, came)
 
     def ended(self) -> Iterator[Episode]:
         """Episodes that have ended since the last look."""
@@ -485,22 +449,9 @@ class _Player:
         yield from done
 
     def close(self) -> None:
-        """Wait until every environment is closed; those of episodes that were left before their end, too."""
+        """Wait until every environment is closed, also those of episodes left before their end."""
         for live in self.live.values():
             if live.environment is not None:
                 self.closing.append(in_background(live.environment.close()))
         for future in self.closing:
             future.exception()
-
-
-async def _step(made: Environment, calls: Sequence[ToolCall]) -> list[Message]:
-    """`made.step(calls)`. Whatever an environment's own `step` raises, or takes too long for, is the calls' result."""
-    try:
-        return list(await asyncio.wait_for(made.step(calls), made.timeout_s + STEP_GRACE_S))
-    except InfraError:
-        raise
-    except TimeoutError:
-        text = f"error: no result within {made.timeout_s:g} s"
-    except Exception as error:
-        text = f"error: the tools raised {type(error).__name__}: {' '.join(str(error).split())[:500]}"
-    return [Message("tool", text) for _ in calls]

@@ -1,7 +1,8 @@
-"""Who answers: one protocol for the engine in this process and for a server. See `policies/` for both.
+"""Who answers: one protocol for the engine in this process and for a server. See `policies/` for
+both.
 
-A request is one turn. `generate` asks its caller for the next request whenever it has room, so further turns of a conversation
-can be handed in while others are still being written.
+A request is one turn. `generate` asks its caller for the next request whenever it has room, so
+further turns of a conversation can be handed in while others are still being written.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from qwq.types import Turn
 class TurnRequest:
     """One turn to be made. `key` is the caller's own.
 
-    `prompt_ids` are the tokens to continue from; None lets the policy render `messages` and `tools`, which a policy without tokens
-    always does. `seed` and `stream` name the random stream (`stream` numbers the samples of one seed), and `offset` is the
-    number of its draws that earlier turns have used. `params.max_new_tokens` bounds this turn; `thinking_budget` its thinking, in
-    tokens, None for no limit. `loop_tokens` is how long an exact repetition may get before it is stopped, 0 for any length.
-    `logprobs`: the turn carries its tokens' log-probabilities, and every token is drawn from the model's own distribution,
-    as a policy gradient assumes (see `engine.request.GenerationRequest.plain_sampling`). `version` is the number of the weights that must answer,
-    None for any. `on_text` hears the turn's text piece by piece, from a policy that writes it here.
+    `prompt_ids` are the tokens to continue from; None lets the policy render `messages` and
+    `tools`, which a policy without tokens always does. `seed` and `stream` name the random stream
+    (`stream` numbers the samples of one seed), and `offset` is the number of its draws that earlier
+    turns have used. `params.max_new_tokens` bounds this turn; `thinking_budget` its thinking, in
+    tokens, None for no limit. `loop_tokens` is how long an exact repetition may get before it is
+    stopped, 0 for any length. `logprobs`: the turn carries its tokens' log-probabilities, and every
+    token is drawn from the model's own distribution, as a policy gradient assumes (see
+    `engine.request.GenerationRequest.plain_sampling`). `version` is the number of the weights that
+    must answer, None for any. `on_text` hears the turn's text piece by piece, from a policy that
+    writes it here.
     """
 
     key: Any
@@ -50,9 +54,9 @@ NextRequest = Callable[[], TurnRequest | None]
 class Policy(Protocol):
     """A model that answers. `identity` is what may not change within one folder of results.
 
-    `token_exact`: turns carry their token ids, and a request may continue from ids; `chat` is then the format of its tokens.
-    `context` is the longest prompt and answer together in tokens, None where that is not known. `native_tools`: the chat template
-    writes the tools into the prompt.
+    `token_exact`: turns carry their token ids, and a request may continue from ids; `chat` is then
+    the format of its tokens. `context` is the longest prompt and answer together in tokens, None
+    where that is not known. `native_tools`: the chat template writes the tools into the prompt.
     """
 
     @property
@@ -77,9 +81,11 @@ class Policy(Protocol):
     def version(self) -> int: ...
 
     def generate(self, next_request: NextRequest, concurrency: int | None = None) -> Iterator[tuple[TurnRequest, Turn]]:
-        """Turns in the order in which they end, at most `concurrency` at once (None: as many as the policy computes at once).
+        """Turns in the order in which they end, at most `concurrency` at once (None: as many as the
+        policy computes at once).
 
-        Asks `next_request` before each step and after each turn. Ends when it returns None while no turn is being made.
+        Asks `next_request` before each step and after each turn. Ends when it returns None while no
+        turn is being made.
         """
         ...
 
@@ -88,7 +94,9 @@ class Policy(Protocol):
         ...
 
     def update_weights(self, version: int) -> None:
-        """The weights are now those of `version`: nothing computed from earlier ones is used for a new turn."""
+        """The weights are now those of `version`: nothing computed from earlier ones is used for a
+        new turn.
+        """
         ...
 
     def resume(self) -> None: ...

@@ -1,8 +1,10 @@
-"""The simulated back ends of BFCL's multi-turn tasks: a file system, a calculator, messages, posts, tickets, stocks, travel, a car.
+"""The simulated back ends of BFCL's multi-turn tasks: a file system, a calculator, messages, posts,
+tickets, stocks, travel, a car.
 
-Each is a class whose public methods are the functions of BFCL's `multi_turn_func_doc` and whose public attributes are the state that is
-compared. Written from those documents and the tasks' initial configurations; what these leave open (default states, the
-seeds of drawn ids, prices of routes, orders of checks) follows bfcl-eval (Apache-2.0). The text of an error is ours.
+Each is a class whose public methods are the functions of BFCL's `multi_turn_func_doc` and whose
+public attributes are the state that is compared. Written from those documents and the tasks'
+initial configurations; what these leave open (default states, the seeds of drawn ids, prices of
+routes, orders of checks) follows bfcl-eval (Apache-2.0). The text of an error is ours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What all back ends share: they begin from a configuration, answer calls, and have a state that can be compared."""
+"""What all back ends share: they begin from a configuration, answer calls, and have a state that
+can be compared.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ class Refused(Exception):
 
 
 class World:
-    """One back end. `defaults` are the attributes of its state where the configuration says nothing."""
+    """One back end. `defaults` are the attributes of its state where the configuration says
+    nothing.
+    """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     seed: ClassVar[int] = 0

@@ -1,4 +1,6 @@
-"""GorillaFileSystem: a tree of directories and files, and a shell's commands on the current directory."""
+"""GorillaFileSystem: a tree of directories and files, and a shell's commands on the current
+directory.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ class GorillaFileSystem(World):
             _add_images(self.root)
         self._path: list[str] = []
 
-    # -- where we are -------------------------------------------------------------------------------------------------
+    # -- where we are ------------------------------------------------------------------------------
 
     def _here(self) -> Tree:
         tree = self.root
@@ -84,7 +86,7 @@ class GorillaFileSystem(World):
         self._path, _ = self._at(folder, "cd")
         return {"current_working_directory": self._path[-1] if self._path else self.root_name}
 
-    # -- making and reading -------------------------------------------------------------------------------------------
+    # -- making and reading ------------------------------------------------------------------------
 
     def mkdir(self, dir_name: str) -> None:
         self._new(dir_name, {}, "mkdir")
@@ -156,7 +158,7 @@ class GorillaFileSystem(World):
             size /= 1024
         return {"disk_usage": f"{size:.2f} PB"}
 
-    # -- moving and removing ------------------------------------------------------------------------------------------
+    # -- moving and removing -----------------------------------------------------------------------
 
     def mv(self, source: str, destination: str) -> Json:
         where, place, name = self._target(source, destination, "mv")

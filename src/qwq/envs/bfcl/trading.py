@@ -90,7 +90,7 @@ class TradingBot(World):
     def trading_get_login_status(self) -> Json:
         return {"status": bool(self.authenticated)}
 
-    # -- stocks ---------------------------------------------------------------------------------------------------------
+    # -- stocks ------------------------------------------------------------------------------------
 
     def get_current_time(self) -> Json:
         return {"current_time": NOW.strftime("%I:%M %p")}
@@ -133,7 +133,7 @@ class TradingBot(World):
         self.watch_list.remove(symbol)
         return {"status": f"Stock {symbol} removed from watchlist successfully."}
 
-    # -- orders ---------------------------------------------------------------------------------------------------------
+    # -- orders ------------------------------------------------------------------------------------
 
     def place_order(self, order_type: str, symbol: str, price: float, amount: int) -> Json:
         self._need_login()
@@ -165,7 +165,7 @@ class TradingBot(World):
         self._need_login()
         return {"history": list(self.orders)}
 
-    # -- the account ----------------------------------------------------------------------------------------------------
+    # -- the account -------------------------------------------------------------------------------
 
     def get_account_info(self) -> Json:
         self._need_login()

@@ -16,7 +16,8 @@ CITIES = {
     "Greenfield": "GFD", "San Francisco": "SFO", "Los Angeles": "LAX", "New York": "JFK", "Chicago": "ORD", "Boston": "BOS",
     "Beijing": "PEK", "Hong Kong": "HKG", "Rome": "CIA", "Tokyo": "HND",
 }  # fmt: skip
-# What one economy seat costs, from the first airport to each of the others; no route where nothing stands.
+# What one economy seat costs, from the first airport to each of the others; no route where nothing
+# stands.
 ROUTES = """
 SFO: LAX 200 JFK 500 ORD 400 BOS 450 RMS 300 SBK 350 MPC 370 SVP 320 SHD 330 SSV 340 OKD 360 WLB 310 CRH 380 ATV 390 PHV 420 GFD 430 CIA 700
 LAX: SFO 100 JFK 600 ORD 500 BOS 550 RMS 310 SBK 320 MPC 330 SVP 340 SHD 350 SSV 360 OKD 370 WLB 380 CRH 390 ATV 400 PHV 410 GFD 420 HND 430
@@ -115,7 +116,7 @@ class TravelAPI(World):
     def get_budget_fiscal_year(self, lastModifiedAfter: str | None = None, includeRemoved: str | None = None) -> Json:
         return {"budget_fiscal_year": "2018"}
 
-    # -- cards and the budget -------------------------------------------------------------------------------------------
+    # -- cards and the budget ----------------------------------------------------------------------
 
     def register_credit_card(
         self,
@@ -156,7 +157,7 @@ class TravelAPI(World):
             return {"exchanged_value": round(value / RATES[base_currency], 2)}
         raise Refused(f"no exchange rate from {base_currency} to {target_currency}")
 
-    # -- flights --------------------------------------------------------------------------------------------------------
+    # -- flights -----------------------------------------------------------------------------------
 
     def list_all_airports(self) -> list[str]:
         return AIRPORTS

@@ -61,7 +61,7 @@ class VehicleControlAPI(World):
     def _open_doors(self) -> int:
         return 4 - sum(status == "locked" for status in self.doorStatus.values())
 
-    # -- driving --------------------------------------------------------------------------------------------------------
+    # -- driving -----------------------------------------------------------------------------------
 
     def startEngine(self, ignitionMode: str) -> Json:
         if ignitionMode == "STOP":
@@ -122,7 +122,7 @@ class VehicleControlAPI(World):
     def estimate_drive_feasibility_by_mileage(self, distance: float) -> Json:
         return {"canDrive": self.fuelLevel * MILES_PER_GALLON >= distance}
 
-    # -- doors, climate, lights -----------------------------------------------------------------------------------------
+    # -- doors, climate, lights --------------------------------------------------------------------
 
     def lockDoors(self, unlock: bool, door: list[str]) -> Json:
         status = "unlocked" if unlock else "locked"
@@ -174,7 +174,7 @@ class VehicleControlAPI(World):
     def display_log(self, messages: list[str]) -> Json:
         return {"log": messages}
 
-    # -- the world outside ----------------------------------------------------------------------------------------------
+    # -- the world outside -------------------------------------------------------------------------
 
     def get_outside_temperature_from_google(self) -> Json:
         return {"outsideTemperature": self._random.uniform(-10.0, 40.0)}

@@ -1,1 +1,3 @@
-"""The policies there are: the engine in this process (`local`), an OpenAI-compatible server (`endpoint`)."""
+"""The policies there are: the engine in this process (`local`), an OpenAI-compatible server
+(`endpoint`).
+"""

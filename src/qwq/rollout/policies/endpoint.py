@@ -1,4 +1,6 @@
-"""An OpenAI-compatible server as a policy. It takes and gives messages, so it is not token-exact: it cannot be trained on."""
+"""An OpenAI-compatible server as a policy. It takes and gives messages, so it is not token-exact:
+it cannot be trained on.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ CONCURRENCY = 16
 class EndpointPolicy:
     """A server with /v1/chat/completions. Nothing is sent before `connect` or `generate`.
 
-    `api_key` None takes QWQ_API_KEY or OPENAI_API_KEY. `opens_thinking`: whether its chat template opens the thinking, None where
-    that is not known (see `endpoint.reply`). `patience`: seconds between tries of a server that is away or busy.
+    `api_key` None takes QWQ_API_KEY or OPENAI_API_KEY. `opens_thinking`: whether its chat template
+    opens the thinking, None where that is not known (see `endpoint.reply`). `patience`: seconds
+    between tries of a server that is away or busy.
     """
 
     token_exact = False
@@ -60,7 +63,9 @@ class EndpointPolicy:
         return {"served": self.name, **self._flag}
 
     def connect(self) -> EndpointPolicy:
-        """Take over the server's name for the model and its context. InfraError where no server answers."""
+        """Take over the server's name for the model and its context. InfraError where no server
+        answers.
+        """
         try:
             self.client.connect()
         except QwqError:
@@ -82,8 +87,9 @@ class EndpointPolicy:
             raise UsageError(f"{self.client.url} takes messages, not tokens: leave prompt_ids out")
         got = self.client.complete(
             Request(
-                [m.to_dict() if isinstance(m, Message) else m for m in request.messages], request.seed, params.temperature,
-                params.top_p, params.max_new_tokens, params.top_k, request.tools, request.thinking_budget,
+                [m.to_dict() if isinstance(m, Message) else m for m in request.messages], request.seed,
+                params.temperature, params.top_p, params.max_new_tokens, params.top_k, request.tools,
+                request.thinking_budget,
             )
         )  # fmt: skip
         return replace(got, seconds=time.monotonic() - started)
@@ -93,7 +99,8 @@ class EndpointPolicy:
 
     def update_weights(self, version: int) -> None:
         raise InfraError(
-            f"{self.client.url} takes no weights, so version {version} cannot be served there: sample with a local policy"
+            f"{self.client.url} takes no weights, so version {version} cannot be served there: "
+            "sample with a local policy"
         )
 
     def resume(self) -> None:

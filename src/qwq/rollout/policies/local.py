@@ -30,7 +30,9 @@ def _say(text: str) -> None:
 def open_policy(
     model: str, *, max_new_tokens: int, options: EngineOptions | None = None, identity: Mapping[str, Any] | None = None
 ) -> EnginePolicy:
-    """Load `model` with a context that holds a prompt and `max_new_tokens`. ModelError, CapacityError."""
+    """Load `model` with a context that holds a prompt and `max_new_tokens`. ModelError,
+    CapacityError.
+    """
     options = options or EngineOptions()
     if options.max_model_len is None and (limit := _max_positions(model)) is not None:
         options = replace(options, max_model_len=min(limit, max(DEFAULT_MODEL_LEN, max_new_tokens + PROMPT_ROOM)))
@@ -40,7 +42,9 @@ def open_policy(
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A turn that is being made. `versions` are pairs of a token's number and the weights that sample from it on."""
+    """A turn that is being made. `versions` are pairs of a token's number and the weights that
+    sample from it on.
+    """
 
     request: TurnRequest
     sequence: TokenSequence
@@ -154,7 +158,8 @@ class EnginePolicy:
         if room < asked and not self._told:
             self._told = True
             self.note(
-                f"{asked:,} new tokens are asked for, the context of {self.engine.max_len:,} leaves a prompt of {len(prompt):,} tokens {room:,}: answers are cut there"
+                f"{asked:,} new tokens are asked for, the context of {self.engine.max_len:,} leaves a prompt of "
+                f"{len(prompt):,} tokens {room:,}: answers are cut there"
             )
         generation = GenerationRequest(
             prompt, request.params, seed=request.seed, stream=request.stream,
@@ -177,9 +182,9 @@ class EnginePolicy:
             cut=sequence.stop_reason.cut,
         )
         return Turn(
-            parts, sequence.stop_reason, sequence.text, len(sequence.ids), sequence.num_thinking, time.monotonic() - turn.started,
-            ids=sequence.ids, sampled_mask=[1 - f for f in sequence.forced], logprobs=sequence.drawn_logprobs,
-            weight_versions=turn.weight_versions(),
+            parts, sequence.stop_reason, sequence.text, len(sequence.ids), sequence.num_thinking,
+            time.monotonic() - turn.started, ids=sequence.ids, sampled_mask=[1 - f for f in sequence.forced],
+            logprobs=sequence.drawn_logprobs, weight_versions=turn.weight_versions(),
         )  # fmt: skip
 
 
@@ -199,7 +204,7 @@ def _max_positions(model: str) -> int | None:
 
 
 def model_files(model: str) -> dict[str, Any]:
-    """Names, sizes and times of the weight files: another model in the same place is another model."""
+    """Names, sizes and times of the weight files: they tell models in one place apart."""
     path = Path(model).expanduser()
     if model.startswith("modelscope:"):
         return {"name": model}

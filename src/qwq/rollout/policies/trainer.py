@@ -1,8 +1,10 @@
-"""The trainer's own tensors as a policy (design promise 1): `engine.batch`'s batched generation, turn by turn.
+"""The trainer's own tensors as a policy (design promise 1): `engine.batch`'s batched generation,
+turn by turn.
 
-A sample keeps its row of the KV cache between its turns where its next turn comes at once; a row whose sample waits for a slow tool
-is given to another, and the sample's tokens are computed again when its turn comes. The order of rows, and so every bit, is a
-function of the requests and of when they come.
+A sample keeps its row of the KV cache between its turns where its next turn comes at once; a row
+whose sample waits for a slow tool is given to another, and the sample's tokens are computed again
+when its turn comes. The order of rows, and so every bit, is a function of the requests and of when
+they come.
 """
 
 from __future__ import annotations
@@ -30,10 +32,11 @@ Owner = tuple[int, int]  # (number of the prompt, number of the random stream)
 
 
 class TrainerPolicy:
-    """Turns from the model that is trained. `max_rows` bounds the rows of the KV cache, and so the memory.
+    """Turns from the model that is trained. `max_rows` bounds the rows of the KV cache, and so the
+    memory.
 
-    All requests that are under way share their sampling but for `max_new_tokens`; others wait until those are done.
-    `count_thinking`: turns say how many tokens of thought they hold.
+    All requests that are under way share their sampling but for `max_new_tokens`; others wait until
+    those are done. `count_thinking`: turns say how many tokens of thought they hold.
     """
 
     token_exact = True
@@ -101,7 +104,9 @@ class TrainerPolicy:
         self._paused = True
 
     def update_weights(self, version: int) -> None:
-        """Rows under way go on with the new weights over the keys and values of the old ones; their tokens say which is which."""
+        """Rows under way go on with the new weights over the keys and values of the old ones; their
+        tokens say which is which.
+        """
         for turns in self._running:
             turns.mark(self.version)
         self.version = version
@@ -128,9 +133,11 @@ class _Ended:
 
 @dataclass(slots=True)
 class _Row:
-    """The turn that a row is making. A row counts its sample's tokens, so the turn's first token has the number `request.offset`.
+    """The turn that a row is making. A row counts its sample's tokens, so the turn's first token
+    has the number `request.offset`.
 
-    `first` is the number of the first token behind the row's prompt; `marks` are pairs (tokens so far, the version that sampled them).
+    `first` is the number of the first token behind the row's prompt; `marks` are pairs (tokens so
+    far, the version that sampled them).
     """
 
     request: TurnRequest
@@ -166,7 +173,9 @@ class _Delayed:
 
 
 class _Turns(Generator):
-    """Batched generation whose rows are turns: an ended row waits for `settle`, where its sample's next turn may take it over."""
+    """Batched generation whose rows are turns: an ended row waits for `settle`, where its sample's
+    next turn may take it over.
+    """
 
     def __init__(self, policy: TrainerPolicy, requests: Sequence[TurnRequest]) -> None:
         self.policy, self.chat, self.like = policy, policy.chat, requests[0]
@@ -194,7 +203,7 @@ class _Turns(Generator):
         return self.chat.prompt_ids(request.messages, request.tools)
 
     def _enqueue(self, request: TurnRequest, prompt: list[int]) -> None:
-        """Samples of one prompt that follow each other are one group: its prompt is computed once."""
+        """Samples of one prompt that follow each other are one group, prefilled once."""
         last = self.requests[-1] if self.requests else None
         number = len(self.requests) - 1
         if (
@@ -209,7 +218,7 @@ class _Turns(Generator):
         self.turns[number, request.stream] = _Row(request, request.offset)
         self.waiting.append((number, request.stream))
 
-    # -- a step --------------------------------------------------------------------------------------------------------------
+    # -- a step ------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def step(self) -> list[_Ended]:
@@ -308,11 +317,13 @@ class _Turns(Generator):
             out += [version] * (upto - row.begin - len(out))
         return out
 
-    # -- between steps -------------------------------------------------------------------------------------------------------
+    # -- between steps -----------------------------------------------------------------------------
 
     @torch.inference_mode()
     def settle(self, ended: Sequence[_Ended], new: Sequence[TurnRequest]) -> list[TurnRequest]:
-        """Let new requests take over their samples' rows, free the others, queue the rest; returns those that fit in no row."""
+        """Let new requests take over their samples' rows, free the others, queue the rest; returns
+        those that fit in no row.
+        """
         by_stream = {(e.request.seed, e.request.stream): e for e in ended}
         kept: set[int] = set()
         others: list[TurnRequest] = []
@@ -338,7 +349,9 @@ class _Turns(Generator):
         return left
 
     def _take_over(self, row: _Ended, request: TurnRequest) -> bool:
-        """Continue a sample in its row, where its next turn begins with all the tokens that the row holds."""
+        """Continue a sample in its row, where its next turn begins with all the tokens that the row
+        holds.
+        """
         place, turn, wanted = row.place, self.turns[row.owner], request.prompt_ids
         count = int(self.rows.count[place])
         held = [*self.requests[row.owner[0]].prompt_ids, *self.rows.ids[place, turn.first : count].tolist()]
