@@ -32,14 +32,21 @@ class Tags(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.raw: dict[str, list[str]] = {"script": [], "style": []}
+        self.inside = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.inside = tag
+        if tag in self.raw:
+            self.raw[tag].append("")
 
     def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1][0] in self.raw:
-            self.raw[self.tags[-1][0]].append(data)
+        if self.inside in self.raw:
+            self.raw[self.inside][-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
 
 
 def written(run: Path, out: Path, *options: str) -> tuple[str, dict[str, Any]]:
@@ -82,7 +89,7 @@ def test_what_a_model_wrote_begins_no_tag(run: Path, tmp_path: Path) -> None:
     assert hostile == "<script>alert(1)</script>\\x1b[31m\\x202eabc</textarea><img src=x onerror=alert(2)>"
     # Only this very script and this very style run: the policy names them by their hash.
     policy = next(a["content"] for tag, a in tags.tags if a.get("http-equiv") == "Content-Security-Policy")
-    for kind, source in (("script", tags.raw["script"][1]), ("style", "".join(tags.raw["style"]))):
+    for kind, source in (("script", tags.raw["script"][1]), ("style", tags.raw["style"][0])):
         digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{digest}'" in policy
     assert "default-src 'none'" in policy and "unsafe-inline" not in policy and "connect-src 'none'" in policy
