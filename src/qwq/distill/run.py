@@ -23,12 +23,13 @@ from qwq.endpoint.client import GO_ON
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import LOOP_TOKENS
 from qwq.errors import ConfigError, DataError, InfraError, nearest
-from qwq.rollout.policy import Policy, TurnRequest
+from qwq.rollout.episode import Episode, Job, play
+from qwq.rollout.policy import Policy
 from qwq.rollout.store import SampleStore
 from qwq.tasks.procedural import FAMILIES, family
 from qwq.tasks.procedural.base import digest
 from qwq.tasks.sets import load_source
-from qwq.types import CUSTOM, Message, Outcome, Problem, Response, Verdict
+from qwq.types import CUSTOM, Message, Outcome, Problem, Response, StopReason, Verdict
 from qwq.verify.grade import Grader, grade
 
 REAL = ("gsm8k", "math", "code", "mbpp", "prompts", "constraints")
@@ -60,12 +61,16 @@ class Sampling:
     seed: int = 0
     system: str | None = None
 
-    def request(self, problem: Problem, number: int) -> TurnRequest:
+    @property
+    def params(self) -> SamplingParams:
+        return SamplingParams(self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens)
+
+    def job(self, problem: Problem, number: int) -> Job:
         """Sample `number` of a problem; its key is (problem, number)."""
-        messages = problem.messages if self.system is None else (Message("system", self.system), *problem.messages)
-        params = SamplingParams(self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens)
-        seed = digest(f"{self.seed}/{problem.id}/{number}") % 2**31
-        return TurnRequest((problem, number), params, messages, problem.tools, seed=seed, loop_tokens=LOOP_TOKENS)
+        asked = problem
+        if self.system is not None:
+            asked = replace(problem, messages=(Message("system", self.system), *problem.messages))
+        return Job(asked, number, digest(f"{self.seed}/{problem.id}/{number}") % 2**31, key=(problem, number))
 
 
 def load_problems(plan: Plan) -> list[Problem]:
@@ -162,14 +167,13 @@ def _sample(
     try:
         for key in waiting:
             grader.submit(key, by_id[key[0]], store.ungraded[key])
-        requests = (sampling.request(by_id[k[0]], k[1]) for k in jobs)
-        for request, turn in teacher.generate(lambda: next(requests, None)):
-            problem, number = request.key
-            if turn.failure:
-                failures.append(turn.failure)
+        asked = (sampling.job(by_id[k[0]], k[1]) for k in jobs)
+        for episode in play(teacher, asked, sampling.params, loop_tokens=LOOP_TOKENS):
+            problem, number = episode.job.key
+            if episode.failure:
+                failures.append(episode.failure)
                 continue
-            opened = teacher.chat is not None and teacher.chat.thinking_open
-            answer = Answer(turn.text, turn.finished, opened, turn.finish or turn.stop_reason.value)
+            answer = _answer(episode)
             row = {"problem_id": problem.id, "number": number, **asdict(answer)}
             store.reply(row)
             grader.submit(_key(row), problem, row)
@@ -184,6 +188,12 @@ def _sample(
         grader.results()
     if failures:
         raise InfraError(f"{len(failures):,} samples have no answer ({failures[-1]}); {GO_ON}")
+
+
+def _answer(episode: Episode) -> Answer:
+    last = episode.turns[-1]
+    finished = episode.stop_reason is StopReason.END
+    return Answer(last.text, finished, episode.thinking_open, last.finish or last.stop_reason.value)
 
 
 def _judge(problem: Problem, row: Mapping[str, Any]) -> Verdict:

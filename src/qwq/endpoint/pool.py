@@ -14,6 +14,8 @@ from qwq.errors import InfraError
 
 MAX_FAILURES = 5  # one after another, without an answer in between: then it is not the request
 
+POLL_S = 0.05  # between looks for new work while answers are under way and there is room for more
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -24,8 +26,9 @@ def concurrently(
     """Call `ask` for what `take` gives, at most `concurrency` at once, until it gives None and all
     are done.
 
-    `take` is called between answers too, so work may be added meanwhile. A RequestFailed is handed
-    back beside its item; after MAX_FAILURES in a row, as any other error, it is raised.
+    `take` is called again and again while there is room, so work may be added meanwhile. A
+    RequestFailed is handed back beside its item; after MAX_FAILURES in a row, as any other error,
+    it is raised.
     """
     # Daemon threads, not a pool: whoever stops does not wait for the answers that are under way.
     inbox: queue.SimpleQueue[T | None] = queue.SimpleQueue()
@@ -49,7 +52,10 @@ def concurrently(
                 running += 1
             if not running:
                 return
-            item, got = outbox.get()
+            try:
+                item, got = outbox.get(timeout=POLL_S if running < concurrency else None)
+            except queue.Empty:
+                continue
             running -= 1
             failures = failures + 1 if isinstance(got, BaseException) else 0
             if isinstance(got, BaseException) and not isinstance(got, RequestFailed):

@@ -21,8 +21,9 @@ from scripted_policy import ScriptedPolicy
 from qwq.cli import main
 from qwq.data.shapes import read_conversations
 from qwq.distill.filters import Answer, conversation, is_repetitive, mixes_languages, parts_of, reason_against
-from qwq.distill.run import Plan, Sampling, distill, load_problems
+from qwq.distill.run import Plan, Sampling, _answer, distill, load_problems
 from qwq.errors import ConfigError, DataError, InfraError
+from qwq.rollout.episode import play
 from qwq.rollout.policies.endpoint import EndpointPolicy
 from qwq.tasks.ifeval_train import read_row
 from qwq.text.response import parse
@@ -157,7 +158,7 @@ def turn_of(answer: Answer) -> Turn:
 
 def scripted(script: Any) -> ScriptedPolicy:
     """A teacher in this process: sample k of a problem says `script(problem, k)`."""
-    return ScriptedPolicy(lambda request: turn_of(script(*request.key)))
+    return ScriptedPolicy(lambda request: turn_of(script(*request.key.episode.job.key)))
 
 
 def gsm8k(path: Path, num: int = 3) -> str:
@@ -389,10 +390,9 @@ def test_what_a_teacher_fails_is_no_sample_and_is_asked_again(tmp_path) -> None:
 
 
 def only(server: FakeEndpoint, problem: Problem) -> Answer:
-    requests = iter([Sampling().request(problem, 0)])
     with contextlib.closing(EndpointPolicy(server.url, "m")) as policy:
-        ((_, turn),) = policy.generate(lambda: next(requests, None))
-    return Answer(turn.text, turn.finished, finish=turn.finish)
+        (episode,) = play(policy, iter([Sampling().job(problem, 0)]), Sampling().params)
+    return _answer(episode)
 
 
 def test_a_prompt_beyond_the_teachers_context_is_unfinished(tmp_path) -> None:

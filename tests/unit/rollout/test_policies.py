@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -262,3 +263,23 @@ def test_an_endpoint_takes_no_weights_and_no_tokens() -> None:
             next(policy.generate(lambda: next(asked, None)))
         (episode,) = play(policy, iter([Job(Problem("p", "math", (Message("user", "?"),), {}, "c"))]), PARAMS)
         assert episode.response().text == "fine" and not episode.exact and not episode.ids
+
+
+def test_an_endpoint_is_asked_for_a_turn_as_soon_as_its_tool_is_done() -> None:
+    """One answer takes long, and the other episode's next turn does not wait for it."""
+    second = threading.Event()
+
+    def answer(body: dict[str, Any]) -> str:
+        if "long" in body["messages"][0]["content"]:
+            return "long" if second.wait(timeout=20) else "too late"
+        if len(body["messages"]) > 1:
+            second.set()
+        return "short"
+
+    asked = [
+        Problem(n, "math", (Message("user", n),), {}, n, environment=e)
+        for n, e in (("long", ""), ("short", "test-unhurried"))
+    ]
+    with FakeEndpoint(answer) as server, contextlib.closing(EndpointPolicy(server.url, "m", concurrency=4)) as policy:
+        episodes = {e.problem.id: e for e in play(policy, map(Job, asked), PARAMS)}
+    assert episodes["long"].turns[0].text == "long" and len(episodes["short"].turns) == 3
