@@ -218,6 +218,8 @@ class _Live:
         plan = plan_answers(attempts, made, self.tools, limits, self.num_calls)
         self.told = self.num_calls >= made.max_calls
         self.num_calls += len(attempts)
+        if self.told and not self.exact:
+            self.tools = ()  # the last turn; tokens cannot take back the tools of their prompt
         return plan
 
     def record(self, attempts: Sequence[ToolCall | str], texts: Sequence[str]) -> list[Message]:

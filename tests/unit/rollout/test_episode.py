@@ -214,6 +214,14 @@ def test_the_limit_of_calls_holds_inside_a_turn_and_between_turns() -> None:
     assert last.results[-1].startswith("error: no call is left of 2") and last.stop_reason is StopReason.END
 
 
+def test_the_last_turn_has_no_tools(chat: ChatFormat) -> None:
+    for said, tools in ((None, ()), (chat, (CALCULATOR,))):
+        policy = ScriptedPolicy(say(CALL, CALL, DONE), said)
+        (episode,) = play(policy, iter([Job(problem())]), PARAMS, limits=Limits(max_calls=1, last_turn=True))
+        assert tuple(policy.asked[-1].tools) == tools and len(policy.asked) == 3
+        assert episode.stop_reason is StopReason.END and len(episode.results) == 2
+
+
 def test_calls_beyond_what_runs_at_once_say_so() -> None:
     episode = one(
         None, call("add", n=1) * 3, DONE, asked=problem(environment="test-desk"), limits=Limits(max_parallel=2)

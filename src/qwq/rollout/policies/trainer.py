@@ -183,6 +183,8 @@ class _Turns(Generator):
         self.requests: list[Request] = []
         self.waiting: deque[Owner] = deque()
         self._ended: list[tuple[int, bool]] = []
+        self._ends: set[int] = set()  # of all turns; rows are looked at one by one if they differ
+        self._sees_loops = False  # whether any turn ends at a repetition
         for request in requests:
             self._enqueue(request, self._prompt(request))
         groups, waiting = self.requests, self.waiting
@@ -215,7 +217,9 @@ class _Turns(Generator):
             last, number = Request(prompt, 0, request.seed), number + 1
             self.requests.append(last)
         self.requests[number] = replace(last, num_samples=last.num_samples + 1)
-        self.turns[number, request.stream] = _Row(request, request.offset)
+        row = self.turns[number, request.stream] = _Row(request, request.offset)
+        self._ends.add(row.end)
+        self._sees_loops |= request.loop_tokens > 0
         self.waiting.append((number, request.stream))
 
     # -- a step ------------------------------------------------------------------------------------
@@ -255,11 +259,11 @@ class _Turns(Generator):
 
     def _check_rows(self) -> None:
         """End single rows: at a limit that is not the batch's, at a repetition."""
+        if len(self._ends) == 1 and not self._sees_loops:
+            return
         limit, over = self.params.max_new_tokens, {place for place, _ in self._ended}
         checked = [(p, o, self.turns[o]) for p, o in enumerate(self.rows.owner) if p not in over]
         checked = [(p, o, row) for p, o, row in checked if row.request.loop_tokens or row.end < limit]
-        if not checked:
-            return
         counts = self.rows.count.tolist()
         for place, owner, row in checked:
             made = counts[place] - row.begin
@@ -360,7 +364,9 @@ class _Turns(Generator):
         more = list(wanted[len(held) :])
         if not more or request.offset != count + len(more) or not self._force(place, more):
             return False
-        self.turns[row.owner] = _Row(request, turn.first)
+        taken = self.turns[row.owner] = _Row(request, turn.first)
+        self._ends.add(taken.end)
+        self._sees_loops |= request.loop_tokens > 0
         self._begin_thinking(place, row.owner, len(more))
         return True
 
