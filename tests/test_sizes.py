@@ -19,13 +19,10 @@ MAX_COMPLEXITY = 20
 # What is over a limit today, by file. A line may only be taken out.
 OVER: dict[str, set[str]] = {
     "cli/data.py": {"distill"},
-    "cli/engine.py": {"chat", "serve"},
     "cli/eval.py": {"evaluate"},
     "cli/foreign.py": {"own_options"},
     "config/recipe.py": {"Recipe._settle_contract"},
-    "data/shapes.py": {"preference"},
     "engine/scheduler.py": {"Engine"},
-    "model/linear.py": {"linear"},
     "pipeline/plan.py": {""},
     "pipeline/run.py": {"", "RecipeRun", "RecipeRun.run"},
     "sandbox/pool.py": {"Sandbox"},
@@ -34,16 +31,11 @@ OVER: dict[str, set[str]] = {
     "serve/json_schema.py": {"_Fit._names"},
     "serve/ollama.py": {"chat_messages"},
     "serve/page/store.py": {"Store"},
-    "serve/prompt.py": {"make_prompt"},
     "tasks/bfcl/calls.py": {"_value"},
     "tasks/livebench/scorers.py": {"read_table"},
-    "text/gguf_tokenizer.py": {"tokenizer_from_gguf"},
-    "text/response.py": {"", "ResponseParser"},
     "train/rl.py": {"RlTrainer", "RlTrainer.update"},
     "verify/code/checks.py": {"_fault"},
     "verify/code/forms.py": {"_from_object"},
-    "verify/instructions/constraints.py": {""},
-    "verify/tools/bfcl.py": {"_value"},
 }
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -25,7 +25,8 @@ from qwq.errors import ConfigError, UsageError, nearest
 from qwq.pipeline.resolve import model_folder
 from qwq.tasks.base import Task
 from qwq.text.calls import call_of
-from qwq.text.response import Kind, Part, ResponseParser, with_thinking
+from qwq.text.parts import Kind, Part
+from qwq.text.response import ResponseParser, with_thinking
 from qwq.types import Message, StopReason, ToolCall
 
 if TYPE_CHECKING:

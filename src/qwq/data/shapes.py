@@ -168,17 +168,7 @@ def preference(row: Mapping[str, Any]) -> Preference:
     if "chosen" not in row or "rejected" not in row:
         raise Malformed(f"needs `prompt`, `chosen` and `rejected`; it has {keys_of(row)}")
     key = next((k for k in ("conversations", *PROMPTS, "messages") if row.get(k) is not None), None)
-    texts = row["chosen"], row["rejected"]
-    if key is None and all(isinstance(t, str) and t.startswith("\n\nHuman:") for t in texts):
-        chosen, rejected, whole = *(_human_turns(t) for t in texts), True
-    else:
-        chosen, rejected = (
-            answer_of(t, k, blank=True).messages for t, k in zip(texts, ("chosen", "rejected"), strict=True)
-        )
-        whole = chosen[0].role != "assistant" or rejected[0].role != "assistant"
-    for name, turns in (("chosen", chosen), ("rejected", rejected)):
-        if turns[-1].role != "assistant":
-            raise Malformed(f"{name} ends with a turn of {turns[-1].role}: an answer is the assistant's")
+    chosen, rejected, whole = _both_answers(row, key)
     tools = tools_of(row)
     if whole:
         prompt, chosen, rejected = _split_prompt(chosen, rejected)
@@ -192,10 +182,25 @@ def preference(row: Mapping[str, Any]) -> Preference:
         raise Malformed(
             f"needs a `prompt`, or `chosen` and `rejected` that are whole conversations; it has {keys_of(row)}"
         )
-    asked = turns_of(row[key], key) if key in ("conversations", "messages") else _prompt_turns(row, key)
-    prompt = _with_system(row, asked)[0]
+    question = turns_of(row[key], key) if key in ("conversations", "messages") else _prompt_turns(row, key)
+    prompt = _with_system(row, question)[0]
     style = {"conversations": "ShareGPT ", "instruction": "Alpaca "}.get(key, "")
     return Preference(prompt, chosen, rejected, tools, f"{style}pair" if style else f"{key}, chosen and rejected")
+
+
+def _both_answers(row: Mapping[str, Any], key: str | None) -> tuple[tuple[Message, ...], tuple[Message, ...], bool]:
+    """(chosen, rejected, whether they are whole conversations, prompt included)."""
+    texts = row["chosen"], row["rejected"]
+    if key is None and all(isinstance(t, str) and t.startswith("\n\nHuman:") for t in texts):
+        chosen, rejected, whole = _human_turns(texts[0]), _human_turns(texts[1]), True
+    else:
+        chosen = answer_of(texts[0], "chosen", blank=True).messages
+        rejected = answer_of(texts[1], "rejected", blank=True).messages
+        whole = chosen[0].role != "assistant" or rejected[0].role != "assistant"
+    for name, turns in (("chosen", chosen), ("rejected", rejected)):
+        if turns[-1].role != "assistant":
+            raise Malformed(f"{name} ends with a turn of {turns[-1].role}: an answer is the assistant's")
+    return chosen, rejected, whole
 
 
 def _split_prompt(

@@ -80,22 +80,27 @@ def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Ten
     widening = weight_OD.shape[0] > weight_OD.shape[1]
     if _by_onednn(x_ND, weight_OD) and (learning or num_rows > FEW_ROWS or not widening):
         return _Product.apply(x_ND, weight_OD, bias_O) if learning else product(x_ND, weight_OD, bias_O)
-    if (
-        num_rows > MOST_ROWS or num_rows == 0 or x_ND.ndim != 2 or torch.is_grad_enabled()
-        or x_ND.dtype is not torch.float32 or x_ND.device.type != "cpu"
-    ):  # fmt: skip
+    if not _by_transposed_product(x_ND):
         return F.linear(x_ND, weight_OD, bias_O)
     if num_rows == 1:
         out_NO = torch.mm(weight_OD, torch.cat((x_ND, x_ND)).t()).t()[:1]
     elif (num_rows <= AT_ONCE and (widening or num_rows < 6)) or num_rows > SPLIT_ROWS:
         out_NO = torch.mm(weight_OD, x_ND.t()).t()
     elif widening:
-        lots = -(-num_rows // 4)
-        out_NO = torch.cat([torch.mm(weight_OD, lot.t()).t() for lot in x_ND.tensor_split(lots)])
+        chunks = x_ND.tensor_split(-(-num_rows // 4))
+        out_NO = torch.cat([torch.mm(weight_OD, chunk.t()).t() for chunk in chunks])
     else:
         return F.linear(x_ND, weight_OD, bias_O)
     out_NO = out_NO.contiguous()
     return out_NO if bias_O is None else out_NO.add_(bias_O)
+
+
+def _by_transposed_product(x_ND: Tensor) -> bool:
+    """Whether W x^T may be quicker than x W^T: a few rows of float32 on a CPU, without
+    gradients.
+    """
+    few = x_ND.ndim == 2 and 0 < x_ND.shape[0] <= MOST_ROWS
+    return few and x_ND.dtype is torch.float32 and x_ND.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 class Linear(nn.Linear):

@@ -42,7 +42,7 @@ from qwq.serve.translated import Translated
 from qwq.serve.turn import Ask, Conversation, Turn, converse, follow
 from qwq.serve.turn import ToolChoice as Choice
 from qwq.text.attach import file_block
-from qwq.text.response import Kind, Part
+from qwq.text.parts import Kind, Part
 
 STOPS = {"length": "max_tokens", "tool_calls": "tool_use", "stop": "end_turn"}
 

@@ -36,7 +36,7 @@ from qwq.serve.schema_ollama import OllamaChat, OllamaGenerate, OllamaMessage, O
 from qwq.serve.sse import EventStream, Json, unless_gone
 from qwq.serve.translated import Translated
 from qwq.serve.turn import Ask, Conversation, ToolChoice, Turn, converse, follow
-from qwq.text.response import Kind, Part
+from qwq.text.parts import Kind, Part
 from qwq.types import Message
 
 VERSION = "0.12.0"

@@ -35,7 +35,7 @@ from qwq.serve.schema_responses import (
 )
 from qwq.serve.sse import event
 from qwq.serve.turn import Ask, Conversation, ToolChoice, Turn, converse, follow
-from qwq.text.response import Kind, Part
+from qwq.text.parts import Kind, Part
 
 SECTIONS = {Kind.THINKING: "reasoning", Kind.ANSWER: "message"}
 

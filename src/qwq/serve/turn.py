@@ -21,7 +21,8 @@ from qwq.serve.prompt import Prompt, make_prompt
 from qwq.serve.response_format import Form
 from qwq.serve.schema import Sampling
 from qwq.serve.schema_messages import ChatMessage, TemplateFields, Tool
-from qwq.text.response import Kind, Part, ResponseBuilder, ResponseParser
+from qwq.text.parts import Kind, Part, ResponseBuilder
+from qwq.text.response import ResponseParser
 from qwq.types import StopReason
 
 

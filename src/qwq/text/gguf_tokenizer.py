@@ -65,7 +65,7 @@ def tokenizer_from_gguf(file: Metadata) -> Tokenizer:
 
     ModelError where it is of a kind not covered here, or its tables do not agree.
     """
-    read = _Reader(file)
+    read = _TokenizerMetadata(file)
     if (kind := read.text("model")) != "gpt2":
         raise ModelError(
             f"{file.path}: tokenizer {kind[:40]!r} is no byte-level BPE: use a model of the Qwen or Llama 3 kind"
@@ -73,6 +73,20 @@ def tokenizer_from_gguf(file: Metadata) -> Tokenizer:
     if (pre := read.text("pre")) not in PRE_TOKENIZERS:
         raise read.fault(f"pre-tokenizer {pre[:40]!r} is not known here, {nearest(pre[:40], PRE_TOKENIZERS)}")
     tokens, types = read.tokens()
+    inner = _byte_level_bpe(read, tokens, types, pre)
+    _add_tokens(read, inner, tokens, types)
+    ids = {name: read.token_id(f"{key}_token_id", len(tokens)) for name, key in NAMED.items()}
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    config |= {name: None if i is None else tokens[i] for name, i in ids.items()}
+    eos = [ids["eos_token"], read.token_id("eot_token_id", len(tokens))]
+    eos += [i for i in map(inner.token_to_id, END_TOKENS) if i is not None and types[i] == CONTROL]
+    return Tokenizer(inner, eos_ids=[i for i in eos if i is not None], config=config, chat_template=read.template())
+
+
+def _byte_level_bpe(
+    read: _TokenizerMetadata, tokens: Sequence[str], types: Sequence[int], pre: str
+) -> tokenizers.Tokenizer:
+    """Vocabulary, merges and pre-tokenizer, without the added tokens."""
     last = max((i for i, t in enumerate(types) if t not in (CONTROL, USER_DEFINED)), default=-1)
     # Added tokens behind all others stay out of the merges' vocabulary, as in a tokenizer.json: no
     # word can be one.
@@ -88,17 +102,17 @@ def tokenizer_from_gguf(file: Metadata) -> Tokenizer:
         [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     inner.decoder = decoders.ByteLevel()
+    return inner
+
+
+def _add_tokens(
+    read: _TokenizerMetadata, inner: tokenizers.Tokenizer, tokens: Sequence[str], types: Sequence[int]
+) -> None:
     added = [i for i, t in enumerate(types) if t in (CONTROL, USER_DEFINED)]
     inner.add_tokens([AddedToken(tokens[i], normalized=False, special=types[i] == CONTROL) for i in added])
     for i in added:
         if inner.token_to_id(tokens[i]) != i:
             raise read.fault(f"added token {i} is {tokens[i][:40]!r}, a text of its own is expected")
-    ids = {name: read.token_id(f"{key}_token_id", len(tokens)) for name, key in NAMED.items()}
-    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    config |= {name: None if i is None else tokens[i] for name, i in ids.items()}
-    eos = [ids["eos_token"], read.token_id("eot_token_id", len(tokens))]
-    eos += [i for i in map(inner.token_to_id, END_TOKENS) if i is not None and types[i] == CONTROL]
-    return Tokenizer(inner, eos_ids=[i for i in eos if i is not None], config=config, chat_template=read.template())
 
 
 def chat_format_from_gguf(file: Metadata) -> ChatFormat:
@@ -112,7 +126,7 @@ def chat_format_from_gguf(file: Metadata) -> ChatFormat:
 NAMED = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
 
 
-class _Reader:
+class _TokenizerMetadata:
     """The tokenizer's metadata, with types and ranges checked."""
 
     def __init__(self, file: Metadata) -> None:

@@ -51,9 +51,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from qwq.text.calls import (
@@ -73,6 +71,7 @@ from qwq.text.calls import (
     may_be_loose,
     named_function,
 )
+from qwq.text.parts import Kind, Part, PartQueue, ResponseBuilder
 from qwq.text.thought import THINK_CLOSE, THINK_OPEN, ThinkingSplitter, ends_inside, reopens_thinking
 from qwq.types import ParsedResponse, Response, ToolCall
 
@@ -129,72 +128,19 @@ def with_thinking(thinking: str, answer: str) -> str:
 def _whole(parser: ResponseParser, text: str, cut: bool) -> ParsedResponse:
     builder = ResponseBuilder()
     builder.add(parser.push(text) + parser.finish(cut=cut))
+    attempts = tuple(a.strip() if isinstance(a, str) else a for a in parser.attempts)
     return ParsedResponse(
         thinking=builder.thinking if parser.has_thinking else None,
         answer=builder.answer,
-        tool_calls=tuple(parser.tool_calls),
+        tool_calls=tuple(a for a in attempts if isinstance(a, ToolCall)),
         thinking_closed=not parser.thinking,
-        malformed_calls=tuple(raw.strip() for raw in parser.malformed),
-        attempts=tuple(_in_order(parser)),
+        malformed_calls=tuple(a for a in attempts if isinstance(a, str)),
+        attempts=attempts,
         reopened=reopens_thinking(builder.answer),
     )
 
 
-def _in_order(parser: ResponseParser) -> Iterator[ToolCall | str]:
-    """Good and malformed calls as they were written."""
-    calls, malformed = iter(parser.tool_calls), iter(parser.malformed)
-    for good in parser.order:
-        yield next(calls) if good else next(malformed).strip()
-
-
 # -- streamed text ---------------------------------------------------------------------------------
-
-
-class Kind(StrEnum):
-    THINKING = "thinking"
-    ANSWER = "answer"
-    CALL = "call"  # a call begins; the text is its function's name
-    ARGUMENTS = "arguments"  # more of the call's arguments, as JSON text
-    BROKEN = "broken"  # the call was none; its text comes as part of the answer
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of a response. `index` numbers the calls from 0."""
-
-    kind: Kind
-    text: str
-    index: int = 0
-
-
-@dataclass(slots=True)
-class ResponseBuilder:
-    """A response put together from its parts.
-
-    `calls` are pairs of name and arguments (JSON text), in order.
-    """
-
-    thinking: str = ""
-    answer: str = ""
-    _calls: dict[int, list[str]] = field(default_factory=dict)
-
-    def add(self, parts: Iterable[Part]) -> None:
-        for part in parts:
-            match part.kind:
-                case Kind.THINKING:
-                    self.thinking += part.text
-                case Kind.ANSWER:
-                    self.answer += part.text
-                case Kind.CALL:
-                    self._calls[part.index] = [part.text, ""]
-                case Kind.ARGUMENTS:
-                    self._calls[part.index][1] += part.text
-                case Kind.BROKEN:
-                    del self._calls[part.index]
-
-    @property
-    def calls(self) -> list[tuple[str, str]]:
-        return [(name, arguments) for name, arguments in self._calls.values()]
 
 
 class ResponseParser:
@@ -203,7 +149,8 @@ class ResponseParser:
     `tools`: see `parse`; `parallel`: whether a second call is of interest. `continued`: the text
     goes on in the middle of thinking or answer, so blanks at its start are the text's own.
     `answer_only`: the text is an answer without thinking. `complete` turns true when nothing that
-    follows matters any more. `tool_calls` and `malformed` (raw text) grow with the text.
+    follows matters any more. `attempts` grows with the text: calls, and the raw text of what turned
+    out to be none.
     """
 
     def __init__(
@@ -216,27 +163,19 @@ class ResponseParser:
         answer_only: bool = False,
     ) -> None:
         self.complete = False
-        self.tool_calls: list[ToolCall] = []
-        self.malformed: list[str] = []
-        self.order: list[bool] = []  # of every call, in order: whether it could be read
+        self.attempts: list[ToolCall | str] = []
         self._splitter = ThinkingSplitter(thinking_open=thinking_open, continued=continued or answer_only)
-        self._known = tools
-        self._finds_calls, self._parallel = tools is None or bool(tools), parallel
+        self._known, self._finds_calls, self._parallel = tools, tools is None or bool(tools), parallel
         self._thinking_done = not thinking_open and (continued or answer_only)
         self._buffer, self._at = "", 0  # text of the present section, and how much of it is used up
-        self._blanks = ""
-        self._begun = continued  # something of the present section has been handed out
+        self._out = PartQueue(begun=continued)
         self._trailing: TrailingCalls | None = None
         self._bare: BareCalls | None = None
         self._bare_tried = not tools
-        self._loose_behind, self._num_searched = (
-            "",
-            0,
-        )  # the mark before a call in another form; how much of it has no end
+        # The mark before a call in another form; how much of it has no end.
+        self._loose_behind, self._num_searched = "", 0
         self._state: Callable[[bool], bool] = self._text
-        self._call = CallScanner()
-        self._num_calls, self._cut = 0, False
-        self._parts: list[list[Part]] = []  # runs of one kind
+        self._call, self._num_calls, self._cut = CallScanner(), 0, False
 
     @property
     def thinking(self) -> bool:
@@ -263,7 +202,8 @@ class ResponseParser:
             self._thought(final, closed)
             if closed or answer:
                 self._thinking_done, self._trailing = True, None
-                self._buffer, self._at, self._blanks, self._begun = "", 0, "", False
+                self._buffer, self._at = "", 0
+                self._out.new_section()
         if self._thinking_done:
             self._buffer += answer
             while not self.complete and self._state(final):
@@ -272,9 +212,7 @@ class ResponseParser:
             if held:
                 held.shift(self._at)
         self._buffer, self._at = self._buffer[self._at :], 0
-        return self._handed_out()
-
-    # -- the thinking ------------------------------------------------------------------------------
+        return self._out.take()
 
     def _thought(self, final: bool, closed: bool) -> None:
         """Hand the thinking out.
@@ -282,12 +220,12 @@ class ResponseParser:
         Calls in it are held back until it is known what they are (rule 8).
         """
         if closed or not self._finds_calls:
-            self._flow(Kind.THINKING, self._rest())
+            self._out.flow(Kind.THINKING, self._rest())
             return
         while True:
             if self._trailing is None:
                 text, mark = self._until(_CALL_OPEN, final)
-                self._flow(Kind.THINKING, text)
+                self._out.flow(Kind.THINKING, text)
                 if not mark:
                     return
                 self._trailing = TrailingCalls(self._known, self._at + len(mark))
@@ -299,23 +237,23 @@ class ResponseParser:
                 self._complete_calls(self._trailing.calls)
                 return
             # A thought: it is handed out, and what follows is looked at once more.
-            self._flow(Kind.THINKING, self._buffer[self._at : self._trailing.settled])
+            self._out.flow(Kind.THINKING, self._buffer[self._at : self._trailing.settled])
             self._at, self._trailing = self._trailing.settled, None
 
-    # -- the answer: each state takes what it can from the buffer; True if the next one has somethin
+    # -- the answer: a state takes what it can of the buffer; True if the next has something to read
 
     def _text(self, final: bool) -> bool:
         if not self._finds_calls:
-            self._flow(Kind.ANSWER, self._rest())
+            self._out.flow(Kind.ANSWER, self._rest())
             return False
-        head = self._blanks_end()
+        head = _blanks_end(self._buffer, self._at)
         if not self._bare_tried and head < len(self._buffer):
             self._bare_tried = True
-            if not self._begun and self._buffer[head] in "{`":
+            if not self._out.begun and self._buffer[head] in "{`":
                 self._bare, self._state = BareCalls(self._known or (), self._at), self._whole_answer
                 return True
         text, mark = self._until(_ANY_OPEN if self._known else _CALL_OPEN, final)
-        self._flow(Kind.ANSWER, text)
+        self._out.flow(Kind.ANSWER, text)
         if mark == CALL_OPEN:
             self._at += len(mark)
             self._call, self._state = CallScanner(), self._in_call
@@ -337,15 +275,14 @@ class ResponseParser:
 
     def _in_call(self, final: bool) -> bool:
         call = self._call
-        announced = call.announced
         # What is no call is looked at once more, so the text stays in the buffer until something of
         # it is handed out.
-        end = call.feed(self._buffer, self._at if announced else self._at + len(call.raw))
+        end = call.feed(self._buffer, self._at if call.announced else self._at + len(call.raw))
         name, arguments = call.hand_out()
         if name:
-            self._add(Part(Kind.CALL, name, self._num_calls))
+            self._out.add(Part(Kind.CALL, name, self._num_calls))
         if arguments:
-            self._add(Part(Kind.ARGUMENTS, arguments, self._num_calls))
+            self._out.add(Part(Kind.ARGUMENTS, arguments, self._num_calls))
         if call.announced or call.status is Status.COMPLETE:
             self._at = end
         if call.status is Status.COMPLETE:
@@ -355,39 +292,36 @@ class ResponseParser:
             return True
         if call.status is Status.OPEN and (not final or self._cut):
             if final:
-                self.malformed.append(call.raw)
-                self.order.append(False)
+                self.attempts.append(call.raw)
                 self._at = end
             return False
         if call.status is Status.BROKEN and not call.announced and self._known and may_be_loose(self._buffer, self._at):
             self._loose_behind, self._num_searched, self._state = CALL_OPEN, 0, self._loose
             return True
         if call.announced:
-            self._add(Part(Kind.BROKEN, "", self._num_calls))
+            self._out.add(Part(Kind.BROKEN, "", self._num_calls))
             self._num_calls += 1
         self._is_malformed(call.raw if call.announced else "")
         return True
 
     def _loose(self, final: bool) -> bool:
         """A call in another form, held back up to its end."""
-        start = self._blanks_end()
+        start = _blanks_end(self._buffer, self._at)
         pattern = CALL_MARK
         if not self._buffer.startswith("{", start):
-            name, pattern = named_function(self._buffer, start), _FUNCTION_CLOSE
-            begun = self._buffer[start : start + len(FUNCTION_OPEN)]
-            if not final and (name == "" or (len(begun) < len(FUNCTION_OPEN) and FUNCTION_OPEN.startswith(begun))):
+            pattern, named = _FUNCTION_CLOSE, _names_function(self._buffer, start, self._known)
+            if named is None and not final:
                 return False
-            if not name or name not in (self._known or ()):
+            if not named:
                 return self._is_not_loose()
         limit = self._at + LONGEST_LOOSE
         match = pattern.search(self._buffer, max(start, self._at + self._num_searched), limit)
         if match is None and not final and len(self._buffer) < limit:
             self._num_searched = max(0, len(self._buffer) - self._at - len(CALL_CLOSE))
             return False
-        end = len(self._buffer) if match is None else match.end() if pattern is _FUNCTION_CLOSE else match.start()
-        no_end = end > limit if match is None else match[0] == CALL_OPEN
-        call = None if no_end else loose_call(self._buffer[start:end], self._known or ())
-        if call is None:
+        end = _loose_end(self._buffer, match, limit)
+        call = None if end is None else loose_call(self._buffer[start:end], self._known or ())
+        if end is None or call is None:
             return self._is_not_loose()
         self._at, self._state = end, self._behind_call
         self._complete_calls([call])
@@ -397,41 +331,40 @@ class ResponseParser:
         if self._loose_behind:
             self._is_malformed("")
         else:
-            self._flow(Kind.ANSWER, FUNCTION_OPEN)
+            self._out.flow(Kind.ANSWER, FUNCTION_OPEN)
             self._at += len(FUNCTION_OPEN)
             self._state = self._text
         return True
 
     def _is_malformed(self, raw: str) -> None:
         """What stands behind `<tool_call>` is no call; `raw` of it is used up already."""
-        self._flow(Kind.ANSWER, CALL_OPEN + raw)
-        self.malformed.append(raw)
-        self.order.append(False)
+        self._out.flow(Kind.ANSWER, CALL_OPEN + raw)
+        self.attempts.append(raw)
         self._state = self._malformed
 
     def _malformed(self, final: bool) -> bool:
         """Behind a fault: the rest of what was to be a call."""
         text, mark = self._until(_ANY_MARK if self._known else CALL_MARK, final)
         if mark == FUNCTION_OPEN:
-            name = named_function(self._buffer, self._at)
-            if name == "" and not final:
+            named = _names_function(self._buffer, self._at, self._known)
+            if named is None and not final:
                 self._at -= len(text)
                 return False
-            if not name or name not in (self._known or ()):
-                text, self._at = text + mark, self._at + len(mark)
-            else:
+            if named:
                 self._state = self._text
+            else:
+                text, self._at = text + mark, self._at + len(mark)
         elif mark:
             self._state = self._text
-        self.malformed[-1] += text
-        self._flow(Kind.ANSWER, text)
+        self.attempts[-1] = f"{self.attempts[-1]}{text}"
+        self._out.flow(Kind.ANSWER, text)
         if mark == CALL_CLOSE:
-            self._flow(Kind.ANSWER, mark)
+            self._out.flow(Kind.ANSWER, mark)
             self._at += len(mark)
         return bool(mark)
 
     def _behind_call(self, final: bool) -> bool:
-        at = self._blanks_end()
+        at = _blanks_end(self._buffer, self._at)
         if self._buffer.startswith(CALL_CLOSE, at):
             self._at = at + len(CALL_CLOSE)
         elif not final and CALL_CLOSE.startswith(self._buffer[at : at + len(CALL_CLOSE)]):
@@ -439,64 +372,60 @@ class ResponseParser:
         self._state = self._text
         return True
 
-    # -- tools of the states -----------------------------------------------------------------------
-
     def _is_complete(self, call: ToolCall) -> None:
-        self.tool_calls.append(call)
-        self.order.append(True)
+        self.attempts.append(call)
         self._num_calls += 1
         self.complete = not self._parallel
 
     def _complete_calls(self, calls: Sequence[Call]) -> None:
         """Calls that come whole."""
         for name, arguments in calls if self._parallel else calls[:1]:
-            self._add(Part(Kind.CALL, name, self._num_calls))
-            self._add(Part(Kind.ARGUMENTS, arguments, self._num_calls))
+            self._out.add(Part(Kind.CALL, name, self._num_calls))
+            self._out.add(Part(Kind.ARGUMENTS, arguments, self._num_calls))
             self._is_complete(ToolCall(name, json.loads(arguments)))
-
-    def _blanks_end(self) -> int:
-        return _BLANKS.match(self._buffer, self._at).end()  # type: ignore[union-attr]
 
     def _rest(self) -> str:
         text, self._at = self._buffer[self._at :], len(self._buffer)
         return text
 
     def _until(self, mark: re.Pattern[str], final: bool) -> tuple[str, str]:
-        """Take the text before the first mark; the mark stays.
+        """Take the text before the first mark; the mark stays."""
+        text, first = _before(mark, self._buffer, self._at, final)
+        self._at += len(text)
+        return text, first
 
-        Without one all text but what could be a mark's beginning.
-        """
-        start = self._at
-        if match := mark.search(self._buffer, start):
-            self._at = match.start()
-            return self._buffer[start : self._at], match[0]
-        text = self._rest()
-        held = 0 if final else max(ends_inside(text, m) for m in mark.pattern.split("|"))
-        self._at -= held
-        return text[: len(text) - held], ""
 
-    def _flow(self, kind: Kind, text: str) -> None:
-        """Hand text out, without the blanks before it, and with those behind it only once more text
-        follows.
-        """
-        text = self._blanks + text
-        body = text.rstrip(BLANKS)
-        self._blanks = text[len(body) :]
-        if not self._begun:
-            body = body.lstrip(BLANKS)
-            self._begun = bool(body)
-            if not body:
-                self._blanks = ""
-        if body:
-            self._add(Part(kind, body))
+def _blanks_end(buffer: str, start: int) -> int:
+    return _BLANKS.match(buffer, start).end()  # type: ignore[union-attr]  # the pattern matches the empty text
 
-    def _add(self, part: Part) -> None:
-        last = self._parts[-1][0] if self._parts else None
-        if last is not None and last.kind is part.kind and part.kind in (Kind.THINKING, Kind.ANSWER, Kind.ARGUMENTS):
-            self._parts[-1].append(part)
-        else:
-            self._parts.append([part])
 
-    def _handed_out(self) -> list[Part]:
-        runs, self._parts = self._parts, []
-        return [replace(run[0], text="".join(p.text for p in run)) if len(run) > 1 else run[0] for run in runs]
+def _names_function(buffer: str, start: int, known: Tools) -> bool | None:
+    """Whether a function on offer is named in `<function=...>` at `start`; None while more text
+    could decide it.
+    """
+    name, head = named_function(buffer, start), buffer[start : start + len(FUNCTION_OPEN)]
+    if name == "" or (len(head) < len(FUNCTION_OPEN) and FUNCTION_OPEN.startswith(head)):
+        return None
+    return bool(name) and name in (known or ())
+
+
+def _loose_end(buffer: str, match: re.Match[str] | None, limit: int) -> int | None:
+    """Where a call in another form ends: behind its closing tag, before another mark, or with the
+    text.
+    """
+    if match is None:
+        return len(buffer) if len(buffer) <= limit else None
+    if match[0] == CALL_OPEN:
+        return None
+    return match.end() if match[0] == FUNCTION_CLOSE else match.start()
+
+
+def _before(mark: re.Pattern[str], buffer: str, start: int, final: bool) -> tuple[str, str]:
+    """The text before the first mark, and the mark; without one all text but what could be a mark's
+    beginning.
+    """
+    if match := mark.search(buffer, start):
+        return buffer[start : match.start()], match[0]
+    text = buffer[start:]
+    held = 0 if final else max(ends_inside(text, m) for m in mark.pattern.split("|"))
+    return text[: len(text) - held], ""

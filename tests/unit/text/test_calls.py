@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwq.text.calls import loose_call
-from qwq.text.response import Kind, ResponseBuilder, ResponseParser
+from qwq.text.parts import Kind, ResponseBuilder
+from qwq.text.response import ResponseParser
 
 F = {
     "properties": {

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwq.text.response import Kind, Part, ResponseBuilder, ResponseParser, parse, parse_answer, reopens_thinking
+from qwq.text.parts import Kind, Part, ResponseBuilder
+from qwq.text.response import ResponseParser, parse, parse_answer, reopens_thinking
 from qwq.types import ParsedResponse, ToolCall
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": {"c": "}"}}}\n</tool_call>'
@@ -184,14 +185,13 @@ def streamed(pieces: list[str], opened: bool, tools: tuple[str, ...] | None, cut
     for piece in pieces:
         out.add(parser.push(piece))
     out.add(parser.finish(cut=cut))
-    calls = out.calls[: len(parser.tool_calls)]  # behind them only one that was cut off
-    assert [(c.name, c.arguments) for c in parser.tool_calls] == [
-        (name, json.loads(arguments)) for name, arguments in calls
-    ]
+    good = [a for a in parser.attempts if isinstance(a, ToolCall)]
+    calls = out.calls[: len(good)]  # behind them only one that was cut off
+    assert [(c.name, c.arguments) for c in good] == [(name, json.loads(arguments)) for name, arguments in calls]
     assert len(out.calls) == len(calls) or (cut and len(out.calls) == len(calls) + 1)
     return ParsedResponse(
         out.thinking if parser.has_thinking else None, out.answer, tuple(ToolCall(n, json.loads(a)) for n, a in calls), not parser.thinking,
-        tuple(raw.strip() for raw in parser.malformed), reopens_thinking(out.answer),
+        tuple(a.strip() for a in parser.attempts if isinstance(a, str)), reopens_thinking(out.answer),
     )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from qwq.verify.instructions.constraints import CONSTRAINTS, KEYWORDS, WHOLE, Constraint, Draw, Kwargs
+from qwq.verify.instructions.constraint_table import KEYWORDS, WHOLE, Constraint, Draw, Kwargs
+from qwq.verify.instructions.constraints import CONSTRAINTS
 from qwq.verify.instructions.ifeval import CHECKS
 
 LANGUAGES = {

@@ -146,38 +146,46 @@ def _one(function: Mapping[str, Any], expected: Call, call: Call, language: str)
 
 
 def _value(where: str, value: Any, schema: Mapping[str, Any], possible: Sequence[Any], language: str) -> None:
+    """_Wrong where a value is none of the possible ones."""
     types = {"python": PYTHON, "java": JAVA, "javascript": JAVASCRIPT}[language]
     declared = schema["type"]
     if declared not in types:
         raise DataError(f"{where}: type {declared!r} is not one of {language}'s: {', '.join(types)}")
     expected: type = types[declared]
-    nested: type | None = None
     inner = (schema.get("items") or {}).get("type")
-    if expected is list and inner not in (None, "any"):
-        nested = types.get(inner, str)
+    nested = types.get(inner, str) if expected is list and inner not in (None, "any") else None
+    value = _as_declared(value, declared, inner, expected, language)
+    if value == [] == list(possible):  # a few answers of the set mean the empty list so
+        return
+    variable = _typed(where, value, possible, declared, expected, nested)
+    if not variable and expected in (dict, list, str):
+        _one_of(where, value, possible, expected, nested)
+    elif value not in possible:
+        raise _Wrong(f"value: {where} is {value!r}, possible are {possible}")
+
+
+def _as_declared(value: Any, declared: str, inner: str | None, expected: type, language: str) -> Any:
+    """The value as its language means it: literals read, tuples as lists, whole numbers as
+    floats.
+    """
     if language != "python" and isinstance(value, str):
         value = _java(value, declared, inner) if language == "java" else _javascript(value, declared, inner)
     if isinstance(value, tuple):
         value = list(value)
-    if language == "python" and declared == "float" and type(value) is int:
+    if type(value) is int and declared == "float" and (language == "python" or expected is float):
         value = float(value)
-    if language != "python" and expected is float and type(value) is int and declared == "float":
-        value = float(value)
-    if value == [] == list(possible):  # a few answers of the set mean the empty list so
-        return None
-    variable = _typed(where, value, possible, declared, expected, nested)
-    if not variable:
-        if expected is dict:
-            return _in(where, value, [p for p in possible if p != ""], _same_dict)
-        if expected is list and nested is dict:
-            return _in(where, value, [p for p in possible if p != ""], _same_dicts)
-        if expected is str:
-            return _in(where, value, [p for p in possible if isinstance(p, str)], lambda a, b: _plain(a) == _plain(b))
-        if expected is list:
-            return _in(where, value, [p for p in possible if isinstance(p, list)], lambda a, b: _plain(a) == _plain(b))
-    if value not in possible:
-        raise _Wrong(f"value: {where} is {value!r}, possible are {possible}")
-    return None
+    return value
+
+
+def _one_of(where: str, value: Any, possible: Sequence[Any], expected: type, nested: type | None) -> None:
+    """_Wrong where a dictionary, list or text is none of the possible ones, compared without case
+    and some signs.
+    """
+    if expected is dict or (expected is list and nested is dict):
+        same = _same_dict if expected is dict else _same_dicts
+        _in(where, value, [p for p in possible if p != ""], same)
+    else:
+        _in(where, value, [p for p in possible if isinstance(p, expected)], lambda a, b: _plain(a) == _plain(b))
 
 
 def _typed(where: str, value: Any, possible: Sequence[Any], declared: str, expected: type, nested: type | None) -> bool:
