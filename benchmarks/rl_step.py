@@ -31,10 +31,11 @@ from typing import Any
 
 import torch
 
-from qwq.config import ComputeSection, Optim, Rl1Stage
+from qwq.config import ComputeSection, Optim
 from qwq.engine.sampler import SamplingParams
 from qwq.model.linear import product
 from qwq.model.weights import load_model
+from qwq.pipeline.stages.rl1 import Rl1Stage
 from qwq.text.template import ChatFormat
 from qwq.train.checkpoint import StageRun
 from qwq.train.rl import RlTrainer

@@ -80,7 +80,6 @@ FILES: set[str] = {
     "load.py",
     "options.py",
     "page.py",
-    "plan.py",
     "policy.py",
     "pool.py",
     "preference.py",

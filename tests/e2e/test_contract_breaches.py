@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwq.config import Rl2Stage, load_recipe
+from qwq.config import load_recipe
 from qwq.errors import ConfigError, Interrupted
 from qwq.model.weights import load_model
-from qwq.pipeline.run import RecipeRun, contract_lines
+from qwq.pipeline.run import RecipeRun
+from qwq.pipeline.stages.rl2 import Rl2Stage
+from qwq.pipeline.table import contract_lines
 from qwq.report import write_report
 from qwq.tasks.mix import ProblemMix
 from qwq.train import stage2 as rl2
@@ -122,7 +124,7 @@ def test_a_forced_breach(folder, monkeypatch, action, data):
     text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final"))
     path = folder / f"{action}-{data}.toml"
     path.write_text(text.replace('"breach"', f'"{action}-{data}"'))
-    monkeypatch.setattr("qwq.pipeline.run.ContractGuard", Scripted)
+    monkeypatch.setattr("qwq.train.stage2.ContractGuard", Scripted)
     Scripted.script, Scripted.seen, Scripted.left = [1.0, 0.0, 0.0], [], []
     run = RecipeRun(load_recipe(path), folder / "runs")
     results = run.run()
@@ -182,7 +184,7 @@ def test_a_breach_that_ends_gives_the_full_mix_back_and_is_kept(folder, monkeypa
     )
     text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final")).replace('"breach"', '"back"')
     (folder / "back.toml").write_text(text)
-    monkeypatch.setattr("qwq.pipeline.run.ContractGuard", Scripted)
+    monkeypatch.setattr("qwq.train.stage2.ContractGuard", Scripted)
     Scripted.script, Scripted.seen, Scripted.left = [1.0, 0.0, 1.0, 1.0], [], []
     run = RecipeRun(load_recipe(folder / "back.toml"), folder / "runs")
     (record,) = run.run()["stages"]
@@ -199,7 +201,7 @@ def test_the_last_weights_are_looked_at_also_between_two_checks(folder, monkeypa
     )
     text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final")).replace('"breach"', '"between"')
     (folder / "between.toml").write_text(text)
-    monkeypatch.setattr("qwq.pipeline.run.ContractGuard", Scripted)
+    monkeypatch.setattr("qwq.train.stage2.ContractGuard", Scripted)
     Scripted.script, Scripted.seen, Scripted.left = [1.0, 0.0], [], []
     run = RecipeRun(load_recipe(folder / "between.toml"), folder / "runs")
     (record,) = run.run()["stages"]
@@ -265,7 +267,7 @@ def test_a_run_that_is_stopped_after_a_breach_goes_on_bit_for_bit(folder, monkey
         .replace("steps = 3", "steps = 5")
     )
     text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final"))
-    monkeypatch.setattr("qwq.pipeline.run.ContractGuard", Forced)
+    monkeypatch.setattr("qwq.train.stage2.ContractGuard", Forced)
     ends = {}
     for name in ("whole", "stopped"):
         path = folder / f"{name}-{action}.toml"

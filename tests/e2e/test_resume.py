@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from qwq.cli import main
-from qwq.config import Optim, Rl2Stage
+from qwq.config import Optim
+from qwq.pipeline.stages.rl2 import Rl2Stage
 from qwq.tasks.mix import ProblemMix
 from qwq.train.checkpoint import StageRun
 from qwq.train.optim import Optimizer
@@ -183,7 +184,9 @@ def guard_at(folder: Path, on_breach: str, outcomes: list[float]) -> tuple[Contr
     optimizer = Optimizer(model, Optim(), 4)
     run.resume(model, optimizer)
     mix.shares = run.state["mix"]
-    guard = ContractGuard(stage, model, mix, run, lambda: {"math": outcomes}, None)
+    guard = ContractGuard(
+        stage.contract, stage.replays(), model, mix, run, steps=4, evaluate=lambda: {"math": outcomes}
+    )
     guard.begin()
     return guard, optimizer
 

@@ -12,9 +12,10 @@ import random
 import pytest
 import torch
 
-from qwq.config import ComputeSection, Optim, Rl1Stage
+from qwq.config import ComputeSection, Optim
 from qwq.model.config import preset
 from qwq.model.transformer import Transformer
+from qwq.pipeline.stages.rl1 import Rl1Stage
 from qwq.reward.mixing import Rewarder
 from qwq.tasks.mix import ProblemMix
 from qwq.tasks.procedural.base import answer_turn

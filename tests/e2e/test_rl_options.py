@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from qwq.config import Recipe, load_recipe
 from qwq.errors import ConfigError
 from qwq.model.weights import load_model
-from qwq.pipeline.run import RecipeRun, table
+from qwq.pipeline.run import RecipeRun
+from qwq.pipeline.table import table
 from qwq.report import write_report
 
 RECIPE = Path(__file__).parent / "mini.toml"

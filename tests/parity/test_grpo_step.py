@@ -7,11 +7,12 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="parity needs transformers (pip install qwq[dev])")
 
-from qwq.config import ComputeSection, Optim, Rl2Stage
+from qwq.config import ComputeSection, Optim
 from qwq.model.config import ModelConfig
 from qwq.model.names import state_to_hf
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model
+from qwq.pipeline.stages.rl2 import Rl2Stage
 from qwq.train import losses, rl
 from qwq.train.losses import logprobs
 from qwq.train.rl import Group, RlTrainer

@@ -105,7 +105,7 @@ def train(
         raise ConfigError(f"--until {until}: the recipe has no such stage: {nearest(until, loaded.stages)}")
     if dry_run:
         from qwq.cli.train import check_recipe
-        from qwq.pipeline.plan_cluster import explain_with_cluster as plan
+        from qwq.pipeline.plan.explain import explain_with_cluster as plan
 
         check_recipe(loaded, runs, until=until, fresh=fresh)
         print(plan(loaded, runs))
@@ -133,7 +133,7 @@ def explain(recipe: Path, *, seed: int | None = None, runs: Path = Path("runs"),
         Folder that holds the runs.
     """
     from qwq.config import load_recipe
-    from qwq.pipeline.plan_cluster import explain_with_cluster as plan
+    from qwq.pipeline.plan.explain import explain_with_cluster as plan
 
     print(plan(load_recipe(recipe, _with_seed(overrides, seed)), runs))
     return 0

@@ -11,7 +11,8 @@ from qwq.common.files import read_record, writing_to
 from qwq.config import Recipe
 from qwq.errors import DataError
 from qwq.pipeline.progress import LiveProgress
-from qwq.pipeline.run import RecipeRun, contract_lines, paired_columns, table
+from qwq.pipeline.run import RecipeRun
+from qwq.pipeline.table import contract_lines, paired_columns, table
 from qwq.report import write_report
 from qwq.train.checkpoint import StopFlag
 

@@ -5,23 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
+from qwq.common.imports import is_reference
 from qwq.config.base import MAX_SEED, STAGE_NAME, START, Section
-from qwq.config.errors import one_line
+from qwq.config.errors import NO_KIND, one_line
+from qwq.config.kinds import StageConfig, known_kinds, stage_class
 from qwq.config.load import find_recipe, read_toml, to_toml
-from qwq.config.rl import Rl1Stage, Rl2Stage, RlStage
 from qwq.config.sections import ComputeSection, EvalSection, ModelSection
-from qwq.config.stages import ControlStage, DpoStage, PretrainStage, RewardModelStage, SftStage
 from qwq.errors import ConfigError, nearest
-from qwq.types import DOMAINS
 
-POLICY_KINDS = ("pretrain", "sft", "rl1", "rl2", "dpo")  # the kinds whose result the next stage starts from
-STAGE_TYPES = (PretrainStage, SftStage, ControlStage, Rl1Stage, RewardModelStage, Rl2Stage, DpoStage)
-AnyStage = Annotated[
-    PretrainStage | SftStage | ControlStage | Rl1Stage | RewardModelStage | Rl2Stage | DpoStage,
-    Field(discriminator="kind"),
-]
+
+def _stage(value: Any) -> StageConfig:
+    """A stage of a recipe, read by the class of its kind; errors of its fields keep their places."""
+    if isinstance(value, StageConfig):
+        return value
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str):
+        raise PydanticCustomError(NO_KIND, "no kind")
+    if kind not in known_kinds() and not is_reference(kind):
+        raise PydanticCustomError(NO_KIND, "unknown kind", {"kind": kind})
+    return stage_class(kind).model_validate(value)
+
+
+AnyStage = SerializeAsAny[Annotated[StageConfig, PlainValidator(_stage)]]
 
 
 class Recipe(Section):
@@ -49,114 +57,39 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Recipe:
-        names = list(self.stages)
-        for i, (name, stage) in enumerate(self.stages.items()):
-            if not STAGE_NAME.fullmatch(name):
-                raise ValueError(
-                    f"stage {name!r}: a stage's name is made of letters, digits, _ and -, 64 at most, and begins with a letter or digit: rename it"
-                )
-            wanted = {"start_from": stage.start_from}
-            if isinstance(stage, ControlStage):
-                wanted |= {"of": stage.of, "match": stage.match if stage.steps is None else None}
-            if isinstance(stage, Rl2Stage) and stage.mix.preference > 0:
-                wanted |= {"reward_model.model": stage.reward_model.model}
-            if isinstance(stage, Rl1Stage) and stage.mix.preference > 0:
-                raise ValueError(
-                    f"stages.{name}.mix.preference is {stage.mix.preference}: no rule judges it, so it goes in an rl2 stage"
-                )
-            for key, other in wanted.items():
-                if other is not None and other not in names[:i]:
-                    hint = nearest(other, names[:i]) if i else "it is the first"
-                    raise ValueError(f"stages.{name}.{key} is {other!r}, which is not an earlier stage: {hint}")
-            self._kinds_fit(name, stage)
-            if isinstance(stage, Rl2Stage):
-                self._settle_contract(name, stage)
-            if not self.has_data(stage):
-                raise ValueError(f"stages.{name} has no data: give stages.{name}.mix a weight or a path or sources")
-        if self.eval.start and (self.model.preset or START in names):
+        earlier: dict[str, StageConfig] = {}
+        for name, stage in self.stages.items():
+            self._stage_fits(name, stage, earlier)
+            earlier[name] = stage
+        if self.eval.start and (self.model.preset or START in self.stages):
             raise ValueError(
                 f"eval.start reads the checkpoint at model.path as {START!r}: a preset has none, and no stage may be called so"
             )
-        if self.model.preset and not isinstance(next(iter(self.stages.values())), PretrainStage):
-            raise ValueError(
-                f"a preset has fresh weights, so the first stage must be a pretrain stage, not {names[0]!r}"
-            )
+        first, stage = next(iter(self.stages.items()))
+        if self.model.preset and not stage.takes_fresh_weights:
+            raise ValueError(f"a preset has fresh weights, so the first stage must be a pretrain stage, not {first!r}")
         return self
 
-    def _kinds_fit(self, name: str, stage: Any) -> None:
-        """That the earlier stages which a stage names are of the kinds that it can use."""
-        scored = isinstance(stage, Rl2Stage) and stage.mix.preference > 0
-        for key, other, fits, wanted in (
-            (
-                "start_from",
-                stage.start_from,
-                lambda s: not isinstance(s, RewardModelStage),
-                "a stage that trains a policy, which a reward model is not",
-            ),
-            (
-                "of",
-                stage.of if isinstance(stage, ControlStage) else None,
-                lambda s: isinstance(s, SftStage),
-                "an sft stage, whose demonstrations it goes on with",
-            ),
-            (
-                "reward_model.model",
-                stage.reward_model.model if scored else None,
-                lambda s: isinstance(s, RewardModelStage),
-                "a reward_model stage",
-            ),
-        ):
-            if other is not None and not fits(self.stages[other]):
-                raise ValueError(
-                    f"stages.{name}.{key} is {other!r}, a stage of kind {self.stages[other].kind}: name {wanted}"
-                )
-
-    def _settle_contract(self, name: str, stage: Rl2Stage) -> None:
-        """Settle what the contract of stage `name` holds, and that the stage replays it: else no action could bring back what is lost.
-
-        By default it holds what the RL stages before it trained on, and each family and each kind of source of theirs is replayed. Where none
-        comes before it, it holds what it replays of math and code.
-        """
-        drawn, missing, why = stage.drawn(), [], ""
-        if stage.contract.domains is None:
-            before = [s for s in list(self.stages.values())[: list(self.stages).index(name)] if isinstance(s, Rl1Stage)]
-            families = [d for s in before for d in s.mix.weights()]
-            sources = [source for s in before for source in s.sources if source.held_as]
-            there = [d for d in ("math", "code") if any(d in names for names in drawn.values())]
-            stage.contract.domains = (
-                list(dict.fromkeys([*families, *(s.domain for s in sources)])) if before else there or ["math", "code"]
-            )
-            kinds = {s.path if s.kind == "task" else s.kind for s in stage.sources}
-            missing = [f"mix.{d} a weight" for d in families if d not in drawn]
-            missing += [
-                f"a source of kind {s.kind} (such as {s.path or s.level})"
-                for s in sources
-                if (s.path if s.kind == "task" else s.kind) not in kinds
-            ]
-            why = " (what the RL stages before it trained on)" if before else ""
-        known = [n for names in drawn.values() for n in names]
-        missing = missing or [
-            f"mix.{held} a weight or a source of {held}"
-            if held in DOMAINS
-            else f"a source of {held} ({nearest(held, known)})"
-            for held, labels in stage.replays().items()
-            if not labels
-        ]
-        if missing:
-            raise ValueError(
-                f"stages.{name}.contract holds {', '.join(stage.contract.domains)}{why}, and the stage draws prompts from {', '.join(drawn)} alone, which do "
-                f"not replay all of that: give stages.{name} {', '.join(dict.fromkeys(missing))}, or set stages.{name}.contract.domains ([] holds nothing)"
-            )
-
     @staticmethod
-    def has_data(stage: Any) -> bool:
-        if isinstance(stage, RlStage):
-            return bool(stage.mix.weights() or stage.sources)
-        if isinstance(stage, PretrainStage):
-            return bool(stage.mix.weights())
-        if isinstance(stage, SftStage):
-            return bool(stage.path or stage.source or stage.mix.weights())
-        return True
+    def _stage_fits(name: str, stage: StageConfig, earlier: dict[str, StageConfig]) -> None:
+        """ValueError where stage `name` does not fit those before it; what depends on them is set."""
+        if not STAGE_NAME.fullmatch(name):
+            raise ValueError(
+                f"stage {name!r}: a stage's name is made of letters, digits, _ and -, 64 at most, and begins with a letter or digit: rename it"
+            )
+        stage.check_alone(name)
+        for key, other, _, _ in stage.references():
+            if other not in earlier:
+                hint = nearest(other, earlier) if earlier else "it is the first"
+                raise ValueError(f"stages.{name}.{key} is {other!r}, which is not an earlier stage: {hint}")
+        for key, other, fits, needs in stage.references():
+            if not fits(earlier[other]):
+                raise ValueError(
+                    f"stages.{name}.{key} is {other!r}, a stage of kind {earlier[other].kind}: name {needs}"
+                )
+        stage.settle(name, earlier)
+        if not stage.has_data():
+            raise ValueError(f"stages.{name} has no data: give stages.{name}.mix a weight or a path or sources")
 
     @property
     def run_name(self) -> str:
@@ -164,13 +97,10 @@ class Recipe(Section):
 
     def start_of(self, name: str) -> str | None:
         """The stage whose weights `name` starts from; None: the recipe's model itself."""
-        stage = self.stages[name]
-        if stage.start_from:
-            return stage.start_from
-        if isinstance(stage, ControlStage):
-            return stage.of
+        if start := self.stages[name].start:
+            return start
         before = list(self.stages)[: list(self.stages).index(name)]
-        return next((b for b in reversed(before) if self.stages[b].kind in POLICY_KINDS), None)
+        return next((b for b in reversed(before) if self.stages[b].in_sequence), None)
 
 
 def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -180,8 +110,7 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        kinds = {c.model_fields["kind"].annotation.__args__[0]: c for c in STAGE_TYPES}  # type: ignore[union-attr]
-        raise ConfigError(one_line(error, str(path), Recipe, kinds)) from None
+        raise ConfigError(one_line(error, str(path), Recipe, data)) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""The RL stages: sampling, loss, rewards, validation, and the contract of stage 2."""
+"""What RL is set by: sampling, loss, rewards, validation, and the contract of stage 2."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from qwq.config.base import Positive, Section, Unit
-from qwq.config.sources import Mix, Source
-from qwq.config.stages import Stage
+from qwq.config.kinds import StageConfig
+from qwq.config.problem_sets import Mix, Source
 from qwq.config.training import Lora
 from qwq.errors import nearest
 
@@ -52,7 +52,7 @@ class ToolLimits(Section):
     )
 
 
-class RlStage(Stage):
+class RlConfig(StageConfig):
     """Reinforcement learning with verifiable rewards, GRPO family (Shao et al. 2024, arXiv 2402.03300).
 
     Defaults follow Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) and DAPO (Yu et al. 2025, arXiv 2503.14476).
@@ -152,8 +152,14 @@ class RlStage(Stage):
         0.05, description="share of infrastructure errors in a step at which the run stops"
     )
 
+    def has_data(self) -> bool:
+        return bool(self.mix.weights() or self.sources)
+
+    def problem_sources(self) -> list[Source]:
+        return self.sources
+
     @model_validator(mode="after")
-    def _objective(self) -> RlStage:
+    def _objective(self) -> RlConfig:
         for key, name, known in (("loss", self.loss, LOSS_CLIPS), ("advantage", self.advantage, ADVANTAGES)):
             if name not in known and ":" not in name:
                 raise ValueError(
@@ -179,7 +185,7 @@ class RlStage(Stage):
         return self
 
     @model_validator(mode="after")
-    def _lengths_fit(self) -> RlStage:
+    def _lengths_fit(self) -> RlConfig:
         if self.overlong_buffer >= self.max_new_tokens:
             raise ValueError(
                 f"overlong_buffer is {self.overlong_buffer}, max_new_tokens {self.max_new_tokens}: the buffer must be the smaller"
@@ -205,12 +211,6 @@ class RlStage(Stage):
         return self
 
 
-class Rl1Stage(RlStage):
-    """Stage 1: math by the accuracy verifier, code by the execution server, outcome rewards, no KL."""
-
-    kind: Literal["rl1"]
-
-
 class Contract(Section):
     """Per-domain floors, watched on validation problems while stage 2 runs."""
 
@@ -228,32 +228,3 @@ class Contract(Section):
         "reweight", description="what a breach causes; rollback and stop put the weights of the last good check back"
     )
     reweight: float = Field(1.5, gt=1, description="factor on a breached domain's share of the prompts")
-
-
-class RewardMixing(Section):
-    """How the reward model's score becomes a reward beside the rules."""
-
-    model: str = Field("reward_model", description="stage that trained the reward model")
-    weight: float = Field(1.0, ge=0, description="weight of the reward model's term")
-    debias_length: bool = Field(True, description="regress the answer's length out of the score")
-    canaries: int = Field(16, ge=0, description="prompts with known-bad answers scored at every check")
-
-
-class Rl2Stage(RlStage):
-    """Stage 2: reward model and rules for the general domains, math and code replayed and held by the contract."""
-
-    kind: Literal["rl2"]
-    kl: float = Field(1e-3, ge=0, description="weight of the KL term against the end of stage 1")
-    contract: Contract = Field(default_factory=Contract)
-    reward_model: RewardMixing = Field(default_factory=RewardMixing)
-
-    def drawn(self) -> dict[str, tuple[str, ...]]:
-        """What prompts are drawn from, families and the labels of sources, with the names by which the contract may hold each."""
-        return {d: (d,) for d in self.mix.weights()} | {s.label: s.held_as for s in self.sources}
-
-    def replays(self) -> dict[str, list[str]]:
-        """For each name that the contract holds, what of `drawn` replays it."""
-        return {
-            held: [label for label, names in self.drawn().items() if held in names]
-            for held in dict.fromkeys(self.contract.domains or ())
-        }

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from qwq.common.cpu import has_bfloat16
 from qwq.config.base import DEVICES, MAX_THREADS, Positive, Section
-from qwq.config.sources import Source
+from qwq.config.problem_sets import Source
 from qwq.errors import nearest
 from qwq.types import DOMAINS
 

@@ -11,12 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwq.config import ControlStage, PretrainStage, Recipe, RlStage, Source
-from qwq.data.examples import FileUse
+from qwq.config import Recipe, Source
 from qwq.data.files import is_hub_id
-from qwq.errors import ConfigError, DataError, ModelError
-from qwq.model.config import ModelConfig, preset
-from qwq.pipeline.preview import preview_stage, reader_of
+from qwq.errors import ConfigError, DataError
+from qwq.model.config import preset
+from qwq.pipeline.preview import reader_of
 from qwq.tasks.ifeval_train import BUILTIN
 from qwq.tasks.mix import ProblemMix
 from qwq.tasks.published import how_to_get
@@ -61,10 +60,10 @@ def missing_files(recipe: Recipe, names: Iterable[str] | None = None, *, evaluat
 
     names = list(recipe.stages if names is None else names)
     for name in own_data(recipe, names):
-        look(recipe.stages[name].path, f"stages.{name}.path", _rows_of(recipe.stages[name].kind))  # type: ignore[union-attr]
-    for name in names:
         stage = recipe.stages[name]
-        for number, source in enumerate(stage.sources if isinstance(stage, RlStage) else ()):
+        look(stage.data_file, f"stages.{name}.path", f"a JSON-lines file with {stage.rows_hold} on each line")
+    for name in names:
+        for number, source in enumerate(recipe.stages[name].problem_sources()):
             look_at(source, f"stages.{name}.sources.{number}")
     for number, source in enumerate(recipe.eval.sources if evaluation else ()):
         look_at(source, f"eval.sources.{number}")
@@ -84,21 +83,13 @@ def missing_lines(recipe: Recipe, assumed: str) -> list[str]:
 
 def own_data(recipe: Recipe, names: Iterable[str]) -> list[str]:
     """The stages on conversations or pairs whose files the stages `names` read: a control goes on with the file of another stage."""
-    owners = dict.fromkeys(
-        stage.of if isinstance(stage := recipe.stages[name], ControlStage) else name for name in names
-    )
-    return [name for name in owners if getattr(recipe.stages[name], "path", None)]
+    owners = dict.fromkeys(recipe.stages[name].data_owner(name) for name in names)
+    return [name for name in owners if recipe.stages[name].data_file]
 
 
 def at_hand(path: str) -> bool:
     """Whether a data file is here, or needs no file here: generated, or on the hub."""
     return path == BUILTIN or is_hub_id(path) or Path(path).expanduser().exists()
-
-
-def _rows_of(kind: str) -> str:
-    """What a line of a stage's own data file holds."""
-    what = "`prompt`, `chosen` and `rejected`" if kind in ("reward_model", "dpo") else "a `messages` list"
-    return f"a JSON-lines file with {what} on each line"
 
 
 def require_files(missing: list[MissingFile]) -> None:
@@ -146,73 +137,11 @@ def _template_of(path: Path) -> ChatTemplate:
 def _train_tokenizer(recipe: Recipe) -> Tokenizer:
     """Byte-level BPE on the documents of the first stage, rendered by the default template."""
     stage = next(iter(recipe.stages.values()))
-    assert isinstance(stage, PretrainStage)
-    mix, template = ProblemMix(0, "tokenizer", stage.mix.weights()), default_template()
+    weights, noise = stage.demonstrations()
+    mix, template = ProblemMix(0, "tokenizer", weights), default_template()
     texts = []
     for i in range(TOKENIZER_DOCUMENTS):
-        problem, turns = mix.demonstration(i, stage.noise)
+        problem, turns = mix.demonstration(i, noise)
         texts.append(template.render([*problem.messages, *turns], tools=problem.tools))
     size = recipe.model.vocab_size or preset(recipe.model.preset or "").vocab_size
     return train_bpe(texts, size)
-
-
-# -- what is taken of conversations and pairs --------------------------------------------------------------------------
-
-SHOWN_CHARACTERS = 1500  # of a rendered row
-
-
-def read_own_data(recipe: Recipe, folder: Path, max_positions: int) -> tuple[dict[str, FileUse], list[str]]:
-    """What each stage takes of its own file, and that in words: one row rendered, what is learnt in [[double brackets]], and the account of all rows.
-
-    Files that are not here, or on the hub, are left out, and those of a model whose tokenizer is not to be had. DataError as in training.
-    """
-    uses: dict[str, FileUse] = {}
-    lines: list[str] = []
-    names = [
-        name
-        for name in own_data(recipe, recipe.stages)
-        if at_hand(path := recipe.stages[name].path) and not is_hub_id(path)
-    ]  # type: ignore[union-attr]
-    try:
-        chat = chat_format(recipe, folder / "tokenizer") if names else None
-    except ModelError as error:
-        return {}, [
-            f"{name}: {recipe.stages[name].path} was not read, as its tokens cannot be counted: {error}"
-            for name in names
-        ]  # type: ignore[union-attr]
-    for name in names:
-        assert chat is not None
-        (summary,) = preview_stage(recipe.stages[name], chat, max_positions=max_positions)
-        uses[name] = summary.use
-        for row in summary.rows:
-            label, marked = (f", {row.label}", "scored") if row.label else ("", "learnt")
-            lines += [
-                f"{name}: {row.where}{label}, {row.tokens:,} tokens, {marked} is what stands in [[double brackets]]:"
-            ]
-            lines += [f"    {line}" for line in _shortened(row.text()).rstrip("\n").split("\n")]
-        lines += [f"{name}: {summary.use.note()}", ""]
-    return uses, lines
-
-
-def _shortened(text: str) -> str:
-    """The text without its middle, where it is long."""
-    over = len(text) - SHOWN_CHARACTERS
-    return (
-        text
-        if over <= 0
-        else f"{text[: SHOWN_CHARACTERS // 2]} ... {over:,} characters ... {text[-(SHOWN_CHARACTERS // 2) :]}"
-    )
-
-
-# -- lengths ----------------------------------------------------------------------------------------------------------
-
-
-def check_lengths(recipe: Recipe, config: ModelConfig, names: Iterable[str] | None = None) -> None:
-    """ConfigError where a stage's completions alone would fill all positions of the model: none could reach its limit, or overlong_buffer."""
-    for name in recipe.stages if names is None else names:
-        stage = recipe.stages[name]
-        if isinstance(stage, RlStage) and stage.max_new_tokens >= config.max_positions:
-            raise ConfigError(
-                f"stages.{name}.max_new_tokens is {stage.max_new_tokens:,}, and the model has {config.max_positions:,} positions for prompt and "
-                "completion together: give less than that by as much as the prompts are long"
-            )

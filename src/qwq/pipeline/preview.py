@@ -1,6 +1,6 @@
 """What a stage would take of a data file, before anything is trained: every row counted, some rendered with the part that is learnt marked.
 
-`preview_stage` is for a recipe's stage, `preview_file` for a file alone (`qwq data show`). Both go the way that training goes, and stop
+`Stage.preview` is for a recipe's stage, `preview_file` for a file alone (`qwq data show`). Both read rows as training does, and stop
 at a row that training would stop at; `preview_file` with `refused` goes on and says what is wrong with each.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from qwq.config import PairsStage, RewardModelStage, RlStage, SftStage, Source, Stage
+from qwq.config import Source, stage_class
 from qwq.data.examples import Example, FileUse, Pair, conversation_examples, pair_splits
 from qwq.data.files import data_files, keys_of, read_rows
 from qwq.data.messages import Malformed
@@ -98,29 +98,6 @@ def reader_of(model: str) -> tuple[ChatFormat, int]:
     return ChatFormat.from_folder(folder), read_config(folder).max_positions
 
 
-def preview_stage(
-    stage: Stage, chat: ChatFormat, *, max_positions: int | None = None, rows: int = 1
-) -> list[DataSummary]:
-    """What a stage of a recipe takes of its data files: one summary for each file; none where all is procedural. DataError as in training."""
-    if isinstance(stage, SftStage) and stage.path:
-        examples, use = conversation_examples(
-            chat, stage.path, documents=stage.documents, max_tokens=stage.max_tokens, max_positions=max_positions
-        )
-        return [DataSummary("sft", use, [_rendered(chat, e) for e in examples[:rows]])]
-    if isinstance(stage, PairsStage) and stage.path:
-        splits, use = pair_splits(
-            chat,
-            stage.path,
-            pairs=stage.pairs,
-            test_pairs=stage.test_pairs,
-            max_tokens=stage.max_tokens,
-            max_positions=max_positions,
-        )
-        return [DataSummary("reward", use, _rendered_pairs(chat, splits, rows))]
-    sources = stage.sources if isinstance(stage, RlStage) else []
-    return [_source(chat, source, rows) for source in sources if source.path and source.path != "builtin"]
-
-
 def preview_file(
     path: str, chat: ChatFormat, *, stage: str | None = None, kind: str | None = None, max_tokens: int | None = None,
     max_positions: int | None = None, rows: int = 3,
@@ -131,18 +108,23 @@ def preview_file(
         raise ConfigError(f"--kind {kind} goes with --stage rl, this is {stage}: leave it out")
     refused: list[str] = []
     if stage == "sft":
-        limit = max_tokens or SftStage.model_fields["max_tokens"].default
+        limit = max_tokens or _max_tokens("sft")
         examples, use = conversation_examples(
             chat, path, max_tokens=limit, max_positions=max_positions, refused=refused
         )
-        return DataSummary(stage, use, [_rendered(chat, e) for e in examples[:rows]], refused)
+        return DataSummary(stage, use, rendered(chat, examples[:rows]), refused)
     if stage == "reward":
-        limit = max_tokens or RewardModelStage.model_fields["max_tokens"].default
+        limit = max_tokens or _max_tokens("reward_model")
         splits, use = pair_splits(chat, path, max_tokens=limit, max_positions=max_positions, refused=refused)
-        return DataSummary(stage, use, _rendered_pairs(chat, splits, rows), refused)
+        return DataSummary(stage, use, rendered_pairs(chat, splits, rows), refused)
     if max_tokens is not None:
         raise ConfigError(f"--max-tokens {max_tokens} goes with --stage sft or reward: leave it out")
-    return _source(chat, Source.model_validate({"kind": kind or _kind_of(path), "path": path}), rows)
+    return preview_source(chat, Source.model_validate({"kind": kind or _kind_of(path), "path": path}), rows)
+
+
+def _max_tokens(kind: str) -> int:
+    """The longest row that a stage of this kind takes by default."""
+    return stage_class(kind).model_fields["max_tokens"].default
 
 
 def _first_row(path: str) -> dict[str, Any]:
@@ -181,11 +163,13 @@ def _segments(chat: ChatFormat, ids: Sequence[int], mask: Sequence[float]) -> tu
     return tuple(Segment(chat.tokenizer.decode([i for i, _ in run]), learnt) for learnt, run in runs)
 
 
-def _rendered(chat: ChatFormat, example: Example) -> RenderedRow:
-    return RenderedRow(example.where, len(example.ids), _segments(chat, example.ids, example.weights))
+def rendered(chat: ChatFormat, examples: Sequence[Example]) -> list[RenderedRow]:
+    """Conversations with the part that is learnt."""
+    return [RenderedRow(e.where, len(e.ids), _segments(chat, e.ids, e.weights)) for e in examples]
 
 
-def _rendered_pairs(chat: ChatFormat, splits: dict[str, list[Pair]], rows: int) -> list[RenderedRow]:
+def rendered_pairs(chat: ChatFormat, splits: Mapping[str, list[Pair]], rows: int) -> list[RenderedRow]:
+    """The first `rows` pairs, with the answer of each side as the part that is scored."""
     out = []
     for pair in [p for pairs in splits.values() for p in pairs][:rows]:
         for label, ids, length in (
@@ -197,7 +181,7 @@ def _rendered_pairs(chat: ChatFormat, splits: dict[str, list[Pair]], rows: int) 
     return out
 
 
-def _source(chat: ChatFormat, source: Source, rows: int) -> DataSummary:
+def preview_source(chat: ChatFormat, source: Source, rows: int) -> DataSummary:
     """A source of RL: its prompts, which are not learnt, and what judges an answer to them."""
     use = FileUse(source.path, noun="prompts")
     shown: list[RenderedRow] = []

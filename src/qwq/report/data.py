@@ -14,7 +14,7 @@ from typing import Any
 
 from qwq.common.files import read_record
 from qwq.common.stats import paired_difference
-from qwq.config import POLICY_KINDS, START
+from qwq.config import START, stage_class
 from qwq.errors import DataError
 
 Row = dict[str, Any]
@@ -44,7 +44,7 @@ class Stage:
 
     @property
     def changes_policy(self) -> bool:
-        return self.kind in (*POLICY_KINDS, START)
+        return self.kind == START or stage_class(self.kind).in_sequence
 
     @property
     def contract(self) -> list[Row]:

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwq.config import ComputeSection, RlStage
+from qwq.config import ComputeSection, RlConfig
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.base import with_environment
 from qwq.errors import ConfigError, InfraError
@@ -71,7 +71,7 @@ class RlTrainer:
         self,
         model: Transformer,
         chat: ChatFormat,
-        config: RlStage,
+        config: RlConfig,
         compute: ComputeSection,
         run: StageRun,
         mix: ProblemMix,

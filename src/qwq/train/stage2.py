@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qwq.config import Rl2Stage
+from qwq.config import Contract
 from qwq.model.transformer import Transformer
 from qwq.reward.canaries import Canaries
 from qwq.tasks.mix import ProblemMix
@@ -27,16 +27,18 @@ class ContractGuard:
 
     def __init__(
         self,
-        config: Rl2Stage,
+        config: Contract,
+        replays: Mapping[str, list[str]],
         model: Transformer,
         mix: ProblemMix,
         run: StageRun,
+        *,
+        steps: int,
         evaluate: Callable[[], Outcomes],
-        canaries: Canaries | None,
+        canaries: Canaries | None = None,
     ) -> None:
-        self.config, self.model, self.mix, self.run = config, model, mix, run
-        self.evaluate, self.canaries = evaluate, canaries
-        self.replays = config.replays()
+        self.config, self.replays, self.model, self.mix, self.run = config, dict(replays), model, mix, run
+        self.steps, self.evaluate, self.canaries = steps, evaluate, canaries
         # Not mix.shares: a run that goes on finds them as an earlier breach has left them.
         self.base_shares = mix.base_shares
 
@@ -51,29 +53,29 @@ class ContractGuard:
 
     @property
     def _rolls_back(self) -> bool:
-        return self.config.contract.on_breach in ("rollback", "stop")
+        return self.config.on_breach in ("rollback", "stop")
 
     def after_step(self, step: int, metrics: dict[str, Any]) -> None:
-        last = step + 1 == self.config.steps or bool(self.run.state.get("ended"))
-        if not last and (step + 1) % self.config.contract.every:
+        last = step + 1 == self.steps or bool(self.run.state.get("ended"))
+        if not last and (step + 1) % self.config.every:
             return
         self._look(step, metrics, last=last)
 
-    def finish(self, *, changed: bool) -> None:
-        """After the last step. `changed`: the weights are no longer those that the last check saw, so they are looked at too."""
+    def finish(self, *, changed: bool) -> dict[str, Any]:
+        """After the last step; gives what the stage's record keeps. `changed`: the weights are no longer those that the last check saw, so they are looked at too."""
         log = self.run.state["contract_log"]
-        if log and changed and "contract_outcome" not in self.run.state:
+        if log and changed:
             self._look(log[-1]["step"], {}, last=True)
-        if log and self.replays:
-            self.run.state["contract_outcome"] = found = contract.outcome(
-                log, self.config.contract.on_breach, self.config.contract.max_drop
-            )
-            self.run.progress.note(f"{self.run.name}: contract {found['text']}")
+        if not log or not self.replays:
+            return {"contract": log}
+        outcome = contract.outcome(log, self.config.on_breach, self.config.max_drop)
+        self.run.progress.note(f"{self.run.name}: contract {outcome['text']}")
+        return {"contract": log, "contract_outcome": outcome}
 
     def _look(self, step: int, metrics: dict[str, Any], *, last: bool) -> None:
         """One check: findings, canaries, what a breach causes, alarms."""
         now = self.evaluate()
-        findings = contract.check(self.config.contract, list(self.replays), self.run.state["contract_before"], now)
+        findings = contract.check(self.config, list(self.replays), self.run.state["contract_before"], now)
         entry: dict[str, Any] = {
             "step": step,
             "validation": {d: sum(v) / len(v) for d, v in now.items()},
@@ -88,11 +90,9 @@ class ContractGuard:
         if breached:
             entry["action"] = self._act_last(breached) if last else self._act(breached)
             entry["shares"] = dict(self.mix.shares)
-            alarms.append(
-                f"contract: {', '.join(breached)} fell beyond {self.config.contract.max_drop:.0%}: {entry['action']}"
-            )
+            alarms.append(f"contract: {', '.join(breached)} fell beyond {self.config.max_drop:.0%}: {entry['action']}")
         else:
-            if self.config.contract.on_breach == "hold" and self.mix.shares != self.base_shares:
+            if self.config.on_breach == "hold" and self.mix.shares != self.base_shares:
                 self.mix.shares = dict(self.base_shares)
                 entry["action"] = "the held domains are back within the contract: the full mix again"
             if self._rolls_back:
@@ -122,7 +122,7 @@ class ContractGuard:
         return "the stage is over in breach, its last weights are handed on"
 
     def _act(self, breached: list[str]) -> str:
-        c = self.config.contract
+        c = self.config
         if c.on_breach == "stop":
             load_trained(self.model, self.run.tensors)
             self.run.state["ended"] = (

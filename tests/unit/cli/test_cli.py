@@ -184,7 +184,7 @@ def test_recipe_keys_are_told_from_options_in_both_forms():
 def test_both_forms_reach_the_recipe_typed_and_in_any_place(call, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "qwq.pipeline.plan_cluster.explain_with_cluster", lambda recipe, runs: seen.append((recipe, runs)) or "the plan"
+        "qwq.pipeline.plan.explain.explain_with_cluster", lambda recipe, runs: seen.append((recipe, runs)) or "the plan"
     )
     status, out, _ = call("train", "--stages.rl1.steps=7", "--seed", "3", "--dry-run", TINY,
                           "--stages.rl1.optim.lr", "1e-4", "--runs", tmp_path / "r", "--name=other")  # fmt: skip

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from qwq.cli import main
-from qwq.config import RewardModelStage, SftStage
 from qwq.data.examples import conversation_examples, pair_splits
 from qwq.errors import DataError, UsageError
 from qwq.model.config import preset
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model
-from qwq.pipeline.preview import preview_file, preview_stage
+from qwq.pipeline.preview import preview_file
+from qwq.pipeline.stages.reward_model import RewardModelStage
+from qwq.pipeline.stages.sft import SftStage
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
-from qwq.train.supervised import sft_documents
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +118,10 @@ def stage(path: Path, **options: object) -> SftStage:
 
 def test_with_a_path_all_rows_are_taken_and_a_limit_is_said(chat: ChatFormat, tmp_path: Path) -> None:
     path = many(tmp_path / "many.jsonl", 1200)
-    made = sft_documents(chat, stage(path), "sft", 0)
+    made = stage(path).make_documents(chat, "sft", 0)
     assert made.use and len(made.documents) == made.use.used == 1200  # 1,000 before, without a word
     assert "all 1,200 rows; shape messages" in made.use.note()
-    made = sft_documents(chat, stage(path, documents=1000), "sft", 0)
+    made = stage(path, documents=1000).make_documents(chat, "sft", 0)
     assert made.use and len(made.documents) == 1000
     assert "1,000 of 1,200 rows, left out: 200 beyond documents = 1,000 (the first are taken)" in made.use.note()
     assert made.use.to_dict() | {"note": ""} == {
@@ -140,20 +140,16 @@ def test_defaults_without_a_path_are_as_they_were() -> None:
 
 def test_documents_beyond_the_models_positions_are_left_out_and_said(chat: ChatFormat, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", BASE[0], said("q", "two " * 200))
-    made = sft_documents(chat, stage(path), "sft", 0, max_positions=128)  # max_tokens is 8,192
+    made = stage(path).make_documents(chat, "sft", 0, max_positions=128)  # max_tokens is 8,192
     assert made.use and len(made.documents) == 1
     assert f"1 of 2 rows, left out: 1 over 128 tokens, the model's positions (first: {path}, line 2)" in made.use.note()
     with pytest.raises(
         DataError, match="no conversation of at most 20 tokens: give shorter ones, or take a model with more positions"
     ):
-        sft_documents(chat, stage(path), "sft", 0, max_positions=20)
+        stage(path).make_documents(chat, "sft", 0, max_positions=20)
     with pytest.raises(UsageError, match="demonstrations are longer than the model's 20 positions"):
-        sft_documents(
-            chat,
-            SftStage.model_validate({"kind": "sft", "documents": 3, "mix": {"math": 1.0}}),
-            "sft",
-            0,
-            max_positions=20,
+        SftStage.model_validate({"kind": "sft", "documents": 3, "mix": {"math": 1.0}}).make_documents(
+            chat, "sft", 0, max_positions=20
         )
 
 
@@ -317,13 +313,13 @@ def test_a_row_does_not_steer_the_terminal(chat: ChatFormat, tmp_path: Path) -> 
 
 def test_the_preview_of_a_stage_counts_what_training_counts(chat: ChatFormat, tmp_path: Path) -> None:
     path = many(tmp_path / "many.jsonl", 30)
-    (summary,) = preview_stage(stage(path, documents=20), chat, max_positions=1024)
-    made = sft_documents(chat, stage(path, documents=20), "sft", 0, max_positions=1024)
+    (summary,) = stage(path, documents=20).preview(chat, max_positions=1024)
+    made = stage(path, documents=20).make_documents(chat, "sft", 0, max_positions=1024)
     assert made.use and summary.use.to_dict() == made.use.to_dict() and summary.rows[0].where == f"{path}, line 1"
-    assert preview_stage(SftStage.model_validate({"kind": "sft", "mix": {"math": 1.0}}), chat) == []
+    assert SftStage.model_validate({"kind": "sft", "mix": {"math": 1.0}}).preview(chat) == []
     write(path, said("q", None))
     with pytest.raises(DataError, match="line 1: .* nothing to learn"):
-        preview_stage(stage(path), chat)
+        stage(path).preview(chat)
 
 
 def test_a_run_says_and_keeps_what_it_took(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -375,7 +371,7 @@ def test_a_hub_data_set_is_an_sft_path(chat: ChatFormat, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", listed)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    made = sft_documents(chat, stage(Path("org/chats")), "sft", 0)
+    made = stage(Path("org/chats")).make_documents(chat, "sft", 0)
     assert len(made.documents) == 8 and asked == [("org/chats", "data/train.jsonl", "dataset")]
 
 

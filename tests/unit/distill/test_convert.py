@@ -271,8 +271,7 @@ def test_real_models_templates_take_them(tmp_path, capsys) -> None:
 
 
 def test_sft_leaves_out_long_conversations_and_names_bad_ones(tmp_path) -> None:
-    from qwq.config import SftStage
-    from qwq.train.supervised import sft_documents
+    from qwq.pipeline.stages.sft import SftStage
 
     template = default_template()
     chat = ChatFormat(train_bpe(["a word and another word"] * 3, 300), template)
@@ -280,13 +279,13 @@ def test_sft_leaves_out_long_conversations_and_names_bad_ones(tmp_path) -> None:
     turn = lambda text: {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]}
     path.write_text("".join(json.dumps(turn(f"<think>\n{'word ' * n}\n</think>\nb")) + "\n" for n in (5, 300, 6)))
     stage = SftStage.model_validate({"kind": "sft", "path": str(path), "max_tokens": 120})
-    made = sft_documents(chat, stage, "sft", 0)
+    made = stage.make_documents(chat, "sft", 0)
     assert (
         len(made.documents) == 2
         and f"2 of 3 rows, left out: 1 over 120 tokens (first: {path}, line 2)" in made.use.note()
     )
     with pytest.raises(DataError, match="no conversation of at most 10 tokens"):
-        sft_documents(chat, stage.model_copy(update={"max_tokens": 10}), "sft", 0)
+        stage.model_copy(update={"max_tokens": 10}).make_documents(chat, "sft", 0)
     # A template that opens the thinking whatever comes.
     opener = ChatTemplate(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
@@ -294,4 +293,4 @@ def test_sft_leaves_out_long_conversations_and_names_bad_ones(tmp_path) -> None:
     chat = ChatFormat(chat.tokenizer, opener)
     path.write_text(json.dumps(turn("no thinking")) + "\n")
     with pytest.raises(DataError, match="sft.jsonl, line 1: no training example from these messages"):
-        sft_documents(chat, stage, "sft", 0)
+        stage.make_documents(chat, "sft", 0)

@@ -60,7 +60,7 @@ def test_a_fresh_adapter_changes_nothing_and_trains_alone():
 
 
 def test_the_plan_counts_the_same_parameters():
-    from qwq.pipeline.plan import lora_parameters
+    from qwq.model.footprint import lora_parameters
 
     model = lora.add(make(), rank=6)
     assert lora_parameters(model.config, 6) == sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -171,7 +171,7 @@ def test_a_contract_holds_what_stage_1_trained_on_and_that_must_be_replayed(tmp_
     path.write_text(CONTRACT)
     told = fails(path)
     assert (
-        "stages.rl2.contract holds code, math (what the RL stages before it trained on), and the stage draws prompts from tools alone"
+        "stages.rl2.contract holds code, math (what rl1 trained on), and the stage draws prompts from tools alone"
         in told
     )
     assert (

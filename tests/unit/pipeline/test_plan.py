@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.stages import stage_memory, stage_plan
 
 from qwq.common import memory
 from qwq.config import Recipe, load_recipe
@@ -21,8 +22,11 @@ from qwq.model import footprint
 from qwq.model.config import ModelConfig, preset
 from qwq.model.layouts import KVCache, Packed, SharedPrefix
 from qwq.model.transformer import Transformer
-from qwq.pipeline import plan, plan_cluster
-from qwq.pipeline.preflight import read_own_data
+from qwq.pipeline.check import check_capacity
+from qwq.pipeline.plan.counts import PlanContext, count
+from qwq.pipeline.plan.explain import explain, explain_with_cluster
+from qwq.pipeline.plan.rows import read_own_data
+from qwq.pipeline.plan.shape import model_config
 from qwq.tasks.published import how_to_get
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
@@ -72,11 +76,11 @@ def small(**fields: Any) -> ModelConfig:
 
 def test_counts_of_an_rl_stage() -> None:
     """Groups of 4 x 100 tokens, 1000 in a micro-batch: 2 groups each, so 3 micro-batches for 6 prompts."""
-    found = plan.stage_plan(recipe(), "rl1", preset("tiny"))
+    found = stage_plan(recipe(), "rl1", preset("tiny"))
     assert found.steps == 5
     assert found.work == "6 prompts x 4 samples x 100 new tokens, 3 micro-batches x 1 update"
     assert found.tokens == 5 * 6 * 4 * 100
-    more = plan.stage_plan(recipe(stages__rl1__updates=2, stages__rl1__refill=1), "rl1", preset("tiny"))
+    more = stage_plan(recipe(stages__rl1__updates=2, stages__rl1__refill=1), "rl1", preset("tiny"))
     assert more.work.endswith("3 micro-batches x 2 updates, up to 1 refill")
     assert more.tokens == 2 * found.tokens
 
@@ -84,31 +88,31 @@ def test_counts_of_an_rl_stage() -> None:
 def test_flops_of_an_rl_stage() -> None:
     """Sampling is one forward pass over prompts and answers, an update three; KL adds the reference's."""
     config, small_recipe = preset("tiny"), recipe()
-    prompt = plan.prompt_lengths(small_recipe, "rl1").mean
+    prompt = small_recipe.stages["rl1"].prompt_lengths(PlanContext(small_recipe, "rl1", config)).mean
     forward = 5 * (6 * prompt + 6 * 4 * 100) * config.flops_per_token(int(prompt + 50))
-    assert plan.stage_plan(small_recipe, "rl1", config).flops == pytest.approx(4 * forward)
-    with_kl = plan.stage_plan(recipe(stages__rl1__kl=0.01), "rl1", config).flops
+    assert stage_plan(small_recipe, "rl1", config).flops == pytest.approx(4 * forward)
+    with_kl = stage_plan(recipe(stages__rl1__kl=0.01), "rl1", config).flops
     assert with_kl == pytest.approx(5 * forward)
 
 
 def test_counts_of_the_other_stages() -> None:
     config = preset("tiny")
-    pretrain = plan.stage_plan(recipe(), "pretrain", config)
+    pretrain = stage_plan(recipe(), "pretrain", config)
     assert (pretrain.steps, pretrain.tokens) == (20, 10_000)  # 10000 / 512, rounded up
     assert pretrain.flops == 3 * 10_000 * config.flops_per_token()
-    assert plan.stage_plan(recipe(), "reward_model", config).steps == 14  # 2 epochs of 50 / 8, rounded up
+    assert stage_plan(recipe(), "reward_model", config).steps == 14  # 2 epochs of 50 / 8, rounded up
     tiny = load_recipe(RECIPES / "tiny.toml")
     control = next(n for n, s in tiny.stages.items() if s.kind == "control")
-    assert plan.stage_plan(tiny, control, config).steps is None
+    assert stage_plan(tiny, control, config).steps is None
     fixed = load_recipe(RECIPES / "tiny.toml", {f"stages.{control}.steps": 7})
-    assert plan.stage_plan(fixed, control, config).steps == 7
+    assert stage_plan(fixed, control, config).steps == 7
 
 
 @pytest.mark.parametrize(
     ("number", "text"), [(950, "950"), (12_345, "12,345"), (3_400_000, "3.4M"), (32.8e9, "32.8G"), (5e15, "5P")]
 )
 def test_count(number: float, text: str) -> None:
-    assert plan.count(number) == text
+    assert count(number) == text
 
 
 def test_lengths_in_tokens_are_on_the_high_side_of_a_real_tokenizer() -> None:
@@ -120,7 +124,11 @@ def test_lengths_in_tokens_are_on_the_high_side_of_a_real_tokenizer() -> None:
     template = default_template()
     chat = ChatFormat(train_bpe([template.render(p.messages) for p in problems], 400), template)
     longest = max(len(chat.prompt_ids(p.messages)) for p in problems)
-    assert longest <= plan.prompt_lengths(recipe(), "rl1").longest <= 2.5 * longest
+    assert (
+        longest
+        <= recipe().stages["rl1"].prompt_lengths(PlanContext(recipe(), "rl1", preset("tiny"))).longest
+        <= 2.5 * longest
+    )
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -165,11 +173,11 @@ def test_parts_are_the_sizes_of_the_tensors() -> None:
     """Weights and moments by the model itself, the cache by the cache itself."""
     config, rl = small(), recipe(stages__rl1__kl=0.01)
     weights = sum(p.numel() * 4 for p in Transformer(config).parameters())
-    memory = plan.stage_memory(rl, "rl1", config)
+    memory = stage_memory(rl, "rl1", config)
     assert memory.parts["weights"] == memory.parts["reference"] == weights
     assert memory.parts["AdamW"] == 2 * weights
-    assert "reference" not in plan.stage_memory(recipe(), "rl1", config).parts
-    assert plan.stage_memory(recipe(), "rl2", config).parts["reward model"] == weights
+    assert "reference" not in stage_memory(recipe(), "rl1", config).parts
+    assert stage_memory(recipe(), "rl2", config).parts["reward model"] == weights
     cache = KVCache(config, 16, 150)
     parts = footprint.sampling_parts(config, 16, 50, 100, 4)
     kept = 16 * 100 * 28  # ids, masks, forced ids (8 bytes each) and log-probabilities (4)
@@ -186,7 +194,6 @@ def test_the_constants_are_those_of_the_code_they_speak_of() -> None:
 MEASURE = """
 import json, sys, threading, time
 from pathlib import Path
-from qwq.pipeline import plan
 from qwq.config import load_recipe
 from qwq.pipeline.run import RecipeRun
 
@@ -236,7 +243,7 @@ evaluate = false
     )
     found = json.loads(done.stdout.splitlines()[-1])
     loaded = load_recipe(tmp_path / "r.toml")
-    estimate = plan.stage_memory(loaded, "rl1", plan.model_config(loaded)).total
+    estimate = stage_memory(loaded, "rl1", model_config(loaded)).total
     assert found["trained"] > 0.5 * 16 * 8 * 64  # else there was nothing to measure
     assert 1 / 1.5 < estimate / found["peak"] < 1.5, (
         f"estimated {estimate / GIB:.2f} GiB, measured {found['peak'] / GIB:.2f}"
@@ -274,7 +281,7 @@ def test_free_memory_is_the_tightest_limit(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_fits_passes(tmp_path: Path) -> None:
     for name in RL["stages"]:
-        plan.check_capacity(recipe(), name, tmp_path)
+        check_capacity(recipe(), name, tmp_path)
 
 
 def test_too_much_is_refused_with_both_sides_and_the_option_to_lower(tmp_path: Path) -> None:
@@ -282,36 +289,36 @@ def test_too_much_is_refused_with_both_sides_and_the_option_to_lower(tmp_path: P
         CapacityError,
         match=r"stage rl1 needs about \d+\.\d GiB \(activations .*GiB are free: lower compute.micro_batch_tokens",
     ):
-        plan.check_capacity(recipe(compute__micro_batch_tokens=10**8, stages__rl1__prompts=10**6), "rl1", tmp_path)
+        check_capacity(recipe(compute__micro_batch_tokens=10**8, stages__rl1__prompts=10**6), "rl1", tmp_path)
     rows = recipe(compute__max_rows=10**7, stages__rl1__prompts=10**7)
     with pytest.raises(CapacityError, match=r"\(key/value cache .* lower compute.max_rows \(now 10000000\)") as error:
-        plan.check_capacity(rows, "rl1", tmp_path)
+        check_capacity(rows, "rl1", tmp_path)
     assert "\n" not in str(error.value)
     big_group = recipe(stages__rl1__samples=10**6)
     with pytest.raises(CapacityError, match=r"lower stages.rl1.samples \(now 1000000\)"):
-        plan.check_capacity(big_group, "rl1", tmp_path)
+        check_capacity(big_group, "rl1", tmp_path)
     with pytest.raises(CapacityError, match=r"stage pretrain .* lower stages.pretrain.batch_tokens \(now 1000000000\)"):
-        plan.check_capacity(recipe(stages__pretrain__batch_tokens=10**9), "pretrain", tmp_path)
+        check_capacity(recipe(stages__pretrain__batch_tokens=10**9), "pretrain", tmp_path)
     with pytest.raises(CapacityError, match=r"the evaluation after stage rl1 needs .* lower compute.max_rows"):
-        plan.check_capacity(recipe(compute__max_rows=10**8, eval__math=10**8), "rl1", tmp_path)
+        check_capacity(recipe(compute__max_rows=10**8, eval__math=10**8), "rl1", tmp_path)
 
 
 def test_a_model_that_cannot_fit_at_all_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Qwen's 32.8 billion parameters in float32: 122.1 GiB of weights, and the same again three times to train them."""
-    monkeypatch.setattr(plan, "free_memory", lambda device: 16 * GIB)
+    monkeypatch.setattr("qwq.pipeline.check.free_memory", lambda device: 16 * GIB)
     with pytest.raises(
         CapacityError, match=r"weights 122\.1, gradients 122\.1.* 16\.0 GiB are free: use a smaller model"
     ):
-        plan.check_capacity(recipe(model__preset="qwq-32b"), "pretrain", tmp_path)
+        check_capacity(recipe(model__preset="qwq-32b"), "pretrain", tmp_path)
 
 
 def test_the_check_reads_the_model_that_was_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     final = tmp_path / "checkpoints/pretrain/final"
     final.mkdir(parents=True)
     (final / "config.json").write_text(json.dumps(preset("qwq-32b").to_hf()))
-    monkeypatch.setattr(plan, "free_memory", lambda device: 16 * GIB)
+    monkeypatch.setattr("qwq.pipeline.check.free_memory", lambda device: 16 * GIB)
     with pytest.raises(CapacityError, match="stage rl1 needs"):
-        plan.check_capacity(recipe(), "rl1", tmp_path)
+        check_capacity(recipe(), "rl1", tmp_path)
 
 
 # -- the text ---------------------------------------------------------------------------------------------------------
@@ -321,7 +328,7 @@ def test_explain_names_every_stage_and_what_is_done(tmp_path: Path) -> None:
     tiny = load_recipe(RECIPES / "tiny.toml")
     (tmp_path / "tiny/stages").mkdir(parents=True)
     (tmp_path / "tiny/stages/pretrain.json").write_text("{}")
-    text = plan.explain(tiny, tmp_path)
+    text = explain(tiny, tmp_path)
     lines = text.splitlines()
     for name, stage in tiny.stages.items():
         assert any(line.startswith(f"{name} ") and stage.kind in line for line in lines)
@@ -333,7 +340,7 @@ def test_explain_names_every_stage_and_what_is_done(tmp_path: Path) -> None:
 
 
 def test_explain_of_the_32b_model() -> None:
-    text = plan.explain(recipe(model__preset="qwq-32b"))
+    text = explain(recipe(model__preset="qwq-32b"))
     assert "qwq-32b, 32.8B parameters (qwen2, 64 layers, hidden 5120, vocabulary 152,064)" in text
     # 2 x 152064 x 5120 for embedding and head, 487,605,248 a layer, 5120 for the last norm
     assert preset("qwq-32b").num_parameters == 1_557_135_360 + 64 * 487_605_248 + 5120
@@ -343,13 +350,13 @@ def test_explain_reads_the_config_of_a_model_folder_and_real_sources(tmp_path: P
     (tmp_path / "config.json").write_text(json.dumps(small().to_hf()))
     data = Path(__file__).parents[2] / "data/real/mbpp.jsonl"
     given = {"model.path": str(tmp_path), "stages.rl1.sources": [{"kind": "mbpp", "path": str(data)}]}
-    text = plan.explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", given))
-    assert f"{plan.count(small().num_parameters)} parameters (qwen2, 3 layers" in text
+    text = explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", given))
+    assert f"{count(small().num_parameters)} parameters (qwen2, 3 layers" in text
     assert "No evaluation." in text
     with pytest.raises(ModelError, match="no model folder at"):
-        plan.explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", given | {"model.path": str(tmp_path / "none")}))
+        explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", given | {"model.path": str(tmp_path / "none")}))
     missing = given | {"stages.rl1.sources": [{"kind": "mbpp", "path": str(tmp_path / "none.jsonl")}]}
-    text = plan.explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", missing))
+    text = explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", missing))
     assert (
         f"  {tmp_path}/none.jsonl for stages.rl1.sources.0.path\n    give a JSON-lines file of mbpp rows, or another path"
         in text
@@ -360,7 +367,7 @@ def test_planning_needs_no_torch(tmp_path: Path) -> None:
     """Also where a file of conversations is read, whose tokens a tokenizer counts that is trained for it."""
     given = {"stages.sft.path": str(write_conversations(tmp_path)), "stages.sft.documents": 3}
     code = (
-        "import sys; from qwq.config import load_recipe; from qwq.pipeline.plan import explain; "
+        "import sys; from qwq.config import load_recipe; from qwq.pipeline.plan.explain import explain; "
         f"print(explain(load_recipe({str(RECIPES / 'tiny.toml')!r}, {given!r}))); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -384,7 +391,7 @@ def test_planning_needs_no_torch(tmp_path: Path) -> None:
 def test_recipes_are_planned_without_their_data(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a fresh clone: the data folder that the recipes name is not there, and the plan says how each file is got."""
     monkeypatch.chdir(tmp_path)
-    text = plan_cluster.explain_with_cluster(load_recipe(RECIPES / f"{name}.toml"))
+    text = explain_with_cluster(load_recipe(RECIPES / f"{name}.toml"))
     keys = "".join(line for line in (RECIPES / f"{name}.toml").read_text().splitlines() if not line.startswith("#"))
     named = set(re.findall(r'"(\.\./shared/[^"]+)"', keys))
     for path in named:
@@ -435,7 +442,7 @@ def test_explain_reads_a_file_of_conversations(chat_model: Path, tmp_path: Path)
     1 + 5 + 1 + 1 + 1 + 1 + 10 + 1 + 1 = 22 that are not learnt; \\n</think>\\n 1 <|im_end|> are 1 + 1 + 1 + 1 + 1 = 5 that are."""
     data = write_conversations(tmp_path, ("1", "22", "333", "long " * 20))
     stage = {"kind": "sft", "path": str(data), "batch_tokens": 30, "epochs": 2}
-    text = plan.explain(own(chat_model, stage), tmp_path)
+    text = explain(own(chat_model, stage), tmp_path)
     counted = re.search(r"own: .*data.jsonl: (.*)", text)[1]
     assert counted.startswith("3 of 4 rows, left out: 1 over 60 tokens, the model's positions (first: ")
     assert "84 tokens, 18 of them learnt; lengths 27 to 29, median 28" in counted
@@ -454,7 +461,7 @@ def test_explain_reads_a_file_of_pairs(chat_model: Path, tmp_path: Path) -> None
     path.write_text(
         "".join(json.dumps({"prompt": chr(97 + i), "chosen": "1", "rejected": "22"}) + "\n" for i in range(10))
     )
-    text = plan.explain(own(chat_model, {"kind": "reward_model", "path": str(path), "batch_pairs": 2}), tmp_path)
+    text = explain(own(chat_model, {"kind": "reward_model", "path": str(path), "batch_pairs": 2}), tmp_path)
     assert (
         "own: " + str(path) + ": all 10 rows; shape prompt, chosen and rejected; 550 tokens" in text
         and "7 train, 1 validation, 2 test pairs" in text
@@ -469,7 +476,7 @@ def test_a_long_row_is_shown_without_its_middle(chat_model: Path, tmp_path: Path
     wide = tmp_path / "wide"
     shutil.copytree(chat_model, wide)
     (wide / "config.json").write_text(json.dumps(small(vocab_size=270, max_positions=9000).to_hf()))
-    text = plan.explain(own(wide, {"kind": "sft", "path": str(write_conversations(tmp_path, ("x" * 5000,)))}), tmp_path)
+    text = explain(own(wide, {"kind": "sft", "path": str(write_conversations(tmp_path, ("x" * 5000,)))}), tmp_path)
     assert re.search(r"x{100} \.\.\. 3,\d\d\d characters \.\.\. x{100}", text) and len(text) < 4000
 
 
@@ -478,9 +485,9 @@ def test_a_bad_row_stops_the_plan_and_a_missing_file_does_not(chat_model: Path, 
     stage = {"kind": "sft", "path": str(data)}
     data.write_text(data.read_text() + "{bad\n")
     with pytest.raises(DataError, match="line 6: not JSON"):
-        plan.explain(own(chat_model, stage), tmp_path)
+        explain(own(chat_model, stage), tmp_path)
     data.unlink()
-    text = plan.explain(own(chat_model, stage), tmp_path)
+    text = explain(own(chat_model, stage), tmp_path)
     assert (
         f"all rows of {data} x 1 epoch" in text
         and f"  {data} for stages.own.path\n    give a JSON-lines file with a `messages` list" in text
@@ -492,21 +499,19 @@ def test_memory_is_planned_by_the_longest_row_that_is_there(chat_model: Path, tm
     recipe_there = own(
         chat_model, {"kind": "sft", "path": str(write_conversations(tmp_path, ("1",))), "batch_tokens": 100}
     )
-    config = plan.model_config(recipe_there)
+    config = model_config(recipe_there)
     uses, _ = read_own_data(recipe_there, tmp_path, config.max_positions)
-    read, assumed = (
-        plan.stage_memory(recipe_there, "own", config, use).parts["activations"] for use in (uses["own"], None)
-    )
+    read, assumed = (stage_memory(recipe_there, "own", config, use).parts["activations"] for use in (uses["own"], None))
     per_token = footprint.activation_values(config, 1) * 4
     assert (read, assumed) == (127 * per_token, 612 * per_token)
 
 
 def test_completions_that_cannot_fit_beside_the_prompt_are_said(tmp_path: Path) -> None:
     """The tiny model has 1,024 positions, and math prompts take some 200 tokens."""
-    text = plan.explain(recipe(stages__rl1__max_new_tokens=1000, eval__math=10, eval__max_new_tokens=5000), tmp_path)
+    text = explain(recipe(stages__rl1__max_new_tokens=1000, eval__math=10, eval__max_new_tokens=5000), tmp_path)
     assert re.search(
         r"stages.rl1.max_new_tokens is 1,000 and the longest prompt about \d+ tokens, and the model has 1,024 positions",
         text,
     )
     assert "eval.max_new_tokens is 5,000 and the longest prompt" in text
-    assert "positions" not in plan.explain(recipe(), tmp_path)
+    assert "positions" not in explain(recipe(), tmp_path)

@@ -8,7 +8,9 @@ from qwq.common.memory import GIB
 from qwq.config import Cluster, load_recipe
 from qwq.errors import ConfigError
 from qwq.model.config import preset
-from qwq.pipeline.plan_cluster import explain_with_cluster, stage_on
+from qwq.pipeline.plan.cluster import rl_on_cluster
+from qwq.pipeline.plan.counts import PlanContext
+from qwq.pipeline.plan.explain import explain_with_cluster
 from qwq.pipeline.run import RecipeRun
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -44,7 +46,7 @@ def test_by_hand(recipe):
     config = preset("qwq-32b")
     cluster = recipe.compute.cluster
     assert cluster is not None
-    plan = stage_on(cluster, recipe, "rl1", config)
+    plan = rl_on_cluster(recipe.stages["rl1"], cluster, PlanContext(recipe, "rl1", config))
     p = config.num_parameters
     assert plan.tokens == 64_000 and plan.sampling_s == 8.0
     assert plan.training["weights"] == 2 * p / 8 and plan.training["AdamW and float32 copies"] == 12 * p / 8

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from qwq.config import Rl1Stage, Source
+from qwq.config import Source
 from qwq.errors import ConfigError, DataError
+from qwq.pipeline.stages.rl1 import Rl1Stage
 from qwq.reward.functions import RewardFunction, load_function
 from qwq.reward.mixing import Rewarder
 from qwq.tasks.sets import load_source

@@ -10,16 +10,15 @@ import pytest
 import torch
 
 from qwq.cli import main
-from qwq.config import RewardModelStage
 from qwq.errors import DataError
 from qwq.model.config import ModelConfig
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model, save_reward_model
+from qwq.pipeline.stages.reward_model import RewardModelStage, matched_length
 from qwq.reward.model import CALIBRATION, Calibration, RewardModel
 from qwq.reward.score import Judge, score_file
 from qwq.text.template import ChatFormat, ChatTemplate
 from qwq.text.tokenizer import train_bpe
-from qwq.train.reward_model import _matched, make_pairs
 from qwq.types import Message
 
 PLAIN = (
@@ -131,16 +130,16 @@ def test_a_file_is_divided_by_prompts_and_long_pairs_are_left_out(tmp_path, part
     path = tmp_path / "p.jsonl"
     rows = [{"prompt": f"question {i // 5}", "chosen": f"good answer {i}", "rejected": "bad"} for i in range(50)]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    splits, use = make_pairs(chat, stage(path), 0)
+    splits, use = stage(path).make_pairs(chat, 0)
     assert {s: len(p) for s, p in splits.items()} == {"train": 35, "validation": 5, "test": 10} == use.splits
-    fewer, use = make_pairs(chat, stage(path, test_pairs=3), 0)
+    fewer, use = stage(path, test_pairs=3).make_pairs(chat, 0)
     assert (
         fewer == splits | {"test": splits["test"][:3]}
         and "43 of 50 rows, left out: 7 beyond test_pairs = 3 of 10" in use.note()
     )
     rows[0]["chosen"] = "good " * 200
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    short, use = make_pairs(chat, stage(path, max_tokens=100), 0)
+    short, use = stage(path, max_tokens=100).make_pairs(chat, 0)
     assert (
         sum(map(len, short.values())) == 49
         and f"49 of 50 rows, left out: 1 over 100 tokens (first: {path}, line 1)" in use.note()
@@ -148,11 +147,16 @@ def test_a_file_is_divided_by_prompts_and_long_pairs_are_left_out(tmp_path, part
     with pytest.raises(
         DataError, match="holds pairs of 0 prompts within 5 tokens, 10 at least are needed: raise max_tokens"
     ):
-        make_pairs(chat, stage(path, max_tokens=5), 0)
+        stage(path, max_tokens=5).make_pairs(chat, 0)
 
 
 def test_matched_lengths_by_hand() -> None:
-    assert _matched(10, 12) and not _matched(10, 13) and _matched(200, 209) and not _matched(200, 215)
+    assert (
+        matched_length(10, 12)
+        and not matched_length(10, 13)
+        and matched_length(200, 209)
+        and not matched_length(200, 215)
+    )
 
 
 def recipe(tmp_path: Path, model: Path, pairs: Path, name: str, micro: int) -> Path:

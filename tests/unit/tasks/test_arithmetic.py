@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from qwq.config import SftStage, Source
+from qwq.config import Source
 from qwq.errors import ConfigError
+from qwq.pipeline.stages.sft import SftStage
 from qwq.tasks.procedural import arithmetic
 from qwq.tasks.sets import load_source
 from qwq.verify import math

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from qwq.config import PretrainStage, Recipe, RewardModelStage, RlStage, SftStage, load_recipe
+from qwq.config import Recipe, load_recipe
 from qwq.envs import answer_calls, environment_for
 from qwq.errors import ConfigError
+from qwq.pipeline.rl_stage import RlStage
+from qwq.pipeline.stages.pretrain import PretrainStage
+from qwq.pipeline.stages.reward_model import RewardModelStage
+from qwq.pipeline.stages.sft import SftStage
 from qwq.tasks.mix import ProblemMix
 from qwq.tasks.procedural import FAMILIES, family
 from qwq.tasks.procedural.base import Family, digest, split_of

@@ -9,8 +9,8 @@ import pytest
 
 from qwq.config import Recipe
 from qwq.errors import ConfigError, DataError
-from qwq.pipeline import plan
 from qwq.pipeline.inputs import RunInputs
+from qwq.pipeline.plan.explain import explain
 from qwq.tasks.mix import allot
 from qwq.tasks.procedural.base import digest
 from qwq.tasks.sets import VALIDATION_SHARE, canonical
@@ -54,7 +54,7 @@ def recipe(sources: list[dict], mix: dict[str, float] | None = None, **contract)
 
 
 def watched(one: Recipe, tmp_path: Path) -> dict[str, list[str]]:
-    held = RunInputs(one, tmp_path).held(one.stages["rl2"])
+    held = one.stages["rl2"].held(RunInputs(one, tmp_path))
     return {name: [p.messages[-1].content.partition("\n")[0] for p in problems] for name, problems in held.items()}
 
 
@@ -63,7 +63,7 @@ def test_rows_that_are_held_out_of_the_training_file(tmp_path):
     one = recipe([{"kind": "math", "path": path, "limit": 30}], problems=1000)
     assert 10 < len(HELD_OUT) < 40
     assert watched(one, tmp_path) == {"math": HELD_OUT}  # all of them: the source's limit is one of training
-    pools, _ = RunInputs(one, tmp_path).pools(one.stages["rl2"])
+    pools = one.stages["rl2"].pools(RunInputs(one, tmp_path))
     ((_, trained),) = pools.values()
     assert [p.messages[-1].content.partition("\n")[0] for p in trained] == [q for q in QUESTIONS if q not in HELD_OUT][
         :30
@@ -126,15 +126,17 @@ def test_the_looks_at_validation_problems_leave_out_what_is_trained_on_too(tmp_p
     stage = one.stages["rl2"].model_copy(
         update={"validation": one.stages["rl2"].validation.model_copy(update={"every": 1, "problems": 3})}
     )
-    _, looked_at = RunInputs(one, tmp_path).pools(stage)
-    assert [[p.messages[-1].content.partition("\n")[0] for p in v] for v in looked_at.values()] == [kept_apart[50:53]]
+    looked_at = stage.watched(RunInputs(one, tmp_path))
+    assert [[p.messages[-1].content.partition("\n")[0] for p in v] for k, v in looked_at.items() if k != "tools"] == [
+        kept_apart[50:53]
+    ]
 
 
 def test_explain_says_which_drop_the_problems_that_there_are_can_see(tmp_path):
     """200 problems see a drop of 14.4 points (docs/training.md); fewer are held out of a small set, and MBPP has 90."""
     path = rows(tmp_path, "sums.jsonl", QUESTIONS)
     sources = [{"kind": "math", "path": path}, {"kind": "mbpp", "path": "org/mbpp"}]
-    text = plan.explain(
+    text = explain(
         recipe(
             sources,
             {"tools": 1.0, "instructions": 1.0},
@@ -155,4 +157,4 @@ def test_explain_says_which_drop_the_problems_that_there_are_can_see(tmp_path):
         lines[at + 3]
         == "  mbpp: 90 validation problems (200 asked for, more are not held out) of mbpp:org/mbpp:train, as many as they may hold out: 20.4 points"
     )
-    assert "Contract of rl2: holds nothing" in plan.explain(recipe(sources, domains=[]), tmp_path)
+    assert "Contract of rl2: holds nothing" in explain(recipe(sources, domains=[]), tmp_path)

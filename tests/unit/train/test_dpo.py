@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.stages import stage_job, stage_memory
 
-from qwq.config import ComputeSection, DpoStage, Recipe
+from qwq.config import ComputeSection, Recipe
 from qwq.data.examples import Pair
 from qwq.model import lora
 from qwq.model.config import preset
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
-from qwq.pipeline.plan import explain, stage_memory
+from qwq.pipeline.pairs_stage import MadePairs
+from qwq.pipeline.plan.explain import explain
+from qwq.pipeline.stages.dpo import DpoStage, all_logprobs, answer_logprobs
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
 from qwq.train.checkpoint import StageRun
-from qwq.train.dpo import all_logprobs, answer_logprobs, dpo
-from qwq.train.reward_model import MadePairs
 
 
 def fresh(vocab: int = 64) -> Transformer:
@@ -57,11 +58,10 @@ def test_log_probabilities_of_answers_are_those_of_a_plain_softmax():
         torch.testing.assert_close(all_logprobs(model, PAIRS, max_tokens), wanted.detach(), rtol=1e-5, atol=1e-5)
 
 
-def train(folder: Path, model: Transformer, made: MadePairs, **options) -> StageRun:
+def train(folder: Path, model: Transformer, made: MadePairs, **options) -> tuple[StageRun, dict]:
     config = DpoStage(kind="dpo", path="given", **options)
     run = StageRun(folder, "dpo", "dpo")
-    dpo(model, None, config, run, seed=0, made=made)
-    return run
+    return run, config.train(model, stage_job(run, config, made=made))["pairs"]
 
 
 def rows(run: StageRun) -> list[dict]:
@@ -78,15 +78,9 @@ def test_the_first_step_by_hand(tmp_path, micro_batch_tokens):
     )
     (0.3 / 2 * total / 3).backward()
     norm = math.sqrt(sum(float(p.grad.double().square().sum()) for p in reference.parameters()))
-    (row,) = rows(
-        train(
-            tmp_path,
-            fresh(),
-            MadePairs({"train": PAIRS, "test": PAIRS}),
-            beta=0.3,
-            micro_batch_tokens=micro_batch_tokens,
-        )
-    )
+    made = MadePairs({"train": PAIRS, "test": PAIRS})
+    run, _ = train(tmp_path, fresh(), made, beta=0.3, micro_batch_tokens=micro_batch_tokens)
+    (row,) = rows(run)
     assert row["loss"] == pytest.approx(math.log(2), abs=1e-5) and row["margin"] == pytest.approx(0, abs=1e-5)
     assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
 
@@ -103,8 +97,8 @@ def test_pairs_are_learnt_and_a_run_goes_on(tmp_path, adapters):
         return lora.add(fresh(), rank=4) if adapters else fresh()
 
     whole = model()
-    run = train(tmp_path / "a", whole, made, **options)
-    assert run.state["pairs"]["score"] == 1.0 and run.state["pairs"]["margin"] > 0.5
+    run, held_out = train(tmp_path / "a", whole, made, **options)
+    assert held_out["score"] == 1.0 and held_out["margin"] > 0.5
     assert rows(run)[-1]["margin"] > rows(run)[0]["margin"] + 0.5
 
     class Stop(Exception):
@@ -118,10 +112,10 @@ def test_pairs_are_learnt_and_a_run_goes_on(tmp_path, adapters):
     first = StageRun(tmp_path / "b", "dpo", "dpo", interval_s=0)
     first.progress.update = stop
     with pytest.raises(Stop):
-        dpo(model(), None, config, first, seed=0, made=made)
+        config.train(model(), stage_job(first, config, made=made))
     second = model()
     run = StageRun(tmp_path / "b", "dpo", "dpo", interval_s=0)
-    dpo(second, None, config, run, seed=0, made=made)
+    config.train(second, stage_job(run, config, made=made))
     assert run.state["step"] == 12 and all(
         torch.equal(a, b) for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True)
     )
@@ -134,8 +128,9 @@ def test_procedural_pairs_of_the_preference_family(tmp_path):
     )
     model = fresh(chat.tokenizer.vocab_size)
     run = StageRun(tmp_path, "dpo", "dpo")
-    dpo(model, chat, DpoStage(kind="dpo", pairs=48, test_pairs=24, batch_pairs=8, optim={"lr": 2e-3}), run, seed=0)
-    assert run.state["step"] == 6 and run.state["pairs"]["n"] == 24 and run.state["pairs"]["margin"] > 0
+    stage = DpoStage(kind="dpo", pairs=48, test_pairs=24, batch_pairs=8, optim={"lr": 2e-3})
+    held_out = stage.train(model, stage_job(run, stage, chat))["pairs"]
+    assert run.state["step"] == 6 and held_out["n"] == 24 and held_out["margin"] > 0
 
 
 def test_a_recipe_is_planned(tmp_path):

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwq.config import ComputeSection, Optim, RlStage
+from qwq.config import ComputeSection, Optim, RlConfig
 from qwq.model.config import ModelConfig
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
@@ -104,7 +104,7 @@ def fixed_rollouts(model: Transformer, generator: torch.Generator, temperature: 
 
 def trainer(folder: Path, *, micro_batch_tokens: int = 40, **options) -> RlTrainer:
     settings = {"steps": STEPS, "prompts": 4, "samples": 4, "max_new_tokens": 20, "temperature": 0.9, "optim": OPTIM}
-    config = RlStage(
+    config = RlConfig(
         **(
             settings
             | {"updates": 2, "kl": 0.01, "kl_estimator": "k3", "clip_low": 0.2, "clip_high": 0.28, "loss": "dr_grpo"}

@@ -9,6 +9,7 @@ from qwq.config import ADVANTAGES as ADVANTAGE_NAMES
 from qwq.config import LOSS_CLIPS
 from qwq.config import rl as config
 from qwq.errors import ConfigError
+from qwq.pipeline.stages.rl1 import Rl1Stage
 from qwq.train.losses import (
     ADVANTAGES,
     LOSSES,
@@ -373,7 +374,7 @@ def own_registry(monkeypatch):
 
 def test_a_loss_of_this_process_is_a_name_in_recipes(own_registry):
     def stage(loss):
-        return config.Rl1Stage(kind="rl1", steps=1, mix={"math": 1.0}, loss=loss)
+        return Rl1Stage(kind="rl1", steps=1, mix={"math": 1.0}, loss=loss)
 
     with pytest.raises(ValueError, match="loss 'mine' is none of"):
         stage("mine")

@@ -10,7 +10,9 @@ import torch
 from test_golden import fixed_rollouts, one_thread, trainer
 from test_losses import own_registry  # noqa: F401  # a fixture
 
-from qwq.config import LOSS_CLIPS, Rl1Stage, Rl2Stage
+from qwq.config import LOSS_CLIPS
+from qwq.pipeline.stages.rl1 import Rl1Stage
+from qwq.pipeline.stages.rl2 import Rl2Stage
 from qwq.train.groups import form_groups
 from qwq.types import Outcome, Rollout, StopReason, Verdict
 
@@ -38,7 +40,7 @@ def step(folder: Path, made=rollouts, **options) -> dict[str, float]:
     """One whole step on logged rollouts."""
     with one_thread():
         rl = trainer(folder, **({"updates": 1, "kl": 0.0, "clip_low": None, "clip_high": None} | options))
-        rl.log.write(0, made(rl))
+        rl.store.write(0, made(rl))
         return rl.step(0)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from qwq.common.memory import GIB
-from qwq.config import Cluster, Recipe, RlStage
-from qwq.model.config import ModelConfig
+from qwq.config import Cluster, RlConfig
 from qwq.model.footprint import activation_values
-from qwq.pipeline.plan import count, explain, model_config, prompt_lengths, trained_parameters
+from qwq.pipeline.plan.counts import PlanContext, count
+from qwq.pipeline.plan.lengths import prompt_lengths
+from qwq.pipeline.plan.peak import trained_parameters
 
 LOGITS_AT_ONCE = 1 << 24
 
@@ -37,12 +37,11 @@ class ClusterPlan:
         return self.steps * (self.sampling_s + self.training_s) / 3600
 
 
-def stage_on(cluster: Cluster, recipe: Recipe, name: str, config: ModelConfig) -> ClusterPlan:
-    """Plan of RL stage `name`. Tokens are the most there can be: every completion as long as it may be."""
-    stage = recipe.stages[name]
-    assert isinstance(stage, RlStage)
-    prompt = int(prompt_lengths(recipe, name).mean)
-    parameters, trained = config.num_parameters, trained_parameters(stage, config)
+def rl_on_cluster(stage: RlConfig, cluster: Cluster, context: PlanContext) -> ClusterPlan:
+    """Plan of an RL stage. Tokens are the most there can be: every completion as long as it may be."""
+    recipe, config = context.recipe, context.config
+    prompt = int(prompt_lengths(stage.mix.weights(), stage.sources, config.vocab_size).mean)
+    parameters, trained = config.num_parameters, trained_parameters(stage.lora, config)
     longest = prompt + stage.max_new_tokens
     micro = max(recipe.compute.micro_batch_tokens, longest)  # a sequence is not divided
     values = activation_values(config, micro)
@@ -82,24 +81,9 @@ def stage_on(cluster: Cluster, recipe: Recipe, name: str, config: ModelConfig) -
     )  # fmt: skip
 
 
-def explain_with_cluster(recipe: Recipe, runs: Path = Path("runs")) -> str:
-    """`plan.explain`, and below it the cluster the recipe is meant for."""
-    cluster = recipe.compute.cluster
-    text = explain(recipe, runs, one_device=cluster is None)
-    if cluster is None:
-        return text
-    config = model_config(recipe)
-    lines = [
-        f"On {cluster.gpus} GPUs of {cluster.gpu_gib:g} GiB, {cluster.tflops:g} TFLOP/s at {cluster.mfu:.0%}, "
-        f"{cluster.sample_tokens_s:,.0f} sampled tokens/s each, {cluster.tensor_parallel} to a copy when sampling:",
-    ]
-    for name, stage in recipe.stages.items():
-        if isinstance(stage, RlStage):
-            lines += _stage_lines(cluster, name, stage_on(cluster, recipe, name, config))
-    return text + "\n".join(lines)
+def cluster_lines(cluster: Cluster, name: str, plan: ClusterPlan) -> list[str]:
+    """The plan of stage `name` in words."""
 
-
-def _stage_lines(cluster: Cluster, name: str, plan: ClusterPlan) -> list[str]:
     def parts(found: dict[str, float]) -> str:
         total = sum(found.values())
         verdict = "fits" if total <= cluster.gpu_gib * GIB else f"DOES NOT FIT in {cluster.gpu_gib:g}"

@@ -1,0 +1,150 @@
+"""The plan of a recipe as text: `qwq explain`, and what `qwq train --dry-run` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from qwq.common.memory import GIB, free_memory
+from qwq.config import Recipe
+from qwq.errors import CapacityError
+from qwq.model.config import ModelConfig
+from qwq.model.footprint import FLOAT
+from qwq.pipeline.plan.cluster import cluster_lines
+from qwq.pipeline.plan.counts import PlanContext, count
+from qwq.pipeline.plan.lengths import ASSUMED_PROMPT, longest_prompt
+from qwq.pipeline.plan.peak import evaluation_memory
+from qwq.pipeline.plan.rows import read_own_data
+from qwq.pipeline.plan.shape import model_config
+from qwq.pipeline.preflight import missing_lines
+from qwq.pipeline.stage import stage_of
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Columns as wide as their widest cell, the first `left` of them to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+# Parts of memory in the order of the table; a kind of stage may have others, which come behind them.
+PARTS = (
+    "program", "weights", "gradients", "AdamW", "float32 copies", "reference", "reward model", "key/value cache", "activations", "logits",
+)  # fmt: skip
+
+
+def explain(recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = True) -> str:
+    """The plan as text: model, a line for each stage with what it does and, for one device, a line with what memory it needs."""
+    config, folder = model_config(recipe), runs / recipe.run_name
+    uses, data_lines = read_own_data(recipe, folder, config.max_positions)
+    contexts = [
+        PlanContext(recipe, name, config, uses.get(stage.data_owner(name))) for name, stage in recipe.stages.items()
+    ]
+    kind = f"{config.family}, {config.num_layers} layers, hidden {config.hidden_size}, vocabulary {config.vocab_size:,}"
+    title, size = recipe.model.preset or recipe.model.path, count(config.num_parameters).replace("G", "B")
+    lines = [f"{folder}: {title}, {size} parameters ({kind}), {recipe.compute.dtype} on {recipe.compute.device}", ""]
+    lines += [*_aligned(_work_table(contexts, folder), 4), ""]
+    lines += _evaluation_lines(recipe)
+    own_lines = [line for context in contexts for line in stage_of(recipe, context.name).plan_lines(context)]
+    lines += [*own_lines, ""] if own_lines else []
+    lines += data_lines + missing_lines(recipe, f"prompts of {ASSUMED_PROMPT} tokens")
+    lines += [line for note in position_notes(recipe, config) for line in (note, "")]
+    if not one_device:
+        return "\n".join(lines)
+    try:
+        free = free_memory(recipe.compute.device)
+        there = f"Free: {free / GIB:.1f} GiB. "
+    except CapacityError:
+        free, there = None, f"No {recipe.compute.device} here, so nothing says whether it fits. "
+    lines += [*_aligned(_memory_table(contexts, free), 1), ""]
+    disk = 3 * FLOAT * max(stage_of(recipe, name).trained_parameters(recipe, config) for name in recipe.stages) / GIB
+    lines.append(f"Tokens are the most there can be. {there}A checkpoint takes {disk:.2f} GiB of disk.")
+    return "\n".join(lines)
+
+
+def _work_table(contexts: Sequence[PlanContext], folder: Path) -> list[list[str]]:
+    """What each stage does; `folder` is the run's."""
+    rows = [["stage", "kind", "from", "work of a step", "steps", "tokens", "FLOPs"]]
+    for context in contexts:
+        recipe, name = context.recipe, context.name
+        stage = stage_of(recipe, name)
+        plan = stage.plan(context)
+        done = " (done)" if (folder / "stages" / f"{name}.json").is_file() else ""
+        numbers = [count(n) if n is not None else "?" for n in (plan.steps, plan.tokens, plan.flops)]
+        start = recipe.start_of(name) or recipe.model.preset or "model"
+        rows.append([name + done, stage.kind, start, plan.work, *numbers])
+    return rows
+
+
+def _memory_table(contexts: Sequence[PlanContext], free: int | None) -> list[list[str]]:
+    """What each stage and the evaluation need, in GiB; `free` bytes are there."""
+    recipe, config = contexts[0].recipe, contexts[0].config
+    needs = {context.name: stage_of(recipe, context.name).memory(context) for context in contexts}
+    if recipe.eval.counts() or recipe.eval.sources:
+        needs["evaluation"] = evaluation_memory(recipe, config)
+    columns = list(dict.fromkeys([*PARTS, *(part for need in needs.values() for part in need.parts)]))
+    rows = [["GiB at the peak", *columns, "sum", "fits"]]
+    for name, need in needs.items():
+        cells = [f"{need.parts[c] / GIB:.2f}" if c in need.parts else "-" for c in columns]
+        fits = "?" if free is None else "yes" if need.total <= free else "NO"
+        rows.append([name, *cells, f"{need.total / GIB:.2f}", fits])
+    return rows
+
+
+def position_notes(recipe: Recipe, config: ModelConfig, names: Iterable[str] | None = None) -> list[str]:
+    """Where prompts and completions together may fill the model's positions, by the longest prompt there is."""
+    limits = [
+        (limit.key, limit.prompt, limit.limit)
+        for name in (recipe.stages if names is None else names)
+        if (limit := stage_of(recipe, name).completion_limit(PlanContext(recipe, name, config)))
+    ]
+    if recipe.eval.counts() or recipe.eval.sources:
+        limits.append(
+            (
+                "eval.max_new_tokens",
+                longest_prompt(recipe.eval.counts(), recipe.eval.sources, config.vocab_size),
+                recipe.eval.max_new_tokens,
+            )
+        )
+    return [
+        f"{key} is {limit:,} and the longest prompt about {prompt:,} tokens, and the model has {config.max_positions:,} positions: "
+        "a response that fills them ends there, unfinished"
+        for key, prompt, limit in limits
+        if prompt + limit > config.max_positions
+    ]
+
+
+def _evaluation_lines(recipe: Recipe) -> list[str]:
+    if not recipe.eval.counts() and not recipe.eval.sources:
+        return ["No evaluation.", ""]
+    stages = sum(s.evaluate and s.trains_policy for s in recipe.stages.values())
+    sets = [f"{n:,} {d}" for d, n in recipe.eval.counts().items()] + [
+        f"{s.limit or 'all'} {s.kind} ({s.path or 'level ' + str(s.level)})" for s in recipe.eval.sources
+    ]
+    readings = "sampled and greedy" if recipe.eval.greedy else "sampled"
+    return [
+        f"Evaluation {'at the start and ' if recipe.eval.start else ''}after {stages} stages, {readings}, {recipe.eval.max_new_tokens} new tokens at most: "
+        + ", ".join(sets),
+        "",
+    ]
+
+
+def explain_with_cluster(recipe: Recipe, runs: Path = Path("runs")) -> str:
+    """`explain`, and below it the cluster the recipe is meant for."""
+    cluster = recipe.compute.cluster
+    text = explain(recipe, runs, one_device=cluster is None)
+    if cluster is None:
+        return text
+    config = model_config(recipe)
+    lines = [
+        f"On {cluster.gpus} GPUs of {cluster.gpu_gib:g} GiB, {cluster.tflops:g} TFLOP/s at {cluster.mfu:.0%}, "
+        f"{cluster.sample_tokens_s:,.0f} sampled tokens/s each, {cluster.tensor_parallel} to a copy when sampling:",
+    ]
+    for name in recipe.stages:
+        if plan := stage_of(recipe, name).on_cluster(cluster, PlanContext(recipe, name, config)):
+            lines += cluster_lines(cluster, name, plan)
+    return text + "\n".join(lines)

@@ -1,0 +1,52 @@
+"""Estimated peaks of memory, part by part.
+
+Covered: weights, gradients, AdamW's moments, reference and reward model, KV cache, activations, logits. Not covered: worker
+processes of the verifiers and the sandbox, and what an allocator leaves unused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qwq.common.memory import Memory, on_cuda
+from qwq.config import Lora, Recipe
+from qwq.model.config import ModelConfig
+from qwq.model.footprint import FLOAT, PROGRAM, inference_memory, lora_parameters, update_parts
+from qwq.pipeline.plan.lengths import longest_prompt
+
+# Parts of a phase in bytes, and the options that shrink them.
+Phase = tuple[dict[str, int], dict[str, str]]
+
+
+def trained_parameters(adapters: Lora | None, config: ModelConfig) -> int:
+    """Parameters that are trained: all, or the adapters'."""
+    return lora_parameters(config, adapters.rank) if adapters else config.num_parameters
+
+
+def training_base(recipe: Recipe, config: ModelConfig, trained: int) -> dict[str, int]:
+    """What is held as long as a stage trains `trained` parameters: weights, moments, and the process itself on a CPU."""
+    small = recipe.compute.dtype == "bfloat16"
+    base = {"weights": (2 if small else FLOAT) * config.num_parameters, "AdamW": 2 * FLOAT * trained}
+    # Parameters in 16 bits have a float32 copy.
+    base |= {"float32 copies": FLOAT * trained} if small else {}
+    return base | ({} if on_cuda(recipe.compute.device) else {"program": PROGRAM})
+
+
+def update_phase(recipe: Recipe, config: ModelConfig, tokens: int, trained: int) -> dict[str, int]:
+    """Parts of one forward and backward pass over `tokens` tokens."""
+    width = 2 if recipe.compute.dtype == "bfloat16" else FLOAT
+    return update_parts(config, tokens, trained=trained, recompute=recipe.compute.recompute, width=width)
+
+
+def peak(base: dict[str, int], phases: Sequence[Phase]) -> Memory:
+    """The largest phase on top of `base`."""
+    parts, repairs = max(phases, key=lambda phase: sum(phase[0].values()))
+    return Memory(base | parts, repairs)
+
+
+def evaluation_memory(recipe: Recipe, config: ModelConfig) -> Memory:
+    """Estimated peak of the benchmarks after a stage, when the optimiser is gone."""
+    problems = sum(recipe.eval.counts().values()) + sum(s.limit or 1000 for s in recipe.eval.sources)
+    prompt = longest_prompt(recipe.eval.counts(), recipe.eval.sources, config.vocab_size)
+    rows = min(recipe.compute.max_rows, problems)
+    return inference_memory(config, rows, prompt, recipe.eval.max_new_tokens, recipe.compute.device)

@@ -1,0 +1,218 @@
+"""What the RL stages share beside their keys (`config.rl`): their problems, their plan, and how one is run. Imports without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qwq.common.memory import Memory
+from qwq.config import Cluster, RlConfig, Source
+from qwq.data.examples import FileUse
+from qwq.envs.base import environment_class
+from qwq.errors import ConfigError
+from qwq.model.config import ModelConfig
+from qwq.model.footprint import sampling_parts
+from qwq.pipeline.plan.cluster import ClusterPlan, rl_on_cluster
+from qwq.pipeline.plan.counts import PlanContext, StagePlan, times
+from qwq.pipeline.plan.lengths import Lengths, prompt_lengths
+from qwq.pipeline.plan.peak import Phase, peak, training_base, update_phase
+from qwq.pipeline.preview import DataSummary, preview_source
+from qwq.pipeline.stage import CompletionLimit, Stage
+from qwq.tasks.mix import ProblemMix
+from qwq.tasks.procedural import family
+from qwq.text.template import ChatFormat
+from qwq.types import Problem
+
+if TYPE_CHECKING:
+    from qwq.model.transformer import Transformer
+    from qwq.pipeline.inputs import RunInputs
+    from qwq.pipeline.job import StageJob
+    from qwq.reward.mixing import Scorer
+
+Pools = dict[str, tuple[float, list[Problem]]]  # by label: weight, problems
+
+
+class StageHooks(Protocol):
+    """What a kind adds to the RL loop."""
+
+    def begin(self) -> None:
+        """Before the first step, or the first one after a resume."""
+
+    def after_step(self, step: int, metrics: dict[str, Any]) -> None:
+        """After each step; may add to its metrics."""
+
+    def finish(self, *, changed: bool) -> Mapping[str, Any]:
+        """After the last step, `changed` if the weights are no longer those of that step; gives what the stage's record keeps."""
+
+
+class RlStage(RlConfig, Stage):
+    """Reinforcement learning with verifiable rewards; `rl1` and `rl2` are its kinds."""
+
+    # -- plan -------------------------------------------------------------------------------------------------------
+
+    def prompt_lengths(self, context: PlanContext) -> Lengths:
+        return prompt_lengths(self.mix.weights(), self.sources, context.config.vocab_size)
+
+    def groups_in_micro_batch(self, micro_batch_tokens: int) -> int:
+        """Groups of full length in one forward and backward pass; `train.packing.micro_batches` divides none."""
+        return min(self.prompts, max(1, micro_batch_tokens // (self.samples * self.max_new_tokens)))
+
+    def plan(self, context: PlanContext) -> StagePlan:
+        """Sampling (prompts once a group, every new token once) and updates (three forward passes' worth each)."""
+        prompt = self.prompt_lengths(context).mean
+        rounds = 1 + self.refill
+        rollouts = self.prompts * self.samples
+        new, fed = rollouts * self.max_new_tokens, self.prompts * prompt + rollouts * self.max_new_tokens
+        one = context.config.flops_per_token(int(prompt + self.max_new_tokens / 2))
+        passes = rounds + 3 * self.updates + (1 if self.kl > 0 else 0)
+        micro = math.ceil(self.prompts / self.groups_in_micro_batch(context.recipe.compute.micro_batch_tokens))
+        work = f"{self.prompts} prompts x {self.samples} samples x {self.max_new_tokens} new tokens"
+        work += f", {times(micro, 'micro-batch', 'micro-batches')} x {times(self.updates, 'update')}"
+        work += f", up to {times(self.refill, 'refill')}" if self.refill else ""
+        return StagePlan(self.steps, work, self.steps * rounds * new, float(self.steps * passes * fed * one))
+
+    def extra_memory(self, weights: int, config: ModelConfig) -> tuple[dict[str, int], list[dict[str, int]]]:
+        """What a kind holds besides, given the bytes of the weights: parts that stay, and phases of their own."""
+        return {}, []
+
+    def memory(self, context: PlanContext) -> Memory:
+        """The larger of sampling and updating, on top of what stays in both."""
+        recipe, config, compute = context.recipe, context.config, context.recipe.compute
+        trained = self.trained_parameters(recipe, config)
+        base = training_base(recipe, config, trained)
+        weights, longest = base["weights"], self.prompt_lengths(context).longest
+        common: dict[str, str] = {}
+        if (self.kl > 0 or self.watch_kl) and self.lora is None:
+            base = base | {"reference": weights}
+            which = f"kl to 0 (now {self.kl:g}" if self.kl > 0 else f"watch_kl to 0 (now {self.watch_kl}"
+            common["reference"] = f"stages.{context.name}.{which}: it needs a second copy of the weights)"
+        stays, own = self.extra_memory(weights, config)
+        rows = min(compute.max_rows, self.prompts * self.samples)
+        sampling = sampling_parts(config, rows, longest, self.max_new_tokens, self.prompts)
+        group = self.samples * self.max_new_tokens
+        tokens = min(self.prompts * group, max(compute.micro_batch_tokens, group))
+        tokens += self.groups_in_micro_batch(compute.micro_batch_tokens) * longest
+        # A group is never divided, so below its size the option for micro-batches changes nothing.
+        option = f"compute.micro_batch_tokens (now {compute.micro_batch_tokens})"
+        if group >= compute.micro_batch_tokens:
+            at = f"stages.{context.name}"
+            option = f"{at}.samples (now {self.samples}) or {at}.max_new_tokens (now {self.max_new_tokens})"
+        phases: list[Phase] = [
+            (sampling, common | dict.fromkeys(sampling, f"compute.max_rows (now {compute.max_rows})")),
+            (update_phase(recipe, config, tokens, trained), common | {"activations": option}),
+            *((phase, common) for phase in own),
+        ]
+        return peak(base | stays, phases)
+
+    def completion_limit(self, context: PlanContext) -> CompletionLimit:
+        longest = self.prompt_lengths(context).longest
+        return CompletionLimit(f"stages.{context.name}.max_new_tokens", longest, self.max_new_tokens)
+
+    def on_cluster(self, cluster: Cluster, context: PlanContext) -> ClusterPlan:
+        return rl_on_cluster(self, cluster, context)
+
+    # -- problems ---------------------------------------------------------------------------------------------------
+
+    def preview(self, chat: ChatFormat, *, max_positions: int | None = None, rows: int = 1) -> list[DataSummary]:
+        return [preview_source(chat, s, rows) for s in self.sources if s.path and s.path != "builtin"]
+
+    def check(self, name: str, inputs: RunInputs, config: ModelConfig) -> list[str]:
+        """The loss, the advantage form, the reward functions and the problems; completions have to fit the model's positions."""
+        from qwq.train.losses import load_advantage, load_loss
+
+        if self.max_new_tokens >= config.max_positions:
+            raise ConfigError(
+                f"stages.{name}.max_new_tokens is {self.max_new_tokens:,}, and the model has {config.max_positions:,} positions for prompt and "
+                "completion together: give less than that by as much as the prompts are long"
+            )
+        load_loss(self.loss)
+        if self.environment:
+            environment_class(self.environment)
+        load_advantage(self.advantage)
+        inputs.functions(self.rewards)
+        self.pools(inputs)
+        if self.validation.every:
+            self.watched(inputs)
+        return []
+
+    def sample_problems(self, inputs: RunInputs) -> Sequence[Problem]:
+        drawn = [family(d).problem(0, "train", 0) for d in self.mix.weights()]
+        return drawn + [problems[0] for _, problems in self.pools(inputs).values()]
+
+    def pools(self, inputs: RunInputs, tell: Callable[[FileUse], None] | None = None) -> Pools:
+        """Training problems of each source with its weight. `tell` hears what became of each source's rows."""
+        pools: Pools = {}
+        for source in self.sources:
+            problems, use = inputs.problems_of(source)
+            pools[source.label] = (source.weight, problems)
+            if tell and use.rows:
+                tell(use)
+        return pools
+
+    def watched(self, inputs: RunInputs) -> dict[str, list[Problem]]:
+        """The validation problems that `validation` looks at, by family and source."""
+        num = self.validation.problems
+        families = {d: family(d).fixed("validation", num) for d in self.mix.weights()}
+        return families | {s.label: self.held_out(inputs, s)[:num] for s in self.sources}
+
+    def held_out(self, inputs: RunInputs, source: Source) -> list[Problem]:
+        """The validation problems of one of the stage's sources, without those that the stage trains on. ConfigError where that leaves none."""
+        rows, _ = inputs.problems_of(source.model_copy(update={"split": "validation", "limit": None}))
+        trained = {p.canonical for s in self.sources for p in inputs.problems_of(s)[0]}
+        kept = [p for p in rows if p.canonical not in trained]
+        if not kept:
+            raise ConfigError(
+                f'source {source.label}: all of its validation rows are trained on as well, so nothing can be measured on them: set split = "train"'
+            )
+        return kept
+
+    # -- run --------------------------------------------------------------------------------------------------------
+
+    def scorer(self, job: StageJob) -> Scorer | None:
+        """The reward model that judges what no rule can."""
+        return None
+
+    def hooks(self, model: Transformer, mix: ProblemMix, scorer: Scorer | None, job: StageJob) -> StageHooks | None:
+        """What the kind does between the steps."""
+        return None
+
+    def train(self, model: Transformer, job: StageJob) -> dict[str, Any]:
+        from qwq.reward.mixing import Rewarder
+        from qwq.reward.shaping import LengthShaping
+        from qwq.train.best import Keeper
+        from qwq.train.rl import RlTrainer
+
+        run, inputs = job.run, job.inputs
+        mix = ProblemMix(job.seed, job.name, self.mix.weights(), self.pools(inputs, run.tell_data))
+        scorer = self.scorer(job)
+        shaping = LengthShaping(self.max_new_tokens, self.overlong_buffer, self.overlong_penalty, self.length_weight)
+        rewarder = Rewarder(
+            partial_credit=self.partial_credit, scorer=scorer, shaping=shaping if shaping.active else None,
+            functions=inputs.functions(self.rewards),
+        )  # fmt: skip
+        trainer = RlTrainer(
+            model, job.chat, self, job.compute, run, mix, rewarder, seed=job.seed,
+            load_start=lambda: job.start_model().requires_grad_(False),
+        )  # fmt: skip
+        hooks = self.hooks(model, mix, scorer, job)
+        keeper = None
+        if self.validation.every:
+            watched = self.watched(inputs)
+            keeper = Keeper(self.validation, model, run, lambda: job.outcomes(model, watched, self.max_new_tokens))
+        if hooks:
+            hooks.begin()
+        if keeper:
+            keeper.begin()
+        # The validation comes first: the hooks have to know whether this was the last step.
+        after = [one.after_step for one in (keeper, hooks) if one]
+
+        def after_step(step: int, metrics: dict[str, Any]) -> None:
+            for callback in after:
+                callback(step, metrics)
+
+        trainer.after_step = after_step
+        trainer.train()
+        changed = keeper.finish() if keeper else False
+        record = dict(hooks.finish(changed=changed)) if hooks else {}
+        return record | {key: run.state[key] for key in ("validation", "ended") if key in run.state}

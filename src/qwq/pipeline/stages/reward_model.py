@@ -1,0 +1,119 @@
+"""The reward-model stage: Bradley-Terry on pairs, then calibration and held-out accuracy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from qwq.common.files import atomic_folder
+from qwq.common.stats import wilson
+from qwq.config import register_stage
+from qwq.data.examples import Pair
+from qwq.model.footprint import update_parts
+from qwq.pipeline.pairs_stage import PairsStage
+from qwq.pipeline.plan.counts import PlanContext
+from qwq.pipeline.stage import StageResult
+
+if TYPE_CHECKING:
+    from qwq.pipeline.job import StageJob
+    from qwq.reward.model import Calibration, RewardModel
+
+MATCHED_TOKENS, MATCHED_SHARE = 2, 0.05  # answers of matched length differ by so much at most
+
+
+@register_stage("reward_model")
+class RewardModelStage(PairsStage):
+    """Bradley-Terry reward model on preference pairs (Bradley and Terry 1952; Ouyang et al. 2022)."""
+
+    trains_policy: ClassVar[bool] = False
+    in_sequence: ClassVar[bool] = False
+
+    def update(self, context: PlanContext, tokens: int) -> dict[str, int]:
+        return update_parts(context.config, tokens, head=False)
+
+    def run(self, job: StageJob) -> StageResult:
+        from qwq.model.weights import save_reward_model
+        from qwq.reward.model import CALIBRATION, RewardModel
+
+        model = RewardModel(job.policy())
+        calibration, evals = self.train_scorer(model, job)
+        with atomic_folder(job.models.final(job.name)) as partial:
+            save_reward_model(model.backbone, model.score.weight, partial)
+            (partial / CALIBRATION).write_text(json.dumps(calibration.to_dict()) + "\n")
+            job.chat.save(partial)
+        return StageResult(evals=evals, record={"calibration": calibration.to_dict()})
+
+    def train_scorer(self, model: RewardModel, job: StageJob) -> tuple[Calibration, dict[str, Any]]:
+        """Train `model` in place; returns its calibration and the evals of its stage."""
+        from qwq.model.layouts import micro_batches
+        from qwq.reward.model import calibrate
+        from qwq.train.losses import preference_loss
+        from qwq.train.optim import Optimizer
+
+        splits = self.pairs_of(job, model.backbone.config)
+        pairs = splits["train"]
+        steps = self.num_steps(len(pairs))
+        optimizer = Optimizer(model, self.optim, steps)
+        job.run.resume(model, optimizer)
+
+        def step(index: int) -> dict[str, Any]:
+            lot = [pairs[i] for i in self.pairs_of_step(index, len(pairs), f"{job.seed}/{job.name}")]
+            lengths = [len(p.chosen) + len(p.rejected) for p in lot]
+            tokens = sum(lengths)
+            parts = (
+                [list(range(len(lot)))]
+                if tokens <= self.micro_batch_tokens
+                else micro_batches(lengths, self.micro_batch_tokens)
+            )
+            total, wins = 0.0, 0
+            for part in parts:
+                scores = model([lot[i].chosen for i in part] + [lot[i].rejected for i in part])
+                chosen, rejected = scores[: len(part)], scores[len(part) :]
+                loss = preference_loss(chosen, rejected) * (len(part) / len(lot))
+                loss.backward()
+                total += loss.item()
+                wins += int((chosen > rejected).sum())
+            return {"loss": total, "pair_accuracy": wins / len(lot), "tokens": tokens} | optimizer.step(index)
+
+        job.run.run(steps, model, optimizer, step)
+        calibration = calibrate(*_scored(model, splits["validation"]))
+        return calibration, {"pair_accuracy": pair_accuracy(model, splits["test"], calibration)}
+
+
+def _scored(model: RewardModel, pairs: Sequence[Pair]) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]:
+    raw = model.raw_scores([p.chosen for p in pairs] + [p.rejected for p in pairs])
+    lengths = [p.chosen_length for p in pairs] + [p.rejected_length for p in pairs]
+    scored = list(zip(raw, lengths, strict=True))
+    return scored[: len(pairs)], scored[len(pairs) :]
+
+
+def matched_length(a: int, b: int) -> bool:
+    """Whether answers of `a` and `b` tokens count as equally long."""
+    return abs(a - b) <= max(MATCHED_TOKENS, int(MATCHED_SHARE * max(a, b)))
+
+
+def pair_accuracy(model: RewardModel, pairs: Sequence[Pair], calibration: Calibration) -> dict[str, Any]:
+    """Share of pairs whose chosen answer scores higher (length bias taken out), with a Wilson 95% interval.
+
+    `matched_length` is the same over the pairs whose answers differ in length by two tokens or a twentieth at most.
+    """
+    import torch
+
+    chosen, rejected = _scored(model, pairs)
+    wins = [
+        calibration.apply(c, cl) > calibration.apply(r, rl) for (c, cl), (r, rl) in zip(chosen, rejected, strict=True)
+    ]
+    matched = [w for w, p in zip(wins, pairs, strict=True) if matched_length(p.chosen_length, p.rejected_length)]
+    mean_tokens = float(torch.tensor([n for _, n in chosen + rejected], dtype=torch.float64).mean())
+    out: dict[str, Any] = {
+        "score": sum(wins) / len(wins), "ci95": wilson(sum(wins), len(wins)), "n": len(wins),
+        "mean_tokens": mean_tokens, "mean_thinking_tokens": 0.0,
+    }  # fmt: skip
+    if matched:
+        out["matched_length"] = {
+            "score": sum(matched) / len(matched),
+            "ci95": wilson(sum(matched), len(matched)),
+            "n": len(matched),
+        }
+    return out
