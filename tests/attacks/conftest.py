@@ -1,4 +1,4 @@
-"""The jail under attack, at each level that this machine allows: the strongest and every fallback.
+"""The jail under attack, at each level that this machine allows: the strongest, every fallback, and inside a session.
 
 What a fallback does not cover is not skipped in silence. `UNCOVERED` lists it, and docs/sandbox.md says it in words: such
 a test must fail at that level (a strict xfail, so the list cannot go stale), or, where running it would harm the
@@ -8,6 +8,7 @@ machine, is reported as an expected failure without being run.
 from __future__ import annotations
 
 import pytest
+from session_box import SessionBox
 
 from qwq.errors import QwqError
 from qwq.sandbox import Level, Sandbox
@@ -18,9 +19,14 @@ LEVELS = {
     "no cgroup": {"level": Level.NAMESPACES, "cgroups": False},
     "landlock": {"level": Level.LANDLOCK},
     "rlimits": {"level": Level.RLIMITS, "unsafe": True, "cgroups": False},
+    "session": {"level": Level.NAMESPACES},  # every program is a cell of one session, as long as that lives
 }
 _HARMFUL = "not run: as root it would write to the machine's own files"
 UNCOVERED: dict[str, dict[str, str]] = {
+    "session": {
+        "test_no_descriptor_beyond_the_four": "a session holds two more: its cells' socket, and /dev/null",
+        "test_deep_and_closed_folders_do_not_stop_the_slot": "the working folder of a cell is the next one's",
+    },
     "rlimits": {
         "test_host_files_are_not_readable": "host files are readable",
         "test_host_folders_are_not_listed": "host folders can be listed",
@@ -39,7 +45,7 @@ def _open(name: str) -> Sandbox:
         assert box.level is LEVELS[name]["level"]
     except QwqError as error:
         pytest.skip(f"level {name} is not possible on this machine: {error}")
-    return box
+    return SessionBox(box) if name == "session" else box
 
 
 @pytest.fixture(scope="session")

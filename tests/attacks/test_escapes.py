@@ -257,7 +257,7 @@ def test_installed_packages_of_the_interpreter_are_not_readable(jail):
         "print(json.dumps(sorted(set(read))))"
     )
     result = jail.run(program, timeout_s=10)
-    assert set(json.loads(result.stdout)) <= {"numpy", "numpy.libs"}, result
+    assert {name.split("-")[0] for name in json.loads(result.stdout)} <= {"numpy", "numpy.libs"}, result
     assert jail.run("import numpy, sqlite3, ctypes, decimal\nprint(int(numpy.arange(5).sum()))").stdout == b"10\n"
     assert jail.run("import pip").exit_code == 1
 

@@ -1,8 +1,11 @@
-"""Run untrusted Python programs fast and without harm. `Sandbox` is the entrance; docs/sandbox.md the threat model."""
+"""Run untrusted programs fast and without harm. `Sandbox` is the entrance; docs/sandbox.md the threat model."""
 
+from qwq.sandbox.cells import CellResult, CellStatus, Figure, State
+from qwq.sandbox.interpreter import SessionLimits
 from qwq.sandbox.policy import Level, Limits, RunStatus
 from qwq.sandbox.pool import Sandbox, default_sandbox
 from qwq.sandbox.runner import CallResult, CaseResult, Item, Runner, RunResult
+from qwq.sandbox.session import Session
 from qwq.sandbox.slot import Cancel, Cancelled
 
 __all__ = [
@@ -10,6 +13,9 @@ __all__ = [
     "Cancel",
     "Cancelled",
     "CaseResult",
+    "CellResult",
+    "CellStatus",
+    "Figure",
     "Item",
     "Level",
     "Limits",
@@ -17,5 +23,8 @@ __all__ = [
     "RunStatus",
     "Runner",
     "Sandbox",
+    "Session",
+    "SessionLimits",
+    "State",
     "default_sandbox",
 ]

@@ -23,14 +23,19 @@ _CORES = len(os.sched_getaffinity(0))
 
 
 class Clock:
-    """One run below the slot's process `pid`. It starts with the program, and anew with each case where limits say so."""
+    """One run below the slot's process `pid`. It starts with the program, and again with each case if limits say so.
 
-    def __init__(self, pid: int, limits: Limits):
+    `resumed`: the run is older than the clock (a session's next cell). What it has waited and used before is taken off,
+    as of SAMPLE_S after the start, so that a short cell costs no look at its tasks.
+    """
+
+    def __init__(self, pid: int, limits: Limits, *, resumed: bool = False):
         self._pid = pid
         self._limits = limits
         self._started = self._case_started = self._sampled = time.monotonic()
-        self._case_waited = 0.0
-        self.due = self._started + limits.timeout_s  # when to look again
+        self._case_waited = self._waited_before = self._used_before = 0.0
+        self._needs_baseline = resumed
+        self.due = self._started + (min(SAMPLE_S, limits.timeout_s) if resumed else limits.timeout_s)  # the next look
 
     def case_done(self) -> None:
         """The program has given a result, and begins with the next."""
@@ -46,11 +51,15 @@ class Clock:
         if now < self.due:
             return False
         waited, used = waited_and_used(self._tasks())
+        if self._needs_baseline:
+            self._needs_baseline = False
+            self._case_waited = self._waited_before = waited
+            self._used_before = used
         left = min(
             self._limits.timeout_s - (now - self._case_started) + (waited - self._case_waited),
-            self._limits.total_s - (now - self._started) + waited,
+            self._limits.total_s - (now - self._started) + (waited - self._waited_before),
         )
-        if left <= 0 or used > CPU_FACTOR * self._limits.total_s:
+        if left <= 0 or used - self._used_before > CPU_FACTOR * self._limits.total_s:
             return True
         self.due = now + max(left, 0.01)
         return False

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwq.errors import UsageError
+from qwq.sandbox.policy import cache_folder
 
 PROGRAM = "program"  # the name of what a compiler builds
 CACHE_BYTES = 256 << 20
@@ -191,7 +192,7 @@ def precompiled_headers(standard: str) -> str | None:
         options = [part for part in build if part.startswith(("-O", "-std", "-D"))]
         stat = os.stat(tool)
         key = hashlib.sha256(repr((tool, stat.st_size, stat.st_mtime_ns, options)).encode()).hexdigest()[:16]
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwq" / f"cpp-{key}"
+        folder = cache_folder() / f"cpp-{key}"
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as work:

@@ -19,8 +19,9 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,11 @@ from qwq.errors import UsageError, nearest
 FOLDER_VARIABLE = "QWQ_SANDBOX_PACKAGES"
 SETS = {
     "rl": ("sortedcontainers", "numpy", "scipy", "pandas", "sympy", "networkx", "more-itertools", "pytest"),
+    "agent": ("numpy", "pandas", "matplotlib", "scipy", "openpyxl"),
 }
+IMPORTED_AS = {"matplotlib": "matplotlib.pyplot"}  # what to import beforehand where the package itself holds little
 _NAME = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)((?:\[[\w,-]+\])?(?:[=<>!~]=?=?[\w.*+!,<>=~-]+)?)")
+_REQUIRED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _WHEEL = re.compile(r"([^-]+)-([^-]+)-.*\.whl")
 PIP_TIMEOUT_S = 1800
 
@@ -72,6 +76,41 @@ def installed() -> list[Package]:
 
 def versions() -> dict[str, str]:
     return {package.name: package.version for package in installed()}
+
+
+@dataclass(frozen=True, slots=True)
+class HostPackage:
+    """A package of the interpreter that runs us: the files and folders to show, and what it is imported as."""
+
+    name: str
+    paths: tuple[str, ...]
+    modules: tuple[str, ...]
+
+
+def of_host(names: Sequence[str], without: Collection[str] = ()) -> list[HostPackage]:
+    """Those of `names` that are installed beside us, with what they need; the rest is left out, as are `without`."""
+    found: dict[str, HostPackage] = {}
+    waiting = [_canonical(name) for name in names]
+    while waiting:
+        name = waiting.pop(0)
+        if name in found or name in without:
+            continue
+        try:
+            installed_one = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        tops = sorted({file.parts[0] for file in installed_one.files or ()} - {"..", "__pycache__"})
+        paths = [os.path.realpath(str(installed_one.locate_file(top))) for top in tops]
+        modules = [top.removesuffix(".py") for top, path in zip(tops, paths, strict=True) if _is_module(path)]
+        modules = [module for module in modules if _canonical(module) == name] or modules
+        found[name] = HostPackage(name, tuple(path for path in paths if os.path.exists(path)), tuple(modules))
+        required = (_REQUIRED.match(line) for line in installed_one.requires or () if "extra ==" not in line)
+        waiting += [_canonical(match[0]) for match in required if match]
+    return list(found.values())
+
+
+def _is_module(path: str) -> bool:
+    return path.endswith(".py") or os.path.isfile(os.path.join(path, "__init__.py"))
 
 
 def _canonical(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import glob
-import importlib.util
 import os
 import sys
 from dataclasses import dataclass, field
@@ -114,17 +113,6 @@ class InterpreterFiles:
     preimport: tuple[str, ...] = ()
 
 
-def _numpy_files() -> tuple[list[str], list[str]]:
-    """numpy's folders and the folder to find it in; both empty where it is not installed."""
-    spec = importlib.util.find_spec("numpy")
-    if spec is None or not spec.submodule_search_locations:
-        return [], []
-    package = os.path.realpath(spec.submodule_search_locations[0])
-    site = os.path.dirname(package)
-    folders = [package, os.path.join(site, "numpy.libs")]
-    return [folder for folder in folders if os.path.isdir(folder)], [site]
-
-
 def readable_by_all(paths: list[str]) -> bool:
     """Whether any user may pass through the folders above all `paths`."""
     parents = {str(parent) for path in paths for parent in Path(path).parents}
@@ -140,9 +128,9 @@ def _package_folders(libraries: list[str]) -> list[str]:
 
 
 @functools.cache
-def interpreter_files() -> InterpreterFiles:
-    """The real interpreter (not a version manager's shim or a venv link), its library, the system's libraries, numpy, and
-    the packages that were added."""
+def interpreter_files(host_packages: tuple[str, ...] = ()) -> InterpreterFiles:
+    """The real interpreter (not a version manager's shim or a venv link), its library, the system's libraries, numpy, the
+    packages that were added, and those of the host's own that are named."""
     executable = os.path.realpath(sys.executable)
     prefix = os.path.realpath(sys.base_prefix)
     read_only = [executable, *dict.fromkeys([f"{prefix}/lib", f"{prefix}/{sys.platlibdir}"])]
@@ -154,16 +142,25 @@ def interpreter_files() -> InterpreterFiles:
             read_only.append(path)
     hidden = _package_folders([path for path in read_only if os.path.isdir(path)])
     added = packages.installed()
-    shown, search_path = ([], []) if any("numpy" in p.modules for p in added) else _numpy_files()
+    host = packages.of_host(("numpy", *host_packages), without={p.name for p in added})
+    shown = sorted({path for package in host for path in package.paths})
+    search_path = sorted({os.path.dirname(path) for path in shown})
     if added:
         shown.append(os.path.realpath(packages.site()))
         search_path.insert(0, shown[-1])
-    preimport = tuple(module for p in added if p.preimport for module in p.modules if module[:1] != "_")
+    preimport = [module for p in added if p.preimport or p.name in host_packages for module in p.modules]
+    preimport += [module for p in host if p.name in host_packages for module in p.modules]
     for folder in shown:
         above = [path for path in (*read_only, *hidden) if folder.startswith(path + "/")]
         if not above or max(above, key=len) in hidden:
             read_only.append(folder)
-    return InterpreterFiles(executable, read_only, hidden, links, search_path, preimport)
+    names = tuple(packages.IMPORTED_AS.get(m, m) for m in preimport if m[:1] != "_")
+    return InterpreterFiles(executable, read_only, hidden, links, search_path, names)
+
+
+def cache_folder() -> Path:
+    """Where this user's caches are kept; it need not be there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwq"
 
 
 def environment() -> dict[str, str]:
@@ -177,4 +174,5 @@ def environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        "MPLBACKEND": "Agg",
     }

@@ -3,6 +3,9 @@
 with Sandbox() as box:
     print(box.run("print(input()[::-1])", stdin=b"abc").stdout)
     print(box.call("def f(x): return x + 1", "f", [{"args": [1]}]).cases[0].value)
+    with box.session() as session:
+        session.run("x = 2")
+        print(session.run("x + 1").value)
     print(box.run('#include <cstdio>\nint main() { puts("hi"); }', language="cpp").stdout)
 """
 
@@ -15,16 +18,19 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from qwq.errors import InfraError, UsageError
 from qwq.sandbox import languages
+from qwq.sandbox.interpreter import SessionLimits
 from qwq.sandbox.jail import codec
 from qwq.sandbox.policy import Level, Limits, RunStatus, interpreter_files, readable_by_all
 from qwq.sandbox.runner import Execution, Runner
+from qwq.sandbox.session import Session
+from qwq.sandbox.sessions import PACKAGES, SessionSlots
 from qwq.sandbox.slot import Cancel, Cancelled, Slot, status_of
 
 _ATTEMPTS = 2
@@ -72,6 +78,7 @@ class Sandbox(Runner):
         unsafe: bool = False,
         tools: bool = False,
         cgroups: bool = True,
+        max_sessions: int = 16,
     ):
         self.slots = slots or os.cpu_count() or 1
         self.unsafe = unsafe
@@ -87,6 +94,8 @@ class Sandbox(Runner):
         self._live: set[Slot] = set()
         self._tool_pool: Sandbox | None = None
         self._partners: Sandbox | None = None
+        self._max_sessions = max_sessions
+        self._session_slots: dict[tuple[str, ...], SessionSlots] = {}
         self._artefacts = languages.ArtefactCache()
         self._free: queue.LifoQueue[Slot | None] = queue.LifoQueue()
         for _ in range(self.slots):
@@ -113,6 +122,9 @@ class Sandbox(Runner):
             live, self._live = self._live, set()
             inner = [pool for pool in (self._tool_pool, self._partners) if pool is not None]
             self._tool_pool = self._partners = None
+            sessions = list(self._session_slots.values())
+        for kept in sessions if os.getpid() == self._pid else ():
+            kept.close()
         for slot in live:
             slot.close() if os.getpid() == self._pid else slot.abandon()
         for pool in inner:
@@ -120,24 +132,25 @@ class Sandbox(Runner):
 
     # -- slots
 
-    def _start_slot(self) -> Slot:
+    def _start_slot(self, packages: tuple[str, ...] = ()) -> Slot:
         index = next(_SLOT_NUMBERS)
         with self._lock:
             if self._level is None:
-                return self._find_level(index)
-        slot = self._new_slot(self._level, index)
+                return self._find_level(index, packages)
+        slot = self._new_slot(self._level, index, packages)
         with self._lock:
             self._live.add(slot)
         return slot
 
-    def _new_slot(self, level: Level, index: int) -> Slot:
+    def _new_slot(self, level: Level, index: int, packages: tuple[str, ...] = ()) -> Slot:
         # Below namespaces the interpreter is used where it lies: an id of its own helps only if it may read it there.
         own_uid = (
             _own_uid(index) if level is Level.NAMESPACES or readable_by_all(interpreter_files().read_only) else None
         )
-        return Slot(level, own_uid, f"qwq-{os.getpid()}-{id(self):x}-{index}", tools=self.tools, cgroups=self.cgroups)
+        name = f"qwq-{os.getpid()}-{id(self):x}-{index}"
+        return Slot(level, own_uid, name, tools=self.tools, cgroups=self.cgroups, packages=packages)
 
-    def _find_level(self, index: int) -> Slot:
+    def _find_level(self, index: int, packages: tuple[str, ...] = ()) -> Slot:
         """Start the first slot at the strongest level that works; called with the lock held."""
         if sys.platform != "linux":
             raise UsageError(f"the sandbox needs Linux, this is {sys.platform}: docs/sandbox.md tells what to do here")
@@ -146,7 +159,7 @@ class Sandbox(Runner):
             if level is Level.RLIMITS and not self.unsafe:
                 break
             try:
-                slot = self._new_slot(level, index)
+                slot = self._new_slot(level, index, packages)
             except InfraError as error:
                 tried.append(str(error))
                 continue
@@ -175,10 +188,46 @@ class Sandbox(Runner):
 
     def _put_back(self, slot: Slot) -> None:
         if slot.dead:
-            with self._lock:
-                self._live.discard(slot)
-                self.num_replaced += 1
+            self._discard(slot)
+            self.num_replaced += 1
         self._free.put(None if slot.dead else slot)
+
+    def _discard(self, slot: Slot) -> None:
+        with self._lock:
+            known = slot in self._live
+            self._live.discard(slot)
+        if known and not slot.dead:
+            slot.close()
+
+    # -- sessions
+
+    def session(
+        self,
+        limits: SessionLimits | None = None,
+        *,
+        packages: Sequence[str] = PACKAGES,
+        replay: bool = True,
+    ) -> Session:
+        """Python that keeps state over cells, in a process and a slot of its own.
+
+        `packages` of this interpreter's own are imported beforehand, where they are installed. `replay`: a process that had
+        to be killed is rebuilt by running the earlier cells again.
+        """
+        return self._slots_for(tuple(packages)).open(limits or SessionLimits(), replay=replay)
+
+    def warm_sessions(self, count: int = 1, *, packages: Sequence[str] = PACKAGES) -> None:
+        """Start the slots of sessions to come, so that the first of them need not wait for its imports."""
+        self._slots_for(tuple(packages)).warm(count)
+
+    def _slots_for(self, packages: tuple[str, ...]) -> SessionSlots:
+        with self._lock:
+            if self._closed:
+                raise InfraError("the sandbox is closed")
+            if packages not in self._session_slots:
+                self._session_slots[packages] = SessionSlots(
+                    lambda: self._start_slot(packages), self._discard, self._max_sessions
+                )
+            return self._session_slots[packages]
 
     # -- runs
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -26,13 +25,14 @@ from qwq.errors import InfraError
 from qwq.sandbox import cgroup, languages, watchdog
 from qwq.sandbox.clock import Clock
 from qwq.sandbox.jail.zygote import EXIT_PACKET
+from qwq.sandbox.pipes import Pipes, sealed_memory
 from qwq.sandbox.policy import (
     PREIMPORT,
-    RESULT_LIMIT_BYTES,
     ZYGOTE_MB,
     Level,
     Limits,
     RunStatus,
+    cache_folder,
     environment,
     interpreter_files,
 )
@@ -40,9 +40,8 @@ from qwq.sandbox.runner import Execution
 
 START_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 20.0
+END_TIMEOUT_S = 1.0  # for a run that is told to end, before it is killed
 STARTED = b"R\n"  # written by the child just before the program is loaded
-_CHUNK = 1 << 16
-_PIPE_BYTES = 1 << 20
 _SCRATCH = re.compile(r"qwq-(\d+)-[0-9a-f]+-\d+-")
 
 
@@ -78,18 +77,6 @@ class Cancel:
             self._slot = None
 
 
-def _sealed_memory(name: str, data: bytes) -> int:
-    """A read-only in-memory file at offset 0."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    return fd
-
-
 def _remove_stale_scratch() -> None:
     """Working folders of a process of ours that was killed."""
     for entry in os.scandir(tempfile.gettempdir()):
@@ -99,74 +86,28 @@ def _remove_stale_scratch() -> None:
                 shutil.rmtree(entry.path, ignore_errors=True)
 
 
-class _Pipes:
-    """The parent's ends of stdout, stderr and the result channel, and what was read from them."""
-
-    def __init__(self, limits: Limits, own_uid: int | None, stdout: int | None):
-        self.limit = limits.output_limit_bytes
-        self.read_ends: list[int] = []
-        self.write_ends: list[int] = []
-        for _ in range(3):
-            read, write = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(read, False)
-            self.read_ends.append(read)
-            self.write_ends.append(write)
-            if own_uid is not None:
-                os.fchown(write, own_uid, own_uid)  # so that the program may open /dev/stdout
-        with contextlib.suppress(OSError):
-            # node leaves at its end what a full pipe has not taken.
-            fcntl.fcntl(self.write_ends[0], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        if stdout is not None:  # goes to another run
-            os.close(self.write_ends[0])
-            self.write_ends[0] = stdout
-        self.data = [bytearray(), bytearray(), bytearray()]
-        self.open = set(self.read_ends)
-        self.records = 0
-
-    def read(self, fd: int) -> bool:
-        """Take what is there; False at the end of the stream or where nothing is there."""
-        try:
-            chunk = os.read(fd, _CHUNK)
-        except BlockingIOError:
-            return False
-        if not chunk:
-            self.open.discard(fd)
-            return False
-        stream = self.read_ends.index(fd)
-        self.data[stream] += chunk
-        if stream == 2:
-            self.records += chunk.count(b"\n")
-        return True
-
-    def too_much(self) -> bool:
-        return len(self.data[0]) + len(self.data[1]) > self.limit or len(self.data[2]) > RESULT_LIMIT_BYTES
-
-    def drain(self) -> None:
-        for fd in list(self.open):
-            while not self.too_much() and self.read(fd):
-                pass
-
-    def close_write_ends(self) -> None:
-        for fd in self.write_ends:
-            os.close(fd)
-        self.write_ends = []
-
-    def close(self) -> None:
-        self.close_write_ends()
-        for fd in self.read_ends:
-            os.close(fd)
-
-
 class Slot:
     """One jail, used by one thread at a time. Raises InfraError where the machinery fails; it is dead after that."""
 
-    def __init__(self, level: Level, own_uid: int | None, name: str, *, tools: bool = False, cgroups: bool = True):
+    def __init__(
+        self,
+        level: Level,
+        own_uid: int | None,
+        name: str,
+        *,
+        tools: bool = False,
+        cgroups: bool = True,
+        packages: tuple[str, ...] = (),
+    ):
+        """`tools` shows compilers and shells in place of what Python imports; `packages` of the host are shown and imported
+        beforehand, with what they need."""
         self.level = level
         self.own_uid = own_uid
         self.name = name
         self.dead = False
+        self.base_mb = ZYGOTE_MB
         self._control, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._files = interpreter_files()
+        self._files = interpreter_files(packages)
         self._tools = tools
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._scratch: str | None = None
@@ -205,7 +146,8 @@ class Slot:
             "path": self._files.search_path,
             "own_uid": self.own_uid,
             "environment": environment(),
-            "preimport": [] if self._tools else [*PREIMPORT, *self._files.preimport],
+            "preimport": [] if self._tools and not self._files.preimport else [*PREIMPORT, *self._files.preimport],
+            "font_cache": str(cache_folder() / "matplotlib") if self._files.preimport else None,
             "scratch": self._scratch,
             "cgroup": self.group is not None,
         }
@@ -220,6 +162,9 @@ class Slot:
         reply = json.loads(answer)
         if "error" in reply:
             raise self._fail(reply["error"])
+        if self._files.preimport:  # packages may take more than an interpreter alone
+            taken = sum(map(watchdog.memory_of, watchdog.descendants(self._process.pid)))
+            self.base_mb = max(ZYGOTE_MB, (taken >> 20) + ZYGOTE_MB // 2)
 
     def _fail(self, what: str) -> InfraError:
         """Close the slot; the error says what its process wrote last."""
@@ -260,9 +205,8 @@ class Slot:
         return done
 
     def _execute(self, payload: bytes, stdin: bytes | int, limits: Limits, stdout: int | None) -> Execution:
-        if self.group is not None:
-            self.group.set_limits((limits.memory_mb + 2 * limits.box_mb + ZYGOTE_MB) << 20, limits.processes + 8)
-        pipes = _Pipes(limits, self.own_uid, stdout)
+        self._limit_group(limits)
+        pipes = Pipes(limits, self.own_uid, stdout)
         started = time.monotonic()
         try:
             self._send(payload, stdin, limits, pipes)
@@ -295,9 +239,67 @@ class Slot:
             memory_mb=round(peak_kib / 1024, 1),
         )
 
-    def _send(self, payload: bytes, stdin: bytes | int, limits: Limits, pipes: _Pipes) -> None:
-        given = stdin if isinstance(stdin, int) else _sealed_memory("stdin", stdin)
-        inputs = [_sealed_memory("payload", payload), given]
+    def _limit_group(self, limits: Limits) -> None:
+        if self.group is not None:
+            self.group.set_limits((limits.memory_mb + 2 * limits.box_mb + self.base_mb) << 20, limits.processes + 8)
+
+    def open_run(self, payload: bytes, stdin: int, limits: Limits) -> None:
+        """Start a run that the caller talks to over `stdin`, a descriptor, which is closed here; `end_run` must follow."""
+        self._limit_group(limits)
+        pipes = Pipes(limits, self.own_uid, None)
+        try:
+            self._send(payload, stdin, limits, pipes)
+            poller = select.poll()
+            for fd in (self._control.fileno(), pipes.read_ends[2]):
+                poller.register(fd, select.POLLIN)
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while not pipes.data[2].startswith(STARTED):
+                events = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+                if not events or self._control.fileno() in dict(events):
+                    pipes.drain()
+                    raise self._fail(f"a run could not be set up: {pipes.data[1].decode(errors='replace')[:300]}")
+                pipes.read(pipes.read_ends[2])
+        finally:
+            pipes.close()
+
+    def interrupt(self) -> None:
+        """Send SIGINT to the process of the run that is open."""
+        with contextlib.suppress(OSError):  # `end_run` says what happened to the slot
+            self._control.send(b"I")
+
+    def end_run(self, *, kill: bool) -> tuple[int, float, float, bool]:
+        """Wait until nothing is left of the open run, which is killed first where that is asked for, or where it does not
+        end by itself. Returns its exit code, CPU seconds, peak memory in MiB, and whether it ran out of memory."""
+        poller = select.poll()
+        poller.register(self._control.fileno(), select.POLLIN)
+        for wait_s in (0.0 if kill else END_TIMEOUT_S, KILL_TIMEOUT_S):
+            if wait_s and poller.poll(wait_s * 1000):
+                break
+            if wait_s != KILL_TIMEOUT_S:
+                with contextlib.suppress(OSError):
+                    self._control.send(b"K")
+        else:
+            raise self._fail(f"a run did not end within {KILL_TIMEOUT_S} s of being killed")
+        status, cpu_s, peak_kib = EXIT_PACKET.unpack(self._exit_packet())
+        out_of_memory = self.group is not None and self.group.ran_out_of_memory()
+        return os.waitstatus_to_exitcode(status), cpu_s, peak_kib / 1024, out_of_memory
+
+    @property
+    def control_fd(self) -> int:
+        """Readable when the open run has ended, or the slot has died."""
+        return self._control.fileno()
+
+    def watchdog(self, limits: Limits) -> watchdog.Watchdog | None:
+        """What looks at an open run from outside, where neither a group nor a file system of its own bounds it."""
+        watched = self._process.pid if self.group is None else None
+        return watchdog.Watchdog(watched, self._scratch, limits, self.base_mb) if watched or self._scratch else None
+
+    def clock(self, limits: Limits, *, resumed: bool = False) -> Clock:
+        return Clock(self._process.pid, limits, resumed=resumed)
+
+    def _send(self, payload: bytes, stdin: bytes | int, limits: Limits, pipes: Pipes) -> None:
+        given = stdin if isinstance(stdin, int) else sealed_memory("stdin", stdin)
+        inputs = [sealed_memory("payload", payload), given]
         try:
             fds = array.array("i", inputs + pipes.write_ends)
             message = json.dumps(limits.packet()).encode()
@@ -309,13 +311,12 @@ class Slot:
                 os.close(fd)
             pipes.close_write_ends()
 
-    def _watch(self, pipes: _Pipes, limits: Limits) -> tuple[RunStatus | None, bytes]:
+    def _watch(self, pipes: Pipes, limits: Limits) -> tuple[RunStatus | None, bytes]:
         """Read until the slot reports the end of the run. Returns why it was killed, if it was, and the report."""
         poller = select.poll()
         for fd in (self._control.fileno(), self._wake, *pipes.read_ends):
             poller.register(fd, select.POLLIN)
-        watched = self._process.pid if self.group is None else None
-        guard = watchdog.Watchdog(watched, self._scratch, limits) if watched or self._scratch else None
+        guard = self.watchdog(limits)
         clock: Clock | None = None  # from when the program is loaded on
         records = 0
         killed: RunStatus | None = None
@@ -335,7 +336,7 @@ class Slot:
                 if ended or (killed and pipes.too_much()):
                     poller.unregister(fd)
             if clock is None and pipes.data[2].startswith(STARTED):
-                clock = Clock(self._process.pid, limits)
+                clock = self.clock(limits)
             elif clock is not None and limits.each_record and pipes.records > records:
                 records = pipes.records
                 clock.case_done()

@@ -19,23 +19,27 @@ class Watchdog:
     """Watches the processes below `pid` (None where a group bounds them) and the files in `scratch` (None where the box
     is a tmpfs) for one run."""
 
-    def __init__(self, pid: int | None, scratch: str | None, limits: Limits):
+    def __init__(self, pid: int | None, scratch: str | None, limits: Limits, base_mb: int = ZYGOTE_MB):
         self.period_s = PERIOD_S
         self._pid = pid
         self._scratch = scratch
-        self._memory_bytes = (limits.memory_mb + limits.box_mb + ZYGOTE_MB) << 20
+        self._memory_bytes = (limits.memory_mb + limits.box_mb + base_mb) << 20
         self._box_bytes = limits.box_mb << 20
         self._box_files = limits.box_files
 
     def look(self) -> RunStatus | None:
         """Why the run should be killed now, or None."""
-        if self._scratch is not None and self._too_much_on_disk(self._scratch):
+        if self.disk_is_full():
             return RunStatus.OUTPUT_LIMIT
         if self._pid is None:
             return None
         return RunStatus.MEMORY if sum(map(memory_of, descendants(self._pid))) > self._memory_bytes else None
 
-    def _too_much_on_disk(self, folder: str) -> bool:
+    def disk_is_full(self) -> bool:
+        """Whether the run has more on disk than it may; a file system of its own tells it so itself."""
+        folder = self._scratch
+        if folder is None:
+            return False
         total = 0
         try:
             with os.scandir(folder) as entries:

@@ -14,9 +14,7 @@ import _sitebuiltins
 import ast
 import asyncio
 import atexit
-import base64
 import builtins
-import codecs
 import contextlib
 import gc
 import inspect
@@ -29,15 +27,17 @@ import traceback
 import types
 from typing import Any
 
-from . import cells, codec, pytests
+from . import cells, codec, pytests, session
+from .files import read_files, write_files
+from .streams import use_standard_streams
 
 RESULT_FD = 3
+own_pid_namespace = False  # set by the zygote
 program_file = "program.py"  # the zygote puts a path here where there is a private folder to write it to
 MAX_MESSAGE = 500
 # What tests import the program as; data sets do not agree.
 PROGRAM_MODULES = ("program", "solution", "main", "submission", "candidate", "answer")
 CHANGEABLE = (list, dict, set, bytearray)
-MAX_FETCHED = 20 << 20
 # The builtins as they were, under names that tests use: a program may call anything `isinstance`.
 OWN_BUILTINS = {f"_judge_{name}": value for name, value in vars(builtins).items() if name[:1] != "_"}
 OWN_BUILTINS["_judge_pytest"] = pytests.run_pytest
@@ -95,27 +95,6 @@ def _module(name: str) -> types.ModuleType:
     return module
 
 
-def _as_given(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Bytes that are not UTF-8 and halves of surrogate pairs pass in and out as they are."""
-    handlers = ["surrogatepass", "surrogateescape"]
-    if isinstance(error, UnicodeEncodeError):
-        handlers.reverse()
-    try:
-        return codecs.lookup_error(handlers[0])(error)
-    except UnicodeError:
-        return codecs.lookup_error(handlers[1])(error)
-
-
-codecs.register_error("asgiven", _as_given)
-
-
-def _use_standard_streams() -> None:
-    """Fresh stream objects: the zygote's own were opened on other files."""
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="asgiven", closefd=False)
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="asgiven", closefd=False)
-    sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
-
-
 def _flush() -> int:
     """0, or 1 where buffered output could not be written. Closed and absent streams are passed over, as in CPython."""
     code = 0
@@ -147,40 +126,6 @@ def _exit_code(error: SystemExit) -> int:
     return 1
 
 
-def _write_files(files: dict[str, str]) -> None:
-    """Put the caller's files into the working folder; programs among them can be started."""
-    here = os.getcwd()
-    for name, data in files.items():
-        path = os.path.realpath(os.path.join(here, name))
-        if not path.startswith(here + "/"):
-            raise ValueError(f"a file outside the working folder: {name!r}")
-        if not os.path.isdir(os.path.dirname(path)):
-            os.makedirs(os.path.dirname(path))
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700)
-        with open(fd, "wb") as file:
-            file.write(base64.b64decode(data))
-
-
-def _read_files(names: list[str]) -> dict[str, str]:
-    """Those of the asked files that are in the working folder, as far as the result channel holds them."""
-    found = {}
-    left = MAX_FETCHED
-    here = os.getcwd()
-    for name in names:
-        if "\0" in name or not os.path.realpath(os.path.join(here, name)).startswith(here + "/"):
-            continue
-        try:
-            with open(name, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-                data = file.read(left + 1) or b""  # None: a pipe without data
-        except OSError:
-            continue
-        left -= len(data)
-        if left < 0:
-            break
-        found[name] = base64.b64encode(data).decode()
-    return found
-
-
 def _wait(pid: int) -> int:
     """The wait status of `pid`; orphans, which come to us as the first process, are reaped on the way."""
     while True:
@@ -191,15 +136,16 @@ def _wait(pid: int) -> int:
 
 def _run_command(request: dict[str, Any]) -> int:
     """Start a program as a process of its own, which does not hold the result channel, and wait for it."""
+    here = os.getcwd()
     try:
-        _write_files(request["files"])
+        write_files(request["files"], here)
         argv = request["argv"]
         pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=[(os.POSIX_SPAWN_CLOSE, RESULT_FD)])
     except (OSError, ValueError) as error:
         _record({"failed": f"{type(error).__name__}: {error}"[:MAX_MESSAGE]})
         return 1
     status = _wait(pid)
-    _record({"files": _read_files(request["fetch"]), "status": status})
+    _record({"files": read_files(request["fetch"], here), "status": status})
     return 0
 
 
@@ -207,8 +153,9 @@ def _run_script(request: dict[str, Any]) -> int:
     """A Python program, with files put beside it before and read back afterwards where that is asked for."""
     if not request.get("files") and not request.get("fetch"):
         return _script(request)
+    here = os.getcwd()
     try:
-        _write_files(request.get("files") or {})
+        write_files(request.get("files") or {}, here)
     except (OSError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -223,7 +170,7 @@ def _run_script(request: dict[str, Any]) -> int:
             os.close(RESULT_FD)
             os._exit(_script(request))
         code = os.waitstatus_to_exitcode(_wait(pid))
-    _record({"files": _read_files(request["fetch"])})
+    _record({"files": read_files(request["fetch"], here)})
     if code < 0:
         os.kill(os.getpid(), -code)  # has an effect outside a PID namespace only
     return code if code >= 0 else 128 - code
@@ -340,20 +287,21 @@ def _run_functions(request: dict[str, Any]) -> int:
 
 
 def _run_cells(request: dict[str, Any]) -> int:
-    """Cells of a notebook in one session; each is a record, the files that are asked for are the last."""
-    space = _module("__main__").__dict__
+    """Cells of a notebook in one run; each is a record, the files that are asked for are the last."""
+    notebook = cells.Notebook(_module("__main__").__dict__)
+    here = os.getcwd()
     try:
-        _write_files(request["files"])
+        write_files(request["files"], here)
         for index, source in enumerate(request["cells"]):
-            _record({"i": index, "cell": cells.run_cell(source, space, index)})
+            _record({"i": index, "cell": notebook.run_captured(source, index + 1)})
     except SystemExit as error:
         return _exit_code(error)
     except (OSError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     finally:
-        cells.flush()
-        _record({"files": _read_files(request["fetch"])})
+        _flush()
+        _record({"files": read_files(request["fetch"], here)})
     return 0
 
 
@@ -364,11 +312,13 @@ def run(payload: bytes) -> int:
     sys.setrecursionlimit(1000)
     sys.set_int_max_str_digits(0)  # time is limited already, and graders elsewhere lift it
     sys.path.insert(0, os.getcwd())  # files that come with a program can be imported
-    _use_standard_streams()
+    use_standard_streams()
     _add_site_builtins()
     os.write(RESULT_FD, b"R\n")  # from here on whatever happens is the program's doing
     if request["kind"] == "command":
         return _run_command(request)
+    if request["kind"] == "session":
+        return session.serve(cells.Notebook(_module("__main__").__dict__), end_left=own_pid_namespace)
     if request["kind"] == "cells":
         return _run_cells(request)
     return _run_script(request) if request["kind"] == "script" else _run_functions(request)

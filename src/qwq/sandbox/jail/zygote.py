@@ -11,7 +11,8 @@ Each run has a PID namespace of its own. Its first process is not the program bu
 the kernel ignores signals that the first process sends itself: `os.kill(os.getpid(), 9)` would not end a program there.
 
 Control packets. Parent: the configuration, then {limits} with five descriptors (payload, stdin, stdout, stderr,
-result), or b"K" to kill the run. Zygote: {"ready"} or {"error"}, then a packed (status, CPU seconds, peak KiB) per run.
+result), b"I" to interrupt the run, or b"K" to kill it. Zygote: {"ready"} or {"error"}, then a packed (status, CPU
+seconds, peak KiB) per run.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import socket
 import struct
 import sys
 import threading
+from importlib.machinery import PathFinder
 from typing import Any
 
 if __name__ == "__main__":
@@ -47,13 +49,32 @@ STACK_ROOM = 1 << 30
 THREAD_STACK = 8 << 20
 
 
-def preimport(names: list[str]) -> list[str]:
+class _OnlyShown:
+    """Hides, while this process is still outside the jail, those of the host's packages that the jail will not show."""
+
+    def __init__(self, folders: list[str], shown: list[str]):
+        self.folders = folders
+        self.shown = shown
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        spec = PathFinder.find_spec(name, self.folders) if path is None else None
+        if spec is None:
+            return
+        places = [*(spec.submodule_search_locations or ()), spec.origin or ""]
+        if not any(os.path.realpath(place).startswith(top) for place in places for top in self.shown):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def preimport(names: list[str], folders: list[str], shown: list[str]) -> list[str]:
     """Import what programs usually import; absent modules are left out. Returns what was imported."""
     found = []
+    hider = _OnlyShown(folders, shown)
+    sys.meta_path.insert(0, hider)  # type: ignore[arg-type]
     for name in names:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
             found.append(name)
+    sys.meta_path.remove(hider)  # type: ignore[arg-type]
     return found
 
 
@@ -150,7 +171,7 @@ class Zygote:
             if not data:
                 return
             if len(descriptors) != NUM_DESCRIPTORS:
-                continue  # a late kill of a run that has already ended
+                continue  # it came too late for a run that has already ended
             self._run(json.loads(data), descriptors)
 
     def _receive(self) -> tuple[bytes, list[int]]:
@@ -191,11 +212,14 @@ class Zygote:
             for fd, _ in poller.poll():
                 if fd == pidfd:
                     alive = False
-                elif not self.control.recv(4096):
-                    self._kill(pid)
+                    continue
+                packet = self.control.recv(4096)
+                if packet == b"I":
+                    os.kill(pid, signal.SIGINT)
+                    continue
+                self._kill(pid)
+                if not packet:
                     os._exit(0)
-                else:
-                    self._kill(pid)
         os.close(pidfd)
         _, status, usage = os.wait4(pid, 0)
         if self.level == "namespaces":
@@ -235,6 +259,7 @@ class Zygote:
                 if self.own_proc:
                     rootfs.mount_proc()
                 child.program_file = f"{rootfs.PRIVATE}/program.py"
+                child.own_pid_namespace = True
             payload = self._confine(limits, payload_fd, streams)
             code = child.run(payload)
         except BaseException as error:  # noqa: BLE001 (reported to the parent, which raises)
@@ -300,7 +325,10 @@ def main() -> None:
     os.environ.clear()
     os.environ.update(config["environment"])
     sys.path.extend(config["path"])
-    preimport(config["preimport"])
+    if config["font_cache"]:
+        os.environ["MPLCONFIGDIR"] = config["font_cache"]
+    preimport(config["preimport"], config["path"], config["read_only"])
+    os.environ.pop("MPLCONFIGDIR", None)
     gc.collect()
     gc.freeze()  # a collection in a child would otherwise touch, and so copy, every page of these objects
     try:

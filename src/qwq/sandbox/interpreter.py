@@ -1,0 +1,305 @@
+"""A session's Python process in its jail, and how an equal one is made when it has to be replaced.
+
+`Process` runs cells; `Interpreter` keeps a record of those that ended, and runs them again in a new process when the old one was
+killed, died, or gave its slot up.
+"""
+
+from __future__ import annotations
+
+import array
+import base64
+import contextlib
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+from qwq.errors import InfraError, UsageError
+from qwq.sandbox.cells import CellResult, CellStatus, State, result_of
+from qwq.sandbox.pipes import Pipes, sealed_memory
+from qwq.sandbox.policy import Limits, RunStatus
+from qwq.sandbox.slot import Slot
+
+GRACE_S = 2.0  # from an interrupt to the kill
+REPLAY_FACTOR, REPLAY_S = 3.0, 5.0  # what a cell may take when it runs again, by what it took the first time
+_WHY = {RunStatus.MEMORY: CellStatus.MEMORY, RunStatus.OUTPUT_LIMIT: CellStatus.OUTPUT_LIMIT}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """Limits of a session. `timeout_s` and `output_limit_bytes` are a cell's, `total_s` and `total_output_bytes` those of all
+    its cells together; `memory_mb`, `processes` and `box_mb` hold for the session at any time."""
+
+    timeout_s: float = 30.0
+    total_s: float = 3600.0
+    memory_mb: int = 1024
+    processes: int = 32
+    box_mb: int = 64
+    output_limit_bytes: int = 1 << 20
+    total_output_bytes: int = 64 << 20
+    text_chars: int = 8000  # of a cell's text for a model; the whole is put into the workspace
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not getattr(self, field.name) > 0:
+                raise UsageError(f"{field.name} is {getattr(self, field.name)}: give a number above 0")
+        self.of_cell(self.timeout_s, self.total_s)
+
+    def of_cell(self, timeout_s: float, total_s: float) -> Limits:
+        return Limits(
+            min(timeout_s, total_s),
+            self.memory_mb,
+            self.output_limit_bytes,
+            processes=self.processes,
+            box_mb=self.box_mb,
+            total_timeout_s=total_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What the jail is sent; `code` None: only files are written and read. `took_s`: what it took when it ran first."""
+
+    number: int
+    code: str | None
+    files: Mapping[str, bytes]
+    fetch: Sequence[str] = ()
+    timeout_s: float = 30.0
+    took_s: float = 0.0
+    digest: str = ""
+
+    def payload(self) -> bytes:
+        files = {name: base64.b64encode(data).decode() for name, data in self.files.items()}
+        request = {"number": self.number, "code": self.code, "files": files, "fetch": list(self.fetch)}
+        return json.dumps(request).encode()
+
+    @property
+    def leaves_state(self) -> bool:
+        return self.code is not None or bool(self.files)
+
+
+class SlotSource(Protocol):
+    """Where a session's slot comes from (`sessions.py`)."""
+
+    def take(self) -> Slot: ...
+    def give_back(self, slot: Slot) -> None: ...
+
+
+class Process:
+    """The session's process, in the open run of a slot."""
+
+    def __init__(self, slot: Slot, limits: SessionLimits):
+        self.slot = slot
+        self._limits = limits
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            whole = limits.of_cell(min(limits.timeout_s, 3600), limits.total_s)
+            slot.open_run(json.dumps({"kind": "session"}).encode(), theirs.detach(), whole)
+        except InfraError:
+            self._ours.close()
+            raise
+
+    def is_alive(self) -> bool:
+        return not select.select([self.slot.control_fd], [], [], 0)[0]
+
+    def run(self, cell: Cell, limits: Limits, wake: int) -> tuple[CellStatus | None, bytes, Pipes]:
+        """Run one cell. Returns what stopped it, if something did, and its record, b"" where the process has ended or does
+        not obey, and is to be ended."""
+        echo = secrets.token_hex(16).encode()
+        pipes = Pipes(limits, self.slot.own_uid, None)
+        fds = array.array("i", [sealed_memory("cell", cell.payload()), *pipes.write_ends])
+        try:
+            self._ours.sendmsg([b"cell"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+            self._ours.send(echo)
+        except OSError:
+            return None, b"", pipes
+        finally:
+            os.close(fds[0])
+            pipes.close_write_ends()
+        return *self._watch(pipes, limits, echo, wake), pipes
+
+    def _watch(self, pipes: Pipes, limits: Limits, echo: bytes, wake: int) -> tuple[CellStatus | None, bytes]:
+        poller = select.poll()
+        for fd in (self.slot.control_fd, wake, *pipes.read_ends):
+            poller.register(fd, select.POLLIN)
+        clock, guard = self.slot.clock(limits, resumed=True), self.slot.watchdog(limits)
+        why: CellStatus | None = None
+        deadline = 0.0
+        while True:
+            wait_s = (deadline if why else clock.due) - time.monotonic()
+            events = poller.poll(max(0.0, wait_s if guard is None or why else min(wait_s, guard.period_s)) * 1000)
+            interrupted = False
+            for fd, _ in events:
+                if fd == self.slot.control_fd:
+                    return why, b""
+                if fd == wake:
+                    poller.unregister(fd)
+                    interrupted = True
+                elif not pipes.read(fd, keep=not pipes.too_much()) and fd not in pipes.open:
+                    poller.unregister(fd)
+            record = pipes.line_with(echo)
+            if record:
+                pipes.drain()
+                if guard is not None and guard.disk_is_full():  # a short cell was not looked at yet
+                    return CellStatus.OUTPUT_LIMIT, b""
+                return why, record
+            if why:
+                if time.monotonic() >= deadline:
+                    return why, b""
+                continue
+            if interrupted:
+                why = CellStatus.INTERRUPTED
+            elif pipes.too_much():
+                why = CellStatus.OUTPUT_LIMIT
+            elif clock.is_over():
+                why = CellStatus.TIMEOUT
+            elif guard is not None and (seen := guard.look()):
+                why = _WHY[seen]
+            if why:
+                self.slot.interrupt()
+                deadline = time.monotonic() + GRACE_S
+
+    def end(self, *, kill: bool) -> tuple[int, float, float, bool]:
+        """Close the socket, at which the process ends, and wait until nothing is left of it."""
+        self._ours.close()
+        return self.slot.end_run(kill=kill)
+
+
+class Interpreter:
+    """The process of a session and the record of its cells. Used under the session's lock, but for `wake`."""
+
+    def __init__(self, slots: SlotSource, limits: SessionLimits, *, replay: bool):
+        self.limits = limits
+        self.used_s = 0.0
+        self.is_closed = False
+        self.history: list[Cell] = []  # cells that ended
+        self.process: Process | None = None
+        self._unended: list[int] = []  # cells that were stopped, and left in the process what they had done until then
+        self._slots = slots
+        self._replays = replay
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def wake(self) -> None:
+        """Called from another thread: the cell that runs is to be interrupted."""
+        os.eventfd_write(self._wake, 1)
+
+    def run(self, cell: Cell) -> CellResult:
+        """Run a cell, in a rebuilt process where there is none or the machinery has just failed."""
+        try:
+            return self._attempt(cell)
+        except InfraError:
+            if self.is_closed:
+                raise
+            return self._attempt(cell)
+
+    def _attempt(self, cell: Cell) -> CellResult:
+        unended = tuple(self._unended)
+        rebuilt = self._ensure_process()
+        result = self._once(cell)
+        if rebuilt and result.state is State.KEPT:
+            return replace(result, state=rebuilt, not_repeated=unended)
+        return result
+
+    def _once(self, cell: Cell) -> CellResult:
+        """Run a cell in the process that is there, and put it on record for a later rebuild."""
+        result, why, ended = self._in_process(cell, cell.timeout_s)
+        if ended:
+            if why is not None:
+                self._unended.append(cell.number)
+            elif cell.leaves_state:
+                self.history.append(replace(cell, fetch=(), took_s=result.seconds, digest=result.digest()))
+            return result
+        exit_code, out_of_memory = self.end(kill=True)
+        why = CellStatus.MEMORY if out_of_memory else why or CellStatus.DIED
+        unended = tuple(self._unended)
+        state = State.LOST if self.is_closed else self._rebuild()
+        return replace(result, status=why, exit_code=exit_code, state=state, not_repeated=unended)
+
+    def _in_process(self, cell: Cell, timeout_s: float) -> tuple[CellResult, CellStatus | None, bool]:
+        """(result, what stopped the cell, whether the process is ready for the next one)."""
+        assert self.process is not None
+        limits = self.limits.of_cell(timeout_s, max(0.001, self.limits.total_s - self.used_s))
+        started = time.monotonic()
+        why, record, pipes = self.process.run(cell, limits, self._wake)
+        seconds = time.monotonic() - started
+        self.used_s += seconds
+        stdout, stderr, _ = (bytes(data) for data in pipes.data)
+        pipes.close()
+        seen = why or (CellStatus.OUTPUT_LIMIT if pipes.too_much() else None)  # it may have ended all the same
+        result = result_of(cell.number, seen, record, stdout, stderr, limits.output_limit_bytes, seconds)
+        return result, why, bool(record)
+
+    def restart(self, *, replay: bool) -> list[int]:
+        """A new process, in which the cells that ended run again, or none. Returns the numbers of those that gave something else."""
+        self.end_quietly()
+        if not replay:
+            self.history.clear()
+            self._unended.clear()
+            return []
+        before = list(self.history)
+        if self._rebuild() is State.LOST:
+            raise UsageError("the cells of this session could not be run again: its state is lost")
+        return [old.number for old, new in zip(before, self.history, strict=True) if old.digest != new.digest]
+
+    def close(self) -> None:
+        self.end_quietly()
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
+
+    def end_quietly(self) -> None:
+        """End the process; a slot that is dead has ended it already."""
+        with contextlib.suppress(InfraError):
+            self.end()
+
+    def _ensure_process(self) -> State | None:
+        """A process for the next cell. Says REBUILT or LOST where there had been one with a state."""
+        if self.process is not None and self.process.is_alive():
+            return None
+        self.end()
+        if self.history:
+            return self._rebuild()
+        self._start()
+        return State.LOST if self._unended else None
+
+    def _start(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)  # an interrupt that came too late for an earlier cell
+        slot = self._slots.take()
+        try:
+            self.process = Process(slot, self.limits)
+        except InfraError:
+            self._slots.give_back(slot)
+            raise
+
+    def end(self, *, kill: bool = False) -> tuple[int, bool]:
+        """Exit code, and whether it ran out of memory. Raises InfraError where the slot itself had died."""
+        process, self.process = self.process, None
+        if process is None:
+            return 0, False
+        try:
+            exit_code, _, _, out_of_memory = process.end(kill=kill)
+            return exit_code, out_of_memory and exit_code == -signal.SIGKILL
+        finally:
+            self._slots.give_back(process.slot)
+
+    def _rebuild(self) -> State:
+        """Run the earlier cells again in a new process. LOST: that did not work, and the new process is empty."""
+        history, self.history = self.history, []
+        self._unended.clear()
+        self._start()
+        for old in history if self._replays else ():
+            result, why, ended = self._in_process(old, old.took_s * REPLAY_FACTOR + REPLAY_S)
+            if why is not None or not ended:
+                self.history.clear()
+                self.end(kill=True)
+                self._start()
+                return State.LOST
+            self.history.append(replace(old, digest=result.digest()))
+        return State.REBUILT if self._replays else State.LOST

@@ -1,0 +1,189 @@
+"""Python that keeps state: a session runs cells one after another in one jailed process.
+
+    with Sandbox() as box, box.session() as session:
+        session.run("x = 6 * 7")
+        print(session.run("x").value)                      # 42
+        print(session.run("import matplotlib.pyplot as plt; plt.plot([1, 2])").figures[0].png[:4])
+
+A cell that meets its limit is interrupted and the state is kept; one that does not obey is killed, and the session is
+rebuilt: the earlier cells run again in a new process. Each result says which (`CellResult.state`). Threads may share a
+session, one cell runs at a time. docs/sandbox.md says what a session protects against and what it does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+from qwq.errors import UsageError
+from qwq.sandbox.cells import CellResult, cut_text
+from qwq.sandbox.interpreter import Cell, Interpreter, SessionLimits, SlotSource
+
+
+class Session:
+    """Made by `Sandbox.session`. Its process starts with the first cell."""
+
+    def __init__(self, slots: SlotSource, limits: SessionLimits, *, replay: bool, on_close: Callable[[Session], None]):
+        self.limits = limits
+        self.cells = 0  # how many have run
+        self.used_output_bytes = 0
+        self.last_used = time.monotonic()
+        self._on_close = on_close
+        self._interpreter = Interpreter(slots, limits, replay=replay)
+        self._pending: dict[str, bytes] = {}  # files that go in with the next cell
+        self._lock = threading.Lock()
+        self._running = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def is_running(self) -> bool:
+        return self._running
+
+    @property
+    def is_closed(self) -> bool:
+        return self._interpreter.is_closed
+
+    @property
+    def has_process(self) -> bool:
+        """False before the first cell, and where another session has taken the place of this one."""
+        return self._interpreter.process is not None
+
+    @property
+    def used_s(self) -> float:
+        """Seconds that all cells have taken."""
+        return self._interpreter.used_s
+
+    # -- cells
+
+    def run(
+        self,
+        code: str,
+        *,
+        timeout_s: float | None = None,
+        files: Mapping[str, bytes] | None = None,
+        fetch: Sequence[str] = (),
+    ) -> CellResult:
+        """Run one cell. `files` are put into the workspace first, those of `fetch` are read from it afterwards.
+
+        Raises UsageError for a closed session or one whose time or output is spent, InfraError where the machinery fails.
+        """
+        with self._lock:
+            self._check_open()
+            self.cells += 1
+            cell = Cell(self.cells, code, {**self._pending, **(files or {})}, fetch, timeout_s or self.limits.timeout_s)
+            self._pending.clear()
+            result = self._run(cell)
+            self.used_output_bytes += len(result.stdout) + len(result.stderr)
+            return self._with_text(result)
+
+    async def run_async(self, code: str, **options: Any) -> CellResult:
+        """`run` in a thread. Cancelling the task interrupts the cell."""
+        task = asyncio.ensure_future(asyncio.to_thread(self.run, code, **options))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self.interrupt()
+            with contextlib.suppress(Exception):
+                await task
+            raise
+
+    def interrupt(self) -> None:
+        """Interrupt the cell that runs, from another thread; its state is kept if it obeys."""
+        if self._running:
+            self._interpreter.wake()
+
+    def _run(self, cell: Cell) -> CellResult:
+        self._running = True
+        try:
+            return self._interpreter.run(cell)
+        finally:
+            self._running = False
+            self.last_used = time.monotonic()
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise UsageError("this session is closed: open another")
+        if self.used_s >= self.limits.total_s:
+            raise UsageError(f"the session has used its {self.limits.total_s:g} s: open another, or give total_s")
+        if self.used_output_bytes >= self.limits.total_output_bytes:
+            raise UsageError(
+                f"the session has written {self.used_output_bytes} bytes, its limit is {self.limits.total_output_bytes}: "
+                "open another, or give total_output_bytes"
+            )
+
+    def _with_text(self, result: CellResult) -> CellResult:
+        """The text for a model; where it is cut, the whole of it is put into the workspace."""
+        whole = result.whole_text()
+        if len(whole) <= self.limits.text_chars:
+            return replace(result, text=whole)
+        name = f"output-{result.number}.txt"
+        self._pending[name] = whole.encode(errors="replace")
+        return replace(result, text=cut_text(whole, self.limits.text_chars, name), output_file=name)
+
+    # -- files
+
+    def put(self, name: str, data: bytes) -> None:
+        """Put a file into the workspace. Raises UsageError where it cannot be written there."""
+        with self._lock:
+            self._check_open()
+            result = self._run(Cell(self.cells, None, {**self._pending, name: data}))
+            self._pending.clear()
+            if result.error is not None:
+                raise UsageError(f"{name} cannot be written to the workspace: {result.error[1]}")
+
+    def get(self, name: str) -> bytes:
+        """A file of the workspace. Raises UsageError where there is none of that name, or it is larger than 20 MB."""
+        with self._lock:
+            found = self._look((name,)).files
+        if name not in found:
+            raise UsageError(f"the session has no file {name!r} of up to 20 MB")
+        return found[name]
+
+    def files(self) -> dict[str, int]:
+        """Names and sizes of the workspace's files."""
+        with self._lock:
+            return dict(self._look(()).listing)
+
+    def _look(self, fetch: Sequence[str]) -> CellResult:
+        if self.is_closed:
+            raise UsageError("this session is closed: open another")
+        cell = Cell(self.cells, None, dict(self._pending), fetch)
+        self._pending.clear()
+        return self._run(cell)
+
+    # -- the process
+
+    def restart(self, *, replay: bool = True) -> list[int]:
+        """End the process and start another, in which all cells that ended run again, or none of them. Returns the numbers of
+        those that gave something else than the first time: they read a clock, or draw at random."""
+        with self._lock:
+            self._check_open()
+            return self._interpreter.restart(replay=replay)
+
+    def suspend(self) -> bool:
+        """End the process of a session that runs nothing; the next cell rebuilds it. False where a cell runs."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._interpreter.end_quietly()
+            return True
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """End the session; a cell that runs is interrupted or killed. Nothing of it is left. Safe to call twice."""
+        self._interpreter.is_closed = True
+        self.interrupt()
+        with self._lock:
+            self._interpreter.close()
+            self._on_close(self)
