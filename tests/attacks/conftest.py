@@ -49,6 +49,12 @@ def _open(name: str) -> Sandbox:
 
 
 @pytest.fixture(scope="session")
+def open_level():
+    """Opens a sandbox at a level by its name, or skips."""
+    return _open
+
+
+@pytest.fixture(scope="session")
 def strongest():
     with _open("namespaces") as box:
         yield box

@@ -12,15 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import LEVELS, _open
 
 from qwq.sandbox import CellStatus, Level, Sandbox, SessionLimits, State
 from qwq.sandbox.watchdog import descendants
 
 
-@pytest.fixture(scope="module", params=[name for name in LEVELS if name != "session"])
-def box(request):
-    with _open(request.param) as sandbox:
+@pytest.fixture(scope="module", params=["namespaces", "no cgroup", "landlock", "rlimits"])
+def box(request, open_level):
+    with open_level(request.param) as sandbox:
         yield sandbox
 
 
@@ -28,12 +27,6 @@ def box(request):
 def session(box):
     with box.session(packages=()) as opened:
         yield opened
-
-
-@pytest.fixture(scope="module")
-def strongest():
-    with _open("namespaces") as sandbox:
-        yield sandbox
 
 
 def genuine(session, number: int) -> None:
@@ -283,13 +276,13 @@ def test_a_later_session_finds_nothing_of_an_earlier_one(strongest):
             )
 
 
-def test_nothing_is_left_after_close():
+def test_nothing_is_left_after_close(open_level):
     def groups() -> set[str]:
         found = Path("/sys/fs/cgroup").glob("**/qwq-*") if os.geteuid() == 0 else ()
         return {str(path) for path in found if f"-{os.getpid()}-" in path.name}
 
     before = (len(os.listdir("/proc/self/fd")), groups(), descendants(os.getpid()))
-    with _open("namespaces") as sandbox:
+    with open_level("namespaces") as sandbox:
         for _ in range(3):
             sessions = [sandbox.session(packages=()) for _ in range(3)]
             for session in sessions:
