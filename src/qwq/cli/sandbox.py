@@ -142,10 +142,12 @@ def sandbox_serve(
     max_timeout_s: float = 120.0,
     max_memory_mb: int = 4096,
     max_body_mb: int = 64,
+    sessions: int = 4,
+    session_idle_s: float = 900.0,
     unsafe: bool = False,
 ) -> int:
-    """Serve the sandbox over HTTP until stopped: POST /batch, SandboxFusion's /run_code, /run_jupyter and /submit, GET /health
-    and /metrics.
+    """Serve the sandbox over HTTP until stopped: POST /batch, /sessions, SandboxFusion's /run_code, /run_jupyter and /submit,
+    GET /health and /metrics.
 
     Parameters
     ----------
@@ -170,6 +172,10 @@ def sandbox_serve(
         Largest memory limit that a request may ask for, in MiB.
     max_body_mb
         Largest request, in MiB.
+    sessions
+        How many sessions may be open at a time, each a Python process that keeps state.
+    session_idle_s
+        A session that is not used for so long is closed.
     unsafe
         Serve also where no jail that protects is possible; every result is marked.
     """
@@ -182,7 +188,13 @@ def sandbox_serve(
     from qwq.sandbox.http.service import ServerLimits
 
     limits = ServerLimits(
-        queue=queue, hold_s=hold_s, timeout_s=max_timeout_s, memory_mb=max_memory_mb, body_bytes=max_body_mb << 20
+        queue=queue,
+        hold_s=hold_s,
+        timeout_s=max_timeout_s,
+        memory_mb=max_memory_mb,
+        body_bytes=max_body_mb << 20,
+        sessions=sessions,
+        session_idle_s=session_idle_s,
     )
     key = api_key or os.environ.get(API_KEY_VARIABLE)
     serve(grade, host=host, port=port, slots=slots, api_key=key, allow=allow or [], limits=limits, unsafe=unsafe)

@@ -52,7 +52,7 @@ class CellResult:
     `value` is the last expression as text, `tables` what was shown and has a form in HTML, `text` all of it for a model: cut in
     the middle where it is long, and then `output_file` of the workspace holds the whole from the next cell on. `error` is
     (type name, message, traceback). `exit_code` is set where the process ended in the cell; `not_repeated` are earlier cells
-    that had not ended, and are missing from a rebuilt state. `listing` gives names and sizes of the workspace's files, `files` those that were fetched.
+    that had not ended, and are missing from a rebuilt state. `unsafe` marks a session without a jail that protects. `listing` gives names and sizes of the workspace's files, `files` those that were fetched.
     """
 
     number: int
@@ -69,6 +69,7 @@ class CellResult:
     seconds: float = 0.0
     exit_code: int | None = None
     not_repeated: tuple[int, ...] = ()
+    unsafe: bool = False
     text: str = ""
     output_file: str | None = None
 

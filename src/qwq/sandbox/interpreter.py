@@ -23,7 +23,7 @@ from typing import Protocol
 from qwq.errors import InfraError, UsageError
 from qwq.sandbox.cells import CellResult, CellStatus, State, result_of
 from qwq.sandbox.pipes import Pipes, sealed_memory
-from qwq.sandbox.policy import Limits, RunStatus
+from qwq.sandbox.policy import Level, Limits, RunStatus
 from qwq.sandbox.slot import Slot
 
 GRACE_S = 2.0  # from an interrupt to the kill
@@ -189,6 +189,11 @@ class Interpreter:
         """Called from another thread: the cell that runs is to be interrupted."""
         os.eventfd_write(self._wake, 1)
 
+    def forget_wake(self) -> None:
+        """Called before a cell: an interrupt that came too late for an earlier one is not meant for it."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+
     def run(self, cell: Cell) -> CellResult:
         """Run a cell, in a rebuilt process where there is none or the machinery has just failed."""
         try:
@@ -233,7 +238,7 @@ class Interpreter:
         pipes.close()
         seen = why or (CellStatus.OUTPUT_LIMIT if pipes.too_much() else None)  # it may have ended all the same
         result = result_of(cell.number, seen, record, stdout, stderr, limits.output_limit_bytes, seconds)
-        return result, why, bool(record)
+        return replace(result, unsafe=self.process.slot.level is Level.RLIMITS), why, bool(record)
 
     def restart(self, *, replay: bool) -> list[int]:
         """A new process, in which the cells that ended run again, or none. Returns the numbers of those that gave something else."""
@@ -269,8 +274,6 @@ class Interpreter:
         return State.LOST if self._unended else None
 
     def _start(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)  # an interrupt that came too late for an earlier cell
         slot = self._slots.take()
         try:
             self.process = Process(slot, self.limits)

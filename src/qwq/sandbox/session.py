@@ -25,7 +25,78 @@ from qwq.sandbox.cells import CellResult, cut_text
 from qwq.sandbox.interpreter import Cell, Interpreter, SessionLimits, SlotSource
 
 
-class Session:
+class Cells:
+    """What a session offers wherever it runs; a subclass sends cells."""
+
+    def send(
+        self, code: str | None, files: Mapping[str, bytes], fetch: Sequence[str], timeout_s: float | None
+    ) -> CellResult:
+        """Run a cell, or only write and read files where `code` is None."""
+        raise NotImplementedError
+
+    def interrupt(self) -> None:
+        """Interrupt the cell that runs, from another thread; its state is kept if it obeys."""
+        raise NotImplementedError
+
+    def restart(self, *, replay: bool = True) -> list[int]:
+        """End the process and start another, in which all cells that ended run again, or none of them. Returns the numbers of
+        those that gave something else than the first time: they read a clock, or draw at random."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the session; a cell that runs is interrupted or killed. Nothing of it is left. Safe to call twice."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def run(
+        self,
+        code: str,
+        *,
+        timeout_s: float | None = None,
+        files: Mapping[str, bytes] | None = None,
+        fetch: Sequence[str] = (),
+    ) -> CellResult:
+        """Run one cell. `files` are put into the workspace first, those of `fetch` are read from it afterwards.
+
+        Raises UsageError for a closed session or one whose time or output is spent, InfraError where the machinery fails.
+        """
+        return self.send(code, files or {}, fetch, timeout_s)
+
+    async def run_async(self, code: str, **options: Any) -> CellResult:
+        """`run` in a thread. Cancelling the task interrupts the cell."""
+        task = asyncio.ensure_future(asyncio.to_thread(self.run, code, **options))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self.interrupt()
+            with contextlib.suppress(Exception):
+                await task
+            raise
+
+    def put(self, name: str, data: bytes) -> None:
+        """Put a file into the workspace. Raises UsageError where it cannot be written there."""
+        result = self.send(None, {name: data}, (), None)
+        if result.error is not None:
+            raise UsageError(f"{name} cannot be written to the workspace: {result.error[1]}")
+
+    def get(self, name: str) -> bytes:
+        """A file of the workspace. Raises UsageError where there is none of that name, or it is larger than 20 MB."""
+        found = self.send(None, {}, (name,), None).files
+        if name not in found:
+            raise UsageError(f"the session has no file {name!r} of up to 20 MB")
+        return found[name]
+
+    def files(self) -> dict[str, int]:
+        """Names and sizes of the workspace's files."""
+        return dict(self.send(None, {}, (), None).listing)
+
+
+class Session(Cells):
     """Made by `Sandbox.session`. Its process starts with the first cell."""
 
     def __init__(self, slots: SlotSource, limits: SessionLimits, *, replay: bool, on_close: Callable[[Session], None]):
@@ -38,12 +109,6 @@ class Session:
         self._pending: dict[str, bytes] = {}  # files that go in with the next cell
         self._lock = threading.Lock()
         self._running = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     @property
     def is_running(self) -> bool:
@@ -63,46 +128,26 @@ class Session:
         """Seconds that all cells have taken."""
         return self._interpreter.used_s
 
-    # -- cells
-
-    def run(
-        self,
-        code: str,
-        *,
-        timeout_s: float | None = None,
-        files: Mapping[str, bytes] | None = None,
-        fetch: Sequence[str] = (),
+    def send(
+        self, code: str | None, files: Mapping[str, bytes], fetch: Sequence[str], timeout_s: float | None
     ) -> CellResult:
-        """Run one cell. `files` are put into the workspace first, those of `fetch` are read from it afterwards.
-
-        Raises UsageError for a closed session or one whose time or output is spent, InfraError where the machinery fails.
-        """
         with self._lock:
-            self._check_open()
-            self.cells += 1
-            cell = Cell(self.cells, code, {**self._pending, **(files or {})}, fetch, timeout_s or self.limits.timeout_s)
+            self.check_open(takes_time=code is not None)
+            self.cells += code is not None
+            files = {**self._pending, **files}
             self._pending.clear()
-            result = self._run(cell)
+            result = self._run(Cell(self.cells, code, files, fetch, timeout_s or self.limits.timeout_s))
+            if code is None:
+                return result
             self.used_output_bytes += len(result.stdout) + len(result.stderr)
             return self._with_text(result)
 
-    async def run_async(self, code: str, **options: Any) -> CellResult:
-        """`run` in a thread. Cancelling the task interrupts the cell."""
-        task = asyncio.ensure_future(asyncio.to_thread(self.run, code, **options))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self.interrupt()
-            with contextlib.suppress(Exception):
-                await task
-            raise
-
     def interrupt(self) -> None:
-        """Interrupt the cell that runs, from another thread; its state is kept if it obeys."""
         if self._running:
             self._interpreter.wake()
 
     def _run(self, cell: Cell) -> CellResult:
+        self._interpreter.forget_wake()
         self._running = True
         try:
             return self._interpreter.run(cell)
@@ -110,9 +155,12 @@ class Session:
             self._running = False
             self.last_used = time.monotonic()
 
-    def _check_open(self) -> None:
+    def check_open(self, *, takes_time: bool = True) -> None:
+        """Raises UsageError for a session that is closed, or, where a cell is to run, has spent what it may."""
         if self.is_closed:
             raise UsageError("this session is closed: open another")
+        if not takes_time:
+            return
         if self.used_s >= self.limits.total_s:
             raise UsageError(f"the session has used its {self.limits.total_s:g} s: open another, or give total_s")
         if self.used_output_bytes >= self.limits.total_output_bytes:
@@ -130,44 +178,9 @@ class Session:
         self._pending[name] = whole.encode(errors="replace")
         return replace(result, text=cut_text(whole, self.limits.text_chars, name), output_file=name)
 
-    # -- files
-
-    def put(self, name: str, data: bytes) -> None:
-        """Put a file into the workspace. Raises UsageError where it cannot be written there."""
-        with self._lock:
-            self._check_open()
-            result = self._run(Cell(self.cells, None, {**self._pending, name: data}))
-            self._pending.clear()
-            if result.error is not None:
-                raise UsageError(f"{name} cannot be written to the workspace: {result.error[1]}")
-
-    def get(self, name: str) -> bytes:
-        """A file of the workspace. Raises UsageError where there is none of that name, or it is larger than 20 MB."""
-        with self._lock:
-            found = self._look((name,)).files
-        if name not in found:
-            raise UsageError(f"the session has no file {name!r} of up to 20 MB")
-        return found[name]
-
-    def files(self) -> dict[str, int]:
-        """Names and sizes of the workspace's files."""
-        with self._lock:
-            return dict(self._look(()).listing)
-
-    def _look(self, fetch: Sequence[str]) -> CellResult:
-        if self.is_closed:
-            raise UsageError("this session is closed: open another")
-        cell = Cell(self.cells, None, dict(self._pending), fetch)
-        self._pending.clear()
-        return self._run(cell)
-
-    # -- the process
-
     def restart(self, *, replay: bool = True) -> list[int]:
-        """End the process and start another, in which all cells that ended run again, or none of them. Returns the numbers of
-        those that gave something else than the first time: they read a clock, or draw at random."""
         with self._lock:
-            self._check_open()
+            self.check_open()
             return self._interpreter.restart(replay=replay)
 
     def suspend(self) -> bool:
@@ -181,7 +194,6 @@ class Session:
             self._lock.release()
 
     def close(self) -> None:
-        """End the session; a cell that runs is interrupted or killed. Nothing of it is left. Safe to call twice."""
         self._interpreter.is_closed = True
         self.interrupt()
         with self._lock:

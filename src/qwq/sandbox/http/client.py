@@ -3,6 +3,7 @@
     with RemoteSandbox("http://127.0.0.1:8080") as box:
         verify("def f(x): return x + 1", tests, sandbox=box)         # graded here; expected values stay here
         for index, verdict in box.verify_many(lines): ...            # graded on the server, as they finish
+        with box.session() as session: session.run("x = 1")          # Python that keeps state, on the server
 
 A connection that breaks, a server that restarts and a full queue are waited out: what has not been answered is sent again
 under the id it had, so that a server that has it already runs it no second time, and each item is answered once.
@@ -11,18 +12,23 @@ under the id it had, so that a server that has it already runs it no second time
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Self
 
 import httpx2
 
 from qwq.errors import InfraError, UsageError
+from qwq.sandbox.cells import CellResult
 from qwq.sandbox.http.protocol import execution_from_dict
+from qwq.sandbox.interpreter import SessionLimits
 from qwq.sandbox.policy import Limits
 from qwq.sandbox.runner import Execution, Runner
+from qwq.sandbox.session import Cells
 
 PATIENCE_S = 120.0
 _READ_TIMEOUT_S = 35.0  # the server writes something at least every ten seconds
@@ -72,6 +78,23 @@ class RemoteSandbox(Runner):
         except httpx2.HTTPError as error:
             raise InfraError(f"no sandbox server at {self.url}: {error}") from error
         return dict(answer.json())
+
+    def session(self, limits: SessionLimits | None = None, *, replay: bool = True) -> RemoteSession:
+        """Python that keeps state, on the server. Raises UsageError where the server refuses it: too many are open, or it
+        allows less than `limits`."""
+        return RemoteSession(self, {**asdict(limits or SessionLimits()), "replay": replay})
+
+    def json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The answer to one request, not sent again where the connection breaks. Raises InfraError and UsageError."""
+        content = None if body is None else json.dumps(body)
+        try:
+            answer = self._client.request(method, f"{self.url}{path}", content=content)
+        except httpx2.HTTPError as error:
+            raise InfraError(f"no answer from {self.url}: {error}") from error
+        if answer.status_code >= 400:
+            kind = InfraError if answer.status_code >= 500 else UsageError
+            raise kind(f"{self.url} refused the request ({answer.status_code}): {_message(answer)}")
+        return answer.json() if answer.content else None
 
     def _execute(self, request: Mapping[str, Any], stdin: bytes, limits: Limits) -> Execution:
         item = {
@@ -144,13 +167,58 @@ class RemoteSandbox(Runner):
 
     def _refused(self, answer: httpx2.Response) -> None:
         answer.read()
-        try:
-            message = answer.json()["error"]["message"]
-        except (ValueError, KeyError, TypeError):
-            message = answer.text[:200]
+        message = _message(answer)
         if answer.status_code in _LATER:
             after = answer.headers.get("retry-after", "")
             raise _TryLater(message, float(after) if after.isdigit() else None)
         if 400 <= answer.status_code < 500:
             raise UsageError(f"{self.url} refused the request ({answer.status_code}): {message}")
         raise InfraError(f"{self.url} failed ({answer.status_code}): {message}")
+
+
+def _message(answer: httpx2.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:200]
+
+
+class RemoteSession(Cells):
+    """A session on a server, made by `RemoteSandbox.session`. Where the connection breaks, the cell that runs is interrupted and
+    the call raises InfraError: whether a cell has run is not guessed."""
+
+    def __init__(self, box: RemoteSandbox, request: Mapping[str, Any]):
+        self._box = box
+        self.id: str | None = box.json("POST", "/sessions", request)["id"]
+
+    def _path(self) -> str:
+        if self.id is None:
+            raise UsageError("this session is closed: open another")
+        return f"/sessions/{self.id}"
+
+    def send(
+        self, code: str | None, files: Mapping[str, bytes], fetch: Sequence[str], timeout_s: float | None
+    ) -> CellResult:
+        body = {
+            "code": code,
+            "files": {name: base64.b64encode(data).decode() for name, data in files.items()},
+            "fetch": list(fetch),
+            "timeout_s": timeout_s,
+        }
+        answer = self._box.json("POST", f"{self._path()}/cells", body)
+        if "status" not in answer:
+            error = answer["error"]
+            raise (UsageError if error["kind"] == "usage" else InfraError)(error["message"])
+        return CellResult.from_dict(answer)
+
+    def interrupt(self) -> None:
+        self._box.json("POST", f"{self._path()}/interrupt", {})
+
+    def restart(self, *, replay: bool = True) -> list[int]:
+        return list(self._box.json("POST", f"{self._path()}/restart", {"replay": replay})["differs"])
+
+    def close(self) -> None:
+        if self.id is not None:
+            path, self.id = self._path(), None
+            with contextlib.suppress(UsageError):  # the server has closed it already
+                self._box.json("DELETE", path)

@@ -132,6 +132,33 @@ class VerifyItem(_Strict):
         return self
 
 
+class SessionRequest(_Strict):
+    """Limits of a session, as `interpreter.SessionLimits`; the server's own are the most."""
+
+    timeout_s: float = Field(30.0, gt=0)
+    total_s: float = Field(3600.0, gt=0)
+    memory_mb: int = Field(1024, ge=32)
+    processes: int = Field(32, ge=1, le=128)
+    box_mb: int = Field(64, ge=1, le=1024)
+    output_limit_bytes: int = Field(1 << 20, ge=1)
+    total_output_bytes: int = Field(64 << 20, ge=1)
+    text_chars: int = Field(8000, ge=2)
+    replay: bool = True
+
+
+class CellRequest(_Strict):
+    """`code` null: files are only put and read."""
+
+    code: str | None
+    files: dict[FileName, Base64] = {}
+    fetch: list[FileName] = []
+    timeout_s: float | None = Field(None, gt=0)
+
+
+class RestartRequest(_Strict):
+    replay: bool = True
+
+
 class Batch(_Strict):
     """`items` of any mix; results come back as they finish, each with its `index` and `id`."""
 

@@ -2,6 +2,7 @@
 
     POST /batch      {"items": [...]}: JSON lines, a result each as it finishes; items of protocol.py
     POST /run_code, /run_jupyter, /submit, GET /v1/ping    SandboxFusion's, see fusion.py
+    /sessions        Python that keeps state, see sessions.py
     GET  /health     level of the jail and why, slots, queue, languages, packages
     GET  /metrics    Prometheus text
 
@@ -29,13 +30,13 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import generate_latest
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from starlette.requests import ClientDisconnect
+from pydantic import BaseModel, TypeAdapter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwq.errors import UsageError
 from qwq.sandbox import cgroup, languages, packages
 from qwq.sandbox.http import fusion
+from qwq.sandbox.http.body import HEARTBEAT_S, Refused, error_response, gone, read_body
 from qwq.sandbox.http.protocol import (
     BATCH,
     Batch,
@@ -44,11 +45,11 @@ from qwq.sandbox.http.protocol import (
     execution_from_dict,
 )
 from qwq.sandbox.http.service import Full, Grade, Job, ServerLimits, Service
+from qwq.sandbox.http.sessions import SessionService, add_routes
 from qwq.sandbox.policy import Level
 from qwq.sandbox.pool import Sandbox
 from qwq.sandbox.runner import run_result
 
-HEARTBEAT_S = 10.0
 SHUTDOWN_S = 5
 
 
@@ -97,14 +98,14 @@ class Guard:
         if not self._is_allowed(scope["client"]):
             if self.key is not None and scope["path"] != "/health":
                 if not hmac.compare_digest(given if given is not None else _key_of_headers(headers), self.key):
-                    return _error(401, "the API key is missing or wrong", {"WWW-Authenticate": "Bearer"})
+                    return error_response(401, "the API key is missing or wrong", {"WWW-Authenticate": "Bearer"})
             if self.key is None and self.allowed and not _is_local(scope["client"]):
-                return _error(403, "this address is in none of the allowed networks")
+                return error_response(403, "this address is in none of the allowed networks")
             if self.key is None and not is_loopback(_host_of(headers)):
-                return _error(403, "without an API key only requests to a loopback name are answered")
+                return error_response(403, "without an API key only requests to a loopback name are answered")
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if scope["method"] == "POST" and kind != b"application/json":
-            return _error(415, "send application/json")
+            return error_response(415, "send application/json")
         return None
 
     def _is_allowed(self, client: tuple[str, int] | None) -> bool:
@@ -137,40 +138,6 @@ def _host_of(headers: Mapping[bytes, bytes]) -> str:
     return host if host and port.isdigit() else f"{host}:{port}".strip(":")
 
 
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": {"message": message}}, status, headers=dict(headers or {}))
-
-
-class _Refused(Exception):
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None):
-        super().__init__(message)
-        self.response = _error(status, message, headers)
-
-
-async def _read(request: Request, form: TypeAdapter[Any], limit_bytes: int) -> Any:
-    """The checked body. Raises _Refused for one that is too large or does not have the form."""
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit_bytes:
-                raise _Refused(413, f"the body is larger than {limit_bytes} bytes: send fewer items at a time")
-    except ClientDisconnect:
-        raise _Refused(400, "the body ended early") from None
-    try:
-        return form.validate_json(bytes(body))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _Refused(422, f"{where}: {first['msg']}" if where else first["msg"]) from None
-
-
-async def _gone(receive: Receive) -> None:
-    """Returns when the client has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 class BatchStream(Response):
     """Runs a batch and sends each result when it is there; ends all that is left of it when the client goes away."""
 
@@ -188,7 +155,7 @@ class BatchStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", b"application/x-ndjson")]
-        listener = asyncio.create_task(_gone(receive))
+        listener = asyncio.create_task(gone(receive))
         listener.add_done_callback(lambda _: self.ready.put_nowait(None))
         left = len(self.items)
         waiting = iter(range(left))
@@ -228,7 +195,7 @@ async def _single(service: Service, item: ExecuteItem | VerifyItem, receive: Rec
     """The result of one item, or None where the client went away before."""
     job = service.submit(item)
     assert job.future is not None
-    listener = asyncio.create_task(_gone(receive))
+    listener = asyncio.create_task(gone(receive))
     try:
         done, _ = await asyncio.wait({job.future, listener}, return_when=asyncio.FIRST_COMPLETED)
         return job.future.result() if job.future in done else None
@@ -249,7 +216,7 @@ async def _held(service: Service, item: ExecuteItem | VerifyItem, request: Reque
 
 
 async def _run_code(service: Service, request: Request) -> Response:
-    asked = await _read(request, TypeAdapter(fusion.RunCodeRequest), service.limits.body_bytes)
+    asked = await read_body(request, TypeAdapter(fusion.RunCodeRequest), service.limits.body_bytes)
     try:
         item = fusion.run_code_item(asked, service.limits)
         found = await _held(service, item, request)
@@ -264,7 +231,7 @@ async def _run_code(service: Service, request: Request) -> Response:
 
 
 async def _run_jupyter(service: Service, request: Request) -> Response:
-    asked = await _read(request, TypeAdapter(fusion.RunJupyterRequest), service.limits.body_bytes)
+    asked = await read_body(request, TypeAdapter(fusion.RunJupyterRequest), service.limits.body_bytes)
     try:
         item = fusion.run_jupyter_item(asked, service.limits)
         found = await _held(service, item, request)
@@ -279,15 +246,15 @@ async def _run_jupyter(service: Service, request: Request) -> Response:
 
 
 async def _submit(service: Service, request: Request) -> Response:
-    asked = await _read(request, TypeAdapter(fusion.SubmitRequest), service.limits.body_bytes)
+    asked = await read_body(request, TypeAdapter(fusion.SubmitRequest), service.limits.body_bytes)
     try:
         found = await _held(service, fusion.submit_item(asked), request)
     except UsageError as error:
-        raise _Refused(400, str(error)) from None
+        raise Refused(400, str(error)) from None
     if found is None:
         return Response(status_code=499)
     if "error" in found:
-        raise _Refused(400 if found["error"]["kind"] == "usage" else 500, found["error"]["message"])
+        raise Refused(400 if found["error"]["kind"] == "usage" else 500, found["error"]["message"])
     return _model(fusion.submit_response(asked, found["verdict"]))
 
 
@@ -314,6 +281,8 @@ def health(service: Service) -> dict[str, Any]:
             "timeout_s": service.limits.timeout_s,
             "memory_mb": service.limits.memory_mb,
             "body_bytes": service.limits.body_bytes,
+            "sessions": service.limits.sessions,
+            "session_idle_s": service.limits.session_idle_s,
         },
         "languages": {"python": sys.executable} | languages.available(),
         "packages": packages.versions(),
@@ -325,30 +294,34 @@ def create_app(service: Service, api_key: str | None = None, allowed: Sequence[N
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        reaper = asyncio.create_task(sessions.reap())
         yield
+        reaper.cancel()
         service.close()
+        sessions.shutdown()
 
+    sessions = SessionService(service)
     app = FastAPI(title="qwq sandbox", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, api_key=api_key, allowed=allowed)
 
-    @app.exception_handler(_Refused)
-    async def refused(request: Request, error: _Refused) -> Response:
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> Response:
         return error.response
 
     @app.exception_handler(Full)
     async def full(request: Request, error: Full) -> Response:
-        return _error(429, str(error), {"Retry-After": str(error.retry_after_s)})
+        return error_response(429, str(error), {"Retry-After": str(error.retry_after_s)})
 
     @app.post("/batch", response_model=None)
     async def batch(request: Request) -> Any:
-        asked = await _read(request, BATCH, service.limits.body_bytes)
+        asked = await read_body(request, BATCH, service.limits.body_bytes)
         if len(asked.items) > service.limits.queue:
-            raise _Refused(413, f"{len(asked.items)} items, the queue holds {service.limits.queue}: send fewer")
+            raise Refused(413, f"{len(asked.items)} items, the queue holds {service.limits.queue}: send fewer")
         try:
             for item in asked.items:
                 service.check(item)
         except UsageError as error:
-            raise _Refused(422, str(error)) from None
+            raise Refused(422, str(error)) from None
         service.admit(len(asked.items))
         return BatchStream(service, asked)
 
@@ -363,6 +336,8 @@ def create_app(service: Service, api_key: str | None = None, allowed: Sequence[N
     @app.post("/submit")
     async def submit(request: Request) -> Response:
         return await _submit(service, request)
+
+    add_routes(app, sessions)
 
     @app.get("/v1/ping")
     async def ping() -> Response:
@@ -421,7 +396,7 @@ def serve(
     """Serve until SIGINT or SIGTERM. Raises UsageError where no safe jail is possible, before anything listens."""
     allowed = networks(allow)
     bound = listen(host, port, bool(api_key or allowed))
-    with bound, Sandbox(slots, unsafe=unsafe) as sandbox:
+    with bound, Sandbox(slots, unsafe=unsafe, max_sessions=limits.sessions) as sandbox:
         level = sandbox.level
         service = Service(sandbox, grade, limits)
         config = uvicorn.Config(

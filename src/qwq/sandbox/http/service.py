@@ -54,6 +54,9 @@ class ServerLimits:
     memory_mb: int = 4096
     output_bytes: int = 16 << 20
     body_bytes: int = 64 << 20
+    sessions: int = 4
+    session_idle_s: float = 900.0
+    session_total_s: float = 3600.0
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +84,8 @@ class Metrics:
         self.held = Gauge("qwq_sandbox_items", "Items admitted and not yet answered", **kept)
         self.running = Gauge("qwq_sandbox_running", "Items that run now", **kept)
         self.slots = Gauge("qwq_sandbox_slots", "Slots", **kept)
+        self.sessions = Gauge("qwq_sandbox_sessions", "Sessions that are open", **kept)
+        self.cells = Counter("qwq_sandbox_cells", "Cells of sessions by how they ended", ["status"], **kept)
         self.replaced = Gauge("qwq_sandbox_slots_replaced", "Slots that died and were replaced", **kept)
 
 
