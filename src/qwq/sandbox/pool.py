@@ -32,6 +32,7 @@ from qwq.sandbox.runner import Execution, Runner
 from qwq.sandbox.session import Session
 from qwq.sandbox.sessions import PACKAGES, SessionSlots
 from qwq.sandbox.slot import Cancel, Cancelled, Slot, status_of
+from qwq.sandbox.template import Template
 
 _ATTEMPTS = 2
 _UID_BASE = 1_900_000_000  # far from any account; a container that maps fewer ids gets _UID_BASE_SMALL
@@ -96,6 +97,8 @@ class Sandbox(Runner):
         self._partners: Sandbox | None = None
         self._max_sessions = max_sessions
         self._session_slots: dict[tuple[str, ...], SessionSlots] = {}
+        self._templates: dict[tuple[str, ...], Template] = {}
+        self._template_lock = threading.Lock()
         self._artefacts = languages.ArtefactCache()
         self._free: queue.LifoQueue[Slot | None] = queue.LifoQueue()
         for _ in range(self.slots):
@@ -129,28 +132,32 @@ class Sandbox(Runner):
             slot.close() if os.getpid() == self._pid else slot.abandon()
         for pool in inner:
             pool.close()
+        with self._template_lock:
+            templates, self._templates = list(self._templates.values()), {}
+        for template in templates:
+            template.close() if os.getpid() == self._pid else template.abandon()
 
     # -- slots
 
-    def _start_slot(self, packages: tuple[str, ...] = ()) -> Slot:
+    def _start_slot(self, template: Template | None = None) -> Slot:
         index = next(_SLOT_NUMBERS)
         with self._lock:
             if self._level is None:
-                return self._find_level(index, packages)
-        slot = self._new_slot(self._level, index, packages)
+                return self._find_level(index, template)
+        slot = self._new_slot(self._level, index, template)
         with self._lock:
             self._live.add(slot)
         return slot
 
-    def _new_slot(self, level: Level, index: int, packages: tuple[str, ...] = ()) -> Slot:
+    def _new_slot(self, level: Level, index: int, template: Template | None = None) -> Slot:
         # Below namespaces the interpreter is used where it lies: an id of its own helps only if it may read it there.
         own_uid = (
             _own_uid(index) if level is Level.NAMESPACES or readable_by_all(interpreter_files().read_only) else None
         )
         name = f"qwq-{os.getpid()}-{id(self):x}-{index}"
-        return Slot(level, own_uid, name, tools=self.tools, cgroups=self.cgroups, packages=packages)
+        return Slot(level, own_uid, name, tools=self.tools, cgroups=self.cgroups, template=template)
 
-    def _find_level(self, index: int, packages: tuple[str, ...] = ()) -> Slot:
+    def _find_level(self, index: int, template: Template | None = None) -> Slot:
         """Start the first slot at the strongest level that works; called with the lock held."""
         if sys.platform != "linux":
             raise UsageError(f"the sandbox needs Linux, this is {sys.platform}: docs/sandbox.md tells what to do here")
@@ -159,7 +166,7 @@ class Sandbox(Runner):
             if level is Level.RLIMITS and not self.unsafe:
                 break
             try:
-                slot = self._new_slot(level, index, packages)
+                slot = self._new_slot(level, index, template)
             except InfraError as error:
                 tried.append(str(error))
                 continue
@@ -219,13 +226,23 @@ class Sandbox(Runner):
         """Start the slots of sessions to come, so that the first of them need not wait for its imports."""
         self._slots_for(tuple(packages)).warm(count)
 
+    def _template(self, packages: tuple[str, ...]) -> Template | None:
+        """The process that slots with these packages are forked from; one that died is replaced."""
+        if not packages:
+            return None
+        with self._template_lock:
+            template = self._templates.get(packages)
+            if template is None or not template.is_alive:
+                template = self._templates[packages] = Template(packages)
+            return template
+
     def _slots_for(self, packages: tuple[str, ...]) -> SessionSlots:
         with self._lock:
             if self._closed:
                 raise InfraError("the sandbox is closed")
             if packages not in self._session_slots:
                 self._session_slots[packages] = SessionSlots(
-                    lambda: self._start_slot(packages), self._discard, self._max_sessions
+                    lambda: self._start_slot(self._template(packages)), self._discard, self._max_sessions
                 )
             return self._session_slots[packages]
 

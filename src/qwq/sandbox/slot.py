@@ -19,7 +19,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from pathlib import Path
 
 from qwq.errors import InfraError
 from qwq.sandbox import cgroup, languages, watchdog
@@ -32,13 +31,11 @@ from qwq.sandbox.policy import (
     Level,
     Limits,
     RunStatus,
-    cache_folder,
-    environment,
     interpreter_files,
 )
 from qwq.sandbox.runner import Execution
+from qwq.sandbox.template import START_TIMEOUT_S, Forked, Template, imports, spawn
 
-START_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 1.0  # for a run that is told to end, before it is killed
 STARTED = b"R\n"  # written by the child just before the program is loaded
@@ -97,17 +94,17 @@ class Slot:
         *,
         tools: bool = False,
         cgroups: bool = True,
-        packages: tuple[str, ...] = (),
+        template: Template | None = None,
     ):
-        """`tools` shows compilers and shells in place of what Python imports; `packages` of the host are shown and imported
-        beforehand, with what they need."""
+        """`tools` shows compilers and shells in place of what Python imports; with a `template` the slot is a fork of it, and
+        shows its packages."""
         self.level = level
         self.own_uid = own_uid
         self.name = name
         self.dead = False
         self.base_mb = ZYGOTE_MB
         self._control, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._files = interpreter_files(packages)
+        self._files = interpreter_files(template.packages if template else ())
         self._tools = tools
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._scratch: str | None = None
@@ -116,18 +113,7 @@ class Slot:
             self._scratch = tempfile.mkdtemp(prefix=f"{name}-")
             if own_uid is not None:
                 os.chown(self._scratch, own_uid, own_uid)
-        zygote = Path(__file__).with_name("jail") / "zygote.py"
-        command = [self._files.executable, "-s", "-P", "-S", "-B", "-X", "utf8", str(zygote), str(child_end.fileno())]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=[child_end.fileno()],
-            env=environment(),
-            cwd="/",
-            start_new_session=True,
-        )
+        self._process: subprocess.Popen[bytes] | Forked = template.fork(child_end) if template else spawn(child_end)
         child_end.close()
         self.group = cgroup.create(name, self._process.pid) if cgroups else None
         self._start()
@@ -138,16 +124,11 @@ class Slot:
             more, more_links = languages.tool_files()
             read_only = more + [path for path in read_only if not any(path.startswith(m + "/") for m in more)]
             links = links | more_links
-        config = {
+        config = imports(self._files, read_only, [] if self._tools else list(PREIMPORT)) | {
             "level": self.level.value,
-            "read_only": read_only,
             "hidden": self._files.hidden,
             "links": links,
-            "path": self._files.search_path,
             "own_uid": self.own_uid,
-            "environment": environment(),
-            "preimport": [] if self._tools and not self._files.preimport else [*PREIMPORT, *self._files.preimport],
-            "font_cache": str(cache_folder() / "matplotlib") if self._files.preimport else None,
             "scratch": self._scratch,
             "cgroup": self.group is not None,
         }

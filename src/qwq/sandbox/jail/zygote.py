@@ -2,6 +2,9 @@
 
     python -s -P -S -B zygote.py CONTROL_FD
 
+With {"template": true} in its configuration this program is a template instead: it imports, and then forks a stage 0 for each
+control socket that it is sent, so that many slots share the memory of large packages.
+
 stage 0 (this program) reads its configuration from the control socket, imports what programs usually import, enters
 the namespaces and forks; the fork, first process of the slot's PID namespace, is the zygote. Killing it kills all
 that it started. The zygote never reads a program, its input or its output: these travel through descriptors that go
@@ -316,6 +319,27 @@ def _with_room_for_the_stack() -> None:
     os.execv(sys.executable, [*sys.orig_argv, "again"])
 
 
+def _fork_slots(control: socket.socket) -> socket.socket:
+    """Be the template. Returns in each fork, with the control socket of its slot."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    control.send(json.dumps({"ready": "template"}).encode())
+    while True:
+        fds = array.array("i")
+        data, ancillary, _, _ = control.recvmsg(64, socket.CMSG_SPACE(fds.itemsize))
+        if not data:
+            os._exit(0)
+        for _, _, payload in ancillary:
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        pid = os.fork()
+        if pid == 0:
+            control.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            return socket.socket(fileno=fds[0])
+        os.close(fds[0])
+        control.send(json.dumps({"pid": pid}).encode())
+
+
 def main() -> None:
     """Entry of the slot process; errors before the first run go to the parent as {"error": ...}."""
     _with_room_for_the_stack()
@@ -331,6 +355,9 @@ def main() -> None:
     os.environ.pop("MPLCONFIGDIR", None)
     gc.collect()
     gc.freeze()  # a collection in a child would otherwise touch, and so copy, every page of these objects
+    if config["template"]:
+        control = _fork_slots(control)
+        config = json.loads(control.recv(1 << 16))
     try:
         zygote = Zygote(control, config)
         _become_zygote(config)
