@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -183,13 +183,18 @@ def test_idle_sessions_are_closed_and_nothing_is_left_at_the_end():
         idle.close()
         running = box.session()
         running.run("import threading, time\nthreading.Thread(target=time.sleep, args=(100,)).start()")
-        thread = threading.Thread(target=lambda: pytest.raises(InfraError, running.run, "time.sleep(15)"))
+
+        def run_into_the_end() -> None:
+            with pytest.raises(InfraError):
+                running.run("time.sleep(15)")
+
+        thread = threading.Thread(target=run_into_the_end)
         thread.start()
         time.sleep(0.5)
         below = descendants(made.process.pid)
         assert made.stop() == 0
         thread.join()
-        assert not [pid for pid in below[1:] if os.path.exists(f"/proc/{pid}")]
+        assert not [pid for pid in below[1:] if Path(f"/proc/{pid}").exists()]
 
 
 def test_a_key_guards_sessions():
