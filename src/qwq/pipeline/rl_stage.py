@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from qwq.common.memory import Memory
 from qwq.config import Cluster, RlConfig, Source
 from qwq.data.examples import FileUse
-from qwq.envs.base import environment_class
+from qwq.envs.base import environment_class, with_environment
 from qwq.errors import ConfigError
 from qwq.model.config import ModelConfig
 from qwq.model.footprint import sampling_parts
@@ -138,7 +138,11 @@ class RlStage(RlConfig, Stage):
 
     def sample_problems(self, inputs: RunInputs) -> Sequence[Problem]:
         drawn = [family(d).problem(0, "train", 0) for d in self.mix.weights()]
-        return drawn + [problems[0] for _, problems in self.pools(inputs).values()]
+        return self.equipped(drawn + [problems[0] for _, problems in self.pools(inputs).values()])
+
+    def equipped(self, problems: Sequence[Problem]) -> list[Problem]:
+        """The problems with the tools of the stage's environment, where they bring none of their own."""
+        return [with_environment(p, self.environment) for p in problems]
 
     def pools(self, inputs: RunInputs, tell: Callable[[FileUse], None] | None = None) -> Pools:
         """Training problems of each source with its weight. `tell` hears what became of each source's rows."""
@@ -154,7 +158,8 @@ class RlStage(RlConfig, Stage):
         """The validation problems that `validation` looks at, by family and source."""
         num = self.validation.problems
         families = {d: family(d).fixed("validation", num) for d in self.mix.weights()}
-        return families | {s.label: self.held_out(inputs, s)[:num] for s in self.sources}
+        watched = families | {s.label: self.held_out(inputs, s)[:num] for s in self.sources}
+        return {name: self.equipped(problems) for name, problems in watched.items()}
 
     def held_out(self, inputs: RunInputs, source: Source) -> list[Problem]:
         """The validation problems of one of the stage's sources, without those that the stage trains on. ConfigError where that leaves none."""

@@ -11,6 +11,7 @@ from qwq.config import load_recipe
 from qwq.envs import CalculatorEnvironment, Environment
 from qwq.envs.base import environment_class, make_environment, with_environment
 from qwq.errors import ConfigError
+from qwq.pipeline.inputs import RunInputs
 from qwq.pipeline.run import RecipeRun
 from qwq.rollout.budget import Limits
 from qwq.tasks.procedural import family
@@ -68,6 +69,17 @@ def test_the_stage_samples_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
         trainer.sample(0)
     assert [len(p.tools) for p in seen["problems"]] == [1] * stage.prompts
     assert seen["limits"] == Limits(max_calls=2, max_parallel=1, call_timeout_s=0.5)
+
+
+def test_validation_and_contract_ask_with_the_same_tools(tmp_path: Path) -> None:
+    name = f"{tmp_path}/desk.py:Desk"
+    recipe = load_recipe(
+        RECIPE, options(tmp_path, **{"stages.rl2.environment": name, "stages.rl1.validation.every": 1})
+    )
+    inputs = RunInputs(recipe, tmp_path)
+    watched = recipe.stages["rl1"].watched(inputs) | recipe.stages["rl2"].held(inputs)
+    tools = {k: {t["function"]["name"] for p in problems for t in p.tools} for k, problems in watched.items()}
+    assert tools.pop("tools", {"calculator"}) == {"calculator"} and set(map(tuple, tools.values())) == {("look",)}
 
 
 def test_an_environment_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path) -> None:

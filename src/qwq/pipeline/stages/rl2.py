@@ -216,7 +216,7 @@ class Rl2Stage(RlStage):
                 )
         if self.mix.preference and "preference" not in watched:
             watched["preference"] = family("preference").fixed("validation", num)
-        return watched
+        return {name: self.equipped(problems) for name, problems in watched.items()}
 
     def scorer(self, job: StageJob) -> Scorer | None:
         from qwq.model.weights import load_reward_model
