@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from qwq.common.imports import user_code
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.base import Environment, in_background, make_environment
 from qwq.errors import ConfigError, InfraError, ModelError
@@ -437,11 +438,15 @@ class _Player:
         assert live.environment is not None
 
         def came(live: _Live, future: Future[Any]) -> None:
-            error = future.exception()
-            if isinstance(error, InfraError):
-                name = type(live.environment).__name__
-                return self._finish(live, StopReason.ABORT, f"environment {name}: {error}")
-            return then(live, future.result())
+            name, reset = type(live.environment).__name__, type(live.environment).reset
+            try:
+                with user_code(f"environment {name}", reset, f", at problem {live.episode.problem.id}"):
+                    result = future.result()
+            except ConfigError as error:
+                if not isinstance(error.__cause__, InfraError):
+                    raise
+                return self._finish(live, StopReason.ABORT, f"environment {name}: {error.__cause__}")
+            return then(live, result)
 
         self.errands.start(live, live.environment, work, came)
 

@@ -23,6 +23,7 @@ from qwq.tasks.procedural.calculator import CALCULATOR
 from qwq.text.response import parse
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
+from qwq.train.groups import form_groups
 from qwq.types import Message, Outcome, Problem, Response, StopReason, ToolCall, Turn
 from qwq.verify.grade import grade
 
@@ -317,6 +318,30 @@ def test_a_failure_of_the_machinery_is_no_sample_and_no_score(chat: ChatFormat) 
     assert (
         episode.failure == "the server is away" and grade(problem(), episode.response()).outcome is Outcome.INFRA_ERROR
     )
+
+
+@pytest.mark.parametrize("instant", [True, False])
+def test_an_environment_that_cannot_begin(chat: ChatFormat, instant: bool) -> None:
+    class Shut(Environment):
+        error: Exception = InfraError("no session is free")
+
+        async def reset(self, problem: Problem) -> None:
+            raise self.error
+
+    Shut.instant = instant
+    ENVIRONMENTS["test-shut"] = Shut
+    rewarder = Rewarder()
+    grader = rewarder.grader()
+    rollouts, responses = collect(
+        ScriptedPolicy(say(DONE), chat), [plain("test-shut"), problem(3)], PARAMS, on_response=grader.submit
+    )
+    rewarder.finish(grader, rollouts)
+    assert responses[0].failure == "environment Shut: no session is free" and rollouts[0].completion_ids == []
+    assert [r.reward for r in rollouts] == [None, 1.0]
+    assert [len(g.rollouts) for g in form_groups(rollouts)] == [1]  # the one without a reward is trained on by nobody
+    Shut.error = ValueError("no such desk")
+    with pytest.raises(ConfigError, match="environment Shut raised ValueError, at problem p: no such desk"):
+        one(chat, DONE, asked=plain("test-shut"))
 
 
 class Talker(Environment):
