@@ -1,11 +1,11 @@
-"""`qwq look` on 100,000 rollouts: the first opening (the index is made), later ones, and filters.
+"""`qwq look` on 100,000 rollouts (the first opening, later ones, filters), and `qwq watch` on 10,000 steps.
 
     python benchmarks/look.py                     # 100,000 rollouts of 256 tokens, in a temporary folder
     python benchmarks/look.py --rollouts 20000 --tokens 64
 
 Each rollout is a line as an RL stage writes it, with token ids, log-probabilities and a text of its own. A figure is the
-median of five (the first opening: one) of `open_index` or `select` in a fresh process's memory state, the file cache
-warm. `theirs` is the aim: 1 s to open, 0.2 s to filter.
+median of five (the first opening: one), the file cache warm. `theirs` is the aim: 1 s to open, 0.2 s to filter, and
+0.01 s for a look at the metrics, which is 1% of one core at one look a second.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from qwq.look.index import Index, open_index
+from qwq.look.live import RunWatch
 from qwq.look.query import Query, select
 
 ROUNDS, GROUPS, SAMPLES = 5, 32, 8
@@ -42,7 +43,8 @@ WORDS = [
     "to",
     "sum",
 ]
-AIM_OPEN_S, AIM_FILTER_S = 1.0, 0.2
+AIM_OPEN_S, AIM_FILTER_S, AIM_WATCH_S = 1.0, 0.2, 0.01
+STEPS = 10_000
 
 
 def write_run(folder: Path, rollouts: int, tokens: int) -> None:
@@ -91,6 +93,22 @@ def page(index: Index, rows: Any) -> None:
         index.entry(int(row))
 
 
+def watch_cost(folder: Path) -> float:
+    """Seconds to read a new step of a run of `STEPS` steps and to make up its state."""
+    metrics = folder / "metrics.jsonl"
+    row = {"stage": "rl1", "seconds": 1.0, "tokens": 9000, "reward": 0.5, "loss": 0.1, "length": 300.0, "entropy": 0.4}
+    metrics.write_text("".join(json.dumps(row | {"step": step}) + "\n" for step in range(STEPS)))
+    run = RunWatch(folder)
+    run.state()
+
+    def one_more() -> None:
+        with metrics.open("a") as file:
+            file.write(json.dumps(row | {"step": STEPS}) + "\n")
+        run.state()
+
+    return timed(one_more, 50)[0]
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--rollouts", type=int, default=100_000)
@@ -123,6 +141,8 @@ def main() -> None:
             seconds, rows = timed(lambda query=query: select(index, query))
             print(f"{label:13} {1000 * seconds:8,.0f} ms, {len(rows):,} answers")
             figures.append((f"look filter: {label}", seconds, AIM_FILTER_S))
+        figures.append(("watch, a look at 10k steps", watch_cost(folder), AIM_WATCH_S))
+        print(f"watch         {1000 * figures[-1][1]:8,.1f} ms a look")
         for label, seconds, aim in figures:
             ours, ratio = round(seconds, 4), round(aim / seconds, 2)
             print(json.dumps({"name": label, "ours": ours, "theirs": aim, "ratio": ratio, "unit": "s"}))

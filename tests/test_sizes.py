@@ -19,7 +19,6 @@ MAX_COMPLEXITY = 20
 # What is over a limit today, by file. A line may only be taken out.
 OVER: dict[str, set[str]] = {
     "cli/data.py": {"distill"},
-    "cli/eval.py": {"evaluate"},
     "cli/foreign.py": {"own_options"},
     "engine/scheduler.py": {"Engine"},
     "sandbox/pool.py": {"Sandbox"},

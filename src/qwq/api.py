@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from qwq.engine.request import GenerationRequest
     from qwq.engine.sampler import SamplingParams
     from qwq.engine.sequence import TokenSequence
+    from qwq.rollout.policy import Policy
 
 MAX_SEED = 1 << 48
 
@@ -379,39 +380,56 @@ def load(model: str | Path, *, report: Callable[[str], None] | None = None, **op
 
 
 def evaluate(
-    model: str | Path, benchmarks: Sequence[str | Task], *, data: str | Path | None = None, n: int | None = None,
-    out: str | Path | None = None, samples: int | None = None, max_new_tokens: int | None = None, temperature: float | None = None,
-    top_p: float | None = None, top_k: int | None = None, seed: int | None = None, thinking_budgets: Sequence[int] = (),
-    concurrency: int = 16, device: str = "cpu", dtype: str = "auto", threads: int | None = None, deterministic: bool = False,
+    model: str | Path, tasks: Sequence[str | Task], *, data: str | Path | None = None, out: str | Path | None = None,
+    endpoint: str | None = None, n: int | None = None, samples: int | None = None, max_new_tokens: int | None = None,
+    greedy: bool = False, temperature: float | None = None, top_p: float | None = None, top_k: int | None = None,
+    seed: int | None = None, thinking_budgets: Sequence[int] = (), tool_format: str = "auto", opens_thinking: bool | None = None,
+    concurrency: int | None = None, device: str = "cpu", dtype: str = "auto", threads: int | None = None, deterministic: bool = False,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Score a model on benchmarks, as `qwq eval` does: figures by benchmark, what results.json of the folder `out` holds.
+    """Score a model on tasks: this is `qwq eval`. Figures by task, what results.json of the folder `out` holds.
 
-    `benchmarks`: names (`gsm8k`, `livebench:math`), `file.py:Name` of a task, or tasks. `data`: folder with NAME/*.jsonl; without it
-    published files are downloaded. `n`: problems of each, all by default. None leaves a benchmark's own protocol. `out` (evals/MODEL by
-    default) keeps every sample, so that the same call continues where it was stopped. Scores are shares from 0 to 1 with a 95% interval.
-    ConfigError and DataError before the model is loaded, ModelError, CapacityError; InfraError where grading failed.
+    `tasks`: names (`gsm8k`, `livebench:math`), `file.py:Name` of a task, NAME=PATH, or tasks. `data`: folder with NAME/*.jsonl, or
+    the file of the one task that reads files; without it published files are downloaded. `endpoint`: URL of an OpenAI-compatible
+    server, which knows the model by the name `model`. `n`: problems of each task, all by default. None leaves a task's own
+    protocol; what is set is recorded in the results. `out` (evals/MODEL by default) keeps every sample, so that the same call
+    continues where it was stopped. Scores are shares from 0 to 1 with a 95% interval. ConfigError and DataError before the model is
+    loaded, ModelError, CapacityError; InfraError where grading or a server failed.
     """
-    from qwq.engine.options import EngineOptions
-    from qwq.eval.run import Options, prepare, run
-    from qwq.rollout.policies.local import open_policy
+    from qwq.eval.options import Options, prepare
+    from qwq.eval.run import run
 
-    if isinstance(benchmarks, str):
-        raise ConfigError(f"benchmarks is the text {benchmarks!r}: give a list, [{benchmarks!r}]")
-    names = [b if isinstance(b, str) else b.name for b in benchmarks]
-    more: dict[str, Any] = {} if seed is None else {"seed": seed}
+    if isinstance(tasks, str):
+        raise ConfigError(f"tasks is the text {tasks!r}: give a list, [{tasks!r}]")
+    if greedy and temperature not in (None, 0):
+        raise ConfigError(f"--greedy and --temperature {temperature:g} contradict each other: give one of them")
+    local = {"device": device, "dtype": dtype, "threads": threads, "deterministic": deterministic}
+    Options.check_place(endpoint, opens_thinking, local)
+    more = {k: v for k, v in (("seed", seed), ("concurrency", concurrency)) if v is not None}
     options = Options(
-        n=n, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
-        budgets=tuple(thinking_budgets), concurrency=concurrency, **more,
+        n=n, samples=samples, max_new_tokens=max_new_tokens, temperature=0.0 if greedy else temperature, top_p=top_p, top_k=top_k,
+        budgets=tuple(thinking_budgets), tool_format=tool_format, **more,
     )  # fmt: skip
-    prepared = prepare(names, None if data is None else Path(data), options)
-    longest = max(p.protocol.max_new_tokens for p in prepared)
-    engine = EngineOptions(
-        device=device, dtype=dtype, threads=threads, deterministic=deterministic, max_num_seqs=concurrency
-    )
-    policy = open_policy(model_folder(str(model)), max_new_tokens=longest, options=engine)
-    folder = Path("evals") / (Path(model).name or "model") if out is None else Path(out)
+    items = prepare(tasks, None if data is None else Path(data), options)
+    policy: Policy
+    if endpoint is not None:
+        from qwq.rollout.policies.endpoint import EndpointPolicy
+
+        server = EndpointPolicy(endpoint, str(model), concurrency=options.concurrency, opens_thinking=opens_thinking)
+        policy = server.connect()
+    else:
+        from qwq.engine.options import EngineOptions
+        from qwq.rollout.policies.local import open_policy
+
+        engine = EngineOptions(max_num_seqs=options.concurrency, **local)
+        longest = max(item.protocol.max_new_tokens for item in items)
+        policy = open_policy(model_folder(str(model)), max_new_tokens=longest, options=engine)
     with contextlib.closing(policy):
-        return run(policy, prepared, options, folder, model=str(model))
+        return run(policy, items, options, results_folder(model) if out is None else Path(out), model=str(model))
+
+
+def results_folder(model: str | Path) -> Path:
+    """Where an evaluation keeps its samples if it is not told."""
+    return Path("evals") / (Path(model).name or "model")
 
 
 def train(

@@ -68,6 +68,7 @@ class Problem:
     level: int = 1
     source: str = "procedural"
     environment: str = ""  # its name, or file.py:Class; "" is the calculator where there are tools, and none elsewhere
+    task: str = ""  # the task whose own verifier judges it; "" if the domain's verifier does
 
     @property
     def tool_schemas(self) -> dict[str, Any]:
@@ -266,7 +267,8 @@ class Response:
     tool calls made, in order, and `results` what the tools returned. `malformed_calls` counts the
     calls of earlier turns that could not be read and that nobody answered. `parts` is the turn
     taken apart; None if nobody has done so yet (`text.response.parts_of` gives them either way).
-    `failure` says which part of the machinery failed: the verdict is then an infra_error.
+    `turns` are the model's earlier turns. `failure` says which part of the machinery failed: the
+    verdict is then an infra_error.
     """
 
     text: str
@@ -277,6 +279,7 @@ class Response:
     malformed_calls: int = 0
     parts: ParsedResponse | None = None
     failure: str = ""
+    turns: tuple[ParsedResponse, ...] = ()
 
 
 @dataclass(slots=True)

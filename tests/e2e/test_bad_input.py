@@ -148,7 +148,7 @@ def test_more_memory_than_there_is(error, model, tmp_path):
 
 
 def test_unknown_benchmark(error, model):
-    assert "no benchmark 'mathh': did you mean 'math'?" in error("eval", model, "mathh")
+    assert "no task 'mathh': did you mean 'math'?" in error("eval", model, "mathh")
 
 
 def test_unknown_command_and_option(error, model):

@@ -154,7 +154,7 @@ def test_a_prompt_longer_than_the_context_and_an_answer_cut_by_it(
     )
     figures = json.loads((tmp_path / "o/results.json").read_text())["gsm8k"]
     rows = records(tmp_path / "o", "gsm8k")
-    assert rows["gsm8k/2"][1:3] == ("context", 0) and figures["n"] == 2
+    assert rows["gsm8k/test/2"][1:3] == ("context", 0) and figures["n"] == 2
     assert "32,768 new tokens are asked for, the context of 512 leaves" in capsys.readouterr().err
 
 

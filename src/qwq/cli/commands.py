@@ -23,9 +23,9 @@ from cyclopts import App, CycloptsError, Parameter
 
 from qwq.cli.data import data_app
 from qwq.cli.engine import bench_app, chat, serve
-from qwq.cli.eval import evaluate
+from qwq.cli.eval import eval_app
 from qwq.cli.foreign import own_options
-from qwq.cli.look import look
+from qwq.cli.look import look, watch
 from qwq.cli.reward import reward_app
 from qwq.cli.sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
@@ -51,8 +51,9 @@ app.command(sandbox_app)
 app.command(serve)
 app.command(chat)
 app.command(bench_app)
-app.command(evaluate, name="eval")
+app.command(eval_app)
 app.command(look)
+app.command(watch)
 app.command(data_app)
 app.command(reward_app)
 

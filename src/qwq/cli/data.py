@@ -74,7 +74,7 @@ def constraints(*, out: Path, n: int = 1000, split: str = "train", seed: int = 0
     """
     from qwq.common.files import write_atomic
     from qwq.errors import ConfigError, nearest
-    from qwq.tasks.ifeval_train import constraint_problem
+    from qwq.tasks.constraints import constraint_problem
     from qwq.types import SPLITS
 
     if split not in SPLITS:

@@ -1,7 +1,8 @@
-"""`qwq look`: what models answered, in the terminal, as JSON lines, or as a page."""
+"""`qwq look`: what models answered, in the terminal, as JSON lines, or as a page. `qwq watch`: a running recipe."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import dataclass
@@ -151,3 +152,50 @@ def _serve(target: Path, port: int) -> int:
     from qwq.look.server import run
 
     return run(make(lambda: open_index(target), port))
+
+
+def watch(
+    run: Path,
+    *,
+    once: bool = False,
+    json_state: Annotated[bool, Parameter(name="--json")] = False,
+    serve: bool = False,
+    port: int = 0,
+) -> int:
+    """Follow a running recipe: stage, step, reward, loss, alarms, speed, time left. It ends when the run has finished.
+
+    It reads the run's files only: the run is not slowed down, and need not be on this machine's screen. On a terminal
+    the view is live; elsewhere a line is printed when a step is new.
+
+    Parameters
+    ----------
+    run
+        The run's folder, such as runs/tiny.
+    once
+        Show the state once and exit.
+    json_state
+        Print the state once as JSON.
+    serve
+        Serve a live page on 127.0.0.1 until Ctrl-C.
+    port
+        Port of --serve; 0 takes a free one.
+    """
+    from rich.console import Console
+
+    from qwq.look import watch as view
+    from qwq.look.live import RunWatch
+    from qwq.look.server import run as serve_forever
+
+    folder = run.expanduser()
+    if serve:
+        return serve_forever(view.serve(folder, port))
+    watched = RunWatch(folder)
+    console = Console(highlight=False)
+    if json_state:
+        print(json.dumps(watched.state()))
+    elif once:
+        console.print(view.screen(watched.state()))
+    else:
+        with contextlib.suppress(KeyboardInterrupt):
+            view.follow(watched, console)
+    return 0

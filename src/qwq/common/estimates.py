@@ -13,8 +13,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from qwq.common.stats import agresti_min, few_differ, wilson
 
 RESAMPLES = 2000
@@ -65,6 +63,8 @@ def bootstrap(
 
     `combine` gets arrays with one mean a resample, so it may only add, multiply and divide.
     """
+    import numpy as np  # tasks are read without it
+
     values = [v for scores in strata.values() for v in scores]
     if len(strata) == 1 and values and set(values) in ({0.0}, {1.0}):
         return wilson(int(sum(values)), len(values))
@@ -90,6 +90,8 @@ def paired(
 
     The interval is a bootstrap over problems, but Agresti and Min's where `few_differ`.
     """
+    import numpy as np  # tasks are read without it
+
     difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     n = len(difference)
     if few_differ(a, b):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qwq.errors import ConfigError, nearest
+from qwq.errors import ConfigError, InfraError, nearest
 
 
 def is_reference(name: str) -> bool:
@@ -58,9 +58,14 @@ def own_lines(error: BaseException, call: Any) -> str:
 
 @contextmanager
 def user_code(what: str, call: Any, when: str = "") -> Iterator[None]:
-    """A block that runs a user's own function `call`, which may raise anything: ConfigError in one line, with the user's own lines."""
+    """A block that runs a user's own function `call`, which may raise anything: ConfigError in one line, with the user's own lines.
+
+    An InfraError passes through: a verifier whose sandbox failed is asked again.
+    """
     try:
         yield
+    except InfraError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or "no message"
         raise ConfigError(f"{what} raised {type(error).__name__}{when}: {reason} ({own_lines(error, call)})") from error

@@ -27,8 +27,8 @@ from qwq.common.source import literal
 from qwq.data.messages import Malformed
 from qwq.data.shapes import conversation, preference
 from qwq.errors import ConfigError, DataError, QwqError, nearest
+from qwq.tasks.maths import Gsm8k
 from qwq.tasks.procedural.base import answer_turn
-from qwq.tasks.sets import MATH_INSTRUCTION
 from qwq.text.response import parse
 
 Row = dict[str, Any]
@@ -47,7 +47,6 @@ TYPES = {
     "object": "object",
 }
 _COT_REQUEST = re.compile(r"\s*Let's think first\. Step-by-step reasoning process:\s*\Z")
-_CALCULATOR = re.compile(r"<<.*?>>")  # what GSM8K's authors gave to a calculator
 _TURN = re.compile(
     r"<(user|think|tool_call|obs|response)>(.*?)(?:</\1>|(?=<(?:user|think|tool_call|obs|response)>)|\Z)", re.DOTALL
 )
@@ -112,13 +111,17 @@ def _marco(row: Mapping[str, Any]) -> Row:
 
 
 def _gsm8k(row: Mapping[str, Any]) -> Row:
-    steps, _, answer = _CALCULATOR.sub("", row["answer"]).rpartition("####")
-    if not steps.strip() or not answer.strip():
+    task = Gsm8k()
+    try:
+        problem, steps = task.read(row, "", ""), task.steps(row, "")
+    except DataError:
+        if not {"question", "answer"} <= row.keys():
+            raise KeyError("question and answer") from None
+        raise Skipped("no steps or no answer") from None
+    if problem is None or not steps:
         raise Skipped("no steps or no answer")
-    said = f"The answer is \\boxed{{{answer.strip().replace(',', '')}}}."
-    return {
-        "messages": [_user(f"{row['question'].strip()}{MATH_INSTRUCTION}"), _assistant(said, thinking=steps.strip())]
-    }
+    answer = f"The answer is \\boxed{{{problem.truth['gold']}}}."
+    return {"messages": [*(m.to_dict() for m in problem.messages), _assistant(answer, thinking=steps)]}
 
 
 def _toolrl(row: Mapping[str, Any]) -> Row:

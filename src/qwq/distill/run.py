@@ -28,7 +28,7 @@ from qwq.rollout.policy import Policy
 from qwq.rollout.store import SampleStore
 from qwq.tasks.procedural import FAMILIES, family
 from qwq.tasks.procedural.base import digest
-from qwq.tasks.sets import load_source
+from qwq.tasks.sources import load_source
 from qwq.types import CUSTOM, Message, Outcome, Problem, Response, StopReason, Verdict
 from qwq.verify.grade import Grader, grade
 

@@ -1,8 +1,8 @@
-"""Benchmarks: problems in, scores with intervals and every transcript out.
+"""Evaluation: tasks asked, graded and counted, every transcript kept. One path for `qwq eval` and for a run's own evaluations.
 
-benchmark.py    what a benchmark is; registry.py lists them, a file each: maths, programs, livecodebench, livebench, ifeval, bfcl, families
-data.py         where problems come from: a folder, or the published files with their checksums
-session.py      `qwq eval` with a results folder: asks what is missing, grades, stores (store.py), counts (estimates.py)
-page.py         the report, with the announcement's figures (announced.py); compare.py: two folders, problem by problem
-runner.py       a run's own evaluations, sampled by the trainer's model; command.py: scores at once, without a folder
+options.py      what is asked: options, each task with its protocol and problems
+records.py      a sample as it is stored, and the response that a verifier sees of it
+run.py          play, grade, keep: `run` in a folder (folder.py) that resumes, `evaluate` for a run's stages
+summarise.py    records to figures; compare.py: two folders, problem by problem
+page.py         the report, with the announcement's figures (baselines.py); meter.py: progress
 """

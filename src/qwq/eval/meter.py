@@ -1,4 +1,4 @@
-"""Progress of a benchmark on standard error: samples, right ones, tokens a second, time left. A line now and then; on a terminal one that changes."""
+"""Progress of a task on standard error: samples, right ones, tokens a second, time left. A line now and then; on a terminal one that changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from typing import TextIO
 
 from qwq.report.words import duration
-from qwq.types import Turn
 
 LINE_EVERY_S, TERMINAL_EVERY_S = 10.0, 0.5
 
@@ -22,9 +21,9 @@ class Meter:
         stored = f", {done:,} of them are stored" if done else ""
         print(f"{name}: {total:,} samples{stored}", file=self.out, flush=True)
 
-    def saw(self, reply: Turn, num_correct: int) -> None:
+    def saw(self, num_tokens: int, num_correct: int) -> None:
         self.done += 1
-        self.tokens += reply.num_tokens
+        self.tokens += num_tokens
         now = time.monotonic()
         if self.done < self.total and now - self.said < (TERMINAL_EVERY_S if self.live else LINE_EVERY_S):
             return

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ import numpy as np
 from qwq.errors import ConfigError, nearest
 from qwq.look.index import Index
 
+MANY = 1000
 SORTS = ("order", "reward", "advantage", "tokens")
 
 
@@ -100,12 +104,32 @@ def _holding(index: Index, text: str) -> np.ndarray[Any, Any]:
 def _pieces(words: bytes, ends: Any, needle: bytes) -> list[int]:
     """The numbers of the pieces of `words`, cut at `ends`, that hold `needle` whole."""
     limits: list[int] = ends.tolist()
-    found, at = [], words.find(needle)
+    find: Callable[[int], int] = _finder(words, needle)
+    found, at = [], find(0)
     while at >= 0:
         piece = bisect_right(limits, at)
         if at + len(needle) <= limits[piece]:
             found.append(piece)
-            at = words.find(needle, limits[piece])
+            if len(found) == MANY:
+                find = partial(words.find, needle)  # short ways from hit to hit: the cheaper call
+            at = find(limits[piece])
         else:  # it reaches into the next piece
-            at = words.find(needle, at + 1)
+            at = find(at + 1)
     return found
+
+
+def _finder(words: bytes, needle: bytes) -> Callable[[int], int]:
+    """`words.find(needle, start)` by `start`; the C library's memmem is 2 to 5 times faster."""
+    try:
+        memmem = ctypes.CDLL(None).memmem
+    except (OSError, AttributeError, TypeError):
+        return lambda start: words.find(needle, start)
+    memmem.restype = ctypes.c_void_p
+    memmem.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+    base = ctypes.cast(ctypes.c_char_p(words), ctypes.c_void_p).value or 0
+
+    def find(start: int) -> int:
+        place = memmem(base + start, len(words) - start, needle, len(needle))
+        return -1 if place is None else place - base
+
+    return find

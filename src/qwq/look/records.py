@@ -8,6 +8,7 @@ distill` (`OUT.samples.jsonl`). A field that a record does not hold is None or e
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -134,7 +135,7 @@ def entry(record: Record, place: str) -> Entry:
         answer=_text(verdict.get("answer")),
         verifier=_text(verdict.get("verifier")),
         reward=_reward(record),
-        rewards={str(k): float(v) for k, v in rewards.items()} if isinstance(rewards, dict) else {},
+        rewards={str(k): v for k, v in rewards.items() if _is_figure(v)} if isinstance(rewards, dict) else {},
         tokens=num_tokens(record),
         stop_reason=_text(record.get("stop_reason", record.get("finish"))),
         sample=next((v for k in ("sample", "number") if isinstance(v := record.get(k), int)), None),
@@ -164,7 +165,11 @@ def _group(record: Record) -> str:
 
 def _reward(record: Record) -> float | None:
     value = record.get("reward", record.get("score"))
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if _is_figure(value) else None
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _output(record: Record) -> str:

@@ -11,7 +11,7 @@ from qwq.common.files import read_record, write_atomic
 from qwq.common.stats import paired_difference
 from qwq.config import START, Recipe
 from qwq.engine.sampler import SamplingParams
-from qwq.eval.runner import BenchmarkResult, evaluate, write_transcripts
+from qwq.eval.run import Evaluated, evaluate, write_transcripts
 from qwq.model.transformer import Transformer
 from qwq.pipeline.inputs import RunInputs
 from qwq.text.template import ChatFormat
@@ -48,7 +48,7 @@ class StageEvaluation:
             params = SamplingParams(temperature=temperature, max_new_tokens=self.recipe.eval.max_new_tokens)
             results = evaluate(model, chat, problems, params, max_rows=self.recipe.compute.max_rows)
             path = self.folder / "evals" / name / f"{file}.jsonl"
-            write_transcripts(path, results, problems)
+            write_transcripts(path, results)
             out[reading] = {d: r.summary() | self._against_before(name, file, d, r) for d, r in results.items()}
             passed = {d: r.passed for d, r in results.items()}
             write_atomic(path.with_suffix(".passed.json"), json.dumps(passed))
@@ -77,7 +77,7 @@ class StageEvaluation:
             )
         return curves
 
-    def _against_before(self, name: str, file: str, benchmark: str, result: BenchmarkResult) -> dict[str, Any]:
+    def _against_before(self, name: str, file: str, benchmark: str, result: Evaluated) -> dict[str, Any]:
         """Change against the stage this one started from, problem by problem, with its 95% interval."""
         before = None if name == START else self.recipe.start_of(name) or START
         path = self.folder / "evals" / (before or "") / f"{file}.passed.json"

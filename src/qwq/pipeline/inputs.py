@@ -10,7 +10,7 @@ from qwq.config import Function, Recipe, Source
 from qwq.data.examples import FileUse
 from qwq.reward.functions import RewardFunction, load_function
 from qwq.tasks.procedural import family
-from qwq.tasks.sets import load_source
+from qwq.tasks.sources import load_source
 from qwq.types import Problem
 
 

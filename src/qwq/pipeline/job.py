@@ -8,7 +8,7 @@ from typing import Any
 
 from qwq.config import ComputeSection, Lora, Recipe
 from qwq.engine.sampler import SamplingParams
-from qwq.eval.runner import evaluate
+from qwq.eval.run import evaluate
 from qwq.model import lora
 from qwq.model.transformer import Transformer
 from qwq.pipeline.inputs import RunInputs

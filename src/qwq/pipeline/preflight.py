@@ -16,7 +16,7 @@ from qwq.data.files import is_hub_id
 from qwq.errors import ConfigError, DataError
 from qwq.model.config import preset
 from qwq.pipeline.preview import reader_of
-from qwq.tasks.ifeval_train import BUILTIN
+from qwq.tasks.constraints import BUILTIN
 from qwq.tasks.mix import ProblemMix
 from qwq.tasks.published import how_to_get
 from qwq.text.template import ChatFormat, ChatTemplate, default_template

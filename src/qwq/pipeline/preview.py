@@ -21,7 +21,7 @@ from qwq.data.messages import Malformed
 from qwq.data.shapes import NoShape, conversation, problem_kind
 from qwq.errors import ConfigError, DataError
 from qwq.model.folder import read_config, resolve_folder
-from qwq.tasks.sets import load_source
+from qwq.tasks.sources import load_source
 from qwq.text.template import ChatFormat
 from qwq.types import Problem
 

@@ -24,6 +24,11 @@ class Place:
     group: int
 
 
+def group_seed(seed: int, group: int) -> int:
+    """The seed of a group's random streams; each sample of the group has a stream of its own."""
+    return seed * 1_000_003 + group * 1009
+
+
 def collect(
     policy: Policy,
     problems: Sequence[Problem],
@@ -44,7 +49,7 @@ def collect(
     """
     jobs = [
         Job(
-            problem, number, seed * 1_000_003 + (first_group + g) * 1009, stream=number,
+            problem, number, group_seed(seed, first_group + g), stream=number,
             thinking_budget=budgets[g] if budgets else None, key=Place(g * samples + number, first_group + g),
         )
         for g, problem in enumerate(problems)

@@ -105,6 +105,7 @@ class Episode:
             calls=tuple(self.calls),
             results=tuple(self.results),
             parts=last.parts,
+            turns=tuple(turn.parts for turn in self.turns[:-1]),
             failure=self.failure,
         )
 
@@ -438,14 +439,11 @@ class _Player:
         assert live.environment is not None
 
         def came(live: _Live, future: Future[Any]) -> None:
-            name, reset = type(live.environment).__name__, type(live.environment).reset
-            try:
-                with user_code(f"environment {name}", reset, f", at problem {live.episode.problem.id}"):
-                    result = future.result()
-            except ConfigError as error:
-                if not isinstance(error.__cause__, InfraError):
-                    raise
-                return self._finish(live, StopReason.ABORT, f"environment {name}: {error.__cause__}")
+            name, reset, error = type(live.environment).__name__, type(live.environment).reset, future.exception()
+            if isinstance(error, InfraError):
+                return self._finish(live, StopReason.ABORT, f"environment {name}: {error}")
+            with user_code(f"environment {name}", reset, f", at problem {live.episode.problem.id}"):
+                result = future.result()
             return then(live, result)
 
         self.errands.start(live, live.environment, work, came)

@@ -1,7 +1,7 @@
 """Code tasks of a user's own: a prompt, and tests in one of the forms that `verify/code/forms.py` reads.
 
-The prompt is given as it is, without the tests, which the model is not to learn by heart. Only where it does not name what they call are
-asserts shown, as MBPP's are, or the name is told.
+The prompt is given as it is, without the tests, which the model is not to learn by heart. Only if it does not name what they call,
+asserts are shown, as MBPP's are, or the name is told.
 """
 
 from __future__ import annotations
@@ -13,9 +13,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwq.common.source import parse_python
-from qwq.data.messages import Malformed
+from qwq.data.messages import Malformed, turns_of
 from qwq.errors import UsageError
+from qwq.tasks.files import FileTask
+from qwq.tasks.questions import CODE_INSTRUCTION, TESTS_HINT, canonical, text_of
+from qwq.types import Message, Problem
 from qwq.verify.code import BESIDE_TESTS, check_tests, read_tests
+
+
+class CodeRows(FileTask):
+    """Rows with `prompt` (or `problem`, `question`, `text`) and `tests`."""
+
+    name, prefix = "code-rows", "code"
+    domain = "code"
+
+    def read(self, row: Mapping[str, Any], where: str, ident: str) -> Problem:
+        key = next((k for k in ("prompt", "problem", "question", "text") if row.get(k) is not None), "prompt")
+        tests = tests_of(row)
+        if isinstance(row.get(key), str):
+            text = text_of(row, key, where)
+            messages: tuple[Message, ...] = (Message("user", text + hint(text, tests) + CODE_INSTRUCTION),)
+        else:  # messages say themselves in which form they want the answer
+            messages = turns_of(row.get(key), key).messages
+            text = "\n".join(m.content for m in messages)
+        return Problem(ident, "code", messages, {"tests": tests}, canonical("code", text), source="code")
 
 
 def tests_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +50,7 @@ def tests_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return dict(made)
 
 
-def hint(prompt: str, tests: Mapping[str, Any], tests_hint: str) -> str:
+def hint(prompt: str, tests: Mapping[str, Any]) -> str:
     """What the prompt lacks: the asserts, or the function's name, where it does not name what the tests call."""
     if tests["kind"] == "call":
         name = tests["entry_point"]
@@ -47,7 +68,7 @@ def hint(prompt: str, tests: Mapping[str, Any], tests_hint: str) -> str:
     ]
     if all(_names(prompt, name) for name in calls if name not in bound and not hasattr(builtins, name)):
         return ""
-    return tests_hint + "\n".join(tests["asserts"])
+    return TESTS_HINT + "\n".join(tests["asserts"])
 
 
 def _names(prompt: str, name: str) -> bool:

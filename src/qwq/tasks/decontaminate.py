@@ -24,6 +24,7 @@ from qwq.common.files import atomic_file
 from qwq.common.jsonl import BOM, object_of, parse_line, to_line
 from qwq.data.files import read_rows, split_in_name
 from qwq.errors import ConfigError, DataError, nearest
+from qwq.tasks.mbpp import MBPP_IDS
 from qwq.types import Problem
 
 NGRAM = 13
@@ -53,7 +54,6 @@ ANSWERS = (
     "rejected",
 )  # as lists they can hold the question too
 SUFFIXES = (".jsonl", ".json", ".parquet")
-MBPP_TEST = range(11, 511)  # the test split by its paper; a file of MBPP holds the training tasks too
 
 _WORD = re.compile(r"\w+")
 
@@ -223,7 +223,7 @@ def _label(path: Path) -> str:
 def _questions(path: Path) -> Iterator[str]:
     empty = True
     for _, _, row in read_rows(path):
-        if "test_list" in row and isinstance(row.get("task_id"), int) and row["task_id"] not in MBPP_TEST:
+        if "test_list" in row and isinstance(row.get("task_id"), int) and row["task_id"] not in MBPP_IDS["test"]:
             yield ""  # keeps the numbers of the others
             continue
         text = text_of(row)

@@ -1,7 +1,7 @@
 """IFEval: 541 prompts with instructions that a program can check (Zhou et al. 2023, arXiv 2311.07911).
 
 The headline is the share of prompts all of whose instructions are followed, read strictly; the loose reading and the shares of
-instructions stand beside it. As its authors do, an answer that was cut off is checked like any other; its outcome says so.
+instructions are beside it. As its authors do, an evaluation checks an answer that was cut off like any other; its outcome says so.
 
     {"prompt", "instruction_id_list", "kwargs"}
 """
@@ -9,52 +9,47 @@ instructions stand beside it. As its authors do, an answer that was cut off is c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from qwq.errors import DataError, nearest
-from qwq.tasks.benchmark import Benchmark, Figures, Mark, Row, need
-from qwq.types import Message, Outcome, Problem, Turn, Verdict
+from qwq.tasks.base import Figures, Mark
+from qwq.tasks.constraints import listed_row
+from qwq.tasks.downloads import Published
+from qwq.tasks.files import FileTask
+from qwq.tasks.published import QWEN
+from qwq.types import Outcome, Problem, Response, Verdict
 from qwq.verify.instructions import ifeval
 
 
-class IfEval(Benchmark):
+class IfEval(FileTask):
     name = "ifeval"
+    domain = "instructions"
+    published = Published(
+        "prompts.jsonl", QWEN + "ifeval.jsonl", "04c069cf5d5770952244f7b6bb38eb7b6e5faa143fc70995457a85de455e4cd2"
+    )
+    without = "response"  # graded responses, which some keep beside the prompts
 
-    def load(self, data: Any) -> list[Problem]:
-        problems = []
-        # Graded responses, which some keep beside the prompts, are no prompts.
-        for number, (where, row) in enumerate(data.rows(without="response"), 1):
-            prompt = need(row, "prompt", where)
-            names, kwargs = need(row, "instruction_id_list", where, list), need(row, "kwargs", where, list)
-            if len(names) != len(kwargs) or not names or not all(isinstance(k, dict) for k in kwargs):
-                raise DataError(
-                    f"{where}: field 'kwargs' must hold an object for each of the {len(names)} instructions"
-                )
-            unknown = next((n for n in names if n not in ifeval.CHECKS), None)
-            if unknown is not None:
-                raise DataError(
-                    f"{where}: field 'instruction_id_list': unknown {unknown!r}: {nearest(str(unknown), ifeval.CHECKS)}"
-                )
-            ident = str(row.get("key", number))
-            truth = {"names": names, "kwargs": kwargs, "prompt": prompt}
-            problems.append(
-                Problem(f"ifeval/{ident}", "instructions", (Message("user", prompt),), truth, ident, source=self.name)
-            )
-        return problems
+    def read(self, row: Mapping[str, Any], where: str, ident: str) -> Problem:
+        problem = listed_row(row, where, ident)
+        return replace(problem, id=f"ifeval/{row['key']}") if "key" in row else problem
 
-    def mark(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
-        last, truth = replies[-1], problem.truth
-        answer = last.parts.final
-        strict, loose = ifeval.grade(answer, truth["names"], truth["kwargs"], truth["prompt"])
+    def verify(self, problem: Problem, response: Response) -> Verdict:
+        return self.mark(problem, response).verdict
+
+    def mark(self, problem: Problem, response: Response) -> Mark:
+        answer, truth = self.answer(response), problem.truth
+        names = truth["instruction_id_list"]
+        strict, loose = ifeval.grade(answer, names, truth["kwargs"], truth["prompt"])
         if all(strict):
             outcome, reason = Outcome.CORRECT, "every instruction is followed"
         else:
-            outcome = Outcome.UNFINISHED if not last.finished else Outcome.WRONG if answer else Outcome.NO_ANSWER
-            reason = "not followed: " + ", ".join(n for n, ok in zip(truth["names"], strict, strict=True) if not ok)
+            outcome = Outcome.WRONG if answer else Outcome.NO_ANSWER
+            outcome = outcome if response.finished else Outcome.UNFINISHED
+            reason = "not followed: " + ", ".join(n for n, ok in zip(names, strict, strict=True) if not ok)
         verdict = Verdict(outcome, reason, self.name, sum(strict), len(strict))
         return Mark(verdict, float(all(strict)), {"strict": strict, "loose": loose})
 
-    def figures(self, means: Mapping[str, float], records: Sequence[Row]) -> Figures:
+    def figures(self, means: Mapping[str, float], records: Sequence[Mapping[str, Any]]) -> Figures:
         out: Figures = {}
         for reading in ("strict", "loose"):
             lists = [r["detail"][reading] for r in records]

@@ -1,13 +1,13 @@
 """LiveCodeBench, release v5, contests from 2024-08-03 to 2025-01-04 (279 problems), 8 samples each.
 
-Source: Jain et al. 2024 (arXiv 2403.07974) and the prompts of QwQ's evaluation. The program is what stands between the last
+Source: Jain et al. 2024 (arXiv 2403.07974) and the prompts of QwQ's evaluation. The program is the text between the last
 two fences of the answer. Three forms of rows are read:
 
     the data set's own   {"question_id", "question_content", "starter_code", "public_test_cases", "private_test_cases", "metadata", "contest_date"}
     QwQ's prompts        {"prompt", "question_id", "tests": {"fname", "md5"}}, with the tests in livecodebench_v5_tests/FNAME
     SandboxFusion's      {"id", "content", "test"}
 
-Packed tests are read by `verify.code.livecodebench`, which never unpickles. Rows whose tests are not at hand are left out, and said so.
+Packed tests are read by `verify.code.livecodebench`, which never unpickles. Rows whose tests are not at hand are left out, with a note.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qwq.data.examples import FileUse
 from qwq.errors import DataError
-from qwq.tasks.benchmark import Benchmark, Mark, Protocol, marked, need
-from qwq.tasks.code_sets import run_tests
-from qwq.tasks.downloads import PUBLISHED
-from qwq.types import Message, Outcome, Problem, Turn, Verdict
+from qwq.tasks.base import Protocol
+from qwq.tasks.downloads import DataFiles, Published
+from qwq.tasks.files import FileTask
+from qwq.tasks.humaneval import run_tests
+from qwq.tasks.questions import canonical, need
+from qwq.types import Message, Problem, Response, Verdict
 
 FIRST, LAST = "2024-08-03", "2025-01-04"
 TESTS_FOLDER = "livecodebench_v5_tests"
@@ -48,24 +51,30 @@ def last_block(text: str) -> str | None:
     return "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) > 1 else None
 
 
-class LiveCodeBench(Benchmark):
+class LiveCodeBench(FileTask):
     name = "livecodebench"
+    domain = "code"
     protocol = Protocol(samples=8)
+    published = Published(
+        "prompts_v5_2408_2501.jsonl", hub=("livecodebench/code_generation_lite",),
+        hub_files=("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl"),
+        known=("6441538a8f5f4d598480315fb5b0b4ca47489bfb7d496972e290d06e39679905",),
+    )  # fmt: skip
 
-    def load(self, data: Any) -> list[Problem]:
+    def load(self, data: DataFiles, split: str, use: FileUse) -> list[Problem]:
         problems, without_tests, outside = [], [], []
-        for where, row in data.rows():
-            problem = self.problem(row, where, data.folder)
+        for _, row in data.rows(split):
+            problem = self.problem(row.fields, row.where, data.folder)
             if problem is None:
-                without_tests.append(where)
-            elif "question_content" in row and not FIRST <= str(row.get("contest_date", ""))[:10] <= LAST:
+                without_tests.append(row.where)
+            elif "question_content" in row.fields and not FIRST <= str(row.fields.get("contest_date", ""))[:10] <= LAST:
                 outside.append(problem)
             else:
                 problems.append(problem)
         if without_tests and not problems + outside:
             raise DataError(
                 f"{len(without_tests)} problems and none with tests ({without_tests[0]} names a file of {TESTS_FOLDER}, which is not in "
-                f"{data.folder}): get {', '.join(PUBLISHED[self.name].hub_files)} from {PUBLISHED[self.name].place}, and put them there"
+                f"{data.folder}): get {', '.join(self.published.hub_files)} from {self.published.place}, and put them there"
             )
         if without_tests:
             data.say(
@@ -91,18 +100,21 @@ class LiveCodeBench(Benchmark):
                 return None
             tests = {"kind": "file", "path": str(path), "md5": need(about, "md5", where)}
         ident = str(row.get("question_id") or need(row, "id", where, (str, int)))
+        message = Message("user", prompt)
         return Problem(
-            f"livecodebench/{ident}", "code", (Message("user", prompt),), {"tests": tests}, ident, source=self.name
+            f"livecodebench/{ident}", "code", (message,), {"tests": tests}, canonical("code", prompt), source=self.name
         )
 
-    def judge(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
-        code = last_block(replies[-1].answer)
+    def verify(self, problem: Problem, response: Response) -> Verdict:
+        if unanswered := self.unanswered(response):
+            return unanswered
+        code = last_block(self.answer(response))
         if code is None or not code.strip():
-            return marked(Verdict(Outcome.NO_ANSWER, "no fenced block in the answer", self.name))
+            return self.verdict(None, "no fenced block in the answer")
         tests = problem.truth["tests"]
         if tests["kind"] == "file":
             tests = tests_of_file(tests["path"], tests["md5"])
-        return marked(run_tests(code, tests, timeout_s=TIMEOUT_S, memory_mb=MEMORY_MB))
+        return run_tests(code, tests, timeout_s=TIMEOUT_S, memory_mb=MEMORY_MB)
 
 
 def question_prompt(question: str, starter: str) -> str:

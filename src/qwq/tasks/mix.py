@@ -1,6 +1,6 @@
-"""Which problem comes next: weighted mixes of procedural families and real sets, addressable by number.
+"""Which problem comes next: weighted mixes of tasks and of sources, addressable by number.
 
-Problem number i of a mix is a function of (seed, stage, i): a run that goes on from a checkpoint meets
+Problem number i of a mix is a function of (seed, stage, i): a run that resumes from a checkpoint meets
 the very problems the undisturbed run would have met.
 """
 
@@ -10,9 +10,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from qwq.tasks.procedural import family
+from qwq.errors import ConfigError
+from qwq.tasks.base import Task
 from qwq.tasks.procedural.base import Family, digest
-from qwq.types import Problem
+from qwq.tasks.registry import get
+from qwq.types import Message, Problem
 
 
 def allot(num: int, available: Sequence[int]) -> list[int]:
@@ -26,9 +28,10 @@ def allot(num: int, available: Sequence[int]) -> list[int]:
 
 @dataclass(slots=True)
 class ProblemMix:
-    """Draws problems of one split. `pools` are real sets: name -> (weight, problems), each reshuffled every pass.
+    """Draws problems of one split. `weights` are those of tasks by name; `pools` are sets: name -> (weight, problems).
 
-    `shares` are the relative weights of families and pools together, in that order; the stage contract may change them.
+    A task with a stream gives each problem once; any other set is reshuffled every pass. `shares` are the relative weights of
+    tasks and pools together, in that order; the stage contract may change them.
     """
 
     seed: int
@@ -37,7 +40,6 @@ class ProblemMix:
     pools: Mapping[str, tuple[float, Sequence[Problem]]] = field(default_factory=dict)
     split: str = "train"
     shares: dict[str, float] = field(default_factory=dict)
-    _families: dict[str, Family] = field(default_factory=dict)
     _orders: dict[tuple[str, int], list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -50,23 +52,27 @@ class ProblemMix:
         return self.weights | {name: weight for name, (weight, _) in self.pools.items()}
 
     def choose(self, index: int) -> str:
-        """The family or pool that problem `index` comes from."""
+        """The task or pool that problem `index` comes from."""
         rng = random.Random(digest(f"{self.seed}/{self.label}/mix/{index}"))
         return rng.choices(list(self.shares), list(self.shares.values()))[0]
 
     def problem(self, index: int) -> Problem:
         name = self.choose(index)
         if name in self.pools:
-            return self._pooled(name, index)
-        return self.family(name).problem(digest(f"{self.seed}/{self.label}") % 2**32, self.split, index)
+            return self._pooled(name, self.pools[name][1], index)
+        task = get(name)
+        if not isinstance(task, Family):
+            return self._pooled(name, task.problems(self.split), index)
+        return task.problem(digest(f"{self.seed}/{self.label}") % 2**32, self.split, index)
 
-    def family(self, domain: str) -> Family:
-        if domain not in self._families:
-            self._families[domain] = family(domain)
-        return self._families[domain]
+    def task(self, index: int) -> Task:
+        """The task that problem `index` comes from. ConfigError for a pool, which is no task."""
+        name = self.choose(index)
+        if name in self.pools:
+            raise ConfigError(f"{name} is a set of problems without demonstrations: name a task in the mix")
+        return get(name)
 
-    def _pooled(self, name: str, index: int) -> Problem:
-        pool = self.pools[name][1]
+    def _pooled(self, name: str, pool: Sequence[Problem], index: int) -> Problem:
         passes, at = divmod(index, len(pool))
         if (name, passes) not in self._orders:
             order = list(range(len(pool)))
@@ -74,9 +80,9 @@ class ProblemMix:
             self._orders = {k: v for k, v in self._orders.items() if k[0] != name} | {(name, passes): order}
         return pool[self._orders[name, passes][at]]
 
-    def demonstration(self, index: int, noise: float) -> tuple[Problem, tuple]:
-        """A procedural problem and turns that answer it; with probability `noise` they have a mistake."""
+    def demonstration(self, index: int, noise: float) -> tuple[Problem, tuple[Message, ...]]:
+        """Problem `index` and turns that answer it; with probability `noise` they have a mistake."""
         problem = self.problem(index)
         rng = random.Random(digest(f"{self.seed}/{self.label}/demo/{index}"))
         noisy = rng.random() < noise
-        return problem, self.family(problem.domain).demonstrate(problem, rng, noisy=noisy)
+        return problem, self.task(index).demonstrate(problem, rng, noisy=noisy)

@@ -1,19 +1,29 @@
-"""Tasks by name: registered ones, entry points of the group `qwq.tasks`, and `file.py:Name`."""
+"""Tasks by name: those of this package, a user's registered ones, entry points of the group `qwq.tasks`, and `file.py:Name`.
+
+NAME:PART is a part of a task, such as bfcl:simple_python, livebench:math or arithmetic:3.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 
 from qwq.common.imports import import_object, is_reference
 from qwq.errors import ConfigError, nearest
 from qwq.tasks.base import Task
-from qwq.types import DOMAINS
-from qwq.verify.grade import VERIFIERS
 
-TASKS: dict[str, Task] = {}
-_by_reference: dict[str, Task] = {}
+# Modules are imported when a task is asked for: some need much that others do not.
+OWN = {
+    "aime24": "maths:Aime24", "aime25": "maths:Aime25", "livecodebench": "livecodebench:LiveCodeBench", "livebench": "livebench.task:LiveBench",
+    "ifeval": "ifeval:IfEval", "bfcl": "bfcl.task:Bfcl", "gsm8k": "maths:Gsm8k", "math500": "maths:Math500", "humaneval": "humaneval:HumanEval",
+    "mbpp": "mbpp:Mbpp", "math": "procedural:MathWords", "code": "procedural:CodeFunctions", "instructions": "procedural:Instructions",
+    "tools": "procedural:Calculator", "preference": "procedural:Preference", "arithmetic": "procedural.arithmetic:Arithmetic",
+    "math-rows": "maths:MathRows", "code-rows": "code_rows:CodeRows", "constraints": "constraints:Constraints", "prompts": "prompts:Prompts",
+}  # fmt: skip
+
+TASKS: dict[str, Task] = {}  # tasks made so far, by name, NAME:PART or reference
 
 
 def task(name: str) -> Callable[[type[Task]], type[Task]]:
@@ -27,33 +37,51 @@ def task(name: str) -> Callable[[type[Task]], type[Task]]:
     return register
 
 
+def names() -> list[str]:
+    """The tasks that can be asked for by name: those of this package first."""
+    return list(dict.fromkeys([*OWN, *(n for n in TASKS if ":" not in n), *(e.name for e in _entries())]))
+
+
 def get(name: str) -> Task:
-    """The task of this name. ConfigError with the nearest name, and for a file that holds no task."""
+    """The task of this name. ConfigError with the nearest name, for a part that it does not have, and for a file that holds no task."""
     if name in TASKS:
         return TASKS[name]
+    kind, colon, part = name.partition(":")
+    if kind in OWN or (colon and kind in TASKS):
+        whole = type(TASKS[kind]) if kind in TASKS else _own_class(kind)
+        if colon and part not in whole.parts:
+            hint = nearest(part, whole.parts) if whole.parts else "it is one whole"
+            raise ConfigError(f"task {kind} has no part {part!r}: {hint}")
+        TASKS[name] = whole(part)
+        return TASKS[name]
     if is_reference(name):
-        if name not in _by_reference:
-            found = import_object(name, "task")
-            if not (isinstance(found, type) and issubclass(found, Task)):
-                raise ConfigError(
-                    f"task {name!r} is {type(found).__name__} {getattr(found, '__name__', '')}: give a class made from qwq.Task"
-                )
-            _by_reference[name] = TASKS[found.name] if type(TASKS.get(found.name)) is found else _register(found, name)
-        return _by_reference[name]
-    for entry in entry_points(group="qwq.tasks"):
+        cls = import_object(name, "task")
+        if not (isinstance(cls, type) and issubclass(cls, Task)):
+            raise ConfigError(
+                f"task {name!r} is {type(cls).__name__} {getattr(cls, '__name__', '')}: give a class made from qwq.Task"
+            )
+        known = TASKS.get(cls.name)
+        TASKS[name] = known if known is not None and type(known) is cls else _register(cls, name)
+        return TASKS[name]
+    for entry in _entries():
         if entry.name == name:
             return _register(entry.load(), f"entry point {name}")
-    known = [*TASKS, *(entry.name for entry in entry_points(group="qwq.tasks"))]
-    hint = nearest(name, known) if known else "none is registered"
-    raise ConfigError(f"no task {name!r}: {hint}, or name a class as file.py:Name")
+    raise ConfigError(f"no task {name!r}: {nearest(kind, names())}, or name a class as file.py:Name")
+
+
+def _entries() -> list[object]:
+    return list(entry_points(group="qwq.tasks"))
+
+
+def _own_class(name: str) -> type[Task]:
+    module, _, cls = OWN[name].partition(":")
+    return getattr(import_module(f"qwq.tasks.{module}"), cls)
 
 
 def _register(cls: type[Task], where: str) -> Task:
-    name = cls.name
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        raise ConfigError(f"task {where}: its name is {name!r}: set `name` to one word of letters, digits, - and _")
-    if name in DOMAINS:
-        raise ConfigError(f"task {where}: {name!r} is the name of a procedural family: give the task another name")
-    TASKS[name] = made = cls()
-    VERIFIERS[name] = made.verify
-    return made
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", cls.name):
+        raise ConfigError(f"task {where}: its name is {cls.name!r}: set `name` to one word of letters, digits, - and _")
+    if cls.name in OWN:
+        raise ConfigError(f"task {where}: {cls.name!r} is the name of a task that comes with qwq: give it another name")
+    TASKS[cls.name] = cls()
+    return TASKS[cls.name]

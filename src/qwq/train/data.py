@@ -36,9 +36,9 @@ def think_twice(turn: Message) -> Message:
 
 
 def drill(mix: ProblemMix, chat: ChatFormat, index: int, prompt_weight: float) -> Document | None:
-    """Document `index` as a page of exercises; None where its family has no such pages. Answers weigh 1."""
+    """Document `index` as a page of exercises; None if its task has no such pages. Answers weigh 1."""
     rng = random.Random(digest(f"{mix.seed}/{mix.label}/drill/{index}"))
-    page = mix.family(mix.choose(index)).drill(rng)
+    page = mix.task(index).drill(rng)
     ids: list[int] = []
     weights: list[float] = []
     for question, answer in page:

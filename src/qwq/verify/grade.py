@@ -15,7 +15,7 @@ from qwq.text.response import parse
 from qwq.types import DOMAINS, Outcome, Problem, Response, Verdict
 from qwq.verify import instructions, math, tools
 
-# Verifiers of tasks that a user brings, by the name of the task (`tasks.registry` fills it).
+# Verifiers that tasks bring, by the name of the task (`tasks.base` fills it).
 VERIFIERS: dict[str, Callable[[Problem, Response], Verdict]] = {}
 
 
@@ -33,6 +33,8 @@ def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdi
         )
     parts = response.parts
     assert parts is not None
+    if problem.task in VERIFIERS:
+        return _own(problem, response)
     match problem.domain:
         case "math":
             return math.verify(parts, _need(problem, "gold"), finished=response.finished)
@@ -48,27 +50,25 @@ def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdi
 
             extra = {} if sandbox is None else {"sandbox": sandbox}
             return code.verify_response(response, _need(problem, "tests"), **extra)
-        case own if own in VERIFIERS:
-            return _own(problem, response)
         case other:
             raise DataError(f"problem {problem.id}: unknown domain {other!r}: {nearest(other, DOMAINS)}")
 
 
 def _own(problem: Problem, response: Response) -> Verdict:
-    """The verdict of a user's task.
+    """The verdict of a task's own verifier.
 
-    What never ended is not asked about: it is unfinished, whatever the task would say.
+    It is not asked about an unfinished response, whose outcome is unfinished whatever it would say.
     """
     if not response.finished:
-        return Verdict(Outcome.UNFINISHED, "the response never ended", problem.domain)
-    verify = VERIFIERS[problem.domain]
+        return Verdict(Outcome.UNFINISHED, "the response never ended", problem.task)
+    verify = VERIFIERS[problem.task]
     with user_code(
-        f"the verifier of task {problem.domain}", getattr(verify, "__func__", verify), f", asked about {problem.id}"
+        f"the verifier of task {problem.task}", getattr(verify, "__func__", verify), f", asked about {problem.id}"
     ):
         verdict = verify(problem, response)
     if not isinstance(verdict, Verdict):
         raise ConfigError(
-            f"the verifier of task {problem.domain} gave {type(verdict).__name__}, asked about {problem.id}: give a "
+            f"the verifier of task {problem.task} gave {type(verdict).__name__}, asked about {problem.id}: give a "
             "Verdict, such as self.verdict(True)"
         )
     return verdict

@@ -25,7 +25,7 @@ from qwq.distill.run import Plan, Sampling, _answer, distill, load_problems
 from qwq.errors import ConfigError, DataError, InfraError
 from qwq.rollout.episode import play
 from qwq.rollout.policies.endpoint import EndpointPolicy
-from qwq.tasks.ifeval_train import read_row
+from qwq.tasks.constraints import listed_row
 from qwq.text.response import parse
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
@@ -125,7 +125,7 @@ def test_parts_and_conversations() -> None:
     assert parts_of(MATH, Answer("First.\n\nThen 4.", True), wrap=True)[0] is None
     rules = Problem("r", "instructions", MATH.messages, {}, "c")
     assert parts_of(rules, Answer("First.\n\nThen 4.", True), wrap=True) == (None, "First.\n\nThen 4.")
-    listed = read_row(
+    listed = listed_row(
         {"prompt": "Name a town. Use no commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
         "row",
         "p",

@@ -1,27 +1,36 @@
-"""Evaluation: scores and intervals from known answers, and `qwq eval` on a whole model folder."""
+"""Evaluation: scores and intervals from known answers, one protocol a task, and `qwq eval` on a whole model folder."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from scripted_policy import ScriptedPolicy
 
+from qwq import api
+from qwq.config import Source
 from qwq.engine.sampler import SamplingParams
-from qwq.errors import CapacityError, ConfigError, DataError, InfraError, ModelError
-from qwq.eval import command, runner
-from qwq.eval.command import benchmark_problems, eval_command
-from qwq.eval.runner import evaluate, thinking_tokens, write_transcripts
+from qwq.engine.thinking import Thinking
+from qwq.errors import ConfigError, DataError, InfraError, ModelError
+from qwq.eval import run as evaluation
+from qwq.eval.options import Options, prepare
+from qwq.eval.run import evaluate, write_transcripts
 from qwq.model.config import ModelConfig
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model
+from qwq.rollout.policies.trainer import _Delayed
+from qwq.tasks.base import Task, marked
 from qwq.tasks.procedural import family
+from qwq.tasks.sources import load_source
 from qwq.text.template import ChatFormat, ChatTemplate, default_template
 from qwq.text.tokenizer import train_bpe
-from qwq.types import Message, Outcome, Problem, Response, Rollout, StopReason, Verdict
+from qwq.types import Message, Outcome, Problem, Verdict
+from qwq.verify.grade import VERIFIERS
 
 DATA = Path(__file__).parents[2] / "data" / "real"
 # A chat model's template without any thinking.
@@ -60,9 +69,16 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- figures ----------------------------------------------------------------------------------------------------------
 
 
-def rollout(ids: list[int], mask: list[int] | None = None) -> Rollout:
-    n = len(ids)
-    return Rollout("p", "math", 0, [1], ids, mask or [1] * n, [0.0] * n, [0] * n, StopReason.END)
+def thought(turns: list[list[int]], chat: Any, sampled: list[int] | None = None) -> int:
+    """Tokens of thought over the turns, as the trainer's policy counts them; `sampled` masks a single turn."""
+    count = 0
+    for ids in turns:
+        thinking = Thinking(chat.tokenizer, opened=chat.thinking_open, budget=None, max_new_tokens=len(ids))
+        control = _Delayed(thinking, 0, chat.eos_ids)
+        for token, mask in zip(ids, sampled or [1] * len(ids), strict=True):
+            control.push(token, forced=not mask)
+        count += thinking.num_thinking
+    return count
 
 
 def byte_chat(*, opened: bool) -> Any:
@@ -78,31 +94,30 @@ def marked_chat(*, opened: bool) -> Any:
 
 
 def test_thinking_tokens() -> None:
-    """The markers do not count, nor does what the environment wrote."""
+    """The markers do not count, nor does what ends a turn or what was forced."""
     opened, plain = marked_chat(opened=True), marked_chat(opened=False)
-    assert thinking_tokens(rollout([5, 5, 9, 5]), opened) == 2
-    assert thinking_tokens(rollout([5, 5, 9, 5]), plain) == 0
-    assert thinking_tokens(rollout([8, 5, 5, 5, 9, 5]), plain) == 3
-    assert thinking_tokens(rollout([5, 8, 5, 5, 5, 9, 5]), plain) == 0  # only the first thing said opens a thought
-    assert (
-        thinking_tokens(rollout([5, 9, 5, 8, 5, 5]), opened) == 1
-    )  # what is reopened behind the answer is the answer's text
-    # Two turns: a call, its result and the next opening (not sampled), then more thinking.
-    assert thinking_tokens(rollout([5, 9, 5, 0, 6, 8, 5, 5, 9, 5], [1, 1, 1, 1, 0, 0, 1, 1, 1, 1]), opened) == 3
-    assert thinking_tokens(rollout([8, 5, 9, 5, 0, 6, 6, 8, 5, 5, 9], [1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1]), plain) == 3
-    assert thinking_tokens(rollout([5, 6, 9, 5], [1, 0, 0, 1]), opened) == 1  # a budget closed it: no new turn
-    assert thinking_tokens(rollout([5, 5, 5]), opened) == 3  # never closed
-    assert thinking_tokens(rollout([5, 5, 5]), plain) == 0
+    assert thought([[5, 5, 9, 5]], opened) == 2
+    assert thought([[5, 5, 9, 5]], plain) == 0
+    assert thought([[8, 5, 5, 5, 9, 5]], plain) == 3
+    assert thought([[5, 8, 5, 5, 5, 9, 5]], plain) == 0  # only the first thing said opens a thought
+    assert thought([[5, 9, 5, 8, 5, 5]], opened) == 1  # what is reopened behind the answer is the answer's text
+    # Two turns, with a call between them.
+    assert thought([[5, 9, 5, 0], [5, 5, 9, 5]], opened) == 3
+    assert thought([[8, 5, 9, 5, 0], [8, 5, 5, 9]], plain) == 3
+    assert thought([[5, 6, 9, 5]], opened, [1, 0, 0, 1]) == 1  # a budget closed it
+    assert thought([[5, 5, 5]], opened) == 3  # never closed
+    assert thought([[5, 5, 5, 0]], opened) == 3  # never closed, and ended
+    assert thought([[5, 5, 5]], plain) == 0
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, texts: list[str], *, finished: bool = True) -> None:
     """Let every problem in turn be answered by the next of `texts`."""
+    said = iter(texts)
 
-    def collect(policy: Any, problems: list[Problem], *args: Any, **kw: Any) -> tuple[list[Rollout], list[Response]]:
-        rollouts = [rollout([7] * (10 * (i + 1))) for i in range(len(problems))]
-        return rollouts, [Response(t, finished=finished) for t in texts]
+    def policy(model: Any, chat: ChatFormat, **_: Any) -> ScriptedPolicy:
+        return ScriptedPolicy(lambda request: next(said) if finished else chat.own_ids(next(said)), chat)
 
-    monkeypatch.setattr(runner, "collect", collect)
+    monkeypatch.setattr(evaluation, "TrainerPolicy", policy)
 
 
 def sums(*golds: int) -> list[Problem]:
@@ -117,17 +132,19 @@ def chat(thinker: Path) -> ChatFormat:
 def test_score_interval_and_outcomes_of_known_answers(
     monkeypatch: pytest.MonkeyPatch, chat: ChatFormat, tmp_path: Path
 ) -> None:
-    scripted(monkeypatch, ["\\boxed{1}", "\\boxed{2}", "", "\\boxed{5}", "\\boxed{9}"])
+    texts = [f"</think>{answer}" for answer in ("\\boxed{1}", "\\boxed{2}", "", "\\boxed{5}", "\\boxed{9}")]
+    scripted(monkeypatch, texts)
     benchmarks = {"first": sums(1, 2, 3, 4), "second": sums(9)}
     results = evaluate(None, chat, benchmarks, SamplingParams())  # type: ignore[arg-type]
     summary = results["first"].summary()
-    assert (summary["score"], summary["n"], summary["mean_tokens"]) == (0.5, 4, 25.0)
+    assert (summary["score"], summary["n"]) == (0.5, 4)
+    assert summary["mean_tokens"] == sum(len(chat.own_ids(t)) + 1 for t in texts[:4]) / 4
     # Wilson's interval of 2 in 4: (0.5 + z^2/8 +- z sqrt(1/16 + z^2/64)) / (1 + z^2/4) with z = 1.96
     assert summary["ci95"] == pytest.approx([0.150, 0.850], abs=5e-4)
     assert summary["outcomes"] == {"correct": 2, "no_answer": 1, "wrong": 1}
     assert results["first"].passed == [1.0, 1.0, 0.0, 0.0]
     assert results["second"].summary()["score"] == 1.0
-    write_transcripts(tmp_path / "deep" / "t.jsonl", results, benchmarks)
+    write_transcripts(tmp_path / "deep" / "t.jsonl", results)
     rows = [json.loads(line) for line in (tmp_path / "deep" / "t.jsonl").read_text().splitlines()]
     assert [(r["benchmark"], r["problem_id"], r["verdict"]["outcome"]) for r in rows] == [
         ("first", "p0", "correct"), ("first", "p1", "correct"), ("first", "p2", "no_answer"), ("first", "p3", "wrong"),
@@ -137,7 +154,7 @@ def test_score_interval_and_outcomes_of_known_answers(
 
 
 def test_what_did_not_end_is_never_correct(monkeypatch: pytest.MonkeyPatch, chat: ChatFormat) -> None:
-    scripted(monkeypatch, ["\\boxed{1}"], finished=False)
+    scripted(monkeypatch, ["</think>\\boxed{1}"], finished=False)
     summary = evaluate(None, chat, {"m": sums(1)}, SamplingParams())["m"].summary()  # type: ignore[arg-type]
     assert (summary["score"], summary["outcomes"]) == (0.0, {"unfinished": 1})
 
@@ -145,111 +162,160 @@ def test_what_did_not_end_is_never_correct(monkeypatch: pytest.MonkeyPatch, chat
 def test_a_verdict_that_infrastructure_spoiled_gives_no_score(
     monkeypatch: pytest.MonkeyPatch, chat: ChatFormat
 ) -> None:
-    scripted(monkeypatch, ["\\boxed{1}"])
+    scripted(monkeypatch, ["</think>\\boxed{1}"])
+    asked: list[str] = []
     broken = Verdict(Outcome.INFRA_ERROR, "the jail would not start", "code")
-    monkeypatch.setattr(runner, "grade_many", lambda items, **kw: [broken for _ in items])
-    with pytest.raises(InfraError, match="the jail would not start; a score cannot be given"):
-        evaluate(None, chat, {"m": sums(1)}, SamplingParams())  # type: ignore[arg-type]
+    monkeypatch.setitem(VERIFIERS, "broken", lambda problem, response: (asked.append(problem.id), broken)[1])
+    problems = [replace(p, task="") for p in sums(1)]
+    monkeypatch.setattr(Task, "mark", lambda self, p, r: marked(VERIFIERS["broken"](p, r)))
+    with pytest.raises(InfraError, match="grading p0: the jail would not start; a score cannot be given"):
+        evaluate(None, chat, {"m": problems}, SamplingParams())  # type: ignore[arg-type]
+    assert asked == ["p0"] * 3  # asked again twice
+
+
+# -- one protocol a task ----------------------------------------------------------------------------------------------
+
+
+def test_a_file_and_a_folder_are_one_task_with_one_protocol(tmp_path: Path) -> None:
+    """`--data FILE`, `--data DIR` and NAME=PATH give the same problems, prompts, sampling and settings."""
+    row = {"question": "Two and three?", "answer": "so\n#### 5"}
+    (tmp_path / "gsm8k").mkdir()
+    file = tmp_path / "gsm8k" / "test.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    ways = [(["gsm8k"], file), (["gsm8k"], tmp_path), ([f"gsm8k={file}"], None)]
+    items = [prepare(names, data, Options())[0] for names, data in ways]
+    assert [(i.name, i.problems, i.protocol) for i in items] == [
+        (items[0].name, items[0].problems, items[0].protocol)
+    ] * 3
+    settings = [i.settings(1) for i in items]
+    assert settings == [settings[0]] * 3 and list(settings[0]["data"]) == ["test.jsonl"]
+    (problem,) = items[0].problems
+    assert problem.messages[0].content == (
+        "Two and three?\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+    )
+    p = items[0].protocol
+    assert (p.samples, p.temperature, p.top_p, p.top_k, p.max_new_tokens) == (1, 0.6, 0.95, 40, 32_768)
+    # RL reads the same object.
+    assert load_source(Source(kind="gsm8k", path=str(file), split="test")) == items[0].problems
+
+
+def test_what_a_flag_sets_is_recorded() -> None:
+    (item,) = prepare(["math"], None, Options(n=3, temperature=0.0, max_new_tokens=7))
+    assert (item.protocol.temperature, item.protocol.max_new_tokens, item.protocol.samples) == (0.0, 7, 1)
+    assert (item.settings(5)["temperature"], item.settings(5)["max_new_tokens"], item.settings(5)["seed"]) == (
+        0.0,
+        7,
+        5,
+    )
+    (other,) = prepare(["math"], None, Options(n=3))
+    assert (other.protocol.temperature, other.protocol.max_new_tokens) == (1.0, 512)
+
+
+def test_which_problems_a_name_means(tmp_path: Path) -> None:
+    (item,) = prepare(["math"], None, Options(n=5))
+    assert item.problems == family("math").fixed("test", 5)
+    with pytest.raises(DataError, match="holds train rows by its name"):
+        prepare([f"math={DATA / 'math_train.jsonl'}"], None, Options())
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps({"problem": "1+1?", "answer": "2"}) + "\n")
+    for names, data in ((["math"], file), (["math-rows"], file), ([f"math={file}"], None)):
+        (item,) = prepare(names, data, Options())
+        assert (item.name, item.problems[0].truth) == ("math-rows", {"gold": "2"})
+    (item,) = prepare(["gsm8k"], DATA / "gsm8k_test.jsonl", Options())
+    assert (item.name, len(item.problems)) == ("gsm8k", 4)  # a set is taken whole
+    (item,) = prepare([f"mbpp={DATA / 'mbpp.jsonl'}"], None, Options(n=2))
+    assert [p.id for p in item.problems] == ["mbpp/11", "mbpp/14"]
+    (item,) = prepare(["arithmetic:2"], None, Options(n=2))
+    assert item.name == "arithmetic:2" and {p.level for p in item.problems} == {2}
+
+
+def test_the_interval_of_right_and_wrong_is_wilsons() -> None:
+    """3 of 4 right: Wilson's [0.3006, 0.9544]; shares are resampled."""
+    from qwq.eval.summarise import interval
+
+    assert interval(Task(), {"": [1.0, 1.0, 1.0, 0.0]}) == pytest.approx([0.3006, 0.9544], abs=1e-4)
+    assert interval(Task(), {"": [1.0, 0.5, 1.0, 0.0]}) != pytest.approx([0.3006, 0.9544], abs=1e-4)
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
 def test_eval_of_a_folder(thinker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "t.jsonl"
+    out = tmp_path / "out"
     names = ["math", "tools", f"gsm8k={DATA / 'gsm8k_test.jsonl'}", f"mbpp={DATA / 'mbpp.jsonl'}"]
-    result = eval_command(str(thinker), names, n=3, max_new_tokens=12, out=out)
-    assert list(result["evals"]) == ["math", "tools", "gsm8k", "mbpp"]
-    assert json.loads(json.dumps(result)) == result and result["temperature"] == 1.0
-    for name, figures in result["evals"].items():
+    results = api.evaluate(str(thinker), names, n=3, max_new_tokens=12, out=out, threads=1)
+    assert list(results) == ["math", "tools", "gsm8k", "mbpp"]
+    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
+    for name, figures in results.items():
         assert figures["n"] == sum(figures["outcomes"].values()) == 3, name
         assert 0 <= figures["ci95"][0] <= figures["score"] <= figures["ci95"][1] <= 1
         assert 0 < figures["mean_tokens"] <= 12 and figures["mean_thinking_tokens"] <= figures["mean_tokens"]
-        assert figures["tokens_per_s"] == pytest.approx(3 * figures["mean_tokens"] / figures["seconds"], rel=0.1)
+        assert figures["protocol"]["max_new_tokens"] == 12
+    assert (results["math"]["protocol"]["temperature"], results["gsm8k"]["protocol"]["temperature"]) == (1.0, 0.6)
     # The template opens the thinking, and an untrained model hardly closes it.
-    assert result["evals"]["math"]["mean_thinking_tokens"] > 0
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [r["benchmark"] for r in rows] == ["math"] * 3 + ["tools"] * 3 + ["gsm8k"] * 3 + ["mbpp"] * 3
-    assert rows[6]["problem_id"] == "gsm8k/test/1" and "Janet" in rows[6]["prompt"]
+    assert results["math"]["mean_thinking_tokens"] > 0
+    rows = [json.loads(line) for line in (out / "samples" / "gsm8k.jsonl").read_text().splitlines()]
+    assert rows[0]["problem_id"] == "gsm8k/test/1" and "Janet" in rows[0]["prompt"]
     printed = capsys.readouterr()
     assert printed.out == ""  # results go to the caller, progress to standard error
-    assert "gsm8k: 3 problems, T=1" in printed.err and "tokens/s" in printed.err
+    assert "gsm8k: 3 samples" in printed.err and "tokens/s" in printed.err
 
 
-def test_a_chat_model_without_thinking(plain: Path) -> None:
-    result = eval_command(str(plain), ["math"], n=4, greedy=True, max_new_tokens=8)
-    assert result["temperature"] == 0.0
-    assert result["evals"]["math"]["mean_thinking_tokens"] == 0
-    assert result["evals"]["math"]["n"] == 4
+def test_a_chat_model_without_thinking(plain: Path, tmp_path: Path) -> None:
+    figures = api.evaluate(plain, ["math"], n=4, greedy=True, max_new_tokens=8, out=tmp_path, threads=1)["math"]
+    assert figures["protocol"]["temperature"] == 0.0
+    assert figures["mean_thinking_tokens"] == 0 and figures["n"] == 4
 
 
-def texts_of(folder: Path, out: Path, **options: Any) -> list[str]:
-    eval_command(str(folder), ["math"], n=4, max_new_tokens=10, out=out, **options)
-    return [json.loads(line)["text"] for line in out.read_text().splitlines()]
+def texts_of(folder: Path, out: Path, **options: Any) -> dict[str, str]:
+    api.evaluate(folder, ["math"], n=4, max_new_tokens=10, out=out, threads=1, deterministic=True, **options)
+    rows = [json.loads(line) for line in (out / "samples" / "math.jsonl").read_text().splitlines()]
+    return {r["problem_id"]: r["output"] for r in rows}
 
 
 def test_greedy_does_not_depend_on_the_seed_and_sampling_does(plain: Path, tmp_path: Path) -> None:
-    out = tmp_path / "t.jsonl"
-    assert texts_of(plain, out, greedy=True, seed=1) == texts_of(plain, out, greedy=True, seed=2)
-    assert texts_of(plain, out, seed=1) == texts_of(plain, out, seed=1) != texts_of(plain, out, seed=2)
-
-
-def test_the_meter_counts_what_was_sampled(
-    plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(command, "REPORT_S", 0.0)
-    result = eval_command(str(plain), ["math"], n=3, greedy=True, max_new_tokens=5)
-    last = [line for line in capsys.readouterr().err.splitlines() if " tokens, " in line][-1]
-    assert last.startswith(f"math: {round(3 * result['evals']['math']['mean_tokens'])} tokens, ")
-
-
-def test_which_problems_a_benchmark_name_means(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert benchmark_problems("math", 5) == ("math", family("math").fixed("test", 5))
-    name = f"math={DATA / 'math_train.jsonl'}"
-    with pytest.raises(DataError, match="holds train rows by its name"):
-        benchmark_problems(name, None)
-    label, problems = benchmark_problems("gsm8k", None, DATA / "gsm8k_test.jsonl")
-    assert (label, len(problems)) == ("gsm8k", 4)  # a real set is taken whole
-    assert [p.id for p in benchmark_problems(f"mbpp={DATA / 'mbpp.jsonl'}", 2)[1]] == ["mbpp/11", "mbpp/14"]
-    asked = []
-    monkeypatch.setattr(command, "load_source", lambda source: asked.append(source) or [])
-    benchmark_problems("gsm8k", 7)
-    assert (asked[0].path, asked[0].split, asked[0].limit) == ("openai/gsm8k", "test", 7)
+    outs = iter([tmp_path / str(i) for i in range(5)])
+    assert texts_of(plain, next(outs), greedy=True, seed=1) == texts_of(plain, next(outs), greedy=True, seed=2)
+    first = texts_of(plain, next(outs), seed=1)
+    assert first == texts_of(plain, next(outs), seed=1) != texts_of(plain, next(outs), seed=2)
 
 
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        ([], {}, "name at least one benchmark: math, code"),
-        (["gsm9k"], {}, "no benchmark 'gsm9k': did you mean 'gsm8k'"),
-        (["math", "math"], {}, "benchmark math is named twice"),
-        (["code=x.jsonl"], {}, "only gsm8k, mbpp, math are read from a path"),
+        ([], {}, "name at least one task: aime24"),
+        (["gsm9k"], {}, "no task 'gsm9k': did you mean 'gsm8k'"),
+        (["math", "math"], {}, "task math is named twice"),
+        (["tools=x.jsonl"], {}, "task tools makes its own problems and reads no file"),
         (["gsm8k="], {}, "has no path: write gsm8k=PATH"),
         (["math"], {"n": 0}, "--n is 0: give at least 1"),
-        (["gsm8k", "mbpp"], {"data": "x.jsonl"}, "--data x.jsonl goes with one real benchmark, 2 are named"),
-        (["code"], {"data": "x.jsonl"}, "--data x.jsonl goes with one real benchmark, 0 are named"),
-        (["math"], {"temperature": -1.0}, "temperature=-1.0 is out of range"),
+        (["gsm8k", "mbpp"], {"data": "FILE"}, "is a file, and 2 of the tasks read files: write NAME=PATH"),
+        (["tools"], {"data": "FILE"}, "is a file, and 0 of the tasks read files"),
+        (["gsm8k"], {"data": "nowhere"}, "--data nowhere: no such file or folder"),
+        (["math"], {"temperature": -1.0}, "temperature and top-k are 0 or more"),
+        (["math"], {"greedy": True, "temperature": 1.0}, "--greedy and --temperature 1 contradict each other"),
+        (["prompts"], {"data": "FILE"}, "task prompts has no verifier"),
     ],
 )
 def test_wrong_requests_are_refused_before_the_model_is_read(
-    names: list[str], options: dict[str, Any], message: str
+    tmp_path: Path, names: list[str], options: dict[str, Any], message: str
 ) -> None:
+    if options.get("data") == "FILE":
+        (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "x"}) + "\n")
+        options = options | {"data": tmp_path / "rows.jsonl"}
     with pytest.raises(ConfigError, match=message):
-        eval_command("no/such/model", names, **options)
+        api.evaluate("no/such/model", names, **options)
 
 
-def test_a_missing_model_and_too_little_memory(tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model folder at"):
-        eval_command(str(tmp_path / "none"), ["math"], n=1)
-    monkeypatch.setattr(command, "free_memory", lambda device: 1 << 20)
-    with pytest.raises(CapacityError, match="the evaluation needs about .* 0.0 GiB are free"):
-        eval_command(str(plain), ["math"], n=1)
+        api.evaluate(tmp_path / "none", ["math"], n=1)
 
 
 def test_thinking_is_counted_in_the_text_where_the_markers_are_no_tokens() -> None:
     chat = byte_chat(opened=False)
     ids = list(b"<think>abcd</think>ef")
     assert len(ids) == 7 + 4 + 8 + 2
-    assert thinking_tokens(rollout(ids), chat) == 4
-    assert thinking_tokens(rollout(ids, [1] * 8 + [0] * 2 + [1] * 11), chat) == 2  # two of them were not sampled
-    assert thinking_tokens(rollout(list(b"abcd")), chat) == 0
+    assert thought([ids], chat) == 4
+    assert thought([ids], chat, [1] * 8 + [0] * 2 + [1] * 11) == 2  # two of them were not sampled
+    assert thought([list(b"abcd")], chat) == 0

@@ -13,7 +13,8 @@ from fake_endpoint import FakeEndpoint, question_of
 from qwq.cli import main
 from qwq.errors import InfraError
 from qwq.eval.compare import compare
-from qwq.eval.run import Options, prepare, run
+from qwq.eval.options import Options, prepare
+from qwq.eval.run import run
 from qwq.rollout.policies.endpoint import EndpointPolicy
 
 PENS = [{"question": f"Tom has {i} pens and gets 1. How many?", "answer": f"sum\n#### {i + 1}"} for i in range(3)]

@@ -15,14 +15,17 @@ from typing import Any
 import pytest
 from fake_endpoint import FakeEndpoint, question_of
 
+from qwq.cli import main
 from qwq.cli import run as cli
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, DataError, InfraError
 from qwq.eval.folder import locked
-from qwq.eval.run import Options, prepare, run, sample_seed
+from qwq.eval.options import Options, prepare
+from qwq.eval.run import run, sample_seed
 from qwq.rollout.policies.endpoint import EndpointPolicy
 from qwq.rollout.policy import TurnRequest
-from qwq.tasks.downloads import DataFolder, Published, download
+from qwq.tasks import get
+from qwq.tasks.downloads import Published, download
 from qwq.tasks.procedural import family
 
 AIME = [{"prompt": f"What is {i} and {i}?", "answer": 2 * i} for i in range(1, 5)]
@@ -378,8 +381,8 @@ def test_comparison_is_paired(data: Path, tmp_path: Path, capsys: pytest.Capture
     assert "sign test p" in printed.err
     with pytest.raises(DataError, match="no results.json in"):
         cli(["eval", "compare", str(tmp_path / "a"), str(tmp_path)])
-    with pytest.raises(ConfigError, match="compare takes two results folders, 1 are given"):
-        cli(["eval", "compare", str(tmp_path / "a")])
+    assert main(["eval", "compare", str(tmp_path / "a")]) == 2
+    assert "--b requires an argument" in capsys.readouterr().err
 
 
 def test_the_page_escapes_what_others_wrote(data: Path, tmp_path: Path) -> None:
@@ -399,13 +402,13 @@ def test_the_page_escapes_what_others_wrote(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bench", "file", "row", "message"),
     [
-        ("gsm8k", "test.jsonl", {"question": "q"}, r"row 1: field 'answer' must be text, found 'None' \(the row has question\)"),
-        ("gsm8k", "test.jsonl", {"question": "q", "answer": "7"}, "row 1: field 'answer' has no '#### RESULT'"),
-        ("aime24", "test.jsonl", {"prompt": "q", "answer": True}, "row 1: field 'answer' must be text or a number"),
-        ("humaneval", "h.jsonl", {**HUMAN, "test": "x = 1"}, "row 1: field 'test': the test defines no check"),
-        ("mbpp", "mbpp.jsonl", {**MBPP, "test_list": []}, "row 1: field 'test_list'"),
-        ("ifeval", "p.jsonl", {"prompt": "q", "instruction_id_list": ["no:such"], "kwargs": [{}]}, "row 1: field 'instruction_id_list': unknown 'no:such'"),
-        ("bfcl", "BFCL_v4_irrelevance.json", {"id": "x", "question": [[]], "function": [{"name": "f"}]}, "row 1: field 'function'"),
+        ("gsm8k", "test.jsonl", {"question": "q"}, r"line 1: field 'answer' must be text, found 'None' \(the row has question\)"),
+        ("gsm8k", "test.jsonl", {"question": "q", "answer": "7"}, "line 1: the answer has no '#### RESULT'"),
+        ("aime24", "test.jsonl", {"prompt": "q", "answer": True}, "line 1: field 'answer' must be text or a number"),
+        ("humaneval", "h.jsonl", {**HUMAN, "test": "x = 1"}, "line 1: field 'test': the test defines no check"),
+        ("mbpp", "mbpp.jsonl", {**MBPP, "test_list": []}, "line 1: field 'test_list'"),
+        ("ifeval", "p.jsonl", {"prompt": "q", "instruction_id_list": ["no:such"], "kwargs": [{}]}, "line 1: unknown instruction 'no:such'"),
+        ("bfcl", "BFCL_v4_irrelevance.json", {"id": "x", "question": [[]], "function": [{"name": "f"}]}, "line 1: field 'function'"),
         ("bfcl", "BFCL_v4_simple_python.json", {"id": "x", "question": [[{"role": "user", "content": "q"}]], "function": [FUNCTION]}, "no .*possible_answer"),
         ("livecodebench", "p.jsonl", {"prompt": "q", "question_id": "1", "tests": {"fname": "1.json", "md5": "0"}}, "1 problems and none with tests"),
     ],
@@ -418,7 +421,7 @@ def test_bad_rows_name_row_and_field(tmp_path: Path, bench: str, file: str, row:
 
 def test_wrong_requests(data: Path, tmp_path: Path) -> None:
     for names, options, message in [
-        ([], {}, "name at least one benchmark"), (["aimee24"], {}, "no benchmark 'aimee24': did you mean 'aime24'"),
+        ([], {}, "name at least one task"), (["aimee24"], {}, "no task 'aimee24': did you mean 'aime24'"),
         (["aime24", "aime24"], {}, "named twice"), (["bfcl:simpel_python"], {}, "no part 'simpel_python': did you mean 'simple_python'"),
     ]:  # fmt: skip
         with pytest.raises(ConfigError, match=message):
@@ -475,8 +478,8 @@ def test_two_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 def test_n_is_taken_from_the_categories_in_turn(data: Path) -> None:
     (item,) = prepare(["bfcl"], data, Options())
-    assert [p.source for p in item.bench.first(item.problems, 2)] == ["simple_python", "irrelevance"]
-    assert [p.id for p in item.bench.first(item.problems, 3)] == ["simple_python_0", "simple_python_1", "irrelevance_0"]
+    assert [p.source for p in item.task.first(item.problems, 2)] == ["simple_python", "irrelevance"]
+    assert [p.id for p in item.task.first(item.problems, 3)] == ["simple_python_0", "simple_python_1", "irrelevance_0"]
     (part,) = prepare(["bfcl:irrelevance"], data, Options())
     assert {p.source for p in part.problems} == {"irrelevance"}
 
@@ -507,4 +510,4 @@ def test_a_family_with_tools_goes_on_after_a_call(tmp_path: Path) -> None:
 
 
 def test_data_folder_takes_the_test_split(data: Path) -> None:
-    assert [p.name for p in DataFolder.of("gsm8k", data).files()] == ["test.jsonl"]
+    assert [p.name for p in get("gsm8k").data(data).files()] == ["test.jsonl"]

@@ -73,6 +73,14 @@ def test_filters_by_hand(run: Path, query: dict[str, Any], rows: list[int]) -> N
     assert numbers(open_index(run), **query) == rows
 
 
+def test_a_search_without_the_c_library_finds_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = open_index(run)
+    words = ("seven", "what is", "e", "\n", "half", "nobody wrote this", index.words.decode("utf-8", "replace")[-5:])
+    fast = [numbers(index, text=text) for text in words]
+    monkeypatch.delattr("ctypes.CDLL")
+    assert [numbers(index, text=text) for text in words] == fast
+
+
 @pytest.mark.parametrize(
     ("query", "words"),
     [

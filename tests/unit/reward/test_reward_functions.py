@@ -10,7 +10,7 @@ from qwq.errors import ConfigError, DataError
 from qwq.pipeline.stages.rl1 import Rl1Stage
 from qwq.reward.functions import RewardFunction, load_function
 from qwq.reward.mixing import Rewarder
-from qwq.tasks.sets import load_source
+from qwq.tasks.sources import load_source
 from qwq.types import Message, Outcome, Problem, Response, Rollout, StopReason
 
 EXAMPLES = Path(__file__).parents[3] / "recipes" / "examples"

@@ -9,7 +9,7 @@ from qwq.config import Source
 from qwq.errors import ConfigError
 from qwq.pipeline.stages.sft import SftStage
 from qwq.tasks.procedural import arithmetic
-from qwq.tasks.sets import load_source
+from qwq.tasks.sources import load_source
 from qwq.verify import math
 
 

@@ -266,11 +266,11 @@ def test_a_model_that_lacks_a_figure_says_which_and_the_others_are_computed(tmp_
         c["published"] is None and len(c["missing"]) == 3 and c["missing"][0] == "x_overall.csv: Overall Acc is 'N/A'"
     )
     assert d == {"model": "d", "published": 1.0, "ours": None, "missing": ["x_non_live.csv has no row"]}
-    assert main(["eval", "bfcl", "--aggregate", str(tmp_path)]) == 0
+    assert main(["eval", "aggregate", str(tmp_path)]) == 0
     assert "note: b: x_non_live.csv: Java Simple AST is 'N/A'" in capsys.readouterr().err
 
 
 def test_rows_are_cut_at_line_feeds_alone(tmp_path) -> None:
     row = {"id": "simple_python_0", "question": [[{"role": "user", "content": "a\u2028b"}]]}
     (tmp_path / "f.json").write_text("\ufeff" + json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert json_rows(tmp_path / "f.json") == [(f"{tmp_path / 'f.json'}, row 1", row)]
+    assert json_rows(tmp_path / "f.json") == [(f"{tmp_path / 'f.json'}, line 1", row)]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from qwq.cli import main
 from qwq.config import Source
 from qwq.errors import DataError
-from qwq.tasks.ifeval_train import constraint_problem
-from qwq.tasks.sets import load_source
+from qwq.tasks.constraints import constraint_problem
+from qwq.tasks.sources import load_source
 from qwq.types import Outcome, Response
 from qwq.verify.grade import grade as grade_problem
 from qwq.verify.instructions.constraints import CONSTRAINTS, compatible
@@ -258,7 +258,9 @@ def test_a_source_in_ifevals_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 1: unknown instruction 'no:such'"):
         load_source(Source(kind="constraints", path=str(path)))
     path.write_text(json.dumps({"prompt": "Hello"}) + "\n")
-    with pytest.raises(DataError, match=r"line 1: needs prompt \(a text\), instruction_id_list and kwargs"):
+    with pytest.raises(
+        DataError, match=r"line 1: field 'instruction_id_list' must be a list, found 'None' \(the row has prompt\)"
+    ):
         load_source(Source(kind="constraints", path=str(path)))
 
 

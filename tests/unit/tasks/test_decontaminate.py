@@ -13,7 +13,7 @@ from qwq.cli import main
 from qwq.config import Source
 from qwq.errors import ConfigError, DataError
 from qwq.tasks.decontaminate import Index, build_index, decontaminate_file, text_of
-from qwq.tasks.sets import load_source
+from qwq.tasks.sources import load_source
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 QUESTION = (
@@ -177,7 +177,7 @@ def test_a_source_leaves_out_what_stands_in_a_benchmark(tmp_path, caplog) -> Non
     bench = write(tmp_path / "bench.jsonl", {"prompt": words(700, 720)})
     whole = load_source(Source(kind="gsm8k", path=str(train)))
     clean = load_source(Source(kind="gsm8k", path=str(train), decontaminate=[str(bench)]))
-    assert len(clean) == len(whole) - 1 and "1 problems stand in" in caplog.text
+    assert len(clean) == len(whole) - 1 and "1 problems are also in" in caplog.text
     with pytest.raises(DataError, match="is it the benchmark itself"):
         load_source(Source(kind="gsm8k", path=str(train), decontaminate=[str(train)]))
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from qwq.errors import DataError
-from qwq.tasks.downloads import DataFolder
+from qwq.tasks.downloads import DataFiles
 from qwq.tasks.livebench.scorers import SCORERS, boxed, edit_distance, read_table
 from qwq.tasks.livebench.task import LiveBench, in_release
-from qwq.types import ParsedResponse, StopReason, Turn
+from qwq.types import Response
+from qwq.verify.grade import grade
 
 AMC = "What is it? $\\textbf{(A) }12 \\qquad\\textbf{(B) }15\\qquad\\textbf{(C) }19$ Answer with a letter five times."
 TABLE = "Please convert the Input Table from CSV format to {} format."
@@ -104,10 +105,10 @@ def question(ident: str, category: str, task: str, **more: Any) -> dict[str, Any
     }
 
 
-def folder(tmp_path: Path, rows: list[dict[str, Any]]) -> DataFolder:
+def folder(tmp_path: Path, rows: list[dict[str, Any]]) -> DataFiles:
     (tmp_path / "livebench").mkdir(exist_ok=True)
     (tmp_path / "livebench" / "question.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return DataFolder.of("livebench", tmp_path)
+    return LiveBench().data(tmp_path)
 
 
 def test_the_loader_takes_known_tasks_and_names_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,29 +123,29 @@ def test_the_loader_takes_known_tasks_and_names_the_others(tmp_path: Path, capsy
     )
     rows = [question("a", "reasoning", "spatial"), coding, question("z", "reasoning", "theory_of_mind")]
     bench = LiveBench()
-    problems = bench.load(folder(tmp_path, rows))
+    problems = bench.problems("test", data=folder(tmp_path, rows))
     assert [(p.id, p.source) for p in problems] == [
         ("livebench/a", "reasoning/spatial"),
         ("livebench/c", "coding/LCB_generation"),
     ]
     assert "theory_of_mind (1 questions)" in capsys.readouterr().err
-    reply = Turn(ParsedResponse(None, "```python\nprint(input())\n```"), StopReason.END)
-    assert bench.mark(problems[1], [reply]).score == 1.0
-    assert [p.id for p in LiveBench("coding").load(folder(tmp_path, rows))] == ["livebench/c"]
+    reply = Response("```python\nprint(input())\n```")
+    assert bench.mark(problems[1], reply).score == grade(problems[1], reply).share == 1.0
+    assert [p.id for p in LiveBench("coding").problems("test", data=folder(tmp_path, rows))] == ["livebench/c"]
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (question("a", "reasoning", "spatial", ground_truth=None), "row 1: field 'ground_truth' is empty"),
-        (question("a", "magic", "spatial"), "row 1: field 'category' must be one of"),
-        (question("a", "reasoning", "spatial", turns=[]), "row 1: field 'turns'"),
-        (question("a", "instruction_following", "summarize"), "row 1: fields 'instruction_id_list' and 'kwargs'"),
+        (question("a", "reasoning", "spatial", ground_truth=None), "line 1: field 'ground_truth' is empty"),
+        (question("a", "magic", "spatial"), "line 1: field 'category' must be one of"),
+        (question("a", "reasoning", "spatial", turns=[]), "line 1: field 'turns'"),
+        (question("a", "instruction_following", "summarize"), "line 1: fields 'instruction_id_list' and 'kwargs'"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        LiveBench().load(folder(tmp_path, [row]))
+        LiveBench().problems("test", data=folder(tmp_path, [row]))
 
 
 def test_the_mean_of_tasks_then_of_categories() -> None:

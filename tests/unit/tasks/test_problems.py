@@ -20,7 +20,7 @@ from qwq.tasks.mix import ProblemMix
 from qwq.tasks.procedural import FAMILIES, family
 from qwq.tasks.procedural.base import Family, digest, split_of
 from qwq.tasks.procedural.preference import Preference
-from qwq.tasks.sets import contaminated, normalise
+from qwq.tasks.questions import contaminated, normalise
 from qwq.types import DOMAINS, SPLITS, Message, Outcome, Problem, Response
 from qwq.verify.grade import grade
 

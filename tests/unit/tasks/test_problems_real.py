@@ -11,14 +11,9 @@ import pytest
 from qwq.config import Source
 from qwq.data.files import choose_files, split_in_name
 from qwq.errors import DataError
-from qwq.tasks.sets import (
-    MBPP_IDS,
-    canonical,
-    contaminated,
-    load_source,
-    normalise,
-    question_of,
-)
+from qwq.tasks.mbpp import MBPP_IDS
+from qwq.tasks.questions import canonical, contaminated, normalise, question_of
+from qwq.tasks.sources import load_source
 from qwq.types import Outcome, Problem, Response
 from qwq.verify.grade import grade
 
@@ -151,15 +146,15 @@ TASK = {"task_id": 601, "text": "t", "test_list": ["assert f() == 1"], "test_set
         (
             "gsm8k",
             [{"problem": "q", "answer": "1"}],
-            r"line 1: needs a text 'question', found 'None' \(the row has problem, answer\)",
+            r"line 1: field 'question' must be text, found 'None' \(the row has problem, answer\)",
         ),
         ("gsm8k", [GOOD, {"question": "q", "answer": "1"}], r"line 2: the answer has no '#### RESULT'"),
         ("gsm8k", [GOOD, {"question": "q", "answer": "####  "}], r"line 2: the answer has no '#### RESULT'"),
         ("math", [{"problem": "q", "solution": "so 2"}], r"line 1: no `answer`, and the solution has no \\boxed"),
-        ("math", [{"problem": "q", "answer": ["2"]}], r"line 1: needs an answer as text or number"),
-        ("math", [{"problem": " ", "answer": "2"}], r"line 1: needs a text 'problem'"),
-        ("mbpp", [TASK, TASK | {"task_id": "602"}], r"line 2: needs a whole number 'task_id', found '602'"),
-        ("mbpp", [TASK | {"test_list": []}], r"line 1: needs 'test_list'"),
+        ("math", [{"problem": "q", "answer": ["2"]}], r"line 1: field 'answer' must be text or a number, found"),
+        ("math", [{"problem": " ", "answer": "2"}], r"line 1: field 'problem' must be text"),
+        ("mbpp", [TASK, TASK | {"task_id": "602"}], r"line 2: field 'task_id' must be a number, found '602'"),
+        ("mbpp", [TASK | {"test_list": []}], r"line 1: field 'test_list' must hold at least one assert"),
         ("mbpp", [TASK | {"task_id": 12}], r"holds no train problems of mbpp"),
         ("gsm8k", [], r"train.jsonl is empty"),
         ("gsm8k", ["\n \n"], r"train.jsonl is empty"),

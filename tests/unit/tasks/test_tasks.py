@@ -45,7 +45,7 @@ def test_a_problem_of_two_splits_is_refused():
 
     leaky = Leaky()
     leaky.problems("train")
-    with pytest.raises(DataError, match="1 problems stand in train and in test, such as 'the same'"):
+    with pytest.raises(DataError, match="1 problems are both in train and in test, such as 'the same'"):
         leaky.problems("test")
 
 
@@ -86,7 +86,7 @@ def test_what_a_verifier_does_wrong_is_one_line():
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("math", "name of a procedural family"), ("two words", "one word"), ("", "one word")]
+    ("name", "words"), [("math", "name of a task that comes with qwq"), ("two words", "one word"), ("", "one word")]
 )
 def test_a_name_that_cannot_be_one(name, words):
     with pytest.raises(ConfigError, match=words):

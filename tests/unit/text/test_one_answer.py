@@ -16,12 +16,13 @@ from qwq.distill.filters import Answer, parts_of
 from qwq.endpoint.reply import read_completion
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import Thinking
+from qwq.eval.records import record_of, response_of
 from qwq.reward.mixing import gate_verdict
 from qwq.rollout.budget import Limits
-from qwq.rollout.episode import Job, play
+from qwq.rollout.episode import Episode, Job, play
 from qwq.rollout.policies.local import EnginePolicy, _Running
 from qwq.rollout.policy import TurnRequest
-from qwq.tasks.benchmark import Benchmark, marked
+from qwq.tasks.base import Mark, Task, marked
 from qwq.text.response import THINK_CLOSE, parse, reopens_thinking
 from qwq.types import Message, Outcome, ParsedResponse, Problem, Response, StopReason, Verdict
 from qwq.verify import code, instructions, math
@@ -50,8 +51,8 @@ def samples(num: int, seed: int) -> Iterator[tuple[str, bool, tuple[Any, ...]]]:
         )
 
 
-def problem(domain: str, truth: dict[str, Any], tools: tuple[Any, ...] = ()) -> Problem:
-    return Problem("p", domain, (Message("user", "?"),), truth, "p", tools)
+def problem(domain: str, truth: dict[str, Any], tools: tuple[Any, ...] = (), task: str = "") -> Problem:
+    return Problem("p", domain, (Message("user", "?"),), truth, "p", tools, task=task)
 
 
 def test_verifiers_evaluation_and_distillation_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +61,7 @@ def test_verifiers_evaluation_and_distillation_agree(monkeypatch: pytest.MonkeyP
     policy = object.__new__(EnginePolicy)
     for text, opened, tools in samples(NUM_TEXTS, 1):
         expected = parse(text, thinking_open=opened, tools=frozenset({"f"}) if tools else ())
-        grade(problem("spy", {}, tools), Response(text, thinking_open=opened))
+        grade(problem("math", {}, tools, "spy"), Response(text, thinking_open=opened))
         assert seen.pop() == expected
         policy.chat = SimpleNamespace(thinking_open=opened)
         sample = SimpleNamespace(
@@ -68,18 +69,24 @@ def test_verifiers_evaluation_and_distillation_agree(monkeypatch: pytest.MonkeyP
         )
         reply = policy._turn(_Running(TurnRequest("k", SamplingParams(), (), tools), sample, [(0, 0)]))
         assert reply.parts == expected
-        mark = _Judged().mark(problem("math", {}, tools), [reply])
+        asked = problem("math", {}, tools)
+        episode = Episode(Job(asked), turns=[reply], stop_reason=StopReason.END)
+        response = response_of(json.loads(json.dumps(record_of(episode))))  # as a stored reply is marked
+        assert (response.parts.final, response.parts.tool_calls) == (expected.final, expected.tool_calls)
+        assert response.parts.open == expected.open
+        assert response.parts.calls_in_order == episode.response().parts.calls_in_order or expected.malformed_calls
+        mark = _Judged().mark(asked, response)
         nothing = not (expected.tool_calls or expected.malformed_calls) and not expected.final
-        assert (mark.verdict.outcome is Outcome.NO_ANSWER) == (
-            nothing or (expected.reopened and not expected.tool_calls)
-        )
+        assert (mark.verdict.outcome is Outcome.NO_ANSWER) == (nothing or (expected.open and not expected.tool_calls))
         thinking, final = parts_of(problem("math", {}, tools), Answer(text, True, opened))
         assert (thinking, final) == (("unclosed", "") if expected.open else (expected.thinking or None, expected.final))
 
 
-class _Judged(Benchmark):
-    def judge(self, problem: Problem, replies: Any) -> Any:
-        return marked(Verdict(Outcome.CORRECT, "", "judged"))
+class _Judged(Task):
+    name = "judged"
+
+    def mark(self, problem: Problem, response: Response) -> Mark:
+        return marked(self.unanswered(response) or Verdict(Outcome.CORRECT, "", self.name))
 
 
 def test_each_verifier_reads_the_final_answer(monkeypatch: pytest.MonkeyPatch) -> None:

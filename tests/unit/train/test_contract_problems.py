@@ -11,9 +11,10 @@ from qwq.config import Recipe
 from qwq.errors import ConfigError, DataError
 from qwq.pipeline.inputs import RunInputs
 from qwq.pipeline.plan.explain import explain
+from qwq.tasks.files import VALIDATION_SHARE
 from qwq.tasks.mix import allot
 from qwq.tasks.procedural.base import digest
-from qwq.tasks.sets import VALIDATION_SHARE, canonical
+from qwq.tasks.questions import canonical
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from qwq.config import Source
 from qwq.data.examples import FileUse
 from qwq.distill.run import Plan, load_problems
 from qwq.errors import DataError
-from qwq.tasks.sets import CODE_INSTRUCTION, TESTS_HINT, load_source, question_of
+from qwq.tasks.questions import CODE_INSTRUCTION, TESTS_HINT, question_of
+from qwq.tasks.sources import load_source
 from qwq.types import Outcome, Problem, Response
 from qwq.verify.grade import grade
 
@@ -55,9 +56,9 @@ def test_a_gold_above_64_bits_keeps_its_digits(tmp_path: Path) -> None:
 
 def test_bad_math_rows_say_what_is_missing(tmp_path: Path) -> None:
     for row, words in (
-        ({"question": " ", "answer": "5"}, "line 1: needs a text 'question'"),
-        ({"text": "q", "answer": "5"}, "line 1: needs a text 'problem'"),
-        ('{"problem": "q", "answer": NaN}\n', "line 1: needs an answer as text or number, found 'nan'"),
+        ({"question": " ", "answer": "5"}, "line 1: field 'question' must be text"),
+        ({"text": "q", "answer": "5"}, "line 1: field 'problem' must be text"),
+        ('{"problem": "q", "answer": NaN}\n', "line 1: field 'answer' must be text or a finite number, found nan"),
     ):
         with pytest.raises(DataError, match=words):
             load("math", tmp_path / "mine.jsonl", row)

@@ -15,7 +15,7 @@ from qwq.data.examples import FileUse
 from qwq.data.files import is_hub_id
 from qwq.pipeline.preflight import at_hand
 from qwq.tasks.mix import ProblemMix
-from qwq.tasks.sets import load_source
+from qwq.tasks.sources import load_source
 
 ASSUMED_PROMPT, ASSUMED_DOCUMENT = 256, 512  # tokens, where the data are not at hand
 SAMPLE = 64  # procedural problems looked at for their lengths

@@ -17,9 +17,10 @@ from qwq.pipeline.plan.lengths import readable_here
 from qwq.pipeline.rl_stage import RlStage, StageHooks
 from qwq.pipeline.stages.reward_model import RewardModelStage
 from qwq.pipeline.stages.rl1 import Rl1Stage
+from qwq.tasks.mbpp import MBPP_IDS
 from qwq.tasks.mix import ProblemMix, allot
 from qwq.tasks.procedural import family
-from qwq.tasks.sets import MBPP_IDS, load_source
+from qwq.tasks.sources import load_source
 from qwq.types import DOMAINS, Problem
 
 if TYPE_CHECKING:

@@ -157,10 +157,13 @@ class _Row:
 
 
 class _Delayed:
-    """A thinking budget that begins after `skip` tokens, which the environment writes."""
+    """A thinking budget that begins after `skip` tokens, which the environment writes.
 
-    def __init__(self, control: Thinking, skip: int) -> None:
-        self.control, self.skip, self.closing_ids = control, skip, control.closing_ids
+    The token that ends the turn is no thought.
+    """
+
+    def __init__(self, control: Thinking, skip: int, eos_ids: Sequence[int]) -> None:
+        self.control, self.skip, self.closing_ids, self.eos_ids = control, skip, control.closing_ids, eos_ids
 
     def due(self) -> bool:
         return not self.skip and self.control.due()
@@ -168,7 +171,7 @@ class _Delayed:
     def push(self, token: int, *, forced: bool = False) -> None:
         if self.skip:
             self.skip -= 1
-        else:
+        elif token not in self.eos_ids:
             self.control.push(token, forced=forced)
 
 
@@ -251,7 +254,7 @@ class _Turns(Generator):
                 self.chat.tokenizer, opened=self.chat.thinking_open, budget=request.thinking_budget,
                 max_new_tokens=request.params.max_new_tokens,
             )  # fmt: skip
-            self.thinking[owner] = _Delayed(control, skip)  # type: ignore[assignment]
+            self.thinking[owner] = _Delayed(control, skip, self.chat.eos_ids)  # type: ignore[assignment]
             self._close_thought(place)
 
     def _settle(self, places: list[int], ended: list[bool]) -> None:

@@ -1,9 +1,9 @@
 """BFCL's multi-turn categories: a user with several wishes, functions whose back ends are simulated, calls until a wish is met.
 
-A turn of the user goes on until the model answers without a call that can be read; after 20 steps in one turn the conversation is
+A turn of the user lasts until the model answers without a call that can be read; after 20 steps in one turn the conversation is
 over, and so wrong. Functions are those of the involved classes without the excluded ones; in miss_func some come only in a later turn, which
-says so. The conversation is replayed from the replies each time, so nothing but the replies has to be kept. Facts of the protocol:
-gorilla's bfcl-eval (Apache-2.0); the back ends and the verdict are `verify.bfcl_multi_turn`'s.
+says so. Facts of the protocol:
+gorilla's bfcl-eval (Apache-2.0); the back ends and the verdict are those of `verify.tools.bfcl_multi_turn`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qwq.common.jsonl import read_objects
+from qwq.envs.base import Environment
 from qwq.errors import DataError
-from qwq.tasks.benchmark import Row, need
 from qwq.tasks.bfcl import calls as bfcl_calls
-from qwq.types import Message, Problem, StopReason, Turn, Verdict
+from qwq.tasks.questions import need
+from qwq.types import Message, ParsedResponse, Problem, ToolCall, Verdict
 from qwq.verify.tools import bfcl_multi_turn as rules
+
+Row = Mapping[str, Any]
 
 MAX_STEPS = 20
 DOCUMENTS = {
@@ -50,9 +52,11 @@ def problem(category: str, row: Row, truth: Any, folder: Path, where: str, *, na
         "category": category, "question": question, "classes": classes, "config": config, "ground_truth": truth, "late": late,
         "functions": functions, "native": native,
     }  # fmt: skip
-    offered = tuple(bfcl_calls.tools(first, "python")) if native else ()
+    offered = _offered(about, 0)
     ident = need(row, "id", where)
-    return Problem(ident, "tools", tuple(messages), about, ident, offered, source=category)
+    return Problem(
+        ident, "tools", tuple(messages), about, ident, offered, source=category, environment=f"{__name__}:Conversation"
+    )
 
 
 @functools.lru_cache(maxsize=32)
@@ -70,77 +74,81 @@ def _documents(folder: Path, name: str, where: str) -> list[dict[str, Any]]:
     return _read(path)
 
 
-@dataclass(slots=True)
-class _State:
-    """Where a conversation stands: the calls of each turn so far, and what the last calls gave."""
+class Conversation(Environment):
+    """The user, and the back ends that answer the model's calls. Without native tools calls are read from the text."""
 
-    turn: int = 0
-    steps: int = 0
-    calls: list[list[Any]] = field(default_factory=lambda: [[]])
-    results: list[tuple[str, str]] = field(default_factory=list)  # (name, answer) of the last reply's calls
-    over: bool = False
+    instant = True
+    max_calls = 10_000  # steps of a turn are limited instead
+
+    async def reset(self, problem: Problem) -> None:
+        self.truth = problem.truth
+        self.backs = _backs(self.truth)
+        self.number = self.steps = 0  # of the user's turn, and of the model's in it
+        self.offered = _offered(self.truth, 0)
+
+    def schemas(self) -> tuple[Mapping[str, Any], ...]:
+        return self.offered
+
+    async def step(self, calls: Sequence[ToolCall]) -> list[Message]:
+        return self._execute([{c.name: dict(c.arguments)} for c in calls])
+
+    async def next_messages(self, turn: ParsedResponse) -> Sequence[Message]:
+        if calls := calls_of(turn, self.truth["native"]):
+            return self._execute(calls)
+        self.number, self.steps = self.number + 1, 0
+        if self.number == len(self.truth["question"]):
+            return ()
+        self.offered = _offered(self.truth, self.number)
+        return _said(self.truth, self.number)
+
+    def _execute(self, calls: Sequence[Mapping[str, Any]]) -> list[Message]:
+        self.steps += 1
+        self.over = self.steps > MAX_STEPS
+        return [Message("tool", self.backs.execute(call)[0]) for call in calls]
 
 
-def _replay(problem: Problem, replies: Sequence[Turn]) -> _State:
-    truth = problem.truth
-    backs = rules.Conversation(truth["classes"], truth["config"], long_context="long_context" in truth["category"])
-    state = _State()
-    for reply in replies:
-        calls = calls_of(reply, truth["native"])
-        state.results = []
-        if calls:
-            state.steps += 1
-            state.calls[-1] += calls
-            state.results = [(next(iter(c)), backs.execute(c)[0]) for c in calls]
-            state.over = state.steps > MAX_STEPS
-        else:
-            state.turn, state.steps = state.turn + 1, 0
-            state.over = state.turn == len(truth["question"]) or reply.stop_reason is StopReason.CONTEXT
-            if not state.over:
-                state.calls.append([])
-    return state
+def _backs(truth: Mapping[str, Any]) -> rules.Conversation:
+    return rules.Conversation(truth["classes"], truth["config"], long_context="long_context" in truth["category"])
 
 
-def calls_of(reply: Turn, native: bool) -> list[dict[str, dict[str, Any]]]:
-    """The calls of one reply; none where it was cut off or cannot be read."""
-    if not reply.finished:
-        return []
+def _offered(truth: Mapping[str, Any], number: int) -> tuple[Mapping[str, Any], ...]:
+    """The tools on offer in the user's turn `number`."""
+    if not truth["native"]:
+        return ()
+    later = {name for turn, names in truth["late"].items() if turn > number for name in names}
+    return tuple(bfcl_calls.tools([f for f in truth["functions"] if f["name"] not in later], "python"))
+
+
+def _said(truth: Mapping[str, Any], number: int) -> list[Message]:
+    """What the user says in turn `number`, or that functions have come."""
+    names = truth["late"].get(number)
+    if names is None:
+        return [Message(m["role"], m["content"]) for m in truth["question"][number]]
+    new = [f for f in truth["functions"] if f["name"] in names]
+    shown = "" if truth["native"] else json.dumps(bfcl_calls.described(new, "python"), indent=4) + "\n"
+    return [Message("user", shown + MORE_FUNCTIONS)]
+
+
+def calls_of(turn: ParsedResponse, native: bool) -> list[dict[str, dict[str, Any]]]:
+    """The calls of one turn; none if they cannot be read."""
     if native:
-        return [{c.name: dict(c.arguments)} for c in reply.calls]
+        return [{c.name: dict(c.arguments)} for c in turn.tool_calls]
     try:
-        return bfcl_calls.read_calls(reply.answer) if reply.answer else []
+        return bfcl_calls.read_calls(turn.answer) if turn.answer else []
     except bfcl_calls.NotCalls:
         return []
 
 
-def go_on(problem: Problem, replies: Sequence[Turn]) -> list[dict[str, Any]] | None:
-    """The answers of the last calls, or the user's next turn; None where the conversation is over."""
-    state, truth = _replay(problem, replies), problem.truth
-    if state.over:
-        return None
-    if state.results:
-        return [{"role": "tool", "name": name, "content": answer} for name, answer in state.results]
-    names = truth["late"].get(state.turn)
-    if names is None:
-        return [{"role": m["role"], "content": m["content"]} for m in truth["question"][state.turn]]
-    new = [f for f in truth["functions"] if f["name"] in names]
-    shown = "" if truth["native"] else json.dumps(bfcl_calls.described(new, "python"), indent=4) + "\n"
-    return [{"role": "user", "content": shown + MORE_FUNCTIONS}]
-
-
-def tools(problem: Problem, replies: Sequence[Turn]) -> tuple[Mapping[str, Any], ...]:
-    """The tools on offer after these replies."""
+def judge(problem: Problem, turns: Sequence[ParsedResponse]) -> Verdict:
+    """The verdict on a conversation: the calls of each turn of the user, which end with a turn of the model without calls."""
     truth = problem.truth
-    if not truth["native"] or not truth["late"]:
-        return problem.tools
-    turn = _replay(problem, replies).turn
-    missing = {name for at, names in truth["late"].items() if at > turn for name in names}
-    return tuple(bfcl_calls.tools([f for f in truth["functions"] if f["name"] not in missing], "python"))
-
-
-def judge(problem: Problem, replies: Sequence[Turn]) -> Verdict:
-    truth = problem.truth
+    calls: list[list[Any]] = [[]]
+    for turn in turns[:-1]:
+        made = calls_of(turn, truth["native"])
+        calls[-1] += made
+        if not made and not turn.malformed_calls:
+            calls.append([])
+    calls[-1] += calls_of(turns[-1], truth["native"])
     return rules.verify(
-        _replay(problem, replies).calls, truth["ground_truth"], initial_config=truth["config"], involved_classes=truth["classes"],
-        category=truth["category"],
+        calls, truth["ground_truth"], initial_config=truth["config"], involved_classes=truth["classes"], category=truth["category"]
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """BFCL: function calls against possible answers (Patil et al., Berkeley Function Calling Leaderboard, versions 3 and 4).
 
 Categories come from the files' names, BFCL_v4_CATEGORY.json; the answers from possible_answer/ beside them. Models whose chat template
-has tools are asked with tools, others by BFCL's own system prompt. The headline is version 3's overall where all three of its
-parts are there: the mean of non-live, live and multi-turn (`bfcl_multi_turn.py`); otherwise the mean of the parts that are. Web search
+has tools are asked with tools, others by BFCL's own system prompt. The headline is version 3's overall if all three of its
+parts are there: the mean of non-live, live and multi-turn (`multi_turn.py`); otherwise the mean of the parts that are. Web search
 and memory, which version 4 adds, are not run, and `not_run` names them.
 """
 
@@ -14,14 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from qwq.common.jsonl import read_objects
+from qwq.data.examples import FileUse
+from qwq.envs.base import UNANSWERED
 from qwq.errors import DataError
-from qwq.tasks.benchmark import REOPENED, Benchmark, Figures, Mark, Row, marked, need
+from qwq.tasks.base import Figures, Mark, marked
 from qwq.tasks.bfcl import aggregate as rules
 from qwq.tasks.bfcl import calls as bfcl_calls
 from qwq.tasks.bfcl import multi_turn as bfcl_multi_turn
-from qwq.tasks.downloads import sha256_of
-from qwq.types import Message, Outcome, Problem, Turn, Verdict
+from qwq.tasks.downloads import DataFiles, Published
+from qwq.tasks.files import FileTask
+from qwq.tasks.questions import need
+from qwq.text.response import parts_of
+from qwq.types import Message, Outcome, Problem, Response, Verdict
 from qwq.verify.tools import bfcl
+
+Row = Mapping[str, Any]
 
 # The leaderboard's column of each category: (part, column).
 COLUMNS = {
@@ -58,33 +65,45 @@ def language_of(category: str) -> str:
     return "java" if category.endswith("java") else "javascript" if category.endswith("javascript") else "python"
 
 
-class Bfcl(Benchmark):
-    name = "bfcl"
-    parts = ("non_live", "live", "multi_turn", *COLUMNS)
+class Bfcl(FileTask):
+    """`native_tools`: functions are offered as the chat template or server offers tools, else by BFCL's system prompt."""
 
-    def load(self, data: Any) -> list[Problem]:
-        problems, self.skipped = [], []
-        found = {re.sub(r"^BFCL_v\d+_", "", p.stem): p for p in data.files(("*.json", "*.jsonl"))}
+    name = "bfcl"
+    domain = "tools"
+    parts = ("non_live", "live", "multi_turn", *COLUMNS)
+    two_tool_formats = True
+    patterns = ("*.json", "*.jsonl")
+    published = Published(
+        "BFCL_v4_simple_python.json", url="https://pypi.org/project/bfcl-eval/ (folder bfcl_eval/data)"
+    )
+
+    def __init__(self, part: str = "", *, native_tools: bool = True) -> None:
+        super().__init__(part)
+        self.native_tools = native_tools
+
+    def load(self, data: DataFiles, split: str, use: FileUse) -> list[Problem]:
+        problems: list[Problem] = []
+        found = {re.sub(r"^BFCL_v\d+_", "", p.stem): p for p in data.files(split, self.patterns)}
         for category in [c for c in COLUMNS if c in found]:
             if self.part and self.part not in (category, COLUMNS[category][0], V3_PYTHON.get(category)):
                 continue
             problems += self._category(category, found[category], data)
-        self.skipped += [c for c in AGENTIC if c in found and not self.part]
-        if self.skipped:
-            data.say(f"not run: {', '.join(self.skipped)}")
+        skipped = [c for c in AGENTIC if c in found and not self.part]
+        if skipped:
+            data.say(f"not run: {', '.join(skipped)}")
         if not problems:
             wanted = self.part or ", ".join(WHOLE)
-            raise DataError(f"{data.folder} has no file BFCL_v4_CATEGORY.json of {wanted}: bfcl-eval's data has them")
+            raise DataError(f"{data.place} has no file BFCL_v4_CATEGORY.json of {wanted}: bfcl-eval's data has them")
         return problems
 
-    def _category(self, category: str, path: Path, data: Any) -> list[Problem]:
+    def _category(self, category: str, path: Path, data: DataFiles) -> list[Problem]:
         data.note(path)
         answers: dict[str, Any] = {}
         if category not in NO_ANSWER_FILE:
             file = path.parent / "possible_answer" / path.name
             if not file.is_file():
                 raise DataError(f"no {file}: {category} needs its possible answers (bfcl-eval's data has both)")
-            data.checksums[f"possible_answer/{file.name}"] = sha256_of(file)
+            data.note(file)
             answers = {need(r, "id", w): need(r, "ground_truth", w, list) for w, r in json_rows(file)}
         out = []
         for where, row in json_rows(path):
@@ -126,39 +145,29 @@ class Bfcl(Benchmark):
             else:
                 messages.insert(0, Message("system", system))
         about = {"category": category, "functions": functions, "ground_truth": truth}
-        return Problem(ident, "tools", tuple(messages), about, ident, offered, source=category)
+        # The calls of one turn are judged, and nobody answers them.
+        return Problem(ident, "tools", tuple(messages), about, ident, offered, source=category, environment=UNANSWERED)
 
-    def go_on(self, problem: Problem, replies: Sequence[Turn]) -> list[dict[str, Any]] | None:
-        return bfcl_multi_turn.go_on(problem, replies) if problem.source.startswith("multi_turn") else None
+    def verify(self, problem: Problem, response: Response) -> Verdict:
+        return self.mark(problem, response).verdict
 
-    def tools(self, problem: Problem, replies: Sequence[Turn]) -> Sequence[Mapping[str, Any]]:
-        return bfcl_multi_turn.tools(problem, replies) if problem.source.startswith("multi_turn") else problem.tools
-
-    def mark(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
-        # An empty answer is right where no function fits, so only the end is asked for.
-        last = replies[-1]
-        if not last.finished:
-            return marked(
-                Verdict(Outcome.UNFINISHED, f"the response never ended ({last.stop_reason.value})", self.name)
-            )
-        if last.parts.reopened and not last.calls:
-            return marked(Verdict(Outcome.NO_ANSWER, REOPENED, self.name))
-        return self.judge(problem, replies)
-
-    def judge(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
+    def mark(self, problem: Problem, response: Response) -> Mark:
+        # An empty answer is right where no function fits.
+        if unanswered := self.unanswered(response, silence=True):
+            return marked(unanswered)
         if problem.source.startswith("multi_turn"):
-            return marked(bfcl_multi_turn.judge(problem, replies))
-        truth, last = problem.truth, replies[-1]
+            return marked(bfcl_multi_turn.judge(problem, [*response.turns, parts_of(response)]))
+        truth, parts = problem.truth, parts_of(response)
         calls: Any
         if problem.tools:
-            calls = [{c.name: dict(c.arguments)} for c in last.calls] if not last.malformed else None
+            calls = None if parts.malformed_calls else [{c.name: dict(c.arguments)} for c in parts.tool_calls]
         else:
             try:
-                calls = bfcl_calls.read_calls(last.answer, language_of(problem.source)) if last.answer else []
+                calls = bfcl_calls.read_calls(parts.answer, language_of(problem.source)) if parts.answer else []
             except bfcl_calls.NotCalls:
                 calls = None
         if not calls and "irrelevance" not in problem.source:
-            outcome = Outcome.WRONG if last.answer or last.malformed else Outcome.NO_ANSWER
+            outcome = Outcome.WRONG if parts.answer or parts.malformed_calls else Outcome.NO_ANSWER
             return marked(
                 Verdict(outcome, "format: the calls cannot be read" if calls is None else "no call", self.name),
                 calls=[],
@@ -209,4 +218,4 @@ def _simple_as_python(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def json_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """BFCL's .json files hold one object a line."""
-    return [(f"{path}, row {number}", row) for number, row in read_objects(path, "BFCL's rows, one object a line")]
+    return [(f"{path}, line {number}", row) for number, row in read_objects(path, "BFCL's rows, one object a line")]

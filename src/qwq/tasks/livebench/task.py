@@ -17,12 +17,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qwq.data.examples import FileUse
 from qwq.errors import DataError
-from qwq.tasks.benchmark import Benchmark, Figures, Mark, Row, marked, need
-from qwq.tasks.code_sets import run_tests
+from qwq.tasks.base import Figures, Mark, marked
+from qwq.tasks.downloads import DataFiles, Published
+from qwq.tasks.files import FileTask
+from qwq.tasks.humaneval import run_tests
 from qwq.tasks.livebench.scorers import SCORERS
 from qwq.tasks.livecodebench import last_block
-from qwq.types import Message, Outcome, Problem, Turn, Verdict
+from qwq.tasks.questions import canonical, need
+from qwq.types import Message, Outcome, Problem, Response, Verdict
+
+Row = Mapping[str, Any]
 
 RELEASE = "2024-11-25"
 CATEGORIES = ("math", "reasoning", "coding", "language", "data_analysis", "instruction_following")
@@ -30,15 +36,20 @@ CODING = ("LCB_generation", "coding_completion")
 TIMEOUT_S = 6.0
 
 
-class LiveBench(Benchmark):
+class LiveBench(FileTask):
     name = "livebench"
     parts = CATEGORIES
+    published = Published(
+        "question.jsonl",
+        hub=tuple(f"livebench/{c}" for c in ("math", "reasoning", "coding", "language", "data_analysis", "instruction_following")),
+    )  # fmt: skip
+    patterns = ("*.jsonl", "*.parquet", "*/*.jsonl", "*/*/*.jsonl", "*/*.parquet")
 
-    def load(self, data: Any) -> list[Problem]:
+    def load(self, data: DataFiles, split: str, use: FileUse) -> list[Problem]:
         problems, unknown = [], Counter[str]()
-        for where, row in data.rows(patterns=("*.jsonl", "*.parquet", "*/*.jsonl", "*/*/*.jsonl", "*/*.parquet")):
+        for _, (_, where, row) in data.rows(split, patterns=self.patterns):
             task, category = need(row, "task", where), str(row.get("category", ""))
-            if (self.part and category != self.part) or (data.folder is None and not in_release(row)):
+            if (self.part and category != self.part) or (not data.given and not in_release(row)):
                 continue
             if task not in (*SCORERS, *CODING):
                 unknown[task] += 1
@@ -51,7 +62,7 @@ class LiveBench(Benchmark):
             )
         if not problems:
             raise DataError(
-                f"{data.folder or 'the hub'} has no question of {self.part or 'the 18 tasks'} of LiveBench {RELEASE}"
+                f"{data.place or 'the hub'} has no question of {self.part or 'the 18 tasks'} of LiveBench {RELEASE}"
             )
         return problems
 
@@ -80,15 +91,21 @@ class LiveBench(Benchmark):
             raise DataError(f"{where}: field 'ground_truth' is empty")
         ident = str(need(row, "question_id", where))
         return Problem(
-            f"livebench/{ident}", category, (Message("user", turns[0]),), truth, ident, source=f"{category}/{task}"
-        )
+            f"livebench/{ident}", category, (Message("user", turns[0]),), truth, canonical(category, turns[0]),
+            source=f"{category}/{task}",
+        )  # fmt: skip
 
-    def judge(self, problem: Problem, replies: Sequence[Turn]) -> Mark:
-        answer, row, task = replies[-1].answer, problem.truth["row"], problem.truth["task"]
+    def verify(self, problem: Problem, response: Response) -> Verdict:
+        return self.mark(problem, response).verdict
+
+    def mark(self, problem: Problem, response: Response) -> Mark:
+        if unanswered := self.unanswered(response):
+            return marked(unanswered)
+        answer, row, task = self.answer(response), problem.truth["row"], problem.truth["task"]
         if task in CODING:
             code = last_block(answer)
             if not code:
-                return marked(Verdict(Outcome.NO_ANSWER, "no fenced block in the answer", self.name))
+                return marked(self.verdict(None, "no fenced block in the answer"))
             started = row.get("partial_solution") or ""
             code = code if not started or code.startswith(started) else f"{started}\n{code}"
             return marked(run_tests(code, problem.truth["tests"], timeout_s=TIMEOUT_S))

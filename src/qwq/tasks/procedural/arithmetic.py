@@ -9,13 +9,35 @@ from __future__ import annotations
 
 import random
 
+from qwq.data.examples import FileUse
 from qwq.errors import ConfigError
+from qwq.tasks.base import Protocol, Task
+from qwq.tasks.downloads import DataFiles
 from qwq.tasks.procedural.base import answer_turn, digest, split_of
 from qwq.types import Message, Problem
 
 LEVELS = range(1, 7)
 POOL = 20_000  # distinct sums drawn for a level, where there are as many
 ASK = "What is {sum}? End with: The answer is [number]."
+
+
+class Arithmetic(Task):
+    """One level, or all of them."""
+
+    name = "arithmetic"
+    domain = "math"
+    parts = tuple(map(str, LEVELS))
+    majority_votes = True
+    protocol = Protocol(samples=1, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=512)
+
+    def problems(
+        self, split: str, num: int | None = None, *, data: DataFiles | None = None, use: FileUse | None = None
+    ) -> list[Problem]:
+        levels = [int(self.part)] if self.part else LEVELS
+        return self.first([p for level in levels for p in problems(level, split)], num)
+
+    def demonstrate(self, problem: Problem, rng: random.Random, *, noisy: bool = False) -> tuple[Message, ...]:
+        return (demonstrate(problem),)
 
 
 def problems(level: int, split: str, limit: int | None = None) -> list[Problem]:

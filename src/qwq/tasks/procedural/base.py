@@ -12,13 +12,18 @@ import hashlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
+from qwq.data.examples import FileUse
 from qwq.errors import ConfigError
+from qwq.tasks.base import Protocol, Task
+from qwq.tasks.downloads import DataFiles
 from qwq.text.response import with_thinking
 from qwq.types import Message, Problem
 
 # Shares of the canonical forms, in percent; the rest is train.
 TEST_SHARE, VALIDATION_SHARE = 8, 5
+DEFAULT_NUM = 500  # problems of a family's fixed sets, which are endless
 
 
 def digest(text: str) -> int:
@@ -34,10 +39,13 @@ def split_of(canonical: str) -> str:
     return "validation" if bucket < TEST_SHARE + VALIDATION_SHARE else "train"
 
 
-class Family(ABC):
-    """Endless problems of one domain, each with a demonstration of how to solve it."""
+class Family(Task, ABC):
+    """Endless problems of one domain, each with a demonstration of how to solve it; the domain's verifier judges them."""
 
-    domain: str
+    endless = True
+    # As a run's own evaluations: these problems are made for small models.
+    protocol = Protocol(samples=1, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=512)
+    files_task: ClassVar[str] = ""  # the task that reads problems of the domain from files
 
     @abstractmethod
     def draw(self, rng: random.Random) -> Problem:
@@ -51,16 +59,8 @@ class Family(ABC):
         rule, an answer without its box), as raw text has; pretraining reads some, SFT none.
         """
 
-    def drill(self, rng: random.Random) -> list[tuple[str, str]]:
-        """A page of plain exercises, (question, answer) pairs, as a textbook has them; empty where a family has none.
-
-        Pretraining mixes such pages in: they teach the single steps at a fraction of the tokens. A page never
-        holds a whole problem: its steps are single where problems have two or more, or of the training split.
-        """
-        return []
-
     def belongs(self, problem: Problem, split: str) -> bool:
-        """Whether a drawn problem may stand in `split`. Families whose problems have parts look at those too."""
+        """Whether a drawn problem may be in `split`. Families whose problems have parts look at those too."""
         return split_of(problem.canonical) == split
 
     def problem(self, seed: int, split: str, index: int) -> Problem:
@@ -71,6 +71,14 @@ class Family(ABC):
             if self.belongs(drawn, split):
                 return drawn
         raise AssertionError(f"{self.domain}: 10,000 draws and none in split {split}")
+
+    def problems(
+        self, split: str, num: int | None = None, *, data: DataFiles | None = None, use: FileUse | None = None
+    ) -> list[Problem]:
+        """The fixed set of a split, 500 problems by default."""
+        if data is not None and data.given:
+            raise ConfigError(f"task {self.name} makes its own problems and reads no file: leave {data.place} out")
+        return self.fixed(split, num or DEFAULT_NUM)
 
     def fixed(self, split: str, num: int) -> list[Problem]:
         """The first `num` problems of the fixed, duplicate-free validation or test set.

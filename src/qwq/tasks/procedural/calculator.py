@@ -24,7 +24,7 @@ GOODS = ("nuts", "bolts", "beads", "seeds", "bricks", "tiles")
 
 
 class Calculator(Family):
-    domain = "tools"
+    name = domain = "tools"
 
     def draw(self, rng: random.Random) -> Problem:
         a, b = rng.randint(112, 989), rng.randint(12, 98)

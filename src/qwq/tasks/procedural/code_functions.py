@@ -90,7 +90,8 @@ def run_steps(steps: list[tuple[str, int]], x: Any) -> Any:
 
 
 class CodeFunctions(Family):
-    domain = "code"
+    name = domain = "code"
+    files_task = "code-rows"
 
     def draw(self, rng: random.Random) -> Problem:
         kind = start = rng.choices(("int", "list", "str"), (30, 45, 25))[0]

@@ -27,7 +27,8 @@ CLOSERS = ("Done.", "End.", "Bye.", "Thanks.", "Enjoy.", "Stop.")
 
 
 class Instructions(Family):
-    domain = "instructions"
+    name = domain = "instructions"
+    files_task = "constraints"
 
     def draw(self, rng: random.Random) -> Problem:
         category = rng.choice(list(CATEGORIES))

@@ -33,7 +33,8 @@ def _step(value: int, rng: random.Random) -> tuple[str, int]:
 
 
 class MathWords(Family):
-    domain = "math"
+    name = domain = "math"
+    files_task = "math-rows"
 
     def draw(self, rng: random.Random) -> Problem:
         return self._together(rng) if rng.random() < 0.3 else self._chain(rng)

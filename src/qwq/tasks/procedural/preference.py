@@ -25,7 +25,7 @@ FILLERS = ("Many people like it.", "It is very nice.", "There is much to say.", 
 
 
 class Preference(Family):
-    domain = "preference"
+    name = domain = "preference"
 
     def draw(self, rng: random.Random) -> Problem:
         category = rng.choice(list(KINDS))

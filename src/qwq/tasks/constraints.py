@@ -1,9 +1,9 @@
 """Instruction following for training: writing tasks with one to three constraints on the answer, judged by rules in their reward reading.
 
-Endless and addressable like a procedural family: problem i of a split is a function of (seed, split, i). A problem is a task (a kind of
-text about a topic), compatible constraints of `verify.requests` (IFEval's 25 types and the further ones), and their wording in one prompt.
+Endless and addressable like a procedural family: problem i of a split is a function of (seed, split, i). A problem is a writing task (a kind of
+text about a topic), compatible constraints of `verify.instructions` (IFEval's 25 types and the further ones), and their wording in one prompt.
 Canonical form: the task, and every constraint with its parameters; the split follows from the task alone, so that a test task
-never stands in training with other constraints.
+is never in training with other constraints.
 
 Files in IFEval's layout (`prompt`, `instruction_id_list`, `kwargs`, one JSON object a line) are problems of the same kind.
 """
@@ -15,8 +15,12 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from qwq.data.examples import FileUse
 from qwq.errors import DataError
+from qwq.tasks.downloads import DataFiles
+from qwq.tasks.files import FileTask
 from qwq.tasks.procedural.base import digest, split_of
+from qwq.tasks.questions import need
 from qwq.types import Message, Problem
 from qwq.verify.instructions.constraints import compatible
 from qwq.verify.instructions.ifeval import grade
@@ -91,23 +95,32 @@ def listed_problem(prompt: str, names: list[str], kwargs: list[dict[str, Any]], 
     return Problem(ident, "instructions", (Message("user", prompt),), truth, canonical, level=len(names), source=source)
 
 
-def read_row(row: Mapping[str, Any], where: str, ident: str) -> Problem:
-    """A row in IFEval's layout. DataError where a key is missing or an instruction cannot be checked."""
-    prompt, names, kwargs = (row.get(k) for k in ("prompt", "instruction_id_list", "kwargs"))
-    if (
-        not isinstance(prompt, str)
-        or not prompt.strip()
-        or not isinstance(names, list)
-        or not names
-        or not isinstance(kwargs, list)
-    ):
-        raise DataError(
-            f"{where}: needs prompt (a text), instruction_id_list and kwargs (lists, not empty); it has {', '.join(row) or 'no keys'}"
-        )
+class Constraints(FileTask):
+    """The generated problems, or those of files in IFEval's layout; judged by the instructions verifier."""
+
+    name = "constraints"
+    domain = "instructions"
+
+    def problems(
+        self, split: str, num: int | None = None, *, data: DataFiles | None = None, use: FileUse | None = None
+    ) -> list[Problem]:
+        if data is None or data.place in (None, BUILTIN):
+            return [constraint_problem(0, split, i) for i in range(num or BUILTIN_NUM)]
+        return super().problems(split, num, data=data, use=use)
+
+    def read(self, row: Mapping[str, Any], where: str, ident: str) -> Problem:
+        return listed_row(row, where, ident)
+
+
+def listed_row(row: Mapping[str, Any], where: str, ident: str) -> Problem:
+    """A row in IFEval's layout. DataError if a field is missing or an instruction cannot be checked."""
+    prompt, names = need(row, "prompt", where), need(row, "instruction_id_list", where, list)
+    kwargs = need(row, "kwargs", where, list)
+    if not names or len(names) != len(kwargs) or not all(isinstance(k, dict) for k in kwargs):
+        raise DataError(f"{where}: field 'kwargs' must hold an object for each of the {len(names)} instructions")
+    kwargs = [{k: v for k, v in given.items() if v is not None} for given in kwargs]
     try:
         grade("Two words of English.", names, kwargs, prompt)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
-    return listed_problem(
-        prompt, names, [{k: v for k, v in given.items() if v is not None} for given in kwargs], ident, "ifeval"
-    )
+    return listed_problem(prompt, names, kwargs, ident, "ifeval")

@@ -1,0 +1,175 @@
+"""`qwq watch`: figures of a run's files by hand, a run that goes on, is taken up again and ends; lines, page, events."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from qwq.cli import main
+from qwq.common.files import write_atomic
+from qwq.errors import DataError
+from qwq.look import watch
+from qwq.look.live import RunWatch
+
+
+def row(stage: str, step: int, **fields: Any) -> dict[str, Any]:
+    return {"stage": stage, "step": step, "seconds": 2.0, "tokens": 100, "loss": 1.0 / (step + 1)} | fields
+
+
+def append(folder: Path, *rows: dict[str, Any]) -> None:
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(r) + "\n" for r in rows)
+
+
+def finish(folder: Path, stage: str, score: float) -> None:
+    (folder / "stages").mkdir(exist_ok=True)
+    record = {"name": stage, "kind": "rl1", "steps": 4, "evals": {"math": {"score": score}}}
+    write_atomic(folder / "stages" / f"{stage}.json", json.dumps(record))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "recipe.toml").write_text(
+        'name = "tiny"\n[stages.sft]\nkind = "sft"\n[stages.rl1]\nkind = "rl1"\nsteps = 6\n'
+    )
+    append(folder, row("sft", 0), row("sft", 1))
+    finish(folder, "sft", 0.25)
+    append(
+        folder,
+        row("rl1", 0, reward=0.5, pass_rate=0.5, seconds=4.0),
+        row("rl1", 1, reward=0.75, tokens=300, alarms=["too long"]),
+    )
+    return folder
+
+
+def test_the_state_by_hand(folder: Path) -> None:
+    state = RunWatch(folder, clock=lambda: (folder / "metrics.jsonl").stat().st_mtime + 30).state()
+    assert [(s["name"], s["state"], s["step"], s["steps"], s["seconds"]) for s in state["stages"]] == [
+        ("sft", "finished", 2, 2, 4.0), ("rl1", "running", 2, 6, 6.0),
+    ]  # fmt: skip
+    assert state["stages"][0]["scores"] == {"math": 0.25}
+    assert (state["run"], state["finished"], state["stage"]["name"], state["age_s"]) == ("tiny", False, "rl1", 30.0)
+    assert state["tokens_per_s"] == pytest.approx(400 / 6, abs=0.1)
+    assert state["left_s"] == 4 * 3.0  # four steps of the mean of 4 s and 2 s
+    assert state["curves"]["reward"] == [[1, 0.5], [2, 0.75]] and state["curves"]["loss"] == [[1, 1.0], [2, 0.5]]
+    assert state["alarms"] == [{"stage": "rl1", "step": 2, "text": "too long"}]
+    assert watch.line(state) == "rl1 2/6 reward 0.75 pass 0.00 len 0 2.0 s/step 150 tokens/s, 12 s left"
+
+
+def test_a_curve_of_many_steps_is_thinned_and_keeps_its_end(folder: Path) -> None:
+    append(folder, *(row("rl1", step, reward=step / 1000) for step in range(2, 1001)))
+    points = RunWatch(folder).state()["curves"]["reward"]
+    assert len(points) <= 402 and points[0] == [1, 0.5] and points[-1] == [1001, 1.0]
+
+
+def test_what_comes_is_read_half_lines_wait_and_a_resumed_run_is_read_again(folder: Path) -> None:
+    run = RunWatch(folder)
+    assert run.state()["stage"]["step"] == 2
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row("rl1", 2))[:30])
+    assert run.state()["stage"]["step"] == 2
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row("rl1", 2))[30:] + "\n" + "not json\n")
+    assert run.state()["stage"]["step"] == 3
+    # A killed run takes its last checkpoint: the steps behind it are gone from the file.
+    write_atomic(folder / "metrics.jsonl", "".join(json.dumps(row("rl1", s)) + "\n" for s in range(1)))
+    state = run.state()
+    assert (state["stage"]["step"], state["alarms"]) == (1, [])
+
+
+def test_before_the_first_step_and_at_the_end(folder: Path) -> None:
+    (folder / "metrics.jsonl").unlink()
+    run = RunWatch(folder)
+    assert watch.line(run.state()) == "no step yet" and run.state()["age_s"] is None
+    finish(folder, "rl1", 0.5)
+    state = run.state()
+    assert state["finished"] and watch.line(state) == "finished"
+
+
+def test_numbers_that_json_has_no_form_for_and_hostile_words(folder: Path) -> None:
+    append(
+        folder, row("rl1", 2, loss=float("nan"), reward=float("inf"), alarms=["\x1b[31m<b>"], outcomes={"\u202ex": 1})
+    )
+    state = RunWatch(folder).state()
+    text = json.dumps(state, allow_nan=False)  # a browser reads neither NaN nor Infinity
+    assert (state["last"]["loss"], state["last"]["reward"]) == ("nan", "inf") and state["curves"]["loss"] == [
+        [1, 1.0],
+        [2, 0.5],
+    ]
+    assert state["alarms"][0]["text"] == "\\x1b[31m<b>" and "\u202e" not in json.loads(text)["last"]["outcomes"]
+    assert watch.line(state).startswith("rl1 3/6 reward inf pass 0.00")
+
+
+def test_no_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no run at .*: it has no recipe.toml; give a folder that `qwq train` writes"):
+        RunWatch(tmp_path)
+
+
+def test_lines_elsewhere_than_on_a_terminal(folder: Path) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=60, color_system=None, highlight=False)
+    thread = threading.Thread(target=watch.follow, args=(RunWatch(folder), console, 0.01))
+    thread.start()
+    time.sleep(0.1)
+    append(folder, row("rl1", 2, reward=1.0, alarms=["too short"]))
+    time.sleep(0.1)
+    finish(folder, "rl1", 0.5)
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("rl1 2/6 reward 0.75") and lines[1] == "ALARM rl1, step 2: too long"
+    assert (
+        lines[2].startswith("rl1 3/6 reward 1.00")
+        and lines[3] == "ALARM rl1, step 3: too short"
+        and lines[-1] == "finished"
+    )
+
+
+def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stage"]["step"] == 2
+    assert main(["watch", str(folder), "--once"]) == 0
+    shown = capsys.readouterr().out
+    assert "running" in shown and "2/6" in shown and "math 25.0" in shown and "ALARM rl1, step 2: too long" in shown
+    assert main(["watch", str(folder / "nothing")]) == 2
+
+
+def test_the_page_is_told_of_each_change(folder: Path) -> None:
+    server = watch.serve(folder, 0, poll_s=0.01)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        page = response.read().decode()
+        assert "connect-src 'self'" in response.headers["Content-Security-Policy"] and "innerHTML" not in page
+        connection.close()
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+        connection.request("GET", "/events")
+        response = connection.getresponse()
+        assert response.headers["Content-Type"] == "text/event-stream"
+        read: list[Any] = []
+        for change in (None, lambda: append(folder, row("rl1", 2)), lambda: finish(folder, "rl1", 0.5)):
+            if change:
+                change()
+            line = response.readline()
+            while not line.startswith(b"data: "):
+                line = response.readline()
+            read.append(json.loads(line[6:]))
+        assert [(s["stage"]["step"], s["finished"]) for s in read] == [(2, False), (3, False), (3, True)]
+        assert response.read().strip() == b""  # a finished run has no more to tell
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
