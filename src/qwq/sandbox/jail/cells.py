@@ -167,13 +167,13 @@ def _in_words(number: int, figure: Any) -> str:
     parts = [f"figure {number}"]
     for axes in figure.axes:
         drawn = {
-            "line": len(axes.lines),
-            "bar or area": len(axes.patches),
-            "collection": len(axes.collections),
-            "image": len(axes.images),
+            ("line", "lines"): len(axes.lines),
+            ("bar or area", "bars or areas"): len(axes.patches),
+            ("collection", "collections"): len(axes.collections),
+            ("image", "images"): len(axes.images),
         }
         named = (("title", axes.get_title()), ("x", axes.get_xlabel()), ("y", axes.get_ylabel()))
         words = [f"{name} {text!r}" for name, text in named if text]
-        words += [f"{count} {name}{'s' if count > 1 else ''}" for name, count in drawn.items() if count]
+        words += [f"{count} {one if count == 1 else many}" for (one, many), count in drawn.items() if count]
         parts.append(", ".join(words) or "empty axes")
     return ": ".join([parts[0], "; ".join(parts[1:])]) if len(parts) > 1 else parts[0]
