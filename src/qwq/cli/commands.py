@@ -250,7 +250,8 @@ def verify_math(
     units
         Whether another unit of the same dimension is another answer, or is converted.
     strict
-        Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
+        Stop at the first line that cannot be graded, with status 2. Else such a line gets a line with an error, the rest go on,
+        and the status is 2 only if no line can be graded.
     """
     from qwq.verify.cli_io import print_verdicts
 
@@ -275,7 +276,8 @@ def verify_code(
     unsafe
         Run also where no jail that protects is possible; each verdict is marked.
     strict
-        Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
+        Stop at the first line that cannot be graded, with status 2. Else such a line gets a line with an error, the rest go on,
+        and the status is 2 only if no line can be graded.
     """
     from qwq.cli.sandbox import runner
     from qwq.verify.cli_io import print_verdicts
@@ -296,7 +298,8 @@ def verify_instructions(file: Lines, *, reward: bool = False, strict: bool = Fal
     reward
         For IFEval's: the strict reading that rewards use, in which nothing is met by an empty or senseless answer.
     strict
-        Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
+        Stop at the first line that cannot be graded, with status 2. Else such a line gets a line with an error, the rest go on,
+        and the status is 2 only if no line can be graded.
     """
     from qwq.verify.cli_io import print_instructions
 
@@ -315,7 +318,8 @@ def verify_tools(file: Lines, *, strict: bool = False) -> int:
     file
         JSON lines; - reads standard input.
     strict
-        Stop at the first line that cannot be graded, with status 2; else it gets a line with an error and the rest go on.
+        Stop at the first line that cannot be graded, with status 2. Else such a line gets a line with an error, the rest go on,
+        and the status is 2 only if no line can be graded.
     """
     return _verify("tools", file, strict)
 

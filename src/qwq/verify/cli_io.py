@@ -5,7 +5,8 @@ A contract that outside checks read: standard output has `index`, `outcome`, `re
 A line that cannot be graded (not JSON, a field missing, an unknown key, tests that test nothing)
 has `index`, `outcome` null and `error`, which names file and line, and the rest go on; `strict`
 stops at the first one with a DataError (exit status 2), after the verdicts of the lines before it.
-`-` is standard input.
+A file of which no line can be graded is one for another kind or form: all its lines are written,
+and then a DataError is raised. `-` is standard input.
 """
 
 from __future__ import annotations
@@ -104,17 +105,25 @@ def print_verdicts(
     `out` and `err` default to the standard streams as they are at the call.
     """
     lines = verify_file(kind, path, sandbox=sandbox, strict=strict, rows=rows, defaults=defaults)
+    first_error = None
     while True:
         try:
             line = next(lines)
         except StopIteration as stop:
             summary: Summary = stop.value
             break
+        first_error = first_error or line.get("error")
         print(json.dumps(line, ensure_ascii=False), file=out or sys.stdout, flush=True)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(summary["outcomes"].items()))
     share = "" if summary["score"] is None else f": {counts}; {100 * summary['score']:.1f}% correct"
     print(f"{summary['n']} lines{share}{_refused(summary['errors'])}", file=err or sys.stderr)
+    _check_graded(path, summary["n"], summary["errors"], first_error)
     return summary
+
+
+def _check_graded(path: str | Path, graded: int, errors: int, first_error: str | None) -> None:
+    if errors and not graded:
+        raise DataError(f"{jsonl.name_of(path)}: no line of {errors} could be graded, the first: {first_error}")
 
 
 def _refused(count: int) -> str:
@@ -153,6 +162,7 @@ def print_ifeval(
     `index`, `strict`, `loose`.
     """
     counts: Counter[str] = Counter()
+    first_error = None
     for index, (number, line) in enumerate(_rows(path) if rows is None else rows):
         try:
             if isinstance(line, UsageError):
@@ -163,6 +173,7 @@ def print_ifeval(
             if strict:
                 raise bad from None
             counts["errors"] += 1
+            first_error = first_error or str(bad)
             print(json.dumps(_error_line(index, bad)), file=out or sys.stdout, flush=True)
             continue
         print(json.dumps(row), file=out or sys.stdout, flush=True)
@@ -173,6 +184,7 @@ def print_ifeval(
     shares = [100 * counts[k] / n if n else 0.0 for k in ("prompts", "loose prompts")]
     said = f"{n} responses: {shares[0]:.1f}% follow all instructions strictly, {shares[1]:.1f}% loosely"
     print(said + _refused(counts["errors"]), file=err or sys.stderr)
+    _check_graded(path, n, counts["errors"], first_error)
 
 
 def _ifeval(line: Mapping[str, Any], index: int, reward: bool) -> dict[str, Any]:

@@ -136,6 +136,16 @@ def test_a_line_that_cannot_be_graded_has_a_line_of_its_own_and_the_rest_go_on(c
 
 
 @pytest.mark.parametrize(("command", "good"), GOOD_LINES)
+def test_a_file_of_which_no_line_can_be_graded_ends_with_status_2(call, tmp_path, command, good):
+    """Each line still gets its own."""
+    file = tmp_path / "in.jsonl"
+    file.write_text('{bad\n{"unknown": 1}\n')
+    status, out, err = call(*command, file)
+    assert status == 2 and [json.loads(line)["index"] for line in out.splitlines()] == [0, 1]
+    assert f"error: {file}: no line of 2 could be graded, the first: {file}, line 1: not JSON" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("command", "good"), GOOD_LINES)
 def test_lines_to_verify_come_from_standard_input(call, monkeypatch, command, good):
     data = f"{json.dumps(good)}\n{{bad\n"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data.encode())))

@@ -838,3 +838,33 @@ def test_the_examples_of_a_rule(rule: Rule) -> None:
 )
 def test_the_rule_of_a_gold(gold: str, rule: str | None) -> None:
     assert rule_of(gold) == rule
+
+
+@pytest.mark.parametrize(
+    ("gold", "pred", "form", "outcome"),
+    [
+        ("15", "所以共有15种。", "response", Outcome.CORRECT),
+        ("15", "因此，共有 $15$ 种方法。", "response", Outcome.CORRECT),
+        ("20", "We add. Thus, x turns out to be 20.", "response", Outcome.CORRECT),
+        ("1234", "Therefore the total comes out to 1,234.", "response", Outcome.CORRECT),
+        ("12", "所以共有15种，其中3种不合要求。", "response", Outcome.WRONG),
+        ("15", "不对，所以共有15种？", "response", Outcome.WRONG),
+        ("20", "So if y = 3, x turns out to be 20.", "response", Outcome.WRONG),
+        ("20", "Thus, x turns out to be 20 times y.", "response", Outcome.WRONG),
+        ("20", "Thus, x turns out to be 20. But that is wrong.", "response", Outcome.NO_ANSWER),
+        ("20", "Thus, x turns out to be at least 20.", "response", Outcome.NO_ANSWER),
+        ("(2,-1)", r"2\mathbf{i}-\mathbf{j}", "bare", Outcome.CORRECT),
+        (r"2\mathbf{i}-\mathbf{j}", "2", "bare", Outcome.WRONG),
+        ("5", "5 half-lives", "bare", Outcome.CORRECT),
+        (r"\{1,2,3\}", r"\{1,2\}\cup\{3\}", "bare", Outcome.CORRECT),
+        (r"\{1,2,4\}", r"\{1,2\}\cup\{3\}", "bare", Outcome.WRONG),
+        ("3+4j", "3+4i", "bare", Outcome.CORRECT),
+        ("3+4i", "3+4j+k", "bare", Outcome.WRONG),
+        ("4i", "4j", "bare", Outcome.UNDECIDED),
+        (r"\langle 3,4\rangle", "3i+4j", "bare", Outcome.CORRECT),
+    ],
+)
+def test_conclusions_sums_of_unit_vectors_unions_and_engineers_numbers(
+    gold: str, pred: str, form: str, outcome: Outcome
+) -> None:
+    assert math.verify(pred, gold, form=form).outcome is outcome

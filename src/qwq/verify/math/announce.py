@@ -201,6 +201,22 @@ _NUMBER_LEAD = re.compile(r"([-+−]?(?:\\?[$€£¥])?\d[\d,]*(?:\.\d+)?(?:/\d+
 _SPELLED = re.compile(r"([A-Za-z]{3,12}(?:[ -][A-Za-z]{3,12}){0,6}) ?\((\$?\d[\d,.]{0,20}\$?)\)")
 _CHINESE_CLAUSE = re.compile(r"[^\d$\\]{1,40}(?:是|为|有|等于|得|共)(?!不|没)[^\d$\\A-Za-z-]{0,4}([-\d$\\].*)")
 _BLOCK_QUOTE = re.compile(r"\n[ \t]{0,3}>[ \t]?")
+# A conclusion without a noun that names an answer: "Thus, x turns out to be 20.", 所以共有15种。
+_TURNS_OUT = re.compile(
+    r"(?:\A|(?<=[.!]\s))(?:so|thus|hence|therefore|consequently|finally),? [^\d.,;:!?\n=<>]{1,40} "
+    r"(?:turns|comes|works|turned|came|worked) out (?:to be|to|as) (?P<value>[^\s!?;,](?:[^\n!?;,]"
+    r"|,(?=\d{3})){0,60})\Z",
+    re.IGNORECASE,
+)
+_IN_ALL = re.compile(
+    r"(?:\A|(?<=[。.！]))\s?(?:所以|因此|故|于是|从而|综上(?:所述)?|由此可知|可知)[，,]?(?:一共|总共|共计|合计"
+    r"|共)(?:有|是|为)?\s?"
+    r"(?P<value>\$?\d[\d,]{0,20}(?:\.\d{1,9})?\$?\s?(?:种|个|条|项|对|组|次|人|名|位|张|只|件|天|元)?)"
+    r"(?:不同的?)?(?:方法|方案|情况|选法|排法|可能|解|结果)?[。.！]?\Z"
+)
+_OPEN = re.compile(
+    r"\b(?:if|unless|when|where|or|not|no|never|but|mod|modulo|about|roughly|nearly|almost)\b", re.IGNORECASE
+)
 MAX_TAIL_CHARS = 300
 
 
@@ -267,6 +283,20 @@ def called_right(text: str) -> str | None:
         return said[-1][1].strip("*$ ")
     letters = {(m[1] or m[2]) for m in _IS_RIGHT.finditer(text)}
     return letters.pop() if len(letters) == 1 else None
+
+
+def concluded(line: str) -> str | None:
+    """The value with which the last sentence of a line concludes; None where a condition or doubt
+    is in it.
+    """
+    line = line.strip().strip("*_ ")
+    if in_all := _IN_ALL.search(line):
+        return in_all["value"].strip()
+    turns_out = _TURNS_OUT.search(line)
+    if turns_out is None or _OPEN.search(turns_out.group()):
+        return None
+    value, tail = cut_out(turns_out["value"])
+    return value if value and _starts_as_value(value) and not tail.strip(" .*") else None
 
 
 def _starts_as_value(segment: str) -> bool:

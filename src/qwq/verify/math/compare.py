@@ -17,7 +17,7 @@ from qwq.verify.math.evaluate import TooBig
 from qwq.verify.math.read import as_tuple, read
 from qwq.verify.math.single import plain_words
 from qwq.verify.math.split import balanced, squeeze
-from qwq.verify.math.trees import Tree, symbols, worked_out
+from qwq.verify.math.trees import ZERO, Tree, affine, symbols, walk, worked_out
 from qwq.verify.math.values import (
     Bag,
     Congruence,
@@ -189,6 +189,12 @@ def _same_time(gold: Value, answer: Value) -> bool | None:
 
 
 def _same_expr(gold: Expr, answer: Expr) -> bool | None:
+    for one, other in ((gold, answer), (answer, gold)):
+        if _has_imaginary_unit(other.tree) and (parts := _in_engineering_form(one.tree)) is not None:
+            if parts[1] == ZERO:
+                return None  # 4j: along the second axis, or the imaginary unit of engineers
+            number = Expr(("add", ("mul", parts[0], ("const", "i")), parts[1]))
+            return _same_expr(number, other) if one is gold else _same_expr(other, number)
     if (answer.other is not None and not symbols(gold.tree)) or (gold.other is not None and answer.unit is not None):
         gold, answer = (
             gold.other if gold.other is not None else gold,
@@ -199,6 +205,21 @@ def _same_expr(gold: Expr, answer: Expr) -> bool | None:
         return False
     equal = _same_value(gold, answer)
     return None if compatible is None and equal else equal
+
+
+def _has_imaginary_unit(tree: Tree) -> bool:
+    return not symbols(tree) and any(node == ("const", "i") for node in walk(tree))
+
+
+def _in_engineering_form(tree: Tree) -> tuple[Tree, Tree] | None:
+    """(imaginary part, real part) of `3+4j`: a number and a multiple of j, and no other letter;
+    None for others.
+    """
+    parts = affine(tree) if symbols(tree) == {"j"} and not any(n == ("const", "i") for n in walk(tree)) else None
+    if parts is None:
+        return None
+    real = ZERO if evaluate.same(parts[2], ZERO) else parts[2]
+    return parts[1], real
 
 
 def _same_value(gold: Expr, answer: Expr) -> bool | None:

@@ -14,7 +14,7 @@ import re
 
 from qwq.text.response import parse
 from qwq.types import ParsedResponse
-from qwq.verify.math.announce import MATH, MAX_CHARS, announced, announcements, called_right, tagged
+from qwq.verify.math.announce import MATH, MAX_CHARS, announced, announcements, called_right, concluded, tagged
 
 MAX_TEXT_CHARS = 200_000  # of the end of a response that is searched
 FORMS = ("bare", "extract", "response")
@@ -152,6 +152,8 @@ def _explicit(text: str) -> str | None:
     last_line = text.rpartition("\n")[2]
     if bold := _BOLD.findall(last_line):
         return bold[-1]
+    if (answer := concluded(last_line)) is not None:
+        return answer
     if "\n" not in text and len(text) <= 200 and len(_SHORT_WORDS.findall(text)) <= 3:
         return text or None
     return None

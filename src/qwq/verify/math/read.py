@@ -93,9 +93,10 @@ def read(text: str, nesting: int = 0) -> Value:
     if len(relations) > 1:
         return _relation(relations, text, nesting)
     for kinds, combine in (("m", _minus), ("u", _union), ("n", _intersection)):
-        pieces = split(text, kinds)
+        pieces = [piece for _, piece in split(text, kinds)]
         if len(pieces) > 1:
-            return combine([read(p, nesting + 1) for _, p in pieces], text)
+            values = [read(piece, nesting + 1) for piece in pieces]
+            return combine(_as_sets(values) if all(p.startswith("\\{") for p in pieces) else values, text)
     bracketed = _bracketed(text, nesting)
     return bracketed if bracketed is not None else single(text, nesting)
 
@@ -323,6 +324,13 @@ def _of_names(op: str, values: list[Value]) -> Logic | None:
     if all(isinstance(v, Expr) and v.tree[0] == "sym" for v in values):
         return Logic(op, frozenset(v.tree for v in values if isinstance(v, Expr)))
     return None
+
+
+def _as_sets(values: list[Value]) -> list[Value]:
+    r"""Sets of one element, which alone are read as the element, as sets again: `\{1,2\} \cup
+    \{3\}`.
+    """
+    return [Bag((v,), ("",), braces=True) if isinstance(v, Expr | Relation | Text) else v for v in values]
 
 
 def _union(values: list[Value], text: str) -> Value:

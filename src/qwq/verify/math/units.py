@@ -211,6 +211,8 @@ def _nouns(tokens: list[str], words: list[str], single: bool, marked: bool, long
         return None  # a noun has no powers and no quotients
     if single and (not marked or words[0] in "eixyz"):
         return None
+    if "-" in tokens and all(len(w) == 1 for w in words):
+        return None  # a difference of letters: `2\mathbf{i}-\mathbf{j}`
     if not marked and words[0].isascii() and not long:
         return None
     return frozenset(_singular(w.lower()) for w in _hyphenated(tokens)) - _STOP_WORDS or frozenset(["?"])
