@@ -85,11 +85,19 @@ small: $(STAMP)
 fuzz-serve: $(STAMP)
 	QWQ_FUZZ_EXAMPLES=200 $(BIN)/python -m pytest tests/e2e/test_serve_schema.py
 
-# Client libraries, unmodified, against our server; their pins clash with ours, so they live in an environment of their own.
-test-clients: $(STAMP)
-	$(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/python -m pip install --quiet pytest anthropic ollama openai-agents pydantic-ai-slim[openai] langchain-qwq smolagents[openai]
-	$(BIN)/python tests/clients/run.py .venv-clients/bin/python
+# Client libraries, unmodified, against our server; their pins clash with ours and with each other's, so they live in environments of
+# their own. `make test-clients-litellm` is apart: litellm's releases were tampered with in 2026, and dspy brings it along.
+CLIENT_SETS := agents instructor llama lm-eval
+CLIENTS_agents := anthropic ollama openai-agents pydantic-ai-slim[openai] langchain-qwq smolagents[openai]
+CLIENTS_instructor := instructor
+CLIENTS_llama := llama-index-llms-openai-like
+CLIENTS_lm-eval := lm_eval tenacity aiohttp tiktoken
+CLIENTS_litellm := litellm dspy
+test-clients: $(CLIENT_SETS:%=test-clients-%)
+test-clients-%: $(STAMP)
+	$(PYTHON) -m venv .venv-clients/$*
+	.venv-clients/$*/bin/python -m pip install --quiet pytest $(CLIENTS_$*)
+	$(BIN)/python tests/clients/run.py .venv-clients/$*/bin/python
 
 # First paint, and frames while 2,000 messages scroll.
 bench-page: $(STAMP)

@@ -18,7 +18,15 @@ const result = await build({
   legalComments: 'none',
 })
 
-const names = {}
+const stamp = (file, data) => {
+  const name = file.replace('.', `-${createHash('sha256').update(data).digest('hex').slice(0, 8)}.`)
+  writeFileSync(`${out}/assets/${name}`, data)
+  return name
+}
+const icon = stamp('icon.svg', readFileSync('src/icon.svg'))
+const manifest = stamp('app.webmanifest', readFileSync('src/app.webmanifest', 'utf8').replace('{{icon.svg}}', `/assets/${icon}`))
+
+const names = { 'icon.svg': icon, 'app.webmanifest': manifest }
 for (const [file, about] of Object.entries(result.metafile.outputs)) {
   if (about.entryPoint) names[`${basename(about.entryPoint, '.js')}`] = basename(file)
 }

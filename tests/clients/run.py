@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +22,13 @@ def reply(prompt: str) -> str:
         return "it said 7\n</think>\n\nThe sum is 7."
     if "add" in last:
         return f"a sum\n</think>\n\n{CALL}"
-    if "json" in last and '"City"' in prompt:
-        return 'so\n</think>\n\n<tool_call>\n{"name": "City", "arguments": {"city": "Paris", "size": 3}}\n</tool_call>'
+    if "dspy" in last:  # its two adapters: fields under headings, or JSON
+        answer = '{"answer": 4}' if "JSON object" in prompt else "[[ ## answer ## ]]\n4\n\n[[ ## completed ## ]]"
+        return f"so\n</think>\n\n{answer}"
+    if "json" in last and "<tools>" in prompt:
+        name = re.findall(r'"name": "(\w+)"', prompt)[0]
+        call = f'{{"name": "{name}", "arguments": {{"city": "Paris", "size": 3}}}}'
+        return f"so\n</think>\n\n<tool_call>\n{call}\n</tool_call>"
     if "json" in last:
         return 'so\n</think>\n\n{"city": "Paris", "size": 3}'
     return "so it is\n</think>\n\nHello, wörld!"

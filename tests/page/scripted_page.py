@@ -39,6 +39,8 @@ def parts(body: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
             HOSTILE + "x" * 100_000 + "\n\n" + "[" * 100_000 + "\n\n" + "*a_`$" * 20_000,
             None,
         )
+    if "wide" in question:
+        return "", "\\[" + " + ".join(f"x_{{{i}}}^{{2}}" for i in range(40)) + "\\]", None
     if "math" in question:
         return "Let me recall \\(e^{i\\pi} = -1\\).", MATH, None
     if "tool" in question:
@@ -109,7 +111,10 @@ def create(database: Path | None) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": "scripted-1b", "max_model_len": 32768}]}
+        return {
+            "object": "list",
+            "data": [{"id": "scripted-1b", "max_model_len": 32768, "sampling": {"temperature": 0.6}}],
+        }
 
     return app
 

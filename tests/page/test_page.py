@@ -116,7 +116,7 @@ def test_thinking_is_folded_and_math_and_code_are_drawn(page: Any) -> None:
     expect(fold).to_have_attribute("aria-expanded", "false")
     expect(fold).to_contain_text("tokens")
     expect(page.locator(".figures")).to_contain_text("tokens/s")
-    expect(page.locator(".figures")).to_contain_text("first token after")
+    expect(page.locator(".figures")).to_contain_text("time to first token")
     expect(page.locator("article.assistant .katex")).to_have_count(3)
     expect(page.locator("article.assistant")).to_contain_text("It costs $120 or $130 a piece")
     expect(page.locator(".hljs-keyword").first).to_be_visible()
@@ -142,10 +142,12 @@ def test_edit_regenerate_and_switch_versions(page: Any) -> None:
     expect(page.locator("article.assistant .versions")).to_contain_text("2/2")
     expect(page.locator("article.assistant")).to_have_attribute("aria-busy", "false")
     page.locator("article.user").hover()
-    page.get_by_role("button", name="Edit").click()
-    expect(page.get_by_label("Edit")).to_be_focused()  # the box is filled and focused a moment after it appears
-    page.get_by_label("Edit").fill("second wording")
-    page.get_by_label("Edit").press("Enter")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    expect(
+        page.get_by_role("textbox", name="Edit")
+    ).to_be_focused()  # the box is filled and focused a moment after it appears
+    page.get_by_role("textbox", name="Edit").fill("second wording")
+    page.get_by_role("textbox", name="Edit").press("Enter")
     expect(page.locator("article.user .versions")).to_contain_text("2/2")
     expect(page.locator("article.assistant")).to_contain_text("You said: second wording")
     page.get_by_role("button", name="Previous version").first.click()
@@ -303,6 +305,142 @@ def test_two_thousand_messages_scroll(page: Any, server: Server) -> None:
         page.locator(".thread").evaluate("(e) => e.scrollTo(0, 0)")
         page.wait_for_timeout(200)
     assert page.locator("article").count() > 80
+
+
+PDF = b"""%PDF-1.4
+1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj
+2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj
+3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 300 200]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>endobj
+4 0 obj<</Length 52>>stream
+BT /F1 18 Tf 20 100 Td (The answer is forty-two) Tj ET
+endstream endobj
+5 0 obj<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>endobj
+trailer<</Root 1 0 R>>
+"""
+GIVE = """async ([kind, target, name, type, data]) => {
+  const transfer = new DataTransfer()
+  transfer.items.add(new File([new Uint8Array(data)], name, { type }))
+  const init = { bubbles: true, cancelable: true, dataTransfer: transfer, clipboardData: transfer }
+  const node = document.querySelector(target)
+  if (kind === 'drop') node.dispatchEvent(new DragEvent('dragenter', init))
+  node.dispatchEvent(kind === 'drop' ? new DragEvent('drop', init) : new ClipboardEvent('paste', init))
+}"""
+
+
+def test_files_are_dropped_anywhere_and_pasted(page: Any) -> None:
+    page.evaluate(GIVE, ["drop", ".thread", "notes.txt", "text/plain", list(b"one two")])
+    expect(page.locator(".composer .attached")).to_contain_text("notes.txt")
+    expect(page.locator(".drop")).to_have_count(0)
+    page.evaluate(GIVE, ["paste", "#ask", "paper.pdf", "application/pdf", list(PDF)])
+    expect(page.locator(".composer .attached")).to_have_count(2)
+    page.evaluate(GIVE, ["paste", "#ask", "image.png", "image/png", [137, 80, 78, 71]])
+    expect(page.get_by_role("alert")).to_contain_text("image.png: this model reads text only, no images")
+    page.evaluate(GIVE, ["drop", "header", "broken.pdf", "application/pdf", list(b"%PDF-1.4 nothing")])
+    expect(page.get_by_role("alert")).to_contain_text("broken.pdf cannot be read as a PDF")
+    expect(page.locator(".composer .attached")).to_have_count(2)
+    ask(page, "look")
+    expect(page.locator("article.assistant")).to_contain_text("The answer is forty-two")
+
+
+def test_fork_edit_an_answer_and_copy_the_conversation(page: Any) -> None:
+    ask(page, "one")
+    ask(page, "two")
+    expect(page.locator(".context")).to_contain_text("/ 32,768")
+    page.locator("article.assistant").first.hover()
+    page.get_by_role("button", name="Edit answer").first.click()
+    page.get_by_role("textbox", name="Edit").fill("my own words")
+    shot(page, "edit-answer")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("article.assistant")).to_have_count(1)
+    expect(page.locator("article.assistant")).to_contain_text("my own words")
+    expect(page.locator("article.assistant .versions")).to_contain_text("2/2")
+    page.get_by_role("button", name="Copy conversation").click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == "**You**\n\none\n\n**Assistant**\n\nmy own words"
+    before = page.evaluate("location.hash")
+    page.locator("article.assistant").hover()
+    page.locator("article.assistant").get_by_role("button", name="Fork from here").click()
+    expect(page.locator("header .title")).to_contain_text("⑂")
+    assert page.evaluate("location.hash") != before
+    expect(page.locator("article")).to_have_count(2)
+
+
+def test_a_temporary_chat_is_gone_when_it_is_left(page: Any) -> None:
+    page.get_by_role("button", name="Temporary chat").click()
+    expect(page.locator(".hello")).to_contain_text("not kept")
+    shot(page, "temporary")
+    ask(page, "whisper")
+    expect(page.locator("header .tag")).to_be_visible()
+    expect(page.locator(".entry", has_text="whisper")).to_have_count(0)
+    hash = page.evaluate("location.hash")
+    page.keyboard.press("Control+Shift+O")
+    expect(page.locator("article")).to_have_count(0)
+    expect(page.locator("header .tag")).to_have_count(0)
+    page.wait_for_timeout(300)
+    status = "fetch('/api' + location.hash.replace('#', '/conversations')).then(r => r.status)"
+    page.evaluate("(h) => history.replaceState(null, '', h)", hash)
+    assert page.evaluate(status) == 404
+
+
+def test_defaults_are_shown_and_presets_are_kept(page: Any) -> None:
+    page.keyboard.press("Control+,")
+    expect(page.get_by_label("Temperature")).to_have_attribute("placeholder", "0.6")
+    expect(page.get_by_label("Top-p")).to_have_attribute("placeholder", "1")
+    expect(page.get_by_label("Max tokens")).to_have_attribute("placeholder", "rest of the context")
+    expect(page.get_by_label("Stop sequences")).to_be_visible()
+    page.get_by_label("Temperature").fill("0.2")
+    page.get_by_label("System prompt").fill("Answer in verse.")
+    page.get_by_label("Preset name").fill("poet")
+    page.get_by_role("button", name="Save").click()
+    page.get_by_label("Presets").select_option("")
+    expect(page.get_by_label("System prompt")).to_have_value("")
+    expect(page.get_by_label("Temperature")).to_have_value("")
+    page.get_by_label("Presets").select_option("poet")
+    expect(page.get_by_label("System prompt")).to_have_value("Answer in verse.")
+    expect(page.get_by_label("Temperature")).to_have_value("0.2")
+    shot(page, "presets")
+
+
+def test_a_model_is_picked_where_there_are_several(browser: Any, server: Server) -> None:
+    page = browser.new_page()
+    page.route(
+        "**/v1/models",
+        lambda route: route.fulfill(
+            json={"data": [{"id": n, "root": n, "max_model_len": 1000} for n in ("small", "large")]}
+        ),
+    )
+    page.goto(server.url)
+    page.get_by_label("Model", exact=True).select_option("large")
+    ask(page, "which model")
+    found = page.evaluate("fetch('/api' + location.hash.replace('#', '/conversations')).then(r => r.json())")
+    assert found["settings"]["model"] == "large"
+    page.close()
+
+
+def test_a_phone_has_large_targets_and_formulas_that_scroll(browser: Any, server: Server) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(server.url)
+    ask(page, "some math and a wide one")
+    small = page.evaluate(
+        "[...document.querySelectorAll('button, select, a[href]')].filter((e) => e.checkVisibility({visibilityProperty: true}) && !e.closest('[inert]') && !e.matches('.skip'))"
+        ".map((e) => [e.title || e.textContent, e.getBoundingClientRect()]).filter(([, r]) => r.width < 44 || r.height < 44).map(([t]) => t)"
+    )
+    assert small == []
+    wide = page.locator("article.assistant .math.display").last
+    assert wide.evaluate("(e) => e.scrollWidth > e.clientWidth + 20 && getComputedStyle(e).overflowX === 'auto'")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    shot(page, "phone-math")
+    context.close()
+
+
+def test_the_page_can_be_installed(page: Any) -> None:
+    manifest = page.evaluate(
+        "fetch(document.querySelector('link[rel=manifest]').href).then(async (r) => [r.headers.get('content-type'), await r.json()])"
+    )
+    assert manifest[0] == "application/manifest+json" and manifest[1]["start_url"] == "/"
+    icon = manifest[1]["icons"][0]["src"]
+    assert page.evaluate("(u) => fetch(u).then(r => r.headers.get('content-type'))", icon) == "image/svg+xml"
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: make test-page")

@@ -175,8 +175,8 @@ def test_stop_closes_the_request_and_keeps_what_came(store: Store) -> None:
     async def scenario() -> Message:
         id = store.create().id
         _, answer = store.begin(id, None, [NewMessage(content="q")])
-        running = Generations(store, chat)
-        running.start(store.whole(id), answer)
+        running = Generations(chat)
+        running.start(store, store.whole(id), answer)
         generation = running.get(answer.id)
         assert generation is not None
         async for _ in generation.follow(0):
@@ -240,3 +240,46 @@ def test_pieces_of_calls_are_joined() -> None:
     ]
     joined = with_pieces(Message(id=1, parent=None, role="assistant"), pieces)
     assert joined.tool_calls == [ToolCall(id="c", name="f", arguments="{}")]
+
+
+def test_a_fork_has_the_messages_up_to_one_and_a_rewritten_answer_is_a_version(tmp_path: Path) -> None:
+    with client(tmp_path) as http:
+        talk = http.post("/api/conversations", json={"settings": {"temperature": 0.5}}).json()["id"]
+        asked = {"parent": None, "messages": [{"content": "q"}]}
+        answer = http.post(f"/api/conversations/{talk}/generate", json=asked).json()["answer"]["id"]
+        http.get(f"/api/messages/{answer}/events")
+        new = http.post(f"/api/messages/{answer}/rewrite", json={"content": "ho"}).json()
+        whole = http.get(f"/api/conversations/{talk}").json()
+        assert whole["head"] == new["id"] and new["parent"] == whole["messages"][1]["parent"]
+        assert [m["content"] for m in whole["messages"]] == ["q", "hi", "ho"]
+        fork = http.post(f"/api/conversations/{talk}/fork", json={"message": answer}).json()
+        assert fork["id"] != talk and fork["settings"]["temperature"] == 0.5
+        copied = http.get(f"/api/conversations/{fork['id']}").json()
+        assert [m["content"] for m in copied["messages"]] == ["q", "hi"] and copied["head"] == copied["messages"][1][
+            "id"
+        ]
+        question = whole["messages"][0]["id"]
+        assert http.post(f"/api/messages/{question}/rewrite", json={"content": "x"}).status_code == 400
+        assert http.post(f"/api/conversations/{talk}/fork", json={"message": 99}).status_code == 404
+
+
+def test_a_temporary_conversation_is_in_no_list_and_in_no_file(tmp_path: Path) -> None:
+    with client(tmp_path) as http:
+        talk = http.post("/api/conversations", json={"temporary": True}).json()["id"]
+        asked = {"parent": None, "messages": [{"content": "a secret"}]}
+        answer = http.post(f"/api/conversations/{talk}/generate", json=asked).json()["answer"]["id"]
+        assert '"done"' in http.get(f"/api/messages/{answer}/events").text
+        assert [m["content"] for m in http.get(f"/api/conversations/{talk}").json()["messages"]] == ["a secret", "hi"]
+        assert http.get("/api/conversations").json()["conversations"] == []
+        assert http.get("/api/conversations?search=secret").json()["conversations"] == []
+        assert "secret" not in http.get("/api/export?format=json").text
+        fork = http.post(f"/api/conversations/{talk}/fork", json={"message": answer}).json()["id"]
+        assert http.delete(f"/api/conversations/{talk}").status_code == 200
+        assert http.get(f"/api/conversations/{talk}").status_code == 404
+        assert http.get(f"/api/conversations/{fork}").status_code == 200
+    assert b"secret" not in b"".join(f.read_bytes() for f in tmp_path.iterdir())
+
+
+def test_a_search_result_shows_words_and_no_markup(store: Store) -> None:
+    store.begin(store.create().id, None, [NewMessage(content="## Divisors of **360**\nSince $360$ is")])
+    assert store.search("divisors")[0].snippet == "Divisors of 360 Since 360 is"

@@ -5,9 +5,10 @@ export const key = kept('key', '')
 
 const headers = (more) => (key.value ? { ...more, Authorization: `Bearer ${key.value}` } : more)
 
-export async function call(method, path, body, type = 'application/json') {
+export async function call(method, path, body, type = 'application/json', more = {}) {
   const raw = type !== 'application/json' || typeof body === 'string'
   const answer = await fetch(path, {
+    ...more,
     method,
     headers: headers(body === undefined ? {} : { 'Content-Type': type }),
     body: body === undefined ? undefined : raw ? body : JSON.stringify(body),

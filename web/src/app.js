@@ -5,7 +5,8 @@ import { Composer } from './composer.js'
 import { Message, ToolTurn } from './message.js'
 import { Help, Settings } from './panels.js'
 import { Sidebar } from './sidebar.js'
-import { current, dialog, editing, go, loadList, messages, model, notice, path, running, sidebarOpen, spoken, stop } from './state.js'
+import { add, hasFiles } from './files.js'
+import { asText, current, dialog, editing, go, isTemporary, model, models, notice, path, setSetting, sidebarOpen, spoken, stop, temporary } from './state.js'
 
 const STEP = 40 // messages drawn at first, and each time the top is reached
 
@@ -62,7 +63,7 @@ function Thread() {
     <div class="thread" ref=${box} onScroll=${onScroll} tabindex="0" role="region" aria-label=${current.value?.title || t('newChat')}>
       <div class="column">
         <div ref=${top}>${count < all.length && html`<${Button} class="quiet earlier" text=${t('earlier')} onClick=${() => { follows.current = false; setCount(count + STEP) }} />`}</div>
-        ${!all.length && !current.value && html`<div class="hello"><h1>${t('hello')}</h1><p>${model.value.id}</p></div>`}
+        ${!all.length && !current.value && html`<div class="hello"><h1>${t('hello')}</h1><p>${model.value.id}</p>${isTemporary.value && html`<p>${t('temporaryHint')}</p>`}</div>`}
         ${shown.map((turn, i) => turn[0].role === 'user'
           ? html`<${Message} key=${turn[0].id} message=${turn[0]} last=${i === shown.length - 1} />`
           : html`<${ToolTurn} key=${turn[0].id} turn=${turn} last=${i === shown.length - 1} />`)}
@@ -89,7 +90,47 @@ function onKey(event) {
 }
 export const focusBox = () => document.getElementById('ask')?.focus()
 
+function Header() {
+  const [copied, setCopied] = useState(false)
+  const copy = async () => {
+    await navigator.clipboard.writeText(asText())
+    setCopied(true)
+    setTimeout(() => setCopied(false), 1500)
+  }
+  const picked = (e) => setSetting('model', e.target.value === models.value[0].id ? null : e.target.value)
+  return html`<header>
+    <${Button} class="quiet" icon="menu" label=${t('sidebar')} aria-expanded=${sidebarOpen.value} onClick=${() => (sidebarOpen.value = !sidebarOpen.value)} />
+    <h2 class="title">${isTemporary.value && html`<span class="tag">${t('temporary')}</span>`}${current.value?.title || ''}</h2>
+    ${models.value.length > 1
+      ? html`<select class="model" aria-label=${t('pickModel')} value=${model.value.id} onChange=${picked}>${models.value.map((m) => html`<option value=${m.id} selected=${m.id === model.value.id}>${m.id}</option>`)}</select>`
+      : html`<span class="model">${model.value.id}</span>`}
+    ${!current.value && html`<${Button} class="quiet" icon="clock" label=${t('temporaryNew')} aria-pressed=${temporary.value} onClick=${() => (temporary.value = !temporary.value)} />`}
+    ${path.value.length > 0 && html`<${Button} class="quiet" icon=${copied ? 'check' : 'copy'} label=${copied ? t('copied') : t('copyAll')} onClick=${copy} />`}
+    <${Button} class="quiet wide-only" icon="help" label=${t('help')} onClick=${() => (dialog.value = 'help')} />
+    <${Button} class="quiet" icon="gear" label=${t('settings')} onClick=${() => (dialog.value = 'settings')} />
+  </header>`
+}
+
+// Files may be dropped anywhere on the page. Entering a child comes before leaving its parent, so the two are counted.
+function useDrop() {
+  const [over, setOver] = useState(false)
+  useEffect(() => {
+    let depth = 0
+    const set = (n) => ((depth = n), setOver(n > 0))
+    const work = {
+      dragenter: (e) => hasFiles(e.dataTransfer) && (e.preventDefault(), set(depth + 1)),
+      dragleave: (e) => hasFiles(e.dataTransfer) && set(Math.max(0, depth - 1)),
+      dragover: (e) => hasFiles(e.dataTransfer) && e.preventDefault(),
+      drop: (e) => (set(0), e.dataTransfer?.files.length && (e.preventDefault(), add(e.dataTransfer.files), focusBox())),
+    }
+    for (const [name, act] of Object.entries(work)) addEventListener(name, act)
+    return () => Object.entries(work).forEach(([name, act]) => removeEventListener(name, act))
+  }, [])
+  return over
+}
+
 export function App({ theme }) {
+  const over = useDrop()
   useEffect(() => {
     addEventListener('keydown', onKey)
     return () => removeEventListener('keydown', onKey)
@@ -99,17 +140,12 @@ export function App({ theme }) {
     <div class="layout" data-sidebar=${sidebarOpen.value ? 'open' : 'closed'}>
       <${Sidebar} />
       <main>
-        <header>
-          <${Button} class="quiet" icon="menu" label=${t('sidebar')} aria-expanded=${sidebarOpen.value} onClick=${() => (sidebarOpen.value = !sidebarOpen.value)} />
-          <h2 class="title">${current.value?.title || ''}</h2>
-          <span class="model">${model.value.id}</span>
-          <${Button} class="quiet wide-only" icon="help" label=${t('help')} onClick=${() => (dialog.value = 'help')} />
-          <${Button} class="quiet" icon="gear" label=${t('settings')} onClick=${() => (dialog.value = 'settings')} />
-        </header>
+        <${Header} />
         <${Thread} />
         <${Composer} />
       </main>
     </div>
+    ${over && html`<div class="drop" aria-hidden="true"><span>${t('dropHere')}</span></div>`}
     ${dialog.value === 'settings' && html`<${Settings} theme=${theme} />`}
     ${dialog.value === 'help' && html`<${Help} />`}
     <div class="notice" role="alert">${notice.value && html`<span>${notice.value}</span><${Button} class="quiet" icon="close" label=${t('close')} onClick=${() => (notice.value = '')} />`}</div>

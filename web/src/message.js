@@ -3,7 +3,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks'
 import { Button, Icon, html } from './html.js'
 import { number, seconds, t } from './i18n.js'
 import { blocks, render, tools } from './markdown.js'
-import { answer, editing, giveResults, goOn, live, regenerate, saveEdit, show, siblings, spoken } from './state.js'
+import { answer, editing, fork, giveResults, goOn, live, regenerate, rewrite, saveEdit, show, siblings, spoken } from './state.js'
 
 const Block = memo(({ block, loaded }) => {
   const box = useRef()
@@ -69,7 +69,7 @@ function Thinking({ message }) {
   const hit = !now && stats.thinking_token_budget != null && stats.reasoning_tokens >= stats.thinking_token_budget
   return html`<div class="thinking" data-now=${now ? '' : undefined}>
     <button type="button" class="fold" aria-expanded=${open} onClick=${() => choose(!open)}>
-      <${Icon} name="bulb" /><span class="label">${now ? t('thinking') + ' · ' + seconds(time) : t('thoughtFor', seconds(time))}</span>
+      <${Icon} name="bulb" /><span class="label">${now ? t('thinking') + ' · ' + seconds(time) : time ? t('thoughtFor', seconds(time)) : t('thought')}</span>
       ${tokens > 0 && html`<span>· ${t('tokens', number(tokens))}</span>`}${hit && html`<span>· ${t('budgetHit')}</span>`}<${Icon} name="right" />
     </button>
     ${open && html`<div class="thoughts" ref=${box} tabindex="0" role="group" aria-label=${t('thinking')}><${Markdown} text=${message.reasoning} /></div>`}
@@ -139,23 +139,28 @@ export const Attached = ({ file, onRemove }) => html`<span class="attached"><${I
   <small>${/\.csv$/i.test(file.name) ? t('rows', number(file.text.trimEnd().split('\n').length)) : t('chars', number(file.text.length))}</small>
   ${onRemove && html`<${Button} class="quiet" icon="close" label=${t('detach', file.name)} onClick=${onRemove} />`}</span>`
 
-export function Message({ message, last }) {
+// The text of a message in a box. Enter sends a question; in an answer it begins a line.
+function Edit({ message, word, done, onEnter }) {
   const box = useRef()
-  const isEdited = editing.value === message.id
-  useEffect(() => {
-    if (isEdited) (box.current.focus(), box.current.setSelectionRange(box.current.value.length, box.current.value.length))
-  }, [isEdited])
+  useEffect(() => (box.current.focus(), box.current.setSelectionRange(box.current.value.length, box.current.value.length)), [])
+  const save = (e) => (e.preventDefault(), done(message, box.current.value))
   const keys = (e) => {
-    if (e.key === 'Enter' && !e.shiftKey && !e.isComposing) (e.preventDefault(), saveEdit(message, box.current.value))
+    if (e.key === 'Enter' && !e.isComposing && (onEnter ? !e.shiftKey : e.ctrlKey || e.metaKey)) save(e)
   }
+  return html`<form class="edit" onSubmit=${save}>
+    <textarea ref=${box} rows=${Math.min(12, message.content.split('\n').length + 1)} aria-label=${t('edit')} onKeyDown=${keys} defaultValue=${message.content}></textarea>
+    <div class="row"><${Button} text=${t('cancel')} onClick=${() => (editing.value = 0)} /><button class="primary">${word}</button></div></form>`
+}
+
+const Fork = ({ message }) => html`<${Button} class="quiet" icon="fork" label=${t('fork')} onClick=${() => fork(message)} />`
+
+export function Message({ message, last }) {
   return html`<article class="message user" aria-label=${t('you')}>
-    ${isEdited
-      ? html`<form class="edit" onSubmit=${(e) => (e.preventDefault(), saveEdit(message, box.current.value))}>
-          <textarea ref=${box} rows=${Math.min(12, message.content.split('\n').length + 1)} aria-label=${t('edit')} onKeyDown=${keys} defaultValue=${message.content}></textarea>
-          <div class="row"><${Button} text=${t('cancel')} onClick=${() => (editing.value = 0)} /><button class="primary">${t('send')}</button></div></form>`
+    ${editing.value === message.id
+      ? html`<${Edit} message=${message} word=${t('send')} done=${saveEdit} onEnter />`
       : html`<div class="bubble">${message.attachments.map((f) => html`<${Attached} key=${f.name} file=${f} />`)}<div class="said">${message.content}</div></div>
           <div class="actions"><${Versions} message=${message} /><${Copy} text=${message.content} />
-            <${Button} class="quiet" icon="pen" label=${t('edit')} onClick=${() => (editing.value = message.id)} />
+            <${Button} class="quiet" icon="pen" label=${t('edit')} onClick=${() => (editing.value = message.id)} /><${Fork} message=${message} />
             ${last && html`<${Button} class="quiet" icon="play" label=${t('answerIt')} onClick=${() => answer(message)} />`}</div>`}
   </article>`
 }
@@ -163,16 +168,18 @@ export function Message({ message, last }) {
 export function ToolTurn({ turn, last }) {
   const final = turn.at(-1).role === 'tool' ? turn.findLast((m) => m.role === 'assistant') ?? turn[0] : turn.at(-1)
   const streaming = final.state === 'streaming'
+  const editable = turn.filter((m) => m.role === 'assistant').length === 1 && !final.tool_calls.length && editing.value !== final.id
   const cut = ['stopped', 'interrupted', 'length', 'error'].includes(final.state)
   const text = turn.filter((m) => m.role === 'assistant').map((m) => m.content).filter(Boolean).join('\n\n')
   return html`<article class="message assistant" aria-label=${t('assistant')} aria-busy=${streaming}>
     ${turn.filter((m) => m.reasoning).map((m) => html`<${Thinking} key=${m.id} message=${m} />`)}
     ${turn.some((m) => m.tool_calls.length) && html`<${Calls} messages=${turn} last=${last} />`}
-    ${text && html`<${Markdown} text=${text} />`}
+    ${editing.value === final.id ? html`<${Edit} message=${final} word=${t('save')} done=${rewrite} />` : text && html`<${Markdown} text=${text} />`}
     ${streaming && !final.content && !final.reasoning && !final.tool_calls.length && html`<span class="waiting" aria-hidden="true"></span>`}
     ${cut && html`<div class="cut" data-state=${final.state}><span>${final.state === 'error' ? final.error : t(final.state)}</span>
       ${!final.tool_calls.length && last && html`<${Button} icon="play" text=${t('goOn')} label=${t('goOn')} onClick=${() => goOn(final)} />`}</div>`}
     <div class="actions"><${Versions} message=${turn[0]} />${!streaming && html`<${Copy} text=${text} />
-      <${Button} class="quiet" icon="again" label=${t('regenerate')} onClick=${() => regenerate(turn[0])} />`}<${Figures} message=${final} /></div>
+      <${Button} class="quiet" icon="again" label=${t('regenerate')} onClick=${() => regenerate(turn[0])} />
+      ${editable && html`<${Button} class="quiet" icon="pen" label=${t('editAnswer')} onClick=${() => (editing.value = final.id)} />`}<${Fork} message=${turn.at(-1)} />`}<${Figures} message=${final} /></div>
   </article>`
 }

@@ -2,7 +2,7 @@ import { useEffect, useRef, useState } from 'preact/hooks'
 import { key } from './api.js'
 import { Button, html } from './html.js'
 import { language, t } from './i18n.js'
-import { dialog, loadList, loadModel, model, options, setOptions, setSetting } from './state.js'
+import { dialog, loadList, loadModel, model, options, presets, setOptions, setSetting } from './state.js'
 
 function Dialog({ title, children }) {
   const box = useRef()
@@ -39,6 +39,34 @@ const NUMBERS = [
   ['presence_penalty', -2, 2, 0.1], ['frequency_penalty', -2, 2, 0.1], ['max_tokens', 1, 1e6, 1], ['seed', 0, 2 ** 53 - 1, 1],
 ]
 
+// What holds where a field is empty: the model's own values, else those of the API.
+const ENGINE = { temperature: 1, top_p: 1, top_k: 0, min_p: 0, repetition_penalty: 1, presence_penalty: 0, frequency_penalty: 0 }
+function placeholder(name) {
+  if (name === 'seed') return t('random')
+  if (name === 'max_tokens') return t('restOfContext')
+  const value = model.value.sampling?.[name] ?? ENGINE[name]
+  return name === 'top_k' && !value ? t('off') : String(value)
+}
+
+// System prompt and settings under a name, kept in this browser.
+function Presets() {
+  const [name, setName] = useState('')
+  const apply = (e) => {
+    const chosen = presets.value.find((p) => p.name === e.target.value)
+    setName(chosen?.name ?? '')
+    setOptions(chosen ? { system: chosen.system, settings: chosen.settings } : { system: '', settings: {} })
+  }
+  const others = () => presets.value.filter((p) => p.name !== name.trim())
+  const save = () => (presets.value = [...others(), { name: name.trim(), system: options.value.system, settings: options.value.settings }].sort((a, b) => a.name.localeCompare(b.name)))
+  const isKept = presets.value.some((p) => p.name === name.trim())
+  return html`<fieldset><legend>${t('presets')}</legend><div class="row presets">
+    <select aria-label=${t('presets')} onChange=${apply}><option value="">${t('model')}</option>
+      ${presets.value.map((p) => html`<option key=${p.name} value=${p.name} selected=${p.name === name}>${p.name}</option>`)}</select>
+    <input aria-label=${t('presetName')} placeholder=${t('presetName')} maxlength="80" value=${name} onInput=${(e) => setName(e.target.value)} />
+    <${Button} text=${t('save')} disabled=${!name.trim()} onClick=${save} />
+    ${isKept && html`<${Button} class="danger" text=${t('remove')} onClick=${() => ((presets.value = others()), setName(''))} />`}</div></fieldset>`
+}
+
 export function Settings({ theme }) {
   const { system, settings } = options.value
   const [fault, setFault] = useState('')
@@ -57,7 +85,7 @@ export function Settings({ theme }) {
     setSetting('stop', lines.length ? lines : null)
   }
   const number = ([name, min, max, step]) => html`<label key=${name}>${t(name)}
-    <input type="number" name=${name} min=${min} max=${max} step=${step} placeholder=${t('model')} value=${settings[name] ?? ''}
+    <input type="number" name=${name} min=${min} max=${max} step=${step} placeholder=${placeholder(name)} value=${settings[name] ?? ''}
       onChange=${(e) => e.target.reportValidity() && setSetting(name, e.target.value === '' ? null : Number(e.target.value))} /></label>`
   const choice = (name, state, values) => html`<label>${t(name)}<select value=${state.value} onChange=${(e) => (state.value = e.target.value)}>
     ${values.map(([value, word]) => html`<option value=${value} selected=${state.value === value}>${word}</option>`)}</select></label>`
@@ -67,10 +95,11 @@ export function Settings({ theme }) {
     loadList()
   }
   return html`<${Dialog} title=${t('settings')}>
-    <label>${t('system')}<textarea rows="4" onChange=${(e) => setOptions({ system: e.target.value })} defaultValue=${system}></textarea></label>
+    <${Presets} />
+    <label>${t('system')}<textarea rows="4" onChange=${(e) => setOptions({ system: e.target.value })} value=${system}></textarea></label>
     <${Budget} />
-    <fieldset><legend>${t('sampling')}</legend><div class="grid">${NUMBERS.map(number)}</div>
-      <label>${t('stopTexts')}<textarea rows="2" onChange=${stops} defaultValue=${(settings.stop ?? []).join('\n')}></textarea></label></fieldset>
+    <fieldset><legend>${t('sampling')}</legend><p class="hint">${t('emptyMeans')}</p><div class="grid">${NUMBERS.map(number)}</div>
+      <label>${t('stopTexts')}<textarea rows="2" onChange=${stops} value=${(settings.stop ?? []).join('\n')}></textarea></label></fieldset>
     <label>${t('toolsJson')}<textarea rows="3" class="mono" onChange=${tools} aria-invalid=${fault ? 'true' : undefined} defaultValue=${settings.tools ? JSON.stringify(settings.tools, null, 1) : ''}></textarea>
       ${fault && html`<span class="fault" role="alert">${fault}</span>`}</label>
     <p class="hint">${t('applies')}</p>

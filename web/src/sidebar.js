@@ -9,6 +9,13 @@ function group(updated) {
   return updated >= midnight ? 'today' : updated >= midnight - 86400 ? 'yesterday' : updated >= midnight - 6 * 86400 ? 'week' : 'older'
 }
 
+// The words of a search, marked in what it found.
+function Marked({ text }) {
+  const words = query.value.split(/\s+/).filter(Boolean).map((w) => w.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'))
+  if (!words.length) return text
+  return text.split(new RegExp(`(${words.join('|')})`, 'i')).map((part, i) => (i % 2 ? html`<mark>${part}</mark>` : part))
+}
+
 function Row({ entry }) {
   const [renaming, rename] = useState(false)
   const [menu, setMenu] = useState(false)
@@ -32,7 +39,7 @@ function Row({ entry }) {
       ? html`<input ref=${box} aria-label=${t('rename')} defaultValue=${entry.title} onBlur=${() => done(true)}
           onKeyDown=${(e) => { if (e.key === 'Enter' && !e.isComposing) done(true); else if (e.key === 'Escape') (e.stopPropagation(), done(false)) }} />`
       : html`<a href=${`#/${entry.id}${entry.message ? `@${entry.message}` : ''}`} aria-current=${is ? 'page' : undefined} onClick=${open}>
-          <span class="name">${title}</span>${entry.snippet && html`<small>${entry.snippet}</small>`}</a>
+          <span class="name">${title}</span>${entry.snippet && html`<small><${Marked} text=${entry.snippet} /></small>`}</a>
         <${Button} class="quiet" icon="dots" label=${`${t('menu')}: ${title}`} aria-expanded=${menu} onClick=${() => setMenu(!menu)} />`}
     ${menu && html`<div class="menu">
       <${Button} text=${t('rename')} onClick=${pick(() => rename(true))} /><${Button} text=${t('exportJson')} onClick=${get('json')} />

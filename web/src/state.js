@@ -9,7 +9,10 @@ export const more = signal(false)
 export const query = signal('')
 export const current = signal(null) // the conversation without its messages
 export const messages = signal([])
-export const model = signal({ id: '', max_model_len: 32768 })
+export const models = signal([])
+export const files = signal([]) // for the next question
+export const temporary = signal(false) // whether the next conversation is kept nowhere
+export const presets = kept('presets', []) // {name, system, settings}
 export const notice = signal('')
 export const spoken = signal('') // for screen readers
 export const dialog = signal('') // settings, help, or none
@@ -31,6 +34,13 @@ export const path = computed(() => {
 export const siblings = (message) => (kin.value.get(message.parent) ?? []).filter((m) => m.role === message.role)
 export const running = computed(() => path.value.find((m) => m.state === 'streaming'))
 export const options = computed(() => current.value ?? defaults.value)
+export const model = computed(() => models.value.find((m) => m.id === options.value.settings.model) ?? models.value[0] ?? { id: '', max_model_len: 32768 })
+export const isTemporary = computed(() => (current.value ? current.value.id.startsWith('t-') : temporary.value))
+// Tokens that the conversation takes of the model's context, after its last answer.
+export const used = computed(() => {
+  const { stats } = path.value.findLast((m) => m.role === 'assistant' && m.stats.prompt_tokens) ?? {}
+  return stats ? stats.prompt_tokens + (stats.completion_tokens ?? 0) : 0
+})
 
 export async function tried(work) {
   try {
@@ -42,7 +52,11 @@ export async function tried(work) {
   }
 }
 
-export const loadModel = () => tried(async () => (model.value = (await call('GET', '/v1/models')).data[0]))
+// A model may have several names; its first one stands for it.
+export const loadModel = () => tried(async () => {
+  const { data } = await call('GET', '/v1/models')
+  models.value = data.filter((m, i) => data.findIndex((n) => (n.root ?? n.id) === (m.root ?? m.id)) === i)
+})
 
 let asked = 0
 export const loadList = (next = false) => tried(async () => {
@@ -57,7 +71,15 @@ export const loadList = (next = false) => tried(async () => {
   })
 })
 
+// A temporary conversation ends when it is left.
+function leave(next) {
+  const id = current.value?.id
+  if (id?.startsWith('t-') && id !== next) call('DELETE', `/api/conversations/${id}`, undefined, undefined, { keepalive: true }).catch(() => {})
+}
+addEventListener('pagehide', (e) => e.persisted || leave())
+
 export const open = (id, message) => tried(async () => {
+  leave(id)
   if (!id) {
     batch(() => ((current.value = null), (messages.value = [])))
     return
@@ -140,6 +162,8 @@ function joined(message, pieces) {
 }
 
 async function generate(body) {
+  const wanted = current.value.settings.model
+  if (wanted && models.value.length && !models.value.some((m) => m.id === wanted)) await setSetting('model', null)
   const made = await call('POST', `/api/conversations/${current.value.id}/generate`, body)
   const fresh = [...made.messages, made.answer]
   batch(() => {
@@ -154,7 +178,8 @@ async function generate(body) {
 
 export const say = (content, attachments) => tried(async () => {
   if (!current.value) {
-    const made = await call('POST', '/api/conversations', { system: defaults.value.system, settings: defaults.value.settings })
+    const made = await call('POST', '/api/conversations', { system: defaults.value.system, settings: defaults.value.settings, temporary: temporary.value })
+    temporary.value = false
     current.value = made
     history.replaceState(null, '', `#/${made.id}`)
   }
@@ -167,6 +192,21 @@ export const answer = (message) => tried(() => generate({ parent: message.id }))
 export const goOn = (message) => tried(() => generate({ continue: message.id }))
 export const giveResults = (message, results) => tried(() =>
   generate({ parent: message.id, messages: message.tool_calls.map((c, i) => ({ role: 'tool', tool_call_id: c.id, content: results[i] ?? '' })) }))
+export const rewrite = (message, content) => tried(async () => {
+  const made = await call('POST', `/api/messages/${message.id}/rewrite`, { content })
+  batch(() => {
+    messages.value = [...messages.value, made]
+    current.value = { ...current.value, head: made.id }
+    editing.value = 0
+  })
+})
+export const fork = (message) => tried(async () => {
+  const made = await call('POST', `/api/conversations/${current.value.id}/fork`, { message: message.id })
+  await loadList()
+  go(made.id)
+})
+export const asText = () =>
+  path.value.filter((m) => m.content).map((m) => `**${t({ user: 'you', assistant: 'assistant', tool: 'result' }[m.role])}**\n\n${m.content}`).join('\n\n')
 export const stop = () => running.value && tried(() => call('POST', `/api/messages/${running.value.id}/stop`))
 
 // Show a version: the path goes on below it to the newest message.

@@ -228,9 +228,10 @@ class ModelSwitch:
         collect_memory()
 
     async def chat(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """The page's way to the loaded model."""
+        """The page's way to the model that it names, or else to the loaded one."""
         try:
-            async with self.using(None) as app, aclosing(chat_chunks(app.state.core, body)) as chunks:  # type: ignore[type-var]
+            entry = self.entry(body["model"]) if body.get("model") else None
+            async with self.using(entry) as app, aclosing(chat_chunks(app.state.core, body)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     yield chunk
         except Refused as refused:

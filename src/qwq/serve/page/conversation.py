@@ -48,6 +48,7 @@ class Settings(_Noun):
     stop: list[str] | None = None
     thinking_token_budget: Annotated[int | None, Field(ge=0)] = None
     tools: list[dict[str, Any]] | None = None
+    model: Annotated[str | None, Field(max_length=500)] = None  # where the server has several
 
 
 class Attachment(_Noun):

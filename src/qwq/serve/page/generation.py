@@ -152,22 +152,22 @@ class Generation:
 class Generations:
     """All answers under way, by message."""
 
-    def __init__(self, store: Store, chat: Chat) -> None:
-        self._store, self._chat = store, chat
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
         self._running: dict[int, Generation] = {}
         self._closed = False
 
     def get(self, message: int) -> Generation | None:
         return self._running.get(message)
 
-    def start(self, whole: Whole, message: Message) -> None:
+    def start(self, store: Store, whole: Whole, message: Message) -> None:
         """Ask for the answer that stands empty, or stopped, at the end of its path."""
         if self._closed:
             raise UsageError("the server is shutting down: ask again when it is back")
         path = path_to(whole.messages, message.id)
         continues = bool(message.content or message.reasoning)
         body = chat_body(whole.conversation, path if continues else path[:-1], continues=continues)
-        running = Generation(self._store, self._chat, body, message)
+        running = Generation(store, self._chat, body, message)
         self._running[message.id] = running
         running.task.add_done_callback(lambda _: self._running.pop(message.id, None))
 

@@ -39,15 +39,16 @@ from starlette.concurrency import run_in_threadpool
 from qwq.errors import InfraError, QwqError, UsageError
 from qwq.serve.page.conversation import Conversation, Message, NewMessage, Settings, State
 from qwq.serve.page.generation import Chat, Generations
-from qwq.serve.page.store import Found, NotFound, Store, Whole
+from qwq.serve.page.store import Found, NotFound, Store, Stores, Whole
 from qwq.serve.page.transfer import from_json, from_markdown, to_json, to_markdown
 
 STATIC = Path(__file__).parents[1] / "static"
 HEARTBEAT_S = 15.0
+OCTETS = "application/octet-stream"
 CONTINUABLE = (State.LENGTH, State.STOPPED, State.INTERRUPTED, State.ERROR)
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+    "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
     "trusted-types dompurify",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -64,6 +65,17 @@ class NewConversation(_Body):
     title: Annotated[str, Field(max_length=500)] = ""
     system: str = ""
     settings: Settings = Settings()
+    temporary: bool = False
+
+
+class Fork(_Body):
+    """The last message that the new conversation has."""
+
+    message: int
+
+
+class Rewrite(_Body):
+    content: str
 
 
 class Change(_Body):
@@ -90,12 +102,12 @@ def mount(
     what has to be awaited before the engine ends. `allowed_hosts` are names besides localhost and this machine's own under
     which a browser may reach the page; "*" takes any.
     """
-    store = Store(database)
-    running = Generations(store, chat or app.state.chat)
+    stores = Stores(database)
+    running = Generations(chat or app.state.chat)
     api = FastAPI(openapi_url=None)
-    api.include_router(_conversations(store, running))
-    api.include_router(_answers(store, running))
-    api.include_router(_files(store))
+    api.include_router(_conversations(stores, running))
+    api.include_router(_answers(stores, running))
+    api.include_router(_files(stores.kept))
     api.add_exception_handler(QwqError, _failed)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_middleware(_SameSite, allowed_hosts=allowed_hosts)
@@ -104,7 +116,7 @@ def mount(
 
     async def close() -> None:
         await running.close()
-        store.close()
+        stores.close()
 
     app.state.closing.append(close)
 
@@ -174,7 +186,7 @@ def _out(message: Message, pieces: int = 0) -> dict[str, Any]:
     return message.model_dump(mode="json") | {"pieces": pieces}
 
 
-def _conversations(store: Store, running: Generations) -> APIRouter:
+def _conversations(stores: Stores, running: Generations) -> APIRouter:
     router = APIRouter(prefix="/conversations")
 
     @router.get("")
@@ -182,32 +194,39 @@ def _conversations(store: Store, running: Generations) -> APIRouter:
         search: str = "", before: str = "", limit: Annotated[int, Query(ge=1, le=500)] = 100
     ) -> dict[str, Any]:
         if search.strip():
-            return {"conversations": [_summary(f) for f in store.search(search)], "more": False}
-        found = store.recent(limit=limit + 1, before=_cursor(before))
+            return {"conversations": [_summary(f) for f in stores.kept.search(search)], "more": False}
+        found = stores.kept.recent(limit=limit + 1, before=_cursor(before))
         return {"conversations": [_summary(f) for f in found[:limit]], "more": len(found) > limit}
 
     @router.post("")
     def create(body: NewConversation) -> dict[str, Any]:
-        return store.create(Conversation(id="", **dict(body))).model_dump(mode="json")
+        store = stores.temporary if body.temporary else stores.kept
+        fields = {"title": body.title, "system": body.system, "settings": body.settings}
+        return store.create(Conversation(id="", **fields)).model_dump(mode="json")
+
+    @router.post("/{id}/fork")
+    def fork(id: str, body: Fork) -> dict[str, Any]:
+        return stores.of(id).fork(id, body.message).model_dump(mode="json")
 
     @router.get("/{id}")
     def whole(id: str) -> dict[str, Any]:
-        found = store.whole(id)
+        found = stores.of(id).whole(id)
         return found.conversation.model_dump(mode="json") | {
             "messages": [_out(m, found.pieces.get(m.id, 0)) for m in found.messages]
         }
 
     @router.patch("/{id}")
     def change(id: str, body: Change) -> dict[str, Any]:
+        store = stores.of(id)
         changed = store.get(id).model_copy(update={k: getattr(body, k) for k in body.model_fields_set})
         store.change(changed)
         return changed.model_dump(mode="json")
 
     @router.delete("/{id}")
     async def delete(id: str) -> dict[str, Any]:
-        found = await run_in_threadpool(store.whole, id)
+        found = await run_in_threadpool(stores.of(id).whole, id)
         await running.stop([m.id for m in found.messages])
-        await run_in_threadpool(store.delete, id)
+        await run_in_threadpool(stores.of(id).delete, id)
         return {"deleted": id}
 
     return router
@@ -226,13 +245,14 @@ def _cursor(before: str) -> tuple[float, str] | None:
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
-def _answers(store: Store, running: Generations) -> APIRouter:
+def _answers(stores: Stores, running: Generations) -> APIRouter:
     router = APIRouter()
 
     @router.post("/conversations/{id}/generate")
     async def generate(id: str, body: Ask) -> dict[str, Any]:
+        store = stores.of(id)
         if body.continue_ is not None:
-            whole = await run_in_threadpool(store.whole, id)
+            whole = await run_in_threadpool(stores.of(id).whole, id)
             added: list[Message] = []
             answer = _continued(whole, body.continue_)
             await run_in_threadpool(store.begin_again, answer)
@@ -241,12 +261,13 @@ def _answers(store: Store, running: Generations) -> APIRouter:
             if body.parent is None and not body.messages:
                 raise UsageError("messages: there is nothing to answer: give one, or a parent")
             added, answer = await run_in_threadpool(store.begin, id, body.parent, body.messages)
-            whole = await run_in_threadpool(store.whole, id)
-        running.start(whole, answer)
+            whole = await run_in_threadpool(stores.of(id).whole, id)
+        running.start(store, whole, answer)
         return {"messages": [_out(m) for m in added], "answer": _out(answer), "title": whole.conversation.title}
 
     @router.get("/messages/{id}/events")
     async def events(id: int, after: Annotated[int, Query(ge=0)] = 0) -> Response:
+        store = stores.of(id)
         await run_in_threadpool(store.message, id)
         return StreamingResponse(
             _events(store, running, id, after), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
@@ -255,7 +276,11 @@ def _answers(store: Store, running: Generations) -> APIRouter:
     @router.post("/messages/{id}/stop")
     async def stop(id: int) -> dict[str, Any]:
         await running.stop([id])
-        return _out(await run_in_threadpool(store.message, id))
+        return _out(await run_in_threadpool(stores.of(id).message, id))
+
+    @router.post("/messages/{id}/rewrite")
+    def rewrite(id: int, body: Rewrite) -> dict[str, Any]:
+        return _out(stores.of(id).rewrite(id, body.content))
 
     return router
 
@@ -342,7 +367,8 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self.data = path.read_bytes()
-        self.kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        manifest = path.suffix == ".webmanifest"
+        self.kind = "application/manifest+json" if manifest else mimetypes.guess_type(path.name)[0] or OCTETS
         self.etag = f'"{hashlib.sha256(self.data).hexdigest()[:16]}"'
 
     @cached_property

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import sqlite3
 import tempfile
@@ -22,10 +23,13 @@ from pathlib import Path
 
 from qwq.common.files import hold
 from qwq.errors import ConfigError, DataError, InfraError, UsageError
-from qwq.serve.page.conversation import Conversation, Message, NewMessage, Piece, State, title_of, with_pieces
+from qwq.serve.page.conversation import Conversation, Message, NewMessage, Piece, State, path_to, title_of, with_pieces
 
 VERSION = 1
 SNIPPET_CHARS = 120
+MARKUP = re.compile(r"[*_`#>|$\\]+")  # of Markdown and formulas, which a line of search results does not draw
+TEMPORARY = "t-"  # begins the ids of temporary conversations
+TEMPORARY_MESSAGES = 1 << 50  # their lowest id; a browser's numbers are whole up to 1 << 53
 SCHEMA = """
 CREATE TABLE conversation (
     id TEXT PRIMARY KEY, title TEXT NOT NULL, system TEXT NOT NULL, settings TEXT NOT NULL, head INTEGER,
@@ -71,10 +75,11 @@ class Whole:
     pieces: dict[int, int]
 
 
-class Store:
-    """One process at a time. With no path, conversations are kept until the store is closed."""
+class Database:
+    """An SQLite file that one process holds. With no path, a temporary one that goes when it is closed."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, first_message: int = 1) -> None:
+        """`first_message`: the lowest id of a message."""
         self._folder = tempfile.TemporaryDirectory(prefix="qwq-page-") if path is None else None
         if self._folder is not None:
             path = Path(self._folder.name) / "conversations.sqlite"
@@ -84,8 +89,7 @@ class Store:
         self._lock = threading.Lock()
         try:
             self._db = self._connect()
-            self._migrate()
-            self._recover()
+            self._migrate(first_message)
         except sqlite3.DatabaseError as error:
             os.close(self._held)
             raise DataError(
@@ -113,20 +117,15 @@ class Store:
             db.execute(f"PRAGMA {pragma}")
         return db
 
-    def _migrate(self) -> None:
+    def _migrate(self, first_message: int) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             raise DataError(
                 f"{self.path}: written by a newer qwq (format {version}, this one knows {VERSION}): update qwq"
             )
         if version == 0:
-            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
-
-    def _recover(self) -> None:
-        rows = self._db.execute("SELECT * FROM message WHERE state = ?", (State.STREAMING,)).fetchall()
-        for row in rows:
-            message = with_pieces(_message(row), self._pieces(self._db, row["id"]))
-            self.finish(message.model_copy(update={"state": State.INTERRUPTED}))
+            first = f"INSERT INTO sqlite_sequence VALUES ('message', {first_message - 1});"
+            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {first} PRAGMA user_version={VERSION}; COMMIT;")
 
     def close(self) -> None:
         with self._lock:
@@ -158,12 +157,27 @@ class Store:
             db.execute("BEGIN")
             yield db
 
+
+class Store(Database):
+    """Conversations and their messages. `prefix` begins their ids."""
+
+    def __init__(self, path: Path | None, *, prefix: str = "", first_message: int = 1) -> None:
+        super().__init__(path, first_message=first_message)
+        self._prefix = prefix
+        self._recover()
+
+    def _recover(self) -> None:
+        rows = self._db.execute("SELECT * FROM message WHERE state = ?", (State.STREAMING,)).fetchall()
+        for row in rows:
+            message = with_pieces(_message(row), self._pieces(self._db, row["id"]))
+            self.finish(message.model_copy(update={"state": State.INTERRUPTED}))
+
     # -- conversations -------------------------------------------------------------------------------------------------
 
     def create(self, conversation: Conversation | None = None) -> Conversation:
         now = time.time()
         made = (conversation or Conversation(id="")).model_copy(
-            update={"id": secrets.token_hex(8), "head": None, "created": now, "updated": now}
+            update={"id": self._prefix + secrets.token_hex(8), "head": None, "created": now, "updated": now}
         )
         with self._write() as db:
             _insert_conversation(db, made)
@@ -221,7 +235,7 @@ class Store:
             at = text.lower().find(word.lower())
             if at >= 0:
                 start = max(0, at - SNIPPET_CHARS // 3)
-                cut = " ".join(text[start : start + SNIPPET_CHARS].split())
+                cut = " ".join(MARKUP.sub("", text[start : start + SNIPPET_CHARS]).split())
                 return ("…" if start else "") + cut + ("…" if start + SNIPPET_CHARS < len(text) else "")
         return ""
 
@@ -248,7 +262,7 @@ class Store:
             for conversation, messages in conversations:
                 # Formats without times come in as used now.
                 times = {k: getattr(conversation, k) or time.time() for k in ("created", "updated")}
-                new = conversation.model_copy(update={"id": secrets.token_hex(8), "head": None, **times})
+                new = conversation.model_copy(update={"id": self._prefix + secrets.token_hex(8), "head": None, **times})
                 _insert_conversation(db, new)
                 known: dict[int, int] = {}
                 for m in messages:
@@ -260,15 +274,22 @@ class Store:
                 ids.append(new.id)
         return ids
 
+    def fork(self, id: str, message: int) -> Conversation:
+        """A new conversation with the messages up to `message`."""
+        whole = self.whole(id)
+        if all(m.id != message for m in whole.messages):
+            raise NotFound(f"message {message} is not in conversation {id}: load the conversation again")
+        path = path_to(whole.messages, message)
+        title = f"{whole.conversation.title} ⑂" if whole.conversation.title else ""
+        now = {"created": 0.0, "updated": 0.0}
+        copy = whole.conversation.model_copy(update={"title": title, "head": message, **now})
+        return self.get(self.insert([(copy, path)])[0])
+
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def message(self, id: int) -> Message:
         with self._read() as db:
             return _message(_one(db, "message", id))
-
-    def conversation_of(self, message: int) -> str:
-        with self._read() as db:
-            return str(_one(db, "message", message)["conversation"])
 
     def begin(self, conversation: str, parent: int | None, new: Sequence[NewMessage]) -> tuple[list[Message], Message]:
         """Add what the user says and an empty answer after it, in one step; the answer becomes the head."""
@@ -290,6 +311,19 @@ class Store:
                 (answer.id, now, title, conversation),
             )
         return added, answer
+
+    def rewrite(self, id: int, content: str) -> Message:
+        """Another version of an answer, in the user's words, becomes the head. Its thinking stays."""
+        with self._write() as db:
+            row = _one(db, "message", id)
+            answer = _message(row)
+            if answer.role != "assistant" or answer.tool_calls or answer.state is State.STREAMING:
+                raise UsageError(f"message {id} is not a finished answer without tool calls: it cannot be edited")
+            now = time.time()
+            new = answer.model_copy(update={"content": content, "state": State.COMPLETE, "error": None, "created": now})
+            new = new.model_copy(update={"id": _insert_message(db, row["conversation"], new)})
+            db.execute("UPDATE conversation SET head = ?, updated = ? WHERE id = ?", (new.id, now, row["conversation"]))
+        return new
 
     def begin_again(self, message: Message) -> None:
         """Let a stored answer be continued."""
@@ -322,6 +356,23 @@ class Store:
     def _belongs(db: sqlite3.Connection, message: int, conversation: str) -> None:
         if _one(db, "message", message)["conversation"] != conversation:
             raise NotFound(f"message {message} is not in conversation {conversation}: load the conversation again")
+
+
+class Stores:
+    """The store that is kept, and the one of temporary conversations, which are in no list, no search and no export."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.kept = Store(path)
+        self.temporary = Store(None, prefix=TEMPORARY, first_message=TEMPORARY_MESSAGES)
+
+    def of(self, id: str | int) -> Store:
+        """The store of a conversation or of a message."""
+        temporary = id.startswith(TEMPORARY) if isinstance(id, str) else id >= TEMPORARY_MESSAGES
+        return self.temporary if temporary else self.kept
+
+    def close(self) -> None:
+        self.kept.close()
+        self.temporary.close()
 
 
 def _one(db: sqlite3.Connection, table: str, id: str | int) -> sqlite3.Row:
