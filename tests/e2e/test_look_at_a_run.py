@@ -27,7 +27,7 @@ def test_every_rollout_of_a_run_is_found(undisturbed: Any, capsys: pytest.Captur
         assert line["expected"] and line["outcome"] == rollout.verdicts[-1].outcome
     stages = {json.loads(p.read_text())["name"] for p in (folder / "stages").glob("*.json")}
     names = open_index(folder).names["place"]
-    assert {"rl1", "rl2", "control"} <= set(names) and {n.removeprefix("eval ") for n in names} <= stages
+    assert {"rl1", "rl2", "eval control"} <= set(names) and {n.removeprefix("eval ") for n in names} <= stages
 
 
 def test_the_tokens_of_a_rollout_are_its_text(undisturbed: Any) -> None:

@@ -69,5 +69,7 @@ def collect(
         pass
     assert policy.chat is not None
     decode = policy.chat.tokenizer.decode
-    rollouts = [e.rollout(e.job.key.group, text=decode(e.ids)) for _, e in sorted(episodes.items())]
+    rollouts = [
+        e.rollout(e.job.key.group, text=decode(e.ids), prompt=decode(e.prompt_ids)) for _, e in sorted(episodes.items())
+    ]
     return rollouts, [responses[at] for at in sorted(responses)]

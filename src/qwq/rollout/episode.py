@@ -118,8 +118,11 @@ class Episode:
         self.logprobs += logprobs or [0.0] * len(ids)
         self.versions += versions
 
-    def rollout(self, group: int = 0, *, text: str = "") -> Rollout:
-        """The sample as training reads it. ModelError where its tokens are not known."""
+    def rollout(self, group: int = 0, *, text: str = "", prompt: str = "") -> Rollout:
+        """The sample as training reads it, with `text` and `prompt` (as rendered) for people.
+
+        ModelError where its tokens are not known.
+        """
         if not self.exact:
             raise ModelError(
                 f"the tokens of {self.problem.id} are not known: train on samples of a policy that is token-exact"
@@ -137,6 +140,8 @@ class Episode:
             stop_reason=self.stop_reason,
             text=text,
             budget=self.job.thinking_budget,
+            prompt=prompt,
+            expected=self.problem.expected,
         )
 
 

@@ -451,6 +451,8 @@ def test_the_same_streams_make_the_same_episodes_in_training_and_in_evaluation(c
         episode = found[rollout.problem_id]
         assert (episode.ids, episode.sampled_mask) == (rollout.completion_ids, rollout.sampled_mask)
         assert episode.response() == response and episode.stop_reason is rollout.stop_reason
+        assert rollout.prompt == chat.tokenizer.decode(episode.prompt_ids) and rollout.prompt.endswith("<think>\n")
+        assert rollout.expected == episode.problem.expected is not None
         assert grade(episode.problem, episode.response()).outcome is grade(episode.problem, response).outcome
 
 
