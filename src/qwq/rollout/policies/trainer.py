@@ -249,13 +249,16 @@ class _Turns(Generator):
     def _begin_thinking(self, place: int, owner: Owner, skip: int) -> None:
         request = self.turns[owner].request
         self.thinking.pop(owner, None)
-        if request.thinking_budget is not None or self.policy.count_thinking:
-            control = Thinking(
-                self.chat.tokenizer, opened=self.chat.thinking_open, budget=request.thinking_budget,
-                max_new_tokens=request.params.max_new_tokens,
-            )  # fmt: skip
+        if request.thinking_budget is not None:
+            control = self._control(request)
             self.thinking[owner] = _Delayed(control, skip, self.chat.eos_ids)  # type: ignore[assignment]
             self._close_thought(place)
+
+    def _control(self, request: TurnRequest) -> Thinking:
+        return Thinking(
+            self.chat.tokenizer, opened=self.chat.thinking_open, budget=request.thinking_budget,
+            max_new_tokens=request.params.max_new_tokens,
+        )  # fmt: skip
 
     def _settle(self, places: list[int], ended: list[bool]) -> None:
         self._ended += zip(places, ended, strict=True)
@@ -305,6 +308,10 @@ class _Turns(Generator):
             text, thinking_open=self.chat.thinking_open, tools=tool_schemas(row.request.tools), cut=reason.cut
         )
         delayed = self.thinking.get(owner)
+        if delayed is None and self.policy.count_thinking:
+            delayed = _Delayed(self._control(row.request), 0, self.chat.eos_ids)
+            for token in ids:
+                delayed.push(token)
         thinking = delayed.control.num_thinking if isinstance(delayed, _Delayed) else 0
         turn = Turn(
             parts, reason, text, len(ids), thinking, time.monotonic() - row.started, ids=ids,
