@@ -424,12 +424,8 @@ def evaluate(
         longest = max(item.protocol.max_new_tokens for item in items)
         policy = open_policy(model_folder(str(model)), max_new_tokens=longest, options=engine)
     with contextlib.closing(policy):
-        return run(policy, items, options, results_folder(model) if out is None else Path(out), model=str(model))
-
-
-def results_folder(model: str | Path) -> Path:
-    """Where an evaluation keeps its samples if it is not told."""
-    return Path("evals") / (Path(model).name or "model")
+        folder = Path("evals") / (Path(model).name or "model") if out is None else Path(out)
+        return run(policy, items, options, folder, model=str(model))
 
 
 def train(

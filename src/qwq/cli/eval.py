@@ -77,9 +77,6 @@ def evaluate(model: str, *tasks: str, data: Path | None = None, out: Path | None
     """
     from qwq import api
 
-    if out is None:
-        out = api.results_folder(model)
-        print(f"samples and results go to {out}", file=sys.stderr)
     print(json.dumps(api.evaluate(model, tasks, data=data, out=out, **asdict(flags))))
     return 0
 

@@ -124,6 +124,7 @@ def run(policy: Policy, items: Sequence[Item], options: Options, out: Path, *, m
     """
     from qwq.eval.page import write_page
 
+    print(f"samples and results go to {out}", file=sys.stderr, flush=True)
     missing: list[str] = []
     results: dict[str, Figures] = {}
     with locked(out):
