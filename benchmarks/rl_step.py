@@ -225,7 +225,7 @@ def matmul_rate() -> float:
 
 def training_flops(model_folder: str, case: Case, completion_tokens: int, groups: int) -> float:
     """Float operations of the update's matrix products, prompts fed once a group: 2 forward and 4 backward a weight and token."""
-    from qwq.model.folder import read_config
+    from qwq.model.model_folder import read_config
 
     config = read_config(Path(model_folder))
     chat = ChatFormat.from_folder(model_folder)

@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     },
 }  # fmt: skip
 
-TEXT_MAY_READ = {"qwq.model.config", "qwq.model.folder"}
+TEXT_MAY_READ = {"qwq.model.config", "qwq.model.model_folder"}
 # Read before a command is known, inside the jail's side of things, or by tools without a model: they do without torch.
 TORCH_FREE = (
     "errors", "types", "common", "config", "text", "endpoint", "data", "sandbox", "verify", "envs", "tasks", "report", "look", "cli", "api",

@@ -1,4 +1,4 @@
-"""Write the table of the math verifier's rules into docs/verify_math.md, out of `qwq.verify.math.rules`.
+"""Write the table of the math verifier's rules into docs/verify_math.md, out of `qwq.verify.math.rule_examples`.
 
 python tools/math_rules.py           # write it
 python tools/math_rules.py --check   # status 1 where it differs from what would be written
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from qwq.verify.math.rules import table
+from qwq.verify.math.rule_examples import table
 
 PAGE = Path(__file__).parents[1] / "docs" / "verify_math.md"
 BEGIN, END = "<!-- rules: written by tools/math_rules.py -->\n", "<!-- end of rules -->"

@@ -24,9 +24,9 @@ from qwq.config import Recipe, load_recipe
 from qwq.errors import ConfigError, UsageError, nearest
 from qwq.pipeline.resolve import model_folder
 from qwq.tasks.base import Task
-from qwq.text.calls import call_of
 from qwq.text.parts import Kind, Part
 from qwq.text.response import ResponseParser, with_thinking
+from qwq.text.tool_calls import call_of
 from qwq.types import Message, StopReason, ToolCall
 
 if TYPE_CHECKING:

@@ -220,7 +220,7 @@ def convert(
 
     from qwq.common.files import move_aside, write_atomic
     from qwq.common.jsonl import to_line
-    from qwq.data.files import read_rows
+    from qwq.data.row_files import read_rows
     from qwq.distill.convert import PREFERENCE, check_rows
     from qwq.distill.convert import convert as run
     from qwq.errors import ConfigError, DataError
@@ -234,7 +234,7 @@ def convert(
     numbered = [(row.number, row.fields) for row in read_rows(file)]
     rows, left_out = run(numbered, format, empty_thinking=empty_thinking)
     if check:
-        from qwq.model.folder import resolve_folder
+        from qwq.model.model_folder import resolve_folder
         from qwq.text.template import ChatFormat
 
         checked = list(check_rows(rows, ChatFormat.from_folder(resolve_folder(check)), max_tokens=max_tokens))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qwq.data.files import data_files
+from qwq.data.row_files import data_files
 from qwq.data.shapes import conversation, preference, read_shaped
 from qwq.errors import DataError, UsageError
 from qwq.text.template import ChatFormat
@@ -112,7 +112,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PairExample:
     """Two whole sequences (prompt and answer) and their completion lengths in tokens."""
 
     chosen: Tokens
@@ -200,11 +200,11 @@ def pair_of(
     chosen: Sequence[Message],
     rejected: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] = (),
-) -> Pair:
+) -> PairExample:
     """A pair in tokens, each answer up to its end-of-turn token."""
     start = len(chat.prompt_ids(prompt, tools))
     c, r = (answer_ids(chat, prompt, answer, tools) for answer in (chosen, rejected))
-    return Pair(array("i", c), array("i", r), len(c) - start, len(r) - start)
+    return PairExample(array("i", c), array("i", r), len(c) - start, len(r) - start)
 
 
 def answer_ids(
@@ -226,7 +226,7 @@ def pair_splits(
     max_tokens: int,
     max_positions: int | None = None,
     refused: list[str] | None = None,
-) -> tuple[dict[str, list[Pair]], FileUse]:
+) -> tuple[dict[str, list[PairExample]], FileUse]:
     """The pairs of a file in three parts: 70% train, 10% validation, 20% test, by whole prompts;
     the first `pairs` and `test_pairs` of them.
 
@@ -236,7 +236,7 @@ def pair_splits(
     longest, reason = too_long(max_tokens, max_positions)
     use = FileUse(path, noun="pairs")
     # Rows with one prompt stay together, so that the test has no prompt of the training.
-    prompts: dict[str, list[Pair]] = {}
+    prompts: dict[str, list[PairExample]] = {}
     for where, row in _rows(path, preference, use, None, refused):
         if row.chosen == row.rejected:
             use.leave_out("with equal answers", where)
@@ -270,9 +270,9 @@ def pair_splits(
     return splits, use
 
 
-def _split(prompts: Sequence[Sequence[Pair]]) -> dict[str, list[Pair]]:
+def _split(prompts: Sequence[Sequence[PairExample]]) -> dict[str, list[PairExample]]:
     """The last fifth is for test, the tenth before it for validation, by whole prompts."""
-    splits: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
+    splits: dict[str, list[PairExample]] = {"train": [], "validation": [], "test": []}
     kept, done = sum(map(len, prompts)), 0
     for number, pairs in enumerate(prompts):
         last = len(prompts) - number  # prompts from here on: the ends get one each, however few there are

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwq.errors import nearest
-from qwq.text.calls import call_of
 from qwq.text.response import THINK_CLOSE, with_thinking
+from qwq.text.tool_calls import call_of
 from qwq.types import Message, ToolCall
 
 # `developer` is OpenAI's newer name of the system turn, `human` and `gpt` are ShareGPT's.

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qwq.data.files import keys_of, read_rows
 from qwq.data.messages import Malformed, Turns, answer_of, named, tools_of, turns_of
+from qwq.data.row_files import keys_of, read_rows
 from qwq.errors import DataError
 from qwq.types import Message
 
@@ -48,7 +48,7 @@ class NoShape(Malformed):
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class TrainingConversation:
     """What SFT learns from. `unlearnt`: numbers (from 0) of the assistant turns of weight 0."""
 
     messages: tuple[Message, ...]
@@ -58,7 +58,7 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
-class Preference:
+class PreferencePair:
     """Two answers to one prompt; each is the turns from the first that differs, and ends with the
     assistant's.
     """
@@ -73,7 +73,7 @@ class Preference:
 # -- conversations ---------------------------------------------------------------------------------
 
 
-def conversation(row: Mapping[str, Any]) -> Conversation:
+def conversation(row: Mapping[str, Any]) -> TrainingConversation:
     """The conversation of a row. Malformed where it has none, or nothing to learn."""
     turns, shape = _conversation_turns(row)
     messages, unlearnt = _with_system(row, turns)
@@ -82,7 +82,7 @@ def conversation(row: Mapping[str, Any]) -> Conversation:
         raise Malformed("no assistant turn, so nothing to learn")
     if unlearnt.issuperset(mine):
         raise Malformed("every assistant turn has weight 0, so nothing to learn")
-    return Conversation(messages, tools_of(row), shape, unlearnt)
+    return TrainingConversation(messages, tools_of(row), shape, unlearnt)
 
 
 def _conversation_turns(row: Mapping[str, Any]) -> tuple[Turns, str]:
@@ -160,7 +160,7 @@ def _with_system(row: Mapping[str, Any], turns: Turns) -> tuple[tuple[Message, .
 # -- preference pairs ------------------------------------------------------------------------------
 
 
-def preference(row: Mapping[str, Any]) -> Preference:
+def preference(row: Mapping[str, Any]) -> PreferencePair:
     """The pair of a row.
 
     Malformed where it has none. The two answers may be equal: who counts them says so.
@@ -177,7 +177,7 @@ def preference(row: Mapping[str, Any]) -> Preference:
                 f"{key} is not in the turns with which chosen and rejected both begin: give one or the other"
             )
         prompt = _with_system(row, Turns(prompt))[0]
-        return Preference(prompt, chosen, rejected, tools, "whole conversations chosen and rejected")
+        return PreferencePair(prompt, chosen, rejected, tools, "whole conversations chosen and rejected")
     if key is None:
         raise Malformed(
             f"needs a `prompt`, or `chosen` and `rejected` that are whole conversations; it has {keys_of(row)}"
@@ -185,7 +185,7 @@ def preference(row: Mapping[str, Any]) -> Preference:
     question = turns_of(row[key], key) if key in ("conversations", "messages") else _prompt_turns(row, key)
     prompt = _with_system(row, question)[0]
     style = {"conversations": "ShareGPT ", "instruction": "Alpaca "}.get(key, "")
-    return Preference(prompt, chosen, rejected, tools, f"{style}pair" if style else f"{key}, chosen and rejected")
+    return PreferencePair(prompt, chosen, rejected, tools, f"{style}pair" if style else f"{key}, chosen and rejected")
 
 
 def _both_answers(row: Mapping[str, Any], key: str | None) -> tuple[tuple[Message, ...], tuple[Message, ...], bool]:
@@ -300,11 +300,11 @@ def read_shaped(
         yield row.where, made
 
 
-def read_conversations(path: str | Path) -> list[Conversation]:
+def read_conversations(path: str | Path) -> list[TrainingConversation]:
     """All conversations of a file. DataError names file and line."""
     return [c for _, c in read_shaped(Path(path), conversation) if c]
 
 
-def read_pairs(path: str | Path) -> list[Preference]:
+def read_pairs(path: str | Path) -> list[PreferencePair]:
     """All pairs of a file. DataError names file and line."""
     return [p for _, p in read_shaped(Path(path), preference) if p]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from qwq.tasks.procedural.base import answer_turn
 from qwq.text.response import parse
 from qwq.types import CUSTOM, Message, Outcome, Problem, Verdict
-from qwq.verify.instructions.prompts import describe
+from qwq.verify.instructions.ifeval_requests import describe
 
 RUN_WORDS = 10
 RESTATED_WORDS = 60

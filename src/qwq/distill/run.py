@@ -19,7 +19,7 @@ from typing import Any
 from qwq.common.files import write_atomic
 from qwq.config import Source
 from qwq.distill.filters import Answer, conversation, parts_of, reason_against
-from qwq.endpoint.client import GO_ON
+from qwq.endpoint.openai_client import GO_ON
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import LOOP_TOKENS
 from qwq.errors import ConfigError, DataError, InfraError, nearest

@@ -62,7 +62,7 @@ _RENAMED = re.compile(r"use\W+max_completion_tokens", re.IGNORECASE)  # OpenAI's
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """What a refusal says about lengths, in tokens; all None or False where it is about something
     else.
 
@@ -83,19 +83,19 @@ class Limits:
         return None if self.context is None or self.prompt is None else self.context - self.prompt
 
 
-def limits_of(text: str) -> Limits:
+def limits_of(text: str) -> RequestLimits:
     """Read the body of a refusal, JSON or not."""
     error = error_of(text)
     said = message_of(text)
     if (max_output := _first(_MAX_OUTPUT, said)) is not None:
-        return Limits(max_output=max_output)
+        return RequestLimits(max_output=max_output)
     if _RENAMED.search(said):
-        return Limits(renamed=True)
+        return RequestLimits(renamed=True)
     context = _first(_CONTEXT, said)
     if context is None and not CONTEXT_CODES & {str(error.get("code")), str(error.get("type"))}:
-        return Limits()
+        return RequestLimits()
     counts = [error.get(k) if type(error.get(k)) is int else None for k in ("n_ctx", "n_prompt_tokens")]  # llama.cpp
-    return Limits(True, counts[0] or context, counts[1] or _first(_PROMPT, said))
+    return RequestLimits(True, counts[0] or context, counts[1] or _first(_PROMPT, said))
 
 
 def error_of(text: str) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from dataclasses import replace
 from typing import Any
 
 from qwq.errors import InfraError
-from qwq.text.calls import BLANKS, read_call
 from qwq.text.response import THINK_CLOSE, parse, parse_answer, written
+from qwq.text.tool_calls import BLANKS, read_call
 from qwq.types import ParsedResponse, StopReason, ToolCall, Turn
 
 ENDED = {"stop", "tool_calls", "function_call", "end_turn", "eos", "eos_token", "stop_sequence"}  # the last three: TGI

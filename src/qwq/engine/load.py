@@ -26,9 +26,9 @@ from qwq.engine.sampler import QWQ_SAMPLING
 from qwq.engine.scheduler import Engine
 from qwq.errors import ConfigError, ModelError
 from qwq.model.config import QWQ_YARN, ModelConfig
-from qwq.model.folder import generation_config, read_config, resolve_folder
 from qwq.model.gguf import gguf_config, load_gguf
 from qwq.model.gguf_file import GGUFFile
+from qwq.model.model_folder import generation_config, read_config, resolve_folder
 from qwq.model.weights import load_model
 from qwq.text.gguf_tokenizer import chat_format_from_gguf
 from qwq.text.template import ChatFormat

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TextIO
 
-from qwq.report.words import duration
+from qwq.report.wording import duration
 
 LINE_EVERY_S, TERMINAL_EVERY_S = 10.0, 0.5
 

@@ -16,7 +16,7 @@ from qwq.common.files import write_atomic
 from qwq.eval.baselines import ANNOUNCED, BENCHMARKS, BFCL_NOTE
 from qwq.eval.folder import latest, read_object, samples_path
 from qwq.report import plots
-from qwq.report.words import grey_thinking, text
+from qwq.report.wording import grey_thinking, text
 
 READ, SHOWN = 400, 40  # samples of each benchmark that are looked at and shown; all stand in samples/
 EXTRA_CSS = ".wrap { white-space: normal; min-width: 22ch; max-width: 40ch; }"

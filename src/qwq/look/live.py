@@ -16,7 +16,7 @@ from typing import Any
 
 from qwq.common.files import read_record
 from qwq.errors import DataError
-from qwq.report.words import figures, visible
+from qwq.report.wording import figures, visible
 
 RECENT = 20  # steps whose mean speed tells the time left
 CURVE_POINTS = 400

@@ -14,7 +14,7 @@ from qwq.look.pages import page
 from qwq.look.query import SORTS, Query, select
 from qwq.look.server import Reply, Route, as_json, make_server
 from qwq.look.tokens import Shader
-from qwq.report.words import text, visible
+from qwq.report.wording import text, visible
 
 MAX_PAGE_BYTES = 16 << 20  # of answers inside one page; a browser opens that in a second
 LIST_ROWS = 100

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from qwq.report.words import text
+from qwq.report.wording import text
 
 
 def page(title: str, name: str, body: str, data: Mapping[str, Any], *, served: bool) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from qwq.look.index import Index
 from qwq.look.query import Query, select
 from qwq.look.records import Entry, thinking_and_answer
 from qwq.look.tokens import Shader
-from qwq.report.words import visible
+from qwq.report.wording import visible
 
 OUTCOME_STYLES = {
     "correct": "green", "wrong": "red", "no_answer": "yellow", "unfinished": "magenta", "timeout": "yellow",

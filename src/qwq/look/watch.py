@@ -17,7 +17,7 @@ from rich.text import Text
 from qwq.look.live import POLL_S, RunWatch
 from qwq.look.pages import page
 from qwq.look.server import Reply, Route, as_json, make_server
-from qwq.report.words import duration, text
+from qwq.report.wording import duration, text
 
 STATE_STYLES = {"finished": "green", "running": "bold cyan", "to come": "dim"}
 STALE_S = 120.0  # without a step for so long, the line says so

@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qwq.errors import ModelError
-from qwq.model.folder import read_header, read_json
 from qwq.model.linear import Linear, linear
+from qwq.model.model_folder import read_header, read_json
 from qwq.model.transformer import Transformer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -40,7 +40,7 @@ from qwq.common.memory import check_device
 from qwq.errors import ModelError
 from qwq.model.config import ModelConfig
 from qwq.model.families import FAMILIES
-from qwq.model.folder import (
+from qwq.model.model_folder import (
     INDEX,
     SINGLE,
     StoredTensor,

@@ -9,7 +9,7 @@ from qwq.common.memory import Memory, check_device, free_memory, require
 from qwq.config import Recipe
 from qwq.data.examples import FileUse
 from qwq.model.config import ModelConfig
-from qwq.model.folder import read_config
+from qwq.model.model_folder import read_config
 from qwq.model.weights import check_model
 from qwq.pipeline.inputs import RunInputs
 from qwq.pipeline.plan.counts import PlanContext

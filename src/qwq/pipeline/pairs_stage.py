@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from qwq.common.memory import Memory
 from qwq.config import Positive
-from qwq.data.examples import FileUse, Pair, pair_of, pair_splits
+from qwq.data.examples import FileUse, PairExample, pair_of, pair_splits
 from qwq.model.config import ModelConfig
 from qwq.model.footprint import FLOAT, SCORED_TOKENS, inference_values
 from qwq.pipeline.plan.counts import PlanContext, StagePlan, count, times
@@ -31,7 +31,7 @@ VALIDATION_PAIRS = 300  # of the preference family, for the calibration
 class MadePairs(NamedTuple):
     """Pairs by split, and what became of a file's rows, where they come from one."""
 
-    splits: dict[str, list[Pair]]
+    splits: dict[str, list[PairExample]]
     use: FileUse | None = None
 
 
@@ -116,7 +116,7 @@ class PairsStage(Stage):
         if self.path:
             return MadePairs(*self._file_pairs(chat, max_positions))
         assert self.pairs and self.test_pairs, "the recipe sets them where there is no file"
-        out: dict[str, list[Pair]] = {}
+        out: dict[str, list[PairExample]] = {}
         family = Preference()
         for split, num in (("train", self.pairs), ("validation", VALIDATION_PAIRS), ("test", self.test_pairs)):
             problems = (
@@ -128,13 +128,13 @@ class PairsStage(Stage):
                 out[split].append(pair_of(chat, problem.messages, (chosen,), (rejected,)))
         return MadePairs(out)
 
-    def _file_pairs(self, chat: ChatFormat, max_positions: int | None) -> tuple[dict[str, list[Pair]], FileUse]:
+    def _file_pairs(self, chat: ChatFormat, max_positions: int | None) -> tuple[dict[str, list[PairExample]], FileUse]:
         assert self.path
         return pair_splits(
             chat, self.path, pairs=self.pairs, test_pairs=self.test_pairs, max_tokens=self.max_tokens, max_positions=max_positions
         )  # fmt: skip
 
-    def pairs_of(self, job: StageJob, config: ModelConfig) -> dict[str, list[Pair]]:
+    def pairs_of(self, job: StageJob, config: ModelConfig) -> dict[str, list[PairExample]]:
         """The stage's pairs by split, as they were read before or now; what was taken of a file is told."""
         made: Any = job.data() or self.make_pairs(job.chat, job.seed, config.max_positions)
         if made.use:

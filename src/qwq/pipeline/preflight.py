@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwq.config import Recipe, Source
-from qwq.data.files import is_hub_id
+from qwq.data.row_files import is_hub_id
 from qwq.errors import ConfigError, DataError
 from qwq.model.config import preset
 from qwq.pipeline.preview import reader_of

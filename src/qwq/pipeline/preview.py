@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from qwq.config import Source, stage_class
-from qwq.data.examples import Example, FileUse, Pair, conversation_examples, pair_splits
-from qwq.data.files import data_files, keys_of, read_rows
+from qwq.data.examples import Example, FileUse, PairExample, conversation_examples, pair_splits
 from qwq.data.messages import Malformed
+from qwq.data.row_files import data_files, keys_of, read_rows
 from qwq.data.shapes import NoShape, conversation, problem_kind
 from qwq.errors import ConfigError, DataError
-from qwq.model.folder import read_config, resolve_folder
+from qwq.model.model_folder import read_config, resolve_folder
 from qwq.tasks.sources import load_source
 from qwq.text.template import ChatFormat
 from qwq.types import Problem
@@ -168,7 +168,7 @@ def rendered(chat: ChatFormat, examples: Sequence[Example]) -> list[RenderedRow]
     return [RenderedRow(e.where, len(e.ids), _segments(chat, e.ids, e.weights)) for e in examples]
 
 
-def rendered_pairs(chat: ChatFormat, splits: Mapping[str, list[Pair]], rows: int) -> list[RenderedRow]:
+def rendered_pairs(chat: ChatFormat, splits: Mapping[str, list[PairExample]], rows: int) -> list[RenderedRow]:
     """The first `rows` pairs, with the answer of each side as the part that is scored."""
     out = []
     for pair in [p for pairs in splits.values() for p in pairs][:rows]:

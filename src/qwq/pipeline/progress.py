@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
-from qwq.report.words import duration, figures
+from qwq.report.wording import duration, figures
 from qwq.train.checkpoint import Progress
 
 LINE_EVERY_S = 10.0  # between plain lines, at most

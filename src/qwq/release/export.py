@@ -9,8 +9,8 @@ import torch
 from qwq.common.files import atomic_folder, writing_to
 from qwq.errors import ConfigError
 from qwq.model import lora
-from qwq.model.folder import resolve_folder
 from qwq.model.gguf_file import GGUFFile
+from qwq.model.model_folder import resolve_folder
 from qwq.model.weights import inherited_generation, load_model, save_model, stored_dtype
 from qwq.text.gguf_tokenizer import chat_format_from_gguf
 from qwq.text.template import ChatFormat

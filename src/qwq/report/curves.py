@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qwq.report import plots
-from qwq.report.data import RunData, Stage
-from qwq.report.words import text
+from qwq.report.run_data import RunData, StageData
+from qwq.report.wording import text
 from qwq.types import DOMAINS
 
 LINE = "#1f6f8b"
@@ -54,7 +54,7 @@ def curves_section(run: RunData) -> str:
     )
 
 
-def stage_curves(stage: Stage, run: RunData) -> str:
+def stage_curves(stage: StageData, run: RunData) -> str:
     rl = stage.kind in ("rl1", "rl2")
     panels = RL if rl else {"reward_model": REWARD_MODEL, "dpo": DPO}.get(stage.kind, SUPERVISED)
     pictures = [_rewards(stage), _verdicts(stage), _validation(stage)] if rl else []
@@ -69,12 +69,12 @@ def stage_curves(stage: Stage, run: RunData) -> str:
     )
 
 
-def _series(stage: Stage, key: str) -> tuple[list[float], list[float]]:
+def _series(stage: StageData, key: str) -> tuple[list[float], list[float]]:
     rows = [row for row in stage.metrics if isinstance(row.get(key), int | float)]
     return [row["step"] + 1 for row in rows], [float(row[key]) for row in rows]
 
 
-def _picture(stage: Stage, panel: Panel) -> str:
+def _picture(stage: StageData, panel: Panel) -> str:
     xs, ys = _series(stage, panel.key)
     if not ys or (panel.key in ("kl", "mismatch_max", "clip_fraction", "truncated") and not any(ys)):
         return ""
@@ -91,7 +91,7 @@ def _picture(stage: Stage, panel: Panel) -> str:
     return _figure(panel.title, _ends(ys), "", drawn)
 
 
-def _rewards(stage: Stage) -> str:
+def _rewards(stage: StageData) -> str:
     """Mean reward, each domain apart."""
     by_domain: dict[str, tuple[list[float], list[float]]] = {}
     for row in stage.metrics:
@@ -110,7 +110,7 @@ def _rewards(stage: Stage) -> str:
     return _figure("mean reward", _ends(_series(stage, "reward")[1]), f'<div class="legend">{items}</div>', drawn)
 
 
-def _verdicts(stage: Stage) -> str:
+def _verdicts(stage: StageData) -> str:
     """Share of each outcome but correct and wrong: what is lost to never ending, no answer, time
     limits, infrastructure.
     """
@@ -128,7 +128,7 @@ def _verdicts(stage: Stage) -> str:
     return _figure("neither right nor wrong", "", f'<div class="legend">{items}</div>', drawn)
 
 
-def _validation(stage: Stage) -> str:
+def _validation(stage: StageData) -> str:
     """Score on validation problems, where the stage looks at them."""
     entries = (stage.record or {}).get("validation") or [
         row["validation"] for row in stage.metrics if "validation" in row
@@ -157,7 +157,7 @@ def _ends(ys: Sequence[float]) -> str:
     )
 
 
-def _alarms(stage: Stage) -> str:
+def _alarms(stage: StageData) -> str:
     """Alarms, equal texts counted together."""
     if not stage.alarms:
         return ""

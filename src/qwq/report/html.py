@@ -15,8 +15,8 @@ from typing import Any
 from qwq.common.files import write_atomic
 from qwq.report import plots
 from qwq.report.curves import curves_section
-from qwq.report.data import Change, Pair, RunData, Stage, compare, read_run, transcripts
-from qwq.report.words import grey_thinking, interval, joined, minutes, points, text, tone
+from qwq.report.run_data import RunData, ScoreChange, ScorePair, StageData, compare, read_run, transcripts
+from qwq.report.wording import grey_thinking, interval, joined, minutes, points, text, tone
 
 OUTCOME_COLOURS = {
     "correct": "#2e9e6b", "wrong": "#d9826b", "no_answer": "#b9c0cc", "unfinished": "#8f7fc0",
@@ -93,7 +93,7 @@ def cards(run: RunData) -> str:
     return f'<div class="cards">{"".join(out)}</div>'
 
 
-def before_rl(run: RunData) -> Stage | None:
+def before_rl(run: RunData) -> StageData | None:
     """The stage to compare the end with: the last SFT stage, else the first policy that was
     evaluated.
     """
@@ -155,7 +155,7 @@ def score_section(run: RunData) -> str:
     )
 
 
-def _score_cell(stage: Stage, benchmark: str) -> str:
+def _score_cell(stage: StageData, benchmark: str) -> str:
     e = stage.evals.get(benchmark)
     if e is None:
         return "<td></td>"
@@ -187,8 +187,8 @@ def comparison_section(run: RunData) -> str:
     return "<h2>Reinforcement learning against more SFT</h2>" + "".join(out) if out else ""
 
 
-def _control_sentence(control: Stage, rl: str, changes: Sequence[Change]) -> str:
-    def say(c: Change) -> str:
+def _control_sentence(control: StageData, rl: str, changes: Sequence[ScoreChange]) -> str:
+    def say(c: ScoreChange) -> str:
         return f'{text(c.benchmark)} by <b class="{tone(c.low, c.high)}">{points(c.mean)}</b> {interval(c.low, c.high)}'
 
     better = [say(c) for c in changes if c.low > 0]
@@ -360,7 +360,7 @@ def transcript_section(run: RunData) -> str:
     )
 
 
-def _pair(pair: Pair, before: str, after: str) -> str:
+def _pair(pair: ScorePair, before: str, after: str) -> str:
     chip = '<span class="chip bad">lost</span>' if pair.kind == "broken" else '<span class="chip good">learnt</span>'
     sides = _side(pair.before, before) + _side(pair.after, after)
     return (

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from qwq.report.data import RunData, smooth
+from qwq.report.run_data import RunData, smooth
 
 # Okabe and Ito's palette: told apart also by readers who do not see all colours.
 COLOURS = {"math": "#0072b2", "code": "#d55e00", "instructions": "#009e73", "tools": "#cc79a7", "preference": "#a07d00"}

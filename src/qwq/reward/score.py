@@ -23,7 +23,7 @@ from qwq.common.stats import wilson
 from qwq.data.examples import answer_ids
 from qwq.data.shapes import read_shaped, scored
 from qwq.errors import DataError, UsageError
-from qwq.model.folder import resolve_folder
+from qwq.model.model_folder import resolve_folder
 from qwq.model.weights import load_reward_model
 from qwq.reward.model import CALIBRATION, Calibration, RewardModel
 from qwq.text.template import ChatFormat

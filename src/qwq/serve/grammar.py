@@ -20,8 +20,8 @@ from torch import Tensor
 
 from qwq.errors import UsageError
 from qwq.serve.json_schema import fitted
-from qwq.text.calls import CALL_CLOSE, CALL_OPEN
 from qwq.text.tokenizer import Tokenizer
+from qwq.text.tool_calls import CALL_CLOSE, CALL_OPEN
 
 KEPT_GRAMMARS = 64
 BLANKS = r"( |\n[ \t]{0,24})"

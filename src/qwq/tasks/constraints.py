@@ -24,7 +24,7 @@ from qwq.tasks.questions import need
 from qwq.types import Message, Problem
 from qwq.verify.instructions.constraints import compatible
 from qwq.verify.instructions.ifeval import grade
-from qwq.verify.instructions.prompts import CHOICE, REQUESTS, describe
+from qwq.verify.instructions.ifeval_requests import CHOICE, REQUESTS, describe
 
 BUILTIN = "builtin"  # the path that stands for the generated problems
 BUILTIN_NUM = 2000

@@ -22,7 +22,7 @@ from typing import Any
 
 from qwq.common.files import atomic_file
 from qwq.common.jsonl import BOM, object_of, parse_line, to_line
-from qwq.data.files import read_rows, split_in_name
+from qwq.data.row_files import read_rows, split_in_name
 from qwq.errors import ConfigError, DataError, nearest
 from qwq.tasks.mbpp import MBPP_IDS
 from qwq.types import Problem

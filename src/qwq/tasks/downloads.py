@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwq.common.files import write_atomic
-from qwq.data.files import Row, data_files, read_rows
+from qwq.data.row_files import Row, data_files, read_rows
 from qwq.errors import DataError
 
 DOWNLOAD_TIMEOUT_S = 60.0

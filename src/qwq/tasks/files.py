@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from qwq.data.examples import FileUse
-from qwq.data.files import split_in_name
 from qwq.data.messages import Malformed
+from qwq.data.row_files import split_in_name
 from qwq.errors import DataError
 from qwq.tasks.base import Task
 from qwq.tasks.downloads import DataFiles, Published

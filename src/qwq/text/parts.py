@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from qwq.text.calls import BLANKS
+from qwq.text.tool_calls import BLANKS
 
 
 class Kind(StrEnum):

@@ -54,7 +54,9 @@ import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
-from qwq.text.calls import (
+from qwq.text.parts import Kind, Part, PartQueue, ResponseBuilder
+from qwq.text.thought import THINK_CLOSE, THINK_OPEN, ThinkingSplitter, ends_inside, reopens_thinking
+from qwq.text.tool_calls import (
     BLANKS,
     CALL_CLOSE,
     CALL_MARK,
@@ -71,8 +73,6 @@ from qwq.text.calls import (
     may_be_loose,
     named_function,
 )
-from qwq.text.parts import Kind, Part, PartQueue, ResponseBuilder
-from qwq.text.thought import THINK_CLOSE, THINK_OPEN, ThinkingSplitter, ends_inside, reopens_thinking
 from qwq.types import ParsedResponse, Response, ToolCall
 
 _CALL_OPEN, _ANY_OPEN = re.compile(CALL_OPEN), re.compile(f"{CALL_OPEN}|{FUNCTION_OPEN}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from qwq.text.calls import BLANKS
+from qwq.text.tool_calls import BLANKS
 
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"

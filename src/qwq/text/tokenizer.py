@@ -22,7 +22,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from qwq.errors import ConfigError, ModelError
 from qwq.model.config import ModelConfig
-from qwq.model.folder import eos_ids, read_json
+from qwq.model.model_folder import eos_ids, read_json
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CONTROL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)

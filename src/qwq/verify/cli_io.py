@@ -23,8 +23,8 @@ from typing import Any, TextIO
 
 from qwq.common import jsonl
 from qwq.errors import DataError, UsageError, nearest
-from qwq.text.calls import read_call
 from qwq.text.response import parse
+from qwq.text.tool_calls import read_call
 from qwq.types import Outcome, Response, ToolCall, Verdict
 from qwq.verify import instructions, math, tools
 from qwq.verify.instructions import ifeval

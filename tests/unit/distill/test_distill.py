@@ -30,7 +30,7 @@ from qwq.text.response import parse
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
 from qwq.types import Message, Outcome, Problem, StopReason, Turn, Verdict
-from qwq.verify.instructions.prompts import describe
+from qwq.verify.instructions.ifeval_requests import describe
 
 MATH = Problem("p", "math", (Message("user", "What is 2 + 2?"),), {"gold": "4"}, "c")
 GOOD = Verdict(Outcome.CORRECT, "", "math")

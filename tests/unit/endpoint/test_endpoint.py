@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fake_endpoint import FakeEndpoint
 
-from qwq.endpoint.client import EndpointClient, Request
-from qwq.endpoint.pool import MAX_FAILURES, concurrently
+from qwq.endpoint.openai_client import EndpointClient, EndpointRequest
+from qwq.endpoint.parallel import MAX_FAILURES, concurrently
 from qwq.endpoint.reply import RequestFailed, read_completion
 from qwq.errors import ConfigError, InfraError
 from qwq.types import StopReason, ToolCall, Turn
@@ -20,8 +20,8 @@ CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 READ = ToolCall("f", {"x": 1})
 
 
-def request(**options: Any) -> Request:
-    return Request([{"role": "user", "content": "q"}], 7, 0.6, 0.95, **{"max_new_tokens": 1000, **options})
+def request(**options: Any) -> EndpointRequest:
+    return EndpointRequest([{"role": "user", "content": "q"}], 7, 0.6, 0.95, **{"max_new_tokens": 1000, **options})
 
 
 def ask(server: FakeEndpoint, model: str = "m", opens_thinking: bool | None = None, **options: Any) -> Turn:
@@ -299,7 +299,7 @@ def test_the_context_of_the_list_needs_no_limit() -> None:
 def test_half_a_surrogate_pair_is_sent_escaped() -> None:
     with FakeEndpoint(lambda body: body["messages"][0]["content"]) as server:
         with contextlib.closing(EndpointClient(server.url, "m")) as client:
-            got = client.complete(Request([{"role": "user", "content": "\ud83d é"}], 1, 0, 1, 9))
+            got = client.complete(EndpointRequest([{"role": "user", "content": "\ud83d é"}], 1, 0, 1, 9))
         assert got.answer == "\ud83d é"
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from qwq.endpoint.refusals import Limits, limits_of, message_of
+from qwq.endpoint.refusals import RequestLimits, limits_of, message_of
 
 
 def openai(message: str, **more: object) -> str:
@@ -52,22 +52,22 @@ def openai(message: str, **more: object) -> str:
     ],
 )  # fmt: skip
 def test_a_request_that_is_too_long(text: str, context: int | None, prompt: int | None) -> None:
-    assert limits_of(text) == Limits(full=True, context=context, prompt=prompt)
+    assert limits_of(text) == RequestLimits(full=True, context=context, prompt=prompt)
 
 
 @pytest.mark.parametrize(
     ("text", "limits"),
     [
-        (openai("max_tokens is too large: 32768. This model supports at most 16384 completion tokens, whereas you provided 32768.", code="invalid_value"), Limits(max_output=16384)),
-        (openai("max_completion_tokens is too large: 9000.This model supports at most 4096 completion tokens."), Limits(max_output=4096)),
-        (openai("Invalid max_tokens value, the valid range of max_tokens is [1, 8192]"), Limits(max_output=8192)),
-        (openai("Range of max_tokens should be [1, 8192]"), Limits(max_output=8192)),
-        (openai("`max_tokens` must be less than or equal to `8192`, the maximum value for `max_tokens` is less than the `context_window` for this model"), Limits(max_output=8192)),
-        (openai("The parameter `max_completion_tokens` specified in the request are not valid: integer above maximum value, expected a value <= 12288, but got 32000 instead."), Limits(max_output=12288)),
-        (openai("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.", code="unsupported_parameter"), Limits(renamed=True)),
+        (openai("max_tokens is too large: 32768. This model supports at most 16384 completion tokens, whereas you provided 32768.", code="invalid_value"), RequestLimits(max_output=16384)),
+        (openai("max_completion_tokens is too large: 9000.This model supports at most 4096 completion tokens."), RequestLimits(max_output=4096)),
+        (openai("Invalid max_tokens value, the valid range of max_tokens is [1, 8192]"), RequestLimits(max_output=8192)),
+        (openai("Range of max_tokens should be [1, 8192]"), RequestLimits(max_output=8192)),
+        (openai("`max_tokens` must be less than or equal to `8192`, the maximum value for `max_tokens` is less than the `context_window` for this model"), RequestLimits(max_output=8192)),
+        (openai("The parameter `max_completion_tokens` specified in the request are not valid: integer above maximum value, expected a value <= 12288, but got 32000 instead."), RequestLimits(max_output=12288)),
+        (openai("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.", code="unsupported_parameter"), RequestLimits(renamed=True)),
     ],
 )  # fmt: skip
-def test_a_limit_that_is_asked_for_in_another_way(text: str, limits: Limits) -> None:
+def test_a_limit_that_is_asked_for_in_another_way(text: str, limits: RequestLimits) -> None:
     assert limits_of(text) == limits
 
 
@@ -86,7 +86,7 @@ def test_a_limit_that_is_asked_for_in_another_way(text: str, limits: Limits) -> 
     ],
 )  # fmt: skip
 def test_what_is_no_matter_of_length(text: str) -> None:
-    assert limits_of(text) == Limits()
+    assert limits_of(text) == RequestLimits()
 
 
 def test_the_message_is_one_line_from_any_shape() -> None:

@@ -15,10 +15,10 @@ from safetensors import safe_open
 from qwq.errors import ModelError
 from qwq.model import gguf_file
 from qwq.model.config import ModelConfig, YarnScaling
-from qwq.model.folder import read_config
 from qwq.model.gguf import Encoded, GGUFFile, encode, gguf_config, gguf_name, load_gguf, rope_rows, write_gguf
 from qwq.model.gguf_quants import ENCODINGS, dequantise, quantise
 from qwq.model.layouts import Packed
+from qwq.model.model_folder import read_config
 from qwq.model.names import hf_shapes, state_to_hf
 from qwq.model.transformer import Transformer
 from qwq.model.weights import stored_dtype

@@ -5,7 +5,7 @@ import torch
 
 from qwq.errors import ModelError
 from qwq.model.config import PRESETS, ModelConfig, preset
-from qwq.model.folder import read_config
+from qwq.model.model_folder import read_config
 from qwq.model.transformer import Transformer
 
 HF_QWEN = {

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qwq.errors import CapacityError, DataError, ModelError
-from qwq.model import folder as model_folder
+from qwq.model import model_folder as model_folder
 from qwq.model.config import ModelConfig
-from qwq.model.folder import eos_ids, generation_config, resolve_folder
 from qwq.model.layouts import Packed
 from qwq.model.logits import logits_of_file, to_line
+from qwq.model.model_folder import eos_ids, generation_config, resolve_folder
 from qwq.model.names import hf_shapes, state_to_hf
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model, load_reward_model, save_model, save_reward_model, state_from_hf

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from qwq.pipeline.progress import LiveProgress
-from qwq.report.words import duration, figures
+from qwq.report.wording import duration, figures
 
 
 class Clock:

@@ -12,7 +12,7 @@ import pytest
 from qwq.envs.bfcl import WORLDS
 from qwq.errors import DataError
 from qwq.verify.cli_io import verify_file
-from qwq.verify.tools.bfcl_multi_turn import Conversation, Unreadable, read_call, verify
+from qwq.verify.tools.bfcl_multi_turn import GradedConversation, UnreadableCall, read_call, verify
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "bfcl"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/bfcl")
@@ -35,8 +35,8 @@ CONFIG = {
 }
 
 
-def run(world: str, *calls: str, config: dict | None = None) -> tuple[list, Conversation]:
-    conversation = Conversation([world], {world: config} if config is not None else CONFIG)
+def run(world: str, *calls: str, config: dict | None = None) -> tuple[list, GradedConversation]:
+    conversation = GradedConversation([world], {world: config} if config is not None else CONFIG)
     answers = [conversation.execute(call)[0] for call in calls]
     return [json.loads(a) if a.startswith("{") else a for a in answers], conversation
 
@@ -65,7 +65,7 @@ def test_forms_of_a_call(given, read) -> None:
     ids=lambda g: str(g)[:24],
 )  # fmt: skip
 def test_nothing_but_calls_of_literals_is_read(given) -> None:
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableCall):
         read_call(given)
 
 
@@ -92,7 +92,7 @@ def test_files() -> None:
 
 
 def test_files_of_the_long_context() -> None:
-    conversation = Conversation(["GorillaFileSystem"], CONFIG, long_context=True)
+    conversation = GradedConversation(["GorillaFileSystem"], CONFIG, long_context=True)
     root = conversation.worlds["GorillaFileSystem"].state()["root"]
     assert len(root) == 2 and len(root["docs"]) == 31
 
@@ -219,7 +219,7 @@ def test_values_of_a_wrong_type_are_the_callers_error() -> None:
         ("VehicleControlAPI", "fillFuelTank('a')"),
         ("TravelAPI", "list_all_airports(1)"),
     ):
-        answer, good = Conversation([world], {}).execute(call)
+        answer, good = GradedConversation([world], {}).execute(call)
         assert answer.startswith("Error during execution: ") and not good
 
 
@@ -323,7 +323,7 @@ def test_every_true_call_runs_and_passes_and_mutations_fail(category) -> None:
     for task in tasks(category):
         truth = task["truth"]
         assert verdict_of(task, truth).correct, task["id"]
-        conversation = Conversation(
+        conversation = GradedConversation(
             task["involved_classes"], task["initial_config"], long_context="long_context" in category
         )
         for call in (c for turn in truth for c in turn):

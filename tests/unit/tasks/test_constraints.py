@@ -20,8 +20,8 @@ from qwq.types import Outcome, Response
 from qwq.verify.grade import grade as grade_problem
 from qwq.verify.instructions.constraints import CONSTRAINTS, compatible
 from qwq.verify.instructions.ifeval import CHECKS, grade
+from qwq.verify.instructions.ifeval_requests import IFEVAL, REQUESTS, describe
 from qwq.verify.instructions.language import is_an_answer
-from qwq.verify.instructions.prompts import IFEVAL, REQUESTS, describe
 
 TABLE = "| name | size |\n|---|---|\n| cat | small |\n| dog | large |\n| cow | huge |"
 # type, kwargs, answers that follow, answers that do not

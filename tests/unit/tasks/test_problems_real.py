@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 
 from qwq.config import Source
-from qwq.data.files import choose_files, split_in_name
+from qwq.data.row_files import choose_files, split_in_name
 from qwq.errors import DataError
 from qwq.tasks.mbpp import MBPP_IDS
 from qwq.tasks.questions import canonical, contaminated, normalise, question_of

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwq.text.calls import loose_call
 from qwq.text.parts import Kind, ResponseBuilder
 from qwq.text.response import ResponseParser
+from qwq.text.tool_calls import loose_call
 
 F = {
     "properties": {

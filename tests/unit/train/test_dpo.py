@@ -12,7 +12,7 @@ import torch
 from support.stages import stage_job, stage_memory
 
 from qwq.config import ComputeSection, Recipe
-from qwq.data.examples import Pair
+from qwq.data.examples import PairExample
 from qwq.model import lora
 from qwq.model.config import preset
 from qwq.model.layouts import Packed
@@ -29,8 +29,8 @@ def fresh(vocab: int = 64) -> Transformer:
     return Transformer(preset("tiny", vocab_size=vocab)).init_weights(torch.Generator().manual_seed(3))
 
 
-def pair(prompt: list[int], chosen: list[int], rejected: list[int]) -> Pair:
-    return Pair(array("i", prompt + chosen), array("i", prompt + rejected), len(chosen), len(rejected))
+def pair(prompt: list[int], chosen: list[int], rejected: list[int]) -> PairExample:
+    return PairExample(array("i", prompt + chosen), array("i", prompt + rejected), len(chosen), len(rejected))
 
 
 PAIRS = [pair([1, 2, 3], [4, 5], [6, 7, 8]), pair([9], [10, 11, 12, 13], [14]), pair([15, 16], [17], [18])]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qwq.verify.math import verify
-from qwq.verify.math.rules import table
+from qwq.verify.math.rule_examples import table
 
 PAGE = (Path(__file__).parents[3] / "docs" / "verify_math.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```verdicts\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]

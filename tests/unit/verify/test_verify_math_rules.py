@@ -14,7 +14,7 @@ import pytest
 
 from qwq.types import Outcome
 from qwq.verify import math
-from qwq.verify.math.rules import RULES, Rule, rule_of
+from qwq.verify.math.rule_examples import RULES, Rule, rule_of
 
 NUM = 300
 Pair = tuple[str, str]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from qwq.config import Source
 from qwq.data.examples import FileUse
-from qwq.data.files import is_hub_id
+from qwq.data.row_files import is_hub_id
 from qwq.pipeline.preflight import at_hand
 from qwq.tasks.mix import ProblemMix
 from qwq.tasks.sources import load_source

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qwq.config import Recipe
 from qwq.data.examples import FileUse
-from qwq.data.files import is_hub_id
+from qwq.data.row_files import is_hub_id
 from qwq.errors import ModelError
 from qwq.pipeline.preflight import at_hand, chat_format, own_data
 from qwq.pipeline.stage import stage_of

@@ -7,7 +7,7 @@ from pathlib import Path
 from qwq.config import Recipe
 from qwq.errors import ModelError
 from qwq.model.config import ModelConfig, preset
-from qwq.model.folder import is_hub_name, read_config, resolve_folder
+from qwq.model.model_folder import is_hub_name, read_config, resolve_folder
 
 
 def model_config(recipe: Recipe) -> ModelConfig:

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from qwq.common.stats import wilson
 from qwq.config import Lora, register_stage
-from qwq.data.examples import Pair
+from qwq.data.examples import PairExample
 from qwq.pipeline.pairs_stage import PairsStage
 from qwq.pipeline.plan.counts import PlanContext
 from qwq.pipeline.plan.peak import update_phase
@@ -82,7 +82,9 @@ class DpoStage(PairsStage):
         job.run.run(steps, model, optimizer, step)
         return {"pairs": self._held_out(model, test, test_start_P2, job)}
 
-    def _held_out(self, model: Transformer, test: Sequence[Pair], start_P2: Tensor, job: StageJob) -> dict[str, Any]:
+    def _held_out(
+        self, model: Transformer, test: Sequence[PairExample], start_P2: Tensor, job: StageJob
+    ) -> dict[str, Any]:
         """Share of held-out pairs whose chosen answer's probability grew more, with its interval."""
         reward_P2 = self.beta * (all_logprobs(model, test, self.micro_batch_tokens) - start_P2)
         wins = int((reward_P2[:, CHOSEN] > reward_P2[:, REJECTED]).sum())
@@ -94,7 +96,7 @@ class DpoStage(PairsStage):
         return {"score": wins / len(test), "ci95": interval, "n": len(test), "margin": margin}
 
 
-def answer_logprobs(model: Transformer, pairs: Sequence[Pair]) -> Tensor:
+def answer_logprobs(model: Transformer, pairs: Sequence[PairExample]) -> Tensor:
     """Log-probability, in nats, of each pair's chosen and rejected answer behind its prompt: (P, 2)."""
     from qwq.train.losses import token_logprobs
     from qwq.train.packing import pack_groups
@@ -110,7 +112,7 @@ def answer_logprobs(model: Transformer, pairs: Sequence[Pair]) -> Tensor:
     return logprob_M.new_zeros(2 * len(pairs)).index_add(0, batch.extra["answer"].long(), logprob_M).view(-1, 2)
 
 
-def all_logprobs(model: Transformer, pairs: Sequence[Pair], max_tokens: int) -> Tensor:
+def all_logprobs(model: Transformer, pairs: Sequence[PairExample], max_tokens: int) -> Tensor:
     """`answer_logprobs` of many pairs, at most about `max_tokens` tokens at once, without gradient: (P, 2) on the CPU."""
     import torch
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from qwq.common.files import atomic_folder
 from qwq.common.stats import wilson
 from qwq.config import register_stage
-from qwq.data.examples import Pair
+from qwq.data.examples import PairExample
 from qwq.model.footprint import update_parts
 from qwq.pipeline.pairs_stage import PairsStage
 from qwq.pipeline.plan.counts import PlanContext
@@ -81,7 +81,9 @@ class RewardModelStage(PairsStage):
         return calibration, {"pair_accuracy": pair_accuracy(model, splits["test"], calibration)}
 
 
-def _scored(model: RewardModel, pairs: Sequence[Pair]) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]:
+def _scored(
+    model: RewardModel, pairs: Sequence[PairExample]
+) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]:
     raw = model.raw_scores([p.chosen for p in pairs] + [p.rejected for p in pairs])
     lengths = [p.chosen_length for p in pairs] + [p.rejected_length for p in pairs]
     scored = list(zip(raw, lengths, strict=True))
@@ -93,7 +95,7 @@ def matched_length(a: int, b: int) -> bool:
     return abs(a - b) <= max(MATCHED_TOKENS, int(MATCHED_SHARE * max(a, b)))
 
 
-def pair_accuracy(model: RewardModel, pairs: Sequence[Pair], calibration: Calibration) -> dict[str, Any]:
+def pair_accuracy(model: RewardModel, pairs: Sequence[PairExample], calibration: Calibration) -> dict[str, Any]:
     """Share of pairs whose chosen answer scores higher (length bias taken out), with a Wilson 95% interval.
 
     `matched_length` is the same over the pairs whose answers differ in length by two tokens or a twentieth at most.

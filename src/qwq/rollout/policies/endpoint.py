@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from qwq.endpoint.client import PATIENCE, EndpointClient, Request
-from qwq.endpoint.pool import concurrently
+from qwq.endpoint.openai_client import PATIENCE, EndpointClient, EndpointRequest
+from qwq.endpoint.parallel import concurrently
 from qwq.endpoint.reply import RequestFailed
 from qwq.errors import ConfigError, InfraError, QwqError, UsageError
 from qwq.rollout.policy import NextRequest, TurnRequest
@@ -86,7 +86,7 @@ class EndpointPolicy:
         if request.prompt_ids is not None:
             raise UsageError(f"{self.client.url} takes messages, not tokens: leave prompt_ids out")
         got = self.client.complete(
-            Request(
+            EndpointRequest(
                 [m.to_dict() if isinstance(m, Message) else m for m in request.messages], request.seed,
                 params.temperature, params.top_p, params.max_new_tokens, params.top_k, request.tools,
                 request.thinking_budget,

@@ -14,7 +14,7 @@ from qwq.engine.options import EngineOptions
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sequence import TokenSequence
 from qwq.errors import CapacityError, InfraError, UsageError
-from qwq.model.folder import read_config, resolve_folder
+from qwq.model.model_folder import read_config, resolve_folder
 from qwq.rollout.policy import NextRequest, TurnRequest
 from qwq.text.response import parse
 from qwq.text.template import ChatFormat

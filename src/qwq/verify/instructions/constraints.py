@@ -19,8 +19,8 @@ from typing import Any
 
 from qwq.errors import DataError
 from qwq.verify.instructions.constraint_table import Constraint
-from qwq.verify.instructions.content import CONTENT
-from qwq.verify.instructions.layout import LAYOUT
+from qwq.verify.instructions.content_constraints import CONTENT
+from qwq.verify.instructions.layout_constraints import LAYOUT
 
 CONSTRAINTS: dict[str, Constraint] = {**CONTENT, **LAYOUT}
 

@@ -22,9 +22,9 @@ from qwq.common.callables import make_callable
 from qwq.errors import ConfigError, InfraError, nearest
 from qwq.text.response import parse
 from qwq.types import Outcome, ParsedResponse, Verdict
-from qwq.verify.math import compare, normal, numbers, worker
-from qwq.verify.math.extract import BOXES, FORMS, extract
-from qwq.verify.math.split import split
+from qwq.verify.math import equality, normal, numbers, worker
+from qwq.verify.math.answer import BOXES, FORMS, extract
+from qwq.verify.math.separators import split
 
 VERIFIER = "math"
 # What decides whether sympy gets through is the first, which is the same on every run (`worker`);
@@ -147,7 +147,7 @@ def _decided(answer: str, gold: str, convert: bool = False) -> tuple[Outcome, st
     number, wanted = numbers.read(a), numbers.read(g)
     if number is not None and wanted is not None:
         return _said(numbers.same(wanted, number), f"numbers {a} and {g}")
-    decision = compare.compare(g, a, convert=convert)
+    decision = equality.compare(g, a, convert=convert)
     if decision.equal is not None:
         return _said(decision.equal, decision.reason)
     if decision.final:

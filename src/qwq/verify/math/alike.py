@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 
 from qwq.verify.math import numbers
+from qwq.verify.math.separators import squeeze
 from qwq.verify.math.single import plain_words
-from qwq.verify.math.split import squeeze
 
 _FUNCTION = re.compile(r"[A-Za-z]'{0,3} ?\( ?([a-z]) ?\) ?=")
 _FOR_ALL = re.compile(r",? ?\\text ?\{ ?,? ?for (?:all|any|every|each)\b(?P<what>.{0,60})\Z")

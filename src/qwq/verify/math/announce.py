@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from qwq.verify.math import words
-from qwq.verify.math.split import balanced
+from qwq.verify.math.separators import balanced
 
 _NOUN = (
     r"(?:(?:final|correct|right|exact|required|desired)[*_\s]{1,3}){0,2}(?:answers?|results?|solutions?|options?"

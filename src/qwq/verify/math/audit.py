@@ -21,8 +21,8 @@ from qwq.verify import math
 from qwq.verify.cli_io import read_lines
 from qwq.verify.math.normal import MAX_CHARS, clean
 from qwq.verify.math.read import read
-from qwq.verify.math.rules import rule_of
-from qwq.verify.math.values import Bag, Text, Unknown
+from qwq.verify.math.rule_examples import rule_of
+from qwq.verify.math.typed import Bag, Text, Unknown
 
 GOLD_FIELDS = ("gold", "answer", "ground_truth", "final_answer", "solution")
 MAX_TEXT_WORDS = 4

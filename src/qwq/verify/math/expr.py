@@ -19,7 +19,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from qwq.verify.math.letters import Letters
-from qwq.verify.math.tokens import (
+from qwq.verify.math.lexer import (
     CONSTANTS,
     DECORATIONS,
     DIVIDE,
@@ -38,14 +38,14 @@ _INVERTED = frozenset("sin cos tan cot sec csc sinh cosh tanh".split())
 
 def parse(text: str) -> Tree:
     """The tree of an expression. Unreadable where it is none."""
-    reader = _Reader(tokens(text))
+    reader = _ExpressionReader(tokens(text))
     tree = reader.sum()
     if reader.peek() is not None:
         raise Unreadable(f"stray {reader.peek()!r}")
     return tree
 
 
-class _Reader(Letters):
+class _ExpressionReader(Letters):
     def _bare_atom(self) -> Tree:
         token = self.peek()
         if token is None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from qwq.verify.math.split import squeeze
-from qwq.verify.math.tokens import FUNCTIONS
+from qwq.verify.math.lexer import FUNCTIONS
+from qwq.verify.math.separators import squeeze
 
 _LABEL = re.compile(
     r"\\?[A-Za-z]{1,12}'{0,4}(?: ?_ ?(?:\{[^{}]{0,40}\}|\w"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from qwq.verify.math.operators import Operators, plain
-from qwq.verify.math.tokens import (
+from qwq.verify.math.lexer import (
     ALIASES,
     FUNCTIONS,
     Unreadable,
 )
+from qwq.verify.math.operators import Operators, plain
 from qwq.verify.math.trees import Tree, flat
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from qwq.verify.math.tokens import (
+from qwq.verify.math.lexer import (
     DECORATIONS,
     DIVIDE,
     ENDS,

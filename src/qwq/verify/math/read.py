@@ -14,11 +14,11 @@ from fractions import Fraction
 
 from qwq.verify.math import regions
 from qwq.verify.math.labels import is_label, normal
+from qwq.verify.math.separators import balanced, split
 from qwq.verify.math.single import compound, plain_words, single, tree_or_none
-from qwq.verify.math.split import balanced, split
 from qwq.verify.math.systems import rewritten
 from qwq.verify.math.trees import Tree, symbols
-from qwq.verify.math.values import (
+from qwq.verify.math.typed import (
     ALL,
     MAX_ITEMS,
     MAX_NESTING,

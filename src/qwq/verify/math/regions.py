@@ -16,7 +16,7 @@ from typing import Any
 from qwq.verify.math import evaluate
 from qwq.verify.math.evaluate import TooBig
 from qwq.verify.math.trees import Tree, affine, symbols, walk
-from qwq.verify.math.values import ALL, INF, NEG_INF, Expr, Interval, Region, Seq, Value
+from qwq.verify.math.typed import ALL, INF, NEG_INF, Expr, Interval, Region, Seq, Value
 
 FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "\\ne": "\\ne"}
 MAX_INTEGERS = 200

@@ -8,7 +8,7 @@ from typing import Any
 
 from qwq.verify.math import evaluate, labels
 from qwq.verify.math.trees import Tree, symbols, walk
-from qwq.verify.math.values import Bag, Congruence, Expr, Ratio, Relation, Text, Value
+from qwq.verify.math.typed import Bag, Congruence, Expr, Ratio, Relation, Text, Value
 
 _ASKED = frozenset("det abs sin cos tan cot sec csc gcd lcm max min".split())
 

@@ -8,10 +8,10 @@ from fractions import Fraction
 
 from qwq.verify.math import numbers, unit_tables, units, words
 from qwq.verify.math.expr import parse
-from qwq.verify.math.split import split
-from qwq.verify.math.tokens import ENGLISH, Unreadable
+from qwq.verify.math.lexer import ENGLISH, Unreadable
+from qwq.verify.math.separators import split
 from qwq.verify.math.trees import ZERO, Tree, components, walk
-from qwq.verify.math.values import Bag, Expr, Ratio, Seq, Text, Unknown, Value
+from qwq.verify.math.typed import Bag, Expr, Ratio, Seq, Text, Unknown, Value
 
 TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|operatorname) ?\{([^{}]*)\}")
 _PERCENT = re.compile(r"(?<=[\d})]) ?(?:\\text ?\{ ?)?(?:percentage|percent|pct|per cent) ?\}? ?\Z", re.IGNORECASE)

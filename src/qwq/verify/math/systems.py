@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from qwq.verify.math.split import split
+from qwq.verify.math.separators import split
 
 _ENVIRONMENT = re.compile(
     r"(?P<label>[^\\{}]{0,40}(?:\\[a-z]{2,8} ?(?:\{[^{}]{0,20}\})?[^\\{}]{0,40})?= ?)?(?:\\?\{ ?)?\\begin ?"

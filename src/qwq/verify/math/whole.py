@@ -8,10 +8,10 @@ import re
 from fractions import Fraction
 
 from qwq.verify.math import numbers, regions, words
+from qwq.verify.math.separators import split
 from qwq.verify.math.single import TEXT_COMMAND, single, tree_or_none
-from qwq.verify.math.split import split
 from qwq.verify.math.trees import Tree
-from qwq.verify.math.values import ALL, Day, Dots, Expr, Interval, NumberSet, Region, Time, Unknown, Value
+from qwq.verify.math.typed import ALL, Day, Dots, Expr, Interval, NumberSet, Region, Time, Unknown, Value
 
 _EMPTY = re.compile(
     r"\\emptyset|\\\{ ?\\\}|(?:\\text ?\{)? ?no (?:real )?solutions?(?: exists?)? ?\}?"

@@ -53,7 +53,7 @@ _ORDINAL = re.compile(r"([+-]?\d{1,15})(?:\^? ?\{? ?(?:\\text ?\{ ?)?(?:st|nd|rd
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class TimeOfDay:
     """A time of day. `half`: "am", "pm" or "" where it is not said."""
 
     hour: int
@@ -178,7 +178,7 @@ def ordinal(text: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def clock(text: str) -> Clock | None:
+def clock(text: str) -> TimeOfDay | None:
     """A time of day. A number alone is none, nor is 7:60."""
     match = _CLOCK.fullmatch(text)
     if match is None or match["zone"] or re.fullmatch(r"\d{1,2}[ap]m", text):
@@ -199,10 +199,10 @@ def clock(text: str) -> Clock | None:
     }.get(half, half)
     if half and not 1 <= hour <= 12:
         return None
-    return Clock(hour, minutes, seconds, half)
+    return TimeOfDay(hour, minutes, seconds, half)
 
 
-def same_clock(gold: Clock, answer: Clock) -> bool:
+def same_clock(gold: TimeOfDay, answer: TimeOfDay) -> bool:
     """7:30 pm is 19:30, and 7:30 where one side does not say which half; 7:30 am is neither."""
     if (gold.minute, gold.second) != (answer.minute, answer.second):
         return False

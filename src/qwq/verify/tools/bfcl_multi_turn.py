@@ -32,7 +32,7 @@ FORM = 'a call such as "cd(folder=\'docs\')" or {"cd": {"folder": "docs"}}'
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 
-class Unreadable(ValueError):
+class UnreadableCall(ValueError):
     """Not a call of literals."""
 
 
@@ -49,27 +49,29 @@ def read_call(given: Any) -> Call:
             return given["name"].rpartition(".")[2], (), dict(given["arguments"])
         name, arguments = next(iter(given.items()), (None, None))
         if len(given) != 1 or not isinstance(arguments, Mapping):
-            raise Unreadable(f"needs {FORM}, got {str(given)[:80]}")
+            raise UnreadableCall(f"needs {FORM}, got {str(given)[:80]}")
         return str(name).rpartition(".")[2], (), dict(arguments)
     if not isinstance(given, str) or len(given) > MAX_CALL_CHARS:
-        raise Unreadable(f"needs {FORM}, got {str(given)[:80]}")
+        raise UnreadableCall(f"needs {FORM}, got {str(given)[:80]}")
     try:
         node = parse_python(given.strip(), mode="eval").body
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
-            raise Unreadable(f"needs {FORM}, got {given[:80]}")
+            raise UnreadableCall(f"needs {FORM}, got {given[:80]}")
         name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
         if any(k.arg is None for k in node.keywords):
-            raise Unreadable(f"** in a call: {given[:80]}")
+            raise UnreadableCall(f"** in a call: {given[:80]}")
         return (
             name,
             tuple(map(ast.literal_eval, node.args)),
             {str(k.arg): ast.literal_eval(k.value) for k in node.keywords},
         )
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise error if isinstance(error, Unreadable) else Unreadable(f"not a call of literals: {given[:80]}") from None
+        raise (
+            error if isinstance(error, UnreadableCall) else UnreadableCall(f"not a call of literals: {given[:80]}")
+        ) from None
 
 
-class Conversation:
+class GradedConversation:
     """The back ends of one task, from their initial configurations on."""
 
     def __init__(self, classes: Sequence[str], config: Mapping[str, Any], *, long_context: bool = False) -> None:
@@ -85,7 +87,7 @@ class Conversation:
         """(the answer of a call, whether it ran without an error)."""
         try:
             name, positional, named = read_call(given)
-        except Unreadable as error:
+        except UnreadableCall as error:
             return f"Error during execution: {error}", False
         if name not in self._owner:
             return f"Error during execution: no function {name}", False
@@ -121,7 +123,7 @@ def verify(
     if len(truth) != len(given):
         return _wrong(f"turns: {len(given)} where the task has {len(truth)}")
     model, expected = (
-        Conversation(involved_classes, initial_config, long_context="long_context" in category) for _ in range(2)
+        GradedConversation(involved_classes, initial_config, long_context="long_context" in category) for _ in range(2)
     )
     answers: list[str] = []
     for number, (made, right) in enumerate(zip(given, truth, strict=True), 1):
@@ -143,7 +145,7 @@ def _wrong(reason: str) -> Verdict:
     return Verdict(Outcome.WRONG, reason, VERIFIER)
 
 
-def _state_fault(model: Conversation, expected: Conversation) -> str | None:
+def _state_fault(model: GradedConversation, expected: GradedConversation) -> str | None:
     for name, world in expected.worlds.items():
         mine = model.worlds[name].state()
         for key, value in world.state().items():

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx2
 
-from qwq.endpoint.refusals import Limits, limits_of, message_of
+from qwq.endpoint.refusals import RequestLimits, limits_of, message_of
 from qwq.endpoint.reply import FULL, RequestFailed, read_completion
 from qwq.errors import ConfigError, InfraError
 from qwq.types import Turn, tool_schemas
@@ -46,7 +46,7 @@ REPAIRS = {
 
 
 @dataclass(slots=True)
-class Request:
+class EndpointRequest:
     """One turn to be made.
 
     `messages` as chat templates take them; `top_k` 0 leaves it out. Lengths in tokens.
@@ -125,7 +125,7 @@ class EndpointClient:
         context = entries.get(self.model, {}).get("max_model_len")
         self.context = context if type(context) is int else None
 
-    def complete(self, request: Request) -> Turn:
+    def complete(self, request: EndpointRequest) -> Turn:
         """The model's answer.
 
         RequestFailed: this request has none. InfraError: no server. ConfigError: an option or the
@@ -159,7 +159,7 @@ class EndpointClient:
                 break
         raise RequestFailed(f"{self.base} refuses the request: {refusal[:300]}")
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _body(self, request: EndpointRequest) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": for_api(request.messages),
@@ -175,7 +175,7 @@ class EndpointClient:
             body["thinking_token_budget"] = request.thinking_budget
         return body
 
-    def _post(self, body: Mapping[str, Any], request: Request) -> Turn | str:
+    def _post(self, body: Mapping[str, Any], request: EndpointRequest) -> Turn | str:
         """The answer, or the text of a refusal that is about a length."""
         content = json.dumps(body).encode()  # escaped: a prompt may hold half a surrogate pair
         reason, bad_answers, asked_to_wait = "", 0, 0.0
@@ -205,7 +205,7 @@ class EndpointClient:
         said = f"{self.base} gave no answer for {sum(self.patience):.0f} s ({reason})"
         raise InfraError(f"{said}; {GO_ON}") if away else RequestFailed(said)
 
-    def _read(self, answer: httpx2.Response, text: str, request: Request) -> Turn:
+    def _read(self, answer: httpx2.Response, text: str, request: EndpointRequest) -> Turn:
         try:
             data = answer.json()
         except ValueError:
@@ -220,7 +220,7 @@ class EndpointClient:
     def _refusal(self, status: int, text: str, body: Mapping[str, Any]) -> str:
         """The text where it is about a length; else an error."""
         limits = limits_of(text)
-        if limits != Limits():
+        if limits != RequestLimits():
             return text
         said = f"status {status}: {message_of(text)[:300]}"
         if status in (401, 403):
@@ -270,7 +270,7 @@ def for_api(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _smaller(limits: Limits, limit: int) -> int | None:
+def _smaller(limits: RequestLimits, limit: int) -> int | None:
     """The room that the prompt leaves, where the server says it and it is less than was refused;
     else no limit.
     """

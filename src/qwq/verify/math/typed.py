@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qwq.verify.math.numbers import Number
 from qwq.verify.math.trees import Tree
 from qwq.verify.math.unit_tables import Unit
-from qwq.verify.math.words import Clock, Date
+from qwq.verify.math.words import Date, TimeOfDay
 
 MAX_ITEMS = 200
 _ROOT = re.compile(r"(?:[xzrt]|\\lambda|\\alpha)_?\d")
@@ -172,7 +172,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    clock: Clock
+    clock: TimeOfDay
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwq.verify.math import values
+from qwq.verify.math import typed
+from qwq.verify.math.lexer import GREEK
 from qwq.verify.math.normal import clean
 from qwq.verify.math.read import read
-from qwq.verify.math.tokens import GREEK
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -112,7 +112,7 @@ RULES = (
         "A time of day with its half or on 24 hours; day and month in any order.",
         (("7:30 pm", "19:30"), ("7:30 pm", "7:30"), (r"\text{March 5}", "5th of March")),
         (("7:30 pm", "7:30 am"), ("12:00", "1:00"), (r"\text{March 5}", "March 15")),
-        kinds=(values.Time, values.Day),
+        kinds=(typed.Time, typed.Day),
     ),
     Rule(
         "expressions",
@@ -131,7 +131,7 @@ RULES = (
             (r"\pi", r"\pi+10^{-60}"),
             (r"\chi^2_5", r"\chi^2_6"),
         ),
-        kinds=(values.Expr,),
+        kinds=(typed.Expr,),
     ),
     Rule(
         "angles",
@@ -174,7 +174,7 @@ RULES = (
             ("x=2或x=-3", "2,-3"),
         ),
         (("1, 2", "1, 2, 3"), (r"1, 2, \ldots, 10", "1, 2, ..., 9"), ("12", "12 or 15")),
-        kinds=(values.Bag, values.Dots),
+        kinds=(typed.Bag, typed.Dots),
     ),
     Rule(
         "tuples and vectors",
@@ -185,7 +185,7 @@ RULES = (
             (r"\langle 2,-1\rangle", r"2\mathbf{i}-\mathbf{j}"),
         ),
         (("(1,2)", "(2,1)"), ("(1,2)", "[1,2]"), ("(1,23)", "(1,2 3)"), (r"\vec a\times\vec b", r"\vec a\cdot\vec b")),
-        kinds=(values.Seq,),
+        kinds=(typed.Seq,),
     ),
     Rule(
         "matrices",
@@ -219,7 +219,7 @@ RULES = (
             ("12", r"\ge 12"),
             ("x>3", "y>3"),
         ),
-        kinds=(values.Region,),
+        kinds=(typed.Region,),
     ),
     Rule(
         "whole numbers of a region",
@@ -229,14 +229,14 @@ RULES = (
             (r"\{x\in\mathbb{Z}: x>0\}", r"\{x\in\mathbb{Z}: x\ge 1\}"),
         ),
         ((r"\{x\in\mathbb{Z}\mid -1\le x\le 2\}", "[-1,2]"), (r"\mathbb{N}", r"\mathbb{Z}")),
-        kinds=(values.NumberSet,),
+        kinds=(typed.NumberSet,),
     ),
     Rule(
         "equations",
         "Proportional ones; a solution of one that does not solve the other tells two apart.",
         (("y=2x+1", "2x-y+1=0"), ("x+y=3", "2x+2y=6"), ("x^2+y^2=4", r"\frac{x^2}{4}+\frac{y^2}{4}=1")),
         (("y=2x+1", "y=2x-1"), ("y^2=4x", "y^2=8x"), (r"x^2+y^2\le1", "x^2+y^2<1")),
-        kinds=(values.Relation,),
+        kinds=(typed.Relation,),
     ),
     Rule(
         "named values",
@@ -279,28 +279,28 @@ RULES = (
         "Rows in any order.",
         ((r"\begin{cases}x&x\ge0\\-x&x<0\end{cases}", r"\begin{cases}-x&\text{if }x<0\\x&\text{if }x\ge0\end{cases}"),),
         ((r"\begin{cases}x&x\ge0\\-x&x<0\end{cases}", r"\begin{cases}-x&x\ge0\\x&x<0\end{cases}"),),
-        kinds=(values.Piecewise,),
+        kinds=(typed.Piecewise,),
     ),
     Rule(
         "congruences",
         "The same modulus, and the same residues of it.",
         ((r"n\equiv1\pmod 4", r"n \equiv 5 \ (\text{mod } 4)"), (r"n\equiv1\pmod 4", r"1 \bmod 4")),
         ((r"n\equiv1\pmod 4", r"n\equiv1\pmod 8"), ("2", r"2\pmod 5")),
-        kinds=(values.Congruence,),
+        kinds=(typed.Congruence,),
     ),
     Rule(
         "families",
         "The parameter has no name of its own; where both sides give its domain, it is the same.",
         ((r"2k\pi, k\in\mathbb{Z}", r"2n\pi"), (r"\frac{\pi}{2}+k\pi", r"\frac{\pi}{2}+n\pi")),
         ((r"k\pi, k\in\mathbb{Z}", r"k\pi, k\in\mathbb{N}"), (r"2k\pi", r"k\pi")),
-        kinds=(values.Family,),
+        kinds=(typed.Family,),
     ),
     Rule(
         "ratios",
         "Proportional.",
         (("1:2:3", "2:4:6"), ("3:4", r"\frac34")),
         (("1:2:3", "1:4:9"), ("3:4", "4:3")),
-        kinds=(values.Ratio,),
+        kinds=(typed.Ratio,),
     ),
     Rule(
         "choices",
@@ -320,14 +320,14 @@ RULES = (
         "The same words, in any case, without articles and markup.",
         ((r"\text{Monday}", "monday"), (r"\text{DNE}", "does not exist"), (r"\text{no solution}", r"\emptyset")),
         (("yes", "no"), (r"\text{exactly } 5 \text{ ways}", r"\text{exactly } 5! \text{ ways}")),
-        kinds=(values.Text,),
+        kinds=(typed.Text,),
     ),
     Rule(
         "logic and sets by name",
         "The same signs, in any order where the sign allows it.",
         ((r"p \lor q", r"q \vee p"), (r"A\cup B", r"B\cup A")),
         ((r"p \land q", r"p \lor q"), (r"A\cap B", r"A\cup B")),
-        kinds=(values.Logic,),
+        kinds=(typed.Logic,),
     ),
     Rule(
         "Unicode",
@@ -396,7 +396,7 @@ def rule_of(gold: str) -> str | None:
     """The rule that a cleaned gold answer falls under by its type; None where none reads it."""
     value = read(clean(gold))
     if (
-        isinstance(value, values.Expr)
+        isinstance(value, typed.Expr)
         and value.tree[0] == "sym"
         and len(value.tree[1]) > 3
         and value.tree[1].isalpha()

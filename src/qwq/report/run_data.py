@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 @dataclass(slots=True)
-class Stage:
+class StageData:
     """One stage: its record where it is finished, its metrics as far as they go."""
 
     name: str
@@ -75,7 +75,7 @@ class RunData:
 
     folder: Path
     recipe: Mapping[str, Any]
-    stages: list[Stage]
+    stages: list[StageData]
 
     @property
     def finished(self) -> bool:
@@ -95,13 +95,13 @@ class RunData:
         names = [b for s in self.stages if s.kind != "reward_model" for b in s.evals]
         return list(dict.fromkeys(names))
 
-    def of_kind(self, *kinds: str) -> list[Stage]:
+    def of_kind(self, *kinds: str) -> list[StageData]:
         return [s for s in self.stages if s.kind in kinds]
 
-    def stage(self, name: str) -> Stage | None:
+    def stage(self, name: str) -> StageData | None:
         return next((s for s in self.stages if s.name == name), None)
 
-    def evaluated_policies(self) -> list[Stage]:
+    def evaluated_policies(self) -> list[StageData]:
         return [s for s in self.stages if s.changes_policy and s.evals]
 
 
@@ -119,7 +119,7 @@ def read_run(folder: Path) -> RunData:
     for name, config in (read_first | recipe["stages"]).items():
         path = folder / "stages" / f"{name}.json"
         record = read_record(path) if path.is_file() else None
-        stages.append(Stage(name, config["kind"], config, record, metrics.get(name, [])))
+        stages.append(StageData(name, config["kind"], config, record, metrics.get(name, [])))
     return RunData(folder, recipe, stages)
 
 
@@ -143,7 +143,7 @@ def _metrics(path: Path) -> dict[str, list[Row]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ScoreChange:
     """A difference of two scores on the same problems, as fractions, with its 95% interval."""
 
     benchmark: str
@@ -152,10 +152,10 @@ class Change:
     high: float
 
 
-def compare(run: RunData, before: str, after: str) -> list[Change]:
+def compare(run: RunData, before: str, after: str) -> list[ScoreChange]:
     """Paired differences of two stages' sampled answers on the benchmarks that both have."""
     b, a = (_passed(run.folder, name) for name in (before, after))
-    return [Change(k, *paired_difference(b[k], a[k])) for k in a if k in b and len(a[k]) == len(b[k])]
+    return [ScoreChange(k, *paired_difference(b[k], a[k])) for k in a if k in b and len(a[k]) == len(b[k])]
 
 
 def _passed(folder: Path, stage: str) -> dict[str, list[float]]:
@@ -164,7 +164,7 @@ def _passed(folder: Path, stage: str) -> dict[str, list[float]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ScorePair:
     """The answers of two stages to one problem.
 
     `kind` is fixed (failed, then passed) or broken (the reverse).
@@ -175,13 +175,15 @@ class Pair:
     after: Row
 
 
-def transcripts(run: RunData, before: str, after: str, *, fixed: int = 2, broken: int = 1) -> dict[str, list[Pair]]:
+def transcripts(
+    run: RunData, before: str, after: str, *, fixed: int = 2, broken: int = 1
+) -> dict[str, list[ScorePair]]:
     """For each benchmark the first problems in file order whose verdict turned.
 
     Nothing is picked by its looks.
     """
     earlier = {(r["benchmark"], r["problem_id"]): r for r in _rows(run.folder, before)}
-    out: dict[str, list[Pair]] = {}
+    out: dict[str, list[ScorePair]] = {}
     for row in _rows(run.folder, after):
         other = earlier.get((row["benchmark"], row["problem_id"]))
         if other is None:
@@ -192,7 +194,7 @@ def transcripts(run: RunData, before: str, after: str, *, fixed: int = 2, broken
         kind, limit = ("fixed", fixed) if now else ("broken", broken)
         pairs = out.setdefault(row["benchmark"], [])
         if sum(p.kind == kind for p in pairs) < limit:
-            pairs.append(Pair(kind, other, row))
+            pairs.append(ScorePair(kind, other, row))
     return {b: sorted(pairs, key=lambda p: p.kind != "fixed") for b, pairs in out.items() if pairs}
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from qwq.verify.math import alike, choices, evaluate, numbers, regions, relations, units, words
 from qwq.verify.math.evaluate import TooBig
 from qwq.verify.math.read import as_tuple, read
+from qwq.verify.math.separators import balanced, squeeze
 from qwq.verify.math.single import plain_words
-from qwq.verify.math.split import balanced, squeeze
 from qwq.verify.math.trees import ZERO, Tree, affine, symbols, walk, worked_out
-from qwq.verify.math.values import (
+from qwq.verify.math.typed import (
     Bag,
     Congruence,
     Day,
