@@ -6,6 +6,7 @@ a `Verdict` is what a verifier said about it, and the reward is made from verdic
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -77,12 +78,14 @@ class Problem:
 
     @property
     def expected(self) -> Any:
-        """What people read beside an answer: the gold answer, else the verifier's spec, cut if it
-        is long; None without one.
+        """What people read beside an answer: the gold answer, else the verifier's spec, as JSON
+        values, cut if it is long; None without one.
         """
-        expected = self.truth.get("gold", self.truth) or None
-        whole = expected if isinstance(expected, str) else repr(expected)
-        return expected if len(whole) <= EXPECTED_CHARS else f"{whole[:EXPECTED_CHARS]} [{len(whole):,} characters]"
+        expected = self.truth.get("gold", dict(self.truth)) or None
+        whole = expected if isinstance(expected, str) else json.dumps(expected, default=str)
+        if len(whole) > EXPECTED_CHARS:
+            return f"{whole[:EXPECTED_CHARS]} [{len(whole):,} characters]"
+        return expected if isinstance(expected, str) else json.loads(whole)
 
 
 class Outcome(StrEnum):

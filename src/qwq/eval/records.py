@@ -31,6 +31,8 @@ def record_of(episode: Episode, text: str = "") -> Record:
         "tokens": episode.num_tokens, "thinking_tokens": episode.num_thinking,
         "seconds": round(sum(t.seconds for t in turns), 3), "made": round(time.time(), 3),
     }  # fmt: skip
+    if (expected := problem.expected) is not None:
+        record["expected"] = expected
     if text:
         record["text"] = text
     if len(problem.messages) > 1:

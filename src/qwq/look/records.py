@@ -150,9 +150,8 @@ def entry(record: Record, place: str) -> Entry:
 
 def _task(record: Record, verdict: Mapping[str, Any], place: str) -> str:
     """A rollout's domain, an evaluation's benchmark, else the name of the verifier or the file."""
-    if "score" in record:
-        return place
-    return _text(record.get("domain") or record.get("benchmark") or verdict.get("verifier") or place)
+    named = record.get("domain") or record.get("benchmark") or (place if "score" in record else verdict.get("verifier"))
+    return _text(named or place)
 
 
 def _group(record: Record) -> str:

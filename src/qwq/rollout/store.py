@@ -169,9 +169,9 @@ class RolloutStore:
     def write(self, step: int, rollouts: Iterable[Rollout]) -> None:
         with atomic_file(self.path(step)) as file:
             for rollout in rollouts:
-                # json, not orjson, here and in `read`: a completion may decode to lone surrogates, and floats must read
-                # back exactly. A task's own spec may hold what JSON has no form for; it is there to be read by people.
-                file.write(json.dumps(rollout.to_dict(), default=str).encode() + b"\n")
+                # json, not orjson, here and in `read`: a completion may decode to lone surrogates,
+                # and floats must read back exactly.
+                file.write(json.dumps(rollout.to_dict()).encode() + b"\n")
 
     def read(self, step: int, samples: int = 1) -> list[Rollout] | None:
         """A step's rollouts, or None if they were never completely written.
