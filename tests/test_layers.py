@@ -160,6 +160,21 @@ def components(graph: dict[str, set[str]]) -> list[list[str]]:
     return [sorted(group) for group in groups]
 
 
+def missing_modules(folder: Path, files: dict[str, Path]) -> list[str]:
+    """Imports of a module of the package that is not there, as `file:line: name`."""
+    return [
+        f"{file.relative_to(folder)}:{line}: {name}"
+        for file in sorted(folder.rglob("*.py"))
+        for line, name in imported(file, folder)
+        if name.split(".")[0] == "qwq" and name not in files and name.rpartition(".")[0] not in files
+    ]
+
+
+@pytest.mark.parametrize("folder", ["src/qwq", "tests", "benchmarks", "tools"])
+def test_every_module_that_is_imported_is_there(folder: str) -> None:
+    assert missing_modules(ROOT / folder, modules(SOURCE)) == []
+
+
 def test_no_file_imports_itself_around() -> None:
     assert file_cycles(SOURCE) == []
 

@@ -69,7 +69,6 @@ CLASSES: set[str] = {
 }
 FILES: set[str] = {
     "calculator.py",
-    "callables.py",
     "calls.py",
     "conversation.py",
     "data.py",

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from qwq.types import StopReason as StopReason
     from qwq.types import ToolCall as ToolCall
     from qwq.types import Verdict as Verdict
-    from qwq.verify.callables import verify as verify
+    from qwq.verify.type_view import verify as verify
 
     __version__: str
 
