@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,7 +54,13 @@ class Unhurried(Instant):
     instant = False
 
 
-ENVIRONMENTS |= {"test-instant": Instant, "test-unhurried": Unhurried}
+class Slow(Unhurried):
+    async def next_messages(self, turn: Any) -> list[Message]:
+        await asyncio.sleep(0.5)
+        return await super().next_messages(turn)
+
+
+ENVIRONMENTS |= {"test-instant": Instant, "test-unhurried": Unhurried, "test-slow": Slow}
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +166,16 @@ def test_the_engine_and_the_trainer_make_the_same_episodes(
             assert (episode.ids, episode.sampled_mask) == (ours[key].ids, ours[key].sampled_mask)
             assert episode.stop_reason is ours[key].stop_reason and episode.messages == ours[key].messages
             assert float((sampled(episode) - full_logprobs(model, episode)).abs().max()) < 1e-4  # promise 1
+
+
+def test_slow_environments_work_while_others_decode(model: Transformer, chat: ChatFormat) -> None:
+    """Eight episodes wait three times for half a second: 12 s one after the other."""
+    asked = [j for j in jobs("test-slow") if j.stream < 2]
+    for policy in (TrainerPolicy(model, chat), engine_policy(model, chat)):
+        started = time.monotonic()
+        episodes = by_key(policy, asked, limits=Limits(max_tokens=400))
+        assert len(episodes) == 8 and {len(e.turns) for e in episodes.values()} == {3}
+        assert time.monotonic() - started < 6
 
 
 def test_a_thinking_budget_is_each_turns_own(model: Transformer, chat: ChatFormat) -> None:
