@@ -360,7 +360,7 @@ def test_fork_edit_an_answer_and_copy_the_conversation(page: Any) -> None:
     before = page.evaluate("location.hash")
     page.locator("article.assistant").hover()
     page.locator("article.assistant").get_by_role("button", name="Fork from here").click()
-    expect(page.locator("header .title")).to_contain_text("⑂")
+    expect(page.locator("header .title")).to_contain_text("(fork)")
     assert page.evaluate("location.hash") != before
     expect(page.locator("article")).to_have_count(2)
 

@@ -19,6 +19,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from qwq.errors import ConfigError, DataError
+from qwq.serve.page.assets import STATIC
 from qwq.serve.page.conversation import (
     Attachment,
     Conversation,
@@ -31,7 +32,7 @@ from qwq.serve.page.conversation import (
     chat_body,
 )
 from qwq.serve.page.generation import Generations
-from qwq.serve.page.routes import STATIC, mount
+from qwq.serve.page.routes import mount
 from qwq.serve.page.store import NotFound, Store
 from qwq.serve.page.transfer import from_json, from_markdown, to_json, to_markdown
 

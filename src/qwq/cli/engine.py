@@ -20,7 +20,8 @@ def serve(
     engine: EngineOptions = ENGINE_DEFAULTS,
     config: Path | None = None,  # read by cli.foreign, which puts its options in front of these
 ) -> int:
-    """Serve a model over an OpenAI-compatible API: /v1/chat/completions, /v1/responses, /v1/completions, /v1/models and more (docs/serve.md).
+    """Serve a model over an OpenAI-compatible API: /v1/chat/completions, /v1/responses, /v1/completions, /v1/models
+    and more (docs/serve.md).
 
     Parameters
     ----------
@@ -44,8 +45,8 @@ def serve(
 def chat(model: str, *, options: ChatOptions = CHAT_DEFAULTS, engine: ModelOptions = MODEL_DEFAULTS) -> int:
     """Chat with a model. `/help` lists the commands, Ctrl-C stops an answer, `/quit` ends.
 
-    Lines that are pasted together are one question, and so is the text between two lines of triple double quotes. Input from a pipe is
-    one question, up to its end or to a line with a command.
+    Lines that are pasted together are one question, and so is the text between two lines of triple double quotes.
+    Input from a pipe is one question, up to its end or to a line with a command.
 
     Parameters
     ----------
@@ -72,7 +73,8 @@ def bench_engine(
     quantization: str | None = None,
     seed: int = 0,
 ) -> int:
-    """Tokens per second, time to the first token and between tokens, and the share of the memory's bandwidth: a JSON line each.
+    """Tokens per second, time to the first token and between tokens, and the share of the memory's bandwidth: a
+    JSON line each.
 
     Parameters
     ----------

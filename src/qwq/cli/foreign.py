@@ -1,7 +1,7 @@
 """Options of other servers (vLLM's, llama.cpp's, SGLang's) that people have in their scripts, and configuration files.
 
-An option that means one of `qwq serve` is read as it. One that is not needed here is said to be so, and the server starts; one that asks
-for what is not here ends the command with what there is instead.
+An option that means one of `qwq serve` is read as it. One that is not needed here is said to be so, and the server
+starts; one that asks for what is not here ends the command with what there is instead.
 """
 
 from __future__ import annotations
@@ -14,66 +14,117 @@ from pathlib import Path
 
 from qwq.errors import ConfigError
 
-SAME = {
-    "-m": "--model", "-a": "--served-model-name", "--alias": "--served-model-name", "-c": "--max-model-len", "--ctx-size": "--max-model-len",
-    "--context-length": "--max-model-len", "--max-seq-len": "--max-model-len", "-t": "--threads", "-np": "--max-num-seqs", "--parallel": "--max-num-seqs",
-    "--max-running-requests": "--max-num-seqs", "-b": "--max-num-batched-tokens", "--batch-size": "--max-num-batched-tokens",
-    "--chunked-prefill-size": "--max-num-batched-tokens", "--model-path": "--model", "-md": "--draft-model", "--model-draft": "--draft-model",
-    "--speculative-model": "--draft-model", "--draft-max": "--draft-tokens", "--num-speculative-tokens": "--draft-tokens", "--chat-template-file": "--chat-template",
-    "--chat-template-kwargs": "--default-chat-template-kwargs", "--ssl-key-file": "--ssl-keyfile", "--ssl-cert-file": "--ssl-certfile",
-}  # fmt: skip
+
+def _each(groups: dict[str, str]) -> dict[str, str]:
+    """{words: options} as {option: words}."""
+    return {name: words for words, names in groups.items() for name in names.split()}
+
+
+# Options under another name here.
+SAME = _each(
+    {
+        "--model": "-m --model-path",
+        "--served-model-name": "-a --alias",
+        "--max-model-len": "-c --ctx-size --context-length --max-seq-len",
+        "--threads": "-t",
+        "--max-num-seqs": "-np --parallel --max-running-requests",
+        "--max-num-batched-tokens": "-b --batch-size --chunked-prefill-size",
+        "--draft-model": "-md --model-draft --speculative-model",
+        "--draft-tokens": "--draft-max --num-speculative-tokens",
+        "--chat-template": "--chat-template-file",
+        "--default-chat-template-kwargs": "--chat-template-kwargs",
+        "--ssl-keyfile": "--ssl-key-file",
+        "--ssl-certfile": "--ssl-cert-file",
+    }
+)
 FLAGS = {"--no-webui": "--no-page", "--no-ui": "--no-page"}
-PARSERS = "not needed: thinking and calls are read without a flag"
-# Words for each option that changes nothing here; with a value behind it where the second list has it.
-NOT_NEEDED = {
-    "--reasoning-parser": PARSERS, "--enable-reasoning": PARSERS, "--tool-call-parser": PARSERS, "--enable-auto-tool-choice": PARSERS, "--reasoning-format": PARSERS,
-    "--jinja": "not needed: the model's own chat template is always used", "--trust-remote-code": "not needed: no code of a model is ever run",
-    "--disable-log-requests": "not needed: requests are logged with --access-log alone", "--no-enable-log-requests": "not needed: requests are logged with --access-log alone",
-    "--disable-log-stats": "not needed: counts are given at /metrics alone", "--metrics": "not needed: /metrics is always there", "--enable-metrics": "not needed: /metrics is always there",
-    "--enforce-eager": "not needed: it concerns CUDA graphs, which are an inner matter here", "--enable-chunked-prefill": "not needed: prompts are always read in parts",
-    "-fa": "not needed: the engine chooses its attention", "--flash-attn": "not needed: the engine chooses its attention", "--attention-backend": "not needed: the engine chooses its attention",
-    "--cont-batching": "not needed: requests are always batched", "-cb": "not needed: requests are always batched", "--no-mmap": "not needed: weights are read as the format wants it",
-    "--mlock": "not needed: weights are not locked into memory", "--load-format": "not needed: safetensors and GGUF are told apart by their files",
-    "--guided-decoding-backend": "not needed: forms are always held by llguidance", "--structured-outputs-config": "not needed: forms are always held by llguidance",
-    "--grammar-backend": "not needed: forms are always held by llguidance", "--max-logprobs": "not needed: up to 20 log-probabilities may be asked for",
-    "--enable-tokenizer-info-endpoint": "not needed: /tokenizer_info is always there", "--swap-space": "not needed: a request that has lost its place is computed again",
-    "--slots": "not needed: /slots is always there", "--props": "not needed: /props is always there",
-    "--disable-custom-all-reduce": "not needed: this server runs on one device", "--gpu-memory-utilization": "not needed: --kv-tokens and --max-num-seqs say what is kept in memory",
-    "--mem-fraction-static": "not needed: --kv-tokens and --max-num-seqs say what is kept in memory", "--block-size": "not needed: the cache decides on its blocks",
-    "--kv-cache-dtype": "not needed: keys and values have the type of --dtype (16 bits with a GGUF file)", "--uvicorn-log-level": "not needed: the server logs warnings alone",
-    "--generation-config": "not needed: the model's own sampling defaults are always read", "--cache-reuse": "not needed: prefixes are always kept",
-    "--download-dir": "the environment's HF_HOME says where models from the hub are kept", "-ub": "not needed: --max-num-batched-tokens is the batch", "--ubatch-size": "not needed: --max-num-batched-tokens is the batch",
-}  # fmt: skip
-TAKES_NOTHING = frozenset({
-    "--enable-reasoning", "--enable-auto-tool-choice", "--jinja", "--trust-remote-code", "--disable-log-requests", "--no-enable-log-requests", "--disable-log-stats", "--metrics",
-    "--enable-metrics", "--enforce-eager", "--enable-chunked-prefill", "--cont-batching", "-cb", "--no-mmap", "--mlock", "--enable-tokenizer-info-endpoint",
-    "--disable-custom-all-reduce", "--slots", "--props",
-})  # fmt: skip
-# True at these values, and absent at any other.
-ONE_DEVICE = "this server runs on one device: --device says which"
+# Options that change nothing here, and what is said of them; with a value behind them unless TAKES_NOTHING has them.
+NOT_NEEDED = _each(
+    {
+        "not needed: thinking and calls are read without a flag": (
+            "--reasoning-parser --enable-reasoning --tool-call-parser --enable-auto-tool-choice --reasoning-format"
+        ),
+        "not needed: the model's own chat template is always used": "--jinja",
+        "not needed: no code of a model is ever run": "--trust-remote-code",
+        "not needed: requests are logged only with --access-log": "--disable-log-requests --no-enable-log-requests",
+        "not needed: counts are at /metrics only": "--disable-log-stats",
+        "not needed: /metrics is always there": "--metrics --enable-metrics",
+        "not needed: CUDA graphs are used where they help": "--enforce-eager",
+        "not needed: prefill is always chunked": "--enable-chunked-prefill",
+        "not needed: the engine chooses its attention": "-fa --flash-attn --attention-backend",
+        "not needed: requests are always batched": "--cont-batching -cb",
+        "not needed: the file format decides how weights are read": "--no-mmap",
+        "not needed: weights are not locked into memory": "--mlock",
+        "not needed: safetensors and GGUF are told apart by their files": "--load-format",
+        "not needed: structured output is always by llguidance": (
+            "--guided-decoding-backend --structured-outputs-config --grammar-backend"
+        ),
+        "not needed: up to 20 log-probabilities may be asked for": "--max-logprobs",
+        "not needed: /tokenizer_info is always there": "--enable-tokenizer-info-endpoint",
+        "not needed: a preempted sequence is recomputed": "--swap-space",
+        "not needed: /slots is always there": "--slots",
+        "not needed: /props is always there": "--props",
+        "not needed: this server runs on one device": "--disable-custom-all-reduce",
+        "not needed: --kv-tokens and --max-num-seqs say what is kept in memory": (
+            "--gpu-memory-utilization --mem-fraction-static"
+        ),
+        "not needed: the cache chooses its block size": "--block-size",
+        "not needed: the KV cache has the type of --dtype (16 bits with a GGUF file)": "--kv-cache-dtype",
+        "not needed: the server logs warnings only": "--uvicorn-log-level",
+        "not needed: the model's own sampling defaults are always read": "--generation-config",
+        "not needed: prefixes are always kept": "--cache-reuse",
+        "the environment's HF_HOME says where models from the hub are kept": "--download-dir",
+        "not needed: --max-num-batched-tokens is the batch": "-ub --ubatch-size",
+    }
+)
+TAKES_NOTHING = frozenset(
+    (
+        "--enable-reasoning --enable-auto-tool-choice --jinja --trust-remote-code --disable-log-requests "
+        "--no-enable-log-requests --disable-log-stats --metrics --enable-metrics --enforce-eager "
+        "--enable-chunked-prefill --cont-batching -cb --no-mmap --mlock --enable-tokenizer-info-endpoint --slots "
+        "--props --disable-custom-all-reduce"
+    ).split()
+)
+# Options that are true at these values, and absent at any other.
 ONLY_AT = {
-    "--tensor-parallel-size": (("1",), ONE_DEVICE), "-tp": (("1",), ONE_DEVICE), "--tp-size": (("1",), ONE_DEVICE), "--tp": (("1",), ONE_DEVICE),
-    "--pipeline-parallel-size": (("1",), ONE_DEVICE), "-pp": (("1",), ONE_DEVICE), "--data-parallel-size": (("1",), ONE_DEVICE), "-dp": (("1",), ONE_DEVICE),
-    "-ngl": (("0",), "a GGUF file is computed on the CPU; a model folder with --device cuda is computed on a GPU"),
-    "--n-gpu-layers": (("0",), "a GGUF file is computed on the CPU; a model folder with --device cuda is computed on a GPU"),
-    "--gpu-layers": (("0",), "a GGUF file is computed on the CPU; a model folder with --device cuda is computed on a GPU"),
-    "--cpu-offload-gb": (("0",), "weights are not shared between GPU and memory: a GGUF file runs in memory alone"),
-    "--tokenizer-mode": (("auto", "hf"), "there is one tokenizer mode"), "--task": (("auto", "generate"), "this server generates text"),
-    "--runner": (("auto", "generate"), "this server generates text"),
-}  # fmt: skip
-ABSENT = {
-    "--lora-modules": "one adapter is served by merging it: `qwq export BASE DIR --adapter ADAPTER`, then `qwq serve DIR`",
-    "--enable-lora": "one adapter is served by merging it: `qwq export BASE DIR --adapter ADAPTER`, then `qwq serve DIR`",
-    "--lora": "one adapter is served by merging it: `qwq export BASE DIR --adapter ADAPTER`, then `qwq serve DIR`",
-    "--tokenizer": "the tokenizer is the one in the model's folder or file", "--mmproj": "this server reads text only",
-    "--limit-mm-per-prompt": "this server reads text only", "--embedding": "this server makes no embeddings", "--embeddings": "this server makes no embeddings",
-    "--is-embedding": "this server makes no embeddings", "--reranking": "this server makes no scores of texts", "--rope-scaling": "--yarn stretches the context 4 times",
-    "--hf-overrides": "the model's config.json is read as it is", "--speculative-config": "--draft-model and --draft-tokens, or --speculate, ask for guessed tokens",
-    "--override-generation-config": "sampling is said in requests; defaults are the model's generation_config.json", "--temp": "sampling is said in requests; defaults are the model's generation_config.json",
-    "--top-p": "sampling is said in requests; defaults are the model's generation_config.json", "--top-k": "sampling is said in requests; defaults are the model's generation_config.json",
-    "--n-predict": "the length of answers is said in requests (max_tokens)", "-n": "the length of answers is said in requests (max_tokens)",
-    "--hf-repo": "give the hub's name in the place of the model", "-hf": "give the hub's name in the place of the model", "-hfr": "give the hub's name in the place of the model",
-}  # fmt: skip
+    name: (values, words)
+    for values, words, names in (
+        (
+            ("1",),
+            "this server runs on one device: --device says which",
+            "--tensor-parallel-size -tp --tp-size --tp --pipeline-parallel-size -pp --data-parallel-size -dp",
+        ),
+        (
+            ("0",),
+            "a GGUF file is computed on the CPU; a model folder with --device cuda is computed on a GPU",
+            "-ngl --n-gpu-layers --gpu-layers",
+        ),
+        (("0",), "weights are not shared between GPU and memory: a GGUF file runs in memory alone", "--cpu-offload-gb"),
+        (("auto", "hf"), "there is one tokenizer mode", "--tokenizer-mode"),
+        (("auto", "generate"), "this server generates text", "--task --runner"),
+    )
+    for name in names.split()
+}
+# Options for what is not here, and what there is instead.
+ABSENT = _each(
+    {
+        "one adapter is served by merging it: `qwq export BASE DIR --adapter ADAPTER`, then `qwq serve DIR`": (
+            "--lora-modules --enable-lora --lora"
+        ),
+        "the tokenizer is the one in the model's folder or file": "--tokenizer",
+        "this server reads text only": "--mmproj --limit-mm-per-prompt",
+        "this server makes no embeddings": "--embedding --embeddings --is-embedding",
+        "this server makes no scores of texts": "--reranking",
+        "--yarn stretches the context 4 times": "--rope-scaling",
+        "the model's config.json is read as it is": "--hf-overrides",
+        "--draft-model and --draft-tokens, or --speculate, turn on speculative decoding": "--speculative-config",
+        "requests set the sampling; defaults are the model's generation_config.json": (
+            "--override-generation-config --temp --top-p --top-k"
+        ),
+        "requests set the length of answers (max_tokens)": "--n-predict -n",
+        "give the hub's name instead of the model": "--hf-repo -hf -hfr",
+    }
+)
 
 
 def _note(line: str) -> None:
@@ -81,7 +132,9 @@ def _note(line: str) -> None:
 
 
 def own_options(tokens: Sequence[str], note: Callable[[str], None] = _note) -> list[str]:
-    """`qwq serve`'s arguments with other servers' options read, `--config FILE` put in. ConfigError where one asks for what is not here."""
+    """`qwq serve`'s arguments with other servers' options read, `--config FILE` put in. ConfigError where one
+    asks for what is not here.
+    """
     out: list[str] = []
     waiting = list(tokens)
     config: list[str] = []

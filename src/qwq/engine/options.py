@@ -23,7 +23,9 @@ SIZES = {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 1 << 20}
 
 
 def read_tokens(text: str) -> int | None:
-    """A number of tokens: 8192, 32k (thousands), 32K (1,024 each); None for auto or -1. ConfigError for anything else."""
+    """A number of tokens: 8192, 32k (thousands), 32K (1,024 each); None for auto or -1. ConfigError for anything
+    else.
+    """
     if text in ("auto", "-1"):
         return None
     number = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text.replace("_", "").replace(",", ""))
@@ -53,18 +55,22 @@ class ModelOptions:
     """How to run a model for one conversation. ConfigError for what no model can be run with."""
 
     dtype: str = "auto"
-    """float32, bfloat16 (bf16) or float16 (half); auto is float32 on a CPU, bfloat16 on a GPU, and the quantised form of a GGUF file
-    (any other value dequantises it)."""
+    """float32, bfloat16 (bf16) or float16 (half); auto is float32 on a CPU, bfloat16 on a GPU, and the quantised
+    form of a GGUF file (any other value dequantises it)."""
     device: str = "cpu"
     """torch device: cpu, cuda, cuda:1."""
     max_model_len: Tokens = None
-    """Longest prompt and answer together, in tokens; 32k is 32,000, 32K is 32,768. auto (or -1) is the model's own, at most 32,768."""
+    """Longest prompt and answer together, in tokens; 32k is 32,000, 32K is 32,768. auto (or -1) is the model's
+    own, at most 32,768.
+    """
     threads: int | None = None
     """CPU threads."""
     deterministic: bool = False
     """Batch-invariant decoding: output is bitwise independent of other requests; slower, on a CPU only."""
     speculate: bool = False
-    """Speculative decoding by prompt lookup: guess tokens from repeated text and verify them; the output stays the same."""
+    """Speculative decoding by prompt lookup: guess tokens from repeated text and verify them; the output stays
+    the same.
+    """
     yarn: bool = False
     """Extend the context 4 times by YaRN for requests that need it (QwQ-32B does so by itself)."""
     quantization: str | None = None

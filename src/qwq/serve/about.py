@@ -72,10 +72,14 @@ def _tokens(app: FastAPI, core: Core) -> None:
         if named["eos_token"] is None:
             named["eos_token"] = tokenizer.token(core.chat.eos_ids[0])
         more = {
-            "tokenizer_class": tokenizer.config.get("tokenizer_class", "PreTrainedTokenizerFast"), "vocab_size": tokenizer.vocab_size,
-            "model_max_length": core.max_len, "add_bos_token": False, "add_eos_token": False, "clean_up_tokenization_spaces": False,
+            "tokenizer_class": tokenizer.config.get("tokenizer_class", "PreTrainedTokenizerFast"),
+            "vocab_size": tokenizer.vocab_size,
+            "model_max_length": core.max_len,
+            "add_bos_token": False,
+            "add_eos_token": False,
+            "clean_up_tokenization_spaces": False,
             "additional_special_tokens": [t for t in tokenizer.special_tokens if t not in named.values()],
-        }  # fmt: skip
+        }
         return Json(named | more | {"chat_template": core.chat.template.source})
 
     @app.post("/v1/tokenize", include_in_schema=False)

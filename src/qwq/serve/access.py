@@ -1,4 +1,6 @@
-"""The access log: one JSON line for each request, when its answer has ended. Neither queries nor bodies are written, nor headers but one."""
+"""The access log: one JSON line for each request, when its answer has ended. Neither queries nor bodies are
+written, nor headers but one.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from qwq.serve.guards import path_of
 
 
 class AccessLog:
-    """ASGI middleware. `target` is a file, which lines are added to, or - for standard output. ConfigError where it cannot be written."""
+    """ASGI middleware. `target` is a file, which lines are added to, or - for standard output. ConfigError where
+    it cannot be written.
+    """
 
     def __init__(self, app: Any, target: str) -> None:
         self.app, self.path = app, None if target == "-" else Path(target).expanduser()
@@ -59,8 +63,14 @@ class AccessLog:
         finally:
             agent = dict(scope["headers"]).get(b"user-agent", b"").decode("latin-1")
             line = {
-                "time": arrived.isoformat(timespec="milliseconds"), "client": (scope.get("client") or [None])[0], "method": scope["method"],
-                "path": path_of(scope), "status": status, "bytes": size, "seconds": round(time.monotonic() - started, 4),
-                "gone": gone, "user_agent": agent[:200],
-            }  # fmt: skip
+                "time": arrived.isoformat(timespec="milliseconds"),
+                "client": (scope.get("client") or [None])[0],
+                "method": scope["method"],
+                "path": path_of(scope),
+                "status": status,
+                "bytes": size,
+                "seconds": round(time.monotonic() - started, 4),
+                "gone": gone,
+                "user_agent": agent[:200],
+            }
             self._write(orjson.dumps(line) + b"\n")

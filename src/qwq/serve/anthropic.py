@@ -1,7 +1,8 @@
 """`/v1/messages`: Anthropic's API, whole or in events, and the count of a request's tokens.
 
-1. Thinking is given in blocks where the request asks for it (`thinking` enabled or adaptive). Where it says nothing, the model thinks and
-   the thinking is left out, as programs then take the first block for the answer; `disabled` ends it at once.
+1. Thinking is given in blocks where the request asks for it (`thinking` enabled or adaptive). Where it says
+   nothing, the model thinks and the thinking is left out, as programs then take the first block for the answer;
+   `disabled` ends it at once.
 2. A thinking block's `signature` is a checksum. It is not looked at when the block comes back.
 3. A last message of the assistant's is gone on with.
 4. A call that turns out broken after it was announced stays in the stream; its text follows as a block.
@@ -100,13 +101,16 @@ def _text(content: str | Sequence[TextBlock | DocumentBlock]) -> str:
 
 
 def chat_tools(given: Sequence[CallersTool]) -> list[Tool]:
-    """The caller's tools. Anthropic's own (web search and others) are refused, or left out where unknown fields are ignored."""
+    """The caller's tools. Anthropic's own (web search and others) are refused, or left out where unknown fields
+    are ignored.
+    """
     out = []
     for i, tool in enumerate(given):
         if tool.type not in (None, "custom"):
             if not LENIENT.get():
                 raise Refused(
-                    f"tools.{i}.type: {tool.type[:60]!r} is a tool of Anthropic's servers, which is not here: leave it out",
+                    f"tools.{i}.type: {tool.type[:60]!r} is a tool of Anthropic's servers, which is not here: "
+                    "leave it out",
                     f"tools.{i}.type",
                 )
             note_once(f"tool {tool.type}", f"requests: the tool {tool.type[:60]!r} is not here and is left out")
@@ -132,10 +136,13 @@ def _translated(body: CountRequest, messages: Sequence[ChatMessage]) -> Translat
     thinking = body.thinking
     goes_on = messages[-1].role == "assistant" and not messages[-1].tool_calls
     out = Translated(
-        model=body.model, chat_template_kwargs=body.chat_template_kwargs, reasoning_effort=body.output_config.effort if body.output_config else None,
-        continue_final_message=goes_on or None, add_generation_prompt=False if goes_on else None,
+        model=body.model,
+        chat_template_kwargs=body.chat_template_kwargs,
+        reasoning_effort=body.output_config.effort if body.output_config else None,
+        continue_final_message=goes_on or None,
+        add_generation_prompt=False if goes_on else None,
         include_reasoning=thinking is not None and thinking.type != "disabled" and thinking.display != "omitted",
-    )  # fmt: skip
+    )
     if thinking is not None:
         out.enable_thinking = False if thinking.type == "disabled" else None
         out.thinking_token_budget = thinking.budget_tokens
@@ -181,10 +188,15 @@ class Messages:
         messages = chat_messages(body)
         form = body.output_config.format if body.output_config else None
         ask = Ask(
-            messages=messages, tools=chat_tools(body.tools or []), choice=_choice(body.tool_choice),
+            messages=messages,
+            tools=chat_tools(body.tools or []),
+            choice=_choice(body.tool_choice),
             parallel=not (body.tool_choice and body.tool_choice.disable_parallel_tool_use),
-            form=None if form is None else schema_form(form.schema_, "output_config.format.schema"), max_new=body.max_tokens, n=1, top=None,
-        )  # fmt: skip
+            form=None if form is None else schema_form(form.schema_, "output_config.format.schema"),
+            max_new=body.max_tokens,
+            n=1,
+            top=None,
+        )
         own = _translated(body, messages)
         return cls(core, body, await converse(core, own, own, ask))
 
@@ -227,7 +239,7 @@ class Messages:
         counts = {"input_tokens": prompt - cached, "cache_read_input_tokens": cached, "cache_creation_input_tokens": 0}
         return counts | {"output_tokens": usage["completion_tokens"]}
 
-    # -- events --------------------------------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------------------------
 
     async def events(self, group: Group) -> AsyncIterator[bytes]:
         yield event({"type": "message_start", "message": self._message([], None, [])}, "message_start")

@@ -1,13 +1,12 @@
 """The application: paths and what answers them.
 
-Each handler makes its request ready first, so that what cannot be met is a 400 (or 404, 429) and never a stream that breaks
-off; then it answers whole or in events. A client that goes away ends its work.
+Each handler makes its request ready first, so that what cannot be met is a 400 (or 404, 429) and never a stream
+that breaks off; then it answers whole or in events. A client that goes away ends its work.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from qwq.serve.infill import Infill
 from qwq.serve.metrics import Metrics
 from qwq.serve.openapi import ANTHROPIC_RESPONSES, RESPONSES, STREAMED, describe
 from qwq.serve.options import ServeOptions
+from qwq.serve.page.routes import mount
 from qwq.serve.responses import ResponseRun, ResponseStore, page_of
 from qwq.serve.schema import ChatRequest, CompletionRequest
 from qwq.serve.schema_anthropic import CountRequest, MessagesRequest
@@ -48,10 +48,11 @@ class Shared:
 
 
 def create_app(opened: LoadedModel, options: ServeOptions, shared: Shared | None = None) -> FastAPI:
-    """The application around one engine; the engine's thread lives as long as the application. `shared` where there are several.
+    """The application around one engine; the engine's thread lives as long as the application. `shared` where there
+    are several.
 
-    For what is mounted on it (the page): `app.state.chat` is the chat endpoint in process, `app.state.closing` a list of
-    coroutine functions that are awaited when the server ends, before the engine does.
+    For what is mounted on it (the page): `app.state.chat` is the chat endpoint in process, `app.state.closing` a
+    list of coroutine functions that are awaited when the server ends, before the engine does.
     """
     core = Core(opened, options) if shared is None else Core(opened, options, shared.catalogue, shared.metrics)
 
@@ -101,10 +102,9 @@ def create_app(opened: LoadedModel, options: ServeOptions, shared: Shared | None
 
 
 def mount_page(app: FastAPI, options: ServeOptions) -> None:
-    """The chat page; where nobody named a file for its conversations and the usual one cannot be had, they end with the server."""
-    if importlib.util.find_spec("qwq.serve.page.routes") is None:
-        return
-    mount = importlib.import_module("qwq.serve.page.routes").mount
+    """The chat page; where nobody named a file for its conversations and the usual one cannot be had, they end
+    with the server.
+    """
     try:
         mount(app, database=options.conversations_file, allowed_hosts=options.allowed_host)
     except (ConfigError, DataError) as error:

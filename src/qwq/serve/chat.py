@@ -106,7 +106,9 @@ class ChatCompletion:
 
 
 async def chat_chunks(core: Core, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    """The endpoint in process: the chunks of a streamed answer. UsageError where the request cannot be met; closing it ends the work."""
+    """The endpoint in process: the chunks of a streamed answer. UsageError where the request cannot be met;
+    closing it ends the work.
+    """
     try:
         run = await ChatCompletion.make(core, ChatRequest.model_validate(body | {"stream": True}))
         group = core.start([run.conversation.request], streamed=True)
@@ -134,9 +136,15 @@ class _ChunkWriter:
         self._usage_null = usage_null
 
     def __call__(
-        self, index: int, delta: dict[str, Any], *, logprobs: Any = None, ending: dict[str, Any] | None = None, usage: Any = None,
+        self,
+        index: int,
+        delta: dict[str, Any],
+        *,
+        logprobs: Any = None,
+        ending: dict[str, Any] | None = None,
+        usage: Any = None,
         timings: Any = None,
-    ) -> bytes:  # fmt: skip
+    ) -> bytes:
         start = self._head + str(index).encode() + b',"delta":' + orjson.dumps(delta)
         if logprobs is None and ending is None and usage is None:
             return start + self._plain_tail

@@ -38,7 +38,9 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class _Application:
-    """What is served. `abort_all` cuts answers off; `closing` are coroutine functions to await when the server stops."""
+    """What is served. `abort_all` cuts answers off; `closing` are coroutine functions to await when the server
+    stops.
+    """
 
     app: Any
     abort_all: Callable[[], None]
@@ -148,16 +150,21 @@ def serve(paths: Sequence[str], engine: EngineOptions, options: ServeOptions, *,
             # uvicorn raises the signal again that stopped it; a requested stop is no failure.
             signal.signal(number, lambda *_: None)
         config = uvicorn.Config(
-            application.app, log_level="warning", timeout_graceful_shutdown=int(options.shutdown_timeout) + 10, ws="none",
-            ssl_certfile=options.ssl_certfile, ssl_keyfile=options.ssl_keyfile,
-        )  # fmt: skip
+            application.app,
+            log_level="warning",
+            timeout_graceful_shutdown=int(options.shutdown_timeout) + 10,
+            ws="none",
+            ssl_certfile=options.ssl_certfile,
+            ssl_keyfile=options.ssl_keyfile,
+        )
         server = _Server(config, application, shutdown_s=options.shutdown_timeout)
         server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
 def _one_model(entry: Entry, options: ServeOptions) -> _Application:
-    # libgomp keeps a team of threads for every thread that computed, and with more of them than cores each one sleeps between
+    # libgomp keeps a team of threads for every thread that computed, and with more of them than cores each one
+    # sleeps between
     # two products: the engine, in its own thread, would be a tenth slower. The loader's team ends with its thread.
     with ThreadPoolExecutor(1) as loader:
         opened = loader.submit(entry.open).result()

@@ -1,7 +1,7 @@
 """`/v1/completions`: text goes on, as it is. Thinking and calls are left in the text.
 
-`max_tokens: 0` with `echo` gives a prompt back with its log-probabilities: the engine writes one token for it, which nobody sees. An
-empty prompt begins where a document does, behind the model's start token.
+`max_tokens: 0` with `echo` gives a prompt back with its log-probabilities: the engine writes one token for it,
+which nobody sees. An empty prompt begins where a document does, behind the model's start token.
 """
 
 from __future__ import annotations
@@ -41,11 +41,18 @@ class Completion:
         prompt_top = body.logprobs if body.echo and body.logprobs is not None else None
         self.requests: list[GenerationRequest] = [
             self._request(
-                body, ids, 1 if self.scoring else body.max_tokens or self._default_tokens(ids), n=body.n, top=body.logprobs, opened=self._inside_thinking(ids),
-                budget=0 if body.switch is False else body.thinking_token_budget, matcher=matcher, prompt_top=prompt_top,
+                body,
+                ids,
+                1 if self.scoring else body.max_tokens or self._default_tokens(ids),
+                n=body.n,
+                top=body.logprobs,
+                opened=self._inside_thinking(ids),
+                budget=0 if body.switch is False else body.thinking_token_budget,
+                matcher=matcher,
+                prompt_top=prompt_top,
             )
             for ids in self.prompts
-        ]  # fmt: skip
+        ]
         self.head = core.head("text_completion", "cmpl-")
 
     @classmethod

@@ -94,13 +94,23 @@ class Core:
             raise InfraError(f"the request is for {name!r} and reached {self.options.name!r}: send it again")
 
     def request(
-        self, body: Sampling, ids: list[int], max_new: int | None, *, n: int | None = None, top: int | None = None, opened: bool = False,
-        budget: int | None = None, matcher: Callable[[], GrammarMatcher] | None = None, prompt_top: int | None = None,
-    ) -> GenerationRequest:  # fmt: skip
-        """The engine's request. `max_new` None, or more than the context has room for: as many tokens as it has room for.
+        self,
+        body: Sampling,
+        ids: list[int],
+        max_new: int | None,
+        *,
+        n: int | None = None,
+        top: int | None = None,
+        opened: bool = False,
+        budget: int | None = None,
+        matcher: Callable[[], GrammarMatcher] | None = None,
+        prompt_top: int | None = None,
+    ) -> GenerationRequest:
+        """The engine's request. `max_new` None, or more than the context has room for: as many tokens as it has
+        room for.
 
-        Programs send one fixed limit with every prompt, so a limit beyond the room is met by the room; a prompt that leaves none is
-        refused by the engine."""
+        Programs send one fixed limit with every prompt, so a limit beyond the room is met by the room; a prompt
+        that leaves none is refused by the engine."""
         self.check_model(body.model)
         room = max(1, self.max_len - len(ids))
         params = self._sampling(body, room if max_new is None else min(max_new, room))
@@ -143,7 +153,9 @@ class Core:
         return secrets.randbits(48) if self.options.seed is None else self.options.seed
 
     def _hidden(self, stop: Sequence[str]) -> frozenset[int]:
-        """Special tokens, apart from those that a stop string waits for, and from markup, which is read out of the text."""
+        """Special tokens, apart from those that a stop string waits for, and from markup, which is read out of
+        the text.
+        """
         return frozenset(i for t, i in self._special.items() if not any(s in t or t in s for s in stop))
 
     def _think_id(self) -> int | None:

@@ -1,10 +1,10 @@
 """The engine in a thread of its own: asyncio hands requests in and gets their tokens, once per step.
 
-Updates from one engine step reach the event loop in a single call; a slow consumer receives several steps batched. An update is
-fixed when it is made, so no reader sees what the engine's thread is writing.
+Updates from one engine step reach the event loop in a single call; a slow consumer receives several steps batched.
+An update is fixed when it is made, so no reader sees what the engine's thread is writing.
 
-A step that fails with an error of ours (logits that are not finite) ends the requests that were running, each with an error; the others
-go on. Any other exception is a bug and stops the engine.
+A step that fails with an error of ours (logits that are not finite) ends the requests that were running, each with
+an error; the others go on. Any other exception is a bug and stops the engine.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class Group:
         self._runner.abort(sample)
 
     def close(self) -> bool:
-        """Nobody reads this any more: the engine stops what still runs before its next step. False where it was closed before."""
+        """Nobody reads this any more: the engine stops what still runs before its next step. False where it was
+        closed before.
+        """
         if self._closed:
             return False
         self._closed = True
@@ -194,7 +196,7 @@ class EngineRunner:
 
         self._inbox.put(abort)
 
-    # -- in the engine's thread --------------------------------------------------------------------------------------------
+    # -- in the engine's thread --------------------------------------------------------------------------------------
 
     def _submit(self, job: _Job) -> None:
         if job.given_up:

@@ -1,7 +1,9 @@
-"""Errors as OpenAI's API words them: {"error": {"message", "type", "param", "code"}}; under Anthropic's and Ollama's paths as theirs do.
+"""Errors as OpenAI's API words them: {"error": {"message", "type", "param", "code"}}; under Anthropic's and
+Ollama's paths as theirs do.
 
-400 for a request that cannot be met, with the field at fault; 401 without a valid key; 404 for another model; 413 for a body that is
-too large; 429 where the queue is full; 500 where our machinery failed, without a word about where on this machine.
+400 for a request that cannot be met, with the field at fault; 401 without a valid key; 404 for another model; 413
+for a body that is too large; 429 where the queue is full; 500 where our machinery failed, without a word about
+where on this machine.
 """
 
 from __future__ import annotations
@@ -20,8 +22,13 @@ from qwq.errors import CapacityError, InfraError, QwqError, UsageError
 
 INVALID = "invalid_request_error"
 ANTHROPIC = {
-    400: INVALID, 401: "authentication_error", 404: "not_found_error", 405: INVALID, 413: "request_too_large", 429: "rate_limit_error",
-}  # fmt: skip
+    400: INVALID,
+    401: "authentication_error",
+    404: "not_found_error",
+    405: INVALID,
+    413: "request_too_large",
+    429: "rate_limit_error",
+}
 OLLAMA = (
     "chat",
     "generate",
@@ -41,7 +48,8 @@ OLLAMA = (
 # What programs ask of a server by a well-known path, and this one has not.
 ABSENT = dict.fromkeys(
     ("embeddings", "embed", "rerank", "score", "pooling"),
-    "this server writes text and makes no embeddings or scores of texts: use a server with an embedding model beside it",
+    "this server writes text and makes no embeddings or scores of texts: "
+    "use a server with an embedding model beside it",
 ) | dict.fromkeys(
     ("audio/", "images/", "moderations"), "this server reads and writes text only: no audio, images or moderation"
 )
@@ -167,7 +175,8 @@ def first_fault(errors: Any) -> tuple[str, str, str | None]:
         return "the body must be a JSON object with the request's fields", INVALID, None
     if first["type"] == "union_tag_invalid" and "content" in first["loc"]:
         where = ".".join(str(p) for p in first["loc"][1 : first["loc"].index("content") + 1] if "[" not in str(p))
-        words = f"a part of type {str(first['ctx']['tag'])[:40]!r} cannot stand here: this model reads text only, in parts of type {first['ctx']['expected_tags']}"
+        tag, allowed = str(first["ctx"]["tag"])[:40], first["ctx"]["expected_tags"]
+        words = f"a part of type {tag!r} cannot stand here: this model reads text only, in parts of type {allowed}"
         return f"{where}: {words}", INVALID, where
     # Names of types and of union members stand in the place too; fields are what a caller knows.
     place = [str(p) for p in first["loc"] if p not in ("body", "query", "path")]

@@ -1,4 +1,6 @@
-"""The types that requests are made of: strict, with known defaults, and with what is ignored said once in the server's log."""
+"""The types that requests are made of: strict, with known defaults, and with what is ignored said once in the
+server's log.
+"""
 
 from __future__ import annotations
 
@@ -90,8 +92,9 @@ class Strict(BaseModel):
 
 
 class History(Strict):
-    """What clients send back of earlier answers. Programs keep keys of their own in it (litellm its `provider_specific_fields`), which no
-    chat template reads: unknown keys are ignored, and said once in the server's log."""
+    """What clients send back of earlier answers. Programs keep keys of their own in it (litellm its
+    `provider_specific_fields`), which no chat template reads: unknown keys are ignored, and said once in the
+    server's log."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
     place: ClassVar[str] = "messages"

@@ -1,8 +1,9 @@
 """Answers held to a form: JSON schemas and calls of tools, as grammars of llguidance.
 
-A grammar sees the answer alone: the engine arms it behind `</think>`. Compiled grammars are kept, and each sample gets a copy.
-Covers what llguidance's JSON schemas cover (`json_schema.fitted` says what is made to fit); what it does not support is refused with its own words. Blanks between JSON tokens are
-limited, since a model may otherwise write blanks for ever.
+A grammar sees the answer alone: the engine arms it behind `</think>`. Compiled grammars are kept, and each sample
+gets a copy. Covers what llguidance's JSON schemas cover (`json_schema.fitted` says what is made to fit); what it
+does not support is refused with its own words. Blanks between JSON tokens are limited, since a model may otherwise
+write blanks for ever.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ def text_or_calls_grammar(functions: Sequence[tuple[str, Any]]) -> str:
 
 
 def _fault(error: str, grammar: str) -> str:
-    """llguidance's words on a grammar, in one line: it quotes the lines of a grammar that the caller has not written."""
+    """llguidance's words on a grammar, in one line: it quotes the lines of a grammar that the caller has not
+    written.
+    """
     lines = error.strip().splitlines()
     end = next((i for i, line in enumerate(lines) if re.match(r" +\d+ \| ", line)), len(lines))
     place, words = re.match(r"at (\d+)\(\d+\): ", lines[0]), lines[:end]
@@ -168,9 +171,8 @@ class Grammars:
             else:
                 matcher = LLMatcher(self._words(), grammar, log_level=0)
                 if matcher.is_error():
-                    raise UsageError(
-                        f"{param}: this form cannot be enforced ({_fault(matcher.get_error(), grammar)[:400]}): leave that part out"
-                    )
+                    fault = _fault(matcher.get_error(), grammar)[:400]
+                    raise UsageError(f"{param}: this form cannot be enforced ({fault}): leave that part out")
                 self._kept[grammar] = matcher
                 if len(self._kept) > KEPT_GRAMMARS:
                     self._kept.popitem(last=False)

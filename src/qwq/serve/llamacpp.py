@@ -1,7 +1,7 @@
 """What editors and dashboards ask llama.cpp's server for: `/infill`, `/props`, `/slots`, `/apply-template`.
 
-Its chat and text completions are OpenAI's here, under `/v1`. Fields of `/infill` that are not known are ignored, and said once in the log, as
-its server does.
+Its chat and text completions are OpenAI's here, under `/v1`. Fields of `/infill` that are not known are ignored,
+and said once in the log, as its server does.
 """
 
 from __future__ import annotations
@@ -73,11 +73,19 @@ def install(app: FastAPI, core: Core) -> None:
     @app.get("/props", include_in_schema=False)
     async def props() -> Response:
         named, opened = core.tokenizer.named_specials, core.opened
-        return Json({
-            "default_generation_settings": {"n_ctx": core.max_len, "params": opened.sampling}, "total_slots": opened.engine.max_running, "model_alias": core.options.name,
-            "model_path": core.options.name, "chat_template": core.chat.template.source, "bos_token": named.get("bos_token") or "", "eos_token": core.tokenizer.token(core.chat.eos_ids[0]),
-            "modalities": {"vision": False, "audio": False}, "build_info": "qwq",
-        })  # fmt: skip
+        return Json(
+            {
+                "default_generation_settings": {"n_ctx": core.max_len, "params": opened.sampling},
+                "total_slots": opened.engine.max_running,
+                "model_alias": core.options.name,
+                "model_path": core.options.name,
+                "chat_template": core.chat.template.source,
+                "bos_token": named.get("bos_token") or "",
+                "eos_token": core.tokenizer.token(core.chat.eos_ids[0]),
+                "modalities": {"vision": False, "audio": False},
+                "build_info": "qwq",
+            }
+        )
 
     @app.get("/slots", include_in_schema=False)
     async def slots() -> Response:
@@ -132,8 +140,16 @@ def _end(core: Core, s: TokenSequence) -> dict[str, Any]:
     core.ending(s)  # raises where it was cut off
     usage = core.usage([[s]])
     return {
-        "stop": True, "model": core.options.name, "id_slot": 0, "tokens_predicted": usage["completion_tokens"], "tokens_evaluated": usage["prompt_tokens"],
-        "tokens_cached": usage["prompt_tokens_details"]["cached_tokens"], "truncated": False, "has_new_line": "\n" in s.text,
-        "stop_type": STOPS.get(s.stop_reason or StopReason.LENGTH, "limit"), "stopping_word": s.stopped_by if isinstance(s.stopped_by, str) else "",
-        "generation_settings": {"n_ctx": core.max_len}, "timings": core.timings([[s]]),
-    }  # fmt: skip
+        "stop": True,
+        "model": core.options.name,
+        "id_slot": 0,
+        "tokens_predicted": usage["completion_tokens"],
+        "tokens_evaluated": usage["prompt_tokens"],
+        "tokens_cached": usage["prompt_tokens_details"]["cached_tokens"],
+        "truncated": False,
+        "has_new_line": "\n" in s.text,
+        "stop_type": STOPS.get(s.stop_reason or StopReason.LENGTH, "limit"),
+        "stopping_word": s.stopped_by if isinstance(s.stopped_by, str) else "",
+        "generation_settings": {"n_ctx": core.max_len},
+        "timings": core.timings([[s]]),
+    }

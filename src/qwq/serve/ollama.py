@@ -1,7 +1,8 @@
 """Ollama's API: chat and generate, whole or as JSON lines, and what desktop programs ask before they chat.
 
 1. Models have the names that the server was started with; `:latest` behind a name is taken off.
-2. Bodies are read whatever Content-Type they come with, as Ollama's own examples send none, unless a web page sends them (`Origin`).
+2. Bodies are read whatever Content-Type they come with, as Ollama's own examples send none, unless a web page sends
+   them (`Origin`).
 3. Thinking comes in `thinking` unless `think` is false. A call comes whole, once it is written.
 4. Results of calls without ids go to the calls of the same name (`tool_name`), in order.
 5. `/api/version` names the version of Ollama whose API this follows.
@@ -9,39 +10,32 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ValidationError
 
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sequence import TokenSequence
-from qwq.serve.catalogue import Catalogue, ModelCard
 from qwq.serve.core import Core
 from qwq.serve.engine_thread import Group, Update
-from qwq.serve.errors import ABSENT, Refused, first_fault
+from qwq.serve.errors import ABSENT, Refused
 from qwq.serve.grammar import answer_grammar
 from qwq.serve.infill import infill_of
+from qwq.serve.ollama_models import card_of, created_at, install_lists, own_name, read_body
 from qwq.serve.response_format import Form, schema_form
 from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage
-from qwq.serve.schema_ollama import OllamaChat, OllamaGenerate, OllamaMessage, OllamaName, OllamaRequest, Options
-from qwq.serve.sse import EventStream, Json, unless_gone
+from qwq.serve.schema_ollama import OllamaChat, OllamaGenerate, OllamaMessage, OllamaRequest, Options
+from qwq.serve.sse import EventStream, unless_gone
 from qwq.serve.translated import Translated
 from qwq.serve.turn import Ask, Conversation, ToolChoice, Turn, converse, follow
 from qwq.text.parts import Kind, Part
 from qwq.types import Message
 
-VERSION = "0.12.0"
 TEXT_ONLY = "images: this model reads text only: leave them out"
-_Body = TypeVar("_Body", bound=BaseModel)
 
 
 def install(app: FastAPI, core: Core) -> None:
@@ -49,11 +43,11 @@ def install(app: FastAPI, core: Core) -> None:
 
     @app.post("/api/chat", include_in_schema=False)
     async def chat(request: Request) -> Response:
-        return await _answer(core, await OllamaRun.of_chat(core, await _read(request, OllamaChat)), request)
+        return await _answer(core, await OllamaRun.of_chat(core, await read_body(request, OllamaChat)), request)
 
     @app.post("/api/generate", include_in_schema=False)
     async def generate(request: Request) -> Response:
-        return await _answer(core, await OllamaRun.of_generate(core, await _read(request, OllamaGenerate)), request)
+        return await _answer(core, await OllamaRun.of_generate(core, await read_body(request, OllamaGenerate)), request)
 
     install_lists(app, core.catalogue)
 
@@ -66,108 +60,7 @@ def install(app: FastAPI, core: Core) -> None:
         app.add_api_route(f"/api/{name}", absent, methods=["POST", "DELETE"], include_in_schema=False)
 
 
-def install_lists(app: FastAPI, catalogue: Catalogue) -> None:
-    """The paths that need no loaded model."""
-
-    @app.get("/api/version", include_in_schema=False)
-    async def version() -> Response:
-        return Json({"version": VERSION})
-
-    @app.get("/api/tags", include_in_schema=False)
-    async def tags() -> Response:
-        return Json({"models": [_entry(catalogue, name, card) for name, card in catalogue.listed()]})
-
-    @app.get("/api/ps", include_in_schema=False)
-    async def ps() -> Response:
-        card = catalogue.loaded
-        if card is None:
-            return Json({"models": []})
-        always = {"expires_at": "2318-01-01T00:00:00Z", "size_vram": 0, "context_length": card.max_len}
-        return Json({"models": [_entry(catalogue, card.names[0], card) | always]})
-
-    @app.post("/api/show", include_in_schema=False)
-    async def show(request: Request) -> Response:
-        return Json(_shown(catalogue, _card(catalogue, await _read(request, OllamaName))))
-
-    @app.post("/api/pull", include_in_schema=False)
-    async def pull(request: Request) -> Response:
-        _card(catalogue, await _read(request, OllamaName))
-        return Json({"status": "success"})  # it is here
-
-
-async def _read(request: Request, kind: type[_Body]) -> _Body:
-    """The body, whatever it says of itself. Refused where it is not what is asked for."""
-    if "origin" in request.headers and "json" not in request.headers.get("content-type", ""):
-        raise Refused("a web page's request needs the header Content-Type: application/json")
-    try:
-        return kind.model_validate(orjson.loads(await request.body()))
-    except orjson.JSONDecodeError as error:
-        raise Refused(f"the body is not JSON ({error})") from None
-    except ValidationError as error:
-        raise Refused(*first_fault(error.errors())[::2]) from None
-
-
-def _card(catalogue: Catalogue, body: OllamaName | OllamaRequest) -> ModelCard:
-    name = body.model or getattr(body, "name", None)
-    if not name:
-        raise Refused("model: names the model", "model")
-    return catalogue.find(own_name(catalogue, name))
-
-
-def own_name(catalogue: Catalogue, name: str) -> str:
-    """A name without Ollama's `:latest`, unless a model is served with it."""
-    return name if any(name in card.names for card in catalogue.cards) else name.removesuffix(":latest")
-
-
-# -- what is served --------------------------------------------------------------------------------------------------------
-
-
-def _details(card: ModelCard) -> dict[str, Any]:
-    config, name = card.config, card.source
-    level = re.search(r"(I?Q\d\w*|[BF]F?(?:16|32))(?=\.gguf$)", name, re.IGNORECASE)
-    return {
-        "parent_model": "", "format": "gguf" if name.endswith(".gguf") else "safetensors", "family": config.family, "families": [config.family],
-        "parameter_size": _size(config.num_parameters), "quantization_level": level[1].upper() if level else "",
-    }  # fmt: skip
-
-
-def _size(number: int) -> str:
-    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"
-
-
-def _entry(catalogue: Catalogue, name: str, card: ModelCard) -> dict[str, Any]:
-    digest = hashlib.sha256(f"{card.source} {card.config.num_parameters}".encode()).hexdigest()
-    about = {"size": card.weights_bytes, "digest": digest, "details": _details(card)}
-    return {"name": name, "model": name, "modified_at": _time(catalogue.started)} | about
-
-
-def _shown(catalogue: Catalogue, card: ModelCard) -> dict[str, Any]:
-    config, template = card.config, card.template
-    capabilities = ["completion", *(["insert"] if card.fills_in else [])]
-    capabilities += [
-        *(["tools"] if "tools" in template.variables else []),
-        *(["thinking"] if "think" in template.source else []),
-    ]
-    info = {
-        "general.architecture": config.family, "general.parameter_count": config.num_parameters, "general.basename": Path(card.source).stem,
-        f"{config.family}.context_length": card.max_len, f"{config.family}.embedding_length": config.hidden_size,
-        f"{config.family}.block_count": config.num_layers, f"{config.family}.attention.head_count": config.num_heads,
-        f"{config.family}.attention.head_count_kv": config.num_kv_heads,
-    }  # fmt: skip
-    parameters = "\n".join(f"{name:<30} {value}" for name, value in card.sampling.items())
-    return {
-        "modelfile": f"FROM {card.names[0]}\n", "parameters": parameters, "template": template.source, "details": _details(card), "model_info": info,
-        "capabilities": capabilities, "modified_at": _time(catalogue.started),
-    }  # fmt: skip
-
-
-def _time(seconds: float) -> str:
-    return (
-        datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    )
-
-
-# -- requests --------------------------------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------------------------
 
 
 def chat_messages(given: Sequence[OllamaMessage]) -> list[ChatMessage]:
@@ -199,9 +92,18 @@ def chat_messages(given: Sequence[OllamaMessage]) -> list[ChatMessage]:
 def _translated(core: Core, body: OllamaRequest) -> Translated:
     o = body.options or Options()
     return Translated(
-        model=own_name(core.catalogue, body.model), temperature=o.temperature, top_p=o.top_p, top_k=o.top_k, min_p=o.min_p, repetition_penalty=o.repeat_penalty,
-        presence_penalty=o.presence_penalty, frequency_penalty=o.frequency_penalty, seed=o.seed, stop=o.stop or None, think=body.think,
-    )  # fmt: skip
+        model=own_name(core.catalogue, body.model),
+        temperature=o.temperature,
+        top_p=o.top_p,
+        top_k=o.top_k,
+        min_p=o.min_p,
+        repetition_penalty=o.repeat_penalty,
+        presence_penalty=o.presence_penalty,
+        frequency_penalty=o.frequency_penalty,
+        seed=o.seed,
+        stop=o.stop or None,
+        think=body.think,
+    )
 
 
 def _form(body: OllamaRequest) -> Form | None:
@@ -216,8 +118,8 @@ def _limit(body: OllamaRequest) -> int | None:
 
 
 class OllamaRun:
-    """One request and its answer. `conversation` None: the model's text goes on as it is. `request` None: nothing is asked, as by programs
-    that want a model loaded."""
+    """One request and its answer. `conversation` None: the model's text goes on as it is. `request` None: nothing
+    is asked, as by programs that want a model loaded."""
 
     def __init__(
         self,
@@ -233,7 +135,7 @@ class OllamaRun:
 
     @classmethod
     async def of_chat(cls, core: Core, body: OllamaChat) -> OllamaRun:
-        _card(core.catalogue, body)
+        card_of(core.catalogue, body)
         if not body.messages:
             return cls(core, body, None)
         ask = Ask(
@@ -245,7 +147,7 @@ class OllamaRun:
 
     @classmethod
     async def of_generate(cls, core: Core, body: OllamaGenerate) -> OllamaRun:
-        _card(core.catalogue, body)
+        card_of(core.catalogue, body)
         if body.images:
             raise Refused(TEXT_ONLY, "images")
         own = _translated(core, body)
@@ -348,7 +250,7 @@ class OllamaRun:
     def _line(
         self, piece: dict[str, Any], sample: TokenSequence | None = None, *, loaded: bool = False
     ) -> dict[str, Any]:
-        head: dict[str, Any] = {"model": self.body.model, "created_at": _time(time.time())}
+        head: dict[str, Any] = {"model": self.body.model, "created_at": created_at(time.time())}
         done = sample is not None or loaded
         if self.chat:
             head["message"] = {"role": "assistant", "content": ""} | piece
@@ -364,10 +266,14 @@ class OllamaRun:
         ending = self.turn.ending(self.core, sample) if self.turn else self.core.ending(sample)
         usage, timings = self.core.usage([[sample]]), self.core.timings([[sample]])
         out: dict[str, Any] = {
-            "done_reason": "length" if ending["finish_reason"] == "length" else "stop", "total_duration": int(1e9 * (time.monotonic() - self.started)),
-            "load_duration": 0, "prompt_eval_count": usage["prompt_tokens"], "prompt_eval_duration": int(1e6 * timings.get("prompt_ms", 0)),
-            "eval_count": usage["completion_tokens"], "eval_duration": int(1e6 * timings.get("predicted_ms", 0)),
-        }  # fmt: skip
+            "done_reason": "length" if ending["finish_reason"] == "length" else "stop",
+            "total_duration": int(1e9 * (time.monotonic() - self.started)),
+            "load_duration": 0,
+            "prompt_eval_count": usage["prompt_tokens"],
+            "prompt_eval_duration": int(1e6 * timings.get("prompt_ms", 0)),
+            "eval_count": usage["completion_tokens"],
+            "eval_duration": int(1e6 * timings.get("predicted_ms", 0)),
+        }
         if not self.chat and self.conversation is not None:
             out["context"] = [*sample.request.prompt_ids, *sample.ids]
         return out

@@ -1,4 +1,5 @@
-"""How the server behaves, apart from how the engine runs: options of `qwq serve`, its configuration file and `create_app`.
+"""How the server behaves, apart from how the engine runs: options of `qwq serve`, its configuration file and
+`create_app`.
 
 The text under a field is its help.
 """
@@ -45,8 +46,8 @@ class ServeOptions:
     port: int = 8000
     """Port to listen on; 0 takes a free one and prints it."""
     served_model_name: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
-    """Name that requests use; the file's or folder's by default. Several may be given; answers carry the first. With * among them any
-    name is accepted, for programs with a built-in name."""
+    """Name that requests use; the file's or folder's by default. Several may be given; answers carry the first.
+    With * among them any name is accepted, for programs with a built-in name."""
     api_key: Annotated[tuple[str, ...], Parameter(env_var="QWQ_API_KEY", env_var_split=_keys, show_default=False)] = ()
     """API key that clients must send; repeatable. Default: the comma-separated QWQ_API_KEY environment variable."""
     max_waiting: int = 256
@@ -56,9 +57,13 @@ class ServeOptions:
     seed: int | None = None
     """Seed of requests without one, for reproducible runs; random by default."""
     keep_tool_thinking: bool = False
-    """Keep the thinking before a tool call in the prompt when its result arrives, even if the model's template drops it."""
+    """Keep the thinking before a tool call in the prompt when its result arrives, even if the model's template
+    drops it.
+    """
     ignore_unknown_fields: bool = False
-    """Ignore unknown fields of requests, and values that are not implemented, and log each once; without it they are answered 400."""
+    """Ignore unknown fields of requests, and values that are not implemented, and log each once; without it they
+    are answered 400.
+    """
     max_request_mib: int = 32
     """Largest request body, in MiB; a larger one is answered 413."""
     allowed_origins: tuple[str, ...] = ()
@@ -70,8 +75,8 @@ class ServeOptions:
     page: Annotated[bool, Parameter(negative="--no-page")] = True
     """Serve the chat page at /."""
     conversations: Path | None = None
-    """File for the page's conversations; ~/.local/share/qwq/conversations.sqlite (or below $XDG_DATA_HOME) by default, :memory: for
-    none."""
+    """File for the page's conversations; ~/.local/share/qwq/conversations.sqlite (or below $XDG_DATA_HOME) by
+    default, :memory: for none."""
     allowed_host: tuple[str, ...] = ()
     """Host name, besides localhost and the machine's own, under which a browser may reach the page; * for any."""
     chat_template: str | None = None
@@ -79,7 +84,9 @@ class ServeOptions:
     default_chat_template_kwargs: Annotated[
         Mapping[str, Any], Parameter(converter=_object, n_tokens=1, accepts_keys=False, show_default=False)
     ] = field(default_factory=dict)
-    """Variables of the chat template for requests that do not set them, as a JSON object: '{"enable_thinking": false}'."""
+    """Variables of the chat template for requests that do not set them, as a JSON object: '{"enable_thinking":
+    false}'.
+    """
     ssl_keyfile: Path | None = None
     """Private key (PEM) to serve over HTTPS with --ssl-certfile."""
     ssl_certfile: Path | None = None

@@ -13,9 +13,16 @@ from qwq.serve.schema_forms import Formed, JsonObjectFormat, JsonSchemaFormat, R
 
 # Fields that ask for a form, and its kind.
 FIELDS = {
-    "guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar", "guided_json_object": "json_object",
-    "json_schema": "json", "regex": "regex", "grammar": "grammar", "ebnf": "grammar",
-}  # fmt: skip
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+    "guided_json_object": "json_object",
+    "json_schema": "json",
+    "regex": "regex",
+    "grammar": "grammar",
+    "ebnf": "grammar",
+}
 
 
 @dataclass(frozen=True, slots=True)

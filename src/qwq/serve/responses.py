@@ -1,9 +1,10 @@
 """`/v1/responses`: items in, items out (reasoning, message, function calls), whole or in typed events.
 
-1. Finished responses are kept in memory (the last 1,000, unless `store` is false), so that `previous_response_id` can go on from them;
-   they are gone when the server ends, and an unknown id is a 404 with its field.
+1. Finished responses are kept in memory (the last 1,000, unless `store` is false), so that `previous_response_id`
+   can go on from them; they are gone when the server ends, and an unknown id is a 404 with its field.
 2. Thinking is an item of type reasoning with its full text; `encrypted_content` is not made.
-3. A call that turns out broken after it was announced stays in the stream as an incomplete item; its text follows as a message.
+3. A call that turns out broken after it was announced stays in the stream as an incomplete item; its text follows
+   as a message.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ def page_of(items: list[dict[str, Any]], *, after: str | None, limit: int, order
 
 
 def chat_messages(items: Sequence[InputItem], before: Sequence[ChatMessage] = ()) -> list[ChatMessage]:
-    """Messages `before` and input items as messages: an assistant's reasoning, words and calls that follow one another are one turn.
+    """Messages `before` and input items as messages: an assistant's reasoning, words and calls that follow one
+    another are one turn.
 
     Refused where a call's output does not belong to a call, see `in_order_of_calls`.
     """
@@ -187,7 +189,7 @@ class ResponseRun:
                 pass
             return self.final
 
-    # -- events --------------------------------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------------------------
 
     async def events(self, group: Group) -> AsyncIterator[bytes]:
         yield self._event("response.created", response=self._response("in_progress"))
@@ -232,17 +234,33 @@ class ResponseRun:
         body, params = self.body, self.conversation.request.params
         dumped = body.model_dump(mode="json", by_alias=True, exclude_none=True)
         out: dict[str, Any] = {
-            "id": self.id, "object": "response", "created_at": self.created, "status": status, "model": self.core.options.name,
-            "output": self.output, "error": None, "incomplete_details": {"reason": reason} if reason else None,
-            "instructions": body.instructions, "previous_response_id": body.previous_response_id, "metadata": body.metadata or {},
-            "max_output_tokens": body.max_output_tokens, "temperature": params.temperature, "top_p": params.top_p,
-            "parallel_tool_calls": self.conversation.parallel, "tool_choice": dumped.get("tool_choice", "auto"),
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created,
+            "status": status,
+            "model": self.core.options.name,
+            "output": self.output,
+            "error": None,
+            "incomplete_details": {"reason": reason} if reason else None,
+            "instructions": body.instructions,
+            "previous_response_id": body.previous_response_id,
+            "metadata": body.metadata or {},
+            "max_output_tokens": body.max_output_tokens,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "parallel_tool_calls": self.conversation.parallel,
+            "tool_choice": dumped.get("tool_choice", "auto"),
             "tools": [{"strict": None, "parameters": None, **t} for t in dumped.get("tools", [])],
             "text": {"format": {"type": "text"}} | dumped.get("text", {}),
-            "reasoning": {"effort": None, "summary": None} | dumped.get("reasoning", {}), "truncation": "disabled",
-            "store": body.store is not False, "background": False, "top_logprobs": body.top_logprobs or 0, "user": body.user,
-            "service_tier": body.service_tier or "default", "usage": None,
-        }  # fmt: skip
+            "reasoning": {"effort": None, "summary": None} | dumped.get("reasoning", {}),
+            "truncation": "disabled",
+            "store": body.store is not False,
+            "background": False,
+            "top_logprobs": body.top_logprobs or 0,
+            "user": body.user,
+            "service_tier": body.service_tier or "default",
+            "usage": None,
+        }
         if groups is not None:
             usage = self.core.usage(groups)
             out["completed_at"] = int(time.time())

@@ -1,9 +1,10 @@
 """The requests of OpenAI's API that this server understands, field for field.
 
-A field that is accepted works. Advisory fields, which cannot change the output, are accepted and do nothing (`ADVISORY`). Null says
-nothing, in any field. Fields that are known but not implemented are accepted at their default, which is what happens here, and refused
-at any other value. Everything else is refused with the field's name: a caller learns that it has no effect here, instead of wondering;
-a server with `--ignore-unknown-fields` says it in its log alone.
+A field that is accepted works. Advisory fields, which cannot change the output, are accepted and do nothing
+(`ADVISORY`). Null says nothing, in any field. Fields that are known but not implemented are accepted at their
+default, which is what happens here, and refused at any other value. Everything else is refused with the field's
+name: a caller learns that it has no effect here, instead of wondering; a server with `--ignore-unknown-fields` says
+it in its log alone.
 """
 
 from __future__ import annotations
@@ -33,9 +34,24 @@ from qwq.serve.schema_habits import Habits, ReasoningSwitch
 from qwq.serve.schema_messages import AllowedTools, ChatMessage, NamedTool, TemplateFields, Tool
 
 ADVISORY = (
-    "user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
-    "prediction", "request_id", "cache_salt", "cache_prompt", "id_slot", "keep_alive", "rid", "user_id", "session_id", "guided_decoding_backend",
-)  # fmt: skip
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "prediction",
+    "request_id",
+    "cache_salt",
+    "cache_prompt",
+    "id_slot",
+    "keep_alive",
+    "rid",
+    "user_id",
+    "session_id",
+    "guided_decoding_backend",
+)
 
 
 OnlyMedium = Annotated[str, only("medium"), WithJsonSchema({"const": "medium"})]

@@ -92,7 +92,9 @@ class StructuredOutputs(Strict):
 
 
 class Formed(Strict):
-    """The form of an answer, at most one (`forms.form_of`). `guided_*` are vLLM's older names, the last four llama.cpp's and SGLang's."""
+    """The form of an answer, at most one (`forms.form_of`). `guided_*` are vLLM's older names, the last four
+    llama.cpp's and SGLang's.
+    """
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

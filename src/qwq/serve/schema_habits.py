@@ -1,6 +1,8 @@
-"""Fields that programs written for other servers send: other names of what exists here, and settings of what does not at their defaults.
+"""Fields that programs written for other servers send: other names of what exists here, and settings of what does
+not at their defaults.
 
-Names are those of llama.cpp's server, vLLM, SGLang, Ollama, OpenRouter and DashScope. A field's own name goes before its other ones.
+Names are those of llama.cpp's server, vLLM, SGLang, Ollama, OpenRouter and DashScope. A field's own name goes
+before its other ones.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from qwq.serve.fields import WHOLE, Effort, OnlyEmpty, OnlyFalse, OnlyNull, Only
 
 # Other name -> the field that it means.
 ALIASES = {
-    "repeat_penalty": "repetition_penalty", "thinking_budget": "thinking_token_budget", "thinking_budget_tokens": "thinking_token_budget",
+    "repeat_penalty": "repetition_penalty",
+    "thinking_budget": "thinking_token_budget",
+    "thinking_budget_tokens": "thinking_token_budget",
     "reasoning_budget": "thinking_token_budget",
-}  # fmt: skip
+}
 MAX_TOKENS = ("n_predict", "max_new_tokens")  # in chats and text completions max_tokens, in responses max_output_tokens
 Tokens = Annotated[int, Field(ge=0), WHOLE]
 TokensOrAll = Annotated[int, Field(ge=-1), WHOLE]

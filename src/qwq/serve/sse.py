@@ -85,8 +85,8 @@ class EventStream(Response):
 class HeldOpen:
     """ASGI's `send` for a request that may have to wait before its application answers.
 
-    While `waiting` runs, a stream gets comment lines whenever `QUIET_S` seconds have passed. Its status has been sent then, so an error
-    of the application becomes the stream's last event.
+    While `waiting` runs, a stream gets comment lines whenever `QUIET_S` seconds have passed. Its status has been
+    sent then, so an error of the application becomes the stream's last event.
     """
 
     def __init__(self, send: Any) -> None:
@@ -98,7 +98,11 @@ class HeldOpen:
             await asyncio.sleep(QUIET_S)
             if not self._started:
                 self._started = True
-                headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # fmt: skip
+                headers = [
+                    (b"content-type", b"text/event-stream; charset=utf-8"),
+                    (b"cache-control", b"no-cache"),
+                    (b"x-accel-buffering", b"no"),
+                ]
                 await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
 

@@ -1,8 +1,9 @@
 """Several models under one address, one of them in memory at a time.
 
-A request names its model. If another model is loaded, its answers under way end first, then it is unloaded and the named one is loaded.
-Requests enter in the order in which they came, so none waits for ever behind a model that is requested again and again. A request that
-names no model, the page's too, goes to the loaded one. Lists, health and metrics need no loaded model and never wait.
+A request names its model. If another model is loaded, its answers under way end first, then it is unloaded and the
+named one is loaded. Requests enter in the order in which they came, so none waits for ever behind a model that is
+requested again and again. A request that names no model, the page's too, goes to the loaded one. Lists, health and
+metrics need no loaded model and never wait.
 
 1. A client that goes away while it waits leaves the queue, and loads nothing.
 2. A load cannot be cut off: one whose client has gone is finished before the next one starts.
@@ -26,7 +27,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from qwq.engine.load import LoadedModel, collect_memory, release, say
 from qwq.errors import InfraError, QwqError, UsageError
-from qwq.serve import about, errors, ollama
+from qwq.serve import about, errors, ollama_models
 from qwq.serve.access import AccessLog
 from qwq.serve.app import Shared, create_app, mount_page
 from qwq.serve.catalogue import Catalogue, ModelCard
@@ -42,9 +43,20 @@ from qwq.serve.sse import HeldOpen, Json
 
 # Paths whose requests go to the model that they name.
 NAMING = (
-    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
-    "/tokenize", "/v1/tokenize", "/detokenize", "/v1/detokenize", "/apply-template", "/api/chat", "/api/generate", "/infill",
-)  # fmt: skip
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/tokenize",
+    "/v1/tokenize",
+    "/detokenize",
+    "/v1/detokenize",
+    "/apply-template",
+    "/api/chat",
+    "/api/generate",
+    "/infill",
+)
 IDLE_POLL_S = 0.02
 
 
@@ -79,7 +91,7 @@ class ModelSwitch:
         self.front = FastAPI(openapi_url=None)
         errors.install(self.front)
         about.install_lists(self.front, self.shared.catalogue, self.shared.metrics, self._health)
-        ollama.install_lists(self.front, self.shared.catalogue)
+        ollama_models.install_lists(self.front, self.shared.catalogue)
         self._lists = {getattr(route, "path", "") for route in self.front.routes}
         self.closing: list[Any] = []
         self.front.state.closing = self.closing
@@ -110,7 +122,7 @@ class ModelSwitch:
             return errors.error_response(500, "the engine has stopped: restart the server", "server_error")
         return Json({"status": "ok"} | ({"loading": True} if self._loading is not None else {}))
 
-    # -- which model -----------------------------------------------------------------------------------------------------
+    # -- which model -------------------------------------------------------------------------------------------------
 
     def entry(self, name: str) -> Entry:
         """The model of a name. Refused (404) where it is not served."""
@@ -242,7 +254,7 @@ class ModelSwitch:
         if self.core is not None:
             self.core.runner.abort_all()
 
-    # -- requests --------------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------------------------
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -274,7 +286,7 @@ class ModelSwitch:
         waiting = asyncio.create_task(send.waiting()) if keeps_open else None
         try:
             if name is not None and path.startswith("/api/"):
-                name = ollama.own_name(self.shared.catalogue, name)
+                name = ollama_models.own_name(self.shared.catalogue, name)
             async with self.using(None if name is None else self.entry(name), body.end) as app:
                 if waiting is not None:
                     waiting.cancel()

@@ -65,7 +65,7 @@ def test_what_is_not_needed_is_said_and_left_out() -> None:
     ("tokens", "words"),
     [
         (["x", "--tensor-parallel-size", "2"], "one device"), (["x", "-ngl", "99"], "--device cuda"), (["x", "--lora-modules", "a=b"], "qwq export"), (["x", "--mmproj", "f"], "text only"),
-        (["x", "--embedding"], "no embeddings"), (["x", "--rope-scaling", "{}"], "--yarn"), (["x", "-c"], "no value"), (["x", "--temp", "0"], "in requests"),
+        (["x", "--embedding"], "no embeddings"), (["x", "--rope-scaling", "{}"], "--yarn"), (["x", "-c"], "no value"), (["x", "--temp", "0"], "requests set the sampling"),
     ],
 )  # fmt: skip
 def test_what_is_not_here_ends_with_what_there_is(tokens: list[str], words: str) -> None:

@@ -1,7 +1,7 @@
 """What the page keeps: conversations as trees of messages, and how one path through a tree becomes a chat request.
 
-A message names its parent; messages with the same parent are versions of one turn (`< 1/3 >`). A conversation's `head` is
-the last message of the path that is shown.
+A message names its parent; messages with the same parent are versions of one turn (`< 1/3 >`). A conversation's `head`
+is the last message of the path that is shown.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Answers under way: each is a task of its own, so it does not depend on a page being open.
 
-A piece is stored before it is shown. Pages follow an answer from any piece on; one that reads slowly gets several at once.
+A piece is stored before it is shown. Pages follow an answer from any piece on; one that reads slowly gets several
+at once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from qwq.errors import QwqError, UsageError
 from qwq.serve.page.conversation import Message, Piece, State, Stats, chat_body, path_to, with_pieces
 from qwq.serve.page.store import Store, Whole
 
-# The chat endpoint in process: takes the body of a streamed request, gives the chunks of its answer as objects. What goes
+# The chat endpoint in process: takes the body of a streamed request, gives the chunks of its answer as objects.
+# What goes
 # wrong is a QwqError or a chunk {"error": {"message": ...}}. Closing it (`aclose`) ends the request at once.
 Chat = Callable[[dict[str, Any]], AsyncIterator[dict[str, Any]]]
 

@@ -1,60 +1,50 @@
 """The chat page at `/`, and below `/api` the conversations it shows.
 
     GET    /api/conversations?search=&before=&limit=     list, last used first
-    POST   /api/conversations                            title, system, settings
+    POST   /api/conversations                            title, system, settings, temporary
     GET    /api/conversations/ID                         with all messages
     PATCH  /api/conversations/ID                         title, system, settings, head
     DELETE /api/conversations/ID
-    POST   /api/conversations/ID/generate                parent and new messages, or `continue`; the answer runs by itself
+    POST   /api/conversations/ID/generate                parent and new messages, or `continue`; answered in the background
     GET    /api/messages/ID/events?after=N               its pieces as they come (SSE), from any piece on
     POST   /api/messages/ID/stop                         comes back when nothing runs any more
+    POST   /api/messages/ID/rewrite                      content: another version of an answer
+    POST   /api/conversations/ID/fork                    message: a copy up to it
     GET    /api/export?format=json|markdown&id=...       POST /api/import
 
-It covers: no script, style, font or picture from anywhere but the package (Content-Security-Policy with Trusted Types); no
-request from another site's page, by Origin, Fetch metadata and, against DNS rebinding, the host's name. API keys are checked
-in front of the application, with those of `/v1`. It does not part users from each other: one server, one set of conversations.
+It covers: no script, style, font or picture from anywhere but the package (Content-Security-Policy with Trusted
+Types); no request from another site's page, by Origin, Fetch metadata and, against DNS rebinding, the host's name.
+API keys are checked in front of the application, with those of `/v1`. It does not part users from each other: one
+server, one set of conversations.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gzip
-import hashlib
 import ipaddress
 import json
-import mimetypes
 import socket
 from collections.abc import AsyncIterator, Collection
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from qwq.errors import InfraError, QwqError, UsageError
+from qwq.errors import QwqError, UsageError
+from qwq.serve.errors import INVALID, error_response
+from qwq.serve.page.assets import serve_files
 from qwq.serve.page.conversation import Conversation, Message, NewMessage, Settings, State
 from qwq.serve.page.generation import Chat, Generations
 from qwq.serve.page.store import Found, NotFound, Store, Stores, Whole
 from qwq.serve.page.transfer import from_json, from_markdown, to_json, to_markdown
 
-STATIC = Path(__file__).parents[1] / "static"
 HEARTBEAT_S = 15.0
-OCTETS = "application/octet-stream"
 CONTINUABLE = (State.LENGTH, State.STOPPED, State.INTERRUPTED, State.ERROR)
-SECURITY = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
-    "trusted-types dompurify",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 
 
 class _Body(BaseModel):
@@ -98,9 +88,9 @@ def mount(
 ) -> None:
     """Serve the page on `app`; `chat` answers it (`app.state.chat` where none is given).
 
-    With no `database` conversations last as long as the server. `app.state.closing`, a list of coroutine functions, gets
-    what has to be awaited before the engine ends. `allowed_hosts` are names besides localhost and this machine's own under
-    which a browser may reach the page; "*" takes any.
+    With no `database` conversations last as long as the server. `app.state.closing`, a list of coroutine functions,
+    gets what has to be awaited before the engine ends. `allowed_hosts` are names besides localhost and this
+    machine's own under which a browser may reach the page; "*" takes any.
     """
     stores = Stores(database)
     running = Generations(chat or app.state.chat)
@@ -112,7 +102,7 @@ def mount(
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_middleware(_SameSite, allowed_hosts=allowed_hosts)
     app.mount("/api", api)
-    _static(app)
+    serve_files(app)
 
     async def close() -> None:
         await running.close()
@@ -133,14 +123,17 @@ class _SameSite:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and (fault := self._fault(dict(scope["headers"]))):
-            return await _error(403, fault)(scope, receive, send)
+            return await error_response(403, fault, INVALID)(scope, receive, send)
         await self.app(scope, receive, send)
 
     def _fault(self, headers: dict[bytes, bytes]) -> str | None:
         host = headers.get(b"host", b"").decode("latin-1").lower()
         name = urlsplit(f"//{host}").hostname or ""
         if not self._is_own(name) and b"authorization" not in headers:
-            return f"{name!r} is not a name of this server: open it by its address or as localhost, or allow the name (--allowed-host)"
+            return (
+                f"{name!r} is not a name of this server: open it by its address or as localhost, "
+                "or allow the name (--allowed-host)"
+            )
         origin = headers.get(b"origin")
         if origin is not None and urlsplit(origin.decode("latin-1").lower()).netloc != host:
             return "a page of another site may not use the conversations kept here"
@@ -158,19 +151,17 @@ class _SameSite:
         return True  # a rebound name is a name: an address in the bar is this server's
 
 
-def _error(status: int, message: str) -> JSONResponse:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status_code=status)
+def _failed(request: Request, error: Exception) -> Response:
+    if isinstance(error, UsageError):
+        return error_response(404 if isinstance(error, NotFound) else 400, str(error), INVALID)
+    return error_response(500, str(error), "server_error")
 
 
-def _failed(request: Request, error: Exception) -> JSONResponse:
-    return _error(404 if isinstance(error, NotFound) else 400 if isinstance(error, UsageError) else 500, str(error))
-
-
-def _invalid(request: Request, error: Exception) -> JSONResponse:
+def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    return _error(400, f"{'.'.join(str(p) for p in first['loc'] if p != 'body') or 'request'}: {first['msg'].lower()}")
+    field = ".".join(str(p) for p in first["loc"] if p != "body") or "request"
+    return error_response(400, f"{field}: {first['msg'].lower()}", INVALID)
 
 
 # -- conversations -----------------------------------------------------------------------------------------------------
@@ -291,7 +282,8 @@ def _continued(whole: Whole, id: int) -> Message:
         raise NotFound(f"message {id} is not in conversation {whole.conversation.id}: load the conversation again")
     if answer.role != "assistant" or answer.state not in CONTINUABLE or answer.tool_calls:
         raise UsageError(
-            f"continue: message {id} is not an answer that was cut off ({answer.role}, {answer.state}): ask for a new one"
+            f"continue: message {id} is not an answer that was cut off ({answer.role}, {answer.state}): "
+            "ask for a new one"
         )
     return answer
 
@@ -360,47 +352,3 @@ def _files(store: Store) -> APIRouter:
         return {"ids": await run_in_threadpool(lambda: store.insert(read(text)))}
 
     return router
-
-
-class _File:
-    """One file of the built page, also compressed."""
-
-    def __init__(self, path: Path) -> None:
-        self.data = path.read_bytes()
-        manifest = path.suffix == ".webmanifest"
-        self.kind = "application/manifest+json" if manifest else mimetypes.guess_type(path.name)[0] or OCTETS
-        self.etag = f'"{hashlib.sha256(self.data).hexdigest()[:16]}"'
-
-    @cached_property
-    def packed(self) -> bytes | None:
-        return (
-            gzip.compress(self.data, 6, mtime=0)
-            if self.kind.startswith("text/") or self.kind.endswith("script")
-            else None
-        )
-
-    def response(self, request: Request, cache: str) -> Response:
-        headers = SECURITY | {"Cache-Control": cache, "ETag": self.etag, "Vary": "Accept-Encoding"}
-        if request.headers.get("if-none-match") == self.etag:
-            return Response(status_code=304, headers=headers)
-        if self.packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
-            return Response(self.packed, media_type=self.kind, headers=headers | {"Content-Encoding": "gzip"})
-        return Response(self.data, media_type=self.kind, headers=headers)
-
-
-def _static(app: FastAPI) -> None:
-    if not (STATIC / "index.html").is_file():
-        raise InfraError(f"the page is not built: `make page` writes {STATIC.name}/")
-    index = _File(STATIC / "index.html")
-    files = {p.name: _File(p) for p in sorted((STATIC / "assets").iterdir())}
-
-    @app.get("/", include_in_schema=False)
-    async def page(request: Request) -> Response:
-        return index.response(request, "no-cache")
-
-    @app.get("/assets/{name}", include_in_schema=False)
-    async def asset(name: str, request: Request) -> Response:
-        if name not in files:
-            return _error(404, f"there is no file {name!r}")
-        # Their names hold a hash of what is in them.
-        return files[name].response(request, "public, max-age=31536000, immutable")

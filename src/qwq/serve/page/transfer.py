@@ -128,7 +128,7 @@ def _linear(title: str, system: str, messages: list[Message]) -> Exported:
     return Conversation(id="", title=title or title_of(first), system=system, head=head), messages
 
 
-# -- Markdown --------------------------------------------------------------------------------------------------------------
+# -- Markdown --------------------------------------------------------------------------------------------------------
 
 
 def to_markdown(conversations: Sequence[Exported]) -> str:
