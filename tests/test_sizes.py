@@ -21,7 +21,6 @@ OVER: dict[str, set[str]] = {
     "cli/data.py": {"distill"},
     "cli/foreign.py": {"own_options"},
     "cli/sandbox.py": {"sandbox_serve"},
-    "engine/scheduler.py": {"Engine"},
     "sandbox/http/server.py": {"create_app"},
     "sandbox/http/sessions.py": {"add_routes"},
     "sandbox/interpreter.py": {"Process._watch"},

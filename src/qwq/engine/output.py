@@ -45,6 +45,7 @@ class OutputProcessor:
             logits_NV = logits_NV[-1:]
         if sequence.num_computed < len(sequence.tokens) or not chunk.num_logits:
             return None
+        sequence.read()  # it may come out of a batch
         drafted, hits = sequence.drafted, 0
         for number, raw_V in enumerate(logits_NV):
             expected = len(sequence.tokens) + 1
@@ -100,12 +101,14 @@ class OutputProcessor:
     def commit(self, sequence: TokenSequence, output: SampledToken, *, forced: bool) -> None:
         """Append a token to the sequence; decide whether it ends it, or its thinking."""
         request, token = sequence.request, output.id
+        sequence.read()
         sequence.append(output, forced=forced)
         if token in request.eos_ids and not forced:
             return sequence.finish(StopReason.END, token)
         if token in request.stop_ids and not forced:
             return sequence.finish(StopReason.STOP, token)
         answering = not sequence.thinking.inside
+        sequence.num_shown = sequence.num_thought = len(sequence.ids)
         sequence.thinking.push(token, forced=forced)
         # The tokens that open and close the thinking are not the answer's.
         constrained = sequence.matcher is not None and answering and not sequence.thinking.inside

@@ -47,10 +47,13 @@ class PrefixCache:
 
     def acquire(self, sequence: TokenSequence, running: Sequence[TokenSequence], length: int) -> bool:
         """Give a waiting sequence a slot with room for `length` tokens. False: not now."""
-        tokens = np.asarray(sequence.tokens, dtype=np.int64)
-        source, shared = self._longest_prefix(tokens, sequence)
-        if self._worth_waiting(tokens, shared, sequence, running):
+        source, shared = self.longest_prefix(sequence)
+        if self._worth_waiting(shared, sequence, running):
             return False
+        return self.take(sequence, source, shared, length)
+
+    def take(self, sequence: TokenSequence, source: Slot | None, shared: int, length: int = 0) -> bool:
+        """Give a sequence a slot that holds the first `shared` tokens of `source`. False: not now."""
         target, shared = self._target(sequence, source, shared)
         if target is None:
             return False
@@ -58,7 +61,7 @@ class PrefixCache:
             if not self.evict(keep=target):
                 self.drop(target)
                 return False
-        target.owner, target.held = sequence, tokens[: sequence.num_prompt]
+        target.owner, target.held = sequence, np.asarray(sequence.request.prompt_ids, dtype=np.int64)
         if sequence.admitted is None:
             sequence.admitted = time.perf_counter()
         sequence.slot, sequence.num_computed, sequence.num_cached = target.number, shared, shared
@@ -81,34 +84,35 @@ class PrefixCache:
             shared = 0
         return target, shared
 
-    def _longest_prefix(self, tokens: np.ndarray, sequence: TokenSequence) -> tuple[Slot | None, int]:
+    def longest_prefix(self, sequence: TokenSequence, least: int = MIN_SHARED) -> tuple[Slot | None, int]:
+        """The slot that holds most of a sequence's tokens, and how many: at least `least`, and not its last one."""
         if not self.enabled or sequence.request.prompt_logprobs is not None:
             return None, 0
-        best, length, unit, wanted = None, MIN_SHARED - 1, self.backend.chunk_unit, tokens[:-1]
-        if len(wanted) <= length:
+        unit, length, best = self.backend.chunk_unit, max(least, MIN_SHARED), None
+        least = length
+        wanted = np.asarray(sequence.tokens[:-1], dtype=np.int64)
+        if len(wanted) < length:
             return None, 0
         for slot in self.slots.values():
             content = slot.content(unit)
             # The cheap look first: most slots part before the best one so far.
-            if len(content) <= length or slot.yarn != sequence.yarn or content[length] != wanted[length]:
+            if len(content) < length or slot.yarn != sequence.yarn or content[length - 1] != wanted[length - 1]:
                 continue
-            if (common := common_length(content, wanted)) > length:
+            common = common_length(content, wanted)
+            # Of two that hold as much, the one that holds less besides: the other one may be continued by its own sequence.
+            if common > length or (common == length and (best is None or len(slot.held) < len(best.held))):
                 best, length = slot, common
-                if length == len(wanted):
-                    break
         length = length // unit * unit
-        return (best, length) if best is not None and length >= MIN_SHARED else (None, 0)
+        return (best, length) if best is not None and length >= least else (None, 0)
 
-    def _worth_waiting(
-        self, tokens: np.ndarray, shared: int, sequence: TokenSequence, running: Sequence[TokenSequence]
-    ) -> bool:
+    def _worth_waiting(self, shared: int, sequence: TokenSequence, running: Sequence[TokenSequence]) -> bool:
         """Whether a running sequence is about to compute more of this prompt than there is now."""
         if not self.enabled or sequence.request.prompt_logprobs is not None:
             return False
-        unit = self.backend.chunk_unit
+        unit, tokens = self.backend.chunk_unit, np.asarray(sequence.tokens[:-1], dtype=np.int64)
         for other in running:
             if other.num_computed < other.num_prompt and other.yarn == sequence.yarn:
-                common = common_length(self.slots[other.slot].held, tokens[:-1]) // unit * unit
+                common = common_length(self.slots[other.slot].held, tokens) // unit * unit
                 if common >= shared + 2 * MIN_SHARED and common > other.num_computed:
                     return True
         return False
@@ -119,13 +123,17 @@ class PrefixCache:
         shareable = sequence.num_computed
         if unit > 1:  # deterministic: only whole blocks of a prompt
             shareable = min(shareable, sequence.num_prompt) // unit * unit
-        if self.enabled and shareable >= MIN_SHARED:
+        if self.keeps(sequence) and shareable >= MIN_SHARED:
             self._clock += 1
             slot.owner, slot.used, slot.shareable = None, self._clock, shareable
             slot.held = np.asarray(sequence.tokens[: sequence.num_computed], dtype=np.int64)
         else:
             self.drop(slot)
         sequence.slot = -1
+
+    def keeps(self, sequence: TokenSequence) -> bool:
+        """Whether the slot of this sequence is kept when it ends."""
+        return self.enabled and sequence.request.keep_prefix
 
     def evict(self, keep: Slot | None) -> bool:
         """Close the idle slot that was used longest ago; False if there is none but `keep`."""

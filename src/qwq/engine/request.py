@@ -44,7 +44,8 @@ class GenerationRequest:
     before a constrained answer. `logprobs`: how many alternatives to report with each token's log-probability (0: the token's
     alone, None: none); `prompt_logprobs` the same for the prompt; `drawn_logprobs`: report the log-probability of each
     token under the distribution that it was drawn from. `yarn`: None lets the engine decide by length. `loop_tokens`: how
-    long an exact repetition may get before it is stopped, 0 for any length.
+    long an exact repetition may get before it is stopped, 0 for any length. `keep_prefix` False: no later request continues from
+    this one's tokens, so that its slot need not be kept.
     """
 
     prompt_ids: Sequence[int]
@@ -68,17 +69,18 @@ class GenerationRequest:
     drawn_logprobs: bool = False
     yarn: bool | None = None
     loop_tokens: int = 0
+    keep_prefix: bool = True
 
 
 def check_request(request: GenerationRequest, backend: Backend, max_len: int) -> None:
     """UsageError or CapacityError if a request can never be met. Reads nothing that changes, so any thread may call it."""
     _check_length(len(request.prompt_ids), backend, max_len)
-    ids = [*request.prompt_ids, *request.stop_ids, *(i for i, _ in request.params.logit_bias)]
-    bad = [i for i in ids if not 0 <= i < backend.vocab_size]
-    if bad:
-        raise UsageError(
-            f"token id {bad[0]} is outside the vocabulary of {backend.vocab_size}: use the model's own tokenizer"
-        )
+    for ids in (request.prompt_ids, request.stop_ids, [i for i, _ in request.params.logit_bias]):
+        if len(ids) and (min(ids) < 0 or max(ids) >= backend.vocab_size):
+            bad = next(i for i in ids if not 0 <= i < backend.vocab_size)
+            raise UsageError(
+                f"token id {bad} is outside the vocabulary of {backend.vocab_size}: use the model's own tokenizer"
+            )
     if not 1 <= request.n <= MAX_SAMPLES:
         raise UsageError(f"n is {request.n}: ask for 1 to {MAX_SAMPLES:,} samples")
     if request.thinking_budget is not None and request.thinking_budget < 0:

@@ -79,8 +79,7 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 def stream_seed(seed: int, sample: int) -> int:
     """The seed of one sample's stream: splitmix64's output for (seed, sample), so that near seeds give unrelated streams."""
-    state = torch.tensor([seed % (1 << 62)]), torch.tensor([sample])
-    return int(uniforms(*state)[0] * 2**53)
+    return int(uniform(seed % (1 << 62), sample) * 2**53)
 
 
 def uniforms(seeds_B: Tensor, counters_B: Tensor) -> Tensor:
@@ -121,7 +120,7 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
     """Token ids (B,) and their log-probabilities (B,) under softmax(logits / temperature).
 
     The log-probability is that of the tempered distribution before any cut, which is what a
-    policy gradient differentiates. Greedy rows report it at temperature 1.
+    policy gradient differentiates. Greedy rows report it at temperature 1. It is NaN if a row's logits hold NaN or infinity.
     """
     assert not params.needs_history and not params.logit_bias, "penalties and bias need `penalise`, row by row"
     logits_BV = logits_BV.float()
@@ -139,6 +138,7 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
     draw_B1 = (uniforms(seeds_B, counters_B)[:, None] * cdf_BV[:, -1:]).to(cdf_BV.dtype)
     draw_B1 = torch.minimum(draw_B1, torch.nextafter(cdf_BV[:, -1:], torch.zeros_like(draw_B1)))
     tokens_B = torch.searchsorted(cdf_BV, draw_B1, right=True)[:, 0]
+    tokens_B = tokens_B.clamp_(max=logits_BV.shape[-1] - 1)  # of NaN none is found; the log-probability says so
     return tokens_B, logprobs_BV.gather(-1, tokens_B[:, None])[:, 0] - excess_B
 
 

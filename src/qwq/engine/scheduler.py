@@ -13,15 +13,16 @@ in chunks, a forced closing phrase and recomputation after preemption are all to
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Hashable, Iterable
 
 import torch
 
-from qwq.engine.backends.base import Backend, Chunk
+from qwq.engine.backends.base import Backend, BatchBackend, Chunk
+from qwq.engine.multi_step import REFILL_SHARE, MultiStep, batch_kind
 from qwq.engine.output import OutputProcessor, check_finite
-from qwq.engine.prefix_cache import MIN_SHARED, PrefixCache
+from qwq.engine.planner import BatchPlanner
+from qwq.engine.prefix_cache import PrefixCache
 from qwq.engine.request import GenerationRequest, check_request
 from qwq.engine.sampler import stream_seed
 from qwq.engine.sequence import Phase, TokenSequence
@@ -32,21 +33,6 @@ from qwq.text.tokenizer import TextStream, Tokenizer
 from qwq.types import StopReason
 
 YARN_PROMPT, YARN_TOTAL = 8192, 32768  # the model card of QwQ-32B: YaRN for inputs beyond 8,192 tokens; its plain range
-PROMPT_LOGPROB_CHUNK = 64  # bounds the logits of a prompt that are alive at once
-
-
-@dataclass(slots=True)
-class Stats:
-    """Counts since the engine was made."""
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    computed_tokens: int = 0
-    preemptions: int = 0
-    drafted: int = 0
-    accepted: int = 0
 
 
 class Engine:
@@ -70,18 +56,27 @@ class Engine:
         max_model_len: int | None = None,
     ) -> None:
         self.backend, self.tokenizer, self.name = backend, tokenizer, name
-        self.max_running, self.token_budget = max_running, max(token_budget, backend.chunk_unit)
+        self.max_running = max_running
         self.draft, self.draft_tokens = draft, draft_tokens
         if draft is not None and draft.vocab_size != backend.vocab_size:
             raise UsageError(
                 f"the draft model has a vocabulary of {draft.vocab_size}, the model one of {backend.vocab_size}: they must share a tokenizer"
             )
         self.max_len = min(backend.max_positions, max_model_len or backend.max_positions)
-        self.waiting: deque[TokenSequence] = deque()
-        self.running: list[TokenSequence] = []
-        self.stats = Stats()
+        max_tokens = min(self.max_len, backend.slot_capacity)
         self.cache = PrefixCache(backend, enabled=prefix_cache)
-        self.output = OutputProcessor(min(self.max_len, backend.slot_capacity))
+        self.output = OutputProcessor(max_tokens)
+        self.planner = BatchPlanner(
+            backend,
+            self.cache,
+            max_running=max_running,
+            token_budget=token_budget,
+            max_tokens=max_tokens,
+            finish=self._finish,
+        )
+        self.waiting, self.running, self.stats = self.planner.waiting, self.planner.running, self.planner.stats
+        self._many = MultiStep(backend, self.cache, self.output, name) if isinstance(backend, BatchBackend) else None
+        self._kinds: Counter[Hashable] = Counter()  # of the sequences that wait or run
         self._costs = StepCosts.of_backend(backend) if speculate and draft is None else None
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -90,7 +85,12 @@ class Engine:
         """Queue a request; its sequences change as `step` is called. UsageError if it can never be met."""
         self.check(request)
         sequences = [self._sequence(request, number) for number in range(request.n)]
-        self.waiting.extend(s for s in sequences if not s.done)
+        alive = [s for s in sequences if not s.done]
+        self._kinds.update(s.kind for s in alive)
+        if request.offset:  # a later turn: the slot of the earlier one may be needed by somebody else soon
+            self.waiting.extendleft(reversed(alive))
+        else:
+            self.waiting.extend(alive)
         return sequences
 
     def _sequence(self, request: GenerationRequest, number: int) -> TokenSequence:
@@ -115,6 +115,8 @@ class Engine:
             sequence.draft = NgramDraft(self._costs)
         if request.matcher is not None:
             sequence.matcher = request.matcher()
+        if self._many is not None:
+            sequence.kind = batch_kind(sequence)
         sequence.stamp()
         if thinking.due():
             self.output.force_close(sequence)
@@ -131,6 +133,11 @@ class Engine:
         while self.has_work:
             self.step()
         return sequences
+
+    def sync(self) -> None:
+        """Bring running sequences up to date, also between the steps of a batch that decodes many in a row."""
+        if self._many is not None:
+            self._many.sync()
 
     def forget(self) -> None:
         """Drop every cached prefix: the weights have changed, or another engine is to have the backend."""
@@ -157,8 +164,15 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[TokenSequence]:
-        """Compute one batch. Returns the sequences that changed. ModelError if the logits are not finite."""
-        work = self._schedule()
+        """Compute one batch, or many steps of plain sequences. Returns the sequences that changed.
+
+        ModelError if the logits are not finite.
+        """
+        if self._many is not None:
+            if len(self._kinds) == 1 and None not in self._kinds:
+                return self._step_many(self._many)
+            self._many.remove(self.running)
+        work = self.planner.plan()
         if not work:
             return []
         logits_NV = self.backend.forward([chunk for _, chunk in work])
@@ -181,6 +195,27 @@ class Engine:
                 torch.set_num_threads(threads)
         return changed
 
+    def _step_many(self, many: MultiStep) -> list[TokenSequence]:
+        """See `multi_step`."""
+        free = self.max_running - len(self.running)
+        if self.waiting and (free >= max(1, self.max_running // REFILL_SHARE) or not self.running):
+            new = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+            admitted = many.admit(new)
+            self.waiting.extendleft(s for s in reversed(new) if s.phase is Phase.WAITING)
+            self.running += admitted
+            self.stats.prompt_tokens += sum(s.num_prompt for s in admitted)
+        if pending := [s for s in self.running if s.slot not in many.loaded]:
+            self.stats.computed_tokens += many.load(pending)
+            self.stats.cached_tokens += sum(s.num_cached for s in pending if not s.ids)
+        stopped, counts = many.decode()
+        self.stats.steps += counts.steps
+        self.stats.computed_tokens += counts.computed_tokens
+        self.stats.output_tokens += counts.output_tokens
+        for sequence in stopped:
+            if sequence.done:
+                self._free(sequence)
+        return stopped
+
     def _process(self, sequence: TokenSequence, chunk: Chunk, logits_NV: torch.Tensor) -> bool:
         """Sample what a chunk's logits allow; True if the sequence got tokens."""
         before, drafted = len(sequence.ids), len(sequence.drafted)
@@ -197,110 +232,20 @@ class Engine:
             self._free(sequence)
         return True
 
-    def _schedule(self) -> list[tuple[TokenSequence, Chunk]]:
-        """The batch: running sequences first (short pieces before long ones), then new ones while the budget lasts."""
-        budget = self.token_budget
-        work: dict[TokenSequence, Chunk] = {}
-        for sequence in sorted(self.running, key=lambda s: len(s.tokens) - s.num_computed > MIN_SHARED):
-            if sequence.phase is not Phase.RUNNING:  # preempted to make room for one before it
-                continue
-            chunk = self._next_chunk(sequence, budget)
-            if chunk is None:
-                continue
-            if not self._make_room(sequence, chunk.start + len(chunk.ids), work):
-                continue
-            work[sequence] = chunk
-            budget -= len(chunk.ids)
-        while self.waiting and len(self.running) < self.max_running and budget > 0:
-            sequence = self.waiting[0]
-            if not self._admit(sequence):
-                break
-            self.waiting.popleft()
-            chunk = self._next_chunk(sequence, budget)
-            if chunk is None or not self._make_room(sequence, chunk.start + len(chunk.ids), work):
-                break
-            work[sequence] = chunk
-            budget -= len(chunk.ids)
-        return list(work.items())
-
-    def _next_chunk(self, sequence: TokenSequence, budget: int) -> Chunk | None:
-        start, unit = sequence.num_computed, self.backend.chunk_unit
-        left = len(sequence.tokens) - start
-        in_prompt = start < sequence.num_prompt
-        size = min(left, budget)
-        if in_prompt:
-            if unit > 1:  # deterministic: whole blocks, and never prompt and output together
-                size = min(size, sequence.num_prompt - start)
-                size = size if size == sequence.num_prompt - start else size // unit * unit
-            if sequence.request.prompt_logprobs is not None:
-                size = min(size, PROMPT_LOGPROB_CHUNK)
-        if size <= 0:
-            return None
-        ids = sequence.tokens[start : start + size]
-        last = size == left
-        num_logits = int(last)
-        sequence.drafted = []
-        room = min(budget, self._room(sequence)) - 1
-        if last and left == 1 and sequence.draft is not None and not in_prompt and room > 0:
-            sequence.drafted = sequence.draft.propose(sequence, room, len(self.running) - 1)
-            num_logits += len(sequence.drafted)
-        if in_prompt and sequence.request.prompt_logprobs is not None:
-            num_logits = size
-        return Chunk(sequence.slot, [*ids, *sequence.drafted], start, num_logits, sequence.yarn, in_prompt)
-
-    def _room(self, sequence: TokenSequence) -> int:
-        """Tokens that a sequence may still write."""
-        return min(
-            sequence.request.params.max_new_tokens - len(sequence.ids), self.output.max_tokens - len(sequence.tokens)
-        )
-
-    # -- memory --------------------------------------------------------------------------------------------------------
-
-    def _admit(self, sequence: TokenSequence) -> bool:
-        """Give a waiting sequence a slot. False: not now."""
-        length = len(sequence.tokens)
-        if self.backend.deterministic:
-            length = min(sequence.num_prompt + sequence.request.params.max_new_tokens, self.output.max_tokens)
-        if not self.cache.acquire(sequence, self.running, length):
-            return False
-        self.stats.cached_tokens += sequence.num_cached
-        self.stats.prompt_tokens += sequence.num_prompt
-        self.running.append(sequence)
-        return True
-
-    def _make_room(self, sequence: TokenSequence, length: int, work: dict[TokenSequence, Chunk]) -> bool:
-        """Reserve memory for a running sequence, at the cost of idle slots and then of newer sequences."""
-        while not self.backend.reserve(sequence.slot, length):
-            if self.cache.evict(keep=None):
-                continue
-            victim = self.running[-1]
-            self._preempt(victim)
-            work.pop(victim, None)
-            if victim is sequence:
-                return False
-        return True
-
-    def _preempt(self, sequence: TokenSequence) -> None:
-        assert not self.backend.deterministic, "a deterministic slot has reserved all it may need"
-        if len(self.running) == 1:
-            self._finish(sequence, StopReason.CONTEXT)  # alone, and nothing left to give back
-            return
-        self.cache.drop(self.cache.slots[sequence.slot])
-        self.running.remove(sequence)
-        sequence.slot, sequence.num_computed, sequence.phase = -1, 0, Phase.WAITING
-        sequence.num_preemptions += 1
-        self.stats.preemptions += 1
-        self.waiting.appendleft(sequence)
-
     def _finish(self, sequence: TokenSequence, reason: StopReason) -> None:
         """End a sequence for a reason of the engine's own."""
         if sequence.phase is Phase.WAITING and sequence in self.waiting:
             self.waiting.remove(sequence)
+        if self._many is not None:
+            self._many.remove([sequence])
         sequence.finish(reason)
         self._free(sequence)
 
     def _free(self, sequence: TokenSequence) -> None:
         """Give back what a sequence that has ended holds."""
+        self._kinds[sequence.kind] -= 1
+        if not self._kinds[sequence.kind]:
+            del self._kinds[sequence.kind]
         if sequence.draft is not None:
             sequence.draft.close()
         if sequence in self.running:

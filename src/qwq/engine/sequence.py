@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -39,7 +40,8 @@ class TokenSequence:
     """One stream of output. `ids` runs parallel to `forced` (1: written by the engine, 0: sampled).
 
     `outputs` is parallel too if the request asks for `logprobs`, and so is `drawn_logprobs` if it asks for those.
-    `text` ends before a stop string, and while the sequence runs before what could become one.
+    A sequence that decodes in a batch gets its tokens when the batch returns; text and thinking are then made of them when
+    somebody asks.
     """
 
     request: GenerationRequest
@@ -55,14 +57,18 @@ class TokenSequence:
     outputs: list[SampledToken] = field(default_factory=list)
     drawn_logprobs: list[float] = field(default_factory=list)
     prompt_outputs: list[SampledToken | None] = field(default_factory=list)
-    text: str = ""
-    held_text: str = ""  # behind `text`: it may be the beginning of a stop string
+    shown: str = ""  # see `text`
+    held_text: str = ""  # behind it: it may be the beginning of a stop string
+    num_shown: int = 0  # of `ids`: how many are in `shown`,
+    num_thought: int = 0  # and how many `thinking` has seen
     stop_reason: StopReason | None = None
     stopped_by: str | int | None = None
     loop_in_thinking: bool = False
     draft: Draft | None = None
     matcher: GrammarMatcher | None = None
+    kind: Hashable | None = None  # see `multi_step.batch_kind`
     # the engine's own bookkeeping
+    _flushed: bool = False
     slot: int = -1
     num_computed: int = 0  # tokens whose keys and values the slot holds
     num_cached: int = 0  # of these, taken over from another sequence
@@ -80,8 +86,15 @@ class TokenSequence:
         return len(self.request.prompt_ids)
 
     @property
+    def text(self) -> str:
+        """The output without end tokens. It ends before a stop string, and while running before what could become one."""
+        self._read_text()
+        return self.shown
+
+    @property
     def num_thinking(self) -> int:
         """Tokens of thought, without the closing phrase that a budget writes."""
+        self.read_thinking()
         return self.thinking.num_thinking
 
     @property
@@ -104,16 +117,54 @@ class TokenSequence:
         if self.request.drawn_logprobs:
             self.drawn_logprobs.append(token.processed or 0.0)
 
+    def extend(self, ids: list[int], logprobs: list[float]) -> None:
+        """Take in sampled tokens of a batch; text and thinking follow when somebody asks."""
+        self.tokens += ids
+        self.ids += ids
+        self.forced += [0] * len(ids)
+        if self.request.drawn_logprobs:
+            self.drawn_logprobs += logprobs
+
+    def read(self) -> None:
+        """Bring text and thinking up to date with `ids`."""
+        if self.num_shown < len(self.ids) or self.num_thought < len(self.ids):
+            self.read_thinking()
+            self._read_text()
+
+    def read_thinking(self) -> None:
+        """Bring `thinking` up to date with `ids`."""
+        first, end = self.num_thought, self._end()
+        for token, forced in zip(self.ids[first:end], self.forced[first:end], strict=True):
+            self.thinking.push(token, forced=bool(forced))
+        self.num_thought = end
+
+    def _read_text(self) -> None:
+        first, end = self.num_shown, self._end()
+        if first < end:
+            hidden = self.request.hidden_ids
+            self.shown += self.stream.push_all(i for i in self.ids[first:end] if i not in hidden)
+            self.num_shown = end
+        if self.done and not self._flushed:
+            self._flushed = True
+            if self.stop_reason is not StopReason.STOP or isinstance(self.stopped_by, int):
+                whole = self.stop_reason in (StopReason.END, StopReason.STOP)
+                self.shown += self.held_text + (self.stream.finish() if whole else "")
+            self.held_text = ""
+
+    def _end(self) -> int:
+        """How many of `ids` are output: not the token that ended the sequence."""
+        return len(self.ids) - isinstance(self.stopped_by, int)
+
     def show(self, new: str) -> bool:
         """Add text. True: it completed a stop string, and the sequence has ended before that."""
         if not self.request.stop:
-            self.text += new
+            self.shown += new
             return False
         self.held_text += new
         stops = [(at, s) for s in self.request.stop if (at := self.held_text.find(s)) >= 0]
         if stops:
             at, stop = min(stops)
-            self.text += self.held_text[:at]
+            self.shown += self.held_text[:at]
             self.held_text = ""
             self.finish(StopReason.STOP, stop)
             return True
@@ -121,14 +172,10 @@ class TokenSequence:
             (n for s in self.request.stop for n in range(1, len(s)) if self.held_text.endswith(s[:n])), default=0
         )
         cut = len(self.held_text) - keep
-        self.text, self.held_text = self.text + self.held_text[:cut], self.held_text[cut:]
+        self.shown, self.held_text = self.shown + self.held_text[:cut], self.held_text[cut:]
         return False
 
     def finish(self, reason: StopReason, by: str | int | None = None) -> None:
         """End the sequence; `by` is the stop string or the token that did it. The engine frees its slot."""
-        if reason is not StopReason.STOP or isinstance(by, int):
-            rest = self.stream.finish() if reason in (StopReason.END, StopReason.STOP) else ""
-            self.text += self.held_text + rest
-            self.held_text = ""
         self.stop_reason, self.stopped_by = reason, by
         self.phase = Phase.DONE

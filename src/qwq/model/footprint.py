@@ -10,7 +10,7 @@ from qwq.model.config import ModelConfig
 
 FLOAT = 4  # bytes; training is in float32
 PROGRAM = int(0.33 * GIB)  # Python, torch and the rest of the process before any model, measured
-PREFILL_TOKENS = 4096  # engine.generate and reward.model compute so many prompt tokens at once,
+PREFILL_TOKENS = 4096  # engine.multi_step and reward.model compute so many prompt tokens at once,
 SCORED_TOKENS = 8192  # or so many tokens to be scored
 CHUNK_LOGITS = 1 << 24  # train.losses holds so many logits at once,
 KEPT_PROBS = 1 << 26  # keeps the probabilities of a batch up to here,

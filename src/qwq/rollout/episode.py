@@ -335,6 +335,7 @@ class _Player:
             thinking_budget=episode.job.thinking_budget,
             loop_tokens=self.loop_tokens,
             logprobs=self.logprobs,
+            keep=live.environment is not None,
             on_text=None if self.hooks.text is None else partial(self.hooks.text, episode),
         )
 

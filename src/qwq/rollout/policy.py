@@ -29,7 +29,7 @@ class TurnRequest:
     token is drawn from the model's own distribution, as a policy gradient assumes (see
     `engine.request.GenerationRequest.plain_sampling`). `version` is the number of the weights that
     must answer, None for any. `on_text` hears the turn's text piece by piece, from a policy that
-    writes it here.
+    writes it here. `keep`: a further turn may continue from the tokens of this one.
     """
 
     key: Any
@@ -45,6 +45,7 @@ class TurnRequest:
     logprobs: bool = False
     version: int | None = None
     on_text: Callable[[str], None] | None = None
+    keep: bool = True
 
 
 # The next turn to be made; None where there is none at the moment.

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from qwq.engine.scheduler import Engine, Stats
+from qwq.engine.planner import Stats
+from qwq.engine.scheduler import Engine
 from qwq.engine.sequence import TokenSequence
 from qwq.types import StopReason
 

@@ -206,6 +206,10 @@ class TextStream:
         """
         return self._decoder.decode(self._bytes[id]) if id < len(self._bytes) else ""
 
+    def push_all(self, ids: Iterable[int]) -> str:
+        """The text that these tokens complete; the same as pushing them one by one, in one call."""
+        return self._decoder.decode(b"".join(self._bytes[i] for i in ids if i < len(self._bytes)))
+
     def finish(self) -> str:
         """What is left of a character that never got whole, as U+FFFD."""
         return self._decoder.decode(b"", final=True)

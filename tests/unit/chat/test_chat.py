@@ -18,8 +18,9 @@ from qwq.chat.command import COMMANDS, Talk, as_markdown
 from qwq.chat.conversation import Conversation, resume, save
 from qwq.chat.lines import Entry, Lines
 from qwq.chat.screen import Screen
+from qwq.engine.backends.dense import DenseBackend
 from qwq.engine.backends.torch import TorchBackend
-from qwq.engine.batch import Request, generate
+from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
 from qwq.errors import ConfigError, DataError
@@ -86,7 +87,10 @@ def conversation_of(engine: Engine, chat: ChatFormat, params: SamplingParams, **
 def test_an_answer_is_what_the_rollouts_sample(model, engine, chat, temperature):
     params = SamplingParams(temperature=temperature, max_new_tokens=30)
     prompt = chat.prompt_ids([{"role": "user", "content": "What is 2 plus 3?"}])
-    ((expected,),) = generate(model, [Request(prompt, seed=5)], params, chat.eos_ids)
+    rollouts = Engine(DenseBackend(model, max_slots=4), chat.tokenizer)
+    ((expected,),) = rollouts.run(
+        [GenerationRequest(prompt, params, seed=5, eos_ids=chat.eos_ids, plain_sampling=True)]
+    )
     shown = []
     conversation = conversation_of(engine, chat, params)
     conversation.ask("What is 2 plus 3?", 5, lambda new, thinking: shown.append(new))

@@ -14,7 +14,9 @@ from scripted_policy import ScriptedPolicy
 
 from qwq import api
 from qwq.config import Source
+from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
+from qwq.engine.sequence import TokenSequence
 from qwq.engine.thinking import Thinking
 from qwq.errors import ConfigError, DataError, InfraError, ModelError
 from qwq.eval import run as evaluation
@@ -23,13 +25,12 @@ from qwq.eval.run import evaluate, write_transcripts
 from qwq.model.config import ModelConfig
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model
-from qwq.rollout.policies.trainer import _Delayed
 from qwq.tasks.base import Task, marked
 from qwq.tasks.procedural import family
 from qwq.tasks.sources import load_source
 from qwq.text.template import ChatFormat, ChatTemplate, default_template
-from qwq.text.tokenizer import train_bpe
-from qwq.types import Message, Outcome, Problem, Verdict
+from qwq.text.tokenizer import TextStream, train_bpe
+from qwq.types import Message, Outcome, Problem, StopReason, Verdict
 from qwq.verify.grade import VERIFIERS
 
 DATA = Path(__file__).parents[2] / "data" / "real"
@@ -70,14 +71,17 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def thought(turns: list[list[int]], chat: Any, sampled: list[int] | None = None) -> int:
-    """Tokens of thought over the turns, as the trainer's policy counts them; `sampled` masks a single turn."""
+    """Tokens of thought over the turns, as the engine counts them; `sampled` masks a single turn."""
     count = 0
     for ids in turns:
         thinking = Thinking(chat.tokenizer, opened=chat.thinking_open, budget=None, max_new_tokens=len(ids))
-        control = _Delayed(thinking, 0, chat.eos_ids)
-        for token, mask in zip(ids, sampled or [1] * len(ids), strict=True):
-            control.push(token, forced=not mask)
-        count += thinking.num_thinking
+        request = GenerationRequest([1], eos_ids=chat.eos_ids)
+        sequence = TokenSequence(request, 0, 0, thinking, TextStream(chat.tokenizer), [1], False)
+        sequence.extend(ids, [])
+        sequence.forced = [1 - mask for mask in sampled or [1] * len(ids)]
+        if ids[-1] in chat.eos_ids:
+            sequence.finish(StopReason.END, ids[-1])
+        count += sequence.num_thinking
     return count
 
 

@@ -16,7 +16,7 @@ from support.stages import stage_memory, stage_plan
 
 from qwq.common import memory
 from qwq.config import Recipe, load_recipe
-from qwq.engine.batch import PREFILL_TOKENS
+from qwq.engine.multi_step import PREFILL_TOKENS
 from qwq.errors import CapacityError, DataError, ModelError
 from qwq.model import footprint
 from qwq.model.config import ModelConfig, preset

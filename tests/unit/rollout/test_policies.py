@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,6 @@ import torch
 from fake_endpoint import FakeEndpoint
 
 from qwq.engine.backends.torch import TorchBackend
-from qwq.engine.batch import Request, generate
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
 from qwq.envs import ENVIRONMENTS, Environment
@@ -33,6 +34,7 @@ from qwq.text.tokenizer import train_bpe
 from qwq.types import Message, Problem, StopReason
 
 MAX = 64
+GOLDEN = Path(__file__).parents[2] / "golden" / "rollouts.json"
 PARAMS = SamplingParams(temperature=1.0, max_new_tokens=MAX)
 LIMITS = Limits(max_tokens=MAX)
 WORDS = ["and then?", "and what of the rest of it?"]
@@ -133,25 +135,29 @@ def sampled(episode: Episode) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("max_rows", [64, 5])
-def test_the_trainers_policy_is_batched_generation_bit_for_bit(
+def test_the_trainers_policy_makes_the_episodes_of_the_generator_before_it(
     model: Transformer, chat: ChatFormat, max_rows: int
 ) -> None:
-    """Turns and their continuation in place, as `generate` makes them with `continue_with`."""
-    turns: dict[tuple[int, int], int] = {}
-
-    def more(request: int, sample: int, ids: list[int]) -> list[int] | None:
-        at = turns[request, sample] = turns.get((request, sample), 0) + 1
-        return chat.next_turn_ids([Message("user", WORDS[at - 1])]) if at <= 2 else None
-
-    requests = [Request(chat.prompt_ids(problem(n).messages), 3, 1000 + n) for n in range(4)]
-    groups = generate(model, requests, PARAMS, chat.eos_ids, max_rows=max_rows, continue_with=more)
+    """Golden values of the batched generator that this policy was until it ran through the engine, tools' tokens fed in place."""
+    golden = json.loads(GOLDEN.read_text())["turns"]
     episodes = by_key(TrainerPolicy(model, chat, max_rows=max_rows), jobs())
     assert {e.stop_reason for e in episodes.values()} == {StopReason.END, StopReason.LENGTH}
     for (n, s), episode in episodes.items():
-        expected = groups[n][s]
-        assert (episode.ids, episode.sampled_mask) == (expected.ids, expected.sampled_mask)
-        assert episode.logprobs == expected.logprobs and episode.stop_reason is expected.stop_reason
-        assert sum(len(t.ids) for t in episode.turns) == sum(expected.sampled_mask)
+        expected = golden[f"{n} {s}"]
+        assert (episode.ids, episode.sampled_mask) == (expected["ids"], expected["mask"])
+        assert episode.logprobs == pytest.approx(expected["logprobs"], abs=1e-4)
+        assert episode.stop_reason == expected["stop"]
+        assert sum(len(t.ids) for t in episode.turns) == sum(expected["mask"])
+
+
+def test_a_further_turn_continues_in_its_slot(model: Transformer, chat: ChatFormat) -> None:
+    """Only its new tokens are computed: the tool's, and the last sampled one."""
+    policy = TrainerPolicy(model, chat)
+    episodes = by_key(policy, jobs())
+    new = sum(len(e.prompt_ids) - 1 for (_, s), e in episodes.items() if s == 0)  # a prompt once for its samples
+    new += sum(len(e.ids) for e in episodes.values())
+    assert policy.engine.stats.computed_tokens == new
+    assert not policy.engine.backend.cache.place_of  # and the memory is given back at the end
 
 
 @pytest.mark.parametrize("environment", ["test-instant", "test-unhurried"])

@@ -23,6 +23,8 @@ from qwq.model.config import ModelConfig
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
 from qwq.tasks.mix import ProblemMix
+from qwq.text.template import ChatFormat, default_template
+from qwq.text.tokenizer import train_bpe
 from qwq.train.checkpoint import StageRun
 from qwq.train.optim import Optimizer
 from qwq.train.rl import RlTrainer, form_groups
@@ -112,8 +114,9 @@ def trainer(folder: Path, *, micro_batch_tokens: int = 40, **options) -> RlTrain
         )
     )
     compute = ComputeSection(micro_batch_tokens=micro_batch_tokens)
+    chat = ChatFormat(train_bpe(["one two three"], 275), default_template())  # nothing is sampled here
     return RlTrainer(
-        fresh(), None, config, compute, StageRun(folder, "rl", "rl1"), ProblemMix(0, "rl", {}), None, seed=0
+        fresh(), chat, config, compute, StageRun(folder, "rl", "rl1"), ProblemMix(0, "rl", {}), None, seed=0
     )
 
 

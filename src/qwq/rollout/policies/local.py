@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from qwq.engine.load import DEFAULT_MODEL_LEN, LoadedModel, load_engine
+from qwq.engine.load import DEFAULT_MODEL_LEN, load_engine
 from qwq.engine.options import EngineOptions
 from qwq.engine.request import GenerationRequest
+from qwq.engine.scheduler import Engine
 from qwq.engine.sequence import TokenSequence
 from qwq.errors import CapacityError, InfraError, UsageError
 from qwq.model.model_folder import read_config, resolve_folder
@@ -54,8 +56,7 @@ class _Running:
 
     def tell(self) -> None:
         """Let `on_text` hear what has been written since."""
-        new = self.sequence.text[self.num_told :]
-        if new and self.request.on_text is not None:
+        if self.request.on_text is not None and (new := self.sequence.text[self.num_told :]):
             self.num_told += len(new)
             self.request.on_text(new)
 
@@ -67,28 +68,45 @@ class _Running:
         return out
 
 
+class LoadedChat(Protocol):
+    """An engine with the format of its tokens (`engine.load.LoadedModel` is one)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def chat(self) -> ChatFormat: ...
+
+
 class EnginePolicy:
     """Turns from an engine. Its prefix cache makes a further turn cost the new tokens only.
 
     `note` is told what a user should know. `interruptible`: Ctrl-C ends the turns that are being
-    made (ABORT, with what they have written) and nothing else.
+    made (ABORT, with what they have written) and nothing else. `plain_sampling`: every token comes
+    from the model's own distribution, whether or not a request asks for log-probabilities.
+    `count_thinking`: turns say how many tokens of thought they hold.
     """
 
     token_exact = True
 
     def __init__(
-        self, loaded: LoadedModel, *, identity: Mapping[str, Any] | None = None, note: Callable[[str], None] = _say,
-        interruptible: bool = False,
+        self, loaded: LoadedChat, *, identity: Mapping[str, Any] | None = None, note: Callable[[str], None] = _say,
+        interruptible: bool = False, plain_sampling: bool = False, count_thinking: bool = True,
     ) -> None:  # fmt: skip
         self.note, self.interruptible = note, interruptible
+        self.plain_sampling, self.count_thinking = plain_sampling, count_thinking
         self.name, self.engine = loaded.name, loaded.engine
         self.chat: ChatFormat = loaded.chat
         self.identity: Mapping[str, Any] = identity or {}
         self.context: int | None = self.engine.max_len
         self.version = 0
-        self.native_tools = writes_tools(self.chat)
         self._running: list[_Running] = []
         self._paused = self._told = False
+
+    @cached_property
+    def native_tools(self) -> bool:
+        return writes_tools(self.chat)
 
     def generate(self, next_request: NextRequest, concurrency: int | None = None) -> Iterator[tuple[TurnRequest, Turn]]:
         running: list[_Running] = []
@@ -135,6 +153,7 @@ class EnginePolicy:
 
     def update_weights(self, version: int) -> None:
         self.engine.forget()
+        self.engine.sync()
         for turn in self._running:
             turn.versions.append((len(turn.sequence.ids), version))
         self.version = version
@@ -165,7 +184,7 @@ class EnginePolicy:
             prompt, request.params, seed=request.seed, stream=request.stream,
             offset=request.offset, eos_ids=self.chat.eos_ids, thinking_open=self.chat.thinking_open,
             thinking_budget=request.thinking_budget, loop_tokens=request.loop_tokens, drawn_logprobs=request.logprobs,
-            plain_sampling=request.logprobs,
+            plain_sampling=request.logprobs or self.plain_sampling, keep_prefix=request.keep,
         )  # fmt: skip
         try:
             return self.engine.submit(generation)[0]
@@ -182,7 +201,8 @@ class EnginePolicy:
             cut=sequence.stop_reason.cut,
         )
         return Turn(
-            parts, sequence.stop_reason, sequence.text, len(sequence.ids), sequence.num_thinking,
+            parts, sequence.stop_reason, sequence.text, len(sequence.ids),
+            sequence.num_thinking if self.count_thinking else 0,
             time.monotonic() - turn.started, ids=sequence.ids, sampled_mask=[1 - f for f in sequence.forced],
             logprobs=sequence.drawn_logprobs, weight_versions=turn.weight_versions(),
         )  # fmt: skip
