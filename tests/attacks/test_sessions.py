@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qwq.sandbox import CellStatus, Level, Sandbox, SessionLimits, State
+from qwq.sandbox import CellStatus, Level, Sandbox, SessionLimits, SessionState
 from qwq.sandbox.watchdog import descendants
 
 
@@ -86,7 +86,7 @@ def test_what_a_cell_replaces_does_not_forge_the_next(session, name):
         # Its own record is lost with its own pipe, and it is stopped; what came before is there.
         session.run("x = 1")
         result = session.run(REPLACED[name], timeout_s=0.5)
-        assert (result.status, result.state) == (CellStatus.TIMEOUT, State.REBUILT)
+        assert (result.status, result.state) == (CellStatus.TIMEOUT, SessionState.REBUILT)
     else:
         session.run(REPLACED[name])
     if name in BREAKS:
@@ -116,14 +116,14 @@ def test_a_thread_writes_nothing_between_cells(session):
 def test_reading_the_cells_socket_costs_the_session_only_its_process(session):
     session.run("x = 1")
     result = session.run("import os\nos.read(4, 100)", timeout_s=0.5)
-    assert (result.status, result.state) == (CellStatus.TIMEOUT, State.REBUILT)
+    assert (result.status, result.state) == (CellStatus.TIMEOUT, SessionState.REBUILT)
     assert session.run("x").value == "1"
 
 
 def test_closing_every_descriptor_costs_the_session_only_its_process(session):
     session.run("x = 1")
     result = session.run("import os\nos.closerange(0, 64)", timeout_s=1)
-    assert result.status in (CellStatus.DIED, CellStatus.TIMEOUT) and result.state is State.REBUILT
+    assert result.status in (CellStatus.DIED, CellStatus.TIMEOUT) and result.state is SessionState.REBUILT
     assert session.run("x").value == "1"
 
 
@@ -188,7 +188,7 @@ def test_killing_all_that_can_be_reached(session):
 def test_stopping_itself(session):
     session.run("x = 1")
     result = session.run("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", timeout_s=0.5)
-    assert (result.status, result.state) == (CellStatus.TIMEOUT, State.REBUILT)
+    assert (result.status, result.state) == (CellStatus.TIMEOUT, SessionState.REBUILT)
     assert session.run("x").value == "1"
 
 
@@ -199,7 +199,7 @@ def test_stopping_itself(session):
 def test_an_output_flood_is_cut_and_the_state_kept(session, fd):
     session.run("x = 1")
     result = session.run(f"import os\nwhile True: os.write({fd}, b'y' * 65536)", timeout_s=20)
-    assert (result.status, result.state) == (CellStatus.OUTPUT_LIMIT, State.KEPT)
+    assert (result.status, result.state) == (CellStatus.OUTPUT_LIMIT, SessionState.KEPT)
     assert len(result.stdout) + len(result.stderr) <= 1 << 20
     assert session.run("x").value == "1"
 

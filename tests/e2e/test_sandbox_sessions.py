@@ -16,7 +16,7 @@ import httpx2
 from sandbox_process import Server
 
 from qwq.errors import InfraError, UsageError
-from qwq.sandbox import CellStatus, SessionLimits, State
+from qwq.sandbox import CellStatus, SessionLimits, SessionState
 from qwq.sandbox.doctor import doctor
 from qwq.sandbox.http.client import RemoteSandbox
 from qwq.sandbox.watchdog import descendants
@@ -54,7 +54,7 @@ def test_cells_files_and_results_are_those_of_the_library(session):
     session.put("a.txt", b"\xff\x00")
     session.run("x = 6 * 7")
     result = session.run("print('out')\nx", fetch=["a.txt"])
-    assert (result.number, result.status, result.state) == (2, CellStatus.OK, State.KEPT)
+    assert (result.number, result.status, result.state) == (2, CellStatus.OK, SessionState.KEPT)
     assert (result.stdout, result.value, result.text, result.files) == (
         b"out\n",
         "42",
@@ -80,11 +80,11 @@ def test_interrupts_and_kills_say_what_became_of_the_state(session):
     session.run("x = 1")
     threading.Timer(0.5, session.interrupt).start()
     result = session.run("import time\ntime.sleep(15)")
-    assert (result.status, result.state) == (CellStatus.INTERRUPTED, State.KEPT)
+    assert (result.status, result.state) == (CellStatus.INTERRUPTED, SessionState.KEPT)
     result = session.run("while True: pass", timeout_s=0.3)
-    assert (result.status, result.state) == (CellStatus.TIMEOUT, State.KEPT)
+    assert (result.status, result.state) == (CellStatus.TIMEOUT, SessionState.KEPT)
     result = session.run("import os\nos._exit(3)")
-    assert (result.status, result.state, result.exit_code) == (CellStatus.DIED, State.REBUILT, 3)
+    assert (result.status, result.state, result.exit_code) == (CellStatus.DIED, SessionState.REBUILT, 3)
     assert session.run("x").value == "1"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from cyclopts import App
 
 if TYPE_CHECKING:
     from qwq.sandbox.http.protocol import VerifyItem
+    from qwq.sandbox.http.service import ServerLimits
     from qwq.sandbox.runner import Runner
 
 API_KEY_VARIABLE = "QWQ_SANDBOX_API_KEY"
@@ -147,7 +149,7 @@ def sandbox_serve(
     unsafe: bool = False,
 ) -> int:
     """Serve the sandbox over HTTP until stopped: POST /batch, /sessions, SandboxFusion's /run_code, /run_jupyter and /submit,
-    GET /health and /metrics.
+    GET /health and /metrics. Without a key only loopback and --allow are served.
 
     Parameters
     ----------
@@ -158,8 +160,7 @@ def sandbox_serve(
     slots
         Programs at a time; one per core by default.
     api_key
-        Key that requests must bring, in a header or as http://HOST:PORT/key/KEY before every path; the environment's
-        QWQ_SANDBOX_API_KEY by default. Without one only loopback and --allow are served.
+        Key that requests bring, in a header or as http://HOST:PORT/key/KEY; QWQ_SANDBOX_API_KEY by default.
     allow
         Networks (10.0.0.0/8) or addresses whose requests need no key; may be given several times.
     queue
@@ -173,21 +174,14 @@ def sandbox_serve(
     max_body_mb
         Largest request, in MiB.
     sessions
-        How many sessions may be open at a time, each a Python process that keeps state.
+        How many sessions (Python processes that keep state) may be open at a time.
     session_idle_s
         A session that is not used for so long is closed.
     unsafe
         Serve also where no jail that protects is possible; every result is marked.
     """
-    try:
-        from qwq.sandbox.http.server import serve
-    except ModuleNotFoundError as error:
-        from qwq.errors import UsageError, install_hint
-
-        raise UsageError(f"qwq sandbox serve needs {error.name}: {install_hint('serve')}") from error
-    from qwq.sandbox.http.service import ServerLimits
-
-    limits = ServerLimits(
+    serve, limits_of = _server()
+    limits = limits_of(
         queue=queue,
         hold_s=hold_s,
         timeout_s=max_timeout_s,
@@ -199,6 +193,18 @@ def sandbox_serve(
     key = api_key or os.environ.get(API_KEY_VARIABLE)
     serve(grade, host=host, port=port, slots=slots, api_key=key, allow=allow or [], limits=limits, unsafe=unsafe)
     return 0
+
+
+def _server() -> tuple[Callable[..., None], type[ServerLimits]]:
+    """What the extra `serve` brings. Raises UsageError where it is not installed."""
+    try:
+        from qwq.sandbox.http.server import serve
+        from qwq.sandbox.http.service import ServerLimits
+    except ModuleNotFoundError as error:
+        from qwq.errors import UsageError, install_hint
+
+        raise UsageError(f"qwq sandbox serve needs {error.name}: {install_hint('serve')}") from error
+    return serve, ServerLimits
 
 
 def grade(item: VerifyItem, sandbox: Runner) -> dict[str, Any]:

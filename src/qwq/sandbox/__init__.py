@@ -1,6 +1,6 @@
 """Run untrusted programs fast and without harm. `Sandbox` is the entrance; docs/sandbox.md the threat model."""
 
-from qwq.sandbox.cells import CellResult, CellStatus, Figure, State
+from qwq.sandbox.cells import CellResult, CellStatus, Figure, SessionState
 from qwq.sandbox.interpreter import SessionLimits
 from qwq.sandbox.policy import Level, Limits, RunStatus
 from qwq.sandbox.pool import Sandbox, default_sandbox
@@ -25,6 +25,6 @@ __all__ = [
     "Sandbox",
     "Session",
     "SessionLimits",
-    "State",
+    "SessionState",
     "default_sandbox",
 ]

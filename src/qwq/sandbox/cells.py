@@ -28,7 +28,7 @@ class CellStatus(StrEnum):
     DIED = "died"  # the process ended in it
 
 
-class State(StrEnum):
+class SessionState(StrEnum):
     """What became of the session's variables and files."""
 
     KEPT = "kept"
@@ -57,7 +57,7 @@ class CellResult:
 
     number: int
     status: CellStatus
-    state: State = State.KEPT
+    state: SessionState = SessionState.KEPT
     stdout: bytes = b""
     stderr: bytes = b""
     value: str | None = None
@@ -88,10 +88,10 @@ class CellResult:
 
     def _note(self) -> str:
         """What output alone does not say; "" for a cell that just ended or raised."""
-        if self.status in (CellStatus.OK, CellStatus.ERROR) and self.state is State.KEPT:
+        if self.status in (CellStatus.OK, CellStatus.ERROR) and self.state is SessionState.KEPT:
             return ""
         parts = [_ENDED[self.status], _BECAME[self.state]]
-        if self.not_repeated and self.state is State.REBUILT:
+        if self.not_repeated and self.state is SessionState.REBUILT:
             parts.append(f"Not run again, since they had not ended: cells {', '.join(map(str, self.not_repeated))}.")
         return f"[{' '.join(parts)}]"
 
@@ -113,7 +113,7 @@ class CellResult:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CellResult:
         fields = dict(data)
-        fields["status"], fields["state"] = CellStatus(fields["status"]), State(fields["state"])
+        fields["status"], fields["state"] = CellStatus(fields["status"]), SessionState(fields["state"])
         fields["stdout"], fields["stderr"] = fields["stdout"].encode(), fields["stderr"].encode()
         fields["files"] = {name: base64.b64decode(text) for name, text in fields["files"].items()}
         fields["display"] = tuple(fields["display"])
@@ -136,9 +136,9 @@ _ENDED = {
     CellStatus.DIED: "The Python process ended during the cell.",
 }
 _BECAME = {
-    State.KEPT: "Variables and files are kept.",
-    State.REBUILT: "The Python process was replaced, and the earlier cells were run again: their variables and files are there.",
-    State.LOST: "The Python process was replaced: all variables and files are gone.",
+    SessionState.KEPT: "Variables and files are kept.",
+    SessionState.REBUILT: "The Python process was replaced, and the earlier cells were run again: their variables and files are there.",
+    SessionState.LOST: "The Python process was replaced: all variables and files are gone.",
 }
 
 

@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import select
-import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -21,10 +20,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 from qwq.errors import InfraError, UsageError
-from qwq.sandbox.cells import CellResult, CellStatus, State, result_of
+from qwq.sandbox.cells import CellResult, CellStatus, SessionState, result_of
+from qwq.sandbox.clock import Clock
+from qwq.sandbox.open_run import Ended, OpenRun
 from qwq.sandbox.pipes import Pipes, sealed_memory
 from qwq.sandbox.policy import Level, Limits, RunStatus
 from qwq.sandbox.slot import Slot
+from qwq.sandbox.watchdog import Watchdog
 
 GRACE_S = 2.0  # from an interrupt to the kill
 REPLAY_FACTOR, REPLAY_S = 3.0, 5.0  # what a cell may take when it runs again, by what it took the first time
@@ -85,28 +87,28 @@ class Cell:
 
 
 class SlotSource(Protocol):
-    """Where a session's slot comes from (`sessions.py`)."""
+    """Where a session's slot comes from (`session_slots.py`)."""
 
     def take(self) -> Slot: ...
     def give_back(self, slot: Slot) -> None: ...
 
 
 class Process:
-    """The session's process, in the open run of a slot."""
+    """The session's process, in an open run of a slot."""
 
     def __init__(self, slot: Slot, limits: SessionLimits):
         self.slot = slot
-        self._limits = limits
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        whole = limits.of_cell(min(limits.timeout_s, limits.total_s), limits.total_s)
         try:
-            whole = limits.of_cell(min(limits.timeout_s, 3600), limits.total_s)
-            slot.open_run(json.dumps({"kind": "session"}).encode(), theirs.detach(), whole)
+            self._open = OpenRun(slot, json.dumps({"kind": "session"}).encode(), theirs.detach(), whole)
         except InfraError:
             self._ours.close()
             raise
 
+    @property
     def is_alive(self) -> bool:
-        return not select.select([self.slot.control_fd], [], [], 0)[0]
+        return self._open.is_alive
 
     def run(self, cell: Cell, limits: Limits, wake: int) -> tuple[CellStatus | None, bytes, Pipes]:
         """Run one cell. Returns what stopped it, if something did, and its record, b"" where the process has ended or does
@@ -126,49 +128,47 @@ class Process:
 
     def _watch(self, pipes: Pipes, limits: Limits, echo: bytes, wake: int) -> tuple[CellStatus | None, bytes]:
         poller = select.poll()
-        for fd in (self.slot.control_fd, wake, *pipes.read_ends):
+        for fd in (self._open.control_fd, wake, *pipes.read_ends):
             poller.register(fd, select.POLLIN)
         clock, guard = self.slot.clock(limits, resumed=True), self.slot.watchdog(limits)
         why: CellStatus | None = None
         deadline = 0.0
         while True:
             wait_s = (deadline if why else clock.due) - time.monotonic()
-            events = poller.poll(max(0.0, wait_s if guard is None or why else min(wait_s, guard.period_s)) * 1000)
-            interrupted = False
-            for fd, _ in events:
-                if fd == self.slot.control_fd:
-                    return why, b""
-                if fd == wake:
+            events = dict(poller.poll(max(0.0, wait_s if guard is None else min(wait_s, guard.period_s)) * 1000))
+            if self._open.control_fd in events:
+                return why, b""
+            for fd in pipes.open.intersection(events):
+                if not pipes.read(fd, keep=not pipes.too_much()) and fd not in pipes.open:
                     poller.unregister(fd)
-                    interrupted = True
-                elif not pipes.read(fd, keep=not pipes.too_much()) and fd not in pipes.open:
-                    poller.unregister(fd)
-            record = pipes.line_with(echo)
-            if record:
+            if record := pipes.line_with(echo):
                 pipes.drain()
-                if guard is not None and guard.disk_is_full():  # a short cell was not looked at yet
-                    return CellStatus.OUTPUT_LIMIT, b""
-                return why, record
+                full = guard is not None and guard.disk_is_full()  # a short cell was not looked at yet
+                return (CellStatus.OUTPUT_LIMIT, b"") if full else (why, record)
             if why:
                 if time.monotonic() >= deadline:
                     return why, b""
                 continue
-            if interrupted:
-                why = CellStatus.INTERRUPTED
-            elif pipes.too_much():
-                why = CellStatus.OUTPUT_LIMIT
-            elif clock.is_over():
-                why = CellStatus.TIMEOUT
-            elif guard is not None and (seen := guard.look()):
-                why = _WHY[seen]
+            why = CellStatus.INTERRUPTED if wake in events else _reason_to_stop(pipes, clock, guard)
             if why:
-                self.slot.interrupt()
+                if wake in events:
+                    poller.unregister(wake)
+                self._open.interrupt()
                 deadline = time.monotonic() + GRACE_S
 
-    def end(self, *, kill: bool) -> tuple[int, float, float, bool]:
+    def end(self, *, kill: bool) -> Ended:
         """Close the socket, at which the process ends, and wait until nothing is left of it."""
         self._ours.close()
-        return self.slot.end_run(kill=kill)
+        return self._open.end(kill=kill)
+
+
+def _reason_to_stop(pipes: Pipes, clock: Clock, guard: Watchdog | None) -> CellStatus | None:
+    if pipes.too_much():
+        return CellStatus.OUTPUT_LIMIT
+    if clock.is_over():
+        return CellStatus.TIMEOUT
+    seen = guard.look() if guard is not None else None
+    return _WHY[seen] if seen else None
 
 
 class Interpreter:
@@ -207,7 +207,7 @@ class Interpreter:
         unended = tuple(self._unended)
         rebuilt = self._ensure_process()
         result = self._once(cell)
-        if rebuilt and result.state is State.KEPT:
+        if rebuilt and result.state is SessionState.KEPT:
             return replace(result, state=rebuilt, not_repeated=unended)
         return result
 
@@ -220,11 +220,11 @@ class Interpreter:
             elif cell.leaves_state:
                 self.history.append(replace(cell, fetch=(), took_s=result.seconds, digest=result.digest()))
             return result
-        exit_code, out_of_memory = self.end(kill=True)
-        why = CellStatus.MEMORY if out_of_memory else why or CellStatus.DIED
+        ended_as = self.end(kill=True)
+        why = CellStatus.MEMORY if ended_as.out_of_memory else why or CellStatus.DIED
         unended = tuple(self._unended)
-        state = State.LOST if self.is_closed else self._rebuild()
-        return replace(result, status=why, exit_code=exit_code, state=state, not_repeated=unended)
+        state = SessionState.LOST if self.is_closed else self._rebuild()
+        return replace(result, status=why, exit_code=ended_as.exit_code, state=state, not_repeated=unended)
 
     def _in_process(self, cell: Cell, timeout_s: float) -> tuple[CellResult, CellStatus | None, bool]:
         """(result, what stopped the cell, whether the process is ready for the next one)."""
@@ -248,7 +248,7 @@ class Interpreter:
             self._unended.clear()
             return []
         before = list(self.history)
-        if self._rebuild() is State.LOST:
+        if self._rebuild() is SessionState.LOST:
             raise UsageError("the cells of this session could not be run again: its state is lost")
         return [old.number for old, new in zip(before, self.history, strict=True) if old.digest != new.digest]
 
@@ -263,15 +263,15 @@ class Interpreter:
         with contextlib.suppress(InfraError):
             self.end()
 
-    def _ensure_process(self) -> State | None:
+    def _ensure_process(self) -> SessionState | None:
         """A process for the next cell. Says REBUILT or LOST where there had been one with a state."""
-        if self.process is not None and self.process.is_alive():
+        if self.process is not None and self.process.is_alive:
             return None
         self.end()
         if self.history:
             return self._rebuild()
         self._start()
-        return State.LOST if self._unended else None
+        return SessionState.LOST if self._unended else None
 
     def _start(self) -> None:
         slot = self._slots.take()
@@ -281,18 +281,17 @@ class Interpreter:
             self._slots.give_back(slot)
             raise
 
-    def end(self, *, kill: bool = False) -> tuple[int, bool]:
-        """Exit code, and whether it ran out of memory. Raises InfraError where the slot itself had died."""
+    def end(self, *, kill: bool = False) -> Ended:
+        """End the process, if there is one. Raises InfraError where the slot itself had died."""
         process, self.process = self.process, None
         if process is None:
-            return 0, False
+            return Ended(0, out_of_memory=False)
         try:
-            exit_code, _, _, out_of_memory = process.end(kill=kill)
-            return exit_code, out_of_memory and exit_code == -signal.SIGKILL
+            return process.end(kill=kill)
         finally:
             self._slots.give_back(process.slot)
 
-    def _rebuild(self) -> State:
+    def _rebuild(self) -> SessionState:
         """Run the earlier cells again in a new process. LOST: that did not work, and the new process is empty."""
         history, self.history = self.history, []
         self._unended.clear()
@@ -303,6 +302,6 @@ class Interpreter:
                 self.history.clear()
                 self.end(kill=True)
                 self._start()
-                return State.LOST
+                return SessionState.LOST
             self.history.append(replace(old, digest=result.digest()))
-        return State.REBUILT if self._replays else State.LOST
+        return SessionState.REBUILT if self._replays else SessionState.LOST

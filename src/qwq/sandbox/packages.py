@@ -95,18 +95,25 @@ def of_host(names: Sequence[str], without: Collection[str] = ()) -> list[HostPac
         name = waiting.pop(0)
         if name in found or name in without:
             continue
-        try:
-            installed_one = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
-            continue
-        tops = sorted({file.parts[0] for file in installed_one.files or ()} - {"..", "__pycache__"})
-        paths = [os.path.realpath(str(installed_one.locate_file(top))) for top in tops]
-        modules = [top.removesuffix(".py") for top, path in zip(tops, paths, strict=True) if _is_module(path)]
-        modules = [module for module in modules if _canonical(module) == name] or modules
-        found[name] = HostPackage(name, tuple(path for path in paths if os.path.exists(path)), tuple(modules))
-        required = (_REQUIRED.match(line) for line in installed_one.requires or () if "extra ==" not in line)
-        waiting += [_canonical(match[0]) for match in required if match]
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            distribution = metadata.distribution(name)
+            found[name] = _host_package(name, distribution)
+            waiting += _required(distribution)
     return list(found.values())
+
+
+def _host_package(name: str, distribution: metadata.Distribution) -> HostPackage:
+    tops = sorted({file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"})
+    paths = {top: os.path.realpath(str(distribution.locate_file(top))) for top in tops}
+    modules = [top.removesuffix(".py") for top, path in paths.items() if _is_module(path)]
+    modules = [module for module in modules if _canonical(module) == name] or modules
+    return HostPackage(name, tuple(path for path in paths.values() if os.path.exists(path)), tuple(modules))
+
+
+def _required(distribution: metadata.Distribution) -> list[str]:
+    """Names of what a distribution needs without any extra; what its markers exclude here is not installed."""
+    lines = (line for line in distribution.requires or () if "extra ==" not in line)
+    return [_canonical(match[0]) for match in map(_REQUIRED.match, lines) if match]
 
 
 def _is_module(path: str) -> bool:

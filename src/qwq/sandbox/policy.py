@@ -141,6 +141,16 @@ def interpreter_files(host_packages: tuple[str, ...] = ()) -> InterpreterFiles:
         elif os.path.exists(path) and path not in read_only:
             read_only.append(path)
     hidden = _package_folders([path for path in read_only if os.path.isdir(path)])
+    shown, search_path, preimport = _shown_packages(host_packages)
+    for folder in shown:
+        above = [path for path in (*read_only, *hidden) if folder.startswith(path + "/")]
+        if not above or max(above, key=len) in hidden:
+            read_only.append(folder)
+    return InterpreterFiles(executable, read_only, hidden, links, search_path, preimport)
+
+
+def _shown_packages(host_packages: tuple[str, ...]) -> tuple[list[str], list[str], tuple[str, ...]]:
+    """Paths of packages to show, the folders to find them in, and the modules to import beforehand."""
     added = packages.installed()
     host = packages.of_host(("numpy", *host_packages), without={p.name for p in added})
     shown = sorted({path for package in host for path in package.paths})
@@ -148,14 +158,10 @@ def interpreter_files(host_packages: tuple[str, ...] = ()) -> InterpreterFiles:
     if added:
         shown.append(os.path.realpath(packages.site()))
         search_path.insert(0, shown[-1])
-    preimport = [module for p in added if p.preimport or p.name in host_packages for module in p.modules]
-    preimport += [module for p in host if p.name in host_packages for module in p.modules]
-    for folder in shown:
-        above = [path for path in (*read_only, *hidden) if folder.startswith(path + "/")]
-        if not above or max(above, key=len) in hidden:
-            read_only.append(folder)
-    names = tuple(packages.IMPORTED_AS.get(m, m) for m in preimport if m[:1] != "_")
-    return InterpreterFiles(executable, read_only, hidden, links, search_path, names)
+    eager = [p.modules for p in added if p.preimport or p.name in host_packages]
+    eager += [p.modules for p in host if p.name in host_packages]
+    modules = [module for group in eager for module in group if module[:1] != "_"]
+    return shown, search_path, tuple(packages.IMPORTED_AS.get(module, module) for module in modules)
 
 
 def cache_folder() -> Path:

@@ -30,9 +30,9 @@ from qwq.sandbox.jail import codec
 from qwq.sandbox.policy import Level, Limits, RunStatus, interpreter_files, readable_by_all
 from qwq.sandbox.runner import Execution, Runner
 from qwq.sandbox.session import Session
-from qwq.sandbox.sessions import PACKAGES, SessionSlots
+from qwq.sandbox.session_slots import PACKAGES, SessionSlots
 from qwq.sandbox.slot import Cancel, Cancelled, Slot, status_of
-from qwq.sandbox.template import Template
+from qwq.sandbox.slot_process import Template
 
 _ATTEMPTS = 2
 _UID_BASE = 1_900_000_000  # far from any account; a container that maps fewer ids gets _UID_BASE_SMALL

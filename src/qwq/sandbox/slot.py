@@ -34,10 +34,9 @@ from qwq.sandbox.policy import (
     interpreter_files,
 )
 from qwq.sandbox.runner import Execution
-from qwq.sandbox.template import START_TIMEOUT_S, Forked, Template, imports, spawn
+from qwq.sandbox.slot_process import START_TIMEOUT_S, Forked, Template, imports, spawn
 
 KILL_TIMEOUT_S = 20.0
-END_TIMEOUT_S = 1.0  # for a run that is told to end, before it is killed
 STARTED = b"R\n"  # written by the child just before the program is loaded
 _SCRATCH = re.compile(r"qwq-(\d+)-[0-9a-f]+-\d+-")
 
@@ -103,7 +102,7 @@ class Slot:
         self.name = name
         self.dead = False
         self.base_mb = ZYGOTE_MB
-        self._control, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._files = interpreter_files(template.packages if template else ())
         self._tools = tools
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -132,22 +131,22 @@ class Slot:
             "scratch": self._scratch,
             "cgroup": self.group is not None,
         }
-        self._control.settimeout(START_TIMEOUT_S)
+        self.control.settimeout(START_TIMEOUT_S)
         try:
-            self._control.send(json.dumps(config).encode())
-            answer = self._control.recv(1 << 16)
+            self.control.send(json.dumps(config).encode())
+            answer = self.control.recv(1 << 16)
         except OSError as error:
-            raise self._fail(f"no answer from the slot's process: {error}") from error
+            raise self.fail(f"no answer from the slot's process: {error}") from error
         if not answer:
-            raise self._fail("the slot's process ended while starting")
+            raise self.fail("the slot's process ended while starting")
         reply = json.loads(answer)
         if "error" in reply:
-            raise self._fail(reply["error"])
+            raise self.fail(reply["error"])
         if self._files.preimport:  # packages may take more than an interpreter alone
             taken = sum(map(watchdog.memory_of, watchdog.descendants(self._process.pid)))
             self.base_mb = max(ZYGOTE_MB, (taken >> 20) + ZYGOTE_MB // 2)
 
-    def _fail(self, what: str) -> InfraError:
+    def fail(self, what: str) -> InfraError:
         """Close the slot; the error says what its process wrote last."""
         self.dead = True
         self._process.kill()
@@ -186,11 +185,11 @@ class Slot:
         return done
 
     def _execute(self, payload: bytes, stdin: bytes | int, limits: Limits, stdout: int | None) -> Execution:
-        self._limit_group(limits)
+        self.limit_group(limits)
         pipes = Pipes(limits, self.own_uid, stdout)
         started = time.monotonic()
         try:
-            self._send(payload, stdin, limits, pipes)
+            self.send(payload, stdin, limits, pipes)
             early, packet = self._watch(pipes, limits)
             pipes.drain()
         finally:
@@ -202,7 +201,7 @@ class Slot:
         if not records.startswith(STARTED):
             if early is RunStatus.TIMEOUT:  # there is no clock yet, so it was given up
                 raise Cancelled("the caller gave the run up")
-            raise self._fail(f"a run could not be set up: {stderr.decode(errors='replace')[:300]}")
+            raise self.fail(f"a run could not be set up: {stderr.decode(errors='replace')[:300]}")
         status, cpu_s, peak_kib = EXIT_PACKET.unpack(packet)
         exit_code = os.waitstatus_to_exitcode(status)
         killed = exit_code == -signal.SIGKILL or limits.supervises  # a supervisor says later how its command ended
@@ -220,55 +219,9 @@ class Slot:
             memory_mb=round(peak_kib / 1024, 1),
         )
 
-    def _limit_group(self, limits: Limits) -> None:
+    def limit_group(self, limits: Limits) -> None:
         if self.group is not None:
             self.group.set_limits((limits.memory_mb + 2 * limits.box_mb + self.base_mb) << 20, limits.processes + 8)
-
-    def open_run(self, payload: bytes, stdin: int, limits: Limits) -> None:
-        """Start a run that the caller talks to over `stdin`, a descriptor, which is closed here; `end_run` must follow."""
-        self._limit_group(limits)
-        pipes = Pipes(limits, self.own_uid, None)
-        try:
-            self._send(payload, stdin, limits, pipes)
-            poller = select.poll()
-            for fd in (self._control.fileno(), pipes.read_ends[2]):
-                poller.register(fd, select.POLLIN)
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while not pipes.data[2].startswith(STARTED):
-                events = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
-                if not events or self._control.fileno() in dict(events):
-                    pipes.drain()
-                    raise self._fail(f"a run could not be set up: {pipes.data[1].decode(errors='replace')[:300]}")
-                pipes.read(pipes.read_ends[2])
-        finally:
-            pipes.close()
-
-    def interrupt(self) -> None:
-        """Send SIGINT to the process of the run that is open."""
-        with contextlib.suppress(OSError):  # `end_run` says what happened to the slot
-            self._control.send(b"I")
-
-    def end_run(self, *, kill: bool) -> tuple[int, float, float, bool]:
-        """Wait until nothing is left of the open run, which is killed first where that is asked for, or where it does not
-        end by itself. Returns its exit code, CPU seconds, peak memory in MiB, and whether it ran out of memory."""
-        poller = select.poll()
-        poller.register(self._control.fileno(), select.POLLIN)
-        for wait_s in (0.0 if kill else END_TIMEOUT_S, KILL_TIMEOUT_S):
-            if wait_s and poller.poll(wait_s * 1000):
-                break
-            if wait_s != KILL_TIMEOUT_S:
-                with contextlib.suppress(OSError):
-                    self._control.send(b"K")
-        else:
-            raise self._fail(f"a run did not end within {KILL_TIMEOUT_S} s of being killed")
-        status, cpu_s, peak_kib = EXIT_PACKET.unpack(self._exit_packet())
-        out_of_memory = self.group is not None and self.group.ran_out_of_memory()
-        return os.waitstatus_to_exitcode(status), cpu_s, peak_kib / 1024, out_of_memory
-
-    @property
-    def control_fd(self) -> int:
-        """Readable when the open run has ended, or the slot has died."""
-        return self._control.fileno()
 
     def watchdog(self, limits: Limits) -> watchdog.Watchdog | None:
         """What looks at an open run from outside, where neither a group nor a file system of its own bounds it."""
@@ -278,15 +231,15 @@ class Slot:
     def clock(self, limits: Limits, *, resumed: bool = False) -> Clock:
         return Clock(self._process.pid, limits, resumed=resumed)
 
-    def _send(self, payload: bytes, stdin: bytes | int, limits: Limits, pipes: Pipes) -> None:
+    def send(self, payload: bytes, stdin: bytes | int, limits: Limits, pipes: Pipes) -> None:
         given = stdin if isinstance(stdin, int) else sealed_memory("stdin", stdin)
         inputs = [sealed_memory("payload", payload), given]
         try:
             fds = array.array("i", inputs + pipes.write_ends)
             message = json.dumps(limits.packet()).encode()
-            self._control.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+            self.control.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
         except OSError as error:
-            raise self._fail(f"the slot's process is gone: {error}") from error
+            raise self.fail(f"the slot's process is gone: {error}") from error
         finally:
             for fd in inputs:
                 os.close(fd)
@@ -295,7 +248,7 @@ class Slot:
     def _watch(self, pipes: Pipes, limits: Limits) -> tuple[RunStatus | None, bytes]:
         """Read until the slot reports the end of the run. Returns why it was killed, if it was, and the report."""
         poller = select.poll()
-        for fd in (self._control.fileno(), self._wake, *pipes.read_ends):
+        for fd in (self.control.fileno(), self._wake, *pipes.read_ends):
             poller.register(fd, select.POLLIN)
         guard = self.watchdog(limits)
         clock: Clock | None = None  # from when the program is loaded on
@@ -307,8 +260,8 @@ class Slot:
             events = poller.poll((wait_s if guard is None or killed else min(wait_s, guard.period_s)) * 1000)
             given_up = False
             for fd, _ in events:
-                if fd == self._control.fileno():
-                    return killed, self._exit_packet()
+                if fd == self.control.fileno():
+                    return killed, self.exit_packet()
                 if fd == self._wake:
                     poller.unregister(fd)
                     given_up = True
@@ -323,12 +276,12 @@ class Slot:
                 clock.case_done()
             if killed:
                 if time.monotonic() >= deadline:
-                    raise self._fail(f"a run did not end within {KILL_TIMEOUT_S} s of being killed")
+                    raise self.fail(f"a run did not end within {KILL_TIMEOUT_S} s of being killed")
                 continue
             if clock is None and time.monotonic() >= deadline:
-                raise self._fail(f"the jail was not ready within {START_TIMEOUT_S:g} s: the machine is overloaded")
+                raise self.fail(f"the jail was not ready within {START_TIMEOUT_S:g} s: the machine is overloaded")
             if clock is not None and clock.says_nothing():
-                raise self._fail("a run had too little of the machine to be judged: it is overloaded")
+                raise self.fail("a run had too little of the machine to be judged: it is overloaded")
             over = given_up or (clock is not None and clock.is_over())
             killed = RunStatus.OUTPUT_LIMIT if pipes.too_much() else RunStatus.TIMEOUT if over else None
             if killed is None and guard is not None:
@@ -336,23 +289,23 @@ class Slot:
             if killed:
                 deadline = time.monotonic() + KILL_TIMEOUT_S
                 try:
-                    self._control.send(b"K")
+                    self.control.send(b"K")
                 except OSError as error:
-                    raise self._fail(f"the slot's process is gone: {error}") from error
+                    raise self.fail(f"the slot's process is gone: {error}") from error
 
-    def _exit_packet(self) -> bytes:
+    def exit_packet(self) -> bytes:
         try:
-            packet = self._control.recv(64)
+            packet = self.control.recv(64)
         except ConnectionError:  # the slot died with a message of ours unread
             packet = b""
         if len(packet) != EXIT_PACKET.size:
-            raise self._fail("the slot's process died during a run")
+            raise self.fail("the slot's process died during a run")
         return packet
 
     def close(self) -> None:
         """End the slot's process and all below it. Safe to call twice."""
         self.dead = True
-        self._control.close()
+        self.control.close()
         if self._wake >= 0:
             os.close(self._wake)
             self._wake = -1
@@ -373,7 +326,7 @@ class Slot:
         """In a forked copy of the parent: let go of the descriptors, leave the processes to their owner."""
         self.dead = True
         with contextlib.suppress(OSError):
-            self._control.close()
+            self.control.close()
             os.close(self._wake)
 
 

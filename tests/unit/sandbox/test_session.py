@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from qwq.errors import UsageError
-from qwq.sandbox import CellResult, CellStatus, Sandbox, SessionLimits, State
+from qwq.sandbox import CellResult, CellStatus, Sandbox, SessionLimits, SessionState
 from qwq.sandbox.cells import cut_text, result_of
 
 STUBBORN = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
@@ -31,7 +31,7 @@ def session(box):
 def test_state_is_kept_from_cell_to_cell(session):
     session.run("x = 6 * 7\ndef f(n): return n + x")
     result = session.run("print('out')\nf(1)")
-    assert (result.number, result.status, result.state) == (2, CellStatus.OK, State.KEPT)
+    assert (result.number, result.status, result.state) == (2, CellStatus.OK, SessionState.KEPT)
     assert (result.stdout, result.value, result.text) == (b"out\n", "43", "out\n43")
     assert session.run("_ + 1").value == "44"
 
@@ -58,7 +58,7 @@ def test_the_last_expression_is_the_value(session, code, value):
 def test_an_error_ends_the_cell_and_not_the_session(session):
     session.run("x = 1")
     result = session.run("x = 2\nprint('before')\n1 / 0\nx = 3")
-    assert (result.status, result.state, result.stdout) == (CellStatus.ERROR, State.KEPT, b"before\n")
+    assert (result.status, result.state, result.stdout) == (CellStatus.ERROR, SessionState.KEPT, b"before\n")
     assert result.error[:2] == ("ZeroDivisionError", "division by zero")
     assert result.error[2].splitlines()[:3] == [
         "Traceback (most recent call last):",
@@ -157,7 +157,7 @@ def test_output_beyond_the_limit_stops_the_cell_and_keeps_the_state(box):
     with box.session(SessionLimits(output_limit_bytes=1000, total_output_bytes=2500)) as session:
         session.run("x = 1")
         result = session.run("while True: print('y' * 100)")
-        assert (result.status, result.state, len(result.stdout)) == (CellStatus.OUTPUT_LIMIT, State.KEPT, 1000)
+        assert (result.status, result.state, len(result.stdout)) == (CellStatus.OUTPUT_LIMIT, SessionState.KEPT, 1000)
         assert session.run("x").value == "1"
         ended = session.run("print('z' * 2000)\nx = 2")
         assert (ended.status, session.run("x").value) == (CellStatus.OUTPUT_LIMIT, "2")
@@ -172,7 +172,7 @@ def test_output_beyond_the_limit_stops_the_cell_and_keeps_the_state(box):
 def test_a_cell_that_takes_too_long_is_interrupted_and_the_state_kept(session):
     session.run("n = 0")
     result = session.run("while True: n += 1", timeout_s=0.3)
-    assert (result.status, result.state) == (CellStatus.TIMEOUT, State.KEPT)
+    assert (result.status, result.state) == (CellStatus.TIMEOUT, SessionState.KEPT)
     assert result.error[0] == "KeyboardInterrupt"
     assert "[The cell met its time limit. Variables and files are kept.]" in result.text
     assert int(session.run("n").value) > 0
@@ -183,7 +183,7 @@ def test_a_cell_that_does_not_obey_is_killed_and_the_earlier_ones_run_again(sess
     session.put("g", b"put")
     session.run("x += 1")
     result = session.run("x = 100\n" + STUBBORN, timeout_s=0.3)
-    assert (result.status, result.state) == (CellStatus.TIMEOUT, State.REBUILT)
+    assert (result.status, result.state) == (CellStatus.TIMEOUT, SessionState.REBUILT)
     assert session.run("x, open('f').read(), open('g').read()").value == "(6, 'kept', 'put')"
 
 
@@ -191,7 +191,7 @@ def test_without_replay_a_killed_session_is_empty_and_says_so(box):
     with box.session(replay=False) as session:
         session.run("x = 5")
         result = session.run("import os\nos._exit(7)")
-        assert (result.status, result.state, result.exit_code) == (CellStatus.DIED, State.LOST, 7)
+        assert (result.status, result.state, result.exit_code) == (CellStatus.DIED, SessionState.LOST, 7)
         assert "all variables and files are gone" in result.text
         assert session.run("x").error[0] == "NameError"
 
@@ -201,7 +201,7 @@ def test_what_had_not_ended_is_not_run_again_and_named(session):
     session.run("x = 2\nwhile True: pass", timeout_s=0.2)
     assert session.run("x").value == "2"
     result = session.run("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    assert (result.status, result.state, result.not_repeated) == (CellStatus.DIED, State.REBUILT, (2,))
+    assert (result.status, result.state, result.not_repeated) == (CellStatus.DIED, SessionState.REBUILT, (2,))
     assert "Not run again, since they had not ended: cells 2." in result.text
     assert session.run("x").value == "1"
 
@@ -212,7 +212,7 @@ def test_cells_that_cannot_run_again_lose_the_state(session):
     assert session.run(f"import os, time\nif time.time() > {until}: os._exit(1)").status is CellStatus.OK
     time.sleep(max(0.0, until - time.time()) + 0.01)
     result = session.run("os._exit(1)")
-    assert (result.status, result.state) == (CellStatus.DIED, State.LOST)
+    assert (result.status, result.state) == (CellStatus.DIED, SessionState.LOST)
     assert session.run("x").error[0] == "NameError"
 
 
@@ -222,7 +222,7 @@ def test_another_thread_interrupts(session):
     timer.start()
     started = time.monotonic()
     result = session.run("import time\ntime.sleep(20)")
-    assert (result.status, result.state) == (CellStatus.INTERRUPTED, State.KEPT)
+    assert (result.status, result.state) == (CellStatus.INTERRUPTED, SessionState.KEPT)
     assert time.monotonic() - started < 10
     session.interrupt()  # nothing runs
     assert session.run("x").value == "1"
@@ -232,7 +232,7 @@ def test_memory_refused_is_an_error_of_the_cell(box):
     with box.session(SessionLimits(memory_mb=256)) as session:
         session.run("x = 1")
         result = session.run("y = bytearray(2 << 30)")
-        assert (result.status, result.state) == (CellStatus.MEMORY, State.KEPT)
+        assert (result.status, result.state) == (CellStatus.MEMORY, SessionState.KEPT)
         assert session.run("x").value == "1"
 
 
@@ -272,8 +272,8 @@ def test_the_longest_unused_session_gives_its_process_up_and_is_rebuilt():
             result = session.run("x")
             assert result.value == str(n)
             states.append(result.state)
-        assert states == [State.REBUILT] * 3  # each had been the longest unused of two
-        assert opened[2].run("x").state is State.KEPT
+        assert states == [SessionState.REBUILT] * 3  # each had been the longest unused of two
+        assert opened[2].run("x").state is SessionState.KEPT
 
 
 def test_busy_sessions_are_not_put_out():
@@ -295,10 +295,10 @@ def test_a_dead_slot_is_replaced_and_the_cell_runs_again(session):
     session.run("x = 1")
     slot = session._interpreter.process.slot
     slot._process.kill()
-    while session._interpreter.process.is_alive():
+    while session._interpreter.process.is_alive:
         time.sleep(0.01)
     result = session.run("x += 1\nx")
-    assert (result.value, result.state) == ("2", State.REBUILT)
+    assert (result.value, result.state) == ("2", SessionState.REBUILT)
 
 
 def test_a_closed_session_refuses_and_its_slot_is_used_again(box):

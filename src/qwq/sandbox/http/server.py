@@ -2,7 +2,7 @@
 
     POST /batch      {"items": [...]}: JSON lines, a result each as it finishes; items of protocol.py
     POST /run_code, /run_jupyter, /submit, GET /v1/ping    SandboxFusion's, see fusion.py
-    /sessions        Python that keeps state, see sessions.py
+    /sessions        Python that keeps state, see session_routes.py
     GET  /health     level of the jail and why, slots, queue, languages, packages
     GET  /metrics    Prometheus text
 
@@ -45,7 +45,7 @@ from qwq.sandbox.http.protocol import (
     execution_from_dict,
 )
 from qwq.sandbox.http.service import Full, Grade, Job, ServerLimits, Service
-from qwq.sandbox.http.sessions import SessionService, add_routes
+from qwq.sandbox.http.session_routes import SessionService, add_routes
 from qwq.sandbox.policy import Level
 from qwq.sandbox.pool import Sandbox
 from qwq.sandbox.runner import run_result
@@ -289,6 +289,26 @@ def health(service: Service) -> dict[str, Any]:
     }
 
 
+def add_fusion_routes(app: FastAPI, service: Service) -> None:
+    """SandboxFusion's paths."""
+
+    @app.post("/run_code")
+    async def run_code(request: Request) -> Response:
+        return await _run_code(service, request)
+
+    @app.post("/run_jupyter")
+    async def run_jupyter(request: Request) -> Response:
+        return await _run_jupyter(service, request)
+
+    @app.post("/submit")
+    async def submit(request: Request) -> Response:
+        return await _submit(service, request)
+
+    @app.get("/v1/ping")
+    async def ping() -> Response:
+        return JSONResponse("pong")
+
+
 def create_app(service: Service, api_key: str | None = None, allowed: Sequence[Network] = ()) -> FastAPI:
     """The application over a service, which it closes at shutdown."""
 
@@ -325,23 +345,8 @@ def create_app(service: Service, api_key: str | None = None, allowed: Sequence[N
         service.admit(len(asked.items))
         return BatchStream(service, asked)
 
-    @app.post("/run_code")
-    async def run_code(request: Request) -> Response:
-        return await _run_code(service, request)
-
-    @app.post("/run_jupyter")
-    async def run_jupyter(request: Request) -> Response:
-        return await _run_jupyter(service, request)
-
-    @app.post("/submit")
-    async def submit(request: Request) -> Response:
-        return await _submit(service, request)
-
+    add_fusion_routes(app, service)
     add_routes(app, sessions)
-
-    @app.get("/v1/ping")
-    async def ping() -> Response:
-        return JSONResponse("pong")
 
     @app.get("/health")
     async def get_health() -> Response:

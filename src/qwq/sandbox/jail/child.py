@@ -27,9 +27,9 @@ import traceback
 import types
 from typing import Any
 
-from . import cells, codec, pytests, session
-from .files import read_files, write_files
+from . import cell_loop, codec, notebook, pytests
 from .streams import use_standard_streams
+from .workspace import read_files, write_files
 
 RESULT_FD = 3
 own_pid_namespace = False  # set by the zygote
@@ -288,12 +288,12 @@ def _run_functions(request: dict[str, Any]) -> int:
 
 def _run_cells(request: dict[str, Any]) -> int:
     """Cells of a notebook in one run; each is a record, the files that are asked for are the last."""
-    notebook = cells.Notebook(_module("__main__").__dict__)
+    book = notebook.Notebook(_module("__main__").__dict__)
     here = os.getcwd()
     try:
         write_files(request["files"], here)
         for index, source in enumerate(request["cells"]):
-            _record({"i": index, "cell": notebook.run_captured(source, index + 1)})
+            _record({"i": index, "cell": book.run_captured(source, index + 1)})
     except SystemExit as error:
         return _exit_code(error)
     except (OSError, ValueError) as error:
@@ -318,7 +318,7 @@ def run(payload: bytes) -> int:
     if request["kind"] == "command":
         return _run_command(request)
     if request["kind"] == "session":
-        return session.serve(cells.Notebook(_module("__main__").__dict__), end_left=own_pid_namespace)
+        return cell_loop.serve(notebook.Notebook(_module("__main__").__dict__), end_left=own_pid_namespace)
     if request["kind"] == "cells":
         return _run_cells(request)
     return _run_script(request) if request["kind"] == "script" else _run_functions(request)

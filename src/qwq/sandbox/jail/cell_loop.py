@@ -28,9 +28,9 @@ import threading
 import time
 from typing import Any
 
-from .cells import Notebook
-from .files import list_files, read_files, write_files
+from .notebook import Notebook
 from .streams import use_standard_streams
+from .workspace import list_files, read_files, write_files
 
 NUM_DESCRIPTORS = 4
 RESULT_FD = 3

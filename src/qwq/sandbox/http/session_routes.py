@@ -220,17 +220,16 @@ def add_routes(app: FastAPI, sessions: SessionService) -> None:
     async def run_cell(name: str, request: Request) -> Response:
         opened = sessions.get(name)
         asked = await read_body(request, _CELL, limit)
-        if (asked.timeout_s or 0) > sessions.service.limits.timeout_s:
-            most = sessions.service.limits.timeout_s
+        most = sessions.service.limits.timeout_s
+        if (asked.timeout_s or 0) > most:
             raise Refused(422, f"timeout_s is {asked.timeout_s:g}, this server allows up to {most:g}")
         return CellStream(sessions, opened, asked)
 
     @app.post("/sessions/{name}/interrupt")
     async def interrupt(name: str) -> Response:
         session = sessions.get(name).session
-        running = session.is_running
         session.interrupt()
-        return JSONResponse({"interrupted": running})
+        return JSONResponse({"running": session.is_running})
 
     @app.post("/sessions/{name}/restart")
     async def restart(name: str, request: Request) -> Response:

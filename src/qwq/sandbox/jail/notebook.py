@@ -1,6 +1,6 @@
 """Cells of a notebook, one after another in one namespace: what each printed, showed and raised.
 
-The one implementation behind sessions (`jail/session.py`) and SandboxFusion's /run_jupyter. Results have the form of
+The one implementation behind sessions (`jail/cell_loop.py`) and SandboxFusion's /run_jupyter. Results have the form of
 Jupyter's messages: `display` is a list of {"data": {MIME type: text}, ...}, `error` one of {"ename", "evalue", "traceback"}.
 """
 
