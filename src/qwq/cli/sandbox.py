@@ -148,8 +148,7 @@ def sandbox_serve(
     session_idle_s: float = 900.0,
     unsafe: bool = False,
 ) -> int:
-    """Serve the sandbox over HTTP until stopped: POST /batch, /sessions, SandboxFusion's /run_code, /run_jupyter and /submit,
-    GET /health and /metrics. Without a key only loopback and --allow are served.
+    """Serve the sandbox over HTTP until stopped (docs/sandbox.md). Without a key only loopback and --allow are served.
 
     Parameters
     ----------
@@ -166,7 +165,7 @@ def sandbox_serve(
     queue
         Runs that may be waiting or running; beyond it the answer of /batch is 429 with Retry-After.
     hold_s
-        How long a request of SandboxFusion's clients, which take a 429 for a failure, waits for room in the queue.
+        How long a request of SandboxFusion's clients waits for room in the queue; they take a 429 for a failure.
     max_timeout_s
         Longest time limit that a request may ask for.
     max_memory_mb
@@ -180,8 +179,8 @@ def sandbox_serve(
     unsafe
         Serve also where no jail that protects is possible; every result is marked.
     """
-    serve, limits_of = _server()
-    limits = limits_of(
+    serve, server_limits = _server()
+    limits = server_limits(
         queue=queue,
         hold_s=hold_s,
         timeout_s=max_timeout_s,
@@ -190,8 +189,8 @@ def sandbox_serve(
         sessions=sessions,
         session_idle_s=session_idle_s,
     )
-    key = api_key or os.environ.get(API_KEY_VARIABLE)
-    serve(grade, host=host, port=port, slots=slots, api_key=key, allow=allow or [], limits=limits, unsafe=unsafe)
+    api_key = api_key or os.environ.get(API_KEY_VARIABLE)
+    serve(grade, host=host, port=port, slots=slots, api_key=api_key, allow=allow or [], limits=limits, unsafe=unsafe)
     return 0
 
 
