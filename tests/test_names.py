@@ -15,7 +15,6 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "qwq"
 SAME_FILES = {
     "audit.py",  # what a set of problems makes of its verifier
     "base.py",  # what the others of the package build on
-    "cells.py", "session.py", "sessions.py",  # one thing on both sides of the jail and of HTTP
     "command.py",  # what a command does
     "constraints.py", "ifeval.py", "livecodebench.py",  # a task, and the verifier of that task
     "errors.py",  # the faults that the package tells of
@@ -57,14 +56,12 @@ CLASSES: set[str] = {
     "Sampling",
     "Slot",
     "Source",
-    "State",
     "Stats",
     "Thinking",
     "ToolCall",
     "ToolChoice",
     "Turn",
     "_Body",
-    "_File",
     "_Server",
 }
 FILES: set[str] = {
@@ -81,7 +78,6 @@ FILES: set[str] = {
     "rl.py",
     "sources.py",
     "store.py",
-    "template.py",
 }
 
 
