@@ -34,7 +34,10 @@ from qwq.errors import ConfigError, Interrupted, QwqError
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 RECIPE_COMMANDS = ("train", "explain")
-DOTLESS_OVERRIDES = ("name",)  # the one top-level key of a recipe that is neither a table nor an option of its own
+DOTLESS_OVERRIDES = (
+    "name",
+    "report_to",
+)  # top-level keys of a recipe that are neither a table nor an option of its own
 
 Lines = Annotated[Path, Parameter(allow_leading_hyphen=True)]  # a file of JSON lines, or - for standard input
 Overrides = Annotated[dict[str, Any], Parameter(parse=False)]

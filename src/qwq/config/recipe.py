@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -45,6 +45,10 @@ class Recipe(Section):
     model: ModelSection
     compute: ComputeSection = Field(default_factory=ComputeSection)
     eval: EvalSection = Field(default_factory=EvalSection)
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
+        default_factory=list,
+        description="trackers that each step's figures and some answers are sent to (docs/seeing.md)",
+    )
     stages: dict[str, AnyStage] = Field(min_length=1, description="stages in the order in which they run")
 
     @classmethod

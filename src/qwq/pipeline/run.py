@@ -27,6 +27,7 @@ from qwq.pipeline.inputs import RunInputs
 from qwq.pipeline.job import StageJob
 from qwq.pipeline.models import RunModels
 from qwq.pipeline.stage import stage_of
+from qwq.pipeline.trackers import TrackedProgress
 from qwq.train.checkpoint import Progress, StageRun, StopFlag
 
 _log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class RecipeRun:
     ):
         self.recipe, self.folder = recipe, runs / recipe.run_name
         self.progress, self.stop = progress or Progress(), stop or StopFlag()
+        if recipe.report_to:
+            self.progress = TrackedProgress(recipe, self.folder, self.progress)
         self.command = command or "run the same command again"
         self.inputs = RunInputs(recipe, self.folder)
         self.models = RunModels(recipe, self.folder, self.progress.note)
@@ -63,6 +66,7 @@ class RecipeRun:
                 "without [compute.cluster] the recipe runs here, if it fits"
             )
         with writing_to(self.folder), ExitStack() as held:
+            held.callback(self.progress.end)
             if self.folder.is_dir():
                 held.enter_context(self._lock())
             if not fresh:

@@ -60,6 +60,8 @@ class Progress:
 
     def note(self, text: str) -> None: ...
 
+    def end(self) -> None: ...
+
 
 class StopFlag:
     """Turns Ctrl-C, SIGTERM and a time limit into a flag that the loop reads between steps; a second Ctrl-C stops at once."""
