@@ -243,3 +243,9 @@ def test_every_dependency_has_its_line_in_contributing() -> None:
     names = {re.match(r"[\w.-]+", d).group() for group in groups for d in group}  # type: ignore[union-attr]
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert names <= set(re.findall(r"^- `([\w.-]+)`: \S", text, re.MULTILINE))
+
+
+def test_unit_tests_lie_in_the_folder_of_what_they_test() -> None:
+    """`tests/unit` mirrors the packages; what is no package's own lies beside them."""
+    packages = {package_of(f, SOURCE) for f in SOURCE.rglob("*.py")}
+    assert {p.name for p in (ROOT / "tests" / "unit").iterdir() if p.is_dir() and p.name != "__pycache__"} <= packages

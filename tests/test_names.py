@@ -36,7 +36,6 @@ CLASSES: set[str] = {
     "Ask",
     "Batch",
     "Block",
-    "Completion",
     "Conversation",
     "Entry",
     "Family",

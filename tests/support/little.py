@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import torch
+from tiny import randomised
 
 from qwq.model.config import preset
 from qwq.model.transformer import Transformer
@@ -35,18 +35,14 @@ OPENING = (
 )
 
 
-def make_model(path: Path) -> Path:
+def make_model(path: Path, template: str = OPENING) -> Path:
+    """A model folder with a tokenizer of 400 tokens and random weights."""
     tokenizer = train_bpe(
         [f"question {a}: what is {a} and {b}? so it is {a + b}" for a in range(30) for b in range(9)], 400
     )
     config = preset("tiny", vocab_size=tokenizer.vocab_size, max_positions=512, eos_token_id=tokenizer.eos_ids[0])
-    model = Transformer(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.normal_(0, 0.12, generator=generator)
-    save_model(model, path)
-    ChatFormat(tokenizer, ChatTemplate(OPENING)).save(path)
+    save_model(randomised(Transformer(config), 0.12), path)
+    ChatFormat(tokenizer, ChatTemplate(template)).save(path)
     return path
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from little import make_model
 
 import qwq
 from qwq.api import EngineKeywords, PieceKind, SamplingKeywords
@@ -21,12 +22,8 @@ from qwq.config import rl as config
 from qwq.engine.options import EngineOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, UsageError
-from qwq.model.config import preset
-from qwq.model.transformer import Transformer
-from qwq.model.weights import save_model
 from qwq.reward.functions import REWARDS, load_function
-from qwq.text.template import ChatFormat, ChatTemplate, default_template
-from qwq.text.tokenizer import train_bpe
+from qwq.text.template import default_template
 from qwq.train.losses import LOSSES, LossInput
 from qwq.types import StopReason
 
@@ -37,24 +34,9 @@ ADD = {
 }
 
 
-def make_model(folder: Path) -> Path:
-    tokenizer = train_bpe(
-        [f"question {a}: what is {a} and {b}? so it is {a + b}" for a in range(30) for b in range(9)], 400
-    )
-    config = preset("tiny", vocab_size=tokenizer.vocab_size, max_positions=512, eos_token_id=tokenizer.eos_ids[0])
-    model = Transformer(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.normal_(0, 0.12, generator=generator)
-    save_model(model, folder)
-    ChatFormat(tokenizer, ChatTemplate(default_template().source)).save(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return make_model(tmp_path_factory.mktemp("api") / "tiny")
+    return make_model(tmp_path_factory.mktemp("api") / "tiny", default_template().source)
 
 
 @pytest.fixture(scope="module")

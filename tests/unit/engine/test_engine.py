@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import random_model
 
 from qwq.engine.backends.cuda.backend import PagedBackend
 from qwq.engine.backends.torch import TorchBackend
@@ -12,7 +13,7 @@ from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
 from qwq.engine.sequence import TokenSequence
 from qwq.errors import CapacityError, ModelError, UsageError
-from qwq.model.config import ModelConfig, YarnScaling
+from qwq.model.config import YarnScaling
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
 from qwq.text.tokenizer import Tokenizer, train_bpe
@@ -37,14 +38,8 @@ def tokenizer() -> Tokenizer:
 
 
 def make(tokenizer: Tokenizer, **change) -> Transformer:
-    config = ModelConfig("qwen2", tokenizer.vocab_size, 24, 32, 2, 4, 2, 8, rope_theta=1e4, max_positions=1024)
-    config = ModelConfig(**{**{f: getattr(config, f) for f in config.__slots__}, **change})
-    model = Transformer(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.normal_(0, 0.3, generator=generator)
-    return model.eval()
+    fields = {"vocab_size": tokenizer.vocab_size, "max_positions": 1024, **change}
+    return random_model(**fields, scale=0.3).eval()
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from tiny import random_model
 
 from qwq.engine.backends.base import Chunk
 from qwq.engine.backends.torch import TorchBackend
@@ -14,8 +15,6 @@ from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
 from qwq.engine.sequence import TokenSequence
 from qwq.engine.thinking import CLOSING_PHRASE, in_a_loop
-from qwq.model.config import ModelConfig
-from qwq.model.transformer import Transformer
 from qwq.text.tokenizer import Tokenizer, train_bpe
 from qwq.types import StopReason
 
@@ -89,12 +88,7 @@ def play(
 
 
 def test_two_hundred_budgets_hold_to_the_token_and_answers_follow(tokenizer) -> None:
-    config = ModelConfig("qwen2", tokenizer.vocab_size, 24, 32, 2, 4, 2, 8, rope_theta=1e4, max_positions=1024)
-    model = Transformer(config)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.normal_(0, 0.3, generator=generator)
+    model = random_model(tokenizer.vocab_size, scale=0.3, seed=1, max_positions=1024)
     engine = Engine(TorchBackend(model, kv_tokens=1 << 15), tokenizer, max_running=50)
     close = tokenizer.token_id("</think>")
     budgets = [0, 16, 64, 256] * 50

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 from fake_endpoint import FakeEndpoint
+from tiny import random_model
 
 from qwq.engine.backends.torch import TorchBackend
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
 from qwq.envs import ENVIRONMENTS, Environment
 from qwq.errors import InfraError, UsageError
-from qwq.model.config import ModelConfig
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
 from qwq.rollout.budget import Limits
@@ -79,13 +79,7 @@ def chat() -> ChatFormat:
 
 @pytest.fixture(scope="module")
 def model(chat: ChatFormat) -> Transformer:
-    vocab = chat.tokenizer.vocab_size
-    made = Transformer(ModelConfig("qwen2", vocab, 24, 32, 2, 4, 2, 8, rope_theta=1e4, max_positions=512))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in made.parameters():
-            p.normal_(0, 0.25, generator=generator)
-    return made.eval()
+    return random_model(chat.tokenizer.vocab_size, max_positions=512).eval()
 
 
 def problem(n: int, environment: str = "test-instant") -> Problem:

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from tiny import random_model
 
-from qwq.model.config import ModelConfig
 from qwq.model.transformer import Transformer
 from qwq.train.losses import policy_terms, token_logprobs
 from qwq.train.packing import Batch, micro_batches, pack, pack_groups
@@ -13,12 +13,7 @@ VOCAB = 40
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    model = Transformer(ModelConfig("qwen2", VOCAB, 24, 32, 2, 4, 2, 8, rope_theta=1e4))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.normal_(0, 0.25, generator=generator)
-    return model
+    return random_model(VOCAB)
 
 
 def ragged(prompt_lengths: list[int], completion_lengths: list[list[int]], seed: int = 1):
