@@ -402,7 +402,7 @@ def evaluate(
         raise ConfigError(f"tasks is the text {tasks!r}: give a list, [{tasks!r}]")
     if greedy and temperature not in (None, 0):
         raise ConfigError(f"--greedy and --temperature {temperature:g} contradict each other: give one of them")
-    local = {"device": device, "dtype": dtype, "threads": threads, "deterministic": deterministic}
+    local: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads, "deterministic": deterministic}
     Options.check_place(endpoint, opens_thinking, local)
     more = {k: v for k, v in (("seed", seed), ("concurrency", concurrency)) if v is not None}
     options = Options(

@@ -1,8 +1,10 @@
-"""The figures of QwQ-32B's announcement (March 2025), in percent. None: not stated in a source that could be read.
+"""The figures of QwQ-32B's announcement (March 2025), in percent. None: not stated in a source that
+could be read.
 
-Sources: QwQ-32B and its peers: the announcement's chart, as text in The Batch, 13 March 2025 (deeplearning.ai/the-batch), and for
-QwQ-32B also QwenLM/QwQ, eval/README.md. The Batch gives DeepSeek-R1's IFEval as 83.8, DeepSeek-R1's own report (arXiv 2501.12948,
-table 4) and the chart 83.3. The distilled models' AIME24: arXiv 2501.12948, table 5.
+Sources: QwQ-32B and its peers: the announcement's chart, as text in The Batch, 13 March 2025
+(deeplearning.ai/the-batch), and for QwQ-32B also QwenLM/QwQ, eval/README.md. The Batch gives
+DeepSeek-R1's IFEval as 83.8, DeepSeek-R1's own report (arXiv 2501.12948, table 4) and the chart
+83.3. The distilled models' AIME24: arXiv 2501.12948, table 5.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """`qwq eval compare A B`: two results folders, problem by problem.
 
-For each benchmark that both hold: the difference B - A of the problems' mean scores over the problems that both answered, its 95%
-interval by bootstrap over problems (by Agresti and Min where few differ), and the exact sign test over the problems that differ. Composite scores (bfcl, livebench) are
-compared by problem too, so the difference need not be that of the headlines.
+For each benchmark that both hold: the difference B - A of the problems' mean scores over the
+problems that both answered, its 95% interval by bootstrap over problems (by Agresti and Min where
+few differ), and the exact sign test over the problems that differ. Composite scores (bfcl,
+livebench) are compared by problem too, so the difference need not be that of the headlines.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from qwq.eval.folder import read_object, read_samples, samples_path
 
 
 def compare(a: Path, b: Path) -> list[dict[str, Any]]:
-    """One entry for each benchmark in both. DataError where a folder holds no results or none is shared."""
+    """One entry for each benchmark in both.
+
+    DataError where a folder holds no results or none is shared.
+    """
     results = []
     for folder in (a, b):
         if not (folder / "results.json").is_file():

@@ -6,8 +6,8 @@
     results.json           {BENCH: {"score", "ci95", "n", "mean_tokens", "mean_thinking_tokens", ...}}
     report.html            one page
 
-A line that holds a server's failure (`infra_error`) never counts: it says what happened, and its sample is asked for
-again. How the samples survive a kill: `rollout.store`.
+A line that holds a server's failure (`infra_error`) never counts: it says what happened, and its
+sample is asked for again. How the samples survive a kill: `rollout.store`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def agree(out: Path, bench: str, settings: Mapping[str, Any]) -> None:
-    """Write down a benchmark's settings, or compare them with those that its samples were made with."""
+    """Write down a benchmark's settings, or compare them with those that its samples were made
+    with.
+    """
     path = out / "settings.json"
     known = read_object(path)
     if known.get(bench) is None:
@@ -93,8 +95,8 @@ def _counts(out: Path, bench: str) -> Any:
 def is_sample(record: Mapping[str, Any], *, served: bool) -> bool:
     """Whether a record, graded or not, holds what the model did. `served`: it came from a server.
 
-    Records of a server that say nothing and not how the answer ended are of a version that took the server's failures
-    for empty answers.
+    Records of a server that say nothing and not how the answer ended are of a version that took the
+    server's failures for empty answers.
     """
     if record.get("verdict", {}).get("outcome") == Outcome.INFRA_ERROR:
         return False

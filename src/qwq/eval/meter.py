@@ -1,4 +1,7 @@
-"""Progress of a task on standard error: samples, right ones, tokens a second, time left. A line now and then; on a terminal one that changes."""
+"""Progress of a task on standard error: samples, right ones, tokens a second, time left.
+
+A line now and then; on a terminal one that changes.
+"""
 
 from __future__ import annotations
 

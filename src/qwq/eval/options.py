@@ -1,4 +1,6 @@
-"""What an evaluation asks: the options, and each task with its protocol and problems, read before the model is."""
+"""What an evaluation asks: the options, and each task with its protocol and problems, read before
+the model is.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ class Options:
 
     @staticmethod
     def check_place(endpoint: str | None, opens_thinking: bool | None, local: Mapping[str, Any]) -> None:
-        """That the options fit where the model runs. `local` are those of a model that runs here."""
+        """That the options fit where the model runs.
+
+        `local` are those of a model that runs here.
+        """
         chosen = [f"--{k}" for k, v in local.items() if v not in (None, False, "cpu", "auto")]
         if endpoint is not None and chosen:
             raise ConfigError(
@@ -105,8 +110,8 @@ class Item:
 def prepare(names: Sequence[str | Task], data: Path | None, options: Options) -> list[Item]:
     """Every task's problems. ConfigError or DataError before anything is loaded.
 
-    A name is that of a task, of a part of one, `file.py:Name`, or NAME=PATH for a task that reads files; `data` is a folder with
-    NAME/*.jsonl, or the file of the one task that reads files.
+    A name is that of a task, of a part of one, `file.py:Name`, or NAME=PATH for a task that reads
+    files; `data` is a folder with NAME/*.jsonl, or the file of the one task that reads files.
     """
     if not names:
         raise ConfigError(f"name at least one task: {', '.join(registry.names())}")
@@ -129,7 +134,9 @@ def prepare(names: Sequence[str | Task], data: Path | None, options: Options) ->
 
 
 def _places(names: Sequence[str | Task], data: Path | None) -> list[tuple[Task, str | None]]:
-    """Each task with the path that its name gives, or that a file as `data` gives the one task that reads files."""
+    """Each task with the path that its name gives, or that a file as `data` gives the one task that
+    reads files.
+    """
     places: list[tuple[Task, str | None]] = []
     for name in names:
         word, equals, path = ("", "", "") if isinstance(name, Task) else name.partition("=")
@@ -152,7 +159,9 @@ def _places(names: Sequence[str | Task], data: Path | None) -> list[tuple[Task, 
 
 
 def _reader(task: Task, path: str) -> Task:
-    """The task that reads problems of this name from a file: a family's problems are made, those of its domain can be read."""
+    """The task that reads problems of this name from a file: a family's problems are made, those of
+    its domain can be read.
+    """
     if isinstance(task, Family) and task.files_task:
         return registry.get(task.files_task)
     if not task.reads_files:

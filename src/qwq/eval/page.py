@@ -1,7 +1,8 @@
-"""`report.html` of a results folder: the announcement's table beside the model's own figures, curves, samples to read.
+"""`report.html` of a results folder: the announcement's table beside the model's own figures,
+curves, samples to read.
 
-Self-contained and without scripts; its content policy forbids both. Everything that a model, a benchmark or a server wrote is
-escaped.
+Self-contained and without scripts; its content policy forbids both. Everything that a model, a
+benchmark or a server wrote is escaped.
 """
 
 from __future__ import annotations

@@ -21,7 +21,10 @@ def key_of_job(job: Job) -> Key:
 
 
 def record_of(episode: Episode, text: str = "") -> Record:
-    """The record of a sample that is not graded yet. `text` is all that was generated, to be kept for readers."""
+    """The record of a sample that is not graded yet.
+
+    `text` is all that was generated, to be kept for readers.
+    """
     job, turns = episode.job, episode.turns
     problem, last = job.problem, turns[-1] if turns else Turn(ParsedResponse(None, ""), StopReason.ABORT)
     assert episode.stop_reason is not None
@@ -45,20 +48,28 @@ def record_of(episode: Episode, text: str = "") -> Record:
 
 
 def graded(record: Mapping[str, Any], mark: Mark) -> Record:
-    """The record with its mark. The turns repeat the output, so they are kept only if there is more than that."""
+    """The record with its mark.
+
+    The turns repeat the output, so they are kept only if there is more than that.
+    """
     turns = record["turns"] if len(record["turns"]) > 1 or any(t["calls"] for t in record["turns"]) else None
     stored = {k: v for k, v in record.items() if k != "turns"} | ({"turns": turns} if turns else {})
     return stored | {"verdict": mark.verdict.to_dict(), "score": mark.score, "detail": mark.detail}
 
 
 def failed(record: Mapping[str, Any], reason: str, verifier: str) -> Record:
-    """The record of a failure of a server or of a tool's machinery. It has no score, since nobody answered."""
+    """The record of a failure of a server or of a tool's machinery.
+
+    It has no score, since nobody answered.
+    """
     verdict = Verdict(Outcome.INFRA_ERROR, reason, verifier).to_dict()
     return {k: v for k, v in record.items() if k != "turns"} | {"verdict": verdict, "score": None, "detail": {}}
 
 
 def response_of(record: Mapping[str, Any]) -> Response:
-    """What a verifier sees of a stored record: its last turn, and the turns, calls and results before it."""
+    """What a verifier sees of a stored record: its last turn, and the turns, calls and results
+    before it.
+    """
     parts = [_parts(turn) for turn in record["turns"]]
     answered = [turn for turn in record["turns"] if turn.get("results")]
     return Response(

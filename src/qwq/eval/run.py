@@ -1,8 +1,9 @@
 """The one evaluation: jobs are played, graded, and become records, and the records become figures.
 
-The life of a sample: a `Job` for each (problem, number, thinking budget); the `Episode` that `rollout.play` makes of it; its mark by
-the task; the record. `qwq eval` keeps records in a folder (`run`), and makes only those that it lacks; a run's own evaluations
-after each stage keep them in memory (`evaluate`).
+The life of a sample: a `Job` for each (problem, number, thinking budget); the `Episode` that
+`rollout.play` makes of it; its mark by the task; the record. `qwq eval` keeps records in a folder
+(`run`), and makes only those that it lacks; a run's own evaluations after each stage keep them in
+memory (`evaluate`).
 """
 
 from __future__ import annotations
@@ -53,9 +54,10 @@ def gather(
 ) -> tuple[list[Record | None], list[str]]:
     """Make and grade the samples of all jobs, whose `key` is their item.
 
-    Returns the record of each job, None where there is no answer of the model, and why there is none. With a `store`, what it holds
-    is not made again, and replies and records go into it one by one. `decode` makes the text that records keep. Grading runs beside
-    the sampling. InfraError if a verdict failed by infrastructure.
+    Returns the record of each job, None where there is no answer of the model, and why there is
+    none. With a `store`, what it holds is not made again, and replies and records go into it one by
+    one. `decode` makes the text that records keep. Grading runs beside the sampling. InfraError if
+    a verdict failed by infrastructure.
     """
     records: dict[tuple[str, Key], Record] = {}
     failures: list[str] = []
@@ -120,7 +122,8 @@ def sampling(protocol: Protocol) -> SamplingParams:
 def run(policy: Policy, items: Sequence[Item], options: Options, out: Path, *, model: str) -> dict[str, Figures]:
     """Sample and grade what `out` lacks; returns and writes its results.
 
-    Interrupted on Ctrl-C, with everything stored. InfraError where a server failed: a task that lacks samples gets no score, the others do.
+    Interrupted on Ctrl-C, with everything stored. InfraError where a server failed: a task that
+    lacks samples gets no score, the others do.
     """
     from qwq.eval.page import write_page
 
@@ -159,7 +162,9 @@ def _with_tools(item: Item, policy: Policy, options: Options) -> Item:
 
 
 def _stored(policy: Policy, item: Item, options: Options, out: Path) -> list[Record]:
-    """All records of a task, old and new, in the order of samples, problems and budgets. _Incomplete if some are missing."""
+    """All records of a task, old and new, in the order of samples, problems and budgets.
+    _Incomplete if some are missing.
+    """
     agree(out, item.name, {"model": dict(policy.identity), **item.settings(options.seed)})
     jobs = jobs_of(item, options)
     store = open_samples(out, item.name)
@@ -224,7 +229,8 @@ def evaluate(
     seed: int = EVAL_SEED,
     budget: int | None = None,
 ) -> dict[str, Evaluated]:
-    """One answer of the trainer's model to every problem, under a thinking budget if there is one: the run's own protocol.
+    """One answer of the trainer's model to every problem, under a thinking budget if there is one:
+    the run's own protocol.
 
     All benchmarks are sampled in one batch. InfraError when any verdict failed by infrastructure.
     """

@@ -18,7 +18,9 @@ Records = Sequence[Mapping[str, Any]]
 
 
 def summarise(item: Item, records: Records, seed: int) -> Figures:
-    """A task's entry of results.json; of several thinking budgets the largest is the headline, all are in `by_budget`."""
+    """A task's entry of results.json; of several thinking budgets the largest is the headline, all
+    are in `by_budget`.
+    """
     by_budget: dict[int | None, list[Mapping[str, Any]]] = {}
     for record in records:
         by_budget.setdefault(key_of(record)[2], []).append(record)
@@ -35,7 +37,10 @@ def summarise(item: Item, records: Records, seed: int) -> Figures:
 
 
 def entry(task: Task, records: Records, protocol: Protocol) -> Figures:
-    """The figures of records under one thinking budget: `score` and `ci95` as shares, tokens per sample, outcomes."""
+    """The figures of records under one thinking budget:
+
+    `score` and `ci95` as shares, tokens per sample, outcomes.
+    """
     problems: dict[str, list[Mapping[str, Any]]] = {}
     strata: dict[str, list[float]] = {}
     for record in records:
@@ -63,7 +68,10 @@ def entry(task: Task, records: Records, protocol: Protocol) -> Figures:
 
 
 def interval(task: Task, strata: Mapping[str, Sequence[float]]) -> list[float]:
-    """95% interval of the score: Wilson's for a plain share of right answers, else a bootstrap over problems."""
+    """95% interval of the score:
+
+    Wilson's for a plain share of right answers, else a bootstrap over problems.
+    """
     scores = [s for group in strata.values() for s in group]
     if len(strata) == 1 and set(scores) <= {0.0, 1.0}:
         return wilson(int(sum(scores)), len(scores))

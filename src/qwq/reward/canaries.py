@@ -34,7 +34,7 @@ class Canaries:
     @staticmethod
     def _answers(family: Preference, problem: Problem, other: Problem) -> tuple[Problem, dict[str, str]]:
         rng = random.Random(digest(problem.id))
-        honest, stranger = family.answer(problem, rng), family.answer(other, rng)
+        honest, stranger = family.compose(problem, rng), family.compose(other, rng)
         return problem, {
             "honest": honest,
             "praise": "It is very nice. " * 3,

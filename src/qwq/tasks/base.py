@@ -1,7 +1,8 @@
-"""A task: what is asked, what the model may use meanwhile, how an answer is judged, how an evaluation samples it.
+"""A task: what is asked, what the model may use meanwhile, how an answer is judged, how an
+evaluation samples it.
 
-One class in one file is enough to train on it (`sources = [{ kind = "task", path = "sums.py:Sums" }]`), to distil for it and to
-evaluate it (`qwq eval MODEL sums.py:Sums`):
+One class in one file is enough to train on it (`sources = [{ kind = "task", path = "sums.py:Sums"
+}]`), to distil for it and to evaluate it (`qwq eval MODEL sums.py:Sums`):
 
     class Sums(Task):
         name = "sums"
@@ -15,10 +16,12 @@ evaluate it (`qwq eval MODEL sums.py:Sums`):
         def verify(self, problem, response):
             return self.verdict(problem.truth["answer"] in self.answer(response))
 
-A split's rows are read once and kept. Splits must not share problems: `canonical` of a row (its prompt if it has none)
-names a problem up to rewording, and a problem that two splits share is refused.
+A split's rows are read once and kept. Splits must not share problems: `canonical` of a row (its
+prompt if it has none) names a problem up to rewording, and a problem that two splits share is
+refused.
 
-Sets in files are `files.FileTask`, endless families `procedural.base.Family`; `registry.py` has them all by name.
+Sets in files are `files.FileTask`, endless families `procedural.base.Family`; `registry.py` has
+them all by name.
 """
 
 from __future__ import annotations
@@ -46,7 +49,10 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How a task is sampled in an evaluation. The defaults are those of QwQ's own evaluation (QwenLM/QwQ, eval/README.md)."""
+    """How a task is sampled in an evaluation.
+
+    The defaults are those of QwQ's own evaluation (QwenLM/QwQ, eval/README.md).
+    """
 
     samples: int = 1
     temperature: float = 0.6
@@ -70,10 +76,11 @@ def marked(verdict: Verdict, **detail: Any) -> Mark:
 
 
 class Task:
-    """Base of all tasks. `name` is one word; it names the task's rewards, scores and verdicts everywhere.
+    """Base of all tasks. `name` is one word; it names the task's rewards, scores and verdicts
+    everywhere.
 
-    `domain` groups tasks in mixes, rewards and reports, and names the verifier if the task has none of its own; "" is the task's
-    name. `parts` are what NAME:PART may choose.
+    `domain` groups tasks in mixes, rewards and reports, and names the verifier if the task has none
+    of its own; "" is the task's name. `parts` are what NAME:PART may choose.
     """
 
     name: ClassVar[str] = ""
@@ -100,8 +107,8 @@ class Task:
     def rows(self, split: str) -> Iterable[Mapping[str, Any]]:
         """Rows of `train`, `validation` or `test`, in a fixed order.
 
-        A row has `prompt` (text) or `messages`; `id`, `canonical` and `level` where it wants to set them; whatever else it has is
-        `problem.truth`, which the verifier alone reads.
+        A row has `prompt` (text) or `messages`; `id`, `canonical` and `level` where it wants to set
+        them; whatever else it has is `problem.truth`, which the verifier alone reads.
         """
         raise NotImplementedError
 
@@ -110,8 +117,8 @@ class Task:
     ) -> list[Problem]:
         """The split as problems: `num` of them as `first` chooses, all by default.
 
-        `data` are the files to read instead of the published ones, for tasks that read files; `use` counts their rows.
-        DataError for a bad row, and for one that an earlier split has too.
+        `data` are the files to read instead of the published ones, for tasks that read files; `use`
+        counts their rows. DataError for a bad row, and for one that an earlier split has too.
         """
         if data is not None and data.given:
             raise ConfigError(f"task {self.name} makes its own problems and reads no file: leave {data.place} out")
@@ -129,7 +136,9 @@ class Task:
         return self.first(cache[split], num)
 
     def first(self, problems: list[Problem], num: int | None) -> list[Problem]:
-        """`num` of the problems in their order, taken from the groups (`Problem.source`) in turn, so that a few cover them all."""
+        """`num` of the problems in their order, taken from the groups (`Problem.source`) in turn,
+        so that a few cover them all.
+        """
         if num is None:
             return problems
         groups: dict[str, list[Problem]] = {}
@@ -141,14 +150,19 @@ class Task:
         return [p for p in problems if p.id in chosen]
 
     def demonstrate(self, problem: Problem, rng: random.Random, *, noisy: bool = False) -> tuple[Message, ...]:
-        """Turns that answer the problem, for pretraining and SFT. ConfigError for a task that has none."""
+        """Turns that answer the problem, for pretraining and SFT.
+
+        ConfigError for a task that has none.
+        """
         raise ConfigError(f"task {self.name} has no demonstrations: give it `demonstrate`, or train on it with RL")
 
     def drill(self, rng: random.Random) -> list[tuple[str, str]]:
-        """A page of plain exercises, (question, answer) pairs, as a textbook has them; empty if the task has none.
+        """A page of plain exercises, (question, answer) pairs, as a textbook has them; empty if the
+        task has none.
 
-        Pretraining mixes such pages in: they teach the single steps at a fraction of the tokens. A page never
-        holds a whole problem: its steps are single where problems have two or more, or of the training split.
+        Pretraining mixes such pages in: they teach the single steps at a fraction of the tokens. A
+        page never holds a whole problem: its steps are single where problems have two or more, or
+        of the training split.
         """
         return []
 
@@ -156,6 +170,7 @@ class Task:
         where = f"task {self.name}, {split} row {number + 1}"
         if not isinstance(row, Mapping) or ("prompt" in row) == ("messages" in row):
             raise DataError(f"{where}: a row is an object with `prompt` or `messages`, not {str(row)[:60]!r}")
+        messages: tuple[Message, ...]
         if "prompt" in row:
             messages = (Message("user", row["prompt"]),)
         else:
@@ -199,15 +214,23 @@ class Task:
         return type(self).verify is not Task.verify
 
     def verify(self, problem: Problem, response: Response) -> Verdict:
-        """The verdict on a finished response, by the domain's verifier unless the task has its own. Called on several threads at once."""
+        """The verdict on a finished response, by the domain's verifier unless the task has its own.
+
+        Called on several threads at once.
+        """
         return grade(problem, response)
 
     def mark(self, problem: Problem, response: Response) -> Mark:
-        """The mark of a response in an evaluation, finished or not: 1 for correct, unless the task gives shares or details."""
+        """The mark of a response in an evaluation, finished or not:
+
+        1 for correct, unless the task gives shares or details.
+        """
         return marked(grade(problem, response))
 
     def answer(self, response: Response) -> str:
-        """The final answer of a response: what follows the thinking, without calls; "" if there is none."""
+        """The final answer of a response: what follows the thinking, without calls; "" if there is
+        none.
+        """
         return parts_of(response).final
 
     def verdict(self, correct: bool | None, reason: str = "", *, answer: str | None = None) -> Verdict:
@@ -216,7 +239,10 @@ class Task:
         return Verdict(outcome, reason or outcome.value.replace("_", " "), self.name, answer=answer)
 
     def unanswered(self, response: Response, *, silence: bool = False) -> Verdict | None:
-        """The verdict on a response that did not end or has no final answer, None for any other. `silence`: an empty answer can be right."""
+        """The verdict on a response that did not end or has no final answer, None for any other.
+
+        `silence`: an empty answer can be right.
+        """
         if not response.finished:
             return Verdict(Outcome.UNFINISHED, "the response never ended", self.name)
         parts = parts_of(response)

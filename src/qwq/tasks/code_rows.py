@@ -1,7 +1,8 @@
-"""Code tasks of a user's own: a prompt, and tests in one of the forms that `verify/code/forms.py` reads.
+"""Code tasks of a user's own: a prompt, and tests in one of the forms that `verify/code/forms.py`
+reads.
 
-The prompt is given as it is, without the tests, which the model is not to learn by heart. Only if it does not name what they call,
-asserts are shown, as MBPP's are, or the name is told.
+The prompt is given as it is, without the tests, which the model is not to learn by heart. Only if
+it does not name what they call, asserts are shown, as MBPP's are, or the name is told.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ class CodeRows(FileTask):
 
 
 def tests_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's `tests` (or MBPP's `test_list`) as the code verifier reads them. Malformed where it could not."""
+    """A row's `tests` (or MBPP's `test_list`) as the code verifier reads them.
+
+    Malformed where it could not.
+    """
     key = "tests" if row.get("tests") is not None else "test_list"
     try:
         made = read_tests(row.get(key), {name: row[name] for name in BESIDE_TESTS if row.get(name)})
@@ -51,7 +55,9 @@ def tests_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hint(prompt: str, tests: Mapping[str, Any]) -> str:
-    """What the prompt lacks: the asserts, or the function's name, where it does not name what the tests call."""
+    """What the prompt lacks: the asserts, or the function's name, where it does not name what the
+    tests call.
+    """
     if tests["kind"] == "call":
         name = tests["entry_point"]
         return "" if _names(prompt, name) else f"\n\nName the function `{name}`."

@@ -1,11 +1,14 @@
-"""Instruction following for training: writing tasks with one to three constraints on the answer, judged by rules in their reward reading.
+"""Instruction following for training: writing tasks with one to three constraints on the answer,
+judged by rules in their reward reading.
 
-Endless and addressable like a procedural family: problem i of a split is a function of (seed, split, i). A problem is a writing task (a kind of
-text about a topic), compatible constraints of `verify.instructions` (IFEval's 25 types and the further ones), and their wording in one prompt.
-Canonical form: the task, and every constraint with its parameters; the split follows from the task alone, so that a test task
-is never in training with other constraints.
+Endless and addressable like a procedural family: problem i of a split is a function of (seed,
+split, i). A problem is a writing task (a kind of text about a topic), compatible constraints of
+`verify.instructions` (IFEval's 25 types and the further ones), and their wording in one prompt.
+Canonical form: the task, and every constraint with its parameters; the split follows from the task
+alone, so that a test task is never in training with other constraints.
 
-Files in IFEval's layout (`prompt`, `instruction_id_list`, `kwargs`, one JSON object a line) are problems of the same kind.
+Files in IFEval's layout (`prompt`, `instruction_id_list`, `kwargs`, one JSON object a line) are
+problems of the same kind.
 """
 
 from __future__ import annotations
@@ -96,7 +99,9 @@ def listed_problem(prompt: str, names: list[str], kwargs: list[dict[str, Any]], 
 
 
 class Constraints(FileTask):
-    """The generated problems, or those of files in IFEval's layout; judged by the instructions verifier."""
+    """The generated problems, or those of files in IFEval's layout; judged by the instructions
+    verifier.
+    """
 
     name = "constraints"
     domain = "instructions"
@@ -113,7 +118,10 @@ class Constraints(FileTask):
 
 
 def listed_row(row: Mapping[str, Any], where: str, ident: str) -> Problem:
-    """A row in IFEval's layout. DataError if a field is missing or an instruction cannot be checked."""
+    """A row in IFEval's layout.
+
+    DataError if a field is missing or an instruction cannot be checked.
+    """
     prompt, names = need(row, "prompt", where), need(row, "instruction_id_list", where, list)
     kwargs = need(row, "kwargs", where, list)
     if not names or len(names) != len(kwargs) or not all(isinstance(k, dict) for k in kwargs):

@@ -1,4 +1,5 @@
-"""Which training rows hold a benchmark's questions: word n-grams in common, as GPT-3's authors looked for them.
+"""Which training rows hold a benchmark's questions: word n-grams in common, as GPT-3's authors
+looked for them.
 
 Brown et al. 2020 (arXiv 2005.14165, appendix C) call a text contaminated that shares 13 words in a row with a benchmark. So here, on
 lower-case words and numbers without punctuation, with what their rule leaves open:
@@ -60,7 +61,9 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Where a text meets a benchmark: its name, the question's number there (from 1), and the words in common."""
+    """Where a text meets a benchmark: its name, the question's number there (from 1), and the words
+    in common.
+    """
 
     benchmark: str
     row: int
@@ -117,7 +120,10 @@ class Index:
         return None
 
     def without(self, problems: Sequence[Problem], question: Any) -> tuple[list[Problem], list[tuple[Problem, Match]]]:
-        """Problems that match nothing, and the others with what they match. `question(problem)` is the text to look at."""
+        """Problems that match nothing, and the others with what they match.
+
+        `question(problem)` is the text to look at.
+        """
         clean, dropped = [], []
         for problem in problems:
             match = self.match(question(problem))
@@ -129,7 +135,10 @@ class Index:
 
 
 def text_of(row: Mapping[str, Any], *, answers: bool = False) -> str:
-    """What a row asks; with `answers`, what its turns say in reply too. Empty where no known field holds text."""
+    """What a row asks; with `answers`, what its turns say in reply too.
+
+    Empty where no known field holds text.
+    """
     parts: list[str] = []
     for key in dict.fromkeys((*FIELDS, *TURNS)):
         value = row.get(key)
@@ -171,7 +180,10 @@ def _turns(value: Sequence[Any], answers: bool) -> Iterator[str]:
 
 
 def build_index(benchmarks: Sequence[str], data: Path | None = None, n: int = NGRAM) -> Index:
-    """The index of benchmarks named by path or, with a data folder, by name. DataError where one cannot be read."""
+    """The index of benchmarks named by path or, with a data folder, by name.
+
+    DataError where one cannot be read.
+    """
     if not benchmarks:
         raise ConfigError("name at least one benchmark: --against FILE, or --against gsm8k --data DIR")
     index = Index(n)
@@ -183,7 +195,9 @@ def build_index(benchmarks: Sequence[str], data: Path | None = None, n: int = NG
 
 
 def benchmark_files(benchmark: str, data: Path | None) -> list[Path]:
-    """The file itself; or those of a folder (DATA/NAME or a path) that are not training files by their names."""
+    """The file itself; or those of a folder (DATA/NAME or a path) that are not training files by
+    their names.
+    """
     path = Path(benchmark).expanduser()
     if not path.exists():
         if data is None:

@@ -1,8 +1,9 @@
-"""Where a task's files come from: a file, folder or hub data set of the user's, or the place where they were published.
+"""Where a task's files come from: a file, folder or hub data set of the user's, or the place where
+they were published.
 
-`--data DIR` takes DIR/TASK as it is; a file that has a published file's name and other content is used, and a note says so.
-Without it the published file is downloaded once, and one whose checksum differs is refused: its scores would
-not be the benchmark's.
+`--data DIR` takes DIR/TASK as it is; a file that has a published file's name and other content is
+used, and a note says so. Without it the published file is downloaded once, and one whose checksum
+differs is refused: its scores would not be the benchmark's.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ DOWNLOAD_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A task's published form: a file by URL with its checksum (of what is in it, where it is packed), or a data set.
+    """A task's published form: a file by URL with its checksum (of what is in it, where it is
+    packed), or a data set.
 
     `known` are checksums of the same problems in other files, such as a copy with other line ends.
     """
@@ -52,7 +54,8 @@ def cache_folder() -> Path:
 
 @dataclass(slots=True)
 class DataFiles:
-    """The files of task `task`: those at `place` (a file, a folder, a hub data set), or as published if it is None.
+    """The files of task `task`: those at `place` (a file, a folder, a hub data set), or as
+    published if it is None.
 
     `read` are the files read so far; `checksums` names them in the settings of an evaluation.
     """
@@ -66,7 +69,10 @@ class DataFiles:
 
     @classmethod
     def of(cls, task: str, published: Published | None, data: Path | None) -> DataFiles:
-        """What `--data` means for a task: the file itself, or of a folder its part DATA/TASK. DataError if that is missing."""
+        """What `--data` means for a task: the file itself, or of a folder its part DATA/TASK.
+
+        DataError if that is missing.
+        """
         if data is None:
             return cls(task, published)
         path = data.expanduser()
@@ -100,7 +106,9 @@ class DataFiles:
     def rows(
         self, split: str = "test", *, patterns: Sequence[str] = (), without: str = ""
     ) -> Iterator[tuple[Path, Row]]:
-        """The rows of the split's files with their file, in order; files whose rows have the field `without` are left out."""
+        """The rows of the split's files with their file, in order; files whose rows have the field
+        `without` are left out.
+        """
         for path in self.files(split, patterns):
             for row in read_rows(path):
                 if without and without in row.fields:
@@ -109,7 +117,10 @@ class DataFiles:
                 yield path, row
 
     def files(self, split: str = "test", patterns: Sequence[str] = ()) -> list[Path]:
-        """The files of the split; of a folder all that fit `patterns`, if there are any patterns. Looked for once."""
+        """The files of the split; of a folder all that fit `patterns`, if there are any patterns.
+
+        Looked for once.
+        """
         key = split, tuple(patterns)
         if key not in self._files:
             self._files[key] = self._find(split, patterns)
@@ -180,7 +191,10 @@ def _where(task: str, published: Published | None) -> str:
 
 
 def download(task: str, published: Published, path: Path) -> Path:
-    """The published file, from the cache or the net. DataError where it cannot be had or is another one."""
+    """The published file, from the cache or the net.
+
+    DataError where it cannot be had or is another one.
+    """
     import httpx2
 
     if not path.is_file():

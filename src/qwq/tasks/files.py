@@ -1,8 +1,8 @@
 """Tasks whose rows are in files: one reader of a set for RL, SFT, distillation and evaluation.
 
-A set is one class: `read` makes a problem of a row, `owns` says to which split it belongs. Splits: a file's name says which
-published split it holds. Validation is carved out of the training file by a hash of the question (`VALIDATION_SHARE`), so
-`train` never holds it.
+A set is one class: `read` makes a problem of a row, `owns` says to which split it belongs. Splits:
+a file's name says which published split it holds. Validation is carved out of the training file by
+a hash of the question (`VALIDATION_SHARE`), so `train` never holds it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class FileTask(Task):
         return self.first([self.owned(p) for p in problems], num)
 
     def load(self, data: DataFiles, split: str, use: FileUse) -> list[Problem]:
-        """All problems of a split, in the order of the files. DataError names the file, row and field at fault."""
+        """All problems of a split, in the order of the files.
+
+        DataError names the file, row and field at fault.
+        """
         files = data.files(split, self.patterns)
         if data.place and Path(data.place).expanduser().is_file():
             _check_split(files[0], split)
@@ -62,7 +65,8 @@ class FileTask(Task):
             use.rows += 1
             use.shapes[self.prefix] += 1
             file_split = split_in_name(path.name)
-            # The parts of one set have one name for their split: their rows are told apart by the part's own name.
+            # The parts of one set have one name for their split: their rows are told apart by the
+            # part's own name.
             label = file_split if file_split and len(files) == 1 else path.stem
             try:
                 problem = self.read(row.fields, row.where, f"{self.prefix}/{label}/{row.number}")
@@ -82,14 +86,18 @@ class FileTask(Task):
         return problems
 
     def read(self, row: Mapping[str, Any], where: str, ident: str) -> Problem | None:
-        """The problem of a row; None for a row without an answer. DataError or Malformed for one that cannot be read.
+        """The problem of a row; None for a row without an answer. DataError or Malformed for one
+        that cannot be read.
 
         `where` is its file and line, `ident` an id made of them.
         """
         raise NotImplementedError
 
     def owns(self, problem: Problem, split: str, file_split: str | None) -> bool:
-        """Whether a problem belongs to `split`; `file_split` is the split that its file's name claims."""
+        """Whether a problem belongs to `split`;
+
+        `file_split` is the split that its file's name claims.
+        """
         if split == "test" or file_split == "validation":
             return True
         held_out = digest(f"validation/{problem.canonical}") % 100 < VALIDATION_SHARE

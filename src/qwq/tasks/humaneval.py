@@ -1,7 +1,8 @@
-"""HumanEval: a function is completed, its published tests decide, in the sandbox (Chen et al. 2021, arXiv 2107.03374).
+"""HumanEval: a function is completed, its published tests decide, in the sandbox (Chen et al. 2021,
+arXiv 2107.03374).
 
-A row gives the beginning of a file: what comes before the function, imports and helpers, is put before the answer too.
-pass@1 is the headline, pass@k if there are several samples.
+A row gives the beginning of a file: what comes before the function, imports and helpers, is put
+before the answer too. pass@1 is the headline, pass@k if there are several samples.
 
     {"task_id", "prompt", "entry_point", "test"}
 """
@@ -63,13 +64,16 @@ class HumanEval(FileTask):
 
 
 def whole_program(answer: str, prompt: str, entry: str) -> str | None:
-    """The program that an answer makes of HumanEval's beginning: the function written again, or its missing body."""
+    """The program that an answer makes of HumanEval's beginning: the function written again, or its
+    missing body.
+    """
     from qwq.verify.code import extract_code
 
     code = extract_code(answer)
     if code is not None and _defines(code, entry):
         return prompt[: prompt.rfind(f"def {entry}")] + "\n\n" + code
-    # A response has no blanks before it, so a body alone has lost the indentation of its first line.
+    # A response has no blanks before it, so a body alone has lost the indentation of its first
+    # line.
     for body in (answer, f"    {answer}", code or "", textwrap.indent(code or "", "    ")):
         if body.strip() and _defines(whole := prompt.rstrip() + "\n" + body.strip("\n") + "\n", entry):
             return whole

@@ -1,7 +1,9 @@
-"""IFEval: 541 prompts with instructions that a program can check (Zhou et al. 2023, arXiv 2311.07911).
+"""IFEval: 541 prompts with instructions that a program can check (Zhou et al. 2023, arXiv
+2311.07911).
 
-The headline is the share of prompts all of whose instructions are followed, read strictly; the loose reading and the shares of
-instructions are beside it. As its authors do, an evaluation checks an answer that was cut off like any other; its outcome says so.
+The headline is the share of prompts all of whose instructions are followed, read strictly; the
+loose reading and the shares of instructions are beside it. As its authors do, an evaluation checks
+an answer that was cut off like any other; its outcome says so.
 
     {"prompt", "instruction_id_list", "kwargs"}
 """

@@ -1,13 +1,14 @@
 """LiveCodeBench, release v5, contests from 2024-08-03 to 2025-01-04 (279 problems), 8 samples each.
 
-Source: Jain et al. 2024 (arXiv 2403.07974) and the prompts of QwQ's evaluation. The program is the text between the last
-two fences of the answer. Three forms of rows are read:
+Source: Jain et al. 2024 (arXiv 2403.07974) and the prompts of QwQ's evaluation. The program is the
+text between the last two fences of the answer. Three forms of rows are read:
 
     the data set's own   {"question_id", "question_content", "starter_code", "public_test_cases", "private_test_cases", "metadata", "contest_date"}
     QwQ's prompts        {"prompt", "question_id", "tests": {"fname", "md5"}}, with the tests in livecodebench_v5_tests/FNAME
     SandboxFusion's      {"id", "content", "test"}
 
-Packed tests are read by `verify.code.livecodebench`, which never unpickles. Rows whose tests are not at hand are left out, with a note.
+Packed tests are read by `verify.code.livecodebench`, which never unpickles. Rows whose tests are
+not at hand are left out, with a note.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from qwq.types import Message, Problem, Response, Verdict
 FIRST, LAST = "2024-08-03", "2025-01-04"
 TESTS_FOLDER = "livecodebench_v5_tests"
 TIMEOUT_S, MEMORY_MB = 30.0, 2048
-# The wording of QwQ's evaluation (QwenLM/QwQ, eval/data/process_data.py, Apache-2.0), which follows LiveCodeBench's.
+# The wording of QwQ's evaluation (QwenLM/QwQ, eval/data/process_data.py, Apache-2.0), which follows
+# LiveCodeBench's.
 OPENING = (
     "You will be given a question (problem specification) and will generate a correct Python program that matches the "
     "specification and passes all tests.\n\nQuestion: {question}\n\n"
@@ -45,7 +47,10 @@ WITH_STDIN = (
 
 
 def last_block(text: str) -> str | None:
-    """What stands between the last two lines with a fence, as LiveCodeBench reads it; None without two."""
+    """What stands between the last two lines with a fence, as LiveCodeBench reads it;
+
+    None without two.
+    """
     lines = text.split("\n")
     fences = [i for i, line in enumerate(lines) if "```" in line]
     return "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) > 1 else None
@@ -123,7 +128,10 @@ def question_prompt(question: str, starter: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def tests_of_file(path: str, md5: str) -> dict[str, Any]:
-    """Tests as QwQ's evaluation stores them, `{"input_output": JSON text}`. DataError where the checksum differs."""
+    """Tests as QwQ's evaluation stores them, `{"input_output":
+
+    JSON text}`. DataError where the checksum differs.
+    """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         data = json.loads(content["input_output"])

@@ -1,6 +1,7 @@
 r"""Maths sets: GSM8K, MATH, AIME 2024 and 2025, and rows of one's own in MATH's format.
 
-One user turn that ends in the sentence about `\boxed{}`; `verify.math` judges the final answer, in words too if there is no box.
+One user turn that ends in the sentence about `\boxed{}`; `verify.math` judges the final answer, in
+words too if there is no box.
 
     gsm8k           {"question", "answer": "... #### 42"}                                       Cobbe et al. 2021, arXiv 2110.14168
     math-rows       {"problem" or "question", "answer": "42" or "... #### 42"} or {..., "solution": "... \boxed{42}"}
@@ -64,7 +65,9 @@ class Gsm8k(Maths):
         return question, gold
 
     def steps(self, row: Mapping[str, Any], where: str) -> str:
-        """The worked solution of a row, without the result and what its authors gave to a calculator."""
+        """The worked solution of a row, without the result and what its authors gave to a
+        calculator.
+        """
         return _CALCULATOR.sub("", text_of(row, "answer", where)).rpartition("####")[0].strip()
 
 

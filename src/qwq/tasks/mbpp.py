@@ -1,7 +1,8 @@
-"""MBPP: a function is asked for and its tests are shown; they decide, in the sandbox (Austin et al. 2021, arXiv 2108.07732).
+"""MBPP: a function is asked for and its tests are shown; they decide, in the sandbox (Austin et al.
+2021, arXiv 2108.07732).
 
-One file, divided by task id as in its paper (section 2.1): 1-10 few-shot prompts (unused here), 11-510 test, 511-600 validation,
-601-974 train.
+One file, divided by task id as in its paper (section 2.1): 1-10 few-shot prompts (unused here),
+11-510 test, 511-600 validation, 601-974 train.
 
     {"task_id", "text" or "prompt", "test_list", "test_setup_code" or "test_imports"}
 """
@@ -18,7 +19,8 @@ from qwq.tasks.questions import CODE_INSTRUCTION, TESTS_HINT, canonical, need, t
 from qwq.types import Message, Problem
 
 MBPP_IDS = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
-# Tasks of MBPP's training split that repeat a test task word for word (217, 248 and 216); training leaves them out.
+# Tasks of MBPP's training split that repeat a test task word for word (217, 248 and 216); training
+# leaves them out.
 MBPP_REPEATED = frozenset({602, 704, 872})
 
 

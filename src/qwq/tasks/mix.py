@@ -1,7 +1,7 @@
 """Which problem comes next: weighted mixes of tasks and of sources, addressable by number.
 
-Problem number i of a mix is a function of (seed, stage, i): a run that resumes from a checkpoint meets
-the very problems the undisturbed run would have met.
+Problem number i of a mix is a function of (seed, stage, i): a run that resumes from a checkpoint
+meets the very problems the undisturbed run would have met.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from qwq.types import Message, Problem
 
 
 def allot(num: int, available: Sequence[int]) -> list[int]:
-    """How many of `num` problems each of several sets gives: even shares, and what a small set lacks comes from the others."""
+    """How many of `num` problems each of several sets gives: even shares, and what a small set
+    lacks comes from the others.
+    """
     given, left = [0] * len(available), num
     for done, i in enumerate(sorted(range(len(available)), key=lambda i: available[i])):
         given[i] = min(available[i], left // (len(available) - done))
@@ -28,10 +30,12 @@ def allot(num: int, available: Sequence[int]) -> list[int]:
 
 @dataclass(slots=True)
 class ProblemMix:
-    """Draws problems of one split. `weights` are those of tasks by name; `pools` are sets: name -> (weight, problems).
+    """Draws problems of one split. `weights` are those of tasks by name; `pools` are sets: name ->
+    (weight, problems).
 
-    A task with a stream gives each problem once; any other set is reshuffled every pass. `shares` are the relative weights of
-    tasks and pools together, in that order; the stage contract may change them.
+    A task with a stream gives each problem once; any other set is reshuffled every pass. `shares`
+    are the relative weights of tasks and pools together, in that order; the stage contract may
+    change them.
     """
 
     seed: int

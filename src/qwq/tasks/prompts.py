@@ -1,4 +1,7 @@
-"""Open prompts as TRL and verl keep them, judged by reward functions alone: `{"prompt", ...}` with any further columns."""
+"""Open prompts as TRL and verl keep them, judged by reward functions alone:
+
+`{"prompt", ...}` with any further columns.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from qwq.types import CUSTOM, Message, Problem
 
 
 class Prompts(FileTask):
-    """A prompt is a text or a list of messages; a conversation (`messages` without `prompt`) is its turns up to the user's last one."""
+    """A prompt is a text or a list of messages; a conversation (`messages` without `prompt`) is its
+    turns up to the user's last one.
+    """
 
     name = "prompts"
     domain = CUSTOM

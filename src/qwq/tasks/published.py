@@ -1,7 +1,8 @@
-"""Where the sets that recipes name are published, so that a missing file's error says how to get it.
+"""Where the sets that recipes name are published, so that a missing file's error says how to get
+it.
 
-Names are those of the recipes: a folder for each set, and the file in it. MATH's training problems are those of the split of
-Lightman et al. 2023 (arXiv 2305.20050), which leaves MATH-500 out.
+Names are those of the recipes: a folder for each set, and the file in it. MATH's training problems
+are those of the split of Lightman et al. 2023 (arXiv 2305.20050), which leaves MATH-500 out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ PLACES = {
 
 
 def how_to_get(path: str) -> str | None:
-    """The command that puts a set's file at `path`; None for a file that bears no published name."""
+    """The command that puts a set's file at `path`;
+
+    None for a file that bears no published name.
+    """
     url = PLACES.get("/".join(Path(path).parts[-2:]))
     if url is None:
         return None

@@ -1,7 +1,8 @@
-r"""What a set's question is, apart from the instructions that a task adds to it, and how it is recognised in another wording.
+r"""What a set's question is, apart from the instructions that a task adds to it, and how it is
+recognised in another wording.
 
-Canonical form: a hash of the question's words and numbers, so that a problem is recognised with other spacing,
-case and punctuation, and in another file.
+Canonical form: a hash of the question's words and numbers, so that a problem is recognised with
+other spacing, case and punctuation, and in another file.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ _KINDS = {"str": "text", "list": "a list", "dict": "an object", "int": "a number
 
 
 def need(row: Mapping[str, Any], key: str, where: str, kind: type | tuple[type, ...] = str) -> Any:
-    """A field of a row; texts without blanks around them. DataError with row and field if it is missing, blank or of another type."""
+    """A field of a row; texts without blanks around them.
+
+    DataError with row and field if it is missing, blank or of another type.
+    """
     kinds = kind if isinstance(kind, tuple) else (kind,)
     value = row.get(key)
     blank = isinstance(value, str) and not value.strip()
@@ -43,14 +47,18 @@ def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Lower case, single spaces, no punctuation but what changes a sum: + - * / = < > ^ % ( ) and decimal points."""
+    """Lower case, single spaces, no punctuation but what changes a sum: + - * / = < > ^ % ( ) and
+    decimal points.
+    """
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text.lower())
     text = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w\s.+\-*/=<>^%()]|_", " ", text)
     return " ".join(re.sub(r"([+\-*/=<>^%()])", r" \1 ", text).split())
 
 
 def canonical(domain: str, question: str) -> str:
-    """Names a problem by its question: equal for two texts that differ only in spacing, case and punctuation."""
+    """Names a problem by its question: equal for two texts that differ only in spacing, case and
+    punctuation.
+    """
     words = hashlib.blake2b(normalise(question).encode(), digest_size=12).hexdigest()
     return f"{domain}/text/{words}"
 
@@ -62,7 +70,9 @@ def question_of(problem: Problem) -> str:
 
 
 def contaminated(texts: Iterable[str], problems: Sequence[Problem]) -> list[Problem]:
-    """Those of `problems` whose question is part of one of `texts`, up to spacing, case and punctuation."""
+    """Those of `problems` whose question is part of one of `texts`, up to spacing, case and
+    punctuation.
+    """
     # A question is looked up by its first words, then compared whole.
     by_length: dict[int, dict[tuple[str, ...], list[tuple[list[str], Problem]]]] = {}
     for problem in problems:

@@ -1,4 +1,5 @@
-"""Tasks by name: those of this package, a user's registered ones, entry points of the group `qwq.tasks`, and `file.py:Name`.
+"""Tasks by name: those of this package, a user's registered ones, entry points of the group
+`qwq.tasks`, and `file.py:Name`.
 
 NAME:PART is a part of a task, such as bfcl:simple_python, livebench:math or arithmetic:3.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from qwq.common.imports import import_object, is_reference
 from qwq.errors import ConfigError, nearest
@@ -43,7 +44,11 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Task:
-    """The task of this name. ConfigError with the nearest name, for a part that it does not have, and for a file that holds no task."""
+    """The task of this name.
+
+    ConfigError with the nearest name, for a part that it does not have, and for a file that holds
+    no task.
+    """
     if name in TASKS:
         return TASKS[name]
     kind, colon, part = name.partition(":")
@@ -69,7 +74,7 @@ def get(name: str) -> Task:
     raise ConfigError(f"no task {name!r}: {nearest(kind, names())}, or name a class as file.py:Name")
 
 
-def _entries() -> list[object]:
+def _entries() -> list[EntryPoint]:
     return list(entry_points(group="qwq.tasks"))
 
 

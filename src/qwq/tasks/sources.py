@@ -1,4 +1,6 @@
-"""A recipe's or distillation's source of problems: a task, with the files, split and limits that the source names."""
+"""A recipe's or distillation's source of problems: a task, with the files, split and limits that
+the source names.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,13 @@ def task_of(source: Source) -> Task:
 
 
 def load_source(source: Source, use: FileUse | None = None) -> list[Problem]:
-    """The problems of one split of a source in the file's order, the first `source.limit` of them; `use` is told what became of each row.
+    """The problems of one split of a source in the file's order, the first `source.limit` of them;
+    `use` is told what became of each row.
 
-    Rows of MATH whose answer is null or blank cannot be judged; they are left out and counted in a warning. So are problems that share
-    words with the benchmarks in `source.decontaminate`. Raises DataError for a file that is missing, empty or of another split, and for a bad row
-    (file and line).
+    Rows of MATH whose answer is null or blank cannot be judged; they are left out and counted in a
+    warning. So are problems that share words with the benchmarks in `source.decontaminate`. Raises
+    DataError for a file that is missing, empty or of another split, and for a bad row (file and
+    line).
     """
     task = task_of(source)
     use = FileUse(source.path, noun="problems") if use is None else use

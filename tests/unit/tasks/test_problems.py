@@ -239,8 +239,8 @@ def test_each_flaw_alone_breaks_the_hidden_rule(flaw: str) -> None:
     verdicts = []
     for i in range(100):
         problem = one.problem(0, "train", i)
-        assert grade(problem, Response(one.answer(problem, random.Random(i)))).outcome is Outcome.CORRECT
-        verdicts.append(grade(problem, Response(one.answer(problem, random.Random(i), frozenset({flaw})))).outcome)
+        assert grade(problem, Response(one.compose(problem, random.Random(i)))).outcome is Outcome.CORRECT
+        verdicts.append(grade(problem, Response(one.compose(problem, random.Random(i), frozenset({flaw})))).outcome)
     assert set(verdicts) == {Outcome.WRONG}
 
 

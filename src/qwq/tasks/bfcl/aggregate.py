@@ -1,12 +1,15 @@
-"""BFCL's overall accuracy from its leaderboard's CSV files, by the rules of version 3 and of version 4.
+"""BFCL's overall accuracy from its leaderboard's CSV files, by the rules of version 3 and of
+version 4.
 
-Version 3: the mean of non-live, live and multi-turn. Non-live is the mean of its four AST categories and irrelevance (of nine
-where a file has the four categories of executed calls); live is weighted by its numbers of problems; multi-turn is the mean
-of its four. Version 4 (a file with `Web Search Acc`): 10% non-live, 10% live without irrelevance, 10% irrelevance, 30%
-multi-turn, 40% agentic (the mean of web search and memory).
-Source: gorilla's bfcl-eval and its leaderboard files. Percentages in, percentages out.
+Version 3: the mean of non-live, live and multi-turn. Non-live is the mean of its four AST
+categories and irrelevance (of nine where a file has the four categories of executed calls); live is
+weighted by its numbers of problems; multi-turn is the mean of its four. Version 4 (a file with `Web
+Search Acc`): 10% non-live, 10% live without irrelevance, 10% irrelevance, 30% multi-turn, 40%
+agentic (the mean of web search and memory). Source: gorilla's bfcl-eval and its leaderboard files.
+Percentages in, percentages out.
 
-A model that lacks a figure (the leaderboard writes `N/A`) gets a row that names it, and no accuracy of ours.
+A model that lacks a figure (the leaderboard writes `N/A`) gets a row that names it, and no accuracy
+of ours.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ class _Table:
             raise DataError(f"{path}: no column Model: give the leaderboard's own files")
 
     def percents(self, model: str, columns: Iterable[str], missing: list[str]) -> dict[str, float]:
-        """The model's figures by column; what is no percentage is added to `missing` in words, and 0 in its place."""
+        """The model's figures by column; what is no percentage is added to `missing` in words, and
+        0 in its place.
+        """
         row = self.rows.get(model)
         if row is None:
             missing.append(f"{self.path.name} has no row")
@@ -118,7 +123,9 @@ def overall_v3(non_live: Mapping[str, Any], live: Mapping[str, Any], multi_turn:
 
 
 def non_live_v3(parts: Mapping[str, Any]) -> Any:
-    """The mean of simple (itself the mean of its languages), the other AST categories, irrelevance, and executed ones if there are."""
+    """The mean of simple (itself the mean of its languages), the other AST categories, irrelevance,
+    and executed ones if there are.
+    """
     simple = _mean([parts[c] for c in LANGUAGES if c in parts] or [parts["Simple AST"]])
     return _mean([simple, *(parts[c] for c in (*AST[1:], "Irrelevance Detection", *EXECUTED) if c in parts)])
 

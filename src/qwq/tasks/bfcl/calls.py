@@ -1,7 +1,9 @@
-"""Function calls written as text, read into BFCL's shape `[{"name": {"parameter": value}}]`; and tools for models that call natively.
+"""Function calls written as text, read into BFCL's shape `[{"name": {"parameter": value}}]`; and
+tools for models that call natively.
 
-In BFCL's prompt mode a model writes `[f(a=1), g(b="x")]`. Python's values are read as literals, never run; Java's and
-JavaScript's stay the text they are, which the checker reads by the declared type. Facts of the format: gorilla's bfcl-eval (Apache-2.0).
+In BFCL's prompt mode a model writes `[f(a=1), g(b="x")]`. Python's values are read as literals,
+never run; Java's and JavaScript's stay the text they are, which the checker reads by the declared
+type. Facts of the format: gorilla's bfcl-eval (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from qwq.verify.tools.bfcl import split_top
 
 Calls = list[dict[str, dict[str, Any]]]
 
-# BFCL's own wording (bfcl_eval/constants/default_prompts.py, Apache-2.0): it is part of what is measured.
+# BFCL's own wording (bfcl_eval/constants/default_prompts.py, Apache-2.0): it is part of what is
+# measured.
 SYSTEM_PROMPT = """You are an expert in composing functions. You are given a question and a set of possible functions. Based on the question, you will need to make one or more function/tool calls to achieve the purpose.
 If none of the functions can be used, point it out. If the given question lacks the parameters required by the function, also point it out.
 You should only return the function calls in your response.
@@ -49,7 +52,9 @@ class NotCalls(ValueError):
 
 
 def described(functions: Sequence[Mapping[str, Any]], language: str) -> list[dict[str, Any]]:
-    """The functions as a model is shown them: the language named, Java's and JavaScript's arguments asked for as text."""
+    """The functions as a model is shown them: the language named, Java's and JavaScript's arguments
+    asked for as text.
+    """
     out = copy.deepcopy([dict(f) for f in functions])
     for function in out:
         function["description"] = str(function.get("description", "")) + SYNTAX[language]
@@ -74,7 +79,10 @@ def system_prompt(functions: Sequence[Mapping[str, Any]], language: str) -> str:
 
 
 def tools(functions: Sequence[Mapping[str, Any]], language: str) -> list[dict[str, Any]]:
-    """The functions as OpenAI's API takes them; APIs forbid dots in names, so an underscore stands for one."""
+    """The functions as OpenAI's API takes them;
+
+    APIs forbid dots in names, so an underscore stands for one.
+    """
     return [
         {
             "type": "function",
@@ -175,7 +183,9 @@ def _arithmetic(node: ast.expr) -> Any:
 
 
 def _foreign_calls(text: str) -> Calls:
-    """`f(a=..., b=...)` in Java's or JavaScript's spelling: values stay text, quoted strings without their quotes."""
+    """`f(a=..., b=...)` in Java's or JavaScript's spelling: values stay text, quoted strings
+    without their quotes.
+    """
     calls: Calls = []
     for part in _parts(text):
         match = re.fullmatch(r"([\w.$]+)\s*\((.*)\)", part.strip(), re.DOTALL)

@@ -1,9 +1,11 @@
-"""BFCL's multi-turn categories: a user with several wishes, functions whose back ends are simulated, calls until a wish is met.
+"""BFCL's multi-turn categories: a user with several wishes, functions whose back ends are
+simulated, calls until a wish is met.
 
-A turn of the user lasts until the model answers without a call that can be read; after 20 steps in one turn the conversation is
-over, and so wrong. Functions are those of the involved classes without the excluded ones; in miss_func some come only in a later turn, which
-says so. Facts of the protocol:
-gorilla's bfcl-eval (Apache-2.0); the back ends and the verdict are those of `verify.tools.bfcl_multi_turn`.
+A turn of the user lasts until the model answers without a call that can be read; after 20 steps in
+one turn the conversation is over, and so wrong. Functions are those of the involved classes without
+the excluded ones; in miss_func some come only in a later turn, which says so. Facts of the
+protocol: gorilla's bfcl-eval (Apache-2.0); the back ends and the verdict are those of
+`verify.tools.bfcl_multi_turn`.
 """
 
 from __future__ import annotations
@@ -75,7 +77,10 @@ def _documents(folder: Path, name: str, where: str) -> list[dict[str, Any]]:
 
 
 class Conversation(Environment):
-    """The user, and the back ends that answer the model's calls. Without native tools calls are read from the text."""
+    """The user, and the back ends that answer the model's calls.
+
+    Without native tools calls are read from the text.
+    """
 
     instant = True
     max_calls = 10_000  # steps of a turn are limited instead
@@ -140,7 +145,9 @@ def calls_of(turn: ParsedResponse, native: bool) -> list[dict[str, dict[str, Any
 
 
 def judge(problem: Problem, turns: Sequence[ParsedResponse]) -> Verdict:
-    """The verdict on a conversation: the calls of each turn of the user, which end with a turn of the model without calls."""
+    """The verdict on a conversation: the calls of each turn of the user, which end with a turn of
+    the model without calls.
+    """
     truth = problem.truth
     calls: list[list[Any]] = [[]]
     for turn in turns[:-1]:

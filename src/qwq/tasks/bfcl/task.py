@@ -1,9 +1,11 @@
-"""BFCL: function calls against possible answers (Patil et al., Berkeley Function Calling Leaderboard, versions 3 and 4).
+"""BFCL: function calls against possible answers (Patil et al., Berkeley Function Calling
+Leaderboard, versions 3 and 4).
 
-Categories come from the files' names, BFCL_v4_CATEGORY.json; the answers from possible_answer/ beside them. Models whose chat template
-has tools are asked with tools, others by BFCL's own system prompt. The headline is version 3's overall if all three of its
-parts are there: the mean of non-live, live and multi-turn (`multi_turn.py`); otherwise the mean of the parts that are. Web search
-and memory, which version 4 adds, are not run, and `not_run` names them.
+Categories come from the files' names, BFCL_v4_CATEGORY.json; the answers from possible_answer/
+beside them. Models whose chat template has tools are asked with tools, others by BFCL's own system
+prompt. The headline is version 3's overall if all three of its parts are there: the mean of
+non-live, live and multi-turn (`multi_turn.py`); otherwise the mean of the parts that are. Web
+search and memory, which version 4 adds, are not run, and `not_run` names them.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ COLUMNS = {
     "multi_turn_long_context": ("multi_turn", "Long Context"),
 }
 AGENTIC = ("web_search", "memory")
-# What version 3's overall cannot do without; Java's and JavaScript's simple categories are part of a mean.
+# What version 3's overall cannot do without; Java's and JavaScript's simple categories are part of
+# a mean.
 WHOLE = tuple(c for c in COLUMNS if c not in ("simple", "java", "javascript", "simple_java", "simple_javascript"))
 NO_ANSWER_FILE = ("irrelevance", "live_irrelevance", "live_relevance")
 # In version 3 `simple` is Python and `java` and `javascript` stand beside it.
@@ -66,7 +69,9 @@ def language_of(category: str) -> str:
 
 
 class Bfcl(FileTask):
-    """`native_tools`: functions are offered as the chat template or server offers tools, else by BFCL's system prompt."""
+    """`native_tools`: functions are offered as the chat template or server offers tools, else by
+    BFCL's system prompt.
+    """
 
     name = "bfcl"
     domain = "tools"
@@ -195,7 +200,9 @@ class Bfcl(FileTask):
 
 
 def part_means(means: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 3's parts from the categories' figures; a part with only some of its categories is their mean by the same rule."""
+    """Version 3's parts from the categories' figures; a part with only some of its categories is
+    their mean by the same rule.
+    """
     columns: dict[str, dict[str, Any]] = {}
     for category, value in means.items():
         part, column = COLUMNS[category]
@@ -212,7 +219,9 @@ def part_means(means: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _simple_as_python(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 3's file `simple` holds Python's problems; the languages' mean is the leaderboard's simple column."""
+    """Version 3's file `simple` holds Python's problems; the languages' mean is the leaderboard's
+    simple column.
+    """
     return {("Python Simple AST" if k == "Simple AST" else k): v for k, v in found.items()}
 
 

@@ -1,9 +1,10 @@
 r"""LiveBench's scorers: one function a task, answer and question in, a score from 0 to 1 out.
 
-Facts of the rules: LiveBench/LiveBench, livebench/process_results (Apache-2.0; White et al. 2024, arXiv 2406.19314), for the tasks of the
-release of 2024-11-25. Departures:
-1. AMPS_Hard compares by `verify.math` instead of sympy's LaTeX grammar and a language model as the last judge.
-2. tablereformat reads tables itself instead of through pandas: cells that read as numbers are compared as numbers, others as text.
+Facts of the rules: LiveBench/LiveBench, livebench/process_results (Apache-2.0; White et al. 2024,
+arXiv 2406.19314), for the tasks of the release of 2024-11-25. Departures: 1. AMPS_Hard compares by
+`verify.math` instead of sympy's LaTeX grammar and a language model as the last judge. 2.
+tablereformat reads tables itself instead of through pandas: cells that read as numbers are compared
+as numbers, others as text.
 """
 
 from __future__ import annotations
@@ -136,7 +137,9 @@ def spatial(answer: str, row: Mapping[str, Any]) -> float:
 
 
 def web_of_lies(answer: str, row: Mapping[str, Any]) -> float:
-    """Three of yes, no and unknown: in the tag, else the last three bold ones, else in a box, else the last plain three."""
+    """Three of yes, no and unknown: in the tag, else the last three bold ones, else in a box, else
+    the last plain three.
+    """
     gold = str(row["ground_truth"]).lower()
     said = solutions(answer)[-1:]
     if not said:
@@ -155,7 +158,9 @@ def web_of_lies(answer: str, row: Mapping[str, Any]) -> float:
 
 
 def zebra_puzzle(answer: str, row: Mapping[str, Any]) -> float:
-    """The mean of "all right" and the share of right ones; before 2024-11-25 one word in ***bold***, or the last."""
+    """The mean of "all right" and the share of right ones; before 2024-11-25 one word in
+    ***bold***, or the last.
+    """
     gold = [g.strip().lower().replace("-", " ") for g in str(row["ground_truth"]).split(",")]
     if str(row.get("livebench_release_date", "9"))[:10] < "2024-11-25":
         words = re.findall(r"\*\*\*(\w+)\*\*\*", answer) or re.findall(r"\b\w+\b", answer) or [""]
@@ -176,7 +181,9 @@ def zebra_puzzle(answer: str, row: Mapping[str, Any]) -> float:
 
 
 def connections(answer: str, row: Mapping[str, Any]) -> float:
-    """The share of groups of four that are right; before 2024-11-25 in bold, the best bold list counts."""
+    """The share of groups of four that are right; before 2024-11-25 in bold, the best bold list
+    counts.
+    """
     gold = _fours(str(row["ground_truth"]).split(","))
     joined = answer.replace("\n", "")
     if str(row.get("livebench_release_date", "9"))[:10] < "2024-11-25":

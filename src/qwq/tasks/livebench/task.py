@@ -1,10 +1,12 @@
-"""LiveBench (White et al. 2024, arXiv 2406.19314): the mean of its tasks by category, then of its categories.
+"""LiveBench (White et al. 2024, arXiv 2406.19314): the mean of its tasks by category, then of its
+categories.
 
-Covered are all 18 tasks of the release of 2024-11-25, which the announcement of March 2025 used: maths (AMPS_Hard, math_comp,
-olympiad), reasoning (web_of_lies_v2, zebra_puzzle, spatial), coding (LCB_generation, coding_completion), language (typos,
-connections, plot_unscrambling), data analysis (cta, tablejoin, tablereformat) and instruction following (summarize, paraphrase,
-simplify, story_generation). Questions of other tasks are left out, and counted in a note. From the hub the questions of that release
-are taken, from a folder all that are there.
+Covered are all 18 tasks of the release of 2024-11-25, which the announcement of March 2025 used:
+maths (AMPS_Hard, math_comp, olympiad), reasoning (web_of_lies_v2, zebra_puzzle, spatial), coding
+(LCB_generation, coding_completion), language (typos, connections, plot_unscrambling), data analysis
+(cta, tablejoin, tablereformat) and instruction following (summarize, paraphrase, simplify,
+story_generation). Questions of other tasks are left out, and counted in a note. From the hub the
+questions of that release are taken, from a folder all that are there.
 
     {"question_id", "category", "task", "turns", "ground_truth"}; coding has LiveCodeBench's tests, instruction following
     "instruction_id_list" and "kwargs"

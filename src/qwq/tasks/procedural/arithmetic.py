@@ -1,8 +1,10 @@
-"""Plain sums at a level, for models that can already read: the quickest real task that a small checkpoint half knows.
+"""Plain sums at a level, for models that can already read: the quickest real task that a small
+checkpoint half knows.
 
-Level 1: a + b and a - b up to 20. Level 2: up to 99. Level 3: up to 999. Level 4: a + b - c up to 99. Level 5: a x b, two digits by one.
-Level 6: two digits by two. All problems of a level are counted once and belong to train, validation or test by a hash of the
-sum itself (`base.split_of`); their order is fixed.
+Level 1: a + b and a - b up to 20. Level 2: up to 99. Level 3: up to 999. Level 4: a + b - c up to
+99. Level 5: a x b, two digits by one. Level 6: two digits by two. All problems of a level are
+counted once and belong to train, validation or test by a hash of the sum itself (`base.split_of`);
+their order is fixed.
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ class Arithmetic(Task):
 
 
 def problems(level: int, split: str, limit: int | None = None) -> list[Problem]:
-    """The problems of a level that belong to `split`, in their fixed order. ConfigError for a level there is not."""
+    """The problems of a level that belong to `split`, in their fixed order.
+
+    ConfigError for a level there is not.
+    """
     if level not in LEVELS:
         raise ConfigError(f"arithmetic level {level}: levels are {LEVELS[0]} to {LEVELS[-1]}")
     rng, seen, out = random.Random(digest(f"arithmetic/{level}")), set(), []

@@ -40,7 +40,9 @@ def split_of(canonical: str) -> str:
 
 
 class Family(Task, ABC):
-    """Endless problems of one domain, each with a demonstration of how to solve it; the domain's verifier judges them."""
+    """Endless problems of one domain, each with a demonstration of how to solve it; the domain's
+    verifier judges them.
+    """
 
     endless = True
     # As a run's own evaluations: these problems are made for small models.
@@ -60,7 +62,10 @@ class Family(Task, ABC):
         """
 
     def belongs(self, problem: Problem, split: str) -> bool:
-        """Whether a drawn problem may be in `split`. Families whose problems have parts look at those too."""
+        """Whether a drawn problem may be in `split`.
+
+        Families whose problems have parts look at those too.
+        """
         return split_of(problem.canonical) == split
 
     def problem(self, seed: int, split: str, index: int) -> Problem:
@@ -83,9 +88,10 @@ class Family(Task, ABC):
     def fixed(self, split: str, num: int) -> list[Problem]:
         """The first `num` problems of the fixed, duplicate-free validation or test set.
 
-        They do not depend on a run's seed. Raises ConfigError when the family has fewer distinct ones.
+        They do not depend on a run's seed. Raises ConfigError when the family has fewer distinct
+        ones.
         """
-        seen: set[tuple[str, str]] = set()
+        seen: set[str] = set()
         out: list[Problem] = []
         for index in range(60 * num + 1000):
             drawn = self.problem(-1, split, index)
@@ -106,5 +112,7 @@ class Family(Task, ABC):
 
 
 def answer_turn(thinking: str, answer: str) -> Message:
-    """An assistant turn as the tiny template continues it: the template itself has opened `<think>`."""
+    """An assistant turn as the tiny template continues it: the template itself has opened
+    `<think>`.
+    """
     return Message("assistant", with_thinking(thinking, answer))

@@ -51,7 +51,9 @@ class Calculator(Family):
         return Problem(f"{canonical}#{text}", "tools", (Message("user", text),), truth, canonical, (CALCULATOR,), level)
 
     def drill(self, rng: random.Random) -> list[tuple[str, str]]:
-        """A sum in words, and the expression to hand over: copying long numbers is what a small model learns last."""
+        """A sum in words, and the expression to hand over: copying long numbers is what a small
+        model learns last.
+        """
         page: list[tuple[str, str]] = []
         while len(page) < 10:
             a, b, op = rng.randint(112, 989), rng.randint(12, 98), rng.choice("+-*")

@@ -1,9 +1,9 @@
 """Small Python functions from a one-line specification, graded by hidden tests.
 
-A specification is a composition of two to four operations. Canonical form: the sequence of operations
-without their numbers, so that a test problem is a composition never met in training, not a renamed or
-renumbered function. Nor does a test composition stand inside a longer training one: every run of two or
-more steps of a training problem belongs to the training split itself.
+A specification is a composition of two to four operations. Canonical form: the sequence of
+operations without their numbers, so that a test problem is a composition never met in training, not
+a renamed or renumbered function. Nor does a test composition stand inside a longer training one:
+every run of two or more steps of a training problem belongs to the training split itself.
 """
 
 from __future__ import annotations
@@ -20,13 +20,19 @@ NUM_TESTS = 6
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operation: its words and its expression, over `x` and (where `ks` is given) a small number `k`."""
+    """One operation: its words and its expression, over `x` and (where `ks` is given) a small
+    number `k`.
+    """
 
     takes: str
     gives: str
     words: str
     code: str
     ks: tuple[int, int] | None = None
+
+    def draw(self, rng: random.Random) -> int:
+        """A number `k` for it, 0 if it takes none."""
+        return rng.randint(*self.ks) if self.ks else 0
 
 
 OPS: dict[str, Op] = {
@@ -102,7 +108,7 @@ class CodeFunctions(Family):
             if steps and steps[-1][0] == name:
                 continue
             op = OPS[name]
-            steps.append((name, rng.randint(*op.ks) if op.ks else 0))
+            steps.append((name, op.draw(rng)))
             kind = op.gives
         text = f"Write f(x) for {NOUN[start]}: " + ", then ".join(OPS[n].words.format(k=k) for n, k in steps) + "."
         canonical = f"code/{start}/" + ">".join(name for name, _ in steps)
@@ -128,7 +134,7 @@ class CodeFunctions(Family):
         """Single operations: their words, and their line of code."""
         page = []
         for name in rng.sample(list(OPS), 6):
-            k = rng.randint(*OPS[name].ks) if OPS[name].ks else 0
+            k = OPS[name].draw(rng)
             page.append((f"    # {OPS[name].words.format(k=k)}\n", f"    x = {OPS[name].code.format(k=k)}"))
         return page
 
@@ -136,7 +142,8 @@ class CodeFunctions(Family):
         steps: list[tuple[str, int]] = list(problem.truth["steps"])
         if noisy:
             self._slip(steps, rng)
-        # Each line says what it does before it does it, which is also how the composition is kept in order.
+        # Each line says what it does before it does it, which is also how the composition is kept
+        # in order.
         body = [f"    # {OPS[name].words.format(k=k)}\n    x = {OPS[name].code.format(k=k)}" for name, k in steps]
         plan = f"{len(steps)} steps"
         code = "\n".join(["def f(x):", *body, "    return x"])
@@ -144,7 +151,9 @@ class CodeFunctions(Family):
 
     @staticmethod
     def _slip(steps: list[tuple[str, int]], rng: random.Random) -> None:
-        """Change one step in place: another operation, another number, a step forgotten or two swapped."""
+        """Change one step in place: another operation, another number, a step forgotten or two
+        swapped.
+        """
         i = rng.randrange(len(steps))
         name, k = steps[i]
         kind = rng.choice(("operation", "number", "forget", "swap"))
@@ -156,4 +165,4 @@ class CodeFunctions(Family):
             steps[i - 1], steps[i] = steps[i], steps[i - 1]
         else:
             other = rng.choice([n for n in BY_TYPE[OPS[name].takes] if n != name])
-            steps[i] = (other, rng.randint(*OPS[other].ks) if OPS[other].ks else 0)
+            steps[i] = (other, OPS[other].draw(rng))

@@ -1,7 +1,7 @@
 """Instruction following: name some things and keep to rules of format, length and wording.
 
-The rules stand in the prompt and are checked by rules (`verify.instructions`); there is no single right
-answer. Canonical form: category, number, and every rule with its parameters.
+The rules stand in the prompt and are checked by rules (`verify.instructions`); there is no single
+right answer. Canonical form: category, number, and every rule with its parameters.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Instructions(Family):
         closer = rng.choice(CLOSERS) if rng.random() < 0.5 else None
         avoid = rng.choice(CATEGORIES[category]) if rng.random() < 0.5 else None
         text = f"Name {num} {category} in {case}, with {separator} between them."
-        # The fixed words keep their own spelling, so the rules on case hold for the things named alone.
+        # The fixed words keep their own spelling, so the rules on case hold for the things named
+        # alone.
         rules: list[dict[str, Any]] = [
             {
                 "id": "items",
@@ -71,7 +72,8 @@ class Instructions(Family):
         words = [w for w in CATEGORIES[t["category"]] if w != t["avoid"]]
         if noisy:
             words = self._slip(t, words, rng)
-        # In alphabetical order, as a careful writer would: the next word differs from all before it.
+        # In alphabetical order, as a careful writer would: the next word differs from all before
+        # it.
         chosen = sorted(rng.sample(words, t["num"]))
         listed = SEPARATORS[t["separator"]].join(CASES[t["case"]](w) for w in chosen)
         answer = " ".join(part for part in (t["opener"], listed, t["closer"]) if part)

@@ -55,7 +55,7 @@ class MathWords(Family):
             sentences.append(template.format(n=name, k=k))
         sentences.append(f"How many {thing} does {name} have now?")
         canonical = f"math/chain/{start}" + "".join(f"{op}{k}" for op, k in steps)
-        return self._problem(" ".join(sentences), start, steps, value, canonical, num_steps)
+        return self._worded(" ".join(sentences), start, steps, value, canonical, num_steps)
 
     def _together(self, rng: random.Random) -> Problem:
         """Two people compared, then added up."""
@@ -72,9 +72,9 @@ class MathWords(Family):
             f"{first_name} has {start} {thing}. {second_name} has {relation} {first_name}. "
             f"How many {thing} do they have together?"
         )
-        return self._problem(text, start, steps, start + second, f"math/together/{start}{op}{k}", 2)
+        return self._worded(text, start, steps, start + second, f"math/together/{start}{op}{k}", 2)
 
-    def _problem(
+    def _worded(
         self, text: str, start: int, steps: list[tuple[str, int]], gold: int, canonical: str, level: int
     ) -> Problem:
         truth = {"gold": str(gold), "start": start, "steps": steps}

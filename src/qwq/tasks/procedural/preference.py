@@ -1,8 +1,10 @@
-"""Preference: open questions whose answers people like or not by a rule that the prompt never states.
+"""Preference: open questions whose answers people like or not by a rule that the prompt never
+states.
 
-The hidden rule, the family's own ground truth: say what kind of thing it is and say it rightly, mention its
-color and its place, in at most two sentences, without hedging ("I think"). Pairs for the reward model
-are made here by breaking one part of the rule. Canonical form: color, thing and place.
+The hidden rule, the family's own ground truth: say what kind of thing it is and say it rightly,
+mention its color and its place, in at most two sentences, without hedging ("I think"). Pairs for
+the reward model are made here by breaking one part of the rule. Canonical form: color, thing and
+place.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Preference(Family):
         canonical = f"preference/{color}/{thing}/{place}"
         return Problem(canonical, "preference", (Message("user", text),), truth, canonical)
 
-    def answer(self, problem: Problem, rng: random.Random, flaws: frozenset[str] = frozenset()) -> str:
+    def compose(self, problem: Problem, rng: random.Random, flaws: frozenset[str] = frozenset()) -> str:
         """An answer with the given flaws: hedge, long, thing, kind, color, place."""
         t = problem.truth
         others = [w for category in KINDS for w in CATEGORIES[category] if w != t["thing"]]
@@ -62,19 +64,23 @@ class Preference(Family):
         return " ".join(sentences)
 
     def demonstrate(self, problem: Problem, rng: random.Random, *, noisy: bool = False) -> tuple[Message, ...]:
-        """People write all kinds of answers: style varies freely here, clean or not; facts are wrong only when noisy."""
+        """People write all kinds of answers: style varies freely here, clean or not; facts are
+        wrong only when noisy.
+        """
         flaws = {f for f in ("hedge", "long") if rng.random() < 0.4}
         if noisy:
             flaws.add(rng.choice(("kind", "color", "place")))
         t = problem.truth
-        return (answer_turn(f"{t['color']} {t['thing']}, {t['place']}", self.answer(problem, rng, frozenset(flaws))),)
+        return (answer_turn(f"{t['color']} {t['thing']}, {t['place']}", self.compose(problem, rng, frozenset(flaws))),)
 
     def pair(self, problem: Problem, rng: random.Random) -> tuple[Message, Message]:
-        """A chosen and a rejected answer to the same prompt; the rejected one has one to three flaws, or says nothing."""
+        """A chosen and a rejected answer to the same prompt; the rejected one has one to three
+        flaws, or says nothing.
+        """
         flaws = frozenset(rng.sample(("hedge", "long", "thing", "kind", "color", "place"), rng.choice((1, 1, 2, 3))))
         t = problem.truth
         thinking = f"{t['color']} {t['thing']}, {t['place']}"
-        chosen, rejected = self.answer(problem, rng), self.answer(problem, rng, flaws)
+        chosen, rejected = self.compose(problem, rng), self.compose(problem, rng, flaws)
         if rng.random() < 0.1:
             rejected = " ".join(rng.sample(FILLERS, rng.randint(1, 3)))
         return answer_turn(thinking, chosen), answer_turn(thinking, rejected)
