@@ -59,52 +59,69 @@ def gather(
     one. `decode` makes the text that records keep. Grading runs beside the sampling. InfraError if
     a verdict failed by infrastructure.
     """
-    records: dict[tuple[str, Key], Record] = {}
-    failures: list[str] = []
-
-    def judge(problem: Problem, answer: tuple[Item, Record, Response | None]) -> Mark:
-        item, record, response = answer
-        return item.task.mark(problem, response or response_of(record))
-
-    def keep(name: tuple[str, Key], mark: Any) -> None:
-        verdict = getattr(mark, "verdict", mark)
-        if verdict.outcome is Outcome.INFRA_ERROR:
-            again = "a score cannot be given, run the same command again"
-            again = again if store is None else "the reply is stored, the same command goes on"
-            raise InfraError(f"grading {name[1][0]}: {verdict.reason}; {again}")
-        _, record, _ = grader.submitted[name][1]
-        records[name] = graded(record, mark)
-        if store is not None:
-            store.add(records[name])
-
-    def take(episode: Episode) -> None:
-        item: Item = episode.job.key
-        record = record_of(episode, decode(episode.ids) if decode else "")
-        if episode.failure:
-            failures.append(episode.failure)
-            if store is not None:
-                store.add_failure(failed(record, episode.failure, item.name))
-            return
-        if store is not None:
-            store.reply(record)
-        grader.submit(_name(episode.job), episode.problem, (item, record, episode.response()))
-        grader.check()
-        if meter is not None:
-            meter.saw(episode.num_tokens, grader.num_correct)
-
-    grader = Grader(retries=GRADE_TRIES - 1, judge=judge, on_verdict=keep)
+    gathering = _Gathering(store, meter, decode)
     waiting = {} if store is None else dict(store.ungraded)
     done = {} if store is None else dict(store.records)
     try:
         for job in jobs:
             if key_of_job(job) in waiting:
-                grader.submit(_name(job), job.problem, (job.key, waiting[key_of_job(job)], None))
+                gathering.grade(job, waiting[key_of_job(job)])
         for episode in ask(j for j in jobs if key_of_job(j) not in done and key_of_job(j) not in waiting):
-            take(episode)
-        grader.results()
+            gathering.take(episode)
+        gathering.grader.results()
     finally:
-        grader.close()
-    return [records.get(_name(job)) or done.get(key_of_job(job)) for job in jobs], failures
+        gathering.grader.close()
+    records = gathering.records
+    return [records.get(_name(job)) or done.get(key_of_job(job)) for job in jobs], gathering.failures
+
+
+class _Gathering:
+    """The records of an evaluation that is under way."""
+
+    def __init__(
+        self,
+        store: SampleStore[Key] | None,
+        meter: Meter | None,
+        decode: Callable[[Sequence[int]], str] | None,
+    ) -> None:
+        self.store, self.meter, self.decode = store, meter, decode
+        self.records: dict[tuple[str, Key], Record] = {}
+        self.failures: list[str] = []
+        self.grader = Grader(retries=GRADE_TRIES - 1, judge=_judge, on_verdict=self._keep)
+
+    def take(self, episode: Episode) -> None:
+        """An episode has ended: keep its reply, and have it graded."""
+        record = record_of(episode, self.decode(episode.ids) if self.decode else "")
+        if episode.failure:
+            self.failures.append(episode.failure)
+            if self.store is not None:
+                self.store.add_failure(failed(record, episode.failure, episode.job.key.name))
+            return
+        if self.store is not None:
+            self.store.reply(record)
+        self.grade(episode.job, record, episode.response())
+        self.grader.check()
+        if self.meter is not None:
+            self.meter.saw(episode.num_tokens, self.grader.num_correct)
+
+    def grade(self, job: Job, record: Record, response: Response | None = None) -> None:
+        self.grader.submit(_name(job), job.problem, (job.key, record, response))
+
+    def _keep(self, name: tuple[str, Key], mark: Any) -> None:
+        verdict = getattr(mark, "verdict", mark)
+        if verdict.outcome is Outcome.INFRA_ERROR:
+            again = "a score cannot be given, run the same command again"
+            again = again if self.store is None else "the reply is stored, the same command goes on"
+            raise InfraError(f"grading {name[1][0]}: {verdict.reason}; {again}")
+        _, record, _ = self.grader.submitted[name][1]
+        self.records[name] = graded(record, mark)
+        if self.store is not None:
+            self.store.add(self.records[name])
+
+
+def _judge(problem: Problem, answer: tuple[Item, Record, Response | None]) -> Mark:
+    item, record, response = answer
+    return item.task.mark(problem, response or response_of(record))
 
 
 def _name(job: Job) -> tuple[str, Key]:
