@@ -459,3 +459,15 @@ def test_a_stream_whose_model_cannot_be_loaded_ends_with_the_error(
     with scripted.serving(switch.guarded()) as url:
         lines = streamed(url, "/v1/chat/completions")
         assert lines[0].startswith(":") and "cannot be loaded" in lines[-2] and lines[-1] == "data: [DONE]"
+
+
+def test_a_conversation_of_the_page_goes_to_the_model_that_it_names(models: Models) -> None:
+    with scripted.serving(serve(models).guarded()) as url, httpx2.Client(base_url=url, timeout=60) as client:
+        assert [m["sampling"] for m in client.get("/v1/models").json()["data"]] == [{"temperature": 0.0}] * 3
+        question = {"parent": None, "messages": [{"role": "user", "content": "x"}]}
+        for name, words in (("two", "I am two"), ("three", "'three' is not served here")):
+            talk = client.post("/api/conversations", json={"settings": {"model": name}}).json()["id"]
+            answer = client.post(f"/api/conversations/{talk}/generate", json=question).json()["answer"]["id"]
+            with client.stream("GET", f"/api/messages/{answer}/events") as events:
+                assert words in "".join(events.iter_text())
+        assert models.loads == ["one", "two"]

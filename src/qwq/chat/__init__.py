@@ -2,5 +2,5 @@
 
 `conversation` holds messages and tokens and asks the engine, `lines` reads questions and commands, `screen` shows
 answers (`markdown` and `formula` style them), `command` puts them together. Ctrl-C stops an answer; the
-conversation goes on. Each turn is saved, and `--resume` goes on with the last conversation with that model.
+conversation goes on. Each turn is saved, and `--resume` continues the last conversation with that model.
 """

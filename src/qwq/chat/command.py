@@ -79,11 +79,11 @@ class Talk:
                 return 0
             if entry.command:
                 try:
-                    said = self.command(entry.text)
+                    reply = self.command(entry.text)
                 except UsageError as error:
-                    said = f"error: {error}"
-                if said:
-                    print(said, file=sys.stderr)
+                    reply = f"error: {error}"
+                if reply:
+                    print(reply, file=sys.stderr)
             elif entry.text:
                 self.ask(entry.text)
 
@@ -156,21 +156,21 @@ class Talk:
 
     def _retry(self) -> str:
         messages = self.conversation.messages
-        asked = [i for i, m in enumerate(messages) if m.role == "user"]
-        if not asked:
+        questions = [i for i, m in enumerate(messages) if m.role == "user"]
+        if not questions:
             return "nothing to answer again yet"
-        question = messages[asked[-1]].content
-        del messages[asked[-1] :]
+        question = messages[questions[-1]].content
+        del messages[questions[-1] :]
         self.conversation.ids = []
         self.seed += 1
         self.ask(question)
         return ""
 
 
-def with_sampling(params: SamplingParams, given: Mapping[str, Any]) -> SamplingParams:
+def with_sampling(params: SamplingParams, settings: Mapping[str, Any]) -> SamplingParams:
     """`params` with these values, numbers or their text. ConfigError where one is none, or out of range."""
     values: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in settings.items():
         kind: type = int if name in ("top_k", "max_new_tokens") else float
         try:
             values[name] = kind(value)
@@ -260,13 +260,13 @@ def run_chat(model_path: str, engine: EngineOptions, options: ChatOptions) -> in
     return talk.run(Lines(COMMANDS, terminal=terminal))
 
 
-def _params(opened: LoadedModel, given: Mapping[str, Any]) -> SamplingParams:
+def _params(opened: LoadedModel, values: Mapping[str, Any]) -> SamplingParams:
     """The model's own sampling, with what was asked for."""
     own: dict[str, Any] = dict(opened.sampling) | {"max_new_tokens": min(4096, opened.engine.max_len // 2)}
     own["top_k"] = max(0, int(own.get("top_k", 0)))
-    if given.get("temperature") == 0 and opened.greedy_hint:
+    if values.get("temperature") == 0 and opened.greedy_hint:
         print(f"note: {opened.greedy_hint}", file=sys.stderr)
-    return with_sampling(SamplingParams(**own), given)
+    return with_sampling(SamplingParams(**own), values)
 
 
 def _ending(turn: ChatTurn, limit: int) -> str:

@@ -1,7 +1,7 @@
 """Markdown styled while it is written: headings, emphasis, code, lists, quotes, rules and formulas (in `formula`).
 
 Text is held back only where what it is depends on what comes: the sign at a line's beginning, an emphasis' next
-letter, a formula or a piece of code up to its end. Tables and code stand as they were written.
+letter, a formula or a piece of code up to its end. Tables and code stay as they were written.
 """
 
 from __future__ import annotations
@@ -144,11 +144,11 @@ class Markdown:
     def _code(self, final: bool) -> bool:
         ticks = re.match(r"`+", self._buffer)
         assert ticks is not None
-        found = re.compile(r"(`+)((?:(?!\n\n).)*?)(?<!`)\1(?!`)(?=(.))?", re.DOTALL).match(self._buffer)
-        if found and found[1] == ticks[0] and found.end() <= LONGEST and (found[3] or final):
-            self._take(found.end())
+        match = re.compile(r"(`+)((?:(?!\n\n).)*?)(?<!`)\1(?!`)(?=(.))?", re.DOTALL).match(self._buffer)
+        if match and match[1] == ticks[0] and match.end() <= LONGEST and (match[3] or final):
+            self._take(match.end())
             self._out.append(("style", CODE))
-            self._write(found[2])
+            self._write(match[2])
             self._style()
             return True
         if not final and "\n\n" not in self._buffer and len(self._buffer) < LONGEST:
@@ -161,10 +161,10 @@ class Markdown:
             return False
         if self._buffer.startswith("$$"):
             return self._formula("$$", final)
-        found = re.match(r"\$(?!\s)((?:\\.|[^$\n\\])+?)(?<!\s)\$(?!\d)", self._buffer)
-        if found and found.end() <= LONGEST and (found.end() < len(self._buffer) or final):
-            self._take(found.end())
-            self._write(formula(found[1]))
+        match = re.match(r"\$(?!\s)((?:\\.|[^$\n\\])+?)(?<!\s)\$(?!\d)", self._buffer)
+        if match and match.end() <= LONGEST and (match.end() < len(self._buffer) or final):
+            self._take(match.end())
+            self._write(formula(match[1]))
             return True
         if not final and "\n" not in self._buffer and len(self._buffer) < LONGEST and not self._buffer[1:2].isspace():
             return False
@@ -186,8 +186,8 @@ class Markdown:
         if end >= 0:
             tex = self._take(end + len(FORMULAS[opening]))[len(opening) : end]
             made = formula(tex)
-            shown = opening != r"\("
-            self._write("    " + made.replace("\n", "\n    ") if shown and self._last == "\n" else made)
+            display = opening != r"\("
+            self._write("    " + made.replace("\n", "\n    ") if display and self._last == "\n" else made)
             return True
         if not final and len(self._buffer) < LONGEST and "\n\n" not in self._buffer:
             return False

@@ -192,7 +192,7 @@ def read_config(path: Path) -> list[str]:
     for key, value in data.items():
         name = f"--{key.replace('_', '-')}"
         if isinstance(value, dict):
-            raise ConfigError(f"--config {path}: {key} is a table, and options stand at the top: write {key} = VALUE")
+            raise ConfigError(f"--config {path}: {key} is a table, and options are top-level keys: write {key} = VALUE")
         if key == "model":
             out += [str(one) for one in value] if isinstance(value, list) else [str(value)]
             continue

@@ -31,7 +31,7 @@ class AccessLog:
             ) from None
 
     def _write(self, line: bytes) -> None:
-        """The file is opened for each line, so that one that was moved away is begun anew."""
+        """The file is opened for each line, so a rotated one is created again."""
         if self.path is None:
             sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()

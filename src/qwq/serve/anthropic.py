@@ -4,7 +4,7 @@
    nothing, the model thinks and the thinking is left out, as programs then take the first block for the answer;
    `disabled` ends it at once.
 2. A thinking block's `signature` is a checksum. It is not looked at when the block comes back.
-3. A last message of the assistant's is gone on with.
+3. A last assistant message is continued (prefill).
 4. A call that turns out broken after it was announced stays in the stream; its text follows as a block.
 """
 
@@ -100,12 +100,12 @@ def _text(content: str | Sequence[TextBlock | DocumentBlock]) -> str:
     )
 
 
-def chat_tools(given: Sequence[CallersTool]) -> list[Tool]:
+def chat_tools(tools: Sequence[CallersTool]) -> list[Tool]:
     """The caller's tools. Anthropic's own (web search and others) are refused, or left out where unknown fields
     are ignored.
     """
     out = []
-    for i, tool in enumerate(given):
+    for i, tool in enumerate(tools):
         if tool.type not in (None, "custom"):
             if not LENIENT.get():
                 raise Refused(
@@ -122,14 +122,14 @@ def chat_tools(given: Sequence[CallersTool]) -> list[Tool]:
     return out
 
 
-def _choice(given: ToolChoice | None) -> Choice:
-    if given is None or given.type == "auto":
+def _choice(value: ToolChoice | None) -> Choice:
+    if value is None or value.type == "auto":
         return Choice()
-    if given.type == "tool":
-        if not given.name:
+    if value.type == "tool":
+        if not value.name:
             raise Refused("tool_choice.name: names the tool to call", "tool_choice.name")
-        return Choice("required", (given.name,), one=True)
-    return Choice("none" if given.type == "none" else "required")
+        return Choice("required", (value.name,), one=True)
+    return Choice("none" if value.type == "none" else "required")
 
 
 def _translated(body: CountRequest, messages: Sequence[ChatMessage]) -> Translated:
@@ -245,8 +245,8 @@ class Messages:
         yield event({"type": "message_start", "message": self._message([], None, [])}, "message_start")
         yield event({"type": "ping"}, "ping")
         writer, turns = _BlockWriter(self.conversation.include_reasoning), dict[TokenSequence, Turn]()
-        async for news in follow(group, turns, self.conversation):
-            for u, turn, parts in news:
+        async for updates in follow(group, turns, self.conversation):
+            for u, turn, parts in updates:
                 events = writer.add(parts, turn)
                 if u.done:
                     events += writer.close()

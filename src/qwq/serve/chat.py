@@ -20,16 +20,16 @@ from qwq.serve.sse import DONE, event
 from qwq.serve.turn import Ask, Conversation, ToolChoice, Turn, converse, follow
 
 
-def tool_choice(given: str | NamedTool | AllowedTools | None) -> ToolChoice:
+def tool_choice(value: str | NamedTool | AllowedTools | None) -> ToolChoice:
     """A chat's field. "any" is what other APIs call required."""
-    match given:
+    match value:
         case NamedTool():
-            return ToolChoice("required", (given.function.name,), one=True)
+            return ToolChoice("required", (value.function.name,), one=True)
         case AllowedTools():
-            return ToolChoice(given.allowed_tools.mode, tuple(t.function.name for t in given.allowed_tools.tools))
+            return ToolChoice(value.allowed_tools.mode, tuple(t.function.name for t in value.allowed_tools.tools))
         case "any":
             return ToolChoice("required")
-    return ToolChoice(given or "auto")
+    return ToolChoice(value or "auto")
 
 
 class ChatCompletion:
@@ -76,10 +76,10 @@ class ChatCompletion:
         write = _ChunkWriter(self.head, usage_null=include and not continuous)
         for i in range(self.body.n or 1):
             yield write(i, {"role": "assistant", "content": ""})
-        async for news in follow(group, turns, self.conversation):
+        async for updates in follow(group, turns, self.conversation):
             # One write for all that came in this step.
             out = []
-            for u, turn, parts in news:
+            for u, turn, parts in updates:
                 logprobs = None
                 if self.body.logprobs:
                     logprobs = {

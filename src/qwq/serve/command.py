@@ -69,15 +69,15 @@ class _Server(uvicorn.Server):
             await self._application.closing.pop()()
 
 
-def read_template(given: str) -> ChatTemplate:
+def read_template(text: str) -> ChatTemplate:
     """A chat template from a file's path or from its own text. ConfigError or ModelError where it is none."""
-    if "{" in given:
-        return ChatTemplate(given)
+    if "{" in text:
+        return ChatTemplate(text)
     try:
-        return ChatTemplate(Path(given).expanduser().read_text(encoding="utf-8"))
+        return ChatTemplate(Path(text).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"--chat-template {given}: {getattr(error, 'strerror', None) or error}: give a Jinja file"
+            f"--chat-template {text}: {getattr(error, 'strerror', None) or error}: give a Jinja file"
         ) from None
 
 

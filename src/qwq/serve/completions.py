@@ -1,4 +1,4 @@
-"""`/v1/completions`: text goes on, as it is. Thinking and calls are left in the text.
+"""`/v1/completions`: raw text completion. Thinking and calls stay in the text.
 
 `max_tokens: 0` with `echo` gives a prompt back with its log-probabilities: the engine writes one token for it,
 which nobody sees. An empty prompt begins where a document does, behind the model's start token.
@@ -62,8 +62,8 @@ class Completion:
             core, body, None if form is None else await core.compile(answer_grammar(form.rule, lead=False), form.param)
         )
 
-    def _request(self, *given: Any, **more: Any) -> GenerationRequest:
-        request = self.core.request(*given, **more)
+    def _request(self, *arguments: Any, **more: Any) -> GenerationRequest:
+        request = self.core.request(*arguments, **more)
         return replace(request, eos_ids=(*request.eos_ids, *self._ends)) if self._ends else request
 
     def _filled(self, suffix: str) -> list[list[int]]:
@@ -129,8 +129,8 @@ class Completion:
         body, core = self.body, self.core
         include, continuous = usage_wanted(body)
         offsets: dict[int, int] = {}
-        async for news in group.updates():
-            for u in news:
+        async for updates in group.updates():
+            for u in updates:
                 index = u.job * (body.n or 1) + u.sample.number
                 text, known = "" if self.scoring else u.text, u.first > 0
                 choice: dict[str, Any] = {
@@ -177,6 +177,6 @@ class Completion:
             at += len(text)
         values: list[float | None] = [0.0 if c.raw is None else c.raw for c in choices]
         top: list[dict[str, float] | None] = [{token(i)["token"]: p for i, p in c.top} for c in choices]
-        if first_unknown:  # nothing stands before a prompt's first token
+        if first_unknown:  # a prompt's first token has no context
             values[0] = top[0] = None
         return {"tokens": texts, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}

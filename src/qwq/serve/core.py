@@ -198,10 +198,10 @@ class Core:
             raise InfraError(f"the answer cannot be held to its schema any further ({s.matcher.failed[:200]})")
         if s.stop_reason is StopReason.ABORT:
             raise InfraError("the request was stopped by the server")
-        said: str | int | None = s.stopped_by if s.stop_reason is StopReason.STOP else None
+        cause: str | int | None = s.stopped_by if s.stop_reason is StopReason.STOP else None
         if s.stop_reason is StopReason.LOOP or s.loop_in_thinking:
-            said = "loop"
-        return {"finish_reason": FINISH.get(s.stop_reason, "length"), "stop_reason": said}
+            cause = "loop"
+        return {"finish_reason": FINISH.get(s.stop_reason, "length"), "stop_reason": cause}
 
     def usage(self, groups: list[list[TokenSequence]]) -> dict[str, Any]:
         samples = [s for g in groups for s in g]

@@ -4,7 +4,7 @@ Updates from one engine step reach the event loop in a single call; a slow consu
 An update is fixed when it is made, so no reader sees what the engine's thread is writing.
 
 A step that fails with an error of ours (logits that are not finite) ends the requests that were running, each with
-an error; the others go on. Any other exception is a bug and stops the engine.
+an error; the others continue. Any other exception is a bug and stops the engine.
 """
 
 from __future__ import annotations
@@ -78,23 +78,23 @@ class Group:
         self.jobs = [_Job(r, i, self) for i, r in enumerate(requests)]
         self.loop = asyncio.get_running_loop()
         self._runner, self._wake = runner, asyncio.Event()
-        self._news: list[Update] = []
+        self._updates: list[Update] = []
         self._num_left = len(self.jobs)
         self._error: BaseException | None = None
         self._closed = False
 
     async def updates(self) -> AsyncIterator[list[Update]]:
         """News as they come, until all samples are done. Raises what the engine says of a request, or `Gone`."""
-        while self._num_left or self._news:
+        while self._num_left or self._updates:
             await self._wake.wait()
             self._wake.clear()
             if self._closed:
                 raise Gone
             if self._error is not None:
                 raise self._error
-            news, self._news = self._news, []
-            if news:
-                yield news
+            updates, self._updates = self._updates, []
+            if updates:
+                yield updates
 
     async def finished(self) -> list[list[TokenSequence]]:
         """The samples of each request, done."""
@@ -121,9 +121,9 @@ class Group:
         self._runner.give_up(self)
         return True
 
-    def settle(self, news: list[Update], ended: bool, error: BaseException | None) -> None:
+    def settle(self, updates: list[Update], ended: bool, error: BaseException | None) -> None:
         """Called in the event loop, by the runner."""
-        self._news += news
+        self._updates += updates
         self._num_left -= ended
         self._error = self._error or error
         self._wake.set()
@@ -155,7 +155,7 @@ class EngineRunner:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread computes still: a step that was begun ends before it does."""
+        """Whether the thread still runs: it ends after its current step."""
         return self._thread.is_alive()
 
     @property
@@ -217,8 +217,8 @@ class EngineRunner:
     @staticmethod
     def _tell(messages: list[_Message]) -> None:
         def settle() -> None:
-            for group, news, ended, error in messages:
-                group.settle(news, ended, error)
+            for group, updates, ended, error in messages:
+                group.settle(updates, ended, error)
 
         loop = messages[0][0].loop
         if not loop.is_closed():

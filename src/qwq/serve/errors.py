@@ -176,9 +176,9 @@ def first_fault(errors: Any) -> tuple[str, str, str | None]:
     if first["type"] == "union_tag_invalid" and "content" in first["loc"]:
         where = ".".join(str(p) for p in first["loc"][1 : first["loc"].index("content") + 1] if "[" not in str(p))
         tag, allowed = str(first["ctx"]["tag"])[:40], first["ctx"]["expected_tags"]
-        words = f"a part of type {tag!r} cannot stand here: this model reads text only, in parts of type {allowed}"
+        words = f"a part of type {tag!r} is not allowed here: this model reads text only, in parts of type {allowed}"
         return f"{where}: {words}", INVALID, where
-    # Names of types and of union members stand in the place too; fields are what a caller knows.
+    # The location also names types and union members; a caller knows fields only.
     place = [str(p) for p in first["loc"] if p not in ("body", "query", "path")]
     known: list[str] = []
     for before, p in zip([""] + place, place, strict=False):

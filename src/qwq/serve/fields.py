@@ -31,9 +31,9 @@ LENIENT: ContextVar[bool] = ContextVar("LENIENT", default=False)
 def only(*values: Any) -> Any:
     """A known field that has only these values here, the usual one first. Python's own 0 == False does not count."""
 
-    def check(given: Any, info: ValidationInfo) -> Any:
-        if any(given == v and isinstance(given, bool) == isinstance(v, bool) for v in values):
-            return given
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values):
+            return value
         if LENIENT.get():
             note_once(
                 f"value of {info.field_name}",

@@ -71,7 +71,7 @@ def call_rules(functions: Sequence[tuple[str, Any]], *, opened: bool = False) ->
 
 
 def answer_grammar(rule: str, *, lead: bool = True) -> str:
-    """The rule alone; `lead`: blank lines may stand in front, as models write them behind their thinking."""
+    """The rule alone; `lead`: blank lines may come first, as models write them after their thinking."""
     return f"{HEAD}start: LEAD? answer\n{LEAD}answer: {rule}\n" if lead else f"{HEAD}start: answer\nanswer: {rule}\n"
 
 

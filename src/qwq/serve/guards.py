@@ -100,8 +100,8 @@ class Guards:
         return scope["method"] == "OPTIONS" or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
 
     def _known(self, headers: dict[bytes, bytes]) -> bool:
-        given = headers.get(b"authorization", b"")
-        scheme, _, key = given.partition(b" ")
+        header = headers.get(b"authorization", b"")
+        scheme, _, key = header.partition(b" ")
         if scheme.lower() != b"bearer":
             key = headers.get(b"x-api-key", b"")
         digest = hashlib.sha256(key.strip()).digest()

@@ -75,10 +75,10 @@ class Infill:
 
 def infill_of(tokenizer: Tokenizer, param: str) -> Infill:
     """Refused where the model cannot."""
-    found = Infill.of(tokenizer)
-    if found is None:
+    infill = Infill.of(tokenizer)
+    if infill is None:
         raise Refused(
             f"{param}: this model has no tokens for filling in the middle ({', '.join(KINDS[0])}): use a Coder model",
             param,
         )
-    return found
+    return infill

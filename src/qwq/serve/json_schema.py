@@ -117,9 +117,9 @@ class _Fit:
             return rest
         if not isinstance(names, dict) or "patternProperties" in node:
             return node
-        said, value = names.keys() - ANNOTATIONS - {"type"}, node.get("additionalProperties", True)
+        keywords, value = names.keys() - ANNOTATIONS - {"type"}, node.get("additionalProperties", True)
         own = node.get("properties") or {}
-        if said in ({"enum"}, {"const"}):
+        if keywords in ({"enum"}, {"const"}):
             known = [n for n in names.get("enum", [names.get("const")]) if isinstance(n, str)]
             allowed = {} if value is False else dict.fromkeys(known, value)
             return rest | {
@@ -129,10 +129,10 @@ class _Fit:
         if (
             own
             or value is False
-            or not said <= {"pattern", "minLength", "maxLength"}
-            or len(said) == 3
-            or "pattern" in said
-            and len(said) > 1
+            or not keywords <= {"pattern", "minLength", "maxLength"}
+            or len(keywords) == 3
+            or "pattern" in keywords
+            and len(keywords) > 1
         ):
             return node
         pattern = names.get("pattern", f"^[\\s\\S]{{{names.get('minLength', 0)},{names.get('maxLength', '')}}}$")

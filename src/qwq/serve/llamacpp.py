@@ -64,10 +64,10 @@ def install(app: FastAPI, core: Core) -> None:
 
     @app.post("/infill", include_in_schema=False)
     async def infill(body: InfillRequest, request: Request) -> Response:
-        asked = infill_request(core, body)
+        work = infill_request(core, body)
         if not body.stream:
-            return await unless_gone(request, _whole(core, asked))
-        group = core.start([asked], streamed=True)
+            return await unless_gone(request, _whole(core, work))
+        group = core.start([work], streamed=True)
         return EventStream(_events(core, group), lambda: core.end(group))
 
     @app.get("/props", include_in_schema=False)
@@ -129,8 +129,8 @@ async def _whole(core: Core, request: GenerationRequest) -> dict[str, Any]:
 
 
 async def _events(core: Core, group: Group) -> AsyncIterator[bytes]:
-    async for news in group.updates():
-        for u in news:
+    async for updates in group.updates():
+        for u in updates:
             yield event(
                 {"content": u.text, "stop": False} if not u.done else {"content": u.text} | _end(core, u.sample)
             )

@@ -63,11 +63,11 @@ def install(app: FastAPI, core: Core) -> None:
 # -- requests --------------------------------------------------------------------------------------------------------
 
 
-def chat_messages(given: Sequence[OllamaMessage]) -> list[ChatMessage]:
+def chat_messages(messages: Sequence[OllamaMessage]) -> list[ChatMessage]:
     """Messages as chats have them, with ids for calls and results, which Ollama's have not."""
     out: list[ChatMessage] = []
     waiting: list[tuple[str, str]] = []  # names and ids of the last calls that have no result yet
-    for i, m in enumerate(given):
+    for i, m in enumerate(messages):
         if m.images:
             raise Refused(f"messages.{i}.{TEXT_ONLY}", f"messages.{i}.images")
         made = ChatMessage(role=m.role, content=m.content or "", reasoning_content=m.thinking or None)
@@ -113,8 +113,8 @@ def _form(body: OllamaRequest) -> Form | None:
 
 
 def _limit(body: OllamaRequest) -> int | None:
-    given = body.options.num_predict if body.options else None
-    return given if given is not None and given > 0 else None
+    limit = body.options.num_predict if body.options else None
+    return limit if limit is not None and limit > 0 else None
 
 
 class OllamaRun:
@@ -187,8 +187,8 @@ class OllamaRun:
             return self._line({}, loaded=True)
         texts: list[str] = []
         async with self.core.running([self.request], streamed=False) as group:
-            async for news in self._followed(group):
-                texts += [u.text for u, _ in news]
+            async for updates in self._followed(group):
+                texts += [u.text for u, _ in updates]
             (sample,) = group.samples[0]
         return self._line(self._whole("".join(texts)), sample)
 
@@ -197,8 +197,8 @@ class OllamaRun:
             yield orjson.dumps(self._line({}, loaded=True)) + b"\n"
             return
         calls: dict[int, list[str]] = {}
-        async for news in self._followed(group):
-            lines = [self._line(piece) for u, parts in news for piece in self._pieces(u, parts, calls)]
+        async for updates in self._followed(group):
+            lines = [self._line(piece) for u, parts in updates for piece in self._pieces(u, parts, calls)]
             if lines:
                 yield b"".join(orjson.dumps(line) + b"\n" for line in lines)
         yield orjson.dumps(self._line({}, group.samples[0][0])) + b"\n"
@@ -209,9 +209,9 @@ class OllamaRun:
                 yield [(u, []) for u in raw]
             return
         turns: dict[TokenSequence, Turn] = {}
-        async for news in follow(group, turns, self.conversation):
-            self.turn = news[-1][1] if news else self.turn
-            yield [(u, parts) for u, _, parts in news]
+        async for updates in follow(group, turns, self.conversation):
+            self.turn = updates[-1][1] if updates else self.turn
+            yield [(u, parts) for u, _, parts in updates]
 
     def _pieces(self, u: Update, parts: list[Part], calls: dict[int, list[str]]) -> list[dict[str, Any]]:
         """What is to be shown of an update, in the fields of a chat's message. A call waits until it is whole."""
@@ -299,7 +299,7 @@ async def _answer(core: Core, run: OllamaRun, request: Request) -> Response:
 
 
 class LinesStream(EventStream):
-    """JSON lines, among which nothing else may stand."""
+    """JSON lines, which allow no comments."""
 
     media_type = "application/x-ndjson"
     comment = b""

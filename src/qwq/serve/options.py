@@ -39,7 +39,7 @@ def _keys(kind: Any, text: str, delimiter: str | None = None) -> list[str]:
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """What a server offers, to whom, and within which limits. ConfigError for what cannot be."""
+    """What a server offers, to whom, and within which limits. ConfigError for a value out of range."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""

@@ -3,7 +3,7 @@
 1. Thinking before the last user turn is dropped: the model has moved on, and it fills the context.
 2. Thinking behind it (between a call and its result) is handed to the template, which keeps or drops it as its
    model was trained with. `--keep-tool-thinking` writes it even where the template drops it.
-3. The last turn, where it is the assistant's and is to be continued, goes on from the very words in it.
+3. A last assistant turn that is to be continued is the prefill of the answer.
 
 Results of parallel calls are put in the order of their calls: a template writes them without their ids, and the
 model tells them apart by their place alone.

@@ -41,34 +41,34 @@ def schema_form(schema: Any, param: str) -> Form:
         raise Refused(f"{param}: {error}", param) from None
 
 
-def response_form(given: ResponseFormat | None, param: str = "response_format") -> Form | None:
+def response_form(value: ResponseFormat | None, param: str = "response_format") -> Form | None:
     """OpenAI's field."""
-    if isinstance(given, JsonObjectFormat):
-        return schema_form(given.schema_ or {"type": "object"}, param)
-    return schema_form(given.wanted, param) if isinstance(given, JsonSchemaFormat) else None
+    if isinstance(value, JsonObjectFormat):
+        return schema_form(value.schema_ or {"type": "object"}, param)
+    return schema_form(value.enforced, param) if isinstance(value, JsonSchemaFormat) else None
 
 
 def form_of(body: Formed) -> Form | None:
     """The one form that a request asks for. Refused where it asks for two, or where the form cannot be read."""
-    asked: list[tuple[str, str, Any]] = [(name, kind, getattr(body, name)) for name, kind in FIELDS.items()]
+    candidates: list[tuple[str, str, Any]] = [(name, kind, getattr(body, name)) for name, kind in FIELDS.items()]
     if body.structured_outputs:
-        given = body.structured_outputs
+        outputs = body.structured_outputs
         kinds = {
-            "json": given.json_,
-            "regex": given.regex,
-            "choice": given.choice,
-            "grammar": given.grammar,
-            "json_object": given.json_object,
+            "json": outputs.json_,
+            "regex": outputs.regex,
+            "choice": outputs.choice,
+            "grammar": outputs.grammar,
+            "json_object": outputs.json_object,
         }
         within = [(f"structured_outputs.{kind}", kind, value) for kind, value in kinds.items() if value is not None]
         if len(within) != 1:
-            said = " and ".join(name.partition(".")[2] for name, _, _ in within) or "none"
+            names = " and ".join(name.partition(".")[2] for name, _, _ in within) or "none"
             raise Refused(
-                f"structured_outputs: needs exactly one of {', '.join(kinds)}; given: {said}", "structured_outputs"
+                f"structured_outputs: needs exactly one of {', '.join(kinds)}; given: {names}", "structured_outputs"
             )
-        asked += within
-    asked = [a for a in asked if a[2] is not None]
-    forms = [f for f in (response_form(body.response_format), *(_form(*a) for a in asked)) if f]
+        candidates += within
+    candidates = [a for a in candidates if a[2] is not None]
+    forms = [f for f in (response_form(body.response_format), *(_form(*a) for a in candidates)) if f]
     if len(forms) > 1:
         raise Refused(
             f"{forms[1].param}: {forms[0].param} asks for a form already: leave one of them out",

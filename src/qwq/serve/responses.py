@@ -163,8 +163,7 @@ class ResponseRun:
             if body.previous_response_id is None
             else store.get(body.previous_response_id, "previous_response_id").messages
         )
-        given = input_items(body)
-        messages = chat_messages(given, before)
+        messages = chat_messages(input_items(body), before)
         # Instructions hold for this response alone.
         system = [] if body.instructions is None else [ChatMessage(role="system", content=body.instructions)]
         tools = [
@@ -196,8 +195,8 @@ class ResponseRun:
         yield self._event("response.in_progress", response=self._response("in_progress"))
         writer = _ItemWriter(self)
         turns: dict[TokenSequence, Turn] = {}
-        async for news in follow(group, turns, self.conversation):
-            for u, turn, parts in news:
+        async for updates in follow(group, turns, self.conversation):
+            for u, turn, parts in updates:
                 tokens = (
                     [self.core.token_logprob(c) for c in u.sample.outputs[u.first : u.last]] if self.logprobs else []
                 )
@@ -279,13 +278,13 @@ def input_items(body: ResponsesRequest) -> list[InputItem]:
     return [InputMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
 
 
-def _choice(given: str | NamedTool | AllowedTools | None) -> ToolChoice:
-    match given:
+def _choice(value: str | NamedTool | AllowedTools | None) -> ToolChoice:
+    match value:
         case NamedTool():
-            return ToolChoice("required", (given.name,), one=True)
+            return ToolChoice("required", (value.name,), one=True)
         case AllowedTools():
-            return ToolChoice(given.mode, tuple(t.name for t in given.tools))
-    return tool_choice(given)
+            return ToolChoice(value.mode, tuple(t.name for t in value.tools))
+    return tool_choice(value)
 
 
 class _ItemWriter:

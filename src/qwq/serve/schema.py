@@ -105,7 +105,7 @@ class Common(Sampling, Formed):
 
 
 class CompletionRequest(Common):
-    """`/v1/completions`: text or token ids go on as they are."""
+    """`/v1/completions`: raw text or token ids."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"allOf": [ZERO_NEEDS_ECHO]})
 

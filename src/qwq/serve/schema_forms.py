@@ -58,7 +58,7 @@ class JsonSchemaFormat(JsonSchema):
         return self
 
     @property
-    def wanted(self) -> dict[str, Any] | None:
+    def enforced(self) -> dict[str, Any] | None:
         return self.schema_ if self.json_schema is None else self.json_schema.schema_
 
 

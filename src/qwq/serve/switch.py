@@ -155,9 +155,9 @@ class ModelSwitch:
             async with self._gate:  # a request that waits for another model keeps those behind it waiting
                 if self._loading is not None:
                     await asyncio.wait({self._loading})
-                wanted = entry or self._current or self.entries[0]
-                if wanted is not self._current:
-                    await self._switch(wanted)
+                target = entry or self._current or self.entries[0]
+                if target is not self._current:
+                    await self._switch(target)
                 assert self._app is not None
                 self._inside += 1
                 return self._app

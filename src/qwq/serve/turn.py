@@ -201,9 +201,9 @@ async def follow(
     group: Group, turns: dict[TokenSequence, Turn], conversation: Conversation
 ) -> AsyncIterator[list[tuple[Update, Turn, list[Part]]]]:
     """News of a group with their parts. Stops a sample whose message is complete before its text is."""
-    async for news in group.updates():
+    async for updates in group.updates():
         out = []
-        for u in news:
+        for u in updates:
             turn = turns.get(u.sample) or turns.setdefault(u.sample, Turn(conversation))
             out.append((u, turn, turn.push(u)))
             if turn.parser.complete and not u.done:

@@ -19,7 +19,7 @@ TITLE_CHARS = 60
 
 
 class State(StrEnum):
-    """How a message stands. All but STREAMING are final until it is continued."""
+    """State of a message. All but STREAMING are final until it is continued."""
 
     COMPLETE = "complete"
     STREAMING = "streaming"
@@ -163,7 +163,7 @@ def _user_content(message: Message) -> str:
 def chat_body(conversation: Conversation, path: Sequence[Message], *, continues: bool = False) -> dict[str, Any]:
     """The body of `/v1/chat/completions` that asks for what follows `path`, or for the rest of its last message.
 
-    A message that is continued is sent as it stands: one with thinking and no answer yet is still inside its thinking.
+    A message that is continued is sent unchanged: one with thinking and no answer yet is still inside its thinking.
     """
     messages: list[dict[str, Any]] = [{"role": "system", "content": conversation.system}] if conversation.system else []
     for m in path:

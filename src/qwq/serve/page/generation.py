@@ -163,7 +163,7 @@ class Generations:
         return self._running.get(message)
 
     def start(self, store: Store, whole: Whole, message: Message) -> None:
-        """Ask for the answer that stands empty, or stopped, at the end of its path."""
+        """Start the empty or stopped answer at the end of its path."""
         if self._closed:
             raise UsageError("the server is shutting down: ask again when it is back")
         path = path_to(whole.messages, message.id)

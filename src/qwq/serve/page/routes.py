@@ -76,7 +76,7 @@ class Change(_Body):
 
 
 class Ask(_Body):
-    """`parent` and what is new below it; or an answer to go on with."""
+    """`parent` and the new messages below it; or an answer to continue."""
 
     parent: int | None = None
     messages: list[NewMessage] = []
@@ -167,10 +167,10 @@ def _invalid(request: Request, error: Exception) -> Response:
 # -- conversations -----------------------------------------------------------------------------------------------------
 
 
-def _summary(found: Found) -> dict[str, Any]:
-    c = found.conversation
+def _summary(hit: Found) -> dict[str, Any]:
+    c = hit.conversation
     entry = {"id": c.id, "title": c.title, "created": c.created, "updated": c.updated}
-    return entry | ({"message": found.message, "snippet": found.snippet} if found.snippet else {})
+    return entry | ({"message": hit.message, "snippet": hit.snippet} if hit.snippet else {})
 
 
 def _out(message: Message, pieces: int = 0) -> dict[str, Any]:
@@ -186,8 +186,8 @@ def _conversations(stores: Stores, running: Generations) -> APIRouter:
     ) -> dict[str, Any]:
         if search.strip():
             return {"conversations": [_summary(f) for f in stores.kept.search(search)], "more": False}
-        found = stores.kept.recent(limit=limit + 1, before=_cursor(before))
-        return {"conversations": [_summary(f) for f in found[:limit]], "more": len(found) > limit}
+        entries = stores.kept.recent(limit=limit + 1, before=_cursor(before))
+        return {"conversations": [_summary(e) for e in entries[:limit]], "more": len(entries) > limit}
 
     @router.post("")
     def create(body: NewConversation) -> dict[str, Any]:
@@ -201,9 +201,9 @@ def _conversations(stores: Stores, running: Generations) -> APIRouter:
 
     @router.get("/{id}")
     def whole(id: str) -> dict[str, Any]:
-        found = stores.of(id).whole(id)
-        return found.conversation.model_dump(mode="json") | {
-            "messages": [_out(m, found.pieces.get(m.id, 0)) for m in found.messages]
+        whole = stores.of(id).whole(id)
+        return whole.conversation.model_dump(mode="json") | {
+            "messages": [_out(m, whole.pieces.get(m.id, 0)) for m in whole.messages]
         }
 
     @router.patch("/{id}")
@@ -215,8 +215,8 @@ def _conversations(stores: Stores, running: Generations) -> APIRouter:
 
     @router.delete("/{id}")
     async def delete(id: str) -> dict[str, Any]:
-        found = await run_in_threadpool(stores.of(id).whole, id)
-        await running.stop([m.id for m in found.messages])
+        whole = await run_in_threadpool(stores.of(id).whole, id)
+        await running.stop([m.id for m in whole.messages])
         await run_in_threadpool(stores.of(id).delete, id)
         return {"deleted": id}
 

@@ -151,7 +151,7 @@ class Store(Database):
             db.execute("DELETE FROM conversation WHERE id = ?", (id,))
 
     def insert(self, conversations: Sequence[tuple[Conversation, Sequence[Message]]]) -> list[str]:
-        """Imported conversations under new ids, all or none; parents stand before their children."""
+        """Imported conversations under new ids, all or none; parents come before their children."""
         ids = []
         with self._write() as db:
             for conversation, messages in conversations:

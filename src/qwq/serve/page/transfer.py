@@ -87,12 +87,12 @@ def from_json(text: str) -> list[Exported]:
 
 
 def _checked(entry: _Entry) -> Exported:
-    """Parents stand before their children, so a tree is a tree."""
+    """Parents come before their children, so there is no cycle."""
     seen: set[int] = set()
     for m in entry.messages:
         if m.id in seen or (m.parent is not None and m.parent not in seen):
             raise DataError(
-                f"the file cannot be imported: message {m.id} of {entry.title!r} stands twice or before its parent"
+                f"the file cannot be imported: message {m.id} of {entry.title!r} comes twice or before its parent"
             )
         seen.add(m.id)
     if entry.head is not None and entry.head not in seen:
@@ -136,34 +136,36 @@ def to_markdown(conversations: Sequence[Exported]) -> str:
     return "\n".join(_markdown(c, path_to(messages, c.head)) for c, messages in conversations)
 
 
-def _part(kind: str, text: str, facts: dict[str, Any] | None = None, *, shown: str = "") -> str:
+def _part(kind: str, text: str, facts: dict[str, Any] | None = None, *, heading: str = "") -> str:
     escaped = LOOKS_LIKE_MARK.sub(r"\1\\", text)
     # A comment ends at its first `-->`; inside a JSON string \u003e says the same.
     about = " " + json.dumps(facts, ensure_ascii=False).replace(">", "\\u003e").replace("\n", "") if facts else ""
-    return f"<!-- qwq: {kind}{about} -->\n{shown}{escaped}\n"
+    return f"<!-- qwq: {kind}{about} -->\n{heading}{escaped}\n"
 
 
 def _markdown(c: Conversation, path: Sequence[Message]) -> str:
     parts = [_part("title", "# " + " ".join(c.title.split()))]
     if c.system:
-        parts.append(_part("system", c.system, shown=HEADINGS["system"] + "\n\n"))
+        parts.append(_part("system", c.system, heading=HEADINGS["system"] + "\n\n"))
     for m in path:
         if m.reasoning:
-            parts.append(_part("thinking", m.reasoning, shown="## Thinking\n\n"))
+            parts.append(_part("thinking", m.reasoning, heading="## Thinking\n\n"))
         facts = {"call": m.tool_call_id} if m.tool_call_id else None
-        parts.append(_part(m.role, m.content, facts, shown=HEADINGS[m.role] + "\n\n"))
+        parts.append(_part(m.role, m.content, facts, heading=HEADINGS[m.role] + "\n\n"))
         for call in m.tool_calls:
             fence = fence_for(call.arguments)
-            shown = f"{fence}json\n"
-            parts.append(_part("call", f"{call.arguments}\n{fence}", {"id": call.id, "name": call.name}, shown=shown))
+            heading = f"{fence}json\n"
+            parts.append(
+                _part("call", f"{call.arguments}\n{fence}", {"id": call.id, "name": call.name}, heading=heading)
+            )
         for file in m.attachments:
             fence = fence_for(file.text)
-            parts.append(_part("file", f"{file.text}\n{fence}", {"name": file.name}, shown=f"{fence}\n"))
+            parts.append(_part("file", f"{file.text}\n{fence}", {"name": file.name}, heading=f"{fence}\n"))
     return "\n".join(parts)
 
 
 def from_markdown(text: str) -> list[Exported]:
-    found: list[Exported] = []
+    entries: list[Exported] = []
     title, system, thinking = "", "", ""
     messages: list[Message] = []
     ids = count(1)
@@ -173,7 +175,7 @@ def from_markdown(text: str) -> list[Exported]:
     for number, (kind, facts, body) in enumerate(parts):
         if kind == "title":
             if number:
-                found.append(_linear(title, system, messages))
+                entries.append(_linear(title, system, messages))
             title, system, thinking, messages = body.removeprefix("# "), "", "", []
         elif kind == "system":
             system = body
@@ -189,13 +191,13 @@ def from_markdown(text: str) -> list[Exported]:
             thinking = ""
         else:
             _attach(messages, kind, facts, body)
-    return [*found, _linear(title, system, messages)]
+    return [*entries, _linear(title, system, messages)]
 
 
 def _attach(messages: list[Message], kind: str, facts: dict[str, Any], body: str) -> None:
     name = facts.get("name")
     if not messages or not isinstance(name, str) or not name:
-        raise DataError(f"the file cannot be imported: a {kind} stands before the first message, or has no name")
+        raise DataError(f"the file cannot be imported: a {kind} comes before the first message, or has no name")
     last = messages[-1]
     if kind == "call":
         call = ToolCall(id=str(facts.get("id", "")), name=name, arguments=body)
@@ -218,7 +220,7 @@ def _split(text: str) -> list[tuple[str, dict[str, Any], str]]:
         except ValueError:
             raise DataError(f"the file cannot be imported: {mark[0][:80]!r} does not hold JSON") from None
         body = text[mark.end() + 1 : after.start() if after else len(text)]
-        # Behind a part stands its own line end, and before a mark an empty line.
+        # A part ends with its own newline, and an empty line precedes a mark.
         body = body.removesuffix("\n\n" if after else "\n") if body.endswith("\n\n" if after else "\n") else body
         parts.append((kind, facts, LOOKS_LIKE_MARK.sub(lambda m: m[1][1:], _unshown(kind, body))))
     return parts
