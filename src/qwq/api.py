@@ -440,7 +440,7 @@ def train(
     """
     from qwq.common.files import writing_to
     from qwq.pipeline.run import RecipeRun
-    from qwq.report import write_report
+    from qwq.pipeline.run_report import write_report
 
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     run = RecipeRun(chosen, Path(runs), command="call qwq.train again")

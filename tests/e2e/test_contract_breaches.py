@@ -17,9 +17,9 @@ from qwq.config import load_recipe
 from qwq.errors import ConfigError, Interrupted
 from qwq.model.weights import load_model
 from qwq.pipeline.run import RecipeRun
+from qwq.pipeline.run_report import write_report
 from qwq.pipeline.stages.rl2 import Rl2Stage
 from qwq.pipeline.table import contract_lines
-from qwq.report import write_report
 from qwq.tasks.mix import ProblemMix
 from qwq.train import stage2 as rl2
 from qwq.train.checkpoint import StageRun, StopFlag, clone_weights

@@ -13,8 +13,8 @@ from qwq.config import Recipe, load_recipe
 from qwq.errors import ConfigError
 from qwq.model.weights import load_model
 from qwq.pipeline.run import RecipeRun
+from qwq.pipeline.run_report import write_report
 from qwq.pipeline.table import table
-from qwq.report import write_report
 
 RECIPE = Path(__file__).parent / "mini.toml"
 OPTIONS = {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qwq.common.memory import Memory
+from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe, StageConfig
 from qwq.model.config import ModelConfig
 from qwq.pipeline.inputs import RunInputs
@@ -19,10 +20,10 @@ from qwq.train.checkpoint import StageRun
 def stage_job(run: StageRun, stage: StageConfig, chat: Any = None, *, made: Any = None) -> StageJob:
     """The job of one stage of seed 0; `made` is what was made of its own file."""
     recipe = Recipe.model_construct(name="x", seed=0, stages={run.name: stage})
-    inputs = RunInputs(recipe, Path("nowhere"))
+    inputs = RunInputs(recipe, RunFolder(Path("nowhere")))
     if made is not None:
         inputs.own[run.name] = made
-    models = RunModels(recipe, Path("nowhere"), run.progress.note)
+    models = RunModels(recipe, RunFolder(Path("nowhere")), run.progress.note)
     return StageJob(recipe, run.name, chat, models, inputs, run, lambda name: None)
 
 

@@ -165,7 +165,7 @@ def report(run: Path) -> int:
     run
         The run's folder, such as runs/tiny.
     """
-    from qwq.report import write_report
+    from qwq.pipeline.run_report import write_report
 
     print(write_report(run))
     return 0

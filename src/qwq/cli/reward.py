@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from qwq.common.files import read_record
+from qwq.common.run_folder import RunFolder
 from qwq.errors import ModelError
 
 reward_app = App(name="reward", help="Score answers with a reward model.")
@@ -36,12 +36,9 @@ def score(file: Path, *, model: str, device: str = "cpu") -> int:
 
 def reward_folder(model: str) -> str:
     """`model` itself, or, where it is a run's folder, the final checkpoint of its last finished reward-model stage."""
-    run = Path(model).expanduser()
-    if not (run / "recipe.toml").is_file():
+    run = RunFolder(Path(model).expanduser())
+    if not run.holds_a_run:
         return model
-    stages = read_record(run / "recipe.toml").get("stages", {})
-    for name in reversed([n for n, stage in stages.items() if stage.get("kind") == "reward_model"]):
-        record = run / "stages" / f"{name}.json"
-        if record.is_file() and read_record(record)["name"] == name:
-            return str(run / "checkpoints" / name / "final")
+    if name := run.last_finished(lambda kind: kind == "reward_model"):
+        return str(run.final(name))
     raise ModelError(f"{run} has no finished reward-model stage: run `qwq train` on its recipe until it ends")

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qwq.common.files import read_record, writing_to
+from qwq.common.files import writing_to
+from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe
 from qwq.errors import DataError
 from qwq.pipeline.progress import LiveProgress
 from qwq.pipeline.run import RecipeRun
+from qwq.pipeline.run_report import write_report
 from qwq.pipeline.table import contract_lines, paired_columns, table
-from qwq.report import write_report
 from qwq.train.checkpoint import StopFlag
 
 
@@ -24,7 +25,7 @@ def train_recipe(
     stop = StopFlag(after_s=None if max_minutes is None else 60 * max_minutes)
     with LiveProgress(expected_s=expected_seconds(recipe, runs)) as progress:
         run = RecipeRun(recipe, runs, progress=progress, stop=stop, command=command)
-        before = None if fresh else run.results()
+        before = None if fresh else run.files.results()
         stop.install()
         results = run.run(until=until, fresh=fresh)
     if before and before["finished"]:
@@ -32,9 +33,9 @@ def train_recipe(
     with writing_to(run.folder):
         path = write_report(run.folder)
     print(format_results(results))
-    print(f"\nresults  {run.folder / 'results.json'}\nreport   {path}")
+    print(f"\nresults  {run.files.results_file}\nreport   {path}")
     if results["finished"]:
-        scorer = all(stage["kind"] == "reward_model" for stage in results["stages"])
+        scorer = not any(run.recipe.stages[stage["name"]].trains_policy for stage in results["stages"])
         print(f"score    qwq reward score FILE --model {run.folder}" if scorer else f"talk     qwq chat {run.folder}")
     else:
         print(f"go on    {command}" if until is None else f"go on    {_without_until(command, until)}")
@@ -51,14 +52,14 @@ def _without_until(command: str, until: str) -> str:
 
 def expected_seconds(recipe: Recipe, runs: Path) -> dict[str, float]:
     """Seconds of each stage as another seed of the same recipe took them; empty where there is no such run."""
-    for other in sorted(runs.glob(f"{recipe.name}*/results.json")):
-        if other.parent.name == recipe.run_name:
+    for folder in sorted(runs.glob(f"{recipe.name}*/")):
+        if folder.name == recipe.run_name:
             continue
         try:
-            results = read_record(other)
+            results = RunFolder(folder).results()
         except DataError:
             continue  # another run's damage, which does not matter here
-        if results["recipe"] == recipe.name and results["finished"]:
+        if results and results["recipe"] == recipe.name and results["finished"]:
             return {s["name"]: s["wall_s"] for s in results["stages"]}
     return {}
 

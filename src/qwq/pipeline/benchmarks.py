@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from qwq.common.files import read_record, write_atomic
+from qwq.common.run_folder import RunFolder
 from qwq.common.stats import paired_difference
 from qwq.config import START, Recipe
 from qwq.engine.sampler import SamplingParams
@@ -26,7 +24,7 @@ class StageEvaluation:
     """Reads the benchmarks of the run in `folder`. `note` hears what is being done; `check_stop(name)` raises where the user has stopped the run."""
 
     def __init__(
-        self, inputs: RunInputs, folder: Path, note: Callable[[str], None], check_stop: Callable[[str], None]
+        self, inputs: RunInputs, folder: RunFolder, note: Callable[[str], None], check_stop: Callable[[str], None]
     ) -> None:
         self.inputs, self.folder, self.note, self.check_stop = inputs, folder, note, check_stop
 
@@ -47,11 +45,9 @@ class StageEvaluation:
             self.note(f"{name}: evaluating {sum(map(len, problems.values()))} problems, {file}")
             params = SamplingParams(temperature=temperature, max_new_tokens=self.recipe.eval.max_new_tokens)
             results = evaluate(model, chat, problems, params, max_rows=self.recipe.compute.max_rows)
-            path = self.folder / "evals" / name / f"{file}.jsonl"
-            write_transcripts(path, results)
+            write_transcripts(self.folder.answers(name, file), results)
             out[reading] = {d: r.summary() | self._against_before(name, file, d, r) for d, r in results.items()}
-            passed = {d: r.passed for d, r in results.items()}
-            write_atomic(path.with_suffix(".passed.json"), json.dumps(passed))
+            self.folder.keep_outcomes(name, file, {d: r.passed for d, r in results.items()})
         if self.recipe.eval.budgets:
             out["budgets"] = self._budget_curve(name, model, chat, out["evals"])
         return out
@@ -80,8 +76,7 @@ class StageEvaluation:
     def _against_before(self, name: str, file: str, benchmark: str, result: Evaluated) -> dict[str, Any]:
         """Change against the stage this one started from, problem by problem, with its 95% interval."""
         before = None if name == START else self.recipe.start_of(name) or START
-        path = self.folder / "evals" / (before or "") / f"{file}.passed.json"
-        if before is None or not path.exists():
+        if before is None or (earlier := self.folder.outcomes(before, file)) is None:
             return {}
-        change, low, high = paired_difference(read_record(path)[benchmark], result.passed)
+        change, low, high = paired_difference(earlier[benchmark], result.passed)
         return {"change": change, "change_ci95": [low, high], "against": before}

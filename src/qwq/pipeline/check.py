@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qwq.common.memory import Memory, check_device, free_memory, require
+from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe
 from qwq.data.examples import FileUse
 from qwq.model.config import ModelConfig
@@ -54,7 +55,7 @@ def _check_model_and_own_data(inputs: RunInputs, left: Sequence[str], config: Mo
     own = [name for name in own_data(recipe, left) if name not in inputs.own]
     if recipe.model.preset and not own:
         return  # the tokenizer of a preset is trained when the run begins
-    chat = chat_format(recipe, None if fresh else inputs.folder / "tokenizer")
+    chat = chat_format(recipe, None if fresh else inputs.folder.tokenizer)
     if recipe.model.path:
         config = check_model(recipe.model.path)
         chat.tokenizer.check_fits(config)
@@ -72,11 +73,11 @@ def _check_template(inputs: RunInputs, chat: ChatFormat, left: Iterable[str]) ->
                 chat.tool_result_ids(["1"])
 
 
-def check_capacity(recipe: Recipe, stage_name: str, folder: Path, use: FileUse | None = None) -> None:
+def check_capacity(recipe: Recipe, stage_name: str, folder: RunFolder, use: FileUse | None = None) -> None:
     """Raise CapacityError when stage `stage_name` of the run in `folder` needs more memory than there is; `use` as in `PlanContext`."""
     start = recipe.start_of(stage_name)
-    final = folder / "checkpoints" / (start or "") / "final"
-    config = read_config(final) if start and (final / "config.json").is_file() else model_config(recipe)
+    trained = start is not None and (folder.final(start) / "config.json").is_file()
+    config = read_config(folder.final(start)) if start and trained else model_config(recipe)
     free = free_memory(recipe.compute.device)
     stage = stage_of(recipe, stage_name)
     require(stage.memory(PlanContext(recipe, stage_name, config, use)), free, f"stage {stage_name}")

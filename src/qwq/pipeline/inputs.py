@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from qwq.common.run_folder import RunFolder
 from qwq.config import Function, Recipe, Source
 from qwq.data.examples import FileUse
 from qwq.reward.functions import RewardFunction, load_function
@@ -17,7 +17,7 @@ from qwq.types import Problem
 class RunInputs:
     """The inputs of one recipe, each read once. `folder` is the run's."""
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
         self.recipe, self.folder = recipe, folder
         self.own: dict[str, Any] = {}  # by stage, what `Stage.read_data` made of its own file
         self._benchmarks: dict[str, list[Problem]] = {}

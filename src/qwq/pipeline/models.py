@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
 from qwq.common.files import atomic_folder
+from qwq.common.run_folder import RunFolder
 from qwq.config import Lora, Recipe
 from qwq.model import lora
 from qwq.model.config import preset
@@ -21,14 +21,8 @@ from qwq.text.template import ChatFormat
 class RunModels:
     """Models of the run in `folder`; `note` hears what a user should know."""
 
-    def __init__(self, recipe: Recipe, folder: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder, note: Callable[[str], None]) -> None:
         self.recipe, self.folder, self.note = recipe, folder, note
-
-    def final(self, name: str) -> Path:
-        return self.folder / "checkpoints" / name / "final"
-
-    def adapter(self, name: str) -> Path:
-        return self.folder / "checkpoints" / name / "adapter"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -45,7 +39,7 @@ class RunModels:
 
     def chat(self) -> ChatFormat:
         """The run's tokenizer and template: the checkpoint's own, or trained once for a preset."""
-        folder = self.folder / "tokenizer"
+        folder = self.folder.tokenizer
         if self.recipe.model.preset and not folder.exists():
             with atomic_folder(folder) as partial:
                 chat_format(self.recipe).save(partial)
@@ -70,14 +64,14 @@ class RunModels:
 
     def result_of(self, name: str, chat: ChatFormat) -> Transformer:
         """What stage `name` left: its final folder, or its start with the stage's adapter merged where that alone was kept."""
-        if (self.final(name) / "config.json").is_file():
-            return load_model(self.final(name), device=self.recipe.compute.device, dtype=self.dtype)
-        return lora.merge(lora.load_adapter(self.start_of(name, chat), self.adapter(name)))
+        if (self.folder.final(name) / "config.json").is_file():
+            return load_model(self.folder.final(name), device=self.recipe.compute.device, dtype=self.dtype)
+        return lora.merge(lora.load_adapter(self.start_of(name, chat), self.folder.adapter(name)))
 
     def save_policy(self, name: str, policy: Transformer, chat: ChatFormat, adapters: Lora | None = None) -> None:
         """The stage's adapter, where it has one, and its final folder; the adapter is merged into `policy`, which is left as it reads back."""
         if adapters:
-            with atomic_folder(self.adapter(name)) as partial:
+            with atomic_folder(self.folder.adapter(name)) as partial:
                 lora.save_adapter(policy, partial, base=self.recipe.start_of(name) or self.recipe.model.path or "")
             # Rounded once, to what is written: a small change would vanish twice in the rounding of two 16-bit types.
             lora.merge(policy if self.save_dtype == self.dtype else policy.float())
@@ -87,7 +81,7 @@ class RunModels:
                 self.note(
                     f'{name}: written in {kind}, as the checkpoint is; model.save_dtype = "float32" keeps changes that this rounds off'
                 )
-            with atomic_folder(self.final(name)) as partial:
+            with atomic_folder(self.folder.final(name)) as partial:
                 generation = inherited_generation(self.recipe.model.path, policy.config, chat.eos_ids)
                 save_model(policy, partial, generation=generation, dtype=self.save_dtype)
                 chat.save(partial)

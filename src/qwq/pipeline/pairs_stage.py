@@ -18,6 +18,7 @@ from qwq.pipeline.plan.lengths import Lengths, document_lengths, file_lengths
 from qwq.pipeline.plan.peak import peak, training_base
 from qwq.pipeline.preview import DataSummary, rendered_pairs
 from qwq.pipeline.stage import Stage
+from qwq.report.view import Panel
 from qwq.tasks.procedural.base import digest
 from qwq.tasks.procedural.preference import Preference
 from qwq.text.template import ChatFormat
@@ -40,6 +41,10 @@ class PairsStage(Stage):
 
     rows_hold: ClassVar[str] = "`prompt`, `chosen` and `rejected`"
     passes_before: ClassVar[int] = 0  # forward passes over all pairs before the first step
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("loss", "loss"),
+        Panel("pairs in the right order", "pair_accuracy", unit=True),
+    )
 
     pairs: Positive | None = Field(
         None, description="training pairs; default: 2,000, or with path all of the file's 70%"

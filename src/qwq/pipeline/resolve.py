@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qwq.common.files import read_record
+from qwq.common.run_folder import RunFolder
 from qwq.config import known_kinds, stage_class
 from qwq.errors import ModelError
 
@@ -14,20 +14,15 @@ def model_folder(model: str) -> str:
 
     ModelError where the run has not finished one yet.
     """
-    run = Path(model).expanduser()
-    if (run / "config.json").is_file() or not (run / "recipe.toml").is_file():
+    run = RunFolder(Path(model).expanduser())
+    if (run.path / "config.json").is_file() or not run.holds_a_run:
         return model
-    stages = read_record(run / "recipe.toml").get("stages", {})
-    for name in reversed([n for n, stage in stages.items() if _in_sequence(stage.get("kind", ""))]):
-        # The stage's record is written last, so it says that the checkpoint is the finished one.
-        record = run / "stages" / f"{name}.json"
-        final = run / "checkpoints" / name / "final"
-        if record.is_file() and read_record(record)["name"] == name:
-            if final.is_dir():
-                return str(final)
-            raise ModelError(
-                f"{run}: stage {name} kept its adapter alone: `qwq export BASE DIR --adapter {final.parent / 'adapter'}` writes the whole model"
-            )
+    if name := run.last_finished(_in_sequence):
+        if run.final(name).is_dir():
+            return str(run.final(name))
+        raise ModelError(
+            f"{run} kept only the adapter of stage {name}: `qwq export BASE DIR --adapter {run.adapter(name)}` writes the whole model"
+        )
     raise ModelError(f"{run} has no finished stage yet: run `qwq train` on its recipe until the first one ends")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from qwq.common.memory import Memory
 from qwq.config import Cluster, RlConfig, Source
@@ -19,6 +19,7 @@ from qwq.pipeline.plan.lengths import Lengths, prompt_lengths
 from qwq.pipeline.plan.peak import Phase, peak, training_base, update_phase
 from qwq.pipeline.preview import DataSummary, preview_source
 from qwq.pipeline.stage import CompletionLimit, Stage
+from qwq.report.view import Panel
 from qwq.tasks.mix import ProblemMix
 from qwq.tasks.procedural import family
 from qwq.text.template import ChatFormat
@@ -48,6 +49,19 @@ class StageHooks(Protocol):
 
 class RlStage(RlConfig, Stage):
     """Reinforcement learning with verifiable rewards; `rl1` and `rl2` are its kinds."""
+
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("share correct", "pass_rate", unit=True),
+        Panel("completion length, tokens", "length"),
+        Panel("entropy, nats a token", "entropy"),
+        Panel("responses cut at max_new_tokens", "truncated", unit=True),
+        Panel("groups without signal", "zero_signal", unit=True),
+        Panel("tokens clipped", "clip_fraction", unit=True),
+        Panel("KL to the stage's start", "kl"),
+        Panel("KL to the stage's start, watched", "kl_to_start"),
+        Panel("gradient norm", "grad_norm"),
+        Panel("sampler against trainer, nats", "mismatch_max", log=True),
+    )
 
     # -- plan -------------------------------------------------------------------------------------------------------
 

@@ -6,26 +6,25 @@ a run asked for again continues after the last of them.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from qwq.common.cpu import has_bfloat16
-from qwq.common.files import locked, read_record, write_atomic, writing_to
+from qwq.common.files import write_atomic, writing_to
+from qwq.common.run_folder import RunFolder, size_of
 from qwq.config import START, Recipe, dump_recipe
 from qwq.errors import ConfigError, Interrupted
 from qwq.pipeline.benchmarks import StageEvaluation
 from qwq.pipeline.check import check_capacity, check_run
-from qwq.pipeline.folder import check_same_recipe, move_aside, size_of
 from qwq.pipeline.inputs import RunInputs
 from qwq.pipeline.job import StageJob
 from qwq.pipeline.models import RunModels
+from qwq.pipeline.same_recipe import check_same_recipe
 from qwq.pipeline.stage import stage_of
 from qwq.pipeline.trackers import TrackedProgress
 from qwq.train.checkpoint import Progress, StageRun, StopFlag
@@ -46,13 +45,14 @@ class RecipeRun:
         command: str = "",
     ):
         self.recipe, self.folder = recipe, runs / recipe.run_name
+        self.files = RunFolder(self.folder)
         self.progress, self.stop = progress or Progress(), stop or StopFlag()
         if recipe.report_to:
             self.progress = TrackedProgress(recipe, self.folder, self.progress)
         self.command = command or "run the same command again"
-        self.inputs = RunInputs(recipe, self.folder)
-        self.models = RunModels(recipe, self.folder, self.progress.note)
-        self.evaluation = StageEvaluation(self.inputs, self.folder, self.progress.note, self._check_stop)
+        self.inputs = RunInputs(recipe, self.files)
+        self.models = RunModels(recipe, self.files, self.progress.note)
+        self.evaluation = StageEvaluation(self.inputs, self.files, self.progress.note, self._check_stop)
 
     # -- the run's folder -------------------------------------------------------------------------------------------
 
@@ -68,24 +68,24 @@ class RecipeRun:
         with writing_to(self.folder), ExitStack() as held:
             held.callback(self.progress.end)
             if self.folder.is_dir():
-                held.enter_context(self._lock())
+                held.enter_context(self.files.lock())
             if not fresh:
-                check_same_recipe(self.folder, self.recipe)
-                if (finished := self.results()) and finished["finished"]:
+                check_same_recipe(self.files, self.recipe)
+                if (finished := self.files.results()) and finished["finished"]:
                     return finished
             self.check(until, fresh=fresh)  # from here on the run's folder is touched
-            if fresh and (old := move_aside(self.folder)):
+            if fresh and (old := self.files.move_aside()):
                 self.progress.note(
                     f"the run before is kept in {old} ({size_of(old) / 2**20:,.0f} MiB): delete it when it is no longer needed"
                 )
             if not self.folder.is_dir():
-                held.enter_context(self._lock())
-            write_atomic(self.folder / "recipe.toml", dump_recipe(self.recipe))
+                held.enter_context(self.files.lock())
+            write_atomic(self.files.recipe_file, dump_recipe(self.recipe))
             self._set_up_torch()
-            if self.recipe.eval.start and not self._record(START):
+            if self.recipe.eval.start and not self.files.record(START):
                 self._read_start()
             for name in self.recipe.stages:
-                if not self._record(name):
+                if not self.files.record(name):
                     self._stage(name)
                 if name == until:
                     break
@@ -99,13 +99,6 @@ class RecipeRun:
                 "compute.dtype is bfloat16, and this CPU is not known to have instructions for it (avx512_bf16, amx_bf16): without them float32 is faster"
             )
 
-    def _lock(self) -> AbstractContextManager[None]:
-        return locked(self.folder, f"{self.folder} is in use by another run: wait for it, or use another --seed")
-
-    def results(self) -> dict[str, Any] | None:
-        path = self.folder / "results.json"
-        return read_record(path) if path.exists() else None
-
     def check(self, until: str | None = None, *, fresh: bool = False, machine: bool = True) -> None:
         """Read and check what the stages that are left need, up to and including `until`; with `fresh` none counts as done. Nothing is written.
 
@@ -115,17 +108,13 @@ class RecipeRun:
         left = [
             name
             for name in names[: None if until is None else names.index(until) + 1]
-            if fresh or not self._record(name)
+            if fresh or not self.files.record(name)
         ]
         for note in check_run(self.inputs, left, fresh=fresh, machine=machine):
             self.progress.note(note)
 
-    def _record(self, name: str) -> dict[str, Any] | None:
-        path = self.folder / "stages" / f"{name}.json"
-        return read_record(path) if path.exists() else None
-
     def _write_results(self) -> dict[str, Any]:
-        records = [r for name in self.recipe.stages if (r := self._record(name))]
+        records = [r for name in self.recipe.stages if (r := self.files.record(name))]
         results = {
             "recipe": self.recipe.name,
             "seed": self.recipe.seed,
@@ -134,22 +123,22 @@ class RecipeRun:
             "finished": len(records) == len(self.recipe.stages),
             "stages": records,
         }
-        if start := self._record(START):
+        if start := self.files.record(START):
             results |= {"start": start, "wall_s": round(results["wall_s"] + start["wall_s"], 1)}
-        write_atomic(self.folder / "results.json", json.dumps(results, indent=1))
+        self.files.keep_results(results)
         return results
 
     # -- stages -----------------------------------------------------------------------------------------------------
 
     def _stage(self, name: str) -> None:
         stage, chat = stage_of(self.recipe, name), self.models.chat()
-        check_capacity(self.recipe, name, self.folder, self.inputs.use_of(name))
+        check_capacity(self.recipe, name, self.files, self.inputs.use_of(name))
         run = StageRun(
             self.folder, name, stage.kind, progress=self.progress, stop=self.stop, how_to_go_on=self.command,
             interval_s=self.recipe.compute.checkpoint_interval_s,
         )  # fmt: skip
         torch.manual_seed(self.recipe.seed)
-        result = stage.run(StageJob(self.recipe, name, chat, self.models, self.inputs, run, self._record))
+        result = stage.run(StageJob(self.recipe, name, chat, self.models, self.inputs, run, self.files.record))
         record: dict[str, Any] = {"name": name, "kind": stage.kind, "train_s": round(run.state["seconds"], 2)}
         record |= {"steps": run.state["step"], "evals": result.evals, "evals_greedy": {}} | result.record
         record |= {"data": run.state["data"]} if "data" in run.state else {}
@@ -157,7 +146,7 @@ class RecipeRun:
         if stage.evaluate and result.policy is not None:
             record |= self.evaluation.read(name, result.policy, chat)
         record["wall_s"] = round(run.state["seconds"] + time.perf_counter() - started, 2)
-        self._keep_record(name, record)
+        self.files.keep_record(name, record)
         run.clear()
         later = list(self.recipe.stages)[list(self.recipe.stages).index(name) + 1 :]
         if not any(self.recipe.stages[other].data_owner(other) == name for other in later):
@@ -169,11 +158,7 @@ class RecipeRun:
         first = next(iter(self.recipe.stages))
         evals = self.evaluation.read(START, self.models.start_of(first, chat), chat)
         record = {"name": START, "kind": START, "evals": {}, "evals_greedy": {}} | evals
-        self._keep_record(START, record | {"wall_s": round(time.perf_counter() - began, 2)})
-
-    def _keep_record(self, name: str, record: Mapping[str, Any]) -> None:
-        (self.folder / "stages").mkdir(exist_ok=True)
-        write_atomic(self.folder / "stages" / f"{name}.json", json.dumps(record))
+        self.files.keep_record(START, record | {"wall_s": round(time.perf_counter() - began, 2)})
 
     def _check_stop(self, name: str) -> None:
         if self.stop.raised:

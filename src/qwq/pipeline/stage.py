@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from qwq.common.memory import Memory
 from qwq.config import Cluster, Lora, Recipe, StageConfig
@@ -31,6 +31,7 @@ from qwq.pipeline.plan.cluster import ClusterPlan
 from qwq.pipeline.plan.counts import PlanContext, StagePlan
 from qwq.pipeline.plan.peak import peak, trained_parameters, training_base, update_phase
 from qwq.pipeline.preview import DataSummary
+from qwq.report.view import SUPERVISED, Panel, StageView
 from qwq.text.template import ChatFormat
 from qwq.types import Problem
 
@@ -62,6 +63,8 @@ class CompletionLimit:
 
 class Stage(StageConfig):
     """Base of all kinds of stages. A kind that trains a policy overrides `plan` and `train`; the rest has defaults."""
+
+    panels: ClassVar[tuple[Panel, ...]] = SUPERVISED  # its curves in the report
 
     # -- plan: without torch ----------------------------------------------------------------------------------------
 
@@ -125,6 +128,16 @@ class Stage(StageConfig):
     def train(self, model: Transformer, job: StageJob) -> Mapping[str, Any] | None:
         """Train `model` in place; returns what the stage's record keeps besides its figures."""
         raise NotImplementedError
+
+    # -- report -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def view(cls, config: Mapping[str, Any], record: Mapping[str, Any] | None) -> StageView:
+        """What the report shows of a stage, from its table in recipe.toml and, once it is finished, its record.
+
+        The table may be of an earlier version of the kind.
+        """
+        return StageView(in_sequence=cls.in_sequence, trains_policy=cls.trains_policy, panels=cls.panels)
 
 
 def stage_of(recipe: Recipe, name: str) -> Stage:

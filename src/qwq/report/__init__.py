@@ -1,5 +1,4 @@
-"""The report of a run: one HTML file with everything in it."""
+"""The report of a run as one HTML file.
 
-from qwq.report.html import write_report
-
-__all__ = ["write_report"]
+`pipeline.run_report` reads the run and writes the page; `view.py` is what kinds of stages state.
+"""

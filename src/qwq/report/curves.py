@@ -4,42 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from qwq.report import plots
 from qwq.report.run_data import RunData, StageData
+from qwq.report.view import Panel
 from qwq.report.wording import text
 from qwq.types import DOMAINS
 
 LINE = "#1f6f8b"
 MAX_ALARM_LINES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One picture: its title, the metric's key, and how to draw it."""
-
-    title: str
-    key: str
-    log: bool = False
-    unit: bool = False
-
-
-SUPERVISED = (Panel("loss, nats a token", "loss"), Panel("gradient norm", "grad_norm"))
-REWARD_MODEL = (Panel("loss", "loss"), Panel("pairs in the right order", "pair_accuracy", unit=True))
-DPO = (*REWARD_MODEL, Panel("reward of the chosen over the rejected", "margin"), Panel("gradient norm", "grad_norm"))
-RL = (
-    Panel("share correct", "pass_rate", unit=True),
-    Panel("completion length, tokens", "length"),
-    Panel("entropy, nats a token", "entropy"),
-    Panel("responses cut at max_new_tokens", "truncated", unit=True),
-    Panel("groups without signal", "zero_signal", unit=True),
-    Panel("tokens clipped", "clip_fraction", unit=True),
-    Panel("KL to the stage's start", "kl"),
-    Panel("KL to the stage's start, watched", "kl_to_start"),
-    Panel("gradient norm", "grad_norm"),
-    Panel("sampler against trainer, nats", "mismatch_max", log=True),
-)
 
 
 def curves_section(run: RunData) -> str:
@@ -55,10 +28,8 @@ def curves_section(run: RunData) -> str:
 
 
 def stage_curves(stage: StageData, run: RunData) -> str:
-    rl = stage.kind in ("rl1", "rl2")
-    panels = RL if rl else {"reward_model": REWARD_MODEL, "dpo": DPO}.get(stage.kind, SUPERVISED)
-    pictures = [_rewards(stage), _verdicts(stage), _validation(stage)] if rl else []
-    pictures += [_picture(stage, panel) for panel in panels]
+    pictures = [_rewards(stage), _verdicts(stage), _validation(stage)]
+    pictures += [_picture(stage, panel) for panel in stage.view.panels]
     seconds = sum(row.get("seconds", 0.0) for row in stage.metrics)
     tokens = sum(row.get("tokens", 0) for row in stage.metrics)
     speed = f", {tokens:,} tokens at {tokens / seconds:,.0f} a second" if seconds and tokens else ""

@@ -7,15 +7,15 @@ page has no scripts and loads nothing; its content policy forbids both.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from qwq.common.files import write_atomic
 from qwq.report import plots
 from qwq.report.curves import curves_section
-from qwq.report.run_data import RunData, ScoreChange, ScorePair, StageData, compare, read_run, transcripts
+from qwq.report.run_data import RunData, ScoreChange, ScorePair, StageData, compare, transcripts
+from qwq.report.view import Comparison
 from qwq.report.wording import grey_thinking, interval, joined, minutes, points, text, tone
 
 OUTCOME_COLOURS = {
@@ -24,22 +24,11 @@ OUTCOME_COLOURS = {
 }  # fmt: skip
 
 
-def write_report(run_folder: Path) -> Path:
-    """Write `report.html` into a run's folder, finished or not; returns its path.
-
-    DataError where it is no run.
-    """
-    run = read_run(run_folder)
-    path = run_folder / "report.html"
-    write_atomic(path, page(run).encode(errors="replace"))
-    return path
-
-
 def page(run: RunData) -> str:
     css = files("qwq.report").joinpath("style.css").read_text(encoding="utf-8")
     sections = (
         header(run), cards(run), score_section(run), comparison_section(run), overthinking_section(run),
-        reward_model_section(run), contract_section(run), curves_section(run), verdict_section(run),
+        facts_section(run), contract_section(run), curves_section(run), verdict_section(run),
         transcript_section(run),
     )  # fmt: skip
     title = text(f"qwq run {run.recipe['name']}, seed {run.recipe.get('seed', 0)}")
@@ -98,8 +87,8 @@ def before_rl(run: RunData) -> StageData | None:
     evaluated.
     """
     evaluated = run.evaluated_policies()
-    sft = [s for s in evaluated if s.kind == "sft"]
-    return sft[-1] if sft else evaluated[0] if evaluated else None
+    baselines = [s for s in evaluated if s.view.is_baseline]
+    return baselines[-1] if baselines else evaluated[0] if evaluated else None
 
 
 def overthinking_section(run: RunData) -> str:
@@ -127,7 +116,7 @@ def overthinking_section(run: RunData) -> str:
 
 
 def score_section(run: RunData) -> str:
-    stages = [s for s in run.stages if s.evals and s.kind != "reward_model"]
+    stages = [s for s in run.stages if s.evals and s.view.trains_policy]
     if not stages:
         return ""
     head = "".join(f"<th>{text(b)}</th>" for b in run.benchmarks)
@@ -178,16 +167,15 @@ def _legend(names: Sequence[str], colours: Mapping[str, str] | None = None) -> s
 
 def comparison_section(run: RunData) -> str:
     """Each control against the stage whose time it was given, in one sentence."""
-    out = []
-    for control in run.of_kind("control"):
-        rl = control.config.get("match", "rl1")
-        changes = compare(run, control.name, rl)
-        if changes:
-            out.append(f"<p>{_control_sentence(control, rl, changes)}</p>")
+    out = [
+        f"<p>{_control_sentence(control, comparison, changes)}</p>"
+        for control in run.stages
+        if (comparison := control.view.comparison) and (changes := compare(run, control.name, comparison.against))
+    ]
     return "<h2>Reinforcement learning against more SFT</h2>" + "".join(out) if out else ""
 
 
-def _control_sentence(control: StageData, rl: str, changes: Sequence[ScoreChange]) -> str:
+def _control_sentence(control: StageData, comparison: Comparison, changes: Sequence[ScoreChange]) -> str:
     def say(c: ScoreChange) -> str:
         return f'{text(c.benchmark)} by <b class="{tone(c.low, c.high)}">{points(c.mean)}</b> {interval(c.low, c.high)}'
 
@@ -202,38 +190,29 @@ def _control_sentence(control: StageData, rl: str, changes: Sequence[ScoreChange
         parts.append(f"is behind {'it' if parts else other} on {joined(worse)}")
     if same:
         parts.append(f"cannot be told from {'it' if parts else other} on {joined(same)}")
-    took = "as many seconds" if control.config.get("steps") is None else f"{control.config['steps']} steps"
     return (
-        f"After {took} of training from the same start, <b>{text(rl)}</b> {'; it '.join(parts)} (points, sampled, "
-        "95% paired interval)."
+        f"After {text(comparison.took)} of training from the same start, <b>{text(comparison.against)}</b> "
+        f"{'; it '.join(parts)} (points, sampled, 95% paired interval)."
     )
 
 
-def reward_model_section(run: RunData) -> str:
-    out = []
-    for stage in run.of_kind("reward_model"):
-        e = stage.evals.get("pair_accuracy")
-        if not e:
-            continue
-        low, high = e["ci95"]
-        line = (
-            f"<b>{text(stage.name)}</b> puts the better answer first in <b>{100 * e['score']:.1f}%</b> "
-            f"[{100 * low:.1f}, {100 * high:.1f}] of {e['n']:,} held-out pairs"
-        )
-        if m := e.get("matched_length"):
-            low, high = m["ci95"]
-            line += (
-                f", and in {100 * m['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of the {m['n']:,} pairs of "
-                "equal length (at most two tokens or 5% apart), where length cannot help it"
-            )
-        out.append(f"<p>{line}.</p>")
-    return "<h2>Reward model</h2>" + "".join(out) if out else ""
+def facts_section(run: RunData) -> str:
+    """What stages say of themselves, by heading."""
+    by_heading: dict[str, list[str]] = {}
+    for fact in (fact for stage in run.stages for fact in stage.view.facts):
+        by_heading.setdefault(fact.heading, []).append(f"<p>{_bold(text(fact.text))}</p>")
+    return "".join(f"<h2>{text(heading)}</h2>{''.join(lines)}" for heading, lines in by_heading.items())
+
+
+def _bold(escaped: str) -> str:
+    """`**word**` as bold."""
+    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escaped)
 
 
 def contract_section(run: RunData) -> str:
     """What the contract found at its checks of stage 2."""
     out = []
-    for stage in run.of_kind("rl2"):
+    for stage in run.stages:
         if not stage.contract:
             continue
         max_drop = stage.config.get("contract", {}).get("max_drop", 0.03)

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwq.common.files import read_record
+from qwq.common.run_folder import RunFolder
 from qwq.common.stats import paired_difference
-from qwq.config import START, stage_class
+from qwq.config import START
 from qwq.errors import DataError
+from qwq.report.view import StageView
 
 Row = dict[str, Any]
+SAMPLED = "sampled"  # the reading whose answers are compared and shown
 
 
 @dataclass(slots=True)
@@ -29,6 +31,7 @@ class StageData:
     config: Mapping[str, Any]
     record: Row | None = None
     metrics: list[Row] = field(default_factory=list)
+    view: StageView = field(default_factory=StageView)
 
     @property
     def state(self) -> str:
@@ -44,7 +47,7 @@ class StageData:
 
     @property
     def changes_policy(self) -> bool:
-        return self.kind == START or stage_class(self.kind).in_sequence
+        return self.view.in_sequence
 
     @property
     def contract(self) -> list[Row]:
@@ -73,7 +76,7 @@ class StageData:
 class RunData:
     """A run as the report tells it."""
 
-    folder: Path
+    folder: RunFolder
     recipe: Mapping[str, Any]
     stages: list[StageData]
 
@@ -92,11 +95,8 @@ class RunData:
         """Names of the benchmarks on policies, in the order of the first table row that has
         them.
         """
-        names = [b for s in self.stages if s.kind != "reward_model" for b in s.evals]
+        names = [b for s in self.stages if s.view.trains_policy for b in s.evals]
         return list(dict.fromkeys(names))
-
-    def of_kind(self, *kinds: str) -> list[StageData]:
-        return [s for s in self.stages if s.kind in kinds]
 
     def stage(self, name: str) -> StageData | None:
         return next((s for s in self.stages if s.name == name), None)
@@ -105,21 +105,23 @@ class RunData:
         return [s for s in self.stages if s.changes_policy and s.evals]
 
 
-def read_run(folder: Path) -> RunData:
-    """Read a run's folder. DataError where it is none."""
-    recipe_path = folder / "recipe.toml"
-    if not recipe_path.is_file():
+def read_run(folder: RunFolder, view: Callable[[str, Mapping[str, Any], Row | None], StageView]) -> RunData:
+    """Read a run's folder; `view(kind, config, record)` says what is shown of a stage.
+
+    DataError where it is no run.
+    """
+    if not folder.holds_a_run:
         raise DataError(
             f"no run at {folder}: it has no recipe.toml; give a folder that `qwq train` wrote, such as runs/tiny"
         )
-    recipe = read_record(recipe_path)
-    metrics = _metrics(folder / "metrics.jsonl")
+    recipe = folder.recipe()
+    metrics = _metrics(folder.metrics)
     stages = []
     read_first = {START: {"kind": START}} if recipe.get("eval", {}).get("start") else {}
     for name, config in (read_first | recipe["stages"]).items():
-        path = folder / "stages" / f"{name}.json"
-        record = read_record(path) if path.is_file() else None
-        stages.append(StageData(name, config["kind"], config, record, metrics.get(name, [])))
+        kind, record = config["kind"], folder.record(name)
+        shown = StageView() if kind == START else view(kind, config, record)
+        stages.append(StageData(name, kind, config, record, metrics.get(name, []), shown))
     return RunData(folder, recipe, stages)
 
 
@@ -154,13 +156,8 @@ class ScoreChange:
 
 def compare(run: RunData, before: str, after: str) -> list[ScoreChange]:
     """Paired differences of two stages' sampled answers on the benchmarks that both have."""
-    b, a = (_passed(run.folder, name) for name in (before, after))
+    b, a = (run.folder.outcomes(name, SAMPLED) or {} for name in (before, after))
     return [ScoreChange(k, *paired_difference(b[k], a[k])) for k in a if k in b and len(a[k]) == len(b[k])]
-
-
-def _passed(folder: Path, stage: str) -> dict[str, list[float]]:
-    path = folder / "evals" / stage / "sampled.passed.json"
-    return read_record(path) if path.is_file() else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +179,9 @@ def transcripts(
 
     Nothing is picked by its looks.
     """
-    earlier = {(r["benchmark"], r["problem_id"]): r for r in _rows(run.folder, before)}
+    earlier = {(r["benchmark"], r["problem_id"]): r for r in _rows(run.folder.answers(before, SAMPLED))}
     out: dict[str, list[ScorePair]] = {}
-    for row in _rows(run.folder, after):
+    for row in _rows(run.folder.answers(after, SAMPLED)):
         other = earlier.get((row["benchmark"], row["problem_id"]))
         if other is None:
             continue
@@ -202,8 +199,7 @@ def _correct(row: Row) -> bool:
     return row["verdict"]["outcome"] == "correct"
 
 
-def _rows(folder: Path, stage: str) -> list[Row]:
-    path = folder / "evals" / stage / "sampled.jsonl"
+def _rows(path: Path) -> list[Row]:
     # Split at line feeds alone: a model's text may hold other characters that count as line ends.
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line] if path.is_file() else []
 

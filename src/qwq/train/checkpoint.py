@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from qwq.common.files import atomic_folder, read_record, whole_lines, write_atomic
+from qwq.common.run_folder import RunFolder
 from qwq.data.examples import FileUse
 from qwq.errors import CapacityError, ConfigError, Interrupted, ModelError
 from qwq.train.optim import Optimizer
@@ -106,18 +107,15 @@ class StageRun:
         how_to_go_on: str = "run the same command again",
         interval_s: float = MIN_INTERVAL_S,
     ) -> None:
-        self.run_folder, self.name, self.kind = run_folder, name, kind
-        self.folder = run_folder / "checkpoints" / name
+        self.name, self.kind = name, kind
+        places = RunFolder(run_folder)
+        self.folder, self.rollouts_folder = places.checkpoints(name), places.rollouts(name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.metrics_path = run_folder / "metrics.jsonl"
+        self.metrics_path = places.metrics
         self.progress, self.stop = progress or Progress(), stop or StopFlag()
         self.how_to_go_on, self.interval_s = how_to_go_on, interval_s
         self.state: dict[str, Any] = {"step": 0, "seconds": 0.0}
         self.tensors: dict[str, Tensor] = {}
-
-    @property
-    def rollouts_folder(self) -> Path:
-        return self.run_folder / "rollouts" / self.name
 
     def _latest(self) -> Path | None:
         found = sorted(p for p in self.folder.glob("step-*") if (p / "state.json").exists())

@@ -15,6 +15,7 @@ import torch
 from support.stages import stage_memory, stage_plan
 
 from qwq.common import memory
+from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe, load_recipe
 from qwq.engine.multi_step import PREFILL_TOKENS
 from qwq.errors import CapacityError, DataError, ModelError
@@ -281,7 +282,7 @@ def test_free_memory_is_the_tightest_limit(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_fits_passes(tmp_path: Path) -> None:
     for name in RL["stages"]:
-        check_capacity(recipe(), name, tmp_path)
+        check_capacity(recipe(), name, RunFolder(tmp_path))
 
 
 def test_too_much_is_refused_with_both_sides_and_the_option_to_lower(tmp_path: Path) -> None:
@@ -289,18 +290,20 @@ def test_too_much_is_refused_with_both_sides_and_the_option_to_lower(tmp_path: P
         CapacityError,
         match=r"stage rl1 needs about \d+\.\d GiB \(activations .*GiB are free: lower compute.micro_batch_tokens",
     ):
-        check_capacity(recipe(compute__micro_batch_tokens=10**8, stages__rl1__prompts=10**6), "rl1", tmp_path)
+        check_capacity(
+            recipe(compute__micro_batch_tokens=10**8, stages__rl1__prompts=10**6), "rl1", RunFolder(tmp_path)
+        )
     rows = recipe(compute__max_rows=10**7, stages__rl1__prompts=10**7)
     with pytest.raises(CapacityError, match=r"\(key/value cache .* lower compute.max_rows \(now 10000000\)") as error:
-        check_capacity(rows, "rl1", tmp_path)
+        check_capacity(rows, "rl1", RunFolder(tmp_path))
     assert "\n" not in str(error.value)
     big_group = recipe(stages__rl1__samples=10**6)
     with pytest.raises(CapacityError, match=r"lower stages.rl1.samples \(now 1000000\)"):
-        check_capacity(big_group, "rl1", tmp_path)
+        check_capacity(big_group, "rl1", RunFolder(tmp_path))
     with pytest.raises(CapacityError, match=r"stage pretrain .* lower stages.pretrain.batch_tokens \(now 1000000000\)"):
-        check_capacity(recipe(stages__pretrain__batch_tokens=10**9), "pretrain", tmp_path)
+        check_capacity(recipe(stages__pretrain__batch_tokens=10**9), "pretrain", RunFolder(tmp_path))
     with pytest.raises(CapacityError, match=r"the evaluation after stage rl1 needs .* lower compute.max_rows"):
-        check_capacity(recipe(compute__max_rows=10**8, eval__math=10**8), "rl1", tmp_path)
+        check_capacity(recipe(compute__max_rows=10**8, eval__math=10**8), "rl1", RunFolder(tmp_path))
 
 
 def test_a_model_that_cannot_fit_at_all_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -309,7 +312,7 @@ def test_a_model_that_cannot_fit_at_all_says_so(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(
         CapacityError, match=r"weights 122\.1, gradients 122\.1.* 16\.0 GiB are free: use a smaller model"
     ):
-        check_capacity(recipe(model__preset="qwq-32b"), "pretrain", tmp_path)
+        check_capacity(recipe(model__preset="qwq-32b"), "pretrain", RunFolder(tmp_path))
 
 
 def test_the_check_reads_the_model_that_was_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -318,7 +321,7 @@ def test_the_check_reads_the_model_that_was_trained(monkeypatch: pytest.MonkeyPa
     (final / "config.json").write_text(json.dumps(preset("qwq-32b").to_hf()))
     monkeypatch.setattr("qwq.pipeline.check.free_memory", lambda device: 16 * GIB)
     with pytest.raises(CapacityError, match="stage rl1 needs"):
-        check_capacity(recipe(), "rl1", tmp_path)
+        check_capacity(recipe(), "rl1", RunFolder(tmp_path))
 
 
 # -- the text ---------------------------------------------------------------------------------------------------------
@@ -500,7 +503,7 @@ def test_memory_is_planned_by_the_longest_row_that_is_there(chat_model: Path, tm
         chat_model, {"kind": "sft", "path": str(write_conversations(tmp_path, ("1",))), "batch_tokens": 100}
     )
     config = model_config(recipe_there)
-    uses, _ = read_own_data(recipe_there, tmp_path, config.max_positions)
+    uses, _ = read_own_data(recipe_there, RunFolder(tmp_path), config.max_positions)
     read, assumed = (stage_memory(recipe_there, "own", config, use).parts["activations"] for use in (uses["own"], None))
     per_token = footprint.activation_values(config, 1) * 4
     assert (read, assumed) == (127 * per_token, 612 * per_token)

@@ -19,7 +19,7 @@ from qwq.model import lora
 from qwq.model.config import preset
 from qwq.model.transformer import Transformer
 from qwq.pipeline.resolve import model_folder
-from qwq.report.run_data import read_run
+from qwq.pipeline.run_report import read_run
 from qwq.rollout.store import RolloutStore
 from qwq.train.checkpoint import StageRun
 from qwq.train.optim import Optimizer

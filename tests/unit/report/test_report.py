@@ -13,8 +13,8 @@ import pytest
 
 from qwq.common.stats import paired_difference, wilson
 from qwq.errors import DataError
-from qwq.report import write_report
-from qwq.report.run_data import compare, read_run, smooth, transcripts
+from qwq.pipeline.run_report import read_run, write_report
+from qwq.report.run_data import compare, smooth, transcripts
 
 HOSTILE = '</pre><script>alert("x")</script><img src=http://example.invalid/x onerror=y>\x1b[31m\u202eabc'
 SHARES = {  # of problems solved by stage

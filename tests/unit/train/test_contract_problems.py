@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe
 from qwq.errors import ConfigError, DataError
 from qwq.pipeline.inputs import RunInputs
@@ -55,7 +56,7 @@ def recipe(sources: list[dict], mix: dict[str, float] | None = None, **contract)
 
 
 def watched(one: Recipe, tmp_path: Path) -> dict[str, list[str]]:
-    held = one.stages["rl2"].held(RunInputs(one, tmp_path))
+    held = one.stages["rl2"].held(RunInputs(one, RunFolder(tmp_path)))
     return {name: [p.messages[-1].content.partition("\n")[0] for p in problems] for name, problems in held.items()}
 
 
@@ -64,7 +65,7 @@ def test_rows_that_are_held_out_of_the_training_file(tmp_path):
     one = recipe([{"kind": "math", "path": path, "limit": 30}], problems=1000)
     assert 10 < len(HELD_OUT) < 40
     assert watched(one, tmp_path) == {"math": HELD_OUT}  # all of them: the source's limit is one of training
-    pools = one.stages["rl2"].pools(RunInputs(one, tmp_path))
+    pools = one.stages["rl2"].pools(RunInputs(one, RunFolder(tmp_path)))
     ((_, trained),) = pools.values()
     assert [p.messages[-1].content.partition("\n")[0] for p in trained] == [q for q in QUESTIONS if q not in HELD_OUT][
         :30
@@ -127,7 +128,7 @@ def test_the_looks_at_validation_problems_leave_out_what_is_trained_on_too(tmp_p
     stage = one.stages["rl2"].model_copy(
         update={"validation": one.stages["rl2"].validation.model_copy(update={"every": 1, "problems": 3})}
     )
-    looked_at = stage.watched(RunInputs(one, tmp_path))
+    looked_at = stage.watched(RunInputs(one, RunFolder(tmp_path)))
     assert [[p.messages[-1].content.partition("\n")[0] for p in v] for k, v in looked_at.items() if k != "tools"] == [
         kept_apart[50:53]
     ]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qwq.common.memory import GIB, free_memory
+from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe
 from qwq.errors import CapacityError
 from qwq.model.config import ModelConfig
@@ -39,7 +40,7 @@ PARTS = (
 
 def explain(recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = True) -> str:
     """The plan as text: model, a line for each stage with what it does and, for one device, a line with what memory it needs."""
-    config, folder = model_config(recipe), runs / recipe.run_name
+    config, folder = model_config(recipe), RunFolder(runs / recipe.run_name)
     uses, data_lines = read_own_data(recipe, folder, config.max_positions)
     contexts = [
         PlanContext(recipe, name, config, uses.get(stage.data_owner(name))) for name, stage in recipe.stages.items()
@@ -66,14 +67,14 @@ def explain(recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = Tru
     return "\n".join(lines)
 
 
-def _work_table(contexts: Sequence[PlanContext], folder: Path) -> list[list[str]]:
+def _work_table(contexts: Sequence[PlanContext], folder: RunFolder) -> list[list[str]]:
     """What each stage does; `folder` is the run's."""
     rows = [["stage", "kind", "from", "work of a step", "steps", "tokens", "FLOPs"]]
     for context in contexts:
         recipe, name = context.recipe, context.name
         stage = stage_of(recipe, name)
         plan = stage.plan(context)
-        done = " (done)" if (folder / "stages" / f"{name}.json").is_file() else ""
+        done = " (done)" if folder.record_file(name).is_file() else ""
         numbers = [count(n) if n is not None else "?" for n in (plan.steps, plan.tokens, plan.flops)]
         start = recipe.start_of(name) or recipe.model.preset or "model"
         rows.append([name + done, stage.kind, start, plan.work, *numbers])

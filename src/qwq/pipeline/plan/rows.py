@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe
 from qwq.data.examples import FileUse
 from qwq.data.row_files import is_hub_id
@@ -14,7 +13,7 @@ from qwq.pipeline.stage import stage_of
 SHOWN_CHARACTERS = 1500  # of a rendered row
 
 
-def read_own_data(recipe: Recipe, folder: Path, max_positions: int) -> tuple[dict[str, FileUse], list[str]]:
+def read_own_data(recipe: Recipe, folder: RunFolder, max_positions: int) -> tuple[dict[str, FileUse], list[str]]:
     """What each stage takes of its own file, and that in words: one row rendered, what is learnt in [[double brackets]], and the account of all rows.
 
     Files that are not here, or on the hub, are left out, and those of a model whose tokenizer is not to be had. DataError as in training.
@@ -27,7 +26,7 @@ def read_own_data(recipe: Recipe, folder: Path, max_positions: int) -> tuple[dic
         if (path := recipe.stages[name].data_file) and at_hand(path) and not is_hub_id(path)
     ]
     try:
-        chat = chat_format(recipe, folder / "tokenizer") if names else None
+        chat = chat_format(recipe, folder.tokenizer) if names else None
     except ModelError as error:
         return {}, [
             f"{name}: {recipe.stages[name].data_file} was not read, as its tokens cannot be counted: {error}"

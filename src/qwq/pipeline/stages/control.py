@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import Field
 
@@ -12,6 +14,7 @@ from qwq.pipeline.plan.counts import PlanContext, StagePlan, count
 from qwq.pipeline.plan.peak import peak, training_base, update_phase
 from qwq.pipeline.stage import Stage
 from qwq.pipeline.stages.sft import SftStage
+from qwq.report.view import Comparison, StageView
 
 if TYPE_CHECKING:
     from qwq.model.transformer import Transformer
@@ -27,6 +30,12 @@ class ControlStage(Stage):
     of: str = Field("sft", description="SFT stage to continue")
     match: str = Field("rl1", description="stage whose training seconds to match")
     steps: Positive | None = Field(None, description="fixed number of steps instead of matching seconds")
+
+    @classmethod
+    def view(cls, config: Mapping[str, Any], record: Mapping[str, Any] | None) -> StageView:
+        steps = config.get("steps")
+        comparison = Comparison(config.get("match", "rl1"), "as many seconds" if steps is None else f"{steps} steps")
+        return replace(super().view(config, record), comparison=comparison)
 
     @property
     def start(self) -> str:

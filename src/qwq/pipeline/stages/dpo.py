@@ -11,7 +11,8 @@ What lies behind the prompt counts whole, a later user's turn or a tool's result
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -22,6 +23,7 @@ from qwq.data.examples import PairExample
 from qwq.pipeline.pairs_stage import PairsStage
 from qwq.pipeline.plan.counts import PlanContext
 from qwq.pipeline.plan.peak import update_phase
+from qwq.report.view import Fact, Panel, StageView
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +39,11 @@ class DpoStage(PairsStage):
     """The policy itself trained on preference pairs, without a reward model (DPO, Rafailov et al. 2023, arXiv 2305.18290)."""
 
     passes_before: ClassVar[int] = 1  # under the start
+    panels: ClassVar[tuple[Panel, ...]] = (
+        *PairsStage.panels,
+        Panel("reward of the chosen over the rejected", "margin"),
+        Panel("gradient norm", "grad_norm"),
+    )
 
     beta: float = Field(
         0.1,
@@ -44,6 +51,19 @@ class DpoStage(PairsStage):
         description="weight of the log-probability ratio to the stage's start: larger keeps the policy nearer to it",
     )
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
+
+    @classmethod
+    def view(cls, config: Mapping[str, Any], record: Mapping[str, Any] | None) -> StageView:
+        facts: tuple[Fact, ...] = ()
+        if record and (pairs := record.get("pairs")):
+            low, high = pairs["ci95"]
+            share = (
+                f"**{100 * pairs['score']:.1f}%** [{100 * low:.1f}, {100 * high:.1f}] of {pairs['n']:,} held-out pairs"
+            )
+            facts = (
+                Fact("Preference pairs", f"**{record['name']}** raised the chosen answer over the other in {share}."),
+            )
+        return replace(super().view(config, record), facts=facts)
 
     def update(self, context: PlanContext, tokens: int) -> dict[str, int]:
         trained = self.trained_parameters(context.recipe, context.config)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qwq.common.files import atomic_folder
@@ -14,6 +15,7 @@ from qwq.model.footprint import update_parts
 from qwq.pipeline.pairs_stage import PairsStage
 from qwq.pipeline.plan.counts import PlanContext
 from qwq.pipeline.stage import StageResult
+from qwq.report.view import Fact, StageView
 
 if TYPE_CHECKING:
     from qwq.pipeline.job import StageJob
@@ -29,6 +31,11 @@ class RewardModelStage(PairsStage):
     trains_policy: ClassVar[bool] = False
     in_sequence: ClassVar[bool] = False
 
+    @classmethod
+    def view(cls, config: Mapping[str, Any], record: Mapping[str, Any] | None) -> StageView:
+        facts = (Fact("Reward model", _sentence(record)),) if record and "pair_accuracy" in record["evals"] else ()
+        return replace(super().view(config, record), facts=facts)
+
     def update(self, context: PlanContext, tokens: int) -> dict[str, int]:
         return update_parts(context.config, tokens, head=False)
 
@@ -38,7 +45,7 @@ class RewardModelStage(PairsStage):
 
         model = RewardModel(job.policy())
         calibration, evals = self.train_scorer(model, job)
-        with atomic_folder(job.models.final(job.name)) as partial:
+        with atomic_folder(job.models.folder.final(job.name)) as partial:
             save_reward_model(model.backbone, model.score.weight, partial)
             (partial / CALIBRATION).write_text(json.dumps(calibration.to_dict()) + "\n")
             job.chat.save(partial)
@@ -79,6 +86,23 @@ class RewardModelStage(PairsStage):
         job.run.run(steps, model, optimizer, step)
         calibration = calibrate(*_scored(model, splits["validation"]))
         return calibration, {"pair_accuracy": pair_accuracy(model, splits["test"], calibration)}
+
+
+def _sentence(record: Mapping[str, Any]) -> str:
+    """Held-out accuracy in words."""
+    e = record["evals"]["pair_accuracy"]
+    low, high = e["ci95"]
+    line = (
+        f"**{record['name']}** puts the better answer first in **{100 * e['score']:.1f}%** "
+        f"[{100 * low:.1f}, {100 * high:.1f}] of {e['n']:,} held-out pairs"
+    )
+    if m := e.get("matched_length"):
+        low, high = m["ci95"]
+        line += (
+            f", and in {100 * m['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of the {m['n']:,} pairs of equal length "
+            "(at most two tokens or 5% apart), where length cannot help it"
+        )
+    return f"{line}."
 
 
 def _scored(

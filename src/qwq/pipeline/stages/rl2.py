@@ -229,7 +229,7 @@ class Rl2Stage(RlStage):
         name = self.reward_model.model
         record = job.record_of(name)
         assert record
-        backbone, score = load_reward_model(job.models.final(name), device=job.compute.device)
+        backbone, score = load_reward_model(job.models.folder.final(name), device=job.compute.device)
         model = RewardModel(backbone, score).requires_grad_(False).to(backbone.device)
         calibration = Calibration(**record["calibration"])
         return Scorer(model, calibration, self.reward_model.weight, self.reward_model.debias_length)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import random
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
@@ -20,6 +21,7 @@ from qwq.pipeline.plan.lengths import ASSUMED_DOCUMENT, Lengths, document_length
 from qwq.pipeline.plan.peak import peak, training_base, update_phase
 from qwq.pipeline.preview import DataSummary, rendered
 from qwq.pipeline.stage import Stage
+from qwq.report.view import StageView
 from qwq.tasks.mix import ProblemMix
 from qwq.tasks.procedural import arithmetic
 from qwq.tasks.procedural.base import digest
@@ -75,6 +77,10 @@ class SftStage(Stage):
         if self.documents is None and not self.path:
             self.documents = 1000
         return self
+
+    @classmethod
+    def view(cls, config: Mapping[str, Any], record: Mapping[str, Any] | None) -> StageView:
+        return replace(super().view(config, record), is_baseline=True)
 
     @property
     def data_file(self) -> str | None:
