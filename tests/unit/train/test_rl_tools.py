@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from qwq.common.run_folder import RunFolder
 from qwq.config import load_recipe
 from qwq.envs import CalculatorEnvironment, Environment
 from qwq.envs.base import environment_class, make_environment, with_environment
@@ -76,7 +77,7 @@ def test_validation_and_contract_ask_with_the_same_tools(tmp_path: Path) -> None
     recipe = load_recipe(
         RECIPE, options(tmp_path, **{"stages.rl2.environment": name, "stages.rl1.validation.every": 1})
     )
-    inputs = RunInputs(recipe, tmp_path)
+    inputs = RunInputs(recipe, RunFolder(tmp_path))
     watched = recipe.stages["rl1"].watched(inputs) | recipe.stages["rl2"].held(inputs)
     tools = {k: {t["function"]["name"] for p in problems for t in p.tools} for k, problems in watched.items()}
     assert tools.pop("tools", {"calculator"}) == {"calculator"} and set(map(tuple, tools.values())) == {("look",)}
