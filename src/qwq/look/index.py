@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
+import threading
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwq.common.files import atomic_file
+from qwq.errors import QwqError
 from qwq.look.records import Entry, brief, entry, public, read_light, read_record
 from qwq.look.sources import Source, sources
 
@@ -61,6 +63,7 @@ class Index:
     text: bytes | mmap.mmap
     text_start: int = 0
     damaged: int = 0
+    saving: threading.Thread | None = None
     _words: bytes | None = None
 
     def __len__(self) -> int:
@@ -129,8 +132,9 @@ def open_index(target: Path) -> Index:
         builder.read(source, stamp)
     index = builder.index()
     if sum(size for size, _ in stamps) >= KEPT_FROM_BYTES:
-        with contextlib.suppress(OSError):  # a folder that is read-only or full is looked at, too
-            _save(index, place)
+        # Nobody waits for the disk; the process ends when the file is whole.
+        index.saving = threading.Thread(target=_save, args=(index, place))
+        index.saving.start()
     return index
 
 
@@ -174,29 +178,23 @@ class _Builder:
         self.stamps.append(stamp)
         number, first, offset = len(self.files) - 1, len(self.columns["file"]), 0
         rows = []
-        for line in source.path.read_bytes().split(b"\n")[:-1]:
-            if line:
+        data = source.path.read_bytes()
+        while (end := data.find(b"\n", offset)) >= 0:
+            if end > offset:
                 try:
-                    rows.append(
-                        (
-                            number,
-                            offset,
-                            len(line),
-                            -1 if source.step is None else source.step,
-                            *self._row(line, source),
-                        )
-                    )
+                    row = self._row(data, offset, end, source)
+                    rows.append((number, offset, end - offset, -1 if source.step is None else source.step, *row))
                 except (ValueError, TypeError, AttributeError, KeyError):
-                    self.damaged += not line.startswith(b'{"settings":')
-            offset += len(line) + 1
+                    self.damaged += not data.startswith(b'{"settings":', offset)
+            offset = end + 1
         for column, values in zip(self.columns.values(), zip(*rows, strict=True), strict=False):
             column.extend(values)
         if source.step is not None:
             self._advantages(first)
 
-    def _row(self, line: bytes, source: Source) -> tuple[Any, ...]:
+    def _row(self, data: bytes, start: int, end: int, source: Source) -> tuple[Any, ...]:
         """A line's values, in the order of the columns from `tokens` on."""
-        record, tokens = read_light(line)
+        record, tokens = read_light(data, start, end)
         shown = brief(record, source.place)
         self.text += shown.words.lower().encode("utf-8", "replace")
         prompt = self.prompt_of.get(shown.prompt)
@@ -234,7 +232,10 @@ class _Builder:
 
 
 def _save(index: Index, place: Path) -> None:
-    """One line of JSON that says what follows, then the arrays and the two texts end to end."""
+    """Keep an index: one line of JSON that says what follows, then the arrays and the two texts.
+
+    A place that takes no file is left alone: the index is in memory.
+    """
     head = {
         "format": FORMAT, "rows": len(index), "damaged": index.damaged, "names": index.names,
         "num_prompts": len(index.prompt_ends),
@@ -245,10 +246,11 @@ def _save(index: Index, place: Path) -> None:
         ],
     }  # fmt: skip
     line = json.dumps(head).encode()
-    with atomic_file(place) as file:
+    with contextlib.suppress(OSError, QwqError), atomic_file(place) as file:
         file.write(line + b" " * (-(len(line) + 1) % 8) + b"\n")  # arrays begin at a multiple of 8 bytes
         for block in _blocks(index):
-            file.write(block + b"\0" * (-len(block) % 8))
+            file.write(block)
+            file.write(b"\0" * (-len(block) % 8))
 
 
 def _blocks(index: Index) -> Iterator[bytes]:

@@ -54,19 +54,24 @@ class Entry:
     sampled_mask: list[int] = field(default_factory=list)
 
 
-def read_light(line: bytes) -> tuple[dict[str, Any], int]:
-    """A record without its token columns, and how many tokens it has. ValueError for no record."""
-    at = line.find(_TOKENS)
+def read_light(data: bytes, start: int, end: int) -> tuple[dict[str, Any], int]:
+    """A record without its token columns, and how many tokens it has. ValueError for no record.
+
+    The line is `data[start:end]`; most of it is token columns, which are not even copied.
+    """
+    at = data.find(_TOKENS, start, end)
     if at >= 0:
         try:
-            record = orjson.loads(line[:at] + b"}")
+            record = orjson.loads(data[start:at] + b"}")
         except orjson.JSONDecodeError:
             pass  # the columns are inside another object: the whole line is read
         else:
-            mask = line.find(_MASK, at)
-            end = line.find(b"]", mask)
-            return record, line.count(b",", mask, end) + (line[mask + len(_MASK) : end] != b"") if mask >= 0 else 0
-    record = read_record(line)
+            first = data.find(_MASK, at, end) + len(_MASK)
+            last = data.find(b"]", first, end)
+            if first < at or last < 0 or not isinstance(record.get("problem_id"), str):
+                raise ValueError("no sample")
+            return record, data.count(b",", first, last) + (last > first)
+    record = read_record(data[start:end])
     return record, num_tokens(record)
 
 

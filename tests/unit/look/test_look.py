@@ -97,13 +97,13 @@ def test_what_no_answer_has_is_said(run: Path, query: dict[str, Any], words: str
 
 def test_a_line_without_its_token_columns_is_the_record(run: Path) -> None:
     line = (run / "rollouts" / "rl2" / "step-00000.jsonl").read_bytes().split(b"\n")[0]
-    light, tokens = read_light(line)
+    light, tokens = read_light(line, 0, len(line))
     whole = read_record(line)
     assert tokens == 3 and light == {k: v for k, v in whole.items() if k in light} and "sampled_mask" not in light
     # The same words inside another field are text, or an object of their own.
     for expected in ('say , "prompt_ids": [1', {"a": 1, "prompt_ids": [1], "sampled_mask": [1, 1]}):
         odd = json.dumps({"problem_id": "p", "expected": expected, "completion_ids": [1, 2]}).encode()
-        record, count = read_light(odd)
+        record, count = read_light(b"before\n" + odd + b"\nafter", 7, 7 + len(odd))
         assert record["expected"] == expected and count == 2
 
 
@@ -116,6 +116,8 @@ def test_thinking_is_read_by_the_rule_of_rewards(run: Path) -> None:
 def test_an_index_is_kept_completed_and_made_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(look_index, "KEPT_FROM_BYTES", 0)
     fresh = open_index(run)
+    assert fresh.saving is not None
+    fresh.saving.join()
     assert (run / ".look.index").is_file()
     read: list[Path] = []
     read_file = look_index._Builder.read
@@ -139,6 +141,8 @@ def test_an_index_is_kept_completed_and_made_again(run: Path, monkeypatch: pytes
     }
     (samples / "aime24.jsonl").write_text(json.dumps(row) + "\n")
     more = open_index(run)
+    assert more.saving is not None
+    more.saving.join()
     assert read == [samples / "aime24.jsonl"] and numbers(more, text="later") == [10] == numbers(more, place="aime24")
     assert numbers(more, text="what is 2?") == [4, 5, 6]
     assert (more.entry(9).budget, more.entry(9).sample, more.name("task", 9)) == (64, 3, "aime24")
