@@ -1,13 +1,16 @@
-"""What a session of the sandbox costs: its start, its cells, its memory, beside a plain Python subprocess, in one run.
+"""What a session of the sandbox costs: its start, its cells, its memory, beside a plain Python
+subprocess, in one run.
 
     python benchmarks/agent_session.py                        # half a minute
     python benchmarks/agent_session.py --starts 5 --cells 100 # a quick look
 
-- start: from `Sandbox.session()` to the first cell's result, with a slot that an earlier session has left ("warm"), and with a new
-  slot forked from the template ("forked"). Beside it `python -I -c "import ..."` of what the session has imported already.
-- cell: `x += 1` and its result, one at a time. Beside it the same line sent to a plain `python -u` that reads lines from a pipe,
-  evaluates them and answers: no jail, no limits, no record.
-- memory: what each of ten sessions holds for itself (Pss of its processes), beside the plain subprocess with the same imports.
+- start: from `Sandbox.session()` to the first cell's result, with a slot that an earlier session
+  has left ("warm"), and with a new slot forked from the template ("forked"). Beside it `python -I
+  -c "import ..."` of what the session has imported already.
+- cell: `x += 1` and its result, one at a time. Beside it the same line sent to a plain `python -u`
+  that reads lines from a pipe, evaluates them and answers: no jail, no limits, no record.
+- memory: what each of ten sessions holds for itself (Pss of its processes), beside the plain
+  subprocess with the same imports.
 
 Figures are medians with the 99th percentile. The last lines are JSON.
 """

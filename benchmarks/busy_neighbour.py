@@ -1,9 +1,11 @@
-"""What one busy neighbour process costs the training of the tiny model, with torch's own waiting and with ours.
+"""What one busy neighbour process costs the training of the tiny model, with torch's own waiting
+and with ours.
 
     python benchmarks/busy_neighbour.py
 
-Each figure is the median of three measurements of three seconds, in tokens a second, taken in turn; the last line is JSON
-(`theirs`: libgomp's default spin, `ours`: the package's GOMP_SPINCOUNT, both beside one busy process).
+Each figure is the median of three measurements of three seconds, in tokens a second, taken in turn;
+the last line is JSON (`theirs`: libgomp's default spin, `ours`: the package's GOMP_SPINCOUNT, both
+beside one busy process).
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ print(tokens / (time.perf_counter() - start))
 
 
 def measure(spin: str | None) -> float:
-    """Tokens a second in a fresh process; `spin` None leaves libgomp its default (300,000 rounds or more)."""
+    """Tokens a second in a fresh process; `spin` None leaves libgomp its default (300,000 rounds or
+    more).
+    """
     environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     environment["GOMP_SPINCOUNT"] = spin or "300000"
     done = subprocess.run([sys.executable, "-c", MEASURE], env=environment, capture_output=True, text=True, check=True)

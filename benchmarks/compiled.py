@@ -1,9 +1,11 @@
-"""Does torch.compile pay in training here? Each layer's work before and behind attention, compiled, beside the layers as they are.
+"""Does torch.compile pay in training here? Each layer's work before and behind attention, compiled,
+beside the layers as they are.
 
     python benchmarks/compiled.py --model DIR --tokens 1024 --threads 1
 
-One forward and backward pass of packed tokens, the two in turn; both gradients are compared. The first lines say what the
-compilation took. Attention stays outside: its layouts change with every batch.
+One forward and backward pass of packed tokens, the two in turn; both gradients are compared. The
+first lines say what the compilation took. Attention stays outside: its layouts change with every
+batch.
 """
 
 from __future__ import annotations

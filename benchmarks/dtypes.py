@@ -1,9 +1,11 @@
-"""What `compute.dtype = "bfloat16"` gains on this machine: the RL step of `rl_step.py` in float32 and in bfloat16, in turn.
+"""What `compute.dtype = "bfloat16"` gains on this machine: the RL step of `rl_step.py` in float32
+and in bfloat16, in turn.
 
     python benchmarks/dtypes.py --model DIR --shape 4x8x64 --threads 2
 
-CPUs with AVX-512 BF16 or AMX multiply bfloat16 faster than float32, others much slower: look before a long run. The first
-step of each is a warm-up. The last lines are JSON `{"name", "ours", "theirs", "ratio"}`: tokens a second in bfloat16, in float32.
+CPUs with AVX-512 BF16 or AMX multiply bfloat16 faster than float32, others much slower: look before
+a long run. The first step of each is a warm-up. The last lines are JSON `{"name", "ours", "theirs",
+"ratio"}`: tokens a second in bfloat16, in float32.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""The engine beside transformers' generate and llama.cpp, on the same weights, prompts and cores, in one run.
+"""The engine beside transformers' generate and llama.cpp, on the same weights, prompts and cores,
+in one run.
 
     python benchmarks/engine.py                                   # everything, about half an hour on two cores
     python benchmarks/engine.py --model smollm2 --only float32 --new-tokens 32 --rounds 1      # a quick look
 
-Needs the two models as Hugging Face folders with their GGUF file beside (--models DIR), transformers, llama-cpp-python and,
-for the comparison with llama.cpp's server, its `llama-server` binary (--llama-server PATH). Sides take turns within a
-round; the figures are medians over the rounds, with the smallest and the largest. All requests are greedy, and none may end
-before its tokens are written. The last lines are JSON `{"name", "ours", "theirs", "ratio"}`, in tokens per second
-unless the name says otherwise.
+Needs the two models as Hugging Face folders with their GGUF file beside (--models DIR),
+transformers, llama-cpp-python and, for the comparison with llama.cpp's server, its `llama-server`
+binary (--llama-server PATH). Sides take turns within a round; the figures are medians over the
+rounds, with the smallest and the largest. All requests are greedy, and none may end before its
+tokens are written. The last lines are JSON `{"name", "ours", "theirs", "ratio"}`, in tokens per
+second unless the name says otherwise.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ from qwq.text.template import ChatFormat
 
 MODELS = {"qwen": "qwen2.5-coder-0.5b-instruct", "smollm2": "smollm2-135m-instruct"}
 TOPICS = [
-    "a heap", "binary search", "the tides", "how bread rises", "prime numbers", "sorting", "a bank account class", "gravity",
-    "reading a CSV file", "volcanoes", "recursion", "the Roman calendar", "matrix products", "a linked list", "photosynthesis", "hash tables",
+    "a heap", "binary search", "the tides", "how bread rises", "prime numbers", "sorting", "a bank account class",
+    "gravity", "reading a CSV file", "volcanoes", "recursion", "the Roman calendar", "matrix products", "a linked list",
+    "photosynthesis", "hash tables",
 ]  # fmt: skip
 CODE = '''class Account:
     """A bank account with a history of its movements."""
@@ -78,7 +81,9 @@ EDITS = [
 
 
 def prompts(chat: ChatFormat, count: int, *, shared: str = "") -> list[list[int]]:
-    """Prompts of mixed lengths: every one asks about something else, with more or less around it."""
+    """Prompts of mixed lengths: every one asks about something else, with more or less around
+    it.
+    """
     out = []
     for i in range(count):
         more = " Please be precise, give an example, and say where it is used in practice." * (i % 5)
@@ -107,7 +112,10 @@ class Table:
 
 
 def run_engine(engine: Engine, all_ids: list[list[int]], new: int | list[int]) -> float:
-    """Output tokens per second over all requests, prompts included in the time. `new` tokens each, or a number for each."""
+    """Output tokens per second over all requests, prompts included in the time.
+
+    `new` tokens each, or a number for each.
+    """
     counts = [new] * len(all_ids) if isinstance(new, int) else new
     t = time.perf_counter()
     done = engine.run(
@@ -131,7 +139,7 @@ def rounds(count: int, *sides: Callable[[], float]) -> list[list[float]]:
     return out
 
 
-# -- float32 beside transformers ------------------------------------------------------------------------------------------
+# -- float32 beside transformers -------------------------------------------------------------------
 
 
 def float32(folder: Path, name: str, args: argparse.Namespace, table: Table) -> None:
@@ -177,7 +185,8 @@ def float32(folder: Path, name: str, args: argparse.Namespace, table: Table) -> 
         )
         ours, other = rounds(args.rounds, lambda: run_engine(engine(), many, args.new_tokens), lambda: generate(many))
         table.compare(f"{name} float32, 32 requests, all of {args.new_tokens} tokens", ours, other)
-        # Prompts of 40 to 400 tokens, answers of an eighth to all of the tokens: a static batch pads the ones and waits for the others.
+        # Prompts of 40 to 400 tokens, answers of an eighth to all of the tokens: a static batch
+        # pads the ones and waits for the others.
         mixed = [(p * 8)[: 40 + 360 * (i % 8) // 7] for i, p in enumerate(many)]
         wanted = [args.new_tokens * (1 + (3 * i) % 8) // 8 for i in range(32)]
         share = sum(wanted) / (32 * args.new_tokens)
@@ -196,7 +205,9 @@ def float32(folder: Path, name: str, args: argparse.Namespace, table: Table) -> 
 def speculation(
     make: Callable[[bool], Engine], chat: ChatFormat, name: str, args: argparse.Namespace, table: Table
 ) -> None:
-    """The same requests with and without look-up of earlier text, one at a time: tokens per second after the first token."""
+    """The same requests with and without look-up of earlier text, one at a time: tokens per second
+    after the first token.
+    """
     edits = [
         chat.prompt_ids(
             [
@@ -225,7 +236,7 @@ def speculation(
         table.compare(f"{name}, n-gram speculation on {what} beside none", ours, theirs)
 
 
-# -- GGUF beside llama.cpp ------------------------------------------------------------------------------------------------
+# -- GGUF beside llama.cpp -------------------------------------------------------------------------
 
 
 def own_loop(path: Path, args: argparse.Namespace) -> Callable[[list[int]], float]:
@@ -329,7 +340,8 @@ def quantised(folder: Path, name: str, args: argparse.Namespace, table: Table) -
     kv = 4 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim * 16384
     allowed = path.stat().st_size + kv
     print(
-        f"{name} GGUF: file {path.stat().st_size / 2**20:.0f} MiB, cache of 16,384 tokens {kv / 2**20:.0f} MiB, resident {held / 2**20:.0f} MiB"
+        f"{name} GGUF: file {path.stat().st_size / 2**20:.0f} MiB, cache of 16,384 tokens {kv / 2**20:.0f} MiB, "
+        f"resident {held / 2**20:.0f} MiB"
     )
     table.rows.append(
         {
@@ -375,7 +387,8 @@ def beside_server(
     ):
         pairs = []
         for number in range(args.rounds):
-            # Both caches are on, so another first token each time: neither side may know the prompts from the round before.
+            # Both caches are on, so another first token each time: neither side may know the
+            # prompts from the round before.
             ids = [[1000 + number, *p] for p in wanted]
             pairs.append((run_engine(engine(cache=True), ids, new), server.run(ids, new)))
         table.compare(f"{name} GGUF, {count} at once{what}, beside its server", *map(list, zip(*pairs, strict=True)))

@@ -1,9 +1,11 @@
-"""A file of QwQ-32B's shape with random weights in Q4_K_M's layout (about 20 GB), loaded and decoded once: does it fit, how fast is it?
+"""A file of QwQ-32B's shape with random weights in Q4_K_M's layout (about 20 GB), loaded and
+decoded once: does it fit, how fast is it?
 
     python benchmarks/huge_gguf.py --folder /somewhere/with/25GB      # writes, measures, deletes (--keep keeps it)
 
-Blocks are random with small scales, so the text means nothing; sizes, layout and reads are those of the real file. Prints the
-file's size, resident memory after loading and after decoding, and tokens per second; the last lines are JSON.
+Blocks are random with small scales, so the text means nothing; sizes, layout and reads are those of
+the real file. Prints the file's size, resident memory after loading and after decoding, and tokens
+per second; the last lines are JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ CHUNK_BLOCKS = 1 << 16
 
 
 def random_blocks(kind: str, weights: int, seed: int) -> Iterator[np.ndarray]:
-    """Random quantised blocks whose scales are small and finite, so that activations stay so too."""
+    """Random quantised blocks whose scales are small and finite, so that activations stay so
+    too.
+    """
     draw, left = np.random.default_rng(seed), weights // 256
     pattern = draw.integers(0, 256, (min(left, CHUNK_BLOCKS), BLOCK[kind]), dtype=np.uint8)
     scale = np.frombuffer(np.float16(2e-5 if kind == "Q4_K" else 1e-5).tobytes(), np.uint8)
@@ -111,7 +115,8 @@ def main() -> None:
     started = time.perf_counter()
     backend = LlamaBackend(path, kv_tokens=2048, max_slots=2)
     print(
-        f"{size / 1e9:.2f} GB, loaded in {time.perf_counter() - started:.1f} s, {resident()['VmRSS'] / 2**30:.2f} GiB resident",
+        f"{size / 1e9:.2f} GB, loaded in {time.perf_counter() - started:.1f} s, {resident()['VmRSS'] / 2**30:.2f} "
+        "GiB resident",
         flush=True,
     )
     engine = Engine(backend, train_bpe(["a b c"] * 4, 270))
@@ -121,7 +126,9 @@ def main() -> None:
     rate = (len(sample.ids) - 1) / (sample.times[-1] - sample.times[1])
     held = resident()
     print(
-        f"first token after {sample.times[1] - sample.times[0]:.1f} s, then {rate:.3f} tokens/s ({rate * size / 1e9:.1f} GB/s), {held['VmRSS'] / 2**30:.2f} GiB resident, {held['RssAnon'] / 2**30:.2f} of it not the file's pages"
+        f"first token after {sample.times[1] - sample.times[0]:.1f} s, then {rate:.3f} tokens/s "
+        f"({rate * size / 1e9:.1f} GB/s), {held['VmRSS'] / 2**30:.2f} GiB resident, {held['RssAnon'] / 2**30:.2f} "
+        "of it not the file's pages"
     )
     print(
         json.dumps(

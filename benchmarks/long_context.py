@@ -1,13 +1,16 @@
-"""Long contexts: memory by length up to 131,072 tokens, and needles in a haystack for a model whose context was stretched.
+"""Long contexts: memory by length up to 131,072 tokens, and needles in a haystack for a model whose
+context was stretched.
 
     python benchmarks/long_context.py                              # ten minutes on two cores
     python benchmarks/long_context.py --model runs/tiny            # and needles for what `make demo` trained
 
-Reading: a model of 2 layers and small width with QwQ's rope settings (head width 128, theta 1e6, YaRN of factor 4 over 32,768)
-and random weights reads prompts of growing length in chunks of 512; every length is a process of its own, whose peak of resident memory
-is taken. Needles: the context of a trained model is stretched 4 times by YaRN; a line `key 37 value 5281` is put at some depth of filler,
-and `key 37 value` is asked at the end, with YaRN and without. The score is the share of needles whose first digit is the likeliest digit (chance is 10%).
-The last lines are JSON `{"name", "ours", "theirs", "ratio"}`.
+Reading: a model of 2 layers and small width with QwQ's rope settings (head width 128, theta 1e6,
+YaRN of factor 4 over 32,768) and random weights reads prompts of growing length in chunks of 512;
+every length is a process of its own, whose peak of resident memory is taken. Needles: the context
+of a trained model is stretched 4 times by YaRN; a line `key 37 value 5281` is put at some depth of
+filler, and `key 37 value` is asked at the end, with YaRN and without. The score is the share of
+needles whose first digit is the likeliest digit (chance is 10%). The last lines are JSON `{"name",
+"ours", "theirs", "ratio"}`.
 """
 
 from __future__ import annotations
@@ -38,12 +41,25 @@ from qwq.text.tokenizer import train_bpe
 
 LENGTHS = (1024, 16384, 32768, 65536, 131071)
 SHAPE = ModelConfig(
-    "qwen2", 512, 256, 512, 2, 2, 1, 128, rope_theta=1e6, max_positions=131072, tie_embeddings=True, rope_scaling=QWQ_YARN
-)  # fmt: skip
+    "qwen2",
+    512,
+    256,
+    512,
+    2,
+    2,
+    1,
+    128,
+    rope_theta=1e6,
+    max_positions=131072,
+    tie_embeddings=True,
+    rope_scaling=QWQ_YARN,
+)
 
 
 def read(length: int) -> None:
-    """Child process: one prompt of `length` tokens and one token after it; prints seconds and peak bytes as JSON."""
+    """Child process: one prompt of `length` tokens and one token after it; prints seconds and peak
+    bytes as JSON.
+    """
     tokenizer = train_bpe(["a b c d e f g"] * 4, 280)
     model = Transformer(SHAPE).init_weights(torch.Generator().manual_seed(0))
     engine = Engine(TorchBackend(model, kv_tokens=131072), tokenizer, token_budget=512)
@@ -64,7 +80,8 @@ def reading() -> list[dict]:
         base = found[LENGTHS[0]]["peak"]
         more = (found[length]["peak"] - base) / length
         print(
-            f"{length:7d} tokens: {found[length]['seconds']:7.1f} s, {found[length]['peak'] / 2**20:7.0f} MiB at the peak, {more:6.0f} bytes a token beyond {LENGTHS[0]}",
+            f"{length:7d} tokens: {found[length]['seconds']:7.1f} s, {found[length]['peak'] / 2**20:7.0f} MiB at "
+            f"the peak, {more:6.0f} bytes a token beyond {LENGTHS[0]}",
             flush=True,
         )
     per_token = {n: (found[n]["peak"] - found[LENGTHS[0]]["peak"]) / n for n in LENGTHS[1:]}
@@ -113,7 +130,8 @@ def needles(path: str, trials: int, seed: int) -> list[dict]:
                     right[yarn] += max(digits, key=lambda d: logprob[d]) == digits[value // 1000]
                 engine.forget()
             print(
-                f"{length:6d} tokens, depth {depth:.0%}: YaRN {right[True] / trials:5.0%}, plain {right[False] / trials:5.0%} of {trials}",
+                f"{length:6d} tokens, depth {depth:.0%}: YaRN {right[True] / trials:5.0%}, plain "
+                f"{right[False] / trials:5.0%} of {trials}",
                 flush=True,
             )
             rows.append(

@@ -1,11 +1,13 @@
-"""`qwq look` on 100,000 rollouts (the first opening, later ones, filters), and `qwq watch` on 10,000 steps.
+"""`qwq look` on 100,000 rollouts (the first opening, later ones, filters), and `qwq watch` on
+10,000 steps.
 
     python benchmarks/look.py                     # 100,000 rollouts of 256 tokens, in a temporary folder
     python benchmarks/look.py --rollouts 20000 --tokens 64
 
-Each rollout is a line as an RL stage writes it, with token ids, log-probabilities and a text of its own. A figure is the
-median of five (the first opening: one), the file cache warm. `theirs` is the aim: 1 s to open, 0.2 s to filter, and
-0.01 s for a look at the metrics, which is 1% of one core at one look a second.
+Each rollout is a line as an RL stage writes it, with token ids, log-probabilities and a text of its
+own. A figure is the median of five (the first opening: one), the file cache warm. `theirs` is the
+aim: 1 s to open, 0.2 s to filter, and 0.01 s for a look at the metrics, which is 1% of one core at
+one look a second.
 """
 
 from __future__ import annotations
@@ -68,10 +70,11 @@ def write_run(folder: Path, rollouts: int, tokens: int) -> None:
             text = " ".join(draw.choices(WORDS, k=tokens)) + f" </think> \\boxed{{{draw.randrange(10**6)}}}"
             outcome = draw.choice(OUTCOMES)
             head = {
-                "problem_id": f"p{step}-{group}", "domain": "math", "group": group, "prompt": f"What is {step} times {group}? " * 6,
-                "expected": str(step * group), "text": text,
+                "problem_id": f"p{step}-{group}", "domain": "math", "group": group,
+                "prompt": f"What is {step} times {group}? " * 6, "expected": str(step * group), "text": text,
                 "verdicts": [{"outcome": outcome, "reason": "numbers differ", "verifier": "math", "seconds": 0.001}],
-                "rewards": {"accuracy": float(outcome == "correct")}, "reward": float(outcome == "correct"), "stop_reason": "end",
+                "rewards": {"accuracy": float(outcome == "correct")}, "reward": float(outcome == "correct"),
+                "stop_reason": "end",
             }  # fmt: skip
             lines.append(json.dumps(head)[:-1] + ", " + tail)
         (stage / f"step-{step:05d}.jsonl").write_text("\n".join(lines) + "\n")

@@ -1,9 +1,11 @@
-"""Read rate of weights by the number of rows multiplied, four ways of writing the same product: what `model/linear.py` chooses by.
+"""Read rate of weights by the number of rows multiplied, four ways of writing the same product:
+what `model/linear.py` chooses by.
 
     python benchmarks/narrow_products.py
 
-Prints GB/s of weights read (bytes of the matrix over the median time), for shapes of Qwen2.5-0.5B and SmolLM2-135M, and as the
-last lines JSON: ours is `model.linear`, theirs F.linear. `product` is oneDNN's where `model/linear.py` takes it.
+Prints GB/s of weights read (bytes of the matrix over the median time), for shapes of Qwen2.5-0.5B
+and SmolLM2-135M, and as the last lines JSON: ours is `model.linear`, theirs F.linear. `product` is
+oneDNN's where `model/linear.py` takes it.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ def main() -> None:
                     for p in (F.linear, lambda x, w: torch.mm(w, x.t()).t().contiguous(), product, linear)
                 )
                 print(
-                    f"{name:18s} {n:3d} rows: F.linear {plain:5.1f}  W @ x.T {turned:5.1f}  product {onednn:5.1f}  model.linear {ours:5.1f} GB/s",
+                    f"{name:18s} {n:3d} rows: F.linear {plain:5.1f}  W @ x.T {turned:5.1f}  product {onednn:5.1f}  "
+                    f"model.linear {ours:5.1f} GB/s",
                     flush=True,
                 )
                 if n in (1, 4, 16):

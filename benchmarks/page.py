@@ -1,9 +1,10 @@
-"""The chat page in headless Chromium: first paint, opening a conversation of 2,000 messages, and frames while it scrolls.
+"""The chat page in headless Chromium: first paint, opening a conversation of 2,000 messages, and
+frames while it scrolls.
 
     python benchmarks/page.py --rounds 5          # needs Playwright (pip install -e '.[page]') and Debian's chromium
 
-The server is the scripted one of the page's tests. The last lines are JSON: {"name", "ours", "theirs", "ratio"}, where `theirs` is the aim: a second to
-the first paint, and 60 frames a second.
+The server is the scripted one of the page's tests. The last lines are JSON: {"name", "ours",
+"theirs", "ratio"}, where `theirs` is the aim: a second to the first paint, and 60 frames a second.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 def measure(browser: Any, url: str, rounds: int) -> dict[str, list[float]]:
     """Milliseconds by name, one value a round; frames all together."""
-    words = "Some **words**, a formula \\(x^{%d}\\), and `code`; then a second sentence that is somewhat longer than the first one. "
+    words = (
+        "Some **words**, a formula \\(x^{%d}\\), and `code`; then a second sentence that is somewhat longer than "
+        "the first one. "
+    )
     plain = [
         {"role": ("user", "assistant")[i % 2], "content": f"message {i}: " + (words % i) * (1 + i % 4)}
         for i in range(2000)

@@ -1,9 +1,10 @@
-"""torch's float32 products beside oneDNN's, for the shapes of training and decoding: why `model/linear.py` has two ways.
+"""torch's float32 products beside oneDNN's, for the shapes of training and decoding: why
+`model/linear.py` has two ways.
 
     python benchmarks/products.py --threads 2 --sizes 576x960 576x3072 1536x576 576x49152      # SmolLM2-135M's matrices, in x out
 
-Each product reads another weight than the one before, as a model's layers do. The last lines are JSON `{"name", "ours", "theirs", "ratio"}`:
-GFLOP/s of oneDNN and of torch.
+Each product reads another weight than the one before, as a model's layers do. The last lines are
+JSON `{"name", "ours", "theirs", "ratio"}`: GFLOP/s of oneDNN and of torch.
 """
 
 from __future__ import annotations

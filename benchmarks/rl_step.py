@@ -1,17 +1,21 @@
-"""One GRPO step through TRL and through qwq: the same weights, prompts, sampling, loss, micro-batches and rewards, step after step in turn.
+"""One GRPO step through TRL and through qwq: the same weights, prompts, sampling, loss,
+micro-batches and rewards, step after step in turn.
 
     make install-peers                                                  # trl, accelerate, datasets
     python benchmarks/rl_step.py --model DIR                            # SmolLM2-135M: all cases, two hours and more on two cores
     python benchmarks/rl_step.py --model DIR --modes generate --steps 1      # half an hour
 
-A shape is prompts x samples x new tokens. Cases: `forced`, every completion has full length and every group signal; `natural`, completions
-end where the model ends them; `half`, as natural, and exactly every other group has equal rewards, so nothing to teach.
-The prompts (`rl_prompts.jsonl`) have 150 +- 20 tokens. Rewards are a fixed function of a sample's place in its group, so
-that both sides have the same signal. TRL: GRPOTrainer on CPU in float32, sdpa, no checkpointing, beta 0, one iteration, loss
-dr_grpo without scaling, with transformers' generate and with its continuous batching; the faster of the two is quoted. One group is
-one micro-batch on both sides. The first step of each side is a warm-up and is not counted. Peak memory is that of a process of its own
-for each side. The last lines are JSON `{"name", "ours", "theirs", "ratio"}`: seconds a step (ratio: theirs / ours), MiB, and the
-share of the measured float32 matrix-product rate that our training reaches.
+A shape is prompts x samples x new tokens. Cases: `forced`, every completion has full length and
+every group signal; `natural`, completions end where the model ends them; `half`, as natural, and
+exactly every other group has equal rewards, so nothing to teach. The prompts (`rl_prompts.jsonl`)
+have 150 +- 20 tokens. Rewards are a fixed function of a sample's place in its group, so that both
+sides have the same signal. TRL: GRPOTrainer on CPU in float32, sdpa, no checkpointing, beta 0, one
+iteration, loss dr_grpo without scaling, with transformers' generate and with its continuous
+batching; the faster of the two is quoted. One group is one micro-batch on both sides. The first
+step of each side is a warm-up and is not counted. Peak memory is that of a process of its own for
+each side. The last lines are JSON `{"name", "ours", "theirs", "ratio"}`: seconds a step (ratio:
+theirs / ours), MiB, and the share of the measured float32 matrix-product rate that our training
+reaches.
 """
 
 from __future__ import annotations
@@ -69,7 +73,7 @@ class Step:
         return self.sampling + self.training
 
 
-# -- ours -----------------------------------------------------------------------------------------------------------------
+# -- ours ------------------------------------------------------------------------------------------
 
 
 class FixedRewards:
@@ -144,7 +148,7 @@ def ours(case: Case, model_folder: str, run_folder: str, dtype: torch.dtype = to
     return step
 
 
-# -- TRL ------------------------------------------------------------------------------------------------------------------
+# -- TRL -------------------------------------------------------------------------------------------
 
 
 def theirs(case: Case, model_folder: str, mode: str, steps: int, between: Callable[[int], None]) -> list[Step]:
@@ -164,10 +168,12 @@ def theirs(case: Case, model_folder: str, mode: str, steps: int, between: Callab
         forced = {"suppress_tokens": [ends] if isinstance(ends, int) else list(ends)}
     with tempfile.TemporaryDirectory() as out:
         args = GRPOConfig(
-            output_dir=out, use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False, beta=0.0, num_iterations=1, learning_rate=LR,
-            lr_scheduler_type="constant", max_steps=steps, per_device_train_batch_size=case.samples, gradient_accumulation_steps=case.prompts,
-            num_generations=case.samples, max_completion_length=case.new, temperature=1.0, loss_type="dr_grpo", scale_rewards="none",
-            report_to=[], save_strategy="no", logging_steps=1, disable_tqdm=True, shuffle_dataset=False, seed=0, generation_kwargs=forced,
+            output_dir=out, use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False, beta=0.0,
+            num_iterations=1, learning_rate=LR, lr_scheduler_type="constant", max_steps=steps,
+            per_device_train_batch_size=case.samples, gradient_accumulation_steps=case.prompts,
+            num_generations=case.samples, max_completion_length=case.new, temperature=1.0, loss_type="dr_grpo",
+            scale_rewards="none", report_to=[], save_strategy="no", logging_steps=1, disable_tqdm=True,
+            shuffle_dataset=False, seed=0, generation_kwargs=forced,
             use_transformers_continuous_batching=mode == "continuous", dataloader_pin_memory=False,
         )  # fmt: skip
         lengths: list[int] = []
@@ -208,11 +214,13 @@ def theirs(case: Case, model_folder: str, mode: str, steps: int, between: Callab
     return done
 
 
-# -- measuring ------------------------------------------------------------------------------------------------------------
+# -- measuring -------------------------------------------------------------------------------------
 
 
 def matmul_rate() -> float:
-    """Float operations a second of a large float32 product, the best of ten: torch's `@` and the library that training uses here."""
+    """Float operations a second of a large float32 product, the best of ten: torch's `@` and the
+    library that training uses here.
+    """
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
     best = 0.0
     for _ in range(5):
@@ -224,7 +232,9 @@ def matmul_rate() -> float:
 
 
 def training_flops(model_folder: str, case: Case, completion_tokens: int, groups: int) -> float:
-    """Float operations of the update's matrix products, prompts fed once a group: 2 forward and 4 backward a weight and token."""
+    """Float operations of the update's matrix products, prompts fed once a group: 2 forward and 4
+    backward a weight and token.
+    """
     from qwq.model.model_folder import read_config
 
     config = read_config(Path(model_folder))
@@ -283,14 +293,16 @@ def compare(case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
             sides[mode] = theirs(case, args.model, mode, args.steps + 1, lambda n: mine.append(step()))[1:]
     mine = mine[1:]
     print(
-        f"{name}: {len(mine)} steps of ours, {args.steps} of each of TRL's modes; seconds a step, median (least to most)"
+        f"{name}: {len(mine)} steps of ours, {args.steps} of each of TRL's modes; seconds a step, median (least to "
+        "most)"
     )
     for label, steps in (("qwq", mine), *((f"TRL, {m}", s) for m, s in sides.items())):
         total = [s.total for s in steps]
         useful = statistics.median(s.tokens / s.total for s in steps)
         print(
-            f"  {label:16s} {statistics.median(total):7.2f} ({min(total):.2f} to {max(total):.2f})   sampling {statistics.median(s.sampling for s in steps):6.2f}"
-            f"   training {statistics.median(s.training for s in steps):6.2f}   {useful:7.1f} sampled tokens/s",
+            f"  {label:16s} {statistics.median(total):7.2f} ({min(total):.2f} to {max(total):.2f})   sampling "
+            f"{statistics.median(s.sampling for s in steps):6.2f}   training "
+            f"{statistics.median(s.training for s in steps):6.2f}   {useful:7.1f} sampled tokens/s",
             flush=True,
         )
     best = min(sides, key=lambda m: statistics.median(s.total for s in sides[m]))
@@ -307,7 +319,14 @@ def compare(case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
         rate = matmul_rate()
         used = statistics.median(training_flops(args.model, case, s.trained, case.prompts) / s.training for s in mine)
         print(f"  training at {used / 1e9:.0f} GFLOP/s, {100 * used / rate:.0f}% of the measured {rate / 1e9:.0f}")
-        rows.append({"name": f"{name}, training beside the matrix-product rate, GFLOP/s", "ours": round(used / 1e9, 1), "theirs": round(rate / 1e9, 1), "ratio": round(used / rate, 3)})  # fmt: skip
+        rows.append(
+            {
+                "name": f"{name}, training beside the matrix-product rate, GFLOP/s",
+                "ours": round(used / 1e9, 1),
+                "theirs": round(rate / 1e9, 1),
+                "ratio": round(used / rate, 3),
+            }
+        )
         least = min(memory[m] for m in args.modes)
         print("  peak memory in MiB: " + ", ".join(f"{side} {peak:.0f}" for side, peak in memory.items()))
         rows.append(

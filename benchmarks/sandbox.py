@@ -1,12 +1,13 @@
-"""Runs a second of the sandbox, beside a plain subprocess and bubblewrap, and through its HTTP server, in one run.
+"""Runs a second of the sandbox, beside a plain subprocess and bubblewrap, and through its HTTP
+server, in one run.
 
     python benchmarks/sandbox.py                         # about two minutes
     python benchmarks/sandbox.py --runs 60 --rounds 1    # a quick look
 
-Each way runs `print(int(input()) + 1)` with an input and looks at the output, from as many threads as there are cores. The ways
-take turns, round after round; a figure is the median of the rounds, with the smallest and the largest. The latency is
-what a verdict through the server takes, one at a time, start to end.
-bubblewrap is left out where it is not installed.
+Each way runs `print(int(input()) + 1)` with an input and looks at the output, from as many threads
+as there are cores. The ways take turns, round after round; a figure is the median of the rounds,
+with the smallest and the largest. The latency is what a verdict through the server takes, one at a
+time, start to end. bubblewrap is left out where it is not installed.
 """
 
 from __future__ import annotations
@@ -32,14 +33,17 @@ PROGRAM = "print(int(input()) + 1)"
 CORES = os.cpu_count() or 1
 INTERPRETER = os.path.realpath(sys.executable)
 BWRAP = [
-    "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib",
-    "--symlink", "usr/lib64", "/lib64", "--symlink", "usr/bin", "/bin", "--ro-bind", str(Path(INTERPRETER).parents[1]),
-    str(Path(INTERPRETER).parents[1]), "--tmpfs", "/tmp", "--chdir", "/tmp",
+    "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib",
+    "/lib", "--symlink", "usr/lib64", "/lib64", "--symlink", "usr/bin", "/bin", "--ro-bind",
+    str(Path(INTERPRETER).parents[1]), str(Path(INTERPRETER).parents[1]), "--tmpfs", "/tmp", "--chdir", "/tmp",
 ]  # fmt: skip
 
 
 def rate(run: Callable[[int], bool], count: int) -> float:
-    """Right answers a second from as many threads as cores. Stops where one is wrong: a benchmark of failures is none."""
+    """Right answers a second from as many threads as cores.
+
+    Stops where one is wrong: a benchmark of failures is none.
+    """
     with ThreadPoolExecutor(CORES) as threads:
         started = time.perf_counter()
         right = sum(threads.map(run, range(count)))
@@ -144,7 +148,8 @@ def main() -> None:
         print(f"  {name:<11} {medians[name]:7.1f} runs/s ({min(rates):.1f} to {max(rates):.1f})")
     p50, p99 = latency[len(latency) // 2], latency[int(0.99 * (len(latency) - 1))]
     print(
-        f"  one verdict through the server: p50 {1e3 * p50:.1f} ms, p99 {1e3 * p99:.1f} ms; {medians['http'] / CORES:.0f} verdicts/s a core"
+        f"  one verdict through the server: p50 {1e3 * p50:.1f} ms, p99 {1e3 * p99:.1f} ms; "
+        f"{medians['http'] / CORES:.0f} verdicts/s a core"
     )
     for ours, theirs in (("jail", "subprocess"), ("jail", "bwrap"), ("http", "subprocess")):
         if theirs in medians:

@@ -4,10 +4,12 @@
     python benchmarks/serve_load.py --seconds 20 --clients 16          # a quick look
     python benchmarks/serve_load.py --llama-server PATH/TO/llama-server
 
-1. Soak: clients ask for streams and for whole answers, with a seed each; a quarter of them vanish midway. Each finished answer is
-   compared with the same request alone (deterministic mode). Memory, errors and the engine's rows are printed.
+1. Soak: clients ask for streams and for whole answers, with a seed each; a quarter of them vanish
+   midway. Each finished answer is compared with the same request alone (deterministic mode).
+   Memory, errors and the engine's rows are printed.
 2. Throughput through HTTP against the bare engine's, same requests.
-3. Time to first token, p50 and p99, with 1, 8 and 32 clients, beside llama.cpp's server on the same GGUF file.
+3. Time to first token, p50 and p99, with 1, 8 and 32 clients, beside llama.cpp's server on the same
+   GGUF file.
 
 The last lines are JSON: {"name", "ours", "theirs", "ratio"}.
 """
@@ -127,13 +129,14 @@ def stream_text(
 
 
 def raw_stream(base: str, body: bytes) -> bytes:
-    """A stream read to its end without a look at it, so that the client costs the two cores little; returns its last 4,000 bytes."""
+    """A stream read to its end without a look at it, so that the client costs the two cores little;
+    returns its last 4,000 bytes.
+    """
     host, _, port = base.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=600) as s:
         s.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-            % (host.encode(), len(body))
-            + body
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % (host.encode(), len(body)) + body
         )
         last = b""
         while b"[DONE]" not in last:
@@ -192,7 +195,8 @@ def soak(model: Path, clients: int, seconds: float) -> None:
     third = max(1, len(memory) // 3)
     early, late = max(memory[:third]), max(memory[-third:])
     print(
-        f"soak: {clients} clients, {seconds:.0f} s, {len(done)} kinds of request; errors {len(faults)} {faults[:2]}; differ from alone {crossed}; left {left}"
+        f"soak: {clients} clients, {seconds:.0f} s, {len(done)} kinds of request; errors {len(faults)} "
+        f"{faults[:2]}; differ from alone {crossed}; left {left}"
     )
     say("soak: resident memory late, early (MiB)", late, early)
     say("soak: answers that are as alone, of all", len(done) - crossed, len(done))
@@ -201,10 +205,12 @@ def soak(model: Path, clients: int, seconds: float) -> None:
 def throughput(model: Path, clients: int, tokens: int) -> None:
     """Tokens per second of the same requests, through HTTP and without."""
     code = (
-        "import sys,time,json\nfrom qwq.engine.load import *\nfrom qwq.engine.request import GenerationRequest\nfrom qwq.engine.sampler import SamplingParams\n"
+        "import sys,time,json\nfrom qwq.engine.load import *\nfrom qwq.engine.request import GenerationRequest\n"
+        "from qwq.engine.sampler import SamplingParams\n"
         f"o=load_engine({str(model)!r},EngineOptions(max_num_seqs=32,max_model_len=1024),report=lambda s:None)\n"
         "def go(n,t):\n"
-        " r=[GenerationRequest(o.chat.prompt_ids([{'role':'user','content':f'Tell me fact number {i}.'}]),SamplingParams(temperature=0.8,max_new_tokens=t),seed=i) for i in range(n)]\n"
+        " r=[GenerationRequest(o.chat.prompt_ids([{'role':'user','content':f'Tell me fact number "
+        "{i}.'}]),SamplingParams(temperature=0.8,max_new_tokens=t),seed=i) for i in range(n)]\n"
         " s=time.perf_counter();o.engine.run(r);return n*t/(time.perf_counter()-s)\n"
         f"go(4,8);print(max(go({clients},{tokens}) for _ in range(3)))"
     )

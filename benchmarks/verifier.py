@@ -3,15 +3,18 @@
     python benchmarks/verifier.py                    # all sets, three rounds, about ten minutes
     python benchmarks/verifier.py --limit 40 --rounds 1    # a quick look, under a minute
 
-Needs the labelled cases and problem sets beside the project (`--data`, default ../shared/data). Sets:
+Needs the labelled cases and problem sets beside the project (`--data`, default ../shared/data).
+Sets:
 
-- short: model-like responses around GSM8K and MATH gold answers, half of them with another problem's answer;
+- short: model-like responses around GSM8K and MATH gold answers, half of them with another
+  problem's answer;
 - mixed: the labelled cases (without the contested lines).
 
-Each round grades every set with each side in a new process, so caches are cold, one pair after another in one
-thread. Imports and the first pair are not counted. Math-Verify runs in the main thread with its own limits, as its
-signal.alarm needs; a pair that outlives 20 s is stopped by ending its process, and counts as undecided. Ours
-uses a worker process for symbolic pairs, and waits for it, so both keep one core busy.
+Each round grades every set with each side in a new process, so caches are cold, one pair after
+another in one thread. Imports and the first pair are not counted. Math-Verify runs in the main
+thread with its own limits, as its signal.alarm needs; a pair that outlives 20 s is stopped by
+ending its process, and counts as undecided. Ours uses a worker process for symbolic pairs, and
+waits for it, so both keep one core busy.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ def mixed_pairs(data: Path) -> list[dict[str, Any]]:
     return [case for line in lines if not (case := json.loads(line)).get("contested")]
 
 
-# -- the two sides, each in a process of its own: one JSON line in, one out -------------------------------------------
+# -- the two sides, each in a process of its own: one JSON line in, one out ------------------------
 
 
 def serve_ours() -> None:
@@ -93,7 +96,8 @@ def serve_theirs() -> None:
     verify(parse("$x+1$"), parse("$1+x$"))
     for line in sys.stdin:
         case = json.loads(line)
-        # A bare answer is handed over in dollars, as Math-Verify's README has it; other texts as they are.
+        # A bare answer is handed over in dollars, as Math-Verify's README has it; other texts as
+        # they are.
         gold = case["gold"] if "$" in case["gold"] or "\\boxed" in case["gold"] else f"${case['gold']}$"
         pred = f"${case['pred']}$" if case["form"] == "bare" and "$" not in case["pred"] else case["pred"]
         started = time.perf_counter()
@@ -162,7 +166,9 @@ def measure(name: str, cases: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def accuracy(cases: list[dict[str, Any]], outcomes: list[str], *, only_foreign: bool = False) -> tuple[float, int, int]:
-    """Share right, false labels passed, false labels; `only_foreign`: no identities, mutants, Math-Verify's own tests."""
+    """Share right, false labels passed, false labels; `only_foreign`: no identities, mutants,
+    Math-Verify's own tests.
+    """
     right = total = passed = false = 0
     for case, outcome in zip(cases, outcomes, strict=True):
         if only_foreign and case["source"].startswith((OWN_TESTS, "identity:", "mutant:")):
@@ -208,7 +214,8 @@ def main() -> None:
         print(describe("qwq", ours))
         print(describe("Math-Verify", theirs))
         print(
-            f"  our worker's resident memory: at most {max(r['worker_mb'] for r in ours):.0f} MB (limit of its address space 512 MB)"
+            f"  our worker's resident memory: at most {max(r['worker_mb'] for r in ours):.0f} MB (limit of its "
+            "address space 512 MB)"
         )
         for key, ratio in (
             ("pairs/s", lambda a, b: a / b),
@@ -231,7 +238,8 @@ def main() -> None:
                     accuracy(cases, r[0]["outcomes"], only_foreign=flag) for r in (ours, theirs)
                 )
                 print(
-                    f"  right, {subset}: qwq {a:.2%}, Math-Verify {b:.2%}; false labels passed: {passed} and {their_passed} of {false}"
+                    f"  right, {subset}: qwq {a:.2%}, Math-Verify {b:.2%}; false labels passed: {passed} and "
+                    f"{their_passed} of {false}"
                 )
                 lines.append(
                     {

@@ -1,10 +1,12 @@
-"""Verdicts do not depend on load: 200 pairs around the symbolic limit, graded alone and beside busy processes.
+"""Verdicts do not depend on load: 200 pairs around the symbolic limit, graded alone and beside busy
+processes.
 
     python benchmarks/verifier_load.py                # eight busy processes, about four minutes on two cores
     python benchmarks/verifier_load.py --pairs 40
 
-The pairs are integrals, sums and powers whose work grows in small steps past the limit of `qwq.verify.math`, so that many of
-them end close to it on either side. Each of the two runs has a process of its own: nothing is cached between them.
+The pairs are integrals, sums and powers whose work grows in small steps past the limit of
+`qwq.verify.math`, so that many of them end close to it on either side. Each of the two runs has a
+process of its own: nothing is cached between them.
 """
 
 from __future__ import annotations
@@ -37,9 +39,16 @@ def pairs(num: int) -> list[tuple[str, str]]:
 
 def outcomes(path: Path) -> list[str]:
     run = subprocess.run(
-        [sys.executable, "-c", "import sys; from qwq.verify.cli_io import print_verdicts; print_verdicts('math', sys.argv[1])", str(path)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import sys; from qwq.verify.cli_io import print_verdicts; print_verdicts('math', sys.argv[1])",
+            str(path),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return [json.loads(line)["outcome"] for line in run.stdout.splitlines()]
 
 
@@ -64,7 +73,8 @@ def main() -> None:
                 process.kill()
                 process.wait()
     print(
-        f"{os.cpu_count()} cores; alone {middle - start:.0f} s: {dict(Counter(alone))}; load {args.load}, {time.perf_counter() - middle:.0f} s: {dict(Counter(loaded))}"
+        f"{os.cpu_count()} cores; alone {middle - start:.0f} s: {dict(Counter(alone))}; load {args.load}, "
+        f"{time.perf_counter() - middle:.0f} s: {dict(Counter(loaded))}"
     )
     same = sum(a == b for a, b in zip(alone, loaded, strict=True))
     print(

@@ -1,4 +1,6 @@
-"""For all tests: nothing is written to the user's own data folder, also not by processes that tests start."""
+"""For all tests: nothing is written to the user's own data folder, also not by processes that tests
+start.
+"""
 
 import atexit
 import os

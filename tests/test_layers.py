@@ -1,7 +1,8 @@
-"""Who may import whom. A package imports only what stands above it in the table, so an upward import fails here.
+"""Who may import whom. A package imports only what stands above it in the table, so an upward
+import fails here.
 
-Imports are read from the source text, those inside functions too: nothing is imported, and nothing can hide.
-`docs/architecture.md` says the same in words.
+Imports are read from the source text, those inside functions too: nothing is imported, and nothing
+can hide. `docs/architecture.md` says the same in words.
 """
 
 from __future__ import annotations
@@ -35,33 +36,103 @@ ALLOWED: dict[str, set[str]] = {
     "rollout": {"errors", "types", "common", "model", "text", "engine", "endpoint", "envs", "tasks"},
     "reward": {"errors", "types", "common", "model", "text", "data", "tasks", "verify"},
     "train": {
-        "errors", "types", "common", "config", "model", "text", "data", "engine", "envs", "tasks", "rollout", "reward",
+        "errors",
+        "types",
+        "common",
+        "config",
+        "model",
+        "text",
+        "data",
+        "engine",
+        "envs",
+        "tasks",
+        "rollout",
+        "reward",
     },
-    "distill": {"errors", "types", "common", "config", "text", "endpoint", "data", "engine", "tasks", "rollout", "verify"},
+    "distill": {
+        "errors",
+        "types",
+        "common",
+        "config",
+        "text",
+        "endpoint",
+        "data",
+        "engine",
+        "tasks",
+        "rollout",
+        "verify",
+    },
     "report": {"errors", "types", "common", "config", "text"},
     "look": {"errors", "types", "common", "text", "report"},
     "eval": {
-        "errors", "types", "common", "config", "model", "text", "data", "engine", "envs", "tasks", "rollout", "verify",
+        "errors",
+        "types",
+        "common",
+        "config",
+        "model",
+        "text",
+        "data",
+        "engine",
+        "envs",
+        "tasks",
+        "rollout",
+        "verify",
         "report",
     },
     "pipeline": {
-        "errors", "types", "common", "config", "model", "text", "data", "engine", "envs", "tasks", "rollout", "reward", "train",
-        "eval", "report",
+        "errors",
+        "types",
+        "common",
+        "config",
+        "model",
+        "text",
+        "data",
+        "engine",
+        "envs",
+        "tasks",
+        "rollout",
+        "reward",
+        "train",
+        "eval",
+        "report",
     },
     "api": {"errors", "types", "common", "config", "text", "engine", "tasks", "rollout", "eval", "report", "pipeline"},
     "chat": {"errors", "types", "common", "model", "text", "engine", "tasks", "envs", "rollout"},
     "serve": {"errors", "types", "common", "text", "engine"},
     "release": {"errors", "common", "model", "text"},
     "cli": {
-        "errors", "types", "common", "config", "model", "text", "sandbox", "engine", "verify", "data", "tasks", "rollout", "reward",
-        "train", "distill", "report", "look", "eval", "pipeline", "api", "chat", "serve", "release",
+        "errors",
+        "types",
+        "common",
+        "config",
+        "model",
+        "text",
+        "sandbox",
+        "engine",
+        "verify",
+        "data",
+        "tasks",
+        "rollout",
+        "reward",
+        "train",
+        "distill",
+        "report",
+        "look",
+        "eval",
+        "pipeline",
+        "api",
+        "chat",
+        "serve",
+        "release",
     },
-}  # fmt: skip
+}
 
 TEXT_MAY_READ = {"qwq.model.config", "qwq.model.model_folder"}
-# Read before a command is known, inside the jail's side of things, or by tools without a model: they do without torch.
+# Read before a command is known, inside the jail's side of things, or by tools without a model:
+# they do without torch.
 TORCH_FREE = (
-    "errors", "types", "common", "config", "text", "endpoint", "data", "sandbox", "verify", "envs", "tasks", "report", "look", "cli", "api",
+    "errors", "types", "common", "config", "text", "endpoint", "data", "sandbox", "verify", "envs", "tasks", "report",
+    "look", "cli", "api",
 )  # fmt: skip
 
 
@@ -119,7 +190,9 @@ def test_the_table_names_every_package_and_only_what_stands_above() -> None:
 
 
 def modules(source: Path) -> dict[str, Path]:
-    """Every module of the package by its dotted name; a package's own file stands for the package."""
+    """Every module of the package by its dotted name; a package's own file stands for the
+    package.
+    """
     names = {}
     for file in source.rglob("*.py"):
         parts = file.relative_to(source).with_suffix("").parts
@@ -128,7 +201,9 @@ def modules(source: Path) -> dict[str, Path]:
 
 
 def file_cycles(source: Path) -> list[list[str]]:
-    """Groups of modules that import each other, directly or around; imports for annotations alone count too."""
+    """Groups of modules that import each other, directly or around; imports for annotations alone
+    count too.
+    """
     files = modules(source)
     graph: dict[str, set[str]] = {}
     for name, file in files.items():

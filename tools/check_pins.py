@@ -1,9 +1,11 @@
-"""Resolve constraints.txt against the public package index alone, for every supported Python that is on this machine.
+"""Resolve constraints.txt against the public package index alone, for every supported Python that
+is on this machine.
 
     make check-pins
 
-A pin that only a local wheel folder can satisfy installs here and nowhere else, so folders and configuration files of pip are
-switched off. Nothing is installed. What is not checked is said: an interpreter that is not here, extras that need a compiler.
+A pin that only a local wheel folder can satisfy installs here and nowhere else, so folders and
+configuration files of pip are switched off. Nothing is installed. What is not checked is said: an
+interpreter that is not here, extras that need a compiler.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ def main() -> int:
         checked += 1
         failed += result.returncode != 0
         print(
-            f"Python {version}: {'resolves' if result.returncode == 0 else 'FAILS'} ({time.perf_counter() - started:.0f} s)",
+            f"Python {version}: {'resolves' if result.returncode == 0 else 'FAILS'} "
+            f"({time.perf_counter() - started:.0f} s)",
             flush=True,
         )
         if result.returncode:

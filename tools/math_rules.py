@@ -1,4 +1,5 @@
-"""Write the table of the math verifier's rules into docs/verify_math.md, out of `qwq.verify.math.rule_examples`.
+"""Write the table of the math verifier's rules into docs/verify_math.md, out of
+`qwq.verify.math.rule_examples`.
 
 python tools/math_rules.py           # write it
 python tools/math_rules.py --check   # status 1 where it differs from what would be written

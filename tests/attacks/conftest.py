@@ -1,8 +1,9 @@
-"""The jail under attack, at each level that this machine allows: the strongest, every fallback, and inside a session.
+"""The jail under attack, at each level that this machine allows: the strongest, every fallback, and
+inside a session.
 
-What a fallback does not cover is not skipped in silence. `UNCOVERED` lists it, and docs/sandbox.md says it in words: such
-a test must fail at that level (a strict xfail, so the list cannot go stale), or, where running it would harm the
-machine, is reported as an expected failure without being run.
+What a fallback does not cover is not skipped in silence. `UNCOVERED` lists it, and docs/sandbox.md
+says it in words: such a test must fail at that level (a strict xfail, so the list cannot go stale),
+or, where running it would harm the machine, is reported as an expected failure without being run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from session_box import SessionBox
 from qwq.errors import QwqError
 from qwq.sandbox import Level, Sandbox
 
-# "no cgroup" is the strongest level as an ordinary user has it: memory of a process tree is watched, not bounded.
+# "no cgroup" is the strongest level as an ordinary user has it: memory of a process tree is
+# watched, not bounded.
 LEVELS = {
     "namespaces": {"level": Level.NAMESPACES},
     "no cgroup": {"level": Level.NAMESPACES, "cgroups": False},
@@ -80,6 +82,8 @@ def jail(_box, request):
 
 @pytest.fixture(scope="session", params=["namespaces", "no cgroup"])
 def compilers(request):
-    """The levels that run other languages; `test_languages.py` shows that the others refuse them."""
+    """The levels that run other languages; `test_languages.py` shows that the others refuse
+    them.
+    """
     with _open(request.param) as box:
         yield box

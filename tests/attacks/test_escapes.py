@@ -17,7 +17,10 @@ from qwq.sandbox import Level
 def errno_of(box, statement: str) -> str:
     """What a statement gives: "done", or the name of the error."""
     body = "\n    ".join(statement.split("\n"))
-    program = f"import os, socket, ctypes, signal, errno, sys\ntry:\n    {body}\n    print('done')\nexcept OSError as e:\n    print(errno.errorcode.get(e.errno, e.errno))"
+    program = (
+        f"import os, socket, ctypes, signal, errno, sys\ntry:\n    {body}\n    print('done')\nexcept OSError as e:\n"
+        "    print(errno.errorcode.get(e.errno, e.errno))"
+    )
     result = box.run(program, timeout_s=3)
     return result.stdout.decode().strip() or f"{result.status} {result.stderr[-200:]!r}"
 
@@ -161,10 +164,11 @@ def test_kill_the_parent(jail):
 CALLS = [
     ("ptrace", 101, 117), ("process_vm_readv", 310, 270), ("process_vm_writev", 311, 271), ("mount", 165, 40),
     ("umount2", 166, 39), ("pivot_root", 155, 41), ("chroot", 161, 51), ("setns", 308, 268), ("unshare", 272, 97),
-    ("bpf", 321, 280), ("userfaultfd", 323, 282), ("keyctl", 250, 219), ("add_key", 248, 217), ("perf_event_open", 298, 241),
-    ("init_module", 175, 105), ("open_by_handle_at", 304, 265), ("memfd_create", 319, 279), ("shmget", 29, 194),
-    ("mq_open", 240, 180), ("seccomp", 317, 277), ("personality", 135, 92), ("setuid", 105, 146), ("syslog", 103, 116),
-    ("kexec_load", 246, 104), ("io_uring_setup", 425, 425), ("clone3", 435, 435), ("mount_setattr", 442, 442), ("fsopen", 430, 430),
+    ("bpf", 321, 280), ("userfaultfd", 323, 282), ("keyctl", 250, 219), ("add_key", 248, 217),
+    ("perf_event_open", 298, 241), ("init_module", 175, 105), ("open_by_handle_at", 304, 265),
+    ("memfd_create", 319, 279), ("shmget", 29, 194), ("mq_open", 240, 180), ("seccomp", 317, 277),
+    ("personality", 135, 92), ("setuid", 105, 146), ("syslog", 103, 116), ("kexec_load", 246, 104),
+    ("io_uring_setup", 425, 425), ("clone3", 435, 435), ("mount_setattr", 442, 442), ("fsopen", 430, 430),
 ]  # fmt: skip
 
 
@@ -181,17 +185,27 @@ def test_system_call_is_refused(jail, name, x86, arm):
 
 
 def test_new_user_namespace_through_clone(jail):
-    program = "import ctypes, platform\nlibc = ctypes.CDLL(None, use_errno=True)\nr = libc.syscall({'x86_64': 56, 'aarch64': 220}[platform.machine()], 0x10000000 | 17, 0, 0, 0, 0)\nprint(r, ctypes.get_errno())"
+    program = (
+        "import ctypes, platform\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "r = libc.syscall({'x86_64': 56, 'aarch64': 220}[platform.machine()], 0x10000000 | 17, 0, 0, 0, 0)\n"
+        "print(r, ctypes.get_errno())"
+    )
     assert jail.run(program).stdout == b"-1 1\n"
 
 
 def test_no_privileges_are_held(jail):
-    program = "import ctypes\nlibc = ctypes.CDLL(None)\nd = (ctypes.c_uint32 * 6)()\nh = (ctypes.c_uint32 * 2)(0x20080522, 0)\nlibc.capget(h, d)\nprint(list(d), libc.prctl(39, 0, 0, 0, 0))"
+    program = (
+        "import ctypes\nlibc = ctypes.CDLL(None)\nd = (ctypes.c_uint32 * 6)()\n"
+        "h = (ctypes.c_uint32 * 2)(0x20080522, 0)\nlibc.capget(h, d)\nprint(list(d), libc.prctl(39, 0, 0, 0, 0))"
+    )
     assert jail.run(program).stdout == b"[0, 0, 0, 0, 0, 0] 1\n"
 
 
 def test_no_descriptor_beyond_the_four(jail):
-    program = "import os\nopen_ = []\nfor fd in range(300):\n    try: os.fstat(fd); open_.append(fd)\n    except OSError: pass\nprint(open_)"
+    program = (
+        "import os\nopen_ = []\nfor fd in range(300):\n    try: os.fstat(fd); open_.append(fd)\n"
+        "    except OSError: pass\nprint(open_)"
+    )
     assert jail.run(program).stdout == b"[0, 1, 2, 3]\n"
 
 
@@ -242,9 +256,11 @@ def test_installed_packages_of_the_interpreter_are_not_readable(jail):
         pytest.xfail("rlimits does not cover it: host files are readable")
     program = (
         "import importlib.machinery, json, os, sys\n"
-        "folders = [p + '/' + n for p in {sys.base_prefix, sys.prefix, '/usr', '/usr/local'} for l in ('lib', 'lib64')\n"
+        "folders = [p + '/' + n for p in {sys.base_prefix, sys.prefix, '/usr', '/usr/local'} for l in ('lib', "
+        "'lib64')\n"
         "    if os.path.isdir(f'{p}/{l}') for v in (f'python{sys.version_info[0]}.{sys.version_info[1]}', 'python3')\n"
-        "    for n in (f'{l}/{v}/site-packages', f'{l}/{v}/dist-packages')] + [p for p in sys.path if p.endswith('-packages')]\n"
+        "    for n in (f'{l}/{v}/site-packages', f'{l}/{v}/dist-packages')] + [p for p in sys.path if "
+        "p.endswith('-packages')]\n"
         "read = []\n"
         "for folder in folders:\n"
         "    try: names = os.listdir(folder)\n"

@@ -1,4 +1,6 @@
-"""What the fallback level does not give, shown rather than skipped: each line here stands in docs/sandbox.md."""
+"""What the fallback level does not give, shown rather than skipped: each line here stands in
+docs/sandbox.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""GGUF files made or broken to crash, fill memory or lie: what comes is a model that was checked, or one ModelError in one line."""
+"""GGUF files made or broken to crash, fill memory or lie: what comes is a model that was checked,
+or one ModelError in one line.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ EXTREMES = [
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory) -> bytes:
-    """A model of one layer with a vocabulary, each kind of metadata value and three encodings among its tensors."""
+    """A model of one layer with a vocabulary, each kind of metadata value and three encodings among
+    its tensors.
+    """
     model = Transformer(CONFIG).init_weights(torch.Generator().manual_seed(0))
     letters = [chr(b) for b in range(0x21, 0x7F)]
     tokens = ["Ġ", "Ċ", *letters, "he", "ll", "hell", "<think>", "<|im_end|>"]
@@ -53,12 +57,13 @@ def valid(tmp_path_factory) -> bytes:
     types = [1] * 99 + [4, 3] + [5] * (len(tokens) - 101)
     metadata = {
         "general.architecture": "llama", "general.alignment": 32, "a.flag": True, "a.flags": [True, False],
-        "llama.block_count": 1, "llama.context_length": 64, "llama.embedding_length": 32, "llama.feed_forward_length": 32,
-        "llama.attention.head_count": 2, "llama.attention.head_count_kv": 1, "llama.attention.layer_norm_rms_epsilon": 1e-6,
-        "llama.rope.freq_base": 1e6, "a.wide": 2**40, "a.negative": -1, "a.double": np.float64(0.5),
-        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types, "tokenizer.ggml.merges": ["h e", "l l", "he ll"],
-        "tokenizer.ggml.eos_token_id": 100, "tokenizer.chat_template": "{{ messages }}",
+        "llama.block_count": 1, "llama.context_length": 64, "llama.embedding_length": 32,
+        "llama.feed_forward_length": 32, "llama.attention.head_count": 2, "llama.attention.head_count_kv": 1,
+        "llama.attention.layer_norm_rms_epsilon": 1e-6, "llama.rope.freq_base": 1e6, "a.wide": 2**40, "a.negative": -1,
+        "a.double": np.float64(0.5), "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": ["h e", "l l", "he ll"], "tokenizer.ggml.eos_token_id": 100,
+        "tokenizer.chat_template": "{{ messages }}",
     }  # fmt: skip
     tensors = {}
     for i, (name, weight) in enumerate(state_to_hf(CONFIG, model.state_dict()).items()):
@@ -70,7 +75,9 @@ def valid(tmp_path_factory) -> bytes:
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    """ROOM_BYTES of new address space: an allocation of a size that a file made up fails, as a MemoryError or a RuntimeError."""
+    """ROOM_BYTES of new address space: an allocation of a size that a file made up fails, as a
+    MemoryError or a RuntimeError.
+    """
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM_BYTES, before[1]))
@@ -107,7 +114,9 @@ def check_line(error: ModelError, path: Path) -> None:
 
 
 def broken(data: bytes, header_bytes: int, rng: random.Random) -> bytes:
-    """One to three wounds to the header: flipped, extreme, missing, doubled or foreign bytes, or the end of the file."""
+    """One to three wounds to the header: flipped, extreme, missing, doubled or foreign bytes, or
+    the end of the file.
+    """
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 3))):
         at = rng.randrange(4 if rng.random() < 0.95 else 0, max(5, min(header_bytes, len(out))))
@@ -130,7 +139,10 @@ def broken(data: bytes, header_bytes: int, rng: random.Random) -> bytes:
 
 
 def test_no_damage_to_a_header_gets_past(valid, tmp_path):
-    """2,500 broken headers, the same every time. Many still parse; what they then say is checked against the file."""
+    """2,500 broken headers, the same every time.
+
+    Many still parse; what they then say is checked against the file.
+    """
     path = tmp_path / "m.gguf"
     path.write_bytes(valid)
     before = torch.get_num_threads()
@@ -161,7 +173,7 @@ def test_every_length_of_a_cut_file_is_told(valid, tmp_path):
         check_line(caught.value, path)
 
 
-# -- headers made by hand ---------------------------------------------------------------------------------------------
+# -- headers made by hand --------------------------------------------------------------------------
 
 
 def text(value: bytes | str) -> bytes:
@@ -206,36 +218,75 @@ HEADERS = {
     "no truth": (header(0, 1, key("k", 7, b"\2")), "has 2 for a truth value of 'k', 0 or 1 is expected"),
     "no truths": (header(0, 1, key("k", 9, array(7, 2, b"\1\7"))), "has 7 for a truth value of 'k', 0 or 1"),
     "absurd text": (header(0, 1, key("k", 8, struct.pack("<Q", BIG)) + ROOM), f"{BIG} are needed for 'k'"),
-    "absurd numbers": (header(0, 1, key("k", 9, array(12, 2**61)) + ROOM), f"{2**64} are needed for {2**61} numbers of"),
+    "absurd numbers": (
+        header(0, 1, key("k", 9, array(12, 2**61)) + ROOM),
+        f"{2**64} are needed for {2**61} numbers of",
+    ),
     "absurd texts": (header(0, 1, key("k", 9, array(8, 2**61)) + ROOM), f"{2**64} are needed for {2**61} texts of 'k'"),
     "text in texts": (
-        header(0, 1, key("k", 9, array(8, 2, text("a") + struct.pack("<Q", BIG)))), f"0 bytes are left .*, {BIG} are needed for a text of 'k'",
+        header(0, 1, key("k", 9, array(8, 2, text("a") + struct.pack("<Q", BIG)))),
+        f"0 bytes are left .*, {BIG} are needed for a text of 'k'",
     ),
-    "texts run out": (header(0, 1, key("k", 9, array(8, 2, text("abcdefgh")))), "0 bytes are left .*, 8 are needed for a text"),
+    "texts run out": (
+        header(0, 1, key("k", 9, array(8, 2, text("abcdefgh")))),
+        "0 bytes are left .*, 8 are needed for a text",
+    ),
     "bad text in texts": (header(0, 1, key("k", 9, array(8, 1, text(b"\xc3")))), "in 'k' that is no UTF-8"),
-    "nested": (header(0, 1, key("k", 9, array(9, 1, array(9, 1))) + ROOM), "gives items of 'k' the value type 9, numbers or texts"),
+    "nested": (
+        header(0, 1, key("k", 9, array(9, 1, array(9, 1))) + ROOM),
+        "gives items of 'k' the value type 9, numbers or texts",
+    ),
     "deeply nested": (header(0, 1, key("k", 9, array(9, 1) * 100_000)), "gives items of 'k' the value type 9"),
-    "a line break": (header(0, 1, key("a\nb", 4, U32)), r"has 'a\\nb' for metadata key 0, printable characters are expected"),
-    "a terminal command": (header(1, 0, entry("a\x1b[2J") + ROOM), r"has 'a\\x1b\[2J' for the name of tensor 0, printable"),
+    "a line break": (
+        header(0, 1, key("a\nb", 4, U32)),
+        r"has 'a\\nb' for metadata key 0, printable characters are expected",
+    ),
+    "a terminal command": (
+        header(1, 0, entry("a\x1b[2J") + ROOM),
+        r"has 'a\\x1b\[2J' for the name of tensor 0, printable",
+    ),
     "long name": (header(1, 0, entry("n" * 65)), "has 65 bytes for the name of tensor 0, 1 to 64 are expected"),
     "no dimension": (header(1, 0, entry(dims=()) + ROOM), "gives 't' 0 dimensions, 1 to 4 are expected"),
     "many dimensions": (header(1, 0, entry(dims=(1,) * 5)), "gives 't' 5 dimensions, 1 to 4"),
-    "no rows": (header(1, 0, entry(dims=(4, 0)) + ROOM), r"has tensor 't' of \[0, 4\] in F32, no empty dimension is expected"),
-    "half a block": (header(1, 0, entry(dims=(48,), kind=8) + ROOM), r"has tensor 't' of \[48\] in Q8_0, a row of whole blocks of 32 weights is expected"),
+    "no rows": (
+        header(1, 0, entry(dims=(4, 0)) + ROOM),
+        r"has tensor 't' of \[0, 4\] in F32, no empty dimension is expected",
+    ),
+    "half a block": (
+        header(1, 0, entry(dims=(48,), kind=8) + ROOM),
+        r"has tensor 't' of \[48\] in Q8_0, a row of whole blocks of 32 weights is expected",
+    ),
     "absurd shape": (
-        header(1, 0, entry(dims=(BIG, BIG, BIG, BIG)) + ROOM), r"cut short or damaged: 4\d+ bytes are there, \d{70,} are needed for tensor 't'",
+        header(1, 0, entry(dims=(BIG, BIG, BIG, BIG)) + ROOM),
+        r"cut short or damaged: 4\d+ bytes are there, \d{70,} are needed for tensor 't'",
     ),
     "wraps to small": (header(1, 0, entry(dims=(2**32, 2**32)) + ROOM), f"{2**66 + 96} are needed"),
-    "absurd offset": (header(1, 0, entry(offset=2**64 - 32) + ROOM), f"{2**64 - 32 + 64 + 128} are needed for tensor 't'"),
-    "crooked offset": (header(1, 0, entry(offset=4) + ROOM), "has tensor 't' at offset 4, a multiple of 32 is expected"),
-    "unknown encoding": (header(1, 0, entry(kind=99) + ROOM), "tensor 't' is stored as type 99; F32, F16, .* are read here"),
-    "other encoding": (header(1, 0, entry(kind=10) + ROOM), "stored as Q2_K; .*Q6_K are read here: use a Q4_K_M or Q8_0 file"),
+    "absurd offset": (
+        header(1, 0, entry(offset=2**64 - 32) + ROOM),
+        f"{2**64 - 32 + 64 + 128} are needed for tensor 't'",
+    ),
+    "crooked offset": (
+        header(1, 0, entry(offset=4) + ROOM),
+        "has tensor 't' at offset 4, a multiple of 32 is expected",
+    ),
+    "unknown encoding": (
+        header(1, 0, entry(kind=99) + ROOM),
+        "tensor 't' is stored as type 99; F32, F16, .* are read here",
+    ),
+    "other encoding": (
+        header(1, 0, entry(kind=10) + ROOM),
+        "stored as Q2_K; .*Q6_K are read here: use a Q4_K_M or Q8_0 file",
+    ),
     "a tensor twice": (header(2, 0, entry() * 2 + ROOM), "has tensor 't' twice, once is expected"),
     "overlap": (
-        header(2, 0, entry("a") + entry("b", offset=96) + ROOM), "has tensor 'b' at byte 192, inside 'a', 224 or later is expected",
+        header(2, 0, entry("a") + entry("b", offset=96) + ROOM),
+        "has tensor 'b' at byte 192, inside 'a', 224 or later is expected",
     ),
-    "overlap unsorted": (header(2, 0, entry("b", offset=64) + entry("a") + ROOM), "has tensor 'b' at byte 160, inside 'a'"),
-}  # fmt: skip
+    "overlap unsorted": (
+        header(2, 0, entry("b", offset=64) + entry("a") + ROOM),
+        "has tensor 'b' at byte 160, inside 'a'",
+    ),
+}
 ALIGNMENTS = [(4, 0), (4, 4), (4, 33), (4, 2**31), (10, 2**63), (5, -32), (8, "32"), (6, 32.0)]
 
 

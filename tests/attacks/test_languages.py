@@ -1,4 +1,7 @@
-"""Other languages: hostile sources, hostile programs, and levels that do not run them. One property each."""
+"""Other languages: hostile sources, hostile programs, and levels that do not run them.
+
+One property each.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ needs_node = pytest.mark.skipif(not shutil.which("node"), reason="no node on thi
 
 
 def within(seconds: float) -> float:
-    """Wall time that a bound on a run's own time comes to here and now: limits do not count what a busy machine takes."""
+    """Wall time that a bound on a run's own time comes to here and now: limits do not count what a
+    busy machine takes.
+    """
     return seconds * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
@@ -60,8 +65,14 @@ def test_options_cannot_be_set_from_a_source(compilers):
 
 @needs_gcc
 def test_code_inside_the_compiler_meets_the_same_jail(compilers):
-    """What -fplugin would give an attacker: a process in the compiler's jail. Here that process is a shell."""
-    script = "cat /etc/passwd; ls /home /root; (exec 3<>/dev/tcp/127.0.0.1/22) && echo connected; echo x > /usr/bin/gcc; kill -9 -1"
+    """What -fplugin would give an attacker: a process in the compiler's jail.
+
+    Here that process is a shell.
+    """
+    script = (
+        "cat /etc/passwd; ls /home /root; (exec 3<>/dev/tcp/127.0.0.1/22) && echo connected; echo x > /usr/bin/gcc; "
+        "kill -9 -1"
+    )
     result = compilers.run(script, language="bash")
     assert b"root:x" not in result.stdout and b"connected" not in result.stdout
     assert os.path.getsize(os.path.realpath(shutil.which("gcc"))) > 10_000 and still_works(compilers)
@@ -69,7 +80,11 @@ def test_code_inside_the_compiler_meets_the_same_jail(compilers):
 
 @needs_gcc
 def test_template_bomb_is_bounded(compilers):
-    source = "template<int N> struct A { A<N-1> a; A<N-2> b; int c[A<N-1>::v + 1]; static const int v = A<N-1>::v + A<N-2>::v; };\ntemplate<class...> struct L {}; template<int N, class... T> struct B : B<N-1, T..., L<T...>, L<T..., T...>> {}; B<100000> b;\nint main() {}"
+    source = (
+        "template<int N> struct A { A<N-1> a; A<N-2> b; int c[A<N-1>::v + 1]; static const int v = A<N-1>::v + "
+        "A<N-2>::v; };\ntemplate<class...> struct L {}; template<int N, class... T> struct B : B<N-1, T..., "
+        "L<T...>, L<T..., T...>> {}; B<100000> b;\nint main() {}"
+    )
     started = time.monotonic()
     result = compilers.run(source, language="cpp", compile_timeout_s=3)
     assert result.status in (RunStatus.COMPILE_ERROR, RunStatus.TIMEOUT)
@@ -86,7 +101,10 @@ def test_include_of_itself_without_end(compilers):
 @needs_gcc
 def test_a_compile_cannot_change_the_next_one(compilers):
     compilers.run("int main() { return 1; }", language="c")
-    script = "echo 'int main() { return 66; }' > main.c; mkdir -p /usr/local/include /box/include; echo > /tmp/program; exit 0"
+    script = (
+        "echo 'int main() { return 66; }' > main.c; mkdir -p /usr/local/include /box/include; echo > /tmp/program; "
+        "exit 0"
+    )
     compilers.run(script, language="bash")
     assert compilers.run("int main() { return 2; }", language="c").exit_code == 2
     assert compilers.run("int main() { return 1; }", language="c").exit_code == 1  # from the cache
@@ -109,7 +127,10 @@ int main() {
 
 @needs_gcc
 def test_native_memory_and_fork_bombs_are_bounded(compilers):
-    hungry = "#include <stdlib.h>\n#include <string.h>\nint main() { for (;;) { char *p = malloc(1 << 24); if (!p) return 9; memset(p, 1, 1 << 24); } }"
+    hungry = (
+        "#include <stdlib.h>\n#include <string.h>\nint main() { for (;;) { char *p = malloc(1 << 24); if (!p) "
+        "return 9; memset(p, 1, 1 << 24); } }"
+    )
     assert compilers.run(hungry, language="c", memory_mb=128, timeout_s=4).status in (RunStatus.ERROR, RunStatus.MEMORY)
     bomb = "#include <unistd.h>\nint main() { for (;;) fork(); }"
     started = time.monotonic()
@@ -120,7 +141,10 @@ def test_native_memory_and_fork_bombs_are_bounded(compilers):
 
 @needs_gcc
 def test_the_result_channel_is_not_the_programs(compilers):
-    source = '#include <unistd.h>\nint main() { for (int fd = 3; fd < 64; fd++) write(fd, "{\\"files\\": {}, \\"status\\": 0}\\n", 27); return 4; }'
+    source = (
+        '#include <unistd.h>\nint main() { for (int fd = 3; fd < 64; fd++) write(fd, "{\\"files\\": {}, '
+        '\\"status\\": 0}\\n", 27); return 4; }'
+    )
     result = compilers.run(source, language="c")
     assert (result.status, result.exit_code) == (RunStatus.ERROR, 4)
 
@@ -129,7 +153,8 @@ def test_the_result_channel_is_not_the_programs(compilers):
 def test_javascript_meets_the_same_jail(compilers):
     source = (
         "const fs = require('fs'), cp = require('child_process');\n"
-        "for (const p of ['/etc/passwd', '/proc/1/environ']) try { console.log(fs.readFileSync(p).length) } catch (e) { console.log(e.code) }\n"
+        "for (const p of ['/etc/passwd', '/proc/1/environ']) try { console.log(fs.readFileSync(p).length) } catch "
+        "(e) { console.log(e.code) }\n"
         "try { console.log(process.kill(1, 9)) } catch (e) { console.log(e.code) }\n"
         "require('net').connect(22, '127.0.0.1').on('error', e => console.log(e.code))"
     )

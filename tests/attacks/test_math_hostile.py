@@ -1,4 +1,6 @@
-"""Answers made to hang, crash or fool the math verifier: every verdict comes in time, none scores, nothing is left behind."""
+"""Answers made to hang, crash or fool the math verifier: every verdict comes in time, none scores,
+nothing is left behind.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ LONG = st.tuples(
     ),
     st.integers(1000, 250_000),
 ).map(lambda t: t[0] * (min(1_000_000, t[1] * len(t[0])) // len(t[0])))
-# What makes a careless pattern try every division of the text: long runs that almost match and then do not.
+# What makes a careless pattern try every division of the text: long runs that almost match and then
+# do not.
 NEARLY = st.tuples(
     st.sampled_from(["1", " ", "1 ", "a,", "0.3", "\\text{ ", "((", "9.", "1\\,"]),
     st.integers(100, 3000),

@@ -1,5 +1,6 @@
-"""Attacks on what programs may do beyond pure functions: /dev/shm, /dev/fd, packages, checkers, conversations, setups, cells,
-and other languages. One property each."""
+"""Attacks on what programs may do beyond pure functions: /dev/shm, /dev/fd, packages, checkers,
+conversations, setups, cells, and other languages. One property each.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +45,10 @@ def refused(verdict) -> bool:
 
 
 def test_dev_shm_is_bounded(strongest):
-    program = "f = open('/dev/shm/x', 'wb')\ntry:\n    for _ in range(500): f.write(b'x' * (1 << 20)); f.flush()\nexcept OSError as e: print(e.errno)"
+    program = (
+        "f = open('/dev/shm/x', 'wb')\ntry:\n    for _ in range(500): f.write(b'x' * (1 << 20)); f.flush()\n"
+        "except OSError as e: print(e.errno)"
+    )
     result = strongest.run(program, timeout_s=10)
     assert result.stdout in (b"28\n", b"27\n") or result.status in (RunStatus.MEMORY, RunStatus.ERROR)
     assert strongest.run("print(1)").stdout == b"1\n"
@@ -58,7 +62,10 @@ def test_dev_shm_holds_few_files(strongest):
 
 
 def test_nothing_is_left_in_dev_shm_and_the_private_folder(strongest):
-    first = "open('/dev/shm/x', 'w').write('secret')\ntry: open('/run/x', 'w').write('secret')\nexcept OSError: pass\nimport multiprocessing as m\ns = m.get_context('fork').Semaphore(3)\nprint(1)"
+    first = (
+        "open('/dev/shm/x', 'w').write('secret')\ntry: open('/run/x', 'w').write('secret')\nexcept OSError: pass\n"
+        "import multiprocessing as m\ns = m.get_context('fork').Semaphore(3)\nprint(1)"
+    )
     assert strongest.run(first).stdout == b"1\n"
     assert (
         strongest.run("import os\nprint(sorted(os.listdir('/dev/shm')), sorted(os.listdir('/run')))").stdout
@@ -80,22 +87,36 @@ def test_two_runs_do_not_share_dev_shm():
 
 
 def test_links_in_dev_shm_lead_nowhere(strongest):
-    program = "import os\nos.symlink('/etc/shadow', '/dev/shm/l')\ntry: open('/dev/shm/l')\nexcept OSError as e: print(e.errno)"
+    program = (
+        "import os\nos.symlink('/etc/shadow', '/dev/shm/l')\ntry: open('/dev/shm/l')\n"
+        "except OSError as e: print(e.errno)"
+    )
     assert strongest.run(program).stdout in (b"2\n", b"13\n")
 
 
 def test_rewriting_its_own_file_changes_no_test(strongest):
-    code = "open(__file__, 'w').write('def f(n): return 1000')\nimport linecache\nlinecache.clearcache()\ndef f(n): return 0"
+    code = (
+        "open(__file__, 'w').write('def f(n): return 1000')\nimport linecache\nlinecache.clearcache()\n"
+        "def f(n): return 0"
+    )
     assert refused(verify(code, {"kind": "asserts", "asserts": ["assert f(1) == 1000"]}, sandbox=strongest))
 
 
 def test_programs_in_dev_shm_have_no_more_rights(strongest):
-    program = "import os, subprocess, sys\nopen('/dev/shm/p.py', 'w').write('import os\\ntry: print(open(\"/etc/passwd\").read(4))\\nexcept OSError: print(\"no\")')\nprint(subprocess.run([sys.executable, '/dev/shm/p.py'], capture_output=True, text=True).stdout)"
+    program = (
+        "import os, subprocess, sys\nopen('/dev/shm/p.py', 'w').write('import os\\ntry: "
+        'print(open("/etc/passwd").read(4))\\nexcept OSError: print("no")\')\n'
+        "print(subprocess.run([sys.executable, '/dev/shm/p.py'], capture_output=True, text=True).stdout)"
+    )
     assert b"root" not in strongest.run(program, timeout_s=10).stdout
 
 
 def test_shared_memory_counts_as_memory(strongest):
-    program = "from multiprocessing import shared_memory as s\nkept = []\nfor i in range(40):\n    m = s.SharedMemory(create=True, size=32 << 20)\n    m.buf[:] = b'x' * (32 << 20)\n    kept.append(m)\nprint('too much')"
+    program = (
+        "from multiprocessing import shared_memory as s\nkept = []\nfor i in range(40):\n"
+        "    m = s.SharedMemory(create=True, size=32 << 20)\n    m.buf[:] = b'x' * (32 << 20)\n    kept.append(m)\n"
+        "print('too much')"
+    )
     assert b"too much" not in strongest.run(program, memory_mb=128, timeout_s=10).stdout
 
 
@@ -103,7 +124,10 @@ def test_shared_memory_counts_as_memory(strongest):
 
 
 def test_the_result_channel_by_name_says_no_more_than_by_number(strongest):
-    code = 'import os\ntry:\n    with open("/dev/fd/3", "w") as out: out.write(\'{"i": 0, "t": true}\\n{"i": 0, "v": [7]}\\n\')\nexcept OSError: pass\ndef f(n): return 0'
+    code = (
+        'import os\ntry:\n    with open("/dev/fd/3", "w") as out: out.write(\'{"i": 0, "t": true}\\n{"i": 0, "v": '
+        "[7]}\\n')\nexcept OSError: pass\ndef f(n): return 0"
+    )
     assert refused(
         verify(
             code, {"kind": "call", "entry_point": "f", "cases": [{"args": [1], "expected": 1000}]}, sandbox=strongest
@@ -114,8 +138,10 @@ def test_the_result_channel_by_name_says_no_more_than_by_number(strongest):
 def test_a_native_program_has_no_result_channel(strongest):
     need("c")
     source = (
-        '#include <stdio.h>\n#include <unistd.h>\n#include <fcntl.h>\nint main() { const char *r = "{\\"files\\": {}, \\"status\\": 0}\\n";\n'
-        'for (int i = 3; i < 64; i++) write(i, r, 28); int p = open("/.proc/1/fd/3", O_WRONLY); if (p >= 0) write(p, r, 28);\n'
+        "#include <stdio.h>\n#include <unistd.h>\n#include <fcntl.h>\n"
+        'int main() { const char *r = "{\\"files\\": {}, \\"status\\": 0}\\n";\n'
+        'for (int i = 3; i < 64; i++) write(i, r, 28); int p = open("/.proc/1/fd/3", O_WRONLY); if (p >= 0) '
+        "write(p, r, 28);\n"
         'p = open("/dev/fd/3", O_WRONLY); if (p >= 0) write(p, r, 28); puts("1000"); return 3; }'
     )
     result = strongest.run(source, language="c", timeout_s=20)
@@ -123,17 +149,27 @@ def test_a_native_program_has_no_result_channel(strongest):
 
 
 def test_the_input_cannot_be_changed_through_its_name(strongest):
-    program = "try: open('/dev/stdin', 'r+').write('x')\nexcept OSError as e: print('no')\ntry:\n    import os\n    os.truncate('/dev/stdin', 0)\nexcept OSError: print('no')\nprint(input())"
+    program = (
+        "try: open('/dev/stdin', 'r+').write('x')\nexcept OSError as e: print('no')\ntry:\n    import os\n"
+        "    os.truncate('/dev/stdin', 0)\nexcept OSError: print('no')\nprint(input())"
+    )
     assert strongest.run(program, stdin=b"kept\n").stdout.endswith(b"no\nkept\n")
 
 
 def test_reading_back_its_own_output_gains_nothing(strongest):
-    code = "print(5, flush=True)\nopen('/dev/fd/1').read(2) if False else None\nimport os\nfd = os.open('/dev/fd/1', os.O_RDONLY | os.O_NONBLOCK)\nprint(os.read(fd, 10))"
+    code = (
+        "print(5, flush=True)\nopen('/dev/fd/1').read(2) if False else None\nimport os\n"
+        "fd = os.open('/dev/fd/1', os.O_RDONLY | os.O_NONBLOCK)\nprint(os.read(fd, 10))"
+    )
     assert refused(stdio(strongest, code))
 
 
 def test_names_of_other_processes_descriptors_are_not_there(strongest):
-    program = "import os\nfor pid in (1, 2, 3, os.getppid()):\n    for fd in range(8):\n        path = f'/.proc/{pid}/fd/{fd}'\n        if pid != os.getpid():\n            try: open(path).read(1); print('opened', path)\n            except OSError: pass\nprint('end')"
+    program = (
+        "import os\nfor pid in (1, 2, 3, os.getppid()):\n    for fd in range(8):\n"
+        "        path = f'/.proc/{pid}/fd/{fd}'\n        if pid != os.getpid():\n"
+        "            try: open(path).read(1); print('opened', path)\n            except OSError: pass\nprint('end')"
+    )
     assert strongest.run(program).stdout == b"end\n"
 
 
@@ -141,12 +177,18 @@ def test_names_of_other_processes_descriptors_are_not_there(strongest):
 
 
 def test_the_added_packages_cannot_be_written(strongest):
-    program = "import sys, os\nfor p in sys.path:\n    if os.path.isdir(p) and p != os.getcwd():\n        try: open(p + '/evil.py', 'w'); print('wrote', p)\n        except OSError: pass\nprint('end')"
+    program = (
+        "import sys, os\nfor p in sys.path:\n    if os.path.isdir(p) and p != os.getcwd():\n"
+        "        try: open(p + '/evil.py', 'w'); print('wrote', p)\n        except OSError: pass\nprint('end')"
+    )
     assert strongest.run(program).stdout == b"end\n"
 
 
 def test_a_module_of_the_working_folder_does_not_reach_the_judge(strongest):
-    code = "open('math.py', 'w').write('isclose = lambda *a: True')\nopen('sitecustomize.py', 'w').write('raise SystemExit')\nimport sys\nsys.modules.pop('math', None)\ndef f(n): return 0.5"
+    code = (
+        "open('math.py', 'w').write('isclose = lambda *a: True')\nopen('sitecustomize.py', 'w').write('raise "
+        "SystemExit')\nimport sys\nsys.modules.pop('math', None)\ndef f(n): return 0.5"
+    )
     assert refused(
         verify(
             code,
@@ -158,18 +200,29 @@ def test_a_module_of_the_working_folder_does_not_reach_the_judge(strongest):
 
 
 def test_pip_and_venv_are_of_no_use(strongest):
-    program = "import subprocess, sys\nfor m in ('pip', 'ensurepip', 'venv'):\n    r = subprocess.run([sys.executable, '-m', m, 'install', 'x'], capture_output=True)\n    print(r.returncode != 0)"
+    program = (
+        "import subprocess, sys\nfor m in ('pip', 'ensurepip', 'venv'):\n"
+        "    r = subprocess.run([sys.executable, '-m', m, 'install', 'x'], capture_output=True)\n"
+        "    print(r.returncode != 0)"
+    )
     assert strongest.run(program, timeout_s=20).stdout == b"True\nTrue\nTrue\n"
 
 
 def test_the_homes_above_shown_folders_are_empty(strongest):
-    program = "import os, sys\nseen = []\nfor p in [sys.base_prefix, *sys.path, os.__file__]:\n    while len(p) > 1:\n        p = os.path.dirname(p)\n        if p in ('/root', '/home', '/work', '/opt'): seen += [n for n in os.listdir(p) if n.startswith('.ssh') or n.startswith('.git')]\nprint(seen)"
+    program = (
+        "import os, sys\nseen = []\nfor p in [sys.base_prefix, *sys.path, os.__file__]:\n    while len(p) > 1:\n"
+        "        p = os.path.dirname(p)\n        if p in ('/root', '/home', '/work', '/opt'): seen += [n for n in "
+        "os.listdir(p) if n.startswith('.ssh') or n.startswith('.git')]\nprint(seen)"
+    )
     assert strongest.run(program).stdout == b"[]\n"
 
 
 # -- checkers
 
-CHECKER = "import sys\ngiven, got, answer = (open(n).read() for n in sys.argv[1:])\nsys.exit(0 if got.split() == answer.split() else 1)"
+CHECKER = (
+    "import sys\ngiven, got, answer = (open(n).read() for n in sys.argv[1:])\n"
+    "sys.exit(0 if got.split() == answer.split() else 1)"
+)
 
 
 def checked(box, code, **more):
@@ -177,12 +230,19 @@ def checked(box, code, **more):
 
 
 def test_a_program_finds_no_answer_beside_it(strongest):
-    code = "import os\nfor n in ('answer.txt', '/box/answer.txt', '../answer.txt', '/run/answer.txt', '/tmp/answer.txt'):\n    try: print(open(n).read())\n    except OSError: pass"
+    code = (
+        "import os\nfor n in ('answer.txt', '/box/answer.txt', '../answer.txt', '/run/answer.txt', "
+        "'/tmp/answer.txt'):\n    try: print(open(n).read())\n    except OSError: pass"
+    )
     assert refused(checked(strongest, code))
 
 
 def test_files_of_a_program_do_not_reach_its_checker(strongest):
-    code = "for n in ('answer.txt', 'output.txt', 'input.txt', 'sys.py', 'program.py', 'sitecustomize.py'):\n    for d in ('.', '/tmp', '/dev/shm'):\n        try: open(f'{d}/{n}', 'w').write('1000')\n        except OSError: pass\nprint(5)"
+    code = (
+        "for n in ('answer.txt', 'output.txt', 'input.txt', 'sys.py', 'program.py', 'sitecustomize.py'):\n"
+        "    for d in ('.', '/tmp', '/dev/shm'):\n        try: open(f'{d}/{n}', 'w').write('1000')\n"
+        "        except OSError: pass\nprint(5)"
+    )
     assert refused(checked(strongest, code))
 
 
@@ -206,7 +266,10 @@ def test_a_program_that_crashes_is_not_shown_to_the_checker(strongest):
 
 # -- conversations
 
-SECRET = "secret = open('input.txt').read().strip()\nprint('say it', flush=True)\nimport sys\nline = sys.stdin.readline().strip()\nsys.exit(0 if line == secret else 1)"
+SECRET = (
+    "secret = open('input.txt').read().strip()\nprint('say it', flush=True)\nimport sys\n"
+    "line = sys.stdin.readline().strip()\nsys.exit(0 if line == secret else 1)"
+)
 
 
 def talk(box, code, **options):
@@ -216,7 +279,10 @@ def talk(box, code, **options):
 
 def test_a_conversation_shows_no_files_of_the_other_side(strongest):
     assert talk(strongest, "input()\nprint(1000)").correct
-    code = "import glob\nfor n in glob.glob('/**/input.txt', recursive=True) + ['input.txt', 'answer.txt']:\n    try: print(open(n).read(), flush=True)\n    except OSError: pass"
+    code = (
+        "import glob\nfor n in glob.glob('/**/input.txt', recursive=True) + ['input.txt', 'answer.txt']:\n"
+        "    try: print(open(n).read(), flush=True)\n    except OSError: pass"
+    )
     assert refused(talk(strongest, code))
 
 
@@ -246,7 +312,8 @@ def test_killing_itself_is_no_answer(strongest):
 
 def test_poisoned_builtins_of_the_judge(strongest):
     code = (
-        "import sys, builtins\ndef f(n):\n    for space in (globals(), vars(builtins)):\n        for name in ('len', 'sorted', 'isinstance', 'list'):\n"
+        "import sys, builtins\ndef f(n):\n    for space in (globals(), vars(builtins)):\n"
+        "        for name in ('len', 'sorted', 'isinstance', 'list'):\n"
         "            space['_judge_' + name] = lambda *a: True\n    child = sys.modules.get('jail.child')\n"
         "    if child: child.OWN_BUILTINS.clear()\n    return [1]"
     )
@@ -256,7 +323,10 @@ def test_poisoned_builtins_of_the_judge(strongest):
 
 def test_values_that_a_setup_gave_are_copies(strongest):
     setup = "data = [3, 1, 2]\nexpected = [1, 2, 3]"
-    code = "import gc\ndef f(a):\n    for thing in gc.get_objects():\n        if type(thing) is list and thing == [1, 2, 3]: return thing\n    return a"
+    code = (
+        "import gc\ndef f(a):\n    for thing in gc.get_objects():\n        if type(thing) is list and thing == [1, "
+        "2, 3]: return thing\n    return a"
+    )
     assert refused(
         verify(code, {"kind": "asserts", "setup": setup, "asserts": ["assert f(data) == expected"]}, sandbox=strongest)
     )
@@ -273,7 +343,11 @@ def test_emptying_an_argument_makes_no_equation_true(strongest):
 
 
 def test_a_lying_array(strongest):
-    code = "import numpy as np\nclass A(np.ndarray):\n    def __eq__(s, o): return np.ones(2, bool)\n    def tobytes(s): return np.array([2, 4]).tobytes()\n    def __array_ufunc__(s, *a, **k): return True\ndef f(a): return np.zeros(2, dtype=int).view(A)"
+    code = (
+        "import numpy as np\nclass A(np.ndarray):\n    def __eq__(s, o): return np.ones(2, bool)\n"
+        "    def tobytes(s): return np.array([2, 4]).tobytes()\n    def __array_ufunc__(s, *a, **k): return True\n"
+        "def f(a): return np.zeros(2, dtype=int).view(A)"
+    )
     for test in (
         "assert np.array_equal(f(1), np.array([2, 4]))",
         "assert np.allclose(f(1), [2, 4])",
@@ -361,15 +435,21 @@ def test_responses_that_would_take_for_ever(strongest):
 
 def test_java_reads_no_file_of_the_host(compilers):
     need("java")
-    source = 'import java.nio.file.*;\nclass M { public static void main(String[] a) { try { System.out.println(Files.readString(Path.of("/etc/passwd"))); } catch (Exception e) { System.out.println("no"); } } }'
+    source = (
+        "import java.nio.file.*;\nclass M { public static void main(String[] a) { try { "
+        'System.out.println(Files.readString(Path.of("/etc/passwd"))); } catch (Exception e) { '
+        'System.out.println("no"); } } }'
+    )
     assert compilers.run(source, language="java", timeout_s=20, compile_timeout_s=60).stdout == b"no\n"
 
 
 def test_java_has_no_network_and_starts_few_processes(compilers):
     need("java")
     source = (
-        'import java.net.*;\nclass M { public static void main(String[] a) throws Exception { try { new Socket("127.0.0.1", 22); System.out.println("net"); } catch (Exception e) {}\n'
-        'int n = 0; try { for (; n < 500; n++) new ProcessBuilder("sleep", "50").start(); } catch (Throwable e) {} System.out.println(n < 100); System.exit(0); } }'
+        "import java.net.*;\nclass M { public static void main(String[] a) throws Exception { try { new "
+        'Socket("127.0.0.1", 22); System.out.println("net"); } catch (Exception e) {}\n'
+        'int n = 0; try { for (; n < 500; n++) new ProcessBuilder("sleep", "50").start(); } catch (Throwable e) {} '
+        "System.out.println(n < 100); System.exit(0); } }"
     )
     printed = compilers.run(source, language="java", timeout_s=20, compile_timeout_s=60).stdout
     assert printed.endswith(b"true\n") and b"net" not in printed.splitlines()
@@ -378,7 +458,10 @@ def test_java_has_no_network_and_starts_few_processes(compilers):
 
 def test_java_memory_is_bounded(compilers):
     need("java")
-    source = "import java.util.*;\nclass M { public static void main(String[] a) { List<byte[]> l = new ArrayList<>(); while (true) l.add(new byte[1 << 20]); } }"
+    source = (
+        "import java.util.*;\nclass M { public static void main(String[] a) { List<byte[]> l = new ArrayList<>(); "
+        "while (true) l.add(new byte[1 << 20]); } }"
+    )
     result = compilers.run(source, language="java", timeout_s=20, memory_mb=128, compile_timeout_s=60)
     assert result.status in (RunStatus.ERROR, RunStatus.MEMORY) and result.memory_mb < 512
 
@@ -463,7 +546,8 @@ def test_cells_cannot_forge_the_next_cell_s_result_into_other_forms(strongest):
 
     forged = json.dumps({"i": 1, "cell": {"stdout": ["not text"], "error": 5}})
     cells = [
-        f"import os\nos.write(3, {forged!r}.encode() + b'\\n')\nos.write(3, b'[' * 5000 + b'\\n')\nos.write(3, b'{{\"files\": {{\"x\": 5}}}}\\n')",
+        f"import os\nos.write(3, {forged!r}.encode() + b'\\n')\nos.write(3, b'[' * 5000 + b'\\n')\n"
+        f'os.write(3, b\'{{"files": {{"x": 5}}}}\\n\')',
         "print('second')",
     ]
     request = {"kind": "cells", "cells": cells, "files": {}, "fetch": []}

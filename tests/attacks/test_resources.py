@@ -46,7 +46,10 @@ def test_long_sleep_is_a_timeout(jail):
 
 
 def test_all_signals_ignored_while_spinning(jail):
-    program = "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\nwhile True: pass"
+    program = (
+        "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n"
+        "    except (OSError, ValueError): pass\nwhile True: pass"
+    )
     result, seconds = timed(jail, program)
     assert result.status is RunStatus.TIMEOUT
     assert seconds < 5
@@ -84,7 +87,8 @@ def no_processes(result) -> bool:
 
 
 def test_eight_children_of_150_mb(jail):
-    # Each child says when it has its memory; those that neither said so nor ended are not counted as alive.
+    # Each child says when it has its memory; those that neither said so nor ended are not counted
+    # as alive.
     program = (
         "import os, time\nr, w = os.pipe()\nos.set_blocking(r, False)\nfor _ in range(8):\n    if os.fork() == 0:\n"
         "        x = bytes([1]) * (150 << 20)\n        os.write(w, b'x')\n        time.sleep(100)\n"
@@ -99,7 +103,10 @@ def test_eight_children_of_150_mb(jail):
 
 
 def test_fork_bomb_is_bounded(jail):
-    program = "import os\nn = 0\ntry:\n    while True:\n        if os.fork() == 0:\n            import time; time.sleep(50)\n        n += 1\nexcept OSError: print(n)"
+    program = (
+        "import os\nn = 0\ntry:\n    while True:\n        if os.fork() == 0:\n"
+        "            import time; time.sleep(50)\n        n += 1\nexcept OSError: print(n)"
+    )
     result = jail.run(program, timeout_s=3)
     assert 0 <= int(result.stdout) <= 40
     assert still_works(jail)
@@ -113,7 +120,11 @@ def test_exponential_fork_bomb(jail):
 
 
 def test_thread_bomb_is_bounded(jail):
-    program = "import threading, time\nn = 0\ntry:\n    while n < 2000:\n        threading.Thread(target=time.sleep, args=(50,), daemon=True).start(); n += 1\nexcept (RuntimeError, MemoryError): pass\nprint(n, flush=True)\nimport os; os._exit(0)"
+    program = (
+        "import threading, time\nn = 0\ntry:\n    while n < 2000:\n        threading.Thread(target=time.sleep, "
+        "args=(50,), daemon=True).start(); n += 1\nexcept (RuntimeError, MemoryError): pass\nprint(n, flush=True)\n"
+        "import os; os._exit(0)"
+    )
     result = jail.run(program, timeout_s=4)
     assert 0 < int(result.stdout or -1) < 200, result
     assert still_works(jail)
@@ -138,7 +149,10 @@ def test_endless_writes_to_the_result_channel_are_cut(jail):
 
 
 def test_daemon_holding_stdout_does_not_delay_the_result(jail):
-    program = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(100)\n    os._exit(0)\nprint('main')"
+    program = (
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(100)\n"
+        "    os._exit(0)\nprint('main')"
+    )
     started = time.monotonic()
     result = jail.run(program)
     assert no_processes(result) or (result.status, result.stdout) == (RunStatus.OK, b"main\n")
@@ -146,7 +160,11 @@ def test_daemon_holding_stdout_does_not_delay_the_result(jail):
 
 
 def test_box_filled_by_bytes(jail):
-    program = "n = 0\ntry:\n    for i in range(100):\n        with open(f'f{i}', 'wb') as f:\n            for _ in range(32): f.write(bytes(1 << 20)); f.flush(); n += 1\nexcept OSError as e: print(n, e.errno)"
+    program = (
+        "n = 0\ntry:\n    for i in range(100):\n        with open(f'f{i}', 'wb') as f:\n"
+        "            for _ in range(32): f.write(bytes(1 << 20)); f.flush(); n += 1\n"
+        "except OSError as e: print(n, e.errno)"
+    )
     result = jail.run(program, timeout_s=6)
     if result.status is not RunStatus.OUTPUT_LIMIT:  # a folder on disk is watched from outside
         megabytes, errno = map(int, result.stdout.split())
@@ -155,7 +173,10 @@ def test_box_filled_by_bytes(jail):
 
 
 def test_box_filled_by_files(jail):
-    program = "n = 0\ntry:\n    while n < 500000:\n        open(f'f{n}', 'w').close(); n += 1\nexcept OSError as e: print(n, e.errno)"
+    program = (
+        "n = 0\ntry:\n    while n < 500000:\n        open(f'f{n}', 'w').close(); n += 1\n"
+        "except OSError as e: print(n, e.errno)"
+    )
     result = jail.run(program)
     if result.status is not RunStatus.OUTPUT_LIMIT:
         count, errno = map(int, result.stdout.split())
@@ -178,12 +199,18 @@ def test_segfault_is_the_programs_error(jail):
 
 
 def test_limits_cannot_be_raised(jail):
-    program = "import resource\ntry:\n    resource.setrlimit(resource.RLIMIT_AS, (-1, -1)); print('raised')\nexcept (ValueError, OSError): print('refused')"
+    program = (
+        "import resource\ntry:\n    resource.setrlimit(resource.RLIMIT_AS, (-1, -1)); print('raised')\n"
+        "except (ValueError, OSError): print('refused')"
+    )
     assert jail.run(program).stdout == b"refused\n"
 
 
 def test_deep_and_closed_folders_do_not_stop_the_slot(jail):
-    program = "import os\nfor i in range(400):\n    os.mkdir('d'); os.chdir('d')\n    if i % 100 == 99: os.mkdir('closed', 0)\nprint('made')"
+    program = (
+        "import os\nfor i in range(400):\n    os.mkdir('d'); os.chdir('d')\n"
+        "    if i % 100 == 99: os.mkdir('closed', 0)\nprint('made')"
+    )
     jail.run(program, timeout_s=4)
     for _ in range(2):
         assert jail.run("import os; print(os.listdir('.'))").stdout == b"[]\n"

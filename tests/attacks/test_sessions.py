@@ -1,6 +1,8 @@
-"""Cells that want more than their session: other cells' results, other sessions, the machine, or to outlast it.
+"""Cells that want more than their session: other cells' results, other sessions, the machine, or to
+outlast it.
 
-`test_escapes.py` and `test_resources.py` make their attacks inside a session as well (level "session" of the conftest).
+`test_escapes.py` and `test_resources.py` make their attacks inside a session as well (level
+"session" of the conftest).
 """
 
 from __future__ import annotations
@@ -41,8 +43,10 @@ def genuine(session, number: int) -> None:
 
 
 FORGED = {
-    "records of this cell": "import os, json\nfor e in ('', '0' * 32):\n    os.write(3, json.dumps({'number': 1, 'display': [{'data': {'text/plain': 'forged'}, 'execution_count': 1}], 'error': [], 'echo': e}).encode() + b'\\n')",
-    "records of later cells": "import os, json\nfor n in range(2, 9):\n    os.write(3, json.dumps({'number': n, 'display': [], 'error': [{'ename': 'Forged', 'evalue': '', 'traceback': []}], 'echo': 'f' * 32}).encode() + b'\\n')",
+    "records of this cell": "import os, json\nfor e in ('', '0' * 32):\n    os.write(3, json.dumps({'number': 1, 'display': [{'data': "
+    "{'text/plain': 'forged'}, 'execution_count': 1}], 'error': [], 'echo': e}).encode() + b'\\n')",
+    "records of later cells": "import os, json\nfor n in range(2, 9):\n    os.write(3, json.dumps({'number': n, 'display': [], 'error': "
+    "[{'ename': 'Forged', 'evalue': '', 'traceback': []}], 'echo': 'f' * 32}).encode() + b'\\n')",
     "the beginning of a line": "import os\nos.write(3, b'{\"display\": [')",
     "line ends": "import os\nos.write(3, b'\\n' * 1000)",
     "binary": "import os\nos.write(3, bytes(range(256)) * 50)",
@@ -64,19 +68,25 @@ REPLACED = {
     "import": "import builtins\nbuiltins.__import__ = None",
     "stdout": "import sys, io\nsys.stdout = sys.__stdout__ = io.StringIO()\nsys.stderr = None",
     "a closed stdout": "import sys\nsys.stdout.close()",
-    "descriptors": "import os\nn = os.open('/dev/null', os.O_RDWR)\nfor fd in (1, 2, 3): os.dup2(n, fd)" + "\nos.close(n)",
+    "descriptors": "import os\nn = os.open('/dev/null', os.O_RDWR)\nfor fd in (1, 2, 3): os.dup2(n, fd)"
+    + "\nos.close(n)",
     "display hooks": "import sys\nsys.displayhook = sys.excepthook = lambda *a: print('forged')",
     "trace": "import sys, threading\nf = lambda *a: print('forged') or f\nsys.settrace(f)\nthreading.settrace(f)",
     "profile": "import sys, threading\nf = lambda *a: print('forged')\nsys.setprofile(f)\nthreading.setprofile(f)",
     "atexit": "import atexit\natexit.register(print, 'forged')",
-    "an alarm": "import signal\nsignal.signal(signal.SIGALRM, lambda *a: print('forged'))\nsignal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)",
-    "a profiling timer": "import signal\nsignal.signal(signal.SIGPROF, lambda *a: print('forged'))\nsignal.setitimer(signal.ITIMER_PROF, 0.0005, 0.0005)",
-    "signal handlers": "import signal\nfor s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1): signal.signal(s, lambda *a: print('forged'))\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})",
-    "json and os": "import json, os\njson.dumps = json.JSONEncoder.encode = json.loads = None\nos.write = os.dup2 = os.read = os.getpid = os.close = None",
+    "an alarm": "import signal\nsignal.signal(signal.SIGALRM, lambda *a: print('forged'))\n"
+    "signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)",
+    "a profiling timer": "import signal\nsignal.signal(signal.SIGPROF, lambda *a: print('forged'))\n"
+    "signal.setitimer(signal.ITIMER_PROF, 0.0005, 0.0005)",
+    "signal handlers": "import signal\nfor s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1): signal.signal(s, lambda *a: "
+    "print('forged'))\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})",
+    "json and os": "import json, os\njson.dumps = json.JSONEncoder.encode = json.loads = None\n"
+    "os.write = os.dup2 = os.read = os.getpid = os.close = None",
     "ast and compile": "import ast\nast.parse = lambda *a: None",
     "the signal module": "import signal, time\nsignal.signal = signal.setitimer = signal.pthread_sigmask = lambda *a: None",
-}  # fmt: skip
-# What the runner itself uses of the library and cannot keep for itself: the next cell fails, and is not forged.
+}
+# What the runner itself uses of the library and cannot keep for itself: the next cell fails, and is
+# not forged.
 BREAKS = {"ast and compile"}
 
 
@@ -100,14 +110,16 @@ def test_what_a_cell_replaces_does_not_forge_the_next(session, name):
 def test_a_timer_that_interrupts_the_next_cell(session):
     session.run("import _thread, threading\nthreading.Timer(0.2, _thread.interrupt_main).start()")
     result = session.run("import time\ntime.sleep(1)\n5", timeout_s=5)
-    # A thread shares the process, so it may interrupt; the parent did not, and the result says no more than that.
+    # A thread shares the process, so it may interrupt; the parent did not, and the result says no
+    # more than that.
     assert (result.status, result.value) in ((CellStatus.ERROR, None), (CellStatus.OK, "5"))
     genuine(session, 3)
 
 
 def test_a_thread_writes_nothing_between_cells(session):
     session.run(
-        "import threading, time, os\ndef f():\n    time.sleep(0.1)\n    os.write(1, b'late')\nt = threading.Thread(target=f)\nt.start()"
+        "import threading, time, os\ndef f():\n    time.sleep(0.1)\n    os.write(1, b'late')\n"
+        "t = threading.Thread(target=f)\nt.start()"
     )
     time.sleep(0.4)
     genuine(session, 2)
@@ -150,7 +162,11 @@ def test_a_fork_that_comes_back_runs_no_later_cell(box, session):
 
 def test_what_a_cell_starts_ends_with_it(box, session):
     needs_processes(box)
-    daemon = "import os, time, subprocess, sys\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        while True:\n            try: os.write(1, b'late')\n            except OSError: pass\n    os._exit(0)"
+    daemon = (
+        "import os, time, subprocess, sys\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+        "        while True:\n            try: os.write(1, b'late')\n            except OSError: pass\n"
+        "    os._exit(0)"
+    )
     session.run(daemon)
     session.run("import multiprocessing, time\np = multiprocessing.Process(target=time.sleep, args=(100,))\np.start()")
     assert below(session) == 2
@@ -160,7 +176,8 @@ def test_what_a_cell_starts_ends_with_it(box, session):
 def test_a_fork_bomb_between_cells(box, session):
     needs_processes(box)
     session.run(
-        "import os\ndef bomb():\n    while True:\n        try: os.fork()\n        except OSError: pass\nif os.fork() == 0: bomb()"
+        "import os\ndef bomb():\n    while True:\n        try: os.fork()\n        except OSError: pass\n"
+        "if os.fork() == 0: bomb()"
     )
     genuine(session, 2)
     assert below(session) == 2
@@ -168,7 +185,11 @@ def test_a_fork_bomb_between_cells(box, session):
 
 def test_a_thread_that_forks_between_cells(box, session):
     needs_processes(box)
-    code = "import os, threading, time\ndef f():\n    while True:\n        try:\n            if os.fork() == 0: time.sleep(100)\n        except OSError: time.sleep(0.01)\nthreading.Thread(target=f, daemon=True).start()"
+    code = (
+        "import os, threading, time\ndef f():\n    while True:\n        try:\n"
+        "            if os.fork() == 0: time.sleep(100)\n        except OSError: time.sleep(0.01)\n"
+        "threading.Thread(target=f, daemon=True).start()"
+    )
     session.run(code)
     time.sleep(0.3)
     assert session.run("1 + 1", timeout_s=10).value == "2"
@@ -180,7 +201,8 @@ def test_a_thread_that_forks_between_cells(box, session):
 def test_killing_all_that_can_be_reached(session):
     session.run("x = 1")
     session.run(
-        "import os, signal\nfor pid in [-1, 1, os.getppid(), *range(2, 40)]:\n    if pid != os.getpid():\n        try: os.kill(pid, signal.SIGKILL)\n        except OSError: pass"
+        "import os, signal\nfor pid in [-1, 1, os.getppid(), *range(2, 40)]:\n    if pid != os.getpid():\n"
+        "        try: os.kill(pid, signal.SIGKILL)\n        except OSError: pass"
     )
     assert session.run("x").value == "1"
 
@@ -251,7 +273,8 @@ def test_ten_sessions_do_not_see_each_other(strongest):
         def hide(n: int) -> None:
             name = secret % n
             sessions[n].run(
-                f"import os\nsecret_{n} = {name!r}\nos.environ['S'] = {name!r}\nopen({name!r}, 'w').close()\nopen('/dev/shm/{name}', 'w').close()"
+                f"import os\nsecret_{n} = {name!r}\nos.environ['S'] = {name!r}\nopen({name!r}, 'w').close()\n"
+                f"open('/dev/shm/{name}', 'w').close()"
             )
 
         list(threads.map(hide, range(10)))
@@ -272,7 +295,8 @@ def test_a_later_session_finds_nothing_of_an_earlier_one(strongest):
             )
             assert seen.value == "([], [], ['display', 'os'])"
             session.run(
-                f"left = {marker!r}\nopen('f', 'w').write(left)\nopen('/dev/shm/f', 'w').write(left)\nimport builtins\nbuiltins.left = left"
+                f"left = {marker!r}\nopen('f', 'w').write(left)\nopen('/dev/shm/f', 'w').write(left)\n"
+                "import builtins\nbuiltins.left = left"
             )
 
 

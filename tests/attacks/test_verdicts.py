@@ -193,7 +193,10 @@ def f(n): return Yes(0)
 
 
 def test_patched_comparison_helpers_of_the_setup(jail):
-    code = "import math\nmath.isclose = lambda *a, **k: True\nabs = lambda x: 0\nsorted = lambda x: 0\ndef f(n): return 0.5"
+    code = (
+        "import math\nmath.isclose = lambda *a, **k: True\nabs = lambda x: 0\nsorted = lambda x: 0\n"
+        "def f(n): return 0.5"
+    )
     assert_refused(jail, code, NEAR)
 
 
@@ -218,7 +221,10 @@ def test_all_descriptors_closed(jail):
 
 
 def test_fork_with_the_parent_returning(jail):
-    code = "import os, time\ndef f(n):\n    if os.fork() == 0:\n        time.sleep(0.1)\n        return 1000 + 37 * n\n    return 0"
+    code = (
+        "import os, time\ndef f(n):\n    if os.fork() == 0:\n        time.sleep(0.1)\n        return 1000 + 37 * n\n"
+        "    return 0"
+    )
     assert_refused(jail, code, CALLS)
 
 
@@ -278,7 +284,8 @@ def test_values_that_would_hurt_the_grader(strongest, name):
 
 def test_colliding_keys_that_would_take_the_grader_quadratic_time(strongest):
     code = (
-        "import json, os\nnodes = [['s', 100000]] + [['i', format(k * (2 ** 61 - 1) << 10, 'x')] for k in range(100000)]\n"
+        "import json, os\nnodes = [['s', 100000]] + [['i', format(k * (2 ** 61 - 1) << 10, 'x')] for k in "
+        "range(100000)]\n"
         "data = json.dumps({'i': 0, 'v': nodes}).encode() + b'\\n'\n"
         "while data: data = data[os.write(3, data):]\n"
         "def f(n): return 0"
@@ -343,7 +350,10 @@ def test_keys_that_call_themselves_different(jail):
     """One key with two values would be equal to a dict with either of them."""
     for base in ("str", "int", "bytes"):
         key = {"str": "'a'", "int": "5", "bytes": "b'a'"}[base]
-        keys = f"class K({base}):\n    def __eq__(self, other): return self is other\n    def __hash__(self): return id(self)\n"
+        keys = (
+            f"class K({base}):\n    def __eq__(self, other): return self is other\n"
+            "    def __hash__(self): return id(self)\n"
+        )
         mapping = f"{keys}def f(): return {{K({key}): 1, K({key}): 2}}"
         assert_refused(jail, mapping, {"kind": "asserts", "asserts": [f"assert f() == {{{key}: 2}}"]})
         tests = {
@@ -360,7 +370,10 @@ def test_keys_that_call_themselves_different(jail):
 
 
 def test_a_key_that_calls_itself_another_one(jail):
-    code = "class K(str):\n    def __eq__(self, other): return True\n    def __hash__(self): return hash('a')\ndef f(): return {K('z'): 1}"
+    code = (
+        "class K(str):\n    def __eq__(self, other): return True\n    def __hash__(self): return hash('a')\n"
+        "def f(): return {K('z'): 1}"
+    )
     assert_refused(jail, code, {"kind": "asserts", "asserts": ["assert f() == {'a': 1}"]})
 
 

@@ -1,4 +1,6 @@
-"""The address of the server that `run.py` has started; in the project's own test run these files are left out."""
+"""The address of the server that `run.py` has started; in the project's own test run these files
+are left out.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Runs the client libraries' tests in their own environment against a scripted server of ours: python run.py THEIR_PYTHON."""
+"""Runs the client libraries' tests in their own environment against a scripted server of ours:
+python run.py THEIR_PYTHON.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""openai-agents: chat, stream, tool round trip and typed output, over chat completions and over responses."""
+"""openai-agents: chat, stream, tool round trip and typed output, over chat completions and over
+responses.
+"""
 
 from __future__ import annotations
 

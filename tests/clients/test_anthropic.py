@@ -1,4 +1,6 @@
-"""Anthropic's own client, unmodified: messages, streams, thinking, tools with a second turn, counts."""
+"""Anthropic's own client, unmodified: messages, streams, thinking, tools with a second turn,
+counts.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""litellm, unmodified: answers go back as they came, as an object and as a dictionary, with and without calls.
+"""litellm, unmodified: answers go back as they came, as an object and as a dictionary, with and
+without calls.
 
-Not in `make test-clients`: its releases were tampered with in 2026, so it is installed by hand, in an environment of its own.
+Not in `make test-clients`: its releases were tampered with in 2026, so it is installed by hand, in
+an environment of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""lm-eval, unmodified: its command on a task of three questions, over text completions, chats, and a remote tokenizer."""
+"""lm-eval, unmodified: its command on a task of three questions, over text completions, chats, and
+a remote tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,14 @@ QUESTIONS = [
 ]
 HEAD = "dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {data}\ntest_split: test\n"
 CHOICE = HEAD + (
-    "task: choice\noutput_type: multiple_choice\ndoc_to_text: '{{{{q}}}}'\ndoc_to_choice: '{{{{choices}}}}'\ndoc_to_target: a\n"
+    "task: choice\noutput_type: multiple_choice\ndoc_to_text: '{{{{q}}}}'\ndoc_to_choice: '{{{{choices}}}}'\n"
+    "doc_to_target: a\n"
     "metric_list:\n  - metric: acc\n  - metric: acc_norm\n"
 )
 WRITE = HEAD + (
     "task: write\noutput_type: generate_until\ndoc_to_text: 'hello {{{{q}}}}'\ndoc_to_target: 'Hello, wörld!'\n"
-    "generation_kwargs:\n  until: ['ZZ']\n  max_gen_toks: 60\n  do_sample: false\nmetric_list:\n  - metric: exact_match\n"
+    "generation_kwargs:\n  until: ['ZZ']\n  max_gen_toks: 60\n  do_sample: false\nmetric_list:\n"
+    "  - metric: exact_match\n"
 )
 
 
@@ -39,8 +43,8 @@ def tasks(tmp_path: Path) -> Path:
 
 def run(tasks: Path, task: str, model: str, arguments: str, *more: str) -> dict[str, float]:
     command = [
-        sys.executable, "-m", "lm_eval", "--model", model, "--model_args", arguments, "--tasks", task, "--include_path", str(tasks),
-        "--output_path", str(tasks / "out"), *more,
+        sys.executable, "-m", "lm_eval", "--model", model, "--model_args", arguments, "--tasks", task, "--include_path",
+        str(tasks), "--output_path", str(tasks / "out"), *more,
     ]  # fmt: skip
     environment = os.environ | {"OPENAI_API_KEY": "x", "HF_HOME": str(tasks / "hf"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)

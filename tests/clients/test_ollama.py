@@ -1,4 +1,6 @@
-"""Ollama's own client, unmodified: chat, stream, thinking, tools with a second turn, formats, generate, list, show."""
+"""Ollama's own client, unmodified: chat, stream, thinking, tools with a second turn, formats,
+generate, list, show.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""instructor in its modes, llama-index and dspy, unmodified: chat, stream, structured output, tools, a second turn."""
+"""instructor in its modes, llama-index and dspy, unmodified: chat, stream, structured output,
+tools, a second turn.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,13 @@ def test_instructor_streams_partial_objects(base_url: str) -> None:
 def llama(base_url: str):
     like = pytest.importorskip("llama_index.llms.openai_like")
     return like.OpenAILike(
-        model="scripted", api_base=base_url, api_key="x", is_chat_model=True, is_function_calling_model=True, context_window=2048
-    )  # fmt: skip
+        model="scripted",
+        api_base=base_url,
+        api_key="x",
+        is_chat_model=True,
+        is_function_calling_model=True,
+        context_window=2048,
+    )
 
 
 def test_llama_index_chats_and_streams(llama) -> None:

@@ -85,7 +85,8 @@ def stop_at(run: Run, stage: str, step: int, number: int, delay_s: float) -> Non
     process = start(run.folder.parent)
     deadline = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
-        # A start that goes on writes the file anew; until then it shows the steps of the start before.
+        # A start that goes on writes the file anew; until then it shows the steps of the start
+        # before.
         begun = begun or inode(metrics) not in (0, before)
         if begun and reached(metrics, stage, step):
             break
@@ -109,7 +110,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def killed(tmp_path_factory: pytest.TempPathFactory, undisturbed: Run) -> Run:
-    """The same recipe, killed at random moments in each stage, stopped by Ctrl-C in one, and gone on with each time."""
+    """The same recipe, killed at random moments in each stage, stopped by Ctrl-C in one, and gone
+    on with each time.
+    """
     run = Run(tmp_path_factory.mktemp("killed") / "mini")
     rng = random.Random(5)
     for stage in undisturbed.results()["stages"]:
@@ -117,7 +120,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory, undisturbed: Run) -> Run:
         first = stage["name"] == "pretrain"
         for i, step in enumerate(sorted(rng.sample(range(steps - 1), 3 if first else 2))):
             number = signal.SIGINT if first and i == 0 else signal.SIGKILL
-            # The delay is a part of a step, so that the signal falls before, in and after the writing of checkpoints.
+            # The delay is a part of a step, so that the signal falls before, in and after the
+            # writing of checkpoints.
             delay_s = 0.0 if number == signal.SIGINT else rng.random() * stage["train_s"] / steps
             stop_at(run, stage["name"], step, number, delay_s)
     status, run.stdout, run.stderr = finish(run.folder.parent)
@@ -127,7 +131,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory, undisturbed: Run) -> Run:
 
 @pytest.fixture
 def keep_signals() -> Iterator[None]:
-    """Puts back the handlers and the number of threads that `qwq train` sets when it runs inside pytest."""
+    """Puts back the handlers and the number of threads that `qwq train` sets when it runs inside
+    pytest.
+    """
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     threads = torch.get_num_threads()
     yield
@@ -138,7 +144,9 @@ def keep_signals() -> Iterator[None]:
 
 @pytest.fixture
 def error(capsys):
-    """Runs a command and returns its error; asserts that it is one line, and nothing else but `status`."""
+    """Runs a command and returns its error; asserts that it is one line, and nothing else but
+    `status`.
+    """
 
     def check(*words: str, status: int = 2) -> str:
         assert main([str(w) for w in words]) == status

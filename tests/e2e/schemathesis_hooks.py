@@ -1,6 +1,9 @@
-"""What the OpenAPI document cannot say. A prompt must fit the context, which the server answers with a 400 and both numbers, and long
-answers take long: lengths are kept small. A call's result needs the call before it: one is put there. Grammars and regular expressions have notations of their own, and a request
-asks for one form only: texts become ones that can be read, and the first form stays. Everything else is left as it was made."""
+"""What the OpenAPI document cannot say. A prompt must fit the context, which the server answers
+with a 400 and both numbers, and long answers take long: lengths are kept small. A call's result
+needs the call before it: one is put there. Grammars and regular expressions have notations of their
+own, and a request asks for one form only: texts become ones that can be read, and the first form
+stays. Everything else is left as it was made.
+"""
 
 from __future__ import annotations
 

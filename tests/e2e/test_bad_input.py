@@ -1,4 +1,6 @@
-"""What a user gets wrong ends in one line on standard error that names the repair, and the right exit status."""
+"""What a user gets wrong ends in one line on standard error that names the repair, and the right
+exit status.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`qwq bench engine`: it ends, and says what is wrong with its arguments in its own options' names."""
+"""`qwq bench engine`: it ends, and says what is wrong with its arguments in its own options'
+names.
+"""
 
 from __future__ import annotations
 

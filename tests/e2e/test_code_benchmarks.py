@@ -1,4 +1,6 @@
-"""HumanEval's and MBPP's own solutions get the verdicts they deserve, and wrong ones made from them fail."""
+"""HumanEval's and MBPP's own solutions get the verdicts they deserve, and wrong ones made from them
+fail.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from qwq.types import Outcome
 from qwq.verify.code import asserts_from_check, verify
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
-# The setup of these two uses a class of the program. Run before the program, as published, no answer could pass; that
-# leaves 972 references of 974 right.
+# The setup of these two uses a class of the program. Run before the program, as published, no
+# answer could pass; that leaves 972 references of 974 right.
 SETUP_NEEDS_THE_PROGRAM = {"367", "927"}
 
 # The wrong answers wrap the right one, which is bound to _right before the wrapper takes its name.

@@ -47,7 +47,9 @@ def qwq(*argv: str, cwd: Path) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, list[tuple[int, str, str]]]:
-    """A run that was stopped by Ctrl-C in its first stage, went on with the command that it printed, and was asked for again."""
+    """A run that was stopped by Ctrl-C in its first stage, went on with the command that it
+    printed, and was asked for again.
+    """
     folder = tmp_path_factory.mktemp("work")
     (folder / "mini.toml").write_text(MINI)
     seen = []
@@ -76,7 +78,8 @@ def test_ctrl_c_saves_the_state_and_prints_the_command_to_go_on(trained):
     last = err.splitlines()[-1]
     assert (status, out) == (130, "") and "Traceback" not in err
     assert re.fullmatch(
-        r"stopped in stage pretrain after step \d+ of \d+, state saved: qwq train mini\.toml --stages\.sft\.documents=25",
+        r"stopped in stage pretrain after step \d+ of \d+, state saved: qwq train mini\.toml "
+        r"--stages\.sft\.documents=25",
         last,
     ), last
 

@@ -1,4 +1,6 @@
-"""HumanEval's and MBPP's own solutions, and BFCL's own answers, through the benchmarks as `qwq eval` runs them."""
+"""HumanEval's and MBPP's own solutions, and BFCL's own answers, through the benchmarks as `qwq
+eval` runs them.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def text_of(call: dict[str, Any]) -> str:
 
 
 def first_answers(truth: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Calls with the first possible value of each parameter; what may only be left out is left out."""
+    """Calls with the first possible value of each parameter; what may only be left out is left
+    out.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):  # the values of a dict are lists of possible ones
@@ -141,7 +145,9 @@ def named(call: str, functions: list[dict[str, Any]]) -> dict[str, dict[str, Any
 @needs_data
 @pytest.mark.parametrize("native", [True, False])
 def test_bfcl_true_conversations_are_right(native: bool) -> None:
-    """The true calls of each turn, then a sentence; the functions that come late are on offer when they are needed."""
+    """The true calls of each turn, then a sentence; the functions that come late are on offer when
+    they are needed.
+    """
     bench = Bfcl("multi_turn", native_tools=native)
     problems = bench.problems("test", data=bench.data(DATA))
     assert len(problems) == 800
@@ -220,7 +226,8 @@ def test_bfcl_conversations_are_played() -> None:
     policy = ScriptedPolicy(lambda request: next(script))
     (episode,) = play(policy, iter([Job(p)]), SamplingParams())
     assert [m.role for m in episode.messages] == [
-        "assistant", "user", "assistant", "user", "assistant", "user", "assistant", "tool", "assistant", "user", "assistant",
+        "assistant", "user", "assistant", "user", "assistant", "user", "assistant", "tool", "assistant", "user",
+        "assistant",
     ][: len(episode.messages)]  # fmt: skip
     assert [c.name for c in episode.calls] == ["pwd"] and "current_working_directory" in episode.results[0]
     assert "sort" not in str(policy.asked[2].tools) and "sort" in str(policy.asked[3].tools)

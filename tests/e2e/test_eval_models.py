@@ -1,4 +1,6 @@
-"""`qwq eval` on a small model in process and through `qwq serve`: the same greedy answers; a run that is started twice."""
+"""`qwq eval` on a small model in process and through `qwq serve`: the same greedy answers; a run
+that is started twice.
+"""
 
 from __future__ import annotations
 

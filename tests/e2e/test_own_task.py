@@ -1,4 +1,6 @@
-"""One file brings a task with an environment and a verifier of its own; RL trains on it, the contract of names holds everywhere, and `qwq eval` scores it."""
+"""One file brings a task with an environment and a verifier of its own; RL trains on it, the
+contract of names holds everywhere, and `qwq eval` scores it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Everything that a run needs is read and checked before anything is touched, and `--fresh` deletes nothing."""
+"""Everything that a run needs is read and checked before anything is touched, and `--fresh` deletes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,7 @@ def finished(recipe, tmp_path, capsys) -> Path:
     return runs / "one"
 
 
-# -- nothing finished is deleted --------------------------------------------------------------------------------------
+# -- nothing finished is deleted -------------------------------------------------------------------
 
 BROKEN = [
     (["--stages.sft.path=nofile.jsonl"], "no data file at nofile.jsonl (stages.sft.path)"),
@@ -125,7 +127,10 @@ def broken_files(tmp_path, model) -> Path:
     (tmp_path / "bad.jsonl").write_text(CONVERSATIONS + '{"messages": [\n')
     (tmp_path / "rew.py").write_text("def boom(completions, **kw):\n    raise ValueError('my bug')\n")
     (tmp_path / "bad.jinja").write_text("{% for m in messages %}{{ m.content }}")
-    turns = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    turns = (
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif "
+        "%}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    )
     opening = "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     (tmp_path / "notools.jinja").write_text(turns + opening)
     (tmp_path / "latin.jinja").write_bytes(b"\xe9{{ messages[0].content }}")
@@ -141,7 +146,9 @@ def broken_files(tmp_path, model) -> Path:
 def test_a_finished_run_outlives_fresh_with_anything_that_is_not_there(
     finished, recipe, broken_files, error, options, words
 ):
-    """The run of two stages stands untouched after `--fresh` with each fault, and no second folder is made."""
+    """The run of two stages stands untouched after `--fresh` with each fault, and no second folder
+    is made.
+    """
     before = contents(finished)
     given = [option.replace("{tmp}", str(broken_files)) for option in options]
     line = error("train", recipe, "--runs", finished.parent, "--fresh", *given)
@@ -227,7 +234,7 @@ def test_all_missing_files_are_named_at_once(recipe, error, tmp_path):
     assert line == f"error: no data file at {places}: `qwq explain RECIPE` says how to get each"
 
 
-# -- where a run may be written ---------------------------------------------------------------------------------------
+# -- where a run may be written --------------------------------------------------------------------
 
 
 def test_runs_at_a_place_where_nothing_can_be_written(recipe, error, tmp_path):
@@ -263,7 +270,9 @@ def test_a_read_only_file_system(recipe, error, small_disk):
 
 @pytest.mark.parametrize("room", [0, 2_000, 20_000, 120_000])
 def test_a_disk_that_fills_up(recipe, error, small_disk, room):
-    """At the recipe, at the metrics, at the final folder (about 60 kB with the tokenizer) or later: one line, and with room the same command goes on."""
+    """At the recipe, at the metrics, at the final folder (about 60 kB with the tokenizer) or later:
+    one line, and with room the same command goes on.
+    """
     filler = small_disk / "filler"
     with filler.open("wb") as file:
         file.write(b"0" * ((1 << 20) - 8192 - room))
@@ -274,12 +283,14 @@ def test_a_disk_that_fills_up(recipe, error, small_disk, room):
     assert main(["train", str(recipe), "--runs", str(small_disk), "--stages.rl1.steps=1"]) == 0
 
 
-# -- what goes wrong while it runs ------------------------------------------------------------------------------------
+# -- what goes wrong while it runs -----------------------------------------------------------------
 
 
 @pytest.fixture
 def answering(tmp_path) -> list[str]:
-    """Options under which even random weights give answers to be judged: no thinking to close, and room until an end token is drawn (1 in 280)."""
+    """Options under which even random weights give answers to be judged: no thinking to close, and
+    room until an end token is drawn (1 in 280).
+    """
     turns = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     (tmp_path / "plain.jinja").write_text(turns + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
     return [

@@ -1,8 +1,9 @@
 """Every command of the README, run as written in a fresh clone.
 
-The commands are read out of the README's indented blocks, so one that is added is run too. What a test cannot wait for is cut
-short by an option that is added behind the command (`CUTS`), and a server is asked for its health and then stopped. Words in
-capitals stand for what a reader has: a model, a file, a folder.
+The commands are read out of the README's indented blocks, so one that is added is run too. What a
+test cannot wait for is cut short by an option that is added behind the command (`CUTS`), and a
+server is asked for its health and then stopped. Words in capitals stand for what a reader has: a
+model, a file, a folder.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ SERVERS = ("serve", "sandbox serve")
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    """A clone with `.venv/bin/qwq` of this interpreter, and a small finished run where `make demo` would leave its own."""
+    """A clone with `.venv/bin/qwq` of this interpreter, and a small finished run where `make demo`
+    would leave its own.
+    """
     folder = tmp_path_factory.mktemp("readme") / "qwq"
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -51,7 +54,8 @@ def clone(tmp_path_factory) -> Path:
     qwq = folder / ".venv" / "bin" / "qwq"
     qwq.parent.mkdir(parents=True)
     qwq.write_text(
-        f"#!/bin/sh\nPYTHONPATH='{folder}/src' exec '{sys.executable}' -c 'import sys; from qwq.cli import main; sys.exit(main())' \"$@\"\n"
+        f"#!/bin/sh\nPYTHONPATH='{folder}/src' exec '{sys.executable}' -c 'import sys; from qwq.cli import main; "
+        'sys.exit(main())\' "$@"\n'
     )
     qwq.chmod(0o755)
     done = run(folder, [".venv/bin/qwq", "train", "tests/e2e/mini.toml", "--name=tiny"])
@@ -88,7 +92,9 @@ def test_a_make_target_of_the_readme_exists(target):
 
 
 def words_of(command: str, folder: Path) -> list[str]:
-    """The command with a reader's own things in place of the words in capitals, cut short where it would take long."""
+    """The command with a reader's own things in place of the words in capitals, cut short where it
+    would take long.
+    """
     words = shlex.split(command)
     verb = words[1]
     if "--model.path=DIR" in words:

@@ -1,5 +1,6 @@
-"""The engine on real models, Qwen2.5-Coder-0.5B and SmolLM2-135M, in the folder that QWQ_MODELS names. `make test-engine` names it and
-runs this, some minutes on two cores; elsewhere it skips."""
+"""The engine on real models, Qwen2.5-Coder-0.5B and SmolLM2-135M, in the folder that QWQ_MODELS
+names. `make test-engine` names it and runs this, some minutes on two cores; elsewhere it skips.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +26,12 @@ from qwq.text.template import ChatFormat
 MODELS = Path(os.environ.get("QWQ_MODELS", "QWQ_MODELS is not set")).expanduser()
 NAMES = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 ASKED = [
-    "Write a Python function that reverses a string.", "What is 17 times 23?", "Name three rivers of Europe.", "Why is the sky blue?",
-    "用一句话介绍北京。", "Write a haiku about rain.", "Explain recursion to a child.", "List the first ten primes.",
-    "Translate 'good morning' into French.", "What does this do: `sorted(set(x))[-1]`?", "Summarise photosynthesis.", "Who wrote Hamlet?",
-    "Write a SQL query that counts rows by day.", "Give me a recipe for pancakes.", "What is the capital of Australia?",
-    "Write a regex for dates.", "How do magnets work?", "Convert 100 km/h to m/s.", "Write a bash loop over files.", "Tell me a joke.",
+    "Write a Python function that reverses a string.", "What is 17 times 23?", "Name three rivers of Europe.",
+    "Why is the sky blue?", "用一句话介绍北京。", "Write a haiku about rain.", "Explain recursion to a child.",
+    "List the first ten primes.", "Translate 'good morning' into French.", "What does this do: `sorted(set(x))[-1]`?",
+    "Summarise photosynthesis.", "Who wrote Hamlet?", "Write a SQL query that counts rows by day.",
+    "Give me a recipe for pancakes.", "What is the capital of Australia?", "Write a regex for dates.",
+    "How do magnets work?", "Convert 100 km/h to m/s.", "Write a bash loop over files.", "Tell me a joke.",
 ]  # fmt: skip
 
 
@@ -56,7 +58,9 @@ def samples(folder: Path, chat: ChatFormat):
 
 
 def test_greedy_texts_and_logits_equal_transformers(folder: Path, samples) -> None:
-    """Teacher forcing: transformers' own best token after each prefix is ours, or the two best are within 1e-4."""
+    """Teacher forcing: transformers' own best token after each prefix is ours, or the two best are
+    within 1e-4.
+    """
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ours = load_model(folder)
     close_calls, largest = 0, 0.0
@@ -85,9 +89,23 @@ def test_templates_render_as_transformers_renders_them(folder: Path, chat: ChatF
     conversations = [
         ([{"role": "user", "content": "hi"}], None),
         ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 < 2 & é"}], None),
-        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>\nb\n</think>\n\nc"}, {"role": "user", "content": "d"}], None),
-        ([{"role": "user", "content": "1+2?"}, {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "3"}], [tool]),
-    ]  # fmt: skip
+        (
+            [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "<think>\nb\n</think>\n\nc"},
+                {"role": "user", "content": "d"},
+            ],
+            None,
+        ),
+        (
+            [
+                {"role": "user", "content": "1+2?"},
+                {"role": "assistant", "content": "", "tool_calls": [call]},
+                {"role": "tool", "content": "3"},
+            ],
+            [tool],
+        ),
+    ]
     for messages, tools in conversations:
         want = theirs.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
         assert chat._render(messages, tools or (), True) == want
@@ -123,7 +141,8 @@ def test_the_llama_backend_gives_llama_cpps_own_greedy_texts(folder: Path, chat:
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: `make install-gguf`")
     (path,) = folder.glob("*.gguf")
     opened = load_engine(str(path), EngineOptions(max_model_len=1024, enable_prefix_caching=False), lambda line: None)
-    # Flash attention is what llama.cpp itself chooses; its Python class would leave it off, and keys in 16 bits then round otherwise.
+    # Flash attention is what llama.cpp itself chooses; its Python class would leave it off, and
+    # keys in 16 bits then round otherwise.
     threads = os.cpu_count()
     plain = llama_cpp.Llama(
         str(path), n_ctx=1024, verbose=False, flash_attn=True, n_threads=threads, n_threads_batch=threads

@@ -1,4 +1,6 @@
-"""Design promise 5: a run that is killed goes on with the same command and ends in the same weights, bit for bit."""
+"""Design promise 5: a run that is killed goes on with the same command and ends in the same
+weights, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def without_clock(value):
 def test_every_stage_was_hit_while_it_ran(killed):
     hit = Counter(e.stage for e in killed.endings if e.status == -signal.SIGKILL and e.stage not in e.finished_stages)
     assert set(hit) == set(STAGES)
-    # Some of the starts began in the middle of a stage, from a checkpoint, and not only at its first step.
+    # Some of the starts began in the middle of a stage, from a checkpoint, and not only at its
+    # first step.
     texts = [e.stderr for e in killed.endings] + [killed.stderr]
     going_on = [int(m) for text in texts for m in re.findall(r"going on from step (\d+)", text)]
     assert len([s for s in going_on if s > 0]) >= 4, going_on
@@ -49,7 +52,9 @@ def test_weights_are_the_same_bit_for_bit(undisturbed, killed, stage):
 
 
 def test_each_stage_changed_the_weights(undisturbed):
-    """Or else equal weights would say nothing: every stage with a gradient took some steps that were not zero."""
+    """Or else equal weights would say nothing: every stage with a gradient took some steps that
+    were not zero.
+    """
     moved = Counter(r["stage"] for r in undisturbed.rows() if r.get("grad_norm", 0.0) > 0)
     assert set(moved) == set(STAGES) and min(moved.values()) >= 2, moved
 
@@ -119,7 +124,9 @@ def test_changed_recipe_in_the_same_folder_is_refused(undisturbed, capsys, keep_
 
 
 def test_fresh_starts_anew(undisturbed, tmp_path, capsys, keep_signals):
-    """One stage of the finished run, from its first step again, and nothing of the other stages there; the finished run is kept beside it."""
+    """One stage of the finished run, from its first step again, and nothing of the other stages
+    there; the finished run is kept beside it.
+    """
     shutil.copytree(undisturbed.folder, tmp_path / "mini")
     (tmp_path / "mini" / "stray.txt").write_text("of the run before")
     words = [
@@ -168,14 +175,19 @@ def test_run_begun_before_a_field_was_new_goes_on(tmp_path, capsys, keep_signals
     assert path.read_text() == text
 
 
-# -- stage 2's guard: what a breach has done is not forgotten either -----------------------------------------------------
+# -- stage 2's guard: what a breach has done is not forgotten either -------------------------------
 
 
 def guard_at(folder: Path, on_breach: str, outcomes: list[float]) -> tuple[ContractGuard, Optimizer]:
-    """A guard on a one-layer model whose every check finds `outcomes` on math, gone on with as the RL loop does it."""
+    """A guard on a one-layer model whose every check finds `outcomes` on math, gone on with as the
+    RL loop does it.
+    """
     stage = Rl2Stage(
-        kind="rl2", steps=4, mix={"math": 0.5, "tools": 0.5}, contract={"domains": ["math"], "every": 1, "problems": 8, "on_breach": on_breach}
-    )  # fmt: skip
+        kind="rl2",
+        steps=4,
+        mix={"math": 0.5, "tools": 0.5},
+        contract={"domains": ["math"], "every": 1, "problems": 8, "on_breach": on_breach},
+    )
     model = torch.nn.Linear(2, 2)
     torch.nn.init.zeros_(model.weight)
     mix = ProblemMix(0, "rl2", stage.mix.weights())

@@ -1,7 +1,8 @@
-"""The RL loop as a whole learns: the real trainer, sampler and math verifier, on a model that is right now and then.
+"""The RL loop as a whole learns: the real trainer, sampler and math verifier, on a model that is
+right now and then.
 
-The model is first shown answers to small sums of which less than half are right, so that it knows both; the reward
-alone then tells it which are the right ones.
+The model is first shown answers to small sums of which less than half are right, so that it knows
+both; the reward alone then tells it which are the right ones.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ PROBLEMS = [
 
 
 def cold_start(chat: ChatFormat) -> Transformer:
-    """A model that has seen each problem answered rightly in a share RIGHT of the cases, and wrongly in the others."""
+    """A model that has seen each problem answered rightly in a share RIGHT of the cases, and
+    wrongly in the others.
+    """
     rng = random.Random(0)
 
     def document() -> tuple[list[int], list[float]]:
@@ -47,8 +50,8 @@ def cold_start(chat: ChatFormat) -> Transformer:
         return ids, [float(m) for m in mask]
 
     config = preset(
-        "tiny", vocab_size=chat.tokenizer.vocab_size, hidden_size=64, intermediate_size=128, num_heads=4, num_kv_heads=2, head_dim=16,
-        eos_token_id=chat.eos_ids[0],
+        "tiny", vocab_size=chat.tokenizer.vocab_size, hidden_size=64, intermediate_size=128, num_heads=4,
+        num_kv_heads=2, head_dim=16, eos_token_id=chat.eos_ids[0],
     )  # fmt: skip
     model = Transformer(config).init_weights(torch.Generator().manual_seed(0))
     optimizer = Optimizer(model, Optim(lr=5e-3, warmup=0.1), SHOWN)
@@ -69,8 +72,15 @@ def rows(tmp_path_factory) -> list[dict]:
     chat = ChatFormat(train_bpe(texts, 280), default_template())
     model = cold_start(chat)
     stage = Rl1Stage(
-        kind="rl1", steps=STEPS, prompts=16, samples=8, max_new_tokens=16, optim=Optim(lr=2e-3, warmup=0.1), sources=[], mix={"math": 1.0}
-    )  # fmt: skip
+        kind="rl1",
+        steps=STEPS,
+        prompts=16,
+        samples=8,
+        max_new_tokens=16,
+        optim=Optim(lr=2e-3, warmup=0.1),
+        sources=[],
+        mix={"math": 1.0},
+    )
     run = StageRun(tmp_path_factory.mktemp("rise"), "rl1", "rl1")
     mix = ProblemMix(0, "rl1", {}, {"sums": (1.0, PROBLEMS)})
     RlTrainer(model, chat, stage, ComputeSection(), run, mix, Rewarder(), seed=0).train()
@@ -93,7 +103,8 @@ def test_sampler_and_trainer_agree_in_every_step(rows):
     trained = [r for r in rows if r["trained_tokens"]]
     assert len(trained) >= STEPS // 2
     assert max(r["mismatch_max"] for r in trained) <= 1e-4
-    # Some difference there is: the two passes shape their matrices differently, so an exact zero would be a copy.
+    # Some difference there is: the two passes shape their matrices differently, so an exact zero
+    # would be a copy.
     assert max(r["mismatch_max"] for r in trained) > 0
 
 

@@ -1,4 +1,6 @@
-"""SandboxFusion's interface: fields as its clients send and read them, keys and networks, requests that are held."""
+"""SandboxFusion's interface: fields as its clients send and read them, keys and networks, requests
+that are held.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ def test_ping(server):
 
 def test_files_are_importable_and_come_back_and_absolute_ones_do_not(server):
     got = post(
-        server, "/run_code", language="python", code="import helper\nopen('o.txt', 'w').write(helper.word)\nprint(helper.word)",
+        server, "/run_code", language="python",
+        code="import helper\nopen('o.txt', 'w').write(helper.word)\nprint(helper.word)",
         files={"helper.py": b64("word = 'well'")}, fetch_files=["o.txt", "none.txt", "/usr/lib/os-release"],
     )  # fmt: skip
     assert got["run_result"]["stdout"] == "well\n"
@@ -82,10 +85,20 @@ def test_other_languages_by_their_names_there(server):
 
 def test_cells_share_one_session(server):
     got = post(
-        server, "/run_jupyter",
-        cells=["a = 20", "print(a)\na + 22", "import sys; sys.stderr.write('e')", "1 / 0", "def f(:", "import asyncio\nawait asyncio.sleep(0, 7)", "open('x', 'w').write('y')"],
-        files={"d.txt": b64("hi")}, fetch_files=["x", "d.txt"],
-    )  # fmt: skip
+        server,
+        "/run_jupyter",
+        cells=[
+            "a = 20",
+            "print(a)\na + 22",
+            "import sys; sys.stderr.write('e')",
+            "1 / 0",
+            "def f(:",
+            "import asyncio\nawait asyncio.sleep(0, 7)",
+            "open('x', 'w').write('y')",
+        ],
+        files={"d.txt": b64("hi")},
+        fetch_files=["x", "d.txt"],
+    )
     assert got["status"] == "Success" and got["driver"]["status"] == "Finished"
     cells = got["cells"]
     assert [c["stdout"] for c in cells] == ["", "20\n", "", "", "", "", ""]
@@ -111,13 +124,28 @@ STDIO = [
 ]
 SUBMITTED = {
     "streams": ({"test": STDIO}, "```python\nprint(int(input()) + 1)\n```", "```python\nprint(2)\n```", [True, False]),
-    "text of streams": ({"test": json.dumps(STDIO)}, "```python\nprint(int(input()) + 1)\n```", "```python\nprint(2)\n```", [True, False]),
-    "asserts": ({"test_list": ["assert f(1) == 2", "assert f(2) == 3"]}, "```python\ndef f(x): return x + 1\n```", "def f(x): return 2", [True, False]),
-    "HumanEval": (
-        {"test": "def check(candidate):\n    assert candidate(1) == 2\n    assert candidate(2) == 3", "entry_point": "f"},
-        "```python\ndef f(x): return x + 1\n```", "```python\ndef f(x): return 2\n```", [True, False],
+    "text of streams": (
+        {"test": json.dumps(STDIO)},
+        "```python\nprint(int(input()) + 1)\n```",
+        "```python\nprint(2)\n```",
+        [True, False],
     ),
-}  # fmt: skip
+    "asserts": (
+        {"test_list": ["assert f(1) == 2", "assert f(2) == 3"]},
+        "```python\ndef f(x): return x + 1\n```",
+        "def f(x): return 2",
+        [True, False],
+    ),
+    "HumanEval": (
+        {
+            "test": "def check(candidate):\n    assert candidate(1) == 2\n    assert candidate(2) == 3",
+            "entry_point": "f",
+        },
+        "```python\ndef f(x): return x + 1\n```",
+        "```python\ndef f(x): return 2\n```",
+        [True, False],
+    ),
+}
 
 
 @pytest.mark.parametrize("form", SUBMITTED)

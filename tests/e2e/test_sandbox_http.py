@@ -1,4 +1,6 @@
-"""The server as a process of its own, beyond `test_sandbox_server.py`: ids, limits, files, web pages, the command."""
+"""The server as a process of its own, beyond `test_sandbox_server.py`: ids, limits, files, web
+pages, the command.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,7 @@ def test_limits_beyond_the_servers_are_refused(remote):
         ('{"items": []}', "items"),
         ('{"items": [{"kind": "execute", "request": {"kind": "command", "argv": ["sh"]}}]}', "command"),
         ('{"items": [{"kind": "verify", "code": "x", "tests": {}, "unknown": 1}]}', "unknown"),
-        ('{"items": [{"kind": "execute", "request": {"kind": "call", "sources": [], "entry_point": "f", "cases": [1]}}]}', "cases"),
+        ('{"items": [{"kind": "execute", "request": {"kind": "call", "sources": [], "entry_point": "f", "cases": ' '[1]}}]}', "cases"),
     ],
 )  # fmt: skip
 def test_malformed_requests_never_reach_a_slot(server, body, where):
@@ -81,7 +83,10 @@ def wait_until(condition, limit_s: float = 10.0) -> None:
 def test_run_code_closed_early_kills_the_run(server):
     body = json.dumps({"code": "while True: pass", "language": "python", "run_timeout": 20}).encode()
     with socket.create_connection(("127.0.0.1", server.port)) as raw:
-        head = f"POST /run_code HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = (
+            "POST /run_code HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
         raw.sendall(head.encode() + body)
         wait_until(lambda: server.metric("qwq_sandbox_running") == 1)
     wait_until(lambda: server.metric("qwq_sandbox_running") == 0)

@@ -1,4 +1,6 @@
-"""The sandbox server on loopback: batches, SandboxFusion's form, keys, a full queue, vanishing clients, restarts."""
+"""The sandbox server on loopback: batches, SandboxFusion's form, keys, a full queue, vanishing
+clients, restarts.
+"""
 
 from __future__ import annotations
 

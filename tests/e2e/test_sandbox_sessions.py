@@ -1,4 +1,6 @@
-"""Sessions over HTTP: cells, files, interrupts, limits, vanishing clients, idle sessions, and what is left at the end."""
+"""Sessions over HTTP: cells, files, interrupts, limits, vanishing clients, idle sessions, and what
+is left at the end.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +149,10 @@ def test_requests_that_make_no_sense_are_refused(server, session):
 
 def test_a_client_that_goes_away_has_its_cell_interrupted(server, session):
     body = '{"code": "import time\\nx = 3\\ntime.sleep(15)"}'
-    head = f"POST /sessions/{session.id}/cells HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /sessions/{session.id}/cells HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall((head + body).encode())
         until = time.monotonic() + 10

@@ -1,4 +1,5 @@
-"""Many runs through the server, a tenth of them hostile: nothing is left over, and the server's memory stays flat.
+"""Many runs through the server, a tenth of them hostile: nothing is left over, and the server's
+memory stays flat.
 
 QWQ_SOAK_RUNS=10000 for the whole (`make soak-sandbox`).
 """
@@ -45,14 +46,18 @@ def memory_kib(pid: int) -> int:
 
 
 def groups(pid: int) -> set[str]:
-    """The control groups that process `pid` made; other tests and programs beside this one make theirs."""
+    """The control groups that process `pid` made; other tests and programs beside this one make
+    theirs.
+    """
     return {
         str(p) for c in ("memory", "pids") for p in Path(f"/sys/fs/cgroup/{c}").glob(f"**/qwq-{pid}-*") if p.is_dir()
     }
 
 
 def around() -> tuple[set[str], str]:
-    """What could be left over outside the server: temporary folders (not those of test sessions beside this one), mounts."""
+    """What could be left over outside the server: temporary folders (not those of test sessions
+    beside this one), mounts.
+    """
     mounts = Path("/proc/self/mountinfo").read_text()
     return {
         path.name
@@ -100,6 +105,7 @@ def test_nothing_is_left_over_and_memory_stays_flat():
         assert end[0] < start[0] * 1.2 + 16384
     finally:
         assert server.stop() == 0
-    # What a server killed before us had left may have been cleared away by ours: nothing is there that was not before.
+    # What a server killed before us had left may have been cleared away by ours: nothing is there
+    # that was not before.
     folders, mounts = around()
     assert folders <= before[0] and mounts == before[1] and not groups(pid)

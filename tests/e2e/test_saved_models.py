@@ -1,4 +1,6 @@
-"""What a stage writes: the checkpoint's own number type, about its size, and its sampling defaults."""
+"""What a stage writes: the checkpoint's own number type, about its size, and its sampling
+defaults.
+"""
 
 from __future__ import annotations
 
@@ -146,14 +148,19 @@ def test_transformers_reads_them(base, tmp_path):
 
 
 def test_a_dpo_stage_on_a_file_of_pairs(base, tmp_path, capsys, keep_signals):
-    """A recipe with a stage of kind dpo, by the command: checked first, trained, its held-out pairs in results.json, a policy as its result."""
+    """A recipe with a stage of kind dpo, by the command: checked first, trained, its held-out pairs
+    in results.json, a policy as its result.
+    """
     rows = [
         {"prompt": f"{a} + {b}?", "chosen": f"it is {a + b}", "rejected": f"no idea {b}"}
         for a in range(6)
         for b in range(5)
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    stage = f'kind = "dpo"\npath = "{tmp_path}/pairs.jsonl"\nbatch_pairs = 7\nbeta = 0.2\nlora = {{ rank = 2 }}\noptim = {{ lr = 1e-2 }}\nevaluate = false\n'
+    stage = (
+        f'kind = "dpo"\npath = "{tmp_path}/pairs.jsonl"\nbatch_pairs = 7\nbeta = 0.2\nlora = {{ rank = 2 }}\n'
+        f"optim = {{ lr = 1e-2 }}\nevaluate = false\n"
+    )
     recipe = tmp_path / "r.toml"
     recipe.write_text(f'name = "d"\n[model]\npath = "{base}"\n[compute]\nthreads = 1\n[stages.dpo]\n{stage}')
     assert main(["explain", str(recipe)]) == 0 and "7 pairs a step, 21 pairs x 1 epoch" in capsys.readouterr().out

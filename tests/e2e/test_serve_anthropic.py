@@ -1,4 +1,6 @@
-"""Anthropic's `/v1/messages`: blocks in, blocks out, events, tools, thinking, counts, errors; requests as Claude Code makes them."""
+"""Anthropic's `/v1/messages`: blocks in, blocks out, events, tools, thinking, counts, errors;
+requests as Claude Code makes them.
+"""
 
 from __future__ import annotations
 
@@ -288,12 +290,28 @@ def test_keys_and_any_name() -> None:
 
 def test_a_request_as_claude_code_makes_it(client: httpx2.Client) -> None:
     body = {
-        "model": "scripted", "max_tokens": 32000, "stream": True, "temperature": 1, "metadata": {"user_id": "user_x_account__session_y"},
-        "system": [{"type": "text", "text": "You are Claude Code.", "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
-        "messages": [{"role": "user", "content": [{"type": "text", "text": "<system-reminder>x</system-reminder>"}, {"type": "text", "text": f"repeat:hm</think>{CALL}", "cache_control": {"type": "ephemeral"}}]}],
-        "tools": [TOOL | {"cache_control": {"type": "ephemeral"}, "input_examples": []}], "thinking": {"type": "enabled", "budget_tokens": 31999},
+        "model": "scripted",
+        "max_tokens": 32000,
+        "stream": True,
+        "temperature": 1,
+        "metadata": {"user_id": "user_x_account__session_y"},
+        "system": [
+            {"type": "text", "text": "You are Claude Code.", "cache_control": {"type": "ephemeral"}},
+            {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}},
+        ],
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "<system-reminder>x</system-reminder>"},
+                    {"type": "text", "text": f"repeat:hm</think>{CALL}", "cache_control": {"type": "ephemeral"}},
+                ],
+            }
+        ],
+        "tools": [TOOL | {"cache_control": {"type": "ephemeral"}, "input_examples": []}],
+        "thinking": {"type": "enabled", "budget_tokens": 31999},
         "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
-    }  # fmt: skip
+    }
     made = client.post(
         "/v1/messages?beta=true",
         json=body,

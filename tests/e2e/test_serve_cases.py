@@ -1,5 +1,7 @@
-"""What clients have met on other servers, as cases here: after the lists of llama.cpp's server tests (tools/server/tests/unit: basic,
-chat_completion, completion, security, tokenize, tool_call, ctx) and vLLM's (tests/entrypoints/openai), written anew."""
+"""What clients have met on other servers, as cases here: after the lists of llama.cpp's server
+tests (tools/server/tests/unit: basic, chat_completion, completion, security, tokenize, tool_call,
+ctx) and vLLM's (tests/entrypoints/openai), written anew.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,7 @@ def events(answer: httpx2.Response) -> list[dict]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-# -- what a server says of itself ------------------------------------------------------------------------------------------
+# -- what a server says of itself ------------------------------------------------------------------
 
 
 def test_health_models_metrics_and_document(client: httpx2.Client) -> None:
@@ -105,7 +107,7 @@ def test_tokenize_and_back(client: httpx2.Client) -> None:
     assert client.post("/detokenize", json={"tokens": [10**6]}).json()["error"]["param"] == "tokens"
 
 
-# -- chat --------------------------------------------------------------------------------------------------------------------
+# -- chat ------------------------------------------------------------------------------------------
 
 
 def test_a_stream_has_role_text_reason_and_usage(client: httpx2.Client) -> None:
@@ -186,16 +188,50 @@ def test_bad_messages_are_refused(client: httpx2.Client, messages) -> None:
 
 def test_null_default_and_advisory_fields_are_accepted(client: httpx2.Client) -> None:
     null = dict.fromkeys(
-        ["temperature", "top_p", "n", "stop", "max_tokens", "max_completion_tokens", "presence_penalty", "frequency_penalty", "logit_bias", "user",
-         "seed", "tools", "tool_choice", "parallel_tool_calls", "response_format", "stream", "stream_options", "logprobs", "top_logprobs",
-         "reasoning_effort", "metadata", "store", "service_tier", "prediction", "modalities", "audio", "functions", "function_call",
-         "thinking_token_budget", "include_reasoning", "min_p", "top_k", "chat_template_kwargs", "web_search_options", "verbosity"]
-    )  # fmt: skip
+        [
+            "temperature",
+            "top_p",
+            "n",
+            "stop",
+            "max_tokens",
+            "max_completion_tokens",
+            "presence_penalty",
+            "frequency_penalty",
+            "logit_bias",
+            "user",
+            "seed",
+            "tools",
+            "tool_choice",
+            "parallel_tool_calls",
+            "response_format",
+            "stream",
+            "stream_options",
+            "logprobs",
+            "top_logprobs",
+            "reasoning_effort",
+            "metadata",
+            "store",
+            "service_tier",
+            "prediction",
+            "modalities",
+            "audio",
+            "functions",
+            "function_call",
+            "thinking_token_budget",
+            "include_reasoning",
+            "min_p",
+            "top_k",
+            "chat_template_kwargs",
+            "web_search_options",
+            "verbosity",
+        ]
+    )
     assert message(chat(client, **null))["content"] == "cba"
     advisory = {
-        "user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "prompt_cache_key": "k", "safety_identifier": "s", "n": 1,
-        "prediction": {"type": "content", "content": "x"}, "modalities": ["text"], "response_format": {"type": "text"}, "tools": [], "top_k": -1,
-        "skip_special_tokens": True, "best_of": 1, "add_generation_prompt": True, "priority": 0, "stop": [], "logprobs": False,
+        "user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "prompt_cache_key": "k",
+        "safety_identifier": "s", "n": 1, "prediction": {"type": "content", "content": "x"}, "modalities": ["text"],
+        "response_format": {"type": "text"}, "tools": [], "top_k": -1, "skip_special_tokens": True, "best_of": 1,
+        "add_generation_prompt": True, "priority": 0, "stop": [], "logprobs": False,
     }  # fmt: skip
     assert message(chat(client, **advisory))["content"] == "cba"
     parts = [
@@ -211,7 +247,7 @@ def test_special_tokens_in_messages_are_words(client: httpx2.Client) -> None:
     assert plain > client.post("/tokenize", json={"messages": [{"role": "user", "content": ""}]}).json()["count"] + 1
 
 
-# -- tools and forms ---------------------------------------------------------------------------------------------------------
+# -- tools and forms -------------------------------------------------------------------------------
 
 
 def test_broken_calls_are_text_whole_and_streamed(client: httpx2.Client) -> None:
@@ -339,7 +375,7 @@ def test_schemas_with_definitions(client: httpx2.Client) -> None:
     assert call["function"] == {"name": "g", "arguments": '{"p": {"x": 12}}'}
 
 
-# -- thinking ----------------------------------------------------------------------------------------------------------------
+# -- thinking --------------------------------------------------------------------------------------
 
 
 def test_earlier_thoughts_leave_the_prompt(client: httpx2.Client) -> None:
@@ -403,7 +439,8 @@ def test_an_answer_goes_on_where_it_was_cut(client: httpx2.Client) -> None:
 def test_a_template_that_knows_enable_thinking() -> None:
     template = scripted.PLAIN.replace(
         "<|im_start|>assistant\n",
-        "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}",
+        "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n"
+        "</think>\n\n{% endif %}",
     )
     fmt = scripted.chat_format(template)
     seen: list[str] = []
@@ -434,7 +471,8 @@ def test_a_template_that_knows_enable_thinking() -> None:
                 },
             ).json()["prompt"]
         )
-        # A model that opens its thinking by itself may do so before an answer that is held to a form.
+        # A model that opens its thinking by itself may do so before an answer that is held to a
+        # form.
         formed = message(
             chat(
                 client,
@@ -444,7 +482,7 @@ def test_a_template_that_knows_enable_thinking() -> None:
         assert formed["reasoning"] == "so" and formed["content"] == '"yes"'
 
 
-# -- keys, sizes, queues, ends -------------------------------------------------------------------------------------------------
+# -- keys, sizes, queues, ends ---------------------------------------------------------------------
 
 
 def test_api_keys_sizes_and_origins(model: scripted.LoadedModel) -> None:

@@ -1,4 +1,6 @@
-"""Habits of programs and models: what they send and write that no specification names, each as a case."""
+"""Habits of programs and models: what they send and write that no specification names, each as a
+case.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def streamed(answer: httpx2.Response) -> dict:
     return out
 
 
-# -- calls inside thoughts ---------------------------------------------------------------------------------------------------
+# -- calls inside thoughts -------------------------------------------------------------------------
 
 
 def test_a_call_at_the_end_of_an_open_thinking_is_a_call(client: httpx2.Client) -> None:
@@ -92,7 +94,7 @@ def test_a_call_at_the_end_of_an_open_thinking_is_a_call(client: httpx2.Client) 
     assert CALL in choice(chat(client, f"repeat:hm {CALL}"))["message"]["reasoning"]
 
 
-# -- forms -------------------------------------------------------------------------------------------------------------------
+# -- forms -----------------------------------------------------------------------------------------
 
 CITY = {
     "type": "object",
@@ -146,7 +148,7 @@ def test_a_tool_whose_schema_cannot_be_enforced_names_the_field(client: httpx2.C
     assert error["param"] == "tools" and "looks ahead or behind" in error["message"]
 
 
-# -- fields of other servers -------------------------------------------------------------------------------------------------
+# -- fields of other servers -----------------------------------------------------------------------
 
 
 def test_null_is_accepted_in_any_field(client: httpx2.Client) -> None:
@@ -168,10 +170,12 @@ def test_null_is_accepted_in_any_field(client: httpx2.Client) -> None:
 
 
 DEFAULTS = {
-    "length_penalty": 1.0, "detokenize": True, "early_stopping": False, "bad_words": [], "logits_processors": [], "documents": [], "mm_processor_kwargs": {},
-    "return_token_ids": False, "return_tokens_as_token_ids": False, "typical_p": 1.0, "tfs_z": 1, "mirostat": 0, "xtc_probability": 0.0, "dry_multiplier": 0,
-    "n_probs": 0, "n_keep": 0, "repeat_last_n": -1, "timings_per_token": False, "return_progress": False, "no_stop_trim": False, "separate_reasoning": True,
-    "stream_reasoning": True, "reasoning_format": "deepseek", "verbosity": "medium", "n_predict": -1, "reasoning_budget": -1, "top_k": -1,
+    "length_penalty": 1.0, "detokenize": True, "early_stopping": False, "bad_words": [], "logits_processors": [],
+    "documents": [], "mm_processor_kwargs": {}, "return_token_ids": False, "return_tokens_as_token_ids": False,
+    "typical_p": 1.0, "tfs_z": 1, "mirostat": 0, "xtc_probability": 0.0, "dry_multiplier": 0, "n_probs": 0, "n_keep": 0,
+    "repeat_last_n": -1, "timings_per_token": False, "return_progress": False, "no_stop_trim": False,
+    "separate_reasoning": True, "stream_reasoning": True, "reasoning_format": "deepseek", "verbosity": "medium",
+    "n_predict": -1, "reasoning_budget": -1, "top_k": -1,
 }  # fmt: skip
 ADVISORY = {
     "cache_prompt": True,
@@ -304,11 +308,13 @@ def test_a_model_that_does_not_think_says_so() -> None:
             assert error.status_code == 400 and "does not think" in error.json()["error"]["message"]
 
 
-# -- requests of odd makes ---------------------------------------------------------------------------------------------------
+# -- requests of odd makes -------------------------------------------------------------------------
 
 
 def test_scoring_without_writing(client: httpx2.Client) -> None:
-    """`max_tokens: 0` with `echo`: the prompt's log-probabilities are those of a request that writes."""
+    """`max_tokens: 0` with `echo`: the prompt's log-probabilities are those of a request that
+    writes.
+    """
     ask = {"prompt": ["what is 3", "so it is"], "echo": True, "logprobs": 1}
     scored = client.post("/v1/completions", json=ask | {"max_tokens": 0}).json()
     written = client.post("/v1/completions", json=ask | {"max_tokens": 1}).json()
@@ -424,7 +430,7 @@ def test_special_tokens_are_not_text(client: httpx2.Client) -> None:
     assert cut["message"]["content"] == "yes" and cut["stop_reason"] == "<|im_end|>"
 
 
-# -- tools ---------------------------------------------------------------------------------------------------------------------
+# -- tools -----------------------------------------------------------------------------------------
 
 EMPTY = {"type": "object", "properties": {}, "additionalProperties": False}
 LONG = '</think><tool_call>\n{"name": "f", "arguments": {"text": "' + "so it is " * 40 + '"}}\n</tool_call>'

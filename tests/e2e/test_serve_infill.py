@@ -1,4 +1,6 @@
-"""Filling in the middle: `suffix` of text completions, `/infill`, Ollama's suffix; and what else is asked of llama.cpp's server."""
+"""Filling in the middle: `suffix` of text completions, `/infill`, Ollama's suffix; and what else is
+asked of llama.cpp's server.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Ollama's API: chat and generate, whole and as JSON lines, thinking, tools, formats, and what programs ask first."""
+"""Ollama's API: chat and generate, whole and as JSON lines, thinking, tools, formats, and what
+programs ask first.
+"""
 
 from __future__ import annotations
 

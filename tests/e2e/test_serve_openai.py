@@ -1,4 +1,6 @@
-"""The official `openai` client, unmodified, against the server: chat, streams, tools, JSON schemas, responses."""
+"""The official `openai` client, unmodified, against the server: chat, streams, tools, JSON schemas,
+responses.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ ADD = {
         "name": "add",
         "description": "Adds.",
         "parameters": {
-            "type": "object", "properties": {"a": {"type": "integer", "maximum": 99}, "b": {"type": "string", "maxLength": 4}},
+            "type": "object",
+            "properties": {"a": {"type": "integer", "maximum": 99}, "b": {"type": "string", "maxLength": 4}},
             "required": ["a", "b"], "additionalProperties": False,
         },
     },
@@ -299,9 +302,15 @@ def test_responses(client) -> None:
     )  # fmt: skip
     assert third.output_text == "The sum is 7."
     again = client.responses.create(
-        model="scripted", tools=[RESPONSE_TOOL], store=False,
-        input=[{"role": "user", "content": "add 3"}, *[o.model_dump(exclude_none=True) for o in second.output], {"type": "function_call_output", "call_id": call.call_id, "output": "7"}],
-    )  # fmt: skip
+        model="scripted",
+        tools=[RESPONSE_TOOL],
+        store=False,
+        input=[
+            {"role": "user", "content": "add 3"},
+            *[o.model_dump(exclude_none=True) for o in second.output],
+            {"type": "function_call_output", "call_id": call.call_id, "output": "7"},
+        ],
+    )
     assert again.output_text == "The sum is 7."
     assert client.responses.retrieve(third.id).output_text == third.output_text
     client.responses.delete(third.id)

@@ -1,4 +1,6 @@
-"""Options of `qwq serve` beside the model: HTTPS, access log, chat template, what a template is told, a proxy's path."""
+"""Options of `qwq serve` beside the model: HTTPS, access log, chat template, what a template is
+told, a proxy's path.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 QUESTION = [{"role": "user", "content": "what is 3?"}]
-TEMPLATE = "{% for m in messages %}[{{ mood }}]{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}[{{ mood }}]{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}A:{% "
+    "endif %}"
+)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
@@ -52,8 +57,9 @@ def test_https_a_file_of_options_and_everything_at_once(folder: Path, tmp_path: 
     (tmp_path / "t.jinja").write_text(TEMPLATE)
     options = tmp_path / "serve.toml"
     options.write_text(
-        f'chat-template = "{tmp_path / "t.jinja"}"\ndefault_chat_template_kwargs = \'{{"mood": "calm"}}\'\nssl-certfile = "{certificate}"\nssl-keyfile = "{key}"\n'
-        f'access-log = "{log}"\nroot-path = "/qwq"\npage = false\napi-key = "k"\n'
+        f'chat-template = "{tmp_path / "t.jinja"}"\ndefault_chat_template_kwargs = \'{{"mood": "calm"}}\'\n'
+        f'ssl-certfile = "{certificate}"\nssl-keyfile = "{key}"\naccess-log = "{log}"\nroot-path = "/qwq"\n'
+        'page = false\napi-key = "k"\n'
     )
     server = Served(folder, "--config", str(options), "--reasoning-parser", "qwen3", certificate=certificate)
     server.client.headers["authorization"] = "Bearer k"

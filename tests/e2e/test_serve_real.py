@@ -1,5 +1,7 @@
-"""OpenAI's client against a server of Qwen2.5-Coder-0.5B-Instruct: what a real model's ability decides. Needs the model in the folder that
-QWQ_MODELS names and llama.cpp; `make test-engine` has both, elsewhere this skips."""
+"""OpenAI's client against a server of Qwen2.5-Coder-0.5B-Instruct: what a real model's ability
+decides. Needs the model in the folder that QWQ_MODELS names and llama.cpp; `make test-engine` has
+both, elsewhere this skips.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,10 @@ def test_streamed_arguments_are_the_whole_ones(client) -> None:
 
 @pytest.mark.parametrize(("name", "age", "city"), PEOPLE)
 def test_a_schema_filled_from_a_text(client, name: str, age: int, city: str) -> None:
-    text = f"Extract the person as JSON with name, age and city: {name}, who is {age} years old, has lived in {city} since last year."
+    text = (
+        f"Extract the person as JSON with name, age and city: {name}, who is {age} years old, has lived in {city} "
+        "since last year."
+    )
     said = client.chat.completions.parse(
         model=client.models.list().data[0].id,
         messages=[{"role": "user", "content": text}],

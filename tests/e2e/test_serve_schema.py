@@ -1,4 +1,5 @@
-"""The OpenAPI document against the server that it describes: schemathesis makes requests, good and bad, and checks each answer.
+"""The OpenAPI document against the server that it describes: schemathesis makes requests, good and
+bad, and checks each answer.
 
 Short here; `make fuzz-serve` looks longer (QWQ_FUZZ_EXAMPLES).
 """
@@ -23,7 +24,8 @@ SCHEMATHESIS = str(Path(sys.executable).with_name("schemathesis"))
 
 def test_every_answer_is_what_the_document_says(tmp_path: Path) -> None:
     chat = scripted.chat_format()
-    # A short context, so that what asks for no length ends soon; long enough for what is made up as messages.
+    # A short context, so that what asks for no length ends soon; long enough for what is made up as
+    # messages.
     model = scripted.opened(chat, scripted.Script(chat, lambda prompt: "so\n</think>\n\nyes"), max_len=1024)
     examples = os.environ.get("QWQ_FUZZ_EXAMPLES", "10")
     with scripted.served(model) as url:

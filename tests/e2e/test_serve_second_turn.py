@@ -1,5 +1,6 @@
-"""The second turn, as client libraries send it: answers come back with keys of the client's own, results in the order they were ready,
-and one limit of new tokens with every prompt."""
+"""The second turn, as client libraries send it: answers come back with keys of the client's own,
+results in the order they were ready, and one limit of new tokens with every prompt.
+"""
 
 from __future__ import annotations
 
@@ -58,18 +59,21 @@ def result(id: str | None, content: str) -> dict:
 ASKED = {"role": "user", "content": "q"}
 
 
-# -- keys of the client's own ------------------------------------------------------------------------------------------------
+# -- keys of the client's own ----------------------------------------------------------------------
 
 
 def test_keys_of_a_clients_own_in_messages_are_ignored_and_said_once(
     client: httpx2.Client, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """litellm's `messages.append(response.choices[0].message)`, and what other programs leave in their histories."""
+    """litellm's `messages.append(response.choices[0].message)`, and what other programs leave in
+    their histories.
+    """
     notes._said.clear()
     plain = [ASKED, {"role": "assistant", "content": "ok"}, {"role": "user", "content": "abc"}]
     own = {
-        "tool_calls": None, "function_call": None, "provider_specific_fields": {"refusal": None, "reasoning": None}, "thinking_blocks": [{"type": "thinking"}],
-        "reasoning_details": [], "is_error": False, "timestamp": 1.5, "id": "m1",
+        "tool_calls": None, "function_call": None, "provider_specific_fields": {"refusal": None, "reasoning": None},
+        "thinking_blocks": [{"type": "thinking"}], "reasoning_details": [], "is_error": False, "timestamp": 1.5,
+        "id": "m1",
     }  # fmt: skip
     messages = [plain[0], plain[1] | own, plain[2] | {"opts": {}}]
     for _ in range(2):
@@ -128,7 +132,7 @@ def test_keys_without_a_value_are_left_out_of_answers(client: httpx2.Client) -> 
     assert message("both").keys() == {"role", "content", "reasoning", "reasoning_content", "tool_calls"}
 
 
-# -- results of calls --------------------------------------------------------------------------------------------------------
+# -- results of calls ------------------------------------------------------------------------------
 
 
 def test_results_are_put_in_the_order_of_their_calls(client: httpx2.Client) -> None:
@@ -138,7 +142,8 @@ def test_results_are_put_in_the_order_of_their_calls(client: httpx2.Client) -> N
     assert told.index("ONE") < told.index("TWO") < told.index("THREE")
     for order in ((1, 0, 2), (2, 1, 0), (2, 0, 1)):
         assert prompt_of(client, [ASKED, turn, *[right[i] for i in order]]) == told
-    # Without ids the place is all there is; a later turn's results are not moved among an earlier one's.
+    # Without ids the place is all there is; a later turn's results are not moved among an earlier
+    # one's.
     assert prompt_of(client, [ASKED, turn, result(None, "ONE"), result(None, "TWO"), result(None, "THREE")]) == told
     assert prompt_of(client, [ASKED, turn, right[2], result(None, "TWO"), right[0]]) == told
     later = {"role": "assistant", "content": "", "tool_calls": [call("d1", "f"), call("d2", "g")]}
@@ -216,7 +221,7 @@ def test_where_a_call_has_no_id_any_result_may_be_its(client: httpx2.Client) -> 
     )
 
 
-# -- one limit with every prompt ---------------------------------------------------------------------------------------------
+# -- one limit with every prompt -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", [600, 65535, 1 << 40])

@@ -24,7 +24,10 @@ from qwq.serve.switch import Entry, ModelSwitch
 
 
 class Models:
-    """Scripted models that say their names, and what was loaded when. `held`: how many are in memory now."""
+    """Scripted models that say their names, and what was loaded when.
+
+    `held`: how many are in memory now.
+    """
 
     def __init__(self, step_s: float = 0.0) -> None:
         self.loads: list[str] = []
@@ -267,7 +270,9 @@ def test_a_load_whose_client_has_gone_is_finished_and_blocks_nobody(models: Mode
 
 
 def test_a_model_that_is_still_computing_is_not_freed(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread outlives the time that its end is waited for: a long step whose client has gone."""
+    """The thread outlives the time that its end is waited for: a long step whose client has
+    gone.
+    """
     monkeypatch.setattr(EngineRunner, "stop", lambda runner: runner._inbox.put(None))
     models.step_s = 0.8
     freed_while_alive: list[bool] = []
@@ -436,7 +441,8 @@ def test_a_stream_is_kept_open_while_its_model_loads(
         events = [line for line in lines if not line.startswith(":")]
         assert events[0].startswith("data: {" if "chat" in path else "event: message_start")
         assert "two" in "".join(events)
-        # What is wrong with a request is said when its model is there, and then the status has been sent.
+        # What is wrong with a request is said when its model is there, and then the status has been
+        # sent.
         with httpx2.Client(base_url=url, timeout=60) as client:
             ask(client, "one")
         lines = [line for line in streamed(url, path, temperature=-1) if not line.startswith(":")]

@@ -1,7 +1,9 @@
-"""The engine's GPU half on a real GPU: kernels against their references, the same bits in any batch, graphs, throughput.
+"""The engine's GPU half on a real GPU: kernels against their references, the same bits in any
+batch, graphs, throughput.
 
-Run with `pytest -s tests/gpu` on a machine with CUDA and triton. Nothing of it can run without; tests/unit/
-test_paged_kernels.py checks the same logic in Triton's interpreter and compiles the kernels.
+Run with `pytest -s tests/gpu` on a machine with CUDA and triton. Nothing of it can run without;
+tests/unit/ test_paged_kernels.py checks the same logic in Triton's interpreter and compiles the
+kernels.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ def feed(model: Transformer, cache: PagedCache, tables, todo) -> torch.Tensor:
 
 
 def ready(model: Transformer, *lengths: int, dtype: torch.dtype = torch.float32):
-    """Sequences, a cache that holds all of each but its last token, and the tables with room for that."""
+    """Sequences, a cache that holds all of each but its last token, and the tables with room for
+    that.
+    """
     seqs = tokens(*lengths)
     cache = PagedCache(model.config, 2 + sum(-(-n // 16) + 2 for n in lengths), device="cuda", dtype=dtype)
     tables = [cache.open(ids) for ids in seqs]
@@ -246,5 +250,6 @@ def test_throughput():
             step = DecodeStep(model, cache, max_rows=rows, max_tokens=1024, graphs=graphs)
             ms = milliseconds(partial(step, tables, last))
             print(
-                f"0.5B, {rows} rows, {'graph' if graphs else 'eager'}: {ms:.2f} ms a step, {rows / ms * 1e3:.0f} tokens/s"
+                f"0.5B, {rows} rows, {'graph' if graphs else 'eager'}: {ms:.2f} ms a step, {rows / ms * 1e3:.0f} "
+                "tokens/s"
             )

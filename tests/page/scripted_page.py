@@ -1,4 +1,7 @@
-"""The page over a scripted model: `python scripted.py PORT DATABASE`. What is answered depends on the last question's words."""
+"""The page over a scripted model: `python scripted.py PORT DATABASE`.
+
+What is answered depends on the last question's words.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,16 @@ from fastapi import FastAPI
 from qwq.serve.page.routes import mount
 
 MATH = (
-    "The area is \\(\\pi r^2\\), and\n\n\\[\\int_0^1 x^2\\,dx = \\frac{1}{3}\\]\n\nIt costs $120 or $130 a piece, while $x_1 + y$ is a sum.\n\n"
-    "```python\ndef area(r: float) -> float:\n    return 3.14159 * r**2  # roughly\n```\n\n| a | b |\n|---|---:|\n| 1 | 2 |\n\n- first\n- **second**\n"
+    "The area is \\(\\pi r^2\\), and\n\n\\[\\int_0^1 x^2\\,dx = \\frac{1}{3}\\]\n\n"
+    "It costs $120 or $130 a piece, while $x_1 + y$ is a sum.\n\n"
+    "```python\ndef area(r: float) -> float:\n    return 3.14159 * r**2  # roughly\n```\n\n| a | b |\n|---|---:|\n"
+    "| 1 | 2 |\n\n- first\n- **second**\n"
 )
 HOSTILE = (
-    "<script>window.hacked = 1</script>\n\n<img src=x onerror='window.hacked=1'>\n\n[click](javascript:window.hacked=1) "
-    "![x](https://example.invalid/p.png)\n\n<style>body{display:none}</style><iframe src=/></iframe>\n\n**never closed [and (this\n\n"
+    "<script>window.hacked = 1</script>\n\n<img src=x onerror='window.hacked=1'>\n\n"
+    "[click](javascript:window.hacked=1) "
+    "![x](https://example.invalid/p.png)\n\n<style>body{display:none}</style><iframe src=/></iframe>\n\n"
+    "**never closed [and (this\n\n"
     "\\(\\href{javascript:window.hacked=1}{x}\\) $\\htmlStyle{color:red}{y}$\n\n| broken | table\n|--\n\n"
     + ">" * 3000
     + "\n\n"

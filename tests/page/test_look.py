@@ -1,4 +1,6 @@
-"""The pages of `qwq look` and `qwq watch` in headless Chromium: hostile text, filters, keys, widths, themes, axe."""
+"""The pages of `qwq look` and `qwq watch` in headless Chromium: hostile text, filters, keys,
+widths, themes, axe.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage.mkdir(parents=True)
     rows = [
         {
-            "problem_id": f"p{n // 4}", "domain": "math", "group": n // 4, "prompt": f"What is {n // 4}?", "expected": "7",
-            "text": f"thought {n}</think>answer {n} {HOSTILE if n == 5 else ''}", "reward": float(n % 2), "rewards": {"accuracy": float(n % 2)},
-            "verdicts": [{"outcome": "correct" if n % 2 else "wrong", "reason": HOSTILE, "verifier": "math", "answer": str(n)}], "stop_reason": "end",
+            "problem_id": f"p{n // 4}",
+            "domain": "math",
+            "group": n // 4,
+            "prompt": f"What is {n // 4}?",
+            "expected": "7",
+            "text": f"thought {n}</think>answer {n} {HOSTILE if n == 5 else ''}",
+            "reward": float(n % 2),
+            "rewards": {"accuracy": float(n % 2)},
+            "verdicts": [
+                {"outcome": "correct" if n % 2 else "wrong", "reason": HOSTILE, "verifier": "math", "answer": str(n)}
+            ],
+            "stop_reason": "end",
         }
         for n in range(260)
-    ]  # fmt: skip
+    ]
     (stage / "step-00000.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     metrics = [
         {"stage": "rl1", "step": s, "seconds": 1.0, "tokens": 50, "reward": s / 3, "loss": 0.1, "alarms": [HOSTILE]}

@@ -1,4 +1,7 @@
-"""The page in headless Chromium over a scripted model. `make test-page` brings Playwright and axe-core; Chromium is the system's."""
+"""The page in headless Chromium over a scripted model.
+
+`make test-page` brings Playwright and axe-core; Chromium is the system's.
+"""
 
 from __future__ import annotations
 
@@ -423,8 +426,10 @@ def test_a_phone_has_large_targets_and_formulas_that_scroll(browser: Any, server
     page.goto(server.url)
     ask(page, "some math and a wide one")
     small = page.evaluate(
-        "[...document.querySelectorAll('button, select, a[href]')].filter((e) => e.checkVisibility({visibilityProperty: true}) && !e.closest('[inert]') && !e.matches('.skip'))"
-        ".map((e) => [e.title || e.textContent, e.getBoundingClientRect()]).filter(([, r]) => r.width < 44 || r.height < 44).map(([t]) => t)"
+        "[...document.querySelectorAll('button, select, a[href]')].filter((e) => "
+        "e.checkVisibility({visibilityProperty: true}) && !e.closest('[inert]') && !e.matches('.skip'))"
+        ".map((e) => [e.title || e.textContent, e.getBoundingClientRect()]).filter(([, r]) => r.width < 44 || "
+        "r.height < 44).map(([t]) => t)"
     )
     assert small == []
     wide = page.locator("article.assistant .math.display").last
@@ -436,7 +441,8 @@ def test_a_phone_has_large_targets_and_formulas_that_scroll(browser: Any, server
 
 def test_the_page_can_be_installed(page: Any) -> None:
     manifest = page.evaluate(
-        "fetch(document.querySelector('link[rel=manifest]').href).then(async (r) => [r.headers.get('content-type'), await r.json()])"
+        "fetch(document.querySelector('link[rel=manifest]').href).then(async (r) => [r.headers.get('content-type'), "
+        "await r.json()])"
     )
     assert manifest[0] == "application/manifest+json" and manifest[1]["start_url"] == "/"
     icon = manifest[1]["icons"][0]["src"]

@@ -1,4 +1,6 @@
-"""One packed, prefix-shared, chunked update has the gradient of the plain padded step, written here with transformers."""
+"""One packed, prefix-shared, chunked update has the gradient of the plain padded step, written here
+with transformers.
+"""
 
 import itertools
 
@@ -54,7 +56,9 @@ def groups() -> list[Group]:
 def padded(
     folder, reference_folder, batch: list[Group], loss: str, kl: float, estimator: str
 ) -> dict[str, torch.Tensor]:
-    """Right-padded rows through transformers, full logits, one backward pass; gradients by Hugging Face's names."""
+    """Right-padded rows through transformers, full logits, one backward pass; gradients by Hugging
+    Face's names.
+    """
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     reference = transformers.AutoModelForCausalLM.from_pretrained(reference_folder, dtype=torch.float32)
     rows = [(r, a) for g in batch for r, a in zip(g.rollouts, g.advantages, strict=True)]
@@ -113,8 +117,8 @@ def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 def settings(loss: str, kl: float, estimator: str) -> Rl2Stage:
     return Rl2Stage(
-        kind="rl2", steps=1, prompts=PROMPTS, samples=SAMPLES, max_new_tokens=NEW, loss=loss, kl=kl, kl_estimator=estimator,
-        optim=Optim(), mix={"math": 1.0},
+        kind="rl2", steps=1, prompts=PROMPTS, samples=SAMPLES, max_new_tokens=NEW, loss=loss, kl=kl,
+        kl_estimator=estimator, optim=Optim(), mix={"math": 1.0},
     )  # fmt: skip
 
 

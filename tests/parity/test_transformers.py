@@ -24,12 +24,21 @@ SHAPES = {
     "qwen2-untied-eps-theta": replace(QWEN, tie_embeddings=False, rms_norm_eps=1e-5, rope_theta=1e4),
     "qwen2-wide-heads": replace(QWEN, head_dim=24, num_kv_heads=1),
     "qwen3-tied": replace(QWEN, family="qwen3", qkv_bias=False, qk_norm=True),
-    "qwen3-untied-own-head-dim": replace(QWEN, family="qwen3", qkv_bias=False, qk_norm=True, tie_embeddings=False, head_dim=24),
+    "qwen3-untied-own-head-dim": replace(
+        QWEN, family="qwen3", qkv_bias=False, qk_norm=True, tie_embeddings=False, head_dim=24
+    ),
     "llama-tied": replace(QWEN, family="llama", qkv_bias=False, rms_norm_eps=1e-5, rope_theta=5e5),
     "llama-untied-mha-wide": replace(
-        QWEN, family="llama", qkv_bias=False, tie_embeddings=False, hidden_size=64, num_kv_heads=4, head_dim=12, rope_theta=1e4
+        QWEN,
+        family="llama",
+        qkv_bias=False,
+        tie_embeddings=False,
+        hidden_size=64,
+        num_kv_heads=4,
+        head_dim=12,
+        rope_theta=1e4,
     ),
-}  # fmt: skip
+}
 MESSAGES = (
     Message("system", "Be brief <b>&</b>."),
     Message("user", "What is 12*13 <think>?"),
@@ -51,7 +60,9 @@ def quiet():
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
-    """Weights large enough that every part of the model matters to the logits, norms and biases included."""
+    """Weights large enough that every part of the model matters to the logits, norms and biases
+    included.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():

@@ -48,11 +48,14 @@ def test_a_written_config_reads_back(folder: Path) -> None:
 
 
 def test_qwqs_own_numbers() -> None:
-    """head_dim 128, theta 1e6, factor 4 over 32,768: pairs up to 23 turn 32 times or more, from 40 on less than once."""
+    """head_dim 128, theta 1e6, factor 4 over 32,768: pairs up to 23 turn 32 times or more, from 40
+    on less than once.
+    """
     assert QWQ_YARN.attention_scale == pytest.approx(0.1 * math.log(4) + 1)
     assert QWQ_YARN.max_positions == 131072
     ratio = yarn_frequencies(128, 1e6, QWQ_YARN) / inverse_frequencies(128, 1e6)
-    # 128 * ln(32768 / (32 * 2 pi)) / (2 ln 1e6) = 23.59 and 128 * ln(32768 / (2 pi)) / (2 ln 1e6) = 39.64
+    # 128 * ln(32768 / (32 * 2 pi)) / (2 ln 1e6) = 23.59 and 128 * ln(32768 / (2 pi)) / (2 ln 1e6) =
+    # 39.64
     torch.testing.assert_close(ratio[:24], torch.ones(24))
     torch.testing.assert_close(ratio[40:], torch.full((24,), 0.25))
     assert ratio[31] == pytest.approx(1 - 0.75 * (31 - 23) / (40 - 23), rel=1e-5)

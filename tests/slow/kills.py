@@ -1,11 +1,13 @@
-"""kill -9 at random moments of a run, then compare its weights, bit for bit, with an undisturbed run's. `make test-kills`.
+"""kill -9 at random moments of a run, then compare its weights, bit for bit, with an undisturbed
+run's. `make test-kills`.
 
     python tests/slow/kills.py                                   # the small recipe of the tests, every kind of stage, 20 kills
     python tests/slow/kills.py RECIPE --kills 20 --model.path=DIR --stages.rl1.steps=4      # another recipe, with its overrides
 
-The undisturbed run comes first; then each start of the command is killed after a random time. A run that reaches its end before all
-kills are spent is compared, and another one begins. Prints one line a kill and ends with JSON; the exit status is 1 where a weight differs. One thread, so that
-sums have one order.
+The undisturbed run comes first; then each start of the command is killed after a random time. A run
+that reaches its end before all kills are spent is compared, and another one begins. Prints one line
+a kill and ends with JSON; the exit status is 1 where a weight differs. One thread, so that sums
+have one order.
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ def main() -> None:
                 process = subprocess.Popen(
                     command(args, wild, rest), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
                 )
-                # Long enough to get somewhere after the start, short enough for several kills before the end.
+                # Long enough to get somewhere after the start, short enough for several kills
+                # before the end.
                 wait = rng.uniform(0.15, 1.0) * max(10.0, 0.4 * whole)
                 try:
                     process.wait(wait)

@@ -1,4 +1,6 @@
-"""An OpenAI-compatible server in this process, whose answers a test writes; it counts what it is asked."""
+"""An OpenAI-compatible server in this process, whose answers a test writes; it counts what it is
+asked.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ Answer = Callable[[dict[str, Any]], dict[str, Any] | str | tuple[int, Any]]
 
 
 class FakeEndpoint:
-    """`answer(body)` gives the text, a whole message, (status, text) of a refusal, or (status, object) of any body.
+    """`answer(body)` gives the text, a whole message, (status, text) of a refusal, or (status,
+    object) of any body.
 
     A message may hold `finish_reason`, which is taken out and sent as the choice's.
     """

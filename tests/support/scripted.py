@@ -1,4 +1,6 @@
-"""A server around a model that says what a test wants, in this process: the real engine, scheduler and HTTP, no weights."""
+"""A server around a model that says what a test wants, in this process: the real engine, scheduler
+and HTTP, no weights.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from qwq.serve.options import ServeOptions
 from qwq.text.template import ChatFormat, ChatTemplate
 from qwq.text.tokenizer import train_bpe
 
-# Opens the thinking and drops earlier thoughts, as QwQ-32B's template does; writes tools and calls as Qwen's do.
+# Opens the thinking and drops earlier thoughts, as QwQ-32B's template does; writes tools and calls
+# as Qwen's do.
 OPENING = """{% if tools %}<|im_start|>system
 {{ messages[0].content if messages[0].role == 'system' }}<tools>{% for t in tools %}{{ t | tojson }}{% endfor %}</tools><|im_end|>
 {% elif messages[0].role == 'system' %}<|im_start|>system
@@ -50,7 +53,9 @@ def chat_format(template: str = OPENING) -> ChatFormat:
 
 
 class Script:
-    """A backend whose next token is what `reply` says after the prompt's text; noise below it, so that masks have a choice."""
+    """A backend whose next token is what `reply` says after the prompt's text; noise below it, so
+    that masks have a choice.
+    """
 
     slot_capacity, max_positions, max_slots, chunk_unit = 8192, 2048, 64, 1
     deterministic = has_yarn = own_threads = False

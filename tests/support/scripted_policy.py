@@ -1,4 +1,6 @@
-"""A policy that says what a script tells it to: with messages alone, or token by token with a chat format."""
+"""A policy that says what a script tells it to: with messages alone, or token by token with a chat
+format.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ Script = Callable[[TurnRequest], str | Turn | list[int]]
 
 
 class ScriptedPolicy:
-    """`script(request)` is the turn: its text (it ends by itself), its token ids, or a whole `Turn`. `asked` are the requests."""
+    """`script(request)` is the turn: its text (it ends by itself), its token ids, or a whole
+    `Turn`. `asked` are the requests.
+    """
 
     name = "scripted"
     context: int | None = None

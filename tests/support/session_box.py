@@ -1,4 +1,6 @@
-"""A sandbox whose `run` is a cell of a session, so that attacks written for single runs are made inside sessions too."""
+"""A sandbox whose `run` is a cell of a session, so that attacks written for single runs are made
+inside sessions too.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _STATUS = {
 
 
 class SessionBox:
-    """One session for programs that ask for the same limits, opened again where they ask for others."""
+    """One session for programs that ask for the same limits, opened again where they ask for
+    others.
+    """
 
     def __init__(self, box: Sandbox):
         self.box = box

@@ -1,4 +1,6 @@
-"""`import qwq`: light, complete and typed; chat, generate, evaluate and train on a tiny model; names that recipes take."""
+"""`import qwq`: light, complete and typed; chat, generate, evaluate and train on a tiny model;
+names that recipes take.
+"""
 
 from __future__ import annotations
 
@@ -51,13 +53,14 @@ def fresh(code: str, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-# -- the import ------------------------------------------------------------------------------------------------------------
+# -- the import ------------------------------------------------------------------------------------
 
 
 def test_the_import_is_light():
     """Under 0.1 s of CPU on a quiet core; the bound here leaves room for a busy machine."""
     done = fresh(
-        "import sys, time; t = time.process_time(); import qwq; print(time.process_time() - t, 'torch' in sys.modules, 'pydantic' in sys.modules)"
+        "import sys, time; t = time.process_time(); import qwq; print(time.process_time() - t, 'torch' in "
+        "sys.modules, 'pydantic' in sys.modules)"
     )
     assert done.returncode == 0, done.stderr
     seconds, *heavy = done.stdout.split()
@@ -130,7 +133,8 @@ def test_a_users_code_is_checked_against_it(tmp_path):
         for t in re.findall(r'Revealed type is "(.*)"', done.stdout)
     ]
     assert types == [
-        "ChatAnswer", "ChatStream", "list[qwq.api.TextCompletion]", "Verdict", "Verdict", "Any", "Task", "str", types[-1],
+        "ChatAnswer", "ChatStream", "list[qwq.api.TextCompletion]", "Verdict", "Verdict", "Any", "Task", "str",
+        types[-1],
     ], done.stdout  # fmt: skip
     assert types[-1].startswith("def (prompts:")
     errors = re.findall(r"user.py:\d+: error: (.*?)  \[", done.stdout)
@@ -139,7 +143,10 @@ def test_a_users_code_is_checked_against_it(tmp_path):
 
 def test_the_version_is_the_projects_also_without_an_installation():
     stated = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
-    hidden = "import importlib.metadata as m\ndef f(n): raise m.PackageNotFoundError\nm.version = f\nimport qwq\nprint(qwq.__version__)"
+    hidden = (
+        "import importlib.metadata as m\ndef f(n): raise m.PackageNotFoundError\nm.version = f\nimport qwq\n"
+        "print(qwq.__version__)"
+    )
     assert fresh(hidden).stdout.strip() == stated
 
 
@@ -149,7 +156,7 @@ def test_every_public_object_has_a_docstring():
     assert missing == [] and all(inspect.getdoc(m) for m in methods)
 
 
-# -- chat ------------------------------------------------------------------------------------------------------------------
+# -- chat ------------------------------------------------------------------------------------------
 
 
 def test_options_are_those_of_the_engine_and_the_sampler():
@@ -268,7 +275,7 @@ def test_bad_loads(folder, tmp_path):
         qwq.load(tmp_path / "none")
 
 
-# -- generate --------------------------------------------------------------------------------------------------------------
+# -- generate --------------------------------------------------------------------------------------
 
 
 def test_completions_are_in_order_and_do_not_depend_on_the_batch(llm):
@@ -288,7 +295,7 @@ def test_completions_are_in_order_and_do_not_depend_on_the_batch(llm):
     assert llm.generate([]) == []
 
 
-# -- verifiers, decorators, recipes ------------------------------------------------------------------------------------------
+# -- verifiers, decorators, recipes ----------------------------------------------------------------
 
 
 def test_verifiers_are_called_by_their_module():
@@ -344,7 +351,9 @@ def test_a_recipe_by_name_with_overrides():
 
 
 def test_the_examples_of_the_docs_run(tmp_path, monkeypatch):
-    """One script, in the order of the page, beside a tiny model, two rows of GSM8K's form and the page's own recipe."""
+    """One script, in the order of the page, beside a tiny model, two rows of GSM8K's form and the
+    page's own recipe.
+    """
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     (tmp_path / "sums.toml").write_text(re.search(r"```toml\n(.*?)```", text, re.S)[1])
     make_model(tmp_path / "runs" / "tiny")

@@ -1,4 +1,6 @@
-"""What a user installs: recipes by name, hints that work without the project's name on an index, a wheel that holds its data."""
+"""What a user installs: recipes by name, hints that work without the project's name on an index, a
+wheel that holds its data.
+"""
 
 from __future__ import annotations
 

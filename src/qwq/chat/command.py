@@ -168,7 +168,10 @@ class Talk:
 
 
 def with_sampling(params: SamplingParams, settings: Mapping[str, Any]) -> SamplingParams:
-    """`params` with these values, numbers or their text. ConfigError where one is none, or out of range."""
+    """`params` with these values, numbers or their text.
+
+    ConfigError where one is none, or out of range.
+    """
     values: dict[str, Any] = {}
     for name, value in settings.items():
         kind: type = int if name in ("top_k", "max_new_tokens") else float
@@ -192,7 +195,10 @@ def read_file(path: str) -> str:
 
 
 def write_conversation(conversation: Conversation, path: str) -> str:
-    """Write the conversation to a new file; returns what was written. DataError where it cannot be."""
+    """Write the conversation to a new file; returns what was written.
+
+    DataError where it cannot be.
+    """
     if not path:
         raise DataError("/save needs a path: /save talk.md, or talk.json")
     target = Path(path).expanduser()
@@ -227,7 +233,9 @@ def as_markdown(conversation: Conversation) -> str:
 
 
 def run_chat(model_path: str, engine: EngineOptions, options: ChatOptions) -> int:
-    """`qwq chat`: one question with `prompt` (- reads it; the answer alone on standard output), else a conversation."""
+    """`qwq chat`: one question with `prompt` (- reads it; the answer alone on standard output),
+    else a conversation.
+    """
     with_sampling(SamplingParams(), options.sampling)  # before a model is loaded for it
     blocks = [read_file(f) for f in options.file]
     prompt = sys.stdin.read().strip() if options.prompt == "-" else options.prompt

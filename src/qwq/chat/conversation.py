@@ -98,8 +98,8 @@ class Conversation:
             )
         self._keep(episode)
         return ChatTurn(
-            last.answer, episode.stop_reason is StopReason.END, episode.stop_reason or last.stop_reason, last.num_tokens,
-            last.num_thinking, screen.rate(last.num_tokens),
+            last.answer, episode.stop_reason is StopReason.END, episode.stop_reason or last.stop_reason,
+            last.num_tokens, last.num_thinking, screen.rate(last.num_tokens),
         )  # fmt: skip
 
     def _prompt(self, tools: Sequence[dict]) -> list[int]:

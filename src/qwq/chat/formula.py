@@ -1,5 +1,7 @@
-"""TeX formulas as models write them, in characters that a terminal has: fractions as a/b, powers and indices raised
-and lowered where Unicode has them, symbols by name. What is not known here stays as it was written."""
+"""TeX formulas as models write them, in characters that a terminal has: fractions as a/b, powers
+and indices raised and lowered where Unicode has them, symbols by name. What is not known here stays
+as it was written.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What the user says, read from a terminal or a pipe: questions of one line or many, and commands.
 
-1. Lines that are pasted together are one question: what is there already when a line has ended belongs to it. A
-   terminal's bracketed paste is read by readline, which leaves its line ends in the line.
+1. Lines that are pasted together are one question: what is there already when a line has ended
+   belongs to it. A terminal's bracketed paste is read by readline, which leaves its line ends in
+   the line.
 2. The text between two lines of triple double quotes is one question, blank lines included.
 3. What comes through a pipe is one question, up to its end or to a line with a command.
 """
@@ -33,8 +34,8 @@ def more_is_there() -> bool:
 
 
 class Lines:
-    """Entries one after another. EOFError at the end of the input, KeyboardInterrupt where the user takes an
-    entry back.
+    """Entries one after another. EOFError at the end of the input, KeyboardInterrupt where the user
+    takes an entry back.
     """
 
     def __init__(self, commands: Iterable[str], *, terminal: bool, pending: Callable[[], bool] = more_is_there) -> None:

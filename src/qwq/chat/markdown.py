@@ -1,7 +1,9 @@
-"""Markdown styled while it is written: headings, emphasis, code, lists, quotes, rules and formulas (in `formula`).
+"""Markdown styled while it is written: headings, emphasis, code, lists, quotes, rules and formulas
+(in `formula`).
 
-Text is held back only where what it is depends on what comes: the sign at a line's beginning, an emphasis' next
-letter, a formula or a piece of code up to its end. Tables and code stay as they were written.
+Text is held back only where what it is depends on what comes: the sign at a line's beginning, an
+emphasis' next letter, a formula or a piece of code up to its end. Tables and code stay as they were
+written.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class Markdown:
             return self._line_end()
         return {"*": self._emphasis, "`": self._code, "$": self._dollar, "\\": self._backslash}[sign](final)
 
-    # -- lines -------------------------------------------------------------------------------------------------------
+    # -- lines -------------------------------------------------------------------------------------
 
     def _block(self, final: bool) -> bool:
         """What a line begins with."""
@@ -123,7 +125,7 @@ class Markdown:
         self._line_start = bool(newline)
         return True
 
-    # -- within a line -----------------------------------------------------------------------------------------------
+    # -- within a line -----------------------------------------------------------------------------
 
     def _emphasis(self, final: bool) -> bool:
         stars = re.match(r"\*+", self._buffer)
@@ -194,7 +196,7 @@ class Markdown:
         self._write(self._take(len(opening)))
         return True
 
-    # -- tools -------------------------------------------------------------------------------------------------------
+    # -- tools -------------------------------------------------------------------------------------
 
     def _take(self, number: int) -> str:
         taken, self._buffer = self._buffer[:number], self._buffer[number:]

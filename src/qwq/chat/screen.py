@@ -1,5 +1,6 @@
-"""The answer on the screen: on a terminal thinking is dimmed, or folded to a counter, words are wrapped whole and
-Markdown is styled; elsewhere the text is not changed."""
+"""The answer on the screen: on a terminal thinking is dimmed, or folded to a counter, words are
+wrapped whole and Markdown is styled; elsewhere the text is not changed.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ def width_of(c: str) -> int:
 
 
 class Wrapped:
-    """Writes text so that no word is broken at the right edge. Styles take no room; code (`wrap` false) is not
-    changed.
+    """Writes text so that no word is broken at the right edge. Styles take no room; code (`wrap`
+    false) is not changed.
     """
 
     def __init__(self, out: TextIO) -> None:
@@ -74,8 +75,8 @@ class Wrapped:
 
 
 class Screen:
-    """Shows one answer after another: `begin`, `show` for each piece, `end`. `raw`: Markdown is left as it was
-    written.
+    """Shows one answer after another: `begin`, `show` for each piece, `end`. `raw`: Markdown is
+    left as it was written.
     """
 
     def __init__(self, out: TextIO, *, fold: bool = False, raw: bool = False) -> None:

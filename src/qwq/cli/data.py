@@ -26,7 +26,8 @@ def decontaminate(
     n: int = 13,
     report: Path | None = None,
 ) -> int:
-    """Leave out the rows of a training file that share n words in a row with a benchmark's question.
+    """Leave out the rows of a training file that share n words in a row with a benchmark's
+    question.
 
     Prints one JSON object: rows, kept, and how many were dropped for which benchmark.
 
@@ -43,7 +44,8 @@ def decontaminate(
     n
         Words in a row that make a match; shorter questions are looked for whole.
     report
-        File for a JSON line on each dropped row: its line, the benchmark, the question's number there, the words.
+        File for a JSON line on each dropped row: its line, the benchmark, the question's number
+        there, the words.
     """
     from qwq.tasks.decontaminate import build_index, decontaminate_file
 
@@ -59,7 +61,8 @@ def decontaminate(
 
 @data_app.command
 def constraints(*, out: Path, n: int = 1000, split: str = "train", seed: int = 0) -> int:
-    """Write prompts with constraints that rules can check, in IFEval's layout: prompt, instruction_id_list, kwargs.
+    """Write prompts with constraints that rules can check, in IFEval's layout: prompt,
+    instruction_id_list, kwargs.
 
     Parameters
     ----------
@@ -116,18 +119,22 @@ def distill(
     dtype: str = "auto",
     threads: int | None = None,
 ) -> int:
-    """Make an SFT set from a teacher's answers: sampled, judged by the verifiers, sifted, written with `<think>` and answer.
+    """Make an SFT set from a teacher's answers: sampled, judged by the verifiers, sifted, written
+    with `<think>` and answer.
 
-    Left out and counted are answers that are wrong, unfinished, without thinking, repetitive, guessed or in mixed
-    languages. OUT.samples.jsonl keeps each sample as it is made; the same command goes on from it after a kill.
+    Left out and counted are answers that are wrong, unfinished, without thinking, repetitive,
+    guessed or in mixed languages. OUT.samples.jsonl keeps each sample as it is made; the same
+    command goes on from it after a kill.
 
     Parameters
     ----------
     sources
-        gsm8k=FILE, math=FILE, code=FILE, mbpp=FILE, constraints (or constraints=FILE in IFEval's layout), prompts=FILE (open prompts, which no
-        verifier judges), and the procedural family:math, family:code, family:instructions, family:preference. Training problems only.
+        gsm8k=FILE, math=FILE, code=FILE, mbpp=FILE, constraints (or constraints=FILE in IFEval's
+        layout), prompts=FILE (open prompts, which no verifier judges), and the procedural
+        family:math, family:code, family:instructions, family:preference. Training problems only.
     model
-        The teacher: its name at the endpoint; or a model folder, GGUF file or run folder, to run here.
+        The teacher: its name at the endpoint; or a model folder, GGUF file or run folder, to run
+        here.
     out
         File for the SFT set: JSON lines with `messages`.
     endpoint
@@ -135,17 +142,20 @@ def distill(
     api_key
         Key of that server; the environment's QWQ_API_KEY or OPENAI_API_KEY by default.
     n
-        Problems of each source; all of a file, 500 of a family and 2,000 with constraints by default.
+        Problems of each source; all of a file, 500 of a family and 2,000 with constraints by
+        default.
     samples
         Answers to each problem.
     keep_per_problem
         Good answers to keep of each problem, those with the shortest thinking first.
     wrap
-        Take answers without thinking too: of math and code problems, what leads to the boxed result, or stands around the program,
-        becomes the thinking; before a bare program or an answer to an open prompt goes the prompt in the first person, and under
-        constraints the list of them.
+        Take answers without thinking too: of math and code problems, what leads to the boxed
+        result, or stands around the program, becomes the thinking; before a bare program or an
+        answer to an open prompt goes the prompt in the first person, and under constraints the list
+        of them.
     system
-        A system prompt for the teacher, such as "Think between <think> and </think>, then answer."; it is not kept.
+        A system prompt for the teacher, such as "Think between <think> and </think>, then answer.";
+        it is not kept.
     decontaminate
         Benchmark files; problems that share 13 words in a row with one are left out.
     temperature
@@ -197,7 +207,8 @@ def convert(
     check: str | None = None,
     max_tokens: int | None = None,
 ) -> int:
-    """Bring a published set into the form that SFT (`messages`, `tools`) or the reward model (`prompt`, `chosen`, `rejected`) reads.
+    """Bring a published set into the form that SFT (`messages`, `tools`) or the reward model
+    (`prompt`, `chosen`, `rejected`) reads.
 
     Prints one JSON object: rows, kept, and how many were left out for which reason.
 
@@ -206,13 +217,16 @@ def convert(
     file
         JSON lines of the set.
     format
-        marco-o1, gsm8k, toolrl, apibank, glaive, sharegpt, alpaca; any (every shape that SFT reads itself); dpo, kto.
+        marco-o1, gsm8k, toolrl, apibank, glaive, sharegpt, alpaca; any (every shape that SFT reads
+        itself); dpo, kto.
     out
         File for the converted rows. One that is there with other rows is kept as OUT.1.
     empty_thinking
-        Put an empty thinking in front of answers without one; templates that open the thinking themselves need it.
+        Put an empty thinking in front of answers without one; templates that open the thinking
+        themselves need it.
     check
-        Model folder or hub name: leave out rows of which its chat template cannot make a training example.
+        Model folder or hub name: leave out rows of which its chat template cannot make a training
+        example.
     max_tokens
         With --check: leave out longer examples.
     """
@@ -261,25 +275,30 @@ def show(
     max_tokens: int | None = None,
     json: bool = False,
 ) -> int:
-    """Show what a stage would take of a data file: rows as the model reads them, and an account of every row.
+    """Show what a stage would take of a data file: rows as the model reads them, and an account of
+    every row.
 
-    What is learnt is green on a terminal and in [[double brackets]] elsewhere. The last lines say how many rows are used, which shape they have,
-    their lengths in tokens, what is left out and why, and which lines cannot be read; with such lines the exit status is 2.
+    What is learnt is green on a terminal and in [[double brackets]] elsewhere. The last lines say
+    how many rows are used, which shape they have, their lengths in tokens, what is left out and
+    why, and which lines cannot be read; with such lines the exit status is 2.
 
     Parameters
     ----------
     file
         JSON lines, a JSON array or parquet; a folder, or a data set of the hub.
     model
-        Model folder, GGUF file, a run's folder (its last policy), or a hub name: its tokenizer, template and positions. No weights are read.
+        Model folder, GGUF file, a run's folder (its last policy), or a hub name: its tokenizer,
+        template and positions. No weights are read.
     stage
-        sft (conversations), reward (preference pairs) or rl (problems); recognised by the first row by default.
+        sft (conversations), reward (preference pairs) or rl (problems); recognised by the first row
+        by default.
     kind
         With --stage rl: the kind of source; recognised by the first row by default.
     rows
         Rows to show.
     max_tokens
-        Longest example, as in a recipe: 8,192 of sft and 4,096 of reward by default, and never more than the model has positions.
+        Longest example, as in a recipe: 8,192 of sft and 4,096 of reward by default, and never more
+        than the model has positions.
     json
         Print one JSON object instead.
     """

@@ -20,17 +20,19 @@ def serve(
     engine: EngineOptions = ENGINE_DEFAULTS,
     config: Path | None = None,  # read by cli.foreign, which puts its options in front of these
 ) -> int:
-    """Serve a model over an OpenAI-compatible API: /v1/chat/completions, /v1/responses, /v1/completions, /v1/models
-    and more (docs/serve.md).
+    """Serve a model over an OpenAI-compatible API: /v1/chat/completions, /v1/responses,
+    /v1/completions, /v1/models and more (docs/serve.md).
 
     Parameters
     ----------
     model
         Model folder, GGUF file, a run's folder (its last policy), a hub name, or modelscope:NAME.
     more
-        Further models. A request names its model; one is in memory at a time. NAME=MODEL sets the name.
+        Further models. A request names its model; one is in memory at a time. NAME=MODEL sets the
+        name.
     config
-        TOML file with any of these options, a line each (max-model-len = 8192); the command line overrides it.
+        TOML file with any of these options, a line each (max-model-len = 8192); the command line
+        overrides it.
     """
     from qwq.errors import ConfigError, install_hint
     from qwq.pipeline.resolve import model_folder
@@ -45,8 +47,8 @@ def serve(
 def chat(model: str, *, options: ChatOptions = CHAT_DEFAULTS, engine: ModelOptions = MODEL_DEFAULTS) -> int:
     """Chat with a model. `/help` lists the commands, Ctrl-C stops an answer, `/quit` ends.
 
-    Lines that are pasted together are one question, and so is the text between two lines of triple double quotes.
-    Input from a pipe is one question, up to its end or to a line with a command.
+    Lines that are pasted together are one question, and so is the text between two lines of triple
+    double quotes. Input from a pipe is one question, up to its end or to a line with a command.
 
     Parameters
     ----------
@@ -73,8 +75,8 @@ def bench_engine(
     quantization: str | None = None,
     seed: int = 0,
 ) -> int:
-    """Tokens per second, time to the first token and between tokens, and the share of the memory's bandwidth: a
-    JSON line each.
+    """Tokens per second, time to the first token and between tokens, and the share of the memory's
+    bandwidth: a JSON line each.
 
     Parameters
     ----------

@@ -16,7 +16,9 @@ eval_app = App(name="eval", help_flags=["--help", "-h"])
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """How samples are made; what is not given follows each task's protocol, and what is given is recorded in the results."""
+    """How samples are made; what is not given follows each task's protocol, and what is given is
+    recorded in the results.
+    """
 
     endpoint: str | None = None
     """URL of an OpenAI-compatible server; its key comes from QWQ_API_KEY or OPENAI_API_KEY."""
@@ -65,13 +67,17 @@ def evaluate(model: str, *tasks: str, data: Path | None = None, out: Path | None
     Parameters
     ----------
     model
-        Model folder, GGUF file, a run's folder (its last policy), or a hub name; with --endpoint the server's name for it.
+        Model folder, GGUF file, a run's folder (its last policy), or a hub name; with --endpoint
+        the server's name for it.
     tasks
-        aime24, aime25, livecodebench, livebench, ifeval, bfcl, gsm8k, math500, humaneval, mbpp; the procedural math, code, instructions,
-        tools, preference, arithmetic, constraints; math-rows and code-rows, which read files of your own; NAME:PART for a part
-        (bfcl:simple_python, livebench:math, arithmetic:3); NAME=PATH to read a task from a file; file.py:Name for a task of your own.
+        aime24, aime25, livecodebench, livebench, ifeval, bfcl, gsm8k, math500, humaneval, mbpp; the
+        procedural math, code, instructions, tools, preference, arithmetic, constraints; math-rows
+        and code-rows, which read files of your own; NAME:PART for a part (bfcl:simple_python,
+        livebench:math, arithmetic:3); NAME=PATH to read a task from a file; file.py:Name for a task
+        of your own.
     data
-        Folder with TASK/*.jsonl for each task; without it the published files are downloaded. Or the file of the one task that reads files.
+        Folder with TASK/*.jsonl for each task; without it the published files are downloaded. Or
+        the file of the one task that reads files.
     out
         Folder for samples, results.json and report.html; evals/MODEL by default.
     """
@@ -83,7 +89,8 @@ def evaluate(model: str, *tasks: str, data: Path | None = None, out: Path | None
 
 @eval_app.command
 def compare(a: Path, b: Path) -> int:
-    """Compare two results folders problem by problem: a JSON line for each task that both hold, and a table on standard error.
+    """Compare two results folders problem by problem: a JSON line for each task that both hold, and
+    a table on standard error.
 
     Parameters
     ----------
@@ -103,7 +110,8 @@ def compare(a: Path, b: Path) -> int:
 
 @eval_app.command
 def aggregate(folder: Path) -> int:
-    """Compute BFCL's overall column from a leaderboard's CSV files: a JSON line for each row, the published accuracy and ours.
+    """Compute BFCL's overall column from a leaderboard's CSV files: a JSON line for each row, the
+    published accuracy and ours.
 
     Parameters
     ----------

@@ -1,7 +1,9 @@
-"""Options of other servers (vLLM's, llama.cpp's, SGLang's) that people have in their scripts, and configuration files.
+"""Options of other servers (vLLM's, llama.cpp's, SGLang's) that people have in their scripts, and
+configuration files.
 
-An option that means one of `qwq serve` is read as it. One that is not needed here is said to be so, and the server
-starts; one that asks for what is not here ends the command with what there is instead.
+An option that means one of `qwq serve` is read as it. One that is not needed here is said to be so,
+and the server starts; one that asks for what is not here ends the command with what there is
+instead.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ SAME = _each(
     }
 )
 FLAGS = {"--no-webui": "--no-page", "--no-ui": "--no-page"}
-# Options that change nothing here, and what is said of them; with a value behind them unless TAKES_NOTHING has them.
+# Options that change nothing here, and what is said of them; with a value behind them unless
+# TAKES_NOTHING has them.
 NOT_NEEDED = _each(
     {
         "not needed: thinking and calls are read without a flag": (
@@ -132,8 +135,8 @@ def _note(line: str) -> None:
 
 
 def own_options(tokens: Sequence[str], note: Callable[[str], None] = _note) -> list[str]:
-    """`qwq serve`'s arguments with other servers' options read, `--config FILE` put in. ConfigError where one
-    asks for what is not here.
+    """`qwq serve`'s arguments with other servers' options read, `--config FILE` put in. ConfigError
+    where one asks for what is not here.
     """
     out: list[str] = []
     waiting = list(tokens)

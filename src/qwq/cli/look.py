@@ -1,4 +1,6 @@
-"""`qwq look`: what models answered, in the terminal, as JSON lines, or as a page. `qwq watch`: a running recipe."""
+"""`qwq look`: what models answered, in the terminal, as JSON lines, or as a page. `qwq watch`: a
+running recipe.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,8 @@ class Filters:
         from qwq.look.query import Query
 
         return Query(
-            self.outcome, self.stage, self.task, self.problem, self.step, self.min_reward, self.max_reward, self.text, self.sort,
-            self.reverse,
+            self.outcome, self.stage, self.task, self.problem, self.step, self.min_reward, self.max_reward, self.text,
+            self.sort, self.reverse,
         )  # fmt: skip
 
 
@@ -67,15 +69,18 @@ def look(
     serve: bool = False,
     port: int = 0,
 ) -> int:
-    """Read the answers of a run or an evaluation: prompt, expected, thinking, answer, verdict, rewards, the group.
+    """Read the answers of a run or an evaluation: prompt, expected, thinking, answer, verdict,
+    rewards, the group.
 
-    On a terminal you can page, search and open answers. Elsewhere a list is printed, or one answer with --show. The
-    advantage shown is the reward minus the mean of its group (the default form of `advantage`).
+    On a terminal you can page, search and open answers. Elsewhere a list is printed, or one answer
+    with --show. The advantage shown is the reward minus the mean of its group (the default form of
+    `advantage`).
 
     Parameters
     ----------
     target
-        A run's folder (its rollouts and evaluations), a results folder of `qwq eval`, or a file of samples (.jsonl).
+        A run's folder (its rollouts and evaluations), a results folder of `qwq eval`, or a file of
+        samples (.jsonl).
     show
         Show the answer with this number whole, with its group.
     tokens
@@ -85,7 +90,8 @@ def look(
     json_lines
         Print JSON lines, one an answer, with all of its text.
     html
-        Write one self-contained page to this file, with a list, filters and the answers (up to 16 MiB of them).
+        Write one self-contained page to this file, with a list, filters and the answers (up to 16
+        MiB of them).
     serve
         Serve the page for all answers, however many, on 127.0.0.1 until Ctrl-C.
     port
@@ -162,10 +168,11 @@ def watch(
     serve: bool = False,
     port: int = 0,
 ) -> int:
-    """Follow a running recipe: stage, step, reward, loss, alarms, speed, time left. It ends when the run has finished.
+    """Follow a running recipe: stage, step, reward, loss, alarms, speed, time left. It ends when
+    the run has finished.
 
-    It reads the run's files only: the run is not slowed down, and need not be on this machine's screen. On a terminal
-    the view is live; elsewhere a line is printed when a step is new.
+    It reads the run's files only: the run is not slowed down, and need not be on this machine's
+    screen. On a terminal the view is live; elsewhere a line is printed when a step is new.
 
     Parameters
     ----------

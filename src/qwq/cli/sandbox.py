@@ -42,15 +42,17 @@ sandbox_app.command(packages_app)
 
 @packages_app.command(name="add")
 def packages_add(names: list[str], *, preimport: bool = False) -> int:
-    """Add packages, pinned to the version that is found now; running servers see them when they start again.
+    """Add packages, pinned to the version that is found now; running servers see them when they
+    start again.
 
     Parameters
     ----------
     names
-        Names (sortedcontainers, scipy==1.17.0), or the set rl: sortedcontainers, numpy, scipy, pandas, sympy, networkx,
-        more-itertools, pytest.
+        Names (sortedcontainers, scipy==1.17.0), or the set rl: sortedcontainers, numpy, scipy,
+        pandas, sympy, networkx, more-itertools, pytest.
     preimport
-        Import them in each slot before any program runs: importing costs a program nothing then, and each run a little.
+        Import them in each slot before any program runs: importing costs a program nothing then,
+        and each run a little.
     """
     from qwq.sandbox import packages
 
@@ -84,7 +86,9 @@ def packages_list() -> int:
 
 @sandbox_app.command(name="doctor")
 def sandbox_doctor() -> int:
-    """Say how strong the jail is on this machine, and why not stronger. Status 1 where no level is safe."""
+    """Say how strong the jail is on this machine, and why not stronger. Status 1 where no level is
+    safe.
+    """
     from qwq.sandbox.doctor import doctor
 
     found = doctor()
@@ -102,7 +106,8 @@ def sandbox_run(
     memory_mb: int = 512,
     unsafe: bool = False,
 ) -> int:
-    """Run a program in the jail; its output is passed on. Status 1 where the program did not end well.
+    """Run a program in the jail; its output is passed on. Status 1 where the program did not end
+    well.
 
     Parameters
     ----------
@@ -148,7 +153,8 @@ def sandbox_serve(
     session_idle_s: float = 900.0,
     unsafe: bool = False,
 ) -> int:
-    """Serve the sandbox over HTTP until stopped (docs/sandbox.md). Without a key only loopback and --allow are served.
+    """Serve the sandbox over HTTP until stopped (docs/sandbox.md). Without a key only loopback and
+    --allow are served.
 
     Parameters
     ----------
@@ -159,13 +165,15 @@ def sandbox_serve(
     slots
         Programs at a time; one per core by default.
     api_key
-        Key that requests bring, in a header or as http://HOST:PORT/key/KEY; QWQ_SANDBOX_API_KEY by default.
+        Key that requests bring, in a header or as http://HOST:PORT/key/KEY; QWQ_SANDBOX_API_KEY by
+        default.
     allow
         Networks (10.0.0.0/8) or addresses whose requests need no key; may be given several times.
     queue
         Runs that may be waiting or running; beyond it the answer of /batch is 429 with Retry-After.
     hold_s
-        How long a request of SandboxFusion's clients waits for room in the queue; they take a 429 for a failure.
+        How long a request of SandboxFusion's clients waits for room in the queue; they take a 429
+        for a failure.
     max_timeout_s
         Longest time limit that a request may ask for.
     max_memory_mb

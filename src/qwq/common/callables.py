@@ -1,6 +1,8 @@
-"""Modules that can be called, so that `qwq.verify.math(response, gold)` and `qwq.train(recipe)` are what their names say.
+"""Modules that can be called, so that `qwq.verify.math(response, gold)` and `qwq.train(recipe)` are
+what their names say.
 
-The module stays a module: `qwq.verify.math.verify`, `qwq.train.losses` and all imports are as before.
+The module stays a module: `qwq.verify.math.verify`, `qwq.train.losses` and all imports are as
+before.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ class CallableModule(ModuleType):
 def make_callable(module: str, function: str) -> None:
     """Let a call of `module` (its `__name__`) be a call of `function`, `package.module:name`.
 
-    The function is named and not handed over, since it may be in a module that imports this one; it is looked up with each call.
+    The function is named and not handed over, since it may be in a module that imports this one; it
+    is looked up with each call.
     """
     made = sys.modules[module]
     made.__class__ = CallableModule

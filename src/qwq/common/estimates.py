@@ -1,10 +1,12 @@
-"""What an evaluation computes from its samples: pass@k, majority votes, bootstrap intervals, paired tests. No I/O, no torch.
+"""What an evaluation computes from its samples: pass@k, majority votes, bootstrap intervals, paired
+tests. No I/O, no torch.
 
-pass@k is the unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1). Intervals are percentile bootstraps
-over problems (Efron 1979), within each stratum where a score is put together from several; seeded, so they repeat. Where
-every problem scored the same 0 or 1, resampling sees no spread at all: a plain mean gets Wilson's interval, and the mean of such a
-stratum is drawn from its Beta distribution under Jeffreys' prior. Where next to nothing differs between two results, their difference
-gets Agresti and Min's interval (`stats.few_differ`).
+pass@k is the unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1). Intervals are
+percentile bootstraps over problems (Efron 1979), within each stratum where a score is put together
+from several; seeded, so they repeat. Where every problem scored the same 0 or 1, resampling sees no
+spread at all: a plain mean gets Wilson's interval, and the mean of such a stratum is drawn from its
+Beta distribution under Jeffreys' prior. Where next to nothing differs between two results, their
+difference gets Agresti and Min's interval (`stats.few_differ`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ Combine = Callable[[Mapping[str, Any]], Any]
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Chance that at least one of k samples, drawn from n without replacement, is among the `correct` ones."""
+    """Chance that at least one of k samples, drawn from n without replacement, is among the
+    `correct` ones.
+    """
     if not 0 <= correct <= n or not 1 <= k <= n:
         raise ValueError(f"pass@{k} of {correct} right in {n}: needs 0 <= right <= n and 1 <= k <= n")
     if n - correct < k:
@@ -35,7 +39,9 @@ def ks_for(n: int) -> list[int]:
 
 
 def majority(answers: Sequence[str | None], correct: Sequence[float]) -> float:
-    """Share of right answers in the largest group of equal ones; groups of equal size share the vote. Without answers 0."""
+    """Share of right answers in the largest group of equal ones; groups of equal size share the
+    vote. Without answers 0.
+    """
     groups: dict[str, list[float]] = {}
     for answer, right in zip(answers, correct, strict=True):
         if answer is not None:
@@ -59,7 +65,8 @@ def bootstrap(
     seed: int = BOOTSTRAP_SEED,
     resamples: int = RESAMPLES,
 ) -> list[float]:
-    """95% interval of `combine` applied to the strata's means, when the problems of each stratum are drawn anew.
+    """95% interval of `combine` applied to the strata's means, when the problems of each stratum
+    are drawn anew.
 
     `combine` gets arrays with one mean a resample, so it may only add, multiply and divide.
     """
@@ -86,7 +93,8 @@ def bootstrap(
 def paired(
     a: Sequence[float], b: Sequence[float], *, seed: int = BOOTSTRAP_SEED, resamples: int = 10_000
 ) -> dict[str, Any]:
-    """b - a over the same problems: mean, 95% interval, how many rose and fell, and the sign test's p-value.
+    """b - a over the same problems: mean, 95% interval, how many rose and fell, and the sign test's
+    p-value.
 
     The interval is a bootstrap over problems, but Agresti and Min's where `few_differ`.
     """

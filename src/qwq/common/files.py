@@ -1,8 +1,8 @@
 """Files that are whole or absent, locks between processes, and files that only grow.
 
-A file is written beside its place, flushed to the disk and renamed, so a reader or a power cut sees the old one or the
-new one, never half. A file that grows line by line may end in a torn line after a kill: `whole_lines` drops it,
-`GrowingFile` removes it before it appends.
+A file is written beside its place, flushed to the disk and renamed, so a reader or a power cut sees
+the old one or the new one, never half. A file that grows line by line may end in a torn line after
+a kill: `whole_lines` drops it, `GrowingFile` removes it before it appends.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from qwq.errors import CapacityError, ConfigError, DataError
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes its place at `path` if the block succeeds, and leaves nothing behind otherwise.
+    """A binary file that takes its place at `path` if the block succeeds, and leaves nothing behind
+    otherwise.
 
-    The folder is made where absent. A link stays, and its target is written; a device or pipe (/dev/null, /dev/stdout)
-    cannot be renamed over and is written straight.
+    The folder is made where absent. A link stays, and its target is written; a device or pipe
+    (/dev/null, /dev/stdout) cannot be renamed over and is written straight.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -56,7 +57,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def move_aside(path: Path) -> Path:
-    """Rename a file or folder to PATH.1, or the next number that is free; returns where it is now."""
+    """Rename a file or folder to PATH.1, or the next number that is free; returns where it is
+    now.
+    """
     number = next(n for n in itertools.count(1) if not os.path.lexists(f"{path}.{n}"))
     return path.rename(f"{path}.{number}")
 
@@ -78,7 +81,9 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `target` if the block succeeds, and vanishes otherwise; an existing target is replaced."""
+    """A temporary folder that becomes `target` if the block succeeds, and vanishes otherwise; an
+    existing target is replaced.
+    """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -100,9 +105,11 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def hold(path: Path, busy: str, *, mode: int = 0o666) -> int:
-    """Take the lock file `path` for this process; returns its descriptor: closing it lets go, as does its end.
+    """Take the lock file `path` for this process; returns its descriptor: closing it lets go, as
+    does its end.
 
-    ConfigError with the text `busy` where another process holds it. OSError where the file cannot be made.
+    ConfigError with the text `busy` where another process holds it. OSError where the file cannot
+    be made.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
@@ -115,7 +122,9 @@ def hold(path: Path, busy: str, *, mode: int = 0o666) -> int:
 
 @contextlib.contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Hold `folder` (made where absent) during the block; ConfigError(`busy`) where another process does."""
+    """Hold `folder` (made where absent) during the block; ConfigError(`busy`) where another process
+    does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = hold(folder / ".lock", busy)
     try:
@@ -127,10 +136,11 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
 class GrowingFile:
     """A file that one process appends whole lines to; made where absent, with its folder.
 
-    What a kill left of a last line is cut off when the file is opened, and what a full disk took of a line when the append
-    fails, so a reader never sees half a line between two others. `durable` flushes each line to the disk before `append`
-    returns (a power cut takes nothing); without it the system does so in its own time (a kill takes nothing). ConfigError
-    with the text `busy` where another process has the file open. Not for two threads at once.
+    What a kill left of a last line is cut off when the file is opened, and what a full disk took of
+    a line when the append fails, so a reader never sees half a line between two others. `durable`
+    flushes each line to the disk before `append` returns (a power cut takes nothing); without it
+    the system does so in its own time (a kill takes nothing). ConfigError with the text `busy`
+    where another process has the file open. Not for two threads at once.
     """
 
     def __init__(self, path: Path, busy: str, *, durable: bool = False) -> None:
@@ -142,7 +152,10 @@ class GrowingFile:
         os.truncate(self._descriptor, self._size)
 
     def append(self, line: bytes) -> None:
-        """Add `line`, which ends in a line feed. CapacityError where the disk is full; the file is as before then."""
+        """Add `line`, which ends in a line feed.
+
+        CapacityError where the disk is full; the file is as before then.
+        """
         with writing_to(self.path.parent, at="--out"):
             try:
                 left = memoryview(line)
@@ -164,7 +177,9 @@ class GrowingFile:
 
 
 def whole_lines(path: Path) -> list[bytes]:
-    """The complete lines of a growing file, without their line feeds; none where there is no file."""
+    """The complete lines of a growing file, without their line feeds; none where there is no
+    file.
+    """
     if not path.is_file():
         return []
     data = path.read_bytes()
@@ -190,19 +205,23 @@ _NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMET
 
 @contextlib.contextmanager
 def writing_to(folder: Path, *, at: str = "--runs") -> Iterator[None]:
-    """One line for what the disk refuses: CapacityError where it is full, ConfigError where nothing may be written at `folder`."""
+    """One line for what the disk refuses: CapacityError where it is full, ConfigError where nothing
+    may be written at `folder`.
+    """
     try:
         yield
     except SafetensorError as error:  # safetensors wraps what the system says into its own text
         raise CapacityError(
-            f"{folder} cannot be written ({error}): free some space and run the same command again; what is finished stays"
+            f"{folder} cannot be written ({error}): free some space and run the same command again; what is "
+            "finished stays"
         ) from error
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno in _REFUSALS:
             named = error.filename or folder
             raise CapacityError(
-                f"{named} cannot be written ({reason}): free some space and run the same command again; what is finished stays"
+                f"{named} cannot be written ({reason}): free some space and run the same command again; what is "
+                "finished stays"
             ) from error
         if error.errno in _NOT_OURS and _is_below(error.filename, folder):
             raise ConfigError(
@@ -212,22 +231,28 @@ def writing_to(folder: Path, *, at: str = "--runs") -> Iterator[None]:
 
 
 def _is_below(path: str | None, folder: Path) -> bool:
-    """Whether `path` is in `folder`, beside it (as its forerunner is), or one of the folders it stands in."""
+    """Whether `path` is in `folder`, beside it (as its forerunner is), or one of the folders it
+    stands in.
+    """
     return path is not None and (
         Path(path).is_relative_to(folder) or folder.is_relative_to(path) or Path(path).parent == folder.parent
     )
 
 
-# -- what a run has written -------------------------------------------------------------------------------------------
+# -- what a run has written ------------------------------------------------------------------------
 
 
 def read_record(path: Path) -> Any:
-    """A small JSON file that a run has written, or its recipe.toml as plain tables. DataError where it is damaged."""
+    """A small JSON file that a run has written, or its recipe.toml as plain tables.
+
+    DataError where it is damaged.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"{path} is damaged ({reason}): put it back from a copy, or start anew with --fresh, which keeps the old run beside the new one"
+            f"{path} is damaged ({reason}): put it back from a copy, or start anew with --fresh, which keeps the "
+            "old run beside the new one"
         ) from None

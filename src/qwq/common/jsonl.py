@@ -1,9 +1,9 @@
 """JSON lines: one reader and one writer for all commands.
 
-A line ends at a line feed and nowhere else: U+2028, U+2029, U+0085 and the ASCII separators are legal inside a JSON
-text, and `str.splitlines` cuts there. Text is UTF-8, with or without a byte order mark. Whole numbers keep all their
-digits (orjson makes floats of those beyond 64 bits). Every fault is a DataError of one line that names the file and the
-line.
+A line ends at a line feed and nowhere else: U+2028, U+2029, U+0085 and the ASCII separators are
+legal inside a JSON text, and `str.splitlines` cuts there. Text is UTF-8, with or without a byte
+order mark. Whole numbers keep all their digits (orjson makes floats of those beyond 64 bits). Every
+fault is a DataError of one line that names the file and the line.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ def name_of(source: str | Path) -> str:
 
 
 def numbered_lines(source: str | Path, needs: str = NEEDS) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, bytes without the line feed) of every line, blank ones too. `-` reads standard input.
+    """(number from 1, bytes without the line feed) of every line, blank ones too. `-` reads
+    standard input.
 
-    `needs` says what the file should hold, for the errors. DataError: missing, a folder, not readable, another form of
-    file.
+    `needs` says what the file should hold, for the errors. DataError: missing, a folder, not
+    readable, another form of file.
     """
     if str(source) == STDIN:
         yield from _plain(enumerate(sys.stdin.buffer, 1), source, needs)
@@ -76,8 +77,8 @@ def _plain(lines: Iterator[tuple[int, bytes]], source: str | Path, needs: str) -
 def parse_line(raw: bytes, where: str, *, surrogates: bool = False) -> Any:
     """The value of one line. `where` ("FILE, line 3") begins the DataError's text.
 
-    Half of a surrogate pair, which no tokenizer takes and UTF-8 cannot write, is refused, or kept where `surrogates` is
-    set.
+    Half of a surrogate pair, which no tokenizer takes and UTF-8 cannot write, is refused, or kept
+    where `surrogates` is set.
     """
     try:
         value = json.loads(raw.decode("utf-8"))
@@ -107,9 +108,11 @@ def parse_line(raw: bytes, where: str, *, surrogates: bool = False) -> Any:
 
 
 def read_jsonl(source: str | Path, needs: str = NEEDS, *, surrogates: bool = False) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, value) of every line that is not blank, as the file is read; `-` reads standard input.
+    """(line number from 1, value) of every line that is not blank, as the file is read; `-` reads
+    standard input.
 
-    `needs` says in errors what the file should hold. DataError: missing, empty, not UTF-8, not JSON (see `parse_line`).
+    `needs` says in errors what the file should hold. DataError: missing, empty, not UTF-8, not JSON
+    (see `parse_line`).
     """
     empty = True
     for number, raw in numbered_lines(source, needs):
@@ -123,13 +126,18 @@ def read_jsonl(source: str | Path, needs: str = NEEDS, *, surrogates: bool = Fal
 def read_objects(
     source: str | Path, needs: str = NEEDS, *, surrogates: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """`read_jsonl` for files whose every line is an object. DataError names the line that holds something else."""
+    """`read_jsonl` for files whose every line is an object.
+
+    DataError names the line that holds something else.
+    """
     for number, value in read_jsonl(source, needs, surrogates=surrogates):
         yield number, object_of(value, f"{name_of(source)}, line {number}")
 
 
 def object_of(value: Any, where: str) -> dict[str, Any]:
-    """`value` where it is an object; else DataError, with the repair for a file that is one JSON array."""
+    """`value` where it is an object; else DataError, with the repair for a file that is one JSON
+    array.
+    """
     if isinstance(value, dict):
         return value
     array = isinstance(value, list) and where.endswith("line 1") and bool(value) and isinstance(value[0], dict)
@@ -138,7 +146,10 @@ def object_of(value: Any, where: str) -> dict[str, Any]:
 
 
 def to_line(value: Any) -> bytes:
-    """One line with its line feed, in UTF-8. Half of a surrogate pair is escaped, so that any reader takes the line."""
+    """One line with its line feed, in UTF-8.
+
+    Half of a surrogate pair is escaped, so that any reader takes the line.
+    """
     try:
         return json.dumps(value, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:

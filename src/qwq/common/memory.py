@@ -28,7 +28,9 @@ class Memory:
         return ", ".join(f"{name} {size / GIB:.1f}" for name, size in shown if size > self.total / 20)
 
     def repair(self, free: int) -> str:
-        """What to change so that it fits: the options behind the largest parts, else the machine."""
+        """What to change so that it fits: the options behind the largest parts, else the
+        machine.
+        """
         order = sorted(self.repairs, key=lambda name: -self.parts.get(name, 0))
         fixed = self.total - sum(self.parts.get(name, 0) for name in order)
         helpful = list(dict.fromkeys(self.repairs[n] for n in order if self.parts.get(n, 0) > self.total / 20))
@@ -50,7 +52,9 @@ def _read_int(path: Path) -> int | None:
 
 
 def _cgroup_free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Bytes left under every memory limit this process is under (cgroup v2 and v1); file cache counts as free."""
+    """Bytes left under every memory limit this process is under (cgroup v2 and v1); file cache
+    counts as free.
+    """
     pairs = [(root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes")]
     lines = own.read_text().splitlines() if own.exists() else []
     inside = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
@@ -71,7 +75,9 @@ def _cgroup_free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
 
 
 def _proc_kib(path: str, key: str) -> int | None:
-    """A field of a /proc file of the form `Key:  123 kB`, in bytes; None where there is no such file or field."""
+    """A field of a /proc file of the form `Key:  123 kB`, in bytes; None where there is no such
+    file or field.
+    """
     if not Path(path).exists():
         return None
     line = next((line for line in Path(path).read_text().splitlines() if line.startswith(f"{key}:")), None)
@@ -104,7 +110,8 @@ def free_memory(device: str = "cpu") -> int:
         number, count = torch.device(device).index or 0, torch.cuda.device_count()
         if number >= count:
             raise CapacityError(
-                f"device {device!r} is asked for, and there are {count} CUDA devices here, cuda:0 to cuda:{count - 1}: use one of these"
+                f"device {device!r} is asked for, and there are {count} CUDA devices here, cuda:0 to "
+                f"cuda:{count - 1}: use one of these"
             )
         return int(torch.cuda.mem_get_info(number)[0])
     available = _proc_kib("/proc/meminfo", "MemAvailable")

@@ -18,6 +18,8 @@ START = "start"  # what the recipe's model itself scored, beside the stages
 
 
 class Section(BaseModel):
-    """Base of all parts of a recipe: unknown keys are errors, values are never coerced from text, numbers are finite."""
+    """Base of all parts of a recipe: unknown keys are errors, values are never coerced from text,
+    numbers are finite.
+    """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, strict=True, allow_inf_nan=False)

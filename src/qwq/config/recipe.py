@@ -18,7 +18,9 @@ from qwq.errors import ConfigError, nearest
 
 
 def _stage(value: Any) -> StageConfig:
-    """A stage of a recipe, read by the class of its kind; errors of its fields keep their places."""
+    """A stage of a recipe, read by the class of its kind; errors of its fields keep their
+    places.
+    """
     if isinstance(value, StageConfig):
         return value
     kind = value.get("kind") if isinstance(value, dict) else None
@@ -55,7 +57,8 @@ class Recipe(Section):
     def load(cls, path: str | Path, /, **overrides: Any) -> Recipe:
         """A recipe from a file, or by the name of one that comes with the package.
 
-        `overrides` set keys, dotted ones as `**{"stages.rl1.steps": 10}`. ConfigError with one line that names the key and the repair.
+        `overrides` set keys, dotted ones as `**{"stages.rl1.steps": 10}`. ConfigError with one line
+        that names the key and the repair.
         """
         return load_recipe(path, overrides)
 
@@ -67,7 +70,8 @@ class Recipe(Section):
             earlier[name] = stage
         if self.eval.start and (self.model.preset or START in self.stages):
             raise ValueError(
-                f"eval.start reads the checkpoint at model.path as {START!r}: a preset has none, and no stage may be called so"
+                f"eval.start reads the checkpoint at model.path as {START!r}: a preset has none, and no stage may "
+                "be called so"
             )
         first, stage = next(iter(self.stages.items()))
         if self.model.preset and not stage.takes_fresh_weights:
@@ -76,10 +80,13 @@ class Recipe(Section):
 
     @staticmethod
     def _stage_fits(name: str, stage: StageConfig, earlier: dict[str, StageConfig]) -> None:
-        """ValueError where stage `name` does not fit those before it; what depends on them is set."""
+        """ValueError where stage `name` does not fit those before it; what depends on them is
+        set.
+        """
         if not STAGE_NAME.fullmatch(name):
             raise ValueError(
-                f"stage {name!r}: a stage's name is made of letters, digits, _ and -, 64 at most, and begins with a letter or digit: rename it"
+                f"stage {name!r}: a stage's name is made of letters, digits, _ and -, 64 at most, and begins with a "
+                "letter or digit: rename it"
             )
         stage.check_alone(name)
         for key, other, _, _ in stage.references():
@@ -108,7 +115,10 @@ class Recipe(Section):
 
 
 def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Read and check a recipe. Raises ConfigError with one line that names the key and the repair."""
+    """Read and check a recipe.
+
+    Raises ConfigError with one line that names the key and the repair.
+    """
     path = find_recipe(path)
     data = read_toml(path, overrides or {})
     try:
@@ -118,5 +128,8 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as TOML, every default written out. `load_recipe` reads it back to an equal one."""
+    """The resolved recipe as TOML, every default written out.
+
+    `load_recipe` reads it back to an equal one.
+    """
     return to_toml(recipe.model_dump(exclude_none=True))

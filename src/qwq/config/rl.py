@@ -12,8 +12,8 @@ from qwq.config.problem_sets import Mix, Source
 from qwq.config.training import Lora
 from qwq.errors import nearest
 
-# Losses that are registered (train.losses; those of a program's own are added here when they are), with the clip range each has by
-# default; None: it has no such clip.
+# Losses that are registered (train.losses; those of a program's own are added here when they are),
+# with the clip range each has by default; None: it has no such clip.
 LOSS_CLIPS: dict[str, tuple[float | None, float | None]] = {
     "dr_grpo": (0.2, 0.28), "dapo": (0.2, 0.28), "grpo": (0.2, 0.28), "gspo": (3e-4, 4e-4), "cispo": (None, 4.0),
 }  # fmt: skip
@@ -30,7 +30,9 @@ class Function(Section):
 
 
 class Validation(Section):
-    """Looks at validation problems while an RL stage runs: which weights to keep, and when to stop."""
+    """Looks at validation problems while an RL stage runs: which weights to keep, and when to
+    stop.
+    """
 
     every: int = Field(0, ge=0, description="steps between looks; 0: none")
     problems: Positive = Field(100, description="validation problems of each domain and source")
@@ -53,9 +55,11 @@ class ToolLimits(Section):
 
 
 class RlConfig(StageConfig):
-    """Reinforcement learning with verifiable rewards, GRPO family (Shao et al. 2024, arXiv 2402.03300).
+    """Reinforcement learning with verifiable rewards, GRPO family (Shao et al. 2024, arXiv
+    2402.03300).
 
-    Defaults follow Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) and DAPO (Yu et al. 2025, arXiv 2503.14476).
+    Defaults follow Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) and DAPO (Yu et al. 2025, arXiv
+    2503.14476).
     """
 
     steps: Positive = Field(description="batches of rollouts")
@@ -76,7 +80,8 @@ class RlConfig(StageConfig):
     )
     advantage: str = Field(
         "group_mean",
-        description="from rewards to advantages: group_mean, group_std, rloo, batch_std, batch_norm (docs/training.md), or file.py:function",
+        description="from rewards to advantages: group_mean, group_std, rloo, batch_std, batch_norm (docs/training.md), or "
+        "file.py:function",
     )
     scale_advantage: bool = Field(
         False,
@@ -86,7 +91,8 @@ class RlConfig(StageConfig):
         None,
         gt=0,
         lt=1,
-        description="lower clip of the ratio; acts only with several updates a batch; default: the loss's own (0.2; gspo 3e-4; cispo none)",
+        description="lower clip of the ratio; acts only with several updates a batch; default: the loss's own (0.2; gspo "
+        "3e-4; cispo none)",
     )
     clip_high: float | None = Field(
         None,
@@ -100,12 +106,15 @@ class RlConfig(StageConfig):
     )
     mask_truncated: bool = Field(
         False,
-        description="leave completions that max_new_tokens cut off out of the loss (DAPO's overlong filtering); their rewards count",
+        description="leave completions that max_new_tokens cut off out of the loss (DAPO's overlong filtering); their "
+        "rewards count",
     )
     importance_cap: float | None = Field(
-        None, ge=0, description="cap of the weight that corrects for a sampler that differs from the trainer; 0: no correction; default: 2 where weights "
-        "are in 16 bits, 0 in float32, where both agree within rounding",
-    )  # fmt: skip
+        None,
+        ge=0,
+        description="cap of the weight that corrects for a sampler that differs from the trainer; 0: no correction; "
+        "default: 2 where weights are in 16 bits, 0 in float32, where both agree within rounding",
+    )
     updates: Positive = Field(1, description="optimiser updates a batch; 1 is strictly on-policy")
     kl: float = Field(0.0, ge=0, description="weight of the KL term against the stage's start")
     kl_estimator: Literal["k2", "k3", "k3_ratio"] = Field(
@@ -122,7 +131,8 @@ class RlConfig(StageConfig):
     overlong_buffer: int = Field(
         0,
         ge=0,
-        description="last tokens before max_new_tokens over which a punishment grows from 0 to overlong_penalty (DAPO); 0: none",
+        description="last tokens before max_new_tokens over which a punishment grows from 0 to overlong_penalty (DAPO); 0: "
+        "none",
     )
     overlong_penalty: Unit = Field(1.0, description="punishment of a response that reaches max_new_tokens")
     length_weight: float = Field(
@@ -176,11 +186,13 @@ class RlConfig(StageConfig):
                 setattr(self, key, default)
         if self.dual_clip is not None and self.loss in LOSS_CLIPS and self.loss not in DUAL_CLIPPED:
             raise ValueError(
-                f"dual_clip is {self.dual_clip:g}, and loss {self.loss!r} has none: leave it out, or take one of {', '.join(DUAL_CLIPPED)}"
+                f"dual_clip is {self.dual_clip:g}, and loss {self.loss!r} has none: leave it out, or take one of "
+                f"{', '.join(DUAL_CLIPPED)}"
             )
         if self.scale_advantage and self.advantage not in ("group_mean", "group_std"):
             raise ValueError(
-                f'scale_advantage is true and advantage {self.advantage!r}: the first means "group_std"; give one of the two'
+                f'scale_advantage is true and advantage {self.advantage!r}: the first means "group_std"; give one '
+                "of the two"
             )
         return self
 
@@ -188,11 +200,13 @@ class RlConfig(StageConfig):
     def _lengths_fit(self) -> RlConfig:
         if self.overlong_buffer >= self.max_new_tokens:
             raise ValueError(
-                f"overlong_buffer is {self.overlong_buffer}, max_new_tokens {self.max_new_tokens}: the buffer must be the smaller"
+                f"overlong_buffer is {self.overlong_buffer}, max_new_tokens {self.max_new_tokens}: the buffer must "
+                "be the smaller"
             )
         if any(b < -1 for b in self.thinking_budgets):
             raise ValueError(
-                f"thinking_budgets holds {min(self.thinking_budgets)}: give numbers of tokens from 0 up, or -1 for no budget"
+                f"thinking_budgets holds {min(self.thinking_budgets)}: give numbers of tokens from 0 up, or -1 for "
+                "no budget"
             )
         custom = [s.path for s in self.sources if s.kind == "prompts"]
         if custom and not self.rewards:
@@ -201,7 +215,8 @@ class RlConfig(StageConfig):
             )
         if custom and self.validation.every:
             raise ValueError(
-                f"validation grades by the verifiers, and none judges the prompts of {custom[0]!r}: set validation.every to 0"
+                f"validation grades by the verifiers, and none judges the prompts of {custom[0]!r}: set "
+                "validation.every to 0"
             )
         labels = [s.label for s in self.sources]
         if twice := [label for label in labels if labels.count(label) > 1]:
@@ -216,8 +231,9 @@ class Contract(Section):
 
     domains: list[str] | None = Field(
         None,
-        description="what may not be lost, and so must be replayed: domains (math, code, ...: a family and every source of them), kinds of sources "
-        "(gsm8k, mbpp, ...) or single ones (kind:path:split); default: what the RL stages before trained on; []: nothing is held",
+        description="what may not be lost, and so must be replayed: domains (math, code, ...: a family and every source of "
+        "them), kinds of sources (gsm8k, mbpp, ...) or single ones (kind:path:split); default: what the RL "
+        "stages before trained on; []: nothing is held",
     )
     every: Positive = Field(10, description="steps between checks; there is one after the last step, too")
     problems: Positive = Field(

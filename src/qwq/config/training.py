@@ -24,7 +24,9 @@ class Optim(Section):
 
 
 class Lora(Section):
-    """Low-rank adapters on every matrix of the blocks; all else is frozen (Hu et al. 2021, arXiv 2106.09685)."""
+    """Low-rank adapters on every matrix of the blocks; all else is frozen (Hu et al. 2021, arXiv
+    2106.09685).
+    """
 
     rank: Positive = Field(8, description="rank of each projection's change")
     alpha: float | None = Field(None, gt=0, description="the change is scaled by alpha / rank; default: 2 x rank")

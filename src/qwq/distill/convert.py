@@ -1,4 +1,5 @@
-"""Published conversations and preference sets in the form that SFT and the reward model read. A row that cannot be read is left out, and why is counted.
+"""Published conversations and preference sets in the form that SFT and the reward model read. A row
+that cannot be read is left out, and why is counted.
 
     marco-o1   {"instruction", "response": "<Thought>...</Thought> <Output>...</Output>"}    Marco-o1 (Zhao et al. 2024, arXiv 2411.14405)
     toolrl     {"instruction", "input", "output": "<think>...</think> <tool_call>...</tool_call> <response>..."}   ToolRL (Qian et al. 2025, arXiv 2504.13958)
@@ -10,9 +11,10 @@
     dpo        {"conversations", "chosen", "rejected"}    pairs: prompt, chosen, rejected
     kto        {"messages", "label"}    single answers that people liked or not; pairs where one prompt has both
 
-Thinking becomes `<think>` in front of the answer, tool calls become Hermes calls with JSON arguments, tools JSON schemas. The prompts that ask for a
-set's own tags are left out. Sets without thinking keep none, unless `empty_thinking` puts an empty one there, which
-templates that open the thinking themselves need.
+Thinking becomes `<think>` in front of the answer, tool calls become Hermes calls with JSON
+arguments, tools JSON schemas. The prompts that ask for a set's own tags are left out. Sets without
+thinking keep none, unless `empty_thinking` puts an empty one there, which templates that open the
+thinking themselves need.
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ class Skipped(Exception):
 def convert(
     rows: Iterable[tuple[int, Mapping[str, Any]]], form: str, *, empty_thinking: bool = False
 ) -> tuple[list[Row], Counter[str]]:
-    """SFT rows (`messages`, `tools` where there are some) or preference rows, and how many were left out for which reason."""
+    """SFT rows (`messages`, `tools` where there are some) or preference rows, and how many were
+    left out for which reason.
+    """
     if form not in FORMATS:
         raise ConfigError(f"--format {form}: {nearest(form, FORMATS)}")
     if form in PREFERENCE and empty_thinking:
@@ -99,7 +103,7 @@ def _with_thinking(row: Row) -> Row:
     return row
 
 
-# -- conversations ------------------------------------------------------------------------------------------------------
+# -- conversations ---------------------------------------------------------------------------------
 
 
 def _marco(row: Mapping[str, Any]) -> Row:
@@ -139,7 +143,9 @@ def _apibank(row: Mapping[str, Any]) -> Row:
 
 
 def _dialogue(text: str) -> list[Row]:
-    """Messages of a text with tags: what the assistant thinks, calls and says up to the next tag of another is one turn."""
+    """Messages of a text with tags: what the assistant thinks, calls and says up to the next tag of
+    another is one turn.
+    """
     messages: list[Row] = []
     turn: Row | None = None
     for tag, inner in _TURN.findall(text):
@@ -266,7 +272,7 @@ def _assistant(text: str, *, thinking: str | None = None, calls: list[Row] | Non
     return {"role": "assistant", "content": content} | ({"tool_calls": calls} if calls else {})
 
 
-# -- preferences ----------------------------------------------------------------------------------------------------------
+# -- preferences -----------------------------------------------------------------------------------
 
 
 def _dpo(row: Mapping[str, Any]) -> Row:
@@ -281,7 +287,9 @@ def _dpo(row: Mapping[str, Any]) -> Row:
 
 
 def _kto(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[list[Row], Counter[str]]:
-    """Each liked answer against each disliked one to the same prompt; what has no counterpart is counted as `no_counterpart`."""
+    """Each liked answer against each disliked one to the same prompt; what has no counterpart is
+    counted as `no_counterpart`.
+    """
     by_prompt: dict[str, dict[bool, list[str]]] = defaultdict(lambda: {True: [], False: []})
     for number, row in rows:
         try:
@@ -305,7 +313,8 @@ def _kto(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[list[Row], Coun
 
 
 def check_rows(rows: Iterable[Row], chat: Any, *, max_tokens: int | None = None) -> Iterator[tuple[Row, str | None]]:
-    """Each SFT row with the reason why a model's chat format cannot make a training example of it, or None.
+    """Each SFT row with the reason why a model's chat format cannot make a training example of it,
+    or None.
 
     An example has assistant tokens to learn, and every prompt ends where the assistant begins.
     """
@@ -325,7 +334,7 @@ def check_rows(rows: Iterable[Row], chat: Any, *, max_tokens: int | None = None)
 
 
 FORMATS: dict[str, Callable[[Mapping[str, Any]], Row]] = {
-    "marco-o1": _marco, "gsm8k": _gsm8k, "toolrl": _toolrl, "apibank": _apibank, "glaive": _sharegpt, "sharegpt": _sharegpt, "alpaca": _alpaca,
-    "any": _shaped, "dpo": _dpo, "kto": _dpo,
+    "marco-o1": _marco, "gsm8k": _gsm8k, "toolrl": _toolrl, "apibank": _apibank, "glaive": _sharegpt,
+    "sharegpt": _sharegpt, "alpaca": _alpaca, "any": _shaped, "dpo": _dpo, "kto": _dpo,
 }  # fmt: skip
 PREFERENCE = ("dpo", "kto")

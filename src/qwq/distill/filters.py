@@ -1,11 +1,15 @@
-"""Which of a teacher's answers are worth learning: correct, finished, thought through, in one language, without going in circles.
+"""Which of a teacher's answers are worth learning: correct, finished, thought through, in one
+language, without going in circles.
 
-Each answer gets one reason for being left out, the first of `unfinished`, `no_thinking`, the verdict's own (`wrong`, `no_answer`, ...),
-`repetitive`, `guessing`, `mixed_languages`. The last three look at thinking and answer alike, and are rules on text:
-1. repetitive: a line of some length four times, or a fifth of all runs of ten words seen before (as C4's and Gopher's authors sift);
-2. guessing: the writer says that the answer is a guess, or picks one because the question seems to want it;
-3. mixed languages: letters of a script that the prompt does not use, beyond a few. Greek is mathematics. Languages that share a script
-   are not told apart.
+Each answer gets one reason for being left out, the first of `unfinished`, `no_thinking`, the
+verdict's own (`wrong`, `no_answer`, ...), `repetitive`, `guessing`, `mixed_languages`. The last
+three look at thinking and answer alike, and are rules on text:
+1. repetitive: a line of some length four times, or a fifth of all runs of ten words seen before (as
+   C4's and Gopher's authors sift);
+2. guessing: the writer says that the answer is a guess, or picks one because the question seems to
+   want it;
+3. mixed languages: letters of a script that the prompt does not use, beyond a few. Greek is
+   mathematics. Languages that share a script are not told apart.
 """
 
 from __future__ import annotations
@@ -25,24 +29,27 @@ REPEATED_SHARE = 0.2
 LINE_CHARS, LINE_TIMES = 24, 4
 FOREIGN_LETTERS, FOREIGN_SHARE = 3, 0.005
 GUESSING = re.compile(
-    r"\b(?:i(?:'ll| will| would| must| have to| can only|'m| am)?|let(?:'s| us| me)|just|my best|a (?:wild|random|lucky)|an educated) (?:just |simply |only )?guess(?:es|ed|ing)?\b"
+    r"\b(?:i(?:'ll| will| would| must| have to| can only|'m| am)?|let(?:'s| us| me)|just|my best"
+    r"|a (?:wild|random|lucky)|an educated) (?:just |simply |only )?guess(?:es|ed|ing)?\b"
     r"|\bguess(?:ing)? (?:the answer|at random|randomly|here)\b"
     r"|\b(?:pick|choose|select)(?:ing)? (?:one |an answer |an option |something )?(?:at random|randomly|arbitrarily)\b"
     r"|\bi(?:'m| am) not sure,? (?:but|so) (?:i(?:'ll| will)|let(?:'s| me)) (?:go with|answer|say|pick)\b"
-    r"|\b(?:since|as) i can(?:'t|not) (?:determine|solve|compute|find)[^.\n]{0,60}\bi(?:'ll| will) (?:go with|answer|say|pick|assume)\b",
+    r"|\b(?:since|as) i can(?:'t|not) (?:determine|solve|compute|find)[^.\n]{0,60}\bi(?:'ll| will) (?:go with|answer"
+    r"|say|pick|assume)\b",
     re.IGNORECASE,
 )
 SCRIPTS = {
-    "cyrillic": r"\u0400-\u052f", "hebrew": r"\u0590-\u05ff", "arabic": r"\u0600-\u06ff\u0750-\u077f", "indic": r"\u0900-\u0dff",
-    "thai": r"\u0e00-\u0eff", "kana": r"\u3040-\u30ff", "han": r"\u3400-\u9fff", "hangul": r"\uac00-\ud7af\u1100-\u11ff",
-    "latin": r"A-Za-z\u00c0-\u024f",
+    "cyrillic": r"\u0400-\u052f", "hebrew": r"\u0590-\u05ff", "arabic": r"\u0600-\u06ff\u0750-\u077f",
+    "indic": r"\u0900-\u0dff", "thai": r"\u0e00-\u0eff", "kana": r"\u3040-\u30ff", "han": r"\u3400-\u9fff",
+    "hangul": r"\uac00-\ud7af\u1100-\u11ff", "latin": r"A-Za-z\u00c0-\u024f",
 }  # fmt: skip
 _LETTERS = {name: re.compile(f"[{chars}]") for name, chars in SCRIPTS.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a teacher gave: its text, whether it ended by itself, whether its template had opened the thinking.
+    """What a teacher gave: its text, whether it ended by itself, whether its template had opened
+    the thinking.
 
     `finish` says how it ended, in the words of the server or the engine.
     """
@@ -54,7 +61,10 @@ class Answer:
 
 
 def reason_against(problem: Problem, answer: Answer, verdict: Verdict, *, wrap: bool = False) -> str | None:
-    """Why this answer is left out, None where it is kept. `wrap` takes answers without thinking, if they can be divided."""
+    """Why this answer is left out, None where it is kept.
+
+    `wrap` takes answers without thinking, if they can be divided.
+    """
     thinking, final = parts_of(problem, answer, wrap=wrap)
     if not answer.finished or verdict.outcome is Outcome.UNFINISHED or thinking == "unclosed":
         return "unfinished"
@@ -73,11 +83,14 @@ def reason_against(problem: Problem, answer: Answer, verdict: Verdict, *, wrap: 
 
 
 def parts_of(problem: Problem, answer: Answer, *, wrap: bool = False) -> tuple[str | None, str]:
-    """(thinking, answer after it). Thinking is "unclosed" where it never ends, None where there is none.
+    """(thinking, answer after it). Thinking is "unclosed" where it never ends, None where there is
+    none.
 
-    With `wrap`, an answer without thinking to a math or code problem is divided: its program, or the paragraphs from the boxed
-    result on, are the answer, what leads there is the thinking. Before a bare program or an answer to an open prompt goes the prompt
-    in the first person (rephrase and respond, Deng et al. 2023, arXiv 2311.04205), and under constraints the list of them.
+    With `wrap`, an answer without thinking to a math or code problem is divided: its program, or
+    the paragraphs from the boxed result on, are the answer, what leads there is the thinking.
+    Before a bare program or an answer to an open prompt goes the prompt in the first person
+    (rephrase and respond, Deng et al. 2023, arXiv 2311.04205), and under constraints the list of
+    them.
     """
     parsed = parse(answer.text, thinking_open=answer.thinking_open, tools=problem.tool_schemas)
     if parsed.open:
@@ -114,7 +127,9 @@ def _restated(prompt: str) -> str:
 
 
 def _checklist(problem: Problem) -> str:
-    """What is asked and what the answer has to keep to, point by point: a short thought that reads the prompt closely."""
+    """What is asked and what the answer has to keep to, point by point: a short thought that reads
+    the prompt closely.
+    """
     prompt, names, kwargs = (problem.truth[k] for k in ("prompt", "instruction_id_list", "kwargs"))
     points = [describe(n, k) for n, k in zip(names, kwargs, strict=True)]
     task = prompt.partition(points[0])[0].strip()  # the rest of a prompt that is worded otherwise is all of it
@@ -146,7 +161,9 @@ def is_repetitive(text: str) -> bool:
 
 
 def mixes_languages(prompt: str, text: str) -> bool:
-    """Whether `text` has letters of a script that `prompt` lacks; a prompt in another script may be answered in Latin letters."""
+    """Whether `text` has letters of a script that `prompt` lacks; a prompt in another script may be
+    answered in Latin letters.
+    """
     letters = {name: len(pattern.findall(text)) for name, pattern in _LETTERS.items()}
     total = sum(letters.values())
     allowed = {name for name, pattern in _LETTERS.items() if pattern.search(prompt)} | {"latin"}

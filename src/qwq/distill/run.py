@@ -1,7 +1,8 @@
 """`qwq data distill`: problems to a teacher, its answers to a store, the good ones to an SFT file.
 
-Two files: OUT.samples.jsonl (a `rollout.store.SampleStore`) gets each sample with its verdict as it is made, and a killed
-run resumes from it (answers without a verdict wait in OUT.samples.pending). OUT is written whole from the store when all samples are there, so other limits or another `keep`
+Two files: OUT.samples.jsonl (a `rollout.store.SampleStore`) gets each sample with its verdict as it
+is made, and a killed run resumes from it (answers without a verdict wait in OUT.samples.pending).
+OUT is written whole from the store when all samples are there, so other limits or another `keep`
 cost no new samples.
 """
 
@@ -41,7 +42,11 @@ SAY_EVERY_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for. `keep` answers of a problem at most, the shortest thoughts first; `wrap` as in `filters.parts_of`."""
+    """What is asked for.
+
+    `keep` answers of a problem at most, the shortest thoughts first; `wrap` as in
+    `filters.parts_of`.
+    """
 
     sources: tuple[str, ...]
     num: int | None = None
@@ -53,7 +58,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the teacher is sampled. `system` is a prompt for the teacher alone: the SFT set does not keep it."""
+    """How the teacher is sampled.
+
+    `system` is a prompt for the teacher alone: the SFT set does not keep it.
+    """
 
     temperature: float = 0.6
     top_p: float = 0.95
@@ -74,10 +82,14 @@ class Sampling:
 
 
 def load_problems(plan: Plan) -> list[Problem]:
-    """The training problems of all sources, `plan.num` of each. ConfigError for a source that cannot be."""
+    """The training problems of all sources, `plan.num` of each.
+
+    ConfigError for a source that cannot be.
+    """
     if not plan.sources:
         raise ConfigError(
-            f"name at least one source: {', '.join(f'{k}=PATH' for k in REAL[:5])}, constraints, {', '.join(FAMILY_NAMES)}"
+            f"name at least one source: {', '.join(f'{k}=PATH' for k in REAL[:5])}, constraints, "
+            f"{', '.join(FAMILY_NAMES)}"
         )
     problems: list[Problem] = []
     for name in plan.sources:
@@ -102,7 +114,10 @@ def load_problems(plan: Plan) -> list[Problem]:
 
 
 def _with_own_ids(problems: Sequence[Problem]) -> list[Problem]:
-    """Each problem once. Rows of two files of one name have one id: the later ones get an id of their own."""
+    """Each problem once.
+
+    Rows of two files of one name have one id: the later ones get an id of their own.
+    """
     unique: dict[str, Problem] = {}
     for problem in problems:
         ident = problem.id
@@ -117,12 +132,18 @@ def _key(row: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _is_sample(row: Mapping[str, Any]) -> bool:
-    """Whether a row holds what the teacher said. One that says nothing, and not how it ended, is a server's failure."""
+    """Whether a row holds what the teacher said.
+
+    One that says nothing, and not how it ended, is a server's failure.
+    """
     return bool(row["text"] or row.get("finish"))
 
 
 def distill(plan: Plan, teacher: Policy, sampling: Sampling, out: Path, *, workers: int = 2) -> dict[str, Any]:
-    """Make what is missing, then write `out`; returns the counts. InfraError where teacher or sandbox fail for good."""
+    """Make what is missing, then write `out`; returns the counts.
+
+    InfraError where teacher or sandbox fail for good.
+    """
     if plan.samples < 1 or plan.keep < 1:
         raise ConfigError(f"--samples is {plan.samples}, --keep-per-problem {plan.keep}: give at least 1 of each")
     problems = load_problems(plan)
@@ -229,8 +250,8 @@ def _write(
         dropped["beyond_keep"] += max(0, len(good) - plan.keep)
         for _, number, answer in sorted(good, key=lambda g: g[:2])[: plan.keep]:
             row = {
-                "messages": conversation(problem, answer, wrap=plan.wrap), "problem_id": problem.id, "source": problem.source,
-                "teacher": teacher.name, "sample": number,
+                "messages": conversation(problem, answer, wrap=plan.wrap), "problem_id": problem.id,
+                "source": problem.source, "teacher": teacher.name, "sample": number,
             }  # fmt: skip
             lines.append(json.dumps(row, ensure_ascii=False))
     summary = {
@@ -239,7 +260,8 @@ def _write(
     }  # fmt: skip
     if not lines:
         raise DataError(
-            f"no answer of {teacher.name} is worth keeping ({_counts(summary)}): take easier problems, another teacher, or --wrap"
+            f"no answer of {teacher.name} is worth keeping ({_counts(summary)}): take easier problems, another "
+            "teacher, or --wrap"
         )
     write_atomic(out, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
     _say(f"{summary['kept']} answers to {solved} of {len(problems)} problems in {out}; dropped: {_counts(summary)}")

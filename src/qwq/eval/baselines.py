@@ -23,4 +23,7 @@ ANNOUNCED: dict[str, dict[str, float | None]] = {
     "R1-Distill-Llama-70B": {"aime24": 70.0, "livecodebench": None, "livebench": None, "ifeval": None, "bfcl": None},
     "R1-Distill-Qwen-32B": {"aime24": 72.6, "livecodebench": None, "livebench": None, "ifeval": None, "bfcl": None},
 }
-BFCL_NOTE = "The announcement's BFCL figure of QwQ-32B, 66.4, is not the leaderboard's: the leaderboard of June 2025 gives QwQ-32B 58.3 by version 3's rule."
+BFCL_NOTE = (
+    "The announcement's BFCL figure of QwQ-32B, 66.4, is not the leaderboard's: the leaderboard of June 2025 gives "
+    "QwQ-32B 58.3 by version 3's rule."
+)

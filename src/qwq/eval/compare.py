@@ -30,7 +30,8 @@ def compare(a: Path, b: Path) -> list[dict[str, Any]]:
     shared = [name for name in results[0] if name in results[1]]
     if not shared:
         raise DataError(
-            f"{a} has {', '.join(results[0]) or 'nothing'}, {b} has {', '.join(results[1]) or 'nothing'}: no benchmark is in both"
+            f"{a} has {', '.join(results[0]) or 'nothing'}, {b} has {', '.join(results[1]) or 'nothing'}: no "
+            "benchmark is in both"
         )
     out = []
     for name in shared:
@@ -61,8 +62,9 @@ def table(rows: Sequence[dict[str, Any]], a: str, b: str) -> str:
     head = ("benchmark", "n", "A", "B", "B - A", "95% interval", "better/worse", "sign test p")
     lines = [head] + [
         (
-            r["benchmark"], str(r["n"]), f"{100 * r['score_a']:.1f}", f"{100 * r['score_b']:.1f}", f"{100 * r['difference']:+.1f}",
-            f"[{100 * r['ci95'][0]:+.1f}, {100 * r['ci95'][1]:+.1f}]", f"{r['better']}/{r['worse']}", f"{r['p']:.3g}",
+            r["benchmark"], str(r["n"]), f"{100 * r['score_a']:.1f}", f"{100 * r['score_b']:.1f}",
+            f"{100 * r['difference']:+.1f}", f"[{100 * r['ci95'][0]:+.1f}, {100 * r['ci95'][1]:+.1f}]",
+            f"{r['better']}/{r['worse']}", f"{r['p']:.3g}",
         )
         for r in rows
     ]  # fmt: skip

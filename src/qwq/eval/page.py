@@ -23,7 +23,8 @@ READ, SHOWN = 400, 40  # samples of each benchmark that are looked at and shown;
 EXTRA_CSS = ".wrap { white-space: normal; min-width: 22ch; max-width: 40ch; }"
 SHOWN_CHARS = 6000
 OUTCOME_COLOURS = {
-    "correct": "#2e9e6b", "wrong": "#d9826b", "no_answer": "#b9c0cc", "unfinished": "#8f7fc0", "timeout": "#e0b13c", "undecided": "#7db3d8",
+    "correct": "#2e9e6b", "wrong": "#d9826b", "no_answer": "#b9c0cc", "unfinished": "#8f7fc0", "timeout": "#e0b13c",
+    "undecided": "#7db3d8",
 }  # fmt: skip
 
 
@@ -42,7 +43,8 @@ def write_page(out: Path) -> Path:
         ]
     )
     page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{title}</title><style>\n{css}{EXTRA_CSS}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
     )
@@ -64,17 +66,21 @@ def announced(results: Mapping[str, Any], models: Sequence[str]) -> str:
         for name, row in ANNOUNCED.items()
     )
     return (
-        f"<section><h2>Beside the announcement of QwQ-32B</h2><div class='scroll'><table class='scores'><tr><th></th>{head}</tr>"
-        f"<tr><td><b>{text(', '.join(models))}</b></td>{own}</tr>{rows}</table></div>"
-        f"<p class='small soft'>{text(BFCL_NOTE)} A dash: no figure in a source that could be read. The announced figures are for whole "
-        "benchmarks with 64 samples of AIME24 and 8 of LiveCodeBench; intervals in brackets are 95%, by bootstrap over problems.</p></section>"
+        "<section><h2>Beside the announcement of QwQ-32B</h2><div class='scroll'><table "
+        f"class='scores'><tr><th></th>{head}</tr><tr><td><b>{text(', '.join(models))}</b></td>{own}</tr>{rows}</table></div><p "
+        f"class='small soft'>{text(BFCL_NOTE)} A dash: no figure in a source that could be read. The announced "
+        "figures are for whole benchmarks with 64 samples of AIME24 and 8 of LiveCodeBench; intervals in brackets "
+        "are 95%, by bootstrap over problems.</p></section>"
     )
 
 
 def _own(f: Mapping[str, Any]) -> str:
     low, high = f["ci95"]
     part = "<div>in part, see below</div>" if f.get("not_run") else ""
-    return f"<b>{100 * f['score']:.1f}</b><div>[{100 * low:.1f}, {100 * high:.1f}] of {f['n']} x {f['samples']}</div>{part}"
+    return (
+        f"<b>{100 * f['score']:.1f}</b><div>[{100 * low:.1f}, {100 * high:.1f}] of {f['n']} x "
+        f"{f['samples']}</div>{part}"
+    )
 
 
 def figures(results: Mapping[str, Any]) -> str:
@@ -97,20 +103,23 @@ def figures(results: Mapping[str, Any]) -> str:
         told = ", ".join(f"{v} {text(k)}" for k, v in f["outcomes"].items())
         p = f["protocol"]
         rows.append(
-            f"<tr><td><b>{text(name)}</b></td><td>{_own(f)}</td><td><div class='bar'>{bar}</div><div>{told}</div></td>"
-            f"<td>{f['mean_thinking_tokens']:.0f} + {f['mean_answer_tokens']:.0f}</td>"
-            f"<td class='small wrap'>T {p['temperature']:g}, top-p {p['top_p']:g}, top-k {p['top_k']}, {p['max_new_tokens']:,} new tokens, seed {f['seed']}</td>"
-            f"<td class='small wrap'>{listed}</td></tr>"
+            f"<tr><td><b>{text(name)}</b></td><td>{_own(f)}</td><td><div "
+            f"class='bar'>{bar}</div><div>{told}</div></td><td>{f['mean_thinking_tokens']:.0f} + "
+            f"{f['mean_answer_tokens']:.0f}</td><td class='small wrap'>T {p['temperature']:g}, top-p "
+            f"{p['top_p']:g}, top-k {p['top_k']}, {p['max_new_tokens']:,} new tokens, seed {f['seed']}</td><td "
+            f"class='small wrap'>{listed}</td></tr>"
         )
     missing = "".join(
-        f"<p class='small soft'>{text(name)} is run in part; not run: {text(', '.join(f['not_run']))}. Its score is the mean of the parts that were.</p>"
+        f"<p class='small soft'>{text(name)} is run in part; not run: {text(', '.join(f['not_run']))}. Its score is "
+        "the mean of the parts that were.</p>"
         for name, f in results.items()
         if f.get("not_run")
     )
     legend = "".join(f'<span><i style="--c:{c}"></i>{text(k)}</span>' for k, c in OUTCOME_COLOURS.items())
     return (
-        "<section><h2>Figures</h2><div class='scroll'><table class='scores'><tr><th></th><th>score</th><th>outcomes of samples</th>"
-        "<th>tokens: thinking + answer</th><th>sampling</th><th>more, in %</th></tr>"
+        "<section><h2>Figures</h2><div class='scroll'><table "
+        "class='scores'><tr><th></th><th>score</th><th>outcomes of samples</th><th>tokens: thinking + "
+        "answer</th><th>sampling</th><th>more, in %</th></tr>"
         + "".join(rows)
         + f"</table></div><div class='legend'>{legend}</div>{missing}</section>"
     )
@@ -141,11 +150,12 @@ def curves(results: Mapping[str, Any]) -> str:
         ax.set_ylabel("% correct", fontsize=9)
         ax.set_ylim(bottom=0)
         pictures.append(
-            f"<figure class='panel'><figcaption>{text(name)}</figcaption>{plots.svg(fig, f'accuracy of {name} against thinking tokens')}</figure>"
+            "<figure "
+            f"class='panel'><figcaption>{text(name)}</figcaption>{plots.svg(fig, f'accuracy of {name} against thinking tokens')}</figure>"
         )
     return (
-        "<section><h2>Accuracy against thinking</h2><p class='small soft'>One point for each thinking budget, which is written beside it.</p>"
-        f"<div class='grid'>{''.join(pictures)}</div></section>"
+        "<section><h2>Accuracy against thinking</h2><p class='small soft'>One point for each thinking budget, "
+        f"which is written beside it.</p><div class='grid'>{''.join(pictures)}</div></section>"
     )
 
 
@@ -182,10 +192,13 @@ def _sample(r: Mapping[str, Any]) -> str:
         f"<pre>{text(json.dumps(t['calls'], ensure_ascii=False))}</pre>" for t in r.get("turns", ()) if t["calls"]
     )
     return (
-        f"<details><summary>{text(r['problem_id'])}, sample {r['sample']}{budget} <span class='chip {'good' if right else 'bad'}'>{text(verdict['outcome'])}</span>"
-        f" <span class='soft small'>{r['tokens']:,} tokens, {r['thinking_tokens']:,} thinking, {r['seconds']:.1f} s, ended by {text(r['stop_reason'])}</span></summary>"
-        f"<div class='pair'><div class='ask'>{text(_cut(r['prompt']))}</div><div class='side {'right' if right else ''}'><pre>{grey_thinking(r['output'], _cut)}</pre>{calls}"
-        f"<div class='small soft'>{text(verdict['reason'])}</div></div></div></details>"
+        f"<details><summary>{text(r['problem_id'])}, sample {r['sample']}{budget} <span class='chip "
+        f"{'good' if right else 'bad'}'>{text(verdict['outcome'])}</span> <span class='soft small'>{r['tokens']:,} "
+        f"tokens, {r['thinking_tokens']:,} thinking, {r['seconds']:.1f} s, ended by "
+        f"{text(r['stop_reason'])}</span></summary><div class='pair'><div "
+        f"class='ask'>{text(_cut(r['prompt']))}</div><div class='side "
+        f"{'right' if right else ''}'><pre>{grey_thinking(r['output'], _cut)}</pre>{calls}<div class='small "
+        f"soft'>{text(verdict['reason'])}</div></div></div></details>"
     )
 
 

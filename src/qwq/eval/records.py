@@ -1,4 +1,6 @@
-"""A sample as it is stored: a record, one JSON line, and the response that a verifier sees of it."""
+"""A sample as it is stored: a record, one JSON line, and the response that a verifier sees of
+it.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,9 @@ def record_of(episode: Episode, text: str = "") -> Record:
     problem, last = job.problem, turns[-1] if turns else Turn(ParsedResponse(None, ""), StopReason.ABORT)
     assert episode.stop_reason is not None
     record: Record = {
-        "problem_id": problem.id, "sample": job.number, "thinking_budget": job.thinking_budget, "group": problem.source, "seed": job.seed,
-        "prompt": problem.messages[-1].content, "output": written(last.parts), "stop_reason": episode.stop_reason.value,
-        "tokens": episode.num_tokens, "thinking_tokens": episode.num_thinking,
+        "problem_id": problem.id, "sample": job.number, "thinking_budget": job.thinking_budget, "group": problem.source,
+        "seed": job.seed, "prompt": problem.messages[-1].content, "output": written(last.parts),
+        "stop_reason": episode.stop_reason.value, "tokens": episode.num_tokens, "thinking_tokens": episode.num_thinking,
         "seconds": round(sum(t.seconds for t in turns), 3), "made": round(time.time(), 3),
     }  # fmt: skip
     if (expected := problem.expected) is not None:
@@ -93,8 +95,9 @@ def _calls(turn: Mapping[str, Any]) -> tuple[ToolCall, ...]:
 
 def _turn(turn: Turn, results: list[str]) -> Record:
     out: Record = {
-        "thinking": turn.parts.thinking or "", "answer": turn.answer, "stop": turn.stop_reason.value, "tokens": turn.num_tokens,
-        "thinking_tokens": turn.num_thinking, "calls": [{"name": c.name, "arguments": dict(c.arguments)} for c in turn.calls],
+        "thinking": turn.parts.thinking or "", "answer": turn.answer, "stop": turn.stop_reason.value,
+        "tokens": turn.num_tokens, "thinking_tokens": turn.num_thinking,
+        "calls": [{"name": c.name, "arguments": dict(c.arguments)} for c in turn.calls],
         "malformed": len(turn.malformed), "seconds": turn.seconds, "estimated": turn.estimated, "finish": turn.finish,
         "thinking_closed": turn.parts.thinking_closed,
     }  # fmt: skip

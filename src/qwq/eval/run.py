@@ -133,7 +133,7 @@ def sampling(protocol: Protocol) -> SamplingParams:
     return SamplingParams(protocol.temperature, protocol.top_k, protocol.top_p, max_new_tokens=protocol.max_new_tokens)
 
 
-# -- with a folder --------------------------------------------------------------------------------------------------------
+# -- with a folder ---------------------------------------------------------------------------------
 
 
 def run(policy: Policy, items: Sequence[Item], options: Options, out: Path, *, model: str) -> dict[str, Figures]:
@@ -216,7 +216,7 @@ def sample_seed(seed: int, task: str, problem: str, sample: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{task}/{problem}/{sample}".encode(), digest_size=6).digest(), "big")
 
 
-# -- a run's own --------------------------------------------------------------------------------------------------------
+# -- a run's own -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,9 +52,11 @@ def entry(task: Task, records: Records, protocol: Protocol) -> Figures:
     thinking = sum(r["thinking_tokens"] for r in records)
     out: Figures = {
         "score": float(task.combine(means)), "ci95": interval(task, strata), "n": len(problems),
-        "mean_tokens": tokens / count, "mean_thinking_tokens": thinking / count, "mean_answer_tokens": (tokens - thinking) / count,
+        "mean_tokens": tokens / count, "mean_thinking_tokens": thinking / count,
+        "mean_answer_tokens": (tokens - thinking) / count,
         "closed_thinking": sum(_thought_and_answered(r["output"]) for r in records) / count,
-        "samples": protocol.samples, "outcomes": dict(sorted(Counter(r["verdict"]["outcome"] for r in records).items())),
+        "samples": protocol.samples,
+        "outcomes": dict(sorted(Counter(r["verdict"]["outcome"] for r in records).items())),
     }  # fmt: skip
     if protocol.samples > 1:
         right = [sum(r["score"] == 1 for r in rows) for rows in problems.values()]
@@ -102,6 +104,7 @@ def describe(name: str, figures: Mapping[str, Any]) -> str:
     )
     missing = f"; not run: {', '.join(figures['not_run'])}" if figures.get("not_run") else ""
     return (
-        f"{name}: {100 * figures['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of {figures['n']}{samples} ({outcomes}); "
-        f"{figures['mean_tokens']:.0f} tokens an answer, {figures['mean_thinking_tokens']:.0f} of them thinking{closed}{missing}"
+        f"{name}: {100 * figures['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of {figures['n']}{samples} "
+        f"({outcomes}); {figures['mean_tokens']:.0f} tokens an answer, {figures['mean_thinking_tokens']:.0f} of "
+        f"them thinking{closed}{missing}"
     )

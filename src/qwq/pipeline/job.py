@@ -1,4 +1,6 @@
-"""What a stage gets to run with: its recipe, the run's models and inputs, and its own loop with checkpoints."""
+"""What a stage gets to run with: its recipe, the run's models and inputs, and its own loop with
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ VALIDATION_SEED = 17
 
 @dataclass(slots=True)
 class StageJob:
-    """One stage of a run, about to be done. `run` takes its steps; `record_of` reads what a finished stage left in stages/NAME.json."""
+    """One stage of a run, about to be done.
+
+    `run` takes its steps; `record_of` reads what a finished stage left in stages/NAME.json.
+    """
 
     recipe: Recipe
     name: str
@@ -53,7 +58,9 @@ class StageJob:
         return model
 
     def data(self, owner: str | None = None) -> Any:
-        """What `read_data` made of the stage's own file (of another's, `owner`); None if that was not read."""
+        """What `read_data` made of the stage's own file (of another's, `owner`); None if that was
+        not read.
+        """
         return self.inputs.own.get(owner or self.name)
 
     def outcomes(

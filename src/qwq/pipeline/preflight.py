@@ -1,8 +1,10 @@
-"""What a recipe needs from outside, read and checked before anything is written, moved, downloaded or trained.
+"""What a recipe needs from outside, read and checked before anything is written, moved, downloaded
+or trained.
 
-Here are the parts that need no weights and no torch, which `qwq explain` uses too: which data files are missing and how to get
-them, the run's tokenizer and template, and whether completions fit the model's positions. `runner.RecipeRun.check` goes
-through all of them, and through model folder, reward functions and memory besides.
+Here are the parts that need no weights and no torch, which `qwq explain` uses too: which data files
+are missing and how to get them, the run's tokenizer and template, and whether completions fit the
+model's positions. `runner.RecipeRun.check` goes through all of them, and through model folder,
+reward functions and memory besides.
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ TOKENIZER_DOCUMENTS = 4000  # that a preset's tokenizer is trained on
 OURS = "qwq"  # model.chat_template: the template of this project
 
 
-# -- data files -------------------------------------------------------------------------------------------------------
+# -- data files ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class MissingFile:
-    """A data file that is not here: its path as the recipe has it, the keys that name it, and what it should hold."""
+    """A data file that is not here: its path as the recipe has it, the keys that name it, and what
+    it should hold.
+    """
 
     path: str
     keys: tuple[str, ...]
@@ -44,7 +48,9 @@ class MissingFile:
 
 
 def missing_files(recipe: Recipe, names: Iterable[str] | None = None, *, evaluation: bool = True) -> list[MissingFile]:
-    """The local data files that stages `names` (all by default) and the benchmarks name and that are not here, each once. Hub ids are not asked for."""
+    """The local data files that stages `names` (all by default) and the benchmarks name and that
+    are not here, each once. Hub ids are not asked for.
+    """
     found: dict[str, tuple[list[str], str]] = {}
 
     def look(path: str | None, key: str, holds: str) -> None:
@@ -71,7 +77,9 @@ def missing_files(recipe: Recipe, names: Iterable[str] | None = None, *, evaluat
 
 
 def missing_lines(recipe: Recipe, assumed: str) -> list[str]:
-    """Which data files are not here, what needs them, and how to get them; the plan has `assumed` something instead."""
+    """Which data files are not here, what needs them, and how to get them; the plan has `assumed`
+    something instead.
+    """
     missing = missing_files(recipe)
     if not missing:
         return []
@@ -82,7 +90,9 @@ def missing_lines(recipe: Recipe, assumed: str) -> list[str]:
 
 
 def own_data(recipe: Recipe, names: Iterable[str]) -> list[str]:
-    """The stages on conversations or pairs whose files the stages `names` read: a control goes on with the file of another stage."""
+    """The stages on conversations or pairs whose files the stages `names` read: a control goes on
+    with the file of another stage.
+    """
     owners = dict.fromkeys(recipe.stages[name].data_owner(name) for name in names)
     return [name for name in owners if recipe.stages[name].data_file]
 
@@ -103,11 +113,12 @@ def require_files(missing: list[MissingFile]) -> None:
         raise DataError(f"no data file at {places}: `qwq explain RECIPE` says how to get each")
 
 
-# -- tokenizer and template -------------------------------------------------------------------------------------------
+# -- tokenizer and template ------------------------------------------------------------------------
 
 
 def chat_format(recipe: Recipe, folder: Path | None = None) -> ChatFormat:
-    """The run's tokenizer and template: the checkpoint's own, or of a preset those in `folder`; trained now where that is not there.
+    """The run's tokenizer and template: the checkpoint's own, or of a preset those in `folder`;
+    trained now where that is not there.
 
     No weights are read or downloaded.
     """

@@ -1,7 +1,9 @@
-"""What a stage would take of a data file, before anything is trained: every row counted, some rendered with the part that is learnt marked.
+"""What a stage would take of a data file, before anything is trained: every row counted, some
+rendered with the part that is learnt marked.
 
-`Stage.preview` is for a recipe's stage, `preview_file` for a file alone (`qwq data show`). Both read rows as training does, and stop
-at a row that training would stop at; `preview_file` with `refused` goes on and says what is wrong with each.
+`Stage.preview` is for a recipe's stage, `preview_file` for a file alone (`qwq data show`). Both
+read rows as training does, and stop at a row that training would stop at; `preview_file` with
+`refused` goes on and says what is wrong with each.
 """
 
 from __future__ import annotations
@@ -45,7 +47,10 @@ def _visible(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RenderedRow:
-    """A row as the model reads it. `label` says which part of the row it is, or what judges an answer to it."""
+    """A row as the model reads it.
+
+    `label` says which part of the row it is, or what judges an answer to it.
+    """
 
     where: str
     tokens: int
@@ -61,7 +66,9 @@ class RenderedRow:
 
 @dataclass(slots=True)
 class DataSummary:
-    """What a stage of kind `stage` (sft, reward or rl) takes of a file: `use` counts its rows, `rows` shows some, `refused` says which cannot be read."""
+    """What a stage of kind `stage` (sft, reward or rl) takes of a file: `use` counts its rows,
+    `rows` shows some, `refused` says which cannot be read.
+    """
 
     stage: str
     use: FileUse
@@ -86,7 +93,10 @@ class DataSummary:
 
 
 def reader_of(model: str) -> tuple[ChatFormat, int]:
-    """Chat format and positions of a model folder, GGUF file or hub name. No weights are read or downloaded."""
+    """Chat format and positions of a model folder, GGUF file or hub name.
+
+    No weights are read or downloaded.
+    """
     if Path(model).suffix == ".gguf":
         from qwq.model.gguf import gguf_config
         from qwq.model.gguf_file import GGUFFile
@@ -102,7 +112,10 @@ def preview_file(
     path: str, chat: ChatFormat, *, stage: str | None = None, kind: str | None = None, max_tokens: int | None = None,
     max_positions: int | None = None, rows: int = 3,
 ) -> DataSummary:  # fmt: skip
-    """What a stage takes of one file; rows that cannot be read are listed. `stage` and `kind` (of an RL source) are recognised where they are not given."""
+    """What a stage takes of one file; rows that cannot be read are listed.
+
+    `stage` and `kind` (of an RL source) are recognised where they are not given.
+    """
     stage = stage or _stage_of(path)
     if kind is not None and stage != "rl":
         raise ConfigError(f"--kind {kind} goes with --stage rl, this is {stage}: leave it out")
@@ -150,12 +163,13 @@ def _kind_of(path: str) -> str:
     kind = problem_kind(row)
     if kind is None:
         raise DataError(
-            f"{path}: no kind of source fits its first row (it has {keys_of(row)}): give --kind, or mend the rows (docs/data.md)"
+            f"{path}: no kind of source fits its first row (it has {keys_of(row)}): give --kind, or mend the rows "
+            "(docs/data.md)"
         )
     return kind
 
 
-# -- rendered rows ------------------------------------------------------------------------------------------------------
+# -- rendered rows ---------------------------------------------------------------------------------
 
 
 def _segments(chat: ChatFormat, ids: Sequence[int], mask: Sequence[float]) -> tuple[Segment, ...]:

@@ -1,7 +1,7 @@
 """Progress of a run: a live display on a terminal, plain lines at a modest rate elsewhere.
 
-Both show the same figures: the step, loss or reward, speed, and the time left for the stage; for the whole run
-as well where another seed of the recipe has told how long the stages take.
+Both show the same figures: the step, loss or reward, speed, and the time left for the stage; for
+the whole run as well where another seed of the recipe has told how long the stages take.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ SMOOTHING = 0.9  # of the seconds of a step
 
 
 class LiveProgress(Progress):
-    """Where `RecipeRun` reports to. Use as a context manager, so that the display is closed when the run ends.
+    """Where `RecipeRun` reports to. Use as a context manager, so that the display is closed when
+    the run ends.
 
-    `expected_s` holds seconds of stages as an earlier run took them. `clock` is the monotonic time in seconds.
+    `expected_s` holds seconds of stages as an earlier run took them. `clock` is the monotonic time
+    in seconds.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class LiveProgress(Progress):
         if self.live:
             self.display.stop()
 
-    # -- what the stages call ---------------------------------------------------------------------------------------
+    # -- what the stages call ----------------------------------------------------------------------
 
     def start(self, stage: str, kind: str, total: int, done: int) -> None:
         if self.stage and self.stage != stage:
@@ -88,7 +90,8 @@ class LiveProgress(Progress):
 
     def update(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         seconds = float(metrics.get("seconds", 0.0))
-        # A plain mean of the first steps, then a running one: the first step alone would mislead for long.
+        # A plain mean of the first steps, then a running one: the first step alone would mislead
+        # for long.
         keep = min(SMOOTHING, (step - self.done - 1) / (step - self.done)) if step > self.done else SMOOTHING
         self.step_s = seconds if self.step_s is None else keep * self.step_s + (1 - keep) * seconds
         for alarm in metrics.get("alarms", []):
@@ -109,7 +112,7 @@ class LiveProgress(Progress):
         self.noted.add(text)
         self._print(text)
 
-    # -- showing ----------------------------------------------------------------------------------------------------
+    # -- showing -----------------------------------------------------------------------------------
 
     def _print(self, text: str) -> None:
         if self.live:
@@ -118,7 +121,9 @@ class LiveProgress(Progress):
             print(text, file=self.out, flush=True)
 
     def _alarm(self, stage: str, step: int, alarm: str) -> None:
-        """Show an alarm unless its kind was shown a moment ago; the contract's guard notes its own."""
+        """Show an alarm unless its kind was shown a moment ago; the contract's guard notes its
+        own.
+        """
         text = f"{stage}, step {step}: {alarm}"
         kind = stage + re.sub(r"[\d.]+", "#", alarm)
         now = self.clock()

@@ -9,7 +9,9 @@ from qwq.config import START
 
 
 def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table by stage: sampled score with interval, greedy score in brackets, in percent."""
+    """Header and rows of the table by stage: sampled score with interval, greedy score in brackets,
+    in percent.
+    """
     names: list[str] = []
     stages = [*([results[START]] if START in results else []), *results["stages"]]
     for stage in stages:
@@ -42,6 +44,7 @@ def paired_columns(results: Mapping[str, Any]) -> Sequence[str]:
             if "change" in e:
                 low, high = e["change_ci95"]
                 lines.append(
-                    f"{stage['name']} {benchmark} {100 * e['change']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] against {e['against']}"
+                    f"{stage['name']} {benchmark} {100 * e['change']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] "
+                    f"against {e['against']}"
                 )
     return lines

@@ -1,4 +1,5 @@
-"""`report_to` of a recipe: each step's figures and some answers to tensorboard, wandb, trackio, mlflow.
+"""`report_to` of a recipe: each step's figures and some answers to tensorboard, wandb, trackio,
+mlflow.
 
 A tracker is an extra. Its package is imported when the first step is reported; one that is missing,
 or fails at any time, is named in one line and left out, and training goes on. Nothing is asked of
@@ -107,7 +108,7 @@ def _figures(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield prefix + name, float(value)
 
 
-# -- the four ---------------------------------------------------------------------------------------------------------
+# -- the four --------------------------------------------------------------------------------------
 
 
 class TensorBoard:
@@ -130,7 +131,9 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run in the project `qwq`; offline where no key is known, so that nobody is asked for one."""
+    """A run in the project `qwq`; offline where no key is known, so that nobody is asked for
+    one.
+    """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         import wandb

@@ -17,10 +17,12 @@ from qwq.text.template import ChatFormat
 
 
 def export(model: str, out: Path, *, adapters: list[Path], dtype: str | None = None) -> Path:
-    """Write `model` (a folder, hub id or GGUF file), with `adapters` merged in turn, to the new folder `out`.
+    """Write `model` (a folder, hub id or GGUF file), with `adapters` merged in turn, to the new
+    folder `out`.
 
-    Weights are written in `dtype`; None: as `model` has them on disk, float32 where that is quantised. The model's sampling
-    defaults and special tokens (generation_config.json) come along. ConfigError where `out` is there already.
+    Weights are written in `dtype`; None: as `model` has them on disk, float32 where that is
+    quantised. The model's sampling defaults and special tokens (generation_config.json) come along.
+    ConfigError where `out` is there already.
     """
     if out.exists():
         raise ConfigError(f"{out} is there already: name a folder that is not")

@@ -1,12 +1,14 @@
-"""Samples on disk: what a model answered survives a kill at any moment, and no finished sample is made twice.
+"""Samples on disk: what a model answered survives a kill at any moment, and no finished sample is
+made twice.
 
 There are two forms, both JSON lines:
 
-- `SampleStore`: one file that grows, for evaluation (`samples/BENCH.jsonl`) and distillation (`OUT.samples.jsonl`). A
-  line is written as soon as its sample is there, so a kill loses at most the line under way. Of several lines of one
-  sample the last counts, and a line that says why there is no sample never counts. One process writes at a time.
-- `RolloutStore`: one file for each step of an RL stage (`rollouts/STAGE/step-00000.jsonl`), complete or absent, since a
-  step trains on all of its rollouts or samples them again.
+- `SampleStore`: one file that grows, for evaluation (`samples/BENCH.jsonl`) and distillation
+  (`OUT.samples.jsonl`). A line is written as soon as its sample is there, so a kill loses at most
+  the line under way. Of several lines of one sample the last counts, and a line that says why there
+  is no sample never counts. One process writes at a time.
+- `RolloutStore`: one file for each step of an RL stage (`rollouts/STAGE/step-00000.jsonl`),
+  complete or absent, since a step trains on all of its rollouts or samples them again.
 """
 
 from __future__ import annotations
@@ -32,10 +34,11 @@ _SAMPLED_AGAIN = "delete the file, and the same command samples this step again"
 class SampleStore(Generic[Key]):
     """Samples in one growing file. `records` holds those that count, by key.
 
-    `key` gives a record's key (KeyError for what is no sample); `counts` says whether a record is a sample of the model
-    and no failure. `settings` go into the first line of each file, and a file with other settings is refused. With `pending`,
-    replies wait in a second file for their verdict (`ungraded`); `close` removes the file if none waits. Methods may be
-    called from several threads. Errors: ConfigError (other settings, another process), DataError (a damaged line),
+    `key` gives a record's key (KeyError for what is no sample); `counts` says whether a record is a
+    sample of the model and no failure. `settings` go into the first line of each file, and a file
+    with other settings is refused. With `pending`, replies wait in a second file for their verdict
+    (`ungraded`); `close` removes the file if none waits. Methods may be called from several
+    threads. Errors: ConfigError (other settings, another process), DataError (a damaged line),
     CapacityError (disk full).
     """
 
@@ -112,7 +115,10 @@ def _agree(file: GrowingFile, settings: Mapping[str, Any]) -> None:
 def read_samples(
     path: Path, key: Callable[[Mapping[str, Any]], Key], counts: Callable[[Mapping[str, Any]], bool] = bool
 ) -> dict[Key, Record]:
-    """The samples of a growing file that count, by key, without a torn last line. DataError for any other damaged line."""
+    """The samples of a growing file that count, by key, without a torn last line.
+
+    DataError for any other damaged line.
+    """
     out = {}
     for number, record in _records(path):
         if number == 1 and SETTINGS in record:
@@ -142,7 +148,9 @@ def _no_sample(path: Path, number: int) -> DataError:
 
 
 def check_settings(where: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """ConfigError with both values of every setting that differs from what the samples at `where` were made with."""
+    """ConfigError with both values of every setting that differs from what the samples at `where`
+    were made with.
+    """
     now = json.loads(json.dumps(now))
     changed = [
         f"{k} was {stored.get(k)!r}, is now {now.get(k)!r}"
@@ -157,7 +165,10 @@ def check_settings(where: str, stored: Mapping[str, Any], now: Mapping[str, Any]
 
 
 class RolloutStore:
-    """A stage's rollouts, one file a step. They are written before they are trained on, and read by a run that resumes."""
+    """A stage's rollouts, one file a step.
+
+    They are written before they are trained on, and read by a run that resumes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,7 @@
-"""Run untrusted programs fast and without harm. `Sandbox` is the entrance; docs/sandbox.md the threat model."""
+"""Run untrusted programs fast and without harm.
+
+`Sandbox` is the entrance; docs/sandbox.md the threat model.
+"""
 
 from qwq.sandbox.cells import CellResult, CellStatus, Figure, SessionState
 from qwq.sandbox.interpreter import SessionLimits

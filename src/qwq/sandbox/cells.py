@@ -1,4 +1,7 @@
-"""What one cell of a session gave. All of it is the program's word: sizes and types are checked, contents are not."""
+"""What one cell of a session gave.
+
+All of it is the program's word: sizes and types are checked, contents are not.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ class SessionState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure of matplotlib. `png` and `svg` are None where they are larger than 1 MiB; `text` says what is drawn."""
+    """A figure of matplotlib.
+
+    `png` and `svg` are None where they are larger than 1 MiB; `text` says what is drawn.
+    """
 
     text: str
     png: bytes | None = None
@@ -49,10 +55,13 @@ class Figure:
 class CellResult:
     """One cell run to its end.
 
-    `value` is the last expression as text, `tables` what was shown and has a form in HTML, `text` all of it for a model: cut in
-    the middle where it is long, and then `output_file` of the workspace holds the whole from the next cell on. `error` is
-    (type name, message, traceback). `exit_code` is set where the process ended in the cell; `not_repeated` are earlier cells
-    that had not ended, and are missing from a rebuilt state. `unsafe` marks a session without a jail that protects. `listing` gives names and sizes of the workspace's files, `files` those that were fetched.
+    `value` is the last expression as text, `tables` what was shown and has a form in HTML, `text`
+    all of it for a model: cut in the middle where it is long, and then `output_file` of the
+    workspace holds the whole from the next cell on. `error` is (type name, message, traceback).
+    `exit_code` is set where the process ended in the cell; `not_repeated` are earlier cells that
+    had not ended, and are missing from a rebuilt state. `unsafe` marks a session without a jail
+    that protects. `listing` gives names and sizes of the workspace's files, `files` those that were
+    fetched.
     """
 
     number: int
@@ -78,7 +87,9 @@ class CellResult:
         return [data["text/html"] for data in self.display if "text/html" in data]
 
     def whole_text(self) -> str:
-        """What a model is told: output, what was shown, figures in words, the error, and how the cell ended."""
+        """What a model is told: output, what was shown, figures in words, the error, and how the
+        cell ended.
+        """
         parts = [self.stdout.decode(errors="replace"), self.stderr.decode(errors="replace")]
         parts += [data.get("text/plain", "") for data in self.display]
         parts += [figure.text for figure in self.figures]
@@ -158,7 +169,10 @@ def result_of(
     output_limit: int,
     seconds: float,
 ) -> CellResult:
-    """The result of a cell from its record, which hostile code may have written. `why`: what stopped it, if something did."""
+    """The result of a cell from its record, which hostile code may have written.
+
+    `why`: what stopped it, if something did.
+    """
     fields = _fields(record)
     displays = [_texts(entry) for entry in _list(fields.get("display"))[:_MAX_DISPLAYS]]
     pictured = [data for data in displays if "image/png" in data or "image/svg+xml" in data]

@@ -1,10 +1,11 @@
 """A memory and pids group per slot, where this machine lets us write them.
 
-rlimits bound one process; only a group bounds a tree of them. Version 1 needs root. Version 2 needs a subtree in which
-memory and pids are handed down: the root group, a parent that already hands them down, or a group of our own that was
-delegated to us (`systemd-run --user --scope -p Delegate=yes qwq sandbox serve`). A version 2 group that hands
-controllers down may hold no process itself (the kernel's cgroup-v2.rst, "no internal process constraint"), so in a
-delegated group our own process moves into a leaf first.
+rlimits bound one process; only a group bounds a tree of them. Version 1 needs root. Version 2 needs
+a subtree in which memory and pids are handed down: the root group, a parent that already hands them
+down, or a group of our own that was delegated to us (`systemd-run --user --scope -p Delegate=yes
+qwq sandbox serve`). A version 2 group that hands controllers down may hold no process itself (the
+kernel's cgroup-v2.rst, "no internal process constraint"), so in a delegated group our own process
+moves into a leaf first.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _NAME = re.compile(r"qwq-(\d+)-")
 
 
 def _folders() -> tuple[list[Path], str]:
-    """The folders to make groups in (version 1: one a controller; version 2: one), and why there are none."""
+    """The folders to make groups in (version 1: one a controller; version 2: one), and why there
+    are none.
+    """
     try:
         lines = SELF.read_text().splitlines()
     except OSError as error:
@@ -96,7 +99,9 @@ class Group:
         self._killed = self._oom_kills()
 
     def _oom_kills(self) -> int:
-        """How many processes of the group the kernel has killed for memory; 0 where it does not tell."""
+        """How many processes of the group the kernel has killed for memory; 0 where it does not
+        tell.
+        """
         name = "memory.oom_control" if len(self._folders) == len(CONTROLLERS) else "memory.events"
         words = _words(self._folders[0] / name)
         return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else 0
@@ -119,7 +124,9 @@ class Group:
         self._limits = (memory_bytes, processes)
 
     def remove(self) -> None:
-        """Remove the emptied folders; the kernel may need a moment after the last process has ended."""
+        """Remove the emptied folders; the kernel may need a moment after the last process has
+        ended.
+        """
         for folder in self._folders:
             for _ in range(100):
                 try:

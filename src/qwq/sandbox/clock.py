@@ -1,10 +1,11 @@
 """The time that a run has had, whatever else the machine does.
 
-A run's time is wall time without the part in which it was ready and waited for a core: it computes or sleeps, and other
-processes of a busy machine do not count. The kernel tells how long a task has waited (/proc/PID/task/TID/schedstat);
-of several tasks the one that waited longest is taken, so a program that waits for its own threads or processes is not
-charged for what delayed them. Tasks of one program that wait for each other are no excuse: what the others of them have
-computed is taken off, shared by the cores. Where the kernel does not tell, wall time is all there is.
+A run's time is wall time without the part in which it was ready and waited for a core: it computes
+or sleeps, and other processes of a busy machine do not count. The kernel tells how long a task has
+waited (/proc/PID/task/TID/schedstat); of several tasks the one that waited longest is taken, so a
+program that waits for its own threads or processes is not charged for what delayed them. Tasks of
+one program that wait for each other are no excuse: what the others of them have computed is taken
+off, shared by the cores. Where the kernel does not tell, wall time is all there is.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ _CORES = len(os.sched_getaffinity(0))
 
 
 class Clock:
-    """One run below the slot's process `pid`. It starts with the program, and again with each case if limits say so.
+    """One run below the slot's process `pid`. It starts with the program, and again with each case
+    if limits say so.
 
-    `resumed`: the run is older than the clock (a session's next cell). What it has waited and used before is taken off,
-    as of SAMPLE_S after the start, so that a short cell costs no look at its tasks.
+    `resumed`: the run is older than the clock (a session's next cell). What it has waited and used
+    before is taken off, as of SAMPLE_S after the start, so that a short cell costs no look at its
+    tasks.
     """
 
     def __init__(self, pid: int, limits: Limits, *, resumed: bool = False):
@@ -69,7 +72,9 @@ class Clock:
         return time.monotonic() - self._started > WALL_FACTOR * self._limits.total_s + WALL_S
 
     def _tasks(self) -> list[str]:
-        """Folders of all tasks of the run: what lies below the slot's process and its child, the zygote."""
+        """Folders of all tasks of the run: what lies below the slot's process and its child, the
+        zygote.
+        """
         tasks = []
         for pid in descendants(self._pid)[2:]:
             try:
@@ -80,7 +85,9 @@ class Clock:
 
 
 def waited_and_used(tasks: list[str]) -> tuple[float, float]:
-    """Seconds that the task which waited longest for a core has waited for others than its own, and CPU seconds of all."""
+    """Seconds that the task which waited longest for a core has waited for others than its own, and
+    CPU seconds of all.
+    """
     waited = computed = used = 0.0
     for folder in tasks:
         try:

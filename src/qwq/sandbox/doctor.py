@@ -1,4 +1,6 @@
-"""What `qwq sandbox doctor` and `qwq sandbox run` do: say how strong the jail is here and why; run one file."""
+"""What `qwq sandbox doctor` and `qwq sandbox run` do: say how strong the jail is here and why; run
+one file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from qwq.sandbox.runner import RunResult
 
 
 def doctor() -> dict[str, Any]:
-    """The level in force (None where none is safe), each level tried with the reason in words, and what bounds memory."""
+    """The level in force (None where none is safe), each level tried with the reason in words, and
+    what bounds memory.
+    """
     levels: dict[str, str] = {}
     chosen: str | None = None
     for level in Level:
@@ -58,7 +62,10 @@ def run_file(
     memory_mb: int = 512,
     unsafe: bool = False,
 ) -> RunResult:
-    """Run a file, with `stdin` a file to read from; the language is told by the suffix. DataError for a missing file."""
+    """Run a file, with `stdin` a file to read from; the language is told by the suffix.
+
+    DataError for a missing file.
+    """
     files = [Path(p) for p in (path, stdin) if p is not None]
     for file in files:
         if not file.is_file():

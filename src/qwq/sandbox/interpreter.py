@@ -1,7 +1,7 @@
 """A session's Python process in its jail, and how an equal one is made when it has to be replaced.
 
-`Process` runs cells; `Interpreter` keeps a record of those that ended, and runs them again in a new process when the old one was
-killed, died, or gave its slot up.
+`Process` runs cells; `Interpreter` keeps a record of those that ended, and runs them again in a new
+process when the old one was killed, died, or gave its slot up.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ _WHY = {RunStatus.MEMORY: CellStatus.MEMORY, RunStatus.OUTPUT_LIMIT: CellStatus.
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """Limits of a session. `timeout_s` and `output_limit_bytes` are a cell's, `total_s` and `total_output_bytes` those of all
-    its cells together; `memory_mb`, `processes` and `box_mb` hold for the session at any time."""
+    """Limits of a session. `timeout_s` and `output_limit_bytes` are a cell's, `total_s` and
+    `total_output_bytes` those of all its cells together; `memory_mb`, `processes` and `box_mb` hold
+    for the session at any time.
+    """
 
     timeout_s: float = 30.0
     total_s: float = 3600.0
@@ -66,7 +68,10 @@ class SessionLimits:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What the jail is sent; `code` None: only files are written and read. `took_s`: what it took when it ran first."""
+    """What the jail is sent; `code` None: only files are written and read.
+
+    `took_s`: what it took when it ran first.
+    """
 
     number: int
     code: str | None
@@ -111,8 +116,9 @@ class Process:
         return self._open.is_alive
 
     def run(self, cell: Cell, limits: Limits, wake: int) -> tuple[CellStatus | None, bytes, Pipes]:
-        """Run one cell. Returns what stopped it, if something did, and its record, b"" where the process has ended or does
-        not obey, and is to be ended."""
+        """Run one cell. Returns what stopped it, if something did, and its record, b"" where the
+        process has ended or does not obey, and is to be ended.
+        """
         echo = secrets.token_hex(16).encode()
         pipes = Pipes(limits, self.slot.own_uid, None)
         fds = array.array("i", [sealed_memory("cell", cell.payload()), *pipes.write_ends])
@@ -172,7 +178,10 @@ def _reason_to_stop(pipes: Pipes, clock: Clock, guard: Watchdog | None) -> CellS
 
 
 class Interpreter:
-    """The process of a session and the record of its cells. Used under the session's lock, but for `wake`."""
+    """The process of a session and the record of its cells.
+
+    Used under the session's lock, but for `wake`.
+    """
 
     def __init__(self, slots: SlotSource, limits: SessionLimits, *, replay: bool):
         self.limits = limits
@@ -190,7 +199,9 @@ class Interpreter:
         os.eventfd_write(self._wake, 1)
 
     def forget_wake(self) -> None:
-        """Called before a cell: an interrupt that came too late for an earlier one is not meant for it."""
+        """Called before a cell: an interrupt that came too late for an earlier one is not meant for
+        it.
+        """
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
@@ -241,7 +252,10 @@ class Interpreter:
         return replace(result, unsafe=self.process.slot.level is Level.RLIMITS), why, bool(record)
 
     def restart(self, *, replay: bool) -> list[int]:
-        """A new process, in which the cells that ended run again, or none. Returns the numbers of those that gave something else."""
+        """A new process, in which the cells that ended run again, or none.
+
+        Returns the numbers of those that gave something else.
+        """
         self.end_quietly()
         if not replay:
             self.history.clear()
@@ -264,7 +278,10 @@ class Interpreter:
             self.end()
 
     def _ensure_process(self) -> SessionState | None:
-        """A process for the next cell. Says REBUILT or LOST where there had been one with a state."""
+        """A process for the next cell.
+
+        Says REBUILT or LOST where there had been one with a state.
+        """
         if self.process is not None and self.process.is_alive:
             return None
         self.end()
@@ -292,7 +309,10 @@ class Interpreter:
             self._slots.give_back(process.slot)
 
     def _rebuild(self) -> SessionState:
-        """Run the earlier cells again in a new process. LOST: that did not work, and the new process is empty."""
+        """Run the earlier cells again in a new process.
+
+        LOST: that did not work, and the new process is empty.
+        """
         history, self.history = self.history, []
         self._unended.clear()
         self._start()

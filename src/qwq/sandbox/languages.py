@@ -1,8 +1,9 @@
 """Languages other than Python: which tools they need, how a program is compiled and started.
 
-Compilers and programs run in a slot of their own kind (`Slot(tools=True)`), which shows /usr/bin and /usr/include
-read-only beside what a Python slot shows. The compiler is as hostile as its input: it runs under the same limits as the
-program, and what it built is only ever run in the jail again. SQL is Python's own SQLite and runs in Python's slots.
+Compilers and programs run in a slot of their own kind (`Slot(tools=True)`), which shows /usr/bin
+and /usr/include read-only beside what a Python slot shows. The compiler is as hostile as its input:
+it runs under the same limits as the program, and what it built is only ever run in the jail again.
+SQL is Python's own SQLite and runs in Python's slots.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ _DEFINES = "-DONLINE_JUDGE"  # contest programs leave their `freopen("input.txt"
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """`builds` and `start` are argument lists; {tool}, {folder} (the tool's), {memory_mb} and {main} are filled in. The first
-    of `builds` that compiles the program is taken; there is none for scripts.
+    """`builds` and `start` are argument lists; {tool}, {folder} (the tool's), {memory_mb} and
+    {main} are filled in. The first of `builds` that compiles the program is taken; there is none
+    for scripts.
 
-    `reserves_mb`: the runtime reserves far more address space than it uses, so its data is limited instead, with so much
-    more for its own threads and heaps before a program has done anything.
+    `reserves_mb`: the runtime reserves far more address space than it uses, so its data is limited
+    instead, with so much more for its own threads and heaps before a program has done anything.
     `shown` are host paths that its tools read, `main` finds the class to start.
     """
 
@@ -55,7 +57,9 @@ def _cpp(name: str, *standards: str) -> Language:
 
 
 def _main_class(source: str) -> str:
-    """The class of a Java program that has `main`: the public one, else the one that the method stands in."""
+    """The class of a Java program that has `main`: the public one, else the one that the method
+    stands in.
+    """
     public = re.search(r"\bpublic\s+(?:final\s+|abstract\s+)*class\s+(\w+)", source)
     if public:
         return public[1]
@@ -84,39 +88,88 @@ _JAVA_START = (
 _LANGUAGES = {
     language.name: language
     for language in (
-        Language("c", "gcc", "main.c", (f"./{PROGRAM}",), (("{tool}", "-O2", "-std=gnu17", _DEFINES, "main.c", "-o", PROGRAM, "-lm"),)),
+        Language(
+            "c",
+            "gcc",
+            "main.c",
+            (f"./{PROGRAM}",),
+            (("{tool}", "-O2", "-std=gnu17", _DEFINES, "main.c", "-o", PROGRAM, "-lm"),),
+        ),
         _cpp("cpp", "gnu++17", "gnu++20"),  # a program that one of the two takes is a right program
         _cpp("cpp17", "gnu++17"),
         _cpp("cpp20", "gnu++20"),
         _cpp("cpp23", "gnu++23"),
-        Language("javascript", "node", "main.js", ("{tool}", "--max-old-space-size={memory_mb}", "main.js"), reserves_mb=256),
-        Language("typescript", "tsc", "main.ts", ("node", "--max-old-space-size={memory_mb}", "main.js"),
-                 (("sh", "-c", "{tool} --target es2020 --module commonjs --outFile main.js main.ts; cp main.js program"),), reserves_mb=256),
-        Language("java", "java", "{main}.java", _JAVA_START, (("env", _LIBRARIES, "sh", "-c", _JAVA_BUILD),), reserves_mb=2048,
-                 shown=("/etc/java*",), main=_main_class),
-        Language("rust", "rustc", "main.rs", (f"./{PROGRAM}",), (("env", _LIBRARIES, "{tool}", "-O", "--edition=2021", "-Clink-arg=-fuse-ld=bfd", "main.rs", "-o", PROGRAM),)),
-        Language("go", "go", "main.go", (f"./{PROGRAM}",),
-                 (("sh", "-c", "HOME=/box GOCACHE=/box/.cache GOFLAGS=-mod=mod {tool} build -o program main.go"),), reserves_mb=1024),
+        Language(
+            "javascript", "node", "main.js", ("{tool}", "--max-old-space-size={memory_mb}", "main.js"), reserves_mb=256
+        ),
+        Language(
+            "typescript",
+            "tsc",
+            "main.ts",
+            ("node", "--max-old-space-size={memory_mb}", "main.js"),
+            (("sh", "-c", "{tool} --target es2020 --module commonjs --outFile main.js main.ts; cp main.js program"),),
+            reserves_mb=256,
+        ),
+        Language(
+            "java",
+            "java",
+            "{main}.java",
+            _JAVA_START,
+            (("env", _LIBRARIES, "sh", "-c", _JAVA_BUILD),),
+            reserves_mb=2048,
+            shown=("/etc/java*",),
+            main=_main_class,
+        ),
+        Language(
+            "rust",
+            "rustc",
+            "main.rs",
+            (f"./{PROGRAM}",),
+            (
+                (
+                    "env",
+                    _LIBRARIES,
+                    "{tool}",
+                    "-O",
+                    "--edition=2021",
+                    "-Clink-arg=-fuse-ld=bfd",
+                    "main.rs",
+                    "-o",
+                    PROGRAM,
+                ),
+            ),
+        ),
+        Language(
+            "go",
+            "go",
+            "main.go",
+            (f"./{PROGRAM}",),
+            (("sh", "-c", "HOME=/box GOCACHE=/box/.cache GOFLAGS=-mod=mod {tool} build -o program main.go"),),
+            reserves_mb=1024,
+        ),
         Language("bash", "bash", "main.sh", ("{tool}", "main.sh")),
         Language("perl", "perl", "main.pl", ("{tool}", "main.pl")),
         Language("ruby", "ruby", "main.rb", ("{tool}", "main.rb"), reserves_mb=256),
         Language("php", "php", "main.php", ("{tool}", "main.php")),
         Language("lua", "lua", "main.lua", ("{tool}", "main.lua")),
     )
-}  # fmt: skip
+}
 SQL = "sql"
 _ALIASES = {
-    "python3": "python", "py": "python", "c++": "cpp", "cxx": "cpp", "g++": "cpp", "c++17": "cpp17", "c++20": "cpp20", "c++23": "cpp23",
-    "nodejs": "javascript", "node": "javascript", "js": "javascript", "ts": "typescript", "sh": "bash", "shell": "bash", "golang": "go",
-    "rs": "rust", "rb": "ruby", "pl": "perl", "sqlite": "sql", "sqlite3": "sql",
+    "python3": "python", "py": "python", "c++": "cpp", "cxx": "cpp", "g++": "cpp", "c++17": "cpp17", "c++20": "cpp20",
+    "c++23": "cpp23", "nodejs": "javascript", "node": "javascript", "js": "javascript", "ts": "typescript",
+    "sh": "bash", "shell": "bash", "golang": "go", "rs": "rust", "rb": "ruby", "pl": "perl", "sqlite": "sql",
+    "sqlite3": "sql",
 }  # fmt: skip
 LANGUAGES = ("python", SQL, *_LANGUAGES)
 SUFFIXES = {
-    ".c": "c", ".cc": "cpp", ".cpp": "cpp", ".cxx": "cpp", ".js": "javascript", ".mjs": "javascript", ".ts": "typescript",
-    ".java": "java", ".rs": "rust", ".go": "go", ".sh": "bash", ".pl": "perl", ".rb": "ruby", ".php": "php", ".lua": "lua", ".sql": "sql",
+    ".c": "c", ".cc": "cpp", ".cpp": "cpp", ".cxx": "cpp", ".js": "javascript", ".mjs": "javascript",
+    ".ts": "typescript", ".java": "java", ".rs": "rust", ".go": "go", ".sh": "bash", ".pl": "perl", ".rb": "ruby",
+    ".php": "php", ".lua": "lua", ".sql": "sql",
 }  # fmt: skip
 
-# A script of SQL, over what standard input has made before it; rows as the command-line tool of SQLite prints them.
+# A script of SQL, over what standard input has made before it; rows as the command-line tool of
+# SQLite prints them.
 SQL_RUNNER = r"""
 import sqlite3, sys
 database = sqlite3.connect(":memory:")
@@ -148,7 +201,10 @@ def canonical(name: str) -> str:
 
 
 def installed(name: str) -> tuple[Language, str]:
-    """A language of other slots than Python's and the path of its tool. Raises UsageError where the tool is missing."""
+    """A language of other slots than Python's and the path of its tool.
+
+    Raises UsageError where the tool is missing.
+    """
     language = _LANGUAGES[canonical(name)]
     path = shutil.which(language.tool, path="/usr/local/bin:/usr/bin:/bin:" + os.environ.get("PATH", ""))
     if path is None:
@@ -181,10 +237,12 @@ def available() -> dict[str, str]:
 
 @functools.cache
 def precompiled_headers(standard: str) -> str | None:
-    """A folder with bits/stdc++.h precompiled for a standard, made once a machine; None where that is not possible.
+    """A folder with bits/stdc++.h precompiled for a standard, made once a machine; None where that
+    is not possible.
 
-    The compiler's input here is its own header, so this runs outside the jail. It turns a second of compiling into a
-    quarter (about 100 MB on disk); the folder is shown read-only in the jail and searched first.
+    The compiler's input here is its own header, so this runs outside the jail. It turns a second of
+    compiling into a quarter (about 100 MB on disk); the folder is shown read-only in the jail and
+    searched first.
     """
     try:
         language, tool = installed("cpp")
@@ -269,7 +327,9 @@ def _filled(parts: tuple[str, ...], language: Language, tool: str, source: str, 
 
 
 def cache_key(language: Language, tool: str, source: str, files: dict[str, str]) -> bytes:
-    """Stands for everything that decides what a compiler builds: its file, its options, all that it can read."""
+    """Stands for everything that decides what a compiler builds: its file, its options, all that it
+    can read.
+    """
     stat = os.stat(tool)
     parts = [
         language.name,
@@ -284,7 +344,10 @@ def cache_key(language: Language, tool: str, source: str, files: dict[str, str])
 
 
 class ArtefactCache:
-    """What was compiled, by hash, up to a number of bytes; the longest unused goes first. Threads may share one."""
+    """What was compiled, by hash, up to a number of bytes; the longest unused goes first.
+
+    Threads may share one.
+    """
 
     def __init__(self, limit_bytes: int = CACHE_BYTES):
         self.limit_bytes = limit_bytes

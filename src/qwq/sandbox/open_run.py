@@ -1,4 +1,6 @@
-"""A run of a slot that its parent talks to while it lasts, as sessions do; `Slot.execute` runs the others from start to end."""
+"""A run of a slot that its parent talks to while it lasts, as sessions do; `Slot.execute` runs the
+others from start to end.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Ended:
 
 
 class OpenRun:
-    """Started when it is made, over `stdin`, a descriptor, which is closed here; `end` must follow."""
+    """Started when it is made, over `stdin`, a descriptor, which is closed here; `end` must
+    follow.
+    """
 
     def __init__(self, slot: Slot, payload: bytes, stdin: int, limits: Limits):
         self.slot = slot
@@ -66,8 +70,9 @@ class OpenRun:
             self.slot.control.send(b"I")
 
     def end(self, *, kill: bool) -> Ended:
-        """Wait until nothing is left of the run. It is killed first if that is asked for, or if it does not end by itself.
-        Raises InfraError where the slot has died."""
+        """Wait until nothing is left of the run. It is killed first if that is asked for, or if it
+        does not end by itself. Raises InfraError where the slot has died.
+        """
         if kill or not self._has_ended(END_TIMEOUT_S):
             with contextlib.suppress(OSError):
                 self.slot.control.send(b"K")

@@ -3,9 +3,9 @@
     qwq sandbox packages add sortedcontainers            # newest version that fits, pinned from then on
     qwq sandbox packages add rl --preimport              # the set that RL and contest programs expect
 
-Wheels are downloaded by pip, kept, and unpacked into one folder per interpreter, which slots show read-only; nothing of a
-package runs while it is added, and nothing else of the host's Python is visible in a jail. Where numpy is among them it
-takes the place of the host's own.
+Wheels are downloaded by pip, kept, and unpacked into one folder per interpreter, which slots show
+read-only; nothing of a package runs while it is added, and nothing else of the host's Python is
+visible in a jail. Where numpy is among them it takes the place of the host's own.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class HostPackage:
-    """A package of the interpreter that runs us: the files and folders to show, and what it is imported as."""
+    """A package of the interpreter that runs us: the files and folders to show, and what it is
+    imported as.
+    """
 
     name: str
     paths: tuple[str, ...]
@@ -88,7 +90,9 @@ class HostPackage:
 
 
 def of_host(names: Sequence[str], without: Collection[str] = ()) -> list[HostPackage]:
-    """Those of `names` that are installed beside us, with what they need; the rest is left out, as are `without`."""
+    """Those of `names` that are installed beside us, with what they need; the rest is left out, as
+    are `without`.
+    """
     found: dict[str, HostPackage] = {}
     waiting = [_canonical(name) for name in names]
     while waiting:
@@ -111,7 +115,9 @@ def _host_package(name: str, distribution: metadata.Distribution) -> HostPackage
 
 
 def _required(distribution: metadata.Distribution) -> list[str]:
-    """Names of what a distribution needs without any extra; what its markers exclude here is not installed."""
+    """Names of what a distribution needs without any extra; what its markers exclude here is not
+    installed.
+    """
     lines = (line for line in distribution.requires or () if "extra ==" not in line)
     return [_canonical(match[0]) for match in map(_REQUIRED.match, lines) if match]
 
@@ -136,7 +142,8 @@ def _requirements(names: Sequence[str]) -> list[str]:
 
 
 def add(names: Sequence[str], *, preimport: bool = False) -> list[Package]:
-    """Download and unpack packages with what they need; those that are there keep their version unless they are named.
+    """Download and unpack packages with what they need; those that are there keep their version
+    unless they are named.
 
     Raises UsageError where pip finds no wheel for this interpreter, or is not there.
     """

@@ -50,8 +50,9 @@ class Pipes:
         self._searched = 0
 
     def read(self, fd: int, *, keep: bool = True) -> bool:
-        """Take what is there, and drop what goes to stdout and stderr where it is not kept; False at the end of the stream or
-        where nothing is there."""
+        """Take what is there, and drop what goes to stdout and stderr where it is not kept; False
+        at the end of the stream or where nothing is there.
+        """
         try:
             chunk = os.read(fd, _CHUNK)
         except BlockingIOError:
@@ -75,7 +76,10 @@ class Pipes:
         return len(self.data[0]) + len(self.data[1]) > self.limit or len(self.data[2]) > RESULT_LIMIT_BYTES
 
     def line_with(self, mark: bytes) -> bytes:
-        """The first whole line of the result channel that holds `mark`, or b"". Looks at what is new only."""
+        """The first whole line of the result channel that holds `mark`, or b"".
+
+        Looks at what is new only.
+        """
         results = self.data[2]
         at = results.find(mark, self._searched)
         end = results.find(b"\n", at) if at >= 0 else -1

@@ -49,8 +49,9 @@ class RunStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one run. `timeout_s` is time of the run's own: see `clock.py`. `each_record` makes it hold for each case of
-    a run, and RECORDS_FACTOR times it for all of them."""
+    """Limits of one run. `timeout_s` is time of the run's own: see `clock.py`. `each_record` makes
+    it hold for each case of a run, and RECORDS_FACTOR times it for all of them.
+    """
 
     timeout_s: float = 5.0
     memory_mb: int = 512
@@ -102,8 +103,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class InterpreterFiles:
-    """What the interpreter needs to see inside the jail. `hidden` folders lie below `read_only` ones and are covered: the
-    host's installed packages; what of `read_only` lies below a hidden folder is shown again."""
+    """What the interpreter needs to see inside the jail. `hidden` folders lie below `read_only`
+    ones and are covered: the host's installed packages; what of `read_only` lies below a hidden
+    folder is shown again.
+    """
 
     executable: str
     read_only: list[str] = field(default_factory=list)
@@ -120,7 +123,9 @@ def readable_by_all(paths: list[str]) -> bool:
 
 
 def _package_folders(libraries: list[str]) -> list[str]:
-    """Where installed packages lie below folders of libraries: of this interpreter and of any other."""
+    """Where installed packages lie below folders of libraries: of this interpreter and of any
+    other.
+    """
     names = ("site-packages", "dist-packages")
     return sorted(
         path for folder in libraries for name in names for path in glob.glob(f"{glob.escape(folder)}/python*/{name}")
@@ -129,8 +134,9 @@ def _package_folders(libraries: list[str]) -> list[str]:
 
 @functools.cache
 def interpreter_files(host_packages: tuple[str, ...] = ()) -> InterpreterFiles:
-    """The real interpreter (not a version manager's shim or a venv link), its library, the system's libraries, numpy, the
-    packages that were added, and those of the host's own that are named."""
+    """The real interpreter (not a version manager's shim or a venv link), its library, the system's
+    libraries, numpy, the packages that were added, and those of the host's own that are named.
+    """
     executable = os.path.realpath(sys.executable)
     prefix = os.path.realpath(sys.base_prefix)
     read_only = [executable, *dict.fromkeys([f"{prefix}/lib", f"{prefix}/{sys.platlibdir}"])]
@@ -150,7 +156,9 @@ def interpreter_files(host_packages: tuple[str, ...] = ()) -> InterpreterFiles:
 
 
 def _shown_packages(host_packages: tuple[str, ...]) -> tuple[list[str], list[str], tuple[str, ...]]:
-    """Paths of packages to show, the folders to find them in, and the modules to import beforehand."""
+    """Paths of packages to show, the folders to find them in, and the modules to import
+    beforehand.
+    """
     added = packages.installed()
     host = packages.of_host(("numpy", *host_packages), without={p.name for p in added})
     shown = sorted({path for package in host for path in package.paths})

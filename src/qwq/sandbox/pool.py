@@ -54,7 +54,9 @@ def _own_uid(index: int) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A run that waits for a slot of `pool`; `built` says how its compiler ended, `failed` that it will not be run."""
+    """A run that waits for a slot of `pool`; `built` says how its compiler ended, `failed` that it
+    will not be run.
+    """
 
     pool: Sandbox
     payload: bytes
@@ -66,9 +68,10 @@ class _Prepared:
 class Sandbox(Runner):
     """`slots` programs at a time (default: one per core); further callers wait for a free slot.
 
-    level: the strongest that this machine allows is found at the first use; a given level is required exactly.
-    Programs in languages other than Python run in as many slots more, which are started when the first one arrives.
-    Raises UsageError where only `rlimits` is possible and `unsafe` is not set; InfraError where the machinery fails.
+    level: the strongest that this machine allows is found at the first use; a given level is
+    required exactly. Programs in languages other than Python run in as many slots more, which are
+    started when the first one arrives. Raises UsageError where only `rlimits` is possible and
+    `unsafe` is not set; InfraError where the machinery fails.
     """
 
     def __init__(
@@ -150,7 +153,8 @@ class Sandbox(Runner):
         return slot
 
     def _new_slot(self, level: Level, index: int, template: Template | None = None) -> Slot:
-        # Below namespaces the interpreter is used where it lies: an id of its own helps only if it may read it there.
+        # Below namespaces the interpreter is used where it lies: an id of its own helps only if it
+        # may read it there.
         own_uid = (
             _own_uid(index) if level is Level.NAMESPACES or readable_by_all(interpreter_files().read_only) else None
         )
@@ -217,13 +221,15 @@ class Sandbox(Runner):
     ) -> Session:
         """Python that keeps state over cells, in a process and a slot of its own.
 
-        `packages` of this interpreter's own are imported beforehand, where they are installed. `replay`: a process that had
-        to be killed is rebuilt by running the earlier cells again.
+        `packages` of this interpreter's own are imported beforehand, where they are installed.
+        `replay`: a process that had to be killed is rebuilt by running the earlier cells again.
         """
         return self._slots_for(tuple(packages)).open(limits or SessionLimits(), replay=replay)
 
     def warm_sessions(self, count: int = 1, *, packages: Sequence[str] = PACKAGES) -> None:
-        """Start the slots of sessions to come, so that the first of them need not wait for its imports."""
+        """Start the slots of sessions to come, so that the first of them need not wait for its
+        imports.
+        """
         self._slots_for(tuple(packages)).warm(count)
 
     def _template(self, packages: tuple[str, ...]) -> Template | None:
@@ -249,7 +255,9 @@ class Sandbox(Runner):
     # -- runs
 
     def cancellable(self, cancel: Cancel) -> Runner:
-        """This sandbox for one caller who may give up: `cancel.set()` from any thread kills what runs for them."""
+        """This sandbox for one caller who may give up: `cancel.set()` from any thread kills what
+        runs for them.
+        """
         return _Cancellable(self, cancel)
 
     def _execute(
@@ -279,7 +287,9 @@ class Sandbox(Runner):
     def _on_slot(
         self, payload: bytes, stdin: bytes | int, limits: Limits, cancel: Cancel | None, stdout: int | None = None
     ) -> Execution:
-        """Run a request on a free slot; a slot that dies is replaced and the run tried once more, where it can be."""
+        """Run a request on a free slot; a slot that dies is replaced and the run tried once more,
+        where it can be.
+        """
         attempts = _ATTEMPTS if isinstance(stdin, bytes) else 1
         for attempt in range(attempts):
             slot = self._take()
@@ -296,7 +306,9 @@ class Sandbox(Runner):
         raise AssertionError("unreachable")
 
     def _interact(self, request: Mapping[str, Any], limits: Limits, cancel: Cancel | None) -> Execution:
-        """Two runs at a time, the partner's in slots of its own, so that two conversations never wait for each other."""
+        """Two runs at a time, the partner's in slots of its own, so that two conversations never
+        wait for each other.
+        """
         with self._lock:
             if self._closed:
                 raise InfraError("the sandbox is closed")
@@ -333,7 +345,9 @@ class Sandbox(Runner):
             return self._tool_pool
 
     def _prepare_source(self, request: Mapping[str, Any], limits: Limits, cancel: Cancel | None) -> _Prepared:
-        """Compile where the language asks for it; what is run then, in slots that show the tools."""
+        """Compile where the language asks for it; what is run then, in slots that show the
+        tools.
+        """
         language, tool = languages.installed(request["language"])
         pool = self._tools()
         source = request["program"]
@@ -362,8 +376,9 @@ class Sandbox(Runner):
         self, pool: Sandbox, language: languages.Language, tool: str, request: Mapping[str, Any],
         files: dict[str, str], cancel: Cancel | None,
     ) -> tuple[str | None, Execution | None]:  # fmt: skip
-        """(the artefact or None, how the compiler ended); an artefact of the cache comes with an empty run. Where no
-        command builds the program, the first one's complaint counts."""
+        """(the artefact or None, how the compiler ended); an artefact of the cache comes with an
+        empty run. Where no command builds the program, the first one's complaint counts.
+        """
         key = languages.cache_key(language, tool, request["program"], files)
         known = self._artefacts.get(key)
         if known is not None:
@@ -389,7 +404,9 @@ class Sandbox(Runner):
 
 
 def _ended(done: Execution, limits: Limits) -> tuple[Execution, Mapping[str, str]]:
-    """How a command ended and what was fetched, from its supervisor's record, which the command could not write."""
+    """How a command ended and what was fetched, from its supervisor's record, which the command
+    could not write.
+    """
     line, _, _ = done.records.partition(b"\n")
     if done.status not in (RunStatus.OK, RunStatus.ERROR, RunStatus.MEMORY) or not line:
         return done, {}
@@ -417,7 +434,9 @@ _default_lock = threading.Lock()
 
 
 def default_sandbox() -> Sandbox:
-    """The process's own sandbox, made at first use and closed at exit; a forked process gets a new one."""
+    """The process's own sandbox, made at first use and closed at exit; a forked process gets a new
+    one.
+    """
     global _default
     with _default_lock:
         if _default is None or _default._closed or _default._pid != os.getpid():

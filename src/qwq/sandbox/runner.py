@@ -1,6 +1,8 @@
-"""What runs programs, whatever the place: `Sandbox` runs them in jails here, `RemoteSandbox` on a server.
+"""What runs programs, whatever the place: `Sandbox` runs them in jails here, `RemoteSandbox` on a
+server.
 
-A runner implements one method, `_execute`: a request, its standard input and its limits give an `Execution`. Requests:
+A runner implements one method, `_execute`: a request, its standard input and its limits give an
+`Execution`. Requests:
 
     {"kind": "script", "program", "prelude", "files", "fetch", "args"}    a Python program
     {"kind": "source", "language", "program", "files", "fetch", "args", "compile_timeout_s"}    one in another language
@@ -9,9 +11,11 @@ A runner implements one method, `_execute`: a request, its standard input and it
     {"kind": "call", "sources", "program", "entry_point", "cases"}    function calls, arguments as nodes of `jail/codec.py`
     {"kind": "items", "sources", "program", "items"}                  expressions and statements
 
-`program` is the index of the judged program among the `sources`, which are run one after another in one namespace.
+`program` is the index of the judged program among the `sources`, which are run one after another in
+one namespace.
 
-`files` (path to base64) are put into the working folder first, the paths in `fetch` are read from it afterwards.
+`files` (path to base64) are put into the working folder first, the paths in `fetch` are read from
+it afterwards.
 """
 
 from __future__ import annotations
@@ -31,7 +35,10 @@ COMPILE_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What one run did. `records` is the result channel without its start mark; `built` is how the compiler ended."""
+    """What one run did.
+
+    `records` is the result channel without its start mark; `built` is how the compiler ended.
+    """
 
     status: RunStatus
     exit_code: int
@@ -50,11 +57,13 @@ class Execution:
 class RunResult:
     """One program run to its end. A negative `exit_code` is the signal that ended it.
 
-    `seconds` is wall time with all that the jail takes, `cpu_s` the CPU time of the program and what it started, and
-    `memory_mb` the most resident memory of one of its processes, the interpreter's own included.
+    `seconds` is wall time with all that the jail takes, `cpu_s` the CPU time of the program and
+    what it started, and `memory_mb` the most resident memory of one of its processes, the
+    interpreter's own included.
 
-    `files` holds what was fetched. `built` says how the compiler ended, where there was one; after COMPILE_ERROR
-    nothing ran, and the other fields repeat it. `unsafe` marks a run without a jail that protects.
+    `files` holds what was fetched. `built` says how the compiler ended, where there was one; after
+    COMPILE_ERROR nothing ran, and the other fields repeat it. `unsafe` marks a run without a jail
+    that protects.
     """
 
     status: RunStatus
@@ -71,11 +80,13 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """What one call or expression gave: a value, a truth, an error, or nothing because the run ended before.
+    """What one call or expression gave: a value, a truth, an error, or nothing because the run
+    ended before.
 
-    `error` is (type name, message) of what was raised; `fault` says in words why there is no usable result although
-    nothing was raised. Exactly one of the three is set, else `has_value` or `truth` holds the result. `first_argument` is
-    what a call that returned None left of it, where it is a list, dict, set or bytearray.
+    `error` is (type name, message) of what was raised; `fault` says in words why there is no usable
+    result although nothing was raised. Exactly one of the three is set, else `has_value` or `truth`
+    holds the result. `first_argument` is what a call that returned None left of it, where it is a
+    list, dict, set or bytearray.
     """
 
     value: Any = None
@@ -103,7 +114,9 @@ class CallResult:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to evaluate after the program is loaded: mode "value" or "truth" (expression), "exec" (statements)."""
+    """One thing to evaluate after the program is loaded: mode "value" or "truth" (expression),
+    "exec" (statements).
+    """
 
     source: str
     mode: str = "value"
@@ -111,7 +124,10 @@ class Item:
 
 
 class Runner:
-    """Runs programs through `_execute`, which a subclass gives. Values and records are decoded on this side."""
+    """Runs programs through `_execute`, which a subclass gives.
+
+    Values and records are decoded on this side.
+    """
 
     def _execute(self, request: Mapping[str, Any], stdin: bytes, limits: Limits) -> Execution:
         raise NotImplementedError
@@ -131,7 +147,8 @@ class Runner:
         output_limit_bytes: int = 1 << 20,
         compile_timeout_s: float = COMPILE_TIMEOUT_S,
     ) -> RunResult:
-        """Run a whole program as `python program.py < stdin`, or compile and run it in another language.
+        """Run a whole program as `python program.py < stdin`, or compile and run it in another
+        language.
 
         `prelude` is Python that runs before a Python program in its namespace.
         """
@@ -155,10 +172,11 @@ class Runner:
         output_limit_bytes: int = 1 << 20,
         compile_timeout_s: float = COMPILE_TIMEOUT_S,
     ) -> tuple[RunResult, RunResult]:
-        """Run two programs, each in a jail of its own, whose standard input is the other's standard output.
+        """Run two programs, each in a jail of its own, whose standard input is the other's standard
+        output.
 
-        `files` are the partner's. Returns how the program and how the partner ended; the partner has as long as the
-        program and ten seconds more where `partner_timeout_s` is not given.
+        `files` are the partner's. Returns how the program and how the partner ended; the partner
+        has as long as the program and ten seconds more where `partner_timeout_s` is not given.
         """
         request = {
             "kind": "interact",
@@ -182,9 +200,11 @@ class Runner:
         memory_mb: int = 512,
         output_limit_bytes: int = 1 << 20,
     ) -> CallResult:
-        """Load `program` once, then call `entry_point` with each case's "args" and "kwargs", in one process.
+        """Load `program` once, then call `entry_point` with each case's "args" and "kwargs", in one
+        process.
 
-        Arguments and results are plain values (see `jail/codec.py`); `timeout_s` holds for each case.
+        Arguments and results are plain values (see `jail/codec.py`); `timeout_s` holds for each
+        case.
         """
         encoded = [
             {"args": _encode(list(c.get("args") or [])), "kwargs": _encode(dict(c.get("kwargs") or {}))} for c in cases
@@ -208,9 +228,11 @@ class Runner:
         memory_mb: int = 512,
         output_limit_bytes: int = 1 << 20,
     ) -> CallResult:
-        """Run `sources` in one namespace, then evaluate each item in it; `bind` may hold stand-ins (codec.Opaque).
+        """Run `sources` in one namespace, then evaluate each item in it; `bind` may hold stand-ins
+        (codec.Opaque).
 
-        `program` is the index of the one that has a file of its own to be read by `inspect.getsource`.
+        `program` is the index of the one that has a file of its own to be read by
+        `inspect.getsource`.
         """
         encoded = [
             {"source": i.source, "mode": i.mode, "bind": {name: _encode_any(value) for name, value in i.bind.items()}}
@@ -243,7 +265,10 @@ def program_request(
     fetch: Sequence[str],
     args: Sequence[str],
 ) -> dict[str, Any]:
-    """The request for a whole program in any language. Raises UsageError for a language that is not known."""
+    """The request for a whole program in any language.
+
+    Raises UsageError for a language that is not known.
+    """
     language = canonical(language)
     request: dict[str, Any] = {"kind": "script", "program": program}
     if language == SQL:
@@ -294,7 +319,9 @@ def _encode(value: Any) -> list[Any]:
 
 
 def _encode_any(value: Any) -> list[Any]:
-    """Like `_encode`; an object without a plain form becomes a stand-in that is equal to nothing."""
+    """Like `_encode`; an object without a plain form becomes a stand-in that is equal to
+    nothing.
+    """
     try:
         nodes = codec.encode(value)
     except codec.CodecError as error:
@@ -303,7 +330,9 @@ def _encode_any(value: Any) -> list[Any]:
 
 
 def printable(text: str) -> str:
-    """Text that a program chose, fit for logs and terminals: no lone surrogates, no control characters."""
+    """Text that a program chose, fit for logs and terminals: no lone surrogates, no control
+    characters.
+    """
     if text.isprintable():
         return text
     kept = (c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
@@ -335,7 +364,8 @@ _MISSING = {
 
 
 def parse_records(data: bytes, count: int, status: RunStatus) -> tuple[list[CaseResult], tuple[str, str] | None]:
-    """Results by case from the channel, which the program could also write to: the first record of a case holds.
+    """Results by case from the channel, which the program could also write to: the first record of
+    a case holds.
 
     A line that is not a record spoils nothing but what it stands for.
     """

@@ -5,9 +5,10 @@
         print(session.run("x").value)                      # 42
         print(session.run("import matplotlib.pyplot as plt; plt.plot([1, 2])").figures[0].png[:4])
 
-A cell that meets its limit is interrupted and the state is kept; one that does not obey is killed, and the session is
-rebuilt: the earlier cells run again in a new process. Each result says which (`CellResult.state`). Threads may share a
-session, one cell runs at a time. docs/sandbox.md says what a session protects against and what it does not.
+A cell that meets its limit is interrupted and the state is kept; one that does not obey is killed,
+and the session is rebuilt: the earlier cells run again in a new process. Each result says which
+(`CellResult.state`). Threads may share a session, one cell runs at a time. docs/sandbox.md says
+what a session protects against and what it does not.
 """
 
 from __future__ import annotations
@@ -39,12 +40,17 @@ class Cells:
         raise NotImplementedError
 
     def restart(self, *, replay: bool = True) -> list[int]:
-        """End the process and start another, in which all cells that ended run again, or none of them. Returns the numbers of
-        those that gave something else than the first time: they read a clock, or draw at random."""
+        """End the process and start another, in which all cells that ended run again, or none of
+        them. Returns the numbers of those that gave something else than the first time: they read a
+        clock, or draw at random.
+        """
         raise NotImplementedError
 
     def close(self) -> None:
-        """End the session; a cell that runs is interrupted or killed. Nothing of it is left. Safe to call twice."""
+        """End the session; a cell that runs is interrupted or killed.
+
+        Nothing of it is left. Safe to call twice.
+        """
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -61,9 +67,11 @@ class Cells:
         files: Mapping[str, bytes] | None = None,
         fetch: Sequence[str] = (),
     ) -> CellResult:
-        """Run one cell. `files` are put into the workspace first, those of `fetch` are read from it afterwards.
+        """Run one cell. `files` are put into the workspace first, those of `fetch` are read from it
+        afterwards.
 
-        Raises UsageError for a closed session or one whose time or output is spent, InfraError where the machinery fails.
+        Raises UsageError for a closed session or one whose time or output is spent, InfraError
+        where the machinery fails.
         """
         return self.send(code, files or {}, fetch, timeout_s)
 
@@ -85,7 +93,10 @@ class Cells:
             raise UsageError(f"{name} cannot be written to the workspace: {result.error[1]}")
 
     def get(self, name: str) -> bytes:
-        """A file of the workspace. Raises UsageError where there is none of that name, or it is larger than 20 MB."""
+        """A file of the workspace.
+
+        Raises UsageError where there is none of that name, or it is larger than 20 MB.
+        """
         found = self.send(None, {}, (name,), None).files
         if name not in found:
             raise UsageError(f"the session has no file {name!r} of up to 20 MB")
@@ -120,7 +131,9 @@ class Session(Cells):
 
     @property
     def has_process(self) -> bool:
-        """False before the first cell, and where another session has taken the place of this one."""
+        """False before the first cell, and where another session has taken the place of this
+        one.
+        """
         return self._interpreter.process is not None
 
     @property
@@ -156,7 +169,9 @@ class Session(Cells):
             self.last_used = time.monotonic()
 
     def check_open(self, *, takes_time: bool = True) -> None:
-        """Raises UsageError for a session that is closed, or, where a cell is to run, has spent what it may."""
+        """Raises UsageError for a session that is closed, or, where a cell is to run, has spent
+        what it may.
+        """
         if self.is_closed:
             raise UsageError("this session is closed: open another")
         if not takes_time:
@@ -165,8 +180,8 @@ class Session(Cells):
             raise UsageError(f"the session has used its {self.limits.total_s:g} s: open another, or give total_s")
         if self.used_output_bytes >= self.limits.total_output_bytes:
             raise UsageError(
-                f"the session has written {self.used_output_bytes} bytes, its limit is {self.limits.total_output_bytes}: "
-                "open another, or give total_output_bytes"
+                f"the session has written {self.used_output_bytes} bytes, its limit is "
+                f"{self.limits.total_output_bytes}: open another, or give total_output_bytes"
             )
 
     def _with_text(self, result: CellResult) -> CellResult:
@@ -184,7 +199,10 @@ class Session(Cells):
             return self._interpreter.restart(replay=replay)
 
     def suspend(self) -> bool:
-        """End the process of a session that runs nothing; the next cell rebuilds it. False where a cell runs."""
+        """End the process of a session that runs nothing; the next cell rebuilds it.
+
+        False where a cell runs.
+        """
         if not self._lock.acquire(blocking=False):
             return False
         try:

@@ -1,4 +1,6 @@
-"""Slots of a sandbox's sessions: one for each session that has a process, kept warm for the next one when it closes."""
+"""Slots of a sandbox's sessions: one for each session that has a process, kept warm for the next
+one when it closes.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,16 @@ from qwq.sandbox.interpreter import SessionLimits
 from qwq.sandbox.session import Session
 from qwq.sandbox.slot import Slot
 
-# Of the host's installed packages: shown in the jail and imported once, before any session, where they are there.
+# Of the host's installed packages: shown in the jail and imported once, before any session, where
+# they are there.
 PACKAGES = ("numpy", "pandas", "matplotlib")
 MAX_FREE = 4  # slots that wait for a session: each holds the packages in memory
 
 
 class SessionSlots:
-    """At most `most` sessions have a process at a time. When one more needs one, the session that was not used for longest
-    gives up its own and is rebuilt by replay when it is used again."""
+    """At most `most` sessions have a process at a time. When one more needs one, the session that
+    was not used for longest gives up its own and is rebuilt by replay when it is used again.
+    """
 
     def __init__(self, start_slot: Callable[[], Slot], discard: Callable[[Slot], None], most: int):
         self._start_slot = start_slot
@@ -45,7 +49,10 @@ class SessionSlots:
                 self._free.append(slot)
 
     def take(self) -> Slot:
-        """A slot for a session that has none, which holds its own lock. Raises UsageError where all others run cells."""
+        """A slot for a session that has none, which holds its own lock.
+
+        Raises UsageError where all others run cells.
+        """
         while True:
             with self._lock:
                 if self._closed:

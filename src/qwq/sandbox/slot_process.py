@@ -1,4 +1,6 @@
-"""How the process of a slot starts: by itself, or as a fork of a template that has imported large packages once for all."""
+"""How the process of a slot starts: by itself, or as a fork of a template that has imported large
+packages once for all.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ class Forked:
 
 
 class Template:
-    """A process outside any jail that has imported packages, and is forked for each slot that shows them."""
+    """A process outside any jail that has imported packages, and is forked for each slot that shows
+    them.
+    """
 
     def __init__(self, packages: tuple[str, ...]):
         self.packages = packages

@@ -1,8 +1,9 @@
-"""Where the machine gives us no cgroup: looks at a run from outside, some times a second, and says when to kill it.
+"""Where the machine gives us no cgroup: looks at a run from outside, some times a second, and says
+when to kill it.
 
-Bounds what rlimits cannot: the memory of all processes of a run together and, without a tmpfs of its own, what it
-leaves on disk. It is a watch and not a wall: between two looks a run can exceed the limit by what it can take in
-that time.
+Bounds what rlimits cannot: the memory of all processes of a run together and, without a tmpfs of
+its own, what it leaves on disk. It is a watch and not a wall: between two looks a run can exceed
+the limit by what it can take in that time.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Watchdog:
-    """Watches the processes below `pid` (None where a group bounds them) and the files in `scratch` (None where the box
-    is a tmpfs) for one run."""
+    """Watches the processes below `pid` (None where a group bounds them) and the files in `scratch`
+    (None where the box is a tmpfs) for one run.
+    """
 
     def __init__(self, pid: int | None, scratch: str | None, limits: Limits, base_mb: int = ZYGOTE_MB):
         self.period_s = PERIOD_S
@@ -36,7 +38,9 @@ class Watchdog:
         return RunStatus.MEMORY if sum(map(memory_of, descendants(self._pid))) > self._memory_bytes else None
 
     def disk_is_full(self) -> bool:
-        """Whether the run has more on disk than it may; a file system of its own tells it so itself."""
+        """Whether the run has more on disk than it may; a file system of its own tells it so
+        itself.
+        """
         folder = self._scratch
         if folder is None:
             return False
@@ -68,7 +72,9 @@ def descendants(pid: int) -> list[int]:
 
 
 def memory_of(pid: int) -> int:
-    """Bytes of a process, pages shared with others by their share; all its pages where the kernel does not tell us."""
+    """Bytes of a process, pages shared with others by their share; all its pages where the kernel
+    does not tell us.
+    """
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as f:
             for line in f:

@@ -67,7 +67,9 @@ def _tokens(app: FastAPI, core: Core) -> None:
 
     @app.get("/tokenizer_info")
     async def tokenizer_info() -> Response:
-        """What a client needs to make the tokens itself, under the names of tokenizer_config.json (vLLM's path)."""
+        """What a client needs to make the tokens itself, under the names of tokenizer_config.json
+        (vLLM's path).
+        """
         named = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token")) | tokenizer.named_specials
         if named["eos_token"] is None:
             named["eos_token"] = tokenizer.token(core.chat.eos_ids[0])

@@ -1,5 +1,5 @@
-"""The access log: one JSON line for each request, when its answer has ended. Neither queries nor bodies are
-written, nor headers but one.
+"""The access log: one JSON line for each request, when its answer has ended. Neither queries nor
+bodies are written, nor headers but one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from qwq.serve.guards import path_of
 
 
 class AccessLog:
-    """ASGI middleware. `target` is a file, which lines are added to, or - for standard output. ConfigError where
-    it cannot be written.
+    """ASGI middleware. `target` is a file, which lines are added to, or - for standard output.
+    ConfigError where it cannot be written.
     """
 
     def __init__(self, app: Any, target: str) -> None:

@@ -1,11 +1,12 @@
 """`/v1/messages`: Anthropic's API, whole or in events, and the count of a request's tokens.
 
-1. Thinking is given in blocks where the request asks for it (`thinking` enabled or adaptive). Where it says
-   nothing, the model thinks and the thinking is left out, as programs then take the first block for the answer;
-   `disabled` ends it at once.
+1. Thinking is given in blocks where the request asks for it (`thinking` enabled or adaptive). Where
+   it says nothing, the model thinks and the thinking is left out, as programs then take the first
+   block for the answer; `disabled` ends it at once.
 2. A thinking block's `signature` is a checksum. It is not looked at when the block comes back.
 3. A last assistant message is continued (prefill).
-4. A call that turns out broken after it was announced stays in the stream; its text follows as a block.
+4. A call that turns out broken after it was announced stays in the stream; its text follows as a
+   block.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ def _text(content: str | Sequence[TextBlock | DocumentBlock]) -> str:
 
 
 def chat_tools(tools: Sequence[CallersTool]) -> list[Tool]:
-    """The caller's tools. Anthropic's own (web search and others) are refused, or left out where unknown fields
-    are ignored.
+    """The caller's tools. Anthropic's own (web search and others) are refused, or left out where
+    unknown fields are ignored.
     """
     out = []
     for i, tool in enumerate(tools):
@@ -232,14 +233,16 @@ class Messages:
         return out
 
     def _usage(self, groups: list[list[TokenSequence]]) -> dict[str, Any]:
-        """Prompt tokens that were found in the cache are counted apart, as Anthropic counts them."""
+        """Prompt tokens that were found in the cache are counted apart, as Anthropic counts
+        them.
+        """
         usage = self.core.usage(groups)
         cached = usage["prompt_tokens_details"]["cached_tokens"]
         prompt = usage["prompt_tokens"] or len(self.conversation.prompt.ids)
         counts = {"input_tokens": prompt - cached, "cache_read_input_tokens": cached, "cache_creation_input_tokens": 0}
         return counts | {"output_tokens": usage["completion_tokens"]}
 
-    # -- events ------------------------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     async def events(self, group: Group) -> AsyncIterator[bytes]:
         yield event({"type": "message_start", "message": self._message([], None, [])}, "message_start")

@@ -1,7 +1,8 @@
 """The application: paths and what answers them.
 
-Each handler makes its request ready first, so that what cannot be met is a 400 (or 404, 429) and never a stream
-that breaks off; then it answers whole or in events. A client that goes away ends its work.
+Each handler makes its request ready first, so that what cannot be met is a 400 (or 404, 429) and
+never a stream that breaks off; then it answers whole or in events. A client that goes away ends its
+work.
 """
 
 from __future__ import annotations
@@ -48,11 +49,12 @@ class Shared:
 
 
 def create_app(opened: LoadedModel, options: ServeOptions, shared: Shared | None = None) -> FastAPI:
-    """The application around one engine; the engine's thread lives as long as the application. `shared` where there
-    are several.
+    """The application around one engine; the engine's thread lives as long as the application.
+    `shared` where there are several.
 
-    For what is mounted on it (the page): `app.state.chat` is the chat endpoint in process, `app.state.closing` a
-    list of coroutine functions that are awaited when the server ends, before the engine does.
+    For what is mounted on it (the page): `app.state.chat` is the chat endpoint in process,
+    `app.state.closing` a list of coroutine functions that are awaited when the server ends, before
+    the engine does.
     """
     core = Core(opened, options) if shared is None else Core(opened, options, shared.catalogue, shared.metrics)
 
@@ -102,8 +104,8 @@ def create_app(opened: LoadedModel, options: ServeOptions, shared: Shared | None
 
 
 def mount_page(app: FastAPI, options: ServeOptions) -> None:
-    """The chat page; where nobody named a file for its conversations and the usual one cannot be had, they end
-    with the server.
+    """The chat page; where nobody named a file for its conversations and the usual one cannot be
+    had, they end with the server.
     """
     try:
         mount(app, database=options.conversations_file, allowed_hosts=options.allowed_host)

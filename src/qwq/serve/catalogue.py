@@ -15,7 +15,10 @@ from qwq.text.template import ChatTemplate
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What lists say of a model, loaded or not. `names`: what requests may call it, the usual name first."""
+    """What lists say of a model, loaded or not.
+
+    `names`: what requests may call it, the usual name first.
+    """
 
     names: tuple[str, ...]
     source: str  # its folder, its file or its name on a hub
@@ -45,14 +48,20 @@ class ModelCard:
 
 
 class Catalogue:
-    """The models in the order of the command line. `loaded` is the one in memory, None while there is none."""
+    """The models in the order of the command line.
+
+    `loaded` is the one in memory, None while there is none.
+    """
 
     def __init__(self, cards: Sequence[ModelCard], loaded: ModelCard | None = None) -> None:
         self.cards, self.loaded = list(cards), loaded
         self.started = int(time.time())
 
     def listed(self) -> list[tuple[str, ModelCard]]:
-        """Each name with its model. The loaded model comes first: clients that take the first one load no other."""
+        """Each name with its model.
+
+        The loaded model comes first: clients that take the first one load no other.
+        """
         cards = sorted(self.cards, key=lambda card: card is not self.loaded)
         return [(name, card) for card in cards for name in card.names if name != "*"]
 

@@ -1,4 +1,6 @@
-"""`/v1/chat/completions`: messages in, one message out, with its thinking and its calls taken apart."""
+"""`/v1/chat/completions`: messages in, one message out, with its thinking and its calls taken
+apart.
+"""
 
 from __future__ import annotations
 
@@ -106,8 +108,8 @@ class ChatCompletion:
 
 
 async def chat_chunks(core: Core, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    """The endpoint in process: the chunks of a streamed answer. UsageError where the request cannot be met;
-    closing it ends the work.
+    """The endpoint in process: the chunks of a streamed answer. UsageError where the request cannot
+    be met; closing it ends the work.
     """
     try:
         run = await ChatCompletion.make(core, ChatRequest.model_validate(body | {"stream": True}))

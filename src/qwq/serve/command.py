@@ -38,8 +38,8 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class _Application:
-    """What is served. `abort_all` cuts answers off; `closing` are coroutine functions to await when the server
-    stops.
+    """What is served. `abort_all` cuts answers off; `closing` are coroutine functions to await when
+    the server stops.
     """
 
     app: Any
@@ -49,8 +49,9 @@ class _Application:
 
 
 class _Server(uvicorn.Server):
-    """On a stop it accepts no more requests, lets running answers finish for a while, then has the engine cut them off,
-    so that every stream still gets its last event."""
+    """On a stop it accepts no more requests, lets running answers finish for a while, then has the
+    engine cut them off, so that every stream still gets its last event.
+    """
 
     def __init__(self, config: uvicorn.Config, application: _Application, *, shutdown_s: float) -> None:
         super().__init__(config)
@@ -64,13 +65,17 @@ class _Server(uvicorn.Server):
     async def _cut_off(self) -> None:
         await asyncio.sleep(self._shutdown_s)
         self._application.abort_all()
-        # The page keeps streams of its own open; they have to end before uvicorn's own limit cuts connections.
+        # The page keeps streams of its own open; they have to end before uvicorn's own limit cuts
+        # connections.
         while self._application.closing:
             await self._application.closing.pop()()
 
 
 def read_template(text: str) -> ChatTemplate:
-    """A chat template from a file's path or from its own text. ConfigError or ModelError where it is none."""
+    """A chat template from a file's path or from its own text.
+
+    ConfigError or ModelError where it is none.
+    """
     if "{" in text:
         return ChatTemplate(text)
     try:
@@ -82,7 +87,10 @@ def read_template(text: str) -> ChatTemplate:
 
 
 def served_models(paths: Sequence[str], names: tuple[str, ...], locate: Callable[[str], str]) -> list[Served]:
-    """The models of a command line and their names. `locate` turns a run's folder into that of its model."""
+    """The models of a command line and their names.
+
+    `locate` turns a run's folder into that of its model.
+    """
     if len(paths) > 1 and names:
         raise ConfigError("--served-model-name is for one model: with several write NAME=MODEL for each")
     if any(not path.strip() for path in paths):
@@ -95,7 +103,9 @@ def served_models(paths: Sequence[str], names: tuple[str, ...], locate: Callable
 
 
 def _named(text: str, names: tuple[str, ...]) -> Served:
-    """A model and its names: those of the option, else the NAME of NAME=MODEL, else the file's or folder's."""
+    """A model and its names: those of the option, else the NAME of NAME=MODEL, else the file's or
+    folder's.
+    """
     name, equals, path = text.partition("=")
     if equals and re.fullmatch(r"[\w.:-]+", name) and path and not Path(text).exists():
         return Served(path, (name,))
@@ -121,7 +131,9 @@ def _check_files(options: ServeOptions) -> None:
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """A bound socket, before the model is loaded: a port in use should not take a minute to report."""
+    """A bound socket, before the model is loaded: a port in use should not take a minute to
+    report.
+    """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -163,9 +175,9 @@ def serve(paths: Sequence[str], engine: EngineOptions, options: ServeOptions, *,
 
 
 def _one_model(entry: Entry, options: ServeOptions) -> _Application:
-    # libgomp keeps a team of threads for every thread that computed, and with more of them than cores each one
-    # sleeps between
-    # two products: the engine, in its own thread, would be a tenth slower. The loader's team ends with its thread.
+    # libgomp keeps a team of threads for every thread that computed, and with more of them than
+    # cores each one sleeps between two products: the engine, in its own thread, would be a tenth
+    # slower. The loader's team ends with its thread.
     with ThreadPoolExecutor(1) as loader:
         opened = loader.submit(entry.open).result()
     app = create_app(opened, options)
@@ -180,7 +192,10 @@ def _several(entries: Sequence[Entry], options: ServeOptions, address: str) -> _
 
 
 def _entry(served: Served, engine: EngineOptions, options: ServeOptions, template: ChatTemplate | None) -> Entry:
-    """A model that exists and fits the options. Errors come here, before the first model is loaded."""
+    """A model that exists and fits the options.
+
+    Errors come here, before the first model is loaded.
+    """
     card = ModelCard.of(served.names, describe_model(served.model, engine), template)
     check_template_kwargs(options, card.template)
     return Entry(card, partial(_open, served.model, engine, template))

@@ -1,7 +1,8 @@
 """`/v1/completions`: raw text completion. Thinking and calls stay in the text.
 
-`max_tokens: 0` with `echo` gives a prompt back with its log-probabilities: the engine writes one token for it,
-which nobody sees. An empty prompt begins where a document does, behind the model's start token.
+`max_tokens: 0` with `echo` gives a prompt back with its log-probabilities: the engine writes one
+token for it, which nobody sees. An empty prompt begins where a document does, behind the model's
+start token.
 """
 
 from __future__ import annotations

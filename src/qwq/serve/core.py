@@ -1,4 +1,6 @@
-"""What all endpoints share: requests for the engine out of requests of the API, counts, times, log-probabilities."""
+"""What all endpoints share: requests for the engine out of requests of the API, counts, times,
+log-probabilities.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def queue_full() -> Refused:
 
 
 def check_template_kwargs(options: ServeOptions, template: ChatTemplate) -> None:
-    """ConfigError where `--default-chat-template-kwargs` has a name that the template does not read."""
+    """ConfigError where `--default-chat-template-kwargs` has a name that the template does not
+    read.
+    """
     unknown = [k for k in options.default_chat_template_kwargs if k not in (*template.variables, "enable_thinking")]
     if unknown:
         reads = ", ".join(sorted(template.variables))
@@ -64,7 +68,9 @@ class Core:
         catalogue: Catalogue | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """`catalogue` and `metrics` are shared by the models of one server; without them this model is the only one."""
+        """`catalogue` and `metrics` are shared by the models of one server; without them this model
+        is the only one.
+        """
         check_template_kwargs(options, opened.chat.template)
         self.opened, self.options = opened, options
         if catalogue is None:
@@ -87,7 +93,7 @@ class Core:
         known = [self.tokenizer.token_id(t) for t in (named, END_OF_TEXT) if t]
         return next((i for i in known if i is not None), self.chat.eos_ids[-1])
 
-    # -- requests ------------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     def check_model(self, name: str | None) -> None:
         if name is not None and self.options.name not in self.catalogue.find(name).names:
@@ -106,11 +112,12 @@ class Core:
         matcher: Callable[[], GrammarMatcher] | None = None,
         prompt_top: int | None = None,
     ) -> GenerationRequest:
-        """The engine's request. `max_new` None, or more than the context has room for: as many tokens as it has
-        room for.
+        """The engine's request. `max_new` None, or more than the context has room for: as many
+        tokens as it has room for.
 
-        Programs send one fixed limit with every prompt, so a limit beyond the room is met by the room; a prompt
-        that leaves none is refused by the engine."""
+        Programs send one fixed limit with every prompt, so a limit beyond the room is met by the
+        room; a prompt that leaves none is refused by the engine.
+        """
         self.check_model(body.model)
         room = max(1, self.max_len - len(ids))
         params = self._sampling(body, room if max_new is None else min(max_new, room))
@@ -153,13 +160,15 @@ class Core:
         return secrets.randbits(48) if self.options.seed is None else self.options.seed
 
     def _hidden(self, stop: Sequence[str]) -> frozenset[int]:
-        """Special tokens, apart from those that a stop string waits for, and from markup, which is read out of
-        the text.
+        """Special tokens, apart from those that a stop string waits for, and from markup, which is
+        read out of the text.
         """
         return frozenset(i for t, i in self._special.items() if not any(s in t or t in s for s in stop))
 
     def _think_id(self) -> int | None:
-        """The token with which a model opens its thinking by itself, where it is of a kind that does."""
+        """The token with which a model opens its thinking by itself, where it is of a kind that
+        does.
+        """
         return self.tokenizer.token_id(THINK_OPEN) if "think" in self.chat.template.source else None
 
     async def compile(self, grammar: str, param: str) -> Callable[[], GrammarMatcher]:
@@ -189,7 +198,7 @@ class Core:
                 for sample in samples:
                     self.metrics.note(self.options.name, sample)
 
-    # -- answers -------------------------------------------------------------------------------------------------------
+    # -- answers -----------------------------------------------------------------------------------
 
     def ending(self, s: TokenSequence) -> dict[str, Any]:
         """finish_reason, and stop_reason with what ended it."""
@@ -251,7 +260,8 @@ class Core:
 
     def token_logprob(self, c: SampledToken) -> dict[str, Any]:
         top = [self.token(i) | {"logprob": p} for i, p in c.top]
-        # A token that a thinking budget wrote was not sampled: its log-probability is 0, as its probability was 1.
+        # A token that a thinking budget wrote was not sampled: its log-probability is 0, as its
+        # probability was 1.
         return self.token(c.id) | {"logprob": 0.0 if c.raw is None else c.raw, "top_logprobs": top}
 
 

@@ -1,10 +1,12 @@
-"""The engine in a thread of its own: asyncio hands requests in and gets their tokens, once per step.
+"""The engine in a thread of its own: asyncio hands requests in and gets their tokens, once per
+step.
 
-Updates from one engine step reach the event loop in a single call; a slow consumer receives several steps batched.
-An update is fixed when it is made, so no reader sees what the engine's thread is writing.
+Updates from one engine step reach the event loop in a single call; a slow consumer receives several
+steps batched. An update is fixed when it is made, so no reader sees what the engine's thread is
+writing.
 
-A step that fails with an error of ours (logits that are not finite) ends the requests that were running, each with
-an error; the others continue. Any other exception is a bug and stops the engine.
+A step that fails with an error of ours (logits that are not finite) ends the requests that were
+running, each with an error; the others continue. Any other exception is a bug and stops the engine.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ class Gone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """New text of one sequence of request number `job`, and its tokens `first` to `last`. `done`: the last update."""
+    """New text of one sequence of request number `job`, and its tokens `first` to `last`.
+
+    `done`: the last update.
+    """
 
     job: int
     sample: TokenSequence
@@ -70,7 +75,10 @@ class _Job:
 
 
 class Group:
-    """Requests under way together. Iterate `updates`, or await `finished`; `close` stops what still runs."""
+    """Requests under way together.
+
+    Iterate `updates`, or await `finished`; `close` stops what still runs.
+    """
 
     def __init__(self, runner: EngineRunner, requests: Sequence[GenerationRequest], *, streamed: bool) -> None:
         self.streamed = streamed
@@ -84,7 +92,10 @@ class Group:
         self._closed = False
 
     async def updates(self) -> AsyncIterator[list[Update]]:
-        """News as they come, until all samples are done. Raises what the engine says of a request, or `Gone`."""
+        """News as they come, until all samples are done.
+
+        Raises what the engine says of a request, or `Gone`.
+        """
         while self._num_left or self._updates:
             await self._wake.wait()
             self._wake.clear()
@@ -111,8 +122,8 @@ class Group:
         self._runner.abort(sample)
 
     def close(self) -> bool:
-        """Nobody reads this any more: the engine stops what still runs before its next step. False where it was
-        closed before.
+        """Nobody reads this any more: the engine stops what still runs before its next step. False
+        where it was closed before.
         """
         if self._closed:
             return False
@@ -133,9 +144,11 @@ _Message = tuple[Group, list[Update], bool, BaseException | None]
 
 
 class EngineRunner:
-    """Starts with `start`, ends with `stop`; `submit` may be called from any task of one event loop.
+    """Starts with `start`, ends with `stop`; `submit` may be called from any task of one event
+    loop.
 
-    At most `max_waiting` samples wait beyond those that run; `full` says so, and the caller answers 429.
+    At most `max_waiting` samples wait beyond those that run; `full` says so, and the caller answers
+    429.
     """
 
     def __init__(self, engine: Engine, *, max_waiting: int = 256) -> None:
@@ -196,7 +209,7 @@ class EngineRunner:
 
         self._inbox.put(abort)
 
-    # -- in the engine's thread --------------------------------------------------------------------------------------
+    # -- in the engine's thread --------------------------------------------------------------------
 
     def _submit(self, job: _Job) -> None:
         if job.given_up:
@@ -233,8 +246,9 @@ class EngineRunner:
                     self._step()
                 self._publish()
         except BaseException as error:
-            # Nobody may wait for ever on an engine that is gone: each request is told, later ones are refused. What
-            # went wrong is for the server's log, as its text may name files of this machine.
+            # Nobody may wait for ever on an engine that is gone: each request is told, later ones
+            # are refused. What went wrong is for the server's log, as its text may name files of
+            # this machine.
             self.failure = error
             traceback.print_exc(file=sys.stderr)
             if self._jobs:
@@ -253,7 +267,10 @@ class EngineRunner:
             self._fail_running(InfraError("the model failed on this request; the server's log says how"))
 
     def _fail_running(self, error: InfraError) -> None:
-        """End the jobs with a running sequence. Cached prefixes go too: what failed may be in their keys and values."""
+        """End the jobs with a running sequence.
+
+        Cached prefixes go too: what failed may be in their keys and values.
+        """
         failed = [job for job in self._jobs if any(s.phase is Phase.RUNNING for s in job.samples)]
         if not failed:
             raise error

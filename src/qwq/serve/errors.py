@@ -1,9 +1,9 @@
-"""Errors as OpenAI's API words them: {"error": {"message", "type", "param", "code"}}; under Anthropic's and
-Ollama's paths as theirs do.
+"""Errors as OpenAI's API words them: {"error": {"message", "type", "param", "code"}}; under
+Anthropic's and Ollama's paths as theirs do.
 
-400 for a request that cannot be met, with the field at fault; 401 without a valid key; 404 for another model; 413
-for a body that is too large; 429 where the queue is full; 500 where our machinery failed, without a word about
-where on this machine.
+400 for a request that cannot be met, with the field at fault; 401 without a valid key; 404 for
+another model; 413 for a body that is too large; 429 where the queue is full; 500 where our
+machinery failed, without a word about where on this machine.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def anthropic_error(status: int, message: str) -> dict[str, Any]:
 def error_response(
     status: int, message: str, kind: str, param: str | None = None, code: str | None = None, *, path: str = ""
 ) -> Response:
-    """An error in the words of the API that `path` belongs to: OpenAI's, Anthropic's or Ollama's."""
+    """An error in the words of the API that `path` belongs to: OpenAI's, Anthropic's or
+    Ollama's.
+    """
     headers = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(status)
     made = error_body(message, kind, param, code)
     if re.search(r"/v1/messages(/|$)", path):
@@ -166,7 +168,8 @@ def _methods(app: FastAPI, request: Request) -> set[str]:
 
 def first_fault(errors: Any) -> tuple[str, str, str | None]:
     """(message, type, param) of the first thing that is wrong with a body."""
-    # Where a field may be of several types, each has its complaint; one that is not about the type knows more.
+    # Where a field may be of several types, each has its complaint; one that is not about the type
+    # knows more.
     field = list(errors[0]["loc"][:2])
     first = next((e for e in errors if list(e["loc"][:2]) == field and not e["type"].endswith("_type")), errors[0])
     if first["type"] == "json_invalid":

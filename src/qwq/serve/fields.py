@@ -1,5 +1,5 @@
-"""The types that requests are made of: strict, with known defaults, and with what is ignored said once in the
-server's log.
+"""The types that requests are made of: strict, with known defaults, and with what is ignored said
+once in the server's log.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ from pydantic import (
 
 from qwq.serve.notes import note_once
 
-# Set for the requests of a server that was told to ignore what it does not know (`--ignore-unknown-fields`).
+# Set for the requests of a server that was told to ignore what it does not know
+# (`--ignore-unknown-fields`).
 LENIENT: ContextVar[bool] = ContextVar("LENIENT", default=False)
 
 
 def only(*values: Any) -> Any:
-    """A known field that has only these values here, the usual one first. Python's own 0 == False does not count."""
+    """A known field that has only these values here, the usual one first.
+
+    Python's own 0 == False does not count.
+    """
 
     def check(value: Any, info: ValidationInfo) -> Any:
         if any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values):
@@ -71,7 +75,9 @@ def _known(kind: type[BaseModel]) -> frozenset[str]:
 
 
 class Strict(BaseModel):
-    """JSON types as they are: "1" is no number, and an unknown field is an error unless it is null."""
+    """JSON types as they are: "1" is no number, and an unknown field is an error unless it is
+    null.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -93,8 +99,9 @@ class Strict(BaseModel):
 
 class History(Strict):
     """What clients send back of earlier answers. Programs keep keys of their own in it (litellm its
-    `provider_specific_fields`), which no chat template reads: unknown keys are ignored, and said once in the
-    server's log."""
+    `provider_specific_fields`), which no chat template reads: unknown keys are ignored, and said
+    once in the server's log.
+    """
 
     model_config = ConfigDict(extra="ignore", strict=True)
     place: ClassVar[str] = "messages"

@@ -1,9 +1,9 @@
 """Answers held to a form: JSON schemas and calls of tools, as grammars of llguidance.
 
-A grammar sees the answer alone: the engine arms it behind `</think>`. Compiled grammars are kept, and each sample
-gets a copy. Covers what llguidance's JSON schemas cover (`json_schema.fitted` says what is made to fit); what it
-does not support is refused with its own words. Blanks between JSON tokens are limited, since a model may otherwise
-write blanks for ever.
+A grammar sees the answer alone: the engine arms it behind `</think>`. Compiled grammars are kept,
+and each sample gets a copy. Covers what llguidance's JSON schemas cover (`json_schema.fitted` says
+what is made to fit); what it does not support is refused with its own words. Blanks between JSON
+tokens are limited, since a model may otherwise write blanks for ever.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ def choice_rule(choices: Sequence[str]) -> str:
 
 
 def grammar_rule(grammar: str) -> str:
-    """A grammar of the caller's own, in Lark's or llama.cpp's (GBNF) notation. UsageError where it is neither."""
+    """A grammar of the caller's own, in Lark's or llama.cpp's (GBNF) notation.
+
+    UsageError where it is neither.
+    """
     from llguidance.gbnf_to_lark import any_to_lark
 
     try:
@@ -60,7 +63,9 @@ def grammar_rule(grammar: str) -> str:
 
 
 def call_rules(functions: Sequence[tuple[str, Any]], *, opened: bool = False) -> str:
-    """Rules `call` and its parts: one call of one of the functions (name and schema of the arguments)."""
+    """Rules `call` and its parts: one call of one of the functions (name and schema of the
+    arguments).
+    """
     rules = ["call: " + " | ".join(f"call_{i}" for i in range(len(functions)))]
     for i, (name, schema) in enumerate(functions):
         head = ("" if opened else CALL_OPEN) + '\n{"name": ' + json.dumps(name, ensure_ascii=False) + ', "arguments": '
@@ -71,7 +76,9 @@ def call_rules(functions: Sequence[tuple[str, Any]], *, opened: bool = False) ->
 
 
 def answer_grammar(rule: str, *, lead: bool = True) -> str:
-    """The rule alone; `lead`: blank lines may come first, as models write them after their thinking."""
+    """The rule alone; `lead`: blank lines may come first, as models write them after their
+    thinking.
+    """
     return f"{HEAD}start: LEAD? answer\n{LEAD}answer: {rule}\n" if lead else f"{HEAD}start: answer\nanswer: {rule}\n"
 
 
@@ -91,8 +98,8 @@ def text_or_calls_grammar(functions: Sequence[tuple[str, Any]]) -> str:
 
 
 def _fault(error: str, grammar: str) -> str:
-    """llguidance's words on a grammar, in one line: it quotes the lines of a grammar that the caller has not
-    written.
+    """llguidance's words on a grammar, in one line: it quotes the lines of a grammar that the
+    caller has not written.
     """
     lines = error.strip().splitlines()
     end = next((i for i, line in enumerate(lines) if re.match(r" +\d+ \| ", line)), len(lines))

@@ -1,8 +1,9 @@
-"""Middleware in front of the application: API keys, the size of a request, and how strictly its fields are read.
-Plain ASGI, so streams pass untouched.
+"""Middleware in front of the application: API keys, the size of a request, and how strictly its
+fields are read. Plain ASGI, so streams pass untouched.
 
-Keys are compared by their SHA-256 in constant time, all of them each time. Open without a key: /health, the
-API's description, the page and its files. Everything that answers with the model's or a user's words needs one.
+Keys are compared by their SHA-256 in constant time, all of them each time. Open without a key:
+/health, the API's description, the page and its files. Everything that answers with the model's or
+a user's words needs one.
 """
 
 from __future__ import annotations

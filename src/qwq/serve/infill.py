@@ -1,9 +1,9 @@
-"""Fill in the middle, for models that were trained to (Qwen2.5-Coder, StarCoder's kind): what goes between a
-beginning and an end.
+"""Fill in the middle, for models that were trained to (Qwen2.5-Coder, StarCoder's kind): what goes
+between a beginning and an end.
 
-The prompt is `<|fim_prefix|>` BEGINNING `<|fim_suffix|>` END `<|fim_middle|>`, the beginning first, as
-Qwen2.5-Coder's report has it (arXiv 2409.12186); other files stand before it, each behind `<|file_sep|>` and its
-name. The caller's text is words: special tokens in it are not.
+The prompt is `<|fim_prefix|>` BEGINNING `<|fim_suffix|>` END `<|fim_middle|>`, the beginning first,
+as Qwen2.5-Coder's report has it (arXiv 2409.12186); other files stand before it, each behind
+`<|file_sep|>` and its name. The caller's text is words: special tokens in it are not.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Infill:
         files: Sequence[tuple[str, str]] = (),
         room: int | None = None,
     ) -> list[int]:
-        """The prompt in tokens. `files` are names and texts; the first ones are left out where `room` tokens do
-        not hold all.
+        """The prompt in tokens. `files` are names and texts; the first ones are left out where
+        `room` tokens do not hold all.
         """
         own = [self.prefix, *tokenizer.encode(beginning), self.suffix, *tokenizer.encode(end), self.middle]
         if not files or self.file is None:

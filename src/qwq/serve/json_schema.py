@@ -1,14 +1,17 @@
 """JSON schemas as people's programs make them, fitted to what llguidance enforces.
 
-1. A `format` that llguidance does not know is left unenforced: in JSON Schema it is an annotation (pydantic writes
-   one for paths, passwords, bytes and more).
-2. `propertyNames` with a list of names, a pattern or lengths becomes properties or patterns of the same meaning.
-3. `uniqueItems` is left unenforced, as no grammar can count what it has seen; pydantic writes it for every set.
-4. A branch of `anyOf` or `oneOf` with a pattern that looks around or back is left out where another remains: what
-   is then written fits the schema still (pydantic's Decimal is a number or a string with such a pattern).
+1. A `format` that llguidance does not know is left unenforced: in JSON Schema it is an annotation
+   (pydantic writes one for paths, passwords, bytes and more).
+2. `propertyNames` with a list of names, a pattern or lengths becomes properties or patterns of the
+   same meaning.
+3. `uniqueItems` is left unenforced, as no grammar can count what it has seen; pydantic writes it
+   for every set.
+4. A branch of `anyOf` or `oneOf` with a pattern that looks around or back is left out where another
+   remains: what is then written fits the schema still (pydantic's Decimal is a number or a string
+   with such a pattern).
 
-What is left unenforced is said once in the server's log. Everything else goes to llguidance as it is, which refuses
-what it cannot do.
+What is left unenforced is said once in the server's log. Everything else goes to llguidance as it
+is, which refuses what it cannot do.
 """
 
 from __future__ import annotations
@@ -47,8 +50,8 @@ class _Beyond(Exception):
 
 
 def fitted(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema of the same meaning that llguidance takes, apart from what is left unenforced. UsageError where a
-    pattern cannot be.
+    """A schema of the same meaning that llguidance takes, apart from what is left unenforced.
+    UsageError where a pattern cannot be.
     """
     try:
         return _Fit(schema).node(schema, 0)

@@ -1,7 +1,8 @@
-"""What editors and dashboards ask llama.cpp's server for: `/infill`, `/props`, `/slots`, `/apply-template`.
+"""What editors and dashboards ask llama.cpp's server for: `/infill`, `/props`, `/slots`,
+`/apply-template`.
 
-Its chat and text completions are OpenAI's here, under `/v1`. Fields of `/infill` that are not known are ignored,
-and said once in the log, as its server does.
+Its chat and text completions are OpenAI's here, under `/v1`. Fields of `/infill` that are not known
+are ignored, and said once in the log, as its server does.
 """
 
 from __future__ import annotations

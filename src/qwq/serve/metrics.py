@@ -1,7 +1,8 @@
 """What `/metrics` says, under the names that vLLM's dashboards read.
 
-Counts of the engine are read when somebody asks; durations are noted when a sample ends. One registry serves all
-models of a server: what a model counted stays while another one is loaded, since counters may only grow.
+Counts of the engine are read when somebody asks; durations are noted when a sample ends. One
+registry serves all models of a server: what a model counted stays while another one is loaded,
+since counters may only grow.
 """
 
 from __future__ import annotations

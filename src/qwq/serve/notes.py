@@ -1,4 +1,6 @@
-"""What a server ignores is said in its log, once for each kind: a client that repeats itself does not fill the log."""
+"""What a server ignores is said in its log, once for each kind: a client that repeats itself does
+not fill the log.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Ollama's API: chat and generate, whole or as JSON lines, and what desktop programs ask before they chat.
+"""Ollama's API: chat and generate, whole or as JSON lines, and what desktop programs ask before
+they chat.
 
 1. Models have the names that the server was started with; `:latest` behind a name is taken off.
-2. Bodies are read whatever Content-Type they come with, as Ollama's own examples send none, unless a web page sends
-   them (`Origin`).
+2. Bodies are read whatever Content-Type they come with, as Ollama's own examples send none, unless
+   a web page sends them (`Origin`).
 3. Thinking comes in `thinking` unless `think` is false. A call comes whole, once it is written.
 4. Results of calls without ids go to the calls of the same name (`tool_name`), in order.
 5. `/api/version` names the version of Ollama whose API this follows.
@@ -60,7 +61,7 @@ def install(app: FastAPI, core: Core) -> None:
         app.add_api_route(f"/api/{name}", absent, methods=["POST", "DELETE"], include_in_schema=False)
 
 
-# -- requests --------------------------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
 def chat_messages(messages: Sequence[OllamaMessage]) -> list[ChatMessage]:
@@ -118,8 +119,9 @@ def _limit(body: OllamaRequest) -> int | None:
 
 
 class OllamaRun:
-    """One request and its answer. `conversation` None: the model's text goes on as it is. `request` None: nothing
-    is asked, as by programs that want a model loaded."""
+    """One request and its answer. `conversation` None: the model's text goes on as it is. `request`
+    None: nothing is asked, as by programs that want a model loaded.
+    """
 
     def __init__(
         self,
@@ -214,7 +216,10 @@ class OllamaRun:
             yield [(u, parts) for u, _, parts in updates]
 
     def _pieces(self, u: Update, parts: list[Part], calls: dict[int, list[str]]) -> list[dict[str, Any]]:
-        """What is to be shown of an update, in the fields of a chat's message. A call waits until it is whole."""
+        """What is to be shown of an update, in the fields of a chat's message.
+
+        A call waits until it is whole.
+        """
         if self.conversation is None:
             return [{"content": u.text}] if u.text else []
         out: list[dict[str, Any]] = []

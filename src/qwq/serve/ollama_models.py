@@ -1,4 +1,6 @@
-"""What Ollama's clients ask about the models of a server: the lists, one model's details, the version."""
+"""What Ollama's clients ask about the models of a server: the lists, one model's details, the
+version.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How the server behaves, apart from how the engine runs: options of `qwq serve`, its configuration file and
-`create_app`.
+"""How the server behaves, apart from how the engine runs: options of `qwq serve`, its configuration
+file and `create_app`.
 
 The text under a field is its help.
 """
@@ -39,7 +39,10 @@ def _keys(kind: Any, text: str, delimiter: str | None = None) -> list[str]:
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """What a server offers, to whom, and within which limits. ConfigError for a value out of range."""
+    """What a server offers, to whom, and within which limits.
+
+    ConfigError for a value out of range.
+    """
 
     host: str = "127.0.0.1"
     """Address to listen on."""

@@ -1,12 +1,13 @@
 """Messages of the API as chat templates expect them, and what becomes of earlier thinking.
 
 1. Thinking before the last user turn is dropped: the model has moved on, and it fills the context.
-2. Thinking behind it (between a call and its result) is handed to the template, which keeps or drops it as its
-   model was trained with. `--keep-tool-thinking` writes it even where the template drops it.
+2. Thinking behind it (between a call and its result) is handed to the template, which keeps or
+   drops it as its model was trained with. `--keep-tool-thinking` writes it even where the template
+   drops it.
 3. A last assistant turn that is to be continued is the prefill of the answer.
 
-Results of parallel calls are put in the order of their calls: a template writes them without their ids, and the
-model tells them apart by their place alone.
+Results of parallel calls are put in the order of their calls: a template writes them without their
+ids, and the model tells them apart by their place alone.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ RESERVED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation in tokens. `thinking_open`: it ends inside the thinking. `unthinking`: which is to end at
-    once. `continued`: it ends inside the answer's own words."""
+    """A conversation in tokens. `thinking_open`: it ends inside the thinking. `unthinking`: which
+    is to end at once. `continued`: it ends inside the answer's own words.
+    """
 
     ids: list[int]
     thinking_open: bool
@@ -47,8 +49,10 @@ def make_prompt(
     think: bool | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> Prompt:
-    """The prompt of a chat request. `think`: whether the model is to think, if the request says so; the template is
-    told if it reads that. `defaults`: variables of the template that the request does not set."""
+    """The prompt of a chat request. `think`: whether the model is to think, if the request says so;
+    the template is told if it reads that. `defaults`: variables of the template that the request
+    does not set.
+    """
     variables, think = _thinking_switch(chat, {**(defaults or {}), **(body.chat_template_kwargs or {})}, body, think)
     messages, last = _continued(messages, body)
     dicts, thoughts = template_messages(in_order_of_calls(messages))
@@ -72,8 +76,9 @@ def _thinking_switch(
 ) -> tuple[dict[str, Any], bool | None]:
     """The template's variables, and whether to think.
 
-    `enable_thinking` in `chat_template_kwargs` is the same switch as the request's own fields: a template that
-    reads it is told, for one that does not it is obeyed by the server. Refused if the model cannot think.
+    `enable_thinking` in `chat_template_kwargs` is the same switch as the request's own fields: a
+    template that reads it is told, for one that does not it is obeyed by the server. Refused if the
+    model cannot think.
     """
     requested = "enable_thinking" in (body.chat_template_kwargs or {})
     if think is not None and not requested:
@@ -120,11 +125,11 @@ def _prefill(message: ChatMessage, index: int, thinking_open: bool) -> tuple[str
 def in_order_of_calls(
     messages: Sequence[ChatMessage], fields: Sequence[str] | None = None, key: str = "tool_call_id"
 ) -> list[ChatMessage]:
-    """The messages, the results behind an assistant's calls in the order of those calls. One without an id keeps
-    its place.
+    """The messages, the results behind an assistant's calls in the order of those calls. One
+    without an id keeps its place.
 
-    Refused: a result before any call, and one whose id no call before it has. `fields` are the request's names of
-    the messages, `key` its name of the id.
+    Refused: a result before any call, and one whose id no call before it has. `fields` are the
+    request's names of the messages, `key` its name of the id.
     """
     out: list[ChatMessage] = []
     ids: list[str | None] = []  # of all calls so far
@@ -163,7 +168,9 @@ def _sorted_results(results: list[ChatMessage], calls: Sequence[str | None]) -> 
 
 
 def template_messages(messages: Sequence[ChatMessage]) -> tuple[list[dict[str, Any]], dict[int, str]]:
-    """Messages for a template, without their thinking, and the thinking that still counts, by the message's number."""
+    """Messages for a template, without their thinking, and the thinking that still counts, by the
+    message's number.
+    """
     last_user = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
     dicts, thoughts = [], {}
     for i, m in enumerate(messages):

@@ -1,4 +1,6 @@
-"""What form an answer is asked for, in whichever of the fields that say so, as a rule of a grammar."""
+"""What form an answer is asked for, in whichever of the fields that say so, as a rule of a
+grammar.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,10 @@ def response_form(value: ResponseFormat | None, param: str = "response_format") 
 
 
 def form_of(body: Formed) -> Form | None:
-    """The one form that a request asks for. Refused where it asks for two, or where the form cannot be read."""
+    """The one form that a request asks for.
+
+    Refused where it asks for two, or where the form cannot be read.
+    """
     candidates: list[tuple[str, str, Any]] = [(name, kind, getattr(body, name)) for name, kind in FIELDS.items()]
     if body.structured_outputs:
         outputs = body.structured_outputs

@@ -1,10 +1,12 @@
-"""`/v1/responses`: items in, items out (reasoning, message, function calls), whole or in typed events.
+"""`/v1/responses`: items in, items out (reasoning, message, function calls), whole or in typed
+events.
 
-1. Finished responses are kept in memory (the last 1,000, unless `store` is false), so that `previous_response_id`
-   can go on from them; they are gone when the server ends, and an unknown id is a 404 with its field.
+1. Finished responses are kept in memory (the last 1,000, unless `store` is false), so that
+   `previous_response_id` can go on from them; they are gone when the server ends, and an unknown id
+   is a 404 with its field.
 2. Thinking is an item of type reasoning with its full text; `encrypted_content` is not made.
-3. A call that turns out broken after it was announced stays in the stream as an incomplete item; its text follows
-   as a message.
+3. A call that turns out broken after it was announced stays in the stream as an incomplete item;
+   its text follows as a message.
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ def item_dicts(items: Sequence[InputItem]) -> list[dict[str, Any]]:
 
 
 def page_of(items: list[dict[str, Any]], *, after: str | None, limit: int, order: str) -> dict[str, Any]:
-    """At most `limit` items behind the one with the id `after`, the last first where `order` is desc."""
+    """At most `limit` items behind the one with the id `after`, the last first where `order` is
+    desc.
+    """
     ordered = items if order == "asc" else items[::-1]
     if after is not None:
         ids = [i["id"] for i in ordered]
@@ -102,8 +106,8 @@ def page_of(items: list[dict[str, Any]], *, after: str | None, limit: int, order
 
 
 def chat_messages(items: Sequence[InputItem], before: Sequence[ChatMessage] = ()) -> list[ChatMessage]:
-    """Messages `before` and input items as messages: an assistant's reasoning, words and calls that follow one
-    another are one turn.
+    """Messages `before` and input items as messages: an assistant's reasoning, words and calls that
+    follow one another are one turn.
 
     Refused where a call's output does not belong to a call, see `in_order_of_calls`.
     """
@@ -188,7 +192,7 @@ class ResponseRun:
                 pass
             return self.final
 
-    # -- events ------------------------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     async def events(self, group: Group) -> AsyncIterator[bytes]:
         yield self._event("response.created", response=self._response("in_progress"))

@@ -1,10 +1,10 @@
 """The requests of OpenAI's API that this server understands, field for field.
 
-A field that is accepted works. Advisory fields, which cannot change the output, are accepted and do nothing
-(`ADVISORY`). Null says nothing, in any field. Fields that are known but not implemented are accepted at their
-default, which is what happens here, and refused at any other value. Everything else is refused with the field's
-name: a caller learns that it has no effect here, instead of wondering; a server with `--ignore-unknown-fields` says
-it in its log alone.
+A field that is accepted works. Advisory fields, which cannot change the output, are accepted and do
+nothing (`ADVISORY`). Null says nothing, in any field. Fields that are known but not implemented are
+accepted at their default, which is what happens here, and refused at any other value. Everything
+else is refused with the field's name: a caller learns that it has no effect here, instead of
+wondering; a server with `--ignore-unknown-fields` says it in its log alone.
 """
 
 from __future__ import annotations
@@ -85,7 +85,10 @@ class Sampling(Habits):
 
 
 class StreamOptions(Strict):
-    """`include_usage`: a last event with the counts. `continuous_usage_stats`: counts in every event."""
+    """`include_usage`: a last event with the counts.
+
+    `continuous_usage_stats`: counts in every event.
+    """
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None

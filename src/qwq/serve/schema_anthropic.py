@@ -1,4 +1,6 @@
-"""The requests of Anthropic's `/v1/messages`, field for field; see schema.py for what acceptance means."""
+"""The requests of Anthropic's `/v1/messages`, field for field; see schema.py for what acceptance
+means.
+"""
 
 from __future__ import annotations
 

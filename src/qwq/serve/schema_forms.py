@@ -1,4 +1,6 @@
-"""The fields that ask for an answer in a form, field for field; see schema.py for what acceptance means."""
+"""The fields that ask for an answer in a form, field for field; see schema.py for what acceptance
+means.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class JsonObjectFormat(Strict):
 
 
 class JsonSchemaFormat(JsonSchema):
-    """The schema within `json_schema`, as in chats, or beside the type, as in responses: both are taken in both."""
+    """The schema within `json_schema`, as in chats, or beside the type, as in responses: both are
+    taken in both.
+    """
 
     model_config = ConfigDict(
         extra="forbid", strict=True, populate_by_name=True, json_schema_extra=_one_of("json_schema", "schema")
@@ -92,8 +96,8 @@ class StructuredOutputs(Strict):
 
 
 class Formed(Strict):
-    """The form of an answer, at most one (`forms.form_of`). `guided_*` are vLLM's older names, the last four
-    llama.cpp's and SGLang's.
+    """The form of an answer, at most one (`forms.form_of`). `guided_*` are vLLM's older names, the
+    last four llama.cpp's and SGLang's.
     """
 
     response_format: ResponseFormat | None = None

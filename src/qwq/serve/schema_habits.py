@@ -1,8 +1,8 @@
-"""Fields that programs written for other servers send: other names of what exists here, and settings of what does
-not at their defaults.
+"""Fields that programs written for other servers send: other names of what exists here, and
+settings of what does not at their defaults.
 
-Names are those of llama.cpp's server, vLLM, SGLang, Ollama, OpenRouter and DashScope. A field's own name goes
-before its other ones.
+Names are those of llama.cpp's server, vLLM, SGLang, Ollama, OpenRouter and DashScope. A field's own
+name goes before its other ones.
 """
 
 from __future__ import annotations

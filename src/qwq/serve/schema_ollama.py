@@ -1,5 +1,5 @@
-"""The requests of Ollama's API. As its server does, options that are not known are ignored, and said once in the
-log.
+"""The requests of Ollama's API. As its server does, options that are not known are ignored, and
+said once in the log.
 """
 
 from __future__ import annotations

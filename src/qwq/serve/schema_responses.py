@@ -20,7 +20,10 @@ class Item(History):
 
 
 class InputMessage(Item):
-    """`id`, `status` and `phase` come along where an earlier answer is sent back. Calls are items of their own here."""
+    """`id`, `status` and `phase` come along where an earlier answer is sent back.
+
+    Calls are items of their own here.
+    """
 
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]

@@ -1,6 +1,7 @@
 """Server-sent events, with little work for each: bytes in, bytes on the wire.
 
-A client that goes away is noticed at once (ASGI says so while nothing is being sent), and its work is closed.
+A client that goes away is noticed at once (ASGI says so while nothing is being sent), and its work
+is closed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def event(data: Any, name: str | None = None) -> bytes:
 
 
 class EventStream(Response):
-    """Sends events as they come; `close` is called however it ends. `failed` words an error that comes midway."""
+    """Sends events as they come; `close` is called however it ends.
+
+    `failed` words an error that comes midway.
+    """
 
     media_type = "text/event-stream"
     comment = COMMENT  # written whenever nothing was sent for a while; empty for none
@@ -85,8 +89,8 @@ class EventStream(Response):
 class HeldOpen:
     """ASGI's `send` for a request that may have to wait before its application answers.
 
-    While `waiting` runs, a stream gets comment lines whenever `QUIET_S` seconds have passed. Its status has been
-    sent then, so an error of the application becomes the stream's last event.
+    While `waiting` runs, a stream gets comment lines whenever `QUIET_S` seconds have passed. Its
+    status has been sent then, so an error of the application becomes the stream's last event.
     """
 
     def __init__(self, send: Any) -> None:

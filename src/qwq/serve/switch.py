@@ -1,9 +1,9 @@
 """Several models under one address, one of them in memory at a time.
 
-A request names its model. If another model is loaded, its answers under way end first, then it is unloaded and the
-named one is loaded. Requests enter in the order in which they came, so none waits for ever behind a model that is
-requested again and again. A request that names no model, the page's too, goes to the loaded one. Lists, health and
-metrics need no loaded model and never wait.
+A request names its model. If another model is loaded, its answers under way end first, then it is
+unloaded and the named one is loaded. Requests enter in the order in which they came, so none waits
+for ever behind a model that is requested again and again. A request that names no model, the page's
+too, goes to the loaded one. Lists, health and metrics need no loaded model and never wait.
 
 1. A client that goes away while it waits leaves the queue, and loads nothing.
 2. A load cannot be cut off: one whose client has gone is finished before the next one starts.
@@ -100,7 +100,9 @@ class ModelSwitch:
             mount_page(self.front, options)
 
     def guarded(self) -> Any:
-        """The application behind keys, limits, origins and the access log, as a single model's is."""
+        """The application behind keys, limits, origins and the access log, as a single model's
+        is.
+        """
         options = self.options
         app: Any = Guards(
             self, api_keys=options.api_key, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown_fields
@@ -122,7 +124,7 @@ class ModelSwitch:
             return errors.error_response(500, "the engine has stopped: restart the server", "server_error")
         return Json({"status": "ok"} | ({"loading": True} if self._loading is not None else {}))
 
-    # -- which model -------------------------------------------------------------------------------------------------
+    # -- which model -------------------------------------------------------------------------------
 
     def entry(self, name: str) -> Entry:
         """The model of a name. Refused (404) where it is not served."""
@@ -133,7 +135,8 @@ class ModelSwitch:
     async def using(self, entry: Entry | None, gone: asyncio.Future[Any] | None = None) -> AsyncIterator[FastAPI]:
         """The application of a model (None: of the loaded one) while a request is on it.
 
-        Gone where `gone` is done first; InfraError where the model cannot be loaded; Refused (429) where too many wait.
+        Gone where `gone` is done first; InfraError where the model cannot be loaded; Refused (429)
+        where too many wait.
         """
         turn = asyncio.ensure_future(self._enter(entry))
         try:
@@ -147,7 +150,10 @@ class ModelSwitch:
                 self._inside -= 1
 
     async def _enter(self, entry: Entry | None) -> FastAPI:
-        """Wait for the turn. No await follows the count of those inside, so a cancelled turn was never counted."""
+        """Wait for the turn.
+
+        No await follows the count of those inside, so a cancelled turn was never counted.
+        """
         if self._num_waiting >= self.options.max_waiting:
             raise queue_full()
         self._num_waiting += 1
@@ -166,7 +172,9 @@ class ModelSwitch:
 
     @asynccontextmanager
     async def _any(self) -> AsyncIterator[FastAPI]:
-        """The loaded application, for requests that generate nothing and need not wait for their turn."""
+        """The loaded application, for requests that generate nothing and need not wait for their
+        turn.
+        """
         if self._app is None:
             async with self.using(None) as app:
                 yield app
@@ -254,7 +262,7 @@ class ModelSwitch:
         if self.core is not None:
             self.core.runner.abort_all()
 
-    # -- requests ----------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -321,7 +329,9 @@ class ModelSwitch:
 
 
 class _Body:
-    """A request's body, read to see which model it names, and read once more by that model's application."""
+    """A request's body, read to see which model it names, and read once more by that model's
+    application.
+    """
 
     def __init__(self, data: bytes, receive: Any) -> None:
         self.data, self._read_again = data, False

@@ -1,8 +1,8 @@
-"""One turn of a conversation, whichever endpoint it came to: prompt, grammar and engine request made ready, and the
-message that comes of it.
+"""One turn of a conversation, whichever endpoint it came to: prompt, grammar and engine request
+made ready, and the message that comes of it.
 
-`Conversation` is what chat completions, responses, messages (Anthropic's) and Ollama's chat share. `Turn` follows
-one sample: the same parser makes whole answers and streamed ones.
+`Conversation` is what chat completions, responses, messages (Anthropic's) and Ollama's chat share.
+`Turn` follows one sample: the same parser makes whole answers and streamed ones.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from qwq.types import StopReason
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A chat request made ready. `tools`: functions whose calls are looked for, with their arguments' schemas;
-    `parallel`: more than one counts."""
+    """A chat request made ready. `tools`: functions whose calls are looked for, with their
+    arguments' schemas; `parallel`: more than one counts.
+    """
 
     request: GenerationRequest
     prompt: Prompt
@@ -54,7 +55,10 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """`mode` is none, auto or required; `names`: only these may be called. `one`: there is to be one call."""
+    """`mode` is none, auto or required; `names`: only these may be called.
+
+    `one`: there is to be one call.
+    """
 
     mode: str = "auto"
     names: tuple[str, ...] | None = None
@@ -78,8 +82,8 @@ class Ask:
 async def converse(
     core: Core, body: Sampling, template: TemplateFields, ask: Ask, ids: list[int] | None = None
 ) -> Conversation:
-    """Validates the request before anything runs. `ids` stand in the place of the messages' own, for an answer
-    that they open alike.
+    """Validates the request before anything runs. `ids` stand in the place of the messages' own,
+    for an answer that they open alike.
     """
     core.check_model(body.model)
     choice = ask.choice
@@ -149,8 +153,8 @@ class Turn:
         return parts
 
     def deltas(self, parts: list[Part]) -> list[dict[str, Any]]:
-        """The parts as a stream's deltas. What a broken call has sent cannot be taken back; its text follows as
-        content.
+        """The parts as a stream's deltas. What a broken call has sent cannot be taken back; its
+        text follows as content.
         """
         out: list[dict[str, Any]] = []
         for part in parts:
@@ -174,9 +178,9 @@ class Turn:
 
     def message(self) -> dict[str, Any]:
         whole, reasoning = self.whole, self.whole.thinking if self.conversation.include_reasoning else ""
-        # `reasoning_content` is read unguarded by programs written for DeepSeek's API. Other keys are left out
-        # where they would be null:
-        # clients that send an answer back as it came (litellm) make keys of their own of them.
+        # `reasoning_content` is read unguarded by programs written for DeepSeek's API. Other keys
+        # are left out where they would be null: clients that send an answer back as it came
+        # (litellm) make keys of their own of them.
         message: dict[str, Any] = {"role": "assistant", "content": whole.answer, "reasoning_content": reasoning or None}
         if reasoning:
             message["reasoning"] = reasoning
@@ -200,7 +204,10 @@ class Turn:
 async def follow(
     group: Group, turns: dict[TokenSequence, Turn], conversation: Conversation
 ) -> AsyncIterator[list[tuple[Update, Turn, list[Part]]]]:
-    """News of a group with their parts. Stops a sample whose message is complete before its text is."""
+    """News of a group with their parts.
+
+    Stops a sample whose message is complete before its text is.
+    """
     async for updates in group.updates():
         out = []
         for u in updates:

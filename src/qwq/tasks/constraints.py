@@ -34,28 +34,32 @@ BUILTIN_NUM = 2000
 MAX_CONSTRAINTS = 3
 
 TASKS = (
-    "Explain {topic} to a {reader}.", "Write a short story about {topic}.", "Describe {topic} to somebody who has never heard of it.",
-    "Give a {reader} advice on {topic}.", "Write an email to a {reader} about {topic}.", "List what a {reader} should know about {topic}.",
-    "Write a diary entry about {topic}.", "What are the advantages and drawbacks of {topic}?", "Write an advertisement for {topic}.",
-    "Tell a {reader} why {topic} matters.", "Write a review of a book about {topic}.", "Plan an afternoon around {topic}.",
-    "Write a speech on {topic} for a {reader}.", "Write a dialogue between two friends about {topic}.", "Summarise what is known about {topic}.",
-    "Write a letter of complaint that has to do with {topic}.",
+    "Explain {topic} to a {reader}.", "Write a short story about {topic}.",
+    "Describe {topic} to somebody who has never heard of it.", "Give a {reader} advice on {topic}.",
+    "Write an email to a {reader} about {topic}.", "List what a {reader} should know about {topic}.",
+    "Write a diary entry about {topic}.", "What are the advantages and drawbacks of {topic}?",
+    "Write an advertisement for {topic}.", "Tell a {reader} why {topic} matters.",
+    "Write a review of a book about {topic}.", "Plan an afternoon around {topic}.",
+    "Write a speech on {topic} for a {reader}.", "Write a dialogue between two friends about {topic}.",
+    "Summarise what is known about {topic}.", "Write a letter of complaint that has to do with {topic}.",
 )  # fmt: skip
 TOPICS = (
-    "bee-keeping", "the tides", "public libraries", "learning the piano", "growing tomatoes", "night trains", "the printing press",
-    "map making", "winter swimming", "bread baking", "the water cycle", "chess", "volcanoes", "working from home", "bird watching",
-    "compound interest", "the history of tea", "sleep", "first aid", "open-source software", "bicycle repair", "street photography",
-    "the moon landing", "recycling", "small claims courts", "stage fright", "coral reefs", "origami", "city parks", "vaccines",
-    "lighthouses", "meteor showers", "saving money", "cheese making", "solar panels", "dialects", "long-distance running",
-    "friendship", "the migration of birds", "house plants", "graph theory", "crossword puzzles", "job interviews", "desert animals",
-    "glass blowing", "the abacus", "earthquakes", "knitting", "ferry boats", "time zones",
+    "bee-keeping", "the tides", "public libraries", "learning the piano", "growing tomatoes", "night trains",
+    "the printing press", "map making", "winter swimming", "bread baking", "the water cycle", "chess", "volcanoes",
+    "working from home", "bird watching", "compound interest", "the history of tea", "sleep", "first aid",
+    "open-source software", "bicycle repair", "street photography", "the moon landing", "recycling",
+    "small claims courts", "stage fright", "coral reefs", "origami", "city parks", "vaccines", "lighthouses",
+    "meteor showers", "saving money", "cheese making", "solar panels", "dialects", "long-distance running",
+    "friendship", "the migration of birds", "house plants", "graph theory", "crossword puzzles", "job interviews",
+    "desert animals", "glass blowing", "the abacus", "earthquakes", "knitting", "ferry boats", "time zones",
 )  # fmt: skip
 READERS = (
-    "child", "new neighbor", "busy manager", "retired teacher", "tourist", "first-year student", "nervous beginner", "grandmother",
-    "town council", "skeptical friend", "football coach", "night-shift nurse",
+    "child", "new neighbor", "busy manager", "retired teacher", "tourist", "first-year student", "nervous beginner",
+    "grandmother", "town council", "skeptical friend", "football coach", "night-shift nurse",
 )  # fmt: skip
 YES_NO = (
-    "Should a {reader} spend more time on {topic}?", "Would a {reader} enjoy {topic}?", "Is {topic} something a {reader} ought to read about?",
+    "Should a {reader} spend more time on {topic}?", "Would a {reader} enjoy {topic}?",
+    "Is {topic} something a {reader} ought to read about?",
 )  # fmt: skip
 
 

@@ -1,13 +1,16 @@
 """Which training rows hold a benchmark's questions: word n-grams in common, as GPT-3's authors
 looked for them.
 
-Brown et al. 2020 (arXiv 2005.14165, appendix C) call a text contaminated that shares 13 words in a row with a benchmark. So here, on
-lower-case words and numbers without punctuation, with what their rule leaves open:
-1. A question of fewer than n words is looked for whole, if it has at least `MIN_WORDS`; a shorter one makes only an equal text a match.
-2. An n-gram that stands in more than `COMMON` questions of one benchmark is its boilerplate ("write a python function to ..."),
-   and is no evidence.
-What is read of a row is its question: the fields of `FIELDS`, or the user's turns of `messages` and `conversations`; of a training row
-also what the assistant says, since an answer can quote a question. System prompts are not read.
+Brown et al. 2020 (arXiv 2005.14165, appendix C) call a text contaminated that shares 13 words in a
+row with a benchmark. So here, on lower-case words and numbers without punctuation, with what their
+rule leaves open:
+1. A question of fewer than n words is looked for whole, if it has at least `MIN_WORDS`; a shorter
+   one makes only an equal text a match.
+2. An n-gram that stands in more than `COMMON` questions of one benchmark is its boilerplate ("write
+   a python function to ..."), and is no evidence.
+What is read of a row is its question: the fields of `FIELDS`, or the user's turns of `messages` and
+`conversations`; of a training row also what the assistant says, since an answer can quote a
+question. System prompts are not read.
 """
 
 from __future__ import annotations
@@ -80,7 +83,8 @@ class Index:
     def __init__(self, n: int = NGRAM) -> None:
         if n < MIN_WORDS:
             raise ConfigError(
-                f"--n is {n}: fewer than {MIN_WORDS} words in a row are often chance, give {MIN_WORDS} or more ({NGRAM} is usual)"
+                f"--n is {n}: fewer than {MIN_WORDS} words in a row are often chance, give {MIN_WORDS} or more "
+                f"({NGRAM} is usual)"
             )
         self.n = n
         self._grams: dict[int, dict[tuple[str, ...], tuple[str, int]]] = {n: {}}
@@ -176,7 +180,7 @@ def _turns(value: Sequence[Any], answers: bool) -> Iterator[str]:
                 yield text
 
 
-# -- benchmarks ---------------------------------------------------------------------------------------------------------
+# -- benchmarks ------------------------------------------------------------------------------------
 
 
 def build_index(benchmarks: Sequence[str], data: Path | None = None, n: int = NGRAM) -> Index:
@@ -249,7 +253,7 @@ def _questions(path: Path) -> Iterator[str]:
         )
 
 
-# -- a training file ------------------------------------------------------------------------------------------------------
+# -- a training file -------------------------------------------------------------------------------
 
 
 def decontaminate_file(train: Path, index: Index, out: Path, report: Path | None = None) -> dict[str, Any]:
@@ -283,6 +287,6 @@ def decontaminate_file(train: Path, index: Index, out: Path, report: Path | None
             f"{train}: no row has a text to look at: one of {', '.join(FIELDS)}, messages or conversations is needed"
         )
     return {
-        "rows": rows, "kept": rows - sum(dropped.values()), "dropped": dict(dropped), "without_text": unread, "n": index.n,
-        "benchmarks": index.sizes, "out": str(out),
+        "rows": rows, "kept": rows - sum(dropped.values()), "dropped": dict(dropped), "without_text": unread,
+        "n": index.n, "benchmarks": index.sizes, "out": str(out),
     }  # fmt: skip

@@ -158,7 +158,8 @@ class DataFiles:
         expected = [c for c in (published.sha256, *published.known) if c] if published else []
         if self.given and published and path.name == published.file and expected and checksum not in expected:
             self.say(
-                f"{path.name} is not the published file (sha256 {checksum[:12]}..., published {expected[0][:12]}...): scores do not compare with others'"
+                f"{path.name} is not the published file (sha256 {checksum[:12]}..., published "
+                f"{expected[0][:12]}...): scores do not compare with others'"
             )
         return checksum
 
@@ -176,7 +177,8 @@ class DataFiles:
             return [download(self.task, published, cache_folder() / self.task / published.file)]
         if not published or not published.hub:
             raise DataError(
-                f"{self.task} is not downloaded: {_where(self.task, published)}, put its files in DIR/{self.task} and give --data DIR"
+                f"{self.task} is not downloaded: {_where(self.task, published)}, put its files in DIR/{self.task} "
+                "and give --data DIR"
             )
         return [
             p for name in published.hub for p in _from_hub(name, split, published.hub_files if split == "test" else ())
@@ -203,16 +205,16 @@ def download(task: str, published: Published, path: Path) -> Path:
             answer.raise_for_status()
         except httpx2.HTTPError as error:
             raise DataError(
-                f"{task}: {published.url} cannot be fetched ({type(error).__name__}: {error}): {_where(task, published)}, put it in "
-                f"DIR/{task} and give --data DIR"
+                f"{task}: {published.url} cannot be fetched ({type(error).__name__}: {error}): "
+                f"{_where(task, published)}, put it in DIR/{task} and give --data DIR"
             ) from None
         content = gzip.decompress(answer.content) if published.url.endswith(".gz") else answer.content
         write_atomic(path, content)
     found = sha256_of(path)
     if found not in (published.sha256, *published.known):
         raise DataError(
-            f"{path} has sha256 {found}, {published.sha256} is expected: it is damaged or another version; delete it, or "
-            f"{_where(task, published)}; --data DIR takes any file"
+            f"{path} has sha256 {found}, {published.sha256} is expected: it is damaged or another version; delete "
+            f"it, or {_where(task, published)}; --data DIR takes any file"
         )
     return path
 
@@ -227,5 +229,6 @@ def _from_hub(name: str, split: str, files: Sequence[str]) -> list[Path]:
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(
-            f"the hub does not give {name} ({type(error).__name__}: {reason}): check the network, or put its files in DIR/BENCH and give --data DIR"
+            f"the hub does not give {name} ({type(error).__name__}: {reason}): check the network, or put its files "
+            "in DIR/BENCH and give --data DIR"
         ) from None

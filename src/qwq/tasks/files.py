@@ -111,7 +111,10 @@ class FileTask(Task):
         """In brackets, how the rows of a file are divided, if that leaves none."""
         if split == "test" or not rows:
             return ""
-        return f" ({rows} rows; about {VALIDATION_SHARE} in a hundred, by a hash of the question, are validation and the rest train)"
+        return (
+            f" ({rows} rows; about {VALIDATION_SHARE} in a hundred, by a hash of the question, are validation and "
+            "the rest train)"
+        )
 
 
 def _check_split(path: Path, split: str) -> None:

@@ -22,7 +22,10 @@ from qwq.tasks.published import PLACES
 from qwq.tasks.questions import canonical, need
 from qwq.types import Message, Problem, Response, Verdict
 
-INSTRUCTION = "Complete the following Python function. Answer with the whole program in one ```python block.\n\n```python\n{prompt}\n```"
+INSTRUCTION = (
+    "Complete the following Python function. Answer with the whole program in one ```python block.\n\n```python\n"
+    "{prompt}\n```"
+)
 TIMEOUT_S = 20.0
 
 
@@ -37,7 +40,8 @@ class HumanEval(FileTask):
     name = "humaneval"
     domain = "code"
     published = Published(
-        "HumanEval.jsonl", PLACES["humaneval/HumanEval.jsonl"], "1d49078ba3e2b196b9344535bef34a43021f038fad9561d6ee7c53450609a6a2",
+        "HumanEval.jsonl", PLACES["humaneval/HumanEval.jsonl"],
+        "1d49078ba3e2b196b9344535bef34a43021f038fad9561d6ee7c53450609a6a2",
         known=("621ff099e7d6a9b630619acd3568aef441dec51a8c84f881a9dd1f2d2ed15914",),
     )  # fmt: skip
 

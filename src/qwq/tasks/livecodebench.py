@@ -38,11 +38,14 @@ OPENING = (
     "You will be given a question (problem specification) and will generate a correct Python program that matches the "
     "specification and passes all tests.\n\nQuestion: {question}\n\n"
 )
-WITH_STARTER = "You will use the following starter code to write the solution to the problem and enclose your code within delimiters.\n```python\n{starter}\n```\n\n"
+WITH_STARTER = (
+    "You will use the following starter code to write the solution to the problem and enclose your code within "
+    "delimiters.\n```python\n{starter}\n```\n\n"
+)
 WITH_STDIN = (
-    "Read the inputs from stdin solve the problem and write the answer to stdout (do not directly test on the sample inputs). "
-    "Enclose your code within delimiters as follows. Ensure that when the python program runs, it reads the inputs, runs the "
-    "algorithm and writes output to STDOUT.\n```python\n# YOUR CODE HERE\n```\n\n"
+    "Read the inputs from stdin solve the problem and write the answer to stdout (do not directly test on the "
+    "sample inputs). Enclose your code within delimiters as follows. Ensure that when the python program runs, it "
+    "reads the inputs, runs the algorithm and writes output to STDOUT.\n```python\n# YOUR CODE HERE\n```\n\n"
 )
 
 
@@ -78,8 +81,9 @@ class LiveCodeBench(FileTask):
                 problems.append(problem)
         if without_tests and not problems + outside:
             raise DataError(
-                f"{len(without_tests)} problems and none with tests ({without_tests[0]} names a file of {TESTS_FOLDER}, which is not in "
-                f"{data.folder}): get {', '.join(self.published.hub_files)} from {self.published.place}, and put them there"
+                f"{len(without_tests)} problems and none with tests ({without_tests[0]} names a file of "
+                f"{TESTS_FOLDER}, which is not in {data.folder}): get {', '.join(self.published.hub_files)} from "
+                f"{self.published.place}, and put them there"
             )
         if without_tests:
             data.say(
@@ -87,7 +91,8 @@ class LiveCodeBench(FileTask):
             )
         if outside:
             data.say(
-                f"{len(outside)} problems are not of {FIRST} to {LAST}: {'they are left out' if problems else 'there are no others, so they are taken'}"
+                f"{len(outside)} problems are not of {FIRST} to {LAST}: "
+                f"{'they are left out' if problems else 'there are no others, so they are taken'}"
             )
         return problems or outside
 
@@ -143,7 +148,8 @@ def tests_of_file(path: str, md5: str) -> dict[str, Any]:
     found = hashlib.md5(json.dumps(content).encode(), usedforsecurity=False).hexdigest()
     if found != md5:
         raise DataError(
-            f"{path} has md5 {found}, {md5} is expected: it is of another release; make it again with QwQ's process_data.py"
+            f"{path} has md5 {found}, {md5} is expected: it is of another release; make it again with QwQ's "
+            "process_data.py"
         )
     cases = json.dumps([{"input": i, "output": o} for i, o in pairs])
     return {

@@ -46,8 +46,8 @@ class Maths(FileTask):
         prompt = question if MATH_SENTENCE in question else question + MATH_INSTRUCTION
         own = row.get("id") or row.get("unique_id")
         return Problem(
-            f"{self.prefix}/{own}" if own else ident, "math", (Message("user", prompt),), {"gold": gold}, canonical("math", question),
-            source=self.prefix,
+            f"{self.prefix}/{own}" if own else ident, "math", (Message("user", prompt),), {"gold": gold},
+            canonical("math", question), source=self.prefix,
         )  # fmt: skip
 
 

@@ -52,4 +52,7 @@ class Mbpp(FileTask):
 
     def why_none(self, split: str, rows: int) -> str:
         ids = MBPP_IDS[split]
-        return f' ({rows} rows; a task\'s id decides its split: {split} is {ids[0]} to {ids[-1]}; tasks of your own are kind = "code")'
+        return (
+            f" ({rows} rows; a task's id decides its split: {split} is {ids[0]} to {ids[-1]}; tasks of your own "
+            'are kind = "code")'
+        )

@@ -32,7 +32,8 @@ class Prompts(FileTask):
                 prompt.pop()
         if not isinstance(prompt, str | list) or not prompt:
             raise DataError(
-                f"{where}: needs `prompt`, a text or a list of messages with role and content, found {str(prompt)[:40]!r}"
+                f"{where}: needs `prompt`, a text or a list of messages with role and content, found "
+                f"{str(prompt)[:40]!r}"
             )
         messages = (Message("user", prompt),) if isinstance(prompt, str) else turns_of(prompt, "prompt").messages
         truth = {k: v for k, v in row.items() if k != ("prompt" if "prompt" in row else "messages")}

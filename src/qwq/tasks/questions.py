@@ -36,7 +36,8 @@ def need(row: Mapping[str, Any], key: str, where: str, kind: type | tuple[type, 
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds) or blank:
         names = " or ".join(dict.fromkeys(_KINDS.get(k.__name__, k.__name__) for k in kinds))
         raise DataError(
-            f"{where}: field {key!r} must be {names}, found {str(value)[:40]!r} (the row has {', '.join(map(str, row)) or 'no fields'})"
+            f"{where}: field {key!r} must be {names}, found {str(value)[:40]!r} (the row has "
+            f"{', '.join(map(str, row)) or 'no fields'})"
         )
     return value
 

@@ -17,11 +17,13 @@ from qwq.tasks.base import Task
 
 # Modules are imported when a task is asked for: some need much that others do not.
 OWN = {
-    "aime24": "maths:Aime24", "aime25": "maths:Aime25", "livecodebench": "livecodebench:LiveCodeBench", "livebench": "livebench.task:LiveBench",
-    "ifeval": "ifeval:IfEval", "bfcl": "bfcl.task:Bfcl", "gsm8k": "maths:Gsm8k", "math500": "maths:Math500", "humaneval": "humaneval:HumanEval",
-    "mbpp": "mbpp:Mbpp", "math": "procedural:MathWords", "code": "procedural:CodeFunctions", "instructions": "procedural:Instructions",
-    "tools": "procedural:Calculator", "preference": "procedural:Preference", "arithmetic": "procedural.arithmetic:Arithmetic",
-    "math-rows": "maths:MathRows", "code-rows": "code_rows:CodeRows", "constraints": "constraints:Constraints", "prompts": "prompts:Prompts",
+    "aime24": "maths:Aime24", "aime25": "maths:Aime25", "livecodebench": "livecodebench:LiveCodeBench",
+    "livebench": "livebench.task:LiveBench", "ifeval": "ifeval:IfEval", "bfcl": "bfcl.task:Bfcl",
+    "gsm8k": "maths:Gsm8k", "math500": "maths:Math500", "humaneval": "humaneval:HumanEval", "mbpp": "mbpp:Mbpp",
+    "math": "procedural:MathWords", "code": "procedural:CodeFunctions", "instructions": "procedural:Instructions",
+    "tools": "procedural:Calculator", "preference": "procedural:Preference",
+    "arithmetic": "procedural.arithmetic:Arithmetic", "math-rows": "maths:MathRows", "code-rows": "code_rows:CodeRows",
+    "constraints": "constraints:Constraints", "prompts": "prompts:Prompts",
 }  # fmt: skip
 
 TASKS: dict[str, Task] = {}  # tasks made so far, by name, NAME:PART or reference

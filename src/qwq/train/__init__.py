@@ -1,4 +1,5 @@
-"""Training in all its stages: pretraining, SFT, reward model, RL. `losses` is pure maths; `rl` is the loop to read first.
+"""Training in all its stages: pretraining, SFT, reward model, RL. `losses` is pure maths; `rl` is
+the loop to read first.
 
 A call of this package, `qwq.train(recipe)`, is `qwq.api.train`.
 """

@@ -1,8 +1,9 @@
 """What an RL stage watches, and what to do when a number leaves its range.
 
-Means over the last `WINDOW` steps are compared with fixed limits or with the stage's first `WINDOW` steps. An alarm is one sentence:
-what was seen, what is normal, what helps. It stops nothing (what must stop a run is an error), it is printed, logged in
-metrics.jsonl and drawn in the report. The history is part of the stage's state, so a run that goes on raises the same alarms.
+Means over the last `WINDOW` steps are compared with fixed limits or with the stage's first `WINDOW`
+steps. An alarm is one sentence: what was seen, what is normal, what helps. It stops nothing (what
+must stop a run is an error), it is printed, logged in metrics.jsonl and drawn in the report. The
+history is part of the stage's state, so a run that goes on raises the same alarms.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ WATCHED = ("entropy", "length", "truncated", "zero_signal", "clip_fraction", "kl
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`kind`: "above" a fixed limit; "times" more, or "share" less, than the stage's first steps."""
+    """`kind`: "above" a fixed limit; "times" more, or "share" less, than the stage's first
+    steps.
+    """
 
     key: str
     kind: str
@@ -30,17 +33,61 @@ class Limit:
 
 
 LIMITS = (
-    Limit("entropy", "share", 0.2, "entropy is {now:.3f} nats a token, {start:.3f} at first", "the policy collapses: lower optim.lr, or end the stage earlier"),
-    Limit("entropy", "times", 3.0, "entropy is {now:.3f} nats a token, {start:.3f} at first", "the policy dissolves: lower optim.lr or temperature"),
+    Limit(
+        "entropy",
+        "share",
+        0.2,
+        "entropy is {now:.3f} nats a token, {start:.3f} at first",
+        "the policy collapses: lower optim.lr, or end the stage earlier",
+    ),
+    Limit(
+        "entropy",
+        "times",
+        3.0,
+        "entropy is {now:.3f} nats a token, {start:.3f} at first",
+        "the policy dissolves: lower optim.lr or temperature",
+    ),
     Limit("clip_fraction", "above", 0.3, "{now:.0%} of tokens are clipped", "lower optim.lr or updates"),
     Limit("kl", "above", 0.2, "KL to the stage's start is {now:.3f} nats a token", "lower optim.lr, or raise kl"),
-    Limit("kl_to_start", "above", 0.2, "KL to the stage's start is {now:.3f} nats a token", "lower optim.lr, or set kl"),
-    Limit("truncated", "above", 0.25, "{now:.0%} of responses reach max_new_tokens", "raise max_new_tokens, or set overlong_buffer"),
-    Limit("length", "times", 2.5, "responses have {now:.0f} tokens, {start:.0f} at first", "read some; set length_weight or overlong_buffer"),
-    Limit("length", "share", 0.3, "responses have {now:.0f} tokens, {start:.0f} at first", "read some: the policy may have found a short cut"),
-    Limit("zero_signal", "above", 0.8, "{now:.0%} of groups teach nothing", "the problems are too easy or too hard: change the mix, or set refill"),
-    Limit("mismatch_mean", "above", 0.02, "sampler and trainer differ by {now:.3f} nats a token on average", "sample in the trainer's dtype"),
-)  # fmt: skip
+    Limit(
+        "kl_to_start", "above", 0.2, "KL to the stage's start is {now:.3f} nats a token", "lower optim.lr, or set kl"
+    ),
+    Limit(
+        "truncated",
+        "above",
+        0.25,
+        "{now:.0%} of responses reach max_new_tokens",
+        "raise max_new_tokens, or set overlong_buffer",
+    ),
+    Limit(
+        "length",
+        "times",
+        2.5,
+        "responses have {now:.0f} tokens, {start:.0f} at first",
+        "read some; set length_weight or overlong_buffer",
+    ),
+    Limit(
+        "length",
+        "share",
+        0.3,
+        "responses have {now:.0f} tokens, {start:.0f} at first",
+        "read some: the policy may have found a short cut",
+    ),
+    Limit(
+        "zero_signal",
+        "above",
+        0.8,
+        "{now:.0%} of groups teach nothing",
+        "the problems are too easy or too hard: change the mix, or set refill",
+    ),
+    Limit(
+        "mismatch_mean",
+        "above",
+        0.02,
+        "sampler and trainer differ by {now:.3f} nats a token on average",
+        "sample in the trainer's dtype",
+    ),
+)
 
 
 class Watch:
@@ -58,7 +105,8 @@ class Watch:
         found += verdict_alarms(metrics.get("outcomes", {}))
         if metrics.get("skipped"):
             found.append(
-                f"the gradient was not finite (norm {metrics['grad_norm']}): the step was skipped; lower optim.lr if it happens again"
+                f"the gradient was not finite (norm {metrics['grad_norm']}): the step was skipped; lower optim.lr "
+                "if it happens again"
             )
         return found
 
@@ -90,11 +138,13 @@ def verdict_alarms(outcomes: Mapping[str, int]) -> list[str]:
         count = outcomes.get(outcome.value, 0)
         if count > VERDICT_SHARE * total:
             found.append(
-                f"{count / total:.1%} of verdicts are {outcome.value} (alarm above {VERDICT_SHARE:.0%}): read the rollouts, a policy can provoke these"
+                f"{count / total:.1%} of verdicts are {outcome.value} (alarm above {VERDICT_SHARE:.0%}): read the "
+                "rollouts, a policy can provoke these"
             )
     if failed := outcomes.get(Outcome.INFRA_ERROR.value, 0):
         found.append(
-            f"{failed} of {total} verdicts failed by infrastructure: they are left out; `qwq sandbox doctor` says what is wrong"
+            f"{failed} of {total} verdicts failed by infrastructure: they are left out; `qwq sandbox doctor` says "
+            "what is wrong"
         )
     return found
 

@@ -1,4 +1,6 @@
-"""Which weights an RL stage hands on: looks at validation problems, the best weights kept on disk, an early end."""
+"""Which weights an RL stage hands on: looks at validation problems, the best weights kept on disk,
+an early end.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ Outcomes = Mapping[str, list[float]]
 
 
 class Keeper:
-    """Called after every step; looks every `validation.every` steps. The score is the mean over the domains' shares correct."""
+    """Called after every step; looks every `validation.every` steps.
+
+    The score is the mean over the domains' shares correct.
+    """
 
     def __init__(self, config: Validation, model: Transformer, run: StageRun, evaluate: Callable[[], Outcomes]) -> None:
         self.config, self.model, self.run, self.evaluate = config, model, run, evaluate
@@ -27,7 +32,9 @@ class Keeper:
         return self.run.folder / "best"
 
     def begin(self) -> None:
-        """Look before the first step, unless a checkpoint has brought the figures along: a stage may make nothing better."""
+        """Look before the first step, unless a checkpoint has brought the figures along: a stage
+        may make nothing better.
+        """
         if "validation" not in self.run.state:
             self.run.state["validation"] = []
             self._look(-1)
@@ -48,7 +55,8 @@ class Keeper:
         since = len(log) - 1 - log.index(best)
         if self.config.patience and since >= self.config.patience:
             self.run.state["ended"] = (
-                f"{self.run.name} ends after step {step + 1}: no better validation score than {best['score']:.1%} (step {best['step'] + 1}) in {since} looks"
+                f"{self.run.name} ends after step {step + 1}: no better validation score than {best['score']:.1%} "
+                f"(step {best['step'] + 1}) in {since} looks"
             )
         return entry
 
@@ -59,7 +67,8 @@ class Keeper:
         if self.config.keep == "best" and best is not log[-1] and (self._best / "weights.safetensors").exists():
             load_trained(self.model, read_tensors(self._best / "weights.safetensors"))
             self.run.progress.note(
-                f"{self.run.name}: the weights after step {best['step'] + 1} are kept ({best['score']:.1%} on validation problems)"
+                f"{self.run.name}: the weights after step {best['step'] + 1} are kept ({best['score']:.1%} on "
+                "validation problems)"
             )
             return True
         return False

@@ -1,17 +1,20 @@
 """The stage contract: what stage 1 learnt must not be lost in stage 2.
 
-While stage 2 runs, the held domains are sampled on fixed validation problems of what the stage replays, families and real sets
-alike, and compared, problem by problem, with the same model as it was at the end of stage 1. A domain is in breach when the 95%
-paired interval of its drop lies wholly beyond `max_drop`: noise alone does not trip it. A drop whose interval reaches beyond
+While stage 2 runs, the held domains are sampled on fixed validation problems of what the stage
+replays, families and real sets alike, and compared, problem by problem, with the same model as it
+was at the end of stage 1. A domain is in breach when the 95% paired interval of its drop lies
+wholly beyond `max_drop`: noise alone does not trip it. A drop whose interval reaches beyond
 `max_drop` while its mean does is a warning. What a breach causes is the recipe's choice:
 
 - hold: until the next check prompts are drawn from the held domains alone;
 - reweight: the shares of what replays the breached domains grow by a factor;
-- rollback: the weights of the last check without a breach are put back, and the shares grow as well;
+- rollback: the weights of the last check without a breach are put back, and the shares grow as
+  well;
 - stop: those weights are put back, and the stage ends.
 
-Shares are those of the prompts: of families and of sources, each under its own name. `replays` says which of them replay what is held.
-After the last step there is always a check. What it finds decides which weights are handed on (rollback, stop) or is said (hold, reweight).
+Shares are those of the prompts: of families and of sources, each under its own name. `replays` says
+which of them replay what is held. After the last step there is always a check. What it finds
+decides which weights are handed on (rollback, stop) or is said (hold, reweight).
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from qwq.config import Contract
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One domain at one check: the mean change against the end of stage 1 and its 95% interval, as fractions."""
+    """One domain at one check: the mean change against the end of stage 1 and its 95% interval, as
+    fractions.
+    """
 
     domain: str
     change: float
@@ -44,7 +49,9 @@ def check(
     before: Mapping[str, Sequence[float]],
     now: Mapping[str, Sequence[float]],
 ) -> list[Finding]:
-    """Compare per-problem outcomes (1 or 0) of the held domains with those at the end of stage 1."""
+    """Compare per-problem outcomes (1 or 0) of the held domains with those at the end of stage
+    1.
+    """
     findings = []
     for domain in domains:
         change, low, high = paired_difference(before[domain], now[domain])
@@ -54,14 +61,18 @@ def check(
 
 
 def can_breach(contract: Contract, num_problems: int) -> bool:
-    """Whether a domain watched on so many problems is in breach at least where all of them, right before, are wrong now."""
+    """Whether a domain watched on so many problems is in breach at least where all of them, right
+    before, are wrong now.
+    """
     return num_problems > 0 and paired_difference([1.0] * num_problems, [0.0] * num_problems)[2] < -contract.max_drop
 
 
 def reweighted(
     shares: Mapping[str, float], replays: Mapping[str, Sequence[str]], breached: Sequence[str], factor: float
 ) -> dict[str, float]:
-    """Shares of the prompts with those of what replays the breached domains grown by `factor`, summing to what they summed to."""
+    """Shares of the prompts with those of what replays the breached domains grown by `factor`,
+    summing to what they summed to.
+    """
     total = sum(shares.values())
     growing = {name for domain in breached for name in replays[domain]}
     grown = {name: w * (factor if name in growing else 1.0) for name, w in shares.items()}
@@ -76,10 +87,12 @@ def held(shares: Mapping[str, float], replays: Mapping[str, Sequence[str]]) -> d
 
 
 def outcome(log: Sequence[Mapping[str, Any]], on_breach: str, max_drop: float) -> dict[str, Any]:
-    """What the whole stage's checks came to: `state` (kept, breached, restored), counts, the last change of each domain, and a sentence.
+    """What the whole stage's checks came to: `state` (kept, breached, restored), counts, the last
+    change of each domain, and a sentence.
 
-    `kept`: the last check found no breach. `breached`: it found one, and the weights are handed on all the same. `restored`: it found one,
-    or an earlier one ended the stage, and the weights of the last good check are handed on.
+    `kept`: the last check found no breach. `breached`: it found one, and the weights are handed on
+    all the same. `restored`: it found one, or an earlier one ended the stage, and the weights of
+    the last good check are handed on.
     """
     breaches = [e for e in log if any(f["state"] == "breach" for f in e["findings"])]
     last = log[-1]
@@ -101,11 +114,15 @@ def outcome(log: Sequence[Mapping[str, Any]], on_breach: str, max_drop: float) -
     elif on_breach in ("rollback", "stop"):
         state, said = (
             "restored",
-            f"broken by {', '.join(broken)} at the last check ({found}): the weights of the last good check are handed on",
+            f"broken by {', '.join(broken)} at the last check ({found}): the weights of the last good check are "
+            "handed on",
         )
     else:
         state = "breached"
-        said = f'BROKEN by {", ".join(broken)} at the last check ({found}), and these weights are handed on: on_breach = "rollback" would put the last good ones back'
+        said = (
+            f"BROKEN by {', '.join(broken)} at the last check ({found}), and these weights are handed on: on_breach "
+            '= "rollback" would put the last good ones back'
+        )
     acted = [e["action"] for e in breaches if "action" in e]
     return {
         "state": state,
@@ -119,7 +136,9 @@ def outcome(log: Sequence[Mapping[str, Any]], on_breach: str, max_drop: float) -
 
 
 def reward_hacking(scores: Sequence[float], accuracies: Sequence[float], *, rise: float = 0.1) -> bool:
-    """True when the reward model's mean score rose by `rise` over the last two checks while rule accuracy did not."""
+    """True when the reward model's mean score rose by `rise` over the last two checks while rule
+    accuracy did not.
+    """
     if len(scores) < 3:
         return False
     return scores[-1] - scores[-3] > rise and accuracies[-1] <= accuracies[-3]

@@ -1,4 +1,6 @@
-"""Procedural documents for pretraining and SFT, as tokens and weights; those of files are made in `data.examples`."""
+"""Procedural documents for pretraining and SFT, as tokens and weights; those of files are made in
+`data.examples`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ Document = tuple[Sequence[int], Sequence[float]]
 def demonstration(
     mix: ProblemMix, chat: ChatFormat, index: int, noise: float, prompt_weight: float, *, twice: bool = False
 ) -> Document:
-    """Document `index` of a mix: token ids, and the loss weight of each (1 for the assistant's own). `twice`: see `think_twice`."""
+    """Document `index` of a mix: token ids, and the loss weight of each (1 for the assistant's
+    own). `twice`: see `think_twice`.
+    """
     problem, turns = mix.demonstration(index, noise)
     if twice:
         turns = tuple(think_twice(turn) for turn in turns)
@@ -36,7 +40,10 @@ def think_twice(turn: Message) -> Message:
 
 
 def drill(mix: ProblemMix, chat: ChatFormat, index: int, prompt_weight: float) -> Document | None:
-    """Document `index` as a page of exercises; None if its task has no such pages. Answers weigh 1."""
+    """Document `index` as a page of exercises; None if its task has no such pages.
+
+    Answers weigh 1.
+    """
     rng = random.Random(digest(f"{mix.seed}/{mix.label}/drill/{index}"))
     page = mix.task(index).drill(rng)
     ids: list[int] = []
@@ -52,7 +59,9 @@ def drill(mix: ProblemMix, chat: ChatFormat, index: int, prompt_weight: float) -
 def batches(
     document: Callable[[int], Document], start: int, batch_tokens: int, stop: int | None = None
 ) -> Iterator[tuple[list[Document], int]]:
-    """Documents from number `start` on, in lots of at least `batch_tokens` tokens, each with the number after its last."""
+    """Documents from number `start` on, in lots of at least `batch_tokens` tokens, each with the
+    number after its last.
+    """
     index = start
     while stop is None or index < stop:
         lot: list[Document] = []

@@ -1,8 +1,9 @@
 """From a step's rollouts to the groups that are learnt from: which count, with which advantages.
 
-Two questions are kept apart. Whether a group has signal, its advantages say: where all are 0 it adds nothing to the gradient and
-can be left out. Whether a refill replaces it, verdicts say, as DAPO's dynamic sampling has it (arXiv 2503.14476, section 3.4): what
-a recipe says about length makes no prompt worth keeping.
+Two questions are kept apart. Whether a group has signal, its advantages say: where all are 0 it
+adds nothing to the gradient and can be left out. Whether a refill replaces it, verdicts say, as
+DAPO's dynamic sampling has it (arXiv 2503.14476, section 3.4): what a recipe says about length
+makes no prompt worth keeping.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Group:
 
 
 def judged_reward(rollout: Rollout) -> float:
-    """The part of a reward that says whether the answer is good: the verdict's where a rule judged, else all but terms about length."""
+    """The part of a reward that says whether the answer is good: the verdict's where a rule judged,
+    else all but terms about length.
+    """
     terms = rollout.rewards
     if not terms:
         return rollout.reward or 0.0
@@ -43,7 +46,10 @@ def judged_reward(rollout: Rollout) -> float:
 
 
 def by_group(rollouts: Sequence[Rollout]) -> dict[int, list[Rollout]]:
-    """The rewarded rollouts of each prompt. Those without a reward (infrastructure errors) are left out of baseline and group."""
+    """The rewarded rollouts of each prompt.
+
+    Those without a reward (infrastructure errors) are left out of baseline and group.
+    """
     groups: dict[int, list[Rollout]] = {}
     for rollout in rollouts:
         if rollout.reward is not None:
@@ -54,7 +60,9 @@ def by_group(rollouts: Sequence[Rollout]) -> dict[int, list[Rollout]]:
 def form_groups(
     rollouts: Sequence[Rollout], *, scale: bool = False, advantage: AdvantageForm | None = None
 ) -> list[Group]:
-    """Groups by prompt with their advantages: by the form `advantage`, or the group's mean (`scale`: and deviation)."""
+    """Groups by prompt with their advantages: by the form `advantage`, or the group's mean
+    (`scale`: and deviation).
+    """
     form = advantage or load_advantage("group_std" if scale else "group_mean")
     members = list(by_group(rollouts).values())
     given = [
@@ -68,15 +76,19 @@ def _column(values: list[float]) -> Tensor:
 
 
 def count_undecided(rollouts: Sequence[Rollout], prompts: int) -> int:
-    """How many of `prompts` prompts have verdicts that all agree, or none at all: what a refill replaces."""
+    """How many of `prompts` prompts have verdicts that all agree, or none at all: what a refill
+    replaces.
+    """
     decided = sum(differ(_column([judged_reward(r) for r in m])) for m in by_group(rollouts).values())
     return max(0, prompts - decided)
 
 
 def after_refills(rollouts: Sequence[Rollout], prompts: int) -> list[Rollout]:
-    """The batch that is learnt from: a prompt that a refill replaced is gone. `prompts` prompts are left, with the last round's whole.
+    """The batch that is learnt from: a prompt that a refill replaced is gone. `prompts` prompts are
+    left, with the last round's whole.
 
-    The rounds are found again from the numbers of the groups, so a logged step gives the same batch.
+    The rounds are found again from the numbers of the groups, so a logged step gives the same
+    batch.
     """
     numbers = sorted({r.group for r in rollouts})
     kept: set[int] = set()
@@ -96,7 +108,9 @@ def after_refills(rollouts: Sequence[Rollout], prompts: int) -> list[Rollout]:
 
 
 def without_truncated(groups: Sequence[Group]) -> list[Group]:
-    """Groups without the completions that the limit cut off; their rewards have counted in the advantages of the others."""
+    """Groups without the completions that the limit cut off; their rewards have counted in the
+    advantages of the others.
+    """
     out = []
     for group in groups:
         pairs = [

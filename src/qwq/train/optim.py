@@ -18,7 +18,9 @@ OVERFLOWS = math.sqrt(torch.finfo(torch.float32).max)  # 1.8e19: the product of 
 
 
 def learning_rate(config: Optim, step: int, num_steps: int) -> float:
-    """Rate at `step` (from 0) of `num_steps`: linear warm-up to `lr`, then the chosen decay to `final_lr * lr`."""
+    """Rate at `step` (from 0) of `num_steps`: linear warm-up to `lr`, then the chosen decay to
+    `final_lr * lr`.
+    """
     warmup = max(1, round(config.warmup * num_steps))
     if step < warmup:
         return config.lr * (step + 1) / warmup
@@ -41,7 +43,10 @@ def _gather(p: Tensor, master: Tensor) -> None:
 
 
 def _gatherer(owner: Optimizer, index: int) -> Callable[[Tensor], None]:
-    """What runs after each backward pass on one 16-bit parameter. It keeps neither the optimizer nor its float32 copies alive."""
+    """What runs after each backward pass on one 16-bit parameter.
+
+    It keeps neither the optimizer nor its float32 copies alive.
+    """
     alive = weakref.ref(owner)
 
     def gather(p: Tensor) -> None:
@@ -52,11 +57,13 @@ def _gatherer(owner: Optimizer, index: int) -> Callable[[Tensor], None]:
 
 
 class Optimizer:
-    """AdamW on all parameters that train; only matrices are decayed. `step` clips, updates and clears the gradient.
+    """AdamW on all parameters that train; only matrices are decayed. `step` clips, updates and
+    clears the gradient.
 
-    A parameter in 16 bits has a float32 copy, its master. The master is what is updated, since a small step would vanish in
-    16-bit rounding. It also sums the gradient: each backward pass adds to `master.grad` in float32 and frees `p.grad`, so that
-    a batch in 256 micro-batches has the gradient of the same batch in one. One optimizer at a time may own such a parameter.
+    A parameter in 16 bits has a float32 copy, its master. The master is what is updated, since a
+    small step would vanish in 16-bit rounding. It also sums the gradient: each backward pass adds
+    to `master.grad` in float32 and frees `p.grad`, so that a batch in 256 micro-batches has the
+    gradient of the same batch in one. One optimizer at a time may own such a parameter.
     """
 
     def __init__(
@@ -85,9 +92,11 @@ class Optimizer:
         )
 
     def step(self, index: int) -> dict[str, float]:
-        """Apply the gathered gradient as step `index`. A gradient that is not finite is dropped and said; a run of them stops.
+        """Apply the gathered gradient as step `index`. A gradient that is not finite is dropped and
+        said; a run of them stops.
 
-        Raises InfraError after `MAX_SKIPPED` dropped gradients in a row, ConfigError where the step makes a weight NaN, infinite or larger than `OVERFLOWS`.
+        Raises InfraError after `MAX_SKIPPED` dropped gradients in a row, ConfigError where the step
+        makes a weight NaN, infinite or larger than `OVERFLOWS`.
         """
         for p, master in self._copies():
             _gather(p, master)  # a gradient that was set by hand; those of backward passes are gathered already
@@ -97,8 +106,9 @@ class Optimizer:
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
         if self.skipped_in_a_row >= MAX_SKIPPED:
             raise InfraError(
-                f"{MAX_SKIPPED} gradients in a row were not finite (the last has norm {float(norm)}): the weights are those of the last good "
-                f"step; lower optim.lr (now {self.config.lr:g}) or train in float32, and run again from the last checkpoint"
+                f"{MAX_SKIPPED} gradients in a row were not finite (the last has norm {float(norm)}): the weights "
+                f"are those of the last good step; lower optim.lr (now {self.config.lr:g}) or train in float32, and "
+                "run again from the last checkpoint"
             )
         if finite:
             for group in self.adam.param_groups:
@@ -116,7 +126,9 @@ class Optimizer:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Weights that were put back from outside, by the contract's roll-back, are the ones to train on: their masters follow them."""
+        """Weights that were put back from outside, by the contract's roll-back, are the ones to
+        train on: their masters follow them.
+        """
         for p, master in self._copies():
             if not torch.equal(master.to(p.dtype), p):
                 master.copy_(p)
@@ -128,9 +140,11 @@ class Optimizer:
                 p.copy_(master)
 
     def _check_weights(self, index: int, rate: float) -> None:
-        """Weights that are not finite can be neither sampled from nor trained further; they reach no checkpoint and no model folder.
+        """Weights that are not finite can be neither sampled from nor trained further; they reach
+        no checkpoint and no model folder.
 
-        Nor do those beyond `OVERFLOWS`: they are numbers still, and what is computed with them is not.
+        Nor do those beyond `OVERFLOWS`: they are numbers still, and what is computed with them is
+        not.
         """
         with torch.no_grad():
             largest = torch.stack(
@@ -141,8 +155,9 @@ class Optimizer:
             first = int((~sound).nonzero()[0, 0])
             made = f"as large as {float(largest[first]):.0e}" if bool(largest[first].isfinite()) else "NaN or infinite"
             raise ConfigError(
-                f"step {index + 1} made weights {made} ({self.names[first]} is the first) at a learning rate of {rate:g}: lower optim.lr "
-                f"(now {self.config.lr:g}) and start anew with --fresh; nothing of this step was saved"
+                f"step {index + 1} made weights {made} ({self.names[first]} is the first) at a learning rate of "
+                f"{rate:g}: lower optim.lr (now {self.config.lr:g}) and start anew with --fresh; nothing of this "
+                "step was saved"
             )
 
     def state(self) -> dict[str, Tensor]:

@@ -1,4 +1,6 @@
-"""Token sequences in, flat tensors out: next-token targets, weights, and the layout that keeps sequences apart."""
+"""Token sequences in, flat tensors out: next-token targets, weights, and the layout that keeps
+sequences apart.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ class Batch:
     """Packed sequences, ready for one forward pass.
 
     N flat tokens are fed; of the hidden states, those at `where_M` predict `targets_M`, weighted by
-    `weights_M`. A sequence's last token predicts nothing and is not fed at all. `extra` holds further
-    numbers per prediction (M,).
+    `weights_M`. A sequence's last token predicts nothing and is not fed at all. `extra` holds
+    further numbers per prediction (M,).
     """
 
     ids_N: Tensor
@@ -39,7 +41,10 @@ class Batch:
 def pack(
     sequences: Sequence[Sequence[int]], weights: Sequence[Sequence[float]], device: torch.device | str = "cpu"
 ) -> Batch:
-    """Pack sequences of at least two tokens. `weights[s][i]` weighs token i of sequence s as a target; 0 leaves it out."""
+    """Pack sequences of at least two tokens.
+
+    `weights[s][i]` weighs token i of sequence s as a target; 0 leaves it out.
+    """
     ids = torch.tensor(list(chain.from_iterable(s[:-1] for s in sequences)))
     targets = torch.tensor(list(chain.from_iterable(s[1:] for s in sequences)))
     flat = torch.tensor(list(chain.from_iterable(w[1:] for w in weights)), dtype=torch.float32)
@@ -57,8 +62,9 @@ def pack_groups(
 ) -> Batch:
     """Pack groups of completions that share a prompt; the prompt is computed once a group.
 
-    A prompt's last token opens each of its completions: it is fed once per completion, as the token that
-    predicts the completion's first. `masks` choose the predicted tokens, `extra` their further numbers.
+    A prompt's last token opens each of its completions: it is fed once per completion, as the token
+    that predicts the completion's first. `masks` choose the predicted tokens, `extra` their further
+    numbers.
     """
     ids: list[int] = []
     targets: list[int] = []

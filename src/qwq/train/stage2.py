@@ -20,7 +20,8 @@ Outcomes = Mapping[str, list[float]]
 
 
 class ContractGuard:
-    """Called after every step of stage 2; looks every `contract.every` steps and after the last one, and acts on what it finds.
+    """Called after every step of stage 2; looks every `contract.every` steps and after the last
+    one, and acts on what it finds.
 
     `replays` says for each held domain which families and sources of the mix replay it.
     """
@@ -47,7 +48,8 @@ class ContractGuard:
         if "contract_before" not in self.run.state:
             self.run.state["contract_before"] = {d: list(v) for d, v in self.evaluate().items()}
             self.run.state["contract_log"] = []
-        # The weights of the last good check are in run.tensors, so that a run that goes on has them too.
+        # The weights of the last good check are in run.tensors, so that a run that goes on has them
+        # too.
         if self._rolls_back and not self.run.tensors:
             self.run.tensors = clone_weights(self.model)
 
@@ -62,7 +64,11 @@ class ContractGuard:
         self._look(step, metrics, last=last)
 
     def finish(self, *, changed: bool) -> dict[str, Any]:
-        """After the last step; gives what the stage's record keeps. `changed`: the weights are no longer those that the last check saw, so they are looked at too."""
+        """After the last step; gives what the stage's record keeps.
+
+        `changed`: the weights are no longer those that the last check saw, so they are looked at
+        too.
+        """
         log = self.run.state["contract_log"]
         if log and changed:
             self._look(log[-1]["step"], {}, last=True)
@@ -126,7 +132,8 @@ class ContractGuard:
         if c.on_breach == "stop":
             load_trained(self.model, self.run.tensors)
             self.run.state["ended"] = (
-                f"{self.run.name} ends early by the contract ({', '.join(breached)}): weights of the last good check put back"
+                f"{self.run.name} ends early by the contract ({', '.join(breached)}): weights of the last good "
+                "check put back"
             )
             return "the stage ends, weights of the last good check put back"
         if c.on_breach == "hold":

@@ -1,4 +1,6 @@
-"""Next-token prediction on documents, with a weight for each token: the step, and passes over a set of documents."""
+"""Next-token prediction on documents, with a weight for each token: the step, and passes over a set
+of documents.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from qwq.train.packing import pack
 
 
 def supervised_step(model: Transformer, optimizer: Optimizer, documents: list[Document], step: int) -> dict[str, Any]:
-    """One update on packed documents; returns loss (nats a weighted token), tokens, rate and gradient norm."""
+    """One update on packed documents; returns loss (nats a weighted token), tokens, rate and
+    gradient norm.
+    """
     batch = pack([ids for ids, _ in documents], [weights for _, weights in documents], model.device)
     hidden = model(batch.ids_N, batch.layout).index_select(0, batch.where_M)
     logprob_M, _ = token_logprobs(hidden, model.head_weight, batch.targets_M)
@@ -26,7 +30,9 @@ def supervised_step(model: Transformer, optimizer: Optimizer, documents: list[Do
 
 
 class EpochStream:
-    """Step number -> batch, over as many passes as are asked for; each pass has an order of its own."""
+    """Step number -> batch, over as many passes as are asked for; each pass has an order of its
+    own.
+    """
 
     def __init__(self, documents: list[Document], batch_tokens: int, label: str) -> None:
         self.documents, self.batch_tokens, self.label = documents, batch_tokens, label

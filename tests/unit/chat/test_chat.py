@@ -1,4 +1,6 @@
-"""`qwq chat`: it samples what the engine samples, keeps the sampled tokens as history, and answers the calculator."""
+"""`qwq chat`: it samples what the engine samples, keeps the sampled tokens as history, and answers
+the calculator.
+"""
 
 from __future__ import annotations
 
@@ -246,13 +248,15 @@ def test_a_question_that_does_not_fit_leaves_the_conversation_as_it_was(engine, 
     assert conversation.messages == [] and "/new begins a new conversation" in capsys.readouterr().err
 
 
-# -- what the user says ------------------------------------------------------------------------------------------------------
+# -- what the user says ----------------------------------------------------------------------------
 
 
 def entries(
     monkeypatch: pytest.MonkeyPatch, lines: list[str], *, terminal: bool = False, pasted: tuple[int, ...] = ()
 ) -> list[Entry]:
-    """What is made of these lines; `pasted`: numbers of lines that were there when the one before had ended."""
+    """What is made of these lines; `pasted`: numbers of lines that were there when the one before
+    had ended.
+    """
     waiting, read = list(lines), []
 
     def line(prompt: str) -> str:
@@ -296,16 +300,21 @@ def test_what_stands_between_quotes_is_one_question(monkeypatch, terminal):
 def test_what_is_piped_is_one_question_up_to_a_command(monkeypatch):
     lines = ["Solve", "", "// a comment", "/usr/bin/x = 3", "/budget 5", "/new", "And", "this", "/nwe", "end", ""]
     assert entries(monkeypatch, lines) == [
-        Entry("Solve\n\n// a comment\n/usr/bin/x = 3", False), Entry("/budget 5", True), Entry("/new", True), Entry("And\nthis", False), Entry("/nwe", True),
-        Entry("end", False),
+        Entry("Solve\n\n// a comment\n/usr/bin/x = 3", False), Entry("/budget 5", True), Entry("/new", True),
+        Entry("And\nthis", False), Entry("/nwe", True), Entry("end", False),
     ]  # fmt: skip
     assert entries(monkeypatch, ["", " "]) == []
 
 
 def test_a_paste_in_a_terminal(tmp_path):
-    """A pseudo-terminal with readline: lines one after another, and between the marks of a bracketed paste."""
+    """A pseudo-terminal with readline: lines one after another, and between the marks of a
+    bracketed paste.
+    """
     pty = pytest.importorskip("pty")
-    program = "import readline\nfrom qwq.chat.lines import Lines\nsource = Lines(['/quit'], terminal=True)\nwhile (e := source.read()).text != '/quit': print('GOT', repr(e.text), flush=True)"
+    program = (
+        "import readline\nfrom qwq.chat.lines import Lines\nsource = Lines(['/quit'], terminal=True)\n"
+        "while (e := source.read()).text != '/quit': print('GOT', repr(e.text), flush=True)"
+    )
     child, terminal = pty.fork()
     if child == 0:
         os.execve(
@@ -335,7 +344,7 @@ def test_a_paste_in_a_terminal(tmp_path):
         os.waitpid(child, 0)
 
 
-# -- commands ----------------------------------------------------------------------------------------------------------------
+# -- commands --------------------------------------------------------------------------------------
 
 
 @pytest.fixture

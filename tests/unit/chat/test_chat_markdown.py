@@ -1,4 +1,6 @@
-"""Markdown, formulas and wrapping of `qwq chat`: what is shown, wherever the text is cut into pieces."""
+"""Markdown, formulas and wrapping of `qwq chat`: what is shown, wherever the text is cut into
+pieces.
+"""
 
 from __future__ import annotations
 

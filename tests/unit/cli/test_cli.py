@@ -40,7 +40,7 @@ def one_line_error(result: tuple[int, str, str], status: int = 2) -> str:
     return err
 
 
-# -- wrong usage ------------------------------------------------------------------------------------------------------
+# -- wrong usage -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,9 @@ def test_a_malformed_json_line_ends_with_its_number_after_the_lines_before_it(ca
 
 @pytest.mark.parametrize(("command", "good"), GOOD_LINES)
 def test_a_line_that_cannot_be_graded_has_a_line_of_its_own_and_the_rest_go_on(call, tmp_path, command, good):
-    """Not JSON, a list, a field missing: three lines with an error, and both good ones keep their verdict."""
+    """Not JSON, a list, a field missing: three lines with an error, and both good ones keep their
+    verdict.
+    """
     file = tmp_path / "in.jsonl"
     missing = {key: value for key, value in good.items() if key not in ("gold", "rules", "kwargs", "truth", "code")}
     file.write_text("\n".join([json.dumps(good), "{bad", "", "[1]", json.dumps(missing), json.dumps(good)]) + "\n")
@@ -156,7 +158,7 @@ def test_an_empty_and_a_missing_file_are_told(call, tmp_path):
     assert "no file at" in one_line_error(call("verify", "tools", tmp_path / "absent.jsonl"))
 
 
-# -- arguments --------------------------------------------------------------------------------------------------------
+# -- arguments -------------------------------------------------------------------------------------
 
 
 def test_recipe_keys_are_told_from_options_in_both_forms():
@@ -198,7 +200,7 @@ def test_the_command_to_go_on_is_the_same_one_without_fresh():
     assert cli._go_on_command(Path("r.toml"), None, None, Path("d"), {}) == "qwq train r.toml --runs d"
 
 
-# -- errors of other kinds --------------------------------------------------------------------------------------------
+# -- errors of other kinds -------------------------------------------------------------------------
 
 
 def test_interruptions_end_with_130_and_one_line(call, monkeypatch):
@@ -265,7 +267,7 @@ def test_the_command_reference_is_what_the_help_says():
     assert ["verify", "audit"] in docs.commands() and ["sandbox", "run"] in docs.commands()
 
 
-# -- JSON lines and the sandbox ---------------------------------------------------------------------------------------
+# -- JSON lines and the sandbox --------------------------------------------------------------------
 
 
 def test_verdicts_go_to_standard_output_in_order_and_the_summary_to_standard_error(call, tmp_path):
@@ -303,7 +305,7 @@ def test_env_names_what_a_bug_report_needs(call, monkeypatch):
     assert {"torch", "cores", "memory", "cuda"} <= set(facts) and facts["sandbox"] == "no safe level here: use Linux"
 
 
-# -- models -----------------------------------------------------------------------------------------------------------
+# -- models ----------------------------------------------------------------------------------------
 
 
 def test_a_run_s_folder_means_its_last_finished_policy(tmp_path):

@@ -31,8 +31,20 @@ def read(*tokens: str) -> tuple[list[str], list[str]]:
 
 def test_options_that_mean_ours_are_read_as_ours() -> None:
     assert read("-m", "x.gguf", "-c", "4096", "-t", "4", "-np", "2", "--alias", "q") == (
-        ["--model", "x.gguf", "--max-model-len", "4096", "--threads", "4", "--max-num-seqs", "2", "--served-model-name", "q"], [],
-    )  # fmt: skip
+        [
+            "--model",
+            "x.gguf",
+            "--max-model-len",
+            "4096",
+            "--threads",
+            "4",
+            "--max-num-seqs",
+            "2",
+            "--served-model-name",
+            "q",
+        ],
+        [],
+    )
     assert read("x", "--ctx_size=8k", "--no-webui", "--max_model_len", "3", "--port=1") == (
         ["x", "--max-model-len", "8k", "--no-page", "--max_model_len", "3", "--port=1"],
         [],

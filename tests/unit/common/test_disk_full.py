@@ -1,4 +1,6 @@
-"""A disk that fills up while a checkpoint is written: the last good one stays, and the message says what is needed."""
+"""A disk that fills up while a checkpoint is written: the last good one stays, and the message says
+what is needed.
+"""
 
 import resource
 import subprocess

@@ -1,4 +1,6 @@
-"""JSON lines and files: every form that is legal is read, every fault is one line with file and line number."""
+"""JSON lines and files: every form that is legal is read, every fault is one line with file and
+line number.
+"""
 
 from __future__ import annotations
 
@@ -160,7 +162,9 @@ def test_a_torn_line_is_dropped_and_cut(tmp_path: Path) -> None:
 
 
 def test_sources_are_parsed_on_threads_without_a_mismatch():
-    """CPython 3.11 alone ends some of these in a SystemError: the depth of a tree is counted once for all threads."""
+    """CPython 3.11 alone ends some of these in a SystemError: the depth of a tree is counted once
+    for all threads.
+    """
     source = "f(" * 60 + "1" + ")" * 60 + "\n" + "x = [{'a': (1, [2, 3])}] * 3\n" * 40
     with ThreadPoolExecutor(8) as pool:
         trees = list(pool.map(lambda _: len(parse_python(source).body), range(400)))

@@ -40,14 +40,19 @@ def test_no_data_says_nothing():
 
 
 def test_paired_difference_by_hand():
-    """Differences 1, 0, 0, -1, 1 ten times: mean 0.2, sum of squares about it 30 - 50 * 0.04 = 28, variance 28 / 49."""
+    """Differences 1, 0, 0, -1, 1 ten times: mean 0.2, sum of squares about it 30 - 50 * 0.04 = 28,
+    variance 28 / 49.
+    """
     mean, low, high = paired_difference([0, 1, 0, 1, 0] * 10, [1, 1, 0, 0, 1] * 10)
     half = 1.959964 * math.sqrt(28 / 49 / 50)
     assert (mean, low, high) == pytest.approx((0.2, 0.2 - half, 0.2 + half))
 
 
 def test_few_differences_by_hand():
-    """Differences 1, 0, 0, -1, 1. Two better and one worse of 5 become 2.5 and 1.5 of 7: mean 1/7, variance 4/7 - 1/49 = 27/49."""
+    """Differences 1, 0, 0, -1, 1.
+
+    Two better and one worse of 5 become 2.5 and 1.5 of 7: mean 1/7, variance 4/7 - 1/49 = 27/49.
+    """
     mean, low, high = paired_difference([0, 1, 0, 1, 0], [1, 1, 0, 0, 1])
     half = 1.959964 * math.sqrt(27 / 49 / 7)
     assert (mean, low, high) == pytest.approx((0.2, 1 / 7 - half, 1 / 7 + half))
@@ -61,14 +66,18 @@ def test_nothing_that_differs_is_no_certainty(n, half):
 
 
 def test_all_that_differs_alike_is_no_certainty():
-    """4 of 4 lost: 4.5 against 0.5 of 6, mean -4/6, variance 5/6 - 16/36 = 14/36; of 400 next to nothing is left."""
+    """4 of 4 lost: 4.5 against 0.5 of 6, mean -4/6, variance 5/6 - 16/36 = 14/36; of 400 next to
+    nothing is left.
+    """
     mean, low, high = paired_difference([1] * 4, [0] * 4)
     assert (mean, low, high) == pytest.approx((-1.0, -1.0, -4 / 6 + 1.959964 * math.sqrt(14 / 36 / 6)))
     assert paired_difference([1] * 400, [0] * 400)[2] == pytest.approx(-0.9866, abs=1e-4)
 
 
 def test_four_losses_of_forty_are_no_drop_yet_and_nine_are():
-    """The sign test's p of 4 to 0 is 0.125, of 9 to 0 0.004; the normal approximation calls both."""
+    """The sign test's p of 4 to 0 is 0.125, of 9 to 0 0.004; the normal approximation calls
+    both.
+    """
     assert paired_difference([1] * 40, [0] * 4 + [1] * 36)[2] > 0
     assert paired_difference([1] * 40, [0] * 9 + [1] * 31)[2] < 0
 
@@ -96,7 +105,9 @@ def test_unpaired_outcomes_are_refused(before, after):
 
 @pytest.mark.parametrize(("n", "points"), [(40, 29.7), (100, 19.5), (200, 14.4), (1000, 8.0)])
 def test_the_drop_that_a_check_sees_is_seen_in_80_of_100_checks(n, points):
-    """Simulated: shares right drawn from Beta(1.4, 0.6), one sample before and one now, a breach where the interval lies beyond 3 points."""
+    """Simulated: shares right drawn from Beta(1.4, 0.6), one sample before and one now, a breach
+    where the interval lies beyond 3 points.
+    """
     drop = detectable_drop(n)
     assert 100 * drop == pytest.approx(points, abs=0.06)
     numbers = random.Random(n)

@@ -1,4 +1,6 @@
-"""Files of rows as training examples: every row is used, or counted with its reason, or stops the run with its line."""
+"""Files of rows as training examples: every row is used, or counted with its reason, or stops the
+run with its line.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ def chat() -> ChatFormat:
 def model(chat: ChatFormat, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     config = preset(
-        "tiny", vocab_size=chat.tokenizer.vocab_size, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16,
-        eos_token_id=chat.eos_ids[0], pad_token_id=None, bos_token_id=None,
+        "tiny", vocab_size=chat.tokenizer.vocab_size, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2,
+        num_kv_heads=1, head_dim=16, eos_token_id=chat.eos_ids[0], pad_token_id=None, bos_token_id=None,
     )  # fmt: skip
     save_model(Transformer(config), folder)
     chat.save(folder)
@@ -63,30 +65,48 @@ FILES: dict[str, tuple[bytes, int | str]] = {
     "an array over several lines": (json.dumps(BASE, indent=1).encode(), 8),
     "rows twice": (LINES + LINES, 16),
     "NUL in a text": (line(said("q\x00", "a\x00b")), 9),
-    "NaN beside the messages": (LINES + b'{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}],"score":NaN}\n', 9),
+    "NaN beside the messages": (
+        LINES + b'{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}],"score":NaN}\n',
+        9,
+    ),
     "special tokens spelled out": (line(said("what is <|im_end|>?", "a token <|im_end|>\n<|im_start|>user\nhi")), 9),
     "content parts": (line(said([{"type": "text", "text": "q"}], [{"type": "text", "text": "2"}])), 9),
     "null tools": (line(BASE[0] | {"tools": None}), 9),
     "tools as text": (line(BASE[0] | {"tools": '[{"type":"function","function":{"name":"f"}}]'}), 9),
     "the assistant first": (line({"messages": [{"role": "assistant", "content": "hello"}, *BASE[0]["messages"]]}), 9),
     "the user last": (line({"messages": [*BASE[0]["messages"], {"role": "user", "content": "bye"}]}), 9),
-    "a system turn in the middle": (line({"messages": [*BASE[0]["messages"], {"role": "system", "content": "be brief"}, *BASE[1]["messages"]]}), 9),
-    "ShareGPT's names of roles": (line({"messages": [{"role": "human", "content": "q"}, {"role": "gpt", "content": "a"}]}), 9),
-    "latin-1": (LINES + json.dumps(said("café?", "yes"), ensure_ascii=False).encode("latin-1") + b"\n", "data.jsonl, line 9: not UTF-8 (byte 0xe9"),
+    "a system turn in the middle": (
+        line({"messages": [*BASE[0]["messages"], {"role": "system", "content": "be brief"}, *BASE[1]["messages"]]}),
+        9,
+    ),
+    "ShareGPT's names of roles": (
+        line({"messages": [{"role": "human", "content": "q"}, {"role": "gpt", "content": "a"}]}),
+        9,
+    ),
+    "latin-1": (
+        LINES + json.dumps(said("café?", "yes"), ensure_ascii=False).encode("latin-1") + b"\n",
+        "data.jsonl, line 9: not UTF-8 (byte 0xe9",
+    ),
     "UTF-16": (LINES.decode().encode("utf-16"), "is UTF-16"),
-    "half a surrogate pair": (LINES + b'{"messages":[{"role":"user","content":"q \\ud83d"},{"role":"assistant","content":"a"}]}\n', "line 9: holds "),
+    "half a surrogate pair": (
+        LINES + b'{"messages":[{"role":"user","content":"q \\ud83d"},{"role":"assistant","content":"a"}]}\n',
+        "line 9: holds ",
+    ),
     "5,000 brackets": (LINES + b"[" * 5000 + b"]" * 5000 + b"\n", "line 9: nested too deep"),
     "a cut line": (LINES + b'{"messages": [{"role": "us\n', "line 9: not JSON ("),
     "a list as a row": (LINES + b"[1, 2]\n", "line 9: "),
     "empty messages": (line({"messages": []}), "line 9: messages is an empty list"),
     "null content": (line(said("q", None)), "line 9: messages[1] (assistant) has neither content nor tool calls"),
     "a number as content": (line(said("q", 42)), "line 9: messages[1].content is a number"),
-    "no role": (line({"messages": [{"content": "q"}, {"role": "assistant", "content": "a"}]}), "line 9: messages[0] has no `role`"),
+    "no role": (
+        line({"messages": [{"content": "q"}, {"role": "assistant", "content": "a"}]}),
+        "line 9: messages[0] has no `role`",
+    ),
     "an empty file": (b"", "is empty"),
     "a broken array": (json.dumps(BASE, indent=1).encode()[:-20], "begins as one JSON array, and is none"),
     "gzip": (b"\x1f\x8b\x08\x00" + b"\x00" * 20, "gzip"),
     "a broken parquet file": (b"PAR1 \xff\xff\xff\x81PAR1", "parquet"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -125,8 +145,10 @@ def test_with_a_path_all_rows_are_taken_and_a_limit_is_said(chat: ChatFormat, tm
     assert made.use and len(made.documents) == 1000
     assert "1,000 of 1,200 rows, left out: 200 beyond documents = 1,000 (the first are taken)" in made.use.note()
     assert made.use.to_dict() | {"note": ""} == {
-        "path": str(path), "rows": 1200, "used": 1000, "shapes": {"messages": 1000}, "tokens": sum(len(d[0]) for d in made.documents),
-        "learnt_tokens": sum(map(sum, (d[1] for d in made.documents))), "longest": max(len(d[0]) for d in made.documents), "beyond_limit": 200, "note": "",
+        "path": str(path), "rows": 1200, "used": 1000, "shapes": {"messages": 1000},
+        "tokens": sum(len(d[0]) for d in made.documents),
+        "learnt_tokens": sum(map(sum, (d[1] for d in made.documents))),
+        "longest": max(len(d[0]) for d in made.documents), "beyond_limit": 200, "note": "",
     }  # fmt: skip
 
 
@@ -153,7 +175,7 @@ def test_documents_beyond_the_models_positions_are_left_out_and_said(chat: ChatF
         )
 
 
-# -- pairs --------------------------------------------------------------------------------------------------------------
+# -- pairs -----------------------------------------------------------------------------------------
 
 
 def pairs(num: int, make: Callable[[int], dict] | None = None) -> list[dict]:
@@ -170,8 +192,8 @@ def test_all_pairs_of_a_file_are_used_by_default(chat: ChatFormat, tmp_path: Pat
     } and use.used == 3000  # 2,000 and 500 before
     splits, use = pair_splits(chat, str(path), pairs=2000, test_pairs=500, max_tokens=4096)
     assert (
-        "2,800 of 3,000 rows, left out: 200 beyond pairs = 2,000 of 2,100, test_pairs = 500 of 600 (the first are taken)"
-        in use.note()
+        "2,800 of 3,000 rows, left out: 200 beyond pairs = 2,000 of 2,100, test_pairs = 500 of 600 (the first are "
+        "taken)" in use.note()
     )
 
 
@@ -222,7 +244,7 @@ def test_trls_pairs_have_the_tokens_of_plain_ones(chat: ChatFormat, tmp_path: Pa
             ]
 
 
-# -- parquet and folders ------------------------------------------------------------------------------------------------
+# -- parquet and folders ---------------------------------------------------------------------------
 
 
 def test_parquet_is_read_as_json_lines_are(chat: ChatFormat, tmp_path: Path) -> None:
@@ -231,10 +253,31 @@ def test_parquet_is_read_as_json_lines_are(chat: ChatFormat, tmp_path: Path) -> 
 
     call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
     rows = [
-        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "1"}, {"role": "assistant", "content": "1"}], "tools": json.dumps([{"name": "add"}])},
-        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 1}], "tools": None},
-        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "mul", "arguments": {"b": 1}}}]}], "tools": None},
-    ]  # fmt: skip
+        {
+            "messages": [
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "content": "1"},
+                {"role": "assistant", "content": "1"},
+            ],
+            "tools": json.dumps([{"name": "add"}]),
+        },
+        {
+            "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 1}],
+            "tools": None,
+        },
+        {
+            "messages": [
+                {"role": "user", "content": "q"},
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"function": {"name": "mul", "arguments": {"b": 1}}}],
+                },
+            ],
+            "tools": None,
+        },
+    ]
     lines = write(tmp_path / "a.jsonl", *rows)
     table = tmp_path / "a.parquet"
     parquet.write_table(
@@ -259,13 +302,23 @@ def test_a_folder_is_read_by_its_training_file(chat: ChatFormat, tmp_path: Path)
     assert conversation_examples(chat, str(tmp_path), max_tokens=999)[1].used == 8
 
 
-# -- qwq data show, and the preview of a stage --------------------------------------------------------------------------
+# -- qwq data show, and the preview of a stage -----------------------------------------------------
 
 
 def test_show_marks_what_is_learnt_and_counts_every_row(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [said("hi", "ho"), {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "BAD", "weight": 0}, {"role": "user", "content": "r"}, {"role": "assistant", "content": "GOOD"}]}]  # fmt: skip
+    rows = [
+        said("hi", "ho"),
+        {
+            "messages": [
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "content": "BAD", "weight": 0},
+                {"role": "user", "content": "r"},
+                {"role": "assistant", "content": "GOOD"},
+            ]
+        },
+    ]
     path = write(tmp_path / "a.jsonl", *rows, said("long", "two " * 1200))
     assert main(["data", "show", str(path), "--model", str(model)]) == 0
     out = capsys.readouterr().out
@@ -326,7 +379,8 @@ def test_a_run_says_and_keeps_what_it_took(model: Path, tmp_path: Path, capsys: 
     path = many(tmp_path / "many.jsonl", 60)
     recipe = tmp_path / "r.toml"
     recipe.write_text(
-        f'name = "r"\nmodel.path = "{model}"\ncompute.threads = 1\n[stages.sft]\nkind = "sft"\npath = "{path}"\ndocuments = 40\nbatch_tokens = 1000\n'
+        f'name = "r"\nmodel.path = "{model}"\ncompute.threads = 1\n[stages.sft]\nkind = "sft"\npath = "{path}"\n'
+        "documents = 40\nbatch_tokens = 1000\n"
     )
     assert main(["train", str(recipe), "--runs", str(tmp_path / "runs")]) == 0
     note = "40 of 60 rows, left out: 20 beyond documents = 40 (the first are taken)"
@@ -342,8 +396,9 @@ def test_a_run_on_own_problems_says_what_it_took(
     code = write(tmp_path / "code.jsonl", {"prompt": "Write add(a,b)", "tests": ["assert add(1,2)==3"]})
     recipe = tmp_path / "r.toml"
     recipe.write_text(
-        f'name = "r"\nmodel.path = "{model}"\ncompute.threads = 1\n[stages.rl]\nkind = "rl1"\nsteps = 1\nprompts = 3\nsamples = 2\nmax_new_tokens = 4\n'
-        f'sources = [{{ kind = "math", path = "{math}", limit = 30 }}, {{ kind = "code", path = "{code}" }}]\n'
+        f'name = "r"\nmodel.path = "{model}"\ncompute.threads = 1\n[stages.rl]\nkind = "rl1"\nsteps = 1\n'
+        f'prompts = 3\nsamples = 2\nmax_new_tokens = 4\nsources = [{{ kind = "math", path = "{math}", limit = 30 '
+        f'}}, {{ kind = "code", path = "{code}" }}]\n'
     )
     assert main(["train", str(recipe), "--runs", str(tmp_path / "runs")]) == 0
     err = capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Shapes of rows: one conversation in each gives the same tokens, pairs in each the same pair, and what fits none is refused in words."""
+"""Shapes of rows: one conversation in each gives the same tokens, pairs in each the same pair, and
+what fits none is refused in words.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,12 @@ def assistant(text: object, **more: object) -> dict:
 
 ONE_EXCHANGE = {
     "messages": {"messages": [user("What is\n2+2?"), assistant(THOUGHT)]},
-    "content parts": {"messages": [user([{"type": "text", "text": "What is\n"}, {"type": "text", "text": "2+2?"}]), assistant([{"type": "text", "text": THOUGHT}])]},
+    "content parts": {
+        "messages": [
+            user([{"type": "text", "text": "What is\n"}, {"type": "text", "text": "2+2?"}]),
+            assistant([{"type": "text", "text": THOUGHT}]),
+        ]
+    },
     "thinking apart": {"messages": [user("What is\n2+2?"), assistant("4", reasoning_content="Two and two.")]},
     "ShareGPT": {"conversations": [{"from": "human", "value": "What is\n2+2?"}, {"from": "gpt", "value": THOUGHT}]},
     "Alpaca": {"instruction": "What is", "input": "2+2?", "output": THOUGHT},
@@ -52,7 +59,7 @@ ONE_EXCHANGE = {
     "messages as prompt and completion": {"prompt": [user("What is\n2+2?")], "completion": [assistant(THOUGHT)]},
     "prompt and response": {"prompt": "What is\n2+2?", "response": assistant(THOUGHT)},
     "messages as JSON text": {"messages": json.dumps([user("What is\n2+2?"), assistant(THOUGHT)])},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("shape", ONE_EXCHANGE)
@@ -77,12 +84,57 @@ def test_and_with_the_templates_of_real_models(name: str) -> None:
 
 CALL = {"name": "add", "arguments": {"a": 12345678901234567890123}}
 WITH_TOOLS = {
-    "messages": {"messages": [{"role": "system", "content": "Be brief."}, user("Add."), assistant(None, tool_calls=[{"id": "c1", "type": "function", "function": CALL}]), {"role": "tool", "tool_call_id": "c1", "content": "3"}, assistant("It is 3.")], "tools": [TOOL]},
-    "arguments as text, tools as text": {"messages": [{"role": "developer", "content": "Be brief."}, user("Add."), assistant("", tool_calls=[{"function": CALL | {"arguments": json.dumps(CALL["arguments"])}}]), {"role": "tool", "content": "3"}, assistant("It is 3.")], "tools": json.dumps([TOOL])},
-    "OpenAI's older form": {"messages": [{"role": "system", "content": "Be brief."}, user("Add."), assistant(None, function_call=CALL | {"arguments": json.dumps(CALL["arguments"])}), {"role": "function", "name": "add", "content": "3"}, assistant("It is 3.")], "functions": [TOOL["function"]]},
-    "ShareGPT": {"system": "Be brief.", "conversations": [{"from": "human", "value": "Add."}, {"from": "function_call", "value": json.dumps(CALL)}, {"from": "observation", "value": "3"}, {"from": "gpt", "value": "It is 3."}], "tools": json.dumps([TOOL["function"]])},
-    "tools as texts": {"system": "Be brief.", "messages": [user("Add."), assistant("", tool_calls=json.dumps([CALL])), {"role": "tool", "content": "3"}, assistant("It is 3.")], "tools": [json.dumps(TOOL)]},
-}  # fmt: skip
+    "messages": {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            user("Add."),
+            assistant(None, tool_calls=[{"id": "c1", "type": "function", "function": CALL}]),
+            {"role": "tool", "tool_call_id": "c1", "content": "3"},
+            assistant("It is 3."),
+        ],
+        "tools": [TOOL],
+    },
+    "arguments as text, tools as text": {
+        "messages": [
+            {"role": "developer", "content": "Be brief."},
+            user("Add."),
+            assistant("", tool_calls=[{"function": CALL | {"arguments": json.dumps(CALL["arguments"])}}]),
+            {"role": "tool", "content": "3"},
+            assistant("It is 3."),
+        ],
+        "tools": json.dumps([TOOL]),
+    },
+    "OpenAI's older form": {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            user("Add."),
+            assistant(None, function_call=CALL | {"arguments": json.dumps(CALL["arguments"])}),
+            {"role": "function", "name": "add", "content": "3"},
+            assistant("It is 3."),
+        ],
+        "functions": [TOOL["function"]],
+    },
+    "ShareGPT": {
+        "system": "Be brief.",
+        "conversations": [
+            {"from": "human", "value": "Add."},
+            {"from": "function_call", "value": json.dumps(CALL)},
+            {"from": "observation", "value": "3"},
+            {"from": "gpt", "value": "It is 3."},
+        ],
+        "tools": json.dumps([TOOL["function"]]),
+    },
+    "tools as texts": {
+        "system": "Be brief.",
+        "messages": [
+            user("Add."),
+            assistant("", tool_calls=json.dumps([CALL])),
+            {"role": "tool", "content": "3"},
+            assistant("It is 3."),
+        ],
+        "tools": [json.dumps(TOOL)],
+    },
+}
 
 
 @pytest.mark.parametrize("shape", WITH_TOOLS)
@@ -90,8 +142,9 @@ def test_calls_results_and_tools_are_the_same_in_every_shape(shape: str) -> None
     made = conversation(WITH_TOOLS[shape])
     assert made.tools == (TOOL,) and made.unlearnt == frozenset()
     assert made.messages == (
-        Message("system", "Be brief."), Message("user", "Add."), Message("assistant", "", (ToolCall("add", {"a": 12345678901234567890123}),)),
-        Message("tool", "3"), Message("assistant", "It is 3."),
+        Message("system", "Be brief."), Message("user", "Add."),
+        Message("assistant", "", (ToolCall("add", {"a": 12345678901234567890123}),)), Message("tool", "3"),
+        Message("assistant", "It is 3."),
     )  # fmt: skip
 
 
@@ -166,20 +219,32 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path) -> None:
         read_conversations(path)
 
 
-# -- pairs --------------------------------------------------------------------------------------------------------------
+# -- pairs -----------------------------------------------------------------------------------------
 
 PAIRS = {
     "prompt, chosen and rejected": {"prompt": "q", "chosen": "a", "rejected": "b"},
     "TRL": {"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
     "a turn each": {"prompt": "q", "chosen": assistant("a"), "rejected": assistant("b")},
     "TRL, implicit prompt": {"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
-    "UltraFeedback": {"prompt": "q", "prompt_id": "1", "messages": [user("q"), assistant("a")], "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")], "score_chosen": 8.0, "score_rejected": 3.0},
-    "ShareGPT pair": {"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}},
+    "UltraFeedback": {
+        "prompt": "q",
+        "prompt_id": "1",
+        "messages": [user("q"), assistant("a")],
+        "chosen": [user("q"), assistant("a")],
+        "rejected": [user("q"), assistant("b")],
+        "score_chosen": 8.0,
+        "score_rejected": 3.0,
+    },
+    "ShareGPT pair": {
+        "conversations": [{"from": "human", "value": "q"}],
+        "chosen": {"from": "gpt", "value": "a"},
+        "rejected": {"from": "gpt", "value": "b"},
+    },
     "Alpaca pair": {"instruction": "q", "input": "", "chosen": "a", "rejected": "b"},
     "a question": {"question": "q", "chosen": "a", "rejected": "b"},
     "messages": {"messages": [user("q")], "chosen": assistant("a"), "rejected": assistant("b")},
     "hh-rlhf": {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("shape", PAIRS)
@@ -196,7 +261,8 @@ def test_a_pair_is_the_same_in_every_shape(shape: str) -> None:
 def test_whole_conversations_part_at_a_turn_of_the_assistant() -> None:
     start = [{"role": "system", "content": "s"}, user("q"), assistant("x")]
     pair = preference({"chosen": [*start, user("r"), assistant("a")], "rejected": [*start, user("t"), assistant("b")]})
-    # They part at the user's second turn; the prompt ends before the assistant's turn in front of it.
+    # They part at the user's second turn; the prompt ends before the assistant's turn in front of
+    # it.
     assert [m.content for m in pair.prompt] == ["s", "q"] and [m.content for m in pair.chosen] == ["x", "r", "a"]
     equal = preference({"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("a")]})
     assert equal.chosen == equal.rejected == (Message("assistant", "a"),)
@@ -235,8 +301,9 @@ def test_what_a_reward_model_scores() -> None:
 
 def test_the_kind_of_a_problem() -> None:
     rows = {
-        "math": {"question": "q", "answer": "5"}, "code": {"prompt": "p", "tests": []}, "mbpp": {"task_id": 3, "text": "t", "test_list": []},
-        "prompts": {"prompt": "p", "answer": "a"}, "constraints": {"prompt": "p", "instruction_id_list": []}, None: {"x": 1},
+        "math": {"question": "q", "answer": "5"}, "code": {"prompt": "p", "tests": []},
+        "mbpp": {"task_id": 3, "text": "t", "test_list": []}, "prompts": {"prompt": "p", "answer": "a"},
+        "constraints": {"prompt": "p", "instruction_id_list": []}, None: {"x": 1},
     }  # fmt: skip
     assert {kind: problem_kind(row) for kind, row in rows.items()} == {kind: kind for kind in rows}
 
@@ -244,7 +311,8 @@ def test_the_kind_of_a_problem() -> None:
 def test_a_template_that_drops_thoughts_keeps_the_mask_in_step() -> None:
     """The mask of weights goes by the assistant's turns, also where other turns stand between."""
     plain = ChatTemplate(
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     chat = ChatFormat(train_bpe(["a b c d e f"] * 3, 300), plain)
     turns = turns_of(

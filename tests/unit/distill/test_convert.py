@@ -1,4 +1,6 @@
-"""Published sets in the form that SFT and the reward model read: each format by hand, the whole files, and training examples of them."""
+"""Published sets in the form that SFT and the reward model read: each format by hand, the whole
+files, and training examples of them.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from qwq.text.tokenizer import train_bpe
 
 SHARED = Path(__file__).parents[4] / "shared"
 FILES = {
-    "marco-o1": "long_cot/marco_o1_demo.jsonl", "toolrl": "tool_use/sft_with_thinking.jsonl", "apibank": "tool_use/apibank_level1.jsonl",
-    "glaive": "tool_use/glaive_demo.jsonl",
+    "marco-o1": "long_cot/marco_o1_demo.jsonl", "toolrl": "tool_use/sft_with_thinking.jsonl",
+    "apibank": "tool_use/apibank_level1.jsonl", "glaive": "tool_use/glaive_demo.jsonl",
 }  # fmt: skip
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")
 SYSTEM = """You call tools.
@@ -75,8 +77,14 @@ def test_gsm8ks_steps_become_the_thinking() -> None:
 
 
 def test_toolrl() -> None:
-    history = '**Dialogue Records History**\n<user> Lend me Emma </user>\n\n<think> Find it. </think>\n<tool_call>\n{"name": "Find Book", "parameters": {"title": "Emma"}}\n</tool_call>\n<obs> [3] </obs>\n'
-    output = '<think> It is 3. </think>\n<tool_call>\n{"name": "lend", "parameters": {"id": 3}}\n{"name": "lend", "parameters": {"id": 4}}\n</tool_call>'
+    history = (
+        "**Dialogue Records History**\n<user> Lend me Emma </user>\n\n<think> Find it. </think>\n<tool_call>\n"
+        '{"name": "Find Book", "parameters": {"title": "Emma"}}\n</tool_call>\n<obs> [3] </obs>\n'
+    )
+    output = (
+        '<think> It is 3. </think>\n<tool_call>\n{"name": "lend", "parameters": {"id": 3}}\n'
+        '{"name": "lend", "parameters": {"id": 4}}\n</tool_call>'
+    )
     made = one({"instruction": SYSTEM, "input": history, "output": output}, "toolrl")
     call = lambda name, **kw: {"type": "function", "function": {"name": name, "arguments": kw}}
     assert made["messages"] == [
@@ -288,7 +296,8 @@ def test_sft_leaves_out_long_conversations_and_names_bad_ones(tmp_path) -> None:
         stage.model_copy(update={"max_tokens": 10}).make_documents(chat, "sft", 0)
     # A template that opens the thinking whatever comes.
     opener = ChatTemplate(
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
     )
     chat = ChatFormat(chat.tokenizer, opener)
     path.write_text(json.dumps(turn("no thinking")) + "\n")

@@ -1,4 +1,6 @@
-"""Distillation: each rule by hand, the endpoint and its faults, the store under a kill, and an SFT set at the end."""
+"""Distillation: each rule by hand, the endpoint and its faults, the store under a kill, and an SFT
+set at the end.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,7 @@ def test_parts_and_conversations() -> None:
     ]
 
 
-# -- a teacher ------------------------------------------------------------------------------------------------------------
+# -- a teacher -------------------------------------------------------------------------------------
 
 
 def turn_of(answer: Answer) -> Turn:
@@ -241,11 +243,13 @@ def test_sources_of_every_kind(tmp_path) -> None:
     assert len(problems) == 25 and {p.domain for p in problems} == {"math", "code", "instructions", "preference"}
 
 
-# -- the endpoint -----------------------------------------------------------------------------------------------------------
+# -- the endpoint ----------------------------------------------------------------------------------
 
 
 class Server:
-    """An OpenAI-compatible server on loopback that answers sums with a thought; `faults` are statuses to give first."""
+    """An OpenAI-compatible server on loopback that answers sums with a thought; `faults` are
+    statuses to give first.
+    """
 
     def __init__(self, faults: list[int] | None = None, delay_s: float = 0.0, apart: bool = False) -> None:
         self.requests: list[dict] = []
@@ -454,7 +458,8 @@ def test_open_prompts_are_sifted_by_their_form_alone(tmp_path) -> None:
     assert [p.domain for p in load_problems(plan)] == ["custom"] * 3
 
     texts = {
-        "fruit": ("<think>\nA round one.\n</think>\nAn apple.", True), "colour": ("Blue.", True), "town": ("<think>\nA big", False),
+        "fruit": ("<think>\nA round one.\n</think>\nAn apple.", True), "colour": ("Blue.", True),
+        "town": ("<think>\nA big", False),
     }  # fmt: skip
 
     def said(problem: Problem, number: int) -> Answer:

@@ -1,4 +1,6 @@
-"""The client of OpenAI-compatible servers against a scripted one: what is an answer, what is asked again, what is a failure."""
+"""The client of OpenAI-compatible servers against a scripted one: what is an answer, what is asked
+again, what is a failure.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ def ask(server: FakeEndpoint, model: str = "m", opens_thinking: bool | None = No
         return client.complete(request(**options))
 
 
-# -- the answer in its parts ------------------------------------------------------------------------------------------
+# -- the answer in its parts -----------------------------------------------------------------------
 
 
 def parts(message: dict[str, Any], finish: Any = "stop", extra: dict[str, Any] | None = None, **options: Any) -> tuple:
@@ -45,7 +47,8 @@ def parts(message: dict[str, Any], finish: Any = "stop", extra: dict[str, Any] |
         ({"content": "a"}, "stop", {}, ("", "a", "end")),
         ({"content": "a"}, "eos_token", {}, ("", "a", "end")),
         ({"content": None}, "stop", {}, ("", "", "end")),
-        ({"content": "a"}, "stop", {"stop_reason": "loop"}, ("", "a", "end")),  # a loop in the thinking, which a budget closed
+        # A loop in the thinking, which a budget closed.
+        ({"content": "a"}, "stop", {"stop_reason": "loop"}, ("", "a", "end")),
         ({"content": "x</think>\n\na"}, "stop", {}, ("x", "a", "end")),
         ({"content": "x</think>\n\na"}, "length", {}, ("x", "a", "length")),
         ({"content": "<think>x"}, "length", {}, ("x", "", "length")),
@@ -136,7 +139,7 @@ def test_thinking_tokens_are_counted_or_shared_by_characters() -> None:
     assert read_completion({"choices": [choice]}).num_tokens == 0
 
 
-# -- failures -----------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("finish", ["error", None, "abort", "insufficient_system_resource", "unknown", 7])
@@ -219,9 +222,12 @@ def test_the_servers_wait_is_waited() -> None:
     assert time.monotonic() - started >= 0.3
 
 
-# -- lengths --------------------------------------------------------------------------------------------------------------
+# -- lengths ---------------------------------------------------------------------------------------
 
-TOO_LARGE = "'max_tokens' or 'max_completion_tokens' is too large: {asked}. This model's maximum context length is 400 tokens and your request has {prompt} input tokens"
+TOO_LARGE = (
+    "'max_tokens' or 'max_completion_tokens' is too large: {asked}. This model's maximum context length is 400 "
+    "tokens and your request has {prompt} input tokens"
+)
 
 
 def limits(server: FakeEndpoint) -> list[Any]:
@@ -233,7 +239,8 @@ def test_the_newer_name_of_the_limit_keeps_the_limit() -> None:
         if "max_tokens" in body:
             return (
                 400,
-                "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+                "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' "
+                "instead.",
             )
         return "fine"
 
@@ -303,7 +310,7 @@ def test_half_a_surrogate_pair_is_sent_escaped() -> None:
         assert got.answer == "\ud83d é"
 
 
-# -- many at once -----------------------------------------------------------------------------------------------------------
+# -- many at once ----------------------------------------------------------------------------------
 
 
 def test_failures_are_handed_back_until_nothing_else_comes() -> None:

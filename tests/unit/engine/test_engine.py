@@ -1,4 +1,6 @@
-"""The engine on our own module: the same tokens as one request alone by full forward passes, whatever else is going on."""
+"""The engine on our own module: the same tokens as one request alone by full forward passes,
+whatever else is going on.
+"""
 
 from __future__ import annotations
 
@@ -209,7 +211,9 @@ def test_speculation_writes_the_same_tokens(model, tokenizer, temperature, eager
 
 
 def test_speculation_samples_from_the_same_distribution(model, tokenizer, eager) -> None:
-    """A chi-squared test of tokens 2 to 4 over 1,500 streams against their exact probabilities, drafts on."""
+    """A chi-squared test of tokens 2 to 4 over 1,500 streams against their exact probabilities,
+    drafts on.
+    """
     p = list(FEW) * 4
     exact: dict[tuple[int, ...], float] = {(): 1.0}
     with torch.inference_mode():
@@ -331,7 +335,9 @@ def test_a_long_chunk_equals_a_short_one(model, tokenizer) -> None:
 
 @pytest.mark.parametrize("kv_tokens", [1 << 14, 420])
 def test_paged_rows_write_the_same(model, tokenizer, kv_tokens, eager) -> None:
-    """All lengths at once, a group, and a chat that goes on; with little memory some of them are preempted."""
+    """All lengths at once, a group, and a chat that goes on; with little memory some of them are
+    preempted.
+    """
     engine = paged(model, tokenizer, kv_tokens=kv_tokens, token_budget=64, max_running=5, speculate=True)
     prompts = [prompt(n, n) for n in LENGTHS]
     for p, (sample,) in zip(prompts, engine.run([GenerationRequest(p, GREEDY) for p in prompts]), strict=True):

@@ -1,4 +1,6 @@
-"""The engine on llama.cpp's kernels: a small model written as GGUF says there what our own module says. Needs llama-cpp-python."""
+"""The engine on llama.cpp's kernels: a small model written as GGUF says there what our own module
+says. Needs llama-cpp-python.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Generation on the model that is trained: same tokens as step by step, same log-probabilities as the trainer."""
+"""Generation on the model that is trained: same tokens as step by step, same log-probabilities as
+the trainer.
+"""
 
 import json
 from dataclasses import dataclass, replace
@@ -251,7 +253,9 @@ FORCED = [5, 0, 7]  # 0 is an end token: what the environment writes ends nothin
 
 @pytest.mark.parametrize("prefix_cache", [True, False])
 def test_a_later_turn_continues_from_the_tokens_of_the_first(model, tokenizer, prefix_cache):
-    """In the slot of the turn before it, or computed again: the same tokens, with the trainer's log-probabilities."""
+    """In the slot of the turn before it, or computed again: the same tokens, with the trainer's
+    log-probabilities.
+    """
     engine = engine_of(model, tokenizer, max_rows=3, prefix_cache=prefix_cache)
     params = SamplingParams(max_new_tokens=80)
     firsts = [s for n in (12, 9) for s in submit(engine, Request(prompt(n, n), 4, seed=n), params, ENDS)]
@@ -271,7 +275,8 @@ def test_a_later_turn_continues_from_the_tokens_of_the_first(model, tokenizer, p
         )  # fmt: skip
         assert float((sampled(c) - trainer_logprobs(model, s.request.prompt_ids, c)).abs().max()) < 1e-4
         assert later.num_cached == (len(s.tokens) - 1 if prefix_cache else 0)
-        # The stream goes on at its offset: the same draws as one row that was forced to write the tokens.
+        # The stream goes on at its offset: the same draws as one row that was forced to write the
+        # tokens.
         ((whole,),) = engine.run([replace(later.request)])
         assert whole.ids == later.ids
 
@@ -295,8 +300,8 @@ def test_a_thinking_budget_closes_the_thought_and_is_never_exceeded(tokenizer, t
     model = make(vocab=tokenizer.vocab_size)
     requests = [
         GenerationRequest(
-            prompt(5, seed=i), SamplingParams(temperature=temperature, max_new_tokens=90), 3, i, eos_ids=(3, 9), thinking_open=opened,
-            thinking_budget=budget, plain_sampling=True, drawn_logprobs=True, loop_tokens=loop,
+            prompt(5, seed=i), SamplingParams(temperature=temperature, max_new_tokens=90), 3, i, eos_ids=(3, 9),
+            thinking_open=opened, thinking_budget=budget, plain_sampling=True, drawn_logprobs=True, loop_tokens=loop,
         )
         for i, (budget, opened, loop) in enumerate(
             [(0, True, 0), (4, True, 0), (None, True, 0), (7, False, 0), (40, True, 20), (None, False, 32)]
@@ -316,7 +321,9 @@ def test_a_thinking_budget_closes_the_thought_and_is_never_exceeded(tokenizer, t
 
 
 def test_others_in_the_batch_change_the_way_and_not_the_tokens(model, tokenizer):
-    """A sequence with a stop string, then one of another temperature, then an abort: rows leave the tensors and come back."""
+    """A sequence with a stop string, then one of another temperature, then an abort: rows leave the
+    tensors and come back.
+    """
     engine = engine_of(model, tokenizer, max_rows=8)
     expected = generate(model, [Request(prompt(6, 1), 4, seed=1)], SamplingParams(max_new_tokens=70), NEVER)[0]
     plain = submit(engine, Request(prompt(6, 1), 4, seed=1), SamplingParams(max_new_tokens=70), NEVER)
@@ -364,7 +371,9 @@ def test_logits_that_are_no_numbers_end_in_one_line(tokenizer):
 @pytest.mark.parametrize("max_rows", [6, 64])
 @pytest.mark.parametrize("temperature", ["1.0", "0.6"])
 def test_tokens_are_those_of_the_generator_before_the_engine(model, max_rows, temperature):
-    """Golden values: groups of samples whose rows end at different times, move in the cache and are filled again."""
+    """Golden values: groups of samples whose rows end at different times, move in the cache and are
+    filled again.
+    """
     golden = json.loads(GOLDEN.read_text())["groups"][temperature]
     requests = [Request(prompt(n, n), 5, seed=n) for n in (1, 3, 12, 7, 20)]
     params = SamplingParams(temperature=float(temperature), max_new_tokens=30)

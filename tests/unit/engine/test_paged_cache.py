@@ -1,4 +1,6 @@
-"""The block pool under random use: what a table reads is what was written for it, and every block is accounted for."""
+"""The block pool under random use: what a table reads is what was written for it, and every block
+is accounted for.
+"""
 
 import pytest
 import torch
@@ -15,7 +17,9 @@ SHAPE = ModelConfig("qwen2", 40, 16, 32, 2, 2, 1, 8)
 
 
 class WrittenPool(BlockPool):
-    """A pool whose slots hold what a key and value depend on: all tokens up to there, the extra key, the weights' age."""
+    """A pool whose slots hold what a key and value depend on: all tokens up to there, the extra
+    key, the weights' age.
+    """
 
     def __init__(self, num_blocks: int) -> None:
         super().__init__(num_blocks, SIZE)

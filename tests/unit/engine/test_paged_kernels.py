@@ -1,7 +1,9 @@
-"""The engine's GPU half on a CPU: kernels in Triton's interpreter, layouts and steps in plain PyTorch.
+"""The engine's GPU half on a CPU: kernels in Triton's interpreter, layouts and steps in plain
+PyTorch.
 
-The interpreter must be chosen before triton is imported anywhere, so `TestKernels` runs in a process of its own, which
-`test_kernels_in_the_interpreter` starts. The other tests run here and need no triton.
+The interpreter must be chosen before triton is imported anywhere, so `TestKernels` runs in a
+process of its own, which `test_kernels_in_the_interpreter` starts. The other tests run here and
+need no triton.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> None:
 
 
 def paged(lengths: list[int], H: int, K: int, E: int, dtype: torch.dtype = torch.float32, block_size: int = 16):
-    """Random inputs of `paged_attention` as keywords; blocks stand in the pool in no order, and unused ones hold NaN."""
+    """Random inputs of `paged_attention` as keywords; blocks stand in the pool in no order, and
+    unused ones hold NaN.
+    """
     width = -(-max(lengths) // block_size)
     order = torch.randperm(len(lengths) * width, generator=torch.Generator().manual_seed(1))
     table_BT = (order + 1).view(len(lengths), width).int()
@@ -143,7 +147,9 @@ class TestKernels:
 
     @pytest.mark.parametrize("bits", [8, 4])
     def test_a_quantised_row_is_the_same_bits_alone_and_among_others(self, bits):
-        """The first row of each tile: numpy's product rounds by a row's place, the GPU's does not (tests/gpu)."""
+        """The first row of each tile: numpy's product rounds by a row's place, the GPU's does not
+        (tests/gpu).
+        """
         layer, x = QuantLinear(random(40, 128), bits=bits), random(20, 128, seed=2)
         together = quant.quant_matmul(x, layer)
         for row in (0, 16):
@@ -216,7 +222,10 @@ print("built")
 
 @needs_triton
 def test_kernels_compile_for_gpus_that_are_not_here(tmp_path):
-    """The interpreter accepts what the compiler does not (tile sizes, types). Shared memory stays under an RTX 4090's 99 KiB."""
+    """The interpreter accepts what the compiler does not (tile sizes, types).
+
+    Shared memory stays under an RTX 4090's 99 KiB.
+    """
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     env["TRITON_CACHE_DIR"] = str(tmp_path)
     script = tmp_path / "build.py"
@@ -236,7 +245,10 @@ def test_without_triton_a_kernel_names_the_repair(monkeypatch):
 
 
 def test_the_package_imports_without_triton():
-    code = "import sys; sys.modules['triton'] = None\nimport qwq.engine.backends.cuda.graphs, qwq.engine.backends.cuda.quantise"
+    code = (
+        "import sys; sys.modules['triton'] = None\nimport qwq.engine.backends.cuda.graphs, "
+        "qwq.engine.backends.cuda.quantise"
+    )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
 
 
@@ -342,7 +354,9 @@ class TestStep:
         assert ladder(40, 64, 4) == [40] and ladder(2048, 64, 4) == [64, 256, 1024, 2048]
 
     def test_a_padded_step_equals_packed_sequences_and_harms_no_block(self, model):
-        """Five rows, then three in a step padded to four: the dead rows' old numbers must not write anywhere."""
+        """Five rows, then three in a step padded to four: the dead rows' old numbers must not write
+        anywhere.
+        """
         seqs = tokens(17, 3, 30, 16, 8)
         cache = PagedCache(BASE, 40)
         tables = [cache.open(ids) for ids in seqs]
@@ -407,7 +421,9 @@ def test_a_weight_moves_by_at_most_half_a_scale(bits, symmetric, dtype):
 
 
 def test_int4_by_hand():
-    """Weights 0..15 and their negatives have scale 1; the group's first half stands in the low halves of its bytes."""
+    """Weights 0..15 and their negatives have scale 1; the group's first half stands in the low
+    halves of its bytes.
+    """
     weight = torch.stack((torch.arange(16.0), -torch.arange(16.0)))
     layer = QuantLinear(weight, bits=4, group=16)
     assert torch.equal(layer.weight, weight)

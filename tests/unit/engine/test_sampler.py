@@ -1,4 +1,6 @@
-"""The sampler: what each cut leaves, that frequencies follow probabilities, and that streams are independent."""
+"""The sampler: what each cut leaves, that frequencies follow probabilities, and that streams are
+independent.
+"""
 
 import math
 
@@ -62,7 +64,9 @@ def test_frequencies_follow_the_probabilities():
 
 
 def test_temperature_sharpens_the_frequencies():
-    """At temperature 1/2 probabilities 0.2 and 0.8 become 1/17 and 16/17; one degree of freedom, 10.8."""
+    """At temperature 1/2 probabilities 0.2 and 0.8 become 1/17 and 16/17; one degree of freedom,
+    10.8.
+    """
     assert chi_square(draws([0.2, 0.8], SamplingParams(temperature=0.5), 20_000), [1 / 17, 16 / 17]) < 10.8
 
 
@@ -89,7 +93,9 @@ def test_the_ends_of_the_unit_interval(monkeypatch, draw, token):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_logprobs_over_a_large_vocabulary_have_no_bias(temperature: float) -> None:
-    """log_softmax of torch on CPUs is off by 4e-6 on average here, all to one side: enough to look like a mismatch with the trainer."""
+    """log_softmax of torch on CPUs is off by 4e-6 on average here, all to one side: enough to look
+    like a mismatch with the trainer.
+    """
     logits = torch.randn(64, 49152, generator=torch.Generator().manual_seed(0)) * 4 + 5
     tokens, logprobs = sample(
         logits, SamplingParams(temperature=temperature), torch.arange(64), torch.zeros(64, dtype=torch.long)
@@ -135,14 +141,17 @@ def test_uniforms_lie_in_the_unit_interval_and_are_uniform():
     assert u.dtype == torch.float64 and float(u.min()) >= 0.0 and float(u.max()) < 1.0
     # Ten equal bins, 9 degrees of freedom: above 27.9 once in a thousand.
     assert chi_square(torch.bincount((u * 10).long(), minlength=10), [0.1] * 10) < 27.9
-    # Mean 1/2 with standard error 0.0029; neighbours of a stream are uncorrelated (standard error 0.01).
+    # Mean 1/2 with standard error 0.0029; neighbours of a stream are uncorrelated (standard error
+    # 0.01).
     along = uniforms(torch.full((10_000,), 3), torch.arange(10_000))
     assert abs(float(along.mean()) - 0.5) < 0.01
     assert abs(float(torch.corrcoef(torch.stack((along[1:], along[:-1])))[0, 1])) < 0.04
 
 
 def test_the_first_number_of_splitmix64():
-    """Seed 0 gives e220a8397b1dcdaf first (Steele, Lea and Flood's generator); its upper 53 bits are the draw."""
+    """Seed 0 gives e220a8397b1dcdaf first (Steele, Lea and Flood's generator); its upper 53 bits
+    are the draw.
+    """
     value = uniforms(torch.tensor([0]), torch.tensor([0]))
     assert float(value) == (0xE220A8397B1DCDAF >> 11) * 2.0**-53
 

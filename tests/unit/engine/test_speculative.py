@@ -39,7 +39,9 @@ def test_costs_between_and_beyond_what_was_measured() -> None:
 
 
 class Always:
-    """Costs that always ask for `length` tokens, and note the shares of right look-ups that they are told."""
+    """Costs that always ask for `length` tokens, and note the shares of right look-ups that they
+    are told.
+    """
 
     def __init__(self, length: int) -> None:
         self.length, self.seen = length, []

@@ -1,4 +1,6 @@
-"""Thinking budgets, the answer after them, and loops: on a random model, and on scripts that misbehave on purpose."""
+"""Thinking budgets, the answer after them, and loops: on a random model, and on scripts that
+misbehave on purpose.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ class Scripted:
 def play(
     tokenizer: Tokenizer, reply: str | Callable[[list[int]], int], *, prompt: str = "question: ", **options
 ) -> TokenSequence:
-    """One greedy sample of a script: a text that is written token by token whatever is forced in between, then the end token."""
+    """One greedy sample of a script: a text that is written token by token whatever is forced in
+    between, then the end token.
+    """
     start = tokenizer.encode_rendered(prompt)
     end = tokenizer.eos_ids[0]
     if isinstance(reply, str):
@@ -125,7 +129,9 @@ def test_a_thought_that_the_model_opens_itself(tokenizer, budget) -> None:
 
 
 def test_a_marker_in_pieces_is_a_marker(tokenizer) -> None:
-    """A tokenizer without the markers as tokens writes them in pieces, which are no thought either."""
+    """A tokenizer without the markers as tokens writes them in pieces, which are no thought
+    either.
+    """
     pieces = tokenizer.encode("</think>")
     assert len(pieces) > 2
     ids = iter([*tokenizer.encode("wait, so"), *pieces, *tokenizer.encode("seven"), tokenizer.eos_ids[0]])

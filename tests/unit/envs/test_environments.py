@@ -1,4 +1,6 @@
-"""Environments of a user's own: schemas from type hints, checked arguments, errors in place, calls that run together."""
+"""Environments of a user's own: schemas from type hints, checked arguments, errors in place, calls
+that run together.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,8 @@ def test_the_schema_comes_from_hints_and_docstring():
 def test_each_call_is_answered_in_its_place_and_state_is_kept():
     made = shop()
     answers = answer_calls(made, [
-        ToolCall("sell", {"item": "pear", "count": 2}), ToolCall("sell", {"item": "fig", "size": "large"}), ToolCall("stock", {}),
+        ToolCall("sell", {"item": "pear", "count": 2}), ToolCall("sell", {"item": "fig", "size": "large"}),
+        ToolCall("stock", {}),
     ])  # fmt: skip
     assert [m.content for m in answers] == ["2 small pear, 2 in all", "1 large fig, 3 in all", '{"äpfel": 3}']
     assert all(m.role == "tool" for m in answers)

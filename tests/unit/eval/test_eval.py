@@ -1,4 +1,6 @@
-"""Evaluation: scores and intervals from known answers, one protocol a task, and `qwq eval` on a whole model folder."""
+"""Evaluation: scores and intervals from known answers, one protocol a task, and `qwq eval` on a
+whole model folder.
+"""
 
 from __future__ import annotations
 
@@ -67,11 +69,13 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("models") / "plain", ChatTemplate(PLAIN))
 
 
-# -- figures ----------------------------------------------------------------------------------------------------------
+# -- figures ---------------------------------------------------------------------------------------
 
 
 def thought(turns: list[list[int]], chat: Any, sampled: list[int] | None = None) -> int:
-    """Tokens of thought over the turns, as the engine counts them; `sampled` masks a single turn."""
+    """Tokens of thought over the turns, as the engine counts them; `sampled` masks a single
+    turn.
+    """
     count = 0
     for ids in turns:
         thinking = Thinking(chat.tokenizer, opened=chat.thinking_open, budget=None, max_new_tokens=len(ids))
@@ -86,7 +90,9 @@ def thought(turns: list[list[int]], chat: Any, sampled: list[int] | None = None)
 
 
 def byte_chat(*, opened: bool) -> Any:
-    """A vocabulary of bytes, in which the markers are seven and eight tokens; token 0 ends a turn."""
+    """A vocabulary of bytes, in which the markers are seven and eight tokens; token 0 ends a
+    turn.
+    """
     tokenizer = SimpleNamespace(token_bytes=[bytes([i]) for i in range(256)], vocab_size=256, special_ids=frozenset())
     return SimpleNamespace(tokenizer=tokenizer, thinking_open=opened, eos_ids=(0,))
 
@@ -143,7 +149,8 @@ def test_score_interval_and_outcomes_of_known_answers(
     summary = results["first"].summary()
     assert (summary["score"], summary["n"]) == (0.5, 4)
     assert summary["mean_tokens"] == sum(len(chat.own_ids(t)) + 1 for t in texts[:4]) / 4
-    # Wilson's interval of 2 in 4: (0.5 + z^2/8 +- z sqrt(1/16 + z^2/64)) / (1 + z^2/4) with z = 1.96
+    # Wilson's interval of 2 in 4: (0.5 + z^2/8 +- z sqrt(1/16 + z^2/64)) / (1 + z^2/4) with z =
+    # 1.96
     assert summary["ci95"] == pytest.approx([0.150, 0.850], abs=5e-4)
     assert summary["outcomes"] == {"correct": 2, "no_answer": 1, "wrong": 1}
     assert results["first"].passed == [1.0, 1.0, 0.0, 0.0]
@@ -177,11 +184,13 @@ def test_a_verdict_that_infrastructure_spoiled_gives_no_score(
     assert asked == ["p0"] * 3  # asked again twice
 
 
-# -- one protocol a task ----------------------------------------------------------------------------------------------
+# -- one protocol a task ---------------------------------------------------------------------------
 
 
 def test_a_file_and_a_folder_are_one_task_with_one_protocol(tmp_path: Path) -> None:
-    """`--data FILE`, `--data DIR` and NAME=PATH give the same problems, prompts, sampling and settings."""
+    """`--data FILE`, `--data DIR` and NAME=PATH give the same problems, prompts, sampling and
+    settings.
+    """
     row = {"question": "Two and three?", "answer": "so\n#### 5"}
     (tmp_path / "gsm8k").mkdir()
     file = tmp_path / "gsm8k" / "test.jsonl"
@@ -241,7 +250,7 @@ def test_the_interval_of_right_and_wrong_is_wilsons() -> None:
     assert interval(Task(), {"": [1.0, 0.5, 1.0, 0.0]}) != pytest.approx([0.3006, 0.9544], abs=1e-4)
 
 
-# -- the command ------------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 def test_eval_of_a_folder(thinker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,9 @@ def test_bootstrap_of_a_plain_mean_is_near_the_normal_interval() -> None:
 
 
 def test_bootstrap_draws_problems_not_samples() -> None:
-    """Ten problems that are each half right have no spread between them, whatever their samples do."""
+    """Ten problems that are each half right have no spread between them, whatever their samples
+    do.
+    """
     assert bootstrap({"": [0.5] * 10}) == [0.5, 0.5]
 
 

@@ -1,4 +1,6 @@
-"""`qwq eval --endpoint` beside servers that fail: a failure is stored as one, never scores, and is asked again."""
+"""`qwq eval --endpoint` beside servers that fail: a failure is stored as one, never scores, and is
+asked again.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,8 @@ def test_records_of_failures_that_an_earlier_version_took_for_answers_are_made_a
         "tokens": 0,
         "verdict": {"outcome": "no_answer", "reason": "", "verifier": "gsm8k", "seconds": 0},
     }
-    # As it was written of a finish_reason "error", of a refusal that named a context, and of an answer.
+    # As it was written of a finish_reason "error", of a refusal that named a context, and of an
+    # answer.
     write(out / "samples/gsm8k.jsonl", [old[0] | empty, old[1] | empty | {"stop_reason": "context"}, old[2]])
     assert compare(out, out)[0]["n"] == 1
     with FakeEndpoint(right) as server:

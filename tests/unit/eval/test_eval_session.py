@@ -1,4 +1,6 @@
-"""`qwq eval` with stored samples against a scripted server: results, going on, settings, failures, comparison, the page."""
+"""`qwq eval` with stored samples against a scripted server: results, going on, settings, failures,
+comparison, the page.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ from qwq.tasks.procedural import family
 AIME = [{"prompt": f"What is {i} and {i}?", "answer": 2 * i} for i in range(1, 5)]
 GSM = [{"question": f"Tom has {i} pens and gets 1. How many?", "answer": f"sum\n#### {i + 1}"} for i in range(3)]
 HUMAN = {
-    "task_id": "HumanEval/0", "entry_point": "double", "test": "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-1) == -2\n",
+    "task_id": "HumanEval/0", "entry_point": "double",
+    "test": "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-1) == -2\n",
     "prompt": 'import math\n\n\ndef double(x):\n    """Twice x."""\n', "canonical_solution": "    return 2 * x\n",
 }  # fmt: skip
 MBPP = {
@@ -49,9 +52,14 @@ IFEVAL = [
     },
 ]
 FUNCTION = {
-    "name": "geo.area", "description": "Area.",
-    "parameters": {"type": "dict", "properties": {"base": {"type": "integer", "description": "b"}, "unit": {"type": "string", "description": "u"}}, "required": ["base"]},
-}  # fmt: skip
+    "name": "geo.area",
+    "description": "Area.",
+    "parameters": {
+        "type": "dict",
+        "properties": {"base": {"type": "integer", "description": "b"}, "unit": {"type": "string", "description": "u"}},
+        "required": ["base"],
+    },
+}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -159,7 +167,8 @@ def test_every_benchmark_end_to_end(data: Path, tmp_path: Path, capsys: pytest.C
     aime = results["aime24"]
     assert aime["outcomes"] == {"correct": 4, "no_answer": 2, "wrong": 2}
     assert aime["pass_at_k"] == {"1": 0.5, "2": 0.5} and aime["maj_at_2"] == 0.5
-    # Counted by the server for the first problem (4 of 10), by characters for the second, none for the others.
+    # Counted by the server for the first problem (4 of 10), by characters for the second, none for
+    # the others.
     assert 1.0 < aime["mean_thinking_tokens"] < 2.5
     assert aime["closed_thinking"] == 0.5  # four of eight replies think, and answer
     assert results["ifeval"]["prompt_strict"] == 0.5 and "multi_turn_base" in results["bfcl"]["not_run"]
@@ -339,7 +348,8 @@ def test_an_answer_that_was_cut_is_unfinished(data: Path, tmp_path: Path) -> Non
         results = evaluate(server.url, ["gsm8k", "ifeval"], data, tmp_path / "a", opens_thinking=False)
         unknown = evaluate(server.url, ["gsm8k", "ifeval"], data, tmp_path / "b")
     assert results["gsm8k"]["score"] == 0.0 and results["gsm8k"]["outcomes"] == {"unfinished": 3}
-    # IFEval's authors check whatever text there is; where it may be a thought, there is no answer to check.
+    # IFEval's authors check whatever text there is; where it may be a thought, there is no answer
+    # to check.
     assert results["ifeval"]["score"] == 0.5 and results["ifeval"]["outcomes"] == {"correct": 1, "unfinished": 1}
     assert unknown["gsm8k"]["outcomes"] == {"unfinished": 3}
     assert unknown["ifeval"]["score"] == 0.0 and unknown["ifeval"]["outcomes"] == {"unfinished": 2}

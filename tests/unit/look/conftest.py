@@ -23,15 +23,19 @@ def rollout(group: int, reward: float | None, text: str, **fields: Any) -> Rollo
         "expected": "7",
     } | fields
     return Rollout(
-        group=group, prompt_ids=[1, 2], completion_ids=[3, 4, 5], sampled_mask=[1, 1, 0], sampler_logprobs=[-0.1, -2.0, 0.0],
-        weight_versions=[2, 2, 2], stop_reason=StopReason.END, text=text, rewards={} if reward is None else {"accuracy": reward},
-        reward=reward, verdicts=[Verdict(outcome, f"reason {group}", "math", answer="7")], **given,
+        group=group, prompt_ids=[1, 2], completion_ids=[3, 4, 5], sampled_mask=[1, 1, 0],
+        sampler_logprobs=[-0.1, -2.0, 0.0], weight_versions=[2, 2, 2], stop_reason=StopReason.END, text=text,
+        rewards={} if reward is None else {"accuracy": reward}, reward=reward,
+        verdicts=[Verdict(outcome, f"reason {group}", "math", answer="7")], **given,
     )  # fmt: skip
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Two steps of rl2 (first in the recipe), one of rl1, one evaluation. Rows 1 to 6, 7 and 8, 9."""
+    """Two steps of rl2 (first in the recipe), one of rl1, one evaluation.
+
+    Rows 1 to 6, 7 and 8, 9.
+    """
     folder = tmp_path / "run"
     (folder / "evals" / "rl2").mkdir(parents=True)
     (folder / "recipe.toml").write_text('name = "x"\n[stages.rl2]\nkind = "rl1"\n[stages.rl1]\nkind = "rl1"\n')
@@ -45,8 +49,8 @@ def run(tmp_path: Path) -> Path:
     first = RolloutStore(folder / "rollouts" / "rl1")
     first.write(0, [rollout(0, 0.0, "one", domain="code"), rollout(0, 0.0, "two", domain="code", expected=None)])
     row = {
-        "benchmark": "gsm8k", "problem_id": "q", "prompt": "How many?", "text": "<think>a</think>\nSeven", "stop_reason": "end",
-        "tokens": 12, "verdict": Verdict(Outcome.NO_ANSWER, "no box", "math").to_dict(),
+        "benchmark": "gsm8k", "problem_id": "q", "prompt": "How many?", "text": "<think>a</think>\nSeven",
+        "stop_reason": "end", "tokens": 12, "verdict": Verdict(Outcome.NO_ANSWER, "no box", "math").to_dict(),
     }  # fmt: skip
     (folder / "evals" / "rl2" / "sampled.jsonl").write_text(json.dumps(row) + "\n")
     return folder

@@ -1,4 +1,6 @@
-"""`qwq look`: the index against the records, filters by hand, hostile text, damaged and growing files."""
+"""`qwq look`: the index against the records, filters by hand, hostile text, damaged and growing
+files.
+"""
 
 from __future__ import annotations
 
@@ -204,7 +206,7 @@ def test_what_holds_no_answers(run: Path, tmp_path: Path, name: str) -> None:
         open_index(tmp_path / name)
 
 
-# -- the terminal and the command -------------------------------------------------------------------------------------
+# -- the terminal and the command ------------------------------------------------------------------
 
 
 def printed(thing: Any, *, width: int = 200) -> str:

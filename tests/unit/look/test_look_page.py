@@ -116,7 +116,7 @@ def test_a_page_holds_what_the_filter_leaves_and_says_what_it_left_out(
     assert "of <b>9</b>; filter, or use <b>--serve</b>" in text
 
 
-# -- served -----------------------------------------------------------------------------------------------------------
+# -- served ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture

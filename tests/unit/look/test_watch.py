@@ -1,4 +1,6 @@
-"""`qwq watch`: figures of a run's files by hand, a run that goes on, is taken up again and ends; lines, page, events."""
+"""`qwq watch`: figures of a run's files by hand, a run that goes on, is taken up again and ends;
+lines, page, events.
+"""
 
 from __future__ import annotations
 

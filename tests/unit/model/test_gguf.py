@@ -1,4 +1,6 @@
-"""GGUF files: the same model and the same tokens as from a folder, bit for bit, and every bad file has its one line."""
+"""GGUF files: the same model and the same tokens as from a folder, bit for bit, and every bad file
+has its one line.
+"""
 
 import json
 import os
@@ -82,7 +84,9 @@ def metadata(config: ModelConfig) -> dict:
 
 
 def interleaved(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """What llama.cpp's converter does to q and k of a llama (the `permute` of the GGUF specification)."""
+    """What llama.cpp's converter does to q and k of a llama (the `permute` of the GGUF
+    specification).
+    """
     return weight.reshape(num_heads, 2, len(weight) // num_heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -108,7 +112,7 @@ def saved(tmp_path):
     return tmp_path / "m.gguf"
 
 
-# -- models -----------------------------------------------------------------------------------------------------------
+# -- models ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
@@ -132,7 +136,9 @@ def test_rope_rows_by_hand():
 
 
 def test_interleaved_rope_in_the_file_is_half_split_rope_here():
-    """The rows a file holds, turned in pairs (2i, 2i + 1) as llama.cpp does, are ours turned in pairs (i, i + E/2)."""
+    """The rows a file holds, turned in pairs (2i, 2i + 1) as llama.cpp does, are ours turned in
+    pairs (i, i + E/2).
+    """
     x, angle = torch.randn(8), torch.rand(4)
     stored = interleaved(x[:, None], 1)[:, 0].view(4, 2)
     turned = torch.stack(
@@ -152,7 +158,10 @@ def test_interleaved_rope_in_the_file_is_half_split_rope_here():
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0"])
 @pytest.mark.parametrize("chunk", [1 << 20, 100])
 def test_encoded_weights_are_decoded_some_rows_at_a_time(tmp_path, monkeypatch, kind, chunk):
-    """All matrices of a llama encoded, vectors in float32, as files in use are. The same whatever the size of a chunk."""
+    """All matrices of a llama encoded, vectors in float32, as files in use are.
+
+    The same whatever the size of a chunk.
+    """
     model = make(LLAMA)
     weights = tensors(model)
     coded = {k: encode(w, kind) if w.ndim == 2 else w for k, w in weights.items()}
@@ -205,7 +214,9 @@ def fails(path: Path, message: str) -> None:
 
 
 def changed(path: Path, keys: dict | None = None, weights: dict | None = None, config: ModelConfig = QWEN) -> Path:
-    """The small model with some metadata or tensors replaced, or left out where the value is None."""
+    """The small model with some metadata or tensors replaced, or left out where the value is
+    None.
+    """
     meta = {k: v for k, v in (metadata(config) | (keys or {})).items() if v is not None}
     parts = {k: v for k, v in (tensors(make(config)) | (weights or {})).items() if v is not None}
     write_gguf(path / "m.gguf", meta, parts)
@@ -276,7 +287,7 @@ def test_missing_files_and_names(tmp_path, saved):
         GGUFFile.open(saved).read("x")
 
 
-# -- encodings --------------------------------------------------------------------------------------------------------
+# -- encodings -------------------------------------------------------------------------------------
 
 
 def test_blocks_by_hand():
@@ -287,8 +298,9 @@ def test_blocks_by_hand():
     data = np.frombuffer(half + bytes(i | (15 - i) << 4 for i in range(16)), np.uint8)
     want = [0.5 * (i - 8) for i in range(16)] + [0.5 * (7 - i) for i in range(16)]
     assert dequantise(torch.tensor(data), "Q4_0").tolist() == want
-    # Q4_K: scale 0.5, minimum 2; of the eight sub-blocks the second has scale 3 and minimum 1, the sixth 0x25 and 0x12.
-    # The sixth's high bits, 2 and 1, stand above the second's values, and its low ones, 5 and 2, in byte 9.
+    # Q4_K: scale 0.5, minimum 2; of the eight sub-blocks the second has scale 3 and minimum 1, the
+    # sixth 0x25 and 0x12. The sixth's high bits, 2 and 1, stand above the second's values, and its
+    # low ones, 5 and 2, in byte 9.
     scales = bytes([0, 3 | 2 << 6, 0, 0, 0, 1 | 1 << 6, 0, 0, 0, 5 | 2 << 4, 0, 0])
     data = np.frombuffer(half + np.float16(2).tobytes() + scales + b"\x71" * 128, np.uint8)
     got = dequantise(torch.tensor(data), "Q4_K").view(8, 32)
@@ -325,7 +337,16 @@ def test_encoders_equal_the_peer_bit_for_bit(kind):
 
 def test_the_peer_reads_our_file_and_we_its(tmp_path, saved):
     gguf = pytest.importorskip("gguf", reason="the peer needs gguf (pip install gguf)")
-    odd = {"a.flag": True, "a.neg": -3, "a.big": 2**40, "a.texts": ["é", ""], "a.ids": [1, -2], "a.reals": [0.5], "a.raw": np.arange(3, dtype="<u2"), "a.flags": [True, False]}  # fmt: skip
+    odd = {
+        "a.flag": True,
+        "a.neg": -3,
+        "a.big": 2**40,
+        "a.texts": ["é", ""],
+        "a.ids": [1, -2],
+        "a.reals": [0.5],
+        "a.raw": np.arange(3, dtype="<u2"),
+        "a.flags": [True, False],
+    }
     raw = os.urandom(144 * 6)
     write_gguf(
         saved, metadata(QWEN) | odd, tensors(make(QWEN)) | {"raw": Encoded("Q4_K", (3, 512), [raw[:100], raw[100:]])}
@@ -359,7 +380,7 @@ def test_the_peer_reads_our_file_and_we_its(tmp_path, saved):
     assert_same(load_gguf(tmp_path / "w.gguf"), make(LLAMA))
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 
 def test_a_large_file_is_streamed(tmp_path):
@@ -396,17 +417,20 @@ def test_a_write_that_fails_leaves_the_old_file(saved):
     assert saved.read_bytes() == before and len(list(saved.parent.iterdir())) == 1
 
 
-# -- tokenizer --------------------------------------------------------------------------------------------------------
+# -- tokenizer -------------------------------------------------------------------------------------
 
 TEXTS = [
-    "def f(x):\n\treturn x**2  # 1234 567\n\n\n    if x:\n", "你好，世界。今天是2024年", "3.14159 1,000,000", "½ ²", "   ½  7",
-    "🙂👩‍👩‍👧 é e\u0301 naïve ЖЖ", "   \n\n  x \t\t y\r\n\r\n z   ", "it's I'LL we'Re 'ſ don't", "\x00\x7f a", "", " ",
-    "<|im_start|>user\nhi<|im_end|><|endoftext|>", "<tool_call>{}</tool_call> <think>", "ﬁ ＡＢＣ ١٢٣ ª",
+    "def f(x):\n\treturn x**2  # 1234 567\n\n\n    if x:\n", "你好，世界。今天是2024年", "3.14159 1,000,000", "½ ²",
+    "   ½  7", "🙂👩‍👩‍👧 é e\u0301 naïve ЖЖ", "   \n\n  x \t\t y\r\n\r\n z   ", "it's I'LL we'Re 'ſ don't",
+    "\x00\x7f a", "", " ", "<|im_start|>user\nhi<|im_end|><|endoftext|>", "<tool_call>{}</tool_call> <think>",
+    "ﬁ ＡＢＣ ١٢٣ ª",
 ]  # fmt: skip
 
 
 def vocabulary(tokenizer: Tokenizer, pre: str = "qwen2") -> dict:
-    """The metadata that llama.cpp's converter writes for a byte-level BPE, with two unused tokens at the end."""
+    """The metadata that llama.cpp's converter writes for a byte-level BPE, with two unused tokens
+    at the end.
+    """
     data = json.loads(tokenizer._inner.to_str())
     added = {t["id"]: (t["content"], 3 if t["special"] else 4) for t in data["added_tokens"]}
     by_id = {i: (t, 1) for t, i in data["model"]["vocab"].items()} | added
@@ -474,7 +498,9 @@ def test_words_are_split_as_the_file_says(bpe, pre, pieces):
 
 
 def test_llama_takes_whole_words(bpe):
-    """A token that no merges lead to is still taken where it is a whole word, for llama-bpe only."""
+    """A token that no merges lead to is still taken where it is a whole word, for llama-bpe
+    only.
+    """
     keys = vocabulary(bpe)
     tokens, types = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
     changes = {"tokens": ["zebra", *tokens], "token_type": np.array([1, *types]), "eos_token_id": None}
@@ -536,7 +562,7 @@ def test_a_file_without_a_template_has_no_chat(bpe):
         chat_format_from_gguf(file)
 
 
-# -- real files -------------------------------------------------------------------------------------------------------
+# -- real files ------------------------------------------------------------------------------------
 
 MODELS = Path(os.environ.get("QWQ_MODELS", "QWQ_MODELS is not set")).expanduser()
 REAL = ["qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct"]
@@ -548,7 +574,8 @@ def real(request) -> tuple[Path, GGUFFile]:
     path = folder / f"{request.param}.gguf"
     if not path.is_file() or not (folder / "model.safetensors").is_file():
         pytest.skip(
-            f"needs {path} and the folder of the same model beside it: `make test-engine` runs this, in the folder QWQ_MODELS"
+            f"needs {path} and the folder of the same model beside it: `make test-engine` runs this, in the folder "
+            "QWQ_MODELS"
         )
     return folder, GGUFFile.open(path)
 
@@ -556,8 +583,9 @@ def real(request) -> tuple[Path, GGUFFile]:
 def test_real_config_is_the_folders(real):
     folder, file = real
     ours, theirs = gguf_config(file), read_config(folder)
-    # A GGUF file has no initializer_range, and names the tokenizer's padding where a config.json may not. This Qwen's stores
-    # its head a second time, in a finer encoding, though the two are tied in the folder.
+    # A GGUF file has no initializer_range, and names the tokenizer's padding where a config.json
+    # may not. This Qwen's stores its head a second time, in a finer encoding, though the two are
+    # tied in the folder.
     apart = {"initializer_range": theirs.initializer_range}
     if "qwen" in folder.name:
         assert (ours.pad_token_id, ours.tie_embeddings) == (151643, False)
@@ -566,7 +594,9 @@ def test_real_config_is_the_folders(real):
 
 
 def test_real_weights_are_the_folders(real):
-    """Decoded weights, rounded to bfloat16, are those of the safetensors: SmolLM's all, of Qwen's every encoding it uses."""
+    """Decoded weights, rounded to bfloat16, are those of the safetensors: SmolLM's all, of Qwen's
+    every encoding it uses.
+    """
     folder, file = real
     with safe_open(folder / "model.safetensors", framework="pt") as stored:
         if "smollm" in folder.name:
@@ -583,7 +613,11 @@ def test_real_weights_are_the_folders(real):
 
 
 def test_real_tokenizer_is_the_folders(real):
-    """The same ids. In SmolLM's folder, digits are not split from the blanks before them, so its texts go without those."""
+    """The same ids.
+
+    In SmolLM's folder, digits are not split from the blanks before them, so its texts go without
+    those.
+    """
     folder, file = real
     ours, theirs = chat_format_from_gguf(file), ChatFormat.from_folder(folder)
     mine, other = ours.tokenizer, theirs.tokenizer

@@ -1,4 +1,6 @@
-"""Layouts: however tokens are packed, shared or cached, each sequence computes what it computes alone."""
+"""Layouts: however tokens are packed, shared or cached, each sequence computes what it computes
+alone.
+"""
 
 from dataclasses import replace
 
@@ -42,10 +44,13 @@ def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def test_attention_by_hand():
-    """One head of width 2, values one-hot: each output row is the softmax over the tokens so far."""
+    """One head of width 2, values one-hot: each output row is the softmax over the tokens so
+    far.
+    """
     q = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 1.0]]])
     out = Packed([1, 2]).attend(0, q, q, torch.eye(2)[[0, 1, 0]].unsqueeze(1))
-    # Row 2 has scores 1/sqrt(2) to itself's neighbour and 2/sqrt(2) to itself; row 0 is another sequence.
+    # Row 2 has scores 1/sqrt(2) to itself's neighbour and 2/sqrt(2) to itself; row 0 is another
+    # sequence.
     a, b = torch.tensor([0.5**0.5, 2 * 0.5**0.5]).softmax(0)
     assert_close(out, torch.tensor([[1.0, 0.0], [0.0, 1.0], [float(b), float(a)]]))
 

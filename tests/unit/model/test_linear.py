@@ -1,4 +1,6 @@
-"""Products of few rows are F.linear's, whatever way they go; a CPU with bfloat16 is known by its flags."""
+"""Products of few rows are F.linear's, whatever way they go; a CPU with bfloat16 is known by its
+flags.
+"""
 
 import pytest
 import torch

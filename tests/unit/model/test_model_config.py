@@ -24,7 +24,8 @@ def test_qwq_32b_preset_is_the_published_shape():
         1e-5,
         False,
     )
-    # Worked out by hand: 2 x 152064 x 5120 + 64 x (5120 x 7168 + 7168 + 5120 x 5120 + 3 x 5120 x 27648 + 2 x 5120) + 5120
+    # Worked out by hand: 2 x 152064 x 5120 + 64 x (5120 x 7168 + 7168 + 5120 x 5120 + 3 x 5120 x
+    # 27648 + 2 x 5120) + 5120
     assert c.num_parameters == 32_763_876_352
 
 
@@ -39,7 +40,8 @@ def test_number_of_parameters_is_what_the_module_holds(name):
 
 def test_flops_of_a_hand_sized_model():
     c = ModelConfig("llama", 10, 4, 6, 1, 2, 1, 2, tie_embeddings=False, qkv_bias=False)
-    # One layer: q 4x4, k and v 4x2 each, o 4x4, three of 4x6, two norms of 4; then the last norm and the head 4x10.
+    # One layer: q 4x4, k and v 4x2 each, o 4x4, three of 4x6, two norms of 4; then the last norm
+    # and the head 4x10.
     weights = 16 + 8 + 8 + 16 + 72 + 8 + 4 + 40
     assert c.flops_per_token() == 2 * weights
     assert c.flops_per_token(context=5) == 2 * weights + 4 * 5 * 4
@@ -103,7 +105,8 @@ def test_unknown_preset_suggests_the_nearest():
         ("[1]", "config.json: holds a list, an object is needed"),
         ('{"model_type": "qwen2", "quantization_config": {"quant_method": "gptq"}}', "weights are quantised .gptq."),
         (
-            '{"model_type": "qwen2", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": "4"}',
+            '{"model_type": "qwen2", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, '
+            '"num_hidden_layers": 1, "num_attention_heads": "4"}',
             "a field has the wrong type",
         ),
     ],
@@ -122,7 +125,8 @@ def test_qwen3_has_norms_on_heads_and_a_head_width_of_its_own():
     }  # fmt: skip
     c = ModelConfig.from_hf(hf)
     assert (c.head_dim, c.qk_norm, c.qkv_bias) == (128, True, False)  # 128 is the family's own, not 64 / 2
-    # by hand: embedding 10*64; q 64*256, k and v 64*128 each, o 256*64; gate, up, down 64*6 each; 2 norms of 64, 2 of 128; last norm 64
+    # by hand: embedding 10*64; q 64*256, k and v 64*128 each, o 256*64; gate, up, down 64*6 each; 2
+    # norms of 64, 2 of 128; last norm 64
     assert c.num_parameters == 640 + 64 * 256 + 2 * 64 * 128 + 256 * 64 + 3 * 64 * 6 + 128 + 256 + 64
     assert ModelConfig.from_hf(c.to_hf()) == c
     with pytest.raises(ModelError, match="attention_bias is True, this model computes False only"):

@@ -1,4 +1,6 @@
-"""Model folders: what is written comes back bit for bit, and every way a folder can be bad has its one line."""
+"""Model folders: what is written comes back bit for bit, and every way a folder can be bad has its
+one line.
+"""
 
 import json
 from dataclasses import replace
@@ -146,7 +148,10 @@ def test_reward_model_round_trip(tmp_path, family):
 
 
 def test_a_reward_models_head_stays_in_float32(tmp_path):
-    """A score of 1 + 2^-10 would be 1 in bfloat16. The index counts 4 bytes for each of its numbers and 2 for the others."""
+    """A score of 1 + 2^-10 would be 1 in bfloat16.
+
+    The index counts 4 bytes for each of its numbers and 2 for the others.
+    """
     backbone, score = make(tie_embeddings=False).bfloat16(), torch.full((1, 16), 1 + 2.0**-10)
     save_reward_model(backbone, score, tmp_path / "r", max_shard_bytes=2000)
     index = json.loads((tmp_path / "r" / "model.safetensors.index.json").read_text())
@@ -159,7 +164,7 @@ def test_a_reward_models_head_stays_in_float32(tmp_path):
     assert torch.equal(weight, score) and loaded.embed.weight.dtype == torch.bfloat16
 
 
-# -- bad folders ------------------------------------------------------------------------------------------------------
+# -- bad folders -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -282,7 +287,7 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path):
     fails(tmp_path / "m", "no weight_map")
 
 
-# -- qwq logits -------------------------------------------------------------------------------------------------------
+# -- qwq logits ------------------------------------------------------------------------------------
 
 
 def test_logits_lines_give_back_the_same_float32(saved, tmp_path):
@@ -347,7 +352,8 @@ def test_weights_that_are_no_numbers_are_not_written(tmp_path, bad):
         model.blocks[1].down.weight[3, 2] = bad
     with pytest.raises(
         ModelError,
-        match=r"layers\.1\.mlp\.down_proj\.weight holds NaN or infinite weights as float32, so the model is not written",
+        match=r"layers\.1\.mlp\.down_proj\.weight holds NaN or infinite weights as float32, so the model is not "
+        r"written",
     ):
         save_model(model, tmp_path / "m")
     assert not (tmp_path / "m").exists()

@@ -175,8 +175,8 @@ def test_a_contract_holds_what_stage_1_trained_on_and_that_must_be_replayed(tmp_
         in told
     )
     assert (
-        "give stages.rl2 mix.code a weight, a source of kind gsm8k (such as g), or set stages.rl2.contract.domains ([] holds nothing)"
-        in told
+        "give stages.rl2 mix.code a weight, a source of kind gsm8k (such as g), or set stages.rl2.contract.domains "
+        "([] holds nothing)" in told
     )
     mix, gsm8k = (
         {"stages.rl2.mix": {"tools": 1.0, "code": 0.5}},
@@ -240,7 +240,9 @@ def test_without_a_stage_1_a_contract_holds_what_is_replayed_of_math_and_code(tm
 
 
 def test_a_settled_contract_is_written_out_and_read_back(tmp_path):
-    """So a run that was begun before is the same recipe: math and code were the default then, and are what the demo trains on."""
+    """So a run that was begun before is the same recipe: math and code were the default then, and
+    are what the demo trains on.
+    """
     recipe = load_recipe(TINY)
     path = tmp_path / "recipe.toml"
     path.write_text(dump_recipe(recipe))
@@ -265,8 +267,10 @@ def test_the_recipes_with_a_second_stage_hold_what_stage_1_trained_on():
                 }
     assert sets == {
         "tiny": {"math": ["math"], "code": ["code"]}, "small": {"math": ["math"], "code": ["code"]},
-        "qwen2.5-0.5b-h100": {"math": ["gsm8k"], "code": ["mbpp"]}, "qwen2.5-0.5b-laptop": {"math": ["gsm8k"], "code": ["mbpp"]},
-        "qwen2.5-7b-node": {"math": ["gsm8k", "math"], "code": ["mbpp"]}, "qwq-32b": {"math": ["math"], "code": ["mbpp"]},
+        "qwen2.5-0.5b-h100": {"math": ["gsm8k"], "code": ["mbpp"]},
+        "qwen2.5-0.5b-laptop": {"math": ["gsm8k"], "code": ["mbpp"]},
+        "qwen2.5-7b-node": {"math": ["gsm8k", "math"], "code": ["mbpp"]},
+        "qwq-32b": {"math": ["math"], "code": ["mbpp"]},
     }  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""Kinds of stages: found by name or in a file, and the contract that follows the line of weights."""
+"""Kinds of stages: found by name or in a file, and the contract that follows the line of
+weights.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,10 @@ def test_a_kind_of_this_package_keeps_its_name():
 
 
 def test_recipes_are_read_without_torch():
-    code = "import sys; from qwq.config import load_recipe; r = load_recipe('tiny'); assert 'torch' not in sys.modules; print(len(r.stages))"
+    code = (
+        "import sys; from qwq.config import load_recipe; r = load_recipe('tiny'); assert 'torch' not in "
+        "sys.modules; print(len(r.stages))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 3
 

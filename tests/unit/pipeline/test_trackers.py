@@ -74,8 +74,8 @@ def tracked(monkeypatch: pytest.MonkeyPatch, folder: Path, **fakes: type[Fake]) 
 
 def write_rollouts(folder: Path, step: int) -> None:
     rollout = Rollout(
-        "p", "math", 0, [1], [2], [1], [-0.1], [0], StopReason.END, text=HOSTILE, prompt="What?", expected="7", reward=0.5,
-        verdicts=[Verdict(Outcome.WRONG, "", "math")],
+        "p", "math", 0, [1], [2], [1], [-0.1], [0], StopReason.END, text=HOSTILE, prompt="What?", expected="7",
+        reward=0.5, verdicts=[Verdict(Outcome.WRONG, "", "math")],
     )  # fmt: skip
     RolloutStore(folder / "rollouts" / "rl1").write(step, [rollout] * 10)
 
@@ -84,8 +84,8 @@ def test_every_number_is_sent_and_answers_at_every_tenth_step(monkeypatch: pytes
     progress, inner = tracked(monkeypatch, tmp_path, one=Fake)
     write_rollouts(tmp_path, 10)
     row = {
-        "stage": "rl1", "step": 9, "reward": 0.5, "loss": float("nan"), "seconds": 2, "alarms": ["x"], "outcomes": {"wrong": 3},
-        "contract": {"step": 9},
+        "stage": "rl1", "step": 9, "reward": 0.5, "loss": float("nan"), "seconds": 2, "alarms": ["x"],
+        "outcomes": {"wrong": 3}, "contract": {"step": 9},
     }  # fmt: skip
     progress.update("rl1", 10, row)
     progress.update("rl1", 11, row | {"step": 10})

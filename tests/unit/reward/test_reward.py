@@ -1,4 +1,6 @@
-"""Rewards: calibration that takes out what the labels do not bear out, the gate, the terms, the groups."""
+"""Rewards: calibration that takes out what the labels do not bear out, the gate, the terms, the
+groups.
+"""
 
 import math
 
@@ -17,7 +19,9 @@ from qwq.types import Message, Outcome, Problem, Response, Rollout, StopReason, 
 
 
 def pairs(bias: float, taste: float = 0.0, n: int = 4000):
-    """Labelled pairs: raters prefer quality, and length by `taste`; the model scores both and length by `bias` besides."""
+    """Labelled pairs: raters prefer quality, and length by `taste`; the model scores both and
+    length by `bias` besides.
+    """
     g = torch.Generator().manual_seed(5)
     quality = torch.randn(n, 2, generator=g, dtype=torch.float64)
     length = torch.randint(5, 60, (n, 2), generator=g).double()
@@ -228,7 +232,8 @@ def test_preference_goes_to_the_reward_model_behind_its_gate(monkeypatch):
     scorer = FixedScorer([0.0, 50.0, math.log(3)], weight=0.8)
     Rewarder(scorer=scorer).reward(problems, responses, rollouts)
     assert [p.domain for _, p in grader.graded] == ["math"] and scorer.seen == [3]
-    # sigmoid 1/2 and 3/4, times the weight; what does not end earns nothing, however well it scores.
+    # sigmoid 1/2 and 3/4, times the weight; what does not end earns nothing, however well it
+    # scores.
     assert [r.reward for r in rollouts] == pytest.approx([0.4, 1.0, 0.0, 0.6])
     assert rollouts[0].rewards == {"reward_model": 0.4} and rollouts[1].rewards == {"accuracy": 1.0}
     assert rollouts[2].verdicts[-1].outcome is Outcome.UNFINISHED

@@ -1,4 +1,6 @@
-"""`qwq reward score` and the reward-model stage on a file of pairs: from a checkpoint to held-out accuracy and scores of lines."""
+"""`qwq reward score` and the reward-model stage on a file of pairs: from a checkpoint to held-out
+accuracy and scores of lines.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,8 @@ def test_scores_are_the_models_own_and_calibrated(tmp_path, parts, capsys) -> No
     folder, file = reward_dir(tmp_path / "rm", parts, calibration), tmp_path / "a.jsonl"
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "good answer"}]
     rows = [
-        {"prompt": "question", "response": "good answer"}, {"messages": messages}, {"prompt": messages[:1], "response": messages[1]},
+        {"prompt": "question", "response": "good answer"}, {"messages": messages},
+        {"prompt": messages[:1], "response": messages[1]},
         {"prompt": "question", "chosen": "good answer", "rejected": "bad answer"},
     ]  # fmt: skip
     file.write_text("".join(json.dumps(r) + "\n\n" for r in rows))
@@ -162,7 +165,8 @@ def test_matched_lengths_by_hand() -> None:
 def recipe(tmp_path: Path, model: Path, pairs: Path, name: str, micro: int) -> Path:
     path = tmp_path / f"{name}.toml"
     path.write_text(
-        f'name = "{name}"\nmodel.path = "{model}"\ncompute.threads = 1\n[stages.reward_model]\nkind = "reward_model"\npath = "{pairs}"\n'
+        f'name = "{name}"\nmodel.path = "{model}"\ncompute.threads = 1\n[stages.reward_model]\n'
+        f'kind = "reward_model"\npath = "{pairs}"\n'
         f"pairs = 42\nepochs = 4\nbatch_pairs = 6\nmicro_batch_tokens = {micro}\noptim.lr = 1e-2\n"
     )
     return path

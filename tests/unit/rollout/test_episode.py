@@ -1,4 +1,6 @@
-"""One loop for every driver: calls answered in place, limits, tools that are slow or broken, and the tokens that come out."""
+"""One loop for every driver: calls answered in place, limits, tools that are slow or broken, and
+the tokens that come out.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,7 @@ def one(
     return episode
 
 
-# -- one episode, by hand -------------------------------------------------------------------------------------------------
+# -- one episode, by hand --------------------------------------------------------------------------
 
 
 def test_the_tokens_of_an_episode(chat: ChatFormat) -> None:
@@ -193,7 +195,7 @@ def test_calls_that_do_not_fit_are_answered_too() -> None:
     assert Desk.made[-1].closed
 
 
-# -- limits ---------------------------------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------
 
 
 def test_the_limit_of_calls_holds_inside_a_turn_and_between_turns() -> None:
@@ -234,7 +236,8 @@ def test_turns_tokens_and_seconds(chat: ChatFormat) -> None:
     assert one(chat, CALL, limits=Limits(max_turns=2)).stop_reason is StopReason.TURNS
     made = len(chat.own_ids(CALL)) + 1
     for room, reason in ((0, StopReason.LENGTH), (1, StopReason.END)):
-        # Results and one more token must fit, or the episode ends with its calls answered and their tokens left out.
+        # Results and one more token must fit, or the episode ends with its calls answered and their
+        # tokens left out.
         more = len(chat.tool_result_ids(["42"]))
         episode = one(chat, CALL, DONE, limits=Limits(max_tokens=made + more + room))
         assert episode.stop_reason is reason and episode.results == ["42"]
@@ -262,7 +265,7 @@ def test_calls_in_circles_end() -> None:
     assert one(None, call("add", n=1), asked=desk, limits=Limits(max_repeats=3)).stop_reason is StopReason.TURNS
 
 
-# -- environments -----------------------------------------------------------------------------------------------------------
+# -- environments ----------------------------------------------------------------------------------
 
 
 def test_a_slow_tool_holds_up_nobody() -> None:
@@ -416,7 +419,7 @@ def test_live_episodes_are_bounded() -> None:
     assert 0 < most <= 9 and len(Desk.made) - before == 40
 
 
-# -- drivers agree -----------------------------------------------------------------------------------------------------------
+# -- drivers agree ---------------------------------------------------------------------------------
 
 
 def stream(rng: random.Random) -> list[str]:
@@ -427,7 +430,9 @@ def stream(rng: random.Random) -> list[str]:
 
 
 def test_the_same_streams_make_the_same_episodes_in_training_and_in_evaluation(chat: ChatFormat) -> None:
-    """RL's driver (`collect`) and evaluation's (`play` with a protocol) over 60 scripted streams of tokens."""
+    """RL's driver (`collect`) and evaluation's (`play` with a protocol) over 60 scripted streams of
+    tokens.
+    """
     rng = random.Random(7)
     streams = {f"p{n}": stream(rng) for n in range(60)}
     problems = [problem(n, "test-desk") for n in range(60)]

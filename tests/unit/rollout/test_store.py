@@ -1,4 +1,6 @@
-"""The three users of the sample store (evaluation, distillation, rollouts) after a kill, half a file and a full disk."""
+"""The three users of the sample store (evaluation, distillation, rollouts) after a kill, half a
+file and a full disk.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +157,7 @@ def test_a_distillation_store_without_settings_is_refused(tmp_path: Path) -> Non
         distillation(tmp_path)
 
 
-# -- rollouts ---------------------------------------------------------------------------------------------------------
+# -- rollouts --------------------------------------------------------------------------------------
 
 
 def rollout(**fields: Any) -> Rollout:
@@ -195,7 +197,7 @@ def test_what_is_expected_of_a_problem(truth: dict[str, Any], expected: Any) -> 
     assert Problem("p", "math", (Message("user", "?"),), truth, "c").expected == expected
 
 
-# -- a full disk --------------------------------------------------------------------------------------------------------
+# -- a full disk -----------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

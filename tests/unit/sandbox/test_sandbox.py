@@ -35,7 +35,10 @@ def test_an_uncaught_exception_prints_its_traceback(box):
 
 
 def test_a_program_ends_as_in_python(box):
-    program = "import atexit, threading, time\natexit.register(print, 'last')\nthreading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()\nprint(__name__)"
+    program = (
+        "import atexit, threading, time\natexit.register(print, 'last')\n"
+        "threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()\nprint(__name__)"
+    )
     assert box.run(program).stdout == b"__main__\nthread\nlast\n"
 
 
@@ -55,18 +58,25 @@ def test_large_input_and_output(box):
 
 
 def test_files_can_be_written_in_the_working_folder(box):
-    program = "import tempfile\nopen('a', 'w').write('1')\nwith tempfile.TemporaryFile() as f: f.write(b'2'); f.seek(0); print(open('a').read(), f.read())"
+    program = (
+        "import tempfile\nopen('a', 'w').write('1')\nwith tempfile.TemporaryFile() as f: f.write(b'2'); f.seek(0); "
+        "print(open('a').read(), f.read())"
+    )
     assert box.run(program).stdout == b"1 b'2'\n"
 
 
 def test_common_modules_are_there(box):
-    program = "import asyncio, sqlite3, numpy as np, heapq, xml.dom, decimal\nasyncio.run(asyncio.sleep(0))\nprint(int(np.arange(4).sum()))"
+    program = (
+        "import asyncio, sqlite3, numpy as np, heapq, xml.dom, decimal\nasyncio.run(asyncio.sleep(0))\n"
+        "print(int(np.arange(4).sum()))"
+    )
     assert box.run(program).stdout == b"6\n"
 
 
 VALUES = [
-    (1, 2), [1, 2], {1, 2}, frozenset({1}), {1: "a", (2, 3): [None]}, {}, [], "", 0, -0.0, 1e300, True, None, 10**40, -(10**40),
-    2**63, -(2**63), b"\x00\xff", bytearray(b"x"), 1 + 2j, range(1, 9, 2), "\ud800 ü \n", float("inf"), float("-inf"), 0.1, [[[[]]]],
+    (1, 2), [1, 2], {1, 2}, frozenset({1}), {1: "a", (2, 3): [None]}, {}, [], "", 0, -0.0, 1e300, True, None, 10**40,
+    -(10**40), 2**63, -(2**63), b"\x00\xff", bytearray(b"x"), 1 + 2j, range(1, 9, 2), "\ud800 ü \n", float("inf"),
+    float("-inf"), 0.1, [[[[]]]],
 ]  # fmt: skip
 
 
@@ -78,13 +88,20 @@ def test_values_keep_their_exact_type_both_ways(box):
 
 
 def test_values_of_the_standard_library(box):
-    program = "from decimal import Decimal\nfrom fractions import Fraction\nfrom datetime import date\ndef f(): return [Decimal('1.50'), Fraction(1, 3), date(2024, 2, 29), float('nan')]"
+    program = (
+        "from decimal import Decimal\nfrom fractions import Fraction\nfrom datetime import date\n"
+        "def f(): return [Decimal('1.50'), Fraction(1, 3), date(2024, 2, 29), float('nan')]"
+    )
     values = box.call(program, "f", [{}]).cases[0].value
     assert [str(v) for v in values] == ["1.50", "1/3", "2024-02-29", "nan"]
 
 
 def test_subclasses_come_back_as_the_plain_value_they_are_made_of(box):
-    program = "from collections import Counter, namedtuple\nimport enum, numpy\nP = namedtuple('P', 'x y')\nclass E(enum.IntEnum): A = 4\ndef f(): return [Counter('aab'), P(1, 2), E.A, numpy.float64(0.5), numpy.int64(7), numpy.bool_(True)]"
+    program = (
+        "from collections import Counter, namedtuple\nimport enum, numpy\nP = namedtuple('P', 'x y')\n"
+        "class E(enum.IntEnum): A = 4\ndef f(): return [Counter('aab'), P(1, 2), E.A, numpy.float64(0.5), "
+        "numpy.int64(7), numpy.bool_(True)]"
+    )
     values = box.call(program, "f", [{}]).cases[0].value
     assert values == [{"a": 2, "b": 1}, (1, 2), 4, 0.5, 7, True]
     assert [type(v) for v in values] == [dict, tuple, int, float, int, bool]
@@ -245,7 +262,10 @@ def test_every_unsafe_result_is_marked(box):
 
 
 def test_files_go_in_and_come_out(box):
-    program = "import os\nopen('out', 'wb').write(open('a/in', 'rb').read()[::-1])\nos.symlink('/etc/passwd', 'link')\nos._exit(7)"
+    program = (
+        "import os\nopen('out', 'wb').write(open('a/in', 'rb').read()[::-1])\nos.symlink('/etc/passwd', 'link')\n"
+        "os._exit(7)"
+    )
     result = box.run(program, files={"a/in": bytes(range(256))}, fetch=["out", "absent", "link", "a"])
     assert (result.exit_code, result.files) == (7, {"out": bytes(range(255, -1, -1))})
     outside = box.run("print(1)", files={"../x": b""})
@@ -268,7 +288,13 @@ def test_the_watchdog_bounds_a_tree_of_processes_without_a_group():
     with Sandbox(slots=1, cgroups=False) as alone:
         if alone.level is not Level.NAMESPACES:
             pytest.skip("one process a run at this level")
-        program = "import os, time\nfor _ in range(6):\n    if os.fork() == 0:\n        x = bytes([1]) * (100 << 20)\n        time.sleep(50)\ntime.sleep(50)"
+        program = (
+            "import os, time\nfor _ in range(6):\n    if os.fork() == 0:\n        x = bytes([1]) * (100 << 20)\n"
+            "        time.sleep(50)\ntime.sleep(50)"
+        )
         assert alone.run(program, memory_mb=128, timeout_s=10).status is RunStatus.MEMORY
-        quiet = "import os, time\nfor _ in range(6):\n    if os.fork() == 0: time.sleep(0.3); os._exit(0)\ntime.sleep(0.4)\nprint(1)"
+        quiet = (
+            "import os, time\nfor _ in range(6):\n    if os.fork() == 0: time.sleep(0.3); os._exit(0)\n"
+            "time.sleep(0.4)\nprint(1)"
+        )
         assert alone.run(quiet, memory_mb=128).stdout == b"1\n"

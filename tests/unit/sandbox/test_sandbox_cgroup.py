@@ -1,5 +1,6 @@
-"""Which groups a slot gets, on a folder tree laid out as the kernel lays out cgroup version 2 (the machines of this
-project's CI have version 1, which tests/attacks exercises for real)."""
+"""Which groups a slot gets, on a folder tree laid out as the kernel lays out cgroup version 2 (the
+machines of this project's CI have version 1, which tests/attacks exercises for real).
+"""
 
 from __future__ import annotations
 

@@ -44,7 +44,10 @@ def test_a_busy_machine_does_not_fail_a_program(box, load):
     for _ in range(2):
         result = box.run(SPIN.format(0.6), timeout_s=1.0)
         assert result.status is RunStatus.OK, result
-    call = "import time\ndef f(n):\n    end = time.process_time() + 0.3\n    while time.process_time() < end: pass\n    return n"
+    call = (
+        "import time\ndef f(n):\n    end = time.process_time() + 0.3\n    while time.process_time() < end: pass\n"
+        "    return n"
+    )
     cases = [{"args": [n], "expected": n} for n in range(3)]
     clear_cache()
     assert verify(call, {"kind": "call", "entry_point": "f", "cases": cases}, timeout_s=1.0, sandbox=box).correct

@@ -1,4 +1,6 @@
-"""Other languages in the jail, as far as this machine has them: right programs pass, builds are cached; attacks/test_languages.py has the hostile ones."""
+"""Other languages in the jail, as far as this machine has them: right programs pass, builds are
+cached; attacks/test_languages.py has the hostile ones.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,16 @@ PROGRAMS = {
     "javascript": "let n=parseInt(require('fs').readFileSync(0,'utf8'));console.log(2*n)",
     "bash": "read n; echo $((2*n))",
     "cpp17": "#include <iostream>\nint main(){int n;std::cin>>n;std::cout<<2*n;}",
-    "cpp20": "#include <bits/stdc++.h>\nint main(){int n;std::cin>>n;std::vector v{2*n};std::ranges::sort(v);std::cout<<v[0];}",
+    "cpp20": "#include <bits/stdc++.h>\nint main(){int n;std::cin>>n;std::vector "
+    "v{2*n};std::ranges::sort(v);std::cout<<v[0];}",
     "cpp23": "#include <iostream>\nint main(){int n;std::cin>>n;auto two = 2uz; std::cout<<2*n;}",
-    "java": "import java.util.*;\npublic class Sol { public static void main(String[] a) { int n = new Scanner(System.in).nextInt(); System.out.println(2*n); } }",
-    "rust": 'use std::io;\nfn main() { let mut s = String::new(); io::stdin().read_line(&mut s).unwrap(); let n: i64 = s.trim().parse().unwrap(); println!("{}", 2*n); }',
+    "java": "import java.util.*;\npublic class Sol { public static void main(String[] a) { int n = new "
+    "Scanner(System.in).nextInt(); System.out.println(2*n); } }",
+    "rust": "use std::io;\nfn main() { let mut s = String::new(); io::stdin().read_line(&mut s).unwrap(); let n: i64 = "
+    's.trim().parse().unwrap(); println!("{}", 2*n); }',
     "perl": 'my $n = <STDIN>; $n = 2*$n; print "$n\\n";',
-    "typescript": "declare var require: any;\nconst n: number = parseInt(require('fs').readFileSync(0, 'utf8')); console.log(2*n)",
+    "typescript": "declare var require: any;\nconst n: number = parseInt(require('fs').readFileSync(0, 'utf8')); "
+    "console.log(2*n)",
     "go": 'package main\nimport "fmt"\nfunc main() { var n int; fmt.Scan(&n); fmt.Println(2*n) }',
     "ruby": "n = gets.to_i; puts 2*n",
     "php": '<?php $n = intval(fgets(STDIN)); echo 2*$n, "\\n";',
@@ -62,7 +68,10 @@ def test_compile_error_is_the_programs_own(box):
 
 def test_a_running_program_opens_no_file_of_the_host(box):
     need("c")
-    source = '#include <stdio.h>\nint main(){FILE*f=fopen("/etc/passwd","r");char b[9]="";if(f)fgets(b,9,f);printf("[%s]",b);}'
+    source = (
+        '#include <stdio.h>\nint main(){FILE*f=fopen("/etc/passwd","r");char '
+        'b[9]="";if(f)fgets(b,9,f);printf("[%s]",b);}'
+    )
     assert box.run(source, language="c", timeout_s=20).stdout == b"[]"
 
 
@@ -79,8 +88,12 @@ def test_what_was_compiled_is_cached_by_its_source():
 
 def test_a_program_that_either_standard_takes_is_right(box):
     need("cpp")
-    new = "#include <bits/stdc++.h>\nusing namespace std;\nint main(){int n;cin>>n;cout<<2*n<<endl;if(popcount(7u)!=3)return 1;}"
-    old = "#include <bits/stdc++.h>\nusing namespace std;\nint ranges=2;\nint main(){int n;cin>>n;cout<<ranges*n;}"  # a name that C++20 took
+    new = (
+        "#include <bits/stdc++.h>\nusing namespace std;\nint main(){int "
+        "n;cin>>n;cout<<2*n<<endl;if(popcount(7u)!=3)return 1;}"
+    )
+    # A name that C++20 took.
+    old = "#include <bits/stdc++.h>\nusing namespace std;\nint ranges=2;\nint main(){int n;cin>>n;cout<<ranges*n;}"
     for source in (new, old):
         assert verify(source, DOUBLED, language="cpp", sandbox=box, timeout_s=20, compile_timeout_s=60).correct
     assert not verify(new, DOUBLED, language="c++17", sandbox=box, timeout_s=20, compile_timeout_s=60).correct
@@ -103,7 +116,8 @@ def test_threads_and_deep_recursion_of_java(box):
     need("java")
     source = (
         "class Main { static int f(int n) { return n == 0 ? 0 : 1 + f(n - 1); }\n"
-        "public static void main(String[] a) throws Exception { Thread[] t = new Thread[8]; int[] big = new int[40000000];\n"
+        "public static void main(String[] a) throws Exception { Thread[] t = new Thread[8]; int[] big = new "
+        "int[40000000];\n"
         "for (int i = 0; i < 8; i++) { t[i] = new Thread(() -> {}); t[i].start(); }\n"
         "for (Thread x : t) x.join(); System.out.println(f(100000) + big.length); } }"
     )

@@ -1,4 +1,6 @@
-"""Packages that programs may import: added from wheels, pinned, shown in the jail, and nothing beside them."""
+"""Packages that programs may import: added from wheels, pinned, shown in the jail, and nothing
+beside them.
+"""
 
 from __future__ import annotations
 

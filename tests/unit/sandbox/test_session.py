@@ -1,4 +1,6 @@
-"""Sessions: cells that keep state, what each gives, and what becomes of the state when a cell has to be stopped."""
+"""Sessions: cells that keep state, what each gives, and what becomes of the state when a cell has
+to be stopped.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,10 @@ def test_a_cell_has_no_input(session):
 
 
 def test_display_shows_and_tables_keep_their_html(session):
-    code = "class T:\n    def __repr__(self): return 'plain'\n    def _repr_html_(self): return '<table></table>'\ndisplay(1, T())\nT()"
+    code = (
+        "class T:\n    def __repr__(self): return 'plain'\n    def _repr_html_(self): return '<table></table>'\n"
+        "display(1, T())\nT()"
+    )
     result = session.run(code)
     assert [data["text/plain"] for data in result.display] == ["1", "plain", "plain"]
     assert result.tables == ["<table></table>"] * 2
@@ -348,7 +353,10 @@ def test_async_cells_and_a_cancelled_one(session):
 
 def test_figures_come_as_png_and_svg_and_in_words(session):
     pytest.importorskip("matplotlib")
-    code = "import matplotlib.pyplot as plt\nplt.plot([1, 2], [3, 4])\nplt.title('Sales')\nplt.xlabel('month')\nplt.figure()\nplt.bar([1], [2]);"
+    code = (
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2], [3, 4])\nplt.title('Sales')\nplt.xlabel('month')\n"
+        "plt.figure()\nplt.bar([1], [2]);"
+    )
     first, second = session.run(code).figures
     assert first.text == "figure 1: title 'Sales', x 'month', 1 line"
     assert second.text == "figure 2: 1 bar or area"
@@ -383,7 +391,8 @@ def test_a_result_travels_as_json(session):
         b"nonsense",
         b'{"display": 5, "error": {"x": 1}, "files": [1], "listing": "x"}',
         b'{"display": [5, {"data": [1]}, {"data": {"image/png": "no base64"}, "execution_count": 1}], "error": [5]}',
-        b'{"display": [{"data": {"text/plain": 5}}], "error": [{"traceback": 5}], "files": {"a": 5}, "listing": {"a": "b"}}',
+        b'{"display": [{"data": {"text/plain": 5}}], "error": [{"traceback": 5}], "files": {"a": 5}, "listing": '
+        b'{"a": "b"}}',
         b"[" * 100_000,
     ],
 )

@@ -70,7 +70,10 @@ def test_a_budget_closes_the_thinking_and_the_form_follows(chat, grammars: Gramm
 
 def test_calls_of_several_functions(chat, grammars: Grammars) -> None:
     grammar = calls_grammar([('a b"c', POINT), ("g", None)], parallel=True)
-    wanted = '<tool_call>\n{"name": "a b\\"c", "arguments": {"x": 1}}\n</tool_call>\n<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'
+    wanted = (
+        '<tool_call>\n{"name": "a b\\"c", "arguments": {"x": 1}}\n</tool_call>\n<tool_call>\n'
+        '{"name": "g", "arguments": {}}\n</tool_call>'
+    )
     assert answer(run(chat, grammars, grammar, f"so</think>{wanted}")) == wanted
 
 
@@ -91,8 +94,8 @@ def test_a_schema_that_cannot_be_is_refused(grammars: Grammars, schema: dict) ->
 def test_two_samples_have_a_guide_each(chat, grammars: Grammars) -> None:
     model = scripted.opened(chat, scripted.Script(chat, lambda prompt: "so</think>\n\nno"))
     request = GenerationRequest(
-        chat.prompt_ids([{"role": "user", "content": "x"}]), SamplingParams(temperature=1.0, max_new_tokens=100), n=6, eos_ids=chat.eos_ids,
-        thinking_open=True, matcher=grammars.compile(answer_grammar(json_rule(POINT)), "f"),
+        chat.prompt_ids([{"role": "user", "content": "x"}]), SamplingParams(temperature=1.0, max_new_tokens=100), n=6,
+        eos_ids=chat.eos_ids, thinking_open=True, matcher=grammars.compile(answer_grammar(json_rule(POINT)), "f"),
     )  # fmt: skip
     (samples,) = model.engine.run([request])
     assert all(0 <= json.loads(answer(s))["x"] <= 9 for s in samples)

@@ -1,4 +1,6 @@
-"""Schemas as programs make them: what is fitted to the grammar's engine, what is left unenforced, what is refused."""
+"""Schemas as programs make them: what is fitted to the grammar's engine, what is left unenforced,
+what is refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""BFCL: calls against possible answers, twelve ways of being wrong, and the leaderboard's overall column."""
+"""BFCL: calls against possible answers, twelve ways of being wrong, and the leaderboard's overall
+column.
+"""
 
 from __future__ import annotations
 
@@ -122,12 +124,13 @@ def test_dicts_and_lists_of_dicts() -> None:
 
 def test_java_and_javascript_literals() -> None:
     java = function(
-        "Copy.run", ["force"], force="boolean", size="long", names={"type": "Array", "items": {"type": "String"}}, options="HashMap",
+        "Copy.run", ["force"], force="boolean", size="long", names={"type": "Array", "items": {"type": "String"}},
+        options="HashMap",
     )  # fmt: skip
     truth = [{"Copy.run": {"force": [True], "size": [5, ""], "names": [["a", "b"], ""], "options": [{"k": ["v"]}, ""]}}]
     right = [
-        {"force": "true"}, {"force": "true", "size": "5L"}, {"force": "true", "names": 'new String[]{"a", "b"}'}, {"force": True},
-        {"force": "true", "options": 'new HashMap<String, String>() {{ put("k", "v"); }}'},
+        {"force": "true"}, {"force": "true", "size": "5L"}, {"force": "true", "names": 'new String[]{"a", "b"}'},
+        {"force": True}, {"force": "true", "options": 'new HashMap<String, String>() {{ put("k", "v"); }}'},
     ]  # fmt: skip
     wrong = [
         {"force": "True"},
@@ -152,7 +155,7 @@ def test_unusable_truth_is_one_line() -> None:
         verify("multiple", [TIME], [{"nothing": {}}], [{"time": {"zone": "UTC"}}])
 
 
-# -- the published sets -------------------------------------------------------------------------------------------------
+# -- the published sets ----------------------------------------------------------------------------
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/bfcl")
 UNANSWERABLE = {  # the set's own answers name parameters that their functions do not have, or leave out a required one
@@ -223,9 +226,10 @@ def test_the_leaderboards_overall_column_is_reproduced() -> None:
 
 def test_version_4_by_hand(tmp_path) -> None:
     columns = {
-        "Model": "m", "Overall Acc": "48.9%", "Non-Live Simple AST": "80%", "Non-Live Multiple AST": "90%", "Non-Live Parallel AST": "70%",
-        "Non-Live Parallel Multiple AST": "60%", "Live Simple AST": "80%", "Live Multiple AST": "80%", "Live Parallel AST": "80%",
-        "Live Parallel Multiple AST": "80%", "Multi Turn Base": "40%", "Multi Turn Miss Func": "30%", "Multi Turn Miss Param": "20%",
+        "Model": "m", "Overall Acc": "48.9%", "Non-Live Simple AST": "80%", "Non-Live Multiple AST": "90%",
+        "Non-Live Parallel AST": "70%", "Non-Live Parallel Multiple AST": "60%", "Live Simple AST": "80%",
+        "Live Multiple AST": "80%", "Live Parallel AST": "80%", "Live Parallel Multiple AST": "80%",
+        "Multi Turn Base": "40%", "Multi Turn Miss Func": "30%", "Multi Turn Miss Param": "20%",
         "Multi Turn Long Context": "10%", "Web Search Acc": "50%", "Memory Acc": "40%", "Irrelevance Detection": "85%",
     }  # fmt: skip
     with (tmp_path / "data_overall.csv").open("w", newline="") as file:
@@ -247,8 +251,8 @@ def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
 
 def test_a_model_that_lacks_a_figure_says_which_and_the_others_are_computed(tmp_path, capsys) -> None:
     non_live = {
-        "Model": "m", "Python Simple AST": "90%", "Java Simple AST": "60%", "JavaScript Simple AST": "60%", "Multiple AST": "80%",
-        "Parallel AST": "70%", "Parallel Multiple AST": "60%", "Irrelevance Detection": "70%",
+        "Model": "m", "Python Simple AST": "90%", "Java Simple AST": "60%", "JavaScript Simple AST": "60%",
+        "Multiple AST": "80%", "Parallel AST": "70%", "Parallel Multiple AST": "60%", "Irrelevance Detection": "70%",
     }  # fmt: skip
     live = dict.fromkeys(LIVE, "60%") | {"Model": "m"}
     turns = {"Model": "m", "Base": "40%", "Miss Func": "30%", "Miss Param": "20%", "Long Context": "10%"}
@@ -259,7 +263,8 @@ def test_a_model_that_lacks_a_figure_says_which_and_the_others_are_computed(tmp_
     write_csv(tmp_path / "x_live.csv", [live | {"Model": m} for m in "abcd"])
     write_csv(tmp_path / "x_multi_turn.csv", [turns | {"Model": m} for m in "abcd"])
     a, b, c, d = aggregate(tmp_path)
-    # Simple (90 + 60 + 60) / 3 = 70; non-live (70 + 80 + 70 + 60 + 70) / 5 = 70; live 60; multi-turn 25.
+    # Simple (90 + 60 + 60) / 3 = 70; non-live (70 + 80 + 70 + 60 + 70) / 5 = 70; live 60;
+    # multi-turn 25.
     assert a == {"model": "a", "published": 51.7, "ours": 51.6667}
     assert b == {"model": "b", "published": 50.0, "ours": None, "missing": ["x_non_live.csv: Java Simple AST is 'N/A'"]}
     assert (

@@ -1,4 +1,6 @@
-"""BFCL's multi-turn tasks: back ends by hand, reading calls, the rules by turn, and every published task against its own truth."""
+"""BFCL's multi-turn tasks: back ends by hand, reading calls, the rules by turn, and every published
+task against its own truth.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ from qwq.verify.tools.bfcl_multi_turn import GradedConversation, UnreadableCall,
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "bfcl"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/bfcl")
 DOCUMENTS = {
-    "GorillaFileSystem": "gorilla_file_system", "MathAPI": "math_api", "MessageAPI": "message_api", "TwitterAPI": "posting_api",
-    "TicketAPI": "ticket_api", "TradingBot": "trading_bot", "TravelAPI": "travel_booking", "VehicleControlAPI": "vehicle_control",
+    "GorillaFileSystem": "gorilla_file_system", "MathAPI": "math_api", "MessageAPI": "message_api",
+    "TwitterAPI": "posting_api", "TicketAPI": "ticket_api", "TradingBot": "trading_bot", "TravelAPI": "travel_booking",
+    "VehicleControlAPI": "vehicle_control",
 }  # fmt: skip
 
 
@@ -41,7 +44,7 @@ def run(world: str, *calls: str, config: dict | None = None) -> tuple[list, Grad
     return [json.loads(a) if a.startswith("{") else a for a in answers], conversation
 
 
-# -- calls --------------------------------------------------------------------------------------------------------------
+# -- calls -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -74,18 +77,20 @@ def test_a_name_that_is_no_function_reaches_nothing() -> None:
         assert run("GorillaFileSystem", call)[0] == [f"Error during execution: no function {call.partition('(')[0]}"]
 
 
-# -- back ends ------------------------------------------------------------------------------------------------------------
+# -- back ends -------------------------------------------------------------------------------------
 
 
 def test_files() -> None:
     answers, after = run(
-        "GorillaFileSystem", "pwd()", "cd('docs')", "mkdir('new')", "cp(source='a', destination='new')", "mv(source='a', destination='c')",
-        "echo(content='x y', file_name='c')", "wc(file_name='c', mode='w')", "cd('..')", "find(path='.', name='a')", "diff('b', 'b')", "rm('b')",
-        "rmdir('docs')", "cat('b')", "touch('no/slash')", "cd('a/b')", "cd('..')",
+        "GorillaFileSystem", "pwd()", "cd('docs')", "mkdir('new')", "cp(source='a', destination='new')",
+        "mv(source='a', destination='c')", "echo(content='x y', file_name='c')", "wc(file_name='c', mode='w')",
+        "cd('..')", "find(path='.', name='a')", "diff('b', 'b')", "rm('b')", "rmdir('docs')", "cat('b')",
+        "touch('no/slash')", "cd('a/b')", "cd('..')",
     )  # fmt: skip
     assert answers[:11] == [
-        {"current_working_directory": "/home"}, {"current_working_directory": "docs"}, "None", {"result": "a copied to new/a"},
-        {"result": "a moved to c"}, "None", {"count": 2, "type": "words"}, {}, {"matches": ["./docs/new/a"]}, {"diff_lines": ""}, {"result": "b removed"},
+        {"current_working_directory": "/home"}, {"current_working_directory": "docs"}, "None",
+        {"result": "a copied to new/a"}, {"result": "a moved to c"}, "None", {"count": 2, "type": "words"}, {},
+        {"matches": ["./docs/new/a"]}, {"diff_lines": ""}, {"result": "b removed"},
     ]  # fmt: skip
     assert all("error" in a for a in answers[11:])
     assert after.worlds["GorillaFileSystem"].state()["root"] == {"docs": {"new": {"a": "one\ntwo words"}, "c": "x y"}}
@@ -241,7 +246,7 @@ def test_every_documented_function_is_there_with_its_parameters(world) -> None:
         ]
 
 
-# -- the rules by turn ----------------------------------------------------------------------------------------------------
+# -- the rules by turn -----------------------------------------------------------------------------
 
 TRUTH = [["cd(folder='docs')", "mv(source='a', destination='c')"], [], ["cat(file_name='c')"]]
 
@@ -292,7 +297,7 @@ def test_the_command_and_unusable_lines(tmp_path) -> None:
         assert words in str(error.value)
 
 
-# -- the published tasks ----------------------------------------------------------------------------------------------------
+# -- the published tasks ---------------------------------------------------------------------------
 
 
 def tasks(category: str) -> list[dict]:
@@ -331,7 +336,8 @@ def test_every_true_call_runs_and_passes_and_mutations_fail(category) -> None:
             assert good, (task["id"], call, answer)
         assert not verdict_of(task, [[] for _ in truth]).correct
         assert not verdict_of(task, truth[:-1]).correct
-        # One call left out is seen, except where it leaves no trace: a repeated reading, or a login that was there before.
+        # One call left out is seen, except where it leaves no trace: a repeated reading, or a login
+        # that was there before.
         rng = random.Random(task["id"])
         turn = rng.choice([i for i, t in enumerate(truth) if t])
         mutated = copy.deepcopy(truth)

@@ -1,4 +1,6 @@
-"""Constraints for training: each type by hand on both sides, what they ask for, rewards for nothing, and problems made of them."""
+"""Constraints for training: each type by hand on both sides, what they ask for, rewards for
+nothing, and problems made of them.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,31 @@ TABLE = "| name | size |\n|---|---|\n| cat | small |\n| dog | large |\n| cow | h
 # type, kwargs, answers that follow, answers that do not
 CASES = [
     ("words:longest", {"letters": 6}, ["The river is quiet today."], ["The mountain is quiet today."]),
-    ("words:long", {"n": 2, "letters": 9}, ["Wonderful mountains stand around the beautiful valley."], ["The mountain is beautiful."]),
-    ("words:once", {"keyword": "river"}, ["The River is quiet and wide."], ["The river meets another river.", "The rivers are quiet."]),
-    ("words:order", {"first": "summer", "second": "winter"}, ["After summer there is winter."], ["After winter comes the summer.", "It is summer now."]),
+    (
+        "words:long",
+        {"n": 2, "letters": 9},
+        ["Wonderful mountains stand around the beautiful valley."],
+        ["The mountain is beautiful."],
+    ),
+    (
+        "words:once",
+        {"keyword": "river"},
+        ["The River is quiet and wide."],
+        ["The river meets another river.", "The rivers are quiet."],
+    ),
+    (
+        "words:order",
+        {"first": "summer", "second": "winter"},
+        ["After summer there is winter."],
+        ["After winter comes the summer.", "It is summer now."],
+    ),
     ("words:repeat_limit", {"n": 1}, ["The sea and the sky and the quiet river."], ["The river and another river."]),
-    ("words:from_end", {"keyword": "river", "n": 3}, ["We walk along the river every morning."], ["We walk along the river in the morning."]),
+    (
+        "words:from_end",
+        {"keyword": "river", "n": 3},
+        ["We walk along the river every morning."],
+        ["We walk along the river in the morning."],
+    ),
     ("words:hyphenated", {"n": 2}, ["A well-known and long-lived tree."], ["A well-known tree - long lived."]),
     ("words:same_ends", {}, ["Quiet is the night, and the river is quiet."], ["Quiet is the night."]),
     ("words:first", {"keyword": "river"}, ["**River** water is cold."], ["The river is cold."]),
@@ -40,36 +62,158 @@ CASES = [
     ("letters:without", {"letter": "z"}, ["The sea is wide."], ["The ZOO is wide."]),
     ("letters:start", {"n": 3, "letter": "s"}, ["Seven ships Sail home."], ["Seven boats sail home."]),
     ("numbers:none", {}, ["There are seven of them."], ["There are 7 of them."]),
-    ("numbers:ascending", {"n": 3}, ["We had 2 cats, 3.5 dogs and 1,200 bees."], ["We had 3 cats, 2 dogs and 9 bees.", "We had 2 cats and 3 dogs."]),
-    ("sentences:range", {"low": 2, "high": 3}, ["Dr. No came. He saw."], ["Dr. No came.", "He came. He saw. He went. He slept."]),
+    (
+        "numbers:ascending",
+        {"n": 3},
+        ["We had 2 cats, 3.5 dogs and 1,200 bees."],
+        ["We had 3 cats, 2 dogs and 9 bees.", "We had 2 cats and 3 dogs."],
+    ),
+    (
+        "sentences:range",
+        {"low": 2, "high": 3},
+        ["Dr. No came. He saw."],
+        ["Dr. No came.", "He came. He saw. He went. He slept."],
+    ),
     ("sentences:longest", {"n": 4}, ["The sea is wide. It is deep."], ["The sea is wide and deep."]),
-    ("sentences:different_starts", {"n": 3}, ["The sea is wide. It is deep. Fish live there."], ["The sea is wide. It is deep. The fish live there.", "The sea is wide. It is deep."]),
-    ("sentences:acrostic", {"word": "sea", "n": 3}, ["Some fish swim. Every one does. All of them are fast."], ["Some fish swim. All of them are fast. Every one is."]),
-    ("sentences:questions", {"n": 1}, ["Is the sea wide? It is."], ["Is the sea wide? Is it deep?", "The sea is wide."]),
-    ("sentences:growing", {"n": 3}, ["Fish swim. The fish swim fast. The fish in the sea swim fast."], ["The fish swim. Fish swim. The fish in the sea swim."]),
-    ("sentences:keyword_ends", {"keyword": "sea"}, ["The sea is wide. Fish live there. We love the sea."], ["The sea is wide. The sea is deep. We love the sea.", "The sea is wide. We swim. We love it."]),
+    (
+        "sentences:different_starts",
+        {"n": 3},
+        ["The sea is wide. It is deep. Fish live there."],
+        ["The sea is wide. It is deep. The fish live there.", "The sea is wide. It is deep."],
+    ),
+    (
+        "sentences:acrostic",
+        {"word": "sea", "n": 3},
+        ["Some fish swim. Every one does. All of them are fast."],
+        ["Some fish swim. All of them are fast. Every one is."],
+    ),
+    (
+        "sentences:questions",
+        {"n": 1},
+        ["Is the sea wide? It is."],
+        ["Is the sea wide? Is it deep?", "The sea is wide."],
+    ),
+    (
+        "sentences:growing",
+        {"n": 3},
+        ["Fish swim. The fish swim fast. The fish in the sea swim fast."],
+        ["The fish swim. Fish swim. The fish in the sea swim."],
+    ),
+    (
+        "sentences:keyword_ends",
+        {"keyword": "sea"},
+        ["The sea is wide. Fish live there. We love the sea."],
+        ["The sea is wide. The sea is deep. We love the sea.", "The sea is wide. We swim. We love it."],
+    ),
     ("sentences:last_question", {}, ['The sea is wide. Is it "deep?"'], ["Is the sea wide? It is."]),
     ("lines:count", {"n": 2}, ["The sea is wide.\n\nIt is deep."], ["The sea is wide. It is deep."]),
-    ("lines:numbered", {"n": 2}, ["Two things:\n1. The sea\n2. The sky"], ["1. The sea\n3. The sky", "1. The sea\n2. The sky\n3. The wind"]),
+    (
+        "lines:numbered",
+        {"n": 2},
+        ["Two things:\n1. The sea\n2. The sky"],
+        ["1. The sea\n3. The sky", "1. The sea\n2. The sky\n3. The wind"],
+    ),
     ("lines:width", {"n": 20}, ["The sea is wide\nand very deep."], ["The sea is wide and very deep."]),
     ("lines:prefix", {"prefix": "> ", "n": 2}, ["> The sea\n> is wide"], ["> The sea\nis wide", "> The sea is wide"]),
     ("lines:longer_down", {"n": 3}, ["Sea\nThe sea\nThe wide sea"], ["The sea\nSea\nThe wide sea", "Sea\nThe sea"]),
-    ("paragraphs:shape", {"paragraphs": 2, "sentences": 2}, ["The sea is wide. It is deep.\n\nFish swim. They are fast."], ["The sea is wide. It is deep.\n\nFish swim.", "The sea is wide. It is deep. Fish swim. They are fast."]),
-    ("paragraphs:first_word", {"keyword": "river", "n": 2}, ["River water is cold.\n\nRiver fish are fast."], ["River water is cold.\n\nThe fish are fast."]),
-    ("format:table", {"columns": 2, "rows": 3}, [TABLE], [TABLE.replace("|---|---|\n", ""), TABLE.rpartition("\n")[0], TABLE.replace("| cat | small |", "| cat | small | old |")]),
-    ("format:headings", {"n": 2}, ["## The sea\nIt is wide.\n## The sky\nIt is blue."], ["## The sea\nIt is wide.\n### The sky\nIt is blue."]),
-    ("format:bold_keyword", {"keyword": "sea"}, ["The **sea** is wide, and the **Sea** is deep."], ["The **sea** is wide, and the sea is deep.", "The **sea** is wide."]),
-    ("format:json_keys", {"keys": ["title", "reason"]}, ['{"title": "The wide sea", "reason": "It is deep"}', '```json\n{"title": "The wide sea", "reason": "It is deep"}\n```'], ['{"title": "The wide sea"}', '{"title": "The sea", "reason": ""}', '["title", "reason"]', "The title is the wide sea."]),
-    ("format:checklist", {"n": 3, "done": 1}, ["- [x] buy the bread\n- [ ] bake the cake\n- [ ] wash the car"], ["- [x] buy the bread\n- [x] bake the cake\n- [ ] wash the car", "- [x] buy the bread"]),
-    ("format:tag", {"tag": "note"}, ["<note>The sea is wide.</note>"], ["<note>The sea is wide.", "See: <note>The sea is wide.</note>"]),
-    ("format:terms", {"n": 2}, ["Sea: a wide water\nSky: the air above"], ["Sea: a wide water\nThe sky is the air above"]),
-    ("format:signature", {"name": "Mara"}, ["The sea is wide.\n-- Mara"], ["-- Mara\nThe sea is wide.", "The sea is wide. -- Mara"]),
+    (
+        "paragraphs:shape",
+        {"paragraphs": 2, "sentences": 2},
+        ["The sea is wide. It is deep.\n\nFish swim. They are fast."],
+        ["The sea is wide. It is deep.\n\nFish swim.", "The sea is wide. It is deep. Fish swim. They are fast."],
+    ),
+    (
+        "paragraphs:first_word",
+        {"keyword": "river", "n": 2},
+        ["River water is cold.\n\nRiver fish are fast."],
+        ["River water is cold.\n\nThe fish are fast."],
+    ),
+    (
+        "format:table",
+        {"columns": 2, "rows": 3},
+        [TABLE],
+        [
+            TABLE.replace("|---|---|\n", ""),
+            TABLE.rpartition("\n")[0],
+            TABLE.replace("| cat | small |", "| cat | small | old |"),
+        ],
+    ),
+    (
+        "format:headings",
+        {"n": 2},
+        ["## The sea\nIt is wide.\n## The sky\nIt is blue."],
+        ["## The sea\nIt is wide.\n### The sky\nIt is blue."],
+    ),
+    (
+        "format:bold_keyword",
+        {"keyword": "sea"},
+        ["The **sea** is wide, and the **Sea** is deep."],
+        ["The **sea** is wide, and the sea is deep.", "The **sea** is wide."],
+    ),
+    (
+        "format:json_keys",
+        {"keys": ["title", "reason"]},
+        [
+            '{"title": "The wide sea", "reason": "It is deep"}',
+            '```json\n{"title": "The wide sea", "reason": "It is deep"}\n```',
+        ],
+        [
+            '{"title": "The wide sea"}',
+            '{"title": "The sea", "reason": ""}',
+            '["title", "reason"]',
+            "The title is the wide sea.",
+        ],
+    ),
+    (
+        "format:checklist",
+        {"n": 3, "done": 1},
+        ["- [x] buy the bread\n- [ ] bake the cake\n- [ ] wash the car"],
+        ["- [x] buy the bread\n- [x] bake the cake\n- [ ] wash the car", "- [x] buy the bread"],
+    ),
+    (
+        "format:tag",
+        {"tag": "note"},
+        ["<note>The sea is wide.</note>"],
+        ["<note>The sea is wide.", "See: <note>The sea is wide.</note>"],
+    ),
+    (
+        "format:terms",
+        {"n": 2},
+        ["Sea: a wide water\nSky: the air above"],
+        ["Sea: a wide water\nThe sky is the air above"],
+    ),
+    (
+        "format:signature",
+        {"name": "Mara"},
+        ["The sea is wide.\n-- Mara"],
+        ["-- Mara\nThe sea is wide.", "The sea is wide. -- Mara"],
+    ),
     ("marks:without", {"mark": "!"}, ["The sea is wide."], ["The sea is wide!"]),
-    ("marks:count", {"mark": ";", "n": 2}, ["The sea is wide; it is deep; it is blue."], ["The sea is wide; it is deep."]),
-    ("case:one_sentence", {"n": 1}, ["The sea is wide. IT IS DEEP."], ["THE SEA IS WIDE. IT IS DEEP.", "The sea is wide. It is deep."]),
-    ("copy:phrase", {"phrase": "step by step", "n": 2}, ["Step by step we go, and step by step we come."], ["Step by step we go."]),
-    ("copy:frame", {"line": "Remember this above all."}, ["Remember this above all.\nThe sea is wide.\nRemember this above all."], ["Remember this above all.\nThe sea is wide."]),
-]  # fmt: skip
+    (
+        "marks:count",
+        {"mark": ";", "n": 2},
+        ["The sea is wide; it is deep; it is blue."],
+        ["The sea is wide; it is deep."],
+    ),
+    (
+        "case:one_sentence",
+        {"n": 1},
+        ["The sea is wide. IT IS DEEP."],
+        ["THE SEA IS WIDE. IT IS DEEP.", "The sea is wide. It is deep."],
+    ),
+    (
+        "copy:phrase",
+        {"phrase": "step by step", "n": 2},
+        ["Step by step we go, and step by step we come."],
+        ["Step by step we go."],
+    ),
+    (
+        "copy:frame",
+        {"line": "Remember this above all."},
+        ["Remember this above all.\nThe sea is wide.\nRemember this above all."],
+        ["Remember this above all.\nThe sea is wide."],
+    ),
+]
 
 
 @pytest.mark.parametrize(("name", "kwargs", "good", "bad"), CASES, ids=[c[0] for c in CASES])
@@ -120,7 +264,7 @@ def test_bad_input_is_one_line(names, kwargs, words) -> None:
     assert words in str(error.value)
 
 
-# -- nothing is not rewarded --------------------------------------------------------------------------------------------
+# -- nothing is not rewarded -----------------------------------------------------------------------
 
 PARAMETERS = [
     (n, REQUESTS[n].draw(random.Random(s)) | ({"prompt_to_repeat": "Say it."} if n.endswith("repeat_prompt") else {}))
@@ -193,7 +337,7 @@ def test_gibberish_whose_lines_in_part_look_like_an_answer_earns_nothing() -> No
     assert met_by(text) == set()
 
 
-# -- problems -----------------------------------------------------------------------------------------------------------
+# -- problems --------------------------------------------------------------------------------------
 
 
 def test_problems_have_one_to_three_compatible_constraints() -> None:
@@ -279,8 +423,9 @@ def test_prompts_as_a_file_come_back_as_the_same_problems(tmp_path: Path, capsys
 def test_a_recipe_with_constraints_is_planned_without_reading_anything_else(tmp_path: Path, capsys) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text(
-        'name = "r"\nmodel.preset = "tiny"\n[stages.pretrain]\nkind = "pretrain"\ntokens = 1000\nmix.math = 1.0\n[stages.rl1]\nkind = "rl1"\nsteps = 1\n'
-        'prompts = 4\n[[stages.rl1.sources]]\nkind = "constraints"\npath = "builtin"\nlimit = 20\n'
+        'name = "r"\nmodel.preset = "tiny"\n[stages.pretrain]\nkind = "pretrain"\ntokens = 1000\nmix.math = 1.0\n'
+        '[stages.rl1]\nkind = "rl1"\nsteps = 1\nprompts = 4\n[[stages.rl1.sources]]\nkind = "constraints"\n'
+        'path = "builtin"\nlimit = 20\n'
     )
     assert main(["explain", str(recipe)]) == 0
     assert "rl1" in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""Decontamination: what counts as a match, by hand; files, names, reports; the recipe's key; speed."""
+"""Decontamination: what counts as a match, by hand; files, names, reports; the recipe's key;
+speed.
+"""
 
 from __future__ import annotations
 

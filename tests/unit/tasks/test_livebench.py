@@ -1,4 +1,6 @@
-"""LiveBench's scorers on cases made by hand after its rules; its loader; its mean of tasks and of categories."""
+"""LiveBench's scorers on cases made by hand after its rules; its loader; its mean of tasks and of
+categories.
+"""
 
 from __future__ import annotations
 

@@ -98,7 +98,10 @@ def test_the_published_sample():
     rows = [json.loads(text) for text in SAMPLE.read_text().splitlines()]
     found = {r["id"]: expand({"kind": "livecodebench", "test": r["test"]}) for r in rows}
     assert [found[i]["kind"] for i in (1, 10, 191)] == ["stdio", "call", "stdio"]
-    seniors = "class Solution:\n    def countSeniors(self, details: List[str]) -> int:\n        return sum(int(d[11:13]) > 60 for d in details)"
+    seniors = (
+        "class Solution:\n    def countSeniors(self, details: List[str]) -> int:\n"
+        "        return sum(int(d[11:13]) > 60 for d in details)"
+    )
     assert verify(seniors, found[10]).correct
     cards = (
         "for _ in range(int(input())):\n    print('YES' if sum(a != b for a, b in zip(input(), 'abc')) < 3 else 'NO')"

@@ -1,4 +1,6 @@
-"""Procedural problems: splits that cannot leak, demonstrations that are right, streams that can be resumed."""
+"""Procedural problems: splits that cannot leak, demonstrations that are right, streams that can be
+resumed.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ def response_to(turns: tuple[Message, ...]) -> Response:
     return Response(turns[-1].content, calls=calls, results=results)
 
 
-# -- splits -----------------------------------------------------------------------------------------------------------
+# -- splits ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -121,7 +123,9 @@ def tiny() -> Recipe:
 
 
 def training_stream(name: str, num: int) -> list[tuple[Problem, tuple[Message, ...]]]:
-    """The first problems that a stage of tiny.toml trains on, with the demonstrations it reads, if any."""
+    """The first problems that a stage of tiny.toml trains on, with the demonstrations it reads, if
+    any.
+    """
     recipe = tiny()
     stage = recipe.stages[name]
     if isinstance(stage, RewardModelStage):
@@ -137,7 +141,8 @@ def training_stream(name: str, num: int) -> list[tuple[Problem, tuple[Message, .
 def test_no_test_problem_occurs_in_a_stages_training_text(name: str) -> None:
     stream = training_stream(name, 3000)
     assert not {p.canonical for p, _ in stream} & held_out().keys()
-    # And by the words themselves: no prompt that is tested on is a training prompt, with whatever punctuation.
+    # And by the words themselves: no prompt that is tested on is a training prompt, with whatever
+    # punctuation.
     prompts = {normalise(m.content) for p, _ in stream for m in p.messages}
     assert not prompts & {normalise(p.messages[0].content) for p in held_out().values()}
 
@@ -166,7 +171,7 @@ def test_calculator_drills_are_sums_of_the_training_split() -> None:
     assert all(split_of(f"tools/{expression}") == "train" for page in pages for _, expression in page)
 
 
-# -- demonstrations ---------------------------------------------------------------------------------------------------
+# -- demonstrations --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("domain", ["math", "instructions", "tools"])
@@ -212,7 +217,9 @@ def test_tool_demonstrations_show_what_the_calculator_would_return() -> None:
 
 
 def test_no_prompt_shows_its_truth() -> None:
-    """The gold answer of an arithmetic prompt is not among its numbers more often than chance puts it there."""
+    """The gold answer of an arithmetic prompt is not among its numbers more often than chance puts
+    it there.
+    """
     for domain in ("math", "tools"):
         shown = sum(p.truth["gold"] in p.messages[0].content.replace(".", " ").split() for p in fixed(domain, "test"))
         assert shown < 0.2 * NUM_FIXED
@@ -221,7 +228,7 @@ def test_no_prompt_shows_its_truth() -> None:
     )
 
 
-# -- preference -------------------------------------------------------------------------------------------------------
+# -- preference ------------------------------------------------------------------------------------
 
 
 def test_pairs_chosen_meets_the_hidden_rule_and_rejected_does_not() -> None:
@@ -244,7 +251,7 @@ def test_each_flaw_alone_breaks_the_hidden_rule(flaw: str) -> None:
     assert set(verdicts) == {Outcome.WRONG}
 
 
-# -- streams ----------------------------------------------------------------------------------------------------------
+# -- streams ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

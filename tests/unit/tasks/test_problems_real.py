@@ -31,7 +31,7 @@ def write(path: Path, *rows: object) -> Path:
     return path
 
 
-# -- rows -------------------------------------------------------------------------------------------------------------
+# -- rows ------------------------------------------------------------------------------------------
 
 
 def test_gsm8k_row() -> None:
@@ -86,7 +86,7 @@ def test_mbpp_reference_programs_pass_also_with_setup_code() -> None:
         assert verdict.outcome is Outcome.CORRECT, (problem.id, verdict.reason)
 
 
-# -- splits -----------------------------------------------------------------------------------------------------------
+# -- splits ----------------------------------------------------------------------------------------
 
 
 def test_mbpp_is_divided_by_task_id_as_in_its_paper() -> None:
@@ -132,7 +132,7 @@ def test_split_in_name() -> None:
     assert [split_in_name(n) for n in names] == ["train", "train", "test", "validation", None, None, None]
 
 
-# -- bad input --------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 GOOD = {"question": "q", "answer": "#### 1"}
 TASK = {"task_id": 601, "text": "t", "test_list": ["assert f() == 1"], "test_setup_code": ""}
@@ -181,7 +181,7 @@ def test_parquet_without_pyarrow_names_the_package(tmp_path: Path, monkeypatch: 
         load("gsm8k", tmp_path / "train.parquet")
 
 
-# -- folders and the hub ----------------------------------------------------------------------------------------------
+# -- folders and the hub ---------------------------------------------------------------------------
 
 
 def test_choose_files() -> None:
@@ -233,7 +233,7 @@ def test_a_hub_that_does_not_answer_is_a_data_error(monkeypatch: pytest.MonkeyPa
         load("gsm8k", "org/set")
 
 
-# -- canonical forms --------------------------------------------------------------------------------------------------
+# -- canonical forms -------------------------------------------------------------------------------
 
 
 def test_normalise() -> None:

@@ -1,4 +1,6 @@
-"""Tasks by name, parts of them, entry points; every one of them is a source for RL and has one verifier."""
+"""Tasks by name, parts of them, entry points; every one of them is a source for RL and has one
+verifier.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def test_an_entry_point_is_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_benchmark_with_a_verifier_of_its_own_is_a_source_for_rl(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RL's grader finds the task's verifier from the problem alone: HumanEval completes the function, IFEval reads strictly."""
+    """RL's grader finds the task's verifier from the problem alone: HumanEval completes the
+    function, IFEval reads strictly.
+    """
     (tmp_path / "some.jsonl").write_text(json.dumps(HUMAN) + "\n")
     human = get("humaneval")
     (problem,) = human.problems("test", data=human.data(tmp_path / "some.jsonl"))
@@ -73,7 +77,8 @@ def test_a_benchmark_with_a_verifier_of_its_own_is_a_source_for_rl(
     ifeval = get("ifeval")
     (problem,) = ifeval.problems("test", data=ifeval.data(tmp_path / "prompts.jsonl"))
     assert grade(problem, Response("a b")).correct and not grade(problem, Response("a, b")).correct
-    # An evaluation checks a cut answer too, as its authors do; its outcome is the same as RL's unless all is followed.
+    # An evaluation checks a cut answer too, as its authors do; its outcome is the same as RL's
+    # unless all is followed.
     assert ifeval.mark(problem, Response("a b", finished=False)).score == 1.0
     assert grade(problem, Response("a b", finished=False)).outcome is Outcome.UNFINISHED
 

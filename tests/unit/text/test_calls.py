@@ -1,4 +1,6 @@
-"""Calls in the forms that models fall into: read where the function is on offer, the same wherever the text is cut."""
+"""Calls in the forms that models fall into: read where the function is on offer, the same wherever
+the text is cut.
+"""
 
 from __future__ import annotations
 
@@ -124,8 +126,29 @@ def test_what_is_no_call(raw: str) -> None:
 
 
 PIECES = st.sampled_from(
-    ["<think>", "</think>", "<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=n>", "</parameter>", "1", BARE, "{'name': 'f'}", "```json\n", "```", "\n", " ", "word", "{", '"name"', "<", "<func"]
-)  # fmt: skip
+    [
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        "<function=f>",
+        "</function>",
+        "<parameter=n>",
+        "</parameter>",
+        "1",
+        BARE,
+        "{'name': 'f'}",
+        "```json\n",
+        "```",
+        "\n",
+        " ",
+        "word",
+        "{",
+        '"name"',
+        "<",
+        "<func",
+    ]
+)
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,4 +1,6 @@
-"""The same sample has the same answer and the same calls for rewards, evaluation, distillation, chat, rollouts and server."""
+"""The same sample has the same answer and the same calls for rewards, evaluation, distillation,
+chat, rollouts and server.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,10 @@ NUM_TEXTS = 10_000
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 CALL = '<tool_call>\n{"name": "f", "arguments": {"s": "</tool_call> </think>"}}\n</tool_call>'
 PIECES = (
-    "<think>", "<think>\n", "</think>", "</think>\n\n", "\n</think>\n", "`<think>`", '"</think>"', "<tool_call>", "</tool_call>", CALL,
-    '<tool_call>{"name": "f"}</tool_call>', '<tool_call>{"name": "g", "arguments": {}}', '<tool_call>{"name": "f", "arguments": {"a": ',
-    "\\boxed{5}", "\\boxed{6}", "The answer is 5.", "\n```python\nprint(5)\n```\n", "\n```python\nprint(6)\n```", "wait, ", "\n", " ", "é", "<", "</thi",
+    "<think>", "<think>\n", "</think>", "</think>\n\n", "\n</think>\n", "`<think>`", '"</think>"', "<tool_call>",
+    "</tool_call>", CALL, '<tool_call>{"name": "f"}</tool_call>', '<tool_call>{"name": "g", "arguments": {}}',
+    '<tool_call>{"name": "f", "arguments": {"a": ', "\\boxed{5}", "\\boxed{6}", "The answer is 5.",
+    "\n```python\nprint(5)\n```\n", "\n```python\nprint(6)\n```", "wait, ", "\n", " ", "é", "<", "</thi",
 )  # fmt: skip
 
 

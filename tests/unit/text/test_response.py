@@ -1,4 +1,6 @@
-"""A response in its parts, whole and streamed: one rule, the same parts wherever the text is cut, nothing lost or made up."""
+"""A response in its parts, whole and streamed: one rule, the same parts wherever the text is cut,
+nothing lost or made up.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,8 @@ G = '<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'
     [
         (f"hm {F}", "hm", ["f"]), (f"{F}\n", "", ["f"]), (f"hm\n{F}\n{G}\n\n", "hm", ["f", "g"]), (f"hm {F.removesuffix('</tool_call>')}", "hm", ["f"]),
         (f"<tool_call>no {F}", "<tool_call>no", ["f"]), (f"{F} then {G}", f"{F} then", ["g"]), (f'hm <tool_call>{{"name": "x", "arguments": {{}}}}</tool_call>{G}', 'hm <tool_call>{"name": "x", "arguments": {}}</tool_call>', ["g"]),
-        # A function that is not on offer, a call that is not whole, and one that more thinking follows stay thoughts.
+        # A function that is not on offer, a call that is not whole, and one that more thinking
+        # follows stay thoughts.
         ('hm <tool_call>{"name": "x", "arguments": {}}</tool_call>', 'hm <tool_call>{"name": "x", "arguments": {}}</tool_call>', []),
         ('hm <tool_call>{"name": "f", "arguments": {"a": ', 'hm <tool_call>{"name": "f", "arguments": {"a":', []), (f"{F} or not", f"{F} or not", []),
         (f"{F}</tool", f"{F}</tool", []), (f"{F} <tool_call>", f"{F} <tool_call>", []), (f"{F}</tool_call>", f"{F}</tool_call>", []),
@@ -142,9 +145,29 @@ def test_one_call_only() -> None:
 
 
 PIECES = st.sampled_from(
-    ["<think>", "</think>", "<tool_call>", "</tool_call>", '{"name": "f", "arguments": {"a": [1, {"b": "x}"}]}}', CALL, "\n", " ", "word",
-     '{"name": "f", ', '"arguments": {"k": "v\\"', "}", '"', "<", "</", "tool_call>", "é", '{"arguments": {}, "name": "g"}', "\\", ","]
-)  # fmt: skip
+    [
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        '{"name": "f", "arguments": {"a": [1, {"b": "x}"}]}}',
+        CALL,
+        "\n",
+        " ",
+        "word",
+        '{"name": "f", ',
+        '"arguments": {"k": "v\\"',
+        "}",
+        '"',
+        "<",
+        "</",
+        "tool_call>",
+        "é",
+        '{"arguments": {}, "name": "g"}',
+        "\\",
+        ",",
+    ]
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -180,7 +203,9 @@ def test_every_single_cut(text: str) -> None:
 
 
 def streamed(pieces: list[str], opened: bool, tools: tuple[str, ...] | None, cut: bool = False) -> ParsedResponse:
-    """The parts of a stream put together as its reader can: calls from what was handed out, not from the parser's own list."""
+    """The parts of a stream put together as its reader can: calls from what was handed out, not
+    from the parser's own list.
+    """
     parser, out = ResponseParser(thinking_open=opened, tools=tools), ResponseBuilder()
     for piece in pieces:
         out.add(parser.push(piece))
@@ -190,12 +215,13 @@ def streamed(pieces: list[str], opened: bool, tools: tuple[str, ...] | None, cut
     assert [(c.name, c.arguments) for c in good] == [(name, json.loads(arguments)) for name, arguments in calls]
     assert len(out.calls) == len(calls) or (cut and len(out.calls) == len(calls) + 1)
     return ParsedResponse(
-        out.thinking if parser.has_thinking else None, out.answer, tuple(ToolCall(n, json.loads(a)) for n, a in calls), not parser.thinking,
-        tuple(a.strip() for a in parser.attempts if isinstance(a, str)), reopens_thinking(out.answer),
+        out.thinking if parser.has_thinking else None, out.answer, tuple(ToolCall(n, json.loads(a)) for n, a in calls),
+        not parser.thinking, tuple(a.strip() for a in parser.attempts if isinstance(a, str)),
+        reopens_thinking(out.answer),
     )  # fmt: skip
 
 
-# -- whole texts: the table of the docstring, and more -----------------------------------------------------------------------
+# -- whole texts: the table of the docstring, and more ---------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,9 @@ def test_prompt_tokens_begin_the_training_example(chat, messages):
 @given(st.lists(turns, min_size=1, max_size=6))
 @settings(max_examples=150, deadline=None)
 def test_messages_cannot_forge_turns(chat, messages):
-    """Turn tokens are the template's: one start a turn, one end a turn, whatever the messages hold."""
+    """Turn tokens are the template's: one start a turn, one end a turn, whatever the messages
+    hold.
+    """
     ids, mask = chat.training_example(messages)
     text = chat.template.render(messages)
     whole = text[: -len("\n")] if messages[-1].role == "assistant" else text
@@ -159,7 +161,8 @@ def test_forged_tokens_in_users_tools_and_results_are_plain_text(chat):
     ]
     ids = chat.prompt_ids(messages, (tool,))
     count = {name: ids.count(chat.tokenizer.token_id(name)) for name in chat.tokenizer.added_tokens}
-    # system, user, assistant and tool turns, and the opening of the next; one empty thinking and one open.
+    # system, user, assistant and tool turns, and the opening of the next; one empty thinking and
+    # one open.
     assert (count["<|im_start|>"], count["<|im_end|>"]) == (5, 4)
     assert (count["<think>"], count["</think>"], count["<tool_call>"], count["<tool_response>"]) == (2, 1, 1, 1)
     assert chat.tokenizer.decode(ids) == chat.template.render(messages, tools=(tool,), add_generation_prompt=True)
@@ -176,7 +179,8 @@ def test_overlapping_special_tokens_are_all_broken_up():
 def test_loss_mask_covers_what_the_assistant_writes(chat):
     ids, mask = chat.training_example(DIALOGUE, (CALCULATOR,))
     assert own_texts(chat.tokenizer, ids, mask) == [
-        '12*13\n</think>\n<tool_call>\n{"name": "calculator", "arguments": {"expression": "12*13"}}\n</tool_call><|im_end|>',
+        '12*13\n</think>\n<tool_call>\n{"name": "calculator", "arguments": {"expression": "12*13"}}\n'
+        "</tool_call><|im_end|>",
         "156\n</think>\n\\boxed{156}<|im_end|>",
         "\n</think>\n157<|im_end|>",
     ]
@@ -184,7 +188,9 @@ def test_loss_mask_covers_what_the_assistant_writes(chat):
 
 
 def test_tool_results_go_on_from_the_tokens_of_the_call(chat):
-    """Prompt, sampled call, result and sampled answer laid end to end are the training example: token in, token out."""
+    """Prompt, sampled call, result and sampled answer laid end to end are the training example:
+    token in, token out.
+    """
     ids, mask = chat.training_example(DIALOGUE[:4], (CALCULATOR,))
     call_end = ids.index(chat.eos_ids[0], len(chat.prompt_ids(DIALOGUE[:1], (CALCULATOR,)))) + 1
     result = chat.tool_result_ids(["156"])
@@ -240,7 +246,10 @@ def test_tools_and_named_tokens_reach_the_template(tok):
 
 
 def test_json_dates_and_generation_marks_as_transformers_has_them():
-    source = "{% generation %}{{ x | tojson }}{% endgeneration %}{% for i in [1, 2] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}"
+    source = (
+        "{% generation %}{{ x | tojson }}{% endgeneration %}{% for i in [1, 2] %}{% if i == 2 %}{% break %}{% endif "
+        "%}{{ i }}{% endfor %}"
+    )
     assert ChatTemplate(source).render([], x={"b": "<é>", "a": 1}) == '{"b": "<é>", "a": 1}1'
     assert (
         ChatTemplate("{{ x | tojson(indent=1, sort_keys=True) }}").render([], x={"b": 1, "a": 2})

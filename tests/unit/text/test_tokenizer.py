@@ -1,4 +1,6 @@
-"""Tokenizer: exact round trips, single digits, and special tokens that only a template can write."""
+"""Tokenizer: exact round trips, single digits, and special tokens that only a template can
+write.
+"""
 
 import json
 

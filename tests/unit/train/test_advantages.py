@@ -40,7 +40,10 @@ def test_each_form_by_hand(form, first):
 
 
 def test_leave_one_out_by_hand():
-    """1 against the mean of 0, 0, 1; 0 against the mean of 1, 0, 1. One completion alone has nothing to be compared with."""
+    """1 against the mean of 0, 0, 1; 0 against the mean of 1, 0, 1.
+
+    One completion alone has nothing to be compared with.
+    """
     assert values("rloo", [1.0, 0.0, 0.0, 1.0]) == [pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3])]
     assert values("rloo", [1.0]) == [[0.0]]
 
@@ -53,7 +56,9 @@ def test_the_rounding_of_a_sum_is_no_signal(form):
 
 @pytest.mark.parametrize("form", ["group_std", "batch_std", "batch_norm"])
 def test_a_difference_in_length_alone_is_not_blown_up(form):
-    """Four wrong answers, one of them punished by 0.001 for its length: scaled by its own deviation that would be -1.73."""
+    """Four wrong answers, one of them punished by 0.001 for its length: scaled by its own deviation
+    that would be -1.73.
+    """
     (found,) = values(form, [0.0, 0.0, 0.0, -0.001], judged=[[0.0] * 4])
     assert found == pytest.approx([0.00025] * 3 + [-0.00075])
 
@@ -100,7 +105,9 @@ def test_what_is_judged_of_a_reward():
 
 
 def test_signal_is_of_rewards_and_refills_are_of_verdicts():
-    """A prompt that all samples got wrong, one of them too long: it has a gradient, and a refill replaces it."""
+    """A prompt that all samples got wrong, one of them too long: it has a gradient, and a refill
+    replaces it.
+    """
     rollouts = [rollout(0, accuracy=0.0, overlong=0.0), rollout(0, accuracy=0.0, overlong=-0.5)]
     (group,) = form_groups(rollouts)
     assert group.has_signal and group.advantages == [0.25, -0.25]
@@ -112,7 +119,9 @@ def test_signal_is_of_rewards_and_refills_are_of_verdicts():
 
 
 def test_a_replaced_prompt_is_gone_and_the_last_round_whole():
-    """3 prompts a step, of which 1 is decided; then 2, of which 3 is; then 1, which is not: 1, 3 and 5 are left."""
+    """3 prompts a step, of which 1 is decided; then 2, of which 3 is; then 1, which is not: 1, 3
+    and 5 are left.
+    """
     decided = {1, 3}
     rollouts = [rollout(g, accuracy=float(s == 0 and g in decided)) for g in range(6) for s in range(2)]
     assert [r.group for r in after_refills(rollouts, 3)] == [1, 1, 3, 3, 5, 5]

@@ -1,4 +1,6 @@
-"""Alarms come when a number leaves its range for some steps, say what helps, and are the same after going on."""
+"""Alarms come when a number leaves its range for some steps, say what helps, and are the same after
+going on.
+"""
 
 import json
 

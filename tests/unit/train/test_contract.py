@@ -90,7 +90,10 @@ def test_held_keeps_only_the_held_shares():
 
 
 def test_what_replays_a_domain_grows_as_one():
-    """The family and the source of math grow by 3: 1, 2, 1 is 3, 2, 3, scaled from 8 back to 4. What two breached names share grows once."""
+    """The family and the source of math grow by 3: 1, 2, 1 is 3, 2, 3, scaled from 8 back to 4.
+
+    What two breached names share grows once.
+    """
     shares = {"math": 1.0, "tools": 2.0, "gsm8k:g:train": 1.0}
     replays = {"math": ["math", "gsm8k:g:train"], "gsm8k": ["gsm8k:g:train"]}
     assert contract.reweighted(shares, replays, ["math"], 3.0) == pytest.approx(

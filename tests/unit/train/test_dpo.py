@@ -1,4 +1,6 @@
-"""DPO: log-probabilities against a plain softmax, the first step by hand, and pairs that are learnt."""
+"""DPO: log-probabilities against a plain softmax, the first step by hand, and pairs that are
+learnt.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def rows(run: StageRun) -> list[dict]:
 
 @pytest.mark.parametrize("micro_batch_tokens", [1, 1000])
 def test_the_first_step_by_hand(tmp_path, micro_batch_tokens):
-    """No margin yet: the loss is ln 2 and the gradient beta/2 times the mean of (rejected - chosen) log-probabilities' gradients."""
+    """No margin yet: the loss is ln 2 and the gradient beta/2 times the mean of (rejected - chosen)
+    log-probabilities' gradients.
+    """
     reference = fresh()
     total = sum(
         plain(reference, list(p.rejected), p.rejected_length) - plain(reference, list(p.chosen), p.chosen_length)
@@ -87,7 +91,9 @@ def test_the_first_step_by_hand(tmp_path, micro_batch_tokens):
 
 @pytest.mark.parametrize("adapters", [False, True])
 def test_pairs_are_learnt_and_a_run_goes_on(tmp_path, adapters):
-    """In one piece and in two, the same weights bit for bit: the start is read before the checkpoint is put back."""
+    """In one piece and in two, the same weights bit for bit: the start is read before the
+    checkpoint is put back.
+    """
     made, options = (
         MadePairs({"train": PAIRS, "test": PAIRS}),
         {"epochs": 12, "batch_pairs": 3, "optim": {"lr": 3e-3, "warmup": 0.0}},

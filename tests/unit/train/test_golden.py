@@ -1,11 +1,12 @@
 """Golden losses: the first steps of pretraining and of RL on fixed tokens.
 
-A refactor leaves them as they are. A change of the numerics is shown by a curve first and then written:
+A refactor leaves them as they are. A change of the numerics is shown by a curve first and then
+written:
 
     python tests/unit/train/test_golden.py --write
 
-The tokens come from a seeded generator, not from the problem families, and no recipe is read, so tuning either
-does not touch the numbers.
+The tokens come from a seeded generator, not from the problem families, and no recipe is read, so
+tuning either does not touch the numbers.
 """
 
 import json
@@ -54,7 +55,9 @@ def fresh() -> Transformer:
 
 
 def tokens(generator: torch.Generator, length: int) -> list[int]:
-    """Not uniform: token t is drawn about in proportion to 1 / (t + 1), so there is something to learn."""
+    """Not uniform: token t is drawn about in proportion to 1 / (t + 1), so there is something to
+    learn.
+    """
     weights = 1.0 / torch.arange(1, VOCAB + 1, dtype=torch.float64)
     return torch.multinomial(weights, length, replacement=True, generator=generator).tolist()
 
@@ -74,7 +77,10 @@ def pretrain_losses() -> list[float]:
 
 
 def fixed_rollouts(model: Transformer, generator: torch.Generator, temperature: float) -> list[Rollout]:
-    """Four prompts, four completions each, rewards 1 0 0 1 and the like; one without a reward. Nothing is sampled."""
+    """Four prompts, four completions each, rewards 1 0 0 1 and the like; one without a reward.
+
+    Nothing is sampled.
+    """
     rollouts = []
     for group in range(4):
         prompt = tokens(generator, 3 + 4 * group)
@@ -152,13 +158,16 @@ def test_losses_are_those_in_the_tree(measured, name):
 
 def test_pretraining_starts_at_a_uniform_guess_and_falls(measured):
     losses = measured["pretrain_loss"]
-    # ln 48 is 3.871; tied embeddings favour a token's repetition from the start, and common tokens do repeat.
+    # ln 48 is 3.871; tied embeddings favour a token's repetition from the start, and common tokens
+    # do repeat.
     assert losses[0] == pytest.approx(3.871, abs=0.12)
     assert losses[-1] < losses[0] - 0.05
 
 
 def test_the_first_rl_loss_by_hand(tmp_path):
-    """One update, no KL: the ratio is 1, so the loss is minus the sum of advantages over sampled tokens / (4 * 4 * 20)."""
+    """One update, no KL: the ratio is 1, so the loss is minus the sum of advantages over sampled
+    tokens / (4 * 4 * 20).
+    """
     with one_thread():
         rl = trainer(tmp_path, updates=1, kl=0.0)
         rollouts = fixed_rollouts(rl.model, torch.Generator().manual_seed(31), 0.9)

@@ -1,4 +1,6 @@
-"""Losses against values worked out by hand, and against torch's own softmax where the sum is long."""
+"""Losses against values worked out by hand, and against torch's own softmax where the sum is
+long.
+"""
 
 import math
 
@@ -56,7 +58,9 @@ def test_temperature_divides_the_logits():
 @pytest.mark.parametrize("chunk", [1, 3, 4, 12, 13, 100, None])
 @pytest.mark.parametrize("kept", [0, 1 << 26])
 def test_values_and_gradients_equal_plain_log_softmax(chunk, temperature, kept, monkeypatch):
-    """12 tokens: chunks that divide them, that do not, of exactly them, and larger than them; probabilities kept, or computed again."""
+    """12 tokens: chunks that divide them, that do not, of exactly them, and larger than them;
+    probabilities kept, or computed again.
+    """
     monkeypatch.setattr(logprobs, "KEPT_PROBS", kept)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(12, 5, generator=generator)
@@ -161,7 +165,10 @@ def test_the_first_update_has_ratio_exactly_one_and_the_policy_gradient():
     ],
 )
 def test_clip_by_hand(ratio, advantage, loss, clipped, gradient):
-    """Low 0.2, high 0.28. Where the clip acts the gradient is zero, elsewhere it is -ratio * advantage."""
+    """Low 0.2, high 0.28.
+
+    Where the clip acts the gradient is zero, elsewhere it is -ratio * advantage.
+    """
     logprob = torch.tensor([-1.0 + math.log(ratio)], requires_grad=True)
     terms = policy_terms(logprob, torch.tensor([advantage]), old_logprob_N=torch.tensor([-1.0]))
     assert_close(terms.ratio_N, [ratio])
@@ -260,7 +267,9 @@ def test_what_a_batch_is_divided_by():
     ],
 )
 def test_the_first_update_of_each_loss_by_hand(name, value, gradient):
-    """Two completions, of 1 token with advantage 1 and of 3 with advantage -2; one prompt, two samples, at most 4 tokens."""
+    """Two completions, of 1 token with advantage 1 and of 3 with advantage -2; one prompt, two
+    samples, at most 4 tokens.
+    """
     loss, low, high = LOSSES[name], *LOSS_CLIPS[name]
     logprob = torch.tensor([-0.3, -0.5, -0.7, -1.1], requires_grad=True)
     sequence = torch.tensor([0, 1, 1, 1])
@@ -275,7 +284,8 @@ def test_the_first_update_of_each_loss_by_hand(name, value, gradient):
 
 
 def test_gspo_by_hand():
-    """Ratios 1.2 and 0.9: s = sqrt(1.08), over 1.02, so both tokens are clipped. Ratios 1.01, 1, 1: s = 1.01^(1/3), inside.
+    """Ratios 1.2 and 0.9: s = sqrt(1.08), over 1.02, so both tokens are clipped. Ratios 1.01, 1, 1:
+    s = 1.01^(1/3), inside.
 
     The second completion's loss is 2 s, with 2 s / 3 of gradient for each of its three tokens.
     """
@@ -333,7 +343,9 @@ def test_dual_clip_by_hand(log_ratio, advantage, loss, clipped, gradient):
 
 
 def test_k3_ratio_by_hand():
-    """Policy 0.5, reference 0.25, sampled with 0.4: 1.25 k3, and d/dlogp = 1.25 (k3 + 1 - e^-d) = 1.25 ln 2."""
+    """Policy 0.5, reference 0.25, sampled with 0.4: 1.25 k3, and d/dlogp = 1.25 (k3 + 1 - e^-d) =
+    1.25 ln 2.
+    """
     p, q, old = (torch.tensor([math.log(x)]) for x in (0.5, 0.25, 0.4))
     p.requires_grad_()
     k3 = 0.5 - 1 + math.log(2)
@@ -345,7 +357,9 @@ def test_k3_ratio_by_hand():
 
 @pytest.mark.parametrize("on_policy", [True, False])
 def test_k3_ratio_is_unbiased_in_value_and_gradient(on_policy):
-    """Summed exactly over five tokens, drawn from the policy itself or from an older one; k3's gradient is neither."""
+    """Summed exactly over five tokens, drawn from the policy itself or from an older one; k3's
+    gradient is neither.
+    """
     generator = torch.Generator().manual_seed(4)
     logits, other, reference = torch.randn(3, 5, generator=generator, dtype=torch.float64)
     logits.requires_grad_()

@@ -18,7 +18,9 @@ from qwq.train.packing import pack
 
 
 def test_warm_up_and_linear_decay_by_hand():
-    """10 steps, 2 of warm-up: half, full, then 8 equal steps from 1 towards 0.2 (which step 10 would reach)."""
+    """10 steps, 2 of warm-up: half, full, then 8 equal steps from 1 towards 0.2 (which step 10
+    would reach).
+    """
     config = Optim(lr=1.0, warmup=0.2, decay="linear", final_lr=0.2)
     rates = [learning_rate(config, s, 10) for s in range(11)]
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
@@ -45,7 +47,9 @@ def backward(model: nn.Module, index: int) -> None:
 
 
 def test_first_step_by_hand():
-    """Adam's first step is lr * g / (|g| + eps) after decay by 1 - lr * weight_decay, on matrices only."""
+    """Adam's first step is lr * g / (|g| + eps) after decay by 1 - lr * weight_decay, on matrices
+    only.
+    """
     model = nn.Linear(1, 1)
     nn.init.constant_(model.weight, 2.0)
     nn.init.constant_(model.bias, 2.0)
@@ -159,7 +163,9 @@ def test_a_run_of_bad_gradients_stops_and_leaves_the_weights():
     ],
 )
 def test_a_step_that_makes_weights_infinite_stops_at_once(lr, words):
-    """Adam's first step moves each weight by about lr, and decay by 10 lr times the weight: 3e38 leaves float32, and products of 1e30 do."""
+    """Adam's first step moves each weight by about lr, and decay by 10 lr times the weight: 3e38
+    leaves float32, and products of 1e30 do.
+    """
     model = make()
     optimizer = Optimizer(model, Optim(lr=lr, warmup=0.0, decay="constant", weight_decay=10.0), 10)
     with pytest.raises(ConfigError) as caught:
@@ -170,7 +176,9 @@ def test_a_step_that_makes_weights_infinite_stops_at_once(lr, words):
 
 
 def test_one_infinite_weight_among_many_is_found():
-    """Decay of 1 - lr * weight_decay = -1e38 takes a weight of 10 beyond float32's 3.4e38, and one of 1 not."""
+    """Decay of 1 - lr * weight_decay = -1e38 takes a weight of 10 beyond float32's 3.4e38, and one
+    of 1 not.
+    """
     model = nn.Linear(2, 1)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, 10.0]]))
@@ -184,7 +192,9 @@ def test_one_infinite_weight_among_many_is_found():
 
 
 def test_sixteen_bit_weights_are_trained_through_a_float32_copy():
-    """Steps of 1e-4 vanish beside a weight of 1 in bfloat16 (its steps are 1/128), but not in the copy."""
+    """Steps of 1e-4 vanish beside a weight of 1 in bfloat16 (its steps are 1/128), but not in the
+    copy.
+    """
     model = nn.Linear(1, 1, bias=False).bfloat16()
     nn.init.constant_(model.weight, 1.0)
     optimizer = Optimizer(model, Optim(lr=1e-4, warmup=0.0, decay="constant", grad_clip=100.0), 100)
@@ -202,7 +212,9 @@ def test_sixteen_bit_weights_are_trained_through_a_float32_copy():
 
 
 def test_sixteen_bit_weights_that_are_put_back_are_trained_from_there():
-    """A roll-back of 16-bit weights holds: the next step is taken from them, not from where the float32 copy was."""
+    """A roll-back of 16-bit weights holds: the next step is taken from them, not from where the
+    float32 copy was.
+    """
     model = nn.Linear(2, 1, bias=False).bfloat16()
     nn.init.constant_(model.weight, 1.0)
     optimizer = Optimizer(
@@ -230,7 +242,9 @@ def test_frozen_parameters_are_left_out():
 
 
 def summed_gradient(dtype: torch.dtype, parts: int) -> torch.Tensor:
-    """The gradient that the optimizer is about to use, of 256 rows in `parts` backward passes; clipping out of reach."""
+    """The gradient that the optimizer is about to use, of 256 rows in `parts` backward passes;
+    clipping out of reach.
+    """
     generator = torch.Generator().manual_seed(0)
     model = nn.Linear(64, 32, bias=False)
     with torch.no_grad():
@@ -244,7 +258,9 @@ def summed_gradient(dtype: torch.dtype, parts: int) -> torch.Tensor:
 
 
 def test_a_16_bit_gradient_is_summed_in_float32():
-    """The sum of 256 bfloat16 parts is as near to float32 as one part is; summed in bfloat16 it is several times farther off."""
+    """The sum of 256 bfloat16 parts is as near to float32 as one part is; summed in bfloat16 it is
+    several times farther off.
+    """
     exact = summed_gradient(torch.float32, 1)
 
     def error(parts: int) -> float:
@@ -255,7 +271,9 @@ def test_a_16_bit_gradient_is_summed_in_float32():
 
 
 def test_many_parts_that_rounding_would_swallow_are_all_counted():
-    """1 + 100 times 1/1024: in bfloat16 each of the 100 is below half a step of 1 (1/128), and their sum would stay 1."""
+    """1 + 100 times 1/1024: in bfloat16 each of the 100 is below half a step of 1 (1/128), and
+    their sum would stay 1.
+    """
     model = nn.Linear(1, 1, bias=False).bfloat16()
     nn.init.constant_(model.weight, 0.0)
     optimizer = Optimizer(model, Optim(lr=1e-6, grad_clip=100.0), 10)
@@ -277,7 +295,10 @@ def test_an_optimizer_that_is_gone_takes_no_gradient_from_the_next_one():
 
 
 def test_a_bfloat16_models_gradient_does_not_depend_on_micro_batches():
-    """64 sequences in one pass and in 64, against float32. Summed in bfloat16 the second error was several times the first."""
+    """64 sequences in one pass and in 64, against float32.
+
+    Summed in bfloat16 the second error was several times the first.
+    """
     generator = torch.Generator().manual_seed(0)
     exact = Transformer(preset("tiny", vocab_size=128))
     with torch.no_grad():
@@ -316,6 +337,7 @@ def test_weights_whose_products_overflow_are_refused(rate, refused):
         return
     with pytest.raises(
         ConfigError,
-        match=r"step 1 made weights as large as [12]e\+(30|19) \(weight is the first\) at a learning rate of .*: lower optim.lr",
+        match=r"step 1 made weights as large as [12]e\+(30|19) \(weight is the first\) at a learning rate of .*: "
+        r"lower optim.lr",
     ):
         optimizer.step(0)

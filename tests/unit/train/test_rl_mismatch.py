@@ -1,4 +1,6 @@
-"""Design promise 1 in the run itself: a step whose rollouts do not come from the trainer's weights is not trained on."""
+"""Design promise 1 in the run itself: a step whose rollouts do not come from the trainer's weights
+is not trained on.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The size of an RL step: fixed before anything is left out, the same for any division into micro-batches, whatever the loss."""
+"""The size of an RL step: fixed before anything is left out, the same for any division into
+micro-batches, whatever the loss.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ ADVANTAGES = ("group_mean", "group_std", "rloo", "batch_std", "batch_norm")
 
 
 def rollouts(rl, *, signal: tuple[int, ...] = (0,)) -> list[Rollout]:
-    """Four prompts with four completions each; verdicts differ in the groups `signal` alone, and one has failed by infrastructure."""
+    """Four prompts with four completions each; verdicts differ in the groups `signal` alone, and
+    one has failed by infrastructure.
+    """
     made = fixed_rollouts(rl.model, torch.Generator().manual_seed(31), 0.9)
     for i, r in enumerate(made):
         if r.reward is None:
@@ -46,7 +50,10 @@ def step(folder: Path, made=rollouts, **options) -> dict[str, float]:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_leaving_groups_without_signal_out_changes_the_time_and_not_the_step(tmp_path, loss):
-    """One prompt of four has signal. A KL term of nearly no weight switches dropping off, and is no other step either."""
+    """One prompt of four has signal.
+
+    A KL term of nearly no weight switches dropping off, and is no other step either.
+    """
     dropped = step(tmp_path / "a", loss=loss)
     kept = step(tmp_path / "b", loss=loss, drop_zero_signal=False)
     regularised = step(tmp_path / "c", loss=loss, kl=1e-9)
@@ -72,7 +79,9 @@ def test_dropping_changes_no_step_under_any_advantage_form(tmp_path, advantage):
 
 
 def test_the_divisor_of_dapo_counts_every_sampled_token(tmp_path):
-    """The step of `dr_grpo` times prompts x samples x max_new_tokens (320) over the tokens sampled, those without a verdict too."""
+    """The step of `dr_grpo` times prompts x samples x max_new_tokens (320) over the tokens sampled,
+    those without a verdict too.
+    """
     tokens = sum(
         r.num_sampled for r in fixed_rollouts(trainer(tmp_path / "x").model, torch.Generator().manual_seed(31), 0.9)
     )
@@ -81,7 +90,9 @@ def test_the_divisor_of_dapo_counts_every_sampled_token(tmp_path):
 
 
 def test_refills_change_no_divisor(tmp_path):
-    """Four prompts of which 0 has signal, then three more: the batch is prompt 0 and the three, not all seven."""
+    """Four prompts of which 0 has signal, then three more: the batch is prompt 0 and the three, not
+    all seven.
+    """
 
     def refilled(rl) -> list[Rollout]:
         more = rollouts(rl, signal=(0, 1))
@@ -115,7 +126,8 @@ def test_truncated_answers_leave_the_loss_and_not_the_divisor(tmp_path):
             whole["trained_tokens"] - masked["trained_tokens"]
             == truncated(trainer(tmp_path / loss / "c"))[1].num_sampled
         )
-        # What is left out is its term of the sum, and nothing else of the loss: -A n / divisor, or -A / completions.
+        # What is left out is its term of the sum, and nothing else of the loss: -A n / divisor, or
+        # -A / completions.
         rl = trainer(tmp_path / loss / "d")
         made = truncated(rl)
         (a,) = [x for g in form_groups(made) for r, x in zip(g.rollouts, g.advantages, strict=True) if r is made[1]]
@@ -125,7 +137,9 @@ def test_truncated_answers_leave_the_loss_and_not_the_divisor(tmp_path):
 
 
 def test_the_sampler_is_corrected_where_asked_and_in_16_bits(tmp_path):
-    """Every token three times as likely under the trainer as under the sampler: weights of 3, cut at 2; none in float32 unless asked for."""
+    """Every token three times as likely under the trainer as under the sampler: weights of 3, cut
+    at 2; none in float32 unless asked for.
+    """
 
     def mismatched(rl) -> list[Rollout]:
         rl._hold = lambda *a: None
@@ -157,8 +171,8 @@ def test_a_loss_in_one_file_trains(tmp_path, own_registry):  # noqa: F811
     file = tmp_path / "own.py"
     file.write_text(
         "from dataclasses import replace\nfrom qwq.train.losses import clipped_surrogate, register_loss\n"
-        "@register_loss('twice', summed='tokens')\n"
-        "def twice(x):\n    terms = clipped_surrogate(x, x.ratio_N)\n    return replace(terms, loss_N=2 * terms.loss_N)\n"
+        "@register_loss('twice', summed='tokens')\ndef twice(x):\n    terms = clipped_surrogate(x, x.ratio_N)\n"
+        "    return replace(terms, loss_N=2 * terms.loss_N)\n"
     )
     own, dapo = step(tmp_path / "a", loss=f"{file}:twice"), step(tmp_path / "b", loss="dapo")
     assert own["grad_norm"] == pytest.approx(2 * dapo["grad_norm"], rel=1e-4)

@@ -16,12 +16,24 @@ ROWS = {
     "gradable": [
         {"tests": STDIO, "solution": DOUBLE},
         {"tests": ["assert f(1) == 2"], "solutions": ["def f(x): return x + 1", "nonsense"]},
-        {"test": "def check(candidate):\n    assert candidate(1) == 2", "entry_point": "f", "prompt": "def f(x):\n", "canonical_solution": "    return x + 1\n"},
+        {
+            "test": "def check(candidate):\n    assert candidate(1) == 2",
+            "entry_point": "f",
+            "prompt": "def f(x):\n",
+            "canonical_solution": "    return x + 1\n",
+        },
         {"tests": STDIO, "solution": f"Here:\n```python\n{DOUBLE}\n```"},
     ],
     "forgeable": [{"tests": ["for i in range(3): assert f(i) == i"], "code": "def f(x): return x"}],
     "no_reference": [{"tests": STDIO}, {"tests": [{"input": "1", "output": "2"}], "problem": "p"}],
-    "unreadable": [{"tests": {"a": 1}}, {"problem": "p"}, {"tests": {"kind": "asserts", "setup": "import no_such_module", "asserts": ["assert f(x) == 1"]}, "code": "def f(x): return 1"}],
+    "unreadable": [
+        {"tests": {"a": 1}},
+        {"problem": "p"},
+        {
+            "tests": {"kind": "asserts", "setup": "import no_such_module", "asserts": ["assert f(x) == 1"]},
+            "code": "def f(x): return 1",
+        },
+    ],
     "vacuous": [
         {"tests": ["f(1) == 2"], "code": "def f(x): return 2"},
         {"tests": ["assert f(1) is None"], "code": "def f(x): pass"},
@@ -30,15 +42,25 @@ ROWS = {
     ],
     "contradictory": [
         {"tests": [{"input": "1\n", "output": "2"}, {"input": "1\n", "output": "3"}], "code": DOUBLE},
-        {"tests": {"kind": "call", "entry_point": "f", "cases": [{"args": [1], "expected": 2}, {"args": [1], "expected": 3}]}, "code": "def f(x): return 2"},
+        {
+            "tests": {
+                "kind": "call",
+                "entry_point": "f",
+                "cases": [{"args": [1], "expected": 2}, {"args": [1], "expected": 3}],
+            },
+            "code": "def f(x): return 2",
+        },
         {"tests": ["assert f(1) == 2", "assert f(1) == 3"], "code": "def f(x): return 2"},
     ],
     "out_of_limit": [
         {"tests": STDIO, "solution": f"while True: pass\n{DOUBLE}"},
         {"tests": STDIO, "solution": f"x = [0] * (1 << 30)\n{DOUBLE}"},
     ],
-    "failing": [{"tests": STDIO, "solution": "print(5)"}, {"tests": ["assert f(1) == 2"], "code": "def g(x): return 2"}],
-}  # fmt: skip
+    "failing": [
+        {"tests": STDIO, "solution": "print(5)"},
+        {"tests": ["assert f(1) == 2"], "code": "def g(x): return 2"},
+    ],
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""Checkers of outputs and interactive problems: what each accepts, what it refuses, and who is at fault where it fails."""
+"""Checkers of outputs and interactive problems: what each accepts, what it refuses, and who is at
+fault where it fails.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,8 @@ def test_a_checker_in_another_language(box):
     if not available()["cpp"].startswith("/"):
         pytest.skip("no g++ on this machine")
     source = (
-        "#include <fstream>\n#include <cstdlib>\nint main(int c, char** v) { std::ifstream in(v[1]), out(v[2]); long n, a, b;\n"
+        "#include <fstream>\n#include <cstdlib>\nint main(int c, char** v) { std::ifstream in(v[1]), out(v[2]); "
+        "long n, a, b;\n"
         "in >> n; if (!(out >> a >> b) || a * b != n) return 1; return 0; }"
     )
     for code, right in (("print(7, 13)", True), ("print(7, 14)", False), ("print('x')", False)):
@@ -127,8 +130,10 @@ def test_interactive_problems_in_another_language(box):
     if not available()["cpp"].startswith("/"):
         pytest.skip("no g++ on this machine")
     source = (
-        "#include <iostream>\n#include <string>\nint main() { int low = 0, high = 256; std::string s;\nwhile (high - low > 1) { int m = (low + high) / 2;\n"
-        'std::cout << "? " << m << std::endl; std::cin >> s; if (s == "<") high = m; else low = m; }\nstd::cout << "! " << low << std::endl; }'
+        "#include <iostream>\n#include <string>\nint main() { int low = 0, high = 256; std::string s;\n"
+        "while (high - low > 1) { int m = (low + high) / 2;\n"
+        'std::cout << "? " << m << std::endl; std::cin >> s; if (s == "<") high = m; else low = m; }\n'
+        'std::cout << "! " << low << std::endl; }'
     )
     assert conversation(box, source, 3, 200, language="cpp").correct
 

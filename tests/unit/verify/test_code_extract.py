@@ -24,14 +24,39 @@ RIGHT = {
     "fence": (f"</think>Here:\n```python\n{PROGRAM}\n```\nDone.", STDIO),
     "its output behind it": (f"</think>\n```python\n{PROGRAM}\n```\nExample output:\n```\n4\n```", STDIO),
     "how to run it": (f"</think>\n```python\n{PROGRAM}\n```\nRun it with\n```bash\necho 2 | python a.py\n```", STDIO),
-    "usage in a block of its own": (f"</think>\n```python\n{F}\n```\nExample usage:\n```python\nprint(f(2))  # 4\n```", CALL),
-    "asserts in a block of their own": (f"</think>\n```python\n{F}\n```\n```python\nassert f(2) == 4\nx = f(3)\nprint(x)\n```", CALL),
-    "a loop of examples": (f"</think>\n```python\n{F}\n```\nTest:\n```python\nfor n in range(3):\n    print(n, f(n))\n```", CALL),
-    "helper and solution": ("</think>\n```python\ndef g(n): return n * 2\n```\nand\n```python\ndef f(n): return g(n)\n```", CALL),
-    "imports and solution": ("</think>\n```python\nimport math\nTWO = 2\n```\nand\n```python\ndef f(n): return math.floor(n * TWO)\n```", CALL),
-    "helper, solution, usage": ("</think>\n```python\ndef g(n): return n * 2\n```\n```python\ndef f(n): return g(n)\n```\n```python\nprint(f(1))\n```", CALL),
-    "class and main": (f"</think>\n```python\n{F}\n```\nNow read the input:\n```python\nn = int(input())\nprint(f(n))\n```", STDIO),
-    "a better one later": (f"</think>\n```python\nprint(0)\n```\nThat was naive. Better:\n```python\n{PROGRAM}\n```", STDIO),
+    "usage in a block of its own": (
+        f"</think>\n```python\n{F}\n```\nExample usage:\n```python\nprint(f(2))  # 4\n```",
+        CALL,
+    ),
+    "asserts in a block of their own": (
+        f"</think>\n```python\n{F}\n```\n```python\nassert f(2) == 4\nx = f(3)\nprint(x)\n```",
+        CALL,
+    ),
+    "a loop of examples": (
+        f"</think>\n```python\n{F}\n```\nTest:\n```python\nfor n in range(3):\n    print(n, f(n))\n```",
+        CALL,
+    ),
+    "helper and solution": (
+        "</think>\n```python\ndef g(n): return n * 2\n```\nand\n```python\ndef f(n): return g(n)\n```",
+        CALL,
+    ),
+    "imports and solution": (
+        "</think>\n```python\nimport math\nTWO = 2\n```\nand\n```python\ndef f(n): return math.floor(n * TWO)\n```",
+        CALL,
+    ),
+    "helper, solution, usage": (
+        "</think>\n```python\ndef g(n): return n * 2\n```\n```python\ndef f(n): return g(n)\n```\n```python\n"
+        "print(f(1))\n```",
+        CALL,
+    ),
+    "class and main": (
+        f"</think>\n```python\n{F}\n```\nNow read the input:\n```python\nn = int(input())\nprint(f(n))\n```",
+        STDIO,
+    ),
+    "a better one later": (
+        f"</think>\n```python\nprint(0)\n```\nThat was naive. Better:\n```python\n{PROGRAM}\n```",
+        STDIO,
+    ),
     "the same function again": (f"</think>\n```python\ndef f(n): return 0\n```\nFixed:\n```python\n{F}\n```", CALL),
     "closed at the end of the code": (f"</think>\n```python\n{PROGRAM}```", STDIO),
     "opened behind words": (f"</think>Solution: ```python\n{PROGRAM}\n```", STDIO),
@@ -44,14 +69,18 @@ RIGHT = {
     "in a list": ("</think>\n1. so\n   ```python\n   n = int(input())\n   print(n * 2)\n   ```", STDIO),
     "</think> in a string": (f"</think>\n```python\nS = '</think>'\n{PROGRAM}\n```", STDIO),
     "</think> in a string, behind a thought": (f"so I think</think>\n```python\nS = '</think>'\n{PROGRAM}\n```", STDIO),
-    "fence in a docstring": ('</think>\n```python\ndef f(n):\n    """Like this:\n\n    ```\n    f(2)\n    ```\n    """\n    return n * 2\n```', CALL),
+    "fence in a docstring": (
+        '</think>\n```python\ndef f(n):\n    """Like this:\n\n    ```\n    f(2)\n    ```\n    """\n'
+        "    return n * 2\n```",
+        CALL,
+    ),
     "backticks in a string": ("</think>\n```python\nT = '```'\ndef f(n): return n * 2\n```", CALL),
     "four backticks": (f"</think>\n````python\n{PROGRAM}\n````", STDIO),
     "no closing fence": (f"</think>\n```python\n{PROGRAM}", STDIO),
     "no fence": (f"</think>{PROGRAM}", STDIO),
     "prose, then the program": (f"</think>The answer is:\n{PROGRAM}", STDIO),
     "answer tags": (f"</think><answer>\n```python\n{PROGRAM}\n```\n</answer>", STDIO),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", RIGHT)

@@ -1,4 +1,6 @@
-"""Right programs that graders often fail, and wrong ones that they often pay: each verdict is Python's own, worked out by hand."""
+"""Right programs that graders often fail, and wrong ones that they often pay: each verdict is
+Python's own, worked out by hand.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,14 @@ def stdio(box, code, given, output, **more):
 
 # -- objects
 
-POINT = "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n    y: int = 0\ndef add(a, b): return P(a.x + b.x, a.y + b.y)"
-VECTOR = "class V:\n    def __init__(s, *x): s.x = x\n    def __eq__(s, o): return isinstance(o, V) and s.x == o.x\n    def __add__(s, o): return V(*(a + b for a, b in zip(s.x, o.x)))"
+POINT = (
+    "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n    y: int = 0\n"
+    "def add(a, b): return P(a.x + b.x, a.y + b.y)"
+)
+VECTOR = (
+    "class V:\n    def __init__(s, *x): s.x = x\n    def __eq__(s, o): return isinstance(o, V) and s.x == o.x\n"
+    "    def __add__(s, o): return V(*(a + b for a, b in zip(s.x, o.x)))"
+)
 COLOUR = "from enum import Enum\nclass C(Enum):\n    R = 1\n    G = 2\ndef f(n): return C.G if n else C.R"
 OBJECTS = [
     (POINT, "assert add(P(1), P(2)) == P(3)", "assert add(P(1), P(2)) == P(4)"),
@@ -62,30 +70,108 @@ def test_what_is_decided_beside_the_program_says_so(box, code, right, wrong):
 
 
 VALUES = [
-    ("import datetime\ndef f(): return datetime.datetime(2020, 1, 1, 12, tzinfo=datetime.timezone.utc)", "import datetime",
-     "f() == datetime.datetime(2020, 1, 1, 12, tzinfo=datetime.timezone.utc)", "f() == datetime.datetime(2020, 1, 1, 13, tzinfo=datetime.timezone.utc)"),
-    ("import datetime as d\ndef f(): return d.datetime(2020, 1, 1, 12, tzinfo=d.timezone(d.timedelta(hours=2)))", "import datetime as d",
-     "f() == d.datetime(2020, 1, 1, 10, tzinfo=d.timezone.utc)", "f() == d.datetime(2020, 1, 1, 12, tzinfo=d.timezone.utc)"),
-    ("from pathlib import Path\ndef f(): return Path('a') / 'b'", "from pathlib import Path", "f() == Path('a/b')", "f() == Path('a/c')"),
-    ("from pathlib import *\ndef f(): return [PurePosixPath('a'), Path('b')]", "from pathlib import *", "f() == [PurePosixPath('a'), Path('b')]", "f() == [Path('b')]"),
-    ("from collections import deque\ndef f(): return deque([1, 2], 5)", "from collections import deque", "f() == deque([1, 2])", "f() == deque([2, 1])"),
+    (
+        "import datetime\ndef f(): return datetime.datetime(2020, 1, 1, 12, tzinfo=datetime.timezone.utc)",
+        "import datetime",
+        "f() == datetime.datetime(2020, 1, 1, 12, tzinfo=datetime.timezone.utc)",
+        "f() == datetime.datetime(2020, 1, 1, 13, tzinfo=datetime.timezone.utc)",
+    ),
+    (
+        "import datetime as d\ndef f(): return d.datetime(2020, 1, 1, 12, tzinfo=d.timezone(d.timedelta(hours=2)))",
+        "import datetime as d",
+        "f() == d.datetime(2020, 1, 1, 10, tzinfo=d.timezone.utc)",
+        "f() == d.datetime(2020, 1, 1, 12, tzinfo=d.timezone.utc)",
+    ),
+    (
+        "from pathlib import Path\ndef f(): return Path('a') / 'b'",
+        "from pathlib import Path",
+        "f() == Path('a/b')",
+        "f() == Path('a/c')",
+    ),
+    (
+        "from pathlib import *\ndef f(): return [PurePosixPath('a'), Path('b')]",
+        "from pathlib import *",
+        "f() == [PurePosixPath('a'), Path('b')]",
+        "f() == [Path('b')]",
+    ),
+    (
+        "from collections import deque\ndef f(): return deque([1, 2], 5)",
+        "from collections import deque",
+        "f() == deque([1, 2])",
+        "f() == deque([2, 1])",
+    ),
     ("from collections import deque\ndef f(): return deque([1, 2])", "", "list(f()) == [1, 2]", "f() == [1, 2]"),
-    ("import uuid\ndef f(): return uuid.UUID(int=5)", "import uuid", "f() == uuid.UUID(int=5)", "f() == uuid.UUID(int=6)"),
-    ("from array import array\ndef f(): return array('i', [1, 2])", "from array import array", "f() == array('i', [1, 2])", "f() == array('i', [1])"),
-    ("from collections import OrderedDict as O\ndef f(): return O(b=1, a=2)", "from collections import OrderedDict", "f() == OrderedDict(b=1, a=2)", "f() == OrderedDict(a=2, b=1)"),
-    ("from collections import OrderedDict as O\ndef f():\n    d = O(b=1, a=2)\n    d.move_to_end('b')\n    return d", "from collections import OrderedDict", "f() == OrderedDict(a=2, b=1)", "f() == OrderedDict(b=1, a=2)"),
-    ("from collections import OrderedDict as O\ndef f(): return O(b=1, a=2)", "", "f() == {'a': 2, 'b': 1}", "f() == {'a': 2}"),
-    ("from collections import Counter\ndef f(): return Counter('aab')", "from collections import Counter", "f() == Counter(a=2, b=1)", "f() == Counter(a=1, b=1)"),
-    ("import numpy as np\ndef f(a): return np.array(a) / 2", "import numpy as np", "np.allclose(f([1, 2]), [0.5, 1.0])", "np.allclose(f([1, 2]), [0.5, 1.1])"),
-    ("import numpy as np\ndef f(a): return np.array(a) * 2", "import numpy as np", "np.array_equal(f([1, 2]), np.array([2, 4]))", "np.array_equal(f([1, 2]), np.array([2, 5]))"),
-    ("import numpy as np\ndef f(a): return np.array(a) * 2", "import numpy as np", "(f([1, 2]) == np.array([2, 4])).all()", "(f([1, 2]) == np.array([2, 5])).all()"),
-    ("import numpy as np\ndef f(a): return np.eye(2, dtype=int)", "import numpy as np", "f(1).tolist() == [[1, 0], [0, 1]] and f(1).shape == (2, 2)", "f(1).tolist() == [[1, 0], [1, 1]]"),
+    (
+        "import uuid\ndef f(): return uuid.UUID(int=5)",
+        "import uuid",
+        "f() == uuid.UUID(int=5)",
+        "f() == uuid.UUID(int=6)",
+    ),
+    (
+        "from array import array\ndef f(): return array('i', [1, 2])",
+        "from array import array",
+        "f() == array('i', [1, 2])",
+        "f() == array('i', [1])",
+    ),
+    (
+        "from collections import OrderedDict as O\ndef f(): return O(b=1, a=2)",
+        "from collections import OrderedDict",
+        "f() == OrderedDict(b=1, a=2)",
+        "f() == OrderedDict(a=2, b=1)",
+    ),
+    (
+        "from collections import OrderedDict as O\ndef f():\n    d = O(b=1, a=2)\n    d.move_to_end('b')\n    return d",
+        "from collections import OrderedDict",
+        "f() == OrderedDict(a=2, b=1)",
+        "f() == OrderedDict(b=1, a=2)",
+    ),
+    (
+        "from collections import OrderedDict as O\ndef f(): return O(b=1, a=2)",
+        "",
+        "f() == {'a': 2, 'b': 1}",
+        "f() == {'a': 2}",
+    ),
+    (
+        "from collections import Counter\ndef f(): return Counter('aab')",
+        "from collections import Counter",
+        "f() == Counter(a=2, b=1)",
+        "f() == Counter(a=1, b=1)",
+    ),
+    (
+        "import numpy as np\ndef f(a): return np.array(a) / 2",
+        "import numpy as np",
+        "np.allclose(f([1, 2]), [0.5, 1.0])",
+        "np.allclose(f([1, 2]), [0.5, 1.1])",
+    ),
+    (
+        "import numpy as np\ndef f(a): return np.array(a) * 2",
+        "import numpy as np",
+        "np.array_equal(f([1, 2]), np.array([2, 4]))",
+        "np.array_equal(f([1, 2]), np.array([2, 5]))",
+    ),
+    (
+        "import numpy as np\ndef f(a): return np.array(a) * 2",
+        "import numpy as np",
+        "(f([1, 2]) == np.array([2, 4])).all()",
+        "(f([1, 2]) == np.array([2, 5])).all()",
+    ),
+    (
+        "import numpy as np\ndef f(a): return np.eye(2, dtype=int)",
+        "import numpy as np",
+        "f(1).tolist() == [[1, 0], [0, 1]] and f(1).shape == (2, 2)",
+        "f(1).tolist() == [[1, 0], [1, 1]]",
+    ),
     ("def f():\n    yield 1\n    yield 2", "", "next(f()) == 1", "next(f()) == 2"),
     ("def f():\n    yield 1\n    yield 2", "", "list(f()) == [1, 2] and sum(f()) == 3", "list(f()) == [1]"),
-    ("def f():\n    while True: yield 7", "import itertools", "list(itertools.islice(f(), 3)) == [7, 7, 7]", "list(itertools.islice(f(), 3)) == [7]"),
+    (
+        "def f():\n    while True: yield 7",
+        "import itertools",
+        "list(itertools.islice(f(), 3)) == [7, 7, 7]",
+        "list(itertools.islice(f(), 3)) == [7]",
+    ),
     ("async def f(a): return a + 1", "import asyncio", "asyncio.run(f(1)) == 2", "asyncio.run(f(1)) == 3"),
     ("async def f(a): return a + 1", "", "(await f(1)) == 2", "(await f(1)) == 3"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("code", "setup", "right", "wrong"), VALUES)
@@ -119,7 +205,10 @@ def values(node):
     return out
 def same(a, b): return values(a) == values(b)
 """
-REVERSE = "class Solution:\n    def rev(self, head: ListNode) -> ListNode:\n        before = None\n        while head: head.next, before, head = before, head, head.next\n        return before"
+REVERSE = (
+    "class Solution:\n    def rev(self, head: ListNode) -> ListNode:\n        before = None\n"
+    "        while head: head.next, before, head = before, head, head.next\n        return before"
+)
 
 
 def test_helpers_and_base_classes_of_the_setup(box):
@@ -147,22 +236,50 @@ def test_the_reference_in_the_setup_stays_out_of_reach(box):
     tests = ["assert f(3) == ref(3)", "assert f(3) == TABLE[3]", "assert f(cases[0][0]) == cases[0][1]"]
     right = judged(box, "def f(n): return n * 37 + 1000", *tests, setup=setup)
     assert right.correct and not right.forgeable
-    peek = "import sys\ndef f(n):\n    for k, v in list(globals().items()) + list(vars(sys.modules['__main__']).items()):\n        if callable(v) and k == 'ref': return v(n)\n        if k == 'TABLE': return v[n]\n    return -1"
+    peek = (
+        "import sys\ndef f(n):\n    for k, v in list(globals().items()) + "
+        "list(vars(sys.modules['__main__']).items()):\n        if callable(v) and k == 'ref': return v(n)\n"
+        "        if k == 'TABLE': return v[n]\n    return -1"
+    )
     assert judged(box, peek, *tests, setup=setup).passed == 0
 
 
 SHOWN = [
     ("def f(x):\n    return outs[ins.index(x)]", "ins, outs = [3, 4], [9, 16]", ["assert f(ins[0]) == outs[0]"]),
     ("def f(x): return T.out", "class T:\n    inp = 3\n    out = 9", ["assert f(T.inp) == T.out"]),
-    ("def f(x):\n    for a, e in CASES:\n        if a == x: return e", "CASES = [(3, 9), (4, 16)]", ["assert f(CASES[0][0]) == CASES[0][1]", "assert f(4) == CASES[1][1]"]),
+    (
+        "def f(x):\n    for a, e in CASES:\n        if a == x: return e",
+        "CASES = [(3, 9), (4, 16)]",
+        ["assert f(CASES[0][0]) == CASES[0][1]", "assert f(4) == CASES[1][1]"],
+    ),
     ("def f(x): return ref(x)", "def ref(x): return x * x", ["assert f(3) == ref(3)"]),
-    ("import sys\ndef f(x): return sys._getframe(1).f_locals['y']", "def check(fn, x, y): return fn(x) == y", ["assert check(f, 3, 9)"]),
-    ("class E:\n    def __eq__(s, o): return True\ndef f(x): return E()", "def check(fn, x, y): return fn(x) == y", ["assert check(f, 3, 9)"]),
+    (
+        "import sys\ndef f(x): return sys._getframe(1).f_locals['y']",
+        "def check(fn, x, y): return fn(x) == y",
+        ["assert check(f, 3, 9)"],
+    ),
+    (
+        "class E:\n    def __eq__(s, o): return True\ndef f(x): return E()",
+        "def check(fn, x, y): return fn(x) == y",
+        ["assert check(f, 3, 9)"],
+    ),
     ("class E:\n    def __eq__(s, o): return True\ndef f(x): return E()", "", ["assert (lambda g: g(3) == 9)(f)"]),
-    ("class E:\n    def __eq__(s, o): return True\nclass S:\n    def f(self, x): return E()", "def check(fn, x, y): return fn(x) == y", ["assert check(S().f, 3, 9)"]),
-    ("class E:\n    def __eq__(s, o): return True\ndef f(x): return E()", "def check(r, y): return r == y", ["assert check(f(3), 9)"]),
-    ("def f(x): return CONFIG['answer']", "CONFIG = {'answer': 42, 'question': 7}", ["assert f(CONFIG['question']) == CONFIG['answer']"]),
-]  # fmt: skip
+    (
+        "class E:\n    def __eq__(s, o): return True\nclass S:\n    def f(self, x): return E()",
+        "def check(fn, x, y): return fn(x) == y",
+        ["assert check(S().f, 3, 9)"],
+    ),
+    (
+        "class E:\n    def __eq__(s, o): return True\ndef f(x): return E()",
+        "def check(r, y): return r == y",
+        ["assert check(f(3), 9)"],
+    ),
+    (
+        "def f(x): return CONFIG['answer']",
+        "CONFIG = {'answer': 42, 'question': 7}",
+        ["assert f(CONFIG['question']) == CONFIG['answer']"],
+    ),
+]
 
 
 @pytest.mark.parametrize(("code", "setup", "tests"), SHOWN)
@@ -274,13 +391,13 @@ def test_output_of_any_length_that_is_expected(box):
         ("print(open(__file__).read().count('open'))", "2\n"),
         ("import sys\nprint(len(sys.argv), __name__)", "1 __main__\n"),
         ("\ufeffprint(2)", "2\n"),
-        ("import resource\nresource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\nprint(2)", "2\n"),
+        ("import resource\nresource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY, " "resource.RLIM_INFINITY))\nprint(2)", "2\n"),
         ("import resource\nresource.setrlimit(resource.RLIMIT_STACK, [2**28, -1])\nprint(2)", "2\n"),
-        ("import sys\nfrom functools import lru_cache\nsys.setrecursionlimit(10**6)\n@lru_cache(None)\ndef f(n): return n and 1 + f(n - 1)\nprint(f(200000))", "200000\n"),
-        ("import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(512 << 20)\ndef f(n): return n and 1 + f(n - 1)\nt = threading.Thread(target=lambda: print(f(100000)))\nt.start()\nt.join()", "100000\n"),
-        ("from multiprocessing import Pool\ndef f(x): return x * x\nif __name__ == '__main__':\n    with Pool(2) as p: print(sum(p.map(f, range(10))))", "285\n"),
-        ("from concurrent.futures import ProcessPoolExecutor\ndef f(x): return x * x\nif __name__ == '__main__':\n    with ProcessPoolExecutor(2) as p: print(sum(p.map(f, range(10))))", "285\n"),
-        ("from multiprocessing import shared_memory\nm = shared_memory.SharedMemory(create=True, size=10)\nm.buf[0] = 7\nprint(m.buf[0])\nm.close()\nm.unlink()", "7\n"),
+        ("import sys\nfrom functools import lru_cache\nsys.setrecursionlimit(10**6)\n@lru_cache(None)\n" "def f(n): return n and 1 + f(n - 1)\nprint(f(200000))", "200000\n"),
+        ("import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(512 << 20)\n" "def f(n): return n and 1 + f(n - 1)\nt = threading.Thread(target=lambda: print(f(100000)))\n" "t.start()\nt.join()", "100000\n"),
+        ("from multiprocessing import Pool\ndef f(x): return x * x\nif __name__ == '__main__':\n" "    with Pool(2) as p: print(sum(p.map(f, range(10))))", "285\n"),
+        ("from concurrent.futures import ProcessPoolExecutor\ndef f(x): return x * x\n" "if __name__ == '__main__':\n    with ProcessPoolExecutor(2) as p: print(sum(p.map(f, range(10))))", "285\n"),
+        ("from multiprocessing import shared_memory\nm = shared_memory.SharedMemory(create=True, size=10)\n" "m.buf[0] = 7\nprint(m.buf[0])\nm.close()\nm.unlink()", "7\n"),
     ],
 )  # fmt: skip
 def test_idioms_of_whole_programs(box, code, output):
@@ -305,7 +422,10 @@ def test_verdicts_say_what_was_used(box):
 
 
 def test_every_case_has_the_time_limit(box):
-    code = "import time\ndef f(n):\n    end = time.perf_counter() + 0.3\n    while time.perf_counter() < end: pass\n    return n"
+    code = (
+        "import time\ndef f(n):\n    end = time.perf_counter() + 0.3\n    while time.perf_counter() < end: pass\n"
+        "    return n"
+    )
     clear_cache()
     cases = [{"args": [n], "expected": n} for n in range(5)]
     assert verify(code, {"kind": "call", "entry_point": "f", "cases": cases}, timeout_s=1.0, sandbox=box).correct

@@ -1,4 +1,6 @@
-"""Tests as data sets keep them: each form grades a right and a wrong program, through the command's own reader."""
+"""Tests as data sets keep them: each form grades a right and a wrong program, through the command's
+own reader.
+"""
 
 from __future__ import annotations
 
@@ -26,28 +28,90 @@ PACKED = base64.b64encode(
 ROWS = {
     "kind": ({"tests": {"kind": "stdio", "cases": [{"input": "1 2\n", "output": "3\n"}]}}, SUM, ONE),
     "JSON text": ({"tests": json.dumps({"kind": "stdio", "cases": [{"input": "1 2\n", "output": "3\n"}]})}, SUM, ONE),
-    "codeforces": ({"tests": [{"input": "1 2\n", "output": "3\n"}, {"input": "5 6\n", "output": "11\n"}]}, SUM, "print(3)"),
+    "codeforces": (
+        {"tests": [{"input": "1 2\n", "output": "3\n"}, {"input": "5 6\n", "output": "11\n"}]},
+        SUM,
+        "print(3)",
+    ),
     "codeforces as text": ({"tests": json.dumps([{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}])}, SUM, ONE),
     "APPS programs": ({"tests": {"inputs": ["1 2\n"], "outputs": ["3\n"]}}, SUM, ONE),
     "APPS lines": ({"tests": {"inputs": [["1 2", ""]], "outputs": [["3"]]}}, SUM, ONE),
-    "APPS functions": ({"input_output": json.dumps({"fn_name": "add", "inputs": [[1, 2], [3, 4]], "outputs": [[3], [7]]})}, ADD, SUB),
+    "APPS functions": (
+        {"input_output": json.dumps({"fn_name": "add", "inputs": [[1, 2], [3, 4]], "outputs": [[3], [7]]})},
+        ADD,
+        SUB,
+    ),
     "TACO functions": ({"tests": {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}}, ADD, SUB),
-    "APPS methods": ({"tests": {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}}, METHOD.replace("int", "List[int]"), METHOD.replace("+", "-")),
+    "APPS methods": (
+        {"tests": {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}},
+        METHOD.replace("int", "List[int]"),
+        METHOD.replace("+", "-"),
+    ),
     "PRIME": ({"tests": json.dumps({"fn_name": "add", "inputs": ["1\n2"], "outputs": ["3"]})}, ADD, SUB),
     "asserts of PRIME": ({"tests": {"assert_case": ["assert add(1, 2) == 3"], "fn_name": "add"}}, ADD, SUB),
-    "code_contests": ({"public_tests": {"input": ["1 2\n"], "output": ["3\n"]}, "private_tests": {"input": [], "output": []}, "generated_tests": {"input": ["5 6\n"], "output": ["11\n"]}}, SUM, "print(3)"),
+    "code_contests": (
+        {
+            "public_tests": {"input": ["1 2\n"], "output": ["3\n"]},
+            "private_tests": {"input": [], "output": []},
+            "generated_tests": {"input": ["5 6\n"], "output": ["11\n"]},
+        },
+        SUM,
+        "print(3)",
+    ),
     "MBPP": ({"test_list": ["assert add(1, 2) == three"], "test_setup_code": "three = 3"}, ADD, SUB),
     "MBPP sanitised": ({"test_list": ["assert math.floor(add(1, 2)) == 3"], "test_imports": ["import math"]}, ADD, SUB),
-    "HumanEval": ({"test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(0, 0) == 0\n", "entry_point": "add"}, ADD, SUB),
-    "check that is called": ({"tests": "def check(candidate):\n    assert candidate(1, b=2) == 3\n\ncheck(add)"}, ADD, SUB),
-    "LeetCode": ({"tests": {"functional": "def check(candidate):\n    assert candidate(a = 1, b = 2) == 3\n\n\ncheck(Solution().add)"}}, METHOD, METHOD.replace("+", "-")),
-    "text of asserts": ({"tests": "import math\nthree = 3\nassert add(1, 2) == three\nfor i in range(3):\n    assert add(i, 1) == i + 1\n"}, ADD, SUB),
-    "pytest": ({"tests": "import math\nfrom solution import add\n\ndef test_one():\n    assert add(1, 2) == 3\n\ndef test_two():\n    x = add(1, 1)\n    assert x == 2\n"}, ADD, SUB),
+    "HumanEval": (
+        {
+            "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate(1, 2) == 3\n"
+            "    assert candidate(0, 0) == 0\n",
+            "entry_point": "add",
+        },
+        ADD,
+        SUB,
+    ),
+    "check that is called": (
+        {"tests": "def check(candidate):\n    assert candidate(1, b=2) == 3\n\ncheck(add)"},
+        ADD,
+        SUB,
+    ),
+    "LeetCode": (
+        {
+            "tests": {
+                "functional": "def check(candidate):\n    assert candidate(a = 1, b = 2) == 3\n\n\ncheck(Solution().add)"
+            }
+        },
+        METHOD,
+        METHOD.replace("+", "-"),
+    ),
+    "text of asserts": (
+        {
+            "tests": "import math\nthree = 3\nassert add(1, 2) == three\nfor i in range(3):\n"
+            "    assert add(i, 1) == i + 1\n"
+        },
+        ADD,
+        SUB,
+    ),
+    "pytest": (
+        {
+            "tests": "import math\nfrom solution import add\n\ndef test_one():\n    assert add(1, 2) == 3\n\n"
+            "def test_two():\n    x = add(1, 1)\n    assert x == 2\n"
+        },
+        ADD,
+        SUB,
+    ),
     "LiveCodeBench's pack": ({"test": PACKED}, SUM, ONE),
-    "LiveCodeBench's row": ({"public_test_cases": json.dumps([{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}]), "private_test_cases": "[]", "metadata": "{}"}, SUM, ONE),
+    "LiveCodeBench's row": (
+        {
+            "public_test_cases": json.dumps([{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}]),
+            "private_test_cases": "[]",
+            "metadata": "{}",
+        },
+        SUM,
+        ONE,
+    ),
     "SandboxFusion's streams": ({"test": [{"input": {"stdin": "1 2\n"}, "output": {"stdout": "3\n"}}]}, SUM, ONE),
     "calls": ({"entry_point": "add", "tests": [{"args": [1, 2], "expected": 3}]}, ADD, SUB),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +178,23 @@ class Solution:
 def test_structures_of_leetcode_are_compared_by_the_judge(box):
     from qwq.verify.code import verify
 
-    right = "def check(candidate):\n    assert is_same_list(candidate(list_node([1, 2, 3])), list_node([3, 2, 1]))\n    assert is_same_list(candidate(list_node([])), list_node([]))\n\ncheck(Solution().rev)"
+    right = (
+        "def check(candidate):\n    assert is_same_list(candidate(list_node([1, 2, 3])), list_node([3, 2, 1]))\n"
+        "    assert is_same_list(candidate(list_node([])), list_node([]))\n\ncheck(Solution().rev)"
+    )
     verdict = verify(TREES, {"functional": right}, sandbox=box)
     assert verdict.correct and not verdict.forgeable
     assert not verify(TREES, {"functional": right.replace("[3, 2, 1]", "[1, 2, 3]")}, sandbox=box).correct
-    tree = "def check(candidate):\n    assert is_same_tree(candidate(tree_node([1, 2, None, 3])), tree_node([1, None, 2, None, 3]))\n    assert is_same_tree(candidate(root = None), None)\n\ncheck(Solution().invert)"
+    tree = (
+        "def check(candidate):\n    assert is_same_tree(candidate(tree_node([1, 2, None, 3])), tree_node([1, None, "
+        "2, None, 3]))\n    assert is_same_tree(candidate(root = None), None)\n\ncheck(Solution().invert)"
+    )
     verdict = verify(TREES, {"functional": tree}, sandbox=box)
     assert verdict.correct and not verdict.forgeable
-    liar = "class N:\n    val = 3\n    def __eq__(s, o): return True\n    next = None\nclass Solution:\n    def rev(self, head): return N()"
+    liar = (
+        "class N:\n    val = 3\n    def __eq__(s, o): return True\n    next = None\nclass Solution:\n"
+        "    def rev(self, head): return N()"
+    )
     verdict = verify(liar, {"functional": right}, sandbox=box)
     assert not verdict.correct and not verdict.forgeable
 
@@ -141,8 +214,10 @@ def test_solutions_of_leetcode_pass_and_spoilt_ones_do_not(box, tmp_path):
     file = tmp_path / "rows.jsonl"
     # A wrong answer that wraps the right one: what each method returns is changed a little.
     spoil = (
-        "\n_right = Solution\nclass Solution:\n    def __getattr__(self, name):\n        def run(*a, **k):\n            v = getattr(_right(), name)(*a, **k)\n"
-        "            return (not v) if v is None or isinstance(v, bool) else v + 1 if isinstance(v, (int, float)) else str(v) + 'x' if isinstance(v, str) else None\n        return run\n"
+        "\n_right = Solution\nclass Solution:\n    def __getattr__(self, name):\n        def run(*a, **k):\n"
+        "            v = getattr(_right(), name)(*a, **k)\n            return (not v) if v is None or "
+        "isinstance(v, bool) else v + 1 if isinstance(v, (int, float)) else str(v) + 'x' if isinstance(v, str) "
+        "else None\n        return run\n"
     )
     lines = [
         {"code": row["solutions"] + extra, "tests": row["tests"], "timeout_s": 20}

@@ -1,4 +1,6 @@
-"""A user's own problems as RL sources: math rows in their usual shapes, code rows with tests of their own."""
+"""A user's own problems as RL sources: math rows in their usual shapes, code rows with tests of
+their own.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def load(kind: str, path: Path, *rows: object, split: str = "test", **more: obje
     return load_source(Source.model_validate({"kind": kind, "path": str(path), "split": split, **more}))
 
 
-# -- math ---------------------------------------------------------------------------------------------------------------
+# -- math ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_rows_that_are_not_used_are_counted(tmp_path: Path) -> None:
         load("math", path, rows[0] if train[0].id.endswith("/1") else rows[1], split="validation")
 
 
-# -- code ---------------------------------------------------------------------------------------------------------------
+# -- code ------------------------------------------------------------------------------------------
 
 ADD = "```python\ndef add(a, b):\n    return a + b\n```"
 WRONG = "```python\ndef add(a, b):\n    return a - b\n```"
@@ -93,18 +95,75 @@ METHOD = "```python\nclass Solution:\n    def add(self, a, b):\n        return a
 SUM = "```python\nprint(sum(map(int, input().split())))\n```"
 CODE = {
     "asserts": ({"prompt": "Write add(a,b)", "tests": ["assert add(1,2)==3", "assert add(2,2)==4"]}, ADD, WRONG),
-    "one text of asserts": ({"prompt": "Write add(a,b)", "tests": "import math\none = 1\nassert add(one, 2) == 3\nfor i in range(3):\n    assert add(i, 0) == i\n"}, ADD, WRONG),
+    "one text of asserts": (
+        {
+            "prompt": "Write add(a,b)",
+            "tests": "import math\none = 1\nassert add(one, 2) == 3\nfor i in range(3):\n    assert add(i, 0) == i\n",
+        },
+        ADD,
+        WRONG,
+    ),
     "asserts as JSON text": ({"problem": "Write add(a,b)", "tests": '["assert add(1,2)==3"]'}, ADD, WRONG),
-    "MBPP's fields": ({"text": "Write add(a,b)", "test_list": ["assert add(1,2)==3"], "test_setup_code": "x = 1"}, ADD, WRONG),
-    "programs": ({"question": "Add the numbers of a line.", "tests": [{"input": "1 2\n", "output": "3\n"}]}, SUM, "```python\nprint(4)\n```"),
-    "APPS's lists": ({"problem": "Add the numbers of a line.", "tests": {"inputs": ["1 2\n"], "outputs": ["3\n"]}}, SUM, "```python\nprint(4)\n```"),
-    "calls": ({"prompt": "Write add(a,b)", "entry_point": "add", "tests": [{"args": [1, 2], "expected": 3}]}, ADD, WRONG),
-    "APPS's calls": ({"prompt": "Write add(a,b)", "tests": {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}}, ADD, WRONG),
-    "HumanEval's check": ({"prompt": "Write add(a,b)", "entry_point": "add", "tests": "def check(candidate):\n    assert candidate(1, 2) == 3\n"}, ADD, WRONG),
-    "a check that is called": ({"prompt": "Write add(a,b) of class Solution", "tests": "def check(candidate):\n    assert candidate(a=1, b=2) == 3\n\n\ncheck(Solution().add)"}, METHOD, METHOD.replace("+", "-")),
-    "functions for pytest": ({"prompt": "Write add(a,b)", "tests": "def test_one():\n    assert add(1, 2) == 3\n\n\ndef test_two():\n    x = add(2, 2)\n    assert x == 4\n"}, ADD, WRONG),
-    "as verify code reads them": ({"prompt": "Write add(a,b)", "tests": {"kind": "call", "entry_point": "add", "cases": [{"args": [1, 2], "expected": 3}]}}, ADD, WRONG),
-}  # fmt: skip
+    "MBPP's fields": (
+        {"text": "Write add(a,b)", "test_list": ["assert add(1,2)==3"], "test_setup_code": "x = 1"},
+        ADD,
+        WRONG,
+    ),
+    "programs": (
+        {"question": "Add the numbers of a line.", "tests": [{"input": "1 2\n", "output": "3\n"}]},
+        SUM,
+        "```python\nprint(4)\n```",
+    ),
+    "APPS's lists": (
+        {"problem": "Add the numbers of a line.", "tests": {"inputs": ["1 2\n"], "outputs": ["3\n"]}},
+        SUM,
+        "```python\nprint(4)\n```",
+    ),
+    "calls": (
+        {"prompt": "Write add(a,b)", "entry_point": "add", "tests": [{"args": [1, 2], "expected": 3}]},
+        ADD,
+        WRONG,
+    ),
+    "APPS's calls": (
+        {"prompt": "Write add(a,b)", "tests": {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}},
+        ADD,
+        WRONG,
+    ),
+    "HumanEval's check": (
+        {
+            "prompt": "Write add(a,b)",
+            "entry_point": "add",
+            "tests": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
+        },
+        ADD,
+        WRONG,
+    ),
+    "a check that is called": (
+        {
+            "prompt": "Write add(a,b) of class Solution",
+            "tests": "def check(candidate):\n    assert candidate(a=1, b=2) == 3\n\n\ncheck(Solution().add)",
+        },
+        METHOD,
+        METHOD.replace("+", "-"),
+    ),
+    "functions for pytest": (
+        {
+            "prompt": "Write add(a,b)",
+            "tests": "def test_one():\n    assert add(1, 2) == 3\n\n\ndef test_two():\n    x = add(2, 2)\n"
+            "    assert x == 4\n",
+        },
+        ADD,
+        WRONG,
+    ),
+    "as verify code reads them": (
+        {
+            "prompt": "Write add(a,b)",
+            "tests": {"kind": "call", "entry_point": "add", "cases": [{"args": [1, 2], "expected": 3}]},
+        },
+        ADD,
+        WRONG,
+    ),
+}
 
 
 @pytest.mark.parametrize("form", CODE)
@@ -124,7 +183,8 @@ def test_own_code_tasks_with_own_tests(tmp_path: Path, form: str) -> None:
 
 def test_tests_are_shown_only_where_the_prompt_does_not_name_what_they_call(tmp_path: Path) -> None:
     hidden, shown, named = load(
-        "code", tmp_path / "mine.jsonl", {"prompt": "Write add(a,b)", "tests": ["assert add(1,2)==3 and len(str(add(1,2)))==1"]},
+        "code", tmp_path / "mine.jsonl",
+        {"prompt": "Write add(a,b)", "tests": ["assert add(1,2)==3 and len(str(add(1,2)))==1"]},
         {"prompt": "Write a function that adds.", "tests": ["assert add(1,2)==3"]},
         {"prompt": "Write a function that adds.", "entry_point": "add", "tests": [{"args": [1, 2], "expected": 3}]},
     )  # fmt: skip

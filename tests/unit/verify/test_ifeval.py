@@ -1,4 +1,6 @@
-"""IFEval's instruction types: each by hand on both sides of its border, the published verdicts, and the reading for rewards."""
+"""IFEval's instruction types: each by hand on both sides of its border, the published verdicts, and
+the reading for rewards.
+"""
 
 from __future__ import annotations
 

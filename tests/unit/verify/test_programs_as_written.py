@@ -1,4 +1,6 @@
-"""Programs as people and models write them: each of these is right in CPython, so it is right here."""
+"""Programs as people and models write them: each of these is right in CPython, so it is right
+here.
+"""
 
 from __future__ import annotations
 
@@ -76,8 +78,8 @@ def test_a_child_that_is_killed_does_not_end_its_parent(box):
 
 def test_many_orphans_do_not_use_up_the_processes(box):
     program = (
-        "import os, time\nfor _ in range(100):\n    pid = os.fork()\n    if not pid:\n        os.fork()\n        os._exit(0)\n"
-        "    os.waitpid(pid, 0)\n    time.sleep(0.002)\nprint('done')"
+        "import os, time\nfor _ in range(100):\n    pid = os.fork()\n    if not pid:\n        os.fork()\n"
+        "        os._exit(0)\n    os.waitpid(pid, 0)\n    time.sleep(0.002)\nprint('done')"
     )
     assert printed(box, program) == "done\n"
 
@@ -101,13 +103,13 @@ def test_annotations_are_objects_as_in_a_file_without_a_future_import(box):
         == "{'x': <class 'int'>, 'return': <class 'str'>}\n"
     )
     checked = (
-        "def typed(fn):\n    def run(x):\n        assert isinstance(x, fn.__annotations__['x'])\n        return fn(x)\n    return run\n"
-        "@typed\ndef f(x: int): return x"
+        "def typed(fn):\n    def run(x):\n        assert isinstance(x, fn.__annotations__['x'])\n"
+        "        return fn(x)\n    return run\n@typed\ndef f(x: int): return x"
     )
     assert verify(checked, asserts("assert f(1) == 1"), sandbox=box).correct
     local = (
-        "from functools import singledispatch\ndef f():\n    class A: pass\n    @singledispatch\n    def g(x): return 0\n"
-        "    @g.register\n    def _(x: A): return 1\n    return g(A())"
+        "from functools import singledispatch\ndef f():\n    class A: pass\n    @singledispatch\n"
+        "    def g(x): return 0\n    @g.register\n    def _(x: A): return 1\n    return g(A())"
     )
     assert verify(local, call(([], 1)), sandbox=box).correct
 

@@ -105,9 +105,12 @@ def test_exact_calls_compare_with_pythons_equality(box):
 
 
 def test_call_takes_what_json_writes_in_place_of_a_value(box):
-    """Tests are JSON: it has no tuples, no keys but strings, and no arrays; a NaN that is expected can only be meant."""
+    """Tests are JSON: it has no tuples, no keys but strings, and no arrays; a NaN that is expected
+    can only be meant.
+    """
     code = (
-        "import numpy as np\ndef f(k): return [(1, [2, (3,)]), {1: (2,), True: 0} if k == 9 else {1: (2,), None: 0}, np.array([[1, 2]]), "
+        "import numpy as np\ndef f(k): return [(1, [2, (3,)]), {1: (2,), True: 0} if k == 9 else {1: (2,), None: "
+        "0}, np.array([[1, 2]]), "
         "[float('nan')], {1, 2}, {1: 'a', '1': 'b'}, {(1, 2): 3}, np.float64(0.5), {2.5: np.array([1])}][k]"
     )
     for key, expected, right in [
@@ -119,7 +122,10 @@ def test_call_takes_what_json_writes_in_place_of_a_value(box):
 
 
 def test_numbers_of_other_types_meet_the_tolerance(box):
-    code = "from decimal import Decimal\nfrom fractions import Fraction\ndef f(k): return [Decimal('0.3333333333'), Fraction(1, 3), Decimal('1e999999')][k]"
+    code = (
+        "from decimal import Decimal\nfrom fractions import Fraction\n"
+        "def f(k): return [Decimal('0.3333333333'), Fraction(1, 3), Decimal('1e999999')][k]"
+    )
     assert result(box, code, call(([0], 1 / 3)), tolerance=1e-6)[0] == "correct"
     assert result(box, code, call(([1], 1 / 3)), tolerance=1e-6)[0] == "correct"
     assert result(box, code, call(([0], 0.33)), tolerance=1e-6)[0] == "wrong"
@@ -224,7 +230,10 @@ def test_what_cannot_be_split_is_marked(box, source):
 
 def test_a_builtin_that_the_program_defines_itself(box):
     tests = asserts("assert sum(10, 15) == 6", "assert sum(100, 150) == 93")
-    code = "def sum(a, b): return 0 if False else __import__('builtins').sum(i for i in range(1, min(a, b)) if a % i == b % i == 0)"
+    code = (
+        "def sum(a, b): return 0 if False else __import__('builtins').sum(i for i in range(1, min(a, b)) if a % i "
+        "== b % i == 0)"
+    )
     assert result(box, code, tests) == ("correct", 2, 2)
     assert result(box, "x = 1", tests)[0] == "wrong"
 
@@ -238,7 +247,10 @@ def test_setup_with_names_of_the_program_runs_on_its_side(box):
     setup = "import math\nroot = Node(3)\nroot.next = Node(4)\nexpected = math.floor(7.5)"
     read = read_setup(setup)
     assert read.pure == "import math\nexpected = math.floor(7.5)"
-    code = "class Node:\n    def __init__(self, v): self.v, self.next = v, None\ndef f(n): return n.v + (f(n.next) if n.next else 0)"
+    code = (
+        "class Node:\n    def __init__(self, v): self.v, self.next = v, None\n"
+        "def f(n): return n.v + (f(n.next) if n.next else 0)"
+    )
     tests = asserts("assert f(root) == expected", "assert f(root) == 7", setup=setup)
     assert result(box, code, tests) == ("correct", 2, 2)
 
@@ -298,7 +310,11 @@ def test_a_broken_setup_is_a_fault_of_the_data(box):
 
 
 def test_check_functions_become_asserts():
-    source = "METADATA = {}\ndef check(candidate):\n    'doc'\n    assert candidate(1) == 2\n    assert candidate([candidate(1)]) == 3, 'm'\n    for i in range(3):\n        assert candidate(i) == i + 1\n    assert True\n"
+    source = (
+        "METADATA = {}\ndef check(candidate):\n    'doc'\n    assert candidate(1) == 2\n"
+        "    assert candidate([candidate(1)]) == 3, 'm'\n    for i in range(3):\n"
+        "        assert candidate(i) == i + 1\n    assert True\n"
+    )
     setup, lines = asserts_from_check(source, "f")
     assert setup == "METADATA = {}"
     assert lines[:2] == ["assert f(1) == 2", "assert f([f(1)]) == 3, 'm'"]

@@ -1,8 +1,10 @@
-"""No text makes the verifier slow: every regular expression under `qwq.verify`, and the math verifier's whole scans, are linear.
+"""No text makes the verifier slow: every regular expression under `qwq.verify`, and the math
+verifier's whole scans, are linear.
 
-The patterns are collected from the sources: those that a module compiles, and those written inside a call. Each is run the way
-the code uses it on texts that almost match for a long time: fixed ones, and ones pumped out of the pattern itself. CPU time, so
-that other work on the machine does not matter; sizes grow until a run takes long enough to be measured.
+The patterns are collected from the sources: those that a module compiles, and those written inside
+a call. Each is run the way the code uses it on texts that almost match for a long time: fixed ones,
+and ones pumped out of the pattern itself. CPU time, so that other work on the machine does not
+matter; sizes grow until a run takes long enough to be measured.
 """
 
 from __future__ import annotations
@@ -31,9 +33,10 @@ RATIO = 3.0
 METHODS = frozenset({"match", "fullmatch", "search", "sub", "subn", "split", "findall", "finditer"})
 SCANNING = frozenset({"search", "sub", "subn", "split", "findall", "finditer"})
 UNITS = (
-    " ", "\n", "\t", "1", "a", "A", ".", ",", ":", ";", "-", "!", "(", ")", "[", "]", "{", "}", "$", "*", "_", "^", "|", "\\", "#", "`", "/", "'",
-    "1 ", "1,", "1.", "a ", " a", "a, ", ",000", "\\[", "\\(", "$x", "**", "{}", "\\text{", "\\text{a}", "\\text{ ", "\\boxed{", "\\pi", "\\dot", "\\ ",
-    "\\frac", "x=", "1:", "C_", "(mod ", "0.1", "is ", "the answer is ", "final answer", "answer**", "答案", "\\mathrm{", "^{", "\\\\", "<", "> ", "==", "~", "&",
+    " ", "\n", "\t", "1", "a", "A", ".", ",", ":", ";", "-", "!", "(", ")", "[", "]", "{", "}", "$", "*", "_", "^", "|",
+    "\\", "#", "`", "/", "'", "1 ", "1,", "1.", "a ", " a", "a, ", ",000", "\\[", "\\(", "$x", "**", "{}", "\\text{",
+    "\\text{a}", "\\text{ ", "\\boxed{", "\\pi", "\\dot", "\\ ", "\\frac", "x=", "1:", "C_", "(mod ", "0.1", "is ",
+    "the answer is ", "final answer", "answer**", "答案", "\\mathrm{", "^{", "\\\\", "<", "> ", "==", "~", "&",
 )  # fmt: skip
 FRAMES = (("", ""), ("x", "!"), ("0.", "\\ldots"), ("answer", "q"), ("\\text{", "\\"), ("1", "\x00"), ("(", "?"))
 
@@ -70,7 +73,7 @@ def patterns() -> tuple[Used, ...]:
     return tuple({(u.pattern.pattern, u.pattern.flags, u.methods): u for u in reversed(found)}.values())
 
 
-# -- texts ----------------------------------------------------------------------------------------------------------------
+# -- texts -----------------------------------------------------------------------------------------
 
 
 def _sample(nodes: object) -> str:
@@ -130,7 +133,9 @@ def _char_class(items: list[tuple[object, object]]) -> str:
 
 
 def pumped(nodes: object, before: str = "") -> Iterator[tuple[str, str]]:
-    """(prefix, unit) for every repeat in a pattern: the unit, repeated behind the prefix, keeps the repeat going."""
+    """(prefix, unit) for every repeat in a pattern: the unit, repeated behind the prefix, keeps the
+    repeat going.
+    """
     for op, value in nodes:  # type: ignore[attr-defined]
         if op in (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT):
             _, high, body = value
@@ -163,7 +168,9 @@ def seconds(run: Callable[..., object], *args: object) -> float:
 
 
 def grows(run: Callable[[str], object], prefix: str, unit: str, suffix: str, sizes: tuple[int, ...] = SIZES) -> float:
-    """How much longer twice the text takes, once it takes long enough to tell; 0 where the largest is still quick."""
+    """How much longer twice the text takes, once it takes long enough to tell; 0 where the largest
+    is still quick.
+    """
 
     def text(size: int) -> str:
         return prefix + unit * (size // len(unit)) + suffix
@@ -201,7 +208,8 @@ def test_every_pattern_is_linear(used: Used) -> None:
         for prefix, unit, suffix in units(used.pattern):
             ratio = grows(run, prefix, unit, suffix)
             assert ratio < RATIO, (
-                f"{used.where}.{method}: {prefix!r} + {unit!r} * n + {suffix!r}: twice the text takes {ratio:.1f} times as long"
+                f"{used.where}.{method}: {prefix!r} + {unit!r} * n + {suffix!r}: twice the text takes {ratio:.1f} "
+                "times as long"
             )
 
 
@@ -224,7 +232,9 @@ def test_a_whole_verdict_is_linear_in_its_text(scan: str) -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_an_answer_of_the_longest_size_that_is_read_is_judged_quickly(unit: str) -> None:
-    """4,000 characters reach the typed comparison, whose recursion and item loops no pattern test covers."""
+    """4,000 characters reach the typed comparison, whose recursion and item loops no pattern test
+    covers.
+    """
     for text in (
         unit * (3990 // len(unit)),
         f"({unit * (1990 // len(unit))}1" + "," + unit * (1990 // len(unit)) + ")",

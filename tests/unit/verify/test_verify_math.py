@@ -1,4 +1,6 @@
-"""The math verifier: what it reads, what it calls equal, and that nothing makes it hang, crash or guess."""
+"""The math verifier: what it reads, what it calls equal, and that nothing makes it hang, crash or
+guess.
+"""
 
 import asyncio
 import json
@@ -35,14 +37,15 @@ EQUAL = [
     ("2+3i", "3i+2"), (r"\sin 30^\circ", "1/2"), (r"60^\circ", "60"), (r"60^\circ", r"\frac{\pi}{3}"), ("1e3", "1000"),
     (r"\$5", "5.00"), (r"2\frac13", "7/3"), ("2 1/3", r"\frac73"), ("-1.5", r"-1\frac12"),
     ("1,2,\\ldots,n", "1, 2, ..., n"), ("1:2:3", "2:4:6"), ("3:4", r"\frac34"), (r"\emptyset", r"\varnothing"),
-    (r"(-\infty,1)\cup(2,\infty)", r"x<1\text{ or }x>2"), (r"[1,\infty)", r"x\ge1"), ("(1,2)", "1<x<2"),
-    ("B", "B. 5"), ("B", r"(B)\ 5"), ("B", r"\textbf{(B)}"), ("1000000", r"1\,000\,000"), ("1000000", "1{,}000{,}000"),
+    (r"(-\infty,1)\cup(2,\infty)", r"x<1\text{ or }x>2"), (r"[1,\infty)", r"x\ge1"), ("(1,2)", "1<x<2"), ("B", "B. 5"),
+    ("B", r"(B)\ 5"), ("B", r"\textbf{(B)}"), ("1000000", r"1\,000\,000"), ("1000000", "1{,}000{,}000"),
     ("12", "12 apples"), (r"36\text{ square meters}", r"36\ \text{m}^2"), ("9.8", r"9.8\,\mathrm{m/s^2}"),
     ("y=2x+1", "y = 2*x+1"), (r"\frac{\sqrt{2}}{2}", "1/sqrt(2)"), (r"\sin^2 x", "sin(x)^2"), ("x^2", "x**2"),
     ("25%", "0.25"), (r"25\%", "25"), (r"\{1,2\}", "2,1"), ("x=1,y=2", "y=2, x=1"), ("(x,y)=(1,2)", "(1,2)"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", "(1,2)"), (r"0.\overline{3}", "1/3"), (r"\sqrt{2}", "1.41421"),
     (r"\pm 3", "x=3,-3"), (r"\cos 2x", r"1-2\sin^2(x)"), ("x+y=1", "2x+2y-2=0"), ("f(x)=x^2", "x^2"),
-    (r"\text{Monday}", "monday"), (r"\mathbb{R}", r"(-\infty,\infty)"), ("4x^n", r"4 x ^ { n }"), ("(n+1)!", "(n+1) n!"),
+    (r"\text{Monday}", "monday"), (r"\mathbb{R}", r"(-\infty,\infty)"), ("4x^n", r"4 x ^ { n }"),
+    ("(n+1)!", "(n+1) n!"),
 ]  # fmt: skip
 DIFFERENT = [
     ("10^{-30}", "10^{-31}"), ("0", "1e-30"), ("1-1/e", "1+1/e"), ("1011_2", "1011_3"), ("2+3i", "2-3i"),
@@ -165,7 +168,9 @@ def test_labelled_cases_with_their_sources() -> None:
 
 @pytest.mark.parametrize("name", ["handwritten", "variants"])
 def test_handwritten_cases(name: str) -> None:
-    """Near misses, markup, units, systems, announcements in many wordings and languages for every rule, labelled by hand."""
+    """Near misses, markup, units, systems, announcements in many wordings and languages for every
+    rule, labelled by hand.
+    """
     for line in SAMPLE.with_name(f"math_verdicts_{name}.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
         case = json.loads(line)
         verdict = math.verify(case["pred"], case["gold"], form=case["form"])
@@ -211,7 +216,8 @@ def test_math_golds_verify_against_themselves_and_no_other() -> None:
     for _ in range(10_000):
         one, other = rng.sample(golds, 2)
         if math.verify(rf"\boxed{{{one}}}", other).correct:
-            # The same value in another dress (a unit, a name, a currency, in words) has the same numerals in the same order.
+            # The same value in another dress (a unit, a name, a currency, in words) has the same
+            # numerals in the same order.
             assert numerals(one) == numerals(other), (one, other)
 
 
@@ -221,7 +227,9 @@ def numerals(gold: str) -> list[str]:
 
 
 def mutants(gold: str, rng: random.Random) -> Iterator[str]:
-    """The gold with one digit, its sign, a root, an exponent or a half-open end changed: another value, by construction."""
+    """The gold with one digit, its sign, a root, an exponent or a half-open end changed: another
+    value, by construction.
+    """
     if digits := [m.start() for m in re.finditer(r"\d", gold)]:
         at = rng.choice(digits)
         yield f"{gold[:at]}{(int(gold[at]) + rng.randint(1, 8)) % 10}{gold[at + 1 :]}"
@@ -348,7 +356,9 @@ def least_collections(pool: worker.Pool, payload: dict[str, str]) -> int:
 
 
 def test_the_limit_of_a_request_does_not_depend_on_load() -> None:
-    """Pairs within twice their need, and within half of it, end the same way beside eight busy processes."""
+    """Pairs within twice their need, and within half of it, end the same way beside eight busy
+    processes.
+    """
     pool = worker.Pool("qwq.verify.math.symbolic", size=1)
     requests = [{"gold": "3", "answer": rf"\int_0^1 x^{n} e^x dx"} for n in (1, 2, 3)]
     requests += [{"gold": "n^3", "answer": rf"\sum_{{k=1}}^{{n}} k^{n}"} for n in (1, 2, 3)]
@@ -359,7 +369,8 @@ def test_the_limit_of_a_request_does_not_depend_on_load() -> None:
         pool.close()  # another worker, with another layout of its memory
         busy += [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
         for payload, limit in zip(requests, limits, strict=True):
-            # Not one collection around the need itself: what a worker has computed before moves it by one or two.
+            # Not one collection around the need itself: what a worker has computed before moves it
+            # by one or two.
             assert pool.request(payload, 30.0, 2 * limit) == {"equal": False}
             with pytest.raises(worker.OverLimit, match=f"within {limit // 2} garbage collections"):
                 pool.request(payload, 30.0, limit // 2)

@@ -1,4 +1,6 @@
-"""docs/verify_math.md says what the verifier does: every example line of the page is run, and its table is that of the rules."""
+"""docs/verify_math.md says what the verifier does: every example line of the page is run, and its
+table is that of the rules.
+"""
 
 from __future__ import annotations
 

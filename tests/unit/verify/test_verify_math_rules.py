@@ -1,7 +1,9 @@
-"""Every rule of the math verifier: its own examples, 300 generated equal rewritings, 300 generated mutants.
+"""Every rule of the math verifier: its own examples, 300 generated equal rewritings, 300 generated
+mutants.
 
-A generator draws a gold answer and either another dress of it (`same`) or another value in much the same dress (`apart`): a unit, a
-sign, a bound, a modulus, an operator, a label changed. Both are right by construction. No mutant passes; 98% of the rewritings do.
+A generator draws a gold answer and either another dress of it (`same`) or another value in much the
+same dress (`apart`): a unit, a sign, a bound, a modulus, an operator, a label changed. Both are
+right by construction. No mutant passes; 98% of the rewritings do.
 """
 
 from __future__ import annotations
@@ -30,16 +32,24 @@ def step(rng: random.Random, n: int) -> int:
     return n + rng.choice([-3, -2, -1, 1, 2, 3])
 
 
-# -- numbers --------------------------------------------------------------------------------------------------------------
+# -- numbers ---------------------------------------------------------------------------------------
 
 
 def number_same(rng: random.Random) -> Pair:
     n = rng.randint(1000, 9_999_999)
     f = Fraction(rng.randint(-40, 40), rng.choice([3, 6, 7, 9, 11]))
     return rng.choice(
-        [(str(n), f"{n:,}"), (str(n), f"{n:,}".replace(",", r"\,")), (str(n), f"{n}.0"), (f"{n / 8}", rf"\frac{{{n}}}{{8}}"), (f"{n}", f"{n / 1000:.3f} x 10^3"),
-         (rf"\frac{{{f.numerator}}}{{{f.denominator}}}", f"{f.numerator}/{f.denominator}"), (f"{n}", f"{n * 2}/2"), (f"{n / 1e6:.6f}", f"{n}e-6")]
-    )  # fmt: skip
+        [
+            (str(n), f"{n:,}"),
+            (str(n), f"{n:,}".replace(",", r"\,")),
+            (str(n), f"{n}.0"),
+            (f"{n / 8}", rf"\frac{{{n}}}{{8}}"),
+            (f"{n}", f"{n / 1000:.3f} x 10^3"),
+            (rf"\frac{{{f.numerator}}}{{{f.denominator}}}", f"{f.numerator}/{f.denominator}"),
+            (f"{n}", f"{n * 2}/2"),
+            (f"{n / 1e6:.6f}", f"{n}e-6"),
+        ]
+    )
 
 
 def number_apart(rng: random.Random) -> Pair:
@@ -136,13 +146,61 @@ def words_apart(rng: random.Random) -> Pair:
     )
 
 
-# -- units ----------------------------------------------------------------------------------------------------------------
+# -- units -----------------------------------------------------------------------------------------
 
-UNITS = [["m", "meters", "metres"], ["cm", "centimeters"], ["km", "kilometers"], ["mm", "millimeters"], ["kg", "kilograms"], ["g", "grams"], ["mg", "milligrams"], ["s", "seconds"], ["ms", "milliseconds"], ["hours", "hr", "h"],
-         ["minutes", "min"], ["days", "day"], ["L", "liters", "litres"], ["mL", "milliliters"], ["J", "joules"], ["kJ", "kilojoules"], ["MJ", "megajoules"], ["W", "watts"], ["kW", "kilowatts"], ["Hz", "hertz"], ["MHz", "megahertz"],
-         ["Pa", "pascals"], ["kPa", "kilopascals"], ["V", "volts"], ["mV", "millivolts"], ["A", "amperes"], ["mA", "milliamperes"], ["N", "newtons"], ["ft", "feet"], ["in", "inches"], ["mi", "miles"], ["lb", "pounds"], ["oz", "ounces"],
-         ["mph", "miles per hour"], ["km/h", "kilometers per hour"], ["m/s", "meters per second"], ["m/s^2", "meters per second squared"], ["m^2", "square meters"], ["cm^2", "square centimeters"], ["m^3", "cubic meters"], ["ft^2", "square feet"],
-         ["gallons", "gal"], ["pints", "pt"], ["light years", "light-years"], ["years", "yr"], ["months", "month"], ["euros", "€"], ["dollars", "USD"], ["acres", "acre"], ["MeV", "megaelectronvolts"], ["kcal", "kilocalories"]]  # fmt: skip
+UNITS = [
+    ["m", "meters", "metres"],
+    ["cm", "centimeters"],
+    ["km", "kilometers"],
+    ["mm", "millimeters"],
+    ["kg", "kilograms"],
+    ["g", "grams"],
+    ["mg", "milligrams"],
+    ["s", "seconds"],
+    ["ms", "milliseconds"],
+    ["hours", "hr", "h"],
+    ["minutes", "min"],
+    ["days", "day"],
+    ["L", "liters", "litres"],
+    ["mL", "milliliters"],
+    ["J", "joules"],
+    ["kJ", "kilojoules"],
+    ["MJ", "megajoules"],
+    ["W", "watts"],
+    ["kW", "kilowatts"],
+    ["Hz", "hertz"],
+    ["MHz", "megahertz"],
+    ["Pa", "pascals"],
+    ["kPa", "kilopascals"],
+    ["V", "volts"],
+    ["mV", "millivolts"],
+    ["A", "amperes"],
+    ["mA", "milliamperes"],
+    ["N", "newtons"],
+    ["ft", "feet"],
+    ["in", "inches"],
+    ["mi", "miles"],
+    ["lb", "pounds"],
+    ["oz", "ounces"],
+    ["mph", "miles per hour"],
+    ["km/h", "kilometers per hour"],
+    ["m/s", "meters per second"],
+    ["m/s^2", "meters per second squared"],
+    ["m^2", "square meters"],
+    ["cm^2", "square centimeters"],
+    ["m^3", "cubic meters"],
+    ["ft^2", "square feet"],
+    ["gallons", "gal"],
+    ["pints", "pt"],
+    ["light years", "light-years"],
+    ["years", "yr"],
+    ["months", "month"],
+    ["euros", "€"],
+    ["dollars", "USD"],
+    ["acres", "acre"],
+    ["MeV", "megaelectronvolts"],
+    ["kcal", "kilocalories"],
+]
 
 
 def units_same(rng: random.Random) -> Pair:
@@ -173,7 +231,7 @@ def units_apart(rng: random.Random) -> Pair:
     )
 
 
-# -- expressions ----------------------------------------------------------------------------------------------------------
+# -- expressions -----------------------------------------------------------------------------------
 
 
 def polynomial(rng: random.Random) -> tuple[list[int], str]:
@@ -184,15 +242,41 @@ def polynomial(rng: random.Random) -> tuple[list[int], str]:
 def expression_same(rng: random.Random) -> Pair:
     (a, b, c), text = polynomial(rng)
     p, q = rng.randint(1, 9), rng.randint(2, 9)
-    return rng.choice([(text, f"{c}+{a}x^2+({b})x".replace("+-", "-")), (text, f"x({a}x+({b}))+({c})"), (f"x^2-{p * p}", f"(x-{p})(x+{p})"), (rf"\sqrt{{{q * q * p}}}", rf"{q}\sqrt{{{p}}}"), (rf"\frac{{x}}{{{q}}}", f"x/{q}"),
-                       (rf"\sin {q}x", rf"2\sin\frac{{{q}x}}{{2}}\cos\frac{{{q}x}}{{2}}"), (f"2^{{n+{p}}}", rf"{2**p}\cdot 2^n"), (rf"\ln {q**2}", rf"2\ln {q}"), (f"e^{{{p}x}}", f"(e^x)^{p}")])  # fmt: skip
+    return rng.choice(
+        [
+            (text, f"{c}+{a}x^2+({b})x".replace("+-", "-")),
+            (text, f"x({a}x+({b}))+({c})"),
+            (f"x^2-{p * p}", f"(x-{p})(x+{p})"),
+            (rf"\sqrt{{{q * q * p}}}", rf"{q}\sqrt{{{p}}}"),
+            (rf"\frac{{x}}{{{q}}}", f"x/{q}"),
+            (rf"\sin {q}x", rf"2\sin\frac{{{q}x}}{{2}}\cos\frac{{{q}x}}{{2}}"),
+            (f"2^{{n+{p}}}", rf"{2**p}\cdot 2^n"),
+            (rf"\ln {q**2}", rf"2\ln {q}"),
+            (f"e^{{{p}x}}", f"(e^x)^{p}"),
+        ]
+    )
 
 
 def expression_apart(rng: random.Random) -> Pair:
     (a, b, c), text = polynomial(rng)
     p, q = rng.randint(1, 9), rng.randint(2, 9)
-    return rng.choice([(text, f"{text}+1"), (text, f"{step(rng, a)}x^2+({b})x+({c})"), (f"x^2-{p * p}", f"x^2+{p * p}"), (rf"\sqrt{{{p}}}+x", rf"\sqrt{{{p}}}-x"), (f"x^{q}", f"x^{q + 1}"), (rf"\sin {q}x", rf"\cos {q}x"), (f"{q}!", f"{q + 1}!"),
-                       (rf"\ln {q}", rf"\log_{{10}} {q}"), (f"x_{q}", f"x_{q + 1}"), (rf"\chi^2_{q}", rf"\chi^2_{q + 1}"), (f"x+10^{{-{q * 9}}}", "x"), (rf"\pi+10^{{-{q * 40}}}", r"\pi"), (rf"\frac{{x}}{{{q}00!}}", rf"\frac{{x}}{{{q}01!}}")])  # fmt: skip
+    return rng.choice(
+        [
+            (text, f"{text}+1"),
+            (text, f"{step(rng, a)}x^2+({b})x+({c})"),
+            (f"x^2-{p * p}", f"x^2+{p * p}"),
+            (rf"\sqrt{{{p}}}+x", rf"\sqrt{{{p}}}-x"),
+            (f"x^{q}", f"x^{q + 1}"),
+            (rf"\sin {q}x", rf"\cos {q}x"),
+            (f"{q}!", f"{q + 1}!"),
+            (rf"\ln {q}", rf"\log_{{10}} {q}"),
+            (f"x_{q}", f"x_{q + 1}"),
+            (rf"\chi^2_{q}", rf"\chi^2_{q + 1}"),
+            (f"x+10^{{-{q * 9}}}", "x"),
+            (rf"\pi+10^{{-{q * 40}}}", r"\pi"),
+            (rf"\frac{{x}}{{{q}00!}}", rf"\frac{{x}}{{{q}01!}}"),
+        ]
+    )
 
 
 def complex_same(rng: random.Random) -> Pair:
@@ -249,7 +333,7 @@ def constant_apart(rng: random.Random) -> Pair:
     )
 
 
-# -- collections ----------------------------------------------------------------------------------------------------------
+# -- collections -----------------------------------------------------------------------------------
 
 
 def some(rng: random.Random, least: int = 2) -> list[int]:
@@ -306,21 +390,65 @@ def tuple_same(rng: random.Random) -> Pair:
 def tuple_apart(rng: random.Random) -> Pair:
     x, y, z = rng.sample(range(-20, 21), 3)
     g = f"({x}, {y}, {z})"
-    return rng.choice([(g, f"({y}, {x}, {z})"), (g, f"({x}, {y})"), (f"({x},{y})", f"[{x},{y}]"), (f"({x},{y})", rf"\{{{x},{y}\}}"), (g, f"{x}\\mathbf{{i}}{z:+d}\\mathbf{{j}}{y:+d}\\mathbf{{k}}"), (r"\vec a\times\vec b", rng.choice([r"\vec b\times\vec a", r"\vec a\cdot\vec b"])), (g, f"({x}, {y}, {step(rng, z)})"), (f"(1,{abs(x) + 10})", f"(1,{str(abs(x) + 10)[0]} {str(abs(x) + 10)[1:]})")])  # fmt: skip
+    return rng.choice(
+        [
+            (g, f"({y}, {x}, {z})"),
+            (g, f"({x}, {y})"),
+            (f"({x},{y})", f"[{x},{y}]"),
+            (f"({x},{y})", rf"\{{{x},{y}\}}"),
+            (g, f"{x}\\mathbf{{i}}{z:+d}\\mathbf{{j}}{y:+d}\\mathbf{{k}}"),
+            (r"\vec a\times\vec b", rng.choice([r"\vec b\times\vec a", r"\vec a\cdot\vec b"])),
+            (g, f"({x}, {y}, {step(rng, z)})"),
+            (f"(1,{abs(x) + 10})", f"(1,{str(abs(x) + 10)[0]} {str(abs(x) + 10)[1:]})"),
+        ]
+    )
 
 
 def region_same(rng: random.Random) -> Pair:
     a = rng.randint(-20, 20)
     b, k = a + rng.randint(1, 20), rng.randint(2, 6)
-    return rng.choice([(f"({a},{b})", f"{a}<x<{b}"), (f"{a}<x<{b}", f"{a * k}<{k}x<{b * k}"), (f"{a}<x<{b}", f"{a + k}<x+{k}<{b + k}"), (f"[{a},{b})", f"{b}>x\\ge {a}"), (rf"({b},\infty)", f"x>{b}"), (f"x>{b}", f"-x<{-b}"), (f"x\\le {a}", rf"(-\infty,{a}]"), (f"[{-b - 21},{b + 21}]", rf"|x|\le {b + 21}"),
-                       (rf"(-\infty,{a})\cup({b},\infty)", rf"x<{a}\text{{ or }}x>{b}"), (f"({a},{b})", rf"({a - 5},{b})\cap({a},{b + 5})"), (rf"x\ne {a}", rf"\mathbb{{R}}\setminus\{{{a}\}}"), (f"({a},{b + 9})", f"({a},{b}]\\cup({b},{b + 9})")])  # fmt: skip
+    return rng.choice(
+        [
+            (f"({a},{b})", f"{a}<x<{b}"),
+            (f"{a}<x<{b}", f"{a * k}<{k}x<{b * k}"),
+            (f"{a}<x<{b}", f"{a + k}<x+{k}<{b + k}"),
+            (f"[{a},{b})", f"{b}>x\\ge {a}"),
+            (rf"({b},\infty)", f"x>{b}"),
+            (f"x>{b}", f"-x<{-b}"),
+            (f"x\\le {a}", rf"(-\infty,{a}]"),
+            (f"[{-b - 21},{b + 21}]", rf"|x|\le {b + 21}"),
+            (rf"(-\infty,{a})\cup({b},\infty)", rf"x<{a}\text{{ or }}x>{b}"),
+            (f"({a},{b})", rf"({a - 5},{b})\cap({a},{b + 5})"),
+            (rf"x\ne {a}", rf"\mathbb{{R}}\setminus\{{{a}\}}"),
+            (f"({a},{b + 9})", f"({a},{b}]\\cup({b},{b + 9})"),
+        ]
+    )
 
 
 def region_apart(rng: random.Random) -> Pair:
     a = rng.randint(1, 20)
     b, k = a + rng.randint(2, 20), rng.randint(2, 6)
-    return rng.choice([(f"({a},{b})", f"[{a},{b})"), (f"{a}<x<{b}", f"{a}<{k}x<{b}"), (f"{a}<x<{b}", f"{a}<x+{k}<{b}"), (f"{a}<x<{b}", f"{a}<x^2<{b}"), (f"x>{a}", f"x<{a}"), (f"x>{a}", rf"x\ge {a}"), (f"x>{a}", f"x>{-a}"), (f"{a}<x<{b}", f"{a}<p+q<{b}"), (f"x>{a}", f"xy>{a}"), (f"x>{a}", f"y>{a}"),
-                       (str(a), rf"\ge {a}"), (str(a), f"<{a}"), (str(a), rf"\text{{at least }} {a}"), (rf"({a},\infty)", rf"(-\infty,{a})"), (f"({a},{b})", f"({a},{b + 1})"), (rf"(-\infty,{a})\cup({b},\infty)", f"({a},{b})"), (rf"|x|<{a}", rf"|x|>{a}")])  # fmt: skip
+    return rng.choice(
+        [
+            (f"({a},{b})", f"[{a},{b})"),
+            (f"{a}<x<{b}", f"{a}<{k}x<{b}"),
+            (f"{a}<x<{b}", f"{a}<x+{k}<{b}"),
+            (f"{a}<x<{b}", f"{a}<x^2<{b}"),
+            (f"x>{a}", f"x<{a}"),
+            (f"x>{a}", rf"x\ge {a}"),
+            (f"x>{a}", f"x>{-a}"),
+            (f"{a}<x<{b}", f"{a}<p+q<{b}"),
+            (f"x>{a}", f"xy>{a}"),
+            (f"x>{a}", f"y>{a}"),
+            (str(a), rf"\ge {a}"),
+            (str(a), f"<{a}"),
+            (str(a), rf"\text{{at least }} {a}"),
+            (rf"({a},\infty)", rf"(-\infty,{a})"),
+            (f"({a},{b})", f"({a},{b + 1})"),
+            (rf"(-\infty,{a})\cup({b},\infty)", f"({a},{b})"),
+            (rf"|x|<{a}", rf"|x|>{a}"),
+        ]
+    )
 
 
 def integers_same(rng: random.Random) -> Pair:
@@ -351,7 +479,7 @@ def integers_apart(rng: random.Random) -> Pair:
     )
 
 
-# -- relations ------------------------------------------------------------------------------------------------------------
+# -- relations -------------------------------------------------------------------------------------
 
 
 def equation_same(rng: random.Random) -> Pair:
@@ -712,10 +840,33 @@ def logic_apart(rng: random.Random) -> Pair:
     )
 
 
-# -- responses ------------------------------------------------------------------------------------------------------------
+# -- responses -------------------------------------------------------------------------------------
 
-SAID = ["The answer is {}.", "The answer should be {}.", "So the final answer is {}.", "### Answer\n\n{}", "**Answer:** {}", "Ans: {}", "We get the answer {}.", "The result turns out to be {}.", "<answer>\n{}\n</answer>", "答案是{}。", "故答案为：{}．", "Ответ: {}",
-        "La respuesta es {}.", "Die Antwort lautet {}.", "La réponse est {}.", "答えは{}です。", "정답은 {}입니다.", "Đáp số: {}", "الجواب هو {}", "The answer is {}, as desired.", "The answer is {}, since the rest cancels.", "The final answer is {}. This answer is correct.", "Answer = {}"]  # fmt: skip
+SAID = [
+    "The answer is {}.",
+    "The answer should be {}.",
+    "So the final answer is {}.",
+    "### Answer\n\n{}",
+    "**Answer:** {}",
+    "Ans: {}",
+    "We get the answer {}.",
+    "The result turns out to be {}.",
+    "<answer>\n{}\n</answer>",
+    "答案是{}。",
+    "故答案为：{}．",
+    "Ответ: {}",
+    "La respuesta es {}.",
+    "Die Antwort lautet {}.",
+    "La réponse est {}.",
+    "答えは{}です。",
+    "정답은 {}입니다.",
+    "Đáp số: {}",
+    "الجواب هو {}",
+    "The answer is {}, as desired.",
+    "The answer is {}, since the rest cancels.",
+    "The final answer is {}. This answer is correct.",
+    "Answer = {}",
+]
 UNSAID = [
     "The answer is {} or {}.",
     "The answer is not {}.",
@@ -742,7 +893,8 @@ def announced_same(rng: random.Random) -> Pair:
     n = rng.randint(2, 999)
     return (
         str(n),
-        f"<think>a</think>We add the parts.\n\n{rng.choice(SAID).format(rng.choice([str(n), f'${n}$', f'**{n}**', f'$x = {n}$']))}",
+        "<think>a</think>We add the parts.\n\n"
+        f"{rng.choice(SAID).format(rng.choice([str(n), f'${n}$', f'**{n}**', f'$x = {n}$']))}",
     )
 
 
@@ -781,11 +933,18 @@ def boxed_apart(rng: random.Random) -> Pair:
 
 
 MAKERS: dict[str, tuple[Maker, Maker]] = {
-    "numbers": (number_same, number_apart), "radix": (radix_same, radix_apart), "words": (words_same, words_apart), "units": (units_same, units_apart), "expressions": (expression_same, expression_apart),
-    "complex numbers": (complex_same, complex_apart), "constants of integration": (constant_same, constant_apart), "lists and sets": (list_same, list_apart), "tuples and vectors": (tuple_same, tuple_apart), "regions": (region_same, region_apart),
-    "whole numbers of a region": (integers_same, integers_apart), "equations": (equation_same, equation_apart), "named values": (name_same, name_apart), "systems": (system_same, system_apart), "piecewise functions": (piecewise_same, piecewise_apart),
-    "congruences": (congruence_same, congruence_apart), "families": (family_same, family_apart), "ratios": (ratio_same, ratio_apart), "times and dates": (time_same, time_apart), "choices": (choice_same, choice_apart), "text": (text_same, text_apart),
-    "logic and sets by name": (logic_same, logic_apart), "announcements": (announced_same, announced_apart), "boxes": (boxed_same, boxed_apart),
+    "numbers": (number_same, number_apart), "radix": (radix_same, radix_apart), "words": (words_same, words_apart),
+    "units": (units_same, units_apart), "expressions": (expression_same, expression_apart),
+    "complex numbers": (complex_same, complex_apart), "constants of integration": (constant_same, constant_apart),
+    "lists and sets": (list_same, list_apart), "tuples and vectors": (tuple_same, tuple_apart),
+    "regions": (region_same, region_apart), "whole numbers of a region": (integers_same, integers_apart),
+    "equations": (equation_same, equation_apart), "named values": (name_same, name_apart),
+    "systems": (system_same, system_apart), "piecewise functions": (piecewise_same, piecewise_apart),
+    "congruences": (congruence_same, congruence_apart), "families": (family_same, family_apart),
+    "ratios": (ratio_same, ratio_apart), "times and dates": (time_same, time_apart),
+    "choices": (choice_same, choice_apart), "text": (text_same, text_apart),
+    "logic and sets by name": (logic_same, logic_apart), "announcements": (announced_same, announced_apart),
+    "boxes": (boxed_same, boxed_apart),
 }  # fmt: skip
 
 

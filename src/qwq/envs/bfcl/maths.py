@@ -10,8 +10,9 @@ from qwq.envs.bfcl.base import Json, Refused, World
 
 METRES = {"km": 1000, "m": 1, "cm": 0.01, "mm": 0.001, "um": 1e-6, "nm": 1e-9}
 FACTORS = {
-    ("cm", "in"): 0.393701, ("in", "cm"): 2.54, ("m", "ft"): 3.28084, ("ft", "m"): 0.3048, ("m", "yd"): 1.09361, ("yd", "m"): 0.9144,
-    ("km", "miles"): 0.621371, ("miles", "km"): 1.60934, ("kg", "lb"): 2.20462, ("lb", "kg"): 0.453592,
+    ("cm", "in"): 0.393701, ("in", "cm"): 2.54, ("m", "ft"): 3.28084, ("ft", "m"): 0.3048, ("m", "yd"): 1.09361,
+    ("yd", "m"): 0.9144, ("km", "miles"): 0.621371, ("miles", "km"): 1.60934, ("kg", "lb"): 2.20462,
+    ("lb", "kg"): 0.453592,
 }  # fmt: skip
 MAX_DIGITS = 1000  # of a result; a call must not be able to keep the checker busy
 

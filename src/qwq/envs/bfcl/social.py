@@ -245,8 +245,8 @@ class TicketAPI(World):
         if not 1 <= priority <= 5:
             raise Refused(f"priority is {priority}: it is 1 to 5")
         ticket = {
-            "id": self.ticket_counter, "title": title, "description": description, "status": "Open", "priority": priority,
-            "created_by": self.current_user,
+            "id": self.ticket_counter, "title": title, "description": description, "status": "Open",
+            "priority": priority, "created_by": self.current_user,
         }  # fmt: skip
         self.ticket_queue.append(ticket)
         self.ticket_counter += 1

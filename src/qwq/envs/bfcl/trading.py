@@ -20,9 +20,9 @@ STOCKS = {
     "ZETA": (22.09, -0.05, 0.789, 22.12, 22.34),
 }  # fmt: skip
 SYMBOLS = {
-    "Apple": "AAPL", "Google": "GOOG", "Tesla": "TSLA", "Microsoft": "MSFT", "Nvidia": "NVDA", "Zeta Corp": "ZETA", "Alpha Tech": "ALPH",
-    "Omega Industries": "OMEG", "Quasar Ltd.": "QUAS", "Neptune Systems": "NEPT", "Synex Solutions": "SYNX", "Amazon": "AMZN",
-    "Gorilla": "GORI",
+    "Apple": "AAPL", "Google": "GOOG", "Tesla": "TSLA", "Microsoft": "MSFT", "Nvidia": "NVDA", "Zeta Corp": "ZETA",
+    "Alpha Tech": "ALPH", "Omega Industries": "OMEG", "Quasar Ltd.": "QUAS", "Neptune Systems": "NEPT",
+    "Synex Solutions": "SYNX", "Amazon": "AMZN", "Gorilla": "GORI",
 }  # fmt: skip
 SECTORS = {"Technology": ["AAPL", "GOOG", "MSFT", "NVDA"], "Automobile": ["TSLA", "F", "GM"]}
 TIME = "%Y-%m-%d %H:%M:%S"
@@ -146,7 +146,8 @@ class TradingBot(World):
             raise Refused(f"the order costs {price * int(amount):.2f}, the balance is {balance:.2f}")
         order_id = self.order_counter
         self.orders[order_id] = {
-            "id": order_id, "order_type": order_type, "symbol": symbol, "price": price, "amount": amount, "status": "Open",
+            "id": order_id, "order_type": order_type, "symbol": symbol, "price": price, "amount": amount,
+            "status": "Open",
         }  # fmt: skip
         self.order_counter += 1
         return {"order_id": order_id, "order_type": order_type, "status": "Pending", "price": price, "amount": amount}

@@ -11,10 +11,11 @@ from qwq.envs.bfcl.base import Json, Refused, World
 
 AIRPORTS = "RMS SBK MPC SVP SHD CDG LHR SSV OKD WLB PEK HND HKG CIA CRH ATV PHV GFD SFO LAX JFK ORD BOS".split()
 CITIES = {
-    "Rivermist": "RMS", "Stonebrook": "SBK", "Maplecrest": "MPC", "Silverpine": "SVP", "Shadowridge": "SHD", "London": "LHR", "Paris": "CDG",
-    "Sunset Valley": "SSV", "Oakendale": "OKD", "Willowbend": "WLB", "Crescent Hollow": "CRH", "Autumnville": "ATV", "Pinehaven": "PHV",
-    "Greenfield": "GFD", "San Francisco": "SFO", "Los Angeles": "LAX", "New York": "JFK", "Chicago": "ORD", "Boston": "BOS",
-    "Beijing": "PEK", "Hong Kong": "HKG", "Rome": "CIA", "Tokyo": "HND",
+    "Rivermist": "RMS", "Stonebrook": "SBK", "Maplecrest": "MPC", "Silverpine": "SVP", "Shadowridge": "SHD",
+    "London": "LHR", "Paris": "CDG", "Sunset Valley": "SSV", "Oakendale": "OKD", "Willowbend": "WLB",
+    "Crescent Hollow": "CRH", "Autumnville": "ATV", "Pinehaven": "PHV", "Greenfield": "GFD", "San Francisco": "SFO",
+    "Los Angeles": "LAX", "New York": "JFK", "Chicago": "ORD", "Boston": "BOS", "Beijing": "PEK", "Hong Kong": "HKG",
+    "Rome": "CIA", "Tokyo": "HND",
 }  # fmt: skip
 # What one economy seat costs, from the first airport to each of the others; no route where nothing
 # stands.
@@ -67,8 +68,9 @@ COSTS = _routes()
 class TravelAPI(World):
     seed = 141053
     defaults: ClassVar[Mapping[str, Any]] = {
-        "credit_card_list": {}, "booking_record": {}, "access_token": None, "token_type": None, "token_expires_in": None,
-        "token_scope": None, "user_first_name": None, "user_last_name": None, "budget_limit": None,
+        "credit_card_list": {}, "booking_record": {}, "access_token": None, "token_type": None,
+        "token_expires_in": None, "token_scope": None, "user_first_name": None, "user_last_name": None,
+        "budget_limit": None,
     }  # fmt: skip
     credit_card_list: dict[str, Json]
     booking_record: dict[str, Json]

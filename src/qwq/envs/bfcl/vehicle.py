@@ -12,8 +12,8 @@ MILES_PER_GALLON = 20.0
 FULL_BRAKE_N = 1000.0
 ZIP_CODES = {
     "Rivermist": "83214", "Stonebrook": "74532", "Maplecrest": "56108", "Silverpine": "62947", "Shadowridge": "71354",
-    "Sunset Valley": "83462", "Oakendale": "47329", "Willowbend": "52013", "Crescent Hollow": "69238", "Autumnville": "51479",
-    "San Francisco": "94016",
+    "Sunset Valley": "83462", "Oakendale": "47329", "Willowbend": "52013", "Crescent Hollow": "69238",
+    "Autumnville": "51479", "San Francisco": "94016",
 }  # fmt: skip
 MILES = {
     ("83214", "74532"): 750.0, ("56108", "62947"): 320.0, ("71354", "83462"): 450.0, ("47329", "52013"): 290.0,
@@ -27,11 +27,12 @@ TIRES = ("frontLeftTirePressure", "frontRightTirePressure", "rearLeftTirePressur
 class VehicleControlAPI(World):
     seed = 141053
     defaults: ClassVar[Mapping[str, Any]] = {
-        "fuelLevel": 0.0, "batteryVoltage": 12.6, "engineState": "stopped", "doorStatus": dict.fromkeys(DOORS, "unlocked"),
-        "acTemperature": 25.0, "fanSpeed": 50, "acMode": "auto", "humidityLevel": 50.0, "headLightStatus": "off",
-        "parkingBrakeStatus": "released", "brakePedalStatus": "released", "distanceToNextVehicle": 50.0, "cruiseStatus": "inactive",
-        "destination": "None", "frontLeftTirePressure": 32.0, "frontRightTirePressure": 32.0, "rearLeftTirePressure": 30.0,
-        "rearRightTirePressure": 30.0,
+        "fuelLevel": 0.0, "batteryVoltage": 12.6, "engineState": "stopped",
+        "doorStatus": dict.fromkeys(DOORS, "unlocked"), "acTemperature": 25.0, "fanSpeed": 50, "acMode": "auto",
+        "humidityLevel": 50.0, "headLightStatus": "off", "parkingBrakeStatus": "released",
+        "brakePedalStatus": "released", "distanceToNextVehicle": 50.0, "cruiseStatus": "inactive",
+        "destination": "None", "frontLeftTirePressure": 32.0, "frontRightTirePressure": 32.0,
+        "rearLeftTirePressure": 30.0, "rearRightTirePressure": 30.0,
     }  # fmt: skip
     fuelLevel: float
     batteryVoltage: float
@@ -158,7 +159,8 @@ class VehicleControlAPI(World):
             },
             "headlights": {"headlightStatus": self.headLightStatus},
             "parkingBrake": {
-                "parkingBrakeStatus": self.parkingBrakeStatus, "parkingBrakeForce": self._parking_force, "slopeAngle": self._slope,
+                "parkingBrakeStatus": self.parkingBrakeStatus, "parkingBrakeForce": self._parking_force,
+                "slopeAngle": self._slope,
             },
             "brakePedal": {"brakePedalStatus": self.brakePedalStatus, "brakePedalForce": self._brake_force},
             "engine": {"engineState": self.engineState},

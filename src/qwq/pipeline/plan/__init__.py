@@ -1,4 +1,5 @@
-"""What a recipe will do and need, before anything runs: `qwq explain`, and the check in front of every stage. Imports without torch.
+"""What a recipe will do and need, before anything runs: `qwq explain`, and the check in front of
+every stage. Imports without torch.
 
 counts.py    steps, tokens and FLOPs of a stage    lengths.py   tokens of prompts and documents
 shape.py     the model's sizes                     peak.py      bytes at the peak, and whether they fit

@@ -1,8 +1,10 @@
-"""The plan of a recipe for a cluster: what each GPU holds, tokens of a step, hours. `qwq explain` prints it.
+"""The plan of a recipe for a cluster: what each GPU holds, tokens of a step, hours. `qwq explain`
+prints it.
 
-Assumed: FSDP2 over all GPUs for the trainer (bfloat16 weights and gradients, float32 copies and AdamW's moments, all sharded;
-one layer gathered at a time), replicas of `tensor_parallel` GPUs for the sampler, taking turns on the same GPUs. The rates are
-the recipe's own (`compute.cluster`), so hours are as good as those are. Imports without torch.
+Assumed: FSDP2 over all GPUs for the trainer (bfloat16 weights and gradients, float32 copies and
+AdamW's moments, all sharded; one layer gathered at a time), replicas of `tensor_parallel` GPUs for
+the sampler, taking turns on the same GPUs. The rates are the recipe's own (`compute.cluster`), so
+hours are as good as those are. Imports without torch.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ class ClusterPlan:
 
 
 def rl_on_cluster(stage: RlConfig, cluster: Cluster, context: PlanContext) -> ClusterPlan:
-    """Plan of an RL stage. Tokens are the most there can be: every completion as long as it may be."""
+    """Plan of an RL stage.
+
+    Tokens are the most there can be: every completion as long as it may be.
+    """
     recipe, config = context.recipe, context.config
     prompt = int(prompt_lengths(stage.mix.weights(), stage.sources, config.vocab_size).mean)
     parameters, trained = config.num_parameters, trained_parameters(stage.lora, config)
@@ -91,8 +96,8 @@ def cluster_lines(cluster: Cluster, name: str, plan: ClusterPlan) -> list[str]:
 
     rows = f"{plan.rows} rows at once a copy" if plan.rows else "NO ROOM for a single row: raise tensor_parallel"
     return [
-        f"  {name}: {count(plan.tokens)} tokens a step, sampling {plan.sampling_s:,.0f} s, training {plan.training_s:,.0f} s, "
-        f"{plan.steps} steps in {plan.hours:,.1f} hours",
+        f"  {name}: {count(plan.tokens)} tokens a step, sampling {plan.sampling_s:,.0f} s, training "
+        f"{plan.training_s:,.0f} s, {plan.steps} steps in {plan.hours:,.1f} hours",
         f"    training  {parts(plan.training)}",
         f"    sampling  {parts(plan.sampling)}; {rows}",
     ]

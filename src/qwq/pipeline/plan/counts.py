@@ -1,4 +1,7 @@
-"""What a stage will do, in numbers: steps, tokens, FLOPs. Counts come from the recipe; tokens are upper bounds."""
+"""What a stage will do, in numbers: steps, tokens, FLOPs.
+
+Counts come from the recipe; tokens are upper bounds.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from qwq.model.config import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class PlanContext:
-    """What a stage's plan is made from; `use` is what became of the rows of its own data file, if that was read."""
+    """What a stage's plan is made from; `use` is what became of the rows of its own data file, if
+    that was read.
+    """
 
     recipe: Recipe
     name: str
@@ -21,7 +26,11 @@ class PlanContext:
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """What a stage does. `tokens` is a bound, `flops` their cost; None if another stage's time or a file that is not here decides."""
+    """What a stage does.
+
+    `tokens` is a bound, `flops` their cost; None if another stage's time or a file that is not here
+    decides.
+    """
 
     steps: int | None
     work: str

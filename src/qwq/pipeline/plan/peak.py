@@ -1,7 +1,8 @@
 """Estimated peaks of memory, part by part.
 
-Covered: weights, gradients, AdamW's moments, reference and reward model, KV cache, activations, logits. Not covered: worker
-processes of the verifiers and the sandbox, and what an allocator leaves unused.
+Covered: weights, gradients, AdamW's moments, reference and reward model, KV cache, activations,
+logits. Not covered: worker processes of the verifiers and the sandbox, and what an allocator leaves
+unused.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def trained_parameters(adapters: Lora | None, config: ModelConfig) -> int:
 
 
 def training_base(recipe: Recipe, config: ModelConfig, trained: int) -> dict[str, int]:
-    """What is held as long as a stage trains `trained` parameters: weights, moments, and the process itself on a CPU."""
+    """What is held as long as a stage trains `trained` parameters: weights, moments, and the
+    process itself on a CPU.
+    """
     small = recipe.compute.dtype == "bfloat16"
     base = {"weights": (2 if small else FLOAT) * config.num_parameters, "AdamW": 2 * FLOAT * trained}
     # Parameters in 16 bits have a float32 copy.

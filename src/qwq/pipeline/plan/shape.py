@@ -11,7 +11,9 @@ from qwq.model.model_folder import is_hub_name, read_config, resolve_folder
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
-    """Shape of the recipe's model: the preset, or config.json of its path (from the hub, that file alone)."""
+    """Shape of the recipe's model: the preset, or config.json of its path (from the hub, that file
+    alone).
+    """
     model = recipe.model
     if model.preset:
         config = preset(model.preset)

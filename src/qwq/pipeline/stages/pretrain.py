@@ -1,4 +1,6 @@
-"""Pretraining: next-token prediction on an endless stream of documents of the procedural families."""
+"""Pretraining: next-token prediction on an endless stream of documents of the procedural
+families.
+"""
 
 from __future__ import annotations
 
@@ -64,14 +66,16 @@ class PretrainStage(Stage):
         mix = ProblemMix(job.seed, job.name, self.mix.weights())
 
         def document(index: int) -> Document:
-            # Every index has one number in 0..1 of its own, which decides whether it is a page of exercises.
+            # Every index has one number in 0..1 of its own, which decides whether it is a page of
+            # exercises.
             if digest(f"{job.seed}/{job.name}/kind/{index}") / 2**64 < self.drills and (
                 page := drill(mix, chat, index, self.prompt_weight)
             ):
                 return page
             return demonstration(mix, chat, index, self.noise, self.prompt_weight)
 
-        # A step closes with the document that fills it, so it holds half a document more than batch_tokens on average.
+        # A step closes with the document that fills it, so it holds half a document more than
+        # batch_tokens on average.
         sample = [len(document(i)[0]) for i in range(200)]
         steps = max(1, round(self.tokens / (self.batch_tokens + 0.5 * sum(sample) / len(sample))))
         optimizer = Optimizer(model, self.optim, steps)

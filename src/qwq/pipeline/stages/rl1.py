@@ -1,4 +1,6 @@
-"""RL stage 1: math by the accuracy verifier, code by the execution server, outcome rewards, no KL."""
+"""RL stage 1: math by the accuracy verifier, code by the execution server, outcome rewards, no
+KL.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from qwq.pipeline.rl_stage import RlStage
 
 @register_stage("rl1")
 class Rl1Stage(RlStage):
-    """Stage 1: math by the accuracy verifier, code by the execution server, outcome rewards, no KL."""
+    """Stage 1: math by the accuracy verifier, code by the execution server, outcome rewards, no
+    KL.
+    """
 
     def check_alone(self, name: str) -> None:
         if self.mix.preference > 0:

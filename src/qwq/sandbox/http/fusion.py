@@ -4,9 +4,9 @@
     POST /run_jupyter   cells of one Python session
     POST /submit        a completion graded by the tests that the request brings (`config.provided_data`)
 
-Field names: bytedance/SandboxFusion, sandbox/server/{sandbox_api,online_judge_api}.py and its client's models.py
-(Apache-2.0). Its clients send no key (docs/from_sandboxfusion.md says what to do) and give up on a 429, so a request that
-finds the queue full is held until there is room.
+Field names: bytedance/SandboxFusion, sandbox/server/{sandbox_api,online_judge_api}.py and its
+client's models.py (Apache-2.0). Its clients send no key (docs/from_sandboxfusion.md says what to
+do) and give up on a 429, so a request that finds the queue full is held until there is room.
 """
 
 from __future__ import annotations
@@ -190,14 +190,17 @@ _TESTS = ("tests", "test", "test_list", "public_test_cases", "public_tests", "in
 
 
 def submit_item(asked: SubmitRequest) -> VerifyItem:
-    """The row of `provided_data` with the asked id, as a line of `qwq verify code`. Raises UsageError where it is not there."""
+    """The row of `provided_data` with the asked id, as a line of `qwq verify code`.
+
+    Raises UsageError where it is not there.
+    """
     rows = asked.config.provided_data
     if isinstance(rows, list):
         rows = next((row for row in rows if str(row.get("id")) == str(asked.id)), None)
     if not isinstance(rows, Mapping) or not any(key in rows for key in _TESTS):
         raise UsageError(
-            f"no tests for {asked.dataset} {asked.id}: give config.provided_data, a row (or rows with ids) that holds one of "
-            f"{', '.join(_TESTS)}; data sets of the server's own there are none"
+            f"no tests for {asked.dataset} {asked.id}: give config.provided_data, a row (or rows with ids) that "
+            f"holds one of {', '.join(_TESTS)}; data sets of the server's own there are none"
         )
     language = asked.config.language or "python"
     return VerifyItem(
@@ -262,7 +265,9 @@ def run_jupyter_response(done: Execution, asked: RunJupyterRequest, output_limit
 
 
 def _cells(records: bytes, count: int) -> tuple[list[CellRunResult], dict[str, str]]:
-    """What the session says of its cells; it is the program's own word, so it is checked like any input."""
+    """What the session says of its cells; it is the program's own word, so it is checked like any
+    input.
+    """
     found: dict[int, CellRunResult] = {}
     files: dict[str, str] = {}
     for line in records.split(b"\n", 4 * count + 4)[: 4 * count + 4]:

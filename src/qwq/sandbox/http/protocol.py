@@ -1,8 +1,8 @@
 """What travels between `RemoteSandbox` and the server: items of a batch, and results.
 
-An item of kind "execute" is a request of `runner.py` with its limits; one of kind "verify" is a line of
-`qwq verify code`. Requests are checked here in full, so that a malformed one is the caller's mistake and never
-reaches a slot.
+An item of kind "execute" is a request of `runner.py` with its limits; one of kind "verify" is a
+line of `qwq verify code`. Requests are checked here in full, so that a malformed one is the
+caller's mistake and never reaches a slot.
 """
 
 from __future__ import annotations
@@ -106,8 +106,9 @@ class ExecuteItem(_Strict):
 
 
 class VerifyItem(_Strict):
-    """Either `code` or `response`; `tests`, or a `row` of a data set that holds them. With `cases` the verdict says how each
-    case ended."""
+    """Either `code` or `response`; `tests`, or a `row` of a data set that holds them. With `cases`
+    the verdict says how each case ended.
+    """
 
     kind: Literal["verify"] = "verify"
     id: str = Field("", max_length=100)

@@ -7,8 +7,9 @@
     POST   /sessions/ID/restart     {"replay"} -> {"differs": cells that gave something else}
     DELETE /sessions/ID
 
-An id is 128 random bits and all that one needs beside the key: sessions of others cannot be found by guessing, and whoever may
-list them may use them. A client that goes away while its cell runs has it interrupted. A session that nobody uses is closed.
+An id is 128 random bits and all that one needs beside the key: sessions of others cannot be found
+by guessing, and whoever may list them may use them. A client that goes away while its cell runs has
+it interrupted. A session that nobody uses is closed.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ class Opened:
 
 
 class SessionService:
-    """The sessions of a server. Runs in its event loop, but for cells, which run in as many threads as there may be sessions."""
+    """The sessions of a server.
+
+    Runs in its event loop, but for cells, which run in as many threads as there may be sessions.
+    """
 
     def __init__(self, service: Service):
         self.service = service
@@ -69,7 +73,9 @@ class SessionService:
         self._threads = ThreadPoolExecutor(max(1, service.limits.sessions), "session")
 
     def open(self, asked: SessionRequest) -> str:
-        """Raises UsageError for limits beyond the server's, _Refused where no more sessions are allowed."""
+        """Raises UsageError for limits beyond the server's, _Refused where no more sessions are
+        allowed.
+        """
         limits = self.service.limits
         if len(self.opened) >= limits.sessions:
             raise Refused(
@@ -97,7 +103,9 @@ class SessionService:
         return self.opened[name]
 
     async def cell(self, opened: Opened, asked: CellRequest) -> dict[str, Any]:
-        """A cell's result, or {"error"}: a fault of ours is an error of its own kind, never a result."""
+        """A cell's result, or {"error"}: a fault of ours is an error of its own kind, never a
+        result.
+        """
         async with opened.turn:
             try:
                 result = await self._in_thread(self._run, opened.session, asked)
@@ -145,7 +153,9 @@ class SessionService:
 
 
 class CellStream(Response):
-    """A cell's result as JSON, behind an empty line for every ten seconds that it takes; interrupts it if the client goes away."""
+    """A cell's result as JSON, behind an empty line for every ten seconds that it takes; interrupts
+    it if the client goes away.
+    """
 
     def __init__(self, sessions: SessionService, opened: Opened, asked: CellRequest):
         super().__init__(media_type="application/json")
@@ -175,7 +185,9 @@ class CellStream(Response):
                 await self._give_up(task)
 
     async def _give_up(self, task: asyncio.Task[dict[str, Any]]) -> None:
-        """A cell that waits for its turn is dropped; one that runs is interrupted, and waited for."""
+        """A cell that waits for its turn is dropped; one that runs is interrupted, and waited
+        for.
+        """
         session = self.opened.session
         while not task.done():
             if session.is_running:

@@ -1,6 +1,7 @@
 """The few system calls that a jail needs and Python's os module lacks (Linux, x86_64 and aarch64).
 
-Functions raise OSError with the call's name. Numbers are from the kernel's unistd.h and uapi headers.
+Functions raise OSError with the call's name. Numbers are from the kernel's unistd.h and uapi
+headers.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ def syscall(name: str, *args: object) -> int:
 
 
 def clone(flags: int) -> int:
-    """fork(2) with namespace flags. The interpreter must be single-threaded; returns 0 in the child."""
+    """fork(2) with namespace flags.
+
+    The interpreter must be single-threaded; returns 0 in the child.
+    """
     api = ctypes.pythonapi
     api.PyOS_BeforeFork()
     pid = _locked.syscall(_long(NUMBERS["clone"]), _long(flags | 17), _long(0), _long(0), _long(0), _long(0))
@@ -86,11 +90,12 @@ _init_stack = ctypes.create_string_buffer(_INIT_STACK_BYTES)
 
 
 def start_idle_init() -> int:
-    """Start the first process of a new PID namespace, which does nothing but be there; returns its pid.
+    """Start the first process of a new PID namespace, which does nothing but be there; returns its
+    pid.
 
-    It shares this process's memory and only ever waits in the C library's `pause`, so that it costs no copy of any page
-    table. There must be one at a time, and no Python signal handler, which would run in the shared memory. It reaps
-    orphans by ignoring SIGCHLD.
+    It shares this process's memory and only ever waits in the C library's `pause`, so that it costs
+    no copy of any page table. There must be one at a time, and no Python signal handler, which
+    would run in the shared memory. It reaps orphans by ignoring SIGCHLD.
     """
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     top = (ctypes.addressof(_init_stack) + _INIT_STACK_BYTES) & ~15
@@ -101,7 +106,9 @@ def start_idle_init() -> int:
 
 
 def enter_pid_namespace(pidfd: int) -> None:
-    """Children from now on belong to the PID namespace of a process (setns of a pidfd, Linux 5.8)."""
+    """Children from now on belong to the PID namespace of a process (setns of a pidfd, Linux
+    5.8).
+    """
     _check(_libc.setns(pidfd, CLONE_NEWPID), "setns")
 
 
@@ -129,7 +136,9 @@ def pivot_root(new: str, old: str) -> None:
 
 
 def set_mount_attributes(target: str, attributes: int, recursive: bool = True) -> None:
-    """Turn mount attributes on without touching those that are locked on (mount_setattr, Linux 5.12)."""
+    """Turn mount attributes on without touching those that are locked on (mount_setattr, Linux
+    5.12).
+    """
     attr = ctypes.create_string_buffer(struct.pack("QQQQ", attributes, 0, 0, 0))
     path = ctypes.c_char_p(target.encode())
     syscall("mount_setattr", AT_FDCWD, path, AT_RECURSIVE if recursive else 0, attr, 32)

@@ -1,7 +1,9 @@
-"""Landlock: which files a process may touch, enforced by the kernel without any namespace (Linux 5.13 and later).
+"""Landlock: which files a process may touch, enforced by the kernel without any namespace (Linux
+5.13 and later).
 
-Covers opening, creating and removing files, TCP (ABI 4), signals and abstract unix sockets to the outside (ABI 6). It
-does not cover stat, chmod, chown or UDP; the seccomp filter of the fallback levels refuses what of these it can.
+Covers opening, creating and removing files, TCP (ABI 4), signals and abstract unix sockets to the
+outside (ABI 6). It does not cover stat, chmod, chown or UDP; the seccomp filter of the fallback
+levels refuses what of these it can.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def abi() -> int:
 
 
 def _without(folder: str, hidden: list[str]) -> list[tuple[str, int]]:
-    """Rules that allow to read all of `folder` but the hidden folders below it, whose names alone can be listed."""
+    """Rules that allow to read all of `folder` but the hidden folders below it, whose names alone
+    can be listed.
+    """
     below = [path for path in hidden if path.startswith(folder + "/")]
     if folder in hidden:
         return []
@@ -40,8 +44,9 @@ def _without(folder: str, hidden: list[str]) -> list[tuple[str, int]]:
 
 
 def create(read_only: list[str], hidden: list[str], devices: list[str], scratch: str) -> int:
-    """A ruleset descriptor: `read_only` may be read but for what is `hidden` below it, `devices` also written, below
-    `scratch` everything is allowed."""
+    """A ruleset descriptor: `read_only` may be read but for what is `hidden` below it, `devices`
+    also written, below `scratch` everything is allowed.
+    """
     version = abi()
     if version < MIN_ABI:
         raise OSError(0, f"Landlock ABI {version} does not cover TCP, needed is {MIN_ABI}")
@@ -65,10 +70,12 @@ def can_hide() -> bool:
 
 
 def all_but(folder: str, entries: list[str]) -> int:
-    """A ruleset that opens nothing below `folder` but what lies below its `entries`, which are left as they are.
+    """A ruleset that opens nothing below `folder` but what lies below its `entries`, which are left
+    as they are.
 
-    Links of /proc/self/fd still lead to pipes and memory files, which no rule covers. A rule on a folder that something
-    is mounted over later says nothing of the mount, so this is called when all mounts are there.
+    Links of /proc/self/fd still lead to pipes and memory files, which no rule covers. A rule on a
+    folder that something is mounted over later says nothing of the mount, so this is called when
+    all mounts are there.
     """
     every = _ALL_BY_ABI[min(abi(), 5)]
     attributes = ctypes.create_string_buffer(struct.pack("Q", every))

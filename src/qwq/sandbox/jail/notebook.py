@@ -1,7 +1,8 @@
 """Cells of a notebook, one after another in one namespace: what each printed, showed and raised.
 
-The one implementation behind sessions (`jail/cell_loop.py`) and SandboxFusion's /run_jupyter. Results have the form of
-Jupyter's messages: `display` is a list of {"data": {MIME type: text}, ...}, `error` one of {"ename", "evalue", "traceback"}.
+The one implementation behind sessions (`jail/cell_loop.py`) and SandboxFusion's /run_jupyter.
+Results have the form of Jupyter's messages: `display` is a list of {"data": {MIME type: text},
+...}, `error` one of {"ename", "evalue", "traceback"}.
 """
 
 # ruff: noqa: BLE001, S102 (whatever a cell raises is a result; running it is the purpose)
@@ -32,7 +33,10 @@ def _nothing() -> None:
 
 
 class Notebook:
-    """Cells share `space`. A cell may call `display(value, ...)`; its last expression is shown unless a semicolon ends it."""
+    """Cells share `space`.
+
+    A cell may call `display(value, ...)`; its last expression is shown unless a semicolon ends it.
+    """
 
     def __init__(self, space: dict[str, Any]):
         self.space = space
@@ -42,8 +46,10 @@ class Notebook:
     def run(
         self, source: str, number: int, *, exit_ends: bool = False, restore: Callable[[], None] = _nothing
     ) -> dict[str, Any]:
-        """Run one cell on the standard streams. An error ends the cell and not the notebook; with `exit_ends` SystemExit is
-        raised, else it is an error like others. `restore` is called when the code has ended, before anything else."""
+        """Run one cell on the standard streams. An error ends the cell and not the notebook; with
+        `exit_ends` SystemExit is raised, else it is an error like others. `restore` is called when
+        the code has ended, before anything else.
+        """
         self._display.clear()
         error: list[dict[str, Any]] = []
         try:

@@ -1,4 +1,6 @@
-"""Test functions that need pytest itself (fixtures, parametrize), run beside the program where pytest is a package."""
+"""Test functions that need pytest itself (fixtures, parametrize), run beside the program where
+pytest is a package.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ class _FirstFailure:
 
 
 def run_pytest(source: str, name: str) -> None:
-    """Run one test function or class of `source`, which sees the program's names. Raises AssertionError where it fails."""
+    """Run one test function or class of `source`, which sees the program's names.
+
+    Raises AssertionError where it fails.
+    """
     import pytest  # not of the standard library: only there where it was added
 
     folder = tempfile.mkdtemp(dir=os.getcwd())
@@ -29,7 +34,8 @@ def run_pytest(source: str, name: str) -> None:
     try:
         with open(file, "w", encoding="utf-8") as out:
             out.write(
-                "import sys as _sys\nglobals().update({k: v for k, v in vars(_sys.modules['program']).items() if k[:2] != '__'})\n"
+                "import sys as _sys\nglobals().update({k: v for k, v in vars(_sys.modules['program']).items() if "
+                "k[:2] != '__'})\n"
             )
             out.write(source)
         first = _FirstFailure()

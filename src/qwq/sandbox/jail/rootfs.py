@@ -1,9 +1,10 @@
 """The outer jail of a slot: made once, before any program arrives.
 
-After `enter` the process sees a read-only tmpfs that holds the interpreter, the system's shared libraries, five
-harmless device nodes and an empty `/box`; no /proc, no /sys, no /home, and no way back to the old root. So that /dev/stdin,
-/dev/stdout and /dev/fd lead somewhere, a run has a proc file system of its own PID namespace at /.proc; Landlock keeps
-all else in it closed (`landlock.all_but`), and where the kernel has no Landlock those links lead nowhere.
+After `enter` the process sees a read-only tmpfs that holds the interpreter, the system's shared
+libraries, five harmless device nodes and an empty `/box`; no /proc, no /sys, no /home, and no way
+back to the old root. So that /dev/stdin, /dev/stdout and /dev/fd lead somewhere, a run has a proc
+file system of its own PID namespace at /.proc; Landlock keeps all else in it closed
+(`landlock.all_but`), and where the kernel has no Landlock those links lead nowhere.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def _bind(source: str, target: str) -> None:
 
 
 def _show(read_only: list[str], hidden: list[str]) -> None:
-    """Bind what is to be read, cover the hidden folders below it with empty ones, and bind what is shown of these."""
+    """Bind what is to be read, cover the hidden folders below it with empty ones, and bind what is
+    shown of these.
+    """
     inside = [path for path in read_only if any(path.startswith(folder + "/") for folder in hidden)]
     for path in read_only:
         if path not in inside:
@@ -92,10 +95,11 @@ def build(read_only: list[str], hidden: list[str], links: dict[str, str]) -> Non
     os.mkdir(BOX, 0o755)
     os.mkdir(PROC, 0o555)
     os.makedirs(PRIVATE, exist_ok=True)
-    # The kernel lets a user namespace mount a /proc only where one can be seen already; `cover_proc` covers this one.
+    # The kernel lets a user namespace mount a /proc only where one can be seen already;
+    # `cover_proc` covers this one.
     kernel.mount("/old/proc", PROC, None, kernel.MS_BIND)
-    # An interpreter that is installed below /tmp has made that folder already; temporary files then go to the box
-    # by the standard library's own fallback, the working folder.
+    # An interpreter that is installed below /tmp has made that folder already; temporary files then
+    # go to the box by the standard library's own fallback, the working folder.
     if not os.path.lexists("/tmp"):
         os.symlink(BOX, "/tmp")
     kernel.umount("/old")
@@ -104,7 +108,9 @@ def build(read_only: list[str], hidden: list[str], links: dict[str, str]) -> Non
 
 
 def become(uid: int) -> None:
-    """Give root up for an id that nobody uses, so that process limits hold and files are not ours."""
+    """Give root up for an id that nobody uses, so that process limits hold and files are not
+    ours.
+    """
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -114,8 +120,8 @@ def become(uid: int) -> None:
 def enter(read_only: list[str], hidden: list[str], links: dict[str, str], own_uid: int | None) -> None:
     """Enter all namespaces. The PID namespace begins with the next fork.
 
-    Real root builds the file tree first and then becomes `own_uid`; another user (`own_uid` None) builds it inside
-    its user namespace.
+    Real root builds the file tree first and then becomes `own_uid`; another user (`own_uid` None)
+    builds it inside its user namespace.
     """
     proc_self = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)
     if own_uid is not None:
@@ -137,12 +143,17 @@ _PROC_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 
 
 def mount_proc() -> None:
-    """A proc file system that shows the processes of the caller's PID namespace and nothing of the machine."""
+    """A proc file system that shows the processes of the caller's PID namespace and nothing of the
+    machine.
+    """
     kernel.mount("proc", PROC, "proc", _PROC_FLAGS, "subset=pid,hidepid=2")
 
 
 def cover_proc(allowed: bool) -> bool:
-    """Cover the host's proc for good; whether runs can have one of their own. Called in the slot's PID namespace."""
+    """Cover the host's proc for good; whether runs can have one of their own.
+
+    Called in the slot's PID namespace.
+    """
     if allowed:
         try:
             mount_proc()
@@ -154,7 +165,9 @@ def cover_proc(allowed: bool) -> bool:
 
 
 def mount_box(limit_bytes: int, max_files: int) -> None:
-    """A fresh, private working folder for one run, and what lies beside it; all vanish with the run's mount namespace."""
+    """A fresh, private working folder for one run, and what lies beside it; all vanish with the
+    run's mount namespace.
+    """
     options = f"size={limit_bytes},nr_inodes={max_files},uid={INNER_ID},gid={INNER_ID}"
     flags = kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount("box", BOX, "tmpfs", flags, f"{options},mode=700")

@@ -1,15 +1,17 @@
 """A seccomp allow-list in plain BPF: what a Python program needs to compute, and no more.
 
-Not on the list, so refused: socket and connect (all families), ptrace, process_vm_*, mount and its kin, chroot, setns,
-unshare, new namespaces through clone, bpf, io_uring, userfaultfd, keyctl, perf_event_open, modules, System V and POSIX
-message IPC, memfd_create, open_by_handle_at, personality, setting ids. A refused call fails with EPERM (the program
-sees an OSError and goes on); newer calls fail with ENOSYS, so that the C library falls back to an older one.
+Not on the list, so refused: socket and connect (all families), ptrace, process_vm_*, mount and its
+kin, chroot, setns, unshare, new namespaces through clone, bpf, io_uring, userfaultfd, keyctl,
+perf_event_open, modules, System V and POSIX message IPC, memfd_create, open_by_handle_at,
+personality, setting ids. A refused call fails with EPERM (the program sees an OSError and goes on);
+newer calls fail with ENOSYS, so that the C library falls back to an older one.
 
-Without namespaces (`own_pid` given) the list is shorter still: no new processes, no programs to execute, signals only to
-oneself, no change of a file's mode, owner or times, no new folders (removing a deep tree takes longer than making it).
+Without namespaces (`own_pid` given) the list is shorter still: no new processes, no programs to
+execute, signals only to oneself, no change of a file's mode, owner or times, no new folders
+(removing a deep tree takes longer than making it).
 
-Syscall numbers are facts of the kernel's unistd.h; on another architecture there is no filter and no level above
-`rlimits`.
+Syscall numbers are facts of the kernel's unistd.h; on another architecture there is no filter and
+no level above `rlimits`.
 """
 
 from __future__ import annotations
@@ -136,7 +138,10 @@ def _one_of(index: int, values: tuple[int, ...], otherwise: int) -> bytes:
 
 
 def _checks(own_pid: int | None) -> dict[str, bytes]:
-    """BPF that decides each checked call. With `own_pid`, signals go to that process alone and clone makes threads."""
+    """BPF that decides each checked call.
+
+    With `own_pid`, signals go to that process alone and clone makes threads.
+    """
     allow = _op(_RETURN, _ALLOW)
     signals = allow if own_pid is None else _one_of(0, (own_pid,), _EPERM)
     connected = (
@@ -153,15 +158,17 @@ def _checks(own_pid: int | None) -> dict[str, bytes]:
         "kill": signals,
         "tkill": signals,
         "tgkill": signals,
-        # A datagram pair could send to any unix address; stream and sequenced-packet pairs are connected for good, and the
-        # kernel looks at no address that is given with a packet.
+        # A datagram pair could send to any unix address; stream and sequenced-packet pairs are
+        # connected for good, and the kernel looks at no address that is given with a packet.
         "socketpair": _argument(0) + _op(_EQUAL, 1, 1, 0) + _op(_RETURN, _ERRNO | _EPERM) + connected + allow,
         "clone": clone + allow,
     }
 
 
 def allowed() -> dict[str, int]:
-    """Calls that are allowed whatever their arguments, name to number on this machine; empty if unknown."""
+    """Calls that are allowed whatever their arguments, name to number on this machine; empty if
+    unknown.
+    """
     table = {"x86_64": _X86_64, "aarch64": _AARCH64}.get(ARCH, "")
     return {name: int(number) for name, _, number in (entry.partition("=") for entry in table.split())}
 

@@ -11,7 +11,9 @@ MAX_DEPTH = 16
 
 
 def write_files(files: dict[str, str], here: str) -> None:
-    """Put the caller's files (name to base64) below the folder `here`; programs among them can be started."""
+    """Put the caller's files (name to base64) below the folder `here`; programs among them can be
+    started.
+    """
     for name, data in files.items():
         path = os.path.realpath(os.path.join(here, name))
         if not path.startswith(here + "/"):
@@ -24,7 +26,9 @@ def write_files(files: dict[str, str], here: str) -> None:
 
 
 def read_files(names: list[str], here: str) -> dict[str, str]:
-    """Those of the asked files that are below the folder `here`, as far as the result channel holds them."""
+    """Those of the asked files that are below the folder `here`, as far as the result channel holds
+    them.
+    """
     found = {}
     left = MAX_FETCHED
     for name in names:
@@ -44,8 +48,9 @@ def read_files(names: list[str], here: str) -> dict[str, str]:
 
 
 def list_files(here: str) -> dict[str, int]:
-    """Sizes of the files below the folder `here`, by name; links are left out, and so is what lies deeper than MAX_DEPTH or
-    comes after the first MAX_LISTED."""
+    """Sizes of the files below the folder `here`, by name; links are left out, and so is what lies
+    deeper than MAX_DEPTH or comes after the first MAX_LISTED.
+    """
     sizes: dict[str, int] = {}
     for folder, folders, names in os.walk(here):
         depth = folder.count("/") - here.count("/")

@@ -1,7 +1,8 @@
-"""What the page keeps: conversations as trees of messages, and how one path through a tree becomes a chat request.
+"""What the page keeps: conversations as trees of messages, and how one path through a tree becomes
+a chat request.
 
-A message names its parent; messages with the same parent are versions of one turn (`< 1/3 >`). A conversation's `head`
-is the last message of the path that is shown.
+A message names its parent; messages with the same parent are versions of one turn (`< 1/3 >`). A
+conversation's `head` is the last message of the path that is shown.
 """
 
 from __future__ import annotations
@@ -112,7 +113,9 @@ class Conversation(_Noun):
 
 
 class Piece(NamedTuple):
-    """One step of a streamed answer; `kind` is reasoning, content or tool (then `text` is a JSON delta of a call)."""
+    """One step of a streamed answer; `kind` is reasoning, content or tool (then `text` is a JSON
+    delta of a call).
+    """
 
     number: int
     kind: Literal["reasoning", "content", "tool"]
@@ -161,9 +164,11 @@ def _user_content(message: Message) -> str:
 
 
 def chat_body(conversation: Conversation, path: Sequence[Message], *, continues: bool = False) -> dict[str, Any]:
-    """The body of `/v1/chat/completions` that asks for what follows `path`, or for the rest of its last message.
+    """The body of `/v1/chat/completions` that asks for what follows `path`, or for the rest of its
+    last message.
 
-    A message that is continued is sent unchanged: one with thinking and no answer yet is still inside its thinking.
+    A message that is continued is sent unchanged: one with thinking and no answer yet is still
+    inside its thinking.
     """
     messages: list[dict[str, Any]] = [{"role": "system", "content": conversation.system}] if conversation.system else []
     for m in path:

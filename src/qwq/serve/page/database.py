@@ -1,7 +1,8 @@
-"""The file of conversations: one SQLite database that one process holds, its tables, and how it is read and written.
+"""The file of conversations: one SQLite database that one process holds, its tables, and how it is
+read and written.
 
-WAL mode: readers do not wait for the writer. A commit reaches the operating system, not the disk (synchronous=NORMAL): a power cut may
-lose the last moments, but never damages the file.
+WAL mode: readers do not wait for the writer. A commit reaches the operating system, not the disk
+(synchronous=NORMAL): a power cut may lose the last moments, but never damages the file.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ CREATE TABLE piece (
 
 
 class Database:
-    """An SQLite file that one process holds. With no path, a temporary one that goes when it is closed."""
+    """An SQLite file that one process holds.
+
+    With no path, a temporary one that goes when it is closed.
+    """
 
     def __init__(self, path: Path | None, *, first_message: int = 1) -> None:
         """`first_message`: the lowest id of a message."""

@@ -1,7 +1,7 @@
 """Answers under way: each is a task of its own, so it does not depend on a page being open.
 
-A piece is stored before it is shown. Pages follow an answer from any piece on; one that reads slowly gets several
-at once.
+A piece is stored before it is shown. Pages follow an answer from any piece on; one that reads
+slowly gets several at once.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from qwq.errors import QwqError, UsageError
 from qwq.serve.page.conversation import Message, Piece, State, Stats, chat_body, path_to, with_pieces
 from qwq.serve.page.store import Store, Whole
 
-# The chat endpoint in process: takes the body of a streamed request, gives the chunks of its answer as objects.
-# What goes
-# wrong is a QwqError or a chunk {"error": {"message": ...}}. Closing it (`aclose`) ends the request at once.
+# The chat endpoint in process: takes the body of a streamed request, gives the chunks of its answer
+# as objects. What goes wrong is a QwqError or a chunk {"error": {"message": ...}}. Closing it
+# (`aclose`) ends the request at once.
 Chat = Callable[[dict[str, Any]], AsyncIterator[dict[str, Any]]]
 
 FAILED = "the server failed while it answered: its log says why"
 
 
 class Generation:
-    """One answer. `follow` may be called by any number of pages; `stop` comes back when nothing runs any more."""
+    """One answer.
+
+    `follow` may be called by any number of pages; `stop` comes back when nothing runs any more.
+    """
 
     def __init__(self, store: Store, chat: Chat, body: dict[str, Any], message: Message) -> None:
         self._store, self._chat, self._body, self._before = store, chat, body, message
@@ -44,7 +47,9 @@ class Generation:
         self.task = asyncio.create_task(self._run(), name=f"answer-{message.id}")
 
     async def follow(self, after: int) -> AsyncIterator[list[Piece]]:
-        """The pieces behind number `after`, in batches of what has come meanwhile, until the answer has ended."""
+        """The pieces behind number `after`, in batches of what has come meanwhile, until the answer
+        has ended.
+        """
         while True:
             wake = self._wake
             if len(self.pieces) > after:

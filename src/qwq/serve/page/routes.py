@@ -12,10 +12,10 @@
     POST   /api/conversations/ID/fork                    message: a copy up to it
     GET    /api/export?format=json|markdown&id=...       POST /api/import
 
-It covers: no script, style, font or picture from anywhere but the package (Content-Security-Policy with Trusted
-Types); no request from another site's page, by Origin, Fetch metadata and, against DNS rebinding, the host's name.
-API keys are checked in front of the application, with those of `/v1`. It does not part users from each other: one
-server, one set of conversations.
+It covers: no script, style, font or picture from anywhere but the package (Content-Security-Policy
+with Trusted Types); no request from another site's page, by Origin, Fetch metadata and, against DNS
+rebinding, the host's name. API keys are checked in front of the application, with those of `/v1`.
+It does not part users from each other: one server, one set of conversations.
 """
 
 from __future__ import annotations
@@ -88,9 +88,10 @@ def mount(
 ) -> None:
     """Serve the page on `app`; `chat` answers it (`app.state.chat` where none is given).
 
-    With no `database` conversations last as long as the server. `app.state.closing`, a list of coroutine functions,
-    gets what has to be awaited before the engine ends. `allowed_hosts` are names besides localhost and this
-    machine's own under which a browser may reach the page; "*" takes any.
+    With no `database` conversations last as long as the server. `app.state.closing`, a list of
+    coroutine functions, gets what has to be awaited before the engine ends. `allowed_hosts` are
+    names besides localhost and this machine's own under which a browser may reach the page; "*"
+    takes any.
     """
     stores = Stores(database)
     running = Generations(chat or app.state.chat)
@@ -111,7 +112,7 @@ def mount(
     app.state.closing.append(close)
 
 
-# -- who may ask -------------------------------------------------------------------------------------------------------
+# -- who may ask -----------------------------------------------------------------------------------
 
 
 class _SameSite:
@@ -164,7 +165,7 @@ def _invalid(request: Request, error: Exception) -> Response:
     return error_response(400, f"{field}: {first['msg'].lower()}", INVALID)
 
 
-# -- conversations -----------------------------------------------------------------------------------------------------
+# -- conversations ---------------------------------------------------------------------------------
 
 
 def _summary(hit: Found) -> dict[str, Any]:
@@ -233,7 +234,7 @@ def _cursor(before: str) -> tuple[float, str] | None:
         raise UsageError(f"before: {before!r} is not `updated,id` of a conversation") from None
 
 
-# -- answers -----------------------------------------------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------
 
 
 def _answers(stores: Stores, running: Generations) -> APIRouter:
@@ -316,7 +317,7 @@ def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(data, ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
 
 
-# -- files in and out --------------------------------------------------------------------------------------------------
+# -- files in and out ------------------------------------------------------------------------------
 
 
 def _files(store: Store) -> APIRouter:

@@ -1,8 +1,8 @@
 """Conversations in SQLite, written so that a killed process loses at most the token in flight.
 
-Every streamed piece of an answer is one committed row of `piece` before anybody is shown it; when the answer ends, one
-transaction writes it whole and deletes its pieces. A store that opens and finds pieces puts them together and marks the
-answer as interrupted.
+Every streamed piece of an answer is one committed row of `piece` before anybody is shown it; when
+the answer ends, one transaction writes it whole and deletes its pieces. A store that opens and
+finds pieces puts them together and marks the answer as interrupted.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Found:
 
 @dataclass(frozen=True)
 class Whole:
-    """A conversation with its messages in the order they were made, and the number of the last piece in each
-    answer under way.
+    """A conversation with its messages in the order they were made, and the number of the last
+    piece in each answer under way.
     """
 
     conversation: Conversation
@@ -65,7 +65,7 @@ class Store(Database):
             message = with_pieces(_message(row), self._pieces(self._db, row["id"]))
             self.finish(message.model_copy(update={"state": State.INTERRUPTED}))
 
-    # -- conversations -------------------------------------------------------------------------------------------------
+    # -- conversations -----------------------------------------------------------------------------
 
     def create(self, conversation: Conversation | None = None) -> Conversation:
         now = time.time()
@@ -94,18 +94,21 @@ class Store(Database):
         return Whole(conversation, messages, pieces)
 
     def recent(self, *, limit: int = 100, before: tuple[float, str] | None = None) -> list[Found]:
-        """The conversations last used first; `before` is the (updated, id) of the last one already known."""
+        """The conversations last used first; `before` is the (updated, id) of the last one already
+        known.
+        """
         updated, id = before or (float("inf"), "")
         with self._read() as db:
             rows = db.execute(
-                "SELECT * FROM conversation WHERE updated < ? OR (updated = ? AND id > ?) ORDER BY updated DESC, id LIMIT ?",
+                "SELECT * FROM conversation WHERE updated < ? OR (updated = ? AND id > ?) ORDER BY updated DESC, id "
+                "LIMIT ?",
                 (updated, updated, id, limit),
             )
             return [Found(_conversation(r)) for r in rows]
 
     def search(self, query: str, *, limit: int = 50) -> list[Found]:
-        """Conversations with every word of the query in their title or in one message; where, for the latest
-        such message.
+        """Conversations with every word of the query in their title or in one message; where, for
+        the latest such message.
         """
         words = query.split()[:10]
         patterns = ["%" + w.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%" for w in words]
@@ -114,8 +117,9 @@ class Store(Database):
         title = " AND ".join(["c.title LIKE ? ESCAPE '\\'"] * len(words)) or "0"
         with self._read() as db:
             rows = db.execute(
-                f"SELECT c.*, (SELECT max(m.id) FROM message m WHERE m.conversation = c.id AND {hit}) AS hit, ({title}) AS titled"
-                " FROM conversation c WHERE hit IS NOT NULL OR titled ORDER BY updated DESC, c.id LIMIT ?",
+                f"SELECT c.*, (SELECT max(m.id) FROM message m WHERE m.conversation = c.id AND {hit}) AS hit, "
+                f"({title}) AS titled FROM conversation c WHERE hit IS NOT NULL OR titled ORDER BY updated DESC, "
+                "c.id LIMIT ?",
                 (*patterns, *patterns, limit),
             ).fetchall()
             return [
@@ -180,14 +184,16 @@ class Store(Database):
         copy = whole.conversation.model_copy(update={"title": title, "head": message, **now})
         return self.get(self.insert([(copy, path)])[0])
 
-    # -- messages ------------------------------------------------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------------------
 
     def message(self, id: int) -> Message:
         with self._read() as db:
             return _message(_one(db, "message", id))
 
     def begin(self, conversation: str, parent: int | None, new: Sequence[NewMessage]) -> tuple[list[Message], Message]:
-        """Add what the user says and an empty answer after it, in one step; the answer becomes the head."""
+        """Add what the user says and an empty answer after it, in one step; the answer becomes the
+        head.
+        """
         now = time.time()
         added: list[Message] = []
         with self._write() as db:
@@ -208,7 +214,10 @@ class Store(Database):
         return added, answer
 
     def rewrite(self, id: int, content: str) -> Message:
-        """Another version of an answer, in the user's words, becomes the head. Its thinking stays."""
+        """Another version of an answer, in the user's words, becomes the head.
+
+        Its thinking stays.
+        """
         with self._write() as db:
             row = _one(db, "message", id)
             answer = _message(row)
@@ -254,7 +263,9 @@ class Store(Database):
 
 
 class Stores:
-    """The store that is kept, and the one of temporary conversations, which are in no list, no search and no export."""
+    """The store that is kept, and the one of temporary conversations, which are in no list, no
+    search and no export.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.kept = Store(path)

@@ -1,7 +1,9 @@
-"""Conversations as files: JSON keeps everything, Markdown the path that is shown, readable in any editor.
+"""Conversations as files: JSON keeps everything, Markdown the path that is shown, readable in any
+editor.
 
-Both are read back. JSON may also be a bare list of messages, or {"messages": [...]}, as the chat API takes them. In
-Markdown a comment `<!-- qwq: ... -->` opens each part; a line of a text that looks like one gets a backslash in front.
+Both are read back. JSON may also be a bare list of messages, or {"messages": [...]}, as the chat
+API takes them. In Markdown a comment `<!-- qwq: ... -->` opens each part; a line of a text that
+looks like one gets a backslash in front.
 """
 
 from __future__ import annotations
@@ -128,7 +130,7 @@ def _linear(title: str, system: str, messages: list[Message]) -> Exported:
     return Conversation(id="", title=title or title_of(first), system=system, head=head), messages
 
 
-# -- Markdown --------------------------------------------------------------------------------------------------------
+# -- Markdown --------------------------------------------------------------------------------------
 
 
 def to_markdown(conversations: Sequence[Exported]) -> str:

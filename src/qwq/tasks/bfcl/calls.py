@@ -40,10 +40,11 @@ SYNTAX = {
     "javascript": " Note that the provided function is in JavaScript syntax.",
 }
 JSON_TYPES = {
-    "integer": "integer", "number": "number", "float": "number", "double": "number", "long": "integer", "short": "integer",
-    "byte": "integer", "Bigint": "integer", "boolean": "boolean", "Boolean": "boolean", "bool": "boolean", "array": "array", "list": "array",
-    "tuple": "array", "Array": "array", "ArrayList": "array", "Queue": "array", "Stack": "array", "Set": "array", "dict": "object",
-    "object": "object", "HashMap": "object", "Hashtable": "object", "string": "string", "String": "string", "char": "string", "any": "string",
+    "integer": "integer", "number": "number", "float": "number", "double": "number", "long": "integer",
+    "short": "integer", "byte": "integer", "Bigint": "integer", "boolean": "boolean", "Boolean": "boolean",
+    "bool": "boolean", "array": "array", "list": "array", "tuple": "array", "Array": "array", "ArrayList": "array",
+    "Queue": "array", "Stack": "array", "Set": "array", "dict": "object", "object": "object", "HashMap": "object",
+    "Hashtable": "object", "string": "string", "String": "string", "char": "string", "any": "string",
 }  # fmt: skip
 
 
@@ -105,7 +106,7 @@ def _json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-# -- from text ----------------------------------------------------------------------------------------------------------
+# -- from text -------------------------------------------------------------------------------------
 
 
 def read_calls(text: str, language: str = "python") -> Calls:

@@ -28,9 +28,9 @@ Row = Mapping[str, Any]
 
 MAX_STEPS = 20
 DOCUMENTS = {
-    "GorillaFileSystem": "gorilla_file_system", "MathAPI": "math_api", "MessageAPI": "message_api", "TwitterAPI": "posting_api",
-    "PostingAPI": "posting_api", "TicketAPI": "ticket_api", "TradingBot": "trading_bot", "TravelAPI": "travel_booking",
-    "VehicleControlAPI": "vehicle_control",
+    "GorillaFileSystem": "gorilla_file_system", "MathAPI": "math_api", "MessageAPI": "message_api",
+    "TwitterAPI": "posting_api", "PostingAPI": "posting_api", "TicketAPI": "ticket_api", "TradingBot": "trading_bot",
+    "TravelAPI": "travel_booking", "VehicleControlAPI": "vehicle_control",
 }  # fmt: skip
 # BFCL's own wording (bfcl_eval/constants/default_prompts.py, Apache-2.0).
 MORE_FUNCTIONS = "I have updated some more functions you can choose from. What about now?"
@@ -51,8 +51,8 @@ def problem(category: str, row: Row, truth: Any, folder: Path, where: str, *, na
     if not native:
         messages.insert(0, Message("system", bfcl_calls.system_prompt(first, "python")))
     about = {
-        "category": category, "question": question, "classes": classes, "config": config, "ground_truth": truth, "late": late,
-        "functions": functions, "native": native,
+        "category": category, "question": question, "classes": classes, "config": config, "ground_truth": truth,
+        "late": late, "functions": functions, "native": native,
     }  # fmt: skip
     offered = _offered(about, 0)
     ident = need(row, "id", where)
@@ -157,5 +157,9 @@ def judge(problem: Problem, turns: Sequence[ParsedResponse]) -> Verdict:
             calls.append([])
     calls[-1] += calls_of(turns[-1], truth["native"])
     return rules.verify(
-        calls, truth["ground_truth"], initial_config=truth["config"], involved_classes=truth["classes"], category=truth["category"]
-    )  # fmt: skip
+        calls,
+        truth["ground_truth"],
+        initial_config=truth["config"],
+        involved_classes=truth["classes"],
+        category=truth["category"],
+    )

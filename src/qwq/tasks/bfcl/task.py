@@ -194,8 +194,9 @@ class Bfcl(FileTask):
         )
         whole = not self.part and not missing
         return {
-            "categories": dict(means), "parts": parts, "overall_v3": sum(parts.values()) / 3 if whole else None, "overall_v4": None,
-            "not_run": [*missing, *(AGENTIC if not self.part else ())], "tool_format": "native" if self.native_tools else "prompt",
+            "categories": dict(means), "parts": parts, "overall_v3": sum(parts.values()) / 3 if whole else None,
+            "overall_v4": None, "not_run": [*missing, *(AGENTIC if not self.part else ())],
+            "tool_format": "native" if self.native_tools else "prompt",
         }  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
     return row[-1]
 
 
-# -- maths ------------------------------------------------------------------------------------------------------------------
+# -- maths -----------------------------------------------------------------------------------------
 
 
 def amps_hard(answer: str, row: Mapping[str, Any]) -> float:
@@ -119,7 +119,7 @@ def _numbers(answer: str) -> list[int | None]:
     return []
 
 
-# -- reasoning --------------------------------------------------------------------------------------------------------------
+# -- reasoning -------------------------------------------------------------------------------------
 
 
 def spatial(answer: str, row: Mapping[str, Any]) -> float:
@@ -177,7 +177,7 @@ def zebra_puzzle(answer: str, row: Mapping[str, Any]) -> float:
     return ((right == len(gold)) + right / len(gold)) / 2
 
 
-# -- language ---------------------------------------------------------------------------------------------------------------
+# -- language --------------------------------------------------------------------------------------
 
 
 def connections(answer: str, row: Mapping[str, Any]) -> float:
@@ -219,7 +219,7 @@ def typos(answer: str, row: Mapping[str, Any]) -> float:
     return float(str(row["ground_truth"]) in " ".join(line for line in text.strip().split("\n") if line))
 
 
-# -- data analysis ------------------------------------------------------------------------------------------------------------
+# -- data analysis ---------------------------------------------------------------------------------
 
 
 def cta(answer: str, row: Mapping[str, Any]) -> float:
@@ -348,7 +348,7 @@ def _same_cell(a: Any, b: Any) -> bool:
         return False
 
 
-# -- instruction following ------------------------------------------------------------------------------------------------------
+# -- instruction following -------------------------------------------------------------------------
 
 
 def instructions(answer: str, row: Mapping[str, Any]) -> float:
@@ -360,8 +360,9 @@ def instructions(answer: str, row: Mapping[str, Any]) -> float:
 
 
 SCORERS: dict[str, Scorer] = {
-    "AMPS_Hard": amps_hard, "math_comp": math_comp, "olympiad": olympiad, "spatial": spatial, "web_of_lies_v2": web_of_lies,
-    "zebra_puzzle": zebra_puzzle, "connections": connections, "plot_unscrambling": plot_unscrambling, "typos": typos, "cta": cta,
-    "tablejoin": tablejoin, "tablereformat": tablereformat, "summarize": instructions, "paraphrase": instructions,
-    "simplify": instructions, "story_generation": instructions,
+    "AMPS_Hard": amps_hard, "math_comp": math_comp, "olympiad": olympiad, "spatial": spatial,
+    "web_of_lies_v2": web_of_lies, "zebra_puzzle": zebra_puzzle, "connections": connections,
+    "plot_unscrambling": plot_unscrambling, "typos": typos, "cta": cta, "tablejoin": tablejoin,
+    "tablereformat": tablereformat, "summarize": instructions, "paraphrase": instructions, "simplify": instructions,
+    "story_generation": instructions,
 }  # fmt: skip

@@ -43,8 +43,11 @@ class LiveBench(FileTask):
     parts = CATEGORIES
     published = Published(
         "question.jsonl",
-        hub=tuple(f"livebench/{c}" for c in ("math", "reasoning", "coding", "language", "data_analysis", "instruction_following")),
-    )  # fmt: skip
+        hub=tuple(
+            f"livebench/{c}"
+            for c in ("math", "reasoning", "coding", "language", "data_analysis", "instruction_following")
+        ),
+    )
     patterns = ("*.jsonl", "*.parquet", "*/*.jsonl", "*/*/*.jsonl", "*/*.parquet")
 
     def load(self, data: DataFiles, split: str, use: FileUse) -> list[Problem]:

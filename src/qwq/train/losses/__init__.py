@@ -1,4 +1,5 @@
-"""The maths of training: functions of tensors, no models, no data, no state. Each module names its sources.
+"""The maths of training: functions of tensors, no models, no data, no state. Each module names its
+sources.
 
     logprobs.py     log-probabilities and entropies of tokens in chunks of logits; the supervised loss
     base.py         what a policy loss is, the registry, the normaliser of a batch
@@ -32,7 +33,8 @@ from qwq.train.losses.policy import PolicyTerms, policy_terms
 from qwq.train.losses.preference import preference_loss
 
 __all__ = [
-    "ADVANTAGES", "CHUNK_LOGITS", "KEPT_PROBS", "LOSSES", "AdvantageForm", "BatchSize", "GroupRewards", "Loss", "LossInput",
-    "PolicyTerms", "TokenLoss", "clipped_surrogate", "differ", "group_advantages", "kl_term", "load_advantage", "load_loss",
-    "policy_terms", "preference_loss", "register_advantage", "register_loss", "token_logprobs", "weighted_nll",
+    "ADVANTAGES", "CHUNK_LOGITS", "KEPT_PROBS", "LOSSES", "AdvantageForm", "BatchSize", "GroupRewards", "Loss",
+    "LossInput", "PolicyTerms", "TokenLoss", "clipped_surrogate", "differ", "group_advantages", "kl_term",
+    "load_advantage", "load_loss", "policy_terms", "preference_loss", "register_advantage", "register_loss",
+    "token_logprobs", "weighted_nll",
 ]  # fmt: skip

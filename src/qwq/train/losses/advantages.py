@@ -1,18 +1,25 @@
-"""From rewards to advantages: what a completion earned beyond the others of its group. The registry of advantage forms.
+"""From rewards to advantages: what a completion earned beyond the others of its group. The registry
+of advantage forms.
 
-- `group_mean`: reward minus the group's mean (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783, section 3.2). The default;
-- `group_std`: that, divided by the group's standard deviation (GRPO, Shao et al. 2024, arXiv 2402.03300, section 4.1.2);
-- `rloo`: reward minus the mean of the others (RLOO, Ahmadian et al. 2024, arXiv 2402.14740): G / (G - 1) times `group_mean`;
-- `batch_std`: minus the group's mean, divided by the deviation of all rewards of the batch (Lite PPO, Liu et al. 2025,
-  arXiv 2508.08221);
-- `batch_norm`: minus the group's mean, divided by the deviation of these differences over the batch (REINFORCE++ with
-  baseline, Hu et al. 2025, arXiv 2501.03262). Their mean over the batch, which the paper subtracts, is 0 by construction.
+- `group_mean`: reward minus the group's mean (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783, section
+  3.2). The default;
+- `group_std`: that, divided by the group's standard deviation (GRPO, Shao et al. 2024, arXiv
+  2402.03300, section 4.1.2);
+- `rloo`: reward minus the mean of the others (RLOO, Ahmadian et al. 2024, arXiv 2402.14740): G / (G
+  - 1) times `group_mean`;
+- `batch_std`: minus the group's mean, divided by the deviation of all rewards of the batch (Lite
+  PPO, Liu et al. 2025, arXiv 2508.08221);
+- `batch_norm`: minus the group's mean, divided by the deviation of these differences over the batch
+  (REINFORCE++ with baseline, Hu et al. 2025, arXiv 2501.03262). Their mean over the batch, which
+  the paper subtracts, is 0 by construction.
 
-Deviations are of the population. Departure: rewards are scaled only by a deviation that verdicts caused. Where the judged
-rewards agree (of the group; for the batch forms, in every group) and only what a recipe says about length differs, the difference
-stays as small as the recipe made it: a punishment of 0.001 is no reason for advantages of -1.7.
+Deviations are of the population. Departure: rewards are scaled only by a deviation that verdicts
+caused. Where the judged rewards agree (of the group; for the batch forms, in every group) and only
+what a recipe says about length differs, the difference stays as small as the recipe made it: a
+punishment of 0.001 is no reason for advantages of -1.7.
 
-A form in a file of your own, named `advantage = "file.py:name"`: a function of a list of `GroupRewards` that gives a list of tensors (G,).
+A form in a file of your own, named `advantage = "file.py:name"`: a function of a list of
+`GroupRewards` that gives a list of tensors (G,).
 
 Dimensions: G completions of a group.
 """
@@ -40,7 +47,10 @@ def differ(values_G: Tensor) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class GroupRewards:
-    """Rewards (G,) of one prompt's completions, float64. `judged_G` is the part that verdicts gave, without terms about length."""
+    """Rewards (G,) of one prompt's completions, float64.
+
+    `judged_G` is the part that verdicts gave, without terms about length.
+    """
 
     rewards_G: Tensor
     judged_G: Tensor
@@ -55,7 +65,9 @@ ADVANTAGES: dict[str, AdvantageForm] = {}
 
 
 def register_advantage(name: str) -> Callable[[AdvantageForm], AdvantageForm]:
-    """Make a function an advantage form under `name`, which recipes read in this process may then give. ConfigError where the name is taken."""
+    """Make a function an advantage form under `name`, which recipes read in this process may then
+    give. ConfigError where the name is taken.
+    """
 
     def register(form: AdvantageForm) -> AdvantageForm:
         if name in ADVANTAGES and ADVANTAGES[name].__module__ == __name__:
@@ -80,7 +92,9 @@ def load_advantage(name: str) -> AdvantageForm:
 
 
 def _checked(where: str, form: AdvantageForm) -> AdvantageForm:
-    """A user's own form: ConfigError where it raises, or does not give one finite number for each completion."""
+    """A user's own form: ConfigError where it raises, or does not give one finite number for each
+    completion.
+    """
 
     def checked(groups: Sequence[GroupRewards]) -> list[Tensor]:
         with user_code(f"advantage {where}", form):
@@ -89,8 +103,9 @@ def _checked(where: str, form: AdvantageForm) -> AdvantageForm:
             bool(f.isfinite().all()) for f in found
         ):
             raise ConfigError(
-                f"advantage {where} was given groups of {[len(g.rewards_G) for g in groups][:4]} completions and gave "
-                f"{[f.tolist() for f in found][:2]}: a list of tensors, one finite number for each completion, is wanted"
+                f"advantage {where} was given groups of {[len(g.rewards_G) for g in groups][:4]} completions and "
+                f"gave {[f.tolist() for f in found][:2]}: a list of tensors, one finite number for each completion, "
+                "is wanted"
             )
         return found
 
@@ -98,7 +113,9 @@ def _checked(where: str, form: AdvantageForm) -> AdvantageForm:
 
 
 def group_advantages(rewards_G: Tensor, *, scale: bool = False) -> Tensor:
-    """Reward minus the group's mean; `scale` divides by the group's standard deviation (original GRPO, biased)."""
+    """Reward minus the group's mean; `scale` divides by the group's standard deviation (original
+    GRPO, biased).
+    """
     centred = rewards_G - rewards_G.mean()
     return centred / (rewards_G.std(unbiased=False) + EPSILON) if scale else centred
 
@@ -115,7 +132,8 @@ def group_std(groups: Sequence[GroupRewards]) -> list[Tensor]:
 
 @register_advantage("rloo")
 def rloo(groups: Sequence[GroupRewards]) -> list[Tensor]:
-    # A completion whose whole group failed by infrastructure has nothing to be compared with, and its difference is 0.
+    # A completion whose whole group failed by infrastructure has nothing to be compared with, and
+    # its difference is 0.
     return [g.centred_G * (len(g.rewards_G) / max(1, len(g.rewards_G) - 1)) for g in groups]
 
 

@@ -1,4 +1,5 @@
-"""What a loss is: a function of one micro-batch's tokens, and how the tokens of a batch are summed. The registry of losses.
+"""What a loss is: a function of one micro-batch's tokens, and how the tokens of a batch are summed.
+The registry of losses.
 
 A loss in a file of your own, named `loss = "file.py:name"` in a recipe:
 
@@ -8,8 +9,9 @@ A loss in a file of your own, named `loss = "file.py:name"` in a recipe:
     def name(x: LossInput) -> TokenLoss:
         return clipped_surrogate(x, x.ratio_N)
 
-The normaliser of a batch is fixed before any group or completion is left out, whatever the loss (`Loss.normaliser`): the step
-depends neither on the share of prompts that teach nothing nor on the division into micro-batches.
+The normaliser of a batch is fixed before any group or completion is left out, whatever the loss
+(`Loss.normaliser`): the step depends neither on the share of prompts that teach nothing nor on the
+division into micro-batches.
 
 Dimensions: N flat tokens, S completions.
 """
@@ -27,8 +29,9 @@ from qwq.common.imports import import_object, is_reference, user_code
 from qwq.config.rl import LOSS_CLIPS
 from qwq.errors import ConfigError, nearest
 
-# constant: every token weighs 1 / (prompts x samples x max_new_tokens) of the recipe;
-# tokens: 1 / (sampled tokens of the batch); completions: 1 / (prompts x samples x sampled tokens of its own completion).
+# constant: every token weighs 1 / (prompts x samples x max_new_tokens) of the recipe; tokens: 1 /
+# (sampled tokens of the batch); completions: 1 / (prompts x samples x sampled tokens of its own
+# completion).
 Summed = Literal["constant", "tokens", "completions"]
 
 
@@ -36,10 +39,11 @@ Summed = Literal["constant", "tokens", "completions"]
 class LossInput:
     """One micro-batch of whole completions: their sampled tokens, flat; all tensors (N,).
 
-    `logprob_N` are log-probabilities in nats under the weights in training and carry the gradient. `old_logprob_N` are those
-    before the batch's first update, by the trainer's own forward pass; without gradient. `advantage_N` is each token's
-    completion's. `sequence_N` numbers each token's completion within the micro-batch, from 0 (int64). `clip_low`, `clip_high`
-    and `dual_clip` are the recipe's; None where the recipe does not set one and the loss has no default.
+    `logprob_N` are log-probabilities in nats under the weights in training and carry the gradient.
+    `old_logprob_N` are those before the batch's first update, by the trainer's own forward pass;
+    without gradient. `advantage_N` is each token's completion's. `sequence_N` numbers each token's
+    completion within the micro-batch, from 0 (int64). `clip_low`, `clip_high` and `dual_clip` are
+    the recipe's; None where the recipe does not set one and the loss has no default.
     """
 
     logprob_N: Tensor
@@ -52,7 +56,9 @@ class LossInput:
 
     @property
     def ratio_N(self) -> Tensor:
-        """Probability of each token over the one it was sampled with; exactly 1 in a batch's first update."""
+        """Probability of each token over the one it was sampled with; exactly 1 in a batch's first
+        update.
+        """
         return (self.logprob_N - self.old_logprob_N).exp()
 
     def mean_of_completion(self, x_N: Tensor) -> Tensor:
@@ -64,7 +70,10 @@ class LossInput:
 
 @dataclass(frozen=True, slots=True)
 class TokenLoss:
-    """Per-token parts; all tensors (N,). `clipped_N` is 1 where a clip took the gradient away or bounded it."""
+    """Per-token parts; all tensors (N,).
+
+    `clipped_N` is 1 where a clip took the gradient away or bounded it.
+    """
 
     loss_N: Tensor
     ratio_N: Tensor
@@ -73,7 +82,9 @@ class TokenLoss:
 
 @dataclass(frozen=True, slots=True)
 class BatchSize:
-    """A step's batch before anything is left out of it: what the recipe asks for, and the tokens sampled."""
+    """A step's batch before anything is left out of it: what the recipe asks for, and the tokens
+    sampled.
+    """
 
     prompts: int
     samples: int
@@ -83,7 +94,9 @@ class BatchSize:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A named loss: its function and how tokens are summed; `where` names a user's own, `file.py:name` or the name it is registered by."""
+    """A named loss: its function and how tokens are summed; `where` names a user's own,
+    `file.py:name` or the name it is registered by.
+    """
 
     name: str
     terms: Callable[[LossInput], TokenLoss]
@@ -91,7 +104,9 @@ class Loss:
     where: str = ""
 
     def __call__(self, x: LossInput) -> TokenLoss:
-        """ConfigError where a user's own function raises, or does not give a TokenLoss with one number for each token."""
+        """ConfigError where a user's own function raises, or does not give a TokenLoss with one
+        number for each token.
+        """
         if not self.where:
             return self.terms(x)
         with user_code(f"loss {self.where}", self.terms):
@@ -100,7 +115,8 @@ class Loss:
         if not parts or any(not isinstance(p, Tensor) or p.shape != x.logprob_N.shape for p in parts):
             kind = [list(getattr(p, "shape", ())) for p in parts] or type(found).__name__
             raise ConfigError(
-                f"loss {self.where} gave {kind} for {len(x.logprob_N)} tokens: a TokenLoss of tensors with one number a token is wanted"
+                f"loss {self.where} gave {kind} for {len(x.logprob_N)} tokens: a TokenLoss of tensors with one "
+                "number a token is wanted"
             )
         return found
 
@@ -126,7 +142,10 @@ DEFAULT_CLIP = (0.2, 0.28)
 
 
 def register_loss(name: str, *, summed: Summed = "constant") -> Callable[[Callable[[LossInput], TokenLoss]], Loss]:
-    """Make a function a loss under `name`, which recipes read in this process may then give. ConfigError where the name is one of this package's own."""
+    """Make a function a loss under `name`, which recipes read in this process may then give.
+
+    ConfigError where the name is one of this package's own.
+    """
 
     def register(terms: Callable[[LossInput], TokenLoss]) -> Loss:
         known = LOSSES.get(name)
@@ -143,7 +162,8 @@ def register_loss(name: str, *, summed: Summed = "constant") -> Callable[[Callab
 
 
 def load_loss(name: str) -> Loss:
-    """A registered loss, or `file.py:name`: a registered loss of that file, or a plain function, summed as "constant".
+    """A registered loss, or `file.py:name`: a registered loss of that file, or a plain function,
+    summed as "constant".
 
     ConfigError where there is none.
     """

@@ -1,4 +1,5 @@
-"""Log-probabilities and entropies of tokens under a large vocabulary, and the supervised loss made of them.
+"""Log-probabilities and entropies of tokens under a large vocabulary, and the supervised loss made
+of them.
 
 Dimensions: N flat tokens, D hidden width, V vocabulary.
 """
@@ -21,10 +22,12 @@ KEPT_PROBS = (
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """log softmax(h W^T / T) at the targets, and the entropy, without ever holding more than `KEPT_PROBS` of the N x V logits.
+    """log softmax(h W^T / T) at the targets, and the entropy, without ever holding more than
+    `KEPT_PROBS` of the N x V logits.
 
-    A small batch keeps its probabilities for the backward pass. A larger one keeps one number a token, and the backward pass
-    computes each chunk's logits again. The entropy carries no gradient.
+    A small batch keeps its probabilities for the backward pass. A larger one keeps one number a
+    token, and the backward pass computes each chunk's logits again. The entropy carries no
+    gradient.
     """
 
     @staticmethod
@@ -78,7 +81,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
 def token_logprobs(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, temperature: float = 1.0, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability (N,) of each target under softmax(hidden @ weight.T / temperature), and the entropy (N,), in nats."""
+    """Log-probability (N,) of each target under softmax(hidden @ weight.T / temperature), and the
+    entropy (N,), in nats.
+    """
     chunk = chunk or max(1, CHUNK_LOGITS // weight_VD.shape[0])
     return _ChunkedLogprobs.apply(hidden_ND, weight_VD, targets_N, temperature, chunk)
 

@@ -1,7 +1,9 @@
-"""The whole policy objective of a micro-batch: a loss, the correction for the sampler, and a KL term.
+"""The whole policy objective of a micro-batch: a loss, the correction for the sampler, and a KL
+term.
 
-Truncated importance correction: IMPALA's truncation (Espeholt et al. 2018, arXiv 1802.01561, section 4.1), as Yao et al. 2025
-("Your Efficient RL Framework Secretly Brings You Off-Policy RL Training") use it where sampler and trainer differ.
+Truncated importance correction: IMPALA's truncation (Espeholt et al. 2018, arXiv 1802.01561,
+section 4.1), as Yao et al. 2025 ("Your Efficient RL Framework Secretly Brings You Off-Policy RL
+Training") use it where sampler and trainer differ.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ from qwq.train.losses.kl import kl_term
 
 @dataclass(frozen=True, slots=True)
 class PolicyTerms:
-    """Per-token parts of the policy objective; all tensors (N,). `importance_N` are the sampler's weights before their cap, None without."""
+    """Per-token parts of the policy objective; all tensors (N,).
+
+    `importance_N` are the sampler's weights before their cap, None without.
+    """
 
     loss_N: Tensor
     kl_N: Tensor
@@ -45,11 +50,11 @@ def policy_terms(
 ) -> PolicyTerms:
     """`loss` with optional KL and sampler correction, token by token.
 
-    `old_logprob_N` are the trainer's own log-probabilities when the batch was sampled; None means this is
-    the batch's first update, where they are `logprob_N` itself and the ratio is exactly 1.
-    `sampler_logprob_N` is given where the sampler's may differ from the trainer's: the loss is then weighted by
-    min(exp(old - sampler), importance_cap), which carries no gradient; the KL term is not.
-    `sequence_N` numbers each token's completion, from 0; None: all are of one completion.
+    `old_logprob_N` are the trainer's own log-probabilities when the batch was sampled; None means
+    this is the batch's first update, where they are `logprob_N` itself and the ratio is exactly 1.
+    `sampler_logprob_N` is given where the sampler's may differ from the trainer's: the loss is then
+    weighted by min(exp(old - sampler), importance_cap), which carries no gradient; the KL term is
+    not. `sequence_N` numbers each token's completion, from 0; None: all are of one completion.
     """
     old_N = logprob_N.detach() if old_logprob_N is None else old_logprob_N
     if sequence_N is None:

@@ -7,10 +7,11 @@ Tests are one of
     {"kind": "call", "entry_point", "cases": [{"args", "kwargs", "expected"}]}  all cases in one process
     {"kind": "asserts", "setup", "asserts": ["assert ..."]}                     all cases in one process
     {"kind": "interactive", "interactor": {"program"}, "cases": [{"input"}]}    the program talks with another one
-or in a form that data sets keep them in (`forms.py`), LiveCodeBench's rows among them (`livecodebench.py`).
-Covered: a program cannot learn what is expected, and cannot pass by lying objects, by patching what compares, or by
-ending early. Not covered: a test that cannot be split (`split.py`), or whose setup shows the program what is expected
-(`plan.py`); its verdict is marked forgeable.
+or in a form that data sets keep them in (`forms.py`), LiveCodeBench's rows among them
+(`livecodebench.py`). Covered: a program cannot learn what is expected, and cannot pass by lying
+objects, by patching what compares, or by ending early. Not covered: a test that cannot be split
+(`split.py`), or whose setup shows the program what is expected (`plan.py`); its verdict is marked
+forgeable.
 """
 
 from qwq.common.callables import make_callable

@@ -1,4 +1,6 @@
-"""Tests in the form of asserts: the program's side beside it, the comparison where the program never is."""
+"""Tests in the form of asserts: the program's side beside it, the comparison where the program
+never is.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def run_asserts(job: Job, tests: Mapping[str, Any], tally: Tally) -> None:
 
 
 class _Grading:
-    """The tests of one program on their way: what is decided goes to the tally, the rest is run whole at the end."""
+    """The tests of one program on their way: what is decided goes to the tally, the rest is run
+    whole at the end.
+    """
 
     def __init__(self, job: Job, prelude: str, setup: Setup, splits: Sequence[SplitAssert], tally: Tally):
         self.job = job
@@ -61,7 +65,9 @@ class _Grading:
     # -- the setup, once
 
     def _setup_values(self) -> dict[str, Any]:
-        """The plain values of what the tests read of the setup, each evaluated once, away from the program."""
+        """The plain values of what the tests read of the setup, each evaluated once, away from the
+        program.
+        """
         wanted = self.plan.setup_expressions()
         values = {}
         for name, node in wanted.items():
@@ -119,7 +125,9 @@ class _Grading:
         return [[next(cases) for _ in test.holes] for test in self.plan.tests]
 
     def _look(self, index: int, test: Planned, cases: Sequence[CaseResult], given: set[int]) -> Item | None:
-        """Decide a test here where that can be done, or give what a jail of the judge's has to decide."""
+        """Decide a test here where that can be done, or give what a jail of the judge's has to
+        decide.
+        """
         failures = [f for f in (failure_of(case, self.status) for case in cases) if f is not None]
         if failures:
             self._decide(index, test, given, *failures[0])
@@ -181,8 +189,9 @@ class _Grading:
     # -- whole tests
 
     def _run_whole(self) -> None:
-        """Run what cannot be split, beside the program and apart from the others. All tests run, in order, where the
-        setup holds data that they share; only those that are still open count."""
+        """Run what cannot be split, beside the program and apart from the others. All tests run, in
+        order, where the setup holds data that they share; only those that are still open count.
+        """
         if not self.whole:
             return
         self.tally.forgeable = True
@@ -228,14 +237,18 @@ class _OwnBuiltins(ast.NodeTransformer):
 
 
 def _with_own_builtins(source: str, others: frozenset[str], mode: str = "eval") -> str:
-    """A test's code in which `isinstance`, `sorted` ... are the builtins, whatever the program calls so."""
+    """A test's code in which `isinstance`, `sorted` ... are the builtins, whatever the program
+    calls so.
+    """
     tree = parse_python(source, mode=mode)
     return ast.unparse(_OwnBuiltins(others | bound_names(tree)).visit(tree))
 
 
 def _asks_an_object(judge: ast.expr, opaque: set[str], setup: Setup) -> bool:
-    """Whether a judge's expression needs to ask an object that has no plain form: compares two of them, or hands one to a
-    function of the setup, of another package, or one that inspects it. Numbers and text do not: to them it is unequal."""
+    """Whether a judge's expression needs to ask an object that has no plain form: compares two of
+    them, or hands one to a function of the setup, of another package, or one that inspects it.
+    Numbers and text do not: to them it is unequal.
+    """
 
     def holds(node: ast.AST) -> int:
         return len({n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & opaque)
@@ -255,7 +268,9 @@ def _asks_an_object(judge: ast.expr, opaque: set[str], setup: Setup) -> bool:
 
 
 def _is_standard(func: ast.Attribute, setup: Setup) -> bool:
-    """Whether `name.attribute` is of a module of the standard library that the setup imports under another name."""
+    """Whether `name.attribute` is of a module of the standard library that the setup imports under
+    another name.
+    """
     for statement in setup.statements:
         if isinstance(statement.node, ast.Import) and isinstance(func.value, ast.Name):
             for alias in statement.node.names:

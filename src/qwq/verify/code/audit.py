@@ -1,7 +1,7 @@
 """Which rows of a code set can be graded, and which tests would only teach noise.
 
-Each row's tests are read, looked at, and tried: a program that does nothing must fail them, and the row's own solution,
-where there is one, must pass them within the limits.
+Each row's tests are read, looked at, and tried: a program that does nothing must fail them, and the
+row's own solution, where there is one, must pass them within the limits.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def _kind_of(verdict: Verdict) -> tuple[CodeKind, str]:
 
 
 def reference(row: Mapping[str, Any], field: str | None = None) -> str | None:
-    """The row's own solution: a text, or the first of a list; a prompt that it continues is put before it."""
+    """The row's own solution: a text, or the first of a list; a prompt that it continues is put
+    before it.
+    """
     for name in [field] if field else REFERENCE_FIELDS:
         value = row.get(name)
         value = value[0] if isinstance(value, list) and value else value
@@ -167,8 +169,8 @@ def _nothing(tests: Mapping[str, Any]) -> str:
         names = {n.id for n in nodes if isinstance(n, ast.Name)} - setup.known - BUILTIN_NAMES
     made = [f"{name} = _Nothing()" for name in sorted(names) if name.isidentifier()]
     return (
-        "class _Nothing:\n    def __call__(self, *a, **k): return None\n    def __getattr__(self, name): return _Nothing()\n"
-        + "\n".join(made)
+        "class _Nothing:\n    def __call__(self, *a, **k): return None\n"
+        "    def __getattr__(self, name): return _Nothing()\n" + "\n".join(made)
     )
 
 
@@ -182,8 +184,8 @@ def audit_code_file(
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Yield `index`, `gradable`, `kind`, `reason` for each row, in order; return counts by kind.
 
-    `field` names the reference solution's column (default: the first of REFERENCE_FIELDS). `clean_path` gets the gradable
-    rows, as they were. DataError: missing or malformed file.
+    `field` names the reference solution's column (default: the first of REFERENCE_FIELDS).
+    `clean_path` gets the gradable rows, as they were. DataError: missing or malformed file.
     """
     from qwq.verify.cli_io import read_lines
 

@@ -13,10 +13,12 @@ from qwq.verify.code.values import EXACT, as_json, equal, short
 
 
 def run_calls(job: Job, tests: Mapping[str, Any], tally: Tally) -> None:
-    """All cases in one process. What JSON cannot write counts as what it writes in its place, unless `compare` is exact or
-    LiveCodeBench's, which takes a returned tuple for a list and nothing else.
+    """All cases in one process. What JSON cannot write counts as what it writes in its place,
+    unless `compare` is exact or LiveCodeBench's, which takes a returned tuple for a list and
+    nothing else.
 
-    A function that returns None where something is expected is judged by what it left of its first argument.
+    A function that returns None where something is expected is judged by what it left of its first
+    argument.
     """
     compare = tests.get("compare")
     prelude = livecodebench.PRELUDE if compare == livecodebench.KIND else tests.get("prelude", "")
@@ -47,8 +49,9 @@ def _expects_something(test: Mapping[str, Any]) -> bool:
 
 
 def _changed_rightly(case: CaseResult, test: Mapping[str, Any], tolerance: float | None) -> bool:
-    """Whether a call that returned None has made its first argument the answer, which it was not before: the sign of a
-    function that works in place. One that does nothing is right nowhere."""
+    """Whether a call that returned None has made its first argument the answer, which it was not
+    before: the sign of a function that works in place. One that does nothing is right nowhere.
+    """
     if case.value is not None or case.first_argument is None or not _expects_something(test):
         return False
     if equal(as_json(case.first_argument, test["args"][0]), test["args"][0], nan=True):

@@ -7,9 +7,10 @@
     {"checker": {"program": ..., "language": ...}}    a program of the judge's, in a jail of its own
     {"any_of": [output, ...]} in a case               any of several outputs
 
-A checker's program finds `input.txt`, `output.txt` (what the program wrote) and `answer.txt` in its working folder, and
-is given these names as arguments, as testlib's checkers are. Status 0 accepts, 1 and 2 refuse, all else is a fault of the
-checker: undecided. It never meets the program, and the program never meets it.
+A checker's program finds `input.txt`, `output.txt` (what the program wrote) and `answer.txt` in its
+working folder, and is given these names as arguments, as testlib's checkers are. Status 0 accepts,
+1 and 2 refuse, all else is a fault of the checker: undecided. It never meets the program, and the
+program never meets it.
 """
 
 from __future__ import annotations
@@ -90,7 +91,10 @@ def check_checker(checker: Any) -> None:
 def run_checker(
     sandbox: Runner, checker: Mapping[str, Any], given: str, got: bytes, expected: str
 ) -> tuple[str | None, RunResult]:
-    """None where the checker accepts, else what it says; and its run. Raises CheckerFault where it does not decide."""
+    """None where the checker accepts, else what it says; and its run.
+
+    Raises CheckerFault where it does not decide.
+    """
     contents = (to_bytes(given), got, to_bytes(expected))
     result = sandbox.run(
         checker["program"],
@@ -107,5 +111,6 @@ def run_checker(
     if result.status is RunStatus.ERROR and result.exit_code in _REFUSED and not result.stderr.startswith(b"Traceback"):
         return short(words[0]) if words else "the checker refuses it", result
     raise CheckerFault(
-        f"the checker ended with {result.status.value}, status {result.exit_code}{f': {short(words[0])}' if words else ''}"
+        f"the checker ended with {result.status.value}, status "
+        f"{result.exit_code}{f': {short(words[0])}' if words else ''}"
     )

@@ -30,8 +30,9 @@ _CHECKS = re.compile(r"assert|check|test|verify|valid|raises|expect|equal|fail|m
 
 
 def check_tests(tests: Any) -> int:
-    """The number of cases. Raises UsageError where `tests` has none of the forms, no case at all, or a test that no
-    program could fail."""
+    """The number of cases. Raises UsageError where `tests` has none of the forms, no case at all,
+    or a test that no program could fail.
+    """
     if not isinstance(tests, Mapping) or tests.get("kind") not in KINDS:
         kind = tests.get("kind") if isinstance(tests, Mapping) else tests
         raise UsageError(f"tests.kind is {short(kind)}: it must be one of {', '.join([*KINDS, livecodebench.KIND])}")

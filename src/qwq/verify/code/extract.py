@@ -16,14 +16,17 @@ from qwq.verify.code.setup import BUILTIN_NAMES, bound_names, loaded_names
 _OPEN = re.compile(r"^(.*?)(`{3,}|~{3,})[ \t]*(\{?\.?[\w+#.-]*\}?)[^\n`]*$")
 _CLOSE = re.compile(
     r"^((?:[^`~\n]|`{1,2}(?!`)|~{1,2}(?!~)|(?:`{3,}+|~{3,}+)(?![ \t]*+\}?[.\s]*+$))*+)(`{3,}+|~{3,}+)[ \t]*+\}?[.\s]*+$"
-)  # text before, then the last fence with nothing but a full stop or a brace behind it; written so that a long run of ticks is read once
+    # Text before, then the last fence with nothing but a full stop or a brace behind it; written so
+    # that a long run of ticks is read once.
+)
 _MAX_INDENT = 3  # a closing fence that stands further in than this belongs to the code, as in a docstring
 
 
 def fenced_blocks(text: str) -> list[tuple[str, str]]:
     """(language, body) of each fenced block; one that is not closed goes to the end of the text.
 
-    A fence with a language may stand behind words (`Solution: ```python`), and close at the end of the last line of code.
+    A fence with a language may stand behind words (`Solution: ```python`), and close at the end of
+    the last line of code.
     """
     blocks: list[tuple[str, str]] = []
     fence, language, indent = "", "", 0
@@ -49,14 +52,18 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
 
 
 def _ends_code(body: list[str], line: str) -> bool:
-    """Whether a fence behind this last line of code closes the block, and is no part of a string in it."""
+    """Whether a fence behind this last line of code closes the block, and is no part of a string in
+    it.
+    """
     if "`" in line:
         return False
     return _parsed(textwrap.dedent("\n".join([*body, line]))) is not None or bool(re.search(r"[;}]\s*$", line))
 
 
 def _is_program(text: str) -> bool:
-    """Whether the whole text is Python that does something, not a word or a number that happens to parse."""
+    """Whether the whole text is Python that does something, not a word or a number that happens to
+    parse.
+    """
     tree = _parsed(text)
     return tree is not None and any(not isinstance(s, ast.Expr) or isinstance(s.value, ast.Call) for s in tree.body)
 
@@ -78,9 +85,10 @@ def _is_language(tag: str, language: str) -> bool:
 def extract_code(text: str, language: str = "python") -> str | None:
     """The program in a final answer (thinking taken off), or None.
 
-    It is the last fenced block of the language; else the last fenced block without a language; else the whole text where
-    it is a Python program. Of Python blocks, one that only uses what an earlier block defines (`print(f(2))`, an assert) is
-    an example of it, and is left out; one that needs what earlier blocks define is put behind them.
+    It is the last fenced block of the language; else the last fenced block without a language; else
+    the whole text where it is a Python program. Of Python blocks, one that only uses what an
+    earlier block defines (`print(f(2))`, an assert) is an example of it, and is left out; one that
+    needs what earlier blocks define is put behind them.
     """
     blocks = [(tag, textwrap.dedent(body)) for tag, body in fenced_blocks(text) if body.strip()]
     own = [body for tag, body in blocks if _is_language(tag, language)]
@@ -98,7 +106,9 @@ _MAX_PROSE_LINES = 30
 
 
 def _tail(text: str) -> str | None:
-    """The program behind one paragraph of prose, or directly behind `</think>`, where there are no fences at all."""
+    """The program behind one paragraph of prose, or directly behind `</think>`, where there are no
+    fences at all.
+    """
     text = text.strip()
     starts = [match.end() for match in islice(re.finditer("\n", text), _MAX_PROSE_LINES)]
     thought_end = text.find(THINK_CLOSE)
@@ -160,8 +170,9 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _is_example(trees: list[ast.Module | None], index: int) -> bool:
-    """Whether a block only shows how to use what an earlier one defines: calls, asserts and results in variables, which
-    define no function, no class, and read no input."""
+    """Whether a block only shows how to use what an earlier one defines: calls, asserts and results
+    in variables, which define no function, no class, and read no input.
+    """
     tree = trees[index]
     if tree is None or not tree.body:
         return False

@@ -38,7 +38,10 @@ _TEST = re.compile(r"test|Test")
 
 
 def read_row(row: Mapping[str, Any]) -> Any:
-    """The tests of a data set's row, under `tests` or in the columns that data sets have for them. DataError: none."""
+    """The tests of a data set's row, under `tests` or in the columns that data sets have for them.
+
+    DataError: none.
+    """
     beside = {key: row[key] for key in BESIDE_TESTS if key in row}
     for key in ("tests", "input_output"):
         if key in row:
@@ -50,8 +53,10 @@ def read_row(row: Mapping[str, Any]) -> Any:
 
 
 def read_tests(tests: Any, row: Mapping[str, Any] | None = None) -> Any:
-    """`tests` in the form that `checks.check_tests` looks at; `row` may hold what lies beside them in a data set:
-    `entry_point` or `fn_name`, `setup`, `test_setup_code`, `test_imports`. Raises DataError for what holds no tests."""
+    """`tests` in the form that `checks.check_tests` looks at; `row` may hold what lies beside them
+    in a data set: `entry_point` or `fn_name`, `setup`, `test_setup_code`, `test_imports`. Raises
+    DataError for what holds no tests.
+    """
     row = row or {}
     if isinstance(tests, (bytes, str)):
         return _from_text(tests if isinstance(tests, str) else tests.decode(), row)
@@ -124,7 +129,8 @@ def _from_list(tests: Sequence[Any], row: Mapping[str, Any]) -> Any:
         cases = [{key: test[key] for key in ("args", "kwargs", "expected") if key in test} for test in tests]
         return {"kind": "call", "entry_point": row.get("entry_point") or row.get("fn_name"), "cases": cases}
     raise DataError(
-        f"tests are a list that begins with {short(tests[0])}: give asserts, objects with input and output, or objects with args and expected"
+        f"tests are a list that begins with {short(tests[0])}: give asserts, objects with input and output, or "
+        "objects with args and expected"
     )
 
 
@@ -151,7 +157,9 @@ def _text(value: Any, between: str) -> str:
 
 
 def _call(given: Any, output: Any) -> dict[str, Any]:
-    """PRIME writes arguments as one JSON value a line, and results as JSON; APPS wraps a result in a list."""
+    """PRIME writes arguments as one JSON value a line, and results as JSON; APPS wraps a result in
+    a list.
+    """
     args = [_json(line) for line in given.split("\n")] if isinstance(given, str) else given
     expected = _json(output) if isinstance(output, str) and isinstance(given, str) else output
     if not isinstance(args, list):
@@ -204,7 +212,9 @@ def _is_call_of(statement: ast.stmt, name: str) -> bool:
 
 
 def _from_statements(text: str, body: list[ast.stmt], setup: list[str]) -> dict[str, Any]:
-    """One text of many tests: what asserts, and functions for pytest, are the tests; all else is their setup."""
+    """One text of many tests: what asserts, and functions for pytest, are the tests; all else is
+    their setup.
+    """
     tests: list[str] = []
     before = list(setup)
     for statement in body:
@@ -308,10 +318,11 @@ def _leetcode(source: Any, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def asserts_from_check(source: str, entry_point: str) -> tuple[str, list[str]]:
-    """Setup and asserts of a HumanEval test, a function `check(candidate)`, with the candidate called by its name.
+    """Setup and asserts of a HumanEval test, a function `check(candidate)`, with the candidate
+    called by its name.
 
-    A straight-line body gives one assert each; loops and assignments stay together with what follows as one test.
-    Raises UsageError where there is no `check`.
+    A straight-line body gives one assert each; loops and assignments stay together with what
+    follows as one test. Raises UsageError where there is no `check`.
     """
     module = parse_python(source)
     checks = [s for s in module.body if isinstance(s, ast.FunctionDef) and s.name == "check"]

@@ -1,4 +1,7 @@
-"""Judge a program by its tests. Expected values and comparisons stay here; only the program's side is run in a jail."""
+"""Judge a program by its tests.
+
+Expected values and comparisons stay here; only the program's side is run in a jail.
+"""
 
 from __future__ import annotations
 
@@ -72,12 +75,18 @@ def clear_cache() -> None:
 
 
 def check_tests(tests: Any, row: Mapping[str, Any] | None = None) -> int:
-    """The number of cases of tests in any form that `forms.read_tests` knows. Raises UsageError for what cannot be graded."""
+    """The number of cases of tests in any form that `forms.read_tests` knows.
+
+    Raises UsageError for what cannot be graded.
+    """
     return check_form(read_tests(tests, row))
 
 
 def options_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `verify` from the fields of a line. Raises UsageError for an unknown one or a value of the wrong type."""
+    """The options of `verify` from the fields of a line.
+
+    Raises UsageError for an unknown one or a value of the wrong type.
+    """
     unknown = sorted(set(data) - set(OPTIONS))
     if unknown:
         raise UsageError(f"unknown key {unknown[0]!r}: {nearest(unknown[0], ['code', 'response', 'tests', *OPTIONS])}")
@@ -116,13 +125,14 @@ def judge(
 ) -> Judged:
     """The verdict on `code`; `passed` of `total` counts cases.
 
-    no_answer: empty code. wrong: a case gave another result, raised, ended early, ran out of memory or wrote too much.
-    timeout: no case was wrong and one met the limit. undecided: only the comparison itself met a limit. infra_error:
-    the sandbox failed. `timeout_s` is for each case, in time of the program's own (`sandbox/clock.py`). `tolerance` (numbers,
-    absolute or relative to the expected one) holds for stdio and call. What a program may write follows what is
-    expected, unless `output_limit_bytes` says it. `language` other than Python goes with stdio and interactive tests.
-    `sandbox` may be a `RemoteSandbox`: then programs run on a server.
-    Raises UsageError for tests of another form, DataError where the tests' own setup fails.
+    no_answer: empty code. wrong: a case gave another result, raised, ended early, ran out of memory
+    or wrote too much. timeout: no case was wrong and one met the limit. undecided: only the
+    comparison itself met a limit. infra_error: the sandbox failed. `timeout_s` is for each case, in
+    time of the program's own (`sandbox/clock.py`). `tolerance` (numbers, absolute or relative to
+    the expected one) holds for stdio and call. What a program may write follows what is expected,
+    unless `output_limit_bytes` says it. `language` other than Python goes with stdio and
+    interactive tests. `sandbox` may be a `RemoteSandbox`: then programs run on a server. Raises
+    UsageError for tests of another form, DataError where the tests' own setup fails.
     """
     language = canonical(language)
     tests = read_tests(tests)
@@ -157,7 +167,10 @@ def judge(
 
 
 def verify_response(response: Response, tests: Any, **options: Any) -> Verdict:
-    """The verdict on a model's response; `options` are those of `judge`. What did not end is unfinished."""
+    """The verdict on a model's response; `options` are those of `judge`.
+
+    What did not end is unfinished.
+    """
     return judge_response(response, tests, **options).verdict
 
 

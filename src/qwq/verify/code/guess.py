@@ -12,7 +12,8 @@ _SIGNS = (
     ("rust", r"\bfn\s+main\s*\(\s*\)|\blet\s+mut\s|\bprintln!\("),
     (
         "cpp",
-        r"^\s*#\s*include\s*<(iostream|bits/|vector|string|algorithm|map|queue|set|cstdio)|\busing namespace\b|\bstd::|\bcout\s*<<",
+        r"^\s*#\s*include\s*<(iostream|bits/|vector|string|algorithm|map|queue|set|cstdio)|\busing namespace\b"
+        r"|\bstd::|\bcout\s*<<",
     ),
     ("c", r"^\s*#\s*include\s*[<\"]\w+\.h"),
     ("java", r"\bpublic\s+(static\s+void\s+main|class)\b|\bSystem\.out\.print"),
@@ -28,7 +29,8 @@ _SIGNS = (
     ("perl", r"^\s*use\s+strict\s*;|\bmy\s+[$@%]\w+"),
     (
         "bash",
-        r"\$\(|\$\{?\w|^\s*(echo|read|cat|while\s+read|local|export|mapfile|declare|set -|awk|sed|grep|tr|sort|head|wc)\b|\bdo\b[^:]*\bdone\b|^\s*if\s+\[",
+        r"\$\(|\$\{?\w|^\s*(echo|read|cat|while\s+read|local|export|mapfile|declare|set -|awk|sed|grep|tr|sort|head"
+        r"|wc)\b|\bdo\b[^:]*\bdone\b|^\s*if\s+\[",
     ),
 )
 

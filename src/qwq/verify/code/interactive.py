@@ -1,4 +1,6 @@
-"""Interactive problems: the program talks with one of the judge's, which knows the answer and says whether it was found."""
+"""Interactive problems: the program talks with one of the judge's, which knows the answer and says
+whether it was found.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ from qwq.verify.code.values import short
 
 
 def run_interactive(job: Job, tests: Mapping[str, Any], tally: Tally) -> None:
-    """Each case is one conversation, in two jails. The interactor finds `input.txt` (and `answer.txt` where the case has an
-    output) in its folder; its status 0 accepts, 1 and 2 refuse."""
+    """Each case is one conversation, in two jails. The interactor finds `input.txt` (and
+    `answer.txt` where the case has an output) in its folder; its status 0 accepts, 1 and 2 refuse.
+    """
     interactor = tests["interactor"]
     for index, case in enumerate(tests["cases"]):
         files = {"input.txt": to_bytes(case["input"])}

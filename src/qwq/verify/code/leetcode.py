@@ -1,8 +1,10 @@
-"""LeetCode's surroundings, which its solutions and the tests of data sets made from it take for granted.
+"""LeetCode's surroundings, which its solutions and the tests of data sets made from it take for
+granted.
 
-Solutions name `List`, `Counter`, `ListNode` or `TreeNode` without importing or defining them; tests build arguments with
-`list_node([1, 2])` and `tree_node([1, None, 2])` and compare with `is_same_list` and `is_same_tree` (names of the LeetCode
-rows in agentica-project/rllm and newfacade/LeetCodeDataset; the code here is our own).
+Solutions name `List`, `Counter`, `ListNode` or `TreeNode` without importing or defining them; tests
+build arguments with `list_node([1, 2])` and `tree_node([1, None, 2])` and compare with
+`is_same_list` and `is_same_tree` (names of the LeetCode rows in agentica-project/rllm and
+newfacade/LeetCodeDataset; the code here is our own).
 """
 
 from __future__ import annotations
@@ -75,9 +77,11 @@ _SAME = {"is_same_list": ("linked_values", "list_node"), "is_same_tree": ("tree_
 
 
 def compare_values(source: str) -> str:
-    """A test whose comparison of structures is one of their values, so that what is expected stays with the judge.
+    """A test whose comparison of structures is one of their values, so that what is expected stays
+    with the judge.
 
-    `assert is_same_list(f(x), list_node([1]))` becomes `assert linked_values(f(x)) == [1]`; other tests stay as they are.
+    `assert is_same_list(f(x), list_node([1]))` becomes `assert linked_values(f(x)) == [1]`; other
+    tests stay as they are.
     """
     module = parse_python(source)
     for statement in module.body:
@@ -112,7 +116,9 @@ def _compared(node: ast.expr) -> ast.expr:
 
 
 def _levels(values: list[Any]) -> list[Any]:
-    """The values as `tree_values` gives them for `tree_node(values)`: without children of absent nodes."""
+    """The values as `tree_values` gives them for `tree_node(values)`: without children of absent
+    nodes.
+    """
     if not values or values[0] is None:
         return []
     rest = iter(values[1:])

@@ -1,17 +1,20 @@
 """LiveCodeBench's tests, read without pickle, and what it compares differently.
 
-A row of the data set has `public_test_cases` (JSON text), `private_test_cases` (JSON text, or base64 of zlib of a pickle
-that holds JSON text) and `metadata` (JSON text with `func_name` where functions are tested). SandboxFusion's rows have
-one `test`: base64 of zlib of a pickle of {"input_output": JSON text}. Facts of the format and of the comparison:
-LiveCodeBench/LiveCodeBench, lcb_runner/benchmarks/code_generation.py and evaluation/testing_util.py (MIT).
+A row of the data set has `public_test_cases` (JSON text), `private_test_cases` (JSON text, or
+base64 of zlib of a pickle that holds JSON text) and `metadata` (JSON text with `func_name` where
+functions are tested). SandboxFusion's rows have one `test`: base64 of zlib of a pickle of
+{"input_output": JSON text}. Facts of the format and of the comparison: LiveCodeBench/LiveCodeBench,
+lcb_runner/benchmarks/code_generation.py and evaluation/testing_util.py (MIT).
 
-The pickles are never unpickled: `read_plain_pickle` walks their opcodes and knows strings, lists and dicts, nothing else.
+The pickles are never unpickled: `read_plain_pickle` walks their opcodes and knows strings, lists
+and dicts, nothing else.
 
 Departures from LiveCodeBench's runner:
-1. Each stdin case is a process of its own, so no state passes from one to the next, and a program must end with
-   status 0.
+1. Each stdin case is a process of its own, so no state passes from one to the next, and a program
+   must end with status 0.
 2. Function cases share one time limit.
-3. Numbers of a line are compared as decimals only if both lines have the same number of words, and none is NaN.
+3. Numbers of a line are compared as decimals only if both lines have the same number of words, and
+   none is NaN.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ KIND = "livecodebench"
 MAX_BYTES = 1 << 30
 _ROW_KEYS = {"public_test_cases", "private_test_cases", "metadata"}
 
-# What its runner imports before a program, in its order: LeetCode's solutions use these names without an import.
+# What its runner imports before a program, in its order: LeetCode's solutions use these names
+# without an import.
 _MODULES = (
     "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json"
 ).split()
@@ -45,7 +49,10 @@ PRELUDE = "\n".join(
 
 
 def read_plain_pickle(data: bytes) -> Any:
-    """The strings, lists and dicts of a pickle. Raises DataError at the first opcode that makes anything else."""
+    """The strings, lists and dicts of a pickle.
+
+    Raises DataError at the first opcode that makes anything else.
+    """
     machine = _PlainPickle()
     try:
         for opcode, argument, _ in pickletools.genops(data):
@@ -164,8 +171,8 @@ def _from_row(public: str, private: str, metadata: str) -> dict[str, Any]:
 def expand(tests: Any) -> Any:
     """Tests of kind "livecodebench" in the form of `verify.code`; any other tests as they are.
 
-    {"kind": "livecodebench"} with `public_test_cases`, `private_test_cases` and `metadata`, or with `test`, each as
-    the data set has it. Raises DataError for what does not hold tests.
+    {"kind": "livecodebench"} with `public_test_cases`, `private_test_cases` and `metadata`, or with
+    `test`, each as the data set has it. Raises DataError for what does not hold tests.
     """
     if not isinstance(tests, Mapping) or tests.get("kind") != KIND:
         return tests
@@ -183,12 +190,16 @@ def expand(tests: Any) -> Any:
 
 
 def output_difference(got: bytes, expected: str, tolerance: float | None = None) -> str | None:
-    """None where LiveCodeBench takes the output for right: both texts are stripped, then compared line by line."""
+    """None where LiveCodeBench takes the output for right: both texts are stripped, then compared
+    line by line.
+    """
     return values.output_difference(got.strip(), expected.strip(), tolerance, line_matches)
 
 
 def line_matches(got: str, expected: str) -> bool:
-    """LiveCodeBench's rule for one line, both ends stripped: equal, or the same exact numbers word for word."""
+    """LiveCodeBench's rule for one line, both ends stripped: equal, or the same exact numbers word
+    for word.
+    """
     if got.strip() == expected.strip():
         return True
     words, wanted = got.split(), expected.split()

@@ -6,11 +6,11 @@
     assert f(a) is None                      a is bound beside the program under its own name
     assert a == [1, 3]                       so what the program did to it is what is compared: a hole
 
-A setup expression that has no plain value (an object, a generator) is evaluated beside the program with the statements
-that it needs. Where the same statement of the setup is at hand for the program and decides what is expected, the
-program could read it there: the verdict is `exposed`, which makes it forgeable. Where a test's two sides may not mean
-the same (the program changed an argument, or has changing data of the setup at hand), it is `loose`: a test that fails so
-is run whole.
+A setup expression that has no plain value (an object, a generator) is evaluated beside the program
+with the statements that it needs. Where the same statement of the setup is at hand for the program
+and decides what is expected, the program could read it there: the verdict is `exposed`, which makes
+it forgeable. Where a test's two sides may not mean the same (the program changed an argument, or
+has changing data of the setup at hand), it is `loose`: a test that fails so is run whole.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class _PutBack(ast.NodeTransformer):
 
 
 class _CutOut(ast.NodeTransformer):
-    """Replaces the largest expressions that read data of the setup and nothing of the program or of enclosing loops.
+    """Replaces the largest expressions that read data of the setup and nothing of the program or of
+    enclosing loops.
 
     What reads a name in `keep` is left alone. With `names`, a bare name keeps itself as its name.
     """
@@ -83,8 +84,9 @@ def _is_store(node: ast.AST) -> bool:
 
 @dataclass(slots=True)
 class Planned:
-    """One split test: its holes' expressions and the judge's, and the data of the setup that the program has been handed
-    by the time when the judge looks."""
+    """One split test: its holes' expressions and the judge's, and the data of the setup that the
+    program has been handed by the time when the judge looks.
+    """
 
     split: SplitAssert
     holes: list[Part]
@@ -100,7 +102,10 @@ class Planned:
 
 @dataclass(slots=True)
 class Plan:
-    """Where each expression of the split tests is evaluated. `before` are the statements that the program itself reads."""
+    """Where each expression of the split tests is evaluated.
+
+    `before` are the statements that the program itself reads.
+    """
 
     setup: Setup
     before: set[int]
@@ -112,14 +117,18 @@ class Plan:
         return {name: node for part in parts for name, node in part.cut.items()}
 
     def beside(self, values: Mapping[str, Any]) -> set[int]:
-        """Statements that run after the program: all that need it, and what the holes read of the rest."""
+        """Statements that run after the program: all that need it, and what the holes read of the
+        rest.
+        """
         read: set[str] = set()
         for part in (part for test in self.tests for part in test.holes):
             read |= loaded_names(parse_python(part.source(values), mode="eval"))
         return self.setup.needed(read - values.keys(), with_program=True) - self.before
 
     def exposed(self, test: Planned, given: set[int]) -> bool:
-        """Whether the program could read, or forge, what a test expects; `given` are the statements that it can read."""
+        """Whether the program could read, or forge, what a test expects; `given` are the statements
+        that it can read.
+        """
         decides = self.setup.needed(test.judged() & self.setup.known)
         return any(hole.exposed for hole in test.split.holes) or bool(given & decides)
 
@@ -141,7 +150,8 @@ def make_plan(setup: Setup, splits: Sequence[SplitAssert], program_reads: Collec
             and not split.holes
             and loaded_names(parse_python(split.judge, mode="eval")) & handed
         ):
-            # Nothing is called, so what the program did to what it was handed is what this test looks at.
+            # Nothing is called, so what the program did to what it was handed is what this test
+            # looks at.
             split = split_assert(split.source, setup, frozenset(handed) | split.own)
         holes = [_cut(hole.source, setup, counter, handed, True) for hole in split.holes]
         handed |= {name for part in holes for name, node in part.cut.items() if isinstance(node, ast.Name)}
@@ -159,7 +169,8 @@ def _cut(source: str, setup: Setup, counter: list[int], keep: Collection[str], n
 
 
 def literal_value(node: ast.expr, literals: Mapping[str, Any]) -> Any:
-    """The value of an expression over literal data that can be had here: a literal, a name, an index of one.
+    """The value of an expression over literal data that can be had here: a literal, a name, an
+    index of one.
 
     Raises LookupError for any other.
     """

@@ -1,7 +1,8 @@
 """A test's setup code, sorted by who needs it: the program, its tests beside it, or only the judge.
 
-Expected values and a reference solution in a setup stay away from the program. What it gets of the setup is what it
-reads itself (base classes, helpers, constants), before it runs, and what its tests need beside it, after.
+Expected values and a reference solution in a setup stay away from the program. What it gets of the
+setup is what it reads itself (base classes, helpers, constants), before it runs, and what its tests
+need beside it, after.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def loaded_names(node: ast.AST) -> set[str]:
 
 
 def modules_used(node: ast.AST) -> set[str]:
-    """Names read as `name.attribute` that are modules of the standard library: tests often forget the import."""
+    """Names read as `name.attribute` that are modules of the standard library: tests often forget
+    the import.
+    """
     bases = [n.value for n in ast.walk(node) if isinstance(n, ast.Attribute)]
     return {base.id for base in bases if isinstance(base, ast.Name) and base.id in sys.stdlib_module_names}
 
@@ -71,7 +74,9 @@ def program_reads(code: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement of a setup: names it binds at module level, names it reads, and whether it needs the program."""
+    """One statement of a setup: names it binds at module level, names it reads, and whether it
+    needs the program.
+    """
 
     node: ast.stmt
     source: str
@@ -89,7 +94,9 @@ class Statement:
 
     @property
     def carries_answers(self) -> bool:
-        """Whether an expected value could lie in it: a constant beyond the everyday ones, in code that is no import."""
+        """Whether an expected value could lie in it: a constant beyond the everyday ones, in code
+        that is no import.
+        """
         if self.is_import:
             return False
         documents = {
@@ -98,9 +105,11 @@ class Statement:
             if isinstance(n, _DEFINITIONS) and n.body and isinstance(n.body[0], ast.Expr)
         }
         return any(
-            isinstance(n, ast.Constant) and id(n) not in documents and not any(n.value is v or n.value == v for v in _NEUTRAL)
+            isinstance(n, ast.Constant)
+            and id(n) not in documents
+            and not any(n.value is v or n.value == v for v in _NEUTRAL)
             for n in ast.walk(self.node)
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,9 @@ class Setup:
 
     @cached_property
     def literals(self) -> dict[str, Any]:
-        """Data that is written down as it is: bound once, by a literal, and changed by no other statement."""
+        """Data that is written down as it is: bound once, by a literal, and changed by no other
+        statement.
+        """
         found: dict[str, Any] = {}
         changed: set[str] = set()
         for statement in self.statements:
@@ -153,7 +164,8 @@ class Setup:
         return "\n".join(self.statements[i].source for i in sorted(indices))
 
     def needed(self, names: Iterable[str], *, with_program: bool = False) -> set[int]:
-        """Indices of what binds `names`, or changes what they stand for, and of all that these need in turn.
+        """Indices of what binds `names`, or changes what they stand for, and of all that these need
+        in turn.
 
         `with_program` adds every statement that needs the program.
         """
@@ -165,7 +177,8 @@ class Setup:
             for index, s in enumerate(self.statements):
                 if index in chosen or s.is_import or (s.needs_program and not with_program):
                     continue
-                # A statement that binds nothing may change what it reads: `table["a"] = 1`, `items.append(2)`.
+                # A statement that binds nothing may change what it reads: `table["a"] = 1`,
+                # `items.append(2)`.
                 if s.needs_program or (s.bound or s.read - BUILTIN_NAMES) & wanted:
                     chosen.add(index)
                     wanted |= s.read | s.bound
@@ -174,14 +187,18 @@ class Setup:
 
 
 def _is_import(node: ast.stmt) -> bool:
-    """Whether a statement imports; what it imports from the program itself is no import, but needs the program."""
+    """Whether a statement imports; what it imports from the program itself is no import, but needs
+    the program.
+    """
     if isinstance(node, ast.ImportFrom):
         return node.module not in PROGRAM_MODULES
     return isinstance(node, ast.Import) and not any(alias.name in PROGRAM_MODULES for alias in node.names)
 
 
 def _literal_assignment(node: ast.stmt) -> dict[str, Any] | None:
-    """The names and values of `a = 1`, `a = b = [2]` or `a, b = [1], {2: 3}`; None for any other statement."""
+    """The names and values of `a = 1`, `a = b = [2]` or `a, b = [1], {2: 3}`; None for any other
+    statement.
+    """
     if not isinstance(node, ast.Assign):
         return None
     try:
@@ -199,7 +216,8 @@ def _literal_assignment(node: ast.stmt) -> dict[str, Any] | None:
 
 
 def read_setup(source: str) -> Setup:
-    """Sort the statements of a setup. One that needs a name of the program belongs to the program's side.
+    """Sort the statements of a setup. One that needs a name of the program belongs to the program's
+    side.
 
     Raises UsageError where the setup is not Python.
     """

@@ -5,8 +5,9 @@
     assert not f(2)             nothing is expected but a truth value: the hole's truth is taken
     assert sorted(f(2)) == [4]  hole sorted(f(2)): turning one result into a value brings nothing in
 
-A *hole* is an expression whose value only the program can give. What cannot be split (an assert inside a loop, a
-comparison inside a comprehension, several statements) is marked forgeable and runs as a whole beside the program.
+A *hole* is an expression whose value only the program can give. What cannot be split (an assert
+inside a loop, a comparison inside a comprehension, several statements) is marked forgeable and runs
+as a whole beside the program.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ MATERIALISERS = frozenset(
 _BUILTIN_METHODS = frozenset(
     name for kind in (str, bytes, list, tuple, dict, set, frozenset, int, float, complex) for name in dir(kind)
 )
-# These run, walk or wrap a result and never compare it: beside the program they bring nothing in but inputs.
+# These run, walk or wrap a result and never compare it: beside the program they bring nothing in
+# but inputs.
 CONSUMERS = frozenset(
     "next iter enumerate reversed zip map filter asyncio.run itertools.islice itertools.chain itertools.takewhile "
     "functools.reduce collections.Counter Counter collections.deque deque copy.copy copy.deepcopy vars dir".split()
@@ -60,8 +62,10 @@ _SCOPES = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """An expression for the program's jail; `mode` is "value" or "truth". It is `exposed` where what it says could be
-    forged: a truth that is not the program's own result, a function of the program in the hands of a checker."""
+    """An expression for the program's jail; `mode` is "value" or "truth". It is `exposed` where
+    what it says could be forged: a truth that is not the program's own result, a function of the
+    program in the hands of a checker.
+    """
 
     name: str
     source: str
@@ -71,8 +75,10 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class SplitAssert:
-    """One test. `judge` is the expression over the holes' names; None where the test runs whole (forgeable).
-    `modules` are those that the judge must import itself, `own` the builtins that the program is to define."""
+    """One test. `judge` is the expression over the holes' names; None where the test runs whole
+    (forgeable). `modules` are those that the judge must import itself, `own` the builtins that the
+    program is to define.
+    """
 
     source: str
     holes: tuple[Hole, ...] = ()
@@ -110,7 +116,9 @@ class _Splitter:
         return any(self._is_checker(c.func) and any(self._is_program(a) for a in _arguments(c)) for c in calls)
 
     def _is_checker(self, func: ast.expr) -> bool:
-        """A function of the setup or a lambda, which may compare; the standard library's do not know what is expected."""
+        """A function of the setup or a lambda, which may compare; the standard library's do not
+        know what is expected.
+        """
         if isinstance(func, ast.Name):
             return func.id in self.checkers
         base = func.value if isinstance(func, ast.Attribute) else None
@@ -120,7 +128,9 @@ class _Splitter:
         return isinstance(node, (ast.Name, ast.Lambda)) and self.tainted(node)
 
     def clean(self, node: ast.expr) -> bool:
-        """Whether a tainted expression brings in nothing but inputs: no comparison or arithmetic of results."""
+        """Whether a tainted expression brings in nothing but inputs: no comparison or arithmetic of
+        results.
+        """
         if isinstance(node, ast.Name):
             return True
         if isinstance(node, (ast.Attribute, ast.Subscript, ast.Await, ast.Starred)):
@@ -198,7 +208,9 @@ class _Splitter:
         raise _NotSplittable
 
     def _check_identity(self, node: ast.Compare) -> None:
-        """Which object it is gets lost on the way out of the jail; None, True and False and a result's type do not."""
+        """Which object it is gets lost on the way out of the jail; None, True and False and a
+        result's type do not.
+        """
         sides = [node.left, *node.comparators]
         for left, op, right in zip(sides, node.ops, sides[1:], strict=False):
             if isinstance(op, (ast.Is, ast.IsNot)) and not any(isinstance(s, ast.Constant) for s in (left, right)):
@@ -230,7 +242,10 @@ def _arguments(node: ast.Call) -> list[ast.expr]:
 
 
 def split_assert(source: str, setup: Setup, program_names: frozenset[str] = frozenset()) -> SplitAssert:
-    """Split one test. `program_names` are the program's although they are builtins. Raises UsageError for non-Python."""
+    """Split one test.
+
+    `program_names` are the program's although they are builtins. Raises UsageError for non-Python.
+    """
     try:
         statements = parse_python(source.strip()).body
     except (SyntaxError, ValueError) as error:
@@ -254,7 +269,8 @@ class _NotPlain(Exception):
 
 
 def judge_plain(judge: str, values: dict[str, Any]) -> bool:
-    """Decide a judge expression here, where it is one comparison of holes and literals or a truth of a hole.
+    """Decide a judge expression here, where it is one comparison of holes and literals or a truth
+    of a hole.
 
     Raises LookupError where it needs more than that (then it is evaluated in a jail of its own).
     """
@@ -301,8 +317,9 @@ def _plain(node: ast.expr, values: dict[str, Any]) -> Any:
 def split_all(setup: str, sources: Sequence[str]) -> tuple[Setup, list[SplitAssert]]:
     """Setup and tests, split; see `read_setup` and `split_assert`.
 
-    A test without a hole asks for a builtin (`assert sum(10, 15) == 6`): then the program defines that name itself. Only
-    the tests decide this; a program cannot move a comparison to its own side by defining `abs`.
+    A test without a hole asks for a builtin (`assert sum(10, 15) == 6`): then the program defines
+    that name itself. Only the tests decide this; a program cannot move a comparison to its own side
+    by defining `abs`.
     """
     read = read_setup(setup)
     splits = [split_assert(source, read) for source in sources]

@@ -33,7 +33,8 @@ def run_stdio(job: Job, tests: Mapping[str, Any], tally: Tally) -> None:
             continue
         outcome, reason = how_it_ended(job, result)
         if result.status in (RunStatus.COMPILE_ERROR, RunStatus.TIMEOUT):
-            # It would not compile the next time either, and the others would likely cost the full limit too.
+            # It would not compile the next time either, and the others would likely cost the full
+            # limit too.
             tally.add_rest(index, outcome, reason)
             return
         tally.add(index, outcome, reason)

@@ -1,4 +1,6 @@
-"""What grading one program needs and finds: the job, and per-case outcomes that become a verdict."""
+"""What grading one program needs and finds: the job, and per-case outcomes that become a
+verdict.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Tally:
     output_cut: bool = False
 
     def saw(self, result: RunResult | CallResult, *, of_program: bool = True) -> None:
-        """Take note of how a run ended that a verdict rests on; a run of the judge's own is not the program's doing."""
+        """Take note of how a run ended that a verdict rests on; a run of the judge's own is not the
+        program's doing.
+        """
         self.unsafe |= result.unsafe
         if not of_program:
             return

@@ -1,4 +1,6 @@
-"""Comparing what a program gave with what was expected: plain values and text, with a tolerance where one is given."""
+"""Comparing what a program gave with what was expected: plain values and text, with a tolerance
+where one is given.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,9 @@ EXACT = "exact"
 
 
 def as_json(got: Any, expected: Any) -> Any:
-    """What JSON would hold of a returned value, where `expected` is what JSON can hold: arrays and tuples become lists,
-    keys of objects strings. What is no such case stays as it is."""
+    """What JSON would hold of a returned value, where `expected` is what JSON can hold: arrays and
+    tuples become lists, keys of objects strings. What is no such case stays as it is.
+    """
     if is_array(got):
         got = got.tolist()
     if type(expected) is list and type(got) in (list, tuple):
@@ -59,9 +62,11 @@ def is_array(value: Any) -> bool:
 
 
 def equal(got: Any, expected: Any, tolerance: float | None = None, nan: bool = False) -> bool:
-    """Python's `==` on plain values; with a tolerance numbers may differ by it, absolutely or relative to `expected`.
+    """Python's `==` on plain values; with a tolerance numbers may differ by it, absolutely or
+    relative to `expected`.
 
-    Containers are then compared part by part: same type, same length, same keys. With `nan`, not-a-number equals itself.
+    Containers are then compared part by part: same type, same length, same keys. With `nan`,
+    not-a-number equals itself.
     """
     if _plainly_equal(got, expected):
         return True
@@ -115,7 +120,9 @@ def _decimal(number: Any) -> Decimal | None:
 
 
 def _near(got: Decimal, expected: Decimal, tolerance: float, integers: bool) -> bool:
-    """Within `tolerance`; relative too unless both are integers, so that large integers do not blur."""
+    """Within `tolerance`; relative too unless both are integers, so that large integers do not
+    blur.
+    """
     if not got.is_finite() or not expected.is_finite():
         return not got.is_nan() and got == expected
     allowed = Decimal(tolerance)
@@ -158,7 +165,10 @@ def lines_of(text: str) -> list[str]:
 def output_difference(
     got: bytes, expected: str, tolerance: float | None = None, line_matches: Callable[[str, str], bool] | None = None
 ) -> str | None:
-    """None where the output is right, else the first difference in words. `line_matches` accepts more than equality."""
+    """None where the output is right, else the first difference in words.
+
+    `line_matches` accepts more than equality.
+    """
     got_lines = lines_of(decoded(got))
     expected_lines = lines_of(decoded(to_bytes(expected)))
     for number, (left, right) in enumerate(zip(got_lines, expected_lines, strict=False), 1):
