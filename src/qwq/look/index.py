@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qwq.common.files import atomic_file
-from qwq.errors import QwqError
+from qwq.errors import DataError, QwqError
 from qwq.look.records import Entry, brief, entry, public, read_light, read_record
-from qwq.look.sources import Source, sources
+from qwq.look.sources import NEEDS, Source, sources
 
 FORMAT = "qwq look index 1"
 KEPT_FROM_BYTES = 8 << 20  # smaller folders are read faster than a file is worth
@@ -82,12 +82,17 @@ class Index:
         return self.names[column][self.columns[column][row]]
 
     def entry(self, row: int) -> Entry:
-        """The whole answer, read from its file. ValueError if the file changed meanwhile."""
+        """The whole answer, read from its file. DataError if the file changed meanwhile."""
         source = self.files[self.columns["file"][row]]
-        with source.path.open("rb") as file:
-            file.seek(int(self.columns["offset"][row]))
-            line = file.read(int(self.columns["length"][row]))
-        return entry(read_record(line), source.place)
+        try:
+            with source.path.open("rb") as file:
+                file.seek(int(self.columns["offset"][row]))
+                line = file.read(int(self.columns["length"][row]))
+            return entry(read_record(line), source.place)
+        except (OSError, ValueError):
+            raise DataError(
+                f"{source.path} changed while it was looked at: run the same command again, or load the page again"
+            ) from None
 
     def public(self, row: int) -> dict[str, Any]:
         """An answer for a program: JSON with all of its text."""
@@ -131,6 +136,8 @@ def open_index(target: Path) -> Index:
     for source, stamp in list(zip(files, stamps, strict=True))[known:]:
         builder.read(source, stamp)
     index = builder.index()
+    if index.damaged and not len(index):
+        raise DataError(f"{target} holds no answers ({index.damaged:,} lines are none): {NEEDS}")
     if sum(size for size, _ in stamps) >= KEPT_FROM_BYTES:
         # Nobody waits for the disk; the process ends when the file is whole.
         index.saving = threading.Thread(target=_save, args=(index, place))

@@ -94,6 +94,7 @@ class RunWatch:
         for line in whole.splitlines():
             try:
                 row = json.loads(line)
+                row["step"] = int(row["step"])
                 self._rows.setdefault(row["stage"], []).append(row)
                 self._last_stage = row["stage"]
             except (ValueError, TypeError, KeyError):

@@ -88,8 +88,9 @@ def make_server(port: int, routes: Mapping[str, Route]) -> ThreadingHTTPServer:
 
     try:
         server = ThreadingHTTPServer((HOST, port), Handler)
-    except OSError as error:
-        raise ConfigError(f"port {port} cannot be listened on ({error.strerror}): give another --port") from None
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"port {port} cannot be listened on ({reason}): give another --port") from None
     server.daemon_threads = True
     return server
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from qwq.errors import DataError
 
 _STEP = re.compile(r"step-(\d+)\.jsonl")
-_NEEDS = (
+NEEDS = (
     "give a run's folder (runs/tiny), a results folder of `qwq eval`, or a file of samples (.jsonl), such as "
     "runs/tiny/rollouts/rl1/step-00000.jsonl"
 )
@@ -38,10 +38,10 @@ def sources(target: Path) -> list[Source]:
     if target.is_file():
         return [_file(target, target.stem.removesuffix(".samples"))]
     if not target.is_dir():
-        raise DataError(f"nothing at {target}: {_NEEDS}")
+        raise DataError(f"nothing at {target}: {NEEDS}")
     files = list(_of_folder(target))
     if not files:
-        raise DataError(f"no rollouts and no samples in {target}: {_NEEDS}")
+        raise DataError(f"no rollouts and no samples in {target}: {NEEDS}")
     return files
 
 

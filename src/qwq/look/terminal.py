@@ -16,7 +16,6 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from qwq.errors import QwqError
 from qwq.look.index import Index
 from qwq.look.query import Query, select
 from qwq.look.records import Entry, thinking_and_answer
@@ -42,7 +41,7 @@ def listing(index: Index, rows: Sequence[int], *, wide: bool = True) -> Renderab
         table.add_column("expected", no_wrap=True, overflow="ellipsis", max_width=EXPECTED_CHARS)
     table.add_column("answer", no_wrap=True, overflow="ellipsis", max_width=PREVIEW_CHARS)
     for row in rows:
-        shown = _entry(index, row)
+        shown = index.entry(row)
         outcome = index.name("outcome", row)
         cells: list[RenderableType] = [
             str(row + 1), _line(index.name("place", row)), _step(index, row), _line(index.name("task", row)),
@@ -69,7 +68,7 @@ def one(index: Index, row: int, shader: Shader | None = None, *, colour: bool = 
     `shader` marks tokens by their probability: by shade, or without `colour` by the figure behind
     each unlikely one.
     """
-    shown = _entry(index, row)
+    shown = index.entry(row)
     thinking, answer = thinking_and_answer(shown)
     parts: list[RenderableType] = [_heading(index, row, shown)]
     sections: list[tuple[str, Any]] = [("Prompt", shown.prompt), ("Expected", shown.expected)]
@@ -124,13 +123,6 @@ def browse(index: Index, query: Query, console: Console, shader: Shader, ask: Ca
 
 def _fields(query: Query) -> dict[str, Any]:
     return {name: getattr(query, name) for name in query.__slots__}
-
-
-def _entry(index: Index, row: int) -> Entry:
-    try:
-        return index.entry(row)
-    except ValueError:
-        raise QwqError(f"{index.target} changed while it was read: run the same command again") from None
 
 
 def _heading(index: Index, row: int, shown: Entry) -> Text:

@@ -161,6 +161,14 @@ def test_damaged_half_and_foreign_lines_are_counted(run: Path) -> None:
     assert index.entry(6).output == "one"
 
 
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_file_that_changes_meanwhile_is_said(run: Path, change: Any) -> None:
+    index = open_index(run)
+    change(run / "rollouts" / "rl1" / "step-00000.jsonl")
+    with pytest.raises(DataError, match=r"step-00000.jsonl changed while it was looked at: run the same command again"):
+        printed(terminal.listing(index, range(9)))
+
+
 def test_a_distillation_s_store_and_one_file(tmp_path: Path) -> None:
     path = tmp_path / "sft.jsonl.samples.jsonl"
     row = {
@@ -202,6 +210,8 @@ def test_records_of_odd_types_are_shown() -> None:
 @pytest.mark.parametrize("name", ["nothing", "run/recipe.toml/x", "empty"])
 def test_what_holds_no_answers(run: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"recipe.toml holds no answers \(5 lines are none\): give a run's folder"):
+        open_index(run / "recipe.toml")
     with pytest.raises(DataError, match=r"give a run's folder .*a results folder of `qwq eval`, or a file of samples"):
         open_index(tmp_path / name)
 

@@ -189,6 +189,8 @@ def test_another_site_reads_nothing(port: int) -> None:
 def test_a_port_that_is_taken(port: int) -> None:
     with pytest.raises(ConfigError, match=f"port {port} cannot be listened on .*: give another --port"):
         make_server(port, {})
+    with pytest.raises(ConfigError, match="port 70000 cannot be listened on .*: give another --port"):
+        make_server(70_000, {})
 
 
 def test_the_fields_of_a_page_are_the_filters_of_the_command() -> None:

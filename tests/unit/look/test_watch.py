@@ -81,7 +81,7 @@ def test_what_comes_is_read_half_lines_wait_and_a_resumed_run_is_read_again(fold
         file.write(json.dumps(row("rl1", 2))[:30])
     assert run.state()["stage"]["step"] == 2
     with (folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(row("rl1", 2))[30:] + "\n" + "not json\n")
+        file.write(json.dumps(row("rl1", 2))[30:] + "\n" + 'not json\n{"stage": "rl1"}\n[]\n')
     assert run.state()["stage"]["step"] == 3
     # A killed run takes its last checkpoint: the steps behind it are gone from the file.
     write_atomic(folder / "metrics.jsonl", "".join(json.dumps(row("rl1", s)) + "\n" for s in range(1)))
