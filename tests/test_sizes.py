@@ -34,7 +34,6 @@ OVER: dict[str, set[str]] = {
     "train/rl.py": {"RlTrainer", "RlTrainer.update"},
     "verify/code/checks.py": {"_fault"},
     "verify/code/forms.py": {"_from_object"},
-    "verify/math/read.py": {"read"},
 }
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

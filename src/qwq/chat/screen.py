@@ -63,7 +63,7 @@ class Wrapped:
     def _end_word(self) -> None:
         if (
             self.wrap
-            and 0 < self.column
+            and self.column > 0
             and self.column + self._word_width > self.width
             and self._word_width <= self.width
         ):

@@ -79,7 +79,7 @@ class Environment:
 
     def schemas(self) -> tuple[Mapping[str, Any], ...]:
         """The tools in OpenAI's form. () leaves those that the problem itself lists."""
-        return _schemas(type(self))
+        return _schemas(self._class)
 
     async def call(self, call: ToolCall) -> str:
         """The result of one call as the model reads it. Errors of the call are texts that begin
@@ -90,11 +90,11 @@ class Environment:
             return f"error: no tool {call.name!r}: {nearest(call.name, tools)}"
         method = tools[call.name]
         try:
-            bound = _arguments(type(self), call.name).validate_python(ArgsKwargs((), dict(call.arguments)))
+            bound = _arguments(self._class, call.name).validate_python(ArgsKwargs((), dict(call.arguments)))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "arguments"
-            return f"error: {call.name}: {where}: {first['msg']}; {_shown(_schema(type(self), call.name))}"
+            return f"error: {call.name}: {where}: {first['msg']}; {_shown(_schema(self._class, call.name))}"
         arguments = bound.kwargs or {}
         result = (
             await method(**arguments)
@@ -122,8 +122,13 @@ class Environment:
             text = f"{text[:MAX_RESULT]}\n[{len(text) - MAX_RESULT} further characters cut]"
         return Message("tool", text)
 
+    @property
+    def _class(self) -> Any:
+        """The class as the caches below take it: a checker doubts that classes can be hashed."""
+        return type(self)
+
     def _tools(self) -> dict[str, Callable[..., Any]]:
-        return {name: getattr(self, name) for name in _tool_names(type(self))}
+        return {name: getattr(self, name) for name in _tool_names(self._class)}
 
 
 @cache
@@ -135,7 +140,7 @@ def _tool_names(cls: type) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+def _checked(function: Callable[..., Any]) -> Any:
     """A function of the same arguments that returns them: pydantic checks them, and the tool itself
     runs outside the check.
     """

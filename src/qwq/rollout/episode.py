@@ -444,8 +444,10 @@ class _Player:
         """
         assert live.environment is not None
 
+        cls = type(live.environment)
+
         def came(live: _Live, future: Future[Any]) -> None:
-            name, reset, error = type(live.environment).__name__, type(live.environment).reset, future.exception()
+            name, reset, error = cls.__name__, cls.reset, future.exception()
             if isinstance(error, InfraError):
                 return self._finish(live, StopReason.ABORT, f"environment {name}: {error}")
             with user_code(f"environment {name}", reset, f", at problem {live.episode.problem.id}"):

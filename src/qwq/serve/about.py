@@ -33,7 +33,7 @@ def install_lists(app: FastAPI, catalogue: Catalogue, metrics: Metrics, health: 
     """The paths that need no loaded model."""
 
     def entry(name: str, card: ModelCard) -> dict[str, Any]:
-        about = {"root": card.names[0], "parent": None, "max_model_len": card.max_len}
+        about: dict[str, Any] = {"root": card.names[0], "parent": None, "max_model_len": card.max_len}
         about["sampling"] = card.sampling  # the model's own defaults, which the page shows
         return {"id": name, "object": "model", "created": catalogue.started, "owned_by": "qwq"} | about
 

@@ -245,7 +245,7 @@ class EngineRunner:
                 if self.engine.has_work:
                     self._step()
                 self._publish()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # whatever it is, no request may wait for ever
             # Nobody may wait for ever on an engine that is gone: each request is told, later ones
             # are refused. What went wrong is for the server's log, as its text may name files of
             # this machine.
@@ -293,10 +293,9 @@ class EngineRunner:
             block = False
 
     def _publish(self) -> None:
-        messages: list[_Message] = []
-        for job in self._jobs:
-            if (updates := job.updates()) or job.over:
-                messages.append((job.group, updates, job.over, None))
+        messages: list[_Message] = [
+            (job.group, updates, job.over, None) for job in self._jobs if (updates := job.updates()) or job.over
+        ]
         if messages:
             self._jobs = [j for j in self._jobs if not j.over]
             self._tell(messages)

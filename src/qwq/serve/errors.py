@@ -184,7 +184,7 @@ def first_fault(errors: Any) -> tuple[str, str, str | None]:
     # The location also names types and union members; a caller knows fields only.
     place = [str(p) for p in first["loc"] if p not in ("body", "query", "path")]
     known: list[str] = []
-    for before, p in zip([""] + place, place, strict=False):
+    for before, p in zip(["", *place], place, strict=False):
         if before in ("response_format", "format") and p in ("text", "json_object", "json_schema"):
             continue
         if "[" in p or "-" in p or p in ("str", "int", "float", "bool", "dict", "list") or p[:1].isupper():

@@ -56,7 +56,7 @@ def grammar_rule(grammar: str) -> str:
 
     try:
         return "%lark {\n" + any_to_lark(grammar) + "\n}"
-    except Exception as error:  # GbnfToLarkError, and IndexError at some ends of texts
+    except Exception as error:  # noqa: BLE001  # GbnfToLarkError, and IndexError at some ends of texts
         raise UsageError(
             f"the grammar cannot be read ({str(error)[:200]}): write it in Lark's notation or in GBNF"
         ) from None
@@ -71,7 +71,7 @@ def call_rules(functions: Sequence[tuple[str, Any]], *, opened: bool = False) ->
         head = ("" if opened else CALL_OPEN) + '\n{"name": ' + json.dumps(name, ensure_ascii=False) + ', "arguments": '
         tail = "}\n" + CALL_CLOSE
         rules.append(f"call_{i}: {_literal(head)} args_{i} {_literal(tail)}")
-        rules.append(f"args_{i}: {json_rule({'type': 'object'} if not schema else schema)}")
+        rules.append(f"args_{i}: {json_rule(schema or {'type': 'object'})}")
     return "\n".join(rules) + "\n"
 
 

@@ -108,7 +108,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._engines = _EngineCollector()
-        self._registry.register(self._engines)  # type: ignore[arg-type]
+        self._registry.register(self._engines)
         self.attach, self.detach = self._engines.attach, self._engines.detach
 
         def histogram(key: str, words: str, buckets: tuple[float, ...]) -> Histogram:

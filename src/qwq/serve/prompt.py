@@ -12,6 +12,7 @@ ids, and the model tells them apart by their place alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -211,10 +212,9 @@ def _call(m: ChatMessage, index: int, number: int) -> dict[str, Any]:
     function = (m.tool_calls or [])[number].function
     arguments: Any = function.arguments
     if arguments is None or isinstance(arguments, str):
-        try:
+        # A model may have written something else; it sees its own words again.
+        with contextlib.suppress(ValueError, RecursionError):
             arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
-            pass  # a model wrote them so; it sees its own words again
     _check_text([arguments, function.name], param)
     return {"type": "function", "function": {"name": function.name, "arguments": arguments}}
 

@@ -285,7 +285,7 @@ def _one(db: sqlite3.Connection, table: str, id: str | int) -> sqlite3.Row:
     row = db.execute(f"SELECT * FROM {table} WHERE id = ?", (id,)).fetchone()
     if row is None:
         raise NotFound(f"there is no {table} {id}: it may have been deleted in another window")
-    return row  # type: ignore[no-any-return]
+    return row
 
 
 def _conversation(row: sqlite3.Row) -> Conversation:

@@ -119,7 +119,7 @@ def _from_plain(plain: Sequence[_Plain], data: Any) -> Exported:
             "tool_calls": calls,
             "tool_call_id": m.tool_call_id,
         }
-        messages.append(Message(id=len(messages) + 1, parent=len(messages) or None, role=m.role, **values))  # type: ignore[arg-type]
+        messages.append(Message(id=len(messages) + 1, parent=len(messages) or None, role=m.role, **values))
     title = data.get("title") if isinstance(data, dict) else None
     return _linear(title if isinstance(title, str) else "", "\n\n".join(system), messages)
 

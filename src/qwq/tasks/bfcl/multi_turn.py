@@ -112,8 +112,8 @@ class Conversation(Environment):
         return [Message("tool", self.backs.execute(call)[0]) for call in calls]
 
 
-def _backs(truth: Mapping[str, Any]) -> rules.Conversation:
-    return rules.Conversation(truth["classes"], truth["config"], long_context="long_context" in truth["category"])
+def _backs(truth: Mapping[str, Any]) -> rules.GradedConversation:
+    return rules.GradedConversation(truth["classes"], truth["config"], long_context="long_context" in truth["category"])
 
 
 def _offered(truth: Mapping[str, Any], number: int) -> tuple[Mapping[str, Any], ...]:

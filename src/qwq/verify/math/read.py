@@ -78,8 +78,13 @@ def read(text: str, nesting: int = 0) -> Value:
         return system
     if qualified := _qualified(text, nesting):
         return qualified
-    if "\\pmod" in text:
-        return _congruence(text, nesting)
+    return _congruence(text, nesting) if "\\pmod" in text else _by_separators(text, nesting)
+
+
+def _by_separators(text: str, nesting: int) -> Value:
+    """The value of a text by what separates its parts: list marks, relations, set operations,
+    brackets.
+    """
     text = _GROUPED_HEAD.sub(lambda m: m.group().replace(",", ""), text)
     if (groups := _solution_groups(text, nesting)) is not None:
         return groups
