@@ -84,7 +84,7 @@ class RlTrainer:
         self.model, self.chat, self.config, self.compute, self.run = model, chat, config, compute, run
         self.mix, self.rewarder, self.seed, self.after_step = mix, rewarder, seed, after_step
         self.optimizer = Optimizer(model, config.optim, config.steps * config.updates)
-        self.policy = TrainerPolicy(model, chat, max_rows=compute.max_rows)
+        self.policy = TrainerPolicy(model, chat, max_rows=compute.max_rows, name=f"the policy of stage {run.name}")
         self.limits = Limits(**config.tools.model_dump())
         self.params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         self.store = RolloutStore(run.rollouts_folder)

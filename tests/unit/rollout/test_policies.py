@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import threading
 import time
@@ -20,7 +21,7 @@ from qwq.engine.backends.torch import TorchBackend
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
 from qwq.envs import ENVIRONMENTS, Environment
-from qwq.errors import InfraError, UsageError
+from qwq.errors import InfraError, ModelError, UsageError
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
 from qwq.rollout.budget import Limits
@@ -270,6 +271,16 @@ def test_new_weights_leave_no_old_prefix(model: Transformer, chat: ChatFormat) -
         with torch.no_grad():
             weight.copy_(before)
     assert new.logprobs == fresh.logprobs != old.logprobs
+
+
+def test_a_policy_of_no_numbers_is_named_with_the_repair(model: Transformer, chat: ChatFormat) -> None:
+    """Weights that diverged end sampling in one line; their tokens would be any tokens."""
+    damaged = copy.deepcopy(model)
+    with torch.no_grad():
+        damaged.norm.weight[0] = float("nan")
+    policy = TrainerPolicy(damaged, chat, name="the policy of stage rl1")
+    with pytest.raises(ModelError, match=r"^the policy of stage rl1: its logits are not finite .* learning rate"):
+        by_key(policy, jobs())
 
 
 def test_an_endpoint_takes_no_weights_and_no_tokens() -> None:
