@@ -1,7 +1,8 @@
 """`qwq bench engine`: how fast a model runs here, and how near that is to what the memory allows.
 
-A decoded token reads all weights once (for one request), so bytes moved per second over the machine's measured read bandwidth
-say how much of the possible is reached (the roofline of Williams et al. 2009, in its memory-bound part).
+A decoded token reads all weights once (for one request), so bytes moved per second over the
+machine's measured read bandwidth say how much of the possible is reached (the roofline of Williams
+et al. 2009, in its memory-bound part).
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ BANDWIDTH_BYTES = 1 << 30
 
 
 def read_bandwidth(device: str = "cpu") -> float:
-    """Bytes per second of reading memory: the best of several passes over 1 GiB, by whichever of three kernels is the fastest here."""
+    """Bytes per second of reading memory: the best of several passes over 1 GiB, by whichever of
+    three kernels is the fastest here.
+    """
     side = int((BANDWIDTH_BYTES / 4) ** 0.5)
     matrix, one, two = (torch.ones(side, n, device=device) for n in (side, 1, 2))
     best = 0.0
@@ -84,14 +87,17 @@ def check(model: str, prompt_tokens: int, new_tokens: int, requests: Sequence[in
     limit = context_length(model)
     if prompt_tokens + new_tokens > limit:
         raise ConfigError(
-            f"--prompt-tokens {prompt_tokens} and --new-tokens {new_tokens} are {prompt_tokens + new_tokens} tokens, this model reads {limit}: lower one of them"
+            f"--prompt-tokens {prompt_tokens} and --new-tokens {new_tokens} are {prompt_tokens + new_tokens} tokens, "
+            f"this model reads {limit}: lower one of them"
         )
 
 
 def bench_engine(
     model: str, options: EngineOptions, *, prompt_tokens: int, new_tokens: int, requests: tuple[int, ...], seed: int
 ) -> None:
-    """Print one JSON line for each number of requests; for one alone with its share of the memory's rate."""
+    """Print one JSON line for each number of requests; for one alone with its share of the memory's
+    rate.
+    """
     check(model, prompt_tokens, new_tokens, requests)
     length = max(prompt_tokens + new_tokens, 32)
     most = max(requests)

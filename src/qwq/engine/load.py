@@ -1,8 +1,10 @@
-"""Resolve a model name (folder, hub or ModelScope id, GGUF file), print its memory estimate, load it.
+"""Resolve a model name (folder, hub or ModelScope id, GGUF file), print its memory estimate, load
+it.
 
 folder, org/name        our own module, in float32 on CPUs (or bfloat16 on GPUs)
 modelscope:org/name     the same from ModelScope (needs its `modelscope` package)
-file.gguf               llama.cpp's kernels, in its quantised form; with dtype "float32" dequantised into our module
+file.gguf               llama.cpp's kernels, in its quantised form; with dtype "float32" dequantised
+                        into our module
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A model whose weights are not loaded. `max_len`: tokens of a prompt and its answer together."""
+    """A model without its weights. `max_len`: tokens of a prompt and its answer together."""
 
     name: str
     chat: ChatFormat
@@ -83,7 +85,9 @@ class _Progress:
 def load_engine(
     model: str, options: EngineOptions = ENGINE_DEFAULTS, report: Callable[[str], None] = say
 ) -> LoadedModel:
-    """Load a model and make its engine. ModelError, ConfigError or CapacityError if that cannot be done."""
+    """Load a model and make its engine. ModelError, ConfigError or CapacityError if that cannot be
+    done.
+    """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     folder = _located(model)
@@ -121,7 +125,9 @@ def context_length(model: str) -> int:
 
 
 def describe_model(model: str, options: EngineOptions = ENGINE_DEFAULTS) -> Described:
-    """What `load_engine` would open, without its weights. ModelError or ConfigError where it cannot be opened."""
+    """What `load_engine` would open, without its weights. ModelError or ConfigError where it cannot
+    be opened.
+    """
     path, generation = _located(model), {}
     is_file = path.suffix == ".gguf" or path.is_file()
     if is_file:
@@ -144,7 +150,9 @@ def describe_model(model: str, options: EngineOptions = ENGINE_DEFAULTS) -> Desc
 
 
 def release(opened: LoadedModel) -> None:
-    """Free the memory of a model that nothing computes with. The caller drops its own references before."""
+    """Free the memory of a model that nothing computes with. The caller drops its own references
+    before.
+    """
     for backend in (opened.engine.backend, opened.engine.draft):
         # llama.cpp's memory is freed by hand; PyTorch's goes with its last reference.
         if (close := getattr(backend, "close", None)) is not None:
@@ -152,7 +160,9 @@ def release(opened: LoadedModel) -> None:
 
 
 def collect_memory() -> None:
-    """Give memory of dropped models back: objects that refer to each other, and what PyTorch holds on a GPU."""
+    """Give memory of dropped models back: objects that refer to each other, and what PyTorch holds
+    on a GPU.
+    """
     gc.collect()
     if torch.cuda.is_initialized():
         # The next model's plan counts what the driver says is free, and PyTorch's cache is not.
@@ -173,7 +183,8 @@ def _load_gguf(path: Path, options: EngineOptions, report: Callable[[str], None]
         return _load_torch(module, chat, str(path), options, plan, {})
     # llama.cpp keeps keys and values in 16 bits; its graph and logits come on top.
     length = _length(config, options)
-    # In deterministic mode each row has cells of its own, so there are few rows and no prefixes are kept beside them.
+    # In deterministic mode each row has cells of its own, so there are few rows and no prefixes are
+    # kept beside them.
     rows = min(options.max_num_seqs, DETERMINISTIC_ROWS) if options.deterministic else 2 * options.max_num_seqs
     kv_tokens = options.kv_tokens or (rows * length if options.deterministic else max(length, DEFAULT_KV_TOKENS))
     kv = 4 * config.num_layers * config.num_kv_heads * config.head_dim * kv_tokens
@@ -218,7 +229,7 @@ def _load_torch(
 
 
 def _draft(options: EngineOptions, length: int) -> Backend | None:
-    """The backend of `--draft-model`, with as many tokens of keys and values as the model itself."""
+    """The backend of `--draft-model`, with a KV cache of as many tokens as the model's."""
     if options.draft_model is None:
         return None
     path, kv_tokens = Path(options.draft_model).expanduser(), options.kv_tokens or max(length, DEFAULT_KV_TOKENS)
@@ -264,7 +275,8 @@ def _loaded(
 
 def _sampling(chat: ChatFormat, generation: dict[str, Any]) -> dict[str, Any]:
     stated = {k: generation[k] for k in QWQ_SAMPLING if isinstance(generation.get(k), int | float)}
-    # A model that thinks repeats itself under greedy decoding, so its defaults are QwQ's where it states none of its own.
+    # A model that thinks repeats itself under greedy decoding, so its defaults are QwQ's where it
+    # states none of its own.
     sampling = stated or (QWQ_SAMPLING if chat.thinking_open else {"temperature": 1.0})
     if generation.get("do_sample") is False and "temperature" not in stated:
         sampling = sampling | {"temperature": 0.0}
@@ -283,7 +295,9 @@ def _engine_options(options: EngineOptions, length: int) -> dict[str, Any]:
 
 
 def _with_yarn(config: ModelConfig, options: EngineOptions) -> ModelConfig:
-    """QwQ-32B ships YaRN in its model card, not in its config: its shape is known; for others --yarn asks for the same."""
+    """QwQ-32B ships YaRN in its model card, not in its config: its shape is known; for others
+    --yarn asks for the same.
+    """
     is_qwq = (config.hidden_size, config.num_layers, config.max_positions) == (5120, 64, 40960)
     if config.rope_scaling is not None or not (options.yarn or is_qwq):
         return config

@@ -1,16 +1,21 @@
-"""Multi-step decoding: sequences of one kind decode together in tensors, and the scheduler acts only when one of them ends.
+"""Multi-step decoding: sequences of one kind decode together in tensors, and the scheduler acts
+only when one of them ends.
 
-A *plain* sequence needs nothing between two tokens: no stop strings, grammar, penalties, speculation or alternatives. If
-all sequences of an engine are plain and sampled alike, and its backend can (`backends.base.BatchBackend`), a step is
+A *plain* sequence needs nothing between two tokens: no stop strings, grammar, penalties,
+speculation or alternatives. If all sequences of an engine are plain and sampled alike, and its
+backend can (`backends.base.BatchBackend`), a step is
 
     admit    waiting sequences get slots, many at once so that prefills stay large
-    load     tokens that are not computed yet are computed but for the last one; a prompt that several sequences have is
+    load     tokens that are not computed yet are computed but for the last one; a prompt that
+             several sequences have is
              computed once and copied
     decode   all rows in one batch, for as many steps as none of them ends; text is not made here
-    output   the rows that stopped: an end token, a limit, or a check that is due (thinking budget, loop)
+    output   the rows that stopped: an end token, a limit, or a check that is due (thinking budget,
+             loop)
 
-A sequence's limit is the earliest token at which something may have to be done: its thinking budget cannot be spent before
-as many tokens came, and loops are looked for every `LOOP_CHECK_EVERY` tokens.
+A sequence's limit is the earliest token at which something may have to be done: its thinking budget
+cannot be spent before as many tokens came, and loops are looked for every `LOOP_CHECK_EVERY`
+tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +36,9 @@ REFILL_SHARE = 8  # new sequences are admitted when 1/8 of the places are free: 
 
 
 def batch_kind(sequence: TokenSequence) -> Hashable | None:
-    """What sequences that decode together have in common; None if one needs the scheduler after each token."""
+    """What sequences that decode together have in common; None if one needs the scheduler after
+    each token.
+    """
     request, params = sequence.request, sequence.request.params
     if (
         request.stop
@@ -60,7 +67,9 @@ class DecodeCounts:
 
 
 class MultiStep:
-    """The loaded rows of one engine. The engine keeps `waiting` and `running`; this class keeps what decodes in tensors."""
+    """The loaded rows of one engine. The engine keeps `waiting` and `running`; this class keeps
+    what decodes in tensors.
+    """
 
     def __init__(self, backend: BatchBackend, cache: PrefixCache, output: OutputProcessor, name: str) -> None:
         self.backend, self.cache, self.output, self.name = backend, cache, output, name
@@ -74,7 +83,7 @@ class MultiStep:
             sequence.request.params.max_new_tokens - len(sequence.ids), self.output.max_tokens - len(sequence.tokens)
         )
 
-    # -- admission -----------------------------------------------------------------------------------------------------
+    # -- admission ---------------------------------------------------------------------------------
 
     def admit(self, new: Sequence[TokenSequence]) -> list[TokenSequence]:
         """Give sequences slots; those for which there is none are left out."""
@@ -82,7 +91,9 @@ class MultiStep:
         return [s for s in new if self.cache.take(s, *self.cache.longest_prefix(s, least=len(s.tokens) // 2))]
 
     def load(self, sequences: Sequence[TokenSequence]) -> int:
-        """Compute what sequences lack but their last tokens, and let them decode. Returns the tokens computed."""
+        """Compute what sequences lack but their last tokens, and let them decode. Returns the
+        tokens computed.
+        """
         leaders, followers = self._by_prompt(sequences)
         todo = [s for s in leaders if s.num_computed < len(s.tokens) - 1]
         todo.sort(key=lambda s: len(s.tokens) - s.num_computed)
@@ -106,7 +117,9 @@ class MultiStep:
     def _by_prompt(
         self, sequences: Sequence[TokenSequence]
     ) -> tuple[list[TokenSequence], dict[int, list[TokenSequence]]]:
-        """Those whose tokens must be computed, and those that copy them, by the slot that will have them."""
+        """Those whose tokens must be computed, and those that copy them, by the slot that will have
+        them.
+        """
         leaders: list[TokenSequence] = []
         followers: dict[int, list[TokenSequence]] = {}
         for s in sequences:
@@ -126,7 +139,9 @@ class MultiStep:
         return leaders, followers
 
     def _holds(self, slot: int, prompt: tuple[int, ...]) -> bool:
-        """Whether a slot still belongs to a sequence that begins with `prompt` and goes on behind it."""
+        """Whether a slot still belongs to a sequence that begins with `prompt` and goes on behind
+        it.
+        """
         held = self.cache.slots.get(slot)
         tokens = held.owner.tokens if held is not None and held.owner is not None else []
         return len(tokens) > len(prompt) and tuple(tokens[: len(prompt)]) == prompt
@@ -148,10 +163,12 @@ class MultiStep:
             limit = min(limit, math.ceil(next_check / LOOP_CHECK_EVERY) * LOOP_CHECK_EVERY - len(s.ids))
         return limit
 
-    # -- decoding ------------------------------------------------------------------------------------------------------
+    # -- decoding ----------------------------------------------------------------------------------
 
     def decode(self) -> tuple[list[TokenSequence], DecodeCounts]:
-        """Decode until a row stops. Returns the sequences that stopped; those that are not done go on."""
+        """Decode until a row stops. Returns the sequences that stopped; those that are not done go
+        on.
+        """
         if not self.loaded:
             return [], DecodeCounts()
         request = next(iter(self.loaded.values())).request
@@ -204,7 +221,9 @@ class MultiStep:
             self._take(self.loaded[row.slot], row)
 
     def remove(self, sequences: Sequence[TokenSequence]) -> None:
-        """Bring sequences up to date and take them out of the batch: they end, or need the scheduler from now on."""
+        """Bring sequences up to date and take them out of the batch: they end, or need the
+        scheduler from now on.
+        """
         sequences = [s for s in sequences if s.slot in self.loaded]
         for s, row in zip(sequences, self.backend.outputs([s.slot for s in sequences]), strict=True):
             self._take(s, row)
@@ -212,7 +231,9 @@ class MultiStep:
 
 
 def batches(sizes: Sequence[int], most: int) -> list[slice]:
-    """Consecutive pieces whose sizes add up to at most `most`; a larger single one is a piece by itself."""
+    """Consecutive pieces whose sizes add up to at most `most`; a larger single one is a piece by
+    itself.
+    """
     pieces, first, total = [], 0, 0
     for i, size in enumerate(sizes):
         if i > first and total + size > most:

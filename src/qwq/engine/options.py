@@ -1,6 +1,8 @@
-"""How to run a model: one set of typed options for the command line, its configuration file and `qwq.load`. No torch.
+"""How to run a model: one set of typed options for the command line, its configuration file and
+`qwq.load`. No torch.
 
-The text under a field is its help. `Parameter` says how the command line spells a field where that differs.
+The text under a field is its help. `Parameter` says how the command line spells a field where that
+differs.
 """
 
 from __future__ import annotations
@@ -16,15 +18,16 @@ from qwq.errors import ConfigError
 DTYPES = ("float32", "bfloat16", "float16")
 # Other names of element types.
 DTYPE_NAMES = {
-    "half": "float16", "fp16": "float16", "f16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32", "f32": "float32",
+    "half": "float16", "fp16": "float16", "f16": "float16", "bf16": "bfloat16",
+    "float": "float32", "fp32": "float32", "f32": "float32",
 }  # fmt: skip
 BITS = {"int8": 8, "int4": 4}
 SIZES = {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 1 << 20}
 
 
 def read_tokens(text: str) -> int | None:
-    """A number of tokens: 8192, 32k (thousands), 32K (1,024 each); None for auto or -1. ConfigError for anything
-    else.
+    """A number of tokens: 8192, 32k (thousands), 32K (1,024 each); None for auto or -1. ConfigError
+    for anything else.
     """
     if text in ("auto", "-1"):
         return None
@@ -44,7 +47,7 @@ Tokens = Annotated[int | None, Parameter(converter=_convert_tokens, n_tokens=1)]
 
 def require_range(option: str, value: float | None, least: float, most: float | None = None) -> None:
     """ConfigError if an option's value is outside its range. None means "decide for me"."""
-    if value is None or value >= least and (most is None or value <= most):
+    if value is None or (value >= least and (most is None or value <= most)):
         return
     raise ConfigError(f"{option} {value}: give {least} {'or more' if most is None else f'to {most}'}")
 
@@ -55,28 +58,30 @@ class ModelOptions:
     """How to run a model for one conversation. ConfigError for what no model can be run with."""
 
     dtype: str = "auto"
-    """float32, bfloat16 (bf16) or float16 (half); auto is float32 on a CPU, bfloat16 on a GPU, and the quantised
-    form of a GGUF file (any other value dequantises it)."""
+    """float32, bfloat16 (bf16) or float16 (half); auto is float32 on a CPU, bfloat16 on a GPU, and
+    the quantised form of a GGUF file (any other value dequantises it)."""
     device: str = "cpu"
     """torch device: cpu, cuda, cuda:1."""
     max_model_len: Tokens = None
-    """Longest prompt and answer together, in tokens; 32k is 32,000, 32K is 32,768. auto (or -1) is the model's
-    own, at most 32,768.
+    """Longest prompt and answer together, in tokens; 32k is 32,000, 32K is 32,768. auto (or -1) is
+    the model's own, at most 32,768.
     """
     threads: int | None = None
     """CPU threads."""
     deterministic: bool = False
-    """Batch-invariant decoding: output is bitwise independent of other requests; slower, on a CPU only."""
+    """Batch-invariant decoding: output is bitwise independent of other requests; slower, on a CPU
+    only."""
     speculate: bool = False
-    """Speculative decoding by prompt lookup: guess tokens from repeated text and verify them; the output stays
-    the same.
+    """Speculative decoding by prompt lookup: guess tokens from repeated text and verify them; the
+    output stays the same.
     """
     yarn: bool = False
     """Extend the context 4 times by YaRN for requests that need it (QwQ-32B does so by itself)."""
     quantization: str | None = None
     """int8 or int4: weight-only quantisation, on a GPU."""
     draft_model: str | None = None
-    """Draft model for speculative decoding: a smaller model with the same tokenizer (folder or GGUF file)."""
+    """Draft model for speculative decoding: a smaller model with the same tokenizer (folder or GGUF
+    file)."""
     draft_tokens: int = 4
     """Tokens the draft model proposes at once."""
 
@@ -101,7 +106,9 @@ class ModelOptions:
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions(ModelOptions):
-    """How to run a model for many sequences at once. None and "auto" are decided from the model and the machine."""
+    """How to run a model for many sequences at once. None and "auto" are decided from the model and
+    the machine.
+    """
 
     kv_tokens: Tokens = None
     """Size of the KV cache over all sequences, in tokens, written like --max-model-len."""

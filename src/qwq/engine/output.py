@@ -1,4 +1,6 @@
-"""From a step's logits to tokens, and from tokens to text, thinking and stop reasons, sequence by sequence."""
+"""From a step's logits to tokens, and from tokens to text, thinking and stop reasons, sequence by
+sequence.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class OutputProcessor:
     max_tokens: int
 
     def process(self, sequence: TokenSequence, chunk: Chunk, logits_NV: Tensor) -> int | None:
-        """Take a chunk's logits. Returns how many drafted tokens were right; None: no token came, the chunk ended before."""
+        """Take a chunk's logits. Returns how many drafted tokens were right; None: no token came,
+        the chunk ended before.
+        """
         size = len(chunk.ids) - len(sequence.drafted)
         sequence.num_computed = chunk.start + size
         if chunk.prompt and sequence.request.prompt_logprobs is not None:
@@ -65,7 +69,9 @@ class OutputProcessor:
         return hits
 
     def _sample(self, sequence: TokenSequence, raw_V: Tensor) -> int | None:
-        """Sample from one row of logits and commit the token. None if the engine wrote something else instead."""
+        """Sample from one row of logits and commit the token. None if the engine wrote something
+        else instead.
+        """
         request, thinking = sequence.request, sequence.thinking
         logits_V = self._masked(sequence, raw_V)
         if sequence.matcher is not None and sequence.matcher.failed:
@@ -86,7 +92,9 @@ class OutputProcessor:
 
     @staticmethod
     def _masked(sequence: TokenSequence, raw_V: Tensor) -> Tensor:
-        """Logits after penalties, forbidden end tokens and the grammar; the same tensor if there are none."""
+        """Logits after penalties, forbidden end tokens and the grammar; the same tensor if there
+        are none.
+        """
         request, thinking, logits_V = sequence.request, sequence.thinking, raw_V
         if request.params.needs_history or request.params.logit_bias:
             logits_V = penalise(raw_V, request.params, *sequence.history())
@@ -124,7 +132,9 @@ class OutputProcessor:
         return None if forced else self.check_thinking(sequence)
 
     def check_thinking(self, sequence: TokenSequence) -> None:
-        """Close the thinking if its budget is spent or it runs in a circle; end an answer that does."""
+        """Close the thinking if its budget is spent or it runs in a circle; end an answer that
+        does.
+        """
         length, thinking = sequence.request.loop_tokens, sequence.thinking
         if length and len(sequence.ids) % LOOP_CHECK_EVERY == 0 and in_a_loop(sequence.ids, length):
             if not (thinking.inside and thinking.limited):
@@ -134,7 +144,9 @@ class OutputProcessor:
         return self.force_close(sequence) if thinking.due() else None
 
     def force_close(self, sequence: TokenSequence) -> None:
-        """Write the closing phrase and `</think>`; they are computed with the sequence's next chunk."""
+        """Write the closing phrase and `</think>`; they are computed with the sequence's next
+        chunk.
+        """
         for token in sequence.thinking.closing_ids:
             if sequence.done:
                 return

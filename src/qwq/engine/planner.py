@@ -1,8 +1,8 @@
 """The batch of one step: which tokens of which sequences are computed, and the memory for them.
 
-Running sequences come first, one token each (more after a guess or a forced phrase), then new ones while slots, memory and the
-budget of tokens last. Under memory pressure idle slots are evicted, then the newest sequence is preempted: it goes back to
-waiting and is recomputed later.
+Running sequences come first, one token each (more after a guess or a forced phrase), then new ones
+while slots, memory and the budget of tokens last. Under memory pressure idle slots are evicted,
+then the newest sequence is preempted: it goes back to waiting and is recomputed later.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Stats:
 
 
 class BatchPlanner:
-    """Plans the steps of one engine, whose queues it shares. A sequence holds at most `max_tokens` tokens.
+    """Plans the steps of one engine, whose queues it shares. A sequence holds at most `max_tokens`
+    tokens.
 
     `finish` ends a sequence that is alone and has no memory left.
     """
@@ -57,7 +58,9 @@ class BatchPlanner:
         self.stats = Stats()
 
     def plan(self) -> list[tuple[TokenSequence, Chunk]]:
-        """The batch: running sequences first (short pieces before long ones), then new ones while the budget lasts."""
+        """The batch: running sequences first (short pieces before long ones), then new ones while
+        the budget lasts.
+        """
         budget = self.token_budget
         work: dict[TokenSequence, Chunk] = {}
         for sequence in sorted(self.running, key=lambda s: len(s.tokens) - s.num_computed > MIN_SHARED):
@@ -124,7 +127,9 @@ class BatchPlanner:
         return True
 
     def _make_room(self, sequence: TokenSequence, length: int, work: dict[TokenSequence, Chunk]) -> bool:
-        """Reserve memory for a running sequence, at the cost of idle slots and then of newer sequences."""
+        """Reserve memory for a running sequence, at the cost of idle slots and then of newer
+        sequences.
+        """
         while not self.backend.reserve(sequence.slot, length):
             if self.cache.evict(keep=None):
                 continue

@@ -1,8 +1,9 @@
 """Which sequence has which slot, and automatic prefix caching.
 
-A slot whose sequence has ended keeps its keys and values until another sequence needs the place. A new sequence takes over
-the longest prefix of its tokens that any slot holds: the slot itself if little else in it is lost, else a copy. Under memory
-pressure idle slots are evicted, the one used longest ago first.
+A slot whose sequence has ended keeps its keys and values until another sequence needs the place. A
+new sequence takes over the longest prefix of its tokens that any slot holds: the slot itself if
+little else in it is lost, else a copy. Under memory pressure idle slots are evicted, the one used
+longest ago first.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ MIN_SHARED = 8  # a shorter common prefix is computed again
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A slot of the backend: what it holds, and which sequence runs in it (None: it is kept for its prefix)."""
+    """A slot of the backend: what it holds, and which sequence runs in it (None: it is kept for its
+    prefix).
+    """
 
     number: int
     owner: TokenSequence | None
@@ -31,14 +34,18 @@ class Slot:
     used: int = 0
 
     def content(self, unit: int) -> np.ndarray:
-        """Tokens that can be shared, in whole units of the backend; of a running sequence only those of its prompt."""
+        """Tokens that can be shared, in whole units of the backend; of a running sequence only
+        those of its prompt.
+        """
         if self.owner is None:
             return self.held[: self.shareable]
         return self.held[: min(self.owner.num_computed, len(self.held)) // unit * unit]
 
 
 class PrefixCache:
-    """The slots of one backend. `enabled` False: a slot is closed when its sequence ends, and no prefix is looked for."""
+    """The slots of one backend. `enabled` False: a slot is closed when its sequence ends, and no
+    prefix is looked for.
+    """
 
     def __init__(self, backend: Backend, *, enabled: bool) -> None:
         self.backend, self.enabled = backend, enabled
@@ -53,7 +60,7 @@ class PrefixCache:
         return self.take(sequence, source, shared, length)
 
     def take(self, sequence: TokenSequence, source: Slot | None, shared: int, length: int = 0) -> bool:
-        """Give a sequence a slot that holds the first `shared` tokens of `source`. False: not now."""
+        """Give a sequence a slot with the first `shared` tokens of `source`. False: not now."""
         target, shared = self._target(sequence, source, shared)
         if target is None:
             return False
@@ -85,7 +92,9 @@ class PrefixCache:
         return target, shared
 
     def longest_prefix(self, sequence: TokenSequence, least: int = MIN_SHARED) -> tuple[Slot | None, int]:
-        """The slot that holds most of a sequence's tokens, and how many: at least `least`, and not its last one."""
+        """The slot that holds most of a sequence's tokens, and how many: at least `least`, and not
+        its last one.
+        """
         if not self.enabled or sequence.request.prompt_logprobs is not None:
             return None, 0
         unit, length, best = self.backend.chunk_unit, max(least, MIN_SHARED), None
@@ -99,7 +108,8 @@ class PrefixCache:
             if len(content) < length or slot.yarn != sequence.yarn or content[length - 1] != wanted[length - 1]:
                 continue
             common = common_length(content, wanted)
-            # Of two that hold as much, the one that holds less besides: the other one may be continued by its own sequence.
+            # Of two that hold as much, the one that holds less besides: the other one may be
+            # continued by its own sequence.
             if common > length or (common == length and (best is None or len(slot.held) < len(best.held))):
                 best, length = slot, common
         length = length // unit * unit
@@ -118,7 +128,7 @@ class PrefixCache:
         return False
 
     def release(self, sequence: TokenSequence) -> None:
-        """Keep the slot of a sequence that has ended for those that share its prefix, or close it."""
+        """Keep the slot of a sequence that has ended in the cache, or close it."""
         slot, unit = self.slots[sequence.slot], self.backend.chunk_unit
         shareable = sequence.num_computed
         if unit > 1:  # deterministic: only whole blocks of a prompt

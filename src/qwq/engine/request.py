@@ -16,12 +16,16 @@ MAX_SAMPLES = 1024
 
 
 class GrammarMatcher(Protocol):
-    """A grammar matcher for structured output (a JSON schema, a tool call). It sees the answer's tokens, never the thinking's."""
+    """A grammar matcher for structured output (a JSON schema, a tool call). It sees the answer's
+    tokens, never the thinking's.
+    """
 
     failed: str  # why it cannot go on; empty while it can
 
     def mask(self, logits_V: torch.Tensor) -> torch.Tensor:
-        """A copy in which every token that may not come next is minus infinity; end tokens may come if the form is complete."""
+        """A copy in which every token that may not come next is minus infinity; end tokens may come
+        if the form is complete.
+        """
         ...
 
     def push(self, token: int) -> bool:
@@ -31,21 +35,24 @@ class GrammarMatcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One prompt and how to continue it. `n` samples are independent random streams of one seed; they share the prefill.
+    """One prompt and how to continue it. `n` samples are independent random streams of one seed;
+    they share the prefill.
 
-    `stream`, `offset`: sample i draws from the random stream (`seed`, `stream` + i), from its number `offset` on; a later
-    turn of an episode goes on in the stream of the first one.
-    `eos_ids` end a turn (they stay in `ids`, not in the text); `stop` are strings that end it and are cut off; `stop_ids`
-    are further tokens that end it. `hidden_ids` are tokens that are not written as text.
-    `thinking_open`: the prompt ends inside `<think>`. `thinking_budget` in tokens, None without a limit. Under a budget no
-    end token is sampled inside the thinking or before the answer's first word, unless `plain_sampling` is set: then every
-    sampled token comes from the model's own distribution, as a policy gradient assumes.
-    `matcher` makes the grammar matcher of each sample; `think_id` is a token with which the model may open its thinking
-    before a constrained answer. `logprobs`: how many alternatives to report with each token's log-probability (0: the token's
-    alone, None: none); `prompt_logprobs` the same for the prompt; `drawn_logprobs`: report the log-probability of each
-    token under the distribution that it was drawn from. `yarn`: None lets the engine decide by length. `loop_tokens`: how
-    long an exact repetition may get before it is stopped, 0 for any length. `keep_prefix` False: no later request continues from
-    this one's tokens, so that its slot need not be kept.
+    `stream`, `offset`: sample i draws from the random stream (`seed`, `stream` + i), from its
+    number `offset` on; a later turn of an episode goes on in the stream of the first one. `eos_ids`
+    end a turn (they stay in `ids`, not in the text); `stop` are strings that end it and are cut
+    off; `stop_ids` are further tokens that end it. `hidden_ids` are tokens that are not written as
+    text. `thinking_open`: the prompt ends inside `<think>`. `thinking_budget` in tokens, None
+    without a limit. Under a budget no end token is sampled inside the thinking or before the
+    answer's first word, unless `plain_sampling` is set: then every sampled token comes from the
+    model's own distribution, as a policy gradient assumes. `matcher` makes the grammar matcher of
+    each sample; `think_id` is a token with which the model may open its thinking before a
+    constrained answer. `logprobs`: how many alternatives to report with each token's
+    log-probability (0: the token's alone, None: none); `prompt_logprobs` the same for the prompt;
+    `drawn_logprobs`: report the log-probability of each token under the distribution that it was
+    drawn from. `yarn`: None lets the engine decide by length. `loop_tokens`: how long an exact
+    repetition may get before it is stopped, 0 for any length. `keep_prefix` False: no later request
+    continues from this one's tokens, so that its slot need not be kept.
     """
 
     prompt_ids: Sequence[int]
@@ -73,7 +80,9 @@ class GenerationRequest:
 
 
 def check_request(request: GenerationRequest, backend: Backend, max_len: int) -> None:
-    """UsageError or CapacityError if a request can never be met. Reads nothing that changes, so any thread may call it."""
+    """UsageError or CapacityError if a request can never be met. Reads nothing that changes, so any
+    thread may call it.
+    """
     _check_length(len(request.prompt_ids), backend, max_len)
     for ids in (request.prompt_ids, request.stop_ids, [i for i, _ in request.params.logit_bias]):
         if len(ids) and (min(ids) < 0 or max(ids) >= backend.vocab_size):

@@ -23,11 +23,13 @@ NEAR_GREEDY = (
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to sample. `temperature` 0 is greedy, and so is one below `NEAR_GREEDY`. `top_k` 0, `top_p` 1 and `min_p` 0 switch those cuts off.
+    """How to sample. `temperature` 0 is greedy, and so is one below `NEAR_GREEDY`. `top_k` 0,
+    `top_p` 1 and `min_p` 0 switch those cuts off.
 
-    `repetition_penalty` (Keskar et al. 2019, arXiv 1909.05858) divides positive and multiplies negative logits of tokens
-    that stand in prompt or output; `presence_penalty` and `frequency_penalty` are subtracted from those of the output
-    (once; times their count), as OpenAI's API defines them. `logit_bias` pairs of token id and what is added.
+    `repetition_penalty` (Keskar et al. 2019, arXiv 1909.05858) divides positive and multiplies
+    negative logits of tokens that stand in prompt or output; `presence_penalty` and
+    `frequency_penalty` are subtracted from those of the output (once; times their count), as
+    OpenAI's API defines them. `logit_bias` pairs of token id and what is added.
     """
 
     temperature: float = 1.0
@@ -59,7 +61,7 @@ class SamplingParams:
 
     @property
     def needs_history(self) -> bool:
-        """Whether a token's logit depends on what stands before it beyond what the model computes."""
+        """Whether penalties make a token's logit depend on the tokens before it."""
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
@@ -78,7 +80,9 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 
 def stream_seed(seed: int, sample: int) -> int:
-    """The seed of one sample's stream: splitmix64's output for (seed, sample), so that near seeds give unrelated streams."""
+    """The seed of one sample's stream: splitmix64's output for (seed, sample), so that near seeds
+    give unrelated streams.
+    """
     return int(uniform(seed % (1 << 62), sample) * 2**53)
 
 
@@ -100,14 +104,17 @@ def uniform(seed: int, counter: int) -> float:
 
 
 def truncate(probs_BV: Tensor, params: SamplingParams) -> Tensor:
-    """Zero what top-k, top-p and min-p cut, in that order, on the tempered distribution. Not renormalised."""
+    """Zero what top-k, top-p and min-p cut, in that order, on the tempered distribution. Not
+    renormalised.
+    """
     if params.top_k and params.top_k < probs_BV.shape[-1]:
         kth = probs_BV.topk(params.top_k, dim=-1).values[:, -1:]
         probs_BV = probs_BV.masked_fill(probs_BV < kth, 0.0)
     if params.top_p < 1:
         ordered, index = probs_BV.sort(dim=-1, descending=True)
         before = ordered.cumsum(-1) - ordered
-        # A token stays while the mass before it is under top_p (of what top-k left), so the first one always stays.
+        # A token stays while the mass before it is under top_p (of what top-k left), so the first
+        # one always stays.
         cut = before >= params.top_p * ordered.sum(-1, keepdim=True)
         cut[:, 0] = False  # also where so small a top_p rounds to 0
         probs_BV = probs_BV.masked_fill(torch.zeros_like(cut).scatter(-1, index, cut), 0.0)
@@ -119,8 +126,9 @@ def truncate(probs_BV: Tensor, params: SamplingParams) -> Tensor:
 def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_B: Tensor) -> tuple[Tensor, Tensor]:
     """Token ids (B,) and their log-probabilities (B,) under softmax(logits / temperature).
 
-    The log-probability is that of the tempered distribution before any cut, which is what a
-    policy gradient differentiates. Greedy rows report it at temperature 1. It is NaN if a row's logits hold NaN or infinity.
+    The log-probability is that of the tempered distribution before any cut, which is what a policy
+    gradient differentiates. Greedy rows report it at temperature 1. It is NaN if a row's logits
+    hold NaN or infinity.
     """
     assert not params.needs_history and not params.logit_bias, "penalties and bias need `penalise`, row by row"
     logits_BV = logits_BV.float()
@@ -131,10 +139,12 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
         logits_BV = logits_BV / params.temperature
     logprobs_BV = logits_BV.log_softmax(-1)
     probs_BV = logprobs_BV.exp()
-    # On CPUs log_softmax is off by up to 1e-5 over a large vocabulary, always to the same side; what the masses sum to says by how much.
+    # On CPUs log_softmax is off by up to 1e-5 over a large vocabulary, always to the same side;
+    # what the masses sum to says by how much.
     excess_B = probs_BV.sum(-1).log()
     cdf_BV = truncate(probs_BV, params).cumsum(-1)
-    # The first token whose cumulative mass exceeds the draw; a token of mass zero is never the first.
+    # The first token whose cumulative mass exceeds the draw; a token of mass zero is never the
+    # first.
     draw_B1 = (uniforms(seeds_B, counters_B)[:, None] * cdf_BV[:, -1:]).to(cdf_BV.dtype)
     draw_B1 = torch.minimum(draw_B1, torch.nextafter(cdf_BV[:, -1:], torch.zeros_like(draw_B1)))
     tokens_B = torch.searchsorted(cdf_BV, draw_B1, right=True)[:, 0]
@@ -142,16 +152,18 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
     return tokens_B, logprobs_BV.gather(-1, tokens_B[:, None])[:, 0] - excess_B
 
 
-# -- one row with everything a request may ask for --------------------------------------------------------------------
+# -- one row with everything a request may ask for -------------------------------------------------
 
 FIRST_LOOK = 1024  # tokens that a nucleus is first looked for in
 
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """A sampled token. `raw` is its log-probability under the model, `processed` under what it was drawn from before
-    any cut (penalties, bias and temperature applied; greedy at temperature 1); both None unless asked for. `top` holds
-    the most likely tokens under the model with their log-probabilities."""
+    """A sampled token. `raw` is its log-probability under the model, `processed` under what it was
+    drawn from before any cut (penalties, bias and temperature applied; greedy at temperature 1);
+    both None unless asked for. `top` holds the most likely tokens under the model with their
+    log-probabilities.
+    """
 
     id: int
     raw: float | None = None
@@ -160,7 +172,9 @@ class SampledToken:
 
 
 def penalise(logits_V: Tensor, params: SamplingParams, prompt_ids: Tensor, output_ids: Tensor) -> Tensor:
-    """Logits after penalties and bias; the tensor itself where there are none. Ids are int64 tensors, repeats counted."""
+    """Logits after penalties and bias; the tensor itself where there are none. Ids are int64
+    tensors, repeats counted.
+    """
     if not params.needs_history and not params.logit_bias:
         return logits_V
     logits_V = logits_V.clone()
@@ -181,8 +195,9 @@ def sample_token(
 ) -> SampledToken:
     """Sample one token from float32 logits with the random number `draw` in [0, 1).
 
-    The same token that `sample` draws (same order of the same masses), found without sorting the vocabulary. `raw_V` are
-    the model's own logits, given with `top` when log-probabilities are wanted (`top` alternatives, 0 for none).
+    The same token that `sample` draws (same order of the same masses), found without sorting the
+    vocabulary. `raw_V` are the model's own logits, given with `top` when log-probabilities are
+    wanted (`top` alternatives, 0 for none).
     """
     if params.temperature == 0:
         token = int(logits_V.argmax())
@@ -228,7 +243,9 @@ def _draw(scaled_V: Tensor, params: SamplingParams, draw: float) -> int:
 
 
 def _invert(probs: Tensor, draw: float) -> int:
-    """The first place whose cumulative mass exceeds `draw` of the whole; a place of mass zero is never the first."""
+    """The first place whose cumulative mass exceeds `draw` of the whole; a place of mass zero is
+    never the first.
+    """
     cdf = probs.cumsum(-1)
     at = torch.tensor(draw, dtype=torch.float64, device=cdf.device) * cdf[-1]
     at = torch.minimum(at.to(cdf.dtype), torch.nextafter(cdf[-1], torch.zeros_like(cdf[-1])))

@@ -1,13 +1,16 @@
 """The engine: requests in, sequences out, one `step` at a time (continuous batching).
 
-The life of a request: `submit` makes a `TokenSequence` for each of its n samples, which wait; `step` admits sequences while
-slots and memory last, computes one batch (a token of each running sequence, then chunks of prompts, up to a budget of
-tokens), samples, and frees the slots of sequences that ended. A sequence is `tokens` and `num_computed`: decoding, a prompt
-in chunks, a forced closing phrase and recomputation after preemption are all tokens that are not computed yet.
+The life of a request: `submit` makes a `TokenSequence` for each of its n samples, which wait;
+`step` admits sequences while slots and memory last, computes one batch (a token of each running
+sequence, then chunks of prompts, up to a budget of tokens), samples, and frees the slots of
+sequences that ended. A sequence is `tokens` and `num_computed`: decoding, a prompt in chunks, a
+forced closing phrase and recomputation after preemption are all tokens that are not computed yet.
 
     prefix cache   a finished sequence's slot is kept until its place is needed; see `prefix_cache`
-    preemption     under memory pressure idle slots are evicted, then the newest sequence goes back to waiting
-    deterministic  slots reserve all they may need at admission and nothing is recomputed, so a sequence's tokens do not
+    preemption     under memory pressure idle slots are evicted, then the newest sequence goes back
+                   to waiting
+    deterministic  slots reserve all they may need at admission and nothing is recomputed, so a
+                   sequence's tokens do not
                    depend on the others in its batch (see `backends.torch`)
 """
 
@@ -36,7 +39,8 @@ YARN_PROMPT, YARN_TOTAL = 8192, 32768  # the model card of QwQ-32B: YaRN for inp
 
 
 class Engine:
-    """Runs sequences on a backend. Not thread-safe: one caller submits and steps (`serve` wraps it in a thread).
+    """Runs sequences on a backend. Not thread-safe: one caller submits and steps (`serve` wraps it
+    in a thread).
 
     `name` is the model's, for messages.
     """
@@ -60,7 +64,8 @@ class Engine:
         self.draft, self.draft_tokens = draft, draft_tokens
         if draft is not None and draft.vocab_size != backend.vocab_size:
             raise UsageError(
-                f"the draft model has a vocabulary of {draft.vocab_size}, the model one of {backend.vocab_size}: they must share a tokenizer"
+                f"the draft model has a vocabulary of {draft.vocab_size}, the model one of {backend.vocab_size}: "
+                "they must share a tokenizer"
             )
         self.max_len = min(backend.max_positions, max_model_len or backend.max_positions)
         max_tokens = min(self.max_len, backend.slot_capacity)
@@ -79,10 +84,12 @@ class Engine:
         self._kinds: Counter[Hashable] = Counter()  # of the sequences that wait or run
         self._costs = StepCosts.of_backend(backend) if speculate and draft is None else None
 
-    # -- requests ----------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     def submit(self, request: GenerationRequest) -> list[TokenSequence]:
-        """Queue a request; its sequences change as `step` is called. UsageError if it can never be met."""
+        """Queue a request; its sequences change as `step` is called. UsageError if it can never be
+        met.
+        """
         self.check(request)
         sequences = [self._sequence(request, number) for number in range(request.n)]
         alive = [s for s in sequences if not s.done]
@@ -135,12 +142,16 @@ class Engine:
         return sequences
 
     def sync(self) -> None:
-        """Bring running sequences up to date, also between the steps of a batch that decodes many in a row."""
+        """Bring running sequences up to date, also between the steps of a batch that decodes many
+        in a row.
+        """
         if self._many is not None:
             self._many.sync()
 
     def forget(self) -> None:
-        """Drop every cached prefix: the weights have changed, or another engine is to have the backend."""
+        """Drop every cached prefix: the weights have changed, or another engine is to have the
+        backend.
+        """
         self.cache.forget()
 
     @property
@@ -148,11 +159,15 @@ class Engine:
         return bool(self.waiting or self.running)
 
     def check(self, request: GenerationRequest) -> None:
-        """UsageError if a request can never be met. Reads nothing that changes, so any thread may call it."""
+        """UsageError if a request can never be met. Reads nothing that changes, so any thread may
+        call it.
+        """
         check_request(request, self.backend, self.max_len)
 
     def _wants_yarn(self, request: GenerationRequest) -> bool:
-        """Decided at submission: cached keys already have RoPE applied, so YaRN cannot be switched later."""
+        """Decided at submission: cached keys already have RoPE applied, so YaRN cannot be switched
+        later.
+        """
         if not self.backend.has_yarn:
             return False
         if request.yarn is not None:
@@ -160,7 +175,7 @@ class Engine:
         length = len(request.prompt_ids)
         return length > YARN_PROMPT or length + request.params.max_new_tokens > YARN_TOTAL
 
-    # -- one step ------------------------------------------------------------------------------------------------------
+    # -- one step ----------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def step(self) -> list[TokenSequence]:
@@ -179,7 +194,8 @@ class Engine:
         self.stats.steps += 1
         threads = torch.get_num_threads()
         if self.backend.own_threads:
-            # torch's threads would go on spinning for a while and take the cores from the backend's.
+            # torch's threads would go on spinning for a while and take the cores from the
+            # backend's.
             torch.set_num_threads(1)
         try:
             if len(logits_NV):

@@ -27,7 +27,7 @@ class Draft(Protocol):
     """Guesses the next tokens of one sequence (see `speculative`)."""
 
     def propose(self, sequence: TokenSequence, room: int, others: int) -> list[int]:
-        """At most `room` tokens that may follow, while `others` sequences decode in the same step."""
+        """At most `room` tokens that may follow; `others` sequences decode in the same step."""
         ...
 
     def close(self) -> None:
@@ -39,9 +39,9 @@ class Draft(Protocol):
 class TokenSequence:
     """One stream of output. `ids` runs parallel to `forced` (1: written by the engine, 0: sampled).
 
-    `outputs` is parallel too if the request asks for `logprobs`, and so is `drawn_logprobs` if it asks for those.
-    A sequence that decodes in a batch gets its tokens when the batch returns; text and thinking are then made of them when
-    somebody asks.
+    `outputs` is parallel too if the request asks for `logprobs`, and so is `drawn_logprobs` if it
+    asks for those. A sequence that decodes in a batch gets its tokens when the batch returns; text
+    and thinking are then made of them when somebody asks.
     """
 
     request: GenerationRequest
@@ -87,7 +87,9 @@ class TokenSequence:
 
     @property
     def text(self) -> str:
-        """The output without end tokens. It ends before a stop string, and while running before what could become one."""
+        """The output without end tokens. It ends before a stop string, and while running before
+        what could become one.
+        """
         self._read_text()
         return self.shown
 
@@ -108,7 +110,7 @@ class TokenSequence:
         self.times.append(time.perf_counter())
 
     def append(self, token: SampledToken, *, forced: bool) -> None:
-        """Take in one token of output; what it means for text and thinking is `output`'s business."""
+        """Take in one token of output; `output` adds it to text and thinking."""
         self.tokens.append(token.id)
         self.ids.append(token.id)
         self.forced.append(int(forced))
@@ -176,6 +178,8 @@ class TokenSequence:
         return False
 
     def finish(self, reason: StopReason, by: str | int | None = None) -> None:
-        """End the sequence; `by` is the stop string or the token that did it. The engine frees its slot."""
+        """End the sequence; `by` is the stop string or the token that did it. The engine frees its
+        slot.
+        """
         self.stop_reason, self.stopped_by = reason, by
         self.phase = Phase.DONE

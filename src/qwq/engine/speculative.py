@@ -1,15 +1,18 @@
 """Speculative decoding: guess the next tokens cheaply, check them all in one step of the model.
 
-Guesses come from the sequence itself, an n-gram that stood there before (prompt look-up decoding, Saxena 2023), or from a
-smaller model of the same vocabulary (Leviathan et al. 2023, arXiv 2211.17192, whose check this is). It is lossless in the strongest sense: the model's own sampler draws
-at every checked position with the random number of that position, and a guess is kept only where it is what was drawn. So
-the tokens are the ones that plain decoding would have sampled, not only their distribution. For a guess without a
-distribution of its own this accepts as often as rejection sampling would: with probability p(guess). A draft model draws with the
-same random numbers, so where the two models agree they draw the same token.
+Guesses come from the sequence itself, an n-gram that stood there before (prompt look-up decoding,
+Saxena 2023), or from a smaller model of the same vocabulary (Leviathan et al. 2023, arXiv
+2211.17192, whose check this is). It is lossless in the strongest sense: the model's own sampler
+draws at every checked position with the random number of that position, and a guess is kept only
+where it is what was drawn. So the tokens are the ones that plain decoding would have sampled, not
+only their distribution. For a guess without a distribution of its own this accepts as often as
+rejection sampling would: with probability p(guess). A draft model draws with the same random
+numbers, so where the two models agree they draw the same token.
 
-Whether guessing pays depends on the machine: checking 8 tokens may cost as much as one, or five times as much. So the engine
-measures what steps of several tokens cost (`StepCosts`), each sequence knows how often its look-ups are right
-(also those that were not checked: what was sampled tells), and the length that promises most tokens a second is taken, often 0.
+Whether guessing pays depends on the machine: checking 8 tokens may cost as much as one, or five
+times as much. So the engine measures what steps of several tokens cost (`StepCosts`), each sequence
+knows how often its look-ups are right (also those that were not checked: what was sampled tells),
+and the length that promises most tokens a second is taken, often 0.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ MEMORY = 0.95  # weight of the past in the share of right look-ups, a token
 
 
 class StepCosts:
-    """Seconds of one step by its number of tokens, between measured sizes on a straight line, beyond them on the last one's slope."""
+    """Seconds of one step by its number of tokens, between measured sizes on a straight line,
+    beyond them on the last one's slope.
+    """
 
     def __init__(self, measure: Callable[[int], float]) -> None:
         self.sizes = CALIBRATED
@@ -61,7 +66,9 @@ class StepCosts:
         return self.seconds[low] + max(0.0, slope) * (num_tokens - self.sizes[low])
 
     def best_length(self, right: float, others: int) -> int:
-        """Tokens to guess when a look-up is right with probability `right` and `others` samples decode in the same step."""
+        """Tokens to guess when a look-up is right with probability `right` and `others` samples
+        decode in the same step.
+        """
         best, most = 0, (others + 1) / self(others + 1)
         for length in LENGTHS:
             expected = sum(right**i for i in range(length + 1))
@@ -87,7 +94,9 @@ class NgramDraft:
         return self._right / (self._right + self._wrong)
 
     def follow(self, tokens: Sequence[int]) -> None:
-        """Take in the tokens that came since the last call, and what they say about the look-ups made meanwhile."""
+        """Take in the tokens that came since the last call, and what they say about the look-ups
+        made meanwhile.
+        """
         for at in range(max(self._looked, 1), len(tokens)):
             if 0 <= self._next < at:
                 hit = tokens[self._next] == tokens[at]
@@ -112,7 +121,9 @@ class NgramDraft:
         return -1
 
     def propose(self, sequence: TokenSequence, room: int, others: int) -> list[int]:
-        """At most `room` tokens that may follow; as many as promise most tokens a second for the share of right look-ups."""
+        """At most `room` tokens that may follow; as many as promise most tokens a second for the
+        share of right look-ups.
+        """
         tokens = sequence.tokens
         self.follow(tokens)
         if self._next < 0:
@@ -134,7 +145,9 @@ class ModelDraft:
 
     @torch.inference_mode()
     def propose(self, sequence: TokenSequence, room: int, others: int) -> list[int]:
-        """As many tokens as were asked for, at most `room`; fewer if the draft's cache or context is full."""
+        """As many tokens as were asked for, at most `room`; fewer if the draft's cache or context
+        is full.
+        """
         count = min(self.count, room)
         if self._slot < 0:
             slot = self.backend.open_slot()
@@ -161,7 +174,7 @@ class ModelDraft:
         return drafted
 
     def _feed(self, todo: list[int]) -> torch.Tensor | None:
-        """Logits after `todo`, computed in pieces that any backend takes; None where memory ends."""
+        """Logits after `todo`, computed in pieces that any backend takes; None if memory ends."""
         if not self.backend.reserve(self._slot, len(self._held) + len(todo)):
             return None
         for at in range(0, len(todo), FEED):

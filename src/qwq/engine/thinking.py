@@ -1,15 +1,18 @@
-"""The length of thought as something a user sets: a budget, an answer after it, and a detector for loops.
+"""The length of thought as something a user sets: a budget, an answer after it, and a detector for
+loops.
 
-A model thinks between `<think>` (written by itself or by its chat template) and `</think>`. `Thinking` follows one
-sample token by token. When the budget is spent, or the thought runs in a circle, it hands back a short closing phrase
-and `</think>`; the engine feeds these like any token, and the model goes on with its answer. Under a budget an end
-token is not allowed inside the thinking (it closes it instead) nor before the answer's first word.
+A model thinks between `<think>` (written by itself or by its chat template) and `</think>`.
+`Thinking` follows one sample token by token. When the budget is spent, or the thought runs in a
+circle, it hands back a short closing phrase and `</think>`; the engine feeds these like any token,
+and the model goes on with its answer. Under a budget an end token is not allowed inside the
+thinking (it closes it instead) nor before the answer's first word.
 
-Where the thinking begins and ends is `text.response`'s rule. The markers are read in the text, so they need not be single tokens. The budget counts
-tokens between the markers; the closing phrase is not counted, as the model did not think it.
+Where the thinking begins and ends is `text.response`'s rule. The markers are read in the text, so
+they need not be single tokens. The budget counts tokens between the markers; the closing phrase is
+not counted, as the model did not think it.
 
-Sources: budget forcing (Muennighoff et al. 2025, arXiv 2501.19393); Qwen3's `thinking_budget`, whose closing phrase says
-in the model's own voice that time is up.
+Sources: budget forcing (Muennighoff et al. 2025, arXiv 2501.19393); Qwen3's `thinking_budget`,
+whose closing phrase says in the model's own voice that time is up.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ LOOP_MIN_REPEATS = 4
 class Thinking:
     """Where one sample stands between thinking and answer.
 
-    `budget` in tokens, None without a limit; `max_new_tokens` bounds thinking and answer together, so a budget is cut
-    to leave room for the closing phrase and an answer.
+    `budget` in tokens, None without a limit; `max_new_tokens` bounds thinking and answer together,
+    so a budget is cut to leave room for the closing phrase and an answer.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, opened: bool, budget: int | None, max_new_tokens: int) -> None:
@@ -90,7 +93,8 @@ class Thinking:
 
 
 def in_a_loop(ids: Sequence[int], min_tokens: int) -> bool:
-    """Whether the last tokens are one phrase over and over: at least 4 times and at least `min_tokens` tokens in all.
+    """Whether the last tokens are one phrase over and over: at least 4 times and at least
+    `min_tokens` tokens in all.
 
     Phrases up to 96 tokens are seen, repeated exactly; a loop that changes a word each time is not.
     """

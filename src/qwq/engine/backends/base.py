@@ -1,7 +1,8 @@
-"""Backend interface: KV cache slots and one batched forward pass; for some, decoding of many steps in a row.
+"""Backend interface: KV cache slots and one batched forward pass; for some, decoding of many steps
+in a row.
 
-`torch` (our own module on a CPU), `dense` (the same for rollouts, many steps in a row), `llama` (llama.cpp's kernels on a GGUF
-file) and `cuda` (our own module on a GPU, paged) implement it.
+`torch` (our own module on a CPU), `dense` (the same for rollouts, many steps in a row), `llama`
+(llama.cpp's kernels on a GGUF file) and `cuda` (our own module on a GPU, paged) implement it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from qwq.engine.sampler import SamplingParams
 class Chunk:
     """Tokens of one slot to compute in this step: `ids` stand at positions start, start + 1, ...
 
-    Logits are computed for the last `num_logits` of them. `prompt` says that they are prompt tokens (deterministic mode
-    computes those in blocks of their own).
+    Logits are computed for the last `num_logits` of them. `prompt` says that they are prompt tokens
+    (deterministic mode computes those in blocks of their own).
     """
 
     slot: int
@@ -52,7 +53,9 @@ class Backend(Protocol):
         ...
 
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
-        """Give an empty slot the first `length` tokens of another; False if memory does not allow it."""
+        """Give an empty slot the first `length` tokens of another; False if memory does not allow
+        it.
+        """
         ...
 
     def truncate(self, slot: int, length: int) -> None:
@@ -68,8 +71,8 @@ class Backend(Protocol):
 class DecodeRow:
     """A slot that decodes on: all its tokens are computed but `last`, at `position`.
 
-    The next token is drawn with number `draw` of the random stream `seed`. `limit` new tokens end the run of steps; at most
-    `room` will be written before the row is unloaded.
+    The next token is drawn with number `draw` of the random stream `seed`. `limit` new tokens end
+    the run of steps; at most `room` will be written before the row is unloaded.
     """
 
     slot: int
@@ -83,7 +86,9 @@ class DecodeRow:
 
 @dataclass(frozen=True, slots=True)
 class RowOutput:
-    """What a slot has written since it was loaded, with the log-probability that each token was drawn with."""
+    """What a slot has written since it was loaded, with the log-probability that each token was
+    drawn with.
+    """
 
     slot: int
     ids: list[int]
@@ -107,8 +112,10 @@ class BatchBackend(Backend, Protocol):
         ...
 
     def decode(self, params: SamplingParams, eos_ids: Sequence[int]) -> tuple[list[RowOutput], int]:
-        """Decode all rows until at least one of them samples an end token, reaches its limit or has logits that are not
-        finite (its last log-probability is NaN). Returns the outputs of these rows and the number of steps."""
+        """Decode all rows until at least one of them samples an end token, reaches its limit or has
+        logits that are not finite (its last log-probability is NaN). Returns the outputs of these
+        rows and the number of steps.
+        """
         ...
 
     def outputs(self, slots: Sequence[int]) -> list[RowOutput]:

@@ -1,15 +1,18 @@
-"""The engine's backend for many short sequences of one kind: RL rollouts on the tensors that are trained (design promise 1).
+"""The engine's backend for many short sequences of one kind: RL rollouts on the tensors that are
+trained (design promise 1).
 
-It is `TorchBackend` with two differences. Every slot has the same width, so that a decode step is one attention call over the
-first B places of one tensor. And it decodes many steps in a row: token ids, log-probabilities, positions and random counters
-stay in tensors, all rows are sampled at once, and the scheduler is asked only when a sequence ends or reaches its limit. Per
-token there is no work in Python for each sequence.
+It is `TorchBackend` with two differences. Every slot has the same width, so that a decode step is
+one attention call over the first B places of one tensor. And it decodes many steps in a row: token
+ids, log-probabilities, positions and random counters stay in tensors, all rows are sampled at once,
+and the scheduler is asked only when a sequence ends or reaches its limit. Per token there is no
+work in Python for each sequence.
 
-A *slot* is a sequence's number at the scheduler; its *place* is where its keys and values are. The rows that decode take the
-first places; when one leaves, the last one moves into the hole. Behind them are slots that wait for tokens to be computed, and
-idle ones that are kept for their prefix.
+A *slot* is a sequence's number at the scheduler; its *place* is where its keys and values are. The
+rows that decode take the first places; when one leaves, the last one moves into the hole. Behind
+them are slots that wait for tokens to be computed, and idle ones that are kept for their prefix.
 
-Dimensions: B decoding rows, P places, N new tokens of a row, L layers, K key/value heads, W width, E head width, V vocabulary.
+Dimensions: B decoding rows, P places, N new tokens of a row, L layers, K key/value heads, W width,
+E head width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,12 +29,15 @@ from qwq.engine.sampler import SamplingParams, sample
 from qwq.model.layouts import Decode, Prefill, Siblings
 from qwq.model.transformer import Transformer
 
-# From here on a shared prompt is read once for all its rows; chosen, not tuned: a short one gains little.
+# From here on a shared prompt is read once for all its rows; chosen, not tuned: a short one gains
+# little.
 LONG_PROMPT, MANY_SAMPLES = 96, 4
 
 
 class DenseCache:
-    """Slots of one width in two tensors (L, P, K, W, E), which grow when asked. It is its own only arena (see `slots`)."""
+    """Slots of one width in two tensors (L, P, K, W, E), which grow when asked. It is its own only
+    arena (see `slots`).
+    """
 
     def __init__(self, model: Transformer) -> None:
         self.config, self.model = model.config, model
@@ -95,7 +101,8 @@ class DenseCache:
             self.origin[t] = (root, min(shared, length))
 
     def move(self, sources: Sequence[int], targets: Sequence[int], length: int, *, swap: bool = True) -> None:
-        """Move the first `length` tokens of places to other places; what was there goes to the source's place.
+        """Move the first `length` tokens of places to other places; what was there goes to the
+        source's place.
 
         `swap` False: what was there is needed no more, so that its slot alone changes places.
         """
@@ -115,7 +122,9 @@ class DenseCache:
 
 @dataclass(slots=True)
 class _Rows:
-    """What the decoding rows carry from step to step, by place. `num` counts the tokens written since the row was loaded."""
+    """What the decoding rows carry from step to step, by place. `num` counts the tokens written
+    since the row was loaded.
+    """
 
     last: Tensor
     position: Tensor
@@ -131,9 +140,9 @@ class _Rows:
         def longs(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.long, device=device)
 
-        return _Rows(
-            *(longs(places) for _ in range(6)), longs(places, max_new), torch.zeros(places, max_new, device=device)
-        )
+        last, position, seed, draw, num, limit = (longs(places) for _ in range(6))
+        logprobs = torch.zeros(places, max_new, device=device)
+        return _Rows(last, position, seed, draw, num, limit, longs(places, max_new), logprobs)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -150,14 +159,14 @@ class _Rows:
 
 
 class DenseBackend(TorchBackend):
-    """See `base.BatchBackend`. Memory is `max_slots` times the longest sequence that is asked for."""
+    """See `base.BatchBackend`. Memory is `max_slots` times the longest sequence asked for."""
 
     cache: DenseCache  # type: ignore[assignment]
 
     def __init__(self, model: Transformer, *, max_slots: int) -> None:
         # YaRN is decided by the model's config for all tokens, as in training.
         super().__init__(model, kv_tokens=model.config.max_positions, max_slots=max_slots, has_yarn=False)
-        self.cache = DenseCache(model)  # type: ignore[assignment]
+        self.cache = DenseCache(model)
         self.num_rows = 0
         self._rows = _Rows.zeros(0, 0, model.device)
         self._siblings: Siblings | None = None
@@ -189,7 +198,7 @@ class DenseBackend(TorchBackend):
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        """See `Backend.forward`. Whole prompts without logits are computed as in training, packed."""
+        """See `Backend.forward`. Whole prompts without logits are packed, as in training."""
         fresh = [c for c in chunks if c.start == 0 and not c.num_logits]
         if fresh:
             device = self.model.device
@@ -199,7 +208,7 @@ class DenseBackend(TorchBackend):
         others = [c for c in chunks if c.start or c.num_logits]
         return super().forward(others) if others else torch.zeros(0, self.vocab_size)
 
-    # -- many steps --------------------------------------------------------------------------------------------------------
+    # -- many steps --------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def load(self, rows: Sequence[DecodeRow]) -> None:
@@ -274,7 +283,9 @@ class DenseBackend(TorchBackend):
         self.num_rows, self._changed = left, True
 
     def _shared_prefixes(self) -> Siblings | None:
-        """The rows by shared prompt, if reading its keys and values once for all of them saves much."""
+        """The rows by shared prompt, if reading its keys and values once for all of them saves
+        much.
+        """
         if self.cache.longest_shared < LONG_PROMPT or self.model.device.type != "cpu":
             return None
         groups: dict[int, list[int]] = {}

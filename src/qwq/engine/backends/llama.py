@@ -1,11 +1,14 @@
-"""The engine's backend on llama.cpp's kernels: quantised GGUF files on CPUs (and Macs), logits out, our scheduler above.
+"""The engine's backend on llama.cpp's kernels: quantised GGUF files on CPUs (and Macs), logits out,
+our scheduler above.
 
-Covers llama-cpp-python's low-level batch API. llama.cpp keeps keys and values of all slots in one pool of cells; a shared
-prefix is the same cells seen by several slots, which `_Cells` counts as llama.cpp does. YaRN is a property of a context
-there, so requests that want it live in a second context over the same weights, made when the first one comes.
+Covers llama-cpp-python's low-level batch API. llama.cpp keeps keys and values of all slots in one
+pool of cells; a shared prefix is the same cells seen by several slots, which `_Cells` counts as
+llama.cpp does. YaRN is a property of a context there, so requests that want it live in a second
+context over the same weights, made when the first one comes.
 
-Deterministic mode: every chunk is a call of its own, and every slot a stream of cells of its own, so that neither a
-product's shape nor the order of cells depends on other slots. Prefixes are then not copied between slots.
+Deterministic mode: every chunk is a call of its own, and every slot a stream of cells of its own,
+so that neither a product's shape nor the order of cells depends on other slots. Prefixes are then
+not copied between slots.
 """
 
 from __future__ import annotations
@@ -50,12 +53,14 @@ def _quiet(library: Any, _kept: list[Any] = []) -> Any:  # noqa: B006  # a callb
 
 
 def _release_pages(path: str | Path) -> None:
-    """Give back the file's pages that loading touched. llama.cpp copies most tensors into the layout of its fast kernels while the whole
-    file stays mapped, so each would be resident twice; what is still read through the mapping comes back page by page."""
+    """Give back the file's pages that loading touched. llama.cpp copies most tensors into the
+    layout of its fast kernels while the whole file stays mapped, so each would be resident twice;
+    what is still read through the mapping comes back page by page.
+    """
     if platform.system() != "Linux":
         return
     name, libc = os.path.realpath(path), ctypes.CDLL(None, use_errno=True)
-    with open("/proc/self/maps") as maps:
+    with Path("/proc/self/maps").open() as maps:
         for line in maps:
             if line.rstrip("\n").endswith(" " + name):
                 begin, end = (int(x, 16) for x in line.split(" ", 1)[0].split("-"))
@@ -63,7 +68,9 @@ def _release_pages(path: str | Path) -> None:
 
 
 class LlamaBackend:
-    """See `backend.Backend`. `kv_tokens` bounds the cells over all slots; the file is memory-mapped."""
+    """See `backend.Backend`. `kv_tokens` bounds the cells over all slots; the file is
+    memory-mapped.
+    """
 
     deterministic: bool
     own_threads = True
@@ -142,7 +149,7 @@ class LlamaBackend:
             )
         return context
 
-    # -- slots ----------------------------------------------------------------------------------------------------------
+    # -- slots -------------------------------------------------------------------------------------
 
     def open_slot(self) -> int | None:
         if not self._free:
@@ -176,7 +183,7 @@ class LlamaBackend:
     def _memory(self, slot: int) -> Any:
         return self.lib.llama_get_memory(self._contexts[slot in self._yarn_slots])
 
-    # -- one pass --------------------------------------------------------------------------------------------------------
+    # -- one pass ----------------------------------------------------------------------------------
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
         """See `Backend.forward`. The result is valid until the next pass."""
@@ -211,7 +218,9 @@ class LlamaBackend:
         return torch.cat(out)
 
     def _decode(self, chunks: Sequence[Chunk], yarn: bool) -> Tensor:
-        """One llama_decode, or several where the logits asked for are more than llama.cpp hands out at once."""
+        """One llama_decode, or several where the logits asked for are more than llama.cpp hands out
+        at once.
+        """
         count = sum(len(c.ids) for c in chunks)
         assert count <= self.batch_tokens, f"{count} tokens in a batch made for {self.batch_tokens}"
         batch, at, outputs = self._batch, 0, 0
@@ -229,7 +238,8 @@ class LlamaBackend:
         if status != 0:
             what = "found no free cells" if status == 1 else "failed"
             raise InfraError(
-                f"llama.cpp {what} (status {status}) on {count} tokens with {self._cells.used} of {self.kv_tokens} cells in use"
+                f"llama.cpp {what} (status {status}) on {count} tokens with {self._cells.used} of {self.kv_tokens} "
+                "cells in use"
             )
         if not outputs:
             return torch.zeros(0, self.vocab_size)
@@ -304,7 +314,7 @@ class _Cells:
             self.used -= segment.length
 
     def _split(self, slot: int, length: int) -> None:
-        """Make `length` fall between two segments, in every slot that sees the one it falls into."""
+        """Make `length` fall between two segments, in every slot that sees the one it is in."""
         at = 0
         for s in self._slots[slot]:
             if at < length < at + s.length:

@@ -1,8 +1,10 @@
-"""Keys and values of many slots of very different lengths, for machines where attention over a dense tensor is fast (CPUs).
+"""Keys and values of many slots of very different lengths, for machines where attention over a
+dense tensor is fast (CPUs).
 
-A slot lives in an arena of its width class (128, 256, 512, ... tokens) and moves to the next one when it outgrows it, so
-memory stays within twice what is held, and the slots of a class are attended to in one call. Arenas are (layers, R, K,
-width, E) for keys and values; R doubles as slots come.
+A slot lives in an arena of its width class (128, 256, 512, ... tokens) and moves to the next one
+when it outgrows it, so memory stays within twice what is held, and the slots of a class are
+attended to in one call. Arenas are (layers, R, K, width, E) for keys and values; R doubles as slots
+come.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class _Arena:
 
 
 class SlotCache:
-    """Slots by number. `capacity` is in tokens, over all slots, counted by the widths of their classes."""
+    """Slots by number. `capacity` is in tokens, over all slots, counted by the widths of their
+    classes.
+    """
 
     def __init__(
         self,
@@ -74,7 +78,8 @@ class SlotCache:
         width = MIN_WIDTH
         while width < length:
             width *= 2
-        # The last class ends at the model's context or at all there is, which need not be a power of two.
+        # The last class ends at the model's context or at all there is, which need not be a power
+        # of two.
         return max(min(width, self.config.max_positions, self.capacity), length)
 
     def reserve(self, slot: int, length: int) -> bool:

@@ -1,15 +1,18 @@
 """The engine's backend on our own module: float32 on CPUs (or any dtype and device that torch has).
 
-One forward pass computes single tokens of many rows and chunks of prompts together: everything but attention works on
-flat tokens. Attention is one call for all single tokens of a width class, and two calls a chunk: over what stands
-before it (no mask), and causally within it, merged by their log-sum-exps, so memory is linear in length.
+One forward pass computes single tokens of many rows and chunks of prompts together: everything but
+attention works on flat tokens. Attention is one call for all single tokens of a width class, and
+two calls a chunk: over what stands before it (no mask), and causally within it, merged by their
+log-sum-exps, so memory is linear in length.
 
-Deterministic mode. A float32 matrix product's rounding depends on its number of rows, so there every pass has one
-fixed shape: prompts in blocks of 64 tokens of one row, everything else in blocks of 4 tokens with attention token by
-token. What stands in a block's other rows does not change a row's result (checked when the backend is made), so
-a sample's bits depend on its own tokens alone. The price is the blocks that are not full, and attention row by row.
+Deterministic mode. A float32 matrix product's rounding depends on its number of rows, so there
+every pass has one fixed shape: prompts in blocks of 64 tokens of one row, everything else in blocks
+of 4 tokens with attention token by token. What stands in a block's other rows does not change a
+row's result (checked when the backend is made), so a sample's bits depend on its own tokens alone.
+The price is the blocks that are not full, and attention row by row.
 
-Dimensions: N tokens of the pass, S single tokens, H query heads, K key/value heads, G = H / K, E head width, T columns.
+Dimensions: N tokens of the pass, S single tokens, H query heads, K key/value heads, G = H / K, E
+head width, T columns.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from qwq.engine.backends.base import Chunk
 from qwq.engine.backends.slots import SlotCache
 from qwq.errors import InfraError
 from qwq.model.linear import linear
-from qwq.model.transformer import Transformer
+from qwq.model.transformer import Block, Transformer
 
 PROMPT_BLOCK, TOKEN_BLOCK = 64, 4
 MASK_LIMIT = 1 << 20  # query-key pairs up to which a chunk is attended to with one mask
@@ -82,7 +85,8 @@ class TorchBackend:
         return self.model(ids_N, layout)
 
     def _logits(self, hidden_ND: Tensor, chunks: Sequence[Chunk]) -> Tensor:
-        wanted, at = [], 0
+        wanted: list[int] = []
+        at = 0
         for c in chunks:
             at += len(c.ids)
             wanted += range(at - c.num_logits, at)
@@ -92,7 +96,7 @@ class TorchBackend:
             hidden_ND = hidden_ND[torch.tensor(wanted, device=hidden_ND.device)]
         return self.model.logits(hidden_ND).float().cpu()
 
-    # -- deterministic mode --------------------------------------------------------------------------------------------
+    # -- deterministic mode ------------------------------------------------------------------------
 
     def _forward_in_blocks(self, chunks: Sequence[Chunk]) -> Tensor:
         hidden: dict[int, list[Tensor]] = {i: [] for i in range(len(chunks))}
@@ -105,7 +109,8 @@ class TorchBackend:
             for at in range(0, len(c.ids), PROMPT_BLOCK):
                 ids = c.ids[at : at + PROMPT_BLOCK]
                 hidden[i].append(self._block([Chunk(c.slot, ids, c.start + at, 0, c.yarn, True)], PROMPT_BLOCK))
-        # A row's drafted tokens read one another, so they stand in order; a later one may even share its block.
+        # A row's drafted tokens read one another, so they stand in order; a later one may even
+        # share its block.
         for at in range(0, len(singles), TOKEN_BLOCK):
             lot = singles[at : at + TOKEN_BLOCK]
             out_ND = self._block([c for _, c in lot], TOKEN_BLOCK)
@@ -125,16 +130,21 @@ class TorchBackend:
         return torch.cat(out).float().cpu()
 
     def _block(self, chunks: Sequence[Chunk], size: int) -> Tensor:
-        """One pass of exactly `size` rows; the missing ones are token 0 at position 0 and are attended to by nobody."""
+        """One pass of exactly `size` rows; the missing ones are token 0 at position 0 and are
+        attended to by nobody.
+        """
         count = sum(len(c.ids) for c in chunks)
         layout = BatchLayout(self.cache, chunks, self.model.device, self.has_yarn, one_by_one=True, pad=size - count)
         ids = [i for c in chunks for i in c.ids] + [0] * (size - count)
         return self.model(torch.tensor(ids, device=self.model.device), layout)[:count]
 
     def _check_blocks(self) -> None:
-        """Whether a row of a product keeps its bits among other rows, at every place of a block, for every weight's shape."""
+        """Whether a row of a product keeps its bits among other rows, at every place of a block,
+        for every weight's shape.
+        """
         generator = torch.Generator().manual_seed(0)
         block = self.model.blocks[0]
+        assert isinstance(block, Block)
         weights = [block.qkv.weight, block.o.weight, block.gate_up.weight, block.down.weight, self.model.head_weight]
         for weight in weights:
             weight = weight[: 1 << 16]
@@ -147,13 +157,16 @@ class TorchBackend:
                     results.append(linear(others, weight)[place])
                 if not all(torch.equal(r, results[0]) for r in results):
                     raise InfraError(
-                        f"this machine's matrix product of {tuple(weight.shape)} rounds a row by its place in a block of {size}: "
+                        f"this machine's matrix product of {tuple(weight.shape)} rounds a row by its place in a "
+                        f"block of {size}: "
                         "--deterministic cannot be kept here, run without it"
                     )
 
 
 class BatchLayout:
-    """Where the tokens of one pass stand, and their attention over the rows' caches (a `transformer.Layout`)."""
+    """Where the tokens of one pass stand, and their attention over the rows' caches (a
+    `transformer.Layout`).
+    """
 
     def __init__(
         self,
@@ -171,7 +184,8 @@ class BatchLayout:
         self.yarn_N: Tensor | None = None
         if has_yarn:
             self.yarn_N = torch.tensor([c.yarn for c in chunks for _ in c.ids] + [False] * pad, device=device)
-        # Single tokens by width class: (width, places, positions, index into the pass); longer chunks by themselves.
+        # Single tokens by width class: (width, places, positions, index into the pass); longer
+        # chunks by themselves.
         by_width: dict[int, list[tuple[int, int, int]]] = {}
         self.chunks: list[tuple[int, int, int, int, int]] = []  # (at, length, start, width, place)
         at = 0
@@ -266,7 +280,7 @@ class _Singles:
         return out
 
     def attend_one_by_one(self, layer: int, q_SHE: Tensor) -> Tensor:
-        S, H, E = q_SHE.shape
+        _, H, E = q_SHE.shape
         K = self.arena.k.shape[2]
         out = []
         for s, (place, length) in enumerate(zip(self.place_S.tolist(), self.lengths, strict=True)):
@@ -276,7 +290,9 @@ class _Singles:
 
 
 def attend_chunk(q_CHE: Tensor, k_KTE: Tensor, v_KTE: Tensor, start: int) -> Tensor:
-    """Attention (C, H, E) of C tokens at positions start.. over a row that already holds them. Memory linear in length."""
+    """Attention (C, H, E) of C tokens at positions start.. over a row that already holds them.
+    Memory linear in length.
+    """
     C, H, E = q_CHE.shape
     K = k_KTE.shape[0]
     G, end = H // K, start + C
@@ -294,7 +310,8 @@ def attend_chunk(q_CHE: Tensor, k_KTE: Tensor, v_KTE: Tensor, start: int) -> Ten
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     repeat = [t[:, None].expand(K, G, C, E).reshape(1, H, C, E) for t in (own_k, own_v)]
     own, own_lse = flash(q_HCE[None], *repeat, 0.0, True)
-    # Over the past no mask is needed, so the G heads of a key/value head are G times as many queries.
+    # Over the past no mask is needed, so the G heads of a key/value head are G times as many
+    # queries.
     past, past_lse = flash(q_HCE.reshape(1, K, G * C, E), k_KTE[None, :, :start], v_KTE[None, :, :start], 0.0, False)
     own_lse, past_lse = own_lse.reshape(H, C), past_lse.reshape(H, C)
     weight = torch.sigmoid(past_lse - own_lse)[..., None]

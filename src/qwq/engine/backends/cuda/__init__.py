@@ -1,8 +1,9 @@
 """The engine's GPU half: paged cache, kernels, graphs, quantised weights.
 
 All of it runs on a CPU too, through plain PyTorch, or kernel by kernel through Triton's interpreter
-(TRITON_INTERPRET=1, set before anything imports triton). Kernels are written as plain functions that
-name `tl`; `jit` compiles one when it is first needed, so nothing here imports triton before that.
+(TRITON_INTERPRET=1, set before anything imports triton). Kernels are written as plain functions
+that name `tl`; `jit` compiles one when it is first needed, so nothing here imports triton before
+that.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def wants_kernels(x: Tensor) -> bool:
 
 @cache
 def jit(kernel: Callable[..., None], unspecialised: tuple[str, ...] = ()) -> Any:
-    """`kernel` compiled by Triton. Arguments in `unspecialised` change with the batch: one binary serves all their values,
-    so a row's arithmetic cannot depend on them.
+    """`kernel` compiled by Triton. Arguments in `unspecialised` change with the batch: one binary
+    serves all their values, so a row's arithmetic cannot depend on them.
     """
     try:
         import triton
@@ -57,7 +58,9 @@ def launch(
 
 
 def dot_dtype(dtype: torch.dtype) -> Any:
-    """What matrix products inside kernels multiply (they add in float32). The interpreter has no product of bfloat16."""
+    """What matrix products inside kernels multiply (they add in float32). The interpreter has no
+    product of bfloat16.
+    """
     import triton.language as tl
 
     if dtype == torch.float32 or interpreting():

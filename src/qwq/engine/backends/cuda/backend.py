@@ -1,8 +1,10 @@
-"""The engine's backend on a GPU: paged keys and values, recorded decode steps, prompts in chunks beside them.
+"""The engine's backend on a GPU: paged keys and values, recorded decode steps, prompts in chunks
+beside them.
 
-A slot is a `Table` of blocks. A prefix that slots share is the same blocks with a count, copied when one of them writes
-into the last one. Single tokens of all slots go through one `DecodeStep` (a recorded graph on CUDA), longer chunks
-through `PagedPrefill`. Runs on a CPU too, without graphs and kernels, which is how its logic is tested.
+A slot is a `Table` of blocks. A prefix that slots share is the same blocks with a count, copied
+when one of them writes into the last one. Single tokens of all slots go through one `DecodeStep` (a
+recorded graph on CUDA), longer chunks through `PagedPrefill`. Runs on a CPU too, without graphs and
+kernels, which is how its logic is tested.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from qwq.model.transformer import Transformer
 
 
 class PagedBackend:
-    """See `backend.Backend`. `kv_tokens` sets the number of blocks, `max_length` the longest slot, `max_running` the batch."""
+    """See `backend.Backend`. `kv_tokens` sets the number of blocks, `max_length` the longest slot,
+    `max_running` the batch.
+    """
 
     own_threads = False
     deterministic = False
@@ -81,7 +85,9 @@ class PagedBackend:
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        """See `Backend.forward`; the logits stay on the model's device and are valid until the next pass."""
+        """See `Backend.forward`; the logits stay on the model's device and are valid until the next
+        pass.
+        """
         parts: list[Tensor | None] = [None] * len(chunks)
         singles = [i for i, c in enumerate(chunks) if len(c.ids) == 1]
         longer = [i for i, c in enumerate(chunks) if len(c.ids) > 1]

@@ -1,8 +1,9 @@
-"""One decode step of fixed size, recorded once as a CUDA graph and replayed: a step costs one launch, not hundreds.
+"""One decode step of fixed size, recorded once as a CUDA graph and replayed: a step costs one
+launch, not hundreds.
 
-A batch is padded up to the next recorded number of rows, and its block table to the next recorded width. A padding
-row feeds token 0 at position 0 into the scratch block and reads that one slot; its logits are dropped. Where there is no
-CUDA, the same padded step runs as it is.
+A batch is padded up to the next recorded number of rows, and its block table to the next recorded
+width. A padding row feeds token 0 at position 0 into the scratch block and reads that one slot; its
+logits are dropped. Where there is no CUDA, the same padded step runs as it is.
 
 The step is Transformer.forward with two departures, as recording allows no transfer from the host:
 1. cosines and sines are looked up by position in a table made once, not computed;
@@ -39,9 +40,11 @@ def ladder(top: int, first: int = 1, factor: int = 2) -> list[int]:
 
 
 class DecodeStep:
-    """Feeds one token of each of up to `max_rows` tables of up to `max_tokens` tokens; gives logits (B, V).
+    """Feeds one token of each of up to `max_rows` tables of up to `max_tokens` tokens; gives logits
+    (B, V).
 
-    The tables must have reserved a token. The logits are overwritten by the next call. `graphs` False never records.
+    The tables must have reserved a token. The logits are overwritten by the next call. `graphs`
+    False never records.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class DecodeStep:
         self.memory: Any = None  # the graphs share one pool, as only one runs at a time
 
     def _rope(self) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (max_tokens, 1, E/2) by position; where the model has YaRN, once without it and then with it."""
+        """Cosine and sine (max_tokens, 1, E/2) by position; where the model has YaRN, once without
+        it and then with it.
+        """
         config, dtype = self.model.config, self.model.embed.weight.dtype
         positions = torch.arange(self.max_tokens, device=self.model.device)
         choices = [None] if config.rope_scaling is None else [torch.zeros_like(positions).bool(), None]
@@ -82,7 +87,9 @@ class DecodeStep:
 
     @torch.inference_mode()
     def record_all(self) -> None:
-        """Record every size ahead of the first request; the largest first, so that the others fit into its memory."""
+        """Record every size ahead of the first request; the largest first, so that the others fit
+        into its memory.
+        """
         if self.records:
             self.static_BX.zero_()
             for size in reversed(self.sizes):
@@ -92,7 +99,7 @@ class DecodeStep:
     def _fill(self, tables: Sequence[Table], ids_B: Tensor, yarn: Sequence[bool] | None) -> tuple[int, int]:
         """Put a batch into the static tensors; returns the size and width it is padded to."""
         B, widest, longest = len(tables), max(len(t.blocks) for t in tables), max(len(t.ids) for t in tables)
-        if B > self.sizes[-1] or longest >= self.max_tokens:
+        if self.sizes[-1] < B or longest >= self.max_tokens:
             raise CapacityError(
                 f"a step of {B} rows, the longest at position {longest}, is made for {self.sizes[-1]} rows of "
                 f"{self.max_tokens} tokens: raise max_rows or max_tokens"
@@ -125,8 +132,8 @@ class DecodeStep:
         return head(hidden_BD) if isinstance(head, QuantLinear) else self.model.logits(hidden_BD)
 
     def _record(self, size: int, width: int) -> None:
-        # Run once before, on a side stream as recording asks: this compiles kernels and fills library caches. It writes the
-        # same keys and values as the replay will.
+        # Run once before, on a side stream as recording asks: this compiles kernels and fills
+        # library caches. It writes the same keys and values as the replay will.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

@@ -1,7 +1,8 @@
-"""Layouts (model/transformer.py) over the paged cache: one new token a row, or a chunk of each prompt.
+"""Layouts (model/transformer.py) over the paged cache: one new token a row, or a chunk of each
+prompt.
 
-Dimensions: N flat tokens, T blocks of the longest row, H query heads, K key/value heads, E head width, L tokens that a
-sequence holds at the end of its chunk, C tokens of a chunk.
+Dimensions: N flat tokens, T blocks of the longest row, H query heads, K key/value heads, E head
+width, L tokens that a sequence holds at the end of its chunk, C tokens of a chunk.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ QUERY_TILE = 512  # queries at once: bounds the scores where no fused attention 
 
 
 class PagedDecode:
-    """One new token for each of N rows: written at `slots_N`, then attending to positions 0..positions_N of its row.
+    """One new token for each of N rows: written at `slots_N`, then attending to positions
+    0..positions_N of its row.
 
-    `block_table_NT` int32, `slots_N` int64. A captured graph hands in static tensors; `of` makes them from tables.
+    `block_table_NT` int32, `slots_N` int64. A captured graph hands in static tensors; `of` makes
+    them from tables.
     """
 
     def __init__(
@@ -54,8 +57,9 @@ class PagedDecode:
 class PagedPrefill:
     """The next `counts` tokens of each table, one chunk after the other; they must be reserved.
 
-    A chunk attends to what its table holds and causally to itself. Sequences attend one by one, each over its own keys
-    gathered from the cache, so none depends on its batch-mates and nothing is padded.
+    A chunk attends to what its table holds and causally to itself. Sequences attend one by one,
+    each over its own keys gathered from the cache, so none depends on its batch-mates and nothing
+    is padded.
     """
 
     def __init__(

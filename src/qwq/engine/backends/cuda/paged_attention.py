@@ -1,16 +1,19 @@
 """Attention of one new token a row over a paged key/value cache, and writing into that cache.
 
-Keys and values stand in blocks of `block_size` tokens anywhere in one pool (PagedAttention, Kwon et al. 2023,
-arXiv 2309.06180). A long row is cut into splits that run side by side (Flash-Decoding, Dao et al. 2023), each with
-the online softmax of FlashAttention (arXiv 2205.14135); a second kernel merges them.
+Keys and values stand in blocks of `block_size` tokens anywhere in one pool (PagedAttention, Kwon et
+al. 2023, arXiv 2309.06180). A long row is cut into splits that run side by side (Flash-Decoding,
+Dao et al. 2023), each with the online softmax of FlashAttention (arXiv 2205.14135); a second kernel
+merges them.
 
-A row's result is the same bits whatever else is in the batch, because nothing a row computes depends on the others:
+A row's result is the same bits whatever else is in the batch, because nothing a row computes
+depends on the others:
 1. a split is always SPLIT tokens, never a share of the longest row or of the free processors;
 2. splits are merged SPLITS_AT_ONCE at a time, in order, however many programs the grid has;
 3. tile shapes come from the model alone, and batch-dependent arguments do not choose a binary.
 
-Dimensions: B rows, T blocks of the longest row, H query heads, K key/value heads, G = H / K query heads sharing one of
-them, E head width, S splits, L tokens of a row. `k_cache`, `v_cache` of one layer: (blocks, block size, K, E).
+Dimensions: B rows, T blocks of the longest row, H query heads, K key/value heads, G = H / K query
+heads sharing one of them, E head width, S splits, L tokens of a row. `k_cache`, `v_cache` of one
+layer: (blocks, block size, K, E).
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ tl: Any = None  # triton.language, once a kernel is compiled
 
 
 def write_kv(k_cache: Tensor, v_cache: Tensor, k_NKE: Tensor, v_NKE: Tensor, slots_N: Tensor) -> None:
-    """Put N tokens' keys and values into their slots (block * block_size + place in the block), int64."""
+    """Put N tokens' keys and values into their slots (block * block_size + place in the block),
+    int64.
+    """
     for cache, new_NKE in ((k_cache, k_NKE), (v_cache, v_NKE)):
         cache.flatten(0, 1).index_copy_(0, slots_N, new_NKE.detach().to(cache.dtype))
 
@@ -36,7 +41,9 @@ def write_kv(k_cache: Tensor, v_cache: Tensor, k_NKE: Tensor, v_NKE: Tensor, slo
 def paged_attention(
     q_BHE: Tensor, k_cache: Tensor, v_cache: Tensor, block_table_BT: Tensor, lengths_B: Tensor
 ) -> Tensor:
-    """Each row's query over its first `lengths_B` cached tokens, scaled by 1/sqrt(E): (B, H, E). A row of length 0 gives 0."""
+    """Each row's query over its first `lengths_B` cached tokens, scaled by 1/sqrt(E): (B, H, E). A
+    row of length 0 gives 0.
+    """
     run = paged_attention_triton if wants_kernels(q_BHE) else paged_attention_reference
     return run(q_BHE, k_cache, v_cache, block_table_BT, lengths_B)
 
@@ -45,7 +52,7 @@ def paged_attention_reference(
     q_BHE: Tensor, k_cache: Tensor, v_cache: Tensor, block_table_BT: Tensor, lengths_B: Tensor
 ) -> Tensor:
     """The same in plain PyTorch, row by row, in float32."""
-    B, H, E = q_BHE.shape
+    _, H, E = q_BHE.shape
     K = k_cache.shape[2]
     out_BHE = torch.zeros_like(q_BHE, memory_format=torch.contiguous_format)
     for row, length in enumerate(lengths_B.tolist()):
@@ -61,14 +68,17 @@ def paged_attention_reference(
 def paged_attention_triton(
     q_BHE: Tensor, k_cache: Tensor, v_cache: Tensor, block_table_BT: Tensor, lengths_B: Tensor
 ) -> Tensor:
-    """The same by two kernels. The table's width alone sizes the grid: programs beyond a row's length end at once."""
+    """The same by two kernels. The table's width alone sizes the grid: programs beyond a row's
+    length end at once.
+    """
     B, H, E = q_BHE.shape
     _, block_size, K, _ = k_cache.shape
     assert q_BHE.stride(2) == 1 and k_cache.stride() == v_cache.stride() and k_cache.stride(3) == 1
     assert block_table_BT.stride(1) == 1 and block_table_BT.dtype == lengths_B.dtype == torch.int32
     S = max(1, -(-block_table_BT.shape[1] * block_size // SPLIT))
     part_BHSE = torch.empty((B, H, S, E), device=q_BHE.device, dtype=torch.float32)
-    # Two tensors, not one of two halves: a pointer's alignment chooses a binary, and must not vary with B.
+    # Two tensors, not one of two halves: a pointer's alignment chooses a binary, and must not vary
+    # with B.
     max_BHS, sum_BHS = (torch.empty((B, H, S), device=q_BHE.device, dtype=torch.float32) for _ in range(2))
     out_BHE = torch.empty((B, H, E), device=q_BHE.device, dtype=q_BHE.dtype)
     padded = {"PADDED_G": power_of_two(H // K), "PADDED_E": power_of_two(E)}
@@ -93,7 +103,9 @@ def _split_kernel(
     G: tl.constexpr, E: tl.constexpr, BLOCK_SIZE: tl.constexpr, SPLIT: tl.constexpr, TILE: tl.constexpr,
     PADDED_G: tl.constexpr, PADDED_E: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    """One program: G query heads of one row over one split. Leaves sum(p v), max(score) and sum(p), p = exp(score - max)."""
+    """One program: G query heads of one row over one split. Leaves sum(p v), max(score) and sum(p),
+    p = exp(score - max).
+    """
     row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
     first = split * SPLIT

@@ -1,14 +1,16 @@
 """A key/value cache in blocks: shared by forks, kept for later requests with the same beginning.
 
-The life of a block: free; held by one table or several (its count); after its last table closed, free again or, when it is
-full and known by its key, cached: counted 0, its content kept, the one unused longest given up first when no block is
-free. A key hashes the block's tokens with the key before it, so equal keys mean equal sequences up to there (vLLM's
-automatic prefix caching; PagedAttention, Kwon et al. 2023, arXiv 2309.06180). Only full blocks have keys and full
-blocks are not written again (a truncated one loses its key first); the last partial block is copied before it is
-written if another table holds it.
+The life of a block: free; held by one table or several (its count); after its last table closed,
+free again or, when it is full and known by its key, cached: counted 0, its content kept, the one
+unused longest given up first when no block is free. A key hashes the block's tokens with the key
+before it, so equal keys mean equal sequences up to there (vLLM's automatic prefix caching;
+PagedAttention, Kwon et al. 2023, arXiv 2309.06180). Only full blocks have keys and full blocks are
+not written again (a truncated one loses its key first); the last partial block is copied before it
+is written if another table holds it.
 
-How a request uses it: `open` (finds its cached beginning), then for each forward pass `reserve`, run the layout, `commit`
-the tokens; `fork` for more samples; `truncate` after rejected drafts; `close`. Block 0 is scratch: padding rows of a fixed-size batch write there.
+How a request uses it: `open` (finds its cached beginning), then for each forward pass `reserve`,
+run the layout, `commit` the tokens; `fork` for more samples; `truncate` after rejected drafts;
+`close`. Block 0 is scratch: padding rows of a fixed-size batch write there.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ SCRATCH = 0
 
 @dataclass(slots=True, eq=False)
 class Table:
-    """One sequence's tokens in the cache and the blocks that hold them (int32, some perhaps reserved and still empty)."""
+    """One sequence's tokens in the cache and the blocks that hold them (int32, some perhaps
+    reserved and still empty).
+    """
 
     extra: str = ""  # what else the keys and values depend on, YaRN on or off for one
     ids: list[int] = field(default_factory=list)
@@ -43,7 +47,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Blocks by state (scratch not counted) and what happened so far; tokens for `asked` and `hits`, blocks otherwise."""
+    """Blocks by state (scratch not counted) and what happened so far; tokens for `asked` and
+    `hits`, blocks otherwise.
+    """
 
     free: int
     cached: int
@@ -61,7 +67,7 @@ def block_key(parent: bytes, ids: Sequence[int], extra: str) -> bytes:
 
 
 class BlockPool:
-    """The accounting of `num_blocks` blocks, without their tensors. Every change is all or nothing."""
+    """The accounting of `num_blocks` blocks, without tensors. Every change is all or nothing."""
 
     def __init__(self, num_blocks: int, block_size: int = 16) -> None:
         if num_blocks < 2:
@@ -83,7 +89,9 @@ class BlockPool:
         return len(self.free) + len(self.cached)
 
     def open(self, ids: Sequence[int], extra: str = "") -> Table:
-        """A table that starts with as many cached blocks of `ids` as there are, one token at least left to compute."""
+        """A table that starts with as many cached blocks of `ids` as there are, one token at least
+        left to compute.
+        """
         table, size = Table(extra), self.block_size
         for end in range(size, len(ids), size):
             key = block_key(table.keys[-1] if table.keys else b"", ids[end - size : end], extra)
@@ -114,7 +122,9 @@ class BlockPool:
         return max(more, 0) + self._must_copy(table)
 
     def reserve(self, table: Table, num_tokens: int) -> None:
-        """Room for the next `num_tokens` tokens, in blocks that no other table reads. Raises CapacityError, changing nothing."""
+        """Room for the next `num_tokens` tokens, in blocks that no other table reads. Raises
+        CapacityError, changing nothing.
+        """
         if (need := self.blocks_needed(table, num_tokens)) > self.num_available:
             raise CapacityError(
                 f"need {need} more key/value blocks of {self.block_size} tokens, {self.num_available} of "
@@ -133,19 +143,24 @@ class BlockPool:
             table.blocks.append(self._take())
 
     def slots(self, table: Table, num_tokens: int) -> list[int]:
-        """Where the next `num_tokens` tokens go: block * block_size + place in it. They must be reserved."""
+        """Where the next `num_tokens` tokens go: block * block_size + place in it. They must be
+        reserved.
+        """
         start, size = len(table.ids), self.block_size
         return [table.blocks[t // size] * size + t % size for t in range(start, start + num_tokens)]
 
     def commit(self, table: Table, ids: Sequence[int]) -> None:
-        """Tokens whose keys and values were written (or are next on the GPU's stream); full blocks become findable."""
+        """Tokens whose keys and values were written (or are next on the GPU's stream); full blocks
+        become findable.
+        """
         table.ids.extend(ids)
         size = self.block_size
         assert len(table.ids) <= len(table.blocks) * size, "commit of tokens that were not reserved"
         for at in range(len(table.keys), len(table.ids) // size):
             key = block_key(table.keys[-1] if table.keys else b"", table.ids[at * size : (at + 1) * size], table.extra)
             table.keys.append(key)
-            # Two tables may compute the same block side by side: the first is found, the second stays unknown.
+            # Two tables may compute the same block side by side: the first is found, the second
+            # stays unknown.
             if not table.stale and key not in self.block_of:
                 self.block_of[key], self.key_of[table.blocks[at]] = table.blocks[at], key
 
@@ -158,14 +173,18 @@ class BlockPool:
         del table.blocks[-(-length // self.block_size) :]
 
     def close(self, table: Table) -> None:
-        """Let go of a table's blocks, the last first, so that a sequence's end is evicted before its beginning."""
+        """Let go of a table's blocks, the last first, so that a sequence's end is evicted before
+        its beginning.
+        """
         self.tables.remove(table)
         for block in reversed(table.blocks):
             self._drop(block)
         table.blocks = array("i")
 
     def forget(self) -> None:
-        """Nothing written so far is found again: the weights changed. Open tables keep their blocks."""
+        """Nothing written so far is found again: the weights changed. Open tables keep their
+        blocks.
+        """
         self.free.extend(self.cached)
         for known in (self.cached, self.block_of, self.key_of):
             known.clear()

@@ -1,11 +1,13 @@
-"""Weights in 8 or 4 bits, activations as they are: a decode step reads every weight once, so fewer bytes are less time.
+"""Weights in 8 or 4 bits, activations as they are: a decode step reads every weight once, so fewer
+bytes are less time.
 
-int8: w = q * scale, one scale a row of the matrix (LLM.int8's absmax rule, Dettmers et al. 2022, arXiv 2208.07339).
-int4: w = (q - zero) * scale, one scale and zero for `group` inputs of a row (the grid of GPTQ, Frantar et al. 2022, arXiv
-2210.17323, with plain rounding). Either way a weight moves by at most half a scale.
+int8: w = q * scale, one scale a row of the matrix (LLM.int8's absmax rule, Dettmers et al. 2022,
+arXiv 2208.07339). int4: w = (q - zero) * scale, one scale and zero for `group` inputs of a row (the
+grid of GPTQ, Frantar et al. 2022, arXiv 2210.17323, with plain rounding). Either way a weight moves
+by at most half a scale.
 
-Two 4-bit numbers stand in a byte: of each group, byte j holds input j in its low half and input j + group/2 in its high
-half, so that a kernel multiplies both halves without shuffling.
+Two 4-bit numbers stand in a byte: of each group, byte j holds input j in its low half and input j +
+group/2 in its high half, so that a kernel multiplies both halves without shuffling.
 
 Dimensions: M rows of activations, I inputs, O outputs, P = I / group groups.
 """
@@ -30,9 +32,11 @@ tl: Any = None  # triton.language, once a kernel is compiled
 
 
 class QuantLinear(nn.Module):
-    """A linear layer of quantised weights, made from `weight_OI` and an optional `bias_O`, in the dtype it will run in. Not trainable.
+    """A linear layer of quantised weights, made from `weight_OI` and an optional `bias_O`, in the
+    dtype it will run in. Not trainable.
 
-    `symmetric` (int4 only) fixes zero at 8; otherwise a group's grid spans from its least to its greatest weight.
+    `symmetric` (int4 only) fixes zero at 8; otherwise a group's grid spans from its least to its
+    greatest weight.
     """
 
     q: Tensor
@@ -58,7 +62,8 @@ class QuantLinear(nn.Module):
         self.group = math.gcd(group, self.in_features) if bits == 4 else self.in_features
         if bits == 4 and (group & (group - 1) or self.group % 2):
             raise ConfigError(
-                f"{self.in_features} inputs in groups of {group}: 4 bits need an even width and a power of two; or use 8 bits"
+                f"{self.in_features} inputs in groups of {group}: 4 bits need an even width and a power of two; "
+                "or use 8 bits"
             )
         packed = _quantise_int8(weight_OI) if bits == 8 else _quantise_int4(weight_OI, self.group, symmetric)
         for name, tensor in zip(("q", "scale", "zero"), packed, strict=True):
@@ -94,10 +99,8 @@ def _quantise_int8(weight_OI: Tensor) -> tuple[Tensor, Tensor, None]:
 
 def _quantise_int4(weight_OI: Tensor, group: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
     w_OPI = weight_OI.detach().float().unflatten(1, (-1, group))
-    if symmetric:
-        scale_OP = w_OPI.abs().amax(2) / 7
-    else:
-        scale_OP = (w_OPI.amax(2).clamp(min=0) - w_OPI.amin(2).clamp(max=0)) / 15
+    span_OP = w_OPI.amax(2).clamp(min=0) - w_OPI.amin(2).clamp(max=0)
+    scale_OP = w_OPI.abs().amax(2) / 7 if symmetric else span_OP / 15
     scale_OP = torch.where(scale_OP > 0, scale_OP, 1.0).to(weight_OI.dtype)
     scale_OP1 = scale_OP.float()[:, :, None]  # as stored, so that its own rounding costs the weights nothing
     zero_OP1 = (
@@ -109,7 +112,9 @@ def _quantise_int4(weight_OI: Tensor, group: int, symmetric: bool) -> tuple[Tens
 
 
 def quantise_model(model: Transformer, bits: int, *, head: bool = False, group: int = GROUP) -> Transformer:
-    """Replace the linear layers of all blocks, and the head if asked, in place, one at a time. Norms and embedding stay."""
+    """Replace the linear layers of all blocks, and the head if asked, in place, one at a time.
+    Norms and embedding stay.
+    """
     if head and model.head is None:
         raise ConfigError("the head is the embedding itself in this model: quantise without head")
     places = [(block, name) for block in model.blocks for name in ("qkv", "o", "gate_up", "down")]
@@ -120,7 +125,9 @@ def quantise_model(model: Transformer, bits: int, *, head: bool = False, group: 
 
 
 def quant_matmul(x_MI: Tensor, layer: QuantLinear) -> Tensor:
-    """x w^T + bias by a kernel that dequantises in registers: (M, O). Tiles are fixed, so a row does not depend on M."""
+    """x w^T + bias by a kernel that dequantises in registers: (M, O). Tiles are fixed, so a row
+    does not depend on M.
+    """
     x_MI = x_MI.contiguous()
     M, I, O = len(x_MI), layer.in_features, layer.out_features  # noqa: E741
     out_MO = torch.empty((M, O), device=x_MI.device, dtype=x_MI.dtype)
@@ -144,7 +151,9 @@ def _int8_kernel(
     x, q, scale, bias, out, num_rows, num_out, num_in,
     TILE_M: tl.constexpr, TILE_O: tl.constexpr, TILE_I: tl.constexpr, HAS_BIAS: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    """One program: TILE_M rows times TILE_O outputs. 8-bit integers are exact in bfloat16; the scale comes last."""
+    """One program: TILE_M rows times TILE_O outputs. 8-bit integers are exact in bfloat16; the
+    scale comes last.
+    """
     m = tl.program_id(0) * TILE_M + tl.arange(0, TILE_M)
     o = tl.program_id(1) * TILE_O + tl.arange(0, TILE_O)
     acc_MO = tl.zeros((TILE_M, TILE_O), tl.float32)
@@ -167,7 +176,9 @@ def _int4_kernel(
     x, q, scale, zero, bias, out, num_rows, num_out, num_in,
     TILE_M: tl.constexpr, TILE_O: tl.constexpr, GROUP: tl.constexpr, HAS_BIAS: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    """The same over groups of inputs: q - zero is a small integer, exact in bfloat16; each group's sum is scaled."""
+    """The same over groups of inputs: q - zero is a small integer, exact in bfloat16; each group's
+    sum is scaled.
+    """
     HALF: tl.constexpr = GROUP // 2
     m = tl.program_id(0) * TILE_M + tl.arange(0, TILE_M)
     o = tl.program_id(1) * TILE_O + tl.arange(0, TILE_O)
