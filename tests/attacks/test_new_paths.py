@@ -359,8 +359,9 @@ def test_a_lying_array(strongest):
 
 def test_malformed_values_of_the_new_kinds_do_not_hurt_the_grader(strongest):
     for node in (
-        ["n", "<i8", [2], "AAAA"], ["n", "<i8", [1 << 60], ""], ["n", "O", [1], "AAAAAAAAAAA="], ["n", "<i8", [-1], ""], ["a", "i", "AAA"], ["a", "zz", ""],
-        ["P", "posix", 5], ["U", "f" * 100], ["dz", [2020, 1, 1, 0, 0, 0, 0], 10**18], ["n", "<U999999999", [1], ""], ["q", 10**9], ["O", 5],
+        ["n", "<i8", [2], "AAAA"], ["n", "<i8", [1 << 60], ""], ["n", "O", [1], "AAAAAAAAAAA="], ["n", "<i8", [-1], ""],
+        ["a", "i", "AAA"], ["a", "zz", ""], ["P", "posix", 5], ["U", "f" * 100],
+        ["dz", [2020, 1, 1, 0, 0, 0, 0], 10**18], ["n", "<U999999999", [1], ""], ["q", 10**9], ["O", 5],
     ):  # fmt: skip
         record = json.dumps({"i": 0, "v": [node]})
         code = f"import os\nos.write(3, {record!r}.encode() + b'\\n')\ndef f(n): return 0"

@@ -24,7 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(
     ("prompt", "new", "requests", "words"),
     [
-        (8, 4, (0,), "--requests 0: give 1 or more"), (8, 4, (4, -1), "--requests -1"), (0, 4, (1,), "--prompt-tokens 0"), (8, 1, (1,), "--new-tokens 1: give 2 or more"),
+        (8, 4, (0,), "--requests 0: give 1 or more"), (8, 4, (4, -1), "--requests -1"),
+        (0, 4, (1,), "--prompt-tokens 0"), (8, 1, (1,), "--new-tokens 1: give 2 or more"),
         (500, 64, (1,), "564 tokens, this model reads 512"),
     ],
 )  # fmt: skip

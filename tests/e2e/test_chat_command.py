@@ -77,7 +77,8 @@ def test_files_a_system_message_and_sampling(folder: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--top-p", "2"], "top_p=2.0 is out of range"), (["--file", "/nope"], "/nope"), (["--prompt", ""], "--prompt is empty"), (["--max-model-len", "9k"], "reads 2 to 512"),
+        (["--top-p", "2"], "top_p=2.0 is out of range"), (["--file", "/nope"], "/nope"),
+        (["--prompt", ""], "--prompt is empty"), (["--max-model-len", "9k"], "reads 2 to 512"),
         (["--threads", "0"], "--threads 0"),
     ],
 )  # fmt: skip

@@ -1,4 +1,6 @@
-"""The options of an RL stage, end to end on a small run: LoRA, budgets, length rewards, validation, the overthinking curve."""
+"""The options of an RL stage, end to end on a small run: LoRA, budgets, length rewards, validation,
+the overthinking curve.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def test_validation_chose_the_weights(run):
 
 
 def test_an_adapter_alone_is_enough_to_go_on(run):
-    """rl1 left no merged folder; rl2 started from its adapter, and its own start is what the KL was measured against."""
+    """rl1 left no merged folder; rl2 started from its adapter, and its own start is what the KL was
+    measured against.
+    """
     assert not (run / "checkpoints" / "rl1" / "final").exists()
     assert (run / "checkpoints" / "rl1" / "adapter" / "adapter_model.safetensors").is_file()
     assert metrics(run, "rl2")[0]["kl"] == pytest.approx(0, abs=1e-6)
@@ -107,7 +111,8 @@ def test_the_overthinking_curve_is_there_and_drawn(run):
     record = json.loads((run / "stages" / "rl2.json").read_text())
     for curve in record["budgets"].values():
         assert [p["budget"] for p in curve] == [0, 8, None]
-        # This model opens a thought again now and then after one was closed; that is not the budget's, but it is thinking.
+        # This model opens a thought again now and then after one was closed; that is not the
+        # budget's, but it is thinking.
         assert curve[0]["mean_thinking_tokens"] < curve[2]["mean_thinking_tokens"]
         assert curve[0]["mean_tokens"] < curve[2]["mean_tokens"] + 16
     page = write_report(run).read_text()
@@ -122,10 +127,13 @@ def test_a_buffer_longer_than_the_response_is_refused():
 
 
 def test_a_checkpoint_gets_another_template(run, tmp_path):
-    """QwQ opens the thinking in its template; a cold start of a model whose template does not can take ours, or a file."""
+    """QwQ opens the thinking in its template; a cold start of a model whose template does not can
+    take ours, or a file.
+    """
     plain = tmp_path / "plain.jinja"
     plain.write_text(
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     base = {
         "name": "x",
@@ -174,7 +182,9 @@ def test_the_start_is_read_once_and_the_first_stage_compared_with_it(run, tmp_pa
 
 
 def test_early_end_by_patience(tmp_path):
-    """A learning rate of nearly nothing makes nothing better, so the stage ends after the first look."""
+    """A learning rate of nearly nothing makes nothing better, so the stage ends after the first
+    look.
+    """
     options = OPTIONS | {
         "stages.rl1.optim": {"lr": 1e-12},
         "stages.rl1.validation": {"every": 1, "problems": 4, "patience": 1},
@@ -193,8 +203,9 @@ def test_early_end_by_patience(tmp_path):
 
 def test_every_kind_of_stage_runs_in_sixteen_bits_and_a_control_keeps_its_adapters(tmp_path):
     options = {
-        "compute.dtype": "bfloat16", "compute.recompute": True, "stages.pretrain.tokens": 4000, "stages.sft.lora": {"rank": 2},
-        "stages.rl1.steps": 1, "stages.rl2.steps": 1, "stages.control.steps": 2, "stages.reward_model.pairs": 16,
+        "compute.dtype": "bfloat16", "compute.recompute": True, "stages.pretrain.tokens": 4000,
+        "stages.sft.lora": {"rank": 2}, "stages.rl1.steps": 1, "stages.rl2.steps": 1, "stages.control.steps": 2,
+        "stages.reward_model.pairs": 16,
     } | {f"eval.{d}": 0 for d in ("math", "code", "instructions", "tools", "preference")}  # fmt: skip
     before = torch.get_num_threads()
     assert RecipeRun(load_recipe(RECIPE, options), tmp_path).run()["finished"]
@@ -203,14 +214,16 @@ def test_every_kind_of_stage_runs_in_sixteen_bits_and_a_control_keeps_its_adapte
         s: load_file(tmp_path / "mini" / "checkpoints" / s / "final" / "model.safetensors")
         for s in ("pretrain", "sft", "control", "reward_model")
     }
-    # A preset is written in float32; a reward model as it was trained, but for its head: in 16 bits like answers would have equal scores.
+    # A preset is written in float32; a reward model as it was trained, but for its head: in 16 bits
+    # like answers would have equal scores.
     assert all(t.dtype == torch.float32 for s in ("pretrain", "sft", "control") for t in finals[s].values())
     assert finals["reward_model"].pop("score.weight").dtype == torch.float32
     assert all(t.dtype == torch.bfloat16 for t in finals["reward_model"].values())
     name = "model.layers.0.mlp.down_proj.weight"
     assert not torch.equal(finals["sft"][name], finals["pretrain"][name])
     assert not torch.equal(finals["control"][name], finals["sft"][name])
-    # A merged adapter is whole in a float32 file, however small beside the last place of a 16-bit weight.
+    # A merged adapter is whole in a float32 file, however small beside the last place of a 16-bit
+    # weight.
     adapter = load_file(tmp_path / "mini" / "checkpoints" / "sft" / "adapter" / "adapter_model.safetensors")
     a, b = (adapter[f"base_model.model.model.layers.0.mlp.down_proj.lora_{k}.weight"].float() for k in "AB")
     assert finals["sft"][name].dtype == torch.float32

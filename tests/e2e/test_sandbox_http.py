@@ -65,9 +65,13 @@ def test_limits_beyond_the_servers_are_refused(remote):
         ('{"items": []}', "items"),
         ('{"items": [{"kind": "execute", "request": {"kind": "command", "argv": ["sh"]}}]}', "command"),
         ('{"items": [{"kind": "verify", "code": "x", "tests": {}, "unknown": 1}]}', "unknown"),
-        ('{"items": [{"kind": "execute", "request": {"kind": "call", "sources": [], "entry_point": "f", "cases": ' '[1]}}]}', "cases"),
+        (
+            '{"items": [{"kind": "execute", "request": {"kind": "call", "sources": [], "entry_point": "f", "cases": '
+            "[1]}}]}",
+            "cases",
+        ),
     ],
-)  # fmt: skip
+)
 def test_malformed_requests_never_reach_a_slot(server, body, where):
     answer = httpx2.post(f"{server.url}/batch", content=body, headers=JSON)
     assert answer.status_code == 422 and where in answer.json()["error"]["message"]

@@ -58,8 +58,14 @@ def test_verdicts_through_the_server_are_those_of_the_library(remote):
         "cases": [{"args": [2], "expected": (2, 3)}, {"args": [0], "expected": (0, 1)}],
     }
     asserts = {"kind": "asserts", "setup": "", "asserts": ["assert f(2) == (2, 3)"]}
-    for code, tests in ((GOOD, STDIO), (BAD, STDIO), ("def f(x): return (x, x + 1)", call), ("def f(x): return [x, x + 1]", call),
-                        ("def f(x): return (x, x + 1)", asserts), ("import sys; sys.exit(0)", asserts)):  # fmt: skip
+    for code, tests in (
+        (GOOD, STDIO),
+        (BAD, STDIO),
+        ("def f(x): return (x, x + 1)", call),
+        ("def f(x): return [x, x + 1]", call),
+        ("def f(x): return (x, x + 1)", asserts),
+        ("import sys; sys.exit(0)", asserts),
+    ):
         here, there = verify(code, tests), verify(code, tests, sandbox=remote)
         assert (here.outcome, here.passed, here.total) == (there.outcome, there.passed, there.total), (
             code,
@@ -87,9 +93,13 @@ def test_results_come_as_they_finish(server):
 
 @pytest.mark.parametrize(
     ("code", "language", "status", "run_status", "stdout"),
-    [("print(input())", "python", "Success", "Finished", "hello\n"), ("1/0", "python", "Failed", "Finished", ""),
-     ("import time; time.sleep(30)", "python", "Failed", "TimeLimitExceeded", ""), ("cat", "bash", "Success", "Finished", "hello\n")],
-)  # fmt: skip
+    [
+        ("print(input())", "python", "Success", "Finished", "hello\n"),
+        ("1/0", "python", "Failed", "Finished", ""),
+        ("import time; time.sleep(30)", "python", "Failed", "TimeLimitExceeded", ""),
+        ("cat", "bash", "Success", "Finished", "hello\n"),
+    ],
+)
 def test_run_code_speaks_as_sandbox_fusion(server, code, language, status, run_status, stdout):
     body = {
         "code": code,

@@ -249,13 +249,31 @@ def test_documents_of_text_and_blocks_that_nobody_can_read(client: httpx2.Client
 @pytest.mark.parametrize(
     ("body", "status", "kind", "words"),
     [
-        ({"model": "claude-x"}, 404, "not_found_error", "claude-x"), ({"max_tokens": 0}, 400, "invalid_request_error", "max_tokens"), ({"wibble": 1}, 400, "invalid_request_error", "wibble"),
-        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, 400, "invalid_request_error", "web_search_20250305"), ({"mcp_servers": [{"url": "x"}]}, 400, "invalid_request_error", "mcp_servers"),
-        ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x"}]}]}, 400, "invalid_request_error", "no call comes before it"),
-        ({"messages": [{"role": "user", "content": [{"type": "tool_use", "id": "x", "name": "f", "input": {}}]}]}, 400, "invalid_request_error", "is not allowed here"),
+        ({"model": "claude-x"}, 404, "not_found_error", "claude-x"),
+        ({"max_tokens": 0}, 400, "invalid_request_error", "max_tokens"),
+        ({"wibble": 1}, 400, "invalid_request_error", "wibble"),
+        (
+            {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+            400,
+            "invalid_request_error",
+            "web_search_20250305",
+        ),
+        ({"mcp_servers": [{"url": "x"}]}, 400, "invalid_request_error", "mcp_servers"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x"}]}]},
+            400,
+            "invalid_request_error",
+            "no call comes before it",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_use", "id": "x", "name": "f", "input": {}}]}]},
+            400,
+            "invalid_request_error",
+            "is not allowed here",
+        ),
         ({"messages": [{"role": "user", "content": "abc " * 2000}]}, 400, "invalid_request_error", "1024"),
     ],
-)  # fmt: skip
+)
 def test_errors_have_anthropics_shape(client: httpx2.Client, body: dict, status: int, kind: str, words: str) -> None:
     made = client.post(
         "/v1/messages",

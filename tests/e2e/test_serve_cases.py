@@ -78,9 +78,10 @@ def test_health_models_metrics_and_document(client: httpx2.Client) -> None:
     message(chat(client))
     text = client.get("/metrics").text
     for name in (
-        'vllm:num_requests_running{model_name="scripted"} 0.0', "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "vllm:prompt_tokens_total",
-        "vllm:generation_tokens_total", 'vllm:request_success_total{finished_reason="stop"', "vllm:time_to_first_token_seconds_bucket",
-        "vllm:e2e_request_latency_seconds_sum", "vllm:inter_token_latency_seconds_count", "vllm:request_queue_time_seconds_count",
+        'vllm:num_requests_running{model_name="scripted"} 0.0', "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc",
+        "vllm:prompt_tokens_total", "vllm:generation_tokens_total", 'vllm:request_success_total{finished_reason="stop"',
+        "vllm:time_to_first_token_seconds_bucket", "vllm:e2e_request_latency_seconds_sum",
+        "vllm:inter_token_latency_seconds_count", "vllm:request_queue_time_seconds_count",
         "vllm:prefix_cache_hits_total", "vllm:num_preemptions_total",
     ):  # fmt: skip
         assert name in text, name
@@ -149,18 +150,25 @@ def test_length_and_context(client: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"wibble": 1}, "wibble"), ({"temperature": "hot"}, "temperature"), ({"temperature": -1}, "temperature"), ({"top_p": 0}, "top_p"),
-        ({"n": 0}, "n"), ({"n": "2"}, "n"), ({"max_tokens": 0}, "max_tokens"), ({"top_logprobs": 3}, "top_logprobs"), ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
-        ({"stop": [""]}, "stop"), ({"stop": 3}, "stop"), ({"logit_bias": {"x": 1}}, "logit_bias"), ({"logit_bias": {"5": 101}}, "logit_bias.5"),
-        ({"tool_choice": "required"}, "tool_choice"), ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
-        ({"tools": [{"type": "web_search"}]}, "tools.0.type"), ({"tools": [{"type": "function"}]}, "tools.0.function"), ({"response_format": {"type": "xml"}}, "response_format"),
-        ({"response_format": {"type": "json_schema"}}, "response_format"), ({"store": True}, "store"), ({"modalities": ["audio"]}, "modalities"),
-        ({"reasoning_effort": "huge"}, "reasoning_effort"), ({"thinking_token_budget": -1}, "thinking_token_budget"), ({"verbosity": "low"}, "verbosity"),
+        ({"wibble": 1}, "wibble"), ({"temperature": "hot"}, "temperature"), ({"temperature": -1}, "temperature"),
+        ({"top_p": 0}, "top_p"), ({"n": 0}, "n"), ({"n": "2"}, "n"), ({"max_tokens": 0}, "max_tokens"),
+        ({"top_logprobs": 3}, "top_logprobs"), ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"stop": [""]}, "stop"), ({"stop": 3}, "stop"), ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"), ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"), ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"), ({"store": True}, "store"),
+        ({"modalities": ["audio"]}, "modalities"), ({"reasoning_effort": "huge"}, "reasoning_effort"),
+        ({"thinking_token_budget": -1}, "thinking_token_budget"), ({"verbosity": "low"}, "verbosity"),
         ({"chat_template_kwargs": {"wibble": True}}, "chat_template_kwargs.wibble"),
-        ({"continue_final_message": True}, "continue_final_message"), ({"prompt_logprobs": 1}, "prompt_logprobs"), ({"use_beam_search": True}, "use_beam_search"),
-        ({"structured_outputs": {}}, "structured_outputs"), ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
-        ({"guided_regex": "("}, "guided_regex"), ({"guided_choice": []}, "guided_choice"), ({"structured_outputs": {"grammar": "start: nowhere"}}, "structured_outputs"),
-        ({"guided_json": "{"}, "guided_json"), ({"guided_regex": "a", "response_format": {"type": "json_object"}}, "guided_regex"),
+        ({"continue_final_message": True}, "continue_final_message"), ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"use_beam_search": True}, "use_beam_search"), ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
+        ({"guided_regex": "("}, "guided_regex"), ({"guided_choice": []}, "guided_choice"),
+        ({"structured_outputs": {"grammar": "start: nowhere"}}, "structured_outputs"),
+        ({"guided_json": "{"}, "guided_json"),
+        ({"guided_regex": "a", "response_format": {"type": "json_object"}}, "guided_regex"),
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
     ],
 )  # fmt: skip
@@ -174,9 +182,12 @@ def test_what_is_not_met_is_refused_with_its_field(client: httpx2.Client, body: 
 @pytest.mark.parametrize(
     "messages",
     [
-        [], [{"role": "robot", "content": "x"}], [{"content": "x"}], [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        [{"role": "user", "content": 3}], [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": 3}}]}],
-        [{"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}], "x", [{"role": "user", "content": "\ud800"}],
+        [], [{"role": "robot", "content": "x"}], [{"content": "x"}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        [{"role": "user", "content": 3}],
+        [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": 3}}]}],
+        [{"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}], "x",
+        [{"role": "user", "content": "\ud800"}],
         [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": '"\\ud800"'}}]}],
     ],
 )  # fmt: skip
@@ -308,8 +319,10 @@ GBNF = 'root ::= "r" tail\ntail ::= [0-9]+ "}"'
 @pytest.mark.parametrize(
     ("form", "fits"),
     [
-        ({"choice": ["\x7fy\U0001f600/", 'no "really"']}, '\x7fy\U0001f600/|no "really"'), ({"regex": "[a-c]{2}/[0-9]+"}, "[a-c]{2}/[0-9]+"), ({"json": CITY}, r'\{\s*"city"\s*:\s*"Rome"\s*\}'),
-        ({"json": json.dumps(CITY)}, r'\{\s*"city"\s*:\s*"Rome"\s*\}'), ({"grammar": 'start: "{" N "}"\nN: /[0-9]{1,3}/'}, r"\{[0-9]{1,3}\}"), ({"grammar": GBNF}, r"r[0-9]+\}"),
+        ({"choice": ["\x7fy\U0001f600/", 'no "really"']}, '\x7fy\U0001f600/|no "really"'),
+        ({"regex": "[a-c]{2}/[0-9]+"}, "[a-c]{2}/[0-9]+"), ({"json": CITY}, r'\{\s*"city"\s*:\s*"Rome"\s*\}'),
+        ({"json": json.dumps(CITY)}, r'\{\s*"city"\s*:\s*"Rome"\s*\}'),
+        ({"grammar": 'start: "{" N "}"\nN: /[0-9]{1,3}/'}, r"\{[0-9]{1,3}\}"), ({"grammar": GBNF}, r"r[0-9]+\}"),
     ],
 )  # fmt: skip
 def test_forms_under_vllms_names(client: httpx2.Client, form: dict, fits: str) -> None:

@@ -107,7 +107,8 @@ CITY = {
 @pytest.mark.parametrize(
     "form",
     [
-        {"type": "json_object", "schema": CITY}, {"type": "json_schema", "schema": CITY}, {"type": "json_schema", "name": "c", "strict": True, "schema": CITY},
+        {"type": "json_object", "schema": CITY}, {"type": "json_schema", "schema": CITY},
+        {"type": "json_schema", "name": "c", "strict": True, "schema": CITY},
         {"type": "json_schema", "json_schema": {"name": "c", "schema": CITY}},
     ],
 )  # fmt: skip
@@ -125,9 +126,12 @@ def test_a_schema_wherever_it_stands(client: httpx2.Client, form: dict) -> None:
 @pytest.mark.parametrize(
     ("form", "param"),
     [
-        ({"type": "json_schema"}, "response_format"), ({"type": "json_schema", "schema": CITY, "json_schema": {"schema": CITY}}, "response_format"),
-        ({"type": "json_schema", "json_schema": {"wibble": 1}}, "response_format.json_schema.wibble"), ({"type": "json_object", "wibble": 1}, "response_format.wibble"),
-        ({"type": "json_schema", "schema": {"type": "string", "pattern": "(?=a)"}}, "response_format"), ({"type": "json_schema", "schema": {"not": {}}}, "response_format"),
+        ({"type": "json_schema"}, "response_format"),
+        ({"type": "json_schema", "schema": CITY, "json_schema": {"schema": CITY}}, "response_format"),
+        ({"type": "json_schema", "json_schema": {"wibble": 1}}, "response_format.json_schema.wibble"),
+        ({"type": "json_object", "wibble": 1}, "response_format.wibble"),
+        ({"type": "json_schema", "schema": {"type": "string", "pattern": "(?=a)"}}, "response_format"),
+        ({"type": "json_schema", "schema": {"not": {}}}, "response_format"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_form_names_its_field(client: httpx2.Client, form: dict, param: str) -> None:
@@ -265,7 +269,8 @@ def test_other_names_of_what_exists(client: httpx2.Client) -> None:
             "completion_tokens_details"
         ]["reasoning_tokens"]
         assert thought == 3, body
-    for same in ({"reasoning_effort": "none"}, {"reasoning": {"effort": "none"}}, {"reasoning": {"enabled": False}}, {"think": False}, {"enable_thinking": False},
+    for same in ({"reasoning_effort": "none"}, {"reasoning": {"effort": "none"}}, {"reasoning": {"enabled": False}},
+    {"think": False}, {"enable_thinking": False},
                  {"thinking": {"type": "disabled"}}, {"chat_template_kwargs": {"enable_thinking": False}}):  # fmt: skip
         said = chat(client, max_tokens=20, **same).json()
         assert said["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0 and not said["choices"][0][
@@ -285,8 +290,9 @@ def test_other_names_of_what_exists(client: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("field", "text"),
     [
-        ({"json_schema": CITY}, '{"city":"Rome"}'), ({"json_schema": json.dumps(CITY)}, '{"city":"Rome"}'), ({"regex": "[a-c]{2}0"}, None),
-        ({"grammar": 'root ::= "r" "x"'}, "rx"), ({"ebnf": 'root ::= "yes"'}, "yes"), ({"guided_json_object": True}, None),
+        ({"json_schema": CITY}, '{"city":"Rome"}'), ({"json_schema": json.dumps(CITY)}, '{"city":"Rome"}'),
+        ({"regex": "[a-c]{2}0"}, None), ({"grammar": 'root ::= "r" "x"'}, "rx"), ({"ebnf": 'root ::= "yes"'}, "yes"),
+        ({"guided_json_object": True}, None),
     ],
 )  # fmt: skip
 def test_forms_under_other_names(client: httpx2.Client, field: dict, text: str | None) -> None:
@@ -372,13 +378,24 @@ BODY = json.dumps({"messages": [{"role": "user", "content": "abc é"}]}, ensure_
 @pytest.mark.parametrize(
     ("content", "headers", "words"),
     [
-        (BODY.encode(), {"content-type": "application/x-www-form-urlencoded"}, ["Content-Type: application/json", "x-www-form-urlencoded"]),
-        (BODY.encode(), {}, ["Content-Type: application/json", "without one"]), (BODY.encode(), {"content-type": "text/plain"}, ["Content-Type", "text/plain"]),
-        (gzip.compress(BODY.encode(), mtime=0), {"content-type": "application/json", "content-encoding": "gzip"}, ["Content-Encoding: gzip", "as it is"]),
-        (BODY.encode("latin-1"), {"content-type": "application/json"}, ["UTF-8"]), (b"[]", {"content-type": "application/json"}, ["JSON object"]),
-        (b"", {"content-type": "application/json"}, ["JSON object"]), (b"{", {"content-type": "application/json"}, ["not JSON"]),
+        (
+            BODY.encode(),
+            {"content-type": "application/x-www-form-urlencoded"},
+            ["Content-Type: application/json", "x-www-form-urlencoded"],
+        ),
+        (BODY.encode(), {}, ["Content-Type: application/json", "without one"]),
+        (BODY.encode(), {"content-type": "text/plain"}, ["Content-Type", "text/plain"]),
+        (
+            gzip.compress(BODY.encode(), mtime=0),
+            {"content-type": "application/json", "content-encoding": "gzip"},
+            ["Content-Encoding: gzip", "as it is"],
+        ),
+        (BODY.encode("latin-1"), {"content-type": "application/json"}, ["UTF-8"]),
+        (b"[]", {"content-type": "application/json"}, ["JSON object"]),
+        (b"", {"content-type": "application/json"}, ["JSON object"]),
+        (b"{", {"content-type": "application/json"}, ["not JSON"]),
     ],
-)  # fmt: skip
+)
 def test_a_body_that_was_sent_wrongly(client: httpx2.Client, content: bytes, headers: dict, words: list[str]) -> None:
     error = client.post("/v1/chat/completions", content=content, headers=headers)
     assert error.status_code == 400 and all(w in error.json()["error"]["message"] for w in words), error.text
@@ -530,8 +547,10 @@ def test_input_items_of_a_response(client: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>", "<function=f><parameter=a>1</parameter></function>", '{"name": "f", "arguments": {"a": 1}}',
-        '```json\n{"name": "f", "parameters": {"a": 1}}\n```', "<tool_call>\n{'name': 'f', 'arguments': {'a': 1}}\n</tool_call>",
+        "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>",
+        "<function=f><parameter=a>1</parameter></function>", '{"name": "f", "arguments": {"a": 1}}',
+        '```json\n{"name": "f", "parameters": {"a": 1}}\n```',
+        "<tool_call>\n{'name': 'f', 'arguments': {'a': 1}}\n</tool_call>",
     ],
 )  # fmt: skip
 def test_calls_in_other_forms(client: httpx2.Client, written: str) -> None:

@@ -217,13 +217,23 @@ def test_what_programs_ask_first(client: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
-        ("chat", {"model": "llama3"}, 404, "'llama3' is not served here"), ("show", {}, 400, "names the model"), ("pull", {"model": "x"}, 404, "'x'"), ("chat", {"messages": []}, 400, "model"),
-        ("embed", {"model": "scripted", "input": "x"}, 404, "no embeddings"), ("create", {"model": "x"}, 404, "was started with"),
-        ("chat", {"model": "scripted", "messages": [{"role": "user", "content": "x", "images": ["a"]}]}, 400, "reads text only"),
+        ("chat", {"model": "llama3"}, 404, "'llama3' is not served here"),
+        ("show", {}, 400, "names the model"),
+        ("pull", {"model": "x"}, 404, "'x'"),
+        ("chat", {"messages": []}, 400, "model"),
+        ("embed", {"model": "scripted", "input": "x"}, 404, "no embeddings"),
+        ("create", {"model": "x"}, 404, "was started with"),
+        (
+            "chat",
+            {"model": "scripted", "messages": [{"role": "user", "content": "x", "images": ["a"]}]},
+            400,
+            "reads text only",
+        ),
         ("chat", {"model": "scripted", "messages": [{"role": "tool", "content": "x"}]}, 400, "no call comes before it"),
-        ("generate", {"model": "scripted", "prompt": "x", "suffix": "y"}, 400, "suffix"), ("generate", {"model": "scripted", "prompt": "x", "context": [9999]}, 400, "9999"),
+        ("generate", {"model": "scripted", "prompt": "x", "suffix": "y"}, 400, "suffix"),
+        ("generate", {"model": "scripted", "prompt": "x", "context": [9999]}, 400, "9999"),
     ],
-)  # fmt: skip
+)
 def test_errors_have_ollamas_shape(client: httpx2.Client, path: str, body: dict, status: int, words: str) -> None:
     made = client.post(f"/api/{path}", json=body)
     assert made.status_code == status and list(made.json()) == ["error"] and words in made.json()["error"], made.text

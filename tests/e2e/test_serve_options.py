@@ -100,8 +100,11 @@ def test_https_a_file_of_options_and_everything_at_once(folder: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--ssl-certfile", "/nope.pem"], "--ssl-certfile /nope.pem"), (["--ssl-keyfile", "/nope.pem"], "needs --ssl-certfile"), (["--access-log", "/nope/log"], "--access-log /nope/log"),
-        (["--chat-template", "/nope.jinja"], "--chat-template /nope.jinja"), (["--chat-template", "{% if %}"], "chat template, line 1"),
+        (["--ssl-certfile", "/nope.pem"], "--ssl-certfile /nope.pem"),
+        (["--ssl-keyfile", "/nope.pem"], "needs --ssl-certfile"),
+        (["--access-log", "/nope/log"], "--access-log /nope/log"),
+        (["--chat-template", "/nope.jinja"], "--chat-template /nope.jinja"),
+        (["--chat-template", "{% if %}"], "chat template, line 1"),
         (["--default-chat-template-kwargs", '{"wibble": 1}'], "'wibble'"), (["--dtype", "int3"], "--dtype int3"),
     ],
 )  # fmt: skip

@@ -1,4 +1,6 @@
-"""Stages on their own: one stage's job without a recipe's whole run, and plans by the name of a stage."""
+"""Stages on their own: one stage's job without a recipe's whole run, and plans by the name of a
+stage.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """The command line: reads arguments, calls the part of the project that does the work, prints.
 
-Nothing here computes, and nothing heavy is imported before a command needs it, so `qwq --help` is quick.
-Results go to standard output, progress and summaries to standard error. A QwqError becomes one line and
-its exit status, and so does what the system says of a place where nothing may be read or written; any other exception is a bug and
-shows its traceback.
+Nothing here computes, and nothing heavy is imported before a command needs it, so `qwq --help` is
+quick. Results go to standard output, progress and summaries to standard error. A QwqError becomes
+one line and its exit status, and so does what the system says of a place where nothing may be read
+or written; any other exception is a bug and shows its traceback.
 
-Exit status: 0 done, 1 failed, 2 wrong usage or input, 70 our machinery failed, 130 stopped by the user.
+Exit status: 0 done, 1 failed, 2 wrong usage or input, 70 our machinery failed, 130 stopped by the
+user.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from qwq.cli.reward import reward_app
 from qwq.cli.sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
 
-# A full, read-only or forbidden place is the user's to change; a missing file (ENOENT) is told by whoever wanted it, and else a bug.
+# A full, read-only or forbidden place is the user's to change; a missing file (ENOENT) is told by
+# whoever wanted it, and else a bug.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 RECIPE_COMMANDS = ("train", "explain")
@@ -61,7 +63,7 @@ app.command(data_app)
 app.command(reward_app)
 
 
-# -- recipes ----------------------------------------------------------------------------------------------------------
+# -- recipes ---------------------------------------------------------------------------------------
 
 
 @app.command
@@ -78,21 +80,25 @@ def train(
 ) -> int:
     """Run a recipe, or go on with it where it was stopped.
 
-    Any field of the recipe can be set by its dotted key: `--stages.rl1.steps=30` or `--stages.rl1.steps 30`,
-    and `--name=other` names the run.
+    Any field of the recipe can be set by its dotted key: `--stages.rl1.steps=30` or
+    `--stages.rl1.steps 30`, and `--name=other` names the run.
 
     Parameters
     ----------
     recipe
-        TOML file, or the name of a recipe that comes with qwq, such as tiny (`qwq recipes` lists them).
+        TOML file, or the name of a recipe that comes with qwq, such as tiny (`qwq recipes` lists
+        them).
     until
         Last stage to run.
     dry_run
-        Read and check the recipe and what it names (data, reward functions, model folder, template), print the plan, write nothing.
+        Read and check the recipe and what it names (data, reward functions, model folder,
+        template), print the plan, write nothing.
     fresh
-        Start anew. What the run has written before is kept as runs/NAME.1 (.2, ...), once all that the new run needs was read and checked.
+        Start anew. What the run has written before is kept as runs/NAME.1 (.2, ...), once all that
+        the new run needs was read and checked.
     seed
-        Seed of weights, data order and sampling (the recipe's own by default); seed S writes runs/NAME-sS.
+        Seed of weights, data order and sampling (the recipe's own by default); seed S writes
+        runs/NAME-sS.
     max_minutes
         Stop after the step that reaches this time, state saved; the same command goes on.
     runs
@@ -130,7 +136,8 @@ def explain(recipe: Path, *, seed: int | None = None, runs: Path = Path("runs"),
     Parameters
     ----------
     recipe
-        TOML file, or the name of a recipe that comes with qwq, such as tiny (`qwq recipes` lists them).
+        TOML file, or the name of a recipe that comes with qwq, such as tiny (`qwq recipes` lists
+        them).
     seed
         Seed of the run.
     runs
@@ -145,7 +152,9 @@ def explain(recipe: Path, *, seed: int | None = None, runs: Path = Path("runs"),
 
 @app.command
 def recipes() -> int:
-    """List the recipes that come with qwq: `qwq train NAME` and `qwq explain NAME` take them by name."""
+    """List the recipes that come with qwq: `qwq train NAME` and `qwq explain NAME` take them by
+    name.
+    """
     from qwq.config import shipped_recipes
 
     shipped = shipped_recipes()
@@ -171,7 +180,7 @@ def report(run: Path) -> int:
     return 0
 
 
-# -- models -----------------------------------------------------------------------------------------------------------
+# -- models ----------------------------------------------------------------------------------------
 
 
 @app.command
@@ -182,7 +191,8 @@ def export(
     adapter: list[Path] | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
 ) -> int:
-    """Write a model as one plain Hugging Face folder: a run's policy, a GGUF file dequantised, LoRA adapters merged.
+    """Write a model as one plain Hugging Face folder: a run's policy, a GGUF file dequantised, LoRA
+    adapters merged.
 
     Parameters
     ----------
@@ -193,7 +203,8 @@ def export(
     adapter
         LoRA adapter folder (ours or PEFT's) to merge; given several times, they are merged in turn.
     dtype
-        Type of the weights written: the model's own on disk by default, float32 where that is quantised.
+        Type of the weights written: the model's own on disk by default, float32 where that is
+        quantised.
     """
     from qwq.pipeline.resolve import model_folder
     from qwq.release.export import export as write
@@ -204,7 +215,8 @@ def export(
 
 @app.command
 def logits(model: str, file: Path, *, device: str = "cpu") -> int:
-    """Print the float32 logits of given token ids: lines `{"ids": [...]}` in, `{"index", "logits"}` out.
+    """Print the float32 logits of given token ids: lines `{"ids": [...]}` in, `{"index", "logits"}`
+    out.
 
     Parameters
     ----------
@@ -224,7 +236,7 @@ def logits(model: str, file: Path, *, device: str = "cpu") -> int:
     return 0
 
 
-# -- verifiers --------------------------------------------------------------------------------------------------------
+# -- verifiers -------------------------------------------------------------------------------------
 
 
 def _verify(kind: Literal["code", "instructions", "tools"], file: Path, strict: bool) -> int:
@@ -242,7 +254,8 @@ def verify_math(
     units: Literal["strict", "convert"] = "strict",
     strict: bool = False,
 ) -> int:
-    """Grade lines with `gold` and `pred` (and optionally `form`: response, extract or bare; `boxes`, `units`).
+    """Grade lines with `gold` and `pred` (and optionally `form`: response, extract or bare;
+    `boxes`, `units`).
 
     Parameters
     ----------
@@ -253,8 +266,8 @@ def verify_math(
     units
         Whether another unit of the same dimension is another answer, or is converted.
     strict
-        Stop at the first line that cannot be graded, with status 2. Else such a line gets a line with an error, the rest go on,
-        and the status is 2 only if no line can be graded.
+        Stop at the first line that cannot be graded, with status 2. Else such a line gets a line
+        with an error, the rest go on, and the status is 2 only if no line can be graded.
     """
     from qwq.verify.cli_io import print_verdicts
 
@@ -279,8 +292,8 @@ def verify_code(
     unsafe
         Run also where no jail that protects is possible; each verdict is marked.
     strict
-        Stop at the first line that cannot be graded, with status 2. Else such a line gets a line with an error, the rest go on,
-        and the status is 2 only if no line can be graded.
+        Stop at the first line that cannot be graded, with status 2. Else such a line gets a line
+        with an error, the rest go on, and the status is 2 only if no line can be graded.
     """
     from qwq.cli.sandbox import runner
     from qwq.verify.cli_io import print_verdicts
@@ -292,17 +305,19 @@ def verify_code(
 
 @verify_app.command(name="instructions")
 def verify_instructions(file: Lines, *, reward: bool = False, strict: bool = False) -> int:
-    """Check lines with `response` and `rules`; or IFEval's, with `instruction_id_list` and `kwargs`: strict and loose verdicts.
+    """Check lines with `response` and `rules`; or IFEval's, with `instruction_id_list` and
+    `kwargs`: strict and loose verdicts.
 
     Parameters
     ----------
     file
         JSON lines; - reads standard input.
     reward
-        For IFEval's: the strict reading that rewards use, in which nothing is met by an empty or senseless answer.
+        For IFEval's: the strict reading that rewards use, in which nothing is met by an empty or
+        senseless answer.
     strict
-        Stop at the first line that cannot be graded, with status 2. Else such a line gets a line with an error, the rest go on,
-        and the status is 2 only if no line can be graded.
+        Stop at the first line that cannot be graded, with status 2. Else such a line gets a line
+        with an error, the rest go on, and the status is 2 only if no line can be graded.
     """
     from qwq.verify.cli_io import print_instructions
 
@@ -312,17 +327,18 @@ def verify_instructions(file: Lines, *, reward: bool = False, strict: bool = Fal
 
 @verify_app.command(name="tools")
 def verify_tools(file: Lines, *, strict: bool = False) -> int:
-    """Check lines with `response` (a string, or an object with `text` and `calls`) and `truth`; or BFCL's lines, with
-    `category`, `functions`, `ground_truth` and `calls`; a multi-turn category has `initial_config` and `involved_classes` instead of
-    `functions`, and a list of turns as `ground_truth` and `calls`.
+    """Check lines with `response` (a string, or an object with `text` and `calls`) and `truth`; or
+    BFCL's lines, with `category`, `functions`, `ground_truth` and `calls`; a multi-turn category
+    has `initial_config` and `involved_classes` instead of `functions`, and a list of turns as
+    `ground_truth` and `calls`.
 
     Parameters
     ----------
     file
         JSON lines; - reads standard input.
     strict
-        Stop at the first line that cannot be graded, with status 2. Else such a line gets a line with an error, the rest go on,
-        and the status is 2 only if no line can be graded.
+        Stop at the first line that cannot be graded, with status 2. Else such a line gets a line
+        with an error, the rest go on, and the status is 2 only if no line can be graded.
     """
     return _verify("tools", file, strict)
 
@@ -336,19 +352,23 @@ def verify_audit(
     field: str | None = None,
     timeout_s: float = 10.0,
 ) -> int:
-    """Say of each row of a set whether it can be graded, and why not: a math row's gold answer, a code row's tests.
+    """Say of each row of a set whether it can be graded, and why not: a math row's gold answer, a
+    code row's tests.
 
     Parameters
     ----------
     dataset
-        JSON lines with a gold answer, or with tests and, if there is one, a reference solution; - reads standard input.
+        JSON lines with a gold answer, or with tests and, if there is one, a reference solution; -
+        reads standard input.
     kind
-        math or code. Code rows are tried in the sandbox: the reference must pass, a program that does nothing must not.
+        math or code. Code rows are tried in the sandbox: the reference must pass, a program that
+        does nothing must not.
     clean
         File to write the gradable rows to.
     field
-        Column of the gold answer (the first of gold, answer, ground_truth, final_answer, solution by default), or of the
-        reference solution (the first of reference, canonical_solution, solution, solutions, code).
+        Column of the gold answer (the first of gold, answer, ground_truth, final_answer, solution
+        by default), or of the reference solution (the first of reference, canonical_solution,
+        solution, solutions, code).
     timeout_s
         Time limit for each case of a code row.
     """
@@ -382,7 +402,7 @@ def env() -> int:
     return 0
 
 
-# -- arguments --------------------------------------------------------------------------------------------------------
+# -- arguments -------------------------------------------------------------------------------------
 
 
 def split_overrides(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -452,7 +472,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
-        # The reader of our output went away (`qwq verify ... | head`); nothing is left to say to it.
+        # The reader of our output went away (`qwq verify ... | head`); nothing is left to say to
+        # it.
         sys.stderr.close()
         return 1
     except OSError as error:

@@ -16,15 +16,17 @@ reward_app = App(name="reward", help="Score answers with a reward model.")
 def score(file: Path, *, model: str, device: str = "cpu") -> int:
     """Score answers: JSON lines in, one JSON line out for each, in order.
 
-    Lines hold `prompt` with `response`, `prompt` with `chosen` and `rejected`, or `messages` that end with the answer, in any shape of docs/data.md.
-    Scores are calibrated (mean 0, deviation 1, length bias taken out) where the model brings its calibration.
+    Lines hold `prompt` with `response`, `prompt` with `chosen` and `rejected`, or `messages` that
+    end with the answer, in any shape of docs/data.md. Scores are calibrated (mean 0, deviation 1,
+    length bias taken out) where the model brings its calibration.
 
     Parameters
     ----------
     file
         JSON lines.
     model
-        Reward model: a folder with a scalar head, a hub name, or a run's folder (its last reward-model stage).
+        Reward model: a folder with a scalar head, a hub name, or a run's folder (its last
+        reward-model stage).
     device
         torch device.
     """
@@ -35,7 +37,9 @@ def score(file: Path, *, model: str, device: str = "cpu") -> int:
 
 
 def reward_folder(model: str) -> str:
-    """`model` itself, or, where it is a run's folder, the final checkpoint of its last finished reward-model stage."""
+    """`model` itself, or, where it is a run's folder, the final checkpoint of its last finished
+    reward-model stage.
+    """
     run = RunFolder(Path(model).expanduser())
     if not run.holds_a_run:
         return model

@@ -1,4 +1,6 @@
-"""`qwq train`: runs a recipe with live progress, then prints its table and says where everything is."""
+"""`qwq train`: runs a recipe with live progress, then prints its table and says where everything
+is.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from qwq.train.checkpoint import StopFlag
 def train_recipe(
     recipe: Recipe, runs: Path, *, until: str | None, fresh: bool, command: str, max_minutes: float | None = None
 ) -> None:
-    """Run what is not done yet, write the report, print the table. After `max_minutes` it stops as Ctrl-C would."""
+    """Run what is not done yet, write the report, print the table. After `max_minutes` it stops as
+    Ctrl-C would.
+    """
     stop = StopFlag(after_s=None if max_minutes is None else 60 * max_minutes)
     with LiveProgress(expected_s=expected_seconds(recipe, runs)) as progress:
         run = RecipeRun(recipe, runs, progress=progress, stop=stop, command=command)
@@ -51,7 +55,9 @@ def _without_until(command: str, until: str) -> str:
 
 
 def expected_seconds(recipe: Recipe, runs: Path) -> dict[str, float]:
-    """Seconds of each stage as another seed of the same recipe took them; empty where there is no such run."""
+    """Seconds of each stage as another seed of the same recipe took them; empty where there is no
+    such run.
+    """
     for folder in sorted(runs.glob(f"{recipe.name}*/")):
         if folder.name == recipe.run_name:
             continue
@@ -84,7 +90,9 @@ def _cells(line: str) -> list[str]:
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width: the first to the left, the others to the right unless they are last."""
+    """Columns of equal width: the first to the left, the others to the right unless they are
+    last.
+    """
     widths = [max(len(row[i]) if i < len(row) else 0 for row in rows) for i in range(max(map(len, rows)))]
     lines = []
     for row in rows:

@@ -34,7 +34,7 @@ class RunFolder:
     def __str__(self) -> str:
         return str(self.path)
 
-    # -- places -----------------------------------------------------------------------------------------------------
+    # -- places ------------------------------------------------------------------------------------
 
     @property
     def recipe_file(self) -> Path:
@@ -73,13 +73,15 @@ class RunFolder:
         return self.path / "stages" / f"{stage}.json"
 
     def answers(self, stage: str, reading: str) -> Path:
-        """Answers of one reading ("sampled" or "greedy") of the benchmarks after a stage, one a line."""
+        """Answers of one reading ("sampled" or "greedy") of the benchmarks after a stage, one a
+        line.
+        """
         return self.path / "evals" / stage / f"{reading}.jsonl"
 
     def outcomes_file(self, stage: str, reading: str) -> Path:
         return self.answers(stage, reading).with_suffix(".passed.json")
 
-    # -- contents ---------------------------------------------------------------------------------------------------
+    # -- contents ----------------------------------------------------------------------------------
 
     @property
     def holds_a_run(self) -> bool:
@@ -90,7 +92,10 @@ class RunFolder:
         return read_record(self.recipe_file)
 
     def record(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage left; None for one that is not finished. DataError if it is damaged."""
+        """What a finished stage left; None for one that is not finished.
+
+        DataError if it is damaged.
+        """
         path = self.record_file(stage)
         return read_record(path) if path.exists() else None
 
@@ -121,14 +126,17 @@ class RunFolder:
             (name for name in reversed(names) if (record := self.record(name)) and record["name"] == name), None
         )
 
-    # -- as a whole -------------------------------------------------------------------------------------------------
+    # -- as a whole --------------------------------------------------------------------------------
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the folder, made where absent. ConfigError while another process does."""
         return locked(self.path, f"{self.path} is in use by another run: wait for it, or use another --seed")
 
     def move_aside(self) -> Path | None:
-        """Rename it to NAME.1, or the next number that is free; None where it holds nothing. Nothing in it changes, and its lock goes along."""
+        """Rename it to NAME.1, or the next number that is free; None where it holds nothing.
+
+        Nothing in it changes, and its lock goes along.
+        """
         if not self.path.is_dir() or all(path.name == LOCK for path in self.path.iterdir()):
             return None
         return files.move_aside(self.path)

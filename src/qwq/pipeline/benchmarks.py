@@ -1,4 +1,6 @@
-"""The evaluation after each stage: both readings of the recipe's benchmarks, the thinking budgets, the change against the stage before."""
+"""The evaluation after each stage: both readings of the recipe's benchmarks, the thinking budgets,
+the change against the stage before.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ READINGS = {
 
 
 class StageEvaluation:
-    """Reads the benchmarks of the run in `folder`. `note` hears what is being done; `check_stop(name)` raises where the user has stopped the run."""
+    """Reads the benchmarks of the run in `folder`.
+
+    `note` hears what is being done; `check_stop(name)` raises where the user has stopped the run.
+    """
 
     def __init__(
         self, inputs: RunInputs, folder: RunFolder, note: Callable[[str], None], check_stop: Callable[[str], None]
@@ -33,7 +38,9 @@ class StageEvaluation:
         return self.inputs.recipe
 
     def read(self, name: str, model: Transformer, chat: ChatFormat) -> dict[str, Any]:
-        """Both readings of all benchmarks, the transcripts on disk, and the paired change against the stage before."""
+        """Both readings of all benchmarks, the transcripts on disk, and the paired change against
+        the stage before.
+        """
         problems = self.inputs.benchmarks()
         out: dict[str, Any] = {}
         if not problems:
@@ -55,7 +62,9 @@ class StageEvaluation:
     def _budget_curve(
         self, name: str, model: Transformer, chat: ChatFormat, free: Mapping[str, Any]
     ) -> dict[str, list[dict[str, Any]]]:
-        """Sampled scores under each thinking budget, and without one: accuracy against thinking tokens."""
+        """Sampled scores under each thinking budget, and without one: accuracy against thinking
+        tokens.
+        """
         params = SamplingParams(max_new_tokens=self.recipe.eval.max_new_tokens)
         curves: dict[str, list[dict[str, Any]]] = {d: [] for d in free}
         for budget in sorted(self.recipe.eval.budgets):
@@ -74,7 +83,9 @@ class StageEvaluation:
         return curves
 
     def _against_before(self, name: str, file: str, benchmark: str, result: Evaluated) -> dict[str, Any]:
-        """Change against the stage this one started from, problem by problem, with its 95% interval."""
+        """Change against the stage this one started from, problem by problem, with its 95%
+        interval.
+        """
         before = None if name == START else self.recipe.start_of(name) or START
         if before is None or (earlier := self.folder.outcomes(before, file)) is None:
             return {}

@@ -1,4 +1,6 @@
-"""What the stages that are left to run need, read and checked before anything is written, moved, downloaded as weights, or trained."""
+"""What the stages that are left to run need, read and checked before anything is written, moved,
+downloaded as weights, or trained.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,11 @@ from qwq.text.template import ChatFormat
 
 
 def check_run(inputs: RunInputs, left: Sequence[str], *, fresh: bool = False, machine: bool = True) -> list[str]:
-    """Read and check what the stages `left` need; returns what a user should know besides. UsageError for what is wrong; nothing is written.
+    """Read and check what the stages `left` need; returns what a user should know besides.
+    UsageError for what is wrong; nothing is written.
 
-    What was read is kept in `inputs`. With `fresh` the run's folder is not that of the run to come. Without `machine` neither device
-    nor memory is looked at.
+    What was read is kept in `inputs`. With `fresh` the run's folder is not that of the run to come.
+    Without `machine` neither device nor memory is looked at.
     """
     recipe = inputs.recipe
     evaluates = recipe.eval.start or any(
@@ -50,7 +53,9 @@ def check_run(inputs: RunInputs, left: Sequence[str], *, fresh: bool = False, ma
 
 
 def _check_model_and_own_data(inputs: RunInputs, left: Sequence[str], config: ModelConfig, fresh: bool) -> None:
-    """The model folder as far as its headers go, tokenizer and template, and the files of conversations and pairs, in tokens."""
+    """The model folder as far as its headers go, tokenizer and template, and the files of
+    conversations and pairs, in tokens.
+    """
     recipe = inputs.recipe
     own = [name for name in own_data(recipe, left) if name not in inputs.own]
     if recipe.model.preset and not own:
@@ -65,7 +70,9 @@ def _check_model_and_own_data(inputs: RunInputs, left: Sequence[str], config: Mo
 
 
 def _check_template(inputs: RunInputs, chat: ChatFormat, left: Iterable[str]) -> None:
-    """That the chat template writes a prompt of each kind that the stages draw, and continues after a tool's result where there are tools."""
+    """That the chat template writes a prompt of each kind that the stages draw, and continues after
+    a tool's result where there are tools.
+    """
     for name in left:
         for problem in stage_of(inputs.recipe, name).sample_problems(inputs):
             chat.prompt_ids(problem.messages, problem.tools)
@@ -74,7 +81,9 @@ def _check_template(inputs: RunInputs, chat: ChatFormat, left: Iterable[str]) ->
 
 
 def check_capacity(recipe: Recipe, stage_name: str, folder: RunFolder, use: FileUse | None = None) -> None:
-    """Raise CapacityError when stage `stage_name` of the run in `folder` needs more memory than there is; `use` as in `PlanContext`."""
+    """Raise CapacityError when stage `stage_name` of the run in `folder` needs more memory than
+    there is; `use` as in `PlanContext`.
+    """
     start = recipe.start_of(stage_name)
     trained = start is not None and (folder.final(start) / "config.json").is_file()
     config = read_config(folder.final(start)) if start and trained else model_config(recipe)

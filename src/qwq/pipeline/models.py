@@ -63,23 +63,29 @@ class RunModels:
         return Transformer(config).init_weights(torch.Generator().manual_seed(self.recipe.seed)).to(device, self.dtype)
 
     def result_of(self, name: str, chat: ChatFormat) -> Transformer:
-        """What stage `name` left: its final folder, or its start with the stage's adapter merged where that alone was kept."""
+        """What stage `name` left: its final folder, or its start with the stage's adapter merged
+        where that alone was kept.
+        """
         if (self.folder.final(name) / "config.json").is_file():
             return load_model(self.folder.final(name), device=self.recipe.compute.device, dtype=self.dtype)
         return lora.merge(lora.load_adapter(self.start_of(name, chat), self.folder.adapter(name)))
 
     def save_policy(self, name: str, policy: Transformer, chat: ChatFormat, adapters: Lora | None = None) -> None:
-        """The stage's adapter, where it has one, and its final folder; the adapter is merged into `policy`, which is left as it reads back."""
+        """The stage's adapter, where it has one, and its final folder; the adapter is merged into
+        `policy`, which is left as it reads back.
+        """
         if adapters:
             with atomic_folder(self.folder.adapter(name)) as partial:
                 lora.save_adapter(policy, partial, base=self.recipe.start_of(name) or self.recipe.model.path or "")
-            # Rounded once, to what is written: a small change would vanish twice in the rounding of two 16-bit types.
+            # Rounded once, to what is written: a small change would vanish twice in the rounding of
+            # two 16-bit types.
             lora.merge(policy if self.save_dtype == self.dtype else policy.float())
         if not adapters or adapters.merged:
             if self.save_dtype.itemsize < self.dtype.itemsize and not self.recipe.model.save_dtype:
                 kind = str(self.save_dtype).removeprefix("torch.")
                 self.note(
-                    f'{name}: written in {kind}, as the checkpoint is; model.save_dtype = "float32" keeps changes that this rounds off'
+                    f'{name}: written in {kind}, as the checkpoint is; model.save_dtype = "float32" keeps changes '
+                    "that this rounds off"
                 )
             with atomic_folder(self.folder.final(name)) as partial:
                 generation = inherited_generation(self.recipe.model.path, policy.config, chat.eos_ids)

@@ -1,4 +1,7 @@
-"""What stages on preference pairs share: their keys, their pairs, their plan. Imports without torch."""
+"""What stages on preference pairs share: their keys, their pairs, their plan.
+
+Imports without torch.
+"""
 
 from __future__ import annotations
 
@@ -56,11 +59,13 @@ class PairsStage(Stage):
     batch_pairs: Positive = Field(16, description="pairs a step")
     path: str | None = Field(
         None,
-        description="pairs instead of procedural ones: JSON lines or parquet, or a hub id, with chosen and rejected answers (docs/data.md)",
+        description="pairs instead of procedural ones: JSON lines or parquet, or a hub id, with chosen and rejected "
+        "answers (docs/data.md)",
     )
     max_tokens: Positive = Field(
         4096,
-        description="longest prompt and answer together; pairs with a longer one, or one beyond the model's positions, are left out and counted",
+        description="longest prompt and answer together; pairs with a longer one, or one beyond the model's positions, are "
+        "left out and counted",
     )
     micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass")
 
@@ -74,7 +79,7 @@ class PairsStage(Stage):
     def data_file(self) -> str | None:
         return self.path
 
-    # -- plan -------------------------------------------------------------------------------------------------------
+    # -- plan --------------------------------------------------------------------------------------
 
     def plan(self, context: PlanContext) -> StagePlan:
         pairs = context.use.splits["train"] if context.use else self.pairs
@@ -105,7 +110,7 @@ class PairsStage(Stage):
             return file_lengths(context.use, self.max_tokens)
         return document_lengths({Preference.domain: 1.0}, context.config.vocab_size)
 
-    # -- pairs ------------------------------------------------------------------------------------------------------
+    # -- pairs -------------------------------------------------------------------------------------
 
     def preview(self, chat: ChatFormat, *, max_positions: int | None = None, rows: int = 1) -> list[DataSummary]:
         if not self.path:
@@ -117,7 +122,9 @@ class PairsStage(Stage):
         return self.make_pairs(chat, seed, max_positions)
 
     def make_pairs(self, chat: ChatFormat, seed: int, max_positions: int | None = None) -> MadePairs:
-        """Pairs for training, validation (the calibration) and test: of the file in `path`, with what became of its rows, or of the preference family."""
+        """Pairs for training, validation (the calibration) and test: of the file in `path`, with
+        what became of its rows, or of the preference family.
+        """
         if self.path:
             return MadePairs(*self._file_pairs(chat, max_positions))
         assert self.pairs and self.test_pairs, "the recipe sets them where there is no file"
@@ -136,11 +143,18 @@ class PairsStage(Stage):
     def _file_pairs(self, chat: ChatFormat, max_positions: int | None) -> tuple[dict[str, list[PairExample]], FileUse]:
         assert self.path
         return pair_splits(
-            chat, self.path, pairs=self.pairs, test_pairs=self.test_pairs, max_tokens=self.max_tokens, max_positions=max_positions
-        )  # fmt: skip
+            chat,
+            self.path,
+            pairs=self.pairs,
+            test_pairs=self.test_pairs,
+            max_tokens=self.max_tokens,
+            max_positions=max_positions,
+        )
 
     def pairs_of(self, job: StageJob, config: ModelConfig) -> dict[str, list[PairExample]]:
-        """The stage's pairs by split, as they were read before or now; what was taken of a file is told."""
+        """The stage's pairs by split, as they were read before or now; what was taken of a file is
+        told.
+        """
         made: Any = job.data() or self.make_pairs(job.chat, job.seed, config.max_positions)
         if made.use:
             job.run.tell_data(made.use)

@@ -11,9 +11,12 @@ from qwq.errors import ConfigError
 
 
 def check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
-    """ConfigError where the folder holds a run of another recipe, with the first field that differs."""
+    """ConfigError where the folder holds a run of another recipe, with the first field that
+    differs.
+    """
     path = folder.recipe_file
-    # Compared as read, so that a field which is new with its default value does not count as a change.
+    # Compared as read, so that a field which is new with its default value does not count as a
+    # change.
     if path.exists() and dump_recipe(stored := load_recipe(path)) != dump_recipe(recipe):
         raise ConfigError(
             f"{folder} holds a run of another recipe ({first_difference(stored.model_dump(), recipe.model_dump())}): "

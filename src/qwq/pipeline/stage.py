@@ -1,4 +1,5 @@
-"""What a kind of stage is: its keys, its plan, its run and what the report shows of it, in one class.
+"""What a kind of stage is: its keys, its plan, its run and what the report shows of it, in one
+class.
 
 A kind of your own is one class in one file, named in a recipe as `kind = "file.py:Class"`:
 
@@ -13,9 +14,9 @@ A kind of your own is one class in one file, named in a recipe as `kind = "file.
         def train(self, model, job):
             ...                         # job.run.run(steps, model, optimizer, step) takes the steps and keeps checkpoints
 
-Everything else has a default: `run` loads the start, adds adapters, calls `train` and saves the policy. The modules of
-`pipeline.stages` are written in this way; `dpo.py` is the shortest that does everything. Imports without torch: what trains imports it
-inside `train` or `run`.
+Everything else has a default: `run` loads the start, adds adapters, calls `train` and saves the
+policy. The modules of `pipeline.stages` are written in this way; `dpo.py` is the shortest that does
+everything. Imports without torch: what trains imports it inside `train` or `run`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ TOKENS_AT_ONCE = 8192  # of a backward pass, for the memory of a kind that does 
 
 @dataclass(slots=True)
 class StageResult:
-    """What a stage leaves: its policy, None if it trains none; `evals` of its own; and what its record keeps besides."""
+    """What a stage leaves: its policy, None if it trains none; `evals` of its own; and what its
+    record keeps besides.
+    """
 
     policy: Transformer | None = None
     evals: dict[str, Any] = field(default_factory=dict)
@@ -62,18 +65,24 @@ class CompletionLimit:
 
 
 class Stage(StageConfig):
-    """Base of all kinds of stages. A kind that trains a policy overrides `plan` and `train`; the rest has defaults."""
+    """Base of all kinds of stages.
+
+    A kind that trains a policy overrides `plan` and `train`; the rest has defaults.
+    """
 
     panels: ClassVar[tuple[Panel, ...]] = SUPERVISED  # its curves in the report
 
-    # -- plan: without torch ----------------------------------------------------------------------------------------
+    # -- plan: without torch -----------------------------------------------------------------------
 
     def plan(self, context: PlanContext) -> StagePlan:
         """Steps, tokens and FLOPs."""
         return StagePlan(None, self.kind, None, None)
 
     def memory(self, context: PlanContext) -> Memory:
-        """Estimated peak of training it. Default: one backward pass over `TOKENS_AT_ONCE` tokens."""
+        """Estimated peak of training it.
+
+        Default: one backward pass over `TOKENS_AT_ONCE` tokens.
+        """
         trained = self.trained_parameters(context.recipe, context.config)
         update = update_phase(context.recipe, context.config, TOKENS_AT_ONCE, trained)
         return peak(training_base(context.recipe, context.config, trained), [(update, {})])
@@ -97,25 +106,34 @@ class Stage(StageConfig):
         """Its plan for several GPUs; None for a kind that is not planned for them."""
         return None
 
-    # -- data and checks --------------------------------------------------------------------------------------------
+    # -- data and checks ---------------------------------------------------------------------------
 
     def preview(self, chat: ChatFormat, *, max_positions: int | None = None, rows: int = 1) -> list[DataSummary]:
-        """What it takes of its data files: one summary for each file; none where all is procedural. DataError as in training."""
+        """What it takes of its data files: one summary for each file; none where all is procedural.
+
+        DataError as in training.
+        """
         return []
 
     def read_data(self, chat: ChatFormat, name: str, seed: int, max_positions: int) -> Any:
-        """What it makes of its own `data_file`; its attribute `use` says what became of the rows. DataError for a bad row."""
+        """What it makes of its own `data_file`; its attribute `use` says what became of the rows.
+
+        DataError for a bad row.
+        """
         raise NotImplementedError
 
     def check(self, name: str, inputs: RunInputs, config: ModelConfig) -> list[str]:
-        """Read and check what stage `name` needs besides its own file; returns notes for the user. UsageError for what is wrong."""
+        """Read and check what stage `name` needs besides its own file; returns notes for the user.
+
+        UsageError for what is wrong.
+        """
         return []
 
     def sample_problems(self, inputs: RunInputs) -> Sequence[Problem]:
         """A problem of each sort that it draws: the chat template has to write a prompt of each."""
         return []
 
-    # -- run --------------------------------------------------------------------------------------------------------
+    # -- run ---------------------------------------------------------------------------------------
 
     def run(self, job: StageJob) -> StageResult:
         """Do the stage and leave its result in the run's folder."""
@@ -129,11 +147,12 @@ class Stage(StageConfig):
         """Train `model` in place; returns what the stage's record keeps besides its figures."""
         raise NotImplementedError
 
-    # -- report -----------------------------------------------------------------------------------------------------
+    # -- report ------------------------------------------------------------------------------------
 
     @classmethod
     def view(cls, config: Mapping[str, Any], record: Mapping[str, Any] | None) -> StageView:
-        """What the report shows of a stage, from its table in recipe.toml and, once it is finished, its record.
+        """What the report shows of a stage, from its table in recipe.toml and, once it is finished,
+        its record.
 
         The table may be of an earlier version of the kind.
         """

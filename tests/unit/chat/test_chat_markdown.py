@@ -29,12 +29,15 @@ def plain(text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "styled"),
     [
-        ("a **b** c", f"a {RESET}{BOLD}b{RESET} c"), ("*x* y", f"{RESET}{ITALIC}x{RESET} y"), ("## Sum\nso", f"{RESET}{BOLD}Sum{RESET}\nso"),
-        ("use `f(*x)` now", f"use {CODE}f(*x){RESET} now"), ("- one\n  * two\n+ three", "• one\n  • two\n• three"), ("> said\n---\n", f"│ said\n{'─' * 24}\n"),
+        ("a **b** c", f"a {RESET}{BOLD}b{RESET} c"), ("*x* y", f"{RESET}{ITALIC}x{RESET} y"),
+        ("## Sum\nso", f"{RESET}{BOLD}Sum{RESET}\nso"), ("use `f(*x)` now", f"use {CODE}f(*x){RESET} now"),
+        ("- one\n  * two\n+ three", "• one\n  • two\n• three"), ("> said\n---\n", f"│ said\n{'─' * 24}\n"),
         ("```py\na *= 2\n```\nso", f"{FAINT}```py\n{RESET}{CODE}a *= 2\n{RESET}{FAINT}```{RESET}\nso"),
         # Signs that are no Markdown stay.
-        ("2 * 3 * 4", "2 * 3 * 4"), ("2*3*4", "2*3*4"), ("#hash -dash >", "#hash -dash >"), ("a_b_c and snake_case", "a_b_c and snake_case"), ("`open", "`open"), ("**open", f"{RESET}{BOLD}open{RESET}"),
-        ("it costs $5 and $6", "it costs $5 and $6"), ("| a | *b* |\n|---|\n", "| a | *b* |\n|---|\n"), ("1. one\n2. two", "1. one\n2. two"), (r"\*no\*", "*no*"), ("C:\\dir", "C:\\dir"),
+        ("2 * 3 * 4", "2 * 3 * 4"), ("2*3*4", "2*3*4"), ("#hash -dash >", "#hash -dash >"),
+        ("a_b_c and snake_case", "a_b_c and snake_case"), ("`open", "`open"), ("**open", f"{RESET}{BOLD}open{RESET}"),
+        ("it costs $5 and $6", "it costs $5 and $6"), ("| a | *b* |\n|---|\n", "| a | *b* |\n|---|\n"),
+        ("1. one\n2. two", "1. one\n2. two"), (r"\*no\*", "*no*"), ("C:\\dir", "C:\\dir"),
         ("**a**\n\nb", f"{RESET}{BOLD}a{RESET}\n\nb"),
     ],
 )  # fmt: skip
@@ -48,7 +51,8 @@ def test_what_is_shown_of_markdown(text: str, styled: str) -> None:
 @pytest.mark.parametrize(
     ("text", "styled"),
     [
-        (r"so $x^2 \le \frac{1}{2}$.", "so x² ≤ 1/2."), (r"\(a_{10}\) is", "a₁₀ is"), ("thus\n\\[\n\\boxed{5}\n\\]\n", "thus\n    ⟦5⟧\n"), ("$$a$$", "    a"), ("$open", "$open"),
+        (r"so $x^2 \le \frac{1}{2}$.", "so x² ≤ 1/2."), (r"\(a_{10}\) is", "a₁₀ is"),
+        ("thus\n\\[\n\\boxed{5}\n\\]\n", "thus\n    ⟦5⟧\n"), ("$$a$$", "    a"), ("$open", "$open"),
         (r"\begin{x}", r"\begin{x}"), ("$$open\n\nb", "$$open\n\nb"),
     ],
 )  # fmt: skip
@@ -59,9 +63,12 @@ def test_formulas_in_an_answer(text: str, styled: str) -> None:
 @pytest.mark.parametrize(
     ("tex", "text"),
     [
-        (r"\frac{a+b}{2}", "(a+b)/2"), (r"x^{2}+y_{10}=\sqrt{x+1}", "x²+y₁₀=√(x+1)"), (r"\sum_{i=1}^{n} i", "∑ᵢ₌₁ⁿ i"), (r"90^\circ", "90°"), (r"e^{i\pi}", "e^(iπ)"), (r"\sqrt[3]{8}", "³√8"),
-        (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", "a = b\nc = d"), (r"\left(\frac12\right.", "(1/2"), (r"x \implies \text{so it is}", "x ⇒ so it is"), (r"\mathbb{R}^n", "ℝⁿ"),
-        (r"\foo{x}", r"\foo{x}"), (r"\alpha\beta", "αβ"), (r"\sin x", "sin x"), ("}{^", "^"), ("", ""), ("\\", "\\"), (r"5\%", "5%"), (r"\binom{n}{2}", "C(n, 2)"),
+        (r"\frac{a+b}{2}", "(a+b)/2"), (r"x^{2}+y_{10}=\sqrt{x+1}", "x²+y₁₀=√(x+1)"), (r"\sum_{i=1}^{n} i", "∑ᵢ₌₁ⁿ i"),
+        (r"90^\circ", "90°"), (r"e^{i\pi}", "e^(iπ)"), (r"\sqrt[3]{8}", "³√8"),
+        (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", "a = b\nc = d"), (r"\left(\frac12\right.", "(1/2"),
+        (r"x \implies \text{so it is}", "x ⇒ so it is"), (r"\mathbb{R}^n", "ℝⁿ"), (r"\foo{x}", r"\foo{x}"),
+        (r"\alpha\beta", "αβ"), (r"\sin x", "sin x"), ("}{^", "^"), ("", ""), ("\\", "\\"), (r"5\%", "5%"),
+        (r"\binom{n}{2}", "C(n, 2)"),
     ],
 )  # fmt: skip
 def test_formulas_in_characters(tex: str, text: str) -> None:

@@ -76,8 +76,10 @@ def test_what_is_not_needed_is_said_and_left_out() -> None:
 @pytest.mark.parametrize(
     ("tokens", "words"),
     [
-        (["x", "--tensor-parallel-size", "2"], "one device"), (["x", "-ngl", "99"], "--device cuda"), (["x", "--lora-modules", "a=b"], "qwq export"), (["x", "--mmproj", "f"], "text only"),
-        (["x", "--embedding"], "no embeddings"), (["x", "--rope-scaling", "{}"], "--yarn"), (["x", "-c"], "no value"), (["x", "--temp", "0"], "requests set the sampling"),
+        (["x", "--tensor-parallel-size", "2"], "one device"), (["x", "-ngl", "99"], "--device cuda"),
+        (["x", "--lora-modules", "a=b"], "qwq export"), (["x", "--mmproj", "f"], "text only"),
+        (["x", "--embedding"], "no embeddings"), (["x", "--rope-scaling", "{}"], "--yarn"), (["x", "-c"], "no value"),
+        (["x", "--temp", "0"], "requests set the sampling"),
     ],
 )  # fmt: skip
 def test_what_is_not_here_ends_with_what_there_is(tokens: list[str], words: str) -> None:
@@ -150,10 +152,12 @@ def test_a_file_of_options_reaches_the_command(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["--port", "65536"], "--port 65536: give 0 to 65535"), (["--max-waiting", "-1"], "--max-waiting -1: give 0 or more"), (["--api-key", " "], "--api-key is empty"),
-        (["--ssl-keyfile", "k"], "needs --ssl-certfile"), (["--max-num-seqs", "0"], "--max-num-seqs 0: give 1 or more"), (["--dtype", "int3"], "--dtype int3: give auto"),
-        (["--device", "gpu"], "--device gpu"), (["--quantization", "int4"], "for GPUs"),
-        (["--max-model-len", "3x"], "32k"), (["--default-chat-template-kwargs", "[]"], "give an object"),
+        (["--port", "65536"], "--port 65536: give 0 to 65535"),
+        (["--max-waiting", "-1"], "--max-waiting -1: give 0 or more"), (["--api-key", " "], "--api-key is empty"),
+        (["--ssl-keyfile", "k"], "needs --ssl-certfile"), (["--max-num-seqs", "0"], "--max-num-seqs 0: give 1 or more"),
+        (["--dtype", "int3"], "--dtype int3: give auto"), (["--device", "gpu"], "--device gpu"),
+        (["--quantization", "int4"], "for GPUs"), (["--max-model-len", "3x"], "32k"),
+        (["--default-chat-template-kwargs", "[]"], "give an object"),
     ],
 )  # fmt: skip
 def test_values_out_of_range(words: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,7 +212,8 @@ def test_several_names_behind_one_option_or_several(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("paths", "names", "models"),
     [
-        (["m"], ("a", "*"), [("m", ("a", "*"))]), (["dir/m"], ("*",), [("m", ("m", "*"))]), (["dir/m.gguf"], (), [("m.gguf", ("m",))]),
+        (["m"], ("a", "*"), [("m", ("a", "*"))]), (["dir/m"], ("*",), [("m", ("m", "*"))]),
+        (["dir/m.gguf"], (), [("m.gguf", ("m",))]),
         (["dir/a", "b=x/y.gguf", "org/c"], (), [("a", ("a",)), ("y.gguf", ("b",)), ("c", ("c",))]),
     ],
 )  # fmt: skip
@@ -233,8 +238,12 @@ def test_a_folder_with_an_equals_sign(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("paths", "names", "hint"),
-    [(["a/m", "b/m"], (), "called m: write NAME=MODEL"), (["a", "b"], ("c",), "is for one model"), (["a", ""], (), "is empty")],
-)  # fmt: skip
+    [
+        (["a/m", "b/m"], (), "called m: write NAME=MODEL"),
+        (["a", "b"], ("c",), "is for one model"),
+        (["a", ""], (), "is empty"),
+    ],
+)
 def test_models_that_cannot_be_told_apart(paths: list[str], names: tuple[str, ...], hint: str) -> None:
     pytest.importorskip("fastapi")
     from qwq.serve.command import served_models

@@ -181,23 +181,41 @@ def test_alpacas_history_goes_before_the_instruction() -> None:
         ({"messages": [user("q"), assistant(" ")]}, r"messages\[1\] \(assistant\) has neither content nor tool calls"),
         ({"messages": [user(None), assistant("a")]}, r"messages\[0\] \(user\) has no content"),
         ({"messages": [user("q"), assistant(42)]}, r"messages\[1\].content is a number: give text"),
-        ({"messages": [user("q"), assistant([{"type": "image_url", "image_url": {}}])]}, r"messages\[1\].content\[0\] is a part of type 'image_url'"),
+        (
+            {"messages": [user("q"), assistant([{"type": "image_url", "image_url": {}}])]},
+            r"messages\[1\].content\[0\] is a part of type 'image_url'",
+        ),
         ({"messages": [{"content": "q"}, assistant("a")]}, r"messages\[0\] has no `role` \(it has content\)"),
         ({"messages": [{"role": "usr", "content": "q"}]}, r"messages\[0\] has the role 'usr': did you mean 'user'"),
         ({"messages": ["q"]}, r"messages\[0\] is text: give an object"),
-        ({"messages": [user("q"), assistant("", tool_calls=[{"function": {"name": "f", "arguments": "{bad"}}])]}, r"tool_calls\[0\] is no call: .* found .*bad"),
-        ({"messages": [user("q"), assistant("", tool_calls=[{"function": {"name": "f", "arguments": [1]}}])]}, r"tool_calls\[0\] is no call"),
+        (
+            {"messages": [user("q"), assistant("", tool_calls=[{"function": {"name": "f", "arguments": "{bad"}}])]},
+            r"tool_calls\[0\] is no call: .* found .*bad",
+        ),
+        (
+            {"messages": [user("q"), assistant("", tool_calls=[{"function": {"name": "f", "arguments": [1]}}])]},
+            r"tool_calls\[0\] is no call",
+        ),
         ({"messages": [user("q"), assistant("a")], "tools": "no json"}, "tools is text that is not JSON"),
         ({"messages": [user("q"), assistant("a")], "tools": [{"x": 1}]}, r"tools\[0\] is no tool"),
-        ({"messages": [user("q"), assistant("<think>\nb\n</think>\na", reasoning_content="other")]}, "has thinking in its content, and another apart"),
+        (
+            {"messages": [user("q"), assistant("<think>\nb\n</think>\na", reasoning_content="other")]},
+            "has thinking in its content, and another apart",
+        ),
         ({"prompt": "q"}, "needs `messages`, .*; it has prompt"),
         ({"prompt": "", "completion": "a"}, "prompt is empty"),
-        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "this is a preference pair, which a reward_model stage reads"),
+        (
+            {"prompt": "q", "chosen": "a", "rejected": "b"},
+            "this is a preference pair, which a reward_model stage reads",
+        ),
         ({"role": "user", "content": "q"}, "this is one message: put the messages"),
-        ({"instruction": "q", "response": "<Thought>t</Thought> <Output>o</Output>"}, "`qwq data convert --format marco-o1`"),
+        (
+            {"instruction": "q", "response": "<Thought>t</Thought> <Output>o</Output>"},
+            "`qwq data convert --format marco-o1`",
+        ),
         ({"question": "q", "answer": "1+1=<<1+1=2>>2\n#### 2"}, "`qwq data convert --format gsm8k`"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_learnt_from_is_refused_in_words(row: dict, words: str) -> None:
     with pytest.raises(Malformed, match=words) as error:
         conversation(row)
@@ -274,11 +292,17 @@ def test_whole_conversations_part_at_a_turn_of_the_assistant() -> None:
         ({"prompt": "q"}, "needs `prompt`, `chosen` and `rejected`; it has prompt"),
         ({"prompt": "q", "chosen": None, "rejected": "b"}, "chosen is null: give text or messages"),
         ({"chosen": "a", "rejected": "b"}, "needs a `prompt`, or `chosen` and `rejected` that are whole conversations"),
-        ({"chosen": [user("q"), assistant("a")], "rejected": [user("other"), assistant("b")]}, "begin with different turns: they need one prompt"),
-        ({"prompt": "z", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}, "prompt is not in the turns with which"),
+        (
+            {"chosen": [user("q"), assistant("a")], "rejected": [user("other"), assistant("b")]},
+            "begin with different turns: they need one prompt",
+        ),
+        (
+            {"prompt": "z", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
+            "prompt is not in the turns with which",
+        ),
         ({"prompt": "q", "chosen": [assistant("a"), user("r")], "rejected": "b"}, "chosen ends with a turn of user"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_pair_is_refused_in_words(row: dict, words: str) -> None:
     with pytest.raises(Malformed, match=words):
         preference(row)

@@ -54,11 +54,13 @@ def why(
 @pytest.mark.parametrize(
     ("text", "kw", "reason"),
     [
-        (THOUGHT, {}, None), (THOUGHT.removeprefix("<think>"), {"opened": True}, None), (THOUGHT, {"finished": False}, "unfinished"),
-        ("<think>\nTwo and two", {}, "unfinished"), (THOUGHT.partition("</think>")[0], {"opened": True}, "unfinished"),
-        ("\\boxed{4}", {}, "no_thinking"), ("<think>\n\n</think>\n\\boxed{4}", {}, "no_thinking"),
-        (THOUGHT, {"outcome": Outcome.WRONG}, "wrong"), (THOUGHT, {"outcome": Outcome.NO_ANSWER}, "no_answer"),
-        (THOUGHT.replace("Two", "So I'll just guess. Two"), {}, "guessing"), (THOUGHT.replace("Two", "我们 来算 一下 Two"), {}, "mixed_languages"),
+        (THOUGHT, {}, None), (THOUGHT.removeprefix("<think>"), {"opened": True}, None),
+        (THOUGHT, {"finished": False}, "unfinished"), ("<think>\nTwo and two", {}, "unfinished"),
+        (THOUGHT.partition("</think>")[0], {"opened": True}, "unfinished"), ("\\boxed{4}", {}, "no_thinking"),
+        ("<think>\n\n</think>\n\\boxed{4}", {}, "no_thinking"), (THOUGHT, {"outcome": Outcome.WRONG}, "wrong"),
+        (THOUGHT, {"outcome": Outcome.NO_ANSWER}, "no_answer"),
+        (THOUGHT.replace("Two", "So I'll just guess. Two"), {}, "guessing"),
+        (THOUGHT.replace("Two", "我们 来算 一下 Two"), {}, "mixed_languages"),
         (THOUGHT.replace("Two", "Wait, let me think about this again.\n" * 4 + "Two"), {}, "repetitive"),
         ("Two and two.\nSo it is \\boxed{4}.", {"wrap": True}, None), ("\\boxed{4}", {"wrap": True}, "no_thinking"),
     ],

@@ -62,10 +62,20 @@ def parts(message: dict[str, Any], finish: Any = "stop", extra: dict[str, Any] |
         ({"content": "again again"}, "length", {"stop_reason": "loop"}, ("again again", "", "loop")),
         # Content as a list of parts.
         ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "stop", {}, ("", "ab", "end")),
-        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "x"}]}, {"type": "text", "text": "a"}]}, "stop", {}, ("x", "a", "end")),
+        (
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "x"}]},
+                    {"type": "text", "text": "a"},
+                ]
+            },
+            "stop",
+            {},
+            ("x", "a", "end"),
+        ),
         ({"content": []}, "stop", {}, ("", "", "end")),
     ],
-)  # fmt: skip
+)
 def test_what_servers_say(message: dict[str, Any], finish: str, extra: dict[str, Any], expected: Any) -> None:
     assert parts(message, finish, extra) == expected
 
@@ -114,11 +124,16 @@ def test_qwq_opens_its_thinking_and_a_budget_of_nothing_closes_it() -> None:
         ({"content": f"hm {CALL}"}, "hm", (READ,), 0),
         ({"content": f"<think>hm {CALL}"}, "", (READ,), 0),  # the last thing in a thought that never closes
         ({"content": f"<think>hm {CALL} or not"}, "", (), 0),
-        ({"content": None, "reasoning": "hm", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]}, "", (READ,), 0),
+        (
+            {"content": None, "reasoning": "hm", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]},
+            "",
+            (READ,),
+            0,
+        ),
         ({"content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, "", (), 1),
         ({"content": None, "function_call": {"name": "f", "arguments": '{"x": 1}'}}, "", (READ,), 0),
     ],
-)  # fmt: skip
+)
 def test_calls_come_in_the_text_or_apart(message: dict[str, Any], answer: str, calls: tuple, malformed: int) -> None:
     got = read_completion({"choices": [{"message": message, "finish_reason": "tool_calls"}]}, tools=("f",))
     assert (got.answer, got.calls, len(got.malformed)) == (answer, calls, malformed)
@@ -193,10 +208,14 @@ def test_a_refusal_that_names_no_length_is_a_failure(said: str) -> None:
         (403, "forbidden", "does not let this key in"),
         (404, "The model `m` does not exist", "has no model 'm'.*check the URL and the model's name"),
         (400, "Unrecognized request argument supplied: top_k", "--top-k 0 leaves top_k out"),
-        (400, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set', "--tool-format prompt"),
+        (
+            400,
+            '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+            "--tool-format prompt",
+        ),
         (422, "thinking_token_budget: extra fields not permitted", "leave --thinking-budget out"),
     ],
-)  # fmt: skip
+)
 def test_what_the_user_can_mend_says_so(status: int, said: str, words: str) -> None:
     with FakeEndpoint(lambda body: (status, said)) as server, pytest.raises(ConfigError, match=words):
         ask(server, top_k=40, thinking_budget=5)

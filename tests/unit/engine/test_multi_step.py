@@ -245,7 +245,7 @@ def test_a_group_computes_its_prompt_once(model):
     assert [n for kind, n in fed if kind is Decode] == [8, 8, 8]
 
 
-# --- later turns, thinking, loops, other company ------------------------------------------------------------------------
+# --- later turns, thinking, loops, other company --------------------------------------------------
 
 ENDS = list(range(0, VOCAB, 2))
 FORCED = [5, 0, 7]  # 0 is an end token: what the environment writes ends nothing

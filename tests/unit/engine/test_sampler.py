@@ -174,9 +174,18 @@ def test_stream_seeds_are_distinct_and_repeatable():
 
 @pytest.mark.parametrize(
     "bad",
-    [{"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"min_p": -0.1}, {"min_p": 1.1}, {"max_new_tokens": 0},
-     {"temperature": math.nan}, {"temperature": math.inf}],
-)  # fmt: skip
+    [
+        {"temperature": -0.1},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_p": -0.1},
+        {"min_p": 1.1},
+        {"max_new_tokens": 0},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+    ],
+)
 def test_parameters_out_of_range_are_named(bad):
     (name,) = bad
     with pytest.raises(ConfigError, match=f"{name}="):

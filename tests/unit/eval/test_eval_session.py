@@ -412,17 +412,42 @@ def test_the_page_escapes_what_others_wrote(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bench", "file", "row", "message"),
     [
-        ("gsm8k", "test.jsonl", {"question": "q"}, r"line 1: field 'answer' must be text, found 'None' \(the row has question\)"),
+        (
+            "gsm8k",
+            "test.jsonl",
+            {"question": "q"},
+            r"line 1: field 'answer' must be text, found 'None' \(the row has question\)",
+        ),
         ("gsm8k", "test.jsonl", {"question": "q", "answer": "7"}, "line 1: the answer has no '#### RESULT'"),
         ("aime24", "test.jsonl", {"prompt": "q", "answer": True}, "line 1: field 'answer' must be text or a number"),
         ("humaneval", "h.jsonl", {**HUMAN, "test": "x = 1"}, "line 1: field 'test': the test defines no check"),
         ("mbpp", "mbpp.jsonl", {**MBPP, "test_list": []}, "line 1: field 'test_list'"),
-        ("ifeval", "p.jsonl", {"prompt": "q", "instruction_id_list": ["no:such"], "kwargs": [{}]}, "line 1: unknown instruction 'no:such'"),
-        ("bfcl", "BFCL_v4_irrelevance.json", {"id": "x", "question": [[]], "function": [{"name": "f"}]}, "line 1: field 'function'"),
-        ("bfcl", "BFCL_v4_simple_python.json", {"id": "x", "question": [[{"role": "user", "content": "q"}]], "function": [FUNCTION]}, "no .*possible_answer"),
-        ("livecodebench", "p.jsonl", {"prompt": "q", "question_id": "1", "tests": {"fname": "1.json", "md5": "0"}}, "1 problems and none with tests"),
+        (
+            "ifeval",
+            "p.jsonl",
+            {"prompt": "q", "instruction_id_list": ["no:such"], "kwargs": [{}]},
+            "line 1: unknown instruction 'no:such'",
+        ),
+        (
+            "bfcl",
+            "BFCL_v4_irrelevance.json",
+            {"id": "x", "question": [[]], "function": [{"name": "f"}]},
+            "line 1: field 'function'",
+        ),
+        (
+            "bfcl",
+            "BFCL_v4_simple_python.json",
+            {"id": "x", "question": [[{"role": "user", "content": "q"}]], "function": [FUNCTION]},
+            "no .*possible_answer",
+        ),
+        (
+            "livecodebench",
+            "p.jsonl",
+            {"prompt": "q", "question_id": "1", "tests": {"fname": "1.json", "md5": "0"}},
+            "1 problems and none with tests",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_rows_name_row_and_field(tmp_path: Path, bench: str, file: str, row: dict[str, Any], message: str) -> None:
     write(tmp_path / bench / file, [row])
     with pytest.raises(DataError, match=message):
@@ -432,7 +457,8 @@ def test_bad_rows_name_row_and_field(tmp_path: Path, bench: str, file: str, row:
 def test_wrong_requests(data: Path, tmp_path: Path) -> None:
     for names, options, message in [
         ([], {}, "name at least one task"), (["aimee24"], {}, "no task 'aimee24': did you mean 'aime24'"),
-        (["aime24", "aime24"], {}, "named twice"), (["bfcl:simpel_python"], {}, "no part 'simpel_python': did you mean 'simple_python'"),
+        (["aime24", "aime24"], {}, "named twice"),
+        (["bfcl:simpel_python"], {}, "no part 'simpel_python': did you mean 'simple_python'"),
     ]:  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             prepare(names, data, Options(**options))

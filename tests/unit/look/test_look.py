@@ -235,7 +235,8 @@ def test_hostile_text_steers_no_terminal(run: Path) -> None:
 
 def test_one_answer_says_all(run: Path) -> None:
     shown = printed(terminal.one(open_index(run), 0))
-    for words in ("#1  rl2, step 1  math  p0", "What is 0?<think>", "Expected", "add", "seven", "correct: reason 0", "reward 1 = accuracy 1",
+    for words in ("#1  rl2, step 1  math  p0", "What is 0?<think>", "Expected", "add", "seven", "correct: reason 0",
+    "reward 1 = accuracy 1",
                   "read out 7", "ended by end", "weight version 2", "Group: 2 answers", "-0.5"):  # fmt: skip
         assert words in shown
 

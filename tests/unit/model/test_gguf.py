@@ -231,7 +231,10 @@ def changed(path: Path, keys: dict | None = None, weights: dict | None = None, c
         ({"general.architecture": [1, 2]}, r"general.architecture is \[1, 2\], a text is expected"),
         ({"general.architecture": None}, "no metadata general.architecture, a model needs it"),
         ({"qwen2.block_count": None}, "no metadata qwen2.block_count"),
-        ({"qwen2.block_count": 3}, r"do not match its metadata .qwen2, 3 layers.: 12 missing .blk.2.attn_norm.weight, .*"),
+        (
+            {"qwen2.block_count": 3},
+            r"do not match its metadata .qwen2, 3 layers.: 12 missing .blk.2.attn_norm.weight, .*",
+        ),
         ({"qwen2.block_count": 1}, "12 unexpected .blk.1"),
         ({"qwen2.block_count": 2**31}, "block_count is 2147483648, the file's 26 tensors are too few"),
         ({"qwen2.embedding_length": 0}, "embedding_length is 0, one whole number from 1 to"),
@@ -244,7 +247,10 @@ def changed(path: Path, keys: dict | None = None, weights: dict | None = None, c
         ({"qwen2.rope.freq_base": float("nan")}, "rope.freq_base is nan, a number above 0"),
         ({"qwen2.attention.layer_norm_rms_epsilon": -1.0}, "epsilon is -1.0, a number above 0"),
         ({"qwen2.rope.freq_base": np.float64(1e300)}, "rope.freq_base is 1e.300, a number above 0"),
-        ({"qwen2.rope.dimension_count": "a\nb" * 99}, r"rope.dimension_count is 'a\\nba\\n.*\.\.\., this model computes 16"),
+        (
+            {"qwen2.rope.dimension_count": "a\nb" * 99},
+            r"rope.dimension_count is 'a\\nba\\n.*\.\.\., this model computes 16",
+        ),
         ({"qwen2.rope.dimension_count": 8}, "rope.dimension_count is 8, this model computes 16 only"),
         ({"qwen2.expert_count": 8}, "expert_count is 8, this model computes 0 only"),
         ({"qwen2.rope.scaling.type": "linear"}, "rope.scaling.type is 'linear', none and yarn are computed"),
@@ -252,7 +258,7 @@ def changed(path: Path, keys: dict | None = None, weights: dict | None = None, c
         ({"tokenizer.ggml.eos_token_id": 96}, "eos_token_id is 96, one whole number from 0 to 95"),
         ({"split.count": 3}, "one of 3 files of a model, a whole one is read here: join them with"),
     ],
-)  # fmt: skip
+)
 def test_bad_metadata_shows_both_sides(tmp_path, keys, message):
     fails(changed(tmp_path, keys), message)
 
@@ -265,10 +271,16 @@ def test_bad_metadata_shows_both_sides(tmp_path, keys, message):
         ({"blk.0.attn_q.bias": None, "a": torch.zeros(1)}, "1 missing .blk.0.attn_q.bias. and 1 unexpected .a.: fetch"),
         ({"output_norm.weight": torch.zeros(65)}, r"output_norm.weight is \[65\], its metadata asks for \[64\]"),
         ({"rope_freqs.weight": torch.ones(8)}, "rope_freqs.weight scales its rope as Llama 3.1 does"),
-        ({"output_norm.weight": torch.full((64,), torch.nan)}, "output_norm.weight holds values that are no finite float32"),
-        ({"blk.1.ffn_up.weight": torch.full((32, 64), -torch.inf)}, "blk.1.ffn_up.weight holds values that are no finite"),
+        (
+            {"output_norm.weight": torch.full((64,), torch.nan)},
+            "output_norm.weight holds values that are no finite float32",
+        ),
+        (
+            {"blk.1.ffn_up.weight": torch.full((32, 64), -torch.inf)},
+            "blk.1.ffn_up.weight holds values that are no finite",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_tensors_are_named(tmp_path, weights, message):
     fails(changed(tmp_path, weights=weights), message)
 
@@ -524,7 +536,10 @@ def test_end_tokens_in_order(bpe):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "llama", "pre": None}, "tokenizer 'llama' is no byte-level BPE: use a model of the Qwen or Llama 3 kind"),
+        (
+            {"model": "llama", "pre": None},
+            "tokenizer 'llama' is no byte-level BPE: use a model of the Qwen or Llama 3 kind",
+        ),
         ({"model": "x" * 10**6, "pre": None}, "tokenizer 'x{40}' is no byte-level BPE"),
         ({"pre": "x" * 10**6}, "pre-tokenizer 'x{40}' is not known here"),
         ({"model": None}, "no metadata tokenizer.ggml.model, a tokenizer needs it"),
@@ -536,14 +551,17 @@ def test_end_tokens_in_order(bpe):
         ({"token_type": None}, "no metadata tokenizer.ggml.token_type"),
         ({"token_type": 3}, "294 tokens have 1 token types"),
         ({"token_type": np.full(294, 9)}, "token type 9, whole numbers from 0 to 6 are expected"),
-        ({"token_type": np.full(294, 5)}, "the vocabulary has no token for '!', byte-level BPE has one for every letter"),
+        (
+            {"token_type": np.full(294, 5)},
+            "the vocabulary has no token for '!', byte-level BPE has one for every letter",
+        ),
         ({"tokens": ["x\ny"] * 294, "token_type": np.full(294, 1)}, r"tokens 0 and 293 are both 'x\\ny', all differ"),
         ({"merges": ["a b c"]}, "merge 'a b c' is not of two tokens"),
         ({"merges": ["a \u4e00"]}, "the merges do not go with the vocabulary .*Token `\u4e00` out of vocabulary"),
         ({"eos_token_id": 292}, "tokenizer.ggml.eos_token_id is 292, a token from 0 to 291 is expected"),
         ({"eot_token_id": "x"}, "tokenizer.ggml.eot_token_id is x, a token from 0"),
     ],
-)  # fmt: skip
+)
 def test_bad_vocabularies_show_both_sides(bpe, changes, message):
     with pytest.raises(ModelError, match=message) as caught:
         tokenizer_from_gguf(with_keys(bpe, **changes))

@@ -1,4 +1,6 @@
-"""The plan of a recipe: counts worked out by hand, memory against what is really held, and the check for capacity."""
+"""The plan of a recipe: counts worked out by hand, memory against what is really held, and the
+check for capacity.
+"""
 
 from __future__ import annotations
 
@@ -72,11 +74,13 @@ def small(**fields: Any) -> ModelConfig:
     )
 
 
-# -- counts -----------------------------------------------------------------------------------------------------------
+# -- counts ----------------------------------------------------------------------------------------
 
 
 def test_counts_of_an_rl_stage() -> None:
-    """Groups of 4 x 100 tokens, 1000 in a micro-batch: 2 groups each, so 3 micro-batches for 6 prompts."""
+    """Groups of 4 x 100 tokens, 1000 in a micro-batch: 2 groups each, so 3 micro-batches for 6
+    prompts.
+    """
     found = stage_plan(recipe(), "rl1", preset("tiny"))
     assert found.steps == 5
     assert found.work == "6 prompts x 4 samples x 100 new tokens, 3 micro-batches x 1 update"
@@ -87,7 +91,9 @@ def test_counts_of_an_rl_stage() -> None:
 
 
 def test_flops_of_an_rl_stage() -> None:
-    """Sampling is one forward pass over prompts and answers, an update three; KL adds the reference's."""
+    """Sampling is one forward pass over prompts and answers, an update three; KL adds the
+    reference's.
+    """
     config, small_recipe = preset("tiny"), recipe()
     prompt = small_recipe.stages["rl1"].prompt_lengths(PlanContext(small_recipe, "rl1", config)).mean
     forward = 5 * (6 * prompt + 6 * 4 * 100) * config.flops_per_token(int(prompt + 50))
@@ -132,7 +138,7 @@ def test_lengths_in_tokens_are_on_the_high_side_of_a_real_tokenizer() -> None:
     )
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 
 def saved_for_backward(config: ModelConfig, layout: Any, num_tokens: int) -> int:
@@ -215,7 +221,9 @@ print(json.dumps({"peak": peak[0], "trained": max(r.get("trained_tokens", 0) for
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to measure memory")
 def test_estimate_against_the_measured_peak_of_a_run(tmp_path: Path) -> None:
-    """An untrained model answers to the cap, so the update is as large as the plan says; within a factor of 1.5."""
+    """An untrained model answers to the cap, so the update is as large as the plan says; within a
+    factor of 1.5.
+    """
     text = """
 name = "peak"
 model = { preset = "tiny" }
@@ -251,7 +259,7 @@ evaluate = false
     )
 
 
-# -- what is free -----------------------------------------------------------------------------------------------------
+# -- what is free ----------------------------------------------------------------------------------
 
 
 def test_free_memory_knows_cgroup_limits(tmp_path: Path) -> None:
@@ -277,7 +285,7 @@ def test_free_memory_is_the_tightest_limit(monkeypatch: pytest.MonkeyPatch) -> N
     assert memory.free_memory() < wide
 
 
-# -- the check --------------------------------------------------------------------------------------------------------
+# -- the check -------------------------------------------------------------------------------------
 
 
 def test_what_fits_passes(tmp_path: Path) -> None:
@@ -307,7 +315,9 @@ def test_too_much_is_refused_with_both_sides_and_the_option_to_lower(tmp_path: P
 
 
 def test_a_model_that_cannot_fit_at_all_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Qwen's 32.8 billion parameters in float32: 122.1 GiB of weights, and the same again three times to train them."""
+    """Qwen's 32.8 billion parameters in float32: 122.1 GiB of weights, and the same again three
+    times to train them.
+    """
     monkeypatch.setattr("qwq.pipeline.check.free_memory", lambda device: 16 * GIB)
     with pytest.raises(
         CapacityError, match=r"weights 122\.1, gradients 122\.1.* 16\.0 GiB are free: use a smaller model"
@@ -324,7 +334,7 @@ def test_the_check_reads_the_model_that_was_trained(monkeypatch: pytest.MonkeyPa
         check_capacity(recipe(), "rl1", RunFolder(tmp_path))
 
 
-# -- the text ---------------------------------------------------------------------------------------------------------
+# -- the text --------------------------------------------------------------------------------------
 
 
 def test_explain_names_every_stage_and_what_is_done(tmp_path: Path) -> None:
@@ -361,13 +371,15 @@ def test_explain_reads_the_config_of_a_model_folder_and_real_sources(tmp_path: P
     missing = given | {"stages.rl1.sources": [{"kind": "mbpp", "path": str(tmp_path / "none.jsonl")}]}
     text = explain(load_recipe(RECIPES / "gsm8k-mbpp-0.5b.toml", missing))
     assert (
-        f"  {tmp_path}/none.jsonl for stages.rl1.sources.0.path\n    give a JSON-lines file of mbpp rows, or another path"
-        in text
+        f"  {tmp_path}/none.jsonl for stages.rl1.sources.0.path\n    give a JSON-lines file of mbpp rows, or "
+        "another path" in text
     )
 
 
 def test_planning_needs_no_torch(tmp_path: Path) -> None:
-    """Also where a file of conversations is read, whose tokens a tokenizer counts that is trained for it."""
+    """Also where a file of conversations is read, whose tokens a tokenizer counts that is trained
+    for it.
+    """
     given = {"stages.sft.path": str(write_conversations(tmp_path)), "stages.sft.documents": 3}
     code = (
         "import sys; from qwq.config import load_recipe; from qwq.pipeline.plan.explain import explain; "
@@ -377,7 +389,7 @@ def test_planning_needs_no_torch(tmp_path: Path) -> None:
     assert "3 demonstrations x " in done.stdout and "3 of 5 rows, left out: 2 beyond documents = 3" in done.stdout
 
 
-# -- data that is here, and data that is not --------------------------------------------------------------------------
+# -- data that is here, and data that is not -------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -392,7 +404,9 @@ def test_planning_needs_no_torch(tmp_path: Path) -> None:
     ],
 )
 def test_recipes_are_planned_without_their_data(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a fresh clone: the data folder that the recipes name is not there, and the plan says how each file is got."""
+    """As in a fresh clone: the data folder that the recipes name is not there, and the plan says
+    how each file is got.
+    """
     monkeypatch.chdir(tmp_path)
     text = explain_with_cluster(load_recipe(RECIPES / f"{name}.toml"))
     keys = "".join(line for line in (RECIPES / f"{name}.toml").read_text().splitlines() if not line.startswith("#"))
@@ -426,7 +440,9 @@ def write_conversations(folder: Path, answers: tuple[str, ...] = ("1", "2", "3",
 
 @pytest.fixture(scope="module")
 def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder without weights, whose tokenizer knows no words: a token for each byte, and the special ones."""
+    """A model folder without weights, whose tokenizer knows no words: a token for each byte, and
+    the special ones.
+    """
     folder = tmp_path_factory.mktemp("model")
     chat = ChatFormat(train_bpe(["x"], 270), default_template())
     chat.save(folder)
@@ -441,8 +457,10 @@ def own(chat_model: Path, stage: dict[str, Any]) -> Recipe:
 
 
 def test_explain_reads_a_file_of_conversations(chat_model: Path, tmp_path: Path) -> None:
-    """By hand, a token a byte but for the special ones: <|im_start|> user\\n ?<|im_end|> \\n<|im_start|> assistant\\n<think> \\n are
-    1 + 5 + 1 + 1 + 1 + 1 + 10 + 1 + 1 = 22 that are not learnt; \\n</think>\\n 1 <|im_end|> are 1 + 1 + 1 + 1 + 1 = 5 that are."""
+    """By hand, a token a byte but for the special ones: <|im_start|> user\\n ?<|im_end|>
+    \\n<|im_start|> assistant\\n<think> \\n are 1 + 5 + 1 + 1 + 1 + 1 + 10 + 1 + 1 = 22 that are not
+    learnt; \\n</think>\\n 1 <|im_end|> are 1 + 1 + 1 + 1 + 1 = 5 that are.
+    """
     data = write_conversations(tmp_path, ("1", "22", "333", "long " * 20))
     stage = {"kind": "sft", "path": str(data), "batch_tokens": 30, "epochs": 2}
     text = explain(own(chat_model, stage), tmp_path)
@@ -454,12 +472,16 @@ def test_explain_reads_a_file_of_conversations(chat_model: Path, tmp_path: Path)
     rendered = text.split("[[double brackets]]:\n")[1].split("\nown: ")[0]
     assert (
         rendered
-        == "    <|im_start|>user\n    ?<|im_end|>\n    <|im_start|>assistant\n    <think>\n    [[\n    </think>\n    1<|im_end|>]]"
+        == "    <|im_start|>user\n    ?<|im_end|>\n    <|im_start|>assistant\n    <think>\n    [[\n    </think>\n"
+        "    1<|im_end|>]]"
     )
 
 
 def test_explain_reads_a_file_of_pairs(chat_model: Path, tmp_path: Path) -> None:
-    """Ten prompts: 7 for training, 1 for validation, 2 for test. Answers of 1 and 2 bytes: 27 and 28 tokens as above."""
+    """Ten prompts: 7 for training, 1 for validation, 2 for test.
+
+    Answers of 1 and 2 bytes: 27 and 28 tokens as above.
+    """
     path = tmp_path / "pairs.jsonl"
     path.write_text(
         "".join(json.dumps({"prompt": chr(97 + i), "chosen": "1", "rejected": "22"}) + "\n" for i in range(10))
@@ -513,7 +535,8 @@ def test_completions_that_cannot_fit_beside_the_prompt_are_said(tmp_path: Path) 
     """The tiny model has 1,024 positions, and math prompts take some 200 tokens."""
     text = explain(recipe(stages__rl1__max_new_tokens=1000, eval__math=10, eval__max_new_tokens=5000), tmp_path)
     assert re.search(
-        r"stages.rl1.max_new_tokens is 1,000 and the longest prompt about \d+ tokens, and the model has 1,024 positions",
+        r"stages.rl1.max_new_tokens is 1,000 and the longest prompt about \d+ tokens, and the model has 1,024 "
+        r"positions",
         text,
     )
     assert "eval.max_new_tokens is 5,000 and the longest prompt" in text

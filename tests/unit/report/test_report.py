@@ -61,8 +61,16 @@ def make_run(folder: Path, *, until: str = "rl2", steps: int = 12, hostile: str 
             "evals_greedy": {},
         }
         if name == "reward_model":
-            record["evals"] = {"pair_accuracy": {"score": 0.9, "ci95": [0.87, 0.92], "n": 500, "mean_tokens": 20.0, "mean_thinking_tokens": 0.0,
-                                                 "matched_length": {"score": 0.8, "ci95": [0.7, 0.87], "n": 100}}}  # fmt: skip
+            record["evals"] = {
+                "pair_accuracy": {
+                    "score": 0.9,
+                    "ci95": [0.87, 0.92],
+                    "n": 500,
+                    "mean_tokens": 20.0,
+                    "mean_thinking_tokens": 0.0,
+                    "matched_length": {"score": 0.8, "ci95": [0.7, 0.87], "n": 100},
+                }
+            }
         else:
             record |= evaluations(folder, name, hostile)
         if name == "rl2":
@@ -198,10 +206,12 @@ def test_the_page_is_self_contained_and_hostile_text_stays_text(finished):
 def test_the_table_has_scores_intervals_greedy_and_paired_changes(finished):
     _, text, page = finished
     words = squeezed(page.words)
-    # rl1 math: 36 of 60, Wilson interval; 18 problems turned from wrong to right: mean 0.3, sd 0.4621, half 1.96*0.4621/sqrt(60) = 0.1169
+    # rl1 math: 36 of 60, Wilson interval; 18 problems turned from wrong to right: mean 0.3, sd
+    # 0.4621, half 1.96*0.4621/sqrt(60) = 0.1169
     assert "60.0[47.4, 71.4]greedy 60.0+30.0 [+18.3, +41.7]" in words
     assert re.search(r'<div class="good">\+30\.0', text)
-    # rl2 math: problem 0 lost and one of the others (34 instead of 36, and 0): 2 of 60 lost, the interval reaches zero or not as computed
+    # rl2 math: problem 0 lost and one of the others (34 instead of 36, and 0): 2 of 60 lost, the
+    # interval reaches zero or not as computed
     change = compare(read_run(finished[0]), "rl1", "rl2")[0]
     assert change.benchmark == "math" and change.mean == pytest.approx(-2 / 60)
     assert "seed 3" in words and "finished" in words

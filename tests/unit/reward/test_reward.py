@@ -15,7 +15,7 @@ from qwq.reward.model import Calibration, RewardModel, calibrate
 from qwq.train.rl import form_groups
 from qwq.types import Message, Outcome, Problem, Response, Rollout, StopReason, ToolCall, Verdict
 
-# --- calibration ------------------------------------------------------------------------------------------------
+# --- calibration ----------------------------------------------------------------------------------
 
 
 def pairs(bias: float, taste: float = 0.0, n: int = 4000):
@@ -108,7 +108,7 @@ def test_scorer_counts_completion_tokens_only():
     assert Scorer(Raw(), calibration, debias_length=False).scores([r]) == [(5 - 1) / 2]
 
 
-# --- the gate ---------------------------------------------------------------------------------------------------
+# --- the gate -------------------------------------------------------------------------------------
 
 CALL = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "1+1"}}\n</tool_call>'
 
@@ -132,7 +132,7 @@ def test_gate(response, outcome):
     assert gate_verdict(response).outcome is outcome
 
 
-# --- what a rollout earns ---------------------------------------------------------------------------------------
+# --- what a rollout earns -------------------------------------------------------------------------
 
 
 def rollout(group: int = 0, reward: float | None = None, prompt_ids=(1,), completion_ids=(2, 3)) -> Rollout:
@@ -254,7 +254,7 @@ def test_a_call_in_an_answer_to_be_scored_is_gated_with_its_reason():
     assert not gate.correct and "tool call" in gate.reason
 
 
-# --- groups -----------------------------------------------------------------------------------------------------
+# --- groups ---------------------------------------------------------------------------------------
 
 
 def test_form_groups_by_hand():

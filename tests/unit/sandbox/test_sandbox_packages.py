@@ -133,8 +133,14 @@ def test_a_program_cannot_change_a_package(index):
 
 @pytest.mark.parametrize(
     ("names", "words"),
-    [(["no-such-package"], "pip download failed: No matching distribution"), (["../x"], "is no package"), (["--index-url=x"], "is no package"), ([], "no package is named"), (["helper-of-things==9"], "No matching distribution")],
-)  # fmt: skip
+    [
+        (["no-such-package"], "pip download failed: No matching distribution"),
+        (["../x"], "is no package"),
+        (["--index-url=x"], "is no package"),
+        ([], "no package is named"),
+        (["helper-of-things==9"], "No matching distribution"),
+    ],
+)
 def test_what_cannot_be_added_says_why_and_changes_nothing(index, names, words):
     packages.add(["helper-of-things"])
     with pytest.raises(UsageError, match=words):

@@ -50,12 +50,15 @@ class Point(typing.NamedTuple):
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
-        (pathlib.Path, '"/tmp/x"', "3"), (pydantic.SecretStr, '"x"', "null"), (bytes, '"x"', "[1]"), (pydantic.Base64Bytes, '"eA=="', "3"), (re.Pattern, '"a+"', "3"),
-        (pydantic.IPvAnyAddress, '"::1"', "1"), (pydantic.PostgresDsn, '"postgres://x"', "1"), (set[int], "[1, 2]", '["a"]'), (frozenset[str], '["a"]', "[1]"),
-        (dict[typing.Literal["a", "b"], int], '{"a": 1}', '{"c": 1}'), (dict[Colour, int], '{"red": 1}', '{"green": 1}'), (dict[uuid.UUID, int], '{"x": 1}', '{"x": "y"}'),
-        (dict[typing.Annotated[str, pydantic.StringConstraints(min_length=2)], int], '{"ab": 1}', '{"a": 1}'), (decimal.Decimal, "1.5", "null"),
-        (typing.Literal["x", 1], "1", "2"), (Colour | None, "null", '"green"'), (tuple[int, str], '[1, "a"]', '["a", 1]'), (Point, '[1, "a"]', "[1]"),
-        (pydantic.Json, '"{}"', "{}"), (pydantic.AnyUrl, '"https://a.b/c"', "3"), (pydantic.ByteSize, "3", "null"), (complex, '"1+2j"', "1"),
+        (pathlib.Path, '"/tmp/x"', "3"), (pydantic.SecretStr, '"x"', "null"), (bytes, '"x"', "[1]"),
+        (pydantic.Base64Bytes, '"eA=="', "3"), (re.Pattern, '"a+"', "3"), (pydantic.IPvAnyAddress, '"::1"', "1"),
+        (pydantic.PostgresDsn, '"postgres://x"', "1"), (set[int], "[1, 2]", '["a"]'), (frozenset[str], '["a"]', "[1]"),
+        (dict[typing.Literal["a", "b"], int], '{"a": 1}', '{"c": 1}'),
+        (dict[Colour, int], '{"red": 1}', '{"green": 1}'), (dict[uuid.UUID, int], '{"x": 1}', '{"x": "y"}'),
+        (dict[typing.Annotated[str, pydantic.StringConstraints(min_length=2)], int], '{"ab": 1}', '{"a": 1}'),
+        (decimal.Decimal, "1.5", "null"), (typing.Literal["x", 1], "1", "2"), (Colour | None, "null", '"green"'),
+        (tuple[int, str], '[1, "a"]', '["a", 1]'), (Point, '[1, "a"]', "[1]"), (pydantic.Json, '"{}"', "{}"),
+        (pydantic.AnyUrl, '"https://a.b/c"', "3"), (pydantic.ByteSize, "3", "null"), (complex, '"1+2j"', "1"),
     ],
 )  # fmt: skip
 def test_pydantics_ordinary_types(grammars: Grammars, kind, good: str, bad: str) -> None:
@@ -148,11 +151,15 @@ def test_what_is_asserted_and_cannot_be_enforced_is_refused(grammars: Grammars, 
     ("rule", "words"),
     [
         (lambda: json_rule({"type": "string", "pattern": "("}), ["'('", "unclosed group"]),
-        (lambda: json_rule({"type": "string", "pattern": "(a)\\1"}), ["backreferences are not supported", "at '\\\\1'"]),
-        (lambda: regex_rule("ab(?=c)"), ["look-ahead", "'(?='", "'ab(?=c)'"]), (lambda: regex_rule("[z-a]"), ["'z-a'", "the start must be <= the end"]),
+        (
+            lambda: json_rule({"type": "string", "pattern": "(a)\\1"}),
+            ["backreferences are not supported", "at '\\\\1'"],
+        ),
+        (lambda: regex_rule("ab(?=c)"), ["look-ahead", "'(?='", "'ab(?=c)'"]),
+        (lambda: regex_rule("[z-a]"), ["'z-a'", "the start must be <= the end"]),
         (lambda: grammar_rule("start: nowhere"), ["nowhere", "in `start: nowhere`"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_an_expression_is_said(grammars: Grammars, rule, words: list[str]) -> None:
     with pytest.raises(UsageError) as error:
         grammars.compile(answer_grammar(rule()), "f")

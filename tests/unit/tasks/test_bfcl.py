@@ -115,9 +115,11 @@ def test_dicts_and_lists_of_dicts() -> None:
     order = function("order", ["item"], item="dict", lines={"type": "array", "items": {"type": "dict"}})
     truth = [{"order": {"item": [{"name": ["tea"], "count": [2, ""]}], "lines": [[{"n": [1]}, {"n": [2, 3]}], ""]}}]
     for arguments, right in (
-        ({"item": {"name": "Tea", "count": 2}}, True), ({"item": {"name": "tea"}}, True), ({"item": {"count": 2}}, False),
-        ({"item": {"name": "tea", "size": 1}}, False), ({"item": {"name": "tea"}, "lines": [{"n": 1}, {"n": 3}]}, True),
-        ({"item": {"name": "tea"}, "lines": [{"n": 3}, {"n": 1}]}, False), ({"item": {"name": "tea"}, "lines": [{"n": 1}]}, False),
+        ({"item": {"name": "Tea", "count": 2}}, True), ({"item": {"name": "tea"}}, True),
+        ({"item": {"count": 2}}, False), ({"item": {"name": "tea", "size": 1}}, False),
+        ({"item": {"name": "tea"}, "lines": [{"n": 1}, {"n": 3}]}, True),
+        ({"item": {"name": "tea"}, "lines": [{"n": 3}, {"n": 1}]}, False),
+        ({"item": {"name": "tea"}, "lines": [{"n": 1}]}, False),
     ):  # fmt: skip
         assert outcome([{"order": arguments}], functions=(order,), truth=truth)[0] is right, arguments
 
@@ -144,8 +146,9 @@ def test_java_and_javascript_literals() -> None:
     script = function("send", ["at"], at={"type": "array", "items": {"type": "float"}}, big="Bigint", conf="dict")
     truth = [{"send": {"at": [[60, 30.5]], "big": [7, ""], "conf": [{"a": [1]}, ""]}}]
     for arguments, expected in (
-        ({"at": "[60, 30.5]"}, True), ({"at": "[60, 30.5]", "big": "7n"}, True), ({"at": "[60, 30.5]", "big": "7"}, False),
-        ({"at": "[60, 30.5]", "conf": "{a: 1}"}, True), ({"at": "[30.5, 60]"}, False),
+        ({"at": "[60, 30.5]"}, True), ({"at": "[60, 30.5]", "big": "7n"}, True),
+        ({"at": "[60, 30.5]", "big": "7"}, False), ({"at": "[60, 30.5]", "conf": "{a: 1}"}, True),
+        ({"at": "[30.5, 60]"}, False),
     ):  # fmt: skip
         assert outcome([{"send": arguments}], "simple_javascript", (script,), truth)[0] is expected, arguments
 

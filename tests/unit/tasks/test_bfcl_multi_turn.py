@@ -51,7 +51,8 @@ def run(world: str, *calls: str, config: dict | None = None) -> tuple[list, Grad
     ("given", "read"),
     [
         ("cd(folder='docs')", ("cd", (), {"folder": "docs"})), ("GorillaFileSystem.cd('docs')", ("cd", ("docs",), {})),
-        ({"cd": {"folder": "docs"}}, ("cd", (), {"folder": "docs"})), ({"name": "cd", "arguments": {"folder": "docs"}}, ("cd", (), {"folder": "docs"})),
+        ({"cd": {"folder": "docs"}}, ("cd", (), {"folder": "docs"})),
+        ({"name": "cd", "arguments": {"folder": "docs"}}, ("cd", (), {"folder": "docs"})),
         (" post(tags=['#a', -1.5], more={'k': None}) ", ("post", (), {"tags": ["#a", -1.5], "more": {"k": None}})),
     ],
 )  # fmt: skip
@@ -62,8 +63,9 @@ def test_forms_of_a_call(given, read) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        "cd(folder=__import__('os').getcwd())", "cd(folder=open('/etc/passwd').read())", "(lambda: 1)()", "cd", "cd(", "", "a = 1", "f(**{'a': 1})",
-        "f(*[1])", "cd(folder=f'{1}')", "x()()", "f(" * 3000, "[" * 5000, {}, {"a": 1}, {"a": {}, "b": {}}, None, 3, "f('" + "x" * 200_000 + "')", "cd(folder=[i for i in 'ab'])",
+        "cd(folder=__import__('os').getcwd())", "cd(folder=open('/etc/passwd').read())", "(lambda: 1)()", "cd", "cd(",
+        "", "a = 1", "f(**{'a': 1})", "f(*[1])", "cd(folder=f'{1}')", "x()()", "f(" * 3000, "[" * 5000, {}, {"a": 1},
+        {"a": {}, "b": {}}, None, 3, "f('" + "x" * 200_000 + "')", "cd(folder=[i for i in 'ab'])",
     ],
     ids=lambda g: str(g)[:24],
 )  # fmt: skip
@@ -289,7 +291,8 @@ def test_the_command_and_unusable_lines(tmp_path) -> None:
     assert [v["outcome"] for v in verify_file("tools", path)] == ["correct", "wrong"]
     for change, words in (
         ({"calls": ["ls()"]}, "calls of a multi-turn category must be a list of turns"),
-        ({"involved_classes": ["GorilaFileSystem"]}, "did you mean 'GorillaFileSystem'"), ({"initial_config": None}, "initial_config must be a dict"),
+        ({"involved_classes": ["GorilaFileSystem"]}, "did you mean 'GorillaFileSystem'"),
+        ({"initial_config": None}, "initial_config must be a dict"),
     ):  # fmt: skip
         path.write_text(json.dumps(line | change) + "\n")
         with pytest.raises(DataError, match="line 1: ") as error:

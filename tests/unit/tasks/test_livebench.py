@@ -68,20 +68,44 @@ TABLE = "Please convert the Input Table from CSV format to {} format."
         ("cta", "Postal code", "city", 0, {}),
         ("tablejoin", "{'a': 'x', 'b': 'y'}", "```python\n{'a': 'x', 'b': 'y'}\n```", 1, {}),
         ("tablejoin", "{'a': 'x', 'b': 'y'}", "{'a': 'x', 'c': 'z'}", 0.5, {}),  # tp 1, fp 1, fn 1
-        ("tablejoin", "{'a': 'x', 'b': 'y'}", "<solution>{\"a\": \"x\", \"b\": null}</solution>", 0.67, {}),
+        ("tablejoin", "{'a': 'x', 'b': 'y'}", '<solution>{"a": "x", "b": null}</solution>', 0.67, {}),
         ("tablejoin", "{'a': 'x'}", "none", 0, {}),
-        ("tablereformat", '{"0": {"n": 1, "t": "u"}}', '```json\n{"0": {"t": "u", "n": 1.0}}\n```', 1, {"turns": [TABLE.format("JSON")]}),
+        (
+            "tablereformat",
+            '{"0": {"n": 1, "t": "u"}}',
+            '```json\n{"0": {"t": "u", "n": 1.0}}\n```',
+            1,
+            {"turns": [TABLE.format("JSON")]},
+        ),
         ("tablereformat", "n,t\n1,u\n2,v", "Here is the table:\nn,t\n1,u\n2,v", 1, {"turns": [TABLE.format("CSV")]}),
         ("tablereformat", "n,t\n1,u\n2,v", "n,t\n2,v\n1,u", 0, {"turns": [TABLE.format("CSV")]}),
-        ("tablereformat", "|n|t|\n|:-|:-|\n|1|u|", "| n | t |\n|---|---|\n| 1 | u |", 1, {"turns": [TABLE.format("Markdown")]}),
-        ("tablereformat", '{"n": 1}\n{"n": 2}', '{"n": 1}\n{"n": 3}', 0, {"turns": [TABLE.format("JSONL")]}),
-        ("summarize", None, "no comma here and done", 1, {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}),
         (
-            "paraphrase", None, "one, two", 0.25,  # one of two followed: (0 + 1/2) / 2
-            {"instruction_id_list": ["punctuation:no_comma", "keywords:existence"], "kwargs": [{}, {"keywords": ["two"]}]},
+            "tablereformat",
+            "|n|t|\n|:-|:-|\n|1|u|",
+            "| n | t |\n|---|---|\n| 1 | u |",
+            1,
+            {"turns": [TABLE.format("Markdown")]},
+        ),
+        ("tablereformat", '{"n": 1}\n{"n": 2}', '{"n": 1}\n{"n": 3}', 0, {"turns": [TABLE.format("JSONL")]}),
+        (
+            "summarize",
+            None,
+            "no comma here and done",
+            1,
+            {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
+        ),
+        (
+            "paraphrase",
+            None,
+            "one, two",
+            0.25,  # one of two followed: (0 + 1/2) / 2
+            {
+                "instruction_id_list": ["punctuation:no_comma", "keywords:existence"],
+                "kwargs": [{}, {"keywords": ["two"]}],
+            },
         ),
     ],
-)  # fmt: skip
+)
 def test_scorers(task: str, gold: Any, answer: str, score: float, more: dict[str, Any]) -> None:
     row = {"task": task, "ground_truth": gold, "turns": [""], "livebench_release_date": "2024-11-25", **more}
     assert SCORERS[task](answer, row) == pytest.approx(score)

@@ -35,7 +35,8 @@ def test_each_of_our_tasks_is_there_under_its_own_name(name: str) -> None:
 
 def test_names_and_parts_that_there_are_not() -> None:
     for name, words in (
-        ("gsm9k", "no task 'gsm9k': did you mean 'gsm8k'"), ("bfcl:simpel", "has no part 'simpel'"), ("gsm8k:x", "it is one whole"),
+        ("gsm9k", "no task 'gsm9k': did you mean 'gsm8k'"), ("bfcl:simpel", "has no part 'simpel'"),
+        ("gsm8k:x", "it is one whole"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
             get(name)

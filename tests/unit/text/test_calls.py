@@ -42,19 +42,44 @@ BARE = '{"name": "f", "arguments": {"n": 1}}'
 @pytest.mark.parametrize(
     ("text", "answer", "calls"),
     [
-        (f"<tool_call>\n{XML}\n</tool_call>", "", [XML_CALL]), (f"Words.\n{XML}", "Words.", [XML_CALL]), (f"<tool_call>{XML}", "", [XML_CALL]),
-        (f"a <tool_call>\n{XML}\n</tool_call>\n<tool_call>\n{XML}\n</tool_call> b", "a \n b", [XML_CALL] * 2), (f"{XML}\n</tool_call>\n{XML}", "", [XML_CALL] * 2),
-        ('<tool_call>{"name": "f", "parameters": {"n": 1}}</tool_call>', "", [("f", '{"n":1}')]), ("<tool_call>{'name': 'f', 'arguments': {'on': True, 'path': \"it's\"}}</tool_call> so", " so", [("f", '{"on":true,"path":"it\'s"}')]),
-        ('<tool_call>{"type": "function", "function": {"name": "g", "arguments": "{}"}}</tool_call>', "", [("g", "{}")]), ("<tool_call>{'name': 'g'}", "", [("g", "{}")]),
-        (BARE, "", [("f", '{"n":1}')]), (f"\n```json\n{BARE}\n```\n", "", [("f", '{"n":1}')]), (f"{BARE}\n{BARE}", "", [("f", '{"n":1}')] * 2), (f"```\n{BARE}", "", [("f", '{"n":1}')]),
+        (f"<tool_call>\n{XML}\n</tool_call>", "", [XML_CALL]),
+        (f"Words.\n{XML}", "Words.", [XML_CALL]),
+        (f"<tool_call>{XML}", "", [XML_CALL]),
+        (f"a <tool_call>\n{XML}\n</tool_call>\n<tool_call>\n{XML}\n</tool_call> b", "a \n b", [XML_CALL] * 2),
+        (f"{XML}\n</tool_call>\n{XML}", "", [XML_CALL] * 2),
+        ('<tool_call>{"name": "f", "parameters": {"n": 1}}</tool_call>', "", [("f", '{"n":1}')]),
+        (
+            "<tool_call>{'name': 'f', 'arguments': {'on': True, 'path': \"it's\"}}</tool_call> so",
+            " so",
+            [("f", '{"on":true,"path":"it\'s"}')],
+        ),
+        (
+            '<tool_call>{"type": "function", "function": {"name": "g", "arguments": "{}"}}</tool_call>',
+            "",
+            [("g", "{}")],
+        ),
+        ("<tool_call>{'name': 'g'}", "", [("g", "{}")]),
+        (BARE, "", [("f", '{"n":1}')]),
+        (f"\n```json\n{BARE}\n```\n", "", [("f", '{"n":1}')]),
+        (f"{BARE}\n{BARE}", "", [("f", '{"n":1}')] * 2),
+        (f"```\n{BARE}", "", [("f", '{"n":1}')]),
         ('{"name": "g", "parameters": {}}', "", [("g", "{}")]),
         # What is something else stays text.
-        (f"{BARE} is a call", f"{BARE} is a call", []), (f"So: {BARE}", f"So: {BARE}", []), ('{"name": "x", "arguments": {}}', '{"name": "x", "arguments": {}}', []),
-        ('{"city": "Rome"}', '{"city": "Rome"}', []), ("```python\n{1: 2}\n```", "```python\n{1: 2}\n```", []), ("<tool_call>{'name': 'x'}</tool_call>", "<tool_call>{'name': 'x'}</tool_call>", []),
-        ("<function=x>\n</function>", "<function=x>\n</function>", []), ("the tag <function= opens it", "the tag <function= opens it", []), ("<tool_call>no</tool_call>", "<tool_call>no</tool_call>", []),
-        ("<tool_call>{bad <tool_call>" + BARE + "</tool_call>", "<tool_call>{bad", [("f", '{"n": 1}')]), ("```", "```", []), ("{", "{", []), ("`code`", "`code`", []),
+        (f"{BARE} is a call", f"{BARE} is a call", []),
+        (f"So: {BARE}", f"So: {BARE}", []),
+        ('{"name": "x", "arguments": {}}', '{"name": "x", "arguments": {}}', []),
+        ('{"city": "Rome"}', '{"city": "Rome"}', []),
+        ("```python\n{1: 2}\n```", "```python\n{1: 2}\n```", []),
+        ("<tool_call>{'name': 'x'}</tool_call>", "<tool_call>{'name': 'x'}</tool_call>", []),
+        ("<function=x>\n</function>", "<function=x>\n</function>", []),
+        ("the tag <function= opens it", "the tag <function= opens it", []),
+        ("<tool_call>no</tool_call>", "<tool_call>no</tool_call>", []),
+        ("<tool_call>{bad <tool_call>" + BARE + "</tool_call>", "<tool_call>{bad", [("f", '{"n": 1}')]),
+        ("```", "```", []),
+        ("{", "{", []),
+        ("`code`", "`code`", []),
     ],
-)  # fmt: skip
+)
 def test_forms_of_calls(text: str, answer: str, calls: list[tuple[str, str]]) -> None:
     out = read(text)
     assert (out.answer, out.calls) == (answer.strip(), calls)
@@ -90,8 +115,9 @@ def test_at_the_end_of_an_open_thinking(call: str) -> None:
 @pytest.mark.parametrize(
     ("key", "text", "value"),
     [
-        ("path", "3", "3"), ("path", "a\nb\n", "a\nb\n"), ("n", "3", 3), ("n", "three", "three"), ("on", "True", True), ("on", "false", False), ("more", '{"a": [1]}', {"a": [1]}), ("more", "None", None),
-        ("any", "3", "3"), ("unknown", "[1]", "[1]"), ("path", "<b>&amp;</b>", "<b>&amp;</b>"),
+        ("path", "3", "3"), ("path", "a\nb\n", "a\nb\n"), ("n", "3", 3), ("n", "three", "three"), ("on", "True", True),
+        ("on", "false", False), ("more", '{"a": [1]}', {"a": [1]}), ("more", "None", None), ("any", "3", "3"),
+        ("unknown", "[1]", "[1]"), ("path", "<b>&amp;</b>", "<b>&amp;</b>"),
     ],
 )  # fmt: skip
 def test_a_parameter_is_what_its_schema_says(key: str, text: str, value: object) -> None:

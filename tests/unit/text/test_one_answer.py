@@ -189,7 +189,8 @@ def test_a_hedge_is_paid_nowhere() -> None:
     text = "<think>a</think>\n{}\n<think>wait, let me check again"
     tests = {"kind": "stdio", "cases": [{"input": "", "output": "1\n"}]}
     for domain, answer, truth in [
-        ("math", "\\boxed{1}", {"gold": "1"}), ("instructions", "hello", {"rules": [{"id": "contains", "text": "hello"}]}),
+        ("math", "\\boxed{1}", {"gold": "1"}),
+        ("instructions", "hello", {"rules": [{"id": "contains", "text": "hello"}]}),
         ("code", "```python\nprint(1)\n```", {"tests": tests}), ("tools", "\\boxed{1}", {"gold": "1", "min_calls": 0}),
     ]:  # fmt: skip
         verdict = grade(problem(domain, truth), Response(text.format(answer)))

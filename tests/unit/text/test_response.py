@@ -61,15 +61,31 @@ G = '<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'
 @pytest.mark.parametrize(
     ("text", "thinking", "calls"),
     [
-        (f"hm {F}", "hm", ["f"]), (f"{F}\n", "", ["f"]), (f"hm\n{F}\n{G}\n\n", "hm", ["f", "g"]), (f"hm {F.removesuffix('</tool_call>')}", "hm", ["f"]),
-        (f"<tool_call>no {F}", "<tool_call>no", ["f"]), (f"{F} then {G}", f"{F} then", ["g"]), (f'hm <tool_call>{{"name": "x", "arguments": {{}}}}</tool_call>{G}', 'hm <tool_call>{"name": "x", "arguments": {}}</tool_call>', ["g"]),
+        (f"hm {F}", "hm", ["f"]),
+        (f"{F}\n", "", ["f"]),
+        (f"hm\n{F}\n{G}\n\n", "hm", ["f", "g"]),
+        (f"hm {F.removesuffix('</tool_call>')}", "hm", ["f"]),
+        (f"<tool_call>no {F}", "<tool_call>no", ["f"]),
+        (f"{F} then {G}", f"{F} then", ["g"]),
+        (
+            f'hm <tool_call>{{"name": "x", "arguments": {{}}}}</tool_call>{G}',
+            'hm <tool_call>{"name": "x", "arguments": {}}</tool_call>',
+            ["g"],
+        ),
         # A function that is not on offer, a call that is not whole, and one that more thinking
         # follows stay thoughts.
-        ('hm <tool_call>{"name": "x", "arguments": {}}</tool_call>', 'hm <tool_call>{"name": "x", "arguments": {}}</tool_call>', []),
-        ('hm <tool_call>{"name": "f", "arguments": {"a": ', 'hm <tool_call>{"name": "f", "arguments": {"a":', []), (f"{F} or not", f"{F} or not", []),
-        (f"{F}</tool", f"{F}</tool", []), (f"{F} <tool_call>", f"{F} <tool_call>", []), (f"{F}</tool_call>", f"{F}</tool_call>", []),
+        (
+            'hm <tool_call>{"name": "x", "arguments": {}}</tool_call>',
+            'hm <tool_call>{"name": "x", "arguments": {}}</tool_call>',
+            [],
+        ),
+        ('hm <tool_call>{"name": "f", "arguments": {"a": ', 'hm <tool_call>{"name": "f", "arguments": {"a":', []),
+        (f"{F} or not", f"{F} or not", []),
+        (f"{F}</tool", f"{F}</tool", []),
+        (f"{F} <tool_call>", f"{F} <tool_call>", []),
+        (f"{F}</tool_call>", f"{F}</tool_call>", []),
     ],
-)  # fmt: skip
+)
 def test_calls_that_end_an_open_thinking(text: str, thinking: str, calls: list[str]) -> None:
     for opened, written in ((True, text), (False, f"<think>\n{text}")):
         out = whole(written, opened=opened, tools=("f", "g"))
@@ -93,11 +109,13 @@ def test_only_the_first_thing_said_can_open_the_thinking() -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        "no json", '{"name": "f", "arguments": {"a": 1}', '{"name": "f", "arguments": [1]}', '{"name": "", "arguments": {}}',
-        '{"name": 3, "arguments": {}}', '{"arguments": {}}', '{"name": "f", "arguments": {"a": NaN}}', '{"name": "f", "more": 1}',
-        '{"name": "f", "arguments": {"a": 1]}}', '{"name": "f" "arguments": {}}', '{"name": "f", "name": "g", "arguments": {}}',
-        '{"name": "f", "arguments": {"a": "open\n"}}', '{"name": "f", "arguments": {}, "arguments": {"b": 2}}', "{'name': 'f'}", "",
-        '{"name": "f", "arguments": {"a": 01}}', '{"name": "f\n", "arguments": {}}', "[]", '{"name": "f", "arguments": "3"}',
+        "no json", '{"name": "f", "arguments": {"a": 1}', '{"name": "f", "arguments": [1]}',
+        '{"name": "", "arguments": {}}', '{"name": 3, "arguments": {}}', '{"arguments": {}}',
+        '{"name": "f", "arguments": {"a": NaN}}', '{"name": "f", "more": 1}', '{"name": "f", "arguments": {"a": 1]}}',
+        '{"name": "f" "arguments": {}}', '{"name": "f", "name": "g", "arguments": {}}',
+        '{"name": "f", "arguments": {"a": "open\n"}}', '{"name": "f", "arguments": {}, "arguments": {"b": 2}}',
+        "{'name': 'f'}", "", '{"name": "f", "arguments": {"a": 01}}', '{"name": "f\n", "arguments": {}}', "[]",
+        '{"name": "f", "arguments": "3"}',
     ],
 )  # fmt: skip
 def test_what_is_no_call_stays_text(raw: str) -> None:
@@ -172,8 +190,12 @@ PIECES = st.sampled_from(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(PIECES, max_size=14), st.booleans(), st.sampled_from([(), ("f", "add"), None]), st.booleans(), st.randoms(use_true_random=False)
-)  # fmt: skip
+    st.lists(PIECES, max_size=14),
+    st.booleans(),
+    st.sampled_from([(), ("f", "add"), None]),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
 def test_where_the_text_is_cut_changes_nothing(
     pieces: list[str], opened: bool, tools: tuple[str, ...] | None, cut: bool, random
 ) -> None:
@@ -189,9 +211,17 @@ def test_where_the_text_is_cut_changes_nothing(
 
 @pytest.mark.parametrize(
     "text",
-    [f"<think>hm, <tool_call></think>\n yes: {CALL} é\n{CALL}\n", CALL, "<tool_call>{</tool_call>", f"<think>so {CALL}\n{CALL}", f" <think>{F}, {F}</tool_call>",
-     f"<think>a</think> \"<think>\" b <think> c </think>{F}<think>", f"a </think> b <think>{F}</think>", '<tool_call>{"name": "f", "arguments": {"a": "</think><tool_call>'],
-)  # fmt: skip
+    [
+        f"<think>hm, <tool_call></think>\n yes: {CALL} é\n{CALL}\n",
+        CALL,
+        "<tool_call>{</tool_call>",
+        f"<think>so {CALL}\n{CALL}",
+        f" <think>{F}, {F}</tool_call>",
+        f'<think>a</think> "<think>" b <think> c </think>{F}<think>',
+        f"a </think> b <think>{F}</think>",
+        '<tool_call>{"name": "f", "arguments": {"a": "</think><tool_call>',
+    ],
+)
 def test_every_single_cut(text: str) -> None:
     for opened in (False, True):
         for tools in ((), ("f",), None):
@@ -227,15 +257,29 @@ def streamed(pieces: list[str], opened: bool, tools: tuple[str, ...] | None, cut
 @pytest.mark.parametrize(
     ("text", "opened", "thinking", "answer"),
     [
-        ("<think>\nadd them\n</think>\n\nIt is 4.", False, "add them", "It is 4."), ("add them\n</think>\n4", True, "add them", "4"),
-        ("  just this \n", False, None, "just this"), ("", False, None, ""), ("</think>4", True, "", "4"), ("<think></think>", False, "", ""),
-        ("It is 5, not </think> 6", False, None, "It is 5, not </think> 6"), ("It is 5, not </think> 6", True, "It is 5, not", "6"),
-        ("It is 5, not </think> 6", None, "It is 5, not", "6"), ("It is 5", None, None, "It is 5"), ("<think>a</think>5", None, "a", "5"),
-        ("<think>\na\n</think>\nThe tag </think> ends it. \\boxed{1}", False, "a", "The tag </think> ends it. \\boxed{1}"),
-        ("<think>a</think> b </think> c", False, "a", "b </think> c"), ("Sure. <think>a</think> b", False, None, "Sure. <think>a</think> b"),
-        ("<think>a</think> 5 <think>wait</think> 6", False, "a", "5 <think>wait</think> 6"), (" \n<think>a</think>b", False, "a", "b"),
+        ("<think>\nadd them\n</think>\n\nIt is 4.", False, "add them", "It is 4."),
+        ("add them\n</think>\n4", True, "add them", "4"),
+        ("  just this \n", False, None, "just this"),
+        ("", False, None, ""),
+        ("</think>4", True, "", "4"),
+        ("<think></think>", False, "", ""),
+        ("It is 5, not </think> 6", False, None, "It is 5, not </think> 6"),
+        ("It is 5, not </think> 6", True, "It is 5, not", "6"),
+        ("It is 5, not </think> 6", None, "It is 5, not", "6"),
+        ("It is 5", None, None, "It is 5"),
+        ("<think>a</think>5", None, "a", "5"),
+        (
+            "<think>\na\n</think>\nThe tag </think> ends it. \\boxed{1}",
+            False,
+            "a",
+            "The tag </think> ends it. \\boxed{1}",
+        ),
+        ("<think>a</think> b </think> c", False, "a", "b </think> c"),
+        ("Sure. <think>a</think> b", False, None, "Sure. <think>a</think> b"),
+        ("<think>a</think> 5 <think>wait</think> 6", False, "a", "5 <think>wait</think> 6"),
+        (" \n<think>a</think>b", False, "a", "b"),
     ],
-)  # fmt: skip
+)
 def test_thinking_and_answer(text: str, opened: bool | None, thinking: str | None, answer: str) -> None:
     parsed = parse(text, thinking_open=opened)
     assert (parsed.thinking, parsed.answer, parsed.final) == (thinking, answer, answer)
@@ -258,9 +302,10 @@ def test_thinking_that_never_closes_leaves_no_answer(text: str, opened: bool) ->
 @pytest.mark.parametrize(
     ("answer", "voids"),
     [
-        ("5\n<think>\nwait", True), ("5 <think>", True), ("5 <think>a</think> 6 <think>b", True), ("5 <think>a</think> 6", False), ("5 </think>", False),
-        ("The mark `<think>` opens it.", False), ("t.partition(\"<think>\")", False), ("'<think>' 5 <think>wait `</think>`", True),
-        ("`<think> wait", True), ("\"<think>' 5", True), ("'</think>'", False), ("<think>", True),
+        ("5\n<think>\nwait", True), ("5 <think>", True), ("5 <think>a</think> 6 <think>b", True),
+        ("5 <think>a</think> 6", False), ("5 </think>", False), ("The mark `<think>` opens it.", False),
+        ("t.partition(\"<think>\")", False), ("'<think>' 5 <think>wait `</think>`", True), ("`<think> wait", True),
+        ("\"<think>' 5", True), ("'</think>'", False), ("<think>", True),
     ],
 )  # fmt: skip
 def test_a_thought_open_again_at_the_end_voids_the_answer(answer: str, voids: bool) -> None:
@@ -316,7 +361,8 @@ def test_calls_and_thoughts() -> None:
     "raw",
     [
         '{"name": "f", "arguments": {"a": 1}', "f(1)", "[1, 2]", '{"arguments": {}}', '{"name": 3, "arguments": {}}',
-        '{"name": "f", "arguments": [1]}', '{"name": "f", "arguments": "not json"}', '{"name": "f", "args": {}}', "[" * 20_000,
+        '{"name": "f", "arguments": [1]}', '{"name": "f", "arguments": "not json"}', '{"name": "f", "args": {}}',
+        "[" * 20_000,
     ],
 )  # fmt: skip
 def test_malformed_calls_are_counted_and_stay_text(raw: str) -> None:

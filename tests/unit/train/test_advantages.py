@@ -88,7 +88,7 @@ def test_a_form_from_a_file(tmp_path):
         load_advantage("rlooo")
 
 
-# --- groups -----------------------------------------------------------------------------------------------------
+# --- groups ---------------------------------------------------------------------------------------
 
 
 def rollout(group: int, stop: StopReason = StopReason.END, **terms: float) -> Rollout:

@@ -1,4 +1,6 @@
-"""On which problems the contract measures what it holds: validation rows of what is replayed, never rows that are trained on."""
+"""On which problems the contract measures what it holds: validation rows of what is replayed, never
+rows that are trained on.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,8 @@ def test_a_set_without_validation_rows_says_what_needs_them(tmp_path):
     path = rows(tmp_path, "sums.jsonl", [q for q in QUESTIONS if q not in HELD_OUT][:20])
     with pytest.raises(
         DataError,
-        match=r"no validation problems of math.*the contract measures math on such rows: bring some, or leave math out of contract.domains",
+        match=r"no validation problems of math.*the contract measures math on such rows: bring some, or leave math "
+        r"out of contract.domains",
     ):
         watched(recipe([{"kind": "math", "path": path}]), tmp_path)
     assert watched(recipe([{"kind": "math", "path": path}], domains=[]), tmp_path) == {}
@@ -135,7 +138,9 @@ def test_the_looks_at_validation_problems_leave_out_what_is_trained_on_too(tmp_p
 
 
 def test_explain_says_which_drop_the_problems_that_there_are_can_see(tmp_path):
-    """200 problems see a drop of 14.4 points (docs/training.md); fewer are held out of a small set, and MBPP has 90."""
+    """200 problems see a drop of 14.4 points (docs/training.md); fewer are held out of a small set,
+    and MBPP has 90.
+    """
     path = rows(tmp_path, "sums.jsonl", QUESTIONS)
     sources = [{"kind": "math", "path": path}, {"kind": "mbpp", "path": "org/mbpp"}]
     text = explain(
@@ -157,6 +162,7 @@ def test_explain_says_which_drop_the_problems_that_there_are_can_see(tmp_path):
     )
     assert (
         lines[at + 3]
-        == "  mbpp: 90 validation problems (200 asked for, more are not held out) of mbpp:org/mbpp:train, as many as they may hold out: 20.4 points"
+        == "  mbpp: 90 validation problems (200 asked for, more are not held out) of mbpp:org/mbpp:train, as many "
+        "as they may hold out: 20.4 points"
     )
     assert "Contract of rl2: holds nothing" in explain(recipe(sources, domains=[]), tmp_path)

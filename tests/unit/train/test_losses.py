@@ -35,7 +35,7 @@ def assert_close(a, b, tolerance: float = 1e-6) -> None:
     )
 
 
-# --- token_logprobs ---------------------------------------------------------------------------------------------
+# --- token_logprobs -------------------------------------------------------------------------------
 
 
 def test_logprob_and_entropy_by_hand():
@@ -107,7 +107,7 @@ def test_large_logits_stay_finite():
     assert_close(entropy, [0.0])
 
 
-# --- supervised and preference losses ---------------------------------------------------------------------------
+# --- supervised and preference losses -------------------------------------------------------------
 
 
 def test_weighted_nll_by_hand():
@@ -123,7 +123,7 @@ def test_preference_loss_by_hand():
     assert_close(preference_loss(torch.tensor([-500.0]), torch.tensor([500.0])), 1000.0)
 
 
-# --- advantages -------------------------------------------------------------------------------------------------
+# --- advantages -----------------------------------------------------------------------------------
 
 
 def test_group_advantages_by_hand():
@@ -139,7 +139,7 @@ def test_equal_rewards_have_no_advantage_even_when_scaled():
         assert_close(group_advantages(torch.ones(4), scale=scale), [0.0] * 4)
 
 
-# --- policy terms -----------------------------------------------------------------------------------------------
+# --- policy terms ---------------------------------------------------------------------------------
 
 
 def test_the_first_update_has_ratio_exactly_one_and_the_policy_gradient():
@@ -230,7 +230,7 @@ def test_kl_enters_the_loss_with_its_weight():
     assert_close(logprob.grad, [-3.0 + 0.1 * 0.5])
 
 
-# --- the registered losses --------------------------------------------------------------------------------------
+# --- the registered losses ------------------------------------------------------------------------
 
 
 def summed(terms, loss, sequence, normaliser):
@@ -375,7 +375,7 @@ def test_k3_ratio_is_unbiased_in_value_and_gradient(on_policy):
     assert float(torch.cosine_similarity(biased, wanted, dim=0)) < 0.99
 
 
-# --- losses of a user's own -------------------------------------------------------------------------------------
+# --- losses of a user's own -----------------------------------------------------------------------
 
 
 @pytest.fixture

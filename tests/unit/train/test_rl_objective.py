@@ -178,7 +178,7 @@ def test_a_loss_in_one_file_trains(tmp_path, own_registry):  # noqa: F811
     assert own["grad_norm"] == pytest.approx(2 * dapo["grad_norm"], rel=1e-4)
 
 
-# --- options ----------------------------------------------------------------------------------------------------
+# --- options --------------------------------------------------------------------------------------
 
 
 def stage(**options) -> Rl1Stage:

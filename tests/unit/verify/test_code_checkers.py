@@ -27,9 +27,11 @@ def judged(box, code, output, checker, given="", **options):
 @pytest.mark.parametrize(
     ("checker", "printed", "expected", "right"),
     [
-        ("lines", "1 2", "1 2", True), ("lines", "1  2", "1 2", False), ("tokens", "1  2\n\n 3", "1 2 3", True), ("tokens", "1 2 3", "1 2", False), ("tokens", "a", "A", False),
-        ("case", "Yes no", "YES\nNO", True), ("case", "Yes", "NO", False), ("floats", "0.3333333333", "0.333333333", True), ("floats", "0.34", "0.33", False),
-        ("floats", "x 1.0", "x 1", True), ("floats", "nan", "1", False), ("any_order", "b\na\n", "a\nb\n", True), ("any_order", "b  1\na", "a\nb 1", True),
+        ("lines", "1 2", "1 2", True), ("lines", "1  2", "1 2", False), ("tokens", "1  2\n\n 3", "1 2 3", True),
+        ("tokens", "1 2 3", "1 2", False), ("tokens", "a", "A", False), ("case", "Yes no", "YES\nNO", True),
+        ("case", "Yes", "NO", False), ("floats", "0.3333333333", "0.333333333", True),
+        ("floats", "0.34", "0.33", False), ("floats", "x 1.0", "x 1", True), ("floats", "nan", "1", False),
+        ("any_order", "b\na\n", "a\nb\n", True), ("any_order", "b  1\na", "a\nb 1", True),
         ("any_order", "a\na", "a\nb", False), ("any_order", "a", "a\na", False), ("floats", "1 2", "1", False),
     ],
 )  # fmt: skip
@@ -75,8 +77,14 @@ def test_a_checker_in_another_language(box):
 
 @pytest.mark.parametrize(
     ("checker", "words"),
-    [("token", "did you mean 'tokens'"), ({"language": "cpp"}, "an object with program"), ({"program": "x", "lang": "cpp"}, "did you mean 'language'"), ({"program": "x", "language": "cobol"}, "cobol"), (3, "give one of")],
-)  # fmt: skip
+    [
+        ("token", "did you mean 'tokens'"),
+        ({"language": "cpp"}, "an object with program"),
+        ({"program": "x", "lang": "cpp"}, "did you mean 'language'"),
+        ({"program": "x", "language": "cobol"}, "cobol"),
+        (3, "give one of"),
+    ],
+)
 def test_unknown_checkers_are_refused(box, checker, words):
     with pytest.raises(UsageError, match=words):
         judged(box, "print(1)", "1", checker)

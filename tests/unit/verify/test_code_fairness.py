@@ -391,15 +391,40 @@ def test_output_of_any_length_that_is_expected(box):
         ("print(open(__file__).read().count('open'))", "2\n"),
         ("import sys\nprint(len(sys.argv), __name__)", "1 __main__\n"),
         ("\ufeffprint(2)", "2\n"),
-        ("import resource\nresource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY, " "resource.RLIM_INFINITY))\nprint(2)", "2\n"),
+        (
+            "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY, "
+            "resource.RLIM_INFINITY))\nprint(2)",
+            "2\n",
+        ),
         ("import resource\nresource.setrlimit(resource.RLIMIT_STACK, [2**28, -1])\nprint(2)", "2\n"),
-        ("import sys\nfrom functools import lru_cache\nsys.setrecursionlimit(10**6)\n@lru_cache(None)\n" "def f(n): return n and 1 + f(n - 1)\nprint(f(200000))", "200000\n"),
-        ("import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(512 << 20)\n" "def f(n): return n and 1 + f(n - 1)\nt = threading.Thread(target=lambda: print(f(100000)))\n" "t.start()\nt.join()", "100000\n"),
-        ("from multiprocessing import Pool\ndef f(x): return x * x\nif __name__ == '__main__':\n" "    with Pool(2) as p: print(sum(p.map(f, range(10))))", "285\n"),
-        ("from concurrent.futures import ProcessPoolExecutor\ndef f(x): return x * x\n" "if __name__ == '__main__':\n    with ProcessPoolExecutor(2) as p: print(sum(p.map(f, range(10))))", "285\n"),
-        ("from multiprocessing import shared_memory\nm = shared_memory.SharedMemory(create=True, size=10)\n" "m.buf[0] = 7\nprint(m.buf[0])\nm.close()\nm.unlink()", "7\n"),
+        (
+            "import sys\nfrom functools import lru_cache\nsys.setrecursionlimit(10**6)\n@lru_cache(None)\n"
+            "def f(n): return n and 1 + f(n - 1)\nprint(f(200000))",
+            "200000\n",
+        ),
+        (
+            "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(512 << 20)\n"
+            "def f(n): return n and 1 + f(n - 1)\nt = threading.Thread(target=lambda: print(f(100000)))\n"
+            "t.start()\nt.join()",
+            "100000\n",
+        ),
+        (
+            "from multiprocessing import Pool\ndef f(x): return x * x\nif __name__ == '__main__':\n"
+            "    with Pool(2) as p: print(sum(p.map(f, range(10))))",
+            "285\n",
+        ),
+        (
+            "from concurrent.futures import ProcessPoolExecutor\ndef f(x): return x * x\n"
+            "if __name__ == '__main__':\n    with ProcessPoolExecutor(2) as p: print(sum(p.map(f, range(10))))",
+            "285\n",
+        ),
+        (
+            "from multiprocessing import shared_memory\nm = shared_memory.SharedMemory(create=True, size=10)\n"
+            "m.buf[0] = 7\nprint(m.buf[0])\nm.close()\nm.unlink()",
+            "7\n",
+        ),
     ],
-)  # fmt: skip
+)
 def test_idioms_of_whole_programs(box, code, output):
     verdict = stdio(box, code, "", output, timeout_s=20)
     assert verdict.correct, verdict.reason
@@ -440,8 +465,9 @@ def test_every_case_has_the_time_limit(box):
 @pytest.mark.parametrize(
     "tests",
     [
-        ["f(1) == 2"], ["f(1) == 2", "assert f(1) == 2"], ["", "pass"], ["# nothing"], ["print(f(1))"], ["f(1)"], ["assert (f(1) == 2, 'msg')"],
-        ["assert True"], ["assert 1, 'x'", "assert True"], ["x = f(1)"], ["def test_it():\n    f(1)"], ["def helper():\n    return f(1)"], ["for i in range(3): f(i)"],
+        ["f(1) == 2"], ["f(1) == 2", "assert f(1) == 2"], ["", "pass"], ["# nothing"], ["print(f(1))"], ["f(1)"],
+        ["assert (f(1) == 2, 'msg')"], ["assert True"], ["assert 1, 'x'", "assert True"], ["x = f(1)"],
+        ["def test_it():\n    f(1)"], ["def helper():\n    return f(1)"], ["for i in range(3): f(i)"],
     ],
 )  # fmt: skip
 def test_tests_that_test_nothing_are_refused(box, tests):

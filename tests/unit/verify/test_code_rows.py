@@ -204,15 +204,27 @@ def test_tests_are_shown_only_where_the_prompt_does_not_name_what_they_call(tmp_
         ({"prompt": "p", "tests": []}, r"line 1: tests are \[\]"),
         ({"prompt": "p", "tests": ["assert f( == 1"]}, r"line 1: .*is not Python: 'assert f\( == 1'"),
         ({"prompt": "p", "tests": "x = 1"}, r"line 1: tests.asserts\[0\] tests nothing: 'x = 1' has no assert"),
-        ({"prompt": "p", "tests": "def check(candidate):\n    assert candidate(1) == 1\n"}, r"line 1: the test defines check\(candidate\), and nothing says of what"),
+        (
+            {"prompt": "p", "tests": "def check(candidate):\n    assert candidate(1) == 1\n"},
+            r"line 1: the test defines check\(candidate\), and nothing says of what",
+        ),
         ({"prompt": "p", "tests": "def test_it():\n    f(1)\n"}, "line 1: "),
-        ({"prompt": "p", "tests": [{"args": [1], "expected": 1}]}, "line 1: tests.entry_point must be the name of a function"),
-        ({"prompt": "p", "tests": ["assert 1", {"input": "", "output": ""}]}, "line 1: tests are a list that begins with 'assert 1'"),
+        (
+            {"prompt": "p", "tests": [{"args": [1], "expected": 1}]},
+            "line 1: tests.entry_point must be the name of a function",
+        ),
+        (
+            {"prompt": "p", "tests": ["assert 1", {"input": "", "output": ""}]},
+            "line 1: tests are a list that begins with 'assert 1'",
+        ),
         ({"prompt": "p", "tests": {"inputs": ["1"]}}, "line 1: tests.kind is not there, and an object with inputs"),
-        ({"prompt": "p", "tests": {"kind": "stdio", "cases": [{"input": 1, "output": "1"}]}}, "line 1: .*input is a int: give text"),
+        (
+            {"prompt": "p", "tests": {"kind": "stdio", "cases": [{"input": 1, "output": "1"}]}},
+            "line 1: .*input is a int: give text",
+        ),
         ({"tests": ["assert f() == 1"]}, "line 1: prompt is null: give a list of objects"),
     ],
-)  # fmt: skip
+)
 def test_bad_code_rows_are_named_by_line(tmp_path: Path, row: dict, words: str) -> None:
     with pytest.raises(DataError, match=words) as error:
         load("code", tmp_path / "mine.jsonl", row)

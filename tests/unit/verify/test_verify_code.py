@@ -96,8 +96,8 @@ def test_infra_failure_is_not_a_wrong_answer():
 def test_exact_calls_compare_with_pythons_equality(box):
     code = "def f(k): return {1: (1, 2), 2: [1, 2], 3: 1.0, 4: True, 5: None, 6: float('nan'), 7: {1: 'a'}}[k]"
     for key, expected, right in [
-        (1, (1, 2), True), (1, [1, 2], False), (2, [1, 2], True), (3, 1, True), (4, 1, True), (5, None, True), (5, 0, False),
-        (6, float("nan"), False), (7, {1: "a"}, True), (7, {"1": "a"}, False),
+        (1, (1, 2), True), (1, [1, 2], False), (2, [1, 2], True), (3, 1, True), (4, 1, True), (5, None, True),
+        (5, 0, False), (6, float("nan"), False), (7, {1: "a"}, True), (7, {"1": "a"}, False),
     ]:  # fmt: skip
         assert result(box, code, {**call(([key], expected)), "compare": "exact"})[0] == (
             "correct" if right else "wrong"
@@ -114,9 +114,10 @@ def test_call_takes_what_json_writes_in_place_of_a_value(box):
         "[float('nan')], {1, 2}, {1: 'a', '1': 'b'}, {(1, 2): 3}, np.float64(0.5), {2.5: np.array([1])}][k]"
     )
     for key, expected, right in [
-        (0, [1, [2, [3]]], True), (0, [1, [2, [4]]], False), (0, [1, [2]], False), (1, {"1": [2], "null": 0}, True), (1, {"1": [2]}, False),
-        (2, [[1, 2]], True), (2, [[1, 3]], False), (2, [1, 2], False), (3, [float("nan")], True), (3, [0.0], False), (4, [1, 2], False),
-        (5, {"1": "a"}, False), (5, {"1": "b"}, False), (6, {"(1, 2)": 3}, False), (7, 0.5, True), (8, {"2.5": [1]}, True),
+        (0, [1, [2, [3]]], True), (0, [1, [2, [4]]], False), (0, [1, [2]], False), (1, {"1": [2], "null": 0}, True),
+        (1, {"1": [2]}, False), (2, [[1, 2]], True), (2, [[1, 3]], False), (2, [1, 2], False),
+        (3, [float("nan")], True), (3, [0.0], False), (4, [1, 2], False), (5, {"1": "a"}, False),
+        (5, {"1": "b"}, False), (6, {"(1, 2)": 3}, False), (7, 0.5, True), (8, {"2.5": [1]}, True),
     ]:  # fmt: skip
         assert result(box, code, call(([key], expected)))[0] == ("correct" if right else "wrong"), (key, expected)
 
@@ -160,11 +161,14 @@ def test_none_is_not_right_where_something_is_expected(box):
 @pytest.mark.parametrize(
     "got, expected, tolerance, right",
     [
-        ("1 2\n3", "1 2\n3\n\n", None, True), ("1 2  \n3", "1 2\n3", None, True), (" 1", "1", None, False), ("1\n\n3", "1\n3", None, False),
-        ("1", "1\n2", None, False), ("1\n2", "1", None, False), ("", "\n\n", None, True), ("1\r\n2\r\n", "1\n2", None, True),
-        ("0.5000001", "0.5", None, False), ("0.5000001", "0.5", 1e-6, True), ("0.51", "0.5", 1e-6, False), ("1e3", "1000", 1e-6, True),
-        ("1000000.5", "1000000", 1e-6, True), ("nan", "0.5", 1e-6, False), ("nan", "nan", 1e-6, True), ("inf", "1", 1e9, False), ("x 1.0", "x 1", 1e-9, True),
-        ("1 2", "1", 1e-6, False), ("50000000000000000", "50000000000000001", 1e-6, False), ("1_0", "10", 1e-6, False), ("9e99999999", "1", 1e-6, False),
+        ("1 2\n3", "1 2\n3\n\n", None, True), ("1 2  \n3", "1 2\n3", None, True), (" 1", "1", None, False),
+        ("1\n\n3", "1\n3", None, False), ("1", "1\n2", None, False), ("1\n2", "1", None, False),
+        ("", "\n\n", None, True), ("1\r\n2\r\n", "1\n2", None, True), ("0.5000001", "0.5", None, False),
+        ("0.5000001", "0.5", 1e-6, True), ("0.51", "0.5", 1e-6, False), ("1e3", "1000", 1e-6, True),
+        ("1000000.5", "1000000", 1e-6, True), ("nan", "0.5", 1e-6, False), ("nan", "nan", 1e-6, True),
+        ("inf", "1", 1e9, False), ("x 1.0", "x 1", 1e-9, True), ("1 2", "1", 1e-6, False),
+        ("50000000000000000", "50000000000000001", 1e-6, False), ("1_0", "10", 1e-6, False),
+        ("9e99999999", "1", 1e-6, False),
     ],
 )  # fmt: skip
 def test_stdio_comparison(got, expected, tolerance, right):
@@ -327,11 +331,15 @@ def test_check_functions_become_asserts():
 @pytest.mark.parametrize(
     "tests, message",
     [
-        ({}, "tests.kind"), ({"kind": "x"}, "stdio, call, asserts"), ({"kind": "stdio", "cases": []}, "at least one case"),
-        ({"kind": "stdio", "cases": [{"input": "", "outputs": ""}]}, "lacks output"), ({"kind": "stdio", "cases": [{"input": 1, "output": ""}]}, "give text"),
+        ({}, "tests.kind"), ({"kind": "x"}, "stdio, call, asserts"),
+        ({"kind": "stdio", "cases": []}, "at least one case"),
+        ({"kind": "stdio", "cases": [{"input": "", "outputs": ""}]}, "lacks output"),
+        ({"kind": "stdio", "cases": [{"input": 1, "output": ""}]}, "give text"),
         ({"kind": "call", "entry_point": "f", "cases": [{"arg": [], "expected": 1}]}, "did you mean 'args'"),
-        ({"kind": "call", "cases": [{"expected": 1}]}, "lacks entry_point"), ({"kind": "asserts", "asserts": [1]}, "list of strings"),
-        ({"kind": "asserts", "asserts": ["assert f("]}, "not Python"), ({"kind": "asserts", "setup": "(", "asserts": ["assert f()"]}, "setup is not Python"),
+        ({"kind": "call", "cases": [{"expected": 1}]}, "lacks entry_point"),
+        ({"kind": "asserts", "asserts": [1]}, "list of strings"),
+        ({"kind": "asserts", "asserts": ["assert f("]}, "not Python"),
+        ({"kind": "asserts", "setup": "(", "asserts": ["assert f()"]}, "setup is not Python"),
         ({"kind": "call", "entry_point": "f", "cases": [{"args": 1, "expected": 1}]}, "args must be a list"),
     ],
 )  # fmt: skip

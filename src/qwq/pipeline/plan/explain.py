@@ -32,14 +32,18 @@ def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     ]
 
 
-# Parts of memory in the order of the table; a kind of stage may have others, which come behind them.
+# Parts of memory in the order of the table; a kind of stage may have others, which come behind
+# them.
 PARTS = (
-    "program", "weights", "gradients", "AdamW", "float32 copies", "reference", "reward model", "key/value cache", "activations", "logits",
+    "program", "weights", "gradients", "AdamW", "float32 copies", "reference", "reward model", "key/value cache",
+    "activations", "logits",
 )  # fmt: skip
 
 
 def explain(recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = True) -> str:
-    """The plan as text: model, a line for each stage with what it does and, for one device, a line with what memory it needs."""
+    """The plan as text: model, a line for each stage with what it does and, for one device, a line
+    with what memory it needs.
+    """
     config, folder = model_config(recipe), RunFolder(runs / recipe.run_name)
     uses, data_lines = read_own_data(recipe, folder, config.max_positions)
     contexts = [
@@ -97,7 +101,9 @@ def _memory_table(contexts: Sequence[PlanContext], free: int | None) -> list[lis
 
 
 def position_notes(recipe: Recipe, config: ModelConfig, names: Iterable[str] | None = None) -> list[str]:
-    """Where prompts and completions together may fill the model's positions, by the longest prompt there is."""
+    """Where prompts and completions together may fill the model's positions, by the longest prompt
+    there is.
+    """
     limits = [
         (limit.key, limit.prompt, limit.limit)
         for name in (recipe.stages if names is None else names)
@@ -112,8 +118,8 @@ def position_notes(recipe: Recipe, config: ModelConfig, names: Iterable[str] | N
             )
         )
     return [
-        f"{key} is {limit:,} and the longest prompt about {prompt:,} tokens, and the model has {config.max_positions:,} positions: "
-        "a response that fills them ends there, unfinished"
+        f"{key} is {limit:,} and the longest prompt about {prompt:,} tokens, and the model has "
+        f"{config.max_positions:,} positions: a response that fills them ends there, unfinished"
         for key, prompt, limit in limits
         if prompt + limit > config.max_positions
     ]
@@ -128,8 +134,8 @@ def _evaluation_lines(recipe: Recipe) -> list[str]:
     ]
     readings = "sampled and greedy" if recipe.eval.greedy else "sampled"
     return [
-        f"Evaluation {'at the start and ' if recipe.eval.start else ''}after {stages} stages, {readings}, {recipe.eval.max_new_tokens} new tokens at most: "
-        + ", ".join(sets),
+        f"Evaluation {'at the start and ' if recipe.eval.start else ''}after {stages} stages, {readings}, "
+        f"{recipe.eval.max_new_tokens} new tokens at most: " + ", ".join(sets),
         "",
     ]
 

@@ -14,9 +14,11 @@ SHOWN_CHARACTERS = 1500  # of a rendered row
 
 
 def read_own_data(recipe: Recipe, folder: RunFolder, max_positions: int) -> tuple[dict[str, FileUse], list[str]]:
-    """What each stage takes of its own file, and that in words: one row rendered, what is learnt in [[double brackets]], and the account of all rows.
+    """What each stage takes of its own file, and that in words: one row rendered, what is learnt in
+    [[double brackets]], and the account of all rows.
 
-    Files that are not here, or on the hub, are left out, and those of a model whose tokenizer is not to be had. DataError as in training.
+    Files that are not here, or on the hub, are left out, and those of a model whose tokenizer is
+    not to be had. DataError as in training.
     """
     uses: dict[str, FileUse] = {}
     lines: list[str] = []

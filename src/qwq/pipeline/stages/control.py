@@ -1,4 +1,6 @@
-"""The control: an SFT stage continued for as long as another stage trained, so that RL is compared with more SFT."""
+"""The control: an SFT stage continued for as long as another stage trained, so that RL is compared
+with more SFT.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ class ControlStage(Stage):
         train_on_stream(model, self.optim, stream, steps, job.run)
 
     def _matched_steps(self, job: StageJob) -> int:
-        """Steps of SFT that take as long as the matched stage trained, by the speed the SFT stage itself had."""
+        """Steps of SFT that take as long as the matched stage trained, by the speed the SFT stage
+        itself had.
+        """
         source, matched = job.record_of(self.of), job.record_of(self.match)
         assert source and matched
         return max(1, round(matched["train_s"] / (source["train_s"] / source["steps"])))

@@ -1,9 +1,12 @@
-"""The DPO stage: the policy trained on preference pairs (Rafailov et al. 2023, arXiv 2305.18290, section 4, equation 7).
+"""The DPO stage: the policy trained on preference pairs (Rafailov et al. 2023, arXiv 2305.18290,
+section 4, equation 7).
 
-The reward of an answer is beta x (its log-probability now - under the stage's start), summed over all its tokens, and the loss is
-that of the reward model (Bradley-Terry) on these rewards. Departures:
+The reward of an answer is beta x (its log-probability now - under the stage's start), summed over
+all its tokens, and the loss is that of the reward model (Bradley-Terry) on these rewards.
+Departures:
 
-1. the log-probabilities under the start are computed once, before the first step, so no second copy of the weights is held;
+1. the log-probabilities under the start are computed once, before the first step, so no second copy
+   of the weights is held;
 2. a pair's prompt is computed once for both answers.
 
 What lies behind the prompt counts whole, a later user's turn or a tool's result among it.
@@ -36,7 +39,9 @@ CHOSEN, REJECTED = 0, 1
 
 @register_stage("dpo")
 class DpoStage(PairsStage):
-    """The policy itself trained on preference pairs, without a reward model (DPO, Rafailov et al. 2023, arXiv 2305.18290)."""
+    """The policy itself trained on preference pairs, without a reward model (DPO, Rafailov et al.
+    2023, arXiv 2305.18290).
+    """
 
     passes_before: ClassVar[int] = 1  # under the start
     panels: ClassVar[tuple[Panel, ...]] = (
@@ -105,19 +110,24 @@ class DpoStage(PairsStage):
     def _held_out(
         self, model: Transformer, test: Sequence[PairExample], start_P2: Tensor, job: StageJob
     ) -> dict[str, Any]:
-        """Share of held-out pairs whose chosen answer's probability grew more, with its interval."""
+        """Share of held-out pairs whose chosen answer's probability grew more, with its
+        interval.
+        """
         reward_P2 = self.beta * (all_logprobs(model, test, self.micro_batch_tokens) - start_P2)
         wins = int((reward_P2[:, CHOSEN] > reward_P2[:, REJECTED]).sum())
         low, high = interval = wilson(wins, len(test))
         job.run.progress.note(
-            f"{job.name}: {wins / len(test):.1%} [{low:.1%}, {high:.1%}] of {len(test):,} held-out pairs have the chosen answer's probability grow more"
+            f"{job.name}: {wins / len(test):.1%} [{low:.1%}, {high:.1%}] of {len(test):,} held-out pairs have the "
+            "chosen answer's probability grow more"
         )
         margin = float((reward_P2[:, CHOSEN] - reward_P2[:, REJECTED]).mean())
         return {"score": wins / len(test), "ci95": interval, "n": len(test), "margin": margin}
 
 
 def answer_logprobs(model: Transformer, pairs: Sequence[PairExample]) -> Tensor:
-    """Log-probability, in nats, of each pair's chosen and rejected answer behind its prompt: (P, 2)."""
+    """Log-probability, in nats, of each pair's chosen and rejected answer behind its prompt: (P,
+    2).
+    """
     from qwq.train.losses import token_logprobs
     from qwq.train.packing import pack_groups
 
@@ -133,7 +143,9 @@ def answer_logprobs(model: Transformer, pairs: Sequence[PairExample]) -> Tensor:
 
 
 def all_logprobs(model: Transformer, pairs: Sequence[PairExample], max_tokens: int) -> Tensor:
-    """`answer_logprobs` of many pairs, at most about `max_tokens` tokens at once, without gradient: (P, 2) on the CPU."""
+    """`answer_logprobs` of many pairs, at most about `max_tokens` tokens at once, without gradient:
+    (P, 2) on the CPU.
+    """
     import torch
 
     from qwq.model.layouts import micro_batches

@@ -26,7 +26,9 @@ MATCHED_TOKENS, MATCHED_SHARE = 2, 0.05  # answers of matched length differ by s
 
 @register_stage("reward_model")
 class RewardModelStage(PairsStage):
-    """Bradley-Terry reward model on preference pairs (Bradley and Terry 1952; Ouyang et al. 2022)."""
+    """Bradley-Terry reward model on preference pairs (Bradley and Terry 1952; Ouyang et al.
+    2022).
+    """
 
     trains_policy: ClassVar[bool] = False
     in_sequence: ClassVar[bool] = False
@@ -99,8 +101,8 @@ def _sentence(record: Mapping[str, Any]) -> str:
     if m := e.get("matched_length"):
         low, high = m["ci95"]
         line += (
-            f", and in {100 * m['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of the {m['n']:,} pairs of equal length "
-            "(at most two tokens or 5% apart), where length cannot help it"
+            f", and in {100 * m['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of the {m['n']:,} pairs of equal "
+            "length (at most two tokens or 5% apart), where length cannot help it"
         )
     return f"{line}."
 
@@ -120,9 +122,11 @@ def matched_length(a: int, b: int) -> bool:
 
 
 def pair_accuracy(model: RewardModel, pairs: Sequence[PairExample], calibration: Calibration) -> dict[str, Any]:
-    """Share of pairs whose chosen answer scores higher (length bias taken out), with a Wilson 95% interval.
+    """Share of pairs whose chosen answer scores higher (length bias taken out), with a Wilson 95%
+    interval.
 
-    `matched_length` is the same over the pairs whose answers differ in length by two tokens or a twentieth at most.
+    `matched_length` is the same over the pairs whose answers differ in length by two tokens or a
+    twentieth at most.
     """
     import torch
 

@@ -1,4 +1,6 @@
-"""The SFT stage: a supervised cold start on demonstrations, procedural ones or conversations of a file."""
+"""The SFT stage: a supervised cold start on demonstrations, procedural ones or conversations of a
+file.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Demonstrations:
-    """The documents of an SFT stage; `use` says what became of a file's rows, where they come from one."""
+    """The documents of an SFT stage; `use` says what became of a file's rows, where they come from
+    one.
+    """
 
     documents: list[Document]
     use: FileUse | None = None
@@ -56,15 +60,18 @@ class SftStage(Stage):
     mix: Mix = Field(default_factory=Mix)
     path: str | None = Field(
         None,
-        description="conversations instead of procedural demonstrations: JSON lines or parquet, or a hub id, in any shape of docs/data.md",
+        description="conversations instead of procedural demonstrations: JSON lines or parquet, or a hub id, in any shape "
+        "of docs/data.md",
     )
     max_tokens: Positive = Field(
         8192,
-        description="longest conversation of the file; longer ones, and those beyond the model's positions, are left out and counted",
+        description="longest conversation of the file; longer ones, and those beyond the model's positions, are left out "
+        "and counted",
     )
     recheck: Unit = Field(
         0.0,
-        description="share of procedural demonstrations that think everything twice before they answer, as models that overthink do",
+        description="share of procedural demonstrations that think everything twice before they answer, as models that "
+        "overthink do",
     )
     source: Source | None = Field(None, description="arithmetic of a level instead: its training sums, each worked out")
 
@@ -72,7 +79,8 @@ class SftStage(Stage):
     def _one_source(self) -> SftStage:
         if self.source and (self.source.kind != "arithmetic" or self.path):
             raise ValueError(
-                f"source of kind {self.source.kind!r} with path {self.path!r}: demonstrations come from one of mix, path, or arithmetic"
+                f"source of kind {self.source.kind!r} with path {self.path!r}: demonstrations come from one of mix, "
+                "path, or arithmetic"
             )
         if self.documents is None and not self.path:
             self.documents = 1000
@@ -89,7 +97,7 @@ class SftStage(Stage):
     def has_data(self) -> bool:
         return bool(self.path or self.source or self.mix.weights())
 
-    # -- plan -------------------------------------------------------------------------------------------------------
+    # -- plan --------------------------------------------------------------------------------------
 
     def plan(self, context: PlanContext) -> StagePlan:
         documents = context.use.used if context.use else self.documents
@@ -120,7 +128,7 @@ class SftStage(Stage):
             return file_lengths(None, self.max_tokens)
         return document_lengths(self.mix.weights(), context.config.vocab_size)
 
-    # -- demonstrations ---------------------------------------------------------------------------------------------
+    # -- demonstrations ----------------------------------------------------------------------------
 
     def preview(self, chat: ChatFormat, *, max_positions: int | None = None, rows: int = 1) -> list[DataSummary]:
         if not self.path:
@@ -134,7 +142,10 @@ class SftStage(Stage):
     def make_documents(
         self, chat: ChatFormat, name: str, seed: int, max_positions: int | None = None
     ) -> Demonstrations:
-        """The demonstrations of stage `name`, clean, as tokens; only the assistant's tokens weigh. None is longer than the model has positions."""
+        """The demonstrations of stage `name`, clean, as tokens; only the assistant's tokens weigh.
+
+        None is longer than the model has positions.
+        """
         if self.path:
             examples, use = self._file_examples(chat, max_positions)
             return Demonstrations([(e.ids, e.weights) for e in examples], use)
@@ -142,7 +153,8 @@ class SftStage(Stage):
         short = [d for d in documents if max_positions is None or len(d[0]) <= max_positions]
         if not short:
             raise UsageError(
-                f"stage {name}: all {len(documents):,} demonstrations are longer than the model's {max_positions:,} positions: take easier ones or another model"
+                f"stage {name}: all {len(documents):,} demonstrations are longer than the model's {max_positions:,} "
+                "positions: take easier ones or another model"
             )
         if len(short) < len(documents):
             _log.warning(
@@ -173,10 +185,12 @@ class SftStage(Stage):
         recheck = [digest(f"{seed}/{name}/recheck/{i}") / 2**64 < self.recheck for i in range(self.documents)]
         return [demonstration(mix, chat, i, 0.0, 0.0, twice=recheck[i]) for i in range(self.documents)]
 
-    # -- run --------------------------------------------------------------------------------------------------------
+    # -- run ---------------------------------------------------------------------------------------
 
     def documents_of(self, name: str, job: StageJob, config: ModelConfig) -> list[Document]:
-        """The documents of SFT stage `name`, as they were read before or now; what is taken of a file is told."""
+        """The documents of SFT stage `name`, as they were read before or now; what is taken of a
+        file is told.
+        """
         made = job.data(name) or self.make_documents(job.chat, name, job.seed, config.max_positions)
         if made.use:
             job.run.tell_data(made.use)
