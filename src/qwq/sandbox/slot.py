@@ -197,11 +197,11 @@ class Slot:
         seconds = time.monotonic() - started
         if early is None and pipes.too_much():
             early = RunStatus.OUTPUT_LIMIT
-        stdout, stderr, records = (bytes(data) for data in pipes.data)
+        out, err, records = (bytes(data) for data in pipes.data)
         if not records.startswith(STARTED):
             if early is RunStatus.TIMEOUT:  # there is no clock yet, so it was given up
                 raise Cancelled("the caller gave the run up")
-            raise self.fail(f"a run could not be set up: {stderr.decode(errors='replace')[:300]}")
+            raise self.fail(f"a run could not be set up: {err.decode(errors='replace')[:300]}")
         status, cpu_s, peak_kib = EXIT_PACKET.unpack(packet)
         exit_code = os.waitstatus_to_exitcode(status)
         killed = exit_code == -signal.SIGKILL or limits.supervises  # a supervisor says later how its command ended
@@ -211,8 +211,8 @@ class Slot:
         return Execution(
             ended,
             exit_code,
-            stdout[:cap],
-            stderr[:cap],
+            out[:cap],
+            err[:cap],
             records[len(STARTED) :],
             seconds,
             cpu_s,

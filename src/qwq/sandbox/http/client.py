@@ -146,7 +146,8 @@ class RemoteSandbox(Runner):
 
     def _once(self, left: Mapping[int, str]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Send some of what is left in one request, yield what comes back."""
-        chosen, size = [], 0
+        chosen: list[int] = []
+        size = 0
         for index in left:
             size += len(left[index])
             if chosen and (len(chosen) == _MAX_BATCH or size > _MAX_BATCH_BYTES):

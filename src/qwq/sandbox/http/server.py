@@ -197,7 +197,8 @@ async def _single(service: Service, item: ExecuteItem | VerifyItem, receive: Rec
     assert job.future is not None
     listener = asyncio.create_task(gone(receive))
     try:
-        done, _ = await asyncio.wait({job.future, listener}, return_when=asyncio.FIRST_COMPLETED)
+        waited: set[asyncio.Future[Any]] = {job.future, listener}
+        done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         return job.future.result() if job.future in done else None
     finally:
         listener.cancel()

@@ -74,19 +74,21 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        kept = {"registry": self.registry}
-        self.runs = Counter("qwq_sandbox_runs", "Finished items by kind and result", ["kind", "result"], **kept)
-        self.seconds = Histogram("qwq_sandbox_run_seconds", "From start to result", buckets=_BUCKETS, **kept)
-        self.queued_seconds = Histogram("qwq_sandbox_queue_seconds", "From arrival to start", buckets=_BUCKETS, **kept)
-        self.rejected = Counter("qwq_sandbox_rejected", "Items refused because the queue was full", **kept)
-        self.cancelled = Counter("qwq_sandbox_cancelled", "Items given up by their caller", **kept)
-        self.joined = Counter("qwq_sandbox_joined", "Items answered by a run that was already there", **kept)
-        self.held = Gauge("qwq_sandbox_items", "Items admitted and not yet answered", **kept)
-        self.running = Gauge("qwq_sandbox_running", "Items that run now", **kept)
-        self.slots = Gauge("qwq_sandbox_slots", "Slots", **kept)
-        self.sessions = Gauge("qwq_sandbox_sessions", "Sessions that are open", **kept)
-        self.cells = Counter("qwq_sandbox_cells", "Cells of sessions by how they ended", ["status"], **kept)
-        self.replaced = Gauge("qwq_sandbox_slots_replaced", "Slots that died and were replaced", **kept)
+        kept = self.registry
+        self.runs = Counter("qwq_sandbox_runs", "Finished items by kind and result", ["kind", "result"], registry=kept)
+        self.seconds = Histogram("qwq_sandbox_run_seconds", "From start to result", buckets=_BUCKETS, registry=kept)
+        self.queued_seconds = Histogram(
+            "qwq_sandbox_queue_seconds", "From arrival to start", buckets=_BUCKETS, registry=kept
+        )
+        self.rejected = Counter("qwq_sandbox_rejected", "Items refused because the queue was full", registry=kept)
+        self.cancelled = Counter("qwq_sandbox_cancelled", "Items given up by their caller", registry=kept)
+        self.joined = Counter("qwq_sandbox_joined", "Items answered by a run that was already there", registry=kept)
+        self.held = Gauge("qwq_sandbox_items", "Items admitted and not yet answered", registry=kept)
+        self.running = Gauge("qwq_sandbox_running", "Items that run now", registry=kept)
+        self.slots = Gauge("qwq_sandbox_slots", "Slots", registry=kept)
+        self.sessions = Gauge("qwq_sandbox_sessions", "Sessions that are open", registry=kept)
+        self.cells = Counter("qwq_sandbox_cells", "Cells of sessions by how they ended", ["status"], registry=kept)
+        self.replaced = Gauge("qwq_sandbox_slots_replaced", "Slots that died and were replaced", registry=kept)
 
 
 class Service:

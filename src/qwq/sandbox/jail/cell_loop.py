@@ -140,7 +140,7 @@ def _restore(own_builtins: dict[str, Any]) -> None:
     sys.displayhook, sys.excepthook = sys.__displayhook__, sys.__excepthook__
     sys.settrace(None)
     sys.setprofile(None)
-    threading.settrace(None)  # type: ignore[arg-type]
+    threading.settrace(None)
     threading.setprofile(None)
     for timer in _TIMERS:
         _setitimer(timer, 0)

@@ -90,7 +90,7 @@ def _add_site_builtins() -> None:
 def _module(name: str) -> types.ModuleType:
     module = types.ModuleType(name)
     module.__file__ = program_file
-    module.__builtins__ = builtins
+    vars(module)["__builtins__"] = builtins
     sys.modules[name] = module
     return module
 
@@ -195,7 +195,7 @@ def _script(request: dict[str, Any]) -> int:
     except BaseException as error:
         _print_error(error)
         code = 1
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     unwritten = _flush()
     _finalize(module.__dict__)
@@ -204,7 +204,8 @@ def _script(request: dict[str, Any]) -> int:
 
 def _print_error(error: BaseException) -> None:
     with contextlib.suppress(Exception):  # stderr may be closed
-        traceback.print_exception(type(error), error, error.__traceback__.tb_next)
+        below = error.__traceback__.tb_next if error.__traceback__ else None
+        traceback.print_exception(type(error), error, below)
 
 
 def _entry_point(space: dict[str, Any], name: str) -> Any:

@@ -25,11 +25,13 @@ import json
 import re
 from array import array
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from math import prod
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -93,10 +95,12 @@ def _datetime_node(v: datetime) -> object:
         return ["dt", parts]
     if type(v.tzinfo) not in (timezone, ZoneInfo):
         return ["o", "datetime with a time zone"]
-    return ["dz", parts, v.utcoffset() // timedelta(microseconds=1)]
+    offset = v.utcoffset()
+    assert offset is not None
+    return ["dz", parts, offset // timedelta(microseconds=1)]
 
 
-_scalars = {
+_scalars: dict[type, Callable[[Any], object]] = {
     type(None): lambda v: None,
     bool: lambda v: v,
     int: _int_node,
@@ -108,7 +112,7 @@ _scalars = {
     range: lambda v: ["r", v.start, v.stop, v.step],
 }
 # Classes of the standard library are sent by exact type only: their methods are Python code or call it.
-_exact = {
+_exact: dict[type, Callable[[Any], object]] = {
     Decimal: lambda v: ["D", str(v)],
     Fraction: lambda v: ["F", format(v.numerator, "x"), format(v.denominator, "x")],
     datetime: _datetime_node,
@@ -143,10 +147,10 @@ def _numpy_array(v: object, kinds: tuple[type, ...]) -> list[object] | None:
     return None
 
 
-def encode(value: object) -> list[object]:
+def encode(value: Any) -> list[object]:
     """Nodes of `value` in prefix order. Raises CodecError beyond MAX_DEPTH or MAX_NODES."""
     nodes: list[object] = []
-    stack: list[list[object]] = [[value]]
+    stack: list[list[Any]] = [[value]]
     while stack:
         if not stack[-1]:
             stack.pop()
@@ -216,7 +220,7 @@ def _build(tag: str, items: list[object]) -> object:
     return built
 
 
-def _ints(values: object, count: int) -> list[int]:
+def _ints(values: object, count: int) -> list[Any]:
     if type(values) is not list or len(values) != count or any(type(v) is not int for v in values):
         raise CodecError("malformed tagged value")
     return values
@@ -266,7 +270,7 @@ def _decode_tagged(node: list[object]) -> object:
         case ["td", parts]:
             return timedelta(*_ints(parts, 3))
         case ["dz", parts, int(offset)]:
-            return datetime(*_ints(parts, 7), tzinfo=timezone(timedelta(microseconds=offset)))
+            return datetime(*_ints(parts, 7)).replace(tzinfo=timezone(timedelta(microseconds=offset)))
         case ["P", "posix" | "windows" as kind, str(text)]:
             return PurePosixPath(text) if kind == "posix" else PureWindowsPath(text)
         case ["U", str(text)]:
@@ -291,7 +295,7 @@ def _decode_scalar(node: object) -> object:
         raise CodecError("malformed tagged value") from error
 
 
-def decode(nodes: object) -> object:
+def decode(nodes: object) -> Any:
     """The value that `nodes` describe. Raises CodecError for anything that `encode` would not write."""
     if type(nodes) is not list or not nodes or len(nodes) > MAX_NODES:
         raise CodecError("not an array of nodes, or too long")
@@ -339,7 +343,7 @@ def _refuse(name: str) -> object:
     raise CodecError(f"{name} outside its tag")
 
 
-def loads(line: bytes | str) -> object:
+def loads(line: bytes | str) -> Any:
     """JSON, strictly: no NaN literals, no nesting beyond the format's, one CodecError for every fault."""
     try:
         return json.loads(line, parse_constant=_refuse)

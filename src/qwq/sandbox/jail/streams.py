@@ -24,6 +24,11 @@ codecs.register_error("asgiven", as_given)
 
 def use_standard_streams() -> None:
     """Fresh stream objects: the ones that are there were opened on other files, or replaced by a program."""
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="asgiven", closefd=False)
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="asgiven", closefd=False)
-    sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    streams = {
+        "stdin": open(0, encoding="utf-8", errors="asgiven", closefd=False),
+        "stdout": open(1, "w", encoding="utf-8", errors="asgiven", closefd=False),
+        "stderr": open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False),
+    }
+    for name, stream in streams.items():
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)

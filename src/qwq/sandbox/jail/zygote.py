@@ -39,7 +39,7 @@ from typing import Any
 if __name__ == "__main__":
     # Siblings are imported by their folder: the package above them need not be importable here.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from jail import child, kernel, landlock, rootfs, seccomp
+    from jail import child, kernel, landlock, rootfs, seccomp  # type: ignore[import-not-found]
 
     sys.path.pop(0)
 else:
@@ -72,12 +72,12 @@ def preimport(names: list[str], folders: list[str], shown: list[str]) -> list[st
     """Import what programs usually import; absent modules are left out. Returns what was imported."""
     found = []
     hider = _OnlyShown(folders, shown)
-    sys.meta_path.insert(0, hider)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, hider)
     for name in names:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
             found.append(name)
-    sys.meta_path.remove(hider)  # type: ignore[arg-type]
+    sys.meta_path.remove(hider)
     return found
 
 
