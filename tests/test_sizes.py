@@ -24,7 +24,6 @@ OVER: dict[str, set[str]] = {
     "cli/foreign.py": {"own_options"},
     "cli/sandbox.py": {"sandbox_serve"},
     "sandbox/pool.py": {"Sandbox"},
-    "sandbox/slot.py": {"Slot._watch"},
     "serve/errors.py": {"first_fault"},
     "serve/json_schema.py": {"_Fit._names"},
     "serve/ollama.py": {"chat_messages"},

@@ -59,9 +59,9 @@ def _version2(path: str | None) -> tuple[list[Path], str]:
     if own.name == LEAF:  # where an earlier call has put us
         own = own.parent
     for folder in (own, own.parent):
-        if folder != ROOT.parent and set(CONTROLLERS) <= set(_words(folder / "cgroup.subtree_control")):
-            if os.access(folder, os.W_OK) and os.access(folder / "cgroup.procs", os.W_OK):
-                return [folder], ""
+        handed_down = folder != ROOT.parent and set(CONTROLLERS) <= set(_words(folder / "cgroup.subtree_control"))
+        if handed_down and os.access(folder, os.W_OK) and os.access(folder / "cgroup.procs", os.W_OK):
+            return [folder], ""
     missing = [c for c in CONTROLLERS if c not in _words(own / "cgroup.controllers")]
     if missing:
         return [], f"cgroup v2: {own} is not given the {' and '.join(missing)} controller"

@@ -14,7 +14,7 @@ from qwq.errors import UsageError
 from qwq.sandbox import packages
 
 # numpy comes last: it is the only one that is not part of the standard library.
-PREIMPORT = (  # noqa: SIM905
+PREIMPORT = (
     "math cmath re json collections itertools functools heapq bisect string random datetime typing fractions decimal "
     "statistics operator copy io textwrap array queue dataclasses enum abc contextlib numbers calendar hashlib struct "
     "time timeit types warnings unicodedata zlib base64 binascii secrets uuid pprint threading ctypes inspect "

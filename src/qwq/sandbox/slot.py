@@ -77,9 +77,9 @@ def _remove_stale_scratch() -> None:
     """Working folders of a process of ours that was killed."""
     for entry in os.scandir(tempfile.gettempdir()):
         match = _SCRATCH.match(entry.name)
-        if match and entry.is_dir(follow_symlinks=False) and not os.path.exists(f"/proc/{match[1]}"):
-            if os.geteuid() in (0, entry.stat(follow_symlinks=False).st_uid):
-                shutil.rmtree(entry.path, ignore_errors=True)
+        stale = match and entry.is_dir(follow_symlinks=False) and not os.path.exists(f"/proc/{match[1]}")
+        if stale and os.geteuid() in (0, entry.stat(follow_symlinks=False).st_uid):
+            shutil.rmtree(entry.path, ignore_errors=True)
 
 
 class Slot:
@@ -257,15 +257,13 @@ class Slot:
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             wait_s = max(0.0, (deadline if clock is None or killed else clock.due) - time.monotonic())
-            events = poller.poll((wait_s if guard is None or killed else min(wait_s, guard.period_s)) * 1000)
-            given_up = False
-            for fd, _ in events:
-                if fd == self.control.fileno():
-                    return killed, self.exit_packet()
-                if fd == self._wake:
-                    poller.unregister(fd)
-                    given_up = True
-                    continue
+            events = dict(poller.poll((wait_s if guard is None else min(wait_s, guard.period_s)) * 1000))
+            if self.control.fileno() in events:
+                return killed, self.exit_packet()
+            given_up = self._wake in events
+            if given_up:
+                poller.unregister(self._wake)
+            for fd in pipes.open.intersection(events):
                 ended = not pipes.read(fd) and fd not in pipes.open
                 if ended or (killed and pipes.too_much()):
                     poller.unregister(fd)
@@ -274,24 +272,30 @@ class Slot:
             elif clock is not None and limits.each_record and pipes.records > records:
                 records = pipes.records
                 clock.case_done()
-            if killed:
-                if time.monotonic() >= deadline:
-                    raise self.fail(f"a run did not end within {KILL_TIMEOUT_S} s of being killed")
-                continue
-            if clock is None and time.monotonic() >= deadline:
-                raise self.fail(f"the jail was not ready within {START_TIMEOUT_S:g} s: the machine is overloaded")
-            if clock is not None and clock.says_nothing():
-                raise self.fail("a run had too little of the machine to be judged: it is overloaded")
-            over = given_up or (clock is not None and clock.is_over())
-            killed = RunStatus.OUTPUT_LIMIT if pipes.too_much() else RunStatus.TIMEOUT if over else None
-            if killed is None and guard is not None:
-                killed = guard.look()
-            if killed:
-                deadline = time.monotonic() + KILL_TIMEOUT_S
-                try:
-                    self.control.send(b"K")
-                except OSError as error:
-                    raise self.fail(f"the slot's process is gone: {error}") from error
+            self._check_progress(clock, deadline, killed)
+            if not killed:
+                killed = _reason_to_stop(pipes, clock, guard, given_up)
+                if killed:
+                    deadline = time.monotonic() + KILL_TIMEOUT_S
+                    self._kill()
+
+    def _check_progress(self, clock: Clock | None, deadline: float, killed: RunStatus | None) -> None:
+        """Raises InfraError where the machinery, or the machine, is too slow for a run to say anything."""
+        late = time.monotonic() >= deadline
+        if killed and late:
+            raise self.fail(f"a run did not end within {KILL_TIMEOUT_S} s of being killed")
+        if killed:
+            return
+        if clock is None and late:
+            raise self.fail(f"the jail was not ready within {START_TIMEOUT_S:g} s: the machine is overloaded")
+        if clock is not None and clock.says_nothing():
+            raise self.fail("a run had too little of the machine to be judged: it is overloaded")
+
+    def _kill(self) -> None:
+        try:
+            self.control.send(b"K")
+        except OSError as error:
+            raise self.fail(f"the slot's process is gone: {error}") from error
 
     def exit_packet(self) -> bytes:
         try:
@@ -328,6 +332,16 @@ class Slot:
         with contextlib.suppress(OSError):
             self.control.close()
             os.close(self._wake)
+
+
+def _reason_to_stop(
+    pipes: Pipes, clock: Clock | None, guard: watchdog.Watchdog | None, given_up: bool
+) -> RunStatus | None:
+    if pipes.too_much():
+        return RunStatus.OUTPUT_LIMIT
+    if given_up or (clock is not None and clock.is_over()):
+        return RunStatus.TIMEOUT
+    return guard.look() if guard is not None else None
 
 
 def status_of(exit_code: int, cpu_s: float, limits: Limits, records: bytes, out_of_memory: bool) -> RunStatus:

@@ -121,7 +121,7 @@ class RemoteSandbox(Runner):
         A line whose tests are malformed gives {"error": {"kind": "usage", "message"}} in place of a verdict.
         """
         for index, result in self.batch([{"kind": "verify", **line} for line in lines]):
-            yield index, result["verdict"] if "verdict" in result else result
+            yield index, result.get("verdict", result)
 
     def batch(self, items: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
         """(index, result) of each item, once, in order of finishing; see `protocol.py` for both."""

@@ -96,9 +96,9 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Mapping[bytes, bytes], given: bytes | None) -> Response | None:
         if not self._is_allowed(scope["client"]):
-            if self.key is not None and scope["path"] != "/health":
-                if not hmac.compare_digest(given if given is not None else _key_of_headers(headers), self.key):
-                    return error_response(401, "the API key is missing or wrong", {"WWW-Authenticate": "Bearer"})
+            key = given if given is not None else _key_of_headers(headers)
+            if self.key is not None and scope["path"] != "/health" and not hmac.compare_digest(key, self.key):
+                return error_response(401, "the API key is missing or wrong", {"WWW-Authenticate": "Bearer"})
             if self.key is None and self.allowed and not _is_local(scope["client"]):
                 return error_response(403, "this address is in none of the allowed networks")
             if self.key is None and not is_loopback(_host_of(headers)):

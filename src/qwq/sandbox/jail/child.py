@@ -6,7 +6,7 @@ channel says only "this is what the program returned". Expected values are never
 Records, one JSON line each:  {"i": index, "v": nodes}   {"i": index, "t": truth}   {"i": index, "e": [type, message]}
 """
 
-# ruff: noqa: BLE001, S102, SIM115 (whatever a program raises is a result; running programs is the purpose)
+# ruff: noqa: BLE001 (whatever a program raises is a result)
 
 from __future__ import annotations
 

@@ -261,16 +261,6 @@ def _decode_tagged(node: list[object]) -> object:
             return Decimal(text)
         case ["F", str(top), str(bottom)] if len(top) + len(bottom) < 5000:
             return Fraction(int(top, 16), int(bottom, 16))
-        case ["dt", parts]:
-            return datetime(*_ints(parts, 7))
-        case ["da", parts]:
-            return date(*_ints(parts, 3))
-        case ["ti", parts]:
-            return time(*_ints(parts, 4))
-        case ["td", parts]:
-            return timedelta(*_ints(parts, 3))
-        case ["dz", parts, int(offset)]:
-            return datetime(*_ints(parts, 7)).replace(tzinfo=timezone(timedelta(microseconds=offset)))
         case ["P", "posix" | "windows" as kind, str(text)]:
             return PurePosixPath(text) if kind == "posix" else PureWindowsPath(text)
         case ["U", str(text)]:
@@ -281,6 +271,21 @@ def _decode_tagged(node: list[object]) -> object:
             return _built_array(dtype, _ints(shape, len(shape)), text)
         case ["o", str(name)]:
             return Opaque(name[:100])
+    return _decode_date(node)
+
+
+def _decode_date(node: list[object]) -> object:
+    match node:
+        case ["dt", parts]:
+            return datetime(*_ints(parts, 7))
+        case ["da", parts]:
+            return date(*_ints(parts, 3))
+        case ["ti", parts]:
+            return time(*_ints(parts, 4))
+        case ["td", parts]:
+            return timedelta(*_ints(parts, 3))
+        case ["dz", parts, int(offset)]:
+            return datetime(*_ints(parts, 7)).replace(tzinfo=timezone(timedelta(microseconds=offset)))
     raise CodecError("unknown tag")
 
 

@@ -5,7 +5,7 @@ Results have the form of Jupyter's messages: `display` is a list of {"data": {MI
 ...}, `error` one of {"ename", "evalue", "traceback"}.
 """
 
-# ruff: noqa: BLE001, S102 (whatever a cell raises is a result; running it is the purpose)
+# ruff: noqa: BLE001 (whatever a cell raises is a result)
 
 from __future__ import annotations
 
