@@ -27,6 +27,7 @@ _HARMFUL = "not run: as root it would write to the machine's own files"
 UNCOVERED: dict[str, dict[str, str]] = {
     "session": {
         "test_no_descriptor_beyond_the_four": "a session holds two more: its cells' socket, and /dev/null",
+        "test_state_left_for_the_next_test": "cells share their state on purpose",
         "test_deep_and_closed_folders_do_not_stop_the_slot": "the working folder of a cell is the next one's",
     },
     "rlimits": {
