@@ -12,12 +12,15 @@ from qwq.errors import ConfigError
 
 def check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
     """ConfigError where the folder holds a run of another recipe, with the first field that
-    differs.
+    differs. Where figures are reported to is no part of a run.
     """
     path = folder.recipe_file
+    if not path.exists():
+        return
     # Compared as read, so that a field which is new with its default value does not count as a
     # change.
-    if path.exists() and dump_recipe(stored := load_recipe(path)) != dump_recipe(recipe):
+    stored = load_recipe(path).model_copy(update={"report_to": recipe.report_to})
+    if dump_recipe(stored) != dump_recipe(recipe):
         raise ConfigError(
             f"{folder} holds a run of another recipe ({first_difference(stored.model_dump(), recipe.model_dump())}): "
             "give the same options, or --fresh, which keeps this run beside the new one, or another name"

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from qwq.config import load_recipe
+from qwq.common.run_folder import RunFolder
+from qwq.config import dump_recipe, load_recipe
 from qwq.errors import ConfigError
 from qwq.pipeline import trackers
+from qwq.pipeline.same_recipe import check_same_recipe
 from qwq.pipeline.trackers import TrackedProgress
 from qwq.rollout.store import RolloutStore
 from qwq.train.checkpoint import Progress
@@ -160,6 +162,15 @@ def test_what_a_model_wrote_is_no_markup() -> None:
     table = trackers._markdown([["rl1 1", "math", HOSTILE, "x", "7", "wrong", "0"]])
     assert "<script" not in table and "`" not in table and table.count("\n") == 2
     assert "a&#124;b&lt;script&gt;&#96;<br>" in table
+
+
+def test_a_run_may_be_continued_with_other_trackers(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.recipe_file.write_text(dump_recipe(recipe("wandb")))
+    check_same_recipe(folder, recipe("mlflow"))
+    check_same_recipe(folder, recipe())
+    with pytest.raises(ConfigError, match="seed was 0, now 3"):
+        check_same_recipe(folder, recipe("mlflow").model_copy(update={"seed": 3}))
 
 
 def test_the_key_of_the_recipe() -> None:
