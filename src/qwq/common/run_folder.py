@@ -7,6 +7,7 @@
     evals/STAGE/            answers and outcomes of each reading of the benchmarks
     results.json            all records                    report.html            the page
     .lock                   held by the process that writes
+    trackers/               what `report_to` writes here   .look.index            what `qwq look` keeps
 
 These names are a contract: other programs read them.
 """

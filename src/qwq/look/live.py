@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qwq.common.files import read_record
+from qwq.common.run_folder import RunFolder
 from qwq.errors import DataError
 from qwq.report.wording import figures, visible
 
@@ -30,12 +30,13 @@ class RunWatch:
     """Follows one run's folder. `state` reads what is new; DataError if the folder is no run."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        if not (folder / "recipe.toml").is_file():
+        self.files = RunFolder(folder)
+        if not self.files.holds_a_run:
             raise DataError(
                 f"no run at {folder}: it has no recipe.toml; give a folder that `qwq train` writes, such as runs/tiny"
             )
         self.folder, self.clock = folder, clock
-        self.recipe = read_record(folder / "recipe.toml")
+        self.recipe = self.files.recipe()
         self._rows: dict[str, list[Row]] = {}
         self._last_stage = ""
         self._read_to, self._inode = 0, -1
@@ -75,12 +76,12 @@ class RunWatch:
             time.sleep(poll_s)
 
     def _marks(self) -> Any:
-        paths = [self.folder / "metrics.jsonl", *sorted((self.folder / "stages").glob("*.json"))]
-        return [(p.name, *_stamp(p)) for p in paths]
+        paths = [self.files.metrics, *(self.files.record_file(name) for name in self.recipe["stages"])]
+        return [_stamp(p) for p in paths]
 
     def _read(self) -> None:
         """Take in the lines that came since the last call; all if the file was written again."""
-        path = self.folder / "metrics.jsonl"
+        path = self.files.metrics
         if not path.is_file():
             return
         with path.open("rb") as file:
@@ -102,8 +103,7 @@ class RunWatch:
 
     def _stage(self, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
         rows = self._rows.get(name, [])
-        path = self.folder / "stages" / f"{name}.json"
-        record = _record(path)
+        record = _record(self.files.record_file(name))
         state = "finished" if record else "running" if rows else "to come"
         scores = {visible(b): e.get("score") for b, e in (record or {}).get("evals", {}).items()}
         return {
@@ -118,7 +118,7 @@ class RunWatch:
 
     def _age(self) -> float | None:
         """Seconds since the last step; None before the first."""
-        path = self.folder / "metrics.jsonl"
+        path = self.files.metrics
         return max(0.0, round(self.clock() - path.stat().st_mtime, 1)) if path.is_file() else None
 
     def _alarms(self) -> list[dict[str, Any]]:

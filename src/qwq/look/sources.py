@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwq.common.run_folder import RunFolder
 from qwq.errors import DataError
 
 _STEP = re.compile(r"step-(\d+)\.jsonl")
@@ -62,7 +63,7 @@ def _stages(run: Path, folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     names = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    recipe = run / "recipe.toml"
+    recipe = RunFolder(run).recipe_file
     text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
     # By place in the text: a recipe that is damaged keeps nobody from reading the rollouts.
     return sorted(names, key=lambda name: text.find(f"[stages.{name}]"))

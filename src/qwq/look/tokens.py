@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qwq.common.run_folder import RunFolder
 from qwq.errors import QwqError
 from qwq.look.records import Entry
 
@@ -20,7 +21,7 @@ class Shader:
     """
 
     def __init__(self, target: Path) -> None:
-        self._folders = [target / "tokenizer", *sorted(target.glob("checkpoints/*/final"))]
+        self._folders = [RunFolder(target).tokenizer, *sorted(target.glob("checkpoints/*/final"))]
         self._tokenizer: Tokenizer | None = None
         self._is_read = False
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe
 from qwq.errors import QwqError
 from qwq.report.wording import visible
@@ -78,7 +79,7 @@ class TrackedProgress(Progress):
 
     def _answers(self, stage: str, step: int) -> Table:
         """Some answers of an RL stage's step; none elsewhere."""
-        folder = self._folder / "rollouts" / stage
+        folder = RunFolder(self._folder).rollouts(stage)
         try:
             rollouts = (RolloutStore(folder).read(step - 1) if folder.is_dir() else None) or []
         except QwqError:
