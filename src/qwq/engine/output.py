@@ -4,6 +4,7 @@ sequence.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from qwq.engine.backends.base import Chunk
 from qwq.engine.request import GrammarMatcher
-from qwq.engine.sampler import SampledToken, penalise, sample_token, uniform
+from qwq.engine.sampler import SampledToken, penalise, sample, sample_token, uniform
 from qwq.engine.sequence import TokenSequence
 from qwq.engine.thinking import LOOP_CHECK_EVERY, in_a_loop
 from qwq.errors import ModelError
@@ -32,15 +33,38 @@ def not_finite(name: str) -> ModelError:
     )
 
 
+def sample_together(
+    work: Sequence[tuple[TokenSequence, Chunk]], logits_NV: Tensor
+) -> dict[TokenSequence, SampledToken]:
+    """The next tokens of a step's plain sequences (see `multi_step`), one call for each kind."""
+    kinds: dict[Hashable, list[tuple[TokenSequence, int]]] = {}
+    at = 0
+    for sequence, chunk in work:
+        at += chunk.num_logits
+        complete = chunk.num_logits == 1 and chunk.start + len(chunk.ids) == len(sequence.tokens)
+        if sequence.kind is not None and complete:
+            kinds.setdefault(sequence.kind, []).append((sequence, at - 1))
+    drawn: dict[TokenSequence, SampledToken] = {}
+    for rows in kinds.values():
+        numbers = [(n, s.stream_seed, s.request.offset + len(s.ids)) for s, n in rows]
+        row_B, seed_B, draw_B = torch.tensor(numbers, device=logits_NV.device).T
+        tokens_B, logprobs_B = sample(logits_NV[row_B], rows[0][0].request.params, seed_B, draw_B)
+        for (s, _), token, logprob in zip(rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
+            drawn[s] = SampledToken(token, None, logprob)
+    return drawn
+
+
 @dataclass(slots=True)
 class OutputProcessor:
     """Samples for one engine. A sequence holds at most `max_tokens` tokens, prompt and output."""
 
     max_tokens: int
 
-    def process(self, sequence: TokenSequence, chunk: Chunk, logits_NV: Tensor) -> int | None:
-        """Take a chunk's logits. Returns how many drafted tokens were right; None: no token came,
-        the chunk ended before.
+    def process(
+        self, sequence: TokenSequence, chunk: Chunk, logits_NV: Tensor, drawn: SampledToken | None = None
+    ) -> int | None:
+        """Take a chunk's logits, or the token already `drawn` from them. Returns how many drafted
+        tokens were right; None: no token came, the chunk ended before.
         """
         size = len(chunk.ids) - len(sequence.drafted)
         sequence.num_computed = chunk.start + size
@@ -53,7 +77,7 @@ class OutputProcessor:
         drafted, hits = sequence.drafted, 0
         for number, raw_V in enumerate(logits_NV):
             expected = len(sequence.tokens) + 1
-            token = self._sample(sequence, raw_V)
+            token = self._sample(sequence, raw_V, drawn)
             if (
                 token is None
                 or sequence.done
@@ -68,10 +92,13 @@ class OutputProcessor:
         sequence.stamp()
         return hits
 
-    def _sample(self, sequence: TokenSequence, raw_V: Tensor) -> int | None:
-        """Sample from one row of logits and commit the token. None if the engine wrote something
-        else instead.
+    def _sample(self, sequence: TokenSequence, raw_V: Tensor, drawn: SampledToken | None) -> int | None:
+        """Sample from one row of logits, if nothing is `drawn` yet, and commit the token. None if
+        the engine wrote something else instead.
         """
+        if drawn is not None:
+            self.commit(sequence, drawn, forced=False)
+            return drawn.id
         request, thinking = sequence.request, sequence.thinking
         logits_V = self._masked(sequence, raw_V)
         if sequence.matcher is not None and sequence.matcher.failed:

@@ -23,11 +23,11 @@ import torch
 
 from qwq.engine.backends.base import Backend, BatchBackend, Chunk
 from qwq.engine.multi_step import REFILL_SHARE, MultiStep, batch_kind
-from qwq.engine.output import OutputProcessor, check_finite
+from qwq.engine.output import OutputProcessor, check_finite, sample_together
 from qwq.engine.planner import BatchPlanner
 from qwq.engine.prefix_cache import PrefixCache
 from qwq.engine.request import GenerationRequest, check_request
-from qwq.engine.sampler import stream_seed
+from qwq.engine.sampler import SampledToken, stream_seed
 from qwq.engine.sequence import Phase, TokenSequence
 from qwq.engine.speculative import ModelDraft, NgramDraft, StepCosts
 from qwq.engine.thinking import Thinking
@@ -122,8 +122,7 @@ class Engine:
             sequence.draft = NgramDraft(self._costs)
         if request.matcher is not None:
             sequence.matcher = request.matcher()
-        if self._many is not None:
-            sequence.kind = batch_kind(sequence)
+        sequence.kind = batch_kind(sequence)
         sequence.stamp()
         if thinking.due():
             self.output.force_close(sequence)
@@ -200,11 +199,12 @@ class Engine:
         try:
             if len(logits_NV):
                 check_finite(logits_NV.amax(-1), self.name)
+            drawn = sample_together(work, logits_NV) if self._batch_sampling(logits_NV) else {}
             at, changed = 0, []
             for sequence, chunk in work:
                 outputs_NV = logits_NV[at : at + chunk.num_logits]
                 at += chunk.num_logits
-                if self._process(sequence, chunk, outputs_NV):
+                if self._process(sequence, chunk, outputs_NV, drawn.get(sequence)):
                     changed.append(sequence)
         finally:
             if self.backend.own_threads:
@@ -232,11 +232,20 @@ class Engine:
                 self._free(sequence)
         return stopped
 
-    def _process(self, sequence: TokenSequence, chunk: Chunk, logits_NV: torch.Tensor) -> bool:
+    @staticmethod
+    def _batch_sampling(logits_NV: torch.Tensor) -> bool:
+        """On a GPU one call for all rows saves launches. On a CPU a row alone needs no sorting of
+        the vocabulary, and its bits do not depend on the others.
+        """
+        return logits_NV.device.type != "cpu"
+
+    def _process(
+        self, sequence: TokenSequence, chunk: Chunk, logits_NV: torch.Tensor, drawn: SampledToken | None
+    ) -> bool:
         """Sample what a chunk's logits allow; True if the sequence got tokens."""
         before, drafted = len(sequence.ids), len(sequence.drafted)
         self.stats.computed_tokens += len(chunk.ids)
-        hits = self.output.process(sequence, chunk, logits_NV)
+        hits = self.output.process(sequence, chunk, logits_NV, drawn)
         if hits is None:
             return False
         if drafted:

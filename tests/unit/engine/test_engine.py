@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import random_model
 
+from qwq.engine import output
 from qwq.engine.backends.cuda.backend import PagedBackend
 from qwq.engine.backends.torch import TorchBackend
 from qwq.engine.request import GenerationRequest
@@ -359,6 +360,27 @@ def test_paged_yarn(tokenizer) -> None:
     requests = [GenerationRequest(prompt(200), GREEDY, yarn=yarn) for yarn in (True, False)]
     ((on,), (off,)) = engine.run(requests)
     assert on.ids == alone(stretched, prompt(200), 24) and off.ids == alone(make(tokenizer), prompt(200), 24)
+
+
+def test_sampling_in_one_call_draws_the_same_tokens(model, tokenizer, monkeypatch) -> None:
+    """As on a GPU: plain sequences of a kind together, others row by row, prompts in chunks beside them."""
+    requests = [
+        GenerationRequest(prompt(n, n), SamplingParams(temperature=t, top_k=k, top_p=p, max_new_tokens=20), 2, n,
+                          eos_ids=(5, 9), drawn_logprobs=True, stop=stop)
+        for n, t, k, p, stop in [
+            (5, 1.0, 0, 1.0, ()), (40, 1.0, 0, 1.0, ()), (9, 0.7, 0, 0.9, ()), (130, 0.7, 8, 0.9, ()), (7, 0.0, 0, 1.0, ()),
+            (8, 1.0, 0, 1.0, ("never",)),
+        ]
+    ]  # fmt: skip
+    alone = paged(model, tokenizer, max_running=8, token_budget=48).run(requests)
+    calls, inner = [], output.sample
+    monkeypatch.setattr(output, "sample", lambda logits, *more: (calls.append(len(logits)), inner(logits, *more))[1])
+    monkeypatch.setattr(Engine, "_batch_sampling", staticmethod(lambda logits: True))
+    together = paged(model, tokenizer, max_running=8, token_budget=48).run(requests)
+    assert max(calls) >= 3
+    for a, b in zip((s for g in alone for s in g), (s for g in together for s in g), strict=True):
+        assert (a.ids, a.stop_reason, a.text) == (b.ids, b.stop_reason, b.text)
+        assert a.drawn_logprobs == pytest.approx(b.drawn_logprobs, abs=1e-4)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
