@@ -280,7 +280,7 @@ def test_a_model_that_is_still_computing_is_not_freed(models: Models, monkeypatc
     with scripted.serving(switch.guarded()) as url, httpx2.Client(base_url=url, timeout=60) as client:
         assert switch.core is not None
         runner, close = switch.core.runner, models.close
-        switch.core.opened.engine.backend.close = lambda: (freed_while_alive.append(runner.alive), close())  # type: ignore[attr-defined]
+        switch.core.loaded.engine.backend.close = lambda: (freed_while_alive.append(runner.alive), close())  # type: ignore[attr-defined]
         ask_and_leave(client, "one", 0.3)
         models.step_s = 0.0
         assert said(ask(client, "two")) == "I am two" and freed_while_alive == [False]

@@ -413,10 +413,12 @@ def test_a_model_is_picked_where_there_are_several(browser: Any, server: Server)
         ),
     )
     page.goto(server.url)
-    page.get_by_label("Model", exact=True).select_option("large")
+    kept = "fetch('/api' + location.hash.replace('#', '/conversations')).then(r => r.json())"
     ask(page, "which model")
-    found = page.evaluate("fetch('/api' + location.hash.replace('#', '/conversations')).then(r => r.json())")
-    assert found["settings"]["model"] == "large"
+    assert page.evaluate(kept)["settings"]["model"] == "small"
+    page.get_by_label("Model", exact=True).select_option("large")
+    ask(page, "and now")
+    assert page.evaluate(kept)["settings"]["model"] == "large"
     page.close()
 
 

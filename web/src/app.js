@@ -97,7 +97,7 @@ function Header() {
     setCopied(true)
     setTimeout(() => setCopied(false), 1500)
   }
-  const picked = (e) => setSetting('model', e.target.value === models.value[0].id ? null : e.target.value)
+  const picked = (e) => setSetting('model', e.target.value)
   return html`<header>
     <${Button} class="quiet" icon="menu" label=${t('sidebar')} aria-expanded=${sidebarOpen.value} onClick=${() => (sidebarOpen.value = !sidebarOpen.value)} />
     <h2 class="title">${isTemporary.value && html`<span class="tag">${t('temporary')}</span>`}${current.value?.title || ''}</h2>

@@ -162,8 +162,9 @@ function joined(message, pieces) {
 }
 
 async function generate(body) {
-  const wanted = current.value.settings.model
-  if (wanted && models.value.length && !models.value.some((m) => m.id === wanted)) await setSetting('model', null)
+  // The model that is shown is the one that answers: without a name it would be whichever is loaded.
+  const name = models.value.length > 1 ? model.value.id : null
+  if (models.value.length && (current.value.settings.model ?? null) !== name) await setSetting('model', name)
   const made = await call('POST', `/api/conversations/${current.value.id}/generate`, body)
   const fresh = [...made.messages, made.answer]
   batch(() => {

@@ -241,10 +241,10 @@ def run_chat(model_path: str, engine: EngineOptions, options: ChatOptions) -> in
     prompt = sys.stdin.read().strip() if options.prompt == "-" else options.prompt
     if prompt is not None and not prompt and not blocks:
         raise ConfigError("--prompt is empty: give a question, or - to read it from standard input")
-    opened = load_engine(model_path, engine, *([lambda line: None] if prompt is not None else []))
-    params = _params(opened, options.sampling)
+    loaded = load_engine(model_path, engine, *([lambda line: None] if prompt is not None else []))
+    params = _params(loaded, options.sampling)
     seed = random.SystemRandom().randrange(1 << 31) if options.seed is None else options.seed
-    policy = EnginePolicy(opened, interruptible=True, note=lambda _: None)
+    policy = EnginePolicy(loaded, interruptible=True, note=lambda _: None)
     conversation = Conversation(policy, params, options.tools, options.thinking_budget)
     conversation.begin(options.system)
     if prompt is not None:
@@ -261,19 +261,19 @@ def run_chat(model_path: str, engine: EngineOptions, options: ChatOptions) -> in
                 print(f"> {m.content}" if m.role == "user" else parse(m.content, tools=()).answer)
     print(f"{model_path}: /help lists the commands", file=sys.stderr)
     screen = Screen(sys.stdout, fold=options.fold, raw=options.raw)
-    talk = Talk(conversation, screen, seed, _params(opened, {}), path, blocks)
+    talk = Talk(conversation, screen, seed, _params(loaded, {}), path, blocks)
     terminal = sys.stdin.isatty()
     if terminal:
         import readline  # noqa: F401  # gives input() its history and editing keys
     return talk.run(Lines(COMMANDS, terminal=terminal))
 
 
-def _params(opened: LoadedModel, values: Mapping[str, Any]) -> SamplingParams:
+def _params(loaded: LoadedModel, values: Mapping[str, Any]) -> SamplingParams:
     """The model's own sampling, with what was asked for."""
-    own: dict[str, Any] = dict(opened.sampling) | {"max_new_tokens": min(4096, opened.engine.max_len // 2)}
+    own: dict[str, Any] = dict(loaded.sampling) | {"max_new_tokens": min(4096, loaded.engine.max_len // 2)}
     own["top_k"] = max(0, int(own.get("top_k", 0)))
-    if values.get("temperature") == 0 and opened.greedy_hint:
-        print(f"note: {opened.greedy_hint}", file=sys.stderr)
+    if values.get("temperature") == 0 and loaded.greedy_hint:
+        print(f"note: {loaded.greedy_hint}", file=sys.stderr)
     return with_sampling(SamplingParams(**own), values)
 
 

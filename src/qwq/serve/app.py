@@ -48,7 +48,7 @@ class Shared:
     store: ResponseStore
 
 
-def create_app(opened: LoadedModel, options: ServeOptions, shared: Shared | None = None) -> FastAPI:
+def create_app(loaded: LoadedModel, options: ServeOptions, shared: Shared | None = None) -> FastAPI:
     """The application around one engine; the engine's thread lives as long as the application.
     `shared` where there are several.
 
@@ -56,7 +56,7 @@ def create_app(opened: LoadedModel, options: ServeOptions, shared: Shared | None
     `app.state.closing` a list of coroutine functions that are awaited when the server ends, before
     the engine does.
     """
-    core = Core(opened, options) if shared is None else Core(opened, options, shared.catalogue, shared.metrics)
+    core = Core(loaded, options) if shared is None else Core(loaded, options, shared.catalogue, shared.metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -81,7 +81,7 @@ def create_app(opened: LoadedModel, options: ServeOptions, shared: Shared | None
     describe(
         app,
         vocab_size=core.tokenizer.vocab_size,
-        variables=opened.chat.template.variables,
+        variables=loaded.chat.template.variables,
         lenient=options.ignore_unknown_fields,
         infill=Infill.of(core.tokenizer) is not None,
     )

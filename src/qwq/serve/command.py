@@ -179,8 +179,8 @@ def _one_model(entry: Entry, options: ServeOptions) -> _Application:
     # cores each one sleeps between two products: the engine, in its own thread, would be a tenth
     # slower. The loader's team ends with its thread.
     with ThreadPoolExecutor(1) as loader:
-        opened = loader.submit(entry.open).result()
-    app = create_app(opened, options)
+        loaded = loader.submit(entry.open).result()
+    app = create_app(loaded, options)
     core: Core = app.state.core
     return _Application(app, core.runner.abort_all, app.state.closing, core.max_len)
 
@@ -202,7 +202,7 @@ def _entry(served: Served, engine: EngineOptions, options: ServeOptions, templat
 
 
 def _open(model: str, options: EngineOptions, template: ChatTemplate | None) -> LoadedModel:
-    opened = load_engine(model, options)
+    loaded = load_engine(model, options)
     if template is not None:
-        opened.chat = ChatFormat(opened.chat.tokenizer, template)
-    return opened
+        loaded.chat = ChatFormat(loaded.chat.tokenizer, template)
+    return loaded

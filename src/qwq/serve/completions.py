@@ -47,7 +47,7 @@ class Completion:
                 1 if self.scoring else body.max_tokens or self._default_tokens(ids),
                 n=body.n,
                 top=body.logprobs,
-                opened=self._inside_thinking(ids),
+                thinking_open=self._inside_thinking(ids),
                 budget=0 if body.switch is False else body.thinking_token_budget,
                 matcher=matcher,
                 prompt_top=prompt_top,

@@ -63,7 +63,7 @@ class Core:
 
     def __init__(
         self,
-        opened: LoadedModel,
+        loaded: LoadedModel,
         options: ServeOptions,
         catalogue: Catalogue | None = None,
         metrics: Metrics | None = None,
@@ -71,17 +71,17 @@ class Core:
         """`catalogue` and `metrics` are shared by the models of one server; without them this model
         is the only one.
         """
-        check_template_kwargs(options, opened.chat.template)
-        self.opened, self.options = opened, options
+        check_template_kwargs(options, loaded.chat.template)
+        self.loaded, self.options = loaded, options
         if catalogue is None:
-            card = ModelCard.of(options.served_model_name, opened)
+            card = ModelCard.of(options.served_model_name, loaded)
             catalogue = Catalogue([card], card)
         self.catalogue = catalogue
-        self.chat, self.tokenizer, self.max_len = opened.chat, opened.chat.tokenizer, opened.engine.max_len
-        self.runner = EngineRunner(opened.engine, max_waiting=options.max_waiting)
+        self.chat, self.tokenizer, self.max_len = loaded.chat, loaded.chat.tokenizer, loaded.engine.max_len
+        self.runner = EngineRunner(loaded.engine, max_waiting=options.max_waiting)
         self.metrics = metrics or Metrics()
-        self.metrics.attach(opened.engine, options.name)
-        self.grammars = Grammars(self.tokenizer, opened.engine.backend.vocab_size, self.chat.eos_ids)
+        self.metrics.attach(loaded.engine, options.name)
+        self.grammars = Grammars(self.tokenizer, loaded.engine.backend.vocab_size, self.chat.eos_ids)
         self._special = {
             t: self.tokenizer.added_tokens[t] for t in self.tokenizer.special_tokens if t not in MARKUP_TOKENS
         }
@@ -107,7 +107,7 @@ class Core:
         *,
         n: int | None = None,
         top: int | None = None,
-        opened: bool = False,
+        thinking_open: bool = False,
         budget: int | None = None,
         matcher: Callable[[], GrammarMatcher] | None = None,
         prompt_top: int | None = None,
@@ -131,18 +131,18 @@ class Core:
             stop=stop,
             stop_ids=tuple(body.stop_token_ids or ()),
             min_new_tokens=body.min_tokens or 0,
-            thinking_open=opened,
+            thinking_open=thinking_open,
             thinking_budget=budget,
             logprobs=top,
             prompt_logprobs=prompt_top,
             loop_tokens=0 if body.ignore_eos else self.options.loop_tokens,
             matcher=matcher,
-            think_id=None if matcher is None or opened else self._think_id(),
+            think_id=None if matcher is None or thinking_open else self._think_id(),
             hidden_ids=frozenset() if body.skip_special_tokens is False else self._hidden(stop),
         )
 
     def _sampling(self, body: Sampling, max_new: int) -> SamplingParams:
-        own = self.opened.sampling
+        own = self.loaded.sampling
         temperature = _first(body.temperature, own.get("temperature"), 1.0)
         return SamplingParams(
             temperature=temperature if temperature >= GREEDY_BELOW else 0.0,

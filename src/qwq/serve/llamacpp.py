@@ -73,11 +73,11 @@ def install(app: FastAPI, core: Core) -> None:
 
     @app.get("/props", include_in_schema=False)
     async def props() -> Response:
-        named, opened = core.tokenizer.named_specials, core.opened
+        named, loaded = core.tokenizer.named_specials, core.loaded
         return Json(
             {
-                "default_generation_settings": {"n_ctx": core.max_len, "params": opened.sampling},
-                "total_slots": opened.engine.max_running,
+                "default_generation_settings": {"n_ctx": core.max_len, "params": loaded.sampling},
+                "total_slots": loaded.engine.max_running,
                 "model_alias": core.options.name,
                 "model_path": core.options.name,
                 "chat_template": core.chat.template.source,
@@ -91,11 +91,11 @@ def install(app: FastAPI, core: Core) -> None:
     @app.get("/slots", include_in_schema=False)
     async def slots() -> Response:
         # What the engine's thread holds is not read here: a slot is taken or free.
-        taken = min(core.runner.num_open, core.opened.engine.max_running)
+        taken = min(core.runner.num_open, core.loaded.engine.max_running)
         return Json(
             [
                 {"id": i, "n_ctx": core.max_len, "is_processing": i < taken}
-                for i in range(core.opened.engine.max_running)
+                for i in range(core.loaded.engine.max_running)
             ]
         )
 

@@ -203,10 +203,10 @@ class ModelSwitch:
         """InfraError where the model cannot be loaded; the log says why."""
         await self._unload()
         say(f"{entry.name}: loading")
-        opened, failure = None, ""
+        loaded, failure = None, ""
         try:
             with ThreadPoolExecutor(1) as loader:
-                opened = await asyncio.get_running_loop().run_in_executor(loader, entry.open)
+                loaded = await asyncio.get_running_loop().run_in_executor(loader, entry.open)
             own = replace(
                 self.options,
                 served_model_name=entry.card.names,
@@ -215,21 +215,21 @@ class ModelSwitch:
                 access_log=None,
                 page=False,
             )
-            app = create_app(opened, own, self.shared)
+            app = create_app(loaded, own, self.shared)
             await self._stack.enter_async_context(app.router.lifespan_context(app))
         except Exception as error:  # noqa: BLE001  # out of memory comes as several kinds, and the server lives on
             failure = str(error) if isinstance(error, QwqError) else traceback.format_exc().rstrip()
         if failure:  # outside the handler, whose error would hold what was loaded
             say(f"{entry.name}: {failure}")
             self.shared.metrics.detach(entry.name)
-            if opened is not None:
-                release(opened)
-            del opened
+            if loaded is not None:
+                release(loaded)
+            del loaded
             collect_memory()
             raise InfraError(f"the model {entry.name!r} cannot be loaded; the server's log says why")
-        assert opened is not None
+        assert loaded is not None
         self._app, self.core, self._current = app, app.state.core, entry
-        self.shared.catalogue.load(ModelCard.of(entry.card.names, opened))
+        self.shared.catalogue.load(ModelCard.of(entry.card.names, loaded))
         say(f"{entry.name}: ready, context {self.core.max_len} tokens")
 
     async def _unload(self, *, ending: bool = False) -> None:
@@ -243,7 +243,7 @@ class ModelSwitch:
                 return
             await asyncio.sleep(IDLE_POLL_S)
         self.shared.metrics.detach(core.options.name)
-        release(core.opened)
+        release(core.loaded)
         del core
         collect_memory()
 

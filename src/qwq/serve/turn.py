@@ -106,7 +106,7 @@ async def converse(
         raise Refused(f"tools: {error}", "tools") from None
     matcher = None if grammar is None else await core.compile(grammar, param)
     request = core.request(
-        body, prompt.ids, ask.max_new, n=ask.n, top=ask.top, opened=prompt.thinking_open,
+        body, prompt.ids, ask.max_new, n=ask.n, top=ask.top, thinking_open=prompt.thinking_open,
         budget=0 if prompt.unthinking else budget, matcher=matcher,
     )  # fmt: skip
     known = {
