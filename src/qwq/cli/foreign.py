@@ -152,18 +152,8 @@ def own_options(tokens: Sequence[str], note: Callable[[str], None] = _note) -> l
             out.append(FLAGS[name])
         elif name in SAME:
             out += [SAME[name], value if equals else _value(name, waiting)]
-        elif name in NOT_NEEDED:
-            if name not in TAKES_NOTHING and not equals and waiting and not waiting[0].startswith("--"):
-                waiting.pop(0)
-            note(f"{name}: {NOT_NEEDED[name]}")
-        elif name in ONLY_AT:
-            values, words = ONLY_AT[name]
-            given = value if equals else _value(name, waiting)
-            if given not in values:
-                raise ConfigError(f"{name} {given}: {words}")
-            note(f"{name} {given}: not needed: {words}")
-        elif name in ABSENT:
-            raise ConfigError(f"{name} is not an option here: {ABSENT[name]}")
+        elif name in NOT_NEEDED or name in ONLY_AT or name in ABSENT:
+            note(_without_effect(name, value if equals else None, waiting))
         else:
             out.append(token)
     given_names = {t.partition("=")[0].replace("_", "-") for t in out if t.startswith("--")}
@@ -172,6 +162,21 @@ def own_options(tokens: Sequence[str], note: Callable[[str], None] = _note) -> l
         _besides(config, given_names, has_model="--model" in given_names or bool(out) and not out[0].startswith("-"))
         + out
     )
+
+
+def _without_effect(name: str, value: str | None, waiting: list[str]) -> str:
+    """What is said of an option that changes nothing here. ConfigError where it asks for something."""
+    if name in ABSENT:
+        raise ConfigError(f"{name} is not an option here: {ABSENT[name]}")
+    if name in ONLY_AT:
+        values, words = ONLY_AT[name]
+        value = _value(name, waiting) if value is None else value
+        if value not in values:
+            raise ConfigError(f"{name} {value}: {words}")
+        return f"{name} {value}: not needed: {words}"
+    if name not in TAKES_NOTHING and value is None and waiting and not waiting[0].startswith("--"):
+        waiting.pop(0)
+    return f"{name}: {NOT_NEEDED[name]}"
 
 
 def _value(name: str, waiting: list[str]) -> str:

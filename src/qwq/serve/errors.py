@@ -166,6 +166,22 @@ def _methods(app: FastAPI, request: Request) -> set[str]:
     return {m for r in routes for m in r.methods or ()}
 
 
+def _field_of(location: Sequence[str | int]) -> str | None:
+    """The field that a location names.
+
+    It also names types and union members; a caller knows fields only.
+    """
+    place = [str(p) for p in location if p not in ("body", "query", "path")]
+    known: list[str] = []
+    for before, p in zip(["", *place], place, strict=False):
+        if before in ("response_format", "format") and p in ("text", "json_object", "json_schema"):
+            continue
+        if "[" in p or "-" in p or p in ("str", "int", "float", "bool", "dict", "list") or p[:1].isupper():
+            break
+        known.append(p)
+    return ".".join(known) or None
+
+
 def first_fault(errors: Any) -> tuple[str, str, str | None]:
     """(message, type, param) of the first thing that is wrong with a body."""
     # Where a field may be of several types, each has its complaint; one that is not about the type
@@ -181,16 +197,7 @@ def first_fault(errors: Any) -> tuple[str, str, str | None]:
         tag, allowed = str(first["ctx"]["tag"])[:40], first["ctx"]["expected_tags"]
         words = f"a part of type {tag!r} is not allowed here: this model reads text only, in parts of type {allowed}"
         return f"{where}: {words}", INVALID, where
-    # The location also names types and union members; a caller knows fields only.
-    place = [str(p) for p in first["loc"] if p not in ("body", "query", "path")]
-    known: list[str] = []
-    for before, p in zip(["", *place], place, strict=False):
-        if before in ("response_format", "format") and p in ("text", "json_object", "json_schema"):
-            continue
-        if "[" in p or "-" in p or p in ("str", "int", "float", "bool", "dict", "list") or p[:1].isupper():
-            break
-        known.append(p)
-    param = ".".join(known) or None
+    param = _field_of(first["loc"])
     if first["type"] == "extra_forbidden":
         return (
             f"{param or 'request'}: is not implemented here: leave it out, or serve with --ignore-unknown-fields",

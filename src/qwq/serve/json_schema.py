@@ -62,6 +62,11 @@ def fitted(schema: dict[str, Any]) -> dict[str, Any]:
         ) from None
 
 
+def _is_any_name(names: dict[str, Any]) -> bool:
+    """Whether a schema of names says no more than that they are strings."""
+    return not names.keys() - ANNOTATIONS - {"type"} and names.get("type", "string") == "string"
+
+
 class _Fit:
     def __init__(self, root: dict[str, Any]) -> None:
         self.root = root
@@ -111,12 +116,7 @@ class _Fit:
         """`propertyNames` as properties or patterns; as it is where it says something else."""
         names = self._resolved(node["propertyNames"])
         rest = {k: v for k, v in node.items() if k != "propertyNames"}
-        if (
-            names is True
-            or isinstance(names, dict)
-            and not names.keys() - ANNOTATIONS - {"type"}
-            and names.get("type", "string") == "string"
-        ):
+        if names is True or (isinstance(names, dict) and _is_any_name(names)):
             return rest
         if not isinstance(names, dict) or "patternProperties" in node:
             return node
@@ -129,14 +129,8 @@ class _Fit:
                 "properties": allowed | {k: v for k, v in own.items() if k in known},
                 "additionalProperties": False,
             }
-        if (
-            own
-            or value is False
-            or not keywords <= {"pattern", "minLength", "maxLength"}
-            or len(keywords) == 3
-            or "pattern" in keywords
-            and len(keywords) > 1
-        ):
+        by_pattern = keywords == {"pattern"} or keywords <= {"minLength", "maxLength"}
+        if own or value is False or not by_pattern:
             return node
         pattern = names.get("pattern", f"^[\\s\\S]{{{names.get('minLength', 0)},{names.get('maxLength', '')}}}$")
         return rest | {"patternProperties": {pattern: value}, "additionalProperties": False}

@@ -64,6 +64,11 @@ def install(app: FastAPI, core: Core) -> None:
 # -- requests --------------------------------------------------------------------------------------
 
 
+def _call_of(name: str | None, waiting: Sequence[tuple[str, str]]) -> str | None:
+    """The id of the first waiting call of a name; of the first at all for a result without one."""
+    return next((id for called, id in waiting if name is None or called == name), None)
+
+
 def chat_messages(messages: Sequence[OllamaMessage]) -> list[ChatMessage]:
     """Messages as chats have them, with ids for calls and results, which Ollama's have not."""
     out: list[ChatMessage] = []
@@ -80,11 +85,7 @@ def chat_messages(messages: Sequence[OllamaMessage]) -> list[ChatMessage]:
                 for c, id in zip(m.tool_calls, ids, strict=True)
             ]
         if m.role == "tool":
-            name = m.tool_name or m.name
-            known = next((w for w in waiting if w[0] == name), None) or (
-                waiting[0] if waiting and name is None else None
-            )
-            made.tool_call_id = m.tool_call_id or (known[1] if known else None)
+            made.tool_call_id = m.tool_call_id or _call_of(m.tool_name or m.name, waiting)
             waiting = [w for w in waiting if w[1] != made.tool_call_id]
         out.append(made)
     return out

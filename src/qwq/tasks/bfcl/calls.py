@@ -151,17 +151,21 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Tuple):
         return tuple(_value(e) for e in node.elts)
     if isinstance(node, ast.Dict):
-        if any(k is None for k in node.keys):
-            raise NotCalls("a dict with ** in it")
-        try:
-            return {_value(k): _value(v) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
-        except TypeError:
-            raise NotCalls("a dict whose key is a list or a dict") from None
+        return _dictionary(node)
     if isinstance(node, ast.BinOp):
         return _arithmetic(node)
     if isinstance(node, ast.Call) and node.keywords:
         return _call(node)
     return ast.unparse(node)
+
+
+def _dictionary(node: ast.Dict) -> dict[Any, Any]:
+    if any(k is None for k in node.keys):
+        raise NotCalls("a dict with ** in it")
+    try:
+        return {_value(k): _value(v) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
+    except TypeError:
+        raise NotCalls("a dict whose key is a list or a dict") from None
 
 
 def _arithmetic(node: ast.expr) -> Any:

@@ -278,32 +278,44 @@ def _table_text(text: str) -> str:
 def read_table(form: str, text: str) -> list[dict[str, Any]]:
     """Rows by column name; empty where the text is no such table."""
     try:
-        if form == "json":
-            value = json.loads(text)
-            value = value.get("data", value) if isinstance(value, dict) and "schema" in value else value
-            rows = list(value.values()) if isinstance(value, dict) else value
-        elif form == "jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip().startswith("{")]
-        elif form in ("csv", "tsv"):
-            lines = list(csv.reader(io.StringIO(text.strip()), delimiter="," if form == "csv" else "\t"))
-            rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:] if line]
-        elif form == "markdown":
-            cells = [
-                [c.strip() for c in line.strip().strip("|").split("|")]
-                for line in text.strip().splitlines()
-                if "|" in line
-            ]
-            cells = [c for c in cells if not all(re.fullmatch(r":?-+:?", x) for x in c)]
-            rows = [dict(zip(cells[0], c, strict=True)) for c in cells[1:]]
-        elif form == "html":
-            reader = _HtmlTable()
-            reader.feed(text)
-            rows = [dict(zip(reader.rows[0], r, strict=True)) for r in reader.rows[1:]]
-        else:
-            return []
+        rows = _TABLES[form](text) if form in _TABLES else []
     except (ValueError, IndexError, TypeError, AttributeError, csv.Error, RecursionError):
         return []
     return rows if isinstance(rows, list) and all(isinstance(r, dict) for r in rows) else []
+
+
+def _json_table(text: str) -> Any:
+    value = json.loads(text)
+    value = value.get("data", value) if isinstance(value, dict) and "schema" in value else value
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _separated(text: str, delimiter: str) -> Any:
+    lines = list(csv.reader(io.StringIO(text.strip()), delimiter=delimiter))
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:] if line]
+
+
+def _markdown_table(text: str) -> Any:
+    lines = [line.strip() for line in text.strip().splitlines() if "|" in line]
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
+    cells = [c for c in cells if not all(re.fullmatch(r":?-+:?", x) for x in c)]
+    return [dict(zip(cells[0], c, strict=True)) for c in cells[1:]]
+
+
+def _html_table(text: str) -> Any:
+    reader = _HtmlTable()
+    reader.feed(text)
+    return [dict(zip(reader.rows[0], r, strict=True)) for r in reader.rows[1:]]
+
+
+_TABLES: dict[str, Callable[[str], Any]] = {
+    "json": _json_table,
+    "jsonl": lambda text: [json.loads(line) for line in text.splitlines() if line.strip().startswith("{")],
+    "csv": lambda text: _separated(text, ","),
+    "tsv": lambda text: _separated(text, "\t"),
+    "markdown": _markdown_table,
+    "html": _html_table,
+}
 
 
 class _HtmlTable(HTMLParser):

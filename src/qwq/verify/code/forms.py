@@ -98,12 +98,22 @@ def _from_object(tests: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
     if "test_list" in tests:
         return _from_list(tests["test_list"], {**row, **tests})
     if "test" in tests:
-        test = tests["test"]
-        if isinstance(test, str) and _PACKED.fullmatch(test):
-            return livecodebench.expand({"kind": livecodebench.KIND, "test": test.strip()})
-        if isinstance(test, Mapping) and isinstance(test.get("code"), str):
-            test = test["code"]  # SandboxFusion's rows of AutoEval
-        return read_tests(test, {**row, **tests})
+        return _from_test(tests, row)
+    return _from_pairs(tests, row)
+
+
+def _from_test(tests: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
+    """The form of `test`: LiveCodeBench's packed text, SandboxFusion's code, or any other."""
+    test = tests["test"]
+    if isinstance(test, str) and _PACKED.fullmatch(test):
+        return livecodebench.expand({"kind": livecodebench.KIND, "test": test.strip()})
+    if isinstance(test, Mapping) and isinstance(test.get("code"), str):
+        test = test["code"]  # SandboxFusion's rows of AutoEval
+    return read_tests(test, {**row, **tests})
+
+
+def _from_pairs(tests: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
+    """Inputs and outputs, as lists, as one of each, or in the parts of code_contests."""
     if any(part in tests for part in _PARTS):
         parts = [tests[part] for part in _PARTS if tests.get(part)]
         return _pairs([i for p in parts for i in p["input"]], [o for p in parts for o in p["output"]], None)
