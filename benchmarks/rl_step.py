@@ -131,13 +131,14 @@ def ours(case: Case, model_folder: str, run_folder: str, dtype: torch.dtype = to
         FixedRewards(case),
         seed=0,
     )  # type: ignore[arg-type]
+    trainer.prepare()
     trainer.params = SamplingParams(temperature=1.0, max_new_tokens=case.new)
     number = 0
 
     def step() -> Step:
         nonlocal number
         metrics = trainer.step(number)
-        trainer.run.state["step"] = number = number + 1
+        trainer.run.state.step = number = number + 1
         return Step(
             metrics["sampling_s"] + metrics["verifying_s"],
             metrics["training_s"],

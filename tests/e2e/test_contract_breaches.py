@@ -210,6 +210,11 @@ def test_the_last_weights_are_looked_at_also_between_two_checks(folder, monkeypa
     assert all(torch.equal(final[k], v) for k, v in Scripted.seen[0].items())
 
 
+def guard_of(stage, model, run, evaluate) -> rl2.ContractGuard:
+    mix = ProblemMix(0, "rl2", stage.mix.weights())
+    return rl2.ContractGuard(stage.contract, stage.replays(), model, mix, run, steps=stage.steps, evaluate=evaluate)
+
+
 def test_weights_that_validation_puts_back_are_looked_at_too(tmp_path):
     """`validation.keep = "best"` hands on other weights than those of the last check; these are in breach, so the last good ones go in their place."""
     stage = Rl2Stage(
@@ -220,31 +225,29 @@ def test_weights_that_validation_puts_back_are_looked_at_too(tmp_path):
     )
     model, run = torch.nn.Linear(2, 2), StageRun(tmp_path, "rl2", "rl2")
     found = {"math": [1.0] * 40}
-    guard = rl2.ContractGuard(stage, model, ProblemMix(0, "rl2", stage.mix.weights()), run, lambda: found, None)
+    guard = guard_of(stage, model, run, lambda: found)
     guard.begin()
     for step in range(2):
         torch.nn.init.constant_(model.weight, step + 1.0)
         guard.after_step(step, {})
     torch.nn.init.constant_(model.weight, 7.0)  # what validation found best
     found = {"math": [0.0] * 40}
-    guard.finish(changed=True)
+    record = guard.finish(changed=True)
     assert model.weight[0, 0].item() == 2.0
-    assert [e["findings"][0]["state"] for e in run.state["contract_log"]] == ["ok", "ok", "breach"]
-    assert run.state["contract_outcome"]["state"] == "restored"
+    assert [e["findings"][0]["state"] for e in record["contract"]] == ["ok", "ok", "breach"]
+    assert record["contract_outcome"]["state"] == "restored"
 
 
 def test_a_stage_that_validation_ends_early_is_looked_at_where_it_ends(tmp_path):
     stage = Rl2Stage(kind="rl2", steps=9, mix={"math": 1.0}, contract={"domains": ["math"], "every": 5})
     run = StageRun(tmp_path, "rl2", "rl2")
-    guard = rl2.ContractGuard(
-        stage, torch.nn.Linear(2, 2), ProblemMix(0, "rl2", stage.mix.weights()), run, lambda: {"math": [1.0] * 8}, None
-    )
+    guard = guard_of(stage, torch.nn.Linear(2, 2), run, lambda: {"math": [1.0] * 8})
     guard.begin()
     guard.after_step(0, {})
-    run.state["ended"] = "no better"
+    run.state.ended = "no better"
     guard.after_step(1, {})
-    guard.finish(changed=False)
-    assert [e["step"] for e in run.state["contract_log"]] == [1] and run.state["contract_outcome"]["state"] == "kept"
+    record = guard.finish(changed=False)
+    assert [e["step"] for e in record["contract"]] == [1] and record["contract_outcome"]["state"] == "kept"
 
 
 class Forced(rl2.ContractGuard):
@@ -252,7 +255,7 @@ class Forced(rl2.ContractGuard):
 
     def begin(self) -> None:
         real = self.evaluate
-        right = lambda: 1.0 if len(self.run.state.get("contract_log", [])) == 0 else 0.0
+        right = lambda: 1.0 if len(self.state.contract_log) == 0 else 0.0
         self.evaluate = lambda: {d: [right()] * len(v) for d, v in real().items()}
         super().begin()
 

@@ -21,6 +21,7 @@ from qwq.pipeline.stages.rl2 import Rl2Stage
 from qwq.tasks.mix import ProblemMix
 from qwq.train.checkpoint import StageRun
 from qwq.train.optim import Optimizer
+from qwq.train.rl import RlState
 from qwq.train.stage2 import ContractGuard
 
 RECIPE = Path(__file__).with_name("mini.toml")
@@ -192,10 +193,9 @@ def guard_at(folder: Path, on_breach: str, outcomes: list[float]) -> tuple[Contr
     torch.nn.init.zeros_(model.weight)
     mix = ProblemMix(0, "rl2", stage.mix.weights())
     run = StageRun(folder, "rl2", "rl2")
-    run.state["mix"] = dict(mix.shares)
     optimizer = Optimizer(model, Optim(), 4)
     run.resume(model, optimizer)
-    mix.shares = run.state["mix"]
+    mix.shares = mix.base_shares | run.state.part(RlState).mix
     guard = ContractGuard(
         stage.contract, stage.replays(), model, mix, run, steps=4, evaluate=lambda: {"math": outcomes}
     )
@@ -206,7 +206,8 @@ def guard_at(folder: Path, on_breach: str, outcomes: list[float]) -> tuple[Contr
 def take(guard: ContractGuard, optimizer: Optimizer, step: int) -> dict:
     metrics: dict = {}
     guard.after_step(step, metrics)
-    guard.run.state |= {"mix": dict(guard.mix.shares), "step": step + 1}
+    guard.run.state.part(RlState).mix = dict(guard.mix.shares)
+    guard.run.state.step = step + 1
     guard.run.save(guard.model, optimizer)
     return metrics["contract"]
 
@@ -216,7 +217,7 @@ def test_rollback_after_going_on_puts_back_the_last_good_check(tmp_path):
     torch.nn.init.constant_(guard.model.weight, 1.0)
     take(guard, optimizer, 0)  # good: these weights are the ones to come back to
     torch.nn.init.constant_(guard.model.weight, 2.0)
-    guard.run.state["step"] = 2
+    guard.run.state.step = 2
     guard.run.save(guard.model, optimizer)  # a checkpoint between two checks
     later, optimizer = guard_at(tmp_path, "rollback", [0.0] * 8)
     assert later.model.weight[0, 0].item() == 2.0

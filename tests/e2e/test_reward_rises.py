@@ -83,7 +83,9 @@ def rows(tmp_path_factory) -> list[dict]:
     )
     run = StageRun(tmp_path_factory.mktemp("rise"), "rl1", "rl1")
     mix = ProblemMix(0, "rl1", {}, {"sums": (1.0, PROBLEMS)})
-    RlTrainer(model, chat, stage, ComputeSection(), run, mix, Rewarder(), seed=0).train()
+    trainer = RlTrainer(model, chat, stage, ComputeSection(), run, mix, Rewarder(), seed=0)
+    trainer.prepare()
+    trainer.train()
     torch.set_num_threads(before)
     return [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
 

@@ -212,13 +212,14 @@ class RlStage(RlConfig, Stage):
         )  # fmt: skip
         trainer = RlTrainer(
             model, job.chat, self, job.compute, run, mix, rewarder, seed=job.seed,
-            load_start=lambda: job.start_model().requires_grad_(False),
+            load_reference=lambda: job.start_model().requires_grad_(False),
         )  # fmt: skip
         hooks = self.hooks(model, mix, scorer, job)
         keeper = None
         if self.validation.every:
             watched = self.watched(inputs)
             keeper = Keeper(self.validation, model, run, lambda: job.outcomes(model, watched, self.max_new_tokens))
+        trainer.prepare()
         if hooks:
             hooks.begin()
         if keeper:
@@ -234,4 +235,5 @@ class RlStage(RlConfig, Stage):
         trainer.train()
         changed = keeper.finish() if keeper else False
         record = dict(hooks.finish(changed=changed)) if hooks else {}
-        return record | {key: run.state[key] for key in ("validation", "ended") if key in run.state}
+        record |= {"validation": keeper.state.validation} if keeper else {}
+        return record | ({"ended": run.state.ended} if run.state.ended else {})

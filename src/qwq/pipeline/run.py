@@ -139,13 +139,13 @@ class RecipeRun:
         )  # fmt: skip
         torch.manual_seed(self.recipe.seed)
         result = stage.run(StageJob(self.recipe, name, chat, self.models, self.inputs, run, self.files.record))
-        record: dict[str, Any] = {"name": name, "kind": stage.kind, "train_s": round(run.state["seconds"], 2)}
-        record |= {"steps": run.state["step"], "evals": result.evals, "evals_greedy": {}} | result.record
-        record |= {"data": run.state["data"]} if "data" in run.state else {}
+        record: dict[str, Any] = {"name": name, "kind": stage.kind, "train_s": round(run.state.seconds, 2)}
+        record |= {"steps": run.state.step, "evals": result.evals, "evals_greedy": {}} | result.record
+        record |= {"data": run.state.data} if run.state.data else {}
         started = time.perf_counter()
         if stage.evaluate and result.policy is not None:
             record |= self.evaluation.read(name, result.policy, chat)
-        record["wall_s"] = round(run.state["seconds"] + time.perf_counter() - started, 2)
+        record["wall_s"] = round(run.state.seconds + time.perf_counter() - started, 2)
         self.files.keep_record(name, record)
         run.clear()
         later = list(self.recipe.stages)[list(self.recipe.stages).index(name) + 1 :]

@@ -172,12 +172,12 @@ class RolloutStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:05d}.jsonl"
 
     def write(self, step: int, rollouts: Iterable[Rollout]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(self.path(step)) as file:
             for rollout in rollouts:
                 # json, not orjson, here and in `read`: a completion may decode to lone surrogates,

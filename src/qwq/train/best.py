@@ -5,6 +5,7 @@ an early end.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from safetensors.torch import save_file
@@ -18,6 +19,13 @@ from qwq.train.checkpoint import StageRun, clone_weights, load_trained, read_ten
 Outcomes = Mapping[str, list[float]]
 
 
+@dataclass
+class ValidationLog:
+    """Looks so far, each with `step`, `score` and the share of each domain; part of the stage's state."""
+
+    validation: list[dict[str, Any]] = field(default_factory=list)
+
+
 class Keeper:
     """Called after every step; looks every `validation.every` steps.
 
@@ -26,6 +34,7 @@ class Keeper:
 
     def __init__(self, config: Validation, model: Transformer, run: StageRun, evaluate: Callable[[], Outcomes]) -> None:
         self.config, self.model, self.run, self.evaluate = config, model, run, evaluate
+        self.state = run.state.part(ValidationLog)
 
     @property
     def _best(self) -> Any:
@@ -35,8 +44,7 @@ class Keeper:
         """Look before the first step, unless a checkpoint has brought the figures along: a stage
         may make nothing better.
         """
-        if "validation" not in self.run.state:
-            self.run.state["validation"] = []
+        if not self.state.validation:
             self._look(-1)
 
     def after_step(self, step: int, metrics: dict[str, Any]) -> None:
@@ -46,7 +54,7 @@ class Keeper:
     def _look(self, step: int) -> dict[str, Any]:
         shares = {d: sum(v) / len(v) for d, v in self.evaluate().items()}
         entry = {"step": step, "score": sum(shares.values()) / len(shares), **shares}
-        log: list[dict[str, Any]] = self.run.state["validation"]
+        log = self.state.validation
         log.append(entry)
         best = max(log, key=lambda e: e["score"])  # the earliest of equals
         if best is entry and self.config.keep == "best":
@@ -54,7 +62,7 @@ class Keeper:
                 save_file(clone_weights(self.model), partial / "weights.safetensors")
         since = len(log) - 1 - log.index(best)
         if self.config.patience and since >= self.config.patience:
-            self.run.state["ended"] = (
+            self.run.state.ended = (
                 f"{self.run.name} ends after step {step + 1}: no better validation score than {best['score']:.1%} "
                 f"(step {best['step'] + 1}) in {since} looks"
             )
@@ -62,7 +70,7 @@ class Keeper:
 
     def finish(self) -> bool:
         """Put the best weights back, where the recipe wants them; True if that changed them."""
-        log = self.run.state["validation"]
+        log = self.state.validation
         best = max(log, key=lambda e: e["score"])
         if self.config.keep == "best" and best is not log[-1] and (self._best / "weights.safetensors").exists():
             load_trained(self.model, read_tensors(self._best / "weights.safetensors"))

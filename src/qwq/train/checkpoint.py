@@ -27,6 +27,7 @@ from qwq.common.run_folder import RunFolder
 from qwq.data.examples import FileUse
 from qwq.errors import CapacityError, ConfigError, Interrupted, ModelError
 from qwq.train.optim import Optimizer
+from qwq.train.state import StageState
 
 SAVING_SHARE = 0.04  # of the time, at most
 MIN_INTERVAL_S = 5.0  # the default of the recipe's compute.checkpoint_interval_s
@@ -92,7 +93,7 @@ class StopFlag:
 class StageRun:
     """One stage's life on disk: metrics, checkpoints, going on, stopping.
 
-    A step that puts a sentence under `state["ended"]` ends the stage early. `state` is JSON and travels with every checkpoint; steps put in it whatever the next step depends on.
+    `state` travels with every checkpoint; steps keep in it, or in a part of it, whatever the next step depends on. A step that puts a sentence in `state.ended` ends the stage early.
     `tensors` travels in the same way, for what is too large for JSON.
     """
 
@@ -110,11 +111,10 @@ class StageRun:
         self.name, self.kind = name, kind
         places = RunFolder(run_folder)
         self.folder, self.rollouts_folder = places.checkpoints(name), places.rollouts(name)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.metrics_path = places.metrics
         self.progress, self.stop = progress or Progress(), stop or StopFlag()
         self.how_to_go_on, self.interval_s = how_to_go_on, interval_s
-        self.state: dict[str, Any] = {"step": 0, "seconds": 0.0}
+        self.state = StageState()
         self.tensors: dict[str, Tensor] = {}
 
     def _latest(self) -> Path | None:
@@ -125,12 +125,12 @@ class StageRun:
         """Put back the last checkpoint, if there is one, and drop the metrics that came after it."""
         latest = self._latest()
         if latest:
-            self.state = read_record(latest / "state.json")
+            self.state.load(read_record(latest / "state.json"))
             load_trained(module, read_tensors(latest / "weights.safetensors", str(next(module.parameters()).device)))
             optimizer.load_state(read_tensors(latest / "optimizer.safetensors"))
             if (latest / "tensors.safetensors").exists():
                 self.tensors = read_tensors(latest / "tensors.safetensors")
-            self.progress.note(f"{self.name}: going on from step {self.state['step']}")
+            self.progress.note(f"{self.name}: going on from step {self.state.step}")
         if self.metrics_path.exists():
             kept = []
             for line in whole_lines(self.metrics_path):
@@ -138,7 +138,7 @@ class StageRun:
                     row = json.loads(line)
                 except ValueError:
                     continue  # of an earlier kill, which left half a line and another behind it
-                if row["stage"] != self.name or row["step"] < self.state["step"]:
+                if row["stage"] != self.name or row["step"] < self.state.step:
                     kept.append(line + b"\n")
             write_atomic(self.metrics_path, b"".join(kept))
 
@@ -146,15 +146,16 @@ class StageRun:
         weights = trained_weights(module)
         moments = optimizer.state()
         size = sum(t.numel() * t.element_size() for t in [*weights.values(), *moments.values(), *self.tensors.values()])
+        self.folder.mkdir(parents=True, exist_ok=True)
         check_disk(self.folder, size + (1 << 20))
-        target = self.folder / f"step-{self.state['step']:06d}"
+        target = self.folder / f"step-{self.state.step:06d}"
         try:
             with atomic_folder(target) as partial:
                 save_file(_distinct(weights), partial / "weights.safetensors")
                 save_file(_distinct(moments), partial / "optimizer.safetensors")
                 if self.tensors:
                     save_file(_distinct(self.tensors), partial / "tensors.safetensors")
-                write_atomic(partial / "state.json", json.dumps(self.state))
+                write_atomic(partial / "state.json", json.dumps(self.state.to_dict()))
         except (OSError, SafetensorError) as error:
             # The disk was full after all, or failed: what was half written is gone, the last good checkpoint stays.
             raise CapacityError(
@@ -167,28 +168,29 @@ class StageRun:
 
     def tell_data(self, use: FileUse) -> None:
         """Say what the stage takes of a data file, and keep it for the stage's record (`data` in results.json)."""
-        self.state.setdefault("data", []).append(use.to_dict())
+        self.state.data.append(use.to_dict())
         self.progress.note(f"{self.name}: {use.note()}")
 
     def run(
         self, total: int, module: nn.Module, optimizer: Optimizer, step_fn: Callable[[int], dict[str, Any]]
     ) -> None:
         """Take the steps that are left. `step_fn(step)` does one and returns its metrics."""
-        self.progress.start(self.name, self.kind, total, self.state["step"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.progress.start(self.name, self.kind, total, self.state.step)
         last_save, save_seconds = time.perf_counter(), 0.0
         with self.metrics_path.open("a", encoding="utf-8") as log:
-            while self.state["step"] < total and not self.state.get("ended"):
+            while self.state.step < total and not self.state.ended:
                 started = time.perf_counter()
-                step = self.state["step"]
+                step = self.state.step
                 metrics = step_fn(step)
                 seconds = time.perf_counter() - started
-                self.state["step"] = step + 1
-                self.state["seconds"] += seconds
+                self.state.step = step + 1
+                self.state.seconds += seconds
                 row = {"stage": self.name, "step": step, "seconds": round(seconds, 4)} | metrics
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 self.progress.update(self.name, step + 1, row)
-                if step + 1 == total or self.state.get("ended"):
+                if step + 1 == total or self.state.ended:
                     self._check_last(metrics, total)
                 due = not self.interval_s or time.perf_counter() - last_save > max(
                     self.interval_s, save_seconds / SAVING_SHARE
@@ -198,8 +200,8 @@ class StageRun:
                     self.save(module, optimizer)
                     last_save = time.perf_counter()
                     save_seconds = last_save - before
-                if self.state.get("ended"):
-                    self.progress.note(self.state["ended"])
+                if self.state.ended:
+                    self.progress.note(self.state.ended)
                 elif self.stop.raised and step + 1 < total:
                     raise Interrupted(
                         f"stopped in stage {self.name} after step {step + 1} of {total}, state saved: {self.how_to_go_on}"
@@ -210,7 +212,7 @@ class StageRun:
         loss = metrics.get("loss")
         if isinstance(loss, float) and not math.isfinite(loss):
             raise ConfigError(
-                f"stage {self.name} ends after step {self.state['step']} of {total} with loss {loss}: training diverged, and no weights of it were handed on; "
+                f"stage {self.name} ends after step {self.state.step} of {total} with loss {loss}: training diverged, and no weights of it were handed on; "
                 f"lower stages.{self.name}.optim.lr and start anew with --fresh"
             )
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -64,6 +65,31 @@ MISMATCH_MAX, MISMATCH_MEAN = 1e-3, 1e-5
 IMPORTANCE_CAP = 2.0  # in 16 bits, where a recipe names none; the value of Yao et al. 2025
 
 
+@dataclass
+class Totals:
+    """What a stage's steps took together."""
+
+    sampled_tokens: int = 0
+    sampling_s: float = 0.0
+    verifying_s: float = 0.0
+    trained_tokens: int = 0
+    training_s: float = 0.0
+
+    def seconds_since(self, before: Totals) -> dict[str, float]:
+        names = ("sampling_s", "verifying_s", "training_s")
+        return {name: round(getattr(self, name) - getattr(before, name), 3) for name in names}
+
+
+@dataclass
+class RlState:
+    """What the loop remembers from step to step; part of the stage's state."""
+
+    next_problem: int = 0
+    mix: dict[str, float] = field(default_factory=dict)  # the shares that are drawn now
+    watch: dict[str, list[list[float]]] = field(default_factory=dict)  # see `alarms.Watch`
+    totals: Totals = field(default_factory=Totals)
+
+
 class RlTrainer:
     """One RL stage on one machine: sampler and trainer share the same tensors."""
 
@@ -79,7 +105,7 @@ class RlTrainer:
         *,
         seed: int,
         after_step: Callable[[int, dict[str, Any]], None] | None = None,
-        load_start: Callable[[], Transformer] | None = None,
+        load_reference: Callable[[], Transformer] | None = None,
     ) -> None:
         self.model, self.chat, self.config, self.compute, self.run = model, chat, config, compute, run
         self.mix, self.rewarder, self.seed, self.after_step = mix, rewarder, seed, after_step
@@ -88,48 +114,47 @@ class RlTrainer:
         self.limits = Limits(**config.tools.model_dump())
         self.params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         self.store = RolloutStore(run.rollouts_folder)
-        # With LoRA the stage's start is the model without its adapters; else KL needs a second copy of the weights.
+        # With LoRA the reference model is the model without its adapters; else KL needs a second copy of the weights.
         self.has_adapters = bool(lora.adapters(model))
-        self.load_start = load_start
+        self.load_reference = load_reference
         self.reference: Transformer | None = None
-        if config.kl > 0 and not self.has_adapters:
-            self.reference = Transformer(model.config).to(model.device, model.embed.weight.dtype)
-            self.reference.load_state_dict(model.state_dict())
+        self.state = run.state.part(RlState)
+        self.watch = Watch(self.state.watch)
+
+    def prepare(self) -> None:
+        """Before anything else: keep the start as the reference model, where the KL term needs a copy, and resume."""
+        if self.config.kl > 0 and not self.has_adapters:
+            self.reference = Transformer(self.model.config).to(self.model.device, self.model.embed.weight.dtype)
+            self.reference.load_state_dict(self.model.state_dict())
             self.reference.requires_grad_(False)
-        run.state |= {"next_problem": 0, "mix": dict(mix.shares), "watch": {}}
-        run.state["totals"] = {
-            "sampled_tokens": 0,
-            "sampling_s": 0.0,
-            "verifying_s": 0.0,
-            "trained_tokens": 0,
-            "training_s": 0.0,
-        }
-        run.resume(model, self.optimizer)
-        self.mix.shares = mix.base_shares | run.state["mix"]
-        self.watch = Watch(run.state.setdefault("watch", {}))
+        self.run.resume(self.model, self.optimizer)
+        self.mix.shares = self.mix.base_shares | self.state.mix
+        self.state.mix = dict(self.mix.shares)
+        self.watch = Watch(self.state.watch)
 
     def train(self) -> None:
+        """Take the steps that are left; `prepare` comes first."""
         self.run.run(self.config.steps, self.model, self.optimizer, self.step)
         self.run.progress.note(self.throughput())
 
     def throughput(self) -> str:
         """Useful tokens a second of the stage: sampled ones, and completion tokens that were trained on."""
-        t = self.run.state["totals"]
-        sampling = t["sampled_tokens"] / max(t["sampling_s"], 1e-9)
-        training = t["trained_tokens"] / max(t["training_s"], 1e-9)
+        t = self.state.totals
+        sampling = t.sampled_tokens / max(t.sampling_s, 1e-9)
+        training = t.trained_tokens / max(t.training_s, 1e-9)
         return (
-            f"{self.run.name}: useful tokens/s: sampling {sampling:,.1f} ({t['sampled_tokens']:,} in {t['sampling_s']:.1f} s), "
-            f"training {training:,.1f} ({t['trained_tokens']:,} in {t['training_s']:.1f} s), verifying {t['verifying_s']:.1f} s"
+            f"{self.run.name}: useful tokens/s: sampling {sampling:,.1f} ({t.sampled_tokens:,} in {t.sampling_s:.1f} s), "
+            f"training {training:,.1f} ({t.trained_tokens:,} in {t.training_s:.1f} s), verifying {t.verifying_s:.1f} s"
         )
 
     def step(self, step: int) -> dict[str, Any]:
-        totals = self.run.state["totals"]
-        before = dict(totals)
+        totals = self.state.totals
+        before = replace(totals)
         rollouts = self.store.read(step, self.config.samples)
         if rollouts is None:
             rollouts = self.sample(step)
             self.store.write(step, rollouts)
-        self.run.state["next_problem"] += len({r.group for r in rollouts})
+        self.state.next_problem += len({r.group for r in rollouts})
 
         batch = after_refills(rollouts, self.config.prompts)
         groups = form_groups(batch, advantage=self.advantage)
@@ -138,14 +163,14 @@ class RlTrainer:
         started = time.perf_counter()
         learnt = without_truncated(learnt) if self.config.mask_truncated else learnt
         metrics |= self.update(step, learnt, batch=batch) if learnt else {"loss": 0.0, "trained_tokens": 0}
-        totals["training_s"] += time.perf_counter() - started
-        totals["trained_tokens"] += metrics["trained_tokens"]
-        metrics |= {k: round(totals[k] - before[k], 3) for k in ("sampling_s", "verifying_s", "training_s")}
+        totals.training_s += time.perf_counter() - started
+        totals.trained_tokens += metrics["trained_tokens"]
+        metrics |= totals.seconds_since(before)
         if alarms := self.watch.alarms(metrics):
             metrics["alarms"] = alarms
         if self.after_step:
             self.after_step(step, metrics)
-            self.run.state["mix"] = dict(self.mix.shares)
+            self.state.mix = dict(self.mix.shares)
         return metrics
 
     @property
@@ -157,7 +182,7 @@ class RlTrainer:
         kept: list[Rollout] = []
         wanted = self.config.prompts
         for _ in range(1 + self.config.refill):
-            first = self.run.state["next_problem"] + len({r.group for r in kept})
+            first = self.state.next_problem + len({r.group for r in kept})
             problems = [with_environment(self.mix.problem(first + i), self.config.environment) for i in range(wanted)]
             kept += self._sample_groups(problems, first)
             wanted = count_undecided(kept, self.config.prompts)
@@ -166,19 +191,19 @@ class RlTrainer:
         return kept
 
     def _sample_groups(self, problems: list[Problem], first: int) -> list[Rollout]:
-        totals, started = self.run.state["totals"], time.perf_counter()
+        totals, started = self.state.totals, time.perf_counter()
         grader = self.rewarder.grader()
-        self.policy.update_weights(self.run.state["step"] * self.config.updates)
+        self.policy.update_weights(self.run.state.step * self.config.updates)
         rollouts, _ = collect(
             self.policy, problems, self.params, samples=self.config.samples, seed=self.seed, first_group=first,
             budgets=self._budgets(first, len(problems)), limits=self.limits, on_response=grader.submit,
         )  # fmt: skip
         sampled = time.perf_counter()
-        totals["sampling_s"] += sampled - started
-        totals["sampled_tokens"] += sum(r.num_sampled for r in rollouts)
+        totals.sampling_s += sampled - started
+        totals.sampled_tokens += sum(r.num_sampled for r in rollouts)
         # What is left of grading: most verdicts were reached while other rows still decoded.
-        self.rewarder.finish(grader, rollouts, step=self.run.state["step"])
-        totals["verifying_s"] += time.perf_counter() - sampled
+        self.rewarder.finish(grader, rollouts, step=self.run.state.step)
+        totals.verifying_s += time.perf_counter() - sampled
         failed = [r for r in rollouts if r.reward is None]
         if len(failed) > self.config.max_infra_error_rate * len(rollouts):
             raise InfraError(
@@ -225,7 +250,7 @@ class RlTrainer:
             [sum(len(r.completion_ids) for r in g.rollouts) for g in groups], self.compute.micro_batch_tokens
         )
         parts = [self._pack([groups[i] for i in lot]) for lot in lots]
-        references = [self._start_logprobs(part) if self.config.kl > 0 else None for part in parts]
+        references = [self._reference_logprobs(part) if self.config.kl > 0 else None for part in parts]
         old: list[Tensor | None] = [None] * len(parts)
         sums: dict[str, float] = defaultdict(float)
         for update in range(self.config.updates):
@@ -311,7 +336,7 @@ class RlTrainer:
         return token_logprobs(hidden, model.head_weight, batch.targets_M, temperature=self.config.temperature)
 
     @torch.no_grad()
-    def _start_logprobs(self, batch: Batch, start: Transformer | None = None) -> Tensor:
+    def _reference_logprobs(self, batch: Batch, start: Transformer | None = None) -> Tensor:
         """Log-probabilities under the stage's start."""
         if self.has_adapters:
             with lora.switched_off(self.model):
@@ -322,11 +347,11 @@ class RlTrainer:
 
     def _kl_to_start(self, batches: Sequence[Batch], now: Sequence[Tensor | None]) -> float:
         """Mean KL (k3) to the stage's start, of the weights that sampled; the start is loaded for it and let go again."""
-        start = None if self.has_adapters or self.load_start is None else self.load_start()
+        start = None if self.has_adapters or self.load_reference is None else self.load_reference()
         if start is None and not self.has_adapters:
-            raise ConfigError("watch_kl needs the stage's start: give RlTrainer load_start, or train with LoRA")
+            raise ConfigError("watch_kl needs the stage's start: give RlTrainer load_reference, or train with LoRA")
         total = sum(
-            float(kl_term(n, self._start_logprobs(b, start), "k3").sum())
+            float(kl_term(n, self._reference_logprobs(b, start), "k3").sum())
             for b, n in zip(batches, now, strict=True)
             if n is not None
         )

@@ -6,6 +6,7 @@ The checks read validation problems only. Between them nothing differs from `rl.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from qwq.config import Contract
@@ -17,6 +18,14 @@ from qwq.train.checkpoint import StageRun, clone_weights, load_trained
 
 # Per-problem outcomes (1 or 0) of validation problems, by domain.
 Outcomes = Mapping[str, list[float]]
+
+
+@dataclass
+class ContractState:
+    """The outcomes at the start, by domain, and an entry for each check; part of the stage's state."""
+
+    contract_before: dict[str, list[float]] | None = None
+    contract_log: list[dict[str, Any]] = field(default_factory=list)
 
 
 class ContractGuard:
@@ -40,14 +49,14 @@ class ContractGuard:
     ) -> None:
         self.config, self.replays, self.model, self.mix, self.run = config, dict(replays), model, mix, run
         self.steps, self.evaluate, self.canaries = steps, evaluate, canaries
+        self.state = run.state.part(ContractState)
         # Not mix.shares: a run that goes on finds them as an earlier breach has left them.
         self.base_shares = mix.base_shares
 
     def begin(self) -> None:
         """Measure the start of the stage, unless a checkpoint has brought the figures along."""
-        if "contract_before" not in self.run.state:
-            self.run.state["contract_before"] = {d: list(v) for d, v in self.evaluate().items()}
-            self.run.state["contract_log"] = []
+        if self.state.contract_before is None:
+            self.state.contract_before = {d: list(v) for d, v in self.evaluate().items()}
         # The weights of the last good check are in run.tensors, so that a run that goes on has them
         # too.
         if self._rolls_back and not self.run.tensors:
@@ -58,7 +67,7 @@ class ContractGuard:
         return self.config.on_breach in ("rollback", "stop")
 
     def after_step(self, step: int, metrics: dict[str, Any]) -> None:
-        last = step + 1 == self.steps or bool(self.run.state.get("ended"))
+        last = step + 1 == self.steps or self.run.state.ended is not None
         if not last and (step + 1) % self.config.every:
             return
         self._look(step, metrics, last=last)
@@ -69,7 +78,7 @@ class ContractGuard:
         `changed`: the weights are no longer those that the last check saw, so they are looked at
         too.
         """
-        log = self.run.state["contract_log"]
+        log = self.state.contract_log
         if log and changed:
             self._look(log[-1]["step"], {}, last=True)
         if not log or not self.replays:
@@ -81,7 +90,8 @@ class ContractGuard:
     def _look(self, step: int, metrics: dict[str, Any], *, last: bool) -> None:
         """One check: findings, canaries, what a breach causes, alarms."""
         now = self.evaluate()
-        findings = contract.check(self.config, list(self.replays), self.run.state["contract_before"], now)
+        assert self.state.contract_before is not None, "begin() comes first"
+        findings = contract.check(self.config, list(self.replays), self.state.contract_before, now)
         entry: dict[str, Any] = {
             "step": step,
             "validation": {d: sum(v) / len(v) for d, v in now.items()},
@@ -106,7 +116,7 @@ class ContractGuard:
         self._record(entry, metrics, alarms, step)
 
     def _record(self, entry: dict[str, Any], metrics: dict[str, Any], alarms: list[str], step: int) -> None:
-        log = self.run.state["contract_log"]
+        log = self.state.contract_log
         log.append(entry)
         scores = [e["reward_model"] for e in log if e["reward_model"] is not None]
         truths = [e["validation"]["preference"] for e in log if "preference" in e["validation"]]
@@ -131,7 +141,7 @@ class ContractGuard:
         c = self.config
         if c.on_breach == "stop":
             load_trained(self.model, self.run.tensors)
-            self.run.state["ended"] = (
+            self.run.state.ended = (
                 f"{self.run.name} ends early by the contract ({', '.join(breached)}): weights of the last good "
                 "check put back"
             )

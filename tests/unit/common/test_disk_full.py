@@ -25,7 +25,7 @@ run = StageRun(folder, "rl1", "rl1")
 run.save(model, optimizer)
 first = model.weight.detach().clone()
 model.weight.data += 1
-run.state["step"] = 1
+run.state.step = 1
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # the next file may have 100 kB, and 360 are wanted
 try:
     run.save(model, optimizer)
@@ -36,7 +36,7 @@ print(sorted(p.name for p in run.folder.iterdir()))
 other = torch.nn.Linear(300, 300)
 again = StageRun(folder, "rl1", "rl1")
 again.resume(other, Optimizer(other, Optim(), 10))
-print(again.state["step"], torch.equal(other.weight, first))
+print(again.state.step, torch.equal(other.weight, first))
 """
 
 

@@ -188,7 +188,7 @@ def test_a_loss_that_is_finite_again_is_no_divergence(tmp_path):
     run = StageRun(tmp_path, "pretrain", "pretrain")
     model = torch.nn.Linear(2, 2)
     run.run(2, model, Optimizer(model, Optim(), 2), lambda step: {"loss": [math.nan, 2.0][step]})
-    assert run.state["step"] == 2
+    assert run.state.step == 2
 
 
 def test_a_folder_that_takes_no_files_is_one_line():

@@ -122,7 +122,7 @@ def test_pairs_are_learnt_and_a_run_goes_on(tmp_path, adapters):
     second = model()
     run = StageRun(tmp_path / "b", "dpo", "dpo", interval_s=0)
     config.train(second, stage_job(run, config, made=made))
-    assert run.state["step"] == 12 and all(
+    assert run.state.step == 12 and all(
         torch.equal(a, b) for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True)
     )
 
@@ -136,7 +136,7 @@ def test_procedural_pairs_of_the_preference_family(tmp_path):
     run = StageRun(tmp_path, "dpo", "dpo")
     stage = DpoStage(kind="dpo", pairs=48, test_pairs=24, batch_pairs=8, optim={"lr": 2e-3})
     held_out = stage.train(model, stage_job(run, stage, chat))["pairs"]
-    assert run.state["step"] == 6 and held_out["n"] == 24 and held_out["margin"] > 0
+    assert run.state.step == 6 and held_out["n"] == 24 and held_out["margin"] > 0
 
 
 def test_a_recipe_is_planned(tmp_path):

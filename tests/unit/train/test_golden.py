@@ -121,9 +121,9 @@ def trainer(folder: Path, *, micro_batch_tokens: int = 40, **options) -> RlTrain
     )
     compute = ComputeSection(micro_batch_tokens=micro_batch_tokens)
     chat = ChatFormat(train_bpe(["one two three"], 275), default_template())  # nothing is sampled here
-    return RlTrainer(
-        fresh(), chat, config, compute, StageRun(folder, "rl", "rl1"), ProblemMix(0, "rl", {}), None, seed=0
-    )
+    rl = RlTrainer(fresh(), chat, config, compute, StageRun(folder, "rl", "rl1"), ProblemMix(0, "rl", {}), None, seed=0)
+    rl.prepare()
+    return rl
 
 
 def rl_steps(folder: Path, **options) -> list[dict[str, float]]:

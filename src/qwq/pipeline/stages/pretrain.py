@@ -5,6 +5,7 @@ families.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from qwq.model.transformer import Transformer
     from qwq.pipeline.job import StageJob
     from qwq.train.data import Document
+
+
+@dataclass
+class Cursor:
+    """Where the stream of documents goes on; part of the stage's state."""
+
+    next_document: int = 0
 
 
 @register_stage("pretrain")
@@ -79,12 +87,12 @@ class PretrainStage(Stage):
         sample = [len(document(i)[0]) for i in range(200)]
         steps = max(1, round(self.tokens / (self.batch_tokens + 0.5 * sum(sample) / len(sample))))
         optimizer = Optimizer(model, self.optim, steps)
-        run.state |= {"next_document": 0}
+        cursor = run.state.part(Cursor)
         run.resume(model, optimizer)
-        stream = batches(document, run.state["next_document"], self.batch_tokens)
+        stream = batches(document, cursor.next_document, self.batch_tokens)
 
         def step(index: int) -> dict[str, Any]:
-            documents, run.state["next_document"] = next(stream)
+            documents, cursor.next_document = next(stream)
             return supervised_step(model, optimizer, documents, index)
 
         run.run(steps, model, optimizer, step)
