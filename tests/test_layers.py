@@ -139,6 +139,13 @@ TORCH_FREE = (
 # These import torch inside a function, when somebody asks for what only torch knows.
 ON_DEMAND = {"common/memory.py", "cli/env.py"}
 
+# Modules that a string names, to be imported when it is used, and that lie above the file. Each has its reason.
+BY_NAME = {
+    ("config/above.py", "qwq.pipeline.stages"),  # a recipe is read by its stages' own keys, in any process
+    ("config/above.py", "qwq.tasks.registry"),  # and the names of its tasks are checked
+    ("train/__init__.py", "qwq.api:train"),  # `qwq.train(recipe)`: a call of the package (common/callables.py)
+}
+
 
 def package_of(file: Path, source: Path) -> str:
     return file.relative_to(source).parts[0].removesuffix(".py")
@@ -179,6 +186,33 @@ def upward(source: Path) -> list[str]:
 
 def test_no_upward_import() -> None:
     assert upward(SOURCE) == []
+
+
+def named_upward(source: Path) -> set[tuple[str, str]]:
+    """(file, text) of every string that names a module which the table does not let the file import."""
+    out = set()
+    for file in source.rglob("*.py"):
+        package = package_of(file, source)
+        if package == "__init__":
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            target = re.match(r"qwq\.([a-z]+)[a-z_.]*(:\w+)?$", text)
+            if target and target[1] in ALLOWED and target[1] not in {package, *ALLOWED[package]}:
+                out.add((str(file.relative_to(source)), text))
+    return out
+
+
+def test_modules_that_are_imported_by_name_are_named_here() -> None:
+    assert named_upward(SOURCE) == BY_NAME
+
+
+def test_an_upward_import_by_name_is_found(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "x.py").write_text(
+        'PLACE = "qwq.pipeline.stages"\nOWN = "qwq.common.files"\n', encoding="utf-8"
+    )
+    assert named_upward(tmp_path) == {("model/x.py", "qwq.pipeline.stages")}
 
 
 def test_the_table_names_every_package_and_only_what_stands_above() -> None:

@@ -32,11 +32,14 @@ if TYPE_CHECKING:
     from qwq.api import load as load
     from qwq.api import train as train
     from qwq.config import Recipe as Recipe
+    from qwq.config import register_stage as stage
     from qwq.engine.sampler import SamplingParams as SamplingParams
     from qwq.envs import Environment as Environment
     from qwq.envs import environment as environment
     from qwq.envs import tool as tool
     from qwq.errors import QwqError as QwqError
+    from qwq.pipeline.plan.counts import StagePlan as StagePlan
+    from qwq.pipeline.stage import Stage as Stage
     from qwq.reward.functions import register_reward as reward
     from qwq.sandbox import Sandbox as Sandbox
     from qwq.tasks import Protocol as Protocol
@@ -72,14 +75,17 @@ _PLACES = {
     "Recipe": ("qwq.config", "Recipe"),
     "SamplingParams": ("qwq.engine.sampler", "SamplingParams"),
     "Sandbox": ("qwq.sandbox", "Sandbox"),
+    "Stage": ("qwq.pipeline.stage", "Stage"),
+    "StagePlan": ("qwq.pipeline.plan.counts", "StagePlan"),
+    "stage": ("qwq.config", "register_stage"),
     "loss": ("qwq.train.losses", "register_loss"),
 }
 
 __all__ = [
     "LLM", "ChatAnswer", "ChatPiece", "ChatStream", "Environment", "Message", "Outcome", "PieceKind", "Problem",
-    "Protocol", "QwqError", "Recipe", "Response", "SamplingParams", "Sandbox", "StopReason", "Task", "TextCompletion",
-    "ToolCall", "Verdict", "__version__", "environment", "evaluate", "load", "loss", "reward", "task", "tasks",
-    "tool", "train", "verify",
+    "Protocol", "QwqError", "Recipe", "Response", "SamplingParams", "Sandbox", "Stage", "StagePlan", "StopReason",
+    "Task", "TextCompletion", "ToolCall", "Verdict", "__version__", "environment", "evaluate", "load", "loss", "reward",
+    "stage", "task", "tasks", "tool", "train", "verify",
 ]  # fmt: skip
 
 

@@ -9,12 +9,16 @@ import importlib
 import importlib.util
 import sys
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from qwq.errors import ConfigError, InfraError, nearest
+
+_modules: dict[Path, tuple[tuple[int, int], ModuleType]] = {}  # by file: its time and size, and what it made
 
 
 def is_reference(name: str) -> bool:
@@ -32,11 +36,7 @@ def import_object(where: str, what: str) -> Any:
         path = Path(place).expanduser()
         if not path.is_file():
             raise ConfigError(f"{what} {where!r}: no file at {path}")
-        spec = importlib.util.spec_from_file_location(f"{what.replace(' ', '_')}_{path.stem}", path)
-        assert spec and spec.loader
-        module, loader = importlib.util.module_from_spec(spec), spec.loader
-        sys.modules[spec.name] = module
-        _run(where, what, lambda: loader.exec_module(module))
+        module = _file_module(path.resolve(), where, what)
     else:
         module = _run(where, what, lambda: importlib.import_module(place))
     found = getattr(module, name, None)
@@ -44,6 +44,20 @@ def import_object(where: str, what: str) -> Any:
         there = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
         raise ConfigError(f"{what} {where!r}: {place} has no function {name!r}: {nearest(name, there)}")
     return found
+
+
+def _file_module(path: Path, where: str, what: str) -> ModuleType:
+    """The module of a file, which runs once: a task, a loss and a stage of one file are of one module. It runs again if it was changed."""
+    state = path.stat()
+    version = (state.st_mtime_ns, state.st_size)
+    if path not in _modules or _modules[path][0] != version:
+        spec = importlib.util.spec_from_file_location(f"{path.stem}_{zlib.crc32(str(path).encode()):08x}", path)
+        assert spec and spec.loader
+        module, loader = importlib.util.module_from_spec(spec), spec.loader
+        sys.modules[spec.name] = module
+        _run(where, what, lambda: loader.exec_module(module))
+        _modules[path] = version, module
+    return _modules[path][1]
 
 
 def own_lines(error: BaseException, call: Any) -> str:

@@ -8,13 +8,13 @@ base.py       the base of all tables, limits        sections.py  model, compute,
 problem_sets.py  problem sets and mixes             training.py  optimiser, adapters
 kinds.py      what stages share; their kinds        rl.py        what RL is set by, the contract
 recipe.py     the whole: stages that fit together   load.py      TOML and overrides
-errors.py     what is wrong, in one line
+errors.py     what is wrong, in one line         above.py     kinds of stages and tasks, which lie above this package
 """
 
 from qwq.config.base import DEVICES, MAX_SEED, MAX_THREADS, STAGE_NAME, START, Positive, Section, Unit
-from qwq.config.kinds import Reference, StageConfig, known_kinds, register_stage, stage_class
+from qwq.config.kinds import Reference, StageConfig, keeps_sequence, known_kinds, own_kinds, register_stage, stage_class
 from qwq.config.load import apply_override, find_recipe, parse_value, shipped_recipes
-from qwq.config.problem_sets import SOURCE_DOMAINS, Mix, Source
+from qwq.config.problem_sets import SOURCE_DOMAINS, Mix, Source, task_domain
 from qwq.config.recipe import Recipe, dump_recipe, load_recipe
 from qwq.config.rl import ADVANTAGES, LOSS_CLIPS, Contract, Function, RlConfig, ToolLimits, Validation
 from qwq.config.sections import Cluster, ComputeSection, EvalSection, ModelSection
@@ -51,10 +51,13 @@ __all__ = [
     "apply_override",
     "dump_recipe",
     "find_recipe",
+    "keeps_sequence",
     "known_kinds",
+    "own_kinds",
     "load_recipe",
     "parse_value",
     "register_stage",
     "shipped_recipes",
     "stage_class",
+    "task_domain",
 ]

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 from pydantic import BaseModel, ValidationError
 
 from qwq.config.kinds import known_kinds, stage_class
+from qwq.config.problem_sets import BAD_TASK, UNKNOWN_TASK
 from qwq.errors import nearest
 
 NO_KIND = "no_kind"  # type of the error for a stage without a kind, or of an unknown one
@@ -42,6 +43,11 @@ def one_line(error: ValidationError, where: str, root: type[BaseModel], data: Ma
     if first["type"] == "extra_forbidden":
         valid = _fields_at(first["loc"], root, data)
         return f"{where}: unknown key {key!r}: {nearest(loc[-1], valid)}" if valid else f"{where}: unknown key {key!r}"
+    if first["type"] == UNKNOWN_TASK:
+        name = first["ctx"]["name"]
+        return f"{where}: unknown key {f'{key}.{name}'!r}: {first['msg']}"
+    if first["type"] == BAD_TASK:
+        return f"{where}: {key}: {first['msg']}"
     if first["type"] == "missing":
         return f"{where}: {key!r} is missing: add it"
     if first["type"] == NO_KIND:

@@ -7,7 +7,6 @@ entry point of the group `qwq.stages`, or `file.py:Class`.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from pydantic import Field
 
 from qwq.common.imports import import_object, is_reference
+from qwq.config.above import STAGES, import_stage_kind
 from qwq.config.base import Section
 from qwq.config.problem_sets import Source
 from qwq.config.training import Optim
 from qwq.errors import ConfigError, nearest
-
-PACKAGE = "qwq.pipeline.stages"  # read by name alone: it lies above this package and imports it
 
 
 class Reference(NamedTuple):
@@ -97,7 +95,7 @@ def register_stage(kind: str) -> Callable[[_Kind], _Kind]:
     """Class decorator: recipes may then name the class as `kind`. ConfigError where the name belongs to one of this package's own."""
 
     def register(cls: _Kind) -> _Kind:
-        if kind in own_kinds() and cls.__module__ != f"{PACKAGE}.{kind}":
+        if kind in own_kinds() and cls.__module__ != f"{STAGES}.{kind}":
             raise ConfigError(f"a stage kind {kind!r} is part of qwq already: give yours another name")
         _kinds[kind] = cls
         return cls
@@ -107,7 +105,7 @@ def register_stage(kind: str) -> Callable[[_Kind], _Kind]:
 
 def own_kinds() -> list[str]:
     """The kinds that come with qwq, by the names of their modules."""
-    folder = Path(__file__).parents[1].joinpath(*PACKAGE.split(".")[1:])
+    folder = Path(__file__).parents[1].joinpath(*STAGES.split(".")[1:])
     return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
 
 
@@ -122,13 +120,24 @@ def stage_class(kind: str) -> type[StageConfig]:
         if is_reference(kind):
             _kinds[kind] = _checked(import_object(kind, "stage kind"), kind)
         elif kind in own_kinds():
-            importlib.import_module(f"{PACKAGE}.{kind}")
+            import_stage_kind(kind)
         else:
             for entry in entry_points(group="qwq.stages", name=kind):
                 _kinds[kind] = _checked(entry.load(), kind)
     if kind not in _kinds:
         raise ConfigError(f"no stage kind {kind!r}: {nearest(kind, known_kinds())}")
     return _kinds[kind]
+
+
+def keeps_sequence(kind: str) -> bool:
+    """Whether stages of a finished run's kind leave the policy that the next one starts from.
+
+    Taken to be so for a kind of the user's own that cannot be imported here: a run is read without the files it was trained with.
+    """
+    try:
+        return stage_class(kind).in_sequence
+    except ConfigError:
+        return is_reference(kind)
 
 
 def _checked(cls: Any, kind: str) -> type[StageConfig]:

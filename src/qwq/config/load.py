@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qwq.errors import ConfigError
+
+_KEYS = re.compile(r'"([^"]+)"|([^."]+)')  # the parts of a dotted key
 
 
 def parse_value(text: str) -> Any:
@@ -20,13 +23,13 @@ def parse_value(text: str) -> Any:
 
 
 def apply_override(data: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set `a.b.c` in nested tables in place."""
-    *path, last = dotted.split(".")
+    """Set `a.b.c` in nested tables in place. A key in double quotes is taken as it is: `eval."sums.py:Sums"`."""
+    *path, last = (quoted or plain for quoted, plain in _KEYS.findall(dotted)) if dotted else ("",)
     for key in path:
         data = data.setdefault(key, {})
         if not isinstance(data, dict):
             raise ConfigError(f"--{dotted}: {key!r} is a value, not a table")
-    last = last.replace("-", "_")
+    last = last if dotted.endswith('"') else last.replace("-", "_")
     if path == ["model"] and last in ("preset", "path"):
         # A model is a preset or a path: naming one on the command line replaces the other.
         data.pop("path" if last == "preset" else "preset", None)
@@ -70,13 +73,17 @@ def to_toml(data: Mapping[str, Any]) -> str:
         plain = {k: v for k, v in data.items() if not isinstance(v, dict) and v is not None}
         if prefix and (plain or not data):
             lines.append(f"\n[{prefix}]")
-        lines.extend(f"{k} = {_toml(v)}" for k, v in plain.items())
+        lines.extend(f"{_key(k)} = {_toml(v)}" for k, v in plain.items())
         for k, v in data.items():
             if isinstance(v, dict):
-                table(f"{prefix}.{k}" if prefix else k, v)
+                table(f"{prefix}.{_key(k)}" if prefix else _key(k), v)
 
     table("", data)
     return "\n".join(lines).strip() + "\n"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
 
 
 def _toml(value: Any) -> str:
@@ -87,5 +94,5 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
     return repr(value)

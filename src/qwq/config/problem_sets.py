@@ -1,13 +1,23 @@
-"""Where problems come from: files and tasks, and the mix of procedural families."""
+"""Where problems come from: files and tasks, and the mix of tasks."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from qwq.common.imports import is_reference
+from qwq.config.above import task_named, task_names
 from qwq.config.base import Positive, Section
+from qwq.errors import ConfigError, nearest
 from qwq.types import CUSTOM, DOMAINS
+
+UNKNOWN_TASK, BAD_TASK = (
+    "unknown_task",
+    "bad_task",
+)  # types of the errors for a key that names no task, or no usable one
 
 SOURCE_DOMAINS = {
     "gsm8k": "math", "math": "math", "arithmetic": "math", "code": "code", "mbpp": "code", "constraints": "instructions", "prompts": CUSTOM,
@@ -52,8 +62,8 @@ class Source(Section):
 
     @property
     def domain(self) -> str:
-        """The domain that its problems belong to; of a task of the user's own, the name of its class."""
-        return self.path.rpartition(":")[2] if self.kind == "task" else SOURCE_DOMAINS[self.kind]
+        """The domain that its problems belong to: of a task, the one that it names, or its own name."""
+        return task_domain(self.path) if self.kind == "task" else SOURCE_DOMAINS[self.kind]
 
     @property
     def held_as(self) -> tuple[str, ...]:
@@ -61,8 +71,48 @@ class Source(Section):
         return () if self.kind == "prompts" else (self.domain, self.kind, self.label)
 
 
-class Mix(Section):
-    """Relative weights of the procedural families."""
+def task_domain(name: str) -> str:
+    """The domain of a task's problems. ConfigError where there is no such task."""
+    task = task_named(name)
+    return str(task.domain or task.name)
+
+
+class TaskTable(Section):
+    """A table with keys of its own and, beside them, numbers by the names of tasks. Names are checked, and numbers kept, in order."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _known_tasks(self) -> Self:
+        for name in self.model_extra or {}:
+            check_task(name, type(self).model_fields)
+        return self
+
+    def by_task(self) -> dict[str, Any]:
+        """The numbers above 0 by task: the procedural families first."""
+        numbers = {d: getattr(self, d) for d in DOMAINS} | (self.model_extra or {})
+        return {name: number for name, number in numbers.items() if number > 0}
+
+
+def check_task(name: str, keys: Iterable[str]) -> None:
+    """A validation error where `name` is no task that is judged; `keys` may have been meant as well."""
+    try:
+        if name not in task_names() and not is_reference(name):
+            raise PydanticCustomError(
+                UNKNOWN_TASK, "{hint}", {"name": name, "hint": nearest(name, [*keys, *task_names()])}
+            )
+        task = task_named(name)
+    except ConfigError as error:
+        raise PydanticCustomError(BAD_TASK, "{reason}", {"name": name, "reason": str(error)}) from None
+    if not task.scored:
+        reason = f"no verifier judges the problems of task {name!r}: give them as sources, with rewards"
+        raise PydanticCustomError(BAD_TASK, "{reason}", {"name": name, "reason": reason})
+
+
+class Mix(TaskTable):
+    """Relative weights of tasks: the procedural families, and any task by its name or as `"file.py:Name"`."""
+
+    __pydantic_extra__: dict[str, Annotated[float, Field(ge=0)]] = Field(init=False)  # type: ignore[misc]
 
     math: float = Field(0.0, ge=0, description="multi-step arithmetic word problems")
     code: float = Field(0.0, ge=0, description="small Python functions")
@@ -71,4 +121,4 @@ class Mix(Section):
     preference: float = Field(0.0, ge=0, description="open questions with a hidden rule")
 
     def weights(self) -> dict[str, float]:
-        return {d: w for d in DOMAINS if (w := getattr(self, d)) > 0}
+        return self.by_task()

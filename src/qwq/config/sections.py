@@ -8,9 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from qwq.common.cpu import has_bfloat16
 from qwq.config.base import DEVICES, MAX_THREADS, Positive, Section
-from qwq.config.problem_sets import Source
+from qwq.config.problem_sets import Source, TaskTable
 from qwq.errors import nearest
-from qwq.types import DOMAINS
 
 
 class ModelSection(Section):
@@ -107,8 +106,13 @@ class ComputeSection(Section):
         return self
 
 
-class EvalSection(Section):
-    """Benchmarks after every stage: sampled at T=1 and greedily, on the fixed test splits."""
+class EvalSection(TaskTable):
+    """Benchmarks after every stage: sampled at T=1 and greedily, on the fixed test splits.
+
+    Problems of any task can be asked for by its name or as `"file.py:Name"`.
+    """
+
+    __pydantic_extra__: dict[str, Annotated[int, Field(ge=0)]] = Field(init=False)  # type: ignore[misc]
 
     math: int = Field(0, ge=0, description="test problems; 0 leaves the benchmark out")
     code: int = Field(0, ge=0, description="test problems")
@@ -128,4 +132,5 @@ class EvalSection(Section):
     )
 
     def counts(self) -> dict[str, int]:
-        return {d: n for d in DOMAINS if (n := getattr(self, d)) > 0}
+        """Problems asked for, by task."""
+        return self.by_task()

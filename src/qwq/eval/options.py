@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from qwq.common import estimates
-from qwq.errors import ConfigError, DataError
+from qwq.errors import ConfigError
 from qwq.tasks import registry
-from qwq.tasks.base import Protocol, Task
+from qwq.tasks.base import Protocol, Task, some
 from qwq.tasks.downloads import DataFiles
 from qwq.tasks.files import FileTask
 from qwq.tasks.procedural.base import Family
@@ -125,9 +125,7 @@ def prepare(names: Sequence[str | Task], data: Path | None, options: Options) ->
         if any(task.label == item.name for item in items):
             raise ConfigError(f"task {task.label} is named twice: name each once")
         files = _files(task, place, data)
-        problems = _distinct(task.problems("test", options.n, data=files))
-        if not problems:
-            raise DataError(f"task {task.name} has no test rows: its rows('test') is empty")
+        problems = _distinct(some(task, "test", task.problems("test", options.n, data=files)))
         checksums = {} if files is None else files.checksums()
         items.append(Item(task.label, task, problems, options.protocol(task.protocol), files, checksums))
     return items

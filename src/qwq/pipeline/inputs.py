@@ -8,9 +8,10 @@ from typing import Any
 from qwq.common.run_folder import RunFolder
 from qwq.config import Function, Recipe, Source
 from qwq.data.examples import FileUse
+from qwq.errors import ConfigError
 from qwq.reward.functions import RewardFunction, load_function
-from qwq.tasks.procedural import family
-from qwq.tasks.sources import load_source
+from qwq.tasks.registry import get
+from qwq.tasks.sources import load_source, task_of
 from qwq.types import Problem
 
 
@@ -42,13 +43,22 @@ class RunInputs:
     def benchmarks(self) -> dict[str, list[Problem]]:
         """The recipe's benchmarks by the names they have in results."""
         if not self._benchmarks:
-            self._benchmarks = {d: family(d).fixed("test", n) for d, n in self.recipe.eval.counts().items()}
+            for name, num in self.recipe.eval.counts().items():
+                problems = get(name).fixed("test", num)
+                if len(problems) < num:
+                    raise ConfigError(
+                        f"eval.{name} is {num:,}, and the task has {len(problems):,} test problems: lower the number"
+                    )
+                self._benchmarks[self._new_name(get(name).label)] = problems
             for source in self.recipe.eval.sources:
-                problems, _ = self.problems_of(source)
-                label = problems[0].domain if source.kind == "task" else source.kind
-                names = (label, f"{label}-real", *(f"{label}-real-{i}" for i in range(2, 99)))
-                self._benchmarks[next(name for name in names if name not in self._benchmarks)] = problems
+                label = task_of(source).label if source.kind == "task" else source.kind
+                self._benchmarks[self._new_name(label)] = self.problems_of(source)[0]
         return self._benchmarks
+
+    def _new_name(self, label: str) -> str:
+        """What results call a benchmark: its label, if no other one has it."""
+        names = (label, f"{label}-real", *(f"{label}-real-{i}" for i in range(2, 99)))
+        return next(name for name in names if name not in self._benchmarks)
 
     def use_of(self, name: str) -> FileUse | None:
         """What became of the rows of a stage's own file, where it was read."""

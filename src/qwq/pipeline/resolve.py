@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qwq.common.run_folder import RunFolder
-from qwq.config import known_kinds, stage_class
+from qwq.config import keeps_sequence
 from qwq.errors import ModelError
 
 
@@ -17,15 +17,10 @@ def model_folder(model: str) -> str:
     run = RunFolder(Path(model).expanduser())
     if (run.path / "config.json").is_file() or not run.holds_a_run:
         return model
-    if name := run.last_finished(_in_sequence):
+    if name := run.last_finished(keeps_sequence):
         if run.final(name).is_dir():
             return str(run.final(name))
         raise ModelError(
             f"{run} kept only the adapter of stage {name}: `qwq export BASE DIR --adapter {run.adapter(name)}` writes the whole model"
         )
     raise ModelError(f"{run} has no finished stage yet: run `qwq train` on its recipe until the first one ends")
-
-
-def _in_sequence(kind: str) -> bool:
-    """Whether stages of this kind leave the policy that the next one starts from. A kind of the user's own whose file is not here is taken to."""
-    return stage_class(kind).in_sequence if kind in known_kinds() else ":" in kind

@@ -21,7 +21,7 @@ from qwq.pipeline.preview import DataSummary, preview_source
 from qwq.pipeline.stage import CompletionLimit, Stage
 from qwq.report.view import Panel
 from qwq.tasks.mix import ProblemMix
-from qwq.tasks.procedural import family
+from qwq.tasks.registry import get
 from qwq.text.template import ChatFormat
 from qwq.types import Problem
 
@@ -145,13 +145,13 @@ class RlStage(RlConfig, Stage):
             environment_class(self.environment)
         load_advantage(self.advantage)
         inputs.functions(self.rewards)
-        self.pools(inputs)
+        self.sample_problems(inputs)
         if self.validation.every:
             self.watched(inputs)
         return []
 
     def sample_problems(self, inputs: RunInputs) -> Sequence[Problem]:
-        drawn = [family(d).problem(0, "train", 0) for d in self.mix.weights()]
+        drawn = [ProblemMix(0, "sample", {name: 1.0}).problem(0) for name in self.mix.weights()]
         return self.equipped(drawn + [problems[0] for _, problems in self.pools(inputs).values()])
 
     def equipped(self, problems: Sequence[Problem]) -> list[Problem]:
@@ -169,10 +169,10 @@ class RlStage(RlConfig, Stage):
         return pools
 
     def watched(self, inputs: RunInputs) -> dict[str, list[Problem]]:
-        """The validation problems that `validation` looks at, by family and source."""
+        """The validation problems that `validation` looks at, by task and source."""
         num = self.validation.problems
-        families = {d: family(d).fixed("validation", num) for d in self.mix.weights()}
-        watched = families | {s.label: self.held_out(inputs, s)[:num] for s in self.sources}
+        tasks = {get(name).label: get(name).fixed("validation", num) for name in self.mix.weights()}
+        watched = tasks | {s.label: self.held_out(inputs, s)[:num] for s in self.sources}
         return {name: self.equipped(problems) for name, problems in watched.items()}
 
     def held_out(self, inputs: RunInputs, source: Source) -> list[Problem]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from qwq.common.files import write_atomic
 from qwq.common.run_folder import RunFolder
-from qwq.config import stage_class
+from qwq.config import own_kinds, stage_class
 from qwq.errors import ConfigError
 from qwq.pipeline.stage import Stage
 from qwq.report.html import page
@@ -35,4 +36,6 @@ def _view(kind: str, config: Mapping[str, Any], record: dict[str, Any] | None) -
         cls = cast(type[Stage], stage_class(kind))
     except ConfigError:
         return StageView()
-    return cls.view(config, record)
+    shown = cls.view(config, record)
+    own = kind not in own_kinds() and cls.panels is Stage.panels  # the user's, and it states no curves
+    return replace(shown, panels=None) if own else shown

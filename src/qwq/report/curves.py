@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from qwq.report import plots
 from qwq.report.run_data import RunData, StageData
-from qwq.report.view import Panel
+from qwq.report.view import SUPERVISED, Panel
 from qwq.report.wording import text
 from qwq.types import DOMAINS
 
 LINE = "#1f6f8b"
 MAX_ALARM_LINES = 8
+NO_FIGURES = ("step", "seconds", "tokens", "lr")  # in the heading, or set by the recipe
 
 
 def curves_section(run: RunData) -> str:
@@ -29,7 +30,7 @@ def curves_section(run: RunData) -> str:
 
 def stage_curves(stage: StageData, run: RunData) -> str:
     pictures = [_rewards(stage), _verdicts(stage), _validation(stage)]
-    pictures += [_picture(stage, panel) for panel in stage.view.panels]
+    pictures += [_picture(stage, panel) for panel in _panels(stage)]
     seconds = sum(row.get("seconds", 0.0) for row in stage.metrics)
     tokens = sum(row.get("tokens", 0) for row in stage.metrics)
     speed = f", {tokens:,} tokens at {tokens / seconds:,.0f} a second" if seconds and tokens else ""
@@ -38,6 +39,15 @@ def stage_curves(stage: StageData, run: RunData) -> str:
         f'<h3>{text(stage.name)}{note} <span class="soft small">{len(stage.metrics):,} steps{speed}</span></h3>'
         f'<div class="grid">{"".join(pictures)}</div>{_alarms(stage)}'
     )
+
+
+def _panels(stage: StageData) -> Sequence[Panel]:
+    """The curves that the stage's kind states; else one for each figure that its steps have."""
+    if stage.view.panels is not None:
+        return stage.view.panels
+    known = {panel.key: panel for panel in SUPERVISED}
+    keys = [k for row in stage.metrics for k, v in row.items() if isinstance(v, int | float)]
+    return [known.get(k, Panel(k.replace("_", " "), k)) for k in dict.fromkeys(keys) if k not in NO_FIGURES]
 
 
 def _series(stage: StageData, key: str) -> tuple[list[float], list[float]]:

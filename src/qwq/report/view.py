@@ -43,11 +43,12 @@ class StageView:
 
     `in_sequence`: the next stage starts from its policy.
     `is_baseline`: RL is compared with its scores.
+    `panels`: its curves; None: one for each figure of its steps.
     """
 
     in_sequence: bool = True
     trains_policy: bool = True
     is_baseline: bool = False
-    panels: tuple[Panel, ...] = SUPERVISED
+    panels: tuple[Panel, ...] | None = None
     comparison: Comparison | None = None
     facts: tuple[Fact, ...] = ()

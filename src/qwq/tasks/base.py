@@ -75,6 +75,13 @@ def marked(verdict: Verdict, **detail: Any) -> Mark:
     return Mark(verdict, float(verdict.correct), detail)
 
 
+def some(task: Task, split: str, problems: list[Problem]) -> list[Problem]:
+    """The problems of a split. DataError if there are none."""
+    if not problems:
+        raise DataError(f"task {task.name} has no {split} rows: its rows({split!r}) is empty")
+    return problems
+
+
 class Task:
     """Base of all tasks. `name` is one word; it names the task's rewards, scores and verdicts
     everywhere.
@@ -148,6 +155,10 @@ class Task:
         rounds = [g[i] for i in range(longest) for g in groups.values() if i < len(g)]
         chosen = {p.id for p in rounds[:num]}
         return [p for p in problems if p.id in chosen]
+
+    def fixed(self, split: str, num: int) -> list[Problem]:
+        """The first `num` problems of a split as `first` chooses, the same in every run; fewer if it has no more. DataError if it has none."""
+        return some(self, split, self.problems(split, num))
 
     def demonstrate(self, problem: Problem, rng: random.Random, *, noisy: bool = False) -> tuple[Message, ...]:
         """Turns that answer the problem, for pretraining and SFT.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qwq.errors import ConfigError
-from qwq.tasks.base import Task
+from qwq.tasks.base import Task, some
 from qwq.tasks.procedural.base import Family, digest
 from qwq.tasks.registry import get
 from qwq.types import Message, Problem
@@ -45,6 +45,7 @@ class ProblemMix:
     split: str = "train"
     shares: dict[str, float] = field(default_factory=dict)
     _orders: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+    _sets: dict[str, list[Problem]] = field(default_factory=dict)  # of tasks without a stream, read once
 
     def __post_init__(self) -> None:
         if not self.shares:
@@ -66,7 +67,9 @@ class ProblemMix:
             return self._pooled(name, self.pools[name][1], index)
         task = get(name)
         if not isinstance(task, Family):
-            return self._pooled(name, task.problems(self.split), index)
+            if name not in self._sets:
+                self._sets[name] = some(task, self.split, task.problems(self.split))
+            return self._pooled(name, self._sets[name], index)
         return task.problem(digest(f"{self.seed}/{self.label}") % 2**32, self.split, index)
 
     def task(self, index: int) -> Task:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from qwq.config import Source
 from qwq.data.examples import FileUse
 from qwq.errors import DataError
-from qwq.tasks.base import Task
+from qwq.tasks.base import Task, some
 from qwq.tasks.constraints import BUILTIN
 from qwq.tasks.decontaminate import build_index
 from qwq.tasks.downloads import DataFiles
@@ -49,9 +49,7 @@ def load_source(source: Source, use: FileUse | None = None) -> list[Problem]:
     # A task that makes its own problems makes as many as are asked for.
     makes = task.endless or source.path == BUILTIN
     num = source.limit if makes and not source.decontaminate else None
-    problems = task.problems(source.split, num, data=data, use=use)
-    if not problems:
-        raise DataError(f"task {source.path} has no {source.split} rows: its rows({source.split!r}) is empty")
+    problems = some(task, source.split, task.problems(source.split, num, data=data, use=use))
     if source.decontaminate:
         problems = _decontaminated(source, problems, use)
     if source.limit is not None and len(problems) > source.limit:

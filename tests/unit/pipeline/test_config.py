@@ -195,13 +195,58 @@ def test_a_contract_holds_what_stage_1_trained_on_and_that_must_be_replayed(tmp_
     assert held(path, {"stages.rl2.contract.domains": []}) == []
 
 
+def own_task(folder: Path) -> str:
+    text = "import qwq\n\nclass Sums(qwq.Task):\n    name = 'own-sums'\n    def rows(self, split):\n"
+    (folder / "f.py").write_text(f"{text}        return [{{'prompt': split}}]\n")
+    return f"{folder}/f.py:Sums"
+
+
+def test_a_mix_and_an_evaluation_take_any_task(recipe_file, tmp_path):
+    own = own_task(tmp_path)
+    mix = {own: 0.5, "gsm8k": 0.2, "math": 0.3, "arithmetic:2": 0.0}
+    read = load_recipe(recipe_file, {"stages.rl1.mix": mix, f'eval."{own}"': 1, 'eval."math-rows"': 3, "eval.math": 2})
+    assert list(read.stages["rl1"].mix.weights().items()) == [("math", 0.3), (own, 0.5), ("gsm8k", 0.2)]
+    assert list(read.eval.counts().items())[-2:] == [(own, 1), ("math-rows", 3)]
+    (tmp_path / "again.toml").write_text(dump_recipe(read))
+    assert load_recipe(tmp_path / "again.toml") == read
+
+
+def test_a_task_of_the_mix_is_held_by_its_domain_name_or_key(tmp_path):
+    path, own = tmp_path / "t.toml", own_task(tmp_path)
+    path.write_text(CONTRACT)
+    mix = {"math": 0.4, "gsm8k": 0.3, own: 0.3}
+    both = {"stages.rl1.mix": mix, "stages.rl1.sources": [], "stages.rl2.mix": mix, "stages.rl2.sources": []}
+    read = load_recipe(path, both).stages["rl2"]
+    assert read.replays() == {"math": ["math", "gsm8k"], "own-sums": [own]}
+    named = load_recipe(path, both | {"stages.rl2.contract.domains": ["gsm8k", own]}).stages["rl2"]
+    assert named.replays() == {"gsm8k": ["gsm8k"], own: [own]}
+    lost = {k: v for k, v in mix.items() if k != "gsm8k"}
+    assert "give stages.rl2 mix.gsm8k a weight" in fails(path, both | {"stages.rl2.mix": lost})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("stages.rl1.mix.gsm8", 1.0, "unknown key 'stages.rl1.mix.gsm8': did you mean 'gsm8k'?"),
+        ("eval.max_new_tokns", 4, "unknown key 'eval.max_new_tokns': did you mean 'max_new_tokens'?"),
+        ('stages.rl1.mix."no.py:X"', 1.0, "stages.rl1.mix: task 'no.py:X': no file at no.py"),
+        ("stages.rl1.mix.gsm8k", -1.0, "stages.rl1.mix.gsm8k: Input should be greater than or equal to 0, not -1.0"),
+        ("eval.gsm8k", 1.5, "eval.gsm8k: Input should be a valid integer, not 1.5"),
+        ("eval.prompts", 4, "eval: no verifier judges the problems of task 'prompts'"),
+    ],
+)
+def test_what_is_no_task_or_no_number_is_one_line(recipe_file, key, value, words):
+    assert words in fails(recipe_file, {key: value})
+
+
 def test_a_contract_names_domains_kinds_and_single_sources(tmp_path):
     path = tmp_path / "t.toml"
     path.write_text(CONTRACT)
+    own = own_task(tmp_path)
     sources = [
         {"kind": "gsm8k", "path": "g"},
         {"kind": "math", "path": "m"},
-        {"kind": "task", "path": "f.py:Sums"},
+        {"kind": "task", "path": own},
         {"kind": "arithmetic", "level": 2},
     ]
     drawn = {"stages.rl2.sources": sources, "stages.rl2.mix": {"math": 1.0, "tools": 1.0}}
@@ -211,14 +256,14 @@ def test_a_contract_names_domains_kinds_and_single_sources(tmp_path):
 
     assert replays("math") == {"math": ["math", "gsm8k:g:train", "math:m:train", "arithmetic:2:train"]}
     assert replays("gsm8k", "math:m:train") == {"gsm8k": ["gsm8k:g:train"], "math:m:train": ["math:m:train"]}
-    assert replays("Sums", "arithmetic", "tools") == {
-        "Sums": ["task:f.py:Sums:train"],
+    assert replays("own-sums", "arithmetic", "tools") == {
+        "own-sums": [f"task:{own}:train"],
         "arithmetic": ["arithmetic:2:train"],
         "tools": ["tools"],
     }
     for name, hint in (
         ("gsm8", "a source of gsm8 (did you mean 'gsm8k'?)"),
-        ("sums", "did you mean 'Sums'?"),
+        ("own_sums", "did you mean 'own-sums'?"),
         ("code", "mix.code a weight or a source of code"),
     ):
         assert hint in fails(path, drawn | {"stages.rl2.contract.domains": ["tools", name]})

@@ -15,20 +15,22 @@ from qwq.data.examples import FileUse
 from qwq.data.row_files import is_hub_id
 from qwq.pipeline.preflight import at_hand
 from qwq.tasks.mix import ProblemMix
+from qwq.tasks.registry import get
 from qwq.tasks.sources import load_source
 
 ASSUMED_PROMPT, ASSUMED_DOCUMENT = 256, 512  # tokens, where the data are not at hand
-SAMPLE = 64  # procedural problems looked at for their lengths
+SAMPLE = 64  # problems of a task looked at for their lengths
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
     """Lengths in characters."""
 
-    longest_prompt: int
-    mean_prompt: float
-    longest_document: int = 0
-    mean_document: float = 0.0
+    longest: int
+    mean: float
+
+
+ASSUMED_TEXTS = Texts(int(ASSUMED_PROMPT * 2.5), ASSUMED_PROMPT * 2.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,24 @@ def to_tokens(characters: float, vocab_size: int) -> int:
     return math.ceil(characters / (2.0 if vocab_size < 4096 else 2.5)) + 30
 
 
-def procedural_texts(domain: str) -> Texts:
-    """Prompts and documents of a procedural family."""
-    mix = ProblemMix(0, "plan", {domain: 1.0})
-    prompts, documents = [], []
+def prompt_texts(name: str) -> Texts:
+    """Prompts of a task. Files of one that reads some are left unread: they may have to be downloaded."""
+    if get(name).reads_files:
+        return ASSUMED_TEXTS
+    mix = ProblemMix(0, "plan", {name: 1.0})
+    prompts = [sum(len(m.content) for m in mix.problem(i).messages) for i in range(SAMPLE)]
+    return Texts(max(prompts), statistics.fmean(prompts))
+
+
+def document_texts(name: str) -> Texts:
+    """Demonstrations of a task. ConfigError for one that has none."""
+    mix = ProblemMix(0, "plan", {name: 1.0})
+    documents = []
     for i in range(SAMPLE):
         problem, turns = mix.demonstration(i, 0.0)
-        prompts.append(sum(len(m.content) for m in problem.messages))
-        documents.append(prompts[-1] + sum(len(m.content) + sum(len(str(c)) for c in m.tool_calls) for m in turns))
-    return Texts(max(prompts), statistics.fmean(prompts), max(documents), statistics.fmean(documents))
+        prompt = sum(len(m.content) for m in problem.messages)
+        documents.append(prompt + sum(len(m.content) + sum(len(str(c)) for c in m.tool_calls) for m in turns))
+    return Texts(max(documents), statistics.fmean(documents))
 
 
 def readable_here(source: Source) -> Source | None:
@@ -72,23 +83,23 @@ def source_texts(source: Source) -> Texts:
     """Prompts of a problem set."""
     here = readable_here(source)
     if here is None:
-        return Texts(int(ASSUMED_PROMPT * 2.5), ASSUMED_PROMPT * 2.5)
+        return ASSUMED_TEXTS
     prompts = [sum(len(m.content) for m in p.messages) for p in load_source(here)]
     return Texts(max(prompts), statistics.fmean(prompts))
 
 
 def prompt_lengths(weights: Mapping[str, float], sources: Sequence[Source], vocab_size: int) -> Lengths:
-    """Prompts that are drawn from families and sources by their weights."""
-    texts = [(w, procedural_texts(d)) for d, w in weights.items()] + [(s.weight, source_texts(s)) for s in sources]
-    mean = sum(w * t.mean_prompt for w, t in texts) / sum(w for w, _ in texts)
-    return Lengths(to_tokens(max(t.longest_prompt for _, t in texts), vocab_size), to_tokens(mean, vocab_size))
+    """Prompts that are drawn from tasks and sources by their weights."""
+    texts = [(w, prompt_texts(d)) for d, w in weights.items()] + [(s.weight, source_texts(s)) for s in sources]
+    mean = sum(w * t.mean for w, t in texts) / sum(w for w, _ in texts)
+    return Lengths(to_tokens(max(t.longest for _, t in texts), vocab_size), to_tokens(mean, vocab_size))
 
 
 def document_lengths(weights: Mapping[str, float], vocab_size: int) -> Lengths:
-    """Demonstrations that are drawn from families by their weights."""
-    texts = [(w, procedural_texts(d)) for d, w in weights.items()]
-    mean = sum(w * t.mean_document for w, t in texts) / sum(w for w, _ in texts)
-    return Lengths(to_tokens(max(t.longest_document for _, t in texts), vocab_size), to_tokens(mean, vocab_size))
+    """Demonstrations that are drawn from tasks by their weights."""
+    texts = [(w, document_texts(d)) for d, w in weights.items()]
+    mean = sum(w * t.mean for w, t in texts) / sum(w for w, _ in texts)
+    return Lengths(to_tokens(max(t.longest for _, t in texts), vocab_size), to_tokens(mean, vocab_size))
 
 
 def file_lengths(use: FileUse | None, max_tokens: int) -> Lengths:
@@ -99,7 +110,7 @@ def file_lengths(use: FileUse | None, max_tokens: int) -> Lengths:
     return Lengths(longest, longest / 2)
 
 
-def longest_prompt(domains: Iterable[str], sources: Sequence[Source], vocab_size: int) -> int:
-    """Tokens of the longest prompt of families and sources."""
-    texts = [procedural_texts(d) for d in domains] + [source_texts(s) for s in sources]
-    return to_tokens(max(t.longest_prompt for t in texts), vocab_size)
+def longest_prompt(tasks: Iterable[str], sources: Sequence[Source], vocab_size: int) -> int:
+    """Tokens of the longest prompt of tasks and sources."""
+    texts = [prompt_texts(name) for name in tasks] + [source_texts(s) for s in sources]
+    return to_tokens(max(t.longest for t in texts), vocab_size)

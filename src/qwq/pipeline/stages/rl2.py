@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from qwq.common.stats import detectable_drop
-from qwq.config import Contract, Reference, Section, Source, StageConfig, register_stage
+from qwq.config import Contract, Reference, Section, Source, StageConfig, register_stage, task_domain
 from qwq.errors import ConfigError, DataError, nearest
 from qwq.model.config import ModelConfig
 from qwq.model.footprint import FLOAT, SCORED_TOKENS, inference_values
@@ -19,7 +19,7 @@ from qwq.pipeline.stages.reward_model import RewardModelStage
 from qwq.pipeline.stages.rl1 import Rl1Stage
 from qwq.tasks.mbpp import MBPP_IDS
 from qwq.tasks.mix import ProblemMix, allot
-from qwq.tasks.procedural import family
+from qwq.tasks.registry import get
 from qwq.tasks.sources import load_source
 from qwq.types import DOMAINS, Problem
 
@@ -60,8 +60,9 @@ class Rl2Stage(RlStage):
         return out
 
     def drawn(self) -> dict[str, tuple[str, ...]]:
-        """What prompts are drawn from, families and the labels of sources, with the names by which the contract may hold each."""
-        return {d: (d,) for d in self.mix.weights()} | {s.label: s.held_as for s in self.sources}
+        """What prompts are drawn from, tasks and the labels of sources, with the names by which the contract may hold each."""
+        tasks = {name: (task_domain(name), get(name).label, name) for name in self.mix.weights()}
+        return tasks | {s.label: s.held_as for s in self.sources}
 
     def replays(self) -> dict[str, list[str]]:
         """For each name that the contract holds, what of `drawn` replays it."""
@@ -94,16 +95,16 @@ class Rl2Stage(RlStage):
     def _default_domains(self, before: Mapping[str, Rl1Stage]) -> list[str]:
         """What the stages `before` trained on; without any, what is drawn of math and code."""
         if before:
-            families = [d for s in before.values() for d in s.mix.weights()]
-            return list(dict.fromkeys([*families, *(s.domain for s in _held_sources(before))]))
+            tasks = [task_domain(name) for s in before.values() for name in s.mix.weights()]
+            return list(dict.fromkeys([*tasks, *(s.domain for s in _held_sources(before))]))
         drawn = {name for names in self.drawn().values() for name in names}
         return [d for d in ("math", "code") if d in drawn] or ["math", "code"]
 
     def _not_replayed(self, before: Mapping[str, Rl1Stage]) -> list[str]:
-        """What is to be given to replay the families and kinds of sources of the stages `before`."""
-        families = [d for s in before.values() for d in s.mix.weights()]
+        """What is to be given to replay the tasks and kinds of sources of the stages `before`."""
+        tasks = [name for s in before.values() for name in s.mix.weights()]
         kinds = {_kind_of(s) for s in self.sources}
-        out = [f"mix.{d} a weight" for d in families if d not in self.drawn()]
+        out = [f"mix.{name} a weight" for name in tasks if name not in self.drawn()]
         return out + [
             f"a source of kind {s.kind} (such as {s.path or s.level})"
             for s in _held_sources(before)
@@ -145,7 +146,8 @@ class Rl2Stage(RlStage):
 
         def available(label: str) -> int:
             if label not in sources:
-                return num
+                task = get(label)
+                return num if task.endless or task.reads_files else len(task.fixed("validation", num))
             if here := readable_here(sources[label]):
                 return len(load_source(here.model_copy(update={"split": "validation", "limit": None})))
             return min(num, len(MBPP_IDS["validation"])) if sources[label].kind == "mbpp" else num
@@ -202,12 +204,15 @@ class Rl2Stage(RlStage):
                 raise DataError(
                     f"{error}; the contract measures {held} on such rows: bring some, or leave {held} out of contract.domains"
                 ) from None
+            # A family has as many as are asked for, and making them takes its time.
+            counted = {label: get(label) for label in labels if label not in rows}
+            rows |= {label: task.fixed("validation", num) for label, task in counted.items() if not task.endless}
             shares = allot(num, [len(rows[label]) if label in rows else num for label in labels])
             watched[held] = [
                 p
                 for label, n in zip(labels, shares, strict=True)
                 if n
-                for p in (rows[label][:n] if label in rows else family(label).fixed("validation", n))
+                for p in (rows[label][:n] if label in rows else counted[label].fixed("validation", n))
             ]
         for held, problems in watched.items():
             if not can_breach(self.contract, len(problems)):
@@ -216,7 +221,7 @@ class Rl2Stage(RlStage):
                     f"{self.contract.max_drop:.0%}; bring a file with more rows to hold out, add the family to mix, or leave {held} out of contract.domains"
                 )
         if self.mix.preference and "preference" not in watched:
-            watched["preference"] = family("preference").fixed("validation", num)
+            watched["preference"] = get("preference").fixed("validation", num)
         return {name: self.equipped(problems) for name, problems in watched.items()}
 
     def scorer(self, job: StageJob) -> Scorer | None:
