@@ -429,25 +429,25 @@ def evaluate(
 
 
 def train(
-    recipe: Recipe | str | Path, *, runs: str | Path = "runs", until: str | None = None, fresh: bool = False
-) -> dict[str, Any]:
-    """Run what a recipe has not done yet, up to and including stage `until`; returns what the run's results.json holds.
+    recipe: Recipe | str | Path, *, runs: str | Path = "runs", until: str | None = None, fresh: bool = False,
+    max_minutes: float | None = None, progress: bool = False, command: str = "call qwq.train again",
+) -> dict[str, Any]:  # fmt: skip
+    """Run what a recipe has not done yet, up to and including stage `until`: this is `qwq train`. What results.json holds.
 
     `recipe`: a `Recipe`, a file, or the name of a recipe that comes with the package. The run is `runs`/NAME (NAME-sSEED for other seeds)
-    and continues where it was stopped; `fresh` keeps the old one beside it and begins again. The report is written as well.
-    Decorated losses, rewards, environments and tasks of this process can be named in the recipe. ConfigError, DataError, ModelError,
-    CapacityError before the first step.
+    and continues where it was stopped; `fresh` keeps the old one beside it and begins again. The report is written as well. `progress`
+    is shown on standard error. Ctrl-C, SIGTERM and `max_minutes` stop after the step, state saved: Interrupted, which says `command`
+    to go on. Decorated losses, rewards, environments, stages and tasks of this process can be named in the recipe. ConfigError,
+    DataError, ModelError, CapacityError before the first step.
     """
-    from qwq.common.files import writing_to
-    from qwq.pipeline.run import RecipeRun
-    from qwq.pipeline.run_report import write_report
+    from qwq.pipeline.run_recipe import run_recipe
 
+    if max_minutes is not None and not max_minutes > 0:
+        raise ConfigError(f"--max-minutes is {max_minutes:g}: give a number above 0")
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    run = RecipeRun(chosen, Path(runs), command="call qwq.train again")
-    results = run.run(until=until, fresh=fresh)
-    with writing_to(run.folder):
-        write_report(run.folder)
-    return results
+    return run_recipe(
+        chosen, Path(runs), until=until, fresh=fresh, max_minutes=max_minutes, progress=progress, command=command
+    )
 
 
 def _checked(messages: Sequence[Any], tools: Sequence[Any]) -> frozenset[str]:

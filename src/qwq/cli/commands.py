@@ -107,9 +107,6 @@ def train(
     from qwq.config import load_recipe
     from qwq.errors import nearest
 
-    if max_minutes is not None and not max_minutes > 0:
-        raise ConfigError(f"--max-minutes is {max_minutes:g}: give a number above 0")
-
     loaded = load_recipe(recipe, _with_seed(overrides, seed))
     if until is not None and until not in loaded.stages:
         raise ConfigError(f"--until {until}: the recipe has no such stage: {nearest(until, loaded.stages)}")

@@ -9,38 +9,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qwq.common.files import writing_to
+from qwq import api
 from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe
-from qwq.errors import DataError
-from qwq.pipeline.progress import LiveProgress
 from qwq.pipeline.run import RecipeRun
-from qwq.pipeline.run_report import write_report
 from qwq.pipeline.table import contract_lines, paired_columns, table
-from qwq.train.checkpoint import StopFlag
 
 
 def train_recipe(
     recipe: Recipe, runs: Path, *, until: str | None, fresh: bool, command: str, max_minutes: float | None = None
 ) -> None:
-    """Run what is not done yet, write the report, print the table. After `max_minutes` it stops as
-    Ctrl-C would.
-    """
-    stop = StopFlag(after_s=None if max_minutes is None else 60 * max_minutes)
-    with LiveProgress(expected_s=expected_seconds(recipe, runs)) as progress:
-        run = RecipeRun(recipe, runs, progress=progress, stop=stop, command=command)
-        before = None if fresh else run.files.results()
-        stop.install()
-        results = run.run(until=until, fresh=fresh)
+    """`qwq.train` with progress on standard error; then the table, and where everything is."""
+    folder = RunFolder(runs / recipe.run_name)
+    before = None if fresh else folder.results()
+    results = api.train(
+        recipe, runs=runs, until=until, fresh=fresh, max_minutes=max_minutes, progress=True, command=command
+    )
     if before and before["finished"]:
-        print(f"{run.folder} was finished before; --fresh starts it anew and keeps this one beside it", file=sys.stderr)
-    with writing_to(run.folder):
-        path = write_report(run.folder)
+        print(f"{folder} was finished before; --fresh starts it anew and keeps this one beside it", file=sys.stderr)
     print(format_results(results))
-    print(f"\nresults  {run.files.results_file}\nreport   {path}")
+    print(f"\nresults  {folder.results_file}\nreport   {folder.report}")
     if results["finished"]:
-        scorer = not any(run.recipe.stages[stage["name"]].trains_policy for stage in results["stages"])
-        print(f"score    qwq reward score FILE --model {run.folder}" if scorer else f"talk     qwq chat {run.folder}")
+        scorer = not any(recipe.stages[stage["name"]].trains_policy for stage in results["stages"])
+        print(f"score    qwq reward score FILE --model {folder}" if scorer else f"talk     qwq chat {folder}")
     else:
         print(f"go on    {command}" if until is None else f"go on    {_without_until(command, until)}")
 
@@ -52,22 +43,6 @@ def check_recipe(recipe: Recipe, runs: Path, *, until: str | None, fresh: bool) 
 
 def _without_until(command: str, until: str) -> str:
     return command.replace(f" --until {until}", "")
-
-
-def expected_seconds(recipe: Recipe, runs: Path) -> dict[str, float]:
-    """Seconds of each stage as another seed of the same recipe took them; empty where there is no
-    such run.
-    """
-    for folder in sorted(runs.glob(f"{recipe.name}*/")):
-        if folder.name == recipe.run_name:
-            continue
-        try:
-            results = RunFolder(folder).results()
-        except DataError:
-            continue  # another run's damage, which does not matter here
-        if results and results["recipe"] == recipe.name and results["finished"]:
-            return {s["name"]: s["wall_s"] for s in results["stages"]}
-    return {}
 
 
 def format_results(results: Mapping[str, Any]) -> str:

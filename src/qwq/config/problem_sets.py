@@ -112,7 +112,7 @@ def check_task(name: str, keys: Iterable[str]) -> None:
 class Mix(TaskTable):
     """Relative weights of tasks: the procedural families, and any task by its name or as `"file.py:Name"`."""
 
-    __pydantic_extra__: dict[str, Annotated[float, Field(ge=0)]] = Field(init=False)  # type: ignore[misc]
+    __pydantic_extra__: dict[str, Annotated[float, Field(ge=0)]] = Field(init=False)
 
     math: float = Field(0.0, ge=0, description="multi-step arithmetic word problems")
     code: float = Field(0.0, ge=0, description="small Python functions")

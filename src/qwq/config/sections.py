@@ -112,7 +112,7 @@ class EvalSection(TaskTable):
     Problems of any task can be asked for by its name or as `"file.py:Name"`.
     """
 
-    __pydantic_extra__: dict[str, Annotated[int, Field(ge=0)]] = Field(init=False)  # type: ignore[misc]
+    __pydantic_extra__: dict[str, Annotated[int, Field(ge=0)]] = Field(init=False)
 
     math: int = Field(0, ge=0, description="test problems; 0 leaves the benchmark out")
     code: int = Field(0, ge=0, description="test problems")

@@ -12,8 +12,10 @@ import json
 import math
 import shutil
 import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +82,24 @@ class StopFlag:
     def raised(self, value: bool) -> None:
         self._raised = value
 
-    def install(self) -> None:
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Hear the signals as long as the block lasts. In the main thread alone: Python gives them to no other."""
+
         def handler(number: int, frame: Any) -> None:
             if self._raised and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.raised = True
 
-        signal.signal(signal.SIGINT, handler)
-        signal.signal(signal.SIGTERM, handler)
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, earlier in before.items():
+                signal.signal(number, earlier)
 
 
 class StageRun:
