@@ -399,9 +399,12 @@ def test_the_page_talks_to_the_model_that_is_loaded(models: Models) -> None:
 
 def test_the_command_with_two_models(tmp_path: Path) -> None:
     one, two = make_model(tmp_path / "one"), make_model(tmp_path / "two")
+    bare = make_model(tmp_path / "bare")
+    (bare / "model.safetensors").unlink()
     # What cannot be served is found before the first model is loaded.
     for options, words in (
         ((f"zwei={tmp_path / 'none'}",), "none"),
+        ((f"zwei={bare}",), "no weights in"),
         ((str(two), "--max-model-len", "600"), "2 to 512 tokens"),
     ):
         with pytest.raises(AssertionError, match=words) as refused:

@@ -31,7 +31,7 @@ from qwq.model.config import QWQ_YARN, ModelConfig
 from qwq.model.gguf import gguf_config, load_gguf
 from qwq.model.gguf_file import GGUFFile
 from qwq.model.model_folder import generation_config, read_config, resolve_folder
-from qwq.model.weights import load_model
+from qwq.model.weights import check_model, load_model
 from qwq.text.gguf_tokenizer import chat_format_from_gguf
 from qwq.text.template import ChatFormat
 
@@ -137,7 +137,7 @@ def describe_model(model: str, options: EngineOptions = ENGINE_DEFAULTS) -> Desc
         config, chat = _with_yarn(gguf_config(file), options), chat_format_from_gguf(file)
     else:
         config, chat, generation = (
-            _with_yarn(read_config(path), options),
+            _with_yarn(check_model(path), options),
             ChatFormat.from_folder(path),
             generation_config(path),
         )
