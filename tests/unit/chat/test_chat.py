@@ -103,6 +103,16 @@ def test_an_answer_is_what_the_rollouts_sample(model, engine, chat, temperature)
     assert chat.tokenizer.decode([i for i in ids if i not in chat.eos_ids]).startswith(text)
 
 
+def test_a_second_question_computes_its_own_tokens_only(engine, chat):
+    """The first question and its answer are in the prefix cache, without tools too."""
+    conversation = conversation_of(engine, chat, SamplingParams(max_new_tokens=20))
+    conversation.ask("What is 2 plus 3?", 0, lambda *_: None)
+    before = engine.stats.cached_tokens
+    conversation.ask("And 4 plus 5?", 1, lambda *_: None)
+    first = len(chat.prompt_ids([{"role": "user", "content": "What is 2 plus 3?"}]))
+    assert engine.stats.cached_tokens - before >= first
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_conversation(engine, chat, monkeypatch):
     conversation = conversation_of(engine, chat, SamplingParams(max_new_tokens=60))
     steps, step = [], engine.step

@@ -89,6 +89,7 @@ class EnginePolicy:
     """
 
     token_exact = True
+    keeps_all = True  # turns stay in the prefix cache whether or not a further turn is expected
 
     def __init__(
         self, loaded: LoadedChat, *, identity: Mapping[str, Any] | None = None, note: Callable[[str], None] = _say,
@@ -184,7 +185,7 @@ class EnginePolicy:
             prompt, request.params, seed=request.seed, stream=request.stream,
             offset=request.offset, eos_ids=self.chat.eos_ids, thinking_open=self.chat.thinking_open,
             thinking_budget=request.thinking_budget, loop_tokens=request.loop_tokens, drawn_logprobs=request.logprobs,
-            plain_sampling=request.logprobs or self.plain_sampling, keep_prefix=request.keep,
+            plain_sampling=request.logprobs or self.plain_sampling, keep_prefix=request.keep or self.keeps_all,
         )  # fmt: skip
         try:
             return self.engine.submit(generation)[0]

@@ -36,6 +36,8 @@ class TrainerPolicy(EnginePolicy):
     say how many tokens of thought they hold.
     """
 
+    keeps_all = False  # a slot that is kept has to be moved aside, and RL's prompts do not come back
+
     def __init__(
         self, model: Transformer, chat: ChatFormat, *, max_rows: int = 256, count_thinking: bool = False, name: str = ""
     ) -> None:
