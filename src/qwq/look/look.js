@@ -10,7 +10,7 @@ let rows = [];
 let total = 0;
 let shaded = false;
 let shown = null;
-let asked = 0;
+let request = 0;
 
 function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
@@ -60,15 +60,15 @@ const inside = {
   answers: new Map((data.answers || []).map((a) => [a.number, Object.assign(a, { search: search(a) })])),
   async list(q, from) {
     const range = q.step ? steps(q.step) : null;
-    let found = data.answers.filter((a) => fits(a, q, range));
+    let hits = data.answers.filter((a) => fits(a, q, range));
     if (q.sort !== "order") {
       const sign = q.reverse ? -1 : 1;
       const value = (a) => (a[q.sort] === null ? Infinity : sign * a[q.sort]);
-      found = found.slice().sort((a, b) => (value(a) === value(b) ? 0 : value(a) < value(b) ? -1 : 1));
+      hits = hits.slice().sort((a, b) => (value(a) === value(b) ? 0 : value(a) < value(b) ? -1 : 1));
     } else if (q.reverse) {
-      found = found.slice().reverse();
+      hits = hits.slice().reverse();
     }
-    return { total: found.length, rows: found.slice(from, from + PAGE) };
+    return { total: hits.length, rows: hits.slice(from, from + PAGE) };
   },
   async answer(n) {
     const answer = this.answers.get(n);
@@ -94,11 +94,11 @@ const source = data.answers ? inside : served;
 // -- the list ------------------------------------------------------------------------------------------------------
 
 async function list() {
-  const mine = ++asked;
+  const mine = ++request;
   try {
-    const found = await source.list(query(), first);
-    if (mine !== asked) return; // another filter was set meanwhile
-    ({ rows, total } = found);
+    const hits = await source.list(query(), first);
+    if (mine !== request) return; // another filter was set meanwhile
+    ({ rows, total } = hits);
     $("count").textContent = `${total.toLocaleString("en")} of ${data.total.toLocaleString("en")} answers`
       + (total > PAGE ? `, ${first + 1} to ${Math.min(first + PAGE, total)} shown` : "");
   } catch (error) {
@@ -139,7 +139,7 @@ const block = (title, value, kind = "") => (value ? [el("h3", {}, title), el("di
 function tokens(a) {
   const body = el("div", { class: "block shade", tabindex: "0", role: "region", "aria-label": "Answer by token" });
   for (const [piece, p] of a.pieces) {
-    const level = p === null ? "given" : p < 0.05 ? "p4" : p < 0.2 ? "p3" : p < 0.5 ? "p2" : p < 0.8 ? "p1" : "";
+    const level = p === null ? "unsampled" : p < 0.05 ? "p4" : p < 0.2 ? "p3" : p < 0.5 ? "p2" : p < 0.8 ? "p1" : "";
     body.append(el("span", { class: level, title: p === null ? "not sampled" : `${(100 * p).toFixed(1)}%` }, piece));
   }
   return [el("h3", {}, "Answer by token"),

@@ -105,17 +105,17 @@ def _pieces(words: bytes, ends: Any, needle: bytes) -> list[int]:
     """The numbers of the pieces of `words`, cut at `ends`, that hold `needle` whole."""
     limits: list[int] = ends.tolist()
     find: Callable[[int], int] = _finder(words, needle)
-    found, at = [], find(0)
+    pieces, at = [], find(0)
     while at >= 0:
         piece = bisect_right(limits, at)
         if at + len(needle) <= limits[piece]:
-            found.append(piece)
-            if len(found) == MANY:
+            pieces.append(piece)
+            if len(pieces) == MANY:
                 find = partial(words.find, needle)  # short ways from hit to hit: the cheaper call
             at = find(limits[piece])
         else:  # it reaches into the next piece
             at = find(at + 1)
-    return found
+    return pieces
 
 
 def _finder(words: bytes, needle: bytes) -> Callable[[int], int]:

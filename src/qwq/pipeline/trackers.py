@@ -2,7 +2,7 @@
 mlflow.
 
 A tracker is an extra. Its package is imported when the first step is reported; one that is missing,
-or fails at any time, is named in one line and left out, and training goes on. Nothing is asked of
+or fails at any time, is named in one line and left out, and training continues. Nothing is asked of
 the user: wandb without a key writes offline (`wandb sync` sends it later), mlflow and tensorboard
 write into the run's folder unless their own environment variables name another place.
 """
@@ -73,7 +73,7 @@ class TrackedProgress(Progress):
             tracker = self._trackers[name] or TRACKERS[name](self._recipe, self._folder)
             self._trackers[name] = tracker
             tracker.log(stage, step, figures, answers)
-        except Exception as error:  # noqa: BLE001  # whatever a tracker does, training goes on
+        except Exception as error:  # noqa: BLE001  # whatever a tracker does, training continues
             del self._trackers[name]
             self._inner.note(_fault(name, error))
 
@@ -95,9 +95,9 @@ class TrackedProgress(Progress):
 
 def _fault(name: str, error: Exception) -> str:
     if isinstance(error, ImportError):
-        return f"report_to {name}: not installed (`pip install {name}`); the run goes on without it"
+        return f"report_to {name}: not installed (`pip install {name}`); the run continues without it"
     reason = " ".join(str(error).split())[:200]
-    return f"report_to {name} failed ({type(error).__name__}: {reason}); the run goes on without it"
+    return f"report_to {name} failed ({type(error).__name__}: {reason}); the run continues without it"
 
 
 def _figures(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -104,9 +104,9 @@ def test_every_number_is_sent_and_answers_at_every_tenth_step(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("fails", "note"),
     [
-        ("init", "report_to two: not installed (`pip install two`); the run goes on without it"),
-        ("log", "report_to two failed (ConnectionError: the server is away); the run goes on without it"),
-        ("close", "report_to two failed (RuntimeError: cannot finish); the run goes on without it"),
+        ("init", "report_to two: not installed (`pip install two`); the run continues without it"),
+        ("log", "report_to two failed (ConnectionError: the server is away); the run continues without it"),
+        ("close", "report_to two failed (RuntimeError: cannot finish); the run continues without it"),
     ],
 )
 def test_a_tracker_that_fails_is_one_line_and_the_others_go_on(
