@@ -9,9 +9,10 @@ fault is a DataError of one line that names the file and the line.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,18 @@ def to_line(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
         return json.dumps(value).encode() + b"\n"
+
+
+def without_nonfinite(value: Any, name: str = "") -> tuple[Any, list[str]]:
+    """`value` with None for every NaN and infinity, which JSON has no numbers for, and the names of these fields, such as
+    `evals.math.score` or `rows[2]`.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, [name]
+    if isinstance(value, Mapping):
+        parts = {k: without_nonfinite(v, f"{name}.{k}" if name else str(k)) for k, v in value.items()}
+        return {k: v for k, (v, _) in parts.items()}, [n for _, names in parts.values() for n in names]
+    if isinstance(value, list | tuple):
+        rows = [without_nonfinite(v, f"{name}[{i}]") for i, v in enumerate(value)]
+        return [v for v, _ in rows], [n for _, names in rows for n in names]
+    return value, []

@@ -22,6 +22,7 @@ from typing import Any
 
 from qwq.common import files
 from qwq.common.files import locked, read_record, write_atomic
+from qwq.common.jsonl import without_nonfinite
 
 LOCK = ".lock"
 
@@ -101,14 +102,18 @@ class RunFolder:
         return read_record(path) if path.exists() else None
 
     def keep_record(self, stage: str, record: Mapping[str, Any]) -> None:
+        """Write a finished stage's record. NaN and infinity become null, and an alarm names their fields."""
         self.record_file(stage).parent.mkdir(exist_ok=True)
-        write_atomic(self.record_file(stage), json.dumps(record))
+        record, missing = without_nonfinite(record)
+        if missing:
+            record["alarms"] = [*record.get("alarms", []), f"not finite, written as null: {', '.join(missing)}"]
+        write_atomic(self.record_file(stage), json.dumps(record, allow_nan=False))
 
     def results(self) -> dict[str, Any] | None:
         return read_record(self.results_file) if self.results_file.exists() else None
 
     def keep_results(self, results: Mapping[str, Any]) -> None:
-        write_atomic(self.results_file, json.dumps(results, indent=1))
+        write_atomic(self.results_file, json.dumps(without_nonfinite(results)[0], indent=1, allow_nan=False))
 
     def outcomes(self, stage: str, reading: str) -> dict[str, list[float]] | None:
         """1 or 0 for each problem, by benchmark; None where the stage was not evaluated."""

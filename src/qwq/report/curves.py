@@ -77,6 +77,8 @@ def _rewards(stage: StageData) -> str:
     by_domain: dict[str, tuple[list[float], list[float]]] = {}
     for row in stage.metrics:
         for domain, value in row.get("reward_by_domain", {}).items():
+            if value is None:  # it was not finite
+                continue
             xs, ys = by_domain.setdefault(domain, ([], []))
             xs.append(row["step"] + 1)
             ys.append(value)

@@ -79,14 +79,18 @@ def figures(metrics: Mapping[str, Any], step_s: float) -> str:
     words = []
     if "reward" in metrics:
         passed, length = metrics.get("pass_rate", 0.0), metrics.get("length", 0.0)
-        words.append(f"reward {metrics['reward']:.2f} pass {passed:.2f} len {length:.0f}")
+        words.append(f"reward {_number(metrics['reward'], 2)} pass {_number(passed, 2)} len {_number(length, 0)}")
     elif "loss" in metrics:
-        words.append(f"loss {metrics['loss']:.3f}")
+        words.append(f"loss {_number(metrics['loss'], 3)}")
     if "pair_accuracy" in metrics:
-        words.append(f"pairs right {metrics['pair_accuracy']:.2f}")
+        words.append(f"pairs right {_number(metrics['pair_accuracy'], 2)}")
     if step_s >= 0.5:
         words.append(f"{step_s:.1f} s/step")
     tokens, seconds = metrics.get("tokens"), metrics.get("seconds")
     if tokens and seconds:
         words.append(f"{tokens / seconds:,.0f} tokens/s")
     return " ".join(words)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "not finite" if value is None else f"{value:.{digits}f}"

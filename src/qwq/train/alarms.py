@@ -8,6 +8,7 @@ history is part of the stage's state, so a run that goes on raises the same alar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,8 +100,9 @@ class Watch:
     def alarms(self, metrics: Mapping[str, Any]) -> list[str]:
         """Take in one step's metrics and say what is out of range."""
         for key in WATCHED:
-            if isinstance(metrics.get(key), int | float):
-                self._remember(key, float(metrics[key]))
+            value = metrics.get(key)
+            if isinstance(value, int | float) and math.isfinite(value):  # one NaN would silence every limit for good
+                self._remember(key, float(value))
         found = [text for limit in LIMITS if (text := self._check(limit))]
         found += verdict_alarms(metrics.get("outcomes", {}))
         if metrics.get("skipped"):

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from qwq.common.files import atomic_folder, read_record, whole_lines, write_atomic
+from qwq.common.jsonl import without_nonfinite
 from qwq.common.run_folder import RunFolder
 from qwq.data.examples import FileUse
 from qwq.errors import CapacityError, ConfigError, Interrupted, ModelError
@@ -199,7 +200,10 @@ class StageRun:
                 self.state.step = step + 1
                 self.state.seconds += seconds
                 row = {"stage": self.name, "step": step, "seconds": round(seconds, 4)} | metrics
-                log.write(json.dumps(row) + "\n")
+                row, missing = without_nonfinite(row)
+                if missing:
+                    row["alarms"] = [*row.get("alarms", []), f"not finite, written as null: {', '.join(missing)}"]
+                log.write(json.dumps(row, allow_nan=False) + "\n")
                 log.flush()
                 self.progress.update(self.name, step + 1, row)
                 if step + 1 == total or self.state.ended:
