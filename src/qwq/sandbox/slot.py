@@ -1,7 +1,8 @@
-"""The parent's side of one slot: starts its process, sends one run at a time, reads what comes back.
+"""The parent's side of one slot: starts its process, sends one run at a time, reads what comes
+back.
 
-The parent alone reads the program's output and enforces the wall limit and the output caps; the slot's process
-(`jail/zygote.py`) only forks, waits and kills.
+The parent alone reads the program's output and enforces the wall limit and the output caps; the
+slot's process (`jail/zygote.py`) only forks, waits and kills.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ class Cancelled(InfraError):
 
 
 class Cancel:
-    """Lets another thread end the run that was started with it. Once set it stays set: what is yet to start, does not."""
+    """Lets another thread end the run that was started with it.
+
+    Once set it stays set: what is yet to start, does not.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -83,7 +87,10 @@ def _remove_stale_scratch() -> None:
 
 
 class Slot:
-    """One jail, used by one thread at a time. Raises InfraError where the machinery fails; it is dead after that."""
+    """One jail, used by one thread at a time.
+
+    Raises InfraError where the machinery fails; it is dead after that.
+    """
 
     def __init__(
         self,
@@ -95,8 +102,9 @@ class Slot:
         cgroups: bool = True,
         template: Template | None = None,
     ):
-        """`tools` shows compilers and shells in place of what Python imports; with a `template` the slot is a fork of it, and
-        shows its packages."""
+        """`tools` shows compilers and shells in place of what Python imports; with a `template` the
+        slot is a fork of it, and shows its packages.
+        """
         self.level = level
         self.own_uid = own_uid
         self.name = name
@@ -167,7 +175,8 @@ class Slot:
         cancel: Cancel | None = None,
         stdout: int | None = None,
     ) -> Execution:
-        """Run one request to its end. The payload is what `jail/child.py` reads. Raises Cancelled if given up.
+        """Run one request to its end. The payload is what `jail/child.py` reads. Raises Cancelled
+        if given up.
 
         `stdin` and `stdout` may be descriptors, which are closed here.
         """
@@ -224,7 +233,9 @@ class Slot:
             self.group.set_limits((limits.memory_mb + 2 * limits.box_mb + self.base_mb) << 20, limits.processes + 8)
 
     def watchdog(self, limits: Limits) -> watchdog.Watchdog | None:
-        """What looks at an open run from outside, where neither a group nor a file system of its own bounds it."""
+        """What looks at an open run from outside, where neither a group nor a file system of its
+        own bounds it.
+        """
         watched = self._process.pid if self.group is None else None
         return watchdog.Watchdog(watched, self._scratch, limits, self.base_mb) if watched or self._scratch else None
 
@@ -246,7 +257,10 @@ class Slot:
             pipes.close_write_ends()
 
     def _watch(self, pipes: Pipes, limits: Limits) -> tuple[RunStatus | None, bytes]:
-        """Read until the slot reports the end of the run. Returns why it was killed, if it was, and the report."""
+        """Read until the slot reports the end of the run.
+
+        Returns why it was killed, if it was, and the report.
+        """
         poller = select.poll()
         for fd in (self.control.fileno(), self._wake, *pipes.read_ends):
             poller.register(fd, select.POLLIN)
@@ -280,7 +294,9 @@ class Slot:
                     self._kill()
 
     def _check_progress(self, clock: Clock | None, deadline: float, killed: RunStatus | None) -> None:
-        """Raises InfraError where the machinery, or the machine, is too slow for a run to say anything."""
+        """Raises InfraError where the machinery, or the machine, is too slow for a run to say
+        anything.
+        """
         late = time.monotonic() >= deadline
         if killed and late:
             raise self.fail(f"a run did not end within {KILL_TIMEOUT_S} s of being killed")
@@ -327,7 +343,9 @@ class Slot:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def abandon(self) -> None:
-        """In a forked copy of the parent: let go of the descriptors, leave the processes to their owner."""
+        """In a forked copy of the parent: let go of the descriptors, leave the processes to their
+        owner.
+        """
         self.dead = True
         with contextlib.suppress(OSError):
             self.control.close()
@@ -345,7 +363,9 @@ def _reason_to_stop(
 
 
 def status_of(exit_code: int, cpu_s: float, limits: Limits, records: bytes, out_of_memory: bool) -> RunStatus:
-    """The status of a run that was not killed by us; `out_of_memory` is what the run's memory group says."""
+    """The status of a run that was not killed by us; `out_of_memory` is what the run's memory group
+    says.
+    """
     if out_of_memory:
         return RunStatus.MEMORY
     if exit_code in (-9, -24) and cpu_s >= limits.cpu_limit_s - 1:  # SIGKILL that we did not send, or SIGXCPU

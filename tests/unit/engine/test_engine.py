@@ -363,13 +363,15 @@ def test_paged_yarn(tokenizer) -> None:
 
 
 def test_sampling_in_one_call_draws_the_same_tokens(model, tokenizer, monkeypatch) -> None:
-    """As on a GPU: plain sequences of a kind together, others row by row, prompts in chunks beside them."""
+    """As on a GPU: plain sequences of a kind together, others row by row, prompts in chunks beside
+    them.
+    """
     requests = [
         GenerationRequest(prompt(n, n), SamplingParams(temperature=t, top_k=k, top_p=p, max_new_tokens=20), 2, n,
                           eos_ids=(5, 9), drawn_logprobs=True, stop=stop)
         for n, t, k, p, stop in [
-            (5, 1.0, 0, 1.0, ()), (40, 1.0, 0, 1.0, ()), (9, 0.7, 0, 0.9, ()), (130, 0.7, 8, 0.9, ()), (7, 0.0, 0, 1.0, ()),
-            (8, 1.0, 0, 1.0, ("never",)),
+            (5, 1.0, 0, 1.0, ()), (40, 1.0, 0, 1.0, ()), (9, 0.7, 0, 0.9, ()), (130, 0.7, 8, 0.9, ()),
+            (7, 0.0, 0, 1.0, ()), (8, 1.0, 0, 1.0, ("never",)),
         ]
     ]  # fmt: skip
     alone = paged(model, tokenizer, max_running=8, token_budget=48).run(requests)

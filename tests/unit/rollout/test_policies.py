@@ -1,4 +1,6 @@
-"""Local policies on one small model: the trainer's and the engine's make the same episodes, and say which weights sampled what."""
+"""Local policies on one small model: the trainer's and the engine's make the same episodes, and say
+which weights sampled what.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +135,9 @@ def sampled(episode: Episode) -> torch.Tensor:
 def test_the_trainers_policy_makes_the_episodes_of_the_generator_before_it(
     model: Transformer, chat: ChatFormat, max_rows: int
 ) -> None:
-    """Golden values of the batched generator that this policy was until it ran through the engine, tools' tokens fed in place."""
+    """Golden values of the batched generator that this policy was until it ran through the engine,
+    tools' tokens fed in place.
+    """
     golden = json.loads(GOLDEN.read_text())["turns"]
     episodes = by_key(TrainerPolicy(model, chat, max_rows=max_rows), jobs())
     assert {e.stop_reason for e in episodes.values()} == {StopReason.END, StopReason.LENGTH}

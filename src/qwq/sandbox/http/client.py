@@ -1,12 +1,14 @@
-"""`RemoteSandbox`: a sandbox on a server, with the same methods as the local one. Threads may share it.
+"""`RemoteSandbox`: a sandbox on a server, with the same methods as the local one. Threads may share
+it.
 
     with RemoteSandbox("http://127.0.0.1:8080") as box:
         verify("def f(x): return x + 1", tests, sandbox=box)         # graded here; expected values stay here
         for index, verdict in box.verify_many(lines): ...            # graded on the server, as they finish
         with box.session() as session: session.run("x = 1")          # Python that keeps state, on the server
 
-A connection that breaks, a server that restarts and a full queue are waited out: what has not been answered is sent again
-under the id it had, so that a server that has it already runs it no second time, and each item is answered once.
+A connection that breaks, a server that restarts and a full queue are waited out: what has not been
+answered is sent again under the id it had, so that a server that has it already runs it no second
+time, and each item is answered once.
 """
 
 from __future__ import annotations
@@ -44,7 +46,10 @@ class _TryLater(Exception):
 
 
 class RemoteSandbox(Runner):
-    """Runs programs on the server at `url`. Raises InfraError where nothing could be had from it for `patience_s`."""
+    """Runs programs on the server at `url`.
+
+    Raises InfraError where nothing could be had from it for `patience_s`.
+    """
 
     def __init__(self, url: str, *, api_key: str | None = None, patience_s: float = PATIENCE_S):
         if not url.startswith(("http://", "https://")):
@@ -80,12 +85,16 @@ class RemoteSandbox(Runner):
         return dict(answer.json())
 
     def session(self, limits: SessionLimits | None = None, *, replay: bool = True) -> RemoteSession:
-        """Python that keeps state, on the server. Raises UsageError where the server refuses it: too many are open, or it
-        allows less than `limits`."""
+        """Python that keeps state, on the server. Raises UsageError where the server refuses it:
+        too many are open, or it allows less than `limits`.
+        """
         return RemoteSession(self, {**asdict(limits or SessionLimits()), "replay": replay})
 
     def json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The answer to one request, not sent again where the connection breaks. Raises InfraError and UsageError."""
+        """The answer to one request, not sent again where the connection breaks.
+
+        Raises InfraError and UsageError.
+        """
         content = None if body is None else json.dumps(body)
         try:
             answer = self._client.request(method, f"{self.url}{path}", content=content)
@@ -116,9 +125,11 @@ class RemoteSandbox(Runner):
         return execution_from_dict(result["execution"])
 
     def verify_many(self, lines: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(index, verdict as a dict) of lines with `code` and `tests`, graded on the server, in order of finishing.
+        """(index, verdict as a dict) of lines with `code` and `tests`, graded on the server, in
+        order of finishing.
 
-        A line whose tests are malformed gives {"error": {"kind": "usage", "message"}} in place of a verdict.
+        A line whose tests are malformed gives {"error": {"kind": "usage", "message"}} in place of a
+        verdict.
         """
         for index, result in self.batch([{"kind": "verify", **line} for line in lines]):
             yield index, result.get("verdict", result)
@@ -185,8 +196,9 @@ def _message(answer: httpx2.Response) -> str:
 
 
 class RemoteSession(Cells):
-    """A session on a server, made by `RemoteSandbox.session`. Where the connection breaks, the cell that runs is interrupted and
-    the call raises InfraError: whether a cell has run is not guessed."""
+    """A session on a server, made by `RemoteSandbox.session`. Where the connection breaks, the cell
+    that runs is interrupted and the call raises InfraError: whether a cell has run is not guessed.
+    """
 
     def __init__(self, box: RemoteSandbox, request: Mapping[str, Any]):
         self._box = box

@@ -6,10 +6,11 @@
     GET  /health     level of the jail and why, slots, queue, languages, packages
     GET  /metrics    Prometheus text
 
-A full queue answers 429 with Retry-After. A client that goes away takes its runs with it. With a key, every path but
-/health needs it (`Authorization: Bearer KEY`, `X-API-Key`, or `/key/KEY` before the path), but for clients of the allowed
-networks; without one the server listens on loopback only, or serves these networks only, and refuses what a web page could
-make a browser send: other content types than JSON, and on loopback host names that are not loopback.
+A full queue answers 429 with Retry-After. A client that goes away takes its runs with it. With a
+key, every path but /health needs it (`Authorization: Bearer KEY`, `X-API-Key`, or `/key/KEY` before
+the path), but for clients of the allowed networks; without one the server listens on loopback only,
+or serves these networks only, and refuses what a web page could make a browser send: other content
+types than JSON, and on loopback host names that are not loopback.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ SHUTDOWN_S = 5
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address to listen on, or a Host header names this machine."""
+    """Whether only this machine can reach an address to listen on, or a Host header names this
+    machine.
+    """
     name = host.strip("[]")
     if name == "localhost":
         return True
@@ -76,8 +79,9 @@ def networks(names: Sequence[str]) -> list[Network]:
 
 
 class Guard:
-    """Lets a request through with the key, from an allowed network, or, where there is neither, in the form that no web page
-    can send."""
+    """Lets a request through with the key, from an allowed network, or, where there is neither, in
+    the form that no web page can send.
+    """
 
     def __init__(self, app: ASGIApp, api_key: str | None, allowed: Sequence[Network]):
         self.app = app
@@ -121,7 +125,9 @@ def _is_local(client: tuple[str, int] | None) -> bool:
 
 
 def _key_of_path(path: str) -> tuple[str, bytes | None]:
-    """(path, None), or what follows `/key/KEY` and the key: for clients that can be given a URL and nothing else."""
+    """(path, None), or what follows `/key/KEY` and the key: for clients that can be given a URL and
+    nothing else.
+    """
     if not path.startswith("/key/"):
         return path, None
     key, _, rest = path.removeprefix("/key/").partition("/")
@@ -139,7 +145,9 @@ def _host_of(headers: Mapping[bytes, bytes]) -> str:
 
 
 class BatchStream(Response):
-    """Runs a batch and sends each result when it is there; ends all that is left of it when the client goes away."""
+    """Runs a batch and sends each result when it is there; ends all that is left of it when the
+    client goes away.
+    """
 
     def __init__(self, service: Service, batch: Batch):
         super().__init__(media_type="application/x-ndjson")
@@ -363,7 +371,9 @@ def create_app(service: Service, api_key: str | None = None, allowed: Sequence[N
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """End cleanly, with status 0, on SIGINT and SIGTERM: uvicorn's own raises the signal again afterwards."""
+        """End cleanly, with status 0, on SIGINT and SIGTERM: uvicorn's own raises the signal again
+        afterwards.
+        """
         before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -373,11 +383,15 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int, protected: bool) -> socket.socket:
-    """The bound socket. Raises UsageError for an address that others can reach without a key, or that is taken."""
+    """The bound socket.
+
+    Raises UsageError for an address that others can reach without a key, or that is taken.
+    """
     if not protected and not is_loopback(host):
         raise UsageError(f"{host} can be reached by other machines: give --api-key or --allow, or listen on 127.0.0.1")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named, since asyncio switches Nagle's delay off (40 ms a small answer) only where it is.
+    # The protocol is named, since asyncio switches Nagle's delay off (40 ms a small answer) only
+    # where it is.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -399,7 +413,9 @@ def serve(
     unsafe: bool,
     allow: Sequence[str] = (),
 ) -> None:
-    """Serve until SIGINT or SIGTERM. Raises UsageError where no safe jail is possible, before anything listens."""
+    """Serve until SIGINT or SIGTERM. Raises UsageError where no safe jail is possible, before
+    anything listens.
+    """
     allowed = networks(allow)
     bound = listen(host, port, bool(api_key or allowed))
     with bound, Sandbox(slots, unsafe=unsafe, max_sessions=limits.sessions) as sandbox:

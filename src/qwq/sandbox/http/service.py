@@ -1,8 +1,8 @@
 """What stands between the HTTP server and the pool: a bounded queue, one job per item, metrics.
 
-Everything here runs in the server's one event loop, but for `_perform`, which runs in as many threads as there are
-slots. A job that several callers wait for (the same id and the same content, as after a lost connection) runs once,
-and is killed when the last of them has gone.
+Everything here runs in the server's one event loop, but for `_perform`, which runs in as many
+threads as there are slots. A job that several callers wait for (the same id and the same content,
+as after a lost connection) runs once, and is killed when the last of them has gone.
 """
 
 from __future__ import annotations
@@ -92,7 +92,10 @@ class Metrics:
 
 
 class Service:
-    """Runs items on a sandbox. `grade` judges items of kind "verify"; it is handed in, for it lies above this package."""
+    """Runs items on a sandbox.
+
+    `grade` judges items of kind "verify"; it is handed in, for it lies above this package.
+    """
 
     def __init__(self, sandbox: Sandbox, grade: Grade, limits: ServerLimits):
         self.sandbox = sandbox
@@ -114,7 +117,10 @@ class Service:
         return self._held
 
     def admit(self, count: int) -> None:
-        """Take `count` items in, or raise Full: nothing waits beyond the queue. `discharge` lets each go again."""
+        """Take `count` items in, or raise Full: nothing waits beyond the queue.
+
+        `discharge` lets each go again.
+        """
         if self._held + count > self.limits.queue:
             self.metrics.rejected.inc(count)
             wait_s = math.ceil(self._held * self._mean_s / self.sandbox.slots)
@@ -123,7 +129,9 @@ class Service:
         self.metrics.held.set(self._held)
 
     async def admit_held(self, limit_s: float) -> None:
-        """Take one item in as soon as there is room; raise Full where there is none for `limit_s`, or too many wait."""
+        """Take one item in as soon as there is room; raise Full where there is none for `limit_s`,
+        or too many wait.
+        """
         deadline = time.monotonic() + limit_s
         while True:
             try:
@@ -167,7 +175,10 @@ class Service:
                 raise UsageError(f"{name} is {value:g}, this server allows up to {most:g}")
 
     def submit(self, item: ExecuteItem | VerifyItem) -> Job:
-        """Start or join a job. The caller awaits `job.future` and calls `release` when it no longer wants it."""
+        """Start or join a job.
+
+        The caller awaits `job.future` and calls `release` when it no longer wants it.
+        """
         key = hashlib.sha256(item.model_dump_json().encode(errors="surrogatepass")).digest()
         job = self._jobs.get(key) if item.id else None
         if job is None:
@@ -207,7 +218,9 @@ class Service:
         return result
 
     def _keep(self, key: bytes, result: dict[str, Any]) -> None:
-        """Remember a result, so that a caller whose connection broke gets it without another run."""
+        """Remember a result, so that a caller whose connection broke gets it without another
+        run.
+        """
         execution = result.get("execution") or {}
         size = 500 + sum(len(execution.get(part, "")) for part in ("stdout", "stderr", "records"))
         if size > _KEPT_BYTES // 64:

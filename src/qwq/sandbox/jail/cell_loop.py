@@ -1,15 +1,19 @@
-"""The loop of a session inside its jail: cells one after another in one namespace. The parent's side is `sandbox/session.py`.
+"""The loop of a session inside its jail: cells one after another in one namespace. The parent's
+side is `sandbox/session.py`.
 
-A cell comes as a packet on a socket with four descriptors: a sealed file that holds {"number", "code", "files",
-"fetch"}, and the write ends of the cell's own stdout, stderr and result pipe. A second packet holds a number that is drawn at
-random for this cell; it waits in the socket until the cell has ended, and the cell's record carries it back. So what a cell
-writes to its result pipe closes nothing, and what it leaves running (processes are ended, threads are not) cannot write into
+A cell comes as a packet on a socket with four descriptors: a sealed file that holds {"number",
+"code", "files", "fetch"}, and the write ends of the cell's own stdout, stderr and result pipe. A
+second packet holds a number that is drawn at random for this cell; it waits in the socket until the
+cell has ended, and the cell's record carries it back. So what a cell writes to its result pipe
+closes nothing, and what it leaves running (processes are ended, threads are not) cannot write into
 the pipes of a later cell that it does not share.
 
-All of this runs in the process of the cells, as state demands: code that takes the interpreter itself over (frames, ctypes)
-is the session from then on, and its later results are its own word. What a cell has given before is out of its reach.
+All of this runs in the process of the cells, as state demands: code that takes the interpreter
+itself over (frames, ctypes) is the session from then on, and its later results are its own word.
+What a cell has given before is out of its reach.
 
-Behind each cell the builtins, signal handlers, timers, hooks and trace functions are put back; its streams are its own.
+Behind each cell the builtins, signal handlers, timers, hooks and trace functions are put back; its
+streams are its own.
 """
 
 # ruff: noqa: BLE001 (whatever a cell raises is a result)
@@ -45,13 +49,15 @@ _update, _builtins = dict.update, vars(builtins)
 _encode = json.JSONEncoder(check_circular=False).encode
 _decode = json.loads
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
-_DEFAULT = (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP,
+_DEFAULT = (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM,
+signal.SIGHUP,
             signal.SIGCHLD, signal.SIGQUIT)  # fmt: skip
 
 
 def serve(notebook: Notebook, *, end_left: bool) -> int:
-    """Run cells until the parent closes the socket, which comes as descriptor 0. `end_left`: the processes of this PID
-    namespace are the session's, and what a cell leaves of them is ended."""
+    """Run cells until the parent closes the socket, which comes as descriptor 0. `end_left`: the
+    processes of this PID namespace are the session's, and what a cell leaves of them is ended.
+    """
     _dup2(0, _CONTROL_FD, inheritable=False)
     null = os.open("/dev/null", os.O_RDWR)
     if null != _NULL_FD:
@@ -151,8 +157,9 @@ def _restore(own_builtins: dict[str, Any]) -> None:
 
 
 def _end_left_processes() -> None:
-    """Kill all of this PID namespace but its first process and this one. A thread that starts more and more of them wins, and
-    is bounded by the limit on processes."""
+    """Kill all of this PID namespace but its first process and this one. A thread that starts more
+    and more of them wins, and is bounded by the limit on processes.
+    """
     for _ in range(_KILL_ROUNDS):
         others = True
         try:

@@ -1,7 +1,8 @@
-"""What one run does inside its jail: load a program, evaluate what is asked, write the values to one descriptor.
+"""What one run does inside its jail: load a program, evaluate what is asked, write the values to
+one descriptor.
 
-Runs beside the untrusted program in one process, so nothing here is trusted by the parent: a record on the
-channel says only "this is what the program returned". Expected values are never sent here.
+Runs beside the untrusted program in one process, so nothing here is trusted by the parent: a record
+on the channel says only "this is what the program returned". Expected values are never sent here.
 
 Records, one JSON line each:  {"i": index, "v": nodes}   {"i": index, "t": truth}   {"i": index, "e": [type, message]}
 """
@@ -59,7 +60,9 @@ def describe(error: BaseException) -> list[str]:
 
 
 def _as_file(source: str) -> str:
-    """The program without a byte order mark, kept where `inspect.getsource`, tracebacks and `open(__file__)` look."""
+    """The program without a byte order mark, kept where `inspect.getsource`, tracebacks and
+    `open(__file__)` look.
+    """
     source = source.removeprefix("\ufeff")
     linecache.cache[program_file] = (len(source), None, source.splitlines(True), program_file)
     if os.path.isabs(program_file):
@@ -69,7 +72,9 @@ def _as_file(source: str) -> str:
 
 
 def _compile(source: str, name: str, mode: str = "exec", flags: int = 0) -> types.CodeType:
-    """Compile as a file of its own: this module's `from __future__` imports must not reach the program."""
+    """Compile as a file of its own: this module's `from __future__` imports must not reach the
+    program.
+    """
     return compile(source, name, mode, flags, dont_inherit=True)
 
 
@@ -96,7 +101,10 @@ def _module(name: str) -> types.ModuleType:
 
 
 def _flush() -> int:
-    """0, or 1 where buffered output could not be written. Closed and absent streams are passed over, as in CPython."""
+    """0, or 1 where buffered output could not be written.
+
+    Closed and absent streams are passed over, as in CPython.
+    """
     code = 0
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -108,7 +116,9 @@ def _flush() -> int:
 
 
 def _finalize(space: dict[str, Any]) -> None:
-    """Let go of the program's objects as the interpreter does at its end, so that `__del__` runs and files are written."""
+    """Let go of the program's objects as the interpreter does at its end, so that `__del__` runs
+    and files are written.
+    """
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
     for private in (True, False):
         for name in list(space):
@@ -127,7 +137,9 @@ def _exit_code(error: SystemExit) -> int:
 
 
 def _wait(pid: int) -> int:
-    """The wait status of `pid`; orphans, which come to us as the first process, are reaped on the way."""
+    """The wait status of `pid`; orphans, which come to us as the first process, are reaped on the
+    way.
+    """
     while True:
         ended, status = os.wait()
         if ended == pid:
@@ -135,7 +147,9 @@ def _wait(pid: int) -> int:
 
 
 def _run_command(request: dict[str, Any]) -> int:
-    """Start a program as a process of its own, which does not hold the result channel, and wait for it."""
+    """Start a program as a process of its own, which does not hold the result channel, and wait for
+    it.
+    """
     here = os.getcwd()
     try:
         write_files(request["files"], here)
@@ -150,7 +164,9 @@ def _run_command(request: dict[str, Any]) -> int:
 
 
 def _run_script(request: dict[str, Any]) -> int:
-    """A Python program, with files put beside it before and read back afterwards where that is asked for."""
+    """A Python program, with files put beside it before and read back afterwards where that is
+    asked for.
+    """
     if not request.get("files") and not request.get("fetch"):
         return _script(request)
     here = os.getcwd()
@@ -209,9 +225,11 @@ def _print_error(error: BaseException) -> None:
 
 
 def _entry_point(space: dict[str, Any], name: str) -> Any:
-    """The method of a class `Solution` (LeetCode's form) where it has one of that name, else the function.
+    """The method of a class `Solution` (LeetCode's form) where it has one of that name, else the
+    function.
 
-    The method comes first: the prelude and a program's own star imports bring names such as `merge` and `search` in.
+    The method comes first: the prelude and a program's own star imports bring names such as `merge`
+    and `search` in.
     """
     solution = space.get("Solution")
     if isinstance(solution, type) and hasattr(solution, name):
@@ -288,7 +306,9 @@ def _run_functions(request: dict[str, Any]) -> int:
 
 
 def _run_cells(request: dict[str, Any]) -> int:
-    """Cells of a notebook in one run; each is a record, the files that are asked for are the last."""
+    """Cells of a notebook in one run; each is a record, the files that are asked for are the
+    last.
+    """
     book = notebook.Notebook(_module("__main__").__dict__)
     here = os.getcwd()
     try:

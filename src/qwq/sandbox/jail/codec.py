@@ -1,7 +1,8 @@
 """Values across the jail wall: a flat, tagged JSON that keeps exact Python types.
 
-One value is one JSON array of nodes in prefix order, so a list nested 100,000 deep is a long array and never
-a deep one. Plain nodes: null, true, false, a number, a string. Tagged nodes, a small array each:
+One value is one JSON array of nodes in prefix order, so a list nested 100,000 deep is a long array
+and never a deep one. Plain nodes: null, true, false, a number, a string. Tagged nodes, a small
+array each:
 
     ["l", n] list   ["t", n] tuple   ["s", n] set   ["z", n] frozenset   followed by n values
     ["q", n] deque   ["d", n] dict, ["O", n] OrderedDict, followed by n keys and values in turn
@@ -13,9 +14,10 @@ a deep one. Plain nodes: null, true, false, a number, a string. Tagged nodes, a 
     ["U", hex] UUID   ["a", type code, base64] array.array   ["n", dtype, shape, base64] array of numpy
     ["o", type name] an object without a plain form
 
-`encode` runs beside untrusted code. It reads the exact `type()` and calls unbound methods of the builtin base
-class, so a subclass with its own `__eq__`, `__iter__` or `__int__` is sent as the plain value it is made of.
-`decode` trusts nothing: it bounds nodes, depth and hash collisions and raises `CodecError` for anything else.
+`encode` runs beside untrusted code. It reads the exact `type()` and calls unbound methods of the
+builtin base class, so a subclass with its own `__eq__`, `__iter__` or `__int__` is sent as the
+plain value it is made of. `decode` trusts nothing: it bounds nodes, depth and hash collisions and
+raises `CodecError` for anything else.
 """
 
 from __future__ import annotations
@@ -111,7 +113,8 @@ _scalars: dict[type, Callable[[Any], object]] = {
     complex: lambda v: ["c", float.hex(complex.real.__get__(v)), float.hex(complex.imag.__get__(v))],
     range: lambda v: ["r", v.start, v.stop, v.step],
 }
-# Classes of the standard library are sent by exact type only: their methods are Python code or call it.
+# Classes of the standard library are sent by exact type only: their methods are Python code or call
+# it.
 _exact: dict[type, Callable[[Any], object]] = {
     Decimal: lambda v: ["D", str(v)],
     Fraction: lambda v: ["F", format(v.numerator, "x"), format(v.denominator, "x")],
@@ -215,7 +218,8 @@ def _build(tag: str, items: list[object]) -> object:
     except TypeError as error:
         raise CodecError("an unhashable member of a set or dict") from error
     if len(built) != len(members):
-        # Keys whose own __eq__ calls them different: taking the last would let a program give one key several values.
+        # Keys whose own __eq__ calls them different: taking the last would let a program give one
+        # key several values.
         raise CodecError("a set or dict with equal members")
     return built
 
@@ -301,7 +305,10 @@ def _decode_scalar(node: object) -> object:
 
 
 def decode(nodes: object) -> Any:
-    """The value that `nodes` describe. Raises CodecError for anything that `encode` would not write."""
+    """The value that `nodes` describe.
+
+    Raises CodecError for anything that `encode` would not write.
+    """
     if type(nodes) is not list or not nodes or len(nodes) > MAX_NODES:
         raise CodecError("not an array of nodes, or too long")
     open_: list[tuple[str, int, list[object]]] = []
@@ -332,7 +339,9 @@ def decode(nodes: object) -> Any:
 
 
 def to_bytes(text: str) -> bytes:
-    """UTF-8; bytes that were not UTF-8 come back as they were, and other halves of surrogate pairs as three bytes each."""
+    """UTF-8; bytes that were not UTF-8 come back as they were, and other halves of surrogate pairs
+    as three bytes each.
+    """
     try:
         return text.encode("utf-8", errors="surrogateescape")
     except UnicodeEncodeError:
@@ -349,7 +358,9 @@ def _refuse(name: str) -> object:
 
 
 def loads(line: bytes | str) -> Any:
-    """JSON, strictly: no NaN literals, no nesting beyond the format's, one CodecError for every fault."""
+    """JSON, strictly: no NaN literals, no nesting beyond the format's, one CodecError for every
+    fault.
+    """
     try:
         return json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:

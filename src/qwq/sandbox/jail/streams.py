@@ -23,7 +23,9 @@ codecs.register_error("asgiven", as_given)
 
 
 def use_standard_streams() -> None:
-    """Fresh stream objects: the ones that are there were opened on other files, or replaced by a program."""
+    """Fresh stream objects: the ones that are there were opened on other files, or replaced by a
+    program.
+    """
     streams = {
         "stdin": open(0, encoding="utf-8", errors="asgiven", closefd=False),
         "stdout": open(1, "w", encoding="utf-8", errors="asgiven", closefd=False),

@@ -2,20 +2,23 @@
 
     python -s -P -S -B zygote.py CONTROL_FD
 
-With {"template": true} in its configuration this program is a template instead: it imports, and then forks a stage 0 for each
-control socket that it is sent, so that many slots share the memory of large packages.
+With {"template": true} in its configuration this program is a template instead: it imports, and
+then forks a stage 0 for each control socket that it is sent, so that many slots share the memory of
+large packages.
 
-stage 0 (this program) reads its configuration from the control socket, imports what programs usually import, enters
-the namespaces and forks; the fork, first process of the slot's PID namespace, is the zygote. Killing it kills all
-that it started. The zygote never reads a program, its input or its output: these travel through descriptors that go
-straight to the child, so one run leaves nothing in memory for the next to find.
+stage 0 (this program) reads its configuration from the control socket, imports what programs
+usually import, enters the namespaces and forks; the fork, first process of the slot's PID
+namespace, is the zygote. Killing it kills all that it started. The zygote never reads a program,
+its input or its output: these travel through descriptors that go straight to the child, so one run
+leaves nothing in memory for the next to find.
 
-Each run has a PID namespace of its own. Its first process is not the program but one of ours that only waits, because
-the kernel ignores signals that the first process sends itself: `os.kill(os.getpid(), 9)` would not end a program there.
+Each run has a PID namespace of its own. Its first process is not the program but one of ours that
+only waits, because the kernel ignores signals that the first process sends itself:
+`os.kill(os.getpid(), 9)` would not end a program there.
 
-Control packets. Parent: the configuration, then {limits} with five descriptors (payload, stdin, stdout, stderr,
-result), b"I" to interrupt the run, or b"K" to kill it. Zygote: {"ready"} or {"error"}, then a packed (status, CPU
-seconds, peak KiB) per run.
+Control packets. Parent: the configuration, then {limits} with five descriptors (payload, stdin,
+stdout, stderr, result), b"I" to interrupt the run, or b"K" to kill it. Zygote: {"ready"} or
+{"error"}, then a packed (status, CPU seconds, peak KiB) per run.
 """
 
 from __future__ import annotations
@@ -53,7 +56,9 @@ THREAD_STACK = 8 << 20
 
 
 class _OnlyShown:
-    """Hides, while this process is still outside the jail, those of the host's packages that the jail will not show."""
+    """Hides, while this process is still outside the jail, those of the host's packages that the
+    jail will not show.
+    """
 
     def __init__(self, folders: list[str], shown: list[str]):
         self.folders = folders
@@ -69,7 +74,10 @@ class _OnlyShown:
 
 
 def preimport(names: list[str], folders: list[str], shown: list[str]) -> list[str]:
-    """Import what programs usually import; absent modules are left out. Returns what was imported."""
+    """Import what programs usually import; absent modules are left out.
+
+    Returns what was imported.
+    """
     found = []
     hider = _OnlyShown(folders, shown)
     sys.meta_path.insert(0, hider)
@@ -88,7 +96,10 @@ def _limit(kind: int, value: int) -> None:
 
 
 def _stack(value: int) -> None:
-    """The hard limit stays: programs often begin by raising the soft one. What a stack takes counts as memory."""
+    """The hard limit stays: programs often begin by raising the soft one.
+
+    What a stack takes counts as memory.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_STACK)
     resource.setrlimit(resource.RLIMIT_STACK, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
@@ -96,7 +107,8 @@ def _stack(value: int) -> None:
 def set_limits(limits: dict[str, int], base_bytes: int, count_processes: bool) -> None:
     """rlimits of one run. The address space is counted on top of what the zygote already maps.
 
-    Processes are counted per user and user namespace, so the count means something only in a namespace of our own.
+    Processes are counted per user and user namespace, so the count means something only in a
+    namespace of our own.
     """
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, limits["files"])
@@ -111,7 +123,8 @@ def set_limits(limits: dict[str, int], base_bytes: int, count_processes: bool) -
         _stack(8 << 20)
         _limit(resource.RLIMIT_DATA, base_bytes + limits["memory_bytes"] + limits["runtime_bytes"])
         return
-    # Threads of a started program reserve as much as its stack may grow, so it gets less than Python's own main thread.
+    # Threads of a started program reserve as much as its stack may grow, so it gets less than
+    # Python's own main thread.
     _stack(limits["stack_bytes"] // 4 if limits["supervises"] else limits["stack_bytes"])
     _limit(resource.RLIMIT_AS, base_bytes + limits["memory_bytes"] + limits["reserved_bytes"])
 
@@ -122,7 +135,9 @@ def mapped_bytes() -> int:
 
 
 def clear_folder(folder: str) -> None:
-    """Empty a folder however deep, closed or odd its content: what lies deeper is first moved up, so nothing recurses."""
+    """Empty a folder however deep, closed or odd its content: what lies deeper is first moved up,
+    so nothing recurses.
+    """
     moved = 0
     while entries := list(os.scandir(folder)):
         for entry in entries:
@@ -186,7 +201,10 @@ class Zygote:
         return data, list(fds)
 
     def _start(self) -> int:
-        """Fork the process of a run; 0 in the child. At the strongest level the run's PID namespace is there first."""
+        """Fork the process of a run; 0 in the child.
+
+        At the strongest level the run's PID namespace is there first.
+        """
         if self.level != "namespaces":
             return os.fork()
         self.init = kernel.start_idle_init()
@@ -239,7 +257,9 @@ class Zygote:
         os.kill(pid, signal.SIGKILL)
 
     def _sweep(self) -> None:
-        """Without a PID namespace: kill what the run left (it was handed to us as subreaper) and its files."""
+        """Without a PID namespace: kill what the run left (it was handed to us as subreaper) and
+        its files.
+        """
         own = f"/proc/self/task/{os.getpid()}/children"
         while True:
             with open(own) as f:
@@ -253,7 +273,10 @@ class Zygote:
         clear_folder(self.scratch)
 
     def _child(self, limits: dict[str, int], descriptors: list[int]) -> None:
-        """Set up the inner jail and run; never returns. What fails before the program starts is our fault."""
+        """Set up the inner jail and run; never returns.
+
+        What fails before the program starts is our fault.
+        """
         code = SETUP_FAILED
         try:
             payload_fd, *streams = descriptors
@@ -294,7 +317,8 @@ class Zygote:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         set_limits(limits, self.base_bytes, count_processes=self.level == "namespaces")
         if limits["supervises"]:
-            # Its descriptors must not be reached through /proc; the program that it starts is not bound by this.
+            # Its descriptors must not be reached through /proc; the program that it starts is not
+            # bound by this.
             kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
         kernel.drop_capabilities()
         if self.filter:
@@ -310,7 +334,9 @@ def _become_zygote(config: dict[str, Any]) -> None:
 
 
 def _with_room_for_the_stack() -> None:
-    """Start this program again where the kernel has left too little room below the stack, which it does at exec."""
+    """Start this program again where the kernel has left too little room below the stack, which it
+    does at exec.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     if sys.argv[2:] == ["again"] or soft == resource.RLIM_INFINITY or soft >= STACK_ROOM:
         return
