@@ -8,6 +8,7 @@ import pytest
 from qwq.config import Source
 from qwq.errors import ConfigError
 from qwq.pipeline.stages.sft import SftStage
+from qwq.tasks import get
 from qwq.tasks.procedural import arithmetic
 from qwq.tasks.sources import load_source
 from qwq.verify import math
@@ -52,3 +53,9 @@ def test_as_a_source():
         SftStage.model_validate({"kind": "sft", "source": {"kind": "gsm8k", "path": "x"}})
     with pytest.raises(ConfigError, match="levels are 1 to 6"):
         arithmetic.problems(9, "train")
+
+
+def test_all_levels_together_hold_each_sum_once():
+    every = get("arithmetic").problems("test")
+    assert len({p.id for p in every}) == len(every) and {p.level for p in every} == set(arithmetic.LEVELS)
+    assert len(get("arithmetic").problems("test", 4)) == 4  # a sum that several levels have counted for each

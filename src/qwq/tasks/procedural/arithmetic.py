@@ -9,6 +9,7 @@ their order is fixed.
 
 from __future__ import annotations
 
+import functools
 import random
 
 from qwq.data.examples import FileUse
@@ -36,12 +37,17 @@ class Arithmetic(Task):
         self, split: str, num: int | None = None, *, data: DataFiles | None = None, use: FileUse | None = None
     ) -> list[Problem]:
         levels = [int(self.part)] if self.part else LEVELS
-        return self.first([p for level in levels for p in problems(level, split)], num)
+        # Levels overlap: a sum of small numbers is one problem, of the first level that has it.
+        unique: dict[str, Problem] = {}
+        for problem in (p for level in levels for p in problems(level, split)):
+            unique.setdefault(problem.id, problem)
+        return self.first(list(unique.values()), num)
 
     def demonstrate(self, problem: Problem, rng: random.Random, *, noisy: bool = False) -> tuple[Message, ...]:
         return (demonstrate(problem),)
 
 
+@functools.lru_cache(maxsize=64)
 def problems(level: int, split: str, limit: int | None = None) -> list[Problem]:
     """The problems of a level that belong to `split`, in their fixed order.
 
