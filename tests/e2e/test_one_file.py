@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from qwq.report.plots import COLOURS
 
 QWQ = str(Path(sys.executable).with_name("qwq"))
 TASK = '''
@@ -68,6 +71,7 @@ def brief(prompts, completions, completion_ids, **columns):
 """
 STAGE = '''
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -256,6 +260,8 @@ def test_the_contract_watches_the_task(results):
 def test_the_report_shows_it(run):
     page = (run / "report.html").read_text()
     assert page.count(">parity<") >= 3  # scores, rewards, contract
+    shades = set(re.findall(r'--c:(#[0-9a-f]{6})"></i>parity<', page))
+    assert len(shades) == 1 and shades.isdisjoint(COLOURS.values())  # one colour all over the page
 
 
 def test_qwq_eval_takes_the_same_file_with_the_tasks_protocol(run, folder):

@@ -20,6 +20,7 @@ from little import make_model
 
 import qwq
 from qwq.api import EngineKeywords, PieceKind, SamplingKeywords
+from qwq.cli import main
 from qwq.config import rl as config
 from qwq.engine.options import EngineOptions
 from qwq.engine.sampler import SamplingParams
@@ -69,7 +70,22 @@ def test_the_import_is_light():
 
 @pytest.mark.parametrize(
     "name",
-    ["load", "train", "evaluate", "verify", "Sandbox", "Recipe", "Task", "Environment", "reward", "tasks", "tool"],
+    [
+        "load",
+        "train",
+        "evaluate",
+        "verify",
+        "Sandbox",
+        "Recipe",
+        "Task",
+        "Environment",
+        "reward",
+        "tasks",
+        "tool",
+        "Stage",
+        "StagePlan",
+        "stage",
+    ],
 )
 def test_a_name_comes_without_torch(name):
     done = fresh(f"import sys, qwq; qwq.{name}; print('torch' in sys.modules)")
@@ -341,6 +357,61 @@ def test_a_decorated_loss_is_in_the_registry(monkeypatch):
     assert LOSSES.pop("mine") is mine and mine.summed == "tokens"
     with pytest.raises(ConfigError, match=r"loss mine raised AttributeError.*test_api.py, line \d+"):
         mine(LossInput(*[torch.zeros(2)] * 3, torch.zeros(2, dtype=torch.long)))
+
+
+def test_the_command_trains_by_the_same_function(tmp_path, monkeypatch):
+    """`qwq train` parses, calls `qwq.train` and prints."""
+    asked = {}
+
+    def train(recipe, **options):
+        asked.update(options, name=recipe.name)
+        return {"recipe": recipe.name, "stages": [], "finished": False}
+
+    monkeypatch.setattr("qwq.api.train", train)
+    assert main(["train", "tiny", "--runs", str(tmp_path), "--until", "sft", "--max-minutes=3", "--fresh"]) == 0
+    command = asked.pop("command")
+    assert command.startswith("qwq train tiny") and asked == {
+        "name": "tiny", "runs": tmp_path, "until": "sft", "fresh": True, "max_minutes": 3.0, "progress": True,
+    }  # fmt: skip
+
+
+def test_a_time_of_no_minutes_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="max-minutes is 0: give a number above 0"):
+        qwq.train("tiny", runs=tmp_path, max_minutes=0)
+
+
+def test_signals_are_given_back_after_a_training():
+    import signal
+    import threading
+
+    from qwq.train.checkpoint import StopFlag
+
+    before, stop = signal.getsignal(signal.SIGINT), StopFlag()
+    with stop.on_signals():
+        signal.raise_signal(signal.SIGINT)
+    assert stop.raised and signal.getsignal(signal.SIGINT) is before
+    entered = []
+
+    def elsewhere():
+        with StopFlag().on_signals():
+            entered.append(True)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert entered == [True]
+
+
+def test_a_file_of_several_objects_is_imported_once(tmp_path):
+    """A stage that checks for the file's own task class meets the class that the recipe made."""
+    from qwq.common.imports import import_object
+
+    file = tmp_path / "both.py"
+    file.write_text("class A: pass\ndef b(): return A\n")
+    first = import_object(f"{file}:A", "task")
+    assert import_object(f"{file}:b", "loss")() is first
+    file.write_text("class A: changed = True\n")
+    assert import_object(f"{file}:A", "task").changed
 
 
 def test_a_recipe_by_name_with_overrides():

@@ -29,7 +29,7 @@ def curves_section(run: RunData) -> str:
 
 
 def stage_curves(stage: StageData, run: RunData) -> str:
-    pictures = [_rewards(stage), _verdicts(stage), _validation(stage)]
+    pictures = [_rewards(stage, run), _verdicts(stage), _validation(stage)]
     pictures += [_picture(stage, panel) for panel in _panels(stage)]
     seconds = sum(row.get("seconds", 0.0) for row in stage.metrics)
     tokens = sum(row.get("tokens", 0) for row in stage.metrics)
@@ -72,7 +72,7 @@ def _picture(stage: StageData, panel: Panel) -> str:
     return _figure(panel.title, _ends(ys), "", drawn)
 
 
-def _rewards(stage: StageData) -> str:
+def _rewards(stage: StageData, run: RunData) -> str:
     """Mean reward, each domain apart."""
     by_domain: dict[str, tuple[list[float], list[float]]] = {}
     for row in stage.metrics:
@@ -85,7 +85,7 @@ def _rewards(stage: StageData) -> str:
     if not by_domain:
         return ""
     ordered = {d: by_domain[d] for d in [*DOMAINS, *(k for k in by_domain if k not in DOMAINS)] if d in by_domain}
-    colours = {d: plots.colour(d, list(ordered)) for d in ordered}
+    colours = {d: c for d, c in plots.colours(run).items() if d in ordered}
     items = "".join(f'<span><i style="--c:{c}"></i>{text(d)}</span>' for d, c in colours.items())
     drawn = plots.curve(
         f"{stage.name}-reward", "mean reward by domain", ordered, colours=colours, alarms=[s for s, _ in stage.alarms]

@@ -8,7 +8,7 @@ page has no scripts and loads nothing; its content policy forbids both.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -67,7 +67,7 @@ def cards(run: RunData) -> str:
     stages = run.evaluated_policies()
     if not stages:
         return ""
-    last, first = stages[-1], before_rl(run)
+    last, first, colours = stages[-1], before_rl(run), plots.colours(run)
     out = []
     for b in run.benchmarks:
         if b not in last.evals:
@@ -76,7 +76,7 @@ def cards(run: RunData) -> str:
         if first and first is not last and b in first.evals:
             note = f"{100 * first.evals[b]['score']:.1f} after {first.name}"
         out.append(
-            f'<div class="panel" style="--c:{plots.colour(b, run.benchmarks)}"><div class="soft small">{text(b)}</div>'
+            f'<div class="panel" style="--c:{colours[b]}"><div class="soft small">{text(b)}</div>'
             f'<div class="big">{100 * last.evals[b]["score"]:.1f}</div><div class="soft small">{text(note)}</div></div>'
         )
     return f'<div class="cards">{"".join(out)}</div>'
@@ -131,7 +131,7 @@ def score_section(run: RunData) -> str:
     sizes = ", ".join(f"{text(b)} {n:,}" for b, n in counts.items())
     chart = ""
     if len(run.evaluated_policies()) > 1:
-        chart = f'<div class="panel wide">{_legend(run.benchmarks)}{plots.scores(run)}</div>'
+        chart = f'<div class="panel wide">{_legend(run.benchmarks, plots.colours(run))}{plots.scores(run)}</div>'
     return (
         "<h2>Scores by stage</h2><p class='soft small'>Percent correct on the test split, sampled at temperature 1, "
         "with the 95% "
@@ -158,10 +158,8 @@ def _score_cell(stage: StageData, benchmark: str) -> str:
     return f"<td>{''.join(lines)}</td>"
 
 
-def _legend(names: Sequence[str], colours: Mapping[str, str] | None = None) -> str:
-    items = "".join(
-        f'<span><i style="--c:{colours[n] if colours else plots.colour(n, names)}"></i>{text(n)}</span>' for n in names
-    )
+def _legend(names: Iterable[str], colours: Mapping[str, str]) -> str:
+    items = "".join(f'<span><i style="--c:{colours[n]}"></i>{text(n)}</span>' for n in names)
     return f'<div class="legend">{items}</div>'
 
 
@@ -211,7 +209,7 @@ def _bold(escaped: str) -> str:
 
 def contract_section(run: RunData) -> str:
     """What the contract found at its checks of stage 2."""
-    out = []
+    out, colours = [], plots.colours(run)
     for stage in run.stages:
         if not stage.contract:
             continue
@@ -230,7 +228,8 @@ def contract_section(run: RunData) -> str:
                 f"{_times(len(entries), 'check')}.</p>{table}"
             )
             continue
-        drawn = plots.contract(entries, max_drop, domains)
+        shades = {d: colours[d] for d in domains}
+        drawn = plots.contract(entries, max_drop, shades)
         out.append(
             f"<p>In <b>{text(stage.name)}</b> the contract (at most {100 * max_drop:g} points lost on "
             f"{text(joined(domains))}, on validation "
@@ -238,7 +237,7 @@ def contract_section(run: RunData) -> str:
             f"{_times(len(entries), 'check')}.{end}</p>"
             '<figure class="panel wide"><figcaption>change against the start of the stage, points<span>dashed: the '
             "tolerated drop</span>"
-            f"</figcaption>{_legend(domains)}{drawn}</figure>{table}"
+            f"</figcaption>{_legend(shades, shades)}{drawn}</figure>{table}"
         )
     return "<h2>Stage contract</h2>" + "".join(out) if out else ""
 

@@ -20,7 +20,9 @@ from qwq.report.run_data import RunData, smooth
 
 # Okabe and Ito's palette: told apart also by readers who do not see all colours.
 COLOURS = {"math": "#0072b2", "code": "#d55e00", "instructions": "#009e73", "tools": "#cc79a7", "preference": "#a07d00"}
-OTHERS = ("#56b4e9", "#7f3c8d", "#444444", "#11a579", "#e73f74")
+OTHERS = (
+    "#56b4e9", "#7f3c8d", "#444444", "#11a579", "#e73f74", "#3969ac", "#b35806", "#80ba5a", "#8c564b", "#6a6a00", "#cf1c90", "#008695",
+)  # fmt: skip
 INK, GRID, ALARM = "#333333", "#e4e4e4", "#c62828"
 WIDTH_IN, HEIGHT_IN = 4.0, 2.3
 MAX_POINTS = 400
@@ -33,10 +35,10 @@ STYLE: Any = {
 }
 
 
-def colour(name: str, names: Sequence[str]) -> str:
-    """A benchmark's or domain's colour, the same all over the page."""
-    unknown = [n for n in names if n not in COLOURS]
-    return COLOURS.get(name) or OTHERS[unknown.index(name) % len(OTHERS)]
+def colours(run: RunData) -> dict[str, str]:
+    """The colour of every benchmark and domain of a run, the same all over the page."""
+    unknown = [name for name in run.names if name not in COLOURS]
+    return COLOURS | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(unknown)}
 
 
 def figure(salt: str, height: float = HEIGHT_IN, width: float = WIDTH_IN) -> tuple[Figure, Axes]:
@@ -114,7 +116,7 @@ def scores(run: RunData) -> str:
     """Sampled score of every benchmark after each stage that changed the policy, with 95%
     intervals.
     """
-    stages = run.evaluated_policies()
+    stages, shades = run.evaluated_policies(), colours(run)
     fig, ax = figure("scores", height=3.0, width=7.5)
     for i, b in enumerate(run.benchmarks):
         points = [(x, s.evals[b]) for x, s in enumerate(stages) if b in s.evals]
@@ -122,7 +124,7 @@ def scores(run: RunData) -> str:
         x, y = [x + shift for x, _ in points], [100 * e["score"] for _, e in points]
         low = [max(0.0, v - 100 * e["ci95"][0]) for v, (_, e) in zip(y, points, strict=True)]
         high = [max(0.0, 100 * e["ci95"][1] - v) for v, (_, e) in zip(y, points, strict=True)]
-        c = colour(b, run.benchmarks)
+        c = shades[b]
         ax.errorbar(x, y, yerr=[low, high], color=c, marker="o", markersize=5, linewidth=1.8, elinewidth=1.2, capsize=2)
     ax.set_xticks(range(len(stages)), [s.name for s in stages])
     ax.set_xlim(-0.3, len(stages) - 0.7)
@@ -170,20 +172,18 @@ def overthinking(benchmark: str, curves: Mapping[str, Sequence[Mapping[str, Any]
     return svg(fig, f"{benchmark}: accuracy against thinking tokens")
 
 
-def contract(entries: Sequence[Mapping], max_drop: float, domains: Sequence[str]) -> str:
+def contract(entries: Sequence[Mapping], max_drop: float, domains: Mapping[str, str]) -> str:
     """Change of the held domains against the start of the stage at each check, with the tolerated
-    drop as a line.
+    drop as a line. `domains`: each with its colour.
     """
     fig, ax = figure("contract", height=2.4, width=7.5)
-    for i, domain in enumerate(domains):
+    for i, (domain, shade) in enumerate(domains.items()):
         points = [(e["step"] + 1, f) for e in entries for f in e["findings"] if f["domain"] == domain]
         width = 0.012 * max((x for x, _ in points), default=1)
         x, y = [x + i * width for x, _ in points], [100 * f["change"] for _, f in points]
         low = [v - 100 * f["ci95"][0] for v, (_, f) in zip(y, points, strict=True)]
         high = [100 * f["ci95"][1] - v for v, (_, f) in zip(y, points, strict=True)]
-        ax.errorbar(
-            x, y, yerr=[low, high], color=colour(domain, domains), marker="o", markersize=4, linewidth=1.5, capsize=2
-        )
+        ax.errorbar(x, y, yerr=[low, high], color=shade, marker="o", markersize=4, linewidth=1.5, capsize=2)
     ax.axhline(-100 * max_drop, color=ALARM, linewidth=1.2, linestyle="--")
     ax.axhline(0, color="#888888", linewidth=0.8)
     ax.set_xlabel("step", fontsize=9)

@@ -98,6 +98,13 @@ class RunData:
         names = [b for s in self.stages if s.view.trains_policy for b in s.evals]
         return list(dict.fromkeys(names))
 
+    @property
+    def names(self) -> list[str]:
+        """Everything that is scored: benchmarks, and the domains of rewards and of the contract."""
+        rewarded = [d for s in self.stages for row in s.metrics for d in row.get("reward_by_domain", {})]
+        held = [f["domain"] for s in self.stages for entry in s.contract for f in entry["findings"]]
+        return list(dict.fromkeys([*self.benchmarks, *rewarded, *held]))
+
     def stage(self, name: str) -> StageData | None:
         return next((s for s in self.stages if s.name == name), None)
 
