@@ -21,7 +21,8 @@ from qwq.report.run_data import RunData, smooth
 # Okabe and Ito's palette: told apart also by readers who do not see all colours.
 COLOURS = {"math": "#0072b2", "code": "#d55e00", "instructions": "#009e73", "tools": "#cc79a7", "preference": "#a07d00"}
 OTHERS = (
-    "#56b4e9", "#7f3c8d", "#444444", "#11a579", "#e73f74", "#3969ac", "#b35806", "#80ba5a", "#8c564b", "#6a6a00", "#cf1c90", "#008695",
+    "#56b4e9", "#7f3c8d", "#444444", "#11a579", "#e73f74", "#3969ac", "#b35806",
+    "#80ba5a", "#8c564b", "#6a6a00", "#cf1c90", "#008695",
 )  # fmt: skip
 INK, GRID, ALARM = "#333333", "#e4e4e4", "#c62828"
 WIDTH_IN, HEIGHT_IN = 4.0, 2.3
