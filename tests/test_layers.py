@@ -139,7 +139,8 @@ TORCH_FREE = (
 # These import torch inside a function, when somebody asks for what only torch knows.
 ON_DEMAND = {"common/memory.py", "cli/env.py"}
 
-# Modules that a string names, to be imported when it is used, and that lie above the file. Each has its reason.
+# Modules that a string names, to be imported when it is used, and that lie above the file. Each has
+# its reason.
 BY_NAME = {
     ("config/above.py", "qwq.pipeline.stages"),  # a recipe is read by its stages' own keys, in any process
     ("config/above.py", "qwq.tasks.registry"),  # and the names of its tasks are checked
@@ -189,7 +190,9 @@ def test_no_upward_import() -> None:
 
 
 def named_upward(source: Path) -> set[tuple[str, str]]:
-    """(file, text) of every string that names a module which the table does not let the file import."""
+    """(file, text) of every string that names a module which the table does not let the file
+    import.
+    """
     out = set()
     for file in source.rglob("*.py"):
         package = package_of(file, source)

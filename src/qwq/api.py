@@ -1,6 +1,8 @@
-"""The Python API behind `import qwq`: load a model and chat, generate, evaluate, train. docs/api.md shows each.
+"""The Python API behind `import qwq`: load a model and chat, generate, evaluate, train. docs/api.md
+shows each.
 
-Nothing heavy is imported before it is used: this module comes without torch, so that verifiers, recipes and tasks stay light.
+Nothing heavy is imported before it is used: this module comes without torch, so that verifiers,
+recipes and tasks stay light.
 
     llm = qwq.load("runs/tiny")
     answer = llm.chat("What is 2 plus 3?", temperature=0.6)
@@ -40,7 +42,9 @@ MAX_SEED = 1 << 48
 
 
 class EngineKeywords(TypedDict, total=False):
-    """Options of `load`, those of `qwq serve`; what is left out is decided from the model and the machine."""
+    """Options of `load`, those of `qwq serve`; what is left out is decided from the model and the
+    machine.
+    """
 
     dtype: str  # auto, float32, bfloat16, float16
     device: str  # cpu, cuda, cuda:1
@@ -82,7 +86,10 @@ class PieceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChatPiece:
-    """A piece of an answer while it is written. A call comes as one piece, once it is whole: `call`, and its JSON in `text`."""
+    """A piece of an answer while it is written.
+
+    A call comes as one piece, once it is whole: `call`, and its JSON in `text`.
+    """
 
     kind: PieceKind
     text: str
@@ -91,10 +98,11 @@ class ChatPiece:
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """A whole answer. Token counts are of the sampled answer, its end token included; `seed` repeats it.
+    """A whole answer. Token counts are of the sampled answer, its end token included; `seed`
+    repeats it.
 
-    `thinking` is "" where there was none, and `text` "" where the thinking never ended. `raw` is the text as it was sampled.
-    A call that was cut off by a limit of tokens is in `raw` alone.
+    `thinking` is "" where there was none, and `text` "" where the thinking never ended. `raw` is
+    the text as it was sampled. A call that was cut off by a limit of tokens is in `raw` alone.
     """
 
     thinking: str
@@ -120,7 +128,10 @@ class ChatAnswer:
 
 @dataclass(frozen=True, slots=True)
 class TextCompletion:
-    """A continuation of a prompt. `ids` are its tokens, the end token included; `text` is without it and without a stop string."""
+    """A continuation of a prompt.
+
+    `ids` are its tokens, the end token included; `text` is without it and without a stop string.
+    """
 
     text: str
     ids: tuple[int, ...]
@@ -134,9 +145,11 @@ class TextCompletion:
 
 
 class ChatStream(Iterator[ChatPiece]):
-    """Pieces of one answer, in order. `answer` is the whole one; asking for it reads the stream to its end.
+    """Pieces of one answer, in order. `answer` is the whole one; asking for it reads the stream to
+    its end.
 
-    `close` (or leaving a `with` block) aborts an answer that is still being written; `answer` is then what there is of it.
+    `close` (or leaving a `with` block) aborts an answer that is still being written; `answer` is
+    then what there is of it.
     """
 
     def __init__(self, llm: LLM, sample: TokenSequence, *, tools: frozenset[str] | None) -> None:
@@ -154,7 +167,8 @@ class ChatStream(Iterator[ChatPiece]):
         self.close()
 
     def __del__(self) -> None:
-        # The collector may come while this thread is inside the engine, so the sequence is only marked.
+        # The collector may come while this thread is inside the engine, so the sequence is only
+        # marked.
         self._llm._dropped.append(self._sample)
 
     def __next__(self) -> ChatPiece:
@@ -216,7 +230,9 @@ class ChatStream(Iterator[ChatPiece]):
                 self._keep(ChatPiece(PieceKind.THINKING if part.kind is Kind.THINKING else PieceKind.TEXT, part.text))
 
     def _end_call(self) -> None:
-        """The call before, whose last part is known to be its last only when something else follows."""
+        """The call before, whose last part is known to be its last only when something else
+        follows.
+        """
         held, self._call = self._call, None
         call = call_of({"name": held[0], "arguments": held[1] or "{}"}) if held else None
         if call is not None:
@@ -236,8 +252,9 @@ class ChatStream(Iterator[ChatPiece]):
 class LLM:
     """A loaded model. `load` makes one. Threads may share it; their calls are computed together.
 
-    `model` is the name it was loaded by, `max_model_len` the longest prompt and answer together in tokens, `sampling` the model's
-    own sampling (from its generation_config.json; QwQ's for a model that thinks and states none).
+    `model` is the name it was loaded by, `max_model_len` the longest prompt and answer together in
+    tokens, `sampling` the model's own sampling (from its generation_config.json; QwQ's for a model
+    that thinks and states none).
     """
 
     def __init__(self, opened: LoadedModel, model: str) -> None:
@@ -272,13 +289,16 @@ class LLM:
     ) -> ChatAnswer | ChatStream:  # fmt: skip
         """The assistant's next turn.
 
-        `messages`: a question, or messages as OpenAI's API writes them (`role`, `content`), or `qwq.Message`s. `thinking_budget`: tokens
-        of thinking after which it is closed; 0 for none. `tools`: functions in OpenAI's form (`Environment().schemas()` gives them);
-        calls are returned and not run. `params`, or single fields of it (`temperature=0.6`), replace the model's own sampling; without
-        `max_new_tokens` an answer may fill the context. `seed`: the same seed gives the same answer; random by default. `stop`: texts
-        that end the answer and are cut off. `stream`: return a `ChatStream` at once.
+        `messages`: a question, or messages as OpenAI's API writes them (`role`, `content`), or
+        `qwq.Message`s. `thinking_budget`: tokens of thinking after which it is closed; 0 for none.
+        `tools`: functions in OpenAI's form (`Environment().schemas()` gives them); calls are
+        returned and not run. `params`, or single fields of it (`temperature=0.6`), replace the
+        model's own sampling; without `max_new_tokens` an answer may fill the context. `seed`: the
+        same seed gives the same answer; random by default. `stop`: texts that end the answer and
+        are cut off. `stream`: return a `ChatStream` at once.
 
-        UsageError for messages, tools or options that cannot be used, CapacityError (a UsageError) where the prompt does not fit.
+        UsageError for messages, tools or options that cannot be used, CapacityError (a UsageError)
+        where the prompt does not fit.
         """
         asked = [Message("user", messages)] if isinstance(messages, str) else list(messages)
         names = _checked(asked, tools)
@@ -294,16 +314,19 @@ class LLM:
         return made if stream else _whole(made)
 
     def generate(
-        self, prompts: str | Sequence[str | Sequence[int]], params: SamplingParams | None = None, *, seed: int | None = None,
-        stop: Sequence[str] = (), **sampling: Unpack[SamplingKeywords],
+        self, prompts: str | Sequence[str | Sequence[int]], params: SamplingParams | None = None, *,
+        seed: int | None = None, stop: Sequence[str] = (), **sampling: Unpack[SamplingKeywords],
     ) -> list[TextCompletion]:  # fmt: skip
         """Continuations of plain prompts, computed as one batch; one for each prompt, in order.
 
-        `prompts`: texts (special tokens in them count as such) or lists of token ids; a single text is one prompt. `params`, or single
-        fields of it, replace the model's own sampling; at most 256 new tokens unless they say otherwise. The completion of prompt i
-        depends on `seed` and i, not on the other prompts (beyond float rounding). No chat template is applied: `chat` does that.
+        `prompts`: texts (special tokens in them count as such) or lists of token ids; a single text
+        is one prompt. `params`, or single fields of it, replace the model's own sampling; at most
+        256 new tokens unless they say otherwise. The completion of prompt i depends on `seed` and
+        i, not on the other prompts (beyond float rounding). No chat template is applied: `chat`
+        does that.
 
-        UsageError for an empty prompt or a token outside the vocabulary, CapacityError where a prompt does not fit; no prompt is run then.
+        UsageError for an empty prompt or a token outside the vocabulary, CapacityError where a
+        prompt does not fit; no prompt is run then.
         """
         from qwq.engine.sampler import stream_seed
 
@@ -333,10 +356,13 @@ class LLM:
                 self._abort(sample)
         return [_completion(s) for s in samples]
 
-    # -- the engine, which one thread at a time may use -----------------------------------------------------------------
+    # -- the engine, which one thread at a time may use --------------------------------------------
 
     def _step(self, sample: TokenSequence) -> None:
-        """One step for all sequences under way. Another thread may have finished `sample` meanwhile."""
+        """One step for all sequences under way.
+
+        Another thread may have finished `sample` meanwhile.
+        """
         with self._lock:
             while self._dropped:
                 self._engine.abort(self._dropped.popleft())
@@ -364,10 +390,12 @@ class LLM:
 
 
 def load(model: str | Path, *, report: Callable[[str], None] | None = None, **options: Unpack[EngineKeywords]) -> LLM:
-    """Load a model: a run's folder (its last policy), a model folder, a hub id, `modelscope:ID`, or a GGUF file.
+    """Load a model: a run's folder (its last policy), a model folder, a hub id, `modelscope:ID`, or
+    a GGUF file.
 
-    `options` are those of the engine, with the defaults of `qwq serve` (docs/engine.md); `report` gets lines about memory and progress.
-    ModelError where there is no such model or it is damaged, ConfigError for an unknown or bad option, CapacityError where it does not fit.
+    `options` are those of the engine, with the defaults of `qwq serve` (docs/engine.md); `report`
+    gets lines about memory and progress. ModelError where there is no such model or it is damaged,
+    ConfigError for an unknown or bad option, CapacityError where it does not fit.
     """
     from qwq.engine.load import load_engine
     from qwq.engine.options import EngineOptions
@@ -383,17 +411,21 @@ def evaluate(
     model: str | Path, tasks: Sequence[str | Task], *, data: str | Path | None = None, out: str | Path | None = None,
     endpoint: str | None = None, n: int | None = None, samples: int | None = None, max_new_tokens: int | None = None,
     greedy: bool = False, temperature: float | None = None, top_p: float | None = None, top_k: int | None = None,
-    seed: int | None = None, thinking_budgets: Sequence[int] = (), tool_format: str = "auto", opens_thinking: bool | None = None,
-    concurrency: int | None = None, device: str = "cpu", dtype: str = "auto", threads: int | None = None, deterministic: bool = False,
+    seed: int | None = None, thinking_budgets: Sequence[int] = (), tool_format: str = "auto",
+    opens_thinking: bool | None = None, concurrency: int | None = None, device: str = "cpu", dtype: str = "auto",
+    threads: int | None = None, deterministic: bool = False,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Score a model on tasks: this is `qwq eval`. Figures by task, what results.json of the folder `out` holds.
+    """Score a model on tasks: this is `qwq eval`. Figures by task, what results.json of the folder
+    `out` holds.
 
-    `tasks`: names (`gsm8k`, `livebench:math`), `file.py:Name` of a task, NAME=PATH, or tasks. `data`: folder with NAME/*.jsonl, or
-    the file of the one task that reads files; without it published files are downloaded. `endpoint`: URL of an OpenAI-compatible
-    server, which knows the model by the name `model`. `n`: problems of each task, all by default. None leaves a task's own
-    protocol; what is set is recorded in the results. `out` (evals/MODEL by default) keeps every sample, so that the same call
-    continues where it was stopped. Scores are shares from 0 to 1 with a 95% interval. ConfigError and DataError before the model is
-    loaded, ModelError, CapacityError; InfraError where grading or a server failed.
+    `tasks`: names (`gsm8k`, `livebench:math`), `file.py:Name` of a task, NAME=PATH, or tasks.
+    `data`: folder with NAME/*.jsonl, or the file of the one task that reads files; without it
+    published files are downloaded. `endpoint`: URL of an OpenAI-compatible server, which knows the
+    model by the name `model`. `n`: problems of each task, all by default. None leaves a task's own
+    protocol; what is set is recorded in the results. `out` (evals/MODEL by default) keeps every
+    sample, so that the same call continues where it was stopped. Scores are shares from 0 to 1 with
+    a 95% interval. ConfigError and DataError before the model is loaded, ModelError, CapacityError;
+    InfraError where grading or a server failed.
     """
     from qwq.eval.options import Options, prepare
     from qwq.eval.run import run
@@ -406,8 +438,8 @@ def evaluate(
     Options.check_place(endpoint, opens_thinking, local)
     more = {k: v for k, v in (("seed", seed), ("concurrency", concurrency)) if v is not None}
     options = Options(
-        n=n, samples=samples, max_new_tokens=max_new_tokens, temperature=0.0 if greedy else temperature, top_p=top_p, top_k=top_k,
-        budgets=tuple(thinking_budgets), tool_format=tool_format, **more,
+        n=n, samples=samples, max_new_tokens=max_new_tokens, temperature=0.0 if greedy else temperature, top_p=top_p,
+        top_k=top_k, budgets=tuple(thinking_budgets), tool_format=tool_format, **more,
     )  # fmt: skip
     items = prepare(tasks, None if data is None else Path(data), options)
     policy: Policy
@@ -432,13 +464,16 @@ def train(
     recipe: Recipe | str | Path, *, runs: str | Path = "runs", until: str | None = None, fresh: bool = False,
     max_minutes: float | None = None, progress: bool = False, command: str = "call qwq.train again",
 ) -> dict[str, Any]:  # fmt: skip
-    """Run what a recipe has not done yet, up to and including stage `until`: this is `qwq train`. What results.json holds.
+    """Run what a recipe has not done yet, up to and including stage `until`: this is `qwq train`.
+    What results.json holds.
 
-    `recipe`: a `Recipe`, a file, or the name of a recipe that comes with the package. The run is `runs`/NAME (NAME-sSEED for other seeds)
-    and continues where it was stopped; `fresh` keeps the old one beside it and begins again. The report is written as well. `progress`
-    is shown on standard error. Ctrl-C, SIGTERM and `max_minutes` stop after the step, state saved: Interrupted, which says `command`
-    to go on. Decorated losses, rewards, environments, stages and tasks of this process can be named in the recipe. ConfigError,
-    DataError, ModelError, CapacityError before the first step.
+    `recipe`: a `Recipe`, a file, or the name of a recipe that comes with the package. The run is
+    `runs`/NAME (NAME-sSEED for other seeds) and continues where it was stopped; `fresh` keeps the
+    old one beside it and begins again. The report is written as well. `progress` is shown on
+    standard error. Ctrl-C, SIGTERM and `max_minutes` stop after the step, state saved: Interrupted,
+    which says `command` to go on. Decorated losses, rewards, environments, stages and tasks of this
+    process can be named in the recipe. ConfigError, DataError, ModelError, CapacityError before the
+    first step.
     """
     from qwq.pipeline.run_recipe import run_recipe
 
@@ -468,7 +503,8 @@ def _checked(messages: Sequence[Any], tools: Sequence[Any]) -> frozenset[str]:
             or not isinstance(tool["function"].get("name"), str)
         ):
             raise UsageError(
-                f'tool {str(tool)[:60]!r}: give {{"type": "function", "function": {{"name": ..., "parameters": ...}}}}, as Environment().schemas() does'
+                f'tool {str(tool)[:60]!r}: give {{"type": "function", "function": {{"name": ..., "parameters": '
+                f"...}}}}, as Environment().schemas() does"
             )
     return frozenset(t["function"]["name"] for t in tools)
 

@@ -43,9 +43,11 @@ def genuine(session, number: int) -> None:
 
 
 FORGED = {
-    "records of this cell": "import os, json\nfor e in ('', '0' * 32):\n    os.write(3, json.dumps({'number': 1, 'display': [{'data': "
+    "records of this cell": "import os, json\nfor e in ('', '0' * 32):\n    os.write(3, json.dumps({'number': 1, "
+    "'display': [{'data': "
     "{'text/plain': 'forged'}, 'execution_count': 1}], 'error': [], 'echo': e}).encode() + b'\\n')",
-    "records of later cells": "import os, json\nfor n in range(2, 9):\n    os.write(3, json.dumps({'number': n, 'display': [], 'error': "
+    "records of later cells": "import os, json\nfor n in range(2, 9):\n    os.write(3, json.dumps({'number': n, "
+    "'display': [], 'error': "
     "[{'ename': 'Forged', 'evalue': '', 'traceback': []}], 'echo': 'f' * 32}).encode() + b'\\n')",
     "the beginning of a line": "import os\nos.write(3, b'{\"display\": [')",
     "line ends": "import os\nos.write(3, b'\\n' * 1000)",
@@ -78,12 +80,14 @@ REPLACED = {
     "signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)",
     "a profiling timer": "import signal\nsignal.signal(signal.SIGPROF, lambda *a: print('forged'))\n"
     "signal.setitimer(signal.ITIMER_PROF, 0.0005, 0.0005)",
-    "signal handlers": "import signal\nfor s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1): signal.signal(s, lambda *a: "
+    "signal handlers": "import signal\nfor s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1): signal.signal(s, "
+    "lambda *a: "
     "print('forged'))\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})",
     "json and os": "import json, os\njson.dumps = json.JSONEncoder.encode = json.loads = None\n"
     "os.write = os.dup2 = os.read = os.getpid = os.close = None",
     "ast and compile": "import ast\nast.parse = lambda *a: None",
-    "the signal module": "import signal, time\nsignal.signal = signal.setitimer = signal.pthread_sigmask = lambda *a: None",
+    "the signal module": "import signal, time\nsignal.signal = signal.setitimer = signal.pthread_sigmask = lambda "
+    "*a: None",
 }
 # What the runner itself uses of the library and cannot keep for itself: the next cell fails, and is
 # not forged.

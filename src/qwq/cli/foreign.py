@@ -159,13 +159,15 @@ def own_options(tokens: Sequence[str], note: Callable[[str], None] = _note) -> l
     given_names = {t.partition("=")[0].replace("_", "-") for t in out if t.startswith("--")}
     # The file's first: an option with several values would take its models for some of them.
     return (
-        _besides(config, given_names, has_model="--model" in given_names or bool(out) and not out[0].startswith("-"))
+        _besides(config, given_names, has_model="--model" in given_names or (bool(out) and not out[0].startswith("-")))
         + out
     )
 
 
 def _without_effect(name: str, value: str | None, waiting: list[str]) -> str:
-    """What is said of an option that changes nothing here. ConfigError where it asks for something."""
+    """What is said of an option that changes nothing here. ConfigError where it asks for
+    something.
+    """
     if name in ABSENT:
         raise ConfigError(f"{name} is not an option here: {ABSENT[name]}")
     if name in ONLY_AT:

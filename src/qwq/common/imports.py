@@ -1,4 +1,5 @@
-"""Objects of a user's own: `file.py:name` or `package.module:name`, as recipes and options name them.
+"""Objects of a user's own: `file.py:name` or `package.module:name`, as recipes and options name
+them.
 
 The file runs in this process, with this process's rights: it is the user's own code.
 """
@@ -22,13 +23,18 @@ _modules: dict[Path, tuple[tuple[int, int], ModuleType]] = {}  # by file: its ti
 
 
 def is_reference(name: str) -> bool:
-    """Whether `name` is of the form `file.py:name` or `package.module:name`, and so no registered name."""
+    """Whether `name` is of the form `file.py:name` or `package.module:name`, and so no registered
+    name.
+    """
     place, colon, attribute = name.rpartition(":")
     return bool(place and colon and attribute)
 
 
 def import_object(where: str, what: str) -> Any:
-    """The callable that `where` names. ConfigError, in the words of `what` it is for, where there is none or its file does not import."""
+    """The callable that `where` names.
+
+    ConfigError, in the words of `what` it is for, where there is none or its file does not import.
+    """
     place, _, name = where.rpartition(":")
     if not is_reference(where):
         raise ConfigError(f"{what} {where!r}: write file.py:function or package.module:function")
@@ -47,7 +53,9 @@ def import_object(where: str, what: str) -> Any:
 
 
 def _file_module(path: Path, where: str, what: str) -> ModuleType:
-    """The module of a file, which runs once: a task, a loss and a stage of one file are of one module. It runs again if it was changed."""
+    """The module of a file, which runs once: a task, a loss and a stage of one file are of one
+    module. It runs again if it was changed.
+    """
     state = path.stat()
     version = (state.st_mtime_ns, state.st_size)
     if path not in _modules or _modules[path][0] != version:
@@ -61,7 +69,9 @@ def _file_module(path: Path, where: str, what: str) -> ModuleType:
 
 
 def own_lines(error: BaseException, call: Any) -> str:
-    """The lines of the file that holds `call` through which an error came, outermost first; else the one that raised it."""
+    """The lines of the file that holds `call` through which an error came, outermost first; else
+    the one that raised it.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     code = getattr(call, "__code__", None)
     own = [f for f in frames if code and f.filename == code.co_filename] or frames[-1:]
@@ -72,7 +82,8 @@ def own_lines(error: BaseException, call: Any) -> str:
 
 @contextmanager
 def user_code(what: str, call: Any, when: str = "") -> Iterator[None]:
-    """A block that runs a user's own function `call`, which may raise anything: ConfigError in one line, with the user's own lines.
+    """A block that runs a user's own function `call`, which may raise anything: ConfigError in one
+    line, with the user's own lines.
 
     An InfraError passes through: a verifier whose sandbox failed is asked again.
     """

@@ -158,8 +158,8 @@ def to_line(value: Any) -> bytes:
 
 
 def without_nonfinite(value: Any, name: str = "") -> tuple[Any, list[str]]:
-    """`value` with None for every NaN and infinity, which JSON has no numbers for, and the names of these fields, such as
-    `evals.math.score` or `rows[2]`.
+    """`value` with None for every NaN and infinity, which JSON has no numbers for, and the names of
+    these fields, such as `evals.math.score` or `rows[2]`.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return None, [name]

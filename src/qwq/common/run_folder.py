@@ -102,12 +102,15 @@ class RunFolder:
         return read_record(path) if path.exists() else None
 
     def keep_record(self, stage: str, record: Mapping[str, Any]) -> None:
-        """Write a finished stage's record. NaN and infinity become null, and an alarm names their fields."""
+        """Write a finished stage's record.
+
+        NaN and infinity become null, and an alarm names their fields.
+        """
         self.record_file(stage).parent.mkdir(exist_ok=True)
-        record, missing = without_nonfinite(record)
+        finite, missing = without_nonfinite(record)
         if missing:
-            record["alarms"] = [*record.get("alarms", []), f"not finite, written as null: {', '.join(missing)}"]
-        write_atomic(self.record_file(stage), json.dumps(record, allow_nan=False))
+            finite["alarms"] = [*finite.get("alarms", []), f"not finite, written as null: {', '.join(missing)}"]
+        write_atomic(self.record_file(stage), json.dumps(finite, allow_nan=False))
 
     def results(self) -> dict[str, Any] | None:
         return read_record(self.results_file) if self.results_file.exists() else None

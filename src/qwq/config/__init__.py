@@ -1,8 +1,10 @@
-"""The typed recipe: a TOML file plus dotted overrides, checked before anything runs. Imports without torch.
+"""The typed recipe: a TOML file plus dotted overrides, checked before anything runs. Imports
+without torch.
 
-A recipe names a model, and stages in the order in which they run. Every field has a type, a default, a range and one sentence;
-unknown keys fail with the nearest valid name. `--stages.rl1.steps=10` on the command line sets one field. The keys of a kind of stage
-are in its own module of `qwq.pipeline.stages`.
+A recipe names a model, and stages in the order in which they run. Every field has a type, a
+default, a range and one sentence; unknown keys fail with the nearest valid name.
+`--stages.rl1.steps=10` on the command line sets one field. The keys of a kind of stage are in its
+own module of `qwq.pipeline.stages`.
 
 base.py       the base of all tables, limits        sections.py  model, compute, eval
 problem_sets.py  problem sets and mixes             training.py  optimiser, adapters
@@ -22,16 +24,19 @@ from qwq.config.training import Lora, Optim
 
 __all__ = [
     "ADVANTAGES",
+    "DEVICES",
+    "LOSS_CLIPS",
+    "MAX_SEED",
+    "MAX_THREADS",
+    "SOURCE_DOMAINS",
+    "STAGE_NAME",
+    "START",
     "Cluster",
     "ComputeSection",
     "Contract",
-    "DEVICES",
     "EvalSection",
     "Function",
-    "LOSS_CLIPS",
     "Lora",
-    "MAX_SEED",
-    "MAX_THREADS",
     "Mix",
     "ModelSection",
     "Optim",
@@ -39,22 +44,19 @@ __all__ = [
     "Recipe",
     "Reference",
     "RlConfig",
-    "SOURCE_DOMAINS",
-    "STAGE_NAME",
-    "START",
     "Section",
     "Source",
     "StageConfig",
-    "Unit",
     "ToolLimits",
+    "Unit",
     "Validation",
     "apply_override",
     "dump_recipe",
     "find_recipe",
     "keeps_sequence",
     "known_kinds",
-    "own_kinds",
     "load_recipe",
+    "own_kinds",
     "parse_value",
     "register_stage",
     "shipped_recipes",

@@ -1,8 +1,9 @@
 """Packages above this one that a recipe's names are looked up in: kinds of stages, and tasks.
 
-Both import this package, so they are imported when a recipe is read, by the names below. These are its only upward imports, and
-tests/test_layers.py lists them. A registration from above could not replace them: `load_recipe` knows the names also in a
-process that has imported nothing but `qwq.config`.
+Both import this package, so they are imported when a recipe is read, by the names below. These are
+its only upward imports, and tests/test_layers.py lists them. A registration from above could not
+replace them: `load_recipe` knows the names also in a process that has imported nothing but
+`qwq.config`.
 """
 
 from __future__ import annotations

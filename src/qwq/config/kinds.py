@@ -1,8 +1,9 @@
 """What all stages of a recipe share, and the registry of their kinds.
 
-A kind is a class made from `StageConfig`. Its own keys are its fields; what the recipe has to know of it are the methods here. A
-recipe names it in `kind`: a module of `qwq.pipeline.stages` (one kind a module, called as the kind), a name given by `@register_stage`, an
-entry point of the group `qwq.stages`, or `file.py:Class`.
+A kind is a class made from `StageConfig`. Its own keys are its fields; what the recipe has to know
+of it are the methods here. A recipe names it in `kind`: a module of `qwq.pipeline.stages` (one kind
+a module, called as the kind), a name given by `@register_stage`, an entry point of the group
+`qwq.stages`, or `file.py:Class`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from qwq.errors import ConfigError, nearest
 
 
 class Reference(NamedTuple):
-    """An earlier stage that a stage names under `key`; `fits` says whether that stage's kind can be used, `needs` which ones can."""
+    """An earlier stage that a stage names under `key`; `fits` says whether that stage's kind can be
+    used, `needs` which ones can.
+    """
 
     key: str
     stage: str
@@ -32,7 +35,9 @@ class Reference(NamedTuple):
 
 
 class StageConfig(Section):
-    """Base of all stages: their shared keys, and what a recipe has to know to fit stages together."""
+    """Base of all stages: their shared keys, and what a recipe has to know to fit stages
+    together.
+    """
 
     trains_policy: ClassVar[bool] = True  # its result is a policy: it is evaluated, and others may start from it
     in_sequence: ClassVar[bool] = True  # the next stage starts from its result unless it says otherwise
@@ -77,7 +82,9 @@ class StageConfig(Section):
         return []
 
     def demonstrations(self) -> tuple[dict[str, float], float]:
-        """Weights of the families whose documents train the tokenizer, and the share with a mistake; for kinds that take fresh weights."""
+        """Weights of the families whose documents train the tokenizer, and the share with a
+        mistake; for kinds that take fresh weights.
+        """
         raise NotImplementedError
 
     def check_alone(self, name: str) -> None:
@@ -92,7 +99,10 @@ _kinds: dict[str, type[StageConfig]] = {}
 
 
 def register_stage(kind: str) -> Callable[[_Kind], _Kind]:
-    """Class decorator: recipes may then name the class as `kind`. ConfigError where the name belongs to one of this package's own."""
+    """Class decorator: recipes may then name the class as `kind`.
+
+    ConfigError where the name belongs to one of this package's own.
+    """
 
     def register(cls: _Kind) -> _Kind:
         if kind in own_kinds() and cls.__module__ != f"{STAGES}.{kind}":
@@ -115,7 +125,10 @@ def known_kinds() -> list[str]:
 
 
 def stage_class(kind: str) -> type[StageConfig]:
-    """The class of a kind. ConfigError where there is none, and for a file or entry point that holds no stage."""
+    """The class of a kind.
+
+    ConfigError where there is none, and for a file or entry point that holds no stage.
+    """
     if kind not in _kinds:
         if is_reference(kind):
             _kinds[kind] = _checked(import_object(kind, "stage kind"), kind)
@@ -132,7 +145,8 @@ def stage_class(kind: str) -> type[StageConfig]:
 def keeps_sequence(kind: str) -> bool:
     """Whether stages of a finished run's kind leave the policy that the next one starts from.
 
-    Taken to be so for a kind of the user's own that cannot be imported here: a run is read without the files it was trained with.
+    Taken to be so for a kind of the user's own that cannot be imported here: a run is read without
+    the files it was trained with.
     """
     try:
         return stage_class(kind).in_sequence

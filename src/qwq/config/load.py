@@ -23,7 +23,10 @@ def parse_value(text: str) -> Any:
 
 
 def apply_override(data: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set `a.b.c` in nested tables in place. A key in double quotes is taken as it is: `eval."sums.py:Sums"`."""
+    """Set `a.b.c` in nested tables in place.
+
+    A key in double quotes is taken as it is: `eval."sums.py:Sums"`.
+    """
     *path, last = (quoted or plain for quoted, plain in _KEYS.findall(dotted)) if dotted else ("",)
     for key in path:
         data = data.setdefault(key, {})
@@ -42,7 +45,10 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def find_recipe(path: str | Path) -> Path:
-    """A file, or the name of a recipe that comes with the package (`tiny`). ConfigError where it is neither."""
+    """A file, or the name of a recipe that comes with the package (`tiny`).
+
+    ConfigError where it is neither.
+    """
     path = Path(path)
     if path.is_file():
         return path

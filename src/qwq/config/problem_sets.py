@@ -20,20 +20,26 @@ UNKNOWN_TASK, BAD_TASK = (
 )  # types of the errors for a key that names no task, or no usable one
 
 SOURCE_DOMAINS = {
-    "gsm8k": "math", "math": "math", "arithmetic": "math", "code": "code", "mbpp": "code", "constraints": "instructions", "prompts": CUSTOM,
+    "gsm8k": "math", "math": "math", "arithmetic": "math", "code": "code", "mbpp": "code",
+    "constraints": "instructions", "prompts": CUSTOM,
 }  # fmt: skip
 
 
 class Source(Section):
-    """A set of problems: a file in a published set's own format, a hub data set, or plain sums of a level."""
+    """A set of problems: a file in a published set's own format, a hub data set, or plain sums of a
+    level.
+    """
 
     kind: Literal["gsm8k", "math", "code", "mbpp", "constraints", "arithmetic", "prompts", "task"] = Field(
-        description="format of the rows; math: `problem` or `question` with `answer` or `solution`; code: `prompt` with `tests`; arithmetic needs no file; "
-        "prompts: `prompt` (or `messages`) and any columns, judged by reward functions alone; task: a task of your own, its class in `path`"
+        description="format of the rows; math: `problem` or `question` with `answer` or `solution`; code: `prompt` "
+        "with `tests`; arithmetic needs no file; prompts: `prompt` (or `messages`) and any columns, "
+        "judged by reward functions alone; task: a task of your own, its class in `path`"
     )
     path: str = Field(
         "",
-        description='JSON-lines or parquet file, folder, or hub id; "builtin" for generated constraints; file.py:Name of a task',
+        description='JSON-lines or parquet file, folder, or hub id; "builtin" for generated constraints; '
+        "file.py:Name of a "
+        "task",
     )
     level: int = Field(
         0, ge=0, le=6, description="of arithmetic: 1 to 3 sums up to 20, 99, 999; 4 three terms; 5 and 6 products"
@@ -51,7 +57,8 @@ class Source(Section):
     def _from_somewhere(self) -> Source:
         if (self.kind == "arithmetic") != bool(self.level) or (self.kind == "arithmetic") == bool(self.path):
             raise ValueError(
-                f"a source of kind {self.kind!r} has path {self.path!r} and level {self.level}: arithmetic takes a level, the others a path"
+                f"a source of kind {self.kind!r} has path {self.path!r} and level {self.level}: arithmetic takes a "
+                "level, the others a path"
             )
         return self
 
@@ -62,12 +69,17 @@ class Source(Section):
 
     @property
     def domain(self) -> str:
-        """The domain that its problems belong to: of a task, the one that it names, or its own name."""
+        """The domain that its problems belong to: of a task, the one that it names, or its own
+        name.
+        """
         return task_domain(self.path) if self.kind == "task" else SOURCE_DOMAINS[self.kind]
 
     @property
     def held_as(self) -> tuple[str, ...]:
-        """The names by which a contract may hold it: its domain, its kind, its label. None for prompts that no verifier judges."""
+        """The names by which a contract may hold it: its domain, its kind, its label.
+
+        None for prompts that no verifier judges.
+        """
         return () if self.kind == "prompts" else (self.domain, self.kind, self.label)
 
 
@@ -78,7 +90,10 @@ def task_domain(name: str) -> str:
 
 
 class TaskTable(Section):
-    """A table with keys of its own and, beside them, numbers by the names of tasks. Names are checked, and numbers kept, in order."""
+    """A table with keys of its own and, beside them, numbers by the names of tasks.
+
+    Names are checked, and numbers kept, in order.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -95,7 +110,9 @@ class TaskTable(Section):
 
 
 def check_task(name: str, keys: Iterable[str]) -> None:
-    """A validation error where `name` is no task that is judged; `keys` may have been meant as well."""
+    """A validation error where `name` is no task that is judged; `keys` may have been meant as
+    well.
+    """
     try:
         if name not in task_names() and not is_reference(name):
             raise PydanticCustomError(
@@ -110,7 +127,9 @@ def check_task(name: str, keys: Iterable[str]) -> None:
 
 
 class Mix(TaskTable):
-    """Relative weights of tasks: the procedural families, and any task by its name or as `"file.py:Name"`."""
+    """Relative weights of tasks: the procedural families, and any task by its name or as
+    `"file.py:Name"`.
+    """
 
     __pydantic_extra__: dict[str, Annotated[float, Field(ge=0)]] = Field(init=False)
 

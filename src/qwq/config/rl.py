@@ -80,8 +80,8 @@ class RlConfig(StageConfig):
     )
     advantage: str = Field(
         "group_mean",
-        description="from rewards to advantages: group_mean, group_std, rloo, batch_std, batch_norm (docs/training.md), or "
-        "file.py:function",
+        description="from rewards to advantages: group_mean, group_std, rloo, batch_std, batch_norm "
+        "(docs/training.md), or file.py:function",
     )
     scale_advantage: bool = Field(
         False,
@@ -91,8 +91,8 @@ class RlConfig(StageConfig):
         None,
         gt=0,
         lt=1,
-        description="lower clip of the ratio; acts only with several updates a batch; default: the loss's own (0.2; gspo "
-        "3e-4; cispo none)",
+        description="lower clip of the ratio; acts only with several updates a batch; default: the loss's own "
+        "(0.2; gspo 3e-4; cispo none)",
     )
     clip_high: float | None = Field(
         None,
@@ -119,7 +119,8 @@ class RlConfig(StageConfig):
     kl: float = Field(0.0, ge=0, description="weight of the KL term against the stage's start")
     kl_estimator: Literal["k2", "k3", "k3_ratio"] = Field(
         "k3_ratio",
-        description="estimator; k3 is unbiased in value, k2 in gradient (Schulman 2020), k3_ratio in both (DeepSeek-V3.2)",
+        description="estimator; k3 is unbiased in value, k2 in gradient (Schulman 2020), k3_ratio in both "
+        "(DeepSeek-V3.2)",
     )
     drop_zero_signal: bool = Field(
         True, description="leave out groups with equal rewards where no other term needs them"
@@ -131,8 +132,8 @@ class RlConfig(StageConfig):
     overlong_buffer: int = Field(
         0,
         ge=0,
-        description="last tokens before max_new_tokens over which a punishment grows from 0 to overlong_penalty (DAPO); 0: "
-        "none",
+        description="last tokens before max_new_tokens over which a punishment grows from 0 to overlong_penalty "
+        "(DAPO); 0: none",
     )
     overlong_penalty: Unit = Field(1.0, description="punishment of a response that reaches max_new_tokens")
     length_weight: float = Field(
@@ -143,11 +144,13 @@ class RlConfig(StageConfig):
     )
     thinking_budgets: list[int] = Field(
         default_factory=list,
-        description="thinking budgets in tokens, one drawn for each prompt and enforced as when served; -1 stands for none",
+        description="thinking budgets in tokens, one drawn for each prompt and enforced as when served; -1 stands "
+        "for none",
     )
     environment: str = Field(
         "",
-        description="environment of prompts that bring no tools of their own: its name, or file.py:Class (docs/tasks.md)",
+        description="environment of prompts that bring no tools of their own: its name, or file.py:Class "
+        "(docs/tasks.md)",
     )
     tools: ToolLimits = Field(default_factory=ToolLimits, description="limits of tool calls")
     rewards: list[Function] = Field(
@@ -231,9 +234,9 @@ class Contract(Section):
 
     domains: list[str] | None = Field(
         None,
-        description="what may not be lost, and so must be replayed: domains (math, code, ...: a family and every source of "
-        "them), kinds of sources (gsm8k, mbpp, ...) or single ones (kind:path:split); default: what the RL "
-        "stages before trained on; []: nothing is held",
+        description="what may not be lost, and so must be replayed: domains (math, code, ...: a family and every "
+        "source of them), kinds of sources (gsm8k, mbpp, ...) or single ones (kind:path:split); "
+        "default: what the RL stages before trained on; []: nothing is held",
     )
     every: Positive = Field(10, description="steps between checks; there is one after the last step, too")
     problems: Positive = Field(

@@ -24,14 +24,17 @@ class ModelSection(Section):
     )
     chat_template: str | None = Field(
         None,
-        description="Jinja file in place of the checkpoint's own template, or \"qwq\": ours, which opens the thinking as QwQ's does",
+        description='Jinja file in place of the checkpoint\'s own template, or "qwq": ours, which opens the '
+        "thinking as "
+        "QwQ's does",
     )
     vocab_size: Positive | None = Field(
         None, description="tokens of the tokenizer trained for a preset; default: the preset's"
     )
     save_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None,
-        description="of the weights of policies on disk; default: the checkpoint's own (of a quantised one: compute.dtype), float32 for a preset",
+        description="of the weights of policies on disk; default: the checkpoint's own (of a quantised one: "
+        "compute.dtype), float32 for a preset",
     )
 
     @model_validator(mode="after")
@@ -52,7 +55,8 @@ class ModelSection(Section):
 
 
 class Cluster(Section):
-    """The machines that a recipe is planned for: `qwq explain` says what each GPU holds and how long a step takes there.
+    """The machines that a recipe is planned for: `qwq explain` says what each GPU holds and how
+    long a step takes there.
 
     `qwq train` runs on one device and refuses a recipe whose cluster has more.
     """
@@ -86,7 +90,8 @@ class ComputeSection(Section):
     checkpoint_interval_s: float = Field(
         5.0,
         ge=0,
-        description="seconds between checkpoints, more where saving would take over 4% of the time; 0: after every step",
+        description="seconds between checkpoints, more where saving would take over 4% of the time; 0: after every "
+        "step",
     )
 
     @field_validator("device")
@@ -95,7 +100,8 @@ class ComputeSection(Section):
         kind, colon, number = value.partition(":")
         if kind not in DEVICES or (colon and not number.isdecimal()):
             raise ValueError(
-                f"device {value!r} is none of {', '.join(DEVICES)} or one of these with a number, such as cuda:1: {nearest(kind, DEVICES)}"
+                f"device {value!r} is none of {', '.join(DEVICES)} or one of these with a number, such as cuda:1: "
+                f"{nearest(kind, DEVICES)}"
             )
         return value
 

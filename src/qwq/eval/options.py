@@ -150,7 +150,8 @@ def _places(names: Sequence[str | Task], data: Path | None) -> list[tuple[Task, 
     readers = readers or [i for i, (task, _) in enumerate(places) if isinstance(task, Family) and task.files_task]
     if len(readers) != 1:
         raise ConfigError(
-            f"--data {data} is a file, and {len(readers)} of the tasks read files: write NAME=PATH for each, such as gsm8k={data}"
+            f"--data {data} is a file, and {len(readers)} of the tasks read files: write NAME=PATH for each, such "
+            f"as gsm8k={data}"
         )
     places[readers[0]] = (_reader(places[readers[0]][0], str(data)), str(data))
     return places

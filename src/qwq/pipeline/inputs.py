@@ -1,4 +1,7 @@
-"""What a run reads from outside: problem sets, files of conversations and pairs, reward functions. Each is read once."""
+"""What a run reads from outside: problem sets, files of conversations and pairs, reward functions.
+
+Each is read once.
+"""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ class PairsStage(Stage):
     )
     max_tokens: Positive = Field(
         4096,
-        description="longest prompt and answer together; pairs with a longer one, or one beyond the model's positions, are "
-        "left out and counted",
+        description="longest prompt and answer together; pairs with a longer one, or one beyond the model's "
+        "positions, are left out and counted",
     )
     micro_batch_tokens: Positive = Field(8192, description="tokens of one forward and backward pass")
 

@@ -1,4 +1,6 @@
-"""Which model a command means: a model folder, a hub name, or a run's folder and so its last policy."""
+"""Which model a command means: a model folder, a hub name, or a run's folder and so its last
+policy.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from qwq.errors import ModelError
 
 
 def model_folder(model: str) -> str:
-    """`model` itself, or, where it is a run's folder, the final checkpoint of its last finished policy stage.
+    """`model` itself, or, where it is a run's folder, the final checkpoint of its last finished
+    policy stage.
 
     ModelError where the run has not finished one yet.
     """
@@ -21,6 +24,7 @@ def model_folder(model: str) -> str:
         if run.final(name).is_dir():
             return str(run.final(name))
         raise ModelError(
-            f"{run} kept only the adapter of stage {name}: `qwq export BASE DIR --adapter {run.adapter(name)}` writes the whole model"
+            f"{run} kept only the adapter of stage {name}: `qwq export BASE DIR --adapter {run.adapter(name)}` "
+            "writes the whole model"
         )
     raise ModelError(f"{run} has no finished stage yet: run `qwq train` on its recipe until the first one ends")

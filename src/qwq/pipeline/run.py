@@ -1,7 +1,8 @@
-"""One recipe from start to end: stages in order, evaluation after each, everything in the run's folder.
+"""One recipe from start to end: stages in order, evaluation after each, everything in the run's
+folder.
 
-What is finished is never done again: a stage leaves `stages/NAME.json` and its `final` folder behind, and
-a run asked for again continues after the last of them.
+What is finished is never done again: a stage leaves `stages/NAME.json` and its `final` folder
+behind, and a run asked for again continues after the last of them.
 """
 
 from __future__ import annotations
@@ -54,16 +55,18 @@ class RecipeRun:
         self.models = RunModels(recipe, self.files, self.progress.note)
         self.evaluation = StageEvaluation(self.inputs, self.files, self.progress.note, self._check_stop)
 
-    # -- the run's folder -------------------------------------------------------------------------------------------
+    # -- the run's folder --------------------------------------------------------------------------
 
     def run(self, *, until: str | None = None, fresh: bool = False) -> dict[str, Any]:
-        """Run what is not done yet, up to and including stage `until`; returns what results.json holds."""
+        """Run what is not done yet, up to and including stage `until`; returns what results.json
+        holds.
+        """
         if until is not None and until not in self.recipe.stages:
             raise ConfigError(f"--until {until}: the recipe's stages are {', '.join(self.recipe.stages)}")
         if (cluster := self.recipe.compute.cluster) and cluster.gpus > 1:
             raise ConfigError(
-                f"{self.recipe.name} is planned for {cluster.gpus} GPUs and `qwq train` runs on one device: `qwq explain` prints the plan; "
-                "without [compute.cluster] the recipe runs here, if it fits"
+                f"{self.recipe.name} is planned for {cluster.gpus} GPUs and `qwq train` runs on one device: `qwq "
+                "explain` prints the plan; without [compute.cluster] the recipe runs here, if it fits"
             )
         with writing_to(self.folder), ExitStack() as held:
             held.callback(self.progress.end)
@@ -76,7 +79,8 @@ class RecipeRun:
             self.check(until, fresh=fresh)  # from here on the run's folder is touched
             if fresh and (old := self.files.move_aside()):
                 self.progress.note(
-                    f"the run before is kept in {old} ({size_of(old) / 2**20:,.0f} MiB): delete it when it is no longer needed"
+                    f"the run before is kept in {old} ({size_of(old) / 2**20:,.0f} MiB): delete it when it is no "
+                    "longer needed"
                 )
             if not self.folder.is_dir():
                 held.enter_context(self.files.lock())
@@ -96,11 +100,13 @@ class RecipeRun:
         torch.set_num_threads(compute.threads or torch.get_num_threads())
         if compute.device == "cpu" and compute.dtype == "bfloat16" and not has_bfloat16():
             _log.warning(
-                "compute.dtype is bfloat16, and this CPU is not known to have instructions for it (avx512_bf16, amx_bf16): without them float32 is faster"
+                "compute.dtype is bfloat16, and this CPU is not known to have instructions for it (avx512_bf16, "
+                "amx_bf16): without them float32 is faster"
             )
 
     def check(self, until: str | None = None, *, fresh: bool = False, machine: bool = True) -> None:
-        """Read and check what the stages that are left need, up to and including `until`; with `fresh` none counts as done. Nothing is written.
+        """Read and check what the stages that are left need, up to and including `until`; with
+        `fresh` none counts as done. Nothing is written.
 
         Without `machine` neither device nor memory is looked at: the plan may be for another one.
         """
@@ -128,7 +134,7 @@ class RecipeRun:
         self.files.keep_results(results)
         return results
 
-    # -- stages -----------------------------------------------------------------------------------------------------
+    # -- stages ------------------------------------------------------------------------------------
 
     def _stage(self, name: str) -> None:
         stage, chat = stage_of(self.recipe, name), self.models.chat()
@@ -164,5 +170,6 @@ class RecipeRun:
         if self.stop.raised:
             saved = "" if name == START else ", its training is saved"
             raise Interrupted(
-                f"stopped before the evaluation of {'the start' if name == START else f'stage {name}'}{saved}: {self.command}"
+                f"stopped before the evaluation of {'the start' if name == START else f'stage {name}'}{saved}: "
+                f"{self.command}"
             )

@@ -18,11 +18,19 @@ from qwq.train.checkpoint import Progress, StopFlag
 
 
 def run_recipe(
-    recipe: Recipe, runs: Path, *, until: str | None, fresh: bool, max_minutes: float | None, progress: bool, command: str
-) -> dict[str, Any]:  # fmt: skip
+    recipe: Recipe,
+    runs: Path,
+    *,
+    until: str | None,
+    fresh: bool,
+    max_minutes: float | None,
+    progress: bool,
+    command: str,
+) -> dict[str, Any]:
     """Run what is not done yet and write the report; what results.json holds.
 
-    Ctrl-C, SIGTERM and `max_minutes` stop it after the step, state saved: Interrupted, which names `command` as the way to go on.
+    Ctrl-C, SIGTERM and `max_minutes` stop it after the step, state saved: Interrupted, which names
+    `command` as the way to go on.
     """
     stop = StopFlag(after_s=None if max_minutes is None else 60 * max_minutes)
     with _shown(recipe, runs, progress) as shown, stop.on_signals():
@@ -44,7 +52,9 @@ def _shown(recipe: Recipe, runs: Path, progress: bool) -> Iterator[Progress]:
 
 
 def _expected_seconds(recipe: Recipe, runs: Path) -> dict[str, float]:
-    """Seconds of each stage as another seed of the same recipe took them; empty where there is no such run."""
+    """Seconds of each stage as another seed of the same recipe took them; empty where there is no
+    such run.
+    """
     for folder in sorted(runs.glob(f"{recipe.name}*/")):
         if folder.name == recipe.run_name:
             continue

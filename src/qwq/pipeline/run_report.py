@@ -24,14 +24,20 @@ def read_run(folder: Path) -> RunData:
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into a run's folder, finished or not; returns its path. DataError where it is no run."""
+    """Write `report.html` into a run's folder, finished or not; returns its path.
+
+    DataError where it is no run.
+    """
     run = read_run(folder)
     write_atomic(run.folder.report, page(run).encode(errors="replace"))
     return run.folder.report
 
 
 def _view(kind: str, config: Mapping[str, Any], record: dict[str, Any] | None) -> StageView:
-    """What is shown of a stage. A kind whose file is not here any more is shown as any stage that trains a policy."""
+    """What is shown of a stage.
+
+    A kind whose file is not here any more is shown as any stage that trains a policy.
+    """
     try:
         cls = cast(type[Stage], stage_class(kind))
     except ConfigError:

@@ -148,7 +148,8 @@ _ENDED = {
 }
 _BECAME = {
     SessionState.KEPT: "Variables and files are kept.",
-    SessionState.REBUILT: "The Python process was replaced, and the earlier cells were run again: their variables and files are there.",
+    SessionState.REBUILT: "The Python process was replaced, and the earlier cells were run again: their variables "
+    "and files are there.",
     SessionState.LOST: "The Python process was replaced: all variables and files are gone.",
 }
 

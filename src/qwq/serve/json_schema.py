@@ -93,7 +93,7 @@ class _Fit:
     def _value(self, key: str, value: Any, depth: int) -> Any:
         if key in IN_DICTS and isinstance(value, dict):
             return {k: self.node(v, depth) for k, v in value.items()}
-        if key in IN_LISTS or key == "items" and isinstance(value, list):
+        if key in IN_LISTS or (key == "items" and isinstance(value, list)):
             return [self.node(v, depth) for v in value] if isinstance(value, list) else value
         if key in ("anyOf", "oneOf") and isinstance(value, list):
             return self._branches(value, depth)

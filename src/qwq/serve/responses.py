@@ -127,7 +127,7 @@ def chat_messages(items: Sequence[InputItem], before: Sequence[ChatMessage] = ()
             begin(ChatMessage(role=item.role, content=item.content), i)
             continue
         turn = out[-1] if out and out[-1].role == "assistant" else None
-        if turn is None or not isinstance(item, InputCall) and (turn.tool_calls or turn.content is not None):
+        if turn is None or (not isinstance(item, InputCall) and (turn.tool_calls or turn.content is not None)):
             turn = begin(ChatMessage(role="assistant"), i)
         match item:
             case InputReasoning():

@@ -109,7 +109,7 @@ class Task:
         """What results and files call it: its name, with the part if it is one."""
         return f"{self.name}:{self.part}" if self.part else self.name
 
-    # -- problems -----------------------------------------------------------------------------------------------------
+    # -- problems ----------------------------------------------------------------------------------
 
     def rows(self, split: str) -> Iterable[Mapping[str, Any]]:
         """Rows of `train`, `validation` or `test`, in a fixed order.
@@ -138,7 +138,8 @@ class Task:
                     first = min(shared)
                     del cache[split]
                     raise DataError(
-                        f"task {self.name}: {len(shared)} problems are both in {other} and in {split}, such as {first[:60]!r}: keep the splits apart"
+                        f"task {self.name}: {len(shared)} problems are both in {other} and in {split}, such as "
+                        f"{first[:60]!r}: keep the splits apart"
                     )
         return self.first(cache[split], num)
 
@@ -157,7 +158,9 @@ class Task:
         return [p for p in problems if p.id in chosen]
 
     def fixed(self, split: str, num: int) -> list[Problem]:
-        """The first `num` problems of a split as `first` chooses, the same in every run; fewer if it has no more. DataError if it has none."""
+        """The first `num` problems of a split as `first` chooses, the same in every run; fewer if
+        it has no more. DataError if it has none.
+        """
         return some(self, split, self.problems(split, num))
 
     def demonstrate(self, problem: Problem, rng: random.Random, *, noisy: bool = False) -> tuple[Message, ...]:
@@ -200,7 +203,9 @@ class Task:
         return self.owned(problem)
 
     def owned(self, problem: Problem) -> Problem:
-        """The problem with the task's environment, and with its name if its own verifier judges it."""
+        """The problem with the task's environment, and with its name if its own verifier judges
+        it.
+        """
         if self.judges:
             VERIFIERS[self.name] = self.verify
             problem = replace(problem, task=self.name)
@@ -217,7 +222,7 @@ class Task:
         ENVIRONMENTS[name] = self.environment
         return name
 
-    # -- verdicts -----------------------------------------------------------------------------------------------------
+    # -- verdicts ----------------------------------------------------------------------------------
 
     @property
     def judges(self) -> bool:
@@ -263,7 +268,7 @@ class Task:
             return self.verdict(None, "nothing after the thinking")
         return None
 
-    # -- figures ------------------------------------------------------------------------------------------------------
+    # -- figures -----------------------------------------------------------------------------------
 
     def combine(self, means: Mapping[str, Any]) -> Any:
         """The headline from the groups' means (shares, or arrays of them)."""

@@ -88,7 +88,9 @@ class ProblemMix:
         return pool[self._orders[name, passes][at]]
 
     def demonstration(self, index: int, noise: float) -> tuple[Problem, tuple[Message, ...]]:
-        """Problem `index` and turns that answer it; with probability `noise` they have a mistake."""
+        """Problem `index` and turns that answer it; with probability `noise` they have a
+        mistake.
+        """
         problem = self.problem(index)
         rng = random.Random(digest(f"{self.seed}/{self.label}/demo/{index}"))
         noisy = rng.random() < noise

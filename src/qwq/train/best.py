@@ -21,7 +21,9 @@ Outcomes = Mapping[str, list[float]]
 
 @dataclass
 class ValidationLog:
-    """Looks so far, each with `step`, `score` and the share of each domain; part of the stage's state."""
+    """Looks so far, each with `step`, `score` and the share of each domain; part of the stage's
+    state.
+    """
 
     validation: list[dict[str, Any]] = field(default_factory=list)
 

@@ -1,18 +1,24 @@
-"""The RL loop: sample groups, judge them, turn rewards into advantages, take one clipped policy-gradient step.
+"""The RL loop: sample groups, judge them, turn rewards into advantages, take one clipped
+policy-gradient step.
 
-Read `RlTrainer.step` first; it is the whole algorithm. It is GRPO (arXiv 2402.03300) with these departures:
+Read `RlTrainer.step` first; it is the whole algorithm. It is GRPO (arXiv 2402.03300) with these
+departures:
 
-1. advantages are not divided by the group's standard deviation, and the loss has a constant normaliser,
-   prompts x samples x max_new_tokens (Dr. GRPO, arXiv 2503.20783). Other losses and advantage forms: `train.losses`.
-   Whatever the loss, its normaliser is fixed before anything is dropped;
+1. advantages are not divided by the group's standard deviation, and the loss has a constant
+   normaliser, prompts x samples x max_new_tokens (Dr. GRPO, arXiv 2503.20783). Other losses and
+   advantage forms: `train.losses`. Whatever the loss, its normaliser is fixed before anything is
+   dropped;
 2. the clip is asymmetric (DAPO, arXiv 2503.14476) and acts only with more than one update a batch:
    by default the ratio is exactly 1, both of its sides coming from the trainer's own forward pass;
 3. no KL term in stage 1; in stage 2 a small one against the end of stage 1;
-4. groups whose advantages are all 0 are dropped before the backward pass when nothing else needs them;
+4. groups whose advantages are all 0 are dropped before the backward pass when nothing else needs
+   them;
 5. a response that never ends is unfinished, and unfinished is never correct;
-6. where sampler and trainer compute in 16 bits, their difference is corrected by truncated importance sampling.
+6. where sampler and trainer compute in 16 bits, their difference is corrected by truncated
+   importance sampling.
 
-A verdict spoiled by infrastructure is no reward: the rollout leaves its group's baseline and the loss.
+A verdict spoiled by infrastructure is no reward: the rollout leaves its group's baseline and the
+loss.
 """
 
 from __future__ import annotations
@@ -114,7 +120,8 @@ class RlTrainer:
         self.limits = Limits(**config.tools.model_dump())
         self.params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         self.store = RolloutStore(run.rollouts_folder)
-        # With LoRA the reference model is the model without its adapters; else KL needs a second copy of the weights.
+        # With LoRA the reference model is the model without its adapters; else KL needs a second
+        # copy of the weights.
         self.has_adapters = bool(lora.adapters(model))
         self.load_reference = load_reference
         self.reference: Transformer | None = None
@@ -122,7 +129,9 @@ class RlTrainer:
         self.watch = Watch(self.state.watch)
 
     def prepare(self) -> None:
-        """Before anything else: keep the start as the reference model, where the KL term needs a copy, and resume."""
+        """Before anything else: keep the start as the reference model, where the KL term needs a
+        copy, and resume.
+        """
         if self.config.kl > 0 and not self.has_adapters:
             self.reference = Transformer(self.model.config).to(self.model.device, self.model.embed.weight.dtype)
             self.reference.load_state_dict(self.model.state_dict())
@@ -138,13 +147,16 @@ class RlTrainer:
         self.run.progress.note(self.throughput())
 
     def throughput(self) -> str:
-        """Useful tokens a second of the stage: sampled ones, and completion tokens that were trained on."""
+        """Useful tokens a second of the stage: sampled ones, and completion tokens that were
+        trained on.
+        """
         t = self.state.totals
         sampling = t.sampled_tokens / max(t.sampling_s, 1e-9)
         training = t.trained_tokens / max(t.training_s, 1e-9)
         return (
-            f"{self.run.name}: useful tokens/s: sampling {sampling:,.1f} ({t.sampled_tokens:,} in {t.sampling_s:.1f} s), "
-            f"training {training:,.1f} ({t.trained_tokens:,} in {t.training_s:.1f} s), verifying {t.verifying_s:.1f} s"
+            f"{self.run.name}: useful tokens/s: sampling {sampling:,.1f} ({t.sampled_tokens:,} in "
+            f"{t.sampling_s:.1f} s), training {training:,.1f} ({t.trained_tokens:,} in {t.training_s:.1f} s), "
+            f"verifying {t.verifying_s:.1f} s"
         )
 
     def step(self, step: int) -> dict[str, Any]:
@@ -178,7 +190,9 @@ class RlTrainer:
         return self.config.drop_zero_signal and self.config.kl == 0
 
     def sample(self, step: int) -> list[Rollout]:
-        """Groups for this step, judged and rewarded; with `refill`, prompts whose verdicts all agree are followed by new ones."""
+        """Groups for this step, judged and rewarded; with `refill`, prompts whose verdicts all
+        agree are followed by new ones.
+        """
         kept: list[Rollout] = []
         wanted = self.config.prompts
         for _ in range(1 + self.config.refill):
@@ -208,7 +222,8 @@ class RlTrainer:
         if len(failed) > self.config.max_infra_error_rate * len(rollouts):
             raise InfraError(
                 f"{len(failed)} of {len(rollouts)} verdicts failed by infrastructure, at most "
-                f"{self.config.max_infra_error_rate:.0%} may: {failed[0].verdicts[-1].reason}; the step was not trained on"
+                f"{self.config.max_infra_error_rate:.0%} may: {failed[0].verdicts[-1].reason}; the step was not "
+                "trained on"
             )
         return rollouts
 
@@ -239,7 +254,8 @@ class RlTrainer:
     def update(self, step: int, groups: list[Group], *, batch: Sequence[Rollout] | None = None) -> dict[str, Any]:
         """`updates` optimiser steps on `groups`.
 
-        `batch` are the step's rollouts before any was left out, which the normaliser counts; default: those of `groups`.
+        `batch` are the step's rollouts before any was left out, which the normaliser counts;
+        default: those of `groups`.
         """
         whole = [r for g in groups for r in g.rollouts] if batch is None else batch
         size = BatchSize(
@@ -346,7 +362,9 @@ class RlTrainer:
         return self._logprobs(model, batch)[0]
 
     def _kl_to_start(self, batches: Sequence[Batch], now: Sequence[Tensor | None]) -> float:
-        """Mean KL (k3) to the stage's start, of the weights that sampled; the start is loaded for it and let go again."""
+        """Mean KL (k3) to the stage's start, of the weights that sampled; the start is loaded for
+        it and let go again.
+        """
         start = None if self.has_adapters or self.load_reference is None else self.load_reference()
         if start is None and not self.has_adapters:
             raise ConfigError("watch_kl needs the stage's start: give RlTrainer load_reference, or train with LoRA")
@@ -372,8 +390,9 @@ class RlTrainer:
     def _hold(self, what: str, found: float, allowed: float) -> None:
         if found > allowed and self.model.embed.weight.dtype == torch.float32:
             raise InfraError(
-                f"sampler and trainer disagree: log-probabilities differ by {found:.2e} {what}, {allowed:.0e} is allowed; "
-                "the rollouts do not come from these weights (delete the stage's rollouts folder and run again)"
+                f"sampler and trainer disagree: log-probabilities differ by {found:.2e} {what}, {allowed:.0e} is "
+                "allowed; the rollouts do not come from these weights (delete the stage's rollouts folder and run "
+                "again)"
             )
 
     def _describe(self, rollouts: list[Rollout], groups: list[Group]) -> dict[str, Any]:

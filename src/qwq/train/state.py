@@ -1,7 +1,7 @@
 """What a stage remembers from step to step beside its tensors: `state.json` of a checkpoint, typed.
 
-`StageState` holds what every stage has. A module that remembers more has a dataclass for it, and `part` gives the stage's
-one instance:
+`StageState` holds what every stage has. A module that remembers more has a dataclass for it, and
+`part` gives the stage's one instance:
 
     @dataclass
     class Cursor:
@@ -9,8 +9,8 @@ one instance:
 
     cursor = job.run.state.part(Cursor)  # its values are the checkpoint's after `job.run.resume`
 
-On disk all fields lie side by side under their own names, so no two dataclasses may share one. Every field has a default;
-one whose value is None is left out.
+On disk all fields lie side by side under their own names, so no two dataclasses may share one.
+Every field has a default; one whose value is None is left out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class StageState:
     _stored: dict[str, Any] = field(default_factory=dict, repr=False)  # as read, for parts that ask later
 
     def part(self, kind: type[Part]) -> Part:
-        """The stage's instance of the dataclass `kind`, filled from the checkpoint that was read, if any."""
+        """The stage's instance of the dataclass `kind`, filled from the checkpoint that was read,
+        if any.
+        """
         if kind not in self._parts:
             names = {f.name for f in fields(cast(Any, kind))}
             for other in (type(self), *self._parts):
@@ -48,7 +50,10 @@ class StageState:
         return cast(Part, self._parts[kind])
 
     def load(self, stored: Mapping[str, Any]) -> None:
-        """Take the values of a `state.json`, in place. ModelError if a newer qwq wrote it or a value has another type."""
+        """Take the values of a `state.json`, in place.
+
+        ModelError if a newer qwq wrote it or a value has another type.
+        """
         if stored.get("version", 0) > VERSION:
             raise ModelError(
                 f"the checkpoint's state has version {stored['version']}, this qwq reads up to {VERSION}: "

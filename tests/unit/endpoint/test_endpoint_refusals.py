@@ -51,9 +51,9 @@ def openai(message: str, **more: object) -> str:
             json.dumps(
                 {
                     "object": "error",
-                    "message": "This model's maximum context length is 16384 tokens. However, you requested 122946 tokens "
-                    "(112946 in the messages, 10000 in the completion). Please reduce the length of the "
-                    "messages or completion.",
+                    "message": "This model's maximum context length is 16384 tokens. However, you requested 122946 "
+                    "tokens (112946 in the messages, 10000 in the completion). Please reduce the length "
+                    "of the messages or completion.",
                     "type": "BadRequestError",
                     "param": None,
                     "code": 400,
@@ -128,8 +128,8 @@ def openai(message: str, **more: object) -> str:
                 {
                     "error": {
                         "code": 400,
-                        "message": "request (1407 tokens) exceeds the available context size (256 tokens), try increasing "
-                        "it",
+                        "message": "request (1407 tokens) exceeds the available context size (256 tokens), try "
+                        "increasing it",
                         "type": "exceed_context_size_error",
                         "n_prompt_tokens": 1407,
                         "n_ctx": 256,

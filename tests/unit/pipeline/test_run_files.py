@@ -1,4 +1,6 @@
-"""What a run reads back of its own files when it goes on: a damaged one is named in one line, with what to do."""
+"""What a run reads back of its own files when it goes on: a damaged one is named in one line, with
+what to do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""metrics.jsonl and the records hold no NaN and no infinity: strict parsers (JavaScript, jq) refuse the whole file."""
+"""metrics.jsonl and the records hold no NaN and no infinity: strict parsers (JavaScript, jq) refuse
+the whole file.
+"""
 
 from __future__ import annotations
 

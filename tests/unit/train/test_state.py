@@ -1,4 +1,6 @@
-"""The typed state of a stage: the names on disk, what an older checkpoint brings along, and what is refused."""
+"""The typed state of a stage: the names on disk, what an older checkpoint brings along, and what is
+refused.
+"""
 
 from __future__ import annotations
 

@@ -77,7 +77,8 @@ ROWS = {
     "LeetCode": (
         {
             "tests": {
-                "functional": "def check(candidate):\n    assert candidate(a = 1, b = 2) == 3\n\n\ncheck(Solution().add)"
+                "functional": "def check(candidate):\n    assert candidate(a = 1, b = 2) == 3\n\n\n"
+                "check(Solution().add)"
             }
         },
         METHOD,

@@ -1,6 +1,8 @@
-"""Lengths of prompts and documents in tokens, guessed from characters: the tokenizer may not exist yet.
+"""Lengths of prompts and documents in tokens, guessed from characters: the tokenizer may not exist
+yet.
 
-Nothing is downloaded for an estimate: a set that is not here is taken to have prompts of `ASSUMED_PROMPT` tokens.
+Nothing is downloaded for an estimate: a set that is not here is taken to have prompts of
+`ASSUMED_PROMPT` tokens.
 """
 
 from __future__ import annotations
@@ -44,14 +46,17 @@ class Lengths:
 def to_tokens(characters: float, vocab_size: int) -> int:
     """Tokens of a text in a chat template, on the high side.
 
-    Measured: 2.0 characters a token with a vocabulary of 512 on the procedural families; Qwen2.5's gives 4.1 on GSM8K,
-    2.8 on MBPP, and 2.5 on their longest prompts.
+    Measured: 2.0 characters a token with a vocabulary of 512 on the procedural families; Qwen2.5's
+    gives 4.1 on GSM8K, 2.8 on MBPP, and 2.5 on their longest prompts.
     """
     return math.ceil(characters / (2.0 if vocab_size < 4096 else 2.5)) + 30
 
 
 def prompt_texts(name: str) -> Texts:
-    """Prompts of a task. Files of one that reads some are left unread: they may have to be downloaded."""
+    """Prompts of a task.
+
+    Files of one that reads some are left unread: they may have to be downloaded.
+    """
     if get(name).reads_files:
         return ASSUMED_TEXTS
     mix = ProblemMix(0, "plan", {name: 1.0})

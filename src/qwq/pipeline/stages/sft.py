@@ -60,13 +60,13 @@ class SftStage(Stage):
     mix: Mix = Field(default_factory=Mix)
     path: str | None = Field(
         None,
-        description="conversations instead of procedural demonstrations: JSON lines or parquet, or a hub id, in any shape "
-        "of docs/data.md",
+        description="conversations instead of procedural demonstrations: JSON lines or parquet, or a hub id, in "
+        "any shape of docs/data.md",
     )
     max_tokens: Positive = Field(
         8192,
-        description="longest conversation of the file; longer ones, and those beyond the model's positions, are left out "
-        "and counted",
+        description="longest conversation of the file; longer ones, and those beyond the model's positions, are "
+        "left out and counted",
     )
     recheck: Unit = Field(
         0.0,
