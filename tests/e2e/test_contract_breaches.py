@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwq.config import load_recipe
+from qwq.config import Optim, load_recipe
 from qwq.errors import ConfigError, Interrupted
 from qwq.model.weights import load_model
 from qwq.pipeline.run import RecipeRun
@@ -23,6 +23,7 @@ from qwq.pipeline.table import contract_lines
 from qwq.tasks.mix import ProblemMix
 from qwq.train import stage2 as rl2
 from qwq.train.checkpoint import StageRun, StopFlag, clone_weights
+from qwq.train.optim import Optimizer
 
 PRETRAIN = """
 name = "start"
@@ -212,7 +213,10 @@ def test_the_last_weights_are_looked_at_also_between_two_checks(folder, monkeypa
 
 def guard_of(stage, model, run, evaluate) -> rl2.ContractGuard:
     mix = ProblemMix(0, "rl2", stage.mix.weights())
-    return rl2.ContractGuard(stage.contract, stage.replays(), model, mix, run, steps=stage.steps, evaluate=evaluate)
+    optimizer = Optimizer(model, Optim(), stage.steps)
+    return rl2.ContractGuard(
+        stage.contract, stage.replays(), model, optimizer, mix, run, steps=stage.steps, evaluate=evaluate
+    )
 
 
 def test_weights_that_validation_puts_back_are_looked_at_too(tmp_path):

@@ -197,7 +197,7 @@ def guard_at(folder: Path, on_breach: str, outcomes: list[float]) -> tuple[Contr
     run.resume(model, optimizer)
     mix.shares = mix.base_shares | run.state.part(RlState).mix
     guard = ContractGuard(
-        stage.contract, stage.replays(), model, mix, run, steps=4, evaluate=lambda: {"math": outcomes}
+        stage.contract, stage.replays(), model, optimizer, mix, run, steps=4, evaluate=lambda: {"math": outcomes}
     )
     guard.begin()
     return guard, optimizer

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qwq.pipeline.inputs import RunInputs
     from qwq.pipeline.job import StageJob
     from qwq.reward.mixing import Scorer
+    from qwq.train.rl import RlTrainer
 
 Pools = dict[str, tuple[float, list[Problem]]]  # by label: weight, problems
 
@@ -86,8 +87,10 @@ class RlStage(RlConfig, Stage):
         work += f", up to {times(self.refill, 'refill')}" if self.refill else ""
         return StagePlan(self.steps, work, self.steps * rounds * new, float(self.steps * passes * fed * one))
 
-    def extra_memory(self, weights: int, config: ModelConfig) -> tuple[dict[str, int], list[dict[str, int]]]:
-        """What a kind holds besides, given the bytes of the weights: parts that stay, and phases of their own."""
+    def extra_memory(
+        self, context: PlanContext, base: Mapping[str, int]
+    ) -> tuple[dict[str, int], list[dict[str, int]]]:
+        """What a kind holds besides, given the bytes of `base`: parts that stay, and phases of their own."""
         return {}, []
 
     def memory(self, context: PlanContext) -> Memory:
@@ -101,7 +104,7 @@ class RlStage(RlConfig, Stage):
             base = base | {"reference": weights}
             which = f"kl to 0 (now {self.kl:g}" if self.kl > 0 else f"watch_kl to 0 (now {self.watch_kl}"
             common["reference"] = f"stages.{context.name}.{which}: it needs a second copy of the weights)"
-        stays, own = self.extra_memory(weights, config)
+        stays, own = self.extra_memory(context, base)
         rows = min(compute.max_rows, self.prompts * self.samples)
         sampling = sampling_parts(config, rows, longest, self.max_new_tokens, self.prompts)
         group = self.samples * self.max_new_tokens
@@ -192,7 +195,7 @@ class RlStage(RlConfig, Stage):
         """The reward model that judges what no rule can."""
         return None
 
-    def hooks(self, model: Transformer, mix: ProblemMix, scorer: Scorer | None, job: StageJob) -> StageHooks | None:
+    def hooks(self, trainer: RlTrainer, job: StageJob) -> StageHooks | None:
         """What the kind does between the steps."""
         return None
 
@@ -214,7 +217,7 @@ class RlStage(RlConfig, Stage):
             model, job.chat, self, job.compute, run, mix, rewarder, seed=job.seed,
             load_reference=lambda: job.start_model().requires_grad_(False),
         )  # fmt: skip
-        hooks = self.hooks(model, mix, scorer, job)
+        hooks = self.hooks(trainer, job)
         keeper = None
         if self.validation.every:
             watched = self.watched(inputs)

@@ -32,6 +32,7 @@ from qwq.errors import CapacityError, ConfigError, Interrupted, ModelError
 from qwq.train.optim import Optimizer
 from qwq.train.state import StageState
 
+OPTIMIZER = "optimizer"
 SAVING_SHARE = 0.04  # of the time, at most
 MIN_INTERVAL_S = 5.0  # the default of the recipe's compute.checkpoint_interval_s
 
@@ -268,6 +269,25 @@ def load_trained(module: nn.Module, stored: Mapping[str, Tensor]) -> None:
         )
     for name, tensor in own.items():
         tensor.copy_(stored[name])
+
+
+def snapshot(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Copies, on the CPU, of what is trained and of the optimizer's state (moments, step counts, float32 copies).
+
+    The optimizer's names have a slash, the weights' have none.
+    """
+    copies = {**trained_weights(module), **{f"{OPTIMIZER}/{k}": v for k, v in optimizer.state().items()}}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in copies.items()}
+
+
+def restore(module: nn.Module, optimizer: Optimizer, stored: Mapping[str, Tensor]) -> None:
+    """Put a `snapshot` back, in place.
+
+    Moments that it does not hold are cleared: those of before the first step, or of a checkpoint that kept weights alone.
+    """
+    of_optimizer = f"{OPTIMIZER}/"
+    load_trained(module, {k: v for k, v in stored.items() if not k.startswith(of_optimizer)})
+    optimizer.load_state({k.removeprefix(of_optimizer): v for k, v in stored.items() if k.startswith(of_optimizer)})
 
 
 def clone_weights(module: nn.Module) -> dict[str, Tensor]:

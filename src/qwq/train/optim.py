@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -170,12 +170,16 @@ class Optimizer:
                 out[f"{name}/{MASTER}"] = master.detach()
         return out
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        for name, p, master in zip(self.names, self.params, self.masters, strict=True):
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take copies of what `state` gave; the state of a parameter not in it is cleared."""
+        for name, master in zip(self.names, self.masters, strict=True):
             entries = {k.rsplit("/", 1)[1]: v for k, v in state.items() if k.rsplit("/", 1)[0] == name}
             if MASTER in entries:
                 with torch.no_grad():
                     value = entries.pop(MASTER)
                     master.copy_(value)
+            self.adam.state.pop(master, None)
             if entries:
-                self.adam.state[master] = {k: v if k == "step" else v.to(p.device) for k, v in entries.items()}
+                # Copies: AdamW updates them in place, and `state` may be put back a second time.
+                # The step count, too, is where the fused kernel needs it: with the parameter.
+                self.adam.state[master] = {k: v.to(master.device, copy=True) for k, v in entries.items()}

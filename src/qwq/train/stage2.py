@@ -14,7 +14,8 @@ from qwq.model.transformer import Transformer
 from qwq.reward.canaries import Canaries
 from qwq.tasks.mix import ProblemMix
 from qwq.train import contract
-from qwq.train.checkpoint import StageRun, clone_weights, load_trained
+from qwq.train.checkpoint import StageRun, restore, snapshot
+from qwq.train.optim import Optimizer
 
 # Per-problem outcomes (1 or 0) of validation problems, by domain.
 Outcomes = Mapping[str, list[float]]
@@ -40,6 +41,7 @@ class ContractGuard:
         config: Contract,
         replays: Mapping[str, list[str]],
         model: Transformer,
+        optimizer: Optimizer,
         mix: ProblemMix,
         run: StageRun,
         *,
@@ -47,7 +49,8 @@ class ContractGuard:
         evaluate: Callable[[], Outcomes],
         canaries: Canaries | None = None,
     ) -> None:
-        self.config, self.replays, self.model, self.mix, self.run = config, dict(replays), model, mix, run
+        self.config, self.replays, self.mix, self.run = config, dict(replays), mix, run
+        self.model, self.optimizer = model, optimizer
         self.steps, self.evaluate, self.canaries = steps, evaluate, canaries
         self.state = run.state.part(ContractState)
         # Not mix.shares: a run that goes on finds them as an earlier breach has left them.
@@ -57,10 +60,10 @@ class ContractGuard:
         """Measure the start of the stage, unless a checkpoint has brought the figures along."""
         if self.state.contract_before is None:
             self.state.contract_before = {d: list(v) for d, v in self.evaluate().items()}
-        # The weights of the last good check are in run.tensors, so that a run that goes on has them
+        # The weights and moments of the last good check are in run.tensors, so that a run that goes on has them
         # too.
         if self._rolls_back and not self.run.tensors:
-            self.run.tensors = clone_weights(self.model)
+            self.run.tensors = snapshot(self.model, self.optimizer)
 
     @property
     def _rolls_back(self) -> bool:
@@ -112,7 +115,7 @@ class ContractGuard:
                 self.mix.shares = dict(self.base_shares)
                 entry["action"] = "the held domains are back within the contract: the full mix again"
             if self._rolls_back:
-                self.run.tensors = clone_weights(self.model)
+                self.run.tensors = snapshot(self.model, self.optimizer)
         self._record(entry, metrics, alarms, step)
 
     def _record(self, entry: dict[str, Any], metrics: dict[str, Any], alarms: list[str], step: int) -> None:
@@ -133,14 +136,14 @@ class ContractGuard:
     def _act_last(self, breached: list[str]) -> str:
         """No step follows: either the last good weights are handed on, or the breach is."""
         if self._rolls_back:
-            load_trained(self.model, self.run.tensors)
+            restore(self.model, self.optimizer, self.run.tensors)
             return "the stage is over, weights of the last good check put back"
         return "the stage is over in breach, its last weights are handed on"
 
     def _act(self, breached: list[str]) -> str:
         c = self.config
         if c.on_breach == "stop":
-            load_trained(self.model, self.run.tensors)
+            restore(self.model, self.optimizer, self.run.tensors)
             self.run.state.ended = (
                 f"{self.run.name} ends early by the contract ({', '.join(breached)}): weights of the last good "
                 "check put back"
@@ -154,6 +157,6 @@ class ContractGuard:
         drawn = "mix now " + ", ".join(f"{name} {w:.2f}" for name, w in self.mix.shares.items())
         drawn = drawn if others else "the mix stays, as there is nothing else in it"
         if self._rolls_back:
-            load_trained(self.model, self.run.tensors)
+            restore(self.model, self.optimizer, self.run.tensors)
             return f"weights of the last good check put back, {drawn}"
         return drawn

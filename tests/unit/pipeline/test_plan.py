@@ -185,6 +185,9 @@ def test_parts_are_the_sizes_of_the_tensors() -> None:
     assert memory.parts["AdamW"] == 2 * weights
     assert "reference" not in stage_memory(recipe(), "rl1", config).parts
     assert stage_memory(recipe(), "rl2", config).parts["reward model"] == weights
+    rollback = stage_memory(recipe(stages__rl2__contract__on_breach="rollback"), "rl2", config)
+    assert rollback.parts["last good check"] == 3 * weights  # the weights and two moments
+    assert "last good check" not in stage_memory(recipe(stages__rl2__contract__on_breach="hold"), "rl2", config).parts
     cache = KVCache(config, 16, 150)
     parts = footprint.sampling_parts(config, 16, 50, 100, 4)
     kept = 16 * 100 * 28  # ids, masks, forced ids (8 bytes each) and log-probabilities (4)

@@ -35,8 +35,8 @@ def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
 # Parts of memory in the order of the table; a kind of stage may have others, which come behind
 # them.
 PARTS = (
-    "program", "weights", "gradients", "AdamW", "float32 copies", "reference", "reward model", "key/value cache",
-    "activations", "logits",
+    "program", "weights", "gradients", "AdamW", "float32 copies", "reference", "reward model", "last good check",
+    "key/value cache", "activations", "logits",
 )  # fmt: skip
 
 

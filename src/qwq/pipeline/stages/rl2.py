@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from qwq.common.memory import on_cuda
 from qwq.common.stats import detectable_drop
 from qwq.config import Contract, Reference, Section, Source, StageConfig, register_stage, task_domain
 from qwq.errors import ConfigError, DataError, nearest
@@ -18,16 +19,16 @@ from qwq.pipeline.rl_stage import RlStage, StageHooks
 from qwq.pipeline.stages.reward_model import RewardModelStage
 from qwq.pipeline.stages.rl1 import Rl1Stage
 from qwq.tasks.mbpp import MBPP_IDS
-from qwq.tasks.mix import ProblemMix, allot
+from qwq.tasks.mix import allot
 from qwq.tasks.registry import get
 from qwq.tasks.sources import load_source
 from qwq.types import DOMAINS, Problem
 
 if TYPE_CHECKING:
-    from qwq.model.transformer import Transformer
     from qwq.pipeline.inputs import RunInputs
     from qwq.pipeline.job import StageJob
     from qwq.reward.mixing import Scorer
+    from qwq.train.rl import RlTrainer
 
 
 class RewardMixing(Section):
@@ -134,11 +135,19 @@ class Rl2Stage(RlStage):
 
     # -- plan -------------------------------------------------------------------------------------------------------
 
-    def extra_memory(self, weights: int, config: ModelConfig) -> tuple[dict[str, int], list[dict[str, int]]]:
+    def extra_memory(
+        self, context: PlanContext, base: Mapping[str, int]
+    ) -> tuple[dict[str, int], list[dict[str, int]]]:
+        stays: dict[str, int] = {}
+        if self.contract.on_breach in ("rollback", "stop") and not on_cuda(context.recipe.compute.device):
+            # A copy of what is trained and of the optimizer's state, in the main memory.
+            width = 2 if context.recipe.compute.dtype == "bfloat16" else FLOAT
+            trained = width * self.trained_parameters(context.recipe, context.config)
+            stays["last good check"] = trained + base["AdamW"] + base.get("float32 copies", 0)
         if not self.mix.preference:
-            return {}, []
-        scoring = {"activations": FLOAT * inference_values(config, SCORED_TOKENS)}
-        return {"reward model": weights}, [scoring]
+            return stays, []
+        scoring = {"activations": FLOAT * inference_values(context.config, SCORED_TOKENS)}
+        return stays | {"reward model": base["weights"]}, [scoring]
 
     def contract_problems(self) -> dict[str, int]:
         """How many validation problems the contract has of each name that it holds. Sets that are not here are taken to hold out as many as are asked for."""
@@ -239,14 +248,16 @@ class Rl2Stage(RlStage):
         calibration = Calibration(**record["calibration"])
         return Scorer(model, calibration, self.reward_model.weight, self.reward_model.debias_length)
 
-    def hooks(self, model: Transformer, mix: ProblemMix, scorer: Scorer | None, job: StageJob) -> StageHooks:
+    def hooks(self, trainer: RlTrainer, job: StageJob) -> StageHooks:
         from qwq.reward.canaries import Canaries
         from qwq.train.stage2 import ContractGuard
 
+        model, scorer = trainer.model, trainer.rewarder.scorer
         num, held = self.reward_model.canaries, self.held(job.inputs)
         canaries = Canaries(job.chat, scorer, num) if scorer and num else None
         return ContractGuard(
-            self.contract, self.replays(), model, mix, job.run, steps=self.steps, canaries=canaries,
+            self.contract, self.replays(), model, trainer.optimizer, trainer.mix, job.run, steps=self.steps,
+            canaries=canaries,
             evaluate=lambda: job.outcomes(model, held, self.max_new_tokens),
         )  # fmt: skip
 
