@@ -264,7 +264,7 @@ def run_chat(model_path: str, engine: EngineOptions, options: ChatOptions) -> in
     talk = Talk(conversation, screen, seed, _params(loaded, {}), path, blocks)
     terminal = sys.stdin.isatty()
     if terminal:
-        import readline  # gives input() its history and editing keys
+        import readline  # noqa: F401  # gives input() its history and editing keys
     return talk.run(Lines(COMMANDS, terminal=terminal))
 
 

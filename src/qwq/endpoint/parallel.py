@@ -38,7 +38,7 @@ def concurrently(
         while (item := inbox.get()) is not None:
             try:
                 outbox.put((item, ask(item)))
-            except BaseException as error:  # handed on, and raised below
+            except BaseException as error:  # noqa: BLE001  # handed on, and raised below
                 outbox.put((item, error))
 
     threads = [threading.Thread(target=work, name=f"qwq-ask-{i}", daemon=True) for i in range(concurrency)]

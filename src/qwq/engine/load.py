@@ -363,7 +363,7 @@ def _modelscope(model: str) -> Path:
         ) from None
     try:
         return Path(snapshot_download(name))
-    except Exception as error:  # the library raises whatever its HTTP stack does
+    except Exception as error:  # noqa: BLE001  # the library raises whatever its HTTP stack does
         raise ModelError(
             f"{model}: ModelScope does not give it ({type(error).__name__}: {error}): check name and network"
         ) from None

@@ -116,7 +116,7 @@ class Environment:
             raise
         except TimeoutError:
             text = f"error: {call.name} gave no result within {self.timeout_s:g} s"
-        except Exception as error:  # a tool is somebody's code: whatever it raises is its answer
+        except Exception as error:  # noqa: BLE001  # a tool is somebody's code: whatever it raises is its answer
             text = f"error: {call.name} raised {type(error).__name__}: {' '.join(str(error).split())[:500]}"
         if len(text) > MAX_RESULT:
             text = f"{text[:MAX_RESULT]}\n[{len(text) - MAX_RESULT} further characters cut]"

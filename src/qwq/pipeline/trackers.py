@@ -63,7 +63,7 @@ class TrackedProgress(Progress):
             try:
                 if tracker is not None:
                     tracker.close()
-            except Exception as error:  # whatever a tracker does, the run is done
+            except Exception as error:  # noqa: BLE001  # whatever a tracker does, the run is done
                 self._inner.note(_fault(name, error))
         self._trackers = dict.fromkeys(self._trackers)
         self._inner.end()
@@ -73,7 +73,7 @@ class TrackedProgress(Progress):
             tracker = self._trackers[name] or TRACKERS[name](self._recipe, self._folder)
             self._trackers[name] = tracker
             tracker.log(stage, step, figures, answers)
-        except Exception as error:  # whatever a tracker does, training continues
+        except Exception as error:  # noqa: BLE001  # whatever a tracker does, training continues
             del self._trackers[name]
             self._inner.note(_fault(name, error))
 

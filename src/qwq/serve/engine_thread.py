@@ -245,7 +245,7 @@ class EngineRunner:
                 if self.engine.has_work:
                     self._step()
                 self._publish()
-        except BaseException as error:  # whatever it is, no request may wait for ever
+        except BaseException as error:  # noqa: BLE001  # whatever it is, no request may wait for ever
             # Nobody may wait for ever on an engine that is gone: each request is told, later ones
             # are refused. What went wrong is for the server's log, as its text may name files of
             # this machine.

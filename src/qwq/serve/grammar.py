@@ -56,7 +56,7 @@ def grammar_rule(grammar: str) -> str:
 
     try:
         return "%lark {\n" + any_to_lark(grammar) + "\n}"
-    except Exception as error:  # GbnfToLarkError, and IndexError at some ends of texts
+    except Exception as error:  # noqa: BLE001  # GbnfToLarkError, and IndexError at some ends of texts
         raise UsageError(
             f"the grammar cannot be read ({str(error)[:200]}): write it in Lark's notation or in GBNF"
         ) from None

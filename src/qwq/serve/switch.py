@@ -217,7 +217,7 @@ class ModelSwitch:
             )
             app = create_app(loaded, own, self.shared)
             await self._stack.enter_async_context(app.router.lifespan_context(app))
-        except Exception as error:  # out of memory comes as several kinds, and the server lives on
+        except Exception as error:  # noqa: BLE001  # out of memory comes as several kinds, and the server lives on
             failure = str(error) if isinstance(error, QwqError) else traceback.format_exc().rstrip()
         if failure:  # outside the handler, whose error would hold what was loaded
             say(f"{entry.name}: {failure}")

@@ -95,7 +95,7 @@ def _byte_level_bpe(
         raise read.fault(f"the vocabulary has no token for {missing[0]!r}, byte-level BPE has one for every letter")
     try:
         inner = tokenizers.Tokenizer(models.BPE(vocab, read.merges(), ignore_merges=pre in WHOLE_WORDS))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
         raise read.fault(f"the merges do not go with the vocabulary ({error})") from None
     splits = [pre_tokenizers.Split(tokenizers.Regex(p), "isolated") for p in PRE_TOKENIZERS[pre]]
     inner.pre_tokenizer = pre_tokenizers.Sequence(

@@ -45,7 +45,7 @@ class _Generation(jinja2.ext.Extension):
     Written as if not there.
     """
 
-    tags: set[str] = {"generation"}  # declared so by Jinja
+    tags: set[str] = {"generation"}  # noqa: RUF012  # declared so by Jinja
 
     def parse(self, parser: Any) -> Any:
         line = next(parser.stream).lineno

@@ -171,7 +171,7 @@ class Tokenizer:
             )
         try:
             inner = tokenizers.Tokenizer.from_str(json.dumps(data))
-        except Exception as error:  # the library raises nothing narrower
+        except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
             raise ModelError(f"{path}: not a tokenizer ({error}): fetch or write the folder again") from None
         config_path = folder / "tokenizer_config.json"
         config = read_json(config_path) if config_path.is_file() else {}

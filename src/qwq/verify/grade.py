@@ -162,7 +162,7 @@ def _then(future: Future[Any], action: Callable[[Any], None]) -> Future[Any]:
         try:
             result = ended.result()
             action(result)
-        except BaseException as error:  # handed on to whoever asks for the result
+        except BaseException as error:  # noqa: BLE001  # handed on to whoever asks for the result
             after.set_exception(error)
         else:
             after.set_result(result)

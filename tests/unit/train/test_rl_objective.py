@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_golden import fixed_rollouts, one_thread, trainer
-from test_losses import own_registry  # a fixture
+from test_losses import own_registry  # noqa: F401  # a fixture
 
 from qwq.config import LOSS_CLIPS
 from qwq.pipeline.stages.rl1 import Rl1Stage
@@ -166,7 +166,7 @@ def test_the_sampler_is_corrected_where_asked_and_in_16_bits(tmp_path):
     assert rl.importance_cap == 2.0
 
 
-def test_a_loss_in_one_file_trains(tmp_path, own_registry):
+def test_a_loss_in_one_file_trains(tmp_path, own_registry):  # noqa: F811
     """`loss = "file.py:name"`: twice the loss of dapo is twice its gradient."""
     file = tmp_path / "own.py"
     file.write_text(

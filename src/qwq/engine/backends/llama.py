@@ -46,7 +46,7 @@ def llama_cpp() -> Any:
     return library
 
 
-def _quiet(library: Any, _kept: list[Any] = []) -> Any:  # a callback must outlive its caller
+def _quiet(library: Any, _kept: list[Any] = []) -> Any:  # noqa: B006  # a callback must outlive its caller
     if not _kept:
         _kept.append(library.llama_log_callback(lambda level, text, data: None))
     return _kept[0]

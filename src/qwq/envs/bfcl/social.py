@@ -138,7 +138,7 @@ class TwitterAPI(World):
     def posting_get_login_status(self) -> Json:
         return {"login_status": bool(self.authenticated)}
 
-    def post_tweet(self, content: str, tags: list[str] = [], mentions: list[str] = []) -> Json:
+    def post_tweet(self, content: str, tags: list[str] = [], mentions: list[str] = []) -> Json:  # noqa: B006
         self._need_login()
         tweet = {
             "id": self.tweet_counter,

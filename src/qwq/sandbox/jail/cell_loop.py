@@ -16,6 +16,8 @@ Behind each cell the builtins, signal handlers, timers, hooks and trace function
 streams are its own.
 """
 
+# ruff: noqa: BLE001 (whatever a cell raises is a result)
+
 from __future__ import annotations
 
 import array

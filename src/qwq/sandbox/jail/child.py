@@ -7,6 +7,8 @@ on the channel says only "this is what the program returned". Expected values ar
 Records, one JSON line each:  {"i": index, "v": nodes}   {"i": index, "t": truth}   {"i": index, "e": [type, message]}
 """
 
+# ruff: noqa: BLE001 (whatever a program raises is a result)
+
 from __future__ import annotations
 
 import _sitebuiltins

@@ -84,7 +84,7 @@ def _int_node(v: int) -> object:
 
 def _float_node(v: float) -> object:
     v = float.__float__(v)
-    if v != v:
+    if v != v:  # noqa: PLR0124 (NaN)
         return ["f", "nan"]
     if v in (float("inf"), float("-inf")):
         return ["f", "inf" if v > 0 else "-inf"]

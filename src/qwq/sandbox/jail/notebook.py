@@ -5,6 +5,8 @@ Results have the form of Jupyter's messages: `display` is a list of {"data": {MI
 ...}, `error` one of {"ename", "evalue", "traceback"}.
 """
 
+# ruff: noqa: BLE001 (whatever a cell raises is a result)
+
 from __future__ import annotations
 
 import ast

@@ -1,5 +1,7 @@
 """Standard streams of a run, over descriptors 0 to 2."""
 
+# ruff: noqa: SIM115 (the streams stay open)
+
 from __future__ import annotations
 
 import codecs

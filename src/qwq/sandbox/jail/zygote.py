@@ -288,7 +288,7 @@ class Zygote:
                 child.own_pid_namespace = True
             payload = self._confine(limits, payload_fd, streams)
             code = child.run(payload)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (reported to the parent, which raises)
             if code == SETUP_FAILED:
                 with contextlib.suppress(OSError):
                     os.write(2, f"{type(error).__name__}: {error}".encode(errors="replace"))

@@ -324,7 +324,7 @@ def _files(store: Store) -> APIRouter:
     router = APIRouter()
 
     @router.get("/export")
-    def export(id: Annotated[list[str], Query()] = [], format: str = "json") -> Response:
+    def export(id: Annotated[list[str], Query()] = [], format: str = "json") -> Response:  # noqa: B006 (FastAPI reads it)
         if format not in ("json", "markdown"):
             raise UsageError(f"format: {format!r} is neither json nor markdown")
         ids = id or [f.conversation.id for f in store.recent(limit=1_000_000)]

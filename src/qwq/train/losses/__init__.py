@@ -15,7 +15,7 @@ Losses, advantage forms and their options are a table in docs/training.md.
 """
 
 import qwq.train.losses.cispo
-import qwq.train.losses.gspo  # importing a family registers its losses
+import qwq.train.losses.gspo  # noqa: F401  # importing a family registers its losses
 from qwq.train.losses.advantages import (
     ADVANTAGES,
     AdvantageForm,

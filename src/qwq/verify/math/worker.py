@@ -282,7 +282,7 @@ def _answer(handle: Any, channel: socket.socket, message: dict[str, Any]) -> Non
         reply = {"reply": handle(message["payload"])}
     except (MemoryError, RecursionError) as error:
         reply = {"over": f"{type(error).__name__} within the worker's limits"}
-    except BaseException:  # the parent learns the status, and nothing runs the worker's own exit handlers twice
+    except BaseException:  # noqa: BLE001  # the parent learns the status, and nothing runs the worker's own exit handlers twice
         os._exit(70)
     signal.setitimer(signal.ITIMER_PROF, 0)
     gc.callbacks.clear()

@@ -129,7 +129,7 @@ def quant_matmul(x_MI: Tensor, layer: QuantLinear) -> Tensor:
     does not depend on M.
     """
     x_MI = x_MI.contiguous()
-    M, I, O = len(x_MI), layer.in_features, layer.out_features
+    M, I, O = len(x_MI), layer.in_features, layer.out_features  # noqa: E741
     out_MO = torch.empty((M, O), device=x_MI.device, dtype=x_MI.dtype)
     grid = (-(-M // TILE_M), -(-O // TILE_O))
     tiles = {"TILE_M": TILE_M, "TILE_O": TILE_O, "HAS_BIAS": layer.bias is not None, "DOT": dot_dtype(x_MI.dtype)}
