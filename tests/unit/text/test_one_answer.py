@@ -62,6 +62,7 @@ def test_verifiers_evaluation_and_distillation_agree(monkeypatch: pytest.MonkeyP
     seen: list[ParsedResponse] = []
     monkeypatch.setitem(VERIFIERS, "spy", lambda p, r: (seen.append(r.parts), Verdict(Outcome.CORRECT, "", "spy"))[1])
     policy = object.__new__(EnginePolicy)
+    policy.count_thinking = False
     for text, opened, tools in samples(NUM_TEXTS, 1):
         expected = parse(text, thinking_open=opened, tools=frozenset({"f"}) if tools else ())
         grade(problem("math", {}, tools, "spy"), Response(text, thinking_open=opened))
