@@ -220,8 +220,8 @@ def scripted(llm, monkeypatch, text: str, size: int = 3) -> None:
 
     def step():
         for sample in [*llm._engine.waiting]:
-            sample.text = text[: len(sample.text) + size]
-            if sample.text == text:
+            sample.shown = text[: len(sample.shown) + size]
+            if sample.shown == text:
                 llm._engine._finish(sample, StopReason.END)
 
     monkeypatch.setattr(llm._engine, "step", step)
