@@ -58,8 +58,16 @@ class RunFolder:
     def tokenizer(self) -> Path:
         return self.path / "tokenizer"
 
+    @property
+    def all_rollouts(self) -> Path:
+        return self.path / "rollouts"
+
     def rollouts(self, stage: str) -> Path:
-        return self.path / "rollouts" / stage
+        return self.all_rollouts / stage
+
+    @property
+    def evals(self) -> Path:
+        return self.path / "evals"
 
     def checkpoints(self, stage: str) -> Path:
         return self.path / "checkpoints" / stage
@@ -67,6 +75,10 @@ class RunFolder:
     def final(self, stage: str) -> Path:
         """The stage's result as a model folder."""
         return self.checkpoints(stage) / "final"
+
+    def finals(self) -> list[Path]:
+        """The model folders of all stages that have one."""
+        return sorted(self.path.glob("checkpoints/*/final"))
 
     def adapter(self, stage: str) -> Path:
         return self.checkpoints(stage) / "adapter"
@@ -78,7 +90,7 @@ class RunFolder:
         """Answers of one reading ("sampled" or "greedy") of the benchmarks after a stage, one a
         line.
         """
-        return self.path / "evals" / stage / f"{reading}.jsonl"
+        return self.evals / stage / f"{reading}.jsonl"
 
     def outcomes_file(self, stage: str, reading: str) -> Path:
         return self.answers(stage, reading).with_suffix(".passed.json")

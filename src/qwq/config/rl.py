@@ -116,7 +116,7 @@ class RlConfig(StageConfig):
         "default: 2 where weights are in 16 bits, 0 in float32, where both agree within rounding",
     )
     updates: Positive = Field(1, description="optimiser updates a batch; 1 is strictly on-policy")
-    kl: float = Field(0.0, ge=0, description="weight of the KL term against the stage's start")
+    kl: float = Field(0.0, ge=0, description="weight of the KL term against the reference model, the stage's start")
     kl_estimator: Literal["k2", "k3", "k3_ratio"] = Field(
         "k3_ratio",
         description="estimator; k3 is unbiased in value, k2 in gradient (Schulman 2020), k3_ratio in both "
@@ -159,7 +159,9 @@ class RlConfig(StageConfig):
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
     validation: Validation = Field(default_factory=Validation, description="looks at validation problems")
     watch_kl: int = Field(
-        0, ge=0, description="steps between measurements of the KL to the stage's start where no KL term does; 0: none"
+        0,
+        ge=0,
+        description="steps between measurements of the KL to the reference model where kl is 0; 0: none",
     )
     max_infra_error_rate: Unit = Field(
         0.05, description="share of infrastructure errors in a step at which the run stops"

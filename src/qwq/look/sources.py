@@ -47,23 +47,23 @@ def sources(target: Path) -> list[Source]:
 
 
 def _of_folder(folder: Path) -> Iterator[Source]:
-    rollouts = folder / "rollouts"
-    for stage in _stages(folder, rollouts):
-        yield from (_file(p, stage) for p in sorted((rollouts / stage).glob("step-*.jsonl")))
-    for stage in _stages(folder, folder / "evals"):
-        for path in sorted((folder / "evals" / stage).rglob("*.jsonl")):
+    run = RunFolder(folder)
+    for stage in _stages(run, run.all_rollouts):
+        yield from (_file(p, stage) for p in sorted(run.rollouts(stage).glob("step-*.jsonl")))
+    for stage in _stages(run, run.evals):
+        for path in sorted((run.evals / stage).rglob("*.jsonl")):
             yield _file(path, f"eval {stage}" if path.stem == "sampled" else f"eval {stage} {path.stem}")
     yield from (_file(p, p.stem) for p in sorted((folder / "samples").glob("*.jsonl")))
     yield from (_file(p, folder.name) for p in sorted(folder.glob("step-*.jsonl")))
     yield from (_file(p, p.name.removesuffix(".samples.jsonl")) for p in sorted(folder.glob("*.samples.jsonl")))
 
 
-def _stages(run: Path, folder: Path) -> list[str]:
+def _stages(run: RunFolder, folder: Path) -> list[str]:
     """The folder's sub-folders in the order of the recipe's stages."""
     if not folder.is_dir():
         return []
     names = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    recipe = RunFolder(run).recipe_file
+    recipe = run.recipe_file
     text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
     # By place in the text: a recipe that is damaged keeps nobody from reading the rollouts.
     return sorted(names, key=lambda name: text.find(f"[stages.{name}]"))

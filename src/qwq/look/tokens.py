@@ -21,7 +21,8 @@ class Shader:
     """
 
     def __init__(self, target: Path) -> None:
-        self._folders = [RunFolder(target).tokenizer, *sorted(target.glob("checkpoints/*/final"))]
+        folder = RunFolder(target)
+        self._folders = [folder.tokenizer, *folder.finals()]
         self._tokenizer: Tokenizer | None = None
         self._is_read = False
 

@@ -58,8 +58,8 @@ class RlStage(RlConfig, Stage):
         Panel("responses cut at max_new_tokens", "truncated", unit=True),
         Panel("groups without signal", "zero_signal", unit=True),
         Panel("tokens clipped", "clip_fraction", unit=True),
-        Panel("KL to the stage's start", "kl"),
-        Panel("KL to the stage's start, watched", "kl_to_start"),
+        Panel("KL to the reference model", "kl"),
+        Panel("KL to the reference model, measured only", "kl_to_start"),
         Panel("gradient norm", "grad_norm"),
         Panel("sampler against trainer, nats", "mismatch_max", log=True),
     )
@@ -202,7 +202,7 @@ class RlStage(RlConfig, Stage):
     def train(self, model: Transformer, job: StageJob) -> dict[str, Any]:
         from qwq.reward.mixing import Rewarder
         from qwq.reward.shaping import LengthShaping
-        from qwq.train.best import Keeper
+        from qwq.train.best import BestCheckpoint
         from qwq.train.rl import RlTrainer
 
         run, inputs = job.run, job.inputs
@@ -218,17 +218,19 @@ class RlStage(RlConfig, Stage):
             load_reference=lambda: job.start_model().requires_grad_(False),
         )  # fmt: skip
         hooks = self.hooks(trainer, job)
-        keeper = None
+        best = None
         if self.validation.every:
             watched = self.watched(inputs)
-            keeper = Keeper(self.validation, model, run, lambda: job.outcomes(model, watched, self.max_new_tokens))
+            best = BestCheckpoint(
+                self.validation, model, run, lambda: job.outcomes(model, watched, self.max_new_tokens)
+            )
         trainer.prepare()
         if hooks:
             hooks.begin()
-        if keeper:
-            keeper.begin()
+        if best:
+            best.begin()
         # The validation comes first: the hooks have to know whether this was the last step.
-        after = [one.after_step for one in (keeper, hooks) if one]
+        after = [one.after_step for one in (best, hooks) if one]
 
         def after_step(step: int, metrics: dict[str, Any]) -> None:
             for callback in after:
@@ -236,7 +238,7 @@ class RlStage(RlConfig, Stage):
 
         trainer.after_step = after_step
         trainer.train()
-        changed = keeper.finish() if keeper else False
+        changed = best.finish() if best else False
         record = dict(hooks.finish(changed=changed)) if hooks else {}
-        record |= {"validation": keeper.state.validation} if keeper else {}
+        record |= {"validation": best.state.validation} if best else {}
         return record | ({"ended": run.state.ended} if run.state.ended else {})

@@ -49,9 +49,9 @@ LIMITS = (
         "the policy dissolves: lower optim.lr or temperature",
     ),
     Limit("clip_fraction", "above", 0.3, "{now:.0%} of tokens are clipped", "lower optim.lr or updates"),
-    Limit("kl", "above", 0.2, "KL to the stage's start is {now:.3f} nats a token", "lower optim.lr, or raise kl"),
+    Limit("kl", "above", 0.2, "KL to the reference model is {now:.3f} nats a token", "lower optim.lr, or raise kl"),
     Limit(
-        "kl_to_start", "above", 0.2, "KL to the stage's start is {now:.3f} nats a token", "lower optim.lr, or set kl"
+        "kl_to_start", "above", 0.2, "KL to the reference model is {now:.3f} nats a token", "lower optim.lr, or set kl"
     ),
     Limit(
         "truncated",

@@ -28,7 +28,7 @@ class ValidationLog:
     validation: list[dict[str, Any]] = field(default_factory=list)
 
 
-class Keeper:
+class BestCheckpoint:
     """Called after every step; looks every `validation.every` steps.
 
     The score is the mean over the domains' shares correct.

@@ -353,7 +353,7 @@ class RlTrainer:
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: Batch, start: Transformer | None = None) -> Tensor:
-        """Log-probabilities under the stage's start."""
+        """Log-probabilities under the reference model, which is the stage's start."""
         if self.has_adapters:
             with lora.switched_off(self.model):
                 return self._logprobs(self.model, batch)[0]
@@ -362,12 +362,12 @@ class RlTrainer:
         return self._logprobs(model, batch)[0]
 
     def _kl_to_start(self, batches: Sequence[Batch], now: Sequence[Tensor | None]) -> float:
-        """Mean KL (k3) to the stage's start, of the weights that sampled; the start is loaded for
+        """Mean KL (k3) to the reference model, of the weights that sampled; the start is loaded for
         it and let go again.
         """
         start = None if self.has_adapters or self.load_reference is None else self.load_reference()
         if start is None and not self.has_adapters:
-            raise ConfigError("watch_kl needs the stage's start: give RlTrainer load_reference, or train with LoRA")
+            raise ConfigError("watch_kl needs the reference model: give RlTrainer load_reference, or train with LoRA")
         total = sum(
             float(kl_term(n, self._reference_logprobs(b, start), "k3").sum())
             for b, n in zip(batches, now, strict=True)

@@ -256,7 +256,7 @@ def test_curves_are_there_for_every_stage_and_alarms_are_marked(finished):
     _, text, page = finished
     pictures = [a.get("aria-label") for t, a in page.tags if t == "svg"]
     assert pictures.count("loss, nats a token") == 3  # pretrain, sft, control
-    assert pictures.count("mean reward by domain") == pictures.count("KL to the stage's start") == 2
+    assert pictures.count("mean reward by domain") == pictures.count("KL to the reference model") == 2
     assert text.count("#c62828") >= 2 * 7  # a triangle in each picture of rl1 and rl2
     ids = re.findall(r'(?<![\w:-])id="(m[0-9a-f]{6,}|p[0-9a-f]{6,})"', text)
     assert len(ids) == len(set(ids)), "clip paths and markers of different pictures must not share ids"
