@@ -23,10 +23,8 @@ OVER: dict[str, set[str]] = {
     "api.py": {""},
     "cli/data.py": {"convert", "distill"},
     "cli/sandbox.py": {"sandbox_serve"},
-    "pipeline/stages/rl2.py": {"Rl2Stage.held"},
     "sandbox/pool.py": {"Sandbox"},
     "sandbox/slot.py": {"Slot"},
-    "serve/switch.py": {"ModelSwitch"},
     "train/rl.py": {"RlTrainer", "RlTrainer.update"},
 }
 

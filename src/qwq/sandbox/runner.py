@@ -132,7 +132,7 @@ class Runner:
     def _execute(self, request: Mapping[str, Any], stdin: bytes, limits: Limits) -> Execution:
         raise NotImplementedError
 
-    def run(  # noqa: PLR0913 (what a program is run with)
+    def run(
         self,
         program: str,
         *,

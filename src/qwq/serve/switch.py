@@ -100,9 +100,7 @@ class ModelSwitch:
             mount_page(self.front, options)
 
     def guarded(self) -> Any:
-        """The application behind keys, limits, origins and the access log, as a single model's
-        is.
-        """
+        """The application behind keys, limits, origins and the access log, as for one model."""
         options = self.options
         app: Any = Guards(
             self, api_keys=options.api_key, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown_fields
@@ -172,9 +170,7 @@ class ModelSwitch:
 
     @asynccontextmanager
     async def _any(self) -> AsyncIterator[FastAPI]:
-        """The loaded application, for requests that generate nothing and need not wait for their
-        turn.
-        """
+        """The loaded application, for requests that generate nothing and wait for no turn."""
         if self._app is None:
             async with self.using(None) as app:
                 yield app

@@ -1,8 +1,10 @@
-"""RL stage 2: reward model and rules for the general domains; math and code are replayed and held by the stage contract."""
+"""RL stage 2: reward model and rules for the general domains; math and code are replayed and held
+by the stage contract.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -42,13 +44,15 @@ class RewardMixing(Section):
 
 @register_stage("rl2")
 class Rl2Stage(RlStage):
-    """Stage 2: reward model and rules for the general domains, math and code replayed and held by the contract."""
+    """Stage 2: reward model and rules for the general domains, math and code replayed and held by
+    the contract.
+    """
 
     kl: float = Field(1e-3, ge=0, description="weight of the KL term against the end of stage 1")
     contract: Contract = Field(default_factory=Contract)
     reward_model: RewardMixing = Field(default_factory=RewardMixing)
 
-    # -- recipe -----------------------------------------------------------------------------------------------------
+    # -- recipe ------------------------------------------------------------------------------------
 
     def references(self) -> list[Reference]:
         out = super().references()
@@ -61,7 +65,9 @@ class Rl2Stage(RlStage):
         return out
 
     def drawn(self) -> dict[str, tuple[str, ...]]:
-        """What prompts are drawn from, tasks and the labels of sources, with the names by which the contract may hold each."""
+        """What prompts are drawn from, tasks and the labels of sources, with the names by which the
+        contract may hold each.
+        """
         tasks = {name: (task_domain(name), get(name).label, name) for name in self.mix.weights()}
         return tasks | {s.label: s.held_as for s in self.sources}
 
@@ -73,10 +79,12 @@ class Rl2Stage(RlStage):
         }
 
     def settle(self, name: str, earlier: Mapping[str, StageConfig]) -> None:
-        """Settle what the contract of stage `name` holds, and that the stage replays it: else no action could bring back what is lost.
+        """Settle what the contract of stage `name` holds, and that the stage replays it: else no
+        action could bring back what is lost.
 
-        By default it holds what the RL stages that it builds on trained on, and each family and each kind of source of theirs is replayed.
-        If it builds on none, it holds what it replays of math and code.
+        By default it holds what the RL stages that it builds on trained on, and each family and
+        each kind of source of theirs is replayed. If it builds on none, it holds what it replays of
+        math and code.
         """
         before: dict[str, Rl1Stage] = {}
         missing: list[str] = []
@@ -88,9 +96,9 @@ class Rl2Stage(RlStage):
         if missing:
             why = f" (what {' and '.join(before)} trained on)" if before else ""
             raise ValueError(
-                f"stages.{name}.contract holds {', '.join(self.contract.domains)}{why}, and the stage draws prompts from {', '.join(self.drawn())} alone, "
-                f"which do not replay all of that: give stages.{name} {', '.join(dict.fromkeys(missing))}, or set stages.{name}.contract.domains "
-                "([] holds nothing)"
+                f"stages.{name}.contract holds {', '.join(self.contract.domains)}{why}, and the stage draws prompts "
+                f"from {', '.join(self.drawn())} alone, which do not replay all of that: give stages.{name} "
+                f"{', '.join(dict.fromkeys(missing))}, or set stages.{name}.contract.domains ([] holds nothing)"
             )
 
     def _default_domains(self, before: Mapping[str, Rl1Stage]) -> list[str]:
@@ -124,7 +132,9 @@ class Rl2Stage(RlStage):
         ]
 
     def _built_on(self, earlier: Mapping[str, StageConfig]) -> dict[str, Rl1Stage]:
-        """The stage-1 RL stages whose weights this one starts from, directly or through others, in their order."""
+        """The stage-1 RL stages whose weights this one starts from, directly or through others, in
+        their order.
+        """
         names, line = list(earlier), set()
         start = self.start or next((n for n in reversed(names) if earlier[n].in_sequence), None)
         while start is not None and start not in line:
@@ -133,7 +143,7 @@ class Rl2Stage(RlStage):
             start = earlier[start].start or next((n for n in reversed(before) if earlier[n].in_sequence), None)
         return {n: s for n, s in earlier.items() if n in line and isinstance(s, Rl1Stage)}
 
-    # -- plan -------------------------------------------------------------------------------------------------------
+    # -- plan --------------------------------------------------------------------------------------
 
     def extra_memory(
         self, context: PlanContext, base: Mapping[str, int]
@@ -150,7 +160,10 @@ class Rl2Stage(RlStage):
         return stays | {"reward model": base["weights"]}, [scoring]
 
     def contract_problems(self) -> dict[str, int]:
-        """How many validation problems the contract has of each name that it holds. Sets that are not here are taken to hold out as many as are asked for."""
+        """How many validation problems the contract has of each name that it holds.
+
+        Sets that are not here are taken to hold out as many as are asked for.
+        """
         num, sources = self.contract.problems, {s.label: s for s in self.sources}
 
         def available(label: str) -> int:
@@ -166,13 +179,16 @@ class Rl2Stage(RlStage):
         }
 
     def plan_lines(self, context: PlanContext) -> list[str]:
-        """What the contract holds, by what it is watched, and which drop its number of problems can see."""
+        """What the contract holds, by what it is watched, and which drop its number of problems can
+        see.
+        """
         c, replays = self.contract, self.replays()
         if not replays:
             return [f"Contract of {context.name}: holds nothing (contract.domains is empty)."]
         lines = [
-            f"Contract of {context.name}: at most {100 * c.max_drop:g} points may be lost, looked at every {times(c.every, 'step')} and after the last; on a breach: "
-            f"{c.on_breach}. The drop that one check sees with 80% power:"
+            f"Contract of {context.name}: at most {100 * c.max_drop:g} points may be lost, looked at every "
+            f"{times(c.every, 'step')} and after the last; on a breach: {c.on_breach}. The drop that one check sees "
+            "with 80% power:"
         ]
         for held, num in self.contract_problems().items():
             asked = f" ({c.problems:,} asked for, more are not held out)" if num < c.problems else ""
@@ -188,22 +204,35 @@ class Rl2Stage(RlStage):
             )
         return lines
 
-    # -- run --------------------------------------------------------------------------------------------------------
+    # -- run ---------------------------------------------------------------------------------------
 
     def check(self, name: str, inputs: RunInputs, config: ModelConfig) -> list[str]:
         notes = super().check(name, inputs, config)
         return notes + [
-            f"{name}: the contract measures {held} on {len(rows):,} problems, {self.contract.problems:,} are asked for: more are not held out"
+            f"{name}: the contract measures {held} on {len(rows):,} problems, {self.contract.problems:,} are asked "
+            "for: more are not held out"
             for held, rows in self.held(inputs).items()
             if len(rows) < self.contract.problems
         ]
 
-    def held(self, inputs: RunInputs) -> dict[str, list[Problem]]:
-        """Validation problems that the contract looks at, by what it holds: `contract.problems` of each, shared evenly by the families
-        and sources that replay it. Preference, whose hidden rule watches the reward model, is looked at where it is trained on.
-        """
+    def _check_sizes(self, watched: Mapping[str, Sequence[Problem]]) -> None:
+        """ConfigError where the contract has too few problems to see the drop that it forbids."""
         from qwq.train.contract import can_breach
 
+        for held, problems in watched.items():
+            if not can_breach(self.contract, len(problems)):
+                raise ConfigError(
+                    f"the contract measures {held} on {len(problems)} problems ({self.contract.problems} are asked "
+                    f"for): even the loss of all of them would be no breach beyond {self.contract.max_drop:.0%}; "
+                    f"bring a file with more rows to hold out, add the family to mix, or leave {held} out of "
+                    "contract.domains"
+                )
+
+    def held(self, inputs: RunInputs) -> dict[str, list[Problem]]:
+        """Validation problems that the contract looks at, by what it holds: `contract.problems` of
+        each, shared evenly by the families and sources that replay it. Preference, whose hidden
+        rule watches the reward model, is looked at where it is trained on.
+        """
         num, sources = self.contract.problems, {s.label: s for s in self.sources}
         watched: dict[str, list[Problem]] = {}
         for held, labels in self.replays().items():
@@ -211,7 +240,8 @@ class Rl2Stage(RlStage):
                 rows = {label: self.held_out(inputs, sources[label]) for label in labels if label in sources}
             except DataError as error:
                 raise DataError(
-                    f"{error}; the contract measures {held} on such rows: bring some, or leave {held} out of contract.domains"
+                    f"{error}; the contract measures {held} on such rows: bring some, or leave {held} out of "
+                    "contract.domains"
                 ) from None
             # A family has as many as are asked for, and making them takes its time.
             counted = {label: get(label) for label in labels if label not in rows}
@@ -223,12 +253,7 @@ class Rl2Stage(RlStage):
                 if n
                 for p in (rows[label][:n] if label in rows else counted[label].fixed("validation", n))
             ]
-        for held, problems in watched.items():
-            if not can_breach(self.contract, len(problems)):
-                raise ConfigError(
-                    f"the contract measures {held} on {len(problems)} problems ({num} are asked for): even the loss of all of them would be no breach beyond "
-                    f"{self.contract.max_drop:.0%}; bring a file with more rows to hold out, add the family to mix, or leave {held} out of contract.domains"
-                )
+        self._check_sizes(watched)
         if self.mix.preference and "preference" not in watched:
             watched["preference"] = get("preference").fixed("validation", num)
         return {name: self.equipped(problems) for name, problems in watched.items()}
