@@ -1,7 +1,10 @@
-"""Twelve forced breaches of the stage contract: four actions, with families, with sources, and with both.
+"""Twelve forced breaches of the stage contract: four actions, with families, with sources, and with
+both.
 
-The run, its prompts, its training and its files are real; only what the checks find is forced: good after step 1, a breach after step 2 and, where the
-stage gets that far, after the last step. A reward by length keeps the weights moving. Looked at: what is drawn after the breach, which weights are handed on.
+The run, its prompts, its training and its files are real; only what the checks find is forced: good
+after step 1, a breach after step 2 and, where the stage gets that far, after the last step. A
+reward by length keeps the weights moving. Looked at: what is drawn after the breach, which weights
+are handed on.
 """
 
 from __future__ import annotations
@@ -89,7 +92,9 @@ def folder(tmp_path_factory) -> Path:
 
 
 class Scripted(rl2.ContractGuard):
-    """Finds what the script says, and keeps the weights and shares that each check leaves behind."""
+    """Finds what the script says, and keeps the weights and shares that each check leaves
+    behind.
+    """
 
     script: list[float] = []
     seen: list[dict[str, torch.Tensor]] = []
@@ -220,7 +225,9 @@ def guard_of(stage, model, run, evaluate) -> rl2.ContractGuard:
 
 
 def test_weights_that_validation_puts_back_are_looked_at_too(tmp_path):
-    """`validation.keep = "best"` hands on other weights than those of the last check; these are in breach, so the last good ones go in their place."""
+    """`validation.keep = "best"` hands on other weights than those of the last check; these are in
+    breach, so the last good ones go in their place.
+    """
     stage = Rl2Stage(
         kind="rl2",
         steps=2,
@@ -255,7 +262,9 @@ def test_a_stage_that_validation_ends_early_is_looked_at_where_it_ends(tmp_path)
 
 
 class Forced(rl2.ContractGuard):
-    """Every check but those of the start and of the first step finds nothing right; a run that goes on finds the same."""
+    """Every check but those of the start and of the first step finds nothing right; a run that goes
+    on finds the same.
+    """
 
     def begin(self) -> None:
         real = self.evaluate
@@ -266,7 +275,9 @@ class Forced(rl2.ContractGuard):
 
 @pytest.mark.parametrize("action", ["reweight", "hold", "rollback"])
 def test_a_run_that_is_stopped_after_a_breach_goes_on_bit_for_bit(folder, monkeypatch, action):
-    """The shares of families and sources that the breach left, and the last good weights, come with the checkpoint."""
+    """The shares of families and sources that the breach left, and the last good weights, come with
+    the checkpoint.
+    """
     text = (
         RL2.replace("DATA", DATA["both"])
         .replace("ACTION", action)
@@ -304,7 +315,9 @@ def test_a_run_that_is_stopped_after_a_breach_goes_on_bit_for_bit(folder, monkey
 
 
 def test_looks_leave_the_training_as_it_was(folder):
-    """Without a breach the steps are those of a run that looks at nothing: same prompts, same tokens, same weights."""
+    """Without a breach the steps are those of a run that looks at nothing: same prompts, same
+    tokens, same weights.
+    """
     text = RL2.replace("DATA", DATA["both"]).replace("ACTION", "reweight").replace("FOLDER", str(folder))
     text = text.replace("START", str(folder / "runs/start/checkpoints/pretrain/final"))
     ends = {}

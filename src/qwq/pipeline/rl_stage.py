@@ -1,4 +1,6 @@
-"""What the RL stages share beside their keys (`config.rl`): their problems, their plan, and how one is run. Imports without torch."""
+"""What the RL stages share beside their keys (`config.rl`): their problems, their plan, and how one
+is run. Imports without torch.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class StageHooks(Protocol):
         """After each step; may add to its metrics."""
 
     def finish(self, *, changed: bool) -> Mapping[str, Any]:
-        """After the last step, `changed` if the weights are no longer those of that step; gives what the stage's record keeps."""
+        """After the last step, `changed` if the weights are no longer those of that step; gives
+        what the stage's record keeps.
+        """
 
 
 class RlStage(RlConfig, Stage):
@@ -64,17 +68,21 @@ class RlStage(RlConfig, Stage):
         Panel("sampler against trainer, nats", "mismatch_max", log=True),
     )
 
-    # -- plan -------------------------------------------------------------------------------------------------------
+    # -- plan --------------------------------------------------------------------------------------
 
     def prompt_lengths(self, context: PlanContext) -> Lengths:
         return prompt_lengths(self.mix.weights(), self.sources, context.config.vocab_size)
 
     def groups_in_micro_batch(self, micro_batch_tokens: int) -> int:
-        """Groups of full length in one forward and backward pass; `train.packing.micro_batches` divides none."""
+        """Groups of full length in one forward and backward pass; `train.packing.micro_batches`
+        divides none.
+        """
         return min(self.prompts, max(1, micro_batch_tokens // (self.samples * self.max_new_tokens)))
 
     def plan(self, context: PlanContext) -> StagePlan:
-        """Sampling (prompts once a group, every new token once) and updates (three forward passes' worth each)."""
+        """Sampling (prompts once a group, every new token once) and updates (three forward passes'
+        worth each).
+        """
         prompt = self.prompt_lengths(context).mean
         rounds = 1 + self.refill
         rollouts = self.prompts * self.samples
@@ -90,7 +98,9 @@ class RlStage(RlConfig, Stage):
     def extra_memory(
         self, context: PlanContext, base: Mapping[str, int]
     ) -> tuple[dict[str, int], list[dict[str, int]]]:
-        """What a kind holds besides, given the bytes of `base`: parts that stay, and phases of their own."""
+        """What a kind holds besides, given the bytes of `base`: parts that stay, and phases of
+        their own.
+        """
         return {}, []
 
     def memory(self, context: PlanContext) -> Memory:
@@ -129,19 +139,22 @@ class RlStage(RlConfig, Stage):
     def on_cluster(self, cluster: Cluster, context: PlanContext) -> ClusterPlan:
         return rl_on_cluster(self, cluster, context)
 
-    # -- problems ---------------------------------------------------------------------------------------------------
+    # -- problems ----------------------------------------------------------------------------------
 
     def preview(self, chat: ChatFormat, *, max_positions: int | None = None, rows: int = 1) -> list[DataSummary]:
         return [preview_source(chat, s, rows) for s in self.sources if s.path and s.path != "builtin"]
 
     def check(self, name: str, inputs: RunInputs, config: ModelConfig) -> list[str]:
-        """The loss, the advantage form, the reward functions and the problems; completions have to fit the model's positions."""
+        """The loss, the advantage form, the reward functions and the problems; completions have to
+        fit the model's positions.
+        """
         from qwq.train.losses import load_advantage, load_loss
 
         if self.max_new_tokens >= config.max_positions:
             raise ConfigError(
-                f"stages.{name}.max_new_tokens is {self.max_new_tokens:,}, and the model has {config.max_positions:,} positions for prompt and "
-                "completion together: give less than that by as much as the prompts are long"
+                f"stages.{name}.max_new_tokens is {self.max_new_tokens:,}, and the model has "
+                f"{config.max_positions:,} positions for prompt and completion together: give less than that by as "
+                "much as the prompts are long"
             )
         load_loss(self.loss)
         if self.environment:
@@ -158,11 +171,16 @@ class RlStage(RlConfig, Stage):
         return self.equipped(drawn + [problems[0] for _, problems in self.pools(inputs).values()])
 
     def equipped(self, problems: Sequence[Problem]) -> list[Problem]:
-        """The problems with the tools of the stage's environment, where they bring none of their own."""
+        """The problems with the tools of the stage's environment, where they bring none of their
+        own.
+        """
         return [with_environment(p, self.environment) for p in problems]
 
     def pools(self, inputs: RunInputs, tell: Callable[[FileUse], None] | None = None) -> Pools:
-        """Training problems of each source with its weight. `tell` hears what became of each source's rows."""
+        """Training problems of each source with its weight.
+
+        `tell` hears what became of each source's rows.
+        """
         pools: Pools = {}
         for source in self.sources:
             problems, use = inputs.problems_of(source)
@@ -179,17 +197,20 @@ class RlStage(RlConfig, Stage):
         return {name: self.equipped(problems) for name, problems in watched.items()}
 
     def held_out(self, inputs: RunInputs, source: Source) -> list[Problem]:
-        """The validation problems of one of the stage's sources, without those that the stage trains on. ConfigError where that leaves none."""
+        """The validation problems of one of the stage's sources, without those that the stage
+        trains on. ConfigError where that leaves none.
+        """
         rows, _ = inputs.problems_of(source.model_copy(update={"split": "validation", "limit": None}))
         trained = {p.canonical for s in self.sources for p in inputs.problems_of(s)[0]}
         kept = [p for p in rows if p.canonical not in trained]
         if not kept:
             raise ConfigError(
-                f'source {source.label}: all of its validation rows are trained on as well, so nothing can be measured on them: set split = "train"'
+                f"source {source.label}: all of its validation rows are trained on as well, so nothing can be "
+                'measured on them: set split = "train"'
             )
         return kept
 
-    # -- run --------------------------------------------------------------------------------------------------------
+    # -- run ---------------------------------------------------------------------------------------
 
     def scorer(self, job: StageJob) -> Scorer | None:
         """The reward model that judges what no rule can."""

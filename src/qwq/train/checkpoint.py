@@ -1,4 +1,5 @@
-"""Saving and going on: a killed run loses at most the work since its last checkpoint (design promise 5).
+"""Saving and going on: a killed run loses at most the work since its last checkpoint (design
+promise 5).
 
 A checkpoint is a folder that appears by atomic rename: weights, optimiser moments and a small JSON
 state (step, data cursor, seconds). Everything else a step needs (which documents, which random
@@ -70,7 +71,9 @@ class Progress:
 
 
 class StopFlag:
-    """Turns Ctrl-C, SIGTERM and a time limit into a flag that the loop reads between steps; a second Ctrl-C stops at once."""
+    """Turns Ctrl-C, SIGTERM and a time limit into a flag that the loop reads between steps; a
+    second Ctrl-C stops at once.
+    """
 
     def __init__(self, *, after_s: float | None = None) -> None:
         self._raised = False
@@ -86,7 +89,10 @@ class StopFlag:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Hear the signals as long as the block lasts. In the main thread alone: Python gives them to no other."""
+        """Hear the signals as long as the block lasts.
+
+        In the main thread alone: Python gives them to no other.
+        """
 
         def handler(number: int, frame: Any) -> None:
             if self._raised and number == signal.SIGINT:
@@ -107,8 +113,9 @@ class StopFlag:
 class StageRun:
     """One stage's life on disk: metrics, checkpoints, going on, stopping.
 
-    `state` travels with every checkpoint; steps keep in it, or in a part of it, whatever the next step depends on. A step that puts a sentence in `state.ended` ends the stage early.
-    `tensors` travels in the same way, for what is too large for JSON.
+    `state` travels with every checkpoint; steps keep in it, or in a part of it, whatever the next
+    step depends on. A step that puts a sentence in `state.ended` ends the stage early. `tensors`
+    travels in the same way, for what is too large for JSON.
     """
 
     def __init__(
@@ -136,7 +143,9 @@ class StageRun:
         return found[-1] if found else None
 
     def resume(self, module: nn.Module, optimizer: Optimizer) -> None:
-        """Put back the last checkpoint, if there is one, and drop the metrics that came after it."""
+        """Put back the last checkpoint, if there is one, and drop the metrics that came after
+        it.
+        """
         latest = self._latest()
         if latest:
             self.state.load(read_record(latest / "state.json"))
@@ -171,17 +180,20 @@ class StageRun:
                     save_file(_distinct(self.tensors), partial / "tensors.safetensors")
                 write_atomic(partial / "state.json", json.dumps(self.state.to_dict()))
         except (OSError, SafetensorError) as error:
-            # The disk was full after all, or failed: what was half written is gone, the last good checkpoint stays.
+            # The disk was full after all, or failed: what was half written is gone, the last good
+            # checkpoint stays.
             raise CapacityError(
-                f"a checkpoint of {size / 2**20:.1f} MiB could not be written to {self.folder} ({error}): free that much "
-                "and run the same command again (the last checkpoint is untouched)"
+                f"a checkpoint of {size / 2**20:.1f} MiB could not be written to {self.folder} ({error}): free that "
+                "much and run the same command again (the last checkpoint is untouched)"
             ) from error
         for old in self.folder.glob("step-*"):
             if old != target:
                 shutil.rmtree(old)
 
     def tell_data(self, use: FileUse) -> None:
-        """Say what the stage takes of a data file, and keep it for the stage's record (`data` in results.json)."""
+        """Say what the stage takes of a data file, and keep it for the stage's record (`data` in
+        results.json).
+        """
         self.state.data.append(use.to_dict())
         self.progress.note(f"{self.name}: {use.note()}")
 
@@ -221,20 +233,26 @@ class StageRun:
                     self.progress.note(self.state.ended)
                 elif self.stop.raised and step + 1 < total:
                     raise Interrupted(
-                        f"stopped in stage {self.name} after step {step + 1} of {total}, state saved: {self.how_to_go_on}"
+                        f"stopped in stage {self.name} after step {step + 1} of {total}, state saved: "
+                        f"{self.how_to_go_on}"
                     )
 
     def _check_last(self, metrics: Mapping[str, Any], total: int) -> None:
-        """A stage whose last loss is NaN or infinite has diverged, although its weights may be finite numbers still: no model is made of them."""
+        """A stage whose last loss is NaN or infinite has diverged, although its weights may be
+        finite numbers still: no model is made of them.
+        """
         loss = metrics.get("loss")
         if isinstance(loss, float) and not math.isfinite(loss):
             raise ConfigError(
-                f"stage {self.name} ends after step {self.state.step} of {total} with loss {loss}: training diverged, and no weights of it were handed on; "
-                f"lower stages.{self.name}.optim.lr and start anew with --fresh"
+                f"stage {self.name} ends after step {self.state.step} of {total} with loss {loss}: training "
+                f"diverged, and no weights of it were handed on; lower stages.{self.name}.optim.lr and start anew "
+                "with --fresh"
             )
 
     def clear(self) -> None:
-        """Remove the trainer state of a stage that is finished, what a kill has left half written included."""
+        """Remove the trainer state of a stage that is finished, what a kill has left half written
+        included.
+        """
         for old in [*self.folder.glob("step-*"), *self.folder.glob(".step-*"), *self.folder.glob("best")]:
             shutil.rmtree(old)
 
@@ -265,14 +283,16 @@ def load_trained(module: nn.Module, stored: Mapping[str, Tensor]) -> None:
     if own.keys() != stored.keys():
         odd = sorted(own.keys() ^ stored.keys())
         raise ModelError(
-            f"a checkpoint holds {len(stored)} tensors, {len(own)} are trained here (first difference: {odd[0]}): start anew with --fresh"
+            f"a checkpoint holds {len(stored)} tensors, {len(own)} are trained here (first difference: {odd[0]}): "
+            "start anew with --fresh"
         )
     for name, tensor in own.items():
         tensor.copy_(stored[name])
 
 
 def snapshot(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Copies, on the CPU, of what is trained and of the optimizer's state (moments, step counts, float32 copies).
+    """Copies, on the CPU, of what is trained and of the optimizer's state (moments, step counts,
+    float32 copies).
 
     The optimizer's names have a slash, the weights' have none.
     """
@@ -283,7 +303,8 @@ def snapshot(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 def restore(module: nn.Module, optimizer: Optimizer, stored: Mapping[str, Tensor]) -> None:
     """Put a `snapshot` back, in place.
 
-    Moments that it does not hold are cleared: those of before the first step, or of a checkpoint that kept weights alone.
+    Moments that it does not hold are cleared: those of before the first step, or of a checkpoint
+    that kept weights alone.
     """
     of_optimizer = f"{OPTIMIZER}/"
     load_trained(module, {k: v for k, v in stored.items() if not k.startswith(of_optimizer)})
