@@ -157,7 +157,8 @@ steps = 1
 prompts = 4
 samples = 4
 max_new_tokens = 24
-mix = { math = 0.5, "parity.py:Parity" = 0.5 }
+mix = { math = 0.5 }
+sources = [{ kind = "task", path = "parity.py:Parity" }]
 kl = 0.0
 contract = { every = 1, problems = 8 }
 optim = { lr = 1e-4 }

@@ -220,6 +220,13 @@ def test_a_task_of_the_mix_is_held_by_its_domain_name_or_key(tmp_path):
     assert read.replays() == {"math": ["math", "gsm8k"], "own-sums": [own]}
     named = load_recipe(path, both | {"stages.rl2.contract.domains": ["gsm8k", own]}).stages["rl2"]
     assert named.replays() == {"gsm8k": ["gsm8k"], own: [own]}
+    source = {"stages.rl2.mix": {"math": 1.0, "gsm8k": 1.0}, "stages.rl2.sources": [{"kind": "task", "path": own}]}
+    assert load_recipe(path, both | source).stages["rl2"].replays()["own-sums"] == [f"task:{own}:train"]
+    swapped = {k.replace("rl2", "rl1"): v for k, v in source.items()} | {
+        "stages.rl2.mix": mix,
+        "stages.rl2.sources": [],
+    }
+    assert load_recipe(path, swapped).stages["rl2"].replays()["own-sums"] == [own]
     lost = {k: v for k, v in mix.items() if k != "gsm8k"}
     assert "give stages.rl2 mix.gsm8k a weight" in fails(path, both | {"stages.rl2.mix": lost})
 

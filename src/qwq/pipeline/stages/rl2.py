@@ -113,12 +113,16 @@ class Rl2Stage(RlStage):
         """What is to be given to replay the tasks and kinds of sources of the stages `before`."""
         tasks = [name for s in before.values() for name in s.mix.weights()]
         kinds = {_kind_of(s) for s in self.sources}
-        out = [f"mix.{name} a weight" for name in tasks if name not in self.drawn()]
+        out = [f"mix.{name} a weight" for name in tasks if name not in self.drawn() and name not in self._task_paths()]
         return out + [
             f"a source of kind {s.kind} (such as {s.path or s.level})"
             for s in _held_sources(before)
-            if _kind_of(s) not in kinds
+            if _kind_of(s) not in (kinds | set(self.mix.weights()) if s.kind == "task" else kinds)
         ]
+
+    def _task_paths(self) -> set[str]:
+        """The tasks that are sources: a task replays itself, in the mix or as a source."""
+        return {source.path for source in self.sources if source.kind == "task"}
 
     def _not_drawn(self) -> list[str]:
         """What is to be given to replay the names in `contract.domains`."""
