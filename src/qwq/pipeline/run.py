@@ -140,7 +140,7 @@ class RecipeRun:
         stage, chat = stage_of(self.recipe, name), self.models.chat()
         check_capacity(self.recipe, name, self.files, self.inputs.use_of(name))
         run = StageRun(
-            self.folder, name, stage.kind, progress=self.progress, stop=self.stop, how_to_go_on=self.command,
+            self.folder, name, stage.kind, progress=self.progress, stop=self.stop, resume_hint=self.command,
             interval_s=self.recipe.compute.checkpoint_interval_s,
         )  # fmt: skip
         torch.manual_seed(self.recipe.seed)

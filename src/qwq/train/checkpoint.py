@@ -126,7 +126,7 @@ class StageRun:
         *,
         progress: Progress | None = None,
         stop: StopFlag | None = None,
-        how_to_go_on: str = "run the same command again",
+        resume_hint: str = "run the same command again",
         interval_s: float = MIN_INTERVAL_S,
     ) -> None:
         self.name, self.kind = name, kind
@@ -134,7 +134,7 @@ class StageRun:
         self.folder, self.rollouts_folder = places.checkpoints(name), places.rollouts(name)
         self.metrics_path = places.metrics
         self.progress, self.stop = progress or Progress(), stop or StopFlag()
-        self.how_to_go_on, self.interval_s = how_to_go_on, interval_s
+        self.resume_hint, self.interval_s = resume_hint, interval_s
         self.state = StageState()
         self.tensors: dict[str, Tensor] = {}
 
@@ -234,7 +234,7 @@ class StageRun:
                 elif self.stop.raised and step + 1 < total:
                     raise Interrupted(
                         f"stopped in stage {self.name} after step {step + 1} of {total}, state saved: "
-                        f"{self.how_to_go_on}"
+                        f"{self.resume_hint}"
                     )
 
     def _check_last(self, metrics: Mapping[str, Any], total: int) -> None:

@@ -59,15 +59,15 @@ def drill(mix: ProblemMix, chat: ChatFormat, index: int, prompt_weight: float) -
 def batches(
     document: Callable[[int], Document], start: int, batch_tokens: int, stop: int | None = None
 ) -> Iterator[tuple[list[Document], int]]:
-    """Documents from number `start` on, in lots of at least `batch_tokens` tokens, each with the
+    """Documents from number `start` on, in batches of at least `batch_tokens` tokens, each with the
     number after its last.
     """
     index = start
     while stop is None or index < stop:
-        lot: list[Document] = []
+        batch: list[Document] = []
         total = 0
         while total < batch_tokens and (stop is None or index < stop):
-            lot.append(document(index))
-            total += len(lot[-1][0]) - 1
+            batch.append(document(index))
+            total += len(batch[-1][0]) - 1
             index += 1
-        yield lot, index
+        yield batch, index

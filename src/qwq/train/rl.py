@@ -262,10 +262,10 @@ class RlTrainer:
             self.config.prompts, self.config.samples, self.config.max_new_tokens, sum(r.num_sampled for r in whole)
         )
         normaliser = self.loss.normaliser(size)
-        lots = micro_batches(
+        micro = micro_batches(
             [sum(len(r.completion_ids) for r in g.rollouts) for g in groups], self.compute.micro_batch_tokens
         )
-        parts = [self._pack([groups[i] for i in lot]) for lot in lots]
+        parts = [self._pack([groups[i] for i in indices]) for indices in micro]
         references = [self._reference_logprobs(part) if self.config.kl > 0 else None for part in parts]
         old: list[Tensor | None] = [None] * len(parts)
         sums: dict[str, float] = defaultdict(float)

@@ -36,24 +36,26 @@ class EpochStream:
 
     def __init__(self, documents: list[Document], batch_tokens: int, label: str) -> None:
         self.documents, self.batch_tokens, self.label = documents, batch_tokens, label
-        self.lots: list[list[Document]] = []
+        self._batches: list[list[Document]] = []
         self.epochs = 0
 
     def _extend(self) -> None:
         order = list(range(len(self.documents)))
         random.Random(digest(f"{self.label}/{self.epochs}")).shuffle(order)
-        self.lots += [lot for lot, _ in batches(lambda i: self.documents[order[i]], 0, self.batch_tokens, len(order))]
+        self._batches += [
+            batch for batch, _ in batches(lambda i: self.documents[order[i]], 0, self.batch_tokens, len(order))
+        ]
         self.epochs += 1
 
     def batch(self, step: int) -> list[Document]:
-        while step >= len(self.lots):
+        while step >= len(self._batches):
             self._extend()
-        return self.lots[step]
+        return self._batches[step]
 
     def num_steps(self, epochs: int) -> int:
         while self.epochs < epochs:
             self._extend()
-        return len(self.lots)
+        return len(self._batches)
 
 
 def train_on_stream(model: Transformer, optim: Optim, stream: EpochStream, steps: int, run: StageRun) -> None:

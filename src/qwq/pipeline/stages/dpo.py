@@ -92,8 +92,8 @@ class DpoStage(PairsStage):
             chosen = self.pairs_of_step(index, len(pairs), f"{job.seed}/{job.name}")
             lengths = [len(pairs[i].chosen) + len(pairs[i].rejected) for i in chosen]
             total, margin, wins = 0.0, 0.0, 0
-            for lot in micro_batches(lengths, self.micro_batch_tokens):
-                part = [chosen[i] for i in lot]
+            for indices in micro_batches(lengths, self.micro_batch_tokens):
+                part = [chosen[i] for i in indices]
                 logprob_P2 = answer_logprobs(model, [pairs[i] for i in part])
                 reward_P2 = self.beta * (logprob_P2 - start_P2[part].to(logprob_P2.device))
                 loss = preference_loss(reward_P2[:, CHOSEN], reward_P2[:, REJECTED]) * (len(part) / len(chosen))
@@ -152,6 +152,6 @@ def all_logprobs(model: Transformer, pairs: Sequence[PairExample], max_tokens: i
 
     out_P2 = torch.zeros(len(pairs), 2)
     with torch.no_grad():
-        for lot in micro_batches([len(p.chosen) + len(p.rejected) for p in pairs], max_tokens):
-            out_P2[lot] = answer_logprobs(model, [pairs[i] for i in lot]).cpu()
+        for indices in micro_batches([len(p.chosen) + len(p.rejected) for p in pairs], max_tokens):
+            out_P2[indices] = answer_logprobs(model, [pairs[i] for i in indices]).cpu()
     return out_P2

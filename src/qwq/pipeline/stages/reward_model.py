@@ -67,23 +67,23 @@ class RewardModelStage(PairsStage):
         job.run.resume(model, optimizer)
 
         def step(index: int) -> dict[str, Any]:
-            lot = [pairs[i] for i in self.pairs_of_step(index, len(pairs), f"{job.seed}/{job.name}")]
-            lengths = [len(p.chosen) + len(p.rejected) for p in lot]
+            batch = [pairs[i] for i in self.pairs_of_step(index, len(pairs), f"{job.seed}/{job.name}")]
+            lengths = [len(p.chosen) + len(p.rejected) for p in batch]
             tokens = sum(lengths)
             parts = (
-                [list(range(len(lot)))]
+                [list(range(len(batch)))]
                 if tokens <= self.micro_batch_tokens
                 else micro_batches(lengths, self.micro_batch_tokens)
             )
             total, wins = 0.0, 0
             for part in parts:
-                scores = model([lot[i].chosen for i in part] + [lot[i].rejected for i in part])
+                scores = model([batch[i].chosen for i in part] + [batch[i].rejected for i in part])
                 chosen, rejected = scores[: len(part)], scores[len(part) :]
-                loss = preference_loss(chosen, rejected) * (len(part) / len(lot))
+                loss = preference_loss(chosen, rejected) * (len(part) / len(batch))
                 loss.backward()
                 total += loss.item()
                 wins += int((chosen > rejected).sum())
-            return {"loss": total, "pair_accuracy": wins / len(lot), "tokens": tokens} | optimizer.step(index)
+            return {"loss": total, "pair_accuracy": wins / len(batch), "tokens": tokens} | optimizer.step(index)
 
         job.run.run(steps, model, optimizer, step)
         calibration = calibrate(*_scored(model, splits["validation"]))
