@@ -25,7 +25,6 @@ OVER: dict[str, set[str]] = {
     "cli/sandbox.py": {"sandbox_serve"},
     "sandbox/pool.py": {"Sandbox"},
     "sandbox/slot.py": {"Slot"},
-    "train/rl.py": {"RlTrainer", "RlTrainer.update"},
 }
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

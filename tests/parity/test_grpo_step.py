@@ -3,6 +3,7 @@ with transformers.
 """
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from qwq.model.names import state_to_hf
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model
 from qwq.pipeline.stages.rl2 import Rl2Stage
-from qwq.train import losses, rl
+from qwq.train import losses, policy_update
+from qwq.train.groups import Group
 from qwq.train.losses import logprobs
-from qwq.train.rl import Group, RlTrainer
+from qwq.train.policy_update import PolicyUpdater
+from qwq.train.reference import ReferenceModel
 from qwq.types import Rollout, StopReason
 
 CONFIG = ModelConfig("qwen2", 61, 32, 48, 2, 4, 2, 8, rope_theta=1e5, tie_embeddings=True, max_positions=128)
@@ -87,15 +90,20 @@ def padded(
     return {n: p.grad for n, p in model.named_parameters()}
 
 
+def updater(
+    model: Transformer, start: Transformer, config: Rl2Stage, compute: ComputeSection, optimizer: Any
+) -> PolicyUpdater:
+    reference = ReferenceModel(model)
+    reference.copy = start
+    made = PolicyUpdater(model, config, compute, optimizer, reference)
+    made._check_mismatch = made._check_mean_mismatch = lambda *a: None  # these rollouts were not sampled
+    return made
+
+
 def update(
     model: Transformer, reference: Transformer, batch: list[Group], config: Rl2Stage, micro: int
 ) -> dict[str, torch.Tensor]:
     """The gradient that the trainer gives its optimiser."""
-    trainer = RlTrainer.__new__(RlTrainer)
-    trainer.model, trainer.config, trainer.compute = model, config, ComputeSection(micro_batch_tokens=micro)
-    trainer.reference, trainer.has_adapters = reference, False
-    trainer._check_mismatch = lambda *a: None  # these rollouts were not sampled
-    trainer._check_mean_mismatch = lambda *a: None
     found: dict[str, torch.Tensor] = {}
 
     class Keep:
@@ -104,8 +112,7 @@ def update(
             model.zero_grad()
             return {}
 
-    trainer.optimizer = Keep()
-    metrics = trainer.update(0, batch)
+    metrics = updater(model, reference, config, ComputeSection(micro_batch_tokens=micro), Keep()).update(0, batch)
     assert metrics["trained_tokens"] == sum(r.num_sampled for g in batch for r in g.rollouts)
     return found
 
@@ -148,10 +155,7 @@ def test_one_lot_of_eight_and_eight_lots_of_one_agree():
 
 def test_kl_of_the_first_update_against_the_start_itself_is_exactly_zero():
     batch, model = groups(), make(0)
-    trainer = RlTrainer.__new__(RlTrainer)
-    trainer.model, trainer.config, trainer.compute = model, settings("dr_grpo", 0.1, "k3"), ComputeSection()
-    trainer.reference, trainer.has_adapters = make(0), False
-    trainer._check_mismatch = trainer._check_mean_mismatch = lambda *a: None
-    trainer.optimizer = type("Nothing", (), {"step": lambda self, index: {}})()
+    nothing = type("Nothing", (), {"step": lambda self, index: {}})()
+    trainer = updater(model, make(0), settings("dr_grpo", 0.1, "k3"), ComputeSection(), nothing)
     assert trainer.update(0, batch)["kl"] == 0.0
-    assert rl.MISMATCH_MAX == 1e-3 and rl.MISMATCH_MEAN == 1e-5
+    assert policy_update.MISMATCH_MAX == 1e-3 and policy_update.MISMATCH_MEAN == 1e-5

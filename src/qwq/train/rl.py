@@ -1,8 +1,8 @@
 """The RL loop: sample groups, judge them, turn rewards into advantages, take one clipped
 policy-gradient step.
 
-Read `RlTrainer.step` first; it is the whole algorithm. It is GRPO (arXiv 2402.03300) with these
-departures:
+Read `RlTrainer.step` first, which is the whole algorithm, then `policy_update.PolicyUpdater` for
+its optimiser steps. It is GRPO (arXiv 2402.03300) with these departures:
 
 1. advantages are not divided by the group's standard deviation, and the loss has a constant
    normaliser, prompts x samples x max_new_tokens (Dr. GRPO, arXiv 2503.20783). Other losses and
@@ -24,21 +24,16 @@ loss.
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from qwq.config import ComputeSection, RlConfig
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.base import with_environment
-from qwq.errors import ConfigError, InfraError
-from qwq.model import lora
+from qwq.errors import InfraError
 from qwq.model.transformer import Transformer
 from qwq.reward.mixing import Rewarder
 from qwq.rollout.budget import Limits
@@ -51,24 +46,11 @@ from qwq.text.template import ChatFormat
 from qwq.train.alarms import Watch
 from qwq.train.checkpoint import StageRun
 from qwq.train.groups import TRUNCATED, Group, after_refills, count_undecided, form_groups, without_truncated
-from qwq.train.losses import (
-    AdvantageForm,
-    BatchSize,
-    Loss,
-    PolicyTerms,
-    kl_term,
-    load_advantage,
-    load_loss,
-    policy_terms,
-    token_logprobs,
-)
+from qwq.train.losses import AdvantageForm, load_advantage
 from qwq.train.optim import Optimizer
-from qwq.train.packing import Batch, micro_batches, pack_groups
+from qwq.train.policy_update import PolicyUpdater
+from qwq.train.reference import ReferenceModel
 from qwq.types import Outcome, Problem, Rollout
-
-# Promise 1, for real models; the tiny one stays under 1e-4 (tests).
-MISMATCH_MAX, MISMATCH_MEAN = 1e-3, 1e-5
-IMPORTANCE_CAP = 2.0  # in 16 bits, where a recipe names none; the value of Yao et al. 2025
 
 
 @dataclass
@@ -120,11 +102,8 @@ class RlTrainer:
         self.limits = Limits(**config.tools.model_dump())
         self.params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         self.store = RolloutStore(run.rollouts_folder)
-        # With LoRA the reference model is the model without its adapters; else KL needs a second
-        # copy of the weights.
-        self.has_adapters = bool(lora.adapters(model))
-        self.load_reference = load_reference
-        self.reference: Transformer | None = None
+        self.reference = ReferenceModel(model, load_reference)
+        self.updater = PolicyUpdater(model, config, compute, self.optimizer, self.reference)
         self.state = run.state.part(RlState)
         self.watch = Watch(self.state.watch)
 
@@ -132,10 +111,8 @@ class RlTrainer:
         """Before anything else: keep the start as the reference model, where the KL term needs a
         copy, and resume.
         """
-        if self.config.kl > 0 and not self.has_adapters:
-            self.reference = Transformer(self.model.config).to(self.model.device, self.model.embed.weight.dtype)
-            self.reference.load_state_dict(self.model.state_dict())
-            self.reference.requires_grad_(False)
+        if self.config.kl > 0:
+            self.reference.keep()
         self.run.resume(self.model, self.optimizer)
         self.mix.shares = self.mix.base_shares | self.state.mix
         self.state.mix = dict(self.mix.shares)
@@ -174,7 +151,7 @@ class RlTrainer:
         metrics = self._describe(rollouts, form_groups(rollouts))
         started = time.perf_counter()
         learnt = without_truncated(learnt) if self.config.mask_truncated else learnt
-        metrics |= self.update(step, learnt, batch=batch) if learnt else {"loss": 0.0, "trained_tokens": 0}
+        metrics |= self.updater.update(step, learnt, batch=batch) if learnt else {"loss": 0.0, "trained_tokens": 0}
         totals.training_s += time.perf_counter() - started
         totals.trained_tokens += metrics["trained_tokens"]
         metrics |= totals.seconds_since(before)
@@ -238,162 +215,8 @@ class RlTrainer:
         return [None if b < 0 else b for b in drawn]
 
     @cached_property
-    def loss(self) -> Loss:
-        return load_loss(self.config.loss)
-
-    @cached_property
     def advantage(self) -> AdvantageForm:
         return load_advantage("group_std" if self.config.scale_advantage else self.config.advantage)
-
-    @property
-    def importance_cap(self) -> float:
-        """Cap of the sampler's importance weight; 0: none."""
-        cap = self.config.importance_cap
-        return cap if cap is not None else IMPORTANCE_CAP if self.model.embed.weight.dtype != torch.float32 else 0.0
-
-    def update(self, step: int, groups: list[Group], *, batch: Sequence[Rollout] | None = None) -> dict[str, Any]:
-        """`updates` optimiser steps on `groups`.
-
-        `batch` are the step's rollouts before any was left out, which the normaliser counts;
-        default: those of `groups`.
-        """
-        whole = [r for g in groups for r in g.rollouts] if batch is None else batch
-        size = BatchSize(
-            self.config.prompts, self.config.samples, self.config.max_new_tokens, sum(r.num_sampled for r in whole)
-        )
-        normaliser = self.loss.normaliser(size)
-        micro = micro_batches(
-            [sum(len(r.completion_ids) for r in g.rollouts) for g in groups], self.compute.micro_batch_tokens
-        )
-        parts = [self._pack([groups[i] for i in indices]) for indices in micro]
-        references = [self._reference_logprobs(part) if self.config.kl > 0 else None for part in parts]
-        old: list[Tensor | None] = [None] * len(parts)
-        sums: dict[str, float] = defaultdict(float)
-        for update in range(self.config.updates):
-            for i, part in enumerate(parts):
-                logprob, entropy = self._logprobs(self.model, part)
-                if update == 0:
-                    self._check_mismatch(logprob.detach(), part, sums)
-                terms = self._terms(part, logprob, old[i], references[i])
-                weights = self.loss.weights(part.extra["sequence"])
-                loss = (terms.loss_N if weights is None else terms.loss_N * weights).sum() / normaliser
-                loss.backward()
-                if update == 0:
-                    old[i] = logprob.detach()
-                _add(sums, loss=loss.item(), clipped=float(terms.clipped_N.sum()), kl=float(terms.kl_N.sum()))
-                _add(sums, entropy=float(entropy.sum()), terms=len(logprob), fed=part.num_tokens)
-                if terms.importance_N is not None:
-                    capped = float((terms.importance_N > self.importance_cap).sum())
-                    _add(sums, importance=float(terms.importance_N.sum()), importance_capped=capped)
-            if update == 0:
-                self._check_mean_mismatch(sums["mismatch_sum"] / sums["terms"])
-            stepped = self.optimizer.step(step * self.config.updates + update)
-        every = self.config.watch_kl
-        watched = (
-            {"kl_to_start": self._kl_to_start(parts, old)}
-            if every and self.config.kl == 0 and step % every == 0
-            else {}
-        )
-        return stepped | watched | self._update_metrics(sums)
-
-    def _update_metrics(self, sums: dict[str, float]) -> dict[str, Any]:
-        """Means over the tokens of all updates."""
-        n, updates = int(sums["terms"]), self.config.updates
-        corrected = (
-            {"importance_mean": sums["importance"] / n, "importance_capped": sums["importance_capped"] / n}
-            if self.importance_cap
-            else {}
-        )
-        return corrected | {
-            "loss": sums["loss"] / updates,
-            "entropy": sums["entropy"] / n,
-            "kl": sums["kl"] / n,
-            "clip_fraction": sums["clipped"] / n,
-            "mismatch_max": sums["mismatch_max"],
-            "mismatch_mean": sums["mismatch_sum"] * updates / n,
-            "trained_tokens": n // updates,
-            "fed_tokens": int(sums["fed"]) // updates,
-        }
-
-    def _terms(self, part: Batch, logprob_N: Tensor, old_N: Tensor | None, reference_N: Tensor | None) -> PolicyTerms:
-        """The objective of one micro-batch, token by token."""
-        c = self.config
-        return policy_terms(
-            logprob_N, part.extra["advantage"], loss=self.loss, sequence_N=part.extra["sequence"], old_logprob_N=old_N,
-            sampler_logprob_N=part.extra["sampler"] if self.importance_cap else None, reference_logprob_N=reference_N,
-            clip_low=c.clip_low, clip_high=c.clip_high, dual_clip=c.dual_clip, importance_cap=self.importance_cap,
-            kl=c.kl, kl_estimator=c.kl_estimator,
-        )  # fmt: skip
-
-    def _pack(self, groups: list[Group]) -> Batch:
-        first = list(accumulate((len(g.rollouts) for g in groups), initial=0))
-        batch = pack_groups(
-            [g.rollouts[0].prompt_ids for g in groups],
-            [[r.completion_ids for r in g.rollouts] for g in groups],
-            [[r.sampled_mask for r in g.rollouts] for g in groups],
-            {
-                "advantage": [
-                    [[a] * len(r.completion_ids) for r, a in zip(g.rollouts, g.advantages, strict=True)] for g in groups
-                ],
-                "sampler": [[r.sampler_logprobs for r in g.rollouts] for g in groups],
-                # The number of each token's completion; float32 holds it exactly up to 16 million.
-                "sequence": [
-                    [[float(n)] * len(r.completion_ids) for n, r in enumerate(g.rollouts, at)]
-                    for g, at in zip(groups, first, strict=False)
-                ],
-            },
-            self.model.device,
-        )
-        batch.extra["sequence"] = batch.extra["sequence"].long()
-        return batch
-
-    def _logprobs(self, model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
-        hidden = model(batch.ids_N, batch.layout).index_select(0, batch.where_M)
-        return token_logprobs(hidden, model.head_weight, batch.targets_M, temperature=self.config.temperature)
-
-    @torch.no_grad()
-    def _reference_logprobs(self, batch: Batch, start: Transformer | None = None) -> Tensor:
-        """Log-probabilities under the reference model, which is the stage's start."""
-        if self.has_adapters:
-            with lora.switched_off(self.model):
-                return self._logprobs(self.model, batch)[0]
-        model = start or self.reference
-        assert model is not None
-        return self._logprobs(model, batch)[0]
-
-    def _kl_to_start(self, batches: Sequence[Batch], now: Sequence[Tensor | None]) -> float:
-        """Mean KL (k3) to the reference model, of the weights that sampled; the start is loaded for
-        it and let go again.
-        """
-        start = None if self.has_adapters or self.load_reference is None else self.load_reference()
-        if start is None and not self.has_adapters:
-            raise ConfigError("watch_kl needs the reference model: give RlTrainer load_reference, or train with LoRA")
-        total = sum(
-            float(kl_term(n, self._reference_logprobs(b, start), "k3").sum())
-            for b, n in zip(batches, now, strict=True)
-            if n is not None
-        )
-        return total / sum(len(n) for n in now if n is not None)
-
-    def _check_mismatch(self, logprob: Tensor, batch: Batch, sums: dict[str, float]) -> None:
-        """Promise 1: what the sampler computed is what the trainer computes."""
-        difference = (logprob - batch.extra["sampler"]).abs()
-        worst = float(difference.max())
-        sums["mismatch_max"] = max(sums["mismatch_max"], worst)
-        sums["mismatch_sum"] += float(difference.sum())
-        self._hold("at most", worst, MISMATCH_MAX)
-
-    def _check_mean_mismatch(self, mean: float) -> None:
-        """Before the batch's first update: also the mean difference is no more than rounding."""
-        self._hold("on average", mean, MISMATCH_MEAN)
-
-    def _hold(self, what: str, found: float, allowed: float) -> None:
-        if found > allowed and self.model.embed.weight.dtype == torch.float32:
-            raise InfraError(
-                f"sampler and trainer disagree: log-probabilities differ by {found:.2e} {what}, {allowed:.0e} is "
-                "allowed; the rollouts do not come from these weights (delete the stage's rollouts folder and run "
-                "again)"
-            )
 
     def _describe(self, rollouts: list[Rollout], groups: list[Group]) -> dict[str, Any]:
         """What a step's rollouts were like: rewards by domain, outcomes, lengths, alarms."""
@@ -418,11 +241,6 @@ class RlTrainer:
             "zero_signal": sum(not g.has_signal for g in groups) / max(1, len(groups)),
         }
         return metrics
-
-
-def _add(sums: dict[str, float], **values: float) -> None:
-    for name, value in values.items():
-        sums[name] += value
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -132,7 +132,7 @@ def rl_steps(folder: Path, **options) -> list[dict[str, float]]:
     reports = []
     for step in range(STEPS):
         groups = form_groups(fixed_rollouts(rl.model, generator, rl.config.temperature), scale=False)
-        report = rl.update(step, groups)
+        report = rl.updater.update(step, groups)
         assert report["mismatch_max"] < 1e-4
         reports.append({name: report[name] for name in ("loss", "grad_norm", "entropy", "kl")})
     return reports
@@ -176,7 +176,7 @@ def test_the_first_rl_loss_by_hand(tmp_path):
             members = [r for r in rollouts if r.group == group and r.reward is not None]
             mean = sum(r.reward for r in members) / len(members)
             total += sum((r.reward - mean) * r.num_sampled for r in members)
-        report = rl.update(0, form_groups(rollouts, scale=False))
+        report = rl.updater.update(0, form_groups(rollouts, scale=False))
     assert report["loss"] == pytest.approx(-total / 320, abs=1e-6)
     assert report["clip_fraction"] == 0.0 and report["kl"] == 0.0
 

@@ -13,14 +13,14 @@ import torch
 from qwq.errors import InfraError
 from qwq.model.config import preset
 from qwq.model.transformer import Transformer
-from qwq.train.rl import RlTrainer
+from qwq.train.policy_update import PolicyUpdater
 
 
 @pytest.fixture
-def trainer() -> RlTrainer:
-    trainer = RlTrainer.__new__(RlTrainer)  # the check needs the model's number type and nothing else
-    trainer.model = Transformer(preset("tiny"))
-    return trainer
+def updater() -> PolicyUpdater:
+    updater = PolicyUpdater.__new__(PolicyUpdater)  # the check needs the model's number type and nothing else
+    updater.model = Transformer(preset("tiny"))
+    return updater
 
 
 def differing(*differences: float) -> tuple[torch.Tensor, SimpleNamespace]:
@@ -28,20 +28,20 @@ def differing(*differences: float) -> tuple[torch.Tensor, SimpleNamespace]:
     return sampler + torch.tensor(differences, dtype=torch.float64), SimpleNamespace(extra={"sampler": sampler})
 
 
-def test_rounding_passes_and_is_counted(trainer: RlTrainer) -> None:
+def test_rounding_passes_and_is_counted(updater: PolicyUpdater) -> None:
     sums: Counter[str] = Counter()
-    trainer._check_mismatch(*differing(1e-6, -9e-4, 0.0), sums)
+    updater._check_mismatch(*differing(1e-6, -9e-4, 0.0), sums)
     assert sums["mismatch_max"] == pytest.approx(9e-4) and sums["mismatch_sum"] == pytest.approx(9.01e-4)
-    trainer._check_mean_mismatch(9e-6)
+    updater._check_mean_mismatch(9e-6)
 
 
-def test_one_token_too_far_stops_the_step(trainer: RlTrainer) -> None:
+def test_one_token_too_far_stops_the_step(updater: PolicyUpdater) -> None:
     with pytest.raises(InfraError, match="differ by 2.00e-03 at most, 1e-03 is allowed"):
-        trainer._check_mismatch(*differing(0.0, 2e-3), Counter())
+        updater._check_mismatch(*differing(0.0, 2e-3), Counter())
 
 
-def test_a_mean_beyond_rounding_stops_the_step(trainer: RlTrainer) -> None:
+def test_a_mean_beyond_rounding_stops_the_step(updater: PolicyUpdater) -> None:
     with pytest.raises(InfraError, match="differ by 2.00e-05 on average, 1e-05 is allowed"):
-        trainer._check_mean_mismatch(2e-5)
-    trainer.model = trainer.model.bfloat16()  # there rounding itself is larger
-    trainer._check_mean_mismatch(2e-5)
+        updater._check_mean_mismatch(2e-5)
+    updater.model = updater.model.bfloat16()  # there rounding itself is larger
+    updater._check_mean_mismatch(2e-5)

@@ -142,7 +142,7 @@ def test_the_sampler_is_corrected_where_asked_and_in_16_bits(tmp_path):
     """
 
     def mismatched(rl) -> list[Rollout]:
-        rl._hold = lambda *a: None
+        rl.updater._hold = lambda *a: None
         made = rollouts(rl)
         for r in made:
             r.sampler_logprobs = [
@@ -161,9 +161,9 @@ def test_the_sampler_is_corrected_where_asked_and_in_16_bits(tmp_path):
         3 * plain["grad_norm"], rel=1e-4
     )
     rl = trainer(tmp_path / "e")
-    assert rl.importance_cap == 0.0
+    assert rl.updater.importance_cap == 0.0
     rl.model.to(torch.bfloat16)
-    assert rl.importance_cap == 2.0
+    assert rl.updater.importance_cap == 2.0
 
 
 def test_a_loss_in_one_file_trains(tmp_path, own_registry):  # noqa: F811

@@ -64,7 +64,8 @@ def test_the_stage_samples_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
     trainer.config, trainer.seed, trainer.limits = stage, 0, Limits(**stage.tools.model_dump())
     trainer.params, trainer.rewarder = None, rl.Rewarder()
     trainer.policy = type("P", (), {"update_weights": lambda self, version: None})()
-    trainer.run = type("R", (), {"state": {"next_problem": 0, "step": 0, "totals": {}}, "name": "rl1"})()
+    trainer.run = type("R", (), {"state": type("S", (), {"step": 0})(), "name": "rl1"})()
+    trainer.state = rl.RlState()
     trainer.mix = type("M", (), {"problem": lambda self, i: family("math").problem(0, "train", i)})()
     with pytest.raises(Enough):
         trainer.sample(0)

@@ -94,7 +94,7 @@ def test_building_an_rl_trainer_touches_no_file_and_prepare_resumes(tmp_path: Pa
         return RlTrainer(model, chat, rl, ComputeSection(), run, ProblemMix(0, "rl", {}), None, seed=0)  # type: ignore[arg-type]
 
     first = build(StageRun(tmp_path / "run", "rl", "rl1"), 0)
-    assert list(tmp_path.iterdir()) == [] and first.reference is None
+    assert list(tmp_path.iterdir()) == [] and first.reference.copy is None
     first.prepare()
     first.state.next_problem, first.run.state.step = 8, 2
     first.run.save(first.model, Optimizer(first.model, Optim(), 4))
@@ -104,4 +104,4 @@ def test_building_an_rl_trainer_touches_no_file_and_prepare_resumes(tmp_path: Pa
     second.prepare()
     assert (second.state.next_problem, second.run.state.step) == (8, 2)
     assert torch.equal(second.model.embed.weight, first.model.embed.weight)
-    assert second.reference is not None and torch.equal(second.reference.embed.weight, start)
+    assert second.reference.copy is not None and torch.equal(second.reference.copy.embed.weight, start)

@@ -1,0 +1,201 @@
+"""What an RL step does with its groups: micro-batches, the loss token by token, the optimiser's
+steps.
+
+Before the batch's first optimiser step the trainer's log-probabilities are compared with the
+sampler's (promise 1).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qwq.config import ComputeSection, RlConfig
+from qwq.errors import InfraError
+from qwq.model.transformer import Transformer
+from qwq.train.groups import Group
+from qwq.train.losses import BatchSize, Loss, PolicyTerms, load_loss, policy_terms
+from qwq.train.optim import Optimizer
+from qwq.train.packing import Batch, micro_batches, pack_groups
+from qwq.train.reference import ReferenceModel, batch_logprobs
+from qwq.types import Rollout
+
+# Promise 1, for real models; the tiny one stays under 1e-4 (tests).
+MISMATCH_MAX, MISMATCH_MEAN = 1e-3, 1e-5
+IMPORTANCE_CAP = 2.0  # in 16 bits, where a recipe names none; the value of Yao et al. 2025
+
+
+class PolicyUpdater:
+    """Updates of the policy on one batch of groups; the model is the one that sampled them."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        config: RlConfig,
+        compute: ComputeSection,
+        optimizer: Optimizer,
+        reference: ReferenceModel,
+    ) -> None:
+        self.model, self.config, self.compute = model, config, compute
+        self.optimizer, self.reference = optimizer, reference
+
+    @cached_property
+    def loss(self) -> Loss:
+        return load_loss(self.config.loss)
+
+    @property
+    def importance_cap(self) -> float:
+        """Cap of the sampler's importance weight; 0: none."""
+        cap = self.config.importance_cap
+        return cap if cap is not None else IMPORTANCE_CAP if self.model.embed.weight.dtype != torch.float32 else 0.0
+
+    def update(self, step: int, groups: list[Group], *, batch: Sequence[Rollout] | None = None) -> dict[str, Any]:
+        """`updates` optimiser steps on `groups`; metrics of the step.
+
+        `batch` are the step's rollouts before any was left out, which the normaliser counts;
+        default: those of `groups`.
+        """
+        temperature = self.config.temperature
+        normaliser = self._normaliser([r for g in groups for r in g.rollouts] if batch is None else batch)
+        parts = self._micro_batches(groups)
+        references = [self.reference.logprobs(p, temperature) if self.config.kl > 0 else None for p in parts]
+        old: list[Tensor | None] = [None] * len(parts)
+        sums: dict[str, float] = defaultdict(float)
+        for update in range(self.config.updates):
+            for i, part in enumerate(parts):
+                logprob = self._backward(part, old[i], references[i], normaliser, sums)
+                if update == 0:
+                    old[i] = logprob
+            if update == 0:
+                self._check_mean_mismatch(sums["mismatch_sum"] / sums["terms"])
+            stepped = self.optimizer.step(step * self.config.updates + update)
+        every = self.config.watch_kl
+        watched = (
+            {"kl_to_start": self.reference.mean_kl(parts, old, temperature)}
+            if every and self.config.kl == 0 and step % every == 0
+            else {}
+        )
+        return stepped | watched | self._metrics(sums)
+
+    def _normaliser(self, batch: Sequence[Rollout]) -> float:
+        c = self.config
+        return self.loss.normaliser(
+            BatchSize(c.prompts, c.samples, c.max_new_tokens, sum(r.num_sampled for r in batch))
+        )
+
+    def _micro_batches(self, groups: list[Group]) -> list[Batch]:
+        lengths = [sum(len(r.completion_ids) for r in g.rollouts) for g in groups]
+        return [
+            self._pack([groups[i] for i in chosen])
+            for chosen in micro_batches(lengths, self.compute.micro_batch_tokens)
+        ]
+
+    def _backward(
+        self,
+        part: Batch,
+        old_N: Tensor | None,
+        reference_N: Tensor | None,
+        normaliser: float,
+        sums: dict[str, float],
+    ) -> Tensor:
+        """Add one micro-batch's gradient, and its terms to `sums`; its log-probabilities (M,).
+
+        `old_N` are those before the batch's first optimiser step; None: that step is this one.
+        """
+        logprob, entropy = batch_logprobs(self.model, part, self.config.temperature)
+        if old_N is None:
+            self._check_mismatch(logprob.detach(), part, sums)
+        terms = self._terms(part, logprob, old_N, reference_N)
+        weights = self.loss.weights(part.extra["sequence"])
+        loss = (terms.loss_N if weights is None else terms.loss_N * weights).sum() / normaliser
+        loss.backward()
+        _add(sums, loss=loss.item(), clipped=float(terms.clipped_N.sum()), kl=float(terms.kl_N.sum()))
+        _add(sums, entropy=float(entropy.sum()), terms=len(logprob), fed=part.num_tokens)
+        if terms.importance_N is not None:
+            capped = float((terms.importance_N > self.importance_cap).sum())
+            _add(sums, importance=float(terms.importance_N.sum()), importance_capped=capped)
+        return logprob.detach()
+
+    def _terms(self, part: Batch, logprob_N: Tensor, old_N: Tensor | None, reference_N: Tensor | None) -> PolicyTerms:
+        """The objective of one micro-batch, token by token."""
+        c = self.config
+        return policy_terms(
+            logprob_N, part.extra["advantage"], loss=self.loss, sequence_N=part.extra["sequence"], old_logprob_N=old_N,
+            sampler_logprob_N=part.extra["sampler"] if self.importance_cap else None, reference_logprob_N=reference_N,
+            clip_low=c.clip_low, clip_high=c.clip_high, dual_clip=c.dual_clip, importance_cap=self.importance_cap,
+            kl=c.kl, kl_estimator=c.kl_estimator,
+        )  # fmt: skip
+
+    def _pack(self, groups: list[Group]) -> Batch:
+        first = list(accumulate((len(g.rollouts) for g in groups), initial=0))
+        batch = pack_groups(
+            [g.rollouts[0].prompt_ids for g in groups],
+            [[r.completion_ids for r in g.rollouts] for g in groups],
+            [[r.sampled_mask for r in g.rollouts] for g in groups],
+            {
+                "advantage": [
+                    [[a] * len(r.completion_ids) for r, a in zip(g.rollouts, g.advantages, strict=True)] for g in groups
+                ],
+                "sampler": [[r.sampler_logprobs for r in g.rollouts] for g in groups],
+                # The number of each token's completion; float32 holds it exactly up to 16 million.
+                "sequence": [
+                    [[float(n)] * len(r.completion_ids) for n, r in enumerate(g.rollouts, at)]
+                    for g, at in zip(groups, first, strict=False)
+                ],
+            },
+            self.model.device,
+        )
+        batch.extra["sequence"] = batch.extra["sequence"].long()
+        return batch
+
+    def _metrics(self, sums: dict[str, float]) -> dict[str, Any]:
+        """Means over the tokens of all updates."""
+        n, updates = int(sums["terms"]), self.config.updates
+        corrected = (
+            {"importance_mean": sums["importance"] / n, "importance_capped": sums["importance_capped"] / n}
+            if self.importance_cap
+            else {}
+        )
+        return corrected | {
+            "loss": sums["loss"] / updates,
+            "entropy": sums["entropy"] / n,
+            "kl": sums["kl"] / n,
+            "clip_fraction": sums["clipped"] / n,
+            "mismatch_max": sums["mismatch_max"],
+            "mismatch_mean": sums["mismatch_sum"] * updates / n,
+            "trained_tokens": n // updates,
+            "fed_tokens": int(sums["fed"]) // updates,
+        }
+
+    # -- promise 1: what the sampler computed is what the trainer computes ------------------------
+
+    def _check_mismatch(self, logprob: Tensor, batch: Batch, sums: dict[str, float]) -> None:
+        """The largest difference of any token; all are counted in `sums`."""
+        difference = (logprob - batch.extra["sampler"]).abs()
+        worst = float(difference.max())
+        sums["mismatch_max"] = max(sums["mismatch_max"], worst)
+        sums["mismatch_sum"] += float(difference.sum())
+        self._hold("at most", worst, MISMATCH_MAX)
+
+    def _check_mean_mismatch(self, mean: float) -> None:
+        """Before the batch's first update: also the mean difference is no more than rounding."""
+        self._hold("on average", mean, MISMATCH_MEAN)
+
+    def _hold(self, what: str, difference: float, allowed: float) -> None:
+        if difference > allowed and self.model.embed.weight.dtype == torch.float32:
+            raise InfraError(
+                f"sampler and trainer disagree: log-probabilities differ by {difference:.2e} {what}, {allowed:.0e} is "
+                "allowed; the rollouts do not come from these weights (delete the stage's rollouts folder and run "
+                "again)"
+            )
+
+
+def _add(sums: dict[str, float], **values: float) -> None:
+    for name, value in values.items():
+        sums[name] += value

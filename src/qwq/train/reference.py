@@ -1,0 +1,65 @@
+"""The reference model of an RL stage: the model at the stage's start, against which KL is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from qwq.errors import ConfigError
+from qwq.model import lora
+from qwq.model.transformer import Transformer
+from qwq.train.losses import kl_term, token_logprobs
+from qwq.train.packing import Batch
+
+
+def batch_logprobs(model: Transformer, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the batch's M completion tokens, and the entropies there: (M,) each."""
+    hidden = model(batch.ids_N, batch.layout).index_select(0, batch.where_M)
+    return token_logprobs(hidden, model.head_weight, batch.targets_M, temperature=temperature)
+
+
+class ReferenceModel:
+    """The stage's start.
+
+    With LoRA it is the model without its adapters. Else the KL term needs a second copy of the
+    weights (`keep`), and KL that is only watched loads one with `load` each time.
+    """
+
+    def __init__(self, model: Transformer, load: Callable[[], Transformer] | None = None) -> None:
+        self.model, self.load = model, load
+        self.has_adapters = bool(lora.adapters(model))
+        self.copy: Transformer | None = None
+
+    def keep(self) -> None:
+        """Keep the weights as they are now."""
+        if self.has_adapters:
+            return
+        self.copy = Transformer(self.model.config).to(self.model.device, self.model.embed.weight.dtype)
+        self.copy.load_state_dict(self.model.state_dict())
+        self.copy.requires_grad_(False)
+
+    @torch.no_grad()
+    def logprobs(self, batch: Batch, temperature: float, start: Transformer | None = None) -> Tensor:
+        """Log-probabilities (M,) of a batch's completion tokens; `start` in place of the copy."""
+        if self.has_adapters:
+            with lora.switched_off(self.model):
+                return batch_logprobs(self.model, batch, temperature)[0]
+        model = start or self.copy
+        assert model is not None
+        return batch_logprobs(model, batch, temperature)[0]
+
+    def mean_kl(self, batches: Sequence[Batch], now: Sequence[Tensor | None], temperature: float) -> float:
+        """Mean KL (k3) of the weights that sampled, whose log-probabilities are `now`; the start is
+        loaded for it and let go again.
+        """
+        start = None if self.has_adapters or self.load is None else self.load()
+        if start is None and not self.has_adapters:
+            raise ConfigError("watch_kl needs the reference model: give RlTrainer load_reference, or train with LoRA")
+        total = sum(
+            float(kl_term(n, self.logprobs(b, temperature, start), "k3").sum())
+            for b, n in zip(batches, now, strict=True)
+            if n is not None
+        )
+        return total / sum(len(n) for n in now if n is not None)
