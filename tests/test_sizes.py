@@ -21,8 +21,6 @@ MAX_COMPLEXITY = 20
 # What is over a limit today, by file. A line may only be taken out.
 OVER: dict[str, set[str]] = {
     "api.py": {""},
-    "cli/data.py": {"convert", "distill"},
-    "cli/sandbox.py": {"sandbox_serve"},
     "sandbox/pool.py": {"Sandbox"},
     "sandbox/slot.py": {"Slot"},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,7 @@ from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
     from qwq.rollout.policy import Policy
+    from qwq.text.template import ChatFormat
 
 data_app = App(name="data", help="Make and clean training data.")
 
@@ -97,28 +99,52 @@ def constraints(*, out: Path, n: int = 1000, split: str = "train", seed: int = 0
     return 0
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class DistillFlags:
+    """Which problems, how the teacher is asked, and what is kept of its answers."""
+
+    endpoint: str | None = None
+    """URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1."""
+    api_key: str | None = None
+    """Key of that server; the environment's QWQ_API_KEY or OPENAI_API_KEY by default."""
+    n: int | None = None
+    """Problems of each source; all of a file, 500 of a family and 2,000 with constraints by
+    default."""
+    samples: int = 4
+    """Answers to each problem."""
+    keep_per_problem: int = 1
+    """Good answers to keep of each problem, those with the shortest thinking first."""
+    wrap: bool = False
+    """Take answers without thinking too: of math and code problems, what leads to the boxed
+    result, or stands around the program, becomes the thinking; before a bare program or an
+    answer to an open prompt goes the prompt in the first person, and under constraints the list
+    of them."""
+    system: str | None = None
+    """A system prompt for the teacher, such as "Think between <think> and </think>, then answer.";
+    it is not kept."""
+    decontaminate: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    """Benchmark files; problems that share 13 words in a row with one are left out."""
+    temperature: float = 0.6
+    """Sampling temperature."""
+    top_p: float = 0.95
+    """Nucleus of the sampling."""
+    max_new_tokens: int = 2048
+    """Longest answer; a longer one is unfinished."""
+    seed: int = 0
+    """Seed of the sampling."""
+    concurrency: int = 8
+    """Requests at once, to an endpoint or here."""
+    device: str = "cpu"
+    """torch device of a model run here."""
+    dtype: str = "auto"
+    """Its dtype, as for `qwq serve`."""
+    threads: int | None = None
+    """CPU threads of a model run here."""
+
+
 @data_app.command
-def distill(
-    *sources: str,
-    model: str,
-    out: Path,
-    endpoint: str | None = None,
-    api_key: str | None = None,
-    n: int | None = None,
-    samples: int = 4,
-    keep_per_problem: int = 1,
-    wrap: bool = False,
-    system: str | None = None,
-    decontaminate: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    temperature: float = 0.6,
-    top_p: float = 0.95,
-    max_new_tokens: int = 2048,
-    seed: int = 0,
-    concurrency: int = 8,
-    device: str = "cpu",
-    dtype: str = "auto",
-    threads: int | None = None,
-) -> int:
+def distill(*sources: str, model: str, out: Path, flags: DistillFlags = DistillFlags()) -> int:
     """Make an SFT set from a teacher's answers: sampled, judged by the verifiers, sifted, written
     with `<think>` and answer.
 
@@ -137,64 +163,31 @@ def distill(
         here.
     out
         File for the SFT set: JSON lines with `messages`.
-    endpoint
-        URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.
-    api_key
-        Key of that server; the environment's QWQ_API_KEY or OPENAI_API_KEY by default.
-    n
-        Problems of each source; all of a file, 500 of a family and 2,000 with constraints by
-        default.
-    samples
-        Answers to each problem.
-    keep_per_problem
-        Good answers to keep of each problem, those with the shortest thinking first.
-    wrap
-        Take answers without thinking too: of math and code problems, what leads to the boxed
-        result, or stands around the program, becomes the thinking; before a bare program or an
-        answer to an open prompt goes the prompt in the first person, and under constraints the list
-        of them.
-    system
-        A system prompt for the teacher, such as "Think between <think> and </think>, then answer.";
-        it is not kept.
-    decontaminate
-        Benchmark files; problems that share 13 words in a row with one are left out.
-    temperature
-        Sampling temperature.
-    top_p
-        Nucleus of the sampling.
-    max_new_tokens
-        Longest answer; a longer one is unfinished.
-    seed
-        Seed of the sampling.
-    concurrency
-        Requests at once, to an endpoint or here.
-    device
-        torch device of a model run here.
-    dtype
-        Its dtype, as for `qwq serve`.
-    threads
-        CPU threads of a model run here.
     """
     from qwq.distill.run import Plan, Sampling
     from qwq.distill.run import distill as run
 
-    plan = Plan(tuple(sources), n, samples, keep_per_problem, wrap, tuple(decontaminate or ()))
-    sampling = Sampling(temperature, top_p, max_new_tokens, seed, system)
-    teacher: Policy
-    if endpoint is not None:
-        from qwq.rollout.policies.endpoint import EndpointPolicy
-
-        teacher = EndpointPolicy(endpoint, model, api_key=api_key, concurrency=concurrency)
-    else:
-        from qwq.engine.options import EngineOptions
-        from qwq.pipeline.resolve import model_folder
-        from qwq.rollout.policies.local import open_policy
-
-        options = EngineOptions(dtype=dtype, device=device, threads=threads, max_num_seqs=concurrency)
-        teacher = open_policy(model_folder(model), max_new_tokens=max_new_tokens, options=options)
-    with contextlib.closing(teacher):
+    f = flags
+    plan = Plan(sources, f.n, f.samples, f.keep_per_problem, f.wrap, tuple(f.decontaminate or ()))
+    sampling = Sampling(f.temperature, f.top_p, f.max_new_tokens, f.seed, f.system)
+    with contextlib.closing(_teacher(model, flags)) as teacher:
         print(json.dumps(run(plan, teacher, sampling, out)))
     return 0
+
+
+def _teacher(model: str, flags: DistillFlags) -> Policy:
+    if flags.endpoint is not None:
+        from qwq.rollout.policies.endpoint import EndpointPolicy
+
+        return EndpointPolicy(flags.endpoint, model, api_key=flags.api_key, concurrency=flags.concurrency)
+    from qwq.engine.options import EngineOptions
+    from qwq.pipeline.resolve import model_folder
+    from qwq.rollout.policies.local import open_policy
+
+    options = EngineOptions(
+        dtype=flags.dtype, device=flags.device, threads=flags.threads, max_num_seqs=flags.concurrency
+    )
+    return open_policy(model_folder(model), max_new_tokens=flags.max_new_tokens, options=options)
 
 
 @data_app.command
@@ -230,37 +223,20 @@ def convert(
     max_tokens
         With --check: leave out longer examples.
     """
-    from collections import Counter
+    from qwq.distill.convert import convert_file
 
-    from qwq.common.files import move_aside, write_atomic
-    from qwq.common.jsonl import to_line
-    from qwq.data.row_files import read_rows
-    from qwq.distill.convert import PREFERENCE, check_rows
-    from qwq.distill.convert import convert as run
-    from qwq.errors import ConfigError, DataError
-
-    if not file.is_file():
-        raise DataError(f"no file at {file}: give the JSON lines of the set")
-    if out.exists() and out.samefile(file):
-        raise ConfigError(f"--out {out} is the set itself: name another file")
-    if (check and format in PREFERENCE) or (max_tokens is not None and not check):
-        raise ConfigError("--check goes with conversations, and --max-tokens with --check")
-    numbered = [(row.number, row.fields) for row in read_rows(file)]
-    rows, left_out = run(numbered, format, empty_thinking=empty_thinking)
-    if check:
+    def load_chat() -> ChatFormat:
         from qwq.model.model_folder import resolve_folder
         from qwq.text.template import ChatFormat
 
-        checked = list(check_rows(rows, ChatFormat.from_folder(resolve_folder(check)), max_tokens=max_tokens))
-        rows = [row for row, reason in checked if reason is None]
-        left_out += Counter(reason for _, reason in checked if reason is not None)
-    if not rows:
-        raise DataError(f"{file}: no row is left ({dict(left_out)}): is it in the form {format}?")
-    data = b"".join(map(to_line, rows))
-    if out.is_file() and out.stat().st_size and out.read_bytes() != data:
-        print(f"{out} was there with other rows: it is {move_aside(out)} now", file=sys.stderr)
-    write_atomic(out, data)
-    print(json.dumps({"rows": len(numbered), "kept": len(rows), "left_out": dict(left_out), "out": str(out)}))
+        return ChatFormat.from_folder(resolve_folder(check or ""))
+
+    summary, moved = convert_file(
+        file, format, out, empty_thinking=empty_thinking, load_chat=load_chat if check else None, max_tokens=max_tokens
+    )
+    if moved is not None:
+        print(f"{out} was there with other rows: it is {moved} now", file=sys.stderr)
+    print(json.dumps(summary))
     return 0
 
 

@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
     from qwq.sandbox.http.protocol import VerifyItem
@@ -136,6 +137,29 @@ def sandbox_run(
     return 0 if result.status.value == "ok" else 1
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class LimitFlags:
+    """What the server takes at most."""
+
+    queue: int = 1024
+    """Runs that may be waiting or running; beyond it the answer of /batch is 429 with
+    Retry-After."""
+    hold_s: float = 300.0
+    """How long a request of SandboxFusion's clients waits for room in the queue; they take a 429
+    for a failure."""
+    max_timeout_s: float = 120.0
+    """Longest time limit that a request may ask for."""
+    max_memory_mb: int = 4096
+    """Largest memory limit that a request may ask for, in MiB."""
+    max_body_mb: int = 64
+    """Largest request, in MiB."""
+    sessions: int = 4
+    """How many sessions (Python processes that keep state) may be open at a time."""
+    session_idle_s: float = 900.0
+    """A session that is not used for so long is closed."""
+
+
 @sandbox_app.command(name="serve")
 def sandbox_serve(
     *,
@@ -144,13 +168,7 @@ def sandbox_serve(
     slots: int | None = None,
     api_key: str | None = None,
     allow: list[str] | None = None,
-    queue: int = 1024,
-    hold_s: float = 300.0,
-    max_timeout_s: float = 120.0,
-    max_memory_mb: int = 4096,
-    max_body_mb: int = 64,
-    sessions: int = 4,
-    session_idle_s: float = 900.0,
+    limits: LimitFlags = LimitFlags(),
     unsafe: bool = False,
 ) -> int:
     """Serve the sandbox over HTTP until stopped (docs/sandbox.md). Without a key only loopback and
@@ -169,36 +187,21 @@ def sandbox_serve(
         default.
     allow
         Networks (10.0.0.0/8) or addresses whose requests need no key; may be given several times.
-    queue
-        Runs that may be waiting or running; beyond it the answer of /batch is 429 with Retry-After.
-    hold_s
-        How long a request of SandboxFusion's clients waits for room in the queue; they take a 429
-        for a failure.
-    max_timeout_s
-        Longest time limit that a request may ask for.
-    max_memory_mb
-        Largest memory limit that a request may ask for, in MiB.
-    max_body_mb
-        Largest request, in MiB.
-    sessions
-        How many sessions (Python processes that keep state) may be open at a time.
-    session_idle_s
-        A session that is not used for so long is closed.
     unsafe
         Serve also where no jail that protects is possible; every result is marked.
     """
     serve, server_limits = _server()
-    limits = server_limits(
-        queue=queue,
-        hold_s=hold_s,
-        timeout_s=max_timeout_s,
-        memory_mb=max_memory_mb,
-        body_bytes=max_body_mb << 20,
-        sessions=sessions,
-        session_idle_s=session_idle_s,
+    chosen = server_limits(
+        queue=limits.queue,
+        hold_s=limits.hold_s,
+        timeout_s=limits.max_timeout_s,
+        memory_mb=limits.max_memory_mb,
+        body_bytes=limits.max_body_mb << 20,
+        sessions=limits.sessions,
+        session_idle_s=limits.session_idle_s,
     )
     api_key = api_key or os.environ.get(API_KEY_VARIABLE)
-    serve(grade, host=host, port=port, slots=slots, api_key=api_key, allow=allow or [], limits=limits, unsafe=unsafe)
+    serve(grade, host=host, port=port, slots=slots, api_key=api_key, allow=allow or [], limits=chosen, unsafe=unsafe)
     return 0
 
 

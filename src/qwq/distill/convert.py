@@ -23,15 +23,20 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from qwq.common.files import move_aside, write_atomic
+from qwq.common.jsonl import to_line
 from qwq.common.source import literal
 from qwq.data.messages import Malformed
+from qwq.data.row_files import read_rows
 from qwq.data.shapes import conversation, preference
 from qwq.errors import ConfigError, DataError, QwqError, nearest
 from qwq.tasks.maths import Gsm8k
 from qwq.tasks.procedural.base import answer_turn
 from qwq.text.response import parse
+from qwq.text.template import ChatFormat
 
 Row = dict[str, Any]
 TYPES = {
@@ -338,3 +343,38 @@ FORMATS: dict[str, Callable[[Mapping[str, Any]], Row]] = {
     "sharegpt": _sharegpt, "alpaca": _alpaca, "any": _shaped, "dpo": _dpo, "kto": _dpo,
 }  # fmt: skip
 PREFERENCE = ("dpo", "kto")
+
+
+def convert_file(
+    file: Path,
+    form: str,
+    out: Path,
+    *,
+    empty_thinking: bool = False,
+    load_chat: Callable[[], ChatFormat] | None = None,
+    max_tokens: int | None = None,
+) -> tuple[dict[str, Any], Path | None]:
+    """Convert the rows of `file` into `out`; returns the counts, and where an older `out` with
+    other rows was moved.
+
+    `load_chat` gives the chat format that has to make an example of each row, of at most
+    `max_tokens`; it is called once the set was read. ConfigError, DataError.
+    """
+    if not file.is_file():
+        raise DataError(f"no file at {file}: give the JSON lines of the set")
+    if out.exists() and out.samefile(file):
+        raise ConfigError(f"--out {out} is the set itself: name another file")
+    if (load_chat and form in PREFERENCE) or (max_tokens is not None and not load_chat):
+        raise ConfigError("--check goes with conversations, and --max-tokens with --check")
+    numbered = [(row.number, row.fields) for row in read_rows(file)]
+    rows, left_out = convert(numbered, form, empty_thinking=empty_thinking)
+    if load_chat:
+        checked = list(check_rows(rows, load_chat(), max_tokens=max_tokens))
+        rows = [row for row, reason in checked if reason is None]
+        left_out += Counter(reason for _, reason in checked if reason is not None)
+    if not rows:
+        raise DataError(f"{file}: no row is left ({dict(left_out)}): is it in the form {form}?")
+    data = b"".join(map(to_line, rows))
+    moved = move_aside(out) if out.is_file() and out.stat().st_size and out.read_bytes() != data else None
+    write_atomic(out, data)
+    return {"rows": len(numbered), "kept": len(rows), "left_out": dict(left_out), "out": str(out)}, moved
