@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qwq.look.index import Index, open_index
+from qwq.look.index import AnswerIndex, open_index
 from qwq.look.live import RunWatch
 from qwq.look.query import Query, select
 
@@ -90,7 +90,7 @@ def timed(action: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, Any]:
     return statistics.median(seconds), result
 
 
-def page(index: Index, rows: Any) -> None:
+def page(index: AnswerIndex, rows: Any) -> None:
     """What a list needs of its first page: 100 whole answers."""
     for row in rows[:100]:
         index.entry(int(row))

@@ -427,7 +427,7 @@ def evaluate(
     a 95% interval. ConfigError and DataError before the model is loaded, ModelError, CapacityError;
     InfraError where grading or a server failed.
     """
-    from qwq.eval.options import Options, prepare
+    from qwq.eval.options import EvalOptions, prepare
     from qwq.eval.run import run
 
     if isinstance(tasks, str):
@@ -435,9 +435,9 @@ def evaluate(
     if greedy and temperature not in (None, 0):
         raise ConfigError(f"--greedy and --temperature {temperature:g} contradict each other: give one of them")
     local: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads, "deterministic": deterministic}
-    Options.check_place(endpoint, opens_thinking, local)
+    EvalOptions.check_place(endpoint, opens_thinking, local)
     more = {k: v for k, v in (("seed", seed), ("concurrency", concurrency)) if v is not None}
-    options = Options(
+    options = EvalOptions(
         n=n, samples=samples, max_new_tokens=max_new_tokens, temperature=0.0 if greedy else temperature, top_p=top_p,
         top_k=top_k, budgets=tuple(thinking_budgets), tool_format=tool_format, **more,
     )  # fmt: skip

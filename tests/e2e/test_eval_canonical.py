@@ -15,7 +15,7 @@ from scripted_policy import ScriptedPolicy
 
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.base import Environment, answer_calls, environment_for, in_background
-from qwq.rollout.episode import Job, play
+from qwq.rollout.episode import EpisodeJob, play
 from qwq.tasks.bfcl.calls import NotCalls, read_calls
 from qwq.tasks.bfcl.task import Bfcl, language_of
 from qwq.tasks.humaneval import HumanEval, whole_program
@@ -224,7 +224,7 @@ def test_bfcl_conversations_are_played() -> None:
     p = bench.problems("test", data=bench.data(DATA))[0]
     script = iter(["a", "b", "c", '<tool_call>{"name": "pwd", "arguments": {}}</tool_call>', "d", "e"])
     policy = ScriptedPolicy(lambda request: next(script))
-    (episode,) = play(policy, iter([Job(p)]), SamplingParams())
+    (episode,) = play(policy, iter([EpisodeJob(p)]), SamplingParams())
     assert [m.role for m in episode.messages] == [
         "assistant", "user", "assistant", "user", "assistant", "user", "assistant", "tool", "assistant", "user",
         "assistant",

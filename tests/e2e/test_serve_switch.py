@@ -20,7 +20,7 @@ from qwq.errors import ModelError
 from qwq.serve.catalogue import ModelCard
 from qwq.serve.engine_thread import EngineRunner
 from qwq.serve.options import ServeOptions
-from qwq.serve.switch import Entry, ModelSwitch
+from qwq.serve.switch import ModelEntry, ModelSwitch
 
 
 class Models:
@@ -35,9 +35,9 @@ class Models:
         self.broken: dict[str, Exception] = {}
         self.step_s = step_s
 
-    def entry(self, *names: str, open: Callable[[], scripted.LoadedModel] | None = None) -> Entry:
+    def entry(self, *names: str, open: Callable[[], scripted.LoadedModel] | None = None) -> ModelEntry:
         """The second model's template knows no tools, and its context is half as long."""
-        return Entry(ModelCard.of(names, self.made(names[0])), open or (lambda: self.open(names[0])))
+        return ModelEntry(ModelCard.of(names, self.made(names[0])), open or (lambda: self.open(names[0])))
 
     def made(self, name: str) -> scripted.LoadedModel:
         chat = scripted.chat_format(

@@ -22,13 +22,13 @@ from qwq.errors import ConfigError, DataError
 from qwq.serve.page.assets import STATIC
 from qwq.serve.page.conversation import (
     Attachment,
-    Conversation,
-    Message,
     NewMessage,
     Piece,
     Settings,
     State,
-    ToolCall,
+    StoredConversation,
+    StoredMessage,
+    StoredToolCall,
     chat_body,
 )
 from qwq.serve.page.generation import Generations
@@ -115,22 +115,22 @@ def test_one_server_at_a_time_and_no_foreign_file(tmp_path: Path) -> None:
         Store(tmp_path / "x")
 
 
-def example() -> tuple[Conversation, list[Message]]:
+def example() -> tuple[StoredConversation, list[StoredMessage]]:
     nasty = "## User\n<!-- qwq: user -->\n\\<!-- qwq: title -->\n```\ncode\n"
-    call = ToolCall(id="c1", name="f", arguments='{"a": "```"}')
+    call = StoredToolCall(id="c1", name="f", arguments='{"a": "```"}')
     messages = [
-        Message(
+        StoredMessage(
             id=1,
             parent=None,
             role="user",
             content=nasty,
             attachments=[Attachment(name="a-->b.csv", text="x,y\n````\n")],
         ),
-        Message(id=2, parent=1, role="assistant", content="", reasoning="so\n\n", tool_calls=[call]),
-        Message(id=3, parent=2, role="tool", content="4", tool_call_id="c1"),
-        Message(id=4, parent=3, role="assistant", content="four"),
+        StoredMessage(id=2, parent=1, role="assistant", content="", reasoning="so\n\n", tool_calls=[call]),
+        StoredMessage(id=3, parent=2, role="tool", content="4", tool_call_id="c1"),
+        StoredMessage(id=4, parent=3, role="assistant", content="four"),
     ]
-    return Conversation(id="", title="T # 1", system="Be brief.\n", head=4), messages
+    return StoredConversation(id="", title="T # 1", system="Be brief.\n", head=4), messages
 
 
 def test_json_and_markdown_come_back_whole() -> None:
@@ -173,7 +173,7 @@ def test_stop_closes_the_request_and_keeps_what_came(store: Store) -> None:
         finally:
             closed.append(True)
 
-    async def scenario() -> Message:
+    async def scenario() -> StoredMessage:
         id = store.create().id
         _, answer = store.begin(id, None, [NewMessage(content="q")])
         running = Generations(chat)
@@ -239,8 +239,8 @@ def test_pieces_of_calls_are_joined() -> None:
         Piece(1, "tool", '{"index": 0, "id": "c", "name": "f", "arguments": ""}'),
         Piece(2, "tool", '{"index": 0, "arguments": "{}"}'),
     ]
-    joined = with_pieces(Message(id=1, parent=None, role="assistant"), pieces)
-    assert joined.tool_calls == [ToolCall(id="c", name="f", arguments="{}")]
+    joined = with_pieces(StoredMessage(id=1, parent=None, role="assistant"), pieces)
+    assert joined.tool_calls == [StoredToolCall(id="c", name="f", arguments="{}")]
 
 
 def test_a_fork_has_the_messages_up_to_one_and_a_rewritten_answer_is_a_version(tmp_path: Path) -> None:

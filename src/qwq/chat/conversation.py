@@ -19,8 +19,8 @@ from qwq.common.files import write_atomic
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import LOOP_TOKENS
 from qwq.errors import CapacityError, DataError
-from qwq.rollout.budget import Limits
-from qwq.rollout.episode import Episode, Hooks, Job, play
+from qwq.rollout.budget import EpisodeLimits
+from qwq.rollout.episode import Episode, EpisodeJob, Hooks, play
 from qwq.rollout.policy import Policy
 from qwq.tasks.procedural.calculator import CALCULATOR
 from qwq.text.response import ThinkingSplitter
@@ -84,10 +84,10 @@ class Conversation:
         self.messages.append(Message("user", question))
         tools = (CALCULATOR,) if self.tools else ()
         asked = Problem("chat", "tools", tuple(self.messages), {}, "chat", tools)
-        job = Job(asked, seed=seed, thinking_budget=self.budget, prompt_ids=self._prompt(tools))
+        job = EpisodeJob(asked, seed=seed, thinking_budget=self.budget, prompt_ids=self._prompt(tools))
         screen = _Written(show, self.chat.thinking_open)
         (episode,) = play(
-            self.policy, iter([job]), self.params, limits=Limits(last_turn=True), loop_tokens=LOOP_TOKENS,
+            self.policy, iter([job]), self.params, limits=EpisodeLimits(last_turn=True), loop_tokens=LOOP_TOKENS,
             hooks=Hooks(text=screen.text, messages=screen.results),
         )  # fmt: skip
         last = episode.turns[-1]

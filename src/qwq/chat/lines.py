@@ -22,7 +22,7 @@ PASTE_S = 0.05  # a paste comes faster than anyone types
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class InputLine:
     """A question, or a command with its argument behind a blank."""
 
     text: str
@@ -42,13 +42,13 @@ class Lines:
         self.commands, self.terminal, self.pending = tuple(commands), terminal, pending
         self._next: str | None = None  # a piped line that was read, and belongs to the next entry
 
-    def read(self) -> Entry:
+    def read(self) -> InputLine:
         return self._typed() if self.terminal else self._piped()
 
-    def _typed(self) -> Entry:
+    def _typed(self) -> InputLine:
         text = input(PROMPT)
         if text.lstrip().startswith(QUOTES):
-            return Entry(self._quoted(text.lstrip()), command=False)
+            return InputLine(self._quoted(text.lstrip()), command=False)
         lines = [text]
         while self.pending():
             try:
@@ -56,7 +56,7 @@ class Lines:
             except EOFError:
                 break
         text = "\n".join(lines).strip()
-        return Entry(text, command=text.startswith("/") and "\n" not in text)
+        return InputLine(text, command=text.startswith("/") and "\n" not in text)
 
     def _quoted(self, first: str) -> str:
         """The text between the quotes; the input's end closes them too."""
@@ -68,23 +68,23 @@ class Lines:
                 return text.strip()
         return text.rstrip().removesuffix(QUOTES).strip()
 
-    def _piped(self) -> Entry:
+    def _piped(self) -> InputLine:
         lines: list[str] = []
         while True:
             try:
                 line, self._next = self._next if self._next is not None else input(""), None
             except EOFError:
                 if text := "\n".join(lines).strip():
-                    return Entry(text, command=False)
+                    return InputLine(text, command=False)
                 raise
             ends = self._is_command(line) or line.startswith(QUOTES)
             if ends and (text := "\n".join(lines).strip()):
                 self._next = line
-                return Entry(text, command=False)
+                return InputLine(text, command=False)
             if line.startswith(QUOTES):
-                return Entry(self._quoted(line), command=False)
+                return InputLine(self._quoted(line), command=False)
             if ends:
-                return Entry(line.strip(), command=True)
+                return InputLine(line.strip(), command=True)
             lines.append(line)
 
     def _is_command(self, line: str) -> bool:

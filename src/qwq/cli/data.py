@@ -164,12 +164,12 @@ def distill(*sources: str, model: str, out: Path, flags: DistillFlags = DistillF
     out
         File for the SFT set: JSON lines with `messages`.
     """
-    from qwq.distill.run import Plan, Sampling
+    from qwq.distill.run import DistillPlan, TeacherSampling
     from qwq.distill.run import distill as run
 
     f = flags
-    plan = Plan(sources, f.n, f.samples, f.keep_per_problem, f.wrap, tuple(f.decontaminate or ()))
-    sampling = Sampling(f.temperature, f.top_p, f.max_new_tokens, f.seed, f.system)
+    plan = DistillPlan(sources, f.n, f.samples, f.keep_per_problem, f.wrap, tuple(f.decontaminate or ()))
+    sampling = TeacherSampling(f.temperature, f.top_p, f.max_new_tokens, f.seed, f.system)
     with contextlib.closing(_teacher(model, flags)) as teacher:
         print(json.dumps(run(plan, teacher, sampling, out)))
     return 0

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from qwq.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qwq.look.index import Index
+    from qwq.look.index import AnswerIndex
     from qwq.look.query import Query
 
 PIPED_WIDTH = 160  # of a list that goes to a file or another program
@@ -119,13 +119,15 @@ def look(
     return 0
 
 
-def _rows(index: Index, query: Query) -> list[int]:
+def _rows(index: AnswerIndex, query: Query) -> list[int]:
     from qwq.look.query import select
 
     return select(index, query).tolist()
 
 
-def _print(index: Index, query: Query, rows: list[int], show: int | None, tokens: bool, limit: int | None) -> None:
+def _print(
+    index: AnswerIndex, query: Query, rows: list[int], show: int | None, tokens: bool, limit: int | None
+) -> None:
     from rich.console import Console
 
     from qwq.look import terminal
@@ -144,7 +146,7 @@ def _print(index: Index, query: Query, rows: list[int], show: int | None, tokens
         console.print(terminal.listing(index, rows[: limit or terminal.PAGE]))
 
 
-def _write_page(index: Index, rows: list[int], path: Path) -> None:
+def _write_page(index: AnswerIndex, rows: list[int], path: Path) -> None:
     from qwq.look.page import write_page
 
     held = write_page(index, rows, path)

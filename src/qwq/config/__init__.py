@@ -18,7 +18,7 @@ from qwq.config.kinds import Reference, StageConfig, keeps_sequence, known_kinds
 from qwq.config.load import apply_override, find_recipe, parse_value, shipped_recipes
 from qwq.config.problem_sets import SOURCE_DOMAINS, Mix, Source, task_domain
 from qwq.config.recipe import Recipe, dump_recipe, load_recipe
-from qwq.config.rl import ADVANTAGES, LOSS_CLIPS, Contract, Function, RlConfig, ToolLimits, Validation
+from qwq.config.rl import ADVANTAGES, LOSS_CLIPS, Contract, CustomReward, RlConfig, ToolLimits, Validation
 from qwq.config.sections import Cluster, ComputeSection, EvalSection, ModelSection
 from qwq.config.training import Lora, Optim
 
@@ -34,8 +34,8 @@ __all__ = [
     "Cluster",
     "ComputeSection",
     "Contract",
+    "CustomReward",
     "EvalSection",
-    "Function",
     "Lora",
     "Mix",
     "ModelSection",

@@ -21,7 +21,7 @@ DUAL_CLIPPED = ("dr_grpo", "dapo", "grpo", "gspo")  # losses that `dual_clip` ac
 ADVANTAGES = ["group_mean", "group_std", "rloo", "batch_std", "batch_norm"]  # registered forms, likewise
 
 
-class Function(Section):
+class CustomReward(Section):
     """A reward function of the user's own, as TRL or verl calls it."""
 
     function: str = Field(description="file.py:function, package.module:function, or a name given by @qwq.reward")
@@ -153,7 +153,7 @@ class RlConfig(StageConfig):
         "(docs/tasks.md)",
     )
     tools: ToolLimits = Field(default_factory=ToolLimits, description="limits of tool calls")
-    rewards: list[Function] = Field(
+    rewards: list[CustomReward] = Field(
         default_factory=list, description="reward functions whose values are added to what the verifiers pay"
     )
     lora: Lora | None = Field(None, description="train adapters instead of all weights")

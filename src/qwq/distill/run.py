@@ -24,7 +24,7 @@ from qwq.endpoint.openai_client import GO_ON
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import LOOP_TOKENS
 from qwq.errors import ConfigError, DataError, InfraError, nearest
-from qwq.rollout.episode import Episode, Job, play
+from qwq.rollout.episode import Episode, EpisodeJob, play
 from qwq.rollout.policy import Policy
 from qwq.rollout.store import SampleStore
 from qwq.tasks.procedural import FAMILIES, family
@@ -41,7 +41,7 @@ SAY_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DistillPlan:
     """What is asked for.
 
     `keep` answers of a problem at most, the shortest thoughts first; `wrap` as in
@@ -57,7 +57,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class TeacherSampling:
     """How the teacher is sampled.
 
     `system` is a prompt for the teacher alone: the SFT set does not keep it.
@@ -73,15 +73,15 @@ class Sampling:
     def params(self) -> SamplingParams:
         return SamplingParams(self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens)
 
-    def job(self, problem: Problem, number: int) -> Job:
+    def job(self, problem: Problem, number: int) -> EpisodeJob:
         """Sample `number` of a problem; its key is (problem, number)."""
         asked = problem
         if self.system is not None:
             asked = replace(problem, messages=(Message("system", self.system), *problem.messages))
-        return Job(asked, number, digest(f"{self.seed}/{problem.id}/{number}") % 2**31, key=(problem, number))
+        return EpisodeJob(asked, number, digest(f"{self.seed}/{problem.id}/{number}") % 2**31, key=(problem, number))
 
 
-def load_problems(plan: Plan) -> list[Problem]:
+def load_problems(plan: DistillPlan) -> list[Problem]:
     """The training problems of all sources, `plan.num` of each.
 
     ConfigError for a source that cannot be.
@@ -139,7 +139,9 @@ def _is_sample(row: Mapping[str, Any]) -> bool:
     return bool(row["text"] or row.get("finish"))
 
 
-def distill(plan: Plan, teacher: Policy, sampling: Sampling, out: Path, *, workers: int = 2) -> dict[str, Any]:
+def distill(
+    plan: DistillPlan, teacher: Policy, sampling: TeacherSampling, out: Path, *, workers: int = 2
+) -> dict[str, Any]:
     """Make what is missing, then write `out`; returns the counts.
 
     InfraError where teacher or sandbox fail for good.
@@ -161,9 +163,9 @@ def distill(plan: Plan, teacher: Policy, sampling: Sampling, out: Path, *, worke
 
 def _sample(
     problems: Sequence[Problem],
-    plan: Plan,
+    plan: DistillPlan,
     teacher: Policy,
-    sampling: Sampling,
+    sampling: TeacherSampling,
     store: SampleStore[tuple[str, int]],
     workers: int,
 ) -> None:
@@ -225,7 +227,7 @@ def _judge(problem: Problem, row: Mapping[str, Any]) -> Verdict:
 
 def _write(
     problems: Sequence[Problem],
-    plan: Plan,
+    plan: DistillPlan,
     teacher: Policy,
     records: Mapping[tuple[str, int], dict[str, Any]],
     out: Path,

@@ -21,7 +21,7 @@ MIN_SHARED = 8  # a shorter common prefix is computed again
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
+class CacheSlot:
     """A slot of the backend: what it holds, and which sequence runs in it (None: it is kept for its
     prefix).
     """
@@ -49,7 +49,7 @@ class PrefixCache:
 
     def __init__(self, backend: Backend, *, enabled: bool) -> None:
         self.backend, self.enabled = backend, enabled
-        self.slots: dict[int, Slot] = {}
+        self.slots: dict[int, CacheSlot] = {}
         self._clock = 0
 
     def acquire(self, sequence: TokenSequence, running: Sequence[TokenSequence], length: int) -> bool:
@@ -59,7 +59,7 @@ class PrefixCache:
             return False
         return self.take(sequence, source, shared, length)
 
-    def take(self, sequence: TokenSequence, source: Slot | None, shared: int, length: int = 0) -> bool:
+    def take(self, sequence: TokenSequence, source: CacheSlot | None, shared: int, length: int = 0) -> bool:
         """Give a sequence a slot with the first `shared` tokens of `source`. False: not now."""
         target, shared = self._target(sequence, source, shared)
         if target is None:
@@ -75,7 +75,7 @@ class PrefixCache:
         sequence.phase = Phase.RUNNING
         return True
 
-    def _target(self, sequence: TokenSequence, source: Slot | None, shared: int) -> tuple[Slot | None, int]:
+    def _target(self, sequence: TokenSequence, source: CacheSlot | None, shared: int) -> tuple[CacheSlot | None, int]:
         """The slot of a new sequence, and how many of its tokens are there."""
         if source is not None and source.owner is None and 2 * shared >= len(source.held):
             # Little is lost by going on in that very slot.
@@ -86,12 +86,12 @@ class PrefixCache:
             number = self.backend.open_slot()
         if number is None:
             return None, 0
-        target = self.slots[number] = Slot(number, None, sequence.yarn, np.zeros(0, np.int64))
+        target = self.slots[number] = CacheSlot(number, None, sequence.yarn, np.zeros(0, np.int64))
         if source is not None and not self.backend.copy_prefix(source.number, number, shared):
             shared = 0
         return target, shared
 
-    def longest_prefix(self, sequence: TokenSequence, least: int = MIN_SHARED) -> tuple[Slot | None, int]:
+    def longest_prefix(self, sequence: TokenSequence, least: int = MIN_SHARED) -> tuple[CacheSlot | None, int]:
         """The slot that holds most of a sequence's tokens, and how many: at least `least`, and not
         its last one.
         """
@@ -145,7 +145,7 @@ class PrefixCache:
         """Whether the slot of this sequence is kept when it ends."""
         return self.enabled and sequence.request.keep_prefix
 
-    def evict(self, keep: Slot | None) -> bool:
+    def evict(self, keep: CacheSlot | None) -> bool:
         """Close the idle slot that was used longest ago; False if there is none but `keep`."""
         idle = [s for s in self.slots.values() if s.owner is None and s is not keep]
         if not idle:
@@ -153,7 +153,7 @@ class PrefixCache:
         self.drop(min(idle, key=lambda s: s.used))
         return True
 
-    def drop(self, slot: Slot) -> None:
+    def drop(self, slot: CacheSlot) -> None:
         self.backend.close_slot(slot.number)
         del self.slots[slot.number]
 

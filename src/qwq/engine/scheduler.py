@@ -30,7 +30,7 @@ from qwq.engine.request import GenerationRequest, check_request
 from qwq.engine.sampler import SampledToken, stream_seed
 from qwq.engine.sequence import Phase, TokenSequence
 from qwq.engine.speculative import ModelDraft, NgramDraft, StepCosts
-from qwq.engine.thinking import Thinking
+from qwq.engine.thinking import ThinkingState
 from qwq.errors import UsageError
 from qwq.text.tokenizer import TextStream, Tokenizer
 from qwq.types import StopReason
@@ -101,7 +101,7 @@ class Engine:
         return sequences
 
     def _sequence(self, request: GenerationRequest, number: int) -> TokenSequence:
-        thinking = Thinking(
+        thinking = ThinkingState(
             self.tokenizer,
             opened=request.thinking_open,
             budget=request.thinking_budget,

@@ -12,7 +12,7 @@ import torch
 
 from qwq.engine.request import GenerationRequest, GrammarMatcher
 from qwq.engine.sampler import SampledToken
-from qwq.engine.thinking import Thinking
+from qwq.engine.thinking import ThinkingState
 from qwq.text.tokenizer import TextStream
 from qwq.types import StopReason
 
@@ -47,7 +47,7 @@ class TokenSequence:
     request: GenerationRequest
     number: int
     stream_seed: int
-    thinking: Thinking
+    thinking: ThinkingState
     stream: TextStream
     tokens: list[int]  # prompt and output, as the model reads them
     yarn: bool

@@ -2,9 +2,9 @@
 loops.
 
 A model thinks between `<think>` (written by itself or by its chat template) and `</think>`.
-`Thinking` follows one sample token by token. When the budget is spent, or the thought runs in a
-circle, it hands back a short closing phrase and `</think>`; the engine feeds these like any token,
-and the model goes on with its answer. Under a budget an end token is not allowed inside the
+`ThinkingState` follows one sample token by token. When the budget is spent, or the thought runs in
+a circle, it hands back a short closing phrase and `</think>`; the engine feeds these like any
+token, and the model goes on with its answer. Under a budget an end token is not allowed inside the
 thinking (it closes it instead) nor before the answer's first word.
 
 Where the thinking begins and ends is `text.response`'s rule. The markers are read in the text, so
@@ -32,7 +32,7 @@ LOOP_MAX_PERIOD = 96
 LOOP_MIN_REPEATS = 4
 
 
-class Thinking:
+class ThinkingState:
     """Where one sample stands between thinking and answer.
 
     `budget` in tokens, None without a limit; `max_new_tokens` bounds thinking and answer together,

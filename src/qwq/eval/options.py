@@ -22,7 +22,7 @@ from qwq.types import Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class EvalOptions:
     """What the command line may set. None: the task's own protocol."""
 
     n: int | None = None
@@ -77,7 +77,7 @@ class Options:
 
 
 @dataclass(slots=True)
-class Item:
+class TaskSelection:
     """A task with the problems that are asked, and how they are sampled."""
 
     name: str
@@ -88,12 +88,12 @@ class Item:
     checksums: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, problems: Sequence[Problem], protocol: Protocol) -> Item:
+    def of(cls, name: str, problems: Sequence[Problem], protocol: Protocol) -> TaskSelection:
         """Problems that a run has at hand, by the task whose verifier judges them."""
         own = problems[0].task
         return cls(name, registry.get(own) if own else Task(), _distinct(problems), protocol)
 
-    def with_tools_in_the_prompt(self, num: int | None) -> Item:
+    def with_tools_in_the_prompt(self, num: int | None) -> TaskSelection:
         """The same item for a model whose chat template has no tools."""
         task = type(self.task)(self.task.part, native_tools=False)  # type: ignore[call-arg]
         assert self.data is not None
@@ -107,7 +107,7 @@ class Item:
         return sampling | {"seed": seed, "data": dict(self.checksums), "prompt": _wording(self.problems[0]), **tools}
 
 
-def prepare(names: Sequence[str | Task], data: Path | None, options: Options) -> list[Item]:
+def prepare(names: Sequence[str | Task], data: Path | None, options: EvalOptions) -> list[TaskSelection]:
     """Every task's problems. ConfigError or DataError before anything is loaded.
 
     A name is that of a task, of a part of one, `file.py:Name`, or NAME=PATH for a task that reads
@@ -116,7 +116,7 @@ def prepare(names: Sequence[str | Task], data: Path | None, options: Options) ->
     if not names:
         raise ConfigError(f"name at least one task: {', '.join(registry.names())}")
     places = _places(names, data)
-    items: list[Item] = []
+    items: list[TaskSelection] = []
     for task, place in places:
         if not task.scored:
             raise ConfigError(
@@ -127,7 +127,7 @@ def prepare(names: Sequence[str | Task], data: Path | None, options: Options) ->
         files = _files(task, place, data)
         problems = _distinct(some(task, "test", task.problems("test", options.n, data=files)))
         checksums = {} if files is None else files.checksums()
-        items.append(Item(task.label, task, problems, options.protocol(task.protocol), files, checksums))
+        items.append(TaskSelection(task.label, task, problems, options.protocol(task.protocol), files, checksums))
     return items
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwq.eval.folder import Key
-from qwq.rollout.episode import Episode, Job
+from qwq.rollout.episode import Episode, EpisodeJob
 from qwq.tasks.base import Mark
 from qwq.text.response import reopens_thinking, written
 from qwq.types import Outcome, ParsedResponse, Response, StopReason, ToolCall, Turn, Verdict
@@ -17,7 +17,7 @@ from qwq.types import Outcome, ParsedResponse, Response, StopReason, ToolCall, T
 Record = dict[str, Any]
 
 
-def key_of_job(job: Job) -> Key:
+def key_of_job(job: EpisodeJob) -> Key:
     """The name of a job's record within its task."""
     return job.problem.id, job.number, job.thinking_budget
 

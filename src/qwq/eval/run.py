@@ -1,6 +1,6 @@
 """The one evaluation: jobs are played, graded, and become records, and the records become figures.
 
-The life of a sample: a `Job` for each (problem, number, thinking budget); the `Episode` that
+The life of a sample: a `EpisodeJob` for each (problem, number, thinking budget); the `Episode` that
 `rollout.play` makes of it; its mark by the task; the record. `qwq eval` keeps records in a folder
 (`run`), and makes only those that it lacks; a run's own evaluations after each stage keep them in
 memory (`evaluate`).
@@ -23,13 +23,13 @@ from qwq.engine.thinking import LOOP_TOKENS
 from qwq.errors import InfraError, Interrupted
 from qwq.eval.folder import Key, agree, locked, open_samples, read_object
 from qwq.eval.meter import Meter
-from qwq.eval.options import Item, Options
+from qwq.eval.options import EvalOptions, TaskSelection
 from qwq.eval.records import Record, failed, graded, key_of_job, record_of, response_of
 from qwq.eval.summarise import describe, entry, summarise
 from qwq.model.transformer import Transformer
-from qwq.rollout.budget import Limits
+from qwq.rollout.budget import EpisodeLimits
 from qwq.rollout.collect import group_seed
-from qwq.rollout.episode import Episode, Job, play
+from qwq.rollout.episode import Episode, EpisodeJob, play
 from qwq.rollout.policies.trainer import TrainerPolicy
 from qwq.rollout.policy import Policy
 from qwq.rollout.store import SampleStore
@@ -41,12 +41,12 @@ from qwq.verify.grade import Grader
 GRADE_TRIES = 3
 EVAL_SEED = 20_250_306  # sampling seed of every evaluation of a run; it does not depend on the run's
 
-Ask = Callable[[Iterator[Job]], Iterator[Episode]]  # episodes of jobs, in the order in which they end
+Ask = Callable[[Iterator[EpisodeJob]], Iterator[Episode]]  # episodes of jobs, in the order in which they end
 
 
 def gather(
     ask: Ask,
-    jobs: Sequence[Job],
+    jobs: Sequence[EpisodeJob],
     *,
     store: SampleStore[Key] | None = None,
     meter: Meter | None = None,
@@ -104,7 +104,7 @@ class _Gathering:
         if self.meter is not None:
             self.meter.saw(episode.num_tokens, self.grader.num_correct)
 
-    def grade(self, job: Job, record: Record, response: Response | None = None) -> None:
+    def grade(self, job: EpisodeJob, record: Record, response: Response | None = None) -> None:
         self.grader.submit(_name(job), job.problem, (job.key, record, response))
 
     def _keep(self, name: tuple[str, Key], mark: Any) -> None:
@@ -119,12 +119,12 @@ class _Gathering:
             self.store.add(self.records[name])
 
 
-def _judge(problem: Problem, answer: tuple[Item, Record, Response | None]) -> Mark:
+def _judge(problem: Problem, answer: tuple[TaskSelection, Record, Response | None]) -> Mark:
     item, record, response = answer
     return item.task.mark(problem, response or response_of(record))
 
 
-def _name(job: Job) -> tuple[str, Key]:
+def _name(job: EpisodeJob) -> tuple[str, Key]:
     return job.key.name, key_of_job(job)
 
 
@@ -136,7 +136,9 @@ def sampling(protocol: Protocol) -> SamplingParams:
 # -- with a folder ---------------------------------------------------------------------------------
 
 
-def run(policy: Policy, items: Sequence[Item], options: Options, out: Path, *, model: str) -> dict[str, Figures]:
+def run(
+    policy: Policy, items: Sequence[TaskSelection], options: EvalOptions, out: Path, *, model: str
+) -> dict[str, Figures]:
     """Sample and grade what `out` lacks; returns and writes its results.
 
     Interrupted on Ctrl-C, with everything stored. InfraError where a server failed: a task that
@@ -172,13 +174,13 @@ class _Incomplete(InfraError):
     """A task has samples without an answer."""
 
 
-def _with_tools(item: Item, policy: Policy, options: Options) -> Item:
+def _with_tools(item: TaskSelection, policy: Policy, options: EvalOptions) -> TaskSelection:
     """The item with tools offered as the model can take them."""
     native = policy.native_tools if options.tool_format == "auto" else options.tool_format == "native"
     return item if native or not item.task.two_tool_formats else item.with_tools_in_the_prompt(options.n)
 
 
-def _stored(policy: Policy, item: Item, options: Options, out: Path) -> list[Record]:
+def _stored(policy: Policy, item: TaskSelection, options: EvalOptions, out: Path) -> list[Record]:
     """All records of a task, old and new, in the order of samples, problems and budgets.
     _Incomplete if some are missing.
     """
@@ -201,10 +203,12 @@ def _stored(policy: Policy, item: Item, options: Options, out: Path) -> list[Rec
     return [record for record in records if record is not None]
 
 
-def jobs_of(item: Item, options: Options) -> list[Job]:
+def jobs_of(item: TaskSelection, options: EvalOptions) -> list[EpisodeJob]:
     """Every sample of a task, the first sample of each problem before the second."""
     return [
-        Job(problem, number, sample_seed(options.seed, item.name, problem.id, number), thinking_budget=budget, key=item)
+        EpisodeJob(
+            problem, number, sample_seed(options.seed, item.name, problem.id, number), thinking_budget=budget, key=item
+        )
         for number in range(item.protocol.samples)
         for problem in item.problems
         for budget in options.budgets or (None,)
@@ -223,7 +227,7 @@ def sample_seed(seed: int, task: str, problem: str, sample: int) -> int:
 class Evaluated:
     """One benchmark of a run, and its records in the order of its problems."""
 
-    item: Item
+    item: TaskSelection
     records: list[Record]
 
     @property
@@ -252,14 +256,14 @@ def evaluate(
     All benchmarks are sampled in one batch. InfraError when any verdict failed by infrastructure.
     """
     protocol = Protocol(1, params.temperature, params.top_p, params.top_k, params.max_new_tokens)
-    items = [Item.of(name, problems, protocol) for name, problems in benchmarks.items()]
+    items = [TaskSelection.of(name, problems, protocol) for name, problems in benchmarks.items()]
     asked = [(item, problem) for item in items for problem in item.problems]
     jobs = [
-        Job(problem, seed=group_seed(seed, number), thinking_budget=budget, key=item)
+        EpisodeJob(problem, seed=group_seed(seed, number), thinking_budget=budget, key=item)
         for number, (item, problem) in enumerate(asked)
     ]
     policy = TrainerPolicy(model, chat, max_rows=max_rows, count_thinking=True)
-    ask = partial(play, policy, params=params, limits=Limits(max_tokens=params.max_new_tokens))
+    ask = partial(play, policy, params=params, limits=EpisodeLimits(max_tokens=params.max_new_tokens))
     records, failures = gather(ask, jobs, decode=chat.tokenizer.decode)
     if failures:
         raise InfraError(

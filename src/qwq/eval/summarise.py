@@ -10,14 +10,14 @@ from typing import Any
 from qwq.common import estimates
 from qwq.common.stats import wilson
 from qwq.eval.folder import key_of
-from qwq.eval.options import Item
+from qwq.eval.options import TaskSelection
 from qwq.tasks.base import Figures, Protocol, Task
 from qwq.text.response import parse
 
 Records = Sequence[Mapping[str, Any]]
 
 
-def summarise(item: Item, records: Records, seed: int) -> Figures:
+def summarise(item: TaskSelection, records: Records, seed: int) -> Figures:
     """A task's entry of results.json; of several thinking budgets the largest is the headline, all
     are in `by_budget`.
     """

@@ -27,8 +27,8 @@ import numpy.typing as npt
 
 from qwq.common.files import atomic_file
 from qwq.errors import DataError, QwqError
-from qwq.look.records import Entry, brief, entry, public, read_light, read_record
-from qwq.look.sources import NEEDS, Source, sources
+from qwq.look.records import ShownAnswer, brief, entry, public, read_light, read_record
+from qwq.look.sources import NEEDS, AnswerFile, sources
 
 FORMAT = "qwq look index 1"
 KEPT_FROM_BYTES = 8 << 20  # smaller folders are read faster than a file is worth
@@ -44,7 +44,7 @@ Column = npt.NDArray[Any]
 
 
 @dataclass(slots=True)
-class Index:
+class AnswerIndex:
     """`columns` by name, arrays of one length; `names` holds the words behind the columns of
     `NAMES`.
 
@@ -54,7 +54,7 @@ class Index:
     """
 
     target: Path
-    files: list[Source]
+    files: list[AnswerFile]
     stamps: list[tuple[int, int]]
     columns: dict[str, Column]
     names: dict[str, list[str]]
@@ -81,7 +81,7 @@ class Index:
         """The word behind a row's value in a column of `NAMES`."""
         return self.names[column][self.columns[column][row]]
 
-    def entry(self, row: int) -> Entry:
+    def entry(self, row: int) -> ShownAnswer:
         """The whole answer, read from its file. DataError if the file changed meanwhile."""
         source = self.files[self.columns["file"][row]]
         try:
@@ -114,7 +114,7 @@ class Index:
         return [int(r) for r in np.flatnonzero(same)]
 
 
-def open_index(target: Path) -> Index:
+def open_index(target: Path) -> AnswerIndex:
     """The index of a folder or file of answers, made or completed if need be.
 
     DataError if there are none.
@@ -159,7 +159,7 @@ class _Builder:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.files: list[Source] = []
+        self.files: list[AnswerFile] = []
         self.stamps: list[tuple[int, int]] = []
         self.columns: dict[str, array[Any]] = {
             name: array({"i4": "i", "i8": "q", "f4": "f"}[kind]) for name, kind in COLUMNS.items()
@@ -170,7 +170,7 @@ class _Builder:
         self.prompts, self.text = bytearray(), bytearray()
         self.damaged = 0
 
-    def take(self, index: Index) -> None:
+    def take(self, index: AnswerIndex) -> None:
         """Begin with what another index holds."""
         self.files, self.stamps, self.damaged = list(index.files), list(index.stamps), index.damaged
         for name, column in index.columns.items():
@@ -179,7 +179,7 @@ class _Builder:
         self.prompt_ends.frombytes(index.prompt_ends.tobytes())
         self.prompts, self.text = bytearray(index.prompts), bytearray(index.words)
 
-    def read(self, source: Source, stamp: tuple[int, int]) -> None:
+    def read(self, source: AnswerFile, stamp: tuple[int, int]) -> None:
         """Add a file's answers. A last line without its end is one that is being written."""
         self.files.append(source)
         self.stamps.append(stamp)
@@ -199,7 +199,7 @@ class _Builder:
         if source.step is not None:
             self._advantages(first)
 
-    def _row(self, data: bytes, start: int, end: int, source: Source) -> tuple[Any, ...]:
+    def _row(self, data: bytes, start: int, end: int, source: AnswerFile) -> tuple[Any, ...]:
         """A line's values, in the order of the columns from `tokens` on."""
         record, tokens = read_light(data, start, end)
         shown = brief(record, source.place)
@@ -228,17 +228,17 @@ class _Builder:
             for row in rows:
                 out[row] = rewards[row] - mean
 
-    def index(self) -> Index:
+    def index(self) -> AnswerIndex:
         columns = {name: np.frombuffer(column, COLUMNS[name]) for name, column in self.columns.items()}
         names = {name: list(words) for name, words in self.names.items()}
         ends = np.frombuffer(self.prompt_ends, "i8")
-        return Index(
+        return AnswerIndex(
             self.target, self.files, self.stamps, columns, names, ends, bytes(self.prompts), bytes(self.text),
             damaged=self.damaged,
         )  # fmt: skip
 
 
-def _save(index: Index, place: Path) -> None:
+def _save(index: AnswerIndex, place: Path) -> None:
     """Keep an index: one line of JSON that says what follows, then the arrays and the two texts.
 
     A place that takes no file is left alone: the index is in memory.
@@ -260,12 +260,12 @@ def _save(index: Index, place: Path) -> None:
             file.write(b"\0" * (-len(block) % 8))
 
 
-def _blocks(index: Index) -> Iterator[bytes]:
+def _blocks(index: AnswerIndex) -> Iterator[bytes]:
     yield from (index.columns[name].tobytes() for name in COLUMNS)
     yield from (index.prompt_ends.tobytes(), index.prompts, index.words)
 
 
-def _load(place: Path, target: Path) -> Index | None:
+def _load(place: Path, target: Path) -> AnswerIndex | None:
     """A kept index; None if there is none of this format.
 
     ValueError, KeyError or TypeError if it is damaged.
@@ -288,10 +288,10 @@ def _load(place: Path, target: Path) -> Index | None:
         name: np.frombuffer(data, kind, rows, begin)
         for (name, kind), begin in zip(COLUMNS.items(), starts, strict=False)
     }
-    files = [Source(target / f[0] if f[0] else target, f[1], f[2]) for f in head["files"]]
+    files = [AnswerFile(target / f[0] if f[0] else target, f[1], f[2]) for f in head["files"]]
     ends = np.frombuffer(data, "i8", head["num_prompts"], starts[-3])
     prompts = data[starts[-2] : starts[-2] + head["prompts"]]
-    return Index(
+    return AnswerIndex(
         target, files, [(f[3], f[4]) for f in head["files"]], columns, head["names"], ends, prompts, data, starts[-1],
         head["damaged"],
     )  # fmt: skip

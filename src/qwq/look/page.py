@@ -9,7 +9,7 @@ from typing import Any
 
 from qwq.common.files import write_atomic
 from qwq.errors import ConfigError
-from qwq.look.index import Index
+from qwq.look.index import AnswerIndex
 from qwq.look.pages import page
 from qwq.look.query import SORTS, Query, select
 from qwq.look.server import Reply, Route, as_json, make_server
@@ -21,7 +21,7 @@ LIST_ROWS = 100
 PREVIEW_CHARS = 80
 
 
-def write_page(index: Index, rows: Sequence[int], path: Path) -> int:
+def write_page(index: AnswerIndex, rows: Sequence[int], path: Path) -> int:
     """Write `rows` as a self-contained page, as many as it may hold; returns how many these are."""
     shader, size = Shader(index.target), 0
     answers: list[dict[str, Any]] = []
@@ -36,7 +36,7 @@ def write_page(index: Index, rows: Sequence[int], path: Path) -> int:
     return len(answers)
 
 
-def serve(open_index: Callable[[], Index], port: int) -> ThreadingHTTPServer:
+def serve(open_index: Callable[[], AnswerIndex], port: int) -> ThreadingHTTPServer:
     """A server of the page for all answers; they are read again when the page is loaded again."""
     state = {"index": open_index()}
     shader = Shader(state["index"].target)
@@ -72,7 +72,7 @@ def query_of(fields: Mapping[str, str]) -> Query:
     )  # fmt: skip
 
 
-def whole(index: Index, row: int, shader: Shader) -> dict[str, Any]:
+def whole(index: AnswerIndex, row: int, shader: Shader) -> dict[str, Any]:
     """An answer as the page shows it: all of its text made visible, its tokens by probability."""
     shown = index.entry(row)
     pieces = [(visible(piece), None if p is None else round(p, 3)) for piece, p in shader.pieces(shown)]
@@ -80,7 +80,7 @@ def whole(index: Index, row: int, shader: Shader) -> dict[str, Any]:
     return _visible(index.public(row)) | {"pieces": pieces, "group_key": visible(key)}
 
 
-def brief(index: Index, row: int) -> dict[str, Any]:
+def brief(index: AnswerIndex, row: int) -> dict[str, Any]:
     """An answer as a list or a group shows it."""
     keys = (
         "number",
@@ -120,7 +120,7 @@ def _whole_number(fields: Mapping[str, str], name: str) -> int:
     return int(value)
 
 
-def _page(index: Index, count: int, data: Mapping[str, Any], *, served: bool) -> tuple[str, str]:
+def _page(index: AnswerIndex, count: int, data: Mapping[str, Any], *, served: bool) -> tuple[str, str]:
     held = len(data["answers"]) if "answers" in data else len(index)
     names = {"outcome": index.names["outcome"], "stage": index.names["place"], "task": index.names["task"]}
     facts = [f"<li>answers <b>{held:,}</b></li>"]

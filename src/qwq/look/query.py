@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qwq.errors import ConfigError, nearest
-from qwq.look.index import Index
+from qwq.look.index import AnswerIndex
 
 MANY = 1000
 SORTS = ("order", "reward", "advantage", "tokens")
@@ -42,7 +42,7 @@ class Query:
         return all(getattr(self, f.name) == f.default for f in fields(self) if f.name not in ("sort", "reverse"))
 
 
-def select(index: Index, query: Query) -> np.ndarray[Any, Any]:
+def select(index: AnswerIndex, query: Query) -> np.ndarray[Any, Any]:
     """Row numbers of the answers that fit, in the order asked for.
 
     ConfigError for a value that no answer has.
@@ -73,7 +73,7 @@ def select(index: Index, query: Query) -> np.ndarray[Any, Any]:
     return rows
 
 
-def _number(index: Index, name: str, word: str) -> int:
+def _number(index: AnswerIndex, name: str, word: str) -> int:
     words = index.names[name]
     if word not in words:
         label = {"place": "stage"}.get(name, name)
@@ -91,7 +91,7 @@ def _steps(text: str) -> tuple[int, int]:
         raise ConfigError(f"--step {text}: give one step, such as 3, or a range, such as 3:10") from None
 
 
-def _holding(index: Index, text: str) -> np.ndarray[Any, Any]:
+def _holding(index: AnswerIndex, text: str) -> np.ndarray[Any, Any]:
     """Which answers hold `text` in prompt, output, reason, expected or problem id, in any case."""
     needle = text.lower().encode("utf-8", "replace")
     fits = np.zeros(len(index), bool)

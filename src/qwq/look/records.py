@@ -25,7 +25,7 @@ _MASK = b'"sampled_mask": ['
 
 
 @dataclass(slots=True)
-class Entry:
+class ShownAnswer:
     """One answer, as it is shown.
 
     `advantage` is filled in by the index, which sees the whole group.
@@ -121,14 +121,14 @@ def brief(record: Record, place: str) -> Brief:
     )
 
 
-def entry(record: Record, place: str) -> Entry:
+def entry(record: Record, place: str) -> ShownAnswer:
     """A record of any of the files as an entry.
 
     What has another type than it should is shown as text.
     """
     verdict = _verdict(record)
     rewards = record.get("rewards")
-    return Entry(
+    return ShownAnswer(
         problem_id=record["problem_id"],
         task=_task(record, verdict, place),
         group=_group(record),
@@ -180,7 +180,7 @@ def _output(record: Record) -> str:
     return _text(record.get("text", record.get("output")))
 
 
-def thinking_and_answer(shown: Entry) -> tuple[str | None, str]:
+def thinking_and_answer(shown: ShownAnswer) -> tuple[str | None, str]:
     """The thinking (None without any) and the rest, by the one rule for responses."""
     # Without a rendered prompt nothing says whether the template had opened the thinking: a closing
     # mark closes it.
@@ -189,7 +189,7 @@ def thinking_and_answer(shown: Entry) -> tuple[str | None, str]:
     return parts.thinking, parts.answer
 
 
-def public(shown: Entry) -> dict[str, Any]:
+def public(shown: ShownAnswer) -> dict[str, Any]:
     """An entry for a program: JSON without the token columns, the output whole and in its parts."""
     thinking, answer = thinking_and_answer(shown)
     columns = ("completion_ids", "logprobs", "sampled_mask")

@@ -20,7 +20,7 @@ NEEDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class AnswerFile:
     """One file of answers.
 
     `place` is where in the run it belongs (a stage's name, `eval sft`); `step` is None outside RL.
@@ -31,7 +31,7 @@ class Source:
     step: int | None = None
 
 
-def sources(target: Path) -> list[Source]:
+def sources(target: Path) -> list[AnswerFile]:
     """The files of a folder in the order of stages and steps, or the one file.
 
     DataError if there is none.
@@ -46,7 +46,7 @@ def sources(target: Path) -> list[Source]:
     return files
 
 
-def _of_folder(folder: Path) -> Iterator[Source]:
+def _of_folder(folder: Path) -> Iterator[AnswerFile]:
     run = RunFolder(folder)
     for stage in _stages(run, run.all_rollouts):
         yield from (_file(p, stage) for p in sorted(run.rollouts(stage).glob("step-*.jsonl")))
@@ -69,6 +69,6 @@ def _stages(run: RunFolder, folder: Path) -> list[str]:
     return sorted(names, key=lambda name: text.find(f"[stages.{name}]"))
 
 
-def _file(path: Path, place: str) -> Source:
+def _file(path: Path, place: str) -> AnswerFile:
     step = _STEP.fullmatch(path.name)
-    return Source(path, place, int(step[1]) if step else None)
+    return AnswerFile(path, place, int(step[1]) if step else None)

@@ -16,9 +16,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from qwq.look.index import Index
+from qwq.look.index import AnswerIndex
 from qwq.look.query import Query, select
-from qwq.look.records import Entry, thinking_and_answer
+from qwq.look.records import ShownAnswer, thinking_and_answer
 from qwq.look.tokens import Shader
 from qwq.report.wording import visible
 
@@ -32,7 +32,7 @@ UNLIKELY = 0.5  # a token with less probability has its figure written behind it
 HELP = "number: show it   Enter: next page   b: page before   /TEXT: search   t: tokens by probability   q: quit"
 
 
-def listing(index: Index, rows: Sequence[int], *, wide: bool = True) -> RenderableType:
+def listing(index: AnswerIndex, rows: Sequence[int], *, wide: bool = True) -> RenderableType:
     """A table of answers, one a line."""
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     for name in ("#", "stage", "step", "task", "outcome", "reward", "advantage", "tokens"):
@@ -53,7 +53,7 @@ def listing(index: Index, rows: Sequence[int], *, wide: bool = True) -> Renderab
     return table
 
 
-def summary(index: Index, rows: Sequence[int], query: Query) -> Text:
+def summary(index: AnswerIndex, rows: Sequence[int], query: Query) -> Text:
     """How many fit, by outcome."""
     counts = Counter(index.columns["outcome"][rows].tolist()) if len(rows) else Counter()
     outcomes = ", ".join(f"{n:,} {visible(index.names['outcome'][o]) or 'not judged'}" for o, n in counts.most_common())
@@ -62,7 +62,7 @@ def summary(index: Index, rows: Sequence[int], query: Query) -> Text:
     return Text(f"{words}{': ' if outcomes else ''}{outcomes}{damaged}", "bold")
 
 
-def one(index: Index, row: int, shader: Shader | None = None, *, colour: bool = True) -> RenderableType:
+def one(index: AnswerIndex, row: int, shader: Shader | None = None, *, colour: bool = True) -> RenderableType:
     """An answer whole: prompt, expected, thinking, answer, verdict, rewards, and its group.
 
     `shader` marks tokens by their probability: by shade, or without `colour` by the figure behind
@@ -89,7 +89,7 @@ def one(index: Index, row: int, shader: Shader | None = None, *, colour: bool = 
     return Group(*parts)
 
 
-def browse(index: Index, query: Query, console: Console, shader: Shader, ask: Callable[[str], str]) -> None:
+def browse(index: AnswerIndex, query: Query, console: Console, shader: Shader, ask: Callable[[str], str]) -> None:
     """List and show answers until the user has seen enough.
 
     `ask` reads a line; EOFError ends it too.
@@ -125,14 +125,14 @@ def _fields(query: Query) -> dict[str, Any]:
     return {name: getattr(query, name) for name in query.__slots__}
 
 
-def _heading(index: Index, row: int, shown: Entry) -> Text:
+def _heading(index: AnswerIndex, row: int, shown: ShownAnswer) -> Text:
     step = f", step {_step(index, row)}" if index.columns["step"][row] >= 0 else ""
     sample = f", sample {shown.sample}" if shown.sample is not None else ""
     where = f"#{row + 1}  {visible(index.name('place', row))}{step}"
     return Text(f"{where}  {visible(shown.task)}  {visible(shown.problem_id)}{sample}", "bold")
 
 
-def _verdict(shown: Entry) -> Iterable[Text]:
+def _verdict(shown: ShownAnswer) -> Iterable[Text]:
     judged = Text(visible(shown.outcome or "not judged"), OUTCOME_STYLES.get(shown.outcome, ""))
     if shown.reason:
         judged.append(f": {visible(shown.reason)}", "default")
@@ -163,7 +163,7 @@ def _line(value: str) -> Text:
     return Text(" ".join(visible(value).split()))
 
 
-def _step(index: Index, row: int) -> str:
+def _step(index: AnswerIndex, row: int) -> str:
     step = int(index.columns["step"][row])
     return "" if step < 0 else str(step + 1)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qwq.common.run_folder import RunFolder
 from qwq.errors import QwqError
-from qwq.look.records import Entry
+from qwq.look.records import ShownAnswer
 
 if TYPE_CHECKING:
     from qwq.text.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ class Shader:
         self._tokenizer: Tokenizer | None = None
         self._is_read = False
 
-    def pieces(self, shown: Entry) -> list[tuple[str, float | None]]:
+    def pieces(self, shown: ShownAnswer) -> list[tuple[str, float | None]]:
         """(text, probability) of each token, None if the model did not choose it; empty without
         tokens or tokenizer.
         """

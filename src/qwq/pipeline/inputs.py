@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qwq.common.run_folder import RunFolder
-from qwq.config import Function, Recipe, Source
+from qwq.config import CustomReward, Recipe, Source
 from qwq.data.examples import FileUse
 from qwq.errors import ConfigError
 from qwq.reward.functions import RewardFunction, load_function
@@ -28,7 +28,7 @@ class RunInputs:
         self._functions: dict[tuple[str, ...], list[RewardFunction]] = {}
         self._sources: dict[str, tuple[list[Problem], FileUse]] = {}
 
-    def functions(self, specs: Sequence[Function]) -> list[RewardFunction]:
+    def functions(self, specs: Sequence[CustomReward]) -> list[RewardFunction]:
         """The user's own reward functions."""
         key = tuple(spec.model_dump_json() for spec in specs)
         if key not in self._functions:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from qwq.envs.base import Environment, explain_malformed, in_background
 from qwq.errors import ConfigError, InfraError
-from qwq.rollout.budget import Limits
+from qwq.rollout.budget import EpisodeLimits
 from qwq.types import Message, ToolCall
 
 STEP_GRACE_S = 5.0  # beyond the limit of one call, for an environment with a `step` of its own
@@ -44,7 +44,7 @@ class AnswerPlan:
 
 
 def plan_answers(
-    attempts: Sequence[ToolCall | str], made: Environment, tools: Sequence[Any], limits: Limits, num_before: int
+    attempts: Sequence[ToolCall | str], made: Environment, tools: Sequence[Any], limits: EpisodeLimits, num_before: int
 ) -> AnswerPlan:
     """Which calls of a turn run, after `num_before` earlier ones; the others are answered with what
     is wrong with them.

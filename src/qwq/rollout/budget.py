@@ -10,7 +10,7 @@ from qwq.types import ToolCall
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EpisodeLimits:
     """Limits of one episode; None: no limit, or the environment's own where it has one.
 
     `max_calls` counts calls over all turns, malformed ones too; a turn that calls once they are
@@ -32,7 +32,7 @@ class Limits:
     last_turn: bool = False
 
 
-NO_LIMITS = Limits()
+NO_LIMITS = EpisodeLimits()
 
 
 def step_key(calls: Sequence[ToolCall | str], results: Sequence[str]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from qwq.engine.sampler import SamplingParams
-from qwq.rollout.budget import NO_LIMITS, Limits
-from qwq.rollout.episode import Episode, Hooks, Job, play
+from qwq.rollout.budget import NO_LIMITS, EpisodeLimits
+from qwq.rollout.episode import Episode, EpisodeJob, Hooks, play
 from qwq.rollout.policy import Policy
 from qwq.types import Problem, Response, Rollout
 
@@ -38,7 +38,7 @@ def collect(
     seed: int = 0,
     first_group: int = 0,
     budgets: Sequence[int | None] | None = None,
-    limits: Limits = NO_LIMITS,
+    limits: EpisodeLimits = NO_LIMITS,
     on_response: OnResponse | None = None,
 ) -> tuple[list[Rollout], list[Response]]:
     """`samples` rollouts of each problem, group after group, and what a verifier sees of each.
@@ -48,7 +48,7 @@ def collect(
     while others still decode. ModelError for a policy without tokens.
     """
     jobs = [
-        Job(
+        EpisodeJob(
             problem, number, group_seed(seed, first_group + g), stream=number,
             thinking_budget=budgets[g] if budgets else None, key=Place(g * samples + number, first_group + g),
         )

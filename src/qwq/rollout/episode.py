@@ -24,7 +24,7 @@ from qwq.engine.sampler import SamplingParams
 from qwq.envs.base import Environment, in_background, make_environment
 from qwq.errors import ConfigError, InfraError, ModelError
 from qwq.rollout.answers import AnswerPlan, Errands, plan_answers, run_calls
-from qwq.rollout.budget import NO_LIMITS, Limits, goes_in_circles, step_key
+from qwq.rollout.budget import NO_LIMITS, EpisodeLimits, goes_in_circles, step_key
 from qwq.rollout.policy import Policy, TurnRequest
 from qwq.text.response import written
 from qwq.text.template import ChatFormat
@@ -34,7 +34,7 @@ LIVE_PER_TURN = 4  # episodes under way for each turn that may be made at once; 
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class EpisodeJob:
     """Sample `number` of a problem.
 
     `thinking_budget` is for each turn, in tokens. `prompt_ids` are tokens to continue from; None
@@ -63,7 +63,7 @@ class Episode:
     there is no sample: server or tool machinery failed.
     """
 
-    job: Job
+    job: EpisodeJob
     prompt_ids: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     sampled_mask: list[int] = field(default_factory=list)
@@ -162,10 +162,10 @@ NO_HOOKS = Hooks()
 
 def play(
     policy: Policy,
-    jobs: Iterator[Job],
+    jobs: Iterator[EpisodeJob],
     params: SamplingParams,
     *,
-    limits: Limits = NO_LIMITS,
+    limits: EpisodeLimits = NO_LIMITS,
     concurrency: int | None = None,
     loop_tokens: int = 0,
     logprobs: bool = False,
@@ -206,7 +206,7 @@ class _Live:
     told: bool = False  # that no calls are left
     steps: list[str] = field(default_factory=list)
 
-    def out_of_turns(self, limits: Limits) -> StopReason | None:
+    def out_of_turns(self, limits: EpisodeLimits) -> StopReason | None:
         """Why no further turn follows; None where one may."""
         if limits.max_seconds is not None and time.monotonic() - self.started >= limits.max_seconds:
             return StopReason.TIME
@@ -214,13 +214,13 @@ class _Live:
             return StopReason.TURNS
         return None
 
-    def spent(self, limits: Limits, made: Environment) -> StopReason | None:
+    def spent(self, limits: EpisodeLimits, made: Environment) -> StopReason | None:
         """Why a turn with calls is the last; None where they may be answered."""
         if self.num_calls >= made.max_calls and (self.told or not limits.last_turn):
             return StopReason.TURNS
         return self.out_of_turns(limits)
 
-    def plan(self, attempts: Sequence[ToolCall | str], made: Environment, limits: Limits) -> AnswerPlan:
+    def plan(self, attempts: Sequence[ToolCall | str], made: Environment, limits: EpisodeLimits) -> AnswerPlan:
         """What the turn's calls are answered with."""
         plan = plan_answers(attempts, made, self.tools, limits, self.num_calls)
         self.told = self.num_calls >= made.max_calls
@@ -261,8 +261,8 @@ class _Player:
     """The state of one `play`: which episodes wait for their turn, and which for their tools."""
 
     def __init__(
-        self, policy: Policy, jobs: Iterator[Job], params: SamplingParams, limits: Limits, concurrency: int | None,
-        loop_tokens: int, logprobs: bool, exact: bool, hooks: Hooks,
+        self, policy: Policy, jobs: Iterator[EpisodeJob], params: SamplingParams, limits: EpisodeLimits,
+        concurrency: int | None, loop_tokens: int, logprobs: bool, exact: bool, hooks: Hooks,
     ) -> None:  # fmt: skip
         self.policy, self.jobs, self.params, self.limits = policy, jobs, params, limits
         self.loop_tokens, self.logprobs, self.exact, self.hooks = loop_tokens, logprobs, exact, hooks
@@ -293,7 +293,7 @@ class _Player:
             else:
                 return None
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: EpisodeJob) -> None:
         exact, chat, made = self.policy.token_exact, self.policy.chat, job.environment or make_environment(job.problem)
         episode = Episode(job, exact=exact)
         live = _Live(episode, made, exact, job.problem.tools)

@@ -90,7 +90,7 @@ def available() -> tuple[bool, str]:
     return (True, f"cgroup v{version} memory and pids group per slot") if folders else (False, why)
 
 
-class Group:
+class SlotCgroup:
     """The group of one slot."""
 
     def __init__(self, folders: list[Path]):
@@ -147,7 +147,7 @@ def _remove_stale(folder: Path) -> None:
                 entry.rmdir()
 
 
-def create(name: str, pid: int) -> Group | None:
+def create(name: str, pid: int) -> SlotCgroup | None:
     """Move `pid` into a group of its own; None where that is not possible."""
     folders, _ = _folders()
     made: list[Path] = []
@@ -158,7 +158,7 @@ def create(name: str, pid: int) -> Group | None:
             own.mkdir(exist_ok=True)
             (own / "cgroup.procs").write_text(str(pid))
         except OSError:
-            Group(made).remove()
+            SlotCgroup(made).remove()
             return None
         made.append(own)
-    return Group(made) if made else None
+    return SlotCgroup(made) if made else None

@@ -25,7 +25,7 @@ from qwq.sandbox.clock import Clock
 from qwq.sandbox.open_run import Ended, OpenRun
 from qwq.sandbox.pipes import Pipes, sealed_memory
 from qwq.sandbox.policy import Level, Limits, RunStatus
-from qwq.sandbox.slot import Slot
+from qwq.sandbox.slot import JailSlot
 from qwq.sandbox.watchdog import Watchdog
 
 GRACE_S = 2.0  # from an interrupt to the kill
@@ -94,14 +94,14 @@ class Cell:
 class SlotSource(Protocol):
     """Where a session's slot comes from (`session_slots.py`)."""
 
-    def take(self) -> Slot: ...
-    def give_back(self, slot: Slot) -> None: ...
+    def take(self) -> JailSlot: ...
+    def give_back(self, slot: JailSlot) -> None: ...
 
 
 class Process:
     """The session's process, in an open run of a slot."""
 
-    def __init__(self, slot: Slot, limits: SessionLimits):
+    def __init__(self, slot: JailSlot, limits: SessionLimits):
         self.slot = slot
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         whole = limits.of_cell(min(limits.timeout_s, limits.total_s), limits.total_s)

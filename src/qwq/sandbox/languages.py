@@ -1,9 +1,9 @@
 """Languages other than Python: which tools they need, how a program is compiled and started.
 
-Compilers and programs run in a slot of their own kind (`Slot(tools=True)`), which shows /usr/bin
-and /usr/include read-only beside what a Python slot shows. The compiler is as hostile as its input:
-it runs under the same limits as the program, and what it built is only ever run in the jail again.
-SQL is Python's own SQLite and runs in Python's slots.
+Compilers and programs run in a slot of their own kind (`JailSlot(tools=True)`), which shows
+/usr/bin and /usr/include read-only beside what a Python slot shows. The compiler is as hostile as
+its input: it runs under the same limits as the program, and what it built is only ever run in the
+jail again. SQL is Python's own SQLite and runs in Python's slots.
 """
 
 from __future__ import annotations

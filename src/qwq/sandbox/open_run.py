@@ -1,5 +1,5 @@
-"""A run of a slot that its parent talks to while it lasts, as sessions do; `Slot.execute` runs the
-others from start to end.
+"""A run of a slot that its parent talks to while it lasts, as sessions do; `JailSlot.execute` runs
+the others from start to end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from qwq.sandbox.jail.zygote import EXIT_PACKET
 from qwq.sandbox.pipes import Pipes
 from qwq.sandbox.policy import Limits
-from qwq.sandbox.slot import KILL_TIMEOUT_S, STARTED, Slot
+from qwq.sandbox.slot import KILL_TIMEOUT_S, STARTED, JailSlot
 from qwq.sandbox.slot_process import START_TIMEOUT_S
 
 END_TIMEOUT_S = 1.0  # for a run that is told to end, before it is killed
@@ -33,7 +33,7 @@ class OpenRun:
     follow.
     """
 
-    def __init__(self, slot: Slot, payload: bytes, stdin: int, limits: Limits):
+    def __init__(self, slot: JailSlot, payload: bytes, stdin: int, limits: Limits):
         self.slot = slot
         slot.limit_group(limits)
         pipes = Pipes(limits, slot.own_uid, None)

@@ -31,7 +31,7 @@ from qwq.sandbox.policy import Level, Limits, RunStatus, interpreter_files, read
 from qwq.sandbox.runner import Execution, Runner
 from qwq.sandbox.session import Session
 from qwq.sandbox.session_slots import PACKAGES, SessionSlots
-from qwq.sandbox.slot import Cancel, Cancelled, Slot, status_of
+from qwq.sandbox.slot import Cancel, Cancelled, JailSlot, status_of
 from qwq.sandbox.slot_process import Template
 
 _ATTEMPTS = 2
@@ -95,7 +95,7 @@ class Sandbox(Runner):
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._closed = False
-        self._live: set[Slot] = set()
+        self._live: set[JailSlot] = set()
         self._tool_pool: Sandbox | None = None
         self._partners: Sandbox | None = None
         self._max_sessions = max_sessions
@@ -103,7 +103,7 @@ class Sandbox(Runner):
         self._templates: dict[tuple[str, ...], Template] = {}
         self._template_lock = threading.Lock()
         self._artefacts = languages.ArtefactCache()
-        self._free: queue.LifoQueue[Slot | None] = queue.LifoQueue()
+        self._free: queue.LifoQueue[JailSlot | None] = queue.LifoQueue()
         for _ in range(self.slots):
             self._free.put(None)
 
@@ -142,7 +142,7 @@ class Sandbox(Runner):
 
     # -- slots
 
-    def _start_slot(self, template: Template | None = None) -> Slot:
+    def _start_slot(self, template: Template | None = None) -> JailSlot:
         index = next(_SLOT_NUMBERS)
         with self._lock:
             if self._level is None:
@@ -152,16 +152,16 @@ class Sandbox(Runner):
             self._live.add(slot)
         return slot
 
-    def _new_slot(self, level: Level, index: int, template: Template | None = None) -> Slot:
+    def _new_slot(self, level: Level, index: int, template: Template | None = None) -> JailSlot:
         # Below namespaces the interpreter is used where it lies: an id of its own helps only if it
         # may read it there.
         own_uid = (
             _own_uid(index) if level is Level.NAMESPACES or readable_by_all(interpreter_files().read_only) else None
         )
         name = f"qwq-{os.getpid()}-{id(self):x}-{index}"
-        return Slot(level, own_uid, name, tools=self.tools, cgroups=self.cgroups, template=template)
+        return JailSlot(level, own_uid, name, tools=self.tools, cgroups=self.cgroups, template=template)
 
-    def _find_level(self, index: int, template: Template | None = None) -> Slot:
+    def _find_level(self, index: int, template: Template | None = None) -> JailSlot:
         """Start the first slot at the strongest level that works; called with the lock held."""
         if sys.platform != "linux":
             raise UsageError(f"the sandbox needs Linux, this is {sys.platform}: docs/sandbox.md tells what to do here")
@@ -183,7 +183,7 @@ class Sandbox(Runner):
             "namespaces or Landlock, or pass unsafe=True (--unsafe) to run programs that can read this user's files"
         )
 
-    def _take(self) -> Slot:
+    def _take(self) -> JailSlot:
         if self._closed:
             raise InfraError("the sandbox is closed")
         if os.getpid() != self._pid:
@@ -197,13 +197,13 @@ class Sandbox(Runner):
             self._free.put(None)
             raise
 
-    def _put_back(self, slot: Slot) -> None:
+    def _put_back(self, slot: JailSlot) -> None:
         if slot.dead:
             self._discard(slot)
             self.num_replaced += 1
         self._free.put(None if slot.dead else slot)
 
-    def _discard(self, slot: Slot) -> None:
+    def _discard(self, slot: JailSlot) -> None:
         with self._lock:
             known = slot in self._live
             self._live.discard(slot)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from qwq.errors import InfraError, UsageError
 from qwq.sandbox.interpreter import SessionLimits
 from qwq.sandbox.session import Session
-from qwq.sandbox.slot import Slot
+from qwq.sandbox.slot import JailSlot
 
 # Of the host's installed packages: shown in the jail and imported once, before any session, where
 # they are there.
@@ -23,12 +23,12 @@ class SessionSlots:
     was not used for longest gives up its own and is rebuilt by replay when it is used again.
     """
 
-    def __init__(self, start_slot: Callable[[], Slot], discard: Callable[[Slot], None], most: int):
+    def __init__(self, start_slot: Callable[[], JailSlot], discard: Callable[[JailSlot], None], most: int):
         self._start_slot = start_slot
         self._discard = discard
         self._most = most
         self._lock = threading.Lock()
-        self._free: list[Slot] = []
+        self._free: list[JailSlot] = []
         self._sessions: set[Session] = set()
         self._taken = 0
         self._closed = False
@@ -48,7 +48,7 @@ class SessionSlots:
             with self._lock:
                 self._free.append(slot)
 
-    def take(self) -> Slot:
+    def take(self) -> JailSlot:
         """A slot for a session that has none, which holds its own lock.
 
         Raises UsageError where all others run cells.
@@ -73,7 +73,7 @@ class SessionSlots:
                 self._taken -= 1
             raise
 
-    def give_back(self, slot: Slot) -> None:
+    def give_back(self, slot: JailSlot) -> None:
         with self._lock:
             self._taken -= 1
             if not slot.dead and not self._closed and len(self._free) < MAX_FREE:

@@ -54,7 +54,7 @@ class Cancel:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._slot: Slot | None = None
+        self._slot: JailSlot | None = None
         self._set = False
 
     def set(self) -> None:
@@ -66,7 +66,7 @@ class Cancel:
     def is_set(self) -> bool:
         return self._set
 
-    def enter(self, slot: Slot) -> None:
+    def enter(self, slot: JailSlot) -> None:
         with self._lock:
             if self._set:
                 raise Cancelled("the caller gave the run up")
@@ -86,7 +86,7 @@ def _remove_stale_scratch() -> None:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
-class Slot:
+class JailSlot:
     """One jail, used by one thread at a time.
 
     Raises InfraError where the machinery fails; it is dead after that.

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Response
 from qwq.serve import errors
 from qwq.serve.catalogue import Catalogue, ModelCard
 from qwq.serve.core import Core
-from qwq.serve.metrics import Metrics
+from qwq.serve.metrics import ServerMetrics
 from qwq.serve.prompt import make_prompt
 from qwq.serve.schema import DetokenizeRequest, TokenizeRequest
 from qwq.serve.sse import Json
@@ -29,7 +29,7 @@ def install(app: FastAPI, core: Core) -> None:
     _tokens(app, core)
 
 
-def install_lists(app: FastAPI, catalogue: Catalogue, metrics: Metrics, health: Callable[[], Response]) -> None:
+def install_lists(app: FastAPI, catalogue: Catalogue, metrics: ServerMetrics, health: Callable[[], Response]) -> None:
     """The paths that need no loaded model."""
 
     def entry(name: str, card: ModelCard) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _tokens(app: FastAPI, core: Core) -> None:
     async def tokenize(body: TokenizeRequest) -> Response:
         core.check_model(body.model)
         if (body.prompt is None) == (body.messages is None):
-            raise errors.Refused("tokenize: give either prompt or messages", "prompt")
+            raise errors.RequestRefused("tokenize: give either prompt or messages", "prompt")
         if body.messages is None:
             ids = tokenizer.encode_rendered(body.prompt or "")
         else:
@@ -107,5 +107,7 @@ def _tokens(app: FastAPI, core: Core) -> None:
         core.check_model(body.model)
         bad = [i for i in body.tokens if i >= tokenizer.vocab_size]
         if bad:
-            raise errors.Refused(f"tokens: id {bad[0]} is outside the vocabulary of {tokenizer.vocab_size}", "tokens")
+            raise errors.RequestRefused(
+                f"tokens: id {bad[0]} is outside the vocabulary of {tokenizer.vocab_size}", "tokens"
+            )
         return Json({"prompt": tokenizer.decode(body.tokens)})

@@ -19,13 +19,14 @@ import orjson
 
 from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core, new_id
-from qwq.serve.engine_thread import Group
-from qwq.serve.errors import Refused, anthropic_error
+from qwq.serve.engine_thread import RequestGroup
+from qwq.serve.errors import RequestRefused, anthropic_error
 from qwq.serve.fields import LENIENT
 from qwq.serve.notes import note_once
 from qwq.serve.prompt import in_order_of_calls, make_prompt
 from qwq.serve.response_format import schema_form
 from qwq.serve.schema_anthropic import (
+    AnthropicToolChoice,
     AssistantTurn,
     CallersTool,
     CountRequest,
@@ -34,15 +35,13 @@ from qwq.serve.schema_anthropic import (
     ResultBlock,
     TextBlock,
     ThinkingBlock,
-    ToolChoice,
     ToolUseBlock,
     UserTurn,
 )
 from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage, Function, Tool
 from qwq.serve.sse import event
 from qwq.serve.translated import Translated
-from qwq.serve.turn import Ask, Conversation, Turn, converse, follow
-from qwq.serve.turn import ToolChoice as Choice
+from qwq.serve.turn import AnswerRequest, OutgoingMessage, PreparedChat, ToolChoice, converse, follow
 from qwq.text.attach import file_block
 from qwq.text.parts import Kind, Part
 
@@ -50,7 +49,7 @@ STOPS = {"length": "max_tokens", "tool_calls": "tool_use", "stop": "end_turn"}
 
 
 def chat_messages(body: CountRequest) -> list[ChatMessage]:
-    """The messages as chats have them. Refused where a result belongs to no call."""
+    """The messages as chats have them. RequestRefused where a result belongs to no call."""
     out: list[ChatMessage] = []
     fields: list[str] = []
     if body.system:
@@ -109,7 +108,7 @@ def chat_tools(tools: Sequence[CallersTool]) -> list[Tool]:
     for i, tool in enumerate(tools):
         if tool.type not in (None, "custom"):
             if not LENIENT.get():
-                raise Refused(
+                raise RequestRefused(
                     f"tools.{i}.type: {tool.type[:60]!r} is a tool of Anthropic's servers, which is not here: "
                     "leave it out",
                     f"tools.{i}.type",
@@ -123,14 +122,14 @@ def chat_tools(tools: Sequence[CallersTool]) -> list[Tool]:
     return out
 
 
-def _choice(value: ToolChoice | None) -> Choice:
+def _choice(value: AnthropicToolChoice | None) -> ToolChoice:
     if value is None or value.type == "auto":
-        return Choice()
+        return ToolChoice()
     if value.type == "tool":
         if not value.name:
-            raise Refused("tool_choice.name: names the tool to call", "tool_choice.name")
-        return Choice("required", (value.name,), one=True)
-    return Choice("none" if value.type == "none" else "required")
+            raise RequestRefused("tool_choice.name: names the tool to call", "tool_choice.name")
+        return ToolChoice("required", (value.name,), one=True)
+    return ToolChoice("none" if value.type == "none" else "required")
 
 
 def _translated(body: CountRequest, messages: Sequence[ChatMessage]) -> Translated:
@@ -180,7 +179,7 @@ def count(core: Core, body: CountRequest) -> dict[str, Any]:
 class Messages:
     """One request and its answer, whole or in events."""
 
-    def __init__(self, core: Core, body: MessagesRequest, conversation: Conversation) -> None:
+    def __init__(self, core: Core, body: MessagesRequest, conversation: PreparedChat) -> None:
         self.core, self.body, self.conversation = core, body, conversation
         self.id = new_id("msg_")
 
@@ -188,7 +187,7 @@ class Messages:
     async def make(cls, core: Core, body: MessagesRequest) -> Messages:
         messages = chat_messages(body)
         form = body.output_config.format if body.output_config else None
-        ask = Ask(
+        ask = AnswerRequest(
             messages=messages,
             tools=chat_tools(body.tools or []),
             choice=_choice(body.tool_choice),
@@ -202,7 +201,7 @@ class Messages:
         return cls(core, body, await converse(core, own, own, ask))
 
     async def answer(self) -> dict[str, Any]:
-        turns: dict[TokenSequence, Turn] = {}
+        turns: dict[TokenSequence, OutgoingMessage] = {}
         async with self.core.running([self.conversation.request], streamed=self.conversation.watched) as group:
             async for _ in follow(group, turns, self.conversation):
                 pass
@@ -221,7 +220,7 @@ class Messages:
         }
         return head | _stop(ending) | {"usage": self._usage(groups)}
 
-    def _blocks(self, turn: Turn) -> list[dict[str, Any]]:
+    def _blocks(self, turn: OutgoingMessage) -> list[dict[str, Any]]:
         whole = turn.whole
         out: list[dict[str, Any]] = []
         if whole.thinking and self.conversation.include_reasoning:
@@ -244,10 +243,10 @@ class Messages:
 
     # -- events ------------------------------------------------------------------------------------
 
-    async def events(self, group: Group) -> AsyncIterator[bytes]:
+    async def events(self, group: RequestGroup) -> AsyncIterator[bytes]:
         yield event({"type": "message_start", "message": self._message([], None, [])}, "message_start")
         yield event({"type": "ping"}, "ping")
-        writer, turns = _BlockWriter(self.conversation.include_reasoning), dict[TokenSequence, Turn]()
+        writer, turns = _BlockWriter(self.conversation.include_reasoning), dict[TokenSequence, OutgoingMessage]()
         async for updates in follow(group, turns, self.conversation):
             for u, turn, parts in updates:
                 events = writer.add(parts, turn)
@@ -297,7 +296,7 @@ class _BlockWriter:
         self._index, self._open = -1, ""
         self._thinking = ""
 
-    def add(self, parts: Sequence[Part], turn: Turn) -> list[bytes]:
+    def add(self, parts: Sequence[Part], turn: OutgoingMessage) -> list[bytes]:
         out: list[bytes] = []
         for part in parts:
             match part.kind:

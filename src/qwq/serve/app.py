@@ -28,7 +28,7 @@ from qwq.serve.completions import Completion
 from qwq.serve.core import Core
 from qwq.serve.guards import Guards, Rooted
 from qwq.serve.infill import Infill
-from qwq.serve.metrics import Metrics
+from qwq.serve.metrics import ServerMetrics
 from qwq.serve.openapi import ANTHROPIC_RESPONSES, RESPONSES, STREAMED, describe
 from qwq.serve.options import ServeOptions
 from qwq.serve.page.routes import mount
@@ -44,7 +44,7 @@ class Shared:
     """What the models of one server share."""
 
     catalogue: Catalogue
-    metrics: Metrics
+    metrics: ServerMetrics
     store: ResponseStore
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwq.engine.load import Described, LoadedModel
-from qwq.serve.errors import Refused
+from qwq.serve.errors import RequestRefused
 from qwq.serve.infill import Infill
 from qwq.text.template import ChatTemplate
 
@@ -71,9 +71,11 @@ class Catalogue:
         self.loaded = card
 
     def find(self, name: str) -> ModelCard:
-        """The model of a name. Refused (404) where no model has it."""
+        """The model of a name. RequestRefused (404) where no model has it."""
         card = next((c for c in self.cards if c.answers_to(name)), None)
         if card is None:
             served = ", ".join(repr(n) for n, _ in self.listed())
-            raise Refused(f"model: {name!r} is not served here, {served} is", "model", 404, code="model_not_found")
+            raise RequestRefused(
+                f"model: {name!r} is not served here, {served} is", "model", 404, code="model_not_found"
+            )
         return card

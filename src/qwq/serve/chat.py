@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from qwq.engine.sequence import TokenSequence
 from qwq.errors import UsageError
 from qwq.serve.core import Core, usage_wanted
-from qwq.serve.engine_thread import Group
-from qwq.serve.errors import Refused, first_fault
+from qwq.serve.engine_thread import RequestGroup
+from qwq.serve.errors import RequestRefused, first_fault
 from qwq.serve.response_format import form_of
 from qwq.serve.schema import ChatRequest
 from qwq.serve.schema_messages import AllowedTools, NamedTool
 from qwq.serve.sse import DONE, event
-from qwq.serve.turn import Ask, Conversation, ToolChoice, Turn, converse, follow
+from qwq.serve.turn import AnswerRequest, OutgoingMessage, PreparedChat, ToolChoice, converse, follow
 
 
 def tool_choice(value: str | NamedTool | AllowedTools | None) -> ToolChoice:
@@ -37,15 +37,15 @@ def tool_choice(value: str | NamedTool | AllowedTools | None) -> ToolChoice:
 class ChatCompletion:
     """One request and its answer, whole or in events."""
 
-    def __init__(self, core: Core, body: ChatRequest, conversation: Conversation) -> None:
+    def __init__(self, core: Core, body: ChatRequest, conversation: PreparedChat) -> None:
         self.core, self.body, self.conversation = core, body, conversation
         self.head = core.head("chat.completion.chunk" if body.stream else "chat.completion", "chatcmpl-")
 
     @classmethod
     async def make(cls, core: Core, body: ChatRequest) -> ChatCompletion:
         if body.top_logprobs and not body.logprobs:
-            raise Refused("top_logprobs: needs logprobs to be true", "top_logprobs")
-        ask = Ask(
+            raise RequestRefused("top_logprobs: needs logprobs to be true", "top_logprobs")
+        ask = AnswerRequest(
             messages=body.messages,
             tools=body.tools or [],
             choice=tool_choice(body.tool_choice),
@@ -58,7 +58,7 @@ class ChatCompletion:
         return cls(core, body, await converse(core, body, body, ask))
 
     async def answer(self) -> dict[str, Any]:
-        core, turns = self.core, dict[TokenSequence, Turn]()
+        core, turns = self.core, dict[TokenSequence, OutgoingMessage]()
         async with core.running([self.conversation.request], streamed=self.conversation.watched) as group:
             async for _ in follow(group, turns, self.conversation):
                 pass
@@ -72,8 +72,8 @@ class ChatCompletion:
             choices.append(choice)
         return self.head | {"choices": choices, "usage": core.usage(groups), "timings": core.timings(groups)}
 
-    async def events(self, group: Group) -> AsyncIterator[bytes]:
-        core, turns = self.core, dict[TokenSequence, Turn]()
+    async def events(self, group: RequestGroup) -> AsyncIterator[bytes]:
+        core, turns = self.core, dict[TokenSequence, OutgoingMessage]()
         include, continuous = usage_wanted(self.body)
         write = _ChunkWriter(self.head, usage_null=include and not continuous)
         for i in range(self.body.n or 1):
@@ -116,7 +116,7 @@ async def chat_chunks(core: Core, body: dict[str, Any]) -> AsyncIterator[dict[st
         group = core.start([run.conversation.request], streamed=True)
     except ValidationError as error:
         raise UsageError(first_fault(error.errors())[0]) from None
-    except Refused as refused:
+    except RequestRefused as refused:
         raise UsageError(refused.message) from None
     try:
         async for data in run.events(group):

@@ -24,7 +24,7 @@ from qwq.serve.app import create_app
 from qwq.serve.catalogue import ModelCard
 from qwq.serve.core import Core, check_template_kwargs
 from qwq.serve.options import ServeOptions
-from qwq.serve.switch import Entry, ModelSwitch
+from qwq.serve.switch import ModelEntry, ModelSwitch
 from qwq.text.template import ChatFormat, ChatTemplate
 
 
@@ -48,7 +48,7 @@ class _Application:
     max_len: int = 0
 
 
-class _Server(uvicorn.Server):
+class _DrainingServer(uvicorn.Server):
     """On a stop it accepts no more requests, lets running answers finish for a while, then has the
     engine cut them off, so that every stream still gets its last event.
     """
@@ -169,12 +169,12 @@ def serve(paths: Sequence[str], engine: EngineOptions, options: ServeOptions, *,
             ssl_certfile=options.ssl_certfile,
             ssl_keyfile=options.ssl_keyfile,
         )
-        server = _Server(config, application, shutdown_s=options.shutdown_timeout)
+        server = _DrainingServer(config, application, shutdown_s=options.shutdown_timeout)
         server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
-def _one_model(entry: Entry, options: ServeOptions) -> _Application:
+def _one_model(entry: ModelEntry, options: ServeOptions) -> _Application:
     # libgomp keeps a team of threads for every thread that computed, and with more of them than
     # cores each one sleeps between two products: the engine, in its own thread, would be a tenth
     # slower. The loader's team ends with its thread.
@@ -185,20 +185,20 @@ def _one_model(entry: Entry, options: ServeOptions) -> _Application:
     return _Application(app, core.runner.abort_all, app.state.closing, core.max_len)
 
 
-def _several(entries: Sequence[Entry], options: ServeOptions, address: str) -> _Application:
+def _several(entries: Sequence[ModelEntry], options: ServeOptions, address: str) -> _Application:
     names = ", ".join(entry.name for entry in entries)
     switch = ModelSwitch(entries, options, lambda: say(f"{names}: ready on {address}, one in memory at a time"))
     return _Application(switch.guarded(), switch.abort_all, switch.closing)
 
 
-def _entry(served: Served, engine: EngineOptions, options: ServeOptions, template: ChatTemplate | None) -> Entry:
+def _entry(served: Served, engine: EngineOptions, options: ServeOptions, template: ChatTemplate | None) -> ModelEntry:
     """A model that exists and fits the options.
 
     Errors come here, before the first model is loaded.
     """
     card = ModelCard.of(served.names, describe_model(served.model, engine), template)
     check_template_kwargs(options, card.template)
-    return Entry(card, partial(_open, served.model, engine, template))
+    return ModelEntry(card, partial(_open, served.model, engine, template))
 
 
 def _open(model: str, options: EngineOptions, template: ChatTemplate | None) -> LoadedModel:

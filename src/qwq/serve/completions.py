@@ -15,8 +15,8 @@ from qwq.engine.request import GenerationRequest, GrammarMatcher
 from qwq.engine.sampler import SampledToken
 from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core, usage_wanted
-from qwq.serve.engine_thread import Group
-from qwq.serve.errors import Refused
+from qwq.serve.engine_thread import RequestGroup
+from qwq.serve.errors import RequestRefused
 from qwq.serve.grammar import answer_grammar
 from qwq.serve.infill import infill_of
 from qwq.serve.response_format import form_of
@@ -36,7 +36,7 @@ class Completion:
         self.core, self.body = core, body
         self.scoring = body.max_tokens == 0
         if self.scoring and not body.echo:
-            raise Refused("max_tokens: 0 needs echo, as there would be nothing to answer", "max_tokens")
+            raise RequestRefused("max_tokens: 0 needs echo, as there would be nothing to answer", "max_tokens")
         self._ends: tuple[int, ...] = ()
         self.prompts = self._filled(body.suffix) if body.suffix else self._prompts()
         prompt_top = body.logprobs if body.echo and body.logprobs is not None else None
@@ -72,7 +72,7 @@ class Completion:
         body, tokenizer = self.body, self.core.tokenizer
         prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
         if body.echo or not all(isinstance(p, str) for p in prompts):
-            raise Refused("suffix: goes with prompts of text, and without echo", "suffix")
+            raise RequestRefused("suffix: goes with prompts of text, and without echo", "suffix")
         infill = infill_of(tokenizer, "suffix")
         self._ends = infill.ends
         return [infill.ids(tokenizer, str(p), suffix) for p in prompts]
@@ -126,7 +126,7 @@ class Completion:
             usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
         return usage
 
-    async def events(self, group: Group) -> AsyncIterator[bytes]:
+    async def events(self, group: RequestGroup) -> AsyncIterator[bytes]:
         body, core = self.body, self.core
         include, continuous = usage_wanted(body)
         offsets: dict[int, int] = {}

@@ -18,10 +18,10 @@ from qwq.engine.sampler import SampledToken, SamplingParams
 from qwq.engine.sequence import TokenSequence
 from qwq.errors import ConfigError, InfraError, UsageError
 from qwq.serve.catalogue import Catalogue, ModelCard
-from qwq.serve.engine_thread import EngineRunner, Group
-from qwq.serve.errors import Refused
+from qwq.serve.engine_thread import EngineRunner, RequestGroup
+from qwq.serve.errors import RequestRefused
 from qwq.serve.grammar import Grammars
-from qwq.serve.metrics import Metrics
+from qwq.serve.metrics import ServerMetrics
 from qwq.serve.options import ServeOptions
 from qwq.serve.schema import Common, Sampling
 from qwq.text.response import THINK_OPEN
@@ -37,9 +37,9 @@ EFFORT: dict[str, int | None] = {
 }  # fmt: skip
 
 
-def queue_full() -> Refused:
+def queue_full() -> RequestRefused:
     message = "the queue is full: try again in a moment"
-    return Refused(message, status=429, kind="rate_limit_error", code="queue_full")
+    return RequestRefused(message, status=429, kind="rate_limit_error", code="queue_full")
 
 
 def check_template_kwargs(options: ServeOptions, template: ChatTemplate) -> None:
@@ -66,7 +66,7 @@ class Core:
         loaded: LoadedModel,
         options: ServeOptions,
         catalogue: Catalogue | None = None,
-        metrics: Metrics | None = None,
+        metrics: ServerMetrics | None = None,
     ) -> None:
         """`catalogue` and `metrics` are shared by the models of one server; without them this model
         is the only one.
@@ -79,7 +79,7 @@ class Core:
         self.catalogue = catalogue
         self.chat, self.tokenizer, self.max_len = loaded.chat, loaded.chat.tokenizer, loaded.engine.max_len
         self.runner = EngineRunner(loaded.engine, max_waiting=options.max_waiting)
-        self.metrics = metrics or Metrics()
+        self.metrics = metrics or ServerMetrics()
         self.metrics.attach(loaded.engine, options.name)
         self.grammars = Grammars(self.tokenizer, loaded.engine.backend.vocab_size, self.chat.eos_ids)
         self._special = {
@@ -176,10 +176,10 @@ class Core:
         try:
             return await asyncio.to_thread(self.grammars.compile, grammar, param)
         except UsageError as error:
-            raise Refused(str(error), param.partition(".")[0]) from None
+            raise RequestRefused(str(error), param.partition(".")[0]) from None
 
     @asynccontextmanager
-    async def running(self, requests: Sequence[GenerationRequest], *, streamed: bool) -> AsyncIterator[Group]:
+    async def running(self, requests: Sequence[GenerationRequest], *, streamed: bool) -> AsyncIterator[RequestGroup]:
         """The requests under way; whatever ends the block ends them."""
         group = self.start(requests, streamed=streamed)
         try:
@@ -187,12 +187,12 @@ class Core:
         finally:
             self.end(group)
 
-    def start(self, requests: Sequence[GenerationRequest], *, streamed: bool) -> Group:
+    def start(self, requests: Sequence[GenerationRequest], *, streamed: bool) -> RequestGroup:
         if self.runner.full:
             raise queue_full()
         return self.runner.submit(requests, streamed=streamed)
 
-    def end(self, group: Group) -> None:
+    def end(self, group: RequestGroup) -> None:
         if group.close():
             for samples in group.samples:
                 for sample in samples:

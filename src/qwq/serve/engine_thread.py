@@ -53,7 +53,7 @@ class _Job:
 
     request: GenerationRequest
     number: int
-    group: Group
+    group: RequestGroup
     samples: list[TokenSequence] = field(default_factory=list)
     sent: list[tuple[int, int]] = field(default_factory=list)  # of each sample: characters and tokens told of; -1: all
     given_up: bool = False
@@ -74,7 +74,7 @@ class _Job:
         return all(tokens < 0 for _, tokens in self.sent)
 
 
-class Group:
+class RequestGroup:
     """Requests under way together.
 
     Iterate `updates`, or await `finished`; `close` stops what still runs.
@@ -140,7 +140,7 @@ class Group:
         self._wake.set()
 
 
-_Message = tuple[Group, list[Update], bool, BaseException | None]
+_Message = tuple[RequestGroup, list[Update], bool, BaseException | None]
 
 
 class EngineRunner:
@@ -155,7 +155,7 @@ class EngineRunner:
         self.engine, self.max_waiting = engine, max_waiting
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._jobs: list[_Job] = []  # the engine's thread alone touches it
-        self._open: dict[Group, int] = {}
+        self._open: dict[RequestGroup, int] = {}
         self._thread = threading.Thread(target=self._run, name="qwq-engine", daemon=True)
         self.failure: BaseException | None = None
 
@@ -180,19 +180,19 @@ class EngineRunner:
     def full(self) -> bool:
         return self.num_open >= self.max_waiting + self.engine.max_running
 
-    def submit(self, requests: Sequence[GenerationRequest], *, streamed: bool) -> Group:
+    def submit(self, requests: Sequence[GenerationRequest], *, streamed: bool) -> RequestGroup:
         """Hand requests in; `close` the group in any case. UsageError where one cannot be met."""
         if self.failure is not None:
             raise InfraError("the engine has stopped: restart the server")
         for request in requests:
             self.engine.check(request)
-        group = Group(self, requests, streamed=streamed)
+        group = RequestGroup(self, requests, streamed=streamed)
         self._open[group] = group.num_samples
         for job in group.jobs:
             self._inbox.put(partial(self._submit, job))
         return group
 
-    def give_up(self, group: Group) -> None:
+    def give_up(self, group: RequestGroup) -> None:
         if self._open.pop(group, None) is not None:
             for job in group.jobs:
                 self._inbox.put(partial(self._abort, job))

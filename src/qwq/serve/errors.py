@@ -55,7 +55,7 @@ ABSENT = dict.fromkeys(
 )
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that cannot be met, with the field at fault."""
 
     def __init__(
@@ -90,13 +90,13 @@ def error_response(
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
-def as_refused(error: QwqError) -> Refused:
+def as_refused(error: QwqError) -> RequestRefused:
     """What a client is told of an error of ours."""
     if isinstance(error, CapacityError):
-        return Refused(str(error), code="context_length_exceeded")
+        return RequestRefused(str(error), code="context_length_exceeded")
     if isinstance(error, UsageError):
-        return Refused(str(error))
-    return Refused(
+        return RequestRefused(str(error))
+    return RequestRefused(
         str(error) if isinstance(error, InfraError) else "the server failed", status=500, kind="server_error"
     )
 
@@ -104,8 +104,8 @@ def as_refused(error: QwqError) -> Refused:
 def install(app: FastAPI) -> None:
     """Make every error of the application speak so."""
 
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> Response:
+    @app.exception_handler(RequestRefused)
+    async def refused(request: Request, error: RequestRefused) -> Response:
         return error_response(error.status, error.message, error.kind, error.param, error.code, path=request.url.path)
 
     @app.exception_handler(QwqError)

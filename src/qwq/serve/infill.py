@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwq.serve.errors import Refused
+from qwq.serve.errors import RequestRefused
 from qwq.text.tokenizer import Tokenizer
 
 KINDS = (("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"))
@@ -74,10 +74,10 @@ class Infill:
 
 
 def infill_of(tokenizer: Tokenizer, param: str) -> Infill:
-    """Refused where the model cannot."""
+    """RequestRefused where the model cannot."""
     infill = Infill.of(tokenizer)
     if infill is None:
-        raise Refused(
+        raise RequestRefused(
             f"{param}: this model has no tokens for filling in the middle ({', '.join(KINDS[0])}): use a Coder model",
             param,
         )

@@ -17,8 +17,8 @@ from pydantic import ConfigDict, Field, model_validator
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core
-from qwq.serve.engine_thread import Group
-from qwq.serve.errors import Refused
+from qwq.serve.engine_thread import RequestGroup
+from qwq.serve.errors import RequestRefused
 from qwq.serve.fields import WHOLE, History
 from qwq.serve.infill import infill_of
 from qwq.serve.notes import note_once
@@ -103,7 +103,7 @@ def install(app: FastAPI, core: Core) -> None:
     async def apply_template(body: TokenizeRequest) -> Response:
         core.check_model(body.model)
         if not body.messages:
-            raise Refused("messages: are needed", "messages")
+            raise RequestRefused("messages: are needed", "messages")
         ids = make_prompt(
             core.chat, body.messages, body.tools or [], body, defaults=core.options.default_chat_template_kwargs
         ).ids
@@ -111,7 +111,7 @@ def install(app: FastAPI, core: Core) -> None:
 
 
 def infill_request(core: Core, body: InfillRequest) -> GenerationRequest:
-    """The engine's request. Refused where the model cannot fill in."""
+    """The engine's request. RequestRefused where the model cannot fill in."""
     tokenizer, infill = core.tokenizer, infill_of(core.tokenizer, "input_suffix")
     files = [(f.filename or "file", f.text) for f in body.input_extra or ()]
     room = core.max_len - (body.max_tokens or 128)
@@ -129,7 +129,7 @@ async def _whole(core: Core, request: GenerationRequest) -> dict[str, Any]:
     return {"content": sample.text} | _end(core, sample)
 
 
-async def _events(core: Core, group: Group) -> AsyncIterator[bytes]:
+async def _events(core: Core, group: RequestGroup) -> AsyncIterator[bytes]:
     async for updates in group.updates():
         for u in updates:
             yield event(

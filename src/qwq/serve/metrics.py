@@ -102,7 +102,7 @@ class _EngineCollector:
         yield from families.values()
 
 
-class Metrics:
+class ServerMetrics:
     """One server's registry."""
 
     def __init__(self) -> None:

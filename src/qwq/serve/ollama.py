@@ -22,17 +22,17 @@ from fastapi import FastAPI, Request, Response
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core
-from qwq.serve.engine_thread import Group, Update
-from qwq.serve.errors import ABSENT, Refused
+from qwq.serve.engine_thread import RequestGroup, Update
+from qwq.serve.errors import ABSENT, RequestRefused
 from qwq.serve.grammar import answer_grammar
 from qwq.serve.infill import infill_of
 from qwq.serve.ollama_models import card_of, created_at, install_lists, own_name, read_body
 from qwq.serve.response_format import Form, schema_form
 from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage
-from qwq.serve.schema_ollama import OllamaChat, OllamaGenerate, OllamaMessage, OllamaRequest, Options
+from qwq.serve.schema_ollama import OllamaChat, OllamaGenerate, OllamaMessage, OllamaOptions, OllamaRequest
 from qwq.serve.sse import EventStream, unless_gone
 from qwq.serve.translated import Translated
-from qwq.serve.turn import Ask, Conversation, ToolChoice, Turn, converse, follow
+from qwq.serve.turn import AnswerRequest, OutgoingMessage, PreparedChat, ToolChoice, converse, follow
 from qwq.text.parts import Kind, Part
 from qwq.types import Message
 
@@ -55,7 +55,7 @@ def install(app: FastAPI, core: Core) -> None:
     async def absent(request: Request) -> Response:
         name = request.url.path.rpartition("/")[2]
         words = f"no /api/{name} here: the model is the one that `qwq serve` was started with"
-        raise Refused(ABSENT["embeddings"] if name.startswith("embed") else words, status=404)
+        raise RequestRefused(ABSENT["embeddings"] if name.startswith("embed") else words, status=404)
 
     for name in ("embed", "embeddings", "create", "push", "copy", "delete"):
         app.add_api_route(f"/api/{name}", absent, methods=["POST", "DELETE"], include_in_schema=False)
@@ -75,7 +75,7 @@ def chat_messages(messages: Sequence[OllamaMessage]) -> list[ChatMessage]:
     waiting: list[tuple[str, str]] = []  # names and ids of the last calls that have no result yet
     for i, m in enumerate(messages):
         if m.images:
-            raise Refused(f"messages.{i}.{TEXT_ONLY}", f"messages.{i}.images")
+            raise RequestRefused(f"messages.{i}.{TEXT_ONLY}", f"messages.{i}.images")
         made = ChatMessage(role=m.role, content=m.content or "", reasoning_content=m.thinking or None)
         if m.tool_calls:
             ids = [c.id or f"{i}.{k}" for k, c in enumerate(m.tool_calls)]
@@ -92,7 +92,7 @@ def chat_messages(messages: Sequence[OllamaMessage]) -> list[ChatMessage]:
 
 
 def _translated(core: Core, body: OllamaRequest) -> Translated:
-    o = body.options or Options()
+    o = body.options or OllamaOptions()
     return Translated(
         model=own_name(core.catalogue, body.model),
         temperature=o.temperature,
@@ -129,19 +129,19 @@ class OllamaRun:
         core: Core,
         body: OllamaRequest,
         request: GenerationRequest | None,
-        conversation: Conversation | None = None,
+        conversation: PreparedChat | None = None,
     ) -> None:
         self.core, self.body, self.request, self.conversation = core, body, request, conversation
         self.chat = isinstance(body, OllamaChat)
         self.started = time.monotonic()
-        self.turn = None if conversation is None else Turn(conversation)
+        self.turn = None if conversation is None else OutgoingMessage(conversation)
 
     @classmethod
     async def of_chat(cls, core: Core, body: OllamaChat) -> OllamaRun:
         card_of(core.catalogue, body)
         if not body.messages:
             return cls(core, body, None)
-        ask = Ask(
+        ask = AnswerRequest(
             chat_messages(body.messages), body.tools or [], ToolChoice(), True, _form(body), _limit(body), 1, None
         )
         own = _translated(core, body)
@@ -152,7 +152,7 @@ class OllamaRun:
     async def of_generate(cls, core: Core, body: OllamaGenerate) -> OllamaRun:
         card_of(core.catalogue, body)
         if body.images:
-            raise Refused(TEXT_ONLY, "images")
+            raise RequestRefused(TEXT_ONLY, "images")
         own = _translated(core, body)
         if not body.prompt:
             return cls(core, body, None)
@@ -169,7 +169,7 @@ class OllamaRun:
                 core.request(own, core.tokenizer.encode_rendered(body.prompt), _limit(body), matcher=matcher),
             )
         messages = [ChatMessage(role="system", content=body.system)] if body.system else []
-        ask = Ask(
+        ask = AnswerRequest(
             [*messages, ChatMessage(role="user", content=body.prompt)],
             [],
             ToolChoice(),
@@ -195,7 +195,7 @@ class OllamaRun:
             (sample,) = group.samples[0]
         return self._line(self._whole("".join(texts)), sample)
 
-    async def events(self, group: Group | None) -> AsyncIterator[bytes]:
+    async def events(self, group: RequestGroup | None) -> AsyncIterator[bytes]:
         if group is None:
             yield orjson.dumps(self._line({}, loaded=True)) + b"\n"
             return
@@ -206,12 +206,12 @@ class OllamaRun:
                 yield b"".join(orjson.dumps(line) + b"\n" for line in lines)
         yield orjson.dumps(self._line({}, group.samples[0][0])) + b"\n"
 
-    async def _followed(self, group: Group) -> AsyncIterator[list[tuple[Update, list[Part]]]]:
+    async def _followed(self, group: RequestGroup) -> AsyncIterator[list[tuple[Update, list[Part]]]]:
         if self.conversation is None:
             async for raw in group.updates():
                 yield [(u, []) for u in raw]
             return
-        turns: dict[TokenSequence, Turn] = {}
+        turns: dict[TokenSequence, OutgoingMessage] = {}
         async for updates in follow(group, turns, self.conversation):
             self.turn = updates[-1][1] if updates else self.turn
             yield [(u, parts) for u, _, parts in updates]

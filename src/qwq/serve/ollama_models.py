@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ValidationError
 
 from qwq.serve.catalogue import Catalogue, ModelCard
-from qwq.serve.errors import Refused, first_fault
+from qwq.serve.errors import RequestRefused, first_fault
 from qwq.serve.schema_ollama import OllamaName, OllamaRequest
 from qwq.serve.sse import Json
 
@@ -53,21 +53,21 @@ def install_lists(app: FastAPI, catalogue: Catalogue) -> None:
 
 
 async def read_body(request: Request, kind: type[_Body]) -> _Body:
-    """The body, whatever it says of itself. Refused where it is not what is asked for."""
+    """The body, whatever it says of itself. RequestRefused where it is not what is asked for."""
     if "origin" in request.headers and "json" not in request.headers.get("content-type", ""):
-        raise Refused("a web page's request needs the header Content-Type: application/json")
+        raise RequestRefused("a web page's request needs the header Content-Type: application/json")
     try:
         return kind.model_validate(orjson.loads(await request.body()))
     except orjson.JSONDecodeError as error:
-        raise Refused(f"the body is not JSON ({error})") from None
+        raise RequestRefused(f"the body is not JSON ({error})") from None
     except ValidationError as error:
-        raise Refused(*first_fault(error.errors())[::2]) from None
+        raise RequestRefused(*first_fault(error.errors())[::2]) from None
 
 
 def card_of(catalogue: Catalogue, body: OllamaName | OllamaRequest) -> ModelCard:
     name = body.model or getattr(body, "name", None)
     if not name:
-        raise Refused("model: names the model", "model")
+        raise RequestRefused("model: names the model", "model")
     return catalogue.find(own_name(catalogue, name))
 
 

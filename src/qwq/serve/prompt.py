@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qwq.serve.errors import Refused
+from qwq.serve.errors import RequestRefused
 from qwq.serve.schema_messages import ChatMessage, TemplateFields, Tool
 from qwq.text.response import THINK_CLOSE, THINK_OPEN, parse
 from qwq.text.template import THOUGHT, ChatFormat
@@ -78,8 +78,8 @@ def _thinking_switch(
     """The template's variables, and whether to think.
 
     `enable_thinking` in `chat_template_kwargs` is the same switch as the request's own fields: a
-    template that reads it is told, for one that does not it is obeyed by the server. Refused if the
-    model cannot think.
+    template that reads it is told, for one that does not it is obeyed by the server. RequestRefused
+    if the model cannot think.
     """
     requested = "enable_thinking" in (body.chat_template_kwargs or {})
     if think is not None and not requested:
@@ -92,7 +92,9 @@ def _thinking_switch(
     if think is None and isinstance(switch, bool):
         think = switch
     if think and not (chat.thinking_open or "think" in chat.template.source):
-        raise Refused("enable_thinking: this model does not think: leave it out, or make it false", "enable_thinking")
+        raise RequestRefused(
+            "enable_thinking: this model does not think: leave it out, or make it false", "enable_thinking"
+        )
     return _checked_variables(chat, variables), think
 
 
@@ -103,11 +105,11 @@ def _continued(
     if not body.continue_final_message:
         return messages, None
     if body.add_generation_prompt:
-        raise Refused(
+        raise RequestRefused(
             "continue_final_message: leave add_generation_prompt out, or make it false", "continue_final_message"
         )
     if messages[-1].role != "assistant" or messages[-1].tool_calls:
-        raise Refused(
+        raise RequestRefused(
             "continue_final_message: the last message must be the assistant's, without calls", "continue_final_message"
         )
     return messages[:-1], messages[-1]
@@ -129,8 +131,8 @@ def in_order_of_calls(
     """The messages, the results behind an assistant's calls in the order of those calls. One
     without an id keeps its place.
 
-    Refused: a result before any call, and one whose id no call before it has. `fields` are the
-    request's names of the messages, `key` its name of the id.
+    RequestRefused: a result before any call, and one whose id no call before it has. `fields` are
+    the request's names of the messages, `key` its name of the id.
     """
     out: list[ChatMessage] = []
     ids: list[str | None] = []  # of all calls so far
@@ -150,12 +152,14 @@ def in_order_of_calls(
 
 def _check_result(m: ChatMessage, ids: Sequence[str | None], param: str, key: str) -> None:
     if not ids:
-        raise Refused(f"{param}: is a tool's result, and no call comes before it", param)
+        raise RequestRefused(f"{param}: is a tool's result, and no call comes before it", param)
     # A call without an id may be any result's.
     if m.tool_call_id and m.tool_call_id not in ids and None not in ids:
         param += f".{key}"
         calls = ", ".join(repr(id[:60]) for id in ids[-8:] if id)
-        raise Refused(f"{param}: no call has the id {m.tool_call_id[:60]!r}; the calls before it are {calls}", param)
+        raise RequestRefused(
+            f"{param}: no call has the id {m.tool_call_id[:60]!r}; the calls before it are {calls}", param
+        )
 
 
 def _sorted_results(results: list[ChatMessage], calls: Sequence[str | None]) -> list[ChatMessage]:
@@ -185,7 +189,7 @@ def template_messages(messages: Sequence[ChatMessage]) -> tuple[list[dict[str, A
             if m.tool_calls:
                 out["tool_calls"] = [_call(m, i, k) for k in range(len(m.tool_calls))]
         elif m.tool_calls:
-            raise Refused(f"messages.{i}.tool_calls: only an assistant calls tools", f"messages.{i}.tool_calls")
+            raise RequestRefused(f"messages.{i}.tool_calls: only an assistant calls tools", f"messages.{i}.tool_calls")
         if m.role == "tool" and m.name:
             out["name"] = m.name
         dicts.append(out)
@@ -220,13 +224,13 @@ def _call(m: ChatMessage, index: int, number: int) -> dict[str, Any]:
 
 
 def _checked_variables(chat: ChatFormat, variables: dict[str, Any]) -> dict[str, Any]:
-    """Refused if the template does not read one of the variables."""
+    """RequestRefused if the template does not read one of the variables."""
     for name in variables:
         param = f"chat_template_kwargs.{name}"
         if name in RESERVED:
-            raise Refused(f"{param}: is set by the request itself", param)
+            raise RequestRefused(f"{param}: is set by the request itself", param)
         if name not in chat.template.variables:
-            raise Refused(f"{param}: this model's chat template does not read it", param)
+            raise RequestRefused(f"{param}: this model's chat template does not read it", param)
     _check_text(variables, "chat_template_kwargs")
     return variables
 
@@ -236,6 +240,6 @@ def _check_text(value: Any, param: str) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise Refused(f"{param}: holds half a surrogate pair, which is no text", param) from None
+        raise RequestRefused(f"{param}: holds half a surrogate pair, which is no text", param) from None
     except RecursionError:
-        raise Refused(f"{param}: is nested too deeply", param) from None
+        raise RequestRefused(f"{param}: is nested too deeply", param) from None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwq.errors import UsageError
-from qwq.serve.errors import Refused
+from qwq.serve.errors import RequestRefused
 from qwq.serve.grammar import choice_rule, grammar_rule, json_rule, regex_rule
 from qwq.serve.schema_forms import Formed, JsonObjectFormat, JsonSchemaFormat, ResponseFormat
 
@@ -36,11 +36,11 @@ class Form:
 
 
 def schema_form(schema: Any, param: str) -> Form:
-    """JSON that fits a schema. Refused where the schema cannot be enforced."""
+    """JSON that fits a schema. RequestRefused where the schema cannot be enforced."""
     try:
         return Form(json_rule(schema), param)
     except UsageError as error:
-        raise Refused(f"{param}: {error}", param) from None
+        raise RequestRefused(f"{param}: {error}", param) from None
 
 
 def response_form(value: ResponseFormat | None, param: str = "response_format") -> Form | None:
@@ -53,7 +53,7 @@ def response_form(value: ResponseFormat | None, param: str = "response_format") 
 def form_of(body: Formed) -> Form | None:
     """The one form that a request asks for.
 
-    Refused where it asks for two, or where the form cannot be read.
+    RequestRefused where it asks for two, or where the form cannot be read.
     """
     candidates: list[tuple[str, str, Any]] = [(name, kind, getattr(body, name)) for name, kind in FIELDS.items()]
     if body.structured_outputs:
@@ -68,14 +68,14 @@ def form_of(body: Formed) -> Form | None:
         within = [(f"structured_outputs.{kind}", kind, value) for kind, value in kinds.items() if value is not None]
         if len(within) != 1:
             names = " and ".join(name.partition(".")[2] for name, _, _ in within) or "none"
-            raise Refused(
+            raise RequestRefused(
                 f"structured_outputs: needs exactly one of {', '.join(kinds)}; given: {names}", "structured_outputs"
             )
         candidates += within
     candidates = [a for a in candidates if a[2] is not None]
     forms = [f for f in (response_form(body.response_format), *(_form(*a) for a in candidates)) if f]
     if len(forms) > 1:
-        raise Refused(
+        raise RequestRefused(
             f"{forms[1].param}: {forms[0].param} asks for a form already: leave one of them out",
             forms[1].param.partition(".")[0],
         )
@@ -95,9 +95,9 @@ def _form(param: str, kind: str, value: Any) -> Form:
                 return Form(choice_rule(value), param)
         return Form(grammar_rule(value), param)
     except json.JSONDecodeError as error:
-        raise Refused(
+        raise RequestRefused(
             f"{param}: {value[:60]!r} is no JSON ({error}): give a schema as an object or as its text",
             param.partition(".")[0],
         ) from None
     except UsageError as error:
-        raise Refused(f"{param}: {error}", param.partition(".")[0]) from None
+        raise RequestRefused(f"{param}: {error}", param.partition(".")[0]) from None

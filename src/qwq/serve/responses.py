@@ -20,24 +20,24 @@ from typing import Any
 from qwq.engine.sequence import TokenSequence
 from qwq.serve.chat import tool_choice
 from qwq.serve.core import Core, new_id
-from qwq.serve.engine_thread import Group
-from qwq.serve.errors import Refused
+from qwq.serve.engine_thread import RequestGroup
+from qwq.serve.errors import RequestRefused
 from qwq.serve.prompt import in_order_of_calls
 from qwq.serve.response_format import response_form
 from qwq.serve.schema_messages import CalledFunction, CalledTool, ChatMessage, Function, Tool
 from qwq.serve.schema_responses import (
     LOGPROBS,
-    AllowedTools,
     InputCall,
     InputCallOutput,
     InputItem,
     InputMessage,
     InputReasoning,
-    NamedTool,
+    ResponsesAllowedTools,
+    ResponsesNamedTool,
     ResponsesRequest,
 )
 from qwq.serve.sse import event
-from qwq.serve.turn import Ask, Conversation, ToolChoice, Turn, converse, follow
+from qwq.serve.turn import AnswerRequest, OutgoingMessage, PreparedChat, ToolChoice, converse, follow
 from qwq.text.parts import Kind, Part
 
 SECTIONS = {Kind.THINKING: "reasoning", Kind.ANSWER: "message"}
@@ -66,7 +66,7 @@ class ResponseStore:
 
     def get(self, id: str, param: str) -> Kept:
         if id not in self._kept:
-            raise Refused(
+            raise RequestRefused(
                 f"{param}: no response {id[:100]!r} is kept here", param, 404, code="previous_response_not_found"
             )
         return self._kept[id]
@@ -98,7 +98,7 @@ def page_of(items: list[dict[str, Any]], *, after: str | None, limit: int, order
     if after is not None:
         ids = [i["id"] for i in ordered]
         if after not in ids:
-            raise Refused(f"after: no item {after[:100]!r} is in this response's input", "after", 404)
+            raise RequestRefused(f"after: no item {after[:100]!r} is in this response's input", "after", 404)
         ordered = ordered[ids.index(after) + 1 :]
     data = ordered[:limit]
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
@@ -109,7 +109,7 @@ def chat_messages(items: Sequence[InputItem], before: Sequence[ChatMessage] = ()
     """Messages `before` and input items as messages: an assistant's reasoning, words and calls that
     follow one another are one turn.
 
-    Refused where a call's output does not belong to a call, see `in_order_of_calls`.
+    RequestRefused where a call's output does not belong to a call, see `in_order_of_calls`.
     """
     out: list[ChatMessage] = []
     fields = ["previous_response_id"] * len(before)
@@ -150,7 +150,7 @@ class ResponseRun:
         store: ResponseStore,
         body: ResponsesRequest,
         messages: list[ChatMessage],
-        conversation: Conversation,
+        conversation: PreparedChat,
     ) -> None:
         self.core, self.store, self.body, self.messages, self.conversation = core, store, body, messages, conversation
         self.id, self.created = new_id("resp_"), int(time.time())
@@ -161,7 +161,7 @@ class ResponseRun:
     @classmethod
     async def make(cls, core: Core, store: ResponseStore, body: ResponsesRequest) -> ResponseRun:
         if body.top_logprobs and LOGPROBS not in (body.include or ()):
-            raise Refused(f"top_logprobs: needs include to name {LOGPROBS}", "top_logprobs")
+            raise RequestRefused(f"top_logprobs: needs include to name {LOGPROBS}", "top_logprobs")
         before = (
             []
             if body.previous_response_id is None
@@ -174,7 +174,7 @@ class ResponseRun:
             Tool(type="function", function=Function(**t.model_dump(exclude={"type", "defer_loading"})))
             for t in body.tools or []
         ]
-        ask = Ask(
+        ask = AnswerRequest(
             messages=[*system, *messages],
             tools=tools,
             choice=_choice(body.tool_choice),
@@ -194,11 +194,11 @@ class ResponseRun:
 
     # -- events ------------------------------------------------------------------------------------
 
-    async def events(self, group: Group) -> AsyncIterator[bytes]:
+    async def events(self, group: RequestGroup) -> AsyncIterator[bytes]:
         yield self._event("response.created", response=self._response("in_progress"))
         yield self._event("response.in_progress", response=self._response("in_progress"))
         writer = _ItemWriter(self)
-        turns: dict[TokenSequence, Turn] = {}
+        turns: dict[TokenSequence, OutgoingMessage] = {}
         async for updates in follow(group, turns, self.conversation):
             for u, turn, parts in updates:
                 tokens = (
@@ -282,11 +282,11 @@ def input_items(body: ResponsesRequest) -> list[InputItem]:
     return [InputMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
 
 
-def _choice(value: str | NamedTool | AllowedTools | None) -> ToolChoice:
+def _choice(value: str | ResponsesNamedTool | ResponsesAllowedTools | None) -> ToolChoice:
     match value:
-        case NamedTool():
+        case ResponsesNamedTool():
             return ToolChoice("required", (value.name,), one=True)
-        case AllowedTools():
+        case ResponsesAllowedTools():
             return ToolChoice(value.mode, tuple(t.name for t in value.tools))
     return tool_choice(value)
 
@@ -300,7 +300,7 @@ class _ItemWriter:
         self._index = -1
         self._tokens: list[dict[str, Any]] = []
 
-    def add(self, parts: list[Part], turn: Turn, tokens: list[dict[str, Any]]) -> list[bytes]:
+    def add(self, parts: list[Part], turn: OutgoingMessage, tokens: list[dict[str, Any]]) -> list[bytes]:
         events: list[bytes] = []
         self._tokens += tokens
         for part in parts:

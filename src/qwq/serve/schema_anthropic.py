@@ -11,40 +11,40 @@ from pydantic import Field, StringConstraints, WithJsonSchema
 from qwq.serve.fields import WHOLE, Effort, History, OnlyEmpty, OnlyNull, StopString, Strict
 
 
-class Block(History):
+class ContentBlock(History):
     """A part of a message; clients send `cache_control`, `citations` and more with it."""
 
 
-class TextBlock(Block):
+class TextBlock(ContentBlock):
     type: Literal["text"]
     text: str
 
 
-class ThinkingBlock(Block):
+class ThinkingBlock(ContentBlock):
     type: Literal["thinking"]
     thinking: str
     signature: str | None = None
 
 
-class RedactedBlock(Block):
+class RedactedBlock(ContentBlock):
     """Thinking that only its author can read: nothing is made of it."""
 
     type: Literal["redacted_thinking"]
 
 
-class ToolUseBlock(Block):
+class ToolUseBlock(ContentBlock):
     type: Literal["tool_use"]
     id: str
     name: str
     input: dict[str, Any]
 
 
-class TextSource(Block):
+class TextSource(ContentBlock):
     type: Literal["text"]
     data: str
 
 
-class DocumentBlock(Block):
+class DocumentBlock(ContentBlock):
     """A document of plain text."""
 
     type: Literal["document"]
@@ -52,19 +52,19 @@ class DocumentBlock(Block):
     title: str | None = None
 
 
-class ResultBlock(Block):
+class ResultBlock(ContentBlock):
     type: Literal["tool_result"]
     tool_use_id: str
     content: str | list[Annotated[TextBlock | DocumentBlock, Field(discriminator="type")]] | None = None
     is_error: bool | None = None
 
 
-class UserTurn(Block):
+class UserTurn(ContentBlock):
     role: Literal["user", "system"]
     content: str | list[Annotated[TextBlock | ResultBlock | DocumentBlock, Field(discriminator="type")]]
 
 
-class AssistantTurn(Block):
+class AssistantTurn(ContentBlock):
     role: Literal["assistant"]
     content: (
         str | list[Annotated[TextBlock | ThinkingBlock | RedactedBlock | ToolUseBlock, Field(discriminator="type")]]
@@ -86,13 +86,13 @@ class CallersTool(History):
     strict: bool | None = None
 
 
-class ToolChoice(Strict):
+class AnthropicToolChoice(Strict):
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
 
 
-class Thinking(Strict):
+class ThinkingConfig(Strict):
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
     display: Literal["summarized", "omitted"] | None = None
@@ -115,8 +115,8 @@ class CountRequest(Strict):
     messages: Annotated[list[InputTurn], Field(min_length=1)]
     system: str | list[TextBlock] | None = None
     tools: list[CallersTool] | None = None
-    tool_choice: ToolChoice | None = None
-    thinking: Thinking | None = None
+    tool_choice: AnthropicToolChoice | None = None
+    thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     # What cannot change the answer.

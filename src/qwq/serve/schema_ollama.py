@@ -16,7 +16,7 @@ class Told(History):
     place = "Ollama's requests"
 
 
-class Options(Told):
+class OllamaOptions(Told):
     """Those of Ollama's runner options that exist here under some name."""
 
     place = "Ollama's options"
@@ -59,7 +59,7 @@ class OllamaRequest(Told):
     stream: bool | None = None
     think: bool | Literal["low", "medium", "high"] | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
-    options: Options | None = None
+    options: OllamaOptions | None = None
     keep_alive: str | float | None = None
 
 

@@ -15,11 +15,11 @@ from qwq.serve.schema_messages import Content, NamedFunction, TemplateFields
 LOGPROBS = "message.output_text.logprobs"
 
 
-class Item(History):
+class HistoryItem(History):
     place = "input items"
 
 
-class InputMessage(Item):
+class InputMessage(HistoryItem):
     """`id`, `status` and `phase` come along where an earlier answer is sent back.
 
     Calls are items of their own here.
@@ -34,7 +34,7 @@ class InputMessage(Item):
     tool_calls: None = None
 
 
-class InputReasoning(Item):
+class InputReasoning(HistoryItem):
     type: Literal["reasoning"]
     id: str | None = None
     summary: list[dict[str, Any]] | None = None
@@ -43,7 +43,7 @@ class InputReasoning(Item):
     status: str | None = None
 
 
-class InputCall(Item):
+class InputCall(HistoryItem):
     type: Literal["function_call"]
     name: str
     arguments: str
@@ -53,7 +53,7 @@ class InputCall(Item):
     namespace: None = None
 
 
-class InputCallOutput(Item):
+class InputCallOutput(HistoryItem):
     type: Literal["function_call_output"]
     call_id: str
     output: Content
@@ -77,14 +77,14 @@ class FunctionTool(Strict):
     defer_loading: OnlyFalse | None = None
 
 
-class NamedTool(NamedFunction):
+class ResponsesNamedTool(NamedFunction):
     type: Literal["function"]
 
 
-class AllowedTools(Strict):
+class ResponsesAllowedTools(Strict):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Field(min_length=1)]
+    tools: Annotated[list[ResponsesNamedTool], Field(min_length=1)]
 
 
 class TextOptions(Strict):
@@ -112,7 +112,7 @@ class ResponsesRequest(Sampling, TemplateFields):
     tools: list[FunctionTool] | None = None
     tool_choice: (
         Literal["none", "auto", "required", "any"]
-        | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
+        | Annotated[ResponsesNamedTool | ResponsesAllowedTools, Field(discriminator="type")]
         | None
     ) = None
     parallel_tool_calls: bool | None = None

@@ -34,9 +34,9 @@ from qwq.serve.catalogue import Catalogue, ModelCard
 from qwq.serve.chat import chat_chunks
 from qwq.serve.core import Core, queue_full
 from qwq.serve.engine_thread import Gone
-from qwq.serve.errors import Refused
+from qwq.serve.errors import RequestRefused
 from qwq.serve.guards import Guards, Rooted, path_of
-from qwq.serve.metrics import Metrics
+from qwq.serve.metrics import ServerMetrics
 from qwq.serve.options import ServeOptions
 from qwq.serve.responses import ResponseStore
 from qwq.serve.sse import HeldOpen, Json
@@ -61,7 +61,7 @@ IDLE_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ModelEntry:
     """A model and how it is loaded (in a thread of its own)."""
 
     card: ModelCard
@@ -76,13 +76,14 @@ class ModelSwitch:
     """The ASGI application. `closing` is awaited when the server ends, as a single model's is."""
 
     def __init__(
-        self, entries: Sequence[Entry], options: ServeOptions, ready: Callable[[], None] = lambda: None
+        self, entries: Sequence[ModelEntry], options: ServeOptions, ready: Callable[[], None] = lambda: None
     ) -> None:
         self.entries, self.options, self._ready = list(entries), options, ready
-        self.shared = Shared(Catalogue([e.card for e in entries]), Metrics(), ResponseStore(options.stored_responses))
+        catalogue = Catalogue([e.card for e in entries])
+        self.shared = Shared(catalogue, ServerMetrics(), ResponseStore(options.stored_responses))
         self.core: Core | None = None
         self._app: FastAPI | None = None
-        self._current: Entry | None = None
+        self._current: ModelEntry | None = None
         self._stack = AsyncExitStack()  # the loaded application's life
         self._gate = asyncio.Lock()  # first come, first served
         self._loading: asyncio.Task[None] | None = None
@@ -124,17 +125,17 @@ class ModelSwitch:
 
     # -- which model -------------------------------------------------------------------------------
 
-    def entry(self, name: str) -> Entry:
-        """The model of a name. Refused (404) where it is not served."""
+    def entry(self, name: str) -> ModelEntry:
+        """The model of a name. RequestRefused (404) where it is not served."""
         names = self.shared.catalogue.find(name).names
         return next(e for e in self.entries if e.card.names == names)
 
     @asynccontextmanager
-    async def using(self, entry: Entry | None, gone: asyncio.Future[Any] | None = None) -> AsyncIterator[FastAPI]:
+    async def using(self, entry: ModelEntry | None, gone: asyncio.Future[Any] | None = None) -> AsyncIterator[FastAPI]:
         """The application of a model (None: of the loaded one) while a request is on it.
 
-        Gone where `gone` is done first; InfraError where the model cannot be loaded; Refused (429)
-        where too many wait.
+        Gone where `gone` is done first; InfraError where the model cannot be loaded; RequestRefused
+        (429) where too many wait.
         """
         turn = asyncio.ensure_future(self._enter(entry))
         try:
@@ -147,7 +148,7 @@ class ModelSwitch:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._inside -= 1
 
-    async def _enter(self, entry: Entry | None) -> FastAPI:
+    async def _enter(self, entry: ModelEntry | None) -> FastAPI:
         """Wait for the turn.
 
         No await follows the count of those inside, so a cancelled turn was never counted.
@@ -181,7 +182,7 @@ class ModelSwitch:
         finally:
             self._inside -= 1
 
-    async def _switch(self, entry: Entry) -> None:
+    async def _switch(self, entry: ModelEntry) -> None:
         while self._inside or (self.core is not None and self.core.runner.num_open):
             await asyncio.sleep(IDLE_POLL_S)
         if self._ending:
@@ -195,7 +196,7 @@ class ModelSwitch:
         if not task.cancelled():
             task.exception()  # read here, as the request that would read it may have gone
 
-    async def _load(self, entry: Entry) -> None:
+    async def _load(self, entry: ModelEntry) -> None:
         """InfraError where the model cannot be loaded; the log says why."""
         await self._unload()
         say(f"{entry.name}: loading")
@@ -250,7 +251,7 @@ class ModelSwitch:
             async with self.using(entry) as app, aclosing(chat_chunks(app.state.core, body)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     yield chunk
-        except Refused as refused:
+        except RequestRefused as refused:
             raise UsageError(refused.message) from None
 
     def abort_all(self) -> None:
@@ -275,7 +276,7 @@ class ModelSwitch:
             answer: Response = Response(status_code=499)  # nobody reads it
         except HTTPException as error:  # the body is too large
             answer = errors.error_response(error.status_code, str(error.detail), errors.INVALID, path=path)
-        except Refused as error:
+        except RequestRefused as error:
             answer = errors.error_response(error.status, error.message, error.kind, error.param, error.code, path=path)
         except InfraError as error:
             answer = errors.error_response(503, str(error), "server_error", path=path)

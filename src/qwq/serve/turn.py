@@ -1,8 +1,8 @@
 """One turn of a conversation, whichever endpoint it came to: prompt, grammar and engine request
 made ready, and the message that comes of it.
 
-`Conversation` is what chat completions, responses, messages (Anthropic's) and Ollama's chat share.
-`Turn` follows one sample: the same parser makes whole answers and streamed ones.
+`PreparedChat` is what chat completions, responses, messages (Anthropic's) and Ollama's chat share.
+`OutgoingMessage` follows one sample: the same parser makes whole answers and streamed ones.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from qwq.engine.request import GenerationRequest
 from qwq.engine.sequence import TokenSequence
 from qwq.errors import UsageError
 from qwq.serve.core import EFFORT, Core, new_id
-from qwq.serve.engine_thread import Group, Update
-from qwq.serve.errors import Refused
+from qwq.serve.engine_thread import RequestGroup, Update
+from qwq.serve.errors import RequestRefused
 from qwq.serve.grammar import answer_grammar, calls_grammar, text_or_calls_grammar
 from qwq.serve.prompt import Prompt, make_prompt
 from qwq.serve.response_format import Form
@@ -28,7 +28,7 @@ from qwq.types import StopReason
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class PreparedChat:
     """A chat request made ready. `tools`: functions whose calls are looked for, with their
     arguments' schemas; `parallel`: more than one counts.
     """
@@ -66,7 +66,7 @@ class ToolChoice:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class AnswerRequest:
     """What a request asks for, whichever endpoint it came to."""
 
     messages: Sequence[ChatMessage]
@@ -80,18 +80,18 @@ class Ask:
 
 
 async def converse(
-    core: Core, body: Sampling, template: TemplateFields, ask: Ask, ids: list[int] | None = None
-) -> Conversation:
+    core: Core, body: Sampling, template: TemplateFields, ask: AnswerRequest, ids: list[int] | None = None
+) -> PreparedChat:
     """Validates the request before anything runs. `ids` stand in the place of the messages' own,
     for an answer that they open alike.
     """
     core.check_model(body.model)
     choice = ask.choice
     if (choice.mode == "required" or choice.names) and not ask.tools:
-        raise Refused("tool_choice: needs tools to choose from", "tool_choice")
+        raise RequestRefused("tool_choice: needs tools to choose from", "tool_choice")
     tools = [] if choice.mode == "none" else list(ask.tools)
     if missing := [n for n in choice.names or () if n not in [t.function.name for t in tools]]:
-        raise Refused(f"tool_choice: no tool is called {missing[0]!r}", "tool_choice")
+        raise RequestRefused(f"tool_choice: no tool is called {missing[0]!r}", "tool_choice")
     budget = EFFORT[body.effort] if body.thinking_token_budget is None and body.effort else body.thinking_token_budget
     think = False if budget == 0 else body.switch
     prompt = make_prompt(
@@ -103,7 +103,7 @@ async def converse(
     try:
         grammar, param = _grammar(ask, tools)
     except UsageError as error:
-        raise Refused(f"tools: {error}", "tools") from None
+        raise RequestRefused(f"tools: {error}", "tools") from None
     matcher = None if grammar is None else await core.compile(grammar, param)
     request = core.request(
         body, prompt.ids, ask.max_new, n=ask.n, top=ask.top, thinking_open=prompt.thinking_open,
@@ -112,10 +112,10 @@ async def converse(
     known = {
         t.function.name: t.function.parameters for t in tools if choice.names is None or t.function.name in choice.names
     }
-    return Conversation(request, prompt, known, ask.parallel, body.shows_thinking)
+    return PreparedChat(request, prompt, known, ask.parallel, body.shows_thinking)
 
 
-def _grammar(ask: Ask, tools: list[Tool]) -> tuple[str | None, str]:
+def _grammar(ask: AnswerRequest, tools: list[Tool]) -> tuple[str | None, str]:
     """The form that the answer is held to, and the field that asks for it."""
     choice = ask.choice
     functions = [
@@ -136,10 +136,10 @@ def _grammar(ask: Ask, tools: list[Tool]) -> tuple[str | None, str]:
     return None, ""
 
 
-class Turn:
+class OutgoingMessage:
     """One sample's message while it comes to be."""
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: PreparedChat) -> None:
         self.conversation = conversation
         self.parser = conversation.parser()
         self.whole = ResponseBuilder()
@@ -202,8 +202,8 @@ class Turn:
 
 
 async def follow(
-    group: Group, turns: dict[TokenSequence, Turn], conversation: Conversation
-) -> AsyncIterator[list[tuple[Update, Turn, list[Part]]]]:
+    group: RequestGroup, turns: dict[TokenSequence, OutgoingMessage], conversation: PreparedChat
+) -> AsyncIterator[list[tuple[Update, OutgoingMessage, list[Part]]]]:
     """News of a group with their parts.
 
     Stops a sample whose message is complete before its text is.
@@ -211,7 +211,7 @@ async def follow(
     async for updates in group.updates():
         out = []
         for u in updates:
-            turn = turns.get(u.sample) or turns.setdefault(u.sample, Turn(conversation))
+            turn = turns.get(u.sample) or turns.setdefault(u.sample, OutgoingMessage(conversation))
             out.append((u, turn, turn.push(u)))
             if turn.parser.complete and not u.done:
                 group.stop(u.sample)

@@ -77,7 +77,7 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-class Index:
+class NgramIndex:
     """The n-grams of some benchmarks' questions."""
 
     def __init__(self, n: int = NGRAM) -> None:
@@ -183,14 +183,14 @@ def _turns(value: Sequence[Any], answers: bool) -> Iterator[str]:
 # -- benchmarks ------------------------------------------------------------------------------------
 
 
-def build_index(benchmarks: Sequence[str], data: Path | None = None, n: int = NGRAM) -> Index:
+def build_index(benchmarks: Sequence[str], data: Path | None = None, n: int = NGRAM) -> NgramIndex:
     """The index of benchmarks named by path or, with a data folder, by name.
 
     DataError where one cannot be read.
     """
     if not benchmarks:
         raise ConfigError("name at least one benchmark: --against FILE, or --against gsm8k --data DIR")
-    index = Index(n)
+    index = NgramIndex(n)
     for benchmark in benchmarks:
         for path in benchmark_files(benchmark, data):
             name = benchmark if not Path(benchmark).exists() else _label(path)
@@ -256,7 +256,7 @@ def _questions(path: Path) -> Iterator[str]:
 # -- a training file -------------------------------------------------------------------------------
 
 
-def decontaminate_file(train: Path, index: Index, out: Path, report: Path | None = None) -> dict[str, Any]:
+def decontaminate_file(train: Path, index: NgramIndex, out: Path, report: Path | None = None) -> dict[str, Any]:
     """Write the rows of `train` that match nothing to `out`, byte for byte; returns the counts.
 
     `report` gets a JSON line for each row that is left out. Both files appear whole or not at all.

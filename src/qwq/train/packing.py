@@ -14,11 +14,11 @@ from torch import Tensor
 from qwq.model.layouts import Packed, SharedPrefix, micro_batches
 from qwq.model.transformer import Layout
 
-__all__ = ["Batch", "micro_batches", "pack", "pack_groups"]
+__all__ = ["PackedBatch", "micro_batches", "pack", "pack_groups"]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PackedBatch:
     """Packed sequences, ready for one forward pass.
 
     N flat tokens are fed; of the hidden states, those at `where_M` predict `targets_M`, weighted by
@@ -40,7 +40,7 @@ class Batch:
 
 def pack(
     sequences: Sequence[Sequence[int]], weights: Sequence[Sequence[float]], device: torch.device | str = "cpu"
-) -> Batch:
+) -> PackedBatch:
     """Pack sequences of at least two tokens.
 
     `weights[s][i]` weighs token i of sequence s as a target; 0 leaves it out.
@@ -50,7 +50,7 @@ def pack(
     flat = torch.tensor(list(chain.from_iterable(w[1:] for w in weights)), dtype=torch.float32)
     where = flat.nonzero()[:, 0]
     layout = Packed([len(s) - 1 for s in sequences], device)
-    return Batch(ids.to(device), layout, where.to(device), targets[where].to(device), flat[where].to(device))
+    return PackedBatch(ids.to(device), layout, where.to(device), targets[where].to(device), flat[where].to(device))
 
 
 def pack_groups(
@@ -59,7 +59,7 @@ def pack_groups(
     masks: Sequence[Sequence[Sequence[int]]],
     extra: Mapping[str, Sequence[Sequence[Sequence[float]]]],
     device: torch.device | str = "cpu",
-) -> Batch:
+) -> PackedBatch:
     """Pack groups of completions that share a prompt; the prompt is computed once a group.
 
     A prompt's last token opens each of its completions: it is fed once per completion, as the token
@@ -86,7 +86,7 @@ def pack_groups(
     layout = SharedPrefix([len(p) - 1 for p in prompts], [[len(c) for c in group] for group in completions], device)
     extras = {k: torch.tensor(v, dtype=torch.float32)[where].to(device) for k, v in numbers.items()}
     picked = torch.tensor(targets)[where].to(device)
-    return Batch(
+    return PackedBatch(
         torch.tensor(ids, device=device),
         layout,
         where.to(device),

@@ -22,7 +22,7 @@ from qwq.model.transformer import Transformer
 from qwq.train.groups import Group
 from qwq.train.losses import BatchSize, Loss, PolicyTerms, load_loss, policy_terms
 from qwq.train.optim import Optimizer
-from qwq.train.packing import Batch, micro_batches, pack_groups
+from qwq.train.packing import PackedBatch, micro_batches, pack_groups
 from qwq.train.reference import ReferenceModel, batch_logprobs
 from qwq.types import Rollout
 
@@ -89,7 +89,7 @@ class PolicyUpdater:
             BatchSize(c.prompts, c.samples, c.max_new_tokens, sum(r.num_sampled for r in batch))
         )
 
-    def _micro_batches(self, groups: list[Group]) -> list[Batch]:
+    def _micro_batches(self, groups: list[Group]) -> list[PackedBatch]:
         lengths = [sum(len(r.completion_ids) for r in g.rollouts) for g in groups]
         return [
             self._pack([groups[i] for i in chosen])
@@ -98,7 +98,7 @@ class PolicyUpdater:
 
     def _backward(
         self,
-        part: Batch,
+        part: PackedBatch,
         old_N: Tensor | None,
         reference_N: Tensor | None,
         normaliser: float,
@@ -122,7 +122,9 @@ class PolicyUpdater:
             _add(sums, importance=float(terms.importance_N.sum()), importance_capped=capped)
         return logprob.detach()
 
-    def _terms(self, part: Batch, logprob_N: Tensor, old_N: Tensor | None, reference_N: Tensor | None) -> PolicyTerms:
+    def _terms(
+        self, part: PackedBatch, logprob_N: Tensor, old_N: Tensor | None, reference_N: Tensor | None
+    ) -> PolicyTerms:
         """The objective of one micro-batch, token by token."""
         c = self.config
         return policy_terms(
@@ -132,7 +134,7 @@ class PolicyUpdater:
             kl=c.kl, kl_estimator=c.kl_estimator,
         )  # fmt: skip
 
-    def _pack(self, groups: list[Group]) -> Batch:
+    def _pack(self, groups: list[Group]) -> PackedBatch:
         first = list(accumulate((len(g.rollouts) for g in groups), initial=0))
         batch = pack_groups(
             [g.rollouts[0].prompt_ids for g in groups],
@@ -175,7 +177,7 @@ class PolicyUpdater:
 
     # -- promise 1: what the sampler computed is what the trainer computes ------------------------
 
-    def _check_mismatch(self, logprob: Tensor, batch: Batch, sums: dict[str, float]) -> None:
+    def _check_mismatch(self, logprob: Tensor, batch: PackedBatch, sums: dict[str, float]) -> None:
         """The largest difference of any token; all are counted in `sums`."""
         difference = (logprob - batch.extra["sampler"]).abs()
         worst = float(difference.max())

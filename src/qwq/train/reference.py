@@ -11,10 +11,10 @@ from qwq.errors import ConfigError
 from qwq.model import lora
 from qwq.model.transformer import Transformer
 from qwq.train.losses import kl_term, token_logprobs
-from qwq.train.packing import Batch
+from qwq.train.packing import PackedBatch
 
 
-def batch_logprobs(model: Transformer, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+def batch_logprobs(model: Transformer, batch: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the batch's M completion tokens, and the entropies there: (M,) each."""
     hidden = model(batch.ids_N, batch.layout).index_select(0, batch.where_M)
     return token_logprobs(hidden, model.head_weight, batch.targets_M, temperature=temperature)
@@ -41,7 +41,7 @@ class ReferenceModel:
         self.copy.requires_grad_(False)
 
     @torch.no_grad()
-    def logprobs(self, batch: Batch, temperature: float, start: Transformer | None = None) -> Tensor:
+    def logprobs(self, batch: PackedBatch, temperature: float, start: Transformer | None = None) -> Tensor:
         """Log-probabilities (M,) of a batch's completion tokens; `start` in place of the copy."""
         if self.has_adapters:
             with lora.switched_off(self.model):
@@ -50,7 +50,7 @@ class ReferenceModel:
         assert model is not None
         return batch_logprobs(model, batch, temperature)[0]
 
-    def mean_kl(self, batches: Sequence[Batch], now: Sequence[Tensor | None], temperature: float) -> float:
+    def mean_kl(self, batches: Sequence[PackedBatch], now: Sequence[Tensor | None], temperature: float) -> float:
         """Mean KL (k3) of the weights that sampled, whose log-probabilities are `now`; the start is
         loaded for it and let go again.
         """

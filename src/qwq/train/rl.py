@@ -36,7 +36,7 @@ from qwq.envs.base import with_environment
 from qwq.errors import InfraError
 from qwq.model.transformer import Transformer
 from qwq.reward.mixing import Rewarder
-from qwq.rollout.budget import Limits
+from qwq.rollout.budget import EpisodeLimits
 from qwq.rollout.collect import collect
 from qwq.rollout.policies.trainer import TrainerPolicy
 from qwq.rollout.store import RolloutStore
@@ -99,7 +99,7 @@ class RlTrainer:
         self.mix, self.rewarder, self.seed, self.after_step = mix, rewarder, seed, after_step
         self.optimizer = Optimizer(model, config.optim, config.steps * config.updates)
         self.policy = TrainerPolicy(model, chat, max_rows=compute.max_rows, name=f"the policy of stage {run.name}")
-        self.limits = Limits(**config.tools.model_dump())
+        self.limits = EpisodeLimits(**config.tools.model_dump())
         self.params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         self.store = RolloutStore(run.rollouts_folder)
         self.reference = ReferenceModel(model, load_reference)

@@ -18,7 +18,7 @@ from scripted_policy import ScriptedPolicy
 
 from qwq.chat.command import COMMANDS, Talk, as_markdown
 from qwq.chat.conversation import Conversation, resume, save
-from qwq.chat.lines import Entry, Lines
+from qwq.chat.lines import InputLine, Lines
 from qwq.chat.screen import Screen
 from qwq.engine.backends.dense import DenseBackend
 from qwq.engine.backends.torch import TorchBackend
@@ -263,7 +263,7 @@ def test_a_question_that_does_not_fit_leaves_the_conversation_as_it_was(engine, 
 
 def entries(
     monkeypatch: pytest.MonkeyPatch, lines: list[str], *, terminal: bool = False, pasted: tuple[int, ...] = ()
-) -> list[Entry]:
+) -> list[InputLine]:
     """What is made of these lines; `pasted`: numbers of lines that were there when the one before
     had ended.
     """
@@ -286,16 +286,16 @@ def entries(
 def test_lines_that_are_pasted_together_are_one_question(monkeypatch):
     problem = ["Let x be", "", "  /usr/bin of", "three", "next"]
     assert entries(monkeypatch, problem, terminal=True, pasted=(1, 2, 3)) == [
-        Entry("Let x be\n\n  /usr/bin of\nthree", False),
-        Entry("next", False),
+        InputLine("Let x be\n\n  /usr/bin of\nthree", False),
+        InputLine("next", False),
     ]
     assert entries(monkeypatch, ["/usr/bin is what?", "and", "/new"], terminal=True, pasted=(1,)) == [
-        Entry("/usr/bin is what?\nand", False),
-        Entry("/new", True),
+        InputLine("/usr/bin is what?\nand", False),
+        InputLine("/new", True),
     ]
     assert entries(monkeypatch, ["a\nb", "/budget 3"], terminal=True) == [
-        Entry("a\nb", False),
-        Entry("/budget 3", True),
+        InputLine("a\nb", False),
+        InputLine("/budget 3", True),
     ]  # readline keeps a bracketed paste's line ends
 
 
@@ -303,15 +303,16 @@ def test_lines_that_are_pasted_together_are_one_question(monkeypatch):
 def test_what_stands_between_quotes_is_one_question(monkeypatch, terminal):
     lines = ['"""first', "", "/new is text here", 'last"""', '"""one line"""', '"""', "open", "end"]
     assert entries(monkeypatch, lines, terminal=terminal) == [
-        Entry("first\n\n/new is text here\nlast", False), Entry("one line", False), Entry("open\nend", False),
+        InputLine("first\n\n/new is text here\nlast", False),
+        InputLine("one line", False), InputLine("open\nend", False),
     ]  # fmt: skip
 
 
 def test_what_is_piped_is_one_question_up_to_a_command(monkeypatch):
     lines = ["Solve", "", "// a comment", "/usr/bin/x = 3", "/budget 5", "/new", "And", "this", "/nwe", "end", ""]
     assert entries(monkeypatch, lines) == [
-        Entry("Solve\n\n// a comment\n/usr/bin/x = 3", False), Entry("/budget 5", True), Entry("/new", True),
-        Entry("And\nthis", False), Entry("/nwe", True), Entry("end", False),
+        InputLine("Solve\n\n// a comment\n/usr/bin/x = 3", False), InputLine("/budget 5", True),
+        InputLine("/new", True), InputLine("And\nthis", False), InputLine("/nwe", True), InputLine("end", False),
     ]  # fmt: skip
     assert entries(monkeypatch, ["", " "]) == []
 

@@ -23,7 +23,7 @@ from scripted_policy import ScriptedPolicy
 from qwq.cli import main
 from qwq.data.shapes import read_conversations
 from qwq.distill.filters import Answer, conversation, is_repetitive, mixes_languages, parts_of, reason_against
-from qwq.distill.run import Plan, Sampling, _answer, distill, load_problems
+from qwq.distill.run import DistillPlan, TeacherSampling, _answer, distill, load_problems
 from qwq.errors import ConfigError, DataError, InfraError
 from qwq.rollout.episode import play
 from qwq.rollout.policies.endpoint import EndpointPolicy
@@ -187,9 +187,9 @@ def script(problem: Problem, number: int) -> Answer:
 
 def test_a_set_is_made_and_goes_on_without_asking_again(tmp_path, capsys) -> None:
     source, out = gsm8k(tmp_path / "train.jsonl"), tmp_path / "sft.jsonl"
-    num = len(load_problems(Plan((source,))))
+    num = len(load_problems(DistillPlan((source,))))
     teacher = scripted(script)
-    summary = distill(Plan((source,), samples=5, keep=1), teacher, Sampling(), out)
+    summary = distill(DistillPlan((source,), samples=5, keep=1), teacher, TeacherSampling(), out)
     assert len(teacher.asked) == 5 * num and summary["kept"] == num
     assert summary["dropped"] == {"beyond_keep": num, "duplicate": num, "unfinished": num, "wrong": num}
     conversations = read_conversations(out)
@@ -201,32 +201,32 @@ def test_a_set_is_made_and_goes_on_without_asking_again(tmp_path, capsys) -> Non
         own = chat.tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m])
         assert own.startswith("A thought.\n</think>\n\\boxed{") and "plus" not in own
     assert (
-        distill(Plan((source,), samples=5, keep=2), teacher, Sampling(), out)["kept"] == 2 * num
+        distill(DistillPlan((source,), samples=5, keep=2), teacher, TeacherSampling(), out)["kept"] == 2 * num
         and len(teacher.asked) == 5 * num
     )
-    distill(Plan((source,), samples=6), teacher, Sampling(), out)
+    distill(DistillPlan((source,), samples=6), teacher, TeacherSampling(), out)
     assert len(teacher.asked) == 6 * num
     with pytest.raises(ConfigError, match=r"other settings \(temperature was 0.6, is now 1.0\)"):
-        distill(Plan((source,)), teacher, Sampling(temperature=1.0), out)
+        distill(DistillPlan((source,)), teacher, TeacherSampling(temperature=1.0), out)
 
 
 def test_a_torn_line_is_made_again(tmp_path) -> None:
     source, out = gsm8k(tmp_path / "train.jsonl"), tmp_path / "sft.jsonl"
     teacher = scripted(script)
-    distill(Plan((source,), samples=2), teacher, Sampling(), out)
+    distill(DistillPlan((source,), samples=2), teacher, TeacherSampling(), out)
     store, before = tmp_path / "sft.jsonl.samples.jsonl", out.read_bytes()
     store.write_bytes(store.read_bytes()[:-20])
     asked = len(teacher.asked)
-    distill(Plan((source,), samples=2), teacher, Sampling(), out)
+    distill(DistillPlan((source,), samples=2), teacher, TeacherSampling(), out)
     assert len(teacher.asked) == asked + 1 and out.read_bytes() == before
 
 
 def test_nothing_worth_keeping_is_said(tmp_path) -> None:
     with pytest.raises(DataError, match=r"no answer of scripted is worth keeping \(\d+ no_thinking\)"):
         distill(
-            Plan((gsm8k(tmp_path / "train.jsonl"),)),
+            DistillPlan((gsm8k(tmp_path / "train.jsonl"),)),
             scripted(lambda p, k: Answer("4", True)),
-            Sampling(),
+            TeacherSampling(),
             tmp_path / "o",
         )
     for sources, words in (
@@ -235,12 +235,12 @@ def test_nothing_worth_keeping_is_said(tmp_path) -> None:
         (("family:mth",), "did you mean 'family:math'"),
     ):
         with pytest.raises(ConfigError, match=words):
-            load_problems(Plan(sources))
+            load_problems(DistillPlan(sources))
 
 
 def test_sources_of_every_kind(tmp_path) -> None:
     problems = load_problems(
-        Plan(("constraints", "family:math", "family:code", "family:instructions", "family:preference"), num=5)
+        DistillPlan(("constraints", "family:math", "family:code", "family:instructions", "family:preference"), num=5)
     )
     assert len(problems) == 25 and {p.domain for p in problems} == {"math", "code", "instructions", "preference"}
 
@@ -338,14 +338,14 @@ def test_an_endpoint(tmp_path, capsys, apart) -> None:
     assert parse(content).thinking in ("Twice that.", "It is twice that.")
 
 
-def taught_by(server: Any, plan: Plan, out: Path, **options: Any) -> dict[str, Any]:
+def taught_by(server: Any, plan: DistillPlan, out: Path, **options: Any) -> dict[str, Any]:
     url = server if isinstance(server, str) else server.url
     with contextlib.closing(EndpointPolicy(url, "m", **options)) as teacher:
-        return distill(plan, teacher, Sampling(), out)
+        return distill(plan, teacher, TeacherSampling(), out)
 
 
 def test_faults_of_an_endpoint(tmp_path) -> None:
-    plan, out = Plan((gsm8k(tmp_path / "train.jsonl", 1),), samples=1), tmp_path / "sft.jsonl"
+    plan, out = DistillPlan((gsm8k(tmp_path / "train.jsonl", 1),), samples=1), tmp_path / "sft.jsonl"
     with Server(faults=[400]) as server, pytest.raises(InfraError, match=r"refuses the request \(status 400"):
         taught_by(server, plan, out)
     with Server(faults=[503] * 50) as server, pytest.raises(InfraError, match=r"gave no answer for 1 s \(status 503"):
@@ -366,7 +366,7 @@ def test_faults_of_an_endpoint(tmp_path) -> None:
 
 def test_what_a_teacher_fails_is_no_sample_and_is_asked_again(tmp_path) -> None:
     source, out = gsm8k(tmp_path / "train.jsonl", 3), tmp_path / "sft.jsonl"
-    plan = Plan((source,), samples=1)
+    plan = DistillPlan((source,), samples=1)
 
     def fails(body: dict) -> Any:
         number = int(body["messages"][-1]["content"].split()[2])
@@ -397,12 +397,12 @@ def test_what_a_teacher_fails_is_no_sample_and_is_asked_again(tmp_path) -> None:
 
 def only(server: FakeEndpoint, problem: Problem) -> Answer:
     with contextlib.closing(EndpointPolicy(server.url, "m")) as policy:
-        (episode,) = play(policy, iter([Sampling().job(problem, 0)]), Sampling().params)
+        (episode,) = play(policy, iter([TeacherSampling().job(problem, 0)]), TeacherSampling().params)
     return _answer(episode)
 
 
 def test_a_prompt_beyond_the_teachers_context_is_unfinished(tmp_path) -> None:
-    problem = load_problems(Plan((gsm8k(tmp_path / "train.jsonl", 1),)))[0]
+    problem = load_problems(DistillPlan((gsm8k(tmp_path / "train.jsonl", 1),)))[0]
     with FakeEndpoint(lambda body: (400, "the prompt has 600 tokens, the model's context is 512")) as server:
         assert only(server, problem) == Answer("", False, finish="refused")
     cut = {"content": "A thought that was cut \\boxed{2}", "finish_reason": "length"}
@@ -456,7 +456,7 @@ def test_open_prompts_are_sifted_by_their_form_alone(tmp_path) -> None:
         {"messages": [{"role": "user", "content": "Name a town."}, {"role": "assistant", "content": "Ulm."}]},
     ]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    plan = Plan((f"prompts={tmp_path / 'prompts.jsonl'}",), samples=1)
+    plan = DistillPlan((f"prompts={tmp_path / 'prompts.jsonl'}",), samples=1)
     assert [p.domain for p in load_problems(plan)] == ["custom"] * 3
 
     texts = {
@@ -467,7 +467,7 @@ def test_open_prompts_are_sifted_by_their_form_alone(tmp_path) -> None:
     def said(problem: Problem, number: int) -> Answer:
         return Answer(*texts[problem.messages[-1].content.split()[-1].rstrip(".")])
 
-    summary = distill(plan, scripted(said), Sampling(), tmp_path / "out.jsonl")
+    summary = distill(plan, scripted(said), TeacherSampling(), tmp_path / "out.jsonl")
     assert summary["kept"] == 1 and summary["dropped"] == {"no_thinking": 1, "unfinished": 1}
     kept = json.loads((tmp_path / "out.jsonl").read_text())
     assert kept["messages"] == [

@@ -19,10 +19,10 @@ from qwq.config import Source
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.sequence import TokenSequence
-from qwq.engine.thinking import Thinking
+from qwq.engine.thinking import ThinkingState
 from qwq.errors import ConfigError, DataError, InfraError, ModelError
 from qwq.eval import run as evaluation
-from qwq.eval.options import Options, prepare
+from qwq.eval.options import EvalOptions, prepare
 from qwq.eval.run import evaluate, write_transcripts
 from qwq.model.config import ModelConfig
 from qwq.model.transformer import Transformer
@@ -78,7 +78,7 @@ def thought(turns: list[list[int]], chat: Any, sampled: list[int] | None = None)
     """
     count = 0
     for ids in turns:
-        thinking = Thinking(chat.tokenizer, opened=chat.thinking_open, budget=None, max_new_tokens=len(ids))
+        thinking = ThinkingState(chat.tokenizer, opened=chat.thinking_open, budget=None, max_new_tokens=len(ids))
         request = GenerationRequest([1], eos_ids=chat.eos_ids)
         sequence = TokenSequence(request, 0, 0, thinking, TextStream(chat.tokenizer), [1], False)
         sequence.extend(ids, [])
@@ -196,7 +196,7 @@ def test_a_file_and_a_folder_are_one_task_with_one_protocol(tmp_path: Path) -> N
     file = tmp_path / "gsm8k" / "test.jsonl"
     file.write_text(json.dumps(row) + "\n")
     ways = [(["gsm8k"], file), (["gsm8k"], tmp_path), ([f"gsm8k={file}"], None)]
-    items = [prepare(names, data, Options())[0] for names, data in ways]
+    items = [prepare(names, data, EvalOptions())[0] for names, data in ways]
     assert [(i.name, i.problems, i.protocol) for i in items] == [
         (items[0].name, items[0].problems, items[0].protocol)
     ] * 3
@@ -213,32 +213,32 @@ def test_a_file_and_a_folder_are_one_task_with_one_protocol(tmp_path: Path) -> N
 
 
 def test_what_a_flag_sets_is_recorded() -> None:
-    (item,) = prepare(["math"], None, Options(n=3, temperature=0.0, max_new_tokens=7))
+    (item,) = prepare(["math"], None, EvalOptions(n=3, temperature=0.0, max_new_tokens=7))
     assert (item.protocol.temperature, item.protocol.max_new_tokens, item.protocol.samples) == (0.0, 7, 1)
     assert (item.settings(5)["temperature"], item.settings(5)["max_new_tokens"], item.settings(5)["seed"]) == (
         0.0,
         7,
         5,
     )
-    (other,) = prepare(["math"], None, Options(n=3))
+    (other,) = prepare(["math"], None, EvalOptions(n=3))
     assert (other.protocol.temperature, other.protocol.max_new_tokens) == (1.0, 512)
 
 
 def test_which_problems_a_name_means(tmp_path: Path) -> None:
-    (item,) = prepare(["math"], None, Options(n=5))
+    (item,) = prepare(["math"], None, EvalOptions(n=5))
     assert item.problems == family("math").fixed("test", 5)
     with pytest.raises(DataError, match="holds train rows by its name"):
-        prepare([f"math={DATA / 'math_train.jsonl'}"], None, Options())
+        prepare([f"math={DATA / 'math_train.jsonl'}"], None, EvalOptions())
     file = tmp_path / "own.jsonl"
     file.write_text(json.dumps({"problem": "1+1?", "answer": "2"}) + "\n")
     for names, data in ((["math"], file), (["math-rows"], file), ([f"math={file}"], None)):
-        (item,) = prepare(names, data, Options())
+        (item,) = prepare(names, data, EvalOptions())
         assert (item.name, item.problems[0].truth) == ("math-rows", {"gold": "2"})
-    (item,) = prepare(["gsm8k"], DATA / "gsm8k_test.jsonl", Options())
+    (item,) = prepare(["gsm8k"], DATA / "gsm8k_test.jsonl", EvalOptions())
     assert (item.name, len(item.problems)) == ("gsm8k", 4)  # a set is taken whole
-    (item,) = prepare([f"mbpp={DATA / 'mbpp.jsonl'}"], None, Options(n=2))
+    (item,) = prepare([f"mbpp={DATA / 'mbpp.jsonl'}"], None, EvalOptions(n=2))
     assert [p.id for p in item.problems] == ["mbpp/11", "mbpp/14"]
-    (item,) = prepare(["arithmetic:2"], None, Options(n=2))
+    (item,) = prepare(["arithmetic:2"], None, EvalOptions(n=2))
     assert item.name == "arithmetic:2" and {p.level for p in item.problems} == {2}
 
 

@@ -15,7 +15,7 @@ from fake_endpoint import FakeEndpoint, question_of
 from qwq.cli import main
 from qwq.errors import InfraError
 from qwq.eval.compare import compare
-from qwq.eval.options import Options, prepare
+from qwq.eval.options import EvalOptions, prepare
 from qwq.eval.run import run
 from qwq.rollout.policies.endpoint import EndpointPolicy
 
@@ -43,7 +43,7 @@ def right(body: dict[str, Any]) -> str:
 
 
 def evaluate(url: str, names: list[str], data: Path, out: Path) -> dict[str, Any]:
-    options = Options(samples=1, concurrency=2)
+    options = EvalOptions(samples=1, concurrency=2)
     with contextlib.closing(EndpointPolicy(url, "m", concurrency=2, patience=(0.01, 0.01, 0.01)).connect()) as backend:
         return run(backend, prepare(names, data, options), options, out, model="m")
 

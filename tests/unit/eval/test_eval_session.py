@@ -22,7 +22,7 @@ from qwq.cli import run as cli
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, DataError, InfraError
 from qwq.eval.folder import locked
-from qwq.eval.options import Options, prepare
+from qwq.eval.options import EvalOptions, prepare
 from qwq.eval.run import run, sample_seed
 from qwq.rollout.policies.endpoint import EndpointPolicy
 from qwq.rollout.policy import TurnRequest
@@ -120,7 +120,7 @@ def answer(body: dict[str, Any]) -> dict[str, Any] | str:
 def evaluate(
     url: str, names: list[str], data: Path, out: Path, opens_thinking: bool | None = None, **options: Any
 ) -> dict[str, Any]:
-    chosen = Options(**options)
+    chosen = EvalOptions(**options)
     prepared = prepare(names, data, chosen)
     server = EndpointPolicy(url, "m", concurrency=4, patience=(0.01, 0.01), opens_thinking=opens_thinking).connect()
     with contextlib.closing(server) as backend:
@@ -451,7 +451,7 @@ def test_the_page_escapes_what_others_wrote(data: Path, tmp_path: Path) -> None:
 def test_bad_rows_name_row_and_field(tmp_path: Path, bench: str, file: str, row: dict[str, Any], message: str) -> None:
     write(tmp_path / bench / file, [row])
     with pytest.raises(DataError, match=message):
-        prepare([bench], tmp_path, Options())
+        prepare([bench], tmp_path, EvalOptions())
 
 
 def test_wrong_requests(data: Path, tmp_path: Path) -> None:
@@ -461,7 +461,7 @@ def test_wrong_requests(data: Path, tmp_path: Path) -> None:
         (["bfcl:simpel_python"], {}, "no part 'simpel_python': did you mean 'simple_python'"),
     ]:  # fmt: skip
         with pytest.raises(ConfigError, match=message):
-            prepare(names, data, Options(**options))
+            prepare(names, data, EvalOptions(**options))
     for options, message in [
         ({"n": 0}, "--n is 0"),
         ({"budgets": (5, 5)}, "--thinking-budget"),
@@ -469,18 +469,18 @@ def test_wrong_requests(data: Path, tmp_path: Path) -> None:
         ({"top_p": 0.0}, "top-p is above 0"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            Options(**options)
+            EvalOptions(**options)
     with pytest.raises(
         DataError,
         match=r"no folder .*math500: get test.jsonl from https://huggingface.co/datasets/HuggingFaceH4/MATH-500",
     ):
-        prepare(["math500"], data, Options())
+        prepare(["math500"], data, EvalOptions())
     with pytest.raises(ConfigError, match="contradict each other"):
         cli(["eval", "m", "aime24", "--greedy", "--temperature", "1", "--out", str(tmp_path / "x")])
 
 
 def test_a_file_that_is_not_the_published_one_is_said_and_used(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prepare(["gsm8k"], data, Options())
+    prepare(["gsm8k"], data, EvalOptions())
     assert "test.jsonl is not the published file" in capsys.readouterr().err
 
 
@@ -513,10 +513,10 @@ def test_two_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 
 def test_n_is_taken_from_the_categories_in_turn(data: Path) -> None:
-    (item,) = prepare(["bfcl"], data, Options())
+    (item,) = prepare(["bfcl"], data, EvalOptions())
     assert [p.source for p in item.task.first(item.problems, 2)] == ["simple_python", "irrelevance"]
     assert [p.id for p in item.task.first(item.problems, 3)] == ["simple_python_0", "simple_python_1", "irrelevance_0"]
-    (part,) = prepare(["bfcl:irrelevance"], data, Options())
+    (part,) = prepare(["bfcl:irrelevance"], data, EvalOptions())
     assert {p.source for p in part.problems} == {"irrelevance"}
 
 

@@ -17,9 +17,9 @@ from qwq.engine.sampler import SamplingParams
 from qwq.envs import ENVIRONMENTS, Environment, tool
 from qwq.errors import ConfigError, InfraError
 from qwq.reward.mixing import Rewarder
-from qwq.rollout.budget import NO_LIMITS, Limits, goes_in_circles
+from qwq.rollout.budget import NO_LIMITS, EpisodeLimits, goes_in_circles
 from qwq.rollout.collect import collect
-from qwq.rollout.episode import Episode, Job, play
+from qwq.rollout.episode import Episode, EpisodeJob, play
 from qwq.rollout.policy import TurnRequest
 from qwq.tasks.procedural.calculator import CALCULATOR
 from qwq.text.response import parse
@@ -108,10 +108,10 @@ def say(*turns: str) -> Any:
 
 
 def one(
-    chat: ChatFormat | None, *turns: str, limits: Limits = NO_LIMITS, asked: Problem | None = None, **kw: Any
+    chat: ChatFormat | None, *turns: str, limits: EpisodeLimits = NO_LIMITS, asked: Problem | None = None, **kw: Any
 ) -> Episode:
     policy = ScriptedPolicy(say(*turns), chat)
-    (episode,) = play(policy, iter([Job(asked or problem())]), PARAMS, limits=limits, **kw)
+    (episode,) = play(policy, iter([EpisodeJob(asked or problem())]), PARAMS, limits=limits, **kw)
     return episode
 
 
@@ -138,7 +138,9 @@ def test_the_tokens_of_an_episode(chat: ChatFormat) -> None:
 
 def test_the_next_turn_continues_from_the_tokens(chat: ChatFormat) -> None:
     policy = ScriptedPolicy(say(CALL, DONE), chat)
-    (episode,) = play(policy, iter([Job(problem(), seed=5, stream=2)]), PARAMS, limits=Limits(max_tokens=500))
+    (episode,) = play(
+        policy, iter([EpisodeJob(problem(), seed=5, stream=2)]), PARAMS, limits=EpisodeLimits(max_tokens=500)
+    )
     first, second = policy.asked
     made = len(chat.own_ids(CALL)) + 1 + len(chat.tool_result_ids(["42"]))
     assert (first.offset, first.params.max_new_tokens, first.seed, first.stream) == (0, 500, 5, 2)
@@ -151,7 +153,7 @@ def test_malformed_calls_are_answered_in_their_place(chat: ChatFormat, exact: bo
     for said in (SHORT, CALL + "\n" + SHORT, SHORT + "\n" + CALL):
         opened = "hm\n</think>\n" if exact else ""  # the template has opened the thinking
         policy = ScriptedPolicy(say(opened + said, DONE), chat if exact else None)
-        (episode,) = play(policy, iter([Job(problem())]), PARAMS)
+        (episode,) = play(policy, iter([EpisodeJob(problem())]), PARAMS)
         results = [m for m in episode.messages if m.role != "assistant"]
         broken = [m for m in results if m.content != "42"]
         assert len(results) == said.count("<tool_call>") and len(broken) == 1 == episode.num_malformed
@@ -211,60 +213,62 @@ def test_the_limit_of_calls_holds_inside_a_turn_and_between_turns() -> None:
     again = one(None, call("add", n=1), asked=desk)
     assert len(again.turns) == 7 and len(again.calls) == 6 and again.stop_reason is StopReason.TURNS
     assert not again.response().finished
-    fewer = one(None, call("add", n=1), asked=desk, limits=Limits(max_calls=2))
+    fewer = one(None, call("add", n=1), asked=desk, limits=EpisodeLimits(max_calls=2))
     assert len(fewer.turns) == 3 and Desk.made[-1].count == 2
     broken = one(None, SHORT, asked=desk)  # a model that never writes a call that can be read comes to an end
     assert len(broken.turns) == 7 and broken.num_malformed == 6 and broken.stop_reason is StopReason.TURNS
-    last = one(None, *[call("add", n=1)] * 3, DONE, asked=desk, limits=Limits(max_calls=2, last_turn=True))
+    last = one(None, *[call("add", n=1)] * 3, DONE, asked=desk, limits=EpisodeLimits(max_calls=2, last_turn=True))
     assert last.results[-1].startswith("error: no call is left of 2") and last.stop_reason is StopReason.END
 
 
 def test_the_last_turn_has_no_tools(chat: ChatFormat) -> None:
     for said, tools in ((None, ()), (chat, (CALCULATOR,))):
         policy = ScriptedPolicy(say(CALL, CALL, DONE), said)
-        (episode,) = play(policy, iter([Job(problem())]), PARAMS, limits=Limits(max_calls=1, last_turn=True))
+        (episode,) = play(
+            policy, iter([EpisodeJob(problem())]), PARAMS, limits=EpisodeLimits(max_calls=1, last_turn=True)
+        )
         assert tuple(policy.asked[-1].tools) == tools and len(policy.asked) == 3
         assert episode.stop_reason is StopReason.END and len(episode.results) == 2
 
 
 def test_calls_beyond_what_runs_at_once_say_so() -> None:
     episode = one(
-        None, call("add", n=1) * 3, DONE, asked=problem(environment="test-desk"), limits=Limits(max_parallel=2)
+        None, call("add", n=1) * 3, DONE, asked=problem(environment="test-desk"), limits=EpisodeLimits(max_parallel=2)
     )
     assert episode.results == ["1", "2", "error: at most 2 calls run in one turn: make this one again"]
 
 
 def test_turns_tokens_and_seconds(chat: ChatFormat) -> None:
-    assert one(chat, CALL, limits=Limits(max_turns=2)).stop_reason is StopReason.TURNS
+    assert one(chat, CALL, limits=EpisodeLimits(max_turns=2)).stop_reason is StopReason.TURNS
     made = len(chat.own_ids(CALL)) + 1
     for room, reason in ((0, StopReason.LENGTH), (1, StopReason.END)):
         # Results and one more token must fit, or the episode ends with its calls answered and their
         # tokens left out.
         more = len(chat.tool_result_ids(["42"]))
-        episode = one(chat, CALL, DONE, limits=Limits(max_tokens=made + more + room))
+        episode = one(chat, CALL, DONE, limits=EpisodeLimits(max_tokens=made + more + room))
         assert episode.stop_reason is reason and episode.results == ["42"]
         assert len(episode.ids) == made if room == 0 else len(episode.ids) > made + more
     context = len(chat.prompt_ids(problem().messages, [CALCULATOR])) + made + more
     policy = ScriptedPolicy(say(CALL, DONE), chat, context=context)
-    assert next(play(policy, iter([Job(problem())]), PARAMS)).stop_reason is StopReason.CONTEXT
+    assert next(play(policy, iter([EpisodeJob(problem())]), PARAMS)).stop_reason is StopReason.CONTEXT
     desk = problem(environment="test-desk")
-    slow = one(None, call("wait", seconds=0.06), asked=desk, limits=Limits(max_seconds=0.1))
+    slow = one(None, call("wait", seconds=0.06), asked=desk, limits=EpisodeLimits(max_seconds=0.1))
     assert slow.stop_reason is StopReason.TIME and len(slow.results) == 2
 
 
 def test_one_call_has_its_own_seconds() -> None:
     desk, started = problem(environment="test-desk"), time.monotonic()
-    episode = one(None, call("wait", seconds=2), DONE, asked=desk, limits=Limits(call_timeout_s=0.05))
+    episode = one(None, call("wait", seconds=2), DONE, asked=desk, limits=EpisodeLimits(call_timeout_s=0.05))
     assert episode.results == ["error: wait gave no result within 0.05 s"] and time.monotonic() - started < 1.5
 
 
 def test_calls_in_circles_end() -> None:
     assert not goes_in_circles(["a", "a", "b", "a", "a"], 3) and goes_in_circles(["b", "a", "a", "a"], 3)
     assert goes_in_circles(["c", "a", "b", "a", "b", "a", "b"], 3) and not goes_in_circles(["a", "b"], 3)
-    episode = one(None, CALL, limits=Limits(max_repeats=3))
+    episode = one(None, CALL, limits=EpisodeLimits(max_repeats=3))
     assert episode.stop_reason is StopReason.LOOP and len(episode.turns) == 3
     desk = problem(environment="test-desk")  # the same call with another result each time is no circle
-    assert one(None, call("add", n=1), asked=desk, limits=Limits(max_repeats=3)).stop_reason is StopReason.TURNS
+    assert one(None, call("add", n=1), asked=desk, limits=EpisodeLimits(max_repeats=3)).stop_reason is StopReason.TURNS
 
 
 # -- environments ----------------------------------------------------------------------------------
@@ -272,7 +276,7 @@ def test_calls_in_circles_end() -> None:
 
 def test_a_slow_tool_holds_up_nobody() -> None:
     """Eight episodes whose tool takes half a second: together they take little more than one."""
-    jobs = [Job(problem(n, "test-desk")) for n in range(8)] + [Job(problem(9))]
+    jobs = [EpisodeJob(problem(n, "test-desk")) for n in range(8)] + [EpisodeJob(problem(9))]
     policy = ScriptedPolicy(
         lambda r: DONE if r.key.episode.turns or r.key.episode.problem.id == "p9" else call("wait", seconds=0.5)
     )
@@ -303,7 +307,7 @@ def test_tools_run_while_others_are_asked_for() -> None:
             enough.set()
         return call("look") if episode.problem.environment and not episode.turns else DONE
 
-    jobs = [Job(problem(0, "test-patient")), *(Job(problem(n)) for n in range(1, 12))]
+    jobs = [EpisodeJob(problem(0, "test-patient")), *(EpisodeJob(problem(n)) for n in range(1, 12))]
     episodes = {e.problem.id: e for e in play(ScriptedPolicy(script), iter(jobs), PARAMS)}
     assert episodes["p0"].results == ["seen"] and order.count("p0") == 2
 
@@ -319,7 +323,7 @@ def test_a_failure_of_the_machinery_is_no_sample_and_no_score(chat: ChatFormat) 
     assert [r.verdicts[-1].outcome for r in rollouts] == [Outcome.INFRA_ERROR] * 2 + [Outcome.CORRECT] * 2
     assert [r.reward for r in rollouts] == [None, None, 1.0, 1.0]
     failed = Turn(parse(""), StopReason.ABORT, failure="the server is away")
-    (episode,) = play(ScriptedPolicy(lambda r: failed), iter([Job(problem())]), PARAMS)
+    (episode,) = play(ScriptedPolicy(lambda r: failed), iter([EpisodeJob(problem())]), PARAMS)
     assert (
         episode.failure == "the server is away" and grade(problem(), episode.response()).outcome is Outcome.INFRA_ERROR
     )
@@ -387,16 +391,19 @@ def test_a_user_may_speak_again(chat: ChatFormat) -> None:
     own = [*chat.own_ids("so\n</think>\nyes"), chat.eos_ids[0]]
     turns = [chat.next_turn_ids([Message("user", text)]) for text in ("and then?", "and last?")]
     assert episode.ids == own + turns[0] + own + turns[1] + own and episode.exact
-    assert one(chat, "yes", asked=plain("test-talker", ()), limits=Limits(max_turns=2)).stop_reason is StopReason.TURNS
+    assert (
+        one(chat, "yes", asked=plain("test-talker", ()), limits=EpisodeLimits(max_turns=2)).stop_reason
+        is StopReason.TURNS
+    )
 
 
 def test_tools_that_change_are_no_tokens_to_train_on(chat: ChatFormat) -> None:
     policy = ScriptedPolicy(say("yes"), chat)
     asked = Problem("p", "tools", (Message("user", "?"),), {}, "c", (), environment="test-growing")
-    (episode,) = play(policy, iter([Job(asked)]), PARAMS)
+    (episode,) = play(policy, iter([EpisodeJob(asked)]), PARAMS)
     assert not episode.exact and policy.asked[1].prompt_ids is None and policy.asked[1].tools == (CALCULATOR,)
     with pytest.raises(ConfigError, match="the environment's tools change between turns"):
-        list(play(policy, iter([Job(asked)]), PARAMS, exact=True))
+        list(play(policy, iter([EpisodeJob(asked)]), PARAMS, exact=True))
 
 
 def test_a_step_of_its_own_is_held_to_the_protocol() -> None:
@@ -414,7 +421,7 @@ def test_calls_that_nobody_answers_end_the_episode() -> None:
 
 def test_live_episodes_are_bounded() -> None:
     most, policy = 0, ScriptedPolicy(lambda r: DONE if r.key.episode.turns else call("wait", seconds=0.01))
-    jobs = (Job(problem(n, "test-desk")) for n in range(40))
+    jobs = (EpisodeJob(problem(n, "test-desk")) for n in range(40))
     before = len(Desk.made)
     for _ in play(policy, jobs, PARAMS, concurrency=2):
         most = max(most, sum(not d.closed for d in Desk.made[before:]))
@@ -447,8 +454,8 @@ def test_the_same_streams_make_the_same_episodes_in_training_and_in_evaluation(c
 
     params = SamplingParams(max_new_tokens=900)
     rollouts, responses = collect(ScriptedPolicy(script, chat), problems, params)
-    jobs = iter([Job(p) for p in problems])
-    limits = Limits(max_tokens=900)
+    jobs = iter([EpisodeJob(p) for p in problems])
+    limits = EpisodeLimits(max_tokens=900)
     found = {
         e.problem.id: e
         for e in play(ScriptedPolicy(script, chat), jobs, params, limits=limits, concurrency=4, loop_tokens=192)

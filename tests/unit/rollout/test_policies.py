@@ -26,8 +26,8 @@ from qwq.envs import ENVIRONMENTS, Environment
 from qwq.errors import InfraError, ModelError, UsageError
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
-from qwq.rollout.budget import Limits
-from qwq.rollout.episode import Episode, Job, play
+from qwq.rollout.budget import EpisodeLimits
+from qwq.rollout.episode import Episode, EpisodeJob, play
 from qwq.rollout.policies.endpoint import EndpointPolicy
 from qwq.rollout.policies.local import EnginePolicy
 from qwq.rollout.policies.trainer import TrainerPolicy
@@ -39,7 +39,7 @@ from qwq.types import Message, Problem, StopReason
 MAX = 64
 GOLDEN = Path(__file__).parents[2] / "golden" / "rollouts.json"
 PARAMS = SamplingParams(temperature=1.0, max_new_tokens=MAX)
-LIMITS = Limits(max_tokens=MAX)
+LIMITS = EpisodeLimits(max_tokens=MAX)
 WORDS = ["and then?", "and what of the rest of it?"]
 
 
@@ -91,12 +91,21 @@ def problem(n: int, environment: str = "test-instant") -> Problem:
     )
 
 
-def jobs(environment: str = "test-instant", **more: Any) -> list[Job]:
-    return [Job(problem(n, environment), s, 1000 + n, stream=s, key=(n, s), **more) for n in range(4) for s in range(3)]
+def jobs(environment: str = "test-instant", **more: Any) -> list[EpisodeJob]:
+    return [
+        EpisodeJob(problem(n, environment), s, 1000 + n, stream=s, key=(n, s), **more)
+        for n in range(4)
+        for s in range(3)
+    ]
 
 
 def by_key(
-    policy: Any, asked: list[Job], *, limits: Limits = LIMITS, params: SamplingParams = PARAMS, **more: Any
+    policy: Any,
+    asked: list[EpisodeJob],
+    *,
+    limits: EpisodeLimits = LIMITS,
+    params: SamplingParams = PARAMS,
+    **more: Any,
 ) -> dict[Any, Episode]:
     return {e.job.key: e for e in play(policy, iter(asked), params, limits=limits, logprobs=True, exact=True, **more)}
 
@@ -178,7 +187,7 @@ def test_slow_environments_work_while_others_decode(model: Transformer, chat: Ch
     asked = [j for j in jobs("test-slow") if j.stream < 2]
     for policy in (TrainerPolicy(model, chat), engine_policy(model, chat)):
         started = time.monotonic()
-        episodes = by_key(policy, asked, limits=Limits(max_tokens=400))
+        episodes = by_key(policy, asked, limits=EpisodeLimits(max_tokens=400))
         assert len(episodes) == 8 and {len(e.turns) for e in episodes.values()} == {3}
         assert time.monotonic() - started < 6
 
@@ -186,7 +195,10 @@ def test_slow_environments_work_while_others_decode(model: Transformer, chat: Ch
 def test_a_thinking_budget_is_each_turns_own(model: Transformer, chat: ChatFormat) -> None:
     for policy in (TrainerPolicy(model, chat), engine_policy(model, chat)):
         episodes = by_key(
-            policy, jobs(thinking_budget=4), limits=Limits(max_tokens=200), params=SamplingParams(max_new_tokens=60)
+            policy,
+            jobs(thinking_budget=4),
+            limits=EpisodeLimits(max_tokens=200),
+            params=SamplingParams(max_new_tokens=60),
         )
         turns = [t for e in episodes.values() for t in e.turns if t.finished]
         assert len(turns) > 12 and all(t.num_thinking <= 4 for t in turns)
@@ -294,7 +306,7 @@ def test_an_endpoint_takes_no_weights_and_no_tokens() -> None:
         asked = iter([TurnRequest(0, PARAMS, prompt_ids=[1, 2])])
         with pytest.raises(UsageError, match="takes messages, not tokens"):
             next(policy.generate(lambda: next(asked, None)))
-        (episode,) = play(policy, iter([Job(Problem("p", "math", (Message("user", "?"),), {}, "c"))]), PARAMS)
+        (episode,) = play(policy, iter([EpisodeJob(Problem("p", "math", (Message("user", "?"),), {}, "c"))]), PARAMS)
         assert episode.response().text == "fine" and not episode.exact and not episode.ids
 
 
@@ -314,5 +326,5 @@ def test_an_endpoint_is_asked_for_a_turn_as_soon_as_its_tool_is_done() -> None:
         for n, e in (("long", ""), ("short", "test-unhurried"))
     ]
     with FakeEndpoint(answer) as server, contextlib.closing(EndpointPolicy(server.url, "m", concurrency=4)) as policy:
-        episodes = {e.problem.id: e for e in play(policy, map(Job, asked), PARAMS)}
+        episodes = {e.problem.id: e for e in play(policy, map(EpisodeJob, asked), PARAMS)}
     assert episodes["long"].turns[0].text == "long" and len(episodes["short"].turns) == 3

@@ -14,7 +14,7 @@ import pytest
 from qwq.cli import main
 from qwq.config import Source
 from qwq.errors import ConfigError, DataError
-from qwq.tasks.decontaminate import Index, build_index, decontaminate_file, text_of
+from qwq.tasks.decontaminate import NgramIndex, build_index, decontaminate_file, text_of
 from qwq.tasks.sources import load_source
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -23,8 +23,8 @@ QUESTION = (
 )
 
 
-def index(*questions: str, n: int = 13) -> Index:
-    made = Index(n)
+def index(*questions: str, n: int = 13) -> NgramIndex:
+    made = NgramIndex(n)
     made.add("bench", questions)
     return made
 
@@ -170,7 +170,7 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path) -> None:
     with pytest.raises(DataError, match="no row has a question"):
         build_index([str(tmp_path / "t.jsonl")])
     with pytest.raises(ConfigError, match="--n is 3"):
-        Index(3)
+        NgramIndex(3)
 
 
 def test_a_source_leaves_out_what_stands_in_a_benchmark(tmp_path, caplog) -> None:

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from scripted_policy import ScriptedPolicy
 
-from qwq.chat.conversation import Conversation as Chat
+from qwq.chat.conversation import Conversation
 from qwq.distill.filters import Answer, parts_of
 from qwq.endpoint.reply import read_completion
 from qwq.engine.sampler import SamplingParams
-from qwq.engine.thinking import Thinking
+from qwq.engine.thinking import ThinkingState
 from qwq.eval.records import record_of, response_of
 from qwq.reward.mixing import gate_verdict
-from qwq.rollout.budget import Limits
-from qwq.rollout.episode import Episode, Job, play
+from qwq.rollout.budget import EpisodeLimits
+from qwq.rollout.episode import Episode, EpisodeJob, play
 from qwq.rollout.policies.local import EnginePolicy, _Running
 from qwq.rollout.policy import TurnRequest
 from qwq.tasks.base import Mark, Task, marked
@@ -74,7 +74,7 @@ def test_verifiers_evaluation_and_distillation_agree(monkeypatch: pytest.MonkeyP
         reply = policy._turn(_Running(TurnRequest("k", SamplingParams(), (), tools), sample, [(0, 0)]))
         assert reply.parts == expected
         asked = problem("math", {}, tools)
-        episode = Episode(Job(asked), turns=[reply], stop_reason=StopReason.END)
+        episode = Episode(EpisodeJob(asked), turns=[reply], stop_reason=StopReason.END)
         response = response_of(json.loads(json.dumps(record_of(episode))))  # as a stored reply is marked
         assert (response.parts.final, response.parts.tool_calls) == (expected.final, expected.tool_calls)
         assert response.parts.open == expected.open
@@ -123,13 +123,13 @@ def test_each_verifier_reads_the_final_answer(monkeypatch: pytest.MonkeyPatch) -
 def test_the_server_says_what_rewards_see() -> None:
     pytest.importorskip("llguidance")
     from qwq.serve.prompt import Prompt
-    from qwq.serve.turn import Conversation, Turn
+    from qwq.serve.turn import OutgoingMessage, PreparedChat
 
     rng = random.Random(3)
     for text, opened, tools in samples(NUM_TEXTS, 4):
         names = frozenset({"f"}) if tools else frozenset[str]()
         expected = parse(text, thinking_open=opened, tools=names)
-        turn = Turn(Conversation(None, Prompt([], opened), names, True, True))  # type: ignore[arg-type]
+        turn = OutgoingMessage(PreparedChat(None, Prompt([], opened), names, True, True))  # type: ignore[arg-type]
         cuts = sorted(rng.sample(range(len(text) + 1), min(4, len(text) + 1)))
         for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True):
             turn.push(SimpleNamespace(text=text[a:b], done=False))  # type: ignore[arg-type]
@@ -157,12 +157,12 @@ def test_chat_and_rollouts_agree() -> None:
             tool_result_ids=lambda _: [2],
             next_turn_ids=lambda _: [2],
         )
-        said = Chat(ScriptedPolicy(lambda _: [1, 0], chat), SamplingParams()).ask("?", 0, lambda *_: None)
+        said = Conversation(ScriptedPolicy(lambda _: [1, 0], chat), SamplingParams()).ask("?", 0, lambda *_: None)
         assert said.answer == parse(text, thinking_open=opened, tools=()).answer
         expected = parse(text, thinking_open=opened, tools=names)
         policy = ScriptedPolicy(lambda _: [1, 0], chat)
-        asked = iter([Job(problem("tools", {}, tools))])
-        (episode,) = play(policy, asked, SamplingParams(), limits=Limits(max_turns=2))
+        asked = iter([EpisodeJob(problem("tools", {}, tools))])
+        (episode,) = play(policy, asked, SamplingParams(), limits=EpisodeLimits(max_turns=2))
         assert (tuple(episode.calls), episode.num_malformed) == (expected.tool_calls, len(expected.malformed_calls))
         assert episode.turns[0].parts == expected
 
@@ -172,7 +172,7 @@ def test_the_engine_follows_the_same_thinking() -> None:
     tokenizer: Any = SimpleNamespace(token_bytes=[bytes([i]) for i in range(256)])
     for text, opened, _ in samples(NUM_TEXTS // 5, 6):
         expected = parse(text, thinking_open=opened, tools=())
-        control = Thinking(tokenizer, opened=opened, budget=None, max_new_tokens=10_000)
+        control = ThinkingState(tokenizer, opened=opened, budget=None, max_new_tokens=10_000)
         for byte in text.encode():
             control.push(byte)
         assert control.inside == (not expected.thinking_closed)

@@ -6,7 +6,7 @@ from tiny import random_model
 
 from qwq.model.transformer import Transformer
 from qwq.train.losses import policy_terms, token_logprobs
-from qwq.train.packing import Batch, micro_batches, pack, pack_groups
+from qwq.train.packing import PackedBatch, micro_batches, pack, pack_groups
 
 VOCAB = 40
 
@@ -26,12 +26,12 @@ def ragged(prompt_lengths: list[int], completion_lengths: list[list[int]], seed:
     return prompts, completions, masks, advantages
 
 
-def logprobs(model: Transformer, batch: Batch) -> torch.Tensor:
+def logprobs(model: Transformer, batch: PackedBatch) -> torch.Tensor:
     hidden = model(batch.ids_N, batch.layout)[batch.where_M]
     return token_logprobs(hidden, model.head_weight, batch.targets_M)[0]
 
 
-def gradient(model: Transformer, batches: list[Batch], normaliser: float) -> torch.Tensor:
+def gradient(model: Transformer, batches: list[PackedBatch], normaliser: float) -> torch.Tensor:
     model.zero_grad()
     for batch in batches:
         terms = policy_terms(logprobs(model, batch), batch.extra["advantage"])
@@ -92,7 +92,7 @@ def test_one_batch_of_eight_equals_eight_batches_of_one(model):
     parts = ragged([5, 3, 8, 2, 1, 4, 6, 7], [[3, 6], [2, 2], [9, 1], [4], [5, 5], [1, 8], [7, 2, 3], [6, 6]])
     names = ("prompts", "completions", "masks", "advantages")
 
-    def batch(where: slice) -> Batch:
+    def batch(where: slice) -> PackedBatch:
         p = {name: part[where] for name, part in zip(names, parts, strict=True)}
         return pack_groups(p["prompts"], p["completions"], p["masks"], {"advantage": p["advantages"]})
 

@@ -14,7 +14,7 @@ from qwq.envs.base import environment_class, make_environment, with_environment
 from qwq.errors import ConfigError
 from qwq.pipeline.inputs import RunInputs
 from qwq.pipeline.run import RecipeRun
-from qwq.rollout.budget import Limits
+from qwq.rollout.budget import EpisodeLimits
 from qwq.tasks.procedural import family
 from qwq.train import rl
 
@@ -61,7 +61,7 @@ def test_the_stage_samples_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(rl, "collect", collect)
     trainer = object.__new__(rl.RlTrainer)
-    trainer.config, trainer.seed, trainer.limits = stage, 0, Limits(**stage.tools.model_dump())
+    trainer.config, trainer.seed, trainer.limits = stage, 0, EpisodeLimits(**stage.tools.model_dump())
     trainer.params, trainer.rewarder = None, rl.Rewarder()
     trainer.policy = type("P", (), {"update_weights": lambda self, version: None})()
     trainer.run = type("R", (), {"state": type("S", (), {"step": 0})(), "name": "rl1"})()
@@ -70,7 +70,7 @@ def test_the_stage_samples_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(Enough):
         trainer.sample(0)
     assert [len(p.tools) for p in seen["problems"]] == [1] * stage.prompts
-    assert seen["limits"] == Limits(max_calls=2, max_parallel=1, call_timeout_s=0.5)
+    assert seen["limits"] == EpisodeLimits(max_calls=2, max_parallel=1, call_timeout_s=0.5)
 
 
 def test_validation_and_contract_ask_with_the_same_tools(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from qwq.config import Source
 from qwq.data.examples import FileUse
-from qwq.distill.run import Plan, load_problems
+from qwq.distill.run import DistillPlan, load_problems
 from qwq.errors import DataError
 from qwq.tasks.questions import CODE_INSTRUCTION, TESTS_HINT, question_of
 from qwq.tasks.sources import load_source
@@ -260,13 +260,13 @@ def test_rows_of_two_files_of_one_name_are_all_kept(tmp_path: Path) -> None:
             "".join(json.dumps({"question": f"{question} {i}", "answer": "#### 2"}) + "\n" for i in range(8))
         )
         names.append(f"gsm8k={path}")
-    apart = [load_problems(Plan((name,))) for name in names]
+    apart = [load_problems(DistillPlan((name,))) for name in names]
     assert (
-        len(load_problems(Plan(tuple(names))))
+        len(load_problems(DistillPlan(tuple(names))))
         == sum(map(len, apart))
-        == len({p.id for p in load_problems(Plan(tuple(names)))})
+        == len({p.id for p in load_problems(DistillPlan(tuple(names)))})
     )
-    assert len(load_problems(Plan((names[0], names[0])))) == len(apart[0])
+    assert len(load_problems(DistillPlan((names[0], names[0])))) == len(apart[0])
 
 
 def test_the_parts_of_a_set_have_ids_of_their_own(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 Json = dict[str, Any]
 
 
-class Refused(Exception):
+class CallRefused(Exception):
     """A function will not do what it is asked; its text is what the caller reads."""
 
 
@@ -45,7 +45,7 @@ class World:
         try:
             inspect.signature(method).bind(*positional, **named)
             result = method(*positional, **named)
-        except Refused as refusal:
+        except CallRefused as refusal:
             result = {"error": str(refusal)}
         # Values of a wrong type are the caller's mistake wherever in the function they show.
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:

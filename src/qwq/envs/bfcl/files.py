@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
-from qwq.envs.bfcl.base import Json, Refused, World
+from qwq.envs.bfcl.base import CallRefused, Json, World
 
 FORBIDDEN = set('|/\\?%*:"><')
 UNITS = ("B", "KB", "MB", "GB", "TB")
@@ -51,22 +51,22 @@ class GorillaFileSystem(World):
         tree = self.root
         for name in names:
             if not isinstance(tree.get(name), dict):
-                raise Refused(f"{command}: {path}: no such directory")
+                raise CallRefused(f"{command}: {path}: no such directory")
             tree = tree[name]
         return names, tree
 
     def _file(self, name: str, command: str) -> str:
         content = self._here().get(name)
         if content is None:
-            raise Refused(f"{command}: {name}: no such file")
+            raise CallRefused(f"{command}: {name}: no such file")
         if isinstance(content, dict):
-            raise Refused(f"{command}: {name}: is a directory")
+            raise CallRefused(f"{command}: {name}: is a directory")
         return content
 
     @staticmethod
     def _check_name(name: str, command: str) -> None:
         if FORBIDDEN & set(name):
-            raise Refused(f"{command}: {name}: a name holds none of {' '.join(sorted(FORBIDDEN))}")
+            raise CallRefused(f"{command}: {name}: a name holds none of {' '.join(sorted(FORBIDDEN))}")
 
     def pwd(self) -> Json:
         return {"current_working_directory": "/" + "/".join([self.root_name, *self._path])}
@@ -78,11 +78,11 @@ class GorillaFileSystem(World):
         folder = folder.rstrip("/") or "/"
         if folder == "..":
             if not self._path:
-                raise Refused("cd: this is the root, there is nothing above it")
+                raise CallRefused("cd: this is the root, there is nothing above it")
             self._path.pop()
             return {}
         if "/" in folder and folder != "/":
-            raise Refused(f"cd: {folder}: one folder at a time, no paths")
+            raise CallRefused(f"cd: {folder}: one folder at a time, no paths")
         self._path, _ = self._at(folder, "cd")
         return {"current_working_directory": self._path[-1] if self._path else self.root_name}
 
@@ -97,7 +97,7 @@ class GorillaFileSystem(World):
     def _new(self, name: str, content: Any, command: str) -> None:
         self._check_name(name, command)
         if name in self._here():
-            raise Refused(f"{command}: {name}: exists already")
+            raise CallRefused(f"{command}: {name}: exists already")
         self._here()[name] = content
 
     def echo(self, content: str, file_name: str | None = None) -> Json | None:
@@ -129,7 +129,7 @@ class GorillaFileSystem(World):
             "l": ("lines", str.splitlines), "w": ("words", str.split), "c": ("characters", str),
         }  # fmt: skip
         if mode not in kinds:
-            raise Refused(f"wc: {mode}: the modes are l, w and c")
+            raise CallRefused(f"wc: {mode}: the modes are l, w and c")
         kind, parts = kinds[mode]
         return {"count": len(parts(self._file(file_name, "wc"))), "type": kind}
 
@@ -174,31 +174,31 @@ class GorillaFileSystem(World):
         """Where a moved or copied entry goes: its path in words, the directory, its name there."""
         here = self._here()
         if source not in here:
-            raise Refused(f"{command}: {source}: no such file or directory")
+            raise CallRefused(f"{command}: {source}: no such file or directory")
         if "/" in destination:
-            raise Refused(f"{command}: {destination}: a name, no path")
+            raise CallRefused(f"{command}: {destination}: a name, no path")
         if destination not in here:
             return destination, here, destination
         inside = here[destination]
         if not isinstance(inside, dict):
-            raise Refused(f"{command}: {destination}: a file of this name exists")
+            raise CallRefused(f"{command}: {destination}: a file of this name exists")
         if source in inside:
-            raise Refused(f"{command}: {destination}/{source}: exists already")
+            raise CallRefused(f"{command}: {destination}/{source}: exists already")
         if inside is here[source]:
-            raise Refused(f"{command}: {source}: cannot go into itself")
+            raise CallRefused(f"{command}: {source}: cannot go into itself")
         return f"{destination}/{source}", inside, source
 
     def rm(self, file_name: str) -> Json:
         if self._here().pop(file_name, None) is None:
-            raise Refused(f"rm: {file_name}: no such file or directory")
+            raise CallRefused(f"rm: {file_name}: no such file or directory")
         return {"result": f"{file_name} removed"}
 
     def rmdir(self, dir_name: str) -> Json:
         content = self._here().get(dir_name)
         if not isinstance(content, dict):
-            raise Refused(f"rmdir: {dir_name}: no such directory")
+            raise CallRefused(f"rmdir: {dir_name}: no such directory")
         if content:
-            raise Refused(f"rmdir: {dir_name}: not empty")
+            raise CallRefused(f"rmdir: {dir_name}: not empty")
         del self._here()[dir_name]
         return {"result": f"{dir_name} removed"}
 

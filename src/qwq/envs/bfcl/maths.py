@@ -6,7 +6,7 @@ import decimal
 import math
 from collections.abc import Sequence
 
-from qwq.envs.bfcl.base import Json, Refused, World
+from qwq.envs.bfcl.base import CallRefused, Json, World
 
 METRES = {"km": 1000, "m": 1, "cm": 0.01, "mm": 0.001, "um": 1e-6, "nm": 1e-9}
 FACTORS = {
@@ -19,19 +19,19 @@ MAX_DIGITS = 1000  # of a result; a call must not be able to keep the checker bu
 
 def _numbers(*values: float) -> None:
     if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
-        raise Refused("all inputs must be numbers")
+        raise CallRefused("all inputs must be numbers")
 
 
 def _list(numbers: Sequence[float]) -> Sequence[float]:
     if not numbers:
-        raise Refused("the list of numbers is empty")
+        raise CallRefused("the list of numbers is empty")
     _numbers(*numbers)
     return numbers
 
 
 def _digits(precision: int) -> decimal.Context:
     if not 0 < precision <= MAX_DIGITS:
-        raise Refused(f"precision must be 1 to {MAX_DIGITS}")
+        raise CallRefused(f"precision must be 1 to {MAX_DIGITS}")
     return decimal.Context(prec=int(precision))
 
 
@@ -51,22 +51,22 @@ class MathAPI(World):
     def divide(self, a: float, b: float) -> Json:
         _numbers(a, b)
         if b == 0:
-            raise Refused("cannot divide by zero")
+            raise CallRefused("cannot divide by zero")
         return {"result": a / b}
 
     def power(self, base: float, exponent: float) -> Json:
         _numbers(base, exponent)
         if base and abs(exponent) * abs(math.log10(abs(base))) > MAX_DIGITS:
-            raise Refused("the result is too large or too small to write")
+            raise CallRefused("the result is too large or too small to write")
         result = base**exponent
         if isinstance(result, complex):
-            raise Refused("the result is not a real number")
+            raise CallRefused("the result is not a real number")
         return {"result": result}
 
     def percentage(self, part: float, whole: float) -> Json:
         _numbers(part, whole)
         if whole == 0:
-            raise Refused("the whole cannot be zero")
+            raise CallRefused("the whole cannot be zero")
         return {"result": part / whole * 100}
 
     def absolute_value(self, number: float) -> Json:
@@ -80,7 +80,7 @@ class MathAPI(World):
     def logarithm(self, value: float, base: float, precision: int) -> Json:
         _numbers(value, base)
         if value <= 0 or base <= 0 or base == 1:
-            raise Refused("a logarithm needs a positive value and a positive base other than 1")
+            raise CallRefused("a logarithm needs a positive value and a positive base other than 1")
         digits = _digits(precision)
         wide = decimal.Context(prec=digits.prec + 5)
         quotient = wide.divide(wide.ln(decimal.Decimal(value)), wide.ln(decimal.Decimal(base)))
@@ -89,7 +89,7 @@ class MathAPI(World):
     def square_root(self, number: float, precision: int) -> Json:
         _numbers(number)
         if number < 0:
-            raise Refused("a negative number has no real square root")
+            raise CallRefused("a negative number has no real square root")
         return {"result": float(_digits(precision).sqrt(decimal.Decimal(number)))}
 
     def mean(self, numbers: list[float]) -> Json:
@@ -111,7 +111,7 @@ class MathAPI(World):
     def si_unit_conversion(self, value: float, unit_in: str, unit_out: str) -> Json:
         _numbers(value)
         if unit_in not in METRES or unit_out not in METRES:
-            raise Refused(f"no conversion from {unit_in} to {unit_out}: the units are {', '.join(METRES)}")
+            raise CallRefused(f"no conversion from {unit_in} to {unit_out}: the units are {', '.join(METRES)}")
         return {"result": value * METRES[unit_in] * (1 / METRES[unit_out])}
 
     def imperial_si_conversion(self, value: float, unit_in: str, unit_out: str) -> Json:
@@ -123,5 +123,5 @@ class MathAPI(World):
         if (unit_in, unit_out) == ("fahrenheit", "celsius"):
             return {"result": (value - 32) * 5 / 9}
         if (unit_in, unit_out) not in FACTORS:
-            raise Refused(f"no conversion from {unit_in} to {unit_out}")
+            raise CallRefused(f"no conversion from {unit_in} to {unit_out}")
         return {"result": value * FACTORS[unit_in, unit_out]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from qwq.envs.bfcl.base import Json, Refused, World
+from qwq.envs.bfcl.base import CallRefused, Json, World
 
 
 class MessageAPI(World):
@@ -31,7 +31,7 @@ class MessageAPI(World):
 
     def _need_login(self) -> None:
         if not self.current_user:
-            raise Refused("no user is logged in")
+            raise CallRefused("no user is logged in")
 
     def _sent(self) -> list[tuple[str, str]]:
         self._need_login()
@@ -42,7 +42,7 @@ class MessageAPI(World):
 
     def get_user_id(self, user: str) -> Json:
         if user not in self.user_map:
-            raise Refused(f"no user {user} in the workspace")
+            raise CallRefused(f"no user {user} in the workspace")
         return {"user_id": self.user_map[user]}
 
     def message_login(self, user_id: str) -> Json:
@@ -57,7 +57,7 @@ class MessageAPI(World):
     def send_message(self, receiver_id: str, message: str) -> Json:
         self._need_login()
         if receiver_id not in self.user_map.values():
-            raise Refused(f"no receiver with the id {receiver_id}")
+            raise CallRefused(f"no receiver with the id {receiver_id}")
         new_id = self._random.randint(10000, 99999)
         while new_id in self.generated_ids:
             new_id = self._random.randint(10000, 99999)
@@ -75,7 +75,7 @@ class MessageAPI(World):
                     "receiver_id": receiver_id,
                     "message": f"the latest message to {receiver_id} is deleted",
                 }
-        raise Refused(f"no message to {receiver_id}")
+        raise CallRefused(f"no message to {receiver_id}")
 
     def view_messages_sent(self) -> Json:
         grouped: dict[str, list[str]] = {}
@@ -85,11 +85,11 @@ class MessageAPI(World):
 
     def add_contact(self, user_name: str) -> Json:
         if user_name in self.user_map:
-            raise Refused(f"{user_name} is a contact already")
+            raise CallRefused(f"{user_name} is a contact already")
         self.user_count += 1
         user_id = f"USR{self.user_count:03d}"
         if user_id in self.user_map.values():
-            raise Refused(f"the id {user_id} is taken")
+            raise CallRefused(f"the id {user_id} is taken")
         self.user_map[user_name] = user_id
         return {"added_status": True, "user_id": user_id, "message": f"{user_name} is a contact now"}
 
@@ -123,11 +123,11 @@ class TwitterAPI(World):
 
     def _need_login(self) -> None:
         if not self.authenticated:
-            raise Refused("not authenticated: authenticate first")
+            raise CallRefused("not authenticated: authenticate first")
 
     def _tweet(self, tweet_id: int) -> Json:
         if tweet_id not in self.tweets:
-            raise Refused(f"no tweet with the id {tweet_id}")
+            raise CallRefused(f"no tweet with the id {tweet_id}")
         return self.tweets[tweet_id]
 
     def authenticate_twitter(self, username: str, password: str) -> Json:
@@ -224,7 +224,7 @@ class TicketAPI(World):
         for ticket in self.ticket_queue:
             if ticket["id"] == ticket_id:
                 return ticket
-        raise Refused(f"no ticket with the id {ticket_id}")
+        raise CallRefused(f"no ticket with the id {ticket_id}")
 
     def ticket_login(self, username: str, password: str) -> Json:
         good = bool(username and password)
@@ -241,9 +241,9 @@ class TicketAPI(World):
 
     def create_ticket(self, title: str, description: str = "", priority: int = 1) -> Json:
         if not self.current_user:
-            raise Refused("not logged in: log in to create a ticket")
+            raise CallRefused("not logged in: log in to create a ticket")
         if not 1 <= priority <= 5:
-            raise Refused(f"priority is {priority}: it is 1 to 5")
+            raise CallRefused(f"priority is {priority}: it is 1 to 5")
         ticket = {
             "id": self.ticket_counter, "title": title, "description": description, "status": "Open",
             "priority": priority, "created_by": self.current_user,
@@ -266,7 +266,7 @@ class TicketAPI(World):
     def _end(self, ticket_id: int, status: str) -> Json:
         ticket = self._ticket(ticket_id)
         if ticket["status"] == status:
-            raise Refused(f"ticket {ticket_id} is {status.lower()} already")
+            raise CallRefused(f"ticket {ticket_id} is {status.lower()} already")
         ticket["status"] = status
         return {"status": f"Ticket {ticket_id} has been {status.lower()} successfully."}
 
@@ -274,12 +274,12 @@ class TicketAPI(World):
         ticket = self._ticket(ticket_id)
         unknown = sorted(set(updates) - {"title", "description", "status", "priority"})
         if unknown:
-            raise Refused(f"a ticket's {', '.join(unknown)} cannot be changed")
+            raise CallRefused(f"a ticket's {', '.join(unknown)} cannot be changed")
         ticket |= {key: value for key, value in updates.items() if value is not None}
         return {"status": f"Ticket {ticket_id} has been updated successfully."}
 
     def get_user_tickets(self, status: str | None = None) -> list[Json]:
         if not self.current_user:
-            raise Refused("not logged in: log in to see tickets")
+            raise CallRefused("not logged in: log in to see tickets")
         mine = [t for t in self.ticket_queue if t["created_by"] == self.current_user]
         return [t for t in mine if not status or t["status"].lower() == status.lower()]

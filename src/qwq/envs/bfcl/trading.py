@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from qwq.envs.bfcl.base import Json, Refused, World
+from qwq.envs.bfcl.base import CallRefused, Json, World
 
 NOW = datetime.datetime(2024, 9, 1, 10, 30)
 DAY_S = 24 * 3600
@@ -72,11 +72,11 @@ class TradingBot(World):
 
     def _need_login(self) -> None:
         if not self.authenticated:
-            raise Refused("not logged in: log in first")
+            raise CallRefused("not logged in: log in first")
 
     def _order(self, order_id: int) -> Json:
         if order_id not in self.orders:
-            raise Refused(f"no order with the id {order_id}: there are {list(self.orders)}")
+            raise CallRefused(f"no order with the id {order_id}: there are {list(self.orders)}")
         return self.orders[order_id]
 
     def trading_login(self, username: str, password: str) -> Json:
@@ -100,7 +100,7 @@ class TradingBot(World):
 
     def get_stock_info(self, symbol: str) -> Json:
         if symbol not in self.stocks:
-            raise Refused(f"no stock with the symbol {symbol}")
+            raise CallRefused(f"no stock with the symbol {symbol}")
         return self.stocks[symbol]
 
     def get_available_stocks(self, sector: str) -> Json:
@@ -129,7 +129,7 @@ class TradingBot(World):
     def remove_stock_from_watchlist(self, symbol: str) -> Json:
         self._need_login()
         if symbol not in self.watch_list:
-            raise Refused(f"{symbol} is not on the watch list")
+            raise CallRefused(f"{symbol} is not on the watch list")
         self.watch_list.remove(symbol)
         return {"status": f"Stock {symbol} removed from watchlist successfully."}
 
@@ -138,12 +138,12 @@ class TradingBot(World):
     def place_order(self, order_type: str, symbol: str, price: float, amount: int) -> Json:
         self._need_login()
         if symbol not in self.stocks:
-            raise Refused(f"no stock with the symbol {symbol}")
+            raise CallRefused(f"no stock with the symbol {symbol}")
         if price <= 0 or amount <= 0:
-            raise Refused("price and amount must be positive")
+            raise CallRefused("price and amount must be positive")
         price, balance = float(price), self.account_info.get("balance", 0)
         if order_type.lower() == "buy" and price * int(amount) > balance:
-            raise Refused(f"the order costs {price * int(amount):.2f}, the balance is {balance:.2f}")
+            raise CallRefused(f"the order costs {price * int(amount):.2f}, the balance is {balance:.2f}")
         order_id = self.order_counter
         self.orders[order_id] = {
             "id": order_id, "order_type": order_type, "symbol": symbol, "price": price, "amount": amount,
@@ -158,7 +158,7 @@ class TradingBot(World):
     def cancel_order(self, order_id: int) -> Json:
         order = self._order(order_id)
         if order["status"] == "Completed":
-            raise Refused(f"order {order_id} is completed and cannot be cancelled")
+            raise CallRefused(f"order {order_id} is completed and cannot be cancelled")
         order["status"] = "Cancelled"
         return {"order_id": order_id, "status": "Cancelled"}
 
@@ -175,17 +175,17 @@ class TradingBot(World):
     def fund_account(self, amount: float) -> Json:
         self._need_login()
         if amount <= 0:
-            raise Refused("the amount must be positive")
+            raise CallRefused("the amount must be positive")
         return self._transact("deposit", amount, "Account funded successfully")
 
     def withdraw_funds(self, amount: float) -> Json:
         self._need_login()
         if self.market_status != "Open":
-            raise Refused("the market is closed: no transactions now")
+            raise CallRefused("the market is closed: no transactions now")
         if amount <= 0:
-            raise Refused("the amount must be positive")
+            raise CallRefused("the amount must be positive")
         if amount > self.account_info["balance"]:
-            raise Refused(f"{amount} asked for, the balance is {self.account_info['balance']}")
+            raise CallRefused(f"{amount} asked for, the balance is {self.account_info['balance']}")
         return self._transact("withdrawal", amount, "Withdrawal successful")
 
     def _transact(self, kind: str, amount: float, status: str) -> Json:

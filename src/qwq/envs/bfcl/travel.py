@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from qwq.envs.bfcl.base import Json, Refused, World
+from qwq.envs.bfcl.base import CallRefused, Json, World
 
 AIRPORTS = "RMS SBK MPC SVP SHD CDG LHR SSV OKD WLB PEK HND HKG CIA CRH ATV PHV GFD SFO LAX JFK ORD BOS".split()
 CITIES = {
@@ -84,18 +84,18 @@ class TravelAPI(World):
 
     def _need_token(self, token: str) -> None:
         if self.token_expires_in == 0:
-            raise Refused("the token has expired")
+            raise CallRefused("the token has expired")
         if token != self.access_token:
-            raise Refused("this is not the access token")
+            raise CallRefused("this is not the access token")
 
     def _card(self, card_id: str) -> Json:
         if card_id not in self.credit_card_list:
-            raise Refused(f"no card with the id {card_id}: there are {list(self.credit_card_list)}")
+            raise CallRefused(f"no card with the id {card_id}: there are {list(self.credit_card_list)}")
         return self.credit_card_list[card_id]
 
     def _booking(self, booking_id: str | None) -> Json:
         if booking_id not in self.booking_record:
-            raise Refused(f"no booking with the id {booking_id}")
+            raise CallRefused(f"no booking with the id {booking_id}")
         return self.booking_record[booking_id]
 
     def authenticate_travel(
@@ -129,10 +129,10 @@ class TravelAPI(World):
         card_verification_number: int,
     ) -> Json:
         if self.token_expires_in is None:
-            raise Refused("there is no token yet: authenticate first")
+            raise CallRefused("there is no token yet: authenticate first")
         self._need_token(access_token)
         if card_number in self.credit_card_list:
-            raise Refused("this card is registered already")
+            raise CallRefused("this card is registered already")
         card_id = str(self._random.randint(100000000000, 999999999999))
         self.credit_card_list[card_id] = {
             "card_number": card_number, "expiration_date": expiration_date, "cardholder_name": cardholder_name,
@@ -157,7 +157,7 @@ class TravelAPI(World):
             return {"exchanged_value": float(value * RATES[target_currency])}
         if target_currency == "USD" and base_currency in RATES:
             return {"exchanged_value": round(value / RATES[base_currency], 2)}
-        raise Refused(f"no exchange rate from {base_currency} to {target_currency}")
+        raise CallRefused(f"no exchange rate from {base_currency} to {target_currency}")
 
     # -- flights -----------------------------------------------------------------------------------
 
@@ -170,9 +170,9 @@ class TravelAPI(World):
     @staticmethod
     def _cost(travel_from: str, travel_to: str, travel_date: str, travel_class: str) -> float:
         if (travel_from, travel_to) not in COSTS:
-            raise Refused(f"no route from {travel_from} to {travel_to}")
+            raise CallRefused(f"no route from {travel_from} to {travel_to}")
         if travel_class not in FACTORS:
-            raise Refused(f"no class {travel_class}: there are {', '.join(FACTORS)}")
+            raise CallRefused(f"no class {travel_class}: there are {', '.join(FACTORS)}")
         even = sum(int(c) for c in travel_date if c.isdigit()) % 2 == 0  # of the date's digits
         return float(COSTS[travel_from, travel_to] * FACTORS[travel_class] * (2 if even else 1))
 
@@ -187,14 +187,14 @@ class TravelAPI(World):
             card = self._card(card_id)
             for airport in (travel_from, travel_to):
                 if airport not in AIRPORTS:
-                    raise Refused(f"no airport {airport}")
+                    raise CallRefused(f"no airport {airport}")
             datetime.datetime.strptime(travel_date, "%Y-%m-%d")
             cost = self._cost(travel_from, travel_to, travel_date, travel_class)
             if card["balance"] < cost:
-                raise Refused(f"the flight costs {cost}, the card has {card['balance']}")
+                raise CallRefused(f"the flight costs {cost}, the card has {card['balance']}")
             if self.budget_limit is not None and card["balance"] < self.budget_limit:
-                raise Refused(f"the card has {card['balance']}, less than the budget limit of {self.budget_limit}")
-        except Refused as refusal:
+                raise CallRefused(f"the card has {card['balance']}, less than the budget limit of {self.budget_limit}")
+        except CallRefused as refusal:
             return {"booking_status": False, "error": str(refusal)}
         card["balance"] -= cost
         booking_id, transaction_id = (
@@ -216,7 +216,7 @@ class TravelAPI(World):
         try:
             self._need_token(access_token)
             booking = self._booking(booking_id)
-        except Refused as refusal:
+        except CallRefused as refusal:
             return {"cancel_status": False, "error": str(refusal)}
         self.credit_card_list[booking["card_id"]]["balance"] += booking["travel_cost"]
         del self.booking_record[booking_id]
@@ -240,10 +240,10 @@ class TravelAPI(World):
         try:
             self._need_token(access_token)
             if self.budget_limit is not None and self.budget_limit < insurance_cost:
-                raise Refused(f"it costs {insurance_cost}, the budget limit is {self.budget_limit}")
+                raise CallRefused(f"it costs {insurance_cost}, the budget limit is {self.budget_limit}")
             self._booking(booking_id)
             card = self._card(card_id)
-        except Refused as refusal:
+        except CallRefused as refusal:
             return {"insurance_status": False, "error": str(refusal)}
         card["balance"] -= insurance_cost
         return {"insurance_id": str(self._random.randint(100000000, 999999999)), "insurance_status": True}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from qwq.envs.bfcl.base import Json, Refused, World
+from qwq.envs.bfcl.base import CallRefused, Json, World
 
 TANK_GALLONS = 50
 MILES_PER_GALLON = 20.0
@@ -68,19 +68,19 @@ class VehicleControlAPI(World):
         if ignitionMode == "STOP":
             self.engineState = "stopped"
         if self._open_doors() > 0:
-            raise Refused(f"lock all doors before starting; unlocked are: {', '.join(self._unlocked())}")
+            raise CallRefused(f"lock all doors before starting; unlocked are: {', '.join(self._unlocked())}")
         if self.brakePedalStatus != "pressed" or self._brake_force != FULL_BRAKE_N:
-            raise Refused("press the brake pedal fully before starting")
+            raise CallRefused("press the brake pedal fully before starting")
         if self.fuelLevel < 0:
-            raise Refused("the tank is empty")
+            raise CallRefused("the tank is empty")
         if ignitionMode != "START":
-            raise Refused(f"{ignitionMode} does not start the engine: START does")
+            raise CallRefused(f"{ignitionMode} does not start the engine: START does")
         self.engineState = "running"
         return {"engineState": self.engineState, "fuelLevel": self.fuelLevel, "batteryVoltage": self.batteryVoltage}
 
     def pressBrakePedal(self, pedalPosition: float) -> Json:
         if not 0 <= pedalPosition <= 1:
-            raise Refused(f"the pedal's position is {pedalPosition}: it is 0 to 1")
+            raise CallRefused(f"the pedal's position is {pedalPosition}: it is 0 to 1")
         self.brakePedalStatus = "pressed" if pedalPosition else "released"
         self._brake_force = float(pedalPosition * FULL_BRAKE_N)
         return {"brakePedalStatus": self.brakePedalStatus, "brakePedalForce": self._brake_force}
@@ -90,7 +90,7 @@ class VehicleControlAPI(World):
 
     def activateParkingBrake(self, mode: str) -> Json:
         if mode not in ("engage", "release"):
-            raise Refused(f"no mode {mode}: engage or release")
+            raise CallRefused(f"no mode {mode}: engage or release")
         self.parkingBrakeStatus, self._parking_force = ("engaged", 500.0) if mode == "engage" else ("released", 0.0)
         self._slope = 10.0
         return {
@@ -102,10 +102,10 @@ class VehicleControlAPI(World):
     def setCruiseControl(self, speed: float, activate: bool, distanceToNextVehicle: float) -> Json:
         speed, distance = float(speed), float(distanceToNextVehicle)
         if self.engineState == "stopped":
-            raise Refused("start the engine before the cruise control")
+            raise CallRefused("start the engine before the cruise control")
         self.distanceToNextVehicle = distance
         if activate and (not 0 <= speed <= 120 or speed % 5):
-            raise Refused(f"the speed is {speed}: it is 0 to 120, in steps of 5")
+            raise CallRefused(f"the speed is {speed}: it is 0 to 120, in steps of 5")
         self.cruiseStatus = "active" if activate else "inactive"
         return {"cruiseStatus": self.cruiseStatus, "currentSpeed": speed, "distanceToNextVehicle": distance}
 
@@ -114,9 +114,9 @@ class VehicleControlAPI(World):
 
     def fillFuelTank(self, fuelAmount: float) -> Json:
         if fuelAmount < 0:
-            raise Refused("the amount of fuel cannot be negative")
+            raise CallRefused("the amount of fuel cannot be negative")
         if self.fuelLevel + fuelAmount > TANK_GALLONS:
-            raise Refused(f"{self.fuelLevel} and {fuelAmount} gallons are more than the tank's {TANK_GALLONS}")
+            raise CallRefused(f"{self.fuelLevel} and {fuelAmount} gallons are more than the tank's {TANK_GALLONS}")
         self.fuelLevel += fuelAmount
         return {"fuelLevel": self.fuelLevel}
 
@@ -129,7 +129,7 @@ class VehicleControlAPI(World):
         status = "unlocked" if unlock else "locked"
         for name in door:
             if name not in self.doorStatus:
-                raise Refused(f"no door {name}: there are {', '.join(self.doorStatus)}")
+                raise CallRefused(f"no door {name}: there are {', '.join(self.doorStatus)}")
             self.doorStatus[name] = status
         return {"lockStatus": status, "remainingUnlockedDoors": self._open_doors()}
 
@@ -137,14 +137,14 @@ class VehicleControlAPI(World):
         self, temperature: float, unit: str = "celsius", fanSpeed: int = 50, mode: str = "auto"
     ) -> Json:
         if not 0 <= fanSpeed <= 100:
-            raise Refused(f"the fan's speed is {fanSpeed}: it is 0 to 100")
+            raise CallRefused(f"the fan's speed is {fanSpeed}: it is 0 to 100")
         self.acTemperature = (temperature - 32) * 5 / 9 if unit == "fahrenheit" else temperature
         self.fanSpeed, self.acMode = fanSpeed, mode
         return {"currentACTemperature": temperature, "climateMode": mode, "humidityLevel": self.humidityLevel}
 
     def setHeadlights(self, mode: str) -> Json:
         if mode not in ("on", "off", "auto"):
-            raise Refused(f"no mode {mode}: on, off or auto")
+            raise CallRefused(f"no mode {mode}: on, off or auto")
         self.headLightStatus = "on" if mode == "on" else "off"
         return {"headlightStatus": self.headLightStatus}
 
@@ -166,7 +166,7 @@ class VehicleControlAPI(World):
             "engine": {"engineState": self.engineState},
         }  # fmt: skip
         if option not in views:
-            raise Refused(f"no view {option}: there are {', '.join(views)}")
+            raise CallRefused(f"no view {option}: there are {', '.join(views)}")
         return views[option]
 
     def check_tire_pressure(self) -> Json:
@@ -196,7 +196,7 @@ class VehicleControlAPI(World):
     def estimate_distance(self, cityA: str, cityB: str) -> Json:
         miles = MILES.get((cityA, cityB), MILES.get((cityB, cityA)))
         if miles is None:
-            raise Refused(f"no distance known from {cityA} to {cityB}")
+            raise CallRefused(f"no distance known from {cityA} to {cityB}")
         return {"distance": miles}
 
     def set_navigation(self, destination: str) -> Json:

@@ -37,7 +37,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from qwq.errors import UsageError
 from qwq.sandbox import cgroup, languages, packages
 from qwq.sandbox.http import fusion
-from qwq.sandbox.http.body import HEARTBEAT_S, Refused, error_response, gone, read_body
+from qwq.sandbox.http.body import HEARTBEAT_S, BodyRefused, error_response, gone, read_body
 from qwq.sandbox.http.protocol import (
     BATCH,
     Batch,
@@ -45,7 +45,7 @@ from qwq.sandbox.http.protocol import (
     VerifyItem,
     execution_from_dict,
 )
-from qwq.sandbox.http.service import Full, Grade, Job, ServerLimits, Service
+from qwq.sandbox.http.service import Full, Grade, QueuedRun, ServerLimits, Service
 from qwq.sandbox.http.session_routes import SessionService, add_routes
 from qwq.sandbox.policy import Level
 from qwq.sandbox.pool import Sandbox
@@ -153,9 +153,9 @@ class BatchStream(Response):
         super().__init__(media_type="application/x-ndjson")
         self.service = service
         self.items = batch.items
-        self.ready: asyncio.Queue[tuple[int, Job] | None] = asyncio.Queue()
+        self.ready: asyncio.Queue[tuple[int, QueuedRun] | None] = asyncio.Queue()
 
-    def _submit(self, index: int) -> Job:
+    def _submit(self, index: int) -> QueuedRun:
         job = self.service.submit(self.items[index])
         assert job.future is not None
         job.future.add_done_callback(lambda _: self.ready.put_nowait((index, job)))
@@ -167,7 +167,7 @@ class BatchStream(Response):
         listener.add_done_callback(lambda _: self.ready.put_nowait(None))
         left = len(self.items)
         waiting = iter(range(left))
-        running: set[Job] = set()
+        running: set[QueuedRun] = set()
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             running |= {self._submit(i) for i in islice(waiting, self.service.window)}
@@ -259,11 +259,11 @@ async def _submit(service: Service, request: Request) -> Response:
     try:
         found = await _held(service, fusion.submit_item(asked), request)
     except UsageError as error:
-        raise Refused(400, str(error)) from None
+        raise BodyRefused(400, str(error)) from None
     if found is None:
         return Response(status_code=499)
     if "error" in found:
-        raise Refused(400 if found["error"]["kind"] == "usage" else 500, found["error"]["message"])
+        raise BodyRefused(400 if found["error"]["kind"] == "usage" else 500, found["error"]["message"])
     return _model(fusion.submit_response(asked, found["verdict"]))
 
 
@@ -333,8 +333,8 @@ def create_app(service: Service, api_key: str | None = None, allowed: Sequence[N
     app = FastAPI(title="qwq sandbox", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, api_key=api_key, allowed=allowed)
 
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> Response:
+    @app.exception_handler(BodyRefused)
+    async def refused(request: Request, error: BodyRefused) -> Response:
         return error.response
 
     @app.exception_handler(Full)
@@ -345,12 +345,12 @@ def create_app(service: Service, api_key: str | None = None, allowed: Sequence[N
     async def batch(request: Request) -> Any:
         asked = await read_body(request, BATCH, service.limits.body_bytes)
         if len(asked.items) > service.limits.queue:
-            raise Refused(413, f"{len(asked.items)} items, the queue holds {service.limits.queue}: send fewer")
+            raise BodyRefused(413, f"{len(asked.items)} items, the queue holds {service.limits.queue}: send fewer")
         try:
             for item in asked.items:
                 service.check(item)
         except UsageError as error:
-            raise Refused(422, str(error)) from None
+            raise BodyRefused(422, str(error)) from None
         service.admit(len(asked.items))
         return BatchStream(service, asked)
 
@@ -368,7 +368,7 @@ def create_app(service: Service, api_key: str | None = None, allowed: Sequence[N
     return app
 
 
-class _Server(uvicorn.Server):
+class _SandboxServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """End cleanly, with status 0, on SIGINT and SIGTERM: uvicorn's own raises the signal again
@@ -437,4 +437,4 @@ def serve(
         )
         if level is Level.RLIMITS:
             print("UNSAFE: programs can read what this user can; every result says so", file=sys.stderr, flush=True)
-        _Server(config).run(sockets=[bound])
+        _SandboxServer(config).run(sockets=[bound])

@@ -60,7 +60,7 @@ class ServerLimits:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class QueuedRun:
     """One run, queued or running, and how many callers still want it."""
 
     key: bytes
@@ -69,7 +69,7 @@ class Job:
     waiting: int = 0
 
 
-class Metrics:
+class SandboxMetrics:
     """Counters for /metrics, in a registry of their own."""
 
     def __init__(self) -> None:
@@ -100,13 +100,13 @@ class Service:
     def __init__(self, sandbox: Sandbox, grade: Grade, limits: ServerLimits):
         self.sandbox = sandbox
         self.limits = limits
-        self.metrics = Metrics()
+        self.metrics = SandboxMetrics()
         self.metrics.slots.set(sandbox.slots)
         self.window = max(4, 2 * sandbox.slots)  # items of one batch under way: bounds what unsent results take
         self._grade = grade
         self._held = 0
         self._held_back: deque[asyncio.Future[None]] = deque()
-        self._jobs: dict[bytes, Job] = {}
+        self._jobs: dict[bytes, QueuedRun] = {}
         self._results: OrderedDict[bytes, tuple[int, dict[str, Any]]] = OrderedDict()
         self._result_bytes = 0
         self._mean_s = 0.05
@@ -174,7 +174,7 @@ class Service:
             if value > most:
                 raise UsageError(f"{name} is {value:g}, this server allows up to {most:g}")
 
-    def submit(self, item: ExecuteItem | VerifyItem) -> Job:
+    def submit(self, item: ExecuteItem | VerifyItem) -> QueuedRun:
         """Start or join a job.
 
         The caller awaits `job.future` and calls `release` when it no longer wants it.
@@ -182,7 +182,7 @@ class Service:
         key = hashlib.sha256(item.model_dump_json().encode(errors="surrogatepass")).digest()
         job = self._jobs.get(key) if item.id else None
         if job is None:
-            job = Job(key)
+            job = QueuedRun(key)
             known = self._results.get(key) if item.id else None
             loop = asyncio.get_running_loop()
             if known is not None:
@@ -198,7 +198,7 @@ class Service:
         job.waiting += 1
         return job
 
-    def release(self, job: Job) -> None:
+    def release(self, job: QueuedRun) -> None:
         """One caller less; a job that nobody wants is killed, or dropped where it has not begun."""
         job.waiting -= 1
         if job.waiting == 0 and job.future is not None and not job.future.done():
@@ -206,7 +206,7 @@ class Service:
             job.cancel.set()
             self.metrics.cancelled.inc()
 
-    async def _run(self, job: Job, item: ExecuteItem | VerifyItem) -> dict[str, Any]:
+    async def _run(self, job: QueuedRun, item: ExecuteItem | VerifyItem) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         try:
             result = await loop.run_in_executor(self._threads, self._perform, item, job.cancel, time.monotonic())

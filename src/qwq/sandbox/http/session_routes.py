@@ -31,7 +31,7 @@ from pydantic import TypeAdapter
 from starlette.types import Receive, Scope, Send
 
 from qwq.errors import InfraError, UsageError
-from qwq.sandbox.http.body import HEARTBEAT_S, Refused, gone, read_body
+from qwq.sandbox.http.body import HEARTBEAT_S, BodyRefused, gone, read_body
 from qwq.sandbox.http.protocol import CellRequest, RestartRequest, SessionRequest
 from qwq.sandbox.http.service import Service
 from qwq.sandbox.interpreter import SessionLimits
@@ -73,12 +73,12 @@ class SessionService:
         self._threads = ThreadPoolExecutor(max(1, service.limits.sessions), "session")
 
     def open(self, asked: SessionRequest) -> str:
-        """Raises UsageError for limits beyond the server's, _Refused where no more sessions are
+        """Raises UsageError for limits beyond the server's, BodyRefused where no more sessions are
         allowed.
         """
         limits = self.service.limits
         if len(self.opened) >= limits.sessions:
-            raise Refused(
+            raise BodyRefused(
                 429, f"{limits.sessions} sessions are open, which is the limit: close one", {"Retry-After": "5"}
             )
         for name, value, most in (
@@ -99,7 +99,7 @@ class SessionService:
 
     def get(self, name: str) -> Opened:
         if name not in self.opened:
-            raise Refused(404, "no session of this id is open: it was closed, or not used for too long")
+            raise BodyRefused(404, "no session of this id is open: it was closed, or not used for too long")
         return self.opened[name]
 
     async def cell(self, opened: Opened, asked: CellRequest) -> dict[str, Any]:
@@ -206,9 +206,9 @@ def add_routes(app: FastAPI, sessions: SessionService) -> None:
         try:
             return JSONResponse(await function(), status)
         except UsageError as error:
-            raise Refused(422, str(error)) from None
+            raise BodyRefused(422, str(error)) from None
         except InfraError as error:
-            raise Refused(500, str(error)) from None
+            raise BodyRefused(500, str(error)) from None
 
     @app.post("/sessions")
     async def open_session(request: Request) -> Response:
@@ -234,7 +234,7 @@ def add_routes(app: FastAPI, sessions: SessionService) -> None:
         asked = await read_body(request, _CELL, limit)
         most = sessions.service.limits.timeout_s
         if (asked.timeout_s or 0) > most:
-            raise Refused(422, f"timeout_s is {asked.timeout_s:g}, this server allows up to {most:g}")
+            raise BodyRefused(422, f"timeout_s is {asked.timeout_s:g}, this server allows up to {most:g}")
         return CellStream(sessions, opened, asked)
 
     @app.post("/sessions/{name}/interrupt")

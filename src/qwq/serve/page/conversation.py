@@ -59,13 +59,13 @@ class Attachment(_Noun):
     text: str
 
 
-class ToolCall(_Noun):
+class StoredToolCall(_Noun):
     id: str = ""
     name: str = ""
     arguments: str = ""  # JSON as the model wrote it
 
 
-class Stats(_Noun):
+class MessageStats(_Noun):
     """Measured on the server; over all parts of a continued answer."""
 
     ttft_s: FiniteFloat | None = None
@@ -78,18 +78,18 @@ class Stats(_Noun):
     thinking_token_budget: int | None = None
 
 
-class Message(_Noun):
+class StoredMessage(_Noun):
     id: int
     parent: int | None
     role: Literal["user", "assistant", "tool"]
     content: str = ""
     reasoning: str = ""
-    tool_calls: list[ToolCall] = []
+    tool_calls: list[StoredToolCall] = []
     tool_call_id: str | None = None
     attachments: list[Attachment] = []
     state: State = State.COMPLETE
     error: str | None = None
-    stats: Stats = Stats()
+    stats: MessageStats = MessageStats()
     created: FiniteFloat = 0.0
 
 
@@ -102,7 +102,7 @@ class NewMessage(_Noun):
     tool_call_id: str | None = None
 
 
-class Conversation(_Noun):
+class StoredConversation(_Noun):
     id: str
     title: str = ""
     system: str = ""
@@ -122,11 +122,11 @@ class Piece(NamedTuple):
     text: str
 
 
-def with_pieces(message: Message, pieces: Iterable[Piece]) -> Message:
+def with_pieces(message: StoredMessage, pieces: Iterable[Piece]) -> StoredMessage:
     """The message with what was streamed after it was last stored whole."""
     content, reasoning = [message.content], [message.reasoning]
     calls = [c.model_copy() for c in message.tool_calls]
-    new: dict[int, ToolCall] = {}
+    new: dict[int, StoredToolCall] = {}
     for piece in pieces:
         if piece.kind == "content":
             content.append(piece.text)
@@ -134,7 +134,7 @@ def with_pieces(message: Message, pieces: Iterable[Piece]) -> Message:
             reasoning.append(piece.text)
         else:
             delta = json.loads(piece.text)
-            call = new.setdefault(delta.get("index", 0), ToolCall())
+            call = new.setdefault(delta.get("index", 0), StoredToolCall())
             call.id += delta.get("id") or ""
             call.name += delta.get("name") or ""
             call.arguments += delta.get("arguments") or ""
@@ -142,10 +142,10 @@ def with_pieces(message: Message, pieces: Iterable[Piece]) -> Message:
     return message.model_copy(update={**text, "tool_calls": calls + [new[i] for i in sorted(new)]})
 
 
-def path_to(messages: Sequence[Message], leaf: int | None) -> list[Message]:
+def path_to(messages: Sequence[StoredMessage], leaf: int | None) -> list[StoredMessage]:
     """From the first message to `leaf`."""
     by_id = {m.id: m for m in messages}
-    path: list[Message] = []
+    path: list[StoredMessage] = []
     while leaf is not None:
         path.append(by_id[leaf])
         leaf = path[-1].parent
@@ -158,12 +158,14 @@ def title_of(text: str) -> str:
     return line if len(line) <= TITLE_CHARS else line[: TITLE_CHARS - 1].rstrip() + "…"
 
 
-def _user_content(message: Message) -> str:
+def _user_content(message: StoredMessage) -> str:
     parts = [file_block(file.name, file.text) for file in message.attachments]
     return "\n".join([*parts, message.content])
 
 
-def chat_body(conversation: Conversation, path: Sequence[Message], *, continues: bool = False) -> dict[str, Any]:
+def chat_body(
+    conversation: StoredConversation, path: Sequence[StoredMessage], *, continues: bool = False
+) -> dict[str, Any]:
     """The body of `/v1/chat/completions` that asks for what follows `path`, or for the rest of its
     last message.
 

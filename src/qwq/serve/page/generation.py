@@ -14,7 +14,7 @@ from contextlib import aclosing
 from typing import Any
 
 from qwq.errors import QwqError, UsageError
-from qwq.serve.page.conversation import Message, Piece, State, Stats, chat_body, path_to, with_pieces
+from qwq.serve.page.conversation import MessageStats, Piece, State, StoredMessage, chat_body, path_to, with_pieces
 from qwq.serve.page.store import Store, Whole
 
 # The chat endpoint in process: takes the body of a streamed request, gives the chunks of its answer
@@ -31,10 +31,10 @@ class Generation:
     `follow` may be called by any number of pages; `stop` comes back when nothing runs any more.
     """
 
-    def __init__(self, store: Store, chat: Chat, body: dict[str, Any], message: Message) -> None:
+    def __init__(self, store: Store, chat: Chat, body: dict[str, Any], message: StoredMessage) -> None:
         self._store, self._chat, self._body, self._before = store, chat, body, message
         self.pieces: list[Piece] = []
-        self.final: Message | None = None
+        self.final: StoredMessage | None = None
         self._wake = asyncio.Event()
         self._state = State.INTERRUPTED
         self._error: str | None = None
@@ -131,7 +131,7 @@ class Generation:
         wake, self._wake = self._wake, asyncio.Event()
         wake.set()
 
-    def _stats(self) -> Stats:
+    def _stats(self) -> MessageStats:
         """This part's figures added to those of the parts before it."""
         before, end = self._before.stats, time.monotonic()
         kinds = [p.kind for p in self.pieces]
@@ -144,7 +144,7 @@ class Generation:
         rate = self._timings.get("predicted_per_second") or (
             (new - 1) / decoding_s if new > 1 and decoding_s > 0 else None
         )
-        return Stats(
+        return MessageStats(
             ttft_s=before.ttft_s if before.ttft_s is not None or self._first is None else self._first - self._started,
             thinking_s=(before.thinking_s or 0.0) + thinking_s,
             total_s=(before.total_s or 0.0) + end - self._started,
@@ -167,7 +167,7 @@ class Generations:
     def get(self, message: int) -> Generation | None:
         return self._running.get(message)
 
-    def start(self, store: Store, whole: Whole, message: Message) -> None:
+    def start(self, store: Store, whole: Whole, message: StoredMessage) -> None:
         """Start the empty or stopped answer at the end of its path."""
         if self._closed:
             raise UsageError("the server is shutting down: ask again when it is back")

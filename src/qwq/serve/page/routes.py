@@ -38,7 +38,7 @@ from starlette.concurrency import run_in_threadpool
 from qwq.errors import QwqError, UsageError
 from qwq.serve.errors import INVALID, error_response
 from qwq.serve.page.assets import serve_files
-from qwq.serve.page.conversation import Conversation, Message, NewMessage, Settings, State
+from qwq.serve.page.conversation import NewMessage, Settings, State, StoredConversation, StoredMessage
 from qwq.serve.page.generation import Chat, Generations
 from qwq.serve.page.store import Found, NotFound, Store, Stores, Whole
 from qwq.serve.page.transfer import from_json, from_markdown, to_json, to_markdown
@@ -47,35 +47,35 @@ HEARTBEAT_S = 15.0
 CONTINUABLE = (State.LENGTH, State.STOPPED, State.INTERRUPTED, State.ERROR)
 
 
-class _Body(BaseModel):
+class _PageBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class NewConversation(_Body):
+class NewConversation(_PageBody):
     title: Annotated[str, Field(max_length=500)] = ""
     system: str = ""
     settings: Settings = Settings()
     temporary: bool = False
 
 
-class Fork(_Body):
+class Fork(_PageBody):
     """The last message that the new conversation has."""
 
     message: int
 
 
-class Rewrite(_Body):
+class Rewrite(_PageBody):
     content: str
 
 
-class Change(_Body):
+class Change(_PageBody):
     title: Annotated[str | None, Field(max_length=500)] = None
     system: str | None = None
     settings: Settings | None = None
     head: int | None = None
 
 
-class Ask(_Body):
+class Ask(_PageBody):
     """`parent` and the new messages below it; or an answer to continue."""
 
     parent: int | None = None
@@ -174,7 +174,7 @@ def _summary(hit: Found) -> dict[str, Any]:
     return entry | ({"message": hit.message, "snippet": hit.snippet} if hit.snippet else {})
 
 
-def _out(message: Message, pieces: int = 0) -> dict[str, Any]:
+def _out(message: StoredMessage, pieces: int = 0) -> dict[str, Any]:
     return message.model_dump(mode="json") | {"pieces": pieces}
 
 
@@ -194,7 +194,7 @@ def _conversations(stores: Stores, running: Generations) -> APIRouter:
     def create(body: NewConversation) -> dict[str, Any]:
         store = stores.temporary if body.temporary else stores.kept
         fields = {"title": body.title, "system": body.system, "settings": body.settings}
-        return store.create(Conversation(id="", **fields)).model_dump(mode="json")
+        return store.create(StoredConversation(id="", **fields)).model_dump(mode="json")
 
     @router.post("/{id}/fork")
     def fork(id: str, body: Fork) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def _answers(stores: Stores, running: Generations) -> APIRouter:
         store = stores.of(id)
         if body.continue_ is not None:
             whole = await run_in_threadpool(stores.of(id).whole, id)
-            added: list[Message] = []
+            added: list[StoredMessage] = []
             answer = _continued(whole, body.continue_)
             await run_in_threadpool(store.begin_again, answer)
             answer = answer.model_copy(update={"state": State.STREAMING, "error": None})
@@ -277,7 +277,7 @@ def _answers(stores: Stores, running: Generations) -> APIRouter:
     return router
 
 
-def _continued(whole: Whole, id: int) -> Message:
+def _continued(whole: Whole, id: int) -> StoredMessage:
     answer = next((m for m in whole.messages if m.id == id), None)
     if answer is None:
         raise NotFound(f"message {id} is not in conversation {whole.conversation.id}: load the conversation again")

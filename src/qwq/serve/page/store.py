@@ -17,7 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwq.errors import UsageError
-from qwq.serve.page.conversation import Conversation, Message, NewMessage, Piece, State, path_to, title_of, with_pieces
+from qwq.serve.page.conversation import (
+    NewMessage,
+    Piece,
+    State,
+    StoredConversation,
+    StoredMessage,
+    path_to,
+    title_of,
+    with_pieces,
+)
 from qwq.serve.page.database import Database
 
 SNIPPET_CHARS = 120
@@ -35,7 +44,7 @@ class NotFound(UsageError):
 class Found:
     """A conversation in a list; `message` and `snippet` say where a search found it."""
 
-    conversation: Conversation
+    conversation: StoredConversation
     message: int | None = None
     snippet: str = ""
 
@@ -46,8 +55,8 @@ class Whole:
     piece in each answer under way.
     """
 
-    conversation: Conversation
-    messages: list[Message]
+    conversation: StoredConversation
+    messages: list[StoredMessage]
     pieces: dict[int, int]
 
 
@@ -67,16 +76,16 @@ class Store(Database):
 
     # -- conversations -----------------------------------------------------------------------------
 
-    def create(self, conversation: Conversation | None = None) -> Conversation:
+    def create(self, conversation: StoredConversation | None = None) -> StoredConversation:
         now = time.time()
-        made = (conversation or Conversation(id="")).model_copy(
+        made = (conversation or StoredConversation(id="")).model_copy(
             update={"id": self._prefix + secrets.token_hex(8), "head": None, "created": now, "updated": now}
         )
         with self._write() as db:
             _insert_conversation(db, made)
         return made
 
-    def get(self, id: str) -> Conversation:
+    def get(self, id: str) -> StoredConversation:
         with self._read() as db:
             return _conversation(_one(db, "conversation", id))
 
@@ -138,7 +147,7 @@ class Store(Database):
                 return ("…" if start else "") + cut + ("…" if start + SNIPPET_CHARS < len(text) else "")
         return ""
 
-    def change(self, conversation: Conversation) -> None:
+    def change(self, conversation: StoredConversation) -> None:
         """Write title, system prompt, settings and head. It does not count as use."""
         with self._write() as db:
             _one(db, "conversation", conversation.id)
@@ -154,7 +163,7 @@ class Store(Database):
             _one(db, "conversation", id)
             db.execute("DELETE FROM conversation WHERE id = ?", (id,))
 
-    def insert(self, conversations: Sequence[tuple[Conversation, Sequence[Message]]]) -> list[str]:
+    def insert(self, conversations: Sequence[tuple[StoredConversation, Sequence[StoredMessage]]]) -> list[str]:
         """Imported conversations under new ids, all or none; parents come before their children."""
         ids = []
         with self._write() as db:
@@ -173,7 +182,7 @@ class Store(Database):
                 ids.append(new.id)
         return ids
 
-    def fork(self, id: str, message: int) -> Conversation:
+    def fork(self, id: str, message: int) -> StoredConversation:
         """A new conversation with the messages up to `message`."""
         whole = self.whole(id)
         if all(m.id != message for m in whole.messages):
@@ -186,25 +195,27 @@ class Store(Database):
 
     # -- messages ----------------------------------------------------------------------------------
 
-    def message(self, id: int) -> Message:
+    def message(self, id: int) -> StoredMessage:
         with self._read() as db:
             return _message(_one(db, "message", id))
 
-    def begin(self, conversation: str, parent: int | None, new: Sequence[NewMessage]) -> tuple[list[Message], Message]:
+    def begin(
+        self, conversation: str, parent: int | None, new: Sequence[NewMessage]
+    ) -> tuple[list[StoredMessage], StoredMessage]:
         """Add what the user says and an empty answer after it, in one step; the answer becomes the
         head.
         """
         now = time.time()
-        added: list[Message] = []
+        added: list[StoredMessage] = []
         with self._write() as db:
             row = _one(db, "conversation", conversation)
             if parent is not None:
                 self._belongs(db, parent, conversation)
             for m in new:
-                message = Message(id=0, parent=parent, created=now, **dict(m))
+                message = StoredMessage(id=0, parent=parent, created=now, **dict(m))
                 parent = _insert_message(db, conversation, message)
                 added.append(message.model_copy(update={"id": parent}))
-            answer = Message(id=0, parent=parent, role="assistant", state=State.STREAMING, created=now)
+            answer = StoredMessage(id=0, parent=parent, role="assistant", state=State.STREAMING, created=now)
             answer = answer.model_copy(update={"id": _insert_message(db, conversation, answer)})
             title = row["title"] or (title_of(added[0].content or added[0].attachments[0].name) if added else "")
             db.execute(
@@ -213,7 +224,7 @@ class Store(Database):
             )
         return added, answer
 
-    def rewrite(self, id: int, content: str) -> Message:
+    def rewrite(self, id: int, content: str) -> StoredMessage:
         """Another version of an answer, in the user's words, becomes the head.
 
         Its thinking stays.
@@ -229,7 +240,7 @@ class Store(Database):
             db.execute("UPDATE conversation SET head = ?, updated = ? WHERE id = ?", (new.id, now, row["conversation"]))
         return new
 
-    def begin_again(self, message: Message) -> None:
+    def begin_again(self, message: StoredMessage) -> None:
         """Let a stored answer be continued."""
         with self._write() as db:
             row = _one(db, "message", message.id)
@@ -243,7 +254,7 @@ class Store(Database):
         with self._write() as db:
             db.executemany("INSERT INTO piece VALUES (?, ?, ?, ?)", [(message, *p) for p in pieces])
 
-    def finish(self, message: Message) -> None:
+    def finish(self, message: StoredMessage) -> None:
         """Store an answer whole. One that was deleted meanwhile stays deleted."""
         with self._write() as db:
             row = _row(message)
@@ -288,32 +299,32 @@ def _one(db: sqlite3.Connection, table: str, id: str | int) -> sqlite3.Row:
     return row
 
 
-def _conversation(row: sqlite3.Row) -> Conversation:
-    return Conversation(
-        **{k: row[k] for k in Conversation.model_fields if k != "settings"}, settings=json.loads(row["settings"])
+def _conversation(row: sqlite3.Row) -> StoredConversation:
+    return StoredConversation(
+        **{k: row[k] for k in StoredConversation.model_fields if k != "settings"}, settings=json.loads(row["settings"])
     )
 
 
-def _settings(conversation: Conversation) -> str:
+def _settings(conversation: StoredConversation) -> str:
     return conversation.settings.model_dump_json(exclude_none=True)
 
 
-def _insert_conversation(db: sqlite3.Connection, c: Conversation) -> None:
+def _insert_conversation(db: sqlite3.Connection, c: StoredConversation) -> None:
     row = (c.id, c.title, c.system, _settings(c), c.head, c.created, c.updated)
     db.execute("INSERT INTO conversation VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
-def _message(row: sqlite3.Row) -> Message:
-    values = {k: json.loads(row[k]) if k in JSON_FIELDS else row[k] for k in Message.model_fields}
-    return Message(**values)
+def _message(row: sqlite3.Row) -> StoredMessage:
+    values = {k: json.loads(row[k]) if k in JSON_FIELDS else row[k] for k in StoredMessage.model_fields}
+    return StoredMessage(**values)
 
 
-def _row(m: Message) -> dict[str, object]:
+def _row(m: StoredMessage) -> dict[str, object]:
     values = m.model_dump(exclude={"id"}, exclude_none=False, mode="json")
     return {k: json.dumps(v, ensure_ascii=False) if k in JSON_FIELDS else v for k, v in values.items()}
 
 
-def _insert_message(db: sqlite3.Connection, conversation: str, m: Message) -> int:
+def _insert_message(db: sqlite3.Connection, conversation: str, m: StoredMessage) -> int:
     row = _row(m) | {"conversation": conversation}
     cursor = db.execute(f"INSERT INTO message ({', '.join(row)}) VALUES ({', '.join(':' + k for k in row)})", row)
     assert cursor.lastrowid is not None

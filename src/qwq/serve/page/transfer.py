@@ -17,19 +17,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qwq.errors import DataError
-from qwq.serve.page.conversation import Attachment, Conversation, Message, ToolCall, path_to, title_of
+from qwq.serve.page.conversation import Attachment, StoredConversation, StoredMessage, StoredToolCall, path_to, title_of
 from qwq.text.attach import fence_for
 
 FORMAT = "qwq-conversations"
-Exported = tuple[Conversation, Sequence[Message]]
+Exported = tuple[StoredConversation, Sequence[StoredMessage]]
 PARTS = ("title", "system", "user", "thinking", "assistant", "call", "tool", "file")
 MARK = re.compile(rf"<!-- qwq: ({'|'.join(PARTS)})(?: (\{{.*\}}))? -->")
 LOOKS_LIKE_MARK = re.compile(r"^(\\*)(?=<!-- qwq:)", re.MULTILINE)
 HEADINGS = {"system": "## System", "user": "## User", "assistant": "## Assistant", "tool": "## Tool result"}
 
 
-class _Entry(Conversation):
-    messages: list[Message]
+class _Entry(StoredConversation):
+    messages: list[StoredMessage]
 
 
 class _File(BaseModel):
@@ -99,12 +99,12 @@ def _checked(entry: _Entry) -> Exported:
         seen.add(m.id)
     if entry.head is not None and entry.head not in seen:
         raise DataError(f"the file cannot be imported: {entry.title!r} has no message {entry.head}, its head")
-    return Conversation(**{k: getattr(entry, k) for k in Conversation.model_fields}), entry.messages
+    return StoredConversation(**{k: getattr(entry, k) for k in StoredConversation.model_fields}), entry.messages
 
 
 def _from_plain(plain: Sequence[_Plain], data: Any) -> Exported:
     system: list[str] = []
-    messages: list[Message] = []
+    messages: list[StoredMessage] = []
     for m in plain:
         content = m.content or ""
         if isinstance(content, list):
@@ -112,22 +112,24 @@ def _from_plain(plain: Sequence[_Plain], data: Any) -> Exported:
         if m.role in ("system", "developer"):
             system.append(content)
             continue
-        calls = [ToolCall(id=c.id, name=c.function.name, arguments=c.function.arguments) for c in m.tool_calls or ()]
+        calls = [
+            StoredToolCall(id=c.id, name=c.function.name, arguments=c.function.arguments) for c in m.tool_calls or ()
+        ]
         values = {
             "content": content,
             "reasoning": m.reasoning_content or "",
             "tool_calls": calls,
             "tool_call_id": m.tool_call_id,
         }
-        messages.append(Message(id=len(messages) + 1, parent=len(messages) or None, role=m.role, **values))
+        messages.append(StoredMessage(id=len(messages) + 1, parent=len(messages) or None, role=m.role, **values))
     title = data.get("title") if isinstance(data, dict) else None
     return _linear(title if isinstance(title, str) else "", "\n\n".join(system), messages)
 
 
-def _linear(title: str, system: str, messages: list[Message]) -> Exported:
+def _linear(title: str, system: str, messages: list[StoredMessage]) -> Exported:
     first = next((m.content for m in messages if m.role == "user"), "")
     head = messages[-1].id if messages else None
-    return Conversation(id="", title=title or title_of(first), system=system, head=head), messages
+    return StoredConversation(id="", title=title or title_of(first), system=system, head=head), messages
 
 
 # -- Markdown --------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ def _part(kind: str, text: str, facts: dict[str, Any] | None = None, *, heading:
     return f"<!-- qwq: {kind}{about} -->\n{heading}{escaped}\n"
 
 
-def _markdown(c: Conversation, path: Sequence[Message]) -> str:
+def _markdown(c: StoredConversation, path: Sequence[StoredMessage]) -> str:
     parts = [_part("title", "# " + " ".join(c.title.split()))]
     if c.system:
         parts.append(_part("system", c.system, heading=HEADINGS["system"] + "\n\n"))
@@ -169,7 +171,7 @@ def _markdown(c: Conversation, path: Sequence[Message]) -> str:
 def from_markdown(text: str) -> list[Exported]:
     entries: list[Exported] = []
     title, system, thinking = "", "", ""
-    messages: list[Message] = []
+    messages: list[StoredMessage] = []
     ids = count(1)
     parts = list(_split(text.replace("\r\n", "\n")))
     if not parts:
@@ -188,7 +190,9 @@ def from_markdown(text: str) -> list[Exported]:
             call = facts.get("call") if kind == "tool" else None
             role: Any = kind
             messages.append(
-                Message(id=next(ids), parent=parent, role=role, content=body, reasoning=thinking, tool_call_id=call)
+                StoredMessage(
+                    id=next(ids), parent=parent, role=role, content=body, reasoning=thinking, tool_call_id=call
+                )
             )
             thinking = ""
         else:
@@ -196,13 +200,13 @@ def from_markdown(text: str) -> list[Exported]:
     return [*entries, _linear(title, system, messages)]
 
 
-def _attach(messages: list[Message], kind: str, facts: dict[str, Any], body: str) -> None:
+def _attach(messages: list[StoredMessage], kind: str, facts: dict[str, Any], body: str) -> None:
     name = facts.get("name")
     if not messages or not isinstance(name, str) or not name:
         raise DataError(f"the file cannot be imported: a {kind} comes before the first message, or has no name")
     last = messages[-1]
     if kind == "call":
-        call = ToolCall(id=str(facts.get("id", "")), name=name, arguments=body)
+        call = StoredToolCall(id=str(facts.get("id", "")), name=name, arguments=body)
         messages[-1] = last.model_copy(update={"tool_calls": [*last.tool_calls, call]})
     else:
         messages[-1] = last.model_copy(

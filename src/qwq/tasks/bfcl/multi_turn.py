@@ -57,7 +57,14 @@ def problem(category: str, row: Row, truth: Any, folder: Path, where: str, *, na
     offered = _offered(about, 0)
     ident = need(row, "id", where)
     return Problem(
-        ident, "tools", tuple(messages), about, ident, offered, source=category, environment=f"{__name__}:Conversation"
+        ident,
+        "tools",
+        tuple(messages),
+        about,
+        ident,
+        offered,
+        source=category,
+        environment=f"{__name__}:MultiTurnEnvironment",
     )
 
 
@@ -76,7 +83,7 @@ def _documents(folder: Path, name: str, where: str) -> list[dict[str, Any]]:
     return _read(path)
 
 
-class Conversation(Environment):
+class MultiTurnEnvironment(Environment):
     """The user, and the back ends that answer the model's calls.
 
     Without native tools calls are read from the text.

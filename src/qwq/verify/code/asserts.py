@@ -13,10 +13,10 @@ from qwq.common.source import parse_python
 from qwq.errors import DataError
 from qwq.sandbox import CaseResult, Item
 from qwq.types import Outcome
-from qwq.verify.code.plan import Plan, Planned, has_opaque, literal_value, make_plan
+from qwq.verify.code.plan import EvaluationPlan, Planned, has_opaque, literal_value, make_plan
 from qwq.verify.code.setup import BUILTIN_NAMES, Setup, bound_names, modules_used, program_reads
 from qwq.verify.code.split import INSPECTORS, SplitAssert, judge_plain, split_all
-from qwq.verify.code.tally import Job, Tally, failure_of
+from qwq.verify.code.tally import CodeRun, Tally, failure_of
 from qwq.verify.code.values import short
 
 OWN_BUILTIN = "_judge_"  # `jail/child.py` binds the builtins as they were under these names
@@ -27,7 +27,7 @@ def _split(setup: str, sources: tuple[str, ...]) -> tuple[Setup, list[SplitAsser
     return split_all(setup, sources)
 
 
-def run_asserts(job: Job, tests: Mapping[str, Any], tally: Tally) -> None:
+def run_asserts(job: CodeRun, tests: Mapping[str, Any], tally: Tally) -> None:
     setup, splits = _split(tests.get("setup", ""), tuple(tests["asserts"]))
     grading = _Grading(job, tests.get("prelude", ""), setup, splits, tally)
     grading.run()
@@ -38,12 +38,12 @@ class _Grading:
     whole at the end.
     """
 
-    def __init__(self, job: Job, prelude: str, setup: Setup, splits: Sequence[SplitAssert], tally: Tally):
+    def __init__(self, job: CodeRun, prelude: str, setup: Setup, splits: Sequence[SplitAssert], tally: Tally):
         self.job = job
         self.prelude = prelude
         self.setup = setup
         self.tally = tally
-        self.plan: Plan = make_plan(setup, splits, program_reads(job.code) if setup.known else ())
+        self.plan: EvaluationPlan = make_plan(setup, splits, program_reads(job.code) if setup.known else ())
         self.values: dict[str, Any] = {}
         self.whole: set[int] = set()
 

@@ -8,11 +8,11 @@ from typing import Any
 from qwq.sandbox import CaseResult
 from qwq.types import Outcome
 from qwq.verify.code import livecodebench
-from qwq.verify.code.tally import Job, Tally, failure_of
+from qwq.verify.code.tally import CodeRun, Tally, failure_of
 from qwq.verify.code.values import EXACT, as_json, equal, short
 
 
-def run_calls(job: Job, tests: Mapping[str, Any], tally: Tally) -> None:
+def run_calls(job: CodeRun, tests: Mapping[str, Any], tally: Tally) -> None:
     """All cases in one process. What JSON cannot write counts as what it writes in its place,
     unless `compare` is exact or LiveCodeBench's, which takes a returned tuple for a list and
     nothing else.

@@ -25,7 +25,7 @@ from qwq.verify.code.extract import extract_code
 from qwq.verify.code.forms import read_tests
 from qwq.verify.code.interactive import run_interactive
 from qwq.verify.code.stdio import run_stdio
-from qwq.verify.code.tally import VERIFIER, Job, Tally
+from qwq.verify.code.tally import VERIFIER, CodeRun, Tally
 from qwq.verify.code.values import short
 
 _CACHE_SIZE = 4096
@@ -154,7 +154,9 @@ def judge(
         return known
     started = time.monotonic()
     tally = Tally(total)
-    job = Job(code, sandbox or default_sandbox(), language, limits, tolerance, {"compile_timeout_s": compile_timeout_s})
+    job = CodeRun(
+        code, sandbox or default_sandbox(), language, limits, tolerance, {"compile_timeout_s": compile_timeout_s}
+    )
     try:
         _RUNNERS[kind](job, tests, tally)
     except InfraError as error:

@@ -12,11 +12,11 @@ from qwq.sandbox import RunStatus
 from qwq.sandbox.jail.codec import to_bytes
 from qwq.types import Outcome
 from qwq.verify.code.stdio import how_it_ended
-from qwq.verify.code.tally import Job, Tally
+from qwq.verify.code.tally import CodeRun, Tally
 from qwq.verify.code.values import short
 
 
-def run_interactive(job: Job, tests: Mapping[str, Any], tally: Tally) -> None:
+def run_interactive(job: CodeRun, tests: Mapping[str, Any], tally: Tally) -> None:
     """Each case is one conversation, in two jails. The interactor finds `input.txt` (and
     `answer.txt` where the case has an output) in its folder; its status 0 accepts, 1 and 2 refuse.
     """

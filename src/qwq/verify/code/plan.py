@@ -28,7 +28,7 @@ from qwq.verify.code.split import SplitAssert, split_assert
 
 
 @dataclass(slots=True)
-class Part:
+class SubExpression:
     """An expression of a test with setup expressions cut out of it, each under a name."""
 
     tree: ast.expr
@@ -89,8 +89,8 @@ class Planned:
     """
 
     split: SplitAssert
-    holes: list[Part]
-    judge: Part | None
+    holes: list[SubExpression]
+    judge: SubExpression | None
     handed: frozenset[str]
 
     def judged(self) -> set[str]:
@@ -101,7 +101,7 @@ class Planned:
 
 
 @dataclass(slots=True)
-class Plan:
+class EvaluationPlan:
     """Where each expression of the split tests is evaluated.
 
     `before` are the statements that the program itself reads.
@@ -140,7 +140,7 @@ class Plan:
         return bool(judged & (test.handed | at_hand))
 
 
-def make_plan(setup: Setup, splits: Sequence[SplitAssert], program_reads: Collection[str]) -> Plan:
+def make_plan(setup: Setup, splits: Sequence[SplitAssert], program_reads: Collection[str]) -> EvaluationPlan:
     counter = [0]
     handed: set[str] = set()
     tests = []
@@ -157,15 +157,15 @@ def make_plan(setup: Setup, splits: Sequence[SplitAssert], program_reads: Collec
         handed |= {name for part in holes for name, node in part.cut.items() if isinstance(node, ast.Name)}
         judge = None if split.judge is None else _cut(split.judge, setup, counter, (), False)
         tests.append(Planned(split, holes, judge, frozenset(handed)))
-    return Plan(setup, setup.needed(set(program_reads) & setup.known), tests)
+    return EvaluationPlan(setup, setup.needed(set(program_reads) & setup.known), tests)
 
 
-def _cut(source: str, setup: Setup, counter: list[int], keep: Collection[str], names: bool) -> Part:
+def _cut(source: str, setup: Setup, counter: list[int], keep: Collection[str], names: bool) -> SubExpression:
     tree = parse_python(source, mode="eval").body
     if not setup.data:
-        return Part(tree)
+        return SubExpression(tree)
     cutter = _CutOut(setup, counter, keep, names)
-    return Part(cutter.visit(tree), cutter.cut)
+    return SubExpression(cutter.visit(tree), cutter.cut)
 
 
 def literal_value(node: ast.expr, literals: Mapping[str, Any]) -> Any:

@@ -10,14 +10,14 @@ from qwq.sandbox.jail.codec import to_bytes
 from qwq.types import Outcome
 from qwq.verify.code import livecodebench
 from qwq.verify.code.checkers import NAMED, CheckerFault, run_checker
-from qwq.verify.code.tally import Job, Tally
+from qwq.verify.code.tally import CodeRun, Tally
 from qwq.verify.code.values import short
 
 DEFAULT_OUTPUT_BYTES = 1 << 20
 _WORDS = {RunStatus.MEMORY: "out of memory", RunStatus.OUTPUT_LIMIT: "too much output"}
 
 
-def run_stdio(job: Job, tests: Mapping[str, Any], tally: Tally) -> None:
+def run_stdio(job: CodeRun, tests: Mapping[str, Any], tally: Tally) -> None:
     published = tests.get("compare") == livecodebench.KIND
     prelude = tests.get("prelude", livecodebench.PRELUDE if published else "") if job.language == "python" else ""
     for index, case in enumerate(tests["cases"]):
@@ -46,7 +46,7 @@ def output_limit(outputs: list[str]) -> int:
 
 
 def _compare(
-    job: Job, tests: Mapping[str, Any], given: str, outputs: list[str], result: RunResult, index: int, tally: Tally
+    job: CodeRun, tests: Mapping[str, Any], given: str, outputs: list[str], result: RunResult, index: int, tally: Tally
 ) -> None:
     first: str | None = None
     for output in outputs:
@@ -64,7 +64,7 @@ def _compare(
 
 
 def _difference(
-    job: Job, tests: Mapping[str, Any], given: str, output: str, result: RunResult, tally: Tally
+    job: CodeRun, tests: Mapping[str, Any], given: str, output: str, result: RunResult, tally: Tally
 ) -> str | None:
     checker = tests.get("checker", "lines")
     if not isinstance(checker, str):
@@ -76,7 +76,7 @@ def _difference(
     return NAMED[checker](result.stdout, output, job.tolerance)
 
 
-def how_it_ended(job: Job, result: RunResult) -> tuple[Outcome, str]:
+def how_it_ended(job: CodeRun, result: RunResult) -> tuple[Outcome, str]:
     """The outcome of a run that did not end well, in words."""
     if result.status is RunStatus.COMPILE_ERROR:
         return Outcome.WRONG, f"does not compile: {short(_first_error(result.stderr))}"

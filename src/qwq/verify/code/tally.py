@@ -15,7 +15,7 @@ VERIFIER = "code"
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class CodeRun:
     """`limits` are keywords of the sandbox's methods; `compile_limits` those of `run` alone."""
 
     code: str

@@ -24,7 +24,6 @@ from qwq.verify.math.typed import (
     Day,
     Dots,
     Expr,
-    Family,
     Logic,
     NumberSet,
     Piecewise,
@@ -32,6 +31,7 @@ from qwq.verify.math.typed import (
     Region,
     Relation,
     Seq,
+    SolutionFamily,
     Text,
     Time,
     Unknown,
@@ -151,9 +151,9 @@ def _same_named_set(gold: Value, answer: Value) -> bool | None:
 
 def _same_family(gold: Value, answer: Value) -> bool | None:
     """A domain that only one side gives does not matter."""
-    if isinstance(gold, Family) and isinstance(answer, Family) and gold.domain != answer.domain:
+    if isinstance(gold, SolutionFamily) and isinstance(answer, SolutionFamily) and gold.domain != answer.domain:
         return False
-    plain = [v.value if isinstance(v, Family) else v for v in (gold, answer)]
+    plain = [v.value if isinstance(v, SolutionFamily) else v for v in (gold, answer)]
     return same(*plain)
 
 
@@ -477,7 +477,7 @@ def _same_region(gold: Value, answer: Value) -> bool | None:
 _RULES: tuple[tuple[Any, Callable[[Value, Value], bool | None]], ...] = (
     (Unknown, _same_unknown),
     (Dots, lambda gold, answer: gold == answer),
-    (Family, _same_family),
+    (SolutionFamily, _same_family),
     (Relation, lambda gold, answer: relations.same_relation(gold, answer, same)),
     (Piecewise, _same_piecewise),
     (Congruence, lambda gold, answer: relations.same_congruence(gold, answer, same)),

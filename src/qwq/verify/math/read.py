@@ -25,7 +25,6 @@ from qwq.verify.math.typed import (
     Bag,
     Congruence,
     Expr,
-    Family,
     Interval,
     Logic,
     NumberSet,
@@ -33,6 +32,7 @@ from qwq.verify.math.typed import (
     Region,
     Relation,
     Seq,
+    SolutionFamily,
     Text,
     Unknown,
     Value,
@@ -138,7 +138,7 @@ def _qualified(text: str, nesting: int) -> Value | None:
     value = read(text[: match.start()], nesting + 1)
     if isinstance(value, Region):
         return _restricted(value, domain, text) if value.quantity in (None, ("sym", match["what"])) else Unknown(text)
-    return Family(value, match["what"], domain)
+    return SolutionFamily(value, match["what"], domain)
 
 
 def _restricted(region: Region, domain: str, text: str) -> Value:

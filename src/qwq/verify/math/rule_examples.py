@@ -293,7 +293,7 @@ RULES = (
         "The parameter has no name of its own; where both sides give its domain, it is the same.",
         ((r"2k\pi, k\in\mathbb{Z}", r"2n\pi"), (r"\frac{\pi}{2}+k\pi", r"\frac{\pi}{2}+n\pi")),
         ((r"k\pi, k\in\mathbb{Z}", r"k\pi, k\in\mathbb{N}"), (r"2k\pi", r"k\pi")),
-        kinds=(typed.Family,),
+        kinds=(typed.SolutionFamily,),
     ),
     Rule(
         "ratios",

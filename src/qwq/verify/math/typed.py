@@ -113,7 +113,7 @@ class NumberSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class SolutionFamily:
     """A value for each member of a set: `2k\\pi, k \\in \\mathbb{Z}`."""
 
     value: Value
@@ -189,7 +189,7 @@ Value = (
     | Bag
     | Region
     | NumberSet
-    | Family
+    | SolutionFamily
     | Relation
     | Congruence
     | Piecewise
