@@ -142,7 +142,7 @@ def test_a_checkpoint_gets_another_template(run, tmp_path):
     }
 
     def chat(**model: str):
-        return RecipeRun(Recipe.model_validate(base | {"model": base["model"] | model}), tmp_path).chat()
+        return RecipeRun(Recipe.model_validate(base | {"model": base["model"] | model}), tmp_path).models.chat()
 
     assert (
         chat().thinking_open
