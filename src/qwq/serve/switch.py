@@ -72,6 +72,11 @@ class ModelEntry:
         return self.card.names[0]
 
 
+def _shared_state(entries: Sequence[ModelEntry], options: ServeOptions) -> Shared:
+    catalogue = Catalogue([e.card for e in entries])
+    return Shared(catalogue, ServerMetrics(), ResponseStore(options.stored_responses))
+
+
 class ModelSwitch:
     """The ASGI application. `closing` is awaited when the server ends, as a single model's is."""
 
@@ -79,8 +84,7 @@ class ModelSwitch:
         self, entries: Sequence[ModelEntry], options: ServeOptions, ready: Callable[[], None] = lambda: None
     ) -> None:
         self.entries, self.options, self._ready = list(entries), options, ready
-        catalogue = Catalogue([e.card for e in entries])
-        self.shared = Shared(catalogue, ServerMetrics(), ResponseStore(options.stored_responses))
+        self.shared = _shared_state(entries, options)
         self.core: Core | None = None
         self._app: FastAPI | None = None
         self._current: ModelEntry | None = None
