@@ -22,15 +22,15 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 if TYPE_CHECKING:
     from qwq import tasks as tasks
-    from qwq.api import LLM as LLM
-    from qwq.api import ChatAnswer as ChatAnswer
-    from qwq.api import ChatPiece as ChatPiece
-    from qwq.api import ChatStream as ChatStream
-    from qwq.api import PieceKind as PieceKind
-    from qwq.api import TextCompletion as TextCompletion
     from qwq.api import evaluate as evaluate
     from qwq.api import load as load
     from qwq.api import train as train
+    from qwq.api.llm import LLM as LLM
+    from qwq.api.outputs import ChatAnswer as ChatAnswer
+    from qwq.api.outputs import ChatPiece as ChatPiece
+    from qwq.api.outputs import PieceKind as PieceKind
+    from qwq.api.outputs import TextCompletion as TextCompletion
+    from qwq.api.stream import ChatStream as ChatStream
     from qwq.config import Recipe as Recipe
     from qwq.config import register_stage as stage
     from qwq.engine.sampler import SamplingParams as SamplingParams
@@ -60,10 +60,10 @@ if TYPE_CHECKING:
 # Where each name is: (module, attribute), "" for the module itself. `train`, `reward` and the
 # verifiers are modules that can be called.
 _PLACES = {
-    **{
-        name: ("qwq.api", name)
-        for name in ("LLM", "ChatAnswer", "ChatPiece", "ChatStream", "PieceKind", "TextCompletion", "evaluate", "load")
-    },
+    **{name: ("qwq.api.outputs", name) for name in ("ChatAnswer", "ChatPiece", "PieceKind", "TextCompletion")},
+    **{name: ("qwq.api", name) for name in ("evaluate", "load")},
+    "LLM": ("qwq.api.llm", "LLM"),
+    "ChatStream": ("qwq.api.stream", "ChatStream"),
     **{
         name: ("qwq.types", name)
         for name in ("Message", "Outcome", "Problem", "Response", "StopReason", "ToolCall", "Verdict")

@@ -19,7 +19,9 @@ import torch
 from little import make_model
 
 import qwq
-from qwq.api import EngineKeywords, PieceKind, SamplingKeywords
+from qwq.api import EngineKeywords
+from qwq.api.llm import SamplingKeywords
+from qwq.api.outputs import PieceKind
 from qwq.cli import main
 from qwq.config import rl as config
 from qwq.engine.options import EngineOptions
@@ -149,7 +151,7 @@ def test_a_users_code_is_checked_against_it(tmp_path):
         for t in re.findall(r'Revealed type is "(.*)"', done.stdout)
     ]
     assert types == [
-        "ChatAnswer", "ChatStream", "list[qwq.api.TextCompletion]", "Verdict", "Verdict", "Any", "Task", "str",
+        "ChatAnswer", "ChatStream", "list[qwq.api.outputs.TextCompletion]", "Verdict", "Verdict", "Any", "Task", "str",
         types[-1],
     ], done.stdout  # fmt: skip
     assert types[-1].startswith("def (prompts:")
@@ -201,7 +203,7 @@ def test_two_streams_at_once_and_one_that_is_left(llm):
     dropped = llm.chat("what is 4?", seed=1, stream=True)
     del dropped
     assert [s.answer.raw for s in streams] == [a.raw for a in alone]
-    assert not llm._engine.has_work
+    assert not llm._engine.engine.has_work
 
 
 def test_threads_share_a_model(llm):
@@ -209,7 +211,7 @@ def test_threads_share_a_model(llm):
     alone = [llm.chat(q, seed=2, max_new_tokens=16).raw for q in questions]
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(lambda q: llm.chat(q, seed=2, max_new_tokens=16).raw, questions))
-    assert together == alone and not llm._engine.has_work
+    assert together == alone and not llm._engine.engine.has_work
 
 
 SAID = '<think>\nadd them\n</think>\n\nI ask.\n<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
@@ -219,12 +221,12 @@ def scripted(llm, monkeypatch, text: str, size: int = 3) -> None:
     """Lets the engine write this text, `size` characters a step."""
 
     def step():
-        for sample in [*llm._engine.waiting]:
+        for sample in [*llm._engine.engine.waiting]:
             sample.shown = text[: len(sample.shown) + size]
             if sample.shown == text:
-                llm._engine._finish(sample, StopReason.END)
+                llm._engine.engine._finish(sample, StopReason.END)
 
-    monkeypatch.setattr(llm._engine, "step", step)
+    monkeypatch.setattr(llm._engine.engine, "step", step)
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
@@ -247,8 +249,8 @@ def test_without_tools_a_call_is_text(llm, monkeypatch):
 
 def test_a_budget_of_thinking(llm, monkeypatch):
     asked = []
-    submit = llm._engine.submit
-    monkeypatch.setattr(llm._engine, "submit", lambda request: asked.append(request) or submit(request))
+    submit = llm._engine.engine.submit
+    monkeypatch.setattr(llm._engine.engine, "submit", lambda request: asked.append(request) or submit(request))
     llm.chat("what is 2?", thinking_budget=5, max_new_tokens=4, stop=["so"])
     assert asked[0].thinking_budget == 5 and asked[0].stop == ("so",)
 
@@ -281,7 +283,7 @@ def test_sampling_defaults_are_the_models_own(folder, tmp_path):
 def test_a_bad_request_is_one_line_and_leaves_nothing_behind(llm, what, words):
     with pytest.raises(UsageError, match=words):
         what(llm)
-    assert not llm._engine.has_work
+    assert not llm._engine.engine.has_work
 
 
 def test_bad_loads(folder, tmp_path):
