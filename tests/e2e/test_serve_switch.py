@@ -19,8 +19,9 @@ from little import Served, make_model
 from qwq.errors import ModelError
 from qwq.serve.catalogue import ModelCard
 from qwq.serve.engine_thread import EngineRunner
+from qwq.serve.model_turns import ModelEntry
 from qwq.serve.options import ServeOptions
-from qwq.serve.switch import ModelEntry, ModelSwitch
+from qwq.serve.switch import ModelSwitch
 
 
 class Models:
@@ -278,9 +279,9 @@ def test_a_model_that_is_still_computing_is_not_freed(models: Models, monkeypatc
     freed_while_alive: list[bool] = []
     switch = serve(models)
     with scripted.serving(switch.guarded()) as url, httpx2.Client(base_url=url, timeout=60) as client:
-        assert switch.core is not None
-        runner, close = switch.core.runner, models.close
-        switch.core.loaded.engine.backend.close = lambda: (freed_while_alive.append(runner.alive), close())  # type: ignore[attr-defined]
+        assert switch.turns.core is not None
+        runner, close = switch.turns.core.runner, models.close
+        switch.turns.core.loaded.engine.backend.close = lambda: (freed_while_alive.append(runner.alive), close())  # type: ignore[attr-defined]
         ask_and_leave(client, "one", 0.3)
         models.step_s = 0.0
         assert said(ask(client, "two")) == "I am two" and freed_while_alive == [False]

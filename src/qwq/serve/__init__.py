@@ -1,7 +1,8 @@
 """The OpenAI-compatible server.
 
 command.py          `qwq serve`; options.py: its options
-app.py              the paths; switch.py: several models, one in memory at a time
+app.py              the paths; switch.py: several models under one address; model_turns.py: one of
+                    them in memory at a time
 engine_thread.py    the engine in a thread of its own; asyncio gets its updates once a step
 core.py             what all endpoints share: engine requests, counts, times
 schema*.py          the requests that are understood, and what is refused

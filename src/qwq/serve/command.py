@@ -23,8 +23,9 @@ from qwq.serve.access import AccessLog
 from qwq.serve.app import create_app
 from qwq.serve.catalogue import ModelCard
 from qwq.serve.core import Core, check_template_kwargs
+from qwq.serve.model_turns import ModelEntry
 from qwq.serve.options import ServeOptions
-from qwq.serve.switch import ModelEntry, ModelSwitch
+from qwq.serve.switch import ModelSwitch
 from qwq.text.template import ChatFormat, ChatTemplate
 
 
