@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from qwq.engine.backends.llama import LlamaBackend, llama_cpp
+from qwq.engine.backends.llama_cpp import LlamaBackend, llama_cpp
 from qwq.engine.backends.torch import TorchBackend
 from qwq.engine.bench import read_bandwidth
 from qwq.engine.request import GenerationRequest

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qwq.engine.backends.llama import LlamaBackend
+from qwq.engine.backends.llama_cpp import LlamaBackend
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine

@@ -543,7 +543,7 @@ def test_a_compiler_s_second_try_is_bounded_as_the_first(compilers):
 
 def test_cells_cannot_forge_the_next_cell_s_result_into_other_forms(strongest):
     from qwq.sandbox.http import fusion
-    from qwq.sandbox.policy import Limits
+    from qwq.sandbox.limits import Limits
 
     forged = json.dumps({"i": 1, "cell": {"stdout": ["not text"], "error": 5}})
     cells = [
@@ -558,7 +558,7 @@ def test_cells_cannot_forge_the_next_cell_s_result_into_other_forms(strongest):
 
 
 def test_cells_write_no_file_outside_their_folder(strongest):
-    from qwq.sandbox.policy import Limits
+    from qwq.sandbox.limits import Limits
 
     request = {"kind": "cells", "cells": ["1"], "files": {"../x": ""}, "fetch": ["/etc/passwd", "../../etc/passwd"]}
     done = strongest._execute(request, b"", Limits(5.0))

@@ -327,7 +327,7 @@ def test_huge_numbers_under_a_tolerance_cost_no_time(strongest):
 def test_a_flood_of_lines_costs_the_grader_no_memory(strongest):
     import tracemalloc
 
-    from qwq.sandbox.policy import RunStatus as Status
+    from qwq.sandbox.limits import RunStatus as Status
     from qwq.sandbox.runner import parse_records
 
     flood = b"\n" * (31 << 20)

@@ -115,7 +115,7 @@ def test_templates_render_as_transformers_renders_them(folder: Path, chat: ChatF
 def test_gguf_dequantised_agrees_with_llama_cpp(folder: Path, samples) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: `make install-gguf`")
     from qwq.engine.backends.base import Chunk
-    from qwq.engine.backends.llama import LlamaBackend
+    from qwq.engine.backends.llama_cpp import LlamaBackend
 
     (path,) = folder.glob("*.gguf")
     llama, ours = LlamaBackend(path, kv_tokens=4096), load_gguf(path)

@@ -20,7 +20,9 @@ from fastapi.testclient import TestClient
 
 from qwq.errors import ConfigError, DataError
 from qwq.serve.page.assets import STATIC
-from qwq.serve.page.conversation import (
+from qwq.serve.page.conversation_store import NotFound, Store
+from qwq.serve.page.generation import Generations
+from qwq.serve.page.message_tree import (
     Attachment,
     NewMessage,
     Piece,
@@ -31,9 +33,7 @@ from qwq.serve.page.conversation import (
     StoredToolCall,
     chat_body,
 )
-from qwq.serve.page.generation import Generations
 from qwq.serve.page.routes import mount
-from qwq.serve.page.store import NotFound, Store
 from qwq.serve.page.transfer import from_json, from_markdown, to_json, to_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,8 +71,8 @@ def test_a_message_of_another_conversation_is_no_parent(store: Store) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from qwq.serve.page.conversation import NewMessage, Piece
-from qwq.serve.page.store import Store
+from qwq.serve.page.message_tree import NewMessage, Piece
+from qwq.serve.page.conversation_store import Store
 store = Store(Path(sys.argv[1]))
 _, answer = store.begin(store.create().id, None, [NewMessage(content="q")])
 for n in range(1, 101):
@@ -233,7 +233,7 @@ def test_the_built_page_is_that_of_the_sources() -> None:
 
 
 def test_pieces_of_calls_are_joined() -> None:
-    from qwq.serve.page.conversation import with_pieces
+    from qwq.serve.page.message_tree import with_pieces
 
     pieces = [
         Piece(1, "tool", '{"index": 0, "id": "c", "name": "f", "arguments": ""}'),

@@ -23,7 +23,7 @@ from qwq.api import EngineKeywords
 from qwq.api.llm import SamplingKeywords
 from qwq.api.outputs import PieceKind
 from qwq.cli import main
-from qwq.config import rl as config
+from qwq.config import rl_config as config
 from qwq.engine.options import EngineOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, UsageError

@@ -22,7 +22,7 @@ from qwq.errors import CapacityError, DataError
 from qwq.rollout.budget import EpisodeLimits
 from qwq.rollout.episode import Episode, EpisodeJob, Hooks, play
 from qwq.rollout.policy import Policy
-from qwq.tasks.procedural.calculator import CALCULATOR
+from qwq.tasks.procedural.tool_use import CALCULATOR
 from qwq.text.response import ThinkingSplitter
 from qwq.text.template import ChatFormat
 from qwq.types import Message, Problem, StopReason

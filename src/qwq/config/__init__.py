@@ -8,7 +8,7 @@ own module of `qwq.pipeline.stages`.
 
 base.py       the base of all tables, limits        sections.py  model, compute, eval
 problem_sets.py  problem sets and mixes             training.py  optimiser, adapters
-kinds.py      what stages share; their kinds        rl.py        what RL is set by, the contract
+kinds.py      what stages share; their kinds        rl_config.py what RL is set by, the contract
 recipe.py     the whole: stages that fit together   load.py      TOML and overrides
 errors.py     what is wrong, in one line         above.py     kinds of stages and tasks, which lie above this package
 """
@@ -18,7 +18,7 @@ from qwq.config.kinds import Reference, StageConfig, keeps_sequence, known_kinds
 from qwq.config.load import apply_override, find_recipe, parse_value, shipped_recipes
 from qwq.config.problem_sets import SOURCE_DOMAINS, Mix, Source, task_domain
 from qwq.config.recipe import Recipe, dump_recipe, load_recipe
-from qwq.config.rl import ADVANTAGES, LOSS_CLIPS, Contract, CustomReward, RlConfig, ToolLimits, Validation
+from qwq.config.rl_config import ADVANTAGES, LOSS_CLIPS, Contract, CustomReward, RlConfig, ToolLimits, Validation
 from qwq.config.sections import Cluster, ComputeSection, EvalSection, ModelSection
 from qwq.config.training import Lora, Optim
 

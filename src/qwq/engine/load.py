@@ -21,7 +21,7 @@ import torch
 
 from qwq.common.memory import GIB, Memory, free_memory, require
 from qwq.engine.backends.base import Backend
-from qwq.engine.backends.llama import LlamaBackend
+from qwq.engine.backends.llama_cpp import LlamaBackend
 from qwq.engine.backends.torch import TorchBackend
 from qwq.engine.options import BITS, ENGINE_DEFAULTS, EngineOptions
 from qwq.engine.sampler import QWQ_SAMPLING

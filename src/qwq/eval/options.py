@@ -16,7 +16,7 @@ from qwq.errors import ConfigError
 from qwq.tasks import registry
 from qwq.tasks.base import Protocol, Task, some
 from qwq.tasks.downloads import DataFiles
-from qwq.tasks.files import FileTask
+from qwq.tasks.file_task import FileTask
 from qwq.tasks.procedural.base import Family
 from qwq.types import Problem
 

@@ -27,8 +27,8 @@ import numpy.typing as npt
 
 from qwq.common.files import atomic_file
 from qwq.errors import DataError, QwqError
-from qwq.look.records import ShownAnswer, brief, entry, public, read_light, read_record
-from qwq.look.sources import NEEDS, AnswerFile, sources
+from qwq.look.answer_files import NEEDS, AnswerFile, sources
+from qwq.look.shown_answers import ShownAnswer, brief, entry, public, read_light, read_record
 
 FORMAT = "qwq look index 1"
 KEPT_FROM_BYTES = 8 << 20  # smaller folders are read faster than a file is worth

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from qwq.look.index import AnswerIndex
 from qwq.look.query import Query, select
-from qwq.look.records import ShownAnswer, thinking_and_answer
+from qwq.look.shown_answers import ShownAnswer, thinking_and_answer
 from qwq.look.tokens import Shader
 from qwq.report.wording import visible
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qwq.common.run_folder import RunFolder
 from qwq.errors import QwqError
-from qwq.look.records import ShownAnswer
+from qwq.look.shown_answers import ShownAnswer
 
 if TYPE_CHECKING:
     from qwq.text.tokenizer import Tokenizer

@@ -1,5 +1,5 @@
-"""What the RL stages share beside their keys (`config.rl`): their problems, their plan, and how one
-is run. Imports without torch.
+"""What the RL stages share beside their keys (`config.rl_config`): their problems, their plan, and
+how one is run. Imports without torch.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 from qwq.sandbox.cells import CellResult, CellStatus, Figure, SessionState
 from qwq.sandbox.interpreter import SessionLimits
-from qwq.sandbox.policy import Level, Limits, RunStatus
+from qwq.sandbox.limits import Level, Limits, RunStatus
 from qwq.sandbox.pool import Sandbox, default_sandbox
 from qwq.sandbox.runner import CallResult, CaseResult, Item, Runner, RunResult
 from qwq.sandbox.session import Session

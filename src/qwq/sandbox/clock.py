@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 
-from qwq.sandbox.policy import Limits
+from qwq.sandbox.limits import Limits
 from qwq.sandbox.watchdog import descendants
 
 CPU_FACTOR = 4  # CPU time of all processes of a run together, as a multiple of its time

@@ -11,7 +11,7 @@ from typing import Any
 from qwq.errors import DataError, InfraError, UsageError
 from qwq.sandbox import cgroup, languages, packages
 from qwq.sandbox.jail import seccomp
-from qwq.sandbox.policy import Level
+from qwq.sandbox.limits import Level
 from qwq.sandbox.pool import Sandbox
 from qwq.sandbox.runner import RunResult
 

@@ -22,9 +22,9 @@ from typing import Protocol
 from qwq.errors import InfraError, UsageError
 from qwq.sandbox.cells import CellResult, CellStatus, SessionState, result_of
 from qwq.sandbox.clock import Clock
+from qwq.sandbox.limits import Level, Limits, RunStatus
 from qwq.sandbox.open_run import Ended, OpenRun
 from qwq.sandbox.pipes import Pipes, sealed_memory
-from qwq.sandbox.policy import Level, Limits, RunStatus
 from qwq.sandbox.slot import JailSlot
 from qwq.sandbox.watchdog import Watchdog
 

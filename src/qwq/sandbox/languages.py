@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwq.errors import UsageError
-from qwq.sandbox.policy import cache_folder
+from qwq.sandbox.limits import cache_folder
 
 PROGRAM = "program"  # the name of what a compiler builds
 CACHE_BYTES = 256 << 20

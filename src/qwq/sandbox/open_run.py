@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass
 
 from qwq.sandbox.jail.zygote import EXIT_PACKET
+from qwq.sandbox.limits import Limits
 from qwq.sandbox.pipes import Pipes
-from qwq.sandbox.policy import Limits
 from qwq.sandbox.slot import KILL_TIMEOUT_S, STARTED, JailSlot
 from qwq.sandbox.slot_process import START_TIMEOUT_S
 

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 
-from qwq.sandbox.policy import RESULT_LIMIT_BYTES, Limits
+from qwq.sandbox.limits import RESULT_LIMIT_BYTES, Limits
 
 _CHUNK = 1 << 16
 _PIPE_BYTES = 1 << 20

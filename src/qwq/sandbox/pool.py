@@ -27,7 +27,7 @@ from qwq.errors import InfraError, UsageError
 from qwq.sandbox import languages
 from qwq.sandbox.interpreter import SessionLimits
 from qwq.sandbox.jail import codec
-from qwq.sandbox.policy import Level, Limits, RunStatus, interpreter_files, readable_by_all
+from qwq.sandbox.limits import Level, Limits, RunStatus, interpreter_files, readable_by_all
 from qwq.sandbox.runner import Execution, Runner
 from qwq.sandbox.session import Session
 from qwq.sandbox.session_slots import PACKAGES, SessionSlots

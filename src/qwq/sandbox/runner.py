@@ -28,7 +28,7 @@ from typing import Any
 from qwq.errors import InfraError, UsageError
 from qwq.sandbox.jail import codec
 from qwq.sandbox.languages import SQL, SQL_RUNNER, canonical
-from qwq.sandbox.policy import Limits, RunStatus
+from qwq.sandbox.limits import Limits, RunStatus
 
 COMPILE_TIMEOUT_S = 10.0
 

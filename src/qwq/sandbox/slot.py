@@ -25,8 +25,7 @@ from qwq.errors import InfraError
 from qwq.sandbox import cgroup, languages, watchdog
 from qwq.sandbox.clock import Clock
 from qwq.sandbox.jail.zygote import EXIT_PACKET
-from qwq.sandbox.pipes import Pipes, sealed_memory
-from qwq.sandbox.policy import (
+from qwq.sandbox.limits import (
     PREIMPORT,
     ZYGOTE_MB,
     Level,
@@ -34,6 +33,7 @@ from qwq.sandbox.policy import (
     RunStatus,
     interpreter_files,
 )
+from qwq.sandbox.pipes import Pipes, sealed_memory
 from qwq.sandbox.runner import Execution
 from qwq.sandbox.slot_process import START_TIMEOUT_S, Forked, Template, imports, spawn
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qwq.errors import InfraError
-from qwq.sandbox.policy import PREIMPORT, InterpreterFiles, cache_folder, environment, interpreter_files
+from qwq.sandbox.limits import PREIMPORT, InterpreterFiles, cache_folder, environment, interpreter_files
 
 START_TIMEOUT_S = 60.0
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from qwq.sandbox.policy import ZYGOTE_MB, Limits, RunStatus
+from qwq.sandbox.limits import ZYGOTE_MB, Limits, RunStatus
 
 PERIOD_S = 0.05
 _PAGE = os.sysconf("SC_PAGE_SIZE")

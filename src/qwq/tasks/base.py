@@ -20,7 +20,7 @@ A split's rows are read once and kept. Splits must not share problems: `canonica
 prompt if it has none) names a problem up to rewording, and a problem that two splits share is
 refused.
 
-Sets in files are `files.FileTask`, endless families `procedural.base.Family`; `registry.py` has
+Sets in files are `file_task.FileTask`, endless families `procedural.base.Family`; `registry.py` has
 them all by name.
 """
 

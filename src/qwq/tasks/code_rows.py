@@ -16,7 +16,7 @@ from typing import Any
 from qwq.common.source import parse_python
 from qwq.data.messages import Malformed, turns_of
 from qwq.errors import UsageError
-from qwq.tasks.files import FileTask
+from qwq.tasks.file_task import FileTask
 from qwq.tasks.questions import CODE_INSTRUCTION, TESTS_HINT, canonical, text_of
 from qwq.types import Message, Problem
 from qwq.verify.code import BESIDE_TESTS, check_tests, read_tests

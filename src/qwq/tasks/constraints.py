@@ -21,7 +21,7 @@ from typing import Any
 from qwq.data.examples import FileUse
 from qwq.errors import DataError
 from qwq.tasks.downloads import DataFiles
-from qwq.tasks.files import FileTask
+from qwq.tasks.file_task import FileTask
 from qwq.tasks.procedural.base import digest, split_of
 from qwq.tasks.questions import need
 from qwq.types import Message, Problem

@@ -17,7 +17,7 @@ from typing import Any
 from qwq.common.source import parse_python
 from qwq.errors import DataError
 from qwq.tasks.downloads import Published
-from qwq.tasks.files import FileTask
+from qwq.tasks.file_task import FileTask
 from qwq.tasks.published import PLACES
 from qwq.tasks.questions import canonical, need
 from qwq.types import Message, Problem, Response, Verdict

@@ -17,7 +17,7 @@ from typing import Any
 from qwq.tasks.base import Figures, Mark
 from qwq.tasks.constraints import listed_row
 from qwq.tasks.downloads import Published
-from qwq.tasks.files import FileTask
+from qwq.tasks.file_task import FileTask
 from qwq.tasks.published import QWEN
 from qwq.types import Outcome, Problem, Response, Verdict
 from qwq.verify.instructions import ifeval

@@ -24,7 +24,7 @@ from qwq.data.examples import FileUse
 from qwq.errors import DataError
 from qwq.tasks.base import Protocol
 from qwq.tasks.downloads import DataFiles, Published
-from qwq.tasks.files import FileTask
+from qwq.tasks.file_task import FileTask
 from qwq.tasks.humaneval import run_tests
 from qwq.tasks.questions import canonical, need
 from qwq.types import Message, Problem, Response, Verdict

@@ -19,7 +19,7 @@ from typing import Any
 from qwq.errors import DataError
 from qwq.tasks.base import Protocol
 from qwq.tasks.downloads import Published
-from qwq.tasks.files import FileTask
+from qwq.tasks.file_task import FileTask
 from qwq.tasks.published import PLACES, QWEN
 from qwq.tasks.questions import MATH_INSTRUCTION, MATH_SENTENCE, canonical, need, text_of
 from qwq.types import Message, Problem

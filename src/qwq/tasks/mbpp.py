@@ -14,7 +14,7 @@ from typing import Any
 
 from qwq.errors import DataError
 from qwq.tasks.downloads import Published
-from qwq.tasks.files import FileTask
+from qwq.tasks.file_task import FileTask
 from qwq.tasks.questions import CODE_INSTRUCTION, TESTS_HINT, canonical, need, text_of
 from qwq.types import Message, Problem
 

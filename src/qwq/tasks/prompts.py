@@ -10,7 +10,7 @@ from typing import Any
 
 from qwq.data.messages import turns_of
 from qwq.errors import DataError
-from qwq.tasks.files import FileTask
+from qwq.tasks.file_task import FileTask
 from qwq.tasks.questions import canonical
 from qwq.types import CUSTOM, Message, Problem
 

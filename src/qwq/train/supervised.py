@@ -11,7 +11,7 @@ from qwq.config import Optim
 from qwq.model.transformer import Transformer
 from qwq.tasks.procedural.base import digest
 from qwq.train.checkpoint import StageRun
-from qwq.train.data import Document, batches
+from qwq.train.documents import Document, batches
 from qwq.train.losses import token_logprobs, weighted_nll
 from qwq.train.optim import Optimizer
 from qwq.train.packing import pack

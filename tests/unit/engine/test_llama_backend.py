@@ -15,7 +15,7 @@ pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: `mak
 from test_gguf import make, metadata, tensors, vocabulary
 
 from qwq.engine.backends.base import Chunk
-from qwq.engine.backends.llama import LlamaBackend, _Cells
+from qwq.engine.backends.llama_cpp import LlamaBackend, _Cells
 from qwq.engine.backends.torch import TorchBackend
 from qwq.engine.load import load_engine
 from qwq.engine.options import EngineOptions

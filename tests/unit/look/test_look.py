@@ -18,7 +18,7 @@ from qwq.look import index as look_index
 from qwq.look import terminal
 from qwq.look.index import open_index
 from qwq.look.query import Query, select
-from qwq.look.records import entry, read_light, read_record, thinking_and_answer
+from qwq.look.shown_answers import entry, read_light, read_record, thinking_and_answer
 from qwq.look.tokens import Shader
 from qwq.rollout.store import RolloutStore
 

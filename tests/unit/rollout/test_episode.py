@@ -21,7 +21,7 @@ from qwq.rollout.budget import NO_LIMITS, EpisodeLimits, goes_in_circles
 from qwq.rollout.collect import collect
 from qwq.rollout.episode import Episode, EpisodeJob, play
 from qwq.rollout.policy import TurnRequest
-from qwq.tasks.procedural.calculator import CALCULATOR
+from qwq.tasks.procedural.tool_use import CALCULATOR
 from qwq.text.response import parse
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe

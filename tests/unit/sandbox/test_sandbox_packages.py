@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qwq.errors import UsageError
-from qwq.sandbox import Level, Sandbox, packages, policy
+from qwq.sandbox import Level, Sandbox, limits, packages
 from qwq.sandbox.doctor import doctor
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="pip is not installed here")
@@ -67,13 +67,13 @@ def index(tmp_path, monkeypatch):
         packages.FOLDER_VARIABLE: str(tmp_path / "kept"),
     }.items():
         monkeypatch.setenv(name, value)
-    policy.interpreter_files.cache_clear()
+    limits.interpreter_files.cache_clear()
     yield wheels
-    policy.interpreter_files.cache_clear()
+    limits.interpreter_files.cache_clear()
 
 
 def run(program: str, level: Level | None = None):
-    policy.interpreter_files.cache_clear()
+    limits.interpreter_files.cache_clear()
     with Sandbox(slots=1, level=level) as box:
         return box.run(program)
 

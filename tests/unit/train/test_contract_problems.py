@@ -14,7 +14,7 @@ from qwq.config import Recipe
 from qwq.errors import ConfigError, DataError
 from qwq.pipeline.inputs import RunInputs
 from qwq.pipeline.plan.explain import explain
-from qwq.tasks.files import VALIDATION_SHARE
+from qwq.tasks.file_task import VALIDATION_SHARE
 from qwq.tasks.mix import allot
 from qwq.tasks.procedural.base import digest
 from qwq.tasks.questions import canonical

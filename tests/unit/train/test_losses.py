@@ -9,7 +9,7 @@ import torch
 
 from qwq.config import ADVANTAGES as ADVANTAGE_NAMES
 from qwq.config import LOSS_CLIPS
-from qwq.config import rl as config
+from qwq.config import rl_config as config
 from qwq.errors import ConfigError
 from qwq.pipeline.stages.rl1 import Rl1Stage
 from qwq.train.losses import (

@@ -10,8 +10,8 @@ routes, orders of checks) follows bfcl-eval (Apache-2.0). The text of an error i
 from __future__ import annotations
 
 from qwq.envs.bfcl.base import World
-from qwq.envs.bfcl.files import GorillaFileSystem
-from qwq.envs.bfcl.maths import MathAPI
+from qwq.envs.bfcl.file_system import GorillaFileSystem
+from qwq.envs.bfcl.math_api import MathAPI
 from qwq.envs.bfcl.social import MessageAPI, TicketAPI, TwitterAPI
 from qwq.envs.bfcl.trading import TradingBot
 from qwq.envs.bfcl.travel import TravelAPI

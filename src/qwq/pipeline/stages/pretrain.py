@@ -22,7 +22,7 @@ from qwq.tasks.procedural.base import digest
 if TYPE_CHECKING:
     from qwq.model.transformer import Transformer
     from qwq.pipeline.job import StageJob
-    from qwq.train.data import Document
+    from qwq.train.documents import Document
 
 
 @dataclass
@@ -66,7 +66,7 @@ class PretrainStage(Stage):
 
     def train(self, model: Transformer, job: StageJob) -> None:
         """`tokens` tokens of the stream. The number of steps is fixed before the first."""
-        from qwq.train.data import batches, demonstration, drill
+        from qwq.train.documents import batches, demonstration, drill
         from qwq.train.optim import Optimizer
         from qwq.train.supervised import supervised_step
 

@@ -32,7 +32,7 @@ from qwq.text.template import ChatFormat
 if TYPE_CHECKING:
     from qwq.model.transformer import Transformer
     from qwq.pipeline.job import StageJob
-    from qwq.train.data import Document
+    from qwq.train.documents import Document
 
 _log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class SftStage(Stage):
         )
 
     def _procedural(self, chat: ChatFormat, name: str, seed: int) -> list[Document]:
-        from qwq.train.data import demonstration
+        from qwq.train.documents import demonstration
 
         assert self.documents is not None, "the recipe sets it where there is no file"
         if self.source:

@@ -28,7 +28,7 @@ from qwq.errors import InfraError, UsageError
 from qwq.sandbox.cells import CellResult
 from qwq.sandbox.http.protocol import execution_from_dict
 from qwq.sandbox.interpreter import SessionLimits
-from qwq.sandbox.policy import Limits
+from qwq.sandbox.limits import Limits
 from qwq.sandbox.runner import Execution, Runner
 from qwq.sandbox.session import Cells
 

@@ -23,7 +23,7 @@ from qwq.sandbox import languages, packages
 from qwq.sandbox.http.protocol import Base64, ExecuteItem, FileName, VerifyItem
 from qwq.sandbox.http.service import ServerLimits
 from qwq.sandbox.jail import codec
-from qwq.sandbox.policy import RunStatus
+from qwq.sandbox.limits import RunStatus
 from qwq.sandbox.runner import Execution, RunResult, run_result
 
 DEFAULT_MEMORY_MB = 1024

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from qwq.sandbox.policy import RunStatus
+from qwq.sandbox.limits import RunStatus
 from qwq.sandbox.runner import Execution
 
 Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$")]

@@ -47,7 +47,7 @@ from qwq.sandbox.http.protocol import (
 )
 from qwq.sandbox.http.service import Full, Grade, QueuedRun, ServerLimits, Service
 from qwq.sandbox.http.session_routes import SessionService, add_routes
-from qwq.sandbox.policy import Level
+from qwq.sandbox.limits import Level
 from qwq.sandbox.pool import Sandbox
 from qwq.sandbox.runner import run_result
 

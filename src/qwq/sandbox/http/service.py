@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from qwq.errors import InfraError, UsageError
 from qwq.sandbox.http.protocol import ExecuteItem, VerifyItem, execution_to_dict
-from qwq.sandbox.policy import Limits
+from qwq.sandbox.limits import Limits
 from qwq.sandbox.pool import Sandbox
 from qwq.sandbox.runner import Runner
 from qwq.sandbox.slot import Cancel, Cancelled

@@ -14,8 +14,8 @@ from contextlib import aclosing
 from typing import Any
 
 from qwq.errors import QwqError, UsageError
-from qwq.serve.page.conversation import MessageStats, Piece, State, StoredMessage, chat_body, path_to, with_pieces
-from qwq.serve.page.store import Store, Whole
+from qwq.serve.page.conversation_store import Store, Whole
+from qwq.serve.page.message_tree import MessageStats, Piece, State, StoredMessage, chat_body, path_to, with_pieces
 
 # The chat endpoint in process: takes the body of a streamed request, gives the chunks of its answer
 # as objects. What goes wrong is a QwqError or a chunk {"error": {"message": ...}}. Closing it

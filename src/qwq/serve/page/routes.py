@@ -38,9 +38,9 @@ from starlette.concurrency import run_in_threadpool
 from qwq.errors import QwqError, UsageError
 from qwq.serve.errors import INVALID, error_response
 from qwq.serve.page.assets import serve_files
-from qwq.serve.page.conversation import NewMessage, Settings, State, StoredConversation, StoredMessage
+from qwq.serve.page.conversation_store import Found, NotFound, Store, Stores, Whole
 from qwq.serve.page.generation import Chat, Generations
-from qwq.serve.page.store import Found, NotFound, Store, Stores, Whole
+from qwq.serve.page.message_tree import NewMessage, Settings, State, StoredConversation, StoredMessage
 from qwq.serve.page.transfer import from_json, from_markdown, to_json, to_markdown
 
 HEARTBEAT_S = 15.0

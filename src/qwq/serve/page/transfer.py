@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qwq.errors import DataError
-from qwq.serve.page.conversation import Attachment, StoredConversation, StoredMessage, StoredToolCall, path_to, title_of
+from qwq.serve.page.message_tree import Attachment, StoredConversation, StoredMessage, StoredToolCall, path_to, title_of
 from qwq.text.attach import fence_for
 
 FORMAT = "qwq-conversations"

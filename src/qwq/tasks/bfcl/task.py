@@ -24,7 +24,7 @@ from qwq.tasks.bfcl import aggregate as rules
 from qwq.tasks.bfcl import calls as bfcl_calls
 from qwq.tasks.bfcl import multi_turn as bfcl_multi_turn
 from qwq.tasks.downloads import DataFiles, Published
-from qwq.tasks.files import FileTask
+from qwq.tasks.file_task import FileTask
 from qwq.tasks.questions import need
 from qwq.text.response import parts_of
 from qwq.types import Message, Outcome, Problem, Response, Verdict

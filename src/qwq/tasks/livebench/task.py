@@ -23,7 +23,7 @@ from qwq.data.examples import FileUse
 from qwq.errors import DataError
 from qwq.tasks.base import Figures, Mark, marked
 from qwq.tasks.downloads import DataFiles, Published
-from qwq.tasks.files import FileTask
+from qwq.tasks.file_task import FileTask
 from qwq.tasks.humaneval import run_tests
 from qwq.tasks.livebench.scorers import SCORERS
 from qwq.tasks.livecodebench import last_block

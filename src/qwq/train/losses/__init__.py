@@ -6,10 +6,10 @@ sources.
     clipped.py      dr_grpo, dapo, grpo: the clipped surrogate, summed in three ways; dual clip
     gspo.py         the ratio of whole completions
     cispo.py        the clipped importance weight
-    policy.py       a loss with the correction for the sampler and a KL term
+    objective.py    a loss with the correction for the sampler and a KL term
     kl.py           the KL estimators
     advantages.py   from rewards to advantages
-    preference.py   losses on pairs
+    pairs.py        losses on pairs of answers
 
 Losses, advantage forms and their options are a table in docs/training.md.
 """
@@ -29,8 +29,8 @@ from qwq.train.losses.base import LOSSES, BatchSize, Loss, LossInput, TokenLoss,
 from qwq.train.losses.clipped import clipped_surrogate
 from qwq.train.losses.kl import kl_term
 from qwq.train.losses.logprobs import CHUNK_LOGITS, KEPT_PROBS, token_logprobs, weighted_nll
-from qwq.train.losses.policy import PolicyTerms, policy_terms
-from qwq.train.losses.preference import preference_loss
+from qwq.train.losses.objective import PolicyTerms, policy_terms
+from qwq.train.losses.pairs import preference_loss
 
 __all__ = [
     "ADVANTAGES", "CHUNK_LOGITS", "KEPT_PROBS", "LOSSES", "AdvantageForm", "BatchSize", "GroupRewards", "Loss",

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from qwq.common.imports import import_object, is_reference, user_code
-from qwq.config import rl
+from qwq.config import rl_config
 from qwq.errors import ConfigError, nearest
 
 NOISE = 1e-9  # rewards that differ by less, relative to the largest (or to 1), are equal: their sum was rounded
@@ -73,8 +73,8 @@ def register_advantage(name: str) -> Callable[[AdvantageForm], AdvantageForm]:
         if name in ADVANTAGES and ADVANTAGES[name].__module__ == __name__:
             raise ConfigError(f"an advantage form {name!r} is registered already: give yours another name")
         ADVANTAGES[name] = form
-        if name not in rl.ADVANTAGES:
-            rl.ADVANTAGES.append(name)
+        if name not in rl_config.ADVANTAGES:
+            rl_config.ADVANTAGES.append(name)
         return form
 
     return register

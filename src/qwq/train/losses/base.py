@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from qwq.common.imports import import_object, is_reference, user_code
-from qwq.config.rl import LOSS_CLIPS
+from qwq.config.rl_config import LOSS_CLIPS
 from qwq.errors import ConfigError, nearest
 
 # constant: every token weighs 1 / (prompts x samples x max_new_tokens) of the recipe; tokens: 1 /

@@ -19,7 +19,7 @@ from qwq.sandbox.languages import canonical
 from qwq.text.response import parts_of
 from qwq.types import Outcome, Response, Verdict
 from qwq.verify.code.asserts import run_asserts
-from qwq.verify.code.calls import run_calls
+from qwq.verify.code.call_tests import run_calls
 from qwq.verify.code.checks import check_tests as check_form
 from qwq.verify.code.extract import extract_code
 from qwq.verify.code.forms import read_tests

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwq.errors import UsageError
-from qwq.serve.page.conversation import (
+from qwq.serve.page.database import Database
+from qwq.serve.page.message_tree import (
     NewMessage,
     Piece,
     State,
@@ -27,7 +28,6 @@ from qwq.serve.page.conversation import (
     title_of,
     with_pieces,
 )
-from qwq.serve.page.database import Database
 
 SNIPPET_CHARS = 120
 MARKUP = re.compile(r"[*_`#>|$\\]+")  # of Markdown and formulas, which a line of search results does not draw
