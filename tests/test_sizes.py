@@ -21,7 +21,6 @@ MAX_COMPLEXITY = 20
 # What is over a limit today, by file. A line may only be taken out.
 OVER: dict[str, set[str]] = {
     "sandbox/pool.py": {"Sandbox"},
-    "sandbox/slot.py": {"JailSlot"},
 }
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -113,7 +113,7 @@ class JailSlot:
         self.control, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._files = interpreter_files(template.packages if template else ())
         self._tools = tools
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._scratch: str | None = None
         if level is not Level.NAMESPACES:
             _remove_stale_scratch()
@@ -165,7 +165,7 @@ class JailSlot:
 
     def wake(self) -> None:
         """Called from another thread: the run in progress is to be killed."""
-        os.eventfd_write(self._wake, 1)
+        os.eventfd_write(self.wake_fd, 1)
 
     def execute(
         self,
@@ -183,7 +183,7 @@ class JailSlot:
         if cancel is None:
             return self._execute(payload, stdin, limits, stdout)
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)  # a wake that came too late for an earlier run
+            os.eventfd_read(self.wake_fd)  # a wake that came too late for an earlier run
         cancel.enter(self)
         try:
             done = self._execute(payload, stdin, limits, stdout)
@@ -199,7 +199,7 @@ class JailSlot:
         started = time.monotonic()
         try:
             self.send(payload, stdin, limits, pipes)
-            early, packet = self._watch(pipes, limits)
+            early, packet = _RunWatch(self, pipes, limits).until_end()
             pipes.drain()
         finally:
             pipes.close()
@@ -256,58 +256,7 @@ class JailSlot:
                 os.close(fd)
             pipes.close_write_ends()
 
-    def _watch(self, pipes: Pipes, limits: Limits) -> tuple[RunStatus | None, bytes]:
-        """Read until the slot reports the end of the run.
-
-        Returns why it was killed, if it was, and the report.
-        """
-        poller = select.poll()
-        for fd in (self.control.fileno(), self._wake, *pipes.read_ends):
-            poller.register(fd, select.POLLIN)
-        guard = self.watchdog(limits)
-        clock: Clock | None = None  # from when the program is loaded on
-        records = 0
-        killed: RunStatus | None = None
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            wait_s = max(0.0, (deadline if clock is None or killed else clock.due) - time.monotonic())
-            events = dict(poller.poll((wait_s if guard is None else min(wait_s, guard.period_s)) * 1000))
-            if self.control.fileno() in events:
-                return killed, self.exit_packet()
-            given_up = self._wake in events
-            if given_up:
-                poller.unregister(self._wake)
-            for fd in pipes.open.intersection(events):
-                ended = not pipes.read(fd) and fd not in pipes.open
-                if ended or (killed and pipes.too_much()):
-                    poller.unregister(fd)
-            if clock is None and pipes.data[2].startswith(STARTED):
-                clock = self.clock(limits)
-            elif clock is not None and limits.each_record and pipes.records > records:
-                records = pipes.records
-                clock.case_done()
-            self._check_progress(clock, deadline, killed)
-            if not killed:
-                killed = _reason_to_stop(pipes, clock, guard, given_up)
-                if killed:
-                    deadline = time.monotonic() + KILL_TIMEOUT_S
-                    self._kill()
-
-    def _check_progress(self, clock: Clock | None, deadline: float, killed: RunStatus | None) -> None:
-        """Raises InfraError where the machinery, or the machine, is too slow for a run to say
-        anything.
-        """
-        late = time.monotonic() >= deadline
-        if killed and late:
-            raise self.fail(f"a run did not end within {KILL_TIMEOUT_S} s of being killed")
-        if killed:
-            return
-        if clock is None and late:
-            raise self.fail(f"the jail was not ready within {START_TIMEOUT_S:g} s: the machine is overloaded")
-        if clock is not None and clock.says_nothing():
-            raise self.fail("a run had too little of the machine to be judged: it is overloaded")
-
-    def _kill(self) -> None:
+    def kill_run(self) -> None:
         try:
             self.control.send(b"K")
         except OSError as error:
@@ -326,9 +275,9 @@ class JailSlot:
         """End the slot's process and all below it. Safe to call twice."""
         self.dead = True
         self.control.close()
-        if self._wake >= 0:
-            os.close(self._wake)
-            self._wake = -1
+        if self.wake_fd >= 0:
+            os.close(self.wake_fd)
+            self.wake_fd = -1
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -349,17 +298,81 @@ class JailSlot:
         self.dead = True
         with contextlib.suppress(OSError):
             self.control.close()
-            os.close(self._wake)
+            os.close(self.wake_fd)
 
 
-def _reason_to_stop(
-    pipes: Pipes, clock: Clock | None, guard: watchdog.Watchdog | None, given_up: bool
-) -> RunStatus | None:
-    if pipes.too_much():
-        return RunStatus.OUTPUT_LIMIT
-    if given_up or (clock is not None and clock.is_over()):
-        return RunStatus.TIMEOUT
-    return guard.look() if guard is not None else None
+class _RunWatch:
+    """Reads what one run writes until the slot reports its end, and kills it at a limit."""
+
+    def __init__(self, slot: JailSlot, pipes: Pipes, limits: Limits):
+        self._slot, self._pipes, self._limits = slot, pipes, limits
+        self._guard = slot.watchdog(limits)
+        self._clock: Clock | None = None  # from when the program is loaded on
+        self._killed: RunStatus | None = None
+        self._records = 0
+        self._deadline = time.monotonic() + START_TIMEOUT_S
+
+    def until_end(self) -> tuple[RunStatus | None, bytes]:
+        """Why the run was killed, if it was, and the slot's report.
+
+        Raises InfraError where the machinery fails.
+        """
+        slot, pipes = self._slot, self._pipes
+        poller = select.poll()
+        for fd in (slot.control.fileno(), slot.wake_fd, *pipes.read_ends):
+            poller.register(fd, select.POLLIN)
+        while True:
+            events = dict(poller.poll(self._wait_s() * 1000))
+            if slot.control.fileno() in events:
+                return self._killed, slot.exit_packet()
+            given_up = slot.wake_fd in events
+            if given_up:
+                poller.unregister(slot.wake_fd)
+            for fd in pipes.open.intersection(events):
+                ended = not pipes.read(fd) and fd not in pipes.open
+                if ended or (self._killed and pipes.too_much()):
+                    poller.unregister(fd)
+            self._advance_clock()
+            self._check_progress()
+            if not self._killed:
+                self._killed = self._reason_to_stop(given_up)
+                if self._killed:
+                    self._deadline = time.monotonic() + KILL_TIMEOUT_S
+                    slot.kill_run()
+
+    def _wait_s(self) -> float:
+        due = self._deadline if self._clock is None or self._killed else self._clock.due
+        wait_s = max(0.0, due - time.monotonic())
+        return wait_s if self._guard is None else min(wait_s, self._guard.period_s)
+
+    def _advance_clock(self) -> None:
+        pipes = self._pipes
+        if self._clock is None and pipes.data[2].startswith(STARTED):
+            self._clock = self._slot.clock(self._limits)
+        elif self._clock is not None and self._limits.each_record and pipes.records > self._records:
+            self._records = pipes.records
+            self._clock.case_done()
+
+    def _check_progress(self) -> None:
+        """Raises InfraError where the machinery, or the machine, is too slow for a run to say
+        anything.
+        """
+        late = time.monotonic() >= self._deadline
+        if self._killed and late:
+            raise self._slot.fail(f"a run did not end within {KILL_TIMEOUT_S} s of being killed")
+        if self._killed:
+            return
+        if self._clock is None and late:
+            raise self._slot.fail(f"the jail was not ready within {START_TIMEOUT_S:g} s: the machine is overloaded")
+        if self._clock is not None and self._clock.says_nothing():
+            raise self._slot.fail("a run had too little of the machine to be judged: it is overloaded")
+
+    def _reason_to_stop(self, given_up: bool) -> RunStatus | None:
+        if self._pipes.too_much():
+            return RunStatus.OUTPUT_LIMIT
+        if given_up or (self._clock is not None and self._clock.is_over()):
+            return RunStatus.TIMEOUT
+        return self._guard.look() if self._guard is not None else None
 
 
 def status_of(exit_code: int, cpu_s: float, limits: Limits, records: bytes, out_of_memory: bool) -> RunStatus:
