@@ -68,6 +68,16 @@ def test_the_lists_name_only_what_is_repeated() -> None:
     assert repeated_files(SOURCE).keys() >= FILES
 
 
+def test_no_two_test_files_share_a_name() -> None:
+    """Outside packages pytest imports a test file by its basename: it cannot collect two of one
+    name together.
+    """
+    folders = defaultdict(list)
+    for file in sorted(Path(__file__).parent.rglob("test_*.py")):
+        folders[file.name].append(file.parent.name)
+    assert {name: where for name, where in folders.items() if len(where) > 1} == {}
+
+
 def test_a_second_meaning_is_found(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
