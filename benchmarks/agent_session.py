@@ -85,7 +85,7 @@ def plain_memory_mb(modules: list[str]) -> float:
 
 def memory_mb(box: Sandbox) -> float:
     sessions = [first_cell(box) for _ in range(MEMORY_SESSIONS)]
-    total = sum(pss_mb(slot._process.pid) for slot in box._live)
+    total = sum(pss_mb(slot._process.pid) for slot in box._slot_pool.live)
     for session in sessions:
         session.close()
     return total / MEMORY_SESSIONS

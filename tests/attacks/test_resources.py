@@ -225,8 +225,8 @@ def test_nothing_is_left_over(strongest):
     before = counts()[0]
     with Sandbox(slots=2) as box:
         box.run("import os\nfor _ in range(5): os.fork()", timeout_s=1)
-        pids = [slot._process.pid for slot in box._live]
-        groups = [folder for slot in box._live if slot.group for folder in slot.group._folders]
+        pids = [slot._process.pid for slot in box._slot_pool.live]
+        groups = [folder for slot in box._slot_pool.live if slot.group for folder in slot.group._folders]
         for _ in range(20):
             box.run("print(1)")
     assert counts()[0] == before

@@ -42,7 +42,7 @@ class SessionBox:
 
     @property
     def _live(self) -> set[Any]:
-        return self.box._live
+        return self.box._slot_pool.live
 
     def _execute(self, *args: Any, **options: Any) -> Any:
         pytest.skip("function tests do not run in sessions")

@@ -12,11 +12,8 @@ with Sandbox() as box:
 from __future__ import annotations
 
 import atexit
-import itertools
 import json
 import os
-import queue
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,29 +24,14 @@ from qwq.errors import InfraError, UsageError
 from qwq.sandbox import languages
 from qwq.sandbox.interpreter import SessionLimits
 from qwq.sandbox.jail import codec
-from qwq.sandbox.limits import Level, Limits, RunStatus, interpreter_files, readable_by_all
+from qwq.sandbox.limits import Level, Limits, RunStatus
 from qwq.sandbox.runner import Execution, Runner
 from qwq.sandbox.session import Session
 from qwq.sandbox.session_slots import PACKAGES, SessionSlots
-from qwq.sandbox.slot import Cancel, Cancelled, JailSlot, status_of
-from qwq.sandbox.slot_process import Template
+from qwq.sandbox.slot import Cancel, status_of
+from qwq.sandbox.slot_pool import SlotPool
 
-_ATTEMPTS = 2
-_UID_BASE = 1_900_000_000  # far from any account; a container that maps fewer ids gets _UID_BASE_SMALL
-_UID_BASE_SMALL = 61_000
-_SLOT_NUMBERS = itertools.count(1)  # over all pools of this process, so that no two slots share a user id
 _BUILD_MEMORY_MB = 1024
-
-
-def _own_uid(index: int) -> int | None:
-    """An id of its own for a slot, where we are root and may change; else None."""
-    if os.geteuid() != 0:
-        return None
-    with open("/proc/self/uid_map") as f:
-        highest = max(int(first) + int(count) for first, _, count in (line.split() for line in f))
-    if highest > _UID_BASE + (1 << 28):
-        return _UID_BASE + (os.getpid() % (1 << 20)) * 64 + index % 64
-    return _UID_BASE_SMALL + (os.getpid() * 7 + index) % 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +40,7 @@ class _Prepared:
     will not be run.
     """
 
-    pool: Sandbox
+    pool: SlotPool
     payload: bytes
     limits: Limits
     built: Execution | None = None
@@ -86,26 +68,17 @@ class Sandbox(Runner):
     ):
         self.slots = slots or os.cpu_count() or 1
         self.unsafe = unsafe
-        self.tools = tools  # whether these slots show compilers: set for the inner pool of other languages
         self.cgroups = cgroups  # False: watch memory from outside even where a group could bound it
-        self._wanted = Level(level) if level else None
-        self._level: Level | None = None
-        self.reason = ""
-        self.num_replaced = 0
+        # `tools`: these slots show compilers, as the inner pool of other languages does.
+        self._slot_pool = SlotPool(
+            self.slots, Level(level) if level else None, unsafe=unsafe, tools=tools, cgroups=cgroups
+        )
         self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._closed = False
-        self._live: set[JailSlot] = set()
         self._tool_pool: Sandbox | None = None
         self._partners: Sandbox | None = None
         self._max_sessions = max_sessions
         self._session_slots: dict[tuple[str, ...], SessionSlots] = {}
-        self._templates: dict[tuple[str, ...], Template] = {}
-        self._template_lock = threading.Lock()
         self._artefacts = languages.ArtefactCache()
-        self._free: queue.LifoQueue[JailSlot | None] = queue.LifoQueue()
-        for _ in range(self.slots):
-            self._free.put(None)
 
     def __enter__(self) -> Self:
         return self
@@ -116,99 +89,38 @@ class Sandbox(Runner):
     @property
     def level(self) -> Level:
         """The level in force; `reason` says in words why it is this one."""
-        if self._level is None:
-            self._put_back(self._take())
-        assert self._level is not None
-        return self._level
+        return self._slot_pool.level
+
+    @property
+    def reason(self) -> str:
+        return self._slot_pool.reason
+
+    @property
+    def num_replaced(self) -> int:
+        """Slots that died and were replaced."""
+        return self._slot_pool.num_replaced
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is open, and made by this process."""
+        return not self._slot_pool.closed and self.is_own
+
+    @property
+    def is_own(self) -> bool:
+        return self._slot_pool.pid == os.getpid()
 
     def close(self) -> None:
         """End all slots. Runs in flight end with InfraError."""
-        self._closed = True
+        self._slot_pool.closed = True
         with self._lock:
-            live, self._live = self._live, set()
             inner = [pool for pool in (self._tool_pool, self._partners) if pool is not None]
             self._tool_pool = self._partners = None
             sessions = list(self._session_slots.values())
-        for kept in sessions if os.getpid() == self._pid else ():
+        for kept in sessions if self.is_own else ():
             kept.close()
-        for slot in live:
-            slot.close() if os.getpid() == self._pid else slot.abandon()
+        self._slot_pool.close()
         for pool in inner:
             pool.close()
-        with self._template_lock:
-            templates, self._templates = list(self._templates.values()), {}
-        for template in templates:
-            template.close() if os.getpid() == self._pid else template.abandon()
-
-    # -- slots
-
-    def _start_slot(self, template: Template | None = None) -> JailSlot:
-        index = next(_SLOT_NUMBERS)
-        with self._lock:
-            if self._level is None:
-                return self._find_level(index, template)
-        slot = self._new_slot(self._level, index, template)
-        with self._lock:
-            self._live.add(slot)
-        return slot
-
-    def _new_slot(self, level: Level, index: int, template: Template | None = None) -> JailSlot:
-        # Below namespaces the interpreter is used where it lies: an id of its own helps only if it
-        # may read it there.
-        own_uid = (
-            _own_uid(index) if level is Level.NAMESPACES or readable_by_all(interpreter_files().read_only) else None
-        )
-        name = f"qwq-{os.getpid()}-{id(self):x}-{index}"
-        return JailSlot(level, own_uid, name, tools=self.tools, cgroups=self.cgroups, template=template)
-
-    def _find_level(self, index: int, template: Template | None = None) -> JailSlot:
-        """Start the first slot at the strongest level that works; called with the lock held."""
-        if sys.platform != "linux":
-            raise UsageError(f"the sandbox needs Linux, this is {sys.platform}: docs/sandbox.md tells what to do here")
-        tried = []
-        for level in [self._wanted] if self._wanted else list(Level):
-            if level is Level.RLIMITS and not self.unsafe:
-                break
-            try:
-                slot = self._new_slot(level, index, template)
-            except InfraError as error:
-                tried.append(str(error))
-                continue
-            self._level = level
-            self.reason = "; ".join([*tried, f"{level} works here"])
-            self._live.add(slot)
-            return slot
-        raise UsageError(
-            "no safe jail on this machine (" + "; ".join(tried or ["only rlimits was asked for"]) + "): allow user "
-            "namespaces or Landlock, or pass unsafe=True (--unsafe) to run programs that can read this user's files"
-        )
-
-    def _take(self) -> JailSlot:
-        if self._closed:
-            raise InfraError("the sandbox is closed")
-        if os.getpid() != self._pid:
-            raise InfraError("this sandbox belongs to the process that made it: make one after the fork")
-        slot = self._free.get()
-        try:
-            if self._closed:
-                raise InfraError("the sandbox is closed")
-            return slot if slot is not None and not slot.dead else self._start_slot()
-        except BaseException:
-            self._free.put(None)
-            raise
-
-    def _put_back(self, slot: JailSlot) -> None:
-        if slot.dead:
-            self._discard(slot)
-            self.num_replaced += 1
-        self._free.put(None if slot.dead else slot)
-
-    def _discard(self, slot: JailSlot) -> None:
-        with self._lock:
-            known = slot in self._live
-            self._live.discard(slot)
-        if known and not slot.dead:
-            slot.close()
 
     # -- sessions
 
@@ -232,23 +144,13 @@ class Sandbox(Runner):
         """
         self._slots_for(tuple(packages)).warm(count)
 
-    def _template(self, packages: tuple[str, ...]) -> Template | None:
-        """The process that slots with these packages are forked from; one that died is replaced."""
-        if not packages:
-            return None
-        with self._template_lock:
-            template = self._templates.get(packages)
-            if template is None or not template.is_alive:
-                template = self._templates[packages] = Template(packages)
-            return template
-
     def _slots_for(self, packages: tuple[str, ...]) -> SessionSlots:
         with self._lock:
-            if self._closed:
+            if self._slot_pool.closed:
                 raise InfraError("the sandbox is closed")
             if packages not in self._session_slots:
                 self._session_slots[packages] = SessionSlots(
-                    lambda: self._start_slot(self._template(packages)), self._discard, self._max_sessions
+                    lambda: self._slot_pool.start_with(packages), self._slot_pool.discard, self._max_sessions
                 )
             return self._session_slots[packages]
 
@@ -271,7 +173,7 @@ class Sandbox(Runner):
         """What is left to be run on a slot; a program in another language is compiled first."""
         if request["kind"] == "source":
             return self._prepare_source(request, limits, cancel)
-        return _Prepared(self, json.dumps(request).encode(), limits)
+        return _Prepared(self._slot_pool, json.dumps(request).encode(), limits)
 
     def _run(self, ready: _Prepared, stdin: bytes | int, cancel: Cancel | None, stdout: int | None = None) -> Execution:
         if ready.failed is not None:
@@ -279,41 +181,20 @@ class Sandbox(Runner):
                 if isinstance(fd, int):
                     os.close(fd)
             return ready.failed
-        done = ready.pool._on_slot(ready.payload, stdin, ready.limits, cancel, stdout)
+        done = ready.pool.run(ready.payload, stdin, ready.limits, cancel, stdout)
         if ready.limits.supervises:
             done = replace(_ended(done, ready.limits)[0], built=ready.built)
         return done
-
-    def _on_slot(
-        self, payload: bytes, stdin: bytes | int, limits: Limits, cancel: Cancel | None, stdout: int | None = None
-    ) -> Execution:
-        """Run a request on a free slot; a slot that dies is replaced and the run tried once more,
-        where it can be.
-        """
-        attempts = _ATTEMPTS if isinstance(stdin, bytes) else 1
-        for attempt in range(attempts):
-            slot = self._take()
-            try:
-                done = slot.execute(payload, stdin, limits, cancel, stdout)
-                return replace(done, unsafe=True) if slot.level is Level.RLIMITS else done
-            except Cancelled:
-                raise
-            except InfraError:
-                if self._closed or attempt == attempts - 1:
-                    raise
-            finally:
-                self._put_back(slot)
-        raise AssertionError("unreachable")
 
     def _interact(self, request: Mapping[str, Any], limits: Limits, cancel: Cancel | None) -> Execution:
         """Two runs at a time, the partner's in slots of its own, so that two conversations never
         wait for each other.
         """
         with self._lock:
-            if self._closed:
+            if self._slot_pool.closed:
                 raise InfraError("the sandbox is closed")
             if self._partners is None:
-                level = self._wanted or self._level
+                level = self._slot_pool.required or self._slot_pool.level_in_force
                 self._partners = Sandbox(self.slots, level=level, unsafe=self.unsafe, cgroups=self.cgroups)
             partners = self._partners
         theirs = replace(limits, timeout_s=request["partner_timeout_s"])
@@ -338,10 +219,12 @@ class Sandbox(Runner):
                 "`qwq sandbox doctor` says why"
             )
         with self._lock:
-            if self._closed:
+            if self._slot_pool.closed:
                 raise InfraError("the sandbox is closed")
             if self._tool_pool is None:
-                self._tool_pool = Sandbox(self.slots, level=self._level, tools=True, cgroups=self.cgroups)
+                self._tool_pool = Sandbox(
+                    self.slots, level=self._slot_pool.level_in_force, tools=True, cgroups=self.cgroups
+                )
             return self._tool_pool
 
     def _prepare_source(self, request: Mapping[str, Any], limits: Limits, cancel: Cancel | None) -> _Prepared:
@@ -349,7 +232,7 @@ class Sandbox(Runner):
         tools.
         """
         language, tool = languages.installed(request["language"])
-        pool = self._tools()
+        pool = self._tools()._slot_pool
         source = request["program"]
         given = dict(request.get("files") or {})
         files = given | {languages.source_name(language, source): codec.text_to_base64(source)}
@@ -373,7 +256,7 @@ class Sandbox(Runner):
         return _Prepared(pool, json.dumps(command).encode(), limits, built)
 
     def _build(
-        self, pool: Sandbox, language: languages.Language, tool: str, request: Mapping[str, Any],
+        self, pool: SlotPool, language: languages.Language, tool: str, request: Mapping[str, Any],
         files: dict[str, str], cancel: Cancel | None,
     ) -> tuple[str | None, Execution | None]:  # fmt: skip
         """(the artefact or None, how the compiler ended); an artefact of the cache comes with an
@@ -392,7 +275,7 @@ class Sandbox(Runner):
         first: Execution | None = None
         for argv in languages.build_commands(language, tool, request["program"]):
             command = {"kind": "command", "files": files, "argv": argv, "fetch": [languages.PROGRAM]}
-            done, found = _ended(pool._on_slot(json.dumps(command).encode(), b"", limits, cancel), limits)
+            done, found = _ended(pool.run(json.dumps(command).encode(), b"", limits, cancel), limits)
             artefact = found.get(languages.PROGRAM) if done.status is RunStatus.OK else None
             if artefact is not None:
                 self._artefacts.put(key, artefact)
@@ -439,8 +322,8 @@ def default_sandbox() -> Sandbox:
     """
     global _default
     with _default_lock:
-        if _default is None or _default._closed or _default._pid != os.getpid():
-            if _default is not None and _default._pid != os.getpid():
+        if _default is None or not _default.is_usable:
+            if _default is not None and not _default.is_own:
                 _default.close()
             _default = Sandbox()
             atexit.register(_default.close)

@@ -164,11 +164,11 @@ def test_memory_error_is_memory(box):
 def test_a_dead_slot_is_replaced_and_the_run_repeated():
     with Sandbox(slots=1) as box:
         assert box.run("print(1)").stdout == b"1\n"
-        first = next(iter(box._live))
+        first = next(iter(box._slot_pool.live))
         os.kill(first._process.pid, signal.SIGKILL)
         first._process.wait()
         assert box.run("print(2)").stdout == b"2\n"
-        assert first.dead and first not in box._live
+        assert first.dead and first not in box._slot_pool.live
 
 
 def test_a_closed_sandbox_refuses():
@@ -194,7 +194,7 @@ def test_threads_share_the_slots():
         for thread in threads:
             thread.join()
         assert sorted(found) == [2 * n for n in range(40)]
-        assert len(box._live) <= 2
+        assert len(box._slot_pool.live) <= 2
 
 
 def test_hashes_repeat_between_slots():
