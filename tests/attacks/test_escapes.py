@@ -154,10 +154,10 @@ def test_kill_everything(jail):
 
 
 def test_kill_the_parent(jail):
-    slot = next(iter(jail._live))
+    slot = next(iter(jail._slot_pool.live))
     jail.run("import os\nfor pid in (os.getppid(), 1, 2):\n    try: os.kill(pid, 9)\n    except OSError: pass")
     assert jail.run("print('well')").stdout == b"well\n"
-    assert slot in jail._live and not slot.dead
+    assert slot in jail._slot_pool.live and not slot.dead
 
 
 # name, number on x86_64, number on aarch64

@@ -41,8 +41,8 @@ class SessionBox:
         return self.box.level
 
     @property
-    def _live(self) -> set[Any]:
-        return self.box._slot_pool.live
+    def _slot_pool(self) -> Any:
+        return self.box._slot_pool
 
     def _execute(self, *args: Any, **options: Any) -> Any:
         pytest.skip("function tests do not run in sessions")
