@@ -16,6 +16,7 @@ from qwq.config import Recipe
 from qwq.model.config import preset
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model, save_model, stored_dtype
+from qwq.pipeline.benchmarks import StageEvaluation
 from qwq.pipeline.run import RecipeRun
 from qwq.release.export import export
 from qwq.text.template import ChatFormat, default_template
@@ -105,7 +106,7 @@ def test_the_model_that_is_evaluated_is_the_one_that_is_written(base, tmp_path, 
         seen["weights"] = {k: v.clone() for k, v in model.state_dict().items()}
         return {}
 
-    monkeypatch.setattr(RecipeRun, "_evaluate", look)
+    monkeypatch.setattr(StageEvaluation, "read", look)
     stage = {"kind": "sft", "mix": {"math": 1.0}, "documents": 4, "optim": {"lr": 1e-3}}
     data = {
         "name": "x",
