@@ -96,7 +96,10 @@ BROKEN = [
         "no data file at nofile.jsonl (eval.sources.0.path)",
     ),
     (["--stages.sft.path={tmp}/bad.jsonl"], "bad.jsonl, line 5: not JSON"),
-    (['--stages.rl1.sources=[{kind="gsm8k",path="{tmp}/bad.jsonl"}]'], "bad.jsonl, line 1: field 'question' must be text, found 'None'"),
+    (
+        ['--stages.rl1.sources=[{kind="gsm8k",path="{tmp}/bad.jsonl"}]'],
+        "bad.jsonl, line 1: field 'question' must be text, found 'None'",
+    ),
     (
         ['--stages.rl1.rewards=[{function="{tmp}/rew.py:nothing"}]'],
         "rew.py has no function 'nothing': valid names: boom",
