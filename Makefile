@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install check-pins install-gguf install-peers test-kills bench-rl test-engine bench-engine page test-page demo test lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
+.PHONY: install check-pins install-gguf install-peers test-kills bench-rl test-engine bench-engine page test-page demo test coverage lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
 
 install: $(STAMP)
 
@@ -58,8 +58,15 @@ test-page: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/qwq train recipes/tiny.toml
 
+# Files in the order of their names: the slow ones of tests/e2e come early and keep both workers busy to the end.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=qwq --cov-report=term
+	$(PYTEST)
+
+# The same with line coverage; slower.
+coverage: $(STAMP)
+	$(PYTEST) --cov=qwq --cov-report=term
 
 # constraints.txt against the public index alone, for each of Python 3.11, 3.12 and 3.13 that is here. Downloads metadata only.
 check-pins:

@@ -146,6 +146,19 @@ def test_interactive_problems_in_another_language(box):
     assert conversation(box, source, 3, 200, language="cpp").correct
 
 
-def test_a_broken_interactor_is_not_the_program_s_fault(box):
+@pytest.mark.parametrize(
+    "program",
+    [
+        "print(1)",
+        "import time; time.sleep(0.5); print(1, flush=True)",  # the pipe is closed by now
+        "import time; time.sleep(0.5); print(1)",  # met when the interpreter flushes at its end
+    ],
+)
+def test_a_broken_interactor_is_not_the_program_s_fault(box, program):
     tests = {"kind": "interactive", "interactor": {"program": "1 / 0"}, "cases": [{"input": ""}]}
-    assert verify("print(1)", tests, sandbox=box).outcome is Outcome.UNDECIDED
+    assert verify(program, tests, sandbox=box).outcome is Outcome.UNDECIDED
+
+
+def test_a_program_that_fails_by_itself_is_wrong_beside_a_broken_interactor(box):
+    tests = {"kind": "interactive", "interactor": {"program": "input(); input()"}, "cases": [{"input": ""}]}
+    assert verify("print(1); raise ValueError('mine')", tests, sandbox=box).outcome is Outcome.WRONG

@@ -100,18 +100,21 @@ def _module(name: str) -> types.ModuleType:
     return module
 
 
-def _flush() -> int:
-    """0, or 1 where buffered output could not be written.
-
-    Closed and absent streams are passed over, as in CPython.
+def _flush(*, tell: bool = True) -> int:
+    """0, or 120 if buffered output could not be written; then standard error says why, as CPython
+    does at its end. Closed and absent streams are passed over.
     """
     code = 0
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None and not getattr(stream, "closed", False):
                 stream.flush()
-        except Exception:
-            code = 1
+        except Exception as error:
+            code = 120
+            if not tell:
+                continue
+            with contextlib.suppress(Exception):
+                print(f"Exception ignored in: {stream!r}\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     return code
 
 
@@ -215,7 +218,7 @@ def _script(request: dict[str, Any]) -> int:
     atexit._run_exitfuncs()
     unwritten = _flush()
     _finalize(module.__dict__)
-    return _flush() or unwritten or code
+    return _flush(tell=not unwritten) or unwritten or code
 
 
 def _print_error(error: BaseException) -> None:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from qwq.sandbox import RunStatus
+from qwq.sandbox import RunResult, RunStatus
 from qwq.sandbox.jail.codec import to_bytes
 from qwq.types import Outcome
 from qwq.verify.code.stdio import how_it_ended
@@ -33,7 +33,7 @@ def run_interactive(job: CodeRun, tests: Mapping[str, Any], tally: Tally) -> Non
         tally.saw(result)
         tally.saw(judge, of_program=False)
         last = (judge.stderr.strip().decode(errors="replace").splitlines() or [f"status {judge.exit_code}"])[-1]
-        well = result.status is RunStatus.OK or result.exit_code == -signal.SIGPIPE  # the judge had heard enough
+        well = result.status is RunStatus.OK or _hung_up_on(result)  # the judge had heard enough, or crashed
         refused = (
             judge.status is RunStatus.ERROR and judge.exit_code in (1, 2) and not judge.stderr.startswith(b"Traceback")
         )
@@ -47,3 +47,12 @@ def run_interactive(job: CodeRun, tests: Mapping[str, Any], tally: Tally) -> Non
         else:
             tally.repeatable = False
             tally.add(index, Outcome.UNDECIDED, f"the interactor ended with {judge.status.value}: {short(last)}")
+
+
+def _hung_up_on(result: RunResult) -> bool:
+    """Whether a program failed only because its partner had closed the pipe: SIGPIPE, or the
+    exception that Python makes of it (status 120 if the interpreter meets it at its own end).
+    """
+    lines = result.stderr.strip().splitlines()
+    broken_pipe = bool(lines) and lines[-1].startswith(b"BrokenPipeError")
+    return result.exit_code == -signal.SIGPIPE or (result.exit_code in (1, 120) and broken_pipe)
