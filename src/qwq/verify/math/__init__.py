@@ -1,10 +1,17 @@
 r"""Grade a final answer: `verify(response, gold)` -> `Verdict`.
 
-The ladder, cheapest rung first: find the answer (`extract`), equal strings after cheap
+The ladder, cheapest rung first: find the answer (`answer`), equal strings after cheap
 normalisation (`normal`), exact plain numbers (`numbers`), typed comparison of expressions, tuples,
-sets, intervals, equations, matrices, choices and text (`compare`), symbolic equivalence in a worker
-process (`symbolic` behind `worker`). The first rung that can decide decides; where none can within
-its limits the outcome is `undecided`, never `wrong`.
+sets, intervals, equations, matrices, choices and text (`equality`), symbolic equivalence in a
+worker process (`symbolic` behind `worker`). The first rung that can decide decides; if none can
+within its limits the outcome is `undecided`, never `wrong`.
+
+    the answer in a response   answer, announce
+    its text, tidied           normal, unicode, separators, labels
+    its value                  read -> typed; expr (lexer, operators, letters) -> trees; single,
+                               units, unit_tables, words, whole, systems, regions, relations
+    two values                 equality, evaluate, alike, choices; symbolic, worker
+    around it                  rule_examples (docs/verify_math.md), audit, adapters
 
 Safe from threads and asyncio (call it through `asyncio.to_thread`); no signals. Verdicts of the
 same answer and gold are cached, but not those that ran out of resources. No limit is wall time: the
