@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "sandbox": {"errors"},
     "endpoint": {"errors", "types", "text"},
     "engine": {"errors", "types", "common", "model", "text"},
-    "envs": {"errors", "types", "common"},
+    "envs": {"errors", "types", "common", "sandbox"},
     "verify": {"errors", "types", "common", "text", "sandbox", "envs"},
     "data": {"errors", "types", "common", "text"},
     "tasks": {"errors", "types", "common", "config", "text", "data", "envs", "verify"},

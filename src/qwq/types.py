@@ -70,6 +70,7 @@ class Problem:
     source: str = "procedural"
     environment: str = ""  # its name, or file.py:Class; "" is the calculator where there are tools, and none elsewhere
     task: str = ""  # the task whose own verifier judges it; "" if the domain's verifier does
+    files: Mapping[str, str] = field(default_factory=dict)  # put into the workspace of its tools: name to path here
 
     @property
     def tool_schemas(self) -> dict[str, Any]:

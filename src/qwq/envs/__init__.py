@@ -2,15 +2,39 @@
 and the runner.
 """
 
+from qwq.envs import python
 from qwq.envs.base import ENVIRONMENTS, Environment, answer_calls, environment, environment_for, tool
 from qwq.envs.calculator import CalculatorEnvironment
+from qwq.envs.toolbox import (
+    Artefact,
+    Effect,
+    ResultKind,
+    Toolbox,
+    ToolResult,
+    Toolset,
+    ToolSpec,
+    make_toolsets,
+    toolset,
+)
+from qwq.envs.workspace import Workspace
 
 __all__ = [
     "ENVIRONMENTS",
+    "Artefact",
     "CalculatorEnvironment",
+    "Effect",
     "Environment",
+    "ResultKind",
+    "ToolResult",
+    "ToolSpec",
+    "Toolbox",
+    "Toolset",
+    "Workspace",
     "answer_calls",
     "environment",
     "environment_for",
+    "make_toolsets",
+    "python",
     "tool",
+    "toolset",
 ]

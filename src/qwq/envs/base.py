@@ -94,7 +94,7 @@ class Environment:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "arguments"
-            return f"error: {call.name}: {where}: {first['msg']}; {_shown(_schema(self._class, call.name))}"
+            return f"error: {call.name}: {where}: {first['msg']}; {shown_schema(_schema(self._class, call.name))}"
         arguments = bound.kwargs or {}
         result = (
             await method(**arguments)
@@ -108,6 +108,10 @@ class Environment:
         own machinery failed.
         """
         return list(await asyncio.gather(*(self._answer(call) for call in calls)))
+
+    def step_limit_s(self, calls: Sequence[ToolCall]) -> float:
+        """How long `step` may take with these calls."""
+        return self.timeout_s
 
     async def _answer(self, call: ToolCall) -> Message:
         try:
@@ -179,7 +183,8 @@ def _schema(cls: type, name: str) -> dict[str, Any]:
     }
 
 
-def _shown(schema: Mapping[str, Any]) -> str:
+def shown_schema(schema: Mapping[str, Any]) -> str:
+    """What a model reads of a schema behind an error of its call."""
     function = schema.get("function") or schema
     return f"the schema of {function['name']}: {json.dumps(function.get('parameters') or {}, ensure_ascii=False)}"
 
@@ -199,7 +204,7 @@ def explain_malformed(raw: str, tools: Sequence[Mapping[str, Any]]) -> str:
         wrong = _wrong_shape(data)
     named = re.search(r'"name"\s*:\s*"([^"]+)"', raw)
     function = functions.get(named[1]) if named else None
-    known = _shown(function) if function else f"the tools are {', '.join(functions) or 'none'}"
+    known = shown_schema(function) if function else f"the tools are {', '.join(functions) or 'none'}"
     return f'error: the call cannot be read, {wrong}. Write {{"name": ..., "arguments": {{...}}}}; {known}'
 
 
@@ -217,6 +222,7 @@ def _wrong_shape(data: Any) -> str:
 # -- registry --------------------------------------------------------------------------------------
 
 ENVIRONMENTS: dict[str, type[Environment]] = {}
+_FAMILIES: list[Callable[[str], type[Environment] | None]] = []
 
 
 def environment(name: str) -> Callable[[type[Environment]], type[Environment]]:
@@ -229,8 +235,22 @@ def environment(name: str) -> Callable[[type[Environment]], type[Environment]]:
     return register
 
 
+def environment_family(make: Callable[[str], type[Environment] | None]) -> Callable[[str], type[Environment] | None]:
+    """Decorator of a function that makes the class of a name of its kind ("python+sql"), and None
+    of other names.
+    """
+    _FAMILIES.append(make)
+    return make
+
+
 def environment_class(name: str) -> type[Environment]:
-    """The class of a registered name or `file.py:Class`. ConfigError for one that is neither."""
+    """The class of a registered name, of a name that a family makes, or of `file.py:Class`.
+    ConfigError for any other.
+    """
+    if name not in ENVIRONMENTS:
+        made = next((cls for cls in (make(name) for make in _FAMILIES) if cls is not None), None)
+        if made is not None:
+            ENVIRONMENTS[name] = made
     if ":" in name and name not in ENVIRONMENTS:
         found = import_object(name, "environment")
         if not (isinstance(found, type) and issubclass(found, Environment)):

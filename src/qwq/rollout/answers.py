@@ -9,6 +9,7 @@ import queue
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from math import isinf
 from typing import Any, Generic, TypeVar
 
 from qwq.envs.base import Environment, explain_malformed, in_background
@@ -70,12 +71,13 @@ async def run_calls(made: Environment, calls: Sequence[ToolCall]) -> list[Messag
     """
     if not calls:
         return []
+    limit_s = made.step_limit_s(calls)
     try:
-        return list(await asyncio.wait_for(made.step(calls), made.timeout_s + STEP_GRACE_S))
+        return list(await asyncio.wait_for(made.step(calls), None if isinf(limit_s) else limit_s + STEP_GRACE_S))
     except InfraError:
         raise
     except TimeoutError:
-        text = f"error: no result within {made.timeout_s:g} s"
+        text = f"error: no result within {limit_s:g} s"
     except Exception as error:  # noqa: BLE001  # an environment is somebody's code
         text = f"error: the tools raised {type(error).__name__}: {' '.join(str(error).split())[:500]}"
     return [Message("tool", text) for _ in calls]

@@ -61,7 +61,7 @@ class CellResult:
     `exit_code` is set where the process ended in the cell; `not_repeated` are earlier cells that
     had not ended, and are missing from a rebuilt state. `unsafe` marks a session without a jail
     that protects. `listing` gives names and sizes of the workspace's files, `files` those that were
-    fetched.
+    fetched. `cpu_s` is the processor time of the cell and of processes that it waited for.
     """
 
     number: int
@@ -76,6 +76,7 @@ class CellResult:
     files: Mapping[str, bytes] = field(default_factory=dict)
     listing: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    cpu_s: float = 0.0
     exit_code: int | None = None
     not_repeated: tuple[int, ...] = ()
     unsafe: bool = False
@@ -194,6 +195,7 @@ def result_of(
         files=_files(fields.get("files")),
         listing={str(n): s for n, s in _dict(fields.get("listing")).items() if type(s) is int},
         seconds=seconds,
+        cpu_s=_seconds(fields.get("cpu_s")),
     )
 
 
@@ -210,6 +212,10 @@ def _list(value: object) -> list[Any]:
 
 def _dict(value: object) -> dict[str, Any]:
     return value if type(value) is dict else {}
+
+
+def _seconds(value: object) -> float:
+    return float(value) if type(value) in (int, float) and 0 <= value < 1e9 else 0.0  # type: ignore[arg-type, operator]
 
 
 def _texts(entry: object) -> dict[str, str]:

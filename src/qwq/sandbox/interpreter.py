@@ -45,6 +45,7 @@ class SessionLimits:
     memory_mb: int = 1024
     processes: int = 32
     box_mb: int = 64
+    box_files: int = 1024
     output_limit_bytes: int = 1 << 20
     total_output_bytes: int = 64 << 20
     text_chars: int = 8000  # of a cell's text for a model; the whole is put into the workspace
@@ -62,6 +63,7 @@ class SessionLimits:
             self.output_limit_bytes,
             processes=self.processes,
             box_mb=self.box_mb,
+            box_files=self.box_files,
             total_timeout_s=total_s,
         )
 

@@ -130,12 +130,17 @@ class Sandbox(Runner):
         *,
         packages: Sequence[str] = PACKAGES,
         replay: bool = True,
+        programs: bool = False,
     ) -> Session:
         """Python that keeps state over cells, in a process and a slot of its own.
 
         `packages` of this interpreter's own are imported beforehand, where they are installed.
         `replay`: a process that had to be killed is rebuilt by running the earlier cells again.
+        `programs` shows bash and the system's programs, too. Raises UsageError where that is asked
+        for at a level other than namespaces.
         """
+        if programs:
+            return self._tools().session(limits, packages=packages, replay=replay)
         return self._slots_for(tuple(packages)).open(limits or SessionLimits(), replay=replay)
 
     def warm_sessions(self, count: int = 1, *, packages: Sequence[str] = PACKAGES) -> None:
@@ -215,7 +220,7 @@ class Sandbox(Runner):
     def _tools(self) -> Sandbox:
         if self.level is not Level.NAMESPACES:
             raise UsageError(
-                f"languages other than Python need the level {Level.NAMESPACES}, here it is {self.level}: "
+                f"programs other than Python need the level {Level.NAMESPACES}, here it is {self.level}: "
                 "`qwq sandbox doctor` says why"
             )
         with self._lock:
@@ -223,7 +228,11 @@ class Sandbox(Runner):
                 raise InfraError("the sandbox is closed")
             if self._tool_pool is None:
                 self._tool_pool = Sandbox(
-                    self.slots, level=self._slot_pool.level_in_force, tools=True, cgroups=self.cgroups
+                    self.slots,
+                    level=self._slot_pool.level_in_force,
+                    tools=True,
+                    cgroups=self.cgroups,
+                    max_sessions=self._max_sessions,
                 )
             return self._tool_pool
 

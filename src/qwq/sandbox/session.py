@@ -189,7 +189,7 @@ class Session(Cells):
         whole = result.whole_text()
         if len(whole) <= self.limits.text_chars:
             return replace(result, text=whole)
-        name = f"output-{result.number}.txt"
+        name = f"outputs/cell-{result.number}.txt"
         self._pending[name] = whole.encode(errors="replace")
         return replace(result, text=cut_text(whole, self.limits.text_chars, name), output_file=name)
 

@@ -148,10 +148,10 @@ def test_long_output_is_cut_for_the_model_and_whole_in_a_file(box):
     with box.session(SessionLimits(text_chars=100)) as session:
         result = session.run("print('a' * 1000 + 'b')")
         assert result.stdout == b"a" * 1000 + b"b\n"
-        left_out = "[901 characters left out here; the whole output is in output-1.txt]"
+        left_out = "[901 characters left out here; the whole output is in outputs/cell-1.txt]"
         assert result.text == f"{'a' * 50}\n{left_out}\n{'a' * 49}b"
         assert session.get(result.output_file) == b"a" * 1000 + b"b"
-        assert session.run("len(open('output-1.txt').read())").value == "1001"
+        assert session.run("len(open('outputs/cell-1.txt').read())").value == "1001"
 
 
 def test_cut_text_keeps_head_and_tail():

@@ -25,6 +25,7 @@ import builtins
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -32,9 +33,9 @@ import threading
 import time
 from typing import Any
 
+from .box_files import list_files, read_files, write_files
 from .notebook import Notebook
 from .streams import use_standard_streams
-from .workspace import list_files, read_files, write_files
 
 NUM_DESCRIPTORS = 4
 RESULT_FD = 3
@@ -45,6 +46,7 @@ _KILL_ROUNDS = 100
 _close, _dup2, _exit, _getpid, _kill = os.close, os.dup2, os._exit, os.getpid, os.kill
 _fdopen, _sleep, _waitpid, _write = os.fdopen, time.sleep, os.waitpid, os.write
 _signal, _setitimer = signal.signal, signal.setitimer
+_process_time, _usage = time.process_time, resource.getrusage
 _update, _builtins = dict.update, vars(builtins)
 _encode = json.JSONEncoder(check_circular=False).encode
 _decode = json.loads
@@ -112,6 +114,7 @@ def _receive(control: socket.socket) -> dict[str, Any] | None:
 def _run(cell: dict[str, Any], notebook: Notebook, own_builtins: dict[str, Any], here: str) -> dict[str, Any]:
     """One cell, which may be interrupted at any point; between cells SIGINT is ignored."""
     record: dict[str, Any] = {"number": cell["number"], "display": [], "error": []}
+    started = _cpu_s()
     try:
         _restore(own_builtins)  # again: a thread may have been at it
         use_standard_streams()
@@ -128,7 +131,14 @@ def _run(cell: dict[str, Any], notebook: Notebook, own_builtins: dict[str, Any],
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         with contextlib.suppress(BaseException):
             stream.flush()  # type: ignore[union-attr]
+    record["cpu_s"] = round(_cpu_s() - started, 6)
     return record
+
+
+def _cpu_s() -> float:
+    """Processor time of this process and of those that it waited for."""
+    children = _usage(resource.RUSAGE_CHILDREN)
+    return _process_time() + children.ru_utime + children.ru_stime
 
 
 def _ignore_interrupts() -> None:

@@ -29,8 +29,8 @@ import types
 from typing import Any
 
 from . import cell_loop, codec, notebook, pytests
+from .box_files import read_files, write_files
 from .streams import use_standard_streams
-from .workspace import read_files, write_files
 
 RESULT_FD = 3
 own_pid_namespace = False  # set by the zygote
