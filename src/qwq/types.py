@@ -170,6 +170,7 @@ class StopReason(StrEnum):
     STOP = "stop"  # a stop string or stop token that the request named
     LOOP = "loop"  # the model said the same thing over and over
     TIME = "time"  # the episode has used up its seconds
+    WAITS = "waits"  # a call waits for a person's approval; the episode can be resumed
     ABORT = "abort"  # the caller gave up
 
     @property

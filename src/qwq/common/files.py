@@ -151,8 +151,8 @@ class GrowingFile:
         self._size = _whole_size(self._descriptor)
         os.truncate(self._descriptor, self._size)
 
-    def append(self, line: bytes) -> None:
-        """Add `line`, which ends in a line feed.
+    def append(self, line: bytes, *, durable: bool = False) -> None:
+        """Add `line`, which ends in a line feed; `durable` for this line alone.
 
         CapacityError where the disk is full; the file is as before then.
         """
@@ -161,7 +161,7 @@ class GrowingFile:
                 left = memoryview(line)
                 while left:
                     left = left[os.pwrite(self._descriptor, left, self._size + len(line) - len(left)) :]
-                if self._durable:
+                if self._durable or durable:
                     os.fsync(self._descriptor)
             except OSError as error:
                 os.truncate(self._descriptor, self._size)

@@ -41,6 +41,7 @@ _T = TypeVar("_T")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 MAX_THREADS = 32  # tools written as plain functions that run at once
 MAX_RESULT = 20_000  # characters of one result
+EMPTY_RESULTS = ("", "[]", "{}", "()", "null", "None")
 
 
 def tool(method: _Method) -> _Method:
@@ -49,6 +50,12 @@ def tool(method: _Method) -> _Method:
     """
     method.__qwq_tool__ = True  # type: ignore[attr-defined]
     return method
+
+
+class Parked(Exception):
+    """Raised by an environment's `step`: the episode is left where it is and can be resumed later,
+    once somebody has decided what the calls wait for.
+    """
 
 
 class Environment:
@@ -112,6 +119,10 @@ class Environment:
     def step_limit_s(self, calls: Sequence[ToolCall]) -> float:
         """How long `step` may take with these calls."""
         return self.timeout_s
+
+    def gave_nothing(self, call: ToolCall, text: str) -> bool:
+        """Whether a result tells the model nothing; turns of such calls count as a loop."""
+        return text.strip() in EMPTY_RESULTS
 
     async def _answer(self, call: ToolCall) -> Message:
         try:

@@ -6,19 +6,21 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from math import isinf
 from typing import Any, Generic, TypeVar
 
-from qwq.envs.base import Environment, explain_malformed, in_background
+from qwq.envs.base import Environment, Parked, explain_malformed, in_background
 from qwq.errors import ConfigError, InfraError
 from qwq.rollout.budget import EpisodeLimits
 from qwq.types import Message, ToolCall
 
 STEP_GRACE_S = 5.0  # beyond the limit of one call, for an environment with a `step` of its own
 _Owner = TypeVar("_Owner")
+NOTHING: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +47,38 @@ class AnswerPlan:
 
 
 def plan_answers(
-    attempts: Sequence[ToolCall | str], made: Environment, tools: Sequence[Any], limits: EpisodeLimits, num_before: int
-) -> AnswerPlan:
-    """Which calls of a turn run, after `num_before` earlier ones; the others are answered with what
-    is wrong with them.
+    attempts: Sequence[ToolCall | str], made: Environment, tools: Sequence[Any], limits: EpisodeLimits, num_before: int,
+    before: Mapping[str, int] = NOTHING, refusal: str = "",
+) -> AnswerPlan:  # fmt: skip
+    """Which calls of a turn run, after `num_before` earlier ones (`before` by tool); the others are
+    answered with what is wrong with them, all with `refusal` where there is one.
     """
     answers: list[str | None] = []
     runs: list[ToolCall] = []
+    count = Counter(before)
     for number, call in enumerate(attempts, num_before):
-        if number >= made.max_calls:
-            answers.append(f"error: no call is left of {made.max_calls}: answer with what you have")
-        elif isinstance(call, str):
-            answers.append(explain_malformed(call, tools))
-        elif limits.max_parallel is not None and len(runs) >= limits.max_parallel:
-            answers.append(f"error: at most {limits.max_parallel} calls run in one turn: make this one again")
-        else:
-            answers.append(None)
+        answer = refusal or _not_run(call, number, made, tools, limits, len(runs), count)
+        answers.append(answer)
+        if answer is None and isinstance(call, ToolCall):
             runs.append(call)
+            count[call.name] += 1
     return AnswerPlan(attempts, answers, runs)
+
+
+def _not_run(
+    call: ToolCall | str, number: int, made: Environment, tools: Sequence[Any], limits: EpisodeLimits, num_runs: int,
+    count: Counter[str],
+) -> str | None:  # fmt: skip
+    if number >= made.max_calls:
+        return f"error: no call is left of {made.max_calls}: answer with what you have"
+    if isinstance(call, str):
+        return explain_malformed(call, tools)
+    if limits.max_parallel is not None and num_runs >= limits.max_parallel:
+        return f"error: at most {limits.max_parallel} calls run in one turn: make this one again"
+    most = limits.per_tool.get(call.name)
+    if most is not None and count[call.name] >= most:
+        return f"error: no call of {call.name} is left of {most}: go on without it"
+    return None
 
 
 async def run_calls(made: Environment, calls: Sequence[ToolCall]) -> list[Message]:
@@ -74,7 +90,7 @@ async def run_calls(made: Environment, calls: Sequence[ToolCall]) -> list[Messag
     limit_s = made.step_limit_s(calls)
     try:
         return list(await asyncio.wait_for(made.step(calls), None if isinf(limit_s) else limit_s + STEP_GRACE_S))
-    except InfraError:
+    except (InfraError, Parked):
         raise
     except TimeoutError:
         text = f"error: no result within {limit_s:g} s"

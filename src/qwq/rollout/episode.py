@@ -15,146 +15,41 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from qwq.common.imports import user_code
 from qwq.engine.sampler import SamplingParams
-from qwq.envs.base import Environment, in_background, make_environment
+from qwq.envs.base import Parked, in_background, make_environment
 from qwq.errors import ConfigError, InfraError, ModelError
-from qwq.rollout.answers import AnswerPlan, Errands, plan_answers, run_calls
-from qwq.rollout.budget import NO_LIMITS, EpisodeLimits, goes_in_circles, step_key
+from qwq.rollout.answers import AnswerPlan, Errands, run_calls
+from qwq.rollout.budget import NO_LIMITS, EpisodeLimits, Note
+from qwq.rollout.live import LiveEpisode
 from qwq.rollout.policy import Policy, TurnRequest
-from qwq.text.response import written
+from qwq.rollout.sample import Episode, EpisodeJob
+from qwq.text.response import parse_answer, written
 from qwq.text.template import ChatFormat
-from qwq.types import Message, ParsedResponse, Problem, Response, Rollout, StopReason, ToolCall, Turn
+from qwq.types import Message, Problem, StopReason, Turn
 
 LIVE_PER_TURN = 4  # episodes under way for each turn that may be made at once; the others wait for their tools
 
 
 @dataclass(frozen=True, slots=True)
-class EpisodeJob:
-    """Sample `number` of a problem.
-
-    `thinking_budget` is for each turn, in tokens. `prompt_ids` are tokens to continue from; None
-    renders the problem's messages. `environment` is a fresh one of the caller's; None
-    makes the problem's own. `key` is the caller's.
-    """
-
-    problem: Problem
-    number: int = 0
-    seed: int = 0
-    stream: int = 0
-    thinking_budget: int | None = None
-    prompt_ids: Sequence[int] | None = None
-    environment: Environment | None = None
-    key: Any = None
-
-
-@dataclass(slots=True)
-class Episode:
-    """One sample: what was asked, sampled, called and answered.
-
-    `ids`, `sampled_mask`, `logprobs` and `versions` hold everything after `prompt_ids`, results of
-    tools included (mask 0, see `Rollout`); they are empty where the policy is not token-exact.
-    `messages` are the turns and results after the problem's own messages. `calls` and `results` run
-    parallel; a malformed call is in neither and counted in `num_malformed`. `failure` says why
-    there is no sample: server or tool machinery failed.
-    """
-
-    job: EpisodeJob
-    prompt_ids: list[int] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    sampled_mask: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
-    messages: list[Message] = field(default_factory=list)
-    calls: list[ToolCall] = field(default_factory=list)
-    results: list[str] = field(default_factory=list)
-    num_malformed: int = 0
-    stop_reason: StopReason | None = None
-    failure: str = ""
-    seconds: float = 0.0
-    thinking_open: bool = False
-    exact: bool = False  # every token after the prompt is in `ids`
-
-    @property
-    def problem(self) -> Problem:
-        return self.job.problem
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens after the prompt; without those of results where the policy is not token-exact."""
-        return len(self.ids) if self.exact else sum(t.num_tokens for t in self.turns)
-
-    @property
-    def num_thinking(self) -> int:
-        return sum(t.num_thinking for t in self.turns)
-
-    def response(self) -> Response:
-        """What a verifier sees. Malformed calls of earlier turns were answered, and a model that
-        mends them is not marked down.
-        """
-        last = self.turns[-1] if self.turns else Turn(ParsedResponse(None, ""), StopReason.ABORT)
-        return Response(
-            last.text,
-            finished=self.stop_reason is StopReason.END,
-            thinking_open=self.thinking_open,
-            calls=tuple(self.calls),
-            results=tuple(self.results),
-            parts=last.parts,
-            turns=tuple(turn.parts for turn in self.turns[:-1]),
-            failure=self.failure,
-        )
-
-    def append(
-        self, ids: Sequence[int], mask: Sequence[int], logprobs: Sequence[float], versions: Sequence[int]
-    ) -> None:
-        """Add tokens: a turn's, or those between two turns (no `logprobs`: 0 for each)."""
-        self.ids += ids
-        self.sampled_mask += mask
-        self.logprobs += logprobs or [0.0] * len(ids)
-        self.versions += versions
-
-    def rollout(self, group: int = 0, *, text: str = "", prompt: str = "") -> Rollout:
-        """The sample as training reads it, with `text` and `prompt` (as rendered) for people.
-
-        ModelError where its tokens are not known.
-        """
-        if not self.exact:
-            raise ModelError(
-                f"the tokens of {self.problem.id} are not known: train on samples of a policy that is token-exact"
-            )
-        assert self.stop_reason is not None
-        return Rollout(
-            problem_id=self.problem.id,
-            domain=self.problem.domain,
-            group=group,
-            prompt_ids=self.prompt_ids,
-            completion_ids=self.ids,
-            sampled_mask=self.sampled_mask,
-            sampler_logprobs=self.logprobs,
-            weight_versions=self.versions,
-            stop_reason=self.stop_reason,
-            text=text,
-            budget=self.job.thinking_budget,
-            prompt=prompt,
-            expected=self.problem.expected,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Hooks:
-    """What `play` calls as it goes: `done` when an episode has ended, `text` with a turn's text
-    while it is written (by a policy that writes it here), `messages` with the answers to a turn's
-    calls.
+    """What `play` calls as it goes, in its caller's thread.
+
+    `done`: an episode has ended. `text`: a turn's text while it is written (by a policy that writes
+    it here). `turn`: a turn is complete. `plan`: before a turn's calls run. `messages`: the answers
+    to a turn's calls. `note`: what is told at the end of the last answer, before `messages`.
     """
 
     done: Callable[[Episode], None] | None = None
     text: Callable[[Episode, str], None] | None = None
+    turn: Callable[[Episode, Turn], None] | None = None
+    plan: Callable[[Episode, AnswerPlan], None] | None = None
     messages: Callable[[Episode, Sequence[Message]], None] | None = None
+    note: Callable[[Episode, Note], None] | None = None
 
 
 NO_HOOKS = Hooks()
@@ -171,6 +66,7 @@ def play(
     logprobs: bool = False,
     exact: bool = False,
     hooks: Hooks = NO_HOOKS,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Episode]:
     """Episodes in the order in which they end.
 
@@ -178,11 +74,12 @@ def play(
     at once; None leaves it to the policy. `loop_tokens`: how long an exact repetition in a turn may
     get, 0 for any length. `logprobs`: keep the log-probabilities of sampled tokens, for training.
     `exact`: raise ModelError where a template cannot continue from tokens; otherwise such a
-    conversation is rendered again for each turn.
+    conversation is rendered again for each turn. `clock`: the seconds that `limits.max_seconds`
+    bounds.
 
     Raises ConfigError for an environment that answers other than its protocol says.
     """
-    player = _Player(policy, jobs, params, limits, concurrency, loop_tokens, logprobs, exact, hooks)
+    player = _Player(policy, jobs, params, limits, concurrency, loop_tokens, logprobs, exact, hooks, clock)
     try:
         for request, turn in policy.generate(player.next_request, concurrency):
             player.take(request.key, turn)
@@ -192,85 +89,22 @@ def play(
         player.close()
 
 
-@dataclass(slots=True)
-class _Live:
-    """An episode under way."""
-
-    episode: Episode
-    environment: Environment | None
-    exact: bool
-    tools: Sequence[Any] = ()
-    schemas: Sequence[Any] = ()  # the environment's own, () where it leaves those of the problem
-    started: float = field(default_factory=time.monotonic)
-    num_calls: int = 0  # attempts, malformed ones too
-    told: bool = False  # that no calls are left
-    steps: list[str] = field(default_factory=list)
-
-    def out_of_turns(self, limits: EpisodeLimits) -> StopReason | None:
-        """Why no further turn follows; None where one may."""
-        if limits.max_seconds is not None and time.monotonic() - self.started >= limits.max_seconds:
-            return StopReason.TIME
-        if limits.max_turns is not None and len(self.episode.turns) >= limits.max_turns:
-            return StopReason.TURNS
-        return None
-
-    def spent(self, limits: EpisodeLimits, made: Environment) -> StopReason | None:
-        """Why a turn with calls is the last; None where they may be answered."""
-        if self.num_calls >= made.max_calls and (self.told or not limits.last_turn):
-            return StopReason.TURNS
-        return self.out_of_turns(limits)
-
-    def plan(self, attempts: Sequence[ToolCall | str], made: Environment, limits: EpisodeLimits) -> AnswerPlan:
-        """What the turn's calls are answered with."""
-        plan = plan_answers(attempts, made, self.tools, limits, self.num_calls)
-        self.told = self.num_calls >= made.max_calls
-        self.num_calls += len(attempts)
-        if self.told and not self.exact:
-            self.tools = ()  # the last turn; tokens cannot take back the tools of their prompt
-        return plan
-
-    def record(self, attempts: Sequence[ToolCall | str], texts: Sequence[str]) -> list[Message]:
-        """Note calls and answers; the answers as messages."""
-        for call, text in zip(attempts, texts, strict=True):
-            if isinstance(call, str):
-                self.episode.num_malformed += 1
-            else:
-                self.episode.calls.append(call)
-                self.episode.results.append(text)
-        self.steps.append(step_key(attempts, texts))
-        # A server pairs tool messages with the calls that it has read; others are answered by the
-        # user.
-        roles = ["tool" if self.exact or isinstance(c, ToolCall) else "user" for c in attempts]
-        return [Message(role, text) for role, text in zip(roles, texts, strict=True)]
-
-    def tools_changed(self) -> bool:
-        """Whether the environment now offers other tools; they are then the next turn's."""
-        assert self.environment is not None
-        schemas = self.environment.schemas()
-        if list(schemas) == list(self.schemas):
-            return False
-        self.schemas = self.tools = schemas
-        return True
-
-    def no_longer_exact(self) -> None:
-        """The next turn's prompt is rendered from messages."""
-        self.exact = self.episode.exact = False
-
-
 class _Player:
     """The state of one `play`: which episodes wait for their turn, and which for their tools."""
 
     def __init__(
         self, policy: Policy, jobs: Iterator[EpisodeJob], params: SamplingParams, limits: EpisodeLimits,
         concurrency: int | None, loop_tokens: int, logprobs: bool, exact: bool, hooks: Hooks,
+        clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self.policy, self.jobs, self.params, self.limits = policy, jobs, params, limits
         self.loop_tokens, self.logprobs, self.exact, self.hooks = loop_tokens, logprobs, exact, hooks
+        self.clock = clock
         self.most = None if concurrency is None else LIVE_PER_TURN * concurrency
-        self.ready: deque[_Live] = deque()
+        self.ready: deque[LiveEpisode] = deque()
         self.asked = 0  # turns that the policy is making
-        self.live: dict[int, _Live] = {}
-        self.errands: Errands[_Live] = Errands()
+        self.live: dict[int, LiveEpisode] = {}
+        self.errands: Errands[LiveEpisode] = Errands()
         self.done: list[Episode] = []
         self.closing: list[Future[None]] = []
         self._last_problem: Problem | None = None
@@ -296,7 +130,7 @@ class _Player:
     def _begin(self, job: EpisodeJob) -> None:
         exact, chat, made = self.policy.token_exact, self.policy.chat, job.environment or make_environment(job.problem)
         episode = Episode(job, exact=exact)
-        live = _Live(episode, made, exact, job.problem.tools)
+        live = LiveEpisode(episode, made, exact, self.clock, self.limits, job.problem.tools)
         self.live[id(live)] = live
         if chat is not None:
             episode.thinking_open = chat.thinking_open
@@ -317,12 +151,12 @@ class _Player:
             self._last_problem = problem
         return self._last_prompt
 
-    def _request(self, live: _Live) -> TurnRequest:
+    def _request(self, live: LiveEpisode) -> TurnRequest:
         episode, params = live.episode, self.params
         self.asked += 1
-        if self.limits.max_tokens is not None:
-            left = self.limits.max_tokens - episode.num_tokens
-            params = params if left >= params.max_new_tokens else replace(params, max_new_tokens=left)
+        left = live.tokens_left()
+        if left is not None and left < params.max_new_tokens:
+            params = replace(params, max_new_tokens=left)
         return TurnRequest(
             live,
             params,
@@ -341,7 +175,7 @@ class _Player:
 
     # -- what a turn leads to ----------------------------------------------------------------------
 
-    def take(self, live: _Live, turn: Turn) -> None:
+    def take(self, live: LiveEpisode, turn: Turn) -> None:
         """A turn has been made."""
         self.asked -= 1
         episode, made = live.episode, live.environment
@@ -351,44 +185,55 @@ class _Player:
         if live.exact:
             episode.append(turn.ids, turn.sampled_mask, turn.logprobs, turn.weight_versions)
         episode.messages.append(Message("assistant", written(turn.parts), turn.calls))
+        if self.hooks.turn is not None:
+            self.hooks.turn(episode, turn)
         if made is None or not turn.finished:
             return self._finish(live, turn.stop_reason)
         made.turn = turn.parts
         attempts = turn.parts.calls_in_order
+        if episode.forced is not None and not attempts and parse_answer(turn.answer).calls_in_order:
+            return self._finish(live, episode.forced)  # a call, written where none was on offer
         if not attempts:
             return self._ask(live, made.next_messages(turn.parts), self._was_told)
-        stop = live.spent(self.limits, made)
+        stop = live.spent(made)
         if stop is not None:
             return self._finish(live, stop)
-        plan = live.plan(attempts, made, self.limits)
+        plan = live.plan(attempts, made)
+        if self.hooks.plan is not None:
+            self.hooks.plan(episode, plan)
         return self._ask(live, run_calls(made, plan.runs), partial(self._answered, plan))
 
-    def _answered(self, plan: AnswerPlan, live: _Live, messages: Sequence[Message]) -> None:
+    def _answered(self, plan: AnswerPlan, live: LiveEpisode, messages: Sequence[Message]) -> None:
         assert live.environment is not None
         episode, made = live.episode, live.environment
         answers = live.record(plan.attempts, plan.texts(made, messages))
+        stop = live.circles()
+        if stop is None and not made.over:
+            for note in live.notes(made):
+                answers[-1] = replace(answers[-1], content=f"{answers[-1].content}\n[{note.text}]")
+                if self.hooks.note is not None:
+                    self.hooks.note(episode, note)
         if self.hooks.messages is not None:
             self.hooks.messages(episode, answers)
-        repeats = self.limits.max_repeats
-        circles = repeats is not None and goes_in_circles(live.steps, repeats)
-        if made.over or circles:
+        if made.over or stop:
             episode.messages += answers
-            return self._finish(live, StopReason.LOOP if circles else StopReason.TURNS)
+            return self._finish(live, stop or StopReason.TURNS)
         return self._continue(live, answers)
 
-    def _was_told(self, live: _Live, messages: Sequence[Message]) -> None:
+    def _was_told(self, live: LiveEpisode, messages: Sequence[Message]) -> None:
         """The environment's word after a turn without calls."""
         if not messages or (live.environment is not None and live.environment.over):
             return self._finish(live, StopReason.END)
-        stop = live.out_of_turns(self.limits)
+        stop = live.out_of_turns()
         return self._finish(live, stop) if stop else self._continue(live, list(messages))
 
-    def _was_reset(self, live: _Live, _: None) -> None:
+    def _was_reset(self, live: LiveEpisode, _: None) -> None:
         assert live.environment is not None
         live.schemas = live.environment.schemas()
+        live.begin()
         self.ready.append(live)
 
-    def _continue(self, live: _Live, messages: list[Message]) -> None:
+    def _continue(self, live: LiveEpisode, messages: list[Message]) -> None:
         """The next turn follows these messages, where they fit."""
         episode = live.episode
         if live.tools_changed() and live.exact:
@@ -407,7 +252,7 @@ class _Player:
         self.ready.append(live)
         return None
 
-    def _append(self, live: _Live, messages: list[Message]) -> StopReason | None:
+    def _append(self, live: LiveEpisode, messages: list[Message]) -> StopReason | None:
         """Add the messages' tokens to the episode's. A reason to stop where they have no room."""
         assert self.policy.chat is not None
         episode = live.episode
@@ -427,10 +272,10 @@ class _Player:
         episode.append(more, [0] * len(more), (), [version] * len(more))
         return None
 
-    def _finish(self, live: _Live, reason: StopReason, failure: str = "") -> None:
+    def _finish(self, live: LiveEpisode, reason: StopReason, failure: str = "") -> None:
         episode = live.episode
         episode.stop_reason, episode.failure = reason, failure
-        episode.seconds = time.monotonic() - live.started
+        episode.seconds = live.seconds
         self.live.pop(id(live), None)
         if live.environment is not None:
             self.closing.append(in_background(live.environment.close()))
@@ -438,16 +283,18 @@ class _Player:
             self.hooks.done(episode)
         self.done.append(episode)
 
-    def _ask(self, live: _Live, work: Coroutine[Any, Any, Any], then: Callable[[_Live, Any], None]) -> None:
-        """Run an environment's coroutine. Its InfraError ends the episode without a sample; other
-        errors are the program's.
+    def _ask(self, live: LiveEpisode, work: Coroutine[Any, Any, Any], then: Callable[[LiveEpisode, Any], None]) -> None:
+        """Run an environment's coroutine. Its InfraError ends the episode without a sample, Parked
+        leaves it where it is; other errors are the program's.
         """
         assert live.environment is not None
 
         cls = type(live.environment)
 
-        def came(live: _Live, future: Future[Any]) -> None:
+        def came(live: LiveEpisode, future: Future[Any]) -> None:
             name, reset, error = cls.__name__, cls.reset, future.exception()
+            if isinstance(error, Parked):
+                return self._finish(live, StopReason.WAITS)
             if isinstance(error, InfraError):
                 return self._finish(live, StopReason.ABORT, f"environment {name}: {error}")
             with user_code(f"environment {name}", reset, f", at problem {live.episode.problem.id}"):
