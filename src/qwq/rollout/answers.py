@@ -87,6 +87,8 @@ async def run_calls(made: Environment, calls: Sequence[ToolCall]) -> list[Messag
     """
     if not calls:
         return []
+    if made.own:
+        return list(await made.step(calls))
     limit_s = made.step_limit_s(calls)
     try:
         return list(await asyncio.wait_for(made.step(calls), None if isinf(limit_s) else limit_s + STEP_GRACE_S))

@@ -25,7 +25,7 @@ from qwq.envs.base import Parked, in_background, make_environment
 from qwq.errors import ConfigError, InfraError, ModelError
 from qwq.rollout.answers import AnswerPlan, Errands, run_calls
 from qwq.rollout.budget import NO_LIMITS, EpisodeLimits, Note
-from qwq.rollout.live import LiveEpisode
+from qwq.rollout.under_way import LiveEpisode
 from qwq.rollout.policy import Policy, TurnRequest
 from qwq.rollout.sample import Episode, EpisodeJob
 from qwq.text.response import parse_answer, written
@@ -297,6 +297,8 @@ class _Player:
                 return self._finish(live, StopReason.WAITS)
             if isinstance(error, InfraError):
                 return self._finish(live, StopReason.ABORT, f"environment {name}: {error}")
+            if live.environment is not None and live.environment.own:
+                return then(live, future.result())
             with user_code(f"environment {name}", reset, f", at problem {live.episode.problem.id}"):
                 result = future.result()
             return then(live, result)
