@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from qwq.cli.agent import agent_app
 from qwq.cli.data import data_app
 from qwq.cli.engine import bench_app, chat, serve
 from qwq.cli.eval import eval_app
@@ -61,6 +62,7 @@ app.command(look)
 app.command(watch)
 app.command(data_app)
 app.command(reward_app)
+app.command(agent_app)
 
 
 # -- recipes ---------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ LIMIT_TRIES = 5  # as asked, by the other name, the longest answer, the room, no
 READ_TIMEOUT_S = 3600.0  # a long thought can take this long to arrive whole
 CONNECT_TIMEOUT_S, LIST_TIMEOUT_S = 10.0, 30.0
 LONGEST_PAUSE_S = 60.0
+UNNAMED = "default"  # the model of a server that lists none
 KEY_VARIABLES = ("QWQ_API_KEY", "OPENAI_API_KEY")
 GO_ON = "what is done is stored, the same command goes on"
 # Models whose own chat template opens the thinking: a text of theirs without `</think>` is a
@@ -105,8 +106,8 @@ class EndpointClient:
         self._http.close()
 
     def connect(self) -> None:
-        """Take over the server's name for the model (a path's last part will do) and the context
-        that it states.
+        """Take over the server's name for the model (a path's last part will do; "" is the first
+        that it lists) and the context that it states.
         """
         try:
             answer = self._http.get(f"{self.base}/models", timeout=LIST_TIMEOUT_S)
@@ -119,7 +120,9 @@ class EndpointClient:
         try:
             entries = {e["id"]: e for e in answer.json()["data"]}
         except (ValueError, KeyError, TypeError):
+            self.model = self.model or UNNAMED
             return  # not every server has the list
+        self.model = self.model or next(iter(entries), UNNAMED)
         path = Path(self.model)
         self.model = next((m for m in (self.model, path.name, path.stem) if m in entries), self.model)
         context = entries.get(self.model, {}).get("max_model_len")

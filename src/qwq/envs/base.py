@@ -65,7 +65,8 @@ class Environment:
     `max_calls` limits the calls of a sample, `timeout_s` one call; a recipe or a command may set
     others. `instant` says that every tool answers at once and is a function of its arguments: the
     sampler then waits for it, so that a run repeats bit for bit. Other tools run while other
-    samples decode. `own`: not a user's code; an error of its `step` is raised. `over` set by a tool ends the episode. `turn` is the model's last turn.
+    samples decode. `own`: not a user's code, so an error of its `step` is raised. `over` set by a
+    tool ends the episode. `turn` is the model's last turn.
     """
 
     max_calls: int = 4

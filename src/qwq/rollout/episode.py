@@ -25,9 +25,9 @@ from qwq.envs.base import Parked, in_background, make_environment
 from qwq.errors import ConfigError, InfraError, ModelError
 from qwq.rollout.answers import AnswerPlan, Errands, run_calls
 from qwq.rollout.budget import NO_LIMITS, EpisodeLimits, Note
-from qwq.rollout.under_way import LiveEpisode
 from qwq.rollout.policy import Policy, TurnRequest
 from qwq.rollout.sample import Episode, EpisodeJob
+from qwq.rollout.under_way import LiveEpisode
 from qwq.text.response import parse_answer, written
 from qwq.text.template import ChatFormat
 from qwq.types import Message, Problem, StopReason, Turn

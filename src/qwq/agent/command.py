@@ -1,0 +1,240 @@
+"""`qwq agent run` and `resume`: from words and files to a run in its folder."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qwq.agent.approvals import NO_RULES, Approvals, approvals_of, read_approvals
+from qwq.agent.events import EVENTS, Event, EventKind, EventLog, read_events
+from qwq.agent.folder import AgentFolder
+from qwq.agent.run import (
+    AgentLimits,
+    AgentOutcome,
+    AgentSettings,
+    Watcher,
+    decide_calls,
+    finished,
+    read_limits,
+    report,
+    run_agent,
+    write_answer,
+)
+from qwq.engine.options import MODEL_DEFAULTS, ModelOptions
+from qwq.engine.sampler import SamplingParams
+from qwq.envs.base import in_background
+from qwq.envs.toolbox import Toolbox, make_toolsets
+from qwq.envs.workspace import Workspace, read_files, read_folder
+from qwq.errors import ConfigError, UsageError
+from qwq.rollout.policies.endpoint import EndpointPolicy
+from qwq.rollout.policies.local import open_policy
+from qwq.rollout.policy import Policy
+from qwq.sandbox import SessionLimits
+
+RUNS = Path("runs/agent")
+BOX_MB = SessionLimits().box_mb
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRequest:
+    """What `qwq agent run` is request. `model` is a folder or a name; with `endpoint` it is the
+    server's name for it, "" for its first.
+    """
+
+    task: str
+    model: str = ""
+    endpoint: str | None = None
+    tools: tuple[str, ...] = ("python",)
+    data: tuple[Path, ...] = ()
+    workspace: Path | None = None
+    policy: Path | None = None
+    budget: tuple[str, ...] = ()
+    out: Path | None = None
+    params: SamplingParams = SamplingParams(temperature=0.6, top_p=0.95, top_k=40, max_new_tokens=8192)
+    seed: int = 0
+    thinking_budget: int | None = None
+    box_mb: int = BOX_MB
+    engine: ModelOptions = MODEL_DEFAULTS
+
+
+def start(request: AgentRequest) -> tuple[AgentOutcome, Path]:
+    """Begin a run and play it to its end, or until a call waits for a person. Everything that it
+    needs is read and checked before the first event.
+    """
+    out = request.out or RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(request.task)}"
+    if (out / EVENTS).exists():
+        raise ConfigError(f"{out} holds a run: `qwq agent resume {out}` goes on with it, or give another --out")
+    if not request.task.strip():
+        raise ConfigError("the task is empty: say what is to be done")
+    approvals = read_approvals(request.policy) if request.policy else NO_RULES
+    files = _files(request)
+    toolbox = open_toolbox(request.tools, files, request.box_mb)
+    try:
+        limits = read_limits(request.budget, list(toolbox.specs()))
+        policy = _policy(request.model, request.endpoint, request.params, request.engine)
+        AgentFolder(out).keep_inputs(files)
+    except BaseException:
+        in_background(toolbox.close()).result()
+        raise
+    about = {
+        "endpoint": request.endpoint,
+        "source": request.model,
+        "toolsets": list(request.tools),
+        "box_mb": request.box_mb,
+        "workspace": str(request.workspace.resolve()) if request.workspace else None,
+        "files": {name: len(data) for name, data in files.items()},
+        "engine": {"dtype": request.engine.dtype, "device": request.engine.device},
+    }
+    settings = AgentSettings(request.params, request.seed, request.thinking_budget, about=about)
+    task = request.task + _listing(files)
+    return _play(policy, task, toolbox, out, limits, approvals, settings), out
+
+
+def resume(
+    out: Path, *, approved: Sequence[str] = (), denied: Mapping[str, str] | None = None,
+    engine: ModelOptions = MODEL_DEFAULTS, endpoint: str | None = None,
+) -> AgentOutcome:  # fmt: skip
+    """Go on with the run in `out`, with a person's decisions on calls that wait. A run that has
+    ended is not run again: its answer and its report are written where they are missing.
+    """
+    events = read_events(out)
+    if not events:
+        raise ConfigError(f"{out}: the run was stopped before its first event: start it again")
+    outcome = finished(events)
+    if outcome is not None:
+        if approved or denied:
+            raise ConfigError(f"{out}: the run has ended, no call waits for a decision")
+        outcome = report(outcome, AgentFolder(out))
+        write_answer(AgentFolder(out), outcome)
+        return outcome
+    first = events[0]
+    log = EventLog(out, heard=show_event)
+    try:
+        decide_calls(out, approved, denied or {}, log)
+        params = SamplingParams(**{**first["sampling"], "logit_bias": ()})
+        server = endpoint or first["endpoint"]
+        policy = _policy(first["model"] if server else first["source"], server, params, engine)
+        toolbox = toolbox_of(first, out)
+    except BaseException:
+        log.close()
+        raise
+    known = {"seed": first["seed"], "thinking_budget": first["thinking_budget"], "system": first["system"]}
+    settings = AgentSettings(params, **known)
+    approvals = approvals_of(first["approvals"], f"{out / EVENTS}")
+    return _play(policy, first["task"], toolbox, out, AgentLimits(**first["limits"]), approvals, settings, log)
+
+
+def _play(
+    policy: Policy, task: str, toolbox: Toolbox, out: Path, limits: AgentLimits, approvals: Approvals,
+    settings: AgentSettings, log: EventLog | None = None,
+) -> AgentOutcome:  # fmt: skip
+    try:
+        return run_agent(
+            policy, task, toolbox=toolbox, out=out, limits=limits, approvals=approvals, settings=settings,
+            watcher=Watcher(show_event), log=log,
+        )  # fmt: skip
+    finally:
+        policy.close()
+
+
+def toolbox_of(first: Event, out: Path) -> Toolbox:
+    """The toolbox of a run's first event, on a fresh workspace with the run's files."""
+    return open_toolbox(first["toolsets"], AgentFolder(out).read_inputs(), first["box_mb"])
+
+
+def open_toolbox(names: Sequence[str], files: Mapping[str, bytes], box_mb: int = BOX_MB) -> Toolbox:
+    """Toolsets on a workspace that holds `files`; closing the toolbox closes both."""
+    toolsets = make_toolsets(names)
+    return OwnToolbox(toolsets, Workspace(files=files, box_mb=box_mb, programs=any(t.needs_programs for t in toolsets)))
+
+
+class OwnToolbox(Toolbox):
+    """A toolbox that closes its workspace too."""
+
+    async def close(self) -> None:
+        await super().close()
+        if self.workspace is not None:
+            self.workspace.close()
+
+
+def _policy(model: str, endpoint: str | None, params: SamplingParams, engine: ModelOptions) -> Policy:
+    if endpoint is not None:
+        return EndpointPolicy(endpoint, model, concurrency=1).connect()
+    return open_policy(model, max_new_tokens=params.max_new_tokens, options=engine.engine(max_num_seqs=1))
+
+
+def _files(request: AgentRequest) -> dict[str, bytes]:
+    """The files of --workspace and --data by their names in the workspace."""
+    files: dict[str, bytes] = {}
+    if request.workspace is not None:
+        limits = replace(SessionLimits(), box_mb=request.box_mb)
+        files |= read_folder(request.workspace, limits)
+    for path in request.data:
+        if path.name in files:
+            raise UsageError(f"two files named {path.name} go into the workspace: rename {path}")
+        files |= read_files({path.name: str(path)})
+    return files
+
+
+def _listing(files: Mapping[str, bytes]) -> str:
+    """What the model is told of its files."""
+    if not files:
+        return ""
+    names = [f"- {name} ({len(data):,} bytes)" for name, data in list(files.items())[:MAX_LISTED]]
+    more = [f"- and {len(files) - MAX_LISTED:,} more"] if len(files) > MAX_LISTED else []
+    return "\n".join(["\n\nFiles in the workspace:", *names, *more])
+
+
+MAX_LISTED = 40  # files in the task
+
+
+def _slug(task: str) -> str:
+    return re.sub(r"\W+", "-", task.lower()).strip("-")[:32] or "task"
+
+
+# -- what a person sees as the run goes ------------------------------------------------------------
+
+
+def show_event(event: Event) -> None:
+    """One line on standard error."""
+    line = _LINES.get(event["event"], lambda e: "")(event)
+    if line:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _first_line(text: str, limit: int = 100) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[:limit]} ..."
+
+
+def _call_line(event: Event) -> str:
+    what = event.get("malformed") or ", ".join(f"{k}={v!r}" for k, v in event["arguments"].items())
+    return f"{event['id']}: {event['tool'] or 'malformed'}({_first_line(str(what))})"
+
+
+_LINES: dict[str, Callable[[Event], str]] = {
+    EventKind.CALL: _call_line,
+    EventKind.RESULT: lambda e: f"{e['id']}: {e['kind']}: {_first_line(e['text'])}",
+    EventKind.APPROVAL: lambda e: f"{e['id']}: {e['decision']} {e.get('reason', '')}".rstrip(),
+    EventKind.BUDGET: lambda e: f"note: {e['text']}",
+    EventKind.CHECK: lambda e: f"check: {_first_line(e['text'])}",
+    EventKind.COMPACTION: lambda e: f"context: {_first_line(e['text'])}",
+}
+
+
+def summary(outcome: AgentOutcome, out: Path) -> str:
+    """The last lines for a person."""
+    spent = f"{outcome.model_calls} model calls, {outcome.tool_calls} tool calls, {outcome.seconds:.1f} s"
+    lines = [f"{outcome.stop_reason.value}{f' ({outcome.budget})' if outcome.budget else ''}: {spent}; {out}"]
+    if outcome.waiting:
+        words = f"qwq agent resume {out} --approve {outcome.waiting[0]}"
+        lines.append(f"waiting for a decision: {', '.join(outcome.waiting)}; `{words}` or --deny runs on")
+    if outcome.failure:
+        lines.append(f"stopped: {outcome.failure}; `qwq agent resume {out}` goes on")
+    if outcome.unsupported:
+        lines.append(f"{outcome.unsupported} numbers of the report come from no executed call: see report.md")
+    return "\n".join(lines)

@@ -1,0 +1,75 @@
+"""The folder of an agent's run: `events.jsonl` and what its events name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwq.agent.events import sha256
+from qwq.common.files import write_atomic
+from qwq.envs.toolbox import Artefact
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFolder:
+    """Paths below a run's folder.
+
+    inputs/      the files that were copied into the workspace, so that a run can be rebuilt
+    outputs/     whole texts of results that the model read cut: call-3.txt
+    artefacts/   figures and files that calls made
+    workspace/   files that the run added or changed, as they were at its end
+    """
+
+    path: Path
+
+    @property
+    def inputs(self) -> Path:
+        return self.path / "inputs"
+
+    @property
+    def workspace(self) -> Path:
+        return self.path / "workspace"
+
+    @property
+    def answer(self) -> Path:
+        return self.path / "answer.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.md"
+
+    def keep_inputs(self, files: Mapping[str, bytes]) -> None:
+        _write_all(self.inputs, files)
+
+    def read_inputs(self) -> dict[str, bytes]:
+        """What `keep_inputs` wrote."""
+        top = self.inputs
+        return {p.relative_to(top).as_posix(): p.read_bytes() for p in sorted(top.rglob("*")) if p.is_file()}
+
+    def keep_workspace(self, files: Mapping[str, bytes]) -> None:
+        _write_all(self.workspace, files)
+
+    def keep_output(self, call: str, text: str) -> str:
+        """Keep the whole of a result; returns its place in the folder."""
+        name = f"outputs/{call}.txt"
+        write_atomic(self.path / name, text.encode(errors="replace"))
+        return name
+
+    def keep_artefact(self, call: str, artefact: Artefact) -> dict[str, Any]:
+        """Keep what a call made, under a name of its own; returns what its event says."""
+        digest = sha256(artefact.data)
+        path = self.path / "artefacts" / Path(artefact.name).name
+        if path.is_file() and sha256(path.read_bytes()) != digest:
+            path = path.with_name(f"{call}-{path.name}")
+        write_atomic(path, artefact.data)
+        return {
+            "name": path.name, "sha256": digest, "bytes": len(artefact.data), "media_type": artefact.media_type,
+            "title": artefact.title,
+        }  # fmt: skip
+
+
+def _write_all(top: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        write_atomic(top / name, data)

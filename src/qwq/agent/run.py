@@ -1,0 +1,297 @@
+"""One run of the agent: a task, a policy, a toolbox, and a folder that tells all that happened.
+
+    with Workspace(files={"sales.csv": data}) as desk:
+        box = Toolbox(make_toolsets(["python"]), desk)
+        outcome = run_agent(policy, "What was the best month?", toolbox=box, out=Path("runs/x"))
+    print(outcome.answer, outcome.stop_reason)
+
+The same call on a folder that holds a run goes on with it: after a kill, or once a person has
+decided what a call waits for (`decide_calls`).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from qwq.agent.approvals import NO_RULES, Approvals
+from qwq.agent.events import FORMAT, Event, EventKind, EventLog
+from qwq.agent.folder import AgentFolder
+from qwq.agent.recorded import AnswerCheck, RecordedTools, decide
+from qwq.agent.tape import Tape
+from qwq.agent.turns import RecordedPolicy
+from qwq.common.files import write_atomic
+from qwq.engine.sampler import SamplingParams
+from qwq.engine.thinking import LOOP_TOKENS
+from qwq.envs.base import in_background
+from qwq.envs.toolbox import Toolbox
+from qwq.errors import ConfigError, InfraError, nearest
+from qwq.rollout.budget import EpisodeLimits
+from qwq.rollout.episode import Episode, EpisodeJob, play
+from qwq.rollout.policy import Policy
+from qwq.types import Message, Problem, StopReason
+
+MAX_LOOP = 5  # turns of calls that bring nothing new
+TELL_AT = 0.8  # of a budget
+BUDGETS = ("model_calls", "tool_calls", "parallel", "tokens", "seconds")
+SYSTEM = (
+    "You solve the user's task with the tools on offer. Compute with tools instead of guessing, look at what comes "
+    "back, and mend what failed. Give numbers only as tools or the task gave them. When you are done, answer in "
+    "plain text without a call."
+)
+ANSWERED, NOT_ANSWERED, WAITS = 0, 1, 75
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLimits:
+    """Budgets of a run; None: no limit. `tokens` are sampled ones, `seconds` those of its
+    processes; `per_tool` counts the calls of single tools.
+    """
+
+    model_calls: int = 20
+    tool_calls: int = 50
+    parallel: int = 8
+    tokens: int | None = None
+    seconds: float | None = None
+    per_tool: Mapping[str, int] = field(default_factory=dict)
+
+    def episode(self) -> EpisodeLimits:
+        return EpisodeLimits(
+            max_calls=self.tool_calls, max_parallel=self.parallel, max_turns=self.model_calls, max_sampled=self.tokens,
+            max_seconds=self.seconds, per_tool=self.per_tool, max_loop=MAX_LOOP, last_turn=True, tell_at=TELL_AT,
+        )  # fmt: skip
+
+
+def read_limits(pairs: Sequence[str], tools: Sequence[str]) -> AgentLimits:
+    """Limits of words such as model_calls=8, seconds=60 or, for one tool, python=3. ConfigError for
+    any other.
+    """
+    chosen: dict[str, Any] = {}
+    per_tool: dict[str, int] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            raise ConfigError(f"--budget {pair}: write NAME=NUMBER, such as model_calls=8") from None
+        whole = name != "seconds"
+        if name not in BUDGETS and name not in tools:
+            raise ConfigError(f"--budget {pair}: no budget {name!r}: {nearest(name, [*BUDGETS, *tools])}")
+        if not equals or value <= 0 or (whole and value != int(value)):
+            raise ConfigError(f"--budget {pair}: give {'a whole number' if whole else 'a number'} above 0")
+        if name in BUDGETS:
+            chosen[name] = int(value) if whole else value
+        else:
+            per_tool[name] = int(value)
+    return AgentLimits(**chosen, per_tool=per_tool)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOutcome:
+    """How a run ended. `answer` is "" without one; `budget` names the limit that took the tools
+    from its last turn; `waiting` are calls that wait for a person; `unsupported` counts the numbers
+    of the answer that no executed call gave, None where nothing has looked.
+    """
+
+    answer: str
+    stop_reason: StopReason
+    unsupported: int | None = None
+    budget: str = ""
+    waiting: tuple[str, ...] = ()
+    model_calls: int = 0
+    tool_calls: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    failure: str = ""
+
+    @property
+    def exit_status(self) -> int:
+        """0 answered, 1 not answered or unsupported numbers, 70 our machinery failed, 75 waits."""
+        if self.failure:
+            return InfraError.exit_status
+        if self.waiting:
+            return WAITS
+        return ANSWERED if self.answer and not self.unsupported else NOT_ANSWERED
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"stop_reason": self.stop_reason.value, "waiting": list(self.waiting)}
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """How the model is asked. `system` is what it is told first, "" for nothing. `about` goes into
+    the first event beside what is known here: what a later command needs to go on.
+    """
+
+    params: SamplingParams = SamplingParams(max_new_tokens=8192)
+    seed: int = 0
+    thinking_budget: int | None = None
+    system: str = SYSTEM
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Who hears of a run: `event` of every event, `text` of a turn's text while it is written."""
+
+    event: Callable[[Event], None] | None = None
+    text: Callable[[Episode, str], None] | None = None
+
+
+NO_BUDGETS = AgentLimits()
+PLAIN = AgentSettings()
+NOBODY = Watcher()
+
+
+def run_agent(
+    policy: Policy,
+    task: str,
+    *,
+    toolbox: Toolbox,
+    out: Path,
+    limits: AgentLimits = NO_BUDGETS,
+    approvals: Approvals = NO_RULES,
+    settings: AgentSettings = PLAIN,
+    check: AnswerCheck | None = None,
+    watcher: Watcher = NOBODY,
+    log: EventLog | None = None,
+) -> AgentOutcome:
+    """Play the run in the folder `out`, from its start or from where it was left.
+
+    `check` looks at the answer once. `log`: the open log, where the caller has one. The toolbox and
+    the log are closed at the end.
+
+    Raises ConfigError where another process runs it or it holds another run, DataError for a
+    damaged log, InfraError for a server that is gone; the run can then go on.
+    """
+    folder = AgentFolder(out)
+    log = log or EventLog(out, heard=watcher.event)
+    try:
+        setup = _setup(policy, task, toolbox, limits, approvals, settings)
+        _begin(log, setup)
+        tape = Tape(log)
+        tools = RecordedTools(toolbox, tape, folder, approvals, check=check, max_turns=limits.model_calls)
+        messages = (*([Message("system", settings.system)] if settings.system else []), Message("user", task))
+        problem = Problem("agent", "tools", messages, {}, "agent", tuple(setup["tools"]))
+        job = EpisodeJob(problem, seed=settings.seed, thinking_budget=settings.thinking_budget, environment=tools)
+        (episode,) = play(
+            RecordedPolicy(policy, tape), iter([job]), settings.params, limits=limits.episode(), concurrency=1,
+            loop_tokens=LOOP_TOKENS, hooks=tools.hooks(watcher.text), clock=lambda: tape.seconds,
+        )  # fmt: skip
+        outcome = _outcome(episode, tools)
+        if not outcome.failure and not outcome.waiting:
+            outcome = _finish(outcome, tools, folder)
+        write_answer(folder, outcome)
+        return outcome
+    finally:
+        in_background(toolbox.close()).result()
+        log.close()
+
+
+def write_answer(folder: AgentFolder, outcome: AgentOutcome) -> None:
+    write_atomic(folder.answer, json.dumps(outcome.to_dict(), ensure_ascii=False, indent=1) + "\n")
+
+
+def _setup(
+    policy: Policy, task: str, toolbox: Toolbox, limits: AgentLimits, approvals: Approvals, settings: AgentSettings
+) -> dict[str, Any]:
+    """The fields of the first event."""
+    return {
+        "format": FORMAT, "task": task, "system": settings.system, "model": policy.name, "exact": policy.token_exact,
+        "tools": [spec.schema for spec in toolbox.specs().values()], "limits": asdict(limits),
+        "sampling": asdict(settings.params), "seed": settings.seed, "thinking_budget": settings.thinking_budget,
+        "approvals": approvals.to_dict(), **settings.about, "versions": _versions(),
+    }  # fmt: skip
+
+
+def _begin(log: EventLog, setup: Mapping[str, Any]) -> None:
+    """Write the first event, or compare it with what the log holds."""
+    if not log.events:
+        log.append(EventKind.RUN, **setup, durable=True)
+        return
+    first = log.events[0]
+    for key in ("task", "system", "exact", "tools", "limits", "sampling", "seed"):
+        if json.loads(json.dumps(setup[key])) != first.get(key):
+            raise ConfigError(
+                f"{log.folder} holds a run with another {key} ({str(first.get(key))[:100]}, now "
+                f"{str(setup[key])[:100]}): go on with `qwq agent resume {log.folder}`, or give another --out"
+            )
+
+
+def _outcome(episode: Episode, tools: RecordedTools) -> AgentOutcome:
+    assert episode.stop_reason is not None
+    last = episode.turns[-1] if episode.turns else None
+    ended = episode.stop_reason is StopReason.END
+    budgets = [e for e in tools.tape.log.events if e["event"] == EventKind.BUDGET and e["last"]]
+    return AgentOutcome(
+        answer=last.parts.final if last is not None and ended else "",
+        stop_reason=episode.forced or episode.stop_reason if ended else episode.stop_reason,
+        budget=budgets[-1]["about"] if budgets else ("tool_calls" if episode.forced else ""),
+        waiting=tuple(tools.waiting),
+        model_calls=len(episode.turns),
+        tool_calls=tools.num_calls,
+        tokens=sum(turn.num_tokens for turn in episode.turns),
+        seconds=tools.tape.seconds,
+        failure=episode.failure,
+    )
+
+
+def _finish(outcome: AgentOutcome, tools: RecordedTools, folder: AgentFolder) -> AgentOutcome:
+    """Keep the workspace's files and the report, and note the end."""
+    desk = tools.toolbox.workspace
+    files: dict[str, Any] = {}
+    if desk is not None:
+        diff = desk.diff()
+        now = desk.snapshot()
+        folder.keep_workspace({name: now[name] for name in (*diff.added, *diff.changed)})
+        files = {
+            "added": {n: _state(s) for n, s in diff.added.items()},
+            "changed": {n: [_state(a), _state(b)] for n, (a, b) in diff.changed.items()},
+            "removed": {n: _state(s) for n, s in diff.removed.items()},
+        }
+    tools.tape.put(EventKind.FINISH, **outcome.to_dict(), files=files, durable=True)
+    return report(outcome, folder)
+
+
+def report(outcome: AgentOutcome, folder: AgentFolder) -> AgentOutcome:
+    """Write the report of a run that has ended."""
+    if not folder.report.is_file():
+        write_atomic(folder.report, outcome.answer + "\n")
+    return outcome
+
+
+def finished(events: Sequence[Event]) -> AgentOutcome | None:
+    """How a run ended, by its last event; None while it can go on."""
+    if not events or events[-1]["event"] != EventKind.FINISH:
+        return None
+    known = {f.name: events[-1][f.name] for f in fields(AgentOutcome)}
+    return AgentOutcome(**known | {"stop_reason": StopReason(known["stop_reason"]), "waiting": ()})
+
+
+def _state(state: Any) -> dict[str, Any]:
+    return {"bytes": state.size, "sha256": state.sha256}
+
+
+def _versions() -> dict[str, str]:
+    return {"qwq": metadata.version("qwq"), "python": platform.python_version()}
+
+
+def decide_calls(out: Path, approved: Sequence[str], denied: Mapping[str, str], log: EventLog) -> None:
+    """Note a person's decisions on calls that wait. ConfigError for a call that does not wait."""
+    asked = [e for e in log.events if e["event"] == EventKind.APPROVAL and e["decision"] == "ask"]
+    decided = Tape(log).decisions()
+    waiting = [e["id"] for e in asked if e["id"] not in decided]
+    for ident in (*approved, *denied):
+        if ident not in waiting:
+            shown = f"waiting: {', '.join(waiting)}" if waiting else "none waits"
+            raise ConfigError(f"{out}: call {ident!r} does not wait for a decision: {shown}")
+    tape = Tape(log)
+    for ident in approved:
+        decide(tape, ident, True, "")
+    for ident, reason in denied.items():
+        decide(tape, ident, False, reason)

@@ -1,0 +1,68 @@
+"""Runs and tools as lines for a person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from qwq.agent.events import Event, EventKind, read_events
+from qwq.envs.toolbox import TOOLSETS, make_toolsets
+
+WIDTH = 400  # characters of one text
+
+
+def lines(out: Path) -> Iterator[str]:
+    """A run's events, a few lines each."""
+    for event in read_events(out):
+        head = f"{event['s']:8.1f} s  {event['event']}"
+        body = _body(event)
+        yield f"{head}  {body[0]}".rstrip() if body else head
+        yield from (f"            {line}" for line in body[1:])
+
+
+def _body(event: Event) -> list[str]:
+    match event["event"]:
+        case EventKind.RUN:
+            return [_cut(event["task"])]
+        case EventKind.MODEL_TURN:
+            thought = [f"(thought) {_cut(event['thinking'])}"] if event["thinking"] else []
+            counts = f"{event['turn']}: {event['tokens']} tokens, {event['stop_reason']}"
+            return [counts, *thought, *([_cut(event["answer"])] if event["answer"] else [])]
+        case EventKind.CALL:
+            what = event.get("malformed", json.dumps(event.get("arguments"), ensure_ascii=False))
+            return [f"{event['id']} {event['tool'] or 'malformed'} {_cut(what)}"]
+        case EventKind.RESULT:
+            made = ", ".join(a["name"] for a in event["artefacts"])
+            files = [f"artefacts: {made}"] if made else []
+            return [f"{event['id']} {event['kind']} in {event['seconds']:.2f} s", _cut(event["text"]), *files]
+        case EventKind.APPROVAL:
+            return [f"{event['id']} {event['decision']}: {event.get('reason', '')}"]
+        case EventKind.TOOL_STARTED:
+            return [f"{event['id']} {event['tool']} (effect {event['effect']})"]
+        case EventKind.FINISH:
+            return [event["stop_reason"], _cut(event["answer"])]
+        case EventKind.RESUME:
+            return [f"{len(event['rebuilt'])} calls ran again; changed: {', '.join(event['changed']) or 'none'}"]
+    return [_cut(event.get("text", ""))]
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= WIDTH else f"{line[:WIDTH]} ... ({len(text):,} characters)"
+
+
+def tool_lines(*, as_json: bool) -> Iterator[str]:
+    """All tools, by toolset."""
+    for name in TOOLSETS:
+        for group in make_toolsets([name]):
+            for spec in group.specs():
+                facts = {
+                    "toolset": name, "name": spec.name, "effect": spec.effect.value, "timeout_s": spec.timeout_s,
+                    "idempotent": spec.idempotent, "untrusted": spec.untrusted, "schema": spec.schema,
+                }  # fmt: skip
+                if as_json:
+                    yield json.dumps(facts, ensure_ascii=False)
+                else:
+                    words = spec.schema["function"]["description"].partition(". ")[0].rstrip(".")
+                    yield f"{name:8} {spec.name:20} {spec.effect.value:10} {spec.timeout_s:5g} s  {words}"

@@ -1,0 +1,226 @@
+"""`qwq agent ...`: a model that works with tools; its runs are resumed, replayed and checked."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cyclopts import App, Parameter
+
+from qwq.engine.options import MODEL_DEFAULTS, ModelOptions
+
+agent_app = App(name="agent", help="A model that works with tools: runs, and what became of them (docs/agent.md).")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class AgentFlags:
+    """What the agent works with, and what it may use."""
+
+    endpoint: str | None = None
+    """URL of an OpenAI-compatible server; its key comes from QWQ_API_KEY or OPENAI_API_KEY."""
+    tools: str = "python"
+    """Tools, separated by commas; `qwq agent tools` lists them."""
+    data: tuple[Path, ...] = ()
+    """File that is copied into the workspace; may be given several times."""
+    workspace: Path | None = None
+    """Folder that is copied into the workspace; `qwq agent apply` copies changes out."""
+    policy: Path | None = None
+    """TOML file of rules: which calls run, ask or are denied. Without one external effects ask."""
+    budget: tuple[str, ...] = ()
+    """NAME=NUMBER: model_calls (20), tool_calls (50), parallel (8), tokens, seconds, or a tool's
+    name; may be given several times."""
+    out: Path | None = None
+    """The run's folder; runs/agent/TIME-TASK by default."""
+    max_new_tokens: int = 8192
+    """Longest turn."""
+    temperature: float = 0.6
+    """Sampling temperature."""
+    top_p: float = 0.95
+    """Smallest set of tokens with this probability."""
+    top_k: int = 40
+    """Likeliest tokens to choose from; 0 for all."""
+    seed: int = 0
+    """Seed of the sampling."""
+    thinking_budget: int | None = None
+    """End the thinking of a turn after so many tokens."""
+    box_mb: int = 64
+    """Size of the workspace in MB."""
+
+
+@agent_app.command(name="run")
+def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOptions = MODEL_DEFAULTS) -> int:
+    """Let a model solve a task with tools. The answer goes to standard output; the run's folder
+    holds events.jsonl, answer.json, report.md, outputs/ and artefacts/.
+
+    Status 0: answered; 1: not answered, or with numbers that come from no executed call; 75: a call
+    waits for approval (`qwq agent resume`).
+
+    Parameters
+    ----------
+    words
+        MODEL (model folder, GGUF file, a run's folder, or a hub name) and the task. With --endpoint
+        MODEL is the server's name for it, and may be left out.
+    """
+    from qwq.agent.command import AgentRequest, start, summary
+    from qwq.errors import UsageError
+    from qwq.pipeline.resolve import model_folder
+
+    if len(words) not in ((1, 2) if flags.endpoint else (2,)):
+        form = 'qwq agent run MODEL "task"' if flags.endpoint is None else 'qwq agent run --endpoint URL "task"'
+        raise UsageError(f"{len(words)} arguments, write {form}; several files are --data A --data B")
+    model = words[0] if len(words) == 2 else ""
+    default = AgentRequest("").params
+    params = replace(
+        default,
+        max_new_tokens=flags.max_new_tokens,
+        temperature=flags.temperature,
+        top_p=flags.top_p,
+        top_k=flags.top_k,
+    )
+    request = AgentRequest(
+        words[-1], model if flags.endpoint else model_folder(model), flags.endpoint,
+        tuple(name.strip() for name in flags.tools.split(",") if name.strip()), flags.data, flags.workspace,
+        flags.policy, flags.budget, flags.out, params, flags.seed, flags.thinking_budget, flags.box_mb, engine,
+    )  # fmt: skip
+    outcome, out = start(request)
+    print(outcome.answer)
+    print(summary(outcome, out), file=sys.stderr)
+    return outcome.exit_status
+
+
+@agent_app.command(name="resume")
+def agent_resume(
+    run: Path,
+    *,
+    approve: tuple[str, ...] = (),
+    deny: tuple[str, ...] = (),
+    reason: str = "",
+    endpoint: str | None = None,
+    engine: ModelOptions = MODEL_DEFAULTS,
+) -> int:
+    """Go on with a run that was killed, or that waits for approval. External effects that may have
+    happened are not repeated: the model is told.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    approve
+        Call that may run, such as call-3; may be given several times.
+    deny
+        Call that may not.
+    reason
+        What the model is told of the denied calls.
+    endpoint
+        URL of the server, where it is another than before.
+    """
+    from qwq.agent.command import resume, summary
+
+    outcome = resume(run, approved=approve, denied=dict.fromkeys(deny, reason), engine=engine, endpoint=endpoint)
+    print(outcome.answer)
+    print(summary(outcome, run), file=sys.stderr)
+    return outcome.exit_status
+
+
+@agent_app.command(name="show")
+def agent_show(run: Path) -> int:
+    """Tell what happened in a run, event by event.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    """
+    from qwq.agent.show import lines
+
+    for line in lines(run):
+        print(line)
+    return 0
+
+
+@agent_app.command(name="replay")
+def agent_replay(run: Path) -> int:
+    """Run the jailed calls of a run once more in a fresh session and compare texts and artefacts.
+    Prints one JSON object; status 1 where a call gives something else.
+
+    Calls that read a clock or draw at random are told apart by a second replay (`varies`).
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    """
+    import json
+
+    from qwq.agent.replay import replay
+
+    outcome = replay(run)
+    print(json.dumps(outcome.to_dict(), ensure_ascii=False))
+    return 0 if outcome.agrees else 1
+
+
+@agent_app.command(name="trace")
+def agent_trace(run: Path, *, otel: Path, content: bool = False) -> int:
+    """Write a run as OpenTelemetry spans in OTLP's JSON form.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    otel
+        File to write.
+    content
+        With what was said, called and answered.
+    """
+    from qwq.agent.otel import write_trace
+
+    print(f"{write_trace(run, otel, content=content)} spans in {otel}", file=sys.stderr)
+    return 0
+
+
+@agent_app.command(name="apply")
+def agent_apply(run: Path, folder: Path, *, yes: bool = False) -> int:
+    """Show what a run changed in its workspace, and copy it out. Without --yes a terminal is asked;
+    status 1 where nothing was copied.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    folder
+        Where the changes go: the folder that was given as --workspace, or a copy of it.
+    yes
+        Copy without asking.
+    """
+    from qwq.agent.copy_out import changes_of, copy_out, diff_lines
+
+    changes = changes_of(run)
+    for line in diff_lines(changes):
+        print(line)
+    if not changes:
+        print("no file was changed", file=sys.stderr)
+        return 0
+    if not yes and not (sys.stdin.isatty() and input(f"copy to {folder}? [y/N] ").strip().lower() == "y"):
+        print(f"nothing was copied: --yes copies to {folder}", file=sys.stderr)
+        return 1
+    copy_out(changes, folder)
+    print(f"{len(changes)} files copied to {folder}", file=sys.stderr)
+    return 0
+
+
+@agent_app.command(name="tools")
+def agent_tools(*, json: bool = False) -> int:
+    """List the tools, what they may change, and how long a call may take.
+
+    Parameters
+    ----------
+    json
+        One JSON object a line, with each tool's schema.
+    """
+    from qwq.agent.show import tool_lines
+
+    for line in tool_lines(as_json=json):
+        print(line)
+    return 0

@@ -1,0 +1,142 @@
+"""`qwq agent` as a person runs it: against a scripted server, with Python in the jail, killed and
+resumed, replayed, traced, applied.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_endpoint import FakeEndpoint
+
+from qwq.agent.events import read_events
+from qwq.cli import run
+from qwq.errors import UsageError
+
+SALES = b"month,sum\n1,20\n2,35\n3,5\n"
+
+
+def calls(*made: tuple[str, dict[str, Any]], thought: str = "") -> dict[str, Any]:
+    return {
+        "role": "assistant", "content": "", **({"reasoning_content": thought} if thought else {}),
+        "tool_calls": [
+            {"id": f"c{n}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+            for n, (name, arguments) in enumerate(made)
+        ],
+    }  # fmt: skip
+
+
+def python(code: str, thought: str = "") -> dict[str, Any]:
+    return calls(("python", {"code": code}), thought=thought)
+
+
+def script(*answers: Any) -> Any:
+    """Answer n to the n-th turn, by the number of assistant messages asked with."""
+    return lambda body: answers[min(sum(m["role"] == "assistant" for m in body["messages"]), len(answers) - 1)]
+
+
+STORY = (
+    python("import csv\nrows = list(csv.DictReader(open('sales.csv')))\nlen(rows)", thought="I look at the file."),
+    python("total = sum(int(r['sum']) for r in rows)\nopen('total.txt', 'w').write(str(total))\ntotal"),
+    "The sum is 60.",
+)
+
+
+def agent(server: FakeEndpoint, tmp_path: Path, *more: str) -> int:
+    data = tmp_path / "sales.csv"
+    data.write_bytes(SALES)
+    words = ["agent", "run", "--endpoint", server.url, "What is the sum?", "--data", str(data), "--tools", "python"]
+    return run([*words, "--out", str(tmp_path / "run"), *more])
+
+
+@pytest.fixture
+def told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    with FakeEndpoint(script(*STORY), models=[{"id": "m", "max_model_len": 8192}]) as server:
+        assert agent(server, tmp_path, "--budget", "model_calls=8") == 0
+        asked = server.asked
+    assert capsys.readouterr().out == "The sum is 60.\n"
+    assert asked[0]["model"] == "m" and asked[0]["tools"][0]["function"]["name"] == "python"
+    assert "sales.csv (24 bytes)" in asked[0]["messages"][-1]["content"]
+    assert [m["role"] for m in asked[2]["messages"]] == ["system", "user", "assistant", "tool", "assistant", "tool"]
+    assert asked[2]["messages"][3]["content"] == "3" and asked[2]["messages"][5]["content"] == "60"
+    return tmp_path / "run"
+
+
+def test_a_run_from_a_file_to_an_answer(told: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    answer = json.loads((told / "answer.json").read_text(encoding="utf-8"))
+    assert (answer["answer"], answer["stop_reason"], answer["model_calls"]) == ("The sum is 60.", "end", 3)
+    finish = read_events(told)[-1]
+    assert list(finish["files"]["added"]) == ["total.txt"] and not finish["files"]["changed"]
+    assert (told / "workspace" / "total.txt").read_text(encoding="utf-8") == "60"
+    assert run(["agent", "resume", str(told)]) == 0 and capsys.readouterr().out == "The sum is 60.\n"
+    assert run(["agent", "show", str(told)]) == 0
+    shown = capsys.readouterr().out
+    assert "call-1 python" in shown and "I look at the file." in shown and "The sum is 60." in shown
+    assert run(["agent", "replay", str(told)]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "agrees": True, "equal": ["call-1", "call-2"], "varies": [], "differs": {}, "skipped": [],
+    }  # fmt: skip
+    target = tmp_path / "target"
+    target.mkdir()
+    assert run(["agent", "apply", str(told), str(target)]) == 1 and not list(target.iterdir())
+    assert "+60" in capsys.readouterr().out
+    assert run(["agent", "apply", str(told), str(target), "--yes"]) == 0
+    assert (target / "total.txt").read_text(encoding="utf-8") == "60"
+
+
+def test_spans_of_a_run(told: Path, tmp_path: Path) -> None:
+    assert run(["agent", "trace", str(told), "--otel", str(tmp_path / "spans.json")]) == 0
+    text = (tmp_path / "spans.json").read_text(encoding="utf-8")
+    spans = json.loads(text)["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert [s["name"] for s in spans] == [
+        "invoke_agent qwq", "chat m", "execute_tool python", "chat m", "execute_tool python", "chat m",
+    ]  # fmt: skip
+    assert all(s["parentSpanId"] == spans[0]["spanId"] for s in spans[1:]) and "parentSpanId" not in spans[0]
+    tool = {a["key"]: a["value"] for a in spans[2]["attributes"]}
+    assert tool["gen_ai.tool.call.id"] == {"stringValue": "call-1"}
+    assert "total.txt" not in text  # content is off
+    run(["agent", "trace", str(told), "--otel", str(tmp_path / "spans.json"), "--content"])
+    assert "total.txt" in (tmp_path / "spans.json").read_text(encoding="utf-8")
+
+
+def test_replay_tells_clocks_from_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    story = (python("import time\ntime.time_ns()"), python("6 * 7"), "Done.")
+    with FakeEndpoint(script(*story)) as server:
+        assert agent(server, tmp_path) == 0
+    out = tmp_path / "run"
+    capsys.readouterr()
+    assert run(["agent", "replay", str(out)]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert (outcome["varies"], outcome["equal"]) == (["call-1"], ["call-2"])
+
+
+def test_a_run_from_a_server_that_never_stops_calling(tmp_path: Path) -> None:
+    with FakeEndpoint(lambda body: python(f"{len(body['messages'])} + 1")) as server:
+        assert agent(server, tmp_path, "--budget", "model_calls=4") == 1
+        assert len(server.asked) == 4 and "tools" not in server.asked[-1]
+    answer = json.loads((tmp_path / "run" / "answer.json").read_text(encoding="utf-8"))
+    assert (answer["answer"], answer["stop_reason"], answer["budget"]) == ("", "turns", "model_calls")
+
+
+def test_what_cannot_be_run_is_said_in_one_line(told: Path, tmp_path: Path) -> None:
+    with FakeEndpoint(script("Done.")) as server:
+        with pytest.raises(UsageError, match="holds a run: `qwq agent resume"):
+            agent(server, tmp_path)
+        for words, problem in {
+            ("--tools", "pyton"): "no tools 'pyton': did you mean 'python'",
+            ("--budget", "calls=3"): "no budget 'calls'",
+            ("--policy", str(tmp_path / "none.toml")): "cannot be read",
+            ("more",): r"3 arguments|2 arguments|several files are",
+        }.items():
+            with pytest.raises(UsageError, match=problem):
+                run(["agent", "run", "--endpoint", server.url, "a", *(["b"] if words == ("more",) else []), *words,
+                     "--out", str(tmp_path / "new")])  # fmt: skip
+        assert not (tmp_path / "new").exists() and server.asked == []
+
+
+def test_the_tools_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["agent", "tools", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"toolset": "python", "name": "python", "effect": "workspace"}.items() <= rows[0].items()
