@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install check-pins install-gguf install-peers test-kills bench-rl test-engine bench-engine page test-page demo test coverage lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
+.PHONY: install check-pins install-gguf install-peers test-kills test-worlds bench-rl test-engine bench-engine page test-page demo test coverage lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
 
 install: $(STAMP)
 
@@ -28,6 +28,10 @@ install-gguf: $(STAMP)
 # kill -9 at 20 random moments; final weights compared bit for bit with an undisturbed run's.
 test-kills: $(STAMP)
 	$(BIN)/python tests/slow/kills.py
+
+# 10,000 episodes in worlds by a player who cheats where it can: verdicts from the log against the live ones; a minute on one core.
+test-worlds: $(STAMP)
+	QWQ_WORLD_EPISODES=10000 $(BIN)/python -m pytest tests/unit/envs/test_world_environment.py
 
 # One GRPO step beside TRL; MODEL is the Hugging Face folder of SmolLM2-135M-Instruct.
 bench-rl: install-peers

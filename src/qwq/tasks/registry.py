@@ -24,6 +24,9 @@ OWN = {
     "tools": "procedural:Calculator", "preference": "procedural:Preference",
     "arithmetic": "procedural.arithmetic:Arithmetic", "math-rows": "maths:MathRows", "code-rows": "code_rows:CodeRows",
     "constraints": "constraints:Constraints", "prompts": "prompts:Prompts",
+    "seek": "procedural.seek:Seek", "chain": "procedural.chain:Chain",
+    "table": "procedural.table_questions:TableQuestions", "repair": "procedural.repair:Repair",
+    "sql": "procedural.sql_questions:SqlQuestions",
 }  # fmt: skip
 
 TASKS: dict[str, Task] = {}  # tasks made so far, by name, NAME:PART or reference

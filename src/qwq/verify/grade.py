@@ -13,7 +13,7 @@ from qwq.common.imports import user_code
 from qwq.errors import ConfigError, DataError, InfraError, nearest
 from qwq.text.response import parse
 from qwq.types import DOMAINS, Outcome, Problem, Response, Verdict
-from qwq.verify import instructions, math, tools
+from qwq.verify import instructions, math, tools, worlds
 
 # Verifiers that tasks bring, by the name of the task (`tasks.base` fills it).
 VERIFIERS: dict[str, Callable[[Problem, Response], Verdict]] = {}
@@ -44,6 +44,8 @@ def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdi
             return instructions.verify(parts, _need(problem, "rules"), finished=response.finished)
         case "tools":
             return tools.verify(response, truth, known_tools=set(problem.tool_schemas) or None)
+        case worlds.VERIFIER:
+            return worlds.verify(response, truth)
         case "code":
             # The sandbox is loaded only where programs are run
             from qwq.verify import code
@@ -51,7 +53,8 @@ def grade(problem: Problem, response: Response, *, sandbox: Any = None) -> Verdi
             extra = {} if sandbox is None else {"sandbox": sandbox}
             return code.verify_response(response, _need(problem, "tests"), **extra)
         case other:
-            raise DataError(f"problem {problem.id}: unknown domain {other!r}: {nearest(other, DOMAINS)}")
+            known = (*DOMAINS, worlds.VERIFIER)
+            raise DataError(f"problem {problem.id}: unknown domain {other!r}: {nearest(other, known)}")
 
 
 def _own(problem: Problem, response: Response) -> Verdict:
