@@ -38,13 +38,9 @@ class TableQuestions(WorldFamily):
         rng.shuffle(rows)
         gold = sum(amount for place, amount in rows if place == asked)
         spec = {
-            "columns": columns,
-            "amounts": amounts,
-            "places": places,
-            "rows": [list(row) for row in rows],
-            "ask": asked,
-            "calls": CALLS,
-        }
+            "columns": columns, "amounts": amounts, "places": places, "rows": [list(row) for row in rows],
+            "ask": asked, "calls": CALLS,
+        }  # fmt: skip
         canonical = f"{','.join(columns)}/{asked}/{gold}"
         if self.part == KNOWN:
             text = f"The sum of the amounts in {asked} is {gold}. What is the sum for {asked}?"
