@@ -60,6 +60,10 @@ def told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     assert asked[0]["model"] == "m" and asked[0]["tools"][0]["function"]["name"] == "python"
     assert "sales.csv (24 bytes)" in asked[0]["messages"][-1]["content"]
     assert [m["role"] for m in asked[2]["messages"]] == ["system", "user", "assistant", "tool", "assistant", "tool"]
+    # Thoughts that the server gave apart go back to it in the same field, within the task.
+    assert (asked[2]["messages"][2]["reasoning_content"], asked[2]["messages"][2]["content"]) == (
+        "I look at the file.", ""
+    )  # fmt: skip
     assert asked[2]["messages"][3]["content"] == "3" and asked[2]["messages"][5]["content"] == "60"
     return tmp_path / "run"
 
@@ -126,7 +130,7 @@ def test_what_cannot_be_run_is_said_in_one_line(told: Path, tmp_path: Path) -> N
             agent(server, tmp_path)
         for words, problem in {
             ("--tools", "pyton"): "no tools 'pyton': did you mean 'python'",
-            ("--budget", "calls=3"): "no budget 'calls'",
+            ("--budget", "calls=3"): "no budget and no tool 'calls'",
             ("--policy", str(tmp_path / "none.toml")): "cannot be read",
             ("more",): r"3 arguments|2 arguments|several files are",
         }.items():

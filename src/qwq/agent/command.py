@@ -26,7 +26,6 @@ from qwq.agent.run import (
 )
 from qwq.engine.options import MODEL_DEFAULTS, ModelOptions
 from qwq.engine.sampler import SamplingParams
-from qwq.envs.base import in_background
 from qwq.envs.toolbox import Toolbox, make_toolsets
 from qwq.envs.workspace import Workspace, read_files, read_folder
 from qwq.errors import ConfigError, UsageError
@@ -51,6 +50,7 @@ class AgentRequest:
     tools: tuple[str, ...] = ("python",)
     data: tuple[Path, ...] = ()
     workspace: Path | None = None
+    mcp: Path | None = None
     policy: Path | None = None
     budget: tuple[str, ...] = ()
     out: Path | None = None
@@ -66,30 +66,26 @@ def start(request: AgentRequest) -> tuple[AgentOutcome, Path]:
     needs is read and checked before the first event.
     """
     out = request.out or RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(request.task)}"
-    if (out / EVENTS).exists():
+    if (out / EVENTS).is_file() and read_events(out):
         raise ConfigError(f"{out} holds a run: `qwq agent resume {out}` goes on with it, or give another --out")
     if not request.task.strip():
         raise ConfigError("the task is empty: say what is to be done")
     approvals = read_approvals(request.policy) if request.policy else NO_RULES
+    limits = read_limits(request.budget)
     files = _files(request)
-    toolbox = open_toolbox(request.tools, files, request.box_mb)
-    try:
-        limits = read_limits(request.budget, list(toolbox.specs()))
-        policy = _policy(request.model, request.endpoint, request.params, request.engine)
-        AgentFolder(out).keep_inputs(files)
-    except BaseException:
-        in_background(toolbox.close()).result()
-        raise
+    toolbox = make_toolbox(request.tools, files, request.box_mb, mcp=request.mcp)
+    policy = _policy(request.model, request.endpoint, request.params, request.engine)
     about = {
         "endpoint": request.endpoint,
         "source": request.model,
         "toolsets": list(request.tools),
+        "mcp": str(request.mcp.resolve()) if request.mcp else None,
         "box_mb": request.box_mb,
         "workspace": str(request.workspace.resolve()) if request.workspace else None,
         "files": {name: len(data) for name, data in files.items()},
         "engine": {"dtype": request.engine.dtype, "device": request.engine.device},
     }
-    settings = AgentSettings(request.params, request.seed, request.thinking_budget, about=about)
+    settings = AgentSettings(request.params, request.seed, request.thinking_budget, about=about, files=files)
     task = request.task + _listing(files)
     return _play(policy, task, toolbox, out, limits, approvals, settings), out
 
@@ -143,12 +139,19 @@ def _play(
 
 def toolbox_of(first: Event, out: Path) -> Toolbox:
     """The toolbox of a run's first event, on a fresh workspace with the run's files."""
-    return open_toolbox(first["toolsets"], AgentFolder(out).read_inputs(), first["box_mb"])
+    mcp = Path(first["mcp"]) if first["mcp"] else None
+    return make_toolbox(first["toolsets"], AgentFolder(out).read_inputs(), first["box_mb"], mcp=mcp)
 
 
-def open_toolbox(names: Sequence[str], files: Mapping[str, bytes], box_mb: int = BOX_MB) -> Toolbox:
-    """Toolsets on a workspace that holds `files`; closing the toolbox closes both."""
-    toolsets = make_toolsets(names)
+def make_toolbox(
+    names: Sequence[str], files: Mapping[str, bytes], box_mb: int = BOX_MB, *, mcp: Path | None = None
+) -> Toolbox:
+    """Toolsets on a workspace that holds `files`; closing the toolbox closes both. `mcp`: the file
+    of MCP servers.
+    """
+    if mcp is not None and "mcp" not in names:
+        names = [*names, "mcp"]
+    toolsets = make_toolsets(names, **({} if mcp is None else {"mcp": mcp}))
     return OwnToolbox(toolsets, Workspace(files=files, box_mb=box_mb, programs=any(t.needs_programs for t in toolsets)))
 
 

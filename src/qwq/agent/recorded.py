@@ -52,8 +52,7 @@ class RecordedTools(Environment):
     # -- what the loop asks of an environment ------------------------------------------------------
 
     async def reset(self, problem: Problem) -> None:
-        await self.toolbox.reset(problem)
-        self._specs = self.toolbox.specs()
+        self._specs = self.toolbox.specs()  # the caller has opened the toolbox
 
     def schemas(self) -> tuple[Any, ...]:
         return tuple(spec.schema for spec in self._specs.values())

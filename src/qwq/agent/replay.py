@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwq.agent.command import open_toolbox
+from qwq.agent.command import make_toolbox
 from qwq.agent.events import Event, EventKind, read_events, sha256
 from qwq.agent.folder import AgentFolder
 from qwq.envs.base import in_background
@@ -83,7 +83,7 @@ def _run(
     out: Path, first: Event, calls: Mapping[str, Event], results: Sequence[Event]
 ) -> tuple[dict[str, CallOutput], list[str]]:
     names = [name for name in first["toolsets"] if name in IN_TASKS]
-    toolbox = open_toolbox(names, AgentFolder(out).read_inputs(), first["box_mb"])
+    toolbox = make_toolbox(names, AgentFolder(out).read_inputs(), first["box_mb"])
     made: dict[str, CallOutput] = {}
     skipped: list[str] = []
     try:

@@ -67,9 +67,9 @@ class AgentLimits:
         )  # fmt: skip
 
 
-def read_limits(pairs: Sequence[str], tools: Sequence[str]) -> AgentLimits:
+def read_limits(pairs: Sequence[str]) -> AgentLimits:
     """Limits of words such as model_calls=8, seconds=60 or, for one tool, python=3. ConfigError for
-    any other.
+    what is no number; whether there is such a tool is known once the tools are open.
     """
     chosen: dict[str, Any] = {}
     per_tool: dict[str, int] = {}
@@ -80,8 +80,6 @@ def read_limits(pairs: Sequence[str], tools: Sequence[str]) -> AgentLimits:
         except ValueError:
             raise ConfigError(f"--budget {pair}: write NAME=NUMBER, such as model_calls=8") from None
         whole = name != "seconds"
-        if name not in BUDGETS and name not in tools:
-            raise ConfigError(f"--budget {pair}: no budget {name!r}: {nearest(name, [*BUDGETS, *tools])}")
         if not equals or value <= 0 or (whole and value != int(value)):
             raise ConfigError(f"--budget {pair}: give {'a whole number' if whole else 'a number'} above 0")
         if name in BUDGETS:
@@ -125,7 +123,8 @@ class AgentOutcome:
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
     """How the model is asked. `system` is what it is told first, "" for nothing. `about` goes into
-    the first event beside what is known here: what a later command needs to go on.
+    the first event beside what is known here: what a later command needs to go on. `files` are
+    those of the workspace; they are kept in `inputs/`.
     """
 
     params: SamplingParams = SamplingParams(max_new_tokens=8192)
@@ -133,6 +132,7 @@ class AgentSettings:
     thinking_budget: int | None = None
     system: str = SYSTEM
     about: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +163,19 @@ def run_agent(
 ) -> AgentOutcome:
     """Play the run in the folder `out`, from its start or from where it was left.
 
-    `check` looks at the answer once. `log`: the open log, where the caller has one. The toolbox and
-    the log are closed at the end.
+    `check` looks at the answer once. `log`: the open log, where the caller has one. The toolbox is
+    opened here; it and the log are closed at the end.
 
     Raises ConfigError where another process runs it or it holds another run, DataError for a
     damaged log, InfraError for a server that is gone; the run can then go on.
     """
     folder = AgentFolder(out)
-    log = log or EventLog(out, heard=watcher.event)
     try:
+        in_background(toolbox.reset(Problem("agent", "tools", (), {}, "agent"))).result()
+        _check_tools(policy, toolbox, limits)
+        log = log or EventLog(out, heard=watcher.event)
         setup = _setup(policy, task, toolbox, limits, approvals, settings)
-        _begin(log, setup)
+        _begin(log, setup, folder, settings)
         tape = Tape(log)
         tools = RecordedTools(toolbox, tape, folder, approvals, check=check, max_turns=limits.model_calls)
         messages = (*([Message("system", settings.system)] if settings.system else []), Message("user", task))
@@ -190,7 +192,8 @@ def run_agent(
         return outcome
     finally:
         in_background(toolbox.close()).result()
-        log.close()
+        if log is not None:
+            log.close()
 
 
 def write_answer(folder: AgentFolder, outcome: AgentOutcome) -> None:
@@ -209,9 +212,24 @@ def _setup(
     }  # fmt: skip
 
 
-def _begin(log: EventLog, setup: Mapping[str, Any]) -> None:
+def _check_tools(policy: Policy, toolbox: Toolbox, limits: AgentLimits) -> None:
+    tools = list(toolbox.specs())
+    for name in limits.per_tool:
+        if name not in tools:
+            raise ConfigError(
+                f"--budget {name}=...: no budget and no tool {name!r}: {nearest(name, [*BUDGETS, *tools])}"
+            )
+    if not policy.native_tools:
+        raise ConfigError(
+            f"the chat template of {policy.name} writes no tools into its prompt: take a model whose template does, or "
+            "serve it with one that does"
+        )
+
+
+def _begin(log: EventLog, setup: Mapping[str, Any], folder: AgentFolder, settings: AgentSettings) -> None:
     """Write the first event, or compare it with what the log holds."""
     if not log.events:
+        folder.keep_inputs(settings.files)
         log.append(EventKind.RUN, **setup, durable=True)
         return
     first = log.events[0]
@@ -245,7 +263,7 @@ def _finish(outcome: AgentOutcome, tools: RecordedTools, folder: AgentFolder) ->
     """Keep the workspace's files and the report, and note the end."""
     desk = tools.toolbox.workspace
     files: dict[str, Any] = {}
-    if desk is not None:
+    if desk is not None and desk.is_used:
         diff = desk.diff()
         now = desk.snapshot()
         folder.keep_workspace({name: now[name] for name in (*diff.added, *diff.changed)})

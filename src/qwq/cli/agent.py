@@ -80,10 +80,21 @@ def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOption
         top_k=flags.top_k,
     )
     request = AgentRequest(
-        words[-1], model if flags.endpoint else model_folder(model), flags.endpoint,
-        tuple(name.strip() for name in flags.tools.split(",") if name.strip()), flags.data, flags.workspace,
-        flags.policy, flags.budget, flags.out, params, flags.seed, flags.thinking_budget, flags.box_mb, engine,
-    )  # fmt: skip
+        words[-1],
+        model=model if flags.endpoint else model_folder(model),
+        endpoint=flags.endpoint,
+        tools=tuple(name.strip() for name in flags.tools.split(",") if name.strip()),
+        data=flags.data,
+        workspace=flags.workspace,
+        policy=flags.policy,
+        budget=flags.budget,
+        out=flags.out,
+        params=params,
+        seed=flags.seed,
+        thinking_budget=flags.thinking_budget,
+        box_mb=flags.box_mb,
+        engine=engine,
+    )
     outcome, out = start(request)
     print(outcome.answer)
     print(summary(outcome, out), file=sys.stderr)

@@ -22,8 +22,9 @@ from typing import Any
 import httpx2
 
 from qwq.endpoint.refusals import RequestLimits, limits_of, message_of
-from qwq.endpoint.reply import FULL, RequestFailed, read_completion
+from qwq.endpoint.reply import FULL, RequestFailed, read_completion, thinking_field
 from qwq.errors import ConfigError, InfraError
+from qwq.text.response import parse
 from qwq.types import Turn, tool_schemas
 
 PATIENCE = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds between tries
@@ -88,6 +89,7 @@ class EndpointClient:
         self.opens_thinking = opens_thinking
         self.context: int | None = None
         self._limit_name, self._max_output = "max_tokens", sys.maxsize
+        self._thinking_field = ""  # under which the server gives thoughts apart, and takes them back
         self._told: set[str] = set()
         key = api_key or next((os.environ[v] for v in KEY_VARIABLES if os.environ.get(v)), None)
         if key is not None and not (key.isascii() and key.isprintable()):
@@ -165,7 +167,7 @@ class EndpointClient:
     def _body(self, request: EndpointRequest) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": for_api(request.messages),
+            "messages": for_api(request.messages, self._thinking_field),
             "temperature": request.temperature,
             "top_p": request.top_p,
             "seed": request.seed,
@@ -218,7 +220,9 @@ class EndpointClient:
         opens = self.opens_thinking
         if opens is None and request.thinking_budget != 0 and OPENS_THINKING.search(self.model):
             opens = True
-        return read_completion(data, tools=tool_schemas(request.tools), opens_thinking=opens)
+        turn = read_completion(data, tools=tool_schemas(request.tools), opens_thinking=opens)
+        self._thinking_field = self._thinking_field or thinking_field(data)
+        return turn
 
     def _refusal(self, status: int, text: str, body: Mapping[str, Any]) -> str:
         """The text where it is about a length; else an error."""
@@ -248,14 +252,17 @@ class EndpointClient:
             print(f"note: {text}: answers are cut there", file=sys.stderr, flush=True)
 
 
-def for_api(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def for_api(messages: Sequence[Mapping[str, Any]], thinking: str = "") -> list[dict[str, Any]]:
     """Messages as the API takes them: arguments as JSON text, each tool's answer under its call's
-    id.
+    id. `thinking` is the field for an assistant's thoughts; "" leaves them in the content.
     """
     out: list[dict[str, Any]] = []
     waiting: deque[str] = deque()
     for index, message in enumerate(messages):
         new = dict(message)
+        if thinking and new["role"] == "assistant":
+            parts = parse(new["content"], tools=())
+            new |= {thinking: parts.thinking, "content": parts.answer} if parts.thinking else {}
         if new.get("tool_calls"):
             calls = []
             for number, call in enumerate(new["tool_calls"]):

@@ -76,6 +76,12 @@ def read_completion(
     )
 
 
+def thinking_field(data: Mapping[str, Any]) -> str:
+    """The field in which a completion gives its thoughts apart; "" where it does not."""
+    message = data["choices"][0].get("message") or {}
+    return next((name for name in ("reasoning_content", "reasoning") if _text(message.get(name))[0].strip()), "")
+
+
 def _parts(
     message: Mapping[str, Any], stop: StopReason, tools: Collection[str], opens_thinking: bool | None
 ) -> ParsedResponse:

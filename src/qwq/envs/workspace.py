@@ -114,6 +114,11 @@ class Workspace:
         """Whether somebody's files were put in."""
         return any(not name.startswith(OUTPUTS) for name in self._seeds)
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a session was started; without one the files are as they were put in."""
+        return self._session is not None
+
     def add(self, files: Mapping[str, bytes]) -> None:
         """Put files in before the next cell; `diff` counts from them."""
         for name in files:

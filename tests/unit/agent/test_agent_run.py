@@ -139,16 +139,21 @@ def test_a_loop_is_told_then_ended(tmp_path: Path) -> None:
 
 
 def test_budgets_are_read_from_words() -> None:
-    limits = read_limits(["model_calls=8", "seconds=1.5", "look=2"], ["look"])
+    limits = read_limits(["model_calls=8", "seconds=1.5", "look=2"])
     assert (limits.model_calls, limits.seconds, limits.per_tool, limits.tool_calls) == (8, 1.5, {"look": 2}, 50)
     for words, problem in {
-        "model_call=8": "no budget 'model_call': did you mean 'model_calls'",
         "tokens=x": "write NAME=NUMBER",
         "parallel=0": "give a whole number above 0",
         "seconds=-1": "give a number above 0",
     }.items():
         with pytest.raises(ConfigError, match=problem):
-            read_limits([words], ["look"])
+            read_limits([words])
+
+
+def test_a_budget_of_no_tool_is_refused_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no budget and no tool 'model_call': did you mean 'model_calls'"):
+        play(tmp_path / "run", turns("Done."), limits=read_limits(["model_call=8"]))
+    assert not (tmp_path / "run").exists()
 
 
 # -- approvals -------------------------------------------------------------------------------------
