@@ -82,10 +82,10 @@ class FixedRewards:
     def __init__(self, case: Case) -> None:
         self.case = case
 
-    def begin(self) -> Any:
-        return types.SimpleNamespace(hear=lambda at, problem, response: None)
+    def grader(self) -> Any:
+        return types.SimpleNamespace(submit=lambda *_: None)
 
-    def finish(self, grading: Any, rollouts: Sequence[Rollout]) -> None:
+    def finish(self, grading: Any, rollouts: Sequence[Rollout], *, step: int | None = None) -> None:
         for at, rollout in enumerate(rollouts):
             rollout.reward = self.case.reward(at)
             rollout.rewards = {"accuracy": rollout.reward}
@@ -98,7 +98,8 @@ class FixedPrompts:
     """The same prompts at every step, in the problem mix's interface."""
 
     def __init__(self, case: Case) -> None:
-        self.case, self.weights = case, {"math": 1.0}
+        self.case = case
+        self.shares = self.base_shares = {"math": 1.0}
 
     def problem(self, index: int) -> Problem:
         at = index % self.case.prompts
