@@ -50,7 +50,7 @@ SCALARS = {
 
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
-    """Where a tensor stands.
+    """Where a tensor is.
 
     `shape` is in torch's order, slowest first; `offset` counts from the start of the file.
     """
@@ -195,7 +195,7 @@ class _Header:
         return value
 
     def string(self, what: str, longest: int | None = None) -> str:
-        """A text; where `longest` is given, a name: 1 to so many bytes that can stand in a
+        """A text; where `longest` is given, a name: 1 to so many bytes allowed in a
         message.
         """
         length = self.scalar(10, f"the length of {what}")

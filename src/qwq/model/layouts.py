@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qwq.model.config import ModelConfig
+from qwq.model.footprint import DENSE_MASK
+from qwq.model.joined_attention import joined_attention
 
 
 class Packed:
@@ -40,15 +42,19 @@ class Packed:
             # to it.
             self.source_BT = torch.where(inside, fill, starts_B[:, None]).flatten().to(device)
 
-    def _rows(self, x: Tensor) -> Tensor:
+    def lay_out(self, x: Tensor) -> Tensor:
+        """(N, heads, E) as (B, heads, T, E)."""
         if not self.even:
             x = x.flatten(1).index_select(0, self.source_BT).view(-1, *x.shape[1:])
         return x.view(self.num_rows, self.width, *x.shape[1:]).transpose(1, 2)
 
     def attend(self, layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor:
-        q, k, v = self._rows(q_NHE), self._rows(k_NKE), self._rows(v_NKE)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
-        out = out.transpose(1, 2).reshape(self.num_rows * self.width, -1)
+        q, k, v = self.lay_out(q_NHE), self.lay_out(k_NKE), self.lay_out(v_NKE)
+        return self.flat(F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]))
+
+    def flat(self, out_BHTE: Tensor) -> Tensor:
+        """(B, H, T, E) as (N, H*E), without the padding."""
+        out = out_BHTE.transpose(1, 2).reshape(self.num_rows * self.width, -1)
         return out if self.even else out.index_select(0, self.slot_N)
 
 
@@ -98,7 +104,7 @@ class SharedPrefix:
         )
         self.mask_R1CT = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))[:, None].to(device)
         self.has_prompt = P > 0
-        # Where each flat token's output stands in (prompt rows, completion rows) laid end to end.
+        # Where each flat token's output is in (prompt rows, completion rows) laid end to end.
         in_row_R = torch.arange(len(rows)) * C
         completion_slots = torch.repeat_interleave(in_row_R - starts_R, lens_R)
         completion_at = torch.cat([torch.arange(s, s + n) for s, n, _, _ in rows])
@@ -133,6 +139,57 @@ class SharedPrefix:
             prompt = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
             out = torch.cat((prompt.transpose(1, 2).reshape(-1, out.shape[1]), out))
         return out.index_select(0, self.slots_N)
+
+
+class JoinedPrefix:
+    """`SharedPrefix` for long completions: the same attention, group by group, with no mask and in
+    memory linear in the tokens (`joined_attention`).
+    """
+
+    def __init__(
+        self,
+        prompt_lengths: Sequence[int],
+        completion_lengths: Sequence[Sequence[int]],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        positions: list[Tensor] = []
+        self.groups: list[tuple[int, int, Packed]] = []  # first token, prompt length, completions
+        at = 0
+        for p_len, c_lens in zip(prompt_lengths, completion_lengths, strict=True):
+            rows = Packed(c_lens, device)
+            self.groups.append((at, p_len, rows))
+            positions += [torch.arange(p_len, device=device), rows.positions_N + p_len]
+            at += p_len + sum(c_lens)
+        self.positions_N = torch.cat(positions)
+
+    def attend(self, layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor:
+        outputs: list[Tensor] = []
+        for start, p_len, rows in self.groups:
+            middle, end = start + p_len, start + p_len + len(rows.positions_N)
+            own = [x[middle:end] for x in (q_NHE, k_NKE, v_NKE)]
+            if not p_len:
+                outputs.append(rows.attend(layer, *own))
+                continue
+            q, k, v = (x[start:middle].transpose(0, 1) for x in (q_NHE, k_NKE, v_NKE))
+            gqa = len(q) != len(k)
+            prompt = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, enable_gqa=gqa)
+            outputs.append(prompt[0].transpose(0, 1).flatten(1))
+            q, own_k, own_v = (rows.lay_out(x).contiguous() for x in own)
+            joined = joined_attention(q, own_k, own_v, k.contiguous(), v.contiguous())
+            outputs.append(rows.flat(joined))
+        return torch.cat(outputs)
+
+
+def shared_prefix(
+    prompt_lengths: Sequence[int], completion_lengths: Sequence[Sequence[int]], device: torch.device | str = "cpu"
+) -> SharedPrefix | JoinedPrefix:
+    """The layout of groups of completions that share a prompt: one product with a mask where that
+    is small, no mask where it is not.
+    """
+    longest = max(c for lengths in completion_lengths for c in lengths)
+    rows = sum(len(lengths) for lengths in completion_lengths)
+    dense = rows * longest * (max(prompt_lengths) + longest) <= DENSE_MASK
+    return (SharedPrefix if dense else JoinedPrefix)(prompt_lengths, completion_lengths, device)
 
 
 class KVCache:
@@ -170,8 +227,8 @@ class Prefill(Packed):
     def attend(self, layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor:
         # The padded columns behind a row hold copies of its first token until decoding overwrites
         # them; they are never attended to.
-        self.cache.k[layer, self.rows_S, :, : self.width] = self._rows(k_NKE)
-        self.cache.v[layer, self.rows_S, :, : self.width] = self._rows(v_NKE)
+        self.cache.k[layer, self.rows_S, :, : self.width] = self.lay_out(k_NKE)
+        self.cache.v[layer, self.rows_S, :, : self.width] = self.lay_out(v_NKE)
         return super().attend(layer, q_NHE, k_NKE, v_NKE)
 
 
@@ -238,7 +295,7 @@ class Decode:
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Split sequences into lots of at most `max_tokens` (a longer one stands alone), like lengths
+    """Split sequences into batches of at most `max_tokens` (a longer one is alone), like lengths
     together.
 
     Like lengths together keep the padded rows of attention dense. The split depends on lengths

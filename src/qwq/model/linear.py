@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from qwq.common.cpu import mkl_is_slow
 
 MOST_ROWS = 24  # beyond it F.linear is as fast
-AT_ONCE = 7  # rows of one product; up to SPLIT_ROWS, lots of 4 are faster than one product
+AT_ONCE = 7  # rows of one product; up to SPLIT_ROWS, blocks of 4 are faster than one product
 SPLIT_ROWS = 12
 ONEDNN = mkl_is_slow() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 LEAST_WIDTH = 512  # of a weight's sides, for oneDNN

@@ -32,7 +32,7 @@ from qwq.model.model_folder import read_header, read_json
 from qwq.model.transformer import Transformer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Our matrix: where it stands in a Hugging Face layer, and the projections it holds.
+# Our matrix: where it is in a Hugging Face layer, and the projections it holds.
 FUSED = {
     "qkv": ("self_attn", ("q_proj", "k_proj", "v_proj")),
     "o": ("self_attn", ("o_proj",)),

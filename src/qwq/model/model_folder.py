@@ -140,7 +140,7 @@ def eos_ids(folder: str | Path) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor stands, and its shape and dtype (safetensors' names: F32, BF16, ...)."""
+    """Where a tensor is, and its shape and dtype (safetensors' names: F32, BF16, ...)."""
 
     file: Path
     shape: tuple[int, ...]

@@ -29,7 +29,7 @@ from qwq.model.rope import apply_rope, rope_tables
 
 
 class Layout(Protocol):
-    """Says where each of the N tokens stands and lets it attend.
+    """Gives the position of each of the N tokens and lets it attend.
 
     A layout may have a `yarn_N` (bool): for which tokens YaRN is on. Without it, the model's config
     decides for all.

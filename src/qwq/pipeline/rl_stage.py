@@ -4,7 +4,6 @@ how one is run. Imports without torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -14,10 +13,11 @@ from qwq.data.examples import FileUse
 from qwq.envs.base import environment_class, with_environment
 from qwq.errors import ConfigError
 from qwq.model.config import ModelConfig
-from qwq.model.footprint import sampling_parts
+from qwq.model.footprint import DENSE_MASK, FLOAT, sampling_parts
 from qwq.pipeline.plan.cluster import ClusterPlan, rl_on_cluster
 from qwq.pipeline.plan.counts import PlanContext, StagePlan, times
 from qwq.pipeline.plan.lengths import Lengths, prompt_lengths
+from qwq.pipeline.plan.micro_batches import micro_batches_of
 from qwq.pipeline.plan.peak import Phase, peak, training_base, update_phase
 from qwq.pipeline.preview import DataSummary, preview_source
 from qwq.pipeline.stage import CompletionLimit, Stage
@@ -73,12 +73,6 @@ class RlStage(RlConfig, Stage):
     def prompt_lengths(self, context: PlanContext) -> Lengths:
         return prompt_lengths(self.mix.weights(), self.sources, context.config.vocab_size)
 
-    def groups_in_micro_batch(self, micro_batch_tokens: int) -> int:
-        """Groups of full length in one forward and backward pass; `train.packing.micro_batches`
-        divides none.
-        """
-        return min(self.prompts, max(1, micro_batch_tokens // (self.samples * self.max_new_tokens)))
-
     def plan(self, context: PlanContext) -> StagePlan:
         """Sampling (prompts once a group, every new token once) and updates (three forward passes'
         worth each).
@@ -86,14 +80,16 @@ class RlStage(RlConfig, Stage):
         prompt = self.prompt_lengths(context).mean
         rounds = 1 + self.refill
         rollouts = self.prompts * self.samples
-        new, fed = rollouts * self.max_new_tokens, self.prompts * prompt + rollouts * self.max_new_tokens
+        micro = micro_batches_of(self, context.recipe.compute.micro_batch_tokens)
+        new = rollouts * self.max_new_tokens
+        fed = self.prompts * micro.parts * prompt + new
         one = context.config.flops_per_token(int(prompt + self.max_new_tokens / 2))
-        passes = rounds + 3 * self.updates + (1 if self.kl > 0 else 0)
-        micro = math.ceil(self.prompts / self.groups_in_micro_batch(context.recipe.compute.micro_batch_tokens))
+        passes = 3 * self.updates + (1 if self.kl > 0 else 0)
+        computed = rounds * (self.prompts * prompt + new) + passes * fed
         work = f"{self.prompts} prompts x {self.samples} samples x {self.max_new_tokens} new tokens"
-        work += f", {times(micro, 'micro-batch', 'micro-batches')} x {times(self.updates, 'update')}"
+        work += f", {times(micro.count, 'micro-batch', 'micro-batches')} x {times(self.updates, 'update')}"
         work += f", up to {times(self.refill, 'refill')}" if self.refill else ""
-        return StagePlan(self.steps, work, self.steps * rounds * new, float(self.steps * passes * fed * one))
+        return StagePlan(self.steps, work, self.steps * rounds * new, float(self.steps * computed * one))
 
     def extra_memory(
         self, context: PlanContext, base: Mapping[str, int]
@@ -117,17 +113,19 @@ class RlStage(RlConfig, Stage):
         stays, own = self.extra_memory(context, base)
         rows = min(compute.max_rows, self.prompts * self.samples)
         sampling = sampling_parts(config, rows, longest, self.max_new_tokens, self.prompts)
-        group = self.samples * self.max_new_tokens
-        tokens = min(self.prompts * group, max(compute.micro_batch_tokens, group))
-        tokens += self.groups_in_micro_batch(compute.micro_batch_tokens) * longest
-        # A group is never divided, so below its size the option for micro-batches changes nothing.
+        micro = micro_batches_of(self, compute.micro_batch_tokens)
+        step = self.prompts * self.samples * self.max_new_tokens
+        tokens = min(step, max(compute.micro_batch_tokens, self.max_new_tokens)) + micro.prompts * longest
+        # A completion is not divided: below its length micro_batch_tokens changes nothing.
         option = f"compute.micro_batch_tokens (now {compute.micro_batch_tokens})"
-        if group >= compute.micro_batch_tokens:
-            at = f"stages.{context.name}"
-            option = f"{at}.samples (now {self.samples}) or {at}.max_new_tokens (now {self.max_new_tokens})"
+        if self.max_new_tokens >= compute.micro_batch_tokens:
+            option = f"stages.{context.name}.max_new_tokens (now {self.max_new_tokens})"
+        update = update_phase(recipe, config, tokens, trained)
+        mask = micro.completions * self.max_new_tokens * (longest + self.max_new_tokens)
+        update["attention mask"] = FLOAT * mask if mask <= DENSE_MASK else 0
         phases: list[Phase] = [
             (sampling, common | dict.fromkeys(sampling, f"compute.max_rows (now {compute.max_rows})")),
-            (update_phase(recipe, config, tokens, trained), common | {"activations": option}),
+            (update, common | {"activations": option}),
             *((phase, common) for phase in own),
         ]
         return peak(base | stays, phases)

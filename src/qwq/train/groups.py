@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qwq.model.layouts import micro_batches
 from qwq.train.losses import AdvantageForm, GroupRewards, differ, load_advantage
 from qwq.types import Rollout, StopReason
 
@@ -32,6 +33,20 @@ class Group:
     @property
     def has_signal(self) -> bool:
         return any(a != 0.0 for a in self.advantages)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all completions."""
+        return sum(len(r.completion_ids) for r in self.rollouts)
+
+    def split(self, max_tokens: int) -> list[Group]:
+        """Parts of at most `max_tokens` completion tokens (a longer completion is alone), each with
+        the advantages of the whole group. The prompt is computed once a part.
+        """
+        if self.num_tokens <= max_tokens:
+            return [self]
+        lots = micro_batches([len(r.completion_ids) for r in self.rollouts], max_tokens)
+        return [Group([self.rollouts[i] for i in lot], [self.advantages[i] for i in lot]) for lot in lots]
 
 
 def judged_reward(rollout: Rollout) -> float:

@@ -11,7 +11,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from qwq.model.layouts import Packed, SharedPrefix, micro_batches
+from qwq.model.layouts import Packed, micro_batches, shared_prefix
 from qwq.model.transformer import Layout
 
 __all__ = ["PackedBatch", "micro_batches", "pack", "pack_groups"]
@@ -83,7 +83,7 @@ def pack_groups(
             numbers[name].extend([0.0] * (len(prompt) - 1))
             numbers[name].extend(chain.from_iterable(values[g]))
     where = torch.tensor(chosen).nonzero()[:, 0]
-    layout = SharedPrefix([len(p) - 1 for p in prompts], [[len(c) for c in group] for group in completions], device)
+    layout = shared_prefix([len(p) - 1 for p in prompts], [[len(c) for c in group] for group in completions], device)
     extras = {k: torch.tensor(v, dtype=torch.float32)[where].to(device) for k, v in numbers.items()}
     picked = torch.tensor(targets)[where].to(device)
     return PackedBatch(

@@ -90,11 +90,9 @@ class PolicyUpdater:
         )
 
     def _micro_batches(self, groups: list[Group]) -> list[PackedBatch]:
-        lengths = [sum(len(r.completion_ids) for r in g.rollouts) for g in groups]
-        return [
-            self._pack([groups[i] for i in chosen])
-            for chosen in micro_batches(lengths, self.compute.micro_batch_tokens)
-        ]
+        most = self.compute.micro_batch_tokens
+        parts = [part for group in groups for part in group.split(most)]
+        return [self._pack([parts[i] for i in chosen]) for chosen in micro_batches([p.num_tokens for p in parts], most)]
 
     def _backward(
         self,

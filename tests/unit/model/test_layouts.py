@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from qwq.model.config import ModelConfig
-from qwq.model.layouts import Decode, KVCache, Packed, Prefill, SharedPrefix
+from qwq.model.footprint import DENSE_MASK
+from qwq.model.layouts import Decode, JoinedPrefix, KVCache, Packed, Prefill, SharedPrefix, shared_prefix
 from qwq.model.transformer import Transformer
 
 BASE = ModelConfig("qwen2", 40, 24, 32, 2, 4, 2, 8, rope_theta=1e4)
@@ -87,14 +88,15 @@ def test_no_gradient_crosses_packed_sequences(model):
         ((6, 1, 3), ((1,), (2,), (3,))),
     ],
 )
-def test_shared_prefix_equals_each_whole_sequence_alone(model, prompts, completions):
+@pytest.mark.parametrize("layout", [SharedPrefix, JoinedPrefix])
+def test_shared_prefix_equals_each_whole_sequence_alone(model, prompts, completions, layout):
     flat, expected, weights = [], [], []
     for g, (p_len, c_lens) in enumerate(zip(prompts, completions, strict=True)):
         prompt, *rest = tokens(p_len, *c_lens, seed=g + 3)
         flat += [prompt, *rest]
         wholes = [alone(model, torch.cat((prompt, c))) for c in rest]
         expected += [wholes[0][:p_len], *(w[p_len:] for w in wholes)]
-    out = model(torch.cat(flat), SharedPrefix(prompts, completions))
+    out = model(torch.cat(flat), layout(prompts, completions))
     assert_close(out, torch.cat(expected))
     # Same loss on the completions, same gradient: what a completion sends into its prompt arrives.
     weights = [
@@ -108,6 +110,15 @@ def test_shared_prefix_equals_each_whole_sequence_alone(model, prompts, completi
     for a, b in zip(shared, apart, strict=True):
         if a is not None:
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_long_groups_build_no_mask():
+    """4 completions of c tokens over a prompt of 1,000: a mask of 4 c (1,000 + c) entries."""
+    for c, layout in ((1600, SharedPrefix), (1700, JoinedPrefix)):
+        assert (4 * c * (1000 + c) <= DENSE_MASK) == (layout is SharedPrefix)
+        made = shared_prefix([1000], [[c] * 4])
+        assert type(made) is layout
+        assert made.positions_N.tolist() == [*range(1000), *[*range(1000, 1000 + c)] * 4]
 
 
 def _is_completion(completions) -> list[bool]:

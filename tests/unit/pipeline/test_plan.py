@@ -23,11 +23,12 @@ from qwq.engine.multi_step import PREFILL_TOKENS
 from qwq.errors import CapacityError, DataError, ModelError
 from qwq.model import footprint
 from qwq.model.config import ModelConfig, preset
-from qwq.model.layouts import KVCache, Packed, SharedPrefix
+from qwq.model.layouts import JoinedPrefix, KVCache, Packed, SharedPrefix
 from qwq.model.transformer import Transformer
 from qwq.pipeline.check import check_capacity
 from qwq.pipeline.plan.counts import PlanContext, count
 from qwq.pipeline.plan.explain import explain, explain_with_cluster
+from qwq.pipeline.plan.micro_batches import MicroBatches, micro_batches_of
 from qwq.pipeline.plan.rows import read_own_data
 from qwq.pipeline.plan.shape import model_config
 from qwq.tasks.published import how_to_get
@@ -88,6 +89,22 @@ def test_counts_of_an_rl_stage() -> None:
     more = stage_plan(recipe(stages__rl1__updates=2, stages__rl1__refill=1), "rl1", preset("tiny"))
     assert more.work.endswith("3 micro-batches x 2 updates, up to 1 refill")
     assert more.tokens == 2 * found.tokens
+
+
+def test_a_group_larger_than_a_micro_batch_is_divided() -> None:
+    """Groups of 4 x 100 tokens, 250 in a micro-batch: 2 completions each, so 2 parts a group, 12
+    for 6 prompts; an update computes each prompt twice.
+    """
+    config, plain, divided = preset("tiny"), recipe(), recipe(compute__micro_batch_tokens=250)
+    found = stage_plan(divided, "rl1", config)
+    assert found.work == "6 prompts x 4 samples x 100 new tokens, 12 micro-batches x 1 update"
+    prompt = divided.stages["rl1"].prompt_lengths(PlanContext(divided, "rl1", config)).mean
+    again = 5 * 3 * 6 * prompt * config.flops_per_token(int(prompt + 50))
+    assert found.flops - stage_plan(plain, "rl1", config).flops == pytest.approx(again)
+    # Two completions and the prompt; of a part smaller than a completion, that completion.
+    assert micro_batches_of(divided.stages["rl1"], 250) == MicroBatches(12, 2, 1, 2)
+    assert micro_batches_of(divided.stages["rl1"], 1) == MicroBatches(24, 1, 1, 4)
+    assert micro_batches_of(divided.stages["rl1"], 1000) == MicroBatches(3, 8, 2, 1)
 
 
 def test_flops_of_an_rl_stage() -> None:
@@ -171,7 +188,8 @@ def saved_for_backward(config: ModelConfig, layout: Any, num_tokens: int) -> int
 )
 def test_activations_are_what_autograd_holds(fields: dict[str, Any]) -> None:
     config = small(**fields)
-    for layout, n in ((Packed([40, 70, 55, 90]), 255), (SharedPrefix([50, 40], [[60, 80, 70], [90, 50]]), 440)):
+    groups = ([50, 40], [[60, 80, 70], [90, 50]])
+    for layout, n in ((Packed([40, 70, 55, 90]), 255), (SharedPrefix(*groups), 440), (JoinedPrefix(*groups), 440)):
         estimate, held = footprint.activation_values(config, n), saved_for_backward(config, layout, n)
         assert held / 1.1 < estimate < 1.7 * held  # one layer's gradients come on top of what is held
 
@@ -308,9 +326,9 @@ def test_too_much_is_refused_with_both_sides_and_the_option_to_lower(tmp_path: P
     with pytest.raises(CapacityError, match=r"\(key/value cache .* lower compute.max_rows \(now 10000000\)") as error:
         check_capacity(rows, "rl1", RunFolder(tmp_path))
     assert "\n" not in str(error.value)
-    big_group = recipe(stages__rl1__samples=10**6)
-    with pytest.raises(CapacityError, match=r"lower stages.rl1.samples \(now 1000000\)"):
-        check_capacity(big_group, "rl1", RunFolder(tmp_path))
+    check_capacity(recipe(stages__rl1__samples=10**6), "rl1", RunFolder(tmp_path))  # a large group is divided
+    long = recipe(stages__rl1__max_new_tokens=10**7, compute__max_rows=1)
+    assert "stages.rl1.max_new_tokens (now 10000000)" in stage_memory(long, "rl1", small()).repairs["activations"]
     with pytest.raises(CapacityError, match=r"stage pretrain .* lower stages.pretrain.batch_tokens \(now 1000000000\)"):
         check_capacity(recipe(stages__pretrain__batch_tokens=10**9), "pretrain", RunFolder(tmp_path))
     with pytest.raises(CapacityError, match=r"the evaluation after stage rl1 needs .* lower compute.max_rows"):
@@ -496,7 +514,7 @@ def test_explain_reads_a_file_of_pairs(chat_model: Path, tmp_path: Path) -> None
     )
     # 7 pairs, 2 a step: 4 steps; 7 x (27 + 28) = 385 tokens.
     assert re.search(r"^own +reward_model +model +2 pairs a step, 7 pairs x 1 epoch +4 +385 ", text, re.MULTILINE)
-    assert f"own: {path}, line 1, chosen, 27 tokens, scored is what stands in [[double brackets]]:" in text
+    assert f"own: {path}, line 1, chosen, 27 tokens, scored is what is in [[double brackets]]:" in text
     assert f"own: {path}, line 1, rejected, 28 tokens" in text
 
 

@@ -40,9 +40,7 @@ def read_own_data(recipe: Recipe, folder: RunFolder, max_positions: int) -> tupl
         uses[name] = summary.use
         for row in summary.rows:
             label, marked = (f", {row.label}", "scored") if row.label else ("", "learnt")
-            lines += [
-                f"{name}: {row.where}{label}, {row.tokens:,} tokens, {marked} is what stands in [[double brackets]]:"
-            ]
+            lines += [f"{name}: {row.where}{label}, {row.tokens:,} tokens, {marked} is what is in [[double brackets]]:"]
             lines += [f"    {line}" for line in _shortened(row.text()).rstrip("\n").split("\n")]
         lines += [f"{name}: {summary.use.note()}", ""]
     return uses, lines

@@ -1,0 +1,134 @@
+"""One group of long completions through an RL update: peak memory and time as the length grows, and
+the gradient beside that of the undivided group.
+
+    python benchmarks/long_groups.py                 # tiny model, 16 completions of up to 8,192 tokens
+    python benchmarks/long_groups.py --lengths 256 512
+
+Each length runs in a process of its own, one micro-batch a completion. Up to `--whole` tokens the
+undivided group runs as well (a dense mask), and the largest difference of any gradient is printed
+beside the largest gradient. The last lines are JSON `{"name", "ours", "theirs", "ratio"}`: peak
+bytes a token of the longest beside those of the shortest, and the estimate of `qwq explain` beside
+the measured peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import torch
+
+from qwq.config import ComputeSection, Optim
+from qwq.model.config import preset
+from qwq.model.footprint import FLOAT, PROGRAM, update_parts
+from qwq.model.transformer import Transformer
+from qwq.pipeline.stages.rl1 import Rl1Stage
+from qwq.train.groups import Group
+from qwq.train.optim import Optimizer
+from qwq.train.policy_update import PolicyUpdater
+from qwq.train.reference import ReferenceModel
+from qwq.types import Rollout, StopReason
+
+SAMPLES, PROMPT = 16, 128
+GIB = 2**30
+
+
+def group(length: int, vocab_size: int) -> Group:
+    """`SAMPLES` random completions of one prompt; half of them are better than the mean."""
+    generator = torch.Generator().manual_seed(length)
+
+    def tokens(n: int) -> list[int]:
+        return torch.randint(vocab_size, (n,), generator=generator).tolist()
+
+    prompt = tokens(PROMPT)
+    rollouts = [
+        Rollout(
+            problem_id="p", domain="math", group=0, prompt_ids=prompt, completion_ids=tokens(length),
+            sampled_mask=[1] * length, sampler_logprobs=[0.0] * length, weight_versions=[0] * length,
+            stop_reason=StopReason.END,
+        )
+        for _ in range(SAMPLES)
+    ]  # fmt: skip
+    return Group(rollouts, [1.0 if i % 2 else -1.0 for i in range(SAMPLES)])
+
+
+def gradients(model: Transformer, length: int, micro_batch_tokens: int) -> list[torch.Tensor]:
+    config = Rl1Stage(
+        kind="rl1", steps=1, prompts=1, samples=SAMPLES, max_new_tokens=length, optim=Optim(lr=1e-6),
+        mix={"math": 1.0},  # type: ignore[arg-type]
+    )  # fmt: skip
+    compute = ComputeSection(micro_batch_tokens=micro_batch_tokens)
+    updater = PolicyUpdater(model, config, compute, Optimizer(model, config.optim, 1), ReferenceModel(model))
+    updater._hold = lambda *_: None  # type: ignore[method-assign]  # the log-probabilities are made up
+    kept: list[torch.Tensor] = []
+
+    def keep(_step: int) -> dict[str, float]:
+        kept.extend(p.grad.clone() for p in model.parameters() if p.grad is not None)
+        model.zero_grad()
+        return {}
+
+    updater.optimizer.step = keep  # type: ignore[method-assign, assignment]
+    updater.update(0, [group(length, model.config.vocab_size)])
+    return kept
+
+
+def alone(length: int, *, whole: bool) -> dict[str, float]:
+    """Peak, time and estimate of one length, in this process."""
+    torch.set_num_threads(2)
+    config = preset("tiny")
+    model = Transformer(config).init_weights(torch.Generator().manual_seed(0))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    started = time.perf_counter()
+    parts = gradients(model, length, 1)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    held = 2 * FLOAT * config.num_parameters  # weights, and the gradients kept for comparison
+    estimate = PROGRAM + held + sum(update_parts(config, PROMPT + length).values())
+    result = {"length": length, "seconds": seconds, "peak": peak, "before": before, "estimate": estimate}
+    if whole:
+        undivided = gradients(model, length, SAMPLES * length)
+        result["difference"] = max(float((a - b).abs().max()) for a, b in zip(parts, undivided, strict=True))
+        result["largest"] = max(float(b.abs().max()) for b in undivided)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", nargs="*", type=int, default=[256, 512, 1024, 2048, 4096, 8192])
+    parser.add_argument("--whole", type=int, default=1024, help="undivided up to this length")
+    parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.alone:
+        print(json.dumps(alone(args.alone, whole=args.alone <= args.whole)))
+        return
+    results = []
+    for length in args.lengths:
+        command = [sys.executable, __file__, "--alone", str(length), "--whole", str(args.whole)]
+        made = subprocess.run(command, check=True, capture_output=True, text=True)
+        r = json.loads(made.stdout.splitlines()[-1])
+        results.append(r)
+        compared = (
+            f"   gradient within {r['difference']:.1e} of the undivided one (largest {r['largest']:.1e})"
+            if "difference" in r
+            else ""
+        )
+        print(
+            f"{SAMPLES} x {length:>6,}: {r['seconds']:7.1f} s   peak {r['peak'] / GIB:5.2f} GiB   estimate "
+            f"{r['estimate'] / GIB:5.2f}{compared}",
+            flush=True,
+        )
+    first, last = results[0], results[-1]
+    per_token = [(r["peak"] - r["before"]) / r["length"] for r in (first, last)]
+    for name, ours, theirs in (
+        ("peak bytes a token of the longest completion, longest beside shortest", per_token[1], per_token[0]),
+        ("measured peak beside the estimate, longest", last["peak"], last["estimate"]),
+    ):
+        print(json.dumps({"name": name, "ours": ours, "theirs": theirs, "ratio": theirs / ours}))
+
+
+if __name__ == "__main__":
+    main()
