@@ -88,7 +88,7 @@ def test_a_run_ends_with_its_table_and_the_way_to_its_report(trained):
     folder, seen = trained
     status, out, err = seen[1]
     assert status == 0, err
-    assert re.search(r"^pretrain: going on from step \d+$", err, re.MULTILINE)
+    assert re.search(r"^pretrain: resuming from step \d+$", err, re.MULTILINE)
     assert re.search(r"^stage +seconds +math$", out, re.MULTILINE) and re.search(
         r"^sft +\d+ +\d+\.\d$", out, re.MULTILINE
     )

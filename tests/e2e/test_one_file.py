@@ -297,7 +297,7 @@ def test_the_reward_is_added(run):
 
 def test_the_stage_goes_on_after_a_kill_to_the_same_weights(run, second):
     """Stage `again` starts from the same weights and is not killed."""
-    assert "echo: going on from step 3" in second.stderr
+    assert "echo: resuming from step 3" in second.stderr
     of_stage = {name: rows_of(run, name) for name in ("echo", "again")}
     assert [r["step"] for r in of_stage["echo"]] == list(range(6))
     assert [r["loss"] for r in of_stage["echo"]] == [r["loss"] for r in of_stage["again"]]

@@ -274,7 +274,7 @@ def test_a_read_only_file_system(recipe, error, small_disk):
 @pytest.mark.parametrize("room", [0, 2_000, 20_000, 120_000])
 def test_a_disk_that_fills_up(recipe, error, small_disk, room):
     """At the recipe, at the metrics, at the final folder (about 60 kB with the tokenizer) or later:
-    one line, and with room the same command goes on.
+    one line, and with room the same command resumes.
     """
     filler = small_disk / "filler"
     with filler.open("wb") as file:

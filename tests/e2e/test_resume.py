@@ -42,7 +42,7 @@ def test_every_stage_was_hit_while_it_ran(killed):
     # Some of the starts began in the middle of a stage, from a checkpoint, and not only at its
     # first step.
     texts = [e.stderr for e in killed.endings] + [killed.stderr]
-    going_on = [int(m) for text in texts for m in re.findall(r"going on from step (\d+)", text)]
+    going_on = [int(m) for text in texts for m in re.findall(r"resuming from step (\d+)", text)]
     assert len([s for s in going_on if s > 0]) >= 4, going_on
 
 
@@ -102,7 +102,7 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(killed):
     assert re.fullmatch(rf"stopped in stage pretrain after step \d+ of \d+, state saved: {re.escape(command)}", last)
     after = killed.endings[killed.endings.index(stopped) + 1]
     step = re.search(r"after step (\d+) of", last)
-    assert step and f"pretrain: going on from step {step[1]}" in after.stderr
+    assert step and f"pretrain: resuming from step {step[1]}" in after.stderr
 
 
 def test_finished_run_prints_its_table_and_does_nothing(undisturbed, capsys, keep_signals):
@@ -148,7 +148,7 @@ def test_fresh_starts_anew(undisturbed, tmp_path, capsys, keep_signals):
         (tmp_path / "mini.1" / "results.json").read_text()
     )["finished"]
     assert sorted(p.name for p in (tmp_path / "mini" / "checkpoints").iterdir()) == ["pretrain"]
-    assert "go on" in capsys.readouterr().out
+    assert "resume" in capsys.readouterr().out
 
 
 def test_a_folder_in_use_is_left_alone_even_by_fresh(tmp_path, capsys, keep_signals):

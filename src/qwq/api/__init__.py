@@ -129,9 +129,9 @@ def train(
     `runs`/NAME (NAME-sSEED for other seeds) and continues where it was stopped; `fresh` keeps the
     old one beside it and begins again. The report is written as well. `progress` is shown on
     standard error. Ctrl-C, SIGTERM and `max_minutes` stop after the step, state saved: Interrupted,
-    which says `command` to go on. Decorated losses, rewards, environments, stages and tasks of this
-    process can be named in the recipe. ConfigError, DataError, ModelError, CapacityError before the
-    first step.
+    which names `command` as the way to resume. Decorated losses, rewards, environments, stages and
+    tasks of this process can be named in the recipe. ConfigError, DataError, ModelError,
+    CapacityError before the first step.
     """
     from qwq.pipeline.run_recipe import run_recipe
 

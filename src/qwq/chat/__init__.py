@@ -3,6 +3,6 @@ or folded away.
 
 `conversation` holds messages and tokens and asks the engine, `lines` reads questions and commands,
 `screen` shows answers (`markdown` and `formula` style them), `command` puts them together. Ctrl-C
-stops an answer; the conversation goes on. Each turn is saved, and `--resume` continues the last
+stops an answer; the conversation continues. Each turn is saved, and `--resume` continues the last
 conversation with that model.
 """

@@ -79,7 +79,7 @@ class Conversation:
         """One question, with the calculator's answers in between.
 
         CapacityError when the conversation has filled the model's context: it can then be left, or
-        a new one begun.
+        a new one started.
         """
         self.messages.append(Message("user", question))
         tools = (CALCULATOR,) if self.tools else ()

@@ -80,7 +80,7 @@ def train(
     runs: Path = Path("runs"),
     overrides: Overrides,
 ) -> int:
-    """Run a recipe, or go on with it where it was stopped.
+    """Run a recipe, or resume it where it was stopped.
 
     Any field of the recipe can be set by its dotted key: `--stages.rl1.steps=30` or
     `--stages.rl1.steps 30`, and `--name=other` names the run.
@@ -96,13 +96,13 @@ def train(
         Read and check the recipe and what it names (data, reward functions, model folder,
         template), print the plan, write nothing.
     fresh
-        Start anew. What the run has written before is kept as runs/NAME.1 (.2, ...), once all that
+        Start over. What the run has written before is kept as runs/NAME.1 (.2, ...), once all that
         the new run needs was read and checked.
     seed
         Seed of weights, data order and sampling (the recipe's own by default); seed S writes
         runs/NAME-sS.
     max_minutes
-        Stop after the step that reaches this time, state saved; the same command goes on.
+        Stop after the step that reaches this time, state saved; the same command resumes.
     runs
         Folder that holds the runs.
     """
@@ -266,7 +266,7 @@ def verify_math(
         Whether another unit of the same dimension is another answer, or is converted.
     strict
         Stop at the first line that cannot be graded, with status 2. Else such a line gets a line
-        with an error, the rest go on, and the status is 2 only if no line can be graded.
+        with an error, the rest are still graded, and the status is 2 only if no line can be graded.
     """
     from qwq.verify.cli_io import print_verdicts
 
@@ -292,7 +292,7 @@ def verify_code(
         Run also where no jail that protects is possible; each verdict is marked.
     strict
         Stop at the first line that cannot be graded, with status 2. Else such a line gets a line
-        with an error, the rest go on, and the status is 2 only if no line can be graded.
+        with an error, the rest are still graded, and the status is 2 only if no line can be graded.
     """
     from qwq.cli.sandbox import runner
     from qwq.verify.cli_io import print_verdicts
@@ -316,7 +316,7 @@ def verify_instructions(file: Lines, *, reward: bool = False, strict: bool = Fal
         senseless answer.
     strict
         Stop at the first line that cannot be graded, with status 2. Else such a line gets a line
-        with an error, the rest go on, and the status is 2 only if no line can be graded.
+        with an error, the rest are still graded, and the status is 2 only if no line can be graded.
     """
     from qwq.verify.cli_io import print_instructions
 
@@ -337,7 +337,7 @@ def verify_tools(file: Lines, *, strict: bool = False) -> int:
         JSON lines; - reads standard input.
     strict
         Stop at the first line that cannot be graded, with status 2. Else such a line gets a line
-        with an error, the rest go on, and the status is 2 only if no line can be graded.
+        with an error, the rest are still graded, and the status is 2 only if no line can be graded.
     """
     return _verify("tools", file, strict)
 
@@ -431,7 +431,7 @@ def _with_seed(overrides: Mapping[str, Any], seed: int | None) -> dict[str, Any]
 
 
 def _go_on_command(recipe: Path, until: str | None, seed: int | None, runs: Path, overrides: Mapping[str, Any]) -> str:
-    """The command that goes on with this run: the same one, without --fresh."""
+    """The command that resumes this run: the same one, without --fresh."""
     words = ["qwq", "train", str(recipe)]
     words += [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()]
     for option, given in (("--until", until), ("--seed", seed), ("--runs", None if runs == Path("runs") else runs)):
@@ -483,7 +483,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ConfigError.exit_status
     except KeyboardInterrupt:
         training = (
-            "; the same command without --fresh goes on from the last checkpoint" if argv[:1] == ["train"] else ""
+            "; the same command without --fresh resumes from the last checkpoint" if argv[:1] == ["train"] else ""
         )
         print(f"stopped{training}", file=sys.stderr)
         return Interrupted.exit_status

@@ -73,7 +73,7 @@ def constraints(*, out: Path, n: int = 1000, split: str = "train", seed: int = 0
     n
         Number of prompts.
     split
-        train, validation or test; no writing task stands in two of them.
+        train, validation or test; no writing task is in two of them.
     seed
         Seed of the choice.
     """
@@ -117,7 +117,7 @@ class DistillFlags:
     """Good answers to keep of each problem, those with the shortest thinking first."""
     wrap: bool = False
     """Take answers without thinking too: of math and code problems, what leads to the boxed
-    result, or stands around the program, becomes the thinking; before a bare program or an
+    result, or surrounds the program, becomes the thinking; before a bare program or an
     answer to an open prompt goes the prompt in the first person, and under constraints the list
     of them."""
     system: str | None = None
@@ -150,7 +150,7 @@ def distill(*sources: str, model: str, out: Path, flags: DistillFlags = DistillF
 
     Left out and counted are answers that are wrong, unfinished, without thinking, repetitive,
     guessed or in mixed languages. OUT.samples.jsonl keeps each sample as it is made; the same
-    command goes on from it after a kill.
+    command resumes from it after a kill.
 
     Parameters
     ----------

@@ -26,14 +26,14 @@ def train_recipe(
         recipe, runs=runs, until=until, fresh=fresh, max_minutes=max_minutes, progress=True, command=command
     )
     if before and before["finished"]:
-        print(f"{folder} was finished before; --fresh starts it anew and keeps this one beside it", file=sys.stderr)
+        print(f"{folder} was finished before; --fresh starts it over and keeps this one beside it", file=sys.stderr)
     print(format_results(results))
     print(f"\nresults  {folder.results_file}\nreport   {folder.report}")
     if results["finished"]:
         scorer = not any(recipe.stages[stage["name"]].trains_policy for stage in results["stages"])
         print(f"score    qwq reward score FILE --model {folder}" if scorer else f"talk     qwq chat {folder}")
     else:
-        print(f"go on    {command}" if until is None else f"go on    {_without_until(command, until)}")
+        print(f"resume   {command}" if until is None else f"resume   {_without_until(command, until)}")
 
 
 def check_recipe(recipe: Recipe, runs: Path, *, until: str | None, fresh: bool) -> None:

@@ -66,7 +66,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
 ) -> list[float]:
     """95% interval of `combine` applied to the strata's means, when the problems of each stratum
-    are drawn anew.
+    are redrawn.
 
     `combine` gets arrays with one mean a resample, so it may only add, multiply and divide.
     """

@@ -253,6 +253,6 @@ def read_record(path: Path) -> Any:
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"{path} is damaged ({reason}): put it back from a copy, or start anew with --fresh, which keeps the "
+            f"{path} is damaged ({reason}): put it back from a copy, or start over with --fresh, which keeps the "
             "old run beside the new one"
         ) from None

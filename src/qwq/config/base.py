@@ -12,7 +12,7 @@ Positive = Annotated[int, Field(ge=1)]
 MAX_THREADS = 1024  # OpenMP ends the process where it cannot start as many as it is asked for
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 MAX_SEED = 2**32 - 1  # seeds of requests are made of it, and stay within 64 bits
-# Names folders and files of a run, and stands in dotted keys.
+# Names folders and files of a run, and is part of dotted keys.
 STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 START = "start"  # what the recipe's model itself scored, beside the stages
 

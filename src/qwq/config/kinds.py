@@ -88,7 +88,7 @@ class StageConfig(Section):
         raise NotImplementedError
 
     def check_alone(self, name: str) -> None:
-        """ValueError for keys that cannot stand in a stage of this kind; `name` is the stage's."""
+        """ValueError for keys that do not belong in a stage of this kind; `name` is the stage's."""
 
     def settle(self, name: str, earlier: Mapping[str, StageConfig]) -> None:
         """Set what depends on the stages before it. ValueError where they do not fit."""

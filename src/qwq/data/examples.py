@@ -29,7 +29,7 @@ class FileUse:
     """What became of a file's rows. `limit` is the option that leaves rows behind, such as
     `documents = 1,000`.
 
-    `left_out` counts rows by reason, `first_left_out` says where the first of each stands. Lengths
+    `left_out` counts rows by reason, `first_left_out` says where the first of each is. Lengths
     are in tokens of what is used.
     """
 

@@ -1,5 +1,5 @@
 """Turns, tool calls and tools as data files write them: OpenAI's messages, ShareGPT's turns, and
-what stands between the two.
+what is between the two.
 
 What cannot be trained on as it was meant is refused, never written out as Python or JSON text: a
 part that is not text, a call whose arguments are no object, an assistant's turn without words.

@@ -23,7 +23,7 @@ NEEDS = "JSON lines, a JSON array or parquet"
 
 
 class Row(NamedTuple):
-    """One row: its number from 1, where it stands in words (file and line), and its fields."""
+    """One row: its number from 1, where it is in words (file and line), and its fields."""
 
     number: int
     where: str

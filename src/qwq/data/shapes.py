@@ -98,7 +98,7 @@ def _conversation_turns(row: Mapping[str, Any]) -> tuple[Turns, str]:
     _refuse_markup(row, prompt, answer)
     asked, said = _prompt_turns(row, prompt), answer_of(row[answer], answer)
     shift = len(asked.messages)
-    # A prompt that is messages is what stands before the answer: its own assistant turns are not
+    # A prompt that is messages is what precedes the answer: its own assistant turns are not
     # learnt, as in TRL.
     given = {i for i, m in enumerate(asked.messages) if m.role == "assistant" and not isinstance(row[prompt], str)}
     both = Turns(asked.messages + said.messages, asked.unlearnt | given | {i + shift for i in said.unlearnt})

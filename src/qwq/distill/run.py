@@ -185,7 +185,7 @@ def _sample(
             )
         store.add(grader.submitted[key][1] | {"verdict": verdict.to_dict()})
 
-    # Verdicts are made while the teacher goes on with other problems.
+    # Verdicts are made while the teacher works on other problems.
     grader = Grader(workers=workers, retries=2, judge=_judge, on_verdict=keep)
     try:
         for key in waiting:

@@ -35,7 +35,7 @@ CONNECT_TIMEOUT_S, LIST_TIMEOUT_S = 10.0, 30.0
 LONGEST_PAUSE_S = 60.0
 UNNAMED = "default"  # the model of a server that lists none
 KEY_VARIABLES = ("QWQ_API_KEY", "OPENAI_API_KEY")
-GO_ON = "what is done is stored, the same command goes on"
+GO_ON = "what is done is stored, the same command resumes"
 # Models whose own chat template opens the thinking: a text of theirs without `</think>` is a
 # thought.
 OPENS_THINKING = re.compile(r"qwq-32b|-thinking-2507", re.IGNORECASE)

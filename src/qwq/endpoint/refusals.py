@@ -5,7 +5,7 @@ A request is too long for the context only where the server says so with the con
 with a code made for it (OpenAI's `context_length_exceeded`, llama.cpp's
 `exceed_context_size_error`). "Context" alone proves nothing: chat templates have context variables,
 and a template's error is no answer of the model. The texts of the servers that were read for the
-patterns below stand in tests/unit/endpoint/test_endpoint_refusals.py.
+patterns below are in tests/unit/endpoint/test_endpoint_refusals.py.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class PrefixCache:
     def _target(self, sequence: TokenSequence, source: CacheSlot | None, shared: int) -> tuple[CacheSlot | None, int]:
         """The slot of a new sequence, and how many of its tokens are there."""
         if source is not None and source.owner is None and 2 * shared >= len(source.held):
-            # Little is lost by going on in that very slot.
+            # Little is lost by continuing in that very slot.
             self.backend.truncate(source.number, shared)
             return source, shared
         number = self.backend.open_slot()

@@ -20,7 +20,7 @@ class GrammarMatcher(Protocol):
     tokens, never the thinking's.
     """
 
-    failed: str  # why it cannot go on; empty while it can
+    failed: str  # why it cannot continue; empty while it can
 
     def mask(self, logits_V: torch.Tensor) -> torch.Tensor:
         """A copy in which every token that may not come next is minus infinity; end tokens may come
@@ -39,7 +39,7 @@ class GenerationRequest:
     they share the prefill.
 
     `stream`, `offset`: sample i draws from the random stream (`seed`, `stream` + i), from its
-    number `offset` on; a later turn of an episode goes on in the stream of the first one. `eos_ids`
+    number `offset` on; a later turn of an episode continues the stream of the first one. `eos_ids`
     end a turn (they stay in `ids`, not in the text); `stop` are strings that end it and are cut
     off; `stop_ids` are further tokens that end it. `hidden_ids` are tokens that are not written as
     text. `thinking_open`: the prompt ends inside `<think>`. `thinking_budget` in tokens, None

@@ -27,7 +27,7 @@ class SamplingParams:
     `top_p` 1 and `min_p` 0 switch those cuts off.
 
     `repetition_penalty` (Keskar et al. 2019, arXiv 1909.05858) divides positive and multiplies
-    negative logits of tokens that stand in prompt or output; `presence_penalty` and
+    negative logits of tokens of prompt or output; `presence_penalty` and
     `frequency_penalty` are subtracted from those of the output (once; times their count), as
     OpenAI's API defines them. `logit_bias` pairs of token id and what is added.
     """

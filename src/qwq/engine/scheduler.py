@@ -193,7 +193,7 @@ class Engine:
         self.stats.steps += 1
         threads = torch.get_num_threads()
         if self.backend.own_threads:
-            # torch's threads would go on spinning for a while and take the cores from the
+            # torch's threads would keep spinning for a while and take the cores from the
             # backend's.
             torch.set_num_threads(1)
         try:

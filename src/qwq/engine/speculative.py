@@ -84,7 +84,7 @@ class NgramDraft:
         self._costs = costs
         self._ends: list[dict[tuple[int, ...], int]] = [{} for _ in range(MAX_GRAM + 1)]
         self._indexed = 0
-        self._next = -1  # where the token stands that is expected to come next
+        self._next = -1  # position of the token that is expected to come next
         self._looked = 0  # how many tokens there were at the last look-up
         self._right = self._wrong = 1.0
 
@@ -109,7 +109,7 @@ class NgramDraft:
         self._looked = len(tokens)
 
     def _index(self, tokens: Sequence[int], end: int) -> None:
-        """Note the n-grams that stand before `end`; later ones take the place of earlier ones."""
+        """Note the n-grams before `end`; later ones take the place of earlier ones."""
         for n in range(MIN_GRAM, MAX_GRAM + 1):
             if end >= n:
                 self._ends[n][tuple(tokens[end - n : end])] = end

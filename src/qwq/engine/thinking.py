@@ -4,8 +4,8 @@ loops.
 A model thinks between `<think>` (written by itself or by its chat template) and `</think>`.
 `ThinkingState` follows one sample token by token. When the budget is spent, or the thought runs in
 a circle, it hands back a short closing phrase and `</think>`; the engine feeds these like any
-token, and the model goes on with its answer. Under a budget an end token is not allowed inside the
-thinking (it closes it instead) nor before the answer's first word.
+token, and the model continues with its answer. Under a budget an end token is not allowed inside
+the thinking (it closes it instead) nor before the answer's first word.
 
 Where the thinking begins and ends is `text.response`'s rule. The markers are read in the text, so
 they need not be single tokens. The budget counts tokens between the markers; the closing phrase is
@@ -33,7 +33,7 @@ LOOP_MIN_REPEATS = 4
 
 
 class ThinkingState:
-    """Where one sample stands between thinking and answer.
+    """Where one sample is between thinking and answer.
 
     `budget` in tokens, None without a limit; `max_new_tokens` bounds thinking and answer together,
     so a budget is cut to leave room for the closing phrase and an answer.

@@ -19,7 +19,7 @@ from qwq.eval.folder import latest, read_object, samples_path
 from qwq.report import plots
 from qwq.report.wording import grey_thinking, text
 
-READ, SHOWN = 400, 40  # samples of each benchmark that are looked at and shown; all stand in samples/
+READ, SHOWN = 400, 40  # samples of each benchmark that are looked at and shown; all are in samples/
 EXTRA_CSS = ".wrap { white-space: normal; min-width: 22ch; max-width: 40ch; }"
 SHOWN_CHARS = 6000
 OUTCOME_COLOURS = {
@@ -172,13 +172,13 @@ def samples(out: Path, name: str) -> str:
             if len(head) < READ and line.endswith("\n"):
                 head.append(json.loads(line))
     records = latest(head)
-    # They stand in the order in which they were done.
+    # They are in the order in which they were done.
     place: dict[str, int] = {}
     for record in records:
         place.setdefault(record["problem_id"], len(place))
     records.sort(key=lambda r: (place[r["problem_id"]], r["sample"], r["thinking_budget"] or 0))
     blocks = [_sample(r) for r in records[:SHOWN]]
-    shown = f"{len(blocks)} of {total:,}; all stand in samples/{path.name}" if total > len(blocks) else f"all {total:,}"
+    shown = f"{len(blocks)} of {total:,}; all are in samples/{path.name}" if total > len(blocks) else f"all {total:,}"
     return (
         f"<section><h2>Samples of {text(name)}</h2><p class='small soft'>{text(shown)}</p>{''.join(blocks)}</section>"
     )
@@ -203,7 +203,7 @@ def _sample(r: Mapping[str, Any]) -> str:
 
 
 def _cut(value: str) -> str:
-    """Both ends of a long text: the answer stands at its end."""
+    """Both ends of a long text: the answer is at its end."""
     half = SHOWN_CHARS // 2
     return (
         value

@@ -111,7 +111,7 @@ class _Gathering:
         verdict = getattr(mark, "verdict", mark)
         if verdict.outcome is Outcome.INFRA_ERROR:
             again = "a score cannot be given, run the same command again"
-            again = again if self.store is None else "the reply is stored, the same command goes on"
+            again = again if self.store is None else "the reply is stored, the same command resumes"
             raise InfraError(f"grading {name[1][0]}: {verdict.reason}; {again}")
         _, record, _ = self.grader.submitted[name][1]
         self.records[name] = graded(record, mark)
@@ -166,7 +166,7 @@ def run(
         if results:
             write_page(out)
     if missing:
-        raise InfraError(f"{'; '.join(missing)}; the others are stored, the same command goes on with these")
+        raise InfraError(f"{'; '.join(missing)}; the others are stored, the same command resumes with these")
     return {item.name: results[item.name] for item in items}
 
 

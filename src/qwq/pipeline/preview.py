@@ -3,7 +3,7 @@ rendered with the part that is learnt marked.
 
 `Stage.preview` is for a recipe's stage, `preview_file` for a file alone (`qwq data show`). Both
 read rows as training does, and stop at a row that training would stop at; `preview_file` with
-`refused` goes on and says what is wrong with each.
+`refused` continues and says what is wrong with each.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def run_recipe(
     """Run what is not done yet and write the report; what results.json holds.
 
     Ctrl-C, SIGTERM and `max_minutes` stop it after the step, state saved: Interrupted, which names
-    `command` as the way to go on.
+    `command` as the way to resume.
     """
     stop = StopFlag(after_s=None if max_minutes is None else 60 * max_minutes)
     with _shown(recipe, runs, progress) as shown, stop.on_signals():

@@ -61,7 +61,7 @@ def svg(fig: Figure, label: str) -> str:
     `label` is read out in its stead.
     """
     out = io.StringIO()
-    # Each figure gets ids of its own: several of them stand in one page.
+    # Each figure gets ids of its own: several of them share one page.
     with mpl.rc_context(STYLE | {"svg.hashsalt": fig.get_label()}):
         fig.savefig(
             out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}

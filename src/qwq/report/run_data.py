@@ -35,7 +35,7 @@ class StageData:
 
     @property
     def state(self) -> str:
-        return "finished" if self.record else "under way" if self.metrics else "not begun"
+        return "finished" if self.record else "under way" if self.metrics else "not started"
 
     @property
     def evals(self) -> dict[str, Row]:

@@ -1,4 +1,4 @@
-"""The answers to a turn's calls: which of them run, what stands in the place of the others, and
+"""The answers to a turn's calls: which of them run, what takes the place of the others, and
 environments at work.
 """
 

@@ -122,7 +122,7 @@ class Template:
             raise InfraError("a fork of the process that imports packages ended at once") from error
 
     def close(self) -> None:
-        """End it; slots that were forked go on. Safe to call twice."""
+        """End it; slots that were forked keep running. Safe to call twice."""
         self._control.close()
         self._process.kill()
         self._process.wait()

@@ -2,7 +2,7 @@
 between a beginning and an end.
 
 The prompt is `<|fim_prefix|>` BEGINNING `<|fim_suffix|>` END `<|fim_middle|>`, the beginning first,
-as Qwen2.5-Coder's report has it (arXiv 2409.12186); other files stand before it, each behind
+as Qwen2.5-Coder's report has it (arXiv 2409.12186); other files come before it, each behind
 `<|file_sep|>` and its name. The caller's text is words: special tokens in it are not.
 """
 

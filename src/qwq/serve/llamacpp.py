@@ -38,7 +38,7 @@ class ExtraFile(History):
 
 
 class InfillRequest(Sampling):
-    """`/infill`: what goes between `input_prefix` and `input_suffix`, begun by `prompt`."""
+    """`/infill`: what goes between `input_prefix` and `input_suffix`, started by `prompt`."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 

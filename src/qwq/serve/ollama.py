@@ -120,8 +120,8 @@ def _limit(body: OllamaRequest) -> int | None:
 
 
 class OllamaRun:
-    """One request and its answer. `conversation` None: the model's text goes on as it is. `request`
-    None: nothing is asked, as by programs that want a model loaded.
+    """One request and its answer. `conversation` None: the model's text continues as it is.
+    `request` None: nothing is asked, as by programs that want a model loaded.
     """
 
     def __init__(

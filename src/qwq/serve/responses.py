@@ -2,8 +2,8 @@
 events.
 
 1. Finished responses are kept in memory (the last 1,000, unless `store` is false), so that
-   `previous_response_id` can go on from them; they are gone when the server ends, and an unknown id
-   is a 404 with its field.
+   `previous_response_id` can continue from them; they are gone when the server ends, and an unknown
+   id is a 404 with its field.
 2. Thinking is an item of type reasoning with its full text; `encrypted_content` is not made.
 3. A call that turns out broken after it was announced stays in the stream as an incomplete item;
    its text follows as a message.

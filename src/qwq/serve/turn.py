@@ -82,7 +82,7 @@ class AnswerRequest:
 async def converse(
     core: Core, body: Sampling, template: TemplateFields, ask: AnswerRequest, ids: list[int] | None = None
 ) -> PreparedChat:
-    """Validates the request before anything runs. `ids` stand in the place of the messages' own,
+    """Validates the request before anything runs. `ids` take the place of the messages' own,
     for an answer that they open alike.
     """
     core.check_model(body.model)

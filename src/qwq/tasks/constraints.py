@@ -83,7 +83,7 @@ def _names(rng: random.Random) -> list[str]:
             break
         if compatible([*names, candidate], REQUESTS):
             names.append(candidate)
-    # What is repeated is all that stands before the request to repeat, so that request comes last.
+    # What is repeated is all that precedes the request to repeat, so that request comes last.
     return sorted(names, key=lambda n: n == "combination:repeat_prompt")
 
 

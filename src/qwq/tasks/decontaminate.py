@@ -6,7 +6,7 @@ row with a benchmark. So here, on lower-case words and numbers without punctuati
 rule leaves open:
 1. A question of fewer than n words is looked for whole, if it has at least `MIN_WORDS`; a shorter
    one makes only an equal text a match.
-2. An n-gram that stands in more than `COMMON` questions of one benchmark is its boilerplate ("write
+2. An n-gram that is in more than `COMMON` questions of one benchmark is its boilerplate ("write
    a python function to ..."), and is no evidence.
 What is read of a row is its question: the fields of `FIELDS`, or the user's turns of `messages` and
 `conversations`; of a training row also what the assistant says, since an answer can quote a

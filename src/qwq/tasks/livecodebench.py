@@ -50,7 +50,7 @@ WITH_STDIN = (
 
 
 def last_block(text: str) -> str | None:
-    """What stands between the last two lines with a fence, as LiveCodeBench reads it;
+    """What is between the last two lines with a fence, as LiveCodeBench reads it;
 
     None without two.
     """

@@ -94,8 +94,8 @@ def parse(text: str, *, thinking_open: bool | None = False, tools: Tools = None,
 
     `thinking_open`: the chat template had opened the thought; None if that is not known (a data
     set's solution, a server without a reasoning parser), and then a text that holds `</think>` is
-    taken to have begun in a thought. `tools`: the functions on offer; if that is not known, a call
-    of any name counts. `cut`: the text was not at its end.
+    taken to have started in a thought. `tools`: the functions on offer; if that is not known, a
+    call of any name counts. `cut`: the text was not at its end.
     """
     thinking_open = THINK_CLOSE in text if thinking_open is None else thinking_open
     return _whole(ResponseParser(thinking_open=thinking_open, tools=tools), text, cut)
@@ -147,7 +147,7 @@ class ResponseParser:
     """Text in, parts out.
 
     `tools`: see `parse`; `parallel`: whether a second call is of interest. `continued`: the text
-    goes on in the middle of thinking or answer, so blanks at its start are the text's own.
+    continues in the middle of thinking or answer, so blanks at its start are the text's own.
     `answer_only`: the text is an answer without thinking. `complete` turns true when nothing that
     follows matters any more. `attempts` grows with the text: calls, and the raw text of what turned
     out to be none.
@@ -337,7 +337,7 @@ class ResponseParser:
         return True
 
     def _is_malformed(self, raw: str) -> None:
-        """What stands behind `<tool_call>` is no call; `raw` of it is used up already."""
+        """What follows `<tool_call>` is no call; `raw` of it is used up already."""
         self._out.flow(Kind.ANSWER, CALL_OPEN + raw)
         self.attempts.append(raw)
         self._state = self._malformed

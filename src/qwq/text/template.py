@@ -10,7 +10,7 @@ kept:
    characters. What an assistant says may hold `<think>` and `<tool_call>`, but no other special
    token.
 2. Text is encoded piece by piece, cut where the assistant's own words begin and end. So a prompt's
-   tokens are exactly the first tokens of a training example that goes on from it, and no token ever
+   tokens are exactly the first tokens of a training example that continues it, and no token ever
    spans the cut.
 """
 
@@ -225,7 +225,7 @@ class ChatFormat:
             return self._encode(self._with_thoughts(messages, tools, variables, thoughts, opening), marker)
         try:
             if _role(messages[0]) == "assistant":
-                raise _Unstable  # many templates cannot write what stands before the first turn
+                raise _Unstable  # many templates cannot write what comes before the first turn
             pieces = self._pieces(messages, tools, opening, variables)
         except _Unstable:
             # A template that drops earlier thinking: no piece of this prompt is the beginning of
@@ -265,7 +265,7 @@ class ChatFormat:
 
         The mask is 0 also in the messages with the numbers (from 0) in `unlearnt`. Ends with the
         end-of-turn token where the last turn is the assistant's. UsageError where the template
-        rewrites earlier turns as the conversation goes on, so that no single text holds what the
+        rewrites earlier turns as the conversation grows, so that no single text holds what the
         assistant saw and wrote.
         """
         messages, tools, marker = self._protect(messages, tools)
@@ -300,7 +300,7 @@ class ChatFormat:
         if not whole.startswith(start):
             raise ModelError(
                 "this chat template rewrites the assistant's turn when others follow, "
-                "so a conversation cannot go on from its tokens: use another template"
+                "so a conversation cannot continue from its tokens: use another template"
             )
         return self._encode(whole[len(start) :], marker)
 
@@ -393,7 +393,7 @@ class ChatFormat:
 
 
 def _unused(*values: Any) -> str:
-    """A character for private use that stands in none of the values."""
+    """A character for private use that is in none of the values."""
     text = json.dumps(values, ensure_ascii=False)
     return next(c for c in map(chr, MARKERS) if c not in text)
 

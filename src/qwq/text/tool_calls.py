@@ -149,7 +149,7 @@ class CallScanner:
         return self.call is not None and self.call.name == self.name and data["name"] == self.name
 
     def _step(self, c: str) -> bool:
-        """One character; False if no JSON object goes on so."""
+        """One character; False if no JSON object continues so."""
         if self._in_string:
             return self._in_a_string(c)
         depth = len(self._closers)

@@ -3,7 +3,7 @@
 Means over the last `WINDOW` steps are compared with fixed limits or with the stage's first `WINDOW`
 steps. An alarm is one sentence: what was seen, what is normal, what helps. It stops nothing (what
 must stop a run is an error), it is printed, logged in metrics.jsonl and drawn in the report. The
-history is part of the stage's state, so a run that goes on raises the same alarms.
+history is part of the stage's state, so a resumed run raises the same alarms.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Saving and going on: a killed run loses at most the work since its last checkpoint (design
+"""Saving and resuming: a killed run loses at most the work since its last checkpoint (design
 promise 5).
 
 A checkpoint is a folder that appears by atomic rename: weights, optimiser moments and a small JSON
@@ -54,7 +54,7 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
         return load_file(path, device=device)
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{path} is damaged ({error}): delete the folder {path.parent}, and the same command begins the stage anew"
+            f"{path} is damaged ({error}): delete the folder {path.parent}, and the same command restarts the stage"
         ) from None
 
 
@@ -111,7 +111,7 @@ class StopFlag:
 
 
 class StageRun:
-    """One stage's life on disk: metrics, checkpoints, going on, stopping.
+    """One stage's life on disk: metrics, checkpoints, resuming, stopping.
 
     `state` travels with every checkpoint; steps keep in it, or in a part of it, whatever the next
     step depends on. A step that puts a sentence in `state.ended` ends the stage early. `tensors`
@@ -153,7 +153,7 @@ class StageRun:
             optimizer.load_state(read_tensors(latest / "optimizer.safetensors"))
             if (latest / "tensors.safetensors").exists():
                 self.tensors = read_tensors(latest / "tensors.safetensors")
-            self.progress.note(f"{self.name}: going on from step {self.state.step}")
+            self.progress.note(f"{self.name}: resuming from step {self.state.step}")
         if self.metrics_path.exists():
             kept = []
             for line in whole_lines(self.metrics_path):
@@ -245,7 +245,7 @@ class StageRun:
         if isinstance(loss, float) and not math.isfinite(loss):
             raise ConfigError(
                 f"stage {self.name} ends after step {self.state.step} of {total} with loss {loss}: training "
-                f"diverged, and no weights of it were handed on; lower stages.{self.name}.optim.lr and start anew "
+                f"diverged, and no weights of it were handed on; lower stages.{self.name}.optim.lr and start over "
                 "with --fresh"
             )
 
@@ -284,7 +284,7 @@ def load_trained(module: nn.Module, stored: Mapping[str, Tensor]) -> None:
         odd = sorted(own.keys() ^ stored.keys())
         raise ModelError(
             f"a checkpoint holds {len(stored)} tensors, {len(own)} are trained here (first difference: {odd[0]}): "
-            "start anew with --fresh"
+            "start over with --fresh"
         )
     for name, tensor in own.items():
         tensor.copy_(stored[name])

@@ -156,7 +156,7 @@ class Optimizer:
             made = f"as large as {float(largest[first]):.0e}" if bool(largest[first].isfinite()) else "NaN or infinite"
             raise ConfigError(
                 f"step {index + 1} made weights {made} ({self.names[first]} is the first) at a learning rate of "
-                f"{rate:g}: lower optim.lr (now {self.config.lr:g}) and start anew with --fresh; nothing of this "
+                f"{rate:g}: lower optim.lr (now {self.config.lr:g}) and start over with --fresh; nothing of this "
                 "step was saved"
             )
 

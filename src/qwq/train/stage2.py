@@ -53,14 +53,14 @@ class ContractGuard:
         self.model, self.optimizer = model, optimizer
         self.steps, self.evaluate, self.canaries = steps, evaluate, canaries
         self.state = run.state.part(ContractState)
-        # Not mix.shares: a run that goes on finds them as an earlier breach has left them.
+        # Not mix.shares: a resumed run finds them as an earlier breach has left them.
         self.base_shares = mix.base_shares
 
     def begin(self) -> None:
         """Measure the start of the stage, unless a checkpoint has brought the figures along."""
         if self.state.contract_before is None:
             self.state.contract_before = {d: list(v) for d, v in self.evaluate().items()}
-        # The weights and moments of the last good check are in run.tensors, so that a run that goes on has them
+        # The weights and moments of the last good check are in run.tensors, so that a resumed run has them
         # too.
         if self._rolls_back and not self.run.tensors:
             self.run.tensors = snapshot(self.model, self.optimizer)

@@ -3,10 +3,10 @@
 A contract that outside checks read: standard output has `index`, `outcome`, `reason`, `seconds`
 (and `passed`, `total` where there are several tests or rules); the summary goes to standard error.
 A line that cannot be graded (not JSON, a field missing, an unknown key, tests that test nothing)
-has `index`, `outcome` null and `error`, which names file and line, and the rest go on; `strict`
-stops at the first one with a DataError (exit status 2), after the verdicts of the lines before it.
-A file of which no line can be graded is one for another kind or form: all its lines are written,
-and then a DataError is raised. `-` is standard input.
+has `index`, `outcome` null and `error`, which names file and line, and the rest are still graded;
+`strict` stops at the first one with a DataError (exit status 2), after the verdicts of the lines
+before it. A file of which no line can be graded is one for another kind or form: all its lines are
+written, and then a DataError is raised. `-` is standard input.
 """
 
 from __future__ import annotations

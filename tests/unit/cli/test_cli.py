@@ -206,7 +206,7 @@ def test_the_command_to_go_on_is_the_same_one_without_fresh():
 def test_interruptions_end_with_130_and_one_line(call, monkeypatch):
     for error, line in (
         (Interrupted("state saved: qwq train x"), "state saved: qwq train x\n"),
-        (KeyboardInterrupt(), "stopped; the same command without --fresh goes on from the last checkpoint\n"),
+        (KeyboardInterrupt(), "stopped; the same command without --fresh resumes from the last checkpoint\n"),
     ):
 
         def fail(argv, error=error):

@@ -381,7 +381,7 @@ def test_what_a_teacher_fails_is_no_sample_and_is_asked_again(tmp_path) -> None:
     once: dict[str, Any] = {"concurrency": 1, "patience": (0.01, 0.01)}
     with (
         FakeEndpoint(fails) as server,
-        pytest.raises(InfraError, match="2 samples have no answer .*the same command goes on"),
+        pytest.raises(InfraError, match="2 samples have no answer .*the same command resumes"),
     ):
         taught_by(server, plan, out, **once)
     store = out.with_name("sft.jsonl.samples.jsonl")

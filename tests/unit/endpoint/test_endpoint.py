@@ -223,7 +223,7 @@ def test_what_the_user_can_mend_says_so(status: int, said: str, words: str) -> N
 
 def test_no_server_at_all() -> None:
     client = EndpointClient("http://127.0.0.1:9", "m", patience=(0.01,))
-    with pytest.raises(InfraError, match=r"gave no answer for 0 s \(ConnectError.*the same command goes on") as error:
+    with pytest.raises(InfraError, match=r"gave no answer for 0 s \(ConnectError.*the same command resumes") as error:
         client.complete(request())
     assert not isinstance(error.value, RequestFailed)  # no other request will fare better
     for url in ("localhost:8000", "ftp://x", "http://", ""):

@@ -292,7 +292,7 @@ def test_a_failing_server_is_asked_again_and_then_given_up(data: Path, tmp_path:
         assert evaluate(server.url, ["gsm8k"], data, tmp_path / "a")["gsm8k"]["score"] == 1.0
     with (
         FakeEndpoint(lambda body: (500, "broken")) as server,
-        pytest.raises(InfraError, match=r"status 500.*the same command goes on"),
+        pytest.raises(InfraError, match=r"status 500.*the same command resumes"),
     ):
         evaluate(server.url, ["gsm8k"], data, tmp_path / "b")
     with (

@@ -88,13 +88,13 @@ def test_a_damaged_checkpoint(tmp_path, file, left):
     with pytest.raises(ModelError) as caught:
         StageRun(tmp_path, "rl1", "rl1").resume(model, optimizer)
     assert f"{folder / file} is damaged (" in str(caught.value)
-    assert f"delete the folder {folder}, and the same command begins the stage anew" in str(caught.value)
+    assert f"delete the folder {folder}, and the same command restarts the stage" in str(caught.value)
 
 
 def test_a_damaged_record(tmp_path):
     path = tmp_path / "sft.json"
     path.write_text(json.dumps({"name": "sft"})[:-2])
-    with pytest.raises(DataError, match=r"sft.json is damaged .*start anew with --fresh, which keeps the old run"):
+    with pytest.raises(DataError, match=r"sft.json is damaged .*start over with --fresh, which keeps the old run"):
         read_record(path)
     path.write_bytes(b"\xff\xfe{}")
     with pytest.raises(DataError, match=r"sft.json is damaged"):

@@ -18,7 +18,7 @@ from qwq.engine.sampler import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens of one slot to compute in this step: `ids` stand at positions start, start + 1, ...
+    """Tokens of one slot to compute in this step: `ids` are at positions start, start + 1, ...
 
     Logits are computed for the last `num_logits` of them. `prompt` says that they are prompt tokens
     (deterministic mode computes those in blocks of their own).

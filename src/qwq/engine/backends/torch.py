@@ -2,12 +2,12 @@
 
 One forward pass computes single tokens of many rows and chunks of prompts together: everything but
 attention works on flat tokens. Attention is one call for all single tokens of a width class, and
-two calls a chunk: over what stands before it (no mask), and causally within it, merged by their
+two calls a chunk: over what precedes it (no mask), and causally within it, merged by their
 log-sum-exps, so memory is linear in length.
 
 Deterministic mode. A float32 matrix product's rounding depends on its number of rows, so there
 every pass has one fixed shape: prompts in blocks of 64 tokens of one row, everything else in blocks
-of 4 tokens with attention token by token. What stands in a block's other rows does not change a
+of 4 tokens with attention token by token. The content of a block's other rows does not change a
 row's result (checked when the backend is made), so a sample's bits depend on its own tokens alone.
 The price is the blocks that are not full, and attention row by row.
 
@@ -70,7 +70,7 @@ class TorchBackend:
         return self.cache.copy_prefix(source, target, length)
 
     def truncate(self, slot: int, length: int) -> None:
-        """Nothing to do: what stands behind a row's length is written over before it is read."""
+        """Nothing to do: what is beyond a row's length is written over before it is read."""
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -109,7 +109,7 @@ class TorchBackend:
             for at in range(0, len(c.ids), PROMPT_BLOCK):
                 ids = c.ids[at : at + PROMPT_BLOCK]
                 hidden[i].append(self._block([Chunk(c.slot, ids, c.start + at, 0, c.yarn, True)], PROMPT_BLOCK))
-        # A row's drafted tokens read one another, so they stand in order; a later one may even
+        # A row's drafted tokens read one another, so they are in order; a later one may even
         # share its block.
         for at in range(0, len(singles), TOKEN_BLOCK):
             lot = singles[at : at + TOKEN_BLOCK]
@@ -164,7 +164,7 @@ class TorchBackend:
 
 
 class BatchLayout:
-    """Where the tokens of one pass stand, and their attention over the rows' caches (a
+    """Positions of the tokens of one pass, and their attention over the rows' caches (a
     `transformer.Layout`).
     """
 

@@ -44,7 +44,7 @@ class ControlStage(Stage):
         return self.start_from or self.of
 
     def references(self) -> list[Reference]:
-        needs = "an sft stage, whose demonstrations it goes on with"
+        needs = "an sft stage, whose demonstrations it continues with"
         out = [*super().references(), Reference("of", self.of, lambda stage: isinstance(stage, SftStage), needs)]
         return out if self.steps is not None else [*out, Reference("match", self.match)]
 
@@ -59,10 +59,10 @@ class ControlStage(Stage):
 
     def plan(self, context: PlanContext) -> StagePlan:
         if self.steps is None:
-            return StagePlan(None, f"{self.of} goes on for as long as {self.match} trained", None, None)
+            return StagePlan(None, f"{self.of} continues for as long as {self.match} trained", None, None)
         source = self._source(context.recipe)
         tokens = self.steps * source.batch_tokens
-        work = f"{self.of} goes on, {count(source.batch_tokens)} tokens a step"
+        work = f"{self.of} continues, {count(source.batch_tokens)} tokens a step"
         return StagePlan(self.steps, work, tokens, 3.0 * tokens * context.config.flops_per_token())
 
     def memory(self, context: PlanContext) -> Memory:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Cursor:
-    """Where the stream of documents goes on; part of the stage's state."""
+    """Where the stream of documents resumes; part of the stage's state."""
 
     next_document: int = 0
 

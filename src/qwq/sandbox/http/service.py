@@ -1,4 +1,4 @@
-"""What stands between the HTTP server and the pool: a bounded queue, one job per item, metrics.
+"""Between the HTTP server and the pool: a bounded queue, one job per item, metrics.
 
 Everything here runs in the server's one event loop, but for `_perform`, which runs in as many
 threads as there are slots. A job that several callers wait for (the same id and the same content,
@@ -199,7 +199,9 @@ class Service:
         return job
 
     def release(self, job: QueuedRun) -> None:
-        """One caller less; a job that nobody wants is killed, or dropped where it has not begun."""
+        """One caller less; a job that nobody wants is killed, or dropped where it has not
+        started.
+        """
         job.waiting -= 1
         if job.waiting == 0 and job.future is not None and not job.future.done():
             self._jobs.pop(job.key, None)

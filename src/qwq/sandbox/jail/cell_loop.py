@@ -80,7 +80,7 @@ def serve(notebook: Notebook, *, end_left: bool) -> int:
         if end_left:
             _end_left_processes()
         record["echo"] = control.recv(64).decode()
-        data = b"\n" + _encode(record).encode() + b"\n"  # a cell may have begun a line
+        data = b"\n" + _encode(record).encode() + b"\n"  # a cell may have started a line
         while data:
             try:
                 data = data[_write(RESULT_FD, data) :]

@@ -78,7 +78,7 @@ def _show(read_only: list[str], hidden: list[str]) -> None:
 def build(read_only: list[str], hidden: list[str], links: dict[str, str]) -> None:
     """Replace the root of this mount namespace. `links` are symlinks to remake, name to target."""
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    # /tmp is only a place to stand on: the tmpfs covers it in this mount namespace alone.
+    # /tmp is only a mount point: the tmpfs covers it in this mount namespace alone.
     options = "size=4m,nr_inodes=4096,mode=755"
     kernel.mount("qwq", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
     os.mkdir("/tmp/old")

@@ -3,8 +3,8 @@
 Not on the list, so refused: socket and connect (all families), ptrace, process_vm_*, mount and its
 kin, chroot, setns, unshare, new namespaces through clone, bpf, io_uring, userfaultfd, keyctl,
 perf_event_open, modules, System V and POSIX message IPC, memfd_create, open_by_handle_at,
-personality, setting ids. A refused call fails with EPERM (the program sees an OSError and goes on);
-newer calls fail with ENOSYS, so that the C library falls back to an older one.
+personality, setting ids. A refused call fails with EPERM (the program sees an OSError and
+continues); newer calls fail with ENOSYS, so that the C library falls back to an older one.
 
 Without namespaces (`own_pid` given) the list is shorter still: no new processes, no programs to
 execute, signals only to oneself, no change of a file's mode, owner or times, no new folders

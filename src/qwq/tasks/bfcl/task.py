@@ -60,7 +60,7 @@ AGENTIC = ("web_search", "memory")
 # a mean.
 WHOLE = tuple(c for c in COLUMNS if c not in ("simple", "java", "javascript", "simple_java", "simple_javascript"))
 NO_ANSWER_FILE = ("irrelevance", "live_irrelevance", "live_relevance")
-# In version 3 `simple` is Python and `java` and `javascript` stand beside it.
+# In version 3 `simple` is Python and `java` and `javascript` are sets beside it.
 V3_PYTHON = {"simple": "simple_python"}
 
 

@@ -46,7 +46,7 @@ def plain(latex: str) -> str:
 
 
 def solutions(text: str) -> list[str]:
-    """What stands in <solution> tags; a first tag that was closed by mistake still opens."""
+    """What is in <solution> tags; a first tag that was closed by mistake still opens."""
     return re.findall(r"<solution>(.*?)</solution>", text) or re.findall(r"</solution>(.*?)</solution>", text)
 
 

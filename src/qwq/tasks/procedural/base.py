@@ -3,7 +3,7 @@
 A problem belongs to a split by a hash of its canonical form, so train, validation and test are
 disjoint by construction, in every stage, for every seed: no list of test problems has to be kept
 away from anything. Problem number i of a stream is a function of (seed, family, split, i) alone;
-that is what lets a killed run go on from the middle of its data.
+that is what lets a killed run resume from the middle of its data.
 """
 
 from __future__ import annotations

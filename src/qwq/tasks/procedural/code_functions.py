@@ -2,7 +2,7 @@
 
 A specification is a composition of two to four operations. Canonical form: the sequence of
 operations without their numbers, so that a test problem is a composition never met in training, not
-a renamed or renumbered function. Nor does a test composition stand inside a longer training one:
+a renamed or renumbered function. Nor is a test composition inside a longer training one:
 every run of two or more steps of a training problem belongs to the training split itself.
 """
 

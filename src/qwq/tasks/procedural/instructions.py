@@ -1,6 +1,6 @@
 """Instruction following: name some things and keep to rules of format, length and wording.
 
-The rules stand in the prompt and are checked by rules (`verify.instructions`); there is no single
+The rules are in the prompt and are checked by rules (`verify.instructions`); there is no single
 right answer. Canonical form: category, number, and every rule with its parameters.
 """
 

@@ -1,4 +1,4 @@
-"""Multi-step arithmetic word problems; the answer stands in `\\boxed{}`.
+"""Multi-step arithmetic word problems; the answer is in `\\boxed{}`.
 
 Canonical form: the starting number and the chain of operations with their numbers. Names, objects
 and wordings do not count.

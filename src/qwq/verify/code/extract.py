@@ -19,13 +19,13 @@ _CLOSE = re.compile(
     # Text before, then the last fence with nothing but a full stop or a brace behind it; written so
     # that a long run of ticks is read once.
 )
-_MAX_INDENT = 3  # a closing fence that stands further in than this belongs to the code, as in a docstring
+_MAX_INDENT = 3  # a closing fence that is indented further than this belongs to the code, as in a docstring
 
 
 def fenced_blocks(text: str) -> list[tuple[str, str]]:
     """(language, body) of each fenced block; one that is not closed goes to the end of the text.
 
-    A fence with a language may stand behind words (`Solution: ```python`), and close at the end of
+    A fence with a language may follow words (`Solution: ```python`), and close at the end of
     the last line of code.
     """
     blocks: list[tuple[str, str]] = []

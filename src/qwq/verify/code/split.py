@@ -155,7 +155,7 @@ class _Splitter:
         return any(isinstance(n, (ast.Compare, ast.BinOp, ast.BoolOp)) for n in ast.walk(node))
 
     def _is_hole(self, node: ast.expr) -> bool:
-        """Whether this tainted expression is evaluated beside the program as it stands."""
+        """Whether this tainted expression is evaluated beside the program as it is."""
         if isinstance(node, (ast.Name, *_SCOPES, ast.Await, ast.JoinedStr, ast.NamedExpr)):
             return True
         if isinstance(node, ast.Attribute):

@@ -118,7 +118,7 @@ def _placeholders(text: str, *, num_placeholders: int, **_: Any) -> bool:
 
 
 def _num_brackets(line: str) -> int:
-    """How often `[...]` stands in a line, left to right without overlap; linear, as no regular
+    """How often `[...]` appears in a line, left to right without overlap; linear, as no regular
     expression is on `[[[[`.
     """
     count, start = 0, line.find("[")

@@ -4,7 +4,7 @@ one word or gibberish.
 An answer has two different words at least and reads as a language: in Latin and Greek letters most
 of it is words that Punkt's model of one language has seen; in other scripts its commonest
 characters are common. It covers random letters and keyboard runs. It does not cover words of a
-language thrown together, nor scripts that stand in neither list, where a language that langdetect
+language thrown together, nor scripts that are in neither list, where a language that langdetect
 can tell is enough.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from qwq.verify.instructions.text_units import library
 
-KNOWN_SHARE = 0.5  # of the letters of an answer that have to stand in known words of one language
+KNOWN_SHARE = 0.5  # of the letters of an answer that must be in known words of one language
 WEB_LENGTH = 5
 KNOWN_LENGTH = (
     4  # letters that one of them has at least, or all are English: short runs are words of some language by chance

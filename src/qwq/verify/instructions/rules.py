@@ -200,19 +200,19 @@ def ends_with(answer: str, text: str) -> str | None:
 
 @rule
 def contains(answer: str, text: str, times: int = 1, relation: Relation = "at_least") -> str | None:
-    """The text stands in the answer that many times, as whole words, letter case ignored."""
+    """The text is in the answer that many times, as whole words, letter case ignored."""
     return _count(_occurrences(answer, text), times, relation, f"occurrences of {text!r}")
 
 
 @rule
 def avoids(answer: str, text: str) -> str | None:
-    """The text does not stand in the answer as whole words, letter case ignored."""
+    """The text is not in the answer as whole words, letter case ignored."""
     return f"contains {text!r}" if _occurrences(answer, text) else None
 
 
 @rule
 def avoids_letter(answer: str, letter: str) -> str | None:
-    """The letter stands nowhere in the answer, in either case."""
+    """The letter is nowhere in the answer, in either case."""
     return f"contains the letter {letter!r}" if letter.casefold() in answer.casefold() else None
 
 
@@ -234,7 +234,7 @@ def no_commas(answer: str) -> str | None:
 
 @rule
 def quoted(answer: str) -> str | None:
-    """The whole answer stands in straight double quotes, with something between them."""
+    """The whole answer is in straight double quotes, with something between them."""
     return wrapped_in(answer, '"', '"')
 
 
@@ -305,7 +305,7 @@ def from_set(
     if stranger is not None:
         return f"{stranger!r} is not one of {', '.join(words[:8])}"
     if not repeats and len(set(items)) < len(items):
-        return "an item stands twice"
+        return "an item appears twice"
     return None if n is None else _count(len(items), n, relation, "items")
 
 
@@ -346,7 +346,7 @@ def items(
     prefix: str | None = None,
     suffix: str | None = None,
 ) -> str | None:
-    """Between the fixed prefix and suffix stand exactly n different items of the list, letter case
+    """Between the fixed prefix and suffix are exactly n different items of the list, letter case
     counting, so separated.
     """
     if prefix and not answer.startswith(prefix):

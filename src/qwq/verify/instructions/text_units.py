@@ -43,5 +43,5 @@ def paragraphs(text: str) -> list[str]:
 
 
 def occurrences(word: str, text: str) -> int:
-    """How often a word or phrase stands in a text, whole and in any case."""
+    """How often a word or phrase appears in a text, whole and in any case."""
     return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE))

@@ -30,7 +30,7 @@ def reward_function(
     """1.0 for correct, 0.0 for every other verdict, None where our own machinery failed.
 
     `completions` are strings, or conversations whose last message holds the answer. The gold
-    answers stand in the first of the columns gold, answer, solution, ground_truth that is there. A
+    answers are in the first of the columns gold, answer, solution, ground_truth that is there. A
     completion is taken as finished unless the column `finished` says otherwise; `thinking_open` is
     a column too.
     """

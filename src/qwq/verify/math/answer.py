@@ -3,7 +3,7 @@
 Three forms: `bare`, the whole string is the answer; `extract`, an answer in any markup (a text such
 as a data set's solution field); `response`, a model's response, which is held to stricter rules:
 only what follows the thinking counts, only the last box counts, and without a box the answer must
-be announced or stand alone.
+be announced or be alone.
 
 Every scan is linear in the text, and no pattern can backtrack over more than one line.
 """
@@ -46,7 +46,7 @@ _SHORT_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 def extract(
     text: str | ParsedResponse, form: str, *, thinking_open: bool | None = False, which: str = "last"
 ) -> str | None:
-    """The answer as it stands in the text, or None where there is none. An empty box gives "".
+    """The answer as the text has it, or None where there is none. An empty box gives "".
 
     `thinking_open`: see `text.response.parse`. `which`: "last" takes a response's last box, "all"
     its boxes together as one list, in order and without repetition.

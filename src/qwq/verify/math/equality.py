@@ -273,7 +273,7 @@ def _but_for_constant(gold: Tree, answer: Tree) -> bool | None:
 
 
 def _without_constant(tree: Tree) -> tuple[Tree, str] | None:
-    """What stands before `+ C`, and the constant's name."""
+    """What precedes `+ C`, and the constant's name."""
     if tree[0] != "add":
         return None
     last = tree[2][1] if tree[2][0] == "neg" else tree[2]

@@ -140,7 +140,7 @@ class _ExpressionReader(Letters):
         return [self._bare_argument()]
 
     def _bare_argument(self) -> Tree:
-        r"""`\sin 2x`: the factors that stand directly together, up to an operator or the next
+        r"""`\sin 2x`: the factors that are directly together, up to an operator or the next
         function.
         """
         tree = self._factor()

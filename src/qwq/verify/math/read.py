@@ -195,7 +195,7 @@ def _solution_groups(text: str, nesting: int) -> Value | None:
 
 def as_tuple(bag: Bag) -> Seq:
     """Named values as a tuple: by the names' order in the alphabet where they are single letters,
-    else as they stand.
+    else as they are.
     """
     pairs = list(zip(bag.labels, bag.items, strict=True))
     if all(len(label) == 1 for label in bag.labels):

@@ -142,7 +142,7 @@ def _in_words(text: str) -> Expr | None:
 
 
 def _expression(text: str) -> Value | None:
-    """The value of a text that is an expression as it stands; None where it is none."""
+    """The value of a text that is an expression as it is; None where it is none."""
     if (ordinal := words.ordinal(text)) is not None:
         return Expr(("num", Fraction(ordinal)), numbers.Number(Fraction(ordinal), decimals=0))
     try:

@@ -241,7 +241,7 @@ def _hyphenated(tokens: list[str]) -> list[str]:
 
 
 def _tokens(text: str) -> list[str] | None:
-    """The unit's words and operators without markup; None where anything else stands there."""
+    """The unit's words and operators without markup; None where anything else is there."""
     tokens: list[str] = []
     position = 0
     text = text.strip().rstrip(".")

@@ -53,7 +53,7 @@ def verify(
     malformed = response.malformed_calls + len(last.malformed_calls)
     problem = _calls_problem(response.calls, malformed, truth, known_tools)
     if problem is None and last.tool_calls:
-        problem = "a call stands in the last turn, so it was never answered"
+        problem = "a call is in the last turn, so it was never answered"
     if problem is not None:
         return replace(answer, outcome=Outcome.WRONG, reason=f"the answer is right, but {problem}")
     return replace(answer, reason=f"{answer.reason}; {len(response.calls)} calls as asked")

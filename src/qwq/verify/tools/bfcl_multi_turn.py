@@ -5,7 +5,7 @@ Source: the multi-turn checker of the Berkeley Function Calling Leaderboard, ver
 (gorilla's bfcl-eval), whose rules these are. After each turn for which the truth has calls:
 1. the model has made a call in that turn;
 2. every back end is in the state in which the true calls leave it;
-3. every answer that the true calls of this turn got stands among the answers that the model has got
+3. every answer that the true calls of this turn got is among the answers that the model has got
    so far, in any order.
 A turn for which the truth has no calls (something is missing, so the model should ask) is executed
 and not judged; what the calls there changed shows in the next turn. A conversation with another

@@ -1,6 +1,6 @@
 """Attention of one new token a row over a paged key/value cache, and writing into that cache.
 
-Keys and values stand in blocks of `block_size` tokens anywhere in one pool (PagedAttention, Kwon et
+Keys and values are in blocks of `block_size` tokens anywhere in one pool (PagedAttention, Kwon et
 al. 2023, arXiv 2309.06180). A long row is cut into splits that run side by side (Flash-Decoding,
 Dao et al. 2023), each with the online softmax of FlashAttention (arXiv 2205.14135); a second kernel
 merges them.

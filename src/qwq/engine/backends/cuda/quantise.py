@@ -6,7 +6,7 @@ arXiv 2208.07339). int4: w = (q - zero) * scale, one scale and zero for `group` 
 grid of GPTQ, Frantar et al. 2022, arXiv 2210.17323, with plain rounding). Either way a weight moves
 by at most half a scale.
 
-Two 4-bit numbers stand in a byte: of each group, byte j holds input j in its low half and input j +
+Two 4-bit numbers share a byte: of each group, byte j holds input j in its low half and input j +
 group/2 in its high half, so that a kernel multiplies both halves without shuffling.
 
 Dimensions: M rows of activations, I inputs, O outputs, P = I / group groups.
