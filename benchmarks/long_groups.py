@@ -1,7 +1,7 @@
 """One group of long completions through an RL update: peak memory and time as the length grows, and
 the gradient beside that of the undivided group.
 
-    python benchmarks/long_groups.py                 # tiny model, 16 completions of up to 8,192 tokens
+    python benchmarks/long_groups.py         # tiny model, 16 completions of up to 8,192 tokens
     python benchmarks/long_groups.py --lengths 256 512
 
 Each length runs in a process of its own, one micro-batch a completion. Up to `--whole` tokens the
