@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install check-pins install-gguf install-peers test-kills test-worlds bench-rl test-engine bench-engine page test-page demo test coverage lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
+.PHONY: install check-pins install-gguf install-peers test-kills test-worlds test-agent-sets bench-rl test-engine bench-engine page test-page demo test coverage lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
 
 install: $(STAMP)
 
@@ -28,6 +28,11 @@ install-gguf: $(STAMP)
 # kill -9 at 20 random moments; final weights compared bit for bit with an undisturbed run's.
 test-kills: $(STAMP)
 	$(BIN)/python tests/slow/kills.py
+
+# Gold answers of the sets for agents in DATA are right, known wrong ones are wrong; two minutes on one core.
+DATA = ../shared/data/agent
+test-agent-sets: $(STAMP)
+	$(BIN)/python tests/slow/agent_golds.py $(DATA)
 
 # 10,000 episodes in worlds by a player who cheats where it can: verdicts from the log against the live ones; a minute on one core.
 test-worlds: $(STAMP)

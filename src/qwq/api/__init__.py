@@ -71,14 +71,16 @@ def evaluate(
     greedy: bool = False, temperature: float | None = None, top_p: float | None = None, top_k: int | None = None,
     seed: int | None = None, thinking_budgets: Sequence[int] = (), tool_format: str = "auto",
     opens_thinking: bool | None = None, concurrency: int | None = None, device: str = "cpu", dtype: str = "auto",
-    threads: int | None = None, deterministic: bool = False,
+    threads: int | None = None, deterministic: bool = False, tools: str | None = None, tries: int | None = None,
+    max_calls: int | None = None,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Score a model on tasks: this is `qwq eval`. Figures by task, what results.json of the folder
     `out` holds.
 
     `tasks`: names (`gsm8k`, `livebench:math`), `file.py:Name` of a task, NAME=PATH, or tasks.
     `data`: folder with NAME/*.jsonl, or the file of the one task that reads files; without it
-    published files are downloaded. `endpoint`: URL of an OpenAI-compatible server, which knows the
+    published files are downloaded. `tools` ("python+sql", "none"), `tries` and `max_calls` are for
+    the tasks for agents. `endpoint`: URL of an OpenAI-compatible server, which knows the
     model by the name `model`. `n`: problems of each task, all by default. None leaves a task's own
     protocol; what is set is recorded in the results. `out` (evals/MODEL by default) keeps every
     sample, so that the same call continues where it was stopped. Scores are shares from 0 to 1 with
@@ -97,7 +99,8 @@ def evaluate(
     more = {k: v for k, v in (("seed", seed), ("concurrency", concurrency)) if v is not None}
     options = EvalOptions(
         n=n, samples=samples, max_new_tokens=max_new_tokens, temperature=0.0 if greedy else temperature, top_p=top_p,
-        top_k=top_k, budgets=tuple(thinking_budgets), tool_format=tool_format, **more,
+        top_k=top_k, budgets=tuple(thinking_budgets), tool_format=tool_format, tools=tools, tries=tries,
+        max_calls=max_calls, **more,
     )  # fmt: skip
     items = prepare(tasks, None if data is None else Path(data), options)
     policy: Policy

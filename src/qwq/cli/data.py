@@ -155,9 +155,10 @@ def distill(*sources: str, model: str, out: Path, flags: DistillFlags = DistillF
     Parameters
     ----------
     sources
-        gsm8k=FILE, math=FILE, code=FILE, mbpp=FILE, constraints (or constraints=FILE in IFEval's
-        layout), prompts=FILE (open prompts, which no verifier judges), and the procedural
-        family:math, family:code, family:instructions, family:preference. Training problems only.
+        Tasks, as for `qwq eval`: NAME=FILE for one that reads files (gsm8k, math, code, mbpp,
+        prompts, ...), NAME for one that makes its own problems (constraints, preference, ...;
+        family:math and family:code are the procedural ones), file.py:Name for one of your own.
+        Training problems only. Prompts have no verifier.
     model
         The teacher: its name at the endpoint; or a model folder, GGUF file or run folder, to run
         here.

@@ -42,6 +42,12 @@ class Flags:
     """End the thinking after so many tokens; given several times, each is run and accuracy is drawn against thinking."""
     tool_format: str = "auto"
     """How bfcl offers functions: native (the chat template's or server's tools), prompt (BFCL's system prompt), or auto."""
+    tools: str | None = None
+    """For agent tasks: python, sql, files, shell, several as python+sql, or none; each task's own by default."""
+    tries: int | None = None
+    """For agent tasks with tests: answers to each problem, each after the tests' output of the one before."""
+    max_calls: int | None = None
+    """For agent tasks: most tool calls of a sample; 10 by default."""
     opens_thinking: Annotated[bool | None, Parameter(negative="--no-opens-thinking")] = None
     """With --endpoint: whether the server's chat template opens the thinking, as QwQ's does, so that a text without `</think>` is a
     thought. By default so for QwQ-32B and Qwen's Thinking models; a text of another model that was cut off is taken for a thought,
@@ -74,7 +80,8 @@ def evaluate(model: str, *tasks: str, data: Path | None = None, out: Path | None
         procedural math, code, instructions, tools, preference, arithmetic, constraints; math-rows
         and code-rows, which read files of your own; NAME:PART for a part (bfcl:simple_python,
         livebench:math, arithmetic:3); NAME=PATH to read a task from a file; file.py:Name for a task
-        of your own.
+        of your own. With tools: dabench, spider_sqlite, wtq, humanevalfix, polyglot, cruxeval
+        (cruxeval:alone without), dbbench; `agent` is all of these.
     data
         Folder with TASK/*.jsonl for each task; without it the published files are downloaded. Or
         the file of the one task that reads files.

@@ -33,6 +33,15 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.prod(1.0 - k / i for i in range(n - correct + 1, n + 1))
 
 
+def pass_hat_k(n: int, correct: int, k: int) -> float:
+    """Chance that all of k samples, drawn from n without replacement, are among the `correct`
+    ones (Yao et al. 2024, arXiv 2406.12045, section 3).
+    """
+    if not 0 <= correct <= n or not 1 <= k <= n:
+        raise ValueError(f"pass^{k} of {correct} right in {n}: needs 0 <= right <= n and 1 <= k <= n")
+    return math.comb(correct, k) / math.comb(n, k)
+
+
 def ks_for(n: int) -> list[int]:
     """1, 2, 4 ... up to n, and n."""
     return sorted({n, *(1 << p for p in range(n.bit_length()) if 1 << p <= n)})
@@ -88,6 +97,23 @@ def bootstrap(
     low, high = np.quantile(combine(drawn), [0.025, 0.975])
     score = float(combine({name: sum(scores) / len(scores) for name, scores in strata.items()}))
     return [min(float(low), score), max(float(high), score)]
+
+
+def mean_interval(values: Sequence[float], *, seed: int = BOOTSTRAP_SEED, resamples: int = RESAMPLES) -> list[float]:
+    """95% interval of a mean of figures that are no shares, such as calls or seconds.
+
+    Equal values give no interval but themselves: nothing is known of how others would spread.
+    """
+    if len(set(values)) == 1:
+        return [float(values[0])] * 2
+    return bootstrap({"": list(values)}, seed=seed, resamples=resamples)
+
+
+def share_interval(values: Sequence[float], *, seed: int = BOOTSTRAP_SEED, resamples: int = RESAMPLES) -> list[float]:
+    """95% interval of a mean of shares: Wilson's where each is 0 or 1."""
+    if set(values) <= {0.0, 1.0}:
+        return wilson(int(sum(values)), len(values))
+    return bootstrap({"": list(values)}, seed=seed, resamples=resamples)
 
 
 def paired(

@@ -18,25 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from qwq.common.files import write_atomic
-from qwq.config import Source
 from qwq.distill.filters import Answer, conversation, parts_of, reason_against
 from qwq.endpoint.openai_client import GO_ON
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import LOOP_TOKENS
-from qwq.errors import ConfigError, DataError, InfraError, nearest
+from qwq.errors import ConfigError, DataError, InfraError
 from qwq.rollout.episode import Episode, EpisodeJob, play
 from qwq.rollout.policy import Policy
 from qwq.rollout.store import SampleStore
-from qwq.tasks.procedural import FAMILIES, family
+from qwq.tasks.file_task import FileTask
 from qwq.tasks.procedural.base import digest
-from qwq.tasks.sources import load_source
+from qwq.tasks.registry import names
+from qwq.tasks.sources import load_task, named_task
 from qwq.types import CUSTOM, Message, Outcome, Problem, Response, StopReason, Verdict
 from qwq.verify.grade import Grader, grade
 
-REAL = ("gsm8k", "math", "code", "mbpp", "prompts", "constraints")
-FAMILY_NAMES = tuple(
-    f"family:{name}" for name in FAMILIES if name != "tools"
-)  # tools need an environment beside the teacher
+FAMILY = "family:"  # may stand before the name of a procedural family
 SAY_EVERY_S = 10.0
 
 
@@ -87,29 +84,15 @@ def load_problems(plan: DistillPlan) -> list[Problem]:
     ConfigError for a source that cannot be.
     """
     if not plan.sources:
-        raise ConfigError(
-            f"name at least one source: {', '.join(f'{k}=PATH' for k in REAL[:5])}, constraints, "
-            f"{', '.join(FAMILY_NAMES)}"
-        )
+        raise ConfigError(f"name at least one source, NAME or NAME=FILE: {', '.join(names())}")
     problems: list[Problem] = []
     for name in plan.sources:
-        kind, _, path = name.partition("=")
-        if kind in FAMILY_NAMES:
-            drawn = family(kind.removeprefix("family:"))
-            problems += [drawn.problem(0, "train", i) for i in range(plan.num or 500)]
-            continue
-        if kind not in REAL:
-            raise ConfigError(f"no source {kind!r}: {nearest(kind, (*REAL, *FAMILY_NAMES))}")
-        if not path and kind != "constraints":
-            raise ConfigError(f"source {kind} has no path: write {kind}=FILE")
-        fields = {
-            "kind": kind,
-            "path": path or "builtin",
-            "split": "train",
-            "limit": plan.num,
-            "decontaminate": list(plan.decontaminate),
-        }
-        problems += load_source(Source.model_validate(fields))
+        task, path = named_task(name.removeprefix(FAMILY))
+        if isinstance(task, FileTask) and path is None and not task.makes_rows:
+            raise ConfigError(f"source {task.name} has no path: write {task.name}=FILE")
+        problems += load_task(task, path, "train", limit=plan.num, decontaminate=plan.decontaminate)
+        if problems and problems[-1].tools:
+            raise ConfigError(f"source {name}: its answers need tools, and an SFT row of distillation is one turn")
     return _with_own_ids(problems)
 
 

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from qwq.common import estimates
+from qwq.data.examples import FileUse
 from qwq.errors import ConfigError
 from qwq.tasks import registry
 from qwq.tasks.base import Protocol, Task, some
 from qwq.tasks.downloads import DataFiles
 from qwq.tasks.file_task import FileTask
 from qwq.tasks.procedural.base import Family
+from qwq.tasks.sources import named_task, reader_of
+from qwq.tasks.suites import SUITES
 from qwq.types import Problem
 
 
@@ -35,9 +38,12 @@ class EvalOptions:
     budgets: tuple[int, ...] = ()
     concurrency: int = 16
     tool_format: str = "auto"
+    tools: str | None = None
+    tries: int | None = None
+    max_calls: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("n", "samples", "max_new_tokens", "concurrency"):
+        for name in ("n", "samples", "max_new_tokens", "concurrency", "tries", "max_calls"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}: give at least 1")
@@ -86,6 +92,7 @@ class TaskSelection:
     protocol: Protocol = field(default_factory=Protocol)
     data: DataFiles | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
+    use: FileUse | None = None  # what became of the files' rows
 
     @classmethod
     def of(cls, name: str, problems: Sequence[Problem], protocol: Protocol) -> TaskSelection:
@@ -103,45 +110,69 @@ class TaskSelection:
     def settings(self, seed: int) -> dict[str, Any]:
         """What may not change between two starts, beside the model."""
         tools = {"native_tools": getattr(self.task, "native_tools", True)} if self.task.two_tool_formats else {}
-        sampling = {k: v for k, v in asdict(self.protocol).items() if k != "samples"}
+        sampling = {k: v for k, v in chosen(self.protocol).items() if k != "samples"}
         return sampling | {"seed": seed, "data": dict(self.checksums), "prompt": _wording(self.problems[0]), **tools}
+
+
+def chosen(protocol: Protocol) -> dict[str, Any]:
+    """A protocol as it is recorded: without what is not for its task."""
+    return {k: v for k, v in asdict(protocol).items() if v is not None}
 
 
 def prepare(names: Sequence[str | Task], data: Path | None, options: EvalOptions) -> list[TaskSelection]:
     """Every task's problems. ConfigError or DataError before anything is loaded.
 
-    A name is that of a task, of a part of one, `file.py:Name`, or NAME=PATH for a task that reads
-    files; `data` is a folder with NAME/*.jsonl, or the file of the one task that reads files.
+    A name is that of a task, of a part of one, of a suite, `file.py:Name`, or NAME=PATH for a task
+    that reads files; `data` is a folder with NAME/*.jsonl, or the file of the one task that reads
+    files.
     """
     if not names:
-        raise ConfigError(f"name at least one task: {', '.join(registry.names())}")
-    places = _places(names, data)
+        raise ConfigError(f"name at least one task: {', '.join((*registry.names(), *SUITES))}")
+    wanted = _without_suites(names, options)
+    places = _places([name for name, _ in wanted], data)
     items: list[TaskSelection] = []
-    for task, place in places:
+    for (task, place), (_, own) in zip(places, wanted, strict=True):
         if not task.scored:
             raise ConfigError(
                 f"task {task.name} has no verifier, so an evaluation cannot score it: give one with `verify`"
             )
         if any(task.label == item.name for item in items):
             raise ConfigError(f"task {task.label} is named twice: name each once")
+        protocol = own.protocol(task.protocol)
+        task = task.under(protocol)
         files = _files(task, place, data)
-        problems = _distinct(some(task, "test", task.problems("test", options.n, data=files)))
+        use = None if files is None else FileUse(files.name, noun="problems")
+        problems = _distinct(some(task, "test", task.problems("test", own.n, data=files, use=use)))
         checksums = {} if files is None else files.checksums()
-        items.append(TaskSelection(task.label, task, problems, options.protocol(task.protocol), files, checksums))
+        if files is not None and use is not None and use.left_out:
+            files.say(use.note())
+        items.append(TaskSelection(task.label, task, problems, protocol, files, checksums, use))
     return items
+
+
+def _without_suites(names: Sequence[str | Task], options: EvalOptions) -> list[tuple[str | Task, EvalOptions]]:
+    """Each name with its options; a suite is its tasks, with its numbers where the options have
+    none.
+    """
+    out: list[tuple[str | Task, EvalOptions]] = []
+    for name in names:
+        suite = SUITES.get(name) if isinstance(name, str) else None
+        if suite is None:
+            out.append((name, options))
+            continue
+        samples = suite.samples if options.samples is None and options.temperature != 0 else options.samples
+        out += [
+            (task, replace(options, n=num if options.n is None else options.n, samples=samples))
+            for task, num in suite.tasks.items()
+        ]
+    return out
 
 
 def _places(names: Sequence[str | Task], data: Path | None) -> list[tuple[Task, str | None]]:
     """Each task with the path that its name gives, or that a file as `data` gives the one task that
     reads files.
     """
-    places: list[tuple[Task, str | None]] = []
-    for name in names:
-        word, equals, path = ("", "", "") if isinstance(name, Task) else name.partition("=")
-        if equals and not path:
-            raise ConfigError(f"task {name!r} has no path: write {word}=PATH")
-        task = name if isinstance(name, Task) else registry.get(word)
-        places.append((_reader(task, path) if equals else task, path or None))
+    places = [(name, None) if isinstance(name, Task) else named_task(name) for name in names]
     if data is None or data.expanduser().is_dir():
         return places
     if not data.expanduser().is_file():
@@ -153,19 +184,8 @@ def _places(names: Sequence[str | Task], data: Path | None) -> list[tuple[Task, 
             f"--data {data} is a file, and {len(readers)} of the tasks read files: write NAME=PATH for each, such "
             f"as gsm8k={data}"
         )
-    places[readers[0]] = (_reader(places[readers[0]][0], str(data)), str(data))
+    places[readers[0]] = (reader_of(places[readers[0]][0], str(data)), str(data))
     return places
-
-
-def _reader(task: Task, path: str) -> Task:
-    """The task that reads problems of this name from a file: a family's problems are made, those of
-    its domain can be read.
-    """
-    if isinstance(task, Family) and task.files_task:
-        return registry.get(task.files_task)
-    if not task.reads_files:
-        raise ConfigError(f"task {task.name} makes its own problems and reads no file: leave {path} out")
-    return task
 
 
 def _files(task: Task, place: str | None, data: Path | None) -> DataFiles | None:

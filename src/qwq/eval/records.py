@@ -36,6 +36,8 @@ def record_of(episode: Episode, text: str = "") -> Record:
         "stop_reason": episode.stop_reason.value, "tokens": episode.num_tokens, "thinking_tokens": episode.num_thinking,
         "seconds": round(sum(t.seconds for t in turns), 3), "made": round(time.time(), 3),
     }  # fmt: skip
+    if problem.environment:
+        record["wall_seconds"] = round(episode.seconds, 3)  # with the tools and all waiting
     if (expected := problem.expected) is not None:
         record["expected"] = expected
     if text:

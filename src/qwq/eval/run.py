@@ -20,14 +20,14 @@ from typing import Any
 from qwq.common.files import atomic_file, write_atomic
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import LOOP_TOKENS
-from qwq.errors import InfraError, Interrupted
+from qwq.errors import ConfigError, InfraError, Interrupted
 from qwq.eval.folder import Key, agree, locked, open_samples, read_object
 from qwq.eval.meter import Meter
 from qwq.eval.options import EvalOptions, TaskSelection
 from qwq.eval.records import Record, failed, graded, key_of_job, record_of, response_of
 from qwq.eval.summarise import describe, entry, summarise
 from qwq.model.transformer import Transformer
-from qwq.rollout.budget import EpisodeLimits
+from qwq.rollout.budget import NO_LIMITS, EpisodeLimits
 from qwq.rollout.collect import group_seed
 from qwq.rollout.episode import Episode, EpisodeJob, play
 from qwq.rollout.policies.trainer import TrainerPolicy
@@ -39,6 +39,7 @@ from qwq.types import Outcome, Problem, Response
 from qwq.verify.grade import Grader
 
 GRADE_TRIES = 3
+MAX_REPEATS = 3  # the same calls with the same results so often in a row end a sample as a loop
 EVAL_SEED = 20_250_306  # sampling seed of every evaluation of a run; it does not depend on the run's
 
 Ask = Callable[[Iterator[EpisodeJob]], Iterator[Episode]]  # episodes of jobs, in the order in which they end
@@ -133,6 +134,13 @@ def sampling(protocol: Protocol) -> SamplingParams:
     return SamplingParams(protocol.temperature, protocol.top_k, protocol.top_p, max_new_tokens=protocol.max_new_tokens)
 
 
+def limits(protocol: Protocol) -> EpisodeLimits:
+    """The limits of a sample's calls. Where they are used up, one more turn may answer."""
+    if protocol.tools is None:
+        return NO_LIMITS
+    return EpisodeLimits(max_calls=protocol.max_calls, max_repeats=MAX_REPEATS, last_turn=True)
+
+
 # -- with a folder ---------------------------------------------------------------------------------
 
 
@@ -176,6 +184,10 @@ class _Incomplete(InfraError):
 
 def _with_tools(item: TaskSelection, policy: Policy, options: EvalOptions) -> TaskSelection:
     """The item with tools offered as the model can take them."""
+    if item.problems[0].tools and item.protocol.tools is not None and not policy.native_tools:
+        raise ConfigError(
+            f"{item.name}: the chat template of {policy.name} has no tools: --tools none asks without them"
+        )
     native = policy.native_tools if options.tool_format == "auto" else options.tool_format == "native"
     return item if native or not item.task.two_tool_formats else item.with_tools_in_the_prompt(options.n)
 
@@ -190,8 +202,9 @@ def _stored(policy: Policy, item: TaskSelection, options: EvalOptions, out: Path
     meter = Meter(item.name, len(jobs), sum(key_of_job(j) in store.records for j in jobs))
     try:
         ask = partial(
-            play, policy, params=sampling(item.protocol), concurrency=options.concurrency, loop_tokens=LOOP_TOKENS
-        )
+            play, policy, params=sampling(item.protocol), limits=limits(item.protocol), concurrency=options.concurrency,
+            loop_tokens=LOOP_TOKENS,
+        )  # fmt: skip
         records, failures = gather(ask, jobs, store=store, meter=meter)
     finally:
         store.close()

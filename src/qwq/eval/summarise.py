@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from qwq.common import estimates
 from qwq.common.stats import wilson
 from qwq.eval.folder import key_of
-from qwq.eval.options import TaskSelection
+from qwq.eval.options import TaskSelection, chosen
 from qwq.tasks.base import Figures, Protocol, Task
 from qwq.text.response import parse
 
@@ -26,7 +25,9 @@ def summarise(item: TaskSelection, records: Records, seed: int) -> Figures:
         by_budget.setdefault(key_of(record)[2], []).append(record)
     entries = {b: entry(item.task, rows, item.protocol) for b, rows in by_budget.items()}
     headline = max(entries, key=lambda b: float("inf") if b is None else b)
-    out = entries[headline] | {"thinking_budget": headline, "protocol": asdict(item.protocol), "seed": seed}
+    out = entries[headline] | {"thinking_budget": headline, "protocol": chosen(item.protocol), "seed": seed}
+    if item.use is not None and item.use.left_out:
+        out["rows"] = {"rows": item.use.rows, "used": item.use.used, "left_out": dict(item.use.left_out)}
     if len(entries) > 1:
         kept = ("score", "ci95", "mean_tokens", "mean_thinking_tokens", "outcomes")
         out["by_budget"] = [

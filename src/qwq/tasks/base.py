@@ -42,6 +42,7 @@ from qwq.types import SPLITS, Message, Outcome, Problem, Response, Verdict
 from qwq.verify.grade import VERIFIERS, grade
 
 SPECIAL = ("prompt", "messages", "id", "canonical", "level")
+TOOL_KEYS = ("tools", "tries", "max_calls")  # fields of `Protocol` for tasks that choose tools
 REOPENED = "the response ends inside another thought"
 
 Figures = dict[str, Any]
@@ -51,7 +52,10 @@ Figures = dict[str, Any]
 class Protocol:
     """How a task is sampled in an evaluation.
 
-    The defaults are those of QwQ's own evaluation (QwenLM/QwQ, eval/README.md).
+    The defaults are those of QwQ's own evaluation (QwenLM/QwQ, eval/README.md). The last three are
+    for tasks that choose tools (`Task.under`), None for all others: the environment that problems
+    are asked in ("none" for none), the answers a problem may be given, each after what was wrong
+    with the one before, and the calls of a sample.
     """
 
     samples: int = 1
@@ -59,6 +63,9 @@ class Protocol:
     top_p: float = 0.95
     top_k: int = 40
     max_new_tokens: int = 32_768
+    tools: str | None = None
+    tries: int | None = None
+    max_calls: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,15 @@ class Task:
     def label(self) -> str:
         """What results and files call it: its name, with the part if it is one."""
         return f"{self.name}:{self.part}" if self.part else self.name
+
+    def under(self, protocol: Protocol) -> Task:
+        """The task as a protocol samples it: with its tools and tries. ConfigError for a task that
+        does not choose them.
+        """
+        chosen = [f"--{k.replace('_', '-')}" for k in TOOL_KEYS if getattr(protocol, k) is not None]
+        if chosen:
+            raise ConfigError(f"{chosen[0]}: task {self.name} has no tools to choose: leave it out")
+        return self
 
     # -- problems ----------------------------------------------------------------------------------
 

@@ -109,6 +109,7 @@ class Constraints(FileTask):
 
     name = "constraints"
     domain = "instructions"
+    makes_rows = True
 
     def problems(
         self, split: str, num: int | None = None, *, data: DataFiles | None = None, use: FileUse | None = None

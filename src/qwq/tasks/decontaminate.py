@@ -28,6 +28,8 @@ from qwq.common.files import atomic_file
 from qwq.common.jsonl import BOM, object_of, parse_line, to_line
 from qwq.data.row_files import read_rows, split_in_name
 from qwq.errors import ConfigError, DataError, nearest
+from qwq.tasks import registry
+from qwq.tasks.agent.base import AgentTask
 from qwq.tasks.mbpp import MBPP_IDS
 from qwq.types import Problem
 
@@ -192,10 +194,23 @@ def build_index(benchmarks: Sequence[str], data: Path | None = None, n: int = NG
         raise ConfigError("name at least one benchmark: --against FILE, or --against gsm8k --data DIR")
     index = NgramIndex(n)
     for benchmark in benchmarks:
+        if (questions := _agent_questions(benchmark, data)) is not None:
+            index.add(benchmark, questions)
+            continue
         for path in benchmark_files(benchmark, data):
             name = benchmark if not Path(benchmark).exists() else _label(path)
             index.add(name, _questions(path))
     return index
+
+
+def _agent_questions(benchmark: str, data: Path | None) -> list[str] | None:
+    """The questions of a set for agents, named with a data folder or by its own folder; None for
+    any other benchmark.
+    """
+    path = Path(benchmark).expanduser()
+    name, place = (path.name, path) if path.is_dir() else (benchmark, data)
+    task = registry.get(name) if name in registry.OWN else None
+    return task.questions(place) if isinstance(task, AgentTask) and place is not None else None
 
 
 def benchmark_files(benchmark: str, data: Path | None) -> list[Path]:

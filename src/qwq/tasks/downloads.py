@@ -68,19 +68,26 @@ class DataFiles:
     _files: dict[tuple[str, tuple[str, ...]], list[Path]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, task: str, published: Published | None, data: Path | None) -> DataFiles:
+    def of(
+        cls, task: str, published: Published | None, data: Path | None, *, folders: Sequence[str] = (),
+        patterns: Sequence[str] = (),
+    ) -> DataFiles:  # fmt: skip
         """What `--data` means for a task: the file itself, or of a folder its part DATA/TASK.
 
-        DataError if that is missing.
+        `folders` are other names of that part. A folder without one that holds files of `patterns`
+        itself is the part. DataError if there is none.
         """
         if data is None:
             return cls(task, published)
         path = data.expanduser()
         if path.is_file():
             return cls(task, published, str(path))
-        if not (path / task).is_dir():
+        part = next((path / name for name in (task, *folders) if (path / name).is_dir()), None)
+        if part is None and any(any(path.glob(pattern)) for pattern in patterns):
+            part = path
+        if part is None:
             raise DataError(f"no folder {path / task}: {_where(task, published)}, and put it there")
-        return cls(task, published, str(path / task))
+        return cls(task, published, str(part))
 
     @property
     def given(self) -> bool:

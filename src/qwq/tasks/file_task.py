@@ -32,7 +32,10 @@ class FileTask(Task):
 
     published: ClassVar[Published | None] = None
     reads_files = True
+    makes_rows: ClassVar[bool] = False  # whether it has problems without any file too
     patterns: ClassVar[tuple[str, ...]] = ()  # of the files in a folder, for sets that have many
+    folders: ClassVar[tuple[str, ...]] = ()  # other names of its folder in that of `--data`
+    own_folder: ClassVar[bool] = False  # whether `--data` may be its folder itself, which its patterns tell
     without: ClassVar[str] = ""  # files whose rows have this field hold something else than problems
     prefix: str = ""  # what ids and sources of its problems begin with; "" is its name
 
@@ -42,7 +45,8 @@ class FileTask(Task):
 
     def data(self, place: Path | None = None) -> DataFiles:
         """The task's files in the folder of `--data`, in one file, or as published."""
-        return DataFiles.of(self.name, self.published, place)
+        patterns = self.patterns if self.own_folder else ()
+        return DataFiles.of(self.name, self.published, place, folders=self.folders, patterns=patterns)
 
     def problems(
         self, split: str, num: int | None = None, *, data: DataFiles | None = None, use: FileUse | None = None
@@ -50,6 +54,7 @@ class FileTask(Task):
         data = DataFiles(self.name, self.published) if data is None else data
         use = FileUse(data.name, noun="problems") if use is None else use
         problems = self.load(data, split, use)
+        use.used = len(problems)
         return self.first([self.owned(p) for p in problems], num)
 
     def load(self, data: DataFiles, split: str, use: FileUse) -> list[Problem]:

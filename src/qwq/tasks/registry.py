@@ -27,6 +27,9 @@ OWN = {
     "seek": "procedural.seek:Seek", "chain": "procedural.chain:Chain",
     "table": "procedural.table_questions:TableQuestions", "repair": "procedural.repair:Repair",
     "sql": "procedural.sql_questions:SqlQuestions",
+    "dabench": "agent.dabench:DaBench", "spider_sqlite": "agent.spider_sqlite:SpiderSqlite", "wtq": "agent.wtq:Wtq",
+    "humanevalfix": "agent.humanevalfix:HumanEvalFix", "polyglot": "agent.polyglot:Polyglot",
+    "cruxeval": "agent.cruxeval:CruxEval", "dbbench": "agent.dbbench:DbBench",
 }  # fmt: skip
 
 TASKS: dict[str, Task] = {}  # tasks made so far, by name, NAME:PART or reference

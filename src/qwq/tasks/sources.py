@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from qwq.config import Source
 from qwq.data.examples import FileUse
-from qwq.errors import DataError
+from qwq.errors import ConfigError, DataError
 from qwq.tasks.base import Task, some
 from qwq.tasks.constraints import BUILTIN
 from qwq.tasks.decontaminate import build_index
 from qwq.tasks.downloads import DataFiles
+from qwq.tasks.procedural.base import Family
 from qwq.tasks.questions import question_of
 from qwq.tasks.registry import get
 from qwq.types import Problem
@@ -34,48 +35,82 @@ def task_of(source: Source) -> Task:
     return get(KINDS.get(source.kind, source.kind))
 
 
+def reader_of(task: Task, path: str) -> Task:
+    """The task that reads problems of this name from a file: a family's problems are made, those of
+    its domain can be read.
+    """
+    if isinstance(task, Family) and task.files_task:
+        return get(task.files_task)
+    if not task.reads_files:
+        raise ConfigError(f"task {task.name} makes its own problems and reads no file: leave {path} out")
+    return task
+
+
+def named_task(name: str) -> tuple[Task, str | None]:
+    """The task of NAME, `file.py:Name` or NAME=PATH, and the path. ConfigError for a name without a
+    task, and for an empty path.
+    """
+    word, equals, path = name.partition("=")
+    if equals and not path:
+        raise ConfigError(f"task {name!r} has no path: write {word}=PATH")
+    task = get(word)
+    return (reader_of(task, path), path) if path else (task, None)
+
+
 def load_source(source: Source, use: FileUse | None = None) -> list[Problem]:
     """The problems of one split of a source in the file's order, the first `source.limit` of them;
-    `use` is told what became of each row.
+    `use` is told what became of each row. Raises as `load_task` does.
+    """
+    task = task_of(source)
+    path = None if source.kind == "task" else source.path
+    return load_task(task, path, source.split, limit=source.limit, decontaminate=source.decontaminate, use=use)
+
+
+def load_task(
+    task: Task, path: str | None, split: str, *, limit: int | None = None, decontaminate: Sequence[str] = (),
+    use: FileUse | None = None,
+) -> list[Problem]:  # fmt: skip
+    """The first `limit` problems of a task's split, in order. `path` is the file to read instead of
+    the published ones.
 
     Rows of MATH whose answer is null or blank cannot be judged; they are left out and counted in a
-    warning. So are problems that share words with the benchmarks in `source.decontaminate`. Raises
+    warning. So are problems that share words with the benchmarks in `decontaminate`. Raises
     DataError for a file that is missing, empty or of another split, and for a bad row (file and
     line).
     """
-    task = task_of(source)
-    use = FileUse(source.path, noun="problems") if use is None else use
-    data = DataFiles(task.name, getattr(task, "published", None), source.path) if task.reads_files else None
+    place = path or task.label
+    use = FileUse(place, noun="problems") if use is None else use
+    data = DataFiles(task.name, getattr(task, "published", None), path) if task.reads_files else None
     # A task that makes its own problems makes as many as are asked for.
-    makes = task.endless or source.path == BUILTIN
-    num = source.limit if makes and not source.decontaminate else None
-    problems = some(task, source.split, task.problems(source.split, num, data=data, use=use))
-    if source.decontaminate:
-        problems = _decontaminated(source, problems, use)
-    if source.limit is not None and len(problems) > source.limit:
-        use.beyond, use.limit = len(problems) - source.limit, f"limit = {source.limit:,}"
-        problems = problems[: source.limit]
+    makes = task.endless or path == BUILTIN
+    num = limit if makes and not decontaminate else None
+    problems = some(task, split, task.problems(split, num, data=data, use=use))
+    if decontaminate:
+        problems = _decontaminated(place, split, decontaminate, problems, use)
+    if limit is not None and len(problems) > limit:
+        use.beyond, use.limit = len(problems) - limit, f"limit = {limit:,}"
+        problems = problems[:limit]
     use.used = len(problems)
     return problems
 
 
-def _decontaminated(source: Source, problems: Sequence[Problem], use: FileUse) -> list[Problem]:
+def _decontaminated(
+    place: str, split: str, benchmarks: Sequence[str], problems: Sequence[Problem], use: FileUse
+) -> list[Problem]:
     """Those that share no words with the benchmarks, as a warning says."""
-    index = build_index(source.decontaminate)
+    index = build_index(benchmarks)
     clean, dropped = index.without(problems, question_of)
     for problem, match in dropped:
         use.leave_out(f"in the benchmark {match.benchmark}", problem.id)
-    said = (source.path, source.split, *source.decontaminate)
+    said = (place, split, *benchmarks)
     if dropped and said not in _said:
         _said.add(said)
         problem, match = dropped[0]
-        benchmarks = ", ".join(sorted({m.benchmark for _, m in dropped}))
+        names = ", ".join(sorted({m.benchmark for _, m in dropped}))
         _log.warning(
             "%s: %d problems are also in %s and are left out, such as %s: %r",
-            source.path, len(dropped), benchmarks, problem.id, match.words,
+            place, len(dropped), names, problem.id, match.words,
         )  # fmt: skip
     if not clean:
-        raise DataError(
-            f"{source.path}: every problem is also in {', '.join(source.decontaminate)}: is it the benchmark itself?"
-        )
+        raise DataError(f"{place}: every problem is also in {', '.join(benchmarks)}: is it the benchmark itself?")
     return clean

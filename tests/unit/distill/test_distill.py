@@ -232,7 +232,8 @@ def test_nothing_worth_keeping_is_said(tmp_path) -> None:
     for sources, words in (
         ((), "name at least one source"),
         (("gsm8k",), "write gsm8k=FILE"),
-        (("family:mth",), "did you mean 'family:math'"),
+        (("family:mth",), "did you mean 'math'"),
+        (("tools",), "its answers need tools"),
     ):
         with pytest.raises(ConfigError, match=words):
             load_problems(DistillPlan(sources))
@@ -243,6 +244,17 @@ def test_sources_of_every_kind(tmp_path) -> None:
         DistillPlan(("constraints", "family:math", "family:code", "family:instructions", "family:preference"), num=5)
     )
     assert len(problems) == 25 and {p.domain for p in problems} == {"math", "code", "instructions", "preference"}
+    # Any task will do, by its name or as file.py:Name.
+    (tmp_path / "sums.py").write_text(
+        "from qwq.tasks import Task\n\n\nclass Sums(Task):\n    name = 'sums'\n\n    def rows(self, split):\n"
+        "        yield from ({'prompt': f'{split}: {i} + 1?', 'answer': i + 1} for i in range(9))\n\n"
+        "    def verify(self, problem, response):\n        return self.verdict(True)\n"
+    )
+    names = ("arithmetic:2", "math", f"{tmp_path / 'sums.py'}:Sums")
+    problems = load_problems(DistillPlan(names, num=5))
+    assert len(problems) == 15 and [p.messages[0].content for p in problems[10:]] == [
+        f"train: {i} + 1?" for i in range(5)
+    ]
 
 
 # -- the endpoint ----------------------------------------------------------------------------------
