@@ -2,7 +2,7 @@
 and the runner.
 """
 
-from qwq.envs import python
+from qwq.envs import fetch, file_tools, python, shell, sql
 from qwq.envs.base import ENVIRONMENTS, Environment, answer_calls, environment, environment_for, tool
 from qwq.envs.calculator import CalculatorEnvironment
 from qwq.envs.toolbox import (
@@ -33,8 +33,12 @@ __all__ = [
     "answer_calls",
     "environment",
     "environment_for",
+    "fetch",
+    "file_tools",
     "make_toolsets",
     "python",
+    "shell",
+    "sql",
     "tool",
     "toolset",
 ]

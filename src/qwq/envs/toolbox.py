@@ -26,7 +26,7 @@ from qwq.envs.arguments import fault_in
 from qwq.envs.base import Environment, environment_family, shown_schema
 from qwq.envs.workspace import Workspace, read_files
 from qwq.errors import ConfigError, InfraError, UsageError, nearest
-from qwq.sandbox import SessionLimits
+from qwq.sandbox import Sandbox, SessionLimits
 from qwq.sandbox.cells import cut_text
 from qwq.types import Message, Problem, ToolCall
 
@@ -123,6 +123,7 @@ class Toolset:
 
     name: str = ""
     needs_programs: ClassVar[bool] = False  # bash and the system's programs, in the jail
+    packages: ClassVar[tuple[str, ...]] = ()  # of the host's Python, that the jail is to show where they are installed
     limit_s: float = NO_LIMIT
     grace_s: float = 0.0
 
@@ -176,6 +177,12 @@ def make_toolsets(names: Sequence[str], **options: Any) -> list[Toolset]:
     return [TOOLSETS[name](**{k: v for k, v in options.items() if k in taken[name]}) for name in taken]
 
 
+def workspace_for(toolsets: Sequence[Toolset], sandbox: Sandbox | None = None, **options: Any) -> Workspace:
+    """A workspace with what these toolsets need; `options` as `Workspace` takes them."""
+    packages = tuple(dict.fromkeys(name for group in toolsets for name in group.packages))
+    return Workspace(sandbox, programs=any(t.needs_programs for t in toolsets), packages=packages, **options)
+
+
 class Toolbox(Environment):
     """The environment made of toolsets and one workspace.
 
@@ -197,7 +204,7 @@ class Toolbox(Environment):
     async def reset(self, problem: Problem) -> None:
         if self.workspace is None:
             files = await asyncio.to_thread(read_files, problem.files)
-            self.workspace = Workspace(files=files, programs=any(t.needs_programs for t in self.toolsets))
+            self.workspace = workspace_for(self.toolsets, files=files)
             self._owns_workspace = True
         elif problem.files:
             self.workspace.add(await asyncio.to_thread(read_files, problem.files))

@@ -11,6 +11,7 @@ earlier cells again.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -24,6 +25,7 @@ from typing import Self
 from qwq.errors import UsageError
 from qwq.sandbox import CellResult, Level, Sandbox, Session, SessionLimits, SessionState, default_sandbox
 from qwq.sandbox.jail.box_files import MAX_FETCHED
+from qwq.sandbox.session_slots import PACKAGES
 
 OUTPUTS = "outputs/"  # what tools put there themselves: long results in whole
 MAX_NAME = 1024
@@ -62,7 +64,8 @@ class Workspace:
 
     `files` is a mapping of names to contents, or a folder of the host, of which regular files are
     copied. `box_mb` bounds the files together, `limits` the cells. `programs` shows bash and the
-    system's programs in the jail, which needs the level namespaces. Raises UsageError for a name
+    system's programs in the jail, which needs the level namespaces; `packages` of the host's Python
+    are there beside the usual ones, where they are installed. Raises UsageError for a name
     that leads out of the workspace, and for more files than it holds.
     """
 
@@ -74,13 +77,16 @@ class Workspace:
         box_mb: int | None = None,
         limits: SessionLimits | None = None,
         programs: bool = False,
+        packages: Sequence[str] = (),
     ):
         limits = limits or SessionLimits()
         self.limits = replace(limits, box_mb=box_mb) if box_mb is not None else limits
         self.programs = programs
+        self.packages = (*PACKAGES, *packages)
         self._sandbox = sandbox
         self._session: Session | None = None
         self._lock = threading.Lock()
+        self._turn: asyncio.Lock | None = None
         self._seeds: dict[str, bytes] = {}
         self._waiting: dict[str, bytes] = {}  # files that go in before the next cell
         if files is not None:
@@ -102,7 +108,7 @@ class Workspace:
     def session(self) -> Session:
         """The session; its process starts with the first cell."""
         if self._session is None:
-            self._session = self.sandbox.session(self.limits, programs=self.programs)
+            self._session = self.sandbox.session(self.limits, packages=self.packages, programs=self.programs)
         return self._session
 
     @property
@@ -138,10 +144,14 @@ class Workspace:
         return result
 
     async def run_cell_async(self, code: str, timeout_s: float | None = None) -> CellResult:
-        """`run_cell` in a thread. Cancelling the task interrupts the cell."""
-        self._put_waiting()
-        result = await self.session.run_async(code, timeout_s=timeout_s)
-        self._note(result)
+        """`run_cell` in a thread, after those that were asked for before, so that the numbers of
+        cells follow the order of the calls. Cancelling the task interrupts the cell.
+        """
+        self._turn = self._turn or asyncio.Lock()
+        async with self._turn:
+            await asyncio.to_thread(self._put_waiting)
+            result = await self.session.run_async(code, timeout_s=timeout_s)
+            self._note(result)
         return result
 
     def _put_waiting(self) -> None:

@@ -95,10 +95,11 @@ class CellResult:
         parts += [data.get("text/plain", "") for data in self.display]
         parts += [figure.text for figure in self.figures]
         parts.append(self.error[2] or f"{self.error[0]}: {self.error[1]}" if self.error else "")
-        parts.append(self._note())
+        parts.append(self.note)
         return printable("\n".join(part.rstrip("\n") for part in parts if part.strip()))
 
-    def _note(self) -> str:
+    @property
+    def note(self) -> str:
         """What output alone does not say; "" for a cell that just ended or raised."""
         if self.status in (CellStatus.OK, CellStatus.ERROR) and self.state is SessionState.KEPT:
             return ""

@@ -32,6 +32,7 @@ from qwq.sandbox.slot import Cancel, status_of
 from qwq.sandbox.slot_pool import SlotPool
 
 _BUILD_MEMORY_MB = 1024
+_DEFAULT_SESSIONS = 64  # of the process's own sandbox: an RL step plays many episodes at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +335,6 @@ def default_sandbox() -> Sandbox:
         if _default is None or not _default.is_usable:
             if _default is not None and not _default.is_own:
                 _default.close()
-            _default = Sandbox()
+            _default = Sandbox(max_sessions=_DEFAULT_SESSIONS)
             atexit.register(_default.close)
         return _default

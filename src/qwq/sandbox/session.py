@@ -146,9 +146,10 @@ class Session(Cells):
     ) -> CellResult:
         with self._lock:
             self.check_open(takes_time=code is not None)
+            if self._pending:  # where they do not fit, the cell runs all the same
+                waiting, self._pending = self._pending, {}
+                self._run(Cell(self.cells, None, waiting))
             self.cells += code is not None
-            files = {**self._pending, **files}
-            self._pending.clear()
             result = self._run(Cell(self.cells, code, files, fetch, timeout_s or self.limits.timeout_s))
             if code is None:
                 return result

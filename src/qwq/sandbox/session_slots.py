@@ -5,6 +5,7 @@ one when it closes.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from qwq.errors import InfraError, UsageError
@@ -15,6 +16,8 @@ from qwq.sandbox.slot import JailSlot
 # Of the host's installed packages: shown in the jail and imported once, before any session, where
 # they are there.
 PACKAGES = ("numpy", "pandas", "matplotlib")
+WAIT_S = 60.0  # for another session to end its cell
+LOOK_EVERY_S = 0.02  # a session that is idle again does not say so
 MAX_FREE = 4  # slots that wait for a session: each holds the packages in memory
 
 
@@ -28,6 +31,7 @@ class SessionSlots:
         self._discard = discard
         self._most = most
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._free: list[JailSlot] = []
         self._sessions: set[Session] = set()
         self._taken = 0
@@ -51,8 +55,9 @@ class SessionSlots:
     def take(self) -> JailSlot:
         """A slot for a session that has none, which holds its own lock.
 
-        Raises UsageError where all others run cells.
+        Waits where all others run cells, and raises UsageError after WAIT_S.
         """
+        deadline = time.monotonic() + WAIT_S
         while True:
             with self._lock:
                 if self._closed:
@@ -62,10 +67,16 @@ class SessionSlots:
                     free = self._free.pop() if self._free else None
                     break
                 idle = sorted((s for s in self._sessions if s.has_process), key=lambda s: s.last_used)
-            if not any(other.suspend() for other in idle):
+            if any(other.suspend() for other in idle):
+                continue
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise UsageError(
-                    f"{self._most} sessions run cells now, which is the limit: try again, or give max_sessions"
+                    f"{self._most} sessions have run cells for {WAIT_S:g} s, which is the limit: try again, or give "
+                    "max_sessions"
                 )
+            with self._idle:
+                self._idle.wait(min(left, LOOK_EVERY_S))
         try:
             return free if free is not None and not free.dead else self._start_slot()
         except BaseException:
@@ -76,6 +87,7 @@ class SessionSlots:
     def give_back(self, slot: JailSlot) -> None:
         with self._lock:
             self._taken -= 1
+            self._idle.notify()
             if not slot.dead and not self._closed and len(self._free) < MAX_FREE:
                 self._free.append(slot)
                 return

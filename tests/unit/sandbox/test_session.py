@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from qwq.errors import UsageError
-from qwq.sandbox import CellResult, CellStatus, Sandbox, SessionLimits, SessionState
+from qwq.sandbox import CellResult, CellStatus, Sandbox, SessionLimits, SessionState, session_slots
 from qwq.sandbox.cells import cut_text, result_of
 
 STUBBORN = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
@@ -281,7 +281,8 @@ def test_the_longest_unused_session_gives_its_process_up_and_is_rebuilt():
         assert opened[2].run("x").state is SessionState.KEPT
 
 
-def test_busy_sessions_are_not_put_out():
+def test_busy_sessions_are_waited_for_and_not_put_out(monkeypatch):
+    monkeypatch.setattr(session_slots, "WAIT_S", 0.3)
     with Sandbox(slots=1, max_sessions=1) as sandbox:
         first, second = sandbox.session(packages=()), sandbox.session(packages=())
         thread = threading.Thread(target=first.run, args=("import time\ntime.sleep(20)",))
@@ -289,9 +290,12 @@ def test_busy_sessions_are_not_put_out():
         until = time.monotonic() + 30
         while not first.has_process and time.monotonic() < until:
             time.sleep(0.01)
-        with pytest.raises(UsageError, match="1 sessions run cells now"):
+        with pytest.raises(UsageError, match=r"1 sessions have run cells for 0\.3 s, which is the limit"):
             second.run("1")
-        first.interrupt()
+        monkeypatch.setattr(session_slots, "WAIT_S", 30.0)
+        threading.Timer(0.3, first.interrupt).start()
+        result = second.run("1 + 1")
+        assert (result.value, first.has_process) == ("2", False)
         thread.join()
         assert second.run("1").value == "1"
 

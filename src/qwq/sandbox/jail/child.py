@@ -28,7 +28,7 @@ import traceback
 import types
 from typing import Any
 
-from . import cell_loop, codec, notebook, pytests
+from . import cell_loop, codec, desk, notebook, pytests
 from .box_files import read_files, write_files
 from .streams import use_standard_streams
 
@@ -342,6 +342,7 @@ def run(payload: bytes) -> int:
     if request["kind"] == "command":
         return _run_command(request)
     if request["kind"] == "session":
+        desk.set_workspace(os.getcwd())
         return cell_loop.serve(notebook.Notebook(_module("__main__").__dict__), end_left=own_pid_namespace)
     if request["kind"] == "cells":
         return _run_cells(request)

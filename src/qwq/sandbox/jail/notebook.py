@@ -81,8 +81,10 @@ class Notebook:
         if isinstance(last, ast.Expr):
             value = _run(compile(ast.Expression(last.value), name, "eval", _FLAGS, dont_inherit=True), self.space)
             if value is not None:
-                self.space["_"] = value
-                self._display.append({"data": _bundle(value), "metadata": {}, "execution_count": number})
+                data = _bundle(value)
+                if "text/plain" in data:
+                    self.space["_"] = value
+                self._display.append({"data": data, "metadata": {}, "execution_count": number})
 
     def _show(self, *values: Any) -> None:
         self._display += [{"data": _bundle(value), "metadata": {}} for value in values]
@@ -98,7 +100,15 @@ def _run(code: CodeType, space: dict[str, Any]) -> Any:
 
 
 def _bundle(value: Any) -> dict[str, str]:
-    """A value as text, and as HTML where it has such a form (tables of pandas)."""
+    """A value as text, and as HTML where it has such a form (tables of pandas); what has a
+    `_repr_mimebundle_` says itself how it is shown.
+    """
+    own = getattr(type(value), "_repr_mimebundle_", None)
+    if own is not None:
+        with contextlib.suppress(Exception):
+            shown = own(value)
+            if isinstance(shown, dict) and all(isinstance(text, str) for text in shown.values()):
+                return {str(kind): _cut(text) for kind, text in shown.items()}
     data = {"text/plain": _cut(repr(value))}
     as_html = getattr(type(value), "_repr_html_", None)
     if as_html is not None:
