@@ -26,8 +26,8 @@ from qwq.agent.run import (
 )
 from qwq.engine.options import MODEL_DEFAULTS, ModelOptions
 from qwq.engine.sampler import SamplingParams
-from qwq.envs.toolbox import Toolbox, make_toolsets
-from qwq.envs.workspace import Workspace, read_files, read_folder
+from qwq.envs.toolbox import Toolbox, make_toolsets, workspace_for
+from qwq.envs.workspace import read_files, read_folder
 from qwq.errors import ConfigError, UsageError
 from qwq.rollout.policies.endpoint import EndpointPolicy
 from qwq.rollout.policies.local import open_policy
@@ -152,7 +152,7 @@ def make_toolbox(
     if mcp is not None and "mcp" not in names:
         names = [*names, "mcp"]
     toolsets = make_toolsets(names, **({} if mcp is None else {"mcp": mcp}))
-    return OwnToolbox(toolsets, Workspace(files=files, box_mb=box_mb, programs=any(t.needs_programs for t in toolsets)))
+    return OwnToolbox(toolsets, workspace_for(toolsets, files=files, box_mb=box_mb))
 
 
 class OwnToolbox(Toolbox):
