@@ -1,0 +1,332 @@
+"""Which row or column a number of a sentence belongs to, and whether a figure of the same value
+belongs to another one.
+
+A sentence attaches numbers to labels in one of three ways: the label before the number ("North
+sold 12, South 9"), behind it ("12 in the North, 9 in the South"), or both in lists of one order
+("North and South sold 12 and 9"). Where the sentence leaves that open, nothing is concluded. So a
+value of another row is caught only where the text names the rows; a sentence that names none, or
+names them by words that the output does not have, can say the right number of the wrong row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from qwq.agent.report.grid import Grid, OutputNumber
+from qwq.agent.report.label_words import STATISTICS, Mention, Vocabulary, forms
+from qwq.agent.report.places import NumberPlace
+from qwq.agent.report.reader import WrittenNumber
+
+MAX_COST = 1.6
+_JOINS = re.compile(
+    r"^[\s*_(\"'|]*(?:[:=\u2013\u2014-]|was|were|is|are|at|of|had|has|paid|averaged|reached|with|sold|made|led with|"
+    r"came to|为|是|达|占|:|了)?[\s*_(\"'$€£¥约~]*(?:about |around |USD |EUR )?$",
+    re.IGNORECASE,
+)
+_BEHIND = re.compile(
+    r"\b(?:for|in|of|among|by|from|at|on|to|with|under|within|during|went to|were|was|are|is|per)\b|\(|来自|属于", re.I
+)
+_CLAUSE = re.compile(
+    r"[,;，；、]|\b(?:and|while|whereas|but|versus|vs|against|compared (?:with|to)|than|followed by)\b|\)|以及|[而和]",
+    re.I,
+)
+_LISTED = re.compile(
+    r"[\s*_%]*(?:\w+[\s*_%]*)?(?:[,/&、;]|\band\b|\bor\b|和|与|及)+[\s*_$€£]*(?:(?:and|or|the)\s+)*(?:\w+\s+)?[$€£]?",
+    re.I,
+)
+_EARLIER = re.compile(
+    r"\b(?:year|quarter|month|week|period|day)s?\s+(?:earlier|ago|before|prior)|year-ago|year-earlier|previously|"
+    r"\b(?:prior|previous|last|preceding|same)[\s-]+(?:fiscal\s+)?(?:year|quarter|month|period|week)|上年|去年|同期|上季",
+    re.I,
+)
+_EACH = re.compile(r"\b(?:each|every|per|respectively)\b|每", re.I)
+_WORD = re.compile(r"[A-Za-z]+|[\u2e80-\u9fff]{2}")
+_OVERALL = re.compile(
+    r"\b(?:overall|in total|total|across all|altogether|of all|whole|entire)\b|总体|整体|全部|总计", re.I
+)
+_EXTREME = re.compile(
+    r"\b(?:highest|lowest|most|least|best|worst|top|largest|smallest|peak\w*|lead\w*|max\w*|min\w*)\b|最", re.I
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    mentions: tuple[Mention, ...]
+    numbers: tuple[tuple[int, int], ...]  # spans in the sentence that are no labels
+
+
+class Attachments:
+    """Answers for the numbers of one report; reads each sentence once for each vocabulary."""
+
+    def __init__(self, text: str, numbers: Sequence[WrittenNumber]):
+        self._numbers = numbers
+        self._sentences: dict[tuple[int, int], _Sentence] = {}
+        self._keep: list[Vocabulary] = []
+
+    def overlap(self, place: NumberPlace, figure: OutputNumber, code: str) -> int:
+        """How many words of the figure's labels, or else of the code, are around the number."""
+        around = forms(" ".join((place.text, place.row, place.column, *place.parents[:2])))
+        return len(around & forms(" ".join(figure.labels) if any(figure.labels) else code))
+
+    def conflict(self, number: WrittenNumber, place: NumberPlace, figure: OutputNumber) -> str:
+        """Why the figure is not what the number is meant to be; "" where it may be."""
+        if figure.grid is None:
+            return ""
+        vocabularies = figure.grid.vocabularies
+        if _is_symmetric(vocabularies):
+            return self._pair_conflict(number, place, figure, vocabularies[0])
+        for level, (vocabulary, label) in enumerate(zip(vocabularies, figure.labels, strict=True)):
+            if len(vocabulary) < 2 or not forms(label):
+                continue
+            own = vocabulary.labels.index(label)
+            meant = self._meant(number, place, vocabulary, own)
+            if meant is None or meant == own or vocabulary.labels[meant] == label:
+                continue
+            other = forms(vocabulary.labels[meant])
+            if _differ_in_kind(other, forms(label)) or _is_superlative(other, forms(label), place.text):
+                continue
+            if _are_times(other, forms(label)) and _EARLIER.search(self._behind_text(number, place)):
+                continue
+            right = _value_of(figure, level, vocabulary.labels[meant])
+            if right is not None and right.value == figure.value:
+                continue
+            there = f", {right.text} to {_shown(vocabulary, meant)}" if right is not None else ""
+            return f"{figure.text} belongs to {_shown(vocabulary, own)}{there}"
+        if place.is_cell or not _OVERALL.search(place.text) or _EXTREME.search(place.text) or _EACH.search(place.text):
+            return ""
+        return self._overall_conflict(place, figure, vocabularies)
+
+    def _behind_text(self, number: WrittenNumber, place: NumberPlace) -> str:
+        """The text from the number to the next one."""
+        if place.is_cell:
+            return f"{place.row} {place.column}"
+        rest = number.start - place.start + len(place.text)
+        following = min((n.start for n in self._numbers if number.end <= n.start < rest), default=rest)
+        return place.text[place.start + len(number.text) : place.start + following - number.start]
+
+    # -- which label is meant ----------------------------------------------------------------------
+
+    def _meant(self, number: WrittenNumber, place: NumberPlace, vocabulary: Vocabulary, own: int) -> int | None:
+        if place.is_cell:
+            return self._meant_by_cell(place, vocabulary, own)
+        sentence = self._sentence(number, place, vocabulary)
+        if not sentence.mentions:
+            return self._meant_by_parents(place, vocabulary, own)
+        labels = {mention.label for mention in sentence.mentions}
+        span = (place.start, place.start + len(number.text))
+        attached = attach(place.text, span, sentence.numbers, sentence.mentions)
+        if attached:
+            return own if own in attached else attached[0]
+        if len(labels) == 1 and own not in labels and not vocabulary.is_statistic:
+            (only,) = sentence.mentions[:1]
+            if only.end <= place.start or len(sentence.numbers) == 1:
+                return only.label
+        if _are_times(*map(forms, vocabulary.labels)) and self._are_taken(place, span, sentence):
+            return self._meant_by_parents(place, vocabulary, own)
+        return None
+
+    def _are_taken(self, place: NumberPlace, span: tuple[int, int], sentence: _Sentence) -> bool:
+        """Whether every label of the sentence belongs to other numbers."""
+        others = [n for n in sentence.numbers if n != span]
+        taken = {label for n in others for label in attach(place.text, n, sentence.numbers, sentence.mentions)}
+        return {m.label for m in sentence.mentions} <= taken
+
+    def _meant_by_cell(self, place: NumberPlace, vocabulary: Vocabulary, own: int) -> int | None:
+        names = [*place.row.split(" | "), place.column]
+        found = {m.label for text in names for m in vocabulary.mentions(text)}
+        found |= {i for i, label in enumerate(vocabulary.labels) if label in names}
+        if not found:
+            return self._meant_by_parents(place, vocabulary, own)
+        return own if own in found else next(iter(found)) if len(found) == 1 else None
+
+    def _meant_by_parents(self, place: NumberPlace, vocabulary: Vocabulary, own: int) -> int | None:
+        if vocabulary.is_statistic:
+            return None
+        if own in {m.label for m in vocabulary.mentions(place.before)}:
+            return own
+        for text in place.parents:
+            found = {m.label for m in vocabulary.mentions(text)}
+            if found:
+                return own if own in found else next(iter(found)) if len(found) == 1 else None
+        return None
+
+    def _sentence(self, number: WrittenNumber, place: NumberPlace, vocabulary: Vocabulary) -> _Sentence:
+        key = (number.start - place.start, id(vocabulary))
+        if key not in self._sentences:
+            self._keep.append(vocabulary)
+            offset = number.start - place.start
+            spans = [
+                (n.start - offset, n.end - offset)
+                for n in self._numbers
+                if offset <= n.start < offset + len(place.text) and n.is_counted
+            ]
+            read = vocabulary.mentions(place.text)
+            free = tuple(s for s in spans if not any(m.start < s[1] and s[0] < m.end for m in read))
+            self._sentences[key] = _Sentence(tuple(read), free)
+        sentence = self._sentences[key]
+        span = (place.start, place.start + len(number.text))
+        if span not in sentence.numbers:  # the number may look like a label itself
+            mentions = tuple(m for m in sentence.mentions if not (m.start < span[1] and span[0] < m.end))
+            return _Sentence(mentions, tuple(sorted((*sentence.numbers, span))))
+        return sentence
+
+    def _pair_conflict(
+        self, number: WrittenNumber, place: NumberPlace, figure: OutputNumber, vocabulary: Vocabulary
+    ) -> str:
+        """In a matrix of pairs (correlations) both names must be near the number."""
+        sentence = self._sentence(number, place, vocabulary)
+        spans = sentence.numbers
+        index = spans.index((place.start, place.start + len(number.text)))
+        left = spans[index - 1][1] if index else 0
+        right = spans[index + 1][0] if index + 1 < len(spans) else len(place.text)
+        texts = (place.text[left : place.start], place.text[place.start : right]) if not place.is_cell else (
+            f"{place.row} {place.column}",)  # fmt: skip
+        named = [{vocabulary.labels[m.label] for m in vocabulary.mentions(text)} for text in texts]
+        own = set(figure.labels)
+        pair = next((names for names in named if len(names) >= 2), None)
+        if pair is not None and not own <= pair:
+            return f"{figure.text} belongs to {' and '.join(figure.labels)}"
+        return ""
+
+    def _overall_conflict(self, place: NumberPlace, figure: OutputNumber, vocabularies: Sequence[Vocabulary]) -> str:
+        """The text speaks of all rows, the figure is of one that it does not name."""
+        around = " ".join((place.text, *place.parents))
+        for vocabulary, label in zip(vocabularies, figure.labels, strict=True):
+            own = vocabulary.labels.index(label)
+            if len(vocabulary) < 2 or not vocabulary.axis or vocabulary.is_statistic:
+                continue
+            if own not in {m.label for m in vocabulary.mentions(around)}:
+                return f"{figure.text} belongs to {_shown(vocabulary, own)}, the text speaks of all"
+        return ""
+
+
+def attach(
+    text: str, span: tuple[int, int], numbers: Sequence[tuple[int, int]], mentions: Sequence[Mention]
+) -> list[int]:
+    """The labels that the number at `span` may belong to: one, two where the sentence leaves open
+    which, or none.
+    """
+    listed = _in_lists(text, numbers, mentions)
+    if listed is not None and span in numbers:
+        return [listed[numbers.index(span)]]
+    bonus = _prefers_before(text, numbers, mentions)
+    near = []
+    for (mention, cost), preference in (
+        (_before(text, span, numbers, mentions), -bonus), (_behind(text, span, numbers, mentions), bonus)
+    ):  # fmt: skip
+        if mention is None:
+            continue
+        cost += _taken(text, span, mention, cost, numbers, mentions)
+        if cost <= MAX_COST:
+            near.append((cost + preference, mention.label))
+    near.sort()
+    return list(dict.fromkeys(label for cost, label in near if cost - near[0][0] < 0.4))
+
+
+def _taken(
+    text: str, span: tuple[int, int], mention: Mention, cost: float, numbers: Sequence[tuple[int, int]],
+    mentions: Sequence[Mention],
+) -> float:  # fmt: skip
+    """What a label costs more that a number on its other side is nearer to."""
+    if mention.end <= span[0]:
+        rivals = [_behind(text, n, numbers, mentions) for n in numbers if n[1] <= mention.start]
+    else:
+        rivals = [_before(text, n, numbers, mentions) for n in numbers if n[0] >= mention.end]
+    return 1.5 if any(other is mention and price < cost - 0.05 for other, price in rivals) else 0.0
+
+
+def _in_lists(text: str, numbers: Sequence[tuple[int, int]], mentions: Sequence[Mention]) -> list[int] | None:
+    """Labels of the numbers where all labels come first and then all numbers, or the other way."""
+    labels = [m.label for m in mentions]
+    if len(labels) != len(numbers) or len(set(labels)) != len(labels) or len(labels) < 2:
+        return None
+    if not (mentions[-1].end <= numbers[0][0] or numbers[-1][1] <= mentions[0].start):
+        return None
+    spans = [[(m.start, m.end) for m in mentions], numbers]
+    gaps = [text[a[1] : b[0]] for listed in spans for a, b in pairwise(listed)]
+    return labels if all(_LISTED.fullmatch(gap) for gap in gaps) else None
+
+
+def _prefers_before(text: str, numbers: Sequence[tuple[int, int]], mentions: Sequence[Mention]) -> float:
+    """Above 0 where labels before numbers explain the sentence better."""
+    before = sum(min(5.0, _before(text, n, numbers, mentions)[1]) for n in numbers)
+    behind = sum(min(5.0, _behind(text, n, numbers, mentions)[1]) for n in numbers)
+    return 0.5 if before + 0.5 < behind else -0.5 if behind + 0.5 < before else 0.0
+
+
+def _before(
+    text: str, span: tuple[int, int], numbers: Sequence[tuple[int, int]], mentions: Sequence[Mention]
+) -> tuple[Mention | None, float]:
+    earlier = [m for m in mentions if m.end <= span[0]]
+    if not earlier:
+        return None, 9.0
+    mention = earlier[-1]
+    gap = text[mention.end : span[0]]
+    between = sum(mention.end <= a and b <= span[0] for a, b in numbers)
+    cost = 0.2 * len(_WORD.findall(gap)) + 1.2 * between + 0.6 * len(_CLAUSE.findall(gap))
+    return mention, 0.0 if _JOINS.match(gap) else cost + 0.2
+
+
+def _behind(
+    text: str, span: tuple[int, int], numbers: Sequence[tuple[int, int]], mentions: Sequence[Mention]
+) -> tuple[Mention | None, float]:
+    later = [m for m in mentions if m.start >= span[1]]
+    if not later:
+        return None, 9.0
+    mention = later[0]
+    gap = re.sub(r"^%?\)", "  ", text[span[1] : mention.start])  # the number is in brackets itself
+    gap = gap.rjust(mention.start - span[1])
+    aside = [(span[1] + m.start(), span[1] + m.end()) for m in re.finditer(r"\([^()]*\)", gap)]
+    gap = re.sub(r"\([^()]*\)", " ", gap)
+    between = sum(span[1] <= a and b <= mention.start and not any(c <= a < d for c, d in aside) for a, b in numbers)
+    cost = 0.2 * len(_WORD.findall(gap)) + 3.0 * between + 1.5 * len(_CLAUSE.findall(gap))
+    return mention, cost + (0.1 if _BEHIND.search(gap) or not gap.strip(" -*_") else 1.5)
+
+
+def _differ_in_kind(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether two labels do not exclude each other: they are the same, or only one of them is a
+    statistic (the share of missing ages) or a number (2024 and its growth).
+    """
+    return one == other or (one <= STATISTICS) != (other <= STATISTICS) or _are_numbers(one) != _are_numbers(other)
+
+
+def _are_numbers(words: frozenset[str]) -> bool:
+    return all(word[0].isdigit() for word in words)
+
+
+def _are_times(*labels: frozenset[str]) -> bool:
+    """Whether labels are years, months or quarters, but for some words among them (a total)."""
+    times = sum(all(re.match(r"(?:19|20)\d\d|[qh]\d$", word) for word in label) for label in labels)
+    return times >= 2 and times * 2 > len(labels)
+
+
+def _is_superlative(meant: frozenset[str], own: frozenset[str], text: str) -> bool:
+    """Whether `meant` is read out of a highest or lowest, which compares rows and is no column."""
+    extremes = {"max", "min"}
+    return bool(meant & extremes) and not own & extremes and not re.search(r"\b(?:max|min)", text, re.IGNORECASE)
+
+
+# -- labels ----------------------------------------------------------------------------------------
+
+
+def _is_symmetric(vocabularies: Sequence[Vocabulary]) -> bool:
+    return (
+        len(vocabularies) == 2
+        and len(vocabularies[0]) > 1
+        and set(vocabularies[0].labels) == set(vocabularies[1].labels)
+    )
+
+
+def _value_of(figure: OutputNumber, level: int, label: str) -> OutputNumber | None:
+    """The figure of the same table whose label differs in one level."""
+    grid: Grid = figure.grid  # type: ignore[assignment]
+    labels = (*figure.labels[:level], label, *figure.labels[level + 1 :])
+    return next((other for other in grid.figures if other.labels == labels), None)
+
+
+def _shown(vocabulary: Vocabulary, label: int) -> str:
+    name = vocabulary.labels[label].strip(" :=,")
+    return f"{vocabulary.axis} {name}" if vocabulary.axis else name

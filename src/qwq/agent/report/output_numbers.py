@@ -1,0 +1,160 @@
+"""The numbers in what executed calls printed, each with the labels of its row and column.
+
+Read are: frames and series of pandas (also with several levels of rows and columns), tables with
+pipes, tabs or commas (`output_tables.py`), dictionaries, lists and JSON, and lines such as `mean
+fare: 32.20`. What has none of these forms gives numbers without labels.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from qwq.agent.report.grid import Grid, OutputNumber, is_value
+from qwq.agent.report.label_words import forms
+from qwq.agent.report.output_tables import READERS
+from qwq.agent.report.reader import read_numbers
+
+_SCALAR = re.compile(r"\b(?:np|numpy)\.\w+\(([^()]*)\)")
+_MAX_DEPTH = 6
+_MAX_LINES = 20_000
+
+
+def read_figures(text: str, source: int, lines_grid: Grid, name: str = "") -> list[OutputNumber]:
+    """All numbers of an output. Those in lines of words go into `lines_grid`, which the outputs of
+    a run share. `name` is what the code calls a series without a name of its own.
+    """
+    text = _SCALAR.sub(r"\1", text.expandtabs(8) if "\t" not in text else text)
+    if (tree := _parsed(text.strip())) is not None:
+        return _of_tree(tree, source)
+    grids: list[Grid] = []
+    loose: list[str] = []
+    lines = text.splitlines()[:_MAX_LINES]
+    i = 0
+    while i < len(lines):
+        taken = 0
+        for reader in READERS:
+            grid, taken = reader(lines[i:], source, name)
+            if taken:
+                grids += [grid] if grid else []
+                break
+        if not taken:
+            loose.append(lines[i])
+            taken = 1
+        i += taken
+    figures = [figure for grid in grids for figure in grid.figures]
+    return figures + _of_lines(loose, source, lines_grid)
+
+
+# -- trees -----------------------------------------------------------------------------------------
+
+
+def _parsed(text: str) -> Any:
+    """A dictionary or list that the text writes down, or None."""
+    if text[:1] not in "{[(" or len(text) > 200_000:
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            tree = read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        return tree if isinstance(tree, (dict, list, tuple)) and tree else None
+    return None
+
+
+def _of_tree(tree: Any, source: int) -> list[OutputNumber]:
+    by_depth: dict[int, Grid] = {}
+    for path, value in _leaves(tree, ()):
+        grid = by_depth.setdefault(len(path), Grid(("",) * len(path)))
+        grid.add(value, source, path)
+    return [figure for grid in by_depth.values() for figure in grid.figures]
+
+
+def _leaves(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Numbers of a tree with their keys."""
+    if len(path) > _MAX_DEPTH:
+        return
+    if isinstance(tree, Mapping):
+        # A record is called by its words: {"city": "Oslo", "price": 12}.
+        words = [str(value) for value in tree.values() if isinstance(value, str)]
+        for key, value in tree.items():
+            named = [" ".join(words)] if words and not _is_inner(value) else []
+            yield from _leaves(value, (*path, *named, str(key)))
+    elif isinstance(tree, (list, tuple)):
+        yield from _list_leaves(tree, path)
+    elif _is_plain(tree):
+        yield path, repr(tree)
+    elif isinstance(tree, str) and is_value(tree):
+        yield path, tree
+
+
+def _list_leaves(items: Sequence[Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """A tuple is a row, called by its words, else by its first number; a list is values of one
+    kind.
+    """
+    if any(map(_is_inner, items)):
+        for value in items:
+            yield from _leaves(value, path)
+        return
+    words = [value for value in items if isinstance(value, str)] or [str(v) for v in items[:1] if _is_plain(v)]
+    for i, value in enumerate(items):
+        named = (" ".join(words), f"column {i}") if isinstance(items, tuple) else ("", "")
+        yield from _leaves(value, (*path, *named))
+
+
+def _is_inner(value: Any) -> bool:
+    return isinstance(value, (Mapping, list, tuple))
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# -- lines -----------------------------------------------------------------------------------------
+
+
+_KEY = re.compile(r"(?:^|[,;|(\t:]|\s{2,})\s*([^,;|\t:=]*?)\s*[:=]\s*(?=[-+$€£¥]{0,2}\d)")
+
+
+def _lead(line: str, keys: Sequence[tuple[int, int]]) -> str:
+    """What a line begins with, before a colon that no number follows: what all of it is about."""
+    lead, colon, _ = line.partition(":")
+    return lead if colon and forms(lead) and not any(a <= len(lead.rstrip()) <= b for a, b in keys) else ""
+
+
+def _of_lines(lines: Sequence[str], source: int, grid: Grid) -> list[OutputNumber]:
+    """Numbers in lines of words: named by the words before them, or behind them, and by what the
+    line begins with (`junior: n=3, mean 4.5`).
+    """
+    named_figures: list[OutputNumber] = []
+    bare: list[OutputNumber] = []
+    for line in lines:
+        tree = re.search(r"[{\[].*[}\]]\s*$", line)
+        if tree and (parsed := _parsed(tree[0].strip())) is not None:
+            bare += _of_tree(parsed, source)
+            line = line[: tree.start()]
+        numbers = read_numbers(line, skip=False)
+        keys = [match.span(1) for match in _KEY.finditer(line)]
+        lead = _lead(line, keys)
+        previous = 0
+        for i, number in enumerate(numbers):
+            if any(a <= number.start < b for a, b in keys):  # `older than 60: 10` says 10
+                bare.append(OutputNumber(number.value, number.step, number.share, source, text=number.text))
+                continue
+            end = numbers[i + 1].start if i + 1 < len(numbers) else len(line)
+            key = next((line[a:b] for a, b in keys if number.start - 4 <= b <= number.start), "")
+            before, after = line[previous : number.start], line[number.end : end]
+            label = key or (before if forms(before) else after if forms(after) else lead)
+            previous = number.end
+            label = label.strip(" ,;:=|()")
+            labels = (lead.strip(), label) if lead and lead.strip() != label else (label, "")
+            figure = OutputNumber(number.value, number.step, number.share, source, labels, grid, number.text)
+            if forms(label):
+                named_figures.append(figure)
+            else:
+                bare.append(OutputNumber(number.value, number.step, number.share, source, text=number.text))
+    grid.figures += named_figures
+    return bare + named_figures
