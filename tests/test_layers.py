@@ -100,7 +100,7 @@ ALLOWED: dict[str, set[str]] = {
     "chat": {"errors", "types", "common", "model", "text", "engine", "tasks", "envs", "rollout"},
     "agent": {"errors", "types", "common", "text", "sandbox", "engine", "envs", "rollout"},
     "serve": {"errors", "types", "common", "text", "engine"},
-    "release": {"errors", "common", "model", "text"},
+    "release": {"errors", "common", "config", "model", "text", "tasks", "report", "pipeline"},
     "cli": {
         "errors",
         "types",

@@ -28,6 +28,7 @@ from qwq.cli.engine import bench_app, chat, serve
 from qwq.cli.eval import eval_app
 from qwq.cli.foreign import own_options
 from qwq.cli.look import look, watch
+from qwq.cli.release import push, release
 from qwq.cli.reward import reward_app
 from qwq.cli.sandbox import sandbox_app
 from qwq.errors import ConfigError, Interrupted, QwqError
@@ -63,6 +64,8 @@ app.command(watch)
 app.command(data_app)
 app.command(reward_app)
 app.command(agent_app)
+app.command(release)
+app.command(push)
 
 
 # -- recipes ---------------------------------------------------------------------------------------

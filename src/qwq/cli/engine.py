@@ -26,7 +26,7 @@ def serve(
     Parameters
     ----------
     model
-        Model folder, GGUF file, a run's folder (its last policy), a hub name, or modelscope:NAME.
+        Model folder, GGUF file, a run's folder (its last policy), a hub name or modelscope:NAME.
     more
         Further models. A request names its model; one is in memory at a time. NAME=MODEL sets the
         name.

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qwq.common.hub_files import HubName, download, list_files, parse_hub_name
 from qwq.common.jsonl import BOM, numbered_lines, parse_line
 from qwq.errors import DataError
 
@@ -140,8 +141,14 @@ def is_hub_id(path: str) -> bool:
     """Whether `path` names a data set of the hub: `org/name`, no path here, and not the name of a
     data file.
     """
-    form = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", path)
-    return bool(form) and Path(path).suffix not in (*SUFFIXES, ARRAYS) and not Path(path).exists()
+    return _hub_name(path) is not None
+
+
+def _hub_name(path: str) -> HubName | None:
+    name = parse_hub_name(path if ":" in path else f"hf:{path}")
+    plain = ":" not in path
+    is_here = plain and (Path(path).suffix in (*SUFFIXES, ARRAYS) or Path(path).exists())
+    return None if name is None or name.names_file or is_here else name
 
 
 def data_files(name: str, split: str = "train", *, give: str = "give a JSON-lines or parquet file") -> list[Path]:
@@ -156,8 +163,11 @@ def data_files(name: str, split: str = "train", *, give: str = "give a JSON-line
     if path.is_dir():
         names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
         return [path / file for file in choose_files(names, split, str(path))]
-    if is_hub_id(name):
-        return _hub_files(name, split)
+    if repository := _hub_name(name):
+        names = list_files(repository, kind="dataset")
+        chosen = choose_files(names, split, f"the data set {name}")
+        folder = download(repository, chosen, kind="dataset", what="data file")
+        return [folder / file for file in chosen]
     raise DataError(f"no data file at {path}: {give}")
 
 
@@ -182,21 +192,6 @@ def choose_files(names: Sequence[str], split: str, where: str) -> list[str]:
     raise DataError(
         f"{where} has no {split} file, only {', '.join(sorted(here)[:6])}: give another split or the path of a file"
     )
-
-
-def _hub_files(name: str, split: str) -> list[Path]:
-    from huggingface_hub import HfApi, errors, hf_hub_download
-
-    try:
-        names = HfApi().list_repo_files(name, repo_type="dataset")
-        chosen = choose_files(names, split, f"the data set {name}")
-        return [Path(hf_hub_download(name, file, repo_type="dataset")) for file in chosen]
-    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"no data file at {name}, and the hub gives no such data set ({type(error).__name__}: {reason}): "
-            "check the name and the network, or give a local JSON-lines file"
-        ) from None
 
 
 def keys_of(row: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 it.
 
 folder, org/name        our own module, in float32 on CPUs (or bfloat16 on GPUs)
-modelscope:org/name     the same from ModelScope (needs its `modelscope` package)
+modelscope:org/name     the same from ModelScope (needs the package modelscope-hub)
 file.gguf               llama.cpp's kernels, in its quantised form; with dtype "float32" dequantised
                         into our module
 """
@@ -24,7 +24,6 @@ from qwq.engine.backends.base import Backend
 from qwq.engine.backends.llama_cpp import LlamaBackend
 from qwq.engine.backends.torch import TorchBackend
 from qwq.engine.options import BITS, ENGINE_DEFAULTS, EngineOptions
-from qwq.engine.sampler import QWQ_SAMPLING
 from qwq.engine.scheduler import Engine
 from qwq.errors import ConfigError, ModelError
 from qwq.model.config import QWQ_YARN, ModelConfig
@@ -33,12 +32,12 @@ from qwq.model.gguf_file import GGUFFile
 from qwq.model.model_folder import generation_config, read_config, resolve_folder
 from qwq.model.weights import check_model, load_model
 from qwq.text.gguf_tokenizer import chat_format_from_gguf
+from qwq.text.sampling import default_sampling
 from qwq.text.template import ChatFormat
 
 DETERMINISTIC_ROWS = 4
 DEFAULT_KV_TOKENS = 16384
 DEFAULT_MODEL_LEN = 32768
-MODELSCOPE = "modelscope:"
 
 
 @dataclass(slots=True)
@@ -109,7 +108,7 @@ def _located(model: str) -> Path:
     path = Path(model).expanduser()
     if path.is_file() or path.suffix == ".gguf":
         return path
-    folder = _modelscope(model) if model.startswith(MODELSCOPE) else resolve_folder(model)
+    folder = resolve_folder(model)
     files = sorted(folder.glob("*.gguf"))
     return files[0] if len(files) == 1 and not (folder / "config.json").is_file() else folder
 
@@ -146,7 +145,7 @@ def describe_model(model: str, options: EngineOptions = ENGINE_DEFAULTS) -> Desc
         path.stat().st_size if is_file and options.dtype == "auto" else _dtype(options).itemsize * config.num_parameters
     )
     name = str(path) if is_file else model
-    return Described(name, chat, _sampling(chat, generation), config, _length(config, options), size)
+    return Described(name, chat, default_sampling(chat, generation), config, _length(config, options), size)
 
 
 def release(opened: LoadedModel) -> None:
@@ -269,18 +268,8 @@ def _loaded(
 ) -> LoadedModel:
     hint = "greedy decoding makes reasoning models repeat themselves; QwQ is meant for T 0.6, top-p 0.95, top-k 40"
     return LoadedModel(
-        engine, chat, name, _sampling(chat, generation), config, plan, hint if chat.thinking_open else ""
+        engine, chat, name, default_sampling(chat, generation), config, plan, hint if chat.thinking_open else ""
     )
-
-
-def _sampling(chat: ChatFormat, generation: dict[str, Any]) -> dict[str, Any]:
-    stated = {k: generation[k] for k in QWQ_SAMPLING if isinstance(generation.get(k), int | float)}
-    # A model that thinks repeats itself under greedy decoding, so its defaults are QwQ's where it
-    # states none of its own.
-    sampling = stated or (QWQ_SAMPLING if chat.thinking_open else {"temperature": 1.0})
-    if generation.get("do_sample") is False and "temperature" not in stated:
-        sampling = sampling | {"temperature": 0.0}
-    return dict(sampling)
 
 
 def _engine_options(options: EngineOptions, length: int) -> dict[str, Any]:
@@ -351,19 +340,3 @@ def _announce(name: str, plan: Memory, options: EngineOptions, report: Callable[
     parts = ", ".join(f"{part} {size / GIB:.2f}" for part, size in plan.parts.items())
     report(f"{name}: about {plan.total / GIB:.2f} GiB ({parts}), {free / GIB:.1f} GiB are free")
     require(plan, free, name)
-
-
-def _modelscope(model: str) -> Path:
-    name = model.removeprefix(MODELSCOPE)
-    try:
-        from modelscope import snapshot_download  # type: ignore[import-not-found]
-    except ImportError:
-        raise ConfigError(
-            f"{model}: `pip install modelscope` fetches models from there; or give a local folder"
-        ) from None
-    try:
-        return Path(snapshot_download(name))
-    except Exception as error:  # noqa: BLE001  # the library raises whatever its HTTP stack does
-        raise ModelError(
-            f"{model}: ModelScope does not give it ({type(error).__name__}: {error}): check name and network"
-        ) from None

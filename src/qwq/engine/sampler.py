@@ -65,9 +65,6 @@ class SamplingParams:
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
-# QwQ-32B's own (its model card); greedy decoding makes it repeat itself.
-QWQ_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 40, "min_p": 0.0}
-
 # Odd constants of the splitmix64 generator (Steele, Lea and Flood 2014), as signed 64-bit numbers.
 _GAMMA, _MIX1, _MIX2 = (
     c - (1 << 64) if c >> 63 else c for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)

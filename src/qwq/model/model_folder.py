@@ -9,13 +9,13 @@ else is refused.
 from __future__ import annotations
 
 import json
-import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwq.common.hub_files import download, parse_hub_name
 from qwq.errors import ModelError
 from qwq.model.config import ModelConfig
 
@@ -25,8 +25,9 @@ MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors format
 
 
 def resolve_folder(model: str | Path, *, weights: bool = True) -> Path:
-    """The local folder of `model`: a path, or a hub name, which is downloaded. ModelError where
-    there is neither.
+    """The local folder of `model`: a path, or a name on a hub, which is downloaded.
+
+    ModelError where there is neither. The forms of names are those of common/hub_files.py.
 
     Without `weights` a hub's model is downloaded without them: config, tokenizer and template.
     """
@@ -35,33 +36,13 @@ def resolve_folder(model: str | Path, *, weights: bool = True) -> Path:
         return path
     if path.exists():
         raise ModelError(f"{path} is a file: give the folder that holds config.json and {SINGLE}")
-    if is_hub_name(model):
-        return _download(str(model), HUB_FILES if weights else [f for f in HUB_FILES if not f.endswith("safetensors")])
+    if (name := parse_hub_name(str(model))) and not name.names_file:
+        return download(name, HUB_FILES if weights else [f for f in HUB_FILES if not f.endswith("safetensors")])
     raise ModelError(
         f"no model folder at {path}: give a folder with config.json and {SINGLE} "
-        "(`qwq train RECIPE` writes runs/NAME/checkpoints/STAGE/final), or a hub name such as Qwen/QwQ-32B"
+        "(`qwq train RECIPE` writes runs/NAME/checkpoints/STAGE/final), or a hub name such as Qwen/QwQ-32B "
+        "or modelscope:Qwen/QwQ-32B"
     )
-
-
-def is_hub_name(model: str | Path) -> bool:
-    """Whether `model` is a name of the hub, such as Qwen/QwQ-32B, and no path here."""
-    path = Path(model).expanduser()
-    # `runs/tiny` has the shape of a hub name too; where `runs` is a folder here, a path was meant.
-    looks_like_hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(model)) and not path.parent.exists()
-    return bool(looks_like_hub) and path.parts[0] != "runs"
-
-
-def _download(name: str, files: list[str]) -> Path:
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=files))
-    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"no model folder at {name}, and the hub does not give it ({type(error).__name__}: {reason}): "
-            "check the name, the network and HF_TOKEN, or give a local folder"
-        ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,14 +9,16 @@ differs is refused: its scores would not be the benchmark's.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qwq.common.checksums import sha256_of
 from qwq.common.files import write_atomic
+from qwq.common.hub_files import HubName
+from qwq.common.hub_files import download as download_files
 from qwq.data.row_files import Row, data_files, read_rows
 from qwq.errors import DataError
 
@@ -41,11 +43,6 @@ class Published:
     @property
     def place(self) -> str:
         return self.url or " and ".join(f"https://huggingface.co/datasets/{h}" for h in self.hub)
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
@@ -229,13 +226,5 @@ def download(task: str, published: Published, path: Path) -> Path:
 def _from_hub(name: str, split: str, files: Sequence[str]) -> list[Path]:
     if not files:
         return data_files(name, split)
-    from huggingface_hub import errors, hf_hub_download
-
-    try:
-        return [Path(hf_hub_download(name, file, repo_type="dataset")) for file in files]
-    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(
-            f"the hub does not give {name} ({type(error).__name__}: {reason}): check the network, or put its files "
-            "in DIR/BENCH and give --data DIR"
-        ) from None
+    folder = download_files(HubName("huggingface", name), files, kind="dataset", what="data set")
+    return [folder / file for file in files]

@@ -417,17 +417,19 @@ def test_a_hub_data_set_is_an_sft_path(chat: ChatFormat, tmp_path: Path, monkeyp
 
     asked = []
 
-    def listed(self: object, name: str, repo_type: str) -> list[str]:
+    def listed(self: object, name: str, **options: object) -> list[str]:
         return ["README.md", "data/train.jsonl", "data/test.jsonl"]
 
-    def download(name: str, file: str, repo_type: str) -> str:
-        asked.append((name, file, repo_type))
-        return str(write(tmp_path / "train.jsonl", *BASE))
+    def download(name: str, *, repo_type: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns, repo_type))
+        (tmp_path / "data").mkdir(exist_ok=True)
+        write(tmp_path / "data" / "train.jsonl", *BASE)
+        return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", listed)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     made = stage(Path("org/chats")).make_documents(chat, "sft", 0)
-    assert len(made.documents) == 8 and asked == [("org/chats", "data/train.jsonl", "dataset")]
+    assert len(made.documents) == 8 and asked == [("org/chats", ["data/train.jsonl"], "dataset")]
 
 
 def test_what_convert_writes_is_read_with_u2028_in_it(chat: ChatFormat, tmp_path: Path) -> None:

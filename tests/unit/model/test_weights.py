@@ -205,17 +205,19 @@ def test_hub_names_are_downloaded_and_failures_are_one_line(tmp_path, saved, mon
 
     asked = []
 
-    def give(name, allow_patterns):
-        asked.append((name, allow_patterns))
+    def give(name, *, repo_type, revision, allow_patterns):
+        asked.append((name, repo_type, revision, allow_patterns))
         return str(saved)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", give)
     assert resolve_folder("Some-Org/model-0.5b") == saved
-    assert asked == [("Some-Org/model-0.5b", model_folder.HUB_FILES)]
+    assert resolve_folder("hf:Some-Org/model-0.5b@v2") == saved
+    files = model_folder.HUB_FILES
+    assert asked == [("Some-Org/model-0.5b", "model", revision, files) for revision in (None, "v2")]
     assert not any("bin" in pattern or "*.py" in pattern for pattern in model_folder.HUB_FILES)
 
-    def refuse(name, allow_patterns):
+    def refuse(name, **options):
         raise huggingface_hub.errors.LocalEntryNotFoundError("cannot be reached\nand is not in the cache")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)

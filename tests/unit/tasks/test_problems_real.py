@@ -211,17 +211,18 @@ def test_a_folder_is_read_as_a_data_set(tmp_path: Path) -> None:
 def test_a_hub_id_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def listed(self: object, name: str, repo_type: str) -> list[str]:
+    def listed(self: object, name: str, **options: object) -> list[str]:
         return ["README.md", "test.jsonl", "train.jsonl"]
 
-    def download(name: str, file: str, repo_type: str) -> str:
-        asked.append((name, file, repo_type))
-        return str(write(tmp_path / file, GOOD))
+    def download(name: str, *, repo_type: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns, repo_type))
+        write(tmp_path / allow_patterns[0], GOOD)
+        return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", listed)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert load("gsm8k", "org/set", "test")[0].truth == {"gold": "1"}
-    assert asked == [("org/set", "test.jsonl", "dataset")]
+    assert asked == [("org/set", ["test.jsonl"], "dataset")]
 
 
 def test_a_hub_that_does_not_answer_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:

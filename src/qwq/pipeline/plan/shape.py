@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qwq.common.hub_files import download, parse_hub_name
 from qwq.config import Recipe
-from qwq.errors import ModelError
 from qwq.model.config import ModelConfig, preset
-from qwq.model.model_folder import is_hub_name, read_config, resolve_folder
+from qwq.model.model_folder import read_config, resolve_folder
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
@@ -28,15 +28,5 @@ def model_config(recipe: Recipe) -> ModelConfig:
         return read_config(resolve_folder(path))
     if model.shape:
         return preset(model.shape)
-    if not is_hub_name(path):
-        return read_config(resolve_folder(path))  # which says that it is not there
-    from huggingface_hub import errors, hf_hub_download
-
-    try:
-        return read_config(Path(hf_hub_download(str(model.path), "config.json")).parent)
-    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"no model folder at {model.path}, and the hub does not give it ({type(error).__name__}: {reason}): "
-            "check the name and the network, or set --model.path to a local folder"
-        ) from None
+    name = parse_hub_name(str(model.path))
+    return read_config(download(name, ["config.json"]) if name else resolve_folder(path))

@@ -218,7 +218,7 @@ def writes_tools(chat: ChatFormat) -> bool:
 
 def _max_positions(model: str) -> int | None:
     """How long a context the model's files allow; None where only opening it tells."""
-    if model.startswith("modelscope:") or Path(model).expanduser().is_file() or model.endswith(".gguf"):
+    if Path(model).expanduser().is_file() or model.endswith(".gguf"):
         return None
     folder = resolve_folder(model)
     return read_config(folder).max_positions if (folder / "config.json").is_file() else None
@@ -227,8 +227,6 @@ def _max_positions(model: str) -> int | None:
 def model_files(model: str) -> dict[str, Any]:
     """Names, sizes and times of the weight files: they tell models in one place apart."""
     path = Path(model).expanduser()
-    if model.startswith("modelscope:"):
-        return {"name": model}
     files = (
         [path]
         if path.is_file()
