@@ -99,7 +99,7 @@ ALLOWED: dict[str, set[str]] = {
     "api": {"errors", "types", "common", "config", "text", "engine", "tasks", "rollout", "eval", "report", "pipeline"},
     "chat": {"errors", "types", "common", "model", "text", "engine", "tasks", "envs", "rollout"},
     "agent": {"errors", "types", "common", "text", "sandbox", "engine", "envs", "rollout"},
-    "serve": {"errors", "types", "common", "text", "engine"},
+    "serve": {"errors", "types", "common", "text", "sandbox", "engine", "envs", "verify", "rollout", "agent"},
     "release": {"errors", "common", "config", "model", "text", "tasks", "report", "pipeline"},
     "cli": {
         "errors",

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qwq.agent.events import Event, EventKind, read_events
-from qwq.envs.toolbox import TOOLSETS, make_toolsets
+from qwq.envs.base import in_background
+from qwq.envs.mcp import McpToolset
+from qwq.envs.toolbox import TOOLSETS, Toolset, make_toolsets
 
 WIDTH = 400  # characters of one text
 
@@ -52,10 +54,21 @@ def _cut(text: str) -> str:
     return line if len(line) <= WIDTH else f"{line[:WIDTH]} ... ({len(text):,} characters)"
 
 
-def tool_lines(*, as_json: bool) -> Iterator[str]:
-    """All tools, by toolset."""
+def _started(toolset: McpToolset) -> list[Toolset]:
+    """A toolset that knows its tools, behind its start and end."""
+    try:
+        in_background(toolset.open()).result()
+    finally:
+        in_background(toolset.close()).result()
+    return [toolset]
+
+
+def tool_lines(*, as_json: bool, mcp: Path | None = None) -> Iterator[str]:
+    """All tools, by toolset; those of the servers of the file `mcp` too."""
     for name in TOOLSETS:
-        for group in make_toolsets([name]):
+        if name == "mcp" and mcp is None:
+            continue
+        for group in make_toolsets([name]) if mcp is None or name != "mcp" else _started(McpToolset(mcp)):
             for spec in group.specs():
                 facts = {
                     "toolset": name, "name": spec.name, "effect": spec.effect.value, "timeout_s": spec.timeout_s,

@@ -22,6 +22,8 @@ class AgentFlags:
     """URL of an OpenAI-compatible server; its key comes from QWQ_API_KEY or OPENAI_API_KEY."""
     tools: str = "python"
     """Tools, separated by commas; `qwq agent tools` lists them."""
+    mcp: Path | None = None
+    """File of MCP servers ({"mcpServers": {...}}), whose tools the model gets too."""
     data: tuple[Path, ...] = ()
     """File that is copied into the workspace; may be given several times."""
     workspace: Path | None = None
@@ -94,6 +96,7 @@ def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOption
         thinking_budget=flags.thinking_budget,
         box_mb=flags.box_mb,
         engine=engine,
+        mcp=flags.mcp,
     )
     outcome, out = start(request)
     print(outcome.answer)
@@ -222,16 +225,18 @@ def agent_apply(run: Path, folder: Path, *, yes: bool = False) -> int:
 
 
 @agent_app.command(name="tools")
-def agent_tools(*, json: bool = False) -> int:
+def agent_tools(*, json: bool = False, mcp: Path | None = None) -> int:
     """List the tools, what they may change, and how long a call may take.
 
     Parameters
     ----------
     json
         One JSON object a line, with each tool's schema.
+    mcp
+        File of MCP servers: they are started, and their tools are listed too.
     """
     from qwq.agent.show import tool_lines
 
-    for line in tool_lines(as_json=json):
+    for line in tool_lines(as_json=json, mcp=mcp):
         print(line)
     return 0

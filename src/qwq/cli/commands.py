@@ -28,6 +28,7 @@ from qwq.cli.engine import bench_app, chat, serve
 from qwq.cli.eval import eval_app
 from qwq.cli.foreign import own_options
 from qwq.cli.look import look, watch
+from qwq.cli.offer import mcp
 from qwq.cli.release import push, release
 from qwq.cli.reward import reward_app
 from qwq.cli.sandbox import sandbox_app
@@ -56,6 +57,7 @@ verify_app = App(name="verify", help="Grade answers: JSON lines in, one JSON lin
 app.command(verify_app)
 app.command(sandbox_app)
 app.command(serve)
+app.command(mcp)
 app.command(chat)
 app.command(bench_app)
 app.command(eval_app)

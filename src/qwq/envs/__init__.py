@@ -2,7 +2,7 @@
 and the runner.
 """
 
-from qwq.envs import fetch, file_tools, python, shell, sql
+from qwq.envs import fetch, file_tools, mcp, python, shell, sql
 from qwq.envs.base import ENVIRONMENTS, Environment, answer_calls, environment, environment_for, tool
 from qwq.envs.calculator import CalculatorEnvironment
 from qwq.envs.toolbox import (
@@ -36,6 +36,7 @@ __all__ = [
     "fetch",
     "file_tools",
     "make_toolsets",
+    "mcp",
     "python",
     "shell",
     "sql",

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
 from qwq.engine.load import LoadedModel, say
 from qwq.errors import ConfigError, DataError
@@ -26,13 +27,18 @@ from qwq.serve.catalogue import Catalogue
 from qwq.serve.chat import ChatCompletion, chat_chunks
 from qwq.serve.completions import Completion
 from qwq.serve.core import Core
-from qwq.serve.guards import Guards, Rooted
+from qwq.serve.guards import Guards, Rooted, SameSite
+from qwq.serve.hosted import HostedTools
+from qwq.serve.hosted_response import HostedRun, hosted_of
 from qwq.serve.infill import Infill
+from qwq.serve.mcp.offered import OfferedTools
+from qwq.serve.mcp.provider import MCP_PATH, McpEndpoint
 from qwq.serve.metrics import ServerMetrics
 from qwq.serve.openapi import ANTHROPIC_RESPONSES, RESPONSES, STREAMED, describe
 from qwq.serve.options import ServeOptions
 from qwq.serve.page.routes import mount
-from qwq.serve.responses import ResponseRun, ResponseStore, page_of
+from qwq.serve.response_store import ResponseStore, page_of
+from qwq.serve.responses import ResponseRun
 from qwq.serve.schema import ChatRequest, CompletionRequest
 from qwq.serve.schema_anthropic import CountRequest, MessagesRequest
 from qwq.serve.schema_responses import ResponsesRequest
@@ -46,6 +52,7 @@ class Shared:
     catalogue: Catalogue
     metrics: ServerMetrics
     store: ResponseStore
+    hosted: HostedTools
 
 
 def create_app(loaded: LoadedModel, options: ServeOptions, shared: Shared | None = None) -> FastAPI:
@@ -57,14 +64,21 @@ def create_app(loaded: LoadedModel, options: ServeOptions, shared: Shared | None
     the engine does.
     """
     core = Core(loaded, options) if shared is None else Core(loaded, options, shared.catalogue, shared.metrics)
+    hosted = HostedTools(options) if shared is None else shared.hosted
+    endpoint = mcp_endpoint(options)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        core.runner.start()
-        yield
-        for close in app.state.closing:
-            await close()
-        await asyncio.to_thread(core.runner.stop)
+        async with AsyncExitStack() as stack:
+            if endpoint is not None:
+                await stack.enter_async_context(endpoint.running())
+            core.runner.start()
+            yield
+            for close in app.state.closing:
+                await close()
+            if shared is None:
+                await hosted.close()
+            await asyncio.to_thread(core.runner.stop)
 
     app = FastAPI(title="qwq", version="1", lifespan=lifespan, responses=RESPONSES)
     app.state.core, app.state.closing = core, []
@@ -72,10 +86,12 @@ def create_app(loaded: LoadedModel, options: ServeOptions, shared: Shared | None
     errors.install(app)
     about.install(app, core)
     _generate(app, core)
-    _responses(app, core, shared.store if shared else ResponseStore(options.stored_responses))
+    _responses(app, core, shared.store if shared else ResponseStore(options.stored_responses), hosted)
     _messages(app, core)
     ollama.install(app, core)
     llamacpp.install(app, core)
+    if endpoint is not None:
+        app.router.routes.append(Route(MCP_PATH, endpoint=SameSite(endpoint, allowed_hosts=options.allowed_host)))
     if options.page:
         mount_page(app, options)
     describe(
@@ -85,6 +101,11 @@ def create_app(loaded: LoadedModel, options: ServeOptions, shared: Shared | None
         lenient=options.ignore_unknown_fields,
         infill=Infill.of(core.tokenizer) is not None,
     )
+    _add_middleware(app, options)
+    return app
+
+
+def _add_middleware(app: FastAPI, options: ServeOptions) -> None:
     app.add_middleware(
         Guards, api_keys=options.api_key, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown_fields
     )
@@ -100,7 +121,11 @@ def create_app(loaded: LoadedModel, options: ServeOptions, shared: Shared | None
         app.add_middleware(AccessLog, target=options.access_log)
     if options.root_path:
         app.add_middleware(Rooted, root_path=options.root_path)
-    return app
+
+
+def mcp_endpoint(options: ServeOptions) -> McpEndpoint | None:
+    """What the server offers at `/mcp`, if anything. ConfigError where the SDK is not installed."""
+    return McpEndpoint(OfferedTools(), limit_bytes=options.limit_bytes) if options.mcp else None
 
 
 def mount_page(app: FastAPI, options: ServeOptions) -> None:
@@ -148,14 +173,16 @@ def _messages(app: FastAPI, core: Core) -> None:
         return Json(anthropic.count(core, body))
 
 
-def _responses(app: FastAPI, core: Core, store: ResponseStore) -> None:
+def _responses(app: FastAPI, core: Core, store: ResponseStore, hosted: HostedTools) -> None:
     @app.post("/v1/responses", responses=STREAMED)
     async def responses(body: ResponsesRequest, request: Request) -> Response:
-        run = await ResponseRun.make(core, store, body)
+        run = await (
+            HostedRun.prepare(core, store, hosted, body) if hosted_of(body) else ResponseRun.make(core, store, body)
+        )
         if not body.stream:
             return await unless_gone(request, run.answer())
-        group = core.start([run.conversation.request], streamed=True)
-        return EventStream(run.events(group), lambda: core.end(group), run.failed)
+        run.start(streamed=True)
+        return EventStream(run.events(), run.close, run.failed)
 
     @app.get("/v1/responses/{response_id}")
     async def kept(response_id: str) -> Response:

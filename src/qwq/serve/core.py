@@ -159,6 +159,11 @@ class Core:
     def _seed(self) -> int:
         return secrets.randbits(48) if self.options.seed is None else self.options.seed
 
+    @property
+    def hidden_ids(self) -> frozenset[int]:
+        """Special tokens that are not written as text; markup is."""
+        return self._hidden(())
+
     def _hidden(self, stop: Sequence[str]) -> frozenset[int]:
         """Special tokens, apart from those that a stop string waits for, and from markup, which is
         read out of the text.

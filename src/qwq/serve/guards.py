@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+import ipaddress
+import socket
+from collections.abc import Collection, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import HTTPException
 
-from qwq.serve.errors import error_response
+from qwq.serve.errors import INVALID, error_response
 from qwq.serve.fields import LENIENT
 
 OPEN_PATHS = frozenset({"/", "/health", "/favicon.ico", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 OPEN_PREFIXES = ("/static/", "/page/", "/assets/")
+OTHER_SITE = "a page of another site may not use what is kept here"
 
 
 # Uptime checks ask for the head alone of what a GET gives at once.
@@ -108,3 +112,42 @@ class Guards:
         digest = hashlib.sha256(key.strip()).digest()
         # Every key is compared, so that the time does not tell which one it was.
         return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+
+
+class SameSite:
+    """Refuses what another site's page had a browser send, by Origin, Fetch metadata and, against
+    DNS rebinding, the host's name.
+    """
+
+    def __init__(self, app: Any, *, allowed_hosts: Collection[str]) -> None:
+        own = socket.gethostname().lower()
+        self.app, self.allowed = app, {"localhost", own, f"{own}.local", *(h.lower() for h in allowed_hosts)}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and (fault := self._fault(dict(scope["headers"]))):
+            return await error_response(403, fault, INVALID)(scope, receive, send)
+        await self.app(scope, receive, send)
+
+    def _fault(self, headers: dict[bytes, bytes]) -> str | None:
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        name = urlsplit(f"//{host}").hostname or ""
+        if not self._is_own(name) and b"authorization" not in headers:
+            return (
+                f"{name!r} is not a name of this server: open it by its address or as localhost, "
+                "or allow the name (--allowed-host)"
+            )
+        origin = headers.get(b"origin")
+        if origin is not None and urlsplit(origin.decode("latin-1").lower()).netloc != host:
+            return OTHER_SITE
+        if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+            return OTHER_SITE
+        return None
+
+    def _is_own(self, name: str) -> bool:
+        if "*" in self.allowed or name in self.allowed or name.endswith(".localhost"):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True  # a rebound name is a name: an address in the bar is this server's

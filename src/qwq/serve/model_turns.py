@@ -139,6 +139,7 @@ class ModelTurns:
                 allowed_origins=(),
                 access_log=None,
                 page=False,
+                mcp=False,
             )
             app = create_app(loaded, own, self.shared)
             await self._stack.enter_async_context(app.router.lifespan_context(app))

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -75,6 +75,18 @@ class ServeOptions:
     """Seconds that running answers get when the server is stopped; then they are cut off."""
     stored_responses: int = 1000
     """Responses kept in memory for previous_response_id."""
+    mcp: bool = False
+    """Offer python, run_code, verify_math and verify_code to other agents at /mcp; code runs in the jail."""
+    hosted_tools: Annotated[tuple[Literal["code_interpreter", "mcp"], ...], Parameter(consume_multiple=True)] = ()
+    """Tools of /v1/responses that this server runs itself: code_interpreter (Python in the jail), mcp (calls to MCP
+    servers on the hosts of --hosted-mcp-host)."""
+    hosted_mcp_host: tuple[str, ...] = ()
+    """Host name to which requests may have this server make MCP calls; repeatable, * for any. Code and people that can
+    send requests then reach that host from here."""
+    hosted_max_calls: int = 32
+    """Calls of hosted tools that one request may make."""
+    hosted_max_seconds: float = 300.0
+    """Seconds after which a request with hosted tools makes no further turn."""
     page: Annotated[bool, Parameter(negative="--no-page")] = True
     """Serve the chat page at /."""
     conversations: Path | None = None
@@ -110,6 +122,10 @@ class ServeOptions:
         require_range("--shutdown-timeout", self.shutdown_timeout, 0)
         require_range("--max-waiting", self.max_waiting, 0)
         require_range("--stored-responses", self.stored_responses, 0)
+        require_range("--hosted-max-calls", self.hosted_max_calls, 1)
+        require_range("--hosted-max-seconds", self.hosted_max_seconds, 1)
+        if "mcp" in self.hosted_tools and not self.hosted_mcp_host:
+            raise ConfigError("--hosted-tools mcp needs --hosted-mcp-host: name the hosts that may be called")
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import orjson
@@ -25,16 +25,18 @@ from fastapi.middleware.cors import CORSMiddleware
 from qwq.errors import InfraError, UsageError
 from qwq.serve import about, errors, ollama_models
 from qwq.serve.access import AccessLog
-from qwq.serve.app import Shared, mount_page
+from qwq.serve.app import Shared, mcp_endpoint, mount_page
 from qwq.serve.catalogue import Catalogue
 from qwq.serve.chat import chat_chunks
 from qwq.serve.engine_thread import Gone
 from qwq.serve.errors import RequestRefused
-from qwq.serve.guards import Guards, Rooted, path_of
+from qwq.serve.guards import Guards, Rooted, SameSite, path_of
+from qwq.serve.hosted import HostedTools
+from qwq.serve.mcp.provider import MCP_PATH
 from qwq.serve.metrics import ServerMetrics
 from qwq.serve.model_turns import ModelEntry, ModelTurns
 from qwq.serve.options import ServeOptions
-from qwq.serve.responses import ResponseStore
+from qwq.serve.response_store import ResponseStore
 from qwq.serve.sse import HeldOpen, Json
 
 # Paths whose requests go to the model that they name.
@@ -57,7 +59,7 @@ NAMING = (
 
 def _shared_state(entries: Sequence[ModelEntry], options: ServeOptions) -> Shared:
     catalogue = Catalogue([e.card for e in entries])
-    return Shared(catalogue, ServerMetrics(), ResponseStore(options.stored_responses))
+    return Shared(catalogue, ServerMetrics(), ResponseStore(options.stored_responses), HostedTools(options))
 
 
 class ModelSwitch:
@@ -79,6 +81,8 @@ class ModelSwitch:
         self.front.state.chat = self.chat
         if options.page:
             mount_page(self.front, options)
+        self._endpoint = mcp_endpoint(options)
+        self._mcp = None if self._endpoint is None else SameSite(self._endpoint, allowed_hosts=options.allowed_host)
 
     def guarded(self) -> Any:
         """The application behind keys, limits, origins and the access log, as for one model."""
@@ -125,6 +129,8 @@ class ModelSwitch:
         path, send = path_of(scope), HeldOpen(send)
         if path in self._lists or path.startswith("/v1/models/") or self._is_page(path):
             return await self.front(scope, receive, send)
+        if self._mcp is not None and path == MCP_PATH:
+            return await self._mcp(scope, receive, send)
         try:
             if scope["method"] == "POST" and path in NAMING:
                 return await self._named(path, scope, receive, send)
@@ -171,10 +177,14 @@ class ModelSwitch:
             await self.turns.load(self.turns.entries[0])
         except InfraError as error:
             return await send({"type": "lifespan.startup.failed", "message": str(error)})
-        self._ready()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.turns.end(self.closing)
+        async with AsyncExitStack() as stack:
+            if self._endpoint is not None:
+                await stack.enter_async_context(self._endpoint.running())
+            self._ready()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await self.turns.end(self.closing)
+            await self.shared.hosted.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 

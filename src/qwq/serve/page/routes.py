@@ -21,13 +21,11 @@ It does not part users from each other: one server, one set of conversations.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
-import socket
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -37,6 +35,7 @@ from starlette.concurrency import run_in_threadpool
 
 from qwq.errors import QwqError, UsageError
 from qwq.serve.errors import INVALID, error_response
+from qwq.serve.guards import SameSite
 from qwq.serve.page.assets import serve_files
 from qwq.serve.page.conversation_store import Found, NotFound, Store, Stores, Whole
 from qwq.serve.page.generation import Chat, Generations
@@ -101,7 +100,7 @@ def mount(
     api.include_router(_files(stores.kept))
     api.add_exception_handler(QwqError, _failed)
     api.add_exception_handler(RequestValidationError, _invalid)
-    api.add_middleware(_SameSite, allowed_hosts=allowed_hosts)
+    api.add_middleware(SameSite, allowed_hosts=allowed_hosts)
     app.mount("/api", api)
     serve_files(app)
 
@@ -110,46 +109,6 @@ def mount(
         stores.close()
 
     app.state.closing.append(close)
-
-
-# -- who may ask -----------------------------------------------------------------------------------
-
-
-class _SameSite:
-    """Refuses what another site's page had a browser send."""
-
-    def __init__(self, app: Any, *, allowed_hosts: Collection[str]) -> None:
-        own = socket.gethostname().lower()
-        self.app, self.allowed = app, {"localhost", own, f"{own}.local", *(h.lower() for h in allowed_hosts)}
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and (fault := self._fault(dict(scope["headers"]))):
-            return await error_response(403, fault, INVALID)(scope, receive, send)
-        await self.app(scope, receive, send)
-
-    def _fault(self, headers: dict[bytes, bytes]) -> str | None:
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        name = urlsplit(f"//{host}").hostname or ""
-        if not self._is_own(name) and b"authorization" not in headers:
-            return (
-                f"{name!r} is not a name of this server: open it by its address or as localhost, "
-                "or allow the name (--allowed-host)"
-            )
-        origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin.decode("latin-1").lower()).netloc != host:
-            return "a page of another site may not use the conversations kept here"
-        if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
-            return "a page of another site may not use the conversations kept here"
-        return None
-
-    def _is_own(self, name: str) -> bool:
-        if "*" in self.allowed or name in self.allowed or name.endswith(".localhost"):
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True  # a rebound name is a name: an address in the bar is this server's
 
 
 def _failed(request: Request, error: Exception) -> Response:
