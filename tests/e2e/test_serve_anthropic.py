@@ -29,19 +29,14 @@ THINKING = {"type": "enabled", "budget_tokens": 1024}
 
 
 def reply(prompt: str) -> str:
-    last = prompt.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
-    if "tool_response" in last:
+    if "tool_response" in scripted.last_message(prompt):
         return "it said 7\n</think>\n\nThe sum is 7."
-    return last.partition("repeat:")[2] if "repeat:" in last else f"hm\n</think>\n\n{last[::-1]}"
+    return scripted.repeat_or_reverse(prompt)
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx2.Client]:
-    chat = scripted.chat_format()
-    with (
-        scripted.served(scripted.opened(chat, scripted.Script(chat, reply))) as url,
-        httpx2.Client(base_url=url, timeout=60) as made,
-    ):
+    with scripted.client_of(reply) as made:
         yield made
 
 

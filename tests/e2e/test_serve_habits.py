@@ -25,18 +25,9 @@ TOOL = {
 }
 
 
-def reply(prompt: str) -> str:
-    last = prompt.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
-    return last.partition("repeat:")[2] if "repeat:" in last else f"hm\n</think>\n\n{last[::-1]}"
-
-
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx2.Client]:
-    chat = scripted.chat_format()
-    with (
-        scripted.served(scripted.opened(chat, scripted.Script(chat, reply))) as url,
-        httpx2.Client(base_url=url, timeout=60) as made,
-    ):
+    with scripted.client_of(scripted.repeat_or_reverse) as made:
         yield made
 
 
@@ -219,7 +210,9 @@ def test_a_server_that_ignores_unknown_fields_says_each_once(capfd: pytest.Captu
         "stream_options": {"foo": 1},
     }
     with (
-        scripted.served(scripted.opened(made, scripted.Script(made, reply)), ignore_unknown_fields=True) as url,
+        scripted.served(
+            scripted.opened(made, scripted.Script(made, scripted.repeat_or_reverse)), ignore_unknown_fields=True
+        ) as url,
         httpx2.Client(base_url=url, timeout=60) as client,
     ):
         for _ in range(2):

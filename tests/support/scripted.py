@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import httpx2
 import torch
 import uvicorn
+from fake_slots import FakeSlots
 from fastapi import FastAPI
 
 from qwq.engine.backends.base import Chunk
@@ -52,18 +54,14 @@ def chat_format(template: str = OPENING) -> ChatFormat:
     return ChatFormat(train_bpe(texts, 420), ChatTemplate(template))
 
 
-class Script:
+class Script(FakeSlots):
     """A backend whose next token is what `reply` says after the prompt's text; noise below it, so
     that masks have a choice.
     """
 
-    slot_capacity, max_positions, max_slots, chunk_unit = 8192, 2048, 64, 1
-    deterministic = has_yarn = own_threads = False
-
     def __init__(self, chat: ChatFormat, reply: Callable[[str], str], step_s: float = 0.0) -> None:
+        super().__init__(chat.tokenizer.vocab_size)
         self.chat, self.reply, self.step_s = chat, reply, step_s
-        self.vocab_size = chat.tokenizer.vocab_size
-        self.held: dict[int, list[int]] = {}
         self.steps = 0
         middle = chat.tokenizer.token_id("<|fim_middle|>")
         self.openings = [] if middle is None else [[middle]]
@@ -71,25 +69,6 @@ class Script:
         self.openings.append(chat.tokenizer.encode_rendered(opening[opening.rindex("<|im_start|>") :]))
         self._encoded: dict[str, list[int]] = {}
         self.noise = torch.rand(self.vocab_size, generator=torch.Generator().manual_seed(0))
-
-    def open_slot(self) -> int | None:
-        slot = next((r for r in range(self.max_slots) if r not in self.held), None)
-        if slot is not None:
-            self.held[slot] = []
-        return slot
-
-    def close_slot(self, slot: int) -> None:
-        del self.held[slot]
-
-    def reserve(self, slot: int, length: int) -> bool:
-        return True
-
-    def copy_prefix(self, source: int, target: int, length: int) -> bool:
-        self.held[target] = self.held[source][:length]
-        return True
-
-    def truncate(self, slot: int, length: int) -> None:
-        del self.held[slot][length:]
 
     def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         self.steps += 1
@@ -144,6 +123,27 @@ def served(model: LoadedModel, **options: object) -> Iterator[Served]:
     with serving(app) as address:
         address.app = app
         yield address
+
+
+def last_message(prompt: str) -> str:
+    """The user's last message in a rendered prompt."""
+    return prompt.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
+
+
+def repeat_or_reverse(prompt: str) -> str:
+    """A reply: what follows `repeat:` in the last message as it is, else a thought and the message
+    backwards.
+    """
+    last = last_message(prompt)
+    return last.partition("repeat:")[2] if "repeat:" in last else f"hm\n</think>\n\n{last[::-1]}"
+
+
+@contextmanager
+def client_of(reply: Callable[[str], str]) -> Iterator[httpx2.Client]:
+    """A client of a server whose model replies so."""
+    chat = chat_format()
+    with served(opened(chat, Script(chat, reply))) as url, httpx2.Client(base_url=url, timeout=60) as client:
+        yield client
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from fake_slots import FakeSlots
 from tiny import random_model
 
 from qwq.engine.backends.base import Chunk
@@ -28,33 +29,14 @@ def tokenizer() -> Tokenizer:
     )
 
 
-class Scripted:
+class Scripted(FakeSlots):
     """A backend that says what a function of the tokens so far says."""
 
-    slot_capacity = 4096
-    max_positions, max_slots, chunk_unit, deterministic, has_yarn, own_threads = 4096, 8, 1, False, False, False
+    max_positions, max_slots = 4096, 8
 
     def __init__(self, vocab_size: int, say: Callable[[list[int]], int]) -> None:
-        self.vocab_size, self.say = vocab_size, say
-        self.held: dict[int, list[int]] = {}
-
-    def open_slot(self) -> int:
-        slot = max(self.held, default=0) + 1
-        self.held[slot] = []
-        return slot
-
-    def close_slot(self, slot: int) -> None:
-        del self.held[slot]
-
-    def reserve(self, slot: int, length: int) -> bool:
-        return True
-
-    def copy_prefix(self, source: int, target: int, length: int) -> bool:
-        self.held[target] = self.held[source][:length]
-        return True
-
-    def truncate(self, slot: int, length: int) -> None:
-        del self.held[slot][length:]
+        super().__init__(vocab_size)
+        self.say = say
 
     def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         out = []

@@ -23,7 +23,7 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -49,7 +49,7 @@ from qwq.sandbox.http.service import Full, Grade, QueuedRun, ServerLimits, Servi
 from qwq.sandbox.http.session_routes import SessionService, add_routes
 from qwq.sandbox.limits import Level
 from qwq.sandbox.pool import Sandbox
-from qwq.sandbox.runner import run_result
+from qwq.sandbox.runner import Execution, run_result
 
 SHUTDOWN_S = 5
 
@@ -225,33 +225,38 @@ async def _held(service: Service, item: ExecuteItem | VerifyItem, request: Reque
 
 
 async def _run_code(service: Service, request: Request) -> Response:
-    asked = await read_body(request, TypeAdapter(fusion.RunCodeRequest), service.limits.body_bytes)
-    try:
-        item = fusion.run_code_item(asked, service.limits)
-        found = await _held(service, item, request)
-    except UsageError as error:
-        return _model(fusion.RunCodeResponse(status="SandboxError", message=str(error)))
-    if found is None:
-        return Response(status_code=499)
-    if "error" in found:
-        return _model(fusion.RunCodeResponse(status="SandboxError", message=found["error"]["message"]))
-    result = run_result(execution_from_dict(found["execution"]))
-    return _model(fusion.run_code_response(result, item.limits.output_limit_bytes))
+    def answer(_: fusion.RunCodeRequest, item: Any, execution: Execution) -> BaseModel:
+        return fusion.run_code_response(run_result(execution), item.limits.output_limit_bytes)
+
+    return await _run(service, request, fusion.RunCodeRequest, fusion.run_code_item, fusion.RunCodeResponse, answer)
 
 
 async def _run_jupyter(service: Service, request: Request) -> Response:
-    asked = await read_body(request, TypeAdapter(fusion.RunJupyterRequest), service.limits.body_bytes)
+    def answer(asked: fusion.RunJupyterRequest, item: Any, execution: Execution) -> BaseModel:
+        return fusion.run_jupyter_response(execution, asked, item.limits.output_limit_bytes)
+
+    form = fusion.RunJupyterRequest
+    return await _run(service, request, form, fusion.run_jupyter_item, fusion.RunJupyterResponse, answer)
+
+
+async def _run(
+    service: Service, request: Request, form: Any, item_of: Callable[..., Any], reply: Any,
+    answer: Callable[..., BaseModel],
+) -> Response:  # fmt: skip
+    """One run of SandboxFusion's API: a request of `form`, its job, and its reply, in which our own
+    failures have a status of their own.
+    """
+    asked = await read_body(request, TypeAdapter(form), service.limits.body_bytes)
     try:
-        item = fusion.run_jupyter_item(asked, service.limits)
+        item = item_of(asked, service.limits)
         found = await _held(service, item, request)
     except UsageError as error:
-        return _model(fusion.RunJupyterResponse(status="SandboxError", message=str(error)))
+        return _model(reply(status="SandboxError", message=str(error)))
     if found is None:
         return Response(status_code=499)
     if "error" in found:
-        return _model(fusion.RunJupyterResponse(status="SandboxError", message=found["error"]["message"]))
-    done = execution_from_dict(found["execution"])
-    return _model(fusion.run_jupyter_response(done, asked, item.limits.output_limit_bytes))
+        return _model(reply(status="SandboxError", message=found["error"]["message"]))
+    return _model(answer(asked, item, execution_from_dict(found["execution"])))
 
 
 async def _submit(service: Service, request: Request) -> Response:
