@@ -99,6 +99,7 @@ def test_the_list_of_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     effects = {t["name"]: t["effect"] for t in listed if t["toolset"] == "mcp"}
     assert effects["demo__add"] == "none" and effects["demo__note"] == "external"
     assert all(t["untrusted"] for t in listed if t["toolset"] == "mcp")
+    assert {"python", "files", "sql", "shell", "fetch"} <= {t["toolset"] for t in listed}
 
 
 def test_what_is_missing_is_said_before_the_run(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from qwq.agent.events import Event, EventKind, read_events
 from qwq.envs.base import in_background
@@ -54,6 +55,10 @@ def _cut(text: str) -> str:
     return line if len(line) <= WIDTH else f"{line[:WIDTH]} ... ({len(text):,} characters)"
 
 
+# Options without which a toolset is off.
+SHOWN: dict[str, dict[str, Any]] = {"fetch": {"allow_hosts": ["example.com"]}}
+
+
 def _started(toolset: McpToolset) -> list[Toolset]:
     """A toolset that knows its tools, behind its start and end."""
     try:
@@ -68,7 +73,7 @@ def tool_lines(*, as_json: bool, mcp: Path | None = None) -> Iterator[str]:
     for name in TOOLSETS:
         if name == "mcp" and mcp is None:
             continue
-        for group in make_toolsets([name]) if mcp is None or name != "mcp" else _started(McpToolset(mcp)):
+        for group in _started(McpToolset(mcp)) if name == "mcp" else make_toolsets([name], **SHOWN.get(name, {})):
             for spec in group.specs():
                 facts = {
                     "toolset": name, "name": spec.name, "effect": spec.effect.value, "timeout_s": spec.timeout_s,
