@@ -51,6 +51,8 @@ class Hubs:
     fail_after: int | None = None
     delay_s: float = 0.0
     damage: str = ""  # a path whose download is damaged
+    cut_after: int = 0  # the first download that is longer ends after so many bytes
+    ranges: list[tuple[str, str]] = field(default_factory=list)  # path and Range header of downloads
     lock: Any = field(default_factory=threading.RLock)
 
     def writes(self) -> list[tuple[str, str]]:
@@ -310,6 +312,18 @@ class Handler(BaseHTTPRequestHandler):
     def _bytes(self, path: str, data: bytes, **headers: str) -> None:
         """A file or the part of it that a Range header asks for."""
         whole = len(data)
+        if self.command == "GET":
+            self.hubs.ranges.append((path, self.headers.get("Range", "")))
+        if self.command == "GET" and 0 < self.hubs.cut_after < whole:
+            cut, self.hubs.cut_after = self.hubs.cut_after, 0
+            self.send_response(200)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("Content-Length", str(whole))
+            self.end_headers()
+            self.wfile.write(data[:cut])
+            self.close_connection = True
+            return
         if self.hubs.damage == path:
             data = data[:-1] + bytes([data[-1] ^ 1])
         start = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))

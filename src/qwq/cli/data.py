@@ -241,6 +241,30 @@ def convert(
     return 0
 
 
+@data_app.command(name="get")
+def get_data(name: str, *, out: Path | None = None, split: Literal["train", "test", "validation"] | None = None) -> int:
+    """Fetch the published files of a task, or a data set of a hub, and check them.
+
+    Prints a JSON object for each file: path, bytes, sha256. A fetch that was cut off goes on; a
+    file that is here is only checked.
+
+    Parameters
+    ----------
+    name
+        Task (gsm8k, humaneval, ...), or data set: org/name, hf:org/name, modelscope:org/name.
+    out
+        Folder for OUT/NAME/FILE, as `--data OUT` reads it; qwq's and the hubs' caches by default.
+    split
+        Files of this split alone; all published files of a task, and a data set's train, by
+        default.
+    """
+    from qwq.tasks.get_data import get_data as fetch
+
+    for file in fetch(name, out, split):
+        print(json.dumps({"path": str(file.path), "bytes": file.size, "sha256": file.sha256}))
+    return 0
+
+
 @data_app.command
 def show(
     file: str,

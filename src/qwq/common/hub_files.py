@@ -12,6 +12,7 @@ with the hub's checksums once: Hugging Face's client compares sizes alone.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -124,18 +125,18 @@ def _modelscope_listing(name: HubName, kind: str) -> list[str]:
 
 def gguf_file(name: HubName) -> Path:
     """The GGUF file that a name means, fetched. ModelError where there is none or several."""
-    patterns = [name.file] if name.file else [f"*{name.quant}*.gguf", f"*{name.quant.lower()}*.gguf"]
-    folder = download(name, patterns, what="GGUF file")
-    end = name.file or name.quant.lower()
-    files = sorted(p for p in folder.rglob("*.gguf") if end in (p.relative_to(folder).as_posix(), p.name) or (
-        name.quant and re.search(rf"(?<![A-Za-z0-9]){end}(?![A-Za-z0-9_])", p.stem.lower())
-    ))  # fmt: skip
-    if len(files) != 1:
-        have = ", ".join(p.relative_to(folder).as_posix() for p in files) or "none"
+    files = [path for path in list_files(name) if path.endswith(".gguf")]
+    if name.file:
+        fitting = [path for path in files if path == name.file]
+    else:
+        quant = re.compile(rf"(?<![A-Za-z0-9]){re.escape(name.quant)}(?![A-Za-z0-9_])", re.IGNORECASE)
+        fitting = [path for path in files if quant.search(Path(path).stem)]
+    if len(fitting) != 1:
+        have = ", ".join(fitting or files) or "none at all"
         raise ModelError(
-            f"{name} has no single GGUF file for {name.file or name.quant} ({have}): name it, as {name}/FILE.gguf"
+            f"{name} has no single GGUF file for {name.file or name.quant} ({have}): write {name}/FILE.gguf"
         )
-    return files[0]
+    return download(name, fitting, what="GGUF file") / fitting[0]
 
 
 class _Refusal(Exception):
@@ -182,13 +183,14 @@ def checked_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwq" / "checked"
 
 
-def modelscope_api(token: str | None = None) -> Any:
+def modelscope_api() -> Any:
     """ModelScope's client. UsageError where its package is not installed."""
     try:
         from modelscope_hub import HubApi
     except ImportError:
         raise UsageError(f"ModelScope needs its client: {install_hint('release')}") from None
-    return HubApi(token=token) if token else HubApi()
+    logging.getLogger("modelscope_hub").setLevel(logging.WARNING)
+    return HubApi()
 
 
 def _from_modelscope(name: HubName, patterns: Sequence[str], kind: str) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -173,7 +172,6 @@ class ModelScopeHub:
         self.place, self._token = config.endpoint, config.token
         if not self._token:
             raise ConfigError("no token for ModelScope: set MODELSCOPE_API_TOKEN, or run `modelscope login`")
-        logging.getLogger("modelscope_hub").setLevel(logging.ERROR)
 
     @contextlib.contextmanager
     def _asking(self, repository: str) -> Iterator[None]:

@@ -8,7 +8,6 @@ differs is refused: its scores would not be the benchmark's.
 
 from __future__ import annotations
 
-import gzip
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,13 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwq.common.checksums import sha256_of
-from qwq.common.files import write_atomic
 from qwq.common.hub_files import HubName
 from qwq.common.hub_files import download as download_files
+from qwq.common.web_file import fetch_file
 from qwq.data.row_files import Row, data_files, read_rows
 from qwq.errors import DataError
-
-DOWNLOAD_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,7 @@ class DataFiles:
         if part is None and any(any(path.glob(pattern)) for pattern in patterns):
             part = path
         if part is None:
-            raise DataError(f"no folder {path / task}: {_where(task, published)}, and put it there")
+            raise DataError(f"no folder {path / task}: {how(task, published)}, and put it there")
         return cls(task, published, str(part))
 
     @property
@@ -138,7 +135,7 @@ class DataFiles:
             fitting = sorted({p for pattern in patterns for p in path.glob(pattern) if p.is_file()})
             if not fitting:
                 raise DataError(
-                    f"no {' or '.join(patterns)} in {path}: {_where(self.task, self.published)}, and put it there"
+                    f"no {' or '.join(patterns)} in {path}: {how(self.task, self.published)}, and put it there"
                 )
             return fitting
         hub = self.published.hub[0] if self.published and self.published.hub else "org/name"
@@ -181,7 +178,7 @@ class DataFiles:
             return [download(self.task, published, cache_folder() / self.task / published.file)]
         if not published or not published.hub:
             raise DataError(
-                f"{self.task} is not downloaded: {_where(self.task, published)}, put its files in DIR/{self.task} "
+                f"{self.task} is not downloaded: {how(self.task, published)}, put its files in DIR/{self.task} "
                 "and give --data DIR"
             )
         return [
@@ -189,7 +186,7 @@ class DataFiles:
         ]
 
 
-def _where(task: str, published: Published | None) -> str:
+def how(task: str, published: Published | None) -> str:
     if published is None:
         return f"get the files of {task}"
     checksum = published.sha256 or next(iter(published.known), "")
@@ -197,7 +194,7 @@ def _where(task: str, published: Published | None) -> str:
 
 
 def download(task: str, published: Published, path: Path) -> Path:
-    """The published file, from the cache or the net.
+    """The published file, from the cache or the net; a second try goes on where the first stopped.
 
     DataError where it cannot be had or is another one.
     """
@@ -205,20 +202,26 @@ def download(task: str, published: Published, path: Path) -> Path:
 
     if not path.is_file():
         try:
-            answer = httpx2.get(published.url, timeout=DOWNLOAD_TIMEOUT_S, follow_redirects=True)
-            answer.raise_for_status()
+            fetch_file(published.url, path, resume=True)
         except httpx2.HTTPError as error:
             raise DataError(
-                f"{task}: {published.url} cannot be fetched ({type(error).__name__}: {error}): "
-                f"{_where(task, published)}, put it in DIR/{task} and give --data DIR"
+                f"{task}: {published.url} cannot be fetched ({reason_of(error)}): {how(task, published)}, put it "
+                f"in DIR/{task} and give --data DIR"
             ) from None
-        content = gzip.decompress(answer.content) if published.url.endswith(".gz") else answer.content
-        write_atomic(path, content)
-    found = sha256_of(path)
-    if found not in (published.sha256, *published.known):
+    return checked(task, published, path)
+
+
+def reason_of(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def checked(task: str, published: Published, path: Path) -> Path:
+    """`path` itself. DataError where its checksum is not a published one."""
+    digest = sha256_of(path)
+    if digest not in (published.sha256, *published.known):
         raise DataError(
-            f"{path} has sha256 {found}, {published.sha256} is expected: it is damaged or another version; delete "
-            f"it, or {_where(task, published)}; --data DIR takes any file"
+            f"{path} has sha256 {digest}, {published.sha256} is expected: it is damaged or another version; delete "
+            f"it, or {how(task, published)}; --data DIR takes any file"
         )
     return path
 
