@@ -17,7 +17,7 @@ from qwq.common.files import write_atomic
 from qwq.eval.baselines import ANNOUNCED, BENCHMARKS, BFCL_NOTE
 from qwq.eval.folder import latest, read_object, samples_path
 from qwq.report import plots
-from qwq.report.wording import grey_thinking, text
+from qwq.report.wording import grey_thinking, text, transcript
 
 READ, SHOWN = 400, 40  # samples of each benchmark that are looked at and shown; all are in samples/
 EXTRA_CSS = ".wrap { white-space: normal; min-width: 22ch; max-width: 40ch; }"
@@ -94,7 +94,13 @@ def figures(results: Mapping[str, Any]) -> str:
         more |= (
             {f"pass@{k}": v for k, v in f.get("pass_at_k", {}).items()} | f.get("parts", {}) | f.get("categories", {})
         )
+        more |= {k: f[k]["share"] for k in ("part_share", "recoveries") if k in f and f[k]["share"] is not None}
+        more |= {f"pass^{k}": entry["value"] for k, entry in f.get("pass_hat_k", {}).items() if k != "1"}
+        for key in ("levels", "hardness", "kinds", "right_within_tries"):
+            more |= {f"{key} {k}": entry["share"] for k, entry in f.get(key, {}).items()}
         listed = ", ".join(f"{text(k)} {100 * v:.1f}" for k, v in more.items())
+        if "calls" in f:
+            listed += f"; {f['calls']['mean']:.1f} calls a sample, {f['failed_calls']['mean']:.1f} failed"
         total = sum(f["outcomes"].values())
         bar = "".join(
             f'<i style="--c:{OUTCOME_COLOURS.get(k, "#444")};width:{100 * v / total:.2f}%" title="{text(k)} {v}"></i>'
@@ -188,9 +194,8 @@ def _sample(r: Mapping[str, Any]) -> str:
     verdict = r["verdict"]
     right = verdict["outcome"] == "correct"
     budget = "" if r["thinking_budget"] is None else f", budget {r['thinking_budget']}"
-    calls = "".join(
-        f"<pre>{text(json.dumps(t['calls'], ensure_ascii=False))}</pre>" for t in r.get("turns", ()) if t["calls"]
-    )
+    turns = transcript(r.get("turns", ()))
+    calls = f"<pre>{text(_cut(turns))}</pre>" if turns else ""
     return (
         f"<details><summary>{text(r['problem_id'])}, sample {r['sample']}{budget} <span class='chip "
         f"{'good' if right else 'bad'}'>{text(verdict['outcome'])}</span> <span class='soft small'>{r['tokens']:,} "

@@ -39,7 +39,8 @@ from qwq.types import Outcome, Problem, Response
 from qwq.verify.grade import Grader
 
 GRADE_TRIES = 3
-MAX_REPEATS = 3  # the same calls with the same results so often in a row end a sample as a loop
+MAX_LOOP = 5  # turns of calls that bring nothing new end a sample's calls
+TELL_AT = 0.8  # of the calls: the model is told, once
 EVAL_SEED = 20_250_306  # sampling seed of every evaluation of a run; it does not depend on the run's
 
 Ask = Callable[[Iterator[EpisodeJob]], Iterator[Episode]]  # episodes of jobs, in the order in which they end
@@ -135,10 +136,12 @@ def sampling(protocol: Protocol) -> SamplingParams:
 
 
 def limits(protocol: Protocol) -> EpisodeLimits:
-    """The limits of a sample's calls. Where they are used up, one more turn may answer."""
+    """The limits of a sample's calls, those of `qwq agent`. Where they are used up, one more turn
+    may answer.
+    """
     if protocol.tools is None:
         return NO_LIMITS
-    return EpisodeLimits(max_calls=protocol.max_calls, max_repeats=MAX_REPEATS, last_turn=True)
+    return EpisodeLimits(max_calls=protocol.max_calls, max_loop=MAX_LOOP, last_turn=True, tell_at=TELL_AT)
 
 
 # -- with a folder ---------------------------------------------------------------------------------

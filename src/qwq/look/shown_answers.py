@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from qwq.report.wording import transcript
 from qwq.text.response import THINK_OPEN, parse
 
 Record = Mapping[str, Any]
@@ -222,6 +223,7 @@ def _facts(record: Record, verdict: Mapping[str, Any]) -> dict[str, str]:
     for key, name in (
         ("thinking_tokens", "thinking tokens"),
         ("seconds", "seconds"),
+        ("wall_seconds", "seconds with tools"),
         ("seed", "seed"),
         ("level", "level"),
     ):
@@ -231,10 +233,8 @@ def _facts(record: Record, verdict: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _calls(record: Record) -> str:
-    """The tool calls of a sample with several turns, one a line."""
-    turns = record.get("turns")
-    calls = [c for t in turns if isinstance(t, dict) for c in t.get("calls") or ()] if isinstance(turns, list) else []
-    return "\n".join(json.dumps(call, ensure_ascii=False) for call in calls)
+    """The turns of a sample with several."""
+    return transcript([t for t in _list(record.get("turns")) if isinstance(t, dict)])
 
 
 def _list(value: Any) -> list[Any]:

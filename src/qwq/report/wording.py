@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import html
+import json
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qwq.text.response import THINK_CLOSE, THINK_OPEN, ThinkingSplitter
 
+RESULT_CHARS = 4000  # of a tool's result
 _TURN = re.compile(r"(?<=<\|im_start\|>assistant\n)")
 
 
@@ -94,3 +97,30 @@ def figures(metrics: Mapping[str, Any], step_s: float) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "not finite" if value is None else f"{value:.{digits}f}"
+
+
+def transcript(turns: Sequence[Mapping[str, Any]]) -> str:
+    """The turns of a sample: what each said, its calls, and their results, indented.
+
+    The last turn's words are the sample's output, which is shown apart.
+    """
+    lines: list[str] = []
+    for number, turn in enumerate(turns, 1):
+        said = str(turn.get("answer") or "").strip()
+        if said and number < len(turns):
+            lines.append(f"turn {number}: {said}")
+        calls, results = (v if isinstance(v := turn.get(key), list) else [] for key in ("calls", "results"))
+        for at, call in enumerate(calls):
+            lines.append(json.dumps(call, ensure_ascii=False))
+            if at < len(results):
+                lines.append(textwrap.indent(_both_ends(str(results[at])), "    "))
+        if malformed := turn.get("malformed"):
+            lines.append(f"({malformed} calls that cannot be read)")
+    return "\n".join(lines)
+
+
+def _both_ends(value: str) -> str:
+    half = RESULT_CHARS // 2
+    if len(value) <= RESULT_CHARS:
+        return value
+    return f"{value[:half]}\n[... {len(value) - RESULT_CHARS:,} characters ...]\n{value[-half:]}"

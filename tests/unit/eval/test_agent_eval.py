@@ -66,6 +66,10 @@ def test_tools_errors_and_recoveries(data: Path, tmp_path: Path, capsys: pytest.
     whole = next(r for r in lines if r["problem_id"] == "dabench/1")
     assert "KeyError" in whole["turns"][0]["results"][0] and whole["turns"][1]["results"] == ["35.0"]
     assert whole["expected"] == "@mean[35.0]" and whole["wall_seconds"] >= 0
+    page = (tmp_path / "o/report.html").read_text()
+    assert "KeyError: &#x27;price&#x27;" in page and "1.0 calls a sample, 0.5 failed" in page
+    assert cli(["look", str(tmp_path / "o"), "--show", str(1 + lines.index(whole))]) == 0
+    assert "KeyError" in capsys.readouterr().out
 
 
 def test_without_tools_and_the_same_folder_is_refused(data: Path, tmp_path: Path) -> None:

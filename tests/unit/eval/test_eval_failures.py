@@ -68,7 +68,7 @@ def test_a_failure_is_no_sample_holds_nothing_up_and_is_asked_again(failure: Any
     out = tmp_path / "o"
     with FakeEndpoint(lambda body: failure if "2 pens" in question_of(body) else right(body)) as server:
         with pytest.raises(
-            InfraError, match=r"gsm8k: 1 of 3 samples have no answer of the model .*same command goes on"
+            InfraError, match=r"gsm8k: 1 of 3 samples have no answer of the model .*same command resumes"
         ):
             evaluate(server.url, ["gsm8k", "aime24"], data, out)
     outcomes = sorted(r["verdict"]["outcome"] for r in stored(out))

@@ -207,6 +207,20 @@ def test_records_of_odd_types_are_shown() -> None:
     )
 
 
+def test_the_turns_of_an_agent_s_sample_are_shown_with_their_results() -> None:
+    call = {"name": "python", "arguments": {"code": "1 / 0"}}
+    turns = [
+        {"answer": "I try.", "calls": [call], "results": ["Traceback\nZeroDivisionError"], "malformed": 1},
+        {"answer": "No.", "calls": [], "malformed": 0},
+    ]
+    shown = entry({"problem_id": "p", "output": "No.", "turns": turns, "wall_seconds": 1.5}, "here")
+    assert shown.calls == (
+        "turn 1: I try.\n" + json.dumps(call) + "\n    Traceback\n    ZeroDivisionError\n(1 calls that cannot be read)"
+    )
+    assert shown.facts["seconds with tools"] == "1.5"
+    assert entry({"problem_id": "p", "turns": [{"calls": 3, "results": "x"}]}, "here").calls == ""
+
+
 @pytest.mark.parametrize("name", ["nothing", "run/recipe.toml/x", "empty"])
 def test_what_holds_no_answers(run: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()

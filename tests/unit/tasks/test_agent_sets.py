@@ -160,9 +160,9 @@ def test_wtq_tables_reach_the_workspace_in_the_usual_csv(tmp_path: Path) -> None
 def test_humanevalfix(tmp_path: Path) -> None:
     task, problems, use = load(sets.humanevalfix, "humanevalfix", tmp_path)
     (problem,) = problems
-    assert (
-        use.left_out == {"in another language than Python": 1} and "Fix bugs in total." in problem.messages[0].content
-    )
+    text = problem.messages[0].content
+    assert use.left_out == {"in another language than Python": 1}
+    assert "assert total([1, 2]) == 3\nassert total([]) == 0\n```\n\nFix bugs in total." in text and "check" not in text
     assert outcome(task, problem, f"```python\n{sets.FIXED}```") is Outcome.CORRECT
     assert outcome(task, problem, f"```python\n{sets.BUGGY}```") is Outcome.WRONG
     assert outcome(task, problem, "I do not know.") is Outcome.NO_ANSWER

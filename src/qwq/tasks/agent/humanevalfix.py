@@ -1,8 +1,9 @@
 """HumanEvalFix, Python: a function with one bug is mended, the tests decide (Muennighoff et al.
 2023, arXiv 2308.07124, HumanEvalPack).
 
-The prompt has the function, its tests and the authors' instruction ("Fix bugs in NAME."); the
-program is judged as HumanEval's is. `--tries 2` gives a second try after what the tests say.
+The prompt has the function, its tests as plain asserts and the authors' instruction ("Fix bugs in
+NAME."); the program is judged as HumanEval's is. `--tries 2` gives a second try after what the
+tests say.
 
     {"task_id", "declaration", "buggy_solution", "test", "entry_point"}
 """
@@ -43,8 +44,10 @@ class HumanEvalFix(AgentTask):
             raise DataError(f"{where}: field 'test': {error}") from None
         program = f"{declaration}{buggy}".strip("\n")
         tools = "\n\nYou can run programs with your tools." if self.has_tools else ""
+        # Not the authors' `check` and its call: small models write the call behind their program.
+        shown = "\n".join([setup, *asserts]).strip()
         prompt = (
-            f"```python\n{program}\n```\n\nIts tests:\n\n```python\n{test.strip()}\n```\n\nFix bugs in {entry}."
+            f"```python\n{program}\n```\n\nIts tests:\n\n```python\n{shown}\n```\n\nFix bugs in {entry}."
             f"{tools}{CODE_INSTRUCTION}"
         )
         truth = {

@@ -36,7 +36,7 @@ gold_rows = functools.lru_cache(maxsize=8192)(trusted_rows)
 
 class SpiderSqlite(AgentTask):
     name = "spider_sqlite"
-    protocol = Protocol(tools="python", tries=1, max_calls=MAX_CALLS)
+    protocol = Protocol(tools="sql", tries=1, max_calls=MAX_CALLS)
     patterns = ("questions.jsonl",)
     published = Published("questions.jsonl", "https://github.com/princeton-nlp/intercode (data/sql/spider), as SQLite")
 
