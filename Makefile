@@ -38,6 +38,10 @@ test-agent-sets: $(STAMP)
 test-worlds: $(STAMP)
 	QWQ_WORLD_EPISODES=10000 $(BIN)/python -m pytest tests/unit/envs/test_world_environment.py
 
+# kill -9 at 200 random moments of an agent's run; same answer and files, no external effect twice.
+test-agent-kills: $(STAMP)
+	$(BIN)/python tests/slow/agent_kills.py
+
 # One GRPO step beside TRL; MODEL is the Hugging Face folder of SmolLM2-135M-Instruct.
 bench-rl: install-peers
 	$(BIN)/python benchmarks/rl_step.py --model $(MODEL)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from qwq.agent.approvals import Approvals, Ruling, Then
+from qwq.agent.compact import compact, steps_of
 from qwq.agent.events import Event, EventKind, sha256
 from qwq.agent.folder import AgentFolder
 from qwq.agent.tape import Tape
@@ -25,6 +26,8 @@ from qwq.rollout.budget import Note
 from qwq.rollout.episode import Episode, Hooks
 from qwq.types import Message, ParsedResponse, Problem, ToolCall, Turn
 
+EARLIER = "outputs/earlier/{}.txt"  # in the workspace: a result that has left the context
+READERS = {"python", "read", "read_file", "shell"}  # tools that read files of the workspace
 # What the model is told of its answer, "" where nothing is wrong with it.
 AnswerCheck = Callable[[str, Sequence[Event]], str]
 
@@ -95,7 +98,13 @@ class RecordedTools(Environment):
     # -- what the loop tells -----------------------------------------------------------------------
 
     def hooks(self, text: Callable[[Episode, str], None] | None = None) -> Hooks:
-        return Hooks(turn=self._turn, plan=self._plan, note=self._note, text=text)
+        """What `play` calls. The log's clock counts the seconds, so that a resumed run decides the
+        same.
+        """
+        return Hooks(
+            turn=self._turn, plan=self._plan, note=self._note, text=text, clock=lambda: self.tape.seconds,
+            compact=self._compact,
+        )  # fmt: skip
 
     def _turn(self, episode: Episode, turn: Turn) -> None:
         self.num_turns += 1
@@ -119,6 +128,27 @@ class RecordedTools(Environment):
         self.tape.put(
             EventKind.BUDGET, about=note.about, used=note.used, limit=note.limit, last=note.last, text=note.text
         )
+
+    def _compact(
+        self, episode: Episode, count: Callable[[Sequence[Message]], int], context: int
+    ) -> Sequence[Message] | None:
+        """Make room in the context; results that leave it can be read in the workspace."""
+        steps = steps_of(episode.messages, [len(turn.parts.calls_in_order) for turn in episode.turns])
+        made = compact(episode.problem.messages, steps, count, context, self._place)
+        if made is None:
+            return None
+        if self._place(""):
+            keep_earlier(self.toolbox, self.tape.log.events, (*made.dropped, *made.shortened))
+        self.tape.put(
+            EventKind.COMPACTION, shortened=list(made.shortened), dropped=list(made.dropped),
+            dropped_turns=made.dropped_turns, thoughts=made.thoughts, tokens=count(made.messages), context=context,
+            text=made.text,
+        )  # fmt: skip
+        return made.messages
+
+    def _place(self, ident: str) -> str:
+        """Where the model can read a whole result again; "" where it has no tool for that."""
+        return EARLIER.format(ident) if READERS & set(self._specs) else ""
 
     # -- approvals ---------------------------------------------------------------------------------
 
@@ -262,6 +292,13 @@ def _read_by_model(result: Event) -> str:
 
 def _rebuilt(changed: Sequence[str]) -> str:
     return f"the session was rebuilt by running its calls again; {', '.join(changed)} gave something else than before"
+
+
+def keep_earlier(toolbox: Toolbox, events: Sequence[Event], ids: Sequence[str]) -> None:
+    """Put the texts of results that leave the context into the workspace."""
+    if toolbox.workspace is not None and READERS & set(toolbox.specs()):
+        texts = {e["id"]: e["text"] for e in events if e["event"] == EventKind.RESULT and e["id"] in ids}
+        toolbox.workspace.add({EARLIER.format(i): text.encode(errors="replace") for i, text in texts.items()})
 
 
 def decide(tape: Tape, ident: str, good: bool, reason: str) -> Event:

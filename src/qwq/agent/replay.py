@@ -6,7 +6,7 @@ other too, it reads a clock or draws at random; where they agree, the log and th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from qwq.agent.command import make_toolbox
 from qwq.agent.events import Event, EventKind, read_events, sha256
 from qwq.agent.folder import AgentFolder
+from qwq.agent.recorded import keep_earlier
 from qwq.envs.base import in_background
 from qwq.envs.toolbox import IN_TASKS, Toolbox
 from qwq.errors import DataError
@@ -61,10 +62,10 @@ def replay(out: Path) -> ReplayOutcome:
     calls = {e["id"]: e for e in events if e["event"] == EventKind.CALL}
     ran = {e["id"] for e in events if e["event"] == EventKind.TOOL_STARTED}
     results = [e for e in events if e["event"] == EventKind.RESULT and e["id"] in ran]
-    made, skipped = _run(out, events[0], calls, results)
+    made, skipped = _run(out, events, calls, ran)
     recorded = {e["id"]: CallOutput(e["text"], tuple(a["sha256"] for a in e["artefacts"])) for e in results}
     other = [ident for ident, output in made.items() if output != recorded[ident]]
-    again = _run(out, events[0], calls, results)[0] if other else {}
+    again = _run(out, events, calls, ran)[0] if other else {}
     return ReplayOutcome(
         equal=[ident for ident in made if ident not in other],
         varies=[ident for ident in other if made[ident] != again[ident]],
@@ -80,15 +81,16 @@ def _difference(recorded: CallOutput, now: CallOutput) -> tuple[str, str]:
 
 
 def _run(
-    out: Path, first: Event, calls: Mapping[str, Event], results: Sequence[Event]
+    out: Path, events: Sequence[Event], calls: Mapping[str, Event], ran: Container[str]
 ) -> tuple[dict[str, CallOutput], list[str]]:
+    first = events[0]
     names = [name for name in first["toolsets"] if name in IN_TASKS]
     toolbox = make_toolbox(names, AgentFolder(out).read_inputs(), first["box_mb"])
     made: dict[str, CallOutput] = {}
     skipped: list[str] = []
     try:
         in_background(toolbox.reset(Problem("replay", "tools", (), {}, "replay"))).result()
-        for ident, output in _each(toolbox, calls, results):
+        for ident, output in _each(toolbox, events, calls, ran):
             if output is None:
                 skipped.append(ident)
             else:
@@ -99,9 +101,13 @@ def _run(
 
 
 def _each(
-    toolbox: Toolbox, calls: Mapping[str, Event], results: Sequence[Event]
+    toolbox: Toolbox, events: Sequence[Event], calls: Mapping[str, Event], ran: Container[str]
 ) -> Iterator[tuple[str, CallOutput | None]]:
-    for event in results:
+    for event in events:
+        if event["event"] == EventKind.COMPACTION:
+            keep_earlier(toolbox, events, (*event["dropped"], *event["shortened"]))
+        if event["event"] != EventKind.RESULT or event["id"] not in ran:
+            continue
         call = ToolCall(event["tool"], calls[event["id"]]["arguments"])
         if toolbox.spec(call.name) is None:
             yield event["id"], None

@@ -183,7 +183,7 @@ def run_agent(
         job = EpisodeJob(problem, seed=settings.seed, thinking_budget=settings.thinking_budget, environment=tools)
         (episode,) = play(
             RecordedPolicy(policy, tape), iter([job]), settings.params, limits=limits.episode(), concurrency=1,
-            loop_tokens=LOOP_TOKENS, hooks=tools.hooks(watcher.text), clock=lambda: tape.seconds,
+            loop_tokens=LOOP_TOKENS, hooks=tools.hooks(watcher.text),
         )  # fmt: skip
         outcome = _outcome(episode, tools)
         if not outcome.failure and not outcome.waiting:

@@ -22,11 +22,12 @@ from typing import Any
 from qwq.common.imports import user_code
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.base import Parked, in_background, make_environment
-from qwq.errors import ConfigError, InfraError, ModelError
+from qwq.errors import ConfigError, InfraError
 from qwq.rollout.answers import AnswerPlan, Errands, run_calls
 from qwq.rollout.budget import NO_LIMITS, EpisodeLimits, Note
+from qwq.rollout.context import go_on
 from qwq.rollout.policy import Policy, TurnRequest
-from qwq.rollout.sample import Episode, EpisodeJob
+from qwq.rollout.sample import Compact, Episode, EpisodeJob
 from qwq.rollout.under_way import LiveEpisode
 from qwq.text.response import parse_answer, written
 from qwq.text.template import ChatFormat
@@ -42,6 +43,8 @@ class Hooks:
     `done`: an episode has ended. `text`: a turn's text while it is written (by a policy that writes
     it here). `turn`: a turn is complete. `plan`: before a turn's calls run. `messages`: the answers
     to a turn's calls. `note`: what is told at the end of the last answer, before `messages`.
+    `clock` counts the seconds that the limits bound. `compact`: what is left of a conversation that
+    fills the policy's context; without it such an episode ends.
     """
 
     done: Callable[[Episode], None] | None = None
@@ -50,6 +53,8 @@ class Hooks:
     plan: Callable[[Episode, AnswerPlan], None] | None = None
     messages: Callable[[Episode, Sequence[Message]], None] | None = None
     note: Callable[[Episode, Note], None] | None = None
+    clock: Callable[[], float] = time.monotonic
+    compact: Compact | None = None
 
 
 NO_HOOKS = Hooks()
@@ -66,7 +71,6 @@ def play(
     logprobs: bool = False,
     exact: bool = False,
     hooks: Hooks = NO_HOOKS,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Episode]:
     """Episodes in the order in which they end.
 
@@ -74,12 +78,11 @@ def play(
     at once; None leaves it to the policy. `loop_tokens`: how long an exact repetition in a turn may
     get, 0 for any length. `logprobs`: keep the log-probabilities of sampled tokens, for training.
     `exact`: raise ModelError where a template cannot continue from tokens; otherwise such a
-    conversation is rendered again for each turn. `clock`: the seconds that `limits.max_seconds`
-    bounds.
+    conversation is rendered again for each turn.
 
     Raises ConfigError for an environment that answers other than its protocol says.
     """
-    player = _Player(policy, jobs, params, limits, concurrency, loop_tokens, logprobs, exact, hooks, clock)
+    player = _Player(policy, jobs, params, limits, concurrency, loop_tokens, logprobs, exact, hooks)
     try:
         for request, turn in policy.generate(player.next_request, concurrency):
             player.take(request.key, turn)
@@ -95,11 +98,9 @@ class _Player:
     def __init__(
         self, policy: Policy, jobs: Iterator[EpisodeJob], params: SamplingParams, limits: EpisodeLimits,
         concurrency: int | None, loop_tokens: int, logprobs: bool, exact: bool, hooks: Hooks,
-        clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self.policy, self.jobs, self.params, self.limits = policy, jobs, params, limits
         self.loop_tokens, self.logprobs, self.exact, self.hooks = loop_tokens, logprobs, exact, hooks
-        self.clock = clock
         self.most = None if concurrency is None else LIVE_PER_TURN * concurrency
         self.ready: deque[LiveEpisode] = deque()
         self.asked = 0  # turns that the policy is making
@@ -130,7 +131,7 @@ class _Player:
     def _begin(self, job: EpisodeJob) -> None:
         exact, chat, made = self.policy.token_exact, self.policy.chat, job.environment or make_environment(job.problem)
         episode = Episode(job, exact=exact)
-        live = LiveEpisode(episode, made, exact, self.clock, self.limits, job.problem.tools)
+        live = LiveEpisode(episode, made, exact, self.hooks.clock, self.limits, job.problem.tools)
         self.live[id(live)] = live
         if chat is not None:
             episode.thinking_open = chat.thinking_open
@@ -160,7 +161,7 @@ class _Player:
         return TurnRequest(
             live,
             params,
-            [*episode.problem.messages, *episode.messages],
+            list(live.history),
             live.tools,
             prompt_ids=[*episode.prompt_ids, *episode.ids] if live.exact else None,
             seed=episode.job.seed,
@@ -184,7 +185,7 @@ class _Player:
             return self._finish(live, StopReason.ABORT, turn.failure)
         if live.exact:
             episode.append(turn.ids, turn.sampled_mask, turn.logprobs, turn.weight_versions)
-        episode.messages.append(Message("assistant", written(turn.parts), turn.calls))
+        live.add_turn(Message("assistant", written(turn.parts), turn.calls))
         if self.hooks.turn is not None:
             self.hooks.turn(episode, turn)
         if made is None or not turn.finished:
@@ -243,33 +244,13 @@ class _Player:
                     "its prompt: train with an environment that keeps them"
                 )
             live.no_longer_exact()
-        stop = self._append(live, messages) if live.exact else None
+        stop = go_on(live, messages, self.policy, exact=self.exact, compact=self.hooks.compact)
         if stop is None and self.limits.max_tokens is not None and episode.num_tokens >= self.limits.max_tokens:
             stop = StopReason.LENGTH
         if stop is not None:
             return self._finish(live, stop)
         episode.messages += messages
         self.ready.append(live)
-        return None
-
-    def _append(self, live: LiveEpisode, messages: list[Message]) -> StopReason | None:
-        """Add the messages' tokens to the episode's. A reason to stop where they have no room."""
-        assert self.policy.chat is not None
-        episode = live.episode
-        try:
-            more = self.policy.chat.next_turn_ids(messages)
-        except ModelError:
-            if self.exact:
-                raise
-            live.no_longer_exact()
-            return None
-        if self.limits.max_tokens is not None and len(more) >= self.limits.max_tokens - len(episode.ids):
-            return StopReason.LENGTH
-        context = self.policy.context
-        if context is not None and len(more) >= context - len(episode.prompt_ids) - len(episode.ids):
-            return StopReason.CONTEXT
-        version = episode.versions[-1] if episode.versions else self.policy.version
-        episode.append(more, [0] * len(more), (), [version] * len(more))
         return None
 
     def _finish(self, live: LiveEpisode, reason: StopReason, failure: str = "") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,12 +30,24 @@ class EpisodeJob:
     key: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A prompt and what followed it, up to a compaction; lists as in `Episode`."""
+
+    prompt_ids: list[int]
+    ids: list[int]
+    sampled_mask: list[int]
+    logprobs: list[float]
+    versions: list[int]
+
+
 @dataclass(slots=True)
 class Episode:
     """One sample: what was asked, sampled, called and answered.
 
     `ids`, `sampled_mask`, `logprobs` and `versions` hold everything after `prompt_ids`, results of
     tools included (mask 0, see `Rollout`); they are empty where the policy is not token-exact.
+    Where the conversation was compacted they are those since, and `segments` are the earlier ones.
     `messages` are the turns and results after the problem's own messages. `calls` and `results` run
     parallel; a malformed call is in neither and counted in `num_malformed`. `forced` is the limit
     that took the tools from the last turn. `failure` says why there is no sample: server or tool
@@ -48,6 +60,7 @@ class Episode:
     sampled_mask: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
@@ -67,7 +80,9 @@ class Episode:
     @property
     def num_tokens(self) -> int:
         """Tokens after the prompt; without those of results where the policy is not token-exact."""
-        return len(self.ids) if self.exact else sum(t.num_tokens for t in self.turns)
+        if not self.exact:
+            return sum(t.num_tokens for t in self.turns)
+        return len(self.ids) + sum(len(segment.ids) for segment in self.segments)
 
     @property
     def num_thinking(self) -> int:
@@ -98,6 +113,12 @@ class Episode:
         self.logprobs += logprobs or [0.0] * len(ids)
         self.versions += versions
 
+    def begin_segment(self, prompt_ids: Sequence[int]) -> None:
+        """The next turn follows another prompt."""
+        self.segments.append(Segment(self.prompt_ids, self.ids, self.sampled_mask, self.logprobs, self.versions))
+        self.prompt_ids = list(prompt_ids)
+        self.ids, self.sampled_mask, self.logprobs, self.versions = [], [], [], []
+
     def rollout(self, group: int = 0, *, text: str = "", prompt: str = "") -> Rollout:
         """The sample as training reads it, with `text` and `prompt` (as rendered) for people.
 
@@ -107,6 +128,8 @@ class Episode:
             raise ModelError(
                 f"the tokens of {self.problem.id} are not known: train on samples of a policy that is token-exact"
             )
+        if self.segments:
+            raise ModelError(f"{self.problem.id} was compacted: train on episodes that fit the context")
         assert self.stop_reason is not None
         return Rollout(
             problem_id=self.problem.id,
@@ -123,3 +146,8 @@ class Episode:
             prompt=prompt,
             expected=self.problem.expected,
         )
+
+
+# From an episode whose last messages are answers, a counter of tokens, and the context's length, to
+# the messages that its next prompt is made of; None where nothing can go.
+Compact = Callable[[Episode, Callable[[Sequence[Message]], int], int], Sequence[Message] | None]

@@ -4,8 +4,9 @@ follows.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,17 @@ from qwq.rollout.answers import AnswerPlan, plan_answers
 from qwq.rollout.budget import NOTE_BEFORE, EpisodeLimits, Note, Spending, goes_in_circles, loop_length, step_key
 from qwq.rollout.sample import Episode
 from qwq.types import Message, StopReason, ToolCall, tool_schemas
+
+MARKS = 40  # characters around a message or a call
+
+
+def chars_of(messages: Sequence[Message]) -> int:
+    """How long messages are, with what a template writes around them."""
+    return sum(len(m.content) + MARKS + sum(_length(c.arguments) for c in m.tool_calls) for m in messages)
+
+
+def _length(arguments: Mapping[str, Any]) -> int:
+    return MARKS + sum(len(name) + len(str(value)) for name, value in arguments.items())
 
 
 @dataclass(slots=True)
@@ -27,6 +39,9 @@ class LiveEpisode:
     limits: EpisodeLimits
     tools: Sequence[Any] = ()
     schemas: Sequence[Any] = ()  # the environment's own, () where it leaves those of the problem
+    history: list[Message] = field(default_factory=list)  # what the next prompt is made of
+    num_chars: int = 0  # of the history and the tools
+    tool_chars: int = 0
     started: float = 0.0
     num_calls: int = 0  # attempts, malformed ones too
     calls_of: Counter[str] = field(default_factory=Counter)
@@ -37,6 +52,9 @@ class LiveEpisode:
 
     def __post_init__(self) -> None:
         self.started = self.clock()
+        self.history = list(self.episode.problem.messages)
+        self.tool_chars = len(json.dumps(list(self.tools), default=str))
+        self.num_chars = chars_of(self.history) + self.tool_chars
 
     @property
     def seconds(self) -> float:
@@ -54,6 +72,12 @@ class LiveEpisode:
         if self.limits.max_sampled is not None:
             left.append(max(1, self.limits.max_sampled - self.sampled))
         return min(left, default=None)
+
+    def add_turn(self, message: Message) -> None:
+        """The model's turn, in what was said and in what the next prompt shows."""
+        self.episode.messages.append(message)
+        self.history.append(message)
+        self.num_chars += chars_of([message])
 
     def begin(self) -> None:
         """The environment is there."""

@@ -130,7 +130,7 @@ def test_seconds_by_a_clock_of_the_callers() -> None:
         now[0] += 40
         return call("read", key="a") if request.tools else DONE
 
-    episode, asked = one(script, EpisodeLimits(max_seconds=60, last_turn=True), clock=lambda: now[0])
+    episode, asked = one(script, EpisodeLimits(max_seconds=60, last_turn=True), hooks=Hooks(clock=lambda: now[0]))
     assert episode.results == ["a 1", "error: no time is left of 60 s: answer with what you have"]
     assert len(asked) == 3 and not asked[2].tools
     assert (episode.stop_reason, episode.forced) == (StopReason.END, StopReason.TIME) and episode.seconds == 120

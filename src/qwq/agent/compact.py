@@ -1,0 +1,155 @@
+"""What leaves the context when it is full, by rule and without a model: a pure function of the
+conversation, so a run that resumes compacts the same.
+
+In this order, until half of the context is free: results older than the last three turns become one
+line each, their whole texts stay readable in the workspace; thoughts of those turns go; then whole
+turns go, the oldest first, calls and results together. Never: the task, the tools, a call without
+its result, the last three turns. The task's message names what went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from qwq.text.response import parse
+from qwq.types import Message
+
+KEPT_TURNS = 3  # the last ones, as they were
+FREE = 0.5  # of the context, after a compaction
+SHORT = 160  # characters: a result of up to so many stays as it is
+HEAD = 80  # characters of a longer one
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A turn with the answers to its calls. `calls` are their ids, one for each answer; none where
+    the answer is a user's word.
+    """
+
+    number: int
+    turn: Message
+    answers: tuple[Message, ...]
+    calls: tuple[str, ...]
+
+    @property
+    def messages(self) -> list[Message]:
+        return [self.turn, *self.answers]
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """`messages` are all of the next prompt. `shortened`: calls whose result is one line now.
+    `dropped`: calls that are gone, of the first `dropped_turns` turns. `thoughts`: turns without
+    their thoughts.
+    """
+
+    messages: list[Message]
+    shortened: tuple[str, ...]
+    dropped: tuple[str, ...]
+    dropped_turns: int
+    thoughts: int
+    text: str
+
+
+def steps_of(messages: Sequence[Message], num_calls: Sequence[int]) -> list[Step]:
+    """The turns of an episode's messages; `num_calls` are the calls of each turn."""
+    groups: list[list[Message]] = []
+    for message in messages:
+        if message.role == "assistant":
+            groups.append([message])
+        else:
+            groups[-1].append(message)
+    steps: list[Step] = []
+    number = 0
+    for (turn, *answers), calls in zip(groups, num_calls, strict=True):
+        ids = tuple(f"call-{n}" for n in range(number + 1, number + calls + 1))
+        steps.append(Step(len(steps) + 1, turn, tuple(answers), ids))
+        number += calls
+    return steps
+
+
+def compact(
+    head: Sequence[Message], steps: Sequence[Step], count: Callable[[Sequence[Message]], int], context: int,
+    place: Callable[[str], str],
+) -> Compaction | None:  # fmt: skip
+    """What is left of `head`, which ends with the task, and `steps`; None where nothing can go.
+
+    `count` gives the tokens of a prompt. `place` is where a call's whole result can be read, "" for
+    nowhere.
+    """
+    old, last = list(steps[:-KEPT_TURNS]), list(steps[-KEPT_TURNS:])
+    if not old:
+        return None
+    shorter = [_shortened(step, place) for step in old]
+    without = [replace(step, turn=replace(step.turn, content=_answer(step.turn))) for step in shorter]
+    room = (1 - FREE) * context
+    for kept, thoughts in ((shorter, 0), (without, len(without))):
+        made = _made(head, old, kept, last, 0, thoughts, place)
+        if count(made.messages) <= room:
+            return made
+    low, high = 1, len(without)  # how many of the oldest turns go: the fewest that leave enough room
+    while low < high:
+        middle = (low + high) // 2
+        if count(_made(head, old, without, last, middle, len(without), place).messages) <= room:
+            high = middle
+        else:
+            low = middle + 1
+    return _made(head, old, without, last, low, len(without), place)
+
+
+def _made(
+    head: Sequence[Message], old: Sequence[Step], kept: Sequence[Step], last: Sequence[Step], num_dropped: int,
+    thoughts: int, place: Callable[[str], str],
+) -> Compaction:  # fmt: skip
+    shortened = tuple(
+        ident
+        for before, after in zip(old[num_dropped:], kept[num_dropped:], strict=True)
+        for ident, was, now in zip(before.calls, before.answers, after.answers, strict=False)
+        if was != now
+    )
+    dropped = tuple(ident for step in old[:num_dropped] for ident in step.calls)
+    text = _told(shortened, dropped, num_dropped, thoughts, place)
+    task = replace(head[-1], content=f"{head[-1].content}\n\n[{text}]")
+    messages = [*head[:-1], task, *(m for step in (*kept[num_dropped:], *last) for m in step.messages)]
+    return Compaction(messages, shortened, dropped, num_dropped, thoughts - num_dropped if thoughts else 0, text)
+
+
+def _told(
+    shortened: Sequence[str], dropped: Sequence[str], num_dropped: int, thoughts: int, place: Callable[[str], str]
+) -> str:
+    """What went, for the model."""
+    parts = ["To make room, parts of this conversation were left out."]
+    if dropped:
+        parts.append(f"Gone: your first {num_dropped} turns with {_range(dropped)}.")
+    if shortened:
+        parts.append(f"Results cut to one line: {_range(shortened)}.")
+    if thoughts:
+        parts.append("Your thoughts of those turns are gone.")
+    where = place("call-N") if dropped or shortened else ""
+    if where:
+        parts.append(f"Whole results are in the workspace ({where}): read them again before you use their numbers.")
+    return " ".join(parts)
+
+
+def _range(ids: Sequence[str]) -> str:
+    return ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
+
+
+def _shortened(step: Step, place: Callable[[str], str]) -> Step:
+    if len(step.calls) != len(step.answers):
+        return step
+    return replace(step, answers=tuple(_line(i, m, place) for i, m in zip(step.calls, step.answers, strict=True)))
+
+
+def _line(ident: str, message: Message, place: Callable[[str], str]) -> Message:
+    if len(message.content) <= SHORT:
+        return message
+    head = " ".join(message.content.split())[:HEAD]
+    where = place(ident)
+    again = f", whole in {where}" if where else ""
+    return replace(message, content=f"{ident}: {head} ... ({len(message.content):,} characters{again})")
+
+
+def _answer(turn: Message) -> str:
+    return parse(turn.content, tools=()).answer if "<think>" in turn.content else turn.content
