@@ -119,7 +119,7 @@ def test_what_goes_first_by_hand() -> None:
     ]
     steps = steps_of(said, [1] * 5)
     count = lambda messages: sum(len(m.content) for m in messages)
-    some = compact(head, steps, count, 4000, lambda i: f"outputs/{i}.txt")
+    some = compact(head, steps, count, 8000, lambda i: f"outputs/{i}.txt")
     assert some is not None and (some.shortened, some.dropped, some.thoughts) == (("call-1", "call-2"), (), 0)
     assert some.messages[3].content == f"call-1: 0 {'x' * 78} ... (402 characters, whole in outputs/call-1.txt)"
     assert some.messages[-6:] == said[-6:]
