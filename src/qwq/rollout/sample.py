@@ -31,7 +31,7 @@ class EpisodeJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class TokenSegment:
     """A prompt and what followed it, up to a compaction; lists as in `Episode`."""
 
     prompt_ids: list[int]
@@ -60,7 +60,7 @@ class Episode:
     sampled_mask: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
-    segments: list[Segment] = field(default_factory=list)
+    segments: list[TokenSegment] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
@@ -115,7 +115,7 @@ class Episode:
 
     def begin_segment(self, prompt_ids: Sequence[int]) -> None:
         """The next turn follows another prompt."""
-        self.segments.append(Segment(self.prompt_ids, self.ids, self.sampled_mask, self.logprobs, self.versions))
+        self.segments.append(TokenSegment(self.prompt_ids, self.ids, self.sampled_mask, self.logprobs, self.versions))
         self.prompt_ids = list(prompt_ids)
         self.ids, self.sampled_mask, self.logprobs, self.versions = [], [], [], []
 
