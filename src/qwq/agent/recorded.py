@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from qwq.agent.approvals import Approvals, Ruling, Then
@@ -103,7 +104,7 @@ class RecordedTools(Environment):
         """
         return Hooks(
             turn=self._turn, plan=self._plan, note=self._note, text=text, clock=lambda: self.tape.seconds,
-            compact=self._compact,
+            compact=partial(make_room, self),
         )  # fmt: skip
 
     def _turn(self, episode: Episode, turn: Turn) -> None:
@@ -128,27 +129,6 @@ class RecordedTools(Environment):
         self.tape.put(
             EventKind.BUDGET, about=note.about, used=note.used, limit=note.limit, last=note.last, text=note.text
         )
-
-    def _compact(
-        self, episode: Episode, count: Callable[[Sequence[Message]], int], context: int
-    ) -> Sequence[Message] | None:
-        """Make room in the context; results that leave it can be read in the workspace."""
-        steps = steps_of(episode.messages, [len(turn.parts.calls_in_order) for turn in episode.turns])
-        made = compact(episode.problem.messages, steps, count, context, self._place)
-        if made is None:
-            return None
-        if self._place(""):
-            keep_earlier(self.toolbox, self.tape.log.events, (*made.dropped, *made.shortened))
-        self.tape.put(
-            EventKind.COMPACTION, shortened=list(made.shortened), dropped=list(made.dropped),
-            dropped_turns=made.dropped_turns, thoughts=made.thoughts, tokens=count(made.messages), context=context,
-            text=made.text,
-        )  # fmt: skip
-        return made.messages
-
-    def _place(self, ident: str) -> str:
-        """Where the model can read a whole result again; "" where it has no tool for that."""
-        return EARLIER.format(ident) if READERS & set(self._specs) else ""
 
     # -- approvals ---------------------------------------------------------------------------------
 
@@ -292,6 +272,28 @@ def _read_by_model(result: Event) -> str:
 
 def _rebuilt(changed: Sequence[str]) -> str:
     return f"the session was rebuilt by running its calls again; {', '.join(changed)} gave something else than before"
+
+
+def make_room(
+    tools: RecordedTools, episode: Episode, count: Callable[[Sequence[Message]], int], context: int
+) -> Sequence[Message] | None:
+    """The messages that a full context is left with; results that leave it can be read in the
+    workspace where a tool can read there.
+    """
+    readable = READERS & set(tools.toolbox.specs())
+    steps = steps_of(episode.messages, [len(turn.parts.calls_in_order) for turn in episode.turns])
+    made = compact(
+        episode.problem.messages, steps, count, context, lambda ident: EARLIER.format(ident) if readable else ""
+    )
+    if made is None:
+        return None
+    keep_earlier(tools.toolbox, tools.tape.log.events, (*made.dropped, *made.shortened))
+    tools.tape.put(
+        EventKind.COMPACTION, shortened=list(made.shortened), dropped=list(made.dropped),
+        dropped_turns=made.dropped_turns, thoughts=made.thoughts, tokens=count(made.messages), context=context,
+        text=made.text,
+    )  # fmt: skip
+    return made.messages
 
 
 def keep_earlier(toolbox: Toolbox, events: Sequence[Event], ids: Sequence[str]) -> None:
