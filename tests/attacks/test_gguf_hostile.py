@@ -274,8 +274,8 @@ HEADERS = {
         "tensor 't' is stored as type 99; F32, F16, .* are read here",
     ),
     "other encoding": (
-        header(1, 0, entry(kind=10) + ROOM),
-        "stored as Q2_K; .*Q6_K are read here: use a Q4_K_M or Q8_0 file",
+        header(1, 0, entry(kind=15) + ROOM),
+        "stored as Q8_K; .*Q6_K, .* are read here: use a Q4_K_M or Q8_0 file",
     ),
     "a tensor twice": (header(2, 0, entry() * 2 + ROOM), "has tensor 't' twice, once is expected"),
     "overlap": (

@@ -124,7 +124,7 @@ def test_the_model_that_is_evaluated_is_the_one_that_is_written(base, tmp_path, 
 
 def test_sampling_defaults_and_special_tokens_stay(base, tmp_path):
     final = train(base, tmp_path / "runs")
-    exported = export(str(final), tmp_path / "out", adapters=[])
+    export(str(final), exported := tmp_path / "out")
     eos = list(ChatFormat.from_folder(base).eos_ids)
     for folder in (final, exported):
         assert json.loads((folder / "generation_config.json").read_text()) == SAMPLING | {

@@ -27,6 +27,7 @@ from qwq.cli.data import data_app
 from qwq.cli.engine import bench_app, chat, serve
 from qwq.cli.eval import eval_app
 from qwq.cli.foreign import own_options
+from qwq.cli.formats import export
 from qwq.cli.look import look, watch
 from qwq.cli.offer import mcp
 from qwq.cli.release import push, release
@@ -62,6 +63,7 @@ app.command(chat)
 app.command(bench_app)
 app.command(eval_app)
 app.command(look)
+app.command(export)
 app.command(watch)
 app.command(data_app)
 app.command(reward_app)
@@ -185,36 +187,6 @@ def report(run: Path) -> int:
 
 
 # -- models ----------------------------------------------------------------------------------------
-
-
-@app.command
-def export(
-    model: str,
-    out: Path,
-    *,
-    adapter: list[Path] | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-) -> int:
-    """Write a model as one plain Hugging Face folder: a run's policy, a GGUF file dequantised, LoRA
-    adapters merged.
-
-    Parameters
-    ----------
-    model
-        Run folder, model folder, GGUF file, or hub id.
-    out
-        Folder to write; it must not be there yet.
-    adapter
-        LoRA adapter folder (ours or PEFT's) to merge; given several times, they are merged in turn.
-    dtype
-        Type of the weights written: the model's own on disk by default, float32 where that is
-        quantised.
-    """
-    from qwq.pipeline.resolve import model_folder
-    from qwq.release.export import export as write
-
-    print(write(model_folder(model), out, adapters=adapter or [], dtype=dtype))
-    return 0
 
 
 @app.command

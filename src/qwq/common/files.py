@@ -230,6 +230,16 @@ def writing_to(folder: Path, *, at: str = "--runs") -> Iterator[None]:
         raise
 
 
+def need_room(path: Path, num_bytes: int) -> None:
+    """CapacityError unless `num_bytes` more fit on the disk of `path`, whose folder is there."""
+    free = shutil.disk_usage(path.parent).free
+    if num_bytes > free:
+        raise CapacityError(
+            f"{path} needs {num_bytes / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free there: free some space, "
+            "or name another place"
+        )
+
+
 def _is_below(path: str | None, folder: Path) -> bool:
     """Whether `path` is in `folder`, beside it (as its forerunner is), or one of the folders it
     stands in.

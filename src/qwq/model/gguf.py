@@ -235,7 +235,7 @@ def load_gguf(
     """
     file = GGUFFile.open(path)
     config = gguf_config(file)
-    _check_tensors(file, config)
+    check_tensors(file, config)
     with torch.device("meta"):
         model = Transformer(config)
     total, done = sum(t.num_bytes for t in file.tensors.values()), 0
@@ -246,7 +246,7 @@ def load_gguf(
         at = 0
         for name, shape in parts:
             tensor = file.tensors[gguf_name(name)]
-            _read_into(whole[at : at + shape[0]], file, tensor, _row_order(config, name))
+            _read_into(whole[at : at + shape[0]], file, tensor, row_order(config, name))
             at, done = at + shape[0], done + tensor.num_bytes
             if progress is not None:
                 progress(done, total)
@@ -254,7 +254,7 @@ def load_gguf(
     return model
 
 
-def _check_tensors(file: GGUFFile, config: ModelConfig) -> None:
+def check_tensors(file: GGUFFile, config: ModelConfig) -> None:
     """ModelError unless the file's tensors are those that its metadata asks for."""
     wanted = {gguf_name(name): shape for name, shape in hf_shapes(config).items()}
     missing = [name for name in wanted if name not in file.tensors]
@@ -271,7 +271,7 @@ def _check_tensors(file: GGUFFile, config: ModelConfig) -> None:
             )
 
 
-def _row_order(config: ModelConfig, name: str) -> Tensor | None:
+def row_order(config: ModelConfig, name: str) -> Tensor | None:
     if not config.spec.gguf_rope_pairs or not name.endswith(("q_proj.weight", "k_proj.weight")):
         return None
     return rope_rows(config.num_heads if "q_proj" in name else config.num_kv_heads, config.head_dim)

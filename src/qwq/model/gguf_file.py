@@ -17,7 +17,7 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qwq.common.files import need_room
 from qwq.errors import ModelError
 from qwq.model.gguf_quants import BY_NUMBER, ENCODINGS, OTHER_ENCODINGS, dequantise, encoding, quantise
 
@@ -361,10 +362,17 @@ def encode(weights: Tensor, name: str) -> Encoded:
 PLAIN = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
-def write_gguf(path: str | Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor | Encoded]) -> None:
+def write_gguf(
+    path: str | Path,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, Tensor | Encoded],
+    *,
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Write a GGUF file of version 3, whole or not at all. Tensors are F32, F16 or BF16 as their
     dtype says, or `Encoded`.
 
+    `check` sees the finished file before it takes its place; what it raises leaves nothing behind.
     Metadata: bool, int (uint32 where it fits), float (float32), str, NumPy arrays, and lists of one
     of these kinds. ModelError where a value has no place in the format, or pieces do not add up to
     their tensor.
@@ -382,6 +390,7 @@ def write_gguf(path: str | Path, metadata: Mapping[str, Any], tensors: Mapping[s
         header += _string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, number, offset)
         offset += tensor.num_bytes + -tensor.num_bytes % alignment
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    need_room(path, len(header) + alignment + offset)
     try:
         with partial.open("wb") as f:
             f.write(header + bytes(-len(header) % alignment))
@@ -395,6 +404,8 @@ def write_gguf(path: str | Path, metadata: Mapping[str, Any], tensors: Mapping[s
                 f.write(bytes(-written % alignment))
             f.flush()
             os.fsync(f.fileno())
+        if check is not None:
+            check(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -4,6 +4,10 @@ A row of weights is cut into blocks of 32 or 256, each with its own scale. Dimen
 bytes of a block; a decoder takes (N, B) bytes and gives (N, weights of a block) float32. The work
 is done where the bytes lie, a GPU too.
 
+Covers every encoding that models are published in; those with large tables (IQ, TQ and MXFP4) are
+decoded by the `gguf` package, which must be installed for them. Written are F32, F16, BF16, Q8_0
+and Q4_0; the K-quants are written by llama.cpp's own kernels (`release/k_quants.py`).
+
 Layouts: ggml's block structs (ggml-common.h). The order of the multiplications is that of the
 `gguf` package, so the results are the same bit for bit.
 """
@@ -13,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from qwq.errors import ModelError
+from qwq.errors import ModelError, install_hint
 
 
 def _half(x_NB: Tensor, at: int) -> Tensor:
@@ -103,6 +108,51 @@ def _q6_k(x_NB: Tensor) -> Tensor:
     return values.view(-1, 16, 16) * scales[:, :, None]
 
 
+def _q2_k(x_NB: Tensor) -> Tensor:
+    """Sixteen sub-blocks of 16, each with a scale and a minimum of four bits."""
+    packed = x_NB[:, :16]
+    values = _shifted(x_NB[:, 16:80].reshape(-1, 2, 1, 32), 2, 3).reshape(-1, 16, 16).float()
+    scales, minima = _half(x_NB, 80) * (packed & 15), _half(x_NB, 82) * (packed >> 4)
+    return scales[:, :, None] * values - minima[:, :, None]
+
+
+def _q3_k(x_NB: Tensor) -> Tensor:
+    """Sixteen sub-blocks of 16, scales of six bits; a third bit that is not set means 4 less."""
+    high = _shifted(x_NB[:, None, :32], 1, 1).reshape(-1, 16, 16)
+    low = _shifted(x_NB[:, 32:96].reshape(-1, 2, 1, 32), 2, 3).reshape(-1, 16, 16)
+    four = _shifted(x_NB[:, None, 96:104], 4, 15).flatten(1)
+    two = _shifted(x_NB[:, None, 104:108], 2, 3).flatten(1)
+    scales = _half(x_NB, 108) * ((four | (two << 4)).float() - 32)
+    return scales[:, :, None] * (low.float() - 4 * (1 - high.float()))
+
+
+# The sixteen values that IQ4_NL chooses from (ggml-common.h, kvalues_iq4nl).
+NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+
+def _iq4_nl(x_NB: Tensor) -> Tensor:
+    table = torch.tensor(NONLINEAR, dtype=torch.float32, device=x_NB.device)
+    return _half(x_NB, 0) * table[_nibbles(x_NB[:, 2:], 16).int()]
+
+
+def _by_package(name: str, number: int) -> Callable[[Tensor], Tensor]:
+    """A decoder of the `gguf` package, which has the large tables of these encodings."""
+
+    def decode(x_NB: Tensor) -> Tensor:
+        try:
+            from gguf import GGMLQuantizationType, quants
+        except ImportError:
+            raise ModelError(
+                f"weights are stored as {name}, which the package gguf decodes, and it is not installed: "
+                f"{install_hint('gguf')}"
+            ) from None
+        with np.errstate(all="ignore"):  # a NaN of a damaged scale is reported where weights are checked
+            decoded = quants.dequantize(x_NB.cpu().numpy(), GGMLQuantizationType(number))
+        return torch.from_numpy(decoded).float().to(x_NB.device)
+
+    return decode
+
+
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """How a tensor's weights are stored: ggml's number for it, the size of a block, and what
@@ -119,6 +169,12 @@ class Encoding:
         return num_weights // self.block_weights * self.block_bytes
 
 
+# Decoded by the package gguf: ggml's number, weights and bytes of a block.
+PACKAGE_ENCODINGS = {
+    "IQ2_XXS": (16, 256, 66), "IQ2_XS": (17, 256, 74), "IQ3_XXS": (18, 256, 98), "IQ1_S": (19, 256, 50),
+    "IQ3_S": (21, 256, 110), "IQ2_S": (22, 256, 82), "IQ4_XS": (23, 256, 136), "IQ1_M": (29, 256, 56),
+    "TQ1_0": (34, 256, 54), "TQ2_0": (35, 256, 66), "MXFP4": (39, 32, 17),
+}  # fmt: skip
 ENCODINGS: dict[str, Encoding] = {
     e.name: e
     for e in (
@@ -130,17 +186,19 @@ ENCODINGS: dict[str, Encoding] = {
         Encoding("Q5_0", 6, 32, 22, _q5_0),
         Encoding("Q5_1", 7, 32, 24, _q5_1),
         Encoding("Q8_0", 8, 32, 34, _q8_0),
+        Encoding("Q2_K", 10, 256, 84, _q2_k),
+        Encoding("Q3_K", 11, 256, 110, _q3_k),
         Encoding("Q4_K", 12, 256, 144, _q4_k),
         Encoding("Q5_K", 13, 256, 176, _q5_k),
         Encoding("Q6_K", 14, 256, 210, _q6_k),
+        Encoding("IQ4_NL", 20, 32, 18, _iq4_nl),
+        *(Encoding(name, *sizes, _by_package(name, sizes[0])) for name, sizes in PACKAGE_ENCODINGS.items()),
     )
 }
 BY_NUMBER = {e.number: e for e in ENCODINGS.values()}
 # Named in messages only.
 OTHER_ENCODINGS = {
-    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
-    20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
-    29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+    9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
 
 

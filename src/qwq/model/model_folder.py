@@ -95,16 +95,21 @@ def inherited_generation(source: str | Path | None, config: ModelConfig, eos_ids
 
     Temperature, top-p, top-k, repetition penalty and whatever else the source's file names are
     kept; beginning and padding tokens come from `config` where the file names none. `source` is a
-    folder, a hub name, a GGUF file (which has no such file), or None.
+    folder, a hub name, a GGUF file (whose metadata may hold such defaults), or None.
     """
-    base = (
-        {}
-        if source is None or str(source).endswith(".gguf")
-        else generation_config(resolve_folder(source, weights=False))
-    )
+    base = {} if source is None else _sampling_of(source)
     kept = {k: v for k, v in base.items() if not k.startswith("_")}  # private marks of the library that wrote it
     special = {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
     return {k: v for k, v in special.items() if v is not None} | kept | {"eos_token_id": list(eos_ids)}
+
+
+def _sampling_of(source: str | Path) -> dict[str, Any]:
+    if not str(source).endswith(".gguf"):
+        return generation_config(resolve_folder(source, weights=False))
+    from qwq.model.gguf_file import GGUFFile
+    from qwq.model.gguf_metadata import sampling_defaults
+
+    return sampling_defaults(GGUFFile.open(source).metadata)
 
 
 def eos_ids(folder: str | Path) -> tuple[int, ...]:

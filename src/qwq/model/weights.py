@@ -24,7 +24,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +111,7 @@ def load_model(
 
         return load_gguf(model, device=device, dtype=dtype, progress=progress)
     check_device(str(device))
-    config, stored = _checked(resolve_folder(model))
+    config, stored = checked_folder(resolve_folder(model))
     return _fill(config, stored, device, dtype, progress)
 
 
@@ -129,10 +129,14 @@ def check_model(model: str | Path) -> ModelConfig:
     folder = resolve_folder(model, weights=False)
     if not Path(model).expanduser().exists() and not any(folder.glob("*.safetensors")):
         return read_config(folder)  # a hub's model whose weights are not here yet
-    return _checked(folder)[0]
+    return checked_folder(folder)[0]
 
 
-def _checked(folder: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
+def checked_folder(folder: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
+    """The shape of the causal model in a folder and where its tensors are, held against each other.
+
+    ModelError where they do not agree.
+    """
     config, stored = read_config(folder), stored_tensors(folder)
     if SCORE in stored:
         raise ModelError(
@@ -288,9 +292,12 @@ def _save(
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
     try:
-        _write_weights(
-            state, target, max_shard_bytes, {name: torch.float32 if name == SCORE else dtype for name in state}
+        # Copied, because parts of a fused matrix share their memory.
+        tensors = (
+            (name, t.to(device="cpu", dtype=torch.float32 if name == SCORE else dtype, copy=True).contiguous())
+            for name, t in state.items()
         )
+        write_shards(target, tensors, max_shard_bytes)
         for name, document in documents.items():
             write_atomic(target / name, json.dumps(document, indent=2) + "\n")
     except BaseException:
@@ -303,33 +310,53 @@ def _save(
         sync(path)
 
 
-def _write_weights(
-    state: dict[str, Tensor], folder: Path, max_shard_bytes: int, dtypes: Mapping[str, torch.dtype]
-) -> None:
-    sizes = {name: tensor.numel() * dtypes[name].itemsize for name, tensor in state.items()}
-    shards = _shards(sizes, max_shard_bytes)
-    names = (
-        [SINGLE]
-        if len(shards) == 1
-        else [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    )
-    for file, shard in zip(names, shards, strict=True):
-        partial = folder / f".{file}.{os.getpid()}.partial"
-        # Cloned, because parts of a fused matrix share their memory; one shard at a time.
-        tensors = {name: state[name].to(device="cpu", dtype=dtypes[name], copy=True).contiguous() for name in shard}
-        _check_finite(tensors)
-        save_file(tensors, partial, metadata={"format": "pt"})
+def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int = SHARD_BYTES) -> None:
+    """Write tensors to the safetensors files of a model folder, holding one file's at a time.
+
+    They are cut in their order so that no file but one of a single tensor is over
+    `max_shard_bytes`. ModelError for NaN and infinite weights: no program could use the model.
+    """
+    mark = f".{os.getpid()}.partial"
+    files: list[list[str]] = []
+    held: dict[str, Tensor] = {}
+    total = size = 0
+
+    def finish() -> None:
+        partial = folder / f".model-{len(files)}{mark}"
+        _check_finite(held)
+        save_file(held, partial, metadata={"format": "pt"})
         sync(partial)
-        partial.replace(folder / file)
-    if len(shards) > 1:
-        weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        files.append(list(held))
+        held.clear()
+
+    try:
+        for name, tensor in tensors:
+            if held and size + tensor.nbytes > max_shard_bytes:
+                finish()
+                size = 0
+            held[name] = tensor
+            size, total = size + tensor.nbytes, total + tensor.nbytes
+        finish()
+    except BaseException:
+        for partial in folder.glob(f".model-*{mark}"):
+            partial.unlink()
+        raise
+    names = [SINGLE] if len(files) == 1 else [_shard_name(i, len(files)) for i in range(len(files))]
+    for i, name in enumerate(names):
+        (folder / f".model-{i}{mark}").replace(folder / name)
+    if len(files) > 1:
+        weight_map = {tensor: name for name, shard in zip(names, files, strict=True) for tensor in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_atomic(folder / INDEX, json.dumps(index, indent=2) + "\n")
-    # Weights of an earlier save with another number of shards would be read instead of these, or
+    # Weights of an earlier save with another number of files would be read instead of these, or
     # lie about.
     stale = [p for p in (*folder.glob("model-*-of-*.safetensors"), folder / SINGLE) if p.name not in names]
-    for path in (*stale, *([folder / INDEX] if len(shards) == 1 else [])):
+    for path in (*stale, *([folder / INDEX] if len(files) == 1 else [])):
         path.unlink(missing_ok=True)
+
+
+def _shard_name(index: int, num: int) -> str:
+    return f"model-{index + 1:05}-of-{num:05}.safetensors"
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -343,16 +370,3 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
                 f"{name} holds NaN or infinite weights as {str(tensor.dtype).removeprefix('torch.')}, so the model "
                 "is not written: train with a lower learning rate, or write a wider dtype"
             )
-
-
-def _shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
-    """Names in order, cut so that no shard but one of a single tensor is over `max_bytes`."""
-    shards: list[list[str]] = [[]]
-    held = 0
-    for name, size in sizes.items():
-        if shards[-1] and held + size > max_bytes:
-            shards.append([])
-            held = 0
-        shards[-1].append(name)
-        held += size
-    return shards

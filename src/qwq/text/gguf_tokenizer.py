@@ -1,4 +1,4 @@
-"""The tokenizer and the chat template that a GGUF file carries in its metadata.
+"""The tokenizer and the chat template that a GGUF file carries in its metadata, read and written.
 
 Covers byte-level BPE (`tokenizer.ggml.model` gpt2) with the ways to split words that PRE_TOKENIZERS
 names. Does not cover SentencePiece and the others, as tokenizer.py does not. A GGUF file says less
@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
@@ -44,7 +45,7 @@ PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
 }
 WHOLE_WORDS = ("llama-bpe",)  # a word that is a token is taken whole, whatever its merges say
 END_TOKENS = (TURN_END, END_OF_TEXT, "<|eot_id|>")
-CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 TYPES = range(7)
 # Without these a vocabulary is not of byte-level BPE, and text would be lost without a word.
 # Published ones lack rare bytes.
@@ -122,6 +123,64 @@ def chat_format_from_gguf(file: Metadata) -> ChatFormat:
         raise ModelError(f"{file.path}: no chat template (tokenizer.chat_template): use the file of an instruct model")
     return ChatFormat(tokenizer, ChatTemplate(tokenizer.chat_template))
 
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def tokenizer_metadata(tokenizer: Tokenizer, num_rows: int, where: str) -> dict[str, Any]:
+    """The metadata `tokenizer.ggml.*` of a tokenizer, and its chat template, as llama.cpp reads
+    them.
+
+    `num_rows` is the number of rows of the embedding; ids without a token are unused ones. `where`
+    names the model in messages. ModelError where GGUF cannot say how text is split into words.
+    """
+    data = tokenizer.to_json()
+    added = {entry["id"]: entry for entry in data["added_tokens"]}
+    tokens = [f"[PAD{i}]" for i in range(num_rows)]
+    types = np.full(num_rows, UNUSED, np.int32)
+    for token, i in data["model"]["vocab"].items():
+        tokens[i], types[i] = token, NORMAL
+    for i, entry in added.items():
+        tokens[i], types[i] = entry["content"], CONTROL if entry["special"] else USER_DEFINED
+    merges = [m if isinstance(m, str) else " ".join(m) for m in data["model"]["merges"]]
+    out: dict[str, Any] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": _split_name(data, where),
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.add_bos_token": bool(tokenizer.config.get("add_bos_token", False)),
+    }
+    if tokenizer.chat_template is not None:
+        out["tokenizer.chat_template"] = tokenizer.chat_template
+    return out
+
+
+def _split_name(data: Mapping[str, Any], where: str) -> str:
+    """llama.cpp's name for how a tokenizer.json splits text into words."""
+    stages = data["pre_tokenizer"] or {}
+    patterns: list[str | None] = []
+    for stage in stages.get("pretokenizers", [stages]):
+        if stage.get("type") == "Split" and stage["behavior"] == "Isolated" and not stage["invert"]:
+            patterns += stage["pattern"].values()
+        elif stage.get("type") == "Digits" and stage["individual_digits"]:
+            patterns.append(r"\p{N}")
+        elif stage.get("type") == "ByteLevel" and not stage["add_prefix_space"]:
+            patterns += [GPT2_SPLIT] if stage["use_regex"] else []
+        else:
+            patterns.append(None)
+    name = next((name for name, known in PRE_TOKENIZERS.items() if list(known) == patterns), None)
+    normalizer = (data.get("normalizer") or {}).get("type", "NFC")
+    whole_words = bool(data["model"].get("ignore_merges"))
+    if name is None or normalizer != "NFC" or whole_words != (name in WHOLE_WORDS):
+        raise ModelError(
+            f"{where}: llama.cpp has no name for how this tokenizer splits text, it knows "
+            f"{', '.join(PRE_TOKENIZERS)}: export a folder"
+        )
+    return name
+
+
+# -- reading ---------------------------------------------------------------------------------------
 
 NAMED = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
 

@@ -134,6 +134,10 @@ class Tokenizer:
                 "use the tokenizer that the model was trained with"
             )
 
+    def to_json(self) -> dict[str, Any]:
+        """The contents of tokenizer.json."""
+        return json.loads(self._inner.to_str())
+
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and chat_template.jinja; transformers'
         AutoTokenizer reads them.

@@ -424,8 +424,8 @@ def test_a_write_that_fails_leaves_the_old_file(saved):
         write_gguf(saved, {}, {"x": encode(torch.zeros(3, 5), "Q8_0")})
     with pytest.raises(ModelError, match="Q4_K is not written here: give one of F32, F16"):
         write_gguf(saved, {}, {"x": encode(torch.zeros(3, 256), "Q4_K")})
-    with pytest.raises(ModelError, match="stored as Q2_K; F32, .* are read here"):
-        write_gguf(saved, {}, {"x": Encoded("Q2_K", (256,), [])})
+    with pytest.raises(ModelError, match="stored as Q8_K; F32, .* are read here"):
+        write_gguf(saved, {}, {"x": Encoded("Q8_K", (256,), [])})
     assert saved.read_bytes() == before and len(list(saved.parent.iterdir())) == 1
 
 

@@ -9,7 +9,7 @@ from qwq.model.config import preset
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model, save_model
-from qwq.release.export import export
+from qwq.release.export import ExportOptions, export
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
 
@@ -38,7 +38,7 @@ def test_adapters_are_merged_in_turn_and_the_chat_format_comes_along(base, tmp_p
         folders.append(tmp_path / f"adapter{seed}")
         lora.save_adapter(expected, folders[-1])
         lora.merge(expected)
-    out = export(str(base), tmp_path / "out", adapters=folders, dtype="float32")
+    export(str(base), out := tmp_path / "out", ExportOptions(adapters=folders, dtype="float32"))
     torch.testing.assert_close(logits(load_model(out)), logits(expected), atol=1e-6, rtol=1e-6)
     assert ChatFormat.from_folder(out).prompt_ids([{"role": "user", "content": "hi"}])
     assert not list(tmp_path.glob(".*partial"))
@@ -48,12 +48,12 @@ def test_a_place_where_nothing_can_be_written(base, tmp_path):
     (tmp_path / "file").write_text("x")
     for out in (tmp_path / "file" / "out", tmp_path / "file" / "a" / "b"):
         with pytest.raises(ConfigError, match="cannot be written .*give another folder with OUT"):
-            export(str(base), out, adapters=[])
+            export(str(base), out)
 
 
 def test_half_the_size_in_bfloat16_and_no_folder_is_overwritten(base, tmp_path):
-    out = export(str(base), tmp_path / "small", adapters=[], dtype="bfloat16")
+    export(str(base), out := tmp_path / "small", ExportOptions(dtype="bfloat16"))
     sizes = [sum(f.stat().st_size for f in folder.glob("*.safetensors")) for folder in (out, base)]
     assert sizes[0] < 0.55 * sizes[1]
     with pytest.raises(ConfigError, match="is there already"):
-        export(str(base), out, adapters=[], dtype="float32")
+        export(str(base), out, ExportOptions(dtype="float32"))
