@@ -15,7 +15,7 @@ def export(
     adapter: list[Path] | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     name: str = "",
-    licence: str = "",
+    license: str = "",
 ) -> int:
     """Write a model for another program: a Hugging Face folder, or a GGUF file.
 
@@ -37,14 +37,14 @@ def export(
         is quantised.
     name
         Name of the model in the file; the folder's by default.
-    licence
+    license
         Short name of its licence, such as apache-2.0; what the model's card says by default.
     """
     from qwq.pipeline.resolve import model_folder
     from qwq.release.export import ExportOptions
     from qwq.release.export import export as write
 
-    options = ExportOptions(format, quant, dtype, adapter or [], name, licence)
+    options = ExportOptions(format, quant, dtype, adapter or [], name, license)
     for file in write(model_folder(model), out, options):
         print(f"{file.num_bytes:>14,}  {file.path}")
     return 0

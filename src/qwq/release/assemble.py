@@ -25,7 +25,7 @@ from qwq.common.checksums import SUMS, check_sums, sha256_of, write_sums
 from qwq.common.files import atomic_file, hold, sync, whole_lines, write_atomic, writing_to
 from qwq.common.run_folder import RunFolder
 from qwq.config import keeps_sequence
-from qwq.errors import ConfigError, DataError, ModelError, QwqError
+from qwq.errors import ConfigError, DataError, ModelError, QwqError, nearest
 from qwq.model.model_folder import HUB_FILES, generation_config, read_config, resolve_folder
 from qwq.release import facts as facts_of
 from qwq.release.card import PLACE, model_card
@@ -51,6 +51,14 @@ class ReleaseOptions:
     languages: tuple[str, ...] = ()
     ggufs: tuple[str, ...] = ()
     repository: str = PLACE
+
+    def __post_init__(self) -> None:
+        if self.ggufs:
+            from qwq.release.to_gguf import FILE_TYPES
+
+            for quant in self.ggufs:
+                if quant not in FILE_TYPES:
+                    raise ConfigError(f"--gguf {quant}: {nearest(quant, FILE_TYPES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +139,21 @@ class _Assembly:
         return self.options.name or self.released.default_name
 
     def _merge(self) -> None:
-        from qwq.release.export import export
+        from qwq.release.export import ExportOptions, export
 
         merged = self.place / ".merged"
         shutil.rmtree(merged, ignore_errors=True)
         assert self.released.adapter is not None
-        export(str(self.released.folder), merged, adapters=[self.released.adapter])
+        export(str(self.released.folder), merged, ExportOptions(adapters=[self.released.adapter]))
         for path in merged.iterdir():
             path.replace(self.place / path.name)
         merged.rmdir()
 
     def _gguf(self, quant: str) -> None:
-        raise ConfigError(f"--gguf {quant}: this version writes no GGUF files: leave it out")
+        from qwq.release.export import ExportOptions, export
+
+        options = ExportOptions(quant=quant, name=self.name, licence=self.facts().licence)
+        export(str(self.place), self.place / self.gguf_name(quant), options)
 
     def _adapter(self) -> None:
         assert self.released.adapter is not None

@@ -19,6 +19,7 @@ from qwq.model.gguf_file import GGUFFile, write_gguf
 from qwq.model.gguf_quants import quantise
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model
+from qwq.release.assemble import ReleaseOptions, release
 from qwq.release.export import ExportOptions, export
 from qwq.release.k_quants import quantise_file
 from qwq.release.model_source import open_source
@@ -251,3 +252,12 @@ def test_a_check_that_fails_leaves_no_file(tmp_path):
     with pytest.raises(ModelError, match="not good enough"):
         write_gguf(tmp_path / "m.gguf", {}, {"x": torch.zeros(4)}, check=check)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_release_holds_the_files_that_gguf_names(folder, tmp_path):
+    release(str(folder), tmp_path / "out", ReleaseOptions("small", ggufs=("Q8_0",)))
+    file = GGUFFile.open(tmp_path / "out" / "small-Q8_0.gguf")
+    assert (file.metadata["general.name"], file.metadata["general.license"]) == ("small", "apache-2.0")
+    assert "FROM ./small-Q8_0.gguf" in (tmp_path / "out" / "Modelfile").read_text()
+    with pytest.raises(ConfigError, match="--gguf Q9: valid names: BF16, F16"):
+        ReleaseOptions(ggufs=("Q9",))
