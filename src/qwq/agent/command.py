@@ -86,7 +86,7 @@ def start(request: AgentRequest) -> tuple[AgentOutcome, Path]:
         "engine": {"dtype": request.engine.dtype, "device": request.engine.device},
     }
     settings = AgentSettings(request.params, request.seed, request.thinking_budget, about=about, files=files)
-    task = request.task + _listing(files)
+    task = request.task + listing(files)
     return _play(policy, task, toolbox, out, limits, approvals, settings), out
 
 
@@ -183,7 +183,7 @@ def _files(request: AgentRequest) -> dict[str, bytes]:
     return files
 
 
-def _listing(files: Mapping[str, bytes]) -> str:
+def listing(files: Mapping[str, bytes]) -> str:
     """What the model is told of its files."""
     if not files:
         return ""

@@ -19,6 +19,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from qwq.engine.load import LoadedModel, say
+from qwq.envs.mcp import read_mcp_file
 from qwq.errors import ConfigError, DataError
 from qwq.serve import about, anthropic, errors, llamacpp, ollama
 from qwq.serve.access import AccessLog
@@ -36,6 +37,7 @@ from qwq.serve.mcp.provider import MCP_PATH, McpEndpoint
 from qwq.serve.metrics import ServerMetrics
 from qwq.serve.openapi import ANTHROPIC_RESPONSES, RESPONSES, STREAMED, describe
 from qwq.serve.options import ServeOptions
+from qwq.serve.page.agent_runs import AgentRuns
 from qwq.serve.page.routes import mount
 from qwq.serve.response_store import ResponseStore, page_of
 from qwq.serve.responses import ResponseRun
@@ -60,8 +62,8 @@ def create_app(loaded: LoadedModel, options: ServeOptions, shared: Shared | None
     `shared` where there are several.
 
     For what is mounted on it (the page): `app.state.chat` is the chat endpoint in process,
-    `app.state.closing` a list of coroutine functions that are awaited when the server ends, before
-    the engine does.
+    `app.state.open_core` the model that a run of the agent works with, `app.state.closing` a list
+    of coroutine functions that are awaited when the server ends, before the engine does.
     """
     core = Core(loaded, options) if shared is None else Core(loaded, options, shared.catalogue, shared.metrics)
     hosted = HostedTools(options) if shared is None else shared.hosted
@@ -83,6 +85,7 @@ def create_app(loaded: LoadedModel, options: ServeOptions, shared: Shared | None
     app = FastAPI(title="qwq", version="1", lifespan=lifespan, responses=RESPONSES)
     app.state.core, app.state.closing = core, []
     app.state.chat = partial(chat_chunks, core)
+    app.state.open_core = lambda model: _this_core(core, model)
     errors.install(app)
     about.install(app, core)
     _generate(app, core)
@@ -132,13 +135,32 @@ def mount_page(app: FastAPI, options: ServeOptions) -> None:
     """The chat page; where nobody named a file for its conversations and the usual one cannot be
     had, they end with the server.
     """
+    agent = _agent_runs(app, options) if options.agent else None
+    mount_with = partial(mount, app, allowed_hosts=options.allowed_host, agent=agent)
     try:
-        mount(app, database=options.conversations_file, allowed_hosts=options.allowed_host)
+        mount_with(database=options.conversations_file)
     except (ConfigError, DataError) as error:
         if options.conversations is not None:
             raise
         say(f"conversations of the page are not kept: {error}")
-        mount(app, database=None, allowed_hosts=options.allowed_host)
+        mount_with(database=None)
+
+
+def _agent_runs(app: FastAPI, options: ServeOptions) -> AgentRuns:
+    """ConfigError where a file of the options cannot be used, or the folder not be written."""
+    if options.agent_mcp is not None:
+        read_mcp_file(options.agent_mcp)
+    try:
+        options.agent_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--agent-runs {options.agent_folder}: {error.strerror or error}") from None
+    return AgentRuns(options.agent_folder, app.state.open_core, mcp=options.agent_mcp, policy=options.agent_policy)
+
+
+@asynccontextmanager
+async def _this_core(core: Core, model: str | None) -> AsyncIterator[Core]:
+    core.check_model(model)
+    yield core
 
 
 def _generate(app: FastAPI, core: Core) -> None:

@@ -191,8 +191,7 @@ class HostedRun(ResponseRun):
             for approved in self.parts.approved:
                 self._write(self.writer.approved(approved.item(), approved.result))
             episode = await self._loop.run_in_executor(self.hosted.threads, self._play)
-            if episode is not None:
-                self._reason, self._failure = episode.stop_reason, episode.failure
+            self._reason, self._failure = episode.stop_reason, episode.failure
         finally:
             self._queue.put_nowait(None)
             await asyncio.wrap_future(in_background(self.plan.box.close()))
@@ -200,8 +199,7 @@ class HostedRun(ResponseRun):
     def kept_state(self) -> dict[str, Any]:
         return {"container": self.plan.container, "labels": self.parts.known_labels | set(self.plan.servers)}
 
-    def _play(self) -> Episode | None:
-        """None where the client left between two turns."""
+    def _play(self) -> Episode:
         options = self.hosted.options
         limits = EpisodeLimits(
             max_calls=min(self.body.max_tool_calls or options.hosted_max_calls, options.hosted_max_calls),
@@ -219,7 +217,8 @@ class HostedRun(ResponseRun):
             environment=self.plan.box,
         )
         hooks = Hooks(messages=self._answered)
-        return next(play(self._policy, iter([job]), request.params, limits=limits, hooks=hooks), None)
+        (episode,) = play(self._policy, iter([job]), request.params, limits=limits, hooks=hooks)
+        return episode
 
     def _prepare(self, request: TurnRequest) -> PreparedChat:
         """The engine's request of a turn: the first one as the client constrained it."""

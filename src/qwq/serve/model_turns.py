@@ -140,6 +140,10 @@ class ModelTurns:
                 access_log=None,
                 page=False,
                 mcp=False,
+                agent=False,
+                agent_runs=None,
+                agent_mcp=None,
+                agent_policy=None,
             )
             app = create_app(loaded, own, self.shared)
             await self._stack.enter_async_context(app.router.lifespan_context(app))

@@ -89,6 +89,14 @@ class ServeOptions:
     """Seconds after which a request with hosted tools makes no further turn."""
     page: Annotated[bool, Parameter(negative="--no-page")] = True
     """Serve the chat page at /."""
+    agent: bool = False
+    """Agent mode of the page: the model works with Python, files, SQL and a shell in the jail."""
+    agent_runs: Path | None = None
+    """Folder for the runs of the page's agent; ~/.local/share/qwq/agent (or below $XDG_DATA_HOME) by default."""
+    agent_mcp: Path | None = None
+    """File of MCP servers ({"mcpServers": {...}}) whose tools the page's agent may use."""
+    agent_policy: Path | None = None
+    """TOML file of rules for the page's agent (docs/agent.md): which calls run, ask or are denied."""
     conversations: Path | None = None
     """File for the page's conversations; ~/.local/share/qwq/conversations.sqlite (or below $XDG_DATA_HOME) by
     default, :memory: for none."""
@@ -124,6 +132,10 @@ class ServeOptions:
         require_range("--stored-responses", self.stored_responses, 0)
         require_range("--hosted-max-calls", self.hosted_max_calls, 1)
         require_range("--hosted-max-seconds", self.hosted_max_seconds, 1)
+        if not self.agent and (self.agent_runs or self.agent_mcp or self.agent_policy):
+            raise ConfigError("--agent-runs, --agent-mcp and --agent-policy need --agent")
+        if self.agent and not self.page:
+            raise ConfigError("--agent is a mode of the page: leave --no-page out")
         if "mcp" in self.hosted_tools and not self.hosted_mcp_host:
             raise ConfigError("--hosted-tools mcp needs --hosted-mcp-host: name the hosts that may be called")
 
@@ -141,8 +153,17 @@ class ServeOptions:
         """Where the page's conversations are kept; None keeps them in memory."""
         if self.conversations == IN_MEMORY:
             return None
-        home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
-        return self.conversations or home / "qwq" / "conversations.sqlite"
+        return self.conversations or data_home() / "conversations.sqlite"
+
+    @property
+    def agent_folder(self) -> Path:
+        """Where the runs of the page's agent are kept."""
+        return (self.agent_runs or data_home() / "agent").expanduser()
+
+
+def data_home() -> Path:
+    """Where this program keeps a user's data."""
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "qwq"
 
 
 SERVE_DEFAULTS = ServeOptions()

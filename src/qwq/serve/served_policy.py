@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from typing import Any
 
@@ -70,7 +70,9 @@ class ServedPolicy:
         self._closed = False
 
     def generate(self, next_request: NextRequest, concurrency: int | None = None) -> Iterator[tuple[TurnRequest, Turn]]:
-        while not self._closed and (request := next_request()) is not None:
+        while (request := next_request()) is not None:
+            if self._closed:
+                raise CancelledError("the episode was stopped")
             self._running = asyncio.run_coroutine_threadsafe(self._turn(request), self._loop)
             if self._closed:
                 self._running.cancel()

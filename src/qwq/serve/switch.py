@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import orjson
@@ -28,6 +28,7 @@ from qwq.serve.access import AccessLog
 from qwq.serve.app import Shared, mcp_endpoint, mount_page
 from qwq.serve.catalogue import Catalogue
 from qwq.serve.chat import chat_chunks
+from qwq.serve.core import Core
 from qwq.serve.engine_thread import Gone
 from qwq.serve.errors import RequestRefused
 from qwq.serve.guards import Guards, Rooted, SameSite, path_of
@@ -79,6 +80,7 @@ class ModelSwitch:
         self.closing: list[Any] = []
         self.front.state.closing = self.closing
         self.front.state.chat = self.chat
+        self.front.state.open_core = self.open_core
         if options.page:
             mount_page(self.front, options)
         self._endpoint = mcp_endpoint(options)
@@ -115,6 +117,17 @@ class ModelSwitch:
             async with self.turns.using(entry) as app, aclosing(chat_chunks(app.state.core, body)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     yield chunk
+        except RequestRefused as refused:
+            raise UsageError(refused.message) from None
+
+    @asynccontextmanager
+    async def open_core(self, model: str | None) -> AsyncIterator[Core]:
+        """A model for a run of the page's agent, which keeps it loaded. UsageError for one that is
+        not served.
+        """
+        try:
+            async with self.turns.using(self.turns.find(model) if model else None) as app:
+                yield app.state.core
         except RequestRefused as refused:
             raise UsageError(refused.message) from None
 

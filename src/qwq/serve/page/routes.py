@@ -10,6 +10,7 @@
     POST   /api/messages/ID/stop                         comes back when nothing runs any more
     POST   /api/messages/ID/rewrite                      content: another version of an answer
     POST   /api/conversations/ID/fork                    message: a copy up to it
+    /api/agent                                           runs of the agent, see agent_routes.py
     GET    /api/export?format=json|markdown&id=...       POST /api/import
 
 It covers: no script, style, font or picture from anywhere but the package (Content-Security-Policy
@@ -21,7 +22,6 @@ It does not part users from each other: one server, one set of conversations.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,13 +36,15 @@ from starlette.concurrency import run_in_threadpool
 from qwq.errors import QwqError, UsageError
 from qwq.serve.errors import INVALID, error_response
 from qwq.serve.guards import SameSite
+from qwq.serve.page.agent_routes import agent_routes
+from qwq.serve.page.agent_runs import AgentRuns
 from qwq.serve.page.assets import serve_files
 from qwq.serve.page.conversation_store import Found, NotFound, Store, Stores, Whole
 from qwq.serve.page.generation import Chat, Generations
 from qwq.serve.page.message_tree import NewMessage, Settings, State, StoredConversation, StoredMessage
+from qwq.serve.page.page_events import HEARTBEAT_S, STILL_HERE, page_event
 from qwq.serve.page.transfer import from_json, from_markdown, to_json, to_markdown
 
-HEARTBEAT_S = 15.0
 CONTINUABLE = (State.LENGTH, State.STOPPED, State.INTERRUPTED, State.ERROR)
 
 
@@ -83,14 +85,19 @@ class Ask(_PageBody):
 
 
 def mount(
-    app: FastAPI, *, database: Path | None, chat: Chat | None = None, allowed_hosts: Collection[str] = ()
+    app: FastAPI,
+    *,
+    database: Path | None,
+    chat: Chat | None = None,
+    allowed_hosts: Collection[str] = (),
+    agent: AgentRuns | None = None,
 ) -> None:
     """Serve the page on `app`; `chat` answers it (`app.state.chat` where none is given).
 
     With no `database` conversations last as long as the server. `app.state.closing`, a list of
     coroutine functions, gets what has to be awaited before the engine ends. `allowed_hosts` are
     names besides localhost and this machine's own under which a browser may reach the page; "*"
-    takes any.
+    takes any. `agent` are the runs of its agent mode, where it has one.
     """
     stores = Stores(database)
     running = Generations(chat or app.state.chat)
@@ -98,6 +105,7 @@ def mount(
     api.include_router(_conversations(stores, running))
     api.include_router(_answers(stores, running))
     api.include_router(_files(stores.kept))
+    api.include_router(agent_routes(agent))
     api.add_exception_handler(QwqError, _failed)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_middleware(SameSite, allowed_hosts=allowed_hosts)
@@ -106,6 +114,8 @@ def mount(
 
     async def close() -> None:
         await running.close()
+        if agent is not None:
+            await agent.close()
         stores.close()
 
     app.state.closing.append(close)
@@ -257,23 +267,19 @@ async def _events(store: Store, running: Generations, id: int, after: int) -> As
             while True:
                 done, _ = await asyncio.wait({waiting}, timeout=HEARTBEAT_S)
                 if not done:
-                    yield b": still here\n\n"  # a proxy ends a connection that says nothing
+                    yield STILL_HERE
                     continue
                 batch = waiting.result()
                 if batch is None:
                     break
-                yield _event({"pieces": [[p.kind, p.text] for p in batch], "last": batch[-1].number})
+                yield page_event({"pieces": [[p.kind, p.text] for p in batch], "last": batch[-1].number})
                 waiting = asyncio.ensure_future(anext(batches, None))
         finally:
             waiting.cancel()
         assert generation.final is not None
-        yield _event({"done": _out(generation.final)})
+        yield page_event({"done": _out(generation.final)})
     else:
-        yield _event({"done": _out(await run_in_threadpool(store.message, id))})
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
+        yield page_event({"done": _out(await run_in_threadpool(store.message, id))})
 
 
 # -- files in and out ------------------------------------------------------------------------------
