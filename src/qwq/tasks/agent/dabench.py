@@ -65,9 +65,10 @@ class DaBench(AgentTask):
             return "without their table"
         data.note(table)
         question = text_of(row, "question", where)
+        # The table comes first: the prompts of its questions share it, and so its KV cache.
         prompt = (
-            f"{question}\n\n{text_of(row, 'constraints', where)}\n\n{self._about(table)}\n\nEnd your answer with the "
-            f"result in exactly this form: {text_of(row, 'format', where)}"
+            f"{self._about(table)}\n\nQuestion: {question}\n\n{text_of(row, 'constraints', where)}\n\nEnd your answer "
+            f"with the result in exactly this form: {text_of(row, 'format', where)}"
         )
         truth = {"gold": "\n".join(f"@{k}[{v}]" for k, v in self._labels[ident].items()), "level": level}
         truth |= {"values": self._labels[ident]}
@@ -75,15 +76,14 @@ class DaBench(AgentTask):
 
     def _about(self, table: Path) -> str:
         if self.has_tools:
-            return (
-                f"The table is the file {table.name} in the working folder of your tools. Compute the result with them."
-            )
+            place = f"A table is in the file {table.name} in the working folder of your tools."
+            return f"{place} Compute with them what is asked."
         with table.open(encoding="utf-8", errors="replace") as file:
             head = file.read(PREVIEW_CHARS + 1)
         if len(head) > PREVIEW_CHARS:
             head = head[:PREVIEW_CHARS].rpartition("\n")[0]
-            return f"The table is the file {table.name}. Its first lines:\n\n{head}"
-        return f"The table is the file {table.name}:\n\n{head.rstrip()}"
+            return f"A table, {table.name}. Its first lines:\n\n{head}"
+        return f"A table, {table.name}:\n\n{head.rstrip()}"
 
     def verify(self, problem: Problem, response: Response) -> Verdict:
         if unanswered := self.unanswered(response):

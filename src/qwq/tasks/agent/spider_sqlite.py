@@ -55,14 +55,16 @@ class SpiderSqlite(AgentTask):
         if not rows:
             return "whose gold query gives no rows"
         number = where.rpartition(" ")[2]
-        prompt = f"{question}\n\n{self._about(database)}"
+        prompt = self._about(database, question)
         truth = {"gold": gold, "database": str(database), "hardness": str(row.get("hardness", ""))}
         return self.problem(f"{name}/{number}", prompt, question, truth, scope=name, files={database.name: database})
 
-    def _about(self, database: Path) -> str:
+    def _about(self, database: Path, question: str) -> str:
+        """The schema comes first: the prompts of a database share it, and so its KV cache."""
         schema = f"The tables of the SQLite database {database.name}:\n\n```sql\n{schema_of(database)}\n```\n\n"
         tools = "Try queries with your tools before you answer. " if self.has_tools else ""
-        return schema + tools + "End your answer with the one query that gives the result, in a ```sql block."
+        end = "End your answer with the one query that gives the result, in a ```sql block."
+        return f"{schema}Question: {question}\n\n{tools}{end}"
 
     def verify(self, problem: Problem, response: Response) -> Verdict:
         if unanswered := self.unanswered(response):

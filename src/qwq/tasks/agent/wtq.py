@@ -79,10 +79,11 @@ class Wtq(AgentTask):
             shown = f"Its first lines:\n\n{text[:SHOWN_CHARS].rpartition(chr(10))[0]}"
         else:
             shown = f"It is:\n\n{text.rstrip()}"
-        where = f" The file {TABLE} in the working folder of your tools holds it." if self.has_tools else ""
+        where = f"The file {TABLE} in the working folder of your tools holds it. " if self.has_tools else ""
+        # The table comes first: the prompts of its questions share it, and so its KV cache.
         prompt = (
-            f"{row['utterance']}\n\nThe question is about a table from Wikipedia.{where} {shown}\n\nEnd with one line "
-            "`Answer: ` and the answer as it stands in the table, or a number; join several values by ` | `."
+            f"A table from Wikipedia. {where}{shown}\n\nQuestion: {row['utterance']}\n\nEnd with one line `Answer: ` "
+            "and the answer as it stands in the table, or a number; join several values by ` | `."
         )
         canons = row.get("targetCanon", "").split("|")
         values = [_unescaped(v) for v in row["targetValue"].split("|")]
