@@ -45,7 +45,7 @@ class Flags:
     tools: str | None = None
     """For agent tasks: python, sql, files, shell, several as python+sql, or none; each task's own by default."""
     tries: int | None = None
-    """For agent tasks with tests: answers to each problem, each after the tests' output of the one before."""
+    """For agent tasks with tests or queries: answers to each problem, each after what was wrong with the one before."""
     max_calls: int | None = None
     """For agent tasks: most tool calls of a sample; 10 by default."""
     opens_thinking: Annotated[bool | None, Parameter(negative="--no-opens-thinking")] = None

@@ -121,6 +121,15 @@ def test_spider(tmp_path: Path) -> None:
     assert outcome(task, ordered, "```sql\nDELETE FROM sales\n```") is Outcome.WRONG
 
 
+def test_spider_s_second_try_follows_the_database_s_words(tmp_path: Path) -> None:
+    task, problems, _ = load(sets.spider, "spider_sqlite", tmp_path, tries=2)
+    said = task.feedback(problems[0], ParsedResponse(None, "```sql\nSELECT count(*) FROM shops\n```"))
+    assert said.startswith("The query fails: no such table: shops\n\nMend it.")
+    assert task.feedback(problems[0], ParsedResponse(None, "Three.")).startswith("There is no query in the answer.")
+    # Nothing is told of a query that runs, right or wrong.
+    assert task.feedback(problems[0], ParsedResponse(None, "```sql\nSELECT 4\n```")) == ""
+
+
 def test_the_last_query_that_ran_is_the_answer_where_none_is_written(tmp_path: Path) -> None:
     task, problems, _ = load(sets.spider, "spider_sqlite", tmp_path)
     calls = tuple(ToolCall("sql", {"query": q}) for q in ("SELECT 3", "SELECT 4", "SELECT x"))

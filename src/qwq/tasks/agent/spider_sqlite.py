@@ -4,7 +4,8 @@ accuracy.
 A folder holds `questions.jsonl` and `databases/DB.sqlite`. The answer is a query; it is right where
 its rows are those of the gold query, columns in any order, rows in order only where the gold query
 sorts (`verify/answers/result_sets.py`). Rows whose gold query gives nothing say nothing: they are
-left out and counted. With databases cut to fewer rows, as InterCode's are, scores do not compare
+left out and counted. `--tries 2` gives a second try where the query fails, after the database's
+words. With databases cut to fewer rows, as InterCode's are, scores do not compare
 with published ones.
 
     {"db", "gold", "query", "hardness"}; `question` and `db_id` will do as names too
@@ -24,10 +25,11 @@ from qwq.tasks.agent.figures import is_error, rate
 from qwq.tasks.base import Figures, Protocol
 from qwq.tasks.downloads import DataFiles, Published
 from qwq.tasks.questions import need, text_of
-from qwq.types import Outcome, Problem, Response, Verdict
+from qwq.types import Outcome, ParsedResponse, Problem, Response, Verdict
 from qwq.verify.answers.queries import run_queries, schema_of, trusted_rows
 from qwq.verify.answers.result_sets import is_ordered, same_result
 
+END = "End your answer with the one query that gives the result, in a ```sql block."
 _BLOCK = re.compile(r"```[ \t]*(\w*)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _STATEMENT = re.compile(r"(?:select|with|insert|update|delete|values)\b", re.IGNORECASE)
 
@@ -63,8 +65,7 @@ class SpiderSqlite(AgentTask):
         """The schema comes first: the prompts of a database share it, and so its KV cache."""
         schema = f"The tables of the SQLite database {database.name}:\n\n```sql\n{schema_of(database)}\n```\n\n"
         tools = "Try queries with your tools before you answer. " if self.has_tools else ""
-        end = "End your answer with the one query that gives the result, in a ```sql block."
-        return f"{schema}Question: {question}\n\n{tools}{end}"
+        return f"{schema}Question: {question}\n\n{tools}{END}"
 
     def verify(self, problem: Problem, response: Response) -> Verdict:
         if unanswered := self.unanswered(response):
@@ -83,8 +84,16 @@ class SpiderSqlite(AgentTask):
         reason = f"{len(result.rows)} rows, {'as' if right else 'not as'} the gold query's {len(expected)}"
         return self.verdict(right, reason, answer=query)
 
+    def feedback(self, problem: Problem, turn: ParsedResponse) -> str:
+        """What the database says of a query that fails; of one that runs nothing is told."""
+        query = read_query(turn.final)
+        if query is None:
+            return f"There is no query in the answer. {END}"
+        result = run_queries(Path(problem.truth["database"]).read_bytes(), [query])[0]
+        return f"The query fails: {result.error}\n\nMend it. {END}" if result.error else ""
+
     def detail(self, problem: Problem, response: Response, verdict: Verdict) -> Figures:
-        return {"hardness": problem.truth["hardness"]}
+        return {**super().detail(problem, response, verdict), "hardness": problem.truth["hardness"]}
 
     def figures(self, means: Mapping[str, float], records: Sequence[Mapping[str, Any]]) -> Figures:
         grades = sorted({r["detail"].get("hardness", "") for r in records} - {""})
