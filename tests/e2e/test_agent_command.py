@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fake_endpoint import FakeEndpoint
+from little import make_model
 
 from qwq.agent.events import read_events
 from qwq.cli import run
@@ -140,7 +141,19 @@ def test_what_cannot_be_run_is_said_in_one_line(told: Path, tmp_path: Path) -> N
         assert not (tmp_path / "new").exists() and server.asked == []
 
 
+def test_a_model_in_this_process(tmp_path: Path) -> None:
+    """A model that has learnt nothing: its run is token-exact, ends, and its log is whole."""
+    make_model(tmp_path / "model")
+    words = ["agent", "run", str(tmp_path / "model"), "What is 1 and 2?", "--out", str(tmp_path / "run")]
+    status = run([*words, "--max-new-tokens", "8", "--threads", "1", "--tools", "python"])
+    events = read_events(tmp_path / "run")
+    assert status == 1 and events[-1]["stop_reason"] in ("length", "context") and events[0]["exact"]
+    if events[-1]["stop_reason"] == "length":
+        assert len(events[1]["ids"]) == 8 == len(events[1]["mask"])
+
+
 def test_the_tools_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["agent", "tools", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {"toolset": "python", "name": "python", "effect": "workspace"}.items() <= rows[0].items()
+    facts = {row["name"]: (row["toolset"], row["effect"]) for row in rows}
+    assert facts["python"] == ("python", "workspace") and facts["shell"] == ("shell", "workspace")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from qwq.agent.approvals import NO_RULES, Approvals, approvals_of, read_approvals
 from qwq.agent.events import EVENTS, Event, EventKind, EventLog, read_events
@@ -51,6 +52,7 @@ class AgentRequest:
     data: tuple[Path, ...] = ()
     workspace: Path | None = None
     mcp: Path | None = None
+    allow_hosts: tuple[str, ...] = ()
     policy: Path | None = None
     budget: tuple[str, ...] = ()
     out: Path | None = None
@@ -73,13 +75,14 @@ def start(request: AgentRequest) -> tuple[AgentOutcome, Path]:
     approvals = read_approvals(request.policy) if request.policy else NO_RULES
     limits = read_limits(request.budget)
     files = _files(request)
-    toolbox = make_toolbox(request.tools, files, request.box_mb, mcp=request.mcp)
+    toolbox = make_toolbox(request.tools, files, request.box_mb, mcp=request.mcp, allow_hosts=request.allow_hosts)
     policy = _policy(request.model, request.endpoint, request.params, request.engine)
     about = {
         "endpoint": request.endpoint,
         "source": request.model,
         "toolsets": list(request.tools),
         "mcp": str(request.mcp.resolve()) if request.mcp else None,
+        "allow_hosts": list(request.allow_hosts),
         "box_mb": request.box_mb,
         "workspace": str(request.workspace.resolve()) if request.workspace else None,
         "files": {name: len(data) for name, data in files.items()},
@@ -140,18 +143,27 @@ def _play(
 def toolbox_of(first: Event, out: Path) -> Toolbox:
     """The toolbox of a run's first event, on a fresh workspace with the run's files."""
     mcp = Path(first["mcp"]) if first["mcp"] else None
-    return make_toolbox(first["toolsets"], AgentFolder(out).read_inputs(), first["box_mb"], mcp=mcp)
+    files, hosts = AgentFolder(out).read_inputs(), first["allow_hosts"]
+    return make_toolbox(first["toolsets"], files, first["box_mb"], mcp=mcp, allow_hosts=hosts)
 
 
 def make_toolbox(
-    names: Sequence[str], files: Mapping[str, bytes], box_mb: int = BOX_MB, *, mcp: Path | None = None
+    names: Sequence[str],
+    files: Mapping[str, bytes],
+    box_mb: int = BOX_MB,
+    *,
+    mcp: Path | None = None,
+    allow_hosts: Sequence[str] = (),
 ) -> Toolbox:
-    """Toolsets on a workspace that holds `files`; closing the toolbox closes both. `mcp`: the file
-    of MCP servers.
+    """Toolsets on a workspace that holds `files`; closing the toolbox closes both. `mcp`, the file
+    of MCP servers, brings their tools, `allow_hosts` brings fetch.
     """
-    if mcp is not None and "mcp" not in names:
-        names = [*names, "mcp"]
-    toolsets = make_toolsets(names, **({} if mcp is None else {"mcp": mcp}))
+    options: dict[str, Any] = {}
+    for name, option, value in (("mcp", "mcp", mcp), ("fetch", "allow_hosts", allow_hosts)):
+        if value:
+            names = names if name in names else [*names, name]
+            options[option] = value
+    toolsets = make_toolsets(names, **options)
     return OwnToolbox(toolsets, workspace_for(toolsets, files=files, box_mb=box_mb))
 
 
@@ -166,7 +178,9 @@ class OwnToolbox(Toolbox):
 
 def _policy(model: str, endpoint: str | None, params: SamplingParams, engine: ModelOptions) -> Policy:
     if endpoint is not None:
-        return EndpointPolicy(endpoint, model, concurrency=1).connect()
+        server = EndpointPolicy(endpoint, model, concurrency=1).connect()
+        server.client.context = engine.max_model_len or server.client.context
+        return server
     return open_policy(model, max_new_tokens=params.max_new_tokens, options=engine.engine(max_num_seqs=1))
 
 

@@ -1,7 +1,7 @@
 """Tools whose calls are recorded: events around each call, approvals, at most one external effect.
 
-In the recorded part of a run a result is served from the tape. Calls that changed the workspace run
-again meanwhile, so that the session is what it was; an external effect never does. A call that had
+In the recorded part of a run a result is served from the tape. Calls in the jail run again
+meanwhile, so that the session is what it was; an external effect never does. A call that had
 started when the process ended, and whose effect is external, has an unknown outcome, and the model
 is told so.
 """
@@ -21,7 +21,7 @@ from qwq.agent.tape import Tape
 from qwq.agent.turns import turn_fields
 from qwq.envs.arguments import fault_in
 from qwq.envs.base import Environment, Parked
-from qwq.envs.toolbox import Effect, ResultKind, Toolbox, ToolResult, ToolSpec
+from qwq.envs.toolbox import IN_TASKS, Effect, ResultKind, Toolbox, ToolResult, ToolSpec
 from qwq.rollout.answers import AnswerPlan
 from qwq.rollout.budget import Note
 from qwq.rollout.episode import Episode, Hooks
@@ -52,11 +52,14 @@ class RecordedTools(Environment):
         self._pending: list[str] = []  # ids of the calls that `step` runs next
         self._checked = False
         self._specs: dict[str, ToolSpec] = {}
+        self._jailed: set[str] = set()  # tools whose calls are cells of the session
 
     # -- what the loop asks of an environment ------------------------------------------------------
 
     async def reset(self, problem: Problem) -> None:
         self._specs = self.toolbox.specs()  # the caller has opened the toolbox
+        jailed = [group for group in self.toolbox.toolsets if group.name in IN_TASKS]
+        self._jailed = {spec.name for group in jailed for spec in group.specs()}
 
     def schemas(self) -> tuple[Any, ...]:
         return tuple(spec.schema for spec in self._specs.values())
@@ -222,10 +225,10 @@ class RecordedTools(Environment):
         return recorded
 
     async def _again(self, recorded: Event, call: ToolCall, spec: ToolSpec | None) -> str:
-        """The recorded result. What changed the workspace runs again: the session is rebuilt so."""
+        """The recorded result. What ran in the jail runs again: the session is rebuilt so."""
         self.tape.put(EventKind.RESULT, id=recorded["id"])
         self._taint(spec)
-        if spec is not None and spec.effect is Effect.WORKSPACE:
+        if call.name in self._jailed:
             self.tape.rebuilt.append(recorded["id"])
             result = await self.toolbox.run_call(call)
             if sha256(result.text) != recorded["sha256"]:

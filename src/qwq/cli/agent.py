@@ -22,6 +22,9 @@ class AgentFlags:
     """URL of an OpenAI-compatible server; its key comes from QWQ_API_KEY or OPENAI_API_KEY."""
     tools: str = "python"
     """Tools, separated by commas; `qwq agent tools` lists them."""
+    allow_host: tuple[str, ...] = ()
+    """Host that the tool fetch may ask (docs.python.org, or *.python.org); may be given several
+    times. Without one there is no fetch."""
     mcp: Path | None = None
     """File of MCP servers ({"mcpServers": {...}}), whose tools the model gets too."""
     data: tuple[Path, ...] = ()
@@ -97,6 +100,7 @@ def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOption
         box_mb=flags.box_mb,
         engine=engine,
         mcp=flags.mcp,
+        allow_hosts=flags.allow_host,
     )
     outcome, out = start(request)
     print(outcome.answer)
