@@ -98,7 +98,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "api": {"errors", "types", "common", "config", "text", "engine", "tasks", "rollout", "eval", "report", "pipeline"},
     "chat": {"errors", "types", "common", "model", "text", "engine", "tasks", "envs", "rollout"},
-    "agent": {"errors", "types", "common", "text", "sandbox", "engine", "envs", "rollout"},
+    "agent": {"errors", "types", "common", "text", "sandbox", "engine", "envs", "rollout", "report"},
     "serve": {"errors", "types", "common", "text", "sandbox", "engine", "envs", "verify", "rollout", "agent"},
     "release": {
         "errors",

@@ -13,6 +13,7 @@ from typing import Any
 from qwq.agent.approvals import NO_RULES, Approvals, approvals_of, read_approvals
 from qwq.agent.events import EVENTS, Event, EventKind, EventLog, read_events
 from qwq.agent.folder import AgentFolder
+from qwq.agent.report import correction
 from qwq.agent.run import (
     AgentLimits,
     AgentOutcome,
@@ -134,7 +135,7 @@ def _play(
     try:
         return run_agent(
             policy, task, toolbox=toolbox, out=out, limits=limits, approvals=approvals, settings=settings,
-            watcher=Watcher(show_event), log=log,
+            check=correction, watcher=Watcher(show_event), log=log,
         )  # fmt: skip
     finally:
         policy.close()
@@ -253,5 +254,7 @@ def summary(outcome: AgentOutcome, out: Path) -> str:
     if outcome.failure:
         lines.append(f"stopped: {outcome.failure}; `qwq agent resume {out}` goes on")
     if outcome.unsupported:
-        lines.append(f"{outcome.unsupported} numbers of the report come from no executed call: see report.md")
+        lines.append(
+            f"{outcome.unsupported} numbers or claims of the report are supported by no executed call: see report.html"
+        )
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from qwq.agent.approvals import NO_RULES, Approvals
 from qwq.agent.events import FORMAT, Event, EventKind, EventLog
 from qwq.agent.folder import AgentFolder
 from qwq.agent.recorded import AnswerCheck, RecordedTools, decide
+from qwq.agent.report import write_report
 from qwq.agent.tape import Tape
 from qwq.agent.turns import RecordedPolicy
 from qwq.common.files import write_atomic
@@ -277,10 +278,8 @@ def _finish(outcome: AgentOutcome, tools: RecordedTools, folder: AgentFolder) ->
 
 
 def report(outcome: AgentOutcome, folder: AgentFolder) -> AgentOutcome:
-    """Write the report of a run that has ended."""
-    if not folder.report.is_file():
-        write_atomic(folder.report, outcome.answer + "\n")
-    return outcome
+    """Write the report of a run that has ended, and count what nothing supports."""
+    return replace(outcome, unsupported=write_report(folder.path).unsupported)
 
 
 def finished(events: Sequence[Event]) -> AgentOutcome | None:

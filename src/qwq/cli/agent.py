@@ -198,6 +198,28 @@ def agent_trace(run: Path, *, otel: Path, content: bool = False) -> int:
     return 0
 
 
+@agent_app.command(name="report")
+def agent_report(run: Path, *, check: bool = False) -> int:
+    """Write report.md and report.html of a run again. Prints one JSON object: what is unsupported
+    (numbers that no executed call gave, deeds that no event proves), and how many numbers each call
+    gave.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    check
+        End with status 1 where something is unsupported.
+    """
+    import json
+
+    from qwq.agent.report import write_report
+
+    outcome = write_report(run)
+    print(json.dumps(outcome.to_dict(), ensure_ascii=False))
+    return 1 if check and outcome.unsupported else 0
+
+
 @agent_app.command(name="apply")
 def agent_apply(run: Path, folder: Path, *, yes: bool = False) -> int:
     """Show what a run changed in its workspace, and copy it out. Without --yes a terminal is asked;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from qwq.envs.toolbox import Artefact, ResultKind, ToolResult, Toolset
 from qwq.envs.workspace import Workspace
 from qwq.sandbox import CellResult, CellStatus
 from qwq.sandbox.jail.desk import FAULT
+from qwq.sandbox.jail.report_values import VALUE
 
 GRACE_S = 120.0  # a cell that is killed is rebuilt by replay, which takes as long as the cells did
 NO_OUTPUT = "(no output)"
@@ -58,7 +60,8 @@ def result_of_cell(cell: CellResult) -> ToolResult:
         "cpu_s": cell.cpu_s,
         "files": dict(cell.listing),
         "tables": cell.tables,
-        "display": [dict(data) for data in cell.display],
+        "display": [dict(data) for data in cell.display if VALUE not in data],
+        "values": [value for data in cell.display if (value := _registered(data)) is not None],
     }
     return ToolResult(
         cell.text or NO_OUTPUT,
@@ -67,6 +70,15 @@ def result_of_cell(cell: CellResult) -> ToolResult:
         artefacts=tuple(_artefacts(cell)),
         detail=detail,
     )
+
+
+def _registered(data: Mapping[str, str]) -> dict[str, Any] | None:
+    """What `report.value`, `table` and `figure` of a session registered."""
+    try:
+        fields = json.loads(data.get(VALUE, "null"))
+    except ValueError:
+        return None
+    return fields if isinstance(fields, dict) and isinstance(fields.get("name"), str) else None
 
 
 def _artefacts(cell: CellResult) -> list[Artefact]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from qwq.common.files import write_atomic
 from qwq.eval.baselines import ANNOUNCED, BENCHMARKS, BFCL_NOTE
 from qwq.eval.folder import latest, read_object, samples_path
 from qwq.report import plots
+from qwq.report.document import document
 from qwq.report.wording import grey_thinking, text, transcript
 
 READ, SHOWN = 400, 40  # samples of each benchmark that are looked at and shown; all are in samples/
@@ -30,26 +30,19 @@ OUTCOME_COLOURS = {
 
 def write_page(out: Path) -> Path:
     results = read_object(out / "results.json")
-    css = files("qwq.report").joinpath("style.css").read_text(encoding="utf-8")
     models = sorted({Path(str(f.get("model", ""))).name for f in results.values()})
-    title = text(f"qwq eval: {', '.join(models)}")
+    title = f"qwq eval: {', '.join(models)}"
     body = "\n".join(
         [
-            f"<header><h1>{title}</h1></header>",
+            f"<header><h1>{text(title)}</h1></header>",
             announced(results, models),
             figures(results),
             curves(results),
             *(samples(out, n) for n in results),
         ]
     )
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        'content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{title}</title><style>\n{css}{EXTRA_CSS}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
-    )
     path = out / "report.html"
-    write_atomic(path, page.encode(errors="replace"))
+    write_atomic(path, document(title, body, css=EXTRA_CSS).encode(errors="replace"))
     return path
 
 

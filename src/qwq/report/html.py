@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from qwq.report import plots
 from qwq.report.curves import curves_section
+from qwq.report.document import document
 from qwq.report.run_data import RunData, ScoreChange, ScorePair, StageData, compare, transcripts
 from qwq.report.view import Comparison
 from qwq.report.wording import grey_thinking, interval, joined, minutes, points, text, tone
@@ -25,21 +25,13 @@ OUTCOME_COLOURS = {
 
 
 def page(run: RunData) -> str:
-    css = files("qwq.report").joinpath("style.css").read_text(encoding="utf-8")
     sections = (
         header(run), cards(run), score_section(run), comparison_section(run), overthinking_section(run),
         facts_section(run), contract_section(run), curves_section(run), verdict_section(run),
         transcript_section(run),
     )  # fmt: skip
-    title = text(f"qwq run {run.recipe['name']}, seed {run.recipe.get('seed', 0)}")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{title}</title><style>\n{css}</style></head>\n<body><main>\n"
-        + "\n".join(s for s in sections if s)
-        + "\n</main></body></html>\n"
-    )
+    title = f"qwq run {run.recipe['name']}, seed {run.recipe.get('seed', 0)}"
+    return document(title, "\n".join(s for s in sections if s))
 
 
 # -- sections --------------------------------------------------------------------------------------

@@ -49,6 +49,13 @@ class NumberPlace:
     scale: float = 1.0
     share: float = 0.0
 
+    is_heading: bool = False
+
+    @property
+    def is_name(self) -> bool:
+        """Whether it names something: a heading, a table's column, or a row."""
+        return self.is_heading or self.row == ROW_NAME
+
     @property
     def is_cell(self) -> bool:
         return bool(self.row or self.column)
@@ -78,7 +85,10 @@ class Places:
             return self._cell(block, number)
         start, end = self._sentence(block, number.start)
         before = self.text[slice(*self._sentence(block, start - 1))] if start > block.start else ""
-        return NumberPlace(self.text[start:end], number.start - start, parents=block.parents, before=before)
+        return NumberPlace(
+            self.text[start:end], number.start - start, parents=block.parents, before=before,
+            is_heading=block.kind == "heading",
+        )  # fmt: skip
 
     def _sentence(self, block: _Block, at: int) -> tuple[int, int]:
         start, end = block.start, block.end

@@ -98,7 +98,7 @@ _SKIPPED = [
 ]  # fmt: skip
 _YEAR_BEFORE = re.compile(
     r"(?:\b(?:in|since|from|until|till|by|during|of|year|years|for|fiscal|calendar|end|early|late|mid|before|after|to|"
-    r"through|between|and|or|vs\.?|versus|than|FY|Q[1-4]|class|season|edition|census|dated|full-year|year-end)|[(,/|:&]|"
+    r"through|between|and|or|vs\.?|versus|than|FY|Q[1-4]|class|season|edition|census|dated|full-year|year-end)|[(,/&]|"
     r"^|\d{4}\s?[-\u2013,])\s*[*_]{0,2}$",
     re.IGNORECASE,
 )
@@ -123,7 +123,8 @@ class WrittenNumber:
     `step` is one unit of the last digit shown, in the same measure. `share` is what 1 is in the
     unit (100 for percent), 0 for a plain number. `scale` is what was multiplied in. `either_sign`:
     it is in brackets, which a table may use for a negative. `hedge` is "", "about", "below" or
-    "above". `is_counted`: a whole number up to ten has a unit.
+    "above". `is_counted`: a whole number up to ten has a unit. `may_be_year`: four digits such as
+    2024; with `is_year` the words before it say so.
     """
 
     text: str
@@ -138,11 +139,17 @@ class WrittenNumber:
     hedge: str = ""
     unit: str = ""
     is_counted: bool = True
+    may_be_year: bool = False
     is_year: bool = False
 
     @property
     def is_whole(self) -> bool:
         return self.step >= self.scale and self.value == int(self.value)
+
+
+def fenced_spans(text: str) -> list[tuple[int, int]]:
+    """Where blocks of code are."""
+    return [match.span() for match in _SKIPPED[0].finditer(text)]
 
 
 def skipped_spans(text: str) -> list[tuple[int, int]]:
@@ -207,7 +214,8 @@ def _number(text: str, match: re.Match[str]) -> WrittenNumber:
         either_sign=brackets and not loss and not sign, has_sign=bool(sign) or loss,
         hedge=_hedge(text[: min(start, match.start())]), unit=unit,
         is_counted=not is_small or (has_unit and not ordinal),
-        is_year=not sign and _is_year(digits, before, unit if has_unit else ""),
+        may_be_year=(year := not sign and _may_be_year(match["digits"], unit if has_unit else "")),
+        is_year=year and bool(_YEAR_BEFORE.search(before)),
     )  # fmt: skip
 
 
@@ -217,8 +225,8 @@ def _brackets(match: re.Match[str]) -> tuple[bool, bool]:
     return brackets, bool(brackets and match["currency"] and match["inner"])
 
 
-def _is_year(digits: str, before: str, unit: str) -> bool:
-    return bool(re.fullmatch(r"(?:18|19|20)\d\d", digits) and unit in ("", "年") and _YEAR_BEFORE.search(before))
+def _may_be_year(digits: str, unit: str) -> bool:
+    return bool(re.fullmatch(r"(?:18|19|20)\d\d", digits)) and unit in ("", "年")
 
 
 def _sign(text: str, match: re.Match[str]) -> tuple[str, int]:

@@ -22,7 +22,7 @@ from functools import cached_property
 from qwq.agent.report.attachment import Attachments
 from qwq.agent.report.grid import OutputNumber, lines_grid
 from qwq.agent.report.output_numbers import read_figures
-from qwq.agent.report.places import ROW_NAME, NumberPlace, Places
+from qwq.agent.report.places import NumberPlace, Places
 from qwq.agent.report.reader import WrittenNumber, read_numbers
 
 TASK = "task"
@@ -66,7 +66,8 @@ class NumberCheck:
     """A number of the text at [start, end), where it is from, and why it is from nowhere.
 
     `source` is a source's label, None where the number is unsupported. `kind` is output, code (a
-    limit or an option in the code, such as 20000 in `amount > 20000`) or task.
+    limit or an option in the code, such as 20000 in `amount > 20000`), task, or value (registered
+    in strict mode). `given` is the value as the call printed it.
     """
 
     text: str
@@ -75,6 +76,7 @@ class NumberCheck:
     source: str | None
     reason: str = ""
     kind: str = ""
+    given: str = ""
 
 
 def check_numbers(text: str, sources: Sequence[NumberSource]) -> list[NumberCheck]:
@@ -118,36 +120,36 @@ class Trace:
         return checks
 
     def _check(self, number: WrittenNumber, place: NumberPlace, attachments: Attachments) -> NumberCheck | None:
-        if not number.is_counted and (not place.is_cell or place.row == ROW_NAME):
+        if not number.is_counted and (not place.is_cell or place.is_name):
             return None
         span = (number.text, number.start, number.end)
         equal = [f for f in self.figures if self._is_same(number, f, place)]
         reasons = [attachments.conflict(number, place, figure) for figure in equal]
-        source = self._given(equal, reasons, place, attachments)
-        if source is not None:
-            return NumberCheck(*span, self.sources[source].label, kind="output")
+        given = self._given(equal, reasons, place, attachments)
+        if given is not None:
+            return NumberCheck(*span, self.sources[given.source].label, kind="output", given=given.text)
         if (not equal or number.is_whole) and (typed := self._where_typed(number)):
             return NumberCheck(*span, typed[0], kind=typed[1])
         if equal:
             index = next(i for i, reason in enumerate(reasons) if reason)
             return NumberCheck(*span, None, f"{self.sources[equal[index].source].label}: {reasons[index]}")
-        if not number.is_counted or number.is_year:
+        if number.is_year or (number.may_be_year and place.is_name):
             return None
         return NumberCheck(*span, None, "no executed call gave this number")
 
     def _given(
         self, equal: Sequence[OutputNumber], reasons: Sequence[str], place: NumberPlace, attachments: Attachments
-    ) -> int | None:
-        """The source that gave the number: of those that fit, the one called most like it."""
+    ) -> OutputNumber | None:
+        """What gave the number: of those that fit, the one called most like it."""
         overlaps = [attachments.overlap(place, f, self.sources[f.source].code) for f in equal]
         # Where the number is known to be of another row, an equal one of something else is chance.
         known = any(reason and overlap for reason, overlap in zip(reasons, overlaps, strict=True))
         fitting = [
-            (overlap, figure.source)
-            for figure, reason, overlap in zip(equal, reasons, overlaps, strict=True)
+            (overlap, figure.source, -index)
+            for index, (figure, reason, overlap) in enumerate(zip(equal, reasons, overlaps, strict=True))
             if not reason and (overlap or not known)
         ]
-        return max(fitting)[1] if fitting else None
+        return equal[-max(fitting)[2]] if fitting else None
 
     def _where_typed(self, number: WrittenNumber) -> tuple[str, str] | None:
         """(source, kind) of the number in the task or the code."""

@@ -343,7 +343,9 @@ def run(payload: bytes) -> int:
         return _run_command(request)
     if request["kind"] == "session":
         desk.set_workspace(os.getcwd())
-        return cell_loop.serve(notebook.Notebook(_module("__main__").__dict__), end_left=own_pid_namespace)
+        return cell_loop.serve(
+            notebook.Notebook(_module("__main__").__dict__, with_report=True), end_left=own_pid_namespace
+        )
     if request["kind"] == "cells":
         return _run_cells(request)
     return _run_script(request) if request["kind"] == "script" else _run_functions(request)

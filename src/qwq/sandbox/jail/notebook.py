@@ -21,6 +21,8 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
+from .report_values import Report
+
 MAX_TEXT = 1 << 20
 MAX_FIGURES = 8
 MAX_FIGURE_BYTES = 1 << 20
@@ -36,12 +38,15 @@ class Notebook:
     """Cells share `space`.
 
     A cell may call `display(value, ...)`; its last expression is shown unless a semicolon ends it.
+    `with_report` gives it `report` (`report_values.py`).
     """
 
-    def __init__(self, space: dict[str, Any]):
+    def __init__(self, space: dict[str, Any], *, with_report: bool = False):
         self.space = space
         self._display: list[dict[str, Any]] = []
         space["display"] = self._show
+        if with_report:
+            space["report"] = Report(self._show)
 
     def run(
         self, source: str, number: int, *, exit_ends: bool = False, restore: Callable[[], None] = _nothing

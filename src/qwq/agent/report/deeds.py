@@ -1,0 +1,178 @@
+"""Claims of deeds in a report, checked against what happened: files written, tests passed, things
+done outside.
+
+    check_deeds("I saved the plot to sales.png, and all tests pass.", events)
+
+A claim is a sentence that says a thing was done. Plans and advice (will, should, you can) are none.
+A passing test run is the last one: its status was 0, or its output says that all passed, and no
+file was written after it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qwq.agent.events import Event, EventKind
+from qwq.agent.report.reader import fenced_spans
+from qwq.agent.report.steps import Step, read_steps
+
+_FILE = re.compile(
+    r"(?<![\w/.-])((?:[\w.-]+/)*[\w-][\w.-]*\.(?:csv|tsv|json|jsonl|md|txt|html?|png|svg|jpe?g|gif|pdf|py|ipynb|js|ts|"
+    r"xlsx?|parquet|db|sqlite3?|toml|ya?ml|xml|sql|sh|log|zip|tex|docx?|c|cpp|h|rs|go|java))(?![\w/])",
+    re.IGNORECASE,
+)
+_WROTE = re.compile(
+    r"\b(?:wrote|written|saved|stored|created|generated|produced|exported|updated|modified|edited|fixed|patched|"
+    r"rewrote|rewritten|added|dumped|plotted)\b|已?(?:写入|写到|保存|存为|生成|创建|导出|更新|修改|修复)",
+    re.IGNORECASE,
+)
+_PASSED = re.compile(
+    r"\btests?\b[^.!?\n]{0,40}?\b(?:pass(?:es|ed|ing)?|succeed(?:s|ed)?|(?:are|is|were) (?:all )?green)\b|"
+    r"\bpass(?:es|ed|ing)?\b[^.!?\n]{0,20}\btests?\b|\btest suite\b[^.!?\n]{0,20}\b(?:passes|passed|is green)\b|"
+    r"测试[^。!?\n]{0,12}(?:通过|成功)|通过了?[^。!?\n]{0,8}测试",
+    re.IGNORECASE,
+)
+_OUTSIDE = re.compile(
+    r"\b(?:sent|emailed|e-mailed|mailed|posted|published|uploaded|pushed|deployed|merged)\b|"
+    r"\b(?:opened|created|filed|closed)\s+(?:an?|the)\s+(?:pull request|issue|ticket)\b|"
+    r"已?(?:发送|发布|上传|推送|部署)",
+    re.IGNORECASE,
+)
+_NO_CLAIM = re.compile(
+    r"\b(?:will|would|should|could|can|may|might|must|to be|please|let'?s|going to|next step|if you|not|never|"
+    r"n't|cannot|unable|fail(?:s|ed)?|failing|before|until|whether|expected to|needs? to)\b|"
+    r"将|应该|可以|如果|没有|未能|未|无法|请|失败|不",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[^.!?。！？\n]*(?:\.(?=\w)[^.!?。！？\n]*)*[.!?。！？\n]?")
+_RUNS_TESTS = re.compile(
+    r"\bpytest\b|\bunittest\b|\brun_tests\b|\bdoctest\b|\b(?:make|npm|yarn|go|cargo|mvn|gradle|tox|nox|ctest)\s+(?:run\s+)?test|"
+    r"\btest_\w+\.py\b|\bnosetests\b|\btox\b",
+    re.IGNORECASE,
+)
+_FAILS = re.compile(
+    r"\b[1-9]\d* (?:failed|errors?)\b|\bFAILED\b|\bERRORS?\b|\bAssertionError\b|Traceback|exit (?:status|code):? [1-9]"
+)
+_PASSES = re.compile(r"\b\d+ passed\b|^OK\b|\bPASS\b|\ball\b[^\n]{0,20}\bpass|^ok\s", re.IGNORECASE | re.MULTILINE)
+_WRITES = ("write", "edit", "write_file", "edit_file")
+
+
+@dataclass(frozen=True, slots=True)
+class DeedCheck:
+    """A claim of the text at [start, end), whether events prove it, and how."""
+
+    text: str
+    start: int
+    end: int
+    is_proven: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _WrittenFile:
+    size: int
+    sha256: str = ""
+
+
+def check_deeds(text: str, events: Sequence[Event]) -> list[DeedCheck]:
+    """All claims of a text, in order."""
+    world = _World(events)
+    code = fenced_spans(text)
+    found: list[DeedCheck] = []
+    for match in _SENTENCE.finditer(text):
+        sentence = match[0]
+        if not sentence.strip() or any(a <= match.start() < b for a, b in code) or _NO_CLAIM.search(_words(sentence)):
+            continue
+        found += [
+            DeedCheck(text[a + match.start() : b + match.start()], a + match.start(), b + match.start(), good, reason)
+            for a, b, (good, reason) in _claims(sentence, world)
+        ]
+    return found
+
+
+def _words(sentence: str) -> str:
+    """A sentence without the names of files, which may hold any word."""
+    return _FILE.sub(" ", sentence)
+
+
+def _claims(sentence: str, world: _World) -> list[tuple[int, int, tuple[bool, str]]]:
+    claims: list[tuple[int, int, tuple[bool, str]]] = []
+    if _WROTE.search(_words(sentence)):
+        claims += [(m.start(1), m.end(1), world.file_was_written(m[1])) for m in _FILE.finditer(sentence)]
+    if passed := _PASSED.search(sentence):
+        claims.append((*passed.span(), world.tests_passed()))
+    if done := _OUTSIDE.search(sentence):
+        claims.append((*done.span(), world.acted_outside()))
+    return sorted(claims)
+
+
+class _World:
+    """What happened, as events tell it."""
+
+    def __init__(self, events: Sequence[Event]):
+        self.steps = read_steps(events)
+        first = events[0] if events else {}
+        self.given: Mapping[str, int] = first.get("files") or {}
+        self.end = next((e for e in reversed(events) if e["event"] == EventKind.FINISH), None)
+
+    def file_was_written(self, name: str) -> tuple[bool, str]:
+        written = self._written()
+        known = [path for path in written if path == name or path.endswith(f"/{name}") or name.endswith(f"/{path}")]
+        if known:
+            file = written[known[0]]
+            digest = f", sha256 {file.sha256[:12]}" if file.sha256 else ""
+            return True, f"{known[0]}, {file.size:,} bytes{digest}"
+        if any(path == name or path.endswith(f"/{name}") for path in self.given):
+            return False, f"{name} was given and is unchanged"
+        return False, f"no call wrote {name}"
+
+    def _written(self) -> dict[str, _WrittenFile]:
+        """Files that the run added or changed, and what calls left as artefacts."""
+        written = {
+            a["name"]: _WrittenFile(a["bytes"], a["sha256"]) for step in self.steps for a in step.artefacts
+        }  # fmt: skip
+        if self.end is not None:
+            files = self.end.get("files") or {}
+            written |= {n: _WrittenFile(s["bytes"], s["sha256"]) for n, s in (files.get("added") or {}).items()}
+            written |= {n: _WrittenFile(s[1]["bytes"], s[1]["sha256"]) for n, s in (files.get("changed") or {}).items()}
+            return written
+        listing = next((step.files for step in reversed(self.steps) if step.files), {})
+        edited = {str(s.arguments.get("path") or "") for s in self.steps if s.tool in _WRITES and s.kind == "ok"}
+        changed = {n: size for n, size in listing.items() if self.given.get(n) != size or n in edited}
+        return written | {n: _WrittenFile(size) for n, size in changed.items()}
+
+    def tests_passed(self) -> tuple[bool, str]:
+        runs = [i for i, step in enumerate(self.steps) if _runs_tests(step)]
+        if not runs:
+            return False, "no call ran tests"
+        last = self.steps[runs[-1]]
+        if not _passed(last):
+            return False, f"the last test run, {last.label}, did not pass"
+        if any(step.tool in _WRITES and step.kind == "ok" for step in self.steps[runs[-1] + 1 :]):
+            return False, f"files were written after the last test run, {last.label}"
+        return True, f"{last.label} ran them"
+
+    def acted_outside(self) -> tuple[bool, str]:
+        outside = [step for step in self.steps if step.effect == "external"]
+        done = [step for step in outside if step.kind == "ok"]
+        if done:
+            return True, f"{done[-1].label}, {done[-1].tool}"
+        return False, "no call acted outside" if not outside else f"{outside[-1].label} did not succeed"
+
+
+def _runs_tests(step: Step) -> bool:
+    said = " ".join((step.tool, step.code, *(str(v) for v in _command(step))))
+    return step.was_executed and step.tool not in (*_WRITES, "read", "grep", "list") and bool(_RUNS_TESTS.search(said))
+
+
+def _command(step: Step) -> Sequence[Any]:
+    return [step.arguments[name] for name in ("command", "code", "args") if name in step.arguments]
+
+
+def _passed(step: Step) -> bool:
+    if step.kind != "ok" or step.exit_status not in (None, 0) or _FAILS.search(step.text):
+        return False
+    return step.exit_status == 0 or bool(_PASSES.search(step.text))
