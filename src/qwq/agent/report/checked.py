@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qwq.agent.events import Event
 from qwq.agent.report.deeds import DeedCheck, check_deeds
-from qwq.agent.report.steps import Step, number_sources, own_task
+from qwq.agent.report.steps import CallRecord, number_sources, own_task
 from qwq.agent.report.strict import fill, is_strict, registered_values
 from qwq.agent.report.trace import NumberCheck, check_numbers
 
@@ -32,7 +32,7 @@ class Checked:
         return [deed for deed in self.deeds if not deed.is_proven]
 
 
-def check_text(text: str, events: Sequence[Event], steps: Sequence[Step]) -> Checked:
+def check_text(text: str, events: Sequence[Event], steps: Sequence[CallRecord]) -> Checked:
     if is_strict(text):
         filled = fill(text, registered_values(steps))
         return Checked(filled.text, filled.checks, check_deeds(filled.text, events), True)
@@ -47,7 +47,7 @@ def context(text: str, start: int, end: int) -> str:
     return f"{'... ' if a else ''}{line}{' ...' if b < len(text) else ''}"
 
 
-def listed_files(steps: Sequence[Step], events: Sequence[Event]) -> list[tuple[str, int, str]]:
+def listed_files(steps: Sequence[CallRecord], events: Sequence[Event]) -> list[tuple[str, int, str]]:
     """(place in the run's folder, bytes, sha256) of artefacts and of files that the run made."""
     files = events[-1].get("files") or {}
     listed = [(f"artefacts/{a['name']}", a["bytes"], a["sha256"]) for step in steps for a in step.artefacts]

@@ -17,7 +17,7 @@ from typing import Any
 
 from qwq.agent.events import Event, EventKind
 from qwq.agent.report.reader import fenced_spans
-from qwq.agent.report.steps import Step, read_steps
+from qwq.agent.report.steps import CallRecord, read_steps
 
 _FILE = re.compile(
     r"(?<![\w/.-])((?:[\w.-]+/)*[\w-][\w.-]*\.(?:csv|tsv|json|jsonl|md|txt|html?|png|svg|jpe?g|gif|pdf|py|ipynb|js|ts|"
@@ -163,16 +163,16 @@ class _World:
         return False, "no call acted outside" if not outside else f"{outside[-1].label} did not succeed"
 
 
-def _runs_tests(step: Step) -> bool:
+def _runs_tests(step: CallRecord) -> bool:
     said = " ".join((step.tool, step.code, *(str(v) for v in _command(step))))
     return step.was_executed and step.tool not in (*_WRITES, "read", "grep", "list") and bool(_RUNS_TESTS.search(said))
 
 
-def _command(step: Step) -> Sequence[Any]:
+def _command(step: CallRecord) -> Sequence[Any]:
     return [step.arguments[name] for name in ("command", "code", "args") if name in step.arguments]
 
 
-def _passed(step: Step) -> bool:
+def _passed(step: CallRecord) -> bool:
     if step.kind != "ok" or step.exit_status not in (None, 0) or _FAILS.search(step.text):
         return False
     return step.exit_status == 0 or bool(_PASSES.search(step.text))

@@ -20,7 +20,7 @@ from markdown_it.token import Token
 
 from qwq.agent.events import Event
 from qwq.agent.report.checked import Checked, listed_files
-from qwq.agent.report.steps import Step, own_task
+from qwq.agent.report.steps import CallRecord, own_task
 from qwq.agent.report.trace import TASK
 from qwq.report.document import document
 from qwq.report.wording import duration, text
@@ -38,7 +38,7 @@ _TYPES = {
 }
 
 
-def page(checked: Checked, steps: Sequence[Step], events: Sequence[Event], run: Path, answer: str) -> str:
+def page(checked: Checked, steps: Sequence[CallRecord], events: Sequence[Event], run: Path, answer: str) -> str:
     """`answer` is what the model said beside a report that it wrote as a file, else ""."""
     css = files("qwq.agent.report").joinpath("report.css").read_text(encoding="utf-8")
     pictures = _Pictures(run, steps)
@@ -61,7 +61,7 @@ def _title(body: str, events: Sequence[Event]) -> str:
     return title if len(title) <= 90 else f"{title[:88]} ..."
 
 
-def _header(checked: Checked, steps: Sequence[Step], events: Sequence[Event]) -> str:
+def _header(checked: Checked, steps: Sequence[CallRecord], events: Sequence[Event]) -> str:
     first, last = events[0], events[-1]
     traced = sum(check.source is not None for check in checked.numbers)
     wrong = len(checked.wrong_numbers)
@@ -126,14 +126,14 @@ def _verdict(is_proven: bool) -> str:
     return '<span class="chip good">done</span>' if is_proven else '<span class="chip bad">not proven</span>'
 
 
-def _calls(steps: Sequence[Step], targets: _Targets) -> str:
+def _calls(steps: Sequence[CallRecord], targets: _Targets) -> str:
     if not steps:
         return ""
     blocks = "".join(_call(step, targets) for step in steps)
     return f"<h2>How it was made</h2>{blocks}"
 
 
-def _call(step: Step, targets: _Targets) -> str:
+def _call(step: CallRecord, targets: _Targets) -> str:
     chip = "" if step.kind == "ok" else f' <span class="chip bad">{text(step.kind.replace("_", " "))}</span>'
     shown = step.code or "\n".join(f"{k}: {v}" for k, v in step.arguments.items())
     first = next((line for line in step.code.splitlines() if line.strip() and not line.startswith("import ")), "")
@@ -145,7 +145,7 @@ def _call(step: Step, targets: _Targets) -> str:
     )
 
 
-def _files(steps: Sequence[Step], events: Sequence[Event]) -> str:
+def _files(steps: Sequence[CallRecord], events: Sequence[Event]) -> str:
     rows = "".join(
         f'<tr><td><a href="{text(name)}">{text(name)}</a></td><td>{size:,}</td>'
         f'<td class="hash">{text(digest)}</td></tr>'
@@ -195,7 +195,7 @@ def _markdown() -> MarkdownIt:
 class _Targets:
     """Links from numbers to the values that calls printed."""
 
-    def __init__(self, steps: Sequence[Step]):
+    def __init__(self, steps: Sequence[CallRecord]):
         self._ids = {step.label: step.id for step in steps}
         self._values: dict[str, dict[str, str]] = {}  # by call: printed value -> anchor
 
@@ -213,7 +213,7 @@ class _Targets:
         words = f"{check.source}: {'a limit in its code' if check.kind == 'code' else check.given or 'its output'}"
         return f'<a class="num{tone}" href="#{anchor}" title="{text(words)}">{shown}</a>'
 
-    def marked(self, step: Step) -> str:
+    def marked(self, step: CallRecord) -> str:
         """The output, with an anchor at the first place of each value that the text uses."""
         output = step.text
         cut = (
@@ -239,7 +239,7 @@ class _Targets:
 class _Pictures:
     """The run's pictures by name, to be put into the page."""
 
-    def __init__(self, run: Path, steps: Sequence[Step]):
+    def __init__(self, run: Path, steps: Sequence[CallRecord]):
         self._run = run
         self._titles = {
             a["name"]: (step.label, a["title"])

@@ -15,7 +15,7 @@ _NOT_RUN = ("refused", "unknown_outcome")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class CallRecord:
     """One call with its result. `label` is what a report calls it (cell 3, call 4), `code` what it
     ran, `text` all that it gave, `kind` how it ended, `values` what it registered for the report.
     """
@@ -39,7 +39,7 @@ class Step:
         return self.kind not in _NOT_RUN
 
 
-def read_steps(events: Sequence[Event], folder: Path | None = None) -> list[Step]:
+def read_steps(events: Sequence[Event], folder: Path | None = None) -> list[CallRecord]:
     """The calls that have results, in order. With the run's `folder` long outputs are read in
     whole.
     """
@@ -49,13 +49,13 @@ def read_steps(events: Sequence[Event], folder: Path | None = None) -> list[Step
     return [_step(calls[ident], result, effects.get(ident, "none"), folder) for ident, result in results.items()]
 
 
-def _step(call: Event, result: Event, effect: str, folder: Path | None) -> Step:
+def _step(call: Event, result: Event, effect: str, folder: Path | None) -> CallRecord:
     arguments = call.get("arguments") or {}
     detail = result.get("detail") or {}
     number = detail.get("cell") if result["tool"] == "python" else None
     label = f"cell {number}" if number is not None else result["id"].replace("-", " ")
     code = next((str(arguments[name]) for name in _CODE if name in arguments), "")
-    return Step(
+    return CallRecord(
         result["id"], label, result["tool"], arguments, code, _whole(result, folder), result["kind"], effect,
         result.get("seconds", 0.0), tuple(result.get("artefacts") or ()), detail.get("files") or {},
         tuple(detail.get("values") or ()), detail.get("exit_status"),
@@ -68,7 +68,7 @@ def _whole(result: Event, folder: Path | None) -> str:
     return str(result["text"])
 
 
-def number_sources(task: str, steps: Sequence[Step]) -> list[NumberSource]:
+def number_sources(task: str, steps: Sequence[CallRecord]) -> list[NumberSource]:
     """The task, and what executed calls gave."""
     given = [NumberSource(step.label, step.text, step.code) for step in steps if step.was_executed]
     return [NumberSource(TASK, task), *given]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwq.agent.report.reader import read_numbers
-from qwq.agent.report.steps import Step
+from qwq.agent.report.steps import CallRecord
 from qwq.agent.report.trace import NumberCheck
 from qwq.errors import nearest
 
@@ -25,7 +25,7 @@ BY_HAND = "typed by hand: register it in a cell, report.value(name, x), and writ
 class Registered:
     """What a call registered under a name; `step` is that call."""
 
-    step: Step
+    step: CallRecord
     fields: Mapping[str, Any]
 
 
@@ -37,7 +37,7 @@ class Filled:
     checks: Sequence[NumberCheck]
 
 
-def registered_values(steps: Sequence[Step]) -> dict[str, Registered]:
+def registered_values(steps: Sequence[CallRecord]) -> dict[str, Registered]:
     return {str(fields.get("name")): Registered(step, fields) for step in steps for fields in step.values}
 
 

@@ -20,7 +20,7 @@ from qwq.agent.events import Event, EventKind, read_events
 from qwq.agent.folder import AgentFolder
 from qwq.agent.report.checked import Checked, check_text, context, listed_files
 from qwq.agent.report.page import page
-from qwq.agent.report.steps import Step, read_steps
+from qwq.agent.report.steps import CallRecord, read_steps
 from qwq.common.files import write_atomic
 from qwq.errors import DataError
 
@@ -101,7 +101,7 @@ def correction(answer: str, events: Sequence[Event]) -> str:
     )
 
 
-def _written_report(steps: Sequence[Step]) -> str | None:
+def _written_report(steps: Sequence[CallRecord]) -> str | None:
     """What the last call of the tool `write` put into report.md, if one did."""
     for step in reversed(steps):
         if step.tool == "write" and step.kind == "ok" and step.arguments.get("path") == REPORT:
@@ -112,7 +112,7 @@ def _written_report(steps: Sequence[Step]) -> str | None:
 # -- report.md -------------------------------------------------------------------------------------
 
 
-def markdown(checked: Checked, steps: Sequence[Step], events: Sequence[Event]) -> str:
+def markdown(checked: Checked, steps: Sequence[CallRecord], events: Sequence[Event]) -> str:
     """The text with what is unsupported marked, the pictures, and where its numbers are from."""
     marks = [(c.end, " **[unsupported]**") for c in checked.wrong_numbers]
     marks += [(d.end, f" **[not proven: {d.reason}]**") for d in checked.wrong_deeds]
@@ -134,7 +134,7 @@ def _picture(match: re.Match[str], names: set[str], events: Sequence[Event]) -> 
     return f"{match[1]}{place}/{match[2]})" if place else match[0]
 
 
-def _pictures(text: str, steps: Sequence[Step]) -> list[str]:
+def _pictures(text: str, steps: Sequence[CallRecord]) -> list[str]:
     """Pictures that the text does not show itself."""
     return [
         f"![{a['title'] or a['name']}](artefacts/{a['name']})"
@@ -156,6 +156,6 @@ def _sources(checked: Checked) -> str:
     return "\n".join(lines)
 
 
-def _files(steps: Sequence[Step], events: Sequence[Event]) -> str:
+def _files(steps: Sequence[CallRecord], events: Sequence[Event]) -> str:
     rows = [f"| {name} | {size:,} | `{digest}` |" for name, size, digest in listed_files(steps, events)]
     return "\n".join(["| file | bytes | sha256 |", "|---|---:|---|", *rows]) if rows else ""
