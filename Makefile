@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-worlds test-agent-sets bench-rl test-engine bench-engine page test-page demo test coverage lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
+.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine page test-page demo test coverage lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
 
 install: $(STAMP)
 
@@ -41,6 +41,11 @@ test-worlds: $(STAMP)
 # kill -9 at 200 random moments of an agent's run; same answer and files, no external effect twice.
 test-agent-kills: $(STAMP)
 	$(BIN)/python tests/slow/agent_kills.py
+
+# `qwq push` killed at ten random moments and run again, on a stand-in of each hub.
+test-push: $(STAMP)
+	$(PIP_INSTALL) --quiet --editable '.[release]'
+	$(BIN)/python tests/slow/push_kills.py
 
 # One GRPO step beside TRL; MODEL is the Hugging Face folder of SmolLM2-135M-Instruct.
 bench-rl: install-peers

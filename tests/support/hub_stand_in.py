@@ -1,5 +1,5 @@
 """Stand-ins of the two hubs' HTTP APIs on loopback: repositories in memory, and a log of what was
-asked. `python hub_stand_in.py PORT_FILE` serves both until it is killed.
+asked.
 
 Hugging Face: validate-yaml, whoami, create, preupload, Git LFS batch with parts, commit, tree,
 resolve. ModelScope: create, info, LFS batch, blob, commit, files, download.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from qwq.release.card_rules import faults_of
 
+SOURCE = Path(__file__).resolve().parents[2] / "src"
 TOKEN = "hf_" + "T" * 34
 MS_TOKEN = "ms-01234567-89ab-cdef-0123-456789abcdef"
 PART_BYTES = 1 << 20  # a file above this comes in parts
@@ -434,12 +436,17 @@ ROUTES = [
 ]
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a client that was killed
+
+
 @contextmanager
 def serving(hubs: Hubs | None = None) -> Iterator[tuple[str, Hubs]]:
     """(address, state) of both stand-ins, in this process."""
     hubs = hubs or Hubs()
     handler = type("BoundHandler", (Handler,), {"hubs": hubs})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -448,6 +455,24 @@ def serving(hubs: Hubs | None = None) -> Iterator[tuple[str, Hubs]]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def environment(place: Path, address: str, **more: str) -> dict[str, str]:
+    """The environment of a command that knows one hub, keeps all it has under `place`, and has no
+    token but those given.
+    """
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MODELSCOPE", "HUGGING"))}
+    own = {
+        "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+        "HF_ENDPOINT": address,
+        "MODELSCOPE_ENDPOINT": address,
+        "HF_HOME": str(place / "hf"),
+        "MODELSCOPE_HOME": str(place / "ms"),
+        "MODELSCOPE_CACHE": str(place / "ms-cache"),
+        "XDG_CACHE_HOME": str(place / "cache"),
+    }
+    return clean | own | more
 
 
 def content_of(folder: Path) -> dict[str, bytes]:

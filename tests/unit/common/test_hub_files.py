@@ -1,17 +1,14 @@
 """Names of hubs' repositories, and downloads that resume and are checked, against stand-ins."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import hub_stand_in
 import pytest
-from hub_stand_in import MS_TOKEN, TOKEN, Repository
+from hub_stand_in import MS_TOKEN, TOKEN, Repository, environment
 
 from qwq.common.hub_files import HubName, hub_id, parse_hub_name
-
-SOURCE = Path(__file__).resolve().parents[3] / "src"
 
 
 @pytest.mark.parametrize(
@@ -59,17 +56,7 @@ except QwqError as error:
 
 def fetch(tmp_path, address, name):
     """Fetch in a process of its own: the clients read their addresses when they are imported."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MODELSCOPE", "HUGGING"))} | {
-        "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")]),
-        "HF_ENDPOINT": address,
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_TOKEN": TOKEN,
-        "MODELSCOPE_ENDPOINT": address,
-        "MODELSCOPE_CACHE": str(tmp_path / "ms"),
-        "MODELSCOPE_HOME": str(tmp_path / "ms-home"),
-        "MODELSCOPE_API_TOKEN": MS_TOKEN,
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-    }
+    env = environment(tmp_path, address, HF_TOKEN=TOKEN, MODELSCOPE_API_TOKEN=MS_TOKEN)
     return subprocess.run(
         [sys.executable, "-c", FETCH, name], env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path
     )

@@ -1,6 +1,5 @@
 """`qwq push` brings a release to a hub whole, and nothing that must not be there."""
 
-import os
 import random
 import signal
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import hub_stand_in
 import pytest
-from hub_stand_in import MS_TOKEN, TOKEN, Repository, content_of
+from hub_stand_in import MS_TOKEN, TOKEN, Repository, content_of, environment
 from huggingface_hub import ModelCard
 
 from qwq.common.checksums import sha256_of
@@ -18,7 +17,6 @@ from qwq.errors import ConfigError
 from qwq.release.assemble import ReleaseOptions, release
 from qwq.release.push import plan
 
-SOURCE = Path(__file__).resolve().parents[3] / "src"
 QWQ = str(Path(sys.executable).with_name("qwq"))
 
 
@@ -33,20 +31,14 @@ def released(run, tmp_path):
     return release(str(run), tmp_path / "released", ReleaseOptions())
 
 
-def environment(tmp_path, address, **more):
-    """The environment of a command that knows one hub, and no token but those given."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MODELSCOPE", "HUGGING"))}
-    own = {
-        "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")]),
-        "OMP_NUM_THREADS": "1",
-        "HF_ENDPOINT": address,
-        "MODELSCOPE_ENDPOINT": address,
-        "HF_HOME": str(tmp_path / "hf"),
-        "MODELSCOPE_HOME": str(tmp_path / "ms"),
-        "MODELSCOPE_CACHE": str(tmp_path / "ms-cache"),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-    }
-    return clean | own | more
+# `qwq` whose client of Hugging Face does not wait between its tries.
+IMPATIENT = """
+import sys, time
+import huggingface_hub.utils._http as http
+http.time = type("Clock", (), {"sleep": staticmethod(lambda s: None), "time": time.time, "monotonic": time.monotonic})
+from qwq.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def qwq(env, *arguments, **options):
@@ -155,8 +147,14 @@ def test_a_hub_that_goes_away_is_one_line_and_no_half_release(released, tmp_path
     address, hubs = hub
     hubs.fail_after = 3
     token = {"HF_TOKEN": TOKEN, "MODELSCOPE_API_TOKEN": MS_TOKEN}
-    short = {"MODELSCOPE_API_MAX_RETRIES": "0", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
-    done = qwq(environment(tmp_path, address, **token, **short), "push", released, "me/small", "--to", to)
+    short = {"MODELSCOPE_API_MAX_RETRIES": "0"}
+    env = environment(tmp_path, address, **token, **short)
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, "push", released, "me/small", "--to", to],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 70, (done.stdout, done.stderr)
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"error: {address} did not take all of me/small") and "run the same command again" in last
@@ -180,9 +178,12 @@ def test_killed_at_random_moments_and_run_again_it_ends_complete(released, tmp_p
     env = environment(tmp_path, address, HF_TOKEN=TOKEN, MODELSCOPE_API_TOKEN=MS_TOKEN)
     command = [QWQ, "push", str(released), "me/small", "--to", to]
     draw, log = random.Random(0), []
-    for moment in sorted(draw.uniform(1.0, 4.0) for _ in range(3)):
+    for num_requests in (2, 8, 14):  # tests/slow/push_kills.py draws ten
+        moment = len(hubs.asked) + num_requests
         with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            time.sleep(moment)
+            while len(hubs.asked) < moment and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0.0, 0.04))
             process.send_signal(signal.SIGKILL)
             log += process.communicate()
         if hubs.repositories:
