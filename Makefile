@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine page test-page demo test coverage lint small soak-sandbox bench-sandbox cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
+.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
 
 install: $(STAMP)
 
@@ -102,6 +102,9 @@ soak-sandbox: $(STAMP)
 
 bench-sandbox: $(STAMP)
 	$(BIN)/python benchmarks/sandbox.py
+
+bench-agent-tools: $(STAMP)
+	$(BIN)/python benchmarks/agent_rl_tools.py
 
 small: $(STAMP)
 	$(BIN)/qwq train recipes/small.toml

@@ -8,15 +8,16 @@ A model of about a million parameters learns one dialogue by heart: think, call,
 answer. Then the trainer's own sampling path (`rollout.collect` on `TrainerPolicy`) plays it, groups
 x samples episodes at a time, in turn, each round:
 
-- no tools: about as many tokens in one turn, without an environment; its rate is brought to the
-  dialogue's number of sampled tokens.
+- no tools: the same prompt and about as many tokens in one turn, without a call; the rate is
+  brought to the dialogue's number of sampled tokens.
 - 0 ms: the dialogue with a tool that answers at once.
 - 50 ms: the same tool sleeps for 50 ms (--delay-ms) before each answer.
 - python: the same call goes to the jailed Python of the agent, a session an episode.
 
-An episode that went another way than the dialogue stops the benchmark. Figures are the best of the
-rounds, since neighbours on the machine can only slow one down; the last lines are JSON {"name",
-"ours", "theirs", "ratio"}. Status 1 below 70%.
+Time is this process's processor time and the time that sampling waited for tools with nothing else
+to do: on an idle machine that is the time that passes, and a busy one changes little of it. An
+episode that went another way than the dialogue stops the benchmark. Figures are medians over the
+rounds; the last lines are JSON {"name", "ours", "theirs", "ratio"}. Status 1 below 70%.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import statistics
 import sys
 import time
 from collections.abc import Mapping
@@ -36,6 +38,7 @@ from qwq.envs.base import Environment, environment, environment_class
 from qwq.model.config import ModelConfig
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
+from qwq.rollout.answers import Errands
 from qwq.rollout.budget import EpisodeLimits
 from qwq.rollout.collect import collect
 from qwq.rollout.policies.trainer import TrainerPolicy
@@ -53,7 +56,7 @@ THOUGHTS = (
     "All three results are known, and the last of them is the answer.",
 )
 BAR = 0.70
-MAX_LOSS = 0.05
+MAX_LOSS = 0.1  # of the worst token, in nats
 SHARPER = 8.0  # logits are multiplied by this once the dialogue is known: no sample leaves it
 
 
@@ -93,31 +96,47 @@ def learnt(chat: ChatFormat, texts: list[tuple[list[int], list[int]]], vocab_siz
             torch.nn.init.normal_(p, 0, 0.05)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     for step in range(2000):
-        losses = []
+        losses, worst = [], 0.0
         for ids, mask in texts:
             tokens, weights = torch.tensor(ids), torch.tensor(mask[1:], dtype=torch.float32)
             logits = model.logits(model(tokens[:-1], Packed([len(ids) - 1])))
             each = torch.nn.functional.cross_entropy(logits, tokens[1:], reduction="none")
             losses.append((each * weights).sum() / weights.sum())
+            worst = max(worst, (each * weights).max().item())
         loss = torch.stack(losses).sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        if loss.item() < MAX_LOSS:
+        if worst < MAX_LOSS:
             print(f"the dialogue is known by heart after {step + 1} steps")
             with torch.no_grad():
                 model.norm.weight *= SHARPER
             return model
-    sys.exit(f"error: the model has not learnt the dialogue, loss {loss.item():.3f}")
+    sys.exit(f"error: the model has not learnt the dialogue, loss of the worst token {worst:.3f}")
 
 
-def rate(policy: TrainerPolicy, problem: Problem, options: argparse.Namespace) -> tuple[float, int]:
+class Waits:
+    """Seconds that sampling has waited for tools, with nothing else to do."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        take = Errands.take
+
+        def timed(errands: Errands[Any], *, wait: bool = False) -> None:
+            started = time.perf_counter()
+            take(errands, wait=wait)
+            self.seconds += time.perf_counter() - started if wait else 0.0
+
+        Errands.take = timed  # type: ignore[method-assign]
+
+
+def rate(policy: TrainerPolicy, problem: Problem, options: argparse.Namespace, waits: Waits) -> tuple[float, int]:
     """Rollouts a minute, and sampled tokens of one."""
     problems = [problem] * options.groups
-    started = time.perf_counter()
+    started, waited = time.process_time(), waits.seconds
     params = SamplingParams(max_new_tokens=3000, temperature=1.0)
     rollouts, _ = collect(policy, problems, params, samples=options.samples, limits=EpisodeLimits(max_calls=10))
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started + waits.seconds - waited
     counts = {rollout.num_sampled for rollout in rollouts}
     wrong = [r for r in rollouts if r.stop_reason is not StopReason.END or "There are 86." not in r.text]
     if wrong or len(counts) != 1:
@@ -130,17 +149,17 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--delay-ms", type=float, default=50.0)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     tokenizer = train_bpe([*THOUGHTS, QUESTION], 320)
     chat = ChatFormat(tokenizer, default_template())
     tools = environment_class("python")().schemas()
     messages = dialogue()
     one_turn = [Message("user", "All at once."), Message("assistant", one_text())]
-    texts = [chat.training_example(messages, tools), chat.training_example(one_turn, ())]
+    texts = [chat.training_example(messages, tools), chat.training_example(one_turn, tools)]
     model = learnt(chat, texts, tokenizer.vocab_size)
     policy = TrainerPolicy(model, chat)
-    plain = Problem("plain", "tools", tuple(one_turn[:1]), {}, "plain", environment="none")
+    plain = Problem("plain", "tools", tuple(one_turn[:1]), {}, "plain", tools=tools, environment="none")
     waits = Problem("waits", "tools", tuple(messages[:1]), {}, "waits", tools=tools, environment="benchmark-waits")
     python = Problem("python", "tools", tuple(messages[:1]), {}, "python", tools=tools, environment="python")
     cases: dict[str, tuple[Problem, float]] = {
@@ -164,11 +183,12 @@ def measured(
     cases: dict[str, tuple[Problem, float]], policy: TrainerPolicy, options: argparse.Namespace
 ) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {name: [] for name in cases}
+    waits = Waits()
     for number in range(options.rounds + 1):
         made = {}
         for name, (problem, delay_s) in cases.items():
             Waiting.delay_s = delay_s
-            made[name] = rate(policy, problem, options)
+            made[name] = rate(policy, problem, options, waits)
             per_minute, tokens = made[name]
             print(f"round {number}  {name:>9}: {per_minute:7.0f} rollouts a minute, {tokens} sampled tokens each")
         if number:  # the first round warms up
@@ -178,13 +198,13 @@ def measured(
 
 
 def report(rates: dict[str, list[float]], slow: str, options: argparse.Namespace) -> None:
-    best = {name: max(values) for name, values in rates.items()}
+    median = {name: statistics.median(values) for name, values in rates.items()}
     print(f"\n{options.groups} x {options.samples} episodes at a time, {torch.get_num_threads()} threads of torch")
     for ours, theirs in ((slow, "no tools"), (slow, "0 ms"), ("python", "no tools")):
-        ratio = best[ours] / best[theirs]
-        line = {"name": f"rollouts a minute, {ours} against {theirs}", "ours": round(best[ours], 1)}
-        print(json.dumps(line | {"theirs": round(best[theirs], 1), "ratio": round(ratio, 3)}))
-    if min(best[slow] / best["no tools"], best[slow] / best["0 ms"]) < BAR:
+        ratio = median[ours] / median[theirs]
+        line = {"name": f"rollouts a minute, {ours} against {theirs}", "ours": round(median[ours], 1)}
+        print(json.dumps(line | {"theirs": round(median[theirs], 1), "ratio": round(ratio, 3)}))
+    if min(median[slow] / median["no tools"], median[slow] / median["0 ms"]) < BAR:
         sys.exit(f"error: below the bar of {BAR:.0%}")
 
 

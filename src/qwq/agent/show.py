@@ -10,7 +10,7 @@ from typing import Any
 from qwq.agent.events import Event, EventKind, read_events
 from qwq.envs.base import in_background
 from qwq.envs.mcp import McpToolset
-from qwq.envs.toolbox import TOOLSETS, Toolset, make_toolsets
+from qwq.envs.toolbox import Toolset, make_toolsets, toolset_names
 
 WIDTH = 400  # characters of one text
 
@@ -70,7 +70,7 @@ def _started(toolset: McpToolset) -> list[Toolset]:
 
 def tool_lines(*, as_json: bool, mcp: Path | None = None) -> Iterator[str]:
     """All tools, by toolset; those of the servers of the file `mcp` too."""
-    for name in TOOLSETS:
+    for name in toolset_names():
         if name == "mcp" and mcp is None:
             continue
         for group in _started(McpToolset(mcp)) if name == "mcp" else make_toolsets([name], **SHOWN.get(name, {})):

@@ -297,6 +297,11 @@ def _wrong(text: str) -> ToolResult:
 IN_TASKS = ("python", "files", "shell", "sql")  # toolsets that run in the jail and need no options
 
 
+def toolset_names() -> list[str]:
+    """All toolsets: those of the jail first."""
+    return [*IN_TASKS, *sorted(name for name in TOOLSETS if name not in IN_TASKS)]
+
+
 @environment_family
 def toolbox_class(name: str) -> type[Environment] | None:
     """The environment "python+sql"; None for a name that is none of this kind."""
