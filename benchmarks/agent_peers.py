@@ -1,0 +1,111 @@
+"""The same steps in smolagents and Qwen-Agent, for benchmarks/agent.py; runs in an environment that
+has them, without qwq. Prints one JSON object: CPU milliseconds a step.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+FIGURES: dict[str, float] = {}
+
+
+def smolagents_steps() -> None:
+    from smolagents import ToolCallingAgent, tool
+    from smolagents.local_python_executor import LocalPythonExecutor
+    from smolagents.models import (
+        ChatMessage,
+        ChatMessageToolCall,
+        ChatMessageToolCallFunction,
+        MessageRole,
+        Model,
+    )
+
+    @tool
+    def look(key: str) -> str:
+        """Looks up.
+
+        Args:
+            key: what to look up
+        """
+        return key + "value value"
+
+    class Scripted(Model):
+        def __init__(self, num_steps: int) -> None:
+            super().__init__()
+            self.num_steps, self.count = num_steps, 0
+
+        def generate(self, messages: Any, **more: Any) -> ChatMessage:
+            self.count += 1
+            last = self.count > self.num_steps
+            function = (
+                ChatMessageToolCallFunction(name="final_answer", arguments={"answer": "Done."})
+                if last
+                else ChatMessageToolCallFunction(name="look", arguments={"key": f"a{self.count}"})
+            )
+            made = [ChatMessageToolCall(id=str(self.count), type="function", function=function)]
+            return ChatMessage(role=MessageRole.ASSISTANT, content="", tool_calls=made)
+
+    for num_steps in (10, 40):
+        agent = ToolCallingAgent(tools=[look], model=Scripted(num_steps), verbosity_level=0, max_steps=num_steps + 5)
+        started = time.process_time()
+        agent.run("x")
+        FIGURES[f"smolagents ToolCallingAgent step, {num_steps} steps"] = (
+            1e3 * (time.process_time() - started) / num_steps
+        )
+    FIGURES.pop("smolagents ToolCallingAgent step, 10 steps")  # imports
+    executor = LocalPythonExecutor(additional_authorized_imports=[])
+    executor.send_tools({})
+    times = []
+    for _ in range(200):
+        began = time.perf_counter()
+        executor("x = 41")
+        times.append(1e3 * (time.perf_counter() - began))
+    FIGURES["smolagents LocalPythonExecutor cell, no jail"] = statistics.median(times)
+
+
+def qwen_agent_steps() -> None:
+    from qwen_agent.agents.fncall_agent import FnCallAgent
+    from qwen_agent.llm.schema import FunctionCall, Message
+    from qwen_agent.tools.base import BaseTool, register_tool
+
+    @register_tool("look")
+    class Look(BaseTool):
+        description = "Looks up."
+        parameters = {  # noqa: RUF012  # its own protocol
+            "type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]
+        }  # fmt: skip
+
+        def call(self, params: str, **more: Any) -> str:
+            return json.loads(params)["key"] + "value value"
+
+    class Scripted:
+        support_multimodal_input = support_audio_input = False
+        max_input, model = 0, "scripted"
+
+        def __init__(self, num_steps: int) -> None:
+            self.num_steps, self.count, self.generate_cfg = num_steps, 0, {}
+
+        def chat(self, messages: Any = None, functions: Any = None, **more: Any) -> Iterator[list[Message]]:
+            self.count += 1
+            if self.count > self.num_steps:
+                yield [Message(role="assistant", content="Done.")]
+                return
+            made = FunctionCall(name="look", arguments=json.dumps({"key": f"a{self.count}"}))
+            yield [Message(role="assistant", content="", function_call=made, extra={"function_id": str(self.count)})]
+
+    for num_steps in (10, 18):  # it ends by itself after 20 model calls
+        agent = FnCallAgent(function_list=["look"], llm=Scripted(num_steps), system_message="s")
+        started = time.process_time()
+        for _ in agent.run([{"role": "user", "content": "x"}]):
+            pass
+        FIGURES[f"Qwen-Agent FnCallAgent step, {num_steps} steps"] = 1e3 * (time.process_time() - started) / num_steps
+    FIGURES.pop("Qwen-Agent FnCallAgent step, 10 steps")
+
+
+smolagents_steps()
+qwen_agent_steps()
+print(json.dumps(FIGURES))
