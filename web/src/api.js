@@ -24,13 +24,25 @@ async function failure(answer) {
   return error
 }
 
-export async function download(path) {
+// What a path holds as a data: URL; the page's policy lets pictures be nothing else.
+export async function fetchData(path) {
+  const answer = await fetch(path, { headers: headers({}) })
+  if (!answer.ok) throw await failure(answer)
+  const blob = await answer.blob()
+  return new Promise((done) => {
+    const reader = new FileReader()
+    reader.onload = () => done(reader.result)
+    reader.readAsDataURL(blob)
+  })
+}
+
+export async function download(path, called) {
   const answer = await fetch(path, { headers: headers({}) })
   if (!answer.ok) throw await failure(answer)
   const name = /filename\*=UTF-8''([^;]+)/.exec(answer.headers.get('Content-Disposition') ?? '')?.[1]
   const link = document.createElement('a')
   link.href = URL.createObjectURL(await answer.blob())
-  link.download = name ? decodeURIComponent(name) : 'conversations'
+  link.download = called?.split('/').at(-1) ?? (name ? decodeURIComponent(name) : 'conversations')
   link.click()
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000)
 }

@@ -1,11 +1,13 @@
 import { useEffect, useRef, useState } from 'preact/hooks'
 import { Button, Icon, html } from './html.js'
 import { t } from './i18n.js'
+import { AgentBar, AgentThread } from './agent.js'
 import { Composer } from './composer.js'
 import { Message, ToolTurn } from './message.js'
 import { Help, Settings } from './panels.js'
 import { Sidebar } from './sidebar.js'
 import { add, hasFiles } from './files.js'
+import { run, stopRun } from './runs.js'
 import { asText, current, dialog, editing, go, isTemporary, model, models, notice, path, setSetting, sidebarOpen, spoken, stop, temporary } from './state.js'
 
 const STEP = 40 // messages drawn at first, and each time the top is reached
@@ -84,7 +86,7 @@ function onKey(event) {
   else if (mod && name === ',') act(() => (dialog.value = 'settings'))
   else if (mod && event.shiftKey && name === 'y') act(() => navigator.clipboard.writeText(path.value.findLast((m) => m.role === 'assistant')?.content ?? ''))
   else if (mod && name === '/') act(() => (dialog.value = 'help'))
-  else if (name === 'escape') editing.value ? (editing.value = 0) : stop()
+  else if (name === 'escape') editing.value ? (editing.value = 0) : run.value ? run.value.state === 'running' && stopRun() : stop()
   else if (!typing && name === '?') act(() => (dialog.value = 'help'))
   else if (!typing && name === '/' && !mod) act(focusBox)
 }
@@ -100,11 +102,11 @@ function Header() {
   const picked = (e) => setSetting('model', e.target.value)
   return html`<header>
     <${Button} class="quiet" icon="menu" label=${t('sidebar')} aria-expanded=${sidebarOpen.value} onClick=${() => (sidebarOpen.value = !sidebarOpen.value)} />
-    <h2 class="title">${isTemporary.value && html`<span class="tag">${t('temporary')}</span>`}${current.value?.title || ''}</h2>
+    <h2 class="title">${run.value ? html`<span class="tag">${t('agent')}</span>${run.value.title}` : html`${isTemporary.value && html`<span class="tag">${t('temporary')}</span>`}${current.value?.title || ''}`}</h2>
     ${models.value.length > 1
       ? html`<select class="model" aria-label=${t('pickModel')} value=${model.value.id} onChange=${picked}>${models.value.map((m) => html`<option value=${m.id} selected=${m.id === model.value.id}>${m.id}</option>`)}</select>`
       : html`<span class="model">${model.value.id}</span>`}
-    ${!current.value && html`<${Button} class="quiet" icon="clock" label=${t('temporaryNew')} aria-pressed=${temporary.value} onClick=${() => (temporary.value = !temporary.value)} />`}
+    ${!current.value && !run.value && html`<${Button} class="quiet" icon="clock" label=${t('temporaryNew')} aria-pressed=${temporary.value} onClick=${() => (temporary.value = !temporary.value)} />`}
     ${path.value.length > 0 && html`<${Button} class="quiet" icon=${copied ? 'check' : 'copy'} label=${copied ? t('copied') : t('copyAll')} onClick=${copy} />`}
     <${Button} class="quiet wide-only" icon="help" label=${t('help')} onClick=${() => (dialog.value = 'help')} />
     <${Button} class="quiet" icon="gear" label=${t('settings')} onClick=${() => (dialog.value = 'settings')} />
@@ -141,8 +143,7 @@ export function App({ theme }) {
       <${Sidebar} />
       <main>
         <${Header} />
-        <${Thread} />
-        <${Composer} />
+        ${run.value ? html`<${AgentThread} key=${run.value.id} /><${AgentBar} />` : html`<${Thread} /><${Composer} />`}
       </main>
     </div>
     ${over && html`<div class="drop" aria-hidden="true"><span>${t('dropHere')}</span></div>`}

@@ -4,7 +4,10 @@ import { number, t } from './i18n.js'
 import { add } from './files.js'
 import { Attached } from './message.js'
 import { Budget } from './panels.js'
-import { editing, files, model, options, path, running, say, stop, used } from './state.js'
+import { agentMode, offer, startRun, toolsets } from './runs.js'
+import { current, editing, files, model, options, path, running, say, stop, used } from './state.js'
+
+const ACCEPTED = 'text/*,.pdf,.csv,.tsv,.md,.json,.py,.js,.ts,.c,.h,.cpp,.rs,.go,.java,.tex,.log,.toml,.yaml,.yml'
 
 export function Composer() {
   const box = useRef()
@@ -16,13 +19,20 @@ export function Composer() {
     box.current.style.height = `${Math.min(box.current.scrollHeight, innerHeight * 0.4)}px`
   }, [text])
   const busy = Boolean(running.value)
+  const canTask = offer.value.enabled && !current.value
+  const asTask = canTask && agentMode.value
+  const flip = () => {
+    files.value = [] // a task takes files as they are, a question their text
+    agentMode.value = !agentMode.value
+  }
+  const pick = (name) => (toolsets.value = toolsets.value.includes(name) ? toolsets.value.filter((n) => n !== name) : [...toolsets.value, name])
   const send = async (e) => {
     e?.preventDefault()
-    if (busy || (!text.trim() && !files.value.length)) return
+    if (busy || (!text.trim() && (asTask || !files.value.length))) return
     const kept = [text, files.value]
     setText('')
     files.value = []
-    if (!(await say(text.trim(), kept[1]))) (setText(kept[0]), (files.value = kept[1])) // what was typed is not lost
+    if (!(await (asTask ? startRun : say)(text.trim(), kept[1]))) (setText(kept[0]), (files.value = kept[1])) // what was typed is not lost
   }
   const keys = (e) => {
     if (e.isComposing || e.keyCode === 229) return // Enter picks a word in an input method
@@ -35,10 +45,12 @@ export function Composer() {
     ${budget && html`<div class="popover"><${Budget} /></div>`}
     <div class="frame">
       ${files.value.length > 0 && html`<div class="files">${files.value.map((f, i) => html`<${Attached} file=${f} onRemove=${() => (files.value = files.value.toSpliced(i, 1))} />`)}</div>`}
-      <textarea id="ask" ref=${box} rows="1" placeholder=${t('ask')} aria-label=${t('ask')} value=${text} onInput=${(e) => setText(e.target.value)} onKeyDown=${keys} onPaste=${paste} autofocus></textarea>
+      <textarea id="ask" ref=${box} rows="1" placeholder=${t(asTask ? 'giveTask' : 'ask')} aria-label=${t('ask')} value=${text} onInput=${(e) => setText(e.target.value)} onKeyDown=${keys} onPaste=${paste} autofocus></textarea>
+      ${asTask && html`<div class="row toolsets" role="group" aria-label=${t('tools')}>${offer.value.toolsets.map((name) => html`<button key=${name} type="button" class="chip" aria-pressed=${toolsets.value.includes(name)} onClick=${() => pick(name)}>${name}</button>`)}</div>`}
       <div class="row">
-        <${Button} class="quiet" icon="clip" label=${t('attach')} onClick=${() => picker.current.click()} />
-        <input ref=${picker} type="file" multiple hidden aria-label=${t('attach')} accept="text/*,.pdf,.csv,.tsv,.md,.json,.py,.js,.ts,.c,.h,.cpp,.rs,.go,.java,.tex,.log,.toml,.yaml,.yml" onChange=${(e) => (add(e.target.files), (e.target.value = ''))} />
+        <${Button} class="quiet" icon="clip" label=${t(asTask ? 'attachAny' : 'attach')} onClick=${() => picker.current.click()} />
+        <input ref=${picker} type="file" multiple hidden aria-label=${t('attach')} accept=${asTask ? undefined : ACCEPTED} onChange=${(e) => (add(e.target.files), (e.target.value = ''))} />
+        ${canTask && html`<button type="button" class="quiet chip" aria-pressed=${agentMode.value} onClick=${flip}><${Icon} name="tool" />${t('agent')}</button>`}
         <button type="button" class="quiet chip" aria-expanded=${budget} aria-label=${`${t('budget')}: ${limit == null ? t('noLimit') : number(limit)}`} onClick=${() => showBudget(!budget)}>
           <${Icon} name="bulb" />${limit == null ? t('noLimit') : number(limit)}</button>
         <span class="grow"></span>
@@ -46,7 +58,7 @@ export function Composer() {
           <span>${number(used.value)} / ${number(model.value.max_model_len)}</span></span>`}
         ${busy
           ? html`<${Button} class="round" icon="stop" label=${t('stop')} onClick=${stop} />`
-          : html`<button class="round" aria-label=${t('send')} title=${t('send')} disabled=${!text.trim() && !files.value.length}><${Icon} name="send" /></button>`}
+          : html`<button class="round" aria-label=${t('send')} title=${t('send')} disabled=${!text.trim() && (asTask || !files.value.length)}><${Icon} name="send" /></button>`}
       </div>
     </div>
   </form>`

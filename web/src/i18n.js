@@ -41,6 +41,16 @@ const WORDS = {
   temporary: ['Temporary', '临时'], temporaryNew: ['Temporary chat', '临时对话'], temporaryHint: ['This chat is not kept: it is gone when you leave it.', '此对话不会保存，离开后即消失。'],
   pickModel: ['Model', '模型'], presets: ['Presets', '预设'], presetName: ['Preset name', '预设名称'], random: ['random', '随机'], off: ['off', '关闭'],
   restOfContext: ['rest of the context', '剩余上下文'], emptyMeans: ['An empty field takes the value shown in it.', '留空时使用框中显示的默认值。'],
+  agent: ['Agent', '智能体'], runs: ['Agent runs', '智能体任务'], giveTask: ['Give a task', '交给它一项任务'], tools: ['Tools', '工具'], attachAny: ['Attach files', '添加文件'],
+  approve: ['Approve', '批准'], deny: ['Deny', '拒绝'], asks: ['May this call run?', '允许执行此调用吗？'], why: ['Reason (for a denial)', '原因（拒绝时）'], denied: ['Denied:', '已拒绝：'],
+  malformed: ['malformed call', '格式错误的调用'], table: ['Table', '表格'], showAll: ['Show all', '全部显示'], wholeOutput: ['Whole output', '完整输出'], wentOn: ['Went on from the log.', '已从记录继续。'],
+  numbers: ['Where the numbers are from', '数字的来源'], unsupported: ['unsupported', '无依据'], task: ['task', '任务'], notTraced: ['From no executed call: {n}', '不来自任何已执行的调用：{n} 个'],
+  workspace: ['Workspace', '工作区'], filesChanged: ['files: {n}', '{n} 个文件'], added: ['added', '新增'], changed: ['changed', '已修改'], removed: ['removed', '已删除'], bytes: ['{n} bytes', '{n} 字节'],
+  download: ['Download {n}', '下载 {n}'], difference: ['Difference', '差异'], report: ['Report', '报告'], eventLog: ['Event log', '事件记录'], noAnswer: ['No answer: {n}', '没有答案：{n}'],
+  budgets: ['Budgets', '预算'], modelCalls: ['turns', '轮次'], toolCalls: ['calls', '调用'],
+  state_running: ['Running', '运行中'], state_waiting: ['Waits for you', '等待您决定'], state_stopped: ['Stopped', '已停止'], state_finished: ['Finished', '已完成'],
+  kind_ok: ['ok', '成功'], kind_error: ['error', '错误'], kind_refused: ['refused', '已拒绝'], kind_timeout: ['timed out', '超时'], kind_limit: ['limit', '超出限制'], kind_unknown_outcome: ['outcome unknown', '结果未知'],
+  kind_running: ['running', '运行中'], kind_waits: ['waits for you', '等待您决定'], kind_none: ['not run', '未运行'],
   chars: ['{n} characters', '{n} 个字符'], rows: ['{n} rows', '{n} 行'],
 }
 

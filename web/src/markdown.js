@@ -76,7 +76,7 @@ const marked = new Marked({
   },
 })
 
-const PURE = {
+export const PURE = {
   ALLOWED_TAGS: ('a b blockquote br code dd del div dl dt em h1 h2 h3 h4 h5 h6 hr i img input kbd li mark ol p pre s small span strong sub sup '
     + 'table tbody td th thead tr u ul').split(' '),
   ALLOWED_ATTR: ['align', 'alt', 'checked', 'class', 'data-display', 'data-lang', 'data-tex', 'disabled', 'href', 'src', 'start', 'title', 'type'],

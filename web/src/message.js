@@ -113,7 +113,7 @@ function Versions({ message }) {
     <${Button} class="quiet" icon="right" label=${t('next')} disabled=${at === all.length - 1} onClick=${() => show(all[at + 1].id)} /></span>`
 }
 
-function Copy({ text }) {
+export function Copy({ text }) {
   const [done, set] = useState(false)
   const go = async () => {
     await copyText(text)
@@ -136,7 +136,7 @@ function Figures({ message }) {
 }
 
 export const Attached = ({ file, onRemove }) => html`<span class="attached"><${Icon} name="file" /><span class="name">${file.name}</span>
-  <small>${/\.csv$/i.test(file.name) ? t('rows', number(file.text.trimEnd().split('\n').length)) : t('chars', number(file.text.length))}</small>
+  <small>${file.text === undefined ? t('bytes', number(file.size)) : /\.csv$/i.test(file.name) ? t('rows', number(file.text.trimEnd().split('\n').length)) : t('chars', number(file.text.length))}</small>
   ${onRemove && html`<${Button} class="quiet" icon="close" label=${t('detach', file.name)} onClick=${onRemove} />`}</span>`
 
 // The text of a message in a box. Enter sends a question; in an answer it begins a line.

@@ -2,6 +2,7 @@ import { useEffect, useRef, useState } from 'preact/hooks'
 import { download } from './api.js'
 import { Button, html } from './html.js'
 import { t } from './i18n.js'
+import { offer, run } from './runs.js'
 import { change, current, go, importText, list, loadList, more, query, remove, sidebarOpen, tried } from './state.js'
 
 function group(updated) {
@@ -48,6 +49,16 @@ function Row({ entry }) {
   </li>`
 }
 
+// The latest runs of the agent; one that waits for a person says so.
+function Runs() {
+  const [all, showAll] = useState(false)
+  const shown = all ? offer.value.runs : offer.value.runs.slice(0, 5)
+  const open = () => matchMedia('(max-width: 799px)').matches && (sidebarOpen.value = false)
+  return html`<section><h3>${t('runs')}</h3><ul>${shown.map((r) => html`<li class="entry" key=${r.id}><a href=${`#/agent/${r.id}`} aria-current=${run.value?.id === r.id ? 'page' : undefined} onClick=${open}>
+      <span class="name">${r.title}</span>${r.state !== 'finished' && html`<small class="state" data-kind=${r.state}>${t(`state_${r.state}`)}</small>`}</a></li>`)}</ul>
+    ${!all && offer.value.runs.length > 5 && html`<${Button} class="quiet" text=${t('more')} onClick=${() => showAll(true)} />`}</section>`
+}
+
 export function Sidebar() {
   const wait = useRef()
   const file = useRef()
@@ -66,7 +77,8 @@ export function Sidebar() {
     <div class="top"><strong class="brand">qwq</strong><${Button} class="quiet" icon="plus" label=${t('newChat')} onClick=${() => { go(''); document.getElementById('ask')?.focus() }} /></div>
     <input id="search" type="search" placeholder=${t('search')} aria-label=${t('search')} value=${query.value} onInput=${search} />
     <div class="list">
-      ${!list.value.length && html`<p class="empty">${query.value ? t('noHit') : t('none')}</p>`}
+      ${!query.value && offer.value.runs.length > 0 && html`<${Runs} />`}
+      ${!list.value.length && (query.value || !offer.value.runs.length) && html`<p class="empty">${query.value ? t('noHit') : t('none')}</p>`}
       ${groups.map(([name, entries]) => html`<section key=${name}>${name && html`<h3>${t(name)}</h3>`}<ul>${entries.map((c) => html`<${Row} key=${c.id} entry=${c} />`)}</ul></section>`)}
       ${more.value && html`<${Button} class="quiet" text=${t('more')} onClick=${() => loadList(true)} />`}
     </div>

@@ -40,6 +40,7 @@ OpenCore = Callable[[str | None], AbstractAsyncContextManager[Core]]
 
 MAX_RUNS = 4  # at once
 MAX_LISTED = 100
+INTERRUPT_S = 0.3
 MAX_NEW_TOKENS = 8192
 TOOLSETS = ("python", "files", "sql", "shell")
 UNSHOWN = ("ids", "mask", "versions", "logprobs", "text")  # of a turn: tokens, and what its parts say
@@ -144,14 +145,18 @@ class AgentRun:
             else:
                 await wake.wait()
 
-    def stop(self) -> None:
-        """End the turn or the cell that runs. What is recorded stays, and the run can go on."""
+    async def stop(self) -> None:
+        """End the turn or the cell that runs; come back when the run has let go. What is recorded
+        stays, and the run can go on.
+        """
         self.stopped = True
-        if self.policy is not None:
-            self.policy.close()
-        desk = self.toolbox.workspace if self.toolbox is not None else None
-        if desk is not None:
-            self._loop.run_in_executor(None, desk.interrupt)
+        while self.task is not None and not self.task.done():
+            if self.policy is not None:
+                self.policy.close()
+            desk = self.toolbox.workspace if self.toolbox is not None else None
+            if desk is not None:  # again and again: a cell may be about to start
+                await asyncio.to_thread(desk.interrupt)
+            await asyncio.wait({self.task}, timeout=INTERRUPT_S)
 
 
 class AgentRuns:
@@ -253,9 +258,8 @@ class AgentRuns:
     async def stop(self, ident: str) -> None:
         """Come back when the run has let go."""
         run = self._running.get(ident)
-        if run is not None and run.task is not None:
-            run.stop()
-            await asyncio.wait({run.task})
+        if run is not None:
+            await run.stop()
 
     async def close(self) -> None:
         """Stop all runs; each can go on when the server is back."""
@@ -274,7 +278,10 @@ class AgentRuns:
         with (folder / EVENTS).open(encoding="utf-8") as file:
             first = json.loads(file.readline())
         state = "running" if run is not None else state_of(folder, None)
-        return {"id": ident, "title": own_words(first["task"]), "created": first["t"], "state": state}
+        page = (folder / "report.html").is_file()
+        return {
+            "id": ident, "title": own_words(first["task"]), "created": first["t"], "state": state, "page": page,
+        }  # fmt: skip
 
 
 def state_of(folder: Path, events: Sequence[Event] | None) -> str:
