@@ -4,10 +4,10 @@ step, its growth over 200 steps, a cell, the start of a session.
     python benchmarks/agent.py                            # ours alone, about half a minute
     python benchmarks/agent.py --peers ENV/bin/python     # ENV has smolagents and qwen-agent
 
-All run in one call on one machine, with a model that says what a script tells it and a tool that
-returns a few words. Steps are CPU milliseconds of the process, so load beside it matters little.
-Ours writes and hashes every event to disk; the others keep their steps in memory. The last lines
-are JSON: name, ours, theirs, ratio (ours / theirs).
+All run in one call on one machine, with a model that gives the calls that a script tells it, and a
+tool that returns a few words. Steps are CPU milliseconds of the process, so load beside it matters
+little. Ours writes and hashes every event to disk; the others keep their steps in memory. The last
+lines are JSON: name, ours, theirs, ratio (ours / theirs).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from scripted_policy import ScriptedPolicy
 from qwq.agent.run import AgentLimits, run_agent
 from qwq.envs.toolbox import Effect, Toolbox, ToolResult, Toolset, ToolSpec, make_toolsets, tool_schema, workspace_for
 from qwq.rollout.policy import TurnRequest
-from qwq.types import ToolCall
+from qwq.types import ParsedResponse, StopReason, ToolCall, Turn
 
 PEERS = Path(__file__).with_name("agent_peers.py")
 RESULT = "value "
@@ -54,15 +54,17 @@ class Look(Toolset):
         return ToolResult(call.arguments["key"] + self.text)
 
 
-def call(name: str, **arguments: Any) -> str:
-    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+def call(name: str, **arguments: Any) -> Turn:
+    """A turn with one call, as a server gives it."""
+    made = (ToolCall(name, arguments),)
+    return Turn(ParsedResponse(None, "", made, attempts=made), StopReason.END, num_tokens=20)
 
 
-def steps_ms(toolsets: list[Toolset], turn: Callable[[int], str], num_steps: int) -> list[float]:
+def steps_ms(toolsets: list[Toolset], turn: Callable[[int], Turn], num_steps: int) -> list[float]:
     """CPU milliseconds between one model call and the next, for each step of a run."""
     marks: list[float] = []
 
-    def script(request: TurnRequest) -> str:
+    def script(request: TurnRequest) -> str | Turn:
         marks.append(time.process_time())
         return turn(len(marks)) if len(marks) <= num_steps else "Done."
 
@@ -100,7 +102,7 @@ def cell_ms() -> float:
 
 def ours() -> dict[str, float]:
 
-    def look(number: int) -> str:
+    def look(number: int) -> Turn:
         return call("look", key=f"a{number}")
 
     steps_ms([Look(10)], look, 10)  # imports and threads

@@ -166,7 +166,7 @@ class _Player:
             prompt_ids=[*episode.prompt_ids, *episode.ids] if live.exact else None,
             seed=episode.job.seed,
             stream=episode.job.stream,
-            offset=episode.num_tokens,
+            offset=live.num_tokens,
             thinking_budget=episode.job.thinking_budget,
             loop_tokens=self.loop_tokens,
             logprobs=self.logprobs,
@@ -181,6 +181,7 @@ class _Player:
         self.asked -= 1
         episode, made = live.episode, live.environment
         episode.turns.append(turn)
+        live.sampled += turn.num_tokens
         if turn.failure:
             return self._finish(live, StopReason.ABORT, turn.failure)
         if live.exact:
@@ -245,7 +246,7 @@ class _Player:
                 )
             live.no_longer_exact()
         stop = go_on(live, messages, self.policy, exact=self.exact, compact=self.hooks.compact)
-        if stop is None and self.limits.max_tokens is not None and episode.num_tokens >= self.limits.max_tokens:
+        if stop is None and self.limits.max_tokens is not None and live.num_tokens >= self.limits.max_tokens:
             stop = StopReason.LENGTH
         if stop is not None:
             return self._finish(live, stop)

@@ -43,6 +43,7 @@ class LiveEpisode:
     num_chars: int = 0  # of the history and the tools
     tool_chars: int = 0
     started: float = 0.0
+    sampled: int = 0  # tokens of the model's turns
     num_calls: int = 0  # attempts, malformed ones too
     calls_of: Counter[str] = field(default_factory=Counter)
     told: bool = False  # that no calls are left
@@ -61,14 +62,15 @@ class LiveEpisode:
         return self.clock() - self.started
 
     @property
-    def sampled(self) -> int:
-        return sum(turn.num_tokens for turn in self.episode.turns)
+    def num_tokens(self) -> int:
+        """`episode.num_tokens`, without a look at every turn."""
+        return self.episode.num_tokens if self.episode.exact else self.sampled
 
     def tokens_left(self) -> int | None:
         """How many tokens the next turn may have; None where only the turn's own limit counts."""
         left = []
         if self.limits.max_tokens is not None:
-            left.append(self.limits.max_tokens - self.episode.num_tokens)
+            left.append(self.limits.max_tokens - self.num_tokens)
         if self.limits.max_sampled is not None:
             left.append(max(1, self.limits.max_sampled - self.sampled))
         return min(left, default=None)

@@ -327,7 +327,7 @@ def test_another_run_is_not_mixed_into_a_log(tmp_path: Path) -> None:
 
 
 def _with_other_arguments(lines: Sequence[bytes]) -> bytes:
-    return lines[2].replace(b'"text": "a"', b'"text": "z"')
+    return lines[2].replace(b'"text":"a"', b'"text":"z"')
 
 
 # -- a check of the answer -------------------------------------------------------------------------
