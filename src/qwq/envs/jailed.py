@@ -59,8 +59,7 @@ def result_of_cell(cell: CellResult) -> ToolResult:
         "value": cell.value,
         "cpu_s": cell.cpu_s,
         "files": dict(cell.listing),
-        "tables": cell.tables,
-        "display": [dict(data) for data in cell.display if VALUE not in data],
+        "display": [dict(data) for data in cell.display if VALUE not in data and data.keys() - {"text/plain"}],
         "values": [value for data in cell.display if (value := _registered(data)) is not None],
     }
     return ToolResult(

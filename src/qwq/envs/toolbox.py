@@ -254,10 +254,10 @@ class Toolbox(Environment):
     async def run_call(self, call: ToolCall) -> ToolResult:
         """Answer one call. InfraError where our own machinery failed."""
         started = time.monotonic()
-        owner = next((group for group in self.toolsets if any(s.name == call.name for s in group.specs())), None)
-        spec = self.spec(call.name)
+        tools = {spec.name: (group, spec) for group in self.toolsets for spec in group.specs()}
+        owner, spec = tools.get(call.name, (None, None))
         if owner is None or spec is None:
-            known = [s.name for g in self.toolsets for s in g.specs()]
+            known = list(tools)
             return _wrong(f"no tool {call.name!r}: {nearest(call.name, known) if known else 'there are none'}")
         fault = fault_in(call.arguments, {"additionalProperties": False, **spec.parameters})
         if fault is not None:

@@ -149,7 +149,8 @@ class Workspace:
         """
         self._turn = self._turn or asyncio.Lock()
         async with self._turn:
-            await asyncio.to_thread(self._put_waiting)
+            if self._waiting:
+                await asyncio.to_thread(self._put_waiting)
             result = await self.session.run_async(code, timeout_s=timeout_s)
             self._note(result)
         return result
@@ -159,6 +160,8 @@ class Workspace:
             if not self._waiting:
                 return
             result = self.session.send(None, self._waiting, (), None)
+            if result.state is SessionState.LOST:
+                result = self.session.send(None, self._seeds, (), None)
             if result.error is not None:
                 raise UsageError(f"the files cannot be put into the workspace: {result.error[1]}")
             self._waiting = {}

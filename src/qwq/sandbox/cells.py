@@ -35,6 +35,7 @@ class SessionState(StrEnum):
     """What became of the session's variables and files."""
 
     KEPT = "kept"
+    RESUMED = "resumed"  # another session needed its place; the cells ran again and gave the same
     REBUILT = "rebuilt"  # the process was replaced, and the earlier cells that ended were run again in it
     LOST = "lost"  # the process was replaced by an empty one
 
@@ -101,7 +102,8 @@ class CellResult:
     @property
     def note(self) -> str:
         """What output alone does not say; "" for a cell that just ended or raised."""
-        if self.status in (CellStatus.OK, CellStatus.ERROR) and self.state is SessionState.KEPT:
+        kept = self.state in (SessionState.KEPT, SessionState.RESUMED)
+        if self.status in (CellStatus.OK, CellStatus.ERROR) and kept:
             return ""
         parts = [_ENDED[self.status], _BECAME[self.state]]
         if self.not_repeated and self.state is SessionState.REBUILT:
@@ -150,6 +152,7 @@ _ENDED = {
 }
 _BECAME = {
     SessionState.KEPT: "Variables and files are kept.",
+    SessionState.RESUMED: "Variables and files are kept.",
     SessionState.REBUILT: "The Python process was replaced, and the earlier cells were run again: their variables "
     "and files are there.",
     SessionState.LOST: "The Python process was replaced: all variables and files are gone.",

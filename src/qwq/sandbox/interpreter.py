@@ -191,6 +191,7 @@ class Interpreter:
         self.is_closed = False
         self.history: list[Cell] = []  # cells that ended
         self.process: Process | None = None
+        self.gave_way = False  # the process was ended for another session, and not by a fault
         self._unended: list[int] = []  # cells that were stopped, and left in the process what they had done until then
         self._slots = slots
         self._replays = replay
@@ -282,13 +283,17 @@ class Interpreter:
     def _ensure_process(self) -> SessionState | None:
         """A process for the next cell.
 
-        Says REBUILT or LOST where there had been one with a state.
+        Says RESUMED, REBUILT or LOST where there had been one with a state.
         """
         if self.process is not None and self.process.is_alive:
             return None
         self.end()
+        gave_way, self.gave_way = self.gave_way and not self._unended, False
         if self.history:
-            return self._rebuild()
+            before = [cell.digest for cell in self.history]
+            state = self._rebuild()
+            same = state is SessionState.REBUILT and before == [cell.digest for cell in self.history]
+            return SessionState.RESUMED if gave_way and same else state
         self._start()
         return SessionState.LOST if self._unended else None
 

@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from qwq.errors import UsageError
-from qwq.sandbox.cells import CellResult, cut_text
+from qwq.sandbox.cells import CellResult, SessionState, cut_text
 from qwq.sandbox.interpreter import Cell, Interpreter, SessionLimits, SlotSource
 
 
@@ -107,6 +107,10 @@ class Cells:
         return dict(self.send(None, {}, (), None).listing)
 
 
+def _replaced(result: CellResult) -> CellResult | None:
+    return None if result.state is SessionState.KEPT else result
+
+
 class Session(Cells):
     """Made by `Sandbox.session`. Its process starts with the first cell."""
 
@@ -118,6 +122,7 @@ class Session(Cells):
         self._on_close = on_close
         self._interpreter = Interpreter(slots, limits, replay=replay)
         self._pending: dict[str, bytes] = {}  # files that go in with the next cell
+        self._untold: CellResult | None = None  # of files only, with a process that was replaced: the next cell says so
         self._lock = threading.Lock()
         self._running = False
 
@@ -148,11 +153,15 @@ class Session(Cells):
             self.check_open(takes_time=code is not None)
             if self._pending:  # where they do not fit, the cell runs all the same
                 waiting, self._pending = self._pending, {}
-                self._run(Cell(self.cells, None, waiting))
+                self._untold = self._untold or _replaced(self._run(Cell(self.cells, None, waiting)))
             self.cells += code is not None
             result = self._run(Cell(self.cells, code, files, fetch, timeout_s or self.limits.timeout_s))
             if code is None:
+                self._untold = self._untold or _replaced(result)
                 return result
+            untold, self._untold = self._untold, None
+            if untold is not None and result.state is SessionState.KEPT:
+                result = replace(result, state=untold.state, not_repeated=untold.not_repeated)
             self.used_output_bytes += len(result.stdout) + len(result.stderr)
             return self._with_text(result)
 
@@ -208,6 +217,7 @@ class Session(Cells):
             return False
         try:
             self._interpreter.end_quietly()
+            self._interpreter.gave_way = True
             return True
         finally:
             self._lock.release()

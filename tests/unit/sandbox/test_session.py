@@ -277,8 +277,35 @@ def test_the_longest_unused_session_gives_its_process_up_and_is_rebuilt():
             result = session.run("x")
             assert result.value == str(n)
             states.append(result.state)
-        assert states == [SessionState.REBUILT] * 3  # each had been the longest unused of two
+        assert states == [SessionState.RESUMED] * 3  # each had been the longest unused of two
         assert opened[2].run("x").state is SessionState.KEPT
+
+
+def test_a_session_that_gave_its_process_up_says_so_where_it_is_not_the_same():
+    with Sandbox(slots=1, max_sessions=1) as sandbox:
+        random, stopped, other = (sandbox.session(packages=()) for _ in range(3))
+        random.run("import os\nx = os.urandom(8).hex()\nprint(x)")
+        stopped.run("y = 1")
+        stopped.run("y = 2\nwhile True: pass", timeout_s=0.1)
+        other.run("1")
+        result = random.run("x")
+        assert result.state is SessionState.REBUILT and "was replaced" in result.text
+        result = stopped.run("y")
+        assert (result.state, result.value, result.not_repeated) == (SessionState.REBUILT, "1", (2,))
+        assert other.run("2").text == "2"
+
+
+def test_a_process_that_was_replaced_for_files_is_told_with_the_next_cell(session):
+    session.run("x = 1")
+    session.run("import os, threading\nthreading.Timer(0.1, os._exit, [3]).start()")
+    until = time.monotonic() + 10
+    while session._interpreter.process.is_alive and time.monotonic() < until:
+        time.sleep(0.01)
+    session.put("f", b"1")
+    result = session.run("x")
+    assert (result.state, result.value) == (SessionState.REBUILT, "1")
+    assert "was replaced" in result.text
+    assert session.run("x").state in (SessionState.KEPT, SessionState.REBUILT)  # the timer runs again in the replay
 
 
 def test_busy_sessions_are_waited_for_and_not_put_out(monkeypatch):
