@@ -42,6 +42,7 @@ _EARLIER = re.compile(
     r"\b(?:prior|previous|last|preceding|same)[\s-]+(?:fiscal\s+)?(?:year|quarter|month|period|week)|上年|去年|同期|上季",
     re.I,
 )
+_RANGES = re.compile(r"\b(?:rang(?:e|es|ed|ing)|var(?:y|ies|ied|ying)|span(?:s|ned|ning)?)\b", re.I)
 _EACH = re.compile(r"\b(?:each|every|per|respectively)\b|每", re.I)
 _WORD = re.compile(r"[A-Za-z]+|[\u2e80-\u9fff]{2}")
 _OVERALL = re.compile(
@@ -113,10 +114,12 @@ class Attachments:
         if place.is_cell:
             return self._meant_by_cell(place, vocabulary, own)
         sentence = self._sentence(number, place, vocabulary)
-        if not sentence.mentions:
+        if not sentence.mentions and not vocabulary.is_statistic:
             return self._meant_by_parents(place, vocabulary, own)
         labels = {mention.label for mention in sentence.mentions}
         span = (place.start, place.start + len(number.text))
+        if (end := _end_of_range(place.text, span)) and end in vocabulary.labels:
+            return vocabulary.labels.index(end)
         attached = attach(place.text, span, sentence.numbers, sentence.mentions)
         if attached:
             return own if own in attached else attached[0]
@@ -201,6 +204,17 @@ class Attachments:
             if own not in {m.label for m in vocabulary.mentions(around)}:
                 return f"{figure.text} belongs to {_shown(vocabulary, own)}, the text speaks of all"
         return ""
+
+
+def _end_of_range(text: str, span: tuple[int, int]) -> str:
+    """min or max for a number that a sentence calls the end of a range."""
+    before = text[: span[0]]
+    if not _RANGES.search(before):
+        return ""
+    if re.search(r"\b(?:from|between)[\s*_$€£¥(]*(?:EUR |USD )?$", before):
+        return "min"
+    ends = re.search(r"\b(?:from|between)\b[^.;]*\d[^.;]{0,14}\b(?:to|and)[\s*_$€£¥(]*(?:EUR |USD )?$", before)
+    return "max" if ends else ""
 
 
 def attach(

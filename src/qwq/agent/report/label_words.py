@@ -94,7 +94,11 @@ def tokens(text: str) -> tuple[Token, ...]:
             for part in re.finditer(r"[A-Z]?[a-zÀ-ɏЀ-ӿ]+|[A-Z]+(?![a-z])|[А-я]+", word):
                 lower = part[0].lower()
                 start, end = match.start() + part.start(), match.start() + part.end()
-                if lower in _ORDINALS:
+                if part[0] == word == "A":  # a grade, unless it begins a sentence
+                    before = text[: match.start()].rstrip()
+                    if before and before[-1] not in ".!?:;*":
+                        out.append(Token("a", start, end))
+                elif lower in _ORDINALS:
                     out.append(Token(_ORDINALS[lower], start, end, "ordinal"))
                 elif lower not in _STOP:
                     out.append(Token(_plain(lower), start, end))
@@ -111,6 +115,8 @@ def tokens(text: str) -> tuple[Token, ...]:
     for i, (one, other) in enumerate(pairwise(out)):  # the third quarter is Q3
         if one.kind == "ordinal" and other.form in ("quarter", "half"):
             out[i] = Token(other.form[0] + one.form, one.start, other.end)
+        elif one.kind == "ordinal" and other.form.startswith("percentil"):
+            out[i] = Token(f"{int(one.form) / 100:g}", one.start, other.end)
     return tuple(out)
 
 
@@ -123,7 +129,8 @@ def _chinese(run: str, at: int) -> Iterable[Token]:
 
 
 def forms(text: str) -> frozenset[str]:
-    return frozenset(token.form for token in tokens(text))
+    """The plain words of a text; "A" alone is a name."""
+    return frozenset(token.form for token in tokens(text)) or frozenset(["a"] if text.strip() == "A" else [])
 
 
 @dataclass(frozen=True, slots=True)

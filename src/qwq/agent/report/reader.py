@@ -214,7 +214,7 @@ def _number(text: str, match: re.Match[str]) -> WrittenNumber:
         either_sign=brackets and not loss and not sign, has_sign=bool(sign) or loss,
         hedge=_hedge(text[: min(start, match.start())]), unit=unit,
         is_counted=not is_small or (has_unit and not ordinal),
-        may_be_year=(year := not sign and _may_be_year(match["digits"], unit if has_unit else "")),
+        may_be_year=(year := not sign and (not has_unit or unit == "年") and _may_be_year(match["digits"])),
         is_year=year and bool(_YEAR_BEFORE.search(before)),
     )  # fmt: skip
 
@@ -225,8 +225,8 @@ def _brackets(match: re.Match[str]) -> tuple[bool, bool]:
     return brackets, bool(brackets and match["currency"] and match["inner"])
 
 
-def _may_be_year(digits: str, unit: str) -> bool:
-    return bool(re.fullmatch(r"(?:18|19|20)\d\d", digits)) and unit in ("", "年")
+def _may_be_year(digits: str) -> bool:
+    return bool(re.fullmatch(r"(?:18|19|20)\d\d", digits))
 
 
 def _sign(text: str, match: re.Match[str]) -> tuple[str, int]:

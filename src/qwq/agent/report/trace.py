@@ -202,8 +202,9 @@ class Trace:
         if not _close(number, value, ignore_sign=True):
             return False
         if value == 0 or (value < 0) == (number.value < 0):
-            fell = not number.has_sign and _FELL_BY.search(place.text[: place.start])
-            return not (fell and value > 0 and _CHANGE.search(" ".join(figure.labels)))
+            fell = _FELL_BY.search(place.text[: place.start])
+            # A fall by -3 is a rise, and so is what the call calls a change and gives as a plus.
+            return not (fell and (number.value < 0 or (value > 0 and _CHANGE.search(" ".join(figure.labels)))))
         if number.either_sign:
             return True
         if number.value < 0:
