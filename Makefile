@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
+.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
 
 install: $(STAMP)
 
@@ -105,6 +105,11 @@ bench-sandbox: $(STAMP)
 
 bench-agent-tools: $(STAMP)
 	$(BIN)/python benchmarks/agent_rl_tools.py
+
+# Right numbers of reports that are flagged, wrong ones that are caught; needs pandas (extra `agent`).
+bench-agent-numbers: $(STAMP)
+	$(PIP_INSTALL) --quiet --editable '.[agent]'
+	$(BIN)/python benchmarks/agent_numbers.py
 
 small: $(STAMP)
 	$(BIN)/qwq train recipes/small.toml

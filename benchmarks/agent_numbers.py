@@ -35,6 +35,8 @@ from pathlib import Path
 from agent_numbers_tables import TABLES, Rows
 
 from qwq.agent.report import NumberSource, check_numbers
+from qwq.agent.report.steps import CallRecord
+from qwq.agent.report.strict import Registered, fill
 from qwq.sandbox import Sandbox, Session
 
 KINDS = ("digit", "sign", "percent", "swapped")
@@ -169,13 +171,34 @@ def is_caught(report: Report, slot: Slot, text: str) -> bool:
     return bool(checks) and any(c.source is None for c in checks)
 
 
+def is_caught_strictly(report: Report, index: int, text: str) -> bool:
+    """Whether the number is caught where all others are placeholders and this one is typed."""
+    call = CallRecord("call-1", "cell 1", "python", {}, "", "", "ok", "workspace", 0.0)
+    values, out, last, start = {}, [], 0, 0
+    for i, slot in enumerate(report.slots):
+        out.append(report.text[last : slot.start])
+        shown = report.text[slot.start : slot.end]
+        if i == index:
+            start = len("".join(out))
+            shown = text
+        else:
+            values[f"v{i}"] = Registered(call, {"name": f"v{i}", "kind": "value", "text": shown})
+            shown = f"{{{{v{i}}}}}"
+        out.append(shown)
+        last = slot.end
+    before = fill("".join(out)[:start], values).text
+    checks = fill("".join([*out, report.text[last:]]), values).checks
+    return any(c.source is None and c.start < len(before) + len(text) and len(before) < c.end for c in checks)
+
+
 # -- the run ---------------------------------------------------------------------------------------
 
 
-def measure(name: str, seeds: int, show: bool, per_kind: int | None) -> dict[str, object]:
+def measure(name: str, seeds: int, show: bool) -> dict[str, object]:
     right = flagged = 0
     planted: Counter[str] = Counter()
     caught: Counter[str] = Counter()
+    strictly: Counter[str] = Counter()
     unread = 0
     with Sandbox() as box:
         for case in cases(name):
@@ -199,12 +222,13 @@ def measure(name: str, seeds: int, show: bool, per_kind: int | None) -> dict[str
                             print("FLAGGED (no slot)", case.table, check)
                     right += 1
                 rng = random.Random(f"{case.table} {seed}")
-                for slot in report.slots:
+                for index, slot in enumerate(report.slots):
                     for kind in KINDS:
                         text = wrong(report, slot, kind, rng)
-                        if text is None or (per_kind and planted[kind] >= per_kind):
+                        if text is None:
                             continue
                         planted[kind] += 1
+                        strictly[kind] += is_caught_strictly(report, index, text)
                         if is_caught(report, slot, text):
                             caught[kind] += 1
                         elif show:
@@ -213,11 +237,12 @@ def measure(name: str, seeds: int, show: bool, per_kind: int | None) -> dict[str
     return {
         "right": right,
         "flagged": flagged,
-        "flagged_share": flagged / right,
+        "flagged_share": round(flagged / right, 4),
         "unread": unread,
         "planted": dict(planted),
         "caught": {kind: round(rate, 4) for kind, rate in rates.items()},
-        "caught_share": sum(rates.values()) / len(rates),
+        "caught_share": round(sum(rates.values()) / len(rates), 4),
+        "caught_strictly": {kind: f"{strictly[kind]} of {planted[kind]}" for kind in KINDS},
     }
 
 
@@ -237,10 +262,11 @@ def main() -> None:
     lines = []
     for name in options.sets or sorted(SETS):
         started = time.perf_counter()
-        row = measure(name, options.seeds, options.show, None)
+        row = measure(name, options.seeds, options.show)
         seconds = time.perf_counter() - started
-        print(f"{name}: {row['right']} right numbers, {row['flagged']} flagged ({row['flagged_share']:.2%}); "
-              f"caught {row['caught_share']:.1%}: {row['caught']} of {row['planted']}; {seconds:.0f} s")  # fmt: skip
+        print(f"{name}: {row['right']} right numbers, {row['flagged']} flagged ({row['flagged_share']:.2%}); caught "
+              f"{row['caught_share']:.1%}: {row['caught']} of {row['planted']};\n  strict: {row['caught_strictly']}; "
+              f"{seconds:.0f} s")  # fmt: skip
         lines.append({"name": f"agent_numbers/{name}", **row})
     for line in lines:
         print(json.dumps(line))

@@ -12,7 +12,7 @@ from typing import Any
 
 from qwq.agent.approvals import NO_RULES, Approvals, approvals_of, read_approvals
 from qwq.agent.events import EVENTS, Event, EventKind, EventLog, read_events
-from qwq.agent.folder import AgentFolder
+from qwq.agent.folder import FILES_BELOW, AgentFolder
 from qwq.agent.report import correction
 from qwq.agent.run import (
     AgentLimits,
@@ -204,7 +204,7 @@ def listing(files: Mapping[str, bytes]) -> str:
         return ""
     names = [f"- {name} ({len(data):,} bytes)" for name, data in list(files.items())[:MAX_LISTED]]
     more = [f"- and {len(files) - MAX_LISTED:,} more"] if len(files) > MAX_LISTED else []
-    return "\n".join(["\n\nFiles in the workspace:", *names, *more])
+    return "\n".join([FILES_BELOW, *names, *more])
 
 
 MAX_LISTED = 40  # files in the task

@@ -11,6 +11,13 @@ from qwq.agent.events import sha256
 from qwq.common.files import write_atomic
 from qwq.envs.toolbox import Artefact
 
+FILES_BELOW = "\n\nFiles in the workspace:"  # begins the list of files that a run adds to its task
+
+
+def own_task(task: str) -> str:
+    """The task as it was written, without the list of files behind it."""
+    return task.partition(FILES_BELOW)[0]
+
 
 @dataclass(frozen=True, slots=True)
 class AgentFolder:

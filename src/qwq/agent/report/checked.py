@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwq.agent.events import Event
+from qwq.agent.folder import own_task
 from qwq.agent.report.deeds import DeedCheck, check_deeds
-from qwq.agent.report.steps import CallRecord, number_sources, own_task
+from qwq.agent.report.steps import CallRecord, number_sources
 from qwq.agent.report.strict import fill, is_strict, registered_values
 from qwq.agent.report.trace import NumberCheck, check_numbers
 
@@ -36,7 +37,7 @@ def check_text(text: str, events: Sequence[Event], steps: Sequence[CallRecord]) 
     if is_strict(text):
         filled = fill(text, registered_values(steps))
         return Checked(filled.text, filled.checks, check_deeds(filled.text, events), True)
-    numbers = check_numbers(text, number_sources(own_task(events[0]), steps))
+    numbers = check_numbers(text, number_sources(own_task(events[0]["task"]), steps))
     return Checked(text, numbers, check_deeds(text, events), False)
 
 

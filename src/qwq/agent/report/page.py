@@ -19,8 +19,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from qwq.agent.events import Event
+from qwq.agent.folder import own_task
 from qwq.agent.report.checked import Checked, listed_files
-from qwq.agent.report.steps import CallRecord, own_task
+from qwq.agent.report.steps import CallRecord
 from qwq.agent.report.trace import TASK
 from qwq.report.document import document
 from qwq.report.wording import duration, text
@@ -57,7 +58,7 @@ def page(checked: Checked, steps: Sequence[CallRecord], events: Sequence[Event],
 
 def _title(body: str, events: Sequence[Event]) -> str:
     heading = re.search(r"^#{1,2}[ \t]+(.+)$", body, re.MULTILINE)
-    title = re.sub(r"[*_`]|\s\*\*\[.*", "", heading[1]) if heading else own_task(events[0]).splitlines()[0]
+    title = re.sub(r"[*_`]|\s\*\*\[.*", "", heading[1]) if heading else own_task(events[0]["task"]).splitlines()[0]
     return title if len(title) <= 90 else f"{title[:88]} ..."
 
 
@@ -83,7 +84,7 @@ def _header(checked: Checked, steps: Sequence[CallRecord], events: Sequence[Even
         "ended": last.get("stop_reason", ""),
     }
     items = "".join(f"<li>{text(k)} <b>{text(v)}</b></li>" for k, v in facts.items() if v != "")
-    task = own_task(first)
+    task = own_task(first["task"])
     return (
         f'<header><p class="soft small" id="task">Task</p><p class="task">{text(task)}</p>'
         f'<p class="chips">{" ".join(chips)}</p><ul class="meta">{items}</ul></header>'

@@ -10,7 +10,7 @@ from typing import Any
 from qwq.agent.events import Event, EventKind
 from qwq.agent.report.trace import TASK, NumberSource
 
-_CODE = ("code", "command", "query")  # arguments that hold a program
+_CODE = ("code", "command", "query", "sql")  # arguments that hold a program
 _NOT_RUN = ("refused", "unknown_outcome")
 
 
@@ -72,8 +72,3 @@ def number_sources(task: str, steps: Sequence[CallRecord]) -> list[NumberSource]
     """The task, and what executed calls gave."""
     given = [NumberSource(step.label, step.text, step.code) for step in steps if step.was_executed]
     return [NumberSource(TASK, task), *given]
-
-
-def own_task(first: Event) -> str:
-    """The task as the user wrote it, without the list of files that the run added."""
-    return str(first["task"]).partition("\n\nFiles in the workspace:")[0]

@@ -33,11 +33,13 @@ from starlette.concurrency import run_in_threadpool
 
 from qwq.agent.copy_out import changes_of, diff_lines
 from qwq.agent.events import EventKind, read_events
-from qwq.agent.report import NumberSource, check_numbers
+from qwq.agent.folder import own_task
+from qwq.agent.report import check_numbers
+from qwq.agent.report.steps import number_sources, read_steps
 from qwq.agent.run import AgentLimits
 from qwq.envs.workspace import is_safe
 from qwq.errors import UsageError
-from qwq.serve.page.agent_runs import AgentRun, AgentRuns, RunOrder, own_words
+from qwq.serve.page.agent_runs import AgentRun, AgentRuns, RunOrder
 from qwq.serve.page.conversation_store import NotFound
 from qwq.serve.page.page_events import HEARTBEAT_S, STILL_HERE, page_event
 
@@ -51,7 +53,6 @@ SEALED = {
     "Cache-Control": "no-store",
 }
 MAX_DIFF_LINES = 2000
-CODE_ARGUMENTS = ("code", "command", "query", "sql")
 
 
 class AgentFile(BaseModel):
@@ -113,7 +114,7 @@ def _runs(router: APIRouter, runs: AgentRuns) -> None:
             raise UsageError("files: two have one name: rename one of them")
         limits = AgentLimits(**body.budget.model_dump())
         task = RunOrder(body.task, files, body.tools, limits, body.thinking_budget, body.model)
-        return {"id": runs.start(task), "title": own_words(body.task), "state": "running"}
+        return {"id": runs.start(task), "title": own_task(body.task), "state": "running"}
 
     @router.get("/{ident}")
     def one(ident: str) -> dict[str, Any]:
@@ -207,14 +208,16 @@ def _numbers(folder: Path) -> list[dict[str, Any]]:
     events = read_events(folder)
     if events[-1]["event"] != EventKind.FINISH:
         return []
-    calls = {e["id"]: e for e in events if e["event"] == EventKind.CALL}
-    sources = [NumberSource("task", own_words(events[0]["task"]))]
-    for event in events:
-        if event["event"] == EventKind.RESULT and event["kind"] not in ("refused", "unknown_outcome"):
-            arguments = calls[event["id"]].get("arguments") or {}
-            code = next((str(arguments[name]) for name in CODE_ARGUMENTS if name in arguments), "")
-            whole = folder / event["whole"] if event.get("whole") else None
-            text = whole.read_text(encoding="utf-8", errors="replace") if whole and whole.is_file() else event["text"]
-            sources.append(NumberSource(event["id"], text, code))
-    checks = check_numbers(events[-1]["answer"], sources)
-    return [{"start": c.start, "end": c.end, "text": c.text, "source": c.source, "reason": c.reason} for c in checks]
+    records = read_steps(events, folder)
+    calls = {record.label: record.id for record in records}
+    checks = check_numbers(events[-1]["answer"], number_sources(own_task(events[0]["task"]), records))
+    return [
+        {
+            "start": c.start,
+            "end": c.end,
+            "text": c.text,
+            "source": calls.get(c.source or "", c.source),
+            "reason": c.reason,
+        }
+        for c in checks
+    ]

@@ -22,7 +22,7 @@ from typing import Any
 from qwq.agent.approvals import NO_RULES, approvals_of, read_approvals
 from qwq.agent.command import listing, make_toolbox, toolbox_of
 from qwq.agent.events import EVENTS, Event, EventKind, EventLog, read_events
-from qwq.agent.folder import AgentFolder
+from qwq.agent.folder import AgentFolder, own_task
 from qwq.agent.run import NO_BUDGETS, AgentLimits, AgentOutcome, AgentSettings, Watcher, decide_calls, run_agent
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.toolbox import Toolbox
@@ -280,7 +280,7 @@ class AgentRuns:
         state = "running" if run is not None else state_of(folder, None)
         page = (folder / "report.html").is_file()
         return {
-            "id": ident, "title": own_words(first["task"]), "created": first["t"], "state": state, "page": page,
+            "id": ident, "title": own_task(first["task"]), "created": first["t"], "state": state, "page": page,
         }  # fmt: skip
 
 
@@ -300,11 +300,6 @@ def state_of(folder: Path, events: Sequence[Event] | None) -> str:
 def shown(event: Event) -> Event:
     """An event without what a page has no use for."""
     return {k: v for k, v in event.items() if k not in UNSHOWN or event["event"] != EventKind.MODEL_TURN}
-
-
-def own_words(task: str) -> str:
-    """The task as it was written, without the list of files behind it."""
-    return task.partition("\n\nFiles in the workspace:")[0]
 
 
 def sampling_of(core: Core) -> SamplingParams:
