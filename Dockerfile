@@ -20,6 +20,8 @@ RUN python -m venv /opt/qwq
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src ./src
+# src/qwq/recipes is a link to it.
+COPY recipes ./recipes
 RUN /opt/qwq/bin/pip install --no-cache-dir --constraint constraints.txt \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[${EXTRAS}]"
 
@@ -43,7 +45,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 qwq \
-    && install --directory --owner=qwq --group=qwq /data
+    && install --directory --owner=qwq --group=qwq --mode=1777 /data
 COPY --from=build /opt/qwq /opt/qwq
 ENV PATH=/opt/qwq/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/data/huggingface MODELSCOPE_CACHE=/data/modelscope XDG_CACHE_HOME=/data/cache
 USER qwq

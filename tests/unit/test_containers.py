@@ -54,6 +54,13 @@ def test_the_dockerfile_has_known_instructions_and_copies_what_is_there():
                 assert arguments.split()[0].removeprefix("--from=") in stages()
 
 
+def test_what_a_link_of_the_sources_points_to_is_copied_too():
+    copied = {s for name, a in stages()["build"] if name == "COPY" for s in a.split()[:-1]}
+    links = [p for p in (ROOT / "src").rglob("*") if p.is_symlink()]
+    targets = {p.resolve().relative_to(ROOT).as_posix() for p in links}
+    assert "recipes" in targets and all(any(t == c or t.startswith(f"{c}/") for c in copied) for t in targets)
+
+
 def test_shell_lines_of_the_dockerfile_parse():
     for name, arguments in instructions():
         if name == "RUN":

@@ -28,15 +28,18 @@ class ReleaseFlags:
     language: Words = ()
     """Languages in the card, as two letters (en zh); the base model's, else en, by default."""
     gguf: Words = ()
-    """Quantisations of the GGUF files, such as F16 Q8_0 Q4_K_M; none by default."""
+    """Quantisations of the GGUF files (F32 F16 BF16 Q8_0 Q4_0 Q3_K_M Q4_K_M Q5_K_M Q6_K), or none;
+    by default Q8_0, and Q4_K_M where llama.cpp is installed."""
 
     def options(self) -> ReleaseOptions:
-        from qwq.release.assemble import ReleaseOptions
+        from qwq.release.assemble import ReleaseOptions, default_ggufs
 
         def words(values: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(word for value in values for word in value.split(",") if word)
 
-        return ReleaseOptions(self.name, self.license, words(self.language), words(self.gguf))
+        quants = words(self.gguf) or default_ggufs()
+        ggufs = () if quants == ("none",) else tuple(q.upper() for q in quants)
+        return ReleaseOptions(self.name, self.license, words(self.language), ggufs)
 
 
 def _say(line: str) -> None:

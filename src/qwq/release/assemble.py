@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from qwq.common.checksums import SUMS, check_sums, sha256_of, write_sums
@@ -209,6 +210,11 @@ class _Assembly:
         return replace(
             facts, licence=self.options.licence or facts.licence, languages=self.options.languages or facts.languages
         )
+
+
+def default_ggufs() -> tuple[str, ...]:
+    """The quantisations of a release for which none are named: those that can be written here."""
+    return ("Q8_0", "Q4_K_M") if find_spec("llama_cpp") else ("Q8_0",)
 
 
 def model_files(folder: Path) -> list[Path]:

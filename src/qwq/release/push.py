@@ -52,8 +52,10 @@ def prepared(source: str, repository: str, options: ReleaseOptions, folder: Path
     """The released folder to push: `source` itself where it is one, else the release of `source`
     in `folder` (by default `release` in the run's folder, or beside the model's).
 
-    A release of an older state of the run is kept as release.1.
+    A release of an older state of the run is kept as release.1. ConfigError for a repository's name
+    that no hub takes, and for whatever keeps the release from being written.
     """
+    check_name(repository)
     path = Path(source).expanduser()
     if (path / SUMS).is_file() and (path / MADE_FROM).is_file():
         _name_repository(path, repository)
@@ -68,6 +70,12 @@ def prepared(source: str, repository: str, options: ReleaseOptions, folder: Path
             raise
         say(f"{folder} was made from another state: it is {move_aside(folder)} now")
         return release(source, folder, options, say)
+
+
+def check_name(repository: str) -> None:
+    """ConfigError for a name that no hub takes."""
+    if not REPOSITORY.fullmatch(repository) or "--" in repository or ".." in repository:
+        raise ConfigError(f"{repository!r} is no repository's name: write OWNER/NAME, of letters, digits, -, _ and .")
 
 
 def _default_folder(source: str) -> Path:
@@ -97,8 +105,7 @@ def plan(folder: Path, repository: str, hub: HubKind) -> PushPlan:
     ConfigError for a name that no hub takes, DataError for a folder that is not as it was released,
     for a card that no hub accepts, and for what must not be published.
     """
-    if not REPOSITORY.fullmatch(repository) or "--" in repository or ".." in repository:
-        raise ConfigError(f"{repository!r} is no repository's name: write OWNER/NAME, of letters, digits, -, _ and .")
+    check_name(repository)
     sums = check_sums(folder)
     names = files_of(folder)
     if extra := sorted(set(names) - set(sums)):

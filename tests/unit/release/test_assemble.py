@@ -1,6 +1,7 @@
 """`qwq release` writes a folder that is whole or absent, and says in it how the model was made."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from qwq.cli import main
 from qwq.errors import ConfigError, DataError, ModelError
 from qwq.model import lora
 from qwq.model.weights import load_model
@@ -244,3 +246,27 @@ def test_two_commands_do_not_write_one_release(run, tmp_path):
             release(str(run), tmp_path / "out", OPTIONS)
         process.communicate(timeout=60)
     assert (tmp_path / "out" / "SHA256SUMS").is_file()
+
+
+@pytest.mark.parametrize(("words", "names"), [(["none"], []), (["q8_0", "F16"], ["small-F16.gguf", "small-Q8_0.gguf"])])
+def test_gguf_files_of_a_release_are_those_named(run, tmp_path, words, names):
+    out = tmp_path / "out"
+    assert main(["release", str(run), str(out), "--gguf", *words]) == 0
+    assert sorted(p.name for p in out.glob("*.gguf")) == names
+    weights = re.search(r"^FROM (.*)$", (out / "Modelfile").read_text(), re.MULTILINE)[1]
+    assert weights == ("./small-F16.gguf" if names else ".")
+    assert all(f"`{name}`" in (out / "README.md").read_text() for name in names)
+
+
+def test_a_release_of_an_older_state_is_kept(run, tmp_path, capsys):
+    assert main(["push", str(run), "me/small", "--dry-run", "--gguf", "none"]) == 0
+    (run / "report.html").write_text("<p>later</p>")
+    assert main(["push", str(run), "me/small", "--dry-run", "--gguf", "none"]) == 0
+    assert (run / "release" / "report.html").read_text() == "<p>later</p>"
+    assert "work/small" in (run / "release.1" / "report.html").read_text()
+    assert "was made from another state" in capsys.readouterr().err
+
+
+def test_a_bad_name_is_refused_before_anything_is_written(run, capsys):
+    assert main(["push", str(run), "small", "--dry-run"]) == 2
+    assert "is no repository's name" in capsys.readouterr().err and not (run / "release").exists()
