@@ -104,6 +104,11 @@ def describe(name: str, figures: Mapping[str, Any]) -> str:
         else ""
     )
     missing = f"; not run: {', '.join(figures['not_run'])}" if figures.get("not_run") else ""
+    if "recoveries" in figures:
+        failed, recovered = figures["recoveries"]["samples_with_failed_calls"], figures["recoveries"]["n"]
+        closed += (
+            f"; {figures['calls']['mean']:.1f} calls a sample, {recovered} of {failed} with a failed call recovered"
+        )
     return (
         f"{name}: {100 * figures['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of {figures['n']}{samples} "
         f"({outcomes}); {figures['mean_tokens']:.0f} tokens an answer, {figures['mean_thinking_tokens']:.0f} of "

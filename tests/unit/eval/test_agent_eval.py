@@ -52,7 +52,10 @@ def test_tools_errors_and_recoveries(data: Path, tmp_path: Path, capsys: pytest.
         return f"The mean is {results[-1]}.\n@mean[{results[-1].strip()}]"
 
     results, asked = evaluate(analyst, tmp_path / "o", "dabench", "--data", str(data))
-    assert json.loads(capsys.readouterr().out) == results
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == results
+    assert "2 of 4 rows, left out: 1 without a label" in printed.err
+    assert "1.0 calls a sample, 1 of 1 with a failed call recovered" in printed.err
     figures = results["dabench"]
     assert (figures["score"], figures["n"], figures["tools"]) == (1.0, 2, "python")
     assert figures["rows"] == {"rows": 4, "used": 2, "left_out": {"without a label": 1, "without their table": 1}}

@@ -27,6 +27,7 @@ from qwq.types import Message, ParsedResponse, Problem, Response, Verdict
 
 NO_TOOLS = "none"
 MAX_CALLS = 10
+CALL_FIRST = "First call a tool to find out what is asked; answer when you have seen the result."
 
 
 class AgentTask(FileTask):

@@ -19,7 +19,7 @@ from typing import Any
 from qwq.data.examples import FileUse
 from qwq.data.row_files import read_rows
 from qwq.errors import DataError
-from qwq.tasks.agent.base import AgentTask
+from qwq.tasks.agent.base import CALL_FIRST, AgentTask
 from qwq.tasks.agent.figures import rate
 from qwq.tasks.base import Figures
 from qwq.tasks.downloads import DataFiles, Published
@@ -76,8 +76,7 @@ class DaBench(AgentTask):
 
     def _about(self, table: Path) -> str:
         if self.has_tools:
-            place = f"A table is in the file {table.name} in the working folder of your tools."
-            return f"{place} Compute with them what is asked."
+            return f"A table is in the file {table.name} in the working folder of your tools. {CALL_FIRST}"
         with table.open(encoding="utf-8", errors="replace") as file:
             head = file.read(PREVIEW_CHARS + 1)
         if len(head) > PREVIEW_CHARS:

@@ -68,6 +68,8 @@ class DbBench(AgentTask):
         if isinstance(row.get("table"), list):
             return "with several tables"
         table = _table(row, where)
+        if len({c.lower() for c in table["columns"]}) < len(table["columns"]):
+            return "with two columns of one name"  # SQLite does not tell cases apart
         truth: dict[str, Any] = {"kind": kind, "table": table}
         if kind in CHANGES:
             md5 = _MD5.search(str(row.get("answer_md5", "")))

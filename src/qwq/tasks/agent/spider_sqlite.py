@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from qwq.errors import DataError
-from qwq.tasks.agent.base import MAX_CALLS, AgentTask
+from qwq.tasks.agent.base import CALL_FIRST, MAX_CALLS, AgentTask
 from qwq.tasks.agent.figures import is_error, rate
 from qwq.tasks.base import Figures, Protocol
 from qwq.tasks.downloads import DataFiles, Published
@@ -64,7 +64,7 @@ class SpiderSqlite(AgentTask):
     def _about(self, database: Path, question: str) -> str:
         """The schema comes first: the prompts of a database share it, and so its KV cache."""
         schema = f"The tables of the SQLite database {database.name}:\n\n```sql\n{schema_of(database)}\n```\n\n"
-        tools = "Try queries with your tools before you answer. " if self.has_tools else ""
+        tools = f"{CALL_FIRST} " if self.has_tools else ""
         return f"{schema}Question: {question}\n\n{tools}{END}"
 
     def verify(self, problem: Problem, response: Response) -> Verdict:
