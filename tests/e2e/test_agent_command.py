@@ -152,6 +152,26 @@ def test_a_model_in_this_process(tmp_path: Path) -> None:
         assert len(events[1]["ids"]) == 8 == len(events[1]["mask"])
 
 
+def test_files_and_budgets_in_any_order(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_bytes(SALES)
+    files = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
+    lines = [
+        ["Sum?", "--data", *files, "--budget", "model_calls=3", "seconds=60"],
+        ["Sum?", "--data", files[0], "--data", files[1], "--budget", "model_calls=3,seconds=60"],
+        ["--budget", "model_calls=3", "seconds=60", "--data", *files, "Sum?"],
+    ]
+    with FakeEndpoint(script("Done.")) as server:
+        for number, words in enumerate(lines):
+            out = tmp_path / f"run-{number}"
+            assert run(["agent", "run", "--endpoint", server.url, "--out", str(out), *words]) == 0
+            first = read_events(out)[0]
+            assert first["task"].startswith("Sum?") and list(first["files"]) == ["a.csv", "b.csv"]
+            assert (first["limits"]["model_calls"], first["limits"]["seconds"]) == (3, 60.0)
+        with pytest.raises(UsageError, match="none.csv cannot be read"):
+            run(["agent", "run", "--endpoint", server.url, "Sum?", "--data", "none.csv"])
+
+
 def test_the_tools_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["agent", "tools", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
@@ -27,15 +28,15 @@ class AgentFlags:
     times. Without one there is no fetch."""
     mcp: Path | None = None
     """File of MCP servers ({"mcpServers": {...}}), whose tools the model gets too."""
-    data: tuple[Path, ...] = ()
-    """File that is copied into the workspace; may be given several times."""
+    data: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    """Files that are copied into the workspace."""
     workspace: Path | None = None
     """Folder that is copied into the workspace; `qwq agent apply` copies changes out."""
     policy: Path | None = None
     """TOML file of rules: which calls run, ask or are denied. Without one external effects ask."""
-    budget: tuple[str, ...] = ()
-    """NAME=NUMBER: model_calls (20), tool_calls (50), parallel (8), tokens, seconds, or a tool's
-    name; may be given several times."""
+    budget: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    """NAME=NUMBER, several: model_calls (20), tool_calls (50), parallel (8), tokens, seconds, or
+    the name of a tool."""
     out: Path | None = None
     """The run's folder; runs/agent/TIME-TASK by default."""
     max_new_tokens: int = 8192
@@ -52,6 +53,18 @@ class AgentFlags:
     """End the thinking of a turn after so many tokens."""
     box_mb: int = 64
     """Size of the workspace in MB."""
+
+
+def words_of(words: tuple[str, ...], flags: AgentFlags) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """The words, files and budgets of a command line. An option that takes several values also
+    swallows a task that stands behind it: what is no file, or no NAME=NUMBER, is a word.
+    """
+    whole = len(words) >= (1 if flags.endpoint else 2)
+    files = tuple(name for name in flags.data if whole or Path(name).exists())
+    pairs = tuple(pair for pair in flags.budget if whole or "=" in pair)
+    swallowed = [name for name in flags.data if name not in files] + [b for b in flags.budget if b not in pairs]
+    budget = tuple(part for pair in pairs for part in pair.split(","))
+    return (*words, *swallowed), files, budget
 
 
 @agent_app.command(name="run")
@@ -72,9 +85,10 @@ def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOption
     from qwq.errors import UsageError
     from qwq.pipeline.resolve import model_folder
 
+    words, data, budget = words_of(words, flags)
     if len(words) not in ((1, 2) if flags.endpoint else (2,)):
         form = 'qwq agent run MODEL "task"' if flags.endpoint is None else 'qwq agent run --endpoint URL "task"'
-        raise UsageError(f"{len(words)} arguments, write {form}; several files are --data A --data B")
+        raise UsageError(f"{len(words)} arguments, write {form}")
     model = words[0] if len(words) == 2 else ""
     default = AgentRequest("").params
     params = replace(
@@ -89,10 +103,10 @@ def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOption
         model=model if flags.endpoint else model_folder(model),
         endpoint=flags.endpoint,
         tools=tuple(name.strip() for name in flags.tools.split(",") if name.strip()),
-        data=flags.data,
+        data=tuple(map(Path, data)),
         workspace=flags.workspace,
         policy=flags.policy,
-        budget=flags.budget,
+        budget=budget,
         out=flags.out,
         params=params,
         seed=flags.seed,

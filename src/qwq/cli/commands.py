@@ -39,6 +39,11 @@ from qwq.errors import ConfigError, Interrupted, QwqError
 # whoever wanted it, and else a bug.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+# What Ctrl-C leaves, by command.
+AFTER_STOP = {
+    "train": "; the same command without --fresh resumes from the last checkpoint",
+    "agent": "; `qwq agent resume DIR` resumes the run in DIR (--out, else the newest of runs/agent)",
+}
 RECIPE_COMMANDS = ("train", "explain")
 DOTLESS_OVERRIDES = (
     "name",
@@ -459,10 +464,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {place}{os.strerror(error.errno)}", file=sys.stderr)
         return ConfigError.exit_status
     except KeyboardInterrupt:
-        training = (
-            "; the same command without --fresh resumes from the last checkpoint" if argv[:1] == ["train"] else ""
-        )
-        print(f"stopped{training}", file=sys.stderr)
+        print(f"stopped{AFTER_STOP.get(argv[0] if argv else '', '')}", file=sys.stderr)
         return Interrupted.exit_status
 
 

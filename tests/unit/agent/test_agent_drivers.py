@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from agent_tools import OutsideTools
+from scripted import PLAIN, Script, opened
+from scripted import chat_format as scripted_format
 from scripted_policy import ScriptedPolicy
 from tiny import random_model
 
@@ -20,7 +22,7 @@ from qwq.agent.approvals import approvals_of
 from qwq.agent.events import EventLog, read_events
 from qwq.agent.folder import AgentFolder
 from qwq.agent.recorded import RecordedTools
-from qwq.agent.run import SYSTEM, AgentLimits, run_agent
+from qwq.agent.run import SYSTEM, AgentLimits, AgentSettings, run_agent
 from qwq.agent.tape import Tape
 from qwq.engine.backends.torch import TorchBackend
 from qwq.engine.sampler import SamplingParams
@@ -181,3 +183,39 @@ def test_sampler_and_trainer_agree_over_ten_results(chat: ChatFormat, which: str
         differences.append((each - torch.tensor(episode.logprobs))[mask].abs())
     every = torch.cat(differences)
     assert every.mean() <= 1e-5 and every.max() <= 1e-4 and len(every) > 300
+
+
+class CountingScript(Script):
+    """Counts the tokens that it computes at a time, where they are more than the one just drawn."""
+
+    max_positions = 8000
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.prefilled: list[int] = []
+
+    def forward(self, chunks: Any) -> torch.Tensor:
+        self.prefilled += [len(chunk.ids) for chunk in chunks if len(chunk.ids) > 1]
+        return super().forward(chunks)
+
+
+def test_a_later_turn_computes_its_new_tokens_alone(tmp_path: Path) -> None:
+    """What the engine computes before the first token of a late turn is what it computes before
+    that of the second: the new result, not the conversation.
+    """
+    served = scripted_format(PLAIN)
+
+    def reply(prompt: str) -> str:
+        number = prompt.count("<tool_response>")
+        return call("look", text=f"{number:02}") if number < 24 else "Done."
+
+    backend = CountingScript(served, reply)
+    policy = EnginePolicy(opened(served, backend, max_len=8000))
+    box = Toolbox([OutsideTools(tmp_path / "sent.txt")])
+    limits = AgentLimits(model_calls=40, tool_calls=40)
+    settings = AgentSettings(SamplingParams(temperature=0, max_new_tokens=200))
+    outcome = run_agent(policy, TASK, toolbox=box, out=tmp_path / "run", limits=limits, settings=settings)
+    turns = [e for e in read_events(tmp_path / "run") if e["event"] == "model_turn"]
+    assert outcome.answer == "Done." and len(turns) == 25
+    prompt, later = backend.prefilled[:-24], backend.prefilled[-24:]
+    assert sum(prompt) > 1000 and len(set(later)) == 1 and later[0] < 50
