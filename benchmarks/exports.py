@@ -23,12 +23,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model
 from qwq.pipeline.resolve import model_folder
 from qwq.release.export import ExportOptions, export
+from qwq.release.quality import QualityOptions
 from qwq.tasks import registry
 from qwq.text.template import ChatFormat
 
@@ -69,10 +71,7 @@ def documents(chat: ChatFormat, num_tokens: int, *, procedural: bool) -> list[li
 
 def log_losses(logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     """Of every token but the first."""
-    logits = logits[:-1].astype(np.float64)
-    top = logits.max(1)
-    picked = logits[np.arange(len(ids) - 1), ids[1:]]
-    return np.log(np.exp(logits - top[:, None]).sum(1)) + top - picked
+    return F.cross_entropy(torch.from_numpy(logits[:-1]), torch.tensor(ids[1:]), reduction="none").double().numpy()
 
 
 @torch.inference_mode()
@@ -117,6 +116,10 @@ def compare_greedy(model: Transformer, llama, chat: ChatFormat) -> tuple[int, in
     return same, parted, widest
 
 
+def options(quant: str) -> ExportOptions:
+    return ExportOptions(quant=quant, quality=QualityOptions(skip=True))
+
+
 def check(model: str, quants: Sequence[str], num_tokens: int, folder: Path) -> list[dict]:
     from llama_cpp import Llama
 
@@ -130,7 +133,7 @@ def check(model: str, quants: Sequence[str], num_tokens: int, folder: Path) -> l
     rows = []
     for quant in quants:
         started = time.perf_counter()
-        (file,) = export(source, folder / f"{quant}.gguf", ExportOptions(quant=quant))
+        (file,) = export(source, folder / f"{quant}.gguf", options(quant)).files
         seconds = time.perf_counter() - started
         llama = Llama(str(file.path), n_ctx=WINDOW + 128, n_batch=WINDOW, logits_all=True, verbose=False)
         theirs = np.concatenate([log_losses(their_logits(llama, w), w) for w in windows])

@@ -2,22 +2,65 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from qwq.release.quality import QualityOptions
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class MeasureFlags:
+    """What a quantised export calibrates on and is measured by."""
+
+    task: str | None = None
+    """Task whose prompts calibrate and measure; math by default, without a score."""
+    problems: int | None = None
+    """Test problems to answer for the score; 100 by default where a task is named."""
+    max_new_tokens: int = 256
+    """Longest answer to such a problem."""
+    max_loss: float | None = None
+    """Write nothing if perplexity rises, or the score falls, by more than this share (0.03)."""
+    skip_quality: bool = False
+    """Measure nothing."""
+
+    def options(self) -> QualityOptions:
+        from qwq.release.quality import QualityOptions
+
+        problems = self.problems if self.problems is not None else 100 if self.task else 0
+        return QualityOptions(
+            self.task or "math",
+            problems=problems,
+            max_new_tokens=self.max_new_tokens,
+            max_loss=self.max_loss,
+            skip=self.skip_quality,
+        )
 
 
 def export(
     model: str,
     out: Path,
     *,
-    format: Literal["hf", "gguf"] | None = None,
+    format: Literal["hf", "gguf", "mlx", "w8a8", "w8a16", "w4a16"] | None = None,
     quant: str | None = None,
+    bits: int | None = None,
     adapter: list[Path] | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     name: str = "",
     license: str = "",
+    imatrix: bool = False,
+    gptq: bool = False,
+    measure: MeasureFlags = MeasureFlags(),
 ) -> int:
-    """Write a model for another program: a Hugging Face folder, or a GGUF file.
+    """Write a model for another program: a folder for transformers, vLLM or MLX, or a GGUF file.
+
+    Prints each file with its size and, for a quantised format, perplexity and score before and
+    after.
 
     Parameters
     ----------
@@ -26,25 +69,36 @@ def export(
     out
         What to write; it must not be there yet. A name that ends in .gguf is a GGUF file.
     format
-        hf: a folder for transformers, vLLM and SGLang, the default. gguf: a file for llama.cpp and
-        Ollama.
+        hf (default): the model as it is. gguf: a file for llama.cpp and Ollama. mlx: for mlx_lm.
+        w8a8, w8a16, w4a16: int8 or int4 weights as compressed-tensors, for vLLM and transformers.
     quant
         Weights of a GGUF file: F32, F16 (default), BF16, Q8_0, Q4_0, Q3_K_M, Q4_K_M, Q5_K_M, Q6_K.
+    bits
+        Bits of an MLX folder's weights: 4 (default) or 8.
     adapter
         LoRA adapter folder (ours or PEFT's) to merge; given several times, they are merged in turn.
     dtype
-        Type of the weights of an hf folder: the model's own on disk by default, float32 where that
-        is quantised.
+        Type of a folder's weights that are not quantised: the model's own on disk by default,
+        float32 where that is quantised.
     name
         Name of the model in the file; the folder's by default.
     license
         Short name of its licence, such as apache-2.0; what the model's card says by default.
+    imatrix
+        Weigh the columns of a K-quant by their inputs on the task's training prompts.
+    gptq
+        Choose the integers of w8a8, w8a16 and w4a16 by GPTQ on the task's training prompts.
     """
     from qwq.pipeline.resolve import model_folder
     from qwq.release.export import ExportOptions
     from qwq.release.export import export as write
 
-    options = ExportOptions(format, quant, dtype, adapter or [], name, license)
-    for file in write(model_folder(model), out, options):
+    options = ExportOptions(format, quant, bits, dtype, adapter or [], name, license, imatrix, gptq, measure.options())
+    exported = write(model_folder(model), out, options)
+    for file in exported.files:
         print(f"{file.num_bytes:>14,}  {file.path}")
+    if exported.quality is not None:
+        print("\n".join(exported.quality.lines()))
+    elif options.loses(options.format_of(out)) and not measure.skip_quality:
+        print("quality: not measured, the model in float32 does not fit in memory", file=sys.stderr)
     return 0

@@ -364,6 +364,8 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
     `load_model` refuses it.
     """
     for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
         low, high = tensor.aminmax()  # a NaN is passed on
         if not (low.isfinite() and high.isfinite()):
             raise ModelError(

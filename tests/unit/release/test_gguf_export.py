@@ -95,7 +95,7 @@ def test_f16_holds_float16_where_that_loses_nothing(tmp_path):
 def test_what_the_file_says(folder, tmp_path):
     """Metadata by llama.cpp's names, read by the peer's reader."""
     gguf = pytest.importorskip("gguf", reason="the peer needs gguf (pip install gguf)")
-    (file,) = export(str(folder), tmp_path / "m.gguf", ExportOptions(quant="Q8_0", name="Small One"))
+    (file,) = export(str(folder), tmp_path / "m.gguf", ExportOptions(quant="Q8_0", name="Small One")).files
     assert file.path == tmp_path / "m.gguf" and file.num_bytes == file.path.stat().st_size
     fields = {k: f.contents() for k, f in gguf.GGUFReader(file.path).fields.items()}
     chat = ChatFormat.from_folder(folder)
@@ -233,7 +233,10 @@ def test_options_that_do_not_go_together(folder, tmp_path):
         ("m.gguf", ExportOptions(quant="Q4KM")): "--quant Q4KM: did you mean 'Q4_K_M'",
         ("out", ExportOptions(quant="Q8_0")): "--format gguf writes one file, and .*out does not end in .gguf",
         ("m.gguf", ExportOptions(format="hf")): "--format hf writes a folder, and m.gguf means a GGUF file",
-        ("m.gguf", ExportOptions(dtype="bfloat16")): "--dtype goes with --format hf, this is gguf: leave it out",
+        (
+            "m.gguf",
+            ExportOptions(dtype="bfloat16"),
+        ): "--dtype goes with --format hf, .* this is gguf F16: leave",
         ("out", ExportOptions(format="onnx")): "--format onnx: ",
     }
     for (out, options), message in cases.items():
