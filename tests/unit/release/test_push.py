@@ -9,11 +9,14 @@ from pathlib import Path
 
 import hub_stand_in
 import pytest
+import torch
 from hub_stand_in import MS_TOKEN, TOKEN, Repository, content_of, environment
 from huggingface_hub import ModelCard
 
 from qwq.common.checksums import sha256_of
 from qwq.errors import ConfigError
+from qwq.model.model_folder import stored_tensors
+from qwq.model.weights import load_model
 from qwq.release.assemble import ReleaseOptions, release
 from qwq.release.push import plan
 
@@ -69,6 +72,26 @@ def test_a_push_makes_a_private_repository_equal_to_the_folder(released, tmp_pat
     before = len(hubs.writes())
     assert qwq(env, "push", released, "me/small").returncode == 0
     assert len(hubs.writes()) == before  # the second time there is nothing to do
+
+
+@pytest.mark.parametrize("to", ["huggingface", "modelscope"])
+def test_what_was_pushed_comes_back_by_its_name(released, tmp_path, hub, to):
+    if to == "modelscope":
+        pytest.importorskip("modelscope_hub")
+    address, _ = hub
+    env = environment(tmp_path, address, HF_TOKEN=TOKEN, MODELSCOPE_API_TOKEN=MS_TOKEN)
+    assert qwq(env, "push", released, "me/small", "--to", to).returncode == 0
+    name = "modelscope:me/small" if to == "modelscope" else "hf:me/small"
+    done = qwq(env, "export", name, tmp_path / "back")
+    assert done.returncode == 0, done.stderr
+    again, first = (
+        {n: (t.shape, t.dtype) for n, t in stored_tensors(f).items()} for f in (tmp_path / "back", released)
+    )
+    assert again == first
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(*(load_model(f).parameters() for f in (tmp_path / "back", released)), strict=True)
+    )
 
 
 def test_a_later_release_takes_the_earlier_ones_files_away_and_leaves_others(released, run, tmp_path, hub):
