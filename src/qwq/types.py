@@ -20,10 +20,13 @@ EXPECTED_CHARS = 4000  # of a spec, kept with each rollout; tests of a program m
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call in Hermes form: `{"name": ..., "arguments": {...}}`."""
+    """One call in Hermes form: `{"name": ..., "arguments": {...}}`. `id` is a server's name for it,
+    "" elsewhere.
+    """
 
     name: str
     arguments: Mapping[str, Any]
+    id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,8 @@ class Message:
         message: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.tool_calls:
             message["tool_calls"] = [
-                {"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
+                ({"id": c.id} if c.id else {})
+                | {"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
                 for c in self.tool_calls
             ]
         return message

@@ -100,7 +100,7 @@ def test_a_run_ends_with_its_table_and_the_way_to_its_report(trained):
 
 def test_a_finished_run_prints_its_table_again_and_says_so(trained):
     status, out, err = trained[1][2]
-    assert status == 0 and "was finished before; --fresh starts it anew" in err
+    assert status == 0 and "was finished before; --fresh starts it over" in err
     assert re.search(r"^stage +seconds +math$", out, re.MULTILINE)
 
 

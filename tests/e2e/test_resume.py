@@ -111,7 +111,7 @@ def test_finished_run_prints_its_table_and_does_nothing(undisturbed, capsys, kee
     assert main(["train", str(RECIPE), "--runs", str(undisturbed.folder.parent)]) == 0
     captured = capsys.readouterr()
     assert captured.out == undisturbed.stdout
-    assert "was finished before; --fresh starts it anew" in captured.err
+    assert "was finished before; --fresh starts it over" in captured.err
     assert (undisturbed.folder / "metrics.jsonl").read_bytes() == metrics
     assert {p: p.stat().st_mtime_ns for p in (undisturbed.folder / "checkpoints").rglob("*") if p.is_file()} == files
 

@@ -267,7 +267,7 @@ def for_api(messages: Sequence[Mapping[str, Any]], thinking: str = "") -> list[d
             calls = []
             for number, call in enumerate(new["tool_calls"]):
                 function = call["function"]
-                ident = f"call_{index}_{number}"
+                ident = call.get("id") or f"call_{index}_{number}"
                 waiting.append(ident)
                 arguments = json.dumps(function["arguments"], ensure_ascii=False)
                 calls.append(

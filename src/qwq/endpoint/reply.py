@@ -139,7 +139,10 @@ def _text(content: Any) -> tuple[str, str]:
 
 def _calls(message: Mapping[str, Any]) -> tuple[ToolCall | str, ...]:
     """The calls that the server has read, in order; the text of those that are none."""
-    functions = [item.get("function") or {} for item in message.get("tool_calls") or ()]
-    functions += [message["function_call"]] if message.get("function_call") else []
-    raw = [json.dumps({"name": f.get("name"), "arguments": f.get("arguments") or {}}) for f in functions]
+    functions = [(item.get("function") or {}, item.get("id")) for item in message.get("tool_calls") or ()]
+    functions += [(message["function_call"], None)] if message.get("function_call") else []
+    raw = [
+        json.dumps({"name": f.get("name"), "arguments": f.get("arguments") or {}} | ({"id": ident} if ident else {}))
+        for f, ident in functions
+    ]
     return tuple(read_call(text) or text for text in raw)

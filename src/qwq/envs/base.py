@@ -228,7 +228,7 @@ def _wrong_shape(data: Any) -> str:
         return "it names no tool under `name`"
     if not isinstance(data.get("arguments", {}), Mapping):
         return "`arguments` is no JSON object"
-    unknown = [k for k in data if k not in ("name", "arguments")]
+    unknown = [k for k in data if k not in ("name", "arguments", "id")]
     return f"it has the unknown key {unknown[0]!r}" if unknown else "it is no call"
 
 

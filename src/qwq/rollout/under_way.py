@@ -168,10 +168,7 @@ class LiveEpisode:
                 self.episode.results.append(text)
         self.steps.append(step_key(attempts, texts))
         self.futile.append(all(self._in_vain(call, text) for call, text in zip(attempts, texts, strict=True)))
-        # A server pairs tool messages with the calls that it has read; others are answered by the
-        # user.
-        roles = ["tool" if self.exact or isinstance(c, ToolCall) else "user" for c in attempts]
-        return [Message(role, text) for role, text in zip(roles, texts, strict=True)]
+        return [Message("tool", text) for text in texts]
 
     def _in_vain(self, call: ToolCall | str, text: str) -> bool:
         """Whether a call was malformed, of an unknown tool, or gave nothing."""

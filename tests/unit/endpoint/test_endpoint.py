@@ -5,6 +5,7 @@ again, what is a failure.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 from fake_endpoint import FakeEndpoint
 
-from qwq.endpoint.openai_client import EndpointClient, EndpointRequest
+from qwq.endpoint.openai_client import EndpointClient, EndpointRequest, for_api
 from qwq.endpoint.parallel import MAX_FAILURES, concurrently
 from qwq.endpoint.reply import RequestFailed, read_completion
 from qwq.errors import ConfigError, InfraError
-from qwq.types import StopReason, ToolCall, Turn
+from qwq.text.tool_calls import unreadable_call
+from qwq.types import Message, StopReason, ToolCall, Turn
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 READ = ToolCall("f", {"x": 1})
@@ -111,6 +113,28 @@ def test_qwq_opens_its_thinking_and_a_budget_of_nothing_closes_it() -> None:
         assert ask(server, "Qwen/QwQ-32B-AWQ", thinking_budget=0).answer == "A thought, ended"
         assert ask(server, "Qwen/QwQ-32B-AWQ", opens_thinking=False).answer == "A thought, ended"
         assert ask(server, "qwq-tiny").answer == "A thought, ended"
+
+
+def test_ids_of_calls_come_back_and_a_broken_call_is_answered_under_its_own() -> None:
+    made = [
+        {"id": "a1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
+        {"id": "a2", "type": "function", "function": {"name": "f", "arguments": '{"x": 1'}},
+    ]
+    body = {"choices": [{"message": {"content": None, "tool_calls": made}, "finish_reason": "tool_calls"}]}
+    good, broken = read_completion(body).parts.calls_in_order
+    assert isinstance(good, ToolCall) and isinstance(broken, str)
+    messages = [
+        Message("assistant", "", (good, unreadable_call(broken))),
+        Message("tool", "1"),
+        Message("tool", "error"),
+    ]
+    sent = for_api([m.to_dict() for m in messages])
+    assert [c["id"] for c in sent[0]["tool_calls"]] == ["a1", "a2"] == [m["tool_call_id"] for m in sent[1:]]
+    arguments = [json.loads(c["function"]["arguments"]) for c in sent[0]["tool_calls"]]
+    assert arguments == [{"x": 1}, {"unreadable": '{"x": 1'}]
+    # Without ids of the server's own, calls and answers are numbered.
+    sent = for_api([Message("assistant", "", (ToolCall("f", {}),)).to_dict(), {"role": "tool", "content": "1"}])
+    assert sent[0]["tool_calls"][0]["id"] == sent[1]["tool_call_id"] == "call_0_0"
 
 
 @pytest.mark.parametrize(
