@@ -26,13 +26,13 @@ from qwq.errors import ConfigError, InfraError
 from qwq.rollout.answers import AnswerPlan, Errands, run_calls
 from qwq.rollout.budget import NO_LIMITS, EpisodeLimits, Note
 from qwq.rollout.context import go_on
+from qwq.rollout.history import turn_message
 from qwq.rollout.policy import Policy, TurnRequest
 from qwq.rollout.sample import Compact, Episode, EpisodeJob
 from qwq.rollout.under_way import LiveEpisode
-from qwq.text.response import parse_answer, written
+from qwq.text.response import parse_answer
 from qwq.text.template import ChatFormat
-from qwq.text.tool_calls import unreadable_call, without_calls
-from qwq.types import Message, ParsedResponse, Problem, StopReason, Turn
+from qwq.types import Message, Problem, StopReason, Turn
 
 LIVE_PER_TURN = 4  # episodes under way for each turn that may be made at once; the others wait for their tools
 
@@ -187,7 +187,7 @@ class _Player:
             return self._finish(live, StopReason.ABORT, turn.failure)
         if live.exact:
             episode.append(turn.ids, turn.sampled_mask, turn.logprobs, turn.weight_versions)
-        live.add_turn(_message(turn.parts))
+        live.add_turn(turn_message(turn.parts))
         if self.hooks.turn is not None:
             self.hooks.turn(episode, turn)
         if made is None or not turn.finished:
@@ -300,11 +300,3 @@ class _Player:
                 self.closing.append(in_background(live.environment.close()))
         for future in self.closing:
             future.exception()
-
-
-def _message(parts: ParsedResponse) -> Message:
-    """A turn as later turns see it. Servers take a tool's answer only where the message before it
-    holds the call, so a malformed one becomes a call too.
-    """
-    calls = tuple(unreadable_call(c) if isinstance(c, str) else c for c in parts.calls_in_order)
-    return Message("assistant", without_calls(written(parts), parts.malformed_calls), calls)

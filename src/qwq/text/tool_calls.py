@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -49,7 +49,7 @@ def read_call(raw: str) -> ToolCall | None:
 
     Arguments may be given as a JSON string of the object, as some chat templates write them.
     """
-    data = _load_object(raw)
+    data = load_object(raw)
     return None if data is None or set(data) - {"name", "arguments", "id"} else call_of(data)
 
 
@@ -59,34 +59,14 @@ def call_of(data: Mapping[str, Any]) -> ToolCall | None:
     """
     name, arguments = data.get("name"), data.get("arguments", {})
     if isinstance(arguments, str):
-        arguments = _load_object(arguments)
+        arguments = load_object(arguments)
     if not isinstance(name, str) or not name or not isinstance(arguments, Mapping):
         return None
     ident = data.get("id")
     return ToolCall(name=name, arguments=arguments, id=ident if isinstance(ident, str) else "")
 
 
-def unreadable_call(raw: str) -> ToolCall:
-    """A call that cannot be read as one that a conversation can hold: its name as far as it has
-    one, and what was written under `unreadable`.
-    """
-    data = _load_object(raw) or {}
-    name, arguments, ident = data.get("name"), data.get("arguments"), data.get("id")
-    return ToolCall(
-        name if isinstance(name, str) and name else "unreadable",
-        {"unreadable": arguments if isinstance(arguments, str) else raw},
-        ident if isinstance(ident, str) else "",
-    )
-
-
-def without_calls(text: str, raw_calls: Sequence[str]) -> str:
-    """The text without these calls and their tags."""
-    for raw in raw_calls:
-        text = re.sub(rf"<tool_call>\s*{re.escape(raw)}\s*(</tool_call>)?", "", text, count=1)
-    return text.rstrip() if raw_calls else text
-
-
-def _load_object(raw: str) -> dict | None:
+def load_object(raw: str) -> dict | None:
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError):  # RecursionError: thousands of nested brackets

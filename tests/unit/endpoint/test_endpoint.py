@@ -17,7 +17,7 @@ from qwq.endpoint.openai_client import EndpointClient, EndpointRequest, for_api
 from qwq.endpoint.parallel import MAX_FAILURES, concurrently
 from qwq.endpoint.reply import RequestFailed, read_completion
 from qwq.errors import ConfigError, InfraError
-from qwq.text.tool_calls import unreadable_call
+from qwq.rollout.history import unreadable_call
 from qwq.types import Message, StopReason, ToolCall, Turn
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
