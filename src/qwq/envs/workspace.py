@@ -24,7 +24,7 @@ from typing import Self
 
 from qwq.errors import UsageError
 from qwq.sandbox import CellResult, Level, Sandbox, Session, SessionLimits, SessionState, default_sandbox
-from qwq.sandbox.jail.box_files import MAX_FETCHED
+from qwq.sandbox.jail.box_files import MAX_DEPTH, MAX_FETCHED
 from qwq.sandbox.session_slots import PACKAGES
 
 OUTPUTS = "outputs/"  # what tools put there themselves: long results in whole
@@ -227,10 +227,13 @@ class Workspace:
 
 
 def is_safe(name: str) -> bool:
-    """Whether a file's name stays below the folder that it is joined to, and is one line."""
+    """Whether a file's name stays below the folder that it is joined to, is one line, and lies no
+    deeper than the jail lists files.
+    """
     parts = name.split("/")
     return (
         0 < len(name) <= MAX_NAME
+        and len(parts) <= MAX_DEPTH
         and name.isprintable()
         and "\\" not in name
         and not any(part in ("", ".", "..") for part in parts)

@@ -22,6 +22,7 @@ from typing import Protocol
 from qwq.errors import InfraError, UsageError
 from qwq.sandbox.cells import CellResult, CellStatus, SessionState, result_of
 from qwq.sandbox.clock import Clock
+from qwq.sandbox.jail.box_files import MAX_LISTED
 from qwq.sandbox.limits import Level, Limits, RunStatus
 from qwq.sandbox.open_run import Ended, OpenRun
 from qwq.sandbox.pipes import Pipes, sealed_memory
@@ -54,6 +55,8 @@ class SessionLimits:
         for field in fields(self):
             if not getattr(self, field.name) > 0:
                 raise UsageError(f"{field.name} is {getattr(self, field.name)}: give a number above 0")
+        if self.box_files > MAX_LISTED:
+            raise UsageError(f"box_files is {self.box_files}: give up to {MAX_LISTED}, a cell lists them all")
         self.of_cell(self.timeout_s, self.total_s)
 
     def of_cell(self, timeout_s: float, total_s: float) -> Limits:

@@ -73,7 +73,7 @@ def test_snapshots_larger_than_one_message(sandbox):
         assert desk.snapshot() == files
 
 
-REFUSED = ["", "/etc/x", "../x", "a/../b", "a//b", "a/", "./a", "a\nb", "a\x00", "a\\b", "x" * 2000]
+REFUSED = ["", "/etc/x", "../x", "a/../b", "a//b", "a/", "./a", "a\nb", "a\x00", "a\\b", "x" * 2000, "d/" * 16 + "f"]
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -88,6 +88,12 @@ def test_too_much_for_a_workspace():
         Workspace(files={"a": b"x" * (3 << 20)}, box_mb=2)
     with pytest.raises(UsageError, match="600 files"):
         Workspace(files={f"f{n}": b"" for n in range(600)})
+
+
+def test_as_many_files_as_fit_are_seen_again(sandbox):
+    files = {f"{'d/' * 15}f{n}": b"" for n in range(512)}
+    with Workspace(sandbox, files=files) as desk:
+        assert not desk.diff() and desk.snapshot() == files
 
 
 def test_a_folder_is_copied_without_links_and_devices(tmp_path):

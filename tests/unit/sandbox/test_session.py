@@ -5,6 +5,7 @@ to be stopped.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
@@ -14,6 +15,7 @@ import pytest
 from qwq.errors import UsageError
 from qwq.sandbox import CellResult, CellStatus, Sandbox, SessionLimits, SessionState, session_slots
 from qwq.sandbox.cells import cut_text, result_of
+from qwq.sandbox.http.protocol import SessionRequest
 
 STUBBORN = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
 
@@ -265,6 +267,11 @@ def test_restart_tells_what_gave_something_else(session):
     assert session.run("x").value == "1"
     session.restart(replay=False)
     assert session.run("x").error[0] == "NameError"
+
+
+def test_a_server_takes_the_limits_that_the_library_has():
+    assert set(SessionRequest.model_fields) - {"replay"} == {field.name for field in dataclasses.fields(SessionLimits)}
+    assert SessionRequest().model_dump(exclude={"replay"}) == dataclasses.asdict(SessionLimits())
 
 
 def test_the_longest_unused_session_gives_its_process_up_and_is_rebuilt():

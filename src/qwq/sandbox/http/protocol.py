@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from qwq.sandbox.jail.box_files import MAX_LISTED
 from qwq.sandbox.limits import RunStatus
 from qwq.sandbox.runner import Execution
 
@@ -141,6 +142,7 @@ class SessionRequest(_Strict):
     memory_mb: int = Field(1024, ge=32)
     processes: int = Field(32, ge=1, le=128)
     box_mb: int = Field(64, ge=1, le=1024)
+    box_files: int = Field(1024, ge=16, le=MAX_LISTED)
     output_limit_bytes: int = Field(1 << 20, ge=1)
     total_output_bytes: int = Field(64 << 20, ge=1)
     text_chars: int = Field(8000, ge=2)

@@ -6,7 +6,7 @@ import base64
 import os
 
 MAX_FETCHED = 20 << 20
-MAX_LISTED = 500
+MAX_LISTED = 4096
 MAX_DEPTH = 16
 
 
