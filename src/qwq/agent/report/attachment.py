@@ -87,7 +87,7 @@ class Attachments:
             if meant is None or meant == own or vocabulary.labels[meant] == label:
                 continue
             other = forms(vocabulary.labels[meant])
-            if _differ_in_kind(other, forms(label)) or _is_superlative(other, forms(label), place.text):
+            if _can_both_be(other, forms(label)) or _is_superlative(other, forms(label), place.text):
                 continue
             if _are_times(other, forms(label)) and _EARLIER.search(self._behind_text(number, place)):
                 continue
@@ -150,8 +150,9 @@ class Attachments:
             return None
         if own in {m.label for m in vocabulary.mentions(place.before)}:
             return own
+        by_time = _are_times(*map(forms, vocabulary.labels))
         for text in place.parents:
-            found = {m.label for m in vocabulary.mentions(text)}
+            found = {m.label for m in vocabulary.mentions(text) if by_time or vocabulary.fills(m, text)}
             if found:
                 return own if own in found else next(iter(found)) if len(found) == 1 else None
         return None
@@ -164,7 +165,7 @@ class Attachments:
             spans = [
                 (n.start - offset, n.end - offset)
                 for n in self._numbers
-                if offset <= n.start < offset + len(place.text) and n.is_counted
+                if offset <= n.start < offset + len(place.text) and n.is_counted and not n.is_year
             ]
             read = vocabulary.mentions(place.text)
             free = tuple(s for s in spans if not any(m.start < s[1] and s[0] < m.end for m in read))
@@ -213,7 +214,7 @@ def _end_of_range(text: str, span: tuple[int, int]) -> str:
         return ""
     if re.search(r"\b(?:from|between)[\s*_$€£¥(]*(?:EUR |USD )?$", before):
         return "min"
-    ends = re.search(r"\b(?:from|between)\b[^.;]*\d[^.;]{0,14}\b(?:to|and)[\s*_$€£¥(]*(?:EUR |USD )?$", before)
+    ends = re.search(r"\b(?:from|between)\b[^;]*\d[^;]{0,14}\b(?:to|and)[\s*_$€£¥(]*(?:EUR |USD )?$", before)
     return "max" if ends else ""
 
 
@@ -233,7 +234,8 @@ def attach(
     ):  # fmt: skip
         if mention is None:
             continue
-        cost += _taken(text, span, mention, cost, numbers, mentions)
+        if preference >= 0:  # else the sentence goes this way as a whole
+            cost += _taken(text, span, mention, cost, numbers, mentions)
         if cost <= MAX_COST:
             near.append((cost + preference, mention.label))
     near.sort()
@@ -300,11 +302,12 @@ def _behind(
     return mention, cost + (0.1 if _BEHIND.search(gap) or not gap.strip(" -*_") else 1.5)
 
 
-def _differ_in_kind(one: frozenset[str], other: frozenset[str]) -> bool:
-    """Whether two labels do not exclude each other: they are the same, or only one of them is a
-    statistic (the share of missing ages) or a number (2024 and its growth).
+def _can_both_be(meant: frozenset[str], own: frozenset[str]) -> bool:
+    """Whether two labels do not exclude each other: one says less (price, mean price), or only one
+    of them is a statistic (the share of missing ages) or a number (2024 and its growth).
     """
-    return one == other or (one <= STATISTICS) != (other <= STATISTICS) or _are_numbers(one) != _are_numbers(other)
+    is_less = meant <= own
+    return is_less or (meant <= STATISTICS) != (own <= STATISTICS) or _are_numbers(meant) != _are_numbers(own)
 
 
 def _are_numbers(words: frozenset[str]) -> bool:

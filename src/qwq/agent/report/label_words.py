@@ -140,6 +140,11 @@ class Mention:
     end: int
 
 
+def _name_statistics(labels: Sequence[str]) -> bool:
+    named = [forms(label) for label in labels]
+    return sum(bool(words) and words <= STATISTICS for words in named) * 2 > len(named)
+
+
 @dataclass
 class Vocabulary:
     """The labels of one level: all rows, or all columns, of a table. `axis` is the level's own name
@@ -152,10 +157,9 @@ class Vocabulary:
     _needed: list[tuple[frozenset[str], frozenset[str]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        named = [forms(label) for label in self.labels]
-        self.is_statistic = sum(bool(words) and words <= STATISTICS for words in named) * 2 > len(named)
+        self.is_statistic = _name_statistics(self.labels)
         if self.is_statistic:  # a text may name a statistic that the table does not have
-            known = {form for words in named for form in words}
+            known = {form for label in self.labels for form in forms(label)}
             self.labels = [*self.labels, *(name for name in NAMED_STATISTICS if name not in known)]
         self._sets = [forms(label) for label in self.labels]
         counts = Counter(form for words in set(self._sets) for form in words)
@@ -165,6 +169,7 @@ class Vocabulary:
             unique = frozenset(form for form in own if counts[form] == 1)
             self._needed.append((unique or own, own - unique if unique else frozenset()))
         self._axis = forms(self.axis)
+        self._forms = frozenset(form for words in self._sets for form in words)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -191,13 +196,18 @@ class Vocabulary:
             kept.append(mention)
         return kept
 
+    def fills(self, mention: Mention, text: str) -> bool:
+        """Whether a mention is half of a text or more: a heading that is called like the label."""
+        words = forms(text)
+        return 2 * len(words & self._sets[mention.label]) >= len(words)
+
     def _of(
         self, label: int, needed: frozenset[str], shared: frozenset[str], at: dict[str, list[Token]],
         words: Sequence[Token], text: str,
     ) -> Iterable[Mention]:  # fmt: skip
         places = []
         for form in needed:
-            usable = [t for t in _of_form(form, at) if self._is_name(t, words, text)]
+            usable = [t for t in _of_form(form, at, self._forms) if self._is_name(t, words, text)]
             if not usable and not form.isascii():
                 usable = [Token(form, m.start(), m.end(), "cjk") for m in re.finditer(re.escape(form), text)]
             if not usable:
@@ -233,15 +243,14 @@ class Vocabulary:
         )
 
 
-def _of_form(form: str, at: Mapping[str, Sequence[Token]]) -> Sequence[Token]:
-    """The words of a form; of one that a name only adds a few letters to (class for Pclass)."""
+def _of_form(form: str, at: Mapping[str, Sequence[Token]], known: frozenset[str]) -> Sequence[Token]:
+    """The words of a form; of one that a name only adds a few letters to (class for Pclass), unless
+    it is `known` as another label's (male, female).
+    """
     if form in at or len(form) < 5 or form.isdigit():
         return at.get(form, ())
-    return next(
-        (
-            at[word]
-            for word in at
-            if len(word) >= 4 and len(form) - len(word) <= 4 and (form.endswith(word) or form.startswith(word))
-        ),
-        (),
-    )
+    for word in at:
+        near = len(word) >= 4 and len(form) - len(word) <= 4 and word not in known
+        if near and (form.endswith(word) or form.startswith(word)):
+            return at[word]
+    return ()

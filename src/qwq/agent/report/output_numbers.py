@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -116,13 +117,27 @@ def _is_plain(value: Any) -> bool:
 # -- lines -----------------------------------------------------------------------------------------
 
 
-_KEY = re.compile(r"(?:^|[,;|(\t:]|\s{2,})\s*([^,;|\t:=]*?)\s*[:=]\s*(?=[-+$€£¥]{0,2}\d)")
+_KEY = re.compile(r"(?:^|[,;|(\t:]|\s{2,}|(?<=[\d%)])\s)\s*([^,;|\t:=]*?)\s*[:=]\s*(?=[-+$€£¥]{0,2}\d)")
 
 
-def _lead(line: str, keys: Sequence[tuple[int, int]]) -> str:
-    """What a line begins with, before a colon that no number follows: what all of it is about."""
+_INFO = re.compile(r"\s*\d+\s+\S.*\d+ non-null\s+\S+\s*")  # a line of DataFrame.info()
+
+
+def _repeated_keys(lines: Sequence[str]) -> set[str]:
+    """Keys that come second or later in several lines: what comes first names the row."""
+    later = Counter(match[1].strip() for line in lines for match in list(_KEY.finditer(line))[1:])
+    return {key for key, count in later.items() if count > 1}
+
+
+def _lead(line: str, keys: Sequence[tuple[int, int]], row_keys: set[str]) -> str:
+    """What all of a line is about: what it begins with, before a colon that no number follows, or
+    its first key where other lines have the same keys behind it.
+    """
+    texts = [line[a:b].strip() for a, b in keys]
+    if row_keys.intersection(texts[1:]):
+        return texts[0]
     lead, colon, _ = line.partition(":")
-    return lead if colon and forms(lead) and not any(a <= len(lead.rstrip()) <= b for a, b in keys) else ""
+    return lead.strip() if colon and forms(lead) and lead.strip() not in texts else ""
 
 
 def _of_lines(lines: Sequence[str], source: int, grid: Grid) -> list[OutputNumber]:
@@ -131,14 +146,18 @@ def _of_lines(lines: Sequence[str], source: int, grid: Grid) -> list[OutputNumbe
     """
     named_figures: list[OutputNumber] = []
     bare: list[OutputNumber] = []
+    row_keys = _repeated_keys(lines)
     for line in lines:
         tree = re.search(r"[{\[].*[}\]]\s*$", line)
         if tree and (parsed := _parsed(tree[0].strip())) is not None:
             bare += _of_tree(parsed, source)
             line = line[: tree.start()]
         numbers = read_numbers(line, skip=False)
+        if _INFO.fullmatch(line):
+            bare += [OutputNumber(n.value, n.step, n.share, source, text=n.text) for n in numbers]
+            continue
         keys = [match.span(1) for match in _KEY.finditer(line)]
-        lead = _lead(line, keys)
+        lead = _lead(line, keys, row_keys)
         previous = 0
         for i, number in enumerate(numbers):
             if any(a <= number.start < b for a, b in keys):  # `older than 60: 10` says 10
@@ -150,7 +169,7 @@ def _of_lines(lines: Sequence[str], source: int, grid: Grid) -> list[OutputNumbe
             label = key or (before if forms(before) else after if forms(after) else lead)
             previous = number.end
             label = label.strip(" ,;:=|()")
-            labels = (lead.strip(), label) if lead and lead.strip() != label else (label, "")
+            labels = (lead, label) if lead and lead != label else (label, "")
             figure = OutputNumber(number.value, number.step, number.share, source, labels, grid, number.text)
             if forms(label):
                 named_figures.append(figure)

@@ -16,7 +16,7 @@ _ITEM = re.compile(r"[ \t]*(?:[-*+•]|\(?\d{1,3}[.)、)])[ \t]+")
 _HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+")
 _RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-*:?\s*)*\|?\s*")
 _END = re.compile(
-    r"(?<!\d)[.!?](?=[\s*_)\]\"']|$)|(?<=\d)[.!?](?=\s+[\"'(*_]*[A-Z\u2e80-\u9fff]|\s*$)|[。！？]|;(?=\s)|；"
+    r"(?<!\d)[.!?](?=[\s*_)\]\"']|$)|(?<=\d)[.!?](?=\s+[\"'(*_$€£]*[A-Z\d\u2e80-\u9fff]|\s*$)|[。！？]|;(?=\s)|；"
 )  # fmt: skip
 _SHORT = re.compile(r"\b(?:vs|e\.g|i\.e|approx|ca|cf|Mr|Mrs|Dr|St|No|Inc|Co|etc|est|avg|fig|tab)\.$", re.IGNORECASE)
 _SCALES = (
