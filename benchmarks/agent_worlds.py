@@ -1,8 +1,8 @@
 """Whether a model acts on what its tools answer: the same weights in the worlds as they are, and
 with answers that are not its own.
 
-    qwq train recipes/agent.toml                                        # 20 minutes on two cores
-    python benchmarks/agent_worlds.py runs/agent/checkpoints/rl1/final  # 500 test problems, T = 1
+    qwq train recipes/agent.toml
+    python benchmarks/agent_worlds.py runs/agent/checkpoints/balance/final  # 500 problems, T = 1
     python benchmarks/agent_worlds.py DIR --tasks chain table --num 100
 
 Feedback: `own`, the world's; `shuffled`, what another episode was told at the same call; `flipped`
