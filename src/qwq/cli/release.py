@@ -30,6 +30,8 @@ class ReleaseFlags:
     gguf: Words = ()
     """Quantisations of the GGUF files (F32 F16 BF16 Q8_0 Q4_0 Q3_K_M Q4_K_M Q5_K_M Q6_K), or none;
     by default Q8_0, and Q4_K_M where llama.cpp is installed."""
+    leave_out: Words = ()
+    """Parts of a run that stay private: recipe.toml, results.json, report.html."""
 
     def options(self) -> ReleaseOptions:
         from qwq.release.assemble import ReleaseOptions, default_ggufs
@@ -39,7 +41,7 @@ class ReleaseFlags:
 
         quants = words(self.gguf) or default_ggufs()
         ggufs = () if quants == ("none",) else tuple(q.upper() for q in quants)
-        return ReleaseOptions(self.name, self.license, words(self.language), ggufs)
+        return ReleaseOptions(self.name, self.license, words(self.language), ggufs, leave_out=words(self.leave_out))
 
 
 def _say(line: str) -> None:

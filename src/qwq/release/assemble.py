@@ -29,7 +29,7 @@ from qwq.config import keeps_sequence
 from qwq.errors import ConfigError, DataError, ModelError, QwqError, nearest
 from qwq.model.model_folder import HUB_FILES, generation_config, read_config, resolve_folder
 from qwq.release import facts as facts_of
-from qwq.release.card import PLACE, model_card
+from qwq.release.card import PLACE, TRAINING, model_card
 from qwq.release.facts import ModelFacts
 from qwq.release.modelfile import modelfile
 from qwq.release.secrets import secrets_in, without_home
@@ -52,8 +52,12 @@ class ReleaseOptions:
     languages: tuple[str, ...] = ()
     ggufs: tuple[str, ...] = ()
     repository: str = PLACE
+    leave_out: tuple[str, ...] = ()  # of TRAINING
 
     def __post_init__(self) -> None:
+        for name in self.leave_out:
+            if name not in TRAINING:
+                raise ConfigError(f"--leave-out {name}: {nearest(name, TRAINING)}")
         if self.ggufs:
             from qwq.release.to_gguf import FILE_TYPES
 
@@ -170,7 +174,7 @@ class _Assembly:
         run = self.released.run
         assert run is not None
         for path in (run.recipe_file, run.results_file, run.report):
-            if path.is_file():
+            if path.is_file() and path.name not in self.options.leave_out:
                 write_atomic(self.place / path.name, without_home(path.read_text(encoding="utf-8", errors="replace")))
 
     def _licence(self) -> None:
@@ -198,9 +202,13 @@ class _Assembly:
     def _card(self) -> None:
         ggufs = sorted((p.name for p in self.place.glob("*.gguf")), key=lambda n: -(self.place / n).stat().st_size)
         card = model_card(
-            self.facts(), repository=self.options.repository, ggufs=ggufs, adapter=self.released.adapter is not None
+            self.facts(),
+            repository=self.options.repository,
+            ggufs=ggufs,
+            adapter=self.released.adapter is not None,
+            training=[name for name in TRAINING if (self.place / name).is_file()],
         )
-        write_atomic(self.place / "README.md", card)
+        write_atomic(self.place / "README.md", without_home(card))
 
     def facts(self) -> ModelFacts:
         folder = self.released.folder
@@ -229,8 +237,8 @@ def model_files(folder: Path) -> list[Path]:
     )
 
 
-def release(source: str, out: Path, options: ReleaseOptions, say: Say = lambda line: None) -> Path:
-    """Write the release of `source` to the folder `out`; returns it.
+def release(source: str, out: Path, options: ReleaseOptions, say: Say = lambda line: None, *, at: str = "OUT") -> Path:
+    """Write the release of `source` to the folder `out`, which errors call `at`; returns it.
 
     A folder that holds this very release is checked and left as it is. ConfigError where `out`
     holds something else, ModelError for a model that cannot be read, CapacityError for a full disk.
@@ -240,7 +248,7 @@ def release(source: str, out: Path, options: ReleaseOptions, say: Say = lambda l
     made_from = _fingerprint(released, options)
     if out.exists():
         return _already(out, made_from)
-    with writing_to(out, at="OUT"):
+    with writing_to(out, at=at):
         out.parent.mkdir(parents=True, exist_ok=True)
         place = out.with_name(f".{out.name}.partial")
         place.mkdir(exist_ok=True)
@@ -279,7 +287,10 @@ def _fill(assembly: _Assembly, made_from: str) -> None:
     (place / DONE).unlink()
     files = files_of(place)
     if found := secrets_in(place, files):
-        raise DataError(f"nothing was released: {found[0]}{_more(found)}: take it out of the run or the model folder")
+        raise DataError(
+            f"nothing was released: {found[0]}{_more(found)}: take it out of the run or the model folder, or give "
+            f"--leave-out with one of {', '.join(TRAINING)}"
+        )
     write_sums(place, {name: sha256_of(place / name) for name in files})
 
 

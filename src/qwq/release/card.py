@@ -13,13 +13,29 @@ from qwq.release.card_rules import faults_of
 from qwq.release.facts import UNKNOWN_LICENCE, ModelFacts, Score
 
 PLACE = "ORG/NAME"  # stands in the commands for a repository that has no name yet
+TRAINING = {
+    "recipe.toml": "the recipe: `qwq train recipe.toml` trains the model again",
+    "report.html": "curves, verdicts and answers of the training",
+    "results.json": "every score after every stage",
+}
 FAMILIES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}
 
 
-def model_card(facts: ModelFacts, *, repository: str = PLACE, ggufs: Sequence[str] = (), adapter: bool = False) -> str:
-    """Text of README.md. `ggufs` are the names of the GGUF files beside it."""
+def model_card(
+    facts: ModelFacts,
+    *,
+    repository: str = PLACE,
+    ggufs: Sequence[str] = (),
+    adapter: bool = False,
+    training: Sequence[str] = (),
+) -> str:
+    """Text of README.md. `ggufs` are the names of the GGUF files beside it, `training` those of the
+    run's files.
+    """
     card = (
-        f"---\n{_metadata(facts, ggufs)}\n---\n\n" + "\n".join(_text(facts, repository, ggufs, adapter)).rstrip() + "\n"
+        f"---\n{_metadata(facts, ggufs)}\n---\n\n"
+        + "\n".join(_text(facts, repository, ggufs, adapter, training)).rstrip()
+        + "\n"
     )
     faults = faults_of(card)
     assert not faults, faults
@@ -65,7 +81,9 @@ def _metadata(facts: ModelFacts, ggufs: Sequence[str]) -> str:
     return data.to_yaml(line_break="\n")
 
 
-def _text(facts: ModelFacts, repository: str, ggufs: Sequence[str], adapter: bool) -> Iterator[str]:
+def _text(
+    facts: ModelFacts, repository: str, ggufs: Sequence[str], adapter: bool, training: Sequence[str]
+) -> Iterator[str]:
     family = FAMILIES.get(facts.family, facts.family)
     origin = (
         f"a fine-tune of [{facts.base}](https://huggingface.co/{facts.base})"
@@ -79,7 +97,7 @@ def _text(facts: ModelFacts, repository: str, ggufs: Sequence[str], adapter: boo
         f"{facts.name} is {origin} with {facts.parameters:,} parameters of the {family} architecture and a context of "
         f"{facts.context:,} tokens. It writes its thinking between `<think>` and `</think>`, then its answer.\n"
     )
-    yield from _files(ggufs, adapter, trained=bool(facts.stages))
+    yield from _files(ggufs, adapter, training)
     if facts.scores:
         yield from _scores(facts.scores)
     if facts.stages:
@@ -88,19 +106,14 @@ def _text(facts: ModelFacts, repository: str, ggufs: Sequence[str], adapter: boo
     yield from _programs(facts, repository, ggufs)
 
 
-def _files(ggufs: Sequence[str], adapter: bool, trained: bool) -> Iterator[str]:
+def _files(ggufs: Sequence[str], adapter: bool, training: Sequence[str]) -> Iterator[str]:
     yield "## Files\n"
     rows = {"config.json, model*.safetensors, tokenizer": "the model, as transformers, vLLM, SGLang and MLX read it"}
     rows |= {name: "for llama.cpp and Ollama" for name in ggufs}
     rows["Modelfile"] = "for Ollama: chat template with thinking and calls, sampling, context"
     if adapter:
         rows["adapter/"] = "the LoRA adapter alone (PEFT's format)"
-    if trained:
-        rows |= {
-            "recipe.toml": "the recipe: `qwq train recipe.toml` trains the model again",
-            "report.html": "curves, verdicts and answers of the training",
-            "results.json": "every score after every stage",
-        }
+    rows |= {name: TRAINING[name] for name in training}
     rows["SHA256SUMS"] = "checksums: `sha256sum -c SHA256SUMS`"
     yield from _table(("file", "what it is"), [(f"`{name}`", what) for name, what in rows.items()])
 
@@ -130,7 +143,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _training(facts: ModelFacts) -> Iterator[str]:
     yield "## How it was trained\n"
     seed = f" with seed {facts.seed}" if facts.seed is not None else ""
-    yield f"With `qwq`, stage after stage{seed}; `recipe.toml` has every setting.\n"
+    yield f"With `qwq`, stage after stage{seed}; its recipe has every setting.\n"
     rows = [
         (s.name, s.kind, f"{s.steps:,}" if s.steps else "", f"{s.seconds / 60:.1f}",
          _counts(s.verdicts) if s.verdicts else "")

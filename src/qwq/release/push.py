@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -50,7 +51,8 @@ class PushPlan:
 
 def prepared(source: str, repository: str, options: ReleaseOptions, folder: Path | None, say: Say) -> Path:
     """The released folder to push: `source` itself where it is one, else the release of `source`
-    in `folder` (by default `release` in the run's folder, or beside the model's).
+    in `folder` (by default `release` in the run's folder, or beside the model's; here where nothing
+    may be written there).
 
     A release of an older state of the run is kept as release.1. ConfigError for a repository's name
     that no hub takes, and for whatever keeps the release from being written.
@@ -64,12 +66,12 @@ def prepared(source: str, repository: str, options: ReleaseOptions, folder: Path
         folder = _default_folder(source)
     options = replace(options, repository=repository)
     try:
-        return release(source, folder, options, say)
+        return release(source, folder, options, say, at="--release")
     except ConfigError:
         if not (folder / MADE_FROM).is_file():
             raise
         say(f"{folder} was made from another state: it is {move_aside(folder)} now")
-        return release(source, folder, options, say)
+        return release(source, folder, options, say, at="--release")
 
 
 def check_name(repository: str) -> None:
@@ -80,11 +82,11 @@ def check_name(repository: str) -> None:
 
 def _default_folder(source: str) -> Path:
     released = Released.of(source)
-    if released.run:
-        return released.run.path / "release"
-    if parse_hub_name(source):
+    if parse_hub_name(source) and not released.run:
         raise ConfigError(f"{source} is on a hub: `qwq release {source} DIR`, then `qwq push DIR REPO`")
-    return released.folder.with_name(f"{released.folder.resolve().name}-release")
+    name = f"{released.default_name}-release"
+    folder = released.run.path / "release" if released.run else released.folder.with_name(name)
+    return folder if os.access(folder.parent, os.W_OK) else Path(name)
 
 
 def _name_repository(folder: Path, repository: str) -> None:

@@ -270,3 +270,22 @@ def test_a_release_of_an_older_state_is_kept(run, tmp_path, capsys):
 def test_a_bad_name_is_refused_before_anything_is_written(run, capsys):
     assert main(["push", str(run), "small", "--dry-run"]) == 2
     assert "is no repository's name" in capsys.readouterr().err and not (run / "release").exists()
+
+
+def test_a_part_can_be_left_out(run, tmp_path, capsys):
+    report = run / "report.html"
+    report.write_text("redis://me:hunter22@cache.local/0")
+    out = tmp_path / "out"
+    assert main(["release", str(run), str(out), "--gguf", "none"]) == 2
+    assert "report.html, line 1: a password in an address" in capsys.readouterr().err and not out.exists()
+    assert main(["release", str(run), str(out), "--gguf", "none", "--leave-out", "report.html"]) == 0
+    assert not (out / "report.html").exists() and "report.html" not in (out / "README.md").read_text()
+    assert main(["release", str(run), str(tmp_path / "x"), "--leave-out", "report.htm"]) == 2
+    assert "did you mean 'report.html'" in capsys.readouterr().err
+
+
+def test_the_release_of_a_run_that_cannot_be_written_is_made_here(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qwq.release.push.os.access", lambda path, mode: False)
+    assert main(["push", str(run), "me/small", "--dry-run", "--gguf", "none"]) == 0
+    assert (tmp_path / "small-release" / "SHA256SUMS").is_file() and not (run / "release").exists()
