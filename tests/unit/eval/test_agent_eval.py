@@ -75,6 +75,27 @@ def test_tools_errors_and_recoveries(data: Path, tmp_path: Path, capsys: pytest.
     assert "KeyError" in capsys.readouterr().out
 
 
+def test_a_call_that_is_only_shown_is_explained_once(data: Path, tmp_path: Path) -> None:
+    # Line feeds inside a text are no JSON, and a call amid words is none.
+    shown = 'I call it.\n```json\n{"name": "python", "arguments": {"code": "x = 35\nx"}}\n```'
+
+    def clumsy(body: dict[str, Any]) -> Any:
+        said = [m["content"] for m in body["messages"] if m["role"] == "user"]
+        results = [m["content"] for m in body["messages"] if m["role"] == "tool"]
+        assert len(said) <= 2 and all("No tool ran." in text for text in said[1:])
+        if results:
+            return f"@mean[{results[0]}]"
+        return call("python", code="35") if len(said) == 2 else shown
+
+    results, _ = evaluate(clumsy, tmp_path / "o", "dabench:easy", "--data", str(data))
+    assert results["dabench:easy"]["score"] == 1.0 and results["dabench:easy"]["calls"]["mean"] == 1.0
+    results, asked = evaluate(lambda body: shown, tmp_path / "p", "dabench:easy", "--data", str(data))
+    assert results["dabench:easy"]["outcomes"] == {"no_answer": 1} and len(asked) == 2
+    # Without tools it is an answer like any other.
+    _, asked = evaluate(lambda body: shown, tmp_path / "q", "dabench:easy", "--data", str(data), "--tools", "none")
+    assert len(asked) == 1
+
+
 def test_without_tools_and_the_same_folder_is_refused(data: Path, tmp_path: Path) -> None:
     plain = ["dabench", "--data", str(data)]
     results, asked = evaluate(lambda body: "@mean[35]", tmp_path / "o", *plain, "--tools", "none")

@@ -71,7 +71,7 @@ def test_dabench(tmp_path: Path) -> None:
 def test_dabench_with_tools_puts_the_table_into_the_workspace(tmp_path: Path) -> None:
     _, problems, _ = load(sets.dabench, "dabench", tmp_path, tools=None)
     problem = problems[0]
-    assert problem.environment == "python" and [t["function"]["name"] for t in problem.tools] == ["python"]
+    assert [t["function"]["name"] for t in problem.tools] == ["python"]
     assert problem.files == {"sales.csv": str(tmp_path / "dabench/tables/sales.csv")}
     assert sets.SALES.strip() not in problem.messages[0].content and "sales.csv" in problem.messages[0].content
 

@@ -18,7 +18,7 @@ from qwq.data.examples import FileUse
 from qwq.envs.base import ENVIRONMENTS, environment_class
 from qwq.errors import ConfigError, DataError
 from qwq.tasks.agent.figures import agent_figures
-from qwq.tasks.agent.tries import retrying
+from qwq.tasks.agent.tries import retrying, shows_a_call
 from qwq.tasks.base import Figures, Mark, Protocol, marked
 from qwq.tasks.downloads import DataFiles
 from qwq.tasks.file_task import FileTask
@@ -112,8 +112,8 @@ class AgentTask(FileTask):
         return [p.truth["question"] for p in self.problems("test", data=self.data(place))]
 
     def _environment(self) -> str | None:
-        if self.tries == 1:
-            return self.tools if self.has_tools else None
+        if self.tries == 1 and not self.has_tools:
+            return None
         name = f"task:{self.name}:{self.tools}:{self.tries}"
         if name not in ENVIRONMENTS:
             ENVIRONMENTS[name] = retrying(self.tools if self.has_tools else None, self.tries, self.feedback)
@@ -137,7 +137,8 @@ class AgentTask(FileTask):
         """What the figures need of a sample beside its verdict."""
         if self.tries == 1:
             return {}
-        return {"tries": 1 + sum(not turn.calls_in_order for turn in response.turns)}
+        answers = [t for t in response.turns if not t.calls_in_order and not shows_a_call(t, problem.tools)]
+        return {"tries": 1 + len(answers)}
 
     def figures(self, means: Mapping[str, float], records: Sequence[Mapping[str, Any]]) -> Figures:
         return agent_figures(records, self.tools, self.tries)

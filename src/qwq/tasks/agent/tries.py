@@ -1,17 +1,31 @@
-"""Several tries: after a wrong answer the user shows what was wrong, and the model answers
-again.
+"""What the user says after a turn without calls: how a call is written, once, where the turn shows
+one that nobody could read; and, where there are several tries, what was wrong with the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from qwq.envs.base import Environment, environment_class
-from qwq.types import Message, ParsedResponse, Problem
+from qwq.types import Message, ParsedResponse, Problem, tool_schemas
 
 Feedback = Callable[[Problem, ParsedResponse], str]
+HOW_TO_CALL = (
+    "No tool ran. A call is written without a code block, with line breaks as \\n in its texts:\n<tool_call>\n"
+    '{"name": ..., "arguments": {...}}\n</tool_call>\nMake the call again.'
+)
+_SHOWN_CALL = re.compile(r'\{\s*"name"\s*:\s*"([\w.-]+)"\s*,\s*"(?:arguments|parameters)"\s*:')
+
+
+def shows_a_call(turn: ParsedResponse, tools: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a turn without calls holds one of a tool on offer as text, as small models write it:
+    JSON in a code block.
+    """
+    names = tool_schemas(tools)
+    return not turn.calls_in_order and any(name in names for name in _SHOWN_CALL.findall(turn.answer))
 
 
 class Retrying(Environment):
@@ -24,8 +38,12 @@ class Retrying(Environment):
         await super().reset(problem)
         self._problem = problem
         self._tries_left = self.tries - 1
+        self._explained = False
 
     async def next_messages(self, turn: ParsedResponse) -> Sequence[Message]:
+        if not self._explained and shows_a_call(turn, self._problem.tools):
+            self._explained = True
+            return (Message("user", HOW_TO_CALL),)
         if not self._tries_left:
             return ()
         self._tries_left -= 1
