@@ -51,6 +51,7 @@ class RecordedTools(Environment):
         self.num_turns = self.num_calls = 0
         self._pending: list[str] = []  # ids of the calls that `step` runs next
         self._checked = False
+        self.answer_before_check = ""  # what the model was asked to mend
         self._specs: dict[str, ToolSpec] = {}
         self._jailed: set[str] = set()  # tools whose calls are cells of the session
 
@@ -94,6 +95,7 @@ class RecordedTools(Environment):
             if event is None:
                 return ()
             text = self.tape.put(EventKind.CHECK)["text"]
+        self.answer_before_check = turn.final
         return [Message("user", text)]
 
     async def close(self) -> None:

@@ -186,7 +186,7 @@ def run_agent(
             RecordedPolicy(policy, tape), iter([job]), settings.params, limits=limits.episode(), concurrency=1,
             loop_tokens=LOOP_TOKENS, hooks=tools.hooks(watcher.text),
         )  # fmt: skip
-        outcome = _outcome(episode, tools)
+        outcome = _kept_answer(_outcome(episode, tools), tools)
         if not outcome.failure and not outcome.waiting:
             outcome = _finish(outcome, tools, folder)
         write_answer(folder, outcome)
@@ -258,6 +258,15 @@ def _outcome(episode: Episode, tools: RecordedTools) -> AgentOutcome:
         seconds=tools.tape.seconds,
         failure=episode.failure,
     )
+
+
+def _kept_answer(outcome: AgentOutcome, tools: RecordedTools) -> AgentOutcome:
+    """The answer from before its check where no other came: the server failed, or a turn ended
+    without one. What the check found stays marked in the report.
+    """
+    if outcome.waiting or outcome.answer or not tools.answer_before_check:
+        return outcome
+    return replace(outcome, answer=tools.answer_before_check, stop_reason=StopReason.END, failure="")
 
 
 def _finish(outcome: AgentOutcome, tools: RecordedTools, folder: AgentFolder) -> AgentOutcome:

@@ -18,7 +18,7 @@ from qwq.agent.run import NO_BUDGETS, AgentLimits, AgentOutcome, decide_calls, f
 from qwq.envs.toolbox import Toolbox
 from qwq.errors import ConfigError, DataError
 from qwq.rollout.policy import TurnRequest
-from qwq.types import StopReason
+from qwq.types import ParsedResponse, StopReason, Turn
 
 ALLOW_ALL = approvals_of({"rule": [{"tool": "*", "then": "allow"}]}, "here")
 Script = Callable[[TurnRequest], Any]
@@ -28,7 +28,7 @@ def call(name: str, **arguments: Any) -> str:
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
 
 
-def turns(*texts: str) -> Script:
+def turns(*texts: Any) -> Script:
     return lambda r: texts[min(len(r.key.episode.turns), len(texts) - 1)]
 
 
@@ -355,3 +355,14 @@ def test_a_check_gives_one_more_turn(tmp_path: Path) -> None:
     assert quiet.answer == "Fine." and quiet.model_calls == 1
     last = play(tmp_path / "last", turns("It is 7."), check=check, limits=AgentLimits(model_calls=1))
     assert (last.answer, last.stop_reason) == ("It is 7.", StopReason.TURNS)  # no turn is left to mend it
+
+
+@pytest.mark.parametrize(
+    "second",
+    ["", Turn(ParsedResponse(None, ""), StopReason.ABORT, failure="the server is gone")],
+    ids=["empty", "gone"],
+)
+def test_the_answer_is_kept_where_its_check_brings_no_other(tmp_path: Path, second: str | Turn) -> None:
+    outcome = play(tmp_path / "run", turns("It is 7.", second), check=lambda answer, events: "Mend it.")
+    assert (outcome.answer, outcome.stop_reason, outcome.failure) == ("It is 7.", StopReason.END, "")
+    assert kinds(tmp_path / "run")[-1] == "finish"
