@@ -1,7 +1,7 @@
 """What slow tools cost RL: rollouts a minute with tools of 50 ms, beside as many tokens without
 tools.
 
-    python benchmarks/agent_rl_tools.py                            # three minutes on two cores
+    python benchmarks/agent_rl_tools.py                            # four minutes on two idle cores
     python benchmarks/agent_rl_tools.py --groups 2 --rounds 1      # a quick look
 
 A model of about a million parameters learns one dialogue by heart: think, call, read, twice more,
@@ -146,10 +146,10 @@ def rate(policy: TrainerPolicy, problem: Problem, options: argparse.Namespace, w
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--groups", type=int, default=8)
+    parser.add_argument("--groups", type=int, default=16)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--delay-ms", type=float, default=50.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     tokenizer = train_bpe([*THOUGHTS, QUESTION], 320)
     chat = ChatFormat(tokenizer, default_template())

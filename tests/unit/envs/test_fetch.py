@@ -55,9 +55,14 @@ class Pages(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class PageServer(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """A client that has seen enough closes the connection."""
+
+
 @pytest.fixture(scope="module")
 def server():
-    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    served = PageServer(("127.0.0.1", 0), Pages)
     served.seen = []
     thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
