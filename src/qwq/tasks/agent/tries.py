@@ -17,12 +17,12 @@ HOW_TO_CALL = (
     "No tool ran. A call is written without a code block, with line breaks as \\n in its texts:\n<tool_call>\n"
     '{"name": ..., "arguments": {...}}\n</tool_call>\nMake the call again.'
 )
-_SHOWN_CALL = re.compile(r'\{\s*"name"\s*:\s*"([\w.-]+)"\s*,\s*"(?:arguments|parameters)"\s*:')
+_SHOWN_CALL = re.compile(r'\{\s*"name"\s*:\s*"([\w.-]+)"')
 
 
 def shows_a_call(turn: ParsedResponse, tools: Iterable[Mapping[str, Any]]) -> bool:
     """Whether a turn without calls holds one of a tool on offer as text, as small models write it:
-    JSON in a code block.
+    JSON in a code block, or the tool's schema.
     """
     names = tool_schemas(tools)
     return not turn.calls_in_order and any(name in names for name in _SHOWN_CALL.findall(turn.answer))
