@@ -21,6 +21,7 @@ from qwq.agent.report.places import NumberPlace
 from qwq.agent.report.reader import WrittenNumber
 
 MAX_COST = 1.6
+AT_ONCE = 0.15
 _JOINS = re.compile(
     r"^[\s*_(\"'|]*(?:[:=\u2013\u2014-]|was|were|is|are|at|of|had|has|paid|averaged|reached|with|sold|made|led with|"
     r"came to|为|是|达|占|:|了)?[\s*_(\"'$€£¥约~]*(?:about |around |USD |EUR )?$",
@@ -237,9 +238,10 @@ def attach(
         if preference >= 0:  # else the sentence goes this way as a whole
             cost += _taken(text, span, mention, cost, numbers, mentions)
         if cost <= MAX_COST:
-            near.append((cost + preference, mention.label))
+            near.append((cost + preference, mention.label, cost))
     near.sort()
-    return list(dict.fromkeys(label for cost, label in near if cost - near[0][0] < 0.4))
+    # A label right behind the number is its unit (4.4 years), whatever the rest says.
+    return list(dict.fromkeys(label for cost, label, raw in near if cost - near[0][0] < 0.4 or raw <= AT_ONCE))
 
 
 def _taken(

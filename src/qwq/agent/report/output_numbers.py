@@ -17,7 +17,7 @@ from typing import Any
 from qwq.agent.report.grid import Grid, OutputNumber, is_value
 from qwq.agent.report.label_words import forms
 from qwq.agent.report.output_tables import READERS
-from qwq.agent.report.reader import read_numbers
+from qwq.agent.report.reader import WrittenNumber, read_numbers
 
 _SCALAR = re.compile(r"\b(?:np|numpy)\.\w+\(([^()]*)\)")
 _MAX_DEPTH = 6
@@ -144,36 +144,46 @@ def _of_lines(lines: Sequence[str], source: int, grid: Grid) -> list[OutputNumbe
     """Numbers in lines of words: named by the words before them, or behind them, and by what the
     line begins with (`junior: n=3, mean 4.5`).
     """
-    named_figures: list[OutputNumber] = []
-    bare: list[OutputNumber] = []
+    given: list[OutputNumber] = []
     row_keys = _repeated_keys(lines)
     for line in lines:
         tree = re.search(r"[{\[].*[}\]]\s*$", line)
         if tree and (parsed := _parsed(tree[0].strip())) is not None:
-            bare += _of_tree(parsed, source)
+            given += _of_tree(parsed, source)
             line = line[: tree.start()]
         numbers = read_numbers(line, skip=False)
         if _INFO.fullmatch(line):
-            bare += [OutputNumber(n.value, n.step, n.share, source, text=n.text) for n in numbers]
+            given += [_bare(number, source) for number in numbers]
+        else:
+            given += _of_line(line, numbers, source, grid, row_keys)
+    grid.figures += [figure for figure in given if figure.grid is grid]
+    return given
+
+
+def _bare(number: WrittenNumber, source: int) -> OutputNumber:
+    return OutputNumber(number.value, number.step, number.share, source, text=number.text)
+
+
+def _of_line(
+    line: str, numbers: Sequence[WrittenNumber], source: int, grid: Grid, row_keys: set[str]
+) -> Iterator[OutputNumber]:
+    keys = [match.span(1) for match in _KEY.finditer(line)]
+    lead = _lead(line, keys, row_keys)
+    # In a sentence of several numbers the words between them are no names of rows.
+    table = grid if keys or len(numbers) == 1 else None
+    previous = 0
+    for i, number in enumerate(numbers):
+        if any(a <= number.start < b for a, b in keys):  # `older than 60: 10` says 10
+            yield _bare(number, source)
             continue
-        keys = [match.span(1) for match in _KEY.finditer(line)]
-        lead = _lead(line, keys, row_keys)
-        previous = 0
-        for i, number in enumerate(numbers):
-            if any(a <= number.start < b for a, b in keys):  # `older than 60: 10` says 10
-                bare.append(OutputNumber(number.value, number.step, number.share, source, text=number.text))
-                continue
-            end = numbers[i + 1].start if i + 1 < len(numbers) else len(line)
-            key = next((line[a:b] for a, b in keys if number.start - 4 <= b <= number.start), "")
-            before, after = line[previous : number.start], line[number.end : end]
-            label = key or (before if forms(before) else after if forms(after) else lead)
-            previous = number.end
-            label = label.strip(" ,;:=|()")
-            labels = (lead, label) if lead and lead != label else (label, "")
-            figure = OutputNumber(number.value, number.step, number.share, source, labels, grid, number.text)
-            if forms(label):
-                named_figures.append(figure)
-            else:
-                bare.append(OutputNumber(number.value, number.step, number.share, source, text=number.text))
-    grid.figures += named_figures
-    return bare + named_figures
+        end = numbers[i + 1].start if i + 1 < len(numbers) else len(line)
+        key = next((line[a:b] for a, b in keys if number.start - 4 <= b <= number.start), "")
+        before, after = line[previous : number.start], line[number.end : end]
+        label = (key or next((text for text in (before, after) if forms(text)), lead)).strip(" ,;:=|()")
+        previous = number.end
+        labels = (lead, label) if lead and lead != label else (label, "")
+        named = bool(forms(label))
+        yield OutputNumber(
+            number.value, number.step, number.share, source, labels if named else (), table if named else None,
+            number.text,
+        )  # fmt: skip

@@ -68,6 +68,8 @@ def _header(checked: Checked, steps: Sequence[CallRecord], events: Sequence[Even
     wrong = len(checked.wrong_numbers)
     unproven = len(checked.wrong_deeds)
     chips = [f'<span class="chip good">{traced} {"number" if traced == 1 else "numbers"} traced</span>']
+    if not checked.numbers:
+        chips = ['<span class="chip">no numbers</span>']
     if wrong:
         chips.append(f'<a class="chip bad" href="#unsupported">{wrong} unsupported</a>')
     if unproven:
@@ -137,7 +139,8 @@ def _calls(steps: Sequence[CallRecord], targets: _Targets) -> str:
 def _call(step: CallRecord, targets: _Targets) -> str:
     chip = "" if step.kind == "ok" else f' <span class="chip bad">{text(step.kind.replace("_", " "))}</span>'
     shown = step.code or "\n".join(f"{k}: {v}" for k, v in step.arguments.items())
-    first = next((line for line in step.code.splitlines() if line.strip() and not line.startswith("import ")), "")
+    peek = step.code or str(next(iter(step.arguments.values()), ""))
+    first = next((line for line in peek.splitlines() if line.strip() and not line.startswith("import ")), "")
     output = targets.marked(step)
     return (
         f'<details class="call"><summary><b>{text(step.label)}</b> <span class="soft">{text(step.tool)}</span>{chip}'
