@@ -25,6 +25,7 @@ pytest.importorskip("mcp", reason="the extra agent is not installed")
 if CHROMIUM is None:
     pytest.skip("no Chromium on this machine", allow_module_level=True)
 expect = sync_api.expect
+expect.set_options(timeout=30_000)  # the machine may be busy
 AXE = ROOT / "web/node_modules/axe-core/axe.min.js"
 SHOTS = os.environ.get("QWQ_SHOTS")
 SALES = "month,amount\n" + "\n".join(["Jan,4000", "Jan,100", "Feb,3900", "Mar,5000", "Mar,200"]) + "\n"

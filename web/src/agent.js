@@ -94,7 +94,7 @@ function Ask({ step }) {
 function Call({ step, waits }) {
   const { call, approval, result } = step
   const kind = result?.kind ?? (waits ? 'waits' : step.started ? 'running' : 'none')
-  const tables = (result?.detail?.tables ?? []).slice(0, 8)
+  const tables = (result?.detail?.display ?? []).map((d) => d['text/html']).filter(Boolean).slice(0, 8)
   const pictures = (result?.artefacts ?? []).filter((a) => a.media_type === 'image/png')
   return html`<section class="step" id=${call.id} tabindex="-1" aria-label=${`${call.tool || t('malformed')} ${call.id}`}>
     <div class="step-bar"><${Icon} name="tool" /><code>${call.tool || t('malformed')}</code><span class="state" data-kind=${kind}>${t(`kind_${kind}`)}</span>
