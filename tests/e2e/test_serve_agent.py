@@ -95,7 +95,7 @@ def test_a_run_from_a_file_to_an_answer_with_traced_numbers(client: httpx2.Clien
     ident = start(client, "the sum?", files=[file])
     events, live, done = follow(client, ident)
     assert [e["event"] for e in events] == [
-        "run", "model_turn", "call", "tool_started", "result", "model_turn", "finish",
+        "run", "model_turn", "call", "tool_started", "result", "model_turn", "check", "model_turn", "finish",
     ]  # fmt: skip
     assert "".join(text for kind, text in live if kind == "content").endswith("It is 60, not 61.")
     assert events[1]["thinking"] == "look" and "ids" not in events[1]

@@ -104,7 +104,7 @@ def test_a_report_whose_numbers_jump_to_their_call(page: Any) -> None:
     expect(page.locator(".step table").first).to_contain_text("4100")
     expect(page.locator(".picture img")).to_have_count(1)
     assert page.locator(".picture img").evaluate("i => i.naturalWidth") > 100
-    expect(page.locator(".agent-bar b").first).to_have_text("4/20")
+    expect(page.locator(".agent-bar b").first).to_have_text("5/20")
     expect(page.locator(".number.bad")).to_have_text(["9999 · unsupported"])
     assert page.locator(".step .scroll style, .step [style]").count() == 0
     jump = page.locator("button.number").filter(has_text="5,200")

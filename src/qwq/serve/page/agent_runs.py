@@ -23,6 +23,7 @@ from qwq.agent.approvals import NO_RULES, approvals_of, read_approvals
 from qwq.agent.command import listing, make_toolbox, toolbox_of
 from qwq.agent.events import EVENTS, Event, EventKind, EventLog, read_events
 from qwq.agent.folder import AgentFolder, own_task
+from qwq.agent.report import correction
 from qwq.agent.run import NO_BUDGETS, AgentLimits, AgentOutcome, AgentSettings, Watcher, decide_calls, run_agent
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.toolbox import Toolbox
@@ -204,7 +205,8 @@ class AgentRuns:
         run.toolbox = make_toolbox(asked.tools, files, mcp=mcp)
         about = {
             "endpoint": None, "source": run.policy.name, "toolsets": list(asked.tools),
-            "mcp": str(mcp.resolve()) if mcp else None, "box_mb": run.toolbox.workspace.limits.box_mb,  # type: ignore[union-attr]
+            "mcp": str(mcp.resolve()) if mcp else None, "allow_hosts": [],
+            "box_mb": run.toolbox.workspace.limits.box_mb,  # type: ignore[union-attr]
             "workspace": None, "files": {name: len(data) for name, data in files.items()}, "engine": {},
         }  # fmt: skip
         settings = AgentSettings(
@@ -212,7 +214,7 @@ class AgentRuns:
         )
         return run_agent(
             run.policy, asked.task + listing(files), toolbox=run.toolbox, out=run.folder, limits=asked.limits,
-            approvals=self._approvals, settings=settings, watcher=Watcher(run.hear),
+            approvals=self._approvals, settings=settings, watcher=Watcher(run.hear), check=correction,
         )  # fmt: skip
 
     def go_on(self, ident: str, approved: Sequence[str] = (), denied: Mapping[str, str] | None = None) -> None:
@@ -241,8 +243,8 @@ class AgentRuns:
         settings = AgentSettings(SamplingParams(**{**first["sampling"], "logit_bias": ()}), **known)
         return run_agent(
             run.policy, first["task"], toolbox=run.toolbox, out=run.folder, limits=AgentLimits(**first["limits"]),
-            approvals=approvals_of(first["approvals"], EVENTS), settings=settings, watcher=Watcher(run.hear),
-            log=EventLog(run.folder, heard=run.hear),
+            approvals=approvals_of(first["approvals"], EVENTS), settings=settings, check=correction,
+            watcher=Watcher(run.hear), log=EventLog(run.folder, heard=run.hear),
         )  # fmt: skip
 
     def _play(self, ident: str, work: Work, model: str | None) -> None:
