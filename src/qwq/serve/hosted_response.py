@@ -15,7 +15,7 @@ event loop, in the order in which things happen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -208,10 +208,11 @@ class HostedRun(ResponseRun):
             last_turn=True,
         )
         request = self.conversation.request
-        messages: Any = template_messages(self.parts.ask.messages)[0]  # for a template that cannot go on from tokens
+        # For a template that cannot go on from tokens.
+        messages = tuple(map(_message, template_messages(self.parts.ask.messages)[0]))
         tools = tuple(t.model_dump(exclude_none=True) for t in self.parts.ask.tools)
         job = EpisodeJob(
-            Problem("response", "custom", tuple(messages), {}, "response", tools=tools),
+            Problem("response", "custom", messages, {}, "response", tools=tools),
             seed=request.seed,
             prompt_ids=request.prompt_ids,
             environment=self.plan.box,
@@ -298,3 +299,13 @@ class HostedRun(ResponseRun):
             results.append(result)
             self._own.append(ChatMessage(role="tool", content=result.text, tool_call_id=id_))
         self._write(self.writer.results(results, outputs=CODE_OUTPUTS in (self.body.include or ())))
+
+
+def _message(fields: Mapping[str, Any]) -> Message:
+    """A template's message as episodes keep it."""
+    functions = [call["function"] for call in fields.get("tool_calls", ())]
+    calls = [
+        ToolCall(f["name"], f["arguments"] if isinstance(f["arguments"], Mapping) else {"arguments": f["arguments"]})
+        for f in functions
+    ]
+    return Message(fields["role"], fields["content"], tuple(calls))
