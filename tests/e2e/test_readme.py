@@ -103,8 +103,9 @@ def words_of(command: str, folder: Path) -> list[str]:
         if not DATA.is_dir():
             pytest.skip("benchmark data (../shared/data) is not on this machine")
         words = [{"MODEL": "runs/tiny"}.get(w, w) for w in words]
-        words[words.index("--data") + 1] = str(DATA)
-        words[words.index("--out") + 1] = str(folder / "runs" / "results")
+        words[words.index("--data") + 1] = str(DATA / "agent" if "dabench" in words else DATA)
+        if "--out" in words:
+            words[words.index("--out") + 1] = str(folder / "runs" / "results")
     return words + ([] if "--help" in words else CUTS.get(verb, []))
 
 
