@@ -48,6 +48,11 @@ def test_dates_lists_code_versions_and_references_are_no_numbers(text: str) -> N
     assert values(text) == []
 
 
+def test_numbers_without_a_finite_value_are_left_out() -> None:
+    assert values(f"1e999, 1e-999, {'9' * 400} and 12.5") == [12.5]
+    assert check_numbers("It is 12.5.", [NumberSource("cell 1", f"1e999\n{'9' * 400}\n12.5")])[0].source == "cell 1"
+
+
 def test_a_small_whole_number_counts_with_a_unit_only() -> None:
     counted = {n.text: n.is_counted for n in read_numbers("3 classes, 7%, $5, 4 days, 2.5, 11 rows, 9")}
     assert counted == {"3": False, "7%": True, "5": True, "4": True, "2.5": True, "11": True, "9": False}

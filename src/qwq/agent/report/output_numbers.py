@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -59,7 +60,9 @@ def _parsed(text: str) -> Any:
         return None
     for read in (json.loads, ast.literal_eval):
         try:
-            tree = read(text)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)
+                tree = read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
         return tree if isinstance(tree, (dict, list, tuple)) and tree else None

@@ -9,6 +9,7 @@ words (two thirds), and words up to ten without a unit.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -180,7 +181,9 @@ def _digits(text: str, spans: list[tuple[int, int]]) -> Iterator[WrittenNumber]:
         at = match.start("digits")
         if not _outside(spans, at) or _is_part_of_a_name(text, match):
             continue
-        yield _number(text, match)
+        number = _number(text, match)
+        if math.isfinite(number.value) and 0 < number.step < math.inf:  # not 1e999
+            yield number
 
 
 def _is_part_of_a_name(text: str, match: re.Match[str]) -> bool:
@@ -204,7 +207,8 @@ def _number(text: str, match: re.Match[str]) -> WrittenNumber:
         share, start = 1e2, start - 3
     minus = loss or sign in _MINUS
     value = float(digits + (match["exponent"] or "")) * scale * (-1 if minus else 1)
-    step = scale * 10.0 ** (int((match["exponent"] or "e0")[1:]) - len(digits.partition(".")[2]))
+    exponent = int((match["exponent"] or "e0")[1:]) - len(digits.partition(".")[2])
+    step = scale * float(f"1e{exponent}")
     unit = _unit(text, end)
     has_unit = any((match["currency"], share, scale != 1, unit in UNITS, unit.startswith("°")))
     is_small = abs(value) <= SMALL and step >= 1 and not minus

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +45,7 @@ _FELL_BY = re.compile(
     r"(?:\s+by)?|\b(?:decline|drop|decrease|fall|reduction|loss)\s+of|下降了?|减少了?|下跌了?)\s*(?:about|around|~)?\s*[$€£¥]?$",
     re.IGNORECASE,
 )
+_FACTORS = (1.0, 1e2, 1e3, 1e4, 1e-2, 1e-3, 1e-4)  # from a figure to a number in its unit
 _SCALE_WORDS = {
     1e3: re.compile(r"thousand|1e3\b|/\s*1_?000\b|\(k\)|_k\b|千", re.I),
     1e6: re.compile(r"million|1e6\b|1_?000_?000\b|_m\b|_mn\b|\bmn\b|\bM\b|百万", re.I),
@@ -97,6 +100,9 @@ class Trace:
             for figure in read_figures(source.text, i, lines)
         ]
 
+        self._order = sorted(range(len(self.figures)), key=lambda i: abs(self.figures[i].value))
+        self._sizes = [abs(self.figures[i].value) for i in self._order]
+
     @cached_property
     def _typed(self) -> list[tuple[float, int, str]]:
         """(value, source, kind) of numbers in the task and of limits and options in the code."""
@@ -123,7 +129,7 @@ class Trace:
         if not number.is_counted and (not place.is_cell or place.is_name):
             return None
         span = (number.text, number.start, number.end)
-        equal = [f for f in self.figures if self._is_same(number, f, place)]
+        equal = [f for f in self._near(number, place) if self._is_same(number, f, place)]
         reasons = [attachments.conflict(number, place, figure) for figure in equal]
         given = self._given(equal, reasons, place, attachments)
         if given is not None:
@@ -158,6 +164,17 @@ class Trace:
             if _close(number, value) or (share and _close(number, value * share)):
                 return self.sources[source].label, kind
         return None
+
+    def _near(self, number: WrittenNumber, place: NumberPlace) -> list[OutputNumber]:
+        """The figures whose size fits in some unit, in the order of the outputs."""
+        shown = abs(number.value)
+        reach = number.step + (shown / 5 if number.hedge else 0.0)
+        chosen: set[int] = set()
+        for factor in {*_FACTORS, number.scale, 1 / number.scale, place.scale, 1 / place.scale}:
+            low, high = (shown - reach) / factor, (shown + reach) / factor
+            low, high = low - 1e-9 * abs(low), high + 1e-9 * abs(high)
+            chosen.update(self._order[bisect_left(self._sizes, low) : bisect_right(self._sizes, high)])
+        return [self.figures[i] for i in sorted(chosen)]
 
     # -- equality ----------------------------------------------------------------------------------
 
@@ -246,7 +263,9 @@ def literals(code: str) -> list[float]:
     shows: a figure typed into the code is no result.
     """
     try:
-        tree = ast.parse(code)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError):
         return [float(match[1]) for match in _SQL.finditer(code)]
     found: list[float] = []
