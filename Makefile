@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
+.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine bench-exports page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
 
 install: $(STAMP)
 
@@ -59,6 +59,12 @@ install-peers: $(STAMP)
 test-engine: export QWQ_MODELS ?= $(HOME)/.cache/qwq-models
 test-engine: install-gguf
 	$(BIN)/python -m pytest tests/unit/engine/test_llama_backend.py tests/parity tests/unit/model/test_gguf.py tests/e2e/test_real_models.py tests/e2e/test_serve_real.py
+
+# Exported GGUF files against llama.cpp, and what K-quants and their importance matrix cost and gain.
+bench-exports: export QWQ_MODELS ?= $(HOME)/.cache/qwq-models
+bench-exports: install-gguf
+	$(BIN)/python benchmarks/exports.py $(QWQ_MODELS)/smollm2-135m-instruct $(QWQ_MODELS)/qwen2.5-coder-0.5b-instruct
+	$(BIN)/python benchmarks/k_quants.py
 
 bench-engine: install-gguf
 	$(BIN)/python benchmarks/engine.py

@@ -5,12 +5,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from cyclopts import Parameter
-
-if TYPE_CHECKING:
-    from qwq.release.quality import QualityOptions
 
 
 @Parameter(name="*")
@@ -18,6 +15,10 @@ if TYPE_CHECKING:
 class MeasureFlags:
     """What a quantised export calibrates on and is measured by."""
 
+    imatrix: bool = False
+    """Weigh the columns of a K-quant by their inputs on the task's training prompts."""
+    gptq: bool = False
+    """Choose the integers of w8a8, w8a16 and w4a16 by GPTQ on the task's training prompts."""
     task: str | None = None
     """Task whose prompts calibrate and measure; math by default, without a score."""
     problems: int | None = None
@@ -29,17 +30,18 @@ class MeasureFlags:
     skip_quality: bool = False
     """Measure nothing."""
 
-    def options(self) -> QualityOptions:
+    def options(self) -> dict[str, Any]:
         from qwq.release.quality import QualityOptions
 
         problems = self.problems if self.problems is not None else 100 if self.task else 0
-        return QualityOptions(
+        quality = QualityOptions(
             self.task or "math",
             problems=problems,
             max_new_tokens=self.max_new_tokens,
             max_loss=self.max_loss,
             skip=self.skip_quality,
         )
+        return {"imatrix": self.imatrix, "gptq": self.gptq, "quality": quality}
 
 
 def export(
@@ -50,11 +52,10 @@ def export(
     quant: str | None = None,
     bits: int | None = None,
     adapter: list[Path] | None = None,
+    base: str = "",
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     name: str = "",
     license: str = "",
-    imatrix: bool = False,
-    gptq: bool = False,
     measure: MeasureFlags = MeasureFlags(),
 ) -> int:
     """Write a model for another program: a folder for transformers, vLLM or MLX, or a GGUF file.
@@ -65,7 +66,7 @@ def export(
     Parameters
     ----------
     model
-        Run folder, model folder, GGUF file, or hub id.
+        Run folder, model folder, GGUF file, hub id, or an adapter's folder (for llama.cpp).
     out
         What to write; it must not be there yet. A name that ends in .gguf is a GGUF file.
     format
@@ -77,6 +78,8 @@ def export(
         Bits of an MLX folder's weights: 4 (default) or 8.
     adapter
         LoRA adapter folder (ours or PEFT's) to merge; given several times, they are merged in turn.
+    base
+        Model of an adapter that is exported alone; the adapter's own config names it by default.
     dtype
         Type of a folder's weights that are not quantised: the model's own on disk by default,
         float32 where that is quantised.
@@ -84,16 +87,13 @@ def export(
         Name of the model in the file; the folder's by default.
     license
         Short name of its licence, such as apache-2.0; what the model's card says by default.
-    imatrix
-        Weigh the columns of a K-quant by their inputs on the task's training prompts.
-    gptq
-        Choose the integers of w8a8, w8a16 and w4a16 by GPTQ on the task's training prompts.
     """
     from qwq.pipeline.resolve import model_folder
     from qwq.release.export import ExportOptions
     from qwq.release.export import export as write
 
-    options = ExportOptions(format, quant, bits, dtype, adapter or [], name, license, imatrix, gptq, measure.options())
+    chosen = measure.options()
+    options = ExportOptions(format, quant, bits, dtype, adapter or [], name, license, base=base, **chosen)
     exported = write(model_folder(model), out, options)
     for file in exported.files:
         print(f"{file.num_bytes:>14,}  {file.path}")

@@ -156,8 +156,10 @@ class _Assembly:
 
     def _gguf(self, quant: str) -> None:
         from qwq.release.export import ExportOptions, export
+        from qwq.release.quality import QualityOptions
 
-        options = ExportOptions(quant=quant, name=self.name, licence=self.facts().licence)
+        licence, unmeasured = self.facts().licence, QualityOptions(skip=True)
+        options = ExportOptions(quant=quant, name=self.name, licence=licence, quality=unmeasured)
         export(str(self.place), self.place / self.gguf_name(quant), options)
 
     def _adapter(self) -> None:

@@ -16,6 +16,7 @@ from qwq.release import to_mlx
 from qwq.release.activations import importance, task_windows
 from qwq.release.folders import plain_tensors, write_folder
 from qwq.release.gptq import gptq
+from qwq.release.lora_gguf import export_adapter, is_adapter
 from qwq.release.model_source import ModelSource, open_source
 from qwq.release.quality import HeldOut, Quality, QualityOptions, Reading, fits
 from qwq.release.read_back import read_back
@@ -42,7 +43,8 @@ class ExportOptions:
     `format` is one of FORMATS: None is gguf for a name that ends in .gguf, hf otherwise. `quant`
     (gguf) is one of FILE_TYPES. `bits` (mlx) is 4 or 8. `dtype` (folders) is float32, bfloat16 or
     float16. `adapters` are merged in turn. `imatrix` (K-quants) and `gptq` (w8a8, w8a16, w4a16)
-    calibrate on the task of `quality`, which also says what is measured.
+    calibrate on the task of `quality`, which also says what is measured. `base` is the model of an
+    adapter that is exported alone.
     """
 
     format: str | None = None
@@ -54,6 +56,7 @@ class ExportOptions:
     licence: str = ""
     imatrix: bool = False
     gptq: bool = False
+    base: str = ""
     quality: QualityOptions = field(default_factory=QualityOptions)
 
     def format_of(self, out: Path) -> str:
@@ -88,6 +91,14 @@ class ExportOptions:
                 raise ConfigError(f"{option} goes with {needs}, this is {what}: leave it out")
         if self.bits not in (None, *to_mlx.BITS):
             raise ConfigError(f"--bits {self.bits}: give {' or '.join(map(str, to_mlx.BITS))}")
+
+    def check_adapter(self, out: Path, name: str) -> None:
+        """ConfigError unless the options make sense for an adapter."""
+        if name != "gguf" or self.quant or self.imatrix or self.adapters:
+            raise ConfigError(
+                f"an adapter alone is written as one GGUF file in float32, {out} and its options mean something else: "
+                "name OUT.gguf, or export the base model with --adapter"
+            )
 
     @property
     def quant_name(self) -> str:
@@ -130,6 +141,10 @@ def export(model: str, out: Path, options: ExportOptions | None = None) -> Expor
         raise ConfigError(f"{out} is there already: name a {'file' if kind == 'gguf' else 'folder'} that is not")
     with writing_to(out, at="OUT"):  # before anything is read, which takes longer
         out.parent.mkdir(parents=True, exist_ok=True)
+        if is_adapter(model):
+            options.check_adapter(out, kind)
+            export_adapter(Path(model).expanduser(), out, options.base)
+            return Exported(written_files(out))
     source = open_source(model, adapters=options.adapters, name=options.name, licence=options.licence)
     work = _Export(source, out, kind, options)
     with writing_to(out, at="OUT"):

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qwq.model.config import ModelConfig
 from qwq.model.families import FAMILIES
 from qwq.model.gguf import gguf_name, rope_rows
 from qwq.model.gguf_file import WRITE_CHUNK_BYTES, Encoded, write_gguf
@@ -119,7 +120,7 @@ def _encoded(weights: WeightReader, name: str, kind: str, importance: np.ndarray
     shape = hf_shapes(weights.config)[name]
 
     def chunks() -> Iterator[np.ndarray]:
-        weight = to_file_rows(weights, name, weights.read(name))
+        weight = to_file_rows(weights.config, name, weights.read(name))
         if kind not in OWN:
             yield from k_quants.quantised(weight, kind, importance)
             return
@@ -130,9 +131,8 @@ def _encoded(weights: WeightReader, name: str, kind: str, importance: np.ndarray
     return Encoded(kind, shape, chunks())
 
 
-def to_file_rows(weights: WeightReader, name: str, weight: Tensor) -> Tensor:
+def to_file_rows(config: ModelConfig, name: str, weight: Tensor) -> Tensor:
     """The rows of a weight in the order of a GGUF file."""
-    config = weights.config
     if not FAMILIES[config.family].gguf_rope_pairs or not name.endswith(("q_proj.weight", "k_proj.weight")):
         return weight
     return weight[rope_rows(config.num_heads if "q_proj" in name else config.num_kv_heads, config.head_dim)]
