@@ -106,6 +106,7 @@ def qwen_agent_steps() -> None:
     FIGURES.pop("Qwen-Agent FnCallAgent step, 10 steps")
 
 
-smolagents_steps()
-qwen_agent_steps()
-print(json.dumps(FIGURES))
+if __name__ == "__main__":
+    smolagents_steps()
+    qwen_agent_steps()
+    print(json.dumps(FIGURES))

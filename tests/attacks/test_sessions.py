@@ -297,7 +297,7 @@ def test_a_later_session_finds_nothing_of_an_earlier_one(strongest):
             seen = session.run(
                 "import os\nos.listdir('.'), os.listdir('/dev/shm'), sorted(n for n in globals() if n[0] != '_')"
             )
-            assert seen.value == "([], [], ['display', 'os'])"
+            assert seen.value == "([], [], ['display', 'os', 'report'])"
             session.run(
                 f"left = {marker!r}\nopen('f', 'w').write(left)\nopen('/dev/shm/f', 'w').write(left)\n"
                 "import builtins\nbuiltins.left = left"
