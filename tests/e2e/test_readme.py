@@ -8,6 +8,7 @@ model, a file, a folder.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -18,9 +19,11 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_endpoint import FakeEndpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -61,7 +64,17 @@ def clone(tmp_path_factory) -> Path:
     done = run(folder, [".venv/bin/qwq", "train", "tests/e2e/mini.toml", "--name=tiny"])
     assert done.returncode == 0, done.stderr
     (folder / "FILE.jsonl").write_text('{"gold": "5", "pred": "5"}\n')
+    (folder / "sales.csv").write_text("what,sold\npens,3\n")
+    servers = {"qwq": {"command": str(qwq), "args": ["mcp"]}}
+    (folder / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
     return folder
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[FakeEndpoint]:
+    """The model of the README's agent."""
+    with FakeEndpoint(lambda body: "Pens.", models=[{"id": "m", "max_model_len": 8192}]) as server:
+        yield server
 
 
 def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -106,14 +119,18 @@ def words_of(command: str, folder: Path) -> list[str]:
         words[words.index("--data") + 1] = str(DATA / "agent" if "dabench" in words else DATA)
         if "--out" in words:
             words[words.index("--out") + 1] = str(folder / "runs" / "results")
+    if words[1:3] == ["agent", "resume"]:
+        (words[3],) = map(str, sorted((folder / "runs" / "agent").iterdir()))
     return words + ([] if "--help" in words else CUTS.get(verb, []))
 
 
 @pytest.mark.parametrize(
     "command", [c for c in QWQ_COMMANDS if not c.removeprefix(".venv/bin/qwq ").startswith(SERVERS)]
 )
-def test_a_command_of_the_readme_runs_as_written(clone, command):
+def test_a_command_of_the_readme_runs_as_written(clone, endpoint, command):
     words = words_of(command, clone)
+    if words[1:4] == ["agent", "run", "MODEL"]:
+        words[3:4] = ["--endpoint", endpoint.url]
     done = run(clone, words)
     assert "Traceback" not in done.stderr, done.stderr
     if words[1] == "train" and done.returncode == 130:
