@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from qwq.common.memory import Memory
+from qwq.common.memory import Memory, on_cuda
 from qwq.config import Cluster, RlConfig, Source
 from qwq.data.examples import FileUse
 from qwq.envs.base import environment_class, with_environment
 from qwq.errors import ConfigError
 from qwq.model.config import ModelConfig
-from qwq.model.footprint import DENSE_MASK, FLOAT, sampling_parts
+from qwq.model.footprint import DENSE_MASK, FLOAT, ROLLOUT_TOKEN, sampling_parts
 from qwq.pipeline.plan.cluster import ClusterPlan, rl_on_cluster
 from qwq.pipeline.plan.counts import PlanContext, StagePlan, times
 from qwq.pipeline.plan.lengths import Lengths, prompt_lengths
@@ -111,10 +111,13 @@ class RlStage(RlConfig, Stage):
             which = f"kl to 0 (now {self.kl:g}" if self.kl > 0 else f"watch_kl to 0 (now {self.watch_kl}"
             common["reference"] = f"stages.{context.name}.{which}: it needs a second copy of the weights)"
         stays, own = self.extra_memory(context, base)
+        step = self.prompts * self.samples * self.max_new_tokens
+        if not on_cuda(compute.device):
+            stays = stays | {"rollouts": ROLLOUT_TOKEN * step}
+            common["rollouts"] = f"stages.{context.name}.samples (now {self.samples})"
         rows = min(compute.max_rows, self.prompts * self.samples)
         sampling = sampling_parts(config, rows, longest, self.max_new_tokens, self.prompts)
         micro = micro_batches_of(self, compute.micro_batch_tokens)
-        step = self.prompts * self.samples * self.max_new_tokens
         tokens = min(step, max(compute.micro_batch_tokens, self.max_new_tokens)) + micro.prompts * longest
         # A completion is not divided: below its length micro_batch_tokens changes nothing.
         option = f"compute.micro_batch_tokens (now {compute.micro_batch_tokens})"
