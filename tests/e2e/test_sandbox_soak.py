@@ -55,14 +55,14 @@ def groups(pid: int) -> set[str]:
 
 
 def around() -> tuple[set[str], str]:
-    """What could be left over outside the server: temporary folders (not those of test sessions
-    beside this one), mounts.
+    """What could be left over outside the server: temporary folders (not those of test sessions and
+    chat pages beside this one), mounts.
     """
     mounts = Path("/proc/self/mountinfo").read_text()
     return {
         path.name
         for path in Path(tempfile.gettempdir()).iterdir()
-        if path.name.startswith("qwq-") and not path.name.startswith("qwq-tests-")
+        if path.name.startswith("qwq-") and not path.name.startswith(("qwq-tests-", "qwq-page-"))
     }, mounts
 
 
