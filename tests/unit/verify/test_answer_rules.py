@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -265,3 +266,19 @@ def test_literals() -> None:
     assert literals.computed("def f(x): return x", "'a' * 3") == "aaa"
     assert literals.computed("def f(x): return x", "g(1)") is literals.MISSING
     assert literals.equal_values(True, 1) and not literals.equal_values("1", 1)
+
+
+def test_reading_is_linear_where_brackets_never_close() -> None:
+    for text in (
+        "@a[" * 200_000,
+        "[" * 400_000,
+        "(mod " * 200_000 + ")",
+        "x" + "[b]" * 200_000,
+        "x" + " (c)" * 200_000,
+    ):
+        started = time.process_time()
+        read_values(text)
+        denotation.normalise_value(text)
+        assert time.process_time() - started < 5  # a square of these lengths takes minutes
+    assert denotation.normalise_value("Rome[1] (Italy) [note]*") == "rome"
+    assert denotation.normalise_value("[12]") == "" and denotation.normalise_value("[note]") == "[note]"

@@ -25,8 +25,7 @@ MONTHS = (
 )  # fmt: skip
 
 _QUOTES, _DOUBLE_QUOTES, _DASHES = re.compile("[‘’´`]"), re.compile("[“”]"), re.compile("[‐‑‒–—−]")
-_CITATIONS = re.compile(r"((?<!^)\[[^\]]*\]|\[\d+\]|[•♦†‡*#+])*$")
-_BRACKETS = re.compile(r"(?<!^)( \([^)]*\))*$")
+_SIGNS, _NUMBERED = "•♦†‡*#+", re.compile(r"\[\d+\]")
 _QUOTED = re.compile(r'^"([^"]*)"$')
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _MONTH_FIRST = re.compile(r"(?P<month>[a-z]+)\.? (?P<day>\d{1,2}), (?P<year>\d{4})")
@@ -44,10 +43,42 @@ def normalise_value(text: str) -> str:
     before = None
     while before != text:
         before = text
-        text = _CITATIONS.sub("", text.strip())
-        text = _BRACKETS.sub("", text.strip())
+        text = _without_citations(text.strip())
+        text = _without_brackets(text.strip())
         text = _QUOTED.sub(r"\1", text.strip())
     return re.sub(r"\s+", " ", text.removesuffix(".")).lower().strip()
+
+
+def _without_citations(text: str) -> str:
+    """The text without signs and `[...]` at its end; one at its beginning counts only as `[12]`.
+    Linear, as no regular expression of this rule is.
+    """
+    end = len(text)
+    while end:
+        if text[end - 1] in _SIGNS:
+            end -= 1
+            continue
+        if text[end - 1] != "]":
+            break
+        first = text.rfind("]", 0, end - 1) + 1
+        start = text.find("[", first, end)
+        if start == 0 and not _NUMBERED.fullmatch(text, 0, end):
+            start = text.find("[", 1, end)
+        if start < 0:
+            break
+        end = start
+    return text[:end]
+
+
+def _without_brackets(text: str) -> str:
+    """The text without every ` (...)` at its end. Linear."""
+    end = len(text)
+    while end and text[end - 1] == ")":
+        start = text.find(" (", text.rfind(")", 0, end - 1) + 1, end)
+        if start <= 0:
+            break
+        end = start
+    return text[:end]
 
 
 @dataclass(frozen=True, slots=True)
