@@ -1,5 +1,5 @@
 """Agent mode of the page, over HTTP: a run is a task of the server, waits for a person, is stopped
-and goes on, and shows where its numbers are from.
+and resumes, and shows where its numbers are from.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ AskPerson = Callable[[str, ToolCall, Ruling], Awaitable[tuple[bool, str]]]
 
 @dataclass(frozen=True, slots=True)
 class Approvals:
-    """The rules of a run. `ask` reaches a person while the run goes on; without it a call that asks
-    parks the run on the disk.
+    """The rules of a run. `ask` reaches a person while the run continues; without it a call that
+    asks parks the run on the disk.
     """
 
     rules: tuple[ApprovalRule, ...] = ()

@@ -70,7 +70,7 @@ def start(request: AgentRequest) -> tuple[AgentOutcome, Path]:
     """
     out = request.out or RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(request.task)}"
     if (out / EVENTS).is_file() and read_events(out):
-        raise ConfigError(f"{out} holds a run: `qwq agent resume {out}` goes on with it, or give another --out")
+        raise ConfigError(f"{out} holds a run: `qwq agent resume {out}` continues it, or give another --out")
     if not request.task.strip():
         raise ConfigError("the task is empty: say what is to be done")
     approvals = read_approvals(request.policy) if request.policy else NO_RULES
@@ -98,7 +98,7 @@ def resume(
     out: Path, *, approved: Sequence[str] = (), denied: Mapping[str, str] | None = None,
     engine: ModelOptions = MODEL_DEFAULTS, endpoint: str | None = None,
 ) -> AgentOutcome:  # fmt: skip
-    """Go on with the run in `out`, with a person's decisions on calls that wait. A run that has
+    """Resume the run in `out`, with a person's decisions on calls that wait. A run that has
     ended is not run again: its answer and its report are written where they are missing.
     """
     events = read_events(out)
@@ -252,7 +252,7 @@ def summary(outcome: AgentOutcome, out: Path) -> str:
         words = f"qwq agent resume {out} --approve {outcome.waiting[0]}"
         lines.append(f"waiting for a decision: {', '.join(outcome.waiting)}; `{words}` or --deny runs on")
     if outcome.failure:
-        lines.append(f"stopped: {outcome.failure}; `qwq agent resume {out}` goes on")
+        lines.append(f"stopped: {outcome.failure}; `qwq agent resume {out}` continues it")
     if outcome.unsupported:
         lines.append(
             f"{outcome.unsupported} numbers or claims of the report are supported by no executed call: see report.html"

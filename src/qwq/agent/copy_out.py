@@ -30,7 +30,7 @@ def changes_of(out: Path) -> list[FileChange]:
     """
     events, folder = read_events(out), AgentFolder(out)
     if not events or events[-1]["event"] != EventKind.FINISH:
-        raise UsageError(f"{out}: the run has not ended: `qwq agent resume {out}` goes on with it")
+        raise UsageError(f"{out}: the run has not ended: `qwq agent resume {out}` continues it")
     files: dict[str, Any] = events[-1]["files"] or {"added": {}, "changed": {}, "removed": {}}
     changes = [FileChange(n, None, _kept(folder.workspace, n, state)) for n, state in files["added"].items()]
     changes += [

@@ -5,7 +5,7 @@
         outcome = run_agent(policy, "What was the best month?", toolbox=box, out=Path("runs/x"))
     print(outcome.answer, outcome.stop_reason)
 
-The same call on a folder that holds a run goes on with it: after a kill, or once a person has
+The same call on a folder that holds a run resumes it: after a kill, or once a person has
 decided what a call waits for (`decide_calls`).
 """
 
@@ -107,6 +107,7 @@ class AgentOutcome:
     tokens: int = 0
     seconds: float = 0.0
     failure: str = ""
+    note: str = ""  # what went wrong and cost no answer
 
     @property
     def exit_status(self) -> int:
@@ -118,13 +119,14 @@ class AgentOutcome:
         return ANSWERED if self.answer and not self.unsupported else NOT_ANSWERED
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"stop_reason": self.stop_reason.value, "waiting": list(self.waiting)}
+        made = asdict(self) | {"stop_reason": self.stop_reason.value, "waiting": list(self.waiting)}
+        return made if self.note else {k: v for k, v in made.items() if k != "note"}
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
     """How the model is asked. `system` is what it is told first, "" for nothing. `about` goes into
-    the first event beside what is known here: what a later command needs to go on. `files` are
+    the first event beside what is known here: what a later command needs to resume. `files` are
     those of the workspace; they are kept in `inputs/`.
     """
 
@@ -138,7 +140,7 @@ class AgentSettings:
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """Who hears of a run: `event` of every event, `text` of a turn's text while it is written."""
+    """Who follows a run: `event` of every event, `text` of a turn's text while it is written."""
 
     event: Callable[[Event], None] | None = None
     text: Callable[[Episode, str], None] | None = None
@@ -168,7 +170,7 @@ def run_agent(
     opened here; it and the log are closed at the end.
 
     Raises ConfigError where another process runs it or it holds another run, DataError for a
-    damaged log, InfraError for a server that is gone; the run can then go on.
+    damaged log, InfraError for a server that is gone; the run can then resume.
     """
     folder = AgentFolder(out)
     try:
@@ -238,7 +240,7 @@ def _begin(log: EventLog, setup: Mapping[str, Any], folder: AgentFolder, setting
         if json.loads(json.dumps(setup[key])) != first.get(key):
             raise ConfigError(
                 f"{log.folder} holds a run with another {key} ({str(first.get(key))[:100]}, now "
-                f"{str(setup[key])[:100]}): go on with `qwq agent resume {log.folder}`, or give another --out"
+                f"{str(setup[key])[:100]}): continue it with `qwq agent resume {log.folder}`, or give another --out"
             )
 
 
@@ -266,7 +268,8 @@ def _kept_answer(outcome: AgentOutcome, tools: RecordedTools) -> AgentOutcome:
     """
     if outcome.waiting or outcome.answer or not tools.answer_before_check:
         return outcome
-    return replace(outcome, answer=tools.answer_before_check, stop_reason=StopReason.END, failure="")
+    note = f"the turn that should mend the answer failed: {outcome.failure}" if outcome.failure else ""
+    return replace(outcome, answer=tools.answer_before_check, stop_reason=StopReason.END, failure="", note=note)
 
 
 def _finish(outcome: AgentOutcome, tools: RecordedTools, folder: AgentFolder) -> AgentOutcome:
@@ -292,10 +295,10 @@ def report(outcome: AgentOutcome, folder: AgentFolder) -> AgentOutcome:
 
 
 def finished(events: Sequence[Event]) -> AgentOutcome | None:
-    """How a run ended, by its last event; None while it can go on."""
+    """How a run ended, by its last event; None while it can resume."""
     if not events or events[-1]["event"] != EventKind.FINISH:
         return None
-    known = {f.name: events[-1][f.name] for f in fields(AgentOutcome)}
+    known = {f.name: events[-1][f.name] for f in fields(AgentOutcome) if f.name in events[-1]}
     return AgentOutcome(**known | {"stop_reason": StopReason(known["stop_reason"]), "waiting": ()})
 
 

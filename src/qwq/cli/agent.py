@@ -57,7 +57,7 @@ class AgentFlags:
 
 def words_of(words: tuple[str, ...], flags: AgentFlags) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """The words, files and budgets of a command line. An option that takes several values also
-    swallows a task that stands behind it: what is no file, or no NAME=NUMBER, is a word.
+    swallows a task that follows it: what is no file, or no NAME=NUMBER, is a word.
     """
     whole = len(words) >= (1 if flags.endpoint else 2)
     files = tuple(name for name in flags.data if whole or Path(name).exists())
@@ -132,7 +132,7 @@ def agent_resume(
     endpoint: str | None = None,
     engine: ModelOptions = MODEL_DEFAULTS,
 ) -> int:
-    """Go on with a run that was killed, or that waits for approval. External effects that may have
+    """Resume a run that was killed, or that waits for approval. External effects that may have
     happened are not repeated: the model is told.
 
     Parameters

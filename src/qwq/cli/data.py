@@ -245,7 +245,7 @@ def convert(
 def get_data(name: str, *, out: Path | None = None, split: Literal["train", "test", "validation"] | None = None) -> int:
     """Fetch the published files of a task, or a data set of a hub, and check them.
 
-    Prints a JSON object for each file: path, bytes, sha256. A fetch that was cut off goes on; a
+    Prints a JSON object for each file: path, bytes, sha256. A fetch that was cut off resumes; a
     file that is here is only checked.
 
     Parameters

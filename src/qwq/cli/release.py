@@ -52,7 +52,7 @@ def release(model: str, out: Path, *, repo: str = "", flags: ReleaseFlags = Rele
     """Write a model as one folder for others: weights, GGUF files, adapter, report, recipe, model
     card, Modelfile for Ollama, checksums.
 
-    After a kill the same command goes on. Prints the folder.
+    After a kill the same command resumes. Prints the folder.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def push(
 
     Every file is checked first: checksums, the card, and that nothing secret is in it. The token is
     the environment's (HF_TOKEN, MODELSCOPE_API_TOKEN) or the hub's own client's. HF_ENDPOINT and
-    MODELSCOPE_ENDPOINT name another hub. After a kill the same command goes on.
+    MODELSCOPE_ENDPOINT name another hub. After a kill the same command resumes.
 
     Parameters
     ----------

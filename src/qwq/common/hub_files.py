@@ -6,7 +6,7 @@
     ...@REVISION             a branch, tag or commit
     ...:QUANT, .../FILE.gguf one GGUF file of the repository
 
-Both clients keep what they have fetched and go on from there. What a download wrote is compared
+Both clients keep what they have fetched and resume from there. What a download wrote is compared
 with the hub's checksums once: Hugging Face's client compares sizes alone.
 """
 

@@ -14,7 +14,7 @@ TIMEOUT_S = 60.0
 def fetch_file(url: str, path: Path, *, resume: bool) -> None:
     """Fetch `url` to `path`; what ends in .gz is unpacked.
 
-    With `resume` a second try goes on with what the first one left beside `path`: for files whose
+    With `resume` a second try resumes with what the first one left beside `path`: for files whose
     checksum is known, because another version of the file would be joined to the first part
     otherwise. httpx2's HTTPError where it cannot be had.
     """

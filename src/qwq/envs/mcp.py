@@ -238,7 +238,7 @@ def _read_block(block: Any, artefacts: list[Artefact]) -> str:
 
 
 def _keep(data: str, media_type: str, kind: str, artefacts: list[Artefact]) -> str:
-    """Add a picture or file to the artefacts; the line that stands for it in the text."""
+    """Add a picture or file to the artefacts; the line that shows it in the text."""
     try:
         raw = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):

@@ -14,7 +14,8 @@ PREFILL_TOKENS = 4096  # engine.multi_step and reward.model compute so many prom
 SCORED_TOKENS = 8192  # or so many tokens to be scored
 CHUNK_LOGITS = 1 << 24  # train.losses holds so many logits at once,
 KEPT_PROBS = 1 << 26  # keeps the probabilities of a batch up to here,
-ROLLOUT_TOKEN = 120  # bytes of a sampled token in a step's rollouts: id, mask, log-probability and version in lists
+# A sampled token of a step's rollouts: id and log-probability with their objects, mask and version.
+ROLLOUT_TOKEN = (8 + 28) + (8 + 24) + 8 + 8  # bytes, in CPython's lists
 DENSE_MASK = 1 << 24  # entries of the largest attention mask that model.layouts builds, 64 MB in float32
 LOGIT_COPIES = 5  # in about so many forms (logits, log-probabilities, probabilities, their sums ...)
 

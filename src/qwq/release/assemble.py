@@ -6,7 +6,7 @@
     release.json                             its origin      SHA256SUMS          written last
 
 The folder is made beside its place and renamed when it is whole. A part that is finished is noted;
-after a kill the same command goes on with the next part. After an error nothing is left.
+after a kill the same command resumes with the next part. After an error nothing is left.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from qwq.release.card_rules import faults_of
 from qwq.release.facts import UNKNOWN_LICENCE, ModelFacts, Score
 
-PLACE = "ORG/NAME"  # stands in the commands for a repository that has no name yet
+PLACE = "ORG/NAME"  # takes the place of a repository in the commands that has no name yet
 TRAINING = {
     "recipe.toml": "the recipe: `qwq train recipe.toml` trains the model again",
     "report.html": "curves, verdicts and answers of the training",

@@ -41,7 +41,7 @@ def export_adapter(folder: Path, out: Path, base: str) -> None:
     config = check_model(base)
     with torch.device("meta"):
         model = Transformer(config)
-    for name, module in model.named_modules():  # what an adapter stands beside needs no memory, its own weights do
+    for name, module in model.named_modules():  # what has an adapter beside it needs no memory, its own weights do
         if name.endswith(tuple(f".{kind}" for kind in lora.FUSED)):
             module.weight = torch.nn.Parameter(torch.zeros(1).expand(module.weight.shape), requires_grad=False)
     lora.load_adapter(model, folder)

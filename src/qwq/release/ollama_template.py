@@ -91,7 +91,7 @@ class _Probe:
         return Around.of(self.added([_user(), _assistant()], _user(1)), f"{USER}1")
 
     def head(self, *first: MESSAGE, tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """What stands before the first user's turn."""
+        """What comes before the first user's turn."""
         turn = self.user()
         text = self.text(*first, _user(), tools=tools)
         end = f"{turn.before}{USER}0{turn.after}"

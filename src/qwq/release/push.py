@@ -134,7 +134,7 @@ def push(planned: PushPlan, *, public: bool, confirm: Callable[[str], bool], say
         raise ConfigError(
             f"{planned.address} is public, and nothing was sent: give --public --yes, or another repository"
         )
-    if public and private is not False and not confirm(f"{planned.address} will be public. Go on?"):
+    if public and private is not False and not confirm(f"{planned.address} will be public. Continue?"):
         raise ConfigError("nothing was sent: leave --public out for a private repository, or give --yes")
     if private is None:
         hub.create(repository, str(read_front(planned.folder / "README.md").get("license", "other")), public=public)

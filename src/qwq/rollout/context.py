@@ -73,7 +73,7 @@ def _append(live: LiveEpisode, more: Sequence[int], policy: Policy) -> StopReaso
 
 
 def _begin_segment(live: LiveEpisode, shorter: list[Message], policy: Policy, context: int) -> StopReason | None:
-    """Go on from `shorter`; what was sampled before is a segment of its own."""
+    """Continue from `shorter`; what was sampled before is a segment of its own."""
     live.history = shorter
     live.num_chars = chars_of(shorter) + live.tool_chars
     if not live.exact:

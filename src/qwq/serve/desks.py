@@ -1,4 +1,4 @@
-"""Python sessions by handle, for protocols without state: whoever has the handle goes on in the
+"""Python sessions by handle, for protocols without state: whoever has the handle continues in the
 session.
 
 A desk is a workspace in the jail with the tool `python`. At most `max_open` are kept; the one that

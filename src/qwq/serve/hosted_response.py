@@ -7,7 +7,7 @@ event loop, in the order in which things happen.
 1. A call of the client's own function ends the response after the hosted calls of its turn have
    run; so does a call that waits for approval, as an item `mcp_approval_request`.
 2. An `mcp_approval_response` in the next request has the call run, or answered with the refusal,
-   before the model goes on.
+   before the model continues.
 3. A request with hosted tools that is answered whole or in events may be ended by its client at any
    time; calls that run are cancelled.
 """
@@ -208,7 +208,7 @@ class HostedRun(ResponseRun):
             last_turn=True,
         )
         request = self.conversation.request
-        # For a template that cannot go on from tokens.
+        # For a template that cannot continue from tokens.
         messages = tuple(map(_message, template_messages(self.parts.ask.messages)[0]))
         tools = tuple(t.model_dump(exclude_none=True) for t in self.parts.ask.tools)
         job = EpisodeJob(

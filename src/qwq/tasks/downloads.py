@@ -194,7 +194,7 @@ def how(task: str, published: Published | None) -> str:
 
 
 def download(task: str, published: Published, path: Path) -> Path:
-    """The published file, from the cache or the net; a second try goes on where the first stopped.
+    """The published file, from the cache or the net; a second try resumes where the first stopped.
 
     DataError where it cannot be had or is another one.
     """

@@ -45,8 +45,8 @@ class Group:
         """
         if self.num_tokens <= max_tokens:
             return [self]
-        lots = micro_batches([len(r.completion_ids) for r in self.rollouts], max_tokens)
-        return [Group([self.rollouts[i] for i in lot], [self.advantages[i] for i in lot]) for lot in lots]
+        batches = micro_batches([len(r.completion_ids) for r in self.rollouts], max_tokens)
+        return [Group([self.rollouts[i] for i in batch], [self.advantages[i] for i in batch]) for batch in batches]
 
 
 def judged_reward(rollout: Rollout) -> float:

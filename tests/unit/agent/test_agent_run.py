@@ -366,3 +366,4 @@ def test_the_answer_is_kept_where_its_check_brings_no_other(tmp_path: Path, seco
     outcome = play(tmp_path / "run", turns("It is 7.", second), check=lambda answer, events: "Mend it.")
     assert (outcome.answer, outcome.stop_reason, outcome.failure) == ("It is 7.", StopReason.END, "")
     assert kinds(tmp_path / "run")[-1] == "finish"
+    assert outcome.note == ("" if second == "" else "the turn that should mend the answer failed: the server is gone")

@@ -326,8 +326,8 @@ def test_too_much_is_refused_with_both_sides_and_the_option_to_lower(tmp_path: P
     with pytest.raises(CapacityError, match=r"\(key/value cache .* lower compute.max_rows \(now 10000000\)") as error:
         check_capacity(rows, "rl1", RunFolder(tmp_path))
     assert "\n" not in str(error.value)
-    # A large group is divided, but its tokens are held: 6 x 10^7 x 100 of 120 bytes.
-    with pytest.raises(CapacityError, match=r"rollouts 670\.6.* lower stages.rl1.samples \(now 10000000\)"):
+    # A large group is divided, but its tokens are held: 6 x 10^7 x 100 of 84 bytes.
+    with pytest.raises(CapacityError, match=r"rollouts 469\.4.* lower stages.rl1.samples \(now 10000000\)"):
         check_capacity(recipe(stages__rl1__samples=10**7), "rl1", RunFolder(tmp_path))
     long = recipe(stages__rl1__max_new_tokens=10**7, compute__max_rows=1)
     assert "stages.rl1.max_new_tokens (now 10000000)" in stage_memory(long, "rl1", small()).repairs["activations"]

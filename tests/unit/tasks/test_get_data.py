@@ -1,4 +1,4 @@
-"""`qwq data get` fetches published files whole, goes on after a cut, and refuses other content."""
+"""`qwq data get` fetches published files whole, resumes after a cut, and refuses other content."""
 
 import gzip
 import hashlib

@@ -222,7 +222,7 @@ class Vocabulary:
                 yield Mention(label, start, end)
 
     def _is_name(self, token: Token, words: Sequence[Token], text: str) -> bool:
-        """Whether a number in the text is a label: it stands with the level's name, is written as
+        """Whether a number in the text is a label: it follows the level's name, is written as
         an ordinal, a year, or joined to a word.
         """
         if token.kind in ("word", "cjk") or not token.form[:1].isdigit():

@@ -63,7 +63,7 @@ def write_report(run: Path) -> ReportOutcome:
     """Write `report.md` and `report.html` of a run that has ended. DataError for another folder."""
     events = read_events(run)
     if not events or events[-1]["event"] != EventKind.FINISH:
-        raise DataError(f"{run}: the run has not ended: `qwq agent resume {run}` goes on with it")
+        raise DataError(f"{run}: the run has not ended: `qwq agent resume {run}` continues it")
     folder = AgentFolder(run)
     steps = read_steps(events, run)
     answer = str(events[-1]["answer"])

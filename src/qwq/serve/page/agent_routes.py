@@ -6,7 +6,7 @@
     GET    /api/agent/ID/events?after=N   its events and the turn that is being written (SSE)
     POST   /api/agent/ID/stop             comes back when nothing runs any more
     POST   /api/agent/ID/resume           approve, deny: ids of calls that wait, and the reason;
-                                          without them a stopped run goes on
+                                          without them a stopped run resumes
     GET    /api/agent/ID/numbers          where each number of the answer is from
     GET    /api/agent/ID/diff             what became of the workspace's files
     GET    /api/agent/ID/files/NAME       a file of the run's folder: artefacts, outputs, workspace,
@@ -18,11 +18,11 @@ nothing of them runs.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import mimetypes
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +41,7 @@ from qwq.envs.workspace import is_safe
 from qwq.errors import UsageError
 from qwq.serve.page.agent_runs import AgentRun, AgentRuns, RunOrder
 from qwq.serve.page.conversation_store import NotFound
-from qwq.serve.page.page_events import HEARTBEAT_S, STILL_HERE, page_event
+from qwq.serve.page.page_events import page_event, page_events
 
 FOLDERS = ("artefacts", "outputs", "workspace", "inputs")
 REPORTS = ("report.md", "report.html", "events.jsonl", "answer.json")
@@ -182,21 +182,9 @@ def _decoded(file: AgentFile) -> bytes:
 async def _events(runs: AgentRuns, ident: str, run: AgentRun | None, after: int) -> AsyncIterator[bytes]:
     if run is None:
         run = AgentRun(runs.path(ident), None, None)  # of a run that has ended: its log
-    batches = run.follow(after)
-    waiting = asyncio.ensure_future(anext(batches, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait({waiting}, timeout=HEARTBEAT_S)
-            if not done:
-                yield STILL_HERE
-                continue
-            batch = waiting.result()
-            if batch is None:
-                break
-            yield page_event(batch)
-            waiting = asyncio.ensure_future(anext(batches, None))
-    finally:
-        waiting.cancel()
+    async with aclosing(page_events(run.follow(after), lambda batch: batch)) as events:
+        async for event in events:
+            yield event
     end: dict[str, Any] = {"state": "stopped"}
     if run.events:
         end = await run_in_threadpool(runs.summary, ident)

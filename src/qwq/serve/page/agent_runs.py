@@ -148,7 +148,7 @@ class AgentRun:
 
     async def stop(self) -> None:
         """End the turn or the cell that runs; come back when the run has let go. What is recorded
-        stays, and the run can go on.
+        stays, and the run can resume.
         """
         self.stopped = True
         while self.task is not None and not self.task.done():
@@ -185,7 +185,7 @@ class AgentRuns:
         return path
 
     def start(self, asked: RunOrder) -> str:
-        """Begin a run; its id. UsageError where it cannot be begun."""
+        """Begin a run; its id. UsageError where it cannot start."""
         if not asked.task.strip():
             raise UsageError("task: it is empty: say what is to be done")
         for name in asked.tools:
@@ -218,7 +218,7 @@ class AgentRuns:
         )  # fmt: skip
 
     def go_on(self, ident: str, approved: Sequence[str] = (), denied: Mapping[str, str] | None = None) -> None:
-        """Go on with a run that was stopped, or that waits, with a person's decisions."""
+        """Resume a run that was stopped, or that waits, with a person's decisions."""
         folder = self.path(ident)
         if ident in self._running:
             raise UsageError("the run is under way: wait until it has ended, or stop it")
@@ -264,7 +264,7 @@ class AgentRuns:
             await run.stop()
 
     async def close(self) -> None:
-        """Stop all runs; each can go on when the server is back."""
+        """Stop all runs; each can resume when the server is back."""
         self._closed = True
         await asyncio.gather(*(self.stop(ident) for ident in list(self._running)))
         self._threads.shutdown(wait=False)

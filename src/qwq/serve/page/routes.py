@@ -21,8 +21,8 @@ It does not part users from each other: one server, one set of conversations.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Collection
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -42,7 +42,7 @@ from qwq.serve.page.assets import serve_files
 from qwq.serve.page.conversation_store import Found, NotFound, Store, Stores, Whole
 from qwq.serve.page.generation import Chat, Generations
 from qwq.serve.page.message_tree import NewMessage, Settings, State, StoredConversation, StoredMessage
-from qwq.serve.page.page_events import HEARTBEAT_S, STILL_HERE, page_event
+from qwq.serve.page.page_events import page_event, page_events
 from qwq.serve.page.transfer import from_json, from_markdown, to_json, to_markdown
 
 CONTINUABLE = (State.LENGTH, State.STOPPED, State.INTERRUPTED, State.ERROR)
@@ -261,21 +261,13 @@ def _continued(whole: Whole, id: int) -> StoredMessage:
 async def _events(store: Store, running: Generations, id: int, after: int) -> AsyncIterator[bytes]:
     generation = running.get(id)
     if generation is not None:
-        batches = generation.follow(after)
-        waiting = asyncio.ensure_future(anext(batches, None))
-        try:
-            while True:
-                done, _ = await asyncio.wait({waiting}, timeout=HEARTBEAT_S)
-                if not done:
-                    yield STILL_HERE
-                    continue
-                batch = waiting.result()
-                if batch is None:
-                    break
-                yield page_event({"pieces": [[p.kind, p.text] for p in batch], "last": batch[-1].number})
-                waiting = asyncio.ensure_future(anext(batches, None))
-        finally:
-            waiting.cancel()
+
+        def pieces(batch: Any) -> dict[str, Any]:
+            return {"pieces": [[p.kind, p.text] for p in batch], "last": batch[-1].number}
+
+        async with aclosing(page_events(generation.follow(after), pieces)) as events:
+            async for event in events:
+                yield event
         assert generation.final is not None
         yield page_event({"done": _out(generation.final)})
     else:

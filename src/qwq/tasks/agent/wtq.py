@@ -107,7 +107,7 @@ class Wtq(AgentTask):
 
 
 def answer_line(text: str) -> str | None:
-    """What stands behind the last `Answer:` of a text, on its line."""
+    """What follows the last `Answer:` of a text, on its line."""
     for line in reversed(text.splitlines()):
         head, mark, answer = line.replace("**", "").partition("nswer:")
         if mark and head.strip("#*- \t").lower() in ("a", "final a", "the a") and answer.strip():

@@ -15,10 +15,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from qwq.verify.answers.denotation import finite_number
 
 TOLERANCE = 1e-2
 GROUP_CONCAT_BYTES = 1024
@@ -47,7 +48,7 @@ def read_final_answer(text: str) -> list[str] | None:
 def same_answers(answer: Sequence[str], expected: Sequence[str]) -> bool:
     """Whether two lists of answers are equal by DBBench's rule."""
     found, needed = [clean_answer(a) for a in answer], [clean_answer(e) for e in expected]
-    numbers = [[_number(value) for value in values] for values in (found, needed)]
+    numbers = [[finite_number(value) for value in values] for values in (found, needed)]
     if len(found) == 1 == len(needed):
         a, e = numbers[0][0], numbers[1][0]
         return _close(a, e) if a is not None and e is not None else found == needed
@@ -77,14 +78,6 @@ def _md5(text: str) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _close(a: float | None, b: float | None) -> bool:

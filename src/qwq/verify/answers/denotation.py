@@ -105,7 +105,7 @@ class Denoted:
 def read_value(text: str, canonical: str = "") -> Denoted:
     """The value of a text; `canonical` is its number or date where the set gives it."""
     form = canonical or text
-    number = _number(form)
+    number = finite_number(form)
     date = None if number is not None else _date(form)
     if date is not None and date[1:] == (-1, -1):
         number, date = float(date[0]), None
@@ -127,7 +127,8 @@ def _distinct(values: Sequence[Denoted]) -> list[Denoted]:
     return list({(value.identity, value.number is None): value for value in values}.values())
 
 
-def _number(text: str) -> float | None:
+def finite_number(text: str) -> float | None:
+    """The number that a text is; None for anything else, infinity and NaN included."""
     try:
         number = float(text)
     except ValueError:
