@@ -148,6 +148,7 @@ class Process:
             wait_s = (deadline if why else clock.due) - time.monotonic()
             events = dict(poller.poll(max(0.0, wait_s if guard is None else min(wait_s, guard.period_s)) * 1000))
             if self._open.control_fd in events:
+                pipes.drain()  # what it wrote last may have come in the same moment
                 return why, b""
             for fd in pipes.open.intersection(events):
                 if not pipes.read(fd, keep=not pipes.too_much()) and fd not in pipes.open:

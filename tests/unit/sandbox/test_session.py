@@ -16,6 +16,7 @@ from qwq.errors import UsageError
 from qwq.sandbox import CellResult, CellStatus, Sandbox, SessionLimits, SessionState, session_slots
 from qwq.sandbox.cells import cut_text, result_of
 from qwq.sandbox.http.protocol import SessionRequest
+from qwq.sandbox.pipes import Pipes
 
 STUBBORN = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
 
@@ -201,6 +202,19 @@ def test_without_replay_a_killed_session_is_empty_and_says_so(box):
         assert (result.status, result.state, result.exit_code) == (CellStatus.DIED, SessionState.LOST, 7)
         assert "all variables and files are gone" in result.text
         assert session.run("x").error[0] == "NameError"
+
+
+def test_last_words_of_a_process_that_ended_are_kept_by_a_parent_that_looks_late(session, monkeypatch):
+    session.run("x = 1")
+    end_of_stream = Pipes.close_write_ends
+
+    def late(self):
+        end_of_stream(self)
+        time.sleep(0.3)  # the process has written and ended before the parent polls
+
+    monkeypatch.setattr(Pipes, "close_write_ends", late)
+    result = session.run("import os\nprint('last words', flush=True)\nos._exit(7)")
+    assert (result.status, result.exit_code, result.stdout) == (CellStatus.DIED, 7, b"last words\n")
 
 
 def test_what_had_not_ended_is_not_run_again_and_named(session):
