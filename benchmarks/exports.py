@@ -135,7 +135,11 @@ def check(model: str, quants: Sequence[str], num_tokens: int, folder: Path) -> l
         started = time.perf_counter()
         (file,) = export(source, folder / f"{quant}.gguf", options(quant)).files
         seconds = time.perf_counter() - started
-        llama = Llama(str(file.path), n_ctx=WINDOW + 128, n_batch=WINDOW, logits_all=True, verbose=False)
+        threads = torch.get_num_threads()
+        llama = Llama(
+            str(file.path), n_ctx=WINDOW + 128, n_batch=WINDOW, n_threads=threads, n_threads_batch=threads,
+            logits_all=True, verbose=False,
+        )  # fmt: skip
         theirs = np.concatenate([log_losses(their_logits(llama, w), w) for w in windows])
         row = {
             "name": f"perplexity of {Path(source).name if '/final' not in source else model} as {quant}",

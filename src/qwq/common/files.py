@@ -234,8 +234,9 @@ def need_room(path: Path, num_bytes: int) -> None:
     """CapacityError unless `num_bytes` more fit on the disk of `path`, whose folder is there."""
     free = shutil.disk_usage(path.parent).free
     if num_bytes > free:
+        unit, name = (2**30, "GiB") if num_bytes >= 2**30 else (2**20, "MiB")
         raise CapacityError(
-            f"{path} needs {num_bytes / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free there: free some space, "
+            f"{path} needs {num_bytes / unit:.2f} {name}, {free / unit:.2f} {name} are free there: free some space, "
             "or name another place"
         )
 

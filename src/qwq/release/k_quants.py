@@ -12,7 +12,6 @@ importance matrix. The files are the same byte for byte (tests/unit/release/test
 from __future__ import annotations
 
 import ctypes
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -63,7 +62,7 @@ def quantise_file(
 ) -> None:
     """llama.cpp's own conversion of a whole file."""
     params = library.llama_model_quantize_default_params()
-    params.ftype, params.nthread, params.allow_requantize = file_type, os.cpu_count() or 1, False
+    params.ftype, params.nthread, params.allow_requantize = file_type, torch.get_num_threads(), False
     if importance:
         rows = {name: np.ascontiguousarray(values, np.float32) for name, values in importance.items()}
         entries = [
@@ -104,7 +103,7 @@ def quantised(weight: Tensor, kind: str, importance: np.ndarray | None) -> Itera
         encode(e.number, values.ctypes.data, out.ctypes.data, 0, len(values), cols, columns)
         return out
 
-    threads = os.cpu_count() or 1
+    threads = torch.get_num_threads()
     parts = rows.split(max(1, CHUNK_WEIGHTS // cols))
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(parts), 4 * threads):  # so that few encoded parts wait to be written
