@@ -84,21 +84,14 @@ class EndpointClient:
 
         `opens_thinking`: see reply.py; None: by the name.
         """
-        self.base, local = _base(url)
+        self.base, local = base_of(url)
         self.model, self.patience = model, tuple(patience)
         self.opens_thinking = opens_thinking
         self.context: int | None = None
         self._limit_name, self._max_output = "max_tokens", sys.maxsize
         self._thinking_field = ""  # under which the server gives thoughts apart, and takes them back
         self._told: set[str] = set()
-        key = api_key or next((os.environ[v] for v in KEY_VARIABLES if os.environ.get(v)), None)
-        if key is not None and not (key.isascii() and key.isprintable()):
-            raise ConfigError(f"the key for {self.base} holds characters that no header takes: copy it again")
-        self._http = httpx2.Client(
-            headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
-            timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S), trust_env=not local,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections),
-        )  # fmt: skip
+        self._http = open_http(self.base, api_key, READ_TIMEOUT_S, local=local, connections=connections)
 
     @property
     def url(self) -> str:
@@ -287,17 +280,31 @@ def _smaller(limits: RequestLimits, limit: int) -> int | None:
     return limits.room if limits.room is not None and limits.room < limit else None
 
 
-def _base(url: str) -> tuple[str, bool]:
-    """(URL up to the version, whether it is this machine)."""
+def base_of(url: str, option: str = "--endpoint") -> tuple[str, bool]:
+    """(URL up to the version, whether it is this machine). ConfigError names `option`."""
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL:
         parsed = None
     if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ConfigError(f"--endpoint {url}: give a URL such as http://127.0.0.1:8000/v1")
+        raise ConfigError(f"{option} {url}: give a URL such as http://127.0.0.1:8000/v1")
     short = url.rstrip("/").removesuffix("/chat/completions")
     local = parsed.host == "localhost" or parsed.host.startswith("127.") or parsed.host == "::1"
     return short if re.search(r"/v\d+$", short) else f"{short}/v1", local
+
+
+def open_http(base: str, api_key: str | None, timeout_s: float, *, local: bool, connections: int = 16) -> httpx2.Client:
+    """A client that sends the key for `base` (None: from the environment, KEY_VARIABLES).
+    ConfigError for a key that no header takes.
+    """
+    key = api_key or next((os.environ[v] for v in KEY_VARIABLES if os.environ.get(v)), None)
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"the key for {base} holds characters that no header takes: copy it again")
+    return httpx2.Client(
+        headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+        timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)), trust_env=not local,
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections),
+    )  # fmt: skip
 
 
 def _retry_after(answer: httpx2.Response) -> float:

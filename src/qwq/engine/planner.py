@@ -145,9 +145,15 @@ class BatchPlanner:
         if len(self.running) == 1:
             self._finish(sequence, StopReason.CONTEXT)  # alone, and nothing left to give back
             return
+        self.restart(sequence)
+        sequence.num_preemptions += 1
+        self.stats.preemptions += 1
+
+    def restart(self, sequence: TokenSequence) -> None:
+        """Take a running sequence's slot; it waits, first in the queue, and is computed again from
+        its tokens.
+        """
         self.cache.drop(self.cache.slots[sequence.slot])
         self.running.remove(sequence)
         sequence.slot, sequence.num_computed, sequence.phase = -1, 0, Phase.WAITING
-        sequence.num_preemptions += 1
-        self.stats.preemptions += 1
         self.waiting.appendleft(sequence)

@@ -153,6 +153,16 @@ class Engine:
         """
         self.cache.forget()
 
+    def weights_changed(self) -> None:
+        """Nothing that earlier weights computed is used from here on: cached prefixes are dropped,
+        and running sequences are computed again from their tokens before they continue.
+        """
+        if self._many is not None:
+            self._many.remove(self.running)
+        for sequence in reversed(list(self.running)):
+            self.planner.restart(sequence)
+        self.forget()
+
     @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)

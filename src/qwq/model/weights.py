@@ -230,6 +230,32 @@ def _fill(
     return model
 
 
+@torch.no_grad()
+def refill(model: Transformer, folder: str | Path) -> None:
+    """Overwrite a model's weights, in place and in their dtype, with those of a folder of the same
+    shape.
+
+    ModelError where the shapes differ or a weight is NaN or infinite; after the latter the model
+    holds a mixture, and its owner must not use it.
+    """
+    config, stored = checked_folder(resolve_folder(folder))
+    if hf_shapes(config) != hf_shapes(model.config):
+        kinds = [f"{c.num_layers} layers of {c.hidden_size}, {c.vocab_size:,} tokens" for c in (config, model.config)]
+        raise ModelError(f"{folder} holds a model of {kinds[0]}, {kinds[1]} are loaded: give weights of the same model")
+    state = model.state_dict()
+    with ExitStack() as stack:
+        files = {f: stack.enter_context(safe_open(f, framework="pt")) for f in {t.file for t in stored.values()}}
+        for ours, parts in fused_parts(config):
+            at = 0
+            for name, shape in parts:
+                part = files[stored[name].file].get_tensor(name)
+                low, high = part.aminmax()
+                if not (low.isfinite() and high.isfinite()):
+                    raise ModelError(f"{stored[name].file}: {name} holds NaN or infinite weights: write it again")
+                state[ours][at : at + shape[0]].copy_(part)
+                at += shape[0]
+
+
 # -- saving ----------------------------------------------------------------------------------------
 
 

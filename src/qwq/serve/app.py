@@ -21,7 +21,7 @@ from starlette.routing import Route
 from qwq.engine.load import LoadedModel, say
 from qwq.envs.mcp import read_mcp_file
 from qwq.errors import ConfigError, DataError
-from qwq.serve import about, anthropic, errors, llamacpp, ollama
+from qwq.serve import about, anthropic, errors, llamacpp, ollama, rollouts
 from qwq.serve.access import AccessLog
 from qwq.serve.anthropic import Messages
 from qwq.serve.catalogue import Catalogue
@@ -93,6 +93,8 @@ def create_app(loaded: LoadedModel, options: ServeOptions, shared: Shared | None
     _messages(app, core)
     ollama.install(app, core)
     llamacpp.install(app, core)
+    if options.rollout_engine:
+        rollouts.install(app, core)
     if endpoint is not None:
         app.router.routes.append(Route(MCP_PATH, endpoint=SameSite(endpoint, allowed_hosts=options.allowed_host)))
     if options.page:

@@ -155,6 +155,8 @@ def serve(paths: Sequence[str], engine: EngineOptions, options: ServeOptions, *,
         entries = [_entry(m, engine, options, template) for m in models]
         scheme = "https" if options.ssl_certfile else "http"
         address = f"{scheme}://{options.host}:{listener.getsockname()[1]}/v1"
+        if options.rollout_engine and len(entries) > 1:
+            raise ConfigError(f"--rollout-engine serves one model, {len(entries)} are given: start a server for each")
         application = _one_model(entries[0], options) if len(entries) == 1 else _several(entries, options, address)
         listener.listen(1024)
         if len(entries) == 1:

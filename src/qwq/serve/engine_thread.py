@@ -17,14 +17,18 @@ import sys
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from qwq.engine.load import say
 from qwq.engine.request import GenerationRequest
 from qwq.engine.scheduler import Engine
 from qwq.engine.sequence import Phase, TokenSequence
 from qwq.errors import InfraError, QwqError
+
+T = TypeVar("T")
 
 
 class Gone(Exception):
@@ -121,6 +125,10 @@ class RequestGroup:
         """End one sample where it is."""
         self._runner.abort(sample)
 
+    def num_tokens(self) -> int:
+        """Tokens that its first sample has by now."""
+        return len(self.jobs[0].samples[0].ids) if self.jobs[0].samples else 0
+
     def close(self) -> bool:
         """Nobody reads this any more: the engine stops what still runs before its next step. False
         where it was closed before.
@@ -158,6 +166,7 @@ class EngineRunner:
         self._open: dict[RequestGroup, int] = {}
         self._thread = threading.Thread(target=self._run, name="qwq-engine", daemon=True)
         self.failure: BaseException | None = None
+        self.paused = False  # set in the engine's thread (`call`): nothing is computed meanwhile
 
     def start(self) -> None:
         self._thread.start()
@@ -203,11 +212,24 @@ class EngineRunner:
     def abort_all(self) -> None:
         """Stop everything: the answers end where they are."""
 
-        def abort() -> None:
-            for job in self._jobs:
-                self._abort(job)
+        self._inbox.put(self.abort_running)
 
-        self._inbox.put(abort)
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Run `work` in the engine's thread, between two steps; what it gives or raises is the
+        future's.
+        """
+        if self.failure is not None:
+            raise InfraError("the engine has stopped: restart the server")
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except Exception as error:  # noqa: BLE001  # raised again where the future is awaited
+                future.set_exception(error)
+
+        self._inbox.put(run)
+        return future
 
     # -- in the engine's thread --------------------------------------------------------------------
 
@@ -221,6 +243,10 @@ class EngineRunner:
             return
         job.sent = [(0, 0)] * len(job.samples)
         self._jobs.append(job)
+
+    def abort_running(self) -> None:
+        for job in self._jobs:
+            self._abort(job)
 
     def _abort(self, job: _Job) -> None:
         job.given_up = True
@@ -240,9 +266,9 @@ class EngineRunner:
     def _run(self) -> None:
         try:
             while True:
-                if not self._drain(block=not self.engine.has_work):
+                if not self._drain(block=self.paused or not self.engine.has_work):
                     return
-                if self.engine.has_work:
+                if self.engine.has_work and not self.paused:
                     self._step()
                 self._publish()
         except BaseException as error:  # noqa: BLE001  # whatever it is, no request may wait for ever

@@ -18,6 +18,7 @@ from cyclopts import Parameter
 from qwq.engine.options import require_range
 from qwq.errors import ConfigError
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 IN_MEMORY = Path(":memory:")
 
 
@@ -75,6 +76,11 @@ class ServeOptions:
     """Seconds that running answers get when the server is stopped; then they are cut off."""
     stored_responses: int = 1000
     """Responses kept in memory for previous_response_id."""
+    rollout_engine: bool = False
+    """Offer what reinforcement learning samples with (docs/fleet.md): token ids in and out, and weights that a trainer
+    replaces. Who can send requests can load any model folder of this machine that fits."""
+    rollout_weights: Path | None = None
+    """Folder that weights of --rollout-engine must be in; any by default."""
     mcp: bool = False
     """Offer python, run_code, verify_math and verify_code to other agents at /mcp; code runs in the jail."""
     hosted_tools: Annotated[tuple[Literal["code_interpreter", "mcp"], ...], Parameter(consume_multiple=True)] = ()
@@ -132,6 +138,13 @@ class ServeOptions:
         require_range("--stored-responses", self.stored_responses, 0)
         require_range("--hosted-max-calls", self.hosted_max_calls, 1)
         require_range("--hosted-max-seconds", self.hosted_max_seconds, 1)
+        if self.rollout_weights is not None and not self.rollout_engine:
+            raise ConfigError("--rollout-weights needs --rollout-engine")
+        if self.rollout_engine and not self.api_key and self.host not in LOOPBACK:
+            raise ConfigError(
+                f"--rollout-engine on {self.host} lets anybody there replace the weights: give --api-key, or listen on "
+                "127.0.0.1"
+            )
         if not self.agent and (self.agent_runs or self.agent_mcp or self.agent_policy):
             raise ConfigError("--agent-runs, --agent-mcp and --agent-policy need --agent")
         if self.agent and not self.page:
