@@ -1,4 +1,4 @@
-"""Forty scripted runs whose events are known, twenty that recover, and replays of fifty of them.
+"""Forty scripted runs whose events are known, 21 that recover, and replays of fifty of them.
 
 `python tests/e2e/test_agent_golden.py` writes the events again: look at the difference before it is
 committed.
@@ -7,6 +7,7 @@ committed.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from qwq.types import ToolCall
 
 pytest.importorskip("pandas", reason="cells of these runs use it")
 GOLDEN = Path(__file__).parents[1] / "golden" / "agent_runs.json"
+SUPPORT = Path(__file__).parents[1] / "support"
 DENY_PUT = {"rule": [{"tool": "put", "then": "deny"}]}
 # Times, what differs from machine to machine, and what the workspace's own tests hold.
 LEFT_OUT = ("t", "s", "prev", "seconds", "versions", "tools", "detail", "sha256", "answer_sha256", "bytes", "data")
@@ -35,11 +37,23 @@ async def yes(ident: str, call: ToolCall, ruling: Any) -> tuple[bool, str]:
     return True, ""
 
 
+def mcp_tools(folder: Path) -> Toolset:
+    """The tools of a server that can be made to end."""
+    pytest.importorskip("mcp", reason="the extra agent is not installed")
+    from qwq.envs.mcp import McpToolset
+    from qwq.envs.mcp_servers import McpServer
+
+    command = (sys.executable, str(SUPPORT / "mcp_old_server.py"), str(folder / "notes.txt"))
+    return McpToolset([McpServer("old", command, start_timeout_s=60.0)])
+
+
 def play(script: AgentScript, out: Path) -> list[dict[str, Any]]:
     limits = {"model_calls": 12, **script.limits}
     timeout = {"timeout_s": limits.pop("timeout_s")} if "timeout_s" in limits else {}
-    names = [name for name in script.tools.split(",") if name != "outside"]
+    names = [name for name in script.tools.split(",") if name not in ("outside", "mcp")]
     outside: list[Toolset] = [OutsideTools(out.parent / "sent.txt")] if "outside" in script.tools else []
+    if "mcp" in script.tools:
+        outside.append(mcp_tools(out.parent))
     toolsets = [*make_toolsets(names, **timeout), *outside]
     rules = approvals_of(DENY_PUT, "here")
     turns = list(script.turns)
@@ -94,7 +108,7 @@ def test_fifty_runs_replay_to_the_same_bytes(folders: dict[str, Path]) -> None:
     """All that ran before in this file; without the runs of trouble in the machine itself."""
     if len(folders) < len(RUNS) + len(RECOVERIES):
         pytest.skip("needs the runs of the whole file")
-    left_out = ("timeout", "memory", "killed session", "a process that exits")
+    left_out = ("timeout", "memory", "killed session", "a process that exits", "dead MCP server")
     names = [name for name in folders if name not in left_out][:50]
     outcomes = {name: replay(folders[name]) for name in names}
     assert len(outcomes) == 50

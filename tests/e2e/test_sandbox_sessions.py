@@ -18,7 +18,7 @@ import httpx2
 from sandbox_process import Server
 
 from qwq.errors import InfraError, UsageError
-from qwq.sandbox import CellStatus, SessionLimits, SessionState
+from qwq.sandbox import CellStatus, Level, SessionLimits, SessionState
 from qwq.sandbox.doctor import doctor
 from qwq.sandbox.http.client import RemoteSandbox
 from qwq.sandbox.watchdog import descendants
@@ -32,8 +32,11 @@ LIMITS = SessionLimits(timeout_s=20)
 @pytest.fixture(scope="module")
 def server():
     made = Server("--max-timeout-s", "20", "--sessions", "2")
-    yield made
-    assert made.stop() == 0
+    try:
+        yield made
+    finally:
+        status = made.stop()
+    assert status == 0
 
 
 @pytest.fixture
@@ -70,6 +73,17 @@ def test_cells_files_and_results_are_those_of_the_library(session):
     assert session.run("1 / 0").error[0] == "ZeroDivisionError"
     assert session.restart() == []
     assert session.run("x").value == "42"
+
+
+def test_bash_is_there_where_it_is_asked_for(remote, session):
+    code = "import subprocess\nsubprocess.run(['bash', '-c', 'echo $((6 * 7))'], capture_output=True).stdout"
+    assert session.run(code).error is not None
+    if doctor()["level"] != Level.NAMESPACES:
+        with pytest.raises(UsageError, match="level namespaces"):
+            remote.session(LIMITS, programs=True)
+        return
+    with remote.session(LIMITS, programs=True) as opened:
+        assert opened.run(code).value == "b'42\\n'"
 
 
 def test_figures_arrive(session):

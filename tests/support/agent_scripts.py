@@ -1,4 +1,4 @@
-"""Forty scripted runs of the agent over its tools, and twenty that meet trouble and go on."""
+"""Forty scripted runs of the agent over its tools, and 21 that meet trouble and go on."""
 
 from __future__ import annotations
 
@@ -118,6 +118,7 @@ RECOVERIES = [
     AgentScript("memory", "python", [py("x = 8"), py("y = bytearray(3 << 30)"), py("x"), "Done."], words=["", "MemoryError", "8"]),
     AgentScript("killed session", "python", [py("x = 9"), py("import os\nos.kill(os.getpid(), 9)"), py("x"), "Done."], words=["", "", "9"]),
     AgentScript("a process that exits", "python", [py("x = 9"), py("import os\nos._exit(3)"), py("x"), "Done."], words=["", "", "9"]),
+    AgentScript("dead MCP server", "mcp", [call("old__die"), call("old__double", x=4) + call("old__say", text="here"), "Done."], words=["ended while old__die ran", "8", "here"]),
     AgentScript("too many in a turn", "outside", [call("look", text="a") * 4, call("look", text="b"), "Done."], limits={"parallel": 2}, words=["seen a", "seen a", "at most 2 calls", "at most 2 calls", "seen b"]),
     AgentScript("no call left of a tool", "outside", [call("look", text="a"), call("look", text="b"), "Done."], limits={"per_tool": {"look": 1}}, words=["seen a", "no call of look is left"]),
     AgentScript("denied", "outside", [call("put", text="a"), call("look", text="b"), "Done."], words=["not allowed", "seen b"]),

@@ -1,12 +1,14 @@
 """An MCP server of 2025-11-25 on standard input and output, written by hand: it knows `initialize`
 and no `server/discover`, and lists its tools on two pages.
 
-`python mcp_old_server.py NOTES`: it also has `note`, which appends to that file, and `say`.
+`python mcp_old_server.py NOTES`: it also has `note`, which appends to that file, `say`, and `die`,
+which ends the server in the middle of the call.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +24,7 @@ TOOLS = [
 if NOTES is not None:
     TOOLS.append({"name": "note", "inputSchema": TEXT})
     TOOLS.append({"name": "say", "inputSchema": TEXT, "annotations": {"readOnlyHint": True}})
+    TOOLS.append({"name": "die", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}})
 
 
 def answer(method: str, params: dict) -> dict | None:
@@ -43,6 +46,8 @@ def answer(method: str, params: dict) -> dict | None:
             with NOTES.open("a", encoding="utf-8") as file:
                 file.write(params["arguments"]["text"] + "\n")
             return {"content": [{"type": "text", "text": "noted"}]}
+        case "tools/call" if params["name"] == "die":
+            os._exit(11)
         case "tools/call" if params["name"] == "say":
             return {"content": [{"type": "text", "text": params["arguments"]["text"]}]}
         case "tools/call":

@@ -27,7 +27,11 @@ class Server:
         assert self.process.stderr
         line = self.process.stderr.readline()
         found = re.match(r"listening on (http://\S+:(\d+)) with 2 slots, level ", line)
-        assert found, line + self.process.stderr.read()
+        if not found:
+            self.process.kill()  # a fixture that failed has nothing to stop
+            rest = self.process.stderr.read()
+            self.end()
+            raise AssertionError(line + rest)
         self.url, self.port = found[1], int(found[2])
 
     def kill(self) -> None:

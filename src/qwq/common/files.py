@@ -156,14 +156,14 @@ class GrowingFile:
 
         CapacityError where the disk is full; the file is as before then.
         """
-        with writing_to(self.path.parent, at="--out"):
-            try:
-                left = memoryview(line)
-                while left:
-                    left = left[os.pwrite(self._descriptor, left, self._size + len(line) - len(left)) :]
-                if self._durable or durable:
-                    os.fsync(self._descriptor)
-            except OSError as error:
+        try:
+            done = os.pwrite(self._descriptor, line, self._size)
+            while done < len(line):
+                done += os.pwrite(self._descriptor, memoryview(line)[done:], self._size + done)
+            if self._durable or durable:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            with writing_to(self.path.parent, at="--out"):
                 os.truncate(self._descriptor, self._size)
                 error.filename = error.filename or str(self.path)
                 raise

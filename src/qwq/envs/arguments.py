@@ -23,9 +23,36 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
 }
 
 
+_PLAIN = {"type", "description", "title", "default", "examples"}  # keywords that only name a type
+
+
 def fault_in(arguments: Any, schema: Schema) -> str | None:
     """The first thing that is wrong with the arguments; None where they fit."""
+    if _plainly_fits(arguments, schema):
+        return None
     return next(_faults(arguments, schema, "arguments", schema), None)
+
+
+def _plainly_fits(arguments: Any, schema: Schema) -> bool:
+    """Whether all arguments are known, none is missing, and each has the one type that its schema
+    names and nothing else. What needs a closer look is False.
+    """
+    if not isinstance(arguments, dict) or not schema.keys() <= _OBJECT or schema.get("type") != "object":
+        return False
+    known = schema.get("properties") or {}
+    if type(known) is not dict:
+        return False
+    for name, value in arguments.items():
+        wanted = known.get(name)
+        if type(wanted) is not dict or not wanted.keys() <= _PLAIN:
+            return False
+        kind = wanted.get("type")
+        if not isinstance(kind, str) or kind not in _TYPES or not _TYPES[kind](value):
+            return False
+    return all(name in arguments for name in schema.get("required") or ())
+
+
+_OBJECT = {"type", "properties", "required", "additionalProperties", "description", "title"}
 
 
 def _faults(value: Any, schema: Any, path: str, root: Schema) -> Iterator[str]:

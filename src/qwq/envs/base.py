@@ -319,4 +319,39 @@ def in_background(work: Coroutine[Any, Any, _T]) -> Future[_T]:
             _loop = asyncio.new_event_loop()
             _loop.set_default_executor(ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="tool"))
             threading.Thread(target=_loop.run_forever, name="environments", daemon=True).start()
-    return asyncio.run_coroutine_threadsafe(work, _loop)
+    future = _Background(_loop, work)
+    _loop.call_soon_threadsafe(future.start)
+    return future
+
+
+class _Background(Future[_T]):
+    """A coroutine on the loop, for the thread that waits for it. Cancelling it cancels the task.
+
+    `asyncio.run_coroutine_threadsafe` with less between: it is on the way of every tool call.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, _T]) -> None:
+        super().__init__()
+        self._loop, self._work = loop, work
+        self._task: asyncio.Task[_T] | None = None
+
+    def start(self) -> None:
+        self._task = self._loop.create_task(self._work)
+        self._task.add_done_callback(self._settle)
+        if self.cancelled():
+            self._task.cancel()
+
+    def cancel(self) -> bool:
+        cancelled = super().cancel()
+        if cancelled and self._task is not None:
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        return cancelled
+
+    def _settle(self, task: asyncio.Task[_T]) -> None:
+        if task.cancelled():
+            super().cancel()
+        elif (error := task.exception()) is not None:
+            if not self.cancelled():
+                self.set_exception(error)
+        elif not self.cancelled():
+            self.set_result(task.result())

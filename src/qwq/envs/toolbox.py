@@ -85,6 +85,12 @@ class ToolSpec:
     def parameters(self) -> Mapping[str, Any]:
         return self.schema["function"].get("parameters") or {}
 
+    @property
+    def checked(self) -> Mapping[str, Any]:
+        """`parameters` as arguments are checked against them: what they do not name is refused."""
+        parameters = self.parameters
+        return parameters if "additionalProperties" in parameters else {"additionalProperties": False, **parameters}
+
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
@@ -200,6 +206,7 @@ class Toolbox(Environment):
         self.workspace = workspace
         self._owns_workspace = False
         self._num_results = 0
+        self._owners: dict[str, tuple[Toolset, ToolSpec]] = {}
 
     async def reset(self, problem: Problem) -> None:
         if self.workspace is None:
@@ -211,6 +218,7 @@ class Toolbox(Environment):
         for group in self.toolsets:
             group.limit_s = self.timeout_s
             await group.open(self.workspace)
+        self._owners = {}
 
     async def close(self) -> None:
         for group in reversed(self.toolsets):
@@ -254,16 +262,21 @@ class Toolbox(Environment):
     async def run_call(self, call: ToolCall) -> ToolResult:
         """Answer one call. InfraError where our own machinery failed."""
         started = time.monotonic()
-        tools = {spec.name: (group, spec) for group in self.toolsets for spec in group.specs()}
-        owner, spec = tools.get(call.name, (None, None))
+        owner, spec = self._owner(call.name)
         if owner is None or spec is None:
-            known = list(tools)
+            known = list(self._owners)
             return _wrong(f"no tool {call.name!r}: {nearest(call.name, known) if known else 'there are none'}")
-        fault = fault_in(call.arguments, {"additionalProperties": False, **spec.parameters})
+        fault = fault_in(call.arguments, spec.checked)
         if fault is not None:
             return _wrong(f"{call.name}: {fault}; {shown_schema(spec.schema)}")
         result = await _bounded(owner, spec, call)
         return self._cut(replace(result, seconds=time.monotonic() - started))
+
+    def _owner(self, name: str) -> tuple[Toolset | None, ToolSpec | None]:
+        """The toolset that has the tool, and the tool; looked up again where it is not known."""
+        if name not in self._owners:
+            self._owners = {spec.name: (group, spec) for group in self.toolsets for spec in group.specs()}
+        return self._owners.get(name, (None, None))
 
     def _cut(self, result: ToolResult) -> ToolResult:
         """Head and tail of a long text. The workspace gets the whole."""
@@ -279,7 +292,8 @@ class Toolbox(Environment):
 async def _bounded(owner: Toolset, spec: ToolSpec, call: ToolCall) -> ToolResult:
     limit_s = owner.seconds_for(spec.timeout_s)
     try:
-        return await asyncio.wait_for(owner.run(call), None if limit_s == NO_LIMIT else limit_s + owner.grace_s)
+        async with asyncio.timeout(None if limit_s == NO_LIMIT else limit_s + owner.grace_s):
+            return await owner.run(call)
     except InfraError:
         raise
     except TimeoutError:

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import orjson
+
 from qwq.types import StopReason, ToolCall
 
 LAST_SHARE = 0.9  # of the sampled tokens: the rest is for the last turn
@@ -107,18 +109,21 @@ def _count(name: str, used: float, limit: float) -> str:
     return f"{used:,g} of {limit:,g} {name.replace('_', ' ')} used"
 
 
-def step_key(calls: Sequence[ToolCall | str], results: Sequence[str]) -> str:
+def step_key(calls: Sequence[ToolCall | str], results: Sequence[str]) -> bytes:
     """A turn's calls with their results, so that equal ones compare equal."""
     made = [c if isinstance(c, str) else [c.name, c.arguments] for c in calls]
-    return json.dumps([made, list(results)], sort_keys=True, default=str)
+    try:
+        return orjson.dumps([made, list(results)], option=orjson.OPT_SORT_KEYS, default=str)
+    except TypeError:  # half of a surrogate pair, a number of over 64 bits
+        return json.dumps([made, list(results)], sort_keys=True, default=str).encode()
 
 
-def goes_in_circles(steps: Sequence[str], repeats: int) -> bool:
+def goes_in_circles(steps: Sequence[bytes], repeats: int) -> bool:
     """Whether the last steps are one step `repeats` times, or two in turn `repeats` times."""
     return _period(steps, 1) >= repeats or _period(steps, 2) >= 2 * repeats
 
 
-def loop_length(steps: Sequence[str], futile: Sequence[bool]) -> int:
+def loop_length(steps: Sequence[bytes], futile: Sequence[bool]) -> int:
     """How many of the last turns say nothing new: one turn again and again, two in turn (from the
     fourth on), or turns whose every call is malformed, of an unknown tool, or without a result.
     """
@@ -127,7 +132,7 @@ def loop_length(steps: Sequence[str], futile: Sequence[bool]) -> int:
     return max(_period(steps, 1), alternating if alternating >= 4 else 0, in_vain)
 
 
-def _period(steps: Sequence[str], period: int) -> int:
+def _period(steps: Sequence[bytes], period: int) -> int:
     """How many of the last steps repeat the step `period` before them, with the repeated ones."""
     same = 0
     while same + period < len(steps) and steps[-1 - same] == steps[-1 - same - period]:

@@ -48,7 +48,7 @@ class LiveEpisode:
     calls_of: Counter[str] = field(default_factory=Counter)
     told: bool = False  # that no calls are left
     noted: set[str] = field(default_factory=set)  # what the model has been told about
-    steps: list[str] = field(default_factory=list)
+    steps: list[bytes] = field(default_factory=list)
     futile: list[bool] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -129,8 +129,9 @@ class LiveEpisode:
         if repeats is not None and goes_in_circles(self.steps, repeats):
             return StopReason.LOOP
         most = self.limits.max_loop
-        ends = most is not None and loop_length(self.steps, self.futile) >= most
-        return StopReason.LOOP if ends and not self.limits.last_turn else None
+        if most is None or self.limits.last_turn:
+            return None
+        return StopReason.LOOP if loop_length(self.steps, self.futile) >= most else None
 
     def notes(self, made: Environment) -> list[Note]:
         """What the model is told behind the results of this turn. A limit that ends the calls makes

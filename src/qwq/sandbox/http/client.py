@@ -84,11 +84,15 @@ class RemoteSandbox(Runner):
             raise InfraError(f"no sandbox server at {self.url}: {error}") from error
         return dict(answer.json())
 
-    def session(self, limits: SessionLimits | None = None, *, replay: bool = True) -> RemoteSession:
-        """Python that keeps state, on the server. Raises UsageError where the server refuses it:
-        too many are open, or it allows less than `limits`.
+    def session(
+        self, limits: SessionLimits | None = None, *, replay: bool = True, programs: bool = False
+    ) -> RemoteSession:
+        """Python that keeps state, on the server; `programs` shows bash and the system's programs,
+        too. Raises UsageError where the server refuses it: too many are open, it allows less than
+        `limits`, or its jail shows no programs.
         """
-        return RemoteSession(self, {**asdict(limits or SessionLimits()), "replay": replay})
+        options = {"replay": replay, "programs": True} if programs else {"replay": replay}
+        return RemoteSession(self, {**asdict(limits or SessionLimits()), **options})
 
     def json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The answer to one request, not sent again where the connection breaks.

@@ -135,7 +135,9 @@ class VerifyItem(_Strict):
 
 
 class SessionRequest(_Strict):
-    """Limits of a session, as `interpreter.SessionLimits`; the server's own are the most."""
+    """Limits of a session, as `interpreter.SessionLimits`; the server's own are the most.
+    `programs` shows bash and the system's programs in its jail.
+    """
 
     timeout_s: float = Field(30.0, gt=0)
     total_s: float = Field(3600.0, gt=0)
@@ -147,6 +149,7 @@ class SessionRequest(_Strict):
     total_output_bytes: int = Field(64 << 20, ge=1)
     text_chars: int = Field(8000, ge=2)
     replay: bool = True
+    programs: bool = False
 
 
 class CellRequest(_Strict):

@@ -73,8 +73,8 @@ class SessionService:
         self._threads = ThreadPoolExecutor(max(1, service.limits.sessions), "session")
 
     def open(self, asked: SessionRequest) -> str:
-        """Raises UsageError for limits beyond the server's, BodyRefused where no more sessions are
-        allowed.
+        """Raises UsageError for limits beyond the server's and for programs that its jail does not
+        show, BodyRefused where no more sessions are allowed.
         """
         limits = self.service.limits
         if len(self.opened) >= limits.sessions:
@@ -91,9 +91,9 @@ class SessionService:
             if value > most:
                 raise UsageError(f"{name} is {value:g}, this server allows up to {most:g}")
         options = asked.model_dump()
-        replay = options.pop("replay")
+        more = {key: options.pop(key) for key in ("replay", "programs")}
         name = secrets.token_hex(16)
-        self.opened[name] = Opened(self.service.sandbox.session(SessionLimits(**options), replay=replay))
+        self.opened[name] = Opened(self.service.sandbox.session(SessionLimits(**options), **more))
         self.service.metrics.sessions.set(len(self.opened))
         return name
 
