@@ -1,11 +1,14 @@
-"""The same steps in smolagents and Qwen-Agent, for benchmarks/agent.py; runs in an environment that
-has them, without qwq. Prints one JSON object: CPU milliseconds a step.
+"""The same steps in smolagents and Qwen-Agent and the same cells in ipykernel, for
+benchmarks/agent.py; runs in an environment that has them, without qwq; what is not installed is left
+out. Prints one JSON object: CPU milliseconds a step, wall milliseconds of a cell and of a start.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -106,7 +109,37 @@ def qwen_agent_steps() -> None:
     FIGURES.pop("Qwen-Agent FnCallAgent step, 10 steps")
 
 
+def ipykernel_cells() -> None:
+    from jupyter_client.manager import KernelManager
+
+    starts, times = [], []
+    for _ in range(3):
+        began = time.perf_counter()
+        manager = KernelManager()
+        manager.start_kernel()
+        client = manager.blocking_client()
+        client.start_channels()
+        try:
+            client.wait_for_ready(timeout=60)
+            client.execute_interactive("1", timeout=60, output_hook=lambda message: None)
+            starts.append(1e3 * (time.perf_counter() - began))
+            for _ in range(60):
+                began = time.perf_counter()
+                client.execute_interactive("x = 41", timeout=60, output_hook=lambda message: None)
+                times.append(1e3 * (time.perf_counter() - began))
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+    FIGURES["ipykernel cell, no jail"] = statistics.median(times)
+    FIGURES["ipykernel start to the first result"] = statistics.median(starts)
+
+
 if __name__ == "__main__":
-    smolagents_steps()
-    qwen_agent_steps()
+    for package, measure in (
+        ("smolagents", smolagents_steps), ("qwen_agent", qwen_agent_steps), ("jupyter_client", ipykernel_cells)
+    ):  # fmt: skip
+        if importlib.util.find_spec(package) is not None:
+            measure()
+        else:
+            print(f"{package}: not installed, left out", file=sys.stderr)
     print(json.dumps(FIGURES))

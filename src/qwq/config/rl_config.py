@@ -18,7 +18,7 @@ LOSS_CLIPS: dict[str, tuple[float | None, float | None]] = {
     "dr_grpo": (0.2, 0.28), "dapo": (0.2, 0.28), "grpo": (0.2, 0.28), "gspo": (3e-4, 4e-4), "cispo": (None, 4.0),
 }  # fmt: skip
 DUAL_CLIPPED = ("dr_grpo", "dapo", "grpo", "gspo")  # losses that `dual_clip` acts on
-ADVANTAGES = ["group_mean", "group_std", "rloo", "batch_std", "batch_norm"]  # registered forms, likewise
+ADVANTAGES = ["group_mean", "group_std", "group_rate", "rloo", "batch_std", "batch_norm"]  # registered forms, likewise
 
 
 class CustomReward(Section):

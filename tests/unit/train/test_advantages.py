@@ -28,6 +28,7 @@ def values(form: str, *groups: list[float], judged: list[list[float]] | None = N
     [
         ("group_mean", 0.5),
         ("group_std", 1.0),  # the deviation of 1, 0 is a half
+        ("group_rate", 1.0),  # a half are right
         ("rloo", 1.0),  # 1 - 0
         ("batch_std", 0.5 / math.sqrt(3 / 16)),  # of 1, 0, 1, 1: mean 3/4, mean square 3/4
         ("batch_norm", 0.5 / math.sqrt(1 / 8)),  # of 1/2, -1/2, 0, 0
@@ -37,6 +38,14 @@ def test_each_form_by_hand(form, first):
     """Two prompts with rewards 1, 0 and 1, 1. The second teaches nothing under any form."""
     (a, b), second = values(form, [1.0, 0.0], [1.0, 1.0])
     assert (a, b) == pytest.approx((first, -first), rel=1e-5) and second == [0.0, 0.0]
+
+
+def test_a_rare_success_weighs_as_the_gradient_of_its_logarithm():
+    """One right of four: 3/4 over 1/4, and -1/4 over 1/4. Rewards whose mean is below one right one
+    of the group are divided by that one's.
+    """
+    assert values("group_rate", [1.0, 0.0, 0.0, 0.0]) == [pytest.approx([3.0, -1.0, -1.0, -1.0])]
+    assert values("group_rate", [-1.0, 1.0]) == [pytest.approx([-2.0, 2.0])]
 
 
 def test_leave_one_out_by_hand():
@@ -54,7 +63,7 @@ def test_the_rounding_of_a_sum_is_no_signal(form):
     assert values(form, [0.3, 0.1 + 0.2, 0.3], [1.0, 1.0, 1.0]) == [[0.0] * 3] * 2
 
 
-@pytest.mark.parametrize("form", ["group_std", "batch_std", "batch_norm"])
+@pytest.mark.parametrize("form", ["group_std", "group_rate", "batch_std", "batch_norm"])
 def test_a_difference_in_length_alone_is_not_blown_up(form):
     """Four wrong answers, one of them punished by 0.001 for its length: scaled by its own deviation
     that would be -1.73.

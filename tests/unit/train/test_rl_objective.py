@@ -19,7 +19,7 @@ from qwq.train.groups import form_groups
 from qwq.types import Outcome, Rollout, StopReason, Verdict
 
 LOSSES = sorted(LOSS_CLIPS)
-ADVANTAGES = ("group_mean", "group_std", "rloo", "batch_std", "batch_norm")
+ADVANTAGES = ("group_mean", "group_std", "group_rate", "rloo", "batch_std", "batch_norm")
 
 
 def rollouts(rl, *, signal: tuple[int, ...] = (0,)) -> list[Rollout]:

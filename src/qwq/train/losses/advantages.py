@@ -7,6 +7,10 @@ of advantage forms.
   2402.03300, section 4.1.2);
 - `rloo`: reward minus the mean of the others (RLOO, Ahmadian et al. 2024, arXiv 2402.14740): G / (G
   - 1) times `group_mean`;
+- `group_rate`: minus the group's mean, divided by that mean, the share of right ones where verdicts
+  are 0 and 1 (MaxRL, Tajwar et al. 2026, arXiv 2602.02710, algorithm 1): on average the gradient of
+  the log-likelihood of a right completion as far as G samples show it, so that a prompt that is
+  rarely solved weighs more. At least 1 / G is divided by;
 - `batch_std`: minus the group's mean, divided by the deviation of all rewards of the batch (Lite
   PPO, Liu et al. 2025, arXiv 2508.08221);
 - `batch_norm`: minus the group's mean, divided by the deviation of these differences over the batch
@@ -128,6 +132,14 @@ def group_mean(groups: Sequence[GroupRewards]) -> list[Tensor]:
 @register_advantage("group_std")
 def group_std(groups: Sequence[GroupRewards]) -> list[Tensor]:
     return [group_advantages(g.rewards_G, scale=True) if differ(g.judged_G) else g.centred_G for g in groups]
+
+
+@register_advantage("group_rate")
+def group_rate(groups: Sequence[GroupRewards]) -> list[Tensor]:
+    return [
+        g.centred_G / g.judged_G.mean().clamp(min=1 / len(g.judged_G)) if differ(g.judged_G) else g.centred_G
+        for g in groups
+    ]
 
 
 @register_advantage("rloo")
