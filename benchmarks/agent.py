@@ -2,17 +2,17 @@
 overhead a step, its growth over 200 steps, a cell, the start of a session; and with the engine, the
 time to the first token of a late turn.
 
-    python benchmarks/agent.py                            # ours alone, about half a minute
-    python benchmarks/agent.py --model FOLDER             # first tokens of a real model
-    python benchmarks/agent.py --peers ENV/bin/python     # ENV has smolagents, qwen-agent, ipykernel
+    python benchmarks/agent.py                          # ours alone, about half a minute
+    python benchmarks/agent.py --model FOLDER           # first tokens of a real model
+    python benchmarks/agent.py --peers ENV/bin/python   # ENV has smolagents, qwen-agent, ipykernel
 
 All run in one call on one machine, with a model that gives the calls that a script tells it, and a
 tool that returns a few words. Steps are CPU milliseconds of the process, so load beside it matters
 little. Ours writes and hashes every event to disk; the others keep their steps in memory. A cell
 and a session's start are wall time. For first tokens the engine draws one token of each turn
 (prefix cache on), and the turn is then a scripted call of the same length each time, so that every
-turn brings the same number of new tokens. The last lines are JSON: name, ours, theirs, ratio (ours /
-theirs).
+turn brings the same number of new tokens. The last lines are JSON: name, ours, theirs, ratio
+(ours / theirs).
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def cell_ms() -> float:
 
 
 class FirstTokens:
-    """`engine`'s turns cut to their first token, whose seconds are noted in `seconds`; the turn that
-    follows is a scripted call, the last one an answer.
+    """`engine`'s turns cut to their first token, whose seconds are noted in `seconds`; the turn
+    that follows is a scripted call, the last one an answer.
     """
 
     token_exact = native_tools = True

@@ -1,6 +1,6 @@
 """The same steps in smolagents and Qwen-Agent and the same cells in ipykernel, for
-benchmarks/agent.py; runs in an environment that has them, without qwq; what is not installed is left
-out. Prints one JSON object: CPU milliseconds a step, wall milliseconds of a cell and of a start.
+benchmarks/agent.py; runs in an environment that has them, without qwq; what is not installed is
+left out. Prints one JSON object: CPU milliseconds a step, wall milliseconds of a cell and a start.
 """
 
 from __future__ import annotations
