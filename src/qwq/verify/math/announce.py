@@ -201,11 +201,21 @@ _NUMBER_LEAD = re.compile(r"([-+−]?(?:\\?[$€£¥])?\d[\d,]*(?:\.\d+)?(?:/\d+
 _SPELLED = re.compile(r"([A-Za-z]{3,12}(?:[ -][A-Za-z]{3,12}){0,6}) ?\((\$?\d[\d,.]{0,20}\$?)\)")
 _CHINESE_CLAUSE = re.compile(r"[^\d$\\]{1,40}(?:是|为|有|等于|得|共)(?!不|没)[^\d$\\A-Za-z-]{0,4}([-\d$\\].*)")
 _BLOCK_QUOTE = re.compile(r"\n[ \t]{0,3}>[ \t]?")
+# "I choose C.", "It must be C, not B.": a letter that is chosen.
+_CHOSEN = re.compile(
+    r"(?:\b(?:I|we)(?: would| will|'ll)? (?:choose|pick|select|go with)"
+    r"|\b(?:[Ii]t|[Tt]his|[Tt]hat) (?:must|has to|can only) be"
+    r"|(?<![A-Za-z])[Ss]o,? (?:it is |it's |the |choose |pick )?|(?<![不别])选)"
+    r" ?(?:option |choice |answer )?[*_(\[]{0,3}([A-H])[)\]*_]{0,3}"
+    r"(?:,? (?:not|and not|rather than|instead of) [*_(]{0,3}[A-H][*_)]{0,3})?"
+    r"[.。!！]?\Z"
+)
 # A conclusion without a noun that names an answer: "Thus, x turns out to be 20.", 所以共有15种。
 _TURNS_OUT = re.compile(
-    r"(?:\A|(?<=[.!]\s))(?:so|thus|hence|therefore|consequently|finally),? [^\d.,;:!?\n=<>]{1,40} "
-    r"(?:turns|comes|works|turned|came|worked) out (?:to be|to|as) (?P<value>[^\s!?;,](?:[^\n!?;,]"
-    r"|,(?=\d{3})){0,60})\Z",
+    r"(?:\A|(?<=[.!]\s))(?:(?:so|thus|hence|therefore|consequently|finally),? (?:[^\d.,;:!?\n=<>]{1,40} "
+    r"(?:turns|comes|works|turned|came|worked) out (?:to be|to|as)|\$?[A-Za-z]\$? equals)|it (?:turns|comes"
+    r"|works) out to be|(?:(?:so|thus|hence|therefore|finally),? )?(?:I|we) (?:get|obtain|arrive at)) "
+    r"(?P<value>[^\s!?;,](?:[^\n!?;,]|,(?=\d{3})){0,60})\Z",
     re.IGNORECASE,
 )
 _IN_ALL = re.compile(
@@ -281,6 +291,10 @@ def called_right(text: str) -> str | None:
     said = [m for m in _IS_ANSWER.finditer(text) if not _DENIED.search(text, max(0, m.start() - 100), m.start())]
     if said:
         return said[-1][1].strip("*$ ")
+    if (chosen := _CHOSEN.search(text.rstrip()[-200:])) is not None and not _DENIED.search(
+        text.rstrip()[-200:], 0, chosen.start()
+    ):
+        return chosen[1]
     letters = {(m[1] or m[2]) for m in _IS_RIGHT.finditer(text)}
     return letters.pop() if len(letters) == 1 else None
 

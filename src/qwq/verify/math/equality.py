@@ -477,10 +477,10 @@ def _same_region(gold: Value, answer: Value) -> bool | None:
 _RULES: tuple[tuple[Any, Callable[[Value, Value], bool | None]], ...] = (
     (Unknown, _same_unknown),
     (Dots, lambda gold, answer: gold == answer),
+    (Congruence, lambda gold, answer: relations.same_congruence(gold, answer, same)),
     (SolutionFamily, _same_family),
     (Relation, lambda gold, answer: relations.same_relation(gold, answer, same)),
     (Piecewise, _same_piecewise),
-    (Congruence, lambda gold, answer: relations.same_congruence(gold, answer, same)),
     ((Time, Day), _same_time),
     ((NumberSet, Logic), _same_named_set),
     (Text, lambda gold, answer: gold == answer),

@@ -28,7 +28,7 @@ _LABEL = re.compile(
     r"|[A-Za-z]{1,4} ?_ ?\{ ?[^{}]{0,20}\\(?:min|max|triangle|text"
     r"|mathrm)[^{}]{0,20}(?:\{[^{}]{0,20}\})?[^{}]{0,20}\}"
     r"|(?:\\(?:mathbb|mathrm|operatorname|text) ?\{ ?(?:P|E|Var|Pr|V|D|Cov) ?\}|\\Pr|[PEVD]|Var|Cov"
-    r"|Pr) ?[(\[][^=]{1,60}[)\]]"
+    r"|Pr) ?[(\[](?:[^=()]|\([^=()]{0,20}\)|(?<![=<>!])=){1,60}[)\]]"
 )
 _PROBABILITY = re.compile(r"(?:\\(?:mathbb|mathrm|operatorname|text)\{?)?(Pr|P|E|Var|V|D|Cov)\}?[(\[](.*)[)\]]\Z")
 _FUNCTION = re.compile(r"([A-Za-z]\w*)('*)\(([a-z])\)")

@@ -31,7 +31,8 @@ _SYNONYMS = {
     "implies": "Rightarrow", "iff": "Leftrightarrow", "cis": "operatorname{cis}", "R": "mathbb{R}", "N": "mathbb{N}",
     "Z": "mathbb{Z}", "Q": "mathbb{Q}", "C": "mathbb{C}", "reals": "mathbb{R}", "backslash": "setminus",
     "smallsetminus": "setminus", "euro": "€", "pounds": "£", "yen": "¥", "textdollar": "\\$", "dollar": "\\$",
-    "textdegree": "^{\\circ}", "celsius": "^{\\circ}C", "permil": "permil", "rm{": "mathrm{", "upvarphi": "varphi",
+    "textdegree": "^{\\circ}", "celsius": "^{\\circ}C", "permil": "permil", "rm{": "mathrm{", "upvarphi": "phi",
+    "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta",
     "uppi": "pi", "tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "sh": "sinh", "ch": "cosh",
     "th": "tanh", "bigcup": "cup", "bigcap": "cap", "ne=": "ne", "prime": "'",
 }  # fmt: skip

@@ -7,9 +7,10 @@ from fractions import Fraction
 from typing import Any
 
 from qwq.verify.math import evaluate, labels
-from qwq.verify.math.trees import Tree, symbols, walk
-from qwq.verify.math.typed import Bag, Congruence, Expr, Ratio, Relation, Text, Value
+from qwq.verify.math.trees import Tree, affine, symbols, walk
+from qwq.verify.math.typed import Bag, Congruence, Expr, Ratio, Relation, SolutionFamily, Text, Value
 
+_INTEGER_NAMES = frozenset("kmnjlpqst")
 _ASKED = frozenset("det abs sin cos tan cot sec csc gcd lcm max min".split())
 
 Same = Callable[[Value, Value], bool | None]
@@ -198,8 +199,10 @@ def same_congruence(gold: Value, answer: Value, same: Same) -> bool | None:
     r"""The same modulus and the same residues of it, of the same number; a residue class is no
     number.
     """
+    gold, answer = _residue_class(gold), _residue_class(answer)
     if not (isinstance(gold, Congruence) and isinstance(answer, Congruence)):
-        return False if isinstance(gold, Expr | Text) or isinstance(answer, Expr | Text) else None
+        others = Expr | Text | Relation | SolutionFamily
+        return False if isinstance(gold, others) or isinstance(answer, others) else None
     if not same(gold.modulus, answer.modulus):
         return False
     if gold.left is not None and answer.left is not None and not evaluate.same(gold.left, answer.left):
@@ -211,6 +214,22 @@ def same_congruence(gold: Value, answer: Value, same: Same) -> bool | None:
     if len(gold.residues) == len(answer.residues) == 1:
         return same(gold.residues[0], answer.residues[0]) or None
     return None
+
+
+def _residue_class(value: Value) -> Value:
+    """`x = 7k + 3`, of any whole k, as the residue class of 3 modulo 7; any other value as it
+    is.
+    """
+    relation = value.value if isinstance(value, SolutionFamily) and value.domain == "Z" else value
+    if not (isinstance(relation, Relation) and relation.label and isinstance(relation.right, Expr)):
+        return value
+    line = affine(relation.right.tree)
+    if line is None or line[0] not in _INTEGER_NAMES or relation.left == ("sym", line[0]):
+        return value
+    modulus, residue = evaluate.exact(line[1]), evaluate.exact(line[2])
+    if modulus is None or residue is None or modulus.denominator != 1 or residue.denominator != 1 or abs(modulus) < 2:
+        return value
+    return Congruence(relation.left, (Expr(("num", residue % abs(modulus))),), Expr(("num", abs(modulus))))
 
 
 def _residues(value: Congruence, modulus: Fraction | None) -> set[Fraction] | None:

@@ -284,8 +284,12 @@ RULES = (
     Rule(
         "congruences",
         "The same modulus, and the same residues of it.",
-        ((r"n\equiv1\pmod 4", r"n \equiv 5 \ (\text{mod } 4)"), (r"n\equiv1\pmod 4", r"1 \bmod 4")),
-        ((r"n\equiv1\pmod 4", r"n\equiv1\pmod 8"), ("2", r"2\pmod 5")),
+        (
+            (r"n\equiv1\pmod 4", r"n \equiv 5 \ (\text{mod } 4)"),
+            (r"n\equiv1\pmod 4", r"1 \bmod 4"),
+            (r"n\equiv1\pmod 4", "n=4k+1"),
+        ),
+        ((r"n\equiv1\pmod 4", r"n\equiv1\pmod 8"), ("2", r"2\pmod 5"), (r"n\equiv1\pmod 4", "n=8k+1")),
         kinds=(typed.Congruence,),
     ),
     Rule(
@@ -378,6 +382,10 @@ RULES = (
             ("12", "정답은 12입니다."),
             ("12", "所以共有12种。"),
             ("12", "Thus, x turns out to be 12."),
+            ("12", "It turns out to be 12."),
+            ("12", "So we get 12."),
+            ("C", "It must be C, not B."),
+            ("C", "Neither A nor B; so C."),
         ),
         (
             ("12", "The answer is 12 or 15."),
@@ -386,6 +394,8 @@ RULES = (
             ("12", "If the answer is 12, then x is 3."),
             ("12", "所以共有12种或15种。"),
             ("12", "Thus, x turns out to be about 12."),
+            ("12", "If we are lucky, we get 12."),
+            ("C", "I do not choose C."),
         ),
         form="response",
     ),

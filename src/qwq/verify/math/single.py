@@ -36,6 +36,8 @@ def single(text: str, nesting: int = 0) -> Value:
         return Ratio(tuple(single(p, nesting + 1) for p in ratio)) if nesting < 4 else Unknown(text)
     if (quantity := compound(_PARTS.split(text))) is not None:
         return quantity
+    if text.strip(" .") == "DNE":
+        return Text("does not exist")
     if (spoken := _in_words(text)) is not None:
         return spoken
     found = units.split(text)

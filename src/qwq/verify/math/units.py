@@ -196,6 +196,8 @@ def _unit(
     single = len(words) == 1 and len(words[0]) == 1 and words[0].isascii()
     unit = read(tokens)
     if unit is not None:
+        if numeric and words == ["in"] and "^" in tokens:
+            return unit, scale, "", False  # the word has no powers
         if single and not marked and "/" not in tokens:
             return (unit, scale, "", True) if numeric and words[0] in _LETTER_UNITS else None
         return None if _is_variable(words, single, numeric, marked) else (unit, scale, "", False)
