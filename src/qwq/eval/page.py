@@ -16,16 +16,13 @@ from qwq.common.files import write_atomic
 from qwq.eval.baselines import ANNOUNCED, BENCHMARKS, BFCL_NOTE
 from qwq.eval.folder import latest, read_object, samples_path
 from qwq.report import plots
+from qwq.report.curves import legend
 from qwq.report.document import document
-from qwq.report.wording import grey_thinking, text, transcript
+from qwq.report.palette import OUTCOMES
+from qwq.report.wording import both_ends, grey_thinking, outcome_bar, text, transcript, without_end
 
 READ, SHOWN = 400, 40  # samples of each benchmark that are looked at and shown; all are in samples/
-EXTRA_CSS = ".wrap { white-space: normal; min-width: 22ch; max-width: 40ch; }"
 SHOWN_CHARS = 6000
-OUTCOME_COLOURS = {
-    "correct": "#2e9e6b", "wrong": "#d9826b", "no_answer": "#b9c0cc", "unfinished": "#8f7fc0", "timeout": "#e0b13c",
-    "undecided": "#7db3d8",
-}  # fmt: skip
 
 
 def write_page(out: Path) -> Path:
@@ -35,32 +32,40 @@ def write_page(out: Path) -> Path:
     body = "\n".join(
         [
             f"<header><h1>{text(title)}</h1></header>",
-            announced(results, models),
             figures(results),
+            announced(results, models),
             curves(results),
             *(samples(out, n) for n in results),
         ]
     )
     path = out / "report.html"
-    write_atomic(path, document(title, body, css=EXTRA_CSS).encode(errors="replace"))
+    write_atomic(path, document(title, body, contents=True).encode(errors="replace"))
     return path
 
 
 def announced(results: Mapping[str, Any], models: Sequence[str]) -> str:
-    """The announcement's table with the model's own row on top."""
+    """The announcement's table with the model's own row on top; empty where none of it was run."""
+    if not any(b in results for b in BENCHMARKS):
+        return ""
     head = "".join(f"<th>{text(title)}</th>" for title in BENCHMARKS.values())
     own = "".join(
-        f"<td>{_own(results[b]) if b in results else '<span class=soft>not run</span>'}</td>" for b in BENCHMARKS
+        f'<td data-label="{text(title)}"><div class="cell">'
+        f"{_own(results[b]) if b in results else '<span class=soft>not run</span>'}</div></td>"
+        for b, title in BENCHMARKS.items()
     )
     rows = "".join(
         f"<tr><td>{text(name)}</td>"
-        + "".join("<td>" + ("–" if row[b] is None else f"{row[b]:.1f}") + "</td>" for b in BENCHMARKS)
+        + "".join(
+            f'<td data-label="{text(title)}">' + ("–" if row[b] is None else f"{row[b]:.1f}") + "</td>"
+            for b, title in BENCHMARKS.items()
+        )
         + "</tr>"
         for name, row in ANNOUNCED.items()
     )
     return (
-        "<section><h2>Beside the announcement of QwQ-32B</h2><div class='scroll'><table "
-        f"class='scores'><tr><th></th>{head}</tr><tr><td><b>{text(', '.join(models))}</b></td>{own}</tr>{rows}</table></div><p "
+        "<section><h2>Beside the announcement of QwQ-32B</h2><div class='scroll'><table class='scores stack'>"
+        f"<thead><tr><th></th>{head}</tr></thead><tbody><tr><td><b>{text(', '.join(models))}</b></td>{own}</tr>"
+        f"{rows}</tbody></table></div><p "
         f"class='small soft'>{text(BFCL_NOTE)} A dash: no figure in a source that could be read. The announced "
         "figures are for whole benchmarks with 64 samples of AIME24 and 8 of LiveCodeBench; intervals in brackets "
         "are 95%, by bootstrap over problems.</p></section>"
@@ -94,19 +99,20 @@ def figures(results: Mapping[str, Any]) -> str:
         listed = ", ".join(f"{text(k)} {100 * v:.1f}" for k, v in more.items())
         if "calls" in f:
             listed += f"; {f['calls']['mean']:.1f} calls a sample, {f['failed_calls']['mean']:.1f} failed"
-        total = sum(f["outcomes"].values())
-        bar = "".join(
-            f'<i style="--c:{OUTCOME_COLOURS.get(k, "#444")};width:{100 * v / total:.2f}%" title="{text(k)} {v}"></i>'
-            for k, v in f["outcomes"].items()
-        )
+        bar = outcome_bar(f["outcomes"], sum(f["outcomes"].values()))
         told = ", ".join(f"{v} {text(k)}" for k, v in f["outcomes"].items())
         p = f["protocol"]
+        tokens = f"{f['mean_thinking_tokens']:.0f} + {f['mean_answer_tokens']:.0f}"
+        sampling = (
+            f"T {p['temperature']:g}, top-p {p['top_p']:g}, top-k {p['top_k']}, {p['max_new_tokens']:,} new tokens, "
+            f"seed {f['seed']}"
+        )
         rows.append(
-            f"<tr><td><b>{text(name)}</b></td><td>{_own(f)}</td><td><div "
-            f"class='bar'>{bar}</div><div>{told}</div></td><td>{f['mean_thinking_tokens']:.0f} + "
-            f"{f['mean_answer_tokens']:.0f}</td><td class='small wrap'>T {p['temperature']:g}, top-p "
-            f"{p['top_p']:g}, top-k {p['top_k']}, {p['max_new_tokens']:,} new tokens, seed {f['seed']}</td><td "
-            f"class='small wrap'>{listed}</td></tr>"
+            f'<tr><td><b>{text(name)}</b></td><td data-label="score"><div class="cell">{_own(f)}</div></td>'
+            f'<td class="barred" data-label="outcomes"><div class="cell">{bar}<div>{told}</div></div></td>'
+            f'<td data-label="tokens: thinking + answer">{tokens}</td>'
+            f'<td class="small words" data-label="sampling">{sampling}</td>'
+            f'<td class="small words" data-label="more, in %">{listed}</td></tr>'
         )
     missing = "".join(
         f"<p class='small soft'>{text(name)} is run in part; not run: {text(', '.join(f['not_run']))}. Its score is "
@@ -114,13 +120,11 @@ def figures(results: Mapping[str, Any]) -> str:
         for name, f in results.items()
         if f.get("not_run")
     )
-    legend = "".join(f'<span><i style="--c:{c}"></i>{text(k)}</span>' for k, c in OUTCOME_COLOURS.items())
     return (
-        "<section><h2>Figures</h2><div class='scroll'><table "
-        "class='scores'><tr><th></th><th>score</th><th>outcomes of samples</th><th>tokens: thinking + "
-        "answer</th><th>sampling</th><th>more, in %</th></tr>"
-        + "".join(rows)
-        + f"</table></div><div class='legend'>{legend}</div>{missing}</section>"
+        "<section><h2>Figures</h2><div class='scroll'><table class='scores stack'><thead><tr><th></th><th>score</th>"
+        "<th>outcomes of samples</th><th class='wrap'>tokens: thinking + answer</th><th class='words'>sampling</th>"
+        f"<th class='words'>more, in %</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"{legend({k: c for k, c in OUTCOMES.items() if k != 'infra_error'})}{missing}</section>"
     )
 
 
@@ -129,29 +133,10 @@ def curves(results: Mapping[str, Any]) -> str:
     swept = {name: f["by_budget"] for name, f in results.items() if f.get("by_budget")}
     if not swept:
         return ""
-    pictures = []
-    for name, points in swept.items():
-        fig, ax = plots.figure(f"budget-{name}")
-        points = sorted(points, key=lambda p: p["mean_thinking_tokens"])
-        x, y = [p["mean_thinking_tokens"] for p in points], [100 * p["score"] for p in points]
-        low = [max(0.0, 100 * (p["score"] - p["ci95"][0])) for p in points]
-        high = [max(0.0, 100 * (p["ci95"][1] - p["score"])) for p in points]
-        ax.errorbar(x, y, yerr=[low, high], color="#0072b2", marker="o", markersize=4, linewidth=1.6, capsize=2)
-        for p, at_x, at_y in zip(points, x, y, strict=True):
-            ax.annotate(
-                "no limit" if p["thinking_budget"] is None else f"{p['thinking_budget']:,}",
-                (at_x, at_y),
-                xytext=(4, 5),
-                textcoords="offset points",
-                fontsize=8,
-            )
-        ax.set_xlabel("thinking tokens, mean", fontsize=9)
-        ax.set_ylabel("% correct", fontsize=9)
-        ax.set_ylim(bottom=0)
-        pictures.append(
-            "<figure "
-            f"class='panel'><figcaption>{text(name)}</figcaption>{plots.svg(fig, f'accuracy of {name} against thinking tokens')}</figure>"
-        )
+    pictures = [
+        f"<figure class='panel'><figcaption>{text(name)}</figcaption>{plots.budgets(name, points)}</figure>"
+        for name, points in swept.items()
+    ]
     return (
         "<section><h2>Accuracy against thinking</h2><p class='small soft'>One point for each thinking budget, "
         f"which is written beside it.</p><div class='grid'>{''.join(pictures)}</div></section>"
@@ -195,16 +180,10 @@ def _sample(r: Mapping[str, Any]) -> str:
         f"tokens, {r['thinking_tokens']:,} thinking, {r['seconds']:.1f} s, ended by "
         f"{text(r['stop_reason'])}</span></summary><div class='pair'><div "
         f"class='ask'>{text(_cut(r['prompt']))}</div><div class='side "
-        f"{'right' if right else ''}'><pre>{grey_thinking(r['output'], _cut)}</pre>{calls}<div class='small "
+        f"{'right' if right else ''}'><pre>{grey_thinking(without_end(r['output']), _cut)}</pre>{calls}<div class='small "
         f"soft'>{text(verdict['reason'])}</div></div></div></details>"
     )
 
 
 def _cut(value: str) -> str:
-    """Both ends of a long text: the answer is at its end."""
-    half = SHOWN_CHARS // 2
-    return (
-        value
-        if len(value) <= SHOWN_CHARS
-        else f"{value[:half]}\n[... {len(value) - SHOWN_CHARS:,} characters ...]\n{value[-half:]}"
-    )
+    return both_ends(value, SHOWN_CHARS)

@@ -6,13 +6,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from qwq.report import plots
+from qwq.report.palette import LINE, OTHERS, swatch
 from qwq.report.run_data import RunData, StageData
 from qwq.report.view import SUPERVISED, Panel
-from qwq.report.wording import text
+from qwq.report.wording import counted, number, text
 from qwq.types import DOMAINS
 
-LINE = "#1f6f8b"
 MAX_ALARM_LINES = 8
+# An alarm's first words, by the figure that it is about (`train/alarms.py` writes them).
+ALARMS = {
+    "entropy": "entropy is ", "length": "responses have ", "truncated": " of responses reach ",
+    "clip_fraction": " of tokens are clipped", "kl": "KL to the reference model is ",
+    "zero_signal": " of groups teach nothing", "mismatch_max": "sampler and trainer differ ",
+    "grad_norm": "the gradient was not finite", "outcomes": " verdicts ",
+}  # fmt: skip
 NO_FIGURES = ("step", "seconds", "tokens", "lr")  # in the heading, or set by the recipe
 
 
@@ -23,8 +30,8 @@ def curves_section(run: RunData) -> str:
         return ""
     return (
         "<h2>Curves</h2><p class='soft small'>Faint: every step. Strong: running mean. Red triangle: a step that "
-        "raised an alarm. At the right of each title: the mean of the first and of the last tenth of the steps.</p>"
-        + "".join(blocks)
+        "raised an alarm about this figure. At the right of each title: the mean of the first and of the last tenth "
+        "of the steps. Point at a curve, or tap it, for the values of a step.</p>" + "".join(blocks)
     )
 
 
@@ -35,9 +42,10 @@ def stage_curves(stage: StageData, run: RunData) -> str:
     tokens = sum(row.get("tokens", 0) for row in stage.metrics)
     speed = f", {tokens:,} tokens at {tokens / seconds:,.0f} a second" if seconds and tokens else ""
     note = "" if stage.record else ' <span class="chip warn">under way</span>'
+    steps = counted(len(stage.metrics), "step")
     return (
-        f'<h3>{text(stage.name)}{note} <span class="soft small">{len(stage.metrics):,} steps{speed}</span></h3>'
-        f'<div class="grid">{"".join(pictures)}</div>{_alarms(stage)}'
+        f'<section><h3 class="sticky">{text(stage.name)}{note} <span class="soft small">{steps}{speed}</span></h3>'
+        f'<div class="grid">{"".join(pictures)}</div>{_alarms(stage)}</section>'
     )
 
 
@@ -59,17 +67,33 @@ def _picture(stage: StageData, panel: Panel) -> str:
     xs, ys = _series(stage, panel.key)
     if not ys or (panel.key in ("kl", "mismatch_max", "clip_fraction", "truncated") and not any(ys)):
         return ""
-    alarms = [step for step, _ in stage.alarms]
+    if len(ys) == 1:
+        return _number_of_one_step(panel.title, {"": ys[0]})
     drawn = plots.curve(
         f"{stage.name}-{panel.key}",
         panel.title,
         {"": (xs, ys)},
         colours={"": LINE},
-        alarms=alarms,
+        alarms=alarm_steps(stage, "kl" if panel.key == "kl_to_start" else panel.key),
         log=panel.log,
         unit=panel.unit,
     )
     return _figure(panel.title, _ends(ys), "", drawn)
+
+
+def alarm_steps(stage: StageData, key: str) -> list[int]:
+    """The steps whose alarms are about the figure `key`."""
+    words = ALARMS.get(key)
+    return [step for step, alarm in stage.alarms if words and words in alarm]
+
+
+def _number_of_one_step(title: str, values: Mapping[str, float]) -> str:
+    """A figure that has one step is a number, not a curve."""
+    shown = "".join(
+        f'<div><span class="big">{number(value)}</span> <span class="soft small">{text(name)}</span></div>'
+        for name, value in values.items()
+    )
+    return _figure(title, "", "", shown)
 
 
 def _rewards(stage: StageData, run: RunData) -> str:
@@ -85,12 +109,11 @@ def _rewards(stage: StageData, run: RunData) -> str:
     if not by_domain:
         return ""
     ordered = {d: by_domain[d] for d in [*DOMAINS, *(k for k in by_domain if k not in DOMAINS)] if d in by_domain}
+    if len(stage.metrics) == 1:
+        return _number_of_one_step("mean reward", {d: ys[0] for d, (_, ys) in ordered.items()})
     colours = {d: c for d, c in plots.colours(run).items() if d in ordered}
-    items = "".join(f'<span><i style="--c:{c}"></i>{text(d)}</span>' for d, c in colours.items())
-    drawn = plots.curve(
-        f"{stage.name}-reward", "mean reward by domain", ordered, colours=colours, alarms=[s for s, _ in stage.alarms]
-    )
-    return _figure("mean reward", _ends(_series(stage, "reward")[1]), f'<div class="legend">{items}</div>', drawn)
+    drawn = plots.curve(f"{stage.name}-reward", "mean reward by domain", ordered, colours=colours)
+    return _figure("mean reward", _ends(_series(stage, "reward")[1]), legend(colours), drawn)
 
 
 def _verdicts(stage: StageData) -> str:
@@ -105,10 +128,17 @@ def _verdicts(stage: StageData) -> str:
             series[name] = ([row["step"] + 1 for row in rows], shares)
     if not series:
         return ""
-    colours = {name: plots.OTHERS[i] for i, name in enumerate(series)}
-    items = "".join(f'<span><i style="--c:{c}"></i>{text(name)}</span>' for name, c in colours.items())
-    drawn = plots.curve(f"{stage.name}-verdicts", "verdicts that are neither right nor wrong", series, colours=colours)
-    return _figure("neither right nor wrong", "", f'<div class="legend">{items}</div>', drawn)
+    if len(stage.metrics) == 1:
+        return _number_of_one_step("neither right nor wrong", {name: ys[0] for name, (_, ys) in series.items()})
+    colours = {name: OTHERS[i] for i, name in enumerate(series)}
+    drawn = plots.curve(
+        f"{stage.name}-verdicts",
+        "verdicts that are neither right nor wrong",
+        series,
+        colours=colours,
+        alarms=alarm_steps(stage, "outcomes"),
+    )
+    return _figure("neither right nor wrong", "", legend(colours), drawn)
 
 
 def _validation(stage: StageData) -> str:
@@ -118,11 +148,19 @@ def _validation(stage: StageData) -> str:
     ]
     if not entries:
         return ""
+    if len(entries) == 1:
+        return _number_of_one_step("score on validation problems", {"": entries[0]["score"]})
     series = {"": ([e["step"] + 1 for e in entries], [e["score"] for e in entries])}
     drawn = plots.curve(
         f"{stage.name}-validation", "score on validation problems", series, colours={"": LINE}, unit=True
     )
     return _figure("score on validation problems", _ends([e["score"] for e in entries]), "", drawn)
+
+
+def legend(colours: Mapping[str, str]) -> str:
+    """Names, each with its colour."""
+    items = "".join(f'<span><i style="--c:{swatch(c)}"></i>{text(name)}</span>' for name, c in colours.items())
+    return f'<div class="legend">{items}</div>'
 
 
 def _figure(title: str, ends: str, legend: str, drawn: str) -> str:
@@ -135,9 +173,7 @@ def _ends(ys: Sequence[float]) -> str:
         return ""
     size = max(1, len(ys) // 10)
     first, last = sum(ys[:size]) / size, sum(ys[-size:]) / size
-    return " → ".join(
-        f"{v:.3g}" if abs(v) >= 0.01 or v == 0 else f"{v:.0e}".replace("e-0", "e-") for v in (first, last)
-    )
+    return " → ".join(number(v) for v in (first, last))
 
 
 def _alarms(stage: StageData) -> str:

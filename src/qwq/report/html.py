@@ -8,30 +8,38 @@ page has no scripts and loads nothing; its content policy forbids both.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwq.report import plots
-from qwq.report.curves import curves_section
+from qwq.report.curves import curves_section, legend
 from qwq.report.document import document
+from qwq.report.last_rollouts import rollout_section
+from qwq.report.palette import OTHERS, OUTCOMES, swatch
 from qwq.report.run_data import RunData, ScoreChange, ScorePair, StageData, compare, transcripts
 from qwq.report.view import Comparison
-from qwq.report.wording import grey_thinking, interval, joined, minutes, points, text, tone
-
-OUTCOME_COLOURS = {
-    "correct": "#2e9e6b", "wrong": "#d9826b", "no_answer": "#b9c0cc", "unfinished": "#8f7fc0",
-    "timeout": "#e0b13c", "undecided": "#7db3d8", "infra_error": "#444444",
-}  # fmt: skip
+from qwq.report.wording import (
+    counted,
+    grey_thinking,
+    interval,
+    joined,
+    minutes,
+    outcome_bar,
+    points,
+    text,
+    tone,
+    without_end,
+)
 
 
 def page(run: RunData) -> str:
     sections = (
         header(run), cards(run), score_section(run), comparison_section(run), overthinking_section(run),
         facts_section(run), contract_section(run), curves_section(run), verdict_section(run),
-        transcript_section(run),
+        transcript_section(run), rollout_section(run),
     )  # fmt: skip
     title = f"qwq run {run.recipe['name']}, seed {run.recipe.get('seed', 0)}"
-    return document(title, "\n".join(s for s in sections if s))
+    return document(title, "\n".join(s for s in sections if s), contents=True)
 
 
 # -- sections --------------------------------------------------------------------------------------
@@ -68,7 +76,7 @@ def cards(run: RunData) -> str:
         if first and first is not last and b in first.evals:
             note = f"{100 * first.evals[b]['score']:.1f} after {first.name}"
         out.append(
-            f'<div class="panel" style="--c:{colours[b]}"><div class="soft small">{text(b)}</div>'
+            f'<div class="panel" style="--c:{swatch(colours[b])}"><div class="soft small">{text(b)}</div>'
             f'<div class="big">{100 * last.evals[b]["score"]:.1f}</div><div class="soft small">{text(note)}</div></div>'
         )
     return f'<div class="cards">{"".join(out)}</div>'
@@ -90,8 +98,7 @@ def overthinking_section(run: RunData) -> str:
     stages = [s for s in run.evaluated_policies() if s.record and s.record.get("budgets")]
     if not stages:
         return ""
-    colours = {s.name: plots.OTHERS[i % len(plots.OTHERS)] for i, s in enumerate(stages)}
-    legend = "".join(f'<span><i style="--c:{c}"></i>{text(name)}</span>' for name, c in colours.items())
+    colours = {s.name: OTHERS[i % len(OTHERS)] for i, s in enumerate(stages)}
     figures = []
     for b in run.benchmarks:
         curves = {s.name: s.record["budgets"][b] for s in stages if s.record and b in s.record["budgets"]}
@@ -103,7 +110,7 @@ def overthinking_section(run: RunData) -> str:
         "sampler enforced, the ring is "
         "no budget; bars are 95% intervals. A curve that reaches its height further to the left thinks less for the "
         "same answers.</p>"
-        f'<div class="legend">{legend}</div><div class="grid">{"".join(figures)}</div>'
+        f'{legend(colours)}<div class="grid">{"".join(figures)}</div>'
     )
 
 
@@ -115,15 +122,10 @@ def score_section(run: RunData) -> str:
     rows = []
     for s in stages:
         aside = "" if s.changes_policy else ' class="aside"'
-        assert s.record
-        kind = "" if s.kind == s.name else text(f"{s.kind}, ")
-        name = f"<b>{text(s.name)}</b><div>{kind}{minutes(s.record['wall_s'])}</div>"
-        rows.append(f"<tr{aside}><td>{name}</td>" + "".join(_score_cell(s, b) for b in run.benchmarks) + "</tr>")
+        cells = "".join(_score_cell(s, b) for b in run.benchmarks)
+        rows.append(f"<tr{aside}><td>{_stage_cell(s)}</td>{cells}</tr>")
     counts = {b: e["n"] for s in stages for b, e in s.evals.items()}
     sizes = ", ".join(f"{text(b)} {n:,}" for b, n in counts.items())
-    chart = ""
-    if len(run.evaluated_policies()) > 1:
-        chart = f'<div class="panel wide">{_legend(run.benchmarks, plots.colours(run))}{plots.scores(run)}</div>'
     return (
         "<h2>Scores by stage</h2><p class='soft small'>Percent correct on the test split, sampled at temperature 1, "
         "with the 95% "
@@ -131,9 +133,30 @@ def score_section(run: RunData) -> str:
         "problem by problem "
         f"(green or red where the 95% interval excludes zero). Problems: {sizes}.</p>"
         '<div class="scroll"><table '
-        f'class="scores"><thead><tr><th>stage</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        f'<div style="height:14px"></div>{chart}'
+        f'class="scores stack"><thead><tr><th>stage</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f"{_score_pictures(run, stages)}"
     )
+
+
+def _stage_cell(stage: StageData) -> str:
+    assert stage.record
+    kind = "" if stage.kind == stage.name else text(f"{stage.kind}, ")
+    aside = ""
+    if comparison := stage.view.comparison:
+        aside = f"<div>beside the sequence: SFT for as long as {text(comparison.against)}</div>"
+    return f"<b>{text(stage.name)}</b><div>{kind}{minutes(stage.record['wall_s'])}</div>{aside}"
+
+
+def _score_pictures(run: RunData, stages: Sequence[StageData]) -> str:
+    """One small picture a benchmark, where more than one stage was evaluated."""
+    if len(stages) < 2:
+        return ""
+    shades, figures = plots.colours(run), []
+    for b in run.benchmarks:
+        drawn = plots.scores([s for s in stages if b in s.evals], b, shades[b])
+        figures.append(f'<figure class="panel"><figcaption>{text(b)}</figcaption>{drawn}</figure>')
+    hollow = "" if all(s.changes_policy for s in stages) else " Hollow: a stage beside the sequence."
+    return f"<p class='soft small'>Bars: 95% intervals.{hollow}</p><div class=\"grid\">{''.join(figures)}</div>"
 
 
 def _score_cell(stage: StageData, benchmark: str) -> str:
@@ -147,12 +170,7 @@ def _score_cell(stage: StageData, benchmark: str) -> str:
     if "change" in e:
         low, high = e["change_ci95"]
         lines.append(f'<div class="{tone(low, high)}">{points(e["change"])} {interval(low, high)}</div>')
-    return f"<td>{''.join(lines)}</td>"
-
-
-def _legend(names: Iterable[str], colours: Mapping[str, str]) -> str:
-    items = "".join(f'<span><i style="--c:{colours[n]}"></i>{text(n)}</span>' for n in names)
-    return f'<div class="legend">{items}</div>'
+    return f'<td data-label="{text(benchmark)}"><div class="cell">{"".join(lines)}</div></td>'
 
 
 def comparison_section(run: RunData) -> str:
@@ -210,36 +228,40 @@ def contract_section(run: RunData) -> str:
         domains = list(dict.fromkeys(f["domain"] for e in entries for f in e["findings"]))
         breaches = sum(f["state"] == "breach" for e in entries for f in e["findings"])
         warnings = sum(f["state"] == "warning" for e in entries for f in e["findings"])
-        verdict = "kept at every check" if not breaches else f"broken {_times(breaches, 'time')}"
+        verdict = "kept at every check" if not breaches else f"broken {counted(breaches, 'time')}"
         ended = (stage.record or {}).get("contract_outcome")
         end = f" At the end it was {text(ended['text'])}." if ended else ""
         table = _contract_table(entries, domains)
         if not domains:
             out.append(
                 f"<p>In <b>{text(stage.name)}</b> the contract held nothing; "
-                f"{_times(len(entries), 'check')}.</p>{table}"
+                f"{counted(len(entries), 'check')}.</p>{table}"
             )
             continue
         shades = {d: colours[d] for d in domains}
-        drawn = plots.contract(entries, max_drop, shades)
+        figures = "".join(
+            f'<figure class="panel"><figcaption>{text(d)}, change in points<span>dashed: the tolerated '
+            f"drop</span></figcaption>{plots.contract(entries, max_drop, d, shade)}</figure>"
+            for d, shade in shades.items()
+        )
         out.append(
             f"<p>In <b>{text(stage.name)}</b> the contract (at most {100 * max_drop:g} points lost on "
             f"{text(joined(domains))}, on validation "
-            f"problems, against the start of the stage) was {verdict}; {_times(warnings, 'warning')} in "
-            f"{_times(len(entries), 'check')}.{end}</p>"
-            '<figure class="panel wide"><figcaption>change against the start of the stage, points<span>dashed: the '
-            "tolerated drop</span>"
-            f"</figcaption>{_legend(shades, shades)}{drawn}</figure>{table}"
+            f"problems, against the start of the stage) was {verdict}; {counted(warnings, 'warning')} in "
+            f'{counted(len(entries), "check")}.{end}</p><div class="grid">{figures}</div>{table}'
         )
     return "<h2>Stage contract</h2>" + "".join(out) if out else ""
 
 
-def _times(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+_STATES = {"ok": "good", "warning": "warn", "breach": "bad"}
+
+
+def _finding(f: Mapping[str, Any]) -> str:
+    chip = f'<span class="chip {_STATES[f["state"]]}">{text(f["state"])}</span>'
+    return f'{points(f["change"])} <span class="soft">{interval(*f["ci95"])}</span> {chip}'
 
 
 def _contract_table(entries: Sequence[Mapping[str, Any]], domains: Sequence[str]) -> str:
-    chips = {"ok": "good", "warning": "warn", "breach": "bad"}
     head = "".join(f"<th>{text(d)}</th>" for d in domains)
     rows = []
     for e in entries:
@@ -247,12 +269,8 @@ def _contract_table(entries: Sequence[Mapping[str, Any]], domains: Sequence[str]
         cells = []
         for d in domains:
             f = findings.get(d)
-            shown = (
-                f
-                and f'{points(f["change"])} {interval(*f["ci95"])} <span class="chip '
-                f'{chips[f["state"]]}">{text(f["state"])}</span>'
-            )
-            cells.append(f"<td>{shown or ''}</td>")
+            shown = "" if f is None else f"<div>{_finding(f)}</div>"
+            cells.append(f'<td class="wrap" data-label="{text(d)}">{shown}</td>')
         preference = e.get("validation", {}).get("preference")
         score = e.get("reward_model")
         beaten = {k: v for k, v in (e.get("canaries") or {}).items() if v}
@@ -263,15 +281,18 @@ def _contract_table(entries: Sequence[Mapping[str, Any]], domains: Sequence[str]
             if e.get("canaries")
             else ""
         )
-        cells.append(f"<td>{'' if preference is None else f'{100 * preference:.1f}'}</td>")
-        cells.append(f"<td>{'' if score is None else f'{score:.2f}'}</td>")
+        shown = "" if preference is None else f"{100 * preference:.1f}"
+        cells.append(f'<td data-label="preference rule, %">{shown}</td>')
+        shown = "" if score is None else f"{score:.2f}"
+        cells.append(f'<td data-label="reward model">{shown}</td>')
         rows.append(
-            f"<tr><td>{e['step'] + 1}</td>{''.join(cells)}"
-            f"<td class='words'>{text(canaries)}</td><td class='words'>{text(e.get('action', ''))}</td></tr>"
+            f'<tr><td><span class="narrow">step </span>{e["step"] + 1}</td>{"".join(cells)}'
+            f'<td class="words" data-label="canaries it fell for">{text(canaries)}</td>'
+            f'<td class="words" data-label="action">{text(e.get("action", ""))}</td></tr>'
         )
     return (
         "<details open><summary>Checks</summary><div><table "
-        f'class="small"><thead><tr><th>step</th>{head}<th>preference rule, %</th>'
+        f'class="small stack"><thead><tr><th>step</th>{head}<th>preference rule, %</th>'
         '<th>reward model</th><th class="words">canaries it fell for</th><th class="words">action</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></details>"
     )
@@ -289,25 +310,22 @@ def verdict_section(run: RunData) -> str:
             blocks.append(_outcome_block(f"Evaluation after {s.name}, sampled", rows))
     if not blocks:
         return ""
-    return "<h2>Verdicts</h2>" + _legend(list(OUTCOME_COLOURS), OUTCOME_COLOURS) + "".join(blocks)
+    return "<h2>Verdicts</h2>" + legend(OUTCOMES) + "".join(blocks)
 
 
 def _outcome_block(title: str, rows: Sequence[tuple[str, Mapping[str, int]]], *, opened: bool = False) -> str:
-    names = [o for o in OUTCOME_COLOURS if any(counts.get(o) for _, counts in rows)]
+    names = [o for o in OUTCOMES if any(counts.get(o) for _, counts in rows)]
     head = "".join(f"<th>{text(o)}</th>" for o in names)
     body = []
     for name, counts in rows:
         total = sum(counts.values())
-        bar = "".join(
-            f'<i style="--c:{OUTCOME_COLOURS[o]};width:{100 * counts[o] / total:.2f}%"></i>'
-            for o in names
-            if counts.get(o)
-        )
-        cells = "".join(f"<td>{counts.get(o, 0):,}</td>" for o in names)
-        body.append(f'<tr><td>{text(name)}</td><td style="width:45%"><div class="bar">{bar}</div></td>{cells}</tr>')
+        bar = outcome_bar({o: counts.get(o, 0) for o in names}, total)
+        cells = "".join(f'<td data-label="{text(o)}">{counts.get(o, 0):,}</td>' for o in names)
+        body.append(f'<tr><td>{text(name)}</td><td class="barred">{bar}</td>{cells}</tr>')
     return (
         f"<details{' open' if opened else ''}><summary>{text(title)}</summary><div><table "
-        f"class='small'><thead><tr><th></th><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div></details>"
+        f"class='small stack'><thead><tr><th></th><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        "</div></details>"
     )
 
 
@@ -344,7 +362,7 @@ def _side(row: Mapping[str, Any], stage: str) -> str:
     correct = verdict["outcome"] == "correct"
     return (
         f'<div class="side{" right" if correct else ""}"><div class="small soft">after {text(stage)}, '
-        f"{row['tokens']} tokens</div><pre>{grey_thinking(row['text'])}</pre>"
+        f"{row['tokens']} tokens</div><pre>{grey_thinking(without_end(row['text']))}</pre>"
         '<div class="small"><b '
         f'class="{"good" if correct else "bad"}">{text(verdict["outcome"].replace("_", " "))}</b> '
         f"{text(verdict['reason'])}</div></div>"

@@ -9,9 +9,11 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from qwq.report.palette import INK, OUTCOMES, swatch
 from qwq.text.response import THINK_CLOSE, THINK_OPEN, ThinkingSplitter
 
 RESULT_CHARS = 4000  # of a tool's result
+_END = re.compile(r"(<\|(im_end|endoftext|eot_id|end_of_text)\|>|</s>)\s*\Z")
 _TURN = re.compile(r"(?<=<\|im_start\|>assistant\n)")
 
 
@@ -23,6 +25,21 @@ def visible(value: Any) -> str:
 def text(value: Any) -> str:
     """Visible and escaped for HTML."""
     return html.escape(visible(value), quote=True)
+
+
+def without_end(output: str) -> str:
+    """A model's output without the token that ended it: how it ended is told apart."""
+    return _END.sub("", output)
+
+
+def outcome_bar(counts: Mapping[str, int], total: int) -> str:
+    """The shares of outcomes as a bar of their colours."""
+    parts = (
+        f'<i style="--c:{swatch(OUTCOMES.get(k, INK))};width:{100 * v / total:.2f}%" title="{text(k)} {v:,}"></i>'
+        for k, v in counts.items()
+        if v
+    )
+    return f'<div class="bar">{"".join(parts)}</div>'
 
 
 def grey_thinking(output: str, shorten: Callable[[str], str] = str) -> str:
@@ -57,6 +74,16 @@ def interval(low: float, high: float) -> str:
 def tone(low: float, high: float) -> str:
     """good or bad where the whole interval lies on one side of zero."""
     return "good" if low > 0 else "bad" if high < 0 else ""
+
+
+def number(value: float) -> str:
+    """Three significant digits; very small ones as 3e-6."""
+    return f"{value:.3g}" if abs(value) >= 0.01 or value == 0 else f"{value:.0e}".replace("e-0", "e-")
+
+
+def counted(num: int, word: str) -> str:
+    """1 step, 2 steps."""
+    return f"{num:,} {word}" if num == 1 else f"{num:,} {word}s"
 
 
 def minutes(seconds: float) -> str:
@@ -113,14 +140,17 @@ def transcript(turns: Sequence[Mapping[str, Any]]) -> str:
         for at, call in enumerate(calls):
             lines.append(json.dumps(call, ensure_ascii=False))
             if at < len(results):
-                lines.append(textwrap.indent(_both_ends(str(results[at])), "    "))
+                lines.append(textwrap.indent(both_ends(str(results[at]), RESULT_CHARS), "    "))
         if malformed := turn.get("malformed"):
             lines.append(f"({malformed} calls that cannot be read)")
     return "\n".join(lines)
 
 
-def _both_ends(value: str) -> str:
-    half = RESULT_CHARS // 2
-    if len(value) <= RESULT_CHARS:
+def both_ends(value: str, limit: int) -> str:
+    """A text of at most about `limit` characters: a long one's two ends, as an answer is at its
+    end.
+    """
+    half = limit // 2
+    if len(value) <= limit:
         return value
-    return f"{value[:half]}\n[... {len(value) - RESULT_CHARS:,} characters ...]\n{value[-half:]}"
+    return f"{value[:half]}\n[... {len(value) - limit:,} characters ...]\n{value[-half:]}"

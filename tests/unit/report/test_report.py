@@ -3,156 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from report_run import make_run
 
-from qwq.common.stats import paired_difference, wilson
 from qwq.errors import DataError
 from qwq.pipeline.run_report import read_run, write_report
+from qwq.report.curves import ALARMS
+from qwq.report.palette import contrast, on_dark
+from qwq.report.plots import MAX_SPOTS
 from qwq.report.run_data import compare, smooth, transcripts
-
-HOSTILE = '</pre><script>alert("x")</script><img src=http://example.invalid/x onerror=y>\x1b[31m\u202eabc'
-SHARES = {  # of problems solved by stage
-    "pretrain": {"math": 0.05, "code": 0.12, "preference": 0.1},
-    "sft": {"math": 0.3, "code": 0.4, "preference": 0.2},
-    "rl1": {"math": 0.6, "code": 0.7, "preference": 0.2},
-    "control": {"math": 0.32, "code": 0.4, "preference": 0.2},
-    "rl2": {"math": 0.58, "code": 0.7, "preference": 0.6},
-}
-STAGES = {
-    "pretrain": "pretrain",
-    "sft": "sft",
-    "rl1": "rl1",
-    "control": "control",
-    "reward_model": "reward_model",
-    "rl2": "rl2",
-}
-STARTS = {"sft": "pretrain", "rl1": "sft", "control": "sft", "rl2": "rl1"}
-NUM = 60
-
-
-def make_run(folder: Path, *, until: str = "rl2", steps: int = 12, hostile: str = HOSTILE) -> Path:
-    """A run folder as the runner writes it, with figures drawn by a fixed generator."""
-    folder.mkdir(parents=True)
-    lines = ['name = "fake"', "seed = 3", "[model]", 'preset = "tiny"', "[compute]", 'device = "cpu"']
-    for name, kind in STAGES.items():
-        lines += [f"[stages.{name}]", f'kind = "{kind}"']
-    lines += ["[stages.rl2.contract]", "max_drop = 0.03"]
-    (folder / "recipe.toml").write_text("\n".join(lines) + "\n")
-    (folder / "stages").mkdir()
-    done = list(STAGES)[: list(STAGES).index(until) + 1]
-    with (folder / "metrics.jsonl").open("w") as f:
-        for name in done:
-            for step in range(steps):
-                f.write(json.dumps(metric_row(name, step, steps, hostile)) + "\n")
-    for name in done:
-        record = {
-            "name": name,
-            "kind": STAGES[name],
-            "train_s": 40.0,
-            "wall_s": 50.0,
-            "steps": steps,
-            "evals": {},
-            "evals_greedy": {},
-        }
-        if name == "reward_model":
-            record["evals"] = {
-                "pair_accuracy": {
-                    "score": 0.9,
-                    "ci95": [0.87, 0.92],
-                    "n": 500,
-                    "mean_tokens": 20.0,
-                    "mean_thinking_tokens": 0.0,
-                    "matched_length": {"score": 0.8, "ci95": [0.7, 0.87], "n": 100},
-                }
-            }
-        else:
-            record |= evaluations(folder, name, hostile)
-        if name == "rl2":
-            record["contract"] = [contract_entry(4, 0.01, "ok"), contract_entry(9, -0.06, "breach")]
-        (folder / "stages" / f"{name}.json").write_text(json.dumps(record))
-    return folder
-
-
-def metric_row(name: str, step: int, steps: int, hostile: str) -> dict:
-    rng, t = random.Random(f"{name}{step}"), step / steps
-    row = {"stage": name, "step": step, "seconds": 1.25, "tokens": 1000, "grad_norm": 1.0}
-    if not name.startswith("rl"):
-        row["loss"] = 3.0 * math.exp(-4 * t) + 0.4 + rng.gauss(0, 0.05)
-        return row | ({"pair_accuracy": 0.5 + 0.4 * t} if name == "reward_model" else {})
-    reward = min(0.95, 0.3 + 0.5 * t + rng.gauss(0, 0.04))
-    row |= {
-        "reward": reward,
-        "reward_by_domain": {"math": reward, "code": min(1.0, reward + 0.1)},
-        "pass_rate": reward,
-        "length": 30 + 8 * t,
-    }
-    row |= {
-        "entropy": 0.8 - 0.4 * t,
-        "zero_signal": 0.3,
-        "kl": 1e-3 * t,
-        "mismatch_max": 3e-6,
-        "outcomes": {"correct": 6, "wrong": 2},
-    }
-    if step == 5:
-        row["alarms"] = [f"3.1% of verdicts are timeout {hostile}"]
-    return row
-
-
-def contract_entry(step: int, change: float, state: str) -> dict:
-    finding = {"domain": "math", "change": change, "ci95": [change - 0.02, change + 0.02], "state": state}
-    entry = {"step": step, "validation": {"math": 0.6, "preference": 0.4}, "findings": [finding], "reward_model": 0.7}
-    entry["canaries"] = {"praise": 0.5, "repetition": 0.0}
-    return entry | ({"action": "mix now math 0.40"} if state == "breach" else {})
-
-
-def evaluations(folder: Path, name: str, hostile: str) -> dict:
-    out: dict = {"evals": {}, "evals_greedy": {}}
-    path = folder / "evals" / name
-    path.mkdir(parents=True)
-    passed = {b: [float(i < round(share * NUM)) for i in range(NUM)] for b, share in SHARES[name].items()}
-    if name == "rl2":
-        passed["math"][0] = 0.0  # solved by every stage before
-    with (path / "sampled.jsonl").open("w") as f:
-        for b, values in passed.items():
-            for i, value in enumerate(values):
-                verdict = {
-                    "outcome": "correct" if value else "wrong",
-                    "reason": f"numbers {i} {hostile}",
-                    "verifier": b,
-                    "seconds": 0.0,
-                }
-                row = {
-                    "benchmark": b,
-                    "problem_id": f"{b}/{i}",
-                    "canonical": f"{b}/{i}",
-                    "level": 1,
-                    "prompt": f"{b} problem {i} {hostile}",
-                }
-                row |= {
-                    "text": f"{name} thinks {hostile}\n</think>\n\\boxed{{{i}}}",
-                    "verdict": verdict,
-                    "stop_reason": "end",
-                    "tokens": 20 + i,
-                }
-                f.write(json.dumps(row) + "\n")
-    (path / "sampled.passed.json").write_text(json.dumps(passed))
-    for b, values in passed.items():
-        n = int(sum(values))
-        e = {"score": n / NUM, "ci95": wilson(n, NUM), "n": NUM, "mean_tokens": 30.0, "mean_thinking_tokens": 10.0}
-        e["outcomes"] = {"correct": n, "wrong": NUM - n}
-        if name in STARTS:
-            before = json.loads((folder / "evals" / STARTS[name] / "sampled.passed.json").read_text())[b]
-            mean, low, high = paired_difference(before, values)
-            e |= {"change": mean, "change_ci95": [low, high], "against": STARTS[name]}
-        out["evals"][b] = e
-        out["evals_greedy"][b] = dict(e)
-    return out
+from qwq.train.alarms import LIMITS
 
 
 class Page(HTMLParser):
@@ -257,9 +121,101 @@ def test_curves_are_there_for_every_stage_and_alarms_are_marked(finished):
     pictures = [a.get("aria-label") for t, a in page.tags if t == "svg"]
     assert pictures.count("loss, nats a token") == 3  # pretrain, sft, control
     assert pictures.count("mean reward by domain") == pictures.count("KL to the reference model") == 2
-    assert text.count("#c62828") >= 2 * 7  # a triangle in each picture of rl1 and rl2
+    for panel in drawn_panels(text):
+        # The alarm is about verdicts, of which no picture is drawn here: no other picture has its
+        # mark.
+        assert "c62828" not in panel or "change in points" in panel
     ids = re.findall(r'(?<![\w:-])id="(m[0-9a-f]{6,}|p[0-9a-f]{6,})"', text)
     assert len(ids) == len(set(ids)), "clip paths and markers of different pictures must not share ids"
+
+
+def drawn_panels(text: str) -> list[str]:
+    return re.findall(r'<figure class="panel">.*?</figure>', text, re.DOTALL)
+
+
+def test_an_alarm_is_marked_in_the_picture_of_its_own_figure(tmp_path):
+    for limit in LIMITS:
+        alarm = f"{limit.what.format(now=0.5, start=0.1)}: {limit.repair}"
+        key = {"mismatch_mean": "mismatch_max", "kl_to_start": "kl"}.get(limit.key, limit.key)
+        assert [k for k, words in ALARMS.items() if words in alarm] == [key], alarm
+    folder = make_run(tmp_path / "fake", until="rl1", hostile="")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        if "alarms" in row:
+            row["alarms"] = ["entropy is 0.010 nats a token, 0.800 at first: the policy collapses"]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    marked = [panel for panel in drawn_panels(write_report(folder).read_text()) if "c62828" in panel]
+    assert len(marked) == 1 and "entropy, nats a token" in marked[0]
+
+
+def test_the_contents_lead_to_every_section_and_stage(finished):
+    _, text, page = finished
+    links = re.findall(r'<a href="#(s\d+)">(.*?)</a>', text)
+    assert [words for _, words in links][:5] == [
+        "Scores by stage", "Reinforcement learning against more SFT", "Reward model", "Stage contract", "Curves",
+    ]  # fmt: skip
+    assert {"pretrain", "rl1", "rl2", "Verdicts", "Before and after"} <= {words for _, words in links}
+    ids = [a["id"] for tag, a in page.tags if tag in ("h2", "h3") and "id" in a]
+    assert ids == [target for target, _ in links]
+
+
+def test_values_are_shown_under_the_pointer_and_a_single_step_is_a_number(tmp_path):
+    folder = make_run(tmp_path / "fake", until="rl1", hostile="", steps=1)
+    text = write_report(folder).read_text()
+    assert "1 step, 1,000 tokens" in text and "1 steps" not in text
+    curves = text[text.index(">Curves</h2>") :]
+    assert "<svg" not in curves[: curves.index(">Verdicts</h2>")]
+    assert re.search(r'loss, nats a token<span></span></figcaption><div><span class="big">3.\d', curves)
+    many = write_report(make_run(tmp_path / "many", until="rl1", hostile="", steps=100)).read_text()
+    spots = re.findall(r'<g class="spot">.*?</g>', many)
+    panel = next(p for p in drawn_panels(many) if "mean reward<" in p)
+    shown = re.findall(r"<tspan[^>]*>step (\d+)</tspan><tspan[^>]*>math (.*?)</tspan>", panel)
+    rows = [json.loads(line) for line in (tmp_path / "many" / "metrics.jsonl").read_text().splitlines()]
+    rewards = {row["step"] + 1: row["reward"] for row in rows if row["stage"] == "rl1"}
+    assert len(shown) == MAX_SPOTS and shown[0][0] == "1" and shown[-1][0] == "100"
+    assert all(float(value) == pytest.approx(rewards[int(step)], abs=5e-3) for step, value in shown)
+    assert len(spots) < 1000
+
+
+def test_every_colour_of_a_picture_has_a_form_for_dark_pages(finished):
+    _, text, _ = finished
+    used = set(re.findall(r"var\(--p-([0-9a-f]{6}), #", text))
+    given = dict(re.findall(r"--p-([0-9a-f]{6}):(#[0-9a-f]{6});", text))
+    assert used and used <= given.keys()
+    bare = re.findall(r"(?:fill|stroke|--c): ?(#[0-9a-f]{6})", re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL))
+    assert not bare
+    # Contrast by WCAG, by hand: white on black is 21, #767676 on white 4.54.
+    assert contrast([255] * 3, [0] * 3) == pytest.approx(21) and contrast([118] * 3, [255] * 3) > 4.5
+    assert on_dark("#ffffff") == "#ffffff" and on_dark("#0072b2") != "#0072b2"
+
+
+def test_answers_of_the_last_step_are_shown_by_task(tmp_path):
+    folder = make_run(tmp_path / "fake", until="rl1", hostile="")
+    (folder / "rollouts" / "rl1").mkdir(parents=True)
+    for step, shift in ((3, 100), (11, 0)):
+        rows = [
+            rollout("own", 7 + shift, 0, "5 <b>", 0.0, "wrong"), rollout("own", 7 + shift, 0, "7", 1.0, "correct"),
+            rollout("own", 8 + shift, 1, "9", 1.0, "correct"), rollout("other", 1, 2, "1", 0.0, "wrong"),
+            rollout("other", 1, 2, "2", 0.0, "wrong"),
+        ]  # fmt: skip
+        path = folder / "rollouts" / "rl1" / f"step-{step:05d}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = write_report(folder).read_text()
+    shown = squeezed(Page(text[text.index(">Rollouts</h2>") :]).words)
+    assert "rl1 step 12" in shown and "own/7problem 7" in shown and "own/8" not in shown and "own/107" not in shown
+    assert "expected: 7" in shown and "answer 5 <b>" in shown and "<|im_end|>" not in shown
+    assert shown.index("answer 7") < shown.index("answer 5")
+    assert "other/1: all 2 answers earned the same" in shown and shown.count("reward 0 (verdict 0)") == 2
+
+
+def rollout(task: str, problem: int, group: int, answer: str, reward: float, outcome: str) -> dict:
+    return {
+        "problem_id": f"{task}/{problem}", "domain": task, "group": group, "prompt": f"problem {problem}",
+        "expected": problem,
+        "text": f"hm</think>answer {answer}<|im_end|>", "rewards": {"verdict": reward}, "reward": reward,
+        "verdicts": [{"outcome": outcome, "reason": "compared", "verifier": "math", "seconds": 0.0}],
+        "stop_reason": "end", "completion_ids": [1, 2, 3],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("until", ["pretrain", "rl1"])

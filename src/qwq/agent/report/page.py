@@ -50,7 +50,7 @@ def page(checked: Checked, steps: Sequence[CallRecord], events: Sequence[Event],
         pictures.left(), _unsupported(checked), _deeds(checked), _calls(steps, targets), _files(steps, events),
     )  # fmt: skip
     title = _title(checked.text, events)
-    return document(title, "\n".join(s for s in sections if s), css=css, images=True, themed=True)
+    return document(title, "\n".join(s for s in sections if s), css=css, images=True)
 
 
 # -- sections --------------------------------------------------------------------------------------
