@@ -4,6 +4,7 @@ themes, axe.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ CUT = """[...document.querySelectorAll(".scroll, details > div, pre, .panel")]
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_report(make_run(tmp_path_factory.mktemp("runs") / "fake")).as_uri()
+    run = make_run(tmp_path_factory.mktemp("runs") / "fake")
+    for path in (run / "stages").glob("*.json"):  # as wide as a run of all five families
+        record = json.loads(path.read_text())
+        for evals in (record["evals"], record["evals_greedy"]):
+            evals |= {name: evals["math"] for name in ("instructions", "tools") if "math" in evals}
+        path.write_text(json.dumps(record))
+    return write_report(run).as_uri()
 
 
 @pytest.fixture(scope="module")
