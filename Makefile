@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine bench-exports bench-huge-export test-programs page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page
+.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine bench-exports bench-huge-export test-programs page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page pictures site notebook
 
 install: $(STAMP)
 
@@ -166,6 +166,21 @@ bench-page: $(STAMP)
 # LLAMA_SERVER names llama.cpp's own server, to stand beside ours in the times to the first token.
 bench-serve: install-gguf
 	$(BIN)/python benchmarks/serve_load.py $(if $(LLAMA_SERVER),--llama-server $(LLAMA_SERVER))
+
+# docs/ as a site in build/site; nothing is fetched while it is built.
+site: $(STAMP)
+	$(PIP_INSTALL) --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# The cells of docs/first_run.ipynb in order, at a small scale; ten seconds on an idle core.
+notebook: $(STAMP)
+	$(BIN)/python tests/slow/notebook.py
+
+# The README's three pictures (needs Chromium); RUN is a run with a trained policy, as `make demo` leaves it.
+RUN ?= runs/tiny
+pictures: $(STAMP)
+	$(PIP_INSTALL) --quiet --editable '.[page]'
+	$(BIN)/python tools/pictures.py --run $(RUN)
 
 cli-docs: $(STAMP)
 	$(BIN)/python tools/cli_docs.py

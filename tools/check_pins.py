@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("3.11", "3.12", "3.13")
-EXTRAS = "dev,serve,eval,gpu,page"
+EXTRAS = "dev,serve,eval,gpu,page,docs"
 
 
 def interpreter(version: str) -> str | None:

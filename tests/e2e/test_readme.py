@@ -26,6 +26,7 @@ import pytest
 from fake_endpoint import FakeEndpoint
 
 ROOT = Path(__file__).resolve().parents[2]
+CHINESE = ROOT / "README.zh-CN.md"
 DATA = ROOT.parent / "shared" / "data"
 COMMANDS = [
     line.split("  #")[0].strip()
@@ -94,6 +95,36 @@ def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
 def test_the_readme_has_its_commands():
     assert len(QWQ_COMMANDS) >= 11, QWQ_COMMANDS
     assert {"demo", "test"} <= set(MAKE_TARGETS)
+
+
+def test_the_chinese_readme_has_the_same_commands_outputs_and_figures():
+    """So that what is run here holds for both."""
+
+    def parts(path: Path) -> tuple[list[str], list[str], list[str], list[str]]:
+        text = path.read_text(encoding="utf-8")
+        commands = [line.split("  #")[0].strip() for line in re.findall(r"^    (\S.*)$", text, re.M)]
+        rows = [row for row in text.splitlines() if re.match(r"\| \d+ \|", row)]
+        return commands, re.findall(r"```text\n(.*?)```", text, re.S), rows, re.findall(r"\]\(([^)\s]+)\)", text)
+
+    english, chinese = parts(ROOT / "README.md"), parts(CHINESE)
+    assert chinese[:3] == english[:3] and len(english[1]) == 1 and len(english[2]) == 3
+    other = {"README.md", "README.zh-CN.md"}
+    assert [link for link in chinese[3] if link not in other] == [link for link in english[3] if link not in other]
+    figures = [
+        sorted(set(re.findall(r"\d+\.\d+", path.read_text(encoding="utf-8")))) for path in (ROOT / "README.md", CHINESE)
+    ]
+    assert figures[0] == figures[1]
+
+
+def test_files_and_pictures_that_the_readme_names_are_there_and_small():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[[^\]]+\]\((\S+?\.png)\)", text)
+    assert len(pictures) == 3
+    for name in pictures:
+        assert (ROOT / name).read_bytes().startswith(b"\x89PNG") and (ROOT / name).stat().st_size < 300_000
+    named = re.findall(r"`((?:docs|src|recipes)/[\w./-]*)`", text)
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("target", MAKE_TARGETS)
