@@ -19,6 +19,7 @@ pytest.importorskip("mcp", reason="the extra agent is not installed")
 
 import scripted
 
+from qwq.envs.python import PythonToolset
 from qwq.errors import ConfigError
 from qwq.serve.options import ServeOptions
 
@@ -150,12 +151,13 @@ def test_a_denied_call_is_answered_with_the_reason(client: httpx2.Client, folder
     assert not (folder / "notes.txt").exists()
 
 
-def test_a_run_is_stopped_and_goes_on(client: httpx2.Client) -> None:
+def test_a_run_is_stopped_and_goes_on(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     ident = start(client, "slow")
     follow(client, ident, until="tool_started")
     started = time.monotonic()
     stopped = client.post(f"/api/agent/{ident}/stop").json()
     assert stopped["state"] == "stopped" and time.monotonic() - started < 10
+    monkeypatch.setitem(PythonToolset.__init__.__kwdefaults__, "timeout_s", 1.0)  # the call never ends by itself
     assert client.post(f"/api/agent/{ident}/resume", json={}).json()["state"] == "running"
     events, _, done = follow(client, ident)
     assert done["state"] == "finished" and "resume" in [e["event"] for e in events]

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 
 import httpx2
 import torch
@@ -67,7 +70,8 @@ class Script(FakeSlots):
         self.openings = [] if middle is None else [[middle]]
         opening = chat.template.render([{"role": "user", "content": "x"}], add_generation_prompt=True)
         self.openings.append(chat.tokenizer.encode_rendered(opening[opening.rindex("<|im_start|>") :]))
-        self._encoded: dict[str, list[int]] = {}
+        self._encoded: dict[str, tuple[list[int], list[int]]] = {}
+        self._prompts: dict[bytes, str] = {}
         self.noise = torch.rand(self.vocab_size, generator=torch.Generator().manual_seed(0))
 
     def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
@@ -80,30 +84,42 @@ class Script(FakeSlots):
                 out.append(self._logits(self.held[c.slot][: c.start + len(c.ids) - c.num_logits + i + 1]))
         return torch.stack(out) if out else torch.empty(0, self.vocab_size)
 
-    def _ids(self, text: str) -> list[int]:
+    def _ids(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of a reply, and the bytes of its text up to the end of each."""
         if text not in self._encoded:
-            self._encoded[text] = self.chat.own_ids(text)
+            ids = self.chat.own_ids(text)
+            self._encoded[text] = ids, list(accumulate(len(self.chat.tokenizer.token_bytes[i]) for i in ids))
         return self._encoded[text]
 
+    def _prompt_of(self, tokens: list[int]) -> tuple[int, str]:
+        """Where the prompt ends, and its text: behind the last opening of an answer."""
+        packed = array("i", tokens).tobytes()
+        end = max((_end_of_last(array("i", o).tobytes(), packed) for o in self.openings), default=0)
+        end = end or len(tokens)
+        prompt = packed[: 4 * end]
+        if prompt not in self._prompts:
+            self._prompts[prompt] = self.chat.tokenizer.decode(tokens[:end])
+        return end, self._prompts[prompt]
+
     def _logits(self, tokens: list[int]) -> torch.Tensor:
-        prompt_end = max(
-            (i + len(o) for o in self.openings for i in range(len(tokens)) if tokens[i : i + len(o)] == o),
-            default=len(tokens),
-        )
+        prompt_end, prompt = self._prompt_of(tokens)
         written = b"".join(self.chat.tokenizer.token_bytes[i] for i in tokens[prompt_end:])
-        reply = self.reply(self.chat.tokenizer.decode(tokens[:prompt_end])).encode()
+        reply = self.reply(prompt)
         rest: list[int] = []
-        if reply.startswith(written):
-            ids = self._ids(reply.decode())
-            at = 0
-            while at < len(ids) and len(b"".join(self.chat.tokenizer.token_bytes[i] for i in ids[: at + 1])) <= len(
-                written
-            ):
-                at += 1
-            rest = ids[at:]
+        if reply.encode().startswith(written):
+            ids, ends = self._ids(reply)
+            rest = ids[bisect_right(ends, len(written)) :]
         logits = self.noise.clone()
         logits[rest[0] if rest else self.chat.eos_ids[0]] += 20
         return logits
+
+
+def _end_of_last(opening: bytes, tokens: bytes) -> int:
+    """The number of tokens up to the end of the last `opening`, 0 without one; ids of 4 bytes."""
+    at = tokens.rfind(opening)
+    while at > 0 and at % 4:  # across the bytes of two ids
+        at = tokens.rfind(opening, 0, at + len(opening) - 1)
+    return 0 if at < 0 else (at + len(opening)) // 4
 
 
 def opened(chat: ChatFormat, backend: Script, *, max_running: int = 8, max_len: int = 1024) -> LoadedModel:

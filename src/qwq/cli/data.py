@@ -114,7 +114,11 @@ class DistillFlags:
     samples: int = 4
     """Answers to each problem."""
     keep_per_problem: int = 1
-    """Good answers to keep of each problem, those with the shortest thinking first."""
+    """Good answers to keep of each problem, those with the shortest thinking first; with --pairs,
+    pairs."""
+    pairs: bool = False
+    """Write preference pairs instead, for a reward model or DPO: a right answer against a wrong
+    one to the same problem, of like length."""
     wrap: bool = False
     """Take answers without thinking too: of math and code problems, what leads to the boxed
     result, or surrounds the program, becomes the thinking; before a bare program or an
@@ -163,13 +167,14 @@ def distill(*sources: str, model: str, out: Path, flags: DistillFlags = DistillF
         The teacher: its name at the endpoint; or a model folder, GGUF file or run folder, to run
         here.
     out
-        File for the SFT set: JSON lines with `messages`.
+        File for the SFT set: JSON lines with `messages`; with --pairs, `prompt`, `chosen` and
+        `rejected`.
     """
     from qwq.distill.run import DistillPlan, TeacherSampling
     from qwq.distill.run import distill as run
 
     f = flags
-    plan = DistillPlan(sources, f.n, f.samples, f.keep_per_problem, f.wrap, tuple(f.decontaminate or ()))
+    plan = DistillPlan(sources, f.n, f.samples, f.keep_per_problem, f.wrap, tuple(f.decontaminate or ()), f.pairs)
     sampling = TeacherSampling(f.temperature, f.top_p, f.max_new_tokens, f.seed, f.system)
     with contextlib.closing(_teacher(model, flags)) as teacher:
         print(json.dumps(run(plan, teacher, sampling, out)))

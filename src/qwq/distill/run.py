@@ -19,6 +19,7 @@ from typing import Any
 
 from qwq.common.files import write_atomic
 from qwq.distill.filters import Answer, conversation, parts_of, reason_against
+from qwq.distill.own_pairs import need_pairs, pairs_of
 from qwq.endpoint.openai_client import GO_ON
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.thinking import LOOP_TOKENS
@@ -42,7 +43,8 @@ class DistillPlan:
     """What is asked for.
 
     `keep` answers of a problem at most, the shortest thoughts first; `wrap` as in
-    `filters.parts_of`.
+    `filters.parts_of`. `pairs`: rows of right against wrong answers (`own_pairs.py`), `keep` of a
+    problem.
     """
 
     sources: tuple[str, ...]
@@ -51,6 +53,7 @@ class DistillPlan:
     keep: int = 1
     wrap: bool = False
     decontaminate: tuple[str, ...] = ()
+    pairs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ def distill(
         _sample(problems, plan, teacher, sampling, store, workers)
     finally:
         store.close()
-    return _write(problems, plan, teacher, store.records, out)
+    return (_write_pairs if plan.pairs else _write)(problems, plan, teacher, store.records, out)
 
 
 def _sample(
@@ -251,6 +254,31 @@ def _write(
     write_atomic(out, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
     _say(f"{summary['kept']} answers to {solved} of {len(problems)} problems in {out}; dropped: {_counts(summary)}")
     return summary
+
+
+def _write_pairs(
+    problems: Sequence[Problem],
+    plan: DistillPlan,
+    teacher: Policy,
+    records: Mapping[tuple[str, int], dict[str, Any]],
+    out: Path,
+) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for problem in problems:
+        samples = [records[problem.id, number] for number in range(plan.samples)]
+        judged = [
+            (Answer(r["text"], r["finished"], r["thinking_open"]), Verdict.from_dict(r["verdict"])) for r in samples
+        ]
+        rows += pairs_of(problem, judged, plan.keep)
+    need_pairs(rows, len(problems), teacher.name)
+    paired = len({row["problem_id"] for row in rows})
+    lines = (json.dumps(row | {"teacher": teacher.name}, ensure_ascii=False) for row in rows)
+    write_atomic(out, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
+    _say(f"{len(rows)} pairs of {paired} of {len(problems)} problems in {out}")
+    return {
+        "problems": len(problems), "samples": len(problems) * plan.samples, "pairs": len(rows),
+        "problems_paired": paired, "out": str(out),
+    }  # fmt: skip
 
 
 def _counts(summary: dict[str, Any]) -> str:

@@ -81,24 +81,33 @@ def _own(f: Mapping[str, Any]) -> str:
     )
 
 
+def _more(f: Mapping[str, Any]) -> str:
+    """Further figures of a task, in percent where they are shares."""
+    more = {
+        k: v
+        for k, v in f.items()
+        if k.startswith("maj_at_") or k in ("prompt_loose", "instruction_strict", "instruction_loose")
+    }
+    more |= {f"pass@{k}": v for k, v in f.get("pass_at_k", {}).items()} | f.get("parts", {}) | f.get("categories", {})
+    more |= {k: f[k]["share"] for k in ("part_share", "recoveries") if k in f and f[k]["share"] is not None}
+    more |= {f"pass^{k}": entry["value"] for k, entry in f.get("pass_hat_k", {}).items() if k != "1"}
+    for key in ("levels", "hardness", "kinds", "right_within_tries"):
+        more |= {f"{key} {k}": entry["share"] for k, entry in f.get(key, {}).items()}
+    listed = ", ".join(f"{text(k)} {100 * v:.1f}" for k, v in more.items())
+    if "calls" in f:
+        listed += f"; {f['calls']['mean']:.1f} calls a sample, {f['failed_calls']['mean']:.1f} failed"
+    if "thinking" in f:
+        listed += (
+            f"; thinking {f['thinking']['p50']:,} tokens at the median, {f['thinking']['p99']:,} at 99%; "
+            f"{100 * f['cut']['share']:.1f}% cut"
+        )
+    return listed
+
+
 def figures(results: Mapping[str, Any]) -> str:
     rows = []
     for name, f in results.items():
-        more = {
-            k: v
-            for k, v in f.items()
-            if k.startswith("maj_at_") or k in ("prompt_loose", "instruction_strict", "instruction_loose")
-        }
-        more |= (
-            {f"pass@{k}": v for k, v in f.get("pass_at_k", {}).items()} | f.get("parts", {}) | f.get("categories", {})
-        )
-        more |= {k: f[k]["share"] for k in ("part_share", "recoveries") if k in f and f[k]["share"] is not None}
-        more |= {f"pass^{k}": entry["value"] for k, entry in f.get("pass_hat_k", {}).items() if k != "1"}
-        for key in ("levels", "hardness", "kinds", "right_within_tries"):
-            more |= {f"{key} {k}": entry["share"] for k, entry in f.get(key, {}).items()}
-        listed = ", ".join(f"{text(k)} {100 * v:.1f}" for k, v in more.items())
-        if "calls" in f:
-            listed += f"; {f['calls']['mean']:.1f} calls a sample, {f['failed_calls']['mean']:.1f} failed"
+        listed = _more(f)
         bar = outcome_bar(f["outcomes"], sum(f["outcomes"].values()))
         told = ", ".join(f"{v} {text(k)}" for k, v in f["outcomes"].items())
         p = f["protocol"]

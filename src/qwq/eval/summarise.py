@@ -29,7 +29,7 @@ def summarise(item: TaskSelection, records: Records, seed: int) -> Figures:
     if item.use is not None and item.use.left_out:
         out["rows"] = {"rows": item.use.rows, "used": item.use.used, "left_out": dict(item.use.left_out)}
     if len(entries) > 1:
-        kept = ("score", "ci95", "mean_tokens", "mean_thinking_tokens", "outcomes")
+        kept = ("score", "ci95", "mean_tokens", "mean_thinking_tokens", "outcomes", *item.task.swept)
         out["by_budget"] = [
             {"thinking_budget": b, **{k: e[k] for k in kept}}
             for b, e in sorted(entries.items(), key=lambda x: x[0] or 0)
@@ -109,6 +109,9 @@ def describe(name: str, figures: Mapping[str, Any]) -> str:
         closed += (
             f"; {figures['calls']['mean']:.1f} calls a sample, {recovered} of {failed} with a failed call recovered"
         )
+    if "thinking" in figures:
+        thinking, cut = figures["thinking"], 100 * figures["cut"]["share"]
+        closed += f", {thinking['p50']:,} at the median, {thinking['p99']:,} at 99%, {cut:.1f}% cut"
     return (
         f"{name}: {100 * figures['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of {figures['n']}{samples} "
         f"({outcomes}); {figures['mean_tokens']:.0f} tokens an answer, {figures['mean_thinking_tokens']:.0f} of "

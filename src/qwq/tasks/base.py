@@ -107,6 +107,7 @@ class Task:
     two_tool_formats: ClassVar[bool] = False  # whether tools can also be offered in the prompt; see `Bfcl`
     scored: ClassVar[bool] = True  # whether a verifier judges it, so that an evaluation can score it
     endless: ClassVar[bool] = False  # whether `problem` draws from a stream
+    swept: ClassVar[tuple[str, ...]] = ()  # of its figures, those that are shown for each thinking budget
 
     def __init__(self, part: str = "") -> None:
         self.part = part

@@ -334,12 +334,18 @@ def test_a_paste_in_a_terminal(tmp_path):
             os.environ | {"TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)},
         )
 
+    unread = b""
+
     def told(until: bytes) -> bytes:
-        seen, end = b"", time.monotonic() + 20
-        while until not in seen and time.monotonic() < end:
+        """What the terminal shows up to and with `until`; the rest waits for the next call."""
+        nonlocal unread
+        end = time.monotonic() + 60
+        while until not in unread and time.monotonic() < end:
             if select.select([terminal], [], [], 0.1)[0]:
-                seen += os.read(terminal, 65536)
-        return seen
+                unread += os.read(terminal, 65536)
+        before, found, unread = unread.partition(until)
+        assert found, before
+        return before + found
 
     try:
         told(b"> ")

@@ -27,8 +27,8 @@ from qwq.eval.run import evaluate, write_transcripts
 from qwq.model.config import ModelConfig
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model
+from qwq.tasks import get
 from qwq.tasks.base import Task, marked
-from qwq.tasks.procedural import family
 from qwq.tasks.sources import load_source
 from qwq.text.template import ChatFormat, ChatTemplate, default_template
 from qwq.text.tokenizer import TextStream, train_bpe
@@ -45,7 +45,7 @@ PLAIN = (
 
 def make_folder(folder: Path, template: ChatTemplate) -> Path:
     """A whole model folder with random weights."""
-    problems = [family(d).problem(0, "train", i) for d in ("math", "code", "tools") for i in range(60)]
+    problems = [get(d).problem(0, "train", i) for d in ("math", "code", "tools") for i in range(60)]
     chat = ChatFormat(
         train_bpe([default_template().render(p.messages, tools=p.tools) for p in problems], 400), template
     )
@@ -226,7 +226,7 @@ def test_what_a_flag_sets_is_recorded() -> None:
 
 def test_which_problems_a_name_means(tmp_path: Path) -> None:
     (item,) = prepare(["math"], None, EvalOptions(n=5))
-    assert item.problems == family("math").fixed("test", 5)
+    assert item.problems == get("math").fixed("test", 5)
     with pytest.raises(DataError, match="holds train rows by its name"):
         prepare([f"math={DATA / 'math_train.jsonl'}"], None, EvalOptions())
     file = tmp_path / "own.jsonl"

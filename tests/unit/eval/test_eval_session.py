@@ -28,7 +28,6 @@ from qwq.rollout.policies.endpoint import EndpointPolicy
 from qwq.rollout.policy import TurnRequest
 from qwq.tasks import get
 from qwq.tasks.downloads import Published, download
-from qwq.tasks.procedural import family
 
 AIME = [{"prompt": f"What is {i} and {i}?", "answer": 2 * i} for i in range(1, 5)]
 GSM = [{"question": f"Tom has {i} pens and gets 1. How many?", "answer": f"sum\n#### {i + 1}"} for i in range(3)]
@@ -521,7 +520,7 @@ def test_n_is_taken_from_the_categories_in_turn(data: Path) -> None:
 
 
 def test_a_family_with_tools_goes_on_after_a_call(tmp_path: Path) -> None:
-    problems = {p.messages[-1].content: p for p in family("tools").fixed("test", 3)}
+    problems = {p.messages[-1].content: p for p in get("tools").fixed("test", 3)}
 
     def calculating(body: dict[str, Any]) -> Any:
         problem = problems[next(m["content"] for m in body["messages"] if m["role"] == "user")]

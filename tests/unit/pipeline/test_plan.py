@@ -140,11 +140,11 @@ def test_count(number: float, text: str) -> None:
 
 
 def test_lengths_in_tokens_are_on_the_high_side_of_a_real_tokenizer() -> None:
-    from qwq.tasks.procedural import family
+    from qwq.tasks import get
     from qwq.text.template import ChatFormat, default_template
     from qwq.text.tokenizer import train_bpe
 
-    problems = [family("math").problem(0, "train", i) for i in range(300)]
+    problems = [get("math").problem(0, "train", i) for i in range(300)]
     template = default_template()
     chat = ChatFormat(train_bpe([template.render(p.messages) for p in problems], 400), template)
     longest = max(len(chat.prompt_ids(p.messages)) for p in problems)

@@ -15,7 +15,7 @@ from qwq.errors import ConfigError
 from qwq.pipeline.inputs import RunInputs
 from qwq.pipeline.run import RecipeRun
 from qwq.rollout.budget import EpisodeLimits
-from qwq.tasks.procedural import family
+from qwq.tasks import get
 from qwq.train import rl
 
 RECIPE = Path(__file__).parents[2] / "e2e" / "mini.toml"
@@ -38,7 +38,7 @@ def options(tmp_path: Path, **more: Any) -> dict[str, Any]:
 def test_prompts_without_tools_get_those_of_the_recipes_environment(tmp_path: Path) -> None:
     name = f"{tmp_path}/desk.py:Desk"
     options(tmp_path)
-    plain, own = family("math").problem(0, "train", 0), family("tools").problem(0, "train", 0)
+    plain, own = get("math").problem(0, "train", 0), get("tools").problem(0, "train", 0)
     given = with_environment(plain, name)
     assert given.environment == name and [t["function"]["name"] for t in given.tools] == ["look"]
     assert (given.messages, given.truth) == (plain.messages, plain.truth)
@@ -66,7 +66,7 @@ def test_the_stage_samples_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
     trainer.policy = type("P", (), {"update_weights": lambda self, version: None})()
     trainer.run = type("R", (), {"state": type("S", (), {"step": 0})(), "name": "rl1"})()
     trainer.state = rl.RlState()
-    trainer.mix = type("M", (), {"problem": lambda self, i: family("math").problem(0, "train", i)})()
+    trainer.mix = type("M", (), {"problem": lambda self, i: get("math").problem(0, "train", i)})()
     with pytest.raises(Enough):
         trainer.sample(0)
     assert [len(p.tools) for p in seen["problems"]] == [1] * stage.prompts
