@@ -6,6 +6,7 @@
     stages/STAGE.json       the record of a finished stage, written last: a stage with a record is done
     evals/STAGE/            answers and outcomes of each reading of the benchmarks
     results.json            all records                    report.html            the page
+    fleet/STAGE/            events of the engines that sample it, and the groups of the step under way
     .lock                   held by the process that writes
     trackers/               what `report_to` writes here   .look.index            what `qwq look` keeps
 
@@ -64,6 +65,9 @@ class RunFolder:
 
     def rollouts(self, stage: str) -> Path:
         return self.all_rollouts / stage
+
+    def fleet(self, stage: str) -> Path:
+        return self.path / "fleet" / stage
 
     @property
     def evals(self) -> Path:

@@ -19,7 +19,7 @@ from qwq.config.load import apply_override, find_recipe, parse_value, shipped_re
 from qwq.config.problem_sets import SOURCE_DOMAINS, Mix, Source, task_domain
 from qwq.config.recipe import Recipe, dump_recipe, load_recipe
 from qwq.config.rl_config import ADVANTAGES, LOSS_CLIPS, Contract, CustomReward, RlConfig, ToolLimits, Validation
-from qwq.config.sections import Cluster, ComputeSection, EvalSection, ModelSection
+from qwq.config.sections import Cluster, ComputeSection, EvalSection, ModelSection, RolloutSection
 from qwq.config.training import Lora, Optim
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Recipe",
     "Reference",
     "RlConfig",
+    "RolloutSection",
     "Section",
     "Source",
     "StageConfig",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -69,6 +69,82 @@ class Cluster(Section):
         description="tokens a second that one GPU samples with this model; measured, or an aim", gt=0
     )
     tensor_parallel: Positive = Field(1, description="GPUs that share one copy of the weights when sampling")
+
+
+class RolloutSection(Section):
+    """Where RL stages sample: in this process, or on engines over HTTP (docs/fleet.md)."""
+
+    policy: Literal["local", "qwq", "vllm"] = Field(
+        "local",
+        description="local: the trainer's own tensors; qwq: servers started with --rollout-engine; vllm: vLLM's HTTP "
+        "API",
+    )
+    endpoints: list[str] = Field(
+        default_factory=list, description="URLs of the engines; on the command line separated by commas"
+    )
+    folder: str | None = Field(
+        None,
+        description="folder for the weights that engines load, which they see under the same path; default: in the "
+        "run's folder",
+    )
+    concurrency: Positive = Field(32, description="samples that one engine draws at once")
+    lease_s: float = Field(
+        600.0, gt=0, description="seconds in which an engine has to sample a group; then another one gets it"
+    )
+    sync_timeout_s: float = Field(120.0, gt=0, description="seconds of each call that gives an engine new weights")
+    rejoin_s: float = Field(
+        2.0, gt=0, description="seconds until an engine that failed is asked again; doubled each time"
+    )
+    give_up_s: float = Field(600.0, gt=0, description="seconds without any engine after which the run stops")
+    max_lag: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="steps that the weights of a token may be behind the step that trains on it; 0: on-policy; more: "
+        "the next steps are sampled while this one trains",
+    )
+    stragglers: Literal["wait", "cut", "carry"] = Field(
+        "wait",
+        description="groups that are late: wait for them, cut them out of the step, or carry them into the next "
+        "(max_lag from 1)",
+    )
+    enough: float = Field(0.9, gt=0, le=1, description="share of a step's groups after which the others are late")
+    straggler_s: float = Field(30.0, ge=0, description="seconds that late groups still get")
+    probe_limit: float = Field(
+        1e-3,
+        gt=0,
+        description="largest difference of log-probabilities, in nats, of an engine's probe against the trainer",
+    )
+    mismatch_alarm: float = Field(
+        5e-5,
+        gt=0,
+        description="mean difference of log-probabilities, in nats, of tokens of the current weights that raises an "
+        "alarm",
+    )
+
+    @field_validator("endpoints", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        """`--rollout.endpoints=URL,URL` is one text."""
+        return [url.strip() for url in value.split(",") if url.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fits(self) -> RolloutSection:
+        if (self.policy == "local") != (not self.endpoints):
+            raise ValueError(
+                f"policy {self.policy!r} with {len(self.endpoints)} endpoints: local has none, qwq and vllm need one "
+                "or more"
+            )
+        if twice := next((url for url in self.endpoints if self.endpoints.count(url) > 1), None):
+            raise ValueError(f"endpoints name {twice} twice: name each engine once")
+        if self.policy == "local" and (self.max_lag or self.stragglers != "wait"):
+            raise ValueError(
+                f"max_lag {self.max_lag} and stragglers {self.stragglers!r} are for engines over HTTP, and policy is "
+                "local: leave them out"
+            )
+        if self.stragglers == "carry" and not self.max_lag:
+            raise ValueError("stragglers 'carry' trains on weights of the step before: set max_lag to 1 or more")
+        return self
 
 
 class ComputeSection(Section):

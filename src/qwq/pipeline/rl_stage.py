@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from qwq.common.memory import Memory, on_cuda
-from qwq.config import Cluster, RlConfig, Source
+from qwq.config import Cluster, RlConfig, RolloutSection, Source
 from qwq.data.examples import FileUse
 from qwq.envs.base import environment_class, with_environment
 from qwq.errors import ConfigError
@@ -158,6 +158,7 @@ class RlStage(RlConfig, Stage):
                 "much as the prompts are long"
             )
         load_loss(self.loss)
+        self.check_rollout(name, inputs.recipe.rollout)
         if self.environment:
             environment_class(self.environment)
         load_advantage(self.advantage)
@@ -166,6 +167,24 @@ class RlStage(RlConfig, Stage):
         if self.validation.every:
             self.watched(inputs)
         return []
+
+    def check_rollout(self, name: str, rollout: RolloutSection) -> None:
+        """ConfigError where engines over HTTP cannot sample as the stage asks."""
+        if self.refill and rollout.max_lag:
+            raise ConfigError(
+                f"stages.{name}.refill is {self.refill} and rollout.max_lag {rollout.max_lag}: which prompts follow "
+                "depends on verdicts that are not there when they are sampled ahead; set one of them to 0"
+            )
+        if self.refill and rollout.stragglers != "wait":
+            raise ConfigError(
+                f"stages.{name}.refill is {self.refill} and rollout.stragglers {rollout.stragglers!r}: set refill to "
+                '0, or stragglers to "wait"'
+            )
+        if self.thinking_budgets and rollout.policy == "vllm":
+            raise ConfigError(
+                f"stages.{name}.thinking_budgets are enforced token by token, and vLLM has no such budget: leave them "
+                'out, or set rollout.policy to "qwq"'
+            )
 
     def sample_problems(self, inputs: RunInputs) -> Sequence[Problem]:
         drawn = [ProblemMix(0, "sample", {name: 1.0}).problem(0) for name in self.mix.weights()]
@@ -239,6 +258,7 @@ class RlStage(RlConfig, Stage):
             model, job.chat, self, job.compute, run, mix, rewarder, seed=job.seed,
             load_reference=lambda: job.start_model().requires_grad_(False),
         )  # fmt: skip
+        trainer.sample_on(job.recipe.rollout)
         hooks = self.hooks(trainer, job)
         best = None
         if self.validation.every:

@@ -12,14 +12,18 @@ from qwq.errors import ConfigError
 
 def check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
     """ConfigError where the folder holds a run of another recipe, with the first field that
-    differs. Where figures are reported to is no part of a run.
+    differs. Where figures are reported to and where rollouts are sampled is no part of a run.
     """
     path = folder.recipe_file
     if not path.exists():
         return
     # Compared as read, so that a field which is new with its default value does not count as a
     # change.
-    stored = load_recipe(path).model_copy(update={"report_to": recipe.report_to})
+    stored = load_recipe(path)
+    here = recipe.rollout.model_dump(exclude={"policy", "max_lag", "stragglers", "enough"})
+    stored = stored.model_copy(
+        update={"report_to": recipe.report_to, "rollout": stored.rollout.model_copy(update=here)}
+    )
     if dump_recipe(stored) != dump_recipe(recipe):
         raise ConfigError(
             f"{folder} holds a run of another recipe ({first_difference(stored.model_dump(), recipe.model_dump())}): "

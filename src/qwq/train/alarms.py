@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qwq.config import RolloutSection
 from qwq.types import Outcome
 
 WINDOW = 5
@@ -89,6 +90,19 @@ LIMITS = (
         "sample in the trainer's dtype",
     ),
 )
+
+
+def mismatch_alarms(metrics: Mapping[str, Any], rollout: RolloutSection) -> list[str]:
+    """Of engines over HTTP, whose log-probabilities may differ more than this process's own: each
+    step for itself, by the recipe's limit.
+    """
+    mean, limit = metrics.get("mismatch_mean") or 0.0, rollout.mismatch_alarm
+    if rollout.policy == "local" or mean <= limit:
+        return []
+    return [
+        f"engines and trainer differ by {mean:.2e} nats a token on average, rollout.mismatch_alarm is {limit:.0e}: "
+        "give them the trainer's dtype, or raise the limit; importance_cap corrects for it"
+    ]
 
 
 class Watch:

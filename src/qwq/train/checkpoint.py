@@ -132,6 +132,7 @@ class StageRun:
         self.name, self.kind = name, kind
         places = RunFolder(run_folder)
         self.folder, self.rollouts_folder = places.checkpoints(name), places.rollouts(name)
+        self.fleet_folder = places.fleet(name)
         self.metrics_path = places.metrics
         self.progress, self.stop = progress or Progress(), stop or StopFlag()
         self.resume_hint, self.interval_s = resume_hint, interval_s

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwq.config import ComputeSection, RlConfig
+from qwq.config import ComputeSection, RlConfig, RolloutSection
 from qwq.errors import InfraError
 from qwq.model.transformer import Transformer
 from qwq.train.groups import Group
@@ -44,6 +44,8 @@ class PolicyUpdater:
     ) -> None:
         self.model, self.config, self.compute = model, config, compute
         self.optimizer, self.reference = optimizer, reference
+        self.sampler = RolloutSection()
+        self.version = 0  # of the weights before the batch's first update
 
     @cached_property
     def loss(self) -> Loss:
@@ -52,8 +54,10 @@ class PolicyUpdater:
     @property
     def importance_cap(self) -> float:
         """Cap of the sampler's importance weight; 0: none."""
-        cap = self.config.importance_cap
-        return cap if cap is not None else IMPORTANCE_CAP if self.model.embed.weight.dtype != torch.float32 else 0.0
+        if (cap := self.config.importance_cap) is not None:
+            return cap
+        differs = self.model.embed.weight.dtype != torch.float32
+        return IMPORTANCE_CAP if differs or self.sampler.policy == "vllm" or self.sampler.max_lag else 0.0
 
     def update(self, step: int, groups: list[Group], *, batch: Sequence[Rollout] | None = None) -> dict[str, Any]:
         """`updates` optimiser steps on `groups`; metrics of the step.
@@ -61,7 +65,7 @@ class PolicyUpdater:
         `batch` are the step's rollouts before any was left out, which the normaliser counts;
         default: those of `groups`.
         """
-        temperature = self.config.temperature
+        temperature, self.version = self.config.temperature, step * self.config.updates
         normaliser = self._normaliser([r for g in groups for r in g.rollouts] if batch is None else batch)
         parts = self._micro_batches(groups)
         references = [self.reference.logprobs(p, temperature) if self.config.kl > 0 else None for p in parts]
@@ -73,7 +77,7 @@ class PolicyUpdater:
                 if update == 0:
                     old[i] = logprob
             if update == 0:
-                self._check_mean_mismatch(sums["mismatch_sum"] / sums["terms"])
+                self._check_mean_mismatch(sums["mismatch_sum"] / max(1, sums["compared"]))
             stepped = self.optimizer.step(step * self.config.updates + update)
         every = self.config.watch_kl
         watched = (
@@ -143,6 +147,8 @@ class PolicyUpdater:
                     [[a] * len(r.completion_ids) for r, a in zip(g.rollouts, g.advantages, strict=True)] for g in groups
                 ],
                 "sampler": [[r.sampler_logprobs for r in g.rollouts] for g in groups],
+                # How many versions back the weights are that sampled a token.
+                "behind": [[[float(self.version - v) for v in r.weight_versions] for r in g.rollouts] for g in groups],
                 # The number of each token's completion; float32 holds it exactly up to 16 million.
                 "sequence": [
                     [[float(n)] * len(r.completion_ids) for n, r in enumerate(g.rollouts, at)]
@@ -168,7 +174,7 @@ class PolicyUpdater:
             "kl": sums["kl"] / n,
             "clip_fraction": sums["clipped"] / n,
             "mismatch_max": sums["mismatch_max"],
-            "mismatch_mean": sums["mismatch_sum"] * updates / n,
+            "mismatch_mean": sums["mismatch_sum"] / max(1, sums["compared"]),
             "trained_tokens": n // updates,
             "fed_tokens": int(sums["fed"]) // updates,
         }
@@ -176,9 +182,14 @@ class PolicyUpdater:
     # -- promise 1: what the sampler computed is what the trainer computes ------------------------
 
     def _check_mismatch(self, logprob: Tensor, batch: PackedBatch, sums: dict[str, float]) -> None:
-        """The largest difference of any token; all are counted in `sums`."""
-        difference = (logprob - batch.extra["sampler"]).abs()
+        """The largest difference of any token of the current weights; all are counted in `sums`.
+        Tokens of earlier weights differ by what was learnt since.
+        """
+        difference = (logprob - batch.extra["sampler"]).abs()[batch.extra["behind"] == 0]
+        if not len(difference):
+            return
         worst = float(difference.max())
+        sums["compared"] += len(difference)
         sums["mismatch_max"] = max(sums["mismatch_max"], worst)
         sums["mismatch_sum"] += float(difference.sum())
         self._hold("at most", worst, MISMATCH_MAX)
@@ -188,6 +199,8 @@ class PolicyUpdater:
         self._hold("on average", mean, MISMATCH_MEAN)
 
     def _hold(self, what: str, difference: float, allowed: float) -> None:
+        if self.sampler.policy != "local":
+            return  # an alarm of its own limit tells (`alarms`)
         if difference > allowed and self.model.embed.weight.dtype == torch.float32:
             raise InfraError(
                 f"sampler and trainer disagree: log-probabilities differ by {difference:.2e} {what}, {allowed:.0e} is "

@@ -30,21 +30,22 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from qwq.config import ComputeSection, RlConfig
+from qwq.config import ComputeSection, RlConfig, RolloutSection
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.base import with_environment
 from qwq.errors import InfraError
 from qwq.model.transformer import Transformer
 from qwq.reward.mixing import Rewarder
 from qwq.rollout.budget import EpisodeLimits
-from qwq.rollout.collect import collect
+from qwq.rollout.collect import OnResponse, collect
 from qwq.rollout.policies.trainer import TrainerPolicy
 from qwq.rollout.store import RolloutStore
 from qwq.tasks.mix import ProblemMix
 from qwq.tasks.procedural.base import digest
 from qwq.text.template import ChatFormat
-from qwq.train.alarms import Watch
+from qwq.train.alarms import Watch, mismatch_alarms
 from qwq.train.checkpoint import StageRun
+from qwq.train.fleet_sampler import FleetSampler, check_lag
 from qwq.train.groups import TRUNCATED, Group, after_refills, count_undecided, form_groups, without_truncated
 from qwq.train.losses import AdvantageForm, load_advantage
 from qwq.train.optim import Optimizer
@@ -79,7 +80,12 @@ class RlState:
 
 
 class RlTrainer:
-    """One RL stage on one machine: sampler and trainer share the same tensors."""
+    """One RL stage: sampler and trainer share the same tensors, or `rollout` names engines that
+    sample (`sample_on`).
+    """
+
+    fleet: FleetSampler | None = None
+    max_lag = 0
 
     def __init__(
         self,
@@ -107,6 +113,14 @@ class RlTrainer:
         self.state = run.state.part(RlState)
         self.watch = Watch(self.state.watch)
 
+    def sample_on(self, rollout: RolloutSection) -> None:
+        """Sample where `rollout` says, instead of on the trainer's own tensors."""
+        self.updater.sampler, self.max_lag = rollout, rollout.max_lag
+        if rollout.policy != "local":
+            self.fleet = FleetSampler(
+                self.model, self.chat, self.config, rollout, self.run, self.params, self.limits, seed=self.seed
+            )
+
     def prepare(self) -> None:
         """Before anything else: keep the start as the reference model, where the KL term needs a
         copy, and resume.
@@ -120,7 +134,11 @@ class RlTrainer:
 
     def train(self) -> None:
         """Take the steps that are left; `prepare` comes first."""
-        self.run.run(self.config.steps, self.model, self.optimizer, self.step)
+        try:
+            self.run.run(self.config.steps, self.model, self.optimizer, self.step)
+        finally:
+            if self.fleet is not None:
+                self.fleet.close()
         self.run.progress.note(self.throughput())
 
     def throughput(self) -> str:
@@ -143,9 +161,14 @@ class RlTrainer:
         if rollouts is None:
             rollouts = self.sample(step)
             self.store.write(step, rollouts)
-        self.state.next_problem += len({r.group for r in rollouts})
+        if self.fleet is not None:
+            self.fleet.written(step)
+        # A straggler that was cut or carried leaves its number behind.
+        numbers = {r.group for r in rollouts}
+        self.state.next_problem += len(numbers) if self.config.refill or self.fleet is None else self.config.prompts
 
-        batch = after_refills(rollouts, self.config.prompts)
+        batch = after_refills(rollouts, self.config.prompts) if self.config.refill else rollouts
+        lags = check_lag(rollouts, step, self.config.updates, self.max_lag)
         groups = form_groups(batch, advantage=self.advantage)
         learnt = [g for g in groups if g.has_signal] if self._may_drop else groups
         metrics = self._describe(rollouts, form_groups(rollouts))
@@ -155,7 +178,10 @@ class RlTrainer:
         totals.training_s += time.perf_counter() - started
         totals.trained_tokens += metrics["trained_tokens"]
         metrics |= totals.seconds_since(before)
-        if alarms := self.watch.alarms(metrics):
+        if self.fleet is not None:
+            metrics |= {"lag_mean": sum(lags) / max(1, len(lags)), "lag_max": max(lags, default=0)}
+            metrics["fleet"] = self.fleet.figures()
+        if alarms := self.watch.alarms(metrics) + mismatch_alarms(metrics, self.updater.sampler):
             metrics["alarms"] = alarms
         if self.after_step:
             self.after_step(step, metrics)
@@ -184,11 +210,7 @@ class RlTrainer:
     def _sample_groups(self, problems: list[Problem], first: int) -> list[Rollout]:
         totals, started = self.state.totals, time.perf_counter()
         grader = self.rewarder.grader()
-        self.policy.update_weights(self.run.state.step * self.config.updates)
-        rollouts, _ = collect(
-            self.policy, problems, self.params, samples=self.config.samples, seed=self.seed, first_group=first,
-            budgets=self._budgets(first, len(problems)), limits=self.limits, on_response=grader.submit,
-        )  # fmt: skip
+        rollouts = self._collect(problems, first, grader.submit)
         sampled = time.perf_counter()
         totals.sampling_s += sampled - started
         totals.sampled_tokens += sum(r.num_sampled for r in rollouts)
@@ -203,6 +225,24 @@ class RlTrainer:
                 "trained on"
             )
         return rollouts
+
+    def _collect(self, problems: list[Problem], first: int, on_response: OnResponse) -> list[Rollout]:
+        version, budgets = self.run.state.step * self.config.updates, self._budgets(first, len(problems))
+        if self.fleet is None:
+            self.policy.update_weights(version)
+            return collect(
+                self.policy, problems, self.params, samples=self.config.samples, seed=self.seed, first_group=first,
+                budgets=budgets, limits=self.limits, on_response=on_response,
+            )[0]  # fmt: skip
+        ahead = []
+        for later in range(1, self.max_lag + 1):
+            if self.run.state.step + later < self.config.steps:
+                at = first + later * self.config.prompts
+                more = [
+                    with_environment(self.mix.problem(at + i), self.config.environment) for i in range(len(problems))
+                ]
+                ahead.append((at, more, self._budgets(at, len(more))))
+        return self.fleet.sample((first, problems, budgets), version, on_response, ahead=ahead)
 
     def _budgets(self, first: int, count: int) -> list[int | None] | None:
         """A thinking budget for each prompt, by its number in the stage."""

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from qwq.config import RolloutSection
 from qwq.errors import InfraError
 from qwq.model.config import preset
 from qwq.model.transformer import Transformer
+from qwq.train.alarms import mismatch_alarms
 from qwq.train.policy_update import PolicyUpdater
 
 
@@ -20,12 +22,14 @@ from qwq.train.policy_update import PolicyUpdater
 def updater() -> PolicyUpdater:
     updater = PolicyUpdater.__new__(PolicyUpdater)  # the check needs the model's number type and nothing else
     updater.model = Transformer(preset("tiny"))
+    updater.sampler = RolloutSection()
     return updater
 
 
 def differing(*differences: float) -> tuple[torch.Tensor, SimpleNamespace]:
     sampler = torch.full((len(differences),), -1.0, dtype=torch.float64)
-    return sampler + torch.tensor(differences, dtype=torch.float64), SimpleNamespace(extra={"sampler": sampler})
+    extra = {"sampler": sampler, "behind": torch.zeros(len(differences))}
+    return sampler + torch.tensor(differences, dtype=torch.float64), SimpleNamespace(extra=extra)
 
 
 def test_rounding_passes_and_is_counted(updater: PolicyUpdater) -> None:
@@ -45,3 +49,20 @@ def test_a_mean_beyond_rounding_stops_the_step(updater: PolicyUpdater) -> None:
         updater._check_mean_mismatch(2e-5)
     updater.model = updater.model.bfloat16()  # there rounding itself is larger
     updater._check_mean_mismatch(2e-5)
+
+
+def test_tokens_of_earlier_weights_are_not_compared(updater: PolicyUpdater) -> None:
+    logprob, batch = differing(1e-6, 0.5, 0.7)
+    batch.extra["behind"] = torch.tensor([0.0, 1.0, 2.0])
+    sums: Counter[str] = Counter()
+    updater._check_mismatch(logprob, batch, sums)
+    assert sums["compared"] == 1 and sums["mismatch_max"] == pytest.approx(1e-6)
+
+
+def test_engines_over_http_raise_an_alarm_at_their_own_limit(updater: PolicyUpdater) -> None:
+    updater.sampler = RolloutSection(policy="qwq", endpoints=["http://a"], mismatch_alarm=1e-4)
+    updater._check_mismatch(*differing(0.5), Counter())
+    assert mismatch_alarms({"mismatch_mean": 9e-5}, updater.sampler) == []
+    (alarm,) = mismatch_alarms({"mismatch_mean": 2e-4}, updater.sampler)
+    assert "2.00e-04 nats" in alarm and "mismatch_alarm is 1e-04" in alarm
+    assert mismatch_alarms({"mismatch_mean": 2e-4}, RolloutSection()) == []
