@@ -24,6 +24,13 @@ from qwq.types import Problem, Response
 
 
 @dataclass(frozen=True, slots=True)
+class TrainerState:
+    """What TRL calls `trainer_state`, for functions that name it: the steps taken so far."""
+
+    global_step: int
+
+
+@dataclass(frozen=True, slots=True)
 class RewardFunction:
     """A function with its style ("trl" or "verl"), its weight in the sum, the name its term is
     logged under, and where it was found.
@@ -68,6 +75,7 @@ class RewardFunction:
             return self.call(**keywords)
 
     def _trl(self, asked: Sequence[tuple[Problem, Response, list[int]]], step: int | None) -> list[Any]:
+        state = {} if not self._wants_state else {"trainer_state": TrainerState(step or 0)}
         keys = dict.fromkeys(k for problem, _, _ in asked for k in problem.truth)
         columns = {k: [problem.truth.get(k) for problem, _, _ in asked] for k in keys}
         found = self._ask(
@@ -76,7 +84,7 @@ class RewardFunction:
             prompts=[[m.to_dict() for m in problem.messages] for problem, _, _ in asked],
             completions=[[{"role": "assistant", "content": response.text}] for _, response, _ in asked],
             completion_ids=[ids for _, _, ids in asked],
-            **columns,
+            **(columns | state),
         )
         many = isinstance(found, Sized) and isinstance(found, Iterable) and not isinstance(found, str | bytes | dict)
         if not many or len(found) != len(asked):
@@ -86,6 +94,10 @@ class RewardFunction:
                 f"{size}: one number each is wanted"
             )
         return list(found)
+
+    @property
+    def _wants_state(self) -> bool:
+        return "trainer_state" in inspect.signature(self.call).parameters
 
     def _verl(self, asked: Sequence[tuple[Problem, Response, list[int]]], step: int | None) -> list[Any]:
         out = []

@@ -8,6 +8,8 @@ rule leaves open:
    one makes only an equal text a match.
 2. An n-gram that is in more than `COMMON` questions of one benchmark is its boilerplate ("write
    a python function to ..."), and is no evidence.
+3. In scripts that put no blanks between words (Chinese, Japanese, Thai ...) every letter counts as
+   a word: without that a question with one more sentence before it would match nothing.
 What is read of a row is its question: the fields of `FIELDS`, or the user's turns of `messages` and
 `conversations`; of a training row also what the assistant says, since an answer can quote a
 question. System prompts are not read.
@@ -61,7 +63,8 @@ ANSWERS = (
 )  # as lists they can hold the question too
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
-_WORD = re.compile(r"\w+")
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Match:
 
 
 def words_of(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    return [word for word in _WORD.findall(text.lower()) if word[0].isalnum() or word[0] == "_"]
 
 
 class NgramIndex:

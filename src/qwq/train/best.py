@@ -4,8 +4,10 @@ an early end.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
@@ -38,9 +40,11 @@ class BestCheckpoint:
         self.config, self.model, self.run, self.evaluate = config, model, run, evaluate
         self.state = run.state.part(ValidationLog)
 
-    @property
-    def _best(self) -> Any:
-        return self.run.folder / "best"
+    def _folder(self, entry: dict[str, Any]) -> Path:
+        """The weights that `entry` was measured on, by its step: after a kill, steps are taken
+        again and may come out differently (GPU, other threads).
+        """
+        return self.run.folder / f"best-{entry['step'] + 1:06d}"
 
     def begin(self) -> None:
         """Look before the first step, unless a checkpoint has brought the figures along: a stage
@@ -60,8 +64,9 @@ class BestCheckpoint:
         log.append(entry)
         best = max(log, key=lambda e: e["score"])  # the earliest of equals
         if best is entry and self.config.keep == "best":
-            with atomic_folder(self._best) as partial:
+            with atomic_folder(self._folder(entry)) as partial:
                 save_file(clone_weights(self.model), partial / "weights.safetensors")
+            self._prune(entry)
         since = len(log) - 1 - log.index(best)
         if self.config.patience and since >= self.config.patience:
             self.run.state.ended = (
@@ -70,12 +75,22 @@ class BestCheckpoint:
             )
         return entry
 
+    def _prune(self, best: dict[str, Any]) -> None:
+        """Only the best weights of now and of the last checkpoint are needed."""
+        saved = [e for e in self.state.validation if e["step"] < self.run.saved_step]
+        needed = [self._folder(best)]
+        if saved:
+            needed.append(self._folder(max(saved, key=lambda e: e["score"])))
+        for old in self.run.folder.glob("best-*"):
+            if old not in needed:
+                shutil.rmtree(old)
+
     def finish(self) -> bool:
         """Put the best weights back, where the recipe wants them; True if that changed them."""
         log = self.state.validation
         best = max(log, key=lambda e: e["score"])
-        if self.config.keep == "best" and best is not log[-1] and (self._best / "weights.safetensors").exists():
-            load_trained(self.model, read_tensors(self._best / "weights.safetensors"))
+        if self.config.keep == "best" and best["step"] != self.run.state.step - 1:
+            load_trained(self.model, read_tensors(self._folder(best) / "weights.safetensors"))
             self.run.progress.note(
                 f"{self.run.name}: the weights after step {best['step'] + 1} are kept ({best['score']:.1%} on "
                 "validation problems)"

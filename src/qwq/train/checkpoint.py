@@ -143,6 +143,12 @@ class StageRun:
         found = sorted(p for p in self.folder.glob("step-*") if (p / "state.json").exists())
         return found[-1] if found else None
 
+    @property
+    def saved_step(self) -> int:
+        """Steps that the last checkpoint on disk has taken; 0 where there is none."""
+        latest = self._latest()
+        return int(latest.name.removeprefix("step-")) if latest else 0
+
     def resume(self, module: nn.Module, optimizer: Optimizer) -> None:
         """Put back the last checkpoint, if there is one, and drop the metrics that came after
         it.
@@ -254,7 +260,7 @@ class StageRun:
         """Remove the trainer state of a stage that is finished, what a kill has left half written
         included.
         """
-        for old in [*self.folder.glob("step-*"), *self.folder.glob(".step-*"), *self.folder.glob("best")]:
+        for old in [*self.folder.glob("step-*"), *self.folder.glob(".step-*"), *self.folder.glob("best-*")]:
             shutil.rmtree(old)
 
 

@@ -118,6 +118,12 @@ def quits(completions, **kw):
 
 async def waits(completions, **kw):
     return [1.0] * len(completions)
+
+def counts(completions, trainer_state, **kw):
+    return [float(trainer_state.global_step)] * len(completions)
+
+def takes_all(**kw):
+    return [float("trainer_state" in kw)] * len(kw["completions"])
 """
 
 
@@ -148,6 +154,13 @@ def heard(asked):
     for at, (problem, response, _) in enumerate(asked):
         grader.submit(at, problem, response)
     return grader
+
+
+def test_a_function_that_names_trainer_state_gets_the_step(tmp_path):
+    asked = [(custom(), Response("4"), [1])]
+    assert own(tmp_path, "counts").values(asked, step=7) == [7.0]
+    assert own(tmp_path, "counts").values(asked) == [0.0]
+    assert own(tmp_path, "takes_all").values(asked, step=7) == [0.0]
 
 
 def test_values_of_other_kinds(tmp_path):

@@ -66,6 +66,15 @@ def test_short_questions_are_looked_for_whole() -> None:
     assert found.match(ten.replace("largest", "smallest")) is None
 
 
+def test_a_question_without_blanks_is_found_inside_another_text() -> None:
+    question = "小明有十二个苹果，他每天吃三个苹果，问几天后苹果全部吃完？"
+    found = index(question)
+    assert found.match(f"请认真思考下面的题目。{question}答案写在最后。")
+    assert found.match("从前有一个人。小明有十二个苹果，他每天吃三个，然后他睡觉了。")  # 13 letters in a row
+    assert found.match("小明有十二个梨，他每天吃两个，问几天后能吃完？") is None
+    assert index("Compute 3+4 の値を求めよ, then add the square root of nine to it").match("x 値を求めよ y") is None
+
+
 def test_boilerplate_of_a_benchmark_is_no_evidence() -> None:
     suffix = "please reason step by step and put your final answer within the box at the very end of it"
     found = index(*(f"{words(100 * i, 100 * i + 20)} {suffix}" for i in range(11)))
