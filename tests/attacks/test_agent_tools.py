@@ -204,7 +204,7 @@ def test_pipes_and_devices_hold_nothing_up(tmp_path, monkeypatch):
     assert "pipe  a pipe" in desk_files.list_folder(".") and "no line" in desk_files.grep("x", ".", False)
     assert box_files.read_files(["pipe", "zero", "loop"], str(tmp_path)) == {"pipe": ""}
     assert box_files.list_files(str(tmp_path)) == {}
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     opened = threading.Thread(target=lambda: open(tmp_path / "pipe").close(), daemon=True)  # the control: it hangs
     opened.start()
     opened.join(0.2)

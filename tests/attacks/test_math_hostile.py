@@ -4,8 +4,9 @@ nothing is left behind.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import time
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,9 +16,9 @@ from qwq.types import Outcome
 from qwq.verify import math
 
 GOLD = r"\frac{22}{7}+q"  # nothing below equals it
-LIMIT_S = (
-    10.0  # no hang, whatever else the machine does; benchmarks/verifier.py holds the second that a verdict may take
-)
+# Processor time of one verdict, here and in the workers: no hang, whatever else the machine does.
+# benchmarks/verifier.py holds the second that a verdict may take.
+LIMIT_CPU_S = 5.0
 
 DIGITS = st.integers(2, 10**6).map(str)
 TOWERS = st.lists(DIGITS, min_size=3, max_size=40).map(lambda ds: "^{".join(ds) + "}" * (len(ds) - 1))
@@ -88,21 +89,33 @@ def workers_are_started_before_and_gone_after():
     assert pids and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
+def cpu_s() -> float:
+    """Processor seconds of this process and of all workers so far, ended ones included."""
+    ticks = 0
+    for pid in math._pool.pids():
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return sum(os.times()[:4]) + ticks / os.sysconf("SC_CLK_TCK")
+
+
 @given(HOSTILE, st.sampled_from(math.FORMS))
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_generated_answers_end_in_time_and_do_not_score(text: str, form: str) -> None:
     for answer in (text, f"<think>x</think>The answer is \\boxed{{{text}}}."):
-        start = time.perf_counter()
+        start = cpu_s()
         verdict = math.verify(answer, GOLD, form=form)
-        seconds = time.perf_counter() - start
+        seconds = cpu_s() - start
         assert verdict.outcome in (Outcome.WRONG, Outcome.NO_ANSWER, Outcome.UNDECIDED), verdict
-        assert seconds < LIMIT_S, (seconds, verdict.reason)
+        assert seconds < LIMIT_CPU_S, (seconds, verdict.reason)
         assert len(math._pool.pids()) <= 4
+        if verdict.reason.startswith("symbolic"):
+            break  # the box leads to the same comparison, and to all of its time
 
 
 @given(HOSTILE)
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_a_hostile_gold_harms_no_more_than_a_hostile_answer(text: str) -> None:
-    start = time.perf_counter()
+    start = cpu_s()
     assert math.verify(r"\boxed{\frac{22}{7}+q}", text).outcome is not Outcome.INFRA_ERROR
-    assert time.perf_counter() - start < LIMIT_S
+    assert cpu_s() - start < LIMIT_CPU_S

@@ -290,9 +290,9 @@ def test_colliding_keys_that_would_take_the_grader_quadratic_time(strongest):
         "while data: data = data[os.write(3, data):]\n"
         "def f(n): return 0"
     )
-    started = time.monotonic()
+    started = time.process_time()  # the grader is in this process
     assert_refused(strongest, code, CALLS)
-    assert time.monotonic() - started < 4
+    assert time.process_time() - started < 4
 
 
 def test_raw_json_that_would_hurt_the_grader(strongest):

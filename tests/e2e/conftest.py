@@ -25,7 +25,7 @@ from qwq.text.tokenizer import train_bpe
 
 RECIPE = Path(__file__).with_name("mini.toml")
 QWQ = str(Path(sys.executable).with_name("qwq"))
-PATIENCE_S = 120.0  # for one start of the command, on a busy machine
+PATIENCE_S = 600.0  # for one start of the command, on a machine however busy
 
 
 @dataclass

@@ -54,12 +54,12 @@ def trained(tmp_path_factory) -> tuple[Path, list[tuple[int, str, str]]]:
     (folder / "mini.toml").write_text(MINI)
     seen = []
     process = qwq("train", "mini.toml", "--fresh", "--stages.sft.documents=25", cwd=folder)
-    metrics, deadline = folder / "runs" / "mini" / "metrics.jsonl", time.monotonic() + 60
+    metrics, deadline = folder / "runs" / "mini" / "metrics.jsonl", time.monotonic() + 300
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     seen.append((process.returncode, out, err))
     go_on = shlex.split(err.splitlines()[-1].partition("qwq ")[2])
     for argv in (
@@ -68,7 +68,7 @@ def trained(tmp_path_factory) -> tuple[Path, list[tuple[int, str, str]]]:
         ["train", "mini.toml"],
     ):
         process = qwq(*argv, cwd=folder)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         seen.append((process.returncode, out, err))
     return folder, seen
 
