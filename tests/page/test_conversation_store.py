@@ -95,6 +95,30 @@ def test_kill_9_loses_no_stored_piece(tmp_path: Path) -> None:
     db.close()
 
 
+def test_a_folder_is_kept_forked_exported_and_added_to_older_files(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    store = Store(path)
+    made = store.create(StoredConversation(id="", title="a", folder="Work"))
+    store.begin(made.id, None, [NewMessage(content="q")])
+    store.change(store.get(made.id).model_copy(update={"folder": "Home"}))
+    assert [f.conversation.folder for f in store.recent()] == ["Home"]
+    whole = store.whole(made.id)
+    (copy, _), = from_json(to_json([(whole.conversation, whole.messages)]))  # fmt: skip
+    assert copy.folder == "Home" and store.fork(made.id, whole.messages[0].id).folder == "Home"
+    store.close()
+    with sqlite3.connect(path) as db:  # as version 1 wrote it
+        db.execute("ALTER TABLE conversation DROP COLUMN folder")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    store = Store(path)
+    assert store.get(made.id).folder == "" and store.get(made.id).title == "a"
+    store.create(StoredConversation(id="", folder="New"))
+    store.close()
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+    db.close()
+
+
 def test_search_takes_every_word_and_no_wildcards(store: Store) -> None:
     for text in ("the zebra runs", "100% sure", "斑马在奔跑"):
         store.begin(store.create().id, None, [NewMessage(content=text)])

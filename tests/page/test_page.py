@@ -246,6 +246,21 @@ def test_conversations_are_searched_renamed_exported_imported_and_deleted(page: 
     expect(page.locator(".entry")).to_have_count(2)
 
 
+def test_conversations_are_put_into_folders(page: Any) -> None:
+    ask(page, "about the tundra")
+    answers = ["Biomes", ""]
+    page.on("dialog", lambda d: d.accept(answers.pop(0)))
+    row = page.locator(".entry", has_text="about the tundra")
+    for inside in (1, 0):
+        row.hover()
+        row.get_by_role("button", name="Options").click()
+        page.get_by_role("button", name="Move to folder").click()
+        expect(page.locator("details.folder", has_text="Biomes").locator(".entry")).to_have_count(inside)
+        page.reload()
+        expect(row).to_have_count(1)
+        expect(page.locator("details.folder", has_text="Biomes").locator(".entry")).to_have_count(inside)
+
+
 def test_attachments_settings_and_budget_reach_the_request(page: Any, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     (tmp_path / "x.bin").write_bytes(b"\xff\x00\x01")

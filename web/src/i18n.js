@@ -5,7 +5,7 @@ import { kept } from './kept.js'
 const WORDS = {
   newChat: ['New chat', '新对话'], search: ['Search conversations', '搜索对话'], none: ['No conversations yet', '还没有对话'],
   noHit: ['Nothing found', '没有找到'], untitled: ['Untitled', '未命名'], today: ['Today', '今天'], yesterday: ['Yesterday', '昨天'],
-  week: ['Last 7 days', '最近 7 天'], older: ['Older', '更早'], more: ['Show more', '显示更多'], rename: ['Rename', '重命名'],
+  week: ['Last 7 days', '最近 7 天'], older: ['Older', '更早'], more: ['Show more', '显示更多'], rename: ['Rename', '重命名'], move: ['Move to folder', '移到文件夹'], folderName: ['Folder (empty: none). There are: {n}', '文件夹名称（留空表示不放入文件夹）。已有：{n}'],
   remove: ['Delete', '删除'], removeSure: ['Delete “{n}”? This cannot be undone.', '删除“{n}”？此操作无法撤销。'],
   exportJson: ['Export as JSON', '导出为 JSON'], exportMd: ['Export as Markdown', '导出为 Markdown'], exportAll: ['Export all', '导出全部'],
   importFile: ['Import', '导入'], menu: ['Options', '选项'], sidebar: ['Conversations', '对话列表'], settings: ['Settings', '设置'],
@@ -43,7 +43,7 @@ const WORDS = {
   restOfContext: ['rest of the context', '剩余上下文'], emptyMeans: ['An empty field takes the value shown in it.', '留空时使用框中显示的默认值。'],
   agent: ['Agent', '智能体'], runs: ['Agent runs', '智能体任务'], giveTask: ['Give a task', '交给它一项任务'], tools: ['Tools', '工具'], attachAny: ['Attach files', '添加文件'],
   approve: ['Approve', '批准'], deny: ['Deny', '拒绝'], asks: ['May this call run?', '允许执行此调用吗？'], why: ['Reason (for a denial)', '原因（拒绝时）'], denied: ['Denied:', '已拒绝：'],
-  malformed: ['malformed call', '格式错误的调用'], table: ['Table', '表格'], showAll: ['Show all', '全部显示'], wholeOutput: ['Whole output', '完整输出'], wentOn: ['Went on from the log.', '已从记录继续。'],
+  malformed: ['malformed call', '格式错误的调用'], table: ['Table', '表格'], showAll: ['Show all', '全部显示'], wholeOutput: ['Whole output', '完整输出'], wentOn: ['Resumed from the log.', '已从记录继续。'],
   numbers: ['Where the numbers are from', '数字的来源'], unsupported: ['unsupported', '无依据'], task: ['task', '任务'], notTraced: ['From no executed call: {n}', '不来自任何已执行的调用：{n} 个'],
   workspace: ['Workspace', '工作区'], filesChanged: ['files: {n}', '{n} 个文件'], added: ['added', '新增'], changed: ['changed', '已修改'], removed: ['removed', '已删除'], bytes: ['{n} bytes', '{n} 字节'],
   download: ['Download {n}', '下载 {n}'], difference: ['Difference', '差异'], report: ['Report', '报告'], eventLog: ['Event log', '事件记录'], noAnswer: ['No answer: {n}', '没有答案：{n}'],

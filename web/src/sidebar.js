@@ -17,6 +17,15 @@ function Marked({ text }) {
   return text.split(new RegExp(`(${words.join('|')})`, 'i')).map((part, i) => (i % 2 ? html`<mark>${part}</mark>` : part))
 }
 
+const folders = () => [...new Set(list.value.map((c) => c.folder).filter(Boolean))].sort((a, b) => a.localeCompare(b))
+
+// Folders first, by name; then the others by age.
+function grouped() {
+  if (query.value) return [['', list.value]]
+  const inside = Map.groupBy(list.value, (c) => c.folder)
+  return [...folders().map((name) => [name, inside.get(name), true]), ...Map.groupBy(inside.get('') ?? [], (c) => t(group(c.updated)))]
+}
+
 function Row({ entry }) {
   const [renaming, rename] = useState(false)
   const [menu, setMenu] = useState(false)
@@ -33,6 +42,10 @@ function Row({ entry }) {
   const leave = (e) => !e.currentTarget.contains(e.relatedTarget) && setMenu(false)
   const is = current.value?.id === entry.id
   const title = entry.title || t('untitled')
+  const move = () => {
+    const name = prompt(t('folderName', folders().join(', ') || '–'), entry.folder)
+    if (name !== null) change(entry.id, { folder: name.trim().slice(0, 80) })
+  }
   const get = (format) => pick(() => tried(() => download(`/api/export?format=${format}&id=${entry.id}`)))
   const open = () => matchMedia('(max-width: 799px)').matches && (sidebarOpen.value = false)
   return html`<li class="entry" onFocusOut=${leave} onKeyDown=${(e) => e.key === 'Escape' && menu && (e.stopPropagation(), setMenu(false))}>
@@ -43,11 +56,14 @@ function Row({ entry }) {
           <span class="name">${title}</span>${entry.snippet && html`<small><${Marked} text=${entry.snippet} /></small>`}</a>
         <${Button} class="quiet" icon="dots" label=${`${t('menu')}: ${title}`} aria-expanded=${menu} onClick=${() => setMenu(!menu)} />`}
     ${menu && html`<div class="menu">
-      <${Button} text=${t('rename')} onClick=${pick(() => rename(true))} /><${Button} text=${t('exportJson')} onClick=${get('json')} />
+      <${Button} text=${t('rename')} onClick=${pick(() => rename(true))} /><${Button} text=${t('move')} onClick=${pick(move)} />
+      <${Button} text=${t('exportJson')} onClick=${get('json')} />
       <${Button} text=${t('exportMd')} onClick=${get('markdown')} />
       <${Button} class="danger" text=${t('remove')} onClick=${pick(() => confirm(t('removeSure', title)) && remove(entry.id))} /></div>`}
   </li>`
 }
+
+const Entries = ({ entries }) => html`<ul>${entries.map((c) => html`<${Row} key=${c.id} entry=${c} />`)}</ul>`
 
 // The latest runs of the agent; one that waits for a person says so.
 function Runs() {
@@ -71,7 +87,6 @@ export function Sidebar() {
     for (const f of e.target.files) await importText(await f.text())
     e.target.value = ''
   }
-  const groups = query.value ? [['', list.value]] : [...Map.groupBy(list.value, (c) => group(c.updated))]
   return html`<div class="shade" onClick=${() => (sidebarOpen.value = false)}></div>
   <nav class="sidebar" aria-label=${t('sidebar')} inert=${!sidebarOpen.value}>
     <div class="top"><strong class="brand">qwq</strong><${Button} class="quiet" icon="plus" label=${t('newChat')} onClick=${() => { go(''); document.getElementById('ask')?.focus() }} /></div>
@@ -79,7 +94,9 @@ export function Sidebar() {
     <div class="list">
       ${!query.value && offer.value.runs.length > 0 && html`<${Runs} />`}
       ${!list.value.length && (query.value || !offer.value.runs.length) && html`<p class="empty">${query.value ? t('noHit') : t('none')}</p>`}
-      ${groups.map(([name, entries]) => html`<section key=${name}>${name && html`<h3>${t(name)}</h3>`}<ul>${entries.map((c) => html`<${Row} key=${c.id} entry=${c} />`)}</ul></section>`)}
+      ${grouped().map(([name, entries, folder]) => folder
+        ? html`<details class="folder" key=${`folder ${name}`} open><summary>${name}</summary><${Entries} entries=${entries} /></details>`
+        : html`<section key=${name}>${name && html`<h3>${name}</h3>`}<${Entries} entries=${entries} /></section>`)}
       ${more.value && html`<${Button} class="quiet" text=${t('more')} onClick=${() => loadList(true)} />`}
     </div>
     <div class="bottom"><${Button} class="quiet" text=${t('importFile')} onClick=${() => file.current.click()} />

@@ -219,7 +219,7 @@ export async function show(id) {
 export const change = (id, fields) => tried(async () => {
   const changed = await call('PATCH', `/api/conversations/${id}`, fields)
   if (current.value?.id === id) current.value = { ...current.value, ...changed }
-  list.value = list.value.map((c) => (c.id === id ? { ...c, title: changed.title } : c))
+  list.value = list.value.map((c) => (c.id === id ? { ...c, title: changed.title, folder: changed.folder } : c))
 })
 
 export async function setOptions(fields) {

@@ -148,14 +148,21 @@ class Store(Database):
         return ""
 
     def change(self, conversation: StoredConversation) -> None:
-        """Write title, system prompt, settings and head. It does not count as use."""
+        """Write title, folder, system prompt, settings and head. It does not count as use."""
         with self._write() as db:
             _one(db, "conversation", conversation.id)
             if conversation.head is not None:
                 self._belongs(db, conversation.head, conversation.id)
             db.execute(
-                "UPDATE conversation SET title = ?, system = ?, settings = ?, head = ? WHERE id = ?",
-                (conversation.title, conversation.system, _settings(conversation), conversation.head, conversation.id),
+                "UPDATE conversation SET title = ?, folder = ?, system = ?, settings = ?, head = ? WHERE id = ?",
+                (
+                    conversation.title,
+                    conversation.folder,
+                    conversation.system,
+                    _settings(conversation),
+                    conversation.head,
+                    conversation.id,
+                ),
             )
 
     def delete(self, id: str) -> None:
@@ -310,8 +317,8 @@ def _settings(conversation: StoredConversation) -> str:
 
 
 def _insert_conversation(db: sqlite3.Connection, c: StoredConversation) -> None:
-    row = (c.id, c.title, c.system, _settings(c), c.head, c.created, c.updated)
-    db.execute("INSERT INTO conversation VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    row = (c.id, c.title, c.system, _settings(c), c.head, c.created, c.updated, c.folder)
+    db.execute("INSERT INTO conversation VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def _message(row: sqlite3.Row) -> StoredMessage:

@@ -18,11 +18,11 @@ from pathlib import Path
 from qwq.common.files import hold
 from qwq.errors import ConfigError, DataError, InfraError
 
-VERSION = 1
+VERSION = 2
 SCHEMA = """
 CREATE TABLE conversation (
     id TEXT PRIMARY KEY, title TEXT NOT NULL, system TEXT NOT NULL, settings TEXT NOT NULL, head INTEGER,
-    created REAL NOT NULL, updated REAL NOT NULL
+    created REAL NOT NULL, updated REAL NOT NULL, folder TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX conversation_updated ON conversation (updated DESC, id);
 CREATE TABLE message (
@@ -95,6 +95,9 @@ class Database:
         if version == 0:
             first = f"INSERT INTO sqlite_sequence VALUES ('message', {first_message - 1});"
             self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {first} PRAGMA user_version={VERSION}; COMMIT;")
+        elif version < 2:
+            folder = "ALTER TABLE conversation ADD COLUMN folder TEXT NOT NULL DEFAULT '';"
+            self._db.executescript(f"BEGIN IMMEDIATE; {folder} PRAGMA user_version=2; COMMIT;")
 
     def close(self) -> None:
         with self._lock:

@@ -105,6 +105,7 @@ class NewMessage(_Noun):
 class StoredConversation(_Noun):
     id: str
     title: str = ""
+    folder: str = ""  # the list's folder; "" for none
     system: str = ""
     settings: Settings = Settings()
     head: int | None = None

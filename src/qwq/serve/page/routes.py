@@ -1,9 +1,9 @@
 """The chat page at `/`, and below `/api` the conversations it shows.
 
     GET    /api/conversations?search=&before=&limit=     list, last used first
-    POST   /api/conversations                            title, system, settings, temporary
+    POST   /api/conversations                            title, folder, system, settings, temporary
     GET    /api/conversations/ID                         with all messages
-    PATCH  /api/conversations/ID                         title, system, settings, head
+    PATCH  /api/conversations/ID                         title, folder, system, settings, head
     DELETE /api/conversations/ID
     POST   /api/conversations/ID/generate                parent and new messages, or `continue`; answered in the background
     GET    /api/messages/ID/events?after=N               its pieces as they come (SSE), from any piece on
@@ -54,6 +54,7 @@ class _PageBody(BaseModel):
 
 class NewConversation(_PageBody):
     title: Annotated[str, Field(max_length=500)] = ""
+    folder: Annotated[str, Field(max_length=80)] = ""
     system: str = ""
     settings: Settings = Settings()
     temporary: bool = False
@@ -71,6 +72,7 @@ class Rewrite(_PageBody):
 
 class Change(_PageBody):
     title: Annotated[str | None, Field(max_length=500)] = None
+    folder: Annotated[str, Field(max_length=80)] = ""
     system: str | None = None
     settings: Settings | None = None
     head: int | None = None
@@ -139,7 +141,7 @@ def _invalid(request: Request, error: Exception) -> Response:
 
 def _summary(hit: Found) -> dict[str, Any]:
     c = hit.conversation
-    entry = {"id": c.id, "title": c.title, "created": c.created, "updated": c.updated}
+    entry = {"id": c.id, "title": c.title, "folder": c.folder, "created": c.created, "updated": c.updated}
     return entry | ({"message": hit.message, "snippet": hit.snippet} if hit.snippet else {})
 
 
@@ -162,7 +164,7 @@ def _conversations(stores: Stores, running: Generations) -> APIRouter:
     @router.post("")
     def create(body: NewConversation) -> dict[str, Any]:
         store = stores.temporary if body.temporary else stores.kept
-        fields = {"title": body.title, "system": body.system, "settings": body.settings}
+        fields = {"title": body.title, "folder": body.folder, "system": body.system, "settings": body.settings}
         return store.create(StoredConversation(id="", **fields)).model_dump(mode="json")
 
     @router.post("/{id}/fork")
