@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install check-pins install-gguf install-peers test-kills test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine bench-exports bench-huge-export test-programs page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page pictures site notebook
+.PHONY: install check-pins install-gguf install-peers test-kills test-cluster test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine bench-exports bench-huge-export test-programs page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page pictures site notebook
 
 install: $(STAMP)
 
@@ -33,6 +33,10 @@ test-verdicts: $(STAMP)
 # kill -9 at 20 random moments; final weights compared bit for bit with an undisturbed run's.
 test-kills: $(STAMP)
 	$(BIN)/python tests/slow/kills.py
+
+# The same run on 1, 2 and 4 processes, resumed on other numbers, and 20 kills of one of its processes.
+test-cluster: $(STAMP)
+	$(BIN)/python tests/slow/cluster.py
 
 # Gold answers of the sets for agents in DATA are right, known wrong ones are wrong; two minutes on one core.
 DATA = ../shared/data/agent

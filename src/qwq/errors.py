@@ -7,6 +7,7 @@
     │   ├── ModelError             model folder: missing, truncated, does not fit
     │   └── CapacityError          more memory than there is
     ├── InfraError(RuntimeError)   our machinery failed (a dead worker); never a wrong answer
+    │   └── PeerLost               another process of a run ended or is silent
     └── Interrupted                Ctrl-C or SIGTERM after the state was saved
 
 The command line prints a QwqError as one line and exits with its `exit_status`; anything else is a
@@ -52,6 +53,12 @@ class InfraError(QwqError, RuntimeError):
     """Our own machinery failed. Never to be read as a verdict about an answer."""
 
     exit_status = 70
+
+
+class PeerLost(InfraError):
+    """Another process of the run ended or did not answer in time; its own error says why."""
+
+    exit_status = 76
 
 
 class Interrupted(QwqError):

@@ -10,6 +10,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="parity needs transformers (pip install qwq[dev])")
 
+from qwq.cluster.division import WholeBatch
 from qwq.config import ComputeSection, Optim
 from qwq.model.config import ModelConfig
 from qwq.model.names import state_to_hf
@@ -96,7 +97,9 @@ def updater(
     reference = ReferenceModel(model)
     reference.copy = start
     made = PolicyUpdater(model, config, compute, optimizer, reference)
-    made._check_mismatch = made._check_mean_mismatch = lambda *a: None  # these rollouts were not sampled
+    # These rollouts were not sampled.
+    made._check_mismatch = lambda *a: {"mismatch_max": 0.0, "mismatch_sum": 0.0, "compared": 0}
+    made._check_mean_mismatch = lambda *a: None
     return made
 
 
@@ -107,6 +110,8 @@ def update(
     found: dict[str, torch.Tensor] = {}
 
     class Keep:
+        division, masters = WholeBatch(model), ()
+
         def step(self, index: int) -> dict[str, float]:
             found.update({n: p.grad.clone() for n, p in model.named_parameters()})
             model.zero_grad()
@@ -155,7 +160,7 @@ def test_one_lot_of_eight_and_eight_lots_of_one_agree():
 
 def test_kl_of_the_first_update_against_the_start_itself_is_exactly_zero():
     batch, model = groups(), make(0)
-    nothing = type("Nothing", (), {"step": lambda self, index: {}})()
+    nothing = type("Nothing", (), {"step": lambda self, index: {}, "division": WholeBatch(model), "masters": ()})()
     trainer = updater(model, make(0), settings("dr_grpo", 0.1, "k3"), ComputeSection(), nothing)
     assert trainer.update(0, batch)["kl"] == 0.0
     assert policy_update.MISMATCH_MAX == 1e-3 and policy_update.MISMATCH_MEAN == 1e-5

@@ -18,7 +18,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -33,7 +33,11 @@ from qwq.cli.offer import mcp
 from qwq.cli.release import push, release
 from qwq.cli.reward import reward_app
 from qwq.cli.sandbox import sandbox_app
-from qwq.errors import ConfigError, Interrupted, QwqError
+from qwq.cluster.place import is_launched, place_of
+from qwq.errors import ConfigError, Interrupted, PeerLost, QwqError
+
+if TYPE_CHECKING:
+    from qwq.config import Recipe
 
 # A full, read-only or forbidden place is the user's to change; a missing file (ENOENT) is told by
 # whoever wanted it, and else a bug.
@@ -90,6 +94,7 @@ def train(
     seed: int | None = None,
     max_minutes: float | None = None,
     runs: Path = Path("runs"),
+    processes: int | None = None,
     overrides: Overrides,
 ) -> int:
     """Run a recipe, or resume it where it was stopped.
@@ -117,25 +122,46 @@ def train(
         Stop after the step that reaches this time, state saved; the same command resumes.
     runs
         Folder that holds the runs.
+    processes
+        Processes of this machine that train together (cluster.processes, by default the recipe's
+        own); a run may be resumed with another number. docs/cluster.md has more than one machine.
     """
     from qwq.config import load_recipe
     from qwq.errors import nearest
 
+    overrides = dict(overrides) if processes is None else {**overrides, "cluster.processes": processes}
     loaded = load_recipe(recipe, _with_seed(overrides, seed))
     if until is not None and until not in loaded.stages:
         raise ConfigError(f"--until {until}: the recipe has no such stage: {nearest(until, loaded.stages)}")
     if dry_run:
-        from qwq.cli.train import check_recipe
-        from qwq.pipeline.plan.explain import explain_with_cluster as plan
-
-        check_recipe(loaded, runs, until=until, fresh=fresh)
-        print(plan(loaded, runs))
-        return 0
+        return _dry_run(loaded, runs, until, fresh)
+    command = _go_on_command(recipe, until, seed, runs, overrides)
+    if loaded.cluster and loaded.cluster.processes > 1 and place_of() is None:
+        return _launch(loaded.cluster.processes, command, fresh, max_minutes)
     from qwq.cli.train import train_recipe
 
-    command = _go_on_command(recipe, until, seed, runs, overrides)
     train_recipe(loaded, runs, until=until, fresh=fresh, command=command, max_minutes=max_minutes)
     return 0
+
+
+def _dry_run(loaded: Recipe, runs: Path, until: str | None, fresh: bool) -> int:
+    """Check what a recipe needs, and print its plan."""
+    from qwq.cli.train import check_recipe
+    from qwq.pipeline.plan.explain import explain_with_cluster as plan
+
+    check_recipe(loaded, runs, until=until, fresh=fresh)
+    print(plan(loaded, runs))
+    return 0
+
+
+def _launch(num_processes: int, command: str, fresh: bool, max_minutes: float | None) -> int:
+    """`command`, which resumes the run, in several processes; `fresh` and `max_minutes` are of this
+    start alone.
+    """
+    from qwq.cluster.launch import launch  # this process needs no torch
+
+    argv = [*shlex.split(command)[1:], *(["--fresh"] if fresh else [])]
+    return launch(num_processes, argv + ([] if max_minutes is None else ["--max-minutes", str(max_minutes)]), command)
 
 
 @app.command
@@ -450,7 +476,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(stopped, file=sys.stderr)
         return stopped.exit_status
     except QwqError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if not (isinstance(error, PeerLost) and is_launched()):  # else the launcher says what happened
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         # The reader of our output went away (`qwq verify ... | head`); nothing is left to say to

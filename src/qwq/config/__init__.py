@@ -6,7 +6,7 @@ default, a range and one sentence; unknown keys fail with the nearest valid name
 `--stages.rl1.steps=10` on the command line sets one field. The keys of a kind of stage are in its
 own module of `qwq.pipeline.stages`.
 
-base.py       the base of all tables, limits        sections.py  model, compute, eval
+base.py       the base of all tables, limits        sections.py  model, compute, cluster, eval
 problem_sets.py  problem sets and mixes             training.py  optimiser, adapters
 kinds.py      what stages share; their kinds        rl_config.py what RL is set by, the contract
 recipe.py     the whole: stages that fit together   load.py      TOML and overrides
@@ -19,7 +19,7 @@ from qwq.config.load import apply_override, find_recipe, parse_value, shipped_re
 from qwq.config.problem_sets import SOURCE_DOMAINS, Mix, Source, task_domain
 from qwq.config.recipe import Recipe, dump_recipe, load_recipe
 from qwq.config.rl_config import ADVANTAGES, LOSS_CLIPS, Contract, CustomReward, RlConfig, ToolLimits, Validation
-from qwq.config.sections import Cluster, ComputeSection, EvalSection, ModelSection, RolloutSection
+from qwq.config.sections import Cluster, ClusterSection, ComputeSection, EvalSection, ModelSection, RolloutSection
 from qwq.config.training import Lora, Optim
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "STAGE_NAME",
     "START",
     "Cluster",
+    "ClusterSection",
     "ComputeSection",
     "Contract",
     "CustomReward",

@@ -13,7 +13,7 @@ from qwq.config.base import MAX_SEED, STAGE_NAME, START, Section
 from qwq.config.errors import NO_KIND, one_line
 from qwq.config.kinds import StageConfig, known_kinds, stage_class
 from qwq.config.load import find_recipe, read_toml, to_toml
-from qwq.config.sections import ComputeSection, EvalSection, ModelSection, RolloutSection
+from qwq.config.sections import ClusterSection, ComputeSection, EvalSection, ModelSection, RolloutSection
 from qwq.errors import ConfigError, nearest
 
 
@@ -46,6 +46,7 @@ class Recipe(Section):
     )
     model: ModelSection
     compute: ComputeSection = Field(default_factory=ComputeSection)
+    cluster: ClusterSection | None = Field(None, description="training on several processes")
     eval: EvalSection = Field(default_factory=EvalSection)
     rollout: RolloutSection = Field(default_factory=RolloutSection)
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(

@@ -147,6 +147,45 @@ class RolloutSection(Section):
         return self
 
 
+class ClusterSection(Section):
+    """Training on several processes, each of which holds a part of what is trained.
+
+    The number of processes and the time-outs are no part of a run: it may be resumed with others.
+    """
+
+    processes: Positive = Field(
+        1, description="processes; `qwq train` starts them on this machine, torchrun and Slurm on several"
+    )
+    reduction: Literal["scatter", "fixed"] = Field(
+        "scatter",
+        description="how gradients are put together: FSDP2's reduce-scatter, or added in a fixed order, bit for bit "
+        "the same on any number of processes (whole copies: a checking mode for small models)",
+    )
+    shards: Positive = Field(
+        8,
+        description="logical shards of a step's batch, which the processes take in turn: what is computed depends on "
+        "their number and not on that of the processes",
+    )
+    timeout_s: float = Field(
+        120.0, gt=0, description="seconds that a process waits for another one that does the same work"
+    )
+    work_timeout_s: float = Field(
+        3600.0,
+        gt=0,
+        description="seconds that processes wait for work of unequal length: sampling, and the evaluation and files of "
+        "the first one",
+    )
+
+    @model_validator(mode="after")
+    def _each_has_a_shard(self) -> ClusterSection:
+        if self.processes > self.shards:
+            raise ValueError(
+                f"shards is {self.shards} and processes is {self.processes}: give at least as many shards, so that no "
+                "process is without work"
+            )
+        return self
+
+
 class ComputeSection(Section):
     """What to run on."""
 

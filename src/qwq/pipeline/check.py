@@ -18,6 +18,7 @@ from qwq.pipeline.inputs import RunInputs
 from qwq.pipeline.plan.counts import PlanContext
 from qwq.pipeline.plan.explain import position_notes
 from qwq.pipeline.plan.peak import evaluation_memory
+from qwq.pipeline.plan.processes import free_for_each, in_each_process
 from qwq.pipeline.plan.shape import model_config
 from qwq.pipeline.preflight import chat_format, missing_files, own_data, require_files
 from qwq.pipeline.stage import stage_of
@@ -80,16 +81,22 @@ def _check_template(inputs: RunInputs, chat: ChatFormat, left: Iterable[str]) ->
                 chat.tool_result_ids(["1"])
 
 
-def check_capacity(recipe: Recipe, stage_name: str, folder: RunFolder, use: FileUse | None = None) -> None:
+def check_capacity(
+    recipe: Recipe, stage_name: str, folder: RunFolder, use: FileUse | None = None, local_size: int | None = None
+) -> None:
     """Raise CapacityError when stage `stage_name` of the run in `folder` needs more memory than
-    there is; `use` as in `PlanContext`.
+    there is; `use` as in `PlanContext`. `local_size` processes of the run share this machine
+    (default: all of them).
     """
     start = recipe.start_of(stage_name)
     trained = start is not None and (folder.final(start) / "config.json").is_file()
     config = read_config(folder.final(start)) if start and trained else model_config(recipe)
-    free = free_memory(recipe.compute.device)
+    free = free_for_each(free_memory(recipe.compute.device), recipe, local_size)
     stage = stage_of(recipe, stage_name)
-    require(stage.memory(PlanContext(recipe, stage_name, config, use)), free, f"stage {stage_name}")
+    memory = stage.memory(PlanContext(recipe, stage_name, config, use))
+    memory = in_each_process(memory, recipe, config, stage.trained_parameters(recipe, config))
+    of_each = "each process of " if recipe.cluster and recipe.cluster.processes > 1 else ""
+    require(memory, free, f"{of_each}stage {stage_name}")
     if stage.evaluate and stage.trains_policy and (recipe.eval.counts() or recipe.eval.sources):
         memory = evaluation_memory(recipe, config)
         repairs = dict.fromkeys(memory.repairs, f"compute.max_rows (now {recipe.compute.max_rows})")

@@ -66,9 +66,16 @@ class StageJob:
     def outcomes(
         self, model: Transformer, problems: Mapping[str, Sequence[Problem]], max_new_tokens: int
     ) -> dict[str, list[float]]:
-        """1 or 0 for each problem, by name: one sampled answer each, graded by the verifiers."""
+        """1 or 0 for each problem, by name: one sampled answer each, graded by the verifiers.
+
+        The first process does it, the others wait.
+        """
         if not problems:
             return {}
         params = SamplingParams(max_new_tokens=max_new_tokens)
-        results = evaluate(model, self.chat, problems, params, max_rows=self.compute.max_rows, seed=VALIDATION_SEED)
-        return {name: result.passed for name, result in results.items()}
+
+        def outcomes() -> dict[str, list[float]]:
+            results = evaluate(model, self.chat, problems, params, max_rows=self.compute.max_rows, seed=VALIDATION_SEED)
+            return {name: result.passed for name, result in results.items()}
+
+        return self.run.world.alone(outcomes)

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 
+from qwq.cluster.world import RankWorld
 from qwq.common.files import atomic_folder
 from qwq.common.run_folder import RunFolder
 from qwq.config import Lora, Recipe
@@ -21,8 +22,11 @@ from qwq.text.template import ChatFormat
 class RunModels:
     """Models of the run in `folder`; `note` hears what a user should know."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, note: Callable[[str], None], world: RankWorld | None = None
+    ) -> None:
         self.recipe, self.folder, self.note = recipe, folder, note
+        self.world = world or RankWorld(recipe.cluster)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,8 +76,11 @@ class RunModels:
 
     def save_policy(self, name: str, policy: Transformer, chat: ChatFormat, adapters: Lora | None = None) -> None:
         """The stage's adapter, where it has one, and its final folder; the adapter is merged into
-        `policy`, which is left as it reads back.
+        `policy`, which is left as it reads back. The first process does it, the others wait.
         """
+        self.world.alone(lambda: self._save(name, policy, chat, adapters))
+
+    def _save(self, name: str, policy: Transformer, chat: ChatFormat, adapters: Lora | None) -> None:
         if adapters:
             with atomic_folder(self.folder.adapter(name)) as partial:
                 lora.save_adapter(policy, partial, base=self.recipe.start_of(name) or self.recipe.model.path or "")

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from qwq.cluster.world import RankWorld
 from qwq.common.cpu import has_bfloat16
 from qwq.common.files import write_atomic, writing_to
 from qwq.common.run_folder import RunFolder, size_of
@@ -26,8 +27,9 @@ from qwq.pipeline.inputs import RunInputs
 from qwq.pipeline.job import StageJob
 from qwq.pipeline.models import RunModels
 from qwq.pipeline.same_recipe import check_same_recipe
-from qwq.pipeline.stage import stage_of
+from qwq.pipeline.stage import Stage, StageResult, stage_of
 from qwq.pipeline.trackers import TrackedProgress
+from qwq.text.template import ChatFormat
 from qwq.train.checkpoint import Progress, StageRun, StopFlag
 
 _log = logging.getLogger(__name__)
@@ -44,15 +46,17 @@ class RecipeRun:
         progress: Progress | None = None,
         stop: StopFlag | None = None,
         command: str = "",
+        world: RankWorld | None = None,
     ):
         self.recipe, self.folder = recipe, runs / recipe.run_name
         self.files = RunFolder(self.folder)
-        self.progress, self.stop = progress or Progress(), stop or StopFlag()
-        if recipe.report_to:
+        self.world = world or RankWorld(recipe.cluster)
+        self.progress, self.stop = (progress if self.world.leads else None) or Progress(), stop or StopFlag()
+        if recipe.report_to and self.world.leads:
             self.progress = TrackedProgress(recipe, self.folder, self.progress)
         self.command = command or "run the same command again"
         self.inputs = RunInputs(recipe, self.files)
-        self.models = RunModels(recipe, self.files, self.progress.note)
+        self.models = RunModels(recipe, self.files, self.progress.note, self.world)
         self.evaluation = StageEvaluation(self.inputs, self.files, self.progress.note, self._check_stop)
 
     # -- the run's folder --------------------------------------------------------------------------
@@ -60,6 +64,9 @@ class RecipeRun:
     def run(self, *, until: str | None = None, fresh: bool = False) -> dict[str, Any]:
         """Run what is not done yet, up to and including stage `until`; returns what results.json
         holds.
+
+        With several processes every one calls it, and the first alone writes the run's folder,
+        which all of them have to see.
         """
         if until is not None and until not in self.recipe.stages:
             raise ConfigError(f"--until {until}: the recipe's stages are {', '.join(self.recipe.stages)}")
@@ -70,34 +77,57 @@ class RecipeRun:
             )
         with writing_to(self.folder), ExitStack() as held:
             held.callback(self.progress.end)
-            if self.folder.is_dir():
-                held.enter_context(self.files.lock())
-            if not fresh:
-                check_same_recipe(self.files, self.recipe)
-                if (finished := self.files.results()) and finished["finished"]:
-                    return finished
-            self.check(until, fresh=fresh)  # from here on the run's folder is touched
-            if fresh and (old := self.files.move_aside()):
-                self.progress.note(
-                    f"the run before is kept in {old} ({size_of(old) / 2**20:,.0f} MiB): delete it when it is no "
-                    "longer needed"
-                )
-            if not self.folder.is_dir():
-                held.enter_context(self.files.lock())
-            write_atomic(self.files.recipe_file, dump_recipe(self.recipe))
             self._set_up_torch()
-            if self.recipe.eval.start and not self.files.record(START):
-                self._read_start()
+            finished = self.world.alone(lambda: self._take_folder(held, until, fresh))
+            if finished:
+                return finished
+            self._check_shared()
+            if self.recipe.eval.start and not self._has_record(START):
+                self.world.alone(self._read_start)
             for name in self.recipe.stages:
-                if not self.files.record(name):
+                if not self._has_record(name):
                     self._stage(name)
                 if name == until:
                     break
-            return self._write_results()
+            return self.world.alone(self._write_results)
+
+    def _take_folder(self, held: ExitStack, until: str | None, fresh: bool) -> dict[str, Any] | None:
+        """Lock the run's folder, check what is to run, and write the recipe and a preset's
+        tokenizer; what results.json holds where all is done.
+        """
+        if self.folder.is_dir():
+            held.enter_context(self.files.lock())
+        if not fresh:
+            check_same_recipe(self.files, self.recipe)
+            if (finished := self.files.results()) and finished["finished"]:
+                return finished
+        self.check(until, fresh=fresh)  # from here on the run's folder is touched
+        if fresh and (old := self.files.move_aside()):
+            self.progress.note(
+                f"the run before is kept in {old} ({size_of(old) / 2**20:,.0f} MiB): delete it when it is no "
+                "longer needed"
+            )
+        if not self.folder.is_dir():
+            held.enter_context(self.files.lock())
+        write_atomic(self.files.recipe_file, dump_recipe(self.recipe))
+        if self.world.size > 1:
+            self.models.chat()
+        return None
+
+    def _check_shared(self) -> None:
+        """ConfigError where this process does not see what the first has written."""
+        if not self.files.recipe_file.is_file():
+            raise ConfigError(
+                f"process {self.world.rank} of {self.world.size} finds no {self.files.recipe_file}, which the first "
+                "one has written: give --runs a folder that all hosts share"
+            )
+
+    def _has_record(self, name: str) -> bool:
+        return self.world.agree(self.world.leads and self.files.record(name) is not None)
 
     def _set_up_torch(self) -> None:
         compute = self.recipe.compute
-        torch.set_num_threads(compute.threads or torch.get_num_threads())
+        torch.set_num_threads(self.world.threads(compute.threads))
         if compute.device == "cpu" and compute.dtype == "bfloat16" and not has_bfloat16():
             _log.warning(
                 "compute.dtype is bfloat16, and this CPU is not known to have instructions for it (avx512_bf16, "
@@ -138,13 +168,22 @@ class RecipeRun:
 
     def _stage(self, name: str) -> None:
         stage, chat = stage_of(self.recipe, name), self.models.chat()
-        check_capacity(self.recipe, name, self.files, self.inputs.use_of(name))
+        if self.world.leads:
+            check_capacity(self.recipe, name, self.files, self.inputs.use_of(name), self.world.local_size)
         run = StageRun(
             self.folder, name, stage.kind, progress=self.progress, stop=self.stop, resume_hint=self.command,
-            interval_s=self.recipe.compute.checkpoint_interval_s,
+            interval_s=self.recipe.compute.checkpoint_interval_s, world=self.world,
         )  # fmt: skip
         torch.manual_seed(self.recipe.seed)
         result = stage.run(StageJob(self.recipe, name, chat, self.models, self.inputs, run, self.files.record))
+        self.world.alone(lambda: self._keep(name, stage, chat, run, result))
+        run.clear()
+        later = list(self.recipe.stages)[list(self.recipe.stages).index(name) + 1 :]
+        if not any(self.recipe.stages[other].data_owner(other) == name for other in later):
+            self.inputs.own.pop(name, None)
+
+    def _keep(self, name: str, stage: Stage, chat: ChatFormat, run: StageRun, result: StageResult) -> None:
+        """Evaluate what a stage has left, and write its record."""
         record: dict[str, Any] = {"name": name, "kind": stage.kind, "train_s": round(run.state.seconds, 2)}
         record |= {"steps": run.state.step, "evals": result.evals, "evals_greedy": {}} | result.record
         record |= {"data": run.state.data} if run.state.data else {}
@@ -153,10 +192,6 @@ class RecipeRun:
             record |= self.evaluation.read(name, result.policy, chat)
         record["wall_s"] = round(run.state.seconds + time.perf_counter() - started, 2)
         self.files.keep_record(name, record)
-        run.clear()
-        later = list(self.recipe.stages)[list(self.recipe.stages).index(name) + 1 :]
-        if not any(self.recipe.stages[other].data_owner(other) == name for other in later):
-            self.inputs.own.pop(name, None)
 
     def _read_start(self) -> None:
         """The benchmarks of the checkpoint that the recipe starts from."""

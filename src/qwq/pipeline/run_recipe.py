@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from qwq.cluster.place import place_of
+from qwq.cluster.world import join
 from qwq.common.files import writing_to
 from qwq.common.run_folder import RunFolder
-from qwq.config import Recipe
+from qwq.config import ClusterSection, Recipe
 from qwq.errors import DataError
 from qwq.pipeline.progress import LiveProgress
 from qwq.pipeline.run import RecipeRun
@@ -31,13 +33,24 @@ def run_recipe(
 
     Ctrl-C, SIGTERM and `max_minutes` stop it after the step, state saved: Interrupted, which names
     `command` as the way to resume.
+
+    In a process that a launcher has started (`cluster.place`) it takes part in the run of all of
+    them, and the first one alone shows progress and writes.
     """
+    place = place_of()
+    if place and recipe.cluster is None:
+        recipe = recipe.model_copy(update={"cluster": ClusterSection(processes=place.size, shards=max(8, place.size))})
     stop = StopFlag(after_s=None if max_minutes is None else 60 * max_minutes)
-    with _shown(recipe, runs, progress) as shown, stop.on_signals():
-        run = RecipeRun(recipe, runs, progress=shown, stop=stop, command=command)
+    leads = place is None or place.rank == 0
+    with (
+        _shown(recipe, runs, progress and leads) as shown,
+        stop.on_signals(),
+        join(recipe.cluster, place, recipe.compute.device) as world,
+    ):
+        run = RecipeRun(recipe, runs, progress=shown, stop=stop, command=command, world=world)
         results = run.run(until=until, fresh=fresh)
-    with writing_to(run.folder):
-        write_report(run.folder)
+        with writing_to(run.folder):
+            world.alone(lambda: str(write_report(run.folder)))
     return results
 
 

@@ -64,9 +64,7 @@ class BestCheckpoint:
         log.append(entry)
         best = max(log, key=lambda e: e["score"])  # the earliest of equals
         if best is entry and self.config.keep == "best":
-            with atomic_folder(self._folder(entry)) as partial:
-                save_file(clone_weights(self.model), partial / "weights.safetensors")
-            self._prune(entry)
+            self.run.world.alone(lambda: self._keep(entry))
         since = len(log) - 1 - log.index(best)
         if self.config.patience and since >= self.config.patience:
             self.run.state.ended = (
@@ -74,6 +72,11 @@ class BestCheckpoint:
                 f"(step {best['step'] + 1}) in {since} looks"
             )
         return entry
+
+    def _keep(self, entry: dict[str, Any]) -> None:
+        with atomic_folder(self._folder(entry)) as partial:
+            save_file(clone_weights(self.model), partial / "weights.safetensors")
+        self._prune(entry)
 
     def _prune(self, best: dict[str, Any]) -> None:
         """Only the best weights of now and of the last checkpoint are needed."""

@@ -25,6 +25,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from qwq.cluster.divide import divide
+from qwq.cluster.division import WholeBatch
+from qwq.cluster.world import RankWorld
 from qwq.common.files import atomic_folder, read_record, whole_lines, write_atomic
 from qwq.common.jsonl import without_nonfinite
 from qwq.common.run_folder import RunFolder
@@ -116,6 +119,9 @@ class StageRun:
     `state` travels with every checkpoint; steps keep in it, or in a part of it, whatever the next
     step depends on. A step that puts a sentence in `state.ended` ends the stage early. `tensors`
     travels in the same way, for what is too large for JSON.
+
+    With several processes (`world`) every one calls every method; the first writes the files, and
+    all read the same ones.
     """
 
     def __init__(
@@ -128,8 +134,9 @@ class StageRun:
         stop: StopFlag | None = None,
         resume_hint: str = "run the same command again",
         interval_s: float = MIN_INTERVAL_S,
+        world: RankWorld | None = None,
     ) -> None:
-        self.name, self.kind = name, kind
+        self.name, self.kind, self.world = name, kind, world or RankWorld()
         places = RunFolder(run_folder)
         self.folder, self.rollouts_folder = places.checkpoints(name), places.rollouts(name)
         self.fleet_folder = places.fleet(name)
@@ -138,6 +145,10 @@ class StageRun:
         self.resume_hint, self.interval_s = resume_hint, interval_s
         self.state = StageState()
         self.tensors: dict[str, Tensor] = {}
+
+    def divide(self, model: nn.Module) -> WholeBatch:
+        """How the stage's batches are divided over the run's processes."""
+        return divide(model, self.world)
 
     def _latest(self) -> Path | None:
         found = sorted(p for p in self.folder.glob("step-*") if (p / "state.json").exists())
@@ -161,20 +172,31 @@ class StageRun:
             if (latest / "tensors.safetensors").exists():
                 self.tensors = read_tensors(latest / "tensors.safetensors")
             self.progress.note(f"{self.name}: resuming from step {self.state.step}")
-        if self.metrics_path.exists():
-            kept = []
-            for line in whole_lines(self.metrics_path):
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue  # of an earlier kill, which left half a line and another behind it
-                if row["stage"] != self.name or row["step"] < self.state.step:
-                    kept.append(line + b"\n")
-            write_atomic(self.metrics_path, b"".join(kept))
+        # After it, so that no process looks for the last checkpoint while the first writes another.
+        self.world.alone(self._drop_later_metrics)
+
+    def _drop_later_metrics(self) -> None:
+        if not self.metrics_path.exists():
+            return
+        kept = []
+        for line in whole_lines(self.metrics_path):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # of an earlier kill, which left half a line and another behind it
+            if row["stage"] != self.name or row["step"] < self.state.step:
+                kept.append(line + b"\n")
+        write_atomic(self.metrics_path, b"".join(kept))
 
     def save(self, module: nn.Module, optimizer: Optimizer) -> None:
+        """Keep a checkpoint of whole weights and moments, which any number of processes can resume
+        from. CapacityError where the disk does not take it.
+        """
         weights = trained_weights(module)
         moments = optimizer.state()
+        self.world.alone(lambda: self._write(weights, moments))
+
+    def _write(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
         size = sum(t.numel() * t.element_size() for t in [*weights.values(), *moments.values(), *self.tensors.values()])
         self.folder.mkdir(parents=True, exist_ok=True)
         check_disk(self.folder, size + (1 << 20))
@@ -208,41 +230,47 @@ class StageRun:
         self, total: int, module: nn.Module, optimizer: Optimizer, step_fn: Callable[[int], dict[str, Any]]
     ) -> None:
         """Take the steps that are left. `step_fn(step)` does one and returns its metrics."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.progress.start(self.name, self.kind, total, self.state.step)
         last_save, save_seconds = time.perf_counter(), 0.0
-        with self.metrics_path.open("a", encoding="utf-8") as log:
-            while self.state.step < total and not self.state.ended:
-                started = time.perf_counter()
-                step = self.state.step
-                metrics = step_fn(step)
-                seconds = time.perf_counter() - started
-                self.state.step = step + 1
-                self.state.seconds += seconds
-                row = {"stage": self.name, "step": step, "seconds": round(seconds, 4)} | metrics
-                row, missing = without_nonfinite(row)
-                if missing:
-                    row["alarms"] = [*row.get("alarms", []), f"not finite, written as null: {', '.join(missing)}"]
-                log.write(json.dumps(row, allow_nan=False) + "\n")
-                log.flush()
-                self.progress.update(self.name, step + 1, row)
-                if step + 1 == total or self.state.ended:
-                    self._check_last(metrics, total)
-                due = not self.interval_s or time.perf_counter() - last_save > max(
-                    self.interval_s, save_seconds / SAVING_SHARE
+        while self.state.step < total and not self.state.ended:
+            started = time.perf_counter()
+            step = self.state.step
+            metrics = step_fn(step)
+            seconds = time.perf_counter() - started
+            self.state.step = step + 1
+            self.state.seconds += seconds
+            self._tell({"stage": self.name, "step": step, "seconds": round(seconds, 4)} | metrics)
+            if step + 1 == total or self.state.ended:
+                self._check_last(metrics, total)
+            due = not self.interval_s or time.perf_counter() - last_save > max(
+                self.interval_s, save_seconds / SAVING_SHARE
+            )
+            # Decided by all: clocks differ, and a signal reaches one process before another.
+            asked = self.world.gather([self.stop.raised, due])
+            stopped, due = any(stop for stop, _ in asked), asked[0][1]
+            if stopped or (due and step + 1 < total):
+                before = time.perf_counter()
+                self.save(module, optimizer)
+                last_save = time.perf_counter()
+                save_seconds = last_save - before
+            if self.state.ended:
+                self.progress.note(self.state.ended)
+            elif stopped and step + 1 < total:
+                raise Interrupted(
+                    f"stopped in stage {self.name} after step {step + 1} of {total}, state saved: {self.resume_hint}"
                 )
-                if self.stop.raised or (due and step + 1 < total):
-                    before = time.perf_counter()
-                    self.save(module, optimizer)
-                    last_save = time.perf_counter()
-                    save_seconds = last_save - before
-                if self.state.ended:
-                    self.progress.note(self.state.ended)
-                elif self.stop.raised and step + 1 < total:
-                    raise Interrupted(
-                        f"stopped in stage {self.name} after step {step + 1} of {total}, state saved: "
-                        f"{self.resume_hint}"
-                    )
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        """Write a step's line of metrics, and show it."""
+        if not self.world.leads:
+            return
+        row, missing = without_nonfinite(row)
+        if missing:
+            row["alarms"] = [*row.get("alarms", []), f"not finite, written as null: {', '.join(missing)}"]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.metrics_path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(row, allow_nan=False) + "\n")
+        self.progress.update(self.name, row["step"] + 1, row)
 
     def _check_last(self, metrics: Mapping[str, Any], total: int) -> None:
         """A stage whose last loss is NaN or infinite has diverged, although its weights may be
@@ -260,6 +288,9 @@ class StageRun:
         """Remove the trainer state of a stage that is finished, what a kill has left half written
         included.
         """
+        self.world.alone(self._clear)
+
+    def _clear(self) -> None:
         for old in [*self.folder.glob("step-*"), *self.folder.glob(".step-*"), *self.folder.glob("best-*")]:
             shutil.rmtree(old)
 

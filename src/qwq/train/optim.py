@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from qwq.cluster.division import WholeBatch
 from qwq.config import Optim
 from qwq.errors import ConfigError, InfraError
 
@@ -64,17 +65,27 @@ class Optimizer:
     small step would vanish in 16-bit rounding. It also sums the gradient: each backward pass adds
     to `master.grad` in float32 and frees `p.grad`, so that a batch in 256 micro-batches has the
     gradient of the same batch in one. One optimizer at a time may own such a parameter.
+
+    `division` says how a batch is divided over processes (default: not at all). Where it divides
+    the weights, the masters are the divided ones, and the model's follow them.
     """
 
     def __init__(
-        self, model: nn.Module, config: Optim, num_steps: int, extra: list[nn.Parameter] | None = None
+        self,
+        model: nn.Module,
+        config: Optim,
+        num_steps: int,
+        extra: list[nn.Parameter] | None = None,
+        *,
+        division: WholeBatch | None = None,
     ) -> None:
         self.config, self.num_steps = config, num_steps
+        self.division = division or WholeBatch(model)
         named = [*model.named_parameters(), *((f"extra.{i}", p) for i, p in enumerate(extra or []))]
         named = [(n, p) for n, p in named if p.requires_grad]
         self.names = [n for n, _ in named]
         self.params = [p for _, p in named]
-        self.masters = [p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self.params]
+        self.masters = self.division.masters(dict(named))
         for i, (p, master) in enumerate(zip(self.params, self.masters, strict=True)):
             if p is not master:
                 p.register_post_accumulate_grad_hook(_gatherer(self, i))
@@ -100,7 +111,7 @@ class Optimizer:
         """
         for p, master in self._copies():
             _gather(p, master)  # a gradient that was set by hand; those of backward passes are gathered already
-        norm = nn.utils.clip_grad_norm_(self.masters, self.config.grad_clip)
+        norm = self.division.clip(self.masters, self.config.grad_clip)
         rate = learning_rate(self.config, index, self.num_steps)
         finite = bool(torch.isfinite(norm))
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
@@ -130,14 +141,14 @@ class Optimizer:
         train on: their masters follow them.
         """
         for p, master in self._copies():
-            if not torch.equal(master.to(p.dtype), p):
+            if self.division.holds(master) and not torch.equal(master.to(p.dtype), p):
                 master.copy_(p)
 
     def _update(self) -> None:
         self.adam.step()
         with torch.no_grad():
             for p, master in self._copies():
-                p.copy_(master)
+                p.copy_(self.division.full(master))
 
     def _check_weights(self, index: int, rate: float) -> None:
         """Weights that are not finite can be neither sampled from nor trained further; they reach
@@ -161,25 +172,27 @@ class Optimizer:
             )
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts by parameter name, and the float32 copies there are."""
+        """Moments and step counts by parameter name, and the float32 copies there are; all whole,
+        whatever the division.
+        """
         out: dict[str, Tensor] = {}
         for name, p, master in zip(self.names, self.params, self.masters, strict=True):
             for key, value in self.adam.state.get(master, {}).items():
-                out[f"{name}/{key}"] = value
-            if master is not p:
-                out[f"{name}/{MASTER}"] = master.detach()
+                out[f"{name}/{key}"] = self.division.full(value)
+            if master.dtype != p.dtype:
+                out[f"{name}/{MASTER}"] = self.division.full(master.detach())
         return out
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take copies of what `state` gave; the state of a parameter not in it is cleared."""
-        for name, master in zip(self.names, self.masters, strict=True):
+        for name, p, master in zip(self.names, self.params, self.masters, strict=True):
             entries = {k.rsplit("/", 1)[1]: v for k, v in state.items() if k.rsplit("/", 1)[0] == name}
-            if MASTER in entries:
-                with torch.no_grad():
-                    value = entries.pop(MASTER)
-                    master.copy_(value)
+            stored = entries.pop(MASTER, None)
+            if stored is not None or not self.division.holds(master):
+                with torch.no_grad():  # divided weights follow the model's, which were put back before
+                    master.copy_(self.division.own(p.detach() if stored is None else stored, master))
             self.adam.state.pop(master, None)
             if entries:
                 # Copies: AdamW updates them in place, and `state` may be put back a second time.
                 # The step count, too, is where the fused kernel needs it: with the parameter.
-                self.adam.state[master] = {k: v.to(master.device, copy=True) for k, v in entries.items()}
+                self.adam.state[master] = {k: self.division.own(v, master) for k, v in entries.items()}

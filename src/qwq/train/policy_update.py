@@ -7,15 +7,16 @@ sampler's (promise 1).
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from qwq.cluster.division import combined
 from qwq.config import ComputeSection, RlConfig, RolloutSection
 from qwq.errors import InfraError
 from qwq.model.transformer import Transformer
@@ -31,6 +32,19 @@ MISMATCH_MAX, MISMATCH_MEAN = 1e-3, 1e-5
 IMPORTANCE_CAP = 2.0  # in 16 bits, where a recipe names none; the value of Yao et al. 2025
 
 
+@dataclass(slots=True)
+class MicroBatch:
+    """What one backward pass is computed on.
+
+    `reference_N` are the reference model's log-probabilities, None without a KL term; `old_N` those
+    before the batch's first optimiser step, None before that.
+    """
+
+    batch: PackedBatch
+    reference_N: Tensor | None
+    old_N: Tensor | None = None
+
+
 class PolicyUpdater:
     """Updates of the policy on one batch of groups; the model is the one that sampled them."""
 
@@ -43,7 +57,7 @@ class PolicyUpdater:
         reference: ReferenceModel,
     ) -> None:
         self.model, self.config, self.compute = model, config, compute
-        self.optimizer, self.reference = optimizer, reference
+        self.optimizer, self.reference, self.division = optimizer, reference, optimizer.division
         self.sampler = RolloutSection()
         self.version = 0  # of the weights before the batch's first update
 
@@ -65,27 +79,30 @@ class PolicyUpdater:
         `batch` are the step's rollouts before any was left out, which the normaliser counts;
         default: those of `groups`.
         """
-        temperature, self.version = self.config.temperature, step * self.config.updates
+        self.version = step * self.config.updates
         normaliser = self._normaliser([r for g in groups for r in g.rollouts] if batch is None else batch)
-        parts = self._micro_batches(groups)
-        references = [self.reference.logprobs(p, temperature) if self.config.kl > 0 else None for p in parts]
-        old: list[Tensor | None] = [None] * len(parts)
-        sums: dict[str, float] = defaultdict(float)
+        shards = [self._micro_batches(shard) for shard in self.division.shards(groups)]
+        updates: list[dict[str, float]] = []
         for update in range(self.config.updates):
-            for i, part in enumerate(parts):
-                logprob = self._backward(part, old[i], references[i], normaliser, sums)
-                if update == 0:
-                    old[i] = logprob
+            sums = self.division.gradient(shards, lambda part: self._backward(part, normaliser), self.optimizer.masters)
+            updates.append(sums)
             if update == 0:
                 self._check_mean_mismatch(sums["mismatch_sum"] / max(1, sums["compared"]))
             stepped = self.optimizer.step(step * self.config.updates + update)
         every = self.config.watch_kl
-        watched = (
-            {"kl_to_start": self.reference.mean_kl(parts, old, temperature)}
-            if every and self.config.kl == 0 and step % every == 0
-            else {}
-        )
-        return stepped | watched | self._metrics(sums)
+        watched = self._watched_kl(shards) if every and self.config.kl == 0 and step % every == 0 else {}
+        return stepped | watched | self._metrics(combined(updates))
+
+    def _watched_kl(self, shards: list[list[MicroBatch]]) -> dict[str, float]:
+        """Mean KL (k3) of the weights that sampled to the stage's start."""
+        with self.reference.loaded() as start:
+            own = [[self._kl_sums(part, start) for part in shard] for shard in shards]
+        found = self.division.figures(own)
+        return {"kl_to_start": found["kl"] / found["terms"]}
+
+    def _kl_sums(self, part: MicroBatch, start: Transformer | None) -> dict[str, float]:
+        assert part.old_N is not None, "the first update comes before"
+        return self.reference.kl_sums(part.batch, part.old_N, self.config.temperature, start)
 
     def _normaliser(self, batch: Sequence[Rollout]) -> float:
         c = self.config
@@ -93,36 +110,36 @@ class PolicyUpdater:
             BatchSize(c.prompts, c.samples, c.max_new_tokens, sum(r.num_sampled for r in batch))
         )
 
-    def _micro_batches(self, groups: list[Group]) -> list[PackedBatch]:
+    def _micro_batches(self, groups: list[Group]) -> list[MicroBatch]:
         most = self.compute.micro_batch_tokens
         parts = [part for group in groups for part in group.split(most)]
-        return [self._pack([parts[i] for i in chosen]) for chosen in micro_batches([p.num_tokens for p in parts], most)]
+        batches = [
+            self._pack([parts[i] for i in chosen]) for chosen in micro_batches([p.num_tokens for p in parts], most)
+        ]
+        temperature, kl = self.config.temperature, self.config.kl > 0
+        return [MicroBatch(b, self.reference.logprobs(b, temperature) if kl else None) for b in batches]
 
-    def _backward(
-        self,
-        part: PackedBatch,
-        old_N: Tensor | None,
-        reference_N: Tensor | None,
-        normaliser: float,
-        sums: dict[str, float],
-    ) -> Tensor:
-        """Add one micro-batch's gradient, and its terms to `sums`; its log-probabilities (M,).
+    def _backward(self, micro: MicroBatch, normaliser: float) -> dict[str, float]:
+        """Add one micro-batch's gradient; returns the sums of its terms.
 
-        `old_N` are those before the batch's first optimiser step; None: that step is this one.
+        Its log-probabilities before the batch's first optimiser step are kept in it.
         """
-        logprob, entropy = batch_logprobs(self.model, part, self.config.temperature)
-        if old_N is None:
-            self._check_mismatch(logprob.detach(), part, sums)
-        terms = self._terms(part, logprob, old_N, reference_N)
+        part, first = micro.batch, micro.old_N is None
+        trained = cast(Transformer, self.division.module)
+        logprob, entropy = batch_logprobs(trained, part, self.config.temperature)
+        found = self._check_mismatch(logprob.detach(), part) if first else {}
+        terms = self._terms(part, logprob, micro.old_N, micro.reference_N)
         weights = self.loss.weights(part.extra["sequence"])
         loss = (terms.loss_N if weights is None else terms.loss_N * weights).sum() / normaliser
         loss.backward()
-        _add(sums, loss=loss.item(), clipped=float(terms.clipped_N.sum()), kl=float(terms.kl_N.sum()))
-        _add(sums, entropy=float(entropy.sum()), terms=len(logprob), fed=part.num_tokens)
+        found |= {"loss": loss.item(), "clipped": float(terms.clipped_N.sum()), "kl": float(terms.kl_N.sum())}
+        found |= {"entropy": float(entropy.sum()), "terms": len(logprob), "fed": part.num_tokens}
         if terms.importance_N is not None:
             capped = float((terms.importance_N > self.importance_cap).sum())
-            _add(sums, importance=float(terms.importance_N.sum()), importance_capped=capped)
-        return logprob.detach()
+            found |= {"importance": float(terms.importance_N.sum()), "importance_capped": capped}
+        if first:
+            micro.old_N = logprob.detach()
+        return found
 
     def _terms(
         self, part: PackedBatch, logprob_N: Tensor, old_N: Tensor | None, reference_N: Tensor | None
@@ -181,18 +198,16 @@ class PolicyUpdater:
 
     # -- promise 1: what the sampler computed is what the trainer computes ------------------------
 
-    def _check_mismatch(self, logprob: Tensor, batch: PackedBatch, sums: dict[str, float]) -> None:
-        """The largest difference of any token of the current weights; all are counted in `sums`.
-        Tokens of earlier weights differ by what was learnt since.
+    def _check_mismatch(self, logprob: Tensor, batch: PackedBatch) -> dict[str, float]:
+        """The largest difference of any token of the current weights, and the sum of all. Tokens of
+        earlier weights differ by what was learnt since.
         """
         difference = (logprob - batch.extra["sampler"]).abs()[batch.extra["behind"] == 0]
         if not len(difference):
-            return
+            return {"mismatch_max": 0.0, "mismatch_sum": 0.0, "compared": 0}
         worst = float(difference.max())
-        sums["compared"] += len(difference)
-        sums["mismatch_max"] = max(sums["mismatch_max"], worst)
-        sums["mismatch_sum"] += float(difference.sum())
         self._hold("at most", worst, MISMATCH_MAX)
+        return {"mismatch_max": worst, "mismatch_sum": float(difference.sum()), "compared": len(difference)}
 
     def _check_mean_mismatch(self, mean: float) -> None:
         """Before the batch's first update: also the mean difference is no more than rounding."""
@@ -207,8 +222,3 @@ class PolicyUpdater:
                 "allowed; the rollouts do not come from these weights (delete the stage's rollouts folder and run "
                 "again)"
             )
-
-
-def _add(sums: dict[str, float], **values: float) -> None:
-    for name, value in values.items():
-        sums[name] += value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -50,16 +51,24 @@ class ReferenceModel:
         assert model is not None
         return batch_logprobs(model, batch, temperature)[0]
 
-    def mean_kl(self, batches: Sequence[PackedBatch], now: Sequence[Tensor | None], temperature: float) -> float:
-        """Mean KL (k3) of the weights that sampled, whose log-probabilities are `now`; the start is
-        loaded for it and let go again.
+    @contextmanager
+    def loaded(self) -> Iterator[Transformer | None]:
+        """The start for KL that is only watched, let go again after the block; None with LoRA.
+
+        ConfigError where there is nothing to load.
         """
-        start = None if self.has_adapters or self.load is None else self.load()
-        if start is None and not self.has_adapters:
+        if self.has_adapters:
+            yield None
+            return
+        if self.load is None:
             raise ConfigError("watch_kl needs the reference model: give RlTrainer load_reference, or train with LoRA")
-        total = sum(
-            float(kl_term(n, self.logprobs(b, temperature, start), "k3").sum())
-            for b, n in zip(batches, now, strict=True)
-            if n is not None
-        )
-        return total / sum(len(n) for n in now if n is not None)
+        yield self.load()
+
+    def kl_sums(
+        self, batch: PackedBatch, now_N: Tensor, temperature: float, start: Transformer | None
+    ) -> dict[str, float]:
+        """Sum of the KL (k3) of the weights that sampled, whose log-probabilities are `now_N`, and
+        the number of its terms.
+        """
+        kl_N = kl_term(now_N, self.logprobs(batch, temperature, start), "k3")
+        return {"kl": float(kl_N.sum()), "terms": len(now_N)}

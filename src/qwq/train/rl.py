@@ -80,11 +80,13 @@ class RlState:
 
 
 class RlTrainer:
-    """One RL stage: sampler and trainer share the same tensors, or `rollout` names engines that
-    sample (`sample_on`).
+    """One RL stage: each process samples its share of the prompts from the whole weights, which the
+    trainer shares or has put there, and all of them know all rollouts. Where `rollout` names
+    engines that sample (`sample_on`), the first process asks them.
     """
 
     fleet: FleetSampler | None = None
+    has_engines = False
     max_lag = 0
 
     def __init__(
@@ -102,8 +104,9 @@ class RlTrainer:
         load_reference: Callable[[], Transformer] | None = None,
     ) -> None:
         self.model, self.chat, self.config, self.compute, self.run = model, chat, config, compute, run
+        self.world = run.world
         self.mix, self.rewarder, self.seed, self.after_step = mix, rewarder, seed, after_step
-        self.optimizer = Optimizer(model, config.optim, config.steps * config.updates)
+        self.optimizer = Optimizer(model, config.optim, config.steps * config.updates, division=run.divide(model))
         self.policy = TrainerPolicy(model, chat, max_rows=compute.max_rows, name=f"the policy of stage {run.name}")
         self.limits = EpisodeLimits(**config.tools.model_dump())
         self.params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
@@ -116,7 +119,8 @@ class RlTrainer:
     def sample_on(self, rollout: RolloutSection) -> None:
         """Sample where `rollout` says, instead of on the trainer's own tensors."""
         self.updater.sampler, self.max_lag = rollout, rollout.max_lag
-        if rollout.policy != "local":
+        self.has_engines = rollout.policy != "local"
+        if self.has_engines and self.world.leads:
             self.fleet = FleetSampler(
                 self.model, self.chat, self.config, rollout, self.run, self.params, self.limits, seed=self.seed
             )
@@ -157,15 +161,15 @@ class RlTrainer:
     def step(self, step: int) -> dict[str, Any]:
         totals = self.state.totals
         before = replace(totals)
-        rollouts = self.store.read(step, self.config.samples)
+        rollouts = self._stored(step)
         if rollouts is None:
-            rollouts = self.sample(step)
-            self.store.write(step, rollouts)
+            rollouts = sampled = self.sample(step)
+            self.world.alone(lambda: self.store.write(step, sampled))
         if self.fleet is not None:
             self.fleet.written(step)
         # A straggler that was cut or carried leaves its number behind.
         numbers = {r.group for r in rollouts}
-        self.state.next_problem += len(numbers) if self.config.refill or self.fleet is None else self.config.prompts
+        self.state.next_problem += len(numbers) if self.config.refill or not self.has_engines else self.config.prompts
 
         batch = after_refills(rollouts, self.config.prompts) if self.config.refill else rollouts
         lags = check_lag(rollouts, step, self.config.updates, self.max_lag)
@@ -209,14 +213,20 @@ class RlTrainer:
 
     def _sample_groups(self, problems: list[Problem], first: int) -> list[Rollout]:
         totals, started = self.state.totals, time.perf_counter()
-        grader = self.rewarder.grader()
-        rollouts = self._collect(problems, first, grader.submit)
-        sampled = time.perf_counter()
-        totals.sampling_s += sampled - started
+        own: list[tuple[int, list[Rollout]]] = []
+        verifying_s = 0.0
+        for block in self._blocks(len(problems)):
+            grader = self.rewarder.grader()
+            rollouts = self._collect(problems[block.start : block.stop], first + block.start, grader.submit)
+            sampled = time.perf_counter()
+            # What is left of grading: most verdicts were reached while other rows still decoded.
+            self.rewarder.finish(grader, rollouts, step=self.run.state.step)
+            verifying_s += time.perf_counter() - sampled
+            own.append((block.start, rollouts))
+        rollouts = self._of_all(own)
+        totals.verifying_s += verifying_s
+        totals.sampling_s += time.perf_counter() - started - verifying_s  # the wait for other processes too
         totals.sampled_tokens += sum(r.num_sampled for r in rollouts)
-        # What is left of grading: most verdicts were reached while other rows still decoded.
-        self.rewarder.finish(grader, rollouts, step=self.run.state.step)
-        totals.verifying_s += time.perf_counter() - sampled
         failed = [r for r in rollouts if r.reward is None]
         if len(failed) > self.config.max_infra_error_rate * len(rollouts):
             raise InfraError(
@@ -225,6 +235,14 @@ class RlTrainer:
                 "trained on"
             )
         return rollouts
+
+    def _blocks(self, num_prompts: int) -> list[range]:
+        """The prompts that this process has sampled and judges, in ranges: all of them by the first
+        where engines sample.
+        """
+        if self.has_engines:
+            return [range(num_prompts)] if self.world.leads else []
+        return self.optimizer.division.blocks(num_prompts)
 
     def _collect(self, problems: list[Problem], first: int, on_response: OnResponse) -> list[Rollout]:
         version, budgets = self.run.state.step * self.config.updates, self._budgets(first, len(problems))
@@ -243,6 +261,25 @@ class RlTrainer:
                 ]
                 ahead.append((at, more, self._budgets(at, len(more))))
         return self.fleet.sample((first, problems, budgets), version, on_response, ahead=ahead)
+
+    def _stored(self, step: int) -> list[Rollout] | None:
+        """The step's rollouts, where they were sampled before."""
+        if self.world.size == 1:
+            return self.store.read(step, self.config.samples)
+
+        def read() -> list[dict[str, Any]] | None:
+            found = self.store.read(step, self.config.samples)
+            return None if found is None else [r.to_dict() for r in found]
+
+        stored = self.world.alone(read)
+        return None if stored is None else [Rollout.from_dict(r) for r in stored]
+
+    def _of_all(self, own: list[tuple[int, list[Rollout]]]) -> list[Rollout]:
+        """The rollouts of all processes, in the order of their prompts."""
+        if self.world.size > 1:
+            found = self.world.gather([(start, [r.to_dict() for r in block]) for start, block in own], slow=True)
+            own = [(start, [Rollout.from_dict(r) for r in block]) for blocks in found for start, block in blocks]
+        return [r for _, block in sorted(own, key=lambda entry: entry[0]) for r in block]
 
     def _budgets(self, first: int, count: int) -> list[int | None] | None:
         """A thinking budget for each prompt, by its number in the stage."""

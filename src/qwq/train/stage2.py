@@ -103,7 +103,7 @@ class ContractGuard:
         }
         alarms = []
         if self.canaries:
-            entry["canaries"] = self.canaries.check()
+            entry["canaries"] = self.run.world.alone(self.canaries.check)
             alarms += self.canaries.alarms(entry["canaries"])
         breached = [f.domain for f in findings if f.state == "breach"]
         if breached:

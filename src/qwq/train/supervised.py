@@ -7,6 +7,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from qwq.config import Optim
 from qwq.model.transformer import Transformer
 from qwq.tasks.procedural.base import digest
@@ -20,13 +23,28 @@ from qwq.train.packing import pack
 def supervised_step(model: Transformer, optimizer: Optimizer, documents: list[Document], step: int) -> dict[str, Any]:
     """One update on packed documents; returns loss (nats a weighted token), tokens, rate and
     gradient norm.
+
+    `model` is what `optimizer` trains. Each process computes its own shards of the documents.
     """
-    batch = pack([ids for ids, _ in documents], [weights for _, weights in documents], model.device)
-    hidden = model(batch.ids_N, batch.layout).index_select(0, batch.where_M)
-    logprob_M, _ = token_logprobs(hidden, model.head_weight, batch.targets_M)
-    loss = weighted_nll(logprob_M, batch.weights_M)
-    loss.backward()
-    return {"loss": loss.item(), "tokens": batch.num_tokens} | optimizer.step(step)
+    division = optimizer.division
+    trained: Any = division.module
+    total = total_weight(documents).to(model.device)
+
+    def one(part: list[Document]) -> dict[str, float]:
+        batch = pack([ids for ids, _ in part], [weights for _, weights in part], model.device)
+        hidden = trained(batch.ids_N, batch.layout).index_select(0, batch.where_M)
+        logprob_M, _ = token_logprobs(hidden, trained.head_weight, batch.targets_M)
+        loss = weighted_nll(logprob_M, batch.weights_M, total)
+        loss.backward()
+        return {"loss": loss.item(), "tokens": batch.num_tokens}
+
+    shards = [[shard] for shard in division.shards(documents)]
+    return division.gradient(shards, one, optimizer.masters) | optimizer.step(step)
+
+
+def total_weight(documents: list[Document]) -> Tensor:
+    """The sum of the loss weights of a batch."""
+    return torch.tensor([w for _, weights in documents for w in weights[1:] if w], dtype=torch.float32).sum()
 
 
 class EpochStream:
@@ -60,6 +78,6 @@ class EpochStream:
 
 def train_on_stream(model: Transformer, optim: Optim, stream: EpochStream, steps: int, run: StageRun) -> None:
     """`steps` updates on the stream's batches."""
-    optimizer = Optimizer(model, optim, steps)
+    optimizer = Optimizer(model, optim, steps, division=run.divide(model))
     run.resume(model, optimizer)
     run.run(steps, model, optimizer, lambda index: supervised_step(model, optimizer, stream.batch(index), index))

@@ -4,7 +4,6 @@ is not trained on.
 
 from __future__ import annotations
 
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -33,15 +32,14 @@ def differing(*differences: float) -> tuple[torch.Tensor, SimpleNamespace]:
 
 
 def test_rounding_passes_and_is_counted(updater: PolicyUpdater) -> None:
-    sums: Counter[str] = Counter()
-    updater._check_mismatch(*differing(1e-6, -9e-4, 0.0), sums)
+    sums = updater._check_mismatch(*differing(1e-6, -9e-4, 0.0))
     assert sums["mismatch_max"] == pytest.approx(9e-4) and sums["mismatch_sum"] == pytest.approx(9.01e-4)
     updater._check_mean_mismatch(9e-6)
 
 
 def test_one_token_too_far_stops_the_step(updater: PolicyUpdater) -> None:
     with pytest.raises(InfraError, match="differ by 2.00e-03 at most, 1e-03 is allowed"):
-        updater._check_mismatch(*differing(0.0, 2e-3), Counter())
+        updater._check_mismatch(*differing(0.0, 2e-3))
 
 
 def test_a_mean_beyond_rounding_stops_the_step(updater: PolicyUpdater) -> None:
@@ -54,14 +52,13 @@ def test_a_mean_beyond_rounding_stops_the_step(updater: PolicyUpdater) -> None:
 def test_tokens_of_earlier_weights_are_not_compared(updater: PolicyUpdater) -> None:
     logprob, batch = differing(1e-6, 0.5, 0.7)
     batch.extra["behind"] = torch.tensor([0.0, 1.0, 2.0])
-    sums: Counter[str] = Counter()
-    updater._check_mismatch(logprob, batch, sums)
+    sums = updater._check_mismatch(logprob, batch)
     assert sums["compared"] == 1 and sums["mismatch_max"] == pytest.approx(1e-6)
 
 
 def test_engines_over_http_raise_an_alarm_at_their_own_limit(updater: PolicyUpdater) -> None:
     updater.sampler = RolloutSection(policy="qwq", endpoints=["http://a"], mismatch_alarm=1e-4)
-    updater._check_mismatch(*differing(0.5), Counter())
+    updater._check_mismatch(*differing(0.5))
     assert mismatch_alarms({"mismatch_mean": 9e-5}, updater.sampler) == []
     (alarm,) = mismatch_alarms({"mismatch_mean": 2e-4}, updater.sampler)
     assert "2.00e-04 nats" in alarm and "mismatch_alarm is 1e-04" in alarm

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from qwq.cluster.division import WholeBatch
 from qwq.common.run_folder import RunFolder
 from qwq.config import load_recipe
 from qwq.envs import CalculatorEnvironment, Environment
@@ -65,6 +68,7 @@ def test_the_stage_samples_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
     trainer.params, trainer.rewarder = None, rl.Rewarder()
     trainer.policy = type("P", (), {"update_weights": lambda self, version: None})()
     trainer.run = type("R", (), {"state": type("S", (), {"step": 0})(), "name": "rl1"})()
+    trainer.optimizer = SimpleNamespace(division=WholeBatch(torch.nn.Linear(1, 1)))
     trainer.state = rl.RlState()
     trainer.mix = type("M", (), {"problem": lambda self, i: get("math").problem(0, "train", i)})()
     with pytest.raises(Enough):

@@ -15,6 +15,7 @@ from qwq.pipeline.plan.cluster import cluster_lines
 from qwq.pipeline.plan.counts import PlanContext, count
 from qwq.pipeline.plan.lengths import ASSUMED_PROMPT, longest_prompt
 from qwq.pipeline.plan.peak import evaluation_memory
+from qwq.pipeline.plan.processes import free_for_each, in_each_process, process_lines
 from qwq.pipeline.plan.rows import read_own_data
 from qwq.pipeline.plan.shape import model_config
 from qwq.pipeline.preflight import missing_lines
@@ -53,6 +54,7 @@ def explain(recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = Tru
     title, size = recipe.model.preset or recipe.model.path, count(config.num_parameters).replace("G", "B")
     lines = [f"{folder}: {title}, {size} parameters ({kind}), {recipe.compute.dtype} on {recipe.compute.device}", ""]
     lines += [*_aligned(_work_table(contexts, folder), 4), ""]
+    lines += process_lines(recipe, config)
     lines += _evaluation_lines(recipe)
     own_lines = [line for context in contexts for line in stage_of(recipe, context.name).plan_lines(context)]
     lines += [*own_lines, ""] if own_lines else []
@@ -88,11 +90,17 @@ def _work_table(contexts: Sequence[PlanContext], folder: RunFolder) -> list[list
 def _memory_table(contexts: Sequence[PlanContext], free: int | None) -> list[list[str]]:
     """What each stage and the evaluation need, in GiB; `free` bytes are there."""
     recipe, config = contexts[0].recipe, contexts[0].config
-    needs = {context.name: stage_of(recipe, context.name).memory(context) for context in contexts}
+    free = None if free is None else free_for_each(free, recipe)
+    needs = {}
+    for context in contexts:
+        stage = stage_of(recipe, context.name)
+        trained = stage.trained_parameters(recipe, config)
+        needs[context.name] = in_each_process(stage.memory(context), recipe, config, trained)
     if recipe.eval.counts() or recipe.eval.sources:
         needs["evaluation"] = evaluation_memory(recipe, config)
     columns = list(dict.fromkeys([*PARTS, *(part for need in needs.values() for part in need.parts)]))
-    rows = [["GiB at the peak", *columns, "sum", "fits"]]
+    of_each = " of each process" if recipe.cluster and recipe.cluster.processes > 1 else ""
+    rows = [[f"GiB at the peak{of_each}", *columns, "sum", "fits"]]
     for name, need in needs.items():
         cells = [f"{need.parts[c] / GIB:.2f}" if c in need.parts else "-" for c in columns]
         fits = "?" if free is None else "yes" if need.total <= free else "NO"

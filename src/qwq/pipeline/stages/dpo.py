@@ -76,6 +76,8 @@ class DpoStage(PairsStage):
 
     def train(self, model: Transformer, job: StageJob) -> dict[str, Any]:
         """Train `model` in place; the record's `pairs` is the held-out accuracy."""
+        import torch
+
         from qwq.model.layouts import micro_batches
         from qwq.train.losses import preference_loss
         from qwq.train.optim import Optimizer
@@ -83,29 +85,39 @@ class DpoStage(PairsStage):
         splits = self.pairs_of(job, model.config)
         pairs, test = splits["train"], splits["test"]
         steps = self.num_steps(len(pairs))
-        optimizer = Optimizer(model, self.optim, steps)
+        optimizer = Optimizer(model, self.optim, steps, division=job.run.divide(model))
+
         # Before `resume`: these are the weights that the stage starts from.
-        start_P2, test_start_P2 = (all_logprobs(model, p, self.micro_batch_tokens) for p in (pairs, test))
+        def at_the_start() -> list[list[list[float]]]:
+            return [all_logprobs(model, p, self.micro_batch_tokens).tolist() for p in (pairs, test)]
+
+        start_P2, test_start_P2 = (torch.tensor(found) for found in job.run.world.alone(at_the_start))
         job.run.resume(model, optimizer)
+        division = optimizer.division
+        trained: Any = division.module
+
+        def split(shard: list[int]) -> list[list[int]]:
+            lengths = [len(pairs[i].chosen) + len(pairs[i].rejected) for i in shard]
+            return [[shard[i] for i in part] for part in micro_batches(lengths, self.micro_batch_tokens)]
 
         def step(index: int) -> dict[str, Any]:
             chosen = self.pairs_of_step(index, len(pairs), f"{job.seed}/{job.name}")
-            lengths = [len(pairs[i].chosen) + len(pairs[i].rejected) for i in chosen]
-            total, margin, wins = 0.0, 0.0, 0
-            for indices in micro_batches(lengths, self.micro_batch_tokens):
-                part = [chosen[i] for i in indices]
-                logprob_P2 = answer_logprobs(model, [pairs[i] for i in part])
+
+            def one(part: list[int]) -> dict[str, float]:
+                logprob_P2 = answer_logprobs(trained, [pairs[i] for i in part])
                 reward_P2 = self.beta * (logprob_P2 - start_P2[part].to(logprob_P2.device))
                 loss = preference_loss(reward_P2[:, CHOSEN], reward_P2[:, REJECTED]) * (len(part) / len(chosen))
                 loss.backward()
                 margin_P = (reward_P2[:, CHOSEN] - reward_P2[:, REJECTED]).detach()
-                total, margin = total + loss.item(), margin + float(margin_P.sum())
-                wins += int((margin_P > 0).sum())
-            metrics = {"loss": total, "pair_accuracy": wins / len(chosen), "margin": margin / len(chosen)}
-            return metrics | {"tokens": sum(lengths)} | optimizer.step(index)
+                return {"loss": loss.item(), "margin": float(margin_P.sum()), "wins": int((margin_P > 0).sum())}
+
+            found = division.gradient([split(s) for s in division.shards(chosen)], one, optimizer.masters)
+            figures = {"loss": found["loss"], "pair_accuracy": found["wins"] / len(chosen)}
+            tokens = sum(len(pairs[i].chosen) + len(pairs[i].rejected) for i in chosen)
+            return figures | {"margin": found["margin"] / len(chosen), "tokens": tokens} | optimizer.step(index)
 
         job.run.run(steps, model, optimizer, step)
-        return {"pairs": self._held_out(model, test, test_start_P2, job)}
+        return {"pairs": job.run.world.alone(lambda: self._held_out(model, test, test_start_P2, job))}
 
     def _held_out(
         self, model: Transformer, test: Sequence[PairExample], start_P2: Tensor, job: StageJob

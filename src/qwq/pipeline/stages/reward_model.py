@@ -47,47 +47,61 @@ class RewardModelStage(PairsStage):
 
         model = RewardModel(job.policy())
         calibration, evals = self.train_scorer(model, job)
-        with atomic_folder(job.models.folder.final(job.name)) as partial:
-            save_reward_model(model.backbone, model.score.weight, partial)
-            (partial / CALIBRATION).write_text(json.dumps(calibration.to_dict()) + "\n")
-            job.chat.save(partial)
+
+        def save() -> None:
+            with atomic_folder(job.models.folder.final(job.name)) as partial:
+                save_reward_model(model.backbone, model.score.weight, partial)
+                (partial / CALIBRATION).write_text(json.dumps(calibration.to_dict()) + "\n")
+                job.chat.save(partial)
+
+        job.run.world.alone(save)
         return StageResult(evals=evals, record={"calibration": calibration.to_dict()})
 
     def train_scorer(self, model: RewardModel, job: StageJob) -> tuple[Calibration, dict[str, Any]]:
         """Train `model` in place; returns its calibration and the evals of its stage."""
         from qwq.model.layouts import micro_batches
-        from qwq.reward.model import calibrate
+        from qwq.reward.model import Calibration, calibrate
         from qwq.train.losses import preference_loss
         from qwq.train.optim import Optimizer
 
         splits = self.pairs_of(job, model.backbone.config)
         pairs = splits["train"]
         steps = self.num_steps(len(pairs))
-        optimizer = Optimizer(model, self.optim, steps)
+        optimizer = Optimizer(model, self.optim, steps, division=job.run.divide(model))
         job.run.resume(model, optimizer)
+
+        division = optimizer.division
+        scorer: Any = division.module
+
+        def split(shard: list[PairExample]) -> list[list[PairExample]]:
+            lengths = [len(p.chosen) + len(p.rejected) for p in shard]
+            if sum(lengths) <= self.micro_batch_tokens:
+                return [shard]
+            return [[shard[i] for i in part] for part in micro_batches(lengths, self.micro_batch_tokens)]
 
         def step(index: int) -> dict[str, Any]:
             batch = [pairs[i] for i in self.pairs_of_step(index, len(pairs), f"{job.seed}/{job.name}")]
-            lengths = [len(p.chosen) + len(p.rejected) for p in batch]
-            tokens = sum(lengths)
-            parts = (
-                [list(range(len(batch)))]
-                if tokens <= self.micro_batch_tokens
-                else micro_batches(lengths, self.micro_batch_tokens)
-            )
-            total, wins = 0.0, 0
-            for part in parts:
-                scores = model([batch[i].chosen for i in part] + [batch[i].rejected for i in part])
+
+            def one(part: list[PairExample]) -> dict[str, float]:
+                scores = scorer([p.chosen for p in part] + [p.rejected for p in part])
                 chosen, rejected = scores[: len(part)], scores[len(part) :]
                 loss = preference_loss(chosen, rejected) * (len(part) / len(batch))
                 loss.backward()
-                total += loss.item()
-                wins += int((chosen > rejected).sum())
-            return {"loss": total, "pair_accuracy": wins / len(batch), "tokens": tokens} | optimizer.step(index)
+                return {"loss": loss.item(), "wins": int((chosen > rejected).sum())}
+
+            found = division.gradient([split(s) for s in division.shards(batch)], one, optimizer.masters)
+            figures = {"loss": found["loss"], "pair_accuracy": found["wins"] / len(batch)}
+            tokens = sum(len(p.chosen) + len(p.rejected) for p in batch)
+            return figures | {"tokens": tokens} | optimizer.step(index)
 
         job.run.run(steps, model, optimizer, step)
-        calibration = calibrate(*_scored(model, splits["validation"]))
-        return calibration, {"pair_accuracy": pair_accuracy(model, splits["test"], calibration)}
+
+        def judged() -> tuple[dict[str, float], dict[str, Any]]:
+            calibration = calibrate(*_scored(model, splits["validation"]))
+            return calibration.to_dict(), {"pair_accuracy": pair_accuracy(model, splits["test"], calibration)}
+
+        calibration, evals = job.run.world.alone(judged)
+        return Calibration(**calibration), evals
 
 
 def _sentence(record: Mapping[str, Any]) -> str:

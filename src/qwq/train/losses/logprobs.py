@@ -88,6 +88,9 @@ def token_logprobs(
     return _ChunkedLogprobs.apply(hidden_ND, weight_VD, targets_N, temperature, chunk)
 
 
-def weighted_nll(logprob_N: Tensor, weight_N: Tensor) -> Tensor:
-    """Negative log-likelihood, averaged over the weights."""
-    return -(logprob_N * weight_N).sum() / weight_N.sum().clamp(min=1e-9)
+def weighted_nll(logprob_N: Tensor, weight_N: Tensor, total: Tensor | None = None) -> Tensor:
+    """Negative log-likelihood, averaged over the weights: over `total` where they are a part of a
+    batch whose weights sum to that.
+    """
+    total = weight_N.sum() if total is None else total
+    return -(logprob_N * weight_N).sum() / total.clamp(min=1e-9)

@@ -1,0 +1,65 @@
+"""How the launcher sees its processes end: one line, in bounded time. The processes are small
+scripts here.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from qwq.cluster import launch as launcher
+from qwq.cluster.launch import launch
+from qwq.errors import InfraError, PeerLost
+
+WAIT = "import time; time.sleep(60)"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs one script a process; returns the status, and fails where that takes long."""
+
+    def start(*scripts: str) -> int:
+        by_rank = "import os, sys, time, signal; exec(" + repr(list(scripts)) + "[int(os.environ['RANK'])])"
+        monkeypatch.setattr(launcher, "START", by_rank)
+        monkeypatch.setattr(launcher, "GRACE_S", 0.3)
+        begun = time.monotonic()
+        try:
+            return launch(len(scripts), ["train", "x"], "qwq train x")
+        finally:
+            assert time.monotonic() - begun < 20
+
+    return start
+
+
+def test_the_status_is_that_of_the_first(run):
+    assert run("sys.exit(0)", "sys.exit(0)") == 0
+    assert run("sys.exit(130)", "sys.exit(130)") == 130
+    # It has said itself what is wrong, and the others ended because of it.
+    assert run("time.sleep(0.2); sys.exit(2)", f"time.sleep(0.1); sys.exit({PeerLost.exit_status})") == 2
+
+
+def test_a_killed_process_ends_the_others_and_is_named(run):
+    killed = "os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(InfraError, match=r"process 1 of 2 was ended by SIGKILL; all were ended: `qwq train x` resumes"):
+        run(WAIT, killed)
+    with pytest.raises(InfraError, match="process 0 of 3 was ended by SIGKILL"):
+        run(killed, WAIT, WAIT)
+
+
+def test_the_words_of_a_process_that_failed_alone_are_handed_on(run):
+    words = "sys.stderr.write('noise\\nerror: the disk of this host is full\\n'); sys.exit(2)"
+    with pytest.raises(InfraError, match=r"process 1 of 2 ended with status 2 \(the disk of this host is full\)"):
+        run(f"time.sleep(0.1); sys.exit({PeerLost.exit_status})", words)
+
+
+def test_silence_is_named_by_its_keys(run):
+    with pytest.raises(InfraError, match=r"one of 2 processes did not answer within cluster.timeout_s"):
+        run(f"sys.exit({PeerLost.exit_status})", WAIT)
+
+
+def test_signals_are_handed_on_once(run):
+    stops = "signal.signal(signal.SIGTERM, lambda *a: sys.exit(130)); {}time.sleep(30)"
+    assert run(stops.format("time.sleep(0.5); os.kill(os.getppid(), signal.SIGTERM); "), stops.format("")) == 130
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

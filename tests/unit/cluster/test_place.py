@@ -1,0 +1,39 @@
+"""Which process of a run this is, by the variables of three launchers."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwq.cluster.place import RankPlace, place_of
+from qwq.errors import ConfigError
+
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+ADDRESS = {"MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
+SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURM_NTASKS_PER_NODE": "2"}
+
+
+def test_a_process_on_its_own_has_no_place():
+    assert place_of({}) is None
+    assert place_of({"RANK": "0", "WORLD_SIZE": "1"}) is None
+    assert place_of(SLURM) is None  # an interactive shell of Slurm has these as well; MASTER_ADDR makes it a run
+
+
+def test_each_launcher_is_read():
+    own = RankPlace(1, 2, 1, 2, "/tmp/meet")
+    assert place_of(own.variables()) == own
+    assert place_of(TORCHRUN | ADDRESS) == RankPlace(5, 8, 1, 4)
+    assert place_of(SLURM | ADDRESS) == RankPlace(3, 4, 1, 2)
+    assert place_of(SLURM | TORCHRUN | ADDRESS) == RankPlace(5, 8, 1, 4)  # torchrun inside a Slurm job
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"RANK": "8"}, "RANK is 8 and WORLD_SIZE is 8"),
+        ({"RANK": "one"}, "RANK is 'one'"),
+        ({"MASTER_PORT": ""}, "MASTER_ADDR and MASTER_PORT are not both"),
+    ],
+)
+def test_what_contradicts_itself_is_one_line(change, words):
+    with pytest.raises(ConfigError, match=words):
+        place_of(TORCHRUN | ADDRESS | change)
