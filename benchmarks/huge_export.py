@@ -45,7 +45,8 @@ def random_weights(config: ModelConfig, report: bool = True) -> WeightReader:
 
     def draw(name: str) -> Tensor:
         if report and name.endswith("q_proj.weight"):
-            print(f"{name}: {time.perf_counter() - started:.0f} s, peak {peak_gib():.2f} GiB", flush=True)
+            seconds, cpu = time.perf_counter() - started, time.process_time()
+            print(f"{name}: {seconds:.0f} s, {cpu:.0f} s of processor time, peak {peak_gib():.2f} GiB", flush=True)
         if name.endswith("norm.weight"):
             return torch.ones(shapes[name], dtype=torch.bfloat16)
         source = torch.Generator().manual_seed(zlib.crc32(name.encode()))
@@ -106,12 +107,13 @@ def main() -> None:
     path = args.folder / f"qwq-32b-random-{args.layers}-{args.quant.lower()}.gguf"
     started = time.perf_counter()
     export_gguf(ModelSource("QwQ-32B shape", weights, chat, {}), path, args.quant)
-    seconds, peak, size = time.perf_counter() - started, peak_gib(), path.stat().st_size
+    seconds, cpu = time.perf_counter() - started, time.process_time()
+    peak, size = peak_gib(), path.stat().st_size
     source = 2 * config.num_parameters
     print(
         f"{config.num_parameters / 1e9:.2f} billion weights ({args.layers} layers), {source / 1e9:.1f} GB in bfloat16: "
-        f"{size / 1e9:.2f} GB as {args.quant}, {seconds:.0f} s with {torch.get_num_threads()} threads, peak "
-        f"{peak:.2f} GiB resident",
+        f"{size / 1e9:.2f} GB as {args.quant}, {seconds:.0f} s with {torch.get_num_threads()} threads ({cpu:.0f} s of "
+        f"processor time), peak {peak:.2f} GiB resident",
         flush=True,
     )
     assert peak < args.limit_gib, f"{peak:.2f} GiB resident, at most {args.limit_gib} are allowed"
@@ -133,7 +135,8 @@ def main() -> None:
     rows = {"peak resident bytes beside bfloat16's": (int(peak * 2**30), source), "file bytes": (size, source)}
     for what, (ours, theirs) in rows.items():
         print(json.dumps({"name": f"{name}: {what}", "ours": ours, "theirs": theirs, "ratio": round(ours / theirs, 4)}))
-    print(json.dumps({"name": f"{name}: seconds", "ours": round(seconds, 1), "theirs": None, "ratio": None}))
+    for what, value in {"seconds": seconds, "seconds of processor time": cpu}.items():
+        print(json.dumps({"name": f"{name}: {what}", "ours": round(value, 1), "theirs": None, "ratio": None}))
 
 
 if __name__ == "__main__":

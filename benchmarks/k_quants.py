@@ -79,7 +79,11 @@ def train(chat: ChatFormat, steps: int, seed: int) -> Transformer:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         if step % 25 == 0 or step == steps - 1:
-            print(f"step {step}: loss {loss.item():.3f}, {time.perf_counter() - started:.0f} s", flush=True)
+            print(
+                f"step {step}: loss {loss.item():.3f}, {time.perf_counter() - started:.0f} s "
+                f"({time.process_time():.0f} s of processor time)",
+                flush=True,
+            )
     return model.requires_grad_(False)
 
 
