@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install check-pins install-gguf install-peers test-kills test-cluster test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine bench-exports bench-huge-export test-programs page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page pictures site notebook
+.PHONY: install check-pins install-gguf install-peers test-kills test-cluster test-fleet-faults test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine bench-exports bench-huge-export test-programs page test-page demo test coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page pictures site notebook
 
 install: $(STAMP)
 
@@ -37,6 +37,10 @@ test-kills: $(STAMP)
 # The same run on 1, 2 and 4 processes, resumed on other numbers, and 20 kills of one of its processes.
 test-cluster: $(STAMP)
 	$(BIN)/python tests/slow/cluster.py
+
+# Engines of a rollout fleet killed, stopped, slowed down, cut off, 20 times each; hours on one core.
+test-fleet-faults: $(STAMP)
+	$(BIN)/python tests/slow/fleet_faults.py
 
 # Gold answers of the sets for agents in DATA are right, known wrong ones are wrong; two minutes on one core.
 DATA = ../shared/data/agent

@@ -113,7 +113,19 @@ class RlConfig(StageConfig):
         None,
         ge=0,
         description="cap of the weight that corrects for a sampler that differs from the trainer; 0: no correction; "
-        "default: 2 where weights are in 16 bits, 0 in float32, where both agree within rounding",
+        "default: 2 where weights are in 16 bits, vLLM samples or rollout.max_lag is set; else 0, as both agree within "
+        "rounding",
+    )
+    importance_level: Literal["token", "sequence"] = Field(
+        "token", description="what has a weight: each token, or each completion (the product of its tokens' weights)"
+    )
+    importance_beyond: Literal["truncate", "mask"] = Field(
+        "truncate",
+        description="what becomes of a weight above importance_cap: the cap, or 0 (mask; then also below "
+        "importance_floor)",
+    )
+    importance_floor: float = Field(
+        0.0, ge=0, lt=1, description='weight below which importance_beyond = "mask" leaves tokens out'
     )
     updates: Positive = Field(1, description="optimiser updates a batch; 1 is strictly on-policy")
     kl: float = Field(0.0, ge=0, description="weight of the KL term against the reference model, the stage's start")
@@ -193,6 +205,11 @@ class RlConfig(StageConfig):
             raise ValueError(
                 f"dual_clip is {self.dual_clip:g}, and loss {self.loss!r} has none: leave it out, or take one of "
                 f"{', '.join(DUAL_CLIPPED)}"
+            )
+        if self.importance_floor and self.importance_beyond != "mask":
+            raise ValueError(
+                f'importance_floor is {self.importance_floor:g} and importance_beyond "{self.importance_beyond}": only '
+                '"mask" has a floor'
             )
         if self.scale_advantage and self.advantage not in ("group_mean", "group_std"):
             raise ValueError(

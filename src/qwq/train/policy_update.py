@@ -21,7 +21,7 @@ from qwq.config import ComputeSection, RlConfig, RolloutSection
 from qwq.errors import InfraError
 from qwq.model.transformer import Transformer
 from qwq.train.groups import Group
-from qwq.train.losses import BatchSize, Loss, PolicyTerms, load_loss, policy_terms
+from qwq.train.losses import BatchSize, ImportanceRule, Loss, PolicyTerms, load_loss, policy_terms
 from qwq.train.optim import Optimizer
 from qwq.train.packing import PackedBatch, micro_batches, pack_groups
 from qwq.train.reference import ReferenceModel, batch_logprobs
@@ -135,8 +135,9 @@ class PolicyUpdater:
         found |= {"loss": loss.item(), "clipped": float(terms.clipped_N.sum()), "kl": float(terms.kl_N.sum())}
         found |= {"entropy": float(entropy.sum()), "terms": len(logprob), "fed": part.num_tokens}
         if terms.importance_N is not None:
-            capped = float((terms.importance_N > self.importance_cap).sum())
-            found |= {"importance": float(terms.importance_N.sum()), "importance_capped": capped}
+            assert terms.beyond_N is not None
+            beyond = float(terms.beyond_N.sum())
+            found |= {"importance": float(terms.importance_N.sum()), "importance_capped": beyond}
         if first:
             micro.old_N = logprob.detach()
         return found
@@ -149,8 +150,8 @@ class PolicyUpdater:
         return policy_terms(
             logprob_N, part.extra["advantage"], loss=self.loss, sequence_N=part.extra["sequence"], old_logprob_N=old_N,
             sampler_logprob_N=part.extra["sampler"] if self.importance_cap else None, reference_logprob_N=reference_N,
-            clip_low=c.clip_low, clip_high=c.clip_high, dual_clip=c.dual_clip, importance_cap=self.importance_cap,
-            kl=c.kl, kl_estimator=c.kl_estimator,
+            clip_low=c.clip_low, clip_high=c.clip_high, dual_clip=c.dual_clip, kl=c.kl, kl_estimator=c.kl_estimator,
+            importance=ImportanceRule(self.importance_cap, c.importance_level, c.importance_beyond, c.importance_floor),
         )  # fmt: skip
 
     def _pack(self, groups: list[Group]) -> PackedBatch:

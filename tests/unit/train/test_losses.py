@@ -16,6 +16,7 @@ from qwq.train.losses import (
     ADVANTAGES,
     LOSSES,
     BatchSize,
+    ImportanceRule,
     base,
     group_advantages,
     kl_term,
@@ -194,7 +195,8 @@ def test_importance_weight_is_capped_and_carries_no_gradient():
     terms.loss_N.sum().backward()
     assert_close(logprob.grad, [-1.5, -2.0, -0.25])
     assert_close(
-        policy_terms(logprob, torch.ones(3), sampler_logprob_N=sampler, importance_cap=4.0).loss_N, [-1.5, -4.0, -0.25]
+        policy_terms(logprob, torch.ones(3), sampler_logprob_N=sampler, importance=ImportanceRule(4.0)).loss_N,
+        [-1.5, -4.0, -0.25],
     )
 
 
@@ -425,3 +427,31 @@ def test_no_loss_takes_the_name_of_another():
     with pytest.raises(ConfigError, match="'dapo' is registered already"):
         register_loss("dapo")(lambda x: None)
     assert LOSSES["dapo"].summed == "tokens"
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected", "beyond"),
+    [
+        # Ratios of the tokens: 1/2, 3 | 4, 1/4, 2: of the completions 3/2 and 2.
+        (ImportanceRule(2.5), [-0.5, -2.5, -2.5, -0.25, -2.0], [0, 1, 1, 0, 0]),
+        (ImportanceRule(2.5, beyond="mask", floor=0.3), [-0.5, 0.0, 0.0, 0.0, -2.0], [0, 1, 1, 1, 0]),
+        (ImportanceRule(1.75, level="sequence"), [-1.5, -1.5, -1.75, -1.75, -1.75], [0, 0, 1, 1, 1]),
+        (ImportanceRule(1.75, level="sequence", beyond="mask"), [-1.5, -1.5, 0.0, 0.0, 0.0], [0, 0, 1, 1, 1]),
+    ],
+)
+def test_weights_of_the_sampler_by_hand(rule, expected, beyond):
+    logprob = torch.tensor([1 / 2, 3, 4, 1 / 4, 2]).log()  # the sampler gave each token probability 1
+    terms = policy_terms(
+        logprob, torch.ones(5), sequence_N=torch.tensor([0, 0, 1, 1, 1]), sampler_logprob_N=torch.zeros(5),
+        importance=rule,
+    )  # fmt: skip
+    torch.testing.assert_close(terms.loss_N, torch.tensor(expected))
+    assert terms.beyond_N is not None and terms.beyond_N.tolist() == [bool(b) for b in beyond]
+
+
+def test_decoupled_ppo_clips_around_the_trainers_own_and_weighs_by_the_sampler():
+    """Ratio to the proximal policy 1.5, clipped at 1.28; proximal over sampler 2."""
+    now, proximal, sampler = torch.tensor([0.6]).log(), torch.tensor([0.4]).log(), torch.tensor([0.2]).log()
+    terms = policy_terms(now, torch.ones(1), old_logprob_N=proximal, sampler_logprob_N=sampler)
+    torch.testing.assert_close(terms.loss_N, torch.tensor([-1.28 * 2.0]))
+    assert terms.ratio_N.item() == pytest.approx(1.5) and terms.clipped_N.item() == 1
