@@ -204,3 +204,14 @@ constraints: $(STAMP)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .coverage
+
+# Models of 0.9M to 18M parameters on the same data, the small ones with RL; about two hours on two cores, in pieces of MINUTES.
+.PHONY: announcement
+announcement: $(STAMP)
+	$(BIN)/python benchmarks/announcement.py $(if $(MINUTES),--max-minutes $(MINUTES))
+
+# Everything that a GPU is asked for, in pieces of MINUTES: tests, engine (beside vLLM where VLLM_PYTHON has it), the H100 recipe.
+.PHONY: gpu-proof
+gpu-proof: $(STAMP)
+	$(PIP_INSTALL) --quiet --editable '.[gpu,serve]'
+	$(BIN)/python tools/gpu_proof.py $(if $(MODEL),--model $(MODEL)) $(if $(MINUTES),--max-minutes $(MINUTES))

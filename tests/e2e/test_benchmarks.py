@@ -5,6 +5,7 @@ side of `rl_step.py` takes a step.
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,10 +14,11 @@ import pytest
 from little import make_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TOOLS = BENCHMARKS.with_name("tools")
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+def load(name: str, folder: Path = BENCHMARKS) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # as an import does; dataclasses look their module up
@@ -38,3 +40,51 @@ def test_our_side_of_the_rl_benchmark_takes_a_step(kind: str, trained: int, tmp_
     assert 0 < step.tokens <= 16 and 0 < step.trained <= trained
     if kind == "forced":
         assert (step.tokens, step.trained) == (16, trained)
+
+
+def finished_run(folder: Path, stages: dict[str, tuple[float, int]]) -> None:
+    """What `benchmarks/announcement.py` reads of a run: score and tokens by stage."""
+    records, lines = [], []
+    for name, (score, tokens) in stages.items():
+        entries = {"math": {"score": score, "n": 100}, "code": {"score": score / 2, "n": 100}}
+        records.append({"name": name, "train_s": 10.0, "evals": entries, "evals_greedy": entries})
+        lines.append(json.dumps({"stage": name, "tokens": tokens, "fed_tokens": 2 * tokens}))
+        (folder / "checkpoints" / name / "final").mkdir(parents=True)
+        (folder / "checkpoints" / name / "final" / "model.safetensors").write_bytes(b"x" * 50)
+    (folder / "results.json").write_text(json.dumps({"stages": records}))
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+
+
+def test_the_announcements_table_counts_scores_and_costs(tmp_path: Path) -> None:
+    bench = load("announcement")
+    for at, size in enumerate(bench.SIZES):
+        rl = {"rl1": (0.6, 10), "rl2": (0.7 + at / 10, 10)} if size in bench.WITH_RL else {}
+        finished_run(tmp_path / f"announcement-{size}", {"pretrain": (0.1, 1000), "sft": (0.4, 100), **rl})
+    finished_run(tmp_path / "announcement-distilled", {"sft": (0.5, 7)})
+    rows = {(r.size, r.how): r for r in bench.rows(tmp_path)}
+    assert len(rows) == 7 and rows["3m", "with RL"].sampled == pytest.approx(0.6)
+    flops = bench.preset("3m").flops_per_token()
+    plain, taught = rows["3m", "without RL"], rows["3m", "with RL"]
+    assert plain.flops == 3 * 1100 * flops and taught.flops == plain.flops + 2 * (10 + 3 * 20) * flops
+    student = rows["3m", "distilled from 3m with RL"]
+    assert student.flops == 3 * 7 * flops + plain.flops + taught.flops and student.seconds == 10 + 20 + 40
+    assert [bench.preset(shape).num_parameters // 10**5 for shape, _ in bench.SIZES.values()] == [8, 29, 93, 179]
+    assert "| 3m | 2,9" in bench.table(list(rows.values())) and bench.plot(list(rows.values())).startswith("<svg")
+
+
+def test_the_gpu_proof_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    proof = load("gpu_proof", TOOLS)
+    count = tmp_path / "count"
+    code = f"open({str(count)!r}, 'a').write('x'); print('{{\"tokens_per_s\": 5}}'); import sys; sys.exit(0)"
+    good = proof.Step("good", (sys.executable, "-c", code))
+    bad = proof.Step("bad", (sys.executable, "-c", "import sys; sys.exit(3)"))
+    piece = proof.Step("piece", (sys.executable, "-c", "import sys; sys.exit(130)"))
+    absent = proof.Step("absent", (), "nothing here")
+    assert proof.prove([good, piece, absent], tmp_path / "out", "card", None) == 130
+    assert proof.prove([good, bad, piece, absent], tmp_path / "out", "card", None) == 1
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert count.read_text() == "x" and "| bad | failed, 3 |" in text and "| absent | not run: nothing here |" in text
+    assert "| piece | unfinished, the same command continues |" in text and '{"tokens_per_s": 5}' in text
+    assert proof.prove([good], tmp_path / "late", "card", 0.0) == 130 and count.read_text() == "x"
+    names = [s.name for s in proof.steps("DIR", tmp_path, 8.0, {"VLLM_PYTHON": "/v/python"})]
+    assert names[0] == "gpu tests" and names[-1] == "recipe" and not proof.steps("DIR", tmp_path, 8.0, {})[0].missing

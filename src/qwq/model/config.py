@@ -1,4 +1,4 @@
-"""The shape of a model, as Hugging Face's config.json states it, and two presets."""
+"""The shape of a model, as Hugging Face's config.json states it, and presets."""
 
 from __future__ import annotations
 
@@ -219,6 +219,18 @@ PRESETS: dict[str, ModelConfig] = {
     "small": ModelConfig(
         family="qwen2", vocab_size=768, hidden_size=256, intermediate_size=704, num_layers=3, num_heads=8,
         num_kv_heads=2, head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.06,
+    ),
+    "3m": ModelConfig(
+        family="qwen2", vocab_size=512, hidden_size=256, intermediate_size=688, num_layers=4, num_heads=8,
+        num_kv_heads=2, head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.06,
+    ),
+    "9m": ModelConfig(
+        family="qwen2", vocab_size=512, hidden_size=384, intermediate_size=1024, num_layers=6, num_heads=12,
+        num_kv_heads=2, head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.05,
+    ),
+    "18m": ModelConfig(
+        family="qwen2", vocab_size=512, hidden_size=512, intermediate_size=1536, num_layers=6, num_heads=16,
+        num_kv_heads=2, head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.04,
     ),
     "qwen2.5-0.5b": ModelConfig(
         family="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864, num_layers=24, num_heads=14,
