@@ -6,9 +6,9 @@
 Steps: the GPU tests (tests/gpu), tokens a second of the engine in bfloat16, int8 and int4 at 1, 16
 and 64 requests, vLLM on the same shape where VLLM_PYTHON names the Python of an environment that
 has it, and the recipe qwen2.5-0.5b-h100 in pieces. TRL's step is not among them:
-benchmarks/rl_step.py compares on CPUs. OUT gets NAME.log of each step, steps.json, and report.md, which is written after
-every step and says what was not run and why. Status 0 if every step that could run is done, 130 if
-time was over, 1 if one failed, 2 without a GPU.
+benchmarks/rl_step.py compares on CPUs. OUT gets NAME.log of each step, steps.json, and report.md,
+which is written after every step and says what was not run and why. Status 0 if every step that
+could run is done, 130 if time was over, 1 if one failed, 2 without a GPU.
 """
 
 from __future__ import annotations
