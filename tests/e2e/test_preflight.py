@@ -11,9 +11,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from qwq.cli import main
+from qwq.config import load_recipe
+from qwq.pipeline.run import RecipeRun
 
 RECIPE = """
 name = "one"
@@ -60,13 +63,17 @@ SUMS = lines(
 )
 
 
+def write_recipe(folder: Path, model: Path) -> Path:
+    (folder / "data.jsonl").write_text(CONVERSATIONS)
+    (folder / "train.jsonl").write_text(SUMS)
+    path = folder / "one.toml"
+    path.write_text(RECIPE.format(model=model, data=folder / "data.jsonl", sums=folder / "train.jsonl"))
+    return path
+
+
 @pytest.fixture
 def recipe(tmp_path, model) -> Path:
-    (tmp_path / "data.jsonl").write_text(CONVERSATIONS)
-    (tmp_path / "train.jsonl").write_text(SUMS)
-    path = tmp_path / "one.toml"
-    path.write_text(RECIPE.format(model=model, data=tmp_path / "data.jsonl", sums=tmp_path / "train.jsonl"))
-    return path
+    return write_recipe(tmp_path, model)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -81,6 +88,17 @@ def finished(recipe, tmp_path, capsys) -> Path:
     capsys.readouterr()
     assert json.loads((runs / "one" / "results.json").read_text())["finished"]
     return runs / "one"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, model) -> tuple[Path, Path]:
+    """A recipe and its finished run, which no test may change."""
+    folder = tmp_path_factory.mktemp("kept")
+    recipe = write_recipe(folder, model)
+    threads = torch.get_num_threads()
+    RecipeRun(load_recipe(recipe), folder / "runs").run()
+    torch.set_num_threads(threads)
+    return recipe, folder / "runs" / "one"
 
 
 # -- nothing finished is deleted -------------------------------------------------------------------
@@ -146,12 +164,11 @@ def broken_files(tmp_path, model) -> Path:
 @pytest.mark.parametrize(
     ("options", "words"), BROKEN, ids=[o[0].split("=")[0] + str(i) for i, (o, _) in enumerate(BROKEN)]
 )
-def test_a_finished_run_outlives_fresh_with_anything_that_is_not_there(
-    finished, recipe, broken_files, error, options, words
-):
+def test_a_finished_run_outlives_fresh_with_anything_that_is_not_there(kept, broken_files, error, options, words):
     """The run of two stages stands untouched after `--fresh` with each fault, and no second folder
     is made.
     """
+    recipe, finished = kept
     before = contents(finished)
     given = [option.replace("{tmp}", str(broken_files)) for option in options]
     line = error("train", recipe, "--runs", finished.parent, "--fresh", *given)
