@@ -6,7 +6,7 @@
 
 Models of 0.9M, 3M, 9M and 18M parameters read the same data (recipes/announcement.toml: pretraining
 and SFT); those of 0.9M and 3M go on with RL in two stages, and the 3M one is also distilled from
-the better of these two (recipes/announcement-distilled.toml). Learning rates fall with the size.
+the better of these two (recipes/distilled-3m.toml). Learning rates fall with the size.
 One seed. The score is the mean of the five domains, sampled at T=1 and greedily, on problems that
 no stage trains on; its interval is that of independent shares. FLOPs: three forward passes for a
 token that is trained on, one for a token that is sampled. runs/announcement gets table.md and
@@ -109,7 +109,7 @@ def rows(runs: Path) -> list[Row]:
     plain = {size: row_of(runs, f"announcement-{size}", size, "without RL", "sft") for size in SIZES}
     taught = [row_of(runs, f"announcement-{size}", size, "with RL", "rl2") for size in WITH_RL]
     best = max(taught, key=lambda r: r.sampled)
-    student = row_of(runs, "announcement-distilled", DISTILLED, f"distilled from {best.size} with RL", "sft")
+    student = row_of(runs, "distilled-3m", DISTILLED, f"distilled from {best.size} with RL", "sft")
     return [*plain.values(), *taught, total(student, plain[DISTILLED], best)]
 
 
@@ -172,7 +172,7 @@ def run_all(pieces: Pieces, problems: int, samples: int) -> None:
         finally:
             teacher.close()
     start = RunFolder(runs / f"announcement-{DISTILLED}").final("sft")
-    pieces.train("announcement-distilled", {"model.path": str(start), "stages.sft.path": str(out)})
+    pieces.train("distilled-3m", {"model.path": str(start), "stages.sft.path": str(out)})
 
 
 def main() -> int:
@@ -189,7 +189,7 @@ def main() -> int:
     try:
         run_all(Pieces(args.runs, given, args.max_minutes), args.problems, args.samples)
     except Interrupted as stopped:
-        print(f"{stopped}; the same command continues", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         return stopped.exit_status
     made = rows(args.runs)
     out = args.runs / "announcement"

@@ -60,7 +60,7 @@ def test_the_announcements_table_counts_scores_and_costs(tmp_path: Path) -> None
     for at, size in enumerate(bench.SIZES):
         rl = {"rl1": (0.6, 10), "rl2": (0.7 + at / 10, 10)} if size in bench.WITH_RL else {}
         finished_run(tmp_path / f"announcement-{size}", {"pretrain": (0.1, 1000), "sft": (0.4, 100), **rl})
-    finished_run(tmp_path / "announcement-distilled", {"sft": (0.5, 7)})
+    finished_run(tmp_path / "distilled-3m", {"sft": (0.5, 7)})
     rows = {(r.size, r.how): r for r in bench.rows(tmp_path)}
     assert len(rows) == 7 and rows["3m", "with RL"].sampled == pytest.approx(0.6)
     flops = bench.preset("3m").flops_per_token()

@@ -318,6 +318,7 @@ def test_the_recipes_with_a_second_stage_hold_what_stage_1_trained_on():
                     held: [label.partition(":")[0] for label in labels] for held, labels in stage.replays().items()
                 }
     assert sets == {
+        "announcement": {"math": ["math"], "code": ["code"]},
         "tiny": {"math": ["math"], "code": ["code"]}, "small": {"math": ["math"], "code": ["code"]},
         "qwen2.5-0.5b-h100": {"math": ["gsm8k"], "code": ["mbpp"]},
         "qwen2.5-0.5b-laptop": {"math": ["gsm8k"], "code": ["mbpp"]},
