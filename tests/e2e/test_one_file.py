@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from qwq.report.plots import COLOURS
+from qwq.report.palette import COLOURS
 
 QWQ = str(Path(sys.executable).with_name("qwq"))
 TASK = '''
@@ -261,7 +261,7 @@ def test_the_contract_watches_the_task(results):
 def test_the_report_shows_it(run):
     page = (run / "report.html").read_text()
     assert page.count(">parity<") >= 3  # scores, rewards, contract
-    shades = set(re.findall(r'--c:(#[0-9a-f]{6})"></i>parity<', page))
+    shades = set(re.findall(r'--c:var\(--p-[0-9a-f]{6}, (#[0-9a-f]{6})\)"></i>parity<', page))
     assert len(shades) == 1 and shades.isdisjoint(COLOURS.values())  # one colour all over the page
 
 

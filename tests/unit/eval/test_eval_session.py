@@ -23,6 +23,7 @@ from qwq.engine.sampler import SamplingParams
 from qwq.errors import ConfigError, DataError, InfraError
 from qwq.eval.folder import locked
 from qwq.eval.options import EvalOptions, prepare
+from qwq.eval.page import announced
 from qwq.eval.run import run, sample_seed
 from qwq.rollout.policies.endpoint import EndpointPolicy
 from qwq.rollout.policy import TurnRequest
@@ -392,6 +393,14 @@ def test_comparison_is_paired(data: Path, tmp_path: Path, capsys: pytest.Capture
         cli(["eval", "compare", str(tmp_path / "a"), str(tmp_path)])
     assert main(["eval", "compare", str(tmp_path / "a")]) == 2
     assert "--b requires an argument" in capsys.readouterr().err
+
+
+def test_the_announcement_is_shown_where_one_of_its_benchmarks_was_run() -> None:
+    assert announced({"gsm8k": {}}, ["m"]) == ""
+    row = {"ci95": [0.1, 0.3], "score": 0.2, "n": 10, "samples": 1}
+    shown = announced({"gsm8k": row, "aime24": row}, ["m"])
+    assert "<b>20.0</b><div>[10.0, 30.0] of 10 x 1" in shown and shown.count("not run") == 4
+    assert shown.count('data-label="AIME24"') == 6  # a phone names each figure
 
 
 def test_the_page_escapes_what_others_wrote(data: Path, tmp_path: Path) -> None:
