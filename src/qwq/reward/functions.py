@@ -97,7 +97,10 @@ class RewardFunction:
 
     @property
     def _wants_state(self) -> bool:
-        return "trainer_state" in inspect.signature(self.call).parameters
+        try:
+            return "trainer_state" in inspect.signature(self.call).parameters
+        except ValueError:  # a function of a C module that does not state its arguments
+            return False
 
     def _verl(self, asked: Sequence[tuple[Problem, Response, list[int]]], step: int | None) -> list[Any]:
         out = []
