@@ -173,7 +173,7 @@ def test_k_quants_are_llama_cpps_own_byte_for_byte(tmp_path, shape, weighed):
         ours, theirs = (GGUFFile.open(tmp_path / f"{name}.gguf") for name in ("ours", "theirs"))
         kinds = {name: t.encoding for name, t in theirs.tensors.items()}
         assert {name: t.encoding for name, t in ours.tensors.items()} == kinds == encodings(source.weights, quant)
-        assert len(set(kinds.values())) > 2
+        assert len(set(kinds.values())) > (1 if quant == "Q6_K" else 2)  # Q6_K stores all matrices alike
         for name in kinds:
             assert np.array_equal(ours.raw(ours.tensors[name]), theirs.raw(theirs.tensors[name])), (quant, name)
 
