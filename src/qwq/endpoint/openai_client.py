@@ -247,10 +247,12 @@ class EndpointClient:
 
 def for_api(messages: Sequence[Mapping[str, Any]], thinking: str = "") -> list[dict[str, Any]]:
     """Messages as the API takes them: arguments as JSON text, each tool's answer under its call's
-    id. `thinking` is the field for an assistant's thoughts; "" leaves them in the content.
+    id. `thinking` is the field for an assistant's thoughts; "" leaves them in the content. An id
+    that a server gave twice is replaced: strict servers refuse it.
     """
     out: list[dict[str, Any]] = []
     waiting: deque[str] = deque()
+    used: set[str] = set()
     for index, message in enumerate(messages):
         new = dict(message)
         if thinking and new["role"] == "assistant":
@@ -261,6 +263,9 @@ def for_api(messages: Sequence[Mapping[str, Any]], thinking: str = "") -> list[d
             for number, call in enumerate(new["tool_calls"]):
                 function = call["function"]
                 ident = call.get("id") or f"call_{index}_{number}"
+                while ident in used:
+                    ident = f"{ident}_{index}_{number}"
+                used.add(ident)
                 waiting.append(ident)
                 arguments = json.dumps(function["arguments"], ensure_ascii=False)
                 calls.append(

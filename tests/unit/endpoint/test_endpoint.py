@@ -137,6 +137,16 @@ def test_ids_of_calls_come_back_and_a_broken_call_is_answered_under_its_own() ->
     assert sent[0]["tool_calls"][0]["id"] == sent[1]["tool_call_id"] == "call_0_0"
 
 
+def test_an_id_that_a_server_gives_twice_is_sent_back_once() -> None:
+    """Some servers count their ids from 0 in every answer, or call all of them the same."""
+    call = ToolCall("f", {}, id="c0")
+    turn = [Message("assistant", "", (call, call)), Message("tool", "1"), Message("tool", "2")]
+    sent = for_api([m.to_dict() for m in [*turn, *turn]])
+    made = [c["id"] for m in sent if m["role"] == "assistant" for c in m["tool_calls"]]
+    assert made == [m["tool_call_id"] for m in sent if m["role"] == "tool"] and len(set(made)) == 4
+    assert made[0] == "c0"
+
+
 @pytest.mark.parametrize(
     ("message", "answer", "calls", "malformed"),
     [
