@@ -149,6 +149,7 @@ bench-agent-tools: $(STAMP)
 bench-agent-numbers: $(STAMP)
 	$(PIP_INSTALL) --quiet --editable '.[agent]'
 	$(BIN)/python benchmarks/agent_numbers.py
+	$(BIN)/python benchmarks/agent_wordings.py
 
 small: $(STAMP)
 	$(BIN)/qwq train recipes/small.toml

@@ -137,8 +137,9 @@ def sources_of(text: str) -> list[str | None]:
         ("A share of 0.384, about 38 percent.", ["cell 4", "cell 4"]),
         ("Passengers above 60 were few.", ["task"]),
         ("The fare was 84.2 in first class and 20.7 in second class.", ["cell 3", "cell 3"]),
-        # Nobody computed the difference.
-        ("First class paid 70.48 more than third class.", [None]),
+        # The check computes the difference of two named rows, and finds a wrong one.
+        ("First class paid 70.48 more than third class.", ["cell 3"]),
+        ("First class paid 71.48 more than third class.", [None]),
         # A digit, a sign, percent for the fraction, a digit more than was printed.
         ("First class paid 84.25.", [None]),
         ("First class paid -84.15.", [None]),

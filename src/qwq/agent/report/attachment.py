@@ -44,6 +44,28 @@ _EARLIER = re.compile(
     re.I,
 )
 _RANGES = re.compile(r"\b(?:rang(?:e|es|ed|ing)|var(?:y|ies|ied|ying)|span(?:s|ned|ning)?)\b", re.I)
+_COMPARES = re.compile(
+    r"\b(?:than|versus|vs|against|over|and|leads?|beats?|trails?|exceeds?|outs\w+|ahead|behind|above|below)\b", re.I
+)
+_OPPOSED = re.compile(r"[\s%]*\(?(?:against|versus|vs\.?|compared (?:with|to))[\s$€£¥]*", re.I)
+_AGAINST = re.compile(r"[\s%]*\(?(?:against|versus|vs\.?|to|compared (?:with|to)|and|/|-|\u2013)[\s$€£¥]*", re.I)
+_TURNED = re.compile(r"\b(?:compared (?:with|to)|unlike|than|against|versus|relative to)\s+(?:the\s+)?$", re.I)
+_NAMES_NEXT = re.compile(r"[)\s]*[=<>\u2264\u2265\u2248:]")  # `p = 0.03`: a name of the number that follows
+_STATISTIC_NEXT = re.compile(r"[)\s]*[=<>\u2264\u2265\u2248:]|\s+[-+$€£]?\d")
+_NEVER = re.compile(r"\b(?:no|none|never|nothing|not|nobody|neither)\b", re.I)
+_ASIDE = re.compile(r"[\s*_%]*\((?:about |or |i\.e\. |= ?|a share of )?[$€£~]?")
+_OF_ANOTHER = re.compile(
+    r"\b(?:leader|winner|rival|other|competitor|group|company|market|runner-up|best|latter|former)(?:['\u2019]s|s['\u2019])"
+    r"[\s*_]*[$€£¥]?$",
+    re.I,
+)
+_SPREAD = re.compile(r"(?:\u00b1|\+/-|\+-)\s*$")
+_CHANGE_LABEL = re.compile(r"growth|change|chg|diff|delta|yoy|lift|uplift|变化|增长", re.I)
+_CHANGE_WORDS = re.compile(
+    r"\b(?:grew|grow\w*|rose|ris\w+|increas\w*|chang\w*|fell|fall\w*|declin\w*|drop\w*|decreas\w*|up|down|gain\w*|"
+    r"climb\w*|jump\w*|shr[aiu]nk|lost|improv\w*|slip\w*)\b|增长|下降",
+    re.I,
+)
 _EACH = re.compile(r"\b(?:each|every|per|respectively)\b|每", re.I)
 _WORD = re.compile(r"[A-Za-z]+|[\u2e80-\u9fff]{2}")
 _OVERALL = re.compile(
@@ -58,6 +80,12 @@ _EXTREME = re.compile(
 class _Sentence:
     mentions: tuple[Mention, ...]
     numbers: tuple[tuple[int, int], ...]  # spans in the sentence that are no labels
+
+    def without_names_of_others(self, start: int, text: str, is_statistic: bool) -> _Sentence:
+        """For the number at `start`: `p = 0.03` behind it names another one, and so does `SD 3`."""
+        names = _STATISTIC_NEXT if is_statistic else _NAMES_NEXT
+        kept = tuple(m for m in self.mentions if m.end <= start or not names.match(text, m.end))
+        return self if len(kept) == len(self.mentions) else _Sentence(kept, self.numbers)
 
 
 class Attachments:
@@ -80,26 +108,50 @@ class Attachments:
         vocabularies = figure.grid.vocabularies
         if _is_symmetric(vocabularies):
             return self._pair_conflict(number, place, figure, vocabularies[0])
-        for level, (vocabulary, label) in enumerate(zip(vocabularies, figure.labels, strict=True)):
-            if len(vocabulary) < 2 or not forms(label):
-                continue
-            own = vocabulary.labels.index(label)
-            meant = self._meant(number, place, vocabulary, own)
-            if meant is None or meant == own or vocabulary.labels[meant] == label:
-                continue
-            other = forms(vocabulary.labels[meant])
-            if _can_both_be(other, forms(label)) or _is_superlative(other, forms(label), place.text):
-                continue
-            if _are_times(other, forms(label)) and _EARLIER.search(self._behind_text(number, place)):
-                continue
-            right = _value_of(figure, level, vocabulary.labels[meant])
-            if right is not None and right.value == figure.value:
-                continue
-            there = f", {right.text} to {_shown(vocabulary, meant)}" if right is not None else ""
-            return f"{figure.text} belongs to {_shown(vocabulary, own)}{there}"
+        for level in range(len(figure.labels)):
+            if reason := self._at_level(number, place, figure, level):
+                return reason
         if place.is_cell or not _OVERALL.search(place.text) or _EXTREME.search(place.text) or _EACH.search(place.text):
             return ""
         return self._overall_conflict(place, figure, vocabularies)
+
+    def _at_level(self, number: WrittenNumber, place: NumberPlace, figure: OutputNumber, level: int) -> str:
+        """Why the figure's label of one level is not the one that the text means."""
+        vocabulary, label = figure.grid.vocabularies[level], figure.labels[level]  # type: ignore[union-attr]
+        if len(vocabulary) < 2 or not forms(label):
+            return ""
+        own = vocabulary.labels.index(label)
+        meant = self._meant(number, place, vocabulary, own)
+        if meant is None or meant == own or vocabulary.labels[meant] == label:
+            return ""
+        right = _value_of(figure, level, vocabulary.labels[meant])
+        if right is not None and right.value == figure.value:
+            return ""
+        if _can_both_be(forms(vocabulary.labels[meant]), forms(label)) or self._is_excused(
+            number, place, figure, level, meant, right
+        ):
+            return ""
+        there = f", {right.text} to {_shown(vocabulary, meant)}" if right is not None else ""
+        return f"{figure.text} belongs to {_shown(vocabulary, own)}{there}"
+
+    def _is_excused(
+        self, number: WrittenNumber, place: NumberPlace, figure: OutputNumber, level: int, meant: int,
+        right: OutputNumber | None,
+    ) -> bool:  # fmt: skip
+        """Whether the words say that the figure's own label is meant all the same: a highest mean,
+        the growth of what the sentence names, a deviation behind its mean, a year before.
+        """
+        vocabularies: list[Vocabulary] = figure.grid.vocabularies  # type: ignore[union-attr]
+        label, other = forms(figure.labels[level]), forms(vocabularies[level].labels[meant])
+        if not _ends_a_range(number, place, vocabularies, level, meant, right) and _is_superlative(
+            other, label, place.text
+        ):
+            return True
+        if _CHANGE_LABEL.search(figure.labels[level]) and _CHANGE_WORDS.search(place.text):
+            return True
+        if vocabularies[level].is_statistic and _SPREAD.search(place.text[: place.start]):
+            return True
+        return _are_times(other, label) and bool(_EARLIER.search(self._behind_text(number, place)))
 
     def _behind_text(self, number: WrittenNumber, place: NumberPlace) -> str:
         """The text from the number to the next one."""
@@ -114,7 +166,10 @@ class Attachments:
     def _meant(self, number: WrittenNumber, place: NumberPlace, vocabulary: Vocabulary, own: int) -> int | None:
         if place.is_cell:
             return self._meant_by_cell(place, vocabulary, own)
+        if _OF_ANOTHER.search(place.text, 0, place.start):
+            return None  # the leader's 84.15
         sentence = self._sentence(number, place, vocabulary)
+        sentence = sentence.without_names_of_others(place.start, place.text, vocabulary.is_statistic)
         if not sentence.mentions and not vocabulary.is_statistic:
             return self._meant_by_parents(place, vocabulary, own)
         labels = {mention.label for mention in sentence.mentions}
@@ -208,9 +263,29 @@ class Attachments:
         return ""
 
 
+def _ends_a_range(
+    number: WrittenNumber, place: NumberPlace, vocabularies: Sequence[Vocabulary], level: int, meant: int,
+    right: OutputNumber | None,
+) -> bool:  # fmt: skip
+    """Whether a lowest or highest is the min or max of one column, and compares no rows."""
+    if right is None:
+        return False
+    alone = all(len(v) < 2 or v.is_statistic for i, v in enumerate(vocabularies) if i != level)
+    return alone or vocabularies[level].labels[meant] == _range_end(number, place)
+
+
+def _range_end(number: WrittenNumber, place: NumberPlace) -> str:
+    return _end_of_range(place.text, (place.start, place.start + len(number.text)))
+
+
 def _end_of_range(text: str, span: tuple[int, int]) -> str:
     """min or max for a number that a sentence calls the end of a range."""
     before = text[: span[0]]
+    if _NEVER.search(before):  # nothing was below this or above that
+        if re.search(r"\b(?:below|under|less than|lower than|cheaper than)[\s*_$€£¥]*$", before):
+            return "min"
+        if re.search(r"\b(?:above|over|more than|higher than|beyond|exceed(?:s|ed|ing)?)[\s*_$€£¥]*$", before):
+            return "max"
     if not _RANGES.search(before):
         return ""
     if re.search(r"\b(?:from|between)[\s*_$€£¥(]*(?:EUR |USD )?$", before):
@@ -225,6 +300,9 @@ def attach(
     """The labels that the number at `span` may belong to: one, two where the sentence leaves open
     which, or none.
     """
+    earlier = [n for n in numbers if n[1] <= span[0]]
+    if earlier and _ASIDE.fullmatch(text, earlier[-1][1], span[0]):
+        return attach(text, earlier[-1], numbers, mentions)  # 84.15 (39% of all)
     listed = _in_lists(text, numbers, mentions)
     if listed is not None and span in numbers:
         return [listed[numbers.index(span)]]
@@ -235,10 +313,11 @@ def attach(
     ):  # fmt: skip
         if mention is None:
             continue
+        raw = cost
         if preference >= 0:  # else the sentence goes this way as a whole
             cost += _taken(text, span, mention, cost, numbers, mentions)
-        if cost <= MAX_COST:
-            near.append((cost + preference, mention.label, cost))
+        if cost <= MAX_COST or raw <= AT_ONCE:
+            near.append((cost + preference, mention.label, raw))
     near.sort()
     # A label right behind the number is its unit (4.4 years), whatever the rest says.
     return list(dict.fromkeys(label for cost, label, raw in near if cost - near[0][0] < 0.4 or raw <= AT_ONCE))
@@ -259,6 +338,11 @@ def _taken(
 def _in_lists(text: str, numbers: Sequence[tuple[int, int]], mentions: Sequence[Mention]) -> list[int] | None:
     """Labels of the numbers where all labels come first and then all numbers, or the other way."""
     labels = [m.label for m in mentions]
+    if len(labels) == len(numbers) == 2 and labels[0] != labels[1] and mentions[1].end <= numbers[0][0]:
+        between = (text[mentions[0].end : mentions[1].start], text[numbers[0][1] : numbers[1][0]])
+        compares = _COMPARES.search(between[0]) or _OPPOSED.fullmatch(between[1])
+        if compares and _AGAINST.fullmatch(between[1]) and not _TURNED.search(text[: mentions[0].start]):
+            return labels  # A sold more than B: 12 against 9
     if len(labels) != len(numbers) or len(set(labels)) != len(labels) or len(labels) < 2:
         return None
     if not (mentions[-1].end <= numbers[0][0] or numbers[-1][1] <= mentions[0].start):
@@ -291,7 +375,7 @@ def _before(
 def _behind(
     text: str, span: tuple[int, int], numbers: Sequence[tuple[int, int]], mentions: Sequence[Mention]
 ) -> tuple[Mention | None, float]:
-    later = [m for m in mentions if m.start >= span[1]]
+    later = [m for m in mentions if m.start >= span[1] and not _NAMES_NEXT.match(text, m.end)]
     if not later:
         return None, 9.0
     mention = later[0]

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 _SAME = {
     "mean": "average avg averaged averaging averages mean means 平均 均值 平均值",
-    "median": "median 50% 中位数 中位",
+    "median": "median mdn 50% 中位数 中位",
     "min": "min minimum lowest smallest cheapest coldest youngest shortest 最小 最低 最小值",
     "max": "max maximum highest largest dearest warmest hottest oldest longest greatest 最大 最高 最大值",
     "std": "std deviation sd stdev 标准差",
@@ -52,6 +52,7 @@ _STOP = frozenset(
     "a an the of in on at for by to from with and or as is was were are be been it its their this that these those "
     "has have had dtype name float64 int64 object nan values value array dataframe series print".split()
 )
+_QUARTILES = {"1": "25%", "2": "median", "3": "75%", "lower": "25%", "low": "25%", "upper": "75%", "upp": "75%"}
 _TOKEN = re.compile(
     r"(?P<ordinal>\d+(?:st|nd|rd|th)\b)|(?P<mixed>[A-Za-z]{1,4}\d+(?:\.\d+)?(?![A-Za-z]))|(?P<percent>\d+(?:\.\d+)?%)"
     r"|(?P<number>\d+(?:[.,-]\d+)*)|(?P<word>[A-Za-zÀ-ɏЀ-ӿ]+)|(?P<cjk>[\u2e80-\u9fff\uac00-\ud7af\u3040-\u30ff]+)"
@@ -104,6 +105,8 @@ def tokens(text: str) -> tuple[Token, ...]:
                     out.append(Token(_plain(lower), start, end))
         elif kind == "cjk":
             out += _chinese(word, match.start())
+        elif kind == "mixed" and (year := re.fullmatch(r"[FC]Y(\d{4})", word)):
+            out.append(Token(year[1], match.start(), match.end(), "number"))
         elif kind == "mixed":
             out.append(Token(word.lower().replace(".", ""), match.start(), match.end()))
         elif kind == "percent":
@@ -112,9 +115,16 @@ def tokens(text: str) -> tuple[Token, ...]:
         else:
             form = word.rstrip("stndrh") if kind == "ordinal" else word.replace(",", "")
             out.append(Token(form, match.start(), match.end(), kind))
-    for i, (one, other) in enumerate(pairwise(out)):  # the third quarter is Q3
+    return _joined(out)
+
+
+def _joined(out: list[Token]) -> tuple[Token, ...]:
+    """Two words that are one name: the third quarter is Q3, the first quartile 25%."""
+    for i, (one, other) in enumerate(pairwise(out)):
         if one.kind == "ordinal" and other.form in ("quarter", "half"):
             out[i] = Token(other.form[0] + one.form, one.start, other.end)
+        elif one.form in _QUARTILES and other.form.startswith("quartil"):
+            out[i] = Token(_QUARTILES[one.form], one.start, other.end)
         elif one.kind == "ordinal" and other.form.startswith("percentil"):
             out[i] = Token(f"{int(one.form) / 100:g}", one.start, other.end)
     return tuple(out)
@@ -157,6 +167,7 @@ class Vocabulary:
     _needed: list[tuple[frozenset[str], frozenset[str]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.num_printed = len(self.labels)
         self.is_statistic = _name_statistics(self.labels)
         if self.is_statistic:  # a text may name a statistic that the table does not have
             known = {form for label in self.labels for form in forms(label)}

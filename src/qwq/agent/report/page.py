@@ -210,7 +210,7 @@ class _Targets:
             return f'<a class="num typed" href="#task" title="from the task">{shown}</a>'
         call = self._ids.get(check.source, "")
         anchor = call
-        if check.given and check.kind != "code":
+        if check.given and check.kind not in ("code", "derived", "count"):
             values = self._values.setdefault(call, {})
             anchor = values.setdefault(check.given, f"{call}-v{len(values) + 1}")
         tone = " typed" if check.kind == "code" else ""

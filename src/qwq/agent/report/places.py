@@ -20,12 +20,14 @@ _END = re.compile(
 )  # fmt: skip
 _SHORT = re.compile(r"\b(?:vs|e\.g|i\.e|approx|ca|cf|Mr|Mrs|Dr|St|No|Inc|Co|etc|est|avg|fig|tab)\.$", re.IGNORECASE)
 _SCALES = (
-    (re.compile(r"\bthousands?\b|\bin k\b|\(k\)|[$€£]k\b|千", re.I), 1e3),
-    (re.compile(r"\bmillions?\b|\bmn\b|\(m\)|[$€£]m\b|百万", re.I), 1e6),
+    (re.compile(r"\bthousands?\b|\bin k\b|\(k\)|[$€£]k\b|\bk ?(?:[$€£]|EUR|USD)|\bT(?:EUR|€)|千", re.I), 1e3),
+    (re.compile(r"\bmillions?\b|\bmn\b|\(m\)|[$€£]m\b|\bm ?(?:[$€£]|EUR\b|USD\b)|百万", re.I), 1e6),
     (re.compile(r"\bbillions?\b|\bbn\b|[$€£]b\b", re.I), 1e9),
     (re.compile(r"万"), 1e4),
     (re.compile(r"亿"), 1e8),
 )
+_RANK = re.compile(r"#|no|nr|rank|ranking|place|position|pos|id|index", re.I)
+_IN_SCALE = re.compile(r"\b(?:in|all figures in|figures in|expressed in) (?:thousands|millions|billions|k\b)", re.I)
 _PERCENT = re.compile(r"[%％]|\bpercent\b|\bpct\b|\bpp\b", re.I)
 
 
@@ -48,13 +50,13 @@ class NumberPlace:
     before: str = ""
     scale: float = 1.0
     share: float = 0.0
-
+    line: int = -1  # of a cell: where its row begins
     is_heading: bool = False
 
     @property
     def is_name(self) -> bool:
-        """Whether it names something: a heading, a table's column, or a row."""
-        return self.is_heading or self.row == ROW_NAME
+        """Whether it names something: a heading, a table's column, or a row; or counts the rows."""
+        return self.is_heading or self.row == ROW_NAME or bool(_RANK.fullmatch(self.column.strip(" *_.")))
 
     @property
     def is_cell(self) -> bool:
@@ -85,8 +87,11 @@ class Places:
             return self._cell(block, number)
         start, end = self._sentence(block, number.start)
         before = self.text[slice(*self._sentence(block, start - 1))] if start > block.start else ""
+        sentence = self.text[start:end]
+        said = _IN_SCALE.search(sentence)
+        scale = next((factor for pattern, factor in _SCALES if said and pattern.search(said[0])), 1.0)
         return NumberPlace(
-            self.text[start:end], number.start - start, parents=block.parents, before=before,
+            sentence, number.start - start, parents=block.parents, before=before, scale=scale,
             is_heading=block.kind == "heading",
         )  # fmt: skip
 
@@ -114,7 +119,10 @@ class Places:
         a, b = cells[index]
         row = " | ".join(words) if index else ""
         parents = (block.caption, *block.parents)
-        return NumberPlace(self.text[a:b], number.start - a, row or ROW_NAME, column, parents, scale=scale, share=share)
+        return NumberPlace(
+            self.text[a:b], number.start - a, row or ROW_NAME, column, parents, scale=scale, share=share,
+            line=block.start,
+        )  # fmt: skip
 
 
 def _cells(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

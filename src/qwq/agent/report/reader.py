@@ -38,14 +38,15 @@ UNITS = frozenset(
 _CURRENCY = "$€£¥₹￥"
 _SIGN = "-+\u2212\u2013"
 _MINUS = ("-", "\u2212", "\u2013")
-_NUMBER = re.compile(
-    rf"""(?<![A-Za-z0-9_.\\/])                                # not inside a name
+_SPACED = r"(?<!\d\ )\d{1,3}(?:\ \d{3})+(?:\.\d+)?(?![\d,]|\ \d)|"  # 12 345: in reports alone
+_PATTERN = rf"""(?<![A-Za-z0-9_.\\/])                                # not inside a name
     (?P<open>\()?(?P<sign>[{_SIGN}])?\ ?(?:(?:US|CA|A|HK|C)?(?P<currency>[{_CURRENCY}])\ ?|(?:USD|EUR|GBP|CNY|RMB)\ )?
     (?P<inner>\()?(?P<sign2>[-\u2212])?
-    (?P<digits>\d{{1,3}}(?:,\d{{3}})+(?:\.\d+)?|\d{{1,3}}(?:[\u202f\u00a0]\d{{3}})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)
-    (?P<exponent>[eE][+-]?\d+)?(?P<close>\))?""",
-    re.VERBOSE,
-)
+    (?P<digits>\d{{1,3}}(?:[,_]\d{{3}})+(?:\.\d+)?(?![\d_])|\d{{1,3}}(?:[\u202f\u00a0\u2009'’]\d{{3}})+(?:\.\d+)?
+        |SPACED\d+(?:\.\d+)?|\.\d+)
+    (?P<exponent>[eE][+-]?\d+)?(?P<close>\))?"""
+_PRINTED = re.compile(_PATTERN.replace("SPACED", ""), re.VERBOSE)
+_WRITTEN = re.compile(_PATTERN.replace("SPACED", _SPACED), re.VERBOSE)
 _SPELLED = re.compile(
     rf"(?<![\w-])(?P<first>{'|'.join(sorted(WORDS, key=len, reverse=True))})"
     rf"(?:[- ](?P<second>{'|'.join(_ONES[1:10])}))?"
@@ -93,15 +94,46 @@ _SKIPPED = [
          r"(?:no\.?\s*)?\(?#?\d+(?:\.\d+)*\)?(?:\s?[-\u2013,&]\s?\d+)*(?:\s+(?:and|to|or)\s+\d+(?![\d.,]*%))?", re.I),
         (r"(?:图|表|第|步骤|单元格|附录)\s?\d+(?:\.\d+)*\s?(?:节|章|步|页|行|个单元格)?", 0),
         (r"\b(?:In|Out)\s?\[\d+\]|\bH\d\b|#\d+\b", 0),
-        (r"\b(?:80|90|95|98|99|99\.9)\s?[%％]\s?-?(?:CI\b|confidence|credible|prediction|置信)", re.I),
+        (r"\b(?:80|90|95|98|99|99\.9)\s?[%％]\s?-?(?:CIs?\b|confidence|credible|prediction|"
+         r"(?:upper |lower )?(?:interval|limit|bound|band)|置信)", re.I),
+        # What is numbered: a week, a room, a release; lists of the top so many; telephones.
+        (r"\b(?:week|day|room|building|floor|gate|route|store|shop|branch|team|group|site|station|patient|participant|"
+         r"customer|user|order|invoice|ticket|model|type|number|windows|ios|android|macos|ubuntu|zone|cluster|topic|"
+         r"batch|lot|run|epoch|fold|round|trial|experiment|seed|version|release|level|grade|stage|wave|cohort|lesson)\s+"
+         r"#?\d+\b(?![.,]\d|\s?[%％])", re.I),
+        (r"\b(?:ext|pp|p|vol|nos?)\.\s?\d+(?:\s?[-\u2013]\s?\d+)?\b|"
+         r"\b(?:doi|isbn|issn|arxiv):?\s?[\w./-]*\d[\w./-]*", re.I),
+        (r"\b(?:out of|of every|in every|per)\s+(?:100|1,?000|10,?000|100,?000)\b(?![.,]\d)", re.I),
+        (r"\bsignifican\w+[^.\n]{0,30}?\b(?:at|of|level)\s+(?:the\s+)?0?\.(?:1|10|05|01|001)\b", re.I),
+        (r"\b(?:due in|within(?: the)?|next|coming|every|(?:over|in|for) the (?:next|coming))\s+\d{1,3}\s+"
+         r"(?:days?|weeks?|months?|years?|hours?|minutes?)\b|"
+         r"\b[48]K\b(?=\s+(?:quality|video|resolution|screen|tv|display))", re.I),
+        (r"\btop[ -]\d+\b(?![.,]\d|\s?[%％])", re.I),
+        (r"\b\d{1,3}/\d{1,3}\b(?=[ -](?:rule|split|principle|ratio))", re.I),
+        (r"(?<![\w.])\+\d{1,3}[ -]\(?\d{1,4}\)?[ -]\d[\d -]{3,}\d\b|"
+         r"\b(?:tel|phone|fax)\b[^\n\d]{0,12}[\d +()-]{6,}", re.I),
         (r"\b\d{1,2}(?:st|nd|rd|th)?[\s-]centur(?:y|ies)\b", re.I),
+        # Levels of significance, ratios of formats, names of standards, round the clock.
+        (r"\b(?:p|P|\u03b1|alpha)\s?[<\u2264>\u2265=]{1,2}\s?0?\.(?:1|10|05|01|001|0001)\b(?!\d)", 0),
+        (r"\b(?:0\.)?(?:10|5|1|05|01)(?:\s?[%\uff05]|\s+percent)?\s+(?:significance\s+)?level\b|\bsignificance\s+level\s+of\s+"
+         r"(?:0\.\d+|\d+\s?%)", re.I),
+        (r"\b\d{1,2}:\d{1,2}\b(?![:\d])", 0),
+        (r"\b(?:ISO|IEC|RFC|DIN|EN|IFRS|GAAP|UTF|IEEE|ECMA|GDPR|HTTP|PEP|CVE|ASCII|SHA|MD)[ -]?\d[\d-]*\b", 0),
+        (r"\b24/7\b|\b9-to-5\b|\b50[/:]50\b|\b101\b(?=\s*$)", 0),
     )
 ]  # fmt: skip
 _YEAR_BEFORE = re.compile(
-    r"(?:\b(?:in|since|from|until|till|by|during|of|year|years|for|fiscal|calendar|end|early|late|mid|before|after|to|"
+    r"(?:\b(?:the|our|its|this|a|in|since|from|until|till|by|during|of|year|years|for|fiscal|calendar|end|early|late|mid|before|after|to|"
     r"through|between|and|or|vs\.?|versus|than|FY|Q[1-4]|class|season|edition|census|dated|full-year|year-end)|[(,/&]|"
     r"^|\d{4}\s?[-\u2013,])\s*[*_]{0,2}$",
     re.IGNORECASE,
+)
+_CENTS = re.compile(r" (?:cents?|pence|pennies) (?:of|in|out of) (?:every|each|the|a) (?:euro|dollar|pound)", re.I)
+# A 12-month plan, a 5-star hotel: what the number says is a name.
+_ADJECTIVE = re.compile(
+    r"-(?:month|day|week|year|hour|minute|quarter|point|step|way|star|sided|digit|page|person|item|bit|core|part|tier|"
+    r"level|dimensional|decimal|column|row|word|figure)s?\b(?!-over)",
+    re.I,
 )
 _HEDGE = re.compile(
     r"(?:\b(about|around|approximately|approx\.?|roughly|circa|ca\.|some|nearly|almost|close to|just under|under|below|"
@@ -168,7 +200,7 @@ def skipped_spans(text: str) -> list[tuple[int, int]]:
 def read_numbers(text: str, *, skip: bool = True) -> list[WrittenNumber]:
     """The numbers of a text in order. `skip` False reads all of it, as for a program's output."""
     spans = skipped_spans(text) if skip else []
-    numbers = [*_digits(text, spans), *(_spelled(text, spans) if skip else ())]
+    numbers = [*_digits(text, spans, _WRITTEN if skip else _PRINTED), *(_spelled(text, spans) if skip else ())]
     return sorted(numbers, key=lambda number: number.start)
 
 
@@ -176,8 +208,8 @@ def _outside(spans: list[tuple[int, int]], start: int) -> bool:
     return not any(a <= start < b for a, b in spans)
 
 
-def _digits(text: str, spans: list[tuple[int, int]]) -> Iterator[WrittenNumber]:
-    for match in _NUMBER.finditer(text):
+def _digits(text: str, spans: list[tuple[int, int]], pattern: re.Pattern[str]) -> Iterator[WrittenNumber]:
+    for match in pattern.finditer(text):
         at = match.start("digits")
         if not _outside(spans, at) or _is_part_of_a_name(text, match):
             continue
@@ -198,7 +230,7 @@ def _is_part_of_a_name(text: str, match: re.Match[str]) -> bool:
 
 
 def _number(text: str, match: re.Match[str]) -> WrittenNumber:
-    digits = re.sub(r"[,\u202f\u00a0]", "", match["digits"])
+    digits = re.sub(r"[,_'’ \u202f\u00a0\u2009]", "", match["digits"])
     sign, start = _sign(text, match)
     brackets, loss = _brackets(match)
     end = match.end() if loss else max(match.end("digits"), match.end("exponent"))
@@ -217,7 +249,7 @@ def _number(text: str, match: re.Match[str]) -> WrittenNumber:
         text[start:end], start, end, value, step, share, scale,
         either_sign=brackets and not loss and not sign, has_sign=bool(sign) or loss,
         hedge=_hedge(text[: min(start, match.start())]), unit=unit,
-        is_counted=not is_small or (has_unit and not ordinal),
+        is_counted=(not is_small or (has_unit and not ordinal)) and not _ADJECTIVE.match(text, end),
         may_be_year=(year := not sign and (not has_unit or unit == "年") and _may_be_year(match["digits"])),
         is_year=year and bool(_YEAR_BEFORE.search(before)),
     )  # fmt: skip
@@ -270,7 +302,7 @@ def _suffix(text: str, end: int, currency: bool) -> tuple[float, float, int, boo
         end = suffix.end()
         if share:
             break
-    return share, scale, end, ordinal
+    return share or (1e2 if _CENTS.match(text, end) else 0.0), scale, end, ordinal
 
 
 def _hedge(before: str) -> str:

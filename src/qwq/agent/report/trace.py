@@ -5,8 +5,9 @@
 
 A number is traced where a call gave the same value, rounded to the digits shown, percent against
 fraction, in thousands or millions. It is not where only the value of another row or column is the
-same, as far as the text says which row it means (`attachment.py`). What follows from two numbers by
-arithmetic (a difference, a ratio) was not executed and is unsupported.
+same, as far as the text says which row it means (`attachment.py`). A difference, change, ratio,
+share or sum of numbers that the sentence shows or names is computed here and so checked
+(`derived.py`); other arithmetic was not executed and is unsupported.
 
 A traced number was given by a call: that the call computed the right thing is not shown by this.
 """
@@ -17,12 +18,14 @@ import ast
 import re
 import warnings
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from qwq.agent.report.attachment import Attachments
-from qwq.agent.report.grid import OutputNumber, lines_grid
+from qwq.agent.report.derived import Derivation, Operand, derive
+from qwq.agent.report.grid import Grid, OutputNumber, lines_grid
+from qwq.agent.report.label_words import forms
 from qwq.agent.report.output_numbers import read_figures
 from qwq.agent.report.places import NumberPlace, Places
 from qwq.agent.report.reader import WrittenNumber, read_numbers
@@ -44,6 +47,17 @@ _FELL_BY = re.compile(
     r"(?:\b(?:fell|falls|fallen|declined|declines|dropped|drops|decreased|decreases|shrank|shrunk|down|slipped|contracted)"
     r"(?:\s+by)?|\b(?:decline|drop|decrease|fall|reduction|loss)\s+of|下降了?|减少了?|下跌了?)\s*(?:about|around|~)?\s*[$€£¥]?$",
     re.IGNORECASE,
+)
+_QUANTILES = ("1%", "5%", "10%", "25%", "50%", "75%", "90%", "95%", "99%")
+_BELOW = re.compile(
+    r"below|under|less|fewer|lower|above|over|more|at (?:most|least)|or (?:less|more)|up to|quantile|quartile|"
+    r"percentile|median|middle|half|within|between|exceed|top|bottom|分位",
+    re.I,
+)
+_ADVICE = re.compile(
+    r"\b(?:recommend\w*|suggest\w*|propos\w*|should|could|consider|plan(?:s|ned)? to|aim\w*|target\w*|goal|next steps?|"
+    r"advis\w*|let us|we will|ought|review|try)\b|建议|应当|计划",
+    re.I,
 )
 _FACTORS = (1.0, 1e2, 1e3, 1e4, 1e-2, 1e-3, 1e-4)  # from a figure to a number in its unit
 _SCALE_WORDS = {
@@ -69,8 +83,9 @@ class NumberCheck:
     """A number of the text at [start, end), where it is from, and why it is from nowhere.
 
     `source` is a source's label, None where the number is unsupported. `kind` is output, code (a
-    limit or an option in the code, such as 20000 in `amount > 20000`), task, or value (registered
-    in strict mode). `given` is the value as the call printed it.
+    limit or an option in the code, such as 20000 in `amount > 20000`), task, derived (it follows
+    from numbers that calls gave, as `given` says), count (so many rows of that name were printed),
+    or value (registered in strict mode). `given` is the value as the call printed it.
     """
 
     text: str
@@ -117,29 +132,76 @@ class Trace:
     def check(self, text: str) -> list[NumberCheck]:
         numbers, places = read_numbers(text), Places(text)
         located = [(number, places.of(number)) for number in numbers]
-        attachments = Attachments(text, numbers)
+        equals = [[f for f in self._near(n, place) if self._is_same(n, f, place)] for n, place in located]
+        derived: dict[int, NumberCheck] = {}
+        operands: dict[int, Operand] = {}
+        for i, (number, place) in enumerate(located):
+            if equals[i]:
+                operands[i] = self._operand(number, place, equals[i][0])
+            elif number.is_counted and (found := self._derivation(i, located, operands)) is not None:
+                derived[i] = self._as_check(number, found)
+                operands[i] = Operand(found.value, number.share, found.source, number.text)
+        # A difference is no row's value: the others of its sentence are attached without it.
+        attachments = Attachments(text, [n for i, n in enumerate(numbers) if i not in derived])
         checks = []
-        for number, place in located:
-            check = self._check(number, place, attachments)
+        for i, (number, place) in enumerate(located):
+            check = derived.get(i) or self._check(number, place, equals[i], attachments)
+            if check is not None and check.source is None and equals[i] and number.share:
+                found = self._derivation(i, located, operands)  # another row has the share by chance
+                check = check if found is None else self._as_check(number, found)
             if check is not None:
                 checks.append(check)
         return checks
 
-    def _check(self, number: WrittenNumber, place: NumberPlace, attachments: Attachments) -> NumberCheck | None:
+    def _derivation(
+        self, index: int, located: Sequence[tuple[WrittenNumber, NumberPlace]], operands: Mapping[int, Operand]
+    ) -> Derivation | None:
+        """How a number that no call gave follows from others of its sentence and of the one before,
+        or from rows that the sentence names.
+        """
+        number, place = located[index]
+        begin = number.start - place.start - len(place.before)
+        end = number.start - place.start + len(place.text)
+        shown = [
+            operand
+            for i, operand in operands.items()
+            if i != index and not located[i][0].is_year
+            and (begin <= located[i][0].start < end or (place.is_cell and located[i][1].line == place.line))
+        ]  # fmt: skip
+        return derive(number, place, shown, self._grids)
+
+    def _as_check(self, number: WrittenNumber, found: Derivation) -> NumberCheck:
+        label = self.sources[found.source].label
+        return NumberCheck(number.text, number.start, number.end, label, kind="derived", given=found.text)
+
+    def _operand(self, number: WrittenNumber, place: NumberPlace, figure: OutputNumber) -> Operand:
+        exact = next(
+            (v for v in self._values(number, figure, place) if _close(number, v, ignore_sign=True)), number.value
+        )
+        return Operand(exact, number.share or place.share, figure.source, figure.text)
+
+    @cached_property
+    def _grids(self) -> list[Grid]:
+        return list({id(f.grid): f.grid for f in self.figures if f.grid is not None}.values())
+
+    def _check(
+        self, number: WrittenNumber, place: NumberPlace, equal: Sequence[OutputNumber], attachments: Attachments
+    ) -> NumberCheck | None:
         if not number.is_counted and (not place.is_cell or place.is_name):
             return None
         span = (number.text, number.start, number.end)
-        equal = [f for f in self._near(number, place) if self._is_same(number, f, place)]
         reasons = [attachments.conflict(number, place, figure) for figure in equal]
         given = self._given(equal, reasons, place, attachments)
         if given is not None:
             return NumberCheck(*span, self.sources[given.source].label, kind="output", given=given.text)
         if (not equal or number.is_whole) and (typed := self._where_typed(number)):
             return NumberCheck(*span, typed[0], kind=typed[1])
+        if (counted := self._counted(number, place)) is not None:
+            return NumberCheck(*span, self.sources[counted].label, kind="count", given=number.text)
         if equal:
             index = next(i for i, reason in enumerate(reasons) if reason)
             return NumberCheck(*span, None, f"{self.sources[equal[index].source].label}: {reasons[index]}")
-        if number.is_year or (number.may_be_year and place.is_name):
+        if number.is_year or (number.may_be_year and place.is_name) or _is_advice(number, place):
             return None
         return NumberCheck(*span, None, "no executed call gave this number")
 
@@ -165,6 +227,17 @@ class Trace:
                 return self.sources[source].label, kind
         return None
 
+    def _counted(self, number: WrittenNumber, place: NumberPlace) -> int | None:
+        """The source of a table that has so many rows of the name behind the number: 4 years."""
+        if not number.is_whole or number.share or number.scale != 1:
+            return None
+        behind = forms(" ".join(place.text[place.start + len(number.text) :].split()[:3]))
+        for grid in self._grids:
+            for vocabulary, axis in zip(grid.vocabularies, grid.axes, strict=True):
+                if axis and forms(axis) & behind and vocabulary.num_printed == number.value:
+                    return grid.figures[0].source
+        return None
+
     def _near(self, number: WrittenNumber, place: NumberPlace) -> list[OutputNumber]:
         """The figures whose size fits in some unit, in the order of the outputs."""
         shown = abs(number.value)
@@ -179,6 +252,8 @@ class Trace:
     # -- equality ----------------------------------------------------------------------------------
 
     def _is_same(self, number: WrittenNumber, figure: OutputNumber, place: NumberPlace) -> bool:
+        if figure.share and figure.grid is None and figure.text in _QUANTILES and not _BELOW.search(place.text):
+            return False  # the name of a row of describe()
         return any(
             self._fits(number, value, figure, place) for value in self._values(number, figure, place)
         )  # fmt: skip
@@ -228,6 +303,13 @@ class Trace:
             return bool(_LOSS.search(" ".join(figure.labels)))
         around = place.text[max(0, place.start - 70) : place.start + len(number.text) + 40] + place.row + place.column
         return bool(_DOWN.search(around))
+
+
+def _is_advice(number: WrittenNumber, place: NumberPlace) -> bool:
+    """A round number of what is recommended or planned: shift 10% of the budget."""
+    digits = number.text.strip("$€£%").rstrip("0%").replace(",", "")
+    is_round = len(re.sub(r"\D", "", digits)) <= 1 or number.value % 5 == 0
+    return is_round and number.is_whole and bool(_ADVICE.search(place.text[: place.start]))
 
 
 def _close(number: WrittenNumber, value: float, *, ignore_sign: bool = False) -> bool:
