@@ -42,6 +42,11 @@ test-cluster: $(STAMP)
 test-fleet-faults: $(STAMP)
 	$(BIN)/python tests/slow/fleet_faults.py
 
+# The run of test-cluster on two network namespaces with torchrun, and the cable between them cut; needs root.
+.PHONY: test-hosts
+test-hosts: $(STAMP)
+	$(BIN)/python tests/slow/two_hosts.py
+
 # Gold answers of the sets for agents in DATA are right, known wrong ones are wrong; two minutes on one core.
 DATA = ../shared/data/agent
 test-agent-sets: $(STAMP)

@@ -50,10 +50,10 @@ def compare(name: str, reduction: str, one: Path, other: Path, wrong: list[str])
     )
 
 
-def resumed(place: Path, reduction: str, expected: Path, wrong: list[str]) -> None:
+def resumed(place: Path, reduction: str, expected: Path, wrong: list[str], only: str | None) -> None:
     """Stop a run on 2 processes in the middle of every stage, and resume each on other numbers."""
     stages = [r["stage"] for r in rows(expected)]
-    for stage in dict.fromkeys(stages):
+    for stage in [only] if only else dict.fromkeys(stages):
         at = stages.index(stage) + 2
         half = place / f"{reduction}-{stage}-half"
         process = start(half, 2, reduction)
@@ -111,6 +111,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=tuple(LIMITS))
+    parser.add_argument("--stage", help="resume on other numbers from the middle of this stage alone")
+    parser.add_argument("--worlds", type=int, nargs="*", default=WORLDS[1:])
     args = parser.parse_args()
     wrong: list[str] = []
     began = time.monotonic()
@@ -118,10 +120,10 @@ def main() -> None:
         place = Path(folder)
         for reduction in [args.only] if args.only else list(LIMITS):
             expected = run(place / f"{reduction}-1", 1, reduction)
-            for processes in WORLDS[1:]:
+            for processes in args.worlds:
                 found = run(place / f"{reduction}-{processes}", processes, reduction)
                 compare(f"{reduction} on {processes} processes", reduction, expected, found, wrong)
-            resumed(place, reduction, expected, wrong)
+            resumed(place, reduction, expected, wrong, args.stage)
             if reduction == "fixed" or args.only:
                 killed(place, reduction, expected, args.kills, args.seed, wrong)
     print(json.dumps({"wrong": wrong, "kills": args.kills, "seconds": round(time.monotonic() - began)}))

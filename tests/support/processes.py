@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 RECIPE = Path(__file__).parents[1] / "e2e" / "cluster.toml"
-PATIENCE_S = 300.0
+PATIENCE_S = 900.0
 QWQ = (sys.executable, "-c", "import sys; from qwq.cli import main; sys.exit(main())")
 
 
@@ -27,7 +27,10 @@ def start(runs: Path, processes: int, reduction: str, *options: str, recipe: Pat
 def finish(runs: Path, processes: int, reduction: str, *options: str, recipe: Path = RECIPE) -> tuple[int, str]:
     """Exit status and standard error."""
     process = start(runs, processes, reduction, *options, recipe=recipe)
-    _, err = process.communicate(timeout=PATIENCE_S)
+    try:
+        _, err = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.terminate()
     return process.returncode, err
 
 

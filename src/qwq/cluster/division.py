@@ -28,6 +28,7 @@ from qwq.cluster.world import RankWorld
 T = TypeVar("T")
 P = TypeVar("P")
 Sums = Mapping[str, float]
+MESSAGE = 1 << 22  # gradients that a process sends at once, 16 MiB in float32
 LARGEST = "_max"  # ending of the names of figures of which the largest counts; others are added
 
 
@@ -128,16 +129,22 @@ class Fixed(WholeBatch):
         for turn in range(max(self.world.gather(len(shards)))):
             own.append([one(part) for part in shards[turn]] if turn < len(shards) else [])
             marks = torch.tensor([float(m.grad is not None) for m in masters])
-            for m, total in zip(masters, totals, strict=True):
-                # One message a parameter: no more than one gradient of each process is held.
-                gradient = torch.zeros_like(m) if m.grad is None else m.grad.contiguous()
-                for row in self.world.stack(gradient):
-                    total += row
-                m.grad = None
             given = torch.maximum(given, self.world.stack(marks).amax(0))
+            for bucket in _buckets(masters):
+                self._add(bucket, totals, masters)
         for m, total, mark in zip(masters, totals, given.tolist(), strict=True):
             m.grad = total.to(m.dtype) if mark else None
         return self.figures(own)
+
+    def _add(self, bucket: list[int], totals: list[Tensor], masters: Sequence[nn.Parameter]) -> None:
+        """Add the gradients that all processes have of some parameters, and clear this one's."""
+        own = []
+        for i in bucket:
+            own.append((torch.zeros_like(masters[i]) if (g := masters[i].grad) is None else g).flatten())
+            masters[i].grad = None
+        for row in self.world.stack(torch.cat(own)):
+            for i, part in zip(bucket, row.split([len(g) for g in own]), strict=True):
+                totals[i] += part.view_as(totals[i])
 
     def figures(self, own: Sequence[Sequence[Sums]]) -> dict[str, Any]:
         ranks: list[list[list[Sums]]] = self.world.gather([[dict(part) for part in shard] for shard in own])
@@ -159,3 +166,16 @@ class Fixed(WholeBatch):
         """The sum of squares of the whole gradient, in float64."""
         found = [g.double().square().sum() for g in gradients]
         return torch.stack(found).sum() if found else torch.zeros((), dtype=torch.float64)
+
+
+def _buckets(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Places of tensors that go into one message: at most `MESSAGE` numbers, or a single tensor."""
+    out: list[list[int]] = []
+    room = 0
+    for i, tensor in enumerate(tensors):
+        if not out or tensor.numel() > room:
+            out.append([])
+            room = MESSAGE
+        out[-1].append(i)
+        room -= tensor.numel()
+    return out
