@@ -55,7 +55,7 @@ kind = "rl2"
 steps = 3
 prompts = 12
 samples = 2
-max_new_tokens = 64
+max_new_tokens = 24
 kl = 0.0
 evaluate = false
 DATA
