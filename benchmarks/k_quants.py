@@ -1,7 +1,7 @@
 """K-quants of a model whose widths divide by 256, and what an importance matrix gains: perplexity
 per quantisation, with paired intervals.
 
-    python benchmarks/k_quants.py [--steps 300] [--tokens 60000] [--seed 0] [--keep FOLDER]
+    python benchmarks/k_quants.py [--steps 300] [--tokens 300000] [--seed 0] [--keep FOLDER]
 
 SmolLM2, the 0.5B model and the demo's have widths that do not divide by 256, so most of their
 tensors fall back to other encodings and their perplexities rank nothing. This trains a small model
@@ -122,7 +122,7 @@ def measured(folder: Path, num_tokens: int) -> tuple[dict[str, torch.Tensor], to
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--tokens", type=int, default=60_000)
+    parser.add_argument("--tokens", type=int, default=300_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="the trained model's folder; one that is there is not trained again")
     args = parser.parse_args()
