@@ -112,16 +112,17 @@ class RolloutSection(Section):
     )
     enough: float = Field(0.9, gt=0, le=1, description="share of a step's groups after which the others are late")
     straggler_s: float = Field(30.0, ge=0, description="seconds that late groups still get")
-    probe_limit: float = Field(
-        1e-3,
+    probe_limit: float | None = Field(
+        None,
         gt=0,
-        description="largest difference of log-probabilities, in nats, of an engine's probe against the trainer",
+        description="largest difference of log-probabilities, in nats, of an engine's probe against the trainer; "
+        "default: 1e-3 in float32, 0.3 in 16 bits",
     )
-    mismatch_alarm: float = Field(
-        5e-5,
+    mismatch_alarm: float | None = Field(
+        None,
         gt=0,
         description="mean difference of log-probabilities, in nats, of tokens of the current weights that raises an "
-        "alarm",
+        "alarm; default: 5e-5 in float32, 0.02 in 16 bits",
     )
 
     @field_validator("endpoints", mode="before")

@@ -266,15 +266,18 @@ def save_model(
     max_shard_bytes: int = SHARD_BYTES,
     generation: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    durable: bool = True,
 ) -> None:
     """Write config.json, safetensors and, where given, generation_config.json, as transformers
     reads them.
 
     A folder that is not there yet appears whole, by one rename. In one that is there, each file is
     replaced whole, weights first, and other files are left alone. Weights keep their dtype unless
-    `dtype` is given. `generation` may hold several `eos_token_id`.
+    `dtype` is given. `generation` may hold several `eos_token_id`. `durable` False does not wait
+    for the disk: for weights that need not survive a power cut.
     """
-    _save(model, state_to_hf(model.config, model.state_dict()), {}, Path(folder), max_shard_bytes, generation, dtype)
+    state = state_to_hf(model.config, model.state_dict())
+    _save(model, state, {}, Path(folder), max_shard_bytes, generation, dtype, durable=durable)
 
 
 def save_reward_model(
@@ -305,6 +308,8 @@ def _save(
     max_shard_bytes: int,
     generation: Mapping[str, Any] | None,
     dtype: torch.dtype | None,
+    *,
+    durable: bool = True,
 ) -> None:
     dtype = dtype or model.embed.weight.dtype
     config = model.config.to_hf() | dict(extra) | {"dtype": str(dtype).removeprefix("torch.")}
@@ -323,7 +328,7 @@ def _save(
             (name, t.to(device="cpu", dtype=torch.float32 if name == SCORE else dtype, copy=True).contiguous())
             for name, t in state.items()
         )
-        write_shards(target, tensors, max_shard_bytes)
+        write_shards(target, tensors, max_shard_bytes, durable=durable)
         for name, document in documents.items():
             write_atomic(target / name, json.dumps(document, indent=2) + "\n")
     except BaseException:
@@ -332,11 +337,13 @@ def _save(
         raise
     if target is not folder:
         target.rename(folder)
-    for path in (folder, folder.parent):
+    for path in (folder, folder.parent) if durable else ():
         sync(path)
 
 
-def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int = SHARD_BYTES) -> None:
+def write_shards(
+    folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int = SHARD_BYTES, *, durable: bool = True
+) -> None:
     """Write tensors to the safetensors files of a model folder, holding one file's at a time.
 
     They are cut in their order so that no file but one of a single tensor is over
@@ -351,7 +358,8 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_
         partial = folder / f".model-{len(files)}{mark}"
         _check_finite(held)
         save_file(held, partial, metadata={"format": "pt"})
-        sync(partial)
+        if durable:
+            sync(partial)
         files.append(list(held))
         held.clear()
 

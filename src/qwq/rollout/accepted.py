@@ -49,8 +49,12 @@ class AcceptedGroups:
     """The log of one step."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        self.path = folder / f"step-{step:05d}.jsonl"
+        self.path = self.path_of(folder, step)
         self._store: SampleStore[tuple[Any, ...]] = SampleStore(self.path, _key)
+
+    @staticmethod
+    def path_of(folder: Path, step: int) -> Path:
+        return folder / f"step-{step:05d}.jsonl"
 
     def groups(self) -> list[SampledGroup]:
         """The groups that were accepted before."""
@@ -61,11 +65,6 @@ class AcceptedGroups:
 
     def close(self) -> None:
         self._store.close()
-
-    def remove(self) -> None:
-        """The step's rollouts are written: the log has done its work."""
-        self.close()
-        self.path.unlink(missing_ok=True)
 
 
 def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:

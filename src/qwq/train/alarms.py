@@ -17,6 +17,7 @@ from qwq.config import RolloutSection
 from qwq.types import Outcome
 
 WINDOW = 5
+MISMATCH_ALARM, MISMATCH_ALARM_16_BITS = 5e-5, 0.02  # nats a token, of engines over HTTP; vLLM was seen at 7.4e-6
 VERDICT_SHARE = 0.02  # timeouts and undecided verdicts, which a policy could provoke
 WATCHED = ("entropy", "length", "truncated", "zero_signal", "clip_fraction", "kl", "kl_to_start", "mismatch_mean")
 
@@ -92,11 +93,12 @@ LIMITS = (
 )
 
 
-def mismatch_alarms(metrics: Mapping[str, Any], rollout: RolloutSection) -> list[str]:
+def mismatch_alarms(metrics: Mapping[str, Any], rollout: RolloutSection, *, exact: bool = True) -> list[str]:
     """Of engines over HTTP, whose log-probabilities may differ more than this process's own: each
-    step for itself, by the recipe's limit.
+    step for itself, by the recipe's limit. `exact`: the trainer computes in float32.
     """
-    mean, limit = metrics.get("mismatch_mean") or 0.0, rollout.mismatch_alarm
+    mean = metrics.get("mismatch_mean") or 0.0
+    limit = rollout.mismatch_alarm or (MISMATCH_ALARM if exact else MISMATCH_ALARM_16_BITS)
     if rollout.policy == "local" or mean <= limit:
         return []
     return [

@@ -32,6 +32,8 @@ from qwq.types import Message, Problem, Rollout
 
 # The prompt of every probe: long enough for several blocks of an engine's KV cache.
 PROBE_TEXT = "Say each number and its square: " + ", ".join(f"{i} and {i * i}" for i in range(1, 60))
+# Largest difference of a probe, in nats, in 16 bits (SmolLM2 was seen at 0.099) and in float32.
+PROBE_LIMITS = (0.3, 1e-3)
 # A step's problems: the number of the first, the problems, their thinking budgets.
 Numbered = tuple[int, Sequence[Problem], Sequence[int | None] | None]
 
@@ -45,11 +47,13 @@ class FleetSampler:
     ) -> None:  # fmt: skip
         self.model, self.chat, self.config, self.run, self.seed = model, chat, config, run, seed
         shared = run.fleet_folder if rollout.folder is None else Path(rollout.folder).expanduser()
-        keys = ("lease_s", "sync_timeout_s", "give_up_s", "rejoin_s", "concurrency", "probe_limit", "max_lag",
+        keys = ("lease_s", "sync_timeout_s", "give_up_s", "rejoin_s", "concurrency", "max_lag",
                 "stragglers", "enough", "straggler_s")  # fmt: skip
+        exact = model.embed.weight.dtype == torch.float32
         settings = FleetSettings(
             shared / f"weights-{run.fleet_folder.parent.parent.name}-{run.name}", run.fleet_folder,
-            version_step=config.updates, **{key: getattr(rollout, key) for key in keys},
+            version_step=config.updates, probe_limit=rollout.probe_limit or PROBE_LIMITS[exact],
+            **{key: getattr(rollout, key) for key in keys},
         )  # fmt: skip
         assert rollout.policy != "local"
         engines = open_engines(rollout.endpoints, rollout.policy, concurrency=rollout.concurrency)
@@ -104,10 +108,13 @@ class FleetSampler:
         return [r for group in groups for r in group.rollouts] if whole else came
 
     def written(self, step: int) -> None:
-        """The step's rollouts are in the store."""
+        """The step's rollouts are in the store: its log has done its work, also one that a kill has
+        left.
+        """
         if self._accepted is not None:
-            self._accepted.remove()
+            self._accepted.close()
             self._accepted = None
+        AcceptedGroups.path_of(self.run.fleet_folder, step).unlink(missing_ok=True)
 
     def figures(self) -> dict[str, Any]:
         return self.fleet.figures()
@@ -127,7 +134,7 @@ class FleetSampler:
     def _save(self, folder: Path) -> None:
         """The weights as a model folder; adapters are merged in a copy."""
         model = lora.merge(copy.deepcopy(self.model)) if lora.adapters(self.model) else self.model
-        save_model(model, folder)
+        save_model(model, folder, durable=False)
 
     @torch.no_grad()
     def _score(self, prompt: Sequence[int], ids: Sequence[int]) -> list[float]:

@@ -66,12 +66,16 @@ class PolicyUpdater:
         return load_loss(self.config.loss)
 
     @property
+    def exact(self) -> bool:
+        """Whether sampler and trainer compute in float32, where they agree within rounding."""
+        return self.model.embed.weight.dtype == torch.float32
+
+    @property
     def importance_cap(self) -> float:
         """Cap of the sampler's importance weight; 0: none."""
         if (cap := self.config.importance_cap) is not None:
             return cap
-        differs = self.model.embed.weight.dtype != torch.float32
-        return IMPORTANCE_CAP if differs or self.sampler.policy == "vllm" or self.sampler.max_lag else 0.0
+        return IMPORTANCE_CAP if not self.exact or self.sampler.policy == "vllm" or self.sampler.max_lag else 0.0
 
     def update(self, step: int, groups: list[Group], *, batch: Sequence[Rollout] | None = None) -> dict[str, Any]:
         """`updates` optimiser steps on `groups`; metrics of the step.
@@ -217,7 +221,7 @@ class PolicyUpdater:
     def _hold(self, what: str, difference: float, allowed: float) -> None:
         if self.sampler.policy != "local":
             return  # an alarm of its own limit tells (`alarms`)
-        if difference > allowed and self.model.embed.weight.dtype == torch.float32:
+        if difference > allowed and self.exact:
             raise InfraError(
                 f"sampler and trainer disagree: log-probabilities differ by {difference:.2e} {what}, {allowed:.0e} is "
                 "allowed; the rollouts do not come from these weights (delete the stage's rollouts folder and run "

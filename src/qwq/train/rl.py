@@ -185,7 +185,9 @@ class RlTrainer:
         if self.fleet is not None:
             metrics |= {"lag_mean": sum(lags) / max(1, len(lags)), "lag_max": max(lags, default=0)}
             metrics["fleet"] = self.fleet.figures()
-        if alarms := self.watch.alarms(metrics) + mismatch_alarms(metrics, self.updater.sampler):
+        if alarms := self.watch.alarms(metrics) + mismatch_alarms(
+            metrics, self.updater.sampler, exact=self.updater.exact
+        ):
             metrics["alarms"] = alarms
         if self.after_step:
             self.after_step(step, metrics)

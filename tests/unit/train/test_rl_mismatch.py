@@ -63,3 +63,6 @@ def test_engines_over_http_raise_an_alarm_at_their_own_limit(updater: PolicyUpda
     (alarm,) = mismatch_alarms({"mismatch_mean": 2e-4}, updater.sampler)
     assert "2.00e-04 nats" in alarm and "mismatch_alarm is 1e-04" in alarm
     assert mismatch_alarms({"mismatch_mean": 2e-4}, RolloutSection()) == []
+    usual = RolloutSection(policy="qwq", endpoints=["http://a"])
+    assert mismatch_alarms({"mismatch_mean": 6e-5}, usual) and not mismatch_alarms({"mismatch_mean": 4e-5}, usual)
+    assert not mismatch_alarms({"mismatch_mean": 0.01}, usual, exact=False)
