@@ -24,7 +24,7 @@ import torch
 
 from qwq.config import ComputeSection, Optim
 from qwq.model.config import preset
-from qwq.model.footprint import FLOAT, PROGRAM, update_parts
+from qwq.model.footprint import FLOAT, PROGRAM, allocator_bytes, shared_copies, update_parts
 from qwq.model.transformer import Transformer
 from qwq.pipeline.stages.rl1 import Rl1Stage
 from qwq.train.groups import Group
@@ -87,7 +87,9 @@ def alone(length: int, *, whole: bool) -> dict[str, float]:
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     held = 2 * FLOAT * config.num_parameters  # weights, and the gradients kept for comparison
-    estimate = PROGRAM + held + sum(update_parts(config, PROMPT + length).values())
+    tokens, copies = PROMPT + length, shared_copies(config, 1, length, 1, PROMPT)
+    parts = update_parts(config, tokens, laid_out=copies)
+    estimate = PROGRAM + held + sum(parts.values()) + allocator_bytes(config, tokens)
     result = {"length": length, "seconds": seconds, "peak": peak, "before": before, "estimate": estimate}
     if whole:
         undivided = gradients(model, length, SAMPLES * length)

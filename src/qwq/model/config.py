@@ -232,6 +232,11 @@ PRESETS: dict[str, ModelConfig] = {
         family="qwen2", vocab_size=512, hidden_size=512, intermediate_size=1536, num_layers=6, num_heads=16,
         num_kv_heads=2, head_dim=32, rope_theta=1e4, tie_embeddings=True, max_positions=1024, initializer_range=0.04,
     ),
+    "smollm2-135m": ModelConfig(
+        family="llama", vocab_size=49152, hidden_size=576, intermediate_size=1536, num_layers=30, num_heads=9,
+        num_kv_heads=3, head_dim=64, rope_theta=1e5, rms_norm_eps=1e-5, tie_embeddings=True, qkv_bias=False,
+        max_positions=8192, initializer_range=0.0416666666, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    ),
     "qwen2.5-0.5b": ModelConfig(
         family="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864, num_layers=24, num_heads=14,
         num_kv_heads=2, head_dim=64, rope_theta=1e6, rms_norm_eps=1e-6, tie_embeddings=True, max_positions=32768,

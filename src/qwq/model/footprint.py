@@ -9,32 +9,97 @@ from qwq.common.memory import GIB, Memory, on_cuda
 from qwq.model.config import ModelConfig
 
 FLOAT = 4  # bytes; training is in float32
-PROGRAM = int(0.33 * GIB)  # Python, torch and the rest of the process before any model, measured
+PROGRAM = int(0.40 * GIB)  # Python, torch and the rest of the process behind its first step, measured
 PREFILL_TOKENS = 4096  # engine.multi_step and reward.model compute so many prompt tokens at once,
 SCORED_TOKENS = 8192  # or so many tokens to be scored
+HEAP_BLOCK = 32 << 20  # glibc's largest threshold: larger blocks are mapped on their own
+HEAP_SPARE = 0.55  # of the bytes in smaller blocks, measured by benchmarks/plan_memory.py
 CHUNK_LOGITS = 1 << 24  # train.losses holds so many logits at once,
 KEPT_PROBS = 1 << 26  # keeps the probabilities of a batch up to here,
 # A sampled token of a step's rollouts: id and log-probability with their objects, mask and version.
 ROLLOUT_TOKEN = (8 + 28) + (8 + 24) + 8 + 8  # bytes, in CPython's lists
 DENSE_MASK = 1 << 24  # entries of the largest attention mask that model.layouts builds, 64 MB in float32
-LOGIT_COPIES = 5  # in about so many forms (logits, log-probabilities, probabilities, their sums ...)
+LOGIT_COPIES = (
+    5  # of a decoding step, in about so many forms (logits, log-probabilities, probabilities, their sums ...)
+)
 
 
-def activation_values(config: ModelConfig, num_tokens: int) -> int:
-    """Numbers that the backward pass needs of `num_tokens` tokens, counted on
-    `model.transformer.Block`.
+def activation_values(config: ModelConfig, num_tokens: int, laid_out: int = 0) -> int:
+    """Numbers that the backward pass needs of `num_tokens` tokens, as `model.transformer.Block`
+    saves them.
 
-    A layer keeps six widths of hidden states, the turned and the laid-out queries, keys and values,
-    attention's output, and four feed-forward widths. One layer's gradients exist beside them.
+    A layer saves the two residual sums, each norm's normalised input and output, queries, keys and
+    values before and after RoPE, attention's output with its log-sum-exps, and four feed-forward
+    widths; `laid_out` are the copies that attention makes of them (`packed_copies` and its
+    siblings). Behind the layers: embeddings, the last norm, the hidden states that predict.
+    """
+    return num_tokens * 4 * config.hidden_size + config.num_layers * layer_values(config, num_tokens, laid_out)
+
+
+def layer_values(config: ModelConfig, num_tokens: int, laid_out: int = 0) -> int:
+    """What one layer saves for the backward pass."""
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    normed = q + kv if config.qk_norm else 0
+    widths = 6 * config.hidden_size + 4 * config.intermediate_size + 3 * (q + kv) + normed + config.num_heads
+    return num_tokens * widths + laid_out
+
+
+def backward_values(config: ModelConfig, num_tokens: int) -> int:
+    """Gradients alive at once beside what is saved: those of a layer's feed-forward part, or of its
+    attention, less the two widths that the last norm has freed by then.
     """
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    layer = (
-        6 * config.hidden_size
-        + (6 + 2 * config.qk_norm) * q
-        + (7 + 2 * config.qk_norm) * kv
-        + 4 * config.intermediate_size
-    )
-    return num_tokens * (layer * (config.num_layers + 1) + 4 * config.hidden_size)
+    return max(0, num_tokens * (max(2 * config.intermediate_size, 3 * (q + kv)) - 2 * config.hidden_size))
+
+
+def allocator_bytes(config: ModelConfig, num_tokens: int, *, recompute: bool = False, width: int = FLOAT) -> int:
+    """What glibc's heap holds beside the activations themselves: blocks below `HEAP_BLOCK` lie in
+    it, and what is freed between those that live on is not returned. Larger blocks are mapped on
+    their own and leave nothing.
+    """
+    d, f = config.hidden_size, config.intermediate_size
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    blocks = [*[d] * 6, 2 * f, f, f, q + 2 * kv, q + kv, q]
+    layers = [d] * config.num_layers + blocks if recompute else blocks * config.num_layers
+    return int(HEAP_SPARE * sum(width * num_tokens * w for w in layers if width * num_tokens * w < HEAP_BLOCK))
+
+
+def packed_copies(config: ModelConfig, rows: int, longest: int, mean: float) -> int:
+    """Numbers that `layouts.Packed` adds in a layer: queries, keys, values and outputs of padded
+    rows in place of the flat ones. Rows of equal length are not copied.
+    """
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return 0 if longest == mean else 2 * (q + kv) * rows * longest - _not_kept(config, round(rows * mean))
+
+
+def _not_kept(config: ModelConfig, num_tokens: int) -> int:
+    """Of the flat queries, keys and values: what nothing needs once attention has its copies."""
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return num_tokens * (q + kv if config.qk_norm else 2 * q + 3 * kv)
+
+
+def shared_copies(config: ModelConfig, rows: int, new: int, prompts: int, prompt: int) -> int:
+    """The same of `layouts.shared_prefix`: `rows` completions of `new` tokens to `prompts` prompts.
+    A row's keys hold the prompt as well where there is a mask.
+    """
+    if mask_entries(rows, new, prompt) > DENSE_MASK:
+        return joined_copies(config, rows, new, prompts, prompt)
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    copies = 2 * q * rows * new + 2 * kv * rows * (prompt + new) + 2 * (q + kv) * prompts * prompt
+    return copies - _not_kept(config, rows * new + prompts * prompt)
+
+
+def joined_copies(config: ModelConfig, rows: int, new: int, prompts: int, prompt: int) -> int:
+    """The same of `layouts.JoinedPrefix`: rows and prompt lie as their kernels read them."""
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return 2 * (q + kv) * rows * new + (q + 2 * kv) * prompts * prompt
+
+
+def mask_entries(rows: int, new: int, prompt: int) -> int:
+    """Entries of the mask that one product over prompt and completion needs; beyond `DENSE_MASK`
+    none is built.
+    """
+    return rows * new * (prompt + new)
 
 
 def inference_values(config: ModelConfig, num_tokens: int) -> int:
@@ -70,6 +135,7 @@ def update_parts(
     config: ModelConfig,
     num_tokens: int,
     *,
+    laid_out: int = 0,
     head: bool = True,
     trained: int | None = None,
     recompute: bool = False,
@@ -78,25 +144,39 @@ def update_parts(
     """Bytes of one backward pass over `num_tokens` tokens; without `head` (reward models) there are
     no logits.
 
-    `trained` parameters have gradients (None: all); with `recompute` each layer keeps its input
-    only; `width` is an activation's bytes.
+    `laid_out` as in `activation_values`; `trained` parameters have gradients (None: all), summed in
+    float32 whatever the weights have; with `recompute` each layer keeps its input only and one is
+    whole at a time; `width` is an activation's bytes. The peak is where the loss is computed, or
+    where the last layer's gradients are: the larger of the two.
     """
     trained = config.num_parameters if trained is None else trained
-    values = activation_values(config, num_tokens)
     if recompute:
-        values = values // (config.num_layers + 1) + num_tokens * config.hidden_size * config.num_layers
-    parts = {
-        "gradients": FLOAT * trained,
-        "activations": width * values,
-    }  # summed in float32, whatever the weights have
-    if head:
-        # The head's gradient is gathered in a matrix of its own; where it is tied, the embedding's
-        # comes beside it.
-        matrices = (2 if config.tie_embeddings else 1) if trained == config.num_parameters else 0
-        logits = num_tokens * config.vocab_size
-        held = LOGIT_COPIES * min(CHUNK_LOGITS, logits) + (logits if logits <= KEPT_PROBS else 0)
-        parts["logits"] = FLOAT * (held + matrices * config.vocab_size * config.hidden_size)
-    return parts
+        kept = num_tokens * config.hidden_size * (config.num_layers + 4)
+        backward = layer_values(config, num_tokens, laid_out) + backward_values(config, num_tokens)
+    else:
+        kept, backward = activation_values(config, num_tokens, laid_out), backward_values(config, num_tokens)
+    at_loss, behind = _logit_values(config, num_tokens, trained) if head else (0, 0)
+    parts = {"gradients": FLOAT * trained}
+    if FLOAT * at_loss > width * backward + FLOAT * behind:
+        return parts | {"activations": width * kept, "logits": FLOAT * at_loss}
+    parts["activations"] = width * (kept + backward)
+    return parts | ({"logits": FLOAT * behind} if head else {})
+
+
+def _logit_values(config: ModelConfig, num_tokens: int, trained: int) -> tuple[int, int]:
+    """Numbers of `train.losses.token_logprobs`: while it computes, and left while the layers go
+    back.
+
+    It holds a chunk's logits and their exponentials. A batch within `KEPT_PROBS` keeps all
+    probabilities until the loss has gone back. Where the head trains, its gradient is a matrix of
+    its own; that of a tied head waits for the embedding's.
+    """
+    logits = num_tokens * config.vocab_size
+    chunk = min(CHUNK_LOGITS, logits)
+    matrix = config.vocab_size * config.hidden_size if trained == config.num_parameters else 0
+    forward = chunk + (logits if logits <= KEPT_PROBS else chunk)
+    backward = matrix + (logits if logits <= KEPT_PROBS else chunk)
+    return max(forward, backward), matrix if config.tie_embeddings else 0
 
 
 def inference_memory(config: ModelConfig, rows: int, prompt: int, new: int, device: str = "cpu") -> Memory:

@@ -13,7 +13,7 @@ from qwq.data.examples import FileUse
 from qwq.envs.base import environment_class, with_environment
 from qwq.errors import ConfigError
 from qwq.model.config import ModelConfig
-from qwq.model.footprint import DENSE_MASK, FLOAT, ROLLOUT_TOKEN, sampling_parts
+from qwq.model.footprint import DENSE_MASK, FLOAT, ROLLOUT_TOKEN, mask_entries, sampling_parts, shared_copies
 from qwq.pipeline.plan.cluster import ClusterPlan, rl_on_cluster
 from qwq.pipeline.plan.counts import PlanContext, StagePlan, times
 from qwq.pipeline.plan.lengths import Lengths, prompt_lengths
@@ -123,8 +123,10 @@ class RlStage(RlConfig, Stage):
         option = f"compute.micro_batch_tokens (now {compute.micro_batch_tokens})"
         if self.max_new_tokens >= compute.micro_batch_tokens:
             option = f"stages.{context.name}.max_new_tokens (now {self.max_new_tokens})"
-        update = update_phase(recipe, config, tokens, trained)
-        mask = micro.completions * self.max_new_tokens * (longest + self.max_new_tokens)
+        shape = (micro.completions, self.max_new_tokens)
+        copies = shared_copies(config, *shape, micro.prompts, longest)
+        update = update_phase(recipe, config, tokens, trained, laid_out=copies)
+        mask = mask_entries(*shape, longest)
         update["attention mask"] = FLOAT * mask if mask <= DENSE_MASK else 0
         phases: list[Phase] = [
             (sampling, common | dict.fromkeys(sampling, f"compute.max_rows (now {compute.max_rows})")),

@@ -34,13 +34,14 @@ IMPORTANCE_CAP = 2.0  # in 16 bits, where a recipe names none; the value of Yao 
 
 @dataclass(slots=True)
 class MicroBatch:
-    """What one backward pass is computed on.
+    """What one backward pass is computed on: groups, which are packed when their turn comes (the
+    masks of all micro-batches together would outgrow one's activations).
 
     `reference_N` are the reference model's log-probabilities, None without a KL term; `old_N` those
     before the batch's first optimiser step, None before that.
     """
 
-    batch: PackedBatch
+    groups: list[Group]
     reference_N: Tensor | None
     old_N: Tensor | None = None
 
@@ -106,7 +107,7 @@ class PolicyUpdater:
 
     def _kl_sums(self, part: MicroBatch, start: Transformer | None) -> dict[str, float]:
         assert part.old_N is not None, "the first update comes before"
-        return self.reference.kl_sums(part.batch, part.old_N, self.config.temperature, start)
+        return self.reference.kl_sums(self._pack(part.groups), part.old_N, self.config.temperature, start)
 
     def _normaliser(self, batch: Sequence[Rollout]) -> float:
         c = self.config
@@ -117,18 +118,16 @@ class PolicyUpdater:
     def _micro_batches(self, groups: list[Group]) -> list[MicroBatch]:
         most = self.compute.micro_batch_tokens
         parts = [part for group in groups for part in group.split(most)]
-        batches = [
-            self._pack([parts[i] for i in chosen]) for chosen in micro_batches([p.num_tokens for p in parts], most)
-        ]
+        batches = [[parts[i] for i in chosen] for chosen in micro_batches([p.num_tokens for p in parts], most)]
         temperature, kl = self.config.temperature, self.config.kl > 0
-        return [MicroBatch(b, self.reference.logprobs(b, temperature) if kl else None) for b in batches]
+        return [MicroBatch(b, self.reference.logprobs(self._pack(b), temperature) if kl else None) for b in batches]
 
     def _backward(self, micro: MicroBatch, normaliser: float) -> dict[str, float]:
         """Add one micro-batch's gradient; returns the sums of its terms.
 
         Its log-probabilities before the batch's first optimiser step are kept in it.
         """
-        part, first = micro.batch, micro.old_N is None
+        part, first = self._pack(micro.groups), micro.old_N is None
         trained = cast(Transformer, self.division.module)
         logprob, entropy = batch_logprobs(trained, part, self.config.temperature)
         found = self._check_mismatch(logprob.detach(), part) if first else {}

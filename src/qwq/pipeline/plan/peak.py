@@ -1,19 +1,28 @@
 """Estimated peaks of memory, part by part.
 
 Covered: weights, gradients, AdamW's moments, reference and reward model, KV cache, activations,
-logits. Not covered: worker processes of the verifiers and the sandbox, and what an allocator leaves
-unused.
+logits, what glibc's heap does not return. Not covered: worker processes of the verifiers and the
+sandbox.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from qwq.common.memory import Memory, on_cuda
 from qwq.config import Lora, Recipe
 from qwq.model.config import ModelConfig
-from qwq.model.footprint import FLOAT, PROGRAM, inference_memory, lora_parameters, update_parts
-from qwq.pipeline.plan.lengths import longest_prompt
+from qwq.model.footprint import (
+    FLOAT,
+    PROGRAM,
+    allocator_bytes,
+    inference_memory,
+    lora_parameters,
+    packed_copies,
+    update_parts,
+)
+from qwq.pipeline.plan.lengths import Lengths, longest_prompt
 
 # Parts of a phase in bytes, and the options that shrink them.
 Phase = tuple[dict[str, int], dict[str, str]]
@@ -35,10 +44,32 @@ def training_base(recipe: Recipe, config: ModelConfig, trained: int) -> dict[str
     return base | ({} if on_cuda(recipe.compute.device) else {"program": PROGRAM})
 
 
-def update_phase(recipe: Recipe, config: ModelConfig, tokens: int, trained: int) -> dict[str, int]:
-    """Parts of one forward and backward pass over `tokens` tokens."""
+def update_phase(
+    recipe: Recipe, config: ModelConfig, tokens: int, trained: int, *, laid_out: int = 0, head: bool = True
+) -> dict[str, int]:
+    """Parts of one forward and backward pass over `tokens` tokens; `laid_out` and `head` as in
+    `footprint.update_parts`.
+    """
     width = 2 if recipe.compute.dtype == "bfloat16" else FLOAT
-    return update_parts(config, tokens, trained=trained, recompute=recipe.compute.recompute, width=width)
+    recompute = recipe.compute.recompute
+    parts = update_parts(
+        config, tokens, laid_out=laid_out, head=head, trained=trained, recompute=recompute, width=width
+    )
+    if not on_cuda(recipe.compute.device):
+        parts["allocator"] = allocator_bytes(config, tokens, recompute=recompute, width=width)
+    return parts
+
+
+def documents_phase(
+    recipe: Recipe, config: ModelConfig, batch_tokens: int, lengths: Lengths, trained: int
+) -> dict[str, int]:
+    """The same over the largest batch of documents: one token short of full, and a longest document
+    behind it. A document's last token is not fed.
+    """
+    fed = batch_tokens - 1 + lengths.longest - 1
+    rows = math.ceil(fed / max(1.0, lengths.mean - 1))
+    laid_out = packed_copies(config, rows, lengths.longest - 1, lengths.mean - 1)
+    return update_phase(recipe, config, fed, trained, laid_out=laid_out)
 
 
 def peak(base: dict[str, int], phases: Sequence[Phase]) -> Memory:

@@ -13,7 +13,7 @@ from pydantic import Field
 from qwq.common.memory import Memory
 from qwq.config import Lora, Positive, Recipe, Reference, register_stage
 from qwq.pipeline.plan.counts import PlanContext, StagePlan, count
-from qwq.pipeline.plan.peak import peak, training_base, update_phase
+from qwq.pipeline.plan.peak import documents_phase, peak, training_base
 from qwq.pipeline.stage import Stage
 from qwq.pipeline.stages.sft import SftStage
 from qwq.report.view import Comparison, StageView
@@ -68,10 +68,9 @@ class ControlStage(Stage):
     def memory(self, context: PlanContext) -> Memory:
         recipe, config, source = context.recipe, context.config, self._source(context.recipe)
         owner = PlanContext(recipe, self.of, config, context.use)
-        tokens = source.batch_tokens + source.lengths(owner).longest
         trained = self.trained_parameters(recipe, config)
         option = f"stages.{self.of}.batch_tokens (now {source.batch_tokens})"
-        update = update_phase(recipe, config, tokens, trained)
+        update = documents_phase(recipe, config, source.batch_tokens, source.lengths(owner), trained)
         return peak(training_base(recipe, config, trained), [(update, {"activations": option})])
 
     def train(self, model: Transformer, job: StageJob) -> None:

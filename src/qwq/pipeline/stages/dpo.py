@@ -23,6 +23,7 @@ from pydantic import Field
 from qwq.common.stats import wilson
 from qwq.config import Lora, register_stage
 from qwq.data.examples import PairExample
+from qwq.model.footprint import shared_copies
 from qwq.pipeline.pairs_stage import PairsStage
 from qwq.pipeline.plan.counts import PlanContext
 from qwq.pipeline.plan.peak import update_phase
@@ -72,7 +73,8 @@ class DpoStage(PairsStage):
 
     def update(self, context: PlanContext, tokens: int) -> dict[str, int]:
         trained = self.trained_parameters(context.recipe, context.config)
-        return update_phase(context.recipe, context.config, tokens, trained)
+        copies = shared_copies(context.config, 1, tokens, 1, tokens)  # answers are at most as long as their prompt
+        return update_phase(context.recipe, context.config, tokens, trained, laid_out=copies)
 
     def train(self, model: Transformer, job: StageJob) -> dict[str, Any]:
         """Train `model` in place; the record's `pairs` is the held-out accuracy."""

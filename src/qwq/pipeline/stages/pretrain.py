@@ -14,7 +14,7 @@ from qwq.common.memory import Memory
 from qwq.config import Mix, Positive, Unit, register_stage
 from qwq.pipeline.plan.counts import PlanContext, StagePlan, count
 from qwq.pipeline.plan.lengths import document_lengths
-from qwq.pipeline.plan.peak import peak, training_base, update_phase
+from qwq.pipeline.plan.peak import documents_phase, peak, training_base
 from qwq.pipeline.stage import Stage
 from qwq.tasks.mix import ProblemMix
 from qwq.tasks.procedural.base import digest
@@ -58,10 +58,10 @@ class PretrainStage(Stage):
 
     def memory(self, context: PlanContext) -> Memory:
         recipe, config = context.recipe, context.config
-        tokens = self.batch_tokens + document_lengths(self.mix.weights(), config.vocab_size).longest
+        lengths = document_lengths(self.mix.weights(), config.vocab_size)
         trained = self.trained_parameters(recipe, config)
         option = f"stages.{context.name}.batch_tokens (now {self.batch_tokens})"
-        update = update_phase(recipe, config, tokens, trained)
+        update = documents_phase(recipe, config, self.batch_tokens, lengths, trained)
         return peak(training_base(recipe, config, trained), [(update, {"activations": option})])
 
     def train(self, model: Transformer, job: StageJob) -> None:

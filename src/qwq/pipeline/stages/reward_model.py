@@ -11,9 +11,10 @@ from qwq.common.files import atomic_folder
 from qwq.common.stats import wilson
 from qwq.config import register_stage
 from qwq.data.examples import PairExample
-from qwq.model.footprint import update_parts
+from qwq.model.footprint import packed_copies
 from qwq.pipeline.pairs_stage import PairsStage
 from qwq.pipeline.plan.counts import PlanContext
+from qwq.pipeline.plan.peak import update_phase
 from qwq.pipeline.stage import StageResult
 from qwq.report.view import Fact, StageView
 
@@ -39,7 +40,9 @@ class RewardModelStage(PairsStage):
         return replace(super().view(config, record), facts=facts)
 
     def update(self, context: PlanContext, tokens: int) -> dict[str, int]:
-        return update_parts(context.config, tokens, head=False)
+        trained = self.trained_parameters(context.recipe, context.config)
+        copies = packed_copies(context.config, 1, tokens, 0.0)  # of rows that differ in length
+        return update_phase(context.recipe, context.config, tokens, trained, laid_out=copies, head=False)
 
     def run(self, job: StageJob) -> StageResult:
         from qwq.model.weights import save_reward_model

@@ -20,7 +20,7 @@ from qwq.errors import UsageError
 from qwq.model.config import ModelConfig
 from qwq.pipeline.plan.counts import PlanContext, StagePlan, count, times
 from qwq.pipeline.plan.lengths import ASSUMED_DOCUMENT, Lengths, document_lengths, file_lengths
-from qwq.pipeline.plan.peak import peak, training_base, update_phase
+from qwq.pipeline.plan.peak import documents_phase, peak, training_base
 from qwq.pipeline.preview import DataSummary, rendered
 from qwq.pipeline.stage import Stage
 from qwq.report.view import StageView
@@ -113,9 +113,8 @@ class SftStage(Stage):
     def memory(self, context: PlanContext) -> Memory:
         recipe, config = context.recipe, context.config
         trained = self.trained_parameters(recipe, config)
-        tokens = self.batch_tokens + self.lengths(context).longest
         option = f"stages.{context.name}.batch_tokens (now {self.batch_tokens})"
-        update = update_phase(recipe, config, tokens, trained)
+        update = documents_phase(recipe, config, self.batch_tokens, self.lengths(context), trained)
         return peak(training_base(recipe, config, trained), [(update, {"activations": option})])
 
     def lengths(self, context: PlanContext) -> Lengths:
