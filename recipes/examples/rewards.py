@@ -11,10 +11,7 @@ def short_and_sweet(completions, completion_ids, **columns):
 def mentions_word(completions, word, **columns):
     """TRL: a column of the data set comes as a keyword. Pays where the answer has the row's word; None where the row has none."""
     texts = [completion[-1]["content"].lower() for completion in completions]
-    return [
-        None if w is None else float(re.search(rf"\b{re.escape(w.lower())}\b", t) is not None)
-        for t, w in zip(texts, word, strict=True)
-    ]
+    return [None if w is None else float(re.search(rf"\b{re.escape(w.lower())}\b", t) is not None) for t, w in zip(texts, word, strict=True)]
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None):

@@ -165,7 +165,14 @@ def _launch(num_processes: int, command: str, fresh: bool, max_minutes: float | 
 
 
 @app.command
-def explain(recipe: Path, *, seed: int | None = None, runs: Path = Path("runs"), overrides: Overrides) -> int:
+def explain(
+    recipe: Path,
+    *,
+    seed: int | None = None,
+    runs: Path = Path("runs"),
+    simulate: bool = False,
+    overrides: Overrides,
+) -> int:
     """Say what a recipe will do and need: rollouts, updates, tokens and memory of each stage.
 
     Any field of the recipe can be set by its dotted key, as for `qwq train`.
@@ -179,11 +186,14 @@ def explain(recipe: Path, *, seed: int | None = None, runs: Path = Path("runs"),
         Seed of the run.
     runs
         Folder that holds the runs.
+    simulate
+        Simulate the RL stages on 8, 64 and 512 of the GPUs in [compute.cluster], in turn and with
+        steps of lag.
     """
     from qwq.config import load_recipe
     from qwq.pipeline.plan.explain import explain_with_cluster as plan
 
-    print(plan(load_recipe(recipe, _with_seed(overrides, seed)), runs))
+    print(plan(load_recipe(recipe, _with_seed(overrides, seed)), runs, simulate=simulate))
     return 0
 
 

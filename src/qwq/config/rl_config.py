@@ -68,6 +68,12 @@ class RlConfig(StageConfig):
     max_new_tokens: Positive = Field(
         160, description="longest completion; a longer one is unfinished and never correct"
     )
+    expected_tokens: Positive | None = Field(
+        None, description="mean length of a completion that `qwq explain` expects; default: a quarter of max_new_tokens"
+    )
+    expected_zero_signal: Unit = Field(
+        0.3, description="share of prompts whose verdicts all agree that `qwq explain` expects"
+    )
     temperature: float = Field(
         1.0,
         ge=0.01,

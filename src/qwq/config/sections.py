@@ -67,10 +67,26 @@ class Cluster(Section):
     gpu_gib: float = Field(80.0, gt=0, description="memory of each, in GiB")
     tflops: float = Field(990.0, gt=0, description="dense bfloat16 rate of each, in TFLOP/s, as its maker states it")
     mfu: float = Field(0.4, gt=0, le=1, description="share of it that training reaches")
-    sample_tokens_s: float = Field(
-        description="tokens a second that one GPU samples with this model; measured, or an aim", gt=0
+    sample_tokens_s: float | None = Field(
+        None, gt=0, description="tokens a second that one GPU samples, measured; default: from hbm_gb_s and the lengths"
     )
     tensor_parallel: Positive = Field(1, description="GPUs that share one copy of the weights when sampling")
+    gpus_per_node: Positive = Field(8, description="GPUs of one node: what one more would give")
+    hbm_gb_s: float = Field(3350.0, gt=0, description="memory bandwidth of each GPU, in GB/s, as its maker states it")
+    hbm_share: float = Field(0.6, gt=0, le=1, description="share of it that decoding reaches")
+    net_gb_s: float = Field(50.0, gt=0, description="network bandwidth of each GPU, in GB/s: the weights go over it")
+    sync_latency_s: float = Field(2.0, ge=0, description="of a weight sync beside the bytes: pause, resume and probe")
+    disk_gb_s: float = Field(5.0, gt=0, description="rate at which all GPUs together write a checkpoint, in GB/s")
+    verdicts_s: float = Field(50.0, gt=0, description="verdicts a second of all verifiers and sandboxes together")
+    slowest_verdict_s: float = Field(10.0, ge=0, description="seconds that the last verdict of a step is waited for")
+    mtbf_hours: float = Field(
+        50_000.0,
+        gt=0,
+        description="hours of one GPU between failures; Llama 3's training had 419 unexpected interruptions in 54 days "
+        "on 16,384 GPUs (arXiv 2407.21783)",
+    )
+    restart_s: float = Field(600.0, ge=0, description="seconds from a failure to the first step behind it")
+    price_gpu_hour: float | None = Field(None, ge=0, description="of one GPU, in your currency: explain prints money")
 
 
 class RolloutSection(Section):

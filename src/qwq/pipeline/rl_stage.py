@@ -14,7 +14,7 @@ from qwq.envs.base import environment_class, with_environment
 from qwq.errors import ConfigError
 from qwq.model.config import ModelConfig
 from qwq.model.footprint import DENSE_MASK, FLOAT, ROLLOUT_TOKEN, mask_entries, sampling_parts, shared_copies
-from qwq.pipeline.plan.cluster import ClusterPlan, rl_on_cluster
+from qwq.pipeline.plan.cluster import ClusterPlan, Watched, rl_on_cluster
 from qwq.pipeline.plan.counts import PlanContext, StagePlan, times
 from qwq.pipeline.plan.lengths import Lengths, prompt_lengths
 from qwq.pipeline.plan.micro_batches import micro_batches_of
@@ -139,8 +139,13 @@ class RlStage(RlConfig, Stage):
         longest = self.prompt_lengths(context).longest
         return CompletionLimit(f"stages.{context.name}.max_new_tokens", longest, self.max_new_tokens)
 
-    def on_cluster(self, cluster: Cluster, context: PlanContext) -> ClusterPlan:
-        return rl_on_cluster(self, cluster, context)
+    def on_cluster(self, clusters: Sequence[Cluster], context: PlanContext) -> list[ClusterPlan]:
+        prompt, watched = int(self.prompt_lengths(context).mean), self.watched_on_cluster()
+        return [rl_on_cluster(self, c, context, prompt, watched, self.mix.preference) for c in clusters]
+
+    def watched_on_cluster(self) -> Watched:
+        """Validation problems that it samples while it trains."""
+        return Watched()
 
     # -- problems ----------------------------------------------------------------------------------
 

@@ -102,9 +102,9 @@ class Stage(StageConfig):
         """What else `qwq explain` says of it."""
         return []
 
-    def on_cluster(self, cluster: Cluster, context: PlanContext) -> ClusterPlan | None:
-        """Its plan for several GPUs; None for a kind that is not planned for them."""
-        return None
+    def on_cluster(self, clusters: Sequence[Cluster], context: PlanContext) -> list[ClusterPlan]:
+        """Its plan for each of several clusters; none for a kind that is planned by its FLOPs."""
+        return []
 
     # -- data and checks ---------------------------------------------------------------------------
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from qwq.common.memory import GIB, free_memory
 from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe
-from qwq.errors import CapacityError
+from qwq.errors import CapacityError, ConfigError
 from qwq.model.config import ModelConfig
 from qwq.model.footprint import FLOAT
-from qwq.pipeline.plan.cluster import cluster_lines
+from qwq.pipeline.plan.cluster import cluster_lines, money
 from qwq.pipeline.plan.counts import PlanContext, count
+from qwq.pipeline.plan.extrapolate import SIZES, simulation_lines, sized
 from qwq.pipeline.plan.lengths import ASSUMED_PROMPT, longest_prompt
 from qwq.pipeline.plan.peak import evaluation_memory
 from qwq.pipeline.plan.processes import free_for_each, in_each_process, process_lines
@@ -148,18 +149,44 @@ def _evaluation_lines(recipe: Recipe) -> list[str]:
     ]
 
 
-def explain_with_cluster(recipe: Recipe, runs: Path = Path("runs")) -> str:
-    """`explain`, and below it the cluster the recipe is meant for."""
+def explain_with_cluster(recipe: Recipe, runs: Path = Path("runs"), *, simulate: bool = False) -> str:
+    """`explain`, and below it the cluster the recipe is meant for; with `simulate` also the RL
+    stages on other numbers of GPUs. ConfigError where there is no cluster to simulate.
+    """
     cluster = recipe.compute.cluster
+    if simulate and cluster is None:
+        raise ConfigError(
+            f"{recipe.name} has no [compute.cluster] to simulate: give its gpus, or take a recipe with one"
+        )
     text = explain(recipe, runs, one_device=cluster is None)
     if cluster is None:
         return text
     config = model_config(recipe)
+    sampled = f"{cluster.hbm_gb_s:,.0f} GB/s at {cluster.hbm_share:.0%}"
+    if cluster.sample_tokens_s is not None:
+        sampled = f"{cluster.sample_tokens_s:,.0f} sampled tokens/s each"
     lines = [
         f"On {cluster.gpus} GPUs of {cluster.gpu_gib:g} GiB, {cluster.tflops:g} TFLOP/s at {cluster.mfu:.0%}, "
-        f"{cluster.sample_tokens_s:,.0f} sampled tokens/s each, {cluster.tensor_parallel} to a copy when sampling:",
+        f"{sampled}, {cluster.tensor_parallel} to a copy when sampling; exactly {config.num_parameters:,} parameters:",
     ]
+    hours, most = 0.0, 0.0
+    simulated: list[str] = []
+    sizes = [cluster.gpus, cluster.gpus + cluster.gpus_per_node]
+    sizes += [gpus for n in SIZES for gpus in (n, n // 2)] if simulate else []
     for name in recipe.stages:
-        if plan := stage_of(recipe, name).on_cluster(cluster, PlanContext(recipe, name, config)):
-            lines += cluster_lines(cluster, name, plan)
-    return text + "\n".join(lines)
+        context, stage = PlanContext(recipe, name, config), stage_of(recipe, name)
+        if plans := stage.on_cluster([sized(cluster, gpus) for gpus in sizes], context):
+            plan, larger, *others = plans
+            lines += cluster_lines(cluster, name, plan, larger)
+            hours, most = hours + plan.hours, most + plan.hours_at_most
+            if simulate:
+                simulated += simulation_lines(
+                    name, dict(zip(SIZES, zip(others[::2], others[1::2], strict=True), strict=True)), cluster
+                )
+        elif flops := stage.plan(context).flops:
+            again = 4 / 3 if recipe.compute.recompute else 1.0
+            stage_hours = again * flops / (cluster.gpus * cluster.tflops * 1e12 * cluster.mfu) / 3600
+            lines.append(f"  {name}: {count(flops)} FLOPs, {60 * stage_hours:,.1f} minutes")
+            hours, most = hours + stage_hours, most + stage_hours
+    lines.append(f"All stages: {hours:,.1f} hours expected, {most:,.1f} at most{money(cluster, hours, most)}")
+    return text + "\n".join(lines + simulated)

@@ -15,6 +15,7 @@ from qwq.config import Contract, Reference, Section, Source, StageConfig, regist
 from qwq.errors import ConfigError, DataError, nearest
 from qwq.model.config import ModelConfig
 from qwq.model.footprint import FLOAT, SCORED_TOKENS, inference_values
+from qwq.pipeline.plan.cluster import Watched
 from qwq.pipeline.plan.counts import PlanContext, times
 from qwq.pipeline.plan.lengths import readable_here
 from qwq.pipeline.rl_stage import RlStage, StageHooks
@@ -207,6 +208,9 @@ class Rl2Stage(RlStage):
                 f"  {held}: {times(num, 'validation problem')}{asked} of {', '.join(replays[held])}{away}: {seen}"
             )
         return lines
+
+    def watched_on_cluster(self) -> Watched:
+        return Watched(sum(self.contract_problems().values()), self.contract.every)
 
     # -- run ---------------------------------------------------------------------------------------
 
