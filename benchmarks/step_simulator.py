@@ -5,8 +5,8 @@
 Of each RL stage, every other step calibrates the costs of this machine (seconds of a decoding step,
 of a sequence in it, of a token held; seconds of training a completion token) from its lengths in
 `rollouts/` and its times in `metrics.jsonl`. The steps between are then predicted from their
-lengths alone, with one engine of `compute.max_rows` slots. The last lines are JSON `{"name", "ours",
-"theirs", "ratio"}`: predicted and measured seconds of those steps, predicted / measured.
+lengths alone, with one engine of `compute.max_rows` slots. The last lines are JSON `{"name",
+"ours", "theirs", "ratio"}`: predicted and measured seconds of those steps, predicted / measured.
 """
 
 from __future__ import annotations

@@ -72,3 +72,17 @@ def test_failures_cost_time_that_may_fail_as_well() -> None:
     """
     assert with_failures(90 * 3600.0, 100, 1000.0, 3600.0) == (pytest.approx(100 * 3600), pytest.approx(10))
     assert with_failures(3600.0, 100, 1000.0, 11 * 3600.0)[0] == float("inf")
+
+
+def test_a_step_measured_here_is_predicted_from_smaller_ones() -> None:
+    """Sampling of `benchmarks/rl_step.py` in docs/lab_log.md, SmolLM2-135M on two cores: 4x8x64 in
+    4.55 s with all completions at full length, and in 3.91 s with 1,591 of the 2,048 tokens,
+    calibrate the costs; 8x8x128 with 6,681 tokens took 14.92 s.
+    """
+    full, natural = decode([64] * 32, 256), decode([64] * 8 + [45] * 23 + [44], 256)
+    assert (full.rows, natural.rows) == (2048, 1591) and full.steps == natural.steps == 64
+    row_s = (4.55 - 3.91) / (2048 - 1591)
+    cost = DecodeCost((4.55 - 2048 * row_s) / 64, row_s)
+    larger = decode([128] * 40 + [65] * 23 + [66], 256)
+    assert (larger.rows, larger.steps) == (6681, 128)
+    assert larger.seconds(cost) == pytest.approx(14.92, rel=0.2)
