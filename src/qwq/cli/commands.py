@@ -30,6 +30,7 @@ from qwq.cli.foreign import own_options
 from qwq.cli.formats import export
 from qwq.cli.look import look, watch
 from qwq.cli.offer import mcp
+from qwq.cli.recipes import recipes
 from qwq.cli.release import push, release
 from qwq.cli.reward import reward_app
 from qwq.cli.sandbox import sandbox_app
@@ -72,6 +73,7 @@ app.command(chat)
 app.command(bench_app)
 app.command(eval_app)
 app.command(look)
+app.command(recipes)
 app.command(export)
 app.command(watch)
 app.command(data_app)
@@ -194,21 +196,6 @@ def explain(
     from qwq.pipeline.plan.explain import explain_with_cluster as plan
 
     print(plan(load_recipe(recipe, _with_seed(overrides, seed)), runs, simulate=simulate))
-    return 0
-
-
-@app.command
-def recipes() -> int:
-    """List the recipes that come with qwq: `qwq train NAME` and `qwq explain NAME` take them by
-    name.
-    """
-    from qwq.config import shipped_recipes
-
-    shipped = shipped_recipes()
-    width = max(map(len, shipped))
-    for name, path in shipped.items():
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        print(f"{name:{width}}  {first.removeprefix('#').strip()}")
     return 0
 
 
