@@ -13,7 +13,7 @@ PROGRAM = int(0.40 * GIB)  # Python, torch and the rest of the process behind it
 PREFILL_TOKENS = 4096  # engine.multi_step and reward.model compute so many prompt tokens at once,
 SCORED_TOKENS = 8192  # or so many tokens to be scored
 HEAP_BLOCK = 32 << 20  # glibc's largest threshold: larger blocks are mapped on their own
-HEAP_SPARE = 0.55  # of the bytes in smaller blocks, measured by benchmarks/plan_memory.py
+HEAP_LAYERS = 1.1  # layers' worth of smaller blocks that lie unused, measured by benchmarks/plan_memory.py
 CHUNK_LOGITS = 1 << 24  # train.losses holds so many logits at once,
 KEPT_PROBS = 1 << 26  # keeps the probabilities of a batch up to here,
 # A sampled token of a step's rollouts: id and log-probability with their objects, mask and version.
@@ -52,16 +52,15 @@ def backward_values(config: ModelConfig, num_tokens: int) -> int:
     return max(0, num_tokens * (max(2 * config.intermediate_size, 3 * (q + kv)) - 2 * config.hidden_size))
 
 
-def allocator_bytes(config: ModelConfig, num_tokens: int, *, recompute: bool = False, width: int = FLOAT) -> int:
+def allocator_bytes(config: ModelConfig, num_tokens: int, *, width: int = FLOAT) -> int:
     """What glibc's heap holds beside the activations themselves: blocks below `HEAP_BLOCK` lie in
-    it, and what is freed between those that live on is not returned. Larger blocks are mapped on
-    their own and leave nothing.
+    it, and what a layer frees between those that live on is not returned, about one layer's worth.
+    Larger blocks are mapped on their own and leave nothing.
     """
     d, f = config.hidden_size, config.intermediate_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     blocks = [*[d] * 6, 2 * f, f, f, q + 2 * kv, q + kv, q]
-    layers = [d] * config.num_layers + blocks if recompute else blocks * config.num_layers
-    return int(HEAP_SPARE * sum(width * num_tokens * w for w in layers if width * num_tokens * w < HEAP_BLOCK))
+    return int(HEAP_LAYERS * sum(width * num_tokens * w for w in blocks if width * num_tokens * w < HEAP_BLOCK))
 
 
 def packed_copies(config: ModelConfig, rows: int, longest: int, mean: float) -> int:

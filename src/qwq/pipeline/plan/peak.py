@@ -56,7 +56,7 @@ def update_phase(
         config, tokens, laid_out=laid_out, head=head, trained=trained, recompute=recompute, width=width
     )
     if not on_cuda(recipe.compute.device):
-        parts["allocator"] = allocator_bytes(config, tokens, recompute=recompute, width=width)
+        parts["allocator"] = allocator_bytes(config, tokens, width=width)
     return parts
 
 
