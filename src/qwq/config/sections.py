@@ -17,8 +17,8 @@ class ModelSection(Section):
 
     preset: str | None = Field(
         None,
-        description="named shape (tiny, small, 3m, 9m, 18m, smollm2-135m, qwen2.5-0.5b, qwen3-0.6b, qwen2.5-7b, qwq-32b) "
-        "with fresh weights",
+        description="named shape (tiny, small, 3m, 9m, 18m, smollm2-135m, qwen2.5-0.5b, qwen3-0.6b, qwen2.5-7b, "
+        "qwq-32b) with fresh weights",
     )
     path: str | None = Field(None, description="Hugging Face folder or hub id to start from")
     shape: str | None = Field(
