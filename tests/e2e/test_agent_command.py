@@ -59,6 +59,7 @@ def told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
         asked = server.asked
     assert capsys.readouterr().out == "The sum is 60.\n"
     assert asked[0]["model"] == "m" and asked[0]["tools"][0]["function"]["name"] == "python"
+    assert "top_k" not in asked[0]  # strict servers refuse what they do not know
     assert "sales.csv (24 bytes)" in asked[0]["messages"][-1]["content"]
     assert [m["role"] for m in asked[2]["messages"]] == ["system", "user", "assistant", "tool", "assistant", "tool"]
     # Thoughts that the server gave apart go back to it in the same field, within the task.

@@ -45,8 +45,9 @@ class AgentFlags:
     """Sampling temperature."""
     top_p: float = 0.95
     """Smallest set of tokens with this probability."""
-    top_k: int = 40
-    """Likeliest tokens to choose from; 0 for all."""
+    top_k: int | None = None
+    """Likeliest tokens to choose from, 0 for all; 40 by default. With --endpoint it is sent only
+    where it is given: many servers know no top_k."""
     seed: int = 0
     """Seed of the sampling."""
     thinking_budget: int | None = None
@@ -96,7 +97,7 @@ def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOption
         max_new_tokens=flags.max_new_tokens,
         temperature=flags.temperature,
         top_p=flags.top_p,
-        top_k=flags.top_k,
+        top_k=flags.top_k if flags.top_k is not None else 0 if flags.endpoint else default.top_k,
     )
     request = AgentRequest(
         words[-1],
