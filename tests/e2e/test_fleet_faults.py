@@ -4,6 +4,7 @@ test-fleet-faults` does it to processes and a network namespace, at 20 random mo
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,18 @@ def asked(*urls: str) -> dict[str, str]:
 
 @pytest.fixture
 def upon(gate, monkeypatch):
-    """Has the gate do something at the event number `count` of a kind that names its engine."""
+    """Has the gate do something at the event number `count` of a kind that names its engine. Until
+    then the other engine is not ready: on an idle machine it would do all of the work.
+    """
 
     def arrange(kind: str, act: str, count: int = 1) -> None:
-        tell, seen = Roster.tell, []
+        tell, sync, seen = Roster.tell, Roster._sync, []
+
+        def synced(self, engine, weights):
+            until = time.monotonic() + 10
+            while engine.url != gate.url and len(seen) < count and time.monotonic() < until:
+                time.sleep(0.01)
+            sync(self, engine, weights)
 
         def told(self, event, **fields):
             tell(self, event, **fields)
@@ -63,6 +72,7 @@ def upon(gate, monkeypatch):
                     getattr(gate, act)()
 
         monkeypatch.setattr(Roster, "tell", told)
+        monkeypatch.setattr(Roster, "_sync", synced)
 
     return arrange
 

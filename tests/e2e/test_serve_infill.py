@@ -40,7 +40,7 @@ def reply(prompt: str) -> str:
 def client() -> Iterator[httpx2.Client]:
     chat = coder()
     backend = scripted.Script(chat, reply)
-    backend._ids = lambda text: chat.tokenizer.encode_rendered(text)  # type: ignore[method-assign]  # a reply may hold special tokens
+    backend.encode = chat.tokenizer.encode_rendered  # type: ignore[method-assign]  # a reply may hold special tokens
     with (
         scripted.served(scripted.opened(chat, backend, max_len=256)) as url,
         httpx2.Client(base_url=url, timeout=60) as made,

@@ -84,10 +84,14 @@ class Script(FakeSlots):
                 out.append(self._logits(self.held[c.slot][: c.start + len(c.ids) - c.num_logits + i + 1]))
         return torch.stack(out) if out else torch.empty(0, self.vocab_size)
 
+    def encode(self, text: str) -> list[int]:
+        """Ids of a reply, which is the model's own text."""
+        return self.chat.own_ids(text)
+
     def _ids(self, text: str) -> tuple[list[int], list[int]]:
         """Ids of a reply, and the bytes of its text up to the end of each."""
         if text not in self._encoded:
-            ids = self.chat.own_ids(text)
+            ids = self.encode(text)
             self._encoded[text] = ids, list(accumulate(len(self.chat.tokenizer.token_bytes[i]) for i in ids))
         return self._encoded[text]
 

@@ -144,8 +144,15 @@ _LANGUAGES = {
             "go",
             "main.go",
             (f"./{PROGRAM}",),
-            (("sh", "-c", "HOME=/box GOCACHE=/box/.cache GOFLAGS=-mod=mod {tool} build -o program main.go"),),
+            (
+                (
+                    "sh",
+                    "-c",
+                    "HOME=/box GOCACHE=/box/.cache GOTMPDIR=/box GOFLAGS=-mod=mod {tool} build -o program main.go",
+                ),
+            ),
             reserves_mb=1024,
+            shown=("/usr/share/go-*",),  # where Debian keeps the standard library
         ),
         Language("bash", "bash", "main.sh", ("{tool}", "main.sh")),
         Language("perl", "perl", "main.pl", ("{tool}", "main.pl")),
