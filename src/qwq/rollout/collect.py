@@ -44,8 +44,8 @@ def collect(
     """`samples` rollouts of each problem, group after group, and what a verifier sees of each.
 
     `params.max_new_tokens` bounds a whole rollout, results of tools included. `budgets` are
-    thinking budgets in tokens, one a problem (None: no budget). `on_response` hears of each sample
-    while others still decode. ModelError for a policy without tokens.
+    thinking budgets in tokens, one a problem (None: no budget). `on_response` is called with each
+    sample while others still decode. ModelError for a policy without tokens.
     """
     jobs = [
         EpisodeJob(

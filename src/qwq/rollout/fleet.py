@@ -92,8 +92,8 @@ class Fleet:
         self, tasks: Sequence[GroupTask], accepted: AcceptedGroups, on_group: Callable[[SampledGroup], None],
         *, ahead: Sequence[GroupTask] = (),
     ) -> list[SampledGroup]:  # fmt: skip
-        """The groups of one step, in the order of their keys; `on_group` hears of each as it is
-        accepted. Groups `ahead` are of later steps, and are sampled while this one trains.
+        """The groups of one step, in the order of their keys; `on_group` is called with each as it
+        is accepted. Groups `ahead` are of later steps, and are sampled while this one trains.
 
         InfraError where no engine has been ready for `give_up_s`.
         """

@@ -81,7 +81,7 @@ class FleetSampler:
     def sample(
         self, now: Numbered, version: int, on_response: OnResponse, *, ahead: Sequence[Numbered] = ()
     ) -> list[Rollout]:
-        """The rollouts of one step's problems, group after group. `on_response` hears of samples
+        """The rollouts of one step's problems, group after group. `on_response` gets the samples
         by their place, group after group, or as they come where stragglers may be missing.
         """
         step, published = self.run.state.step, self.fleet.roster.published

@@ -9,7 +9,7 @@ et al. 2025, "When Speed Kills Stability").
 
 With weights several steps old this is decoupled PPO (Hilton et al. 2021, arXiv 2110.00641; AReaL,
 arXiv 2505.24298): `old_logprob_N` are the proximal policy's, computed by the trainer before the
-batch's first update, the clip is around those, and the sampler's weight stands outside of it.
+batch's first update, the clip is around those, and the sampler's weight multiplies it from outside.
 """
 
 from __future__ import annotations
