@@ -96,15 +96,22 @@ class SlotCgroup:
     def __init__(self, folders: list[Path]):
         self._folders = folders
         self._limits: tuple[int, int] | None = None
+        self._events = -1
+        if folders:
+            name = "memory.oom_control" if len(folders) == len(CONTROLLERS) else "memory.events"
+            with contextlib.suppress(OSError):
+                self._events = os.open(folders[0] / name, os.O_RDONLY | os.O_CLOEXEC)
         self._killed = self._oom_kills()
 
     def _oom_kills(self) -> int:
         """How many processes of the group the kernel has killed for memory; 0 where it does not
         tell.
         """
-        name = "memory.oom_control" if len(self._folders) == len(CONTROLLERS) else "memory.events"
-        words = _words(self._folders[0] / name)
-        return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else 0
+        try:
+            words = os.pread(self._events, 4096, 0).split()
+        except OSError:
+            return 0
+        return int(words[words.index(b"oom_kill") + 1]) if b"oom_kill" in words else 0
 
     def ran_out_of_memory(self) -> bool:
         """Whether the kernel has killed a process of the group for memory since the last call."""
@@ -127,6 +134,9 @@ class SlotCgroup:
         """Remove the emptied folders; the kernel may need a moment after the last process has
         ended.
         """
+        if self._events >= 0:
+            os.close(self._events)
+            self._events = -1
         for folder in self._folders:
             for _ in range(100):
                 try:

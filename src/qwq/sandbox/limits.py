@@ -13,12 +13,15 @@ from pathlib import Path
 from qwq.errors import UsageError
 from qwq.sandbox import packages
 
-# numpy comes last: it is the only one that is not part of the standard library.
+# What every slot has imported, and what slots that are not bare have beside it (see `SlotPool`):
+# a fork and its end cost the more the more there is, with all of this and numpy a third more.
 PREIMPORT = (
     "math cmath re json collections itertools functools heapq bisect string random datetime typing fractions decimal "
-    "statistics operator copy io textwrap array queue dataclasses enum abc contextlib numbers calendar hashlib struct "
-    "time timeit types warnings unicodedata zlib base64 binascii secrets uuid pprint threading ctypes inspect "
-    "subprocess tempfile numpy"
+    "statistics operator copy io array queue enum abc contextlib numbers time types warnings struct threading ctypes"
+).split()
+MORE_PREIMPORT = (
+    "asyncio textwrap dataclasses calendar hashlib timeit unicodedata zlib base64 binascii secrets uuid pprint inspect "
+    "subprocess tempfile pathlib zoneinfo"
 ).split()
 MIN_MEMORY_MB = 32
 ZYGOTE_MB = 96  # what the slot's own processes may take of its memory group
@@ -113,7 +116,12 @@ class InterpreterFiles:
     hidden: list[str] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
     search_path: list[str] = field(default_factory=list)  # beyond the standard library
-    preimport: tuple[str, ...] = ()
+    preimport: tuple[str, ...] = ()  # numpy, and packages that ask for it
+
+    def are_named_in(self, request: bytes) -> bool:
+        """Whether a request names a module that slots have imported unless they are bare."""
+        modules = (*MORE_PREIMPORT, *self.preimport)
+        return b"async" in request or any(module.partition(".")[0].encode() in request for module in modules)
 
 
 def readable_by_all(paths: list[str]) -> bool:
@@ -169,7 +177,8 @@ def _shown_packages(host_packages: tuple[str, ...]) -> tuple[list[str], list[str
     eager = [p.modules for p in added if p.preimport or p.name in host_packages]
     eager += [p.modules for p in host if p.name in host_packages]
     modules = [module for group in eager for module in group if module[:1] != "_"]
-    return shown, search_path, tuple(packages.IMPORTED_AS.get(module, module) for module in modules)
+    preimport = dict.fromkeys(["numpy", *(packages.IMPORTED_AS.get(module, module) for module in modules)])
+    return shown, search_path, tuple(preimport)
 
 
 def cache_folder() -> Path:

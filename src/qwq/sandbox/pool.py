@@ -24,7 +24,7 @@ from qwq.errors import InfraError, UsageError
 from qwq.sandbox import languages
 from qwq.sandbox.interpreter import SessionLimits
 from qwq.sandbox.jail import codec
-from qwq.sandbox.limits import Level, Limits, RunStatus
+from qwq.sandbox.limits import Level, Limits, RunStatus, interpreter_files
 from qwq.sandbox.runner import Execution, Runner
 from qwq.sandbox.session import Session
 from qwq.sandbox.session_slots import PACKAGES, SessionSlots
@@ -46,6 +46,7 @@ class _Prepared:
     limits: Limits
     built: Execution | None = None
     failed: Execution | None = None
+    bare: bool = True  # whether a bare slot will do
 
 
 class Sandbox(Runner):
@@ -179,7 +180,9 @@ class Sandbox(Runner):
         """What is left to be run on a slot; a program in another language is compiled first."""
         if request["kind"] == "source":
             return self._prepare_source(request, limits, cancel)
-        return _Prepared(self._slot_pool, json.dumps(request).encode(), limits)
+        payload = json.dumps(request).encode()
+        bare = request["kind"] != "cells" and not interpreter_files().are_named_in(payload)
+        return _Prepared(self._slot_pool, payload, limits, bare=bare)
 
     def _run(self, ready: _Prepared, stdin: bytes | int, cancel: Cancel | None, stdout: int | None = None) -> Execution:
         if ready.failed is not None:
@@ -187,7 +190,7 @@ class Sandbox(Runner):
                 if isinstance(fd, int):
                     os.close(fd)
             return ready.failed
-        done = ready.pool.run(ready.payload, stdin, ready.limits, cancel, stdout)
+        done = ready.pool.run(ready.payload, stdin, ready.limits, cancel, stdout, bare=ready.bare)
         if ready.limits.supervises:
             done = replace(_ended(done, ready.limits)[0], built=ready.built)
         return done
@@ -285,7 +288,7 @@ class Sandbox(Runner):
         first: Execution | None = None
         for argv in languages.build_commands(language, tool, request["program"]):
             command = {"kind": "command", "files": files, "argv": argv, "fetch": [languages.PROGRAM]}
-            done, found = _ended(pool.run(json.dumps(command).encode(), b"", limits, cancel), limits)
+            done, found = _ended(pool.run(json.dumps(command).encode(), b"", limits, cancel, bare=True), limits)
             artefact = found.get(languages.PROGRAM) if done.status is RunStatus.OK else None
             if artefact is not None:
                 self._artefacts.put(key, artefact)

@@ -26,7 +26,6 @@ from qwq.sandbox import cgroup, languages, watchdog
 from qwq.sandbox.clock import Clock
 from qwq.sandbox.jail.zygote import EXIT_PACKET
 from qwq.sandbox.limits import (
-    PREIMPORT,
     ZYGOTE_MB,
     Level,
     Limits,
@@ -99,11 +98,13 @@ class JailSlot:
         name: str,
         *,
         tools: bool = False,
+        bare: bool = False,
         cgroups: bool = True,
         template: Template | None = None,
     ):
-        """`tools` shows compilers and shells in place of what Python imports; with a `template` the
-        slot is a fork of it, and shows its packages.
+        """`tools` shows compilers and shells in place of what Python imports; `bare` leaves it to
+        programs to import packages; with a `template` the slot is a fork of it, and shows its
+        packages.
         """
         self.level = level
         self.own_uid = own_uid
@@ -113,6 +114,7 @@ class JailSlot:
         self.control, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._files = interpreter_files(template.packages if template else ())
         self._tools = tools
+        self.bare = bare
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._scratch: str | None = None
         if level is not Level.NAMESPACES:
@@ -131,7 +133,7 @@ class JailSlot:
             more, more_links = languages.tool_files()
             read_only = more + [path for path in read_only if not any(path.startswith(m + "/") for m in more)]
             links = links | more_links
-        config = imports(self._files, read_only, [] if self._tools else list(PREIMPORT)) | {
+        config = imports(self._files, read_only, bare=self.bare, tools=self._tools) | {
             "level": self.level.value,
             "hidden": self._files.hidden,
             "links": links,
@@ -150,7 +152,7 @@ class JailSlot:
         reply = json.loads(answer)
         if "error" in reply:
             raise self.fail(reply["error"])
-        if self._files.preimport:  # packages may take more than an interpreter alone
+        if self._files.preimport and not self.bare:  # packages may take more than an interpreter alone
             taken = sum(map(watchdog.memory_of, watchdog.descendants(self._process.pid)))
             self.base_mb = max(ZYGOTE_MB, (taken >> 20) + ZYGOTE_MB // 2)
 

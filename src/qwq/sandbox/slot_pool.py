@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import queue
 import sys
 import threading
 from dataclasses import replace
@@ -35,7 +34,9 @@ def _own_uid(index: int) -> int | None:
 class SlotPool:
     """At most `count` runs hold a slot at a time; sessions start slots of their own beside them.
 
-    `required` is a level that has to be; else the first slot finds the strongest one.
+    Slots are of two kinds: bare ones have the standard library imported, the others numpy and
+    added packages too. `required` is a level that has to be; else the first slot finds the
+    strongest one.
     """
 
     def __init__(self, count: int, required: Level | None, *, unsafe: bool, tools: bool, cgroups: bool):
@@ -50,15 +51,14 @@ class SlotPool:
         self._lock = threading.Lock()
         self._templates: dict[tuple[str, ...], Template] = {}
         self._template_lock = threading.Lock()
-        self._free: queue.LifoQueue[JailSlot | None] = queue.LifoQueue()
-        for _ in range(count):
-            self._free.put(None)
+        self._turns = threading.Semaphore(count)
+        self._idle: dict[bool, list[JailSlot]] = {True: [], False: []}  # bare or not
 
     @property
     def level(self) -> Level:
         """The level in force; a slot is started to find it."""
         if self.level_in_force is None:
-            self.put_back(self.take())
+            self.put_back(self._take(bare=True))
         assert self.level_in_force is not None
         return self.level_in_force
 
@@ -76,28 +76,28 @@ class SlotPool:
 
     def start_with(self, packages: tuple[str, ...]) -> JailSlot:
         """A slot in which these packages are imported."""
-        return self._start_slot(self._template(packages))
+        return self._start_slot(template=self._template(packages))
 
-    def _start_slot(self, template: Template | None = None) -> JailSlot:
+    def _start_slot(self, *, bare: bool = False, template: Template | None = None) -> JailSlot:
         index = next(_SLOT_NUMBERS)
         with self._lock:
             if self.level_in_force is None:
-                return self._find_level(index, template)
-        slot = self._new_slot(self.level_in_force, index, template)
+                return self._find_level(index, bare, template)
+        slot = self._new_slot(self.level_in_force, index, bare, template)
         with self._lock:
             self.live.add(slot)
         return slot
 
-    def _new_slot(self, level: Level, index: int, template: Template | None = None) -> JailSlot:
+    def _new_slot(self, level: Level, index: int, bare: bool, template: Template | None) -> JailSlot:
         # Below namespaces the interpreter is used where it lies: an id of its own helps only if it
         # may read it there.
         own_uid = (
             _own_uid(index) if level is Level.NAMESPACES or readable_by_all(interpreter_files().read_only) else None
         )
         name = f"qwq-{os.getpid()}-{id(self):x}-{index}"
-        return JailSlot(level, own_uid, name, tools=self._tools, cgroups=self._cgroups, template=template)
+        return JailSlot(level, own_uid, name, tools=self._tools, bare=bare, cgroups=self._cgroups, template=template)
 
-    def _find_level(self, index: int, template: Template | None = None) -> JailSlot:
+    def _find_level(self, index: int, bare: bool, template: Template | None) -> JailSlot:
         """Start the first slot at the strongest level that works; called with the lock held."""
         if sys.platform != "linux":
             raise UsageError(f"the sandbox needs Linux, this is {sys.platform}: docs/sandbox.md tells what to do here")
@@ -106,7 +106,7 @@ class SlotPool:
             if level is Level.RLIMITS and not self._unsafe:
                 break
             try:
-                slot = self._new_slot(level, index, template)
+                slot = self._new_slot(level, index, bare, template)
             except InfraError as error:
                 tried.append(str(error))
                 continue
@@ -119,35 +119,42 @@ class SlotPool:
             "namespaces or Landlock, or pass unsafe=True (--unsafe) to run programs that can read this user's files"
         )
 
-    def take(self) -> JailSlot:
+    def _take(self, *, bare: bool) -> JailSlot:
         if self.closed:
             raise InfraError("the sandbox is closed")
         if os.getpid() != self.pid:
             raise InfraError("this sandbox belongs to the process that made it: make one after the fork")
-        slot = self._free.get()
+        self._turns.acquire()
         try:
             if self.closed:
                 raise InfraError("the sandbox is closed")
-            return slot if slot is not None and not slot.dead else self._start_slot()
+            with self._lock:
+                idle = self._idle[bare]
+                slot = idle.pop() if idle else None
+            return slot if slot is not None and not slot.dead else self._start_slot(bare=bare)
         except BaseException:
-            self._free.put(None)
+            self._turns.release()
             raise
 
     def put_back(self, slot: JailSlot) -> None:
         if slot.dead:
             self.discard(slot)
             self.num_replaced += 1
-        self._free.put(None if slot.dead else slot)
+        else:
+            with self._lock:
+                self._idle[slot.bare].append(slot)
+        self._turns.release()
 
     def run(
-        self, payload: bytes, stdin: bytes | int, limits: Limits, cancel: Cancel | None, stdout: int | None = None
-    ) -> Execution:
-        """Run a request on a free slot; a slot that dies is replaced and the run tried once more,
-        where it can be.
+        self, payload: bytes, stdin: bytes | int, limits: Limits, cancel: Cancel | None, stdout: int | None = None,
+        *, bare: bool,
+    ) -> Execution:  # fmt: skip
+        """Run a request on a free slot, `bare` or not; a slot that dies is replaced and the run
+        tried once more, where it can be.
         """
         attempts = _ATTEMPTS if isinstance(stdin, bytes) else 1
         for attempt in range(attempts):
-            slot = self.take()
+            slot = self._take(bare=bare)
             try:
                 done = slot.execute(payload, stdin, limits, cancel, stdout)
                 return replace(done, unsafe=True) if slot.level is Level.RLIMITS else done

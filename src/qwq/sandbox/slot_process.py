@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qwq.errors import InfraError
-from qwq.sandbox.limits import PREIMPORT, InterpreterFiles, cache_folder, environment, interpreter_files
+from qwq.sandbox.limits import MORE_PREIMPORT, PREIMPORT, InterpreterFiles, cache_folder, environment, interpreter_files
 
 START_TIMEOUT_S = 60.0
 
@@ -38,14 +38,20 @@ def spawn(child_end: socket.socket) -> subprocess.Popen[bytes]:
     )
 
 
-def imports(files: InterpreterFiles, read_only: list[str], usual: list[str]) -> dict[str, Any]:
-    """The part of a configuration that says what to import, and where it may be found."""
+def imports(
+    files: InterpreterFiles, read_only: list[str], *, bare: bool = False, tools: bool = False
+) -> dict[str, Any]:
+    """The part of a configuration that says what to import beforehand, and where it may be
+    found.
+    """
+    beforehand = [] if tools else [*PREIMPORT, *(() if bare else (*MORE_PREIMPORT, *files.preimport))]
     return {
         "environment": environment(),
         "path": files.search_path,
         "read_only": read_only,
-        "preimport": [*usual, *files.preimport],
-        "font_cache": str(cache_folder() / "matplotlib") if files.preimport else None,
+        "preimport": beforehand,
+        "font_cache": str(cache_folder() / "matplotlib") if "matplotlib" in beforehand else None,
+        "bare": bare,
         "template": False,
     }
 
@@ -88,7 +94,7 @@ class Template:
         self._process = spawn(child_end)
         child_end.close()
         files = interpreter_files(packages)
-        self._ask(json.dumps(imports(files, files.read_only, list(PREIMPORT)) | {"template": True}).encode())
+        self._ask(json.dumps(imports(files, files.read_only) | {"template": True}).encode())
 
     def _ask(self, message: bytes, descriptors: list[int] | None = None) -> dict[str, Any]:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []

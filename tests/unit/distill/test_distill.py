@@ -461,7 +461,8 @@ def test_killed_at_any_moment_it_asks_for_no_stored_sample_again(tmp_path) -> No
             process.send_signal(signal.SIGKILL)
             process.wait()
             assert not out.exists()
-        # An answer whose verdict the kill cut off waits beside the store, and is not asked for again either.
+        # An answer whose verdict the kill cut off waits beside the store, and is not asked for
+        # again either.
         kept = len(stored_keys(store) | stored_keys(store.with_suffix(".pending")))
         before = len(server.requests)
         done = subprocess.run(command, env=environment, capture_output=True, timeout=600, check=True)

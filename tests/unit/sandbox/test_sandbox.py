@@ -6,6 +6,8 @@ import math
 import os
 import signal
 import threading
+from pathlib import PurePosixPath
+from uuid import UUID
 
 import pytest
 
@@ -195,6 +197,30 @@ def test_threads_share_the_slots():
             thread.join()
         assert sorted(found) == [2 * n for n in range(40)]
         assert len(box._slot_pool.live) <= 2
+
+
+def test_a_program_finds_imported_what_it_names():
+    with Sandbox(1) as box:
+        seen = "import sys; print('num' + 'py' in sys.modules, 'asy' + 'ncio' in sys.modules)"
+        assert box.run(seen).stdout == b"False False\n"
+        assert box.run(f"{seen}  # numpy").stdout == b"True True\n"
+        assert len(box._slot_pool.live) == 2
+        assert box.run(seen).stdout == b"False False\n"
+        assert len(box._slot_pool.live) == 2  # both kinds are used again
+
+
+def test_values_of_modules_that_a_slot_has_not_imported():
+    program = (
+        "def f(n):\n    m = __import__({0: 'path' + 'lib', 1: 'uu' + 'id', 2: 'num' + 'py'}[n])\n"
+        "    return m.PurePosixPath('a/b') if n == 0 else m.UUID(int=5) if n == 1 else m.arange(3)\n"
+        "async def g(n):\n    return n + 1\n"
+    )
+    with Sandbox(1) as box:
+        values = [
+            c.value for c in box.call(program.replace("async ", ""), "f", [{"args": [n]} for n in range(3)]).cases
+        ]
+        assert values[:2] == [PurePosixPath("a/b"), UUID(int=5)] and list(values[2]) == [0, 1, 2]
+        assert [c.value for c in box.call(program, "g", [{"args": [1]}]).cases] == [2]
 
 
 def test_hashes_repeat_between_slots():

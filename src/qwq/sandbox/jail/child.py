@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import _sitebuiltins
 import ast
-import asyncio
 import atexit
 import builtins
 import contextlib
 import gc
-import inspect
 import json
 import linecache
 import os
@@ -26,28 +24,25 @@ import sys
 import threading
 import traceback
 import types
+from collections.abc import Coroutine
 from typing import Any
 
-from . import cell_loop, codec, desk, notebook, pytests
+from . import codec, pytests
 from .box_files import read_files, write_files
+from .results import RESULT_FD, exit_code_of, flush, record
 from .streams import use_standard_streams
 
-RESULT_FD = 3
 own_pid_namespace = False  # set by the zygote
+_notebook_runs: types.ModuleType | None = None
 program_file = "program.py"  # the zygote puts a path here where there is a private folder to write it to
 MAX_MESSAGE = 500
+CO_COROUTINE = 0x80  # as in `inspect`, which costs a bare slot too much
 # What tests import the program as; data sets do not agree.
 PROGRAM_MODULES = ("program", "solution", "main", "submission", "candidate", "answer")
 CHANGEABLE = (list, dict, set, bytearray)
 # The builtins as they were, under names that tests use: a program may call anything `isinstance`.
 OWN_BUILTINS = {f"_judge_{name}": value for name, value in vars(builtins).items() if name[:1] != "_"}
 OWN_BUILTINS["_judge_pytest"] = pytests.run_pytest
-
-
-def _record(fields: dict[str, Any]) -> None:
-    data = json.dumps(fields).encode() + b"\n"
-    while data:
-        data = data[os.write(RESULT_FD, data) :]
 
 
 def describe(error: BaseException) -> list[str]:
@@ -78,11 +73,17 @@ def _compile(source: str, name: str, mode: str = "exec", flags: int = 0) -> type
     return compile(source, name, mode, flags, dont_inherit=True)
 
 
+def _awaited(value: Coroutine[Any, Any, Any]) -> Any:
+    import asyncio  # bare slots have not imported it, as a fork costs the more the more there is
+
+    return asyncio.run(value)
+
+
 def _evaluate(source: str, mode: str, space: dict[str, Any]) -> Any:
     """Run a test's expression or statements, which may await at their top level."""
     code = _compile(source, "test", mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     value = eval(code, space)
-    return asyncio.run(value) if code.co_flags & inspect.CO_COROUTINE else value
+    return _awaited(value) if code.co_flags & CO_COROUTINE else value
 
 
 def _add_site_builtins() -> None:
@@ -100,24 +101,6 @@ def _module(name: str) -> types.ModuleType:
     return module
 
 
-def _flush(*, tell: bool = True) -> int:
-    """0, or 120 if buffered output could not be written; then standard error says why, as CPython
-    does at its end. Closed and absent streams are passed over.
-    """
-    code = 0
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None and not getattr(stream, "closed", False):
-                stream.flush()
-        except Exception as error:
-            code = 120
-            if not tell:
-                continue
-            with contextlib.suppress(Exception):
-                print(f"Exception ignored in: {stream!r}\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    return code
-
-
 def _finalize(space: dict[str, Any]) -> None:
     """Let go of the program's objects as the interpreter does at its end, so that `__del__` runs
     and files are written.
@@ -128,15 +111,6 @@ def _finalize(space: dict[str, Any]) -> None:
             if name != "__builtins__" and (not private or (name[:1] == "_" and name[:2] != "__")):
                 space[name] = None
     gc.collect()
-
-
-def _exit_code(error: SystemExit) -> int:
-    if error.code is None:
-        return 0
-    if isinstance(error.code, int):
-        return int.__index__(error.code) & 0xFF
-    print(error.code, file=sys.stderr)
-    return 1
 
 
 def _wait(pid: int) -> int:
@@ -159,10 +133,10 @@ def _run_command(request: dict[str, Any]) -> int:
         argv = request["argv"]
         pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=[(os.POSIX_SPAWN_CLOSE, RESULT_FD)])
     except (OSError, ValueError) as error:
-        _record({"failed": f"{type(error).__name__}: {error}"[:MAX_MESSAGE]})
+        record({"failed": f"{type(error).__name__}: {error}"[:MAX_MESSAGE]})
         return 1
     status = _wait(pid)
-    _record({"files": read_files(request["fetch"], here), "status": status})
+    record({"files": read_files(request["fetch"], here), "status": status})
     return 0
 
 
@@ -189,7 +163,7 @@ def _run_script(request: dict[str, Any]) -> int:
             os.close(RESULT_FD)
             os._exit(_script(request))
         code = os.waitstatus_to_exitcode(_wait(pid))
-    _record({"files": read_files(request["fetch"], here)})
+    record({"files": read_files(request["fetch"], here)})
     if code < 0:
         os.kill(os.getpid(), -code)  # has an effect outside a PID namespace only
     return code if code >= 0 else 128 - code
@@ -205,20 +179,20 @@ def _script(request: dict[str, Any]) -> int:
             exec(_compile(request["prelude"], "prelude"), module.__dict__)
         exec(_compile(_as_file(request["program"]), program_file), module.__dict__)
     except SystemExit as error:
-        code = _exit_code(error)
+        code = exit_code_of(error)
     except MemoryError as error:
         _print_error(error)
         code = 1
         with contextlib.suppress(OSError):
-            _record({"e": ["MemoryError", ""]})
+            record({"e": ["MemoryError", ""]})
     except BaseException as error:
         _print_error(error)
         code = 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    unwritten = _flush()
+    unwritten = flush()
     _finalize(module.__dict__)
-    return _flush(tell=not unwritten) or unwritten or code
+    return flush(tell=not unwritten) or unwritten or code
 
 
 def _print_error(error: BaseException) -> None:
@@ -244,10 +218,10 @@ def _entry_point(space: dict[str, Any], name: str) -> Any:
 
 def _case_error(index: int, error: BaseException) -> None:
     if isinstance(error, SystemExit):
-        _record({"i": index, "e": ["SystemExit", "the program ended itself"], "end": True})
-        _flush()
+        record({"i": index, "e": ["SystemExit", "the program ended itself"], "end": True})
+        flush()
         os._exit(1)
-    _record({"i": index, "e": describe(error)})
+    record({"i": index, "e": describe(error)})
 
 
 def _run_calls(request: dict[str, Any], space: dict[str, Any]) -> None:
@@ -257,14 +231,14 @@ def _run_calls(request: dict[str, Any], space: dict[str, Any]) -> None:
             function = _entry_point(space, request["entry_point"])
             result = function(*args, **kwargs)
             if type(result) is types.CoroutineType:
-                result = asyncio.run(result)
+                result = _awaited(result)
             nodes = codec.encode(result)
             # What a function without a result did to its first argument may be the answer.
             changed = codec.encode(args[0]) if result is None and args and type(args[0]) in CHANGEABLE else None
         except BaseException as error:
             _case_error(index, error)
         else:
-            _record({"i": index, "v": nodes} if changed is None else {"i": index, "v": nodes, "a": changed})
+            record({"i": index, "v": nodes} if changed is None else {"i": index, "v": nodes, "a": changed})
 
 
 def _run_items(request: dict[str, Any], space: dict[str, Any]) -> None:
@@ -283,7 +257,7 @@ def _run_items(request: dict[str, Any], space: dict[str, Any]) -> None:
         except BaseException as error:
             _case_error(index, error)
         else:
-            _record({"i": index, **fields})
+            record({"i": index, **fields})
 
 
 def _run_functions(request: dict[str, Any]) -> int:
@@ -298,35 +272,22 @@ def _run_functions(request: dict[str, Any]) -> int:
             try:
                 exec(_compile(_as_file(source), program_file) if own else _compile(source, "setup"), space)
             except SystemExit as error:  # `exit()` as the last line: what was defined before it is there
-                if _exit_code(error):
+                if exit_code_of(error):
                     raise
     except BaseException as error:
-        _record({"load": describe(error)})
-        _flush()
+        record({"load": describe(error)})
+        flush()
         return 1
     (_run_calls if request["kind"] == "call" else _run_items)(request, space)
-    return _flush()
+    return flush()
 
 
-def _run_cells(request: dict[str, Any]) -> int:
-    """Cells of a notebook in one run; each is a record, the files that are asked for are the
-    last.
-    """
-    book = notebook.Notebook(_module("__main__").__dict__)
-    here = os.getcwd()
-    try:
-        write_files(request["files"], here)
-        for index, source in enumerate(request["cells"]):
-            _record({"i": index, "cell": book.run_captured(source, index + 1)})
-    except SystemExit as error:
-        return _exit_code(error)
-    except (OSError, ValueError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    finally:
-        _flush()
-        _record({"files": read_files(request["fetch"], here)})
-    return 0
+def import_notebooks() -> None:
+    """Make notebooks and sessions known; called before the jail is entered, which hides their code."""
+    from . import notebook_runs
+
+    global _notebook_runs
+    _notebook_runs = notebook_runs
 
 
 def run(payload: bytes) -> int:
@@ -341,11 +302,12 @@ def run(payload: bytes) -> int:
     os.write(RESULT_FD, b"R\n")  # from here on whatever happens is the program's doing
     if request["kind"] == "command":
         return _run_command(request)
-    if request["kind"] == "session":
-        desk.set_workspace(os.getcwd())
-        return cell_loop.serve(
-            notebook.Notebook(_module("__main__").__dict__, with_report=True), end_left=own_pid_namespace
+    if request["kind"] in ("cells", "session"):
+        assert _notebook_runs is not None  # these go to slots that are not bare
+        book = _module("__main__").__dict__
+        return (
+            _notebook_runs.run_session(book, own_pid_namespace)
+            if request["kind"] == "session"
+            else _notebook_runs.run(request, book)
         )
-    if request["kind"] == "cells":
-        return _run_cells(request)
     return _run_script(request) if request["kind"] == "script" else _run_functions(request)

@@ -25,6 +25,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sys
 from array import array
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -32,10 +33,7 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from math import prod
-from pathlib import PosixPath, PurePosixPath, PureWindowsPath
 from typing import Any
-from uuid import UUID
-from zoneinfo import ZoneInfo
 
 MAX_DEPTH = 200
 MAX_NODES = 2_000_000
@@ -95,7 +93,7 @@ def _datetime_node(v: datetime) -> object:
     parts = [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond]
     if v.tzinfo is None:
         return ["dt", parts]
-    if type(v.tzinfo) not in (timezone, ZoneInfo):
+    if type(v.tzinfo) is not timezone and _late_name(type(v.tzinfo)) != "ZoneInfo":
         return ["o", "datetime with a time zone"]
     offset = v.utcoffset()
     assert offset is not None
@@ -122,12 +120,26 @@ _exact: dict[type, Callable[[Any], object]] = {
     date: lambda v: ["da", [v.year, v.month, v.day]],
     time: lambda v: ["ti", [v.hour, v.minute, v.second, v.microsecond]] if v.tzinfo is None else ["o", "time"],
     timedelta: lambda v: ["td", [v.days, v.seconds, v.microseconds]],
-    PosixPath: lambda v: ["P", "posix", str(v)],
-    PurePosixPath: lambda v: ["P", "posix", str(v)],
-    PureWindowsPath: lambda v: ["P", "windows", str(v)],
-    UUID: lambda v: ["U", format(v.int, "x")],
     array: lambda v: ["a", v.typecode, base64.b64encode(v.tobytes()).decode()],
 }
+
+# The same for modules that few programs import, which then cost the others nothing.
+_late: dict[str, Callable[[Any], object]] = {
+    "PosixPath": lambda v: ["P", "posix", str(v)],
+    "PurePosixPath": lambda v: ["P", "posix", str(v)],
+    "PureWindowsPath": lambda v: ["P", "windows", str(v)],
+    "UUID": lambda v: ["U", format(v.int, "x")],
+    "ZoneInfo": lambda v: ["o", "ZoneInfo"],
+}
+_LATE_MODULES = ("pathlib", "uuid", "zoneinfo")
+
+
+def _late_name(exact: type) -> str:
+    """The name of a class of the late modules, or ""."""
+    name = str.__str__(_name(exact))
+    if name in _late and any(getattr(sys.modules.get(module), name, None) is exact for module in _LATE_MODULES):
+        return name
+    return ""
 
 
 def _numpy_scalar(v: object, kinds: tuple[type, ...]) -> object | None:
@@ -170,6 +182,9 @@ def encode(value: Any) -> list[object]:
             continue
         if exact in _exact:
             nodes.append(_exact[exact](v))
+            continue
+        if late := _late_name(exact):
+            nodes.append(_late[late](v))
             continue
         kinds = _mro(exact)
         base = next((kind for kind in kinds if kind in _items or kind in _scalars), None)
@@ -266,9 +281,13 @@ def _decode_tagged(node: list[object]) -> object:
         case ["F", str(top), str(bottom)] if len(top) + len(bottom) < 5000:
             return Fraction(int(top, 16), int(bottom, 16))
         case ["P", "posix" | "windows" as kind, str(text)]:
-            return PurePosixPath(text) if kind == "posix" else PureWindowsPath(text)
+            import pathlib
+
+            return pathlib.PurePosixPath(text) if kind == "posix" else pathlib.PureWindowsPath(text)
         case ["U", str(text)]:
-            return UUID(int=int(text, 16))
+            import uuid
+
+            return uuid.UUID(int=int(text, 16))
         case ["a", str(code), str(text)] if len(code) == 1:
             return array(code, base64.b64decode(text, validate=True))
         case ["n", str(dtype), list(shape), str(text)]:

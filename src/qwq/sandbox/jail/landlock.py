@@ -9,7 +9,9 @@ levels refuses what of these it can.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+import stat
 import struct
 
 from . import kernel
@@ -25,6 +27,7 @@ _SCOPES = 0b11
 _RULE_PATH_BENEATH = 1
 
 
+@functools.cache
 def abi() -> int:
     """The kernel's Landlock version; raises OSError where there is none."""
     return kernel.syscall("landlock_create_ruleset", ctypes.c_void_p(None), 0, 1)
@@ -62,38 +65,59 @@ def create(read_only: list[str], hidden: list[str], devices: list[str], scratch:
 
 
 def can_hide() -> bool:
-    """Whether `all_but` works here: ABI 1 would forbid renames between folders."""
+    """Whether `AllBut` works here: ABI 1 would forbid renames between folders."""
     try:
         return abi() > 1
     except OSError:
         return False
 
 
-def all_but(folder: str, entries: list[str]) -> int:
-    """A ruleset that opens nothing below `folder` but what lies below its `entries`, which are left
+class AllBut:
+    """Rulesets that open nothing below the root but what lies below its `entries`, which are left
     as they are.
 
     Links of /proc/self/fd still lead to pipes and memory files, which no rule covers. A rule on a
-    folder that something is mounted over later says nothing of the mount, so this is called when
-    all mounts are there.
+    folder that something is mounted over later says nothing of the mount, so `ruleset` is called
+    when all mounts are there, and opens the folders `mounted_later` then; all others are opened
+    once, here.
     """
-    every = _ALL_BY_ABI[min(abi(), 5)]
-    attributes = ctypes.create_string_buffer(struct.pack("Q", every))
-    ruleset = kernel.syscall("landlock_create_ruleset", attributes, 8, 0)
-    for name in entries:
-        _allow(ruleset, f"{folder.rstrip('/')}/{name}", every)
-    return ruleset
+
+    def __init__(self, entries: list[str], mounted_later: list[str]):
+        self._every = _ALL_BY_ABI[min(abi(), 5)]
+        self._handled = ctypes.create_string_buffer(struct.pack("Q", self._every))
+        self._later = mounted_later
+        opened = [_open(f"/{name}") for name in entries if f"/{name}" not in mounted_later]
+        self._rules = [_rule(fd, self._every) for fd in opened if fd >= 0]
+
+    def ruleset(self) -> int:
+        """The descriptor of a new ruleset."""
+        ruleset = kernel.syscall("landlock_create_ruleset", self._handled, 8, 0)
+        for rule in self._rules:
+            kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, rule, 0)
+        for path in self._later:
+            _allow(ruleset, path, self._every)
+        return ruleset
+
+
+def _open(path: str) -> int:
+    """A descriptor, or -1 where nothing is there."""
+    try:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def _rule(fd: int, rights: int) -> ctypes.Array[ctypes.c_char]:
+    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+        rights &= _FILE_RIGHTS
+    return ctypes.create_string_buffer(struct.pack("=Qi", rights, fd))
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:
-    if not os.path.exists(path):
-        return
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    if not os.path.isdir(path):
-        rights &= _FILE_RIGHTS
-    rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, fd))
-    kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, rule, 0)
-    os.close(fd)
+    fd = _open(path)
+    if fd >= 0:
+        kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, _rule(fd, rights), 0)
+        os.close(fd)
 
 
 def enforce(ruleset: int) -> None:

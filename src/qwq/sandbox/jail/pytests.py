@@ -5,8 +5,6 @@ pytest is a package.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from typing import Any
 
 
@@ -27,6 +25,9 @@ def run_pytest(source: str, name: str) -> None:
 
     Raises AssertionError where it fails.
     """
+    import shutil
+    import tempfile
+
     import pytest  # not of the standard library: only there where it was added
 
     folder = tempfile.mkdtemp(dir=os.getcwd())

@@ -4,7 +4,7 @@ After `enter` the process sees a read-only tmpfs that holds the interpreter, the
 libraries, five harmless device nodes and an empty `/box`; no /proc, no /sys, no /home, and no way
 back to the old root. So that /dev/stdin, /dev/stdout and /dev/fd lead somewhere, a run has a proc
 file system of its own PID namespace at /.proc; Landlock keeps all else in it closed
-(`landlock.all_but`), and where the kernel has no Landlock those links lead nowhere.
+(`landlock.AllBut`), and where the kernel has no Landlock those links lead nowhere.
 """
 
 from __future__ import annotations

@@ -165,10 +165,9 @@ class Zygote:
         if not self.filter and self.level != "rlimits":
             raise OSError(f"no seccomp filter for {kernel.ARCH}")
         self.ruleset = -1
-        self.own_proc = False
+        self.all_but_proc: landlock.AllBut | None = None
         self.own_fd = -1
         self.init = 0
-        self.top: list[str] = []
         if self.level == "landlock":
             self.ruleset = landlock.create(config["read_only"], config["hidden"], list(rootfs.DEVICES), self.scratch)
         self.base_bytes = mapped_bytes()
@@ -180,9 +179,9 @@ class Zygote:
         # No signal handler, see `kernel.start_idle_init`.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         self.own_fd = os.pidfd_open(os.getpid())
-        if self.level == "namespaces":
-            self.own_proc = rootfs.cover_proc(allowed=landlock.can_hide())
-            self.top = [name for name in os.listdir("/") if f"/{name}" != rootfs.PROC]
+        if self.level == "namespaces" and rootfs.cover_proc(allowed=landlock.can_hide()):
+            shown = [name for name in os.listdir("/") if f"/{name}" != rootfs.PROC]
+            self.all_but_proc = landlock.AllBut(shown, [rootfs.BOX, rootfs.PRIVATE])
         self.control.send(json.dumps({"ready": self.level}).encode())
         while True:
             data, descriptors = self._receive()
@@ -282,7 +281,7 @@ class Zygote:
             payload_fd, *streams = descriptors
             if self.level == "namespaces":
                 rootfs.mount_box(limits["box_bytes"], limits["box_files"])
-                if self.own_proc:
+                if self.all_but_proc:
                     rootfs.mount_proc()
                 child.program_file = f"{rootfs.PRIVATE}/program.py"
                 child.own_pid_namespace = True
@@ -301,8 +300,8 @@ class Zygote:
             os.write(fd, b"1000")
             os.close(fd)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-        if self.own_proc:
-            self.ruleset = landlock.all_but("/", self.top)  # anew: its rules hold for this run's own mounts
+        if self.all_but_proc:
+            self.ruleset = self.all_but_proc.ruleset()  # anew: its rules hold for this run's own mounts
         if self.ruleset >= 0:
             landlock.enforce(self.ruleset)
         with open(payload_fd, "rb", closefd=False) as f:
@@ -377,6 +376,8 @@ def main() -> None:
     sys.path.extend(config["path"])
     if config["font_cache"]:
         os.environ["MPLCONFIGDIR"] = config["font_cache"]
+    if not config["bare"]:
+        child.import_notebooks()
     preimport(config["preimport"], config["path"], config["read_only"])
     os.environ.pop("MPLCONFIGDIR", None)
     gc.collect()
