@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from qwq.cluster.place import RankPlace
+from qwq.common.signals import ending_signals
 from qwq.errors import InfraError, Interrupted, PeerLost
 
 GRACE_S = 5.0  # between the end of one process and that of the others, which may have more to say
@@ -81,12 +82,8 @@ def _handing_on(members: Sequence[Member]) -> Iterator[None]:
             if member.process.poll() is None:
                 member.process.send_signal(number)
 
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with ending_signals(handler):
         yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
 
 
 def _watch(members: Sequence[Member], command: str) -> int:

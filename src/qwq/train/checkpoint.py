@@ -31,6 +31,7 @@ from qwq.cluster.world import RankWorld
 from qwq.common.files import atomic_folder, read_record, whole_lines, write_atomic
 from qwq.common.jsonl import without_nonfinite
 from qwq.common.run_folder import RunFolder
+from qwq.common.signals import ending_signals
 from qwq.data.examples import FileUse
 from qwq.errors import CapacityError, ConfigError, Interrupted, ModelError
 from qwq.train.optim import Optimizer
@@ -105,12 +106,8 @@ class StopFlag:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with ending_signals(handler):
             yield
-        finally:
-            for number, earlier in before.items():
-                signal.signal(number, earlier)
 
 
 class StageRun:
