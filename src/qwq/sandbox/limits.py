@@ -13,8 +13,8 @@ from pathlib import Path
 from qwq.errors import UsageError
 from qwq.sandbox import packages
 
-# What every slot has imported, and what slots that are not bare have beside it (see `SlotPool`):
-# a fork and its end cost the more the more there is, with all of this and numpy a third more.
+# What every slot has imported. Slots that are not bare (see `SlotPool`) have MORE_PREIMPORT and the
+# packages too: the more is imported, the longer a fork and its exit take.
 PREIMPORT = (
     "math cmath re json collections itertools functools heapq bisect string random datetime typing fractions decimal "
     "statistics operator copy io array queue enum abc contextlib numbers time types warnings struct threading ctypes"

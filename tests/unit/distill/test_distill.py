@@ -27,6 +27,7 @@ from qwq.distill.run import DistillPlan, TeacherSampling, _answer, distill, load
 from qwq.errors import ConfigError, DataError, InfraError
 from qwq.rollout.episode import play
 from qwq.rollout.policies.endpoint import EndpointPolicy
+from qwq.rollout.store import read_samples
 from qwq.tasks.constraints import listed_row
 from qwq.text.response import parse
 from qwq.text.template import ChatFormat, default_template
@@ -423,13 +424,6 @@ def test_a_prompt_beyond_the_teachers_context_is_unfinished(tmp_path) -> None:
     assert answer.text.startswith("<think>") and parts_of(problem, answer)[0] == "unclosed"
 
 
-def stored_keys(path: Path) -> set[tuple[str, int]]:
-    """The samples of a store's whole lines; its first line may hold settings."""
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    rows = [json.loads(line) for line in lines if line]
-    return {(row["problem_id"], row["number"]) for row in rows if "problem_id" in row}
-
-
 def test_killed_at_any_moment_it_asks_for_no_stored_sample_again(tmp_path) -> None:
     source, out = gsm8k(tmp_path / "train.jsonl", 30), tmp_path / "sft.jsonl"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "src")}
@@ -463,7 +457,10 @@ def test_killed_at_any_moment_it_asks_for_no_stored_sample_again(tmp_path) -> No
             assert not out.exists()
         # An answer whose verdict the kill cut off waits beside the store, and is not asked for
         # again either.
-        kept = len(stored_keys(store) | stored_keys(store.with_suffix(".pending")))
+        files = [path for path in (store, store.with_suffix(".pending")) if path.exists()]
+        kept = len(
+            {key for path in files for key in read_samples(path, lambda row: (row["problem_id"], row["number"]))}
+        )
         before = len(server.requests)
         done = subprocess.run(command, env=environment, capture_output=True, timeout=600, check=True)
         summary = json.loads(done.stdout)

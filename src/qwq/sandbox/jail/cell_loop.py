@@ -35,10 +35,10 @@ from typing import Any
 
 from .box_files import list_files, read_files, write_files
 from .notebook import Notebook
+from .results import RESULT_FD
 from .streams import use_standard_streams
 
 NUM_DESCRIPTORS = 4
-RESULT_FD = 3
 _CONTROL_FD = 4
 _NULL_FD = 5
 _KILL_ROUNDS = 100

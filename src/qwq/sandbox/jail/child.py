@@ -36,7 +36,7 @@ own_pid_namespace = False  # set by the zygote
 _notebook_runs: types.ModuleType | None = None
 program_file = "program.py"  # the zygote puts a path here where there is a private folder to write it to
 MAX_MESSAGE = 500
-CO_COROUTINE = 0x80  # as in `inspect`, which costs a bare slot too much
+CO_COROUTINE = 0x80  # as in `inspect`, which bare slots have not imported
 # What tests import the program as; data sets do not agree.
 PROGRAM_MODULES = ("program", "solution", "main", "submission", "candidate", "answer")
 CHANGEABLE = (list, dict, set, bytearray)
@@ -74,7 +74,7 @@ def _compile(source: str, name: str, mode: str = "exec", flags: int = 0) -> type
 
 
 def _awaited(value: Coroutine[Any, Any, Any]) -> Any:
-    import asyncio  # bare slots have not imported it, as a fork costs the more the more there is
+    import asyncio  # bare slots have not imported it
 
     return asyncio.run(value)
 

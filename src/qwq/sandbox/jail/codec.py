@@ -183,9 +183,6 @@ def encode(value: Any) -> list[object]:
         if exact in _exact:
             nodes.append(_exact[exact](v))
             continue
-        if late := _late_name(exact):
-            nodes.append(_late[late](v))
-            continue
         kinds = _mro(exact)
         base = next((kind for kind in kinds if kind in _items or kind in _scalars), None)
         if base in _items:
@@ -198,6 +195,8 @@ def encode(value: Any) -> list[object]:
             stack.append(parts if type(parts) is list else list(parts)[::-1])
         elif base is not None:
             nodes.append(_scalars[base](v))
+        elif late := _late_name(exact):
+            nodes.append(_late[late](v))
         else:
             plain = _numpy_scalar(v, kinds)
             if plain is not None and type(plain) in _scalars:

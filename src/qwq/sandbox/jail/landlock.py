@@ -100,10 +100,10 @@ class AllBut:
 
 
 def _open(path: str) -> int:
-    """A descriptor, or -1 where nothing is there."""
+    """A descriptor, or -1 where nothing is there, or nothing that we may reach."""
     try:
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return -1
 
 

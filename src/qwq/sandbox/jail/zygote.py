@@ -301,7 +301,7 @@ class Zygote:
             os.close(fd)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         if self.all_but_proc:
-            self.ruleset = self.all_but_proc.ruleset()  # anew: its rules hold for this run's own mounts
+            self.ruleset = self.all_but_proc.ruleset()  # one for each run: its rules hold for this run's mounts
         if self.ruleset >= 0:
             landlock.enforce(self.ruleset)
         with open(payload_fd, "rb", closefd=False) as f:
