@@ -88,7 +88,8 @@ class MultiStep:
     def admit(self, new: Sequence[TokenSequence]) -> list[TokenSequence]:
         """Give sequences slots; those for which there is none are left out."""
         self.backend.grow(len(self.cache.slots) + len(new), max(len(s.tokens) + self.room(s) for s in new))
-        return [s for s in new if self.cache.take(s, *self.cache.longest_prefix(s, least=len(s.tokens) // 2))]
+        filled = self.cache.filled()  # once: those that are admitted together hold nothing yet
+        return [s for s in new if self.cache.take(s, *self.cache.longest_prefix(s, len(s.tokens) // 2, among=filled))]
 
     def load(self, sequences: Sequence[TokenSequence]) -> int:
         """Compute what sequences lack but their last tokens, and let them decode. Returns the

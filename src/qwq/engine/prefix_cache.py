@@ -91,9 +91,11 @@ class PrefixCache:
             shared = 0
         return target, shared
 
-    def longest_prefix(self, sequence: TokenSequence, least: int = MIN_SHARED) -> tuple[CacheSlot | None, int]:
+    def longest_prefix(
+        self, sequence: TokenSequence, least: int = MIN_SHARED, among: Sequence[CacheSlot] | None = None
+    ) -> tuple[CacheSlot | None, int]:
         """The slot that holds most of a sequence's tokens, and how many: at least `least`, and not
-        its last one.
+        its last one. `among`: the slots to look at, by default all that hold something.
         """
         if not self.enabled or sequence.request.prompt_logprobs is not None:
             return None, 0
@@ -102,7 +104,9 @@ class PrefixCache:
         wanted = np.asarray(sequence.tokens[:-1], dtype=np.int64)
         if len(wanted) < length:
             return None, 0
-        for slot in self.slots.values():
+        for slot in self.filled() if among is None else among:
+            if self.slots.get(slot.number) is not slot:
+                continue  # evicted since
             content = slot.content(unit)
             # The cheap look first: most slots part before the best one so far.
             if len(content) < length or slot.yarn != sequence.yarn or content[length - 1] != wanted[length - 1]:
@@ -114,6 +118,10 @@ class PrefixCache:
                 best, length = slot, common
         length = length // unit * unit
         return (best, length) if best is not None and length >= least else (None, 0)
+
+    def filled(self) -> list[CacheSlot]:
+        """The slots that hold a prefix worth sharing."""
+        return [s for s in self.slots.values() if s.owner is None or s.owner.num_computed >= MIN_SHARED]
 
     def _worth_waiting(self, shared: int, sequence: TokenSequence, running: Sequence[TokenSequence]) -> bool:
         """Whether a running sequence is about to compute more of this prompt than there is now."""

@@ -29,6 +29,7 @@ from qwq.cluster.divide import divide
 from qwq.cluster.division import WholeBatch
 from qwq.cluster.world import RankWorld
 from qwq.common.files import atomic_folder, read_record, whole_lines, write_atomic
+from qwq.common.heap import settled_heap
 from qwq.common.jsonl import without_nonfinite
 from qwq.common.run_folder import RunFolder
 from qwq.common.signals import ending_signals
@@ -227,6 +228,12 @@ class StageRun:
         self, total: int, module: nn.Module, optimizer: Optimizer, step_fn: Callable[[int], dict[str, Any]]
     ) -> None:
         """Take the steps that are left. `step_fn(step)` does one and returns its metrics."""
+        with settled_heap():
+            self._take_steps(total, module, optimizer, step_fn)
+
+    def _take_steps(
+        self, total: int, module: nn.Module, optimizer: Optimizer, step_fn: Callable[[int], dict[str, Any]]
+    ) -> None:
         self.progress.start(self.name, self.kind, total, self.state.step)
         last_save, save_seconds = time.perf_counter(), 0.0
         while self.state.step < total and not self.state.ended:

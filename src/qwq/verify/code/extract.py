@@ -122,6 +122,8 @@ def _tail(text: str) -> str | None:
 
 def _joined(blocks: list[str]) -> str:
     """One program from Python blocks in the order of the answer."""
+    if len(blocks) == 1:
+        return blocks[0]
     trees = [_parsed(block) for block in blocks]
     last = len(blocks) - 1
     while last > 0 and _is_example(trees, last):
