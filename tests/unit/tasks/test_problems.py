@@ -61,6 +61,7 @@ def test_fixed_sets_do_not_change_and_hold_no_problem_twice(domain: str, split: 
     problems = fixed(domain, split)
     assert len({p.id for p in problems}) == len({p.messages for p in problems}) == NUM_FIXED
     assert list(problems[:50]) == get(domain).fixed(split, 50)
+    assert get(domain).fixed(split, 0) == []
     assert all(p.domain == domain and p.source == "procedural" for p in problems)
 
 

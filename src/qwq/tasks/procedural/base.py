@@ -94,12 +94,12 @@ class Family(Task, ABC):
         seen: set[str] = set()
         out: list[Problem] = []
         for index in range(60 * num + 1000):
+            if len(out) == num:
+                return out
             drawn = self.problem(-1, split, index)
             if drawn.id not in seen:
                 seen.add(drawn.id)
                 out.append(drawn)
-                if len(out) == num:
-                    return out
         raise ConfigError(
             f"{self.domain} has only {len(out)} distinct {split} problems, {num} asked for: lower the number"
         )
