@@ -276,7 +276,7 @@ def show(
     *,
     model: str,
     stage: Literal["sft", "reward", "rl"] | None = None,
-    kind: Literal["math", "code", "gsm8k", "mbpp", "constraints", "prompts"] | None = None,
+    kind: Literal["math", "code", "gsm8k", "mbpp", "constraints", "prompts", "preference"] | None = None,
     rows: int = 3,
     max_tokens: int | None = None,
     json: bool = False,

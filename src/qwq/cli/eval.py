@@ -39,7 +39,7 @@ class Flags:
     seed: int | None = None
     """Seed of the sampling; the same for every evaluation by default."""
     thinking_budgets: Annotated[tuple[int, ...], Parameter(name="--thinking-budget")] = ()
-    """End the thinking after so many tokens; given several times, each is run and accuracy is drawn against thinking."""
+    """End the thinking after so many tokens (-1: no limit); given several times, each is run and accuracy is drawn against thinking."""
     tool_format: str = "auto"
     """How bfcl offers functions: native (the chat template's or server's tools), prompt (BFCL's system prompt), or auto."""
     tools: str | None = None

@@ -21,7 +21,7 @@ UNKNOWN_TASK, BAD_TASK = (
 
 SOURCE_DOMAINS = {
     "gsm8k": "math", "math": "math", "arithmetic": "math", "code": "code", "mbpp": "code",
-    "constraints": "instructions", "prompts": CUSTOM,
+    "constraints": "instructions", "prompts": CUSTOM, "preference": "preference",
 }  # fmt: skip
 
 
@@ -30,10 +30,13 @@ class Source(Section):
     level.
     """
 
-    kind: Literal["gsm8k", "math", "code", "mbpp", "constraints", "arithmetic", "prompts", "task"] = Field(
-        description="format of the rows; math: `problem` or `question` with `answer` or `solution`; code: `prompt` "
-        "with `tests`; arithmetic needs no file; prompts: `prompt` (or `messages`) and any columns, "
-        "judged by reward functions alone; task: a task of your own, its class in `path`"
+    kind: Literal["gsm8k", "math", "code", "mbpp", "constraints", "arithmetic", "prompts", "preference", "task"] = (
+        Field(
+            description="format of the rows; math: `problem` or `question` with `answer` or `solution`; code: `prompt` "
+            "with `tests`; arithmetic needs no file; prompts: `prompt` (or `messages`) and any columns, "
+            "judged by reward functions alone; preference: the same rows, judged by stage 2's reward model; task: a "
+            "task of your own, its class in `path`"
+        )
     )
     path: str = Field(
         "",
@@ -80,7 +83,12 @@ class Source(Section):
 
         None for prompts that no verifier judges.
         """
-        return () if self.kind == "prompts" else (self.domain, self.kind, self.label)
+        return (self.domain, self.kind, self.label) if self.verified else ()
+
+    @property
+    def verified(self) -> bool:
+        """Whether a verifier judges its problems, and not functions or a reward model alone."""
+        return self.kind not in ("prompts", "preference")
 
 
 def task_domain(name: str) -> str:

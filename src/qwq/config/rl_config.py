@@ -241,9 +241,10 @@ class RlConfig(StageConfig):
             raise ValueError(
                 f"source {custom[0]!r} has prompts that no verifier judges: give rewards, a list of reward functions"
             )
-        if custom and self.validation.every:
+        unverified = [s.path for s in self.sources if not s.verified]
+        if unverified and self.validation.every:
             raise ValueError(
-                f"validation grades by the verifiers, and none judges the prompts of {custom[0]!r}: set "
+                f"validation grades by the verifiers, and none judges the prompts of {unverified[0]!r}: set "
                 "validation.every to 0"
             )
         labels = [s.label for s in self.sources]

@@ -271,6 +271,16 @@ class EvalSection(TaskTable):
         description="thinking budgets to read the procedural and real benchmarks under as well: the overthinking curve",
     )
 
+    @field_validator("sources")
+    @classmethod
+    def _judged(cls, sources: list[Source]) -> list[Source]:
+        for source in sources:
+            if not source.verified:
+                raise ValueError(
+                    f"no verifier judges the prompts of {source.path!r} (kind {source.kind}): leave it out of eval"
+                )
+        return sources
+
     def counts(self) -> dict[str, int]:
         """Problems asked for, by task."""
         return self.by_task()

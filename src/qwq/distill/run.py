@@ -91,6 +91,8 @@ def load_problems(plan: DistillPlan) -> list[Problem]:
     problems: list[Problem] = []
     for name in plan.sources:
         task, path = named_task(name.removeprefix(FAMILY))
+        if not task.scored and task.domain != CUSTOM:
+            raise ConfigError(f"source {name}: no verifier judges its answers: distil its rows as prompts=PATH")
         if isinstance(task, FileTask) and path is None and not task.makes_rows:
             raise ConfigError(f"source {task.name} has no path: write {task.name}=FILE")
         problems += load_task(task, path, "train", limit=plan.num, decontaminate=plan.decontaminate)

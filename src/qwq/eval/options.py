@@ -23,6 +23,8 @@ from qwq.tasks.sources import named_task, reader_of
 from qwq.tasks.suites import SUITES
 from qwq.types import Problem
 
+NO_BUDGET = -1  # as `thinking_budgets` of a recipe has it
+
 
 @dataclass(frozen=True, slots=True)
 class EvalOptions:
@@ -35,7 +37,7 @@ class EvalOptions:
     top_p: float | None = None
     top_k: int | None = None
     seed: int = estimates.BOOTSTRAP_SEED
-    budgets: tuple[int, ...] = ()
+    budgets: tuple[int, ...] = ()  # thinking tokens; NO_BUDGET for thinking as long as it takes
     concurrency: int = 16
     tool_format: str = "auto"
     tools: str | None = None
@@ -49,8 +51,10 @@ class EvalOptions:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}: give at least 1")
         if self.tool_format not in ("auto", "native", "prompt"):
             raise ConfigError(f"--tool-format {self.tool_format}: give auto, native or prompt")
-        if any(b < 0 for b in self.budgets) or len(set(self.budgets)) < len(self.budgets):
-            raise ConfigError(f"--thinking-budget {self.budgets}: give different numbers of 0 or more")
+        if any(b < NO_BUDGET for b in self.budgets) or len(set(self.budgets)) < len(self.budgets):
+            raise ConfigError(
+                f"--thinking-budget {self.budgets}: give different numbers of 0 or more, or {NO_BUDGET} for none"
+            )
         if (
             not (self.temperature is None or self.temperature >= 0)
             or not (self.top_p is None or 0 < self.top_p <= 1)

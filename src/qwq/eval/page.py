@@ -15,6 +15,7 @@ from typing import Any
 from qwq.common.files import write_atomic
 from qwq.eval.baselines import ANNOUNCED, BENCHMARKS, BFCL_NOTE
 from qwq.eval.folder import latest, read_object, samples_path
+from qwq.eval.summarise import size_of
 from qwq.report import plots
 from qwq.report.curves import legend
 from qwq.report.document import document
@@ -169,7 +170,7 @@ def samples(out: Path, name: str) -> str:
     place: dict[str, int] = {}
     for record in records:
         place.setdefault(record["problem_id"], len(place))
-    records.sort(key=lambda r: (place[r["problem_id"]], r["sample"], r["thinking_budget"] or 0))
+    records.sort(key=lambda r: (place[r["problem_id"]], r["sample"], size_of(r["thinking_budget"])))
     blocks = [_sample(r) for r in records[:SHOWN]]
     shown = f"{len(blocks)} of {total:,}; all are in samples/{path.name}" if total > len(blocks) else f"all {total:,}"
     return (

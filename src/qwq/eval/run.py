@@ -23,7 +23,7 @@ from qwq.engine.thinking import LOOP_TOKENS
 from qwq.errors import ConfigError, InfraError, Interrupted
 from qwq.eval.folder import Key, agree, locked, open_samples, read_object
 from qwq.eval.meter import Meter
-from qwq.eval.options import EvalOptions, TaskSelection
+from qwq.eval.options import NO_BUDGET, EvalOptions, TaskSelection
 from qwq.eval.records import Record, failed, graded, key_of_job, record_of, response_of
 from qwq.eval.summarise import describe, entry, summarise
 from qwq.model.transformer import Transformer
@@ -223,11 +223,15 @@ def jobs_of(item: TaskSelection, options: EvalOptions) -> list[EpisodeJob]:
     """Every sample of a task, the first sample of each problem before the second."""
     return [
         EpisodeJob(
-            problem, number, sample_seed(options.seed, item.name, problem.id, number), thinking_budget=budget, key=item
+            problem,
+            number,
+            sample_seed(options.seed, item.name, problem.id, number),
+            key=item,
+            thinking_budget=None if budget == NO_BUDGET else budget,
         )
         for number in range(item.protocol.samples)
         for problem in item.problems
-        for budget in options.budgets or (None,)
+        for budget in options.budgets or (NO_BUDGET,)
     ]
 
 

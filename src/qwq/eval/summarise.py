@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ def summarise(item: TaskSelection, records: Records, seed: int) -> Figures:
     for record in records:
         by_budget.setdefault(key_of(record)[2], []).append(record)
     entries = {b: entry(item.task, rows, item.protocol) for b, rows in by_budget.items()}
-    headline = max(entries, key=lambda b: float("inf") if b is None else b)
+    headline = max(entries, key=size_of)
     out = entries[headline] | {"thinking_budget": headline, "protocol": chosen(item.protocol), "seed": seed}
     if item.use is not None and item.use.left_out:
         out["rows"] = {"rows": item.use.rows, "used": item.use.used, "left_out": dict(item.use.left_out)}
@@ -32,9 +33,14 @@ def summarise(item: TaskSelection, records: Records, seed: int) -> Figures:
         kept = ("score", "ci95", "mean_tokens", "mean_thinking_tokens", "outcomes", *item.task.swept)
         out["by_budget"] = [
             {"thinking_budget": b, **{k: e[k] for k in kept}}
-            for b, e in sorted(entries.items(), key=lambda x: x[0] or 0)
+            for b, e in sorted(entries.items(), key=lambda x: size_of(x[0]))
         ]
     return out
+
+
+def size_of(budget: int | None) -> float:
+    """A thinking budget in tokens, for ordering: None, which is no budget, comes last."""
+    return math.inf if budget is None else budget
 
 
 def entry(task: Task, records: Records, protocol: Protocol) -> Figures:
@@ -94,7 +100,7 @@ def _majority(rows: Records) -> float:
 
 
 def describe(name: str, figures: Mapping[str, Any]) -> str:
-    """One task in one line, for people."""
+    """One task in one line for people, and a line for each of several thinking budgets."""
     low, high = figures["ci95"]
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in figures["outcomes"].items())
     samples = f" x {figures['samples']} samples" if figures["samples"] > 1 else ""
@@ -109,11 +115,29 @@ def describe(name: str, figures: Mapping[str, Any]) -> str:
         closed += (
             f"; {figures['calls']['mean']:.1f} calls a sample, {recovered} of {failed} with a failed call recovered"
         )
-    if "thinking" in figures:
-        thinking, cut = figures["thinking"], 100 * figures["cut"]["share"]
-        closed += f", {thinking['p50']:,} at the median, {thinking['p99']:,} at 99%, {cut:.1f}% cut"
-    return (
+    closed += _thinking(figures)
+    line = (
         f"{name}: {100 * figures['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of {figures['n']}{samples} "
         f"({outcomes}); {figures['mean_tokens']:.0f} tokens an answer, {figures['mean_thinking_tokens']:.0f} of "
         f"them thinking{closed}{missing}"
+    )
+    return "\n".join([line, *map(_under_budget, figures.get("by_budget", ()))])
+
+
+def _thinking(figures: Mapping[str, Any]) -> str:
+    """How long the thinking is, of a task that says it (`overthinking`)."""
+    if "thinking" not in figures:
+        return ""
+    thinking, cut = figures["thinking"], 100 * figures["cut"]["share"]
+    return f", {thinking['p50']:,} at the median, {thinking['p99']:,} at 99%, {cut:.1f}% cut"
+
+
+def _under_budget(figures: Mapping[str, Any]) -> str:
+    """The line of one of several thinking budgets."""
+    low, high = figures["ci95"]
+    budget = figures["thinking_budget"]
+    under = "without a budget" if budget is None else f"under a budget of {budget:,}"
+    return (
+        f"  {under}: {100 * figures['score']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]; {figures['mean_tokens']:.0f} "
+        f"tokens an answer, {figures['mean_thinking_tokens']:.0f} of them thinking{_thinking(figures)}"
     )

@@ -23,6 +23,7 @@ from qwq.pipeline.preview import DataSummary, preview_source
 from qwq.pipeline.stage import CompletionLimit, Stage
 from qwq.report.view import Panel
 from qwq.tasks.mix import ProblemMix
+from qwq.tasks.procedural.preference import Preference
 from qwq.tasks.registry import get
 from qwq.text.template import ChatFormat
 from qwq.types import Problem
@@ -141,7 +142,13 @@ class RlStage(RlConfig, Stage):
 
     def on_cluster(self, clusters: Sequence[Cluster], context: PlanContext) -> list[ClusterPlan]:
         prompt, watched = int(self.prompt_lengths(context).mean), self.watched_on_cluster()
-        return [rl_on_cluster(self, c, context, prompt, watched, self.mix.preference) for c in clusters]
+        return [rl_on_cluster(self, c, context, prompt, watched, self.scored_share) for c in clusters]
+
+    @property
+    def scored_share(self) -> float:
+        """Share of the prompts that a reward model judges, of the mix and of sources."""
+        scored = self.mix.preference + sum(s.weight for s in self.sources if s.domain == Preference.domain)
+        return scored / (sum(self.mix.weights().values()) + sum(s.weight for s in self.sources)) if scored else 0.0
 
     def watched_on_cluster(self) -> Watched:
         """Validation problems that it samples while it trains."""

@@ -1,6 +1,6 @@
-"""Open prompts as TRL and verl keep them, judged by reward functions alone:
+"""Open prompts as TRL and verl keep them: `{"prompt", ...}` with any further columns.
 
-`{"prompt", ...}` with any further columns.
+Reward functions alone judge them (kind `prompts`), or stage 2's reward model (kind `preference`).
 """
 
 from __future__ import annotations
@@ -42,4 +42,11 @@ class Prompts(FileTask):
             truth["ground_truth"] = scored["ground_truth"]
         question = "\n".join(m.content for m in messages)
         source = str(row.get("data_source", self.name))
-        return Problem(ident, CUSTOM, messages, truth, canonical(CUSTOM, question), source=source)
+        return Problem(ident, self.domain, messages, truth, canonical(self.domain, question), source=source)
+
+
+class PreferencePrompts(Prompts):
+    """The same rows for a reward model."""
+
+    name = "preference-rows"
+    domain = "preference"

@@ -25,6 +25,7 @@ OWN = {
     "preference": "procedural.preference:Preference",
     "arithmetic": "procedural.arithmetic:Arithmetic", "math-rows": "maths:MathRows", "code-rows": "code_rows:CodeRows",
     "constraints": "constraints:Constraints", "prompts": "prompts:Prompts",
+    "preference-rows": "prompts:PreferencePrompts",
     "overthinking": "procedural.overthinking:Overthinking",
     "seek": "procedural.seek:Seek", "chain": "procedural.chain:Chain",
     "table": "procedural.table_questions:TableQuestions", "repair": "procedural.repair:Repair",

@@ -20,7 +20,7 @@ from qwq.tasks.registry import get
 from qwq.types import Problem
 
 # Kinds of sources whose name is a procedural family's too: rows in files.
-KINDS = {"math": "math-rows", "code": "code-rows"}
+KINDS = {"math": "math-rows", "code": "code-rows", "preference": "preference-rows"}
 
 _log = logging.getLogger(__name__)
 _said: set[tuple[str, ...]] = set()  # a recipe's plan reads a source several times, and one warning is enough

@@ -369,6 +369,16 @@ def test_budgets_are_swept_and_drawn(data: Path, tmp_path: Path) -> None:
     assert "Accuracy against thinking" in (tmp_path / "o/report.html").read_text()
 
 
+def test_no_budget_is_one_of_the_budgets(data: Path, tmp_path: Path) -> None:
+    def budgeted(body: dict[str, Any]) -> dict[str, Any]:
+        return {"content": "\\boxed{9}" if "thinking_token_budget" in body else "\\boxed{2}", "reasoning_content": "so"}
+
+    with FakeEndpoint(budgeted) as server:
+        figures = evaluate(server.url, ["aime24"], data, tmp_path / "o", samples=1, budgets=(-1, 64))["aime24"]
+    assert [(b["thinking_budget"], b["score"]) for b in figures["by_budget"]] == [(64, 0.0), (None, 0.25)]
+    assert (figures["score"], figures["thinking_budget"]) == (0.25, None)
+
+
 def test_comparison_is_paired(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with FakeEndpoint(answer) as a, FakeEndpoint(lambda body: "\\boxed{8}") as b:
         evaluate(a.url, ["aime24", "gsm8k"], data, tmp_path / "a", samples=1)
@@ -473,6 +483,7 @@ def test_wrong_requests(data: Path, tmp_path: Path) -> None:
     for options, message in [
         ({"n": 0}, "--n is 0"),
         ({"budgets": (5, 5)}, "--thinking-budget"),
+        ({"budgets": (64, -2)}, "or -1 for none"),
         ({"tool_format": "x"}, "--tool-format x"),
         ({"top_p": 0.0}, "top-p is above 0"),
     ]:

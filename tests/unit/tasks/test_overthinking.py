@@ -85,4 +85,12 @@ def test_it_can_be_mixed_and_figures_say_how_long_the_thinking_is():
     short, long = figures["by_budget"]
     assert short["thinking"] == {"p50": 49, "p99": 50} and short["cut"]["share"] == 0.5
     assert long["thinking"] == figures["thinking"]
-    assert "49 at the median, 98 at 99%, 1.0% cut" in describe("overthinking", figures)
+    line, *under = describe("overthinking", figures).splitlines()
+    assert "49 at the median, 98 at 99%, 1.0% cut" in line
+    # Under 50: 0 to 49 and fifty times 50 are 3,725 tokens in 100 answers; tokens 10 to 109.
+    assert [re.sub(r" \[.*?\]", "", text) for text in under] == [
+        "  under a budget of 50: 75.0%; 60 tokens an answer, 37 of them thinking, 49 at the median, "
+        "50 at 99%, 50.0% cut",
+        "  under a budget of 200: 75.0%; 60 tokens an answer, 50 of them thinking, 49 at the median, "
+        "98 at 99%, 1.0% cut",
+    ]

@@ -57,7 +57,7 @@ class Rl2Stage(RlStage):
 
     def references(self) -> list[Reference]:
         out = super().references()
-        if self.mix.preference > 0:
+        if self.scored_share > 0:
             scores = Reference(
                 "reward_model.model", self.reward_model.model,
                 lambda stage: isinstance(stage, RewardModelStage), "a reward_model stage",
@@ -159,7 +159,7 @@ class Rl2Stage(RlStage):
             width = 2 if context.recipe.compute.dtype == "bfloat16" else FLOAT
             trained = width * self.trained_parameters(context.recipe, context.config)
             stays["last good check"] = trained + base["AdamW"] + base.get("float32 copies", 0)
-        if not self.mix.preference:
+        if not self.scored_share:
             return stays, []
         scoring = {"activations": FLOAT * inference_values(context.config, SCORED_TOKENS)}
         return stays | {"reward model": base["weights"]}, [scoring]
@@ -271,7 +271,7 @@ class Rl2Stage(RlStage):
         from qwq.reward.mixing import Scorer
         from qwq.reward.model import Calibration, RewardModel
 
-        if not self.mix.preference:
+        if not self.scored_share:
             return None
         name = self.reward_model.model
         record = job.record_of(name)

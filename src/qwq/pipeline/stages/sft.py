@@ -82,6 +82,11 @@ class SftStage(Stage):
                 f"source of kind {self.source.kind!r} with path {self.path!r}: demonstrations come from one of mix, "
                 "path, or arithmetic"
             )
+        if self.recheck and (self.path or self.source):
+            raise ValueError(
+                f"recheck is {self.recheck:g}, and demonstrations come from {self.path or 'arithmetic'}: only those of "
+                "mix are thought twice; leave it out, or give the task in mix"
+            )
         if self.documents is None and not self.path:
             self.documents = 1000
         return self
