@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON_TREES := src tests benchmarks tools
+PYTHON_TREES := src tests benchmarks tools recipes docs
 # The address of PyTorch's index of CPU builds (its "Get Started" page shows it under CPU): 2 GB less to download on Linux.
 TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
