@@ -217,6 +217,7 @@ announcement: $(STAMP)
 	$(BIN)/python benchmarks/announcement.py $(if $(MINUTES),--max-minutes $(MINUTES))
 
 # Everything that a GPU is asked for, in pieces of MINUTES: tests, engine (beside vLLM where VLLM_PYTHON has it), the H100 recipe.
+# `tools/gpu_proof.py --rehearse --model DIR` tries the commands on a CPU before.
 .PHONY: gpu-proof
 gpu-proof: $(STAMP)
 	$(PIP_INSTALL) --quiet --editable '.[gpu,serve]'

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from qwq import api
+from qwq.cli.commands import split_overrides
 from qwq.common.run_folder import RunFolder
-from qwq.config import load_recipe
-from qwq.config.load import parse_value
+from qwq.config import load_recipe, parse_value
 from qwq.distill.run import DistillPlan, TeacherSampling, distill
 from qwq.errors import Interrupted
 from qwq.model.config import preset
@@ -181,11 +181,10 @@ def main() -> int:
     parser.add_argument("--max-minutes", type=float, help="stop after so many minutes, state saved")
     parser.add_argument("--problems", type=int, default=1000, help="of each domain to distil")
     parser.add_argument("--samples", type=int, default=2, help="answers of the teacher to each")
-    args, keys = parser.parse_known_args()
-    bad = next((key for key in keys if not key.startswith("--") or "=" not in key), None)
-    if bad is not None:
-        parser.error(f"{bad}: keys of the recipes are given as --stages.rl1.steps=60")
-    given = {k[2:]: parse_value(v) for k, _, v in (key.partition("=") for key in keys)}
+    options, keys = split_overrides(sys.argv[1:])
+    args, given = parser.parse_args(options), {key: parse_value(text) for key, text in keys.items()}
+    if "name" in given:
+        parser.error(f"--name={given['name']}: the runs have names of their own; --runs DIR puts them elsewhere")
     try:
         run_all(Pieces(args.runs, given, args.max_minutes), args.problems, args.samples)
     except Interrupted as stopped:

@@ -7,11 +7,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from little import make_model
+
+from qwq.config import load_recipe, parse_value
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TOOLS = BENCHMARKS.with_name("tools")
@@ -86,5 +89,34 @@ def test_the_gpu_proof_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert count.read_text() == "x" and "| bad | failed, 3 |" in text and "| absent | not run: nothing here |" in text
     assert "| piece | unfinished, the same command continues |" in text and '{"tokens_per_s": 5}' in text
     assert proof.prove([good], tmp_path / "late", "card", 0.0) == 130 and count.read_text() == "x"
-    names = [s.name for s in proof.steps("DIR", tmp_path, 8.0, {"VLLM_PYTHON": "/v/python"})]
-    assert names[0] == "gpu tests" and names[-1] == "recipe" and not proof.steps("DIR", tmp_path, 8.0, {})[0].missing
+    names = [s.name for s in proof.steps("DIR", tmp_path, {"VLLM_PYTHON": "/v/python"})]
+    assert names[0] == "gpu tests" and names[-1] == "recipe" and not proof.steps("DIR", tmp_path, {})[0].missing
+
+
+def test_a_piece_of_the_gpu_proof_gives_training_the_minutes_that_are_left(tmp_path: Path) -> None:
+    """A step before it may have used them: training began with all of them once more."""
+    proof = load("gpu_proof", TOOLS)
+    seen = tmp_path / "seen"
+    code = f"import sys; open({str(seen)!r}, 'w').write(' '.join(sys.argv[1:]))"
+    slow = proof.Step("slow", (sys.executable, "-c", "import time; time.sleep(1.3)"))
+    train = proof.Step("train", (sys.executable, "-c", code), pieces=True)
+    assert proof.prove([slow, train], tmp_path / "out", "card", time.monotonic() + 60) == 0
+    option, minutes = seen.read_text().split()
+    assert option == "--max-minutes" and 0.5 < float(minutes) < 0.99  # 1.3 of 60 s are gone
+    assert proof.prove([train], tmp_path / "whole", "card", None) == 0 and seen.read_text() == ""
+
+
+def test_a_rehearsal_of_the_gpu_proof_needs_no_gpu_and_says_which_data_are_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proof = load("gpu_proof", TOOLS)
+    monkeypatch.chdir(tmp_path)
+    planned = {s.name: s for s in proof.steps("DIR", tmp_path, {"VLLM_PYTHON": "/v"}, rehearse=True)}
+    assert "cuda" not in planned["engine bfloat16"].command and not planned["engine bfloat16"].missing
+    assert {s.missing for n, s in planned.items() if n in ("gpu tests", "engine int8", "vllm")} == {
+        "a rehearsal has no GPU"
+    }
+    assert "gsm8k/train.jsonl" in planned["recipe"].missing and "qwq explain" in planned["recipe"].missing
+    keys = {key: parse_value(str(value)) for key, value in proof.REHEARSAL.items()}
+    recipe = load_recipe(proof.RECIPE, keys)  # each key is one of the recipe's
+    assert recipe.compute.device == "cpu" and {recipe.stages[n].steps for n in ("rl1", "rl2")} == {1}

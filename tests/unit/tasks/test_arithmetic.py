@@ -51,6 +51,9 @@ def test_as_a_source():
             Source.model_validate(bad)
     with pytest.raises(ValueError, match="demonstrations come from one of"):
         SftStage.model_validate({"kind": "sft", "source": {"kind": "gsm8k", "path": "x"}})
+    for given in ({"source": {"kind": "arithmetic", "level": 1}}, {"path": "x.jsonl"}):
+        with pytest.raises(ValueError, match=r"recheck is 0\.5, and demonstrations come from"):
+            SftStage.model_validate({"kind": "sft", "recheck": 0.5} | given)
     with pytest.raises(ConfigError, match="levels are 1 to 6"):
         arithmetic.problems(9, "train")
 
