@@ -26,11 +26,11 @@ from qwq.errors import ConfigError
 BANDWIDTH_BYTES = 1 << 30
 
 
-def read_bandwidth(device: str = "cpu") -> float:
-    """Bytes per second of reading memory: the best of several passes over 1 GiB, by whichever of
-    three kernels is the fastest here.
+def read_bandwidth(device: str = "cpu", size: int = BANDWIDTH_BYTES) -> float:
+    """Bytes per second of reading memory: the best of several passes over `size` bytes, by
+    whichever of three kernels is the fastest here.
     """
-    side = int((BANDWIDTH_BYTES / 4) ** 0.5)
+    side = int((size / 4) ** 0.5)
     matrix, one, two = (torch.ones(side, n, device=device) for n in (side, 1, 2))
     best = 0.0
     for read in (matrix.sum, lambda: matrix @ one[:, 0], lambda: matrix @ two):

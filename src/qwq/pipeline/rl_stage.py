@@ -17,7 +17,9 @@ from qwq.model.footprint import DENSE_MASK, FLOAT, ROLLOUT_TOKEN, mask_entries, 
 from qwq.pipeline.plan.cluster import ClusterPlan, Watched, rl_on_cluster
 from qwq.pipeline.plan.counts import PlanContext, StagePlan, times
 from qwq.pipeline.plan.lengths import Lengths, prompt_lengths
+from qwq.pipeline.plan.machine import Machine
 from qwq.pipeline.plan.micro_batches import micro_batches_of
+from qwq.pipeline.plan.minutes import Span, rl_seconds
 from qwq.pipeline.plan.peak import Phase, peak, training_base, update_phase
 from qwq.pipeline.preview import DataSummary, preview_source
 from qwq.pipeline.stage import CompletionLimit, Stage
@@ -149,6 +151,11 @@ class RlStage(RlConfig, Stage):
         """Share of the prompts that a reward model judges, of the mix and of sources."""
         scored = self.mix.preference + sum(s.weight for s in self.sources if s.domain == Preference.domain)
         return scored / (sum(self.mix.weights().values()) + sum(s.weight for s in self.sources)) if scored else 0.0
+
+    def seconds(self, context: PlanContext, machine: Machine) -> Span:
+        trained = self.trained_parameters(context.recipe, context.config)
+        prompt = self.prompt_lengths(context).mean
+        return rl_seconds(self, prompt, trained, self.watched_on_cluster(), context, machine)
 
     def watched_on_cluster(self) -> Watched:
         """Validation problems that it samples while it trains."""

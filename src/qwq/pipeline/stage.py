@@ -30,6 +30,8 @@ from qwq.config import Cluster, Lora, Recipe, StageConfig
 from qwq.model.config import ModelConfig
 from qwq.pipeline.plan.cluster import ClusterPlan
 from qwq.pipeline.plan.counts import PlanContext, StagePlan
+from qwq.pipeline.plan.machine import Machine
+from qwq.pipeline.plan.minutes import Span, stage_seconds
 from qwq.pipeline.plan.peak import peak, trained_parameters, training_base, update_phase
 from qwq.pipeline.preview import DataSummary
 from qwq.report.view import SUPERVISED, Panel, StageView
@@ -101,6 +103,13 @@ class Stage(StageConfig):
     def plan_lines(self, context: PlanContext) -> list[str]:
         """What else `qwq explain` says of it."""
         return []
+
+    def seconds(self, context: PlanContext, machine: Machine) -> Span | None:
+        """Its time on one machine, without evaluations; default: by the steps and FLOPs of its
+        plan. None: unknown.
+        """
+        trained = self.trained_parameters(context.recipe, context.config)
+        return stage_seconds(self.plan(context), trained, context, machine)
 
     def on_cluster(self, clusters: Sequence[Cluster], context: PlanContext) -> list[ClusterPlan]:
         """Its plan for each of several clusters; none for a kind that is planned by its FLOPs."""

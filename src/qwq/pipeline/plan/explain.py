@@ -15,6 +15,8 @@ from qwq.pipeline.plan.cluster import cluster_lines, money
 from qwq.pipeline.plan.counts import PlanContext, count
 from qwq.pipeline.plan.extrapolate import SIZES, simulation_lines, sized
 from qwq.pipeline.plan.lengths import ASSUMED_PROMPT, longest_prompt
+from qwq.pipeline.plan.machine import Machine, can_measure, measure
+from qwq.pipeline.plan.minutes import evaluation_seconds, minutes_rows
 from qwq.pipeline.plan.peak import evaluation_memory
 from qwq.pipeline.plan.processes import free_for_each, in_each_process, process_lines
 from qwq.pipeline.plan.rows import read_own_data
@@ -42,9 +44,11 @@ PARTS = (
 )  # fmt: skip
 
 
-def explain(recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = True) -> str:
+def explain(
+    recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = True, machine: Machine | None = None
+) -> str:
     """The plan as text: model, a line for each stage with what it does and, for one device, a line
-    with what memory it needs.
+    with what memory it needs; with `machine` also one with its minutes there.
     """
     config, folder = model_config(recipe), RunFolder(runs / recipe.run_name)
     uses, data_lines = read_own_data(recipe, folder, config.max_positions)
@@ -69,6 +73,7 @@ def explain(recipe: Recipe, runs: Path = Path("runs"), *, one_device: bool = Tru
     except CapacityError:
         free, there = None, f"No {recipe.compute.device} here, so nothing says whether it fits. "
     lines += [*_aligned(_memory_table(contexts, free), 1), ""]
+    lines += _time_lines(contexts, machine) if machine else []
     disk = 3 * FLOAT * max(stage_of(recipe, name).trained_parameters(recipe, config) for name in recipe.stages) / GIB
     lines.append(f"Tokens are the most there can be. {there}A checkpoint takes {disk:.2f} GiB of disk.")
     return "\n".join(lines)
@@ -86,6 +91,23 @@ def _work_table(contexts: Sequence[PlanContext], folder: RunFolder) -> list[list
         start = recipe.start_of(name) or recipe.model.preset or "model"
         rows.append([name + done, stage.kind, start, plan.work, *numbers])
     return rows
+
+
+def _time_lines(contexts: Sequence[PlanContext], machine: Machine) -> list[str]:
+    """Minutes of each stage on `machine`, what they cost, and by which rates."""
+    recipe = contexts[0].recipe
+    spans = {context.name: stage_of(recipe, context.name).seconds(context, machine) for context in contexts}
+    evaluations = recipe.eval.start + sum(s.evaluate and s.trains_policy for s in recipe.stages.values())
+    evaluation = evaluation_seconds(contexts[0], machine)
+    rows = minutes_rows(spans, evaluations if evaluation.at_most else 0, evaluation, machine)
+    price = "" if machine.price is None else f", {machine.price:g} an hour"
+    return [
+        *_aligned(rows, 1),
+        f"By {machine.flops_s / 1e9:,.0f} GFLOP/s of products of this model's size and {machine.bytes_s / 1e9:,.1f} "
+        f"GB/s of memory, {machine.origin}{price}. Expected: completions of expected_tokens; at most: all of them "
+        "as long as they may be.",
+        "",
+    ]
 
 
 def _memory_table(contexts: Sequence[PlanContext], free: int | None) -> list[list[str]]:
@@ -149,18 +171,48 @@ def _evaluation_lines(recipe: Recipe) -> list[str]:
     ]
 
 
-def explain_with_cluster(recipe: Recipe, runs: Path = Path("runs"), *, simulate: bool = False) -> str:
-    """`explain`, and below it the cluster the recipe is meant for; with `simulate` also the RL
-    stages on other numbers of GPUs. ConfigError where there is no cluster to simulate.
+def machine_of(recipe: Recipe, tflops: float | None, gb_s: float | None, price: float | None) -> Machine | None:
+    """The machine that minutes are planned for: by both rates where they are given, else the one
+    here; None where the recipe's device is not here. ConfigError for one rate alone.
     """
+    if (tflops is None) != (gb_s is None):
+        raise ConfigError(f"--tflops is {tflops} and --gb-s is {gb_s}: give both, or neither to measure this machine")
+    if tflops is not None and gb_s is not None:
+        return Machine(tflops * 1e12, gb_s * 1e9, "as given", price)
+    return measure(recipe, model_config(recipe), price) if can_measure(recipe.compute.device) else None
+
+
+def explain_with_cluster(
+    recipe: Recipe,
+    runs: Path = Path("runs"),
+    *,
+    simulate: bool = False,
+    tflops: float | None = None,
+    gb_s: float | None = None,
+    price: float | None = None,
+) -> str:
+    """`explain` with the minutes on one machine (`machine_of`); for a recipe with a cluster the
+    plan of that below it instead, with `simulate` also the RL stages on other numbers of GPUs.
+    ConfigError where there is no cluster to simulate, or a rate of one machine beside a cluster.
+    """
+    for option, value in (("--tflops", tflops), ("--gb-s", gb_s), ("--price", price)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"{option} {value:g}: give a number above 0")
     cluster = recipe.compute.cluster
     if simulate and cluster is None:
         raise ConfigError(
             f"{recipe.name} has no [compute.cluster] to simulate: give its gpus, or take a recipe with one"
         )
-    text = explain(recipe, runs, one_device=cluster is None)
     if cluster is None:
-        return text
+        return explain(recipe, runs, machine=machine_of(recipe, tflops, gb_s, price))
+    if tflops is not None or gb_s is not None:
+        raise ConfigError(
+            f"{recipe.name} has [compute.cluster]: set --compute.cluster.tflops and --compute.cluster.hbm_gb_s "
+            "instead of --tflops and --gb-s"
+        )
+    if price is not None:
+        cluster = cluster.model_copy(update={"price_gpu_hour": price / min(cluster.gpus, cluster.gpus_per_node)})
+    text = explain(recipe, runs, one_device=False)
     config = model_config(recipe)
     sampled = f"{cluster.hbm_gb_s:,.0f} GB/s at {cluster.hbm_share:.0%}"
     if cluster.sample_tokens_s is not None:

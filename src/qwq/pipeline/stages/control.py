@@ -13,8 +13,10 @@ from pydantic import Field
 from qwq.common.memory import Memory
 from qwq.config import Lora, Positive, Recipe, Reference, register_stage
 from qwq.pipeline.plan.counts import PlanContext, StagePlan, count
+from qwq.pipeline.plan.machine import Machine
+from qwq.pipeline.plan.minutes import Span
 from qwq.pipeline.plan.peak import documents_phase, peak, training_base
-from qwq.pipeline.stage import Stage
+from qwq.pipeline.stage import Stage, stage_of
 from qwq.pipeline.stages.sft import SftStage
 from qwq.report.view import Comparison, StageView
 
@@ -64,6 +66,13 @@ class ControlStage(Stage):
         tokens = self.steps * source.batch_tokens
         work = f"{self.of} continues, {count(source.batch_tokens)} tokens a step"
         return StagePlan(self.steps, work, tokens, 3.0 * tokens * context.config.flops_per_token())
+
+    def seconds(self, context: PlanContext, machine: Machine) -> Span | None:
+        """As long as the matched stage; by its own steps where it has a number of them."""
+        if self.steps is not None:
+            return super().seconds(context, machine)
+        matched = PlanContext(context.recipe, self.match, context.config)
+        return stage_of(context.recipe, self.match).seconds(matched, machine)
 
     def memory(self, context: PlanContext) -> Memory:
         recipe, config, source = context.recipe, context.config, self._source(context.recipe)

@@ -1,0 +1,169 @@
+"""Seconds of each stage and evaluation on one machine, expected and at most, from two rates of the
+machine. Imports without torch.
+
+Training: products at `TRAINING_SHARE` of the measured rate, AdamW's pass over memory, and a fixed
+time a layer and step. Sampling: continuous batching of lengths with a long tail (`simulate.py`); a
+step reads the weights and what is in the KV cache, and computes each row. Departures from a run:
+1. what the program does once (reading, the tokenizer, the first call) and checkpoints are left out;
+2. verdicts of programs do not overlap with sampling; other verdicts cost nothing; 3. tools' replies
+are not counted. At most: every completion as long as it may be and every refill full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from qwq.config import Recipe, RlConfig, Source, task_domain
+from qwq.model.config import ModelConfig
+from qwq.model.footprint import FLOAT
+from qwq.pipeline.plan.cluster import BF16, Watched
+from qwq.pipeline.plan.counts import PlanContext, StagePlan
+from qwq.pipeline.plan.lengths import prompt_lengths
+from qwq.pipeline.plan.machine import Machine
+from qwq.pipeline.plan.micro_batches import micro_batches_of
+from qwq.pipeline.plan.simulate import DecodeCost, fleet_seconds, tailed_lengths
+
+# Of the tiny preset on two AVX-512 cores; `benchmarks/plan_minutes.py` compares them with a run.
+TRAINING_SHARE = 0.5  # of the rate of products that a forward and backward pass reach
+LAYER_S = 4e-3  # a layer of a forward and backward pass, besides its products
+DECODE_S, DECODE_LAYER_S = 1.5e-3, 5e-4  # a decoding step, and each of its layers, likewise
+ADAM_BYTES = 28  # moved for a parameter: gradient, weight and two moments read, the last three written
+PROGRAMS_S = 250.0  # programs that the sandbox judges a second
+UNKNOWN_PROBLEMS = 1000  # of a benchmark that is read whole
+
+
+class Span(NamedTuple):
+    """Seconds, expected and at most."""
+
+    expected: float
+    at_most: float
+
+    def __add__(self, other: Span) -> Span:  # type: ignore[override]
+        return Span(self.expected + other.expected, self.at_most + other.at_most)
+
+    def times(self, number: float) -> Span:
+        return Span(self.expected * number, self.at_most * number)
+
+
+class Sampled(NamedTuple):
+    """`num` completions, each behind a prompt of `prompt` tokens that `prompts` of them do not
+    share; `programs` is the share that the sandbox judges.
+    """
+
+    num: int
+    prompts: int
+    prompt: float
+    longest: int
+    programs: float = 0.0
+
+
+def width(recipe: Recipe) -> int:
+    """Bytes of a weight."""
+    return BF16 if recipe.compute.dtype == "bfloat16" else FLOAT
+
+
+def sampling_seconds(work: Sampled, mean: float, context: PlanContext, machine: Machine) -> float:
+    """Prefill, decoding and the sandbox's verdicts of completions of `mean` tokens."""
+    if not work.num:
+        return 0.0
+    config, size = context.config, width(context.recipe)
+    prefill = work.prompts * work.prompt * config.flops_per_token(int(work.prompt / 2)) / machine.flops_s
+    kv = 2 * size * config.num_layers * config.num_kv_heads * config.head_dim
+    cost = DecodeCost(
+        DECODE_S + DECODE_LAYER_S * config.num_layers + size * config.num_parameters / machine.bytes_s,
+        config.flops_per_token() / machine.flops_s,
+        kv / machine.bytes_s,
+    )
+    lengths = tailed_lengths(work.num, mean, work.longest)
+    decoding = fleet_seconds(lengths, 1, context.recipe.compute.max_rows, cost, work.prompt)
+    return prefill + decoding + work.programs * work.num / PROGRAMS_S
+
+
+def update_seconds(flops: float, steps: float, trained: int, config: ModelConfig, machine: Machine) -> float:
+    """`steps` updates of `trained` parameters whose passes take `flops` operations in all."""
+    fixed = LAYER_S * config.num_layers + ADAM_BYTES * trained / machine.bytes_s
+    return flops / (TRAINING_SHARE * machine.flops_s) + steps * fixed
+
+
+def stage_seconds(plan: StagePlan, trained: int, context: PlanContext, machine: Machine) -> Span | None:
+    """Of a stage that only trains; None where its plan does not say its steps."""
+    if plan.flops is None or plan.steps is None:
+        return None
+    again = 4 / 3 if context.recipe.compute.recompute else 1.0
+    seconds = update_seconds(again * plan.flops, plan.steps, trained, context.config, machine)
+    return Span(seconds, seconds)
+
+
+def programs_share(weights: Mapping[str, float], sources: Sequence[Source]) -> float:
+    """Share of problems whose answers are programs, of those drawn by these weights."""
+    drawn = [(w, task_domain(name)) for name, w in weights.items()] + [(s.weight, s.domain) for s in sources]
+    total = sum(w for w, _ in drawn)
+    return sum(w for w, domain in drawn if domain == "code") / total if total else 0.0
+
+
+def rl_seconds(
+    stage: RlConfig, prompt: float, trained: int, watched: Watched, context: PlanContext, machine: Machine
+) -> Span:
+    """Of an RL stage whose prompts have `prompt` tokens; `watched` are the contract's problems."""
+    mean = min(stage.max_new_tokens, stage.expected_tokens or stage.max_new_tokens // 4)
+    programs = programs_share(stage.mix.weights(), stage.sources)
+
+    def step(mean: float, refilled: float) -> float:
+        sampling, sampled = 0.0, 0
+        for turn in range(1 + stage.refill):
+            prompts = round(stage.prompts * refilled**turn)
+            work = Sampled(prompts * stage.samples, prompts, prompt, stage.max_new_tokens, programs)
+            sampling, sampled = sampling + sampling_seconds(work, mean, context, machine), sampled + work.num
+        dropped = refilled if stage.drop_zero_signal and stage.kl == 0 and not stage.refill and refilled < 1 else 0.0
+        kept = stage.prompts * stage.samples * (1 - dropped)
+        parts = micro_batches_of(stage, context.recipe.compute.micro_batch_tokens).parts
+        fed = kept * mean + kept / stage.samples * parts * prompt
+        one = context.config.flops_per_token(round(prompt + mean / 2))
+        passes = stage.updates * (4 if context.recipe.compute.recompute else 3) + (1 if stage.kl > 0 else 0)
+        training = update_seconds(passes * fed * one, stage.updates, trained, context.config, machine)
+        scored = stage.mix.preference * sampled * (prompt + mean) * one / machine.flops_s
+        looks = Sampled(watched.problems, watched.problems, prompt, stage.max_new_tokens, programs)
+        return sampling + training + scored + sampling_seconds(looks, mean, context, machine) / watched.every
+
+    return Span(step(mean, stage.expected_zero_signal), step(stage.max_new_tokens, 1.0)).times(stage.steps)
+
+
+def evaluation_seconds(context: PlanContext, machine: Machine) -> Span:
+    """Of all benchmarks after one stage, in both readings and under each thinking budget."""
+    section = context.recipe.eval
+    counts = {name: float(n) for name, n in section.counts().items() if n}
+    sources = [s.model_copy(update={"weight": float(s.limit or UNKNOWN_PROBLEMS)}) for s in section.sources]
+    num = round(sum(counts.values()) + sum(s.weight for s in sources))
+    if not num:
+        return Span(0.0, 0.0)
+    prompt = prompt_lengths(counts, sources, context.config.vocab_size).mean
+    work = Sampled(num, num, prompt, section.max_new_tokens, programs_share(counts, sources))
+    readings = 1 + section.greedy + len(section.budgets)
+    means = (section.max_new_tokens // 4 or 1, section.max_new_tokens)
+    return Span(*(sampling_seconds(work, mean, context, machine) for mean in means)).times(readings)
+
+
+def span_text(span: Span, machine: Machine) -> list[str]:
+    """Minutes expected and at most, and what they cost where the machine has a price."""
+    cells = [f"{span.expected / 60:,.1f}", f"{span.at_most / 60:,.1f}"]
+    if machine.price is not None:
+        cells += [f"{machine.money(span.expected):,.2f}", f"{machine.money(span.at_most):,.2f}"]
+    return cells
+
+
+def minutes_rows(
+    stages: Mapping[str, Span | None], evaluations: int, evaluation: Span, machine: Machine
+) -> list[list[str]]:
+    """A table: each stage, the evaluations of the run, and all of it."""
+    head = ["minutes on this machine", "expected", "at most"]
+    head += ["cost", "at most"] if machine.price is not None else []
+    known = {name: span for name, span in stages.items() if span is not None}
+    rows = [head, *([name, *span_text(span, machine)] for name, span in known.items())]
+    rows += [[name, *["?"] * (len(head) - 1)] for name in stages if name not in known]
+    total = Span(sum(s.expected for s in known.values()), sum(s.at_most for s in known.values()))
+    if evaluations:
+        all_of_them = evaluation.times(evaluations)
+        rows.append([f"evaluation, {evaluations} times", *span_text(all_of_them, machine)])
+        total = total + all_of_them
+    return [*rows, ["all", *span_text(total, machine)]]
