@@ -30,6 +30,8 @@ from qwq.cli.foreign import own_options
 from qwq.cli.formats import export
 from qwq.cli.look import look, watch
 from qwq.cli.offer import mcp
+from qwq.cli.overrides import Overrides, with_seed
+from qwq.cli.recipe_plan import explain
 from qwq.cli.recipes import recipes
 from qwq.cli.release import push, release
 from qwq.cli.reward import reward_app
@@ -56,7 +58,6 @@ DOTLESS_OVERRIDES = (
 )  # top-level keys of a recipe that are neither a table nor an option of its own
 
 Lines = Annotated[Path, Parameter(allow_leading_hyphen=True)]  # a file of JSON lines, or - for standard input
-Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
 
 app = App(
     name="qwq",
@@ -72,6 +73,7 @@ app.command(mcp)
 app.command(chat)
 app.command(bench_app)
 app.command(eval_app)
+app.command(explain)
 app.command(look)
 app.command(recipes)
 app.command(export)
@@ -132,7 +134,7 @@ def train(
     from qwq.errors import nearest
 
     overrides = dict(overrides) if processes is None else {**overrides, "cluster.processes": processes}
-    loaded = load_recipe(recipe, _with_seed(overrides, seed))
+    loaded = load_recipe(recipe, with_seed(overrides, seed))
     if until is not None and until not in loaded.stages:
         raise ConfigError(f"--until {until}: the recipe has no such stage: {nearest(until, loaded.stages)}")
     if dry_run:
@@ -164,52 +166,6 @@ def _launch(num_processes: int, command: str, fresh: bool, max_minutes: float | 
 
     argv = [*shlex.split(command)[1:], *(["--fresh"] if fresh else [])]
     return launch(num_processes, argv + ([] if max_minutes is None else ["--max-minutes", str(max_minutes)]), command)
-
-
-@app.command
-def explain(
-    recipe: Path,
-    *,
-    seed: int | None = None,
-    runs: Path = Path("runs"),
-    simulate: bool = False,
-    price: float | None = None,
-    tflops: float | None = None,
-    gb_s: float | None = None,
-    overrides: Overrides,
-) -> int:
-    """Say what a recipe will do and need: rollouts, updates, tokens, memory and minutes of each
-    stage.
-
-    Any field of the recipe can be set by its dotted key, as for `qwq train`.
-
-    Parameters
-    ----------
-    recipe
-        TOML file, or the name of a recipe that comes with qwq, such as tiny (`qwq recipes` lists
-        them).
-    seed
-        Seed of the run.
-    runs
-        Folder that holds the runs.
-    simulate
-        Simulate the RL stages on 8, 64 and 512 of the GPUs in [compute.cluster], in turn and with
-        steps of lag.
-    price
-        Of one hour of one machine, in any currency: the plan also says what the stages cost. With
-        [compute.cluster] a machine is a node.
-    tflops
-        Rate of matrix products of another machine, in TFLOP/s; with --gb-s, instead of measuring
-        this one.
-    gb_s
-        Rate at which that machine reads its memory, in GB/s.
-    """
-    from qwq.config import load_recipe
-    from qwq.pipeline.plan.explain import explain_with_cluster as plan
-
-    loaded = load_recipe(recipe, _with_seed(overrides, seed))
-    print(plan(loaded, runs, simulate=simulate, tflops=tflops, gb_s=gb_s, price=price))
-    return 0
 
 
 @app.command
@@ -442,10 +398,6 @@ def split_overrides(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             value = waiting.pop(0)
         found[key] = value
     return rest, found
-
-
-def _with_seed(overrides: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
-    return dict(overrides) | ({} if seed is None else {"seed": seed})
 
 
 def _go_on_command(recipe: Path, until: str | None, seed: int | None, runs: Path, overrides: Mapping[str, Any]) -> str:
