@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from qwq import cli
+from qwq.cli.recipes import first_sentence
 from qwq.config import find_recipe, load_recipe, shipped_recipes
 from qwq.errors import ConfigError, install_hint
 
@@ -49,7 +50,12 @@ def test_recipes_are_listed_with_a_sentence_each(capsys):
     assert cli.main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == sorted(shipped_recipes())
-    assert all(len(line.split()) > 4 for line in lines)
+    assert all(len(line.split()) > 4 and line.endswith(".") for line in lines)
+
+
+def test_a_recipe_s_sentence_goes_on_over_lines_to_its_end():
+    recipe = "# A model of 0.5B: shown\n# `x.toml` first. Then RL.\n#\n# More.\nname = 1\n"
+    assert first_sentence(recipe) == "A model of 0.5B: shown `x.toml` first."
 
 
 @pytest.mark.parametrize(

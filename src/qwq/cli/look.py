@@ -108,7 +108,11 @@ def look(
     query = (filters or Filters()).query()
     if show is not None and not 1 <= show <= len(index):
         raise ConfigError(f"--show {show}: {target} holds answers 1 to {len(index):,}")
-    rows = _rows(index, query) if show is None else [show - 1]
+    rows = _rows(index, query)
+    if show is not None:
+        if show - 1 not in rows:
+            raise ConfigError(f"--show {show}: that answer does not fit the filters beside it: leave them out")
+        rows = [show - 1]
     if json_lines:
         for row in rows[:limit]:
             sys.stdout.write(json.dumps(index.public(row)) + "\n")
@@ -144,6 +148,9 @@ def _print(
     else:
         console.print(terminal.summary(index, rows, query))
         console.print(terminal.listing(index, rows[: limit or terminal.PAGE]))
+        if limit is None and len(rows) > terminal.PAGE:
+            more = len(rows) - terminal.PAGE
+            print(f"{more:,} more: --limit {len(rows)} lists all, a filter fewer", file=sys.stderr)
 
 
 def _write_page(index: AnswerIndex, rows: list[int], path: Path) -> None:

@@ -15,7 +15,7 @@ errors.py     what is wrong, in one line         above.py     kinds of stages an
 
 from qwq.config.base import DEVICES, MAX_SEED, MAX_THREADS, STAGE_NAME, START, Positive, Section, Unit
 from qwq.config.kinds import Reference, StageConfig, keeps_sequence, known_kinds, own_kinds, register_stage, stage_class
-from qwq.config.load import apply_override, find_recipe, parse_value, shipped_recipes
+from qwq.config.load import apply_override, find_recipe, parse_value, shipped_recipes, toml_key
 from qwq.config.problem_sets import SOURCE_DOMAINS, Mix, Source, task_domain
 from qwq.config.recipe import Recipe, dump_recipe, load_recipe
 from qwq.config.rl_config import ADVANTAGES, LOSS_CLIPS, Contract, CustomReward, RlConfig, ToolLimits, Validation
@@ -64,4 +64,5 @@ __all__ = [
     "shipped_recipes",
     "stage_class",
     "task_domain",
+    "toml_key",
 ]

@@ -79,16 +79,17 @@ def to_toml(data: Mapping[str, Any]) -> str:
         plain = {k: v for k, v in data.items() if not isinstance(v, dict) and v is not None}
         if prefix and (plain or not data):
             lines.append(f"\n[{prefix}]")
-        lines.extend(f"{_key(k)} = {_toml(v)}" for k, v in plain.items())
+        lines.extend(f"{toml_key(k)} = {_toml(v)}" for k, v in plain.items())
         for k, v in data.items():
             if isinstance(v, dict):
-                table(f"{prefix}.{_key(k)}" if prefix else _key(k), v)
+                table(f"{prefix}.{toml_key(k)}" if prefix else toml_key(k), v)
 
     table("", data)
     return "\n".join(lines).strip() + "\n"
 
 
-def _key(name: str) -> str:
+def toml_key(name: str) -> str:
+    """A key as TOML writes it: quoted if it has characters that a bare key has not."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
 
 
@@ -100,5 +101,5 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{toml_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
     return repr(value)

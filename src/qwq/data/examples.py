@@ -173,16 +173,26 @@ def _rows(
     path: str, shape: Any, use: FileUse, limit: int | None, refused: list[str] | None
 ) -> Iterator[tuple[str, Any]]:
     """The shaped rows up to `limit`; those beyond it are counted, and read as JSON only."""
+    unread: list[str] | None = None if refused is None else []
     for file in data_files(path):
-        rows = read_shaped(file, shape, refused, wanted=lambda: limit is None or use.rows < limit)
+        rows = read_shaped(file, shape, unread, wanted=lambda: limit is None or use.rows < limit)
         for where, made in rows:
+            _count_unread(unread, refused, use)
             use.rows += 1
             if made is None:
                 use.beyond += 1
                 continue
             use.shapes[made.shape] += 1
             yield where, made
-    use.rows += len(refused or ())  # lines that are no row are rows of the file all the same
+        _count_unread(unread, refused, use)
+
+
+def _count_unread(unread: list[str] | None, refused: list[str] | None, use: FileUse) -> None:
+    """Move the errors of unreadable lines to `refused`: they are rows of the file all the same."""
+    if unread and refused is not None:
+        refused += unread
+        use.rows += len(unread)
+        unread.clear()
 
 
 def _refuse(text: str, refused: list[str] | None) -> None:

@@ -30,7 +30,7 @@ from qwq.errors import DataError, QwqError
 from qwq.look.answer_files import NEEDS, AnswerFile, sources
 from qwq.look.shown_answers import ShownAnswer, brief, entry, public, read_light, read_record
 
-FORMAT = "qwq look index 1"
+FORMAT = "qwq look index 2"
 KEPT_FROM_BYTES = 8 << 20  # smaller folders are read faster than a file is worth
 NAMES = ("place", "task", "outcome", "problem", "group")
 COLUMNS = {

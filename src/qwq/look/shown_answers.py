@@ -110,7 +110,7 @@ class Brief:
 def brief(record: Record, place: str) -> Brief:
     """The part of an entry that the index holds."""
     verdict = _verdict(record)
-    words = (_output(record), _text(verdict.get("reason")), _text(record.get("expected")), record["problem_id"])
+    words = (_output(record), _text(verdict.get("reason")), expected_text(record), record["problem_id"])
     return Brief(
         problem_id=record["problem_id"],
         task=_task(record, verdict, place),
@@ -134,7 +134,7 @@ def entry(record: Record, place: str) -> ShownAnswer:
         task=_task(record, verdict, place),
         group=_group(record),
         prompt=_text(record.get("prompt")),
-        expected=_text(record.get("expected")),
+        expected=expected_text(record),
         output=_output(record),
         outcome=_text(verdict.get("outcome")),
         reason=_text(verdict.get("reason")),
@@ -239,6 +239,41 @@ def _calls(record: Record) -> str:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def expected_text(record: Record) -> str:
+    """What was expected, for people: a gold answer as it is; asserts, calls or inputs a line each;
+    rules a line each; anything else as JSON.
+    """
+    expected = record.get("expected")
+    tests = expected.get("tests") if isinstance(expected, dict) else None
+    rules = expected.get("rules") if isinstance(expected, dict) else None
+    if isinstance(tests, dict):
+        lines = [_test_line(test, tests) for test in _list(tests.get("asserts") or tests.get("cases"))]
+        setup = tests.get("setup") if isinstance(tests.get("setup"), str) else ""
+        return "\n".join(part for part in (setup, *lines) if part) or _text(expected)
+    if isinstance(rules, list) and all(isinstance(rule, dict) and "id" in rule for rule in rules) and rules:
+        return "\n".join(_rule_line(rule) for rule in rules)
+    return _text(expected)
+
+
+def _test_line(test: Any, tests: Mapping[str, Any]) -> str:
+    """`f(2, n=3) == 5`, `input '2 3' gives '5'`, or the assert."""
+    if not isinstance(test, dict):
+        return _text(test)
+    if "args" in test and "expected" in test:
+        words = [repr(value) for value in _list(test["args"])]
+        words += [f"{name}={value!r}" for name, value in (test.get("kwargs") or {}).items()]
+        return f"{tests.get('entry_point', 'f')}({', '.join(words)}) == {test['expected']!r}"
+    if "input" in test and "output" in test:
+        return f"input {test['input']!r} gives {test['output']!r}"
+    return _text(test)
+
+
+def _rule_line(rule: Mapping[str, Any]) -> str:
+    """`num_sentences: n 2, relation 'at_most'`."""
+    values = ", ".join(f"{name} {value!r}" for name, value in rule.items() if name != "id")
+    return f"{rule['id']}: {values}" if values else str(rule["id"])
 
 
 def _text(value: Any) -> str:

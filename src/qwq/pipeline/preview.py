@@ -23,6 +23,7 @@ from qwq.data.row_files import data_files, keys_of, read_rows
 from qwq.data.shapes import NoShape, conversation, problem_kind
 from qwq.errors import ConfigError, DataError
 from qwq.model.model_folder import read_config, resolve_folder
+from qwq.report.wording import counted
 from qwq.tasks.sources import load_source
 from qwq.text.template import ChatFormat
 from qwq.types import Problem
@@ -74,6 +75,7 @@ class DataSummary:
     use: FileUse
     rows: list[RenderedRow] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    hint: str = ""  # what else the rows could be
 
     def to_dict(self) -> dict[str, Any]:
         out = {"stage": self.stage, **self.use.to_dict(), "refused": self.refused}
@@ -90,6 +92,8 @@ class DataSummary:
         yield from (f"refused: {text}" for text in self.refused[:MOST_REFUSED])
         if len(self.refused) > MOST_REFUSED:
             yield f"refused: {len(self.refused) - MOST_REFUSED:,} more"
+        if self.hint:
+            yield self.hint
 
 
 def reader_of(model: str) -> tuple[ChatFormat, int]:
@@ -116,6 +120,7 @@ def preview_file(
 
     `stage` and `kind` (of an RL source) are recognised where they are not given.
     """
+    recognised = stage is None
     stage = stage or _stage_of(path)
     if kind is not None and stage != "rl":
         raise ConfigError(f"--kind {kind} goes with --stage rl, this is {stage}: leave it out")
@@ -125,7 +130,7 @@ def preview_file(
         examples, use = conversation_examples(
             chat, path, max_tokens=limit, max_positions=max_positions, refused=refused
         )
-        return DataSummary(stage, use, rendered(chat, examples[:rows]), refused)
+        return DataSummary(stage, use, rendered(chat, examples[:rows]), refused, _hint(path) if recognised else "")
     if stage == "reward":
         limit = max_tokens or _max_tokens("reward_model")
         splits, use = pair_splits(chat, path, max_tokens=limit, max_positions=max_positions, refused=refused)
@@ -156,6 +161,12 @@ def _stage_of(path: str) -> str:
     except Malformed:  # a set with markup of its own can be problems all the same
         return "rl" if problem_kind(row) == "math" else "sft"
     return "sft"
+
+
+def _hint(path: str) -> str:
+    """That rows taken as conversations are problems of RL too, where the first is one."""
+    kind = problem_kind(_first_row(path))
+    return f"problems of kind {kind} too: --stage rl shows them as RL reads them" if kind in ("math", "code") else ""
 
 
 def _kind_of(path: str) -> str:
@@ -215,7 +226,7 @@ def _judge(problem: Problem) -> str:
         return f"right answer {problem.truth['gold'][-60:]!r}"
     if "tests" in problem.truth:
         tests = problem.truth["tests"]
-        return f"{len(tests.get('asserts', tests.get('cases', ())))} tests of kind {tests['kind']}"
+        return f"{counted(len(tests.get('asserts', tests.get('cases', ()))), 'test')} of kind {tests['kind']}"
     return (
         f"columns {json.dumps(dict(problem.truth), ensure_ascii=False, default=str)[:100]}"
         if problem.truth

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
-from qwq.report.wording import duration, figures
+from qwq.report.wording import counted, duration, figures
 from qwq.train.checkpoint import Progress
 
 LINE_EVERY_S = 10.0  # between plain lines, at most
@@ -84,7 +84,7 @@ class LiveProgress(Progress):
             self.task = self.display.add_task(stage, total=total, completed=done, figures=kind, left="")
         else:
             self._print(
-                f"{stage}: {'' if kind == stage else kind + ', '}{total:,} steps"
+                f"{stage}: {'' if kind == stage else kind + ', '}{counted(total, 'step')}"
                 + (f", {done:,} of them done" if done else "")
             )
 

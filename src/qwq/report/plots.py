@@ -246,6 +246,8 @@ def contract(entries: Sequence[Mapping], max_drop: float, domain: str, colour: s
     x, y = [x for x, _ in points], [100 * f["change"] for _, f in points]
     errors = _errors([f for _, f in points], "change")
     ax.errorbar(x, y, yerr=errors, color=colour, marker="o", markersize=4, linewidth=1.5, capsize=2)
+    if len(x) == 1:
+        ax.set_xlim(x[0] - 1, x[0] + 1)  # whole steps, not parts of one
     ax.axhline(-100 * max_drop, color=ALARM, linewidth=1.2, linestyle="--")
     ax.axhline(0, color=ZERO, linewidth=0.8)
     ax.set_xlabel("step", fontsize=9)

@@ -80,7 +80,7 @@ class RewardFunction:
         columns = {k: [problem.truth.get(k) for problem, _, _ in asked] for k in keys}
         found = self._ask(
             step,
-            f"{len(asked)} completions",
+            f"{len(asked)} completion{'' if len(asked) == 1 else 's'}",
             prompts=[[m.to_dict() for m in problem.messages] for problem, _, _ in asked],
             completions=[[{"role": "assistant", "content": response.text}] for _, response, _ in asked],
             completion_ids=[ids for _, _, ids in asked],

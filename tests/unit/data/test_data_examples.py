@@ -5,6 +5,7 @@ run with its line.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -332,6 +333,37 @@ def test_show_marks_what_is_learnt_and_counts_every_row(
     assert (found["rows"], found["used"], len(found["shown"])) == (4, 2, 1) and "line 4: not JSON" in found["refused"][
         0
     ]
+
+
+def test_a_refused_row_is_counted_once(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a row that the template cannot write, one without a shape, a good one and a line that is
+    no JSON.
+    """
+    unfit = {"messages": [{"role": "user", "content": "q"}, {"role": "user", "content": "q"}]}
+    path = write(tmp_path / "a.jsonl", unfit, {}, said("q", "a"))
+    with path.open("a") as file:
+        file.write("{\n")
+    assert main(["data", "show", str(path), "--model", str(model), "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["used"], len(found["refused"])) == (4, 1, 3)
+    assert [re.search(r"line (\d)", text)[1] for text in found["refused"]] == ["1", "2", "4"]
+
+
+def test_questions_with_answers_are_said_to_be_problems_too(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.jsonl", {"question": "What is 2+3?", "answer": "5"})
+    command = ["data", "show", str(path), "--model", str(model)]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        lines[-2].startswith("sft: ")
+        and lines[-1] == "problems of kind math too: --stage rl shows them as RL reads them"
+    )
+    assert main([*command, "--stage", "rl"]) == 0
+    assert "right answer '5'" in capsys.readouterr().out
+    assert main([*command, "--stage", "sft"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("sft: ")
 
 
 def test_show_reads_pairs_and_problems(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,6 +207,41 @@ def test_records_of_odd_types_are_shown() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("expected", "shown"),
+    [
+        ("40", "40"),
+        (
+            {"tests": {"kind": "asserts", "setup": "import re", "asserts": ["assert f(1) == 2"]}},
+            "import re\nassert f(1) == 2",
+        ),
+        (
+            {
+                "tests": {
+                    "kind": "call",
+                    "entry_point": "g",
+                    "cases": [{"args": [2, "a"], "kwargs": {"n": 3}, "expected": 5}],
+                }
+            },
+            "g(2, 'a', n=3) == 5",
+        ),
+        ({"tests": {"kind": "stdio", "cases": [{"input": "2 3", "output": "5"}]}}, "input '2 3' gives '5'"),
+        (
+            {"tests": {"kind": "stdio", "cases": [{"input": "2", "any_of": ["1"]}]}},
+            '{\n "input": "2",\n "any_of": [\n  "1"\n ]\n}',
+        ),
+        ({"tests": {"kind": "check"}}, '{\n "tests": {\n  "kind": "check"\n }\n}'),
+        (
+            {"rules": [{"id": "no_commas"}, {"id": "num_sentences", "n": 2}], "thing": "water"},
+            "no_commas\nnum_sentences: n 2",
+        ),
+        ({"rules": [3]}, '{\n "rules": [\n  3\n ]\n}'),
+    ],
+)
+def test_what_was_expected_is_readable(expected: Any, shown: str) -> None:
+    assert entry({"problem_id": "p", "expected": expected}, "here").expected == shown
+
+
 def test_the_turns_of_an_agent_s_sample_are_shown_with_their_results() -> None:
     call = {"name": "python", "arguments": {"code": "1 / 0"}}
     turns = [
@@ -300,5 +335,18 @@ def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (rows[0]["stage"], rows[0]["step"], rows[1]["step"], rows[0]["expected"]) == ("rl2", 1, None, "7")
     assert main(["look", str(run), "--show", "6", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["thinking"] == "half \ud83d"
+    assert main(["look", str(run), "--show", "6", "--outcome", "correct"]) == 2
+    assert "--show 6: that answer does not fit the filters beside it: leave them out" in capsys.readouterr().err
     assert main(["look", str(run), "--show", "10"]) == 2
     assert "holds answers 1 to 9" in capsys.readouterr().err
+
+
+def test_a_list_that_is_cut_says_so(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "PAGE", 8)
+    assert main(["look", str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2 + 8 and err == "1 more: --limit 9 lists all, a filter fewer\n"
+    assert main(["look", str(run), "--stage", "rl2"]) == 0
+    assert capsys.readouterr().err == ""

@@ -229,6 +229,10 @@ def test_a_task_of_the_mix_is_held_by_its_domain_name_or_key(tmp_path):
     assert load_recipe(path, swapped).stages["rl2"].replays()["own-sums"] == [own]
     lost = {k: v for k, v in mix.items() if k != "gsm8k"}
     assert "give stages.rl2 mix.gsm8k a weight" in fails(path, both | {"stages.rl2.mix": lost})
+    lost = {k: v for k, v in mix.items() if k != own}
+    assert f'give stages.rl2 mix."{own}" a weight' in fails(
+        path, both | {"stages.rl2.mix": lost}
+    )  # as TOML writes the key
 
 
 @pytest.mark.parametrize(

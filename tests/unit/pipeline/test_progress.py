@@ -42,6 +42,12 @@ def test_a_line_has_step_figures_speed_and_time_left():
     )
 
 
+def test_one_step_is_a_step():
+    progress, _, out = plain()
+    progress.start("rl", "rl1", 1, 0)
+    assert out.getvalue() == "rl: rl1, 1 step\n"
+
+
 def test_lines_come_at_a_modest_rate_and_the_last_step_is_always_told():
     progress, clock, out = plain()
     progress.start("sft", "sft", 1000, 0)

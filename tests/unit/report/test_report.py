@@ -12,6 +12,7 @@ from report_run import make_run
 
 from qwq.errors import DataError
 from qwq.pipeline.run_report import read_run, write_report
+from qwq.report import plots
 from qwq.report.curves import ALARMS
 from qwq.report.palette import contrast, on_dark
 from qwq.report.plots import MAX_SPOTS
@@ -89,6 +90,13 @@ def test_the_control_is_compared_problem_by_problem(finished):
         and "code by +30.0" in words
     )
     assert "cannot be told from it on preference by +0.0" in words
+
+
+def test_the_axis_of_one_contract_check_has_whole_steps():
+    finding = {"domain": "math", "change": 0.0, "ci95": [-0.01, 0.01]}
+    picture = plots.contract([{"step": 1, "findings": [finding]}], 0.03, "math", "#123456")
+    labels = re.findall(r">([0-9.\u2212+-]+)</text>", picture)
+    assert {"1", "2", "3"} <= set(labels) and not [label for label in labels if label.startswith(("1.", "2."))]
 
 
 def test_reward_model_contract_and_verdicts_are_told(finished):

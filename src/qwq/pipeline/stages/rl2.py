@@ -11,7 +11,7 @@ from pydantic import Field
 
 from qwq.common.memory import on_cuda
 from qwq.common.stats import detectable_drop
-from qwq.config import Contract, Reference, Section, Source, StageConfig, register_stage, task_domain
+from qwq.config import Contract, Reference, Section, Source, StageConfig, register_stage, task_domain, toml_key
 from qwq.errors import ConfigError, DataError, nearest
 from qwq.model.config import ModelConfig
 from qwq.model.footprint import FLOAT, SCORED_TOKENS, inference_values
@@ -114,8 +114,8 @@ class Rl2Stage(RlStage):
         """What is to be given to replay the tasks and kinds of sources of the stages `before`."""
         tasks = [name for s in before.values() for name in s.mix.weights()]
         kinds = {_kind_of(s) for s in self.sources}
-        out = [f"mix.{name} a weight" for name in tasks if name not in self.drawn() and name not in self._task_paths()]
-        return out + [
+        lost = [name for name in tasks if name not in self.drawn() and name not in self._task_paths()]
+        return [f"mix.{toml_key(name)} a weight" for name in lost] + [
             f"a source of kind {s.kind} (such as {s.path or s.level})"
             for s in _held_sources(before)
             if _kind_of(s) not in (kinds | set(self.mix.weights()) if s.kind == "task" else kinds)
