@@ -108,11 +108,7 @@ def look(
     query = (filters or Filters()).query()
     if show is not None and not 1 <= show <= len(index):
         raise ConfigError(f"--show {show}: {target} holds answers 1 to {len(index):,}")
-    rows = _rows(index, query)
-    if show is not None:
-        if show - 1 not in rows:
-            raise ConfigError(f"--show {show}: that answer does not fit the filters beside it: leave them out")
-        rows = [show - 1]
+    rows = _rows(index, query, show)
     if json_lines:
         for row in rows[:limit]:
             sys.stdout.write(json.dumps(index.public(row)) + "\n")
@@ -123,10 +119,16 @@ def look(
     return 0
 
 
-def _rows(index: AnswerIndex, query: Query) -> list[int]:
+def _rows(index: AnswerIndex, query: Query, show: int | None) -> list[int]:
+    """The rows that fit; of `show` its own alone. ConfigError if that does not fit."""
     from qwq.look.query import select
 
-    return select(index, query).tolist()
+    rows: list[int] = select(index, query).tolist()
+    if show is None:
+        return rows
+    if show - 1 not in rows:
+        raise ConfigError(f"--show {show}: that answer does not fit the filters beside it: leave them out")
+    return [show - 1]
 
 
 def _print(
