@@ -36,7 +36,8 @@ REHEARSAL = {
     "stages.rl1.steps": 1, "stages.rl1.prompts": 2, "stages.rl1.samples": 2, "stages.rl1.max_new_tokens": 16,
     "stages.rl1.overlong_buffer": 0, "stages.reward_model.pairs": 4, "stages.reward_model.test_pairs": 4,
     "stages.reward_model.batch_pairs": 4, "stages.rl2.steps": 1, "stages.rl2.prompts": 2, "stages.rl2.samples": 2,
-    "stages.rl2.max_new_tokens": 16, "stages.rl2.contract.domains": "[]",
+    "stages.rl2.max_new_tokens": 16, "stages.rl2.contract.domains": "[]", "stages.rl2.contract.problems": 4,
+    "stages.rl2.reward_model.canaries": 2,
 }  # fmt: skip
 REQUESTS = (1, 16, 64)
 PROMPT_TOKENS, NEW_TOKENS = 128, 128
