@@ -75,6 +75,33 @@ def test_the_announcements_table_counts_scores_and_costs(tmp_path: Path) -> None
     assert "| 3m | 2,9" in bench.table(list(rows.values())) and bench.plot(list(rows.values())).startswith("<svg")
 
 
+def test_shorter_thinking_is_compared_with_the_control_problem_by_problem(tmp_path: Path) -> None:
+    bench = load("shorter_thinking")
+    stages = {  # right, thinking tokens; by hand: means 30, 25 and 15
+        "sft": ([1, 1, 0, 1], [20, 20, 40, 40]), "control": ([1, 1, 1, 0], [20, 20, 20, 40]),
+        "weighted": ([1, 1, 1, 0], [10, 10, 10, 30]),
+    }  # fmt: skip
+    for name, (right, thinking) in stages.items():
+        rows = [{"score": float(r), "thinking_tokens": t} for r, t in zip(right, thinking, strict=True)]
+        (tmp_path / "evals" / name).mkdir(parents=True)
+        (tmp_path / "evals" / name / "sampled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = {name: bench.answers(bench.RunFolder(tmp_path), name) for name in bench.STAGES}
+    found = bench.compared(made["control"], made["weighted"])
+    # Ten tokens fewer on each problem, of 25: -40%, without spread; nothing lost.
+    assert found["thinking"] == pytest.approx(-0.4) and found["thinking_ci95"] == pytest.approx([-0.4, -0.4])
+    assert found["accuracy"] == 0 and found["met"]
+    lines = bench.report(made)
+    assert [line.split()[-4:] for line in lines[2:4]] == [
+        ["25.0", "20", "40", "-16.7%"],
+        ["15.0", "10", "30", "-50.0%"],
+    ]
+    assert "thinking -40.0% [-40.0, -40.0], accuracy +0.0 points" in lines[4] and lines[5].endswith(": met")
+    longer = bench.Answers(made["weighted"].right, [21.0, 21.0, 21.0, 21.0])
+    assert not bench.compared(made["control"], longer)["met"]  # -16%
+    worse = bench.Answers([1.0, 1.0, 0.0, 0.0], made["weighted"].thinking)
+    assert not bench.compared(made["control"], worse)["met"]  # 25 points lost
+
+
 def test_the_gpu_proof_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     proof = load("gpu_proof", TOOLS)
     count = tmp_path / "count"
