@@ -15,7 +15,6 @@ from qwq.config import ClusterSection, Recipe
 from qwq.errors import DataError
 from qwq.pipeline.progress import LiveProgress
 from qwq.pipeline.run import RecipeRun
-from qwq.pipeline.run_report import write_report
 from qwq.train.checkpoint import Progress, StopFlag
 
 
@@ -49,6 +48,8 @@ def run_recipe(
     ):
         run = RecipeRun(recipe, runs, progress=shown, stop=stop, command=command, world=world)
         results = run.run(until=until, fresh=fresh)
+        from qwq.pipeline.run_report import write_report  # matplotlib, which a run needs at its end alone
+
         with writing_to(run.folder):
             world.alone(lambda: str(write_report(run.folder)))
     return results
