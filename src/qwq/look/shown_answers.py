@@ -246,6 +246,8 @@ def expected_text(record: Record) -> str:
     rules a line each; anything else as JSON.
     """
     expected = record.get("expected")
+    if isinstance(expected, str):
+        return expected
     tests = expected.get("tests") if isinstance(expected, dict) else None
     rules = expected.get("rules") if isinstance(expected, dict) else None
     if isinstance(tests, dict):

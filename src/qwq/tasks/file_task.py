@@ -25,6 +25,7 @@ NO_ANSWER = "without an answer"
 VALIDATION_SHARE = 5  # percent of a training file
 
 _log = logging.getLogger(__name__)
+_said: set[tuple[str, int]] = set()  # files read more than once, and for several splits, are told of once
 
 
 class FileTask(Task):
@@ -83,7 +84,9 @@ class FileTask(Task):
                 problems.append(problem)
             else:
                 use.leave_out(self.left_out(split), row.where)
-        if unanswered := use.left_out[NO_ANSWER]:
+        unanswered = use.left_out[NO_ANSWER]
+        if unanswered and (data.name, unanswered) not in _said:
+            _said.add((data.name, unanswered))
             _log.warning("%s: %d rows without an answer are left out", data.name, unanswered)
         if not problems:
             why = self.why_none(split, use.rows - unanswered)
