@@ -121,7 +121,8 @@ demo: $(STAMP)
 	$(BIN)/qwq train recipes/tiny.toml
 
 # Files in the order of their names: the slow ones of tests/e2e come early and keep both workers busy to the end.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Tests start the command some hundred times: bytecode is kept, also where the machine's settings say otherwise.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST)
