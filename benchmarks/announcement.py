@@ -31,7 +31,7 @@ from qwq.cli.commands import split_overrides
 from qwq.common.run_folder import RunFolder
 from qwq.config import load_recipe, parse_value
 from qwq.distill.run import DistillPlan, TeacherSampling, distill
-from qwq.errors import Interrupted
+from qwq.errors import Interrupted, QwqError
 from qwq.model.config import preset
 from qwq.report import plots
 from qwq.rollout.policies.local import open_policy
@@ -187,9 +187,9 @@ def main() -> int:
         parser.error(f"--name={given['name']}: the runs have names of their own; --runs DIR puts them elsewhere")
     try:
         run_all(Pieces(args.runs, given, args.max_minutes), args.problems, args.samples)
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.exit_status
+    except QwqError as error:
+        print(error if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
+        return error.exit_status
     made = rows(args.runs)
     out = args.runs / "announcement"
     (out / "table.md").write_text(table(made) + "\n", encoding="utf-8")

@@ -28,6 +28,7 @@ from qwq.cli.commands import split_overrides
 from qwq.common.estimates import paired, share_interval
 from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe, load_recipe, parse_value
+from qwq.errors import Interrupted, QwqError
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "shorter.toml"
 BEFORE, CONTROL, WEIGHTED = STAGES = ("sft", "control", "weighted")
@@ -115,7 +116,11 @@ def main() -> int:
     args, given = parser.parse_args(options), {key: parse_value(text) for key, text in keys.items()}
     rows = []
     for seed in args.seeds:
-        made = run(load_recipe(RECIPE, {"compute.threads": 1, **given, "seed": seed}), args.runs)
+        try:
+            made = run(load_recipe(RECIPE, {"compute.threads": 1, **given, "seed": seed}), args.runs)
+        except QwqError as error:
+            print(error if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
+            return error.exit_status
         print(f"seed {seed}", *report(made), sep="\n", end="\n\n", flush=True)
         ours, theirs = made[WEIGHTED].mean, made[CONTROL].mean
         name = f"shorter thinking: mean tokens with length_weight beside without, seed {seed}"

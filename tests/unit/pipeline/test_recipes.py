@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from little import make_model
 
+from qwq.api import train
 from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe, load_recipe
 from qwq.errors import ConfigError
@@ -106,3 +107,26 @@ def test_open_prompts_need_a_second_stage(laptop: Recipe) -> None:
         load_recipe(LAPTOP, {"stages.rl2.validation.every": 5})
     with pytest.raises(ConfigError, match="no verifier judges the prompts of 'open.jsonl'"):
         load_recipe(LAPTOP, {"eval.sources": source})
+
+
+def test_each_stage_of_the_laptop_recipe_takes_a_step(laptop: Recipe) -> None:
+    """On random weights, whose answers do not end: the reward model's gate is shut."""
+    few = {"steps": 1, "prompts": 3, "samples": 2, "max_new_tokens": 8, "refill": 0}
+    sources = [
+        s.model_dump() | {"weight": 5.0 if s.kind == "preference" else 0.1} for s in laptop.stages["rl2"].sources
+    ]
+    keys: dict[str, Any] = {
+        "model.path": laptop.model.path, "compute.threads": 1, "compute.dtype": "float32", "eval.start": False,
+        "eval.sources": [], "eval.instructions": 2, "eval.tools": 2, "eval.max_new_tokens": 8,
+        "stages.rl1.overlong_buffer": 0, "stages.rl1.validation.problems": 2, "stages.rl2.sources": sources,
+        "stages.rl2.contract.problems": 20, "stages.rl2.reward_model.canaries": 2,
+    }  # fmt: skip
+    keys |= {f"stages.{stage}.{key}": value for stage in ("rl1", "rl2") for key, value in few.items()}
+    records = {r["name"]: r for r in train(load_recipe(LAPTOP, keys), runs="runs")["stages"]}
+    assert list(records) == ["rl1", "reward_model", "rl2"]
+    assert records["reward_model"]["evals"]["pair_accuracy"]["n"] == 8
+    assert {domain for check in records["rl2"]["contract"] for domain in check["validation"]} == {"math", "code"}
+    rollouts = RunFolder(Path("runs") / laptop.name).rollouts("rl2") / "step-00000.jsonl"
+    judged = [r for line in rollouts.read_text().splitlines() if (r := json.loads(line))["domain"] == "preference"]
+    assert judged and all(r["rewards"] == {"reward_model": 0.0} for r in judged)
+    assert {(v["verifier"], v["outcome"]) for r in judged for v in r["verdicts"]} == {("gate", "unfinished")}
