@@ -35,6 +35,7 @@ from qwq.cli.recipe_plan import explain
 from qwq.cli.recipes import recipes
 from qwq.cli.release import push, release
 from qwq.cli.reward import reward_app
+from qwq.cli.run_processes import cluster_app
 from qwq.cli.sandbox import sandbox_app
 from qwq.cluster.place import is_launched, place_of
 from qwq.errors import ConfigError, Interrupted, PeerLost, QwqError
@@ -81,6 +82,7 @@ app.command(watch)
 app.command(data_app)
 app.command(reward_app)
 app.command(agent_app)
+app.command(cluster_app)
 app.command(release)
 app.command(push)
 
@@ -414,7 +416,7 @@ def run(argv: Sequence[str]) -> int:
     tokens, overrides = list(argv), {}
     if tokens[:1] == ["serve"]:
         tokens = ["serve", *own_options(tokens[1:])]
-    if tokens and tokens[0] in RECIPE_COMMANDS:
+    if (tokens and tokens[0] in RECIPE_COMMANDS) or tokens[:2] == ["cluster", "up"]:
         from qwq.config import parse_value
 
         tokens, texts = split_overrides(tokens)

@@ -7,6 +7,7 @@
     evals/STAGE/            answers and outcomes of each reading of the benchmarks
     results.json            all records                    report.html            the page
     fleet/STAGE/            events of the engines that sample it, and the groups of the step under way
+    cluster/                processes that `qwq cluster up` started, and their output
     .lock                   held by the process that writes
     trackers/               what `report_to` writes here   .look.index            what `qwq look` keeps
 
@@ -68,6 +69,10 @@ class RunFolder:
 
     def fleet(self, stage: str) -> Path:
         return self.path / "fleet" / stage
+
+    @property
+    def cluster(self) -> Path:
+        return self.path / "cluster"
 
     @property
     def evals(self) -> Path:

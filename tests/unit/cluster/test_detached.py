@@ -1,0 +1,103 @@
+"""Detached processes: known again by start time, ended and nobody else's; what events say."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from qwq.cluster.detached import Host, end, start
+from qwq.cluster.group import ProcessGroup, ProcessSpec, engine_states
+from qwq.common.run_folder import RunFolder
+from qwq.errors import ConfigError, InfraError
+
+needs_linux = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists() or not shutil.which("setsid"), reason="needs Linux's /proc and setsid"
+)
+
+
+def sleeper(folder, command="sleep 300", host=None):
+    return start("s", command, host or Host(), folder=str(folder), log=str(folder / "s.log"))
+
+
+@needs_linux
+def test_a_process_is_known_by_its_start_time_and_ended(tmp_path):
+    member = sleeper(tmp_path)
+    other = dataclasses.replace(member, started=f"1 {member.started.split()[1]}")  # its id, of another start
+    assert member.alive() and not other.alive()
+    assert end([other], 0.1) == []
+    other.signal("KILL")
+    other.signal("TERM")
+    time.sleep(0.2)
+    assert member.alive()
+    assert end([member], 5.0) == [] and not member.alive()
+    assert end([member], 5.0) == []
+
+
+@needs_linux
+def test_one_that_ignores_term_is_killed_with_its_session(tmp_path):
+    member = sleeper(tmp_path, "sh -c 'trap \"\" TERM; sleep 300 & echo $!; wait; wait'")
+    log = tmp_path / "s.log"
+    while not (log.exists() and log.read_text().strip()):
+        time.sleep(0.02)
+    child = int(log.read_text())
+    assert end([member], 0.3) == ["s"] and not member.alive()
+    time.sleep(0.2)
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or ") Z " in state.read_text()
+
+
+@needs_linux
+def test_a_template_reaches_another_host(tmp_path):
+    """A stand-in for ssh writes down whom it was asked for and runs the command in its shell."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/asked\nexec sh -c "$2"\n')
+    ssh.chmod(0o755)
+    member = sleeper(tmp_path, host=Host("me@far away", f"{ssh} {{host}} {{command}}"))
+    assert member.alive() and end([member], 5.0) == []
+    assert set((tmp_path / "asked").read_text().splitlines()) == {"me@far away"}
+    with pytest.raises(InfraError, match="far: no route"):
+        Host("far", "echo no route >&2; false {host} {command}").run("true")
+
+
+@needs_linux
+def test_up_starts_only_what_is_gone(tmp_path):
+    group = ProcessGroup(RunFolder(tmp_path / "run"), lambda text: None)
+    parts = [ProcessSpec("a", "sleep 300"), ProcessSpec("b", "sleep 301")]
+    with pytest.raises(ConfigError, match="qwq cluster up"):
+        group.members()
+    assert group.up(parts) == ["a", "b"] and group.up(parts) == []
+    before = {m.name: m.pid for m in group.members()}
+    os.kill(before["b"], signal.SIGKILL)
+    while {m.name for m in group.members() if m.alive()} != {"a"}:
+        time.sleep(0.02)
+    assert group.up(parts) == ["b"]
+    assert {m.name: m.pid for m in group.members()}["a"] == before["a"]
+    with pytest.raises(ConfigError, match="b runs as `sleep 301`.*`sleep 302` is asked for"):
+        group.up([parts[0], ProcessSpec("b", "sleep 302")])
+    assert sorted(group.down(5.0)) == ["a", "b"]
+    assert not group.state_file.exists()
+
+
+def test_leases_of_engines_from_events():
+    """Of three leases of A one is accepted, one lost and one open; B failed after its sync."""
+    events = [
+        {"event": "published", "version": 3},
+        {"event": "ready", "engine": "A", "version": 3},
+        {"event": "ready", "engine": "B", "version": 3},
+        {"event": "granted", "engine": "A", "lease": 1},
+        {"event": "granted", "engine": "A", "lease": 2},
+        {"event": "granted", "engine": "A", "lease": 3},
+        {"event": "accepted", "engine": "A", "lease": 1},
+        {"event": "lost", "lease": 2, "why": "late"},
+        {"event": "away", "engine": "B", "error": "x"},
+    ]
+    assert engine_states(events) == {
+        "A": {"state": "ready", "version": 3, "open": 1, "accepted": 1, "lost": 1},
+        "B": {"state": "away", "version": 3, "open": 0, "accepted": 0, "lost": 0},
+    }
