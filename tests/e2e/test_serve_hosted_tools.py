@@ -282,7 +282,7 @@ def test_events_of_an_mcp_call(client, mcp_url: str) -> None:
 @pytest.mark.parametrize(
     ("tools", "status", "words"),
     [
-        ([mcp("http://localhost:1/mcp")], 400, "--hosted-mcp-host localhost"),
+        ([mcp("http://localhost:1/mcp")], 403, "--hosted-mcp-host localhost"),
         ([mcp("http://127.0.0.1:1/mcp")], 424, "did not start"),
         ([mcp("http://127.0.0.1:1/mcp", server_label="a__b")], 400, "server_label"),
         ([mcp("http://127.0.0.1:1/mcp")] * 2, 400, "two MCP servers are called 'demo'"),
@@ -346,6 +346,6 @@ def test_off_unless_the_server_was_started_with_it() -> None:
     chat = scripted.chat_format()
     with scripted.served(scripted.opened(chat, scripted.Script(chat, reply))) as url:
         answer = httpx2.post(f"{url}/v1/responses", json={"input": "set", "tools": [PYTHON]})
-        assert answer.status_code == 400
+        assert answer.status_code == 403
         assert "start it with --hosted-tools code_interpreter" in answer.json()["error"]["message"]
         assert httpx2.get(f"{url}/mcp").status_code == 404

@@ -72,6 +72,11 @@ class ProcessGroup:
             return started
 
     def _start(self, part: ProcessSpec) -> DetachedProcess:
+        if part.url and answers(part.url):
+            raise ConfigError(
+                f"{part.name} is to listen at {part.url}, where another server answers already: give another --port, "
+                "or end that server"
+            )
         log = str((self.folder.cluster / f"{part.name}.log").resolve())
         return start(part.name, part.command, part.host, folder=str(Path.cwd()), log=log, url=part.url)
 

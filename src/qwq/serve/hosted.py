@@ -81,7 +81,9 @@ class HostedTools:
         """RequestRefused where this server does not run the tool."""
         if tool.type not in self.options.hosted_tools:
             raise RequestRefused(
-                f"{param}: {tool.type} is off on this server: start it with --hosted-tools {tool.type}", param
+                f"{param}: {tool.type} is off on this server: start it with --hosted-tools {tool.type}",
+                param,
+                status=403,
             )
         if isinstance(tool, McpTool) and not self._is_allowed(urlsplit(tool.server_url).hostname or ""):
             host = urlsplit(tool.server_url).hostname
@@ -89,6 +91,7 @@ class HostedTools:
                 f"{param}.server_url: calls to {host!r} are not allowed here: start the server with "
                 f"--hosted-mcp-host {host}",
                 f"{param}.server_url",
+                status=403,
             )
 
     def _is_allowed(self, host: str) -> bool:

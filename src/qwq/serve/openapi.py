@@ -27,6 +27,7 @@ class ErrorAnswer(BaseModel):
 WORDS = {
     400: "The request cannot be met; `param` names the field.",
     401: "No valid API key.",
+    403: "This server does not allow it; the message names the option that would.",
     404: "Nothing of this name is here.",
     413: "The request is too large.",
     429: "The queue is full; Retry-After says when to ask again.",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import http.server
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -81,6 +83,26 @@ def test_up_starts_only_what_is_gone(tmp_path):
     with pytest.raises(ConfigError, match="b runs as `sleep 301`.*`sleep 302` is asked for"):
         group.up([parts[0], ProcessSpec("b", "sleep 302")])
     assert sorted(group.down(5.0)) == ["a", "b"]
+    assert not group.state_file.exists()
+
+
+@needs_linux
+def test_a_server_that_answers_already_is_not_taken_for_ours(tmp_path):
+    class Well(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Well) as foreign:
+        threading.Thread(target=foreign.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{foreign.server_port}"
+        group = ProcessGroup(RunFolder(tmp_path), lambda text: None)
+        with pytest.raises(ConfigError, match=f"engine-0 is to listen at {url}, where another server answers"):
+            group.up([ProcessSpec("engine-0", "sleep 300", Host(), url)])
+        foreign.shutdown()
     assert not group.state_file.exists()
 
 
