@@ -18,10 +18,10 @@ from typing import Any
 
 from qwq.cluster.detached import POLL_S, DetachedProcess, Host, end, start
 from qwq.common.files import locked, read_record, whole_lines, write_atomic
+from qwq.common.fleet_log import last_engines
 from qwq.common.run_folder import RunFolder
 from qwq.errors import ConfigError, InfraError
 
-LEASE_ENDS = ("accepted", "late", "twice", "stale", "lost")  # events after which a lease is not open
 READY_S = 300.0  # until a server answers
 
 
@@ -134,31 +134,6 @@ def last_line(log: str) -> str:
     return lines[-1].removeprefix("error: ") if lines else "it printed nothing"
 
 
-def engine_states(events: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What a stage's events say of each engine: its state, the version that it holds, leases open,
-    accepted and lost.
-    """
-    engines: dict[str, dict[str, Any]] = {}
-    leases: dict[int, str] = {}
-    for event in events:
-        kind, url = event["event"], event.get("engine")
-        if kind == "granted":
-            leases[event["lease"]] = str(url)
-        holder = leases.pop(event["lease"], url) if kind in LEASE_ENDS else url
-        if holder is None:
-            continue
-        engine = engines.setdefault(
-            str(holder), {"state": "away", "version": None, "open": 0, "accepted": 0, "lost": 0}
-        )
-        if kind in ("ready", "away"):
-            engine |= {"state": kind, "version": event.get("version", engine["version"])}
-        elif kind in ("accepted", "lost"):
-            engine[kind] += 1
-    for holder in leases.values():
-        engines[holder]["open"] += 1
-    return engines
-
-
 def status_lines(group: ProcessGroup) -> list[str]:
     """The processes, the engines as the trainer sees them, the last step and its lag."""
     lines = []
@@ -166,14 +141,12 @@ def status_lines(group: ProcessGroup) -> list[str]:
         state = "running" if member.alive() else f"gone: {last_line(member.log)}"
         where = " ".join(filter(None, (member.host, f"process {member.pid}", member.url)))
         lines.append(f"{member.name:12} {where}  {state}")
-    stages = sorted(group.folder.path.glob("fleet/*/events.jsonl"), key=lambda path: path.stat().st_mtime)
-    if stages:
-        events = [json.loads(line) for line in whole_lines(stages[-1])]
-        for url, engine in engine_states(events).items():
-            lines.append(
-                f"{stages[-1].parent.name}: {url} {engine['state']}, weights of step {engine['version']}; leases "
-                f"{engine['open']} open, {engine['accepted']} accepted, {engine['lost']} lost"
-            )
+    stage, engines = last_engines(group.folder)
+    for url, engine in engines.items():
+        lines.append(
+            f"{stage}: {url} {engine['state']}, weights of step {engine['version']}; leases "
+            f"{engine['open']} open, {engine['accepted']} accepted, {engine['lost']} lost"
+        )
     if steps := whole_lines(group.folder.metrics):
         last = json.loads(steps[-1])
         lag = f", lag {last['lag_mean']:g} mean, {last['lag_max']} at most" if "lag_max" in last else ""

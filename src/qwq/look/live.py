@@ -1,8 +1,8 @@
 """A running recipe as its files tell it: stages, the last step, curves, alarms, speed, time left.
 
-It reads recipe.toml, metrics.jsonl and stages/, and holds no lock, so it costs the run nothing. A
-run that resumes writes metrics.jsonl again without the steps behind its checkpoint; that is
-noticed.
+It reads recipe.toml, metrics.jsonl, stages/ and fleet/, and holds no lock, so it costs the run
+nothing. A run that resumes writes metrics.jsonl again without the steps behind its checkpoint; that
+is noticed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from qwq.common.fleet_log import last_engines, last_events
 from qwq.common.run_folder import RunFolder
 from qwq.errors import DataError
 from qwq.report.wording import figures, visible
@@ -61,6 +62,7 @@ class RunWatch:
             "age_s": self._age(),
             "curves": _curves(rows),
             "alarms": self._alarms(),
+            "engines": [{"url": visible(url)} | engine for url, engine in last_engines(self.files)[1].items()],
         }
 
     def changes(self, poll_s: float = POLL_S) -> Iterator[dict[str, Any] | None]:
@@ -77,7 +79,8 @@ class RunWatch:
 
     def _marks(self) -> Any:
         paths = [self.files.metrics, *(self.files.record_file(name) for name in self.recipe["stages"])]
-        return [_stamp(p) for p in paths]
+        events = last_events(self.files)
+        return [_stamp(p) for p in ([*paths, events] if events else paths)]
 
     def _read(self) -> None:
         """Take in the lines that came since the last call; all if the file was written again."""

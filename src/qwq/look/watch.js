@@ -70,6 +70,11 @@ function stage(s) {
     el("td", {}, steps), el("td", {}, s.seconds ? duration(s.seconds) : ""), el("td", { class: "words" }, scores));
 }
 
+function engine(e) {
+  return el("tr", {}, el("td", {}, e.url), el("td", { class: "words" }, el("span", { class: `chip ${e.state === "ready" ? "good" : "warn"}` }, e.state)),
+    ...[e.version, e.open, e.accepted, e.lost].map((n) => el("td", {}, n === null ? "" : n.toLocaleString("en"))));
+}
+
 function render() {
   const now = state.stage;
   $("state").textContent = state.finished ? "finished" : now ? `running: ${now.name}` : "no step yet";
@@ -85,6 +90,8 @@ function render() {
   $("alarms").replaceChildren(...(state.alarms.length
     ? [el("h2", {}, "Alarms"), el("ul", { class: "alarms" }, ...state.alarms.map((a) => el("li", {}, `${a.stage}, step ${a.step}: ${a.text}`)))] : []));
   $("stages").replaceChildren(...state.stages.map(stage));
+  $("fleet").hidden = !state.engines.length;
+  $("engines").replaceChildren(...state.engines.map(engine));
   document.title = `${state.run}: ${state.finished ? "finished" : now ? `${now.name} ${now.step}` : "live"}`;
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from qwq.look.exposition import exposition
 from qwq.look.live import POLL_S, RunWatch
 from qwq.look.pages import page
 from qwq.look.server import Reply, Route, as_json, make_server
@@ -22,6 +23,7 @@ from qwq.report.wording import duration, text
 STATE_STYLES = {"finished": "green", "running": "bold cyan", "to come": "dim"}
 STALE_S = 120.0  # without a step for so long, the line says so
 HEARTBEAT_S = 15.0
+ENGINE_COLUMNS = ("engine", "state", "weights of step", "leases open", "accepted", "lost")
 
 
 def screen(state: Mapping[str, Any]) -> RenderableType:
@@ -41,8 +43,21 @@ def screen(state: Mapping[str, Any]) -> RenderableType:
     if stage and isinstance(stage["steps"], int) and not state["finished"]:
         parts.append(ProgressBar(total=max(1, stage["steps"]), completed=stage["step"], width=60))
     parts.append(Text(line(state)))
+    if state["engines"]:
+        parts.append(_engines(state["engines"]))
     parts += [Text(f"ALARM {a['stage']}, step {a['step']}: {a['text']}", "red") for a in state["alarms"][:3]]
     return Group(*parts)
+
+
+def _engines(engines: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ENGINE_COLUMNS:
+        table.add_column(name, justify="left" if name in ("engine", "state") else "right")
+    for e in engines:
+        style = STATE_STYLES["finished" if e["state"] == "ready" else "to come"]
+        numbers = ("" if e[k] is None else str(e[k]) for k in ("version", "open", "accepted", "lost"))
+        table.add_row(Text(e["url"]), Text(e["state"], style), *numbers)
+    return table
 
 
 def line(state: Mapping[str, Any]) -> str:
@@ -99,7 +114,13 @@ def serve(folder: Path, port: int, poll_s: float = POLL_S) -> ThreadingHTTPServe
     def events(_: Mapping[str, str]) -> Reply:
         return Reply(type="text/event-stream", stream=_events(RunWatch(folder), poll_s))
 
-    routes: dict[str, Route] = {"/": start, "/events": events, "/state": lambda _: as_json(RunWatch(folder).state())}
+    def metrics(_: Mapping[str, str]) -> Reply:
+        return Reply(exposition(RunWatch(folder).state()), "text/plain; version=0.0.4; charset=utf-8")
+
+    def state(_: Mapping[str, str]) -> Reply:
+        return as_json(RunWatch(folder).state())
+
+    routes: dict[str, Route] = {"/": start, "/events": events, "/state": state, "/metrics": metrics}
     return make_server(port, routes)
 
 
@@ -123,6 +144,10 @@ _BODY = """<main><header><h1>{title} <span id="state" class="chip"></span></h1>
 <div id="stats" class="stats"></div>
 <section><h2>Curves of the stage</h2><div id="curves" class="grid"></div></section>
 <section id="alarms"></section>
+<section id="fleet" hidden><h2>Engines</h2><div class="scroll" tabindex="0" role="region" aria-label="Engines"><table>
+<thead><tr><th scope="col">engine</th><th scope="col" class="words">state</th><th scope="col">weights of step</th>
+<th scope="col">leases open</th><th scope="col">accepted</th><th scope="col">lost</th></tr></thead>
+<tbody id="engines"></tbody></table></div></section>
 <section><h2>Stages</h2><div class="scroll" tabindex="0" role="region" aria-label="Stages"><table><thead><tr>
 <th scope="col">stage</th><th scope="col" class="words">kind</th><th scope="col" class="words">state</th>
 <th scope="col">steps</th><th scope="col">time</th><th scope="col" class="words">scores in percent</th></tr></thead>

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qwq.cluster.detached import Host, end, start
-from qwq.cluster.group import ProcessGroup, ProcessSpec, engine_states
+from qwq.cluster.group import ProcessGroup, ProcessSpec
 from qwq.common.run_folder import RunFolder
 from qwq.errors import ConfigError, InfraError
 
@@ -104,22 +104,3 @@ def test_a_server_that_answers_already_is_not_taken_for_ours(tmp_path):
             group.up([ProcessSpec("engine-0", "sleep 300", Host(), url)])
         foreign.shutdown()
     assert not group.state_file.exists()
-
-
-def test_leases_of_engines_from_events():
-    """Of three leases of A one is accepted, one lost and one open; B failed after its sync."""
-    events = [
-        {"event": "published", "version": 3},
-        {"event": "ready", "engine": "A", "version": 3},
-        {"event": "ready", "engine": "B", "version": 3},
-        {"event": "granted", "engine": "A", "lease": 1},
-        {"event": "granted", "engine": "A", "lease": 2},
-        {"event": "granted", "engine": "A", "lease": 3},
-        {"event": "accepted", "engine": "A", "lease": 1},
-        {"event": "lost", "lease": 2, "why": "late"},
-        {"event": "away", "engine": "B", "error": "x"},
-    ]
-    assert engine_states(events) == {
-        "A": {"state": "ready", "version": 3, "open": 1, "accepted": 1, "lost": 1},
-        "B": {"state": "away", "version": 3, "open": 0, "accepted": 0, "lost": 0},
-    }

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from qwq.cli import main
 from qwq.common.files import write_atomic
 from qwq.errors import DataError
 from qwq.look import watch
+from qwq.look.exposition import exposition
 from qwq.look.live import RunWatch
 
 
@@ -171,6 +173,72 @@ def test_the_page_is_told_of_each_change(folder: Path) -> None:
             read.append(json.loads(line[6:]))
         assert [(s["stage"]["step"], s["finished"]) for s in read] == [(2, False), (3, False), (3, True)]
         assert response.read().strip() == b""  # a finished run has no more to tell
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def with_fleet(folder: Path) -> None:
+    """Engine a holds the weights of step 3, took two groups and lost one; b went away."""
+    (folder / "fleet" / "rl1").mkdir(parents=True)
+    events = [
+        {"event": "ready", "engine": "http://a", "version": 3},
+        {"event": "away", "engine": "http://b", "error": "no answer"},
+        {"event": "granted", "engine": "http://a", "lease": 1},
+        {"event": "granted", "engine": "http://a", "lease": 2},
+        {"event": "lost", "lease": 1, "why": "late"},
+    ]
+    (folder / "fleet" / "rl1" / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+
+
+def samples(folder: Path) -> dict[tuple[str, ...], float]:
+    """What a Prometheus server would read, by name and labels (in the order of their names), without
+    the run's.
+    """
+    families = text_string_to_metric_families(exposition(RunWatch(folder, clock=time.time).state()).decode())
+    found = {}
+    for sample in (s for family in families for s in family.samples):
+        labels = dict(sample.labels)
+        assert labels.pop("run") == "tiny"
+        found[sample.name, *labels.values()] = sample.value
+    return found
+
+
+def test_prometheus_reads_the_state(folder: Path) -> None:
+    found = samples(folder)
+    assert found["qwq_stage_step", "rl1"] == 2 and found["qwq_stage_steps", "rl1"] == 6
+    assert found["qwq_step", "reward", "rl1"] == 0.75 and found["qwq_step", "tokens", "rl1"] == 300
+    assert found["qwq_run_finished",] == 0 and found["qwq_run_recent_alarms",] == 1
+    assert found["qwq_run_tokens_per_second",] == 66.7  # 100 and 300 tokens in 4 and 2 s
+    assert not any(name[0].startswith("qwq_engine") for name in found)
+
+
+def test_engines_are_shown_and_exported(folder: Path) -> None:
+    with_fleet(folder)
+    found = samples(folder)
+    a, b = "http://a", "http://b"
+    assert found["qwq_engine_ready", a] == 1 and found["qwq_engine_ready", b] == 0
+    assert found["qwq_engine_weights_step", a] == 3 and ("qwq_engine_weights_step", b) not in found
+    leases = [found["qwq_engine_leases", a, kind] for kind in ("open", "accepted", "lost")]
+    assert leases == [1, 0, 1]
+    console = Console(file=io.StringIO(), width=100)
+    console.print(watch.screen(RunWatch(folder).state()))
+    shown = " ".join(console.file.getvalue().split())
+    assert "http://a ready 3 1 0 1" in shown and "http://b away" in shown
+
+
+def test_the_server_answers_prometheus(folder: Path) -> None:
+    server = watch.serve(folder, 0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+        connection.request("GET", "/metrics")
+        response = connection.getresponse()
+        assert response.status == 200 and response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert b'qwq_stage_step{run="tiny",stage="rl1"} 2.0' in response.read()
+        connection.close()
     finally:
         server.shutdown()
         server.server_close()
