@@ -193,8 +193,8 @@ def with_fleet(folder: Path) -> None:
 
 
 def samples(folder: Path) -> dict[tuple[str, ...], float]:
-    """What a Prometheus server would read, by name and labels but the run's, which come in the order
-    of their names.
+    """What a Prometheus server would read, by name and labels but the run's. Labels come in the
+    order of their names.
     """
     families = text_string_to_metric_families(exposition(RunWatch(folder, clock=time.time).state()).decode())
     found = {}
