@@ -15,6 +15,7 @@ from qwq.pipeline.plan.minutes import (
     DECODE_LAYER_S,
     DECODE_S,
     LAYER_S,
+    MOST_SIMULATED,
     PROGRAMS_S,
     Sampled,
     Span,
@@ -64,6 +65,13 @@ def test_sampling_by_hand(context):
     judged = work._replace(programs=0.5)
     assert sampling_seconds(judged, 3, context, MACHINE) == pytest.approx(expected + 1 / PROGRAMS_S)
     assert sampling_seconds(Sampled(0, 0, 10, 3), 3, context, MACHINE) == 0
+
+
+def test_however_many_completions_take_proportionally_long(context):
+    """A slip of the finger asks for 10^12 of them; the plan says how long that would be, at once."""
+    one = sampling_seconds(Sampled(MOST_SIMULATED, 1, 0, 4), 2, context, MACHINE)
+    many = sampling_seconds(Sampled(10**6 * MOST_SIMULATED, 1, 0, 4), 2, context, MACHINE)
+    assert many == pytest.approx(10**6 * one)
 
 
 def test_an_rl_stage_at_most_keeps_every_group_at_full_length(context):

@@ -30,6 +30,7 @@ LAYER_S = 4e-3  # a layer of a forward and backward pass, besides its products
 DECODE_S, DECODE_LAYER_S = 1.5e-3, 5e-4  # a decoding step, and each of its layers, likewise
 ADAM_BYTES = 28  # moved for a parameter: gradient, weight and two moments read, the last three written
 PROGRAMS_S = 250.0  # programs that the sandbox judges a second
+MOST_SIMULATED = 8192  # completions; more take proportionally longer
 UNKNOWN_PROBLEMS = 1000  # of a benchmark that is read whole
 
 
@@ -75,8 +76,9 @@ def sampling_seconds(work: Sampled, mean: float, context: PlanContext, machine: 
         config.flops_per_token() / machine.flops_s,
         kv / machine.bytes_s,
     )
-    lengths = tailed_lengths(work.num, mean, work.longest)
-    decoding = fleet_seconds(lengths, 1, context.recipe.compute.max_rows, cost, work.prompt)
+    simulated = min(work.num, MOST_SIMULATED)
+    lengths = tailed_lengths(simulated, mean, work.longest)
+    decoding = fleet_seconds(lengths, 1, context.recipe.compute.max_rows, cost, work.prompt) * work.num / simulated
     return prefill + decoding + work.programs * work.num / PROGRAMS_S
 
 
