@@ -68,7 +68,7 @@ def test_sampling_by_hand(context):
 
 
 def test_however_many_completions_take_proportionally_long(context):
-    """A slip of the finger asks for 10^12 of them; the plan says how long that would be, at once."""
+    """A slip of the finger asks for 10^12 of them; the plan says at once how long that takes."""
     one = sampling_seconds(Sampled(MOST_SIMULATED, 1, 0, 4), 2, context, MACHINE)
     many = sampling_seconds(Sampled(10**6 * MOST_SIMULATED, 1, 0, 4), 2, context, MACHINE)
     assert many == pytest.approx(10**6 * one)
