@@ -38,7 +38,7 @@ def up(
     """Start engines, wait until they answer, and start the trainer; after that, start again only
     what is gone.
 
-    The trainer is `qwq train RECIPE` on these engines. All go on when this command ends.
+    The trainer is `qwq train RECIPE` on these engines. All keep running when this command ends.
 
     Parameters
     ----------

@@ -154,8 +154,8 @@ class RlStage(RlConfig, Stage):
 
     def seconds(self, context: PlanContext, machine: Machine) -> Span:
         trained = self.trained_parameters(context.recipe, context.config)
-        prompt = self.prompt_lengths(context).mean
-        return rl_seconds(self, prompt, trained, self.watched_on_cluster(), context, machine)
+        prompt, watched = self.prompt_lengths(context).mean, self.watched_on_cluster()
+        return rl_seconds(self, prompt, trained, watched, context, machine, self.scored_share)
 
     def watched_on_cluster(self) -> Watched:
         """Validation problems that it samples while it trains."""

@@ -224,16 +224,11 @@ class StageRun:
         self.state.data.append(use.to_dict())
         self.progress.note(f"{self.name}: {use.note()}")
 
+    @settled_heap()
     def run(
         self, total: int, module: nn.Module, optimizer: Optimizer, step_fn: Callable[[int], dict[str, Any]]
     ) -> None:
         """Take the steps that are left. `step_fn(step)` does one and returns its metrics."""
-        with settled_heap():
-            self._take_steps(total, module, optimizer, step_fn)
-
-    def _take_steps(
-        self, total: int, module: nn.Module, optimizer: Optimizer, step_fn: Callable[[int], dict[str, Any]]
-    ) -> None:
         self.progress.start(self.name, self.kind, total, self.state.step)
         last_save, save_seconds = time.perf_counter(), 0.0
         while self.state.step < total and not self.state.ended:

@@ -9,6 +9,8 @@ import io
 import json
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,20 +150,34 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["watch", str(folder / "nothing")]) == 2
 
 
-def test_the_page_is_told_of_each_change(folder: Path) -> None:
+@contextmanager
+def served(folder: Path) -> Iterator[Callable[[str], http.client.HTTPResponse]]:
+    """The live page's server; what is yielded asks it for a path, on a connection of its own."""
     server = watch.serve(folder, 0, poll_s=0.01)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    try:
+
+    def get(path: str) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
-        connection.request("GET", "/")
-        response = connection.getresponse()
+        opened.callback(connection.close)
+        connection.request("GET", path)
+        return connection.getresponse()
+
+    try:
+        with ExitStack() as opened:
+            yield get
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_the_page_is_told_of_each_change(folder: Path) -> None:
+    with served(folder) as get:
+        response = get("/")
         page = response.read().decode()
         assert "connect-src 'self'" in response.headers["Content-Security-Policy"] and "innerHTML" not in page
-        connection.close()
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
-        connection.request("GET", "/events")
-        response = connection.getresponse()
+        response = get("/events")
         assert response.headers["Content-Type"] == "text/event-stream"
         read: list[Any] = []
         for change in (None, lambda: append(folder, row("rl1", 2)), lambda: finish(folder, "rl1", 0.5)):
@@ -173,10 +189,6 @@ def test_the_page_is_told_of_each_change(folder: Path) -> None:
             read.append(json.loads(line[6:]))
         assert [(s["stage"]["step"], s["finished"]) for s in read] == [(2, False), (3, False), (3, True)]
         assert response.read().strip() == b""  # a finished run has no more to tell
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def with_fleet(folder: Path) -> None:
@@ -229,17 +241,7 @@ def test_engines_are_shown_and_exported(folder: Path) -> None:
 
 
 def test_the_server_answers_prometheus(folder: Path) -> None:
-    server = watch.serve(folder, 0)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
-        connection.request("GET", "/metrics")
-        response = connection.getresponse()
+    with served(folder) as get:
+        response = get("/metrics")
         assert response.status == 200 and response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         assert b'qwq_stage_step{run="tiny",stage="rl1"} 2.0' in response.read()
-        connection.close()
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -94,6 +94,15 @@ def test_an_rl_stage_at_most_keeps_every_group_at_full_length(context):
     assert watched.at_most - span.at_most == pytest.approx(looks)
 
 
+def test_a_reward_model_reads_its_share_of_the_completions(context):
+    """At most 256 completions of 128 tokens behind 50, a tenth of them read once, in each step."""
+    stage = context.recipe.stages["rl1"]
+    without = rl_seconds(stage, 50.0, P, Watched(), context, MACHINE)
+    scored = rl_seconds(stage, 50.0, P, Watched(), context, MACHINE, 0.1)
+    reading = 0.1 * 256 * (50 + 128) * context.config.flops_per_token(50 + 64) / 1e11
+    assert scored.at_most - without.at_most == pytest.approx(120 * reading)
+
+
 def test_programs_are_counted_by_weight(context):
     assert programs_share({"math": 0.3, "code": 0.1}, []) == pytest.approx(0.25)
     assert programs_share({}, []) == 0

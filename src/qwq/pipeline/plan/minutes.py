@@ -105,9 +105,12 @@ def programs_share(weights: Mapping[str, float], sources: Sequence[Source]) -> f
 
 
 def rl_seconds(
-    stage: RlConfig, prompt: float, trained: int, watched: Watched, context: PlanContext, machine: Machine
-) -> Span:
-    """Of an RL stage whose prompts have `prompt` tokens; `watched` are the contract's problems."""
+    stage: RlConfig, prompt: float, trained: int, watched: Watched, context: PlanContext, machine: Machine,
+    scored_share: float = 0.0,
+) -> Span:  # fmt: skip
+    """Of an RL stage whose prompts have `prompt` tokens; `watched` are the contract's problems, and
+    a reward model judges `scored_share` of the prompts.
+    """
     mean = min(stage.max_new_tokens, stage.expected_tokens or stage.max_new_tokens // 4)
     programs = programs_share(stage.mix.weights(), stage.sources)
 
@@ -124,7 +127,7 @@ def rl_seconds(
         one = context.config.flops_per_token(round(prompt + mean / 2))
         passes = stage.updates * (4 if context.recipe.compute.recompute else 3) + (1 if stage.kl > 0 else 0)
         training = update_seconds(passes * fed * one, stage.updates, trained, context.config, machine)
-        scored = stage.mix.preference * sampled * (prompt + mean) * one / machine.flops_s
+        scored = scored_share * sampled * (prompt + mean) * one / machine.flops_s
         looks = Sampled(watched.problems, watched.problems, prompt, stage.max_new_tokens, programs)
         return sampling + training + scored + sampling_seconds(looks, mean, context, machine) / watched.every
 
