@@ -15,9 +15,12 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
+import multiprocessing
+import os
 import threading
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ from qwq.look.shown_answers import ShownAnswer, brief, entry, public, read_light
 
 FORMAT = "qwq look index 2"
 KEPT_FROM_BYTES = 8 << 20  # smaller folders are read faster than a file is worth
+DIVIDED_FROM_BYTES = 64 << 20  # from here on several processes read
+MOST_PROCESSES = 4
 NAMES = ("place", "task", "outcome", "problem", "group")
 COLUMNS = {
     "file": "i4", "offset": "i8", "length": "i4", "step": "i4", "tokens": "i4", "prompt": "i4", "reward": "f4",
@@ -130,11 +135,10 @@ def open_index(target: Path) -> AnswerIndex:
     builder = _Builder(target)
     known = len(index.files) if index else 0
     if index and list(zip(index.files, index.stamps, strict=True)) == list(zip(files, stamps, strict=True))[:known]:
-        builder.take(index)
+        builder.add(index)
     else:
         known = 0
-    for source, stamp in list(zip(files, stamps, strict=True))[known:]:
-        builder.read(source, stamp)
+    _read_all(builder, list(zip(files, stamps, strict=True))[known:])
     index = builder.index()
     if index.damaged and not len(index):
         raise DataError(f"{target} holds no answers ({index.damaged:,} lines are none): {NEEDS}")
@@ -143,6 +147,45 @@ def open_index(target: Path) -> AnswerIndex:
         index.saving = threading.Thread(target=_save, args=(index, place))
         index.saving.start()
     return index
+
+
+_Stamped = tuple[AnswerFile, tuple[int, int]]
+
+
+def _read_all(builder: _Builder, files: list[_Stamped]) -> None:
+    """Add the answers of `files`. Large ones are read by a process per core: the lines of a run
+    are gigabytes of JSON.
+
+    A process with other threads reads alone, because a fork would copy their locks as they are.
+    """
+    num_processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES) if hasattr(os, "sched_getaffinity") else 1
+    size = sum(stamp[0] for _, stamp in files)
+    if num_processes == 1 or size < DIVIDED_FROM_BYTES or threading.active_count() > 1:
+        builder.add(_read_part(builder.target, files))
+        return
+    first, *others = _parts(files, num_processes)
+    with ProcessPoolExecutor(max(1, len(others)), multiprocessing.get_context("fork")) as pool:
+        rest = [pool.submit(_read_part, builder.target, part) for part in others]
+        builder.add(_read_part(builder.target, first))
+        for future in rest:
+            builder.add(future.result())
+
+
+def _parts(files: Sequence[_Stamped], num: int) -> list[list[_Stamped]]:
+    """At most `num` runs of files, in order, of about the same number of bytes."""
+    total, read = sum(stamp[0] for _, stamp in files), 0
+    parts: dict[int, list[_Stamped]] = {}
+    for file in files:
+        parts.setdefault(min(num * read // max(total, 1), num - 1), []).append(file)
+        read += file[1][0]
+    return list(parts.values())
+
+
+def _read_part(target: Path, files: Sequence[_Stamped]) -> AnswerIndex:
+    builder = _Builder(target)
+    for source, stamp in files:
+        builder.read(source, stamp)
+    return builder.index()
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -170,14 +213,22 @@ class _Builder:
         self.prompts, self.text = bytearray(), bytearray()
         self.damaged = 0
 
-    def take(self, index: AnswerIndex) -> None:
-        """Begin with what another index holds."""
-        self.files, self.stamps, self.damaged = list(index.files), list(index.stamps), index.damaged
-        for name, column in index.columns.items():
-            self.columns[name].frombytes(column.tobytes())
-        self.names = {name: {word: i for i, word in enumerate(words)} for name, words in index.names.items()}
-        self.prompt_ends.frombytes(index.prompt_ends.tobytes())
-        self.prompts, self.text = bytearray(index.prompts), bytearray(index.words)
+    def add(self, index: AnswerIndex) -> None:
+        """Append what another index of the same target holds."""
+        shifts = {"file": len(self.files), "prompt": len(self.prompt_ends), "text_end": len(self.text)}
+        for name, kind in COLUMNS.items():
+            column = index.columns[name]
+            if name in NAMES:
+                known = self.names[name]
+                numbers = [known.setdefault(word, len(known)) for word in index.names[name]]
+                column = np.array(numbers, kind)[column]
+            self.columns[name].frombytes((column + shifts.get(name, 0)).astype(kind).tobytes())
+        self.prompt_ends.frombytes((index.prompt_ends + len(self.prompts)).tobytes())
+        self.prompts += index.prompts
+        self.text += index.words
+        self.files += index.files
+        self.stamps += index.stamps
+        self.damaged += index.damaged
 
     def read(self, source: AnswerFile, stamp: tuple[int, int]) -> None:
         """Add a file's answers. A last line without its end is one that is being written."""

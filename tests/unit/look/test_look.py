@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,26 @@ def test_an_index_is_kept_completed_and_made_again(run: Path, monkeypatch: pytes
     assert (more.entry(9).budget, more.entry(9).sample, more.name("task", 9)) == (64, 3, "aime24")
     RolloutStore(run / "rollouts" / "rl2").write(1, [])
     assert len(open_index(run)) == 7 and len(read) == 6
+
+
+def test_files_read_by_several_processes_give_the_same_index(run: Path) -> None:
+    script = (
+        "import os, sys\nfrom pathlib import Path\nfrom qwq.look import index\n"
+        "os.sched_getaffinity = lambda _: range(int(sys.argv[2]))\nindex.DIVIDED_FROM_BYTES = 0\n"
+        "read = index._read_part\ndef part(*args):\n    os.write(2, b'part\\n')\n    return read(*args)\n"
+        "index._read_part = part\n"
+        "made = index.open_index(Path(sys.argv[1]))\n"
+        "print([made.public(r) for r in range(len(made))], made.words, made.names)\n"
+        "starts, ends = [0, *made.prompt_ends], made.prompt_ends\n"
+        "print([made.prompts[starts[n] : ends[n]] for n in made.columns['prompt']])\n"
+        "print({n: c.tolist() for n, c in made.columns.items() if n not in ('advantage', 'reward', 'prompt')})\n"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", script, run, n], capture_output=True, text=True, check=True)
+        for n in ("1", "3")
+    ]
+    assert runs[0].stdout == runs[1].stdout
+    assert [len(r.stderr.splitlines()) for r in runs] == [1, 3]
 
 
 def test_damaged_half_and_foreign_lines_are_counted(run: Path) -> None:
