@@ -38,8 +38,7 @@ from qwq.rollout.policies.remote import RemotePolicy
 from qwq.rollout.roster import FleetSettings, Weights
 from qwq.text.template import ChatFormat
 from qwq.train.fleet_sampler import PROBE_TEXT
-from qwq.train.packing import pack_groups
-from qwq.train.reference import batch_logprobs
+from qwq.train.packing import batch_logprobs, pack_groups
 from qwq.types import Message, Problem
 
 PROMPTS = [json.loads(line)["prompt"] for line in (Path(__file__).parent / "rl_prompts.jsonl").read_text().splitlines()]

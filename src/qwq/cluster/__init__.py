@@ -6,6 +6,7 @@
     division.py  how a step's batch is divided and its gradient put together: whole, fixed, scatter
     divide.py    which of them a recipe asks for
     sharded.py   the scatter reduction: FSDP2
+    ulysses.py   the tokens of a pass divided over several processes
 
 `docs/cluster.md` says how to run it, and what was tried.
 """

@@ -11,6 +11,9 @@ added in float64, figures in the order of the shards.
                process receives as many gradients as there are shards: a checking mode
     Scatter    FSDP2 (`sharded.py`): weights, gradients and moments divided, reduce-scatter
 
+With a context group (`ulysses.py`) its processes compute the same shards, each its own tokens of
+every pass: their gradients add up to the pass's.
+
 A part is whatever a caller makes a pass of; P below.
 """
 
@@ -23,6 +26,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from qwq.cluster.ulysses import ContextGroup
 from qwq.cluster.world import RankWorld
 
 T = TypeVar("T")
@@ -45,8 +49,11 @@ class WholeBatch:
     """The batch as one shard, on one process; and what the other divisions share.
 
     `model` has whole weights: it is sampled from, evaluated and saved. `module` is what is trained,
-    here the same.
+    here the same. `context` are the processes that divide each pass's tokens; None: this one has
+    all of them.
     """
+
+    context: ContextGroup | None = None
 
     def __init__(self, model: nn.Module) -> None:
         self.model = self.module = model
@@ -99,14 +106,17 @@ class WholeBatch:
 class Fixed(WholeBatch):
     """WholeBatch weights in every process; gradients of shards gathered and added in order."""
 
-    def __init__(self, model: nn.Module, world: RankWorld, num_shards: int) -> None:
+    def __init__(
+        self, model: nn.Module, world: RankWorld, num_shards: int, context: ContextGroup | None = None
+    ) -> None:
         super().__init__(model)
-        self.world, self.num_shards = world, num_shards
+        self.world, self.num_shards, self.context = world, num_shards, context
 
     def shards(self, items: Sequence[T]) -> list[list[T]]:
+        each = self.context.size if self.context else 1
         return [
             list(items[shard :: self.num_shards])
-            for shard in range(self.world.rank, min(self.num_shards, len(items)), self.world.size)
+            for shard in range(self.world.rank // each, min(self.num_shards, len(items)), self.world.size // each)
         ]
 
     def blocks(self, num_items: int) -> list[range]:
@@ -147,6 +157,8 @@ class Fixed(WholeBatch):
                 totals[i] += part.view_as(totals[i])
 
     def figures(self, own: Sequence[Sequence[Sums]]) -> dict[str, Any]:
+        if self.context and self.context.rank:  # the first process of the group has the same ones
+            own = [[] for _ in own]
         ranks: list[list[list[Sums]]] = self.world.gather([[dict(part) for part in shard] for shard in own])
         longest = max(map(len, ranks))
         ordered = [rank[turn] for turn in range(longest) for rank in ranks if turn < len(rank)]

@@ -22,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from qwq.cluster.division import Fixed, Sums
+from qwq.cluster.ulysses import ContextGroup
 from qwq.cluster.world import RankWorld
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Block, Transformer
@@ -32,8 +33,10 @@ P = TypeVar("P")
 class Scatter(Fixed):
     """Weights, gradients and moments divided over the processes."""
 
-    def __init__(self, model: nn.Module, world: RankWorld, num_shards: int) -> None:
-        super().__init__(model, world, num_shards)
+    def __init__(
+        self, model: nn.Module, world: RankWorld, num_shards: int, context: ContextGroup | None = None
+    ) -> None:
+        super().__init__(model, world, num_shards, context)
         self.module = sharded(model, world.size)
         # On GPUs no process holds a whole gradient; on a CPU one message a step is less to wait
         # for, and gradients of passes are added in float64.

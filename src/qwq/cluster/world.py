@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from qwq.cluster.place import RankPlace
+from qwq.cluster.ulysses import ContextGroup
 from qwq.config import ClusterSection
 from qwq.errors import ConfigError, InfraError, PeerLost
 
@@ -33,6 +34,7 @@ class RankWorld:
     """A process on its own: everything that it tells the others comes back at once."""
 
     rank, size, local_size = 0, 1, 1
+    context: ContextGroup | None = None  # the processes that divide a pass's tokens with this one
 
     def __init__(self, config: ClusterSection | None = None) -> None:
         self.config = config
@@ -92,6 +94,18 @@ class ConnectedWorld(RankWorld):
         self.config: ClusterSection
         self.place, self.rank, self.size, self.local_size = place, place.rank, place.size, place.local_size
         self.slow = dist.new_group(backend="gloo", timeout=timedelta(seconds=config.work_timeout_s))
+        self.context = self._context()
+
+    def _context(self) -> ContextGroup | None:
+        """This process's context group: neighbours, whose messages stay on one host where they can.
+        Every process makes the groups of all.
+        """
+        each, mine = self.config.context, None
+        for first in range(0, self.size if each > 1 else 0, each):
+            group = dist.new_group(list(range(first, first + each)), timeout=timedelta(seconds=self.config.timeout_s))
+            if first <= self.rank < first + each:
+                mine = ContextGroup(self.rank - first, each, group)
+        return mine
 
     def agree(self, value: T) -> T:
         return self._broadcast(value, None)

@@ -185,6 +185,11 @@ class ClusterSection(Section):
         description="logical shards of a step's batch, which the processes take in turn: what is computed depends on "
         "their number and not on that of the processes",
     )
+    context: Positive = Field(
+        1,
+        description="processes that divide the tokens of each pass, for sequences that one of them cannot hold: "
+        "`processes` and the model's heads and key/value heads have to divide by it (pretraining, SFT, DPO, RL)",
+    )
     timeout_s: float = Field(
         120.0, gt=0, description="seconds that a process waits for another one that does the same work"
     )
@@ -197,7 +202,11 @@ class ClusterSection(Section):
 
     @model_validator(mode="after")
     def _each_has_a_shard(self) -> ClusterSection:
-        if self.processes > self.shards:
+        if self.processes % self.context:
+            raise ValueError(
+                f"context is {self.context} and processes is {self.processes}: give a multiple of context as processes"
+            )
+        if self.processes // self.context > self.shards:
             raise ValueError(
                 f"shards is {self.shards} and processes is {self.processes}: give at least as many shards, so that no "
                 "process is without work"

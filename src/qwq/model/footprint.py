@@ -94,6 +94,13 @@ def joined_copies(config: ModelConfig, rows: int, new: int, prompts: int, prompt
     return 2 * (q + kv) * rows * new + (q + 2 * kv) * prompts * prompt
 
 
+def exchanged_values(config: ModelConfig, num_tokens: int, processes: int) -> int:
+    """Numbers that a layer keeps besides where `processes` divide a pass's tokens
+    (`cluster.ulysses`): attention's output before it is sent back, of this process's `num_tokens`.
+    """
+    return num_tokens * config.num_heads * config.head_dim if processes > 1 else 0
+
+
 def mask_entries(rows: int, new: int, prompt: int) -> int:
     """Entries of the mask that one product over prompt and completion needs; beyond `DENSE_MASK`
     none is built.

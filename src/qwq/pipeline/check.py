@@ -18,7 +18,7 @@ from qwq.pipeline.inputs import RunInputs
 from qwq.pipeline.plan.counts import PlanContext
 from qwq.pipeline.plan.explain import position_notes
 from qwq.pipeline.plan.peak import evaluation_memory
-from qwq.pipeline.plan.processes import free_for_each, in_each_process
+from qwq.pipeline.plan.processes import check_context, free_for_each, in_each_process
 from qwq.pipeline.plan.shape import model_config
 from qwq.pipeline.preflight import chat_format, missing_files, own_data, require_files
 from qwq.pipeline.stage import stage_of
@@ -40,6 +40,7 @@ def check_run(inputs: RunInputs, left: Sequence[str], *, fresh: bool = False, ma
         check_device(recipe.compute.device)
     require_files(missing_files(recipe, left, evaluation=evaluates))
     config = model_config(recipe)
+    check_context(recipe, config)
     notes = [note for name in left for note in stage_of(recipe, name).check(name, inputs, config)]
     if evaluates:
         inputs.benchmarks()

@@ -122,7 +122,7 @@ class RlStage(RlConfig, Stage):
         sampling = sampling_parts(config, rows, longest, self.max_new_tokens, self.prompts)
         micro = micro_batches_of(self, compute.micro_batch_tokens)
         tokens = min(step, max(compute.micro_batch_tokens, self.max_new_tokens)) + micro.prompts * longest
-        # A completion is not divided: below its length micro_batch_tokens changes nothing.
+        # Micro-batches hold whole completions: below that, micro_batch_tokens changes nothing.
         option = f"compute.micro_batch_tokens (now {compute.micro_batch_tokens})"
         if self.max_new_tokens >= compute.micro_batch_tokens:
             option = f"stages.{context.name}.max_new_tokens (now {self.max_new_tokens})"

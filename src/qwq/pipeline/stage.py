@@ -86,7 +86,7 @@ class Stage(StageConfig):
         Default: one backward pass over `TOKENS_AT_ONCE` tokens.
         """
         trained = self.trained_parameters(context.recipe, context.config)
-        update = update_phase(context.recipe, context.config, TOKENS_AT_ONCE, trained)
+        update = update_phase(context.recipe, context.config, TOKENS_AT_ONCE, trained, divided=False)
         return peak(training_base(context.recipe, context.config, trained), [(update, {})])
 
     def adapters(self, recipe: Recipe) -> Lora | None:

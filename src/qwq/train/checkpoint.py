@@ -144,9 +144,11 @@ class StageRun:
         self.state = StageState()
         self.tensors: dict[str, Tensor] = {}
 
-    def divide(self, model: nn.Module) -> WholeBatch:
-        """How the stage's batches are divided over the run's processes."""
-        return divide(model, self.world)
+    def divide(self, model: nn.Module, *, tokens: bool = False) -> WholeBatch:
+        """How the stage's batches are divided over the run's processes. `tokens`: the stage divides
+        its passes by `division.context` (`PackedBatch.divided`).
+        """
+        return divide(model, self.world, tokens=tokens)
 
     def _latest(self) -> Path | None:
         found = sorted(p for p in self.folder.glob("step-*") if (p / "state.json").exists())

@@ -26,8 +26,7 @@ from qwq.rollout.leases import GroupKey
 from qwq.rollout.roster import FleetSettings, Weights
 from qwq.text.template import ChatFormat
 from qwq.train.checkpoint import StageRun
-from qwq.train.packing import pack_groups
-from qwq.train.reference import batch_logprobs
+from qwq.train.packing import batch_logprobs, pack_groups
 from qwq.types import Message, Problem, Rollout
 
 # The prompt of every probe: long enough for several blocks of an engine's KV cache.

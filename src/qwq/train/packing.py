@@ -1,20 +1,22 @@
-"""Token sequences in, flat tensors out: next-token targets, weights, and the layout that keeps
-sequences apart.
+"""Token sequences in, flat tensors out: next-token targets, weights, the layout that keeps
+sequences apart, and the log-probabilities of what was packed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 
 import torch
 from torch import Tensor
 
+from qwq.cluster.ulysses import ContextGroup, DividedLayout
 from qwq.model.layouts import Packed, micro_batches, shared_prefix
-from qwq.model.transformer import Layout
+from qwq.model.transformer import Layout, Transformer
+from qwq.train.losses import token_logprobs
 
-__all__ = ["PackedBatch", "micro_batches", "pack", "pack_groups"]
+__all__ = ["PackedBatch", "batch_logprobs", "micro_batches", "pack", "pack_groups"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,41 @@ class PackedBatch:
     @property
     def num_tokens(self) -> int:
         return len(self.ids_N)
+
+    def divided(self, context: ContextGroup) -> tuple[PackedBatch, list[int]]:
+        """This process's tokens and their predictions, without `extra`; and how many predictions
+        each process of the group has.
+        """
+        own = context.own(self.num_tokens)
+        bounds = torch.tensor(context.bounds(self.num_tokens), device=self.where_M.device)
+        ends = torch.searchsorted(self.where_M, bounds).tolist()
+        inside = slice(ends[context.rank], ends[context.rank + 1])
+        batch = PackedBatch(
+            self.ids_N[own],
+            DividedLayout(self.layout, context),
+            self.where_M[inside] - own.start,
+            self.targets_M[inside],
+            self.weights_M[inside],
+        )
+        return batch, [b - a for a, b in pairwise(ends)]
+
+
+def batch_logprobs(
+    model: Transformer, batch: PackedBatch, temperature: float = 1.0, context: ContextGroup | None = None
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the batch's M predicted tokens, and the entropies there: (M,) each.
+
+    With `context` each process of the group computes its own tokens and has the values of all; the
+    gradient of what is made of them goes through its own. Summed over the group it is the whole
+    one.
+    """
+    own, counts = (batch, []) if context is None else batch.divided(context)
+    hidden = model(own.ids_N, own.layout).index_select(0, own.where_M)
+    found = token_logprobs(hidden, model.head_weight, own.targets_M, temperature=temperature)
+    if context is None:
+        return found
+    logprob_M, entropy_M = context.joined(torch.stack(found), counts)
+    return logprob_M, entropy_M.detach()
 
 
 def pack(

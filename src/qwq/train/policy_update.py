@@ -23,8 +23,8 @@ from qwq.model.transformer import Transformer
 from qwq.train.groups import Group
 from qwq.train.losses import BatchSize, ImportanceRule, Loss, PolicyTerms, load_loss, policy_terms
 from qwq.train.optim import Optimizer
-from qwq.train.packing import PackedBatch, micro_batches, pack_groups
-from qwq.train.reference import ReferenceModel, batch_logprobs
+from qwq.train.packing import PackedBatch, batch_logprobs, micro_batches, pack_groups
+from qwq.train.reference import ReferenceModel
 from qwq.types import Rollout
 
 # Promise 1, for real models; the tiny one stays under 1e-4 (tests).
@@ -129,7 +129,7 @@ class PolicyUpdater:
         """
         part, first = self._pack(micro.groups), micro.old_N is None
         trained = cast(Transformer, self.division.module)
-        logprob, entropy = batch_logprobs(trained, part, self.config.temperature)
+        logprob, entropy = batch_logprobs(trained, part, self.config.temperature, self.division.context)
         found = self._check_mismatch(logprob.detach(), part) if first else {}
         terms = self._terms(part, logprob, micro.old_N, micro.reference_N)
         weights = self.loss.weights(part.extra["sequence"])

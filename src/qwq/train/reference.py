@@ -8,28 +8,30 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from qwq.cluster.ulysses import ContextGroup
 from qwq.errors import ConfigError
 from qwq.model import lora
 from qwq.model.transformer import Transformer
-from qwq.train.losses import kl_term, token_logprobs
-from qwq.train.packing import PackedBatch
-
-
-def batch_logprobs(model: Transformer, batch: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the batch's M completion tokens, and the entropies there: (M,) each."""
-    hidden = model(batch.ids_N, batch.layout).index_select(0, batch.where_M)
-    return token_logprobs(hidden, model.head_weight, batch.targets_M, temperature=temperature)
+from qwq.train.losses import kl_term
+from qwq.train.packing import PackedBatch, batch_logprobs
 
 
 class ReferenceModel:
     """The stage's start.
 
     With LoRA it is the model without its adapters. Else the KL term needs a second copy of the
-    weights (`keep`), and KL that is only watched loads one with `load` each time.
+    weights (`keep`), and KL that is only watched loads one with `load` each time. `context` are the
+    processes that divide each batch's tokens.
     """
 
-    def __init__(self, model: Transformer, load: Callable[[], Transformer] | None = None) -> None:
-        self.model, self.load = model, load
+    def __init__(
+        self,
+        model: Transformer,
+        load: Callable[[], Transformer] | None = None,
+        *,
+        context: ContextGroup | None = None,
+    ) -> None:
+        self.model, self.load, self.context = model, load, context
         self.has_adapters = bool(lora.adapters(model))
         self.copy: Transformer | None = None
 
@@ -46,10 +48,10 @@ class ReferenceModel:
         """Log-probabilities (M,) of a batch's completion tokens; `start` in place of the copy."""
         if self.has_adapters:
             with lora.switched_off(self.model):
-                return batch_logprobs(self.model, batch, temperature)[0]
+                return batch_logprobs(self.model, batch, temperature, self.context)[0]
         model = start or self.copy
         assert model is not None
-        return batch_logprobs(model, batch, temperature)[0]
+        return batch_logprobs(model, batch, temperature, self.context)[0]
 
     @contextmanager
     def loaded(self) -> Iterator[Transformer | None]:

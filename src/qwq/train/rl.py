@@ -106,12 +106,14 @@ class RlTrainer:
         self.model, self.chat, self.config, self.compute, self.run = model, chat, config, compute, run
         self.world = run.world
         self.mix, self.rewarder, self.seed, self.after_step = mix, rewarder, seed, after_step
-        self.optimizer = Optimizer(model, config.optim, config.steps * config.updates, division=run.divide(model))
+        self.optimizer = Optimizer(
+            model, config.optim, config.steps * config.updates, division=run.divide(model, tokens=True)
+        )
         self.policy = TrainerPolicy(model, chat, max_rows=compute.max_rows, name=f"the policy of stage {run.name}")
         self.limits = EpisodeLimits(**config.tools.model_dump())
         self.params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         self.store = RolloutStore(run.rollouts_folder)
-        self.reference = ReferenceModel(model, load_reference)
+        self.reference = ReferenceModel(model, load_reference, context=self.optimizer.division.context)
         self.updater = PolicyUpdater(model, config, compute, self.optimizer, self.reference)
         self.state = run.state.part(RlState)
         self.watch = Watch(self.state.watch)

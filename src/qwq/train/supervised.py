@@ -15,9 +15,9 @@ from qwq.model.transformer import Transformer
 from qwq.tasks.procedural.base import digest
 from qwq.train.checkpoint import StageRun
 from qwq.train.documents import Document, batches
-from qwq.train.losses import token_logprobs, weighted_nll
+from qwq.train.losses import weighted_nll
 from qwq.train.optim import Optimizer
-from qwq.train.packing import pack
+from qwq.train.packing import batch_logprobs, pack
 
 
 def supervised_step(model: Transformer, optimizer: Optimizer, documents: list[Document], step: int) -> dict[str, Any]:
@@ -32,8 +32,7 @@ def supervised_step(model: Transformer, optimizer: Optimizer, documents: list[Do
 
     def one(part: list[Document]) -> dict[str, float]:
         batch = pack([ids for ids, _ in part], [weights for _, weights in part], model.device)
-        hidden = trained(batch.ids_N, batch.layout).index_select(0, batch.where_M)
-        logprob_M, _ = token_logprobs(hidden, trained.head_weight, batch.targets_M)
+        logprob_M, _ = batch_logprobs(trained, batch, context=division.context)
         loss = weighted_nll(logprob_M, batch.weights_M, total)
         loss.backward()
         return {"loss": loss.item(), "tokens": batch.num_tokens}
@@ -78,6 +77,6 @@ class EpochStream:
 
 def train_on_stream(model: Transformer, optim: Optim, stream: EpochStream, steps: int, run: StageRun) -> None:
     """`steps` updates on the stream's batches."""
-    optimizer = Optimizer(model, optim, steps, division=run.divide(model))
+    optimizer = Optimizer(model, optim, steps, division=run.divide(model, tokens=True))
     run.resume(model, optimizer)
     run.run(steps, model, optimizer, lambda index: supervised_step(model, optimizer, stream.batch(index), index))

@@ -17,8 +17,7 @@ from qwq.endpoint.rollout_client import RolloutClient, SampleRequest
 from qwq.errors import ConfigError, InfraError
 from qwq.model.weights import load_model, save_model
 from qwq.serve.options import ServeOptions
-from qwq.train.packing import pack_groups
-from qwq.train.reference import batch_logprobs
+from qwq.train.packing import batch_logprobs, pack_groups
 
 PROMPT = [5, 9, 40, 41, 42, 7, 8, 9, 10, 11] * 4
 WAIT = 20.0

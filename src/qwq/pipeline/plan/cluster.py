@@ -3,9 +3,10 @@
 
 Assumed: FSDP2 over all GPUs for the trainer (bfloat16 weights, float32 copies, gradients and
 AdamW's moments, all sharded; one layer gathered at a time and the next one under way), replicas of
-`tensor_parallel` GPUs for the sampler, taking turns on the same GPUs. At most: every completion as
-long as it may be and every refill full. Expected: lengths with a long tail around `expected_tokens`
-(`simulate.py`), refills of `expected_zero_signal` of the prompts, and failures.
+`tensor_parallel` GPUs for the sampler, taking turns on the same GPUs. With `cluster.context` so
+many of them divide the tokens of a pass. At most: every completion as long as it may be and every
+refill full. Expected: lengths with a long tail around `expected_tokens` (`simulate.py`), refills of
+`expected_zero_signal` of the prompts, and failures.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from qwq.model.config import ModelConfig
 from qwq.model.footprint import DENSE_MASK, FLOAT, mask_entries, shared_copies, update_parts
 from qwq.pipeline.plan.counts import PlanContext, count
 from qwq.pipeline.plan.micro_batches import micro_batches_of
-from qwq.pipeline.plan.peak import trained_parameters
+from qwq.pipeline.plan.peak import own_share, trained_parameters
 from qwq.pipeline.plan.simulate import DecodeCost, fleet_seconds, tailed_lengths, with_failures
 
 SAVING_SHARE = 0.04  # train.checkpoint saves no more often than this share of the time allows
@@ -92,13 +93,13 @@ def full_engine(config: ModelConfig, cluster: Cluster, rows: int, context: float
 def _training_bytes(stage: RlConfig, cluster: Cluster, context: PlanContext, prompt: int) -> dict[str, float]:
     recipe, config = context.recipe, context.config
     parameters, trained = config.num_parameters, trained_parameters(stage.lora, config)
-    # A completion is not divided, and a part of a group holds its prompt.
+    # A micro-batch holds whole completions, and a part of a group its prompt.
     micro = micro_batches_of(stage, recipe.compute.micro_batch_tokens)
     shape = (micro.completions, stage.max_new_tokens)
     tokens = max(recipe.compute.micro_batch_tokens, stage.max_new_tokens) + micro.prompts * prompt
+    own, laid_out = own_share(recipe, config, tokens, shared_copies(config, *shape, micro.prompts, prompt))
     update = update_parts(
-        config, tokens, laid_out=shared_copies(config, *shape, micro.prompts, prompt), trained=trained,
-        recompute=recipe.compute.recompute, width=BF16,
+        config, own, laid_out=laid_out, trained=trained, recompute=recipe.compute.recompute, width=BF16,
     )  # fmt: skip
     training = {
         "weights": BF16 * parameters / cluster.gpus,

@@ -18,7 +18,7 @@ from qwq.pipeline.plan.lengths import ASSUMED_PROMPT, longest_prompt
 from qwq.pipeline.plan.machine import Machine, can_measure, measure
 from qwq.pipeline.plan.minutes import evaluation_seconds, minutes_rows
 from qwq.pipeline.plan.peak import evaluation_memory
-from qwq.pipeline.plan.processes import free_for_each, in_each_process, process_lines
+from qwq.pipeline.plan.processes import check_context, free_for_each, in_each_process, process_lines
 from qwq.pipeline.plan.rows import read_own_data
 from qwq.pipeline.plan.shape import model_config
 from qwq.pipeline.preflight import missing_lines
@@ -51,6 +51,7 @@ def explain(
     with what memory it needs; with `machine` also one with its minutes there.
     """
     config, folder = model_config(recipe), RunFolder(runs / recipe.run_name)
+    check_context(recipe, config)
     uses, data_lines = read_own_data(recipe, folder, config.max_positions)
     contexts = [
         PlanContext(recipe, name, config, uses.get(stage.data_owner(name))) for name, stage in recipe.stages.items()

@@ -17,6 +17,7 @@ from qwq.model.footprint import (
     FLOAT,
     PROGRAM,
     allocator_bytes,
+    exchanged_values,
     inference_memory,
     lora_parameters,
     packed_copies,
@@ -44,12 +45,31 @@ def training_base(recipe: Recipe, config: ModelConfig, trained: int) -> dict[str
     return base | ({} if on_cuda(recipe.compute.device) else {"program": PROGRAM})
 
 
+def own_share(recipe: Recipe, config: ModelConfig, tokens: int, laid_out: int) -> tuple[int, int]:
+    """Of a pass over `tokens` tokens, whose attention lays out `laid_out` numbers a layer: what is
+    one process's where `cluster.context` of them divide it.
+    """
+    each = recipe.cluster.context if recipe.cluster else 1
+    own = math.ceil(tokens / each)
+    return own, math.ceil(laid_out / each) + exchanged_values(config, own, each)
+
+
 def update_phase(
-    recipe: Recipe, config: ModelConfig, tokens: int, trained: int, *, laid_out: int = 0, head: bool = True
+    recipe: Recipe,
+    config: ModelConfig,
+    tokens: int,
+    trained: int,
+    *,
+    laid_out: int = 0,
+    head: bool = True,
+    divided: bool = True,
 ) -> dict[str, int]:
     """Parts of one forward and backward pass over `tokens` tokens; `laid_out` and `head` as in
-    `footprint.update_parts`.
+    `footprint.update_parts`. `divided`: whether the stage divides a pass's tokens where the recipe
+    asks for it.
     """
+    if divided:
+        tokens, laid_out = own_share(recipe, config, tokens, laid_out)
     width = 2 if recipe.compute.dtype == "bfloat16" else FLOAT
     recompute = recipe.compute.recompute
     parts = update_parts(

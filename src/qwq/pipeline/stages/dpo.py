@@ -32,6 +32,7 @@ from qwq.report.view import Fact, Panel, StageView
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from qwq.cluster.ulysses import ContextGroup
     from qwq.model.transformer import Transformer
     from qwq.pipeline.job import StageJob
 
@@ -87,7 +88,7 @@ class DpoStage(PairsStage):
         splits = self.pairs_of(job, model.config)
         pairs, test = splits["train"], splits["test"]
         steps = self.num_steps(len(pairs))
-        optimizer = Optimizer(model, self.optim, steps, division=job.run.divide(model))
+        optimizer = Optimizer(model, self.optim, steps, division=job.run.divide(model, tokens=True))
 
         # Before `resume`: these are the weights that the stage starts from.
         def at_the_start() -> list[list[list[float]]]:
@@ -106,7 +107,7 @@ class DpoStage(PairsStage):
             chosen = self.pairs_of_step(index, len(pairs), f"{job.seed}/{job.name}")
 
             def one(part: list[int]) -> dict[str, float]:
-                logprob_P2 = answer_logprobs(trained, [pairs[i] for i in part])
+                logprob_P2 = answer_logprobs(trained, [pairs[i] for i in part], division.context)
                 reward_P2 = self.beta * (logprob_P2 - start_P2[part].to(logprob_P2.device))
                 loss = preference_loss(reward_P2[:, CHOSEN], reward_P2[:, REJECTED]) * (len(part) / len(chosen))
                 loss.backward()
@@ -138,12 +139,11 @@ class DpoStage(PairsStage):
         return {"score": wins / len(test), "ci95": interval, "n": len(test), "margin": margin}
 
 
-def answer_logprobs(model: Transformer, pairs: Sequence[PairExample]) -> Tensor:
+def answer_logprobs(model: Transformer, pairs: Sequence[PairExample], context: ContextGroup | None = None) -> Tensor:
     """Log-probability, in nats, of each pair's chosen and rejected answer behind its prompt: (P,
-    2).
+    2). `context` as in `train.packing.batch_logprobs`.
     """
-    from qwq.train.losses import token_logprobs
-    from qwq.train.packing import pack_groups
+    from qwq.train.packing import batch_logprobs, pack_groups
 
     prompts = [list(p.chosen[: len(p.chosen) - p.chosen_length]) for p in pairs]
     answers = [[list(p.chosen[-p.chosen_length :]), list(p.rejected[-p.rejected_length :])] for p in pairs]
@@ -151,8 +151,7 @@ def answer_logprobs(model: Transformer, pairs: Sequence[PairExample]) -> Tensor:
     batch = pack_groups(
         prompts, answers, [[[1] * len(ids) for ids in both] for both in answers], {"answer": numbers}, model.device
     )
-    hidden = model(batch.ids_N, batch.layout).index_select(0, batch.where_M)
-    logprob_M, _ = token_logprobs(hidden, model.head_weight, batch.targets_M)
+    logprob_M, _ = batch_logprobs(model, batch, context=context)
     return logprob_M.new_zeros(2 * len(pairs)).index_add(0, batch.extra["answer"].long(), logprob_M).view(-1, 2)
 
 

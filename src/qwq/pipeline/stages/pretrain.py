@@ -86,7 +86,7 @@ class PretrainStage(Stage):
         # batch_tokens on average.
         sample = [len(document(i)[0]) for i in range(200)]
         steps = max(1, round(self.tokens / (self.batch_tokens + 0.5 * sum(sample) / len(sample))))
-        optimizer = Optimizer(model, self.optim, steps, division=run.divide(model))
+        optimizer = Optimizer(model, self.optim, steps, division=run.divide(model, tokens=True))
         cursor = run.state.part(Cursor)
         run.resume(model, optimizer)
         stream = batches(document, cursor.next_document, self.batch_tokens)

@@ -42,7 +42,7 @@ class RewardModelStage(PairsStage):
     def update(self, context: PlanContext, tokens: int) -> dict[str, int]:
         trained = self.trained_parameters(context.recipe, context.config)
         copies = packed_copies(context.config, 1, tokens, 0.0)  # of rows that differ in length
-        return update_phase(context.recipe, context.config, tokens, trained, laid_out=copies, head=False)
+        return update_phase(context.recipe, context.config, tokens, trained, laid_out=copies, head=False, divided=False)
 
     def run(self, job: StageJob) -> StageResult:
         from qwq.model.weights import save_reward_model
