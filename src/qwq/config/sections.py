@@ -236,6 +236,11 @@ class ComputeSection(Section):
         description="seconds between checkpoints, more where saving would take over 4% of the time; 0: after every "
         "step",
     )
+    background_checkpoints: bool = Field(
+        False,
+        description="write a checkpoint from a copy in host memory while the next steps are taken; the next one waits "
+        "for it",
+    )
 
     @field_validator("device")
     @classmethod

@@ -172,7 +172,8 @@ class RecipeRun:
             check_capacity(self.recipe, name, self.files, self.inputs.use_of(name), self.world.local_size)
         run = StageRun(
             self.folder, name, stage.kind, progress=self.progress, stop=self.stop, resume_hint=self.command,
-            interval_s=self.recipe.compute.checkpoint_interval_s, world=self.world,
+            interval_s=self.recipe.compute.checkpoint_interval_s,
+            background=self.recipe.compute.background_checkpoints, world=self.world,
         )  # fmt: skip
         torch.manual_seed(self.recipe.seed)
         result = stage.run(StageJob(self.recipe, name, chat, self.models, self.inputs, run, self.files.record))

@@ -1,10 +1,10 @@
 """Saving and resuming: a killed run loses at most the work since its last checkpoint (design
 promise 5).
 
-A checkpoint is a folder that appears by atomic rename: weights, optimiser moments and a small JSON
-state (step, data cursor, seconds). Everything else a step needs (which documents, which random
-numbers) is a function of the seed and the step, and rollouts are read back from their log, so the
-continued run takes the very steps the undisturbed one would have taken.
+A checkpoint (`checkpoint_writer.py`) is a folder that appears by atomic rename: weights, optimiser
+moments and a small JSON state (step, data cursor, seconds). Everything else a step needs (which
+documents, which random numbers) is a function of the seed and the step, and rollouts are read back
+from their log, so the continued run takes the very steps the undisturbed one would have taken.
 """
 
 from __future__ import annotations
@@ -22,35 +22,26 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from qwq.cluster.divide import divide
 from qwq.cluster.division import WholeBatch
 from qwq.cluster.world import RankWorld
-from qwq.common.files import atomic_folder, read_record, whole_lines, write_atomic
+from qwq.common.files import read_record, whole_lines, write_atomic
 from qwq.common.heap import settled_heap
 from qwq.common.jsonl import without_nonfinite
 from qwq.common.run_folder import RunFolder
 from qwq.common.signals import ending_signals
 from qwq.data.examples import FileUse
-from qwq.errors import CapacityError, ConfigError, Interrupted, ModelError
+from qwq.errors import ConfigError, Interrupted, ModelError
+from qwq.train.checkpoint_writer import CheckpointWriter
 from qwq.train.optim import Optimizer
 from qwq.train.state import StageState
 
 OPTIMIZER = "optimizer"
 SAVING_SHARE = 0.04  # of the time, at most
 MIN_INTERVAL_S = 5.0  # the default of the recipe's compute.checkpoint_interval_s
-
-
-def check_disk(folder: Path, needed_bytes: int) -> None:
-    """Refuse before writing when the disk cannot take it."""
-    free = shutil.disk_usage(folder).free
-    if needed_bytes > free:
-        raise CapacityError(
-            f"a checkpoint in {folder} needs {needed_bytes / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free: "
-            "free some space and run the same command again (the last checkpoint is untouched)"
-        )
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
@@ -116,7 +107,8 @@ class StageRun:
 
     `state` travels with every checkpoint; steps keep in it, or in a part of it, whatever the next
     step depends on. A step that puts a sentence in `state.ended` ends the stage early. `tensors`
-    travels in the same way, for what is too large for JSON.
+    travels in the same way, for what is too large for JSON; they are replaced, never changed. With
+    `background` a checkpoint is written while the next steps are taken.
 
     With several processes (`world`) every one calls every method; the first writes the files, and
     all read the same ones.
@@ -132,6 +124,7 @@ class StageRun:
         stop: StopFlag | None = None,
         resume_hint: str = "run the same command again",
         interval_s: float = MIN_INTERVAL_S,
+        background: bool = False,
         world: RankWorld | None = None,
     ) -> None:
         self.name, self.kind, self.world = name, kind, world or RankWorld()
@@ -141,6 +134,7 @@ class StageRun:
         self.metrics_path = places.metrics
         self.progress, self.stop = progress or Progress(), stop or StopFlag()
         self.resume_hint, self.interval_s = resume_hint, interval_s
+        self.writer = CheckpointWriter(self.folder, in_background=background)
         self.state = StageState()
         self.tensors: dict[str, Tensor] = {}
 
@@ -156,7 +150,10 @@ class StageRun:
 
     @property
     def saved_step(self) -> int:
-        """Steps that the last checkpoint on disk has taken; 0 where there is none."""
+        """Steps that the last checkpoint on disk has taken, after the one that is being written; 0
+        where there is none.
+        """
+        self.writer.wait()
         latest = self._latest()
         return int(latest.name.removeprefix("step-")) if latest else 0
 
@@ -190,34 +187,12 @@ class StageRun:
 
     def save(self, module: nn.Module, optimizer: Optimizer) -> None:
         """Keep a checkpoint of whole weights and moments, which any number of processes can resume
-        from. CapacityError where the disk does not take it.
+        from. CapacityError where the disk does not take it, or did not take the one before.
         """
         weights = trained_weights(module)
         moments = optimizer.state()
-        self.world.alone(lambda: self._write(weights, moments))
-
-    def _write(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
-        size = sum(t.numel() * t.element_size() for t in [*weights.values(), *moments.values(), *self.tensors.values()])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        check_disk(self.folder, size + (1 << 20))
-        target = self.folder / f"step-{self.state.step:06d}"
-        try:
-            with atomic_folder(target) as partial:
-                save_file(_distinct(weights), partial / "weights.safetensors")
-                save_file(_distinct(moments), partial / "optimizer.safetensors")
-                if self.tensors:
-                    save_file(_distinct(self.tensors), partial / "tensors.safetensors")
-                write_atomic(partial / "state.json", json.dumps(self.state.to_dict()))
-        except (OSError, SafetensorError) as error:
-            # The disk was full after all, or failed: what was half written is gone, the last good
-            # checkpoint stays.
-            raise CapacityError(
-                f"a checkpoint of {size / 2**20:.1f} MiB could not be written to {self.folder} ({error}): free that "
-                "much and run the same command again (the last checkpoint is untouched)"
-            ) from error
-        for old in self.folder.glob("step-*"):
-            if old != target:
-                shutil.rmtree(old)
+        state = json.dumps(self.state.to_dict())
+        self.world.alone(lambda: self.writer.write(self.state.step, weights, moments, self.tensors, state))
 
     def tell_data(self, use: FileUse) -> None:
         """Say what the stage takes of a data file, and keep it for the stage's record (`data` in
@@ -232,6 +207,16 @@ class StageRun:
     ) -> None:
         """Take the steps that are left. `step_fn(step)` does one and returns its metrics."""
         self.progress.start(self.name, self.kind, total, self.state.step)
+        try:
+            self._take_steps(total, module, optimizer, step_fn)
+        finally:
+            self.writer.wait()  # nobody is told that the state is saved before it is
+        if self.writer.in_background and self.writer.num_written:
+            self.progress.note(f"{self.name}: {self.writer.account()}")
+
+    def _take_steps(
+        self, total: int, module: nn.Module, optimizer: Optimizer, step_fn: Callable[[int], dict[str, Any]]
+    ) -> None:
         last_save, save_seconds = time.perf_counter(), 0.0
         while self.state.step < total and not self.state.ended:
             started = time.perf_counter()
@@ -292,21 +277,9 @@ class StageRun:
         self.world.alone(self._clear)
 
     def _clear(self) -> None:
+        self.writer.wait()
         for old in [*self.folder.glob("step-*"), *self.folder.glob(".step-*"), *self.folder.glob("best-*")]:
             shutil.rmtree(old)
-
-
-def _distinct(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Safetensors refuses tensors that share memory; tied ones are copied."""
-    seen: set[int] = set()
-    out = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().contiguous()
-        if tensor.data_ptr() in seen and tensor.numel():
-            tensor = tensor.clone()
-        seen.add(tensor.data_ptr())
-        out[name] = tensor
-    return out
 
 
 def trained_weights(module: nn.Module) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
 # them.
 PARTS = (
     "program", "weights", "gradients", "AdamW", "float32 copies", "reference", "reward model", "last good check",
-    "key/value cache", "activations", "logits", "allocator",
+    "checkpoint copy", "key/value cache", "activations", "logits", "allocator",
 )  # fmt: skip
 
 

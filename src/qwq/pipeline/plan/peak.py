@@ -42,6 +42,10 @@ def training_base(recipe: Recipe, config: ModelConfig, trained: int) -> dict[str
     base = {"weights": (2 if small else FLOAT) * config.num_parameters, "AdamW": 2 * FLOAT * trained}
     # Parameters in 16 bits have a float32 copy.
     base |= {"float32 copies": FLOAT * trained} if small else {}
+    if recipe.compute.background_checkpoints and not on_cuda(recipe.compute.device):
+        # What a checkpoint holds, copied for the thread that writes it.
+        copied = (2 if small else FLOAT) * trained + base["AdamW"] + base.get("float32 copies", 0)
+        base["checkpoint copy"] = copied
     return base | ({} if on_cuda(recipe.compute.device) else {"program": PROGRAM})
 
 
