@@ -136,7 +136,7 @@ def group(number: int, prompt: int, lengths: list[int]) -> Group:
     return Group(rollouts, [(-1.0) ** i * (1 + i) for i in range(len(lengths))])
 
 
-def reinforced(world: RankWorld, options: dict[str, Any], *, joined: bool = False) -> Result:
+def reinforced(world: RankWorld, options: dict[str, Any], joined: bool = False) -> Result:
     """Figures and gradient of the second update on two groups (in the first every ratio is 1), with
     a mask in attention or, `joined`, without.
     """

@@ -229,6 +229,10 @@ class ComputeSection(Section):
     recompute: bool = Field(
         False, description="keep each layer's input only and compute the rest again in the backward pass"
     )
+    offload: bool = Field(
+        False,
+        description="with recompute on a GPU: the layers' inputs wait in host memory for the backward pass",
+    )
     cluster: Cluster | None = Field(None, description="machines to plan for")
     checkpoint_interval_s: float = Field(
         5.0,
@@ -252,6 +256,16 @@ class ComputeSection(Section):
                 f"{nearest(kind, DEVICES)}"
             )
         return value
+
+    @model_validator(mode="after")
+    def _has_somewhere_to_offload(self) -> ComputeSection:
+        if self.offload and (self.device == "cpu" or not self.recompute):
+            raise ValueError(
+                f"offload moves the inputs that recompute keeps from a GPU to host memory, and device is "
+                f"{self.device!r} and recompute {str(self.recompute).lower()}: set recompute to true and device to a "
+                "GPU, or leave offload out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _settle_dtype(self) -> ComputeSection:

@@ -145,6 +145,7 @@ def update_parts(
     head: bool = True,
     trained: int | None = None,
     recompute: bool = False,
+    offload: bool = False,
     width: int = FLOAT,
 ) -> dict[str, int]:
     """Bytes of one backward pass over `num_tokens` tokens; without `head` (reward models) there are
@@ -152,12 +153,13 @@ def update_parts(
 
     `laid_out` as in `activation_values`; `trained` parameters have gradients (None: all), summed in
     float32 whatever the weights have; with `recompute` each layer keeps its input only and one is
-    whole at a time; `width` is an activation's bytes. The peak is where the loss is computed, or
-    where the last layer's gradients are: the larger of the two.
+    whole at a time, with `offload` these inputs are not on the device either; `width` is an
+    activation's bytes. The peak is where the loss is computed, or where the last layer's gradients
+    are: the larger of the two.
     """
     trained = config.num_parameters if trained is None else trained
     if recompute:
-        kept = num_tokens * config.hidden_size * (config.num_layers + 4)
+        kept = num_tokens * config.hidden_size * ((1 if offload else config.num_layers) + 4)
         backward = layer_values(config, num_tokens, laid_out) + backward_values(config, num_tokens)
     else:
         kept, backward = activation_values(config, num_tokens, laid_out), backward_values(config, num_tokens)

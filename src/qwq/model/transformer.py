@@ -16,6 +16,7 @@ RMSNorm (Zhang and Sennrich 2019), SwiGLU (Shazeer 2020), grouped-query attentio
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from qwq.model.config import ModelConfig
+from qwq.model.host_inputs import kept_on_host
 from qwq.model.linear import Linear, linear
 from qwq.model.rope import apply_rope, rope_tables
 
@@ -98,6 +100,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False  # keep each block's input only, for less memory in training
+        self.offload = False  # and that in host memory
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -119,7 +122,8 @@ class Transformer(nn.Module):
         cos, sin = cos.to(x_ND.dtype), sin.to(x_ND.dtype)
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                x_ND = checkpoint(block, x_ND, cos, sin, layout, use_reentrant=False, preserve_rng_state=False)
+                with kept_on_host(x_ND) if self.offload else nullcontext():
+                    x_ND = checkpoint(block, x_ND, cos, sin, layout, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_ND = block(x_ND, cos, sin, layout)
         return self.norm(x_ND)

@@ -54,7 +54,7 @@ class StageJob:
         model = self.start_model()
         if adapters:
             lora.add(model, rank=adapters.rank, alpha=adapters.alpha, seed=self.seed)
-        model.recompute = self.compute.recompute
+        model.recompute, model.offload = self.compute.recompute, self.compute.offload
         return model
 
     def data(self, owner: str | None = None) -> Any:

@@ -189,10 +189,18 @@ class StageRun:
         """Keep a checkpoint of whole weights and moments, which any number of processes can resume
         from. CapacityError where the disk does not take it, or did not take the one before.
         """
-        weights = trained_weights(module)
-        moments = optimizer.state()
+        self.world.alone(self.writer.wait)
+        started = time.perf_counter()
+        files: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}}
+        for kind, entries in (("weights", trained_weights(module).items()), ("optimizer", optimizer.entries())):
+            for name, value in entries:  # gathered one by one; the first process alone keeps them
+                if self.world.leads:
+                    files[kind][name] = self.writer.taken(value)
+        if self.tensors:
+            files["tensors"] = self.tensors
         state = json.dumps(self.state.to_dict())
-        self.world.alone(lambda: self.writer.write(self.state.step, weights, moments, self.tensors, state))
+        self.writer.waited_s += time.perf_counter() - started
+        self.world.alone(lambda: self.writer.write(self.state.step, files, state))
 
     def tell_data(self, use: FileUse) -> None:
         """Say what the stage takes of a data file, and keep it for the stage's record (`data` in

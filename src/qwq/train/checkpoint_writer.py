@@ -45,20 +45,24 @@ class CheckpointWriter:
         self._thread: ThreadPoolExecutor | None = None
         self._under_way: Future[None] | None = None
 
-    def write(self, step: int, weights: Tensors, moments: Tensors, kept: Tensors, state: str) -> None:
-        """Write the checkpoint of `step`. `weights` and `moments` may change afterwards, `kept` may
-        not.
+    def taken(self, tensor: Tensor) -> Tensor:
+        """What of a tensor that may change is given to `write`: a copy in host memory where a
+        thread writes it.
+        """
+        return tensor.detach().to("cpu", copy=True) if self.in_background else tensor
+
+    def write(self, step: int, files: Mapping[str, Tensors], state: str) -> None:
+        """Write the checkpoint of `step`: tensors by file, and `state.json`. In the background they
+        are not to change afterwards.
 
         CapacityError where the disk does not take it, or did not take the one before.
         """
-        started = time.perf_counter()
         self.wait()
-        size = sum(t.numel() * t.element_size() for t in [*weights.values(), *moments.values(), *kept.values()])
+        started = time.perf_counter()
+        size = sum(t.numel() * t.element_size() for tensors in files.values() for t in tensors.values())
         self.folder.mkdir(parents=True, exist_ok=True)
         check_disk(self.folder, size + (1 << 20))
-        files = {"weights": weights, "optimizer": moments} | ({"tensors": kept} if kept else {})
         if self.in_background:
-            files |= {"weights": _copied(weights), "optimizer": _copied(moments)}
             self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
             self._under_way = self._thread.submit(self._write, step, files, state, size)
         else:
@@ -67,11 +71,13 @@ class CheckpointWriter:
 
     def wait(self) -> None:
         """Wait for the checkpoint that is being written. CapacityError where that failed."""
-        under_way, self._under_way = self._under_way, None
+        started, under_way = time.perf_counter(), self._under_way
+        self._under_way = None
         if under_way is not None:
             under_way.result()
+            self.waited_s += time.perf_counter() - started
 
-    def _write(self, step: int, files: dict[str, Tensors], state: str, size: int) -> None:
+    def _write(self, step: int, files: Mapping[str, Tensors], state: str, size: int) -> None:
         started = time.perf_counter()
         target = self.folder / f"step-{step:06d}"
         try:
@@ -98,10 +104,6 @@ class CheckpointWriter:
             f"{self.num_written} checkpoints were written in {self.written_s:.1f} s beside the training, which waited "
             f"{self.waited_s:.1f} s for them"
         )
-
-
-def _copied(tensors: Tensors) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def _distinct(tensors: Tensors) -> dict[str, Tensor]:

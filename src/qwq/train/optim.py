@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -175,13 +175,17 @@ class Optimizer:
         """Moments and step counts by parameter name, and the float32 copies there are; all whole,
         whatever the division.
         """
-        out: dict[str, Tensor] = {}
+        return dict(self.entries())
+
+    def entries(self) -> Iterator[tuple[str, Tensor]]:
+        """The same one by one. Every process goes through all of them: what is divided is gathered
+        when its turn comes.
+        """
         for name, p, master in zip(self.names, self.params, self.masters, strict=True):
             for key, value in self.adam.state.get(master, {}).items():
-                out[f"{name}/{key}"] = self.division.full(value)
+                yield f"{name}/{key}", self.division.full(value)
             if master.dtype != p.dtype:
-                out[f"{name}/{MASTER}"] = self.division.full(master.detach())
-        return out
+                yield f"{name}/{MASTER}", self.division.full(master.detach())
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take copies of what `state` gave; the state of a parameter not in it is cleared."""

@@ -67,7 +67,7 @@ def test_a_process_may_have_no_token_that_is_predicted_or_none_at_all(two):
 def test_groups_with_a_shared_prompt_have_the_gradient_of_one_process(two, options, joined):
     """GSPO's ratio and GRPO's weights are of whole completions, which lie on both processes."""
     found = two.run(reinforced, {"context": 2, "reduction": "scatter"}, options, joined)
-    same(found, reinforced(alone(), options, joined=joined))
+    same(found, reinforced(alone(), options, joined))
 
 
 @two_processes

@@ -107,7 +107,7 @@ def test_a_failure_reaches_the_training_and_the_last_one_stays(tmp_path, monkeyp
     monkeypatch.setattr(checkpoint_writer, "save_file", full)
     run.state.step = 1
     run.save(model, optimizer)
-    with pytest.raises(CapacityError, match="could not be written .* No space left .* the last checkpoint is untouch"):
+    with pytest.raises(CapacityError, match="could not be written .* No space left .*the last checkpoint is untouched"):
         run.save(model, optimizer)
     assert run.saved_step == 0 and [p.name for p in run.folder.iterdir()] == ["step-000000"]
     run.state.step = 0

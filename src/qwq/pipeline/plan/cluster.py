@@ -99,7 +99,8 @@ def _training_bytes(stage: RlConfig, cluster: Cluster, context: PlanContext, pro
     tokens = max(recipe.compute.micro_batch_tokens, stage.max_new_tokens) + micro.prompts * prompt
     own, laid_out = own_share(recipe, config, tokens, shared_copies(config, *shape, micro.prompts, prompt))
     update = update_parts(
-        config, own, laid_out=laid_out, trained=trained, recompute=recipe.compute.recompute, width=BF16,
+        config, own, laid_out=laid_out, trained=trained, recompute=recipe.compute.recompute,
+        offload=recipe.compute.offload, width=BF16,
     )  # fmt: skip
     training = {
         "weights": BF16 * parameters / cluster.gpus,

@@ -75,10 +75,10 @@ def update_phase(
     if divided:
         tokens, laid_out = own_share(recipe, config, tokens, laid_out)
     width = 2 if recipe.compute.dtype == "bfloat16" else FLOAT
-    recompute = recipe.compute.recompute
     parts = update_parts(
-        config, tokens, laid_out=laid_out, head=head, trained=trained, recompute=recompute, width=width
-    )
+        config, tokens, laid_out=laid_out, head=head, trained=trained, recompute=recipe.compute.recompute,
+        offload=recipe.compute.offload, width=width,
+    )  # fmt: skip
     if not on_cuda(recipe.compute.device):
         parts["allocator"] = allocator_bytes(config, tokens, width=width)
     return parts
