@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import Command
 
 from qwq.cli import main
 from qwq.model.config import preset
@@ -24,7 +24,6 @@ from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
 
 RECIPE = Path(__file__).with_name("mini.toml")
-QWQ = str(Path(sys.executable).with_name("qwq"))
 PATIENCE_S = 600.0  # for one start of the command, on a machine however busy
 
 
@@ -56,11 +55,11 @@ class Run:
         return json.loads((self.folder / "results.json").read_text())
 
 
-def start(runs: Path, *options: str) -> subprocess.Popen[str]:
+def start(runs: Path, *options: str) -> Command:
     # Every warning is an error, as in the tests that run inside pytest.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
-    command = [QWQ, "train", str(RECIPE), "--runs", str(runs), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return Command("train", RECIPE, "--runs", runs, *options, env=environment, **pipes)
 
 
 def finish(runs: Path, *options: str) -> tuple[int, str, str]:

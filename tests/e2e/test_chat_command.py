@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from little import QWQ, make_model
+from commands import run
+from little import make_model
 
 from qwq.cli import main
 
@@ -49,10 +50,9 @@ def test_a_question_from_standard_input_is_the_one_on_the_command_line(chat: Cha
 
 
 def test_what_is_piped_is_one_question(folder: Path) -> None:
-    done = subprocess.run(
-        [QWQ, "chat", str(folder), "--seed", "1", "--max-new-tokens", "6"],
-        input="what is 3\n\nand 4?\n/save " + str(folder.parent / "talk.json") + "\n",
-        capture_output=True, text=True, timeout=120,
+    done = run(
+        "chat", folder, "--seed", "1", "--max-new-tokens", "6",
+        input="what is 3\n\nand 4?\n/save " + str(folder.parent / "talk.json") + "\n", timeout=120,
         env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(folder.parent)},
     )  # fmt: skip
     assert done.returncode == 0 and "2 messages are in" in done.stderr, done.stderr

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.processes import differences, finish, ranks, rows, start, wait_for, weights
+from processes import differences, finish, ranks, rows, start, wait_for, weights
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
 SHORT = ("--until", "rl1")

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from commands import run
 from fleets import ending_model, recipe
-from processes import QWQ
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/stat").exists() or not shutil.which("setsid"), reason="needs Linux's /proc and setsid"
@@ -28,10 +28,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def qwq(*words: object) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*QWQ, *map(str, words)], capture_output=True, text=True, timeout=300, env=environment, check=False
-    )
+    return run(*words, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def free_ports(num: int) -> int:

@@ -8,11 +8,11 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from commands import Command
 
 from qwq.cli import commands as cli
 
@@ -39,10 +39,9 @@ mix = { math = 1.0 }
 """
 
 
-def qwq(*argv: str, cwd: Path) -> subprocess.Popen:
+def qwq(*argv: str, cwd: Path) -> Command:
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    words = [sys.executable, "-c", "import sys; from qwq.cli import main; sys.exit(main())", *map(str, argv)]
-    return subprocess.Popen(words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Command(*argv, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import Command
 
 from qwq.cli import run as cli
 from qwq.model.config import preset
@@ -64,19 +64,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @contextlib.contextmanager
 def served(model: Path) -> Iterator[str]:
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from qwq.cli import main; sys.exit(main())",
-        "serve",
-        str(model),
-        "--port",
-        "0",
-        "--threads",
-        "1",
-        "--deterministic",
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    words = ("serve", model, "--port", "0", "--threads", "1", "--deterministic")
+    process = Command(*words, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert process.stderr is not None
     url = next((m[1] for line in process.stderr if (m := re.search(r"ready on (http://[\d.:]+)/v1", line))), None)
     reader = threading.Thread(target=process.stderr.read, daemon=True)

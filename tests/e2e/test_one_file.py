@@ -11,14 +11,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 from qwq.report.palette import COLOURS
 
-QWQ = str(Path(sys.executable).with_name("qwq"))
 TASK = '''
 import qwq
 
@@ -177,9 +176,7 @@ def folder(tmp_path_factory) -> Path:
 
 def qwq(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
-    return subprocess.run(
-        [QWQ, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    return commands.run(*words, cwd=folder, env=environment)
 
 
 @pytest.fixture(scope="module")

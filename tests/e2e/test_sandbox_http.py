@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import threading
 import time
 
@@ -15,7 +14,8 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 import httpx2
-from sandbox_process import QWQ, Server
+from commands import run
+from sandbox_process import Server
 
 from qwq.errors import UsageError
 from qwq.sandbox.http.client import RemoteSandbox
@@ -144,9 +144,9 @@ def test_a_web_page_cannot_use_a_server_without_a_key(server):
 def test_the_command_line_grades_on_a_server(server, tmp_path):
     file = tmp_path / "lines.jsonl"
     file.write_text("".join(json.dumps(line(n, right=n == 0)) + "\n" for n in range(2)))
-    command = [*QWQ, "verify", "code", str(file), "--server", server.url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    words = ("verify", "code", file, "--server", server.url)
+    done = run(*words, timeout=60)
     found = [json.loads(text) for text in done.stdout.splitlines()]
     assert [(f["index"], f["outcome"]) for f in found] == [(0, "correct"), (1, "wrong")]
-    refused = subprocess.run([*command, "--unsafe"], capture_output=True, text=True, timeout=60)
+    refused = run(*words, "--unsafe", timeout=60)
     assert refused.returncode == 2 and "qwq sandbox serve" in refused.stderr

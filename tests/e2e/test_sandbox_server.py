@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import threading
 import time
 from pathlib import Path
 
 import httpx2
 import pytest
-from sandbox_process import QWQ, Server
+from commands import run
+from sandbox_process import Server
 
 from qwq.errors import InfraError, UsageError
 from qwq.sandbox.doctor import doctor
@@ -158,9 +158,8 @@ def test_a_key_is_needed_where_one_is_set():
 
 
 def test_other_machines_are_not_served_without_a_key():
-    command = [*QWQ, "sandbox", "serve", "--host", "0.0.0.0", "--port", "0"]
     env = {k: v for k, v in os.environ.items() if k != "QWQ_SANDBOX_API_KEY"}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    ended = run("sandbox", "serve", "--host", "0.0.0.0", "--port", "0", timeout=60, env=env)
     assert ended.returncode == 2 and "give --api-key" in ended.stderr
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from little import QWQ, Served, make_model
+from commands import run
+from little import Served, make_model
 
 from qwq.text.template import ChatFormat
 
@@ -182,7 +182,7 @@ def test_many_at_once_and_some_go_away(server: Served) -> None:
 
 def test_it_ends_when_asked_and_a_taken_port_is_said(folder: Path, server: Served) -> None:
     port = str(server.client.base_url.port)
-    taken = subprocess.run([QWQ, "serve", str(folder), "--port", port], capture_output=True, text=True, timeout=60)
+    taken = run("serve", folder, "--port", port, timeout=60)
     assert (
         taken.returncode == 2
         and f"cannot listen on 127.0.0.1:{port}" in taken.stderr

@@ -15,7 +15,8 @@ import pytest
 pytest.importorskip("llguidance")
 
 import scripted
-from little import QWQ, Served, make_model
+from commands import run
+from little import Served, make_model
 
 from qwq.errors import ConfigError
 
@@ -109,9 +110,7 @@ def test_https_a_file_of_options_and_everything_at_once(folder: Path, tmp_path: 
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_one_line(folder: Path, options: list[str], words: str) -> None:
-    done = subprocess.run(
-        [QWQ, "serve", str(folder), "--port", "0", *options], capture_output=True, text=True, timeout=60
-    )
+    done = run("serve", folder, "--port", "0", *options, timeout=60)
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith(str(folder))]
     assert done.returncode == 2 and line.startswith("error: ") and words in line
 

@@ -9,12 +9,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import Command
 from pydantic import BaseModel
 
 openai = pytest.importorskip("openai")
@@ -54,17 +54,8 @@ class Person(BaseModel):
 def client() -> Iterator[openai.OpenAI]:
     if not MODEL.is_file():
         pytest.skip(f"needs {MODEL}: `make test-engine` runs this")
-    command = [
-        str(Path(sys.executable).with_name("qwq")),
-        "serve",
-        str(MODEL),
-        "--port",
-        "0",
-        "--no-page",
-        "--max-model-len",
-        "4096",
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    words = ("serve", MODEL, "--port", "0", "--no-page", "--max-model-len", "4096")
+    process = Command(*words, stderr=subprocess.PIPE)
     assert process.stderr is not None
     reader = threading.Thread(target=process.stderr.read)
     try:

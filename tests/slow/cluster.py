@@ -22,9 +22,9 @@ import time
 from os import kill
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from support.processes import differences, finish, ranks, rows, start, wait_for
+from processes import differences, finish, ranks, rows, start, wait_for
 
 WORLDS = (1, 2, 4)
 RESUMED = (1, 3, 4)

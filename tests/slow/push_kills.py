@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "support"), str(ROOT / "tests" / "unit" / "release")]
 
 import hub_stand_in
+from commands import QWQ
 from hub_stand_in import MS_TOKEN, TOKEN, content_of, environment
 
-QWQ = str(Path(sys.executable).with_name("qwq"))
 NAMES = {"huggingface": "me/small", "modelscope": "modelscope/me/small"}
 
 

@@ -20,9 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from support.processes import QWQ, RECIPE, differences, finish, rows
+from commands import QWQ
+from processes import RECIPE, differences, finish, rows
 
 HOSTS = ("qwqhost0", "qwqhost1")
 CABLE = ("qwqcable0", "qwqcable1")
@@ -53,7 +54,7 @@ def start(number: int, per_host: int, runs: Path, *options: str) -> subprocess.P
     """torchrun on one of the hosts."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", str(per_host)]
     torchrun += ["--node-rank", str(number), "--master-addr", "10.77.0.1", "--master-port", "29500", "--no-python"]
-    train = [*QWQ, "train", str(RECIPE), "--processes", str(2 * per_host), "--runs", str(runs), *options]
+    train = [QWQ, "train", str(RECIPE), "--processes", str(2 * per_host), "--runs", str(runs), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": CABLE[number]}
     return subprocess.Popen(
         ["ip", "netns", "exec", HOSTS[number], *torchrun, *train], env=environment, text=True,

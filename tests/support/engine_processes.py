@@ -8,14 +8,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-QWQ = [str(Path(sys.executable).with_name("qwq"))]
+from commands import QWQ, Command
+
 KEY = "a-key-of-the-tests"
 
 
@@ -28,10 +28,14 @@ class EngineProcess:
         self.start(port)
 
     def start(self, port: int) -> None:
-        command = [*self.prefix, *QWQ, "serve", str(self.folder), "--port", str(port), "--host", self.host,
-                   "--threads", "1", "--rollout-engine", "--no-page", "--api-key", KEY]  # fmt: skip
+        words = ["serve", str(self.folder), "--port", str(port), "--host", self.host,
+                 "--threads", "1", "--rollout-engine", "--no-page", "--api-key", KEY]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        if self.prefix:
+            command = [*self.prefix, QWQ, *words]
+            self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        else:
+            self.process = Command(*words, stderr=subprocess.PIPE, env=environment)
         assert self.process.stderr is not None
         said = []
         for line in self.process.stderr:

@@ -7,12 +7,12 @@ import re
 import signal
 import ssl
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import httpx2
+from commands import Command
 from tiny import randomised
 
 from qwq.model.config import preset
@@ -20,8 +20,6 @@ from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model
 from qwq.text.template import ChatFormat, ChatTemplate, default_template
 from qwq.text.tokenizer import train_bpe
-
-QWQ = str(Path(sys.executable).with_name("qwq"))
 
 # Opens the thinking itself, as QwQ-32B's template does.
 OPENING = (
@@ -50,9 +48,9 @@ class Served:
     """`certificate`: what the client trusts, where the server speaks HTTPS."""
 
     def __init__(self, folder: Path, *options: str, certificate: Path | None = None) -> None:
-        self.process = subprocess.Popen(
-            [QWQ, "serve", str(folder), "--port", "0", "--threads", "1", *options],
-            stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        self.process = Command(
+            "serve", folder, "--port", "0", "--threads", "1", *options,
+            stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert self.process.stderr is not None
         self.said: list[str] = []

@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
+from commands import Command
 from safetensors.torch import load_file
 
 RECIPE = Path(__file__).parents[1] / "e2e" / "cluster.toml"
 PATIENCE_S = 900.0
-QWQ = (sys.executable, "-c", "import sys; from qwq.cli import main; sys.exit(main())")
 
 
-def start(runs: Path, processes: int, reduction: str, *options: str, recipe: Path = RECIPE) -> subprocess.Popen[str]:
-    command = [*QWQ, "train", str(recipe), "--runs", str(runs), "--processes", str(processes)]
-    command += [f"--cluster.reduction={reduction}", *options]
+def start(runs: Path, processes: int, reduction: str, *options: str, recipe: Path = RECIPE) -> Command:
+    words = ["train", recipe, "--runs", runs, "--processes", processes, f"--cluster.reduction={reduction}", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return Command(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 
 
 def finish(runs: Path, processes: int, reduction: str, *options: str, recipe: Path = RECIPE) -> tuple[int, str]:
@@ -49,7 +47,7 @@ def rows(folder: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
 
 
-def wait_for(process: subprocess.Popen[str], folder: Path, num_rows: int) -> bool:
+def wait_for(process: Command, folder: Path, num_rows: int) -> bool:
     """Wait until so many steps are logged; False where the run ended before."""
     deadline = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:

@@ -6,11 +6,9 @@ import os
 import re
 import signal
 import subprocess
-import sys
 
 import httpx2
-
-QWQ = (sys.executable, "-c", "import sys; from qwq.cli import main; sys.exit(main())")
+from commands import QWQ
 
 
 class Server:
@@ -21,7 +19,7 @@ class Server:
             {"QWQ_SANDBOX_API_KEY": key} if key else {}
         )
         self.process = subprocess.Popen(
-            [*QWQ, "sandbox", "serve", "--port", str(port), "--slots", "2", *options],
+            [QWQ, "sandbox", "serve", "--port", str(port), "--slots", "2", *options],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env,
         )  # fmt: skip
         assert self.process.stderr

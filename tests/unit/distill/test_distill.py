@@ -6,16 +6,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from fake_endpoint import FakeEndpoint
 from scripted_policy import ScriptedPolicy
@@ -426,29 +425,12 @@ def test_a_prompt_beyond_the_teachers_context_is_unfinished(tmp_path) -> None:
 
 def test_killed_at_any_moment_it_asks_for_no_stored_sample_again(tmp_path) -> None:
     source, out = gsm8k(tmp_path / "train.jsonl", 30), tmp_path / "sft.jsonl"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "src")}
     with Server(delay_s=0.05) as server:
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from qwq.cli import main; sys.exit(main(sys.argv[1:]))",
-            "data",
-            "distill",
-            source,
-            "--endpoint",
-            server.url,
-            "--model",
-            "m",
-            "--samples",
-            "2",
-            "--concurrency",
-            "2",
-            "--out",
-            str(out),
-        ]
+        words = ["data", "distill", source, "--endpoint", server.url, "--model", "m"]
+        words += ["--samples", "2", "--concurrency", "2", "--out", out]
         store = tmp_path / "sft.jsonl.samples.jsonl"
         for stored in (5, 20):
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = commands.Command(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             deadline = time.monotonic() + 300
             while time.monotonic() < deadline and (not store.exists() or store.read_bytes().count(b"\n") < stored):
                 time.sleep(0.02)
@@ -462,7 +444,8 @@ def test_killed_at_any_moment_it_asks_for_no_stored_sample_again(tmp_path) -> No
             {key for path in files for key in read_samples(path, lambda row: (row["problem_id"], row["number"]))}
         )
         before = len(server.requests)
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=600, check=True)
+        done = commands.run(*words, timeout=600)
+        assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout)
         assert len(server.requests) - before == summary["samples"] - kept and summary["kept"] == summary["problems"]
 

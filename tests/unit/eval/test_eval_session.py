@@ -9,11 +9,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from fake_endpoint import FakeEndpoint, question_of
 
@@ -252,20 +252,11 @@ def test_killed_at_any_moment_it_asks_for_no_finished_sample_again(data: Path, t
         return answer(body)
 
     with FakeEndpoint(slow) as server:
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from qwq.cli import main; sys.exit(main())",
-            "eval",
-            "m",
-            "aime24",
-            "--endpoint",
-            server.url,
-        ]
+        command = ["eval", "m", "aime24", "--endpoint", server.url]
         command += ["--data", str(data), "--out", str(out), "--samples", "8", "--concurrency", "2"]
         path = out / "samples/aime24.jsonl"
         for wanted in (5, 15):
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = commands.Command(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             while not path.is_file() or path.read_bytes().count(b"\n") < wanted:
                 assert process.poll() is None
                 time.sleep(0.01)
@@ -274,7 +265,7 @@ def test_killed_at_any_moment_it_asks_for_no_finished_sample_again(data: Path, t
             time.sleep(0.2)  # requests that were under way come to their end
             stored = [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
             kept, seen = {(r["problem_id"], r["sample"]) for r in stored}, len(server.asked)
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        commands.run(*command).check_returncode()
         final = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(final) == 32 == len({(r["problem_id"], r["sample"]) for r in final})
     by_seed = {r["seed"]: (r["problem_id"], r["sample"]) for r in final}

@@ -7,11 +7,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
+from commands import QWQ
 
 pytest.importorskip("mcp", reason="the extra agent is not installed")
 
@@ -25,7 +24,6 @@ from qwq.serve.mcp.offered import NAMES, OfferedTools
 from qwq.serve.mcp.provider import make_server
 from qwq.types import ToolCall
 
-QWQ = str(Path(sys.executable).with_name("qwq"))
 VERSIONS = {"auto": "2026-07-28", "legacy": "2025-11-25"}
 
 
