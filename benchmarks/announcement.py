@@ -31,7 +31,7 @@ from qwq.cli.commands import split_overrides
 from qwq.common.run_folder import RunFolder
 from qwq.config import load_recipe, parse_value
 from qwq.distill.run import DistillPlan, TeacherSampling, distill
-from qwq.errors import Interrupted, QwqError
+from qwq.errors import ConfigError, Interrupted, QwqError
 from qwq.model.config import preset
 from qwq.report import plots
 from qwq.rollout.policies.local import open_policy
@@ -181,7 +181,10 @@ def main() -> int:
     parser.add_argument("--max-minutes", type=float, help="stop after so many minutes, state saved")
     parser.add_argument("--problems", type=int, default=1000, help="of each domain to distil")
     parser.add_argument("--samples", type=int, default=2, help="answers of the teacher to each")
-    options, keys = split_overrides(sys.argv[1:])
+    try:
+        options, keys = split_overrides(sys.argv[1:])
+    except ConfigError as error:
+        parser.error(str(error))
     args, given = parser.parse_args(options), {key: parse_value(text) for key, text in keys.items()}
     if "name" in given:
         parser.error(f"--name={given['name']}: the runs have names of their own; --runs DIR puts them elsewhere")

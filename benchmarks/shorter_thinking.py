@@ -28,7 +28,7 @@ from qwq.cli.commands import split_overrides
 from qwq.common.estimates import paired, share_interval
 from qwq.common.run_folder import RunFolder
 from qwq.config import Recipe, load_recipe, parse_value
-from qwq.errors import Interrupted, QwqError
+from qwq.errors import ConfigError, Interrupted, QwqError
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "shorter.toml"
 BEFORE, CONTROL, WEIGHTED = STAGES = ("sft", "control", "weighted")
@@ -112,7 +112,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    options, keys = split_overrides(sys.argv[1:])
+    try:
+        options, keys = split_overrides(sys.argv[1:])
+    except ConfigError as error:
+        parser.error(str(error))
     args, given = parser.parse_args(options), {key: parse_value(text) for key, text in keys.items()}
     rows = []
     for seed in args.seeds:

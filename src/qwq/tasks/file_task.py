@@ -25,7 +25,7 @@ NO_ANSWER = "without an answer"
 VALIDATION_SHARE = 5  # percent of a training file
 
 _log = logging.getLogger(__name__)
-_said: set[tuple[str, int]] = set()  # files read more than once, and for several splits, are told of once
+_said: set[tuple[str, str, int]] = set()  # files read more than once, and for several splits, are told of once
 
 
 class FileTask(Task):
@@ -85,8 +85,9 @@ class FileTask(Task):
             else:
                 use.leave_out(self.left_out(split), row.where)
         unanswered = use.left_out[NO_ANSWER]
-        if unanswered and (data.name, unanswered) not in _said:
-            _said.add((data.name, unanswered))
+        said = (str(data.place or ""), data.name, unanswered)
+        if unanswered and said not in _said:
+            _said.add(said)
             _log.warning("%s: %d rows without an answer are left out", data.name, unanswered)
         if not problems:
             why = self.why_none(split, use.rows - unanswered)
