@@ -2,15 +2,17 @@
 context was stretched.
 
     python benchmarks/long_context.py                              # ten minutes on two cores
-    python benchmarks/long_context.py --model runs/tiny            # and needles for what `make demo` trained
+    qwq train recipes/needle.toml                                  # a small model that looks things up
+    python benchmarks/long_context.py --model runs/needle          # and needles in what it reads
 
 Reading: a model of 2 layers and small width with QwQ's rope settings (head width 128, theta 1e6,
 YaRN of factor 4 over 32,768) and random weights reads prompts of growing length in chunks of 512;
-every length is a process of its own, whose peak of resident memory is taken. Needles: the context
-of a trained model is stretched 4 times by YaRN; a line `key 37 value 5281` is put at some depth of
-filler, and `key 37 value` is asked at the end, with YaRN and without. The score is the share of
-needles whose first digit is the likeliest digit (chance is 10%). The last lines are JSON `{"name",
-"ours", "theirs", "ratio"}`.
+every length is a process of its own, whose peak of resident memory is taken. Needles: a model that
+was trained on `needle` with documents of at most --context tokens is stretched 16 times by YaRN. It
+is asked for one of eight keys, at three depths and from half of --context to 16 times as many
+tokens, with YaRN and without. A needle is found where the boxed value is the key's; a model that takes
+any of the keys is right once in eight. The last lines are JSON `{"name", "ours", "theirs",
+"ratio"}`.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ from qwq.model.config import QWQ_YARN, ModelConfig, YarnScaling
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model
 from qwq.pipeline.resolve import model_folder
+from qwq.tasks.procedural import needle
 from qwq.text.template import ChatFormat
 from qwq.text.tokenizer import train_bpe
 
+FACTOR, DEPTHS, NUM_KEYS, NEW_TOKENS = 16, (0.1, 0.5, 0.9), 8, 48
 LENGTHS = (1024, 16384, 32768, 65536, 131071)
 SHAPE = ModelConfig(
     "qwen2",
@@ -96,58 +100,69 @@ def reading() -> list[dict]:
     ]
 
 
-def needles(path: str, trials: int, seed: int) -> list[dict]:
+def haystack(chat: ChatFormat, tokens: int, depth: float, draw: random.Random) -> tuple[list[int], str]:
+    """A prompt of about `tokens` tokens whose asked key is at `depth` of its lines, and the value.
+
+    Other keys are in it too, so that what is found is the asked one.
+    """
+    key, *others = draw.sample(needle.KEYS, NUM_KEYS)
+    value = draw.randint(1000, 9999)
+    told = [needle.record(other, draw.randint(1000, 9999)) for other in others]
+
+    def prompt(lines: int) -> list[int]:
+        text = needle.notes(told, lines - 1, draw)
+        text.insert(round(depth * (lines - 1)), needle.record(key, value))
+        return chat.prompt_ids([{"role": "user", "content": needle.question(text, [key])}])
+
+    few, many = len(prompt(NUM_KEYS)), len(prompt(2 * NUM_KEYS))
+    lines = NUM_KEYS + int((tokens - few) * NUM_KEYS / (many - few))
+    return prompt(max(lines, NUM_KEYS)), str(value)
+
+
+def needles(path: str, context: int, trials: int, seed: int) -> list[dict]:
+    """Share of values told right, by length and depth, with YaRN and without."""
     folder = model_folder(path)
-    chat, trained = ChatFormat.from_folder(folder), load_model(folder)
-    plain_length = trained.config.max_positions
-    config = replace(trained.config, rope_scaling=YarnScaling(4.0, plain_length), max_positions=4 * plain_length)
-    trained.config = config
-    engine = Engine(TorchBackend(trained, kv_tokens=8 * plain_length), chat.tokenizer, max_running=4)
-    digits = [chat.tokenizer.encode(str(d))[0] for d in range(10)]
-    draw, rows = random.Random(seed), []
-    for length in (plain_length // 4, plain_length, 2 * plain_length, 4 * plain_length - 32):
-        for depth in (0.1, 0.5, 0.9):
+    chat, model = ChatFormat.from_folder(folder), load_model(folder)
+    longest = FACTOR * context
+    model.config = replace(
+        model.config, rope_scaling=YarnScaling(FACTOR, context), max_positions=longest + NEW_TOKENS + 64
+    )
+    engine = Engine(TorchBackend(model, kv_tokens=8 * longest), chat.tokenizer, max_running=4)
+    params = SamplingParams(temperature=0, max_new_tokens=NEW_TOKENS)
+    draw, rows, length = random.Random(seed), [], context // 2
+    while length <= longest:
+        for depth in DEPTHS:
             right = {True: 0, False: 0}
             for _ in range(trials):
-                key, value = draw.randrange(10, 100), draw.randrange(1000, 10000)
-                needle = chat.tokenizer.encode(f"key {key} value {value}\\n")
-                question = chat.tokenizer.encode(f"key {key} value ")
-                filler: list[int] = []
-                while len(filler) < length:
-                    a, b = draw.randrange(10, 100), draw.randrange(10, 100)
-                    filler += chat.tokenizer.encode(f"There are {a} boxes and {b} more, which makes {a + b}.\\n")
-                at = int(depth * (length - len(needle) - len(question)))
-                ids = [*filler[:at], *needle, *filler[at : length - len(needle) - len(question)], *question]
-                for yarn in (True, False):
-                    ((s,),) = engine.run(
-                        [
-                            GenerationRequest(
-                                ids, SamplingParams(temperature=0, max_new_tokens=1), yarn=yarn, logprobs=10_000
-                            )
-                        ]
-                    )
-                    logprob = dict(s.outputs[0].top)
-                    right[yarn] += max(digits, key=lambda d: logprob[d]) == digits[value // 1000]
+                ids, value = haystack(chat, length, depth, draw)
+                for yarn in right:
+                    ((sample,),) = engine.run([GenerationRequest(ids, params, yarn=yarn, eos_ids=chat.eos_ids)])
+                    right[yarn] += f"\\boxed{{{value}}}" in sample.text
                 engine.forget()
+            stretched, plain = right[True] / trials, right[False] / trials
             print(
-                f"{length:6d} tokens, depth {depth:.0%}: YaRN {right[True] / trials:5.0%}, plain "
-                f"{right[False] / trials:5.0%} of {trials}",
+                f"{length:6d} tokens, depth {depth:.0%}: YaRN {stretched:5.0%}, plain {plain:5.0%} of {trials}",
                 flush=True,
             )
+            name = f"needle at {depth:.0%} of {length} tokens"
             rows.append(
                 {
-                    "name": f"needle at {depth:.0%} of {length} tokens",
-                    "ours": right[True] / trials,
-                    "theirs": right[False] / trials,
-                    "ratio": round(right[True] / max(right[False], 1), 2),
+                    "name": name,
+                    "ours": stretched,
+                    "theirs": plain,
+                    "ratio": round(stretched / max(plain, 1 / trials), 2),
                 }
             )
+        length *= 2
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a trained model for the needles: a run's folder or a model folder")
+    parser.add_argument(
+        "--context", type=int, default=256, help="tokens of the longest documents that it was trained on"
+    )
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-reading", action="store_true")
@@ -159,8 +174,8 @@ def main() -> None:
     rows = [] if args.no_reading else reading()
     if args.model:
         if not Path(args.model).exists():
-            sys.exit(f"no model at {args.model}: `make demo` trains runs/tiny")
-        rows += needles(args.model, args.trials, args.seed)
+            sys.exit(f"no model at {args.model}: `qwq train recipes/needle.toml` trains runs/needle")
+        rows += needles(args.model, args.context, args.trials, args.seed)
     for row in rows:
         print(json.dumps(row))
     return None

@@ -3,7 +3,8 @@
 Each process is this command once more with its place in the environment. The first one has the
 terminal: it shows progress and prints the result. Where one dies the others are ended within
 `GRACE_S`, one line says which and why, and the same command resumes. Signals are handed on once, so
-that Ctrl-C and SIGTERM stop the run after the step, state saved.
+that Ctrl-C and SIGTERM stop the run after the step, state saved. A launcher that is killed leaves no
+process behind: each has SIGTERM from the kernel then.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from qwq.errors import InfraError, Interrupted, PeerLost
 
 GRACE_S = 5.0  # between the end of one process and that of the others, which may have more to say
 POLL_S = 0.05
+HELD = "from qwq.common.signals import end_with_parent; end_with_parent({}); "  # by the launcher's id
 START = "import sys; from qwq.cli import main; sys.exit(main())"
 QUIET = (None, 0, Interrupted.exit_status, PeerLost.exit_status)  # statuses of processes that caused nothing
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
@@ -67,7 +69,7 @@ def launch(num_processes: int, argv: Sequence[str], command: str) -> int:
 def _start(argv: Sequence[str], place: RankPlace, log: IO[bytes] | None) -> subprocess.Popen[bytes]:
     environment = {"GLOO_SOCKET_IFNAME": LOOPBACK} | os.environ | place.variables()
     return subprocess.Popen(
-        [sys.executable, "-c", START, *argv], env=environment, stderr=log, stdin=subprocess.DEVNULL,
+        [sys.executable, "-c", HELD.format(os.getpid()) + START, *argv], env=environment, stderr=log, stdin=subprocess.DEVNULL,
         stdout=None if log is None else subprocess.DEVNULL,
         process_group=0,  # not the terminal's: its Ctrl-C comes to this process, which hands it on
     )  # fmt: skip

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -19,3 +22,16 @@ def ending_signals(handler: Callable[[int, FrameType | None], object]) -> Iterat
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int) -> None:
+    """Have SIGTERM sent to this process when the process that started it, `parent`, dies, however
+    it dies. On Linux; elsewhere only a parent that is gone already is noticed.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the kernel was asked
+        os.kill(os.getpid(), signal.SIGTERM)

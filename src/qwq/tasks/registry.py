@@ -26,7 +26,7 @@ OWN = {
     "arithmetic": "procedural.arithmetic:Arithmetic", "math-rows": "maths:MathRows", "code-rows": "code_rows:CodeRows",
     "constraints": "constraints:Constraints", "prompts": "prompts:Prompts",
     "preference-rows": "prompts:PreferencePrompts",
-    "overthinking": "procedural.overthinking:Overthinking",
+    "overthinking": "procedural.overthinking:Overthinking", "needle": "procedural.needle:Needle",
     "seek": "procedural.seek:Seek", "chain": "procedural.chain:Chain",
     "table": "procedural.table_questions:TableQuestions", "repair": "procedural.repair:Repair",
     "sql": "procedural.sql_questions:SqlQuestions",

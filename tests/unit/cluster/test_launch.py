@@ -5,6 +5,8 @@ scripts here.
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -63,3 +65,33 @@ def test_signals_are_handed_on_once(run):
     stops = "signal.signal(signal.SIGTERM, lambda *a: sys.exit(130)); {}time.sleep(30)"
     assert run(stops.format("time.sleep(0.5); os.kill(os.getppid(), signal.SIGTERM); "), stops.format("")) == 130
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at a parent's death is Linux's")
+def test_a_killed_launcher_leaves_no_process(tmp_path):
+    started = f"import os, time; open(r'{tmp_path}/' + os.environ['RANK'], 'w').write(str(os.getpid())); time.sleep(60)"
+    script = (
+        f"from qwq.cluster import launch\nlaunch.START = {started!r}\nlaunch.launch(2, ['train', 'x'], 'qwq train x')"
+    )
+    launched = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and len([p for p in tmp_path.iterdir() if p.read_text()]) < 2:
+            time.sleep(0.02)
+        members = [int((tmp_path / rank).read_text()) for rank in ("0", "1")]
+    finally:
+        launched.kill()
+        launched.wait()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(map(_runs, members)):
+        time.sleep(0.02)
+    assert not any(map(_runs, members))
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process lives; one that nobody waits for (a zombie) does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
