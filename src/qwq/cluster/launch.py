@@ -3,8 +3,8 @@
 Each process is this command once more with its place in the environment. The first one has the
 terminal: it shows progress and prints the result. Where one dies the others are ended within
 `GRACE_S`, one line says which and why, and the same command resumes. Signals are handed on once, so
-that Ctrl-C and SIGTERM stop the run after the step, state saved. A launcher that is killed leaves no
-process behind: each has SIGTERM from the kernel then.
+that Ctrl-C and SIGTERM stop the run after the step, state saved. A launcher that is killed leaves
+no process behind: each has SIGTERM from the kernel then.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def launch(num_processes: int, argv: Sequence[str], command: str) -> int:
 def _start(argv: Sequence[str], place: RankPlace, log: IO[bytes] | None) -> subprocess.Popen[bytes]:
     environment = {"GLOO_SOCKET_IFNAME": LOOPBACK} | os.environ | place.variables()
     return subprocess.Popen(
-        [sys.executable, "-c", HELD.format(os.getpid()) + START, *argv], env=environment, stderr=log, stdin=subprocess.DEVNULL,
+        [sys.executable, "-c", HELD.format(os.getpid()) + START, *argv],
+        env=environment, stderr=log, stdin=subprocess.DEVNULL,
         stdout=None if log is None else subprocess.DEVNULL,
         process_group=0,  # not the terminal's: its Ctrl-C comes to this process, which hands it on
     )  # fmt: skip
