@@ -23,7 +23,8 @@ from collections.abc import Sequence
 
 MODULES = (
     "numpy", "torch", "safetensors.torch", "tokenizers", "pydantic", "jinja2.sandbox", "httpx2", "orjson",
-    "qwq.cli", "qwq.config", "qwq.pipeline.run", "qwq.engine", "qwq.tasks",
+    "matplotlib.pyplot", "qwq.cli", "qwq.pipeline.run", "qwq.pipeline.run_report", "qwq.pipeline.stages.rl2",
+    "qwq.train.rl", "qwq.distill.run", "qwq.serve.app",
 )  # fmt: skip
 MESSAGE_BYTES = 1 << 17
 LOOK_S = 1.0

@@ -26,8 +26,21 @@ from pathlib import Path
 from typing import Any
 
 QWQ = str(Path(sys.executable).with_name("qwq"))
-# Beginnings of the names of variables that Python, OpenMP, BLAS and torch read when they start.
-AT_IMPORT = ("PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH", "PYTORCH_", "LD_", "CUDA_", "TRITON_")
+# Beginnings of names of variables that Python, OpenMP, BLAS, torch and matplotlib read at import.
+AT_IMPORT = (
+    "PYTHON",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "TORCH",
+    "PYTORCH_",
+    "LD_",
+    "CUDA_",
+    "TRITON_",
+    "MPL",
+)
 CODE = (
     "import sys; sys.path.insert(0, sys.argv.pop()); import command_starter; del sys.path[0]; "
     "sys.exit(command_starter.main())"
