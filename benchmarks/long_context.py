@@ -2,14 +2,12 @@
 context was stretched.
 
     python benchmarks/long_context.py                              # ten minutes on two cores
-    qwq train recipes/needle.toml                                  # a small model that looks things up
-    python benchmarks/long_context.py --model runs/needle          # and needles in what it reads
+    python benchmarks/long_context.py --model DIR --context 256    # and needles in what a model reads
 
 Reading: a model of 2 layers and small width with QwQ's rope settings (head width 128, theta 1e6,
 YaRN of factor 4 over 32,768) and random weights reads prompts of growing length in chunks of 512;
 every length is a process of its own, whose peak of resident memory is taken. Needles: a model that
-was trained on `needle` with documents of at most --context tokens is stretched 16 times by YaRN. It
-is asked for one of eight keys, at three depths and from half of --context to 16 times as many
+was trained with documents of at most --context tokens is stretched 16 times by YaRN. It is asked for one of eight keys, at three depths and from half of --context to 16 times as many
 tokens, with YaRN and without. A needle is found where the boxed value is the key's; a model that takes
 any of the keys is right once in eight. The last lines are JSON `{"name", "ours", "theirs",
 "ratio"}`.
@@ -106,8 +104,8 @@ def haystack(chat: ChatFormat, tokens: int, depth: float, draw: random.Random) -
     Other keys are in it too, so that what is found is the asked one.
     """
     key, *others = draw.sample(needle.KEYS, NUM_KEYS)
-    value = draw.randint(1000, 9999)
-    told = [needle.record(other, draw.randint(1000, 9999)) for other in others]
+    value = draw.choice(needle.VALUES)
+    told = [needle.record(other, draw.choice(needle.VALUES)) for other in others]
 
     def prompt(lines: int) -> list[int]:
         text = needle.notes(told, lines - 1, draw)
@@ -174,7 +172,7 @@ def main() -> None:
     rows = [] if args.no_reading else reading()
     if args.model:
         if not Path(args.model).exists():
-            sys.exit(f"no model at {args.model}: `qwq train recipes/needle.toml` trains runs/needle")
+            sys.exit(f"no model at {args.model}: name a run's folder or a model folder")
         rows += needles(args.model, args.context, args.trials, args.seed)
     for row in rows:
         print(json.dumps(row))
