@@ -6,11 +6,11 @@ context was stretched.
 
 Reading: a model of 2 layers and small width with QwQ's rope settings (head width 128, theta 1e6,
 YaRN of factor 4 over 32,768) and random weights reads prompts of growing length in chunks of 512;
-every length is a process of its own, whose peak of resident memory is taken. Needles: a model that
-was trained with documents of at most --context tokens is stretched 16 times by YaRN. It is asked for one of eight keys, at three depths and from half of --context to 16 times as many
-tokens, with YaRN and without. A needle is found where the boxed value is the key's; a model that takes
-any of the keys is right once in eight. The last lines are JSON `{"name", "ours", "theirs",
-"ratio"}`.
+every length is a process of its own, whose peak of resident memory is taken.Needles: a model that
+was trained with documents of at most --context tokens is stretched 16 times by YaRN. It is asked
+for one of eight keys, at three depths and from half of --context to 16 times as many tokens, with
+YaRN and without. A needle is found where the boxed value is the key's; a model that takes any of
+the keys is right once in eight. The last lines are JSON `{"name", "ours", "theirs", "ratio"}`.
 """
 
 from __future__ import annotations
