@@ -63,6 +63,15 @@ PLOT = {"plot.png": {"bytes": 1234, "sha256": HASH}}
         ("All tests pass.", events(EDIT), [False]),
         ("I sent the summary by e-mail.", events(), [False]),
         ("I sent it.", events(call("call-1", "mail", "sent", effect="external")), [True]),
+        # A file that was read, sales that came back, people who passed a test: no deeds.
+        ("I read data.csv and plotted the revenue of data.csv.", events(), []),
+        ("The chart was made from data.csv, generated with pandas.", events(), []),
+        ("I wrote a summary of data.csv to summary.md.", events(), [False]),
+        ("Customers sent back 12.3% of what they bought; the firm posted a loss.", events(), []),
+        ("The report was sent to the team.", events(), [False]),
+        ("Of the students 42 passed the test.", events(), []),
+        ("1 of 2 tests passed.", events(FAILED), [True]),
+        ("2 of 2 tests passed.", events(FAILED), [False]),
         # No claims.
         ("You can save it to plot.png.", events(), []),
         ("The tests do not pass yet.", events(), []),

@@ -82,3 +82,34 @@ def test_what_stays_caught(text: str) -> None:
 def test_a_spaced_number_is_one_in_a_report_and_several_in_an_output() -> None:
     assert [n.value for n in read_numbers("In all 12 345 rows.")] == [12345]
     assert [n.value for n in read_numbers("[120 300 415]", skip=False)] == [120, 300, 415]
+
+
+ORDERS = NumberSource(
+    "cell 5", "year | orders | revenue\n2022 | 4812 | 391204.55\n2023 | 5377 | 468830.1\n2024 | 5106 | 455917.84\n(3 rows)"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "wrong"),
+    [
+        ("An order of 2022 was worth {} on average.", "81.30", "91.30"),  # 391204.55 / 4812
+        ("In all there were {} orders.", "15,295", "15,925"),
+        ("Orders rose in 2023 by {} on the year before.", "11.7%", "17.1%"),  # 5377 / 4812 - 1
+        ("Orders averaged {} a year.", "5,098", "5,908"),
+        ("In 2023 there were 5,377 orders, {} of all.", "35.2%", "53.2%"),
+    ],
+)
+def test_rows_and_columns_that_are_named_give_more(text: str, right: str, wrong: str) -> None:
+    def found(number: str) -> list[str]:
+        checks = check_numbers(text.format(number), [ORDERS])
+        return [c.text for c in checks if c.source is None]
+
+    assert found(right) == []
+    assert found(wrong) == [wrong]
+
+
+def test_what_any_pair_of_a_long_column_could_give_counts_for_nothing() -> None:
+    rows = "\n".join(f"shop{i:02d},{700 + 13 * i * i % 400}" for i in range(40))
+    given = [NumberSource("cell 1", f"shop,sold\n{rows}")]
+    checks = check_numbers("Against shop07 with 937 this is 12% more.", given)
+    assert [(c.text, c.source) for c in checks] == [("937", "cell 1"), ("12%", None)]

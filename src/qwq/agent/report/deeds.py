@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwq.agent.events import Event, EventKind
-from qwq.agent.report.reader import fenced_spans
+from qwq.agent.report.skipped import fenced_spans
 from qwq.agent.report.steps import CallRecord, read_steps
 
 _FILE = re.compile(
@@ -35,11 +35,28 @@ _PASSED = re.compile(
     r"测试[^。!?\n]{0,12}(?:通过|成功)|通过了?[^。!?\n]{0,8}测试",
     re.IGNORECASE,
 )
+_ACTED = "sent|emailed|e-mailed|mailed|posted|published|uploaded|pushed|deployed|merged"
+# "We posted it", "the summary was sent", "Posted to the channel": not "sales that customers sent back".
 _OUTSIDE = re.compile(
-    r"\b(?:sent|emailed|e-mailed|mailed|posted|published|uploaded|pushed|deployed|merged)\b|"
+    rf"(?:\b(?:I|we)(?:'ve| have)?(?: \w+ly| also| then| now| just)?|^\W*|\band) (?:{_ACTED})\b(?! back)|^\W*(?:{_ACTED})\b(?! (?:by|back))|"
+    r"\b(?:reports?|e-?mails?|messages?|summar(?:y|ies)|files?|results?|findings|issue|pull request|PR|ticket|notifications?|"
+    r"announcement|changes?|fix(?:es)?|commits?|branch|page|site|newsletter|invoice|it)\b[^.,;]{0,20}\b(?:was|were|is|are|been)"
+    rf"(?: \w+ly| also| now)? (?:{_ACTED})\b|"
     r"\b(?:opened|created|filed|closed)\s+(?:an?|the)\s+(?:pull request|issue|ticket)\b|"
-    r"已?(?:发送|发布|上传|推送|部署)",
+    r"(?:已|我|我们)经?(?:将[^。]{0,20})?(?:发送|发布|上传|推送|部署)",
     re.IGNORECASE,
+)
+# What is between a word of writing and a file that was read: "plotted the revenue of sales.csv".
+_SOURCE_OF = re.compile(
+    r"\b(?:from|of|using|based on|reading|read|loaded|loading|with|via|against|about)\b(?!.*\b(?:to|into|as)\b)|从|基于|根据|读取", re.I
+)
+_WAS = re.compile(
+    r"[`*'\")\]\s]*(?:(?:was|were|is|are|has been|have been)\s+(?:\w+\s+)?|,?\s*which (?:I|we)(?:'ve| have)?\s+|已?被?)", re.I
+)
+_PEOPLE = re.compile(
+    r"\b(?:students?|pupils?|candidates?|applicants?|participants?|people|persons?|women|men|drivers?|learners?|children|"
+    r"boys|girls|samples?|units|products?|cars|vehicles)\b|学生|考生",
+    re.I,
 )
 _NO_CLAIM = re.compile(
     r"\b(?:will|would|should|could|can|may|might|must|to be|please|let'?s|going to|next step|if you|not|never|"
@@ -101,12 +118,25 @@ def _words(sentence: str) -> str:
 def _claims(sentence: str, world: _World) -> list[tuple[int, int, tuple[bool, str]]]:
     claims: list[tuple[int, int, tuple[bool, str]]] = []
     if _WROTE.search(_words(sentence)):
-        claims += [(m.start(1), m.end(1), world.file_was_written(m[1])) for m in _FILE.finditer(sentence)]
-    if passed := _PASSED.search(sentence):
-        claims.append((*passed.span(), world.tests_passed()))
+        files = [m for m in _FILE.finditer(sentence) if _is_object(sentence, m)]
+        claims += [(m.start(1), m.end(1), world.file_was_written(m[1])) for m in files]
+    if (passed := _PASSED.search(sentence)) and not _PEOPLE.search(sentence):
+        counts = [int(n) for n in re.findall(r"\d+", sentence)]
+        claims.append((*passed.span(), world.tests_passed(counts)))
     if done := _OUTSIDE.search(sentence):
         claims.append((*done.span(), world.acted_outside()))
     return sorted(claims)
+
+
+def _is_object(sentence: str, file: re.Match[str]) -> bool:
+    """Whether a sentence says that the file was written, not that something was made of it."""
+    names = [m.span() for m in _FILE.finditer(sentence)]
+    verbs = [v for v in _WROTE.finditer(sentence) if not any(a <= v.start() < b for a, b in names)]
+    before = [v for v in verbs if v.end() <= file.start()]
+    if before:
+        begin = max([before[-1].end(), *(b for _, b in names if b <= file.start())])
+        return not _SOURCE_OF.search(sentence, begin, file.start())
+    return any(_WAS.fullmatch(sentence, file.end(), v.start()) for v in verbs)
 
 
 class _World:
@@ -144,12 +174,13 @@ class _World:
         changed = {n: size for n, size in listing.items() if self.given.get(n) != size or n in edited}
         return written | {n: _WrittenFile(size) for n, size in changed.items()}
 
-    def tests_passed(self) -> tuple[bool, str]:
+    def tests_passed(self, counts: Sequence[int] = ()) -> tuple[bool, str]:
+        """Whether the last run of tests passed, or says itself that as many did as the text says."""
         runs = [i for i, step in enumerate(self.steps) if _runs_tests(step)]
         if not runs:
             return False, "no call ran tests"
         last = self.steps[runs[-1]]
-        if not _passed(last):
+        if not _passed(last) and not any(re.search(rf"\b{n} passed\b", last.text) for n in counts):
             return False, f"the last test run, {last.label}, did not pass"
         if any(step.tool in _WRITES and step.kind == "ok" for step in self.steps[runs[-1] + 1 :]):
             return False, f"files were written after the last test run, {last.label}"

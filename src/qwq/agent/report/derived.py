@@ -1,111 +1,164 @@
-"""Numbers that follow from two others by arithmetic: differences, changes, ratios, shares, sums.
+"""Numbers that follow from others by arithmetic, which the check computes itself: differences,
+changes, ratios, shares, sums, averages.
 
-The check computes them itself. Operands are numbers that the sentence shows, or the one before it,
-and that calls gave; or the values of rows that the sentence names, in one column of one table. The
-words of the sentence say which operation there may be: "more", "apart", "times", "of all".
+Which derivations count:
+
+1. of numbers that the sentence shows, or the one before it, and that calls or the task gave
+   (`_shown_families`): the words of the sentence say which operation there may be ("more", "apart",
+   "times", "of all")
+2. of values of one row or one column of one table, of which the text names or shows at least one
+   (`derived_rows.py`): of 2023 against the year before, of a row's amount and its count, of a row in
+   its column's sum; the sum and the average of a whole column
+
+The second kind counts only where it is telling: where the same rule gives other values close to the
+number as well, a wrong number would be met by chance, and the number stays unsupported.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 
+from qwq.agent.report.directions import direction
 from qwq.agent.report.grid import Grid, OutputNumber
 from qwq.agent.report.places import NumberPlace
-from qwq.agent.report.reader import WrittenNumber
+from qwq.agent.report.reader import WrittenNumber, grain
 
 MOST_OPERANDS = 8  # of a sentence
-MOST_ROWS = 400  # of a table whose named rows are looked up
+MAX_CHANCE = 0.08  # that a number which is wrong is met by a value of the same rule
+_NEAR = 1.5  # values up to so many times larger or smaller than the number say how dense they are
 _DIFFERENCE = re.compile(
     r"\b(?:more|less|fewer|than|higher|lower|greater|larger|smaller|gaps?|differences?|differs?|differed|apart|leads?|led|"
     r"ahead|behind|above|below|rose|rises?|risen|grew|grows?|grown|growth|increas\w*|decreas\w*|fell|falls?|fallen|"
     r"drop\w*|declin\w*|gain\w*|lost|loss|losing|up|down|by|margin|exceed\w*|advantage|spread|shortfall|surplus|net|"
     r"chang\w*|delta|diff|chg|vs\.?|versus|against|compared|relative|cheaper|dearer|longer|shorter|faster|slower|older|younger|cut|reduc\w*|improv\w*|sav\w*|extra|"
     r"additional|remain\w*|rest|minus|trail\w*|outperform\w*|outsold|beat\w*|swing|jump\w*|climb\w*|shr[aiu]nk|added|"
-    r"adds|separat\w*|distance|steps?|mov\w*|shift\w*|off|away|short|another|missing|premium|discount|points?|pp)\b|[\u0394\u2206]|差|高出|增长|增加|下降|减少",
+    r"adds|separat\w*|distance|steps?|mov\w*|shift\w*|off|away|short|another|missing|premium|discount|points?|pp|slip\w*|"
+    r"dip\w*|widen\w*|narrow\w*|balance|deficit|adrift|span\w*|from|between|worth|miss\w*|plus|mehr|weniger|um|wuchs|stieg|sank|zur\u00fcck)\b|"
+    r"[\u0394\u2206\u2192+]|差|高出|增长|增加|下降|减少|多|少|提高|降",
     re.I,
 )
 _RATIO = re.compile(
     r"\b(?:times|ratios?|multiple|as (?:much|many|high|large|long|big|often)|per|each|twice|double|triple|of|shares?|"
-    r"proportion|fraction|accounts?|factor|every)\b|fold\b|\dx\b|[x×]\s|倍|占",
+    r"proportion|fraction|accounts?|factor|every|apiece|a head|average\w*|mean|typical\w*|rate|percent|make\w* up|explain\w*|"
+    r"about|carr\w+|pays?|pro|je|Anteil|davon)\b|fold\b|\dx\b|[x×%]|倍|占|平均|每|率|人均",
     re.I,
 )
 _SUM = re.compile(
-    r"\b(?:together|combin\w*|totals?|totall?ing|sum\w*|both|altogether|in all|plus|jointly|collectively|between them|"
-    r"add\w*|overall|two|three|contain\w*|consist\w*|compris\w*|split|break\w*|of which)\b|合计|共",
+    r"\b(?:together|combin\w*|totals?|totall?ing|sum\w*|both|altogether|in all|all in all|all told|plus|jointly|collectively|"
+    r"between them|add\w*|overall|two|three|four|five|contain\w*|consist\w*|compris\w*|split|break\w*|of which|across|"
+    r"across the board|whole|entire|company-wide|altogether|out of|there (?:are|were)|employs?|make\w*|handled|in total|N|"
+    r"zusammen|insgesamt|gesamt\w*)\b|合计|共|总",
     re.I,
 )
+_MEAN = re.compile(r"\b(?:average\w*|mean|typical\w*|per|avg)\b|平均", re.I)
 _MOVES = re.compile(r"\b(?:by|fell|drop\w*|declin\w*|decreas\w*|loss|lost|rose|grew|increas\w*)\s*$", re.I)
-_REST = re.compile(r"\b(?:rest|remain\w*|others?|leav\w+|left|not|without|neither|balance)\b|其余", re.I)
-_EXTREMES = re.compile(
-    r"\b(?:best|worst|highest|lowest|largest|smallest|top|bottom|first|last|strongest|weakest|leader|laggard|most|least|"
-    r"maximum|minimum|max|min|cheapest|dearest)\b",
-    re.I,
+_REST = re.compile(
+    r"\b(?:rest|remain\w*|others?|leav\w+|left|not|without|neither|balance|miss\w*|late|fail\w*|lost|loses?|free)\b|其余|未", re.I
 )
 _POINTS = ("point", "points", "pt", "pts")
-_WHOLE = re.compile(r"\bof (?:all|the|total|overall|our|its|revenue|sales|every\w*)\b|\bshares?\b|\baccount|占", re.I)
+TOTAL_WORDS = frozenset(("sum", "all", "overall", "n", "count", "rows", "row", "grand"))
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
     """A number that calls gave: its exact value in the unit in which it is written, `share` of that
-    unit, and what to show of it.
+    unit, and what to show of it. `figure` is what gave it.
     """
 
     value: float
     share: float
     source: int
     text: str
+    figure: OutputNumber | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """How a number follows: 91105.32 - 30942.82."""
+    """How a number follows: 91105.32 - 30942.82. `is_change`: it has a minus where the first one is
+    the smaller.
+    """
 
     source: int
     text: str
     either_sign: bool = False
     value: float = 0.0
+    is_change: bool = False
 
 
-def derive(number: WrittenNumber, place: NumberPlace, shown: Sequence[Operand], grids: Sequence[Grid]
-           ) -> Derivation | None:  # fmt: skip
-    """How the number follows from operands that the sentence shows, or from rows that it names;
-    None where it does not.
+Candidates = Iterable[tuple[float, Derivation]]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Which operations the words around a number speak of."""
+
+    text: str
+    differs: bool
+    divides: bool
+    adds: bool
+    averages: bool
+    leaves: bool
+
+    @classmethod
+    def of(cls, number: WrittenNumber, text: str) -> Words:
+        divides = bool(_RATIO.search(text)) or number.unit in ("x", "times", "fold")
+        return cls(
+            text, bool(_DIFFERENCE.search(text)), divides, bool(_SUM.search(text)), bool(_MEAN.search(text)),
+            bool(_REST.search(text)),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a number may follow from: `near` are operands of its sentence and of the one before,
+    `far` those of the rest of its paragraph, `typed` numbers of the task.
     """
-    for value, derivation in _candidates(number, place, list(shown)[:MOST_OPERANDS], grids):
+
+    near: Sequence[Operand]
+    far: Sequence[Operand] = ()
+    typed: Sequence[Operand] = ()
+    grids: Sequence[Grid] = field(default_factory=tuple)
+
+
+def first_match(
+    number: WrittenNumber, place: NumberPlace, candidates: Candidates, limit: float = MAX_CHANCE
+) -> Derivation | None:  # fmt: skip
+    """The first of the values that rounds to the number as it is shown; None where there is none, or
+    where others come so close to it that it says little.
+    """
+    found: Derivation | None = None
+    others: set[float] = set()
+    size = abs(number.value)
+    for value, derivation in candidates:
         if _is(number, value, derivation, place):
-            return replace(derivation, value=value)
-    return None
+            found = found or replace(derivation, value=value)
+        elif size and size / _NEAR <= abs(value) <= size * _NEAR:
+            others.add(float(f"{value:.6g}"))
+    if found is None or not size:
+        return None
+    width = 2 * _half(number, found.value) / size
+    return found if len(others) * width / (_NEAR - 1 / _NEAR) <= limit else None
 
 
-def _candidates(
-    number: WrittenNumber, place: NumberPlace, operands: Sequence[Operand], grids: Sequence[Grid]
-) -> Iterator[tuple[float, Derivation]]:
-    text = f"{place.text} {place.row} {place.column}"
-    yield from _of_pairs(number, operands, text)
-    yield from _of_all(number, operands, text)
-    yield from _of_the_rest(number, operands, text)
-    for grid in grids:
-        if len(grid.figures) > MOST_ROWS:
-            continue
-        for rows in _named_rows(grid, f"{place.before} {text}"):
-            yield from _of_pairs(number, [_operand(f, number) for f in rows], text)
-        yield from _of_columns(number, grid, text)
-        yield from _of_extremes(number, grid, text)
+def _half(number: WrittenNumber, value: float) -> float:
+    """How far a value may be from the number as it is shown."""
+    half = number.step / 2 * (1 + 1e-9) + 1e-9 * abs(value)
+    return max(half, grain(number) / (2 if number.hedge == "about" else 1)) if number.hedge else half
 
 
 def _is(number: WrittenNumber, value: float, derivation: Derivation, place: NumberPlace) -> bool:
     """Whether the value rounds to the number as it is shown. A fall is told without its minus; a
     difference has one where it is not said which of two is taken from which.
     """
-    half = number.step / 2 * (1 + 1e-9) + 1e-9 * abs(value)
-    if number.hedge:
-        half = max(half, number.step, abs(number.value) / 20)
-    if abs(abs(value) - abs(number.value)) > half:
+    if abs(abs(value) - abs(number.value)) > _half(number, value):
         return False
+    if derivation.is_change and not number.has_sign:
+        way = direction(place.text, place.start, place.start + len(number.text))
+        if way and (value < 0) != (way < 0):
+            return False
     if (number.value < 0) == (value < 0):
         return True
     if number.value < 0:
@@ -113,115 +166,75 @@ def _is(number: WrittenNumber, value: float, derivation: Derivation, place: Numb
     return not number.has_sign
 
 
-def _operand(figure: OutputNumber, number: WrittenNumber) -> Operand:
+def as_operand(figure: OutputNumber, number: WrittenNumber) -> Operand:
     """A figure as an operand: fractions and percents in the number's unit, where it has one."""
     as_share = bool(number.share) or number.unit in _POINTS
     is_share = bool(figure.share) or (as_share and abs(figure.value) <= 1 and figure.step < 1)
     share = (number.share or figure.share or 1e2) if is_share else 0.0
     value = figure.value * (share / (figure.share or 1.0)) if is_share else figure.value
-    return Operand(value, share, figure.source, figure.text)
+    return Operand(value, share, figure.source, figure.text, figure)
 
 
-def _of_pairs(number: WrittenNumber, operands: Sequence[Operand], text: str) -> Iterator[tuple[float, Derivation]]:
-    differs, adds = bool(_DIFFERENCE.search(text)), bool(_SUM.search(text))
-    divides = bool(_RATIO.search(text)) or number.unit in ("x", "times", "fold")
+# -- what the sentence shows -----------------------------------------------------------------------
+
+
+def of_shown(number: WrittenNumber, near: Sequence[Operand], words: Words) -> Iterator[tuple[float, Derivation]]:
+    """From numbers of the sentence and of the one before."""
+    operands = list(near)[:MOST_OPERANDS]
     for a, b in permutations(operands, 2):
-        if bool(a.share) == bool(b.share):
-            yield from _terms(number, a, b, differs, adds)
-            yield from _quotients(number, a, b, differs, divides)
+        yield from of_pair(number, a, b, words)
+    yield from _of_all(number, operands, words)
+    yield from of_the_rest(number, operands, words)
 
 
-def _terms(
-    number: WrittenNumber, a: Operand, b: Operand, differs: bool, adds: bool
-) -> Iterator[tuple[float, Derivation]]:  # fmt: skip
+def of_pair(number: WrittenNumber, a: Operand, b: Operand, words: Words) -> Iterator[tuple[float, Derivation]]:
+    if bool(a.share) == bool(b.share):
+        yield from _terms(number, a, b, words)
+        yield from _quotients(number, a, b, words)
+    elif a.share and not b.share and not number.share and abs(a.value) <= a.share:
+        yield a.value / a.share * b.value, Derivation(a.source, f"{a.text} of {b.text}")
+
+
+def _terms(number: WrittenNumber, a: Operand, b: Operand, words: Words) -> Iterator[tuple[float, Derivation]]:
     """The difference and the sum of two, in the number's unit."""
     in_points = number.unit in _POINTS and not number.share and a.share == b.share
     if bool(number.share) != bool(a.share) and not in_points:
         return
     factor = number.share / a.share if a.share and not in_points else 1.0
-    if differs and a.value >= b.value:
+    if words.differs and a.value >= b.value:
         yield (a.value - b.value) * factor, Derivation(a.source, f"{a.text} - {b.text}", True)
-    if adds:
+    if words.adds:
         yield (a.value + b.value) * factor, Derivation(a.source, f"{a.text} + {b.text}")
 
 
-def _quotients(
-    number: WrittenNumber, a: Operand, b: Operand, differs: bool, divides: bool
-) -> Iterator[tuple[float, Derivation]]:  # fmt: skip
+def _quotients(number: WrittenNumber, a: Operand, b: Operand, words: Words) -> Iterator[tuple[float, Derivation]]:
     """The change from b to a, and how many times b is in a."""
     if not b.value:
         return
-    if number.share and differs:
-        yield (a.value - b.value) / b.value * number.share, Derivation(a.source, f"{a.text} / {b.text} - 1")
-    if divides:
+    if number.share and words.differs:
+        change = Derivation(a.source, f"{a.text} / {b.text} - 1", is_change=True)
+        yield (a.value - b.value) / b.value * number.share, change
+    if words.divides:
         yield a.value / b.value * (number.share or 1.0), Derivation(a.source, f"{a.text} / {b.text}")
 
 
-def _of_all(number: WrittenNumber, operands: Sequence[Operand], text: str) -> Iterator[tuple[float, Derivation]]:
-    """The sum of three operands or more."""
+def _of_all(number: WrittenNumber, operands: Sequence[Operand], words: Words) -> Iterator[tuple[float, Derivation]]:
+    """The sum and the average of three operands or more."""
     alike = [o for o in operands if bool(o.share) == bool(number.share)]
-    if len(alike) > 2 and _SUM.search(text):
-        yield sum(o.value for o in alike), Derivation(alike[0].source, " + ".join(o.text for o in alike))
+    if len(alike) < 3:
+        return
+    total = sum(o.value for o in alike)
+    if words.adds:
+        yield total, Derivation(alike[0].source, " + ".join(o.text for o in alike))
+        last = alike[-3:]  # the three of them
+        yield sum(o.value for o in last), Derivation(last[0].source, " + ".join(o.text for o in last))
+    if words.averages:
+        yield total / len(alike), Derivation(alike[0].source, f"the average of {len(alike)} numbers")
 
 
-def _of_the_rest(number: WrittenNumber, operands: Sequence[Operand], text: str) -> Iterator[tuple[float, Derivation]]:
+def of_the_rest(number: WrittenNumber, operands: Sequence[Operand], words: Words) -> Iterator[tuple[float, Derivation]]:
     """What a share leaves of the whole."""
-    if number.share and _REST.search(text):
+    if number.share and words.leaves:
         for o in operands:
-            if o.share:
+            if o.share and 0 <= o.value <= o.share:
                 yield number.share * (1 - o.value / o.share), Derivation(o.source, f"100% - {o.text}")
-
-
-def _of_extremes(number: WrittenNumber, grid: Grid, text: str) -> Iterator[tuple[float, Derivation]]:
-    """The difference between the largest and the smallest of a column, or their ratio."""
-    if len(_EXTREMES.findall(text)) < 2:
-        return
-    for level, vocabulary in enumerate(grid.vocabularies):
-        if vocabulary.is_statistic or len(vocabulary) < 2:
-            continue
-        for figures in _columns(grid, level).values():
-            ends = [max(figures, key=lambda f: f.value), min(figures, key=lambda f: f.value)]
-            yield from _of_pairs(number, [_operand(f, number) for f in ends], text)
-
-
-def _columns(grid: Grid, level: int) -> dict[tuple[str, ...], list[OutputNumber]]:
-    """The figures that differ in one level alone."""
-    columns: dict[tuple[str, ...], list[OutputNumber]] = {}
-    for figure in grid.figures:
-        if len(figure.labels) > level:
-            columns.setdefault((*figure.labels[:level], *figure.labels[level + 1 :]), []).append(figure)
-    return columns
-
-
-def _named_rows(grid: Grid, text: str) -> Iterator[list[OutputNumber]]:
-    """Values of rows that the text names, of one column each."""
-    for level, vocabulary in enumerate(grid.vocabularies):
-        if vocabulary.is_statistic or len(vocabulary) < 2:
-            continue
-        named = {vocabulary.labels[m.label] for m in vocabulary.mentions(text)}
-        if not 2 <= len(named) <= MOST_OPERANDS:
-            continue
-        for column in _columns(grid, level).values():
-            figures = [f for f in column if f.labels[level] in named]
-            if len(figures) > 1:
-                yield figures
-
-
-def _of_columns(number: WrittenNumber, grid: Grid, text: str) -> Iterator[tuple[float, Derivation]]:
-    """The share of a row that the text names in the sum of its column."""
-    if not number.share or not _WHOLE.search(text):
-        return
-    for level, vocabulary in enumerate(grid.vocabularies):
-        if vocabulary.is_statistic or len(vocabulary) < 2:
-            continue
-        named = {vocabulary.labels[m.label] for m in vocabulary.mentions(text)}
-        if len(named) != 1:
-            continue  # of two rows it could be either's
-        for figures in _columns(grid, level).values():
-            total = sum(f.value for f in figures)
-            if len(figures) < 2 or any(f.value < 0 for f in figures) or not total:
-                continue
-            for figure in figures:
-                if figure.labels[level] in named:
-                    shown = Derivation(figure.source, f"{figure.text} / the sum of {len(figures)} rows")
-                    yield figure.value / total * number.share, shown

@@ -30,6 +30,7 @@ class OutputNumber:
     labels: tuple[str, ...] = ()
     grid: Grid | None = field(default=None, compare=False, repr=False)
     text: str = ""
+    unit: str = ""
 
 
 def lines_grid() -> Grid:
@@ -61,4 +62,4 @@ def _figure(text: str, source: int, labels: tuple[str, ...] = (), grid: Grid | N
     if len(numbers) != 1 or not math.isfinite(numbers[0].value):
         return None
     number = numbers[0]
-    return OutputNumber(number.value, number.step, number.share, source, labels, grid, number.text)
+    return OutputNumber(number.value, number.step, number.share, source, labels, grid, number.text, number.unit)

@@ -14,17 +14,25 @@ from qwq.agent.report.grid import Grid, OutputNumber, is_value
 _FOOTER = re.compile(r"\[?\d+ rows x \d+ columns\]?|(?:Name: (?P<name>[^,]*), )?(?:Length: \d+, )?dtype: \w+(?:, .*)?")
 
 
+_BARS = "|│┆"
+_RULES = "+\\-=─┼├┤┌┬┐└┴┘╞═╪╡"
+_TYPES = re.compile(r"-{3}|str|bool|date|datetime.*|u?int\d+|[uif]\d+|varchar|integer|bigint|double|float|real|hugeint|boolean|cat", re.I)
+
+
 def _pipes(lines: Sequence[str], source: int, name: str) -> tuple[Grid | None, int]:
+    """Columns with bars between them; polars and DuckDB print types below the names."""
     rows = []
     for line in lines:
-        if not re.search(r"[|│]", line) and not re.fullmatch(r"\s*[+\-=─┼├┤]{3,}\s*", line):
+        if not re.search(rf"[{_BARS}]", line) and not re.fullmatch(rf"\s*[{_RULES}]{{3,}}\s*", line):
             break
         rows.append(line)
-    if sum(bool(re.search(r"[|│]", r)) for r in rows) < 2:
+    if sum(bool(re.search(rf"[{_BARS}]", r)) for r in rows) < 2:
         return None, 0
     cells = [
-        [c.strip() for c in re.split(r"[|│]", r.strip().strip("|│"))] for r in rows if re.search(r"[^|│+\-=:─┼├┤\s]", r)
-    ]
+        [c.strip() for c in re.split(rf"[{_BARS}]", r.strip().strip("|│"))]
+        for r in rows if re.search(rf"[^{_BARS}{_RULES}:\s]", r)
+    ]  # fmt: skip
+    cells = [row for i, row in enumerate(cells) if i == 0 or not all(map(_TYPES.fullmatch, row))]
     return _grid_of_cells(cells, source, name), len(rows)
 
 

@@ -4,69 +4,40 @@
     check_numbers("The South sold 84.15.", given)[0].reason
 
 A number is traced where a call gave the same value, rounded to the digits shown, percent against
-fraction, in thousands or millions. It is not where only the value of another row or column is the
-same, as far as the text says which row it means (`attachment.py`). A difference, change, ratio,
-share or sum of numbers that the sentence shows or names is computed here and so checked
-(`derived.py`); other arithmetic was not executed and is unsupported.
+fraction, in thousands or another unit (`matching.py`). It is not where only the value of another
+row or column is the same, as far as the text says which row it means (`attachment.py`). A
+difference, change, ratio, share, sum or average of numbers that the sentence shows or names is
+computed here and so checked (`derived.py`); other arithmetic was not executed and is unsupported.
 
 A traced number was given by a call: that the call computed the right thing is not shown by this.
 """
 
 from __future__ import annotations
 
-import ast
 import re
-import warnings
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from qwq.agent.report.attachment import Attachments
-from qwq.agent.report.derived import Derivation, Operand, derive
+from qwq.agent.report.code_limits import literals
+from qwq.agent.report.derived import Derivation, Evidence, Operand
+from qwq.agent.report.derived_rows import derive
 from qwq.agent.report.grid import Grid, OutputNumber, lines_grid
 from qwq.agent.report.label_words import forms
+from qwq.agent.report.matching import Figures, close
 from qwq.agent.report.output_numbers import read_figures
 from qwq.agent.report.places import NumberPlace, Places
 from qwq.agent.report.reader import WrittenNumber, read_numbers
 
 TASK = "task"
-_TIMES_100 = re.compile(r"\*\s*100(?:\.0*)?\b|\b100(?:\.0*)?\s*\*|\bmul\(\s*100|pct|percent|%['\"}]", re.IGNORECASE)
-_PERCENT = re.compile(r"[%％]|pct|perc|百分", re.IGNORECASE)
-_RATE = re.compile(r"rate|share|ratio|margin|yield|interest|率|占比", re.IGNORECASE)
-_CHANGE = re.compile(r"growth|change|chg|return|increase|diff|delta|yoy|lift|uplift|gain|变化|增长", re.IGNORECASE)
-_LOSS = re.compile(r"drop|decline|decrease|fall|loss|reduc|下降|减少", re.IGNORECASE)
-_BASIS = re.compile(r"basis|bps|\bbp\b", re.IGNORECASE)
-_DOWN = re.compile(
-    r"\b(?:fell|fall(?:s|ing|en)?|declin\w*|drop\w*|decreas\w*|reduc\w*|lower\w*|down|lost|loss(?:es)?|negativ\w*|"
-    r"invers\w*|minus|below|shr[aiu]nk\w*|contract\w*|slip\w*|slid\w*|under|less|deficit|cut\w*|cool\w*|shorter|smaller)"
-    r"|下降|减少|下跌|下滑|降低|负|亏损",
-    re.IGNORECASE,
-)
-_FELL_BY = re.compile(
-    r"(?:\b(?:fell|falls|fallen|declined|declines|dropped|drops|decreased|decreases|shrank|shrunk|down|slipped|contracted)"
-    r"(?:\s+by)?|\b(?:decline|drop|decrease|fall|reduction|loss)\s+of|下降了?|减少了?|下跌了?)\s*(?:about|around|~)?\s*[$€£¥]?$",
-    re.IGNORECASE,
-)
-_QUANTILES = ("1%", "5%", "10%", "25%", "50%", "75%", "90%", "95%", "99%")
-_BELOW = re.compile(
-    r"below|under|less|fewer|lower|above|over|more|at (?:most|least)|or (?:less|more)|up to|quantile|quartile|"
-    r"percentile|median|middle|half|within|between|exceed|top|bottom|分位",
-    re.I,
-)
 _ADVICE = re.compile(
     r"\b(?:recommend\w*|suggest\w*|propos\w*|should|could|consider|plan(?:s|ned)? to|aim\w*|target\w*|goal|next steps?|"
     r"advis\w*|let us|we will|ought|review|try)\b|建议|应当|计划",
     re.I,
 )
-_FACTORS = (1.0, 1e2, 1e3, 1e4, 1e-2, 1e-3, 1e-4)  # from a figure to a number in its unit
-_SCALE_WORDS = {
-    1e3: re.compile(r"thousand|1e3\b|/\s*1_?000\b|\(k\)|_k\b|千", re.I),
-    1e6: re.compile(r"million|1e6\b|1_?000_?000\b|_m\b|_mn\b|\bmn\b|\bM\b|百万", re.I),
-    1e9: re.compile(r"billion|1e9\b|1_?000_?000_?000\b|_bn\b|\bbn\b", re.I),
-    1e4: re.compile(r"万|1e4\b|/\s*1_?0000\b"),
-    1e8: re.compile(r"亿|1e8\b"),
-}
+_ADVICE_ABOVE = re.compile(r"\b(?:recommend\w*|next steps?|suggestions?|action items?|action plan|proposals?)\b|建议|下一步", re.I)
+_NAME_BEFORE = re.compile(r"([A-Za-z][\w.&+'-]*|[\u4e00-\u9fff]+)([ \u00a0-]?)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +79,13 @@ class Trace:
     def __init__(self, sources: Sequence[NumberSource]):
         self.sources = sources
         lines = lines_grid()
-        self.figures = [
+        figures = [
             figure
             for i, source in enumerate(sources)
             if source.label != TASK
             for figure in read_figures(source.text, i, lines)
         ]
-
-        self._order = sorted(range(len(self.figures)), key=lambda i: abs(self.figures[i].value))
-        self._sizes = [abs(self.figures[i].value) for i in self._order]
+        self.figures = Figures(figures, [source.code for source in sources])
 
     @cached_property
     def _typed(self) -> list[tuple[float, int, str]]:
@@ -132,61 +101,79 @@ class Trace:
     def check(self, text: str) -> list[NumberCheck]:
         numbers, places = read_numbers(text), Places(text)
         located = [(number, places.of(number)) for number in numbers]
-        equals = [[f for f in self._near(n, place) if self._is_same(n, f, place)] for n, place in located]
+        equals = [self.figures.equal(n, place) for n, place in located]
+        attachments = Attachments(text, numbers)
+        operands = {
+            i: operand for i, (n, place) in enumerate(located)
+            if (operand := self._operand(n, place, equals[i], attachments)) is not None
+        }  # fmt: skip
         derived: dict[int, NumberCheck] = {}
-        operands: dict[int, Operand] = {}
         for i, (number, place) in enumerate(located):
-            if equals[i]:
-                operands[i] = self._operand(number, place, equals[i][0])
-            elif number.is_counted and (found := self._derivation(i, located, operands)) is not None:
+            if i in operands or not number.is_counted or number.is_year:
+                continue
+            if (found := self._derivation(i, located, operands, text)) is not None:
                 derived[i] = self._as_check(number, found)
                 operands[i] = Operand(found.value, number.share, found.source, number.text)
         # A difference is no row's value: the others of its sentence are attached without it.
         attachments = Attachments(text, [n for i, n in enumerate(numbers) if i not in derived])
         checks = []
         for i, (number, place) in enumerate(located):
-            check = derived.get(i) or self._check(number, place, equals[i], attachments)
+            check = derived.get(i) or self._check(number, place, equals[i], attachments, text)
             if check is not None and check.source is None and equals[i] and number.share:
-                found = self._derivation(i, located, operands)  # another row has the share by chance
+                found = self._derivation(i, located, operands, text)  # another row has the value by chance
                 check = check if found is None else self._as_check(number, found)
             if check is not None:
                 checks.append(check)
         return checks
 
     def _derivation(
-        self, index: int, located: Sequence[tuple[WrittenNumber, NumberPlace]], operands: Mapping[int, Operand]
-    ) -> Derivation | None:
+        self, index: int, located: Sequence[tuple[WrittenNumber, NumberPlace]], operands: Mapping[int, Operand],
+        text: str,
+    ) -> Derivation | None:  # fmt: skip
         """How a number that no call gave follows from others of its sentence and of the one before,
         or from rows that the sentence names.
         """
         number, place = located[index]
         begin = number.start - place.start - len(place.before)
         end = number.start - place.start + len(place.text)
-        shown = [
-            operand
-            for i, operand in operands.items()
-            if i != index and not located[i][0].is_year
-            and (begin <= located[i][0].start < end or (place.is_cell and located[i][1].line == place.line))
-        ]  # fmt: skip
-        return derive(number, place, shown, self._grids)
+        paragraph = (text.rfind("\n\n", 0, number.start), text.find("\n\n", number.start) % (len(text) + 1))
+        near, far = [], []
+        for i in sorted(operands, key=lambda i: abs(located[i][0].start - number.start)):
+            start = located[i][0].start
+            if i == index or located[i][0].is_year:
+                continue
+            if begin <= start < end or (place.is_cell and located[i][1].line == place.line):
+                near.append(operands[i])
+            elif paragraph[0] <= start < paragraph[1]:
+                far.append(operands[i])
+        typed = [Operand(v, 0.0, i, f"{v:g}") for v, i, kind in self._typed if kind == "task"]
+        return derive(number, place, Evidence(near, far, typed, self._grids))
 
     def _as_check(self, number: WrittenNumber, found: Derivation) -> NumberCheck:
         label = self.sources[found.source].label
         return NumberCheck(number.text, number.start, number.end, label, kind="derived", given=found.text)
 
-    def _operand(self, number: WrittenNumber, place: NumberPlace, figure: OutputNumber) -> Operand:
-        exact = next(
-            (v for v in self._values(number, figure, place) if _close(number, v, ignore_sign=True)), number.value
-        )
-        return Operand(exact, number.share or place.share, figure.source, figure.text)
+    def _operand(
+        self, number: WrittenNumber, place: NumberPlace, equal: Sequence[OutputNumber], attachments: Attachments
+    ) -> Operand | None:
+        """The number for arithmetic: what gave it, of several the one called most like it."""
+        if equal:
+            codes = self.figures.codes
+            figure = max(equal, key=lambda f: attachments.overlap(place, f, codes[f.source]))
+            exact = self.figures.exact(number, place, figure)
+            return Operand(exact, number.share or place.share, figure.source, figure.text, figure)
+        if number.is_counted and not number.is_year and (typed := self._where_typed(number)):
+            return Operand(number.value, number.share, typed[2], number.text)
+        return None
 
     @cached_property
     def _grids(self) -> list[Grid]:
-        return list({id(f.grid): f.grid for f in self.figures if f.grid is not None}.values())
+        return list({id(f.grid): f.grid for f in self.figures.figures if f.grid is not None}.values())
 
     def _check(
-        self, number: WrittenNumber, place: NumberPlace, equal: Sequence[OutputNumber], attachments: Attachments
-    ) -> NumberCheck | None:
+        self, number: WrittenNumber, place: NumberPlace, equal: Sequence[OutputNumber], attachments: Attachments,
+        text: str,
+    ) -> NumberCheck | None:  # fmt: skip
         if not number.is_counted and (not place.is_cell or place.is_name):
             return None
         span = (number.text, number.start, number.end)
@@ -202,6 +189,8 @@ class Trace:
             index = next(i for i, reason in enumerate(reasons) if reason)
             return NumberCheck(*span, None, f"{self.sources[equal[index].source].label}: {reasons[index]}")
         if number.is_year or (number.may_be_year and place.is_name) or _is_advice(number, place):
+            return None
+        if self._is_name(number, text):
             return None
         return NumberCheck(*span, None, "no executed call gave this number")
 
@@ -219,12 +208,12 @@ class Trace:
         ]
         return equal[-max(fitting)[2]] if fitting else None
 
-    def _where_typed(self, number: WrittenNumber) -> tuple[str, str] | None:
-        """(source, kind) of the number in the task or the code."""
+    def _where_typed(self, number: WrittenNumber) -> tuple[str, str, int] | None:
+        """(source, kind, place of the source) of the number in the task or the code."""
         for value, source, kind in self._typed:
             share = number.share if abs(value) <= 1 else 0.0
-            if _close(number, value) or (share and _close(number, value * share)):
-                return self.sources[source].label, kind
+            if close(number, value) or (share and close(number, value * share)):
+                return self.sources[source].label, kind, source
         return None
 
     def _counted(self, number: WrittenNumber, place: NumberPlace) -> int | None:
@@ -238,148 +227,25 @@ class Trace:
                     return grid.figures[0].source
         return None
 
-    def _near(self, number: WrittenNumber, place: NumberPlace) -> list[OutputNumber]:
-        """The figures whose size fits in some unit, in the order of the outputs."""
-        shown = abs(number.value)
-        reach = number.step + (shown / 5 if number.hedge else 0.0)
-        chosen: set[int] = set()
-        for factor in {*_FACTORS, number.scale, 1 / number.scale, place.scale, 1 / place.scale}:
-            low, high = (shown - reach) / factor, (shown + reach) / factor
-            low, high = low - 1e-9 * abs(low), high + 1e-9 * abs(high)
-            chosen.update(self._order[bisect_left(self._sizes, low) : bisect_right(self._sizes, high)])
-        return [self.figures[i] for i in sorted(chosen)]
-
-    # -- equality ----------------------------------------------------------------------------------
-
-    def _is_same(self, number: WrittenNumber, figure: OutputNumber, place: NumberPlace) -> bool:
-        if figure.share and figure.grid is None and figure.text in _QUANTILES and not _BELOW.search(place.text):
-            return False  # the name of a row of describe()
-        return any(
-            self._fits(number, value, figure, place) for value in self._values(number, figure, place)
-        )  # fmt: skip
-
-    def _values(self, number: WrittenNumber, figure: OutputNumber, place: NumberPlace) -> Iterable[float]:
-        """What the figure is in the number's unit, in each way that it may be meant."""
-        value, share = figure.value, number.share or place.share
-        if share:
-            yield from self._shares(share, figure)
-        else:
-            yield value
-            if figure.share:
-                yield value / figure.share
-        scale = number.scale if number.scale != 1 else place.scale
-        if scale != 1:
-            words = " ".join((*figure.labels, self.sources[figure.source].code))
-            if number.scale == 1:
-                yield value / scale
-            elif scale in _SCALE_WORDS and _SCALE_WORDS[scale].search(words):
-                yield value * scale
-
-    def _shares(self, share: float, figure: OutputNumber) -> Iterable[float]:
-        value, labels = figure.value, " ".join(figure.labels)
-        if figure.share:
-            yield value * share / figure.share
-            return
-        as_percent = bool(_PERCENT.search(labels) or _TIMES_100.search(self.sources[figure.source].code))
-        if abs(value) <= 1 or (abs(value) <= 10 and _CHANGE.search(labels)):
-            yield value * share
-        if share == 100 and ((abs(value) > 1 and (figure.step < 1 or _RATE.search(labels))) or as_percent):
-            yield value
-        if share == 1e4 and (abs(value) >= 1 or _BASIS.search(labels)):
-            yield value
-            if as_percent:
-                yield value * 100
-
-    def _fits(self, number: WrittenNumber, value: float, figure: OutputNumber, place: NumberPlace) -> bool:
-        if not _close(number, value, ignore_sign=True):
-            return False
-        if value == 0 or (value < 0) == (number.value < 0):
-            fell = _FELL_BY.search(place.text[: place.start])
-            # A fall by -3 is a rise, and so is what the call calls a change and gives as a plus.
-            return not (fell and (number.value < 0 or (value > 0 and _CHANGE.search(" ".join(figure.labels)))))
-        if number.either_sign:
+    def _is_name(self, number: WrittenNumber, text: str) -> bool:
+        """Whether the number with the word before it, or the letters at it, is written so in the
+        outputs or the task: RTX 4090, class 9B.
+        """
+        word = re.match(r"[\w.-]*\w", text[number.start :])
+        if word and number.scale != 1 and re.fullmatch(r"\d+[A-Za-z]+", word[0]) and self._is_written(word[0]):
             return True
-        if number.value < 0:
-            return bool(_LOSS.search(" ".join(figure.labels)))
-        around = place.text[max(0, place.start - 70) : place.start + len(number.text) + 40] + place.row + place.column
-        return bool(_DOWN.search(around))
+        before = _NAME_BEFORE.search(text, max(0, number.start - 40), number.start)
+        digits = re.match(r"[\d.,]*\d", text[number.start :])
+        return bool(before and digits) and self._is_written(f"{before[1]}{before[2]}{digits[0]}")  # type: ignore[index]
+
+    def _is_written(self, words: str) -> bool:
+        pattern = re.compile(rf"(?<![\w.]){re.escape(words)}(?![\w%]|[.,]\d)")
+        return any(pattern.search(part) for source in self.sources for part in (source.text, source.code))
 
 
 def _is_advice(number: WrittenNumber, place: NumberPlace) -> bool:
     """A round number of what is recommended or planned: shift 10% of the budget."""
     digits = number.text.strip("$€£%").rstrip("0%").replace(",", "")
     is_round = len(re.sub(r"\D", "", digits)) <= 1 or number.value % 5 == 0
-    return is_round and number.is_whole and bool(_ADVICE.search(place.text[: place.start]))
-
-
-def _close(number: WrittenNumber, value: float, *, ignore_sign: bool = False) -> bool:
-    """Whether `value` rounds to the number as it is shown; with "about", to its round figure."""
-    shown = number.value
-    if ignore_sign:
-        shown, value = abs(shown), abs(value)
-    half = number.step / 2 * (1 + 1e-9) + 1e-12 * abs(value)
-    if abs(value - shown) <= half:
-        return True
-    if not number.hedge:
-        return False
-    whole = round(abs(shown) / number.step)
-    grain = number.step
-    while whole and whole % 10 == 0:
-        whole, grain = whole // 10, grain * 10
-    grain = min(grain, abs(shown) / 10)
-    if number.hedge == "about":
-        return abs(value - shown) <= grain / 2
-    return 0 <= (value - shown if number.hedge == "above" else shown - value) < grain
-
-
-# -- what the code says ----------------------------------------------------------------------------
-
-_SHOWING = {"print", "display", "format", "round", "value", "table", "Series", "DataFrame", "array"}
-_SQL = re.compile(
-    r"(?:[<>=]|\b(?:limit|between|and|in\s*\(|like|interval|offset|then|else|having))\s*\(?(-?\d+(?:\.\d+)?)", re.I
-)
-
-
-def literals(code: str) -> list[float]:
-    """Numbers with which code compares, cuts or is called, but not those that it only assigns or
-    shows: a figure typed into the code is no result.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)
-            tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError):
-        return [float(match[1]) for match in _SQL.finditer(code)]
-    found: list[float] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Compare):
-            found += _constants([node.left, *node.comparators])
-        elif isinstance(node, ast.Slice):
-            found += _constants([part for part in (node.lower, node.upper) if part])
-        elif isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name not in _SHOWING:
-                found += _constants([*node.args, *(k.value for k in node.keywords)])
-        elif (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and re.search(r"\bselect\b", node.value, re.I)
-        ):
-            found += [float(match[1]) for match in _SQL.finditer(node.value)]
-    return found
-
-
-def _constants(nodes: Iterable[ast.expr]) -> list[float]:
-    values: list[float] = []
-    for node in nodes:
-        if isinstance(node, (ast.List, ast.Tuple)):
-            values += _constants(node.elts)
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            values += [-value for value in _constants([node.operand])]
-        elif (
-            isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool)
-        ):
-            values.append(float(node.value))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            values += [n.value for n in read_numbers(node.value, skip=False)]
-    return values
+    said = (place.text[: place.start], *(t for t in (place.before, *place.parents) if _ADVICE_ABOVE.search(t)))
+    return is_round and number.is_whole and bool(_ADVICE.search(" ".join(said)))

@@ -1,0 +1,37 @@
+"""Which way a sentence says that a number goes: it rose by 3, 3% less, 增长了3%."""
+
+from __future__ import annotations
+
+import re
+
+_UP = (
+    r"\b(?:rose|rises?|risen|rising|grew|grow|grows|grown|growing|growth|increas\w*|climb\w*|up|gain(?:s|ed)?|jump\w*|"
+    r"surg\w*|soar\w*|rais\w+|higher|more|ahead|advanc\w*|profits?|stieg\w*|wuchs|gewachsen|mehr)\b|"
+    r"增长|上升|增加|提高|上涨|高出|增至"
+)
+_DOWN = (
+    r"\b(?:fell|falls?|fallen|falling|declin\w*|drop\w*|decreas\w*|reduc\w*|lower\w*|down|shr[aiu]nk\w*|contract(?:s|ed)|"
+    r"slip\w*|slid\w*|dip\w*|plung\w*|sank|sunk|less|fewer|behind|loss|losses|lost|loses|cut|cuts|sank|zur\u00fcck|weniger)\b|"
+    r"下降|减少|下跌|下滑|降低|降至"
+)
+_WAY = re.compile(f"(?P<up>{_UP})|(?P<down>{_DOWN})", re.IGNORECASE)
+_HEDGE = re.compile(r"(?:\b(?:more|less|fewer|lower|higher|mehr|weniger) (?:than|als)|\bup to)[\s*_~$\u20ac\u00a3]*$", re.IGNORECASE)
+_BEHIND = re.compile(
+    rf"[\s*_)]*(?:[A-Za-z%]+\s+){{0,2}}(?:(?P<up>{_UP}|\babove\b)|(?P<down>{_DOWN}|\bbelow\b|\bunder\b|\bshort of\b))",
+    re.IGNORECASE,
+)
+REACH = 45  # characters before the number
+
+
+def direction(text: str, start: int, end: int) -> int:
+    """1 where the words at the number text[start:end] say up, -1 where they say down, else 0. The
+    words right behind it (3% more) go before those in front of it.
+    """
+    behind = _BEHIND.match(text, end)
+    if behind and not re.search(r"[,;.(]", text[end : behind.end()]):
+        return 1 if behind["up"] else -1
+    before = _HEDGE.sub("", text[max(0, start - REACH) : start])
+    last = None
+    for last in _WAY.finditer(before):
+        pass
+    return 0 if last is None else 1 if last["up"] else -1
