@@ -160,6 +160,7 @@ bench-agent-numbers: $(STAMP)
 	$(PIP_INSTALL) --quiet --editable '.[agent]'
 	$(BIN)/python benchmarks/agent_numbers.py
 	$(BIN)/python benchmarks/agent_wordings.py
+	$(BIN)/python benchmarks/agent_prose.py
 
 small: $(STAMP)
 	$(BIN)/qwq train recipes/small.toml

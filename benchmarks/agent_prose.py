@@ -3,9 +3,9 @@
     python benchmarks/agent_prose.py                       # all sets, half a minute; needs pandas
     python benchmarks/agent_prose.py --set first --show
 
-A set is a file of `agent_prose/`, a list of scenes. A scene has `cells`, and a report `text` on what
-they showed. A cell is code that runs in this process in an empty folder, in which `setup` has written
-files, or a `code` with the output that it `shows` (SQL, shell, tools). In a text
+A set is a file of `agent_prose/`, a list of scenes. A scene has `cells`, and a report `text` on
+what they showed. A cell is code that runs in this process in an empty folder, in which `setup` has
+written files, or a `code` with the output that it `shows` (SQL, shell, tools). In a text
 
 - `{expression:format}` is computed from the variables of the cells and of `names`
 - `«right|kind:wrong|kind:wrong»` is a right number and what is put in its place, one at a time;
@@ -87,7 +87,8 @@ def build(scene: dict[str, Any]) -> Report:
 def shows(code: str, names: dict[str, Any]) -> str:
     """What a cell prints, with the value of its last expression."""
     body = ast.parse(code).body
-    last = body.pop() if isinstance(body[-1], ast.Expr) else None
+    last = body[-1] if isinstance(body[-1], ast.Expr) else None
+    body = body[:-1] if last else body
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(ast.Module(body, []), "cell", "exec"), names)
@@ -155,7 +156,9 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print what went wrong")
     options = parser.parse_args()
     for name in options.sets or SETS:
-        print(json.dumps({"name": f"agent_prose/{name}", **measure(name, options.show)}, ensure_ascii=False), flush=True)
+        print(
+            json.dumps({"name": f"agent_prose/{name}", **measure(name, options.show)}, ensure_ascii=False), flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def test_a_spaced_number_is_one_in_a_report_and_several_in_an_output() -> None:
 
 
 ORDERS = NumberSource(
-    "cell 5", "year | orders | revenue\n2022 | 4812 | 391204.55\n2023 | 5377 | 468830.1\n2024 | 5106 | 455917.84\n(3 rows)"
+    "cell 5",
+    "year | orders | revenue\n2022 | 4812 | 391204.55\n2023 | 5377 | 468830.1\n2024 | 5106 | 455917.84\n(3 rows)",
 )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from qwq.agent.report import NumberSource, check_numbers
+from qwq.agent.report.code_limits import literals
 from qwq.agent.report.grid import lines_grid
 from qwq.agent.report.output_numbers import read_figures
 from qwq.agent.report.reader import read_numbers
-from qwq.agent.report.code_limits import literals
 
 
 def values(text: str) -> list[float]:

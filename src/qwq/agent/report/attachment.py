@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from qwq.agent.report.grid import Grid, OutputNumber
-from qwq.agent.report.label_words import STATISTICS, Mention, Vocabulary, forms
+from qwq.agent.report.label_words import STATISTICS, Mention, Vocabulary, are_times, forms
+from qwq.agent.report.number_forms import factors, is_unit
 from qwq.agent.report.places import NumberPlace
 from qwq.agent.report.reader import WrittenNumber
 
@@ -50,8 +51,10 @@ _COMPARES = re.compile(
 _OPPOSED = re.compile(r"[\s%]*\(?(?:against|versus|vs\.?|compared (?:with|to))[\s$€£¥]*", re.I)
 _AGAINST = re.compile(r"[\s%]*\(?(?:against|versus|vs\.?|to|compared (?:with|to)|and|/|-|\u2013)[\s$€£¥]*", re.I)
 _TURNED = re.compile(r"\b(?:compared (?:with|to)|unlike|than|against|versus|relative to)\s+(?:the\s+)?$", re.I)
-_NAMES_NEXT = re.compile(r"[)\s]*[=<>\u2264\u2265\u2248:]")  # `p = 0.03`: a name of the number that follows
-_STATISTIC_NEXT = re.compile(r"[)\s]*[=<>\u2264\u2265\u2248:]|\s+[-+$€£]?\d")
+_BESIDE = re.compile(r"[\s%*_(]*(?:(?:in|for|during|by|at|of)\s+(?:the\s+)?)?", re.I)
+_TO = re.compile(r"\W*(?:to|bis|auf|until|through|and|vs\.?|versus|\u2192|-|\u2013|到|至)\W*", re.I)
+_NAMES_NEXT = re.compile(r"[)\s]*[=<>\u2264\u2265\u2248]|\s*:")  # `p = 0.03`: a name of the number that follows
+_STATISTIC_NEXT = re.compile(r"[)\s]*[=<>\u2264\u2265\u2248]|\s*:|\s+[-+$€£]?\d")
 _NEVER = re.compile(r"\b(?:no|none|never|nothing|not|nobody|neither)\b", re.I)
 _ASIDE = re.compile(r"[\s*_%]*\((?:about |or |i\.e\. |= ?|a share of )?[$€£~]?")
 _OF_ANOTHER = re.compile(
@@ -68,9 +71,7 @@ _CHANGE_WORDS = re.compile(
 )
 _EACH = re.compile(r"\b(?:each|every|per|respectively)\b|每", re.I)
 _WORD = re.compile(r"[A-Za-z]+|[\u2e80-\u9fff]{2}")
-_OVERALL = re.compile(
-    r"\b(?:overall|in total|total|across all|altogether|of all|whole|entire)\b|总体|整体|全部|总计", re.I
-)
+_OVERALL = re.compile(r"\b(?:overall|in total|total|across all|altogether)\b|总体|整体|全部|总计", re.I)
 _EXTREME = re.compile(
     r"\b(?:highest|lowest|most|least|best|worst|top|largest|smallest|peak\w*|lead\w*|max\w*|min\w*)\b|最", re.I
 )
@@ -111,17 +112,23 @@ class Attachments:
         for level in range(len(figure.labels)):
             if reason := self._at_level(number, place, figure, level):
                 return reason
-        if place.is_cell or not _OVERALL.search(place.text) or _EXTREME.search(place.text) or _EACH.search(place.text):
+        before = place.text[max(0, place.start - 40) : place.start]
+        said = _OVERALL.search(re.split(r"[\d,;(]", before)[-1])
+        if place.is_cell or not said or _EXTREME.search(place.text) or _EACH.search(place.text):
             return ""
         return self._overall_conflict(place, figure, vocabularies)
 
     def _at_level(self, number: WrittenNumber, place: NumberPlace, figure: OutputNumber, level: int) -> str:
         """Why the figure's label of one level is not the one that the text means."""
         vocabulary, label = figure.grid.vocabularies[level], figure.labels[level]  # type: ignore[union-attr]
-        if len(vocabulary) < 2 or not forms(label):
+        if len(vocabulary) < 2 or not forms(label) or _is_its_unit(number, label):
             return ""
         own = vocabulary.labels.index(label)
-        meant = self._meant(number, place, vocabulary, own)
+        is_column = 0 < level == len(figure.labels) - 1 and not vocabulary.is_statistic
+        meant = self._meant(number, place, vocabulary, own, is_column)
+        lines = figure.grid if figure.grid and figure.grid.is_lines else None
+        if lines and meant is not None and self._names_a_line(lines, vocabulary.labels[meant]):
+            meant = self._meant(number, place, vocabulary, own, True)
         if meant is None or meant == own or vocabulary.labels[meant] == label:
             return ""
         right = _value_of(figure, level, vocabulary.labels[meant])
@@ -151,7 +158,7 @@ class Attachments:
             return True
         if vocabularies[level].is_statistic and _SPREAD.search(place.text[: place.start]):
             return True
-        return _are_times(other, label) and bool(_EARLIER.search(self._behind_text(number, place)))
+        return are_times(other, label) and bool(_EARLIER.search(self._behind_text(number, place)))
 
     def _behind_text(self, number: WrittenNumber, place: NumberPlace) -> str:
         """The text from the number to the next one."""
@@ -163,7 +170,9 @@ class Attachments:
 
     # -- which label is meant ----------------------------------------------------------------------
 
-    def _meant(self, number: WrittenNumber, place: NumberPlace, vocabulary: Vocabulary, own: int) -> int | None:
+    def _meant(
+        self, number: WrittenNumber, place: NumberPlace, vocabulary: Vocabulary, own: int, is_column: bool
+    ) -> int | None:  # fmt: skip
         if place.is_cell:
             return self._meant_by_cell(place, vocabulary, own)
         if _OF_ANOTHER.search(place.text, 0, place.start):
@@ -172,20 +181,59 @@ class Attachments:
         sentence = sentence.without_names_of_others(place.start, place.text, vocabulary.is_statistic)
         if not sentence.mentions and not vocabulary.is_statistic:
             return self._meant_by_parents(place, vocabulary, own)
-        labels = {mention.label for mention in sentence.mentions}
         span = (place.start, place.start + len(number.text))
         if (end := _end_of_range(place.text, span)) and end in vocabulary.labels:
             return vocabulary.labels.index(end)
+        return self._meant_in(number, place, sentence, vocabulary, own, is_column)
+
+    def _meant_in(
+        self, number: WrittenNumber, place: NumberPlace, sentence: _Sentence, vocabulary: Vocabulary, own: int,
+        is_column: bool,
+    ) -> int | None:  # fmt: skip
+        """The label of the sentence that the number is for."""
+        labels = {mention.label for mention in sentence.mentions}
+        span = (place.start, place.start + len(number.text))
         attached = attach(place.text, span, sentence.numbers, sentence.mentions)
+        if own in attached:
+            return own
+        if is_column:  # columns are not said for all numbers of a sentence
+            attached = [label for label in attached if _is_beside(place.text, span, sentence.mentions, label)]
+        first = _first(sentence.mentions, attached)
+        if first is None or self._is_second(place, span, sentence, first):
+            return None
         if attached:
-            return own if own in attached else attached[0]
-        if len(labels) == 1 and own not in labels and not vocabulary.is_statistic:
-            (only,) = sentence.mentions[:1]
-            if only.end <= place.start or len(sentence.numbers) == 1:
-                return only.label
-        if _are_times(*map(forms, vocabulary.labels)) and self._are_taken(place, span, sentence):
+            return None if self._has_own_row(number, place, vocabulary) else attached[0]
+        single = len(sentence.numbers) == 1
+        alone = labels == {first.label} and not vocabulary.is_statistic and (single or not is_column)
+        if alone and own not in labels and (single or first.end <= place.start):
+            return first.label
+        if are_times(*map(forms, vocabulary.labels)) and self._are_taken(place, span, sentence):
             return self._meant_by_parents(place, vocabulary, own)
         return None
+
+    @staticmethod
+    def _names_a_line(grid: Grid, label: str) -> bool:
+        """Whether a label is the name of one number (`gifts: 415`), not of a line of several."""
+        return all(f.labels[1] == "" for f in grid.figures if f.labels and f.labels[0] == label)
+
+    def _has_own_row(self, number: WrittenNumber, place: NumberPlace, vocabulary: Vocabulary) -> bool:
+        """Whether the text behind the number speaks of a row by a name that the output does not
+        have: 58.3 in the control arm.
+        """
+        behind = self._behind_text(number, place)
+        axis = forms(vocabulary.axis)
+        return bool(axis and axis & forms(behind)) and not vocabulary.mentions(behind)
+
+    @staticmethod
+    def _is_second(place: NumberPlace, span: tuple[int, int], sentence: _Sentence, mention: Mention) -> bool:
+        """Whether the number is set against the one before it, which the label is for: 6.4 vs
+        2.5.
+        """
+        earlier = [n for n in sentence.numbers if n[1] <= span[0]]
+        alone = len({m.label for m in sentence.mentions}) == 1
+        if not alone or not earlier or not mention.end <= earlier[-1][0]:
+            return False
+        return bool(_OPPOSED.fullmatch(place.text, earlier[-1][1], span[0]))
 
     def _are_taken(self, place: NumberPlace, span: tuple[int, int], sentence: _Sentence) -> bool:
         """Whether every label of the sentence belongs to other numbers."""
@@ -206,7 +254,7 @@ class Attachments:
             return None
         if own in {m.label for m in vocabulary.mentions(place.before)}:
             return own
-        by_time = _are_times(*map(forms, vocabulary.labels))
+        by_time = are_times(*map(forms, vocabulary.labels))
         for text in place.parents:
             found = {m.label for m in vocabulary.mentions(text) if by_time or vocabulary.fills(m, text)}
             if found:
@@ -261,6 +309,26 @@ class Attachments:
             if own not in {m.label for m in vocabulary.mentions(around)}:
                 return f"{figure.text} belongs to {_shown(vocabulary, own)}, the text speaks of all"
         return ""
+
+
+def _first(mentions: Sequence[Mention], attached: Sequence[int]) -> Mention | None:
+    return next((m for m in mentions if not attached or m.label == attached[0]), None)
+
+
+def _is_beside(text: str, span: tuple[int, int], mentions: Sequence[Mention], label: int) -> bool:
+    """Whether a label is right before or behind the number: 415 gifts, price: 3.2."""
+    for mention in mentions:
+        if mention.label == label:
+            if mention.end <= span[0] and _JOINS.fullmatch(text[mention.end : span[0]]):
+                return True
+            if mention.start >= span[1] and _BESIDE.fullmatch(text[span[1] : mention.start]):
+                return True
+    return False
+
+
+def _is_its_unit(number: WrittenNumber, label: str) -> bool:
+    """Whether the number's unit is what the label says: 910 g of `grams`."""
+    return any(1.0 in factors(number.unit, word) for word in label.lower().split() if is_unit(word))
 
 
 def _ends_a_range(
@@ -341,6 +409,8 @@ def _in_lists(text: str, numbers: Sequence[tuple[int, int]], mentions: Sequence[
     if len(labels) == len(numbers) == 2 and labels[0] != labels[1] and mentions[1].end <= numbers[0][0]:
         between = (text[mentions[0].end : mentions[1].start], text[numbers[0][1] : numbers[1][0]])
         compares = _COMPARES.search(between[0]) or _OPPOSED.fullmatch(between[1])
+        if all(map(_TO.fullmatch, between)):
+            return labels  # from Q1 to Q4 (from 12 to 15)
         if compares and _AGAINST.fullmatch(between[1]) and not _TURNED.search(text[: mentions[0].start]):
             return labels  # A sold more than B: 12 against 9
     if len(labels) != len(numbers) or len(set(labels)) != len(labels) or len(labels) < 2:
@@ -398,12 +468,6 @@ def _can_both_be(meant: frozenset[str], own: frozenset[str]) -> bool:
 
 def _are_numbers(words: frozenset[str]) -> bool:
     return all(word[0].isdigit() for word in words)
-
-
-def _are_times(*labels: frozenset[str]) -> bool:
-    """Whether labels are years, months or quarters, but for some words among them (a total)."""
-    times = sum(all(re.match(r"(?:19|20)\d\d|[qh]\d$", word) for word in label) for label in labels)
-    return times >= 2 and times * 2 > len(labels)
 
 
 def _is_superlative(meant: frozenset[str], own: frozenset[str], text: str) -> bool:

@@ -24,7 +24,8 @@ def literals(code: str) -> list[float]:
             warnings.simplefilter("ignore", SyntaxWarning)
             tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError):
-        return [float(match[1]) for match in _SQL.finditer(code)]
+        limits = [float(match[1]) for match in _SQL.finditer(code)]
+        return limits if re.search(r"\bselect\b", code, re.I) else limits + _options(code)
     found: list[float] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
@@ -44,6 +45,12 @@ def literals(code: str) -> list[float]:
     return found
 
 
+def _options(command: str) -> list[float]:
+    """The numbers of a shell command, but for what it prints."""
+    lines = [line for line in command.splitlines() if not re.search(r"\b(?:echo|printf|print)\b", line)]
+    return [n.value for line in lines for n in read_numbers(line, skip=False)]
+
+
 def _constants(nodes: Iterable[ast.expr]) -> list[float]:
     values: list[float] = []
     for node in nodes:
@@ -56,5 +63,5 @@ def _constants(nodes: Iterable[ast.expr]) -> list[float]:
         ):
             values.append(float(node.value))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            values += [n.value for n in read_numbers(node.value, skip=False)]
+            values += [n.value for n in read_numbers(node.value)]
     return values

@@ -36,10 +36,13 @@ _PASSED = re.compile(
     re.IGNORECASE,
 )
 _ACTED = "sent|emailed|e-mailed|mailed|posted|published|uploaded|pushed|deployed|merged"
-# "We posted it", "the summary was sent", "Posted to the channel": not "sales that customers sent back".
+# "We posted it", "the summary was sent", "Posted to the channel": not "sales that customers sent
+# back".
 _OUTSIDE = re.compile(
-    rf"(?:\b(?:I|we)(?:'ve| have)?(?: \w+ly| also| then| now| just)?|^\W*|\band) (?:{_ACTED})\b(?! back)|^\W*(?:{_ACTED})\b(?! (?:by|back))|"
-    r"\b(?:reports?|e-?mails?|messages?|summar(?:y|ies)|files?|results?|findings|issue|pull request|PR|ticket|notifications?|"
+    rf"(?:\b(?:I|we)(?:'ve| have)?(?: \w+ly| also| then| now| just)?|^\W*|\band) (?:{_ACTED})\b(?! back)|"
+    rf"^\W*(?:{_ACTED})\b(?! (?:by|back))|"
+    r"\b(?:reports?|e-?mails?|messages?|summar(?:y|ies)|files?|results?|findings|issue|pull request|PR|ticket|"
+    r"notifications?|"
     r"announcement|changes?|fix(?:es)?|commits?|branch|page|site|newsletter|invoice|it)\b[^.,;]{0,20}\b(?:was|were|is|are|been)"
     rf"(?: \w+ly| also| now)? (?:{_ACTED})\b|"
     r"\b(?:opened|created|filed|closed)\s+(?:an?|the)\s+(?:pull request|issue|ticket)\b|"
@@ -48,10 +51,14 @@ _OUTSIDE = re.compile(
 )
 # What is between a word of writing and a file that was read: "plotted the revenue of sales.csv".
 _SOURCE_OF = re.compile(
-    r"\b(?:from|of|using|based on|reading|read|loaded|loading|with|via|against|about)\b(?!.*\b(?:to|into|as)\b)|从|基于|根据|读取", re.I
+    r"\b(?:from|of|using|based on|reading|read|loaded|loading|with|via|against|about)\b(?!.*\b(?:to|into|"
+    r"as)\b)|从|基于|根据|读取",
+    re.I,
 )
 _WAS = re.compile(
-    r"[`*'\")\]\s]*(?:(?:was|were|is|are|has been|have been)\s+(?:\w+\s+)?|,?\s*which (?:I|we)(?:'ve| have)?\s+|已?被?)", re.I
+    r"[`*'\")\]\s]*(?:(?:was|were|is|are|has been|have been)\s+(?:\w+\s+)?|,?\s*which (?:I|we)(?:'ve|"
+    r" have)?\s+|已?被?)",
+    re.I,
 )
 _PEOPLE = re.compile(
     r"\b(?:students?|pupils?|candidates?|applicants?|participants?|people|persons?|women|men|drivers?|learners?|children|"
@@ -175,7 +182,9 @@ class _World:
         return written | {n: _WrittenFile(size) for n, size in changed.items()}
 
     def tests_passed(self, counts: Sequence[int] = ()) -> tuple[bool, str]:
-        """Whether the last run of tests passed, or says itself that as many did as the text says."""
+        """Whether the last run of tests passed, or says itself that as many did as the text
+        says.
+        """
         runs = [i for i, step in enumerate(self.steps) if _runs_tests(step)]
         if not runs:
             return False, "no call ran tests"

@@ -7,8 +7,8 @@ Which derivations count:
    (`_shown_families`): the words of the sentence say which operation there may be ("more", "apart",
    "times", "of all")
 2. of values of one row or one column of one table, of which the text names or shows at least one
-   (`derived_rows.py`): of 2023 against the year before, of a row's amount and its count, of a row in
-   its column's sum; the sum and the average of a whole column
+   (`derived_rows.py`): of 2023 against the year before, of a row's amount and its count, of a row
+   in its column's sum; the sum and the average of a whole column
 
 The second kind counts only where it is telling: where the same rule gives other values close to the
 number as well, a wrong number would be met by chance, and the number stays unsupported.
@@ -27,7 +27,7 @@ from qwq.agent.report.places import NumberPlace
 from qwq.agent.report.reader import WrittenNumber, grain
 
 MOST_OPERANDS = 8  # of a sentence
-MAX_CHANCE = 0.08  # that a number which is wrong is met by a value of the same rule
+MAX_CHANCE = 0.2  # that a number which is wrong is met by a value of the same rule
 _NEAR = 1.5  # values up to so many times larger or smaller than the number say how dense they are
 _DIFFERENCE = re.compile(
     r"\b(?:more|less|fewer|than|higher|lower|greater|larger|smaller|gaps?|differences?|differs?|differed|apart|leads?|led|"
@@ -37,29 +37,42 @@ _DIFFERENCE = re.compile(
     r"additional|remain\w*|rest|minus|trail\w*|outperform\w*|outsold|beat\w*|swing|jump\w*|climb\w*|shr[aiu]nk|added|"
     r"adds|separat\w*|distance|steps?|mov\w*|shift\w*|off|away|short|another|missing|premium|discount|points?|pp|slip\w*|"
     r"dip\w*|widen\w*|narrow\w*|balance|deficit|adrift|span\w*|from|between|worth|miss\w*|plus|mehr|weniger|um|wuchs|stieg|sank|zur\u00fcck)\b|"
-    r"[\u0394\u2206\u2192+]|差|高出|增长|增加|下降|减少|多|少|提高|降",
+    r"[\u0394\u2206\u2192+]|[高低]|差|高出|增长|增加|下降|减少|多|少|提高|降",
     re.I,
 )
 _RATIO = re.compile(
     r"\b(?:times|ratios?|multiple|as (?:much|many|high|large|long|big|often)|per|each|twice|double|triple|of|shares?|"
-    r"proportion|fraction|accounts?|factor|every|apiece|a head|average\w*|mean|typical\w*|rate|percent|make\w* up|explain\w*|"
+    r"proportion|fraction|accounts?|factor|every|apiece|a head|average\w*|mean|typical\w*|rate|percent|"
+    r"make\w* up|explain\w*|"
     r"about|carr\w+|pays?|pro|je|Anteil|davon)\b|fold\b|\dx\b|[x×%]|倍|占|平均|每|率|人均",
     re.I,
 )
 _SUM = re.compile(
-    r"\b(?:together|combin\w*|totals?|totall?ing|sum\w*|both|altogether|in all|all in all|all told|plus|jointly|collectively|"
+    r"\b(?:together|combin\w*|totals?|totall?ing|sum\w*|both|altogether|in all|all in all|all told|plus|"
+    r"jointly|collectively|"
     r"between them|add\w*|overall|two|three|four|five|contain\w*|consist\w*|compris\w*|split|break\w*|of which|across|"
-    r"across the board|whole|entire|company-wide|altogether|out of|there (?:are|were)|employs?|make\w*|handled|in total|N|"
+    r"across the board|whole|entire|company-wide|altogether|out of|there (?:are|were)|employs?|make\w*|handled|"
+    r"in total|N|"
     r"zusammen|insgesamt|gesamt\w*)\b|合计|共|总",
     re.I,
 )
 _MEAN = re.compile(r"\b(?:average\w*|mean|typical\w*|per|avg)\b|平均", re.I)
-_MOVES = re.compile(r"\b(?:by|fell|drop\w*|declin\w*|decreas\w*|loss|lost|rose|grew|increas\w*)\s*$", re.I)
+_EITHER = re.compile(r"\b(?:chang\w*|differ\w*|delta|balance|net)\b|[\u0394\u2206]|差", re.I)
 _REST = re.compile(
-    r"\b(?:rest|remain\w*|others?|leav\w+|left|not|without|neither|balance|miss\w*|late|fail\w*|lost|loses?|free)\b|其余|未", re.I
+    r"\b(?:rest|remain\w*|others?|leav\w+|left|not|without|neither|balance|miss\w*|late)\b|其余|未", re.I
+)
+_FALLS = re.compile(
+    r"\b(?:sav\w+|cheaper|shorter|faster|smaller|fewer|less|below|under|discount|shortfall|deficit|miss\w*)\b", re.I
 )
 _POINTS = ("point", "points", "pt", "pts")
-TOTAL_WORDS = frozenset(("sum", "all", "overall", "n", "count", "rows", "row", "grand"))
+_EACH = re.compile(
+    r"\b(?:per|each|every|average\w*|mean|typical\w*|apiece|a head|once|one in|ratios?|factor|multiple|pays?|"
+    r"carr\w+|pro|je|avg|for every)\b|"
+    r"[x×]\s|\dx\b|倍|人均|平均|每",
+    re.I,
+)
+TOTAL_WORDS = frozenset(("sum", "all", "overall", "count", "row", "grand"))
+SUM_WORDS = frozenset(("sum", "all", "overall", "grand"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +117,11 @@ class Words:
 
     @classmethod
     def of(cls, number: WrittenNumber, text: str) -> Words:
-        divides = bool(_RATIO.search(text)) or number.unit in ("x", "times", "fold")
+        times = number.unit in ("x", "times", "fold", "倍")
+        divides = times or (not number.is_points and bool((_RATIO if number.share else _EACH).search(text)))
         return cls(
-            text, bool(_DIFFERENCE.search(text)), divides, bool(_SUM.search(text)), bool(_MEAN.search(text)),
-            bool(_REST.search(text)),
+            text, not times and bool(_DIFFERENCE.search(text)), divides, not times and bool(_SUM.search(text)),
+            not times and bool(_MEAN.search(text)), bool(_REST.search(text)),
         )  # fmt: skip
 
 
@@ -124,13 +138,13 @@ class Evidence:
 
 
 def first_match(
-    number: WrittenNumber, place: NumberPlace, candidates: Candidates, limit: float = MAX_CHANCE
+    number: WrittenNumber, place: NumberPlace, candidates: Candidates, limit: float, others: set[float]
 ) -> Derivation | None:  # fmt: skip
-    """The first of the values that rounds to the number as it is shown; None where there is none, or
-    where others come so close to it that it says little.
+    """The first of the values that rounds to the number as it is shown; None where there is none,
+    or where others come so close to it that it says little. `others` are such values of the rules
+    tried before, and those of this one are added.
     """
     found: Derivation | None = None
-    others: set[float] = set()
     size = abs(number.value)
     for value, derivation in candidates:
         if _is(number, value, derivation, place):
@@ -155,14 +169,15 @@ def _is(number: WrittenNumber, value: float, derivation: Derivation, place: Numb
     """
     if abs(abs(value) - abs(number.value)) > _half(number, value):
         return False
-    if derivation.is_change and not number.has_sign:
+    if derivation.is_change and not number.has_sign and not place.is_cell:
         way = direction(place.text, place.start, place.start + len(number.text))
-        if way and (value < 0) != (way < 0):
-            return False
+        if way or not _FALLS.search(place.text):
+            return value < 0 if way < 0 else value > 0
     if (number.value < 0) == (value < 0):
         return True
     if number.value < 0:
-        return derivation.either_sign and (place.is_cell or not _MOVES.search(place.text[: place.start]))
+        before = place.text[max(0, place.start - 40) : place.start]
+        return derivation.either_sign and (place.is_cell or bool(_EITHER.search(before)))
     return not number.has_sign
 
 
@@ -191,7 +206,15 @@ def of_pair(number: WrittenNumber, a: Operand, b: Operand, words: Words) -> Iter
     if bool(a.share) == bool(b.share):
         yield from _terms(number, a, b, words)
         yield from _quotients(number, a, b, words)
-    elif a.share and not b.share and not number.share and abs(a.value) <= a.share:
+    elif (
+        a.share
+        and not b.share
+        and not number.share
+        and number.is_whole
+        and number.hedge
+        and 0 < a.value <= a.share
+        and b.value >= 50
+    ):
         yield a.value / a.share * b.value, Derivation(a.source, f"{a.text} of {b.text}")
 
 
@@ -201,17 +224,29 @@ def _terms(number: WrittenNumber, a: Operand, b: Operand, words: Words) -> Itera
     if bool(number.share) != bool(a.share) and not in_points:
         return
     factor = number.share / a.share if a.share and not in_points else 1.0
+    if not _are_alike(a.figure, b.figure):
+        return
     if words.differs and a.value >= b.value:
         yield (a.value - b.value) * factor, Derivation(a.source, f"{a.text} - {b.text}", True)
-    if words.adds:
+    if words.adds and _are_alike(a.figure, b.figure, is_sum=True):
         yield (a.value + b.value) * factor, Derivation(a.source, f"{a.text} + {b.text}")
+
+
+def _are_alike(a: OutputNumber | None, b: OutputNumber | None, *, is_sum: bool = False) -> bool:
+    """Whether two values go together: of one table, they are of one row or of one column; for a
+    sum of one column.
+    """
+    if a is None or b is None or a.grid is None or a.grid is not b.grid or a.grid.is_lines or len(a.labels) < 2:
+        return True
+    rows, columns = [x == y for x, y in zip(a.labels[:-1], b.labels[:-1], strict=True)], a.labels[-1] == b.labels[-1]
+    return columns or (all(rows) and not is_sum)
 
 
 def _quotients(number: WrittenNumber, a: Operand, b: Operand, words: Words) -> Iterator[tuple[float, Derivation]]:
     """The change from b to a, and how many times b is in a."""
-    if not b.value:
+    if not b.value or not _are_alike(a.figure, b.figure):
         return
-    if number.share and words.differs:
+    if number.share and words.differs and not number.is_points:
         change = Derivation(a.source, f"{a.text} / {b.text} - 1", is_change=True)
         yield (a.value - b.value) / b.value * number.share, change
     if words.divides:
@@ -221,7 +256,7 @@ def _quotients(number: WrittenNumber, a: Operand, b: Operand, words: Words) -> I
 def _of_all(number: WrittenNumber, operands: Sequence[Operand], words: Words) -> Iterator[tuple[float, Derivation]]:
     """The sum and the average of three operands or more."""
     alike = [o for o in operands if bool(o.share) == bool(number.share)]
-    if len(alike) < 3:
+    if len(alike) < 3 or not all(_are_alike(alike[0].figure, o.figure, is_sum=True) for o in alike[1:3]):
         return
     total = sum(o.value for o in alike)
     if words.adds:

@@ -15,7 +15,9 @@ _DOWN = (
     r"下降|减少|下跌|下滑|降低|降至"
 )
 _WAY = re.compile(f"(?P<up>{_UP})|(?P<down>{_DOWN})", re.IGNORECASE)
-_HEDGE = re.compile(r"(?:\b(?:more|less|fewer|lower|higher|mehr|weniger) (?:than|als)|\bup to)[\s*_~$\u20ac\u00a3]*$", re.IGNORECASE)
+_HEDGE = re.compile(
+    r"(?:\b(?:more|less|fewer|lower|higher|mehr|weniger) (?:than|als)|\bup to)[\s*_~$\u20ac\u00a3]*$", re.IGNORECASE
+)
 _BEHIND = re.compile(
     rf"[\s*_)]*(?:[A-Za-z%]+\s+){{0,2}}(?:(?P<up>{_UP}|\babove\b)|(?P<down>{_DOWN}|\bbelow\b|\bunder\b|\bshort of\b))",
     re.IGNORECASE,
@@ -31,7 +33,5 @@ def direction(text: str, start: int, end: int) -> int:
     if behind and not re.search(r"[,;.(]", text[end : behind.end()]):
         return 1 if behind["up"] else -1
     before = _HEDGE.sub("", text[max(0, start - REACH) : start])
-    last = None
-    for last in _WAY.finditer(before):
-        pass
-    return 0 if last is None else 1 if last["up"] else -1
+    ways = list(_WAY.finditer(before))
+    return 0 if not ways else 1 if ways[-1]["up"] else -1

@@ -35,7 +35,7 @@ class OutputNumber:
 
 def lines_grid() -> Grid:
     """For the numbers in lines of words: what the line begins with, and the words at the number."""
-    return Grid(("", ""))
+    return Grid(("", ""), is_lines=True)
 
 
 @dataclass(eq=False)
@@ -44,6 +44,7 @@ class Grid:
 
     axes: tuple[str, ...]
     figures: list[OutputNumber] = field(default_factory=list)
+    is_lines: bool = False
 
     @cached_property
     def vocabularies(self) -> list[Vocabulary]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 
+from qwq.agent.report.number_forms import is_unit
+
 _SAME = {
     "mean": "average avg averaged averaging averages mean means 平均 均值 平均值",
     "median": "median mdn 50% 中位数 中位",
@@ -46,15 +48,18 @@ _ORDINALS = {
     word: str(i) for i, word in enumerate("first second third fourth fifth sixth seventh eighth ninth tenth".split(), 1)
 } | {"one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
 _MONTHS = ("january february march april may june july august september october november december").split()
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 NAMED_STATISTICS = ("mean", "median", "min", "max", "std")
 STATISTICS = frozenset((*NAMED_STATISTICS, *"sum count share 25% 75% size var sem se n".split()))
 _STOP = frozenset(
     "a an the of in on at for by to from with and or as is was were are be been it its their this that these those "
     "has have had dtype name float64 int64 object nan values value array dataframe series print".split()
 )
+_AS_A_MEASURE = re.compile(r" (?:earlier|later|ago|before that)\b", re.I)  # an hour earlier is no column "hour"
+_PER = re.compile(r"\b(?:per|each|every) $", re.I)
 _QUARTILES = {"1": "25%", "2": "median", "3": "75%", "lower": "25%", "low": "25%", "upper": "75%", "upp": "75%"}
 _TOKEN = re.compile(
-    r"(?P<ordinal>\d+(?:st|nd|rd|th)\b)|(?P<mixed>[A-Za-z]{1,4}\d+(?:\.\d+)?(?![A-Za-z]))|(?P<percent>\d+(?:\.\d+)?%)"
+    r"(?P<ordinal>\d+(?:st|nd|rd|th)\b)|(?P<mixed>[A-Za-z]{1,4}\d+(?:\.\d+)?(?=s?\b|[^A-Za-z]))|(?P<percent>\d+(?:\.\d+)?%)"
     r"|(?P<number>\d+(?:[.,-]\d+)*)|(?P<word>[A-Za-zÀ-ɏЀ-ӿ]+)|(?P<cjk>[\u2e80-\u9fff\uac00-\ud7af\u3040-\u30ff]+)"
 )
 
@@ -72,15 +77,24 @@ def _plain(word: str) -> str:
         return _FORMS[word]
     if len(word) > 3 and word[:3] in {m[:3] for m in _MONTHS} and any(m.startswith(word) for m in _MONTHS):
         return word[:3]
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
-        word = word[:-1]
+    if len(word) > 5 and word.endswith("day") and word[:3] in _DAYS:
+        return word[:3]
+    word = _singular(word)
     for ending in ("ing", "ed", "er"):
         if len(word) > 6 and word.endswith(ending):
             word = word.removesuffix(ending)
             break
     return _FORMS.get(word, word.removesuffix("e") if len(word) > 5 else word)
+
+
+def _singular(word: str) -> str:
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("sses", "xes", "ches", "shes")):
+        return word[:-2]
+    if len(word) > 5 and word.endswith("ves"):
+        return word[:-3] + "f"
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
 @lru_cache(maxsize=4096)
@@ -112,6 +126,10 @@ def tokens(text: str) -> tuple[Token, ...]:
         elif kind == "percent":
             form = _FORMS.get(word, word)
             out.append(Token(form, match.start(), match.end(), "word" if form != word else "number"))
+        elif kind == "number" and (month := re.fullmatch(r"((?:19|20)\d\d)-(0[1-9]|1[0-2])(-\d\d)?", word)):
+            out.append(Token(month[1], match.start(), match.start() + 4, "number"))
+            form = _MONTHS[int(month[2]) - 1][:3] + (month[3] or "")
+            out.append(Token(form, match.start() + 5, match.end()))
         else:
             form = word.rstrip("stndrh") if kind == "ordinal" else word.replace(",", "")
             out.append(Token(form, match.start(), match.end(), kind))
@@ -217,10 +235,10 @@ class Vocabulary:
         words: Sequence[Token], text: str,
     ) -> Iterable[Mention]:  # fmt: skip
         places = []
+        if len(needed) > 1:
+            needed = self._said(needed, at, text)
         for form in needed:
-            usable = [t for t in _of_form(form, at, self._forms) if self._is_name(t, words, text)]
-            if not usable and not form.isascii():
-                usable = [Token(form, m.start(), m.end(), "cjk") for m in re.finditer(re.escape(form), text)]
+            usable = self._usable(form, label, at, words, text)
             if not usable:
                 return
             places.append(usable)
@@ -232,7 +250,38 @@ class Vocabulary:
             if end - start <= 60 or len(self.labels[label]) > 60:
                 yield Mention(label, start, end)
 
-    def _is_name(self, token: Token, words: Sequence[Token], text: str) -> bool:
+    def _usable(
+        self, form: str, label: int, at: dict[str, list[Token]], words: Sequence[Token], text: str
+    ) -> list[Token]:  # fmt: skip
+        """Where the text has a word of a label as a name; an hour earlier and per hour are none."""
+        usable = [
+            t
+            for t in _of_form(form, at, self._forms)
+            if self._is_name(t, words, text, self._sets[label])
+            and not _AS_A_MEASURE.match(text, t.end)
+            and not _PER.search(text, max(0, t.start - 9), t.start)
+        ]
+        if usable or form.isascii():
+            return usable
+        return [Token(form, m.start(), m.end(), "cjk") for m in re.finditer(re.escape(form), text)]
+
+    def _is_axis(self, words: set[str]) -> bool:
+        """Whether one of the words is the level's name, or part of it."""
+        return bool(words & self._axis) or any(
+            a in form or form in a for a in self._axis for form in words if len(form) > 3
+        )
+
+    @staticmethod
+    def _said(needed: frozenset[str], at: Mapping[str, Sequence[Token]], text: str) -> frozenset[str]:
+        """The words of a name that the text has, where they are half of it and written as names:
+        Alvarez for Alvarez & Sons.
+        """
+        said = frozenset(
+            f for f in needed if any(text[t.start].isupper() and t.end - t.start > 3 for t in at.get(f, ()))
+        )
+        return said if len(said) < len(needed) <= 2 * len(said) else needed
+
+    def _is_name(self, token: Token, words: Sequence[Token], text: str, among: frozenset[str]) -> bool:
         """Whether a number in the text is a label: it follows the level's name, is written as
         an ordinal, a year, or joined to a word.
         """
@@ -240,12 +289,10 @@ class Vocabulary:
             return True
         index = next(i for i, t in enumerate(words) if t.start == token.start and t.end == token.end)
         near = {t.form for t in words[max(0, index - 1) : index + 2] if t is not token}
+        if index and words[index - 1].form in among and words[index - 1].kind == "word":
+            return True  # RTX 4090, where labels have both
         joined = text[token.end : token.end + 1] == "-" and text[token.end + 1 : token.end + 2].isalpha()
-        if (
-            near & self._axis
-            or joined
-            or any(a in form or form in a for a in self._axis for form in near if len(form) > 3)
-        ):
+        if joined or self._is_axis(near):
             return True
         if token.kind == "ordinal":
             return text[token.start : token.end].lower() not in ("one", "two", "three", "four", "five")
@@ -261,7 +308,13 @@ def _of_form(form: str, at: Mapping[str, Sequence[Token]], known: frozenset[str]
     if form in at or len(form) < 5 or form.isdigit():
         return at.get(form, ())
     for word in at:
-        near = len(word) >= 4 and len(form) - len(word) <= 4 and word not in known
+        near = len(word) >= 4 and len(form) - len(word) <= 4 and word not in known and not is_unit(word)
         if near and (form.endswith(word) or form.startswith(word)):
             return at[word]
     return ()
+
+
+def are_times(*labels: frozenset[str]) -> bool:
+    """Whether labels are years, months or quarters, but for some words among them (a total)."""
+    times = sum(any(re.match(r"(?:19|20)\d\d|[qh]\d$", word) for word in label) for label in labels)
+    return times >= 2 and times * 2 > len(labels)

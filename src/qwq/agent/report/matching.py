@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from qwq.agent.report.directions import direction
 from qwq.agent.report.grid import OutputNumber
-from qwq.agent.report.number_forms import all_factors, factors, is_unit, unit_of_label
+from qwq.agent.report.number_forms import all_factors, factors, is_unit, speaks_of, unit_of_label
 from qwq.agent.report.places import NumberPlace
 from qwq.agent.report.reader import WrittenNumber, grain
 
@@ -23,7 +23,7 @@ _BASIS = re.compile(r"basis|bps|\bbp\b", re.IGNORECASE)
 _DOWN = re.compile(
     r"\b(?:fell|fall(?:s|ing|en)?|declin\w*|drop\w*|decreas\w*|reduc\w*|lower\w*|down|lost|loss(?:es)?|negativ\w*|"
     r"invers\w*|minus|below|shr[aiu]nk\w*|contract\w*|slip\w*|slid\w*|under|less|deficit|cut\w*|cool\w*|shorter|smaller|"
-    r"tak(?:es|ing) off|took off|dip\w*|los\w+|cost\w*)"
+    r"tak(?:es|ing) off|took off|dip\w*|los\w+|cost\w*|early|earlier|ahead of)"
     r"|下降|减少|下跌|下滑|降低|负|亏损",
     re.IGNORECASE,
 )
@@ -32,6 +32,7 @@ _FELL_BY = re.compile(
     r"(?:\s+by)?|\b(?:decline|drop|decrease|fall|reduction|loss)\s+of|下降了?|减少了?|下跌了?)\s*(?:about|around|~)?\s*[$€£¥]?$",
     re.IGNORECASE,
 )
+_LEVEL = re.compile(r"\b(?:fell|dropped|declined|down|sank|went|fallen) (?:down )?to[\s*_]*$", re.I)
 _QUANTILES = ("1%", "5%", "10%", "25%", "50%", "75%", "90%", "95%", "99%")
 _BELOW = re.compile(
     r"below|under|less|fewer|lower|above|over|more|at (?:most|least)|or (?:less|more)|up to|quantile|quartile|"
@@ -56,7 +57,7 @@ class Figures:
         self.codes = codes
         self._order = sorted(range(len(figures)), key=lambda i: abs(figures[i].value))
         self._sizes = [abs(figures[i].value) for i in self._order]
-        self._signed = {_column(f) for f in figures if f.value < 0 and f.labels}
+        self._signed = {_column(f) for f in figures if f.value < 0 and f.grid is not None and not f.grid.is_lines}
 
     def equal(self, number: WrittenNumber, place: NumberPlace) -> list[OutputNumber]:
         """What the number may be, in the order of the outputs."""
@@ -73,7 +74,8 @@ class Figures:
         reach = number.step + (shown / 5 if number.hedge else 0.0)
         chosen: set[int] = set()
         units = all_factors(_unit(number, place))
-        for factor in {*_FACTORS, *units, number.scale, 1 / number.scale, place.scale, 1 / place.scale}:
+        scales = _SCALE_WORDS if number.scale > 1 else ()
+        for factor in {*_FACTORS, *units, *scales, number.scale, 1 / number.scale, place.scale, 1 / place.scale}:
             low, high = (shown - reach) / factor, (shown + reach) / factor
             low, high = low - 1e-9 * abs(low), high + 1e-9 * abs(high)
             chosen.update(self._order[bisect_left(self._sizes, low) : bisect_right(self._sizes, high)])
@@ -105,7 +107,9 @@ class Figures:
             elif scale in _SCALE_WORDS and _SCALE_WORDS[scale].search(words):
                 yield value * scale
             else:  # trillions of what is in billions
-                yield from (value * s for s, w in _SCALE_WORDS.items() if s < scale and w.search(" ".join(figure.labels)))
+                yield from (
+                    value * s for s, w in _SCALE_WORDS.items() if s < scale and w.search(" ".join(figure.labels))
+                )
 
     def _shares(self, share: float, figure: OutputNumber) -> Iterable[float]:
         value, labels = figure.value, " ".join(figure.labels)
@@ -135,8 +139,12 @@ class Figures:
             return not (way < 0 < value and not number.has_sign and _column(figure) in self._signed)
         if number.either_sign:
             return True
+        if number.has_sign and number.value > 0:
+            return False  # +0.8% of -0.0077
         if number.value < 0:
             return bool(_LOSS.search(" ".join(figure.labels)))
+        if _LEVEL.search(place.text, 0, place.start) and _column(figure) in self._signed:
+            return False  # it fell to 21.7
         around = place.text[max(0, place.start - 70) : place.start + len(number.text) + 40] + place.row + place.column
         return way <= 0 and bool(_DOWN.search(around))
 
@@ -160,7 +168,8 @@ def _in_unit(number: WrittenNumber, figure: OutputNumber, place: NumberPlace) ->
         yield from (figure.value * factor for factor in known)
         return
     yield figure.value
-    if shown and not given and number.num_digits > 1:
+    words = " ".join(figure.labels)
+    if shown and not given and number.num_digits > 1 and speaks_of(shown, words):
         yield from (figure.value * factor for factor in factors(shown, ""))
 
 

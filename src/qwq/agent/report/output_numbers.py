@@ -34,6 +34,7 @@ def read_figures(text: str, source: int, lines_grid: Grid, name: str = "") -> li
         return _of_tree(tree, source)
     grids: list[Grid] = []
     loose: list[str] = []
+    unread: list[OutputNumber] = []
     lines = text.splitlines()[:_MAX_LINES]
     i = 0
     while i < len(lines):
@@ -42,13 +43,25 @@ def read_figures(text: str, source: int, lines_grid: Grid, name: str = "") -> li
             grid, taken = reader(lines[i:], source, name)
             if taken:
                 grids += [grid] if grid else []
+                unread += _not_read(lines[i : i + taken], grid, source)
                 break
         if not taken:
             loose.append(lines[i])
             taken = 1
         i += taken
     figures = [figure for grid in grids for figure in grid.figures]
-    return figures + _of_lines(loose, source, lines_grid)
+    return figures + unread + _of_lines(loose, source, lines_grid)
+
+
+def _not_read(lines: Sequence[str], grid: Grid | None, source: int) -> list[OutputNumber]:
+    """The numbers of a table's lines that its columns do not have: without labels."""
+    known = Counter(figure.text for figure in grid.figures) if grid else Counter()
+    left = []
+    for number in (n for line in lines for n in read_numbers(line, skip=False)):
+        known[number.text] -= 1
+        if known[number.text] < 0 and not (number.is_whole and number.value < 100):
+            left.append(_bare(number, source))
+    return left
 
 
 # -- trees -----------------------------------------------------------------------------------------
@@ -120,9 +133,10 @@ def _is_plain(value: Any) -> bool:
 # -- lines -----------------------------------------------------------------------------------------
 
 
-_KEY = re.compile(r"(?:^|[,;|(\t:]|\s{2,}|(?<=[\d%)])\s)\s*([^,;|\t:=]*?)\s*[:=]\s*(?=[-+$€£¥]{0,2}\d)")
+_KEY = re.compile(r"(?:^|[,;|(\t:]|\s{2,}|(?<=[\d%)])\s)\s*((?:(?!\s{2})[^,;|\t:=])*?)\s*[:=]\s*(?=[-+$€£¥]{0,2}\d)")
 
 
+_RULED = re.compile(r"[=*#~_-]{4,}")  # a heading of an output
 _INFO = re.compile(r"\s*\d+\s+\S.*\d+ non-null\s+\S+\s*")  # a line of DataFrame.info()
 
 
@@ -139,8 +153,11 @@ def _lead(line: str, keys: Sequence[tuple[int, int]], row_keys: set[str]) -> str
     texts = [line[a:b].strip() for a, b in keys]
     if row_keys.intersection(texts[1:]):
         return texts[0]
-    lead, colon, _ = line.partition(":")
-    return lead.strip() if colon and forms(lead) and lead.strip() not in texts else ""
+    lead, colon, rest = line.partition(":")
+    if not colon or not forms(lead) or lead.strip() in texts or re.match(r"\W*\d", lead):
+        return ""
+    first = keys[0][0] - len(lead) - 1 if keys else 0
+    return lead.strip() if not rest[: max(0, first)].strip() else ""  # `model: x   R-squared: 0.7` has no lead
 
 
 def _of_lines(lines: Sequence[str], source: int, grid: Grid) -> list[OutputNumber]:
@@ -150,13 +167,15 @@ def _of_lines(lines: Sequence[str], source: int, grid: Grid) -> list[OutputNumbe
     given: list[OutputNumber] = []
     row_keys = _repeated_keys(lines)
     for line in lines:
-        tree = re.search(r"[{\[].*[}\]]\s*$", line)
+        tree = re.search(r"[{\[].*[}\]]\s*$", line) or re.search(r"\{[^{}]+\}", line)
         if tree and (parsed := _parsed(tree[0].strip())) is not None:
             given += _of_tree(parsed, source)
-            line = line[: tree.start()]
+            line = line[: tree.start()] + line[tree.end() :]
         numbers = read_numbers(line, skip=False)
-        if _INFO.fullmatch(line):
+        if _INFO.fullmatch(line) or _RULED.search(line):
             given += [_bare(number, source) for number in numbers]
+        elif _COUNTS.fullmatch(line):
+            given += _of_counts(line, numbers, source)
         else:
             given += _of_line(line, numbers, source, grid, row_keys)
     grid.figures += [figure for figure in given if figure.grid is grid]
@@ -167,7 +186,17 @@ def _bare(number: WrittenNumber, source: int) -> OutputNumber:
     return OutputNumber(number.value, number.step, number.share, source, text=number.text, unit=number.unit)
 
 
-_COUNTS = re.compile(r"[\s=*]*\d[\d,.]*%? [A-Za-z][A-Za-z ]*(?:[,;] ?\d[\d,.]*%? [A-Za-z][A-Za-z ]*)+\b.*")  # 2 failed, 120 passed
+_COUNTS = re.compile(
+    r"[\s=*]*\d[\d,.]*%? [A-Za-z][A-Za-z ]*(?:[,;] ?\d[\d,.]*%? [A-Za-z][A-Za-z ]*)+\b.*"
+)  # 2 failed, 120 passed
+
+
+def _keys(line: str) -> list[tuple[int, int]]:
+    return [match.span(1) for match in _KEY.finditer(line)]
+
+
+def _key_of(number: WrittenNumber, line: str, keys: Sequence[tuple[int, int]]) -> str:
+    return next((line[a:b] for a, b in keys if number.start - 4 <= b <= number.start), "")
 
 
 def _of_counts(line: str, numbers: Sequence[WrittenNumber], source: int) -> Iterator[OutputNumber]:
@@ -188,10 +217,7 @@ def _of_counts(line: str, numbers: Sequence[WrittenNumber], source: int) -> Iter
 def _of_line(
     line: str, numbers: Sequence[WrittenNumber], source: int, grid: Grid, row_keys: set[str]
 ) -> Iterator[OutputNumber]:
-    if _COUNTS.fullmatch(line):
-        yield from _of_counts(line, numbers, source)
-        return
-    keys = [match.span(1) for match in _KEY.finditer(line)]
+    keys = _keys(line)
     lead = _lead(line, keys, row_keys)
     # In a sentence of several numbers the words between them are no names of rows.
     table = grid if keys or len(numbers) == 1 else None
@@ -201,8 +227,12 @@ def _of_line(
             yield _bare(number, source)
             continue
         end = numbers[i + 1].start if i + 1 < len(numbers) else len(line)
-        key = next((line[a:b] for a, b in keys if number.start - 4 <= b <= number.start), "")
+        key = _key_of(number, line, keys)
         before, after = line[previous : number.start], line[number.end : end]
+        if keys and not (key or forms(before)) and len(numbers) > 1:  # `all: 12 of 30 ML` has no name for 30
+            previous = number.end
+            yield _bare(number, source)
+            continue
         label = (key or next((text for text in (before, after) if forms(text)), lead)).strip(" ,;:=|()")
         previous = number.end
         labels = (lead, label) if lead and lead != label else (label, "")

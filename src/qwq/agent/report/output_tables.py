@@ -16,7 +16,10 @@ _FOOTER = re.compile(r"\[?\d+ rows x \d+ columns\]?|(?:Name: (?P<name>[^,]*), )?
 
 _BARS = "|│┆"
 _RULES = "+\\-=─┼├┤┌┬┐└┴┘╞═╪╡"
-_TYPES = re.compile(r"-{3}|str|bool|date|datetime.*|u?int\d+|[uif]\d+|varchar|integer|bigint|double|float|real|hugeint|boolean|cat", re.I)
+_TYPES = re.compile(
+    r"-{3}|str|bool|date|datetime.*|u?int\d+|[uif]\d+|varchar|integer|bigint|double|float|real|hugeint|boolean|cat",
+    re.I,
+)
 
 
 def _pipes(lines: Sequence[str], source: int, name: str) -> tuple[Grid | None, int]:
@@ -104,8 +107,8 @@ def _key_column(columns: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _is_range(column: Sequence[str]) -> bool:
-    """Whether it counts 0, 1, 2: pandas' index where there is no other."""
-    return list(column) == [str(n) for n in range(len(column))]
+    """Whether it counts 0, 1, 2, sorted or not: pandas' index where there is no other."""
+    return sorted(column) == sorted(str(n) for n in range(len(column)))
 
 
 # -- pandas ----------------------------------------------------------------------------------------
@@ -123,6 +126,8 @@ def _fixed_width(lines: Sequence[str], source: int, name: str) -> tuple[Grid | N
     footer = _FOOTER.fullmatch(lines[len(block)].strip()) if len(block) < len(lines) else None
     if footer and footer["name"]:
         name = footer["name"].strip()
+    if (grid := _by_words(block, source, name)) is not None:
+        return grid, len(block)
     num_head = _num_head_lines(block)
     body = [line for line in block[num_head:] if not re.fullmatch(r"[\s.]+", line)]
     edges = _edges(block[:num_head], body)
@@ -130,6 +135,21 @@ def _fixed_width(lines: Sequence[str], source: int, name: str) -> tuple[Grid | N
         return None, 0
     grid = _frame(block[:num_head], body, edges, source, name)
     return grid, len(block)
+
+
+def _by_words(block: Sequence[str], source: int, name: str) -> Grid | None:
+    """A table whose columns do not end at the same places, of as many words in each line."""
+    words = [line.split() for line in block]
+    head, body = words[0], words[1:]
+    extra = {len(row) - len(head) for row in body}
+    if len(head) < 3 or len(body) < 2 or extra not in ({0}, {1}) or any(map(is_value, head)):
+        return None
+    if all(_ends_at(line, m.end()) for m in re.finditer(r"\S+", block[0]) for line in block[1:]):
+        return None  # the reader by places knows more
+    rows = [row[1:] for row in body] if extra == {1} and _is_range([row[0] for row in body]) else body
+    if len(rows[0]) != len(head) or not any(is_value(cell) for cell in rows[0]):
+        return None
+    return _with_keys(head, rows, source, name)
 
 
 def _num_head_lines(block: Sequence[str]) -> int:
@@ -150,7 +170,7 @@ def _num_head_lines(block: Sequence[str]) -> int:
 
 def _is_head(head: Sequence[str], edges: Sequence[int]) -> bool:
     """Lines of the head but the last, which may name the index, belong to columns."""
-    return all(line[:1].isspace() or len(line.rstrip()) == edges[-1] for line in head[:-1])
+    return all(line[:1].isspace() or len(line.rstrip()) >= edges[-1] - 1 for line in head[:-1])
 
 
 def _edges(head: Sequence[str], body: Sequence[str]) -> list[int]:
@@ -160,10 +180,12 @@ def _edges(head: Sequence[str], body: Sequence[str]) -> list[int]:
     if not body:
         return []
     last = max(len(line.rstrip()) for line in body)
-    names = [line for line in head if len(line.rstrip()) >= last]
+    names = [line for line in head if len(line.rstrip()) >= last - 1]
     ends = {match.end() for line in names for match in re.finditer(r"\S+", line)} or {last}
     ends.add(last)
-    return sorted(e for e in ends if all(_ends_at(line, e) for line in body))
+    # pandas pads the name True with a blank.
+    ends = {e if all(_ends_at(line, e) for line in body) else e + 1 for e in ends}
+    return sorted(e for e in ends if e <= last and all(_ends_at(line, e) for line in body))
 
 
 def _ends_at(line: str, end: int) -> bool:
@@ -204,7 +226,7 @@ def _without_cell(text: str) -> str:
 
 def _names_index(line: str, edges: Sequence[int]) -> bool:
     """Whether a line of the head names the index: a line of columns reaches the last one."""
-    return len(line.rstrip()) < edges[-1]
+    return len(line.rstrip()) < edges[-1] - 1
 
 
 def _parts(line: str, edges: Sequence[int], boundary: int) -> list[str]:
@@ -299,4 +321,28 @@ def _column_levels(head: Sequence[str], edges: Sequence[int], boundary: int, nam
     return levels
 
 
-READERS: tuple[Callable[[Sequence[str], int, str], tuple[Grid | None, int]], ...] = (_pipes, _separated, _fixed_width)
+def _alike(lines: Sequence[str], source: int, name: str) -> tuple[Grid | None, int]:
+    """Lines of one form without a head: a word, then values: Jan 14 121.5 km."""
+    first = lines[0].split()
+    if not 2 <= len(first) <= 12 or is_value(first[0]) or not re.fullmatch(r"[A-Za-z][\w.-]*:?", first[0]):
+        return None, 0
+    rows = []
+    for line in lines:
+        words = line.split()
+        if len(words) != len(first) or [is_value(w) for w in words] != [is_value(w) for w in first]:
+            break
+        rows.append([words[0].strip(":"), *words[1:]])
+    columns = [i for i, word in enumerate(first) if is_value(word)]
+    if len(rows) < 3 or not columns or len({row[0] for row in rows}) < len(rows):
+        return None, 0
+    grid = Grid(("", ""))
+    for row in rows:
+        for i in columns:
+            unit = f" {first[i + 1]}" if i + 1 < len(first) and i + 1 not in columns else ""
+            grid.add(row[i] + unit, source, (row[0], f"column {i}"))
+    return grid, len(rows)
+
+
+READERS: tuple[Callable[[Sequence[str], int, str], tuple[Grid | None, int]], ...] = (
+    _pipes, _separated, _fixed_width, _alike,
+)  # fmt: skip

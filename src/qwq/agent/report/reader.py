@@ -26,7 +26,8 @@ WORDS = {word: value for value, word in enumerate(_ONES)} | {word: 20 + 10 * i f
 SCALES = {
     "hundred": 1e2, "k": 1e3, "thousand": 1e3, "thousands": 1e3, "m": 1e6, "mn": 1e6, "mm": 1e6, "mio": 1e6,
     "million": 1e6, "millions": 1e6, "b": 1e9, "bn": 1e9, "billion": 1e9, "billions": 1e9, "t": 1e12, "tn": 1e12,
-    "trillion": 1e12, "千": 1e3, "万": 1e4, "百万": 1e6, "千万": 1e7, "亿": 1e8, "万亿": 1e12, "tsd": 1e3, "tausend": 1e3,
+    "trillion": 1e12, "千": 1e3, "万": 1e4, "百万": 1e6, "千万": 1e7, "亿": 1e8, "万亿": 1e12,
+    "tsd": 1e3, "tausend": 1e3,
     "millionen": 1e6, "mrd": 1e9, "milliarden": 1e9, "lakh": 1e5, "lakhs": 1e5, "crore": 1e7, "crores": 1e7, "cr": 1e7,
 }  # fmt: skip
 # What a value of 1 is in the unit: 1 is 100 percent.
@@ -71,7 +72,9 @@ _SUFFIX = re.compile(
 )
 _UNIT = re.compile(r"[ \u00a0-]?(°\s?[CF]|[A-Za-z]+|[元岁天年月小时分钟秒公里米厘克千斤度倍人次个家条件名美欧]+)")
 _OF_HUNDRED = re.compile(
-    r" (?:out of|in|of|per)(?: every| each)? (?:(?P<hundred>100|a hundred|hundred)|1,?000|a thousand|thousand)\b(?![.,]\d)", re.I
+    r" (?:out of|in|of|per)(?: every| each)? (?:(?P<hundred>100|a hundred|hundred)|1,?000|a thousand|"
+    r"thousand)\b(?![.,]\d)",
+    re.I,
 )
 _YEAR_BEFORE = re.compile(
     r"(?:\b(?:the|our|its|this|a|in|since|from|until|till|by|during|of|year|years|for|fiscal|calendar|end|early|late|mid|before|after|to|"
@@ -86,11 +89,13 @@ _ADJECTIVE = re.compile(
     r"level|dimensional|decimal|column|row|word|figure)s?\b(?!-over)",
     re.I,
 )
-_BELOW = ("nearly", "almost", "close to", "close on", "just under", "slightly under", "slightly less than", "just below",
+_BELOW = ("nearly", "almost", "close to", "close on", "just under", "slightly under",
+          "slightly less than", "just below",
           "just short of", "not quite", "under", "below", "less than", "fewer than", "up to", "knapp", "unter",
           "weniger als", "近", "不到", "将近", "接近", "低于", "少于")  # fmt: skip
 _ABOVE = ("over", "more than", "well over", "above", "just over", "just above", "slightly over", "slightly more than",
-          "a little over", "a little more than", "barely over", "at least", "exceed", "exceeds", "exceeded", "exceeding",
+          "a little over", "a little more than",
+          "barely over", "at least", "exceed", "exceeds", "exceeded", "exceeding",
           "upwards of", "mehr als", "超过", "逾", "高于", "多于")  # fmt: skip
 _ABOUT = ("about", "around", "approximately", "approx", "approx.", "roughly", "circa", "ca.", "some", "rund", "etwa",
           "in the region of", "on the order of", "more or less", "~", "≈", "约", "大约")  # fmt: skip
@@ -133,6 +138,11 @@ class WrittenNumber:
     @property
     def is_whole(self) -> bool:
         return self.step >= self.scale and self.value == int(self.value)
+
+    @property
+    def is_points(self) -> bool:
+        """Whether it is in percentage points, which are a difference of shares."""
+        return bool(self.share) and bool(re.search(r"point|\bpps?\b|百分点", self.text, re.I))
 
     @property
     def num_digits(self) -> int:
@@ -181,7 +191,9 @@ def _durations(text: str, skip: bool) -> Iterator[WrittenNumber]:
         large, small = (match["hours"], match["minutes"]) if match["hours"] else (match["min"], match["sec"])
         value = 60.0 * int(large) + int(small)
         unit = "minutes" if match["hours"] else "seconds"
-        yield WrittenNumber(match[0], match.start(), match.end(), value, 1.0, hedge=_hedge(text[: match.start()]), unit=unit)
+        yield WrittenNumber(
+            match[0], match.start(), match.end(), value, 1.0, hedge=_hedge(text[: match.start()]), unit=unit
+        )
     for match in () if skip else CLOCK.finditer(text):
         value = 3600.0 * int(match[1]) + 60 * int(match[2]) + int(match[3])
         yield WrittenNumber(match[0], match.start(), match.end(), value, 1.0, unit="s")
@@ -222,17 +234,31 @@ def _number(text: str, match: re.Match[str]) -> WrittenNumber:
     step = scale * float(f"1e{exponent}")
     odds = 0.0 if share or minus else _odds(text, end, value)
     unit = _unit(text, end)
-    has_unit = any((match["currency"], share, odds, scale != 1, unit in UNITS, is_unit(unit), unit.startswith("°")))
+    has_unit = any((match["currency"], share, odds, scale != 1, _is_known(unit.rstrip("/"))))
+    is_name = _is_name(text, end, ordinal, share)
     is_small = abs(value) <= SMALL and step >= 1 and not minus
     before = text[max(0, start - 24) : start]
     return WrittenNumber(
         text[start:end], start, end, value, step, share or odds, scale,
         either_sign=brackets and not loss and not sign, has_sign=bool(sign) or loss,
         hedge=_hedge(text[: min(start, match.start())]), unit=unit,
-        is_counted=(not is_small or (has_unit and not ordinal)) and not _ADJECTIVE.match(text, end),
-        may_be_year=(year := not sign and (not has_unit or unit == "年") and _may_be_year(match["digits"])),
+        is_counted=not is_name and not (is_small and (ordinal or not has_unit)),
+        may_be_year=(year := _may_be_year(match["digits"]) and _is_bare(sign, unit, has_unit)),
         is_year=year and bool(_YEAR_BEFORE.search(before)), is_odds=bool(odds),
     )  # fmt: skip
+
+
+def _is_name(text: str, end: int, ordinal: bool, share: float) -> bool:
+    """A 12-month plan, the 95th percentile."""
+    return bool(_ADJECTIVE.match(text, end)) or (ordinal and share > 0)
+
+
+def _is_bare(sign: str, unit: str, has_unit: bool) -> bool:
+    return not sign and (not has_unit or unit == "年")
+
+
+def _is_known(unit: str) -> bool:
+    return unit in UNITS or is_unit(unit) or unit.startswith("°")
 
 
 def _odds(text: str, end: int, value: float) -> float:
@@ -258,14 +284,18 @@ def _sign(text: str, match: re.Match[str]) -> tuple[str, int]:
         return match["sign2"], match.start("sign2")
     if match["sign"]:
         spaced = text[match.end("sign") :].startswith(" ")
-        if not re.search(r"[\d%)]\s?\Z" if spaced else r"[\d%)]\Z", text[: match.start("sign")]):
+        before = text[: match.start("sign")]
+        if not re.search(r"[^\s(|:=][ \t]*\Z" if spaced else r"[\d%)]\Z", before):
             return match["sign"], match.start("sign")
     return "", match.start("digits")
 
 
 def _unit(text: str, end: int) -> str:
     found = _UNIT.match(text, end)
-    return found[1].lower().replace(" ", "") if found else ""
+    if not found:
+        return ""
+    rate = "/" if text[found.end() : found.end() + 1] == "/" else ""  # mg/kg is no mg
+    return found[1].lower().replace(" ", "") + rate
 
 
 def _suffix(text: str, end: int, currency: bool) -> tuple[float, float, int, bool]:
@@ -279,8 +309,8 @@ def _suffix(text: str, end: int, currency: bool) -> tuple[float, float, int, boo
             end = suffix.end()
             break
         if suffix["scale"]:
-            if word == "m" and suffix["scale"] == "m" and not currency:
-                break  # metres
+            if suffix["scale"] in ("m", "mm", "t", "b") and not currency:
+                break  # metres, millimetres, tonnes, bytes
             if scale != 1:
                 break
             scale = SCALES[word]
@@ -312,7 +342,7 @@ def _spelled(text: str, spans: list[tuple[int, int]]) -> Iterator[WrittenNumber]
         step = scale * (0.1 if value % 1 else 100 if match["hundred"] and scale == 1 else 1)
         yield WrittenNumber(
             text[match.start() : end], match.start(), end, value * scale, step, share or odds, scale,
-            hedge=_hedge(text[: match.start()]), is_odds=bool(odds),
+            hedge=_hedge(text[: match.start()]), unit=_unit(text, end), is_odds=bool(odds),
         )  # fmt: skip
 
 

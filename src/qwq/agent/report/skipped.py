@@ -81,5 +81,3 @@ def skipped_spans(text: str) -> list[tuple[int, int]]:
         else:
             merged.append((start, end))
     return merged
-
-

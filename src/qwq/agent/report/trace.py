@@ -32,11 +32,15 @@ from qwq.agent.report.reader import WrittenNumber, read_numbers
 
 TASK = "task"
 _ADVICE = re.compile(
-    r"\b(?:recommend\w*|suggest\w*|propos\w*|should|could|consider|plan(?:s|ned)? to|aim\w*|target\w*|goal|next steps?|"
+    r"\b(?:recommend\w*|suggest\w*|propos\w*|should|could|consider|plan(?:s|ned)? to|aim(?:s|ed)? (?:for|at|"
+    r"to)|next steps?|"
     r"advis\w*|let us|we will|ought|review|try)\b|建议|应当|计划",
     re.I,
 )
-_ADVICE_ABOVE = re.compile(r"\b(?:recommend\w*|next steps?|suggestions?|action items?|action plan|proposals?)\b|建议|下一步", re.I)
+_ADVICE_ABOVE = re.compile(
+    r"\b(?:recommend\w*|next steps?|suggestions?|action items?|action plan|proposals?)\b|建议|下一步", re.I
+)
+_TIMES = ("hours", "days", "weeks", "months", "hour", "day", "week", "month")
 _NAME_BEFORE = re.compile(r"([A-Za-z][\w.&+'-]*|[\u4e00-\u9fff]+)([ \u00a0-]?)$")
 
 
@@ -105,30 +109,42 @@ class Trace:
         attachments = Attachments(text, numbers)
         operands = {
             i: operand for i, (n, place) in enumerate(located)
-            if (operand := self._operand(n, place, equals[i], attachments)) is not None
+            if (operand := self._operand(n, place, equals[i], attachments, text)) is not None
         }  # fmt: skip
-        derived: dict[int, NumberCheck] = {}
-        for i, (number, place) in enumerate(located):
-            if i in operands or not number.is_counted or number.is_year:
-                continue
-            if (found := self._derivation(i, located, operands, text)) is not None:
-                derived[i] = self._as_check(number, found)
-                operands[i] = Operand(found.value, number.share, found.source, number.text)
+        derived = self._derived(located, equals, operands, text)
         # A difference is no row's value: the others of its sentence are attached without it.
         attachments = Attachments(text, [n for i, n in enumerate(numbers) if i not in derived])
         checks = []
         for i, (number, place) in enumerate(located):
             check = derived.get(i) or self._check(number, place, equals[i], attachments, text)
             if check is not None and check.source is None and equals[i] and number.share:
-                found = self._derivation(i, located, operands, text)  # another row has the value by chance
+                # Another row has the share by chance.
+                found = self._derivation(i, located, operands, text, is_of_another=True)
                 check = check if found is None else self._as_check(number, found)
             if check is not None:
                 checks.append(check)
         return checks
 
+    def _derived(
+        self, located: Sequence[tuple[WrittenNumber, NumberPlace]], equals: Sequence[Sequence[OutputNumber]],
+        operands: dict[int, Operand], text: str,
+    ) -> dict[int, NumberCheck]:  # fmt: skip
+        """The numbers that no call gave and that follow from others, which become operands too. A
+        whole number that a fraction rounds to (16 of 15.5) may be either.
+        """
+        derived: dict[int, NumberCheck] = {}
+        for i, (number, _) in enumerate(located):
+            rough = equals[i] and number.is_whole and not any(f.step >= 1 or f.share for f in equals[i])
+            if (i in operands and not rough) or not number.is_counted or number.is_year:
+                continue
+            if (found := self._derivation(i, located, operands, text)) is not None:
+                derived[i] = self._as_check(number, found)
+                operands[i] = Operand(found.value, number.share, found.source, number.text)
+        return derived
+
     def _derivation(
         self, index: int, located: Sequence[tuple[WrittenNumber, NumberPlace]], operands: Mapping[int, Operand],
-        text: str,
+        text: str, *, is_of_another: bool = False,
     ) -> Derivation | None:  # fmt: skip
         """How a number that no call gave follows from others of its sentence and of the one before,
         or from rows that the sentence names.
@@ -136,33 +152,38 @@ class Trace:
         number, place = located[index]
         begin = number.start - place.start - len(place.before)
         end = number.start - place.start + len(place.text)
-        paragraph = (text.rfind("\n\n", 0, number.start), text.find("\n\n", number.start) % (len(text) + 1))
+        above = text.rfind("\n\n", 0, max(0, text.rfind("\n\n", 0, number.start)))
+        paragraph = (above, text.find("\n\n", number.start) % (len(text) + 1))
         near, far = [], []
-        for i in sorted(operands, key=lambda i: abs(located[i][0].start - number.start)):
+        for i in sorted(
+            operands, key=lambda i: (located[i][0].start > number.start, abs(located[i][0].start - number.start))
+        ):
             start = located[i][0].start
-            if i == index or located[i][0].is_year:
+            if i == index or (located[i][0].is_year and number.unit not in ("years", "year", "年")):
                 continue
             if begin <= start < end or (place.is_cell and located[i][1].line == place.line):
                 near.append(operands[i])
             elif paragraph[0] <= start < paragraph[1]:
                 far.append(operands[i])
         typed = [Operand(v, 0.0, i, f"{v:g}") for v, i, kind in self._typed if kind == "task"]
-        return derive(number, place, Evidence(near, far, typed, self._grids))
+        evidence = Evidence(near, far, typed, self._grids)
+        return derive(number, place, evidence, is_of_another=is_of_another)
 
     def _as_check(self, number: WrittenNumber, found: Derivation) -> NumberCheck:
         label = self.sources[found.source].label
         return NumberCheck(number.text, number.start, number.end, label, kind="derived", given=found.text)
 
     def _operand(
-        self, number: WrittenNumber, place: NumberPlace, equal: Sequence[OutputNumber], attachments: Attachments
-    ) -> Operand | None:
+        self, number: WrittenNumber, place: NumberPlace, equal: Sequence[OutputNumber], attachments: Attachments,
+        text: str,
+    ) -> Operand | None:  # fmt: skip
         """The number for arithmetic: what gave it, of several the one called most like it."""
-        if equal:
+        if equal and not self._is_label(number, text):
             codes = self.figures.codes
             figure = max(equal, key=lambda f: attachments.overlap(place, f, codes[f.source]))
             exact = self.figures.exact(number, place, figure)
             return Operand(exact, number.share or place.share, figure.source, figure.text, figure)
-        if number.is_counted and not number.is_year and (typed := self._where_typed(number)):
+        if not equal and number.is_counted and not number.is_year and (typed := self._where_typed(number)):
             return Operand(number.value, number.share, typed[2], number.text)
         return None
 
@@ -185,14 +206,21 @@ class Trace:
             return NumberCheck(*span, typed[0], kind=typed[1])
         if (counted := self._counted(number, place)) is not None:
             return NumberCheck(*span, self.sources[counted].label, kind="count", given=number.text)
-        if equal:
+        if equal and number.may_be_year and all(f.value == number.value for f in equal):
+            return NumberCheck(*span, self.sources[equal[0].source].label, kind="output", given=equal[0].text)
+        if equal and not number.is_year:
             index = next(i for i, reason in enumerate(reasons) if reason)
             return NumberCheck(*span, None, f"{self.sources[equal[index].source].label}: {reasons[index]}")
-        if number.is_year or (number.may_be_year and place.is_name) or _is_advice(number, place):
-            return None
-        if self._is_name(number, text):
+        if self._is_no_claim(number, place, text):
             return None
         return NumberCheck(*span, None, "no executed call gave this number")
+
+    def _is_no_claim(self, number: WrittenNumber, place: NumberPlace, text: str) -> bool:
+        """Whether a number that no call gave is a year, a round figure of advice or part of a
+        name.
+        """
+        is_year = number.is_year or (number.may_be_year and (place.is_name or self._is_written(number.text)))
+        return is_year or _is_advice(number, place) or self._is_name(number, text)
 
     def _given(
         self, equal: Sequence[OutputNumber], reasons: Sequence[str], place: NumberPlace, attachments: Attachments
@@ -212,6 +240,8 @@ class Trace:
         """(source, kind, place of the source) of the number in the task or the code."""
         for value, source, kind in self._typed:
             share = number.share if abs(value) <= 1 else 0.0
+            if number.share and kind == "code" and not share:
+                continue
             if close(number, value) or (share and close(number, value * share)):
                 return self.sources[source].label, kind, source
         return None
@@ -231,21 +261,24 @@ class Trace:
         """Whether the number with the word before it, or the letters at it, is written so in the
         outputs or the task: RTX 4090, class 9B.
         """
-        word = re.match(r"[\w.-]*\w", text[number.start :])
-        if word and number.scale != 1 and re.fullmatch(r"\d+[A-Za-z]+", word[0]) and self._is_written(word[0]):
+        if self._is_label(number, text):
             return True
         before = _NAME_BEFORE.search(text, max(0, number.start - 40), number.start)
         digits = re.match(r"[\d.,]*\d", text[number.start :])
         return bool(before and digits) and self._is_written(f"{before[1]}{before[2]}{digits[0]}")  # type: ignore[index]
 
+    def _is_label(self, number: WrittenNumber, text: str) -> bool:
+        """Whether the number with the letters at it is a word of the outputs: class 9B."""
+        word = re.match(r"\d+[A-Za-z]\b", text[number.start :])
+        return bool(word) and number.scale != 1 and self._is_written(word[0])  # type: ignore[index]
+
     def _is_written(self, words: str) -> bool:
-        pattern = re.compile(rf"(?<![\w.]){re.escape(words)}(?![\w%]|[.,]\d)")
+        pattern = re.compile(rf"(?<![\w.]){re.escape(words)}(?![A-Za-z0-9%]|[.,]\d)")
         return any(pattern.search(part) for source in self.sources for part in (source.text, source.code))
 
 
 def _is_advice(number: WrittenNumber, place: NumberPlace) -> bool:
     """A round number of what is recommended or planned: shift 10% of the budget."""
-    digits = number.text.strip("$€£%").rstrip("0%").replace(",", "")
-    is_round = len(re.sub(r"\D", "", digits)) <= 1 or number.value % 5 == 0
+    is_round = number.num_digits <= 1 or (number.value < 100 and number.value % 5 == 0) or number.unit in _TIMES
     said = (place.text[: place.start], *(t for t in (place.before, *place.parents) if _ADVICE_ABOVE.search(t)))
     return is_round and number.is_whole and bool(_ADVICE.search(" ".join(said)))
