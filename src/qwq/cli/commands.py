@@ -38,7 +38,7 @@ from qwq.cli.reward import reward_app
 from qwq.cli.run_processes import cluster_app
 from qwq.cli.sandbox import sandbox_app
 from qwq.cluster.place import is_launched, place_of
-from qwq.errors import ConfigError, Interrupted, PeerLost, QwqError
+from qwq.errors import ConfigError, Interrupted, PeerLost, QwqError, nearest
 
 if TYPE_CHECKING:
     from qwq.config import Recipe
@@ -101,6 +101,7 @@ def train(
     max_minutes: float | None = None,
     runs: Path = Path("runs"),
     processes: int | None = None,
+    launcher: Literal["processes", "ray"] = "processes",
     overrides: Overrides,
 ) -> int:
     """Run a recipe, or resume it where it was stopped.
@@ -131,9 +132,11 @@ def train(
     processes
         Processes of this machine that train together (cluster.processes, by default the recipe's
         own); a run may be resumed with another number. docs/cluster.md has more than one machine.
+    launcher
+        What starts them: this command, or Ray on the hosts of its cluster (RAY_ADDRESS).
     """
+    from qwq.cli.train_processes import on_processes, train_on_processes
     from qwq.config import load_recipe
-    from qwq.errors import nearest
 
     overrides = dict(overrides) if processes is None else {**overrides, "cluster.processes": processes}
     loaded = load_recipe(recipe, with_seed(overrides, seed))
@@ -142,8 +145,8 @@ def train(
     if dry_run:
         return _dry_run(loaded, runs, until, fresh)
     command = _go_on_command(recipe, until, seed, runs, overrides)
-    if loaded.cluster and loaded.cluster.processes > 1 and place_of() is None:
-        return _launch(loaded.cluster.processes, command, fresh, max_minutes)
+    if on_processes(loaded, launcher) and place_of() is None:
+        return train_on_processes(loaded, launcher, command, fresh=fresh, max_minutes=max_minutes)
     from qwq.cli.train import train_recipe
 
     train_recipe(loaded, runs, until=until, fresh=fresh, command=command, max_minutes=max_minutes)
@@ -158,16 +161,6 @@ def _dry_run(loaded: Recipe, runs: Path, until: str | None, fresh: bool) -> int:
     check_recipe(loaded, runs, until=until, fresh=fresh)
     print(plan(loaded, runs))
     return 0
-
-
-def _launch(num_processes: int, command: str, fresh: bool, max_minutes: float | None) -> int:
-    """`command`, which resumes the run, in several processes; `fresh` and `max_minutes` are of this
-    start alone.
-    """
-    from qwq.cluster.launch import launch  # this process needs no torch
-
-    argv = [*shlex.split(command)[1:], *(["--fresh"] if fresh else [])]
-    return launch(num_processes, argv + ([] if max_minutes is None else ["--max-minutes", str(max_minutes)]), command)
 
 
 @app.command

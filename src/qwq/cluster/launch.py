@@ -1,10 +1,12 @@
-"""Starts the processes of a run on this machine and watches them. No torch.
+"""Starts the processes of a run on this machine and watches them; Ray starts them elsewhere
+(`ray_launch.py`). No torch.
 
 Each process is this command once more with its place in the environment. The first one has the
 terminal: it shows progress and prints the result. Where one dies the others are ended within
 `GRACE_S`, one line says which and why, and the same command resumes. Signals are handed on once, so
-that Ctrl-C and SIGTERM stop the run after the step, state saved. A launcher that is killed leaves
-no process behind: each has SIGTERM from the kernel then.
+that Ctrl-C and SIGTERM stop the run after the step, state saved. With `restarts` all are started
+again after one was lost. A launcher that is killed leaves no process behind: each has SIGTERM from
+the kernel then.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Protocol
 
 from qwq.cluster.place import RankPlace
 from qwq.common.signals import ending_signals
@@ -33,13 +36,34 @@ QUIET = (None, 0, Interrupted.exit_status, PeerLost.exit_status)  # statuses of 
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
-@dataclass(slots=True)
+class StartedProcess(Protocol):
+    """What is asked of a process; `subprocess.Popen` is one."""
+
+    @property
+    def returncode(self) -> Any: ...
+
+    def poll(self) -> int | None: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> int: ...
+
+
+@dataclass
 class Member:
-    """One process of the run; what it prints as errors goes to `log`, None for the first one."""
+    """One process of the run; what it prints as errors goes to `log`, None for the first one. Where
+    its host is gone, `lost` says how that is known.
+    """
 
     rank: int
-    process: subprocess.Popen[bytes]
+    process: StartedProcess
     log: IO[bytes] | None
+
+    @property
+    def lost(self) -> str:
+        return ""
 
     def last_words(self) -> str:
         """The last line that it printed as an error."""
@@ -50,20 +74,49 @@ class Member:
         return lines[-1].strip().removeprefix("error: ") if lines else ""
 
 
-def launch(num_processes: int, argv: Sequence[str], command: str) -> int:
-    """Run `qwq ARGV` in so many processes; returns the exit status of the first.
+# Runs `qwq ARGV` in so many processes while the block lasts.
+Starter = Callable[[int, Sequence[str]], AbstractContextManager[list[Member]]]
 
-    InfraError, after all have ended, where one died or failed on its own; `command` resumes.
+
+def launch(
+    num_processes: int,
+    argv: Sequence[str],
+    command: str,
+    *,
+    first: Sequence[str] = (),
+    restarts: int = 0,
+    starter: Starter | None = None,
+) -> int:
+    """Run `qwq ARGV` in so many processes; returns the exit status of the first. `first` are
+    further arguments of the first start. `starter` starts them, by default on this machine.
+
+    InfraError, after all have ended, where one died or failed on its own, and again after so many
+    `restarts`; `command` resumes.
     """
+    left = restarts
+    while True:
+        try:
+            with (starter or on_this_machine)(num_processes, [*argv, *first]) as members:
+                return _watch(members, command)
+        except InfraError as error:
+            if not left:
+                raise
+            left, first = left - 1, ()
+            print(f"{error}; started again, {left} restarts left", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def on_this_machine(num_processes: int, argv: Sequence[str]) -> Iterator[list[Member]]:
+    """The processes on this machine."""
     with tempfile.TemporaryDirectory(prefix="qwq-run-") as folder, contextlib.ExitStack() as held:
         members: list[Member] = []
-        held.callback(lambda: _end(members))
+        held.callback(lambda: end_all(members))
         for rank in range(num_processes):
             log = None if rank == 0 else held.enter_context((Path(folder) / f"errors-{rank}").open("w+b"))
             place = RankPlace(rank, num_processes, rank, num_processes, str(Path(folder) / "meet"))
             members.append(Member(rank, _start(argv, place, log), log))
         held.enter_context(_handing_on(members))
-        return _watch(members, command)
+        yield members
 
 
 def _start(argv: Sequence[str], place: RankPlace, log: IO[bytes] | None) -> subprocess.Popen[bytes]:
@@ -119,13 +172,15 @@ def _reason(culprits: Sequence[Member], size: int) -> str:
         )
     member = culprits[0]
     status, who = member.process.returncode, f"process {member.rank} of {size}"
+    if member.lost:
+        return f"{who} was lost ({member.lost})"
     if status < 0:
         return f"{who} was ended by {signal.Signals(-status).name}"
     words = member.last_words()
     return f"{who} ended with status {status}{f' ({words})' if words else ''}"
 
 
-def _end(members: Sequence[Member]) -> None:
+def end_all(members: Sequence[Member]) -> None:
     """End those that still run. What they write is whole or absent at any moment."""
     for member in members:
         if member.process.poll() is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from qwq.errors import ConfigError
 
-LAUNCHED = "QWQ_RENDEZVOUS"  # set by `launch`: the file through which its processes meet
+LAUNCHED = "QWQ_RENDEZVOUS"  # set by `launch`: where its processes meet
 # torchrun's names, and Slurm's.
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
@@ -22,8 +22,8 @@ SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE
 class RankPlace:
     """Process `rank` of `size`, process `local_rank` of the `local_size` on this machine.
 
-    `rendezvous` is the file in which processes of one machine meet; empty: they meet at MASTER_ADDR
-    and MASTER_PORT.
+    `rendezvous` is where the processes of a launcher of ours meet: a file, or tcp://HOST:PORT;
+    empty: they meet at MASTER_ADDR and MASTER_PORT.
     """
 
     rank: int

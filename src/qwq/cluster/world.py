@@ -188,7 +188,7 @@ def join(config: ClusterSection | None, place: RankPlace | None, device: str = "
         os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.size)}
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=config.timeout_s), rank=place.rank,
-            world_size=place.size, init_method=f"file://{place.rendezvous}" if place.rendezvous else "env://",
+            world_size=place.size, init_method=_meeting(place),
         )  # fmt: skip
         try:
             yield ConnectedWorld(place, config)
@@ -197,6 +197,13 @@ def join(config: ClusterSection | None, place: RankPlace | None, device: str = "
             # its connections, which is how the others hear of it.
             raise
         dist.destroy_process_group()
+
+
+def _meeting(place: RankPlace) -> str:
+    """Where the processes meet, as torch names it."""
+    if not place.rendezvous:
+        return "env://"
+    return place.rendezvous if "://" in place.rendezvous else f"file://{place.rendezvous}"
 
 
 @contextmanager

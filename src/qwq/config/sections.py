@@ -200,6 +200,13 @@ class ClusterSection(Section):
         "the first one",
     )
 
+    restarts: int = Field(
+        0,
+        ge=0,
+        description="times that the launcher starts all processes again after one was lost; they resume from the last "
+        "checkpoint",
+    )
+
     @model_validator(mode="after")
     def _each_has_a_shard(self) -> ClusterSection:
         if self.processes % self.context:

@@ -13,7 +13,7 @@ from qwq.errors import ConfigError
 def check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
     """ConfigError where the folder holds a run of another recipe, with the first field that
     differs. Where figures are reported to and where rollouts are sampled is no part of a run, nor
-    are the number of processes and their time-outs.
+    are the number of processes, their time-outs and restarts.
     """
     path = folder.recipe_file
     if not path.exists():
@@ -39,7 +39,7 @@ def _same_division(stored: ClusterSection | None, now: ClusterSection | None) ->
         return now
     if stored is None or now is None:
         return stored
-    free = ("processes", "timeout_s", "work_timeout_s")
+    free = ("processes", "timeout_s", "work_timeout_s", "restarts")
     return stored.model_copy(update={name: getattr(now, name) for name in free})
 
 

@@ -14,7 +14,10 @@ import pytest
 
 from qwq.cluster import launch as launcher
 from qwq.cluster.launch import launch
-from qwq.errors import InfraError, PeerLost
+from qwq.cluster.place import RankPlace
+from qwq.cluster.ray_launch import _places, on_ray
+from qwq.cluster.world import _meeting
+from qwq.errors import ConfigError, InfraError, PeerLost
 
 WAIT = "import time; time.sleep(60)"
 
@@ -95,3 +98,69 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_all_are_started_again_after_one_was_lost(tmp_path, capsys):
+    """The first process of the second start finds no --fresh, and ends well."""
+    mark = tmp_path / "begun"
+    dies = (
+        f"import os, sys, time, pathlib; p = pathlib.Path({str(mark)!r}); "
+        "again = p.exists(); rank = os.environ['RANK']; "
+        "time.sleep(0.3 if rank == '1' else 0); "
+        "(p.touch(), os.kill(os.getpid(), 9)) if rank == '1' and not again else None; "
+        "sys.exit(5 if again and '--fresh' in sys.argv else 0) if again or rank == '1' else time.sleep(60)"
+    )
+
+    def run(restarts: int) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(launcher, "START", dies)
+            patch.setattr(launcher, "GRACE_S", 0.3)
+            return launch(2, ["train", "x"], "qwq train x", first=["--fresh"], restarts=restarts)
+
+    assert run(2) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "process 1 of 2 was ended by SIGKILL" in line and line.endswith("started again, 1 restarts left")
+    mark.unlink()
+    with pytest.raises(InfraError, match="process 1 of 2 was ended by SIGKILL; all were ended: `qwq train x` resumes"):
+        run(0)
+
+
+# --- Ray; a run on it is e2e/test_ray.py ----------------------------------------------------------
+
+
+def test_without_ray_the_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match="--launcher ray needs the package ray: "), on_ray(2, ["train", "x"]):
+        pass
+
+
+class Remote:
+    """An actor's method, or what it gives."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def remote(self) -> object:
+        return self.value
+
+
+class StandInRay:
+    @staticmethod
+    def get(value: object, timeout: float) -> object:
+        return value
+
+
+class StandInRunner:
+    def __init__(self, host: str) -> None:
+        self.host, self.free_port = Remote(host), Remote(2999)
+
+
+def test_ranks_are_counted_on_each_of_ray_s_hosts_and_meet_on_the_first():
+    runners = [StandInRunner(host) for host in ("10.0.0.1", "10.0.0.1", "10.0.0.7")]
+    meet = "tcp://10.0.0.1:2999"
+    assert _places(StandInRay, runners, False) == [
+        RankPlace(0, 3, 0, 2, meet), RankPlace(1, 3, 1, 2, meet), RankPlace(2, 3, 0, 1, meet),
+    ]  # fmt: skip
+    assert [p.local_rank for p in _places(StandInRay, runners, True)] == [0, 0, 0]  # each sees its own GPU alone
+    assert _meeting(RankPlace(0, 3, 0, 2, meet)) == meet
+    assert _meeting(RankPlace(0, 2, 0, 2, "/tmp/x")) == "file:///tmp/x" and _meeting(RankPlace(0, 2)) == "env://"
