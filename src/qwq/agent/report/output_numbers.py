@@ -57,7 +57,7 @@ def _not_read(lines: Sequence[str], grid: Grid | None, source: int) -> list[Outp
     """The numbers of a table's lines that its columns do not have: without labels."""
     known = Counter(figure.text for figure in grid.figures) if grid else Counter()
     left = []
-    for number in (n for line in lines for n in read_numbers(line, skip=False)):
+    for number in (n for line in lines for n in read_numbers(line)):  # dates are no figures
         known[number.text] -= 1
         if known[number.text] < 0 and not (number.is_whole and number.value < 100):
             left.append(_bare(number, source))
