@@ -6,14 +6,16 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from support.processes import QWQ, RECIPE, differences, finish, rows
+from support.processes import RECIPE, differences, finish, rows
 
 pytest.importorskip("ray", reason="ray is not installed")
 PRETRAIN = ("--until", "pretrain")
+QWQ = (sys.executable, "-c", "import sys; from qwq.cli import main; sys.exit(main())")
 
 
 @pytest.fixture(scope="module")
