@@ -146,8 +146,9 @@ def _watch(members: Sequence[Member], command: str) -> int:
     """Wait for all; at most `GRACE_S` from the moment on that the first one ends or another
     fails.
     """
-    deadline = float("inf")
+    deadline, order = float("inf"), list[Member]()
     while [m for m in members if m.process.poll() is None] and time.monotonic() < deadline:
+        order += [m for m in members if m.process.returncode not in QUIET and m not in order]
         first = members[0].process.returncode
         if first is not None or any(m.process.returncode not in (None, 0, Interrupted.exit_status) for m in members):
             deadline = min(deadline, time.monotonic() + GRACE_S)
@@ -155,7 +156,9 @@ def _watch(members: Sequence[Member], command: str) -> int:
             break
         time.sleep(POLL_S)
     first = members[0].process.returncode
-    culprits = [m for m in members if m.process.returncode not in QUIET]
+    order += [m for m in members if m.process.returncode not in QUIET and m not in order]
+    # One that aborts has lost another: gloo's way to end where a connection breaks.
+    culprits = sorted(order, key=lambda m: m.process.returncode == -signal.SIGABRT)
     if first == 0 and not culprits:
         return 0
     if first is not None and first > 0 and first != PeerLost.exit_status:
@@ -164,7 +167,7 @@ def _watch(members: Sequence[Member], command: str) -> int:
 
 
 def _reason(culprits: Sequence[Member], size: int) -> str:
-    """Which process ended first and why."""
+    """Which process ended first and why; `culprits` in that order."""
     if not culprits:
         return (
             f"one of {size} processes did not answer within cluster.timeout_s, or cluster.work_timeout_s where the "

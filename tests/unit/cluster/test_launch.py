@@ -54,6 +54,14 @@ def test_a_killed_process_ends_the_others_and_is_named(run):
         run(killed, WAIT, WAIT)
 
 
+def test_one_that_aborts_because_of_it_is_not_named(run):
+    aborts = "time.sleep({}); os.kill(os.getpid(), signal.SIGABRT)"
+    with pytest.raises(InfraError, match="process 1 of 2 was ended by SIGKILL"):
+        run(aborts.format(0.3), "time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(InfraError, match="process 0 of 2 was ended by SIGABRT"):
+        run(aborts.format(0), WAIT)
+
+
 def test_the_words_of_a_process_that_failed_alone_are_handed_on(run):
     words = "sys.stderr.write('noise\\nerror: the disk of this host is full\\n'); sys.exit(2)"
     with pytest.raises(InfraError, match=r"process 1 of 2 ended with status 2 \(the disk of this host is full\)"):
