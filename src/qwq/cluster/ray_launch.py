@@ -142,11 +142,12 @@ def on_ray(num_processes: int, argv: Sequence[str], *, gpus: bool = False) -> It
     """
     try:
         import ray
+        from ray import init  # fails where a folder named ray is all there is
     except ImportError:
         raise ConfigError(f"--launcher ray needs the package ray: {install_hint('ray')}") from None
     here = "RAY_ADDRESS" not in os.environ
     own = {"num_cpus": num_processes, "include_dashboard": False} if here else {}
-    ray.init(log_to_driver=False, logging_level="ERROR", **own)
+    init(log_to_driver=False, logging_level="ERROR", **own)
     signals: list[int] = []
     members: list[Member] = []
     try:
