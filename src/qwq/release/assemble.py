@@ -336,4 +336,6 @@ def _copy(source: Path, target: Path) -> None:
 
 def _apache() -> str:
     """The project's own licence text, which is that of Apache 2.0."""
-    return metadata.distribution("qwq").read_text("licenses/LICENSE") or ""
+    # A checkout that was built once has metadata without the licence beside those of the install.
+    found = (installed.read_text("licenses/LICENSE") for installed in metadata.distributions(name="qwq"))
+    return next(filter(None, found), "")
