@@ -161,12 +161,12 @@ def _read_all(builder: _Builder, files: list[_Stamped]) -> None:
     num_processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES) if hasattr(os, "sched_getaffinity") else 1
     size = sum(stamp[0] for _, stamp in files)
     if num_processes == 1 or size < DIVIDED_FROM_BYTES or threading.active_count() > 1:
-        builder.add(_read_part(builder.target, files))
+        _read_into(builder, files)
         return
     first, *others = _parts(files, num_processes)
     with ProcessPoolExecutor(max(1, len(others)), multiprocessing.get_context("fork")) as pool:
         rest = [pool.submit(_read_part, builder.target, part) for part in others]
-        builder.add(_read_part(builder.target, first))
+        _read_into(builder, first)
         for future in rest:
             builder.add(future.result())
 
@@ -183,9 +183,13 @@ def _parts(files: Sequence[_Stamped], num: int) -> list[list[_Stamped]]:
 
 def _read_part(target: Path, files: Sequence[_Stamped]) -> AnswerIndex:
     builder = _Builder(target)
+    _read_into(builder, files)
+    return builder.index()
+
+
+def _read_into(builder: _Builder, files: Sequence[_Stamped]) -> None:
     for source, stamp in files:
         builder.read(source, stamp)
-    return builder.index()
 
 
 def _stamp(path: Path) -> tuple[int, int]:
