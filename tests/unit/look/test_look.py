@@ -158,8 +158,8 @@ def test_files_read_by_several_processes_give_the_same_index(run: Path) -> None:
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom qwq.look import index\n"
         "os.sched_getaffinity = lambda _: range(int(sys.argv[2]))\nindex.DIVIDED_FROM_BYTES = 0\n"
-        "read = index._read_part\ndef part(*args):\n    os.write(2, b'part\\n')\n    return read(*args)\n"
-        "index._read_part = part\n"
+        "read = index._read_into\ndef part(*args):\n    os.write(2, b'part\\n')\n    return read(*args)\n"
+        "index._read_into = part\n"
         "made = index.open_index(Path(sys.argv[1]))\n"
         "print([made.public(r) for r in range(len(made))], made.words, made.names)\n"
         "starts, ends = [0, *made.prompt_ends], made.prompt_ends\n"
