@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.processes import RECIPE, differences, finish, rows
+from processes import RECIPE, differences, finish, rows
 
 pytest.importorskip("ray", reason="ray is not installed")
 PRETRAIN = ("--until", "pretrain")

@@ -30,11 +30,11 @@ def train_on_processes(loaded: Recipe, launcher: str, command: str, *, fresh: bo
     exit status of the first. `fresh` is of the first start alone, `max_minutes` of all together.
     """
     assert loaded.cluster is not None
-    begun, argv = time.monotonic(), shlex.split(command)[1:]
+    started_s, argv = time.monotonic(), shlex.split(command)[1:]
 
     def started(num_processes: int, words: Sequence[str]) -> AbstractContextManager[list[Member]]:
         if max_minutes is not None:
-            left = max_minutes - (time.monotonic() - begun) / 60
+            left = max_minutes - (time.monotonic() - started_s) / 60
             words = [*words, "--max-minutes", str(max(left, 0.01) if max_minutes > 0 else max_minutes)]
         if launcher == "ray":
             return on_ray(num_processes, words, gpus=on_cuda(loaded.compute.device))

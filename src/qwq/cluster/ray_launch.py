@@ -4,7 +4,7 @@ file imports Ray.
 Ray finds a host for each process, with a GPU where the recipe trains on one, and starts it there.
 It decides nothing about work: its tasks are not retried, and what a lost process has done is what
 the last checkpoint holds. `launch` starts all of them again where one is lost (`cluster.restarts`);
-Ray then places them anew, on the hosts that are left.
+Ray then places them again, on the hosts that are left.
 
 The cluster is the one that RAY_ADDRESS names; without it Ray is started on this machine for as long
 as the run lasts. Hosts have the same Python environment, and see the run's folder under the same
@@ -72,7 +72,7 @@ class RayRunner:
 
 class RayProcess:
     """A process of a `RayRunner`, as `launch` watches one. `signals` are those that this command
-    got and hands on.
+    got and passes on.
     """
 
     def __init__(self, runner: Any, signals: list[int], *, shown: bool) -> None:

@@ -69,10 +69,10 @@ _RATE = re.compile(
     re.IGNORECASE,
 )
 DURATION = re.compile(
-    r"(?<![\w.,])(?P<hours>\d{1,3})[ \u00a0-]?(?:h|hrs?|hours?)(?:,|"
-    r" and)? ?(?P<minutes>[0-5]?\d)[ \u00a0-]?(?:m|mins?|minutes?)\b"
-    r"|(?<![\w.,])(?P<min>\d{1,3})[ \u00a0-]?(?:mins?|minutes?)(?:,| and)? ?(?P<sec>[0-5]?\d)[ \u00a0-]?(?:s|"
-    r"secs?|seconds?)\b",
+    r"(?<![\w.,])(?P<hours>\d{1,3})[ \u00a0-]?(?:h|hrs?|hours?)(?:,| and)? ?"
+    r"(?P<minutes>[0-5]?\d)[ \u00a0-]?(?:m|mins?|minutes?)\b"
+    r"|(?<![\w.,])(?P<min>\d{1,3})[ \u00a0-]?(?:mins?|minutes?)(?:,| and)? ?(?P<sec>[0-5]?\d)[ \u00a0-]?"
+    r"(?:s|secs?|seconds?)\b",
     re.IGNORECASE,
 )
 CLOCK = re.compile(r"(?<![\w:.-])(\d{1,3}):([0-5]\d):([0-5]\d)(?![\w:])")

@@ -1,9 +1,8 @@
 r"""needle: notes of which some lines say what a key is, and a question about one to eight of them.
 
-Looking up is what a long context is for, and what a model that was never trained on it cannot do
-at any length, so a score here says whether a stretched context is read at all. The part is the
-number of lines: 12 are about 200 tokens of the tiny tokenizer, and each further part doubles it.
-Without a part there are 2 to 12 lines, because a model learns on short notes first.
+A model that reads its context finds the values; one that does not is wrong at any length. The part
+is the number of lines: 12 are about 200 tokens of the tiny tokenizer, and each further part doubles
+it. Without a part there are 2 to 12 lines.
 `benchmarks/long_context.py` asks for keys at chosen depths (after the needle in a haystack of
 Kamradt 2023, and RULER's variants with several keys, Hsieh et al. 2024, arXiv 2404.06654).
 
