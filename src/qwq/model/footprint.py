@@ -16,6 +16,8 @@ HEAP_BLOCK = 32 << 20  # glibc's largest threshold: larger blocks are mapped on 
 HEAP_LAYERS = 1.1  # layers' worth of smaller blocks that lie unused, measured by benchmarks/plan_memory.py
 CHUNK_LOGITS = 1 << 24  # train.losses holds so many logits at once,
 KEPT_PROBS = 1 << 26  # keeps the probabilities of a batch up to here,
+WHOLE_VOCABULARY = 8192  # and on a CPU takes a larger vocabulary in blocks of so many tokens and entries
+BLOCK_TOKENS, BLOCK_ENTRIES = 512, 4096
 # A sampled token of a step's rollouts: id and log-probability with their objects, mask and version.
 ROLLOUT_TOKEN = (8 + 28) + (8 + 24) + 8 + 8  # bytes, in CPython's lists
 DENSE_MASK = 1 << 24  # entries of the largest attention mask that model.layouts builds, 64 MB in float32
@@ -147,6 +149,7 @@ def update_parts(
     recompute: bool = False,
     offload: bool = False,
     width: int = FLOAT,
+    device: str = "cpu",
 ) -> dict[str, int]:
     """Bytes of one backward pass over `num_tokens` tokens; without `head` (reward models) there are
     no logits.
@@ -163,7 +166,7 @@ def update_parts(
         backward = layer_values(config, num_tokens, laid_out) + backward_values(config, num_tokens)
     else:
         kept, backward = activation_values(config, num_tokens, laid_out), backward_values(config, num_tokens)
-    at_loss, behind = _logit_values(config, num_tokens, trained) if head else (0, 0)
+    at_loss, behind = _logit_values(config, num_tokens, trained, device) if head else (0, 0)
     parts = {"gradients": FLOAT * trained}
     if FLOAT * at_loss > width * backward + FLOAT * behind:
         return parts | {"activations": width * kept, "logits": FLOAT * at_loss}
@@ -171,17 +174,20 @@ def update_parts(
     return parts | ({"logits": FLOAT * behind} if head else {})
 
 
-def _logit_values(config: ModelConfig, num_tokens: int, trained: int) -> tuple[int, int]:
+def _logit_values(config: ModelConfig, num_tokens: int, trained: int, device: str) -> tuple[int, int]:
     """Numbers of `train.losses.token_logprobs`: while it computes, and left while the layers go
     back.
 
-    It holds a chunk's logits and their exponentials. A batch within `KEPT_PROBS` keeps all
-    probabilities until the loss has gone back. Where the head trains, its gradient is a matrix of
-    its own; that of a tied head waits for the embedding's.
+    It holds a chunk's logits and their exponentials, or a block's. A batch within `KEPT_PROBS`
+    keeps all probabilities until the loss has gone back, unless it goes block by block. Where the
+    head trains, its gradient is a matrix of its own; that of a tied head waits for the embedding's.
     """
+    matrix = config.vocab_size * config.hidden_size if trained == config.num_parameters else 0
+    if config.vocab_size > WHOLE_VOCABULARY and not on_cuda(device):
+        block = min(num_tokens, BLOCK_TOKENS) * BLOCK_ENTRIES
+        return 2 * block + matrix, matrix if config.tie_embeddings else 0
     logits = num_tokens * config.vocab_size
     chunk = min(CHUNK_LOGITS, logits)
-    matrix = config.vocab_size * config.hidden_size if trained == config.num_parameters else 0
     forward = chunk + (logits if logits <= KEPT_PROBS else chunk)
     backward = matrix + (logits if logits <= KEPT_PROBS else chunk)
     return max(forward, backward), matrix if config.tie_embeddings else 0

@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qwq.errors import ModelError
-from qwq.model.linear import Linear, linear
+from qwq.model.linear import Linear, linear, product
 from qwq.model.model_folder import read_header, read_json
 from qwq.model.transformer import Transformer
 
@@ -39,6 +40,43 @@ FUSED = {
     "gate_up": ("mlp", ("gate_proj", "up_proj")),
     "down": ("mlp", ("down_proj",)),
 }
+
+
+def _adapted(
+    x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None, a: Tensor, b: Tensor, sizes: list[int], scale: float
+) -> tuple[Tensor, Tensor]:
+    """The output (N, O), and x A^T (N, parts x rank); the change is added in place, so that no
+    second tensor of the output's size is made.
+    """
+    out_NO, inner = linear(x_ND, weight_OD, bias_O), F.linear(x_ND, a)
+    for out, h, part in zip(out_NO.split(sizes, -1), inner.split(b.shape[1], -1), b.split(sizes), strict=True):
+        out.addmm_(h, part.t(), alpha=scale)
+    return out_NO, inner
+
+
+class _Adapted(torch.autograd.Function):
+    """`_adapted` with gradients for x, A and B; the weight and its bias are frozen."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None, a: Tensor, b: Tensor, sizes: list[int],
+        scale: float,
+    ) -> Tensor:  # fmt: skip
+        out_NO, inner = _adapted(x_ND, weight_OD, bias_O, a, b, sizes, scale)
+        ctx.save_for_backward(x_ND, weight_OD, a, b, inner)
+        ctx.sizes, ctx.scale = sizes, scale
+        return out_NO
+
+    @staticmethod
+    def backward(ctx: Any, grad_NO: Tensor):
+        x_ND, weight_OD, a, b, inner = ctx.saved_tensors
+        rank, parts = b.shape[1], list(zip(grad_NO.split(ctx.sizes, -1), b.split(ctx.sizes), strict=True))
+        grad_inner = torch.cat([grad @ part for grad, part in parts], -1).mul_(ctx.scale)
+        grad_b = torch.cat([grad.t() @ h for (grad, _), h in zip(parts, inner.split(rank, -1), strict=True)])
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = product(grad_NO.contiguous(), weight_OD.t()).addmm_(grad_inner, a)
+        return grad_x, None, None, grad_inner.t() @ x_ND, grad_b.mul_(ctx.scale), None, None
 
 
 class LoraLinear(Linear):
@@ -55,12 +93,11 @@ class LoraLinear(Linear):
         self.lora_b = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
 
     def forward(self, input: Tensor) -> Tensor:
-        out = linear(input, self.weight, self.bias)
         if not self.on:
-            return out
-        inner = F.linear(input, self.lora_a).split(self.rank, dim=-1)
-        parts = [F.linear(h, b) for h, b in zip(inner, self.lora_b.split(self.sizes), strict=True)]
-        return torch.add(out, parts[0] if len(parts) == 1 else torch.cat(parts, -1), alpha=self.scale)
+            return linear(input, self.weight, self.bias)
+        if torch.is_grad_enabled():
+            return _Adapted.apply(input, self.weight, self.bias, self.lora_a, self.lora_b, self.sizes, self.scale)
+        return _adapted(input, self.weight, self.bias, self.lora_a, self.lora_b, self.sizes, self.scale)[0]
 
     def change(self) -> Tensor:
         """What training has added to the weight: (out, in)."""

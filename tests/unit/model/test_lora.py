@@ -78,6 +78,36 @@ def test_the_change_by_hand():
     assert m.change().tolist() == [[15.0, 30.0], [0.0, 0.0]]
 
 
+@pytest.mark.parametrize("sizes", [[6], [3, 2, 4]])
+def test_gradients_of_a_matrix_with_its_change_are_those_of_the_formula(sizes):
+    """y = x W^T + b + scale (x A^T) B^T part by part, with PyTorch's own derivatives."""
+    from qwq.model.linear import Linear
+
+    generator = torch.Generator().manual_seed(0)
+    base = Linear(5, sum(sizes)).requires_grad_(False)
+    m = lora.LoraLinear(base, sizes, rank=2, alpha=3.0)
+    for parameter in (m.lora_a, m.lora_b):
+        parameter.data.normal_(generator=generator)
+    x, upstream = torch.randn(7, 5, generator=generator), torch.randn(7, sum(sizes), generator=generator)
+
+    def formula(x):
+        inner = (x @ m.lora_a.T).split(2, -1)
+        parts = [h @ b.T for h, b in zip(inner, m.lora_b.split(sizes), strict=True)]
+        return x @ base.weight.T + base.bias + 1.5 * torch.cat(parts, -1)
+
+    found = []
+    for function in (m, formula):
+        own = x.clone().requires_grad_()
+        m.zero_grad()
+        out = function(own)
+        (out * upstream).sum().backward()
+        found.append([out.detach(), own.grad, m.lora_a.grad.clone(), m.lora_b.grad.clone()])
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(m(x), found[0][0], rtol=0, atol=0)
+
+
 def test_merged_equals_unmerged_and_all_trains_again():
     model = trained()
     before = logits(model).detach()

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from qwq.pipeline.plan.shape import model_config
 from qwq.tasks.published import how_to_get
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
-from qwq.train.losses import CHUNK_LOGITS, KEPT_PROBS
+from qwq.train.losses import CHUNK_LOGITS, logprobs
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 GIB = 2**30
@@ -222,10 +223,17 @@ def test_parts_are_the_sizes_of_the_tensors() -> None:
 
 
 def test_the_constants_are_those_of_the_code_they_speak_of() -> None:
-    assert footprint.PREFILL_TOKENS == PREFILL_TOKENS and (footprint.CHUNK_LOGITS, footprint.KEPT_PROBS) == (
-        CHUNK_LOGITS,
-        KEPT_PROBS,
-    )
+    assert footprint.PREFILL_TOKENS == PREFILL_TOKENS
+    for name in ("CHUNK_LOGITS", "KEPT_PROBS", "WHOLE_VOCABULARY", "BLOCK_TOKENS", "BLOCK_ENTRIES"):
+        assert getattr(footprint, name) == getattr(logprobs, name), name
+
+
+def test_a_large_vocabulary_costs_a_block_of_logits_on_a_cpu_and_rows_of_them_on_a_gpu() -> None:
+    config = replace(small(), vocab_size=150_000)
+    frozen = config.num_parameters - 1  # the head has no gradient
+    parts = [footprint.update_parts(config, 2000, trained=frozen, device=d) for d in ("cpu", "cuda")]
+    block, rows = (p["logits"] + p["activations"] for p in parts)
+    assert rows - block == 4 * 2 * (CHUNK_LOGITS - 512 * 4096)
 
 
 MEASURE = """

@@ -84,6 +84,53 @@ def test_values_and_gradients_equal_plain_log_softmax(chunk, temperature, kept, 
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("entries", [1, 4, 6, 17, 100])
+@pytest.mark.parametrize("tokens", [1, 5, 12, 50])
+def test_blocks_of_the_vocabulary_give_what_whole_rows_give(tokens, entries, monkeypatch):
+    """A large vocabulary on a CPU: blocks that divide 12 tokens and 17 entries, that do not, and
+    larger ones.
+    """
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = 3 * torch.randn(12, 5, generator=generator), 3 * torch.randn(17, 5, generator=generator)
+    targets, upstream = torch.randint(0, 17, (12,), generator=generator), torch.randn(12, generator=generator)
+
+    def run():
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        logprob, entropy = token_logprobs(h, w, targets, temperature=0.7)
+        (logprob * upstream).sum().backward()
+        return logprob.detach(), entropy, h.grad, w.grad
+
+    whole = run()
+    monkeypatch.setattr(logprobs, "WHOLE_VOCABULARY", 0)
+    monkeypatch.setattr(logprobs, "BLOCK_TOKENS", tokens)
+    monkeypatch.setattr(logprobs, "BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(logprobs._ChunkedLogprobs, "apply", None)  # the other way is not taken
+    for a, b in zip(run(), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_in_bfloat16_round_logits_as_the_sampler_does(monkeypatch):
+    """The sampler's log-probability comes of logits in bfloat16: the trainer's too, in blocks or
+    not.
+    """
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 64, generator=generator).bfloat16() for n in (9, 300))
+    whole = token_logprobs(hidden, weight, torch.arange(9), chunk=100)
+    monkeypatch.setattr(logprobs, "WHOLE_VOCABULARY", 0)
+    monkeypatch.setattr(logprobs, "BLOCK_ENTRIES", 64)
+    for a, b in zip(token_logprobs(hidden, weight, torch.arange(9)), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_leave_a_frozen_head_alone_and_take_no_tokens(monkeypatch):
+    monkeypatch.setattr(logprobs, "WHOLE_VOCABULARY", 0)
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(6, 4)
+    token_logprobs(hidden, weight, torch.tensor([0, 1, 5]))[0].sum().backward()
+    assert hidden.grad is not None and weight.grad is None
+    logprob, entropy = token_logprobs(torch.zeros(0, 4), weight, torch.zeros(0, dtype=torch.long))
+    assert logprob.shape == entropy.shape == (0,)
+
+
 def test_kept_probabilities_give_the_gradient_of_computed_ones_bit_for_bit(monkeypatch):
     generator = torch.Generator().manual_seed(3)
     hidden, weight = torch.randn(9, 6, generator=generator), torch.randn(31, 6, generator=generator)
@@ -102,7 +149,10 @@ def test_entropy_carries_no_gradient():
     assert logprob.requires_grad and not entropy.requires_grad
 
 
-def test_large_logits_stay_finite():
+@pytest.mark.parametrize("whole", [0, 8192])
+def test_large_logits_stay_finite(whole, monkeypatch):
+    monkeypatch.setattr(logprobs, "WHOLE_VOCABULARY", whole)
+    monkeypatch.setattr(logprobs, "BLOCK_ENTRIES", 1)
     logprob, entropy = token_logprobs(torch.tensor([[1000.0]]), torch.tensor([[1.0], [-1.0]]), torch.tensor([1]))
     assert_close(logprob, [-2000.0])
     assert_close(entropy, [0.0])

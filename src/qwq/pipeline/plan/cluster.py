@@ -100,7 +100,7 @@ def _training_bytes(stage: RlConfig, cluster: Cluster, context: PlanContext, pro
     own, laid_out = own_share(recipe, config, tokens, shared_copies(config, *shape, micro.prompts, prompt))
     update = update_parts(
         config, own, laid_out=laid_out, trained=trained, recompute=recipe.compute.recompute,
-        offload=recipe.compute.offload, width=BF16,
+        offload=recipe.compute.offload, width=BF16, device="cuda",
     )  # fmt: skip
     training = {
         "weights": BF16 * parameters / cluster.gpus,

@@ -77,7 +77,7 @@ def update_phase(
     width = 2 if recipe.compute.dtype == "bfloat16" else FLOAT
     parts = update_parts(
         config, tokens, laid_out=laid_out, head=head, trained=trained, recompute=recipe.compute.recompute,
-        offload=recipe.compute.offload, width=width,
+        offload=recipe.compute.offload, width=width, device=recipe.compute.device,
     )  # fmt: skip
     if not on_cuda(recipe.compute.device):
         parts["allocator"] = allocator_bytes(config, tokens, width=width)

@@ -28,12 +28,12 @@ from qwq.train.losses.advantages import (
 from qwq.train.losses.base import LOSSES, BatchSize, Loss, LossInput, TokenLoss, load_loss, register_loss
 from qwq.train.losses.clipped import clipped_surrogate
 from qwq.train.losses.kl import kl_term
-from qwq.train.losses.logprobs import CHUNK_LOGITS, KEPT_PROBS, token_logprobs, weighted_nll
+from qwq.train.losses.logprobs import CHUNK_LOGITS, token_logprobs, weighted_nll
 from qwq.train.losses.objective import ImportanceRule, PolicyTerms, policy_terms
 from qwq.train.losses.pairs import preference_loss
 
 __all__ = [
-    "ADVANTAGES", "CHUNK_LOGITS", "KEPT_PROBS", "LOSSES", "AdvantageForm", "BatchSize", "GroupRewards",
+    "ADVANTAGES", "CHUNK_LOGITS", "LOSSES", "AdvantageForm", "BatchSize", "GroupRewards",
     "ImportanceRule", "Loss", "LossInput", "PolicyTerms", "TokenLoss", "clipped_surrogate", "differ",
     "group_advantages", "kl_term", "load_advantage", "load_loss", "policy_terms", "preference_loss",
     "register_advantage", "register_loss", "token_logprobs", "weighted_nll",

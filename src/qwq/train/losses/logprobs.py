@@ -1,6 +1,13 @@
 """Log-probabilities and entropies of tokens under a large vocabulary, and the supervised loss made
 of them.
 
+On a CPU the logits of a large vocabulary never exist as whole rows: they come block by block of the
+vocabulary, with a running maximum and sum (online softmax, Milakov and Gimelshein 2018, arXiv
+1805.02867), and the gradient computes them again (as in Cut Cross-Entropy, Wijmans et al. 2024,
+arXiv 2411.09009). A block fits the caches, and is so small that the allocator keeps its memory:
+rows of 152k logits are mapped anew for every operation, which costs more than the operation.
+`python benchmarks/head_loss.py` measures both ways.
+
 Dimensions: N flat tokens, D hidden width, V vocabulary.
 """
 
@@ -19,6 +26,10 @@ CHUNK_LOGITS = (
 KEPT_PROBS = (
     1 << 26
 )  # probabilities that the forward pass keeps, 256 MB in float32: a batch that needs no more computes its logits once
+# Above so many entries a CPU takes the vocabulary in blocks, for so many tokens at a time
+# (benchmarks/head_loss.py).
+WHOLE_VOCABULARY = 8192
+BLOCK_TOKENS, BLOCK_ENTRIES = 512, 4096
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -78,12 +89,93 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype), None, None, None
 
 
+class _BlockedLogprobs(torch.autograd.Function):
+    """What `_ChunkedLogprobs` computes, over blocks of `BLOCK_TOKENS` tokens and `BLOCK_ENTRIES`
+    of the vocabulary. Nothing is kept but one number a token.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float):
+        found = [
+            _blocked_statistics(h, weight_VD, targets, temperature)
+            for h, targets in zip(hidden_ND.split(BLOCK_TOKENS), targets_N.split(BLOCK_TOKENS), strict=True)
+        ]
+        logprob_N, norm_N, entropy_N = (torch.cat(parts) for parts in zip(*found, strict=True))
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, norm_N)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy_N)
+        return logprob_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor, _entropy_grad: Tensor):
+        hidden_ND, weight_VD, targets_N, norm_N = ctx.saved_tensors
+        # A frozen head (LoRA) needs no gradient of its own.
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        grads = []
+        for s in range(0, len(hidden_ND), BLOCK_TOKENS):
+            rows = slice(s, s + BLOCK_TOKENS)
+            h, targets, norm = hidden_ND[rows], targets_N[rows], norm_N[rows, None]
+            g = grad_N[rows, None] / ctx.temperature
+            grad_h = torch.zeros(h.shape, dtype=torch.float32, device=h.device)
+            for v in range(0, len(weight_VD), BLOCK_ENTRIES):
+                weight = weight_VD[v : v + BLOCK_ENTRIES]
+                # d logprob / d logits = onehot(target) - probs
+                grad_logits = _logits(h, weight, ctx.temperature).sub_(norm).exp_().mul_(-g)
+                inside = ((targets >= v) & (targets < v + len(weight))).nonzero()[:, 0]
+                grad_logits[inside, targets[inside] - v] += g[inside, 0]
+                grad_logits = grad_logits.to(h.dtype)
+                grad_h += product(grad_logits, weight.t())
+                if grad_weight is not None:
+                    grad_weight[v : v + BLOCK_ENTRIES].addmm_(grad_logits.t().float(), h.float())
+            grads.append(grad_h.to(h.dtype))
+        return torch.cat(grads), None if grad_weight is None else grad_weight.to(weight_VD.dtype), None, None
+
+
+def _logits(hidden_ND: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
+    """Tempered logits in float32."""
+    logits = product(hidden_ND, weight_VD).float()
+    return logits if temperature == 1 else logits.div_(temperature)
+
+
+def _blocked_statistics(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability, log-sum-exp and entropy of each token: (N,) each.
+
+    `mass_N` is the sum of exp(logit - highest), `spread_N` that of exp(logit - highest) (logit -
+    highest); both are scaled where a block brings a higher logit. The entropy is log(mass) -
+    spread / mass.
+    """
+    highest_N = torch.full(targets_N.shape, -torch.inf, device=hidden_ND.device)
+    mass_N, spread_N, target_N = (torch.zeros_like(highest_N) for _ in range(3))
+    for v in range(0, len(weight_VD), BLOCK_ENTRIES):
+        logits = _logits(hidden_ND, weight_VD[v : v + BLOCK_ENTRIES], temperature)
+        at = (targets_N - v).clamp(0, logits.shape[1] - 1)
+        inside = (targets_N >= v) & (targets_N < v + logits.shape[1])
+        target_N = torch.where(inside, logits.gather(-1, at[:, None])[:, 0], target_N)
+        before, highest_N = highest_N, torch.maximum(highest_N, logits.amax(-1))
+        logits -= highest_N[:, None]
+        probs = logits.exp()
+        fell_N = (before - highest_N).nan_to_num_(neginf=0.0) if v == 0 else before - highest_N
+        scale_N = fell_N.exp()
+        spread_N = scale_N * (spread_N + fell_N * mass_N) + logits.mul_(probs).sum(-1)
+        mass_N = scale_N * mass_N + probs.sum(-1)
+    log_mass_N = mass_N.log()
+    norm_N = highest_N + log_mass_N
+    return target_N - norm_N, norm_N, log_mass_N - spread_N / mass_N
+
+
 def token_logprobs(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, temperature: float = 1.0, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (N,) of each target under softmax(hidden @ weight.T / temperature), and the
     entropy (N,), in nats.
+
+    `chunk`: how many tokens have whole rows of logits at a time; None leaves the way to the
+    vocabulary's size and the device.
     """
+    if chunk is None and weight_VD.shape[0] > WHOLE_VOCABULARY and hidden_ND.device.type == "cpu" and len(hidden_ND):
+        return _BlockedLogprobs.apply(hidden_ND, weight_VD, targets_N, temperature)
     chunk = chunk or max(1, CHUNK_LOGITS // weight_VD.shape[0])
     return _ChunkedLogprobs.apply(hidden_ND, weight_VD, targets_N, temperature, chunk)
 
