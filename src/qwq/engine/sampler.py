@@ -20,6 +20,10 @@ NEAR_GREEDY = (
     1e-4  # below it logits divided by the temperature may leave float32, and only the likeliest token is drawn anyhow
 )
 
+# Logits that a CPU samples from at once: 5 MB in float32. Of larger pieces every operation maps new memory, which
+# costs more than the operation; a row's result does not depend on its piece.
+SAMPLED_AT_ONCE = 5 << 18
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -128,6 +132,15 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
     hold NaN or infinity.
     """
     assert not params.needs_history and not params.logit_bias, "penalties and bias need `penalise`, row by row"
+    rows = max(1, SAMPLED_AT_ONCE // logits_BV.shape[-1])
+    if len(logits_BV) <= rows or logits_BV.device.type != "cpu":
+        return _sample(logits_BV, params, seeds_B, counters_B)
+    parts = zip(logits_BV.split(rows), seeds_B.split(rows), counters_B.split(rows), strict=True)
+    tokens, logprobs = zip(*(_sample(logits, params, *draw) for logits, *draw in parts), strict=True)
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_B: Tensor) -> tuple[Tensor, Tensor]:
     logits_BV = logits_BV.float()
     if params.temperature == 0:
         tokens_B = logits_BV.argmax(-1)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from qwq.engine import sampler
 from qwq.engine.sampler import SamplingParams, sample, sample_token, stream_seed, truncate, uniforms
 from qwq.errors import ConfigError
 
@@ -164,6 +165,19 @@ def test_a_row_draws_the_same_whoever_shares_its_batch():
     for i in range(6):
         alone, _ = sample(logits[i : i + 1], SamplingParams(top_p=0.9), seeds[i : i + 1], counters[i : i + 1])
         assert alone.tolist() == together[i : i + 1].tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("at_once", [1, 50, 51, 149, 150])
+def test_rows_sampled_in_pieces_are_those_of_the_whole_bit_for_bit(temperature, at_once, monkeypatch):
+    """Three rows of 50 logits: a row a time, one, two, and all at once."""
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    draw = torch.tensor([5, 6, 7]), torch.tensor([0, 3, 9])
+    params = SamplingParams(temperature=temperature, top_p=0.9)
+    whole = sample(logits, params, *draw)
+    monkeypatch.setattr(sampler, "SAMPLED_AT_ONCE", at_once)
+    for ours, theirs in zip(sample(logits, params, *draw), whole, strict=True):
+        assert ours.shape == (3,) and torch.equal(ours, theirs)
 
 
 def test_stream_seeds_are_distinct_and_repeatable():
