@@ -20,8 +20,8 @@ NEAR_GREEDY = (
     1e-4  # below it logits divided by the temperature may leave float32, and only the likeliest token is drawn anyhow
 )
 
-# Logits that a CPU samples from at once: 5 MB in float32. Of larger pieces every operation maps new memory, which
-# costs more than the operation; a row's result does not depend on its piece.
+# Logits that a CPU samples from at once: 5 MB in float32. Of larger pieces every operation maps new
+# memory, which costs more than the operation; a row's result does not depend on its piece.
 SAMPLED_AT_ONCE = 5 << 18
 
 
