@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent_numbers_tables import TABLES, Rows
+from arguments import at_least
 
 from qwq.agent.report import NumberSource, check_numbers
 from qwq.agent.report.steps import CallRecord
@@ -264,7 +265,7 @@ def context(text: str, slot: Slot, instead: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=sorted(SETS), action="append", dest="sets")
-    parser.add_argument("--seeds", type=int, default=3, help="tables drawn for each report")
+    parser.add_argument("--seeds", type=at_least(1), default=3, help="tables drawn for each report")
     parser.add_argument("--show", action="store_true", help="print what went wrong")
     parser.add_argument("--tables", type=Path, help="folder of DABench's tables, for the set `real`")
     options = parser.parse_args()

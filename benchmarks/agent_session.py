@@ -26,6 +26,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from arguments import at_least
+
 from qwq.sandbox import Sandbox, Session
 from qwq.sandbox.watchdog import descendants, memory_of
 
@@ -105,8 +107,8 @@ def report(name: str, ours: list[float], theirs: list[float], unit: str = "ms") 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--starts", type=int, default=20)
-    parser.add_argument("--cells", type=int, default=1000)
+    parser.add_argument("--starts", type=at_least(3), default=20)
+    parser.add_argument("--cells", type=at_least(2), default=1000)
     args = parser.parse_args()
     with Sandbox(slots=1, max_sessions=max(MEMORY_SESSIONS, args.starts)) as box:
         session = first_cell(box)

@@ -29,6 +29,7 @@ from typing import Any
 
 import pandas as pd
 from agent_wordings_banks import BANKS
+from arguments import at_least
 
 from qwq.agent.report import NumberSource, check_numbers
 
@@ -185,7 +186,7 @@ def measure(bank: str, seeds: int, show: bool) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bank", choices=sorted(BANKS), action="append")
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--seeds", type=at_least(1), default=6)
     parser.add_argument("--show", action="store_true", help="print what went wrong")
     options = parser.parse_args()
     for bank in options.bank or BANKS:

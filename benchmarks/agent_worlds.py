@@ -18,13 +18,14 @@ import argparse
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
+from arguments import at_least, model_folder
 
 from qwq.common.stats import wilson
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.worlds import WorldEnvironment
+from qwq.errors import QwqError
 from qwq.model.weights import load_model
 from qwq.rollout.budget import EpisodeLimits
 from qwq.rollout.collect import group_seed
@@ -132,12 +133,17 @@ def feedbacks(name: str, own: Sequence[Episode], seed: int) -> dict[str, Callabl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=model_folder)
     parser.add_argument("--tasks", nargs="+", default=TASKS)
-    parser.add_argument("--num", type=int, default=500)
+    parser.add_argument("--num", type=at_least(1), default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads())
     options = parser.parse_args()
+    for name in options.tasks:
+        try:
+            get(name)
+        except QwqError as error:
+            parser.error(str(error))
     torch.set_num_threads(options.threads)
     chat = ChatFormat.from_folder(options.model)
     policy = TrainerPolicy(load_model(options.model).eval(), chat)

@@ -21,10 +21,13 @@ import json
 import math
 import sys
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from arguments import at_least, positive
 
 from qwq import api
 from qwq.cli.commands import split_overrides
@@ -139,6 +142,10 @@ def plot(made: Sequence[Row]) -> str:
     return plots.svg(fig, "score against parameters, with and without RL")
 
 
+def read_stages(recipe: str) -> list[str]:
+    return list(tomllib.loads((RECIPES / f"{recipe}.toml").read_text())["stages"])
+
+
 class Pieces:
     """Runs recipes until the time is over."""
 
@@ -178,14 +185,19 @@ def run_all(pieces: Pieces, problems: int, samples: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--max-minutes", type=float, help="stop after so many minutes, state saved")
-    parser.add_argument("--problems", type=int, default=1000, help="of each domain to distil")
-    parser.add_argument("--samples", type=int, default=2, help="answers of the teacher to each")
+    parser.add_argument("--max-minutes", type=positive, help="stop after so many minutes, state saved")
+    parser.add_argument("--problems", type=at_least(1), default=1000, help="of each domain to distil")
+    parser.add_argument("--samples", type=at_least(1), default=2, help="answers of the teacher to each")
     try:
         options, keys = split_overrides(sys.argv[1:])
     except ConfigError as error:
         parser.error(str(error))
     args, given = parser.parse_args(options), {key: parse_value(text) for key, text in keys.items()}
+    known = {name for recipe in ("announcement", "distilled-3m") for name in read_stages(recipe)}
+    for key in given:
+        section, _, rest = key.partition(".")
+        if section == "stages" and rest.partition(".")[0] not in known:
+            parser.error(f"--{key}: no recipe here has this stage, they have {', '.join(sorted(known))}")
     if "name" in given:
         parser.error(f"--name={given['name']}: the runs have names of their own; --runs DIR puts them elsewhere")
     try:

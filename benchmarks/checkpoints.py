@@ -19,9 +19,10 @@ import time
 from pathlib import Path
 
 import torch
+from arguments import at_least
 
 from qwq.config import Optim
-from qwq.model.config import preset
+from qwq.model.config import PRESETS, preset
 from qwq.model.transformer import Transformer
 from qwq.train.checkpoint import StageRun
 from qwq.train.optim import Optimizer
@@ -46,10 +47,10 @@ def one(name: str, steps: int, tokens: int, background: bool) -> tuple[dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="18m")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--tokens", type=int, default=1024, help="of a step")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--preset", default="18m", choices=sorted(PRESETS))
+    parser.add_argument("--steps", type=at_least(2), default=12)
+    parser.add_argument("--tokens", type=at_least(1), default=1024, help="of a step")
+    parser.add_argument("--rounds", type=at_least(1), default=3)
     args = parser.parse_args()
     found: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     models = {}

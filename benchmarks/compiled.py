@@ -14,11 +14,11 @@ import argparse
 import json
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from arguments import at_least, model_folder
 from torch import Tensor
 
 from qwq.model import transformer
@@ -50,10 +50,10 @@ def behind(x: Tensor, attended: Tensor, o: Tensor, norm: Tensor, gate_up: Tensor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", type=model_folder, required=True)
+    parser.add_argument("--tokens", type=at_least(8), default=1024)
+    parser.add_argument("--threads", type=at_least(0), default=0)
+    parser.add_argument("--rounds", type=at_least(1), default=5)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -17,15 +17,16 @@ import statistics
 import tempfile
 
 import torch
+from arguments import at_least, model_folder, sizes
 from rl_step import Case, Step, ours
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--shape", default="4x8x64", help="prompts x samples x new tokens")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--model", type=model_folder, required=True)
+    parser.add_argument("--shape", type=sizes(1, 2, 1), default="4x8x64", help="prompts x samples x new tokens")
+    parser.add_argument("--rounds", type=at_least(1), default=3)
+    parser.add_argument("--threads", type=at_least(1), default=os.cpu_count())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     case = Case(options.shape, "forced")

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import at_least
 
 from qwq.engine.backends.llama_cpp import LlamaBackend, llama_cpp
 from qwq.engine.backends.torch import TorchBackend
@@ -415,9 +416,9 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("~/.cache/qwq-models").expanduser())
     parser.add_argument("--model", choices=[*MODELS, "both"], default="both")
     parser.add_argument("--only", choices=["float32", "gguf", "speculation", "all"], default="all")
-    parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--new-tokens", type=at_least(1), default=128)
+    parser.add_argument("--rounds", type=at_least(1), default=3)
+    parser.add_argument("--threads", type=at_least(1), default=os.cpu_count())
     parser.add_argument("--llama-server", default=None)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -24,13 +24,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from arguments import at_least, model_folder, one_of
 
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model
-from qwq.pipeline.resolve import model_folder
 from qwq.release.export import ExportOptions, export
 from qwq.release.quality import QualityOptions
+from qwq.release.to_gguf import FILE_TYPES
 from qwq.tasks import registry
 from qwq.text.template import ChatFormat
 
@@ -123,7 +124,7 @@ def options(quant: str) -> ExportOptions:
 def check(model: str, quants: Sequence[str], num_tokens: int, folder: Path) -> list[dict]:
     from llama_cpp import Llama
 
-    source = model_folder(model)
+    source = model
     chat = ChatFormat.from_folder(source)
     ours = load_model(source)
     windows = documents(chat, num_tokens, procedural=ours.config.vocab_size < 4096)
@@ -161,14 +162,14 @@ def check(model: str, quants: Sequence[str], num_tokens: int, folder: Path) -> l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+")
-    parser.add_argument("--quants", default="F16,Q8_0,Q4_K_M")
-    parser.add_argument("--tokens", type=int, default=20_000)
+    parser.add_argument("models", type=model_folder, nargs="+")
+    parser.add_argument("--quants", type=one_of(*FILE_TYPES), default="F16,Q8_0,Q4_K_M")
+    parser.add_argument("--tokens", type=at_least(1), default=20_000)
     args = parser.parse_args()
     rows = []
     for model in args.models:
         with tempfile.TemporaryDirectory() as folder:
-            rows += check(model, args.quants.split(","), args.tokens, Path(folder))
+            rows += check(model, args.quants, args.tokens, Path(folder))
     for row in rows:
         print(json.dumps(row))
     limits = {"F16": 1.005, "Q8_0": 1.01}

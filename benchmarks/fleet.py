@@ -26,6 +26,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from arguments import at_least, model_folder
 
 from qwq.engine.sampler import SamplingParams
 from qwq.model.weights import load_model, save_model
@@ -149,11 +150,11 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--groups", type=int, default=8, help="prompts for each engine")
-    parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--new", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", type=model_folder, required=True)
+    parser.add_argument("--groups", type=at_least(1), default=8, help="prompts for each engine")
+    parser.add_argument("--samples", type=at_least(1), default=4)
+    parser.add_argument("--new", type=at_least(1), default=64)
+    parser.add_argument("--rounds", type=at_least(1), default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:

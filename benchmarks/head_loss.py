@@ -17,21 +17,22 @@ import statistics
 import time
 
 import torch
+from arguments import at_least, sizes
 
 from qwq.train.losses import CHUNK_LOGITS, logprobs, token_logprobs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--width", type=int, default=896)
-    parser.add_argument("--vocabulary", type=int, default=151_936)
+    parser.add_argument("--tokens", type=at_least(1), default=2048)
+    parser.add_argument("--width", type=at_least(1), default=896)
+    parser.add_argument("--vocabulary", type=at_least(1), default=151_936)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--frozen", action="store_true", help="the head has no gradient")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=at_least(1), default=5)
+    parser.add_argument("--threads", type=at_least(1), default=2)
     here = f"{logprobs.BLOCK_TOKENS}x{logprobs.BLOCK_ENTRIES}"
-    parser.add_argument("--blocks", nargs="*", default=[here])
+    parser.add_argument("--blocks", nargs="+", type=sizes(1, 1), default=[here])
     args = parser.parse_args()
     if args.vocabulary <= logprobs.WHOLE_VOCABULARY:
         parser.error(f"--vocabulary is {args.vocabulary}: up to {logprobs.WHOLE_VOCABULARY} there is one way only")

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from arguments import at_least, positive
 from torch import Tensor
 
 from qwq.model.config import ModelConfig, preset
@@ -96,11 +97,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--quant", default="Q4_K_M", choices=MOST_ERROR)
-    parser.add_argument("--layers", type=int, default=64)
-    parser.add_argument("--limit-gib", type=float, default=16.0)
+    parser.add_argument("--layers", type=at_least(1), default=64)
+    parser.add_argument("--limit-gib", type=positive, default=16.0)
     parser.add_argument("--skip-load", action="store_true")
     parser.add_argument("--keep", action="store_true")
     args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
     config = replace(preset("qwq-32b"), num_layers=args.layers)
     chat = ChatFormat(train_bpe(["a b c"] * 4, 270), default_template())
     weights = random_weights(config)

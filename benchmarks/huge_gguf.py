@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from arguments import at_least
 
 from qwq.engine.backends.llama_cpp import LlamaBackend
 from qwq.engine.request import GenerationRequest
@@ -103,9 +104,10 @@ def resident() -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--new-tokens", type=int, default=16)
+    parser.add_argument("--new-tokens", type=at_least(1), default=16)
     parser.add_argument("--keep", action="store_true")
     args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
     path = args.folder / "qwq-32b-random-q4_k_m.gguf"
     if not path.exists():
         started = time.perf_counter()

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from arguments import at_least
 
 from qwq.model.config import preset
 from qwq.model.layouts import Packed
@@ -121,8 +122,8 @@ def measured(folder: Path, num_tokens: int) -> tuple[dict[str, torch.Tensor], to
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--tokens", type=int, default=300_000)
+    parser.add_argument("--steps", type=at_least(1), default=300)
+    parser.add_argument("--tokens", type=at_least(1), default=300_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="the trained model's folder; one that is there is not trained again")
     args = parser.parse_args()

@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from arguments import at_least
 
 from qwq.engine.backends.torch import TorchBackend
 from qwq.engine.request import GenerationRequest
@@ -159,9 +160,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a trained model for the needles: a run's folder or a model folder")
     parser.add_argument(
-        "--context", type=int, default=256, help="tokens of the longest documents that it was trained on"
+        "--context", type=at_least(1), default=256, help="tokens of the longest documents that it was trained on"
     )
-    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--trials", type=at_least(1), default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-reading", action="store_true")
     parser.add_argument("--read", type=int, help=argparse.SUPPRESS)

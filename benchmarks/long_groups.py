@@ -28,6 +28,7 @@ import time
 from pathlib import Path
 
 import torch
+from arguments import at_least
 
 from qwq.cluster.divide import divide
 from qwq.cluster.place import RankPlace, place_of
@@ -156,10 +157,10 @@ def on_processes(size: int, length: int, samples: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", nargs="*", type=int, default=[256, 512, 1024, 2048, 4096, 8192])
-    parser.add_argument("--whole", type=int, default=1024, help="undivided up to this length")
-    parser.add_argument("--samples", type=int, default=16, help="completions of the group")
-    parser.add_argument("--context", type=int, help="also on so many processes, which divide the tokens")
+    parser.add_argument("--lengths", nargs="+", type=at_least(1), default=[256, 512, 1024, 2048, 4096, 8192])
+    parser.add_argument("--whole", type=at_least(0), default=1024, help="undivided up to this length")
+    parser.add_argument("--samples", type=at_least(2), default=16, help="completions of the group")
+    parser.add_argument("--context", type=at_least(2), help="also on so many processes, which divide the tokens")
     parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.alone:
@@ -176,7 +177,9 @@ def main() -> None:
     for length in args.lengths:
         command = [sys.executable, __file__, "--alone", str(length), "--whole", str(args.whole)]
         command += ["--samples", str(args.samples)]
-        made = subprocess.run(command, check=True, capture_output=True, text=True)
+        made = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if made.returncode:
+            sys.exit(f"error: {length} tokens: its process ended with status {made.returncode}")
         r = json.loads(made.stdout.splitlines()[-1])
         results.append(r)
         compared = (

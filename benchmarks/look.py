@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from arguments import at_least
+
 from qwq.look.index import AnswerIndex, open_index
 from qwq.look.live import RunWatch
 from qwq.look.query import Query, select
@@ -114,8 +116,8 @@ def watch_cost(folder: Path) -> float:
 
 def main() -> None:
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--rollouts", type=int, default=100_000)
-    arguments.add_argument("--tokens", type=int, default=256)
+    arguments.add_argument("--rollouts", type=at_least(1), default=100_000)
+    arguments.add_argument("--tokens", type=at_least(1), default=256)
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -22,6 +22,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from arguments import at_least
+
 SCRIPTED = Path(__file__).resolve().parents[1] / "tests/page/scripted_page.py"
 FRAMES = """async (frames) => {
   const thread = document.querySelector('.thread'), times = [];
@@ -87,7 +89,7 @@ def measure(browser: Any, url: str, rounds: int) -> dict[str, list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least(1), default=5)
     rounds = parser.parse_args().rounds
     from playwright.sync_api import sync_playwright
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import at_least
 
 from qwq.common.memory import GIB
 from qwq.config import Optim, Recipe, RlConfig
@@ -183,9 +184,11 @@ def _measure(name: str, steps: int, threads: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="*", default=[""], help="parts of names")
-    parser.add_argument("--steps", type=int, default=2, help="of each shape; AdamW's moments come with the first")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--shapes", nargs="+", default=[""], help="parts of names")
+    parser.add_argument(
+        "--steps", type=at_least(1), default=2, help="of each shape; AdamW's moments come with the first"
+    )
+    parser.add_argument("--threads", type=at_least(1), default=2)
     parser.add_argument("--parts", action="store_true", help="print the parts of each plan")
     parser.add_argument("--json", action="store_true", help="print the lines of JSON alone")
     parser.add_argument("--alone", choices=SHAPES, help=argparse.SUPPRESS)
@@ -194,6 +197,9 @@ def main() -> None:
         print(json.dumps(alone(args.alone, args.steps, args.threads)))
         return
     lines = []
+    for part in args.shapes:
+        if not any(part in name for name in SHAPES):
+            parser.error(f"--shapes {part}: it is in none of {', '.join(SHAPES)}")
     for name in [n for n in SHAPES if any(part in n for part in args.shapes)]:
         r = _measure(name, args.steps, args.threads)
         over = (r["plan"] - r["program"]) / (r["peak"] - r["before"])

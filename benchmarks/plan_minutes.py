@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+
+from arguments import positive, run_folder
 
 from qwq.config import load_recipe
 from qwq.pipeline.plan.counts import PlanContext
@@ -21,13 +22,16 @@ from qwq.pipeline.stage import stage_of
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a finished run on this machine")
-    parser.add_argument("--tflops", type=float, help="as for `qwq explain`; with --gb-s, instead of measuring")
-    parser.add_argument("--gb-s", type=float)
+    parser.add_argument("run", type=run_folder, help="folder of a finished run on this machine")
+    parser.add_argument("--tflops", type=positive, help="as for `qwq explain`; with --gb-s, instead of measuring")
+    parser.add_argument("--gb-s", type=positive)
     args = parser.parse_args()
     recipe = load_recipe(args.run / "recipe.toml")
+    if (args.tflops is None) != (args.gb_s is None):
+        parser.error("give both --tflops and --gb-s, or neither to measure this machine")
     config, machine = model_config(recipe), machine_of(recipe, args.tflops, args.gb_s, None)
-    assert machine, f"no {recipe.compute.device} here"
+    if machine is None:
+        parser.error(f"the recipe's device {recipe.compute.device} is not here: give --tflops and --gb-s")
     print(f"{machine.flops_s / 1e9:.0f} GFLOP/s, {machine.bytes_s / 1e9:.1f} GB/s")
     read = evaluation_seconds(PlanContext(recipe, next(iter(recipe.stages)), config), machine)
     total = [0.0, 0.0]

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from arguments import at_least, sizes
 from torch import Tensor
 
 WORKING_SET = 80e6  # bytes of weights, more than a cache holds
@@ -52,13 +53,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--sizes",
-        nargs="*",
+        nargs="+",
+        type=sizes(1, 1),
         default=["576x960", "576x3072", "1536x576", "576x49152"],
         help="inputs x outputs of a weight",
     )
-    parser.add_argument("--rows", nargs="*", type=int, default=[1, 8, 64, 1024])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rows", nargs="+", type=at_least(1), default=[1, 8, 64, 1024])
+    parser.add_argument("--threads", type=at_least(1), default=os.cpu_count())
+    parser.add_argument("--rounds", type=at_least(1), default=15)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for size, rows in itertools.product(options.sizes, options.rows):

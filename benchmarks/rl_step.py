@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import at_least, model_folder, sizes
 
 from qwq.config import ComputeSection, Optim
 from qwq.engine.sampler import SamplingParams
@@ -345,19 +346,20 @@ def compare(case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--model", required=True, help="Hugging Face folder of SmolLM2-135M-Instruct, or of another chat model"
+        "--model",
+        type=model_folder,
+        required=True,
+        help="Hugging Face folder of SmolLM2-135M-Instruct, or of another chat model",
     )
-    parser.add_argument("--shape", nargs="*", default=["4x8x64", "8x8x128"])
+    parser.add_argument("--shape", nargs="+", type=sizes(1, 2, 1), default=["4x8x64", "8x8x128"])
     parser.add_argument(
-        "--case", nargs="*", default=["forced", "natural", "half"], choices=["forced", "natural", "half"]
+        "--case", nargs="+", default=["forced", "natural", "half"], choices=["forced", "natural", "half"]
     )
-    parser.add_argument("--modes", nargs="*", default=["generate", "continuous"], choices=["generate", "continuous"])
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--modes", nargs="+", default=["generate", "continuous"], choices=["generate", "continuous"])
+    parser.add_argument("--steps", type=at_least(1), default=3)
+    parser.add_argument("--threads", type=at_least(1), default=os.cpu_count())
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if not (Path(args.model) / "config.json").is_file():
-        sys.exit(f"no model at {args.model}: --model takes a Hugging Face folder")
     torch.set_num_threads(args.threads)
     cases = [Case(shape, kind) for shape in args.shape for kind in args.case]
     if args.alone:

@@ -25,6 +25,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from arguments import at_least
+
 from qwq.sandbox import Sandbox
 from qwq.sandbox.http.client import RemoteSandbox
 from qwq.verify.code import verify
@@ -114,8 +116,8 @@ def latencies(box: RemoteSandbox, count: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--runs", type=at_least(1), default=400)
+    parser.add_argument("--rounds", type=at_least(1), default=5)
     args = parser.parse_args()
     server = HttpServer()
     with tempfile.TemporaryDirectory() as folder, Sandbox(CORES) as box, RemoteSandbox(server.url) as remote:

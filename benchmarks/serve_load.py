@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from arguments import at_least, positive
 
 MODELS = Path(os.environ.get("QWQ_MODELS", "~/.cache/qwq-models")).expanduser()
 TOPICS = ["rivers", "prime numbers", "bread", "the moon", "trains", "bees", "tea", "chess"]
@@ -281,11 +282,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODELS / "smollm2-135m-instruct")
     parser.add_argument("--gguf", type=Path, default=MODELS / "smollm2-135m-instruct" / "smollm2-135m-instruct.gguf")
-    parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--clients", type=at_least(1), default=64)
+    parser.add_argument("--seconds", type=positive, default=180)
     parser.add_argument("--llama-server", default=None)
     parser.add_argument("--only", choices=["soak", "throughput", "first"], default=None)
     options = parser.parse_args()
+    if not (options.model / "config.json").is_file():
+        parser.error(f"no model at {options.model}: give a Hugging Face folder with --model")
+    if options.only in (None, "first") and not options.gguf.is_file():
+        parser.error(f"no file at {options.gguf}: give one with --gguf")
     if options.only in (None, "throughput"):
         throughput(options.model, 16, 128)
     if options.only in (None, "first"):

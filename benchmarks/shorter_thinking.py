@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arguments import at_least
+
 from qwq import api
 from qwq.cli.commands import split_overrides
 from qwq.common.estimates import paired, share_interval
@@ -111,7 +113,7 @@ def run(recipe: Recipe, runs: Path) -> dict[str, Answers]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=at_least(0), nargs="+", default=[0])
     try:
         options, keys = split_overrides(sys.argv[1:])
     except ConfigError as error:

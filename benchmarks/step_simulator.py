@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arguments import run_folder
 
 from qwq.pipeline.plan.simulate import DecodeCost, Decoded, decode
 
@@ -69,10 +70,13 @@ def _fit(steps: Sequence[Measured]) -> tuple[DecodeCost, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="+", type=run_folder)
     lines = []
     for run in parser.parse_args().runs:
         slots = tomllib.loads((run / "recipe.toml").read_text())["compute"]["max_rows"]
+        if not (run / "rollouts").is_dir():
+            print(f"{run.name}: no RL stage of it has begun")
+            continue
         for stage in [p.name for p in sorted((run / "rollouts").iterdir())]:
             steps = _steps(run, stage, slots)
             known, new = steps[::2], steps[1::2]

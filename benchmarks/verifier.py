@@ -29,6 +29,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from arguments import at_least
+
 PATIENCE_S = 20.0
 OWN_TESTS = "math-verify/"  # cases that Math-Verify was developed on
 OPENERS = ("Adding up, we get", "So the total is", "Therefore", "This gives", "Hence the answer is")
@@ -193,8 +195,8 @@ def describe(name: str, runs: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit", type=int, default=800, help="pairs a set, at most")
+    parser.add_argument("--rounds", type=at_least(1), default=3)
+    parser.add_argument("--limit", type=at_least(1), default=800, help="pairs a set, at most")
     parser.add_argument("--serve", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:

@@ -21,6 +21,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from arguments import at_least
+
 
 def pairs(num: int) -> list[tuple[str, str]]:
     """(gold, answer), the work growing with the number in each of five families."""
@@ -54,8 +56,8 @@ def outcomes(path: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument("--load", type=int, default=8, help="busy processes in the second run")
+    parser.add_argument("--pairs", type=at_least(1), default=200)
+    parser.add_argument("--load", type=at_least(0), default=8, help="busy processes in the second run")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pairs.jsonl"

@@ -20,6 +20,12 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TOOLS = BENCHMARKS.with_name("tools")
 
 
+@pytest.fixture(autouse=True)
+def beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script's own folder is on its path."""
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+
+
 def load(name: str, folder: Path = BENCHMARKS) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
@@ -30,9 +36,47 @@ def load(name: str, folder: Path = BENCHMARKS) -> ModuleType:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
-def test_a_benchmark_can_be_imported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+def test_a_benchmark_can_be_imported(name: str) -> None:
     load(name)
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("long_groups --samples 1", "--samples: 1: give at least 2"),
+        ("long_groups --lengths", "expected at least one argument"),
+        ("long_groups --lengths 0", "--lengths: 0: give at least 1"),
+        ("rl_step --model nothing", "no model at nothing"),
+        ("dtypes --shape 4x8", "'4x8': write 3 whole numbers as 4x8x16"),
+        ("rl_step --shape 4x1x8", "give at least 1x2x1"),
+        ("exports nothing", "no model at nothing"),
+        ("exports --quants F16,Q9 m", "no 'Q9': choose from F32"),
+        ("checkpoints --steps 1", "--steps: 1: give at least 2"),
+        ("checkpoints --preset 1m", "invalid choice: '1m'"),
+        ("plan_memory --shapes no-such", "--shapes no-such: it is in none of"),
+        ("plan_minutes nothing", "no run at nothing"),
+        ("step_simulator nothing", "no run at nothing"),
+        ("sandbox --rounds none", "'none' is no whole number"),
+        ("agent_rl_tools --delay-ms -1", "-1: give a number from 0"),
+        ("serve_load --model nothing", "no model at nothing"),
+        ("announcement --max-minutes 0", "0: give a number above 0"),
+        ("announcement --stages.rl7.steps=3", "no recipe here has this stage"),
+        ("announcement --stages.rl1.steps", "--stages.rl1.steps has no value"),
+        ("shorter_thinking --stages.sft.steps", "--stages.sft.steps has no value"),
+        ("shorter_thinking --seeds -1", "-1: give at least 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(
+    line: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`long_groups.py --samples 1` ended in a traceback of a process of its own."""
+    monkeypatch.chdir(tmp_path)
+    name, *options = line.split()
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
+    with pytest.raises(SystemExit) as ended:
+        load(name).main()
+    assert ended.value.code == 2 and words in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind, trained", [("forced", 16), ("half", 8)])
