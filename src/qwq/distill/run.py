@@ -146,7 +146,8 @@ def distill(
         _sample(problems, plan, teacher, sampling, store, workers)
     finally:
         store.close()
-    return (_write_pairs if plan.pairs else _write)(problems, plan, teacher, store.records, out)
+    made = JudgedSamples(problems, plan, teacher.name, store.records)
+    return (_write_pairs if plan.pairs else _write)(made, out)
 
 
 def _sample(
@@ -213,22 +214,36 @@ def _judge(problem: Problem, row: Mapping[str, Any]) -> Verdict:
     return grade(problem, Response(row["text"], finished=row["finished"], thinking_open=row["thinking_open"]))
 
 
-def _write(
-    problems: Sequence[Problem],
-    plan: DistillPlan,
-    teacher: Policy,
-    records: Mapping[tuple[str, int], dict[str, Any]],
-    out: Path,
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class JudgedSamples:
+    """All samples of the teacher named `teacher` with their verdicts; `records` by problem and
+    number.
+    """
+
+    problems: Sequence[Problem]
+    plan: DistillPlan
+    teacher: str
+    records: Mapping[tuple[str, int], dict[str, Any]]
+
+    def of(self, problem: Problem) -> list[tuple[Answer, Verdict]]:
+        """The answers to one problem, in the order of their numbers."""
+        rows = [self.records[problem.id, number] for number in range(self.plan.samples)]
+        return [(Answer(r["text"], r["finished"], r["thinking_open"]), Verdict.from_dict(r["verdict"])) for r in rows]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"problems": len(self.problems), "samples": len(self.problems) * self.plan.samples}
+
+
+def _write(made: JudgedSamples, out: Path) -> dict[str, Any]:
+    plan = made.plan
     dropped: Counter[str] = Counter()
     lines, solved = [], 0
-    for problem in problems:
+    for problem in made.problems:
         good: list[tuple[int, int, Answer]] = []
         texts: set[str] = set()
-        for number in range(plan.samples):
-            row = records[problem.id, number]
-            answer = Answer(row["text"], row["finished"], row["thinking_open"])
-            reason = reason_against(problem, answer, Verdict.from_dict(row["verdict"]), wrap=plan.wrap)
+        for number, (answer, verdict) in enumerate(made.of(problem)):
+            reason = reason_against(problem, answer, verdict, wrap=plan.wrap)
             if reason is None and answer.text in texts:
                 reason = "duplicate"
             if reason is not None:
@@ -241,46 +256,31 @@ def _write(
         for _, number, answer in sorted(good, key=lambda g: g[:2])[: plan.keep]:
             row = {
                 "messages": conversation(problem, answer, wrap=plan.wrap), "problem_id": problem.id,
-                "source": problem.source, "teacher": teacher.name, "sample": number,
+                "source": problem.source, "teacher": made.teacher, "sample": number,
             }  # fmt: skip
             lines.append(json.dumps(row, ensure_ascii=False))
-    summary = {
-        "problems": len(problems), "samples": len(problems) * plan.samples, "kept": len(lines), "problems_kept": solved,
-        "dropped": {k: v for k, v in sorted(dropped.items()) if v}, "out": str(out),
+    summary = made.counts | {
+        "kept": len(lines), "problems_kept": solved, "dropped": {k: v for k, v in sorted(dropped.items()) if v},
+        "out": str(out),
     }  # fmt: skip
     if not lines:
         raise DataError(
-            f"no answer of {teacher.name} is worth keeping ({_counts(summary)}): take easier problems, another "
+            f"no answer of {made.teacher} is worth keeping ({_counts(summary)}): take easier problems, another "
             "teacher, or --wrap"
         )
     write_atomic(out, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
-    _say(f"{summary['kept']} answers to {solved} of {len(problems)} problems in {out}; dropped: {_counts(summary)}")
+    _say(f"{len(lines)} answers to {solved} of {len(made.problems)} problems in {out}; dropped: {_counts(summary)}")
     return summary
 
 
-def _write_pairs(
-    problems: Sequence[Problem],
-    plan: DistillPlan,
-    teacher: Policy,
-    records: Mapping[tuple[str, int], dict[str, Any]],
-    out: Path,
-) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    for problem in problems:
-        samples = [records[problem.id, number] for number in range(plan.samples)]
-        judged = [
-            (Answer(r["text"], r["finished"], r["thinking_open"]), Verdict.from_dict(r["verdict"])) for r in samples
-        ]
-        rows += pairs_of(problem, judged, plan.keep)
-    need_pairs(rows, len(problems), teacher.name)
+def _write_pairs(made: JudgedSamples, out: Path) -> dict[str, Any]:
+    rows = [row for problem in made.problems for row in pairs_of(problem, made.of(problem), made.plan.keep)]
+    need_pairs(rows, len(made.problems), made.teacher)
     paired = len({row["problem_id"] for row in rows})
-    lines = (json.dumps(row | {"teacher": teacher.name}, ensure_ascii=False) for row in rows)
+    lines = (json.dumps(row | {"teacher": made.teacher}, ensure_ascii=False) for row in rows)
     write_atomic(out, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
-    _say(f"{len(rows)} pairs of {paired} of {len(problems)} problems in {out}")
-    return {
-        "problems": len(problems), "samples": len(problems) * plan.samples, "pairs": len(rows),
-        "problems_paired": paired, "out": str(out),
-    }  # fmt: skip
+    _say(f"{len(rows)} pairs of {paired} of {len(made.problems)} problems in {out}")
+    return made.counts | {"pairs": len(rows), "problems_paired": paired, "out": str(out)}
 
 
 def _counts(summary: dict[str, Any]) -> str:
