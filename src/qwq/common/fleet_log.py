@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 from qwq.common.files import whole_lines
 from qwq.common.run_folder import RunFolder
 
+DRIVER = "began"  # a trainer opened the log: what an earlier one had leased is over
 LEASE_ENDS = ("accepted", "late", "twice", "stale", "lost")  # events after which a lease is not open
 
 
@@ -21,25 +25,55 @@ def last_events(files: RunFolder) -> Path | None:
     return max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def last_engines(files: RunFolder) -> tuple[str, dict[str, dict[str, Any]]]:
+def last_engines(files: RunFolder, now: float | None = None) -> tuple[str, dict[str, dict[str, Any]]]:
     """The stage that sampled with engines last, and `engine_states` of it."""
     path = last_events(files)
     if path is None:
         return "", {}
-    return path.parent.name, engine_states([json.loads(line) for line in whole_lines(path)])
+    return path.parent.name, engine_states([json.loads(line) for line in whole_lines(path)], now)
 
 
-def engine_states(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def driver() -> dict[str, Any]:
+    """What the first event of a trainer says of itself."""
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def driver_gone(event: Mapping[str, Any]) -> bool:
+    """Whether the trainer that wrote this `DRIVER` event has ended; False where it ran on another
+    host, which cannot be asked.
+    """
+    if event["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(event["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it is somebody else's, and there
+        return False
+    return False
+
+
+def engine_states(events: Sequence[Mapping[str, Any]], now: float | None = None) -> dict[str, dict[str, Any]]:
     """What a stage's events say of each engine: its state, the version that it holds, leases open,
     accepted and lost.
+
+    A lease is open until it ends, its group is cut, its deadline (seconds since 1970, as `now`) is
+    over, another trainer begins, or its own is gone.
     """
+    now = time.time() if now is None else now
     engines: dict[str, dict[str, Any]] = {}
-    leases: dict[int, str] = {}
+    leases: dict[int, Mapping[str, Any]] = {}
+    begun: Mapping[str, Any] | None = None
     for event in events:
         kind, url = event["event"], event.get("engine")
-        if kind == "granted":
-            leases[event["lease"]] = str(url)
-        holder = leases.pop(event["lease"], url) if kind in LEASE_ENDS else url
+        if kind == DRIVER:
+            begun, leases = event, {}
+        elif kind == "granted":
+            leases[event["lease"]] = event
+        elif kind == "cut":  # groups have their numbers for the whole stage
+            leases = {n: lease for n, lease in leases.items() if lease.get("group") != event["group"]}
+        ended = leases.pop(event["lease"], event) if kind in LEASE_ENDS else event
+        holder = ended.get("engine", url)
         if holder is None:
             continue
         engine = engines.setdefault(
@@ -49,6 +83,8 @@ def engine_states(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, An
             engine |= {"state": kind, "version": event.get("version", engine["version"])}
         elif kind in ("accepted", "lost"):
             engine[kind] += 1
-    for holder in leases.values():
-        engines[holder]["open"] += 1
+    if begun is not None and driver_gone(begun):
+        leases = {}
+    for lease in leases.values():
+        engines[str(lease["engine"])]["open"] += lease.get("until", now + 1) > now
     return engines

@@ -23,6 +23,7 @@ RECENT = 20  # steps whose mean speed tells the time left
 CURVE_POINTS = 400
 ALARMS = 8
 POLL_S = 1.0
+LEASES_S = 10.0  # how often open leases are looked at where no file changes: they expire, and trainers are killed
 
 Row = dict[str, Any]
 
@@ -41,6 +42,7 @@ class RunWatch:
         self._rows: dict[str, list[Row]] = {}
         self._last_stage = ""
         self._read_to, self._inode = 0, -1
+        self._again = math.inf  # when to look although no file has changed
 
     def state(self) -> dict[str, Any]:
         """What there is to show, as JSON."""
@@ -49,6 +51,9 @@ class RunWatch:
         current = next((s for s in stages if s["name"] == self._last_stage), None)
         rows = self._rows.get(self._last_stage, [])
         is_finished = all(s["state"] == "finished" for s in stages)
+        engines = last_engines(self.files, self.clock())[1]
+        leased = any(engine["open"] for engine in engines.values())
+        self._again = self.clock() + LEASES_S if leased else math.inf
         return {
             "run": visible(self.recipe.get("name", self.folder.name)),
             "folder": visible(self.folder),
@@ -62,7 +67,7 @@ class RunWatch:
             "age_s": self._age(),
             "curves": _curves(rows),
             "alarms": self._alarms(),
-            "engines": [{"url": visible(url)} | engine for url, engine in last_engines(self.files)[1].items()],
+            "engines": [{"url": visible(url)} | engine for url, engine in engines.items()],
         }
 
     def changes(self, poll_s: float = POLL_S) -> Iterator[dict[str, Any] | None]:
@@ -70,7 +75,7 @@ class RunWatch:
         seen: Any = None
         while True:
             marks = self._marks()
-            if marks != seen:
+            if marks != seen or self.clock() >= self._again:
                 seen = marks
                 yield self.state()
             else:

@@ -145,6 +145,7 @@ class Fleet:
             before = self._tasks.get(key)
             if before is not None and before.problem.id != task.problem.id:
                 self.book.cut(key)
+                self.roster.tell("cut", group=key.group, step=key.step)
                 self.book.accepted.discard(key)
                 self._early.pop(key, None)
         self._tasks |= wanted
@@ -236,7 +237,9 @@ class Fleet:
             deadline=lease.deadline, context=engine.context, concurrency=lease.key.samples,
         )  # fmt: skip
         self._policies[lease.number], self._by_lease[lease.number] = policy, engine
-        self.roster.tell("granted", engine=engine.url, lease=lease.number, group=lease.key.group, step=lease.key.step)
+        until = round(time.time() + lease.deadline - time.monotonic(), 3)
+        self.roster.tell("granted", engine=engine.url, lease=lease.number, group=lease.key.group, step=lease.key.step,
+                   until=until)  # fmt: skip
         threading.Thread(target=self._work, args=(engine, lease, task, policy), daemon=True).start()
 
     def _work(self, engine: FleetEngine, lease: Lease, task: GroupTask, policy: RemotePolicy) -> None:

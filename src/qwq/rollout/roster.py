@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qwq.common.files import GrowingFile
+from qwq.common.fleet_log import DRIVER, driver
 from qwq.common.jsonl import to_line
 from qwq.errors import InfraError
 from qwq.rollout.fleet_engine import EngineState, FleetEngine, SharedWeights, Synced
@@ -83,6 +84,7 @@ class Roster:
         self._last_good = time.monotonic()
         busy = f"another process samples into {settings.log_folder}"
         self._log = GrowingFile(settings.log_folder / "events.jsonl", busy)
+        self.tell(DRIVER, **driver())
 
     def close(self) -> None:
         for engine in self.engines:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
+import sys
 
-from qwq.common.fleet_log import engine_states, last_engines
+import pytest
+
+from qwq.common.fleet_log import driver, engine_states, last_engines
 from qwq.common.run_folder import RunFolder
 
 
@@ -38,3 +43,33 @@ def test_the_last_stage_with_a_fleet_counts_and_half_a_line_does_not(tmp_path):
     stage, engines = last_engines(RunFolder(tmp_path))
     assert stage == "rl2" and list(engines) == ["rl2"] and engines["rl2"]["version"] == 0
     assert last_engines(RunFolder(tmp_path / "none")) == ("", {})
+
+
+def leased(before: dict[str, object], *after: dict[str, object], now: float = 100.0) -> int:
+    """Open leases of engine A that was granted groups 7 and 8 until 160 s."""
+    granted = [
+        {"event": "granted", "engine": "A", "lease": n, "group": 6 + n, "step": 0, "until": 160.0} for n in (1, 2)
+    ]
+    ready = {"event": "ready", "engine": "A", "version": 0}
+    return engine_states([{"event": "began"} | before, ready, *granted, *after], now)["A"]["open"]
+
+
+def test_a_lease_is_open_no_longer_than_its_deadline_and_its_trainer():
+    """After a kill they were shown as open until their numbers came again."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here = driver()
+    assert here == {"host": socket.gethostname(), "pid": os.getpid()}
+    assert leased(here) == 2
+    assert leased(here, now=160.0) == 0
+    assert leased({"host": socket.gethostname(), "pid": gone.pid}) == 0
+    assert leased({"host": "elsewhere", "pid": gone.pid}) == 2  # it cannot be asked: the deadline counts
+    assert leased(here, {"event": "began"} | here) == 0
+    again = {"event": "granted", "engine": "A", "lease": 1, "group": 9, "step": 1, "until": 300.0}
+    assert leased(here, {"event": "began"} | here, again) == 1
+
+
+@pytest.mark.parametrize(("event", "group", "count"), [("cut", 7, 1), ("carry", 7, 2), ("cut", 3, 2)])
+def test_a_straggler_that_is_cut_has_no_open_lease(event, group, count):
+    """Nothing else may come of it: its engine is told to stop."""
+    assert leased(driver(), {"event": event, "group": group, "step": 0}) == count

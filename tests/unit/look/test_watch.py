@@ -240,6 +240,28 @@ def test_engines_are_shown_and_exported(folder: Path) -> None:
     assert "http://a ready 3 1 0 1" in shown and "http://b away" in shown
 
 
+def test_a_lease_that_expires_is_shown_although_no_file_changes(folder: Path) -> None:
+    """As after a kill: nothing is written any more."""
+    with_fleet(folder)
+    lease = {"event": "granted", "engine": "http://a", "lease": 3, "group": 0, "step": 0, "until": 1060.0}
+    ended = {"event": "accepted", "engine": "http://a", "lease": 2}
+    with (folder / "fleet" / "rl1" / "events.jsonl").open("a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in (ended, lease))
+    now = 1000.0
+    states = RunWatch(folder, clock=lambda: now).changes(poll_s=0)
+    assert open_leases(next(states)) == [1, 0]
+    assert next(states) is None
+    now = 1061.0
+    assert open_leases(next(states)) == [0, 0]
+    now = 2000.0
+    assert next(states) is None  # no lease is open any more
+
+
+def open_leases(state: dict[str, Any] | None) -> list[int]:
+    assert state is not None
+    return [engine["open"] for engine in state["engines"]]
+
+
 def test_the_server_answers_prometheus(folder: Path) -> None:
     with served(folder) as get:
         response = get("/metrics")
