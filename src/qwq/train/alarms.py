@@ -120,13 +120,21 @@ class Watch:
             if isinstance(value, int | float) and math.isfinite(value):  # one NaN would silence every limit for good
                 self._remember(key, float(value))
         found = [text for limit in LIMITS if (text := self._check(limit))]
-        found += verdict_alarms(metrics.get("outcomes", {}))
+        found += verdict_alarms(metrics.get("outcomes", {}), self._verdicts_before(metrics.get("outcomes", {})))
         if metrics.get("skipped"):
             found.append(
                 f"the gradient was not finite (norm {metrics['grad_norm']}): the step was skipped; lower optim.lr "
                 "if it happens again"
             )
         return found
+
+    def _verdicts_before(self, outcomes: Mapping[str, int]) -> list[dict[str, int]]:
+        """The outcomes of the last steps; these are kept for the next ones."""
+        kept: list[dict[str, int]] = self.history.setdefault("outcomes", [])
+        before = list(kept)
+        kept.append(dict(outcomes))
+        del kept[: -(WINDOW - 1)]
+        return before
 
     def _remember(self, key: str, value: float) -> None:
         first, last = self.history.setdefault(key, [[], []])
@@ -148,15 +156,24 @@ class Watch:
         return f"{limit.what.format(now=now, start=start)}: {limit.repair}" if beyond else None
 
 
-def verdict_alarms(outcomes: Mapping[str, int]) -> list[str]:
-    """Alarms about verdicts that are neither right nor wrong."""
+def verdict_alarms(outcomes: Mapping[str, int], before: Sequence[Mapping[str, int]] = ()) -> list[str]:
+    """Alarms about a step's verdicts that are neither right nor wrong; `before` are those of the
+    steps before it.
+
+    A single one is more than `VERDICT_SHARE` of a small step and says nothing: the share has to be
+    that of this step with two of them, or of all these steps with one of them in this.
+    """
     total = sum(outcomes.values())
+    steps = [*before, outcomes]
     found = []
     for outcome in (Outcome.TIMEOUT, Outcome.UNDECIDED):
-        count = outcomes.get(outcome.value, 0)
-        if count > VERDICT_SHARE * total:
+        count, seen = outcomes.get(outcome.value, 0), sum(step.get(outcome.value, 0) for step in steps)
+        over, where = count / total if total else 0.0, ""
+        if count == 1:
+            over, where = seen / sum(sum(step.values()) for step in steps), f" in {len(steps)} steps"
+        if count and seen > 1 and over > VERDICT_SHARE:
             found.append(
-                f"{count / total:.1%} of verdicts are {outcome.value} (alarm above {VERDICT_SHARE:.0%}): read the "
+                f"{over:.1%} of verdicts{where} are {outcome.value} (alarm above {VERDICT_SHARE:.0%}): read the "
                 "rollouts, a policy can provoke these"
             )
     if failed := outcomes.get(Outcome.INFRA_ERROR.value, 0):

@@ -61,6 +61,32 @@ def test_verdicts_that_are_no_answer():
     assert "1 of 100" in text and "doctor" in text
 
 
+def outcomes(undecided: int) -> dict[str, dict[str, int]]:
+    return {"outcomes": {"wrong": 32 - undecided, "undecided": undecided}}
+
+
+def test_one_stray_verdict_of_a_small_step_is_no_alarm():
+    """1 of 32 is 3.1%, and may happen to anybody; 2 in one step, or 1 in each, does not."""
+    assert verdict_alarms({"wrong": 31, "undecided": 1}) == []
+    watch = Watch({})
+    strays = [watch.alarms(outcomes(n)) for n in (1, 0, 0, 1, 0, 0, 0, 0)]
+    assert strays == [[]] * 8
+    (text,) = watch.alarms(outcomes(2))
+    assert text.startswith("6.2% of verdicts are undecided")
+    assert watch.alarms(outcomes(0)) == []
+
+
+def test_a_verdict_of_every_step_is_an_alarm_and_survives_a_resume():
+    watch = Watch({})
+    assert watch.alarms(outcomes(1)) == []
+    again = Watch(json.loads(json.dumps(watch.history)))
+    (text,) = again.alarms(outcomes(1))
+    assert text.startswith("3.1% of verdicts in 2 steps are undecided")  # 2 of 64
+    for _ in range(2 * WINDOW):
+        (text,) = again.alarms(outcomes(1))
+    assert text.startswith(f"3.1% of verdicts in {WINDOW} steps are undecided")
+
+
 def test_a_skipped_step_is_said():
     (text,) = Watch({}).alarms({"skipped": 1.0, "grad_norm": float("nan")})
     assert "skipped" in text
