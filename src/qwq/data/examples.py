@@ -233,12 +233,13 @@ def pair_splits(
     *,
     pairs: int | None = None,
     test_pairs: int | None = None,
+    validation_pairs: int | None = None,
     max_tokens: int,
     max_positions: int | None = None,
     refused: list[str] | None = None,
 ) -> tuple[dict[str, list[PairExample]], FileUse]:
     """The pairs of a file in three parts: 70% train, 10% validation, 20% test, by whole prompts;
-    the first `pairs` and `test_pairs` of them.
+    the first `pairs`, `validation_pairs` and `test_pairs` of them.
 
     Pairs with an answer too long, and pairs of equal answers, which teach nothing, are left out and
     counted. Errors as for conversations.
@@ -269,7 +270,12 @@ def pair_splits(
             refused,
         )
     splits = _split(list(prompts.values()))
-    for name, limit, option in (("train", pairs, "pairs"), ("test", test_pairs, "test_pairs")):
+    limits = (
+        ("train", pairs, "pairs"),
+        ("validation", validation_pairs, "validation_pairs"),
+        ("test", test_pairs, "test_pairs"),
+    )
+    for name, limit, option in limits:
         if limit is not None and len(splits[name]) > limit:
             use.beyond += len(splits[name]) - limit
             use.limit += f"{', ' if use.limit else ''}{option} = {limit:,} of {len(splits[name]):,}"

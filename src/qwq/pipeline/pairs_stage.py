@@ -29,7 +29,7 @@ from qwq.text.template import ChatFormat
 if TYPE_CHECKING:
     from qwq.pipeline.job import StageJob
 
-VALIDATION_PAIRS = 300  # of the preference family, for the calibration
+VALIDATION_PAIRS = (50, 300)  # least and most of the preference family, for the calibration
 
 
 class MadePairs(NamedTuple):
@@ -91,7 +91,26 @@ class PairsStage(Stage):
         passed = round(2 * pairs * self._lengths(context).mean)  # tokens of one pass
         work = f"{self.batch_pairs} pairs a step, {count(pairs)} pairs x {times(self.epochs, 'epoch')}"
         passes = 3.0 * self.epochs + self.passes_before
-        return StagePlan(steps, work, passed * self.epochs, passes * passed * context.config.flops_per_token())
+        computed = passes * passed + passed * self.held_out_passes(context) / pairs
+        return StagePlan(steps, work, passed * self.epochs, computed * context.config.flops_per_token())
+
+    def held_out_passes(self, context: PlanContext) -> int:
+        """Held-out pairs whose answers it reads, as often as it does so."""
+        return 0
+
+    def num_held_out(self, context: PlanContext, split: str) -> int:
+        """Pairs of `split`, "validation" or "test"."""
+        if context.use:
+            return context.use.splits[split]
+        return self.num_validation or 0 if split == "validation" else self.test_pairs or 0
+
+    @property
+    def num_validation(self) -> int | None:
+        """Validation pairs at most; None: all of a file's."""
+        if self.path or self.pairs is None:
+            return None
+        least, most = VALIDATION_PAIRS
+        return min(most, max(least, self.pairs // 5))
 
     def memory(self, context: PlanContext) -> Memory:
         pair = 2 * self._lengths(context).longest
@@ -127,10 +146,10 @@ class PairsStage(Stage):
         """
         if self.path:
             return MadePairs(*self._file_pairs(chat, max_positions))
-        assert self.pairs and self.test_pairs, "the recipe sets them where there is no file"
+        assert self.pairs and self.test_pairs and self.num_validation, "the recipe sets them where there is no file"
         out: dict[str, list[PairExample]] = {}
         family = Preference()
-        for split, num in (("train", self.pairs), ("validation", VALIDATION_PAIRS), ("test", self.test_pairs)):
+        for split, num in (("train", self.pairs), ("validation", self.num_validation), ("test", self.test_pairs)):
             problems = (
                 family.fixed(split, num) if split != "train" else [family.problem(seed, "train", i) for i in range(num)]
             )
@@ -147,6 +166,7 @@ class PairsStage(Stage):
             self.path,
             pairs=self.pairs,
             test_pairs=self.test_pairs,
+            validation_pairs=self.num_validation,
             max_tokens=self.max_tokens,
             max_positions=max_positions,
         )

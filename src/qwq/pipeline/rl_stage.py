@@ -74,7 +74,7 @@ class RlStage(RlConfig, Stage):
     # -- plan --------------------------------------------------------------------------------------
 
     def prompt_lengths(self, context: PlanContext) -> Lengths:
-        return prompt_lengths(self.mix.weights(), self.sources, context.config.vocab_size)
+        return prompt_lengths(self.mix.weights(), self.sources, context.config.vocab_size, self.environment)
 
     def plan(self, context: PlanContext) -> StagePlan:
         """Sampling (prompts once a group, every new token once) and updates (three forward passes'

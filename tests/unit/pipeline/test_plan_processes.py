@@ -31,6 +31,15 @@ def test_scatter_divides_moments_and_holds_its_share_besides_a_whole_copy():
     assert parts(cluster__processes=4, compute__device="cuda")["gradients"] == 100
 
 
+def test_the_first_process_gathers_whole_moments_for_a_checkpoint():
+    """800 bytes of moments, when the 70 of a pass are gone; a checkpoint beside the next steps has
+    a copy of its own in the plan.
+    """
+    assert parts(cluster__processes=4)["whole moments"] == 800 - 70
+    assert "whole moments" not in parts(cluster__processes=4, compute__background_checkpoints=True)
+    assert "whole moments" not in parts(cluster__processes=2, cluster__reduction="fixed")
+
+
 def test_fixed_holds_everything_and_the_sum():
     found = parts(cluster__processes=2, cluster__reduction="fixed")
     assert found["AdamW"] == 800 and found["gradients"] > 400 + 800 and "divided weights" not in found

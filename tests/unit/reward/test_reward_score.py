@@ -128,6 +128,21 @@ def stage(path: Path, **kw) -> RewardModelStage:
     )
 
 
+def test_a_few_training_pairs_have_few_for_the_calibration(parts) -> None:
+    """300 were scored whatever was trained on: minutes of a CPU for a large model."""
+    chat, _ = parts
+
+    def num(**keys: int) -> int | None:
+        return RewardModelStage.model_validate({"kind": "reward_model", **keys}).num_validation
+
+    assert [num(pairs=n) for n in (10, 500, 1500, 5000)] == [50, 100, 300, 300] and num() == 300
+    assert num(pairs=500, validation_pairs=7) == 7
+    few = RewardModelStage.model_validate({"kind": "reward_model", "pairs": 10, "test_pairs": 3, "validation_pairs": 4})
+    assert {split: len(pairs) for split, pairs in few.make_pairs(chat, 0).splits.items()} == {
+        "train": 10, "validation": 4, "test": 3
+    }  # fmt: skip
+
+
 def test_a_file_is_divided_by_prompts_and_long_pairs_are_left_out(tmp_path, parts) -> None:
     chat, _ = parts
     path = tmp_path / "p.jsonl"
@@ -140,6 +155,9 @@ def test_a_file_is_divided_by_prompts_and_long_pairs_are_left_out(tmp_path, part
         fewer == splits | {"test": splits["test"][:3]}
         and "43 of 50 rows, left out: 7 beyond test_pairs = 3 of 10" in use.note()
     )
+    fewer, use = stage(path, validation_pairs=2).make_pairs(chat, 0)
+    assert fewer == splits | {"validation": splits["validation"][:2]}
+    assert "47 of 50 rows, left out: 3 beyond validation_pairs = 2 of 5" in use.note()
     rows[0]["chosen"] = "good " * 200
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     short, use = stage(path, max_tokens=100).make_pairs(chat, 0)

@@ -25,13 +25,37 @@ from qwq.pipeline.plan.simulate import DecodeCost, fleet_seconds, tailed_lengths
 
 SAVING_SHARE = 0.04  # train.checkpoint saves no more often than this share of the time allows
 BF16 = 2
+HOST_BYTES_S = 20e9  # pinned memory to a GPU over PCIe 4.0 x16, which carries 32 at most; not measured here
+
+
+def offloaded_bytes(tokens: float, config: ModelConfig, width: int) -> float:
+    """What `compute.offload` copies for passes over so many tokens: each layer's input, to the host
+    and back.
+    """
+    return 2.0 * width * tokens * config.hidden_size * config.num_layers
 
 
 class Watched(NamedTuple):
-    """Validation problems that a stage looks at every `every` steps."""
+    """Validation problems that a stage looks at before its first step and every `every` steps; with
+    `at_end` also after its last. A reward model scores `scored` answers at each look.
+    """
 
     problems: int = 0
     every: int = 1
+    scored: int = 0
+    at_end: bool = True
+
+    def looks(self, steps: int) -> int:
+        """How often it looks in `steps` steps; 0 where there is nothing to look at."""
+        if not self.problems:
+            return 0
+        return 1 + (-(-steps // self.every) if self.at_end else steps // self.every)
+
+
+def validation_of(stage: RlConfig) -> Watched:
+    """What `validation` looks at: so many problems of each task and source."""
+    every, sets = stage.validation.every, len(stage.mix.weights()) + len(stage.sources)
+    return Watched(stage.validation.problems * sets, every, at_end=False) if every else Watched()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +189,17 @@ class _Step:
         passes += stage.updates if self.context.recipe.compute.recompute else 0
         judged = max(0.0, sampled / cluster.verdicts_s - sampling) + cluster.slowest_verdict_s
         parts = {"sampling": sampling, "verifiers": judged, "training": passes * fed * flops / self.rate}
+        if self.context.recipe.compute.offload:
+            parts["offload"] = offloaded_bytes(stage.updates * fed, config, BF16) / (cluster.gpus * HOST_BYTES_S)
         parts["weight sync"] = sync_bytes(config, cluster) / (cluster.net_gb_s * 1e9) + cluster.sync_latency_s
         if self.scored:
             parts["reward model"] = self.scored * sampled * (self.prompt + mean) * flops / self.rate
         if self.watched.problems:
             lengths = tailed_lengths(self.watched.problems, mean, stage.max_new_tokens)
-            parts["contract checks"] = self._sampling(lengths) / self.watched.every
+            parts["contract checks"] = self._sampling(lengths) * self.watched.looks(stage.steps) / stage.steps
+        if (validation := validation_of(stage)).problems:
+            lengths = tailed_lengths(validation.problems, mean, stage.max_new_tokens)
+            parts["validation"] = self._sampling(lengths) * validation.looks(stage.steps) / stage.steps
         step = sum(parts.values())
         saved = checkpoint_bytes(stage, config) / (cluster.disk_gb_s * 1e9)
         between = max(step, self.context.recipe.compute.checkpoint_interval_s, saved / SAVING_SHARE)

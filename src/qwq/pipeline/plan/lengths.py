@@ -7,6 +7,7 @@ Nothing is downloaded for an estimate: a set that is not here is taken to have p
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 from qwq.config import Source
 from qwq.data.examples import FileUse
 from qwq.data.row_files import is_hub_id
+from qwq.envs.base import with_environment
 from qwq.pipeline.preflight import at_hand
 from qwq.tasks.mix import ProblemMix
 from qwq.tasks.registry import get
 from qwq.tasks.sources import load_source
+from qwq.types import Problem
 
 ASSUMED_PROMPT, ASSUMED_DOCUMENT = 256, 512  # tokens, where the data are not at hand
 SAMPLE = 64  # problems of a task looked at for their lengths
@@ -52,16 +55,28 @@ def to_tokens(characters: float, vocab_size: int) -> int:
     return math.ceil(characters / (2.0 if vocab_size < 4096 else 2.5)) + 30
 
 
-def prompt_texts(name: str) -> Texts:
-    """Prompts of a task.
+def prompt_characters(problem: Problem, environment: str = "") -> int:
+    """Of its messages, and of its tools as a template writes them: one JSON line each.
+
+    `environment` is that of a problem that brings none.
+    """
+    tools = with_environment(problem, environment).tools
+    return sum(len(m.content) for m in problem.messages) + sum(len(json.dumps(dict(tool))) + 1 for tool in tools)
+
+
+def _texts(characters: Sequence[int]) -> Texts:
+    return Texts(max(characters), statistics.fmean(characters))
+
+
+def prompt_texts(name: str, environment: str = "") -> Texts:
+    """Prompts of a task, with the tools of `environment` where it brings none.
 
     Files of one that reads some are left unread: they may have to be downloaded.
     """
     if get(name).reads_files:
         return ASSUMED_TEXTS
     mix = ProblemMix(0, "plan", {name: 1.0})
-    prompts = [sum(len(m.content) for m in mix.problem(i).messages) for i in range(SAMPLE)]
-    return Texts(max(prompts), statistics.fmean(prompts))
+    return _texts([prompt_characters(mix.problem(i), environment) for i in range(SAMPLE)])
 
 
 def document_texts(name: str) -> Texts:
@@ -70,9 +85,9 @@ def document_texts(name: str) -> Texts:
     documents = []
     for i in range(SAMPLE):
         problem, turns = mix.demonstration(i, 0.0)
-        prompt = sum(len(m.content) for m in problem.messages)
-        documents.append(prompt + sum(len(m.content) + sum(len(str(c)) for c in m.tool_calls) for m in turns))
-    return Texts(max(documents), statistics.fmean(documents))
+        said = sum(len(m.content) + sum(len(str(c)) for c in m.tool_calls) for m in turns)
+        documents.append(prompt_characters(problem) + said)
+    return _texts(documents)
 
 
 def readable_here(source: Source) -> Source | None:
@@ -84,18 +99,22 @@ def readable_here(source: Source) -> Source | None:
     )
 
 
-def source_texts(source: Source) -> Texts:
+def source_texts(source: Source, environment: str = "") -> Texts:
     """Prompts of a problem set."""
     here = readable_here(source)
     if here is None:
         return ASSUMED_TEXTS
-    prompts = [sum(len(m.content) for m in p.messages) for p in load_source(here)]
-    return Texts(max(prompts), statistics.fmean(prompts))
+    return _texts([prompt_characters(p, environment) for p in load_source(here)])
 
 
-def prompt_lengths(weights: Mapping[str, float], sources: Sequence[Source], vocab_size: int) -> Lengths:
-    """Prompts that are drawn from tasks and sources by their weights."""
-    texts = [(w, prompt_texts(d)) for d, w in weights.items()] + [(s.weight, source_texts(s)) for s in sources]
+def prompt_lengths(
+    weights: Mapping[str, float], sources: Sequence[Source], vocab_size: int, environment: str = ""
+) -> Lengths:
+    """Prompts that are drawn from tasks and sources by their weights, with the tools of
+    `environment` where they bring none.
+    """
+    texts = [(w, prompt_texts(d, environment)) for d, w in weights.items()]
+    texts += [(s.weight, source_texts(s, environment)) for s in sources]
     mean = sum(w * t.mean for w, t in texts) / sum(w for w, _ in texts)
     return Lengths(to_tokens(max(t.longest for _, t in texts), vocab_size), to_tokens(mean, vocab_size))
 

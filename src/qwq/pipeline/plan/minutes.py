@@ -2,22 +2,26 @@
 machine. Imports without torch.
 
 Training: products at `TRAINING_SHARE` of the measured rate, AdamW's pass over memory, and a fixed
-time a layer and step. Sampling: continuous batching of lengths with a long tail (`simulate.py`); a
-step reads the weights and what is in the KV cache, and computes each row. Departures from a run:
-1. what the program does once (reading, the tokenizer, the first call) and checkpoints are left out;
-2. verdicts of programs do not overlap with sampling; other verdicts cost nothing; 3. tools' replies
-are not counted. At most: every completion as long as it may be and every refill full.
+time a layer and micro-batch; reward models read at that rate, too. Sampling: continuous batching of
+lengths with a long tail (`simulate.py`); a step reads the weights and what is in the KV cache, and
+computes each row. An RL stage looks at the problems of its contract and validation before its first
+step as well. Departures from a run: 1. what the program does once (reading, the tokenizer, the
+first call) and checkpoints are left out; 2. verdicts of programs do not overlap with sampling;
+other verdicts cost nothing; 3. tools' replies, and the turns behind them, are not counted; 4. the
+host link of `compute.offload` is not measured. At most: every completion as long as it may be and
+every refill full.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from qwq.config import Recipe, RlConfig, Source, task_domain
 from qwq.model.config import ModelConfig
 from qwq.model.footprint import FLOAT
-from qwq.pipeline.plan.cluster import BF16, Watched
+from qwq.pipeline.plan.cluster import BF16, HOST_BYTES_S, Watched, offloaded_bytes, validation_of
 from qwq.pipeline.plan.counts import PlanContext, StagePlan
 from qwq.pipeline.plan.lengths import prompt_lengths
 from qwq.pipeline.plan.machine import Machine
@@ -82,10 +86,22 @@ def sampling_seconds(work: Sampled, mean: float, context: PlanContext, machine: 
     return prefill + decoding + work.programs * work.num / PROGRAMS_S
 
 
-def update_seconds(flops: float, steps: float, trained: int, config: ModelConfig, machine: Machine) -> float:
-    """`steps` updates of `trained` parameters whose passes take `flops` operations in all."""
-    fixed = LAYER_S * config.num_layers + ADAM_BYTES * trained / machine.bytes_s
-    return flops / (TRAINING_SHARE * machine.flops_s) + steps * fixed
+def update_seconds(
+    flops: float, steps: float, trained: int, config: ModelConfig, machine: Machine, passes: float | None = None
+) -> float:
+    """`steps` updates of `trained` parameters, whose `passes` forward and backward passes (default:
+    one a step) take `flops` operations in all.
+    """
+    passes = steps if passes is None else passes
+    fixed = passes * LAYER_S * config.num_layers + steps * ADAM_BYTES * trained / machine.bytes_s
+    return flops / (TRAINING_SHARE * machine.flops_s) + fixed
+
+
+def offload_seconds(tokens: float, context: PlanContext) -> float:
+    """Of the copies that `compute.offload` makes in passes over `tokens` tokens."""
+    if not context.recipe.compute.offload:
+        return 0.0
+    return offloaded_bytes(tokens, context.config, width(context.recipe)) / HOST_BYTES_S
 
 
 def stage_seconds(plan: StagePlan, trained: int, context: PlanContext, machine: Machine) -> Span | None:
@@ -94,6 +110,7 @@ def stage_seconds(plan: StagePlan, trained: int, context: PlanContext, machine: 
         return None
     again = 4 / 3 if context.recipe.compute.recompute else 1.0
     seconds = update_seconds(again * plan.flops, plan.steps, trained, context.config, machine)
+    seconds += offload_seconds(plan.tokens or 0, context)
     return Span(seconds, seconds)
 
 
@@ -112,7 +129,7 @@ def rl_seconds(
     a reward model judges `scored_share` of the prompts.
     """
     mean = min(stage.max_new_tokens, stage.expected_tokens or stage.max_new_tokens // 4)
-    programs = programs_share(stage.mix.weights(), stage.sources)
+    programs, compute = programs_share(stage.mix.weights(), stage.sources), context.recipe.compute
 
     def step(mean: float, refilled: float) -> float:
         sampling, sampled = 0.0, 0
@@ -122,14 +139,29 @@ def rl_seconds(
             sampling, sampled = sampling + sampling_seconds(work, mean, context, machine), sampled + work.num
         dropped = refilled if stage.drop_zero_signal and stage.kl == 0 and not stage.refill and refilled < 1 else 0.0
         kept = stage.prompts * stage.samples * (1 - dropped)
-        parts = micro_batches_of(stage, context.recipe.compute.micro_batch_tokens).parts
-        fed = kept * mean + kept / stage.samples * parts * prompt
+        micro = micro_batches_of(stage, compute.micro_batch_tokens)
+        fed = kept * mean + kept / stage.samples * micro.parts * prompt
         one = context.config.flops_per_token(round(prompt + mean / 2))
-        passes = stage.updates * (4 if context.recipe.compute.recompute else 3) + (1 if stage.kl > 0 else 0)
-        training = update_seconds(passes * fed * one, stage.updates, trained, context.config, machine)
-        scored = scored_share * sampled * (prompt + mean) * one / machine.flops_s
-        looks = Sampled(watched.problems, watched.problems, prompt, stage.max_new_tokens, programs)
-        return sampling + training + scored + sampling_seconds(looks, mean, context, machine) / watched.every
+        reference = 1.0 if stage.kl > 0 else 1 / stage.watch_kl if stage.watch_kl else 0.0  # its forward passes
+        forwards = stage.updates * (4 if compute.recompute else 3) + reference
+        # Micro-batches are filled by the tokens that there are, which are fewer than the most.
+        count = min(micro.count, math.ceil(kept * mean / compute.micro_batch_tokens))
+        passes = count * (stage.updates + reference / 3)
+        training = update_seconds(forwards * fed * one, stage.updates, trained, context.config, machine, passes)
+        training += offload_seconds(stage.updates * fed, context)
+        scored = read_seconds(scored_share * sampled, mean)
+        return sampling + training + scored + sum(looked(w, mean) for w in (watched, validation_of(stage)))
+
+    def read_seconds(answers: float, mean: float) -> float:
+        """Of a reward model that reads so many answers with their prompts."""
+        one = context.config.flops_per_token(round(prompt + mean / 2))
+        return answers * (prompt + mean) * one / (TRAINING_SHARE * machine.flops_s)
+
+    def looked(watched: Watched, mean: float) -> float:
+        """Of the looks at validation problems, as a part of each step."""
+        work = Sampled(watched.problems, watched.problems, prompt, stage.max_new_tokens, programs)
+        look = sampling_seconds(work, mean, context, machine) + read_seconds(watched.scored, mean)
+        return look * watched.looks(stage.steps) / stage.steps
 
     return Span(step(mean, stage.expected_zero_signal), step(stage.max_new_tokens, 1.0)).times(stage.steps)
 

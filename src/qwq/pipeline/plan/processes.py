@@ -17,6 +17,7 @@ from qwq.model.config import ModelConfig
 from qwq.model.footprint import FLOAT
 
 MIB = 1 << 20
+PASSING = ("activations", "logits", "attention mask", "KV cache")  # that are not there beside a checkpoint
 TOKENS = 1024  # for which the plan says what is exchanged
 EXACT = 8  # bytes of a float64 sum, in which gradients are added on a CPU
 
@@ -40,6 +41,11 @@ def in_each_process(memory: Memory, recipe: Recipe, config: ModelConfig, trained
     parts["AdamW"] = math.ceil(parts["AdamW"] / share)
     if "gradients" in parts:
         parts["gradients"] = math.ceil(FLOAT * trained / share) + (0 if gpu else EXACT * trained)
+    if not recipe.compute.background_checkpoints:
+        # The first process gathers them all for a checkpoint, when a pass's tensors are gone.
+        gathered = memory.parts["AdamW"] + memory.parts.get("float32 copies", 0)
+        passing = sum(parts.get(part, 0) for part in PASSING)
+        parts["whole moments"] = max(0, gathered - passing)
     return Memory(parts, memory.repairs)
 
 

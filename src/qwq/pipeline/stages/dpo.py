@@ -59,6 +59,10 @@ class DpoStage(PairsStage):
     )
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
 
+    def held_out_passes(self, context: PlanContext) -> int:
+        """The test, under the start and after the last step."""
+        return 2 * self.num_held_out(context, "test")
+
     @classmethod
     def view(cls, config: Mapping[str, Any], record: Mapping[str, Any] | None) -> StageView:
         facts: tuple[Fact, ...] = ()

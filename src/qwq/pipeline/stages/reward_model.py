@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
+
 from qwq.common.files import atomic_folder
 from qwq.common.stats import wilson
-from qwq.config import register_stage
+from qwq.config import Positive, register_stage
 from qwq.data.examples import PairExample
 from qwq.model.footprint import packed_copies
 from qwq.pipeline.pairs_stage import PairsStage
@@ -33,6 +35,19 @@ class RewardModelStage(PairsStage):
 
     trains_policy: ClassVar[bool] = False
     in_sequence: ClassVar[bool] = False
+
+    validation_pairs: Positive | None = Field(
+        None,
+        description="held-out pairs for its calibration, scored once; default: a fifth of the training pairs, 50 to "
+        "300, or with path all of the file's 10%",
+    )
+
+    @property
+    def num_validation(self) -> int | None:
+        return self.validation_pairs or super().num_validation
+
+    def held_out_passes(self, context: PlanContext) -> int:
+        return self.num_held_out(context, "validation") + self.num_held_out(context, "test")
 
     @classmethod
     def view(cls, config: Mapping[str, Any], record: Mapping[str, Any] | None) -> StageView:

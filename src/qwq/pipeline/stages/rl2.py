@@ -23,6 +23,7 @@ from qwq.pipeline.stages.reward_model import RewardModelStage
 from qwq.pipeline.stages.rl1 import Rl1Stage
 from qwq.tasks.mbpp import MBPP_IDS
 from qwq.tasks.mix import allot
+from qwq.tasks.procedural.preference import Preference
 from qwq.tasks.registry import get
 from qwq.tasks.sources import load_source
 from qwq.types import DOMAINS, Problem
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from qwq.pipeline.job import StageJob
     from qwq.reward.mixing import Scorer
     from qwq.train.rl import RlTrainer
+
+
+CANARY_ANSWERS = 6  # to each prompt of `reward.canaries`: an honest one and the tricks
 
 
 class RewardMixing(Section):
@@ -114,16 +118,12 @@ class Rl2Stage(RlStage):
         """What is to be given to replay the tasks and kinds of sources of the stages `before`."""
         tasks = [name for s in before.values() for name in s.mix.weights()]
         kinds = {_kind_of(s) for s in self.sources}
-        lost = [name for name in tasks if name not in self.drawn() and name not in self._task_paths()]
+        lost = [name for name in tasks if name not in self.drawn() and name not in _task_paths(self.sources)]
         return [f"mix.{toml_key(name)} a weight" for name in lost] + [
             f"a source of kind {s.kind} (such as {s.path or s.level})"
             for s in _held_sources(before)
             if _kind_of(s) not in (kinds | set(self.mix.weights()) if s.kind == "task" else kinds)
         ]
-
-    def _task_paths(self) -> set[str]:
-        """The tasks that are sources: a task replays itself, in the mix or as a source."""
-        return {source.path for source in self.sources if source.kind == "task"}
 
     def _not_drawn(self) -> list[str]:
         """What is to be given to replay the names in `contract.domains`."""
@@ -210,7 +210,12 @@ class Rl2Stage(RlStage):
         return lines
 
     def watched_on_cluster(self) -> Watched:
-        return Watched(sum(self.contract_problems().values()), self.contract.every)
+        """The contract's problems, those of preference that `held` adds, and the canaries."""
+        problems = self.contract_problems()
+        if self.mix.preference:
+            problems.setdefault(Preference.domain, self.contract.problems)
+        scored = CANARY_ANSWERS * self.reward_model.canaries if self.scored_share else 0
+        return Watched(sum(problems.values()), self.contract.every, scored)
 
     # -- run ---------------------------------------------------------------------------------------
 
@@ -298,6 +303,11 @@ class Rl2Stage(RlStage):
 def _held_sources(stages: Mapping[str, Rl1Stage]) -> list[Source]:
     """The sources of RL stages that a contract can hold."""
     return [source for stage in stages.values() for source in stage.sources if source.held_as]
+
+
+def _task_paths(sources: Sequence[Source]) -> set[str]:
+    """The tasks that are sources: a task replays itself, in the mix or as a source."""
+    return {source.path for source in sources if source.kind == "task"}
 
 
 def _kind_of(source: Source) -> str:
