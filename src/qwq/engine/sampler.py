@@ -23,6 +23,8 @@ NEAR_GREEDY = (
 # Logits that a CPU samples from at once: 5 MB in float32. Of larger pieces every operation maps new
 # memory, which costs more than the operation; a row's result does not depend on its piece.
 SAMPLED_AT_ONCE = 5 << 18
+FIRST_LOOK = 1024  # tokens that a nucleus is first looked for in
+TIES = 64  # and beyond top-k: as likely tokens as the last one are kept too
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +106,11 @@ def uniform(seed: int, counter: int) -> float:
     return ((z ^ (z >> 31)) >> 11) * 2.0**-53
 
 
-def truncate(probs_BV: Tensor, params: SamplingParams) -> Tensor:
+def truncate(probs_BV: Tensor, params: SamplingParams, mass_B1: Tensor | None = None) -> Tensor:
     """Zero what top-k, top-p and min-p cut, in that order, on the tempered distribution. Not
     renormalised.
+
+    `mass_B1`: what top-p is a share of, where `probs_BV` are not all; default: what top-k left.
     """
     if params.top_k and params.top_k < probs_BV.shape[-1]:
         kth = probs_BV.topk(params.top_k, dim=-1).values[:, -1:]
@@ -116,7 +120,7 @@ def truncate(probs_BV: Tensor, params: SamplingParams) -> Tensor:
         before = ordered.cumsum(-1) - ordered
         # A token stays while the mass before it is under top_p (of what top-k left), so the first
         # one always stays.
-        cut = before >= params.top_p * ordered.sum(-1, keepdim=True)
+        cut = before >= params.top_p * (ordered.sum(-1, keepdim=True) if mass_B1 is None else mass_B1)
         cut[:, 0] = False  # also where so small a top_p rounds to 0
         probs_BV = probs_BV.masked_fill(torch.zeros_like(cut).scatter(-1, index, cut), 0.0)
     if params.min_p > 0:
@@ -152,19 +156,46 @@ def _sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters
     # On CPUs log_softmax is off by up to 1e-5 over a large vocabulary, always to the same side;
     # what the masses sum to says by how much.
     excess_B = probs_BV.sum(-1).log()
-    cdf_BV = truncate(probs_BV, params).cumsum(-1)
-    # The first token whose cumulative mass exceeds the draw; a token of mass zero is never the
-    # first.
-    draw_B1 = (uniforms(seeds_B, counters_B)[:, None] * cdf_BV[:, -1:]).to(cdf_BV.dtype)
-    draw_B1 = torch.minimum(draw_B1, torch.nextafter(cdf_BV[:, -1:], torch.zeros_like(draw_B1)))
-    tokens_B = torch.searchsorted(cdf_BV, draw_B1, right=True)[:, 0]
-    tokens_B = tokens_B.clamp_(max=logits_BV.shape[-1] - 1)  # of NaN none is found; the log-probability says so
+    tokens_B = _draw_rows(probs_BV, params, uniforms(seeds_B, counters_B))
     return tokens_B, logprobs_BV.gather(-1, tokens_B[:, None])[:, 0] - excess_B
 
 
-# -- one row with everything a request may ask for -------------------------------------------------
+def _draw_rows(probs_BV: Tensor, params: SamplingParams, draw_B: Tensor) -> Tensor:
+    """Token ids (B,) of the numbers `draw_B` in [0, 1), from what `truncate` leaves.
 
-FIRST_LOOK = 1024  # tokens that a nucleus is first looked for in
+    Top-k and top-p need an order. Sorting a large vocabulary takes longer than decoding a token, so
+    only the most likely tokens are ordered; a row of which they do not hold all that is kept is
+    sorted whole.
+    """
+    first = params.top_k + TIES if params.top_k else FIRST_LOOK if params.top_p < 1 else probs_BV.shape[-1]
+    if first >= probs_BV.shape[-1]:
+        return _first_above(truncate(probs_BV, params), draw_B)
+    probs_BC, ids_BC = probs_BV.topk(first, dim=-1)
+    if params.top_k:
+        mass_B1, beyond_B = None, probs_BC[:, -1] >= probs_BC[:, params.top_k - 1]
+    else:
+        mass_B1 = probs_BV.sum(-1, keepdim=True)
+        beyond_B = probs_BC.sum(-1) < params.top_p * mass_B1[:, 0]
+    ids_BC, order_BC = ids_BC.sort(dim=-1)  # the order of the vocabulary, in which masses are added up
+    kept_BC = truncate(probs_BC, params, mass_B1).gather(-1, order_BC)
+    tokens_B = ids_BC.gather(-1, _first_above(kept_BC, draw_B)[:, None])[:, 0]
+    if bool(beyond_B.any()):
+        tokens_B[beyond_B] = _first_above(truncate(probs_BV[beyond_B], params), draw_B[beyond_B])
+    return tokens_B
+
+
+def _first_above(mass_BC: Tensor, draw_B: Tensor) -> Tensor:
+    """The first place of each row whose cumulative mass exceeds the draw's share of the whole; a
+    place of mass zero is never the first.
+    """
+    cdf_BC = mass_BC.cumsum(-1)
+    draw_B1 = (draw_B[:, None] * cdf_BC[:, -1:]).to(cdf_BC.dtype)
+    draw_B1 = torch.minimum(draw_B1, torch.nextafter(cdf_BC[:, -1:], torch.zeros_like(draw_B1)))
+    at_B = torch.searchsorted(cdf_BC, draw_B1, right=True)[:, 0]
+    return at_B.clamp_(max=mass_BC.shape[-1] - 1)  # of NaN none is found; the log-probability says so
+
+
+# -- one row with everything a request may ask for -------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,41 @@ def test_rows_sampled_in_pieces_are_those_of_the_whole_bit_for_bit(temperature, 
         assert ours.shape == (3,) and torch.equal(ours, theirs)
 
 
+CUTS = [
+    {"top_k": 40}, {"top_p": 0.95}, {"top_k": 40, "top_p": 0.9}, {"top_k": 1}, {"top_p": 0.5, "min_p": 0.02},
+    {"top_k": 7, "top_p": 0.3, "min_p": 0.1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_most_likely_tokens_alone_give_what_sorting_all_gives(cut, scale, monkeypatch):
+    """5,000 tokens; at scale 0.1 the nucleus is wider than the first look."""
+    logits = scale * torch.randn(20, 5000, generator=torch.Generator().manual_seed(0))
+    draw, params = (torch.arange(20), torch.arange(20)), SamplingParams(temperature=0.8, **cut)
+    looked = sample(logits, params, *draw)
+    monkeypatch.setattr(sampler, "FIRST_LOOK", 5000)
+    monkeypatch.setattr(sampler, "TIES", 5000)
+    for ours, sorted_whole in zip(looked, sample(logits, params, *draw), strict=True):
+        assert torch.equal(ours, sorted_whole)
+
+
+def test_tokens_as_likely_as_the_last_of_top_k_are_kept_however_many_they_are():
+    """500 equal tokens and top_k 5: any of them may come, as `truncate` says."""
+    tokens, _ = sample(torch.zeros(300, 500), SamplingParams(top_k=5), torch.arange(300), torch.zeros(300).long())
+    assert tokens.unique().numel() > 150 and tokens.max() > 250
+
+
+def test_a_flat_row_does_not_change_how_its_neighbour_is_cut():
+    """Logits in steps, as bfloat16 gives them: many are equal at the nucleus's edge."""
+    peaked = (4 * torch.randn(1, 5000, generator=torch.Generator().manual_seed(1))).round()
+    both, params = torch.cat((peaked, torch.zeros(1, 5000))), SamplingParams(top_p=0.95)
+    for count in range(50):
+        seeds, counters = torch.tensor([9, 9]), torch.tensor([count, count])
+        alone, _ = sample(peaked, params, seeds[:1], counters[:1])
+        assert sample(both, params, seeds, counters)[0][0] == alone[0]
+
+
 def test_stream_seeds_are_distinct_and_repeatable():
     seeds = {stream_seed(seed, s) for seed in range(-20, 80) for s in range(20)}
     assert len(seeds) == 100 * 20 and all(0 <= s < 2**53 for s in seeds)
