@@ -53,6 +53,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for s in range(2)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
+    (folder / "fleet" / "rl1").mkdir(parents=True)
+    engine = {"event": "ready", "engine": "http://an-engine-with-a-long-name.example:8000", "version": 3}
+    (folder / "fleet" / "rl1" / "events.jsonl").write_text(json.dumps(engine) + "\n")
     return folder
 
 
@@ -106,6 +109,23 @@ def test_nothing_runs_overflows_or_fails_axe(browser: Any, url: str, width: int,
             for v in violations
             if v["impact"] in ("serious", "critical")
         ] == []
+    page.close()
+
+
+@pytest.mark.parametrize("url", ["watch"], indirect=True)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_screen_shows_whole_tables(browser: Any, url: str, scheme: str) -> None:
+    """At 390 pixels the state of stages and engines was behind the edge of its table."""
+    page, faults = opened(browser, url, 390, scheme)
+    sync_api.expect(page.locator("#engines tr")).to_contain_text("http://an-engine")
+    for table in ("#stages", "#engines"):
+        box = page.locator(f"{table} .chip").first.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390 - 14
+        scrolled = f"(e => e.scrollWidth - e.clientWidth)(document.querySelector('{table}').closest('.scroll'))"
+        assert page.evaluate(scrolled) == 0
+    column = "getComputedStyle(document.querySelector('#engines td:nth-child(3)'), '::before').content"
+    assert page.evaluate(column) == '"weights of step"'
+    assert faults == []
     page.close()
 
 

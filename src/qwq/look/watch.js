@@ -75,6 +75,12 @@ function engine(e) {
     ...[e.version, e.open, e.accepted, e.lost].map((n) => el("td", {}, n === null ? "" : n.toLocaleString("en"))));
 }
 
+// On a narrow screen a row is a block, and each cell says its column's name.
+function named(rows) {
+  const names = [...rows[0]?.closest("table").querySelectorAll("thead th") || []].map((th) => th.textContent);
+  for (const row of rows) [...row.cells].forEach((cell, i) => cell.setAttribute("data-column", names[i]));
+}
+
 function render() {
   const now = state.stage;
   $("state").textContent = state.finished ? "finished" : now ? `running: ${now.name}` : "no step yet";
@@ -92,6 +98,8 @@ function render() {
   $("stages").replaceChildren(...state.stages.map(stage));
   $("fleet").hidden = !state.engines.length;
   $("engines").replaceChildren(...state.engines.map(engine));
+  named($("stages").rows);
+  named($("engines").rows);
   document.title = `${state.run}: ${state.finished ? "finished" : now ? `${now.name} ${now.step}` : "live"}`;
 }
 

@@ -144,11 +144,12 @@ _BODY = """<main><header><h1>{title} <span id="state" class="chip"></span></h1>
 <div id="stats" class="stats"></div>
 <section><h2>Curves of the stage</h2><div id="curves" class="grid"></div></section>
 <section id="alarms"></section>
-<section id="fleet" hidden><h2>Engines</h2><div class="scroll" tabindex="0" role="region" aria-label="Engines"><table>
+<section id="fleet" hidden><h2>Engines</h2><div class="scroll" tabindex="0" role="region" aria-label="Engines"><table class="stacked">
 <thead><tr><th scope="col">engine</th><th scope="col" class="words">state</th><th scope="col">weights of step</th>
 <th scope="col">leases open</th><th scope="col">accepted</th><th scope="col">lost</th></tr></thead>
 <tbody id="engines"></tbody></table></div></section>
-<section><h2>Stages</h2><div class="scroll" tabindex="0" role="region" aria-label="Stages"><table><thead><tr>
+<section><h2>Stages</h2><div class="scroll" tabindex="0" role="region" aria-label="Stages">
+<table class="stacked"><thead><tr>
 <th scope="col">stage</th><th scope="col" class="words">kind</th><th scope="col" class="words">state</th>
 <th scope="col">steps</th><th scope="col">time</th><th scope="col" class="words">scores in percent</th></tr></thead>
 <tbody id="stages"></tbody></table></div></section></main>"""

@@ -203,7 +203,7 @@ class RlStage(RlConfig, Stage):
             )
         if self.thinking_budgets and rollout.policy == "vllm":
             raise ConfigError(
-                f"stages.{name}.thinking_budgets are enforced token by token, and vLLM has no such budget: leave them "
+                f"stages.{name}.thinking_budgets are enforced by this engine, and none is sent to vLLM: leave them "
                 'out, or set rollout.policy to "qwq"'
             )
 
