@@ -144,7 +144,8 @@ _BODY = """<main><header><h1>{title} <span id="state" class="chip"></span></h1>
 <div id="stats" class="stats"></div>
 <section><h2>Curves of the stage</h2><div id="curves" class="grid"></div></section>
 <section id="alarms"></section>
-<section id="fleet" hidden><h2>Engines</h2><div class="scroll" tabindex="0" role="region" aria-label="Engines"><table class="stacked">
+<section id="fleet" hidden><h2>Engines</h2>
+<div class="scroll" tabindex="0" role="region" aria-label="Engines"><table class="stacked">
 <thead><tr><th scope="col">engine</th><th scope="col" class="words">state</th><th scope="col">weights of step</th>
 <th scope="col">leases open</th><th scope="col">accepted</th><th scope="col">lost</th></tr></thead>
 <tbody id="engines"></tbody></table></div></section>

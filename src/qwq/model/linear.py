@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qwq.common.cpu import mkl_is_slow
+from qwq.model.packed import PackedWeight
 
 MOST_ROWS = 24  # beyond it F.linear is as fast
 AT_ONCE = 7  # rows of one product; up to SPLIT_ROWS, blocks of 4 are faster than one product
@@ -104,7 +105,11 @@ def _by_transposed_product(x_ND: Tensor) -> bool:
 
 
 class Linear(nn.Linear):
-    """nn.Linear by `linear`."""
+    """nn.Linear by `linear`, or by a packed copy of its weight while there is one."""
+
+    packed: PackedWeight | None = None  # see `packed.packed_weights`
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.packed is not None and self.packed.holds(self.weight):
+            return self.packed.product(input, self.bias)
         return linear(input, self.weight, self.bias)

@@ -42,27 +42,26 @@ FUSED = {
 }
 
 
-def _adapted(
-    x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None, a: Tensor, b: Tensor, sizes: list[int], scale: float
-) -> tuple[Tensor, Tensor]:
-    """The output (N, O), and x A^T (N, parts x rank); the change is added in place, so that no
-    second tensor of the output's size is made.
+def _add_change(out_NO: Tensor, x_ND: Tensor, a: Tensor, b: Tensor, sizes: list[int], scale: float) -> Tensor:
+    """Add scale (x A^T) B^T, part by part, to the frozen matrix's output in place, so that no
+    second tensor of its size is made. Returns x A^T (N, parts x rank).
     """
-    out_NO, inner = linear(x_ND, weight_OD, bias_O), F.linear(x_ND, a)
+    inner = F.linear(x_ND, a)
     for out, h, part in zip(out_NO.split(sizes, -1), inner.split(b.shape[1], -1), b.split(sizes), strict=True):
         out.addmm_(h, part.t(), alpha=scale)
-    return out_NO, inner
+    return inner
 
 
 class _Adapted(torch.autograd.Function):
-    """`_adapted` with gradients for x, A and B; the weight and its bias are frozen."""
+    """The frozen matrix with its change, and gradients for x, A and B."""
 
     @staticmethod
     def forward(
         ctx: Any, x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None, a: Tensor, b: Tensor, sizes: list[int],
         scale: float,
     ) -> Tensor:  # fmt: skip
-        out_NO, inner = _adapted(x_ND, weight_OD, bias_O, a, b, sizes, scale)
+        out_NO = linear(x_ND, weight_OD, bias_O)
+        inner = _add_change(out_NO, x_ND, a, b, sizes, scale)
         ctx.save_for_backward(x_ND, weight_OD, a, b, inner)
         ctx.sizes, ctx.scale = sizes, scale
         return out_NO
@@ -94,10 +93,12 @@ class LoraLinear(Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.on:
-            return linear(input, self.weight, self.bias)
+            return super().forward(input)
         if torch.is_grad_enabled():
             return _Adapted.apply(input, self.weight, self.bias, self.lora_a, self.lora_b, self.sizes, self.scale)
-        return _adapted(input, self.weight, self.bias, self.lora_a, self.lora_b, self.sizes, self.scale)[0]
+        out = super().forward(input)
+        _add_change(out, input, self.lora_a, self.lora_b, self.sizes, self.scale)
+        return out
 
     def change(self) -> Tensor:
         """What training has added to the weight: (out, in)."""

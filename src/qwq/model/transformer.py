@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from qwq.model.config import ModelConfig
 from qwq.model.host_inputs import kept_on_host
 from qwq.model.linear import Linear, linear
+from qwq.model.packed import PackedWeight
 from qwq.model.rope import apply_rope, rope_tables
 
 
@@ -101,6 +102,7 @@ class Transformer(nn.Module):
         self.config = config
         self.recompute = False  # keep each block's input only, for less memory in training
         self.offload = False  # and that in host memory
+        self.packed_head: PackedWeight | None = None  # see `packed.packed_weights`
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -110,6 +112,10 @@ class Transformer(nn.Module):
     def head_weight(self) -> Tensor:
         """Output matrix (V, D); the embedding itself where they are tied."""
         return self.embed.weight if self.head is None else self.head.weight
+
+    def matrices(self) -> list[Linear]:
+        """The layers' matrices, without embedding and head."""
+        return [m for block in self.blocks for m in block.modules() if isinstance(m, Linear)]
 
     @property
     def device(self) -> torch.device:
@@ -130,6 +136,8 @@ class Transformer(nn.Module):
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits (N, V) of hidden states."""
+        if self.packed_head is not None and self.packed_head.holds(self.head_weight):
+            return self.packed_head.product(hidden_ND, None)
         return linear(hidden_ND, self.head_weight)
 
     @torch.no_grad()

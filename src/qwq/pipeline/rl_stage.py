@@ -13,14 +13,14 @@ from qwq.data.examples import FileUse
 from qwq.envs.base import environment_class, with_environment
 from qwq.errors import ConfigError
 from qwq.model.config import ModelConfig
-from qwq.model.footprint import DENSE_MASK, FLOAT, ROLLOUT_TOKEN, mask_entries, sampling_parts, shared_copies
+from qwq.model.footprint import DENSE_MASK, FLOAT, ROLLOUT_TOKEN, mask_entries, shared_copies
 from qwq.pipeline.plan.cluster import ClusterPlan, Watched, rl_on_cluster
 from qwq.pipeline.plan.counts import PlanContext, StagePlan, times
 from qwq.pipeline.plan.lengths import Lengths, prompt_lengths
 from qwq.pipeline.plan.machine import Machine
 from qwq.pipeline.plan.micro_batches import micro_batches_of
 from qwq.pipeline.plan.minutes import Span, rl_seconds
-from qwq.pipeline.plan.peak import Phase, peak, training_base, update_phase
+from qwq.pipeline.plan.peak import Phase, peak, sampling_phase, training_base, update_phase
 from qwq.pipeline.preview import DataSummary, preview_source
 from qwq.pipeline.stage import CompletionLimit, Stage
 from qwq.report.view import Panel
@@ -119,7 +119,7 @@ class RlStage(RlConfig, Stage):
             stays = stays | {"rollouts": ROLLOUT_TOKEN * step}
             common["rollouts"] = f"stages.{context.name}.samples (now {self.samples})"
         rows = min(compute.max_rows, self.prompts * self.samples)
-        sampling = sampling_parts(config, rows, longest, self.max_new_tokens, self.prompts)
+        sampling = sampling_phase(recipe, config, rows, longest, self.max_new_tokens, self.prompts)
         micro = micro_batches_of(self, compute.micro_batch_tokens)
         tokens = min(step, max(compute.micro_batch_tokens, self.max_new_tokens)) + micro.prompts * longest
         # Micro-batches hold whole completions: below that, micro_batch_tokens changes nothing.

@@ -21,6 +21,7 @@ from qwq.model.footprint import (
     inference_memory,
     lora_parameters,
     packed_copies,
+    sampling_parts,
     update_parts,
 )
 from qwq.pipeline.plan.lengths import Lengths, longest_prompt
@@ -81,6 +82,18 @@ def update_phase(
     )  # fmt: skip
     if not on_cuda(recipe.compute.device):
         parts["allocator"] = allocator_bytes(config, tokens, width=width)
+    return parts
+
+
+def sampling_phase(
+    recipe: Recipe, config: ModelConfig, rows: int, prompt: int, new: int, prompts: int
+) -> dict[str, int]:
+    """Parts of sampling a step's rollouts, as in `footprint.sampling_parts`; a CPU reads packed
+    copies of weights in 16 bits (`model.packed`).
+    """
+    parts = sampling_parts(config, rows, prompt, new, prompts)
+    if recipe.compute.dtype == "bfloat16" and not on_cuda(recipe.compute.device):
+        parts["packed weights"] = 2 * config.num_parameters
     return parts
 
 

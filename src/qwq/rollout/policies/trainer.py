@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from qwq.engine.backends.dense import DenseBackend
 from qwq.engine.scheduler import Engine
+from qwq.model.packed import packed_weights
 from qwq.model.transformer import Transformer
 from qwq.rollout.policies.local import EnginePolicy
 from qwq.rollout.policy import NextRequest, TurnRequest
@@ -44,12 +45,16 @@ class TrainerPolicy(EnginePolicy):
         name = name or "the model that is trained"
         engine = Engine(DenseBackend(model, max_slots=max_rows), chat.tokenizer, name=name, max_running=max_rows)
         loaded = _Loaded(name, engine, chat)
+        self.model = model
         super().__init__(loaded, plain_sampling=True, count_thinking=count_thinking, note=lambda _: None)
 
     def generate(self, next_request: NextRequest, concurrency: int | None = None) -> Iterator[tuple[TurnRequest, Turn]]:
-        """See `Policy.generate`. The KV cache is freed at its end: training needs the memory."""
+        """See `Policy.generate`. The KV cache and the packed weights are freed at its end: training
+        needs the memory.
+        """
         try:
-            yield from super().generate(next_request, concurrency)
+            with packed_weights(self.model):
+                yield from super().generate(next_request, concurrency)
         finally:
             if not self._running:
                 self.engine.forget()

@@ -1,0 +1,66 @@
+"""Products of bfloat16 with a packed weight beside the same with the plain one (`model/packed.py`),
+for the shapes of decoding.
+
+    python benchmarks/packed_products.py --sizes 896x9728 4864x896 896x151936    # Qwen2.5-0.5B's, in x out
+
+Each product reads another weight than the one before, as a model's layers do. The last lines are
+JSON `{"name", "ours", "theirs", "ratio"}`: milliseconds packed and plain (ratio: theirs / ours).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qwq.model.packed import PackedWeight, can_pack
+
+WORKING_SET = 80e6  # bytes of weights, more than a cache holds
+
+
+def milliseconds(multiply: Callable[[], list[Tensor]], rounds: int) -> float:
+    multiply()
+    taken = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        multiply()
+        taken.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(taken)
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="*", default=["896x1152", "896x896", "896x9728", "4864x896", "896x151936"])
+    parser.add_argument("--rows", nargs="*", type=int, default=[1, 8, 32, 64])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=11)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if not can_pack(torch.empty(2, 2, dtype=torch.bfloat16)):
+        parser.exit(1, "this CPU has no instructions for bfloat16, or this torch no oneDNN: nothing is packed here\n")
+    lines = []
+    for size in args.sizes:
+        inputs, outputs = map(int, size.split("x"))
+        count = max(1, int(WORKING_SET // (2 * inputs * outputs)))
+        plain = [torch.randn(outputs, inputs).bfloat16() for _ in range(count)]
+        copies = [PackedWeight(weight) for weight in plain]
+        for rows in args.rows:
+            x = torch.randn(rows, inputs).bfloat16()
+            ours = milliseconds(lambda: [copy.product(x, None) for copy in copies], args.rounds) / count
+            theirs = milliseconds(lambda: [F.linear(x, weight) for weight in plain], args.rounds) / count
+            print(f"{size}, {rows} rows: {ours:.3f} ms packed, {theirs:.3f} plain")
+            name = f"product {size} of {rows} rows"
+            lines.append(json.dumps({"name": name, "ours": ours, "theirs": theirs, "ratio": theirs / ours}))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
