@@ -1,7 +1,7 @@
 """Products of bfloat16 with a packed weight beside the same with the plain one (`model/packed.py`),
 for the shapes of decoding.
 
-    python benchmarks/packed_products.py --sizes 896x9728 4864x896 896x151936    # Qwen2.5-0.5B's, in x out
+    python benchmarks/packed_products.py --sizes 896x9728 4864x896 896x151936    # in x out
 
 Each product reads another weight than the one before, as a model's layers do. The last lines are
 JSON `{"name", "ours", "theirs", "ratio"}`: milliseconds packed and plain (ratio: theirs / ours).
@@ -14,7 +14,8 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -25,14 +26,15 @@ from qwq.model.packed import PackedWeight, can_pack
 WORKING_SET = 80e6  # bytes of weights, more than a cache holds
 
 
-def milliseconds(multiply: Callable[[], list[Tensor]], rounds: int) -> float:
-    multiply()
+def milliseconds(products: Sequence[Callable[[Tensor], Tensor]], x_ND: Tensor, rounds: int) -> float:
+    """Of one product, by the median of `rounds` over all weights; the first round warms up."""
     taken = []
-    for _ in range(rounds):
+    for _ in range(rounds + 1):
         began = time.perf_counter()
-        multiply()
+        for product in products:
+            product(x_ND)
         taken.append(time.perf_counter() - began)
-    return 1e3 * statistics.median(taken)
+    return 1e3 * statistics.median(taken[1:]) / len(products)
 
 
 @torch.inference_mode()
@@ -51,11 +53,11 @@ def main() -> None:
         inputs, outputs = map(int, size.split("x"))
         count = max(1, int(WORKING_SET // (2 * inputs * outputs)))
         plain = [torch.randn(outputs, inputs).bfloat16() for _ in range(count)]
-        copies = [PackedWeight(weight) for weight in plain]
+        packed = [partial(PackedWeight(weight).product, bias_O=None) for weight in plain]
         for rows in args.rows:
             x = torch.randn(rows, inputs).bfloat16()
-            ours = milliseconds(lambda: [copy.product(x, None) for copy in copies], args.rounds) / count
-            theirs = milliseconds(lambda: [F.linear(x, weight) for weight in plain], args.rounds) / count
+            ours = milliseconds(packed, x, args.rounds)
+            theirs = milliseconds([partial(F.linear, weight=weight) for weight in plain], x, args.rounds)
             print(f"{size}, {rows} rows: {ours:.3f} ms packed, {theirs:.3f} plain")
             name = f"product {size} of {rows} rows"
             lines.append(json.dumps({"name": name, "ours": ours, "theirs": theirs, "ratio": theirs / ours}))
