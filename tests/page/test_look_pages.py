@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_run import make_run
 
 from qwq.look import page as look_page
 from qwq.look import watch
@@ -109,6 +110,16 @@ def test_nothing_runs_overflows_or_fails_axe(browser: Any, url: str, width: int,
             for v in violations
             if v["impact"] in ("serious", "critical")
         ] == []
+    page.close()
+
+
+def test_the_stage_of_an_evaluation_is_not_cut(browser: Any, tmp_path: Path) -> None:
+    """`eval pretrain` was `eval ...` in every row at 1280 pixels."""
+    look_page.write_page(open_index(make_run(tmp_path / "fake")), range(900), tmp_path / "look.html")
+    page, _ = opened(browser, (tmp_path / "look.html").as_uri())
+    cell = page.locator("#rows tr").first.locator("td").nth(1)
+    sync_api.expect(cell).to_have_text("eval pretrain")
+    assert cell.evaluate("e => e.scrollWidth - e.clientWidth") == 0
     page.close()
 
 
