@@ -29,6 +29,7 @@ from qwq.agent.report.matching import Figures, close
 from qwq.agent.report.output_numbers import read_figures
 from qwq.agent.report.places import NumberPlace, Places
 from qwq.agent.report.reader import WrittenNumber, read_numbers
+from qwq.agent.report.said_twice import said_twice
 
 TASK = "task"
 _ADVICE = re.compile(
@@ -114,9 +115,14 @@ class Trace:
         derived = self._derived(located, equals, operands, text)
         # A difference is no row's value: the others of its sentence are attached without it.
         attachments = Attachments(text, [n for i, n in enumerate(numbers) if i not in derived])
+        typed = {i for i, (n, _) in enumerate(located) if n.is_whole and self._where_typed(n)}
+        twice = said_twice(located, equals, text, derived.keys() | typed)
         checks = []
         for i, (number, place) in enumerate(located):
             check = derived.get(i) or self._check(number, place, equals[i], attachments, text)
+            if check is not None and check.kind == "output" and i in twice:
+                reason = f"{check.source} gave {check.given} once, and the text gives it to two things"
+                check = NumberCheck(number.text, number.start, number.end, None, reason)
             if check is not None and check.source is None and equals[i] and number.share:
                 # Another row has the share by chance.
                 found = self._derivation(i, located, operands, text, is_of_another=True)
