@@ -22,6 +22,9 @@ _BEHIND = re.compile(
     rf"[\s*_)]*(?:[A-Za-z%]+\s+){{0,2}}(?:(?P<up>{_UP}|\babove\b)|(?P<down>{_DOWN}|\bbelow\b|\bunder\b|\bshort of\b))",
     re.IGNORECASE,
 )
+_FROM_TO = re.compile(
+    r"\bfrom\s[\s*_$€£]*(-?\d[\d,]*(?:\.\d+)?)[^\d,;.]{0,20}\bto\s[\s*_$€£]*(-?\d[\d,]*(?:\.\d+)?)", re.IGNORECASE
+)
 REACH = 45  # characters before the number
 
 
@@ -35,3 +38,15 @@ def direction(text: str, start: int, end: int) -> int:
     before = _HEDGE.sub("", text[max(0, start - REACH) : start])
     ways = list(_WAY.finditer(before))
     return 0 if not ways else 1 if ways[-1]["up"] else -1
+
+
+def goes_other_way(text: str, start: int, end: int, change: float) -> bool:
+    """Whether the text says "climbed by 4.5, from 34.2 to 29.7": the words at the `change` in
+    text[start:end] against the two values that it is the difference of.
+    """
+    way = direction(text, start, end)
+    for match in _FROM_TO.finditer(text) if way else ():
+        first, last = (float(value.replace(",", "")) for value in match.groups())
+        if abs(abs(last - first) - abs(change)) <= 0.01 * abs(change):
+            return (last - first) * way < 0
+    return False

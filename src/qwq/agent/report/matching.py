@@ -96,7 +96,7 @@ class Figures:
             if number.is_odds:
                 yield value
         else:
-            yield from _in_unit(number, figure, place)
+            yield from _in_unit(number, figure, place, self.codes[figure.source])
             if figure.share:
                 yield value / figure.share
         scale = number.scale if number.scale != 1 else place.scale
@@ -159,8 +159,10 @@ def _unit(number: WrittenNumber, place: NumberPlace) -> str:
     return unit_of_label(place.column) if place.column else ""
 
 
-def _in_unit(number: WrittenNumber, figure: OutputNumber, place: NumberPlace) -> Iterable[float]:
-    """The figure in the unit that the number has: 3,189 MWh of a column of kWh."""
+def _in_unit(number: WrittenNumber, figure: OutputNumber, place: NumberPlace, code: str) -> Iterable[float]:
+    """The figure in the unit that the number has: 3,189 MWh of a column of kWh, or of an output
+    whose code names such a column.
+    """
     shown = _unit(number, place)
     given = figure.unit if is_unit(figure.unit) else next(filter(None, map(unit_of_label, figure.labels)), "")
     known = factors(shown, given) if shown and given else ()
@@ -169,6 +171,9 @@ def _in_unit(number: WrittenNumber, figure: OutputNumber, place: NumberPlace) ->
         return
     yield figure.value
     words = " ".join(figure.labels)
+    if shown and not given and number.num_digits > 1:
+        units = dict.fromkeys(filter(None, map(unit_of_label, re.findall(r"\w+", code))))
+        yield from (figure.value * factor for unit in units for factor in factors(shown, unit))
     if shown and not given and number.num_digits > 1 and speaks_of(shown, words):
         yield from (figure.value * factor for factor in factors(shown, ""))
 

@@ -17,10 +17,12 @@ from typing import Any
 
 from qwq.agent.report.grid import Grid, OutputNumber, is_value
 from qwq.agent.report.label_words import forms
+from qwq.agent.report.output_forms import counted, ruled, same_form
 from qwq.agent.report.output_tables import READERS
 from qwq.agent.report.reader import WrittenNumber, read_numbers
 
 _SCALAR = re.compile(r"\b(?:np|numpy)\.\w+\(([^()]*)\)")
+_READERS = (ruled, counted, *READERS[:-1], same_form, READERS[-1])
 _MAX_DEPTH = 6
 _MAX_LINES = 20_000
 
@@ -29,6 +31,7 @@ def read_figures(text: str, source: int, lines_grid: Grid, name: str = "") -> li
     """All numbers of an output. Those in lines of words go into `lines_grid`, which the outputs of
     a run share. `name` is what the code calls a series without a name of its own.
     """
+    text = re.sub(r"\+/?-(?=\d)", "\u00b1 ", text)  # no number is negative there
     text = _SCALAR.sub(r"\1", text.expandtabs(8) if "\t" not in text else text)
     if (tree := _parsed(text.strip())) is not None:
         return _of_tree(tree, source)
@@ -39,7 +42,7 @@ def read_figures(text: str, source: int, lines_grid: Grid, name: str = "") -> li
     i = 0
     while i < len(lines):
         taken = 0
-        for reader in READERS:
+        for reader in _READERS:
             grid, taken = reader(lines[i:], source, name)
             if taken:
                 grids += [grid] if grid else []
@@ -57,7 +60,7 @@ def _not_read(lines: Sequence[str], grid: Grid | None, source: int) -> list[Outp
     """The numbers of a table's lines that its columns do not have: without labels."""
     known = Counter(figure.text for figure in grid.figures) if grid else Counter()
     left = []
-    for number in (n for line in lines for n in read_numbers(line)):  # dates are no figures
+    for number in (n for line in lines for n in read_numbers(line.replace(" ", "  "))):  # dates are no figures
         known[number.text] -= 1
         if known[number.text] < 0 and not (number.is_whole and number.value < 100):
             left.append(_bare(number, source))

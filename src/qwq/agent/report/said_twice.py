@@ -19,7 +19,9 @@ from qwq.agent.report.reader import WrittenNumber
 
 # 0.44², a number again in brackets or behind "i.e.", and one that the text says it repeats.
 _NO_CLAIM_BEHIND = re.compile(r"[²³^]|\s?(?:\*\*|squared\b)")
-_AGAIN = re.compile(r"(?:\(|\b(?:i\.e\.|that is|again|these|those|the same|out of(?: the)?|of the|the))[\s*_$€£]*$", re.I)
+_AGAIN = re.compile(
+    r"(?:\(|\b(?:i\.e\.|that is|again|these|those|the same|out of(?: the)?|of the|the))[\s*_$€£]*$", re.I
+)
 
 
 def said_twice(
@@ -45,4 +47,6 @@ def said_twice(
 
 
 def _is_repeat(number: WrittenNumber, text: str) -> bool:
-    return bool(_NO_CLAIM_BEHIND.match(text, number.end) or _AGAIN.search(text, max(0, number.start - 12), number.start))
+    return bool(
+        _NO_CLAIM_BEHIND.match(text, number.end) or _AGAIN.search(text, max(0, number.start - 12), number.start)
+    )

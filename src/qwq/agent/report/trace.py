@@ -23,6 +23,7 @@ from qwq.agent.report.attachment import Attachments
 from qwq.agent.report.code_limits import literals
 from qwq.agent.report.derived import Derivation, Evidence, Operand
 from qwq.agent.report.derived_rows import derive
+from qwq.agent.report.directions import goes_other_way
 from qwq.agent.report.grid import Grid, OutputNumber, lines_grid
 from qwq.agent.report.label_words import forms
 from qwq.agent.report.matching import Figures, close
@@ -139,7 +140,9 @@ class Trace:
         whole number that a fraction rounds to (16 of 15.5) may be either.
         """
         derived: dict[int, NumberCheck] = {}
-        for i, (number, _) in enumerate(located):
+        for i, (number, place) in enumerate(located):
+            if goes_other_way(place.text, place.start, place.start + len(number.text), number.value):
+                continue
             rough = equals[i] and number.is_whole and not any(f.step >= 1 or f.share for f in equals[i])
             if (i in operands and not rough) or not number.is_counted or number.is_year:
                 continue
