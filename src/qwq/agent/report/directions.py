@@ -26,6 +26,7 @@ _FROM_TO = re.compile(
     r"\bfrom\s[\s*_$€£]*(-?\d[\d,]*(?:\.\d+)?)[^\d,;.]{0,20}\bto\s[\s*_$€£]*(-?\d[\d,]*(?:\.\d+)?)", re.IGNORECASE
 )
 REACH = 45  # characters before the number
+BESIDE = 20  # characters between a change and its two values
 
 
 def direction(text: str, start: int, end: int) -> int:
@@ -46,6 +47,8 @@ def goes_other_way(text: str, start: int, end: int, change: float) -> bool:
     """
     way = direction(text, start, end)
     for match in _FROM_TO.finditer(text) if way else ():
+        if max(match.start() - end, start - match.end()) > BESIDE:
+            continue
         first, last = (float(value.replace(",", "")) for value in match.groups())
         if abs(abs(last - first) - abs(change)) <= 0.01 * abs(change):
             return (last - first) * way < 0
