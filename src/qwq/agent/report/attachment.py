@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from qwq.agent.report.grid import Grid, OutputNumber
+from qwq.agent.report.grid import Grid, OutputNumber, is_code
 from qwq.agent.report.label_words import STATISTICS, Mention, Vocabulary, are_times, forms
 from qwq.agent.report.number_forms import factors, is_unit
 from qwq.agent.report.places import NumberPlace
@@ -121,7 +121,7 @@ class Attachments:
     def _at_level(self, number: WrittenNumber, place: NumberPlace, figure: OutputNumber, level: int) -> str:
         """Why the figure's label of one level is not the one that the text means."""
         vocabulary, label = figure.grid.vocabularies[level], figure.labels[level]  # type: ignore[union-attr]
-        if len(vocabulary) < 2 or not forms(label) or _is_its_unit(number, label) or _is_code(figure, label):
+        if len(vocabulary) < 2 or not forms(label) or _is_its_unit(number, label) or is_code(figure, label):
             return ""
         own = vocabulary.labels.index(label)
         is_column = 0 < level == len(figure.labels) - 1 and not vocabulary.is_statistic
@@ -329,11 +329,6 @@ def _is_beside(text: str, span: tuple[int, int], mentions: Sequence[Mention], la
 def _is_its_unit(number: WrittenNumber, label: str) -> bool:
     """Whether the number's unit is what the label says: 910 g of `grams`."""
     return any(1.0 in factors(number.unit, word) for word in label.lower().split() if is_unit(word))
-
-
-def _is_code(figure: OutputNumber, label: str) -> bool:
-    """Whether a count's key is a short number (200, 404), which a text calls by words."""
-    return figure.labels[-1] == "count" and label.isdigit() and len(label) <= 3
 
 
 def _ends_a_range(

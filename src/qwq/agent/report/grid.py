@@ -64,3 +64,8 @@ def _figure(text: str, source: int, labels: tuple[str, ...] = (), grid: Grid | N
         return None
     number = numbers[0]
     return OutputNumber(number.value, number.step, number.share, source, labels, grid, number.text, number.unit)
+
+
+def is_code(figure: OutputNumber, label: str) -> bool:
+    """Whether a count's key is a short number (200, 404), which a text calls by words."""
+    return figure.labels[-1] == "count" and label.isdigit() and len(label) <= 3

@@ -79,6 +79,14 @@ def check_numbers(text: str, sources: Sequence[NumberSource]) -> list[NumberChec
     return Trace(sources).check(text)
 
 
+def _given_to_two(check: NumberCheck | None, number: WrittenNumber) -> NumberCheck | None:
+    """The check of a number whose value an output gave once and the text gives to two things."""
+    if check is None or check.kind != "output":
+        return check
+    reason = f"{check.source} gave {check.given} once, and the text gives it to two things"
+    return NumberCheck(number.text, number.start, number.end, None, reason)
+
+
 class Trace:
     """The figures of a run's outputs, to check texts against."""
 
@@ -121,9 +129,8 @@ class Trace:
         checks = []
         for i, (number, place) in enumerate(located):
             check = derived.get(i) or self._check(number, place, equals[i], attachments, text)
-            if check is not None and check.kind == "output" and i in twice:
-                reason = f"{check.source} gave {check.given} once, and the text gives it to two things"
-                check = NumberCheck(number.text, number.start, number.end, None, reason)
+            if i in twice:
+                check = _given_to_two(check, number)
             if check is not None and check.source is None and equals[i] and number.share:
                 # Another row has the share by chance.
                 found = self._derivation(i, located, operands, text, is_of_another=True)
