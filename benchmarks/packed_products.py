@@ -37,7 +37,7 @@ def milliseconds(products: Sequence[Callable[[Tensor], Tensor]], x_ND: Tensor, r
     return 1e3 * statistics.median(taken[1:]) / len(products)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="*", default=["896x1152", "896x896", "896x9728", "4864x896", "896x151936"])

@@ -67,7 +67,8 @@ def can_pack(weight: Tensor) -> bool:
     """Whether packing makes products with this weight faster: a whole bfloat16 matrix on a CPU with
     instructions for it.
     """
-    whole = not hasattr(weight, "device_mesh")  # FSDP's weights are in parts
+    # FSDP's weights are in parts, and an inference tensor does not tell when it has changed.
+    whole = not hasattr(weight, "device_mesh") and not weight.is_inference()
     return CAN_PACK and whole and weight.device.type == "cpu" and weight.dtype is torch.bfloat16 and has_bfloat16()
 
 

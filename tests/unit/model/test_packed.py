@@ -94,7 +94,11 @@ def test_a_block_within_a_block_leaves_the_copies_and_an_error_drops_them():
     assert model.packed_head is None and all(m.packed is None for m in model.matrices())
 
 
-def test_float32_and_cpus_without_the_instructions_are_left_alone(monkeypatch):
+def test_float32_inference_tensors_and_cpus_without_the_instructions_are_left_alone(monkeypatch):
+    with torch.inference_mode():
+        made = make()
+    with packed_weights(made):
+        assert made.packed_head is None
     with packed_weights(plain := make(torch.float32)):
         assert plain.packed_head is None
     monkeypatch.setattr(packed, "has_bfloat16", lambda: False)
