@@ -2,8 +2,7 @@
 
 A CPU with AMX or AVX-512 BF16 multiplies blocks of a matrix. oneDNN lays a plain weight out anew
 for every product, which for few rows takes as long as the product; a packed weight is laid out
-once. The results are the same within bfloat16's rounding, and bit for bit for up to 100 rows where
-they were compared (tests/unit/model/test_packed.py). A packed copy takes as much memory as the
+once. The results are the same within bfloat16's rounding. A packed copy takes as much memory as the
 weight, so it is made for a time of decoding and dropped behind it:
 
     with packed_weights(model): ...      # products without gradients read the packed copies

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qwq.common.cpu import has_bfloat16
 from qwq.model import lora, packed
 from qwq.model.config import preset
 from qwq.model.layouts import Packed
@@ -32,11 +31,8 @@ def logits(model: Transformer) -> torch.Tensor:
 
 
 def assert_same(a: torch.Tensor, b: torch.Tensor) -> None:
-    """Bit for bit for the rows of decoding where the CPU multiplies bfloat16 itself; of many rows,
-    or elsewhere, sums are added up in another order.
-    """
-    exact = has_bfloat16() and len(a) <= 100
-    assert torch.equal(a, b) if exact else torch.allclose(a.float(), b.float(), atol=2e-2, rtol=2e-2)
+    """Within bfloat16's rounding: a CPU may add sums up in another order."""
+    torch.testing.assert_close(a.float(), b.float(), atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 32, 33, 64, 100, 513])
