@@ -19,6 +19,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from arguments import at_least, sizes
 from torch import Tensor
 
 from qwq.model.packed import PackedWeight, can_pack
@@ -40,10 +41,12 @@ def milliseconds(products: Sequence[Callable[[Tensor], Tensor]], x_ND: Tensor, r
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="*", default=["896x1152", "896x896", "896x9728", "4864x896", "896x151936"])
-    parser.add_argument("--rows", nargs="*", type=int, default=[1, 8, 32, 64])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument(
+        "--sizes", nargs="+", type=sizes(1, 1), default=["896x1152", "896x896", "896x9728", "4864x896", "896x151936"]
+    )
+    parser.add_argument("--rows", nargs="+", type=at_least(1), default=[1, 8, 32, 64])
+    parser.add_argument("--threads", type=at_least(1), default=os.cpu_count())
+    parser.add_argument("--rounds", type=at_least(1), default=11)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not can_pack(torch.empty(2, 2, dtype=torch.bfloat16)):

@@ -6,9 +6,13 @@ Slurm its own names are read where MASTER_ADDR is set.
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 from qwq.errors import ConfigError
 
@@ -74,3 +78,17 @@ def _number(env: Mapping[str, str], name: str, default: int) -> int:
 def is_launched() -> bool:
     """Whether `launch` started this process, and reports for it."""
     return bool(os.environ.get(LAUNCHED))
+
+
+def leave(status: int) -> NoReturn:
+    """End a launched process: what it has registered for its end is run, what it wrote is flushed.
+
+    The interpreter's own end is left out. Threads of a process group may outlive the group, as long
+    as anything refers to it, and abort there ("terminate called without an active exception"): a
+    run that was complete would be told as a failure.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)

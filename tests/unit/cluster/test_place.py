@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from qwq.cluster.place import RankPlace, place_of
@@ -37,3 +40,17 @@ def test_each_launcher_is_read():
 def test_what_contradicts_itself_is_one_line(change, words):
     with pytest.raises(ConfigError, match=words):
         place_of(TORCHRUN | ADDRESS | change)
+
+
+def test_a_launched_process_leaves_with_its_status_its_last_words_and_its_clean_up():
+    code = (
+        "import atexit; from qwq.cluster.place import leave; "
+        "atexit.register(print, 'cleaned up', end=''); print('done, ', end=''); leave(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "done, cleaned up", "")
+
+
+def test_a_launched_process_leaves_also_where_nobody_reads_its_words():
+    code = "import os; from qwq.cluster.place import leave; print('x'); os.close(1); leave(4)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60).returncode == 4
