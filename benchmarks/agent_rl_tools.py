@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from arguments import at_least, number_from
+from arguments import at_least
 
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.base import Environment, environment, environment_class
@@ -149,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=at_least(1), default=16)
     parser.add_argument("--samples", type=at_least(1), default=8)
-    parser.add_argument("--delay-ms", type=number_from(0), default=50.0)
+    parser.add_argument("--delay-ms", type=at_least(0.0), default=50.0)
     parser.add_argument("--rounds", type=at_least(1), default=2)
     options = parser.parse_args()
     tokenizer = train_bpe([*THOUGHTS, QUESTION], 320)

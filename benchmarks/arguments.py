@@ -9,21 +9,25 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from qwq.errors import QwqError
 from qwq.pipeline import resolve
 
+N = TypeVar("N", int, float)
 
-def at_least(low: int) -> Callable[[str], int]:
-    """A whole number, `low` or more."""
 
-    def number(text: str) -> int:
+def at_least(low: N) -> Callable[[str], N]:
+    """A number, `low` or more; a whole one where `low` is."""
+    kind = type(low)
+
+    def number(text: str) -> N:
         try:
-            value = int(text)
+            value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{value}: give at least {low}")
+            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
+        if not low <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text}: give at least {low:g}")
         return value
 
     return number
@@ -31,11 +35,8 @@ def at_least(low: int) -> Callable[[str], int]:
 
 def positive(text: str) -> float:
     """A number above zero."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
-    if not 0 < value < float("inf"):
+    value = at_least(0.0)(text)
+    if value == 0:
         raise argparse.ArgumentTypeError(f"{text}: give a number above 0")
     return value
 
@@ -64,21 +65,6 @@ def model_folder(text: str) -> str:
     if not (path / "config.json").is_file():
         raise argparse.ArgumentTypeError(f"no model at {text}: give a Hugging Face folder")
     return str(path)
-
-
-def number_from(low: float) -> Callable[[str], float]:
-    """A number, `low` or more."""
-
-    def number(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
-        if not low <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text}: give a number from {low:g}")
-        return value
-
-    return number
 
 
 def one_of(*names: str) -> Callable[[str], list[str]]:

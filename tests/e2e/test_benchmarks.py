@@ -4,40 +4,23 @@ side of `rl_step.py` takes a step.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from little import make_model
+from scripts import load_script
 
 from qwq.config import load_recipe, parse_value
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-TOOLS = BENCHMARKS.with_name("tools")
-
-
-@pytest.fixture(autouse=True)
-def beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A script's own folder is on its path."""
-    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
-
-
-def load(name: str, folder: Path = BENCHMARKS) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", folder / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # as an import does; dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
 def test_a_benchmark_can_be_imported(name: str) -> None:
-    load(name)
+    load_script(f"benchmarks/{name}.py")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +40,7 @@ def test_a_benchmark_can_be_imported(name: str) -> None:
         ("plan_minutes nothing", "no run at nothing"),
         ("step_simulator nothing", "no run at nothing"),
         ("sandbox --rounds none", "'none' is no whole number"),
-        ("agent_rl_tools --delay-ms -1", "-1: give a number from 0"),
+        ("agent_rl_tools --delay-ms -1", "-1: give at least 0"),
         ("serve_load --model nothing", "no model at nothing"),
         ("announcement --max-minutes 0", "0: give a number above 0"),
         ("announcement --stages.rl7.steps=3", "no recipe here has this stage"),
@@ -74,14 +57,14 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
     name, *options = line.split()
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
     with pytest.raises(SystemExit) as ended:
-        load(name).main()
+        load_script(f"benchmarks/{name}.py").main()
     assert ended.value.code == 2 and words in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind, trained", [("forced", 16), ("half", 8)])
 def test_our_side_of_the_rl_benchmark_takes_a_step(kind: str, trained: int, tmp_path: Path) -> None:
-    bench = load("rl_step")
+    bench = load_script("benchmarks/rl_step.py")
     step = bench.ours(bench.Case("2x2x4", kind), str(make_model(tmp_path / "model")), str(tmp_path / "run"))()
     # 2 prompts x 2 samples x 4 tokens; every other group of `half` has equal rewards: no signal.
     assert 0 < step.tokens <= 16 and 0 < step.trained <= trained
@@ -103,7 +86,7 @@ def finished_run(folder: Path, stages: dict[str, tuple[float, int]]) -> None:
 
 
 def test_the_announcements_table_counts_scores_and_costs(tmp_path: Path) -> None:
-    bench = load("announcement")
+    bench = load_script("benchmarks/announcement.py")
     for at, size in enumerate(bench.SIZES):
         rl = {"rl1": (0.6, 10), "rl2": (0.7 + at / 10, 10)} if size in bench.WITH_RL else {}
         finished_run(tmp_path / f"announcement-{size}", {"pretrain": (0.1, 1000), "sft": (0.4, 100), **rl})
@@ -120,7 +103,7 @@ def test_the_announcements_table_counts_scores_and_costs(tmp_path: Path) -> None
 
 
 def test_shorter_thinking_is_compared_with_the_control_problem_by_problem(tmp_path: Path) -> None:
-    bench = load("shorter_thinking")
+    bench = load_script("benchmarks/shorter_thinking.py")
     stages = {  # right, thinking tokens; by hand: means 30, 25 and 15
         "sft": ([1, 1, 0, 1], [20, 20, 40, 40]), "control": ([1, 1, 1, 0], [20, 20, 20, 40]),
         "weighted": ([1, 1, 1, 0], [10, 10, 10, 30]),
@@ -147,7 +130,7 @@ def test_shorter_thinking_is_compared_with_the_control_problem_by_problem(tmp_pa
 
 
 def test_the_gpu_proof_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    proof = load("gpu_proof", TOOLS)
+    proof = load_script("tools/gpu_proof.py")
     count = tmp_path / "count"
     code = f"open({str(count)!r}, 'a').write('x'); print('{{\"tokens_per_s\": 5}}'); import sys; sys.exit(0)"
     good = proof.Step("good", (sys.executable, "-c", code))
@@ -166,7 +149,7 @@ def test_the_gpu_proof_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 
 def test_a_piece_of_the_gpu_proof_gives_training_the_minutes_that_are_left(tmp_path: Path) -> None:
     """A step before it may have used them: training began with all of them once more."""
-    proof = load("gpu_proof", TOOLS)
+    proof = load_script("tools/gpu_proof.py")
     seen = tmp_path / "seen"
     code = f"import sys; open({str(seen)!r}, 'w').write(' '.join(sys.argv[1:]))"
     slow = proof.Step("slow", (sys.executable, "-c", "import time; time.sleep(1.3)"))
@@ -180,7 +163,7 @@ def test_a_piece_of_the_gpu_proof_gives_training_the_minutes_that_are_left(tmp_p
 def test_a_rehearsal_of_the_gpu_proof_needs_no_gpu_and_says_which_data_are_not_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proof = load("gpu_proof", TOOLS)
+    proof = load_script("tools/gpu_proof.py")
     monkeypatch.chdir(tmp_path)
     planned = {s.name: s for s in proof.steps("DIR", tmp_path, {"VLLM_PYTHON": "/v"}, rehearse=True)}
     assert "cuda" not in planned["engine bfloat16"].command and not planned["engine bfloat16"].missing

@@ -63,11 +63,11 @@ def engine_states(events: Sequence[Mapping[str, Any]], now: float | None = None)
     now = time.time() if now is None else now
     engines: dict[str, dict[str, Any]] = {}
     leases: dict[int, Mapping[str, Any]] = {}
-    begun: Mapping[str, Any] | None = None
+    driver_event: Mapping[str, Any] | None = None
     for event in events:
         kind, url = event["event"], event.get("engine")
         if kind == DRIVER:
-            begun, leases = event, {}
+            driver_event, leases = event, {}
         elif kind == "granted":
             leases[event["lease"]] = event
         elif kind == "cut":  # groups have their numbers for the whole stage
@@ -83,7 +83,7 @@ def engine_states(events: Sequence[Mapping[str, Any]], now: float | None = None)
             engine |= {"state": kind, "version": event.get("version", engine["version"])}
         elif kind in ("accepted", "lost"):
             engine[kind] += 1
-    if begun is not None and driver_gone(begun):
+    if driver_event is not None and driver_gone(driver_event):
         leases = {}
     for lease in leases.values():
         engines[str(lease["engine"])]["open"] += lease.get("until", now + 1) > now

@@ -284,10 +284,5 @@ def _draw(scaled_V: Tensor, params: SamplingParams, draw: float) -> int:
 
 
 def _invert(probs: Tensor, draw: float) -> int:
-    """The first place whose cumulative mass exceeds `draw` of the whole; a place of mass zero is
-    never the first.
-    """
-    cdf = probs.cumsum(-1)
-    at = torch.tensor(draw, dtype=torch.float64, device=cdf.device) * cdf[-1]
-    at = torch.minimum(at.to(cdf.dtype), torch.nextafter(cdf[-1], torch.zeros_like(cdf[-1])))
-    return int(torch.searchsorted(cdf, at[None], right=True)[0])
+    """`_first_above` of one row."""
+    return int(_first_above(probs[None], torch.tensor([draw], dtype=torch.float64, device=probs.device)))

@@ -1,6 +1,6 @@
 """Weights laid out as the CPU's matrix units read them, for decoding in bfloat16.
 
-A CPU with AMX or AVX-512 BF16 multiplies blocks of a matrix. oneDNN lays a plain weight out anew
+A CPU with AMX or AVX-512 BF16 multiplies blocks of a matrix. oneDNN lays a plain weight out again
 for every product, which for few rows takes as long as the product; a packed weight is laid out
 once. The results are the same within bfloat16's rounding. A packed copy takes as much memory as the
 weight, so it is made for a time of decoding and dropped behind it:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import io
 import json
 import re
@@ -12,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 from qwq.cli import commands as cli
 from qwq.errors import Interrupted, ModelError
@@ -263,9 +263,7 @@ def test_help_needs_neither_torch_nor_time():
 
 
 def test_the_command_reference_is_what_the_help_says():
-    spec = importlib.util.spec_from_file_location("cli_docs", ROOT / "tools" / "cli_docs.py")
-    docs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(docs)
+    docs = load_script("tools/cli_docs.py")
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == docs.document(), "run python tools/cli_docs.py"
     assert ["verify", "audit"] in docs.commands() and ["sandbox", "run"] in docs.commands()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import yaml
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -23,10 +23,7 @@ def test_every_page_of_the_site_is_there_once():
 
 
 def test_names_of_pages_become_links_and_code_stays():
-    spec = importlib.util.spec_from_file_location("site_links", ROOT / "tools" / "site_links.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("tools/site_links.py")
     text = "See `docs/tour.md`, `docs/none.md`, [`docs/tour.md`](x).\n```text\n`docs/tour.md`\n```\n`docs/data.md`"
     shown = module.on_page_markdown(text, config={"docs_dir": str(ROOT / "docs")})
     assert shown == (

@@ -4,17 +4,16 @@ share with other feedback, one who ignores it does not.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from scripted_policy import ScriptedPolicy
+from scripts import load_script
 
 from qwq.envs.worlds import WorldEnvironment
 from qwq.rollout.policy import TurnRequest
@@ -22,16 +21,10 @@ from qwq.tasks import get
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
 
-FILE = Path(__file__).resolve().parents[3] / "benchmarks" / "agent_worlds.py"
-
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("agent_worlds", FILE)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/agent_worlds.py")
 
 
 @pytest.fixture(scope="module")

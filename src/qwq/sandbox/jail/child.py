@@ -244,7 +244,7 @@ def _run_calls(request: dict[str, Any], space: dict[str, Any]) -> None:
 def _run_items(request: dict[str, Any], space: dict[str, Any]) -> None:
     """Expressions (their value or truth) and statements, each with its own bound names."""
     for index, item in enumerate(request["items"]):
-        space.update(OWN_BUILTINS)  # anew: an earlier item ran the program
+        space.update(OWN_BUILTINS)  # once more: an earlier item ran the program
         names = {name: codec.decode(nodes) for name, nodes in item.get("bind", {}).items()}
         try:
             space.update(names)

@@ -5,7 +5,7 @@ On a CPU the logits of a large vocabulary never exist as whole rows: they come b
 vocabulary, with a running maximum and sum (online softmax, Milakov and Gimelshein 2018, arXiv
 1805.02867), and the gradient computes them again (as in Cut Cross-Entropy, Wijmans et al. 2024,
 arXiv 2411.09009). A block fits the caches, and is so small that the allocator keeps its memory:
-rows of 152k logits are mapped anew for every operation, which costs more than the operation.
+rows of 152k logits are mapped again for every operation, which costs more than the operation.
 `python benchmarks/head_loss.py` measures both ways.
 
 Dimensions: N flat tokens, D hidden width, V vocabulary.
@@ -146,7 +146,7 @@ def _blocked_statistics(
     highest); both are scaled where a block brings a higher logit. The entropy is log(mass) -
     spread / mass.
     """
-    highest_N = torch.full(targets_N.shape, -torch.inf, device=hidden_ND.device)
+    highest_N = torch.full(targets_N.shape, torch.finfo(torch.float32).min, device=hidden_ND.device)
     mass_N, spread_N, target_N = (torch.zeros_like(highest_N) for _ in range(3))
     for v in range(0, len(weight_VD), BLOCK_ENTRIES):
         logits = _logits(hidden_ND, weight_VD[v : v + BLOCK_ENTRIES], temperature)
@@ -156,7 +156,7 @@ def _blocked_statistics(
         before, highest_N = highest_N, torch.maximum(highest_N, logits.amax(-1))
         logits -= highest_N[:, None]
         probs = logits.exp()
-        fell_N = (before - highest_N).nan_to_num_(neginf=0.0) if v == 0 else before - highest_N
+        fell_N = before - highest_N
         scale_N = fell_N.exp()
         spread_N = scale_N * (spread_N + fell_N * mass_N) + logits.mul_(probs).sum(-1)
         mass_N = scale_N * mass_N + probs.sum(-1)
