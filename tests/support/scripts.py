@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def load_script(path: str) -> ModuleType:
-    """The script at `path` under the project's folder, loaded once more. It finds the modules beside
-    it, as a script that is run does.
+    """The script at `path` under the project's folder, loaded once more, with the modules beside it
+    in reach.
     """
     file = ROOT / path
     spec = importlib.util.spec_from_file_location(f"script_{file.stem}", file)
