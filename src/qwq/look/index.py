@@ -22,6 +22,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ import numpy.typing as npt
 from qwq.common.files import atomic_file
 from qwq.errors import DataError, QwqError
 from qwq.look.answer_files import NEEDS, AnswerFile, sources
-from qwq.look.shown_answers import ShownAnswer, brief, entry, public, read_light, read_record
+from qwq.look.shown_answers import Brief, ShownAnswer, brief, entry, public, read_light, read_record
 
 FORMAT = "qwq look index 2"
 KEPT_FROM_BYTES = 8 << 20  # smaller folders are read faster than a file is worth
 DIVIDED_FROM_BYTES = 64 << 20  # from here on several processes read
 MOST_PROCESSES = 4
+PART_BYTES = 256 << 10  # of a file, read at once
 NAMES = ("place", "task", "outcome", "problem", "group")
 COLUMNS = {
     "file": "i4", "offset": "i8", "length": "i4", "step": "i4", "tokens": "i4", "prompt": "i4", "reward": "f4",
@@ -65,22 +67,28 @@ class AnswerIndex:
     names: dict[str, list[str]]
     prompt_ends: Column
     prompts: bytes
-    text: bytes | mmap.mmap
+    text: bytes | bytearray | mmap.mmap
     text_start: int = 0
     damaged: int = 0
     saving: threading.Thread | None = None
-    _words: bytes | None = None
+    _words: bytes | bytearray | None = None
 
     def __len__(self) -> int:
         return len(self.columns["file"])
 
     @property
-    def words(self) -> bytes:
+    def words(self) -> bytes | bytearray:
         """The text of all answers, read when a search first needs it."""
         if self._words is None:
-            end = int(self.columns["text_end"][-1]) if len(self) else 0
-            self._words = self.text[self.text_start : self.text_start + end]
+            # A made index has it in memory, and a copy of it costs more than reading the lines did.
+            self._words = self.text if isinstance(self.text, bytearray) else bytes(self.mapped)
         return self._words
+
+    @property
+    def mapped(self) -> memoryview:
+        """The text of all answers where it lies, not copied."""
+        end = int(self.columns["text_end"][-1]) if len(self) else 0
+        return memoryview(self.text)[self.text_start : self.text_start + end]
 
     def name(self, column: str, row: int) -> str:
         """The word behind a row's value in a column of `NAMES`."""
@@ -158,17 +166,26 @@ def _read_all(builder: _Builder, files: list[_Stamped]) -> None:
 
     A process with other threads reads alone, because a fork would copy their locks as they are.
     """
-    num_processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES) if hasattr(os, "sched_getaffinity") else 1
+    num_processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES) if hasattr(os, "memfd_create") else 1
     size = sum(stamp[0] for _, stamp in files)
     if num_processes == 1 or size < DIVIDED_FROM_BYTES or threading.active_count() > 1:
         _read_into(builder, files)
         return
     first, *others = _parts(files, num_processes)
-    with ProcessPoolExecutor(max(1, len(others)), multiprocessing.get_context("fork")) as pool:
-        rest = [pool.submit(_read_part, builder.target, part) for part in others]
+    with contextlib.ExitStack() as stack:
+        texts = [stack.enter_context(os.fdopen(os.memfd_create("qwq look"), "w+b", 0)) for _ in others]
+        pool = ProcessPoolExecutor(max(1, len(others)), multiprocessing.get_context("fork"))
+        stack.enter_context(pool)
+        rest = [
+            pool.submit(_read_part, builder.target, part, text.fileno())
+            for part, text in zip(others, texts, strict=True)
+        ]
         _read_into(builder, first)
-        for future in rest:
-            builder.add(future.result())
+        for future, text in zip(rest, texts, strict=True):
+            index = future.result()
+            if len(index):
+                index.text = mmap.mmap(text.fileno(), 0, access=mmap.ACCESS_READ)
+            builder.add(index)
 
 
 def _parts(files: Sequence[_Stamped], num: int) -> list[list[_Stamped]]:
@@ -181,10 +198,17 @@ def _parts(files: Sequence[_Stamped], num: int) -> list[list[_Stamped]]:
     return list(parts.values())
 
 
-def _read_part(target: Path, files: Sequence[_Stamped]) -> AnswerIndex:
+def _read_part(target: Path, files: Sequence[_Stamped], text: int) -> AnswerIndex:
+    """The index of `files`; its text is written into the file of memory `text`, since a pipe would
+    copy it five times.
+    """
     builder = _Builder(target)
     _read_into(builder, files)
-    return builder.index()
+    index = builder.index()
+    with os.fdopen(text, "wb", closefd=False) as file:
+        file.write(index.text)
+    index.text = b""
+    return index
 
 
 def _read_into(builder: _Builder, files: Sequence[_Stamped]) -> None:
@@ -216,6 +240,7 @@ class _Builder:
         self.prompt_ends = array("q")
         self.prompts, self.text = bytearray(), bytearray()
         self.damaged = 0
+        self._read = bytearray(PART_BYTES)
 
     def add(self, index: AnswerIndex) -> None:
         """Append what another index of the same target holds."""
@@ -229,7 +254,7 @@ class _Builder:
             self.columns[name].frombytes((column + shifts.get(name, 0)).astype(kind).tobytes())
         self.prompt_ends.frombytes((index.prompt_ends + len(self.prompts)).tobytes())
         self.prompts += index.prompts
-        self.text += index.words
+        self.text += index.mapped
         self.files += index.files
         self.stamps += index.stamps
         self.damaged += index.damaged
@@ -238,57 +263,98 @@ class _Builder:
         """Add a file's answers. A last line without its end is one that is being written."""
         self.files.append(source)
         self.stamps.append(stamp)
-        number, first, offset = len(self.files) - 1, len(self.columns["file"]), 0
-        rows = []
-        data = source.path.read_bytes()
-        while (end := data.find(b"\n", offset)) >= 0:
-            if end > offset:
-                try:
-                    row = self._row(data, offset, end, source)
-                    rows.append((number, offset, end - offset, -1 if source.step is None else source.step, *row))
-                except (ValueError, TypeError, AttributeError, KeyError):
-                    self.damaged += not data.startswith(b'{"settings":', offset)
-            offset = end + 1
-        for column, values in zip(self.columns.values(), zip(*rows, strict=True), strict=False):
-            column.extend(values)
+        first, places, shown, data = len(self.columns["file"]), [], [], self._read
+        for offset, start, end in self._lines(source.path, stamp[0]):
+            try:
+                record, tokens = read_light(data, start, end)
+                shown.append(brief(record, source.place))
+                places.append((offset, end - start, tokens))
+            except (ValueError, TypeError, AttributeError, KeyError):
+                self.damaged += not data.startswith(b'{"settings":', start)
+        if shown:
+            self._extend(source, places, shown)
         if source.step is not None:
             self._advantages(first)
 
-    def _row(self, data: bytes, start: int, end: int, source: AnswerFile) -> tuple[Any, ...]:
-        """A line's values, in the order of the columns from `tokens` on."""
-        record, tokens = read_light(data, start, end)
-        shown = brief(record, source.place)
-        self.text += shown.words.lower().encode("utf-8", "replace")
-        prompt = self.prompt_of.get(shown.prompt)
-        if prompt is None:
-            prompt = self.prompt_of[shown.prompt] = len(self.prompt_ends)
-            self.prompts += shown.prompt.lower().encode("utf-8", "replace")
-            self.prompt_ends.append(len(self.prompts))
-        words = (source.place, shown.task, shown.outcome, shown.problem_id, shown.group)
-        numbers = [names.setdefault(word, len(names)) for names, word in zip(self.names.values(), words, strict=True)]
-        reward = NAN if shown.reward is None else shown.reward
-        return tokens, prompt, reward, NAN, *numbers, len(self.text)
+    def _lines(self, path: Path, size: int) -> Iterator[tuple[int, int, int]]:
+        """The lines of a file's first `size` bytes: where each begins in the file, where it begins
+        in `self._read` and where it ends there.
+
+        A part at a time, in memory that stays in the processor's cache: fresh memory for whole
+        files costs more than reading them.
+        """
+        data, place, kept = self._read, 0, 0  # data[:kept] is the line that has no end yet, from `place` on
+        with path.open("rb", 0) as file:
+            while more := file.readinto(memoryview(data)[kept : kept + size - place - kept]):
+                start, filled = 0, kept + more
+                end = data.find(b"\n", kept, filled)
+                while end >= 0:
+                    if end > start:
+                        yield place + start, start, end
+                    start = end + 1
+                    end = data.find(b"\n", start, filled)
+                data[: filled - start] = data[start:filled]
+                place, kept = place + start, filled - start
+                if kept == len(data):
+                    data += bytes(kept)
+
+    def _extend(self, source: AnswerFile, places: Sequence[tuple[int, int, int]], shown: Sequence[Brief]) -> None:
+        """Add the last file's answers; `places` are their offsets, lengths and tokens.
+
+        A column at a time: a row at a time takes twice as long.
+        """
+        offsets, lengths, tokens = zip(*places, strict=True)
+        tasks, outcomes, problems, groups, rewards, prompts, words = zip(*shown, strict=True)
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self.prompt_of:
+                self.prompt_of[prompt] = len(self.prompt_of)
+                self.prompts += prompt.lower().encode("utf-8", "replace")
+                self.prompt_ends.append(len(self.prompts))
+        joined, start = "".join(words), len(self.text)
+        if joined.isascii():  # cases change letter by letter
+            self.text += joined.lower().encode()
+            sizes = map(len, words)
+        else:
+            texts = [w.lower().encode("utf-8", "replace") for w in words]
+            self.text += b"".join(texts)
+            sizes = map(len, texts)
+        values: dict[str, Iterable[Any]] = {
+            "offset": offsets, "length": lengths, "tokens": tokens, "prompt": map(self.prompt_of.__getitem__, prompts),
+            "reward": rewards, "text_end": islice(accumulate(sizes, initial=start), 1, None),
+        }  # fmt: skip
+        for name, column in (("task", tasks), ("outcome", outcomes), ("problem", problems), ("group", groups)):
+            known = self.names[name]
+            for word in dict.fromkeys(column):
+                known.setdefault(word, len(known))
+            values[name] = map(known.__getitem__, column)
+        for name, numbers in values.items():
+            self.columns[name].extend(numbers)
+        known = self.names["place"]
+        same = {
+            "file": len(self.files) - 1, "step": -1 if source.step is None else source.step, "advantage": NAN,
+            "place": known.setdefault(source.place, len(known)),
+        }  # fmt: skip
+        for name, value in same.items():
+            self.columns[name].extend(array(self.columns[name].typecode, (value,)) * len(shown))
 
     def _advantages(self, first: int) -> None:
         """Rewards of the file's rows from `first` on, minus the mean of their group; infrastructure
         errors count nowhere.
         """
-        groups: dict[int, list[int]] = {}
-        rewards, out = self.columns["reward"], self.columns["advantage"]
-        for row in range(first, len(rewards)):
-            if rewards[row] == rewards[row]:  # not NaN
-                groups.setdefault(self.columns["group"][row], []).append(row)
-        for rows in groups.values():
-            mean = sum(rewards[r] for r in rows) / len(rows)
-            for row in rows:
-                out[row] = rewards[row] - mean
+        rewards = np.frombuffer(self.columns["reward"], "f4")[first:].astype("f8")
+        rated = np.flatnonzero(~np.isnan(rewards))
+        if len(rated):
+            rewards = rewards[rated]
+            _, group = np.unique(np.frombuffer(self.columns["group"], "i4")[first:][rated], return_inverse=True)
+            means = np.bincount(group, rewards) / np.bincount(group)
+            np.frombuffer(self.columns["advantage"], "f4")[first:][rated] = rewards - means[group]
 
     def index(self) -> AnswerIndex:
         columns = {name: np.frombuffer(column, COLUMNS[name]) for name, column in self.columns.items()}
         names = {name: list(words) for name, words in self.names.items()}
         ends = np.frombuffer(self.prompt_ends, "i8")
         return AnswerIndex(
-            self.target, self.files, self.stamps, columns, names, ends, bytes(self.prompts), bytes(self.text),
+            self.target, self.files, self.stamps, columns, names, ends, bytes(self.prompts), self.text,
             damaged=self.damaged,
         )  # fmt: skip
 
@@ -315,7 +381,7 @@ def _save(index: AnswerIndex, place: Path) -> None:
             file.write(b"\0" * (-len(block) % 8))
 
 
-def _blocks(index: AnswerIndex) -> Iterator[bytes]:
+def _blocks(index: AnswerIndex) -> Iterator[bytes | bytearray]:
     yield from (index.columns[name].tobytes() for name in COLUMNS)
     yield from (index.prompt_ends.tobytes(), index.prompts, index.words)
 

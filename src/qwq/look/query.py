@@ -101,7 +101,7 @@ def _holding(index: AnswerIndex, text: str) -> np.ndarray[Any, Any]:
     return fits | prompts[index.columns["prompt"]]
 
 
-def _pieces(words: bytes, ends: Any, needle: bytes) -> list[int]:
+def _pieces(words: bytes | bytearray, ends: Any, needle: bytes) -> list[int]:
     """The numbers of the pieces of `words`, cut at `ends`, that hold `needle` whole."""
     limits: list[int] = ends.tolist()
     find: Callable[[int], int] = _finder(words, needle)
@@ -118,7 +118,7 @@ def _pieces(words: bytes, ends: Any, needle: bytes) -> list[int]:
     return pieces
 
 
-def _finder(words: bytes, needle: bytes) -> Callable[[int], int]:
+def _finder(words: bytes | bytearray, needle: bytes) -> Callable[[int], int]:
     """`words.find(needle, start)` by `start`; the C library's memmem is 2 to 5 times faster."""
     try:
         memmem = ctypes.CDLL(None).memmem
@@ -126,10 +126,11 @@ def _finder(words: bytes, needle: bytes) -> Callable[[int], int]:
         return lambda start: words.find(needle, start)
     memmem.restype = ctypes.c_void_p
     memmem.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
-    base = ctypes.cast(ctypes.c_char_p(words), ctypes.c_void_p).value or 0
+    held = (ctypes.c_char * len(words)).from_buffer(words) if isinstance(words, bytearray) else ctypes.c_char_p(words)
+    base = ctypes.cast(held, ctypes.c_void_p).value or 0
 
     def find(start: int) -> int:
-        place = memmem(base + start, len(words) - start, needle, len(needle))
+        place = memmem(base + start, len(words) - start, needle, len(needle))  # `words` is held while this is
         return -1 if place is None else place - base
 
     return find

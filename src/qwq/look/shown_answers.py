@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -23,6 +23,8 @@ Record = Mapping[str, Any]
 # is never text.
 _TOKENS = b', "prompt_ids": ['
 _MASK = b'"sampled_mask": ['
+_ONES = b"1, " * 4096  # the mask of an answer without tools, of which the length says as much as a count
+_BEFORE_MASK = b"], " + _MASK
 
 
 @dataclass(slots=True)
@@ -55,7 +57,7 @@ class ShownAnswer:
     sampled_mask: list[int] = field(default_factory=list)
 
 
-def read_light(data: bytes, start: int, end: int) -> tuple[dict[str, Any], int]:
+def read_light(data: bytes | bytearray, start: int, end: int) -> tuple[dict[str, Any], int]:
     """A record without its token columns, and how many tokens it has. ValueError for no record.
 
     The line is `data[start:end]`; most of it is token columns, which are not even copied.
@@ -67,13 +69,28 @@ def read_light(data: bytes, start: int, end: int) -> tuple[dict[str, Any], int]:
         except orjson.JSONDecodeError:
             pass  # the columns are inside another object: the whole line is read
         else:
-            first = data.find(_MASK, at, end) + len(_MASK)
+            first = _mask(data, at, end)
             last = data.find(b"]", first, end)
             if first < at or last < 0 or not isinstance(record.get("problem_id"), str):
                 raise ValueError("no sample")
+            if data.startswith(_ONES[: last - first], first) and last - first < len(_ONES):
+                return record, (last - first + 2) // 3
             return record, data.count(b",", first, last) + (last > first)
-    record = read_record(data[start:end])
+    record = read_record(bytes(data[start:end]))
     return record, num_tokens(record)
+
+
+def _mask(data: bytes | bytearray, at: int, end: int) -> int:
+    """Where the values of the mask begin, behind the token columns that begin at `at`; less than
+    `at` without one.
+
+    As the columns are written, it comes behind the second closing bracket; looking for brackets is
+    cheaper than looking for its name.
+    """
+    closed = data.find(b"]", data.find(b"]", at, end) + 1, end)
+    if closed > at and data.startswith(_BEFORE_MASK, closed):
+        return closed + len(_BEFORE_MASK)
+    return data.find(_MASK, at, end) + len(_MASK)
 
 
 def read_record(line: bytes) -> dict[str, Any]:
@@ -91,18 +108,17 @@ def num_tokens(record: Record) -> int:
     """Tokens of the answer; 0 if the record does not say."""
     ids = record.get("completion_ids")
     count = len(ids) if isinstance(ids, list) else record.get("tokens")
-    return count if isinstance(count, int) else 0
+    return count if isinstance(count, int) and abs(count) < 1 << 31 else 0
 
 
-@dataclass(slots=True)
-class Brief:
-    """What lists and filters need of a record."""
+class Brief(NamedTuple):
+    """What lists and filters need of a record. A tuple, since an index makes 100,000 of them."""
 
-    problem_id: str
     task: str
-    group: str
     outcome: str
-    reward: float | None
+    problem_id: str
+    group: str
+    reward: float  # NaN without one
     prompt: str
     words: str  # what a search reads beside the prompt
 
@@ -110,15 +126,17 @@ class Brief:
 def brief(record: Record, place: str) -> Brief:
     """The part of an entry that the index holds."""
     verdict = _verdict(record)
-    words = (_output(record), _text(verdict.get("reason")), expected_text(record), record["problem_id"])
+    problem_id: str = record["problem_id"]
+    words = (_output(record), _text(verdict.get("reason")), expected_text(record), problem_id)
+    outcome, prompt, reward = verdict.get("outcome"), record.get("prompt"), _reward(record)
     return Brief(
-        problem_id=record["problem_id"],
-        task=_task(record, verdict, place),
-        group=_group(record),
-        outcome=_text(verdict.get("outcome")),
-        reward=_reward(record),
-        prompt=_text(record.get("prompt")),
-        words="\n".join(words),
+        _task(record, verdict, place),
+        outcome if isinstance(outcome, str) else _text(outcome),
+        problem_id,
+        _group(record),
+        math.nan if reward is None else reward,
+        prompt if isinstance(prompt, str) else _text(prompt),
+        "\n".join(words),
     )
 
 
@@ -157,7 +175,7 @@ def entry(record: Record, place: str) -> ShownAnswer:
 def _task(record: Record, verdict: Mapping[str, Any], place: str) -> str:
     """A rollout's domain, an evaluation's benchmark, else the name of the verifier or the file."""
     named = record.get("domain") or record.get("benchmark") or (place if "score" in record else verdict.get("verifier"))
-    return _text(named or place)
+    return named if named and isinstance(named, str) else _text(named or place)
 
 
 def _group(record: Record) -> str:
@@ -169,16 +187,20 @@ def _group(record: Record) -> str:
 
 
 def _reward(record: Record) -> float | None:
-    value = record.get("reward", record.get("score"))
+    value: Any = record["reward"] if "reward" in record else record.get("score")
     return float(value) if _is_figure(value) else None
 
 
 def _is_figure(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def _output(record: Record) -> str:
-    return _text(record.get("text", record.get("output")))
+    output = record["text"] if "text" in record else record.get("output")
+    return output if isinstance(output, str) else _text(output)
 
 
 def thinking_and_answer(shown: ShownAnswer) -> tuple[str | None, str]:
@@ -279,6 +301,6 @@ def _rule_line(rule: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False, indent=1)

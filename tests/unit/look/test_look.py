@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -172,6 +173,81 @@ def test_files_read_by_several_processes_give_the_same_index(run: Path) -> None:
     ]
     assert runs[0].stdout == runs[1].stdout
     assert [len(r.stderr.splitlines()) for r in runs] == [1, 3]
+
+
+def odd_lines() -> list[str]:
+    """Lines of rollouts with what changes bytes: letters whose lower case is longer or depends on
+    its place, half characters, masks of tools, a line longer than what is read at once, figures
+    that fit nowhere.
+    """
+    columns = {"prompt_ids": [1], "completion_ids": [2, 3, 4], "sampled_mask": [1, 0, 1], "sampler_logprobs": [0, 0, 0]}
+    texts = [
+        "Plain",
+        "\u0130\u023a \u039f\u03a3",
+        "\u03a3",
+        "half \ud83d",
+        'say , "prompt_ids": [1',
+        "x[" * 200_000,
+        "",
+    ]
+    lines = []
+    for number, text in enumerate(texts):
+        row = {"problem_id": f"P{number % 2}", "domain": "math", "group": number % 3, "prompt": f"\u0130 {number % 2}"}
+        row |= {"expected": {"a": [1, "B"]} if number == 2 else "Seven", "text": text, "reward": number / 3}
+        row |= {"verdicts": [{"outcome": "wrong", "reason": None if number % 2 else "Why"}]}
+        lines.append(json.dumps(row | columns, ensure_ascii=number % 2 == 0 or number == 3))
+    whole = {"problem_id": "W", "completion_ids": [1, 2], "reward": 10**400, "prompt": 7, "verdict": "none", "score": 1}
+    lines += [json.dumps(whole), json.dumps({"problem_id": "V", "tokens": 10**12, "score": 0.25, "output": ["A"]})]
+    nan = '{"problem_id": "N", "reward": NaN, "text": "A"}'
+    empty = '{"problem_id": "E", "prompt_ids": [], "completion_ids": [], "sampled_mask": []}'
+    other = '{"problem_id": "O", "prompt_ids": [1], "sampled_mask": [1, 1], "completion_ids": [7]}'
+    return [*lines, nan, empty, other, "", "no JSON", '{"problem_id": "cut", "prompt_ids": [1, 2]}', '{"settings": {}}']
+
+
+def test_an_index_is_byte_for_byte_what_its_records_say(run: Path) -> None:
+    """Each line is read here on its own, whole; columns and text are made up from its entry."""
+    for step in (2, 3):
+        path = run / "rollouts" / "rl1" / f"step-0000{step}.jsonl"
+        path.write_bytes(("\n".join(odd_lines()) + '\n{"problem_id": "no end"').encode())
+    index = open_index(run)
+    columns: dict[str, list[Any]] = {name: [] for name in index.columns}
+    names: dict[str, dict[str, int]] = {name: {} for name in index.names}
+    text, prompts, damaged = bytearray(), {}, 0
+    for number, source in enumerate(index.files):
+        offset, rows = 0, []
+        for line in source.path.read_bytes().split(b"\n")[:-1]:
+            try:
+                shown = entry(read_record(line), source.place)
+                cut = b'"prompt_ids": [' in line and not shown.completion_ids and b'"E"' not in line
+                if cut:
+                    raise ValueError
+            except ValueError:
+                damaged += bool(line) and not line.startswith(b'{"settings":')
+            else:
+                words = "\n".join((shown.output, shown.reason, shown.expected, shown.problem_id))
+                text += words.lower().encode("utf-8", "replace")
+                prompt = prompts.setdefault(shown.prompt, len(prompts))
+                tokens = shown.tokens if b'"O"' not in line else 2  # with a mask, it counts
+                figures = (number, offset, len(line), -1 if source.step is None else source.step, tokens, prompt)
+                rows.append((shown.group, np.float32(np.nan if shown.reward is None else shown.reward)))
+                for name, value in zip(columns, figures, strict=False):
+                    columns[name].append(value)
+                columns["text_end"].append(len(text))
+                said = (source.place, shown.task, shown.outcome, shown.problem_id, shown.group)
+                for (name, known), word in zip(names.items(), said, strict=True):
+                    columns[name].append(known.setdefault(word, len(known)))
+            offset += len(line) + 1
+        for group, reward in rows:
+            others = [float(r) for g, r in rows if g == group and not np.isnan(r)]
+            known = source.step is not None and not np.isnan(reward)
+            columns["advantage"].append(float(reward) - sum(others) / len(others) if known else np.nan)
+            columns["reward"].append(reward)
+    assert {n: list(w) for n, w in names.items()} == index.names and damaged == index.damaged == 4
+    assert index.words == text
+    lowered = [p.lower().encode("utf-8", "replace") for p in prompts]
+    assert index.prompts == b"".join(lowered) and index.prompt_ends.tolist() == np.cumsum([*map(len, lowered)]).tolist()
+    for name, kind in look_index.COLUMNS.items():
+        assert index.columns[name].tobytes() == np.array(columns[name], kind).tobytes(), name
 
 
 def test_damaged_half_and_foreign_lines_are_counted(run: Path) -> None:
