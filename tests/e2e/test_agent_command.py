@@ -118,6 +118,30 @@ def test_replay_tells_clocks_from_changes(tmp_path: Path, capsys: pytest.Capture
     assert (outcome["varies"], outcome["equal"]) == (["call-1"], ["call-2"])
 
 
+def test_replay_asks_the_model_too(told: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same server gives the same turns. One that says something else at the second turn is told
+    apart there, and the third is asked for behind what the log holds.
+    """
+    log = (told / "events.jsonl").read_bytes()
+    with FakeEndpoint(script(*STORY)) as server:
+        assert run(["agent", "replay", str(told), "--model", "--endpoint", server.url]) == 0
+        assert [len(body["messages"]) for body in server.asked] == [2, 4, 6]
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["agrees"] and outcome["model"] == {"equal": [1, 2, 3], "differs": {}}
+    other = (STORY[0], python("6 * 10"), STORY[2])
+    with FakeEndpoint(script(*other)) as server:
+        assert run(["agent", "replay", str(told), "--model", "--endpoint", server.url]) == 1
+        assert server.asked[2]["messages"][5]["content"] == "60"
+        assert "total.txt" in server.asked[2]["messages"][4]["tool_calls"][0]["function"]["arguments"]
+    outcome = json.loads(capsys.readouterr().out)
+    assert not outcome["agrees"] and outcome["model"]["equal"] == [1, 3] and list(outcome["model"]["differs"]) == ["2"]
+    differs = outcome["model"]["differs"]["2"]
+    assert "total.txt" in differs["recorded"] and "6 * 10" in differs["now"] and differs["token"] is None
+    assert (told / "events.jsonl").read_bytes() == log
+    with pytest.raises(UsageError, match="give --model too"):
+        run(["agent", "replay", str(told), "--endpoint", "http://127.0.0.1:9"])
+
+
 def test_a_run_from_a_server_that_never_stops_calling(tmp_path: Path) -> None:
     with FakeEndpoint(lambda body: python(f"{len(body['messages'])} + 1")) as server:
         assert agent(server, tmp_path, "--budget", "model_calls=4") == 1

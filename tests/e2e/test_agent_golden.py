@@ -20,6 +20,7 @@ from scripted_policy import ScriptedPolicy
 from qwq.agent.approvals import Approvals, approvals_of
 from qwq.agent.events import read_events
 from qwq.agent.replay import replay
+from qwq.agent.replay_model import replay_model
 from qwq.agent.run import AgentLimits, AgentSettings, run_agent
 from qwq.envs.toolbox import Toolbox, Toolset, make_toolsets, workspace_for
 from qwq.sandbox import Level
@@ -47,6 +48,11 @@ def mcp_tools(folder: Path) -> Toolset:
     return McpToolset([McpServer("old", command, start_timeout_s=60.0)])
 
 
+def policy_of(script: AgentScript) -> ScriptedPolicy:
+    turns = list(script.turns)
+    return ScriptedPolicy(lambda r: turns[min(len(r.key.episode.turns), len(turns) - 1)] if r.tools else "Done.")
+
+
 def play(script: AgentScript, out: Path) -> list[dict[str, Any]]:
     limits = {"model_calls": 12, **script.limits}
     timeout = {"timeout_s": limits.pop("timeout_s")} if "timeout_s" in limits else {}
@@ -56,14 +62,12 @@ def play(script: AgentScript, out: Path) -> list[dict[str, Any]]:
         outside.append(mcp_tools(out.parent))
     toolsets = [*make_toolsets(names, **timeout), *outside]
     rules = approvals_of(DENY_PUT, "here")
-    turns = list(script.turns)
-    say = lambda r: turns[min(len(r.key.episode.turns), len(turns) - 1)] if r.tools else "Done."
     about = {"toolsets": names, "mcp": None, "allow_hosts": [], "box_mb": 64}
     with workspace_for(toolsets, files=script.files) as desk:
         if desk.programs and desk.level is not Level.NAMESPACES:
             pytest.skip("the shell needs the level namespaces")
         run_agent(
-            ScriptedPolicy(say), script.name, toolbox=Toolbox(toolsets, desk), out=out, limits=AgentLimits(**limits),
+            policy_of(script), script.name, toolbox=Toolbox(toolsets, desk), out=out, limits=AgentLimits(**limits),
             approvals=Approvals(rules.rules, ask=yes), settings=AgentSettings(about=about, files=script.files),
         )  # fmt: skip
     return read_events(out)
@@ -114,6 +118,16 @@ def test_fifty_runs_replay_to_the_same_bytes(folders: dict[str, Path]) -> None:
     assert len(outcomes) == 50
     assert {name: o.to_dict() for name, o in outcomes.items() if not o.agrees or o.varies} == {}
     assert sum(len(o.equal) for o in outcomes.values()) > 50
+
+
+def test_the_models_of_all_runs_say_the_same_again(folders: dict[str, Path]) -> None:
+    if len(folders) < len(RUNS) + len(RECOVERIES):
+        pytest.skip("needs the runs of the whole file")
+    outcomes = {s.name: replay_model(folders[s.name], policy=policy_of(s)) for s in (*RUNS, *RECOVERIES)}
+    assert {name: o.to_dict() for name, o in outcomes.items() if not o.agrees} == {}
+    assert sum(len(o.equal) for o in outcomes.values()) == sum(
+        e["event"] == "model_turn" for folder in folders.values() for e in read_events(folder)
+    )
 
 
 if __name__ == "__main__":

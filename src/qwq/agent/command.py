@@ -115,17 +115,13 @@ def resume(
     log = EventLog(out, heard=show_event)
     try:
         decide_calls(out, approved, denied or {}, log)
-        params = SamplingParams(**{**first["sampling"], "logit_bias": ()})
-        server = endpoint or first["endpoint"]
-        policy = _policy(first["model"] if server else first["source"], server, params, engine)
+        policy = policy_of(first, endpoint=endpoint, engine=engine)
         toolbox = toolbox_of(first, out)
     except BaseException:
         log.close()
         raise
-    known = {"seed": first["seed"], "thinking_budget": first["thinking_budget"], "system": first["system"]}
-    settings = AgentSettings(params, **known)
-    approvals = approvals_of(first["approvals"], f"{out / EVENTS}")
-    return _play(policy, first["task"], toolbox, out, AgentLimits(**first["limits"]), approvals, settings, log)
+    limits, approvals = AgentLimits(**first["limits"]), approvals_of(first["approvals"], f"{out / EVENTS}")
+    return _play(policy, first["task"], toolbox, out, limits, approvals, settings_of(first), log)
 
 
 def _play(
@@ -139,6 +135,21 @@ def _play(
         )  # fmt: skip
     finally:
         policy.close()
+
+
+def settings_of(first: Event) -> AgentSettings:
+    """How a run's model is asked, by its first event."""
+    params = SamplingParams(**{**first["sampling"], "logit_bias": ()})
+    return AgentSettings(params, first["seed"], first["thinking_budget"], first["system"])
+
+
+def policy_of(first: Event, *, endpoint: str | None = None, engine: ModelOptions | None = None) -> Policy:
+    """The model of a run's first event, by default in the engine as it was; `endpoint` is its
+    server where that is another than before.
+    """
+    server = endpoint or first["endpoint"]
+    engine = engine or ModelOptions(**first["engine"])
+    return _policy(first["model"] if server else first["source"], server, settings_of(first).params, engine)
 
 
 def toolbox_of(first: Event, out: Path) -> Toolbox:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -181,13 +181,7 @@ def run_agent(
         _begin(log, setup, folder, settings)
         tape = Tape(log)
         tools = RecordedTools(toolbox, tape, folder, approvals, check=check, max_turns=limits.model_calls)
-        messages = (*([Message("system", settings.system)] if settings.system else []), Message("user", task))
-        problem = Problem("agent", "tools", messages, {}, "agent", tuple(setup["tools"]))
-        job = EpisodeJob(problem, seed=settings.seed, thinking_budget=settings.thinking_budget, environment=tools)
-        (episode,) = play(
-            RecordedPolicy(policy, tape), iter([job]), settings.params, limits=limits.episode(), concurrency=1,
-            loop_tokens=LOOP_TOKENS, hooks=tools.hooks(watcher.text),
-        )  # fmt: skip
+        (episode,) = episodes(RecordedPolicy(policy, tape), task, setup["tools"], tools, limits, settings, watcher.text)
         outcome = _kept_answer(_outcome(episode, tools), tools)
         if not outcome.failure and not outcome.waiting:
             outcome = _finish(outcome, tools, folder)
@@ -197,6 +191,20 @@ def run_agent(
         in_background(toolbox.close()).result()
         if log is not None:
             log.close()
+
+
+def episodes(
+    policy: RecordedPolicy, task: str, schemas: Sequence[Mapping[str, Any]], tools: RecordedTools, limits: AgentLimits,
+    settings: AgentSettings, text: Callable[[Episode, str], None] | None = None,
+) -> Iterator[Episode]:  # fmt: skip
+    """The run's one episode, once it has ended. `schemas` are those of the tools."""
+    messages = (*([Message("system", settings.system)] if settings.system else []), Message("user", task))
+    problem = Problem("agent", "tools", messages, {}, "agent", tuple(schemas))
+    job = EpisodeJob(problem, seed=settings.seed, thinking_budget=settings.thinking_budget, environment=tools)
+    return play(
+        policy, iter([job]), settings.params, limits=limits.episode(), concurrency=1, loop_tokens=LOOP_TOKENS,
+        hooks=tools.hooks(text),
+    )  # fmt: skip
 
 
 def write_answer(folder: AgentFolder, outcome: AgentOutcome) -> None:

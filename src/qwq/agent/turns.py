@@ -104,7 +104,7 @@ class RecordedPolicy:
                 return
             event = self._tape.peek(EventKind.MODEL_TURN)
             if event is None:  # the recorded part ended while the tools were at work
-                yield from self._policy.generate(_behind(request, next_request), concurrency)
+                yield from self._policy.generate(behind(request, next_request), concurrency)
                 return
             yield request, turn_of(event)
         yield from self._policy.generate(next_request, concurrency)
@@ -122,6 +122,7 @@ class RecordedPolicy:
         self._policy.close()
 
 
-def _behind(first: TurnRequest, rest: NextRequest) -> NextRequest:
+def behind(first: TurnRequest, rest: NextRequest = lambda: None) -> NextRequest:
+    """`first`, then what `rest` gives."""
     waiting = [first]
     return lambda: waiting.pop() if waiting else rest()

@@ -174,9 +174,9 @@ def agent_show(run: Path) -> int:
 
 
 @agent_app.command(name="replay")
-def agent_replay(run: Path) -> int:
+def agent_replay(run: Path, *, model: bool = False, endpoint: str | None = None) -> int:
     """Run the jailed calls of a run once more in a fresh session and compare texts and artefacts.
-    Prints one JSON object; status 1 where a call gives something else.
+    Prints one JSON object; status 1 where a call or a turn comes out differently.
 
     Calls that read a clock or draw at random are told apart by a second replay (`varies`).
 
@@ -184,14 +184,27 @@ def agent_replay(run: Path) -> int:
     ----------
     run
         The run's folder.
+    model
+        Ask the model for its turns again too, each behind what the log holds, with the run's seed
+        and sampling; they stand under `model`.
+    endpoint
+        With --model: URL of the server, where it is another than before.
     """
     import json
 
     from qwq.agent.replay import replay
+    from qwq.agent.replay_model import replay_model
+    from qwq.errors import UsageError
 
+    if endpoint is not None and not model:
+        raise UsageError("--endpoint is the server of the model: give --model too")
     outcome = replay(run)
-    print(json.dumps(outcome.to_dict(), ensure_ascii=False))
-    return 0 if outcome.agrees else 1
+    turns = replay_model(run, endpoint=endpoint) if model else None
+    shown = outcome.to_dict()
+    if turns is not None:
+        shown |= {"agrees": outcome.agrees and turns.agrees, "model": turns.to_dict()}
+    print(json.dumps(shown, ensure_ascii=False))
+    return 0 if shown["agrees"] else 1
 
 
 @agent_app.command(name="trace")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from qwq.agent.approvals import approvals_of
 from qwq.agent.events import EventLog, read_events
 from qwq.agent.folder import AgentFolder
 from qwq.agent.recorded import RecordedTools
+from qwq.agent.replay_model import replay_model
 from qwq.agent.run import SYSTEM, AgentLimits, AgentSettings, run_agent
 from qwq.agent.tape import Tape
 from qwq.engine.backends.torch import TorchBackend
@@ -37,9 +39,10 @@ from qwq.rollout.episode import EpisodeJob, play
 from qwq.rollout.policies.local import EnginePolicy
 from qwq.rollout.policies.trainer import TrainerPolicy
 from qwq.rollout.policy import TurnRequest
+from qwq.text.response import parse
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
-from qwq.types import Message, Problem
+from qwq.types import Message, Problem, Turn, tool_schemas
 
 ALLOW = approvals_of({"rule": [{"tool": "*", "then": "allow"}]}, "here")
 BUDGET = AgentLimits(model_calls=6, tool_calls=9, parallel=3)
@@ -219,3 +222,39 @@ def test_a_later_turn_computes_its_new_tokens_alone(tmp_path: Path) -> None:
     assert outcome.answer == "Done." and len(turns) == 25
     prompt, later = backend.prefilled[:-24], backend.prefilled[-24:]
     assert sum(prompt) > 1000 and len(set(later)) == 1 and later[0] < 50
+
+
+def test_replay_of_a_model_that_draws_at_random(chat: ChatFormat, tmp_path: Path) -> None:
+    """The engine gives the tokens of the log again, turn by turn and behind a compaction; with
+    other weights the first token that differs is named.
+    """
+    restless = ChatFormat(chat.tokenizer, chat.template)
+    restless.eos_ids = (*chat.eos_ids, *range(3, chat.tokenizer.vocab_size, 9))
+
+    class Caller(EnginePolicy):
+        """Ends each turn with a call, of which the engine knows nothing."""
+
+        def _turn(self, running: Any) -> Turn:
+            turn = super()._turn(running)
+            if not running.request.tools:
+                return turn
+            text = turn.text + call("look", text=str(len(turn.ids)) * 90)
+            said = parse(text, thinking_open=False, tools=tool_schemas(running.request.tools))
+            return replace(turn, parts=said, text=turn.text)
+
+    def policy(seed: int) -> EnginePolicy:
+        model = random_model(chat.tokenizer.vocab_size, max_positions=2000, seed=seed).eval()
+        engine = Engine(TorchBackend(model, kv_tokens=1 << 14), chat.tokenizer, max_running=1)
+        return Caller(SimpleNamespace(engine=engine, chat=restless, name="m"))  # type: ignore[arg-type]
+
+    out = tmp_path / "run"
+    box = Toolbox([OutsideTools(tmp_path / "sent.txt")])
+    limits = AgentLimits(model_calls=12, tool_calls=40)
+    about = {"endpoint": None, "source": "m", "engine": {}}
+    settings = AgentSettings(SamplingParams(max_new_tokens=60), seed=3, about=about)
+    run_agent(policy(0), TASK, toolbox=box, out=out, limits=limits, approvals=ALLOW, settings=settings)
+    kinds = [e["event"] for e in read_events(out)]
+    assert kinds.count("model_turn") == 12 and "compaction" in kinds
+    assert replay_model(out, policy=policy(0)).to_dict() == {"equal": list(range(1, 13)), "differs": {}}
+    other = replay_model(out, policy=policy(1))
+    assert not other.agrees and other.differs[1].token is not None

@@ -1,0 +1,153 @@
+"""A run's turns asked for once more: does the same model say what the log says?
+
+Each turn is asked for in its place, behind the turns and results that the log holds and with the
+run's own seed and sampling, so that one that differs does not change the next. No tool runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from qwq.agent.approvals import approvals_of
+from qwq.agent.command import policy_of, settings_of
+from qwq.agent.events import EVENTS, Event, EventKind, EventLog, read_events
+from qwq.agent.folder import AgentFolder
+from qwq.agent.recorded import RecordedTools
+from qwq.agent.run import AgentLimits, episodes
+from qwq.agent.tape import Tape
+from qwq.agent.turns import RecordedPolicy, behind, turn_fields, turn_of
+from qwq.envs.toolbox import NO_LIMIT, Effect, Toolbox, ToolSpec
+from qwq.errors import DataError, InfraError
+from qwq.rollout.policy import NextRequest, Policy, TurnRequest
+from qwq.types import Turn
+
+SAID = ("thinking", "answer", "calls")  # fields of a turn
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDifference:
+    """What a turn said (thoughts, words, calls) where it came out differently. `token` is the first
+    token that differs, counted from 0; None where the log or the model gives no tokens.
+    """
+
+    recorded: str
+    now: str
+    token: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"recorded": self.recorded, "now": self.now, "token": self.token}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReplay:
+    """`equal` and `differs` name turns by their numbers, from 1."""
+
+    equal: Sequence[int] = ()
+    differs: Mapping[int, TurnDifference] = field(default_factory=dict)
+
+    @property
+    def agrees(self) -> bool:
+        return not self.differs
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"equal": list(self.equal), "differs": {str(n): d.to_dict() for n, d in self.differs.items()}}
+
+
+def replay_model(out: Path, *, policy: Policy | None = None, endpoint: str | None = None) -> ModelReplay:
+    """Ask for every turn of the run in `out` again, of `policy`, by default of the run's own model;
+    `endpoint` is its server where that is another than before.
+
+    DataError for a log that is damaged or holds no turn, InfraError for a server that is gone.
+    """
+    events = read_events(out)
+    num_turns = sum(e["event"] == EventKind.MODEL_TURN for e in events)
+    if not num_turns:
+        raise DataError(f"{out}: the run was stopped before the model's first turn: there is nothing to replay")
+    first = events[0]
+    settings = settings_of(first)
+    asked = _AskedAgain(policy or policy_of(first, endpoint=endpoint), Tape(_ReadLog(out, events)), num_turns)
+    limits, approvals = AgentLimits(**first["limits"]), approvals_of(first["approvals"], f"{out / EVENTS}")
+    tools = RecordedTools(
+        _LoggedTools(events), asked.tape, AgentFolder(out), approvals, check=lambda *_: "", max_turns=limits.model_calls
+    )
+    try:
+        for _ in episodes(asked, first["task"], first["tools"], tools, limits, settings):
+            pass  # the policy stops behind the last turn, so none ends
+    finally:
+        if policy is None:
+            asked.close()
+    return ModelReplay(asked.equal, asked.differs)
+
+
+class _ReadLog(EventLog):
+    """A log that is read and not written: not even its file is opened."""
+
+    def __init__(self, folder: Path, events: list[Event]) -> None:
+        self.folder, self.events = folder, events
+
+    def append(self, what: EventKind, /, *, durable: bool = False, **fields: Any) -> Event:
+        raise DataError(f"{self.folder}: event {len(self.events)}, {what.value}, is missing before the last turn")
+
+    def close(self) -> None: ...
+
+
+class _LoggedTools(Toolbox):
+    """The tools that a run had. The log answers their calls."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        super().__init__([])
+        started = {e["tool"]: Effect(e["effect"]) for e in events if e["event"] == EventKind.TOOL_STARTED}
+        made = [ToolSpec(schema, Effect.NONE, NO_LIMIT) for schema in events[0]["tools"]]
+        self._specs = {s.name: ToolSpec(s.schema, started.get(s.name, Effect.NONE), NO_LIMIT) for s in made}
+
+    def specs(self) -> dict[str, ToolSpec]:
+        return self._specs
+
+
+class _AskedAgain(RecordedPolicy):
+    """Each recorded turn, once the policy has been asked for it and the two have been compared."""
+
+    def __init__(self, policy: Policy, tape: Tape, num_turns: int) -> None:
+        super().__init__(policy, tape)
+        self.tape, self.left = tape, num_turns
+        self.equal: list[int] = []
+        self.differs: dict[int, TurnDifference] = {}
+
+    def generate(self, next_request: NextRequest, concurrency: int | None = None) -> Iterator[tuple[TurnRequest, Turn]]:
+        while (request := next_request()) is not None:
+            event = self.tape.peek(EventKind.MODEL_TURN)
+            if event is None:
+                raise DataError(
+                    f"{self.tape.log.folder}: a turn is missing from the log: put the file back from a copy"
+                )
+            ((_, turn),) = self._policy.generate(behind(request), 1)
+            if turn.failure:
+                raise InfraError(turn.failure)
+            self._compare(event, turn)
+            self.left -= 1
+            if not self.left:
+                return
+            yield request, turn_of(event)
+
+    def _compare(self, event: Event, turn: Turn) -> None:
+        now = turn_fields(turn)
+        exact = "ids" in event and "ids" in now
+        compared = ("ids", "stop_reason") if exact else (*SAID, "text", "stop_reason")
+        if all(event[key] == now[key] for key in compared):
+            self.equal.append(event["turn"])
+            return
+        token = None
+        if exact:
+            pairs = zip_longest(event["ids"], now["ids"])
+            token = next((n for n, (was, new) in enumerate(pairs) if was != new), len(now["ids"]))
+        self.differs[event["turn"]] = TurnDifference(_said(event), _said(now), token)
+
+
+def _said(fields: Mapping[str, Any]) -> str:
+    calls = [c if isinstance(c, str) else json.dumps(c, ensure_ascii=False) for c in fields["calls"]]
+    return "\n".join(part for part in (fields["thinking"], fields["answer"], *calls) if part)
