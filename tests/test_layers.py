@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"errors", "types", "common", "text"},
     "tasks": {"errors", "types", "common", "config", "text", "data", "envs", "verify"},
     "rollout": {"errors", "types", "common", "model", "text", "engine", "endpoint", "envs", "tasks"},
-    "reward": {"errors", "types", "common", "model", "text", "data", "tasks", "verify"},
+    "reward": {"errors", "types", "common", "model", "cluster", "text", "data", "tasks", "verify"},
     "train": {
         "errors",
         "types",

@@ -22,7 +22,9 @@ from qwq.model import layouts
 from qwq.model.config import preset
 from qwq.model.transformer import Transformer
 from qwq.pipeline.stages.rl1 import Rl1Stage
+from qwq.reward.model import RewardModel
 from qwq.train.groups import Group
+from qwq.train.losses import preference_loss
 from qwq.train.optim import Optimizer
 from qwq.train.policy_update import PolicyUpdater
 from qwq.train.reference import ReferenceModel
@@ -116,6 +118,28 @@ def supervised(world: RankWorld, recompute: bool = False, documents: list[Any] =
     optimizer = Optimizer(made, Optim(), 1, division=divide(made, world, tokens=True))
     kept = _watched(optimizer)
     figures = supervised_step(made, optimizer, documents, 0)
+    return {"figures": figures, "gradient": kept}
+
+
+# Pairs of sequences, the better one first; two of them are one pass.
+PAIRS = [([(5 * i + j) % 40 for j in range(7 + 3 * i)], [(3 * i + 7 * j) % 40 for j in range(12 - i)]) for i in range(4)]
+
+
+def preferred(world: RankWorld, recompute: bool = False, pairs: list[Any] = PAIRS) -> Result:
+    """Figures and gradient of a reward model on one batch of pairs."""
+    made = RewardModel(model(recompute), torch.randn(32, generator=torch.Generator().manual_seed(1)))
+    optimizer = Optimizer(made, Optim(), 1, division=divide(made, world, tokens=True))
+    division = optimizer.division
+    kept = _watched(optimizer)
+
+    def one(part: list[Any]) -> dict[str, float]:
+        scores = division.module([a for a, _ in part] + [b for _, b in part], division.context)
+        loss = preference_loss(scores[: len(part)], scores[len(part) :]) * (len(part) / len(pairs))
+        loss.backward()
+        return {"loss": loss.item(), "scores": float(scores.detach().sum())}
+
+    shards = [[shard[i : i + 2] for i in range(0, len(shard), 2)] for shard in division.shards(pairs)]
+    figures = division.gradient(shards, one, optimizer.masters) | optimizer.step(0)
     return {"figures": figures, "gradient": kept}
 
 

@@ -38,6 +38,14 @@ class ContextGroup:
         bounds = self.bounds(num_tokens)
         return slice(bounds[self.rank], bounds[self.rank + 1])
 
+    def share(self, places_M: Tensor, num_tokens: int) -> tuple[slice, list[int]]:
+        """Which of the ascending `places_M` among the `num_tokens` of a pass are this process's
+        tokens, and how many each process has.
+        """
+        bounds = torch.tensor(self.bounds(num_tokens), device=places_M.device)
+        ends = torch.searchsorted(places_M, bounds).tolist()
+        return slice(ends[self.rank], ends[self.rank + 1]), [b - a for a, b in pairwise(ends)]
+
     def joined(self, own_WM: Tensor, counts: Sequence[int]) -> Tensor:
         """The rows of all processes, (W, M) in the order of the tokens, from this one's own and
         how many columns each has. Only this process's own carry a gradient.

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from qwq.cluster.ulysses import ContextGroup, DividedLayout
 from qwq.model.layouts import Packed, micro_batches
 from qwq.model.transformer import Transformer
 
@@ -36,13 +37,27 @@ class RewardModel(nn.Module):
         with torch.no_grad():
             self.score.weight.copy_(torch.zeros(1, width) if score is None else score.view(1, width))
 
-    def forward(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Raw scores (number of sequences,)."""
+    def forward(self, sequences: Sequence[Sequence[int]], context: ContextGroup | None = None) -> Tensor:
+        """Raw scores (S,) of S sequences of at least one token.
+
+        With `context` each process of the group computes its own tokens and has the scores of all;
+        the gradient goes through its own, as in `train.packing.batch_logprobs`.
+        """
         device = self.backbone.device
         lengths = torch.tensor([len(s) for s in sequences])
         ids_N = torch.tensor([t for s in sequences for t in s], device=device)
-        hidden_ND = self.backbone(ids_N, Packed(lengths.tolist(), device))
-        return self.score(hidden_ND[(lengths.cumsum(0) - 1).to(device)].float())[:, 0]
+        last_S = (lengths.cumsum(0) - 1).to(device)
+        layout = Packed(lengths.tolist(), device)
+        if context is None:
+            return self._scored(self.backbone(ids_N, layout), last_S)
+        own = context.own(len(ids_N))
+        inside, counts = context.share(last_S, len(ids_N))
+        hidden_nD = self.backbone(ids_N[own], DividedLayout(layout, context))
+        return context.joined(self._scored(hidden_nD, last_S[inside] - own.start)[None], counts)[0]
+
+    def _scored(self, hidden_ND: Tensor, where_S: Tensor) -> Tensor:
+        """Scores (S,) of the hidden states at `where_S`."""
+        return self.score(hidden_ND.index_select(0, where_S).float())[:, 0]
 
     @torch.no_grad()
     def raw_scores(self, sequences: Sequence[Sequence[int]], max_tokens: int = 8192) -> list[float]:

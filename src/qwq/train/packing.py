@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -44,9 +44,7 @@ class PackedBatch:
         each process of the group has.
         """
         own = context.own(self.num_tokens)
-        bounds = torch.tensor(context.bounds(self.num_tokens), device=self.where_M.device)
-        ends = torch.searchsorted(self.where_M, bounds).tolist()
-        inside = slice(ends[context.rank], ends[context.rank + 1])
+        inside, counts = context.share(self.where_M, self.num_tokens)
         batch = PackedBatch(
             self.ids_N[own],
             DividedLayout(self.layout, context),
@@ -54,7 +52,7 @@ class PackedBatch:
             self.targets_M[inside],
             self.weights_M[inside],
         )
-        return batch, [b - a for a, b in pairwise(ends)]
+        return batch, counts
 
 
 def batch_logprobs(

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.context_ranks import Ranks, kept_numbers, ranks, reinforced, supervised
+from support.context_ranks import Ranks, kept_numbers, preferred, ranks, reinforced, supervised
 
 from qwq.cluster.ulysses import ContextGroup
 from qwq.cluster.world import RankWorld
 from qwq.config import ClusterSection, load_recipe
 from qwq.errors import ConfigError
 from qwq.model.config import preset
+from qwq.pipeline.plan.counts import PlanContext
 from qwq.pipeline.plan.explain import explain
 from qwq.pipeline.plan.peak import update_phase
 from qwq.pipeline.plan.processes import check_context
+from qwq.pipeline.stage import stage_of
 
 RECIPE = Path(__file__).parents[2] / "e2e" / "cluster.toml"
 two_processes = pytest.mark.skipif(sys.platform != "linux", reason="gloo over the loopback interface of Linux")
@@ -71,6 +73,22 @@ def test_groups_with_a_shared_prompt_have_the_gradient_of_one_process(two, optio
 
 
 @two_processes
+@pytest.mark.parametrize("reduction", ["fixed", "scatter"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_reward_model_has_the_gradient_of_one_process(two, reduction, recompute):
+    same(two.run(preferred, {"reduction": reduction, "context": 2}, recompute), preferred(alone(), recompute))
+
+
+@two_processes
+def test_a_process_may_have_no_token_that_is_scored(two):
+    """Both last tokens, the first's among the second process's, or one process with no token."""
+    late = [([1, 2, 3, 4, 5, 6, 7, 8], [9])]
+    same(two.run(preferred, {"context": 2, "shards": 1}, False, late), preferred(alone(), False, late))
+    short = [([3], [4])]
+    same(two.run(preferred, {"context": 2, "shards": 1}, False, short), preferred(alone(), False, short))
+
+
+@two_processes
 def test_each_process_keeps_half_of_what_one_keeps(two):
     whole = kept_numbers(alone(), 400)["kept"]
     for one in two.run(kept_numbers, {"context": 2}, 400):
@@ -108,6 +126,19 @@ def test_the_plan_counts_a_process_s_share(tmp_path):
     text = explain(two, tmp_path)
     assert "2 processes divide the tokens of each pass and send 4.0 MiB for every 1,024 of them." in text
     assert "4 processes, 8 shards a step, at most 4 in each" in text
+
+
+def test_the_plan_counts_a_process_s_share_of_a_reward_model_s_pairs():
+    config = preset("tiny")
+    plans = []
+    for context in (1, 2):
+        recipe = load_recipe(RECIPE, {"cluster.processes": 4, "cluster.context": context})
+        stage = stage_of(recipe, "reward_model")
+        plans.append(stage.update(PlanContext(recipe, "reward_model", config), 100_000))
+    whole, half = plans
+    kept = 4 * 2 * 50_000 * 192  # attention's outputs of two layers, before they are sent back
+    assert half["activations"] == pytest.approx(whole["activations"] / 2 + kept)
+    assert half["gradients"] == whole["gradients"]
 
 
 def test_each_shard_is_computed_by_one_group():

@@ -57,7 +57,7 @@ class RewardModelStage(PairsStage):
     def update(self, context: PlanContext, tokens: int) -> dict[str, int]:
         trained = self.trained_parameters(context.recipe, context.config)
         copies = packed_copies(context.config, 1, tokens, 0.0)  # of rows that differ in length
-        return update_phase(context.recipe, context.config, tokens, trained, laid_out=copies, head=False, divided=False)
+        return update_phase(context.recipe, context.config, tokens, trained, laid_out=copies, head=False)
 
     def run(self, job: StageJob) -> StageResult:
         from qwq.model.weights import save_reward_model
@@ -85,7 +85,7 @@ class RewardModelStage(PairsStage):
         splits = self.pairs_of(job, model.backbone.config)
         pairs = splits["train"]
         steps = self.num_steps(len(pairs))
-        optimizer = Optimizer(model, self.optim, steps, division=job.run.divide(model))
+        optimizer = Optimizer(model, self.optim, steps, division=job.run.divide(model, tokens=True))
         job.run.resume(model, optimizer)
 
         division = optimizer.division
@@ -101,7 +101,7 @@ class RewardModelStage(PairsStage):
             batch = [pairs[i] for i in self.pairs_of_step(index, len(pairs), f"{job.seed}/{job.name}")]
 
             def one(part: list[PairExample]) -> dict[str, float]:
-                scores = scorer([p.chosen for p in part] + [p.rejected for p in part])
+                scores = scorer([p.chosen for p in part] + [p.rejected for p in part], division.context)
                 chosen, rejected = scores[: len(part)], scores[len(part) :]
                 loss = preference_loss(chosen, rejected) * (len(part) / len(batch))
                 loss.backward()
