@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from qwq.cluster.divide import divide
-from qwq.cluster.place import RankPlace
+from qwq.cluster.place import RankPlace, was_in_group
 from qwq.cluster.world import RankWorld, join
 from qwq.config import ClusterSection, ComputeSection, Optim
 from qwq.model import layouts
@@ -73,6 +73,11 @@ def _joined(
     config = ClusterSection(processes=size, timeout_s=60.0, work_timeout_s=60.0, **cluster)
     with join(config, RankPlace(rank, size, rank, size, meet)) as world:
         return work(world, *args)
+
+
+def grouped(world: RankWorld) -> Result:
+    """Whether this process knows of its process group."""
+    return {"grouped": was_in_group()}
 
 
 def model(recompute: bool = False) -> Transformer:

@@ -16,6 +16,7 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -37,7 +38,7 @@ from qwq.cli.release import push, release
 from qwq.cli.reward import reward_app
 from qwq.cli.run_processes import cluster_app
 from qwq.cli.sandbox import sandbox_app
-from qwq.cluster.place import is_launched, place_of
+from qwq.cluster.place import is_launched, leave, place_of, was_in_group
 from qwq.errors import ConfigError, Interrupted, PeerLost, QwqError, nearest
 
 if TYPE_CHECKING:
@@ -421,8 +422,24 @@ def run(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `qwq`: one line for every error a user can meet."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Entry point of `qwq`, which takes its arguments from the command line where `argv` is None:
+    the exit status. A process that was in a process group does not return from there, but ends by
+    `cluster.place.leave`.
+    """
+    if argv is not None:
+        return _status(argv)
+    try:
+        status = _status(sys.argv[1:])
+    except Exception:
+        if not was_in_group():
+            raise
+        traceback.print_exc()  # as the interpreter does
+        status = 1
+    return leave(status) if was_in_group() else status
+
+
+def _status(argv: Sequence[str]) -> int:
+    """`run`, with one line for every error a user can meet."""
     try:
         return run(argv)
     except CycloptsError as error:

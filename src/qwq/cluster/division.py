@@ -19,6 +19,7 @@ A part is whatever a caller makes a pass of; P below.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -41,8 +42,13 @@ def combined(sums: Sequence[Sums]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for one in sums:
         for name, value in one.items():
-            out[name] = max(out.get(name, value), value) if name.endswith(LARGEST) else out.get(name, 0) + value
+            out[name] = _larger(out.get(name, value), value) if name.endswith(LARGEST) else out.get(name, 0) + value
     return out
+
+
+def _larger(a: float, b: float) -> float:
+    """The larger number; NaN where one is, which `max` keeps or drops by their order."""
+    return b if b > a or math.isnan(b) else a
 
 
 class WholeBatch:

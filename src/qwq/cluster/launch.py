@@ -31,7 +31,7 @@ from qwq.errors import InfraError, Interrupted, PeerLost
 GRACE_S = 5.0  # between the end of one process and that of the others, which may have more to say
 POLL_S = 0.05
 HELD = "from qwq.common.signals import end_with_parent; end_with_parent({}); "  # by the launcher's id
-START = "from qwq.cli import main; from qwq.cluster.place import leave; leave(main())"
+START = "import sys; from qwq.cli import main; sys.exit(main())"
 QUIET = (None, 0, Interrupted.exit_status, PeerLost.exit_status)  # statuses of processes that caused nothing
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ LAUNCHED = "QWQ_RENDEZVOUS"  # set by `launch`: where its processes meet
 # torchrun's names, and Slurm's.
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
+_was_in_group = False  # set by `note_group`
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +82,30 @@ def is_launched() -> bool:
     return bool(os.environ.get(LAUNCHED))
 
 
-def leave(status: int) -> NoReturn:
-    """End a launched process: what it has registered for its end is run, what it wrote is flushed.
+def note_group() -> None:
+    """Remember that this process is, or was, one of a process group (`world.join`)."""
+    global _was_in_group
+    _was_in_group = True
 
-    The interpreter's own end is left out. Threads of a process group may outlive the group, as long
-    as anything refers to it, and abort there ("terminate called without an active exception"): a
-    run that was complete would be told as a failure.
+
+def was_in_group() -> bool:
+    """Whether this process has been one of a process group."""
+    return _was_in_group
+
+
+def leave(status: int) -> NoReturn:
+    """End a process that was in a process group: its Python threads are waited for, what it has
+    registered for its end is run, what it wrote is flushed.
+
+    The interpreter's own end is left out. torch's threads of a process group may outlive the group,
+    as long as anything refers to it, and abort there ("terminate called without an active
+    exception"): a run that was complete would be told as a failure. The command `qwq` ends so
+    whoever started it (`cli.main`). A program of your own that calls `qwq.train` under torchrun or
+    Slurm keeps its end: only it knows what else it has to do.
     """
+    threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter does, pools of threads among them
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # nobody reads it any more
+        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
             stream.flush()
     os._exit(status)

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from qwq.cluster.place import RankPlace
+from qwq.cluster.place import RankPlace, note_group
 from qwq.cluster.ulysses import ContextGroup
 from qwq.config import ClusterSection
 from qwq.errors import ConfigError, InfraError, PeerLost
@@ -186,6 +186,7 @@ def join(config: ClusterSection | None, place: RankPlace | None, device: str = "
         if place.rendezvous:
             _end_with_parent()
         os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.size)}
+        note_group()
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=config.timeout_s), rank=place.rank,
             world_size=place.size, init_method=_meeting(place),

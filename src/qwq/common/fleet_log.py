@@ -22,7 +22,15 @@ LEASE_ENDS = ("accepted", "late", "twice", "stale", "lost")  # events after whic
 def last_events(files: RunFolder) -> Path | None:
     """The file of events that was written last; None for a run without a fleet."""
     paths = files.path.glob("fleet/*/events.jsonl")
-    return max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return max(paths, key=_written_ns, default=None)
+
+
+def _written_ns(path: Path) -> int:
+    """When a file was written; -1 for one that was moved aside since it was listed."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return -1
 
 
 def last_engines(files: RunFolder, now: float | None = None) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -35,12 +43,24 @@ def last_engines(files: RunFolder, now: float | None = None) -> tuple[str, dict[
 
 def driver() -> dict[str, Any]:
     """What the first event of a trainer says of itself."""
-    return {"host": socket.gethostname(), "pid": os.getpid()}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def _started(pid: int) -> str:
+    """Start time of a process, in ticks, and the boot of this host, as `cluster.detached` has them;
+    "ended" for one that nobody has waited for yet, "" where the system does not say.
+    """
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    return "ended" if state in ("Z", "X") else f"{fields[18]} {boot}"
 
 
 def driver_gone(event: Mapping[str, Any]) -> bool:
-    """Whether the trainer that wrote this `DRIVER` event has ended; False where it ran on another
-    host, which cannot be asked.
+    """Whether the trainer that wrote this `DRIVER` event has ended, also where another process has
+    its id now; False where it ran on another host, which cannot be asked.
     """
     if event["host"] != socket.gethostname():
         return False
@@ -49,8 +69,9 @@ def driver_gone(event: Mapping[str, Any]) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:  # it is somebody else's, and there
-        return False
-    return False
+        pass
+    now = _started(event["pid"])
+    return bool(now and event.get("started")) and now != event["started"]
 
 
 def engine_states(events: Sequence[Mapping[str, Any]], now: float | None = None) -> dict[str, dict[str, Any]]:

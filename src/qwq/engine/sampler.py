@@ -50,18 +50,19 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         checks = {
-            "temperature": 0 <= self.temperature < math.inf,
-            "top_k": self.top_k >= 0,
-            "top_p": 0 < self.top_p <= 1,
-            "min_p": 0 <= self.min_p <= 1,
-            "max_new_tokens": self.max_new_tokens >= 1,
-            "repetition_penalty": self.repetition_penalty > 0,
-            "presence_penalty": -2 <= self.presence_penalty <= 2,
-            "frequency_penalty": -2 <= self.frequency_penalty <= 2,
+            "temperature": (0 <= self.temperature < math.inf, "from 0"),
+            "top_k": (self.top_k >= 0, "from 0"),
+            "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
+            "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
+            "max_new_tokens": (self.max_new_tokens >= 1, "from 1"),
+            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0"),
+            "presence_penalty": (-2 <= self.presence_penalty <= 2, "from -2 to 2"),
+            "frequency_penalty": (-2 <= self.frequency_penalty <= 2, "from -2 to 2"),
+            "logit_bias": (all(math.isfinite(bias) for _, bias in self.logit_bias), "of finite numbers"),
         }
-        for name, ok in checks.items():
-            if not ok:
-                raise ConfigError(f"sampling: {name}={getattr(self, name)} is out of range")
+        for name, (fits, limits) in checks.items():
+            if not fits:
+                raise ConfigError(f"sampling: {name}={getattr(self, name)} is out of range: give one {limits}")
         if 0 < self.temperature < NEAR_GREEDY:
             object.__setattr__(self, "temperature", 0.0)
 
@@ -133,7 +134,7 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
 
     The log-probability is that of the tempered distribution before any cut, which is what a policy
     gradient differentiates. Greedy rows report it at temperature 1. It is NaN if a row's logits
-    hold NaN or infinity.
+    hold NaN or plus infinity; a token of minus infinity is never drawn.
     """
     assert not params.needs_history and not params.logit_bias, "penalties and bias need `penalise`, row by row"
     rows = max(1, SAMPLED_AT_ONCE // logits_BV.shape[-1])
@@ -234,17 +235,18 @@ def penalise(logits_V: Tensor, params: SamplingParams, prompt_ids: Tensor, outpu
 def sample_token(
     logits_V: Tensor, params: SamplingParams, draw: float, *, raw_V: Tensor | None = None, top: int | None = None
 ) -> SampledToken:
-    """Sample one token from float32 logits with the random number `draw` in [0, 1).
+    """Sample one token from float32 logits (V,) with the random number `draw` in [0, 1): the token
+    that `sample` draws.
 
-    The same token that `sample` draws (same order of the same masses), found without sorting the
-    vocabulary. `raw_V` are the model's own logits, given with `top` when log-probabilities are
-    wanted (`top` alternatives, 0 for none).
+    `raw_V` are the model's own logits (V,), given with `top` when log-probabilities are wanted
+    (`top` alternatives, 0 for none).
     """
     if params.temperature == 0:
         token = int(logits_V.argmax())
     else:
         scaled_V = logits_V if params.temperature == 1 else logits_V / params.temperature
-        token = _draw(scaled_V, params, draw)
+        draw_1 = torch.tensor([draw], dtype=torch.float64, device=logits_V.device)
+        token = int(_draw_rows(scaled_V.log_softmax(-1).exp()[None], params, draw_1))
     if top is None or raw_V is None:
         return SampledToken(token)
     raw_logprobs_V = raw_V - raw_V.logsumexp(-1)
@@ -254,35 +256,3 @@ def sample_token(
     return SampledToken(
         token, float(raw_logprobs_V[token]), processed, tuple(zip(ids.tolist(), values.tolist(), strict=True))
     )
-
-
-def _draw(scaled_V: Tensor, params: SamplingParams, draw: float) -> int:
-    V = len(scaled_V)
-    if params.top_k and params.top_k < V:
-        values, ids = scaled_V.topk(params.top_k)
-        probs = values.softmax(-1)
-    elif params.top_p < 1:
-        values, ids = scaled_V.topk(min(FIRST_LOOK, V))
-        probs = (values - scaled_V.logsumexp(-1)).exp()
-        if len(ids) < V and float(probs.sum()) < params.top_p:
-            probs, ids = scaled_V.softmax(-1).sort(descending=True)
-    else:
-        probs_V = scaled_V.softmax(-1)
-        if params.min_p > 0:
-            probs_V = probs_V.masked_fill(probs_V < params.min_p * probs_V.max(), 0.0)
-        return _invert(probs_V, draw)
-    if params.top_p < 1:
-        # Of what top-k left; of everything where there is no top-k.
-        mass = probs.sum() if params.top_k else 1.0
-        cut = probs.cumsum(-1) - probs >= params.top_p * mass
-        cut[0] = False
-        probs = probs.masked_fill(cut, 0.0)
-    if params.min_p > 0:
-        probs = probs.masked_fill(probs < params.min_p * probs[0], 0.0)
-    ids, order = ids[probs > 0].sort()
-    return int(ids[_invert(probs[probs > 0][order], draw)])
-
-
-def _invert(probs: Tensor, draw: float) -> int:
-    """`_first_above` of one row."""
-    return int(_first_above(probs[None], torch.tensor([draw], dtype=torch.float64, device=probs.device)))

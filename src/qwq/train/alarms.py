@@ -102,7 +102,7 @@ def mismatch_alarms(metrics: Mapping[str, Any], rollout: RolloutSection, *, exac
     if rollout.policy == "local" or mean <= limit:
         return []
     return [
-        f"engines and trainer differ by {mean:.2e} nats a token on average, rollout.mismatch_alarm is {limit:.0e}: "
+        f"engines and trainer differ by {mean:.2e} nats a token on average, rollout.mismatch_alarm is {limit:.2e}: "
         "give them the trainer's dtype, or raise the limit; importance_cap corrects for it"
     ]
 
@@ -115,11 +115,13 @@ class Watch:
 
     def alarms(self, metrics: Mapping[str, Any]) -> list[str]:
         """Take in one step's metrics and say what is out of range."""
+        seen = set()  # a step that says nothing new of a number repeats no alarm about it
         for key in WATCHED:
             value = metrics.get(key)
             if isinstance(value, int | float) and math.isfinite(value):  # one NaN would silence every limit for good
                 self._remember(key, float(value))
-        found = [text for limit in LIMITS if (text := self._check(limit))]
+                seen.add(key)
+        found = [text for limit in LIMITS if limit.key in seen and (text := self._check(limit))]
         found += verdict_alarms(metrics.get("outcomes", {}), self._verdicts_before(metrics.get("outcomes", {})))
         if metrics.get("skipped"):
             found.append(

@@ -8,7 +8,7 @@ makes no prompt worth keeping.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,14 +123,24 @@ def after_refills(rollouts: Sequence[Rollout], prompts: int) -> list[Rollout]:
 
 
 def without_truncated(groups: Sequence[Group]) -> list[Group]:
-    """Groups without the completions that the limit cut off; their rewards have counted in the
-    advantages of the others.
+    """Groups without the completions that a limit cut off."""
+    return _only(groups, lambda rollout: rollout.stop_reason not in TRUNCATED)
+
+
+def with_tokens(groups: Sequence[Group]) -> list[Group]:
+    """Groups without the completions that have no token, as behind a prompt that fills the model's
+    positions: there is nothing to learn from.
+    """
+    return _only(groups, lambda rollout: bool(rollout.completion_ids))
+
+
+def _only(groups: Sequence[Group], learnt: Callable[[Rollout], bool]) -> list[Group]:
+    """Groups with the completions that are learnt from; the rewards of the others have counted in
+    the advantages.
     """
     out = []
     for group in groups:
-        pairs = [
-            (r, a) for r, a in zip(group.rollouts, group.advantages, strict=True) if r.stop_reason not in TRUNCATED
-        ]
+        pairs = [(r, a) for r, a in zip(group.rollouts, group.advantages, strict=True) if learnt(r)]
         if pairs:
             out.append(Group([r for r, _ in pairs], [a for _, a in pairs]))
     return out

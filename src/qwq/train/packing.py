@@ -98,7 +98,7 @@ def pack_groups(
     """Pack groups of completions that share a prompt; the prompt is computed once a group.
 
     A prompt's last token opens each of its completions: it is fed once per completion, as the token
-    that predicts the completion's first. `masks` choose the predicted tokens, `extra` their further
+    that predicts the completion's first. None of them is empty. `masks` choose the predicted tokens, `extra` their further
     numbers.
     """
     ids: list[int] = []
@@ -110,6 +110,7 @@ def pack_groups(
         targets.extend(prompt[1:])
         chosen.extend([0] * (len(prompt) - 1))
         for s, completion in enumerate(completions[g]):
+            assert completion, "a completion without tokens predicts nothing"
             ids.append(prompt[-1])
             ids.extend(completion[:-1])
             targets.extend(completion)

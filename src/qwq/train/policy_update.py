@@ -20,7 +20,7 @@ from qwq.cluster.division import combined
 from qwq.config import ComputeSection, RlConfig, RolloutSection
 from qwq.errors import InfraError
 from qwq.model.transformer import Transformer
-from qwq.train.groups import Group
+from qwq.train.groups import Group, with_tokens
 from qwq.train.losses import BatchSize, ImportanceRule, Loss, PolicyTerms, load_loss, policy_terms
 from qwq.train.optim import Optimizer
 from qwq.train.packing import PackedBatch, batch_logprobs, micro_batches, pack_groups
@@ -79,12 +79,16 @@ class PolicyUpdater:
         return IMPORTANCE_CAP if not self.exact or self.sampler.policy == "vllm" or self.sampler.max_lag else 0.0
 
     def update(self, step: int, groups: list[Group], *, batch: Sequence[Rollout] | None = None) -> dict[str, Any]:
-        """`updates` optimiser steps on `groups`; metrics of the step.
+        """`updates` optimiser steps on `groups`; metrics of the step. Without a token to learn from
+        none is taken.
 
         `batch` are the step's rollouts before any was left out, which the normaliser counts;
         default: those of `groups`.
         """
         self.version = step * self.config.updates
+        groups = with_tokens(groups)
+        if not groups:
+            return {"loss": 0.0, "trained_tokens": 0}
         normaliser = self._normaliser([r for g in groups for r in g.rollouts] if batch is None else batch)
         shards = [self._micro_batches(shard) for shard in self.division.shards(groups)]
         updates: list[dict[str, float]] = []
@@ -220,7 +224,7 @@ class PolicyUpdater:
     def _hold(self, what: str, difference: float, allowed: float) -> None:
         if self.sampler.policy != "local":
             return  # an alarm of its own limit tells (`alarms`)
-        if difference > allowed and self.exact:
+        if not difference <= allowed and self.exact:  # nor is NaN
             raise InfraError(
                 f"sampler and trainer disagree: log-probabilities differ by {difference:.2e} {what}, {allowed:.0e} is "
                 "allowed; the rollouts do not come from these weights (delete the stage's rollouts folder and run "

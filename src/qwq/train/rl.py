@@ -180,7 +180,7 @@ class RlTrainer:
         metrics = self._describe(rollouts, form_groups(rollouts))
         started = time.perf_counter()
         learnt = without_truncated(learnt) if self.config.mask_truncated else learnt
-        metrics |= self.updater.update(step, learnt, batch=batch) if learnt else {"loss": 0.0, "trained_tokens": 0}
+        metrics |= self.updater.update(step, learnt, batch=batch)
         totals.training_s += time.perf_counter() - started
         totals.trained_tokens += metrics["trained_tokens"]
         metrics |= totals.seconds_since(before)

@@ -4,6 +4,7 @@ process without shards up to rounding. The processes are threads here.
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -120,6 +121,13 @@ def test_items_go_to_shards_in_turn_and_blocks_are_consecutive():
 
 def test_figures_are_added_and_of_some_the_largest_counts():
     assert combined([{"n": 1, "x_max": 2.0}, {"n": 2, "x_max": 5.0}, {"x_max": 1.0}]) == {"n": 3, "x_max": 5.0}
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_figure_that_is_no_number_is_the_largest_wherever_it_stands(place):
+    values = [1.0, 2.0]
+    values.insert(place, float("nan"))
+    assert math.isnan(combined([{"x_max": value} for value in values])["x_max"])
 
 
 def test_without_a_launcher_several_processes_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -54,3 +55,35 @@ def test_a_launched_process_leaves_with_its_status_its_last_words_and_its_clean_
 def test_a_launched_process_leaves_also_where_nobody_reads_its_words():
     code = "import os; from qwq.cluster.place import leave; print('x'); os.close(1); leave(4)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60).returncode == 4
+
+
+def test_a_process_leaves_after_what_its_pools_of_threads_still_do():
+    code = (
+        "import time; from concurrent.futures import ThreadPoolExecutor; from qwq.cluster.place import leave; "
+        "ThreadPoolExecutor(1).submit(lambda: (time.sleep(0.3), print('written', end=''))); leave(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "written", "")
+
+
+# The interpreter's own end aborts, as it does with torch's threads.
+ABORTS = "import ctypes; ctypes.pythonapi.Py_AtExit(ctypes.CDLL(None).abort); "
+QWQ = "import sys; sys.argv = ['qwq', {!r}]; from qwq.cli import main; sys.exit(main())"
+
+
+def ended(command: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    code = f"{ABORTS}{before}{QWQ.format(command)}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library of Linux")
+def test_the_command_leaves_so_whoever_started_it_where_there_was_a_process_group():
+    """Under torchrun and Slurm as from the launcher of ours; a bug's traceback has the last word."""
+    group = "from qwq.cluster.place import note_group; note_group(); "
+    assert ended("recipes").returncode == -signal.SIGABRT
+    done = ended("recipes", group)
+    assert done.returncode == 0 and "tiny" in done.stdout
+    assert ended("nonsense", group).returncode == 2
+    bug = "import qwq.cli.commands as c; c.run = lambda argv: 1 / 0; "
+    done = ended("recipes", group + bug)
+    assert done.returncode == 1 and done.stderr.endswith("ZeroDivisionError: division by zero\n")

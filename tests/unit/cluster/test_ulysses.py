@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.context_ranks import Ranks, kept_numbers, preferred, ranks, reinforced, supervised
+from support.context_ranks import Ranks, grouped, kept_numbers, preferred, ranks, reinforced, supervised
 
+from qwq.cluster.place import was_in_group
 from qwq.cluster.ulysses import ContextGroup
 from qwq.cluster.world import RankWorld
 from qwq.config import ClusterSection, load_recipe
@@ -93,6 +94,13 @@ def test_each_process_keeps_half_of_what_one_keeps(two):
     whole = kept_numbers(alone(), 400)["kept"]
     for one in two.run(kept_numbers, {"context": 2}, 400):
         assert 0.45 < one["kept"] / whole < 0.6
+
+
+@two_processes
+def test_a_process_of_a_group_knows_that_it_was_one(two):
+    """It ends by `place.leave`."""
+    assert not was_in_group()
+    assert two.run(grouped, {}) == [{"grouped": True}] * 2
 
 
 def test_tokens_are_divided_as_evenly_as_they_go():

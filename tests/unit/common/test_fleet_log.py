@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -59,7 +61,7 @@ def test_a_lease_is_open_no_longer_than_its_deadline_and_its_trainer():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     here = driver()
-    assert here == {"host": socket.gethostname(), "pid": os.getpid()}
+    assert (here["host"], here["pid"]) == (socket.gethostname(), os.getpid())
     assert leased(here) == 2
     assert leased(here, now=160.0) == 0
     assert leased({"host": socket.gethostname(), "pid": gone.pid}) == 0
@@ -73,3 +75,23 @@ def test_a_lease_is_open_no_longer_than_its_deadline_and_its_trainer():
 def test_a_straggler_that_is_cut_has_no_open_lease(event, group, count):
     """Nothing else may come of it: its engine is told to stop."""
     assert leased(driver(), {"event": event, "group": group, "step": 0}) == count
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says when a process started")
+def test_a_trainer_whose_id_another_process_has_is_gone():
+    here = driver()
+    ticks, boot = here["started"].split()
+    assert leased(here) == 2
+    assert leased(here | {"started": f"{int(ticks) - 1} {boot}"}) == 0
+    assert leased(here | {"started": f"{ticks} another-boot"}) == 0
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    while Path(f"/proc/{ended.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert leased({"host": here["host"], "pid": ended.pid, "started": here["started"]}) == 0  # nobody waited for it
+    ended.wait()
+
+
+def test_a_log_that_was_moved_aside_since_it_was_listed_is_no_error(tmp_path, monkeypatch):
+    gone = tmp_path / "fleet" / "rl1" / "events.jsonl"
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([gone]))
+    assert last_engines(RunFolder(tmp_path)) == ("rl1", {})

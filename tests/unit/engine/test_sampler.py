@@ -239,3 +239,42 @@ def test_parameters_out_of_range_are_named(bad):
     (name,) = bad
     with pytest.raises(ConfigError, match=f"{name}="):
         SamplingParams(**bad)
+
+
+@pytest.mark.parametrize(("draw", "token"), [(0.1, 0), (0.5, 1), (0.9, 2)])
+@pytest.mark.parametrize("params", [SamplingParams(top_k=1), SamplingParams(top_k=2, min_p=0.5)])
+def test_a_request_alone_keeps_tokens_as_likely_as_the_last_one_too(monkeypatch, params, draw, token):
+    """As in a batch: the three likeliest of four have one probability, which 16 bits often give."""
+    logits = torch.tensor([2.0, 2.0, 2.0, 0.0])
+    monkeypatch.setattr(sampler, "uniforms", lambda seeds, counters: torch.full((1,), draw, dtype=torch.float64))
+    one = torch.zeros(1, dtype=torch.long)
+    assert sample(logits[None], params, one, one)[0].tolist() == [token]
+    assert sample_token(logits, params, draw).id == token
+
+
+CUTS = {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 2, "top_p": 0.5, "min_p": 0.1}, {}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_give_a_token_whose_logprob_says_so(cut, odd):
+    """Those of a drafting model are not looked at before: it ended the engine where there was a cut."""
+    logits = torch.tensor([0.0, odd, 1.0])
+    token = sample_token(logits, SamplingParams(**cut), 0.5, raw_V=logits, top=0)
+    assert 0 <= token.id < 3 and token.raw is not None and not math.isfinite(token.raw)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "limits"),
+    [
+        ("top_p", 0.0, "above 0, at most 1"),
+        ("top_k", -1, "from 0"),
+        ("temperature", math.nan, "from 0"),
+        ("repetition_penalty", math.inf, "above 0"),
+        ("presence_penalty", 2.5, "from -2 to 2"),
+        ("logit_bias", ((1, math.nan),), "of finite numbers"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_with_the_range(key, value, limits):
+    with pytest.raises(ConfigError, match=rf"sampling: {key}=.* is out of range: give one {limits}"):
+        SamplingParams(**{key: value})

@@ -90,3 +90,11 @@ def test_a_verdict_of_every_step_is_an_alarm_and_survives_a_resume():
 def test_a_skipped_step_is_said():
     (text,) = Watch({}).alarms({"skipped": 1.0, "grad_norm": float("nan")})
     assert "skipped" in text
+
+
+def test_a_step_without_a_number_repeats_no_alarm_about_it():
+    """A step that trained on nothing has no clip fraction, and one between two looks no KL."""
+    watch = Watch({})
+    assert run(watch, "clip_fraction", [0.6] * WINDOW)[-1]
+    assert watch.alarms({"zero_signal": 0.1}) == [] == watch.alarms({"clip_fraction": float("nan")})
+    assert watch.alarms({"clip_fraction": 0.6}) == ["60% of tokens are clipped: lower optim.lr or updates"]

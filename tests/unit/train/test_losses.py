@@ -505,3 +505,14 @@ def test_decoupled_ppo_clips_around_the_trainers_own_and_weighs_by_the_sampler()
     terms = policy_terms(now, torch.ones(1), old_logprob_N=proximal, sampler_logprob_N=sampler)
     torch.testing.assert_close(terms.loss_N, torch.tensor([-1.28 * 2.0]))
     assert terms.ratio_N.item() == pytest.approx(1.5) and terms.clipped_N.item() == 1
+
+
+@pytest.mark.parametrize("target", [-1, 17])
+def test_a_target_beyond_the_vocabulary_is_an_error_in_blocks_too(target, monkeypatch):
+    """No block has it: its logit was taken as 0."""
+    hidden, weight, targets = torch.randn(2, 3), torch.randn(17, 3), torch.tensor([16, target])
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        token_logprobs(hidden, weight, targets)
+    monkeypatch.setattr(logprobs, "WHOLE_VOCABULARY", 0)
+    with pytest.raises(IndexError, match=rf"targets are {min(16, target)} to {max(16, target)}, .* has 17 entries"):
+        token_logprobs(hidden, weight, targets)

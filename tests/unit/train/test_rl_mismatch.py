@@ -61,8 +61,23 @@ def test_engines_over_http_raise_an_alarm_at_their_own_limit(updater: PolicyUpda
     updater._check_mismatch(*differing(0.5))
     assert mismatch_alarms({"mismatch_mean": 9e-5}, updater.sampler) == []
     (alarm,) = mismatch_alarms({"mismatch_mean": 2e-4}, updater.sampler)
-    assert "2.00e-04 nats" in alarm and "mismatch_alarm is 1e-04" in alarm
+    assert "2.00e-04 nats" in alarm and "mismatch_alarm is 1.00e-04" in alarm
     assert mismatch_alarms({"mismatch_mean": 2e-4}, RolloutSection()) == []
     usual = RolloutSection(policy="qwq", endpoints=["http://a"])
     assert mismatch_alarms({"mismatch_mean": 6e-5}, usual) and not mismatch_alarms({"mismatch_mean": 4e-5}, usual)
     assert not mismatch_alarms({"mismatch_mean": 0.01}, usual, exact=False)
+
+
+def test_an_alarm_shows_the_limit_that_was_passed(updater: PolicyUpdater) -> None:
+    """In one digit 0.015 was 1e-02."""
+    sampler = RolloutSection(policy="qwq", endpoints=["http://a"], mismatch_alarm=0.015)
+    (alarm,) = mismatch_alarms({"mismatch_mean": 0.016}, sampler)
+    assert "differ by 1.60e-02 nats" in alarm and "mismatch_alarm is 1.50e-02" in alarm
+
+
+def test_a_log_probability_that_is_no_number_stops_the_step(updater: PolicyUpdater) -> None:
+    """NaN is not above a limit, and was trained on."""
+    with pytest.raises(InfraError, match="differ by nan at most, 1e-03 is allowed"):
+        updater._check_mismatch(*differing(0.0, float("nan")))
+    with pytest.raises(InfraError, match="differ by nan on average"):
+        updater._check_mean_mismatch(float("nan"))

@@ -211,3 +211,32 @@ def test_options_that_would_be_ignored_are_refused(options, message):
 
 def test_stage_2_regularises_with_the_right_gradient():
     assert Rl2Stage(kind="rl2", steps=1, mix={"math": 1.0}).kl_estimator == "k3_ratio"
+
+
+def test_a_completion_without_tokens_counts_in_the_advantages_and_is_not_trained_on(tmp_path):
+    """Behind a prompt that fills the model's positions nothing is sampled; with a KL term such a
+    group is kept, and shifted the tokens of all others by one.
+    """
+
+    def unfinished(rl, *groups: int) -> list[Rollout]:
+        made = rollouts(rl)
+        for r in made:
+            if r.group in groups:
+                r.completion_ids, r.sampled_mask, r.sampler_logprobs, r.weight_versions = [], [], [], []
+                r.stop_reason = StopReason.CONTEXT
+        return made
+
+    def without(rl, *groups: int) -> list[Rollout]:
+        made = rollouts(rl)
+        for r in made:
+            if r.group in groups:
+                r.reward = None
+        return made
+
+    found = step(tmp_path / "a", made=lambda rl: unfinished(rl, 1, 2), kl=0.1)
+    expected = step(tmp_path / "b", made=lambda rl: without(rl, 1, 2), kl=0.1)
+    for name in ("grad_norm", "trained_tokens", "kl", "loss"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-6), name
+    assert found["trained_tokens"] > 0
+    nothing = step(tmp_path / "c", made=lambda rl: unfinished(rl, 0, 1, 2, 3), kl=0.1)
+    assert nothing["trained_tokens"] == 0 and nothing["loss"] == 0.0 and "grad_norm" not in nothing

@@ -96,6 +96,11 @@ class _BlockedLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float):
+        size = len(weight_VD)
+        if bool(((targets_N < 0) | (targets_N >= size)).any()):  # no block has them: they would weigh as a logit of 0
+            raise IndexError(
+                f"targets are {int(targets_N.min())} to {int(targets_N.max())}, the vocabulary has {size:,} entries"
+            )
         found = [
             _blocked_statistics(h, weight_VD, targets, temperature)
             for h, targets in zip(hidden_ND.split(BLOCK_TOKENS), targets_N.split(BLOCK_TOKENS), strict=True)
@@ -169,9 +174,10 @@ def token_logprobs(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, temperature: float = 1.0, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (N,) of each target under softmax(hidden @ weight.T / temperature), and the
-    entropy (N,), in nats.
+    entropy (N,), in nats; both in float32. Only the log-probability has a gradient.
 
-    `chunk`: how many tokens have whole rows of logits at a time; None leaves the way to the
+    `hidden_ND` and `weight_VD` have one dtype, `targets_N` is int64 in [0, V): another one is an
+    IndexError or, whole rows at a time, torch's own error. `chunk`: how many tokens have whole rows of logits at a time; None leaves the way to the
     vocabulary's size and the device.
     """
     if chunk is None and weight_VD.shape[0] > WHOLE_VOCABULARY and hidden_ND.device.type == "cpu" and len(hidden_ND):
