@@ -127,7 +127,9 @@ def supervised(world: RankWorld, recompute: bool = False, documents: list[Any] =
 
 
 # Pairs of sequences, the better one first; two of them are one pass.
-PAIRS = [([(5 * i + j) % 40 for j in range(7 + 3 * i)], [(3 * i + 7 * j) % 40 for j in range(12 - i)]) for i in range(4)]
+PAIRS = [
+    ([(5 * i + j) % 40 for j in range(7 + 3 * i)], [(3 * i + 7 * j) % 40 for j in range(12 - i)]) for i in range(4)
+]
 
 
 def preferred(world: RankWorld, recompute: bool = False, pairs: list[Any] = PAIRS) -> Result:

@@ -98,8 +98,8 @@ def pack_groups(
     """Pack groups of completions that share a prompt; the prompt is computed once a group.
 
     A prompt's last token opens each of its completions: it is fed once per completion, as the token
-    that predicts the completion's first. None of them is empty. `masks` choose the predicted tokens, `extra` their further
-    numbers.
+    that predicts the completion's first. None of them is empty. `masks` choose the predicted
+    tokens, `extra` their further numbers.
     """
     ids: list[int] = []
     targets: list[int] = []

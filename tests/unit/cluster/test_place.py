@@ -78,7 +78,7 @@ def ended(command: str, before: str = "") -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library of Linux")
 def test_the_command_leaves_so_whoever_started_it_where_there_was_a_process_group():
-    """Under torchrun and Slurm as from the launcher of ours; a bug's traceback has the last word."""
+    """Under torchrun and Slurm as from our launcher; a bug has the last word."""
     group = "from qwq.cluster.place import note_group; note_group(); "
     assert ended("recipes").returncode == -signal.SIGABRT
     done = ended("recipes", group)

@@ -258,7 +258,7 @@ CUTS = {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 2, "top_p": 0.5, 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
 def test_logits_that_are_no_numbers_give_a_token_whose_logprob_says_so(cut, odd):
-    """Those of a drafting model are not looked at before: it ended the engine where there was a cut."""
+    """Those of a drafting model are not looked at before: with a cut they ended the engine."""
     logits = torch.tensor([0.0, odd, 1.0])
     token = sample_token(logits, SamplingParams(**cut), 0.5, raw_V=logits, top=0)
     assert 0 <= token.id < 3 and token.raw is not None and not math.isfinite(token.raw)

@@ -177,8 +177,8 @@ def token_logprobs(
     entropy (N,), in nats; both in float32. Only the log-probability has a gradient.
 
     `hidden_ND` and `weight_VD` have one dtype, `targets_N` is int64 in [0, V): another one is an
-    IndexError or, whole rows at a time, torch's own error. `chunk`: how many tokens have whole rows of logits at a time; None leaves the way to the
-    vocabulary's size and the device.
+    IndexError or, whole rows at a time, torch's own error. `chunk`: how many tokens have whole rows
+    of logits at a time; None leaves the way to the vocabulary's size and the device.
     """
     if chunk is None and weight_VD.shape[0] > WHOLE_VOCABULARY and hidden_ND.device.type == "cpu" and len(hidden_ND):
         return _BlockedLogprobs.apply(hidden_ND, weight_VD, targets_N, temperature)
