@@ -34,7 +34,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwq.agent.report import NumberSource, check_numbers
+from qwq.agent.report import NumberSource
+from qwq.agent.report.trace import Trace
 
 SETS = {path.stem: path for path in sorted((Path(__file__).parent / "agent_prose").glob("*.toml"))}
 EXPRESSION = re.compile(r"\{([^{}]+)\}")
@@ -104,19 +105,19 @@ def filled(expression: str, names: dict[str, Any]) -> str:
     return format(value, spec[1] if spec else "")
 
 
-def flagged_in(report: Report, text: str, start: int, end: int) -> bool:
-    checks = check_numbers(text, report.sources)
+def flagged_in(trace: Trace, text: str, start: int, end: int) -> bool:
+    checks = trace.check(text)
     return any(c.source is None and c.start < end + NEAR and start - NEAR < c.end for c in checks)
 
 
-def planted(report: Report) -> Iterator[tuple[str, str, bool]]:
+def planted(report: Report, trace: Trace) -> Iterator[tuple[str, str, bool]]:
     """(kind, the line with the wrong number, whether it was caught)."""
     for slot in report.slots:
         for kind, wrong in slot.wrong:
             text = report.text[: slot.start] + wrong + report.text[slot.end :]
             line = text[text.rfind("\n", 0, slot.start) + 1 : slot.start] + f">>{wrong}<<"
             line += text[slot.start + len(wrong) :].partition("\n")[0]
-            yield kind, line, flagged_in(report, text, slot.start, slot.start + len(wrong))
+            yield kind, line, flagged_in(trace, text, slot.start, slot.start + len(wrong))
 
 
 def measure(name: str, show: bool) -> dict[str, Any]:
@@ -125,7 +126,8 @@ def measure(name: str, show: bool) -> dict[str, Any]:
     caught: Counter[str] = Counter()
     for scene in tomllib.loads(SETS[name].read_text(encoding="utf-8"))["scene"]:
         report = build(scene)
-        bad = [c for c in check_numbers(report.text, report.sources) if c.source is None]
+        trace = Trace(report.sources)
+        bad = [c for c in trace.check(report.text) if c.source is None]
         slots = [s for s in report.slots if s.end > s.start]
         hit = [s for s in slots if any(c.start < s.end and s.start < c.end for c in bad)]
         stray = [c for c in bad if not any(c.start < s.end and s.start < c.end for s in slots)]
@@ -135,7 +137,7 @@ def measure(name: str, show: bool) -> dict[str, Any]:
             for check in bad:
                 a, b = max(0, check.start - 90), check.end + 60
                 print("FLAGGED", scene["name"], repr(report.text[a:b]), check.text, "|", check.reason)
-        for kind, line, is_caught in planted(report):
+        for kind, line, is_caught in planted(report, trace):
             wrong[kind] += 1
             caught[kind] += is_caught
             if show and not is_caught:

@@ -18,6 +18,7 @@ from qwq.agent.report.reader import read_numbers
         ("1,11,94,550 people, \u20b94,613.35 crore and 62.3 lakh", [11194550, 46133500000, 6230000]),
         ("The host 192.168.10.254 runs 1.20.3.", []),
         ("close to one and a half million", [1.5e6]),
+        ("a Km of 0.438 mM and a rate of 5 M", [0.438, 5e6]),
         ("3 hours and 14 minutes, 2 min 5 s", [194, 125]),
     ],
 )

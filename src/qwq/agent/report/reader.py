@@ -309,8 +309,8 @@ def _suffix(text: str, end: int, currency: bool) -> tuple[float, float, int, boo
             end = suffix.end()
             break
         if suffix["scale"]:
-            if suffix["scale"] in ("m", "mm", "t", "b") and not currency:
-                break  # metres, millimetres, tonnes, bytes
+            if suffix["scale"] in ("m", "mm", "mM", "t", "b") and not currency:
+                break  # metres, millimetres, millimolar, tonnes, bytes
             if scale != 1:
                 break
             scale = SCALES[word]
