@@ -5,7 +5,7 @@ Imports without torch.
 
 from __future__ import annotations
 
-from qwq.common.memory import GIB, Memory, on_cuda
+from qwq.common.memory import GIB, on_cuda
 from qwq.model.config import ModelConfig
 
 FLOAT = 4  # bytes; training is in float32
@@ -116,16 +116,18 @@ def inference_values(config: ModelConfig, num_tokens: int) -> int:
     return num_tokens * (4 * config.hidden_size + 3 * q + 4 * kv + 4 * config.intermediate_size)
 
 
-def sampling_parts(config: ModelConfig, rows: int, prompt: int, new: int, prompts: int) -> dict[str, int]:
+def sampling_parts(
+    config: ModelConfig, rows: int, prompt: int, new: int, prompts: int, *, width: int = FLOAT
+) -> dict[str, int]:
     """Bytes of `engine.generate` with `rows` rows: cache, and the tensors of a prefill or a
-    decoding step.
+    decoding step. `width` is an activation's bytes; logits are in float32.
     """
-    width = min(prompt + new, config.max_positions)
-    cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * rows * width * FLOAT + rows * new * 28
+    length = min(prompt + new, config.max_positions)
+    cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * rows * length * width + rows * new * 28
     prefill = inference_values(config, max(prompt, min(PREFILL_TOKENS, prompt * prompts)))
     return {
         "key/value cache": cache,
-        "activations": FLOAT * max(prefill, inference_values(config, rows)),
+        "activations": width * max(prefill, inference_values(config, rows)),
         "logits": FLOAT * LOGIT_COPIES * rows * config.vocab_size,
     }
 
@@ -191,10 +193,3 @@ def _logit_values(config: ModelConfig, num_tokens: int, trained: int, device: st
     forward = chunk + (logits if logits <= KEPT_PROBS else chunk)
     backward = matrix + (logits if logits <= KEPT_PROBS else chunk)
     return max(forward, backward), matrix if config.tie_embeddings else 0
-
-
-def inference_memory(config: ModelConfig, rows: int, prompt: int, new: int, device: str = "cpu") -> Memory:
-    """Estimated peak of sampling alone; `prompt` and `new` in tokens."""
-    base = {"weights": FLOAT * config.num_parameters} | ({} if on_cuda(device) else {"program": PROGRAM})
-    parts = sampling_parts(config, rows, prompt, new, rows)
-    return Memory(base | parts, dict.fromkeys(parts, f"max_rows (now {rows}) or max_new_tokens (now {new})"))

@@ -26,6 +26,9 @@ def test_a_value_that_was_given_once_is_not_of_two_things() -> None:
     assert traced("The one takes 2.31 ms, the other 0.94 ms.", TIMES) == [True, True]
     assert traced("The one takes 0.94 ms, the other 0.94 ms.", TIMES) == [False, False]
     assert traced("The last takes 0.94 ms.\n\nIn short: 0.94 ms.", TIMES) == [True, True]
+    for blank in ("\n \n", "\r\n\r\n", "\n\n\n", "\n## Summary\n"):  # other ends of a paragraph
+        assert traced(f"The last takes 0.94 ms.{blank}In short: 0.94 ms.", TIMES) == [True, True], blank
+    assert traced("# Radix sort: 0.94 ms\nIt takes 0.94 ms.", TIMES) == [True, True]
     twice = NumberSource("cell 8", "{'heap': 0.94}")
     assert traced("The one takes 0.94 ms, the other 0.94 ms.", TIMES, twice) == [True, True]
 

@@ -30,6 +30,7 @@ from qwq.pipeline.check import check_capacity
 from qwq.pipeline.plan.counts import PlanContext, count
 from qwq.pipeline.plan.explain import explain, explain_with_cluster
 from qwq.pipeline.plan.micro_batches import MicroBatches, micro_batches_of
+from qwq.pipeline.plan.peak import evaluation_memory
 from qwq.pipeline.plan.rows import read_own_data
 from qwq.pipeline.plan.shape import model_config
 from qwq.tasks.published import how_to_get
@@ -220,6 +221,21 @@ def test_parts_are_the_sizes_of_the_tensors() -> None:
     parts = footprint.sampling_parts(config, 16, 50, 100, 4)
     kept = 16 * 100 * 28  # ids, masks, forced ids (8 bytes each) and log-probabilities (4)
     assert parts["key/value cache"] == cache.k.nbytes + cache.v.nbytes + kept
+
+
+def test_what_samples_in_16_bits_holds_half() -> None:
+    """The evaluation of a run in bfloat16 was counted with weights and cache in float32."""
+    config = small()
+    exact, half = (
+        evaluation_memory(recipe(compute__dtype=d, eval__math=4), config).parts for d in ("float32", "bfloat16")
+    )
+    kept = 4 * recipe().eval.max_new_tokens * 28  # of 4 rows, as above
+    assert exact["weights"] == 4 * config.num_parameters and half["weights"] == 2 * config.num_parameters
+    assert half["packed weights"] == 2 * config.num_parameters and "packed weights" not in exact
+    assert 2 * (half["key/value cache"] - kept) == exact["key/value cache"] - kept
+    assert 2 * half["activations"] == exact["activations"] and half["logits"] == exact["logits"]
+    on_gpu = evaluation_memory(recipe(compute__dtype="bfloat16", compute__device="cuda", eval__math=4), config).parts
+    assert on_gpu["weights"] == 2 * config.num_parameters and not {"packed weights", "program"} & on_gpu.keys()
 
 
 def test_the_constants_are_those_of_the_code_they_speak_of() -> None:

@@ -31,6 +31,15 @@ _IN_SCALE = re.compile(r"\b(?:in|all figures in|figures in|expressed in) (?:thou
 _PERCENT = re.compile(r"[%％]|\bpercent\b|\bpct\b|\bpp\b", re.I)
 
 
+# Blank lines, which may hold spaces or end as on Windows, and what goes over into a heading.
+_BETWEEN = re.compile(r"\n(?:[ \t\r]*\n)+|\n(?= {0,3}#{1,6}[ \t])")
+
+
+def paragraph_starts(text: str) -> list[int]:
+    """Where the paragraphs of a text begin, from 0; a list is one of them, a heading begins one."""
+    return [0, *(match.end() for match in _BETWEEN.finditer(text))]
+
+
 ROW_NAME = "(row)"  # the row of a cell that names the row itself
 
 

@@ -2,7 +2,7 @@
 0.94 s", where the calls gave 0.94 once.
 
 A number of the wrong row is most often the number of a row that the text names as well. So a value
-that a sentence writes more often than the calls gave it says that one of the places is wrong, in
+that a paragraph writes more often than the calls gave it says that one of the places is wrong, in
 whatever words. It does not say which, and both are shown. A text may repeat a number: across
 paragraphs this is never counted, and within one only where both are written alike.
 """
@@ -10,11 +10,12 @@ paragraphs this is never counted, and within one only where both are written ali
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 from qwq.agent.report.grid import OutputNumber
-from qwq.agent.report.places import NumberPlace
+from qwq.agent.report.places import NumberPlace, paragraph_starts
 from qwq.agent.report.reader import WrittenNumber
 
 # 0.44², a number again in brackets or behind "i.e.", and one that the text says it repeats.
@@ -31,12 +32,20 @@ def said_twice(
     """Which of the numbers are written more often in their paragraph than the calls gave them.
     `left_out` are places in `located` of numbers that have other sources.
     """
+    starts = paragraph_starts(text)
     alike: dict[tuple[int, float, float], list[int]] = defaultdict(list)
     for i, (number, place) in enumerate(located):
-        if i in left_out or place.is_cell or not equals[i] or not number.is_counted or number.may_be_year:
+        if (
+            i in left_out
+            or place.is_cell
+            or place.is_heading
+            or not equals[i]
+            or not number.is_counted
+            or number.may_be_year
+        ):
             continue
         if not _is_repeat(number, text):
-            alike[text.rfind("\n\n", 0, number.start), number.value, number.share].append(i)
+            alike[bisect_right(starts, number.start), number.value, number.share].append(i)
     twice: set[int] = set()
     for indices in alike.values():
         given = {(f.source, f.labels, id(f.grid)) for i in indices for f in equals[i]}

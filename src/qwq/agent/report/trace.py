@@ -15,6 +15,7 @@ A traced number was given by a call: that the call computed the right thing is n
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ from qwq.agent.report.grid import Grid, OutputNumber, lines_grid
 from qwq.agent.report.label_words import forms
 from qwq.agent.report.matching import Figures, close
 from qwq.agent.report.output_numbers import read_figures
-from qwq.agent.report.places import NumberPlace, Places
+from qwq.agent.report.places import NumberPlace, Places, paragraph_starts
 from qwq.agent.report.reader import WrittenNumber, read_numbers
 from qwq.agent.report.said_twice import said_twice
 
@@ -168,8 +169,9 @@ class Trace:
         number, place = located[index]
         begin = number.start - place.start - len(place.before)
         end = number.start - place.start + len(place.text)
-        above = text.rfind("\n\n", 0, max(0, text.rfind("\n\n", 0, number.start)))
-        paragraph = (above, text.find("\n\n", number.start) % (len(text) + 1))
+        starts = paragraph_starts(text)
+        at = bisect_right(starts, number.start)  # of the next paragraph
+        paragraph = (starts[max(0, at - 2)], starts[at] if at < len(starts) else len(text))
         near, far = [], []
         for i in sorted(
             operands, key=lambda i: (located[i][0].start > number.start, abs(located[i][0].start - number.start))

@@ -18,14 +18,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from qwq.config import Recipe, RlConfig, Source, task_domain
+from qwq.config import RlConfig, Source, task_domain
 from qwq.model.config import ModelConfig
-from qwq.model.footprint import FLOAT
-from qwq.pipeline.plan.cluster import BF16, HOST_BYTES_S, Watched, offloaded_bytes, validation_of
+from qwq.pipeline.plan.cluster import HOST_BYTES_S, Watched, offloaded_bytes, validation_of
 from qwq.pipeline.plan.counts import PlanContext, StagePlan
 from qwq.pipeline.plan.lengths import prompt_lengths
 from qwq.pipeline.plan.machine import Machine
 from qwq.pipeline.plan.micro_batches import micro_batches_of
+from qwq.pipeline.plan.peak import weight_bytes
 from qwq.pipeline.plan.simulate import DecodeCost, fleet_seconds, tailed_lengths
 
 # Of the tiny preset on two AVX-512 cores; `benchmarks/plan_minutes.py` compares them with a run.
@@ -63,16 +63,11 @@ class Sampled(NamedTuple):
     programs: float = 0.0
 
 
-def width(recipe: Recipe) -> int:
-    """Bytes of a weight."""
-    return BF16 if recipe.compute.dtype == "bfloat16" else FLOAT
-
-
 def sampling_seconds(work: Sampled, mean: float, context: PlanContext, machine: Machine) -> float:
     """Prefill, decoding and the sandbox's verdicts of completions of `mean` tokens."""
     if not work.num:
         return 0.0
-    config, size = context.config, width(context.recipe)
+    config, size = context.config, weight_bytes(context.recipe)
     prefill = work.prompts * work.prompt * config.flops_per_token(int(work.prompt / 2)) / machine.flops_s
     kv = 2 * size * config.num_layers * config.num_kv_heads * config.head_dim
     cost = DecodeCost(
@@ -101,7 +96,7 @@ def offload_seconds(tokens: float, context: PlanContext) -> float:
     """Of the copies that `compute.offload` makes in passes over `tokens` tokens."""
     if not context.recipe.compute.offload:
         return 0.0
-    return offloaded_bytes(tokens, context.config, width(context.recipe)) / HOST_BYTES_S
+    return offloaded_bytes(tokens, context.config, weight_bytes(context.recipe)) / HOST_BYTES_S
 
 
 def stage_seconds(plan: StagePlan, trained: int, context: PlanContext, machine: Machine) -> Span | None:

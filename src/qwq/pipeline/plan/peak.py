@@ -18,7 +18,6 @@ from qwq.model.footprint import (
     PROGRAM,
     allocator_bytes,
     exchanged_values,
-    inference_memory,
     lora_parameters,
     packed_copies,
     sampling_parts,
@@ -33,6 +32,11 @@ Phase = tuple[dict[str, int], dict[str, str]]
 def trained_parameters(adapters: Lora | None, config: ModelConfig) -> int:
     """Parameters that are trained: all, or the adapters'."""
     return lora_parameters(config, adapters.rank) if adapters else config.num_parameters
+
+
+def weight_bytes(recipe: Recipe) -> int:
+    """Bytes of a weight, and of an activation."""
+    return 2 if recipe.compute.dtype == "bfloat16" else FLOAT
 
 
 def training_base(recipe: Recipe, config: ModelConfig, trained: int) -> dict[str, int]:
@@ -75,7 +79,7 @@ def update_phase(
     """
     if divided:
         tokens, laid_out = own_share(recipe, config, tokens, laid_out)
-    width = 2 if recipe.compute.dtype == "bfloat16" else FLOAT
+    width = weight_bytes(recipe)
     parts = update_parts(
         config, tokens, laid_out=laid_out, head=head, trained=trained, recompute=recipe.compute.recompute,
         offload=recipe.compute.offload, width=width, device=recipe.compute.device,
@@ -91,7 +95,7 @@ def sampling_phase(
     """Parts of sampling a step's rollouts, as in `footprint.sampling_parts`; a CPU reads packed
     copies of weights in 16 bits (`model.packed`).
     """
-    parts = sampling_parts(config, rows, prompt, new, prompts)
+    parts = sampling_parts(config, rows, prompt, new, prompts, width=weight_bytes(recipe))
     if recipe.compute.dtype == "bfloat16" and not on_cuda(recipe.compute.device):
         parts["packed weights"] = 2 * config.num_parameters
     return parts
@@ -120,4 +124,9 @@ def evaluation_memory(recipe: Recipe, config: ModelConfig) -> Memory:
     problems = sum(recipe.eval.counts().values()) + sum(s.limit or 1000 for s in recipe.eval.sources)
     prompt = longest_prompt(recipe.eval.counts(), recipe.eval.sources, config.vocab_size)
     rows = min(recipe.compute.max_rows, problems)
-    return inference_memory(config, rows, prompt, recipe.eval.max_new_tokens, recipe.compute.device)
+    new = recipe.eval.max_new_tokens
+    parts = sampling_phase(recipe, config, rows, prompt, new, rows)
+    base = {"weights": weight_bytes(recipe) * config.num_parameters}
+    base |= {} if on_cuda(recipe.compute.device) else {"program": PROGRAM}
+    repair = f"max_rows (now {rows}) or max_new_tokens (now {new})"
+    return Memory(base | parts, {part: repair for part in parts if part != "packed weights"})
