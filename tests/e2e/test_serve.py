@@ -113,6 +113,8 @@ def test_stop_and_bias_and_length(server: Served) -> None:
     ("body", "param", "words"),
     [
         ({"prompt": "x", "wibble": 1}, "wibble", "wibble: is not implemented here"),
+        ({"prompt": "x", "Top-P[0]": 1}, "Top-P[0]", "Top-P[0]: is not implemented here"),
+        ({"prompt": "x", "": 1}, '""', '"": is not implemented here'),
         ({"prompt": "x", "stream": "yes"}, "stream", "boolean"),
         ({"prompt": "x", "temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"prompt": "x", "max_tokens": 0}, "max_tokens", "needs echo"),
@@ -127,6 +129,29 @@ def test_what_cannot_be_met_is_a_400_with_its_field(server: Served, body: dict, 
     answer = server.post("/v1/completions", **body)
     error = answer.json()["error"]
     assert answer.status_code == 400 and words in error["message"] and error["param"] == param, error
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"reasoning": {"Effort": "low"}}, "reasoning.Effort"),
+        ({"tools": [{"type": "function", "name": "f", "parameters": {"properties": 5}}]}, "tools"),
+        ({"previous_response_id": "resp_none"}, "previous_response_id"),
+        ({"include": ["pictures"]}, "include.0"),
+    ],
+)
+def test_what_a_response_cannot_meet_names_its_field(server: Served, more: dict[str, Any], param: str) -> None:
+    answer = server.post("/v1/responses", input="x", **more)
+    assert answer.status_code in (400, 404) and answer.json()["error"]["param"] == param, answer.text
+
+
+def test_an_item_that_the_limit_cut_is_incomplete_in_its_event_and_in_the_response(server: Served) -> None:
+    text = server.post("/v1/responses", input="x", max_output_tokens=6, stream=True, temperature=0).text
+    events = [json.loads(block.partition("data: ")[2]) for block in text.split("\n\n")[:-1]]
+    assert [e["sequence_number"] for e in events] == list(range(len(events)))
+    done, last = events[-2], events[-1]
+    assert (done["type"], last["type"]) == ("response.output_item.done", "response.incomplete")
+    assert done["item"]["status"] == "incomplete" and last["response"]["output"] == [done["item"]]
 
 
 def test_other_refusals(server: Served) -> None:

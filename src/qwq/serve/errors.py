@@ -182,6 +182,18 @@ def _field_of(location: Sequence[str | int]) -> str | None:
     return ".".join(known) or None
 
 
+def _unknown_field(location: Sequence[str | int]) -> str | None:
+    """The place of a field that no schema has, by the name that the client gave it, whatever that
+    is.
+    """
+    place = [str(p) for p in location if p not in ("body", "query", "path")]
+    above, name = place[:-1], place[-1][:80] or '""'
+    if not above:
+        return name
+    known = _field_of(above)
+    return f"{known}.{name}" if known == ".".join(above) else known
+
+
 def first_fault(errors: Any) -> tuple[str, str, str | None]:
     """(message, type, param) of the first thing that is wrong with a body."""
     # Where a field may be of several types, each has its complaint; one that is not about the type
@@ -199,6 +211,7 @@ def first_fault(errors: Any) -> tuple[str, str, str | None]:
         return f"{where}: {words}", INVALID, where
     param = _field_of(first["loc"])
     if first["type"] == "extra_forbidden":
+        param = _unknown_field(first["loc"])
         return (
             f"{param or 'request'}: is not implemented here: leave it out, or serve with --ignore-unknown-fields",
             INVALID,

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qwq.errors import ModelError
 from qwq.serve.errors import RequestRefused
 from qwq.serve.schema_messages import ChatMessage, TemplateFields, Tool
 from qwq.text.response import THINK_CLOSE, THINK_OPEN, parse
@@ -64,12 +65,26 @@ def make_prompt(
         for i, thought in thoughts.items():
             dicts[i]["content"] = THOUGHT.format(thought) + dicts[i]["content"]
     opening = last is not None or body.add_generation_prompt is not False
-    ids = chat.prompt_ids(dicts, plain_tools, variables=variables, thoughts=injected, opening=opening)
+    try:
+        ids = chat.prompt_ids(dicts, plain_tools, variables=variables, thoughts=injected, opening=opening)
+    except ModelError as error:
+        # A template reads inside a tool's schema, which may hold anything.
+        raise RequestRefused(
+            str(error), "tools" if plain_tools and _renders(chat, dicts, variables) else None
+        ) from None
     thinking_open = opening and (chat.opens_thinking(variables) if variables else chat.thinking_open)
     if last is None:
         return Prompt(ids, thinking_open, think is False)
     text, inside = _prefill(last, len(messages), thinking_open)
     return Prompt([*ids, *chat.own_ids(text)], inside, think is False, continued=bool(text))
+
+
+def _renders(chat: ChatFormat, dicts: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> bool:
+    """Whether the template takes the messages without tools."""
+    with contextlib.suppress(ModelError):
+        chat.prompt_ids(dicts, variables=variables)
+        return True
+    return False
 
 
 def _thinking_switch(

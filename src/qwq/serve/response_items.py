@@ -122,6 +122,14 @@ class ItemWriter:
         part["logprobs"] += tokens
         return self._event("response.output_text.delta", content_index=0, delta=text, logprobs=tokens)
 
+    def end(self, *, cut: bool) -> list[bytes]:
+        """Close the last item of a turn; `cut`: the limit on tokens ended it.
+
+        A call that this server runs was read whole.
+        """
+        whole = not cut or self._item is None or self._item["type"] in HOSTED
+        return self.close("completed" if whole else "incomplete")
+
     def close(self, status: str = "completed") -> list[bytes]:
         item, self._tokens = self._item, []
         if item is None:

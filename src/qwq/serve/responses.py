@@ -162,7 +162,7 @@ class ResponseRun:
             tokens = [self.core.token_logprob(c) for c in update.sample.outputs[update.first : update.last]]
         events = self.writer.add(parts, turn, tokens)
         if update.done:
-            events += self.writer.close()
+            events += self.writer.end(cut=turn.ending(self.core, update.sample)["finish_reason"] == "length")
         return b"".join(events)
 
     def call_item(self, turn: OutgoingMessage, index: int, name: str) -> dict[str, Any]:
@@ -171,8 +171,6 @@ class ResponseRun:
     def ending(self, groups: list[list[TokenSequence]], messages: list[ChatMessage], reason: str | None) -> bytes:
         """The last event, and the response kept. `reason` says what cut it, if something did."""
         status = "completed" if reason is None else "incomplete"
-        if reason is not None and self.output and "status" in self.output[-1]:
-            self.output[-1]["status"] = "incomplete"
         self.final = self._response(status, groups, reason=reason)
         if self.body.store is not False:
             self.store.keep(Kept(self.final, messages, item_dicts(input_items(self.body)), **self.kept_state()))
