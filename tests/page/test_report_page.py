@@ -30,6 +30,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
         for evals in (record["evals"], record["evals_greedy"]):
             evals |= {name: evals["math"] for name in ("instructions", "tools") if "math" in evals}
         path.write_text(json.dumps(record))
+    for path in (run / "rollouts").rglob("*.jsonl"):  # names as long as those of procedural families
+        named = path.read_text().replace('"problem_id": "', '"problem_id": "code/list/keep_even>square_each>largest#')
+        path.write_text(named)
     return write_report(run).as_uri()
 
 

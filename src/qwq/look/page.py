@@ -163,5 +163,5 @@ The advantage is the reward minus the mean of its group.</p>
 <th scope="col" class="extra">advantage</th><th scope="col" class="extra">tokens</th>
 <th scope="col" class="words">answer</th></tr></thead><tbody id="rows"></tbody></table></div>
 <div class="pager"><button type="button" id="before">Earlier</button><button type="button" id="next">More</button></div>
-</section><section id="answer" class="answer" tabindex="-1" aria-label="Answer">
+</section><section id="answer" class="answer" tabindex="-1" aria-label="Chosen answer">
 <p class="soft">Choose an answer from the list.</p></section></div></main>"""

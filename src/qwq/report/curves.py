@@ -164,7 +164,7 @@ def legend(colours: Mapping[str, str]) -> str:
 
 
 def _figure(title: str, ends: str, legend: str, drawn: str) -> str:
-    return f'<figure class="panel"><figcaption>{text(title)}<span>{ends}</span></figcaption>{legend}{drawn}</figure>'
+    return f'<figure class="panel"><figcaption>{text(title)}<span class="ends">{ends}</span></figcaption>{legend}{drawn}</figure>'
 
 
 def _ends(ys: Sequence[float]) -> str:
