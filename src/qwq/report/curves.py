@@ -164,7 +164,8 @@ def legend(colours: Mapping[str, str]) -> str:
 
 
 def _figure(title: str, ends: str, legend: str, drawn: str) -> str:
-    return f'<figure class="panel"><figcaption>{text(title)}<span class="ends">{ends}</span></figcaption>{legend}{drawn}</figure>'
+    caption = f'<figcaption>{text(title)}<span class="ends">{ends}</span></figcaption>'
+    return f'<figure class="panel">{caption}{legend}{drawn}</figure>'
 
 
 def _ends(ys: Sequence[float]) -> str:
