@@ -166,8 +166,8 @@ def _methods(app: FastAPI, request: Request) -> set[str]:
     return {m for r in routes for m in r.methods or ()}
 
 
-def _field_of(location: Sequence[str | int]) -> str | None:
-    """The field that a location names.
+def _fields(location: Sequence[str | int]) -> tuple[list[str], bool]:
+    """The fields that a location names, and whether it names nothing but fields.
 
     It also names types and union members; a caller knows fields only.
     """
@@ -177,21 +177,22 @@ def _field_of(location: Sequence[str | int]) -> str | None:
         if before in ("response_format", "format") and p in ("text", "json_object", "json_schema"):
             continue
         if "[" in p or "-" in p or p in ("str", "int", "float", "bool", "dict", "list") or p[:1].isupper():
-            break
+            return known, False
         known.append(p)
-    return ".".join(known) or None
+    return known, True
+
+
+def _field_of(location: Sequence[str | int]) -> str | None:
+    """The field that a location names."""
+    return ".".join(_fields(location)[0]) or None
 
 
 def _unknown_field(location: Sequence[str | int]) -> str | None:
     """The place of a field that no schema has, by the name that the client gave it, whatever that
     is.
     """
-    place = [str(p) for p in location if p not in ("body", "query", "path")]
-    above, name = place[:-1], place[-1][:80] or '""'
-    if not above:
-        return name
-    known = _field_of(above)
-    return f"{known}.{name}" if known == ".".join(above) else known
+    known, whole = _fields(location[:-1])
+    return ".".join([*known, str(location[-1])[:80] or '""'] if whole else known) or None
 
 
 def first_fault(errors: Any) -> tuple[str, str, str | None]:

@@ -173,7 +173,7 @@ def test_values_are_shown_under_the_pointer_and_a_single_step_is_a_number(tmp_pa
     assert "1 step, 1,000 tokens" in text and "1 steps" not in text
     curves = text[text.index(">Curves</h2>") :]
     assert "<svg" not in curves[: curves.index(">Verdicts</h2>")]
-    assert re.search(r'loss, nats a token<span></span></figcaption><div><span class="big">3.\d', curves)
+    assert re.search(r'loss, nats a token<span class="ends"></span></figcaption><div><span class="big">3.\d', curves)
     many = write_report(make_run(tmp_path / "many", until="rl1", hostile="", steps=100)).read_text()
     spots = re.findall(r'<g class="spot">.*?</g>', many)
     panel = next(p for p in drawn_panels(many) if "mean reward<" in p)
