@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,11 +18,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright: make test-page")
 pytest.importorskip("mcp", reason="the extra agent is not installed")
-if CHROMIUM is None:
-    pytest.skip("no Chromium on this machine", allow_module_level=True)
 expect = sync_api.expect
 expect.set_options(timeout=30_000)  # the machine may be busy
 AXE = ROOT / "web/node_modules/axe-core/axe.min.js"
@@ -50,14 +46,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield address
     process.terminate()
     process.wait()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

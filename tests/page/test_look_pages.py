@@ -60,14 +60,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(params=["file", "served", "watch"])
 def url(request: pytest.FixtureRequest, run: Path, tmp_path: Path) -> Iterator[str]:
     if request.param == "file":

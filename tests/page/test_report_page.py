@@ -5,7 +5,6 @@ themes, axe.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from report_run import make_run
 
 from qwq.pipeline.run_report import write_report
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright: make test-page")
+pytest.importorskip("playwright.sync_api", reason="no Playwright: make test-page")
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "web/node_modules/axe-core/axe.min.js"
@@ -34,14 +33,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
         named = path.read_text().replace('"problem_id": "', '"problem_id": "code/list/keep_even>square_each>largest#')
         path.write_text(named)
     return write_report(run).as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
