@@ -168,6 +168,7 @@ small: $(STAMP)
 # schemathesis over the server's OpenAPI document, longer than the tests do.
 fuzz-serve: $(STAMP)
 	QWQ_FUZZ_EXAMPLES=200 $(BIN)/python -m pytest tests/e2e/test_serve_schema.py
+	$(BIN)/python tests/slow/request_fuzz.py
 
 # Client libraries, unmodified, against our server; their pins clash with ours and with each other's, so they live in environments of
 # their own. `make test-clients-litellm` is apart: litellm's releases were tampered with in 2026, and dspy brings it along.

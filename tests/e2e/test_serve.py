@@ -145,6 +145,13 @@ def test_what_a_response_cannot_meet_names_its_field(server: Served, more: dict[
     assert answer.status_code in (400, 404) and answer.json()["error"]["param"] == param, answer.text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_limit_beyond_64_bits_comes_back_as_it_was_given(server: Served, stream: bool) -> None:
+    text = server.post("/v1/responses", input="x", max_output_tokens=10**40, stream=stream, temperature=0).text
+    last = json.loads(text.strip().rpartition("data: ")[2])
+    assert (last["response"] if stream else last)["max_output_tokens"] == 10**40
+
+
 def test_an_item_that_the_limit_cut_is_incomplete_in_its_event_and_in_the_response(server: Served) -> None:
     text = server.post("/v1/responses", input="x", max_output_tokens=6, stream=True, temperature=0).text
     events = [json.loads(block.partition("data: ")[2]) for block in text.split("\n\n")[:-1]]

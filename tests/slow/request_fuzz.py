@@ -1,7 +1,7 @@
 """Broken requests in numbers: valid bodies of three APIs, changed by chance, to `qwq serve` of a
 tiny model.
 
-    python tests/slow/request_fuzz.py                          # 1,500 requests, about two minutes
+    python tests/slow/request_fuzz.py                          # 1,500 requests
     python tests/slow/request_fuzz.py --requests 300 --api chat --seed 7
 
 Held for each answer: its status is no 500 and it comes within 20 seconds; an error has the shape of
@@ -292,6 +292,8 @@ def requests(api: str, num: int, seed: int, kept: str, model: str) -> Iterator[t
         for name, limit in limits.items():  # without one, an answer is as long as the context
             if body.get(name) is None:
                 body[name] = limit
+            elif isinstance(limit, dict) and isinstance(body[name], dict):
+                body[name] = limit | body[name]
         yield encoded(body, draw), next(iter(fields)) if len(fields) == 1 else None
 
 

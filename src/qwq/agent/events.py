@@ -18,10 +18,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from qwq.common.files import GrowingFile, whole_lines
-from qwq.common.jsonl import to_line
+from qwq.common.jsonl import to_json
 from qwq.errors import DataError
 
 EVENTS = "events.jsonl"
@@ -86,7 +84,7 @@ class EventLog:
                 "n": len(self.events), "t": round(self._wall(), 3), "s": seconds, "prev": self._last,
                 "event": what.value, **fields,
             }  # fmt: skip
-            line = _line(event)
+            line = to_json(event) + b"\n"
             self._file.append(line, durable=durable)
             self._last = sha256(line[:-1])
             self.events.append(event)
@@ -96,16 +94,6 @@ class EventLog:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _line(event: Event) -> bytes:
-    """An event as a line. What the fast encoder refuses (half of a surrogate pair, a number of over
-    64 bits) the other one takes.
-    """
-    try:
-        return orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:
-        return to_line(event)
 
 
 def read_events(folder: Path) -> list[Event]:

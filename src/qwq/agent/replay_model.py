@@ -32,7 +32,8 @@ SAID = ("thinking", "answer", "calls")  # fields of a turn
 @dataclass(frozen=True, slots=True)
 class TurnDifference:
     """What a turn said (thoughts, words, calls) where it came out differently. `token` is the first
-    token that differs, counted from 0; None where the log or the model gives no tokens.
+    token that differs, counted from 0; None where the log or the model gives no tokens, and where
+    the same tokens ended for another reason.
     """
 
     recorded: str
@@ -70,11 +71,12 @@ def replay_model(out: Path, *, policy: Policy | None = None, endpoint: str | Non
         raise DataError(f"{out}: the run was stopped before the model's first turn: there is nothing to replay")
     first = events[0]
     settings = settings_of(first)
-    asked = _AskedAgain(policy or policy_of(first, endpoint=endpoint), Tape(_ReadLog(out, events)), num_turns)
     limits, approvals = AgentLimits(**first["limits"]), approvals_of(first["approvals"], f"{out / EVENTS}")
+    tape = Tape(_ReadLog(out, events))
     tools = RecordedTools(
-        _LoggedTools(events), asked.tape, AgentFolder(out), approvals, check=lambda *_: "", max_turns=limits.model_calls
+        _LoggedTools(events), tape, AgentFolder(out), approvals, check=lambda *_: "", max_turns=limits.model_calls
     )
+    asked = _AskedAgain(policy or policy_of(first, endpoint=endpoint), tape, num_turns)
     try:
         for _ in episodes(asked, first["task"], first["tools"], tools, limits, settings):
             pass  # the policy stops behind the last turn, so none ends
@@ -101,9 +103,9 @@ class _LoggedTools(Toolbox):
 
     def __init__(self, events: Sequence[Event]) -> None:
         super().__init__([])
-        started = {e["tool"]: Effect(e["effect"]) for e in events if e["event"] == EventKind.TOOL_STARTED}
-        made = [ToolSpec(schema, Effect.NONE, NO_LIMIT) for schema in events[0]["tools"]]
-        self._specs = {s.name: ToolSpec(s.schema, started.get(s.name, Effect.NONE), NO_LIMIT) for s in made}
+        effects = {e["tool"]: Effect(e["effect"]) for e in events if e["event"] == EventKind.TOOL_STARTED}
+        named = {schema["function"]["name"]: schema for schema in events[0]["tools"]}
+        self._specs = {n: ToolSpec(schema, effects.get(n, Effect.NONE), NO_LIMIT) for n, schema in named.items()}
 
     def specs(self) -> dict[str, ToolSpec]:
         return self._specs
@@ -114,16 +116,16 @@ class _AskedAgain(RecordedPolicy):
 
     def __init__(self, policy: Policy, tape: Tape, num_turns: int) -> None:
         super().__init__(policy, tape)
-        self.tape, self.left = tape, num_turns
+        self.left = num_turns
         self.equal: list[int] = []
         self.differs: dict[int, TurnDifference] = {}
 
     def generate(self, next_request: NextRequest, concurrency: int | None = None) -> Iterator[tuple[TurnRequest, Turn]]:
         while (request := next_request()) is not None:
-            event = self.tape.peek(EventKind.MODEL_TURN)
+            event = self._tape.peek(EventKind.MODEL_TURN)
             if event is None:
                 raise DataError(
-                    f"{self.tape.log.folder}: a turn is missing from the log: put the file back from a copy"
+                    f"{self._tape.log.folder}: a turn is missing from the log: put the file back from a copy"
                 )
             ((_, turn),) = self._policy.generate(behind(request), 1)
             if turn.failure:
@@ -144,7 +146,7 @@ class _AskedAgain(RecordedPolicy):
         token = None
         if exact:
             pairs = zip_longest(event["ids"], now["ids"])
-            token = next((n for n, (was, new) in enumerate(pairs) if was != new), len(now["ids"]))
+            token = next((n for n, (was, new) in enumerate(pairs) if was != new), None)
         self.differs[event["turn"]] = TurnDifference(_said(event), _said(now), token)
 
 

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import orjson
 from fastapi import Request
 from starlette.responses import Response
 
+from qwq.common.jsonl import to_json
 from qwq.errors import QwqError
 from qwq.serve.engine_thread import Gone
 from qwq.serve.errors import as_refused, error_body
@@ -25,7 +25,7 @@ COMMENT = b": still at work\n\n"
 
 def event(data: Any, name: str | None = None) -> bytes:
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
-    return head + b"data: " + orjson.dumps(data) + b"\n\n"
+    return head + b"data: " + to_json(data) + b"\n\n"
 
 
 class EventStream(Response):
@@ -131,7 +131,7 @@ class Json(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return orjson.dumps(content)
+        return to_json(content)
 
 
 async def unless_gone(request: Request, answer: Any) -> Response:

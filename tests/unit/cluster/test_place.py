@@ -43,13 +43,18 @@ def test_what_contradicts_itself_is_one_line(change, words):
         place_of(TORCHRUN | ADDRESS | change)
 
 
+def end_of(code: str) -> tuple[int, str, str]:
+    """Status and words of a process that runs this code."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
 def test_a_launched_process_leaves_with_its_status_its_last_words_and_its_clean_up():
     code = (
         "import atexit; from qwq.cluster.place import leave; "
         "atexit.register(print, 'cleaned up', end=''); print('done, ', end=''); leave(3)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (3, "done, cleaned up", "")
+    assert end_of(code) == (3, "done, cleaned up", "")
 
 
 def test_a_launched_process_leaves_also_where_nobody_reads_its_words():
@@ -62,8 +67,7 @@ def test_a_process_leaves_after_what_its_pools_of_threads_still_do():
         "import time; from concurrent.futures import ThreadPoolExecutor; from qwq.cluster.place import leave; "
         "ThreadPoolExecutor(1).submit(lambda: (time.sleep(0.3), print('written', end=''))); leave(0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "written", "")
+    assert end_of(code) == (0, "written", "")
 
 
 # The interpreter's own end aborts, as it does with torch's threads.

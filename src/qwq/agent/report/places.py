@@ -29,9 +29,7 @@ _SCALES = (
 _RANK = re.compile(r"#|no|nr|rank|ranking|place|position|pos|id|index", re.I)
 _IN_SCALE = re.compile(r"\b(?:in|all figures in|figures in|expressed in) (?:thousands|millions|billions|k\b)", re.I)
 _PERCENT = re.compile(r"[%％]|\bpercent\b|\bpct\b|\bpp\b", re.I)
-
-
-# Blank lines, which may hold spaces or end as on Windows, and what goes over into a heading.
+# Blank lines, which may hold spaces or end as on Windows, and the end of a line before a heading.
 _BETWEEN = re.compile(r"\n(?:[ \t\r]*\n)+|\n(?= {0,3}#{1,6}[ \t])")
 
 
