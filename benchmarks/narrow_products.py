@@ -2,6 +2,7 @@
 what `model/linear.py` chooses by.
 
     python benchmarks/narrow_products.py
+    python benchmarks/narrow_products.py --dtype bfloat16
 
 Prints GB/s of weights read (bytes of the matrix over the median time), for shapes of Qwen2.5-0.5B
 and SmolLM2-135M, and as the last lines JSON: ours is `model.linear`, theirs F.linear. `product` is
@@ -10,6 +11,7 @@ oneDNN's where `model/linear.py` takes it.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -34,17 +36,20 @@ def rate(
         for w in weights:
             product(x, w)
         times.append(time.perf_counter() - started)
-    return sum(w.numel() * 4 for w in weights) / statistics.median(times) / 1e9
+    return sum(w.nbytes for w in weights) / statistics.median(times) / 1e9
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    dtype = getattr(torch, parser.parse_args().dtype)
     torch.set_num_threads(os.cpu_count() or 1)
     rows = []
     with torch.inference_mode():
         for name, (out, width) in SHAPES.items():
-            weights = [torch.randn(out, width) for _ in range(max(1, BYTES // (4 * out * width)))]
+            weights = [torch.randn(out, width).to(dtype) for _ in range(max(1, BYTES // (4 * out * width)))]
             for n in (1, 2, 4, 8, 12, 16, 24, 32):
-                x = torch.randn(n, width)
+                x = torch.randn(n, width).to(dtype)
                 plain, turned, onednn, ours = (
                     rate(p, x, weights)
                     for p in (F.linear, lambda x, w: torch.mm(w, x.t()).t().contiguous(), product, linear)

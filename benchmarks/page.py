@@ -12,19 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-from arguments import at_least
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-SCRIPTED = Path(__file__).resolve().parents[1] / "tests/page/scripted_page.py"
+from arguments import at_least
+from page_server import PageServer
+
 FRAMES = """async (frames) => {
   const thread = document.querySelector('.thread'), times = [];
   let last = await new Promise(requestAnimationFrame);
@@ -36,21 +35,6 @@ FRAMES = """async (frames) => {
   }
   return [times, document.querySelectorAll('article').length];
 }"""
-
-
-def start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, str(SCRIPTED), str(port), str(folder / "c.sqlite")])
-    url = f"http://127.0.0.1:{port}/"
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(url + "v1/models", timeout=5).close()
-            return process, url
-        except OSError:
-            time.sleep(0.1)
-    sys.exit("the scripted server did not start")
 
 
 def measure(browser: Any, url: str, rounds: int) -> dict[str, list[float]]:
@@ -95,14 +79,13 @@ def main() -> None:
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome") or sys.exit("no Chromium on this machine")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
-        process, url = start(Path(folder))
+        server = PageServer("scripted_page.py", Path(folder) / "c.sqlite")
         try:
             browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
-            found = measure(browser, url, rounds)
+            found = measure(browser, server.url, rounds)
             browser.close()
         finally:
-            process.terminate()
-            process.wait()
+            server.stop()
     lines = []
     for (name, values), aim in zip(found.items(), (1000.0, 1000.0, 1000 / 60), strict=True):
         values.sort()

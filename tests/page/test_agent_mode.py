@@ -6,16 +6,12 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from page_server import PageServer
 
 ROOT = Path(__file__).resolve().parents[2]
 sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright: make test-page")
@@ -29,23 +25,9 @@ SALES = "month,amount\n" + "\n".join(["Jan,4000", "Jan,100", "Feb,3900", "Mar,50
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("agent")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("scripted_agent.py")), str(port), str(folder)]
-    )
-    address, deadline = f"http://127.0.0.1:{port}/", time.monotonic() + 90
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(address + "v1/models", timeout=5).close()
-            break
-        except OSError:
-            time.sleep(0.05)
-    yield address
-    process.terminate()
-    process.wait()
+    server = PageServer("scripted_agent.py", tmp_path_factory.mktemp("agent"))
+    yield server.url
+    server.stop()
 
 
 @pytest.fixture

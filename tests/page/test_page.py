@@ -6,17 +6,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from page_server import PageServer
 
 ROOT = Path(__file__).resolve().parents[2]
 sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright: make test-page")
@@ -25,47 +21,15 @@ AXE = ROOT / "web/node_modules/axe-core/axe.min.js"
 SHOTS = os.environ.get("QWQ_SHOTS")
 
 
-class Server:
-    """The scripted server in a process of its own, which can be killed and started again."""
-
-    def __init__(self, database: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.database, self.url = database, f"http://127.0.0.1:{self.port}/"
-        self.start()
-
-    def start(self) -> None:
-        command = [
-            sys.executable,
-            str(Path(__file__).with_name("scripted_page.py")),
-            str(self.port),
-            str(self.database),
-        ]
-        self.process = subprocess.Popen(command)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(self.url + "v1/models", timeout=5).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        raise AssertionError("the scripted server did not start")
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("page") / "conversations.sqlite")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+    server = PageServer("scripted_page.py", tmp_path_factory.mktemp("page") / "conversations.sqlite")
     yield server
     server.kill()
 
 
 @pytest.fixture
-def page(browser: Any, server: Server) -> Iterator[Any]:
+def page(browser: Any, server: PageServer) -> Iterator[Any]:
     context = browser.new_context(
         viewport={"width": 1280, "height": 800}, locale="en-US", permissions=["clipboard-read", "clipboard-write"]
     )
@@ -163,7 +127,7 @@ def test_stop_then_reload_then_continue(page: Any) -> None:
     assert page.locator("article.assistant .prose").inner_text().split() == ["word"] * 400
 
 
-def test_a_killed_server_loses_nothing_that_was_shown(page: Any, server: Server) -> None:
+def test_a_killed_server_loses_nothing_that_was_shown(page: Any, server: PageServer) -> None:
     ask(page, "slow again", wait=False)
     expect(page.locator("article.assistant .prose").last).to_contain_text("word word word")
     server.kill()
@@ -294,7 +258,7 @@ def test_an_error_says_why_and_chinese_and_shortcuts_work(page: Any) -> None:
     expect(page.locator("article")).to_have_count(0)
 
 
-def test_two_thousand_messages_scroll(page: Any, server: Server) -> None:
+def test_two_thousand_messages_scroll(page: Any, server: PageServer) -> None:
     plain = [
         {"role": ("user", "assistant")[i % 2], "content": f"message {i} with \\(x^{{{i}}}\\) and **words**"}
         for i in range(2000)
@@ -407,7 +371,7 @@ def test_defaults_are_shown_and_presets_are_kept(page: Any) -> None:
     shot(page, "presets")
 
 
-def test_a_model_is_picked_where_there_are_several(browser: Any, server: Server) -> None:
+def test_a_model_is_picked_where_there_are_several(browser: Any, server: PageServer) -> None:
     page = browser.new_page()
     page.route(
         "**/v1/models",
@@ -425,7 +389,7 @@ def test_a_model_is_picked_where_there_are_several(browser: Any, server: Server)
     page.close()
 
 
-def test_a_phone_has_large_targets_and_formulas_that_scroll(browser: Any, server: Server) -> None:
+def test_a_phone_has_large_targets_and_formulas_that_scroll(browser: Any, server: PageServer) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = context.new_page()
     page.goto(server.url)

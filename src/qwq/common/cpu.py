@@ -31,3 +31,16 @@ def mkl_is_slow() -> bool:
     """
     maker, flags = _read()
     return maker == "AuthenticAMD" and "avx512f" in flags
+
+
+def mkl_is_fast() -> bool:
+    """Whether the CPU is Intel's with AVX-512: torch's MKL reads a float32 weight at memory's rate
+    for one to three rows.
+    """
+    maker, flags = _read()
+    return maker == "GenuineIntel" and "avx512f" in flags
+
+
+def has_tiles() -> bool:
+    """Whether the CPU multiplies tiles of bfloat16 (AMX)."""
+    return "amx_bf16" in _read()[1]

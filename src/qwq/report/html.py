@@ -303,17 +303,20 @@ def verdict_section(run: RunData) -> str:
     blocks = []
     training = [(s.name, s.outcomes) for s in run.stages if s.outcomes]
     if training:
-        blocks.append(_outcome_block("Training rollouts", training, opened=True))
+        blocks.append(_outcome_block("Training rollouts", training, "stage", opened=True))
     for s in run.stages:
         rows = [(b, e["outcomes"]) for b, e in s.evals.items() if e.get("outcomes")]
         if rows:
-            blocks.append(_outcome_block(f"Evaluation after {s.name}, sampled", rows))
+            blocks.append(_outcome_block(f"Evaluation after {s.name}, sampled", rows, "task"))
     if not blocks:
         return ""
     return "<h2>Verdicts</h2>" + legend(OUTCOMES) + "".join(blocks)
 
 
-def _outcome_block(title: str, rows: Sequence[tuple[str, Mapping[str, int]]], *, opened: bool = False) -> str:
+def _outcome_block(
+    title: str, rows: Sequence[tuple[str, Mapping[str, int]]], named: str, *, opened: bool = False
+) -> str:
+    """Counts and shares of each row, which is a `named`."""
     names = [o for o in OUTCOMES if any(counts.get(o) for _, counts in rows)]
     head = "".join(f"<th>{text(o)}</th>" for o in names)
     body = []
@@ -324,7 +327,7 @@ def _outcome_block(title: str, rows: Sequence[tuple[str, Mapping[str, int]]], *,
         body.append(f'<tr><td>{text(name)}</td><td class="barred">{bar}</td>{cells}</tr>')
     return (
         f"<details{' open' if opened else ''}><summary>{text(title)}</summary><div><table "
-        f"class='small stack'><thead><tr><th></th><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        f"class='small stack'><thead><tr><th>{named}</th><th>shares</th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
         "</div></details>"
     )
 

@@ -14,7 +14,10 @@ from qwq.model.linear import linear
 
 @pytest.mark.parametrize("shape", [(96, 40), (40, 96)])
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 6, 7, 8, 12, 13, 24, 25])
-def test_few_rows(shape, rows) -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_few_rows(shape, rows, fast, monkeypatch) -> None:
+    monkeypatch.setattr(module, "MKL_IS_FAST", fast)
+    monkeypatch.setattr(module, "TURNED_WIDTH", 40)
     generator = torch.Generator().manual_seed(rows)
     weight, bias = torch.randn(shape, generator=generator), torch.randn(shape[0], generator=generator)
     x = torch.randn(rows, shape[1], generator=generator)
@@ -22,6 +25,26 @@ def test_few_rows(shape, rows) -> None:
         for b in (None, bias):
             torch.testing.assert_close(linear(x, weight, b), F.linear(x, weight, b), rtol=1e-5, atol=1e-5)
         assert torch.equal(linear(x.bfloat16(), weight.bfloat16()), F.linear(x.bfloat16(), weight.bfloat16()))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 8, 9])
+def test_few_rows_in_bfloat16_on_tiles(rows, monkeypatch) -> None:
+    """Within bfloat16's rounding (8 bits) of the product in float64."""
+    for name in ("TILES", "MKL_IS_FAST"):
+        monkeypatch.setattr(module, name, True)
+    generator = torch.Generator().manual_seed(rows)
+    weight = torch.randn(70, module.LEAST_WIDTH, generator=generator).bfloat16()
+    x, bias = (torch.randn(*s, generator=generator).bfloat16() for s in ((rows, module.LEAST_WIDTH), (70,)))
+    with torch.inference_mode():
+        for b in (None, bias):
+            exact = F.linear(x.double(), weight.double(), None if b is None else b.double())
+            ours = linear(x, weight, b)
+            assert ours.dtype is torch.bfloat16 and ours.shape == (rows, 70) and ours.is_contiguous()
+            torch.testing.assert_close(ours.double(), exact, rtol=2**-7, atol=0.1)
+        calls = []
+        monkeypatch.setattr(module.torch, "mm", lambda *a: (calls.append(1), torch.matmul(*a))[1])
+        linear(x, weight)
+        assert len(calls) == (rows <= module.TILE_ROWS)
 
 
 @pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no oneDNN")
@@ -55,17 +78,19 @@ def test_onednn_gives_the_same_values_and_gradients(rows, bias, frozen, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("text", "slow"),
+    ("text", "slow", "fast", "tiles"),
     [
-        ("processor : 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f\n", True),
-        ("vendor_id : AuthenticAMD\nflags : avx2\n", False), ("vendor_id : GenuineIntel\nflags : avx512f\n", False),
-        ("Features : asimd\n", False),
+        ("processor : 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f\n", True, False, False),
+        ("vendor_id : AuthenticAMD\nflags : avx2\n", False, False, False),
+        ("vendor_id : GenuineIntel\nflags : avx512f amx_bf16\n", False, True, True),
+        ("vendor_id : GenuineIntel\nflags : avx2\n", False, False, False),
+        ("Features : asimd\n", False, False, False),
     ],
-)  # fmt: skip
-def test_mkl_is_slow_on_amd_with_avx512(text, slow, tmp_path, monkeypatch) -> None:
+)
+def test_makers_and_flags_settle_the_way_of_products(text, slow, fast, tiles, tmp_path, monkeypatch) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(cpu, "INFO", tmp_path / "cpuinfo")
-    assert cpu.mkl_is_slow() is slow
+    assert (cpu.mkl_is_slow(), cpu.mkl_is_fast(), cpu.has_tiles()) == (slow, fast, tiles)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_reward_model_contract_and_verdicts_are_told(finished):
     assert "breach" in words and "mix now math 0.40" in words and "praise 50%" in words and "repetition" not in words
     assert "step 6: 3.1% of verdicts are timeout" in words  # steps are counted from 1 for readers
     block = words[words.index("Training rollouts") :]
-    assert block.startswith("Training rolloutscorrectwrongrl17224rl27224")  # 12 steps x 6 and x 2
+    assert block.startswith("Training rolloutsstagesharescorrectwrongrl17224rl27224")  # 12 steps x 6 and x 2
 
 
 def test_transcripts_are_the_first_that_turned_and_tell_what_was_lost(finished):
